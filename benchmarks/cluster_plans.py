@@ -60,7 +60,7 @@ def rows(models: list[str], ranks: list[int]) -> Iterator[dict[str, Any]]:
 
         def step(size: int, shards: int) -> SimulatedStep:
             count = max(1, STEP_TOKENS // config.context_length // size)  # noqa: B023  # called within the loop
-            mesh = Mesh(size, shards, reshard=True, micro_batches=count, dtype=torch.bfloat16, has_gpus=True)
+            mesh = Mesh(size, shards, reshard=True, micro_batches=count, dtype=torch.bfloat16)
             return simulate(recipe, config, CausalLM(), Batch(ids, ids), mesh)  # noqa: B023
 
         state = 16 * sum(map(math.prod, parameter_shapes(config).values()))  # weights, gradients and two moments, in fp32

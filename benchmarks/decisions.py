@@ -244,17 +244,13 @@ def default_of_page(task: Task, page: str) -> list[Cell]:
 
 def grid_of_page(task: Task, page: str) -> list[Cell]:
     """Return the grid of a task that a page shows; its cells have no number of steps."""
-    section = re.search(rf"^{task.name}: {task.metric}, batch {task.batch_size}\n\n(.*\n)(?:.*\n)((?:\|.*\n?)+)", page, re.MULTILINE)
-    if section is None:
-        return []
-    rates = [float(rate) for rate in _row(section[1])[1:]]
-    grid = []
-    for length, *scores in map(_row, section[2].splitlines()):
-        cells_of = zip(rates, scores, strict=True)
-        grid += [
-            Cell(f"lr{lr:g}-epochs{length}", lr, task.batch_size, float(length), 0, float(score)) for lr, score in cells_of if score != "-"
-        ]
-    return grid
+    rows = re.findall(rf"^\| {task.name} \| {task.metric}, batch {task.batch_size} \| (\d+) \| (.*) \|$", page, re.MULTILINE)
+    found = [(length, *pair.split()) for length, pairs in rows for pair in pairs.split(", ")]
+    return [
+        Cell(f"lr{float(lr):g}-epochs{length}", float(lr), task.batch_size, float(length), 0, float(score))
+        for length, lr, score in found
+        if score != "-"
+    ]
 
 
 def untouched_of_page(task: Task, page: str) -> float | None:
@@ -330,8 +326,10 @@ def write_page(runs: Runs, options: argparse.Namespace) -> None:
         "",
         "## The grids",
         "",
-        "A dash marks a run that was not measured or that ended by itself.",
+        "Each rate with its score. A dash marks a run that was not measured or that ended by itself.",
         "",
+        "| task | score | epochs | rates and their scores |",
+        "| --- | --- | --- | --- |",
         *(line for one in found for line in _grid(one)),
     ]
     options.out.write_text("\n".join(lines).rstrip() + "\n", encoding="utf-8")
@@ -408,13 +406,13 @@ def _verdict(group: Sequence[Shown]) -> str:
 
 
 def _grid(one: Shown) -> list[str]:
-    rates, epochs = one.task.rates, one.task.epochs
+    """Return the rows of a task in the table of the grids, one for each length."""
     scores = {cell.name: f"{cell.score:.3f}" for cell in one.grid}
-    lines = [f"{one.task.name}: {one.task.metric}, batch {one.task.batch_size}", ""]
-    lines += [f"| epochs | {' | '.join(f'{rate:g}' for rate in rates)} |", "| --- |" + " --- |" * len(rates)]
-    for length in epochs:
-        lines.append(f"| {length} | {' | '.join(scores.get(f'lr{rate:g}-epochs{length}', '-') for rate in rates)} |")
-    return [*lines, ""]
+    lines = []
+    for length in one.task.epochs:
+        pairs = ", ".join(f"{rate:g} {scores.get(f'lr{rate:g}-epochs{length}', '-')}" for rate in one.task.rates)
+        lines.append(f"| {one.task.name} | {one.task.metric}, batch {one.task.batch_size} | {length} | {pairs} |")
+    return lines
 
 
 if __name__ == "__main__":

@@ -118,7 +118,7 @@ def forked_process(words: Sequence[str], errors: IO[str]) -> tuple[int, str]:
     for name in (
         "torch._dynamo",
         "tfkit.cli.train",
-        "tfkit.engine.training_run.run",
+        "tfkit.engine.training_run.assembled_run",
         "tfkit.engine.recognition.decided_recipe",
         "tfkit.engine.inference.evaluator",
     ):

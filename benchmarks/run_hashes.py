@@ -404,7 +404,7 @@ def run(name: str) -> None:
 def make_runs(names: list[str], folder: Path) -> dict[str, Section]:
     """Run each case in a fork of this process, in which everything is imported already; the runs that a case starts from come first."""
     import tfkit.cli.evaluate
-    import tfkit.engine.training_run.run  # noqa: F401
+    import tfkit.engine.training_run.assembled_run  # noqa: F401
 
     os.environ["TFKIT_CACHE"] = str(folder / "cache")
     write_data(folder / "data")

@@ -33,13 +33,15 @@ os.fsync = lambda descriptor: None  # type: ignore[assignment]  # half of a smal
 
 
 _COLLECTED = pytest.StashKey[dict[str, str]]()
+_LONG = ("tests/walks/", "tests/benchmarks/test_tutorial.py", "tests/planning/test_simulated_step.py")
 settings.register_profile("tests", deadline=None)  # no test is timed: the machine may be busy
 settings.load_profile("tests")
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Mark the cases of a sampled test as thorough, except every n-th."""
+    """Mark the cases of a sampled test as thorough, except every n-th, and let the workers begin with the longest tests."""
+    items.sort(key=lambda item: not item.nodeid.startswith(_LONG))
     cases: Counter[str] = Counter()
     for item in items:
         if sampled := item.get_closest_marker("sampled"):
@@ -81,3 +83,14 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("base")
     write_recipe(folder, write_corpus(folder / "corpus"))
     return folder
+
+
+@pytest.fixture
+def in_place(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make the folder that the fixture `place` of a module has made the current one."""
+    monkeypatch.chdir(place)
+
+
+@pytest.fixture
+def in_tmp_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)

@@ -371,7 +371,7 @@ def reached(module: str) -> set[str]:
     [
         "engine.tools.dry_run",
         "engine.chains.planned_chain",
-        "engine.training_run.run",
+        "engine.training_run.assembled_run",
         "engine.inference.by_row",
         "engine.inference.text_generator",
         "training.device",

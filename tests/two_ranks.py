@@ -17,7 +17,7 @@ from tfkit.data import Loader
 from tfkit.model.stack import Block
 from tfkit.training.step import Stepper
 
-HANG_SECONDS = 60  # no rank of a test takes a tenth of it
+HANG_SECONDS = 600  # no rank of a test takes a tenth of it, however busy the machine is
 ONE_EACH = ("training.micro_batch_size=2", "model.dropout={residual: 0.1}", "checkpoint={every: 4, keep: 4}")  # of a batch of 4
 
 

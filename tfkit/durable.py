@@ -9,13 +9,11 @@ import os
 import re
 import secrets
 import shutil
-import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TypeVar
 
-NO_FOLLOW: int = getattr(os, "O_NOFOLLOW", 0)  # absent on Windows
 DISK_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 TRANSIENT = frozenset({errno.EIO, errno.ESTALE, errno.EINTR, errno.EAGAIN, errno.ETIMEDOUT, errno.EBUSY})  # errors of network disks
 PAUSES = (0.1, 0.4, 1.5)  # seconds between attempts
@@ -66,24 +64,20 @@ def write_atomically(path: Path, text: str | Callable[[], Iterable[str]]) -> Non
     with_retries(lambda: write_once(path, text))
 
 
-def write_once(path: Path, text: str | Callable[[], Iterable[str]], unless: Callable[[], bool] = lambda: False) -> bool:
-    """Do the same in one attempt. Return False, with `path` unchanged, if `unless` is true once the text is on disk; otherwise True."""
+def write_once(path: Path, text: str | Callable[[], Iterable[str]]) -> None:
+    """Do the same in one attempt."""
     temporary = temporary_sibling(path)
     try:
         with open(temporary, "x", encoding="utf-8", newline="\n") as file:
             file.writelines([text] if isinstance(text, str) else text())
             file.flush()
             os.fsync(file.fileno())
-        if unless():
-            temporary.unlink()
-            return False
         os.replace(temporary, path)
     except BaseException:
         with contextlib.suppress(OSError):
             temporary.unlink()
         raise
     sync_folder(path.parent)
-    return True
 
 
 def is_replaceable(path: Path) -> bool:
@@ -124,7 +118,7 @@ def sync_tree(folder: Path) -> None:
 
 def sync_file(path: Path) -> None:
     """Flush a file to disk. Raises OSError, also for an error of an earlier write."""
-    descriptor = os.open(path, os.O_RDWR | NO_FOLLOW)  # Windows flushes only files that are open for writing
+    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
     try:
         os.fsync(descriptor)
     finally:
@@ -133,8 +127,6 @@ def sync_file(path: Path) -> None:
 
 def sync_folder(path: Path) -> None:
     """Flush a folder's entries to disk: otherwise a power cut may undo a rename. Raises OSError."""
-    if sys.platform == "win32":  # cannot open a folder; NTFS journals renames
-        return
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

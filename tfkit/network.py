@@ -14,7 +14,6 @@ Result = TypeVar("Result")
 _PAUSES = (1.0, 4.0)  # seconds between attempts, within which the Hub's client retries on its own
 _TRANSIENT_STATUSES = (408, 425, 429, 500, 502, 503, 504)
 _CLIENTS = ("httpx", "httpx2", "httpcore", "httpcore2", "requests", "urllib3")
-_CHUNK = 1 << 20
 
 
 class WrongContentError(ValueError):
@@ -104,6 +103,4 @@ def has_hash(blob: Path, expected: str) -> bool:
         return True
     digest = hashlib.sha256() if len(expected) == 64 else hashlib.sha1(b"blob %d\0" % blob.stat().st_size, usedforsecurity=False)
     with blob.open("rb") as file:
-        while chunk := file.read(_CHUNK):
-            digest.update(chunk)
-    return digest.hexdigest() == expected
+        return hashlib.file_digest(file, lambda: digest).hexdigest() == expected

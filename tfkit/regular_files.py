@@ -8,7 +8,7 @@ from typing import BinaryIO
 
 def open_regular(path: Path) -> BinaryIO:
     """Open a regular file for reading. Raises OSError for anything else."""
-    descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
         raise OSError(0, "not a regular file")

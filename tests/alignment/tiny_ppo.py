@@ -80,6 +80,8 @@ class PPOWorld:
             seed=1,
             uncompiled=lambda: inference(self.policy),
         )
-        self.loader: StepLoader[Batch] = mix_text(self.rollouts, self.objective, [(text(), 1.0)], order)
+        self.loader: StepLoader[Batch] = self.rollouts
+        if (mix := self.objective.pretraining) is not None:
+            self.loader = mix_text(self.rollouts, mix, [(text(), 1.0)], order)
         optimizer, module = Optimizer(self.weights.trained, adam), LossModule(self.policy, self.objective)
         self.stepper = Stepper(module, self.weights, optimizer, device=CPU, seed=1, companions=self.companions)

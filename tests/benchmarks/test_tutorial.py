@@ -3,8 +3,11 @@
 import json
 import os
 import re
-import shlex
+import socket
+import socketserver
 import sys
+import tempfile
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from xml.etree import ElementTree
@@ -13,39 +16,60 @@ import pytest
 import tutorial_notebook
 import tutorial_pages
 import tutorial_pictures
+from tiny_runs import Program
 
 # What makes the commands of the pages tiny; given after the words of the page, so that it wins.
 TINY = {
     "pretrain": ["training.steps=3", "training.batch_size=4", "schedule.warmup_steps=1", "evaluation={every: 2, max_tokens: 300}"],
     "sweep": ["training.steps=3", "schedule.warmup_steps=1", "evaluation={every: 2, max_tokens: 300}", "checkpoint.every=2"],
     "finetune": ["--rows", "24", "training.epochs=1"],
-    "plan": ["model.decoder_layers=1"],
+    "plan": ["model.decoder_layers=1", "model.dim=64", "model.num_heads=4"],
 }
 TINY["pretrain"] += ["checkpoint.every=2", "model.dim=16", "tokenizer.vocab_size=400", "generation.max_new_tokens=4"]
 TINY["sweep"] += ["tokenizer.vocab_size=300"]
-METERED = ("pretrain", "finetune", "sweep", "plan")
+CLIENT = """
+import json, os, socket, sys
+with socket.socket(socket.AF_UNIX) as server:
+    server.connect(ADDRESS)
+    socket.send_fds(server, [b" "], [0, 1, 2])
+    server.sendall(json.dumps([sys.argv[1:], os.getcwd(), dict(os.environ)]).encode())
+    server.shutdown(socket.SHUT_WR)
+    sys.exit(int(server.recv(9)))
+"""
 PAGES = tutorial_pages.pages()
 
 
+class _Forks(socketserver.StreamRequestHandler):
+    """Runs tfkit for CLIENT in a fork of this process, which takes half a second and a new interpreter three."""
+
+    def handle(self) -> None:
+        _, files, _, _ = socket.recv_fds(self.connection, 1, 3)
+        words, folder, environment = json.load(self.rfile)
+        words += [*TINY[words[0]], "carbon.enabled=false"] if words[0] in TINY else []
+        stdin, stdout, stderr = files
+        done = Program(words, cwd=folder, env=environment, stdin=stdin, stdout=stdout, stderr=stderr)
+        for file in files:
+            os.close(file)
+        self.wfile.write(b"%d" % done.wait())
+
+
 @pytest.fixture(scope="module")
-def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+def environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
     """Return the environment in which `tfkit` is a command that adds to the words of the pages what makes them tiny."""
     folder = tmp_path_factory.mktemp("bin")
-    cases = []
-    for command in METERED:
-        cases.append(f'{command}) set -- "$@" {shlex.join([*TINY[command], "carbon.enabled=false"])};;')
-    program = folder / "tfkit"
-    program.write_text(
-        "\n".join(["#!/bin/bash", 'case "$1" in', *cases, "esac", f'exec {sys.executable} -m tfkit "$@"', ""]), encoding="utf-8"
-    )
-    program.chmod(0o755)
-    root = str(Path(__file__).parents[2])
-    return {
-        "PATH": f"{folder}:{Path(sys.executable).parent}:{os.environ['PATH']}",
-        "OMP_NUM_THREADS": "1",
-        "PYTHONPATH": root,
-        "TFKIT_CACHE": str(folder / "cache"),
-    }
+    with tempfile.TemporaryDirectory() as short, socketserver.ThreadingUnixStreamServer(f"{short}/forks", _Forks) as server:
+        (folder / "client.py").write_text(CLIENT.replace("ADDRESS", repr(server.server_address)), encoding="utf-8")
+        program = folder / "tfkit"
+        program.write_text(f'#!/bin/sh\nexec {sys.executable} -IS {folder}/client.py "$@"\n', encoding="utf-8")
+        program.chmod(0o755)
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield {
+            "PATH": f"{folder}:{Path(sys.executable).parent}:{os.environ['PATH']}",
+            "OMP_NUM_THREADS": "1",
+            "PYTHONPATH": str(Path(__file__).parents[2]),
+            "TFKIT_CACHE": str(folder / "cache"),
+        }
+        server.shutdown()
 
 
 @pytest.mark.thorough

@@ -7,7 +7,7 @@ import sys
 import time
 
 import pytest
-from tiny_files import emissions_rows, wait_for
+from tiny_files import emissions_rows, read_rows, wait_for
 
 from tfkit.carbon import Meter
 from tfkit.recipe.schema.carbon_section import CarbonSection
@@ -62,7 +62,9 @@ def test_a_real_run_in_a_hostile_environment(hostile, capfd):
     assert final.emissions_g == pytest.approx(final.energy_wh * 56.039 / 1000)
     train = emissions_rows(hostile)[-1]
     assert (train["country_iso_code"], train["country_name"], train["pue"]) == ("FRA", "France", "1.5")
-    assert float(train["ram_power"]) == pytest.approx(7 * 1.5, rel=0.05)
+    last = read_rows(hostile / "carbon/0-1.jsonl")[-1]
+    assert last["ram_wh"] * 3600 / last["measured_seconds"] == pytest.approx(7 * 1.5, rel=0.05)  # both by CodeCarbon's clock
+    assert float(train["ram_power"]) == pytest.approx(float(train["ram_energy"]) * 3.6e6 / float(train["duration"]))
     assert 1.5 <= float(train["duration"]) <= lasted
     assert float(train["cpu_count"]) >= 1
     assert sorted(path.name for path in hostile.parent.iterdir()) == [".codecarbon.config", "run"]
@@ -100,12 +102,12 @@ for do, argument in calls:
         continue
     sys.exit("not refused")
 """
-    subprocess.run([sys.executable, "-c", code], check=True, env={"PYTHONPATH": ":".join(filter(None, sys.path))}, timeout=60)
+    subprocess.run([sys.executable, "-c", code], check=True, env={"PYTHONPATH": ":".join(filter(None, sys.path))}, timeout=300)
 
 
 def test_the_package_is_light():
     code = "import json, sys, tfkit.carbon; print(json.dumps(sorted(sys.modules)))"
     environment = {"PYTHONPATH": ":".join(filter(None, sys.path))}
-    loaded = json.loads(subprocess.run([sys.executable, "-c", code], check=True, env=environment, capture_output=True, timeout=60).stdout)
+    loaded = json.loads(subprocess.run([sys.executable, "-c", code], check=True, env=environment, capture_output=True, timeout=300).stdout)
     assert "tfkit.carbon.meter" in loaded
     assert not {"torch", "codecarbon", "pandas", "numpy", "pydantic", "tfkit.carbon.probe"} & set(loaded)

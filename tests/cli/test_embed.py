@@ -20,16 +20,13 @@ from tiny_runs import Done, Process, Program, run_here, run_tfkit
 import tfkit
 from tfkit.engine.inference import row_answers
 
+pytestmark = pytest.mark.usefixtures("in_tmp_path")
+
 FIXTURES = Path(__file__).parents[1] / "fixtures" / "v0.1.0"
 MODELS = ["classes", "finished", "translation"]  # an encoder, a decoder, an encoder-decoder
 TEXTS = [" ".join(["the", "cat", "sat", "on", "a", "mat"][: 1 + number % 6]) + (" and ran" * (number % 4)) for number in range(75)]
 ROWS = [{"id": number, "text": text, "note": None} for number, text in enumerate(TEXTS)]
 NO_CARBON = "carbon.enabled=false"
-
-
-@pytest.fixture(autouse=True)
-def _here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
 
 
 def embed(*words: object, model: object = FIXTURES / "classes") -> Done:
@@ -291,7 +288,7 @@ def test_a_reader_that_has_had_enough_ends_it() -> None:
     assert program.stderr is not None
     assert json.loads(program.stdout.readline())["id"] == 0
     program.stdout.close()
-    assert (program.stderr.read(), program.wait(60)) == (b"", 0)
+    assert (program.stderr.read(), program.wait(300)) == (b"", 0)
     program.stderr.close()
 
 

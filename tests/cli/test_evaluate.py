@@ -307,7 +307,7 @@ def test_a_pipe_that_nobody_reads_can_be_left(folder, data, tmp_path, number):
             assert program.poll() is None
         time.sleep(0.5)
         program.send_signal(number)
-        _, err = program.communicate(timeout=60)
+        _, err = program.communicate(timeout=300)
     assert (program.returncode, "the predictions are not all written" in err) == (128 + number, True), err
 
 
@@ -374,7 +374,7 @@ def test_ctrl_c_gives_no_result(folder, tmp_path):
     while program.poll() is None and not list((tmp_path / "cache").glob("streams/*/index.json")):
         time.sleep(0.05)
     program.send_signal(signal.SIGINT)
-    out, err = program.communicate(timeout=60)
+    out, err = program.communicate(timeout=300)
     assert program.returncode == 130
     assert out == ""
     assert "SIGINT" in err

@@ -23,6 +23,8 @@ from tfkit.recipe.schema.multi_label_section import MultiLabelSection
 from tfkit.recipe.schema.objective_sections import TEXT_METRICS, ChatSection, TextToTextSection
 from tfkit.recipe.schema.question_answering_section import QuestionAnsweringSection
 
+pytestmark = pytest.mark.usefixtures("in_place")
+
 SECTIONS = {
     "classes": ClassificationSection,
     "numbers": ClassificationSection,
@@ -39,11 +41,6 @@ SECTIONS = {
 @pytest.fixture
 def place(answers: Path) -> Path:
     return answers
-
-
-@pytest.fixture(autouse=True)
-def _here(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(place)
 
 
 def judged(folder: Path, *words: str) -> tuple[dict[str, Any], list[dict[str, Any]]]:

@@ -14,6 +14,8 @@ from tiny_runs import evaluate, pretrain, run_tfkit, write_corpus, write_recipe
 import tfkit
 from tfkit.engine.listener import Progress, Silent
 
+pytestmark = pytest.mark.usefixtures("in_place")
+
 SUBJECTS = {"cat": "sits", "dog": "sits", "cats": "sit", "dogs": "sit"}
 PAIRS = [
     {"sentence_good": f"the {noun} {verb} here", "sentence_bad": f"the {noun} {other} here", "UID": verb}
@@ -47,11 +49,6 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for name, words in runs.items():
             pretrain(folder / name, recipe, *words).exits(0)
     return folder
-
-
-@pytest.fixture(autouse=True)
-def _here(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(place)
 
 
 def test_a_model_that_learned_the_pattern_prefers_the_good_sentence(tmp_path: Path) -> None:

@@ -16,6 +16,8 @@ from tiny_runs import pretrain, records
 import tfkit
 from tfkit.engine.listener import Silent
 
+pytestmark = pytest.mark.usefixtures("in_place")
+
 TAGS, CLASSES, CHAT = "tags", "classes", "chat"
 TOO_LONG = [{"role": "user", "content": "the cat " * 200}, {"role": "assistant", "content": "a dog"}]
 COUNTED = {
@@ -43,11 +45,6 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
             done = pretrain(folder / name, folder / f"{name}.yaml").exits(0)
             assert f"spoiled.jsonl: 1 row that the model cannot process {COUNTED[name]} (first spoiled.jsonl:7)" in done.err
     return folder
-
-
-@pytest.fixture(autouse=True)
-def _here(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(place)
 
 
 def scored(folder: Path, name: str, rows: list[dict[str, Any]], *words: str) -> tuple[dict[str, Any], list[dict[str, Any]]]:

@@ -9,6 +9,8 @@ import pytest
 from tiny_files import write_rows
 from tiny_runs import evaluate, pretrain, records, write_corpus, write_recipe
 
+pytestmark = pytest.mark.usefixtures("in_place")
+
 MODEL = "model={preset: bert-tiny, dim: 16, num_heads: 2, context_length: 16}"
 RUNS = {
     "classes": ["objective={kind: classification}", "data={train: [{path: rows.jsonl}], validation: [{path: rows.jsonl}]}"],
@@ -27,11 +29,6 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
             words = [MODEL, "tokenizer={kind: wordpiece, vocab_size: 120}", "training.steps=3", "evaluation.every=null", *words]
             pretrain(folder / name, recipe, *words).exits(0)
     return folder
-
-
-@pytest.fixture(autouse=True)
-def _here(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(place)
 
 
 @pytest.mark.parametrize("name", RUNS)

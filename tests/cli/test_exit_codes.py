@@ -153,5 +153,5 @@ def test_ctrl_c_while_it_waits(tmp_path: Path) -> None:
     with fifo.open("wb"):  # opens once the program reads from it
         time.sleep(0.05)
         process.send_signal(signal.SIGINT)
-        _, err = process.communicate(timeout=120)
+        _, err = process.communicate(timeout=300)
     assert (process.returncode, err) == (130, b"interrupted\n")

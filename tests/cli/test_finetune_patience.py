@@ -13,6 +13,8 @@ from tiny_runs import exact, finetune, hashes, kept, pretrain, records, strike, 
 from tfkit.hub import load
 from tfkit.run.manifest import write_manifest
 
+pytestmark = pytest.mark.usefixtures("in_place")
+
 TASK = """
 model: {from: bert}
 data: {train: [{path: labelled.jsonl}], validation: 0.3}
@@ -41,12 +43,6 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
             file.write(json.dumps({"text": text, "label": label}) + "\n")
     (folder / "task.yaml").write_text(f"# For a test.{TASK}", encoding="utf-8")
     return folder
-
-
-@pytest.fixture(autouse=True)
-def work(place: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.chdir(place)
-    return place
 
 
 def result(run: str) -> dict[str, Any]:

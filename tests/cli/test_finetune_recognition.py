@@ -12,7 +12,7 @@ from tiny_files import read_rows, write_rows
 from tiny_runs import WORDS, Done, hashes, kept, pretrain, records, run_tfkit, strike, write_corpus, write_recipe
 
 from tfkit.adapters import load as load_any
-from tfkit.engine.inference.infer_objective import infer_objective
+from tfkit.engine.inference.predicting import infer_objective
 from tfkit.engine.recognition import decided_size
 from tfkit.engine.recognition.decided_recipe import _inspect_data
 from tfkit.engine.recognition.unwritten_recipe import _data_name, _model_name
@@ -117,7 +117,7 @@ RECOGNISED = [
     ("bert", "stars", {"kind": "classification", "regression": False}, "accuracy", "one of 4 classes"),
     ("bert", "likeness", {"kind": "classification", "regression": True}, "rmse", "a number with fractions"),
     ("gpt", "pairs", {"kind": "classification", "regression": False}, "accuracy", "GPT (Radford"),
-    ("t5", "classes", {"kind": "classification", "regression": False}, "accuracy", "Adafactor at 1e-2"),
+    ("t5", "classes", {"kind": "classification", "regression": False}, "accuracy", "Adafactor, linear, 8 epochs"),
     ("bert", "moods", {"kind": "multi_label", "delimiter": "|"}, "f1_micro", "any number of labels: of 2 in these rows, separated by '|'."),
     ("bert", "genres", {"kind": "multi_label", "delimiter": "|"}, "f1_micro", "any number of labels: of 3 in these rows."),
     ("gpt", "topics", {"kind": "multi_label", "delimiter": ";"}, "f1_micro", "of 3 in these rows, separated by ';'."),

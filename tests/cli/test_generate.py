@@ -223,7 +223,7 @@ def test_ctrl_c_leaves_whole_lines(folder, tmp_path):
     program = Program(command(folder, "--input", prompts), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     first = program.stdout.readline()
     program.send_signal(signal.SIGINT)
-    rest, err = program.communicate(timeout=60)
+    rest, err = program.communicate(timeout=300)
     assert program.returncode == 130
     assert len(parse_rows(first + rest)) < 20_000
     assert "prompts were continued" in err
@@ -236,7 +236,7 @@ def test_on_a_terminal_a_line_appears_when_it_is_whole(folder):
     arguments = command(folder, "--prompt", "one\ntwo", "--max-new-tokens", 5, "--temperature", 0)
     program = Program(arguments, stdout=follower, stderr=subprocess.PIPE)
     os.close(follower)
-    shown, end = b"", time.monotonic() + 60
+    shown, end = b"", time.monotonic() + 300
     while time.monotonic() < end:
         try:
             piece = os.read(leader, 4096)
@@ -246,7 +246,7 @@ def test_on_a_terminal_a_line_appears_when_it_is_whole(folder):
             break
         shown += piece
     os.close(leader)
-    _, err = program.communicate(timeout=60)
+    _, err = program.communicate(timeout=300)
     assert program.returncode == 0, err
     [row] = expected(folder, ["one\ntwo"], max_new_tokens=5, temperature=0)
     assert shown.decode().replace("\r\n", "\n") == visible(f"one\ntwo{row['completion']}\n")
@@ -408,7 +408,7 @@ class Terminal:
     def type(self, text: str) -> None:
         os.write(self.leader, text.encode())
 
-    def wait_for(self, text: str, seconds: float = 60) -> str:
+    def wait_for(self, text: str, seconds: float = 300) -> str:
         """Return the output up to and including this text."""
         end = time.monotonic() + seconds
         while text not in self.shown:
@@ -419,7 +419,7 @@ class Terminal:
         return before + found
 
     def close(self) -> int:
-        code = self.program.wait(60)
+        code = self.program.wait(300)
         os.close(self.leader)
         return code
 

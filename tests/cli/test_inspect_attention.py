@@ -36,11 +36,11 @@ def test_the_summary_names_the_heads_that_were_made(
     monkeypatch.setenv("COLUMNS", "81")
     out = shown(capsys, both, "--target", TARGET)
     encoder, decoder, cross = re.split(r"^(?=decoder|cross)", out, flags=re.MULTILINE)
-    assert re.search(r"^P previous token    2 heads clearest: L\d H0 100% L\d H0 100%", encoder, re.MULTILINE)
+    assert re.search(r"^P previous token    2 heads clearest: L\d H0 100%, L\d H0 100%", encoder, re.MULTILINE)
     assert re.search(r"^N next token        2 heads clearest: L\d H1 100%", encoder, re.MULTILINE)
     assert re.search(r"^I itself            2 heads clearest: L\d H2 100%", encoder, re.MULTILINE)
     assert "  L0 PNI\n  L1 PNI\n" in encoder
-    assert re.search(r"^P previous token .* clearest: L\d H1 100% L\d H1 100%", decoder, re.MULTILINE)
+    assert re.search(r"^P previous token .* clearest: L\d H1 100%, L\d H1 100%", decoder, re.MULTILINE)
     assert cross.startswith("cross: 2 layers of 3 heads, ")
     assert "previous token" not in cross
 

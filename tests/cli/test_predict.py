@@ -259,14 +259,14 @@ def test_a_row_from_a_pipe_is_answered_as_it_comes(answers: Path) -> None:
     for number in range(3):
         program.stdin.write(json.dumps({"id": number, "text": "the cat"}).encode() + b"\n{")
         program.stdin.flush()
-        assert select.select([program.stdout], [], [], 60)[0], "no answer"
+        assert select.select([program.stdout], [], [], 300)[0], "no answer"
         assert json.loads(program.stdout.readline())["id"] == number
         program.stdin.write(b'"id": 9, "text": "a dog"}\n')
         program.stdin.flush()
         assert json.loads(program.stdout.readline())["id"] == 9
     time.sleep(0.2)
     program.send_signal(signal.SIGINT)
-    _, err = program.communicate(timeout=60)
+    _, err = program.communicate(timeout=300)
     assert (program.returncode, b"6 rows were answered" in err, b"Traceback" in err) == (130, True, False), err
 
 
@@ -278,7 +278,7 @@ def test_a_reader_that_has_had_enough_ends_it(answers: Path) -> None:
     assert json.loads(program.stdout.readline())["id"] == 0
     program.stdout.close()
     assert program.stderr.read() == b""
-    assert program.wait(60) == 0
+    assert program.wait(300) == 0
     program.stderr.close()
 
 
@@ -288,7 +288,7 @@ def test_a_reader_of_a_named_pipe_that_has_had_enough_ends_it(answers: Path) -> 
     program = Program(command(answers, "--data", rows, "--out", "pipe"), stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     with open("pipe", encoding="utf-8") as pipe:
         assert json.loads(pipe.readline())["id"] == 0
-    out, err = program.communicate(timeout=60)
+    out, err = program.communicate(timeout=300)
     assert (program.returncode, out, err) == (0, b"", b"")
 
 

@@ -19,6 +19,8 @@ from tfkit.objectives.context import piece_length
 from tfkit.recipe.presets import model_config
 from tfkit.recipe.schema.sections import ModelSection
 
+pytestmark = pytest.mark.usefixtures("in_tmp_path")
+
 LLAMA = "model={preset: llama2-7b, decoder_layers: 2, dim: 16, num_heads: 2, num_kv_heads: 1, hidden_dim: 32, context_length: 64}"
 LENGTH = "data.sequence_length"
 TUNED = ["training.batch_size=4", "training.precision=fp32", "carbon.enabled=false", "training.trial_rates=null"]
@@ -31,11 +33,6 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     recipe = write_recipe(folder, write_corpus(folder / "corpus"))
     pretrain(folder / "llama", recipe, LLAMA, "training.steps=2", "evaluation.every=null").exits(0)
     return folder
-
-
-@pytest.fixture(autouse=True)
-def _work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
 
 
 def finetune(place: Path, start: str, data: str, run: str, *words: str) -> Done:

@@ -21,6 +21,8 @@ from tfkit.hub import find_checkpoint
 from tfkit.recipe import open_recipe, read_chain
 from tfkit.run.folder import RunFolder
 
+pytestmark = pytest.mark.usefixtures("in_place")
+
 STEPS = 6
 COMMON = """
     training: {steps: 6, batch_size: 4, micro_batch_size: 2, log_every: 2, precision: fp32}
@@ -58,11 +60,6 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "chain.yaml").write_text(CHAIN, encoding="utf-8")
     (folder / "base.yaml").write_text(f"{STAGES['base']}{COMMON}", encoding="utf-8")
     return folder
-
-
-@pytest.fixture(autouse=True)
-def work(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(place)
 
 
 def tfkit(*words: str, before: Any = None) -> Done:

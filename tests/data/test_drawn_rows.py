@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny_files import write_rows
 
-from tfkit.data.sources.drawn_rows import draw
+from tfkit.data.sources.derived_rows import draw
 from tfkit.data.sources.open_sources import training_sources, validation_sources
 from tfkit.errors import DataError
 from tfkit.recipe.schema.data_sections import DataSection, SourceSection

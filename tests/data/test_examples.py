@@ -244,7 +244,7 @@ def meet(count):
     if word == "die":
         os.kill(os.getpid(), signal.SIGKILL)
     (folder / f"here-{os.getpid()}").write_text("")
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 300
     while len(list(folder.glob("here-*"))) < 2 and time.monotonic() < deadline:
         time.sleep(0.005)
 

@@ -13,7 +13,6 @@ from tiny_files import write_rows
 from tfkit.data.columns.forms import ClassName
 from tfkit.data.columns.record_columns import Columns
 from tfkit.data.columns.rows import Part, Row, Skipped
-from tfkit.data.sources import hub_stream
 from tfkit.data.sources.hub_stream import StreamedSource
 from tfkit.data.sources.open_sources import first_records, open_source
 from tfkit.errors import DataError
@@ -58,15 +57,14 @@ def test_the_first_rows_come_through_the_cache_and_then_from_it(tmp_path: Path, 
         write(folder)
     else:
         datasets.DatasetDict({"train": datasets.Dataset.from_list(ROWS)}).save_to_disk(str(folder))
-    monkeypatch.setattr(hub_stream, "_SHARD", 8)
     source = streamed(folder, rows=30)
     assert source.describe() == f"{folder}, split train, streamed: 30 rows, which are read into the cache first"
     first = list(source.rows())
     assert texts(first) == [row["text"] for row in ROWS[:30]]
     assert [first[i].place for i in (0, 29)] == [f"{folder}, split train, row {i}" for i in (0, 29)]
     names = sorted(path.name for path in source.folder.iterdir())
-    assert names == ["hashes.json", "index.json", *(f"records-{i:05}.jsonl" for i in range(4))]
-    assert {*json.loads((source.folder / "records-00000.jsonl").read_text(encoding="utf-8").splitlines()[0])} == {"text"}
+    assert names == ["hashes.json", "index.json", "records.jsonl"]
+    assert {*json.loads((source.folder / "records.jsonl").read_text(encoding="utf-8").splitlines()[0])} == {"text"}
     no_library(monkeypatch)
     again = streamed(folder, rows=30)
     assert list(again.rows()) == first
@@ -119,7 +117,7 @@ def test_bad_rows_are_named_or_counted(tmp_path: Path) -> None:
     assert skipped == {"null, not text": (1, f"{lenient}, split train, row 1")}
 
 
-@pytest.mark.parametrize("name", ["records-00000.jsonl", "index.json"])
+@pytest.mark.parametrize("name", ["records.jsonl", "index.json"])
 @pytest.mark.parametrize("damage", ["cut", "gone"])
 def test_damaged_records_are_read_anew(tmp_path: Path, name: str, damage: str) -> None:
     folder = write(tmp_path / "set")
@@ -145,7 +143,7 @@ def test_a_stream_that_breaks_off_leaves_nothing(tmp_path: Path) -> None:
 
 def streamed_later(name: str) -> StreamedSource:
     """Without the look at the first row."""
-    return StreamedSource.find(name, None, "train", None, None, Columns(), Part("all", None), "error")
+    return StreamedSource(name, None, "train", None, None, Columns(), Part("all", None), "error")
 
 
 def test_offline_only_what_is_here_already_can_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

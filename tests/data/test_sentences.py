@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from tiny_files import write_rows
 
 from tfkit.data import TokenStream, open_source, token_stream
-from tfkit.data.order.sentences import split_sentences
+from tfkit.data.store.token_stream import split_sentences
 from tfkit.recipe.schema.data_sections import SourceSection, TokenizerSection
 from tfkit.tokenizer import Tokenizer, train_tokenizer
 

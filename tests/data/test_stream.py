@@ -13,7 +13,7 @@ from tokenizers import processors as post
 
 from tfkit.data import PackedRows, TokenStream, cache_folder, open_source, token_stream
 from tfkit.data.store import hashes
-from tfkit.data.store import token_writer as build
+from tfkit.data.store import token_stream as build
 from tfkit.errors import DataError, ModelError
 from tfkit.recipe.schema.data_sections import SourceSection, TokenizerSection
 from tfkit.tokenizer import END_OF_TEXT, Tokenizer, train_byte_bpe, train_tokenizer
@@ -241,7 +241,7 @@ def test_progress_may_stop_the_build(tmp_path: Path, monkeypatch: pytest.MonkeyP
 BUILDER = """
 import sys, time
 from tfkit.data import open_source, token_stream
-from tfkit.data.store import token_writer as build
+from tfkit.data.store import token_stream as build
 from tfkit.recipe.schema.data_sections import SourceSection, TokenizerSection
 from tfkit.tokenizer import train_byte_bpe
 build.BATCH = 1000

@@ -12,6 +12,7 @@ from urllib.parse import unquote
 import pytest
 import typer
 
+from tfkit import console
 from tfkit.cli import COMMANDS, app
 from tfkit.recipe.bundled import find_bundled
 from tfkit.recipe.json_schema import json_schema
@@ -136,6 +137,8 @@ def refusal(words: list[str]) -> str | None:
         command.make_context(name, [word for word in rest if word != "..."])
     except Exception as error:  # the classes are those of the command line's own parser
         return str(getattr(error, "message", error)) or type(error).__name__
+    finally:
+        console.set_quiet(False)  # an option's callback acts as soon as the words are read
     recipe = rest[0] if rest and name in ("pretrain", "finetune", "sweep", "plan", "inspect", "check", "launch", "recipes") else ""
     if re.fullmatch(r"[a-z0-9.]+(-[a-z0-9.]+)+", recipe) and not recipe.endswith((".yaml", ".yml")) and find_bundled(recipe) is None:
         return f"no recipe {recipe}"

@@ -18,6 +18,8 @@ from tfkit.errors import ModelError, UsageError
 from tfkit.hub import find_checkpoint
 from tfkit.recipe.search_space import Axis
 
+pytestmark = pytest.mark.usefixtures("in_place")
+
 RECIPE: dict[str, Any] = {
     "model": {"preset": "gpt2", "decoder_layers": 1, "dim": 16, "num_heads": 2, "context_length": 16},
     "tokenizer": {"vocab_size": 300},
@@ -34,11 +36,6 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("sweep")
     write_corpus(folder / "corpus")
     return folder
-
-
-@pytest.fixture(autouse=True)
-def work(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(place)
 
 
 @pytest.fixture(scope="module")

@@ -13,6 +13,7 @@ _WINDOWS = {"use_sliding_window": True, "sliding_window": 5, "max_window_layers"
 _FULL, _LOCAL = "full_attention", "sliding_attention"
 _LINEAR = {"rope_type": "linear", "rope_theta": 1e5, "factor": 3.0}
 _YARN = {"rope_type": "yarn", "rope_theta": 5e5, "factor": 4.0, "original_max_position_embeddings": 16, "attention_factor": 1.3}
+_LONGROPE = {"rope_type": "longrope", "short_factor": [1.0, 1.2, 1.5, 3.0], "long_factor": [1.0, 2.0, 7.0, 30.0], "attention_factor": 1.2}
 _GEMMA = _WIDE | {"num_key_value_heads": 2}
 _GEMMA3 = _GEMMA | {"sliding_window": 5, "query_pre_attn_scalar": 20, "layer_types": [_LOCAL, _LOCAL, _FULL]}
 _LOCAL_ROPE = {"rope_type": "default", "rope_theta": 50.0}
@@ -76,6 +77,13 @@ CASES = {
     "olmo3 tied": _case("Olmo3", _OLMO3 | {"tie_word_embeddings": True}),
     "phi3 tied": _case("Phi3", _NARROW | {"tie_word_embeddings": True, "sliding_window": None}),
     "phi3 rotated in part": _case("Phi3", _NARROW | {"rope_parameters": {"rope_type": "default", "partial_rotary_factor": 0.5}}),
+    **{  # all texts of the cases are long, or short
+        f"phi3 with longrope, {which}": _case(
+            "Phi3", _NARROW | {"rope_parameters": dict(_LONGROPE), "original_max_position_embeddings": original}
+        )
+        for which, original in (("long", 4), ("short", 32))
+    },
+    "llama with longrope": _case("Llama", _NARROW | {"rope_parameters": _LONGROPE | {"original_max_position_embeddings": 4}}),
     "gpt_neox tied, in sequence": _case("GPTNeoX", _NEOX | {"tie_word_embeddings": True, "use_parallel_residual": False}),
     "gpt_neox with linear scaling": _case("GPTNeoX", _NEOX | {"rope_parameters": _LINEAR | {"partial_rotary_factor": 0.5}}),
     "gpt_neox without biases": _case("GPTNeoX", _NEOX | {"attention_bias": False}),

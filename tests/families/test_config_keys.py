@@ -128,7 +128,10 @@ COMPUTED["olmo2"] = _DECODER
 COMPUTED["olmo3"] = _DECODER | {"rope_parameters": [_BY_LAYER], "rope_scaling": COMPUTED["gemma3_text"]["rope_scaling"]}
 COMPUTED["olmo3"] |= {"sliding_window": [3], "layer_types": [_OTHER_LAYERS]}
 COMPUTED["phi3"] = _DECODER | {"rope_parameters": [ROTARY], "rope_scaling": [ROTARY], "sliding_window": [3, None]}
-COMPUTED["phi3"] |= {"original_max_position_embeddings": [], "partial_rotary_factor": []}  # of longrope alone; beside rope_parameters
+COMPUTED["phi3"] |= {
+    "original_max_position_embeddings": [],
+    "partial_rotary_factor": [],
+}  # of longrope alone: test_longrope.py; beside rope_parameters
 COMPUTED["gpt_neox"] = {name: values for name, values in _DECODER.items() if name != "rms_norm_eps"} | {
     "layer_norm_eps": [0.5],
     "hidden_act": ["gelu_new", "relu", "silu"],

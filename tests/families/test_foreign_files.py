@@ -112,18 +112,36 @@ def test_every_spelling_of_theta(tmp_path: Path, spelling: dict[str, Any]) -> No
     "spelling",
     [
         {"rope_scaling": {"type": "dynamic", "factor": 2.0}},
-        {"rope_scaling": {"rope_type": "longrope", "long_factor": [1.0], "short_factor": [1.0]}},
         {"rope_parameters": {"rope_type": "proportional", "rope_theta": 1e4, "factor": 2.0}},
         {"rope_scaling": {"factor": 2.0}},
     ],
 )
 def test_rotary_positions_of_another_type_are_refused(tmp_path: Path, spelling: dict[str, Any]) -> None:
+    """With the reason and a remedy where there is one."""
     save_reference(tmp_path, "llama")
     edit_config(tmp_path, remove=("rope_parameters",))
     edit_config(tmp_path, **spelling)
     with pytest.raises(ModelError, match=r"config\.json: rotary positions of type ") as caught:
         load(tmp_path)
     assert str(caught.value).startswith(str(tmp_path))
+    assert ("make its type default in config.json" in str(caught.value)) == ("'dynamic'" in str(caught.value))
+
+
+@pytest.mark.parametrize("case", ["mixtral", "olmoe without a head", "qwen3_moe", "qwen3_moe for classes"])
+def test_experts_of_a_layer_in_one_tensor(tmp_path: Path, case: str) -> None:
+    """transformers saves a model so that was loaded from such files."""
+    theirs = save_reference(tmp_path / "each", case)
+    theirs.save_pretrained(tmp_path / "stacked", save_original_format=False)
+    stacked = load_file(tmp_path / "stacked" / "model.safetensors")
+    assert any(name.endswith("experts.gate_up_proj") for name in stacked)
+    load(tmp_path / "stacked").save(tmp_path / "a")
+    load(tmp_path / "each").save(tmp_path / "b")
+    assert (tmp_path / "a" / "model.safetensors").read_bytes() == (tmp_path / "b" / "model.safetensors").read_bytes()
+    for change in (lambda one: one[1:], lambda one: one[:, 1:], lambda one: one[0]):
+        cut = {name: change(one).contiguous() if name.endswith("gate_up_proj") else one for name, one in stacked.items()}
+        save_file(cut, tmp_path / "stacked" / "model.safetensors", {"format": "pt"})
+        with pytest.raises(ModelError, match=r"do not fit config\.json"):
+            load(tmp_path / "stacked")
 
 
 def test_widths_that_are_null_follow_from_the_others(tmp_path: Path) -> None:

@@ -225,14 +225,15 @@ def test_transformers_has_as_many(preset: str) -> None:
     assert theirs_have == sum(parameter.numel() for parameter in ours.parameters())
 
 
-# Distances are multiplied by DeBERTa's matrices, too: test_flops.py.
-WITH_MATRICES = [name for name, (family, _) in PRESETS.items() if family.model_type and family.name not in ("deberta_v3", "gpt")]
+WITH_MATRICES = [name for name, (family, _) in PRESETS.items() if family.model_type]  # transformers has no GPT-3
 
 
 @pytest.mark.sampled(5)
 @pytest.mark.parametrize("preset", WITH_MATRICES)
 def test_a_token_is_multiplied_by_the_matrices_of_transformers(preset: str) -> None:
-    """Of blocks and head, with two blocks; of a mixture of experts, by those of as many experts as compute a token."""
+    """Of blocks and head, with two blocks; of a mixture of experts, by those of as many experts as compute a token. Two of DeBERTa's
+    matrices of each block multiply the vectors of all distances, too.
+    """
     family, values = PRESETS[preset]
     layers = {name: 2 for name in ("encoder_layers", "decoder_layers") if values.get(name)}
     head = values["head"] | ({"next_sentence": False} if family.name == "bert" else {})
@@ -242,7 +243,10 @@ def test_a_token_is_multiplied_by_the_matrices_of_transformers(preset: str) -> N
     with torch.device("meta"):
         ours, theirs = Transformer(config), kind.from_config(AutoConfig.for_model(**{"pad_token_id": 1} | to_config_json(family, config)))
     matrices = sum(module.weight.numel() for module in theirs.modules() if isinstance(module, torch.nn.Linear | Conv1D))
+    distances = 2 * config.position.buckets if config.position.kind == "disentangled" else 0
     for name, parameter in theirs.named_parameters():
+        if name.endswith(("query_proj.weight", "key_proj.weight")):
+            matrices += distances * parameter.numel()
         if name.endswith(("mlp.experts.gate_up_proj", "mlp.experts.down_proj")):
             matrices += parameter.numel() * config.mlp.experts.active // config.mlp.experts.count
         elif name.endswith("mlp.gate.weight"):  # of a router, which is no Linear there

@@ -19,7 +19,7 @@ from tiny_files import emissions_rows, receipt, wait_for
 from tiny_runs import Done, Process, exact, hashes, kept, pretrain, slow_micro_batches, strike
 
 from tfkit.carbon import Meter
-from tfkit.carbon.columns import installed_columns
+from tfkit.carbon.emissions_file import COLUMNS
 from tfkit.carbon.ledger import Attempt, LedgerReader
 from tfkit.objectives.causal_lm import CausalLM
 from tfkit.recipe.schema.carbon_section import CarbonSection
@@ -373,7 +373,7 @@ def test_f27_whatever_is_in_emissions_csv_no_row_is_lost(base: Path, unmetered: 
     run = tmp_path / "run"
     metered(run, base, both(codecarbon(tmp_path), strike(signal.SIGTERM, 5))).exits(128 + signal.SIGTERM)
     path = run / "emissions.csv"
-    theirs = ",".join("theirs" if name == "run_id" else "1" for name in installed_columns()) + "\n"
+    theirs = ",".join("theirs" if name == "run_id" else "1" for name in COLUMNS) + "\n"
     path.write_text(path.read_text() + theirs)
     old = path.read_bytes()
     holder = None

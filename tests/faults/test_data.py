@@ -245,7 +245,7 @@ DAMAGED = {
     "text.tar": (TEXT.encode(), "damaged or no tar file"),
     "picture.tar": (packed(b"", "png.tar"), "no text, jsonl, json, csv, tsv, parquet or CoNLL file in this archive"),
     "zip in a.tar": (packed(packed(jsonl(GOOD), "jsonl.zip"), "zip.tar"), "an archive in an archive is not opened"),
-    "bomb.tar.xz": (packed(bytes(300_000_000), "txt.tar.xz"), "unpacks to more than 250 times its"),
+    "bomb.tar.xz": (lambda: packed(bytes(300_000_000), "txt.tar.xz"), "unpacks to more than 250 times its"),
     "a.txt": (packed(jsonl(GOOD), "jsonl.zst"), "this is zstd, by its first bytes; name it with its suffix"),
     "a.7z": (b"7z\xbc\xaf\x27\x1c\0\4", "this is a 7z archive, by its first bytes; unpack it, and name its files"),
     "text.parquet": (TEXT.encode(), "damaged or no Parquet file"),
@@ -266,7 +266,7 @@ DAMAGED = {
 @pytest.mark.parametrize("policy", ["error", "skip"])
 def test_f36_damaged_files_end_the_run(tmp_path: Path, name: str, policy: str) -> None:
     content, reason = DAMAGED[name]
-    (tmp_path / name).write_bytes(content)
+    (tmp_path / name).write_bytes(content() if callable(content) else content)
     train_on(tmp_path / name, tmp_path, f"data.on_bad_row={policy}").exits(3, name, reason)
 
 
@@ -381,9 +381,11 @@ def struck(number: int, call: str, ended: Path) -> Callable[[], None]:
 
         original = tfkit.tokenizer.tokenizer_guard.interruptible
 
-        def watched(work: Callable[[threading.Event], Any]) -> Any:
-            def to_its_end(stop: threading.Event) -> Any:
-                done = work(stop)
+        def watched(work: Callable[[], Any], abandoned: threading.Event | None = None) -> Any:
+            stop = abandoned or threading.Event()
+
+            def to_its_end() -> Any:
+                done = work()
                 if not stop.is_set():
                     ended.touch()
                 return done
@@ -391,8 +393,8 @@ def struck(number: int, call: str, ended: Path) -> Callable[[], None]:
             if call in repr(work) and not started:
                 started.append(True)
                 threading.Thread(target=later, daemon=True).start()
-                return original(to_its_end)
-            return original(work)
+                return original(to_its_end, stop)
+            return original(work, abandoned)
 
         started: list[bool] = []
         tfkit.tokenizer.kinds.interruptible = tfkit.tokenizer.tokenizer.interruptible = watched  # type: ignore[attr-defined]
@@ -551,7 +553,7 @@ def test_f49_mutated_files_are_read_or_refused(tmp_path: Path, request: pytest.F
             done = train_on(path, tmp_path, *words)
             assert done.code in (0, 3), f"{path}: {done.err}"
         shutil.rmtree(cache_folder())
-    assert 0 < refused < 2 * draws or draws < 20, "mutations that spoil all files or none show little"
+    assert 0 < refused < 2 * draws or draws < 60, "mutations that spoil all files or none show little"
 
 
 def refusal(path: Path, policy: OnBadRow, tokenizer: Tokenizer, column: str) -> str | None:

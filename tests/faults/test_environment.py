@@ -207,7 +207,7 @@ def test_f47_training_in_a_bare_environment(base: Path, tmp_path: Path) -> None:
 
 def assert_bare(arguments: list[str], folder: Path) -> None:
     command = ["sh", "-c", 'exec "$0" -m tfkit "$@" <&-', sys.executable, *arguments]
-    done = subprocess.run(command, capture_output=True, cwd=ROOT, env=BARE | {"TMPDIR": str(folder)}, check=False, timeout=120)
+    done = subprocess.run(command, capture_output=True, cwd=ROOT, env=BARE | {"TMPDIR": str(folder)}, check=False, timeout=300)
     assert done.returncode == 0, done.stderr
     assert done.stdout
     assert (done.stdout + done.stderr).isascii()

@@ -97,7 +97,7 @@ BIG = [
 LIMITED = """
 import resource, sys
 from pathlib import Path
-import tfkit.engine.training_run.run
+import tfkit.engine.training_run.assembled_run
 from tfkit.__main__ import main
 room = int(sys.argv.pop(1))
 limit = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize() + room

@@ -19,7 +19,10 @@ from tfkit.model.experts import Experts, active_numel, balance_loss, router_z_lo
 from tfkit.model.key_value_cache import KeyValueCache
 from tfkit.model.transformer import Transformer, build, on_meta
 from tfkit.objectives.causal_lm import CausalLM
+from tfkit.objectives.companion import Companion
+from tfkit.objectives.distillation import Distillation
 from tfkit.objectives.objective import IGNORED, Batch
+from tfkit.recipe.schema.objective_sections import CausalLMSection, DistillationSection
 from tfkit.recipe.schema.optimizer_sections import AdamWSection
 from tfkit.training.loss_module import LossModule
 from tfkit.training.optimizer import Optimizer
@@ -192,6 +195,37 @@ def test_the_routers_losses_reach_their_weights(checkpointing: bool) -> None:
     assert once.abs().max() > 1e-3
     torch.testing.assert_close(twice, 2 * once, rtol=1e-3, atol=1e-5)
     assert (gradient(balance=0.0, z_loss=1.0) - without).abs().max() > 1e-3
+
+
+class _BesideAValue(CausalLM):
+    """A language model's objective with a companion that is trained in the same steps, as PPO's value model is."""
+
+    def __init__(self, value: Transformer):
+        super().__init__()
+        self.value = value
+
+    def loss(self, model: Transformer, batch: Batch) -> dict[str, Tensor]:
+        own = super().loss(model, batch)
+        return {"lm": own["lm"] + self.value(**batch.inputs()).hidden.square().sum()}
+
+
+def test_the_routers_of_companions_have_no_losses() -> None:
+    """Neither of one that is frozen, such as a teacher, nor of one that is trained: the terms are those of the model alone."""
+    ids = torch.randint(53, (2, 12), generator=torch.Generator().manual_seed(2))
+    batch, companion = Batch(ids, ids), build(ModelConfig.model_validate(VALUES), seed=4)
+    section = DistillationSection(kind="distillation", teacher="t", of=CausalLMSection(kind="causal_lm"))
+    alone = LossModule(fresh(), CausalLM())(batch)
+    teacher = Distillation(section, CausalLM(), Companion("teacher", companion, "t", "a"))
+    dense = VALUES | {"mlp": VALUES["mlp"] | {"experts": None}, "routing": None}
+    for objective in (teacher, _BesideAValue(companion)):
+        assert not {"balance", "router_z"} & LossModule(build(ModelConfig.model_validate(dense), seed=3), objective).terms.keys()
+        module = LossModule(fresh(), objective)
+        losses = module(batch)
+        for term in ("balance", "router_z"):
+            torch.testing.assert_close(losses[term], alone[term], rtol=1e-6, atol=0)
+        companion.zero_grad()
+        (losses["balance"] + losses["router_z"]).backward()
+        assert all(parameter.grad is None or not parameter.grad.any() for parameter in companion.parameters())
 
 
 @torch.no_grad()

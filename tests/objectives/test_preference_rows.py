@@ -174,6 +174,7 @@ def test_what_says_nothing_is_dropped_and_counted_and_is_no_error(tmp_path: Path
         ({"completions": ["a", "b"]}, "and scores, nor for response_a and response_b and winner, nor for completion and label"),
         ({"completions": ["a", "b"], "ranks": [1]}, "rows.jsonl:1: 1 ranks or scores for 2 completions; give one for each"),
         ({"completions": ["a", "b"], "scores": [1, float("nan")]}, "column 'scores' holds a list with nan, not a list of numbers"),
+        ({"completions": ["a", "b"], "scores": [1, 10**400]}, "column 'scores' holds a list with 10000"),
         ({"completions": ["a", 3], "ranks": [1, 2]}, "not a list of completions, each a text or messages"),
         ({"prompt": "p", "chosen": None, "rejected": "b"}, "column 'chosen' holds null, not text or messages"),
         (

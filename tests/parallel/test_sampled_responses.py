@@ -14,8 +14,7 @@ from two_ranks import assert_close_checkpoints, start_ranks, write_prompts_and_p
 
 from tfkit.__main__ import main
 from tfkit.alignment import response_sampling
-from tfkit.parallel.in_place import GatherInPlace
-from tfkit.parallel.sharding import Sharding
+from tfkit.parallel.sharding import AgreedCollective, Sharding
 
 COMMON = """
 model: {from: base}
@@ -138,9 +137,9 @@ def run_out_within(enter: Callable[..., AbstractContextManager[None]]) -> Callab
     """Return a fault: memory runs out once, as the second tensor is gathered after the entry into a context of shared weights."""
 
     def before() -> None:
-        allocate, gathered = GatherInPlace.allocate, list[int]()  # empty until the context is entered
+        allocate, gathered = AgreedCollective.allocate, list[int]()  # empty until the context is entered
 
-        def counted(self: GatherInPlace, *arguments: Any, **options: Any) -> Any:
+        def counted(self: AgreedCollective, *arguments: Any, **options: Any) -> Any:
             if gathered:
                 gathered[0] += 1
                 if gathered[0] == 2:
@@ -153,7 +152,7 @@ def run_out_within(enter: Callable[..., AbstractContextManager[None]]) -> Callab
             with enter(self):
                 yield
 
-        GatherInPlace.allocate = counted  # type: ignore[method-assign]
+        AgreedCollective.allocate = counted  # type: ignore[method-assign]
         setattr(Sharding, enter.__name__, entered)
 
     return before

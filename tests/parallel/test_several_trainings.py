@@ -9,6 +9,8 @@ from tiny_files import receipt, write_rows
 from tiny_runs import Done, exact, hashes, run_here, strike, write_corpus
 from two_ranks import start_ranks
 
+pytestmark = pytest.mark.usefixtures("in_place")
+
 COMMON = """
     training: {steps: 6, batch_size: 4, micro_batch_size: 2, log_every: 2, precision: fp32}
     checkpoint: {every: 2}
@@ -45,11 +47,6 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "chain.yaml").write_text(CHAIN, encoding="utf-8")
     (folder / "one.yaml").write_text(RECIPE, encoding="utf-8")
     return folder
-
-
-@pytest.fixture(autouse=True)
-def work(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(place)
 
 
 def ranks(*words: str, **faults: object) -> list[Done]:

@@ -1,4 +1,4 @@
-"""The tensors of ranks with sharded weights are little more than their parts, from the beginning on: what is whole does not stay."""
+"""The tensors of ranks with sharded weights are their parts, a block and what is around the blocks: what is whole does not stay."""
 
 import json
 from pathlib import Path
@@ -38,9 +38,9 @@ def peaks(case: Case, peers: Peers) -> tuple[int, int]:
         return beginning, min(found[1:])
 
 
-@pytest.mark.parametrize(("case", "most", "begin"), [(BLOCKS, 0.54, 0.64), (TABLE, 0.54, 0.85)], ids=["blocks", "table"])
-def test_two_ranks_have_little_more_than_half_of_the_tensors_of_one(tmp_path: Path, case: Case, most: float, begin: float) -> None:
-    """Also before the first step, where each has its part of the blocks, a block, and the whole of what is around them."""
+@pytest.mark.parametrize(("case", "most"), [(BLOCKS, 0.58), (TABLE, 0.68)], ids=["blocks", "table"])
+def test_two_ranks_have_little_more_than_half_of_the_tensors_of_one(tmp_path: Path, case: Case, most: float) -> None:
+    """Before the first step they have less: each its part of the blocks, a block, and the whole of what is around them, gathered once."""
     port = free_port()
 
     def program(rank: int) -> Any:
@@ -58,4 +58,4 @@ def test_two_ranks_have_little_more_than_half_of_the_tensors_of_one(tmp_path: Pa
     shared = [json.loads((tmp_path / f"{rank}.json").read_text(encoding="utf-8")) for rank in (0, 1)]
     alone = peaks(case, ALONE)
     assert max(peak for _, peak in shared) < most * alone[1], (alone, shared)
-    assert max(beginning for beginning, _ in shared) < begin * alone[0], (alone, shared)
+    assert all(beginning < 0.5 * peak for beginning, peak in shared), (alone, shared)

@@ -14,6 +14,8 @@ import tfkit
 from tfkit.errors import MachineError, UsageError
 from tfkit.training import free_memory
 
+pytestmark = pytest.mark.usefixtures("in_place")
+
 
 def near(traffic: float) -> Any:
     """Approximate the traffic of weights and gradients: ranks also exchange a few numbers, and pad uneven shards."""
@@ -24,11 +26,6 @@ def root_bytes(cluster: dict[str, Any]) -> int:
     """Return the bytes of the root parameters: they are gathered once for the forward and the backward pass."""
     size: int = cluster["gathered_units"]["rest_bytes"]
     return size
-
-
-@pytest.fixture(autouse=True)
-def _here(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(place)
 
 
 def test_machines_like_this_one_divide_the_batch_and_reduce_gradients() -> None:

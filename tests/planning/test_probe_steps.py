@@ -16,10 +16,7 @@ from tfkit.engine.planning.probe_steps import Probe, ProbeStep, extrapolate_grow
 from tfkit.recipe.dump import dump_document
 from tfkit.run.signals import interrupts
 
-
-@pytest.fixture(autouse=True)
-def _here(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(place)
+pytestmark = pytest.mark.usefixtures("in_place")
 
 
 @pytest.mark.parametrize("name", ["causal_lm", "grpo", "adapter"])

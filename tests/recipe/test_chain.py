@@ -46,7 +46,7 @@ def test_a_stage_is_a_recipe_and_may_name_earlier_ones() -> None:
     chain = read(CHAIN)
     assert chain.names == ("base", "tune", "small")
     assert [stage.uses for stage in chain.stages] == [(), ("base",), ("base",)]
-    assert [stage.fine_tunes for stage in chain.stages] == [False, True, False]
+    assert [stage.recipe.model.start is not None for stage in chain.stages] == [False, True, False]
     tune, small = (stage.placed(Path("chain.yaml"), Path("runs/x")) for stage in chain.stages[1:])
     assert tune.read().model.start == "runs/x/base"
     recipe = small.read()

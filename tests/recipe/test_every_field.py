@@ -129,7 +129,7 @@ def guards(seen: Seen) -> tuple[int, float | None]:
 
 def mesh(seen: Seen) -> Any:
     """How its ranks would divide a training; tests/parallel/test_shared_weights.py shows it at work."""
-    return seen.run.context.recipe.parallel
+    return seen.run.run.recipe.parallel
 
 
 def rewards(seen: Seen) -> list[float]:
@@ -145,13 +145,13 @@ def golds(seen: Seen) -> list[float]:
 
 def limits(seen: Seen) -> tuple[float | None, float | None]:
     """Of the distance from the reference; tests/alignment shows both at work."""
-    section = seen.run.context.recipe.objective
+    section = seen.run.run.recipe.objective
     return section.kl_limit, section.kl_stop  # type: ignore[attr-defined]
 
 
 def limit(seen: Seen) -> float | None:
     """Of rows that may be lost; tests/cli/test_preflight.py shows it at work."""
-    return seen.run.context.recipe.data.max_lost
+    return seen.run.run.recipe.data.max_lost
 
 
 def card_languages(seen: Seen) -> str:
@@ -193,16 +193,16 @@ def base_terms(seen: Seen) -> list[str]:
 
 def tokenizer(seen: Seen) -> tuple[int, list[int]]:
     """Its size, and the ids of a text."""
-    codec = seen.run.data.tokenizer
+    codec = seen.run.run.data.tokenizer
     return codec.size, codec.encode_texts(["the cat sat on zebras, The Cát"])[0]
 
 
 def train_data(seen: Seen) -> list[str]:
-    return seen.run.data.fingerprints()["train"]
+    return seen.run.run.data.fingerprints()["train"]
 
 
 def validation_data(seen: Seen) -> list[str]:
-    return seen.run.data.fingerprints()["validation"]
+    return seen.run.run.data.fingerprints()["validation"]
 
 
 def precision(seen: Seen) -> torch.dtype:
@@ -229,8 +229,8 @@ def meter(seen: Seen) -> list[Any]:
 
 def budgets(seen: Seen) -> Any:
     """The limits of the run, and what happens where they cannot be counted."""
-    budget = seen.run.context.budget
-    return budget.limits, budget._carbon.on_meter_failure
+    budget = seen.run.run.budget
+    return budget and (budget.limits, budget._carbon.on_meter_failure)
 
 
 def embodied(seen: Seen) -> Any:
@@ -288,6 +288,8 @@ ROTARY = "model.position={kind: rotary}"
 SCALED = "model.position={kind: rotary, scaling: {factor: 4, original_context_length: 8}}"
 LINEAR = "model.position={kind: rotary, scaling: {kind: linear, factor: 4}}"
 YARN = "model.position={kind: rotary, theta: 9, scaling: {kind: yarn, factor: 4, original_context_length: 40}}"
+_FACTORS = "short_factors: [1, 2, 3, 4], long_factors: [1, 4, 9, 16], original_context_length: 8"
+LONGROPE = f"model.position={{kind: rotary, scaling: {{kind: longrope, {_FACTORS}}}}}"
 RELATIVE = "model.position={kind: relative, buckets: 8}"
 BESIDE = "model.position={kind: learned, relative: {kind: relative, buckets: 8}}"
 RMS = "model.norm.kind=rms"
@@ -415,6 +417,12 @@ TABLE = {
     "model.position[rotary].scaling[llama3].high_freq_factor": Change("model.position.scaling.high_freq_factor=8", curve, SCALED),
     "model.position[rotary].scaling[llama3].original_context_length": Change(
         "model.position.scaling.original_context_length=4", curve, SCALED
+    ),
+    "model.position[rotary].scaling[longrope].short_factors": Change("model.position.scaling.short_factors=[9,1,1,1]", curve, LONGROPE),
+    "model.position[rotary].scaling[longrope].long_factors": Change("model.position.scaling.long_factors=[9,1,1,1]", curve, LONGROPE),
+    "model.position[rotary].scaling[longrope].attention_factor": Change("model.position.scaling.attention_factor=2", curve, LONGROPE),
+    "model.position[rotary].scaling[longrope].original_context_length": Change(
+        "model.position.scaling.original_context_length=4", curve, LONGROPE
     ),
     "model.position[learned].offset": Change("model.position.offset=2", shapes),
     "model.position[learned].relative.buckets": Change("model.position.relative.buckets=16", shapes, BESIDE),

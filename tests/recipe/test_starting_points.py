@@ -57,7 +57,7 @@ def test_a_rate_for_large_batches_falls_with_the_square_root_of_the_batch() -> N
 def test_a_small_model_learns_faster_and_a_tuned_one_slower() -> None:
     for kind, stacks, sizes in (
         ("tagging", "encoder", (4_000_000, 22_700_000, 110_000_000, 340_000_000)),
-        ("causal_lm", "decoder", (4_000_000, 124_000_000)),
+        ("classification", "decoder", (4_000_000, 124_000_000, 1_720_000_000)),
         ("text_to_text", "both", (1_000_000, 60_000_000)),
     ):
         rates = [starting_point(kind, stacks, parameters).lr(parameters, 32) for parameters in sizes]
@@ -70,6 +70,21 @@ def test_a_small_model_learns_faster_and_a_tuned_one_slower() -> None:
     ]
     assert points == [TUNED, SMOLLM2, TUNED, GPT, GPT, GPT]
     assert TUNED.lr(135_000_000, 8) == 5e-5
+
+
+KINDS = [("classification", "encoder"), ("classification", "decoder"), ("causal_lm", "decoder"), ("chat", "decoder"), ("dpo", "decoder")]
+
+
+@pytest.mark.parametrize("parameters", [1_000_000, 22_700_000, 70_000_000, 150_000_000, 400_000_000, 1_000_000_000, 2_000_000_000])
+def test_a_rate_says_what_it_was_measured_on_or_published_for_and_that_it_is_extrapolated_to_others(parameters: int) -> None:
+    """Measured were MiniLM, SmolLM2-135M-Instruct and models of a few million."""
+    for kind, stacks in (*KINDS, ("text_to_text", "both")):
+        for tuned, adapter in ((False, False), (True, False), (True, True)):
+            point = starting_point(kind, stacks, parameters, tuned, adapter)
+            basis = point.basis(parameters)
+            assert "extrapolated" in basis
+            assert "measured" in basis or "million" in basis or "billion" in basis
+            assert point.lr(2_000_000_000, 32) <= point.lr(parameters, 32)
 
 
 def test_an_adapter_takes_ten_times_the_rate_of_a_tuned_model_at_any_batch() -> None:

@@ -61,7 +61,7 @@ def child(code: str, **options: object) -> Iterator[subprocess.Popen[str]]:
 def test_a_signal_ends_the_run_after_saving(name: str, code: int) -> None:
     with child(SAVING) as process:
         process.send_signal(getattr(signal, name))
-        out, err = process.communicate("\n", timeout=120)
+        out, err = process.communicate("\n", timeout=300)
     assert process.returncode == code
     assert out == f"saving\nsaved\nstopped by {name}: saved at step 3\n"
     assert err == ""
@@ -74,7 +74,7 @@ def test_a_second_signal_does_not_interrupt_the_save(second: str) -> None:
         assert process.stdout.readline() == "saving\n"
         process.send_signal(getattr(signal, second))
         time.sleep(0.1)
-        out, err = process.communicate("\n", timeout=120)
+        out, err = process.communicate("\n", timeout=300)
     assert process.returncode == 143, "the first signal gives the code"
     assert out.startswith("saved\n")
     assert err == ""
@@ -91,7 +91,7 @@ def test_a_third_signal_kills(third: str) -> None:
             if process.poll() is not None:
                 break
             process.send_signal(getattr(signal, third))
-        out, _ = process.communicate(timeout=120)
+        out, _ = process.communicate(timeout=300)
     assert process.returncode == -getattr(signal, third)
     assert out == ""
 
@@ -99,7 +99,7 @@ def test_a_third_signal_kills(third: str) -> None:
 def test_at_once_does_not_wait() -> None:
     with child(PREPARING) as process:
         process.send_signal(signal.SIGTERM)
-        out, err = process.communicate(timeout=120)
+        out, err = process.communicate(timeout=300)
     assert (process.returncode, out, err) == (143, "stopped by SIGTERM: nothing had to be saved\n", "")
 
 
@@ -134,7 +134,7 @@ def test_a_signal_that_was_ignored_stays_ignored() -> None:
         process.send_signal(signal.SIGHUP)
         time.sleep(0.1)
         process.send_signal(signal.SIGTERM)
-        process.communicate("\n", timeout=120)
+        process.communicate("\n", timeout=300)
     assert process.returncode == 143
 
 
@@ -193,13 +193,13 @@ def test_signals_are_acknowledged_within_a_long_call_and_the_third_ends_it() -> 
         assert process.stderr.readline() == "SIGINT: stopping already; one more signal ends at once, without saving\n"
         process.send_signal(signal.SIGTERM)
         assert process.stderr.readline() == "SIGTERM: ended at once, without saving\n"
-        assert process.wait(timeout=120) == 143
+        assert process.wait(timeout=300) == 143
 
 
 def test_one_who_stops_at_once_acknowledges_nothing_else() -> None:
     with child(PREPARING.replace("StopSignals()", "StopSignals(acknowledge=print)")) as process:
         process.send_signal(signal.SIGTERM)
-        out, err = process.communicate(timeout=120)
+        out, err = process.communicate(timeout=300)
     assert (process.returncode, out, err) == (143, "stopped by SIGTERM: nothing had to be saved\n", "")
 
 

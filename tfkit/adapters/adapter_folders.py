@@ -107,7 +107,7 @@ def _load(
     updates = read_updates(folder, opened.peft, opened.family, opened.config)
     wanted_head = head or opened.config.head
     changes = merge(opened.config.model_dump(include=TRAINING_ONLY_FIELDS), changes)
-    redraw = other_labels or _has_other_count(wanted_head, opened.base.config.head)  # the adapter holds its own rows of the labels
+    redraw = other_labels or _has_other_count(wanted_head, opened.base.config.head)  # the rows for labels are read from the adapter
     base = hub.load(opened.base.folder, head=wanted_head, other_labels=redraw, changes=changes, seed=seed, defer_blocks=defer_blocks)
     has_own_head = wanted_head == opened.config.head and not other_labels
     redrawn = label_tensors(None, base.config) if other_labels else frozenset()  # under our names, as the updates are
@@ -158,7 +158,7 @@ class _Opened:
     base: Described
     hf: dict[str, Any]  # the adapter's config.json; empty if it has none
     family: str  # the family of the tensors' names
-    config: ModelConfig  # of the base with the updates and the adapter's head
+    config: ModelConfig  # the base's configuration, with the updates and the adapter's head
 
 
 def _has_other_count(head: HeadConfig, base: HeadConfig) -> bool:
@@ -198,7 +198,7 @@ def _with_head(folder: Path, peft: PeftConfig, base: Described) -> ModelConfig:
 class Base:
     """The base model of the updates."""
 
-    path: str  # as in the recipe: a folder, a run folder, or hub:org/name@revision
+    path: str  # the checkpoint as the recipe names it: a folder, a run folder, or hub:org/name@revision
     folder: Path
     sha256: str
 

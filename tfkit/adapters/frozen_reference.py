@@ -36,13 +36,13 @@ class FrozenReference:
 
 
 def needs_copy(model: Transformer) -> bool:
-    """Whether the reference of a model must be a copy: it has trained parameters other than LoRA matrices, or none."""
+    """Whether the reference must be a copy of the model, since only LoRA matrices can be switched off."""
     trained = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
     return not trained or not all(name.endswith(LORA_PARAMETERS) for name in trained)
 
 
 def _frozen_copy(model: Transformer) -> Transformer:
-    """Return a frozen copy; blocks on the meta device are filled as those of the model are."""
+    """Return a frozen copy. Its blocks on the meta device are filled in the same way as the model's."""
     fill, model.fill_block = model.fill_block, None
     try:
         copied = copy.deepcopy(model).requires_grad_(False)

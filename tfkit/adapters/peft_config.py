@@ -37,7 +37,7 @@ class PeftConfig:
     base: str  # a folder, or a repository of the Hub
     revision: str | None = None
     alpha: float = 8.0
-    alpha_pattern: dict[str, float] = field(default_factory=dict)  # for modules whose names end with a match of the regular expression
+    alpha_pattern: dict[str, float] = field(default_factory=dict)  # regular expression -> alpha of the modules whose names end with a match
     by_root: bool = False  # alpha is divided by the root of the rank (rsLoRA, arXiv 2312.03732)
     task: str | None = None
 

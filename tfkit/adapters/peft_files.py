@@ -41,7 +41,7 @@ class PeftTensors:
     """The tensors of the file, and their description in adapter_config.json."""
 
     tensors: dict[str, Tensor]
-    ranks: dict[str, int]  # of each module with an update
+    ranks: dict[str, int]  # the rank of the update of each module that has one
     saved: list[str]  # the modules that are trained in full
     modules: list[str]  # all modules of the class
     transposed: bool  # matrices with an update are stored as (in, out)
@@ -74,7 +74,7 @@ def to_peft(tensors: Mapping[str, Tensor], family: str, config: ModelConfig) -> 
 
 
 def _stack_factors(factors: Mapping[str, Tensor], rows: Mapping[str, int]) -> Tensor:
-    """Return B (sum of rows, sum of ranks) of a fused matrix: each factor in the `rows` of its matrix, and in columns of its own."""
+    """Return B (sum of rows, sum of ranks) of a fused matrix: each factor is in the `rows` of its matrix, and no two share columns."""
     width = sum(factor.shape[1] for factor in factors.values())
     stacked = next(iter(factors.values())).new_zeros(sum(rows.values()), width)
     row = column = 0

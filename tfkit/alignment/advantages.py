@@ -73,7 +73,7 @@ class Credit(NamedTuple):
     """The advantages and returns of the tokens of each response, (n,) each, and the explained variance of the values."""
 
     advantages: list[Tensor]  # whitened over the tokens of all responses
-    returns: list[Tensor]  # not whitened
+    returns: list[Tensor]  # the sums of rewards and later values, without whitening
     explained_variance: float | None  # 1 - Var(returns - values) / Var(returns); None if all returns are equal
 
 

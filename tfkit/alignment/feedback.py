@@ -20,7 +20,7 @@ _BATCH_SIZE = 256  # responses
 
 
 class FeedbackEncoder:
-    """Encodes prompts as a PreferenceEncoder encodes rows with completions. `device` and `precision` are those of the models."""
+    """Encodes prompts as a PreferenceEncoder encodes rows with completions. The models compute on `device` in `precision`."""
 
     ids = IDS
 

@@ -5,8 +5,8 @@ from functools import partial
 
 import regex
 
-SECONDS = 2.0  # of processor time, for one text; a common pattern takes microseconds
-_WORD, _SPACE = r"\p{L}\p{Nt=De}\p{Nt=Di}\p{Nt=Nu}_", r"\s\x1c-\x1f"  # what `re` takes for \w and \s
+SECONDS = 2.0  # the limit of processor time for one text; a common pattern takes microseconds
+_WORD, _SPACE = r"\p{L}\p{Nt=De}\p{Nt=Di}\p{Nt=Nu}_", r"\s\x1c-\x1f"  # the characters that `re` matches with \w and \s
 _SETS = {"w": _WORD, "s": _SPACE}
 _COMPLEMENTS = {"W": f"[^{_WORD}]", "S": f"[^{_SPACE}]"}
 _OUTSIDE_SETS = _COMPLEMENTS | {

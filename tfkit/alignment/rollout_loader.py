@@ -31,7 +31,7 @@ from tfkit.objectives.objective import Batch, Objective
 from tfkit.objectives.rollouts import GroupBaseline, Response, Rollouts, ValueBaseline, response_batch
 from tfkit.parallel.rank_map import UNWATCHED, BatchWork
 
-_SAMPLED_MICRO_BATCHES = 8  # per batch of the sampling, which needs less memory than training, without a backward pass
+_SAMPLED_MICRO_BATCHES = 8  # sampled at once: without a backward pass this needs less memory than training
 _TOKEN_VALUES = "of_tokens/"
 
 
@@ -121,7 +121,7 @@ class RolloutLoader:
         return self.rollouts.responses * self.rollouts.section.inner_epochs // self.sizes.full
 
     def step(self, n: int) -> list[Batch]:
-        """Return the micro-batches of step n, from 0; of several ranks, which share the sampling, only this rank's.
+        """Return the micro-batches of step n, from 0. If several ranks share the sampling, return only those of this rank.
 
         Raises Stopped during sampling, and UnhealthyError if the KL exceeds kl_stop.
         """

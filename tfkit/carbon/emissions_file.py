@@ -1,56 +1,48 @@
 """emissions.csv: one row per phase, attempt and node, in CodeCarbon's columns and units (kg, kWh), derived from the ledgers.
 
 The file is replaced atomically. Rows of other trackers are kept; a file that cannot be merged is first copied to emissions.csv.bak.
-Writers of the same run folder need no lock: after replacing the file, each checks whether another has written its ledger meanwhile, and
-if so derives the rows again, so the last writer has read all ledgers. A row that another program appends to the old file while it is
-replaced is read from there and kept. Only a row that is written to the old file later, through a descriptor opened before, is lost.
+Writers of the same run folder, one on each node, need no lock: after replacing the file, each derives the rows again if a ledger has grown
+meanwhile, so the last writer has read all ledgers.
 """
 
 import contextlib
 import csv
 import io
 import os
-import random
-import time
 import uuid
 from datetime import datetime
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
-from tfkit.carbon.columns import installed_columns
 from tfkit.carbon.ledger import Attempt, LedgerReader, Phase
 from tfkit.durable import write_once
 
 NAME = "emissions.csv"
-TRIES = 200
-PAUSE_SECONDS = 0.02  # the longest pause between two tries: random, so that writers who collide do not collide again
-Stamp = tuple[int, int, int] | None
+COLUMNS = [  # the fields of CodeCarbon's record, in its order: it moves a file with other columns aside
+    *("timestamp", "project_name", "run_id", "experiment_id", "duration", "emissions", "emissions_rate", "cpu_power", "gpu_power"),
+    *("ram_power", "cpu_energy", "gpu_energy", "ram_energy", "energy_consumed", "water_consumed", "country_name", "country_iso_code"),
+    *("region", "cloud_provider", "cloud_region", "os", "python_version", "codecarbon_version", "cpu_count", "cpu_model", "gpu_count"),
+    *("gpu_model", "longitude", "latitude", "ram_total_size", "tracking_mode", "cpu_utilization_percent", "gpu_utilization_percent"),
+    *("ram_utilization_percent", "ram_used_gb", "on_cloud", "pue", "wue"),
+]
 
 
 def write_emissions(run_folder: Path, ledgers: LedgerReader | None = None) -> None:
-    """Derive the file from the ledgers in `run_folder`/carbon; without ledgers, only its header.
-
-    Raises OSError if the file cannot be written, or if other programs kept replacing it; it may then lack rows, which the next call adds.
-    """
+    """Derive the file from the ledgers in `run_folder`/carbon; without ledgers, only its header. Raises OSError if it cannot be written."""
     ledgers = ledgers or LedgerReader(run_folder / "carbon")
-    path, columns = run_folder / NAME, installed_columns()
-    rescued: list[dict[str, str]] = []
-    for _ in range(TRIES):
-        sizes, stamp = ledgers.sizes(), _stamp(path)
+    path = run_folder / NAME
+    while True:
+        sizes = ledgers.sizes()
         rows = emission_rows(ledgers.attempts())
         ours = {row["run_id"] for row in rows}
-        with _open(path, columns) as old:
-            data = old.read()
-            present = [row for row in _parse(path, data, columns) if row["run_id"] not in ours]
-            others = present + [row for row in rescued if row not in present]
-            if not _replace(path, columns, [*others, *rows], stamp):
-                time.sleep(random.uniform(0, PAUSE_SECONDS))
-                continue
-            late = old.read()
-        if not late and ledgers.sizes() == sizes:
+        others = [row for row in _read(path) if row["run_id"] not in ours]
+        table = io.StringIO(newline="")
+        writer = csv.DictWriter(table, COLUMNS, restval="", extrasaction="ignore", lineterminator="\n")
+        writer.writeheader()
+        writer.writerows([*others, *rows])
+        write_once(path, table.getvalue())
+        if ledgers.sizes() == sizes:
             return
-        rescued = [row for row in _parse(path, data + late, columns) if row["run_id"] not in ours] if late else []
-    raise OSError(f"{path}: other programs kept writing it during {TRIES} tries")
 
 
 def emission_rows(attempts: list[Attempt]) -> list[dict[str, Any]]:
@@ -90,24 +82,16 @@ def _row(attempt: Attempt, index: int, phase: Phase) -> dict[str, Any]:
     }
 
 
-def _open(path: Path, columns: tuple[str, ...]) -> BinaryIO:
-    """Open the present file, from which rows that are appended after its replacement can still be read. A missing file has only a header.
-
-    Its existence is checked only here, since another writer may create it at any moment.
-    """
+def _read(path: Path) -> list[dict[str, str]]:
+    """Return the rows of the present file. One that is empty, has other columns or torn rows is backed up before these are dropped."""
     try:
-        return path.open("rb")
-    except FileNotFoundError:
-        return io.BytesIO((",".join(columns) + "\n").encode())
-
-
-def _parse(path: Path, data: bytes, columns: tuple[str, ...]) -> list[dict[str, str]]:
-    """Return the rows of the file. A file that is empty, has other columns or torn rows is backed up before these are dropped."""
-    try:
+        data = path.read_bytes()
         header, *lines = csv.reader(io.StringIO(data.decode("utf-8-sig"), newline=""))
+    except FileNotFoundError:
+        return []
     except (UnicodeDecodeError, csv.Error, ValueError):
         header, lines = [], []
-    if sorted(header) != sorted(columns):
+    if sorted(header) != sorted(COLUMNS):
         _back_up(path, data)
         return []
     complete = [line for line in lines if len(line) == len(header)]
@@ -127,20 +111,3 @@ def _back_up(path: Path, data: bytes) -> None:
             return
         if backup.read_bytes() == data:
             return
-
-
-def _replace(path: Path, columns: tuple[str, ...], rows: list[dict[str, Any]], stamp: Stamp) -> bool:
-    """Replace the file with the rows, unless it has changed since they were derived."""
-    table = io.StringIO(newline="")
-    writer = csv.DictWriter(table, columns, restval="", extrasaction="ignore", lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return write_once(path, table.getvalue(), unless=lambda: _stamp(path) != stamp)
-
-
-def _stamp(path: Path) -> Stamp:
-    try:
-        status = path.stat()
-    except FileNotFoundError:
-        return None
-    return status.st_ino, status.st_size, status.st_mtime_ns

@@ -52,7 +52,7 @@ class Footprint:
 
     @classmethod
     def from_reading(cls, reading: Reading) -> Self:
-        """Return that of a meter's reading; without measured energy it is None, not 0."""
+        """Return the energy of a meter's reading; None, not 0, if none was measured."""
         if reading.outcome not in ("ok", "degraded"):
             return cls(carbon_status=reading.outcome, place=reading.place or None)
         parts = {"cpu": reading.cpu_wh / 1000, "gpu": reading.gpu_wh / 1000, "ram": reading.ram_wh / 1000}
@@ -75,11 +75,11 @@ class Measurement(Footprint):
     emissions_g_high: float | None = None
     coverage: float | None = None  # the fraction of the seconds that was measured
     modelled_share: float | None = None  # the fraction of the energy that was modelled or taken as a constant
-    provenance: dict[str, str | None] | None = None  # of cpu, gpu and ram: counter, model, constant or user
+    provenance: dict[str, str | None] | None = None  # the source for cpu, gpu and ram: counter, model, constant or user
     pue: float | None = None
     intensity: Intensity | None = None
     device_seconds: dict[str, float] | None = None
-    idle_kwh: float | None = None  # what the idle machine would have used; None: not measured
+    idle_kwh: float | None = None  # the energy that the idle machine would have used; None: not measured
 
 
 MEASURED = tuple(Measurement.__dataclass_fields__)
@@ -178,7 +178,7 @@ def _mean_intensity(parts: Sequence[RunTotals]) -> Intensity | None:
 
 
 def _mean_factor(parts: Iterable[RunTotals], name: str) -> float:
-    """Return an end of the intensity's range as a factor of it, the mean over the emissions; for a run without a range it is 1."""
+    """Return an end of the intensity's range divided by the intensity, as the mean over the emissions; 1 for a run without a range."""
     pairs = []
     for part in parts:
         intensity = part.intensity or Intensity()

@@ -20,7 +20,7 @@ from tfkit.errors import DataError
 from tfkit.regular_files import read_limited
 
 COLUMNS = ["timestamp_utc", "g_per_kwh"]
-MOST_G_PER_KWH = 100_000.0  # as for carbon.intensity_g_per_kwh
+MOST_G_PER_KWH = 100_000.0  # the same limit as that of carbon.intensity_g_per_kwh
 _MOST_BYTES = 16 << 20  # five years of values for each five minutes
 _EXAMPLE = "2026-11-26T17:00:00Z"
 
@@ -45,7 +45,7 @@ class IntensitySeries:
         return self.g_per_kwh[max(0, bisect_right(self.times, moment) - 1)]
 
     def mean(self, begin: float, end: float) -> Mean:
-        """Return the time-weighted mean over an interval; of equal values, exactly that value."""
+        """Return the time-weighted mean over an interval. The mean of equal values is exactly that value."""
         first, last = max(0, bisect_right(self.times, begin) - 1), max(0, bisect_right(self.times, end) - 1)
         values = self.g_per_kwh[first : last + 1]
         if end <= begin or len({*values}) == 1:
@@ -122,7 +122,7 @@ def _text(moment: float) -> str:
 
 
 class IntensityCorrection:
-    """Corrects the emissions of the probe, computed with a constant intensity, to those of a series of intensities.
+    """Corrects the probe's emissions, which have a constant intensity, by a series of intensities.
 
     A series whose values equal the constant changes nothing, to the last bit. `series`: the fields of an IntensitySeries, or None;
     `g_per_kwh`: the constant; `offset`: the wall clock minus the monotonic clock at the start, so that setting the clock has no effect.
@@ -134,7 +134,7 @@ class IntensityCorrection:
         self._energy_wh = self._correction_g = 0.0
         self._corrected_until: float | None = None
         self._intensity_seconds = self._seconds = 0.0  # since the last tick: g/kWh x s, and s
-        self.is_past_end = False  # of the series
+        self.is_past_end = False  # whether a reading was after the end of the series
 
     def correct(self, totals: Totals) -> Totals:
         """Return the totals of a reading that was just taken, with the emissions according to the series."""

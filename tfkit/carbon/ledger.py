@@ -23,8 +23,7 @@ from tfkit.carbon.hash_chain import Chain, parse_line
 from tfkit.carbon.reading import ENERGIES, SUMS
 
 SCHEMA_VERSION = 1
-FINISH = "finish"  # the phase after the end of the work, which is saved or has been given up
-_LARGEST = 1e30  # a larger power counts as damaged
+FINISH = "finish"  # the phase after the work, when its result is saved or has been given up
 UTILIZATIONS = ("cpu_percent", "gpu_percent", "ram_percent", "ram_used_gb")
 
 
@@ -51,7 +50,7 @@ class ResumePoint:
 class Attempt:
     """The sums of one ledger: of one attempt on one node."""
 
-    name: str  # of the file, without suffix
+    name: str  # the file's name without its suffix
     header: dict[str, Any] = field(default_factory=dict)
     machine: dict[str, Any] = field(default_factory=dict)
     measured: dict[str, float] = field(default_factory=lambda: dict.fromkeys(SUMS, 0.0))
@@ -61,7 +60,7 @@ class Attempt:
     phases: dict[str, Phase] = field(default_factory=dict)
     resume_points: list[ResumePoint] = field(default_factory=list)
     work_end: ResumePoint | None = None  # the beginning of the phase `finish`
-    series_integral: float = 0.0  # of a series of intensities, in g/kWh x s
+    series_integral: float = 0.0  # the integral of a series of intensities over time, in g/kWh x s
     series_seconds: float = 0.0
     is_beyond_series: bool = False
     ticks: list[tuple[float, float, float, float]] | None = None  # seconds, Wh, g, and watts since the tick before; None: not kept
@@ -100,7 +99,7 @@ class Attempt:
         ended_at, name, status, measured = _finite(line["at"]), str(line["phase"]), str(line["status"]), _finite(line["measured_seconds"])
         datetime.fromtimestamp(ended_at)  # raises for an invalid time
         intensity, covered = _finite(line.get("g_per_kwh", 0.0)), _finite(line.get("g_per_kwh_seconds", 0.0))
-        step = int(line["step"]) if "step" in line else None
+        step, power = int(line["step"]) if "step" in line else None, _finite(line.get("power_w", 0.0))
         if name != FINISH:
             self.work_end = None
         elif self.work_end is None:
@@ -114,8 +113,8 @@ class Attempt:
         self.series_integral += intensity * covered
         self.series_seconds += covered
         self.is_beyond_series = self.is_beyond_series or line.get("beyond_series") is True
-        if self.ticks is not None and isinstance(power := line.get("power_w"), int | float) and abs(power) < _LARGEST:
-            self.ticks.append((sums["seconds"], sums["energy_wh"], sums["emissions_g"], float(power)))
+        if self.ticks is not None:
+            self.ticks.append((sums["seconds"], sums["energy_wh"], sums["emissions_g"], power))
         if step is not None:
             self.resume_points.append(ResumePoint(step, sums, sums["seconds"] - measured))
 

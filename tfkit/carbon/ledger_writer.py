@@ -11,8 +11,6 @@ from tfkit.carbon.hash_chain import FIELD, last_hash, line_hash
 from tfkit.carbon.reading import ENERGIES, Totals
 from tfkit.durable import sync_folder
 
-_BINARY: int = getattr(os, "O_BINARY", 0)  # Windows would write other line breaks
-
 
 class Ledger:
     """The writer of one ledger."""
@@ -33,7 +31,7 @@ class Ledger:
         for serial in range(1, 1000):
             path = folder / (f"{node}-{attempt}.jsonl" if serial == 1 else f"{node}-{attempt}.{serial}.jsonl")
             with contextlib.suppress(FileExistsError):
-                descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_APPEND | _BINARY, 0o644)
+                descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_APPEND, 0o644)
                 with contextlib.suppress(OSError):  # some systems cannot open a folder
                     sync_folder(folder)
                 return cls(path, descriptor, previous)

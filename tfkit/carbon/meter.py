@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from tfkit.recipe.schema.carbon_section import CarbonSection
 
 CODECARBON = "tfkit.carbon.probe:CodeCarbonProbe"
-STOP_SECONDS = 3.0  # for which a stop waits: until CodeCarbon has started, to have a measured power
-LAST_READING_SECONDS = 0.5  # which a stop takes once it has started
+STOP_SECONDS = 3.0  # the longest time that a stop waits for CodeCarbon's start, so that a power is measured
+LAST_READING_SECONDS = 0.5  # the time that the last reading takes at a stop
 SILENCE_SECONDS = 90.0  # after this time and three ticks without a message, the reading is out of date
 
 
@@ -106,7 +106,7 @@ class Meter:
         return replace(reading, energy_wh=reading.energy_wh + added_wh, emissions_g=grams, seconds=reading.seconds + seconds)
 
     def fresh_reading(self, timeout: float = 3.0) -> Reading:
-        """Return the present totals; the latest ones if the sidecar does not answer within `timeout` seconds."""
+        """Return the present totals, or the latest ones if the sidecar does not answer within `timeout` seconds."""
         if self._process is None or self._forked:
             return self._reading
         with self._changed:

@@ -22,7 +22,7 @@ from tfkit.errors import UsageError
 if TYPE_CHECKING:
     from tfkit.recipe.schema.carbon_section import CarbonSection
 
-WORLD = "WLD"  # not an ISO code, but unlike a blank one it is accepted by carbonboard
+WORLD = "WLD"  # not an ISO code; carbonboard accepts it, but no blank one
 TABLE = "global_energy_mix.json"  # in CodeCarbon: yearly means by country
 WORLD_AVERAGE_G_PER_KWH = 475.0  # IEA, Global Energy & CO2 Status Report 2019; CodeCarbon's own fallback
 
@@ -41,7 +41,7 @@ _PLANTS = {  # grams of CO2e per kWh, low and high, by column of the table
     "wind_TWh": (8.0, 20.0),
     "hydroelectricity_TWh": (3.0, 7.0),
 }
-_LEAST_SHARE = 0.9  # of a country's electricity that must come from known kinds of plants
+_LEAST_SHARE = 0.9  # the least fraction of a country's electricity from known kinds of plants
 _WORLD_CUT = 20  # the lowest and the highest twentieth of the countries are excluded
 
 
@@ -61,9 +61,9 @@ class Place:
     country_name: str = "World"
     intensity_g_per_kwh: float = WORLD_AVERAGE_G_PER_KWH
     source: str = "place unknown"
-    kind: str = "world average"  # or "annual mean", "user", "series"
-    year: int | None = 2018  # of the intensity; None: not known
-    dataset: str = "IEA, Global Energy & CO2 Status Report 2019"  # of the intensity
+    kind: str = "world average"  # the source of the intensity; also "annual mean", "user" or "series"
+    year: int | None = 2018  # the year of the intensity; None: not known
+    dataset: str = "IEA, Global Energy & CO2 Status Report 2019"  # the data set from which the intensity is
     low_g_per_kwh: float | None = None  # None: no range is known, or the user gave the intensity
     high_g_per_kwh: float | None = None
     range_source: str | None = None

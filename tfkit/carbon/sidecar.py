@@ -27,7 +27,7 @@ from tfkit.carbon.reading import ENERGIES, Totals
 
 POLL_SECONDS = 0.5  # between checks whether CodeCarbon has started and the trainer is still alive
 EXIT_SECONDS = 0.5  # the part of the time-out of a stop that is reserved for writing and exiting
-FIRST_SECONDS = 0.5  # measured, at least, before the power is used to estimate the energy before CodeCarbon's start
+FIRST_SECONDS = 0.5  # the shortest measurement from which the energy before CodeCarbon's start is estimated
 Send = Callable[[dict[str, Any]], None]
 
 
@@ -44,7 +44,7 @@ class Sidecar:
         self._correction = IntensityCorrection(spec["series"], spec["place"]["intensity_g_per_kwh"], float(spec["started"]) - self._began)
         self._warned_of_series_end = False
         self._warned_of_codecarbon = False
-        self._gauge = Gauge(lambda: load_probe(spec["probe"])(spec), time.monotonic)
+        self._gauge = Gauge(lambda: load_probe(spec["probe"])(spec))
         self._files = AttemptFiles(spec, lambda text: self._warnings.append(text))
 
     def run(self, commands: "queue.SimpleQueue[dict[str, Any]]") -> None:
@@ -73,7 +73,7 @@ class Sidecar:
         self._totals = self._correction.correct(self._gauge.read(deadline - time.monotonic(), wait_for_start=True))
         missing = FIRST_SECONDS - self._totals.measured_seconds
         if self._gauge.status == "ok" and 0 < missing < deadline - time.monotonic():
-            time.sleep(missing)  # so that even a run that ends when CodeCarbon starts has a measured power
+            time.sleep(missing)  # then even a run that ends when CodeCarbon starts has a measured power
             self._totals = self._correction.correct(self._gauge.read(deadline - time.monotonic()))
         self._tick(patience=0.0, final=True)
         self._gauge.close(min(0.3, max(0.0, deadline - time.monotonic())))
@@ -188,11 +188,10 @@ def _leave_terminal() -> tuple[int, int]:
 
 def _ignore_signals() -> None:
     """Ignore stop signals, since the trainer ends this process, and unblock them: the trainer had blocked them while it started it."""
-    numbers = {getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)}
+    numbers = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}
     for number in numbers:
         signal.signal(number, signal.SIG_IGN)
-    if hasattr(signal, "pthread_sigmask"):
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, numbers)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, numbers)
 
 
 def main() -> NoReturn:

@@ -48,8 +48,7 @@ class SidecarProcess:
     def _write(self) -> None:
         """Write the queued commands. This thread may wait for the pipe, and ends if the pipe breaks."""
         assert self._process.stdin is not None
-        if hasattr(signal, "pthread_sigmask"):
-            signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGPIPE})  # it would end training if its default action was restored
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGPIPE})  # it would end training if its default action was restored
         with contextlib.suppress(OSError, ValueError), self._process.stdin as pipe:
             while (command := self._commands.get()) is not None:
                 pipe.write(json.dumps(command).encode() + b"\n")
@@ -83,9 +82,6 @@ def _spawn() -> "subprocess.Popen[bytes]":
 @contextlib.contextmanager
 def _signals_blocked() -> Any:
     """Block the signals that the sidecar ignores while it starts, since it inherits the mask. This process receives them afterwards."""
-    if not hasattr(signal, "pthread_sigmask"):
-        yield
-        return
     previous = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM, signal.SIGHUP})
     try:
         yield

@@ -22,8 +22,8 @@ _MODELLED = ("model", "constant")
 _MOST_NODES = 100_000  # a damaged ledger may contain any number
 _PARTS = ("cpu", "gpu", "ram")
 _COUNTER_MARGIN = 0.05  # NVML: 5 % of the board (documentation of nvmlDeviceGetPowerUsage); RAPL: similar (Khan et al. 2018, TOMPECS 3(2))
-_MODULE_LOW, _MODULE_HIGH = 2 / 5, 8 / 5  # of CodeCarbon's 5 W; its rule before version 3, 3 W for 8 GB, is within the range
-_IDLE_FRACTION = 0.1  # of the TDP, at no load
+_MODULE_LOW, _MODULE_HIGH = 2 / 5, 8 / 5  # factors of CodeCarbon's 5 W; they include its rule before version 3, 3 W for 8 GB
+_IDLE_FRACTION = 0.1  # the fraction of the TDP that a processor uses without load
 
 
 def attempts_of(run_folder: Path, run_id: str | None = None, *, keeps_ticks: bool = False) -> list[Attempt]:

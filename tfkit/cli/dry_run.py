@@ -9,7 +9,7 @@ from tfkit.cli import inspect
 from tfkit.cli.session import command_session
 from tfkit.engine.chains.chain_plan import ChainPlan, plan_chain
 from tfkit.engine.inference.session import Session
-from tfkit.engine.request.training_request import CheckedRequest, TrainingRequest
+from tfkit.engine.request.training_request import TrainingRequest
 from tfkit.engine.training_run.attempt import RunOptions
 from tfkit.errors import UsageError
 from tfkit.recipe.dump import dump_document
@@ -32,9 +32,9 @@ def show_dry_run(request: TrainingRequest, options: RunOptions, json: bool, swee
         raise UsageError("--dry-run plans a new run; leave --resume out")
     if request.source is not None and request.source.has_stages:
         return _show_chain(plan_chain(request.given, request.kind, replace(options, resume=True)), options, json, sweep)
-    checked = request.check()
+    request.check()
     with command_session("plan", CarbonSection(enabled=False)) as work:
-        plan = _plan(checked, work, options)
+        plan = _plan(request, work, options)
     if json:
         console.json(_document(plan) | _sweep_document(sweep))
         return
@@ -56,7 +56,9 @@ def _show_chain(chain: ChainPlan, options: RunOptions, json: bool, sweep: "Sweep
                 documents[stage.name] = {"recipe": stage.stage.document, "not_planned": reason}
                 console.say(reason)
                 continue
-            plan = _plan(stage.request.check(), work, options)
+            request = stage.request
+            request.check()
+            plan = _plan(request, work, options)
             documents[stage.name] = _document(plan)
             if not json:
                 _show(plan)
@@ -77,10 +79,10 @@ def _trials_text(sweep: "SweepPlan") -> str:
     return f"{format_number_of(sweep.search.count, 'trial')} of {axes}, of which this is the one with the first values"
 
 
-def _plan(checked: CheckedRequest, work: Session, options: RunOptions) -> "DryRun":
+def _plan(request: TrainingRequest, work: Session, options: RunOptions) -> "DryRun":
     from tfkit.engine.tools.dry_run import dry_run
 
-    return dry_run(checked.decide, work, rows=_ROWS_SHOWN, options=options)
+    return dry_run(request, work, rows=_ROWS_SHOWN, options=options)
 
 
 def _document(plan: "DryRun") -> dict[str, Any]:

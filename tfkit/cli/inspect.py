@@ -54,17 +54,18 @@ def inspect(
     from tfkit.cli.tuning import tuning_request
     from tfkit.recipe.schema.carbon_section import CarbonSection
 
-    asked = tuning_request("inspect", None, recipe, overrides, tuned, needed=True).request
-    checked = asked.source.read(asked.overrides) if asked.source is not None else None
-    request = asked.check() if checked is None or tuned.checkpoint is not None or tuned.data is not None else None
+    request = tuning_request("inspect", None, recipe, overrides, tuned, needed=True).request
+    shown = request.written.recipe if request.written is not None else None
+    if is_trained := shown is None or tuned.checkpoint is not None or tuned.data is not None:  # else also one that only judges is shown
+        request.check()
     with command_session("inspect", CarbonSection(enabled=False)) as work:
         from tfkit.engine.tools.inspection import inspect_first_step
 
-        if request is not None:
+        if is_trained:
             with work.stop.at_once():
-                checked = request.decide(work.listener).recipe
-        assert checked is not None
-        inspection = inspect_first_step(checked, show, work, masks=masks)
+                shown = request.decide(work.listener).recipe
+        assert shown is not None
+        inspection = inspect_first_step(shown, show, work, masks=masks)
     if json:
         console.json(inspection.to_dict())
         return

@@ -11,6 +11,7 @@ import typer
 from tfkit import console
 from tfkit.cli.options import Tuned
 from tfkit.errors import UsageError
+from tfkit.units import format_bytes
 
 if TYPE_CHECKING:
     import numpy as np
@@ -101,7 +102,7 @@ def show_attention(checkpoint: str, looked: Looked, *, as_json: bool, width: int
         attended.require_head(looked.layer, looked.head)
     if looked.html is not None:
         write_page(looked.html, _page(attended, checkpoint, looked))
-        console.decided(f"wrote {looked.html}")
+        console.decided(f"wrote {looked.html}, {format_bytes(looked.html.stat().st_size)}")
     if as_json:
         console.json(attended.to_dict(looked.layer, looked.head))
     if as_json or looked.html is not None:
@@ -164,7 +165,8 @@ def _summary_lines(patterns: "Sequence[HeadPattern]", heads: int, width: int) ->
     for one in summarize(patterns, _CLEAREST):
         words = [f"{_LETTERS[one.kind]} {one.kind:<14}", f"{one.count:>4} head{'s' if one.count != 1 else ' '}"]
         if one.clearest:
-            words += ["clearest:", *(f"L{head.layer} H{head.head} {head.scores[one.kind]:.0%}" for head in one.clearest)]
+            named = [f"L{head.layer} H{head.head} {head.scores[one.kind]:.0%}," for head in one.clearest]
+            words += ["clearest:", *named[:-1], named[-1].rstrip(",")]
         for number, line in enumerate(console.wrap(words, width - 4)):
             yield [(f"    {line}".rstrip() if number else line.rstrip(), "")]
     label = 3 + len(str(len(patterns) // heads - 1))

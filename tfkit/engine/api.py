@@ -8,12 +8,13 @@ nothing is lost.
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import fields, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tfkit.alignment.user_code import CodePermission
 from tfkit.engine.listener import Listener, Silent, StopRequest
-from tfkit.engine.request.training_request import TrainingRequest, with_length
+from tfkit.engine.request.training_request import TrainingKind, TrainingRequest, with_length
 from tfkit.engine.results import Completion, EvaluationResult, SweepResult, TrainingResult
 from tfkit.errors import Stopped, UsageError, stop_reason
 from tfkit.recipe import Recipe, RecipeText, open_recipe
@@ -41,6 +42,7 @@ __all__ = ["average", "evaluate", "finetune", "generate", "load", "plan", "predi
 AnyRecipe = str | Path | Mapping[str, Any] | Recipe
 Columns = Mapping[str, str | Sequence[str]] | None  # of the data, by role: {"text": "question"}
 ShouldStop = Callable[[], bool] | None
+Train = Callable[["RunOptions", Listener, StopRequest], dict[str, Any]]
 OpenSession = Callable[[StopRequest], AbstractContextManager["Session"]]
 
 
@@ -79,16 +81,15 @@ def pretrain(
     `allow_code`: run the code that the run's recipe names, also if it was not allowed before; that of a new run's recipe, which must say
     allow_code, always is.
     """
-    from tfkit.engine.recognition.own_data import training_request
+    from tfkit.engine.chains.stages import run_request
 
     if recipe is None and data is None:
         raise UsageError("pretrain: what is trained? Give a recipe, or data=F, a text")
-    source = _recipe_text(recipe) if recipe is not None else None
-    changes = with_length(plain_overrides(overrides), source, tokens, minutes)
-    request = training_request("pre-training", source, changes, None, _path(data), plain_columns(columns), minutes)
-    options = _run_options("pretrain", _folder(run, request), resume, exact, force, device, threads, stages, allow_code)
-    options = replace(options, minutes=minutes, named=tuple(request.overrides))
-    return _train_requested(request, options, ranks, should_stop, listener)
+    request = _request("pre-training", recipe, overrides, None, data, columns, tokens, minutes)
+    given = {"resume": resume, "exact": exact, "force": force, "device": device, "threads": threads, "stages": tuple(stages)}
+    length = {"minutes": minutes, "named": tuple(request.overrides)}
+    options = _run_options("pretrain", _folder(run, request.run_name), allow_code, **given, **length)
+    return _train(partial(run_request, request), options, ranks, should_stop, listener)
 
 
 def finetune(
@@ -115,9 +116,12 @@ def finetune(
     `columns`: those of the data for each role, {"text": "question", "label": "topic"}; the others are recognised. In a recipe with stages,
     `start`, `data` and `columns` belong to the first stage. For the other arguments see `pretrain`.
     """
-    request = _tuning("fine-tuning", recipe, overrides, start, data, columns)
-    options = _run_options("finetune", _folder(run, request), resume, exact, force, device, threads, stages, allow_code)
-    return _train_requested(request, options, ranks, should_stop, listener)
+    from tfkit.engine.chains.stages import run_request
+
+    request = _request("fine-tuning", recipe, overrides, start, data, columns)
+    given = {"resume": resume, "exact": exact, "force": force, "device": device, "threads": threads, "stages": tuple(stages)}
+    options = _run_options("finetune", _folder(run, request.run_name), allow_code, **given)
+    return _train(partial(run_request, request), options, ranks, should_stop, listener)
 
 
 def resume(
@@ -137,9 +141,9 @@ def resume(
     """Continue the run in a folder as it was started; a finished run returns its result again. For the other arguments see `pretrain`."""
     from tfkit.engine.chains import sweeping
 
-    options = _run_options("resume", Path(run), True, exact, force, device, threads, stages, allow_code)
-    changes = plain_overrides(overrides)
-    return _train(options, ranks, should_stop, lambda stop, joined: sweeping.resume(changes, joined, listener or Silent(), stop))
+    given = {"resume": True, "exact": exact, "force": force, "device": device, "threads": threads, "stages": tuple(stages)}
+    options = _run_options("resume", Path(run), allow_code, **given)
+    return _train(partial(sweeping.resume, plain_overrides(overrides)), options, ranks, should_stop, listener)
 
 
 def sweep(
@@ -169,13 +173,11 @@ def sweep(
     """
     from tfkit.engine.chains import sweeping
 
-    request = _tuning(None, recipe, overrides, start, data, columns)
-    source, varied = request.source, SearchSpace.of(request.overrides, space)
-    folder = Path(run) if run is not None else Path("runs") / f"{request.run_name}-sweep"
-    options = _run_options("sweep", folder, resume, False, force, device, threads, (), allow_code)
-    result = _until_stopped(
-        options, ranks, should_stop, lambda stop, joined: sweeping.run_sweep(source, varied, trials, joined, listener or Silent(), stop)
-    )
+    request = _request(None, recipe, overrides, start, data, columns)
+    folder = _folder(run, f"{request.run_name}-sweep")
+    options = _run_options("sweep", folder, allow_code, resume=resume, force=force, device=device, threads=threads)
+    train = partial(sweeping.run_sweep, request.source, SearchSpace.of(request.overrides, space), trials)
+    result = _until_stopped(train, options, ranks, should_stop, listener)
     if isinstance(result, Stopped):
         raise result
     return SweepResult.of(result)
@@ -209,7 +211,7 @@ def plan(
 
     if recipe is None and start is None and data is None:
         raise UsageError("plan: what is planned? Give a recipe, or start=CKPT and data=F")
-    planned = check_plan_request(_tuning(None, recipe, overrides, start, data, columns), stages)
+    planned = check_plan_request(_request(None, recipe, overrides, start, data, columns), stages)
     with isolated(), interrupts(None) as stop, session("plan", planned.carbon, None, listener or Silent(), stop) as work:
         from tfkit.engine.chains.planned_chain import make_plan
 
@@ -382,71 +384,53 @@ def _recipe_text(recipe: AnyRecipe) -> RecipeText:
         raise UsageError(f"the recipe holds a value that YAML does not have: {error}") from error
 
 
-def _tuning(
-    kind: Any,
+def _request(
+    kind: TrainingKind | None,
     recipe: AnyRecipe | None,
     overrides: Overrides | None,
     start: str | Path | None,
     data: str | Path | None,
     columns: Columns,
+    tokens: int | None = None,
+    minutes: float | None = None,
 ) -> TrainingRequest:
     from tfkit.engine.recognition.own_data import training_request
 
     source = _recipe_text(recipe) if recipe is not None else None
-    return training_request(kind, source, plain_overrides(overrides), _path(start), _path(data), plain_columns(columns))
+    changes = with_length(plain_overrides(overrides), source, tokens, minutes)
+    return training_request(kind, source, changes, _path(start), _path(data), plain_columns(columns), minutes)
 
 
-def _run_options(
-    call: str,
-    folder: Path,
-    resume: bool,
-    exact: bool,
-    force: bool,
-    device: str | None,
-    threads: int | None,
-    stages: Sequence[str],
-    allow_code: bool,
-) -> "RunOptions":
+def _run_options(call: str, run: Path, allow_code: bool, **given: Any) -> "RunOptions":
     from tfkit.engine.planning.run_forecaster import RunForecaster
     from tfkit.engine.training_run.attempt import RunOptions
 
-    code = CodePermission(every_file=allow_code)
-    return RunOptions(folder, RunForecaster(), resume, exact, force, device, threads, [f"tfkit.{call}"], stages=tuple(stages), code=code)
+    return RunOptions(run, RunForecaster(), command=[f"tfkit.{call}"], code=CodePermission(every_file=allow_code), **given)
 
 
 def _path(path: str | Path | None) -> str | None:
     return None if path is None else str(path)
 
 
-def _folder(run: str | Path | None, request: TrainingRequest) -> Path:
-    return Path(run) if run is not None else Path("runs") / request.run_name
+def _folder(run: str | Path | None, name: str) -> Path:
+    return Path(run) if run is not None else Path("runs") / name
 
 
 def _until_stopped(
-    options: "RunOptions", ranks: int, should_stop: ShouldStop, train: Callable[[StopRequest, "RunOptions"], dict[str, Any]]
+    train: Train, options: "RunOptions", ranks: int, should_stop: ShouldStop, listener: Listener | None
 ) -> dict[str, Any] | Stopped:
     """Return the result of a training, also of one that is stopped; a Stopped without one if it took no step."""
     from tfkit.engine.training_run.ranks_of_command import local_ranks
 
     try:
         with isolated(), interrupts(should_stop) as stop, local_ranks(ranks, options.run, options.threads) as connection:
-            return train(stop, replace(options, connection=connection))
+            return train(replace(options, connection=connection), listener or Silent(), stop)
     except Stopped as stopped:
         return stopped.result or stopped
 
 
-def _train_requested(
-    request: TrainingRequest, options: "RunOptions", ranks: int, should_stop: ShouldStop, listener: Listener | None
-) -> TrainingResult:
-    from tfkit.engine.chains import stages as stages_of
-
-    return _train(options, ranks, should_stop, lambda stop, joined: stages_of.run_request(request, joined, listener or Silent(), stop))
-
-
-def _train(
-    options: "RunOptions", ranks: int, should_stop: ShouldStop, train: Callable[[StopRequest, "RunOptions"], dict[str, Any]]
-) -> TrainingResult:
-    result = _until_stopped(options, ranks, should_stop, train)
+def _train(train: Train, options: "RunOptions", ranks: int, should_stop: ShouldStop, listener: Listener | None) -> TrainingResult:
+    result = _until_stopped(train, options, ranks, should_stop, listener)
     if isinstance(result, Stopped):
         reason = {"status": "stopped", "stopped_early": True, "stopped_by": stop_reason(result)}
         result = {"run": str(options.run.resolve()), **reason, "steps": 0, "tokens": 0, "evaluation": {}, "gates": []}

@@ -16,7 +16,7 @@ import numpy as np
 
 from tfkit.data.columns.forms import by_number
 from tfkit.data.columns.rows import BadRow, Row
-from tfkit.data.order.sentences import split_sentences
+from tfkit.data.store.token_stream import split_sentences
 from tfkit.evaluation.preference_baselines import preference_baselines
 from tfkit.objectives.metrics import Numbers, unit_weights
 from tfkit.objectives.metrics.answer_scores import answer_scores
@@ -30,9 +30,9 @@ from tfkit.recipe.schema.objective_facts import ObjectiveSection
 
 Baselines = dict[str, dict[str, float]]  # the metrics of each baseline, by name
 MAX_WORDS = 100_000  # distinct words; later ones are unknown
-MAX_CHARACTERS = 100_000_000  # of training rows, which take some ten seconds
+MAX_CHARACTERS = 100_000_000  # characters of training rows that are read, which takes some ten seconds
 MAX_LABEL_SETS = 100_000  # training rows with sets of labels
-MAX_OPERATIONS = 200_000_000  # of a naive Bayes classifier, which take a few seconds; beyond them it is left out
+MAX_OPERATIONS = 200_000_000  # a naive Bayes classifier that needs more, some seconds, is left out
 _WORD = re.compile(r"\w+")
 
 
@@ -42,8 +42,8 @@ class NaiveBayes:
     def __init__(self) -> None:
         self.rows: Counter[str] = Counter()  # by class
         self._numbers: dict[str, int] = {}  # by class
-        self._counts: dict[str, Counter[int]] = {}  # of each word, by class number
-        self._words: Counter[int] = Counter()  # of all words, by class number
+        self._counts: dict[str, Counter[int]] = {}  # each word's counts by class number
+        self._words: Counter[int] = Counter()  # the number of words by class number
         self._gains: dict[str, tuple[Numbers, Numbers]] = {}
 
     def learn(self, words: Iterable[str], label: str) -> None:
@@ -81,12 +81,12 @@ class NaiveBayes:
 
 
 class LabelNaiveBayes:
-    """A NaiveBayes for each label, of the rows that have it and of the others, from the counts of words in the rows that have it."""
+    """A NaiveBayes for each label, between the rows with it and the others, from the counts of words in the rows with it."""
 
     def __init__(self, labels: int) -> None:
-        self._rows, self._words = np.zeros(labels), np.zeros(labels)  # with each label; the words of these rows
-        self._all_rows, self._totals = 0, Counter[str]()  # of each word
-        self._counts: defaultdict[str, Counter[int]] = defaultdict(Counter)  # of each word, by label
+        self._rows, self._words = np.zeros(labels), np.zeros(labels)  # the rows with each label, and the number of their words
+        self._all_rows, self._totals = 0, Counter[str]()  # the number of rows, and the counts of each word
+        self._counts: defaultdict[str, Counter[int]] = defaultdict(Counter)  # each word's counts by label
         self._gains: dict[str, tuple[Numbers | slice, Numbers]] = {}
 
     def learn(self, words: Iterable[str], labels: Sequence[int]) -> None:
@@ -107,7 +107,7 @@ class LabelNaiveBayes:
 
     def classify(self, rows: Iterable[Iterable[str]]) -> Iterator[list[int]]:
         """Yield the labels of each row that are likelier than not, ignoring unknown words. `learn` must not be called afterwards."""
-        with np.errstate(divide="ignore"):  # of a label that all rows have
+        with np.errstate(divide="ignore"):  # a label that all rows have gives log(0)
             prior = np.log(self._rows) - np.log(self._all_rows - self._rows)  # (labels,)
         vocabulary = len(self._counts) or 1
         normalizer = np.log(self._words + vocabulary) - np.log(self._totals.total() - self._words + vocabulary)  # (labels,)
@@ -120,7 +120,7 @@ class LabelNaiveBayes:
             yield np.flatnonzero(scores > 0).tolist()
 
     def _gain(self, word: str) -> tuple[Numbers | slice, Numbers]:
-        """Return the labels that rows with a word have, and what it adds to their scores beyond those of the other labels."""
+        """Return the labels of the rows with a word, and how much more the word adds to their scores than to those of the other labels."""
         if word not in self._gains:
             labels, counts = (np.array([*part], np.int64) for part in (self._counts[word], self._counts[word].values()))
             total = self._totals[word]
@@ -187,7 +187,7 @@ def _label_sets(section: ObjectiveSection, train: Iterable[Row] | None, scored: 
 
 
 def _tags(train: Iterable[Row] | None, scored: Iterable[Row]) -> Baselines:
-    """Score the most frequent tag of all, and that of each word, which for unknown words is the most frequent of all."""
+    """Score two baselines: the most frequent tag of all, and the most frequent tag of each word (for unknown words, of all)."""
     rows = list(_tagged(scored))
     targets = [tags for _, tags in rows]
     if train is None:
@@ -289,7 +289,7 @@ def _with_sets(section: ObjectiveSection, rows: Iterable[Row]) -> Iterator[tuple
 
 
 def _words(values: Mapping[str, Any]) -> Iterator[str]:
-    """Yield the lower-case words of a text, and those of the second text of a pair as distinct words."""
+    """Yield the lower-case words of a text; the words of a pair's second text count as other words."""
     yield from _WORD.findall(values["text"].lower())
     yield from (f"{word} 2" for word in _WORD.findall((values.get("pair") or "").lower()))
 
@@ -313,7 +313,7 @@ def _references(target: str | Sequence[str]) -> list[str]:
 
 
 def _most_frequent(counts: Counter[str], times: int) -> list[str]:
-    """Return the most frequent key `times` times; of equally frequent ones the first in the alphabet, so that row order is irrelevant."""
+    """Return the most frequent key `times` times; the first in the alphabet if several are, so that the row order is irrelevant."""
     return [min(counts, key=lambda key: (-counts[key], key))] * times
 
 

@@ -31,7 +31,7 @@ def _interval(values: np.ndarray, estimate: float) -> list[float]:
     values = values[~np.isnan(values)]
     if not len(values):
         return [np.nan, np.nan]
-    is_finite = bool(np.isfinite(values).all()) and np.isfinite(estimate)  # not for an infinite perplexity, or a set without a value
+    is_finite = bool(np.isfinite(values).all()) and np.isfinite(estimate)  # an infinite perplexity, or no value, has no interval
     low, middle, high = np.percentile(values, (_COVERAGE[0], 50, _COVERAGE[1]), method="linear" if is_finite else "nearest")
     if not is_finite:
         return [float(low), float(high)]

@@ -30,7 +30,7 @@ class FewShot:
         self.section = section
         before, _, self._between = section.template.removesuffix("{answer}").partition("{context}")
         self._before = before
-        self._alone = self._between.lstrip() or self._between  # all of it if it is only spaces, which then belong to the answer
+        self._alone = self._between.lstrip() or self._between  # a text of spaces alone is kept, since they belong to the answer
         self._examples: list[tuple[bytes, str]] = []  # the hash of each example's row, and the formatted example
         for row in examples if section.shots else ():
             right = self._right(row)
@@ -56,7 +56,7 @@ class FewShot:
         return [Question(context, choice) for context in (prompt, self._alone) for choice in choices]
 
     def verdict(self, row: Row, asked: Sequence[Question], answers: Sequence[Likelihood]) -> Verdict:
-        """Return the scores of the answer that each normalization prefers; of equal answers the first."""
+        """Return the scores of the answer that each normalization prefers; among equal answers the first."""
         choices, right = self._choices(row), self._right(row)
         assert isinstance(right, int)
         with_prompt, alone = answers[: len(choices)], answers[len(choices) :]

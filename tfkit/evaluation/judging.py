@@ -15,7 +15,7 @@ from tfkit.objectives.metrics import Numbers, Scores
 from tfkit.parallel.rank_map import UNWATCHED, BatchWork
 from tfkit.tokenizer import Tokenizer
 
-_BLOCK_ROWS = 256  # whose questions are batched together, so that texts of similar lengths share batches
+_BLOCK_ROWS = 256  # rows whose questions are sorted together, so that texts of similar lengths share batches
 
 
 class Verdict(NamedTuple):

@@ -39,8 +39,8 @@ class Likelihood:
     """The answer to one question. `greedy`: whether each token of the continuation is the likeliest one."""
 
     log_prob: float  # nats, the sum over the tokens
-    tokens: int  # of the continuation
-    bytes: int  # of the continuation, in UTF-8
+    tokens: int  # the number of tokens of the continuation
+    bytes: int  # the continuation's length in UTF-8
     greedy: bool
     cut: bool  # whether the context was truncated on the left, because both do not fit the model
 
@@ -54,7 +54,7 @@ class Ids(NamedTuple):
 
 
 class _Window(NamedTuple):
-    """A window of a question: its ids from `begin` to before `end`, of which those from `first` on are scored."""
+    """A window of a question: the ids from `begin` to before `end`. The ids from `first` on are scored."""
 
     question: int
     begin: int
@@ -138,7 +138,7 @@ def _spaces_moved(question: Question) -> Question:
 
 
 def _split(alone: list[int], prefix: list[int], whole: list[int], context: int) -> Ids:
-    """Return the ids of a text after its opening, `alone` without a context. At least one is scored, even if the context has all ids."""
+    """Return a text's ids after its opening, which is `alone` without a context, else `prefix`. At least one id is scored."""
     context = max(0, min(context, len(whole) - 1))
     opening = prefix if context else alone
     if opening and whole[:1] == opening[-1:]:  # the text itself begins with the opening

@@ -33,7 +33,7 @@ def scored_examples(
 
 
 def lost_rows(source: Source, stored: ExampleSet, objective: LabelledObjective, count: int) -> list[LostRow]:
-    """Return the lost rows before the end of the first `count` examples of a set; those after them, too, if these are all examples."""
+    """Return the lost rows among the first `count` examples of a set; if these are all examples, also the lost rows after them."""
     if not stored.skipped:
         return []
     missing = list(_missing(source, stored, count))

@@ -25,7 +25,7 @@ class RowPrediction:
 
     number: int  # among the rows of its set
     sums: dict[str, Sum]  # the objective's sums over this row
-    prediction: dict[str, Any] = field(default_factory=dict)  # and the right answer, as in a file of predictions
+    prediction: dict[str, Any] = field(default_factory=dict)  # the prediction and the right answer, as in a file of predictions
 
 
 def judge_rows(
@@ -93,7 +93,7 @@ def answer_metrics(objective: LabelledObjective, judged: Sequence[RowPrediction]
 def written_metrics(
     objective: LabelledObjective, judged: Sequence[RowPrediction], of_input: Numbers, text_metrics: Sequence[str], bleu_tokenize: str
 ) -> Scores:
-    """Return the metrics of rows whose inputs have the numbers `of_input` (N,), and the named metrics of generated texts.
+    """Return the metrics of rows, and the named metrics of generated texts. `of_input` (N,): the number of each row's input.
 
     The weights are of inputs: each row has the weight of its input, whose one generated text is compared with all its references.
     """

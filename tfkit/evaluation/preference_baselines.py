@@ -19,7 +19,7 @@ from tfkit.objectives.preference_rows import Preference, read_preference
 
 MAX_PAIRS = 20_000  # for training
 MAX_WORDS = 20_000  # the most frequent words of these pairs
-_STEPS, _LR, _L2 = 200, 0.05, 1e-3  # of full-batch Adam
+_STEPS, _LR, _L2 = 200, 0.05, 1e-3  # steps, learning rate and weight decay of full-batch Adam
 _WORD = re.compile(r"\w+")
 
 

@@ -27,7 +27,7 @@ from tfkit.objectives.metrics import Numbers, Scores
 from tfkit.objectives.objective import perplexity
 from tfkit.parallel.rank_map import UNWATCHED, BatchWork
 
-BATCH_TOKENS = 16_384  # per forward pass, but at least one piece; longer batches take gigabytes and are not faster
+BATCH_TOKENS = 16_384  # tokens per forward pass, but at least one piece: longer batches take gigabytes and are not faster
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,7 @@ class _Pieces:
 
 
 def count_targets(stream: TokenStream, max_tokens: int | None = None) -> Numbers:
-    """Return the number of targets of each scored text, int64: of all texts, or of the first ones with at most `max_tokens` in total.
+    """Return the number of targets of each scored text, int64. All texts are scored, or the first ones with at most `max_tokens` in total.
 
     The first text is always scored.
     """

@@ -20,7 +20,7 @@ from tfkit.tokenizer.conversations import end_ids
 
 
 def deterministic(settings: GenerationSection) -> GenerationSection:
-    """Return the settings for evaluations: those of the recipe, without sampling."""
+    """Return the recipe's settings without sampling, for evaluations."""
     return settings.model_copy(update={"temperature": 0.0})
 
 
@@ -59,7 +59,7 @@ def rows_of(source: Source, stored: ExampleSet) -> Iterator[Row]:
 
 
 def is_row_of(row: Row, stored: ExampleSet, number: int) -> bool:
-    """Whether a row is that of an example, by its file's name and line, and its text."""
+    """Whether a row is the source of an example, judged by the name of its file, its line and its text."""
     return _name(row) == PurePath(stored.place(number)).name and text_hash(row.text) == np.asarray(stored.texts[number], "<u8").tobytes()
 
 

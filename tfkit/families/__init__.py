@@ -24,7 +24,7 @@ _OF_TYPES = {
     "gemma3_text": "gemma3",  # the text part of gemma3
     "xlm-roberta": "xlm_roberta",
     "deberta-v2": "deberta_v3",
-}  # where the name of a family is not Hugging Face's model_type
+}  # families whose name is not Hugging Face's model_type
 _UNTYPED = ("transformer_2017", "gpt", "gpt3", "smollm2", "phi", "pythia", "xlm_roberta", "deberta_v3", "flan_t5", "byt5")
 _MODEL_TYPES = _OF_TYPES | {name: name for name in _NAMES if name not in _UNTYPED}
 

@@ -12,7 +12,7 @@ from tfkit.families.rules import ACTIVATIONS, Architectures, Family, Rule, Unsup
 from tfkit.model.config import ModelConfig
 
 _BASE: dict[str, Any] = {
-    "vocab_size": 30522,  # of the uncased models
+    "vocab_size": 30522,  # the vocabulary of the uncased models
     "context_length": 512,
     "hidden_dim": None,  # 4 dim
     "num_kv_heads": None,  # full heads

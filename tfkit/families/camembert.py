@@ -5,7 +5,7 @@ New compared with RoBERTa: French text alone, in whole-word masks, and a Sentenc
 
 from tfkit.families import roberta
 
-_VOCABULARY = {"vocab_size": 32005}  # as released, with five special tokens
+_VOCABULARY = {"vocab_size": 32005}  # the released size, with five special tokens
 PRESETS = {"camembert-base": roberta.BASE | _VOCABULARY, "camembert-large": roberta.LARGE | _VOCABULARY}
 
 FAMILY = roberta.family("camembert", "camembert", "Camembert", PRESETS)

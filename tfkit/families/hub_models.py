@@ -111,5 +111,5 @@ def nearest_type(name: str) -> str | None:
 
 
 def _listed_nearest(name: str) -> str | None:
-    """Return the implemented model_type that the table lists for a model_type, or for the type with which a model's name begins."""
+    """Return the implemented model_type that the table lists for a model_type, or for the beginning of a model's name."""
     return next((nearest for nearest, others in _NEAREST.items() if name in others or name.partition("-")[0] in others), None)

@@ -174,6 +174,6 @@ FAMILY = Family(
     ignored=(r".*\.rotary_emb\.inv_freq",),
     from_hf=from_hf,
     to_hf=_to_hf,
-    prefixes={"spans": "transformer."},  # of LlamaForQuestionAnswering
+    prefixes={"spans": "transformer."},  # the prefix of LlamaForQuestionAnswering
     fixed={"token_classification_bias": (True,)},
 )

@@ -90,6 +90,7 @@ FAMILY = Family(
     ignored=llama.FAMILY.ignored,
     from_hf=_from_hf,
     to_hf=_to_hf,
+    renamed=((r"\.mlp\.gate\.", ".block_sparse_moe.gate."),),  # in files with all experts of a layer in one tensor
     aliases={"num_experts": "num_local_experts"},
     fixed={**llama.FAMILY.fixed, "router_jitter_noise": (0,)},
     own_keys=frozenset({"num_local_experts", "num_experts"}),

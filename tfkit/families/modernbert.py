@@ -37,7 +37,7 @@ _BASE: dict[str, Any] = {
     "attention": {"windows": [None, _WINDOW, _WINDOW]},
     "mlp": {"activation": "gelu", "gated": True},
     "head": {"kind": "masked_lm", "tied": True, "dense_bias": False},
-    "dropout": {"residual": 0.1},  # of the attention's output alone, in the paper
+    "dropout": {"residual": 0.1},  # in the paper, dropout of the attention's output alone
     "init": {"std": 0.02, "residual_scaling": True},
 }
 PRESETS = {
@@ -64,7 +64,7 @@ def _has(kind: str) -> Any:
 RULES = (
     Rule("model.embeddings.tok_embeddings.weight", ("embedding.tokens.weight",)),
     Rule("model.embeddings.norm.weight", ("embedding.norm.weight",)),
-    Rule(f"{_THEIRS}.attn_norm.weight", (f"{_OURS}.self_attention.norm.weight",)),  # of all layers but the first
+    Rule(f"{_THEIRS}.attn_norm.weight", (f"{_OURS}.self_attention.norm.weight",)),  # all layers but the first have this norm
     Rule(f"{_THEIRS}.attn.Wqkv.weight", tuple(f"{_OURS}.self_attention.op.{name}_proj.weight" for name in "qkv")),
     Rule(f"{_THEIRS}.attn.Wo.weight", (f"{_OURS}.self_attention.op.o_proj.weight",)),
     Rule(f"{_THEIRS}.mlp_norm.weight", (f"{_OURS}.mlp.norm.weight",)),

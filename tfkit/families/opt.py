@@ -1,7 +1,8 @@
 """OPT (Zhang et al. 2022, arXiv 2205.01068).
 
 GPT-3's architecture and sizes with ReLU in the MLP, released with its weights. The table of positions begins with two rows that no text
-uses. Sizes: table 1. The 350M model, which has narrower token vectors than its blocks, is refused.
+uses. Sizes: table 1. Not OPT-350m, which has narrower token vectors than its blocks, positions added behind the matrix that widens these,
+and another matrix before the logits: its file is refused.
 """
 
 from typing import Any
@@ -62,7 +63,10 @@ RULES = (
 
 def _from_hf(hf: dict[str, Any]) -> dict[str, Any]:
     if (width := hf.get("word_embed_proj_dim")) not in (None, hf["hidden_size"]):
-        raise UnsupportedError(f"word_embed_proj_dim {width!r} is not supported, only hidden_size {hf['hidden_size']!r} is")
+        raise UnsupportedError(
+            f"word_embed_proj_dim {width!r} is not hidden_size {hf['hidden_size']!r}: token vectors of another width than the blocks, "
+            "which OPT-350m alone has, are not supported. Use another OPT, such as opt-125m or opt-1.3b"
+        )
     bias = bool(hf.get("enable_bias", True))
     return {
         "vocab_size": hf["vocab_size"],

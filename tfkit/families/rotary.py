@@ -4,18 +4,19 @@ Old files have `rope_theta` and `rope_scaling` (older still: `type` for `rope_ty
 the old names, which every version of transformers reads.
 """
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
 from tfkit.families.rules import LAYER_TYPES, UnsupportedError
 from tfkit.model.config import Position, Rotary
 
-_KINDS = ("default", "linear", "yarn", "llama3")
+_KINDS = ("default", "linear", "yarn", "llama3", "longrope")
 _REFUSED = {  # with reasons
-    "dynamic": "its wavelengths change while a text grows",
-    "longrope": "its wavelengths change when a text exceeds the context of pretraining",
+    "dynamic": " (beyond max_position_embeddings its wavelengths change with each token of a text; "
+    "for shorter texts it changes nothing: make its type default in config.json)"
 }
-_BETAS = {"beta_fast": 32.0, "beta_slow": 1.0}  # of YaRN, unless stated
+_BETAS = {"beta_fast": 32.0, "beta_slow": 1.0}  # YaRN's defaults
 
 
 def position_from_hf(hf: Mapping[str, Any], *, partial: float | None = None) -> dict[str, Any]:
@@ -36,7 +37,7 @@ def position_from_hf(hf: Mapping[str, Any], *, partial: float | None = None) -> 
 
 
 def position_by_layer(hf: Mapping[str, Any], theta: float, local_theta: float) -> dict[str, Any]:
-    """Return the position of a config.json in which layers with a window have wavelengths of their own, by default of `local_theta`."""
+    """Return the position of a config.json whose layers with a window have other wavelengths, by default those of `local_theta`."""
     stated = hf.get("rope_parameters") or {}
     if stated and not stated.keys() & set(LAYER_TYPES):
         raise UnsupportedError(f"rope_parameters has none of the types of layers {', '.join(LAYER_TYPES)}")
@@ -55,13 +56,17 @@ def position_by_layer(hf: Mapping[str, Any], theta: float, local_theta: float) -
 def _position(rope: Any, original: Any, context: int, default_theta: Any) -> dict[str, Any]:
     kind = rope.get("rope_type", rope.get("type")) if isinstance(rope, dict) else rope
     if kind not in _KINDS:
-        reason = f" ({_REFUSED[kind]})" if isinstance(kind, str) and kind in _REFUSED else ""
+        reason = _REFUSED.get(kind, "") if isinstance(kind, str) else ""
         raise UnsupportedError(f"rotary positions of type {kind!r} are not supported{reason}; only {', '.join(_KINDS)} are")
     theta = rope.get("rope_theta")
     theta = default_theta if theta is None else theta
     position: dict[str, Any] = {"kind": "rotary", "theta": 1e4 if theta is None else theta}
     if kind == "default":
         return position
+    if original is None:
+        original = rope.get("original_max_position_embeddings", context)
+    if kind == "longrope":
+        return position | {"scaling": _longrope(rope, original, context)}
     scaling = {"kind": kind, "factor": rope["factor"]}
     if kind == "llama3":
         scaling |= {name: rope[name] for name in ("low_freq_factor", "high_freq_factor")}
@@ -71,9 +76,24 @@ def _position(rope: Any, original: Any, context: int, default_theta: Any) -> dic
                 raise UnsupportedError(f"{name} {rope[name]!r} of rotary positions of type yarn is not supported")
         scaling |= {name: rope.get(name) or value for name, value in _BETAS.items()} | {"attention_factor": rope.get("attention_factor")}
     if kind in ("llama3", "yarn"):
-        stated = rope.get("original_max_position_embeddings", context)
-        scaling["original_context_length"] = stated if original is None else original
+        scaling["original_context_length"] = original
     return position | {"scaling": scaling}
+
+
+def _longrope(rope: Mapping[str, Any], original: Any, context: Any) -> dict[str, Any]:
+    attention = rope.get("attention_factor")
+    if attention is None:
+        longer, shorter = (context, original) if rope.get("factor") is None else (rope["factor"], 1)
+        if not all(isinstance(value, int | float) and value > 0 for value in (longer, shorter, original)) or original == 1:
+            raise UnsupportedError("from factor and original_max_position_embeddings no attention_factor of longrope follows")
+        attention = math.sqrt(1 + max(0.0, math.log(longer) - math.log(shorter)) / math.log(original))
+    return {
+        "kind": "longrope",
+        "short_factors": rope["short_factor"],
+        "long_factors": rope["long_factor"],
+        "attention_factor": attention,
+        "original_context_length": original,
+    }
 
 
 def position_to_hf(position: Position) -> dict[str, Any]:
@@ -86,5 +106,6 @@ def position_to_hf(position: Position) -> dict[str, Any]:
 def _scaling(values: dict[str, Any]) -> dict[str, Any]:
     """Return rope_scaling; fields with their default values are left out."""
     names = {"kind": "rope_type", "original_context_length": "original_max_position_embeddings"}
+    names |= {f"{side}_factors": f"{side}_factor" for side in ("short", "long")}
     defaults = {**_BETAS, "attention_factor": None}
     return {names.get(name, name): value for name, value in values.items() if name not in defaults or value != defaults[name]}

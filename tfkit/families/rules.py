@@ -44,7 +44,7 @@ class Family:
     architectures: Architectures
     presets: dict[str, dict[str, Any]]  # published sizes, as values of a ModelConfig
     rules: tuple[Rule, ...]
-    prefix: str  # of the foreign names; absent in files saved from the bare model
+    prefix: str  # the prefix of Hugging Face's names; files saved from the bare model lack it
     ignored: tuple[str, ...]  # foreign tensors without information: regular expressions
     from_hf: Callable[[dict[str, Any]], dict[str, Any]]
     to_hf: Callable[[ModelConfig], dict[str, Any]]
@@ -53,7 +53,7 @@ class Family:
     fixed: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)  # a key of config.json -> the values that tfkit supports
     own_keys: frozenset[str] = frozenset()  # keys of FOREIGN_KEYS that `from_hf` reads
     container: str | None = None  # the model_type of folders that hold the model among other parts, described by text_config
-    other_parts: str | None = None  # a regular expression: the tensors of those parts, whose first group is the part
+    other_parts: str | None = None  # a regular expression that matches the tensors of other parts; its first group is the part
     prefixes: Mapping[str, str] = field(default_factory=dict)  # kinds of heads whose classes have another prefix -> that prefix
 
     @property

@@ -18,7 +18,7 @@ from tfkit.objectives.text_pairs import encode_texts
 Precision = Literal["auto", "float32", "bf16", "int8"]
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 _FEW_PARAMETERS = 10_000_000
-_MOST_CHANGED = 0.1  # of the answers to the sample
+_MOST_CHANGED = 0.1  # the largest fraction of the sample's answers that may change
 _SAMPLE = (
     "The cat sat on the mat and looked out of the window.",
     "On Monday morning the two ministers met in Berlin to discuss the new treaty.",
@@ -81,7 +81,7 @@ def open_in_precision(
 
 
 def is_large(model: Transformer) -> bool:
-    """Whether the time of an answer is mostly that of the weights."""
+    """Whether an answer takes mostly the time of reading the weights."""
     return sum(parameter.numel() for parameter in model.parameters()) >= _FEW_PARAMETERS
 
 

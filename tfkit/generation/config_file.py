@@ -17,7 +17,7 @@ from tfkit.recipe.schema.sections import GenerationSection
 
 SHOWN = ("temperature", "top_k", "top_p", "min_p", "num_beams", "max_new_tokens")  # fields that a description of the settings has
 _SAMPLING = ("temperature", "top_k", "top_p", "min_p")
-_DEFAULT_TOP_K = 50  # of transformers
+_DEFAULT_TOP_K = 50  # the default of transformers
 _RENAMED = {"no_repeat_ngram_size": "no_repeat_ngram", "stop_strings": "stop"}
 _SETTINGS = (
     "max_new_tokens",
@@ -65,7 +65,7 @@ class CheckpointSettings:
 def checkpoint_settings(
     content: Mapping[str, Any], settings: GenerationSection, given: Collection[str], *, encodes: bool, vocab_size: int, folder: Path
 ) -> CheckpointSettings:
-    """Merge `content`, that of generation_config.json, into the settings.
+    """Merge `content`, the content of generation_config.json, into the settings.
 
     `given`: the fields that the command line sets, which take precedence. `encodes`: whether the model is an encoder-decoder.
 
@@ -114,7 +114,7 @@ def stated_settings(settings: GenerationSection, base: Mapping[str, Any] | None)
         stated = {name: value for name, value in stated.items() if name not in _SAMPLING} | {"do_sample": samples}
         stated |= {"temperature": settings.temperature, "top_k": settings.top_k or 0} if samples else {}
         stated |= {name: values[name] for name in changed & {"top_p", "min_p"} if samples}
-    names = {_RENAMED.get(name, name): name for name in _SETTINGS if name != "stop_strings"}  # which need a tokenizer in transformers
+    names = {_RENAMED.get(name, name): name for name in _SETTINGS if name != "stop_strings"}  # these need a tokenizer in transformers
     stated |= {name: values[field] for field, name in names.items() if field in changed}
     if "early_stopping" in changed:
         stated["early_stopping"] = next(theirs for theirs, ours in _EARLY_STOPPING.items() if ours == settings.early_stopping)

@@ -27,8 +27,8 @@ class Constraints:
 
     bad_words: tuple[tuple[int, ...], ...] = ()  # sequences of ids that never appear
     suppressed: tuple[int, ...] = ()
-    suppressed_first: tuple[int, ...] = ()  # as the first new token
-    forced_first: int | None = None  # as the second id of the decoder: an encoder-decoder's first new token
+    suppressed_first: tuple[int, ...] = ()  # ids that may not be the first new token
+    forced_first: int | None = None  # the second id of an encoder-decoder's decoder, its first new token
     forced_last: tuple[int, ...] = ()  # alternatives for the last token of a text that reaches its limit
     min_length: int = 0
     min_new_tokens: int = 0

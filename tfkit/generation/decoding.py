@@ -22,13 +22,14 @@ from tfkit.generation.beams import BeamSearch, search
 from tfkit.generation.constraints import Constraints, Progress
 from tfkit.generation.inference import Interrupted, inference, interruptible
 from tfkit.generation.sampling import draw, probabilities, without_repetition
+from tfkit.model.config import LongRopeScaling, Rotary
 from tfkit.model.head import VocabularyHead
 from tfkit.model.transformer import Transformer
 from tfkit.recipe.schema.sections import GenerationSection
 
 AT_ONCE = 32  # rows; GPT-2 124M in bf16 on two cores decodes 385 tokens a second with 8, 574 with 16, 681 with 32, and 774 with 64
-_MOST_TOKENS = 16_384  # of all rows that are continued, padding included, but for a single row: the size of the cache
-_TOKENS_READ = 512  # of prompts that are read together; more are no faster
+_MOST_TOKENS = 16_384  # the cache's size: tokens of all rows that are continued, with padding; a single row may have more
+_TOKENS_READ = 512  # tokens of prompts that are read together; more are no faster
 
 Finish = Literal["stop", "length", "interrupted"]
 OnToken = Callable[[int, int], bool | None]
@@ -46,7 +47,7 @@ class Completion:
 class _Row:
     """A prompt that is being continued."""
 
-    index: int  # of its prompt
+    index: int  # the number of its prompt
     prompt: Sequence[int]
     text: list[int]  # the prompt, or an encoder-decoder's start token
     limit: int  # the largest number of new tokens
@@ -104,7 +105,7 @@ def generate(
     for i, prompt in enumerate(prompts):
         check_length(len(prompt), first_row + i, model)
         text = list(prompt) if begin is None else begin
-        limit = constraints.limit(len(text), min(settings.max_new_tokens, _context(model) - len(text)))
+        limit = constraints.limit(len(text), min(settings.max_new_tokens, max(1, _context(model, len(text)) - len(text))))
         rows.append(_Row(i, prompt, text, limit, np.random.default_rng((settings.seed, first_row + i))))
     options = _Options(settings, constraints, eos_ids, on_token, ended, should_stop)
     with inference(model), suppress(Interrupted):
@@ -127,9 +128,16 @@ def _beginning(model: Transformer, start_id: int | None) -> list[int] | None:
     return [start_id]
 
 
-def _context(model: Transformer) -> int:
-    """Return the largest number of tokens in a text; unlimited with relative positions."""
-    return model.config.context_length if model.config.position.kind != "relative" else sys.maxsize
+def _context(model: Transformer, length: int = sys.maxsize) -> int:
+    """Return the largest number of tokens in a text that begins with `length`; unlimited with relative positions.
+
+    With longrope a text does not grow from a short one into a long one: its earlier keys and values, which are cached, would change.
+    """
+    config = model.config
+    scaling = config.position.scaling if isinstance(config.position, Rotary) else None
+    if isinstance(scaling, LongRopeScaling) and length <= scaling.original_context_length:
+        return min(scaling.original_context_length, config.context_length)
+    return config.context_length if config.position.kind != "relative" else sys.maxsize
 
 
 def check_length(length: int, number: int, model: Transformer) -> None:

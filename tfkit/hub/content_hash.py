@@ -9,7 +9,6 @@ from tfkit.run.manifest import Identity, identity_of, is_settled
 from tfkit.run.tfkit_json import read_tfkit_json
 from tfkit.run.verified import find_named, verified
 
-_BLOCK = 1 << 20
 _known: dict[tuple[tuple[str, Identity], ...], str] = {}  # the hashes computed in this process, by the names and identities of the files
 
 
@@ -36,8 +35,7 @@ def _hash_files(paths: Iterable[Path]) -> str:
     for path in paths:
         digest.update(f"{path.name}\0{path.stat().st_size}\0".encode())
         with open(path, "rb", buffering=0) as file:
-            while block := file.read(_BLOCK):
-                digest.update(block)
+            hashlib.file_digest(file, lambda: digest)
     return digest.hexdigest()
 
 

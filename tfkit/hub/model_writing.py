@@ -60,7 +60,7 @@ def save_model(
             ids.setdefault(_START, start)  # pad, as for T5 and Marian; or the id with which the decoder started in training
     if isinstance(config.head, ClassesHeadConfig) and config.head.pool == "last" and (padding := padding_id(tokenizer)) is not None:
         ids.setdefault(_PAD, padding)  # Hugging Face's classes use it to find the last token of a padded text
-    ids = merge_special_ids(ids, generation or {})  # as they will be read
+    ids = merge_special_ids(ids, generation or {})  # the ids that a reader of the folder will get
     own_type = {"architectures": ["Transformer"], "model_type": OWN_TYPE, "config": config.model_dump(mode="json")}
     body = to_config_json(expressing, config, labels) if expressing else {}
     if ids and body.get(_PAD) not in (None, ids.get(_PAD)):  # RoBERTa's class does not count tokens with this id as positions

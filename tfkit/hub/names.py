@@ -26,7 +26,7 @@ def resolve_names(weights: Mapping[str, Weight], family: Family, config: ModelCo
     shapes = parameter_shapes(config)
     resolved: dict[str, Weight] = {}
     clashes = []
-    for name, weight in weights.items():
+    for name, weight in _experts_apart(weights, family, config):
         if any(re.fullmatch(pattern, name) for pattern in (*family.ignored, family.other_parts or "")):
             continue
         for old, new in family.renamed if name not in rules else ():
@@ -50,6 +50,26 @@ def resolve_names(weights: Mapping[str, Weight], family: Family, config: ModelCo
     if clashes:
         raise ModelError(clashes[0])
     return resolved, _without_missing_pooler(resolved, rules, config)
+
+
+def _experts_apart(weights: Mapping[str, Weight], family: Family, config: ModelConfig) -> Iterator[tuple[str, Weight]]:
+    """Yield the weights by name. transformers computes with one tensor for the matrices of all experts of a layer, gate and up after each
+    other, and can save it so: each matrix is a part of it.
+    """
+    rules = {rule.ours[0].rpartition(".{e}.")[2]: rule.theirs for rule in family.rules if "{e}" in rule.theirs}
+    count = config.mlp.experts.count if config.mlp.experts is not None else 0
+    for name, weight in weights.items():
+        stack = re.fullmatch(r"(?:model\.)?layers\.(\d+)\.mlp\.experts\.(gate_up|down)_proj", name) if count else None
+        matrices, shape = stack[2].split("_") if stack else [], weight.stored.shape
+        if stack is None or len(shape) != 3 or shape[0] != count or shape[1] % len(matrices):
+            yield name, weight
+            continue
+        rows = shape[1] // len(matrices)
+        for expert in range(count):
+            for number, matrix in enumerate(matrices):
+                part = (expert, slice(number * rows, (number + 1) * rows))
+                stored = weight.stored._replace(shape=(rows, shape[2]))
+                yield rules[f"{matrix}_proj.weight"].format(i=stack[1], e=expert), replace(weight, stored=stored, part=part)
 
 
 def other_parts(weights: Iterable[str], family: Family | None) -> tuple[str, ...]:
@@ -152,12 +172,12 @@ def to_foreign(tensors: Mapping[str, Tensor], family: Family | None, config: Mod
 
 
 def by_head(tensor: Tensor, rule: Rule, config: ModelConfig) -> Tensor:
-    """Return rows of our matrices after each other in the rule's order, in which they may alternate from head to head."""
+    """Return the rows of our matrices, which follow each other, in the rule's order, where they may alternate from head to head."""
     return tensor.unflatten(0, (len(rule.ours), config.num_heads, -1)).transpose(0, 1).flatten(0, 2) if rule.by_head else tensor
 
 
 def apart(tensor: Tensor, rule: Rule, config: ModelConfig) -> Tensor:
-    """Return rows in the rule's order as those of our matrices after each other."""
+    """Return rows that are in the rule's order in the order of our matrices, one matrix after another."""
     return tensor.unflatten(0, (config.num_heads, len(rule.ours), -1)).transpose(0, 1).flatten(0, 2) if rule.by_head else tensor
 
 

@@ -16,7 +16,7 @@ from typing import Self
 import torch
 from torch import Tensor
 
-SHARD_BYTES = 5 * 10**9  # of tensors in one file
+SHARD_BYTES = 5 * 10**9  # the largest size of one file's tensors
 _MODEL_FILE = re.compile(r"model(-\d{5}-of-\d{5})?\.safetensors(\.index\.json)?")
 _TYPES = {  # in safetensors' order; a file begins with the tensors of the last type
     torch.bool: "BOOL",

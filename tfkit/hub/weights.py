@@ -20,16 +20,17 @@ Tensors = dict[str, Tensor]
 _WHOLE, _INDEX = "model.safetensors", "model.safetensors.index.json"
 _INDEX_LIMIT = 32 * MIB
 _FLOATS = ("F32", "F16", "BF16", "F64")
-_MAX_LINES = 20  # of one kind of difference in a message
+_MAX_LINES = 20  # lines of a message for one kind of difference
 
 
 @dataclass(frozen=True)
 class Weight:
-    """A tensor in a file."""
+    """A tensor in a file, or a part of one."""
 
     path: Path
     name: str  # in the file
     stored: Stored  # its type, shape and place
+    part: tuple[int, slice] | None = None  # of a file's tensor that is a stack of matrices: which one, and which of its rows
 
 
 def find_weights(folder: Path) -> dict[str, Weight]:
@@ -52,7 +53,9 @@ def read_weights(weights: Mapping[str, Weight]) -> Tensors:
     for path in sorted({weight.path for weight in weights.values()}):
         try:
             with safe_open(path, framework="pt") as file:
-                tensors |= {name: file.get_tensor(weight.name) for name, weight in weights.items() if weight.path == path}
+                for name, weight in weights.items():
+                    if weight.path == path:
+                        tensors[name] = file.get_slice(weight.name)[weight.part] if weight.part else file.get_tensor(weight.name)
         except (SafetensorError, OSError) as error:
             raise ModelError(f"{path}: is not a readable safetensors file: {error}; copy it again") from None
     return tensors

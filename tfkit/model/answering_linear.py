@@ -14,7 +14,7 @@ from tfkit.model.mlp import Mlp
 from tfkit.model.transformer import Transformer
 
 Make = Callable[[Tensor, Tensor | None], nn.Module]  # from weight and bias
-_LARGEST = 127  # of the integers, on both sides of 0
+_LARGEST = 127  # the largest integer, on both sides of 0
 _ZERO = 128  # in oneDNN's unsigned integers
 _FINER = 254  # steps of the second part in one of the first
 _TINY = 1e-20
@@ -113,7 +113,7 @@ def to_int8(model: Transformer) -> None:
 def _replace(model: Transformer, make: Make) -> None:
     if isinstance(model.head, VocabularyHead):
         model.head.product = make(model.head.weight, model.head.bias)
-        model.head.output = None  # a matrix of its own is now in the product
+        model.head.output = None  # the product now holds this matrix
     for owner in [*model.modules()]:
         if isinstance(owner, Attention) and not owner.cross:
             owner.qkv = _joined(owner, ("q_proj", "k_proj", "v_proj"), make)

@@ -86,7 +86,7 @@ class Attention(nn.Module):
         self.dropout = config.dropout.attention
         query_dim, kv_dim = config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim
         self.widths = [query_dim, kv_dim, kv_dim]
-        self.qkv: nn.Module | None = None  # of answering_linear.py: the three projections of x in one product, which replaces them
+        self.qkv: nn.Module | None = None  # the three projections of x as one product, which answering_linear.py sets in their place
         self.q_proj = nn.Linear(config.dim, query_dim, bias=config.attention.qkv_bias)
         self.k_proj = nn.Linear(config.dim, kv_dim, bias=config.attention.qkv_bias)
         self.v_proj = nn.Linear(config.dim, kv_dim, bias=config.attention.qkv_bias)

@@ -9,7 +9,7 @@ from torch import Tensor
 from tfkit.model.attention import Attention
 from tfkit.model.transformer import Transformer
 
-Layers = dict[str, list[tuple[Tensor, Tensor]]]  # for each kind of attention and layer: weights and what is visible, (B, H, T, S)
+Layers = dict[str, list[tuple[Tensor, Tensor]]]  # by kind of attention, for each layer: weights and visibility, (B, H, T, S)
 
 
 @contextmanager

@@ -9,12 +9,12 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 # The largest sizes: far above any published model's, so that the product of any three fits 63 bits.
-MAX_LAYERS = 1_024  # of a stack; the deepest published model has 1,000 (DeepNet, arXiv 2203.00555)
+MAX_LAYERS = 1_024  # layers of a stack; the deepest published model has 1,000 (DeepNet, arXiv 2203.00555)
 Layers = Annotated[int, Field(ge=0, le=MAX_LAYERS)]
-Width = Annotated[int, Field(gt=0, le=1 << 20)]  # of the residual stream, or a head; PaLM has 18,432
+Width = Annotated[int, Field(gt=0, le=1 << 20)]  # width of the residual stream, or of a head; PaLM has 18,432
 HiddenWidth = Annotated[int, Field(gt=0, le=1 << 23)]  # inside the MLP, which is 4 dim unless it is stated; T5 has 65,536
 Heads = Annotated[int, Field(gt=0, le=1 << 14)]
-Rows = Annotated[int, Field(gt=0, le=1 << 24)]  # of the vocabulary, or of classes
+Rows = Annotated[int, Field(gt=0, le=1 << 24)]  # entries of the vocabulary, or classes
 Distance = Annotated[int, Field(gt=0, le=1 << 31)]  # in tokens
 Context = Annotated[int, Field(gt=0, le=1 << 28)]  # in tokens; the longest published have 10 million
 Factor = Annotated[float, Field(gt=0, le=1e6)]  # float32 holds its square and cube
@@ -129,7 +129,22 @@ class WavelengthScaling(Data):
         return self
 
 
-Scaling = Annotated[LinearScaling | YarnScaling | WavelengthScaling, Field(discriminator="kind")]
+PairFactors = Annotated[list[Factor], Field(min_length=1, max_length=1 << 19)]
+
+
+class LongRopeScaling(Data):
+    """Each pair's wavelength is multiplied by a factor of its own, of two sets: that of short texts, or of long ones (arXiv 2402.13753)."""
+
+    kind: Literal["longrope"]
+    short_factors: PairFactors = Field(description="Of each pair that is rotated, in texts of at most original_context_length tokens.")
+    long_factors: PairFactors = Field(description="Of each pair that is rotated, in longer texts: at all of their tokens.")
+    attention_factor: Factor = Field(1.0, description="Multiplies rotated queries and keys, in texts of any length.")
+    original_context_length: Context = Field(
+        description="The context of pretraining, in tokens; no text that is generated grows beyond it."
+    )
+
+
+Scaling = Annotated[LinearScaling | YarnScaling | WavelengthScaling | LongRopeScaling, Field(discriminator="kind")]
 Base = Annotated[float, Field(gt=0, le=1e12)]
 
 
@@ -284,7 +299,7 @@ class TagsHeadConfig(Data):
 
 
 class SpansHeadConfig(Data):
-    """Two logits at every token: an answer begins, and ends, there."""
+    """Two logits at every token: for an answer that begins there, and for one that ends there."""
 
     kind: Literal["spans"]
     dense: Literal["normed"] | None = Field(None, description="A dense layer before the output layer, as in a head for classes.")
@@ -449,7 +464,7 @@ class ModelConfig(Data):
 
     @property
     def active_hidden_dim(self) -> int:
-        """The numbers inside the MLP of a token, in the layer with the most: those of all its experts."""
+        """The number of inner values with which an MLP computes a token, over its chosen experts, in the layer with the most."""
         sparse = self.mlp.experts.active * self.expert_dim if self.mlp.experts else 0
         return max(sparse, self.hidden_dim if self.has_mlp else 0)
 
@@ -506,4 +521,8 @@ class ModelConfig(Data):
             raise ValueError(f"head_dim {self.head_dim} is odd; rotary positions rotate pairs, so it must be even")
         if isinstance(self.position, Rotary) and ((rotated := self.position.rotated(self.head_dim)) % 2 or not rotated):
             raise ValueError(f"position.fraction of head_dim {self.head_dim} is {rotated}; it must be an even number of at least 2")
+        if isinstance(self.position, Rotary) and isinstance(scaling := self.position.scaling, LongRopeScaling):
+            for name in ("short_factors", "long_factors"):
+                if (found := len(getattr(scaling, name))) != rotated // 2:
+                    raise ValueError(f"position.scaling.{name} has {found} values, but a head has {rotated // 2} pairs that are rotated")
         return self

@@ -54,7 +54,7 @@ class VocabularyHead(Head):
 
     def __init__(self, config: ModelConfig, tokens: nn.Embedding, *, tied: bool, bias: bool):
         super().__init__()
-        self.product: nn.Module | None = None  # of answering_linear.py: multiplies in place of weight and bias
+        self.product: nn.Module | None = None  # the product that answering_linear.py sets in place of weight and bias
         self.output = None if tied else nn.Linear(config.embedding_dim, config.vocab_size, bias=False)
         self.bias = nn.Parameter(torch.empty(config.vocab_size)) if bias else None
         # Not registered as a submodule: the parameter belongs to the embedding, and is saved and counted only there.

@@ -114,11 +114,11 @@ class KeyValueCache:
             self._cross[layer] = torch.cat([keys for keys, _ in padded]), torch.cat([values for _, values in padded])
 
     def prompts_of(self, rows: Tensor, other: "KeyValueCache") -> Tensor:
-        """Return the prompts in another cache of rows of that cache, which are those of this one."""
+        """Return the numbers that this cache's prompts have in another cache."""
         return rows[:: self.copies] // other.copies
 
     def _filled(self, limit: int | None) -> int:
-        """Return how many positions of its own a row has in a layer with this limit."""
+        """Return how many positions a row has in a layer with this limit, without those of a shared prompt."""
         return self.length - self.shared if limit is None else min(self.length, limit)
 
     def reorder_rows(self, rows: Tensor) -> None:

@@ -67,7 +67,7 @@ class Mlp(nn.Module):
         super().__init__()
         self.activation = ACTIVATIONS[config.mlp.activation]
         self.gate_proj = nn.Linear(config.dim, hidden_dim, bias=config.mlp.bias) if config.mlp.gated else None
-        self.gate_up: nn.Module | None = None  # of answering_linear.py: both projections of x in one product, which replaces them
+        self.gate_up: nn.Module | None = None  # both projections of x as one product, which answering_linear.py sets in their place
         self.up_proj = nn.Linear(config.dim, hidden_dim, bias=config.mlp.bias)
         self.dropout = build_dropout(config.dropout.hidden)
         self.down_proj = nn.Linear(hidden_dim, config.dim, bias=config.mlp.bias)

@@ -7,7 +7,7 @@ import torch
 import torch.nn as nn
 from torch import Tensor
 
-from tfkit.model.config import Disentangled, ModelConfig, Relative, Rotary, WavelengthScaling, YarnScaling
+from tfkit.model.config import Disentangled, LongRopeScaling, ModelConfig, Relative, Rotary, WavelengthScaling, YarnScaling
 from tfkit.model.norm import build_norm
 
 Rotation = tuple[Tensor, Tensor]  # cos and sin, each (T, R / 2) or (B, 1, T, R / 2), where R <= E numbers of a head are rotated
@@ -65,22 +65,35 @@ def rotations_at(position_ids: Tensor, config: ModelConfig, dtype: torch.dtype) 
 
 def rotation_at(position_ids: Tensor, head_dim: int, rotary: Rotary, dtype: torch.dtype) -> Rotation:
     """Return cosine and sine of position * theta^(-2j / R) (arXiv 2104.09864), computed in float32 and then rounded, as in Hugging Face."""
-    angles = position_ids[..., None].float() * rotary_frequencies(head_dim, rotary, position_ids.device)  # (..., T, R / 2)
+    scaling = rotary.scaling
+    frequencies = rotary_frequencies(head_dim, rotary, position_ids.device)  # (R / 2,)
+    if isinstance(scaling, LongRopeScaling):
+        short, long = (frequencies / frequencies.new_tensor(factors) for factors in (scaling.short_factors, scaling.long_factors))
+        is_long = text_lengths(position_ids) > scaling.original_context_length
+        frequencies = torch.where(is_long[..., None], long, short)  # (..., T, R / 2)
+    angles = position_ids[..., None].float() * frequencies  # (..., T, R / 2)
     if position_ids.dim() == 2:
         angles = angles[:, None]  # (B, 1, T, R / 2): the same for every head
     cos, sin = angles.cos(), angles.sin()
-    if isinstance(rotary.scaling, YarnScaling):
-        factor = attention_factor(rotary.scaling)
+    if isinstance(scaling, YarnScaling | LongRopeScaling):
+        factor = attention_factor(scaling)
         cos, sin = cos * factor, sin * factor
     return cos.to(dtype), sin.to(dtype)
 
 
+def text_lengths(position_ids: Tensor) -> Tensor:
+    """Return at each new token how many tokens its text has so far: (..., T) -> (..., T). In each row, texts begin at 0."""
+    text = (position_ids == 0).long().cumsum(dim=-1)  # its number in the row
+    last = position_ids.new_zeros(*text.shape[:-1], text.shape[-1] + 1).scatter_reduce(-1, text, position_ids, "amax")
+    return last.gather(-1, text) + 1
+
+
 def rotary_frequencies(head_dim: int, rotary: Rotary, device: torch.device | None = None) -> Tensor:
-    """Return the angle per position of each pair j, theta^(-2j / R), with the scaling for a longer context, if any: (R / 2,), float32."""
+    """Return the angle per position of each pair j, theta^(-2j / R), with the scaling that all texts have, if any: (R / 2,), float32."""
     rotated, scaling = rotary.rotated(head_dim), rotary.scaling
     pairs = torch.arange(0, rotated, 2, dtype=torch.float32, device=device)  # (R / 2,)
     frequencies = rotary.theta ** (-pairs / rotated)
-    if scaling is None:
+    if scaling is None or scaling.kind == "longrope":
         return frequencies
     match scaling.kind:
         case "linear":
@@ -91,8 +104,10 @@ def rotary_frequencies(head_dim: int, rotary: Rotary, device: torch.device | Non
             return _scale_wavelengths(frequencies, scaling)
 
 
-def attention_factor(scaling: YarnScaling) -> float:
-    """Return the factor of YaRN's rotated queries and keys (arXiv 2309.00071, equation 22)."""
+def attention_factor(scaling: YarnScaling | LongRopeScaling) -> float:
+    """Return the factor of rotated queries and keys; where it is null, YaRN's (arXiv 2309.00071, equation 22)."""
+    if isinstance(scaling, LongRopeScaling):
+        return scaling.attention_factor
     return scaling.attention_factor or 0.1 * math.log(max(scaling.factor, 1.0)) + 1.0
 
 
@@ -162,7 +177,7 @@ class DistanceVectors(nn.Module):
         self.norm = build_norm(config.dim, config.norm)
 
     def forward(self, positions: Positions) -> tuple[Tensor, Tensor]:
-        """Return the vectors (2 R, D), and the number of that of each query and key (T, T)."""
+        """Return the vectors (2 R, D), and for each query and key (T, T) the number of its vector."""
         index = torch.arange(positions.length, device=positions.device)
         distance = self.bucket(index[:, None] - index[None, :]) + self.buckets
         return self.norm(self.weight), distance.clamp(0, 2 * self.buckets - 1)

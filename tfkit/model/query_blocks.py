@@ -56,7 +56,7 @@ class _QueryBlocks(torch.autograd.Function):
         (scaled, keys, values, bias, out), rule = ctx.saved_tensors, ctx.rule
         grad_scaled, grad_bias = torch.empty_like(scaled), torch.zeros(bias.shape) if ctx.needs_input_grad[3] else None
         grad_keys, grad_values = (torch.zeros(keys.shape) for _ in range(2))  # float32: sums of blocks in bf16 would lose small addends
-        means = torch.linalg.vecdot(grad.float(), out.float()).to(grad.dtype).view(*scaled.shape[:3], 1)  # of the gradients of the weights
+        means = torch.linalg.vecdot(grad.float(), out.float()).to(grad.dtype).view(*scaled.shape[:3], 1)  # mean gradient of the weights
         grad = grad.reshape(scaled.shape)
         for begin, end, seen in _blocks(scaled, keys, rule):
             rows, grad_rows = _rows(scaled, begin, end), _rows(grad, begin, end)

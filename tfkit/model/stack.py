@@ -69,7 +69,7 @@ class Block(nn.Module):
         self.parallel = config.norm.placement == "parallel"
 
     def forward(self, x: Tensor, context: AttentionContext) -> tuple[Tensor, list[Tensor]]:
-        """(B, T, D) -> (B, T, D), and in a list the router's logits (B, T, N), if there is one: FSDP must see all that has a gradient."""
+        """(B, T, D) -> (B, T, D), and a list with the router's logits (B, T, N), if any: FSDP must see every output that has a gradient."""
         routed: list[Tensor] = []
         of_mlp = (routed,) if self.has_experts else ()
         if self.parallel:
@@ -111,5 +111,5 @@ class Stack(nn.Module):
         return self.dropout(x if self.norm is None else self.norm(x)), routed
 
     def bias_at(self, positions: Positions) -> Tensor | tuple[Tensor, Tensor] | None:
-        """Return the bias of relative positions, (1, H, T, S), or the vectors from which each layer computes its own, or None."""
+        """Return the bias of relative positions (1, H, T, S), or the vectors from which each layer computes its bias, or None."""
         return None if self.position_bias is None else self.position_bias(positions)

@@ -158,7 +158,7 @@ def build(config: ModelConfig, seed: int, device: torch.device | str = "cpu", *,
 
     `defer_blocks`: the blocks stay on the meta device, and `fill_block` draws the weights of each on demand, with the same bits.
     """
-    with torch.device("meta"):  # so that no parameter is allocated or initialized twice
+    with torch.device("meta"):  # no parameter is allocated or initialized twice
         model = Transformer(config)
     generator = torch.Generator().manual_seed(seed)
     if defer_blocks:
@@ -186,14 +186,14 @@ def parameter_shapes(config: ModelConfig) -> Mapping[str, tuple[int, ...]]:
 def _parameter_shapes(document: str) -> Mapping[str, tuple[int, ...]]:
     config = ModelConfig.model_validate_json(document)
     few: dict[str, Any] = {}
-    layers: dict[str, list[int]] = {}  # of which a block that is built is an example, by the prefix of its parameters' names
+    layers: dict[str, list[int]] = {}  # by the prefix of a built block's parameters: the layers that are like this block
     for stack in ("encoder", "decoder"):
         alike: dict[tuple[bool, bool], list[int]] = {}
         for layer in range(getattr(config, f"{stack}_layers")):
             alike.setdefault((layer == 0, config.has_experts(layer)), []).append(layer)
         few[f"{stack}_layers"] = len(alike)
         layers |= {f"{stack}.blocks.{number}.": of for number, of in enumerate(alike.values())}
-    if config.mlp.experts is not None:  # of a decoder alone
+    if config.mlp.experts is not None:  # only a decoder's experts are supported
         experts = config.mlp.experts.model_copy(update={"layers": [has_experts for _, has_experts in alike]})
         few["mlp"] = config.mlp.model_copy(update={"experts": experts})
     shapes: dict[str, tuple[int, ...]] = {}

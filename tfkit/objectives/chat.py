@@ -61,7 +61,7 @@ class Chat(TokenTargets, WritingObjective):
 
     @property
     def reads_special_tokens(self) -> bool:
-        """True: `checked_text` rejects them anywhere in a message."""
+        """Return True, since `checked_text` rejects them anywhere in a message."""
         return True
 
     def open_rows(self, stored: Sequence[tuple[Stored, float]], order: RowOrder) -> ExampleRows:

@@ -107,7 +107,7 @@ class Classification(LabelledObjective):
 
     @property
     def evaluates_answers(self) -> bool:
-        """True: F1 is not a sum over rows."""
+        """Return True, since F1 is not a sum over rows."""
         return True
 
     def predict(self, model: Transformer, batch: Batch) -> Iterator[RowResult]:

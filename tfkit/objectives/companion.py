@@ -12,7 +12,7 @@ from tfkit.model.transformer import Transformer
 from tfkit.recipe.schema.objective_facts import ObjectiveSection
 from tfkit.tokenizer import Tokenizer
 
-PLACEHOLDER = "placeholder"  # in tfkit.json of a model that takes the place of one that is not trained yet
+PLACEHOLDER = "placeholder"  # marks, in tfkit.json, a model in the place of one that is not trained yet
 
 
 @dataclass(frozen=True)
@@ -21,14 +21,14 @@ class Companion:
 
     name: str  # the field of the objective's section that names it; also its role among the parents
     model: Transformer
-    path: str  # as in the recipe
-    sha256: str  # of its configuration and weights before the first step
-    run_id: str | None = None  # of the run that trained it
+    path: str  # the checkpoint as the recipe names it
+    sha256: str  # the hash of its configuration and weights before the first step
+    run_id: str | None = None  # the id of the run that trained it
     tokenizer: Tokenizer | None = None
     facts: Mapping[str, Any] = field(default_factory=dict, repr=False)  # the content of its tfkit.json
     trained: bool = False  # whether its weights are trained in this run; it never uses dropout
     lr: float | None = None  # its peak learning rate if it is trained; None: that of the run
-    folder: Path | None = None  # of its files; None: it exists in memory only
+    folder: Path | None = None  # the folder of its files; None: it exists in memory only
 
     def parent(self) -> dict[str, str | None]:
         """Return its entry among the parents in tfkit.json."""
@@ -36,7 +36,7 @@ class Companion:
 
 
 def open_companion(section: ObjectiveSection, name: str, *, defer_blocks: bool = False) -> Companion:
-    """Load the model that a field of the section names. Raises ModelError, also if its SHA-256 is not the one that the recipe pins.
+    """Load the model that a field of the section names. Raises ModelError, for example if its SHA-256 is not the one that the recipe pins.
 
     `defer_blocks`: as in `tfkit.hub.load`, for ranks that shard it.
     """

@@ -45,10 +45,10 @@ class ModelContext:
     """The model that an objective is opened for."""
 
     config: ModelConfig
-    tokenizer: Tokenizer  # as the objective's `fit_tokenizer` returned it
+    tokenizer: Tokenizer  # the tokenizer that the objective's `fit_tokenizer` returned
     labels: Sequence[str]  # the classes or tags; empty if the objective has none
-    seed: int  # of the run
-    folder: Path  # from which the tokenizer was loaded, for errors
+    seed: int  # the seed of the run
+    folder: Path  # the folder from which the tokenizer was loaded, which errors name
     facts: Mapping[str, Any] = field(default_factory=dict)  # the content of a finished model's tfkit.json
     sequence_length: int | None = None  # data.sequence_length
     defer_blocks: bool = False  # whether companions load the weights of their blocks only when ranks shard them, before the first step

@@ -84,7 +84,7 @@ class Distillation(Objective):
         return self.base.collate(rows)
 
     def counts(self, batch: Batch) -> dict[str, int]:
-        """Return the number of positions with the teacher's loss, of real tokens for the cosine, and the counts of the base objective."""
+        """Return the counts of positions with the teacher's loss, of real tokens for the cosine, and of the base objective."""
         counts = {"teacher": int(self._teacher_mask(batch).sum()), "cosine": int(_real(batch).sum()), **self.base.counts(batch)}
         return {term: counts[term] for term in self.terms}
 

@@ -15,7 +15,7 @@ from tfkit.objectives.rollouts import GroupBaseline, PromptEncoder, RolloutObjec
 from tfkit.objectives.score_model import open_score_model
 from tfkit.recipe.schema.rollout_sections import GRPOSection
 
-_LARGEST_DIFFERENCE = 20.0  # of log-probabilities; clamped, so that ratios stay finite
+_LARGEST_DIFFERENCE = 20.0  # the bound to which differences of log-probabilities are clamped, so that ratios stay finite
 
 
 class GRPO(RolloutObjective):

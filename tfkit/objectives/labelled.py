@@ -41,7 +41,7 @@ class Answer(NamedTuple):
 
     prediction: Any
     probability: float | list[float | None] | None = None
-    probabilities: dict[str, float] | list[dict[str, float] | None] | None = None  # of all labels
+    probabilities: dict[str, float] | list[dict[str, float] | None] | None = None  # the probability of each label
 
     def fields(self) -> dict[str, Any]:
         """Return the prediction, and the other fields that are not None."""
@@ -87,7 +87,7 @@ class LabelledObjective(Objective, Encoder, Protocol):
 
     @property
     def cuts_answers(self) -> bool:
-        """Whether truncating a row truncates its answer, too, which `completed` corrects."""
+        """Whether a truncated row has a truncated answer, which `completed` corrects."""
         return False
 
     def completed(self, row: Row, result: RowResult) -> RowResult:

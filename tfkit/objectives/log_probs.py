@@ -28,7 +28,7 @@ def token_log_probs(head: Head, hidden: Tensor, labels: Tensor, smoothing: float
 class TokenScores(NamedTuple):
     """The scores of predictions, (N,) each, without gradients."""
 
-    log_probs: Tensor  # of the label
+    log_probs: Tensor  # the log-probability of the label
     mean_log_probs: Tensor  # over all entries, for label smoothing
     right: Tensor  # whether the label is the likeliest entry
 

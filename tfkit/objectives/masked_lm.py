@@ -37,12 +37,12 @@ class MaskedLM(Objective):
 
     @property
     def reads_sentences(self) -> bool:
-        """True for next-sentence prediction."""
+        """Return True for next-sentence prediction."""
         return self.section.next_sentence
 
     @property
     def reads_second_output(self) -> bool:
-        """True for next-sentence prediction."""
+        """Return True for next-sentence prediction."""
         return self.section.next_sentence
 
     def open_rows(self, stored: Sequence[tuple[Stored, float]], order: RowOrder) -> Rows:

@@ -48,7 +48,7 @@ class MultipleChoice(LabelledObjective):
 
     @property
     def reads_second_output(self) -> bool:
-        """True: it is the score of each answer."""
+        """Return True, since it is the score of each answer."""
         return True
 
     def fingerprint(self) -> str:
@@ -134,7 +134,7 @@ class MultipleChoice(LabelledObjective):
         output = model(**batch.inputs())
         rows = batch.extras["row"]
         scores = output.extra_logits[:, 0].float()  # (C,)
-        counts = rows.bincount().tolist()  # of each row's answers
+        counts = rows.bincount().tolist()  # the number of answers of each row
         lm: list[Sum] | None = None
         if "lm" in self.terms:
             log_probs = label_log_probs(model, output.hidden, batch.labels)

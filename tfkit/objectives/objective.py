@@ -79,7 +79,7 @@ class Batch:
         return self.decoder_input_ids.numel() if mask is None else int(mask.sum())
 
     def cropped(self, length: int) -> "Batch":
-        """Return the first `length` positions of the first row, of a batch whose tensors are all (B, T)."""
+        """Return the first `length` positions of the first row of a batch whose tensors are all (B, T)."""
         cut: dict[str, Any] = {name: tensor[:1, :length] for name, tensor in self.tensors()}
         return Batch(**cut)
 

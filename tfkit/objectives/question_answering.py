@@ -83,7 +83,7 @@ class QuestionAnswering(LabelledObjective):
         bounds = [np.cumsum(example["sizes"])[:-1] for example in examples]
 
         def windows(name: str, values: int = 1) -> list[Any]:
-            """Split an array with `values` values per token into those of the windows."""
+            """Split an array with `values` values per token into an array for each window."""
             return [part for example, bound in zip(examples, bounds, strict=True) for part in np.split(example[name], bound * values)]
 
         sequences = windows("input_ids")
@@ -132,7 +132,7 @@ class QuestionAnswering(LabelledObjective):
             yield RowResult(sums, {"answers": answers, "predicted": text, "probability": probability, "answer_start": start})
 
     def wrong(self, row: Row) -> RowResult:
-        """Return an empty text as a wrong answer, also to a question that has none."""
+        """Return an empty text as a wrong answer, even to a question without an answer."""
         answers = [answer["text"] for answer in row.values["answers"]]
         return RowResult(_score_sums(0.0, 0.0, has=bool(answers)), {"answers": answers, "predicted": ""})
 
@@ -255,7 +255,7 @@ def _example(row: Row, encoded: QuestionWindows, answers: Answers) -> Encoded | 
 
 
 def _ends(windows: Sequence[Window], start: int, end: int) -> list[tuple[int, int]] | None:
-    """Return the first and the last token of an answer in each window, (0, 0) unless the window has all of it; None: it has no tokens."""
+    """Return the first and the last token of an answer in each window, (0, 0) if a window lacks a part of it; None if it has no tokens."""
     tokens = [[place for place, (first, last) in enumerate(window.spans) if first < end and last > start] for window in windows]
     covered = [(window.spans[places[0]][0], window.spans[places[-1]][1]) for window, places in zip(windows, tokens, strict=True) if places]
     if not covered:

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from tfkit.objectives.ai_feedback import Feedback
 
 PAD = "<|pad|>"
-MAX_DEMONSTRATIONS = 4096  # whose mean score becomes 0
+MAX_DEMONSTRATIONS = 4096  # rows whose mean score becomes 0
 _SHIFT = "reward_shift"  # in tfkit.json
 _HEAD = "head.classes.weight"
 

@@ -47,7 +47,7 @@ class ValueBaseline:
     gamma: float
     gae_lambda: float
     kl_target: float | None  # nats per response, the target of an adaptive beta; None: beta is constant
-    kl_horizon: float  # responses
+    kl_horizon: float  # the number of responses
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class Rollouts:
     """How the responses of an objective are sampled and scored."""
 
     section: RolloutSection
-    tokenizer: Tokenizer  # of the policy, whose end tokens end a response
+    tokenizer: Tokenizer  # the policy's tokenizer; its end tokens end a response
     baseline: GroupBaseline | ValueBaseline
     reward: ScoreModel | None = None  # its score is added to the reward of the rules
     gold: GoldModel | None = None  # its score is only reported
@@ -96,7 +96,7 @@ class PromptRows:
 
     @property
     def mean_tokens(self) -> float:
-        """The mean number of tokens of a prompt plus those of the longest response: an upper bound."""
+        """The mean number of a prompt's tokens, plus the tokens of the longest response: an upper bound."""
         return self.prompts.mean_tokens + self.new_tokens
 
     @property
@@ -130,12 +130,12 @@ class RolloutObjective(LabelledObjective, Protocol):
 
     @property
     def draws_dropout(self) -> bool:
-        """False: ratios of probabilities before and after a step must not include the noise of dropout."""
+        """Return False, since ratios of probabilities before and after a step must not include the noise of dropout."""
         return False
 
     @property
     def reference_use(self) -> ReferenceUse:
-        """Throughout: every iteration reads the reference."""
+        """Return "throughout", since every iteration reads the reference."""
         return "throughout"
 
     def open_rows(self, stored: Sequence[tuple[Stored, float]], order: RowOrder) -> ExampleRows:

@@ -87,7 +87,7 @@ class Tagging(LabelledObjective):
 
     @property
     def evaluates_answers(self) -> bool:
-        """True: F1 is not a sum over rows."""
+        """Return True, since F1 is not a sum over rows."""
         return True
 
     def check_metric(self, name: str | None) -> None:
@@ -141,7 +141,7 @@ class Tagging(LabelledObjective):
 
     @property
     def cuts_answers(self) -> bool:
-        """True: words beyond the context have no prediction."""
+        """Return True, since words beyond the context have no prediction."""
         return True
 
     def completed(self, row: Row, result: RowResult) -> RowResult:

@@ -23,7 +23,7 @@ class TextIds(NamedTuple):
 
 
 def encode_texts(tokenizer: Tokenizer, texts: Sequence[tuple[str, str | None]], length: int) -> list[TextIds]:
-    """Encode texts and pairs, truncated to `length` ids each; of a pair the longer text loses its last ids until both fit.
+    """Encode texts and pairs, truncated to `length` ids each. In a pair, the longer text loses its last ids until both fit.
 
     Raises DataError for pairs if the tokenizer has no separator, ModelError if the special tokens leave no room.
     """

@@ -77,7 +77,7 @@ class Regression(LabelledObjective):
 
     @property
     def evaluates_answers(self) -> bool:
-        """True: correlations are not sums over rows."""
+        """Return True, since correlations are not sums over rows."""
         return True
 
     def predict(self, model: Transformer, batch: Batch) -> Iterator[RowResult]:

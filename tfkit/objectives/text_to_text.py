@@ -38,7 +38,7 @@ class TextToText(TokenTargets, WritingObjective):
         return hashlib.blake2b(about.encode(), digest_size=16).hexdigest()
 
     def encode(self, rows: Sequence[Row]) -> list[Encoded | BadRow]:
-        """Return the ids of source and target; of several references the first is the target."""
+        """Return the ids of source and target. The first of several references is the target."""
         sources = encode_texts(self.tokenizer, [(row.values["source"], None) for row in rows], self.row_length)
         targets = self.tokenizer.encode_bare([row.values["target"][0] if row.values["target"] else "" for row in rows])
         return [self._example(row, source, target.tolist()) for row, source, target in zip(rows, sources, targets, strict=True)]

@@ -1,4 +1,4 @@
-"""The cross-entropy of a large vocabulary on a CPU in blocks of its entries, where the logits are too many to be kept.
+"""The cross-entropy of a large vocabulary on a CPU, in blocks of its entries, for logits that are too many to be kept.
 
 Each is computed twice, as blocks of rows are (vocabulary_loss.py), but gives a part of the gradient of the output matrix at once, so no
 sums over blocks of a whole matrix in float32 are read and written. The denominators of the softmax are collected on the way.

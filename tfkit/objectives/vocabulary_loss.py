@@ -74,7 +74,7 @@ class _VocabularyLoss(torch.autograd.Function):
         no_gradients = (None,) * (3 + len(targets))  # for the cap, the loss, the rows, the targets
         scale = grad[:, None].to(hidden.dtype)
         if ctx.errors is not None:
-            errors, ctx.errors = ctx.errors, None  # or the context would hold them until the end of the backward pass
+            errors, ctx.errors = ctx.errors, None  # otherwise the context would hold them until the end of the backward pass
             grad_weight = _weight_gradient(errors, scale * hidden) if needs_weight else None
             grad_bias = (errors.t() @ scale)[:, 0] if needs_bias else None
             return scale * (errors @ weight), grad_weight, grad_bias, *no_gradients

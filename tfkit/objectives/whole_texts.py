@@ -1,4 +1,4 @@
-"""Encoding and batches of texts, or pairs of texts, of which each gets one label.
+"""Encoding and batches of texts, or pairs of texts, with one label each.
 
 The text is encoded by the tokenizer's own template, as in pretraining. A T5 reads it in the encoder and again, shifted right, in the
 decoder, whose last state is classified (as transformers' T5ForSequenceClassification).

@@ -1,27 +1,26 @@
 """Sharded weights (ZeRO-3, arXiv 1910.02054), by PyTorch's fully_shard.
 
 Each rank holds some rows of every parameter, of its gradient and of its optimizer state. The weights of a block are gathered for its
-forward and backward pass; embeddings, final norm and head stay gathered from the model's forward to the end of its backward pass, since
-the loss reads the head outside of the forward. Gradients are summed in fp32 and never averaged: the loss is divided by the counts of all
-ranks.
+forward and backward pass; embeddings, final norm and head stay gathered from the forward to the end of the backward pass. Gradients are
+summed in fp32 and never averaged: the loss is divided by the counts of all ranks.
 
 With a two-dimensional mesh, there are several replicas of the shards (HSDP), whose gradients are summed, too.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
-from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
+from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
 from torch.distributed.tensor import DTensor, distribute_tensor
 
-from tfkit.parallel.fsdp_internals import has_begun, unsharded_parameters
-from tfkit.parallel.in_place import GatherInPlace, OomAgreement, ReduceInPlace
-from tfkit.parallel.root_parameters import REPLICAS, SHARDS, RootParameters
-
+REPLICAS, SHARDS = "replicas", "shards"  # names of the mesh dimensions
+CAN_REPEAT = hasattr(FSDPModule, "reset_iter_state")  # whether a pass that failed can be repeated: PyTorch 2.13 and later
 _PIECE = 1 << 20  # elements that are converted to float64 at once
 
 
@@ -30,6 +29,34 @@ def open_mesh(device: torch.device, ranks: int, shards: int) -> DeviceMesh:
     if ranks == shards:
         return init_device_mesh(device.type, (shards,), mesh_dim_names=(SHARDS,))
     return init_device_mesh(device.type, (ranks // shards, shards), mesh_dim_names=(REPLICAS, SHARDS))
+
+
+@dataclass(frozen=True)
+class OomAgreement:
+    """How the ranks learn that one of them has run out of memory, so that all of them raise an error.
+
+    `go_on` is called before each collective of FSDP, and may raise that error: a rank that has run out of memory would leave the others
+    waiting. `fitting` encloses forwards without gradients, and reports a rank's own lack of memory to the others.
+    """
+
+    go_on: Callable[[], None]
+    fitting: Callable[[], AbstractContextManager[None]]
+
+
+class AgreedCollective:
+    """A collective of FSDP, in its `AllGather` and `ReduceScatter` protocols, before which the ranks agree to go on."""
+
+    def __init__(self, collective: Callable[..., Any], go_on: Callable[[], None]):
+        self._collective, self._go_on = collective, go_on
+
+    def allocate(self, size: Iterable[int], *, dtype: torch.dtype, device: torch.device) -> Tensor:
+        """Allocate the buffer of the collective."""
+        return torch.empty(*size, dtype=dtype, device=device)
+
+    def __call__(self, output_tensor: Tensor, input_tensor: Tensor, group: dist.ProcessGroup, **options: Any) -> Any:
+        """Run the collective, which fills `output_tensor`."""
+        self._go_on()
+        return self._collective(output_tensor, input_tensor, group=group, **options)
 
 
 class Sharding:
@@ -42,17 +69,18 @@ class Sharding:
         mesh: DeviceMesh,
         dtype: torch.dtype,
         *,
+        root: nn.Module,
         reshard: bool,
-        in_place: OomAgreement | None,
+        agreement: OomAgreement | None,
         fill: Callable[[str, nn.Module], None] | None = None,
     ):
         """Shard the model, block by block.
 
         `blocks`: by the prefix of their parameters' names. `fill` initializes a block just before it is sharded; None: all blocks have
-        their weights. `dtype`: of the gathered weights. `reshard`: free the weights of a block after its forward, and reduce gradients
-        after every micro-batch; otherwise weights are kept for the backward pass, and gradients are reduced once per step. `in_place`: use
-        gloo without copies, with these agreements among the ranks; None: use FSDP's own collectives, which overlap with computation on a
-        GPU.
+        their weights. `dtype`: of the gathered weights. `root`: the module whose forward and backward pass read the parameters outside
+        the blocks; the model itself, or a module around it that also computes the loss. `reshard`: free the weights of a block after its
+        forward, and reduce gradients after every micro-batch; otherwise weights are kept for the backward pass, and gradients are reduced
+        once per step. `agreement`: None on GPUs, which it would stall.
         """
         policy = MixedPrecisionPolicy(
             param_dtype=None if dtype == torch.float32 else dtype,
@@ -63,41 +91,32 @@ class Sharding:
             if fill is not None:
                 fill(name, block)
             fully_shard(block, mesh=mesh, mp_policy=policy, reshard_after_forward=reshard)
-        fully_shard(model, mesh=mesh, mp_policy=policy, reshard_after_forward=False)
-        self._mesh, self._reshard, self._model = mesh, reshard, model
-        self.is_frozen = not any(parameter.requires_grad for parameter in model.parameters())
-        self._reduces = self._is_last = False  # whether this micro-batch reduces gradients, and is the last of its step
-        self._agreements = in_place
-        self._modules = [module for module in model.modules() if isinstance(module, FSDPModule)]
+        self._root: FSDPModule = fully_shard(root, mesh=mesh, mp_policy=policy, reshard_after_forward=False)
+        self._mesh, self._reshard, self._agreement = mesh, reshard, agreement
+        self._modules = [module for module in root.modules() if isinstance(module, FSDPModule)]
         for module in self._modules:
             module.set_gradient_divide_factor(1.0)
             module.set_force_sum_reduction_for_comms(True)
-            if in_place is not None:
-                module.set_modules_to_backward_prefetch([module])  # no prefetch: on a CPU it would not overlap with computation
-                module.set_custom_all_gather(GatherInPlace(in_place))
-                module.set_custom_reduce_scatter(ReduceInPlace(in_place))
+            if agreement is not None:
+                module.set_custom_all_gather(AgreedCollective(dist.all_gather_single, agreement.go_on))  # type: ignore[arg-type]
+                module.set_custom_reduce_scatter(AgreedCollective(dist.reduce_scatter_single, agreement.go_on))  # type: ignore[arg-type]
         self.parameters = dict(model.named_parameters())
-        self.root = RootParameters(model, self.parameters, mesh, reduces=in_place is not None, adds_rows=in_place is not None and reshard)
+        self.is_frozen = not any(parameter.requires_grad for parameter in self.parameters.values())
+        root.empty_pass = _no_loss  # type: ignore[assignment]
+        register_fsdp_forward_method(root, "empty_pass")
+        self._empty_pass: Callable[[], Tensor] = root.empty_pass  # type: ignore[assignment]
+        with self._fitting():
+            self._empty_pass()  # FSDP takes the first module that is called as the root: a generation would call a block
+        self._reshard_all()
 
     def begin_micro_batch(self, *, is_last: bool) -> None:
         """Prepare a micro-batch, whose backward pass reduces gradients if it is the last, or if all do."""
-        self.root.begin_micro_batch()
-        self._reduces, self._is_last = is_last or self._reshard, is_last
-        for module in self._modules:
-            module.set_requires_gradient_sync(self._reduces and not (self.root.reduces and module is self._model), recurse=False)
+        self._root.set_requires_gradient_sync(is_last or self._reshard)
 
     def end_micro_batch(self) -> None:
-        """Reduce the gradients of the root parameters, if FSDP does not; free the root parameters of a frozen model."""
+        """Free the parameters of a frozen model, which has no backward pass, outside its blocks."""
         if self.is_frozen:
             self._reshard_all()
-            return
-        go_on = self._agreements.go_on if self._agreements is not None else lambda: None
-        for name, shard in self.root.take_gradients(go_on) if self._reduces else ():
-            parameter = self.parameters[name]
-            if parameter.grad is None:  # that of the last micro-batch may stay a view of the whole: copying it would need more memory
-                parameter.grad = self.as_dtensor(name, shard if self._is_last else shard.clone())
-            else:
-                _local(parameter.grad).add_(shard)
 
     def take_gradients(self) -> dict[str, Tensor]:
         """Remove the reduced gradients from the parameters, and return this rank's shards of them."""
@@ -107,14 +126,17 @@ class Sharding:
         return {name: _local(gradient) for name, gradient in gradients.items()}
 
     def drop_micro_batch(self) -> None:
-        """Clear the state that an exception in a forward or backward pass leaves, apart from parameter gradients. Local to this rank."""
-        if has_begun(self._model):
-            self._model.reset_iter_state()  # type: ignore[operator]
-        for module in self._modules:
-            for parameter in unsharded_parameters(module):
-                parameter.drop_gradient()
-        if self.is_frozen:
-            self._reshard_all()
+        """Clear the state that an exception in a forward or backward pass leaves, apart from the parameters' gradients. All ranks call it
+        together: FSDP keeps whole gradients until it reduces them, which only another backward pass does.
+        """
+        if CAN_REPEAT:
+            self._root.reset_iter_state()
+            if not self.is_frozen:
+                self._root.set_requires_gradient_sync(True)
+                self._root.set_reduce_scatter_unused_params(True)  # each rank may have other gradients
+                self._empty_pass().backward()
+                self._root.set_reduce_scatter_unused_params(False)
+        self._reshard_all()
 
     def norm(self, shards: Iterable[Tensor]) -> float:
         """Return the 2-norm of all ranks' shards together, the same number on all ranks."""
@@ -164,7 +186,7 @@ class Sharding:
         self._reshard_all()
         try:
             with self._fitting():
-                self._model.unshard()  # type: ignore[operator]  # generation calls modules of the model, which do not gather the root parameters
+                self._root.unshard()  # generation calls modules of the model, which do not gather the root parameters
                 yield
         finally:
             self._reshard_all()
@@ -181,15 +203,20 @@ class Sharding:
             yield
         finally:
             for module in self._modules:
-                module.set_reshard_after_forward(self._reshard and module is not self._model, recurse=False)
+                module.set_reshard_after_forward(self._reshard and module is not self._root, recurse=False)
             self._reshard_all()
 
     def _fitting(self) -> AbstractContextManager[None]:
-        return nullcontext() if self._agreements is None else self._agreements.fitting()
+        return nullcontext() if self._agreement is None else self._agreement.fitting()
 
     def _reshard_all(self) -> None:
         for module in self._modules:
             module.reshard()
+
+
+def _no_loss() -> Tensor:
+    """Return a loss that depends on no parameter. Its backward pass ends FSDP's step all the same."""
+    return torch.zeros((), requires_grad=True)
 
 
 def _local(tensor: Tensor) -> Tensor:

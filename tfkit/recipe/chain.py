@@ -33,11 +33,6 @@ class Stage:
     document: dict[str, Any]  # as it was written, with the overrides
     uses: tuple[str, ...]  # the earlier stages that it names
 
-    @property
-    def fine_tunes(self) -> bool:
-        """Whether it starts from a checkpoint, that of an earlier stage or any other."""
-        return self.recipe.model.start is not None
-
     def placed(self, file: Path, folder: Path) -> RecipeText:
         """Return the stage, of the chain in `file`, as a recipe of its own in which earlier stages are their run folders in `folder`."""
         document = deepcopy(self.document)

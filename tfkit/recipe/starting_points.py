@@ -1,6 +1,7 @@
 """The default hyperparameters of fine-tuning: for each kind of task those of a paper, or measured ones. Torch-free.
 
-The smallest models have the largest rates. The rest is tfkit's choice: a tenth of the rows held out, an evaluation and a checkpoint after
+The smallest models have the largest rates: a rule of size for each kind of task, in which each rate says what it was measured on, or that
+it is extrapolated. The rest is tfkit's choice: a tenth of the rows held out, an evaluation and a checkpoint after
 each epoch, the best of which is kept; for T5 the batch and the epochs (the paper trains 2^18 steps of 128 sequences); and smaller batches
 and more epochs for few rows. docs/decisions.md compares them with a grid (benchmarks/decisions.py).
 """
@@ -9,10 +10,10 @@ import math
 from dataclasses import dataclass, replace
 from typing import Any
 
-DECISIONS = 9  # the version of these rules and those of tfkit/engine/recognition/decided_recipe.py: raise it with any change
+DECISIONS = 10  # the version of these rules and those of tfkit/engine/recognition/decided_recipe.py: raise it with any change
 HELD_OUT, _MAX_HELD_OUT, _MIN_HELD_OUT_ROWS = 0.1, 0.3, 20  # fractions; and the rows that can select the best checkpoint
 _LATER_ADAM = {"kind": "adamw", "betas": [0.9, 0.999], "weight_decay": 0.01, "clip_norm": 1.0}
-_UNLIMITED = 10**18
+_BILLION, _UNLIMITED = 10**9, 10**18
 LORA = {"rank": 16, "alpha": 32, "targets": ["q_proj", "k_proj", "v_proj", "o_proj"]}  # if memory does not suffice to train all weights
 
 # A smaller batch is mostly noise, and slow; a class is hardly learned from fewer examples, repeated ones included.
@@ -43,11 +44,11 @@ def rates_beside(rate: float) -> list[float]:
 
 @dataclass(frozen=True)
 class StartingPoint:
-    """Default hyperparameters: an optimizer, its rates by the largest number of parameters they apply to, a schedule and a length."""
+    """Default hyperparameters: an optimizer, a schedule, a length, and rates by the largest number of parameters, each with its basis."""
 
     source: str
     optimizer: dict[str, Any]
-    rates: tuple[tuple[int, float], ...]
+    rates: tuple[tuple[int, float, str], ...]
     schedule: dict[str, Any]
     epochs: int
     batch_size: int  # if there are enough rows
@@ -59,15 +60,19 @@ class StartingPoint:
         """Return the defaults where labels are RARE, measured with MiniLM (docs/log.md): a fifth of the rate, twice the epochs and smaller
         steps.
         """
-        rates = tuple((most, float(f"{rate / 5:.2g}")) for most, rate in self.rates)
+        rates = tuple((most, float(f"{rate / 5:.2g}"), basis) for most, rate, basis in self.rates)
         return replace(self, rates=rates, epochs=2 * self.epochs, batch_size=self.batch_size // 2, steps=4 * self.steps)
 
     def lr(self, parameters: int, batch_size: int) -> float:
         """Return the peak learning rate for a model with this many parameters."""
-        rate = next(rate for most, rate in self.rates if parameters <= most)
+        rate = next(rate for most, rate, _ in self.rates if parameters <= most)
         if not self.scaled or batch_size >= self.batch_size:
             return rate
         return float(f"{rate * math.sqrt(batch_size / self.batch_size):.2g}")
+
+    def basis(self, parameters: int) -> str:
+        """Return what the rate for a model with this many parameters rests on."""
+        return next(basis for most, _, basis in self.rates if parameters <= most)
 
     def batch_for(self, rows: int, row_tokens: float, most_tokens: int, least: int | None = None) -> int:
         """Return the rows per step: as many as `most_tokens` hold, halved until an epoch of `rows` has 25 steps, but at least 8.
@@ -87,18 +92,28 @@ class StartingPoint:
 
 
 BERT = StartingPoint(
-    "BERT (arXiv 1810.04805, A.3: 2e-5 to 5e-5, 2 to 4 epochs, batch 32); up to 6e7 parameters 5e-4, measured; up to 1e7 1e-3, unmeasured",
+    "BERT (arXiv 1810.04805, A.3: 2e-5 to 5e-5, 2 to 4 epochs, batch 32)",
     _LATER_ADAM | {"eps": 1e-6},
-    ((10_000_000, 1e-3), (60_000_000, 5e-4), (200_000_000, 5e-5), (_UNLIMITED, 2e-5)),
+    (
+        (10_000_000, 1e-3, "measured with a BERT of 1 million; extrapolated to other encoders"),
+        (60_000_000, 5e-4, "measured with MiniLM, of 22 million; extrapolated to other encoders"),
+        (200_000_000, 5e-5, "the largest of BERT's paper, for 110 million; extrapolated to other encoders"),
+        (_UNLIMITED, 2e-5, "the smallest of BERT's paper, for 340 million; extrapolated to other encoders"),
+    ),
     {"kind": "linear", "warmup_ratio": 0.1},  # run_classifier.py's warmup_proportion
     3,
     32,
     steps=150,
 )
 GPT = StartingPoint(
-    "GPT (Radford et al. 2018, 4.1: 6.25e-5, 3 epochs, batch 32, linear); up to 6e7 parameters 3e-4, up to 1e7 1e-3, not measured yet",
+    "GPT (Radford et al. 2018, 4.1: 6.25e-5, 3 epochs, batch 32, linear)",
     _LATER_ADAM,
-    ((10_000_000, 1e-3), (60_000_000, 3e-4), (_UNLIMITED, 6.25e-5)),
+    (
+        (10_000_000, 1e-3, "measured on text with a Llama of 4 million; extrapolated to other decoders"),
+        (60_000_000, 3e-4, "extrapolated, between 1e-3 for 4 million and 6.25e-5 for 117 million"),
+        (_BILLION, 6.25e-5, "GPT's paper, for 117 million; extrapolated to other decoders"),
+        (_UNLIMITED, 2e-5, "extrapolated from Stanford Alpaca's, for 7 billion"),
+    ),
     {"kind": "linear", "warmup_ratio": 0.1},
     3,
     32,
@@ -107,7 +122,7 @@ GPT = StartingPoint(
 T5 = StartingPoint(
     "T5 (arXiv 1910.10683, 3.1.2: Adafactor at a constant 1e-3)",
     {"kind": "adafactor"},
-    ((_UNLIMITED, 1e-3),),
+    ((_UNLIMITED, 1e-3, "T5's paper, for 60 million to 11 billion; extrapolated to other encoder-decoders"),),
     {"kind": "constant"},
     5,
     32,
@@ -115,27 +130,33 @@ T5 = StartingPoint(
 )
 _SMALL_T5 = 20_000_000
 SMALL_T5 = StartingPoint(
-    "measured with a T5 of a million parameters (docs/decisions.md): Adafactor at 1e-2, linear, 8 epochs",
+    "measured with a T5 of a million parameters (docs/decisions.md): Adafactor, linear, 8 epochs",
     {"kind": "adafactor"},
-    ((_UNLIMITED, 1e-2),),
+    ((_UNLIMITED, 1e-2, "measured with a T5 of 1 million; extrapolated to other encoder-decoders"),),
     {"kind": "linear", "warmup_ratio": 0.1},
     8,
     32,
     steps=100,
 )
 SMOLLM2 = StartingPoint(
-    "SmolLM2's supervised fine-tuning (arXiv 2502.02737: 3e-4, its small models 1e-3; 2 epochs, batch 128, cosine with 10 % of warm-up)",
+    "SmolLM2's supervised fine-tuning (arXiv 2502.02737: 2 epochs, batch 128, cosine with 10 % of warm-up)",
     {"kind": "adamw"},
-    ((1_000_000_000, 1e-3), (_UNLIMITED, 3e-4)),
+    (
+        (_BILLION, 1e-3, "SmolLM2's paper, for 135 and 360 million at batch 128; extrapolated to other decoders"),
+        (_UNLIMITED, 3e-4, "SmolLM2's paper, for 1.7 billion at batch 128; extrapolated to other decoders"),
+    ),
     {"kind": "cosine", "warmup_ratio": 0.1},
     2,
     128,
     scaled=True,
 )
 TUNED = StartingPoint(
-    "measured with SmolLM2-135M-Instruct, for models that have a chat template: 5e-5; beyond 10^9 parameters Stanford Alpaca's 2e-5",
+    "measured with SmolLM2-135M-Instruct, for models that have a chat template",
     {"kind": "adamw"},
-    ((1_000_000_000, 5e-5), (_UNLIMITED, 2e-5)),
+    (
+        (_BILLION, 5e-5, "measured with SmolLM2-135M-Instruct; extrapolated to other sizes"),
+        (_UNLIMITED, 2e-5, "extrapolated from Stanford Alpaca's, for 7 billion"),
+    ),
     {"kind": "cosine", "warmup_ratio": 0.1},
     2,
     32,
@@ -143,17 +164,22 @@ TUNED = StartingPoint(
 )
 
 # For an alpha of twice the rank, whatever the rank and the batch size.
-_LORA_RATES = ((10_000_000, 1e-3), (1_000_000_000, 5e-4), (_UNLIMITED, 2e-4))
-_LORA_SOURCE = (
-    "LoRA at 5e-4, measured with SmolLM2-135M-Instruct: ten times the rate of all weights, as Schulman 2025 (LoRA Without Regret) finds; "
-    "beyond 10^9 parameters 2e-4 (arXiv 2106.09685, appendix D); up to 1e7 1e-3, not measured yet"
+_LORA_RATES = (
+    (10_000_000, 1e-3, "extrapolated from 5e-4, measured with SmolLM2-135M-Instruct"),
+    (_BILLION, 5e-4, "measured with SmolLM2-135M-Instruct; extrapolated to other sizes"),
+    (_UNLIMITED, 2e-4, "extrapolated from LoRA's paper, appendix D, for 175 billion"),
 )
+_LORA_SOURCE = "LoRA (arXiv 2106.09685), at ten times the rate of all weights, as Schulman 2025 (LoRA Without Regret) finds"
 
 
 DPO = StartingPoint(
-    "DPO (arXiv 2305.18290, appendix B: 1e-6, batch 64); up to 1e7 parameters 3e-4, measured; up to 1e9 5e-6, not measured yet",
+    "DPO (arXiv 2305.18290, appendix B: 1e-6, batch 64)",
     {"kind": "adamw", "weight_decay": 0.0},
-    ((10_000_000, 3e-4), (1_000_000_000, 5e-6), (_UNLIMITED, 1e-6)),
+    (
+        (10_000_000, 3e-4, "measured with a small Llama (the recipe dpo-reviews); extrapolated to other decoders"),
+        (_BILLION, 5e-6, "extrapolated, between 3e-4 for few million and 1e-6 for 2.8 billion"),
+        (_UNLIMITED, 1e-6, "DPO's paper, for 2.8 billion; extrapolated to other decoders"),
+    ),
     {"kind": "linear", "warmup_ratio": 0.1},
     1,
     32,

@@ -54,7 +54,7 @@ def html_page(runs: RunSet, *, full: bool, today: date) -> str:
         forecasts=page_tables.forecast_table(drawn),
         lineages=page_charts.lineage_charts(drawn),
         provenance=page_tables.provenance_table(runs.single).split(),
-        problems=_problems(runs, full),
+        problems=[*dict.fromkeys(shareable(line, full=full) for line in runs.all_problems)],
         differences=page_tables.differences_table(drawn, full),
         recipes=[(label, shareable(text[:_LONGEST_RECIPE], full=full), len(text)) for label, text in texts],
         longest_recipe=_LONGEST_RECIPE,
@@ -103,10 +103,3 @@ def _sums(runs: RunSet) -> str:
     energy, grams = format_energy(1000 * total.energy_kwh), format_mass(total.emissions_g)
     factor = "" if runs.selection_factor is None else f", {runs.selection_factor:.3g} times as much as the best run"
     return f"All runs: {least}{energy} and {grams} CO2e ({format_statuses(runs)}){factor}."
-
-
-def _problems(runs: RunSet, full: bool) -> list[str]:
-    """Return the errors of failed runs, and the problems with the folders."""
-    errors = [f"{entry.label}: {entry.run.status}: {entry.run.listed.problem}" for entry in runs.entries if entry.run.listed.problem]
-    problems = [*(f"{entry.label}: {problem}" for entry in runs.entries for problem in entry.run.problems), *runs.problems]
-    return list(dict.fromkeys(shareable(line, full=full) for line in (*errors, *problems)))

@@ -1,25 +1,45 @@
-"""Bounded reading of metrics.jsonl: a long file is read in windows, a long series is thinned out, and a long text truncated."""
+"""The records of metrics.jsonl that a report shows: a long series is thinned out, and a long text truncated."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, Generic, TypeVar
 
-from tfkit.regular_files import open_regular
-from tfkit.reporting.bounded_lines import ThinnedSeries, complete_lines
-from tfkit.run.metrics import parse_record
+from tfkit.run.metrics import is_foreign, read_lines
 
-MOST_BYTES = 64 << 20  # to read; of a larger file, in windows over its whole length
+_T = TypeVar("_T")
 MOST_RECORDS = 10_000  # to keep of each kind
-MOST_NUMBERS = 200  # of a record
 MOST_SAMPLES = 4  # of a step
 MOST_SAMPLED = 6  # steps with samples to keep, evenly spaced, and the last one
-MOST_CLASSES = 400  # of a confusion matrix
 MOST_CHARACTERS = 2_000  # of a sample's text
-_WINDOWS = 64
-_LONGEST_LINE = 32 << 20
-_LATEST_STEP = 1 << 53  # the largest integers that floats represent exactly
+_LARGEST = 1 << 53  # of the integers that floats represent exactly
 Confusion = Mapping[str, Mapping[str, int]]  # how often each class was predicted, by the right class; counts of 0 may lack
+
+
+class ThinnedSeries(Generic[_T]):
+    """A series that keeps about `limit` of the items added to it, evenly spaced, and always the last one."""
+
+    def __init__(self, limit: int) -> None:
+        assert limit >= 4
+        self._limit = limit
+        self._kept: list[_T] = []
+        self._last: list[_T] = []
+        self.every = 1
+        self.added = 0
+
+    def add(self, item: _T) -> None:
+        """Add an item. Every n-th item is kept, and n is doubled whenever there are too many."""
+        if self.added % self.every == 0:
+            self._kept.append(item)
+            if len(self._kept) > self._limit:
+                self._kept, self.every = self._kept[::2], 2 * self.every
+        self._last = [item]
+        self.added += 1
+
+    @property
+    def items(self) -> list[_T]:
+        """The kept items, in order."""
+        return [*self._kept, *(self._last if (self.added - 1) % self.every else [])]
 
 
 @dataclass(frozen=True)
@@ -62,25 +82,20 @@ def read_metric_lines(path: Path, best_step: int | None = None) -> MetricLines:
     confusions: dict[bool, Confusion] = {}  # the latest, and the latest of the best step
     foreign, problems = 0, []
     try:
-        with open_regular(path) as file:
-            size = file.seek(0, 2)
-            for line in _lines(file, size):
-                record = parse_record(line or b"")
-                if record is None or not 0 <= (step := record["step"]) < _LATEST_STEP:
-                    foreign += 1
-                elif "evaluation" in record:
-                    evaluations.add((step, _numbers(record["evaluation"])))
-                    confusions[step == best_step] = confusion_of(record)
-                elif "samples" in record:
-                    samples.add([_sample(step, pair) for pair in record["samples"][:MOST_SAMPLES] if isinstance(pair, dict)])
-                elif record.get("loss") is not None:
-                    steps.add(_numbers(record))
+        for line, record in read_lines(path):
+            if record is None:
+                foreign += is_foreign(line, record)
+            elif "evaluation" in record:
+                evaluations.add((record["step"], _numbers(record["evaluation"])))
+                confusions[record["step"] == best_step] = confusion_of(record)
+            elif "samples" in record:
+                samples.add([_sample(record["step"], pair) for pair in record["samples"][:MOST_SAMPLES] if isinstance(pair, dict)])
+            elif record.get("loss") is not None:
+                steps.add(_numbers(record))
     except FileNotFoundError:
         return MetricLines()
     except OSError as error:
         return MetricLines(problems=(f"metrics.jsonl: {error.strerror or error}",))
-    if size > MOST_BYTES:
-        problems.append(f"metrics.jsonl: of {size:,} bytes {MOST_BYTES:,} were read, in {_WINDOWS} windows over the file")
     if foreign:
         lines = "1 line that is not a record" if foreign == 1 else f"{foreign:,} lines that are not records"
         problems.append(f"metrics.jsonl: skipped {lines} of a training")
@@ -91,31 +106,17 @@ def read_metric_lines(path: Path, best_step: int | None = None) -> MetricLines:
     return MetricLines(tuple(steps.items), tuple(evaluations.items), texts, confusion, tuple(problems))
 
 
-def _lines(file: BinaryIO, size: int) -> Iterator[bytes | None]:
-    """Yield the lines of the file, or of windows over a large file, and None for a line that is too long."""
-    if size <= MOST_BYTES:
-        yield from complete_lines(file, 0, size, _LONGEST_LINE)
-        return
-    for index in range(_WINDOWS):
-        length = MOST_BYTES // _WINDOWS
-        start = index * (size - length) // (_WINDOWS - 1)
-        yield from complete_lines(file, start, start + length, length)
-
-
 def confusion_of(record: Mapping[str, Any]) -> Confusion:
     """Return the counts of predictions for each class of a record or result; empty if it has none, or what has another form."""
     rows = record.get("confusion")
-    if not isinstance(rows, dict) or len(rows) > MOST_CLASSES or not all(isinstance(row, dict) for row in rows.values()):
+    if not isinstance(rows, dict) or not all(isinstance(row, dict) for row in rows.values()):
         return {}
-    counts = [count for row in rows.values() for count in row.values()]
-    is_valid = len(counts) <= MOST_CLASSES**2 and all(type(count) is int and 0 <= count < _LATEST_STEP for count in counts)
-    return rows if is_valid else {}
+    return rows if all(type(count) is int and 0 <= count < _LARGEST for row in rows.values() for count in row.values()) else {}
 
 
 def _numbers(values: dict[str, Any]) -> dict[str, float]:
     """Return the numbers of a record, including NaN and infinities."""
-    numbers = {name: value for name, value in values.items() if type(value) is float or (type(value) is int and abs(value) < _LATEST_STEP)}
-    return dict(list(numbers.items())[:MOST_NUMBERS])
+    return {name: value for name, value in values.items() if type(value) is float or (type(value) is int and abs(value) < _LARGEST)}
 
 
 def _sample(step: int, pair: dict[str, Any]) -> Sample:

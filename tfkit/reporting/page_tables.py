@@ -10,9 +10,10 @@ from tfkit.recipe.schema.best_metric import HIGHER
 from tfkit.reporting.amount_texts import FORECAST_WORDS, forecast_of, format_cost, format_field, format_forecast, run_cells
 from tfkit.reporting.equal_score import Comparison
 from tfkit.reporting.metric_lines import Confusion
-from tfkit.reporting.run_facts import LARGEST, RunFacts, number_of
+from tfkit.reporting.run_facts import RunFacts, number_of
 from tfkit.reporting.run_set import Entry
 from tfkit.reporting.visible_text import shareable
+from tfkit.run.fitting_fields import LARGEST
 from tfkit.units import format_bytes, format_energy, format_mass, format_seconds
 
 _MOST_DIFFERENCES = 200

@@ -20,13 +20,13 @@ from tfkit.regular_files import read_limited
 from tfkit.reporting.checkpoint_facts import CheckpointFacts, read_checkpoint
 from tfkit.reporting.metric_lines import Confusion, MetricLines, confusion_of, read_metric_lines
 from tfkit.run.chain_folder import CHAIN, SWEEP, member_folders
+from tfkit.run.fitting_fields import LARGEST
 from tfkit.run.lineage import ParentEntry
-from tfkit.run.listing import ListedRun, read_run
-from tfkit.run.run_json import RunDocument, known_of
+from tfkit.run.listing import ListedRun, read_run_and_document
+from tfkit.run.run_json import RunDocument
 from tfkit.units import baseline_metric
 
-LARGEST = 1e30  # larger numbers count as damaged
-_MOST_BYTES = 64 << 20  # of run.json; for all ledgers of a run together, four times as many
+_MOST_BYTES = 256 << 20  # of all ledgers of a run together
 
 
 @dataclass(frozen=True)
@@ -181,7 +181,7 @@ class RunFacts:
 
 def read_facts(path: Path) -> RunFacts:
     """Read the facts of a run, and of its existing stages or trials. Nothing in the folder is changed."""
-    listed, recorded, problems = _read_run_json(path)
+    listed, recorded = read_run_and_document(path)
     if listed.status == "foreign":
         return RunFacts(path, listed, problems=(listed.problem or "",))
     metrics = read_metric_lines(path / "metrics.jsonl", (listed.best or {}).get("step"))
@@ -189,7 +189,8 @@ def read_facts(path: Path) -> RunFacts:
     checkpoint = read_checkpoint(path / "checkpoints")
     recipe_text, recipe, recipe_problems = _read_recipe(path / "recipe.yaml")
     members = tuple(read_facts(member) for member in _members(path)) if recorded.run_id else ()
-    problems += [*metrics.problems, *ledger_problems, *recipe_problems, *(checkpoint.problems if checkpoint else ())]
+    damage = [listed.problem] if listed.status == "damaged" and listed.problem else []
+    problems = [*damage, *metrics.problems, *ledger_problems, *recipe_problems, *(checkpoint.problems if checkpoint else ())]
     shown = tuple(problem.replace(f"{path}/", "") for problem in problems)
     return RunFacts(path, listed, recorded, recipe_text, recipe, metrics, attempts, checkpoint, members, shown)
 
@@ -200,24 +201,11 @@ def _members(path: Path) -> list[Path]:
     return [member for member in inside if member.is_dir() and not member.is_symlink()]
 
 
-def _read_run_json(path: Path) -> tuple[ListedRun, RunDocument, list[str]]:
-    """Return the run as `tfkit runs` lists it, its run.json (empty if it cannot be read), and the problems with that file."""
-    file = path / "run.json"
-    try:
-        if file.exists():
-            read_limited(file, _MOST_BYTES)
-        listed = read_run(path)
-    except (OSError, ValueError) as error:
-        return ListedRun(str(path), "damaged", problem=f"run.json: {error}"), RunDocument(), [f"run.json: {_reason(error)}"]
-    problems = [listed.problem or "run.json cannot be read"] if listed.status == "damaged" else []
-    return listed, known_of(path), problems
-
-
 def _read_ledgers(folder: Path, run_id: str | None) -> tuple[tuple[Attempt, ...], list[str]]:
     """Return the ledgers of the run `run_id` (None, if run.json cannot be read: of any run), and the problems with them."""
     try:
         paths = sorted(folder.glob("*.jsonl"))
-        if sum(path.stat().st_size for path in paths) > 4 * _MOST_BYTES or not all(path.is_file() for path in paths):
+        if sum(path.stat().st_size for path in paths) > _MOST_BYTES or not all(path.is_file() for path in paths):
             return (), ["carbon: the ledgers are too large, or no regular files, and were not read"]
         attempts = attempts_of(folder.parent, run_id, keeps_ticks=True)
     except OSError as error:

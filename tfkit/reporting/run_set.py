@@ -2,6 +2,7 @@
 
 import json
 import os
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -15,8 +16,6 @@ from tfkit.reporting.run_facts import RunFacts, read_facts, text_of
 from tfkit.run.chain_folder import CHAIN
 from tfkit.run.refused_folders import lost_receipt
 
-MOST_RUNS = 2_000
-_DEEPEST = 8
 _INSIDE_A_RUN = {"checkpoints", "carbon", "tensorboard"}
 _TRAINING = ("pretrain", "finetune")
 
@@ -93,6 +92,14 @@ class RunSet:
         """The emissions of all runs divided by those of the best run; None: not known."""
         return self.amounts.emissions_g / self.best_g if self.best_g and self.amounts.emissions_g is not None else None
 
+    @cached_property
+    def all_problems(self) -> list[str]:
+        """The errors of failed runs, and the problems of all runs and with the folders."""
+        errors = [(entry, one) for entry in self.entries if (one := entry.run.listed.problem)]
+        others = [(entry, one) for entry in self.entries for one in entry.run.problems if one != entry.run.listed.problem]
+        lines = [f"{entry.label}: {entry.run.status}: {one}" for entry, one in errors]
+        return [*lines, *(f"{entry.label}: {one}" for entry, one in others), *self.problems]
+
     def of_one_model(self) -> RunFacts:
         """Return the run of the single model of this report: for a recipe with stages its last stage, for a sweep its best trial.
 
@@ -131,10 +138,8 @@ def open_runs(paths: Sequence[Path]) -> RunSet:
         if not below:
             raise UsageError(f"{path}: no runs; give a run, or the folder that runs are in, as {argument('run')} named it")
         found |= {run.resolve(): run for run in below if run.resolve() not in found}
-    if len(found) > MOST_RUNS:
-        problems.append(f"of {len(found):,} runs the first {MOST_RUNS:,} were read; give fewer folders")
     runs: list[RunFacts] = []
-    for path in [*found.values()][:MOST_RUNS]:
+    for path in found.values():
         run = read_facts(path)
         if run.status == "damaged" and run.amounts.energy_kwh is None:
             problems.append(f"{path.name}: damaged, and left out ({'; '.join(run.problems)})")
@@ -152,14 +157,11 @@ def open_runs(paths: Sequence[Path]) -> RunSet:
 def _runs_below(folder: Path) -> list[Path]:
     """Return the run folders in `folder`, including itself, by path. Links to folders are not followed."""
     runs: list[Path] = []
-    base = len(folder.parts)
     for parent, names, files in os.walk(folder):
         if "run.json" in files or lost_receipt(Path(parent)):
             runs.append(Path(parent))
             names[:] = [name for name in names if name not in _INSIDE_A_RUN]
-        names[:] = sorted(name for name in names if not name.startswith(".")) if len(Path(parent).parts) - base < _DEEPEST else []
-        if len(runs) > MOST_RUNS:
-            break
+        names[:] = sorted(name for name in names if not name.startswith("."))
     return runs
 
 
@@ -179,10 +181,11 @@ def _labels(runs: Sequence[RunFacts]) -> list[str]:
     paths = [run.path for run in runs]
     members = {member.path.resolve() for run in runs for member in run.members}
     parts = [path.resolve().parts for path in paths]
+    ends = Counter(own[-size:] for own in parts for size in range(1, len(own) + 1))
     labels = []
     for own in parts:
         least = 2 if Path(*own) in members else 1
-        size = next((size for size in range(least, len(own)) if sum(other[-size:] == own[-size:] for other in parts) == 1), len(own))
+        size = next((size for size in range(least, len(own)) if ends[own[-size:]] == 1), len(own))
         labels.append("/".join(own[-size:]))
     return labels
 

@@ -25,7 +25,7 @@ def terminal_report(runs: RunSet, columns: int | None, width_of: Width = len) ->
     if len(runs.entries) == 1:
         lines = [*_details(runs.entries[0], columns), *_curve(runs.entries[0].run, columns)]
     compared = [line for comparison in compare_runs(runs) for line in _comparison(comparison, columns, width_of)]
-    return [*lines, *_sums(runs), *compared, *_problems(runs)]
+    return [*lines, *_sums(runs), *compared, *([""] if runs.all_problems else []), *map(visible, runs.all_problems)]
 
 
 def _table(entries: Sequence[Entry], columns: int | None, width_of: Width) -> list[str]:
@@ -144,11 +144,3 @@ def _comparison(comparison: Comparison, columns: int | None, width_of: Width) ->
     inherited = " (with what was inherited)" if comparison.has_inherited else ""
     notes = [f"note: {note}" for note in comparison.notes]
     return ["", f"{comparison.words} until a validation score was reached{inherited}:", *lines, *notes]
-
-
-def _problems(runs: RunSet) -> list[str]:
-    failed = [entry for entry in runs.entries if entry.run.status == "failed" and entry.run.listed.problem]
-    errors = [f"{entry.label}: {entry.run.listed.problem}" for entry in failed]
-    problems = [f"{entry.label}: {problem}" for entry in runs.entries for problem in entry.run.problems]
-    lines = [visible(line) for line in (*errors, *problems, *runs.problems)]
-    return ["", *lines] if lines else []

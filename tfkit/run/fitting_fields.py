@@ -9,7 +9,7 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from tfkit.carbon.footprint import Intensity
 
-_LARGEST = 1e30  # larger numbers count as damaged
+LARGEST = 1e30  # larger numbers count as damaged
 _T = TypeVar("_T")
 
 
@@ -20,7 +20,7 @@ def fitting(kind: Callable[..., _T], document: Any, **others: Any) -> _T:
         with suppress(ValidationError):
             if name in document and name not in others:
                 value = _adapter(hint).validate_python(document[name])
-                values |= {} if isinstance(value, float) and abs(value) >= _LARGEST else {name: value}
+                values |= {} if isinstance(value, float) and abs(value) >= LARGEST else {name: value}
     return kind(**others, **values)
 
 

@@ -75,18 +75,23 @@ def _with_members(path: Path) -> list[Path]:
 
 def read_run(path: Path) -> ListedRun:
     """Describe one folder, without changing it."""
+    return read_run_and_document(path)[0]
+
+
+def read_run_and_document(path: Path) -> tuple[ListedRun, RunDocument]:
+    """Describe one folder, without changing it, and return its run.json, empty if it cannot be read."""
     if path.is_symlink():
-        return ListedRun(str(path), "foreign", problem="a link")
+        return ListedRun(str(path), "foreign", problem="a link"), RunDocument()
     try:
         document = read_run_json(path)
     except FileNotFoundError:
         if (problem := lost_receipt(path)) is None:
-            return ListedRun(str(path), "foreign", problem="no run.json: no run of tfkit")
+            return ListedRun(str(path), "foreign", problem="no run.json: no run of tfkit"), RunDocument()
     except (OSError, ValueError) as error:  # ValueError includes OtherVersionError
-        problem = f"run.json: {error}"
+        problem = f"run.json: {(error.strerror if isinstance(error, OSError) else None) or error}"
     else:
-        return _describe(path, document)
-    return ListedRun(str(path), "damaged", problem=problem, checkpoints=len(step_folders(path / "checkpoints")))
+        return _describe(path, document), document
+    return ListedRun(str(path), "damaged", problem=problem, checkpoints=len(step_folders(path / "checkpoints"))), RunDocument()
 
 
 def _describe(path: Path, run: RunDocument) -> ListedRun:

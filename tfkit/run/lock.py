@@ -5,18 +5,16 @@ also to test it, which another user's folder refuses.
 """
 
 import errno
+import fcntl
 import os
 import socket
-import sys
 from datetime import UTC, datetime
 from pathlib import Path
 
-from tfkit.durable import NO_FOLLOW
 from tfkit.errors import MachineError, argument
 from tfkit.run import strict_json
 
 _NO_LOCKS = frozenset({errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EINVAL})
-_LOCKED_BYTE = 1 << 20  # Windows also prevents reading of locked bytes: lock one beyond the text
 
 
 class FolderLock:
@@ -33,7 +31,7 @@ class FolderLock:
     def acquire(self) -> None:
         """Take the lock. Raises MachineError with the owner if another process has it, OSError if the file cannot be written."""
         assert self._descriptor is None
-        descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | NO_FOLLOW, 0o644)
+        descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o644)
         try:
             locked = _try_lock(descriptor)
             owner = _read_owner(descriptor)
@@ -71,7 +69,7 @@ class FolderLock:
 def is_locked(path: Path) -> bool:
     """Return whether a process has the lock. The check takes the lock for a moment, in which no other process can get it."""
     try:
-        descriptor = os.open(path, os.O_RDONLY | NO_FOLLOW)
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
     except OSError:
         return False
     try:
@@ -116,17 +114,6 @@ def _may_be_alive(owner: dict[str, object]) -> bool:
 
 def _try_lock(descriptor: int) -> bool | None:
     """Return True if locked, False if another process has the lock, None if the file system has no locks."""
-    if sys.platform == "win32":
-        import msvcrt
-
-        os.lseek(descriptor, _LOCKED_BYTE, os.SEEK_SET)
-        try:
-            msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
-        except OSError:
-            return False
-        return True
-    import fcntl
-
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

@@ -6,12 +6,15 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from tfkit.durable import NO_FOLLOW, write_atomically
+from tfkit.durable import write_atomically
 from tfkit.errors import MachineError
+from tfkit.regular_files import open_regular
 from tfkit.run import strict_json
 from tfkit.units import format_number_of
 
+LONGEST_LINE = 32 << 20  # bytes
 _BLOCK = 1 << 16  # bytes that are read at once from the end
+_LATEST_STEP = 1 << 53  # the largest integers that floats represent exactly
 
 
 class MetricsLog:
@@ -50,9 +53,9 @@ class MetricsLog:
         self.close()
         dropped = foreign = first_foreign = 0
         try:
-            for number, (line, record) in enumerate(_read_lines(self.path), 1):
+            for number, (line, record) in enumerate(read_lines(self.path), 1):
                 dropped += record is None or record["step"] > step
-                if record is None and _is_complete(line):
+                if is_foreign(line, record):
                     foreign += 1
                     first_foreign = first_foreign or number
             if foreign:
@@ -61,7 +64,7 @@ class MetricsLog:
                 )
             if dropped:
                 write_atomically(
-                    self.path, lambda: (line.decode() for line, record in _read_lines(self.path) if record and record["step"] <= step)
+                    self.path, lambda: (line.decode() for line, record in read_lines(self.path) if record and record["step"] <= step)
                 )
         except FileNotFoundError:
             return
@@ -96,10 +99,12 @@ class MetricsLog:
 def parse_record(line: bytes) -> dict[str, Any] | None:
     """Return the record in a complete line, with NaN and infinities restored; None for a line that is not a record of a training."""
     try:
-        record = strict_json.loads(line) if _is_complete(line) else None
+        record = strict_json.loads(line) if line.endswith(b"\n") else None
     except ValueError:
         return None
-    if not isinstance(record, dict) or type(record.get("step")) is not int or not strict_json.is_number(record.get("loss")):
+    if not isinstance(record, dict) or type(step := record.get("step")) is not int or not 0 <= step < _LATEST_STEP:
+        return None
+    if not strict_json.is_number(record.get("loss")):
         return None
     evaluation = record.get("evaluation", {})
     if (
@@ -117,13 +122,9 @@ def parse_record(line: bytes) -> dict[str, Any] | None:
     return record
 
 
-def _is_complete(line: bytes) -> bool:
-    return line.endswith(b"\n")
-
-
 def _open_after_last_line(path: Path) -> int:
     """Open for appending, and remove a partial last line, which a killed writer leaves."""
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | NO_FOLLOW, 0o644)
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW, 0o644)
     try:
         size = end = os.fstat(descriptor).st_size
         newline = -1
@@ -154,11 +155,19 @@ def _write_all(descriptor: int, data: bytes) -> None:
 def read_metrics(path: Path) -> Iterator[dict[str, Any]]:
     """Yield the records of a metrics.jsonl, without the lines that are not records; none if the file does not exist."""
     with suppress(FileNotFoundError):
-        yield from (record for _, record in _read_lines(path) if record is not None)
+        yield from (record for _, record in read_lines(path) if record is not None)
 
 
-def _read_lines(path: Path) -> Iterator[tuple[bytes, dict[str, Any] | None]]:
-    """Yield each line with its record: a long training has millions of them, which would not fit the memory together."""
-    with path.open("rb") as file:
-        for line in file:
+def read_lines(path: Path) -> Iterator[tuple[bytes, dict[str, Any] | None]]:
+    """Yield each line with its record: a long training has millions of them, which would not fit the memory together.
+
+    A line that is too long, which is no record, comes in pieces. Raises OSError, also for a pipe or a device, which could block.
+    """
+    with open_regular(path) as file:
+        while line := file.readline(LONGEST_LINE):
             yield line, parse_record(line)
+
+
+def is_foreign(line: bytes, record: dict[str, Any] | None) -> bool:
+    """Whether a line is not a record; a last line without an end is none that is complete: a kill leaves it, or it is being written."""
+    return record is None and line.endswith(b"\n")

@@ -28,13 +28,15 @@ from typing import Any, Literal
 from tfkit.carbon.footprint import RunTotals
 from tfkit.durable import write_atomically
 from tfkit.errors import OtherVersionError
+from tfkit.regular_files import read_limited
 from tfkit.run import strict_json
 from tfkit.run.fitting_fields import fitting
 from tfkit.run.lineage import ParentEntry, parent_entries
-from tfkit.run.model_files import check_version
+from tfkit.run.model_files import MIB, check_version
 
 NAME = "run.json"
 SCHEMA_VERSION = 1
+_LIMIT = 64 * MIB
 SECONDS_BETWEEN_WRITES = 5.0  # of a running attempt, at least
 End = Literal["stopped", "finished", "failed"]
 _OWN_FIELDS = frozenset({"schema_version", "run_id", "status", "attempts"})
@@ -117,7 +119,7 @@ def totals_in(document: Any) -> RunTotals:
 
 
 def _load(path: Path) -> dict[str, Any]:
-    document = strict_json.loads(path.read_bytes())
+    document = strict_json.loads(read_limited(path, _LIMIT))
     if isinstance(document, dict):
         check_version(document, path, SCHEMA_VERSION)
     if not _identifies_a_run(document):

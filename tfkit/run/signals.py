@@ -18,7 +18,7 @@ from typing import Any, Self
 
 from tfkit.errors import Stopped
 
-_NAMES = ("SIGTERM", "SIGINT", "SIGHUP")  # Windows has no SIGHUP
+_NAMES = ("SIGTERM", "SIGINT", "SIGHUP")
 _GRACE_SECONDS = 1.0  # after a third signal, for Python's own handler to end the process
 _HANDLER_SECONDS = 0.3  # for Python's own handler to run, unless a long call delays it
 _ACKNOWLEDGEMENTS = (
@@ -81,7 +81,7 @@ class StopSignals:
 
     def __enter__(self) -> Self:
         if threading.current_thread() is threading.main_thread():
-            for number in (getattr(signal, name) for name in self._names if hasattr(signal, name)):
+            for number in (signal.Signals[name] for name in self._names):
                 previous = signal.getsignal(number)
                 if isinstance(outer := getattr(previous, "__self__", None), StopSignals):
                     outer.raise_if_requested()  # a library has swallowed its exception

@@ -217,7 +217,7 @@ FORMATS = {
             special=("<|im_start|>", "<|im_end|>"),
             turn_end="<|im_end|>",
             bos=False,
-            system="You are a helpful AI assistant named SmolLM, trained by Hugging Face",  # as in SmolLM2's own template
+            system="You are a helpful AI assistant named SmolLM, trained by Hugging Face",  # the text of SmolLM2's own template
         ),
         ChatFormat("llama2", _llama2, markers=(*_INSTRUCTION, "<<SYS>>", "<</SYS>>"), alternates=True),
         ChatFormat("llama3", _llama3, special=("<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"), turn_end="<|eot_id|>"),

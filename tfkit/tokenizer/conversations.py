@@ -48,7 +48,7 @@ class Conversations:
     """Renders and encodes conversations in one chat format, or by the tokenizer's own template (`chat_format` None)."""
 
     def __init__(self, tokenizer: Tokenizer, chat_format: ChatFormat | None, system: str | None, folder: Path):
-        """`system`: a system message for conversations without one; `folder`: that of the tokenizer's template, for error messages.
+        """`system`: a system message for conversations without one; `folder`: the folder of the tokenizer's template, for error messages.
 
         Raises UsageError if the tokenizer lacks tokens that the format writes, and ModelError if its template cannot be trained on.
         """
@@ -72,13 +72,13 @@ class Conversations:
                 yield partial(_render, template)
 
     def literal(self, text: str) -> str | None:
-        """Return a special token or marker of the format that a text contains, and that would be parsed as such; None if there is none."""
+        """Return a special token or marker of the format in a text that would be parsed as such; None if there is none."""
         return self._control_tokens.find(text)
 
     def encode(self, texts: Sequence[tuple[str, Spans]]) -> list[ChatIds]:
         """Return the ids of rendered conversations, with their targets."""
         with tokenizer_errors():
-            encodings = interruptible(lambda _: self._backend.encode_batch([text for text, _ in texts], add_special_tokens=False))
+            encodings = interruptible(lambda: self._backend.encode_batch([text for text, _ in texts], add_special_tokens=False))
         return [_to_chat_ids(encoding, spans) for encoding, (_, spans) in zip(encodings, texts, strict=True)]
 
     def ends_turn(self, chat: ChatIds) -> bool:

@@ -3,7 +3,7 @@
 from tfkit.tokenizer.pipelines import BYTE_OF
 from tfkit.tokenizer.tokenizer import Tokenizer
 
-_MARKS = {ord(" "): "Ġ", ord("\n"): "Ċ", ord("\t"): "ĉ", ord("\r"): "č"}  # as the vocabulary writes them
+_MARKS = {ord(" "): "Ġ", ord("\n"): "Ċ", ord("\t"): "ĉ", ord("\r"): "č"}  # the signs that the vocabulary uses for white space
 
 
 def readable_entry(tokenizer: Tokenizer, token_id: int) -> str:

@@ -17,7 +17,7 @@ _SPLITTERS = {"gpt2": "gpt-2", "smollm2": "smollm", "llama3": "dbrx"}  # llama.c
 _QWEN2 = (  # of the tokenizer.json of Qwen 2 and later; llama.cpp has it without the normal form C, in which nearly all texts are
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
-_WHOLE_WORDS = "llama-bpe"  # as dbrx, except that a word with an entry of its own is not split (`ignore_merges`)
+_WHOLE_WORDS = "llama-bpe"  # dbrx's, except that a word that is itself an entry is not split (`ignore_merges`)
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ from tfkit.tokenizer.tokenizer_guard import interruptible
 # The text on which a tokenizer is trained, split so that training takes bounded memory and time, and has a reproducible result.
 
 
-_COVERAGE = 0.9999  # of the characters in the text, as `character_coverage` in SentencePiece (default 0.9995, Llama 0.99995)
+_COVERAGE = 0.9999  # the fraction of the characters that is covered, `character_coverage` in SentencePiece (default 0.9995, Llama 0.99995)
 _GAP = "\0"  # in place of a character without an entry
 
 
@@ -57,17 +57,17 @@ class Corpus:
         alphabet: Collection[str] | None = None,
     ) -> None:
         """Train the backend on the normalized texts. With an alphabet, characters that are not in it separate words."""
-        others = None
+        others, abandoned = None, threading.Event()
         if alphabet is not None:
             others = re.compile(f"[^{''.join(map(re.escape, alphabet))}]" if alphabet else "(?s:.)")
             backend.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Split(_GAP, "removed"), backend.pre_tokenizer])
 
-        def parts(abandoned: threading.Event) -> Iterator[str]:
+        def parts() -> Iterator[str]:
             for part in self._parts(abandoned):
                 normalized = part if normalizer is None else normalizer.normalize_str(part)
                 yield normalized if others is None else others.sub(_GAP, normalized)
 
-        interruptible(lambda abandoned: backend.train_from_iterator(parts(abandoned), trainer))
+        interruptible(lambda: backend.train_from_iterator(parts(), trainer), abandoned)
 
     def _parts(self, abandoned: threading.Event) -> Iterator[str]:
         """Yield the texts in pieces with the same words (pieces.py), except very long words: the trainer holds 200 bytes a word."""

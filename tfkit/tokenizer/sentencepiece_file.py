@@ -12,7 +12,7 @@ from tfkit.errors import ModelError
 from tfkit.run.model_files import MIB
 
 _LIMIT = 64 * MIB
-_UNIGRAM, _NORMAL, CONTROL, USER_DEFINED = 1, 1, 3, 4  # of TrainerSpec.ModelType, and three of SentencePiece.Type
+_UNIGRAM, _NORMAL, CONTROL, USER_DEFINED = 1, 1, 3, 4  # a value of TrainerSpec.ModelType, and three of SentencePiece.Type
 
 
 class Piece(NamedTuple):

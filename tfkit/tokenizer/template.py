@@ -31,7 +31,7 @@ _START = "import runpy, sys; worker = sys.argv.pop(1); sys.path += sys.argv[1:];
 
 
 # No secrets: only the time zone, and variables that some systems need to start Python.
-_ENVIRONMENT = ("TZ", "SYSTEMROOT", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH")
+_ENVIRONMENT = ("TZ", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH")
 _MAX_ERROR = 300  # characters
 
 

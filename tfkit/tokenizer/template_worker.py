@@ -10,6 +10,7 @@ process bound its cost, and the harm if the template escapes. This file is run a
 import contextlib
 import json
 import os
+import resource
 import sys
 import time
 import traceback
@@ -27,7 +28,7 @@ from jinja2.utils import Namespace
 
 MAX_TEXT = 1 << 20  # bytes of one rendered conversation
 MEMORY = 256 << 20  # bytes of address space, including Python's own 30 MB
-SECONDS = 3  # of processor time for one line; template.py stops earlier, unless it has died
+SECONDS = 3  # the limit of processor time for one line; template.py stops earlier, unless it has died
 NOBODY = 65534
 
 
@@ -133,10 +134,6 @@ def _line(error: Exception) -> int | None:
 
 def _drop_privileges() -> None:
     """Drop privileges: no file can be opened, no process started, and memory is bounded, as far as the system supports such limits."""
-    if sys.platform == "win32":
-        return
-    import resource
-
     os.chdir("/")
     if os.geteuid() == 0:  # root is exempt from most limits
         with contextlib.suppress(OSError):
@@ -151,10 +148,6 @@ def _drop_privileges() -> None:
 
 def _limit_seconds() -> None:
     """Limit processor time, so that the kernel ends this process if the next line takes too long, even if template.py is gone."""
-    if sys.platform == "win32":
-        return
-    import resource
-
     used = resource.getrusage(resource.RUSAGE_SELF)
     limit = int(used.ru_utime + used.ru_stime) + SECONDS + 1
     with contextlib.suppress(OSError, ValueError):  # a lower limit exists already

@@ -28,7 +28,7 @@ def token_bytes(tokenizer: Tokenizer, token_id: int) -> int:
 
 
 def opening_bytes(tokenizer: Tokenizer, text: str, ids: Sequence[int] | NDArray[np.uint32]) -> int:
-    """Return the number of UTF-8 bytes of a text that its first id covers: all if the text has no ids of its own.
+    """Return the number of UTF-8 bytes that a text's first id covers: all bytes if the text has no ids.
 
     Unlike `token_bytes`, this is also exact for lossy tokenizers: with BERT's, the letters of an unknown word count.
     """

@@ -39,7 +39,7 @@ def load_tokenizer(folder: Path | str) -> Tokenizer | None:
     path = find_named(folder, TOKENIZER)
     settings, special, named = _read_settings(folder), _read_object(folder, SPECIAL), _read_object(folder, ADDED)
     if path is None:
-        from tfkit.tokenizer.vocabulary_files import read_vocabulary  # which few folders need
+        from tfkit.tokenizer.vocabulary_files import read_vocabulary  # few folders need this import
 
         found = read_vocabulary(folder, settings, _read_object(folder, "config.json"), special, named)
         if found is None:
@@ -96,7 +96,7 @@ def _read_settings(folder: Path) -> dict[str, Any]:
 
 
 def _read_template(folder: Path, settings: dict[str, Any]) -> str | None:
-    """Read chat_template.jinja, else the config's template, and of several named templates the one called default."""
+    """Read chat_template.jinja, else the config's template; if it names several, the one called default."""
     path = find_named(folder, TEMPLATE)
     if path is not None:
         return read_text(path, _TEMPLATE_LIMIT)

@@ -6,6 +6,7 @@ import os
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
@@ -51,36 +52,33 @@ def _expansion_factor(step: Any) -> int:
 Result = TypeVar("Result")
 
 
-def interruptible(call: Callable[[threading.Event], Result]) -> Result:
+def interruptible(call: Callable[[], Result], abandoned: threading.Event | None = None) -> Result:
     """Return or raise what `call` returns or raises. An exception in a signal handler propagates at once.
 
-    It also sets the event that `call` receives: Python code in `call` should check the event and raise. Rust code continues until it or
-    the process ends, and its result is discarded.
+    It also sets the event `abandoned`, at which Python code in `call` should raise. Rust code continues until it or the process ends, and
+    its result is discarded.
     """
-    abandoned = threading.Event()
-    results: list[Result] = []
-    errors: list[BaseException] = []
+    if threading.current_thread() is not threading.main_thread():
+        return call()  # no handler runs in other threads
+    future: Future[Result] = Future()
 
     def work() -> None:
         try:
-            results.append(call(abandoned))
+            future.set_result(call())
         except BaseException as error:
-            errors.append(error)
+            future.set_exception(error)
 
-    if threading.current_thread() is not threading.main_thread():
-        return call(abandoned)  # no handler runs in other threads
     thread = threading.Thread(target=work, daemon=True)
     thread.start()
     try:
         while thread.is_alive():
             thread.join(_JOIN_SECONDS)
     except BaseException as error:
-        abandoned.set()
+        if abandoned is not None:
+            abandoned.set()
         atexit.register(_leave, thread, getattr(error, "exit_code", 130))
         raise
-    if errors:
-        raise errors[0]
-    return results[0]
+    return future.result()
 
 
 _JOIN_SECONDS = 0.5  # a signal interrupts a join at once on most platforms; on others the handler runs after this time

@@ -100,7 +100,7 @@ def _byte_bpe(paths: Sequence[Path], settings: Settings, roles: Mapping[str, str
 def _of_pieces(
     first: Sequence[str], skipped: int, last: Callable[[Settings], Sequence[str]]
 ) -> Callable[[Sequence[Path], Settings, Mapping[str, str]], Made]:
-    """Return the builder of a class that puts entries before and after the pieces of a model, the first of which it skips."""
+    """Return the builder of a class that skips a model's first pieces, and puts entries before and after the others."""
 
     def build(paths: Sequence[Path], settings: Settings, roles: Mapping[str, str]) -> Made:
         model = sentencepiece_file.read_model(paths[0])

@@ -39,7 +39,7 @@ _GPU_PEAKS = {
     "RTX 3090": 71e12,
     "RTX 4090": 165e12,
 }
-_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # constants of glibc's malloc.h
 _KEPT_BYTES = 1 << 30
 _FREE_BYTES, _NEAR_PEAK = 1 << 26, 0.9
 _LARGE_BYTES = 1 << 25  # mapping the memory of a tensor of this size takes less time than computing with it
@@ -164,7 +164,7 @@ class FreedMemory:
             libc.mallinfo2.restype = _MallocInfo
             libc.malloc_trim(0)
             self._libc = libc
-            self._other_bytes = self._resident() - self._used()  # of other libraries
+            self._other_bytes = self._resident() - self._used()  # memory of other libraries
 
     def trim(self) -> None:
         """Return free memory to the system if there is much of it while the memory in use is near its peak: their joint peak is then lower.

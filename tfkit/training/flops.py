@@ -30,7 +30,7 @@ class Product(NamedTuple):
     flops: float
     gradients: int  # products of the same size in the backward pass, for the gradients of its two factors
     width: int  # the smallest of its sizes that are not a number of positions; its speed depends on it
-    length: int = 0  # in attention: the keys of a row; its speed depends on this and on `causal`
+    length: int = 0  # the number of keys of a row in attention, whose speed depends on this and on `causal`
     causal: bool = False
 
 
@@ -48,11 +48,11 @@ class Flops:
         return self.blocks + self.attention + self.head
 
     def __add__(self, other: "Flops") -> "Flops":
-        """Add by part."""
+        """Add the FLOPs of each part."""
         return Flops(self.blocks + other.blocks, self.attention + other.attention, self.head + other.head)
 
     def __mul__(self, factor: float) -> "Flops":
-        """Multiply each part."""
+        """Multiply the FLOPs of each part."""
         return Flops(self.blocks * factor, self.attention * factor, self.head * factor)
 
 
@@ -199,7 +199,7 @@ class _Walk:
         return stream or weighted or self.is_trained(sublayer)
 
     def head(self, head: Head, shape: ForwardShape, stream: bool) -> None:
-        """Collect the products of the head, including those of its second output."""
+        """Collect the products of the head, including its second output."""
         if isinstance(head, VocabularyHead):
             self._vocabulary(head, shape, stream)
             return

@@ -55,7 +55,7 @@ class LossHistory:
         self.variance = (1 - weight) * (self.variance + weight * difference**2)
 
     def highest(self, sigmas: float | None) -> float:
-        """Return the highest loss that is not a jump; infinity after too few steps, or if `sigmas` is None."""
+        """Return the highest loss that is not a jump. It is infinity after too few steps, or if `sigmas` is None."""
         if sigmas is None or self.steps < _MIN_STEPS:
             return math.inf
         return self.mean + sigmas * math.sqrt(self.variance)

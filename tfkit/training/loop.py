@@ -152,7 +152,8 @@ def train(stepper: Stepper, loader: Loader, schedule: Schedule, plan: Plan, hook
     seconds, tokens = 0.0, 0  # since the last line of the log
     if progress.step and plan.due(plan.evaluate_every, progress.step) and not hooks.evaluated(progress.step):
         hooks.evaluate(progress)
-    while progress.step < plan.steps and not hooks.should_stop_early():
+    ends_early = bool(progress.step) and hooks.should_stop_early()
+    while progress.step < plan.steps and not ends_early:
         start = time.perf_counter()
         step = progress.step + 1
         try:
@@ -178,7 +179,8 @@ def train(stepper: Stepper, loader: Loader, schedule: Schedule, plan: Plan, hook
             except Stopped:
                 stopped = True
         stopped = stopped or hooks.should_stop()
-        if (stopped or hooks.should_stop_early()) and saved_step != step:
+        ends_early = hooks.should_stop_early()
+        if (stopped or ends_early) and saved_step != step:
             hooks.save(progress)
         if stopped:
             raise _stopped(step, plan)

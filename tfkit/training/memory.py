@@ -34,13 +34,13 @@ _LIKELY = 1 / _MARGIN  # the likely fraction of an estimate with its margin: the
 class ModelBytes:
     """The bytes of a model on a rank, by kind of tensor; those of several models may be added."""
 
-    weights: int = 0  # in fp32; of frozen weights that checkpoints do not need, in the precision of the run
+    weights: int = 0  # weights in fp32; frozen ones that checkpoints do not need, in the precision of the run
     working: int = 0  # the copy of unsharded fp32 weights in the precision of the run
     gradients: int = 0  # at most, in a step
     optimizer: int = 0  # its state
-    mean: int = 0  # of the weights
-    gathered: int = 0  # of sharded weights, in a micro-batch: the root parameters, and a block or all blocks
-    root_gradients: int = 0  # of the gathered root parameters, until the ranks have summed them
+    mean: int = 0  # the moving average of the weights
+    gathered: int = 0  # whole weights that are gathered in a micro-batch: the root parameters, and a block or all blocks
+    root_gradients: int = 0  # gradients of the gathered root parameters, until the ranks have summed them
 
     @property
     def held(self) -> int:
@@ -53,7 +53,7 @@ class ModelBytes:
         return self.gradients + self.gathered + self.root_gradients
 
     def __add__(self, other: "ModelBytes") -> "ModelBytes":
-        """Add by kind."""
+        """Add the bytes of each kind."""
         return ModelBytes(*map(sum, zip(astuple(self), astuple(other), strict=True)))
 
 
@@ -112,14 +112,14 @@ def trained_bytes(parameters: int, dtype: torch.dtype = torch.bfloat16) -> int:
 class Units:
     """The numbers of weights that ranks gather at once of a sharded model."""
 
-    count: int  # of blocks
+    count: int  # the number of blocks
     largest: int  # block
     blocks: int  # all of them
     root: int  # outside the blocks: they stay gathered from the forward to the end of the backward pass
 
     @classmethod
     def of(cls, parameters: Mapping[str, Tensor]) -> "Units":
-        """Return those of a model with these parameters."""
+        """Return the units of a model with these parameters."""
         sizes: Counter[str] = Counter()
         for name, parameter in parameters.items():
             sizes[found[0] if (found := BLOCK.match(name)) else ""] += parameter.numel()
@@ -181,7 +181,7 @@ def companion_bytes_per_row(objective: Objective, length: int, itemsize: int) ->
 def activation_bytes_per_token(config: ModelConfig) -> int:
     """Estimate the bytes of a token's activations in fp32 from the model's config alone, margin included."""
     layers = config.encoder_layers + config.decoder_layers
-    copies = 2 * config.mlp.experts.active if config.mlp.experts is not None else 0  # of a token, as its experts' input and output
+    copies = 2 * config.mlp.experts.active if config.mlp.experts is not None else 0  # a token is copied as its experts' input and output
     return int(4 * layers * ((10 + copies) * config.dim + 3 * config.active_hidden_dim) * _MARGIN)
 
 

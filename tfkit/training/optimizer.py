@@ -75,7 +75,7 @@ class Unfreezing:
 
 
 _PORTION, _GPU_PORTION = 2**20, 2**24  # numbers that one call updates: on a CPU what its caches hold
-_ROWS = 64  # so that portions end where the kernel's vectors end, and the bits are those of a single call
+_ROWS = 64  # portions end where the kernel's vectors end, so that the bits are those of a single call
 
 
 class AdamW:
@@ -206,7 +206,7 @@ class Optimizer:
         }
 
     def load_state(self, tensors: Mapping[str, Tensor]) -> None:
-        """Load a saved state onto the devices of the parameters; for shared parameters, this rank's shards of it."""
+        """Load a saved state onto the devices of the parameters; for sharded parameters, only this rank's shards."""
         owners = {parameter: optimizer for optimizer in self.optimizers for parameter in _parameters(optimizer)}
         for key, value in tensors.items():
             name, _, state_name = key.rpartition("/")
@@ -234,7 +234,7 @@ def _state_numbers(name: str, shape: torch.Size, section: OptimizerSection) -> i
     if isinstance(section, MuonSection) and _uses_muon(name, shape):
         return shape.numel()
     if not isinstance(section, AdafactorSection):
-        return 2 * shape.numel() + 1  # which counts the steps
+        return 2 * shape.numel() + 1  # one number counts the steps
     return 1 + (shape.numel() if len(shape) < 2 else shape[:-1].numel() + (shape[:-2] + shape[-1:]).numel())
 
 

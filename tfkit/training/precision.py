@@ -22,7 +22,7 @@ from torch import Tensor, nn
 if TYPE_CHECKING:
     from tfkit.parallel.sharding import Sharding
 
-HOLDS_NARROW_GRADIENTS = hasattr(torch.Tensor, "grad_dtype")  # of another type than the parameter's: torch 2.10 and later
+HOLDS_NARROW_GRADIENTS = hasattr(torch.Tensor, "grad_dtype")  # a gradient may have another type than its parameter: torch 2.10 and later
 _PART = 2**19  # numbers that are widened at once
 
 
@@ -38,7 +38,7 @@ class Weights:
         self.dtype, self.ema_decay = dtype, ema_decay
         self.mean: dict[str, Tensor] = {}  # empty before the first step
         self.mean_steps = 0  # the number of steps in it
-        self.gradient_factor = 1.0  # of the gradient in the next update: clipping costs no pass over the memory of its own
+        self.gradient_factor = 1.0  # the next update multiplies gradients by it, so that clipping needs no pass over the memory
         self.working = dict(model.named_parameters())
         self._trained = [name for name, parameter in self.working.items() if parameter.requires_grad]
         self.sharding: Sharding | None = None
@@ -104,7 +104,7 @@ class Weights:
             self._average(self.ema_decay)
 
     def use_latest(self) -> contextlib.AbstractContextManager[None]:
-        """A context in which the model computes with the latest weights; with sharded weights, all ranks run the same forwards together."""
+        """A context in which the model computes with the latest weights; if they are sharded, all ranks run the same forward passes."""
         return contextlib.nullcontext() if self.sharding is None else self.sharding.at_inference()
 
     @contextlib.contextmanager
@@ -183,7 +183,7 @@ class Weights:
             self.mean = {name: parameter.detach() for name, parameter in self.master.items()}
             self.mean |= {name: parameter.detach().clone() for name, parameter in self.trained.items()}
             return
-        weight = (1 - decay) / (1 - decay**self.mean_steps)  # of the latest master, where all weights since the first step sum to 1
+        weight = (1 - decay) / (1 - decay**self.mean_steps)  # the latest master's; all weights since the first step sum to 1
         trained = self.trained
         torch._foreach_lerp_([self.mean[name] for name in trained], [parameter.data for parameter in trained.values()], weight)
 

@@ -48,11 +48,12 @@ class Stepper:
         self.loss_module, self.weights, self.optimizer = loss_module, weights, optimizer
         self.model, self.objective = loss_module.model, loss_module.objective
         self.device, self.seed, self.unfreezing, self.companions, self.peers = device, seed, unfreezing, companions, peers
-        self._shardings: list[Sharding] = []  # of all sharded models, including frozen ones
+        self._shardings: list[Sharding] = []  # the shardings of all models, including frozen ones
+        self._can_halve = True  # whether a micro-batch that does not fit into the memory of one rank is repeated in smaller ones
 
     @property
     def all_weights(self) -> dict[str, Weights]:
-        """All weights that a step updates: those of the run's model under the empty name, and those of each trained companion."""
+        """All weights that a step updates, by model: the empty name is the run's model; the others are trained companions."""
         return {"": self.weights, **{name: one.weights for name, one in self.companions.items()}}
 
     def prepared(self, prepare: Callable[[], Sequence[Batch]]) -> Sequence[Batch]:
@@ -115,17 +116,15 @@ class Stepper:
         *,
         reshard: bool,
         frozen: Sequence[Transformer] = (),
-        as_gpus: bool = False,
         on_block: OnBlock | None = None,
     ) -> None:
         """Shard the model, the trained companions and the `frozen` models over groups of this many ranks. All ranks call it together.
 
         Blocks on the meta device are initialized one after the other, so that no rank ever holds all of them; `on_block` is called with
-        each of them. `as_gpus`: use the collectives of GPUs also on a CPU, for a plan. `reshard` applies to the model; the gradients of
-        companions are reduced after every micro-batch, since a step may end with a micro-batch that does not involve them.
+        each of them. `reshard` applies to the model; the gradients of companions are reduced after every micro-batch, since a step may end
+        with a micro-batch that does not involve them.
         """
-        from tfkit.parallel.in_place import OomAgreement
-        from tfkit.parallel.sharding import open_mesh  # which imports PyTorch's distributed tensors
+        from tfkit.parallel.sharding import CAN_REPEAT, OomAgreement, open_mesh  # importing it imports PyTorch's distributed tensors
 
         for weights in self.all_weights.values():
             weights.unround()
@@ -137,9 +136,10 @@ class Stepper:
             self.peers.go_on()
 
         mesh = open_mesh(self.device, self.peers.ranks.size, shards)
-        in_place = OomAgreement(before_collective, self.peers.fitting) if self.device.type == "cpu" and not as_gpus else None
-        sharder = ModelSharder(mesh, self.device, in_place, on_block)
-        self._attach(sharder.shard(self.model, self.weights.dtype, reshard=reshard), self.weights, self.optimizer)
+        self._can_halve = CAN_REPEAT and self.device.type == "cpu"
+        agreement = OomAgreement(before_collective, self.peers.fitting) if self._can_halve else None
+        sharder = ModelSharder(mesh, self.device, agreement, on_block)
+        self._attach(sharder.shard(self.model, self.weights.dtype, root=self.loss_module, reshard=reshard), self.weights, self.optimizer)
         for one in self.companions.values():
             self._attach(sharder.shard(one.model, one.weights.dtype), one.weights, one.optimizer)
         self._shardings += [sharder.shard(model, next(model.parameters()).dtype) for model in frozen]
@@ -173,7 +173,7 @@ class Stepper:
         return int(np.random.SeedSequence([self.seed, step, index]).generate_state(1, np.uint64)[0] >> 1)
 
     def _fitting(self) -> contextlib.AbstractContextManager[None]:
-        return self.peers.fitting() if self.weights.sharding is None or self.device.type == "cpu" else _fitting_together()
+        return self.peers.fitting() if self._can_halve else _fitting_together()
 
     def _accumulate(self, step: int, index: int, batch: Batch, counts: dict[str, int]) -> dict[str, Tensor]:
         """Accumulate the gradient of a micro-batch. Return the sum of each term's losses, and the observations."""
@@ -188,8 +188,8 @@ class Stepper:
 
 @contextlib.contextmanager
 def _fitting_together() -> Iterator[None]:
-    """Enclose micro-batches on sharded weights on GPUs. No agreement precedes the collectives there, so a rank that runs out of memory
-    cannot repeat its micro-batch, for which the others would have to gather weights again.
+    """Enclose micro-batches on sharded weights on GPUs, or with a PyTorch before 2.13. No agreement precedes the collectives there, so a
+    rank that runs out of memory cannot repeat its micro-batch, for which the others would have to gather weights again.
 
     Raises MachineError if memory runs out.
     """

@@ -6,8 +6,40 @@ from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 from tfkit.data.code.docstrings import docstrings
-from tfkit.data.code.packages import packages
 from tfkit.data.code.token_roles import token_roles
+
+_LINES = 30  # minimum for a chunk of `packages`, which ends at the next blank line
+_MIN_LAST_LINES = 8  # a shorter last chunk has too little information
+
+
+def packages(path: str, text: str, tree: ast.Module) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Yield the first line, the text and the package, as the label, of each chunk of code; nothing for a module outside any package.
+
+    Import statements are removed, since most of them name the package.
+    """
+    label, slash, _ = path.partition("/")
+    if not slash:
+        return
+    imports = {
+        line
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Import | ast.ImportFrom)
+        for line in range(node.lineno, (node.end_lineno or node.lineno) + 1)
+    }
+    chunk: list[str] = []
+    first = 1
+    for number, line in enumerate([*text.split("\n"), ""], 1):
+        if number in imports:
+            continue
+        if not chunk:
+            first = number
+        if line.strip() or chunk:
+            chunk.append(line.rstrip())
+        if len(chunk) >= _LINES and not line.strip():
+            yield first, {"text": "\n".join(chunk).rstrip(), "label": label}
+            chunk = []
+    if sum(map(bool, chunk)) >= _MIN_LAST_LINES:
+        yield first, {"text": "\n".join(chunk).rstrip(), "label": label}
 
 
 class Task(NamedTuple):

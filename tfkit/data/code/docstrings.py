@@ -17,7 +17,7 @@ _HAVE_DOCSTRINGS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
 
 def docstrings(path: str, text: str, tree: ast.Module) -> Iterator[tuple[int, dict[str, Any]]]:
     """Yield the line, and the source, target and name, of every documented function and method."""
-    lines = text.split("\n")  # as in ast: splitlines would also split at form feeds
+    lines = text.split("\n")  # ast splits lines in this way; splitlines would also split at form feeds
     cuts = [(node.body[0], len(node.body) == 1) for node in ast.walk(tree) if isinstance(node, _HAVE_DOCSTRINGS) and _docstring(node)]
     for name, node in _functions(tree, ""):
         docstring = _docstring(node)

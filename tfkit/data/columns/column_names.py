@@ -19,7 +19,7 @@ def normalized(name: str) -> str:
 
 
 def find_alias(role: Role, names: Iterable[str]) -> str | None:
-    """Return the column that is an alias of a role, or a standard name of it in another case; None if there is none."""
+    """Return the column whose name is an alias of a role, or one of its standard names in another case; None if there is none."""
     return _find_alias(role, tuple(names))
 
 

@@ -1,13 +1,18 @@
 """Readers of a column, one for each form of a role (recipe/schema/roles.py). Each returns the role's value, or Unfit."""
 
+import json
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import zip_longest
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from tfkit.recipe.schema.roles import Form
 from tfkit.tokenizer.chat_formats import UnfitError
 from tfkit.tokenizer.tool_calls import read_tools
+
+Part = TypeVar("Part")
+_ANSWERS = "answers with text and answer_start"
+_FLAGS = {"0": False, "1": True, "false": False, "true": True}
 
 
 class Unfit(NamedTuple):
@@ -56,7 +61,8 @@ def with_class_names(value: str | list[str] | Unfit, names: Sequence[str]) -> An
     return ClassName(names[number], number) if number < len(names) else Unfit(f"{value!r}", f"a class from 0 to {len(names) - 1}")
 
 
-def _kind(value: Any) -> str:
+def kind_of(value: Any) -> str:
+    """Return the kind of a value that does not fit, for messages."""
     return "null" if value is None else type(value).__name__
 
 
@@ -64,7 +70,7 @@ def read_text(value: Any) -> str | Unfit:
     """Read a text, or a list of sentences, which are joined by spaces."""
     if isinstance(value, list) and value and all(isinstance(part, str) for part in value):
         return " ".join(value)
-    return value if isinstance(value, str) else Unfit(_kind(value), "text")
+    return value if isinstance(value, str) else Unfit(kind_of(value), "text")
 
 
 def read_literal(value: Any) -> str | Unfit:
@@ -78,7 +84,7 @@ def read_literal(value: Any) -> str | Unfit:
             return Unfit(str(value), "a label")  # pandas writes an empty cell as NaN
         case int() | float():
             return str(value).removesuffix(".0")
-    return Unfit(_kind(value), "a label")
+    return Unfit(kind_of(value), "a label")
 
 
 def _read_label(value: Any) -> str | Unfit:
@@ -87,14 +93,16 @@ def _read_label(value: Any) -> str | Unfit:
     return Unfit("an empty text", "a label") if isinstance(label, str) and not label.strip() else label
 
 
-def _list_of(read: Callable[[Any], str | Unfit], wanted: str, *, splits: bool = False) -> Callable[[Any], list[str] | Unfit]:
-    """Return the reader of a list. `splits`: a text is the list of its words, as in a table, whose cells hold no lists."""
+def list_of(read: Callable[[Any], Part | Unfit], wanted: str, *, splits: bool = False) -> Callable[[Any], list[Part] | Unfit]:
+    """Return a reader of lists whose parts `read` reads; `wanted`: what they are, for messages. `splits`: a text is a list of its words, as
+    in a table, whose cells hold no lists.
+    """
 
-    def read_list(value: Any) -> list[str] | Unfit:
+    def read_list(value: Any) -> list[Part] | Unfit:
         value = value.split() if splits and isinstance(value, str) else value
         if not isinstance(value, list):
-            return Unfit(_kind(value), f"a list of {wanted}")
-        parts: list[str] = []
+            return Unfit(kind_of(value), f"a list of {wanted}")
+        parts: list[Part] = []
         for part in map(read, value):
             if isinstance(part, Unfit):
                 return Unfit(f"a list with {part.found}", f"a list of {wanted}")
@@ -104,17 +112,20 @@ def _list_of(read: Callable[[Any], str | Unfit], wanted: str, *, splits: bool = 
     return read_list
 
 
+_read_labels = list_of(_read_label, "labels")
+
+
 def _read_messages(value: Any) -> list[dict[str, Any]] | Unfit:
     """Read the messages of a conversation, as mappings."""
     if isinstance(value, list) and value and all(isinstance(part, Mapping) for part in value):
         return [dict(part) for part in value]
-    return Unfit(_kind(value), "a list of messages")
+    return Unfit(kind_of(value), "a list of messages")
 
 
 def _read_literals(value: Any) -> list[str] | Unfit:
     """Read a text or number, or a list of texts and numbers, as a list of texts."""
     if isinstance(value, list):
-        return _list_of(read_literal, "texts or numbers")(value)
+        return list_of(read_literal, "texts or numbers")(value)
     literal = read_literal(value)
     return literal if isinstance(literal, Unfit) else [literal]
 
@@ -124,14 +135,14 @@ def _read_tools(value: Any) -> list[dict[str, Any]] | Unfit:
     try:
         return read_tools(value) if value not in ("", None) else []
     except UnfitError:
-        return Unfit(_kind(value), "a list of tools as JSON Schemas of functions")
+        return Unfit(kind_of(value), "a list of tools as JSON Schemas of functions")
 
 
-def _read_str(value: Any) -> str | Unfit:
-    return value if isinstance(value, str) else Unfit(_kind(value), "text")
+def _read_part(value: Any) -> str | Unfit:
+    return value if isinstance(value, str) else Unfit(kind_of(value), "text")
 
 
-_read_texts = _list_of(_read_str, "texts")
+_read_texts = list_of(_read_part, "texts")
 
 
 def _read_choices(value: Any) -> list[str] | Unfit:
@@ -153,16 +164,83 @@ def _read_choices(value: Any) -> list[str] | Unfit:
     return _read_texts(value)
 
 
+def read_label_set(value: Any) -> str | list[str] | dict[str, bool] | Unfit:
+    """Read the labels of a row: a list; a text, which the objective splits; or a mapping from label names to 0 or 1, such as the mapping
+    of several columns. Null and an empty text are no label.
+    """
+    match value:
+        case None:
+            return []
+        case list():
+            labels: list[str] | Unfit = _read_labels(value)
+            if isinstance(labels, list) and len({*labels}) < len(labels) and {*labels} <= _FLAGS.keys():
+                return Unfit("a list of zeros and ones, which names no labels", "a list of labels, or a column for each")
+            return labels
+        case Mapping():
+            return _read_flags(value)
+    return read_literal(value)
+
+
+def _read_flags(value: Mapping[str, Any]) -> list[str] | dict[str, bool] | Unfit:
+    """Read a mapping from label names to 0 or 1. Otherwise, each value that is not blank is a label."""
+    literals = {str(name): "" if cell is None else read_literal(cell) for name, cell in value.items()}
+    for name, literal in literals.items():
+        if isinstance(literal, Unfit):
+            return Unfit(f"{literal.found} for {name!r}", "0 or 1, or a label")
+    cells = {name: str(literal).strip() for name, literal in literals.items()}
+    labels = [cell for cell in cells.values() if cell]
+    if not labels or not {*labels} <= _FLAGS.keys():
+        return labels
+    if len(labels) < len(cells):
+        return Unfit(f"nothing for {next(name for name, cell in cells.items() if not cell)!r}", "0 or 1")
+    return {name: _FLAGS[cell] for name, cell in cells.items()}
+
+
+def read_answers(value: Any) -> list[dict[str, Any]] | Unfit:
+    """Read the answers to a question, each with its `text` and `answer_start`, the character offset at which it begins in the context.
+
+    Answers are a list, as in SQuAD's files; an object of two lists, as on the Hub; or, in a table, either as JSON. Null and an empty
+    list are no answer. In a list of texts, each has None as its `answer_start`.
+    """
+    if isinstance(value, str):
+        try:
+            value = json.loads(value) if value.strip() else None
+        except ValueError:
+            return Unfit("text", _ANSWERS)
+    if isinstance(value, Mapping):
+        texts, starts = value.get("text"), value.get("answer_start")
+        if isinstance(texts, list) and isinstance(starts, list) and len(texts) == len(starts):
+            value = [{"text": text, "answer_start": start} for text, start in zip(texts, starts, strict=True)]
+        else:
+            value = [value]
+    if value is None:
+        return []
+    if not isinstance(value, list):
+        return Unfit(type(value).__name__, _ANSWERS)
+    if all(isinstance(answer, str) for answer in value):
+        return [{"text": text, "answer_start": None} for text in value]
+    answers = []
+    for answer in value:
+        text, start = (answer.get("text"), answer.get("answer_start")) if isinstance(answer, Mapping) else (None, None)
+        if not isinstance(text, str) or not isinstance(start, int) or isinstance(start, bool):
+            missing = "text" if not isinstance(text, str) else "answer_start"
+            return Unfit(f"an answer without {missing}", _ANSWERS)
+        answers.append({"text": text, "answer_start": start})
+    return answers
+
+
 READERS: Mapping[Form, Callable[[Any], Any]] = {
     "text": read_text,
     "label": _read_label,
-    "texts": _list_of(_read_str, "texts", splits=True),
+    "texts": list_of(_read_part, "texts", splits=True),
     "choices": _read_choices,
-    "labels": _list_of(_read_label, "labels", splits=True),
+    "labels": list_of(_read_label, "labels", splits=True),
     "messages": _read_messages,
     "tools": _read_tools,
     "references": lambda value: [value] if isinstance(value, str) else _read_texts(value),
     "literals": _read_literals,
+    "label_set": read_label_set,
+    "answers": read_answers,
 }
 
 
@@ -179,7 +257,7 @@ def texts_of(value: Any) -> Iterable[str]:
 
 
 def first_turn(messages: Sequence[Mapping[str, Any]]) -> list[Any]:
-    """Return the contents of a conversation's messages up to and including the first user message; of all messages if there is none."""
+    """Return the contents of a conversation's messages up to and including the first user message, or of all if no user speaks."""
     speakers = [message.get("role", message.get("from")) for message in messages]
     end = next((number for number, speaker in enumerate(speakers, 1) if speaker in ("user", "human")), len(messages))
     return [message.get("content", message.get("value")) for message in messages[:end]]

@@ -7,7 +7,7 @@ from typing import Any
 from tfkit.data.columns.rows import Source
 from tfkit.errors import DataError
 
-_MIN_ROWS, _MAX_DISTINCT = 20, 0.9  # of at least 20 rows, over 90 % with different labels: these are names or numbers, not classes
+_MIN_ROWS, _MAX_DISTINCT = 20, 0.9  # if over 90 % of at least 20 rows have different labels, these are names or numbers, not classes
 _NUMBER = re.compile(r"-?[0-9]{1,1000}")  # int() refuses more than 4300 digits
 
 

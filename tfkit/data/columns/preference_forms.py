@@ -8,7 +8,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from tfkit.data.columns.forms import Unfit, first_turn
+from tfkit.data.columns.forms import Unfit, first_turn, kind_of, list_of
 from tfkit.recipe.numbers import read_number
 from tfkit.recipe.schema.roles import Form
 
@@ -17,7 +17,6 @@ _FLAGS = dict.fromkeys(("true", "1", "yes", "good", "positive", "desirable", "ch
 _FLAGS |= dict.fromkeys(("false", "0", "no", "bad", "negative", "undesirable", "rejected"), False)
 _TIES = {"tie", "ties", "both", "bothbad", "neither", "equal", "same", "draw"}
 _SIDES = ({"a", "1", "first", "left", *_TIES}, {"b", "2", "second", "right", *_TIES})  # the words of a vote for each of two completions
-_COMPLETIONS = "a list of completions, each a text or messages"
 
 
 def read_turns(value: Any) -> str | list[dict[str, Any]] | Unfit:
@@ -29,32 +28,21 @@ def read_turns(value: Any) -> str | list[dict[str, Any]] | Unfit:
             return [dict(value)]
         case list() if value and all(isinstance(part, Mapping) for part in value):
             return [dict(part) for part in value]
-    return Unfit("null" if value is None else type(value).__name__, "text or messages")
+    return Unfit(kind_of(value), "text or messages")
 
 
-def read_completions(value: Any) -> list[str | list[dict[str, Any]]] | Unfit:
-    """Read a list of texts, of messages, or of lists of messages."""
-    if not isinstance(value, list):
-        return Unfit("null" if value is None else type(value).__name__, _COMPLETIONS)
-    completions: list[str | list[dict[str, Any]]] = []
-    for completion in map(read_turns, value):
-        if isinstance(completion, Unfit):
-            return Unfit(f"a list with {completion.found}", _COMPLETIONS)
-        completions.append(completion)
-    return completions
+def _read_finite(value: Any) -> float | None:
+    """Read a number, or a text that is one; None for anything else, for infinity and for NaN."""
+    try:
+        number = read_number(value) if isinstance(value, str) else float(value) if isinstance(value, int | float) else None
+    except OverflowError:  # an integer of hundreds of digits
+        return None
+    return number if number is not None and math.isfinite(number) else None
 
 
-def read_numbers(value: Any) -> list[float] | Unfit:
-    """Read a list of numbers, or of texts that are numbers. Infinity and NaN do not fit."""
-    if not isinstance(value, list):
-        return Unfit("null" if value is None else type(value).__name__, "a list of numbers")
-    numbers: list[float] = []
-    for item in value:
-        number = read_number(item) if isinstance(item, str) else float(item) if isinstance(item, int | float) else None
-        if number is None or not math.isfinite(number):
-            return Unfit(f"a list with {item!r}"[:80], "a list of numbers")
-        numbers.append(number)
-    return numbers
+def _read_item(value: Any) -> float | Unfit:
+    number = _read_finite(value)
+    return Unfit(f"{value!r}"[:68], "a number") if number is None else number
 
 
 def read_votes(value: Any) -> list[float] | Unfit:
@@ -65,9 +53,9 @@ def read_votes(value: Any) -> list[float] | Unfit:
     votes = [0.0, 0.0]
     pairs = value.items() if isinstance(value, Mapping) else [(vote, 1) for vote in (value if isinstance(value, list) else [value])]
     for vote, count in pairs:
-        number = read_number(count) if isinstance(count, str) else float(count) if isinstance(count, int | float) else None
+        number = _read_finite(count)
         sides = _sides_of(vote)
-        if not sides or number is None or not math.isfinite(number):
+        if not sides or number is None:
             zero = "; of numbers from 0, class_names: [a, b] says what they mean" if str(vote) == "0" else ""
             return Unfit(f"{vote if not sides else count!r}"[:80], f"a vote for one of two responses: a or b, 1 or 2, or tie{zero}")
         for side in sides:
@@ -92,8 +80,8 @@ def vote_columns(held: Mapping[str, Sequence[object]]) -> list[str]:
 
 READERS: Mapping[Form, Callable[[Any], Any]] = {
     "turns": read_turns,
-    "completions": read_completions,
-    "numbers": read_numbers,
+    "completions": list_of(read_turns, "completions, each a text or messages"),
+    "numbers": list_of(_read_item, "numbers"),
     "votes": read_votes,
 }
 

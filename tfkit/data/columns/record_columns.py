@@ -8,11 +8,11 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, NamedTuple
 
+from tfkit.data.columns import forms, preference_forms
 from tfkit.data.columns.column_names import MISSING, columns_of, find_alias, look_up, uses_alias, value_of
 from tfkit.data.columns.forms import Unfit, by_number, find_surrogate, first_turn, texts_of, with_class_names
 from tfkit.data.columns.preference_forms import is_dialogue, opening
 from tfkit.data.columns.rows import BadRow, Row
-from tfkit.data.columns.structured_forms import READERS
 from tfkit.errors import DataError, argument
 from tfkit.recipe.schema.roles import LABELS, TEXT, Role
 
@@ -26,7 +26,8 @@ class Record(NamedTuple):
 
 
 Records = Iterator[Record | BadRow]
-_MAX_NAMES = 20  # of columns, in an error
+_MAX_NAMES = 20  # the largest number of columns that an error lists
+_READERS = {**forms.READERS, **preference_forms.READERS}
 _GOLD = "gold_label"  # SNLI and similar data sets write "-" in this column if the annotators did not agree
 
 
@@ -94,7 +95,7 @@ class Columns:
         self.check_one_text(names, place)
 
     def check_one_text(self, names: Mapping[str, Any], place: str) -> None:
-        """Raise DataError if several columns could be the text and none is the pair: all but one would be ignored.
+        """Raise DataError if several columns could be the text, and none is the pair: all except one would be ignored.
 
         Called for each record if the columns of a source are not known in advance.
         """
@@ -122,7 +123,7 @@ class Columns:
         return self.select_read(available)
 
     def missing(self, role: Role, available: Mapping[str, Any], place: str) -> BadRow:
-        """Error for a record that lacks a role's column; of a template or a list, it names the missing columns alone."""
+        """Error for a record that lacks a role's column. For a template or a list, it names only the missing columns."""
         names = self._names(role)
         if is_named := role.name in self.named:
             absent = [name for name in names if name not in available and _root(name) not in available]
@@ -178,7 +179,7 @@ class Columns:
         return [tuple(by_shape[shape]) for shape in chosen or by_shape]
 
     def _matching_roles(self, has: Callable[[Role], bool]) -> tuple[Role, ...] | None:
-        """Return the roles of the first shape whose required columns are there, and those outside any shape. None if no shape fits."""
+        """Return the roles of the first shape whose required columns exist, and the roles outside any shape; None if no shape fits."""
         shapes = self._shapes()
         if not shapes:
             return self.roles
@@ -224,10 +225,10 @@ class Columns:
             return raw, column
         raw = by_number(raw) if role.by_number else raw
         if self.class_names and role.form == "votes":
-            raw = with_class_names(READERS["literals"](raw), self.class_names)
+            raw = with_class_names(_READERS["literals"](raw), self.class_names)
             if isinstance(raw, Unfit):
                 return raw, column
-        value = Unfit("a dash alone", "a label") if column == _GOLD and raw == "-" else READERS[role.form](raw)
+        value = Unfit("a dash alone", "a label") if column == _GOLD and raw == "-" else _READERS[role.form](raw)
         if self.class_names and role.form in ("label", "labels"):
             value = with_class_names(value, self.class_names)
         is_unrelated = role.name not in self.named and (isinstance(raw, Mapping | list) or role.form == "tools")

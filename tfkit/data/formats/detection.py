@@ -45,7 +45,7 @@ class Table(NamedTuple):
 
 def detect_json_lines(content: Content) -> bool:
     """Whether a JSON file has an object on each of its first two lines, so that it is no JSON value as a whole."""
-    with opened(content) as file, suppress(ValueError, RecursionError):  # not JSON, or not UTF-8
+    with opened(content) as file, suppress(ValueError, RecursionError):  # the content is not JSON, or not UTF-8
         lines = (file.readline(_MAX_JSON_LINE).removeprefix(BOM).strip() for _ in range(_LINES))
         first, second, *_ = [*islice(filter(None, lines), 2), b"", b""]
         return second.startswith(b"{") and first.endswith(b"}") and isinstance(json.loads(first), dict)

@@ -26,7 +26,7 @@ from tfkit.errors import DataError
 
 BOM = b"\xef\xbb\xbf"
 _CHUNK = 1 << 20
-_ENOUGH_BYTES = 200  # of a text, to judge its encoding by
+_ENOUGH_BYTES = 200  # a text must be this long for its encoding to be recognised
 _UTF8_LETTER, _LETTER = re.compile(rb"[\xc2\xc3][\x80-\xbf]"), re.compile("[A-Za-z]")
 _NOT_WESTERN = re.compile(r"[^\x00-\x7f]{4}|[\x00-\x08\x0e-\x1fÿƒ]|[A-Za-z][^\x00-\x7f\w\s‘’´·–—…\xad][A-Za-z]|[A-Za-z][¹²³][A-Za-z]")
 _DAMAGE = (EOFError, zlib.error, gzip.BadGzipFile, lzma.LZMAError, tarfile.TarError, zipfile.BadZipFile)
@@ -157,7 +157,7 @@ def reading(name: Path | str, packed: str = "gzip") -> Iterator[None]:
     except _DAMAGE as error:
         raise _damaged(name, packed, error) from error
     except OSError as error:
-        if error.errno is None:  # of a decompressor, not of the operating system
+        if error.errno is None:  # the error is a decompressor's, not the operating system's
             raise _damaged(name, packed, error) from error
         raise DataError(f"{name}: cannot be read ({error.strerror or error}); check that it exists and its permissions") from error
 

@@ -118,7 +118,7 @@ def _items(text: "_JsonStream", where: str = "") -> Iterator[_Item]:
 
 
 def _arrays(text: "_JsonStream", *, named: bool = False) -> Iterator[tuple[str, str, Iterator[_Item]]]:
-    """Yield the arrays in an object: key, first character of the first item, items, of which those that the caller leaves are skipped.
+    """Yield the arrays in an object: key, first character of the first item, items. Items that the caller does not read are skipped.
 
     `named`: the places of the items hold the key.
     """
@@ -174,7 +174,7 @@ def _array_row(item: _Item, header: Sequence[str]) -> Record | BadRow:
 
 
 def _members(text: "_JsonStream", columns: Columns, header: Sequence[str], keys: Sequence[str], *, numbered: bool) -> Records:
-    """Yield the rows under the keys of an object; without keys, those of its only array of objects."""
+    """Yield the rows under the keys of an object, or, without keys, the rows of its only array of objects."""
     arrays: list[str] = []
     for name, kind, items in _arrays(text, named=bool(keys)):
         if name in keys if keys else kind == "{":

@@ -10,7 +10,7 @@ from tfkit.data.formats.file_content import Budget, Content, first_line, seekabl
 from tfkit.errors import DataError
 
 _ROWS = 256  # decoded at once
-_COUNTED_ROWS = 8192  # whose sizes are counted at once: each such batch holds the whole dictionary
+_COUNTED_ROWS = 8192  # rows whose sizes are counted together: each batch holds the whole dictionary
 _MAX_DECODED = 1 << 29  # bytes in a batch
 
 

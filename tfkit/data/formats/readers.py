@@ -152,7 +152,7 @@ def _format_of(content: Content, layout: Layout) -> str:
 
 
 def _detect_format(content: Content, columns: Columns, layout: Layout) -> str:
-    """Return the format of a file: that of its lines, if they are CoNLL and a role reads tokens, if they are JSON, or if a text is a table
+    """Return the format of a file. Its lines decide if they are CoNLL and a role reads tokens, if they are JSON, or if a text is a table
     or fastText's and more than texts is read; else the format given or of its suffix.
     """
     name = _format_of(content, layout)

@@ -41,7 +41,7 @@ class _PlainReader:
     contains a quote that no writer of quoted fields would leave.
     """
 
-    MAX_LINES = 10_000  # in one record: a quote that is never closed must not read the whole file into memory
+    MAX_LINES = 10_000  # lines of one record: a quote that is never closed must not read the whole file into memory
     MAX_LOOKAHEAD = 200  # lines that are searched for such a quote
 
     def __init__(self, lines: Iterator[_Line], delimiter: str, width: int, bad_lines: list[BadRow]):
@@ -125,7 +125,7 @@ class _PlainReader:
 def read_separated(content: Content, columns: Columns, delimiter: str, given: tuple[str, ...]) -> Records:
     """Read records with this delimiter under a header line or the given header. Raise DataError for an unusable header."""
     csv.field_size_limit(2**31 - 1)  # the default refuses fields over 128 kB
-    bad_lines: list[BadRow] = []  # of the current record
+    bad_lines: list[BadRow] = []  # the bad lines of the current record
     lines = _decoded(content)
     reader = (
         _PlainReader(lines, delimiter, len(given), bad_lines) if delimiter != "," else csv.reader(_texts(lines, bad_lines), strict=True)

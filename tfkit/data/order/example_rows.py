@@ -108,7 +108,7 @@ class ExampleRows:
         """
         size = self.batch_size
         rest = min(-epoch * len(self) % size, len(rows))
-        if epoch == 0:  # keep the longest row out of the tail
+        if epoch == 0:  # the longest row is not in the tail
             longest = int(self.lengths[rows].argmax())
             rows[[0, longest]] = rows[[longest, 0]]
         head, rows = rows[:rest], rows[rest:]

@@ -22,11 +22,11 @@ class BatchSizes:
     def __init__(self, full: int, start: int | None = None, ramp_rows: float = 0.0):
         """`start` None: full batches from the first step. Raises ValueError if `full` is not a multiple of `start`."""
         self.full = full
-        self.unit = start or full  # every size is a multiple of it
+        self.unit = start or full  # every batch size is a multiple of this one
         if full % self.unit:
             raise ValueError(f"the batch starts with {start} rows, which do not divide {full}")
         self._sizes: list[int] = []
-        self._first_step: list[int] = []  # of each level (a run of steps of one size)
+        self._first_step: list[int] = []  # the first step of each level, which is a run of steps of one size
         self._first_row: list[int] = []  # rows that the steps before the level read
         steps = rows = 0
         for size, count in _levels(self.unit, full, ramp_rows):

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from tfkit.data.order.draws import EpochCache, permutation
 from tfkit.errors import DataError
 
-MAX_ROWS = 100_000_000  # that a weight above 1 may give an epoch: drawing its order takes 24 bytes a row
+MAX_ROWS = 100_000_000  # rows of an epoch with weights above 1: drawing their order takes 24 bytes a row
 
 
 class WeightedOrder:
@@ -58,7 +58,7 @@ class WeightedOrder:
 
 
 def count_repeats(name: str, weight: float, rows: int) -> tuple[int, int]:
-    """Return the number of whole passes over a source in an epoch, and of rows read once more. Raises DataError for none or too many."""
+    """Return the whole passes over a source in an epoch, and the rows that are read once more. Raises DataError for none or too many."""
     passes, extra = int(weight), round((weight % 1) * rows)
     if not passes * rows + extra:
         raise DataError(f"{name}: weight {weight} of {rows} rows is less than one row; set a larger weight, or give more rows")

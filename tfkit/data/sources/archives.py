@@ -27,7 +27,7 @@ class _Member(NamedTuple):
     """A file in an archive. `problem`: why it cannot be read, with the remedy; empty if it can."""
 
     name: PurePosixPath
-    size: int  # as the archive claims
+    size: int  # the size that the archive claims
     open: Callable[[], IO[bytes]]
     problem: str = ""
 
@@ -89,7 +89,7 @@ def _files_of_zip(archive: zipfile.ZipFile) -> list[_Member]:
 
 
 def _files_of_tar(archive: tarfile.TarFile, file: IO[bytes]) -> list[_Member]:
-    """List the regular files, of equal names the last. Raise ValueError if a header is damaged: tarfile takes it for the end."""
+    """List the regular files; the last of those with equal names. Raise ValueError for a damaged header: tarfile takes it for the end."""
     infos: dict[str, tarfile.TarInfo] = {}
     offset = -1
     for info in archive:
@@ -109,7 +109,7 @@ def _files_of_tar(archive: tarfile.TarFile, file: IO[bytes]) -> list[_Member]:
 
 
 def _extract(archive: tarfile.TarFile, info: tarfile.TarInfo) -> IO[bytes]:
-    return cast(IO[bytes], archive.extractfile(info))  # None is for what is no file
+    return cast(IO[bytes], archive.extractfile(info))  # None: the entry is no file
 
 
 def _open(file: _Member, path: Path, budget: Budget) -> IO[bytes]:

@@ -83,7 +83,7 @@ def class_names(features: Mapping[str, Any] | None) -> dict[str, list[str]]:
     """Return the class names, in order, of each column of `ClassLabel`s, or of lists of them, which a data set stores as numbers."""
     names = {}
     for column, feature in (features or {}).items():
-        inner = getattr(feature, "feature", feature)  # of a list
+        inner = getattr(feature, "feature", feature)  # the feature of a list's elements
         if type(inner).__name__ == "ClassLabel" and getattr(inner, "names", None):
             names[column] = list(inner.names)
     return names

@@ -1,19 +1,19 @@
 """A hub data set that is streamed once: its records are written to tfkit's cache, and read from there afterwards.
 
-Folder of the cache: records-00000.jsonl and so on, one record a line with the columns that are read; index.json, written last, with
-the names of the classes that records hold as numbers. Later runs read the folder without the network, even if the data set has changed:
-name a revision for fixed content, or delete the folder to stream again.
+Folder of the cache: records.jsonl, one record a line with the columns that are read (an earlier version wrote several such files), and
+index.json, written last, with the names of the classes that records hold as numbers. Later runs read the folder without the network, even
+if the data set has changed: name a revision for fixed content, or delete the folder to stream again.
 """
 
 import datetime
 import hashlib
 import json
 from collections.abc import Generator, Iterator, Mapping, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import count, islice
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from tfkit.data.columns.record_columns import Columns, Record
 from tfkit.data.columns.rows import BadRow, OnBadRow, Part, Row, Skipped, check_rows, fingerprint_of, good_rows, megabytes
@@ -22,7 +22,6 @@ from tfkit.data.store.folder_cache import cache_folder, indexed_folder, read_ind
 from tfkit.errors import DataError
 
 RECORDS_VERSION = 3  # part of the folder's name: raise it when the same data set gives other records
-_SHARD = 50_000  # records in a file
 
 
 @dataclass(frozen=True)
@@ -37,23 +36,16 @@ class StreamedSource:
     columns: Columns
     part: Part
     on_bad_row: OnBadRow
-    folder: Path  # of the cache
 
-    @classmethod
-    def find(
-        cls,
-        name: str,
-        config: str | None,
-        split: str,
-        revision: str | None,
-        most: int | None,
-        columns: Columns,
-        part: Part,
-        on_bad_row: OnBadRow,
-    ) -> "StreamedSource":
-        """Return the source with its cache folder; reads nothing."""
-        folder = _folder_of(name, config, split, revision, most, columns)
-        return cls(name, config, split, revision, most, columns, part, on_bad_row, folder)
+    @cached_property
+    def folder(self) -> Path:
+        """The folder of the cache, named by a hash of all that selects the records, and of the sizes and times of local files."""
+        path = Path(self.name).expanduser()
+        files = sorted((str(file.relative_to(path)), file.stat().st_size, file.stat().st_mtime_ns) for file in path.rglob("*"))
+        read = [(role.name, self.columns.named.get(role.name, role.columns)) for role in self.columns.roles]
+        selection = (self.config, self.split, self.revision, self.most, read, *self.columns.beyond_roles)
+        about = repr((RECORDS_VERSION, str(path), files, *selection))
+        return cache_folder() / "streamed" / hashlib.blake2b(about.encode(), digest_size=16).hexdigest()
 
     @property
     def size_bytes(self) -> int | None:
@@ -123,14 +115,9 @@ class StreamedSource:
         classes = class_names(stream.features)
         content = _content_hash(classes)
         records = 0
-        with ExitStack() as files:
-            shard: IO[bytes] | None = None
+        with (folder / "records.jsonl").open("wb") as file:
             for line in self._read_lines(stream):
-                if records % _SHARD == 0:
-                    files.close()
-                    shard = files.enter_context((folder / f"records-{records // _SHARD:05}.jsonl").open("wb"))
-                assert shard is not None
-                shard.write(line)
+                file.write(line)
                 content.update(line)
                 records += 1
         facts = {"source": self._where, "records": records, "content": content.hexdigest(), "classes": classes}
@@ -165,15 +152,6 @@ class StreamedSource:
     @property
     def _where(self) -> str:
         return f"{self.name}, split {self.split}"
-
-
-def _folder_of(name: str, config: str | None, split: str, revision: str | None, most: int | None, columns: Columns) -> Path:
-    """Return the cache folder of these records, named by a hash of all that selects them, and of the sizes and times of local files."""
-    path = Path(name).expanduser()
-    files = sorted((str(file.relative_to(path)), file.stat().st_size, file.stat().st_mtime_ns) for file in path.rglob("*"))
-    read = [(role.name, columns.named.get(role.name, role.columns)) for role in columns.roles]
-    about = repr((RECORDS_VERSION, str(path), files, config, split, revision, most, read, *columns.beyond_roles))
-    return cache_folder() / "streamed" / hashlib.blake2b(about.encode(), digest_size=16).hexdigest()
 
 
 def _content_hash(classes: Mapping[str, Sequence[str]]) -> "hashlib.blake2b":

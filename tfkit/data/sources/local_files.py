@@ -32,11 +32,10 @@ from tfkit.data.sources.archives import count_members
 from tfkit.errors import DataError
 from tfkit.recipe.bundled import fetch_command
 
-_CHUNK = 1 << 20
 _MAX_TEXTS = 100  # with more texts, a split by hash hardly ever leaves a part empty
 # Where a text may be cut, in order of preference: before a paragraph, a line, a sentence, a word.
 _BREAKS = (re.compile(r"\n[ \t\r]*\n\s*"), re.compile(r"\n+"), re.compile(r"[.!?]\s+"), re.compile(r"\s+"))
-_TOLERANCE = 0.25  # of the held-out part's length: how far the cut may be from the exact fraction
+_TOLERANCE = 0.25  # the distance that the cut may have from the exact fraction, relative to the held-out part
 
 
 @dataclass(frozen=True)
@@ -58,7 +57,7 @@ class FileSource:
         return None if is_packed else int(self._bytes_on_disk() * self.part.expected_fraction)
 
     def describe(self) -> str:
-        """Describe files, MB on disk, layout, part, the number of files in archives, and that of skipped files."""
+        """Describe files, MB on disk, layout, part, and the numbers of files in archives and of skipped files."""
         count = len(self.paths)
         about = [f"{self.name}: {count} file{'s' if count > 1 else ''}, {megabytes(self._bytes_on_disk())}"]
         about += [self.uses] if self.uses else []
@@ -100,8 +99,7 @@ class FileSource:
         for path in paths:
             with reading(path), path.open("rb") as file:
                 digest.update(os.fsencode(f"{path.relative_to(base).as_posix()}\0{path.stat().st_size}\0"))
-                while chunk := file.read(_CHUNK):
-                    digest.update(chunk)
+                hashlib.file_digest(file, lambda: digest)
         return digest.hexdigest()
 
     def rows(self, skipped: dict[str, Skipped] | None = None) -> Iterator[Row]:
@@ -249,7 +247,7 @@ def _size(path: Path) -> int:
 
 
 def _may_be_data(name: Path) -> bool:
-    """Whether the name of a file in a folder is that of data; the path is relative to the folder."""
+    """Whether a file of a folder is data, judged by its path relative to the folder."""
     return is_searched(name) or (is_archive(name) and not is_hidden(name))
 
 
@@ -265,7 +263,7 @@ def _holds_rows(path: Path, *, recognises: bool) -> bool:
 def _is_text(path: Path) -> bool:
     """Whether a file begins with text: UTF-8 without NUL characters."""
     with opened(content_of(path)) as file, suppress(UnicodeDecodeError):
-        text = codecs.getincrementaldecoder("utf-8")().decode(file.read(4096))  # whose last character may be cut
+        text = codecs.getincrementaldecoder("utf-8")().decode(file.read(4096))  # incremental: the last character may be cut
         return bool(text) and "\0" not in text
     return False
 

@@ -13,10 +13,9 @@ from tfkit.data.formats.detection import detect_header
 from tfkit.data.formats.readers import Layout
 from tfkit.data.formats.suffixes import CODE_SUFFIXES, FORMAT_OF, column_in, is_archive, list_names, suffix_of
 from tfkit.data.sources.archives import member_names
-from tfkit.data.sources.drawn_rows import DrawnRows
+from tfkit.data.sources.derived_rows import UNPAIRED, drawn_rows, joined_rows
 from tfkit.data.sources.hub_datasets import HubSource
 from tfkit.data.sources.hub_stream import StreamedSource
-from tfkit.data.sources.joined_rows import UNPAIRED, JoinedRows
 from tfkit.data.sources.local_files import FileSource, find_beside, find_files
 from tfkit.data.sources.split_files import (
     Named,
@@ -74,7 +73,7 @@ def open_source(
         assert section.hub is not None  # the section has exactly one of the three
         dataset = (section.hub, section.config, section.split, section.revision)
         if section.streamed:
-            source = StreamedSource.find(*dataset, section.rows, columns, Part(part, fraction, split_by), on_bad_row)
+            source = StreamedSource(*dataset, section.rows, columns, Part(part, fraction, split_by), on_bad_row)
         else:
             source = HubSource.load(*dataset, columns, Part(part, fraction, split_by), on_bad_row)
     source.check()
@@ -179,8 +178,8 @@ def training_sources(data: DataSection, roles: tuple[Role, ...] = TEXT, seed: in
 def _used(sources: list[Source], data: DataSection, roles: tuple[Role, ...], seed: int) -> list[Source]:
     """Return the sources as they are used: with unpaired rows joined if rows of these roles may be unpaired, and with data.rows drawn."""
     if any(role.shape == UNPAIRED for role in roles):
-        sources = [JoinedRows(source) for source in sources]
-    return [DrawnRows(source, data.rows, seed) for source in sources] if data.rows is not None else sources
+        sources = [joined_rows(source) for source in sources]
+    return [drawn_rows(source, data.rows, seed) for source in sources] if data.rows is not None else sources
 
 
 def pretraining_sources(data: DataSection) -> list[Source]:

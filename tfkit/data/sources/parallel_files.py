@@ -22,10 +22,10 @@ MAPPING = "mapping.txt"  # TweetEval's file of class names
 
 @dataclass(frozen=True)
 class ParallelFiles:
-    """The files of each column, in the same order: the first column's are the rows' own, the others are beside them."""
+    """The files of each column, in the same order. The first column's files are the rows; the other columns are read beside them."""
 
     columns: Mapping[str, tuple[Path, ...]]
-    others: tuple[Path, ...] = ()  # of a folder or glob
+    others: tuple[Path, ...] = ()  # the other files of the folder or glob
 
     @property
     def first(self) -> str:
@@ -91,7 +91,7 @@ def _set_of(group: Mapping[str, Path], *, of_languages: bool) -> dict[str, Path]
 
 
 def _holds(named: Path | None, columns: Mapping[str, Path]) -> bool:
-    """Whether a set is asked for: in a folder every one, else that with the file that is named, unless that holds labels alone."""
+    """Whether a set is read: each set of a folder; if a file is named, the set with this file, unless the file only holds labels."""
     return named is None or (named in columns.values() and named != columns.get("label"))
 
 

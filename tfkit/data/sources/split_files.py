@@ -6,7 +6,7 @@ As in data sets of the hub, the word may be anywhere in the name, or be a folder
 
 import glob
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePath
@@ -92,27 +92,27 @@ def files_by_split(pattern: str, paths: Sequence[Path], *, may_be_code: bool = T
     if Path(pattern).expanduser().is_file():
         return {None: [*paths]}
     root = _root(pattern)
-    groups: dict[Split | None, list[Path]] = {}
-    for path in paths:
-        groups.setdefault(split_of(path.relative_to(root), may_be_code=may_be_code), []).append(path)
-    return groups
+    return _grouped(paths, lambda path: split_of(path.relative_to(root), may_be_code=may_be_code))
 
 
 def members_by_split(paths: Sequence[Path]) -> dict[Split | None, list[str]]:
     """Return the files of a single archive by split; empty for other files, and where all of them are of one split."""
     names = member_names(paths[0]) if len(paths) == 1 and is_archive(paths[0]) else []
-    groups: dict[Split | None, list[str]] = {}
-    for name in names:
-        groups.setdefault(split_of(PurePath(name)), []).append(name)
+    groups = _grouped(names, lambda name: split_of(PurePath(name)))
     return groups if len(groups) > 1 else {}
 
 
 def keys_by_split(arrays: Arrays) -> dict[Split | None, list[str]]:
     """Return the keys of a JSON object's arrays by split; empty if they name no splits, and the reader finds the array itself."""
-    groups: dict[Split | None, list[str]] = {}
-    for key in arrays.keys:
-        groups.setdefault(split_of(PurePath(f"{key}.json")), []).append(key)
+    groups = _grouped(arrays.keys, lambda key: split_of(PurePath(f"{key}.json")))
     return groups if len(groups) > 1 or (len(arrays.keys) == 1 and arrays.first_rows) else {}
+
+
+def _grouped(items: Iterable[Named], split: Callable[[Named], Split | None]) -> dict[Split | None, list[Named]]:
+    groups: dict[Split | None, list[Named]] = {}
+    for item in items:
+        groups.setdefault(split(item), []).append(item)
+    return groups
 
 
 def json_arrays(paths: Sequence[Path]) -> Arrays:

@@ -25,7 +25,7 @@ class StdlibSource:
     """Every *.py file, sorted by path, as a row each; files are held out by the hash of their path."""
 
     root: Path
-    paths: tuple[str, ...]  # of the part's files, posix, relative to the root
+    paths: tuple[str, ...]  # the files of this part, as posix paths relative to the root
     files_found: int
     size_bytes: int
     part: Part

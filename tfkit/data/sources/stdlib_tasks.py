@@ -35,7 +35,7 @@ class StdlibTask:
     columns: Columns
     part: Part
     on_bad_row: OnBadRow
-    folder: Path  # of the cache
+    folder: Path  # the folder of the cache
     index: dict[str, Any]
 
     @classmethod

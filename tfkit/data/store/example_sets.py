@@ -66,7 +66,7 @@ Example = dict[str, NDArray[Any]]
 class ExampleSet:
     """All examples of a source, memory-mapped."""
 
-    name: str  # of the source
+    name: str  # the name of the source
     arrays: Mapping[str, tuple[NDArray[Any] | HashedArray, NDArray[np.int64]]]  # values of all examples; starts, (examples + 1,)
     lengths: NDArray[np.int32]  # (examples,) tokens
     texts: NDArray[np.uint64]  # (examples,) a hash of each row's text
@@ -183,7 +183,7 @@ def _write(
 
 def _explain_no_rows(source: Source) -> str:
     """Return why a part of a source has no rows, and the remedy. Rows with equal inputs land in one part, and there may be few inputs."""
-    source = getattr(source, "source", source)  # of JoinedRows
+    source = getattr(source, "source", source)  # of DerivedRows
     part = getattr(source, "part", None)
     if isinstance(part, Part) and part.is_split and part.by == "input":
         whole: Any = replace(source, part=replace(part, name="all"))  # type: ignore[type-var]
@@ -206,7 +206,7 @@ class _Writers:
         self.folder, self.files = folder, files
         self.open: dict[str, IO[bytes]] = {}
         self.ends: dict[str, int] = {}
-        self.dtypes: dict[str, str] = {}  # of the arrays
+        self.dtypes: dict[str, str] = {}  # the types of the arrays, by name
         self.examples = 0
 
     def append(self, row: Row, encoded: Encoded) -> None:

@@ -220,7 +220,7 @@ def _writable(folder: Path) -> bool:
         if os.access(folder, os.W_OK | os.X_OK):
             return True
         if folder.exists():
-            break  # else it was deleted just now
+            break  # otherwise the folder was deleted just now
     return False
 
 

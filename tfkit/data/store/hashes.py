@@ -90,7 +90,7 @@ class HashedArray:
             content = self._numbers.view(np.uint8)[block * BLOCK : (block + 1) * BLOCK].data
             if _hash(content) != self._blocks[block]:
                 with contextlib.suppress(OSError):
-                    (self._path.parent / HASHES).unlink()  # so that the next start builds the folder again
+                    (self._path.parent / HASHES).unlink()  # without it, the next start builds the folder again
                 raise DataError(
                     f"{self._path}: damaged between byte {block * BLOCK:,} and byte {block * BLOCK + len(content):,}: not what was written "
                     "into the cache; start or resume the run again, which builds this part of the cache again, and check the disk"

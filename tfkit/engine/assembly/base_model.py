@@ -1,10 +1,11 @@
 """The checkpoint that a fine-tuning starts from: its description, its weights under the objective's head, its entry among the parents."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-from tfkit.adapters import describe, how_to_merge, is_adapter, load
+from tfkit.adapters import base_folder, describe, how_to_merge, is_adapter, load
 from tfkit.errors import ModelError, UsageError, argument
 from tfkit.families import FAMILIES
 from tfkit.hub import Described, content_hash, run_id_of
@@ -16,6 +17,7 @@ from tfkit.recipe import read_recipe
 from tfkit.recipe.reading.checks import fitting_problems
 from tfkit.recipe.schema.heads import new_head
 from tfkit.recipe.schema.sections import ModelSection, Recipe
+from tfkit.run.ancestors import Parent
 from tfkit.run.folder import RunFolder
 from tfkit.tokenizer import Tokenizer
 
@@ -174,3 +176,13 @@ def pin_start(recipe: Recipe, start: Start, folder: RunFolder) -> Recipe:
             f"{start.sha256}. Restore it, or start another run with {argument('run')}; to continue a run, name one of its checkpoints"
         )
     return recipe.model_copy(update={"model": recipe.model.pinned(start.sha256)})
+
+
+def parent_of(entry: Mapping[str, str | None], folder: Path | None) -> Parent:
+    """Return the parent with this entry in tfkit.json and this folder; an adapter with the model that it updates."""
+    role, path = (str(entry[name]) for name in ("role", "path"))
+    base = None
+    if folder is not None and is_adapter(folder):
+        own = base_folder(folder)
+        base = Parent("base", str(own), own, run_id_of(own), content_hash(own))
+    return Parent(role, path, folder, entry["run_id"], entry["sha256"], base)

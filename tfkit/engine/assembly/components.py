@@ -10,10 +10,10 @@ from typing import Any, Literal
 import torch
 
 from tfkit.adapters import FrozenReference, add_lora, freeze
-from tfkit.data import BatchSizes, Rows, StepLoader
+from tfkit.data import BatchSizes, Loader, Rows, StepLoader
 from tfkit.engine.assembly.base_model import start_model
 from tfkit.engine.assembly.companions import PREFIX, companion_parameter, companion_tensors, load_companion_tensors, place_companions
-from tfkit.engine.assembly.loaders import LOADER_PREFIX, mix_text, open_loader, restore_loader
+from tfkit.engine.assembly.loaders import LOADER_PREFIX, mix_text, restore_loader, sampling_loader
 from tfkit.engine.assembly.memory_plan import holds_whole_model
 from tfkit.engine.assembly.reference_model import data_with_reference
 from tfkit.engine.assembly.training_data import TrainingData
@@ -123,8 +123,16 @@ def assemble(
         training.loss_jump_sigmas,
     )
     schedule = Schedule(recipe.schedule, plan.steps, sizes, rows.mean_tokens, model.config.dim)
-    loader = open_loader(recipe, objective, data.rules, rows, sizes, micro_batch_size, model, reference, device, should_stop, peers)
-    loader = mix_text(loader, objective, data.pretraining, row_order(recipe, model.config))
+    loader: StepLoader[Batch]
+    if objective.rollouts is not None:
+        loader = sampling_loader(recipe, data, rows, sizes, micro_batch_size, model, reference, device, should_stop, peers)
+    elif device.type == "cuda":
+        loader = Loader(rows, lambda rows: objective.collate(rows).pinned(), sizes, micro_batch_size, ahead=True)
+    else:
+        loader = Loader(rows, objective.collate, sizes, micro_batch_size)
+    loader.rank, loader.ranks = peers.ranks.rank, peers.ranks.size
+    if (mix := objective.pretraining) is not None:
+        loader = mix_text(loader, mix, data.pretraining, row_order(recipe, model.config))
     return Components(precision, loader, plan, schedule, weights, stepper.optimizer, stepper, reference, data)
 
 

@@ -1,10 +1,10 @@
-"""The loader of a run, of stored rows or of sampled responses, and its state in a checkpoint."""
+"""The loaders of a run beside that of stored rows: of sampled responses, with text mixed in, of all ranks. And the state of a loader."""
 
 from collections.abc import Callable, Mapping, Sequence
 from copy import copy
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,10 +12,12 @@ from numpy.typing import NDArray
 
 from tfkit.adapters import FrozenReference
 from tfkit.data import BatchSizes, Loader, Rows, StepLoader, TokenStream
+from tfkit.engine.assembly.training_data import TrainingData
 from tfkit.errors import ModelError
 from tfkit.model.transformer import Transformer
 from tfkit.objectives.context import RowOrder
-from tfkit.objectives.objective import Batch, Objective
+from tfkit.objectives.objective import Batch
+from tfkit.objectives.pretraining_mix import PretrainingMix
 from tfkit.parallel.agreement import Peers
 from tfkit.parallel.collectives import ProcessGroup
 from tfkit.parallel.common_work import CommonWork
@@ -24,16 +26,12 @@ from tfkit.recipe.schema.sections import Recipe
 from tfkit.training.device import eager
 from tfkit.training.memory import largest_divisor
 
-if TYPE_CHECKING:
-    from tfkit.alignment.rewards import Rules
-
 
 def mix_text(
-    loader: StepLoader[Batch], objective: Objective, texts: Sequence[tuple[TokenStream, float]], order: RowOrder
+    loader: StepLoader[Batch], mix: PretrainingMix, texts: Sequence[tuple[TokenStream, float]], order: RowOrder
 ) -> StepLoader[Batch]:
-    """Return the loader, with text of the pretraining if the objective mixes it into its steps."""
-    mix = objective.pretraining
-    return loader if mix is None else MixedLoader(loader, mix.open_rows(texts, order), mix.collate, mix.ratio)
+    """Return the loader, with text of the pretraining mixed into its steps."""
+    return MixedLoader(loader, mix.open_rows(texts, order), mix.collate, mix.ratio)
 
 
 class MixedLoader:
@@ -83,10 +81,9 @@ class MixedLoader:
 LOADER_PREFIX = "loader/"  # prefix of its tensors in a training state
 
 
-def open_loader(
+def sampling_loader(
     recipe: Recipe,
-    objective: Objective,
-    rules: "Rules | None",
+    data: TrainingData,
     rows: Rows,
     sizes: BatchSizes,
     micro_batch_size: int,
@@ -96,34 +93,24 @@ def open_loader(
     should_stop: Callable[[], bool] | None,
     peers: Peers,
 ) -> StepLoader[Batch]:
-    """Return the loader of a run, with this rank's share of the micro-batches. `should_stop` ends the sampling in a single process."""
-    ranks = peers.ranks
-    if objective.rollouts is None:
-        on_gpu = device.type == "cuda"
-        loader = Loader(
-            rows, (lambda rows: objective.collate(rows).pinned()) if on_gpu else objective.collate, sizes, micro_batch_size, ahead=on_gpu
-        )
-        loader.rank, loader.ranks = ranks.rank, ranks.size
-        return loader
+    """Return the loader of an objective whose responses are sampled. `should_stop` ends the sampling in a single process."""
     from tfkit.alignment.rollout_loader import RolloutLoader
 
-    assert rules is not None, "without rules a training is only planned"
+    assert data.rules is not None, "without rules a training is only planned"
     assert reference is not None, "sampled responses are compared with the model of the first step"
-    sampler = RolloutLoader(
+    return RolloutLoader(
         rows,
-        objective,
+        data.objective,
         sizes,
         micro_batch_size,
         policy=model,
         reference=reference,
-        rules=rules,
+        rules=data.rules,
         device=device,
         seed=recipe.training.seed,
         uncompiled=partial(eager, model),
         work=BatchWork(deal=CommonWork(peers).deal) if isinstance(peers, ProcessGroup) else BatchWork(should_stop=should_stop),
     )
-    sampler.rank, sampler.ranks = ranks.rank, ranks.size
-    return sampler
 
 
 def whole_loader(loader: StepLoader[Batch]) -> StepLoader[Batch]:

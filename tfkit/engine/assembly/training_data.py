@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -103,29 +104,11 @@ def prepare_data(
     """
     meter.phase("tokenize")
     listener = StoppingListener(listener, stop, "nothing was trained yet")
-    roles = recipe.objective.roles
     with stop.at_once("nothing was trained yet"):
         require_memory_for_companions(recipe, peers.ranks.copies_on_machine(recipe.parallel.shard) if copies is None else copies)
         start = open_start(recipe.model) if recipe.model.start is not None else None  # first: reading the data may take longer
-        seed = recipe.training.seed
-        sources, held_out = training_sources(recipe.data, roles, seed), validation_sources(recipe.data, roles, seed)
-        texts = pretraining_sources(recipe.data)
-        for source in (*sources, *held_out, *texts):
-            listener.say(source.describe())
-        is_finished = start is not None or recipe.tokenizer.path is not None
-        base = start.tokenizer if start else _tokenizer(recipe, sources, listener)
-        tokenizer = objective_tokenizer(recipe.objective, base, is_finished=is_finished)
-        # A part that is held out by chance may have a class that the rest lacks; separate validation data may not.
-        labels = _labels(recipe, [*sources, *held_out] if isinstance(recipe.data.validation, float) else sources)
-        if start is not None:
-            labels = kept_labels(start, recipe, labels)
-            config = tuned_config(start, recipe, labels, tokenizer)
-        else:
-            config = model_config(recipe.model, tokenizer.size, task_head(recipe, len(labels) or 1))
-        folder = Path(recipe.tokenizer.path or recipe.model.start or "tokenizer")
-        options: dict[str, Any] = {"sequence_length": recipe.data.sequence_length, "defer_blocks": peers.ranks.share(recipe.parallel.shard)}
-        context = ModelContext(config, tokenizer, labels, seed, folder, **options)
-        objective = open_objective(recipe.objective, context)
+        sources, held_out, texts = _open_sources(recipe, listener)
+        context, objective = _open_objective(recipe, start, sources, held_out, listener, peers)
         for place, path in recipe.objective.code_files.items():
             read_code(place, path)  # a missing one is reported before anything is tokenized
         rules = None
@@ -133,8 +116,10 @@ def prepare_data(
             from tfkit.alignment.rewards import Rules
 
             rules = Rules(objective.rollouts.section.rules, code)
+        tokenizer, config = context.tokenizer, context.config
+        is_finished = start is not None or recipe.tokenizer.path is not None
         if tokenizer.reads_openings_twice:
-            check_openings(() if objective.reads_special_tokens else (*sources, *held_out), roles, tokenizer)
+            check_openings(() if objective.reads_special_tokens else (*sources, *held_out), recipe.objective.roles, tokenizer)
             check_openings(texts, TEXT, tokenizer)
         for source in sources if is_finished else ():
             stack = "both" if config.encoder_layers and config.decoder_layers else "encoder" if config.encoder_layers else "decoder"
@@ -163,7 +148,40 @@ def prepare_data(
     for note in objective.notes(stored):
         listener.say(note)
     pretraining = list(zip(mixed, [section.weight for section in recipe.data.pretraining or ()], strict=True))
-    return TrainingData(tokenizer, labels, config, objective, train, sets, start, pretraining, rules)
+    return TrainingData(tokenizer, [*context.labels], config, objective, train, sets, start, pretraining, rules)
+
+
+def _open_sources(recipe: Recipe, listener: Listener) -> tuple[list[Source], list[Source], list[Source]]:
+    """Open and report the sources to train on, to validate on, and of text that is mixed into the steps."""
+    roles, seed = recipe.objective.roles, recipe.training.seed
+    opened = (
+        training_sources(recipe.data, roles, seed),
+        validation_sources(recipe.data, roles, seed),
+        pretraining_sources(recipe.data),
+    )
+    for source in chain(*opened):
+        listener.say(source.describe())
+    return opened
+
+
+def _open_objective(
+    recipe: Recipe, start: Start | None, sources: Sequence[Source], held_out: Sequence[Source], listener: Listener, peers: Peers
+) -> tuple[ModelContext, Objective]:
+    """Train or load the tokenizer, find the labels, describe the model, and open the objective for it."""
+    base = start.tokenizer if start else _tokenizer(recipe, sources, listener)
+    is_finished = start is not None or recipe.tokenizer.path is not None
+    tokenizer = objective_tokenizer(recipe.objective, base, is_finished=is_finished)
+    # A part that is held out by chance may have a class that the rest lacks; separate validation data may not.
+    labels = _labels(recipe, [*sources, *held_out] if isinstance(recipe.data.validation, float) else sources)
+    if start is not None:
+        labels = kept_labels(start, recipe, labels)
+        config = tuned_config(start, recipe, labels, tokenizer)
+    else:
+        config = model_config(recipe.model, tokenizer.size, task_head(recipe, len(labels) or 1))
+    folder = Path(recipe.tokenizer.path or recipe.model.start or "tokenizer")
+    options: dict[str, Any] = {"sequence_length": recipe.data.sequence_length, "defer_blocks": peers.ranks.share(recipe.parallel.shard)}
+    context = ModelContext(config, tokenizer, labels, recipe.training.seed, folder, **options)
+    return context, open_objective(recipe.objective, context)
 
 
 def _report(stored: Sequence[Stored], validation: Sequence[Stored], tokenizer: Tokenizer, listener: Listener) -> None:

@@ -208,11 +208,12 @@ def _check(plan: ChainPlan, options: RunOptions) -> None:
                 )
             continue
         try:
-            checked = planned.request.check()
-            assert checked.recipe is not None
-            training_gates(planned.options.fail_if, checked.recipe, fine_tuning=planned.stage.fine_tunes)
-            require_divisible(checked.recipe, options.ranks.size)
-            checked.inputs.refuse_folder(planned.options.run, argument("run"))
+            request = planned.request
+            recipe = request.check()
+            assert recipe is not None
+            training_gates(planned.options.fail_if, recipe)
+            require_divisible(recipe, options.ranks.size)
+            request.inputs.refuse_folder(planned.options.run, argument("run"))
         except UsageError as error:
             raise of_stage(planned.name, error) from None
     _require_files(plan)

@@ -2,7 +2,6 @@
 
 import tempfile
 import time
-from collections.abc import Callable
 from dataclasses import replace
 from functools import reduce
 from operator import add
@@ -13,13 +12,12 @@ import torch
 from tfkit.engine.assembly.training_data import TrainingData
 from tfkit.engine.chains.chain_plan import of_stage
 from tfkit.engine.inference.session import Session
-from tfkit.engine.listener import Listener
 from tfkit.engine.planning.cluster import copies_elsewhere, require_known_gpu, require_ranks, with_cluster
 from tfkit.engine.planning.plan_request import PlanOptions, PlanRequest
 from tfkit.engine.planning.probe_steps import probe_run, with_probe
 from tfkit.engine.planning.run_forecaster import RunForecaster
 from tfkit.engine.request.training_request import TrainingRequest, kind_of, require_trainable
-from tfkit.engine.training_run.assembled_run import family_name
+from tfkit.engine.training_run.checkpointing import family_name
 from tfkit.engine.training_run.estimate import Estimate
 from tfkit.engine.training_run.run import Run
 from tfkit.errors import TfkitError
@@ -27,7 +25,7 @@ from tfkit.hub import family_of, save_model
 from tfkit.hub.names import expected_shapes
 from tfkit.hub.tensor_files import TensorFile
 from tfkit.objectives.companion import PLACEHOLDER
-from tfkit.recipe import Chain, ResolvedRecipe
+from tfkit.recipe import Chain
 from tfkit.recipe.schema.sections import Recipe
 from tfkit.tokenizer.conversations import end_ids
 from tfkit.training.device import pick_device
@@ -40,8 +38,7 @@ def make_plan(request: PlanRequest, work: Session, options: PlanOptions) -> Esti
         torch.set_num_threads(options.threads)
     if request.chain is not None:
         return _plan_chain(request.chain, work, options)
-    assert request.checked is not None
-    return _plan_prepared(_prepare(request.checked.decide, work, options, work.meter.began), work, options)
+    return _plan_prepared(_prepare(request.training, work, options, work.meter.began), work, options)
 
 
 def _plan_prepared(run: Run, work: Session, options: PlanOptions) -> Estimate:
@@ -55,10 +52,10 @@ def _plan_prepared(run: Run, work: Session, options: PlanOptions) -> Estimate:
     return plan
 
 
-def _prepare(decide: Callable[[Listener], ResolvedRecipe], work: Session, options: PlanOptions, began: float) -> Run:
+def _prepare(request: TrainingRequest, work: Session, options: PlanOptions, began: float) -> Run:
     """Return a run with its data prepared; `began`: the monotonic time at which its own command would have started."""
     with work.stop.at_once():
-        decided = decide(work.listener)
+        decided = request.decide(work.listener)
     require_trainable(decided.recipe)
     require_ranks(decided.recipe, options.ranks)
     code = options.code.with_named(decided.recipe.objective.code_files.values(), work.listener.warn) if options.probe else None
@@ -85,7 +82,9 @@ def _plan_chain(chain: Chain, work: Session, options: PlanOptions) -> Estimate:
             work.listener.say(f"stage {stage.name}")
             source = stage.placed(chain.source.path, Path(folder))
             try:
-                run = _prepare(TrainingRequest(kind_of(stage.recipe), source).check().decide, work, options, began)
+                request = TrainingRequest(kind_of(stage.recipe), source)
+                request.check()
+                run = _prepare(request, work, options, began)
             except TfkitError as error:
                 raise of_stage(stage.name, error) from None
             if stage.name in wanted:

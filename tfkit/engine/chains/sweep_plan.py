@@ -62,8 +62,9 @@ def is_sweep(folder: Path) -> bool:
 
 def decide_source(overrides: Overrides, listener: Listener) -> RecipeText:
     """Make the recipe of a fine-tuning from the data and the checkpoint that the overrides name. Raise TfkitError."""
-    checked = TrainingRequest("fine-tuning", None, overrides, unwritten=UnwrittenRecipe(overrides)).check()
-    return RecipeText(_DECIDED, checked.decide(listener).text)
+    request = TrainingRequest("fine-tuning", None, overrides, unwritten=UnwrittenRecipe(overrides))
+    request.check()
+    return RecipeText(_DECIDED, request.decide(listener).text)
 
 
 def plan_sweep(source: RecipeText | None, space: SearchSpace, asked: int | None, options: RunOptions, listener: Listener) -> SweepPlan:
@@ -172,4 +173,6 @@ def check_trial(plan: SweepPlan, trial: Trial, options: RunOptions) -> None:
     for stage_recipe in [recipe] if isinstance(recipe, Recipe) else [stage.recipe for stage in recipe.stages]:
         require_divisible(stage_recipe, options.ranks.size)
     if isinstance(recipe, Recipe):
-        TrainingRequest(kind_of(recipe), plan.source, overrides).check().inputs.refuse_folder(options.run, argument("run"))
+        request = TrainingRequest(kind_of(recipe), plan.source, overrides)
+        request.check()
+        request.inputs.refuse_folder(options.run, argument("run"))

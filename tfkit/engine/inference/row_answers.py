@@ -11,7 +11,7 @@ from typing import IO, TYPE_CHECKING, Any, Protocol, cast
 from tfkit.data.columns.rows import BadRow, Row, Skipped, describe_skipped, skip
 from tfkit.data.formats.file_content import BOM, Content
 from tfkit.data.formats.readers import Layout
-from tfkit.data.sources.drawn_rows import draw, select
+from tfkit.data.sources.derived_rows import draw, select
 from tfkit.data.sources.open_sources import open_source
 from tfkit.data.sources.prediction_rows import PredictionColumns, PredictionInput, prediction_rows, prediction_stream
 from tfkit.engine.inference.opened_model import open_model

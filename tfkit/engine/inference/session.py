@@ -101,7 +101,7 @@ def session(
         others = of_command | {"folder": str(folder.path.resolve()) if folder else None, "carbon": carbon.model_dump(mode="json")}
         is_complete = False
         try:
-            place = rank_device(device, ranks), rank_threads(threads, ranks)
+            place = (device, threads) if ranks.is_alone else (rank_device(device, ranks), rank_threads(threads, ranks))
             alone = Session(stop, listener, meter, folder, before, carbon.enabled, *place)
             with nullcontext(alone) if ranks.is_alone else _joined(alone, ranks, others) as work:
                 yield work

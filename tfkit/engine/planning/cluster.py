@@ -7,6 +7,7 @@ time.
 """
 
 from dataclasses import asdict, dataclass, replace
+from functools import cache
 from typing import TYPE_CHECKING, Literal
 
 import torch
@@ -114,12 +115,15 @@ def with_cluster(plan: Estimate, recipe: Recipe, data: TrainingData, ranks: int,
     per_rank = recipe.training.batch_size // ranks
     shards = recipe.parallel.shard if recipe.parallel.shard > 1 else ranks
     model = meta_model(recipe, data.config)
-    tensors: dict[str, dict[str, int]] = {}
-    sent: dict[str, dict[str, int]] = {}
-    for name, count in (("replicated", 1), ("sharded", shards)):
-        mesh = Mesh(ranks, count, recipe.parallel.reshard is not False, per_rank // micro, dtype, gpu is not None)
+
+    @cache  # one rank has one layout
+    def simulated(shards: int) -> tuple[dict[str, int], dict[str, int]]:
+        mesh = Mesh(ranks, shards, recipe.parallel.reshard is not False, per_rank // micro, dtype)
         step = simulate(recipe, data.config, data.objective, batch, mesh)
-        tensors[name], sent[name] = _tensor_bytes(recipe, data.objective, model, mesh, step), step.sent
+        return _tensor_bytes(recipe, data.objective, model, mesh, step), step.sent
+
+    layouts = {"replicated": simulated(1), "sharded": simulated(shards)}
+    tensors, sent = ({name: layout[part] for name, layout in layouts.items()} for part in (0, 1))
     memory = {name: sizes["peak"] + (PROCESS_BYTES if gpu is None else 0) for name, sizes in tensors.items()}
     traffic = {name: sum(kinds.values()) for name, kinds in sent.items()}
     usable = _USABLE * gpu.memory_bytes if gpu is not None else None

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from tfkit.alignment.user_code import NO_CODE, CodePermission
-from tfkit.engine.request.training_request import CheckedRequest, TrainingRequest
+from tfkit.engine.request.training_request import TrainingRequest
 from tfkit.errors import UsageError, argument
 from tfkit.recipe import Chain, read_chain
 from tfkit.recipe.schema.carbon_section import CarbonSection
@@ -25,10 +25,10 @@ class PlanOptions:
 
 @dataclass(frozen=True)
 class PlanRequest:
-    """The checked training that is to be planned: either a run or the stages of a chain."""
+    """The checked training that is to be planned: a run or, if there is a chain, its stages."""
 
+    training: TrainingRequest
     chain: Chain | None
-    checked: CheckedRequest | None
     carbon: CarbonSection  # for metering the plan itself
 
 
@@ -38,8 +38,8 @@ def check_plan_request(request: TrainingRequest, stages: Sequence[str] = ()) -> 
         chain = read_chain(request.source, request.overrides)
         if unknown := [name for name in stages if name not in chain.names]:
             raise UsageError(f"{argument('stages')}: there is no stage {unknown[0]!r}; the stages are {', '.join(chain.names)}")
-        return PlanRequest(chain, None, chain.stages[0].recipe.carbon)
+        return PlanRequest(request, chain, chain.stages[0].recipe.carbon)
     if stages:
         raise UsageError(f"{argument('stages', ','.join(stages))}: the recipe has no stages; leave it out")
-    checked = request.check()
-    return PlanRequest(None, checked, checked.recipe.carbon if checked.recipe is not None else CarbonSection())
+    recipe = request.check()
+    return PlanRequest(request, None, recipe.carbon if recipe is not None else CarbonSection())

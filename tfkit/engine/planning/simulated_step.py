@@ -47,7 +47,6 @@ class Mesh:
     reshard: bool  # free the gathered weights of a block after its forward pass
     micro_batches: int  # of each rank in a step
     dtype: torch.dtype  # of the working weights
-    has_gpus: bool = False  # then the collectives are PyTorch's own
 
 
 @dataclass(frozen=True)
@@ -118,7 +117,7 @@ class _PeakRecorder:
         for index, stack in enumerate(stepper.model.stacks):
             for block, part in zip(stack.blocks, _block_parts(len(stack.blocks)), strict=True):
                 block.register_forward_hook(partial(self._after_block, f"{index} {part}"))
-        stepper.loss_module.register_forward_pre_hook(self._before_loss)
+        stepper.loss_module.register_forward_pre_hook(self._before_loss, prepend=True)
         stepper.loss_module.register_forward_hook(self._after_loss)
         step = stepper.optimizer.step
 
@@ -170,7 +169,7 @@ def _stepper(recipe: Recipe, config: ModelConfig, objective: Objective, mesh: Me
     stepper, _ = assemble_stepper(recipe, objective, model, _CPU, mesh.dtype, group)
     if mesh.shards > 1:
         frozen = [companion.model for companion in objective.companions]
-        stepper.shard_weights(mesh.shards, reshard=mesh.reshard, frozen=frozen, as_gpus=mesh.has_gpus)
+        stepper.shard_weights(mesh.shards, reshard=mesh.reshard, frozen=frozen)
     return stepper
 
 

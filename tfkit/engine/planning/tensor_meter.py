@@ -108,7 +108,7 @@ class TensorMeter(TorchDispatchMode):
         ranks = CollectiveOp.get_process_group(func, args).size()
         size = max(_bytes_of(tensors) for tensors in (*args[:2], result))  # of the unsharded tensor: an input, an output, or both
         name = func.name().partition("::")[2].strip("_")
-        if "scatter" in name or name == "reduce":  # with gloo, a reduce to each rank in turn (parallel/in_place.py)
+        if "scatter" in name:
             kind = "reduce-scatter"
         else:
             kind = "all-reduce" if "reduce" in name else "all-gather"

@@ -115,7 +115,7 @@ def decide_size(seen: DataSummary, model: ModelSummary, kind: str, given: dict[s
     if "lr" not in given.get("optimizer", {}):
         trial = f", unless a trial of {' and '.join(f'{other:g}' for other in others)} shows a better one" if others else ""
         trained = f"{'LoRA of ' if low_rank else ''}{model.parameters / 1e6:,.3g} million parameters"
-        because += f"; rate {rate:g}, for {trained}{trial}"
+        because += f"; rate {rate:g}, for {trained} ({point.basis(model.parameters)}){trial}"
     return Size(point, longer, shorter, batch, epochs, rate, others, 1 if long_steps else None, adapter, held_out, because)
 
 

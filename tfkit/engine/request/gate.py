@@ -59,12 +59,12 @@ def parse_gate(text: str, metrics: Collection[str]) -> Gate:
     return Gate(metric, comparison, threshold)
 
 
-def training_gates(texts: Sequence[str], recipe: Recipe, *, fine_tuning: bool) -> list[Gate]:
+def training_gates(texts: Sequence[str], recipe: Recipe) -> list[Gate]:
     """Parse the gates of a training before it starts. Raise UsageError for a metric that its result will not have."""
     section = recipe.objective.trained_for
     scored = [name for name in section.training_metrics if name not in metrics_of_texts(section)] if recipe.data.validation else []
     known = [*metrics_of_sets(scored, recipe.data), "loss", "seconds"]
-    known += ["improvement"] if fine_tuning and scored else []
+    known += ["improvement"] if recipe.model.start is not None and scored else []
     known += ["beats_baseline"] if scored and section.has_baselines else []
     known += ["energy_kwh", "emissions_g"] if recipe.carbon.enabled else []
     return parse_gates(texts, known)

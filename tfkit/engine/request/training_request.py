@@ -2,8 +2,9 @@
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol, Self
 
@@ -138,18 +139,6 @@ def with_length(overrides: Overrides, source: RecipeText | None, tokens: int | N
     return overrides if tokens is None else followed_by(overrides, {".".join([*stages[:1], "training.tokens"]): tokens})
 
 
-@dataclass(frozen=True)
-class CheckedRequest:
-    """A run to start: its checked recipe, if there is one, and its inputs.
-
-    `decide` returns the recipe once the run folder is locked; no data are read before.
-    """
-
-    decide: Callable[[Listener], ResolvedRecipe]
-    inputs: Inputs
-    recipe: "Recipe | None" = None
-
-
 class RecipeFromData(Protocol):
     """A recipe, or those of its fields that nobody wrote, made from the data and the checkpoint (recognition)."""
 
@@ -204,40 +193,48 @@ class TrainingRequest:
         assert self.unwritten is not None
         return self.unwritten.run_name
 
-    def check(self) -> CheckedRequest:
-        """Return the checked recipe and its inputs. Raises UsageError."""
-        if self.source is None:
-            assert self.unwritten is not None
-            for model in self.unwritten.inputs.models:
+    @cached_property
+    def written(self) -> ResolvedRecipe | None:
+        """The recipe as it is written, with the overrides; None: there is none. Raises UsageError."""
+        return self.source.resolve(self.overrides) if self.source is not None else None
+
+    @property
+    def inputs(self) -> Inputs:
+        """The files, the data and the models that the training reads. Raises UsageError."""
+        if self.written is not None:
+            return recipe_inputs(self.written.recipe, self.written.path)
+        assert self.unwritten is not None
+        return self.unwritten.inputs
+
+    def check(self) -> "Recipe | None":
+        """Check the request, and return its recipe; None: it is yet to be made from the data, which are not read here. Raises UsageError.
+
+        A killed run from which the training starts gets its receipt completed.
+        """
+        if self.written is None:
+            for model in self.inputs.models:
                 finalize_killed_run(model)
-            return CheckedRequest(self.unwritten.decide, self.unwritten.inputs)
-        if self.kind == "fine-tuning" or (self.kind is None and self.source.read(self.overrides).model.start is not None):
-            return finetuning(self.source, self.overrides)
-        return pretraining(self.source, self.overrides, self.unwritten)
+            return None
+        recipe, path = self.written.recipe, self.written.path
+        start = recipe.model.start
+        if start is not None and self.kind == "pre-training":
+            raise UsageError(f"{path}: model.from: pretraining starts from random weights; `tfkit finetune` starts from a checkpoint")
+        if start is None and self.kind == "fine-tuning":
+            raise UsageError(f"{path}: which checkpoint? Give {argument('start', 'CKPT')}, or model: {{from: CKPT}} in the recipe")
+        if start is not None:
+            finalize_killed_run(start)
+        require_trainable(recipe)
+        return recipe
 
-
-def pretraining(source: RecipeText, overrides: Overrides, unwritten: RecipeFromData | None = None) -> CheckedRequest:
-    """Return the checked request of a training from random weights; the arguments are those of TrainingRequest. Raises UsageError."""
-    decided = source.resolve(overrides)
-    recipe = decided.recipe
-    if recipe.model.start is not None:
-        raise UsageError(f"{source.path}: model.from: pretraining starts from random weights; `tfkit finetune` starts from a checkpoint")
-    require_trainable(recipe)
-    decide = (lambda _: decided) if unwritten is None else unwritten.decide
-    return CheckedRequest(decide, recipe_inputs(recipe, source.path), recipe)
-
-
-def finetuning(source: RecipeText, overrides: Overrides) -> CheckedRequest:
-    """Return the checked request of a training from a checkpoint by a recipe. Raises UsageError."""
-    decided = source.resolve(overrides)
-    recipe, inputs = decided.recipe, recipe_inputs(decided.recipe, source.path)
-    if recipe.model.start is None:
-        raise UsageError(f"{source.path}: which checkpoint? Give {argument('start', 'CKPT')}, or model: {{from: CKPT}} in the recipe")
-    finalize_killed_run(recipe.model.start)
-    require_trainable(recipe)
-    if "model.from" in overrides and recipe.model.sha256 is not None:
-        return CheckedRequest(lambda listener: _with_checkpoint(source, decided, overrides, listener), inputs, recipe)
-    return CheckedRequest(lambda _: decided, inputs, recipe)
+    def decide(self, listener: Listener) -> ResolvedRecipe:
+        """Return the recipe, made from the data where it is unwritten, once the run folder is locked. Raises UsageError and DataError."""
+        if self.unwritten is not None:
+            return self.unwritten.decide(listener)
+        assert self.source is not None
+        assert self.written is not None
+        if "model.from" in self.overrides and self.written.recipe.model.sha256 is not None:
+            return _with_checkpoint(self.source, self.written, self.overrides, listener)
+        return self.written
 
 
 def require_trainable(recipe: "Recipe") -> None:

@@ -1,6 +1,5 @@
 """A training that is planned and not started: its recipe, its first rows and its size. Text is tokenized; no run folder is created."""
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -8,11 +7,10 @@ import torch
 
 from tfkit.engine.assembly.baseline_scores import training_baselines
 from tfkit.engine.inference.session import Session
-from tfkit.engine.listener import Listener
 from tfkit.engine.planning.cluster import with_cluster
 from tfkit.engine.planning.run_forecaster import RunForecaster
 from tfkit.engine.request.rank_checks import require_divisible
-from tfkit.engine.request.training_request import require_trainable
+from tfkit.engine.request.training_request import TrainingRequest, require_trainable
 from tfkit.engine.tools.inspection import Inspection, first_rows
 from tfkit.engine.training_run.attempt import RunOptions
 from tfkit.engine.training_run.estimate import Estimate
@@ -69,17 +67,11 @@ class DryRun:
         }
 
 
-def dry_run(
-    decide: Callable[[Listener], ResolvedRecipe],
-    work: Session,
-    *,
-    rows: int,
-    options: RunOptions,
-) -> DryRun:
-    """Plan a training, with its first `rows` rows. Raises what the training would raise before its first step."""
+def dry_run(request: TrainingRequest, work: Session, *, rows: int, options: RunOptions) -> DryRun:
+    """Plan a checked training, with its first `rows` rows. Raises what the training would raise before its first step."""
     ranks = options.ranks.size
     with work.stop.at_once():
-        decided = decide(work.listener)
+        decided = request.decide(work.listener)
     require_trainable(decided.recipe)
     require_divisible(decided.recipe, ranks)
     if options.threads is not None:

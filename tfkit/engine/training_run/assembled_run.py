@@ -4,37 +4,33 @@ It is ready for its next step: it records itself, trains and finishes.
 """
 
 import warnings
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
 from tfkit.carbon import FINISH
 from tfkit.carbon.footprint import MEASURED, RunTotals
-from tfkit.data import Loader
-from tfkit.engine.assembly.base_model import has_new_head
+from tfkit.engine.assembly.base_model import has_new_head, pin_start
 from tfkit.engine.assembly.baseline_scores import training_baselines
-from tfkit.engine.assembly.components import Components, assemble, first_model, meta_model, restore
+from tfkit.engine.assembly.companions import pin_companions
+from tfkit.engine.assembly.components import Components, assemble, first_model, restore
 from tfkit.engine.assembly.memory_plan import disk_bytes, trained_numel
-from tfkit.engine.assembly.step_flops import flops_per_token
-from tfkit.engine.assembly.training_data import TrainingData
 from tfkit.engine.assembly.verdict import comparison_fields
+from tfkit.engine.listener import Listener
 from tfkit.engine.request.resuming import require_length, warn_of_other_rounding
-from tfkit.engine.request.training_request import TrainingKind
-from tfkit.engine.training_run.checkpointing import Checkpointer
-from tfkit.engine.training_run.coordinator import Coordinator
-from tfkit.engine.training_run.estimate import Estimate
+from tfkit.engine.request.training_request import RequestRecord
 from tfkit.engine.training_run.loop_hooks import LoopHooks
 from tfkit.engine.training_run.micro_batches import MicroBatches
-from tfkit.engine.training_run.run_context import RunContext
+from tfkit.engine.training_run.run import Run
 from tfkit.engine.training_run.training_log import TrainingLog, require_same_text
-from tfkit.engine.training_run.validator import Validator
-from tfkit.errors import BudgetReached, Stopped, argument
+from tfkit.errors import BudgetReached, PeerLostError, Stopped, argument
 from tfkit.evaluation.baselines import Baselines
-from tfkit.families import PRESETS
 from tfkit.model.transformer import Transformer
 from tfkit.objectives.context import row_length
+from tfkit.recipe import dump_recipe
 from tfkit.recipe.schema.sections import Recipe
 from tfkit.run import strict_json
 from tfkit.run.checkpoints import newest_good, require_free_space
@@ -44,6 +40,9 @@ from tfkit.training.device import compile_model, keep_freed_memory, make_determi
 from tfkit.training.loop import Progress, train, try_out
 from tfkit.units import format_baselines
 
+if TYPE_CHECKING:
+    from tfkit.engine.training_run.coordinator import Coordinator
+
 
 def no_step_yet(resumed_from: Path | None) -> str:
     """Return the message for a run that is stopped before the first step of this attempt."""
@@ -52,19 +51,16 @@ def no_step_yet(resumed_from: Path | None) -> str:
 
 @dataclass(frozen=True)
 class AssembledRun:
-    """A run assembled from its recipe, data and model."""
+    """A run assembled from its recipe, data and model. `pinned`: its recipe, with the hashes of the models that it starts from and uses."""
 
-    context: RunContext
-    planned: Estimate | None
-    coordinator: Coordinator
-    data: TrainingData
+    run: Run
+    pinned: Recipe
+    coordinator: "Coordinator | None"  # of several ranks
     components: Components
     resumed_from: Path | None
     progress: Progress
     micro_batches: MicroBatches
     log: TrainingLog
-    checkpointer: Checkpointer
-    validator: Validator
     hooks: LoopHooks
     baselines: Baselines
 
@@ -79,59 +75,65 @@ class AssembledRun:
         totals = {"train_seconds": seconds, "tokens": tokens, "train_flops": tokens * self.log.flops_per_token if tokens else 0.0}
         return totals | ({"hardware_flops_bound": seconds * peak} if peak else {})
 
-    def record(self) -> None:
-        """Record how this attempt computes, and what it continues from; the result of an earlier attempt is dropped."""
-        context, training = self.context, self.context.recipe.training
+    def record(self, given: RequestRecord) -> None:
+        """Record how this attempt computes, what it continues from, and what was given; the result of an earlier attempt is dropped."""
+        run, training = self.run, self.run.recipe.training
         arithmetic = {
             "threads": torch.get_num_threads(),
-            "ranks": self.coordinator.peers.ranks.size,
-            "device": str(context.device),
+            "ranks": run.peers.ranks.size,
+            "device": str(run.device),
             "precision": str(self.components.precision),
             "compile": training.compile,
             "activation_checkpointing": training.activation_checkpointing,
         }
         if self.resumed_from:
-            warn_of_other_rounding(context.folder, arithmetic, context.listener)
-            context.folder.record_resume(self.resumed_from, self.progress.step)
-            self.checkpointer.best.restore()
+            warn_of_other_rounding(run.folder, arithmetic, run.listener)
+            run.folder.record_resume(self.resumed_from, self.progress.step)
+            self.hooks.checkpointer.best.restore()
         planned: dict[str, Any] = {"planned_steps": self.components.plan.steps, "before": self.log.before}
-        if not self.resumed_from or context.folder.recorded.planned_steps != self.components.plan.steps:
-            predicted = self.planned and self.planned.predicted(metered=context.recipe.carbon.enabled)
+        if not self.resumed_from or run.folder.recorded.planned_steps != self.components.plan.steps:
+            predicted = run.planned and run.planned.predicted(metered=run.recipe.carbon.enabled)
             planned |= {"predicted": predicted, "actual": None}
-        data: dict[str, Any] = {"data": self.data.fingerprints(), "data_sizes": self.data.sizes()}
-        context.folder.record(**arithmetic, **planned, **data, parents=self.checkpointer.parents)
+        data: dict[str, Any] = {"data": run.data.fingerprints(), "data_sizes": run.data.sizes()}
+        run.folder.record(**arithmetic, **planned, **data, parents=[parent.document() for parent in run.parents])
+        run.folder.write_recipe(dump_recipe(self.pinned, run.data.config))  # only now: the result of another length is dropped
+        run.folder.record(given=given.document())
 
     def train(self) -> None:
         """Train to the end. Raises Stopped after saving, UnhealthyError before a bad update."""
-        context, components, listener = self.context, self.components, self.context.listener
+        run, components, listener, begun_at = self.run, self.components, self.run.listener, self.progress.step
         if self.resumed_from:
             listener.say(f"resuming from {self.resumed_from.name}")
         if not components.schedule.reaches_peak:
             listener.warn(f"the warm-up is longer than the run of {components.plan.steps} steps: the learning rate never reaches its peak")
-        listener.say(self.micro_batches.describe(self.planned, self.progress))
-        if self.baselines and (baselines := format_baselines(self.baselines, self.checkpointer.best.metric)):
+        listener.say(self.micro_batches.describe(run.planned, self.progress))
+        if self.baselines and (baselines := format_baselines(self.baselines, self.hooks.checkpointer.best.metric)):
             listener.say(f"baselines of the validation rows: {baselines}")
         self._try_out()
         with self.log:
             try:
-                if self.checkpointer.kind == "fine-tuning" and not self.progress.step:
-                    self.validator.score_before()
-                context.meter.phase("train", self.progress.step)
+                if run.recipe.model.start is not None and not self.progress.step:
+                    self.hooks.validator.score_before()
+                run.meter.phase("train", self.progress.step)
                 self._begin_budget()
-                hooks = self.coordinator.begin_steps(components, self.hooks, self.progress, context.stop)
-                with self.coordinator.steps(hooks):
+                leading = self.coordinator and self.coordinator.steps(components, self.hooks, self.progress, run.stop)
+                with leading or nullcontext(self.hooks) as hooks:
                     train(components.stepper, components.loader, components.schedule, components.plan, hooks, self.progress)
             except Stopped as stopped:
-                ending = context.budget.ending(stopped)
+                ending = stopped if run.budget is None else run.budget.ending(stopped)
                 reason = str(ending) if isinstance(ending, BudgetReached) else None
-                context.folder.end_attempt("stopped", step=self.progress.step, error=reason)
+                run.folder.end_attempt("stopped", step=self.progress.step, error=reason)
+                raise
+            except PeerLostError:  # if all ranks are asked to stop, one may end while another waits for it in the first step
+                if self.progress.step == begun_at:
+                    run.stop.raise_if_requested(no_step_yet(self.resumed_from))
                 raise
             finally:
-                context.meter.phase(FINISH)
+                run.meter.phase(FINISH)
 
     def result(self, status: Literal["finished", "stopped"]) -> dict[str, Any]:
         """Return the result of docs/cli.md; the totals must have been recorded."""
-        folder, progress, data, best = self.context.folder, self.progress, self.data, self.checkpointer.best
+        folder, progress, data, best = self.run.folder, self.progress, self.run.data, self.hooks.checkpointer.best
         recorded = folder.recorded
         result: dict[str, Any] = {
             "schema_version": 1,
@@ -147,7 +149,7 @@ class AssembledRun:
             "baselines": self.baselines,
             **comparison_fields(best.comparison(self.baselines)),
             "new_head": data.start is not None and has_new_head(data.start, data.config, data.labels),
-            "sequence_length": row_length(self.context.recipe.data.sequence_length, data.config),
+            "sequence_length": row_length(self.run.recipe.data.sequence_length, data.config),
             "rate_trial": recorded.rate_trial,
             "best": best.document(),
             "stopped_early": progress.step < self.components.plan.steps,
@@ -156,7 +158,7 @@ class AssembledRun:
             "train_seconds": round(progress.seconds, 3),
             "tokens_per_second": round(progress.tokens / progress.seconds, 1) if progress.seconds else None,
             **recorded.totals.document(MEASURED),
-            **self.checkpointer.inherited.fields(),
+            **self.hooks.checkpointer.inherited.fields(),
             "gates": [],  # those of the command that asks for the result
         }
         document: dict[str, Any] = strict_json.loads(strict_json.dumps(result))  # as --resume will read it: a perplexity may be infinite
@@ -165,13 +167,13 @@ class AssembledRun:
     def finish(self) -> dict[str, Any]:
         """Write the card of the last checkpoint and the receipt of a finished run; return its result."""
         result = self.result("finished")
-        for warning in self.checkpointer.best.warnings(self.baselines, new_head=result["new_head"]):
-            self.context.listener.warn(warning)
-        folder, totals = self.context.folder, self.context.folder.recorded.totals
-        self.checkpointer.write_card(Path(result["checkpoint"]), self.progress.step, totals)
-        if self.planned is not None and folder.attempt == 1 and not result["stopped_early"]:
-            self.context.forecaster.remember(self.planned, self.context.recipe, totals, self.context.device)
-        measured = _actual(totals, memory_bytes(self.context.device))
+        for warning in self.hooks.checkpointer.best.warnings(self.baselines, new_head=result["new_head"]):
+            self.run.listener.warn(warning)
+        folder, totals = self.run.folder, self.run.folder.recorded.totals
+        self.hooks.checkpointer.write_card(Path(result["checkpoint"]), self.progress.step, totals)
+        if self.run.planned is not None and folder.attempt == 1 and not result["stopped_early"]:
+            self.run.forecaster.remember(self.run.planned, self.run.recipe, totals, self.run.device)
+        measured = _actual(totals, memory_bytes(self.run.device))
         folder.end_attempt("finished", step=self.progress.step, result=result, actual=measured)
         return result
 
@@ -179,7 +181,9 @@ class AssembledRun:
 
     def _begin_budget(self) -> None:
         """Start counting steps against the budget, and compare it with what the remaining steps are expected to use. Raises Stopped."""
-        steps, planned, budget = self.components.plan.steps, self.planned, self.context.budget
+        steps, planned, budget = self.components.plan.steps, self.run.planned, self.run.budget
+        if budget is None:
+            return
         left = steps - self.progress.step
         if planned is not None:
             likely = {"g": planned.emissions_g.likely, "kwh": planned.energy_kwh.likely, "seconds": planned.seconds.likely}
@@ -192,82 +196,60 @@ class AssembledRun:
 
         With sharded weights, the ranks compile in their first step, and try nothing.
         """
-        context, compiles = self.context, self.context.recipe.training.compile
-        if context.recipe.parallel.shard > 1 or (not compiles and context.device.type == "cpu"):
+        run, compiles = self.run, self.run.recipe.training.compile
+        if run.recipe.parallel.shard > 1 or (not compiles and run.device.type == "cpu"):
             return
-        with context.stop.at_once(no_step_yet(self.resumed_from)), warnings.catch_warnings():
+        with run.stop.at_once(no_step_yet(self.resumed_from)), warnings.catch_warnings():
             # The compiler traces under anomaly detection, which warns with a traceback if a signal ends it.
             warnings.filterwarnings("ignore", r"Error detected in \w+Backward")
             if compiles:
-                context.listener.say("compiling the model")
+                run.listener.say("compiling the model")
             try_out(self.components.stepper, self.components.loader, self.hooks, self.progress)
 
 
-def assemble_run(
-    context: RunContext,
-    data: TrainingData,
-    planned: Estimate | None,
-    coordinator: Coordinator,
-    kind: TrainingKind,
-    *,
-    exact: bool,
-    force: bool,
-) -> AssembledRun:
+def assemble_run(run: Run, *, exact: bool, force: bool) -> AssembledRun:
     """Build the model, and assemble its training from the newest good checkpoint on.
 
     `exact`: do not fall back to an older checkpoint; `force`: start even if the planned checkpoints do not fit the disk. Raises Stopped,
-    ModelError, DataError and MachineError.
+    ModelError, DataError, UsageError and MachineError.
     """
-    recipe, listener, device = context.recipe, context.listener, context.device
-    model = first_model(recipe, data, listener, coordinator.peers)
-    make_deterministic(device)
+    recipe, data, folder, listener, peers = run.recipe, run.data, run.folder, run.listener, run.peers
+    pinned = pin_start(recipe, data.start, folder) if data.start else recipe
+    if data.objective.recorded_companions:
+        pinned = pin_companions(pinned, data.objective, folder)
+    model = first_model(recipe, data, listener, peers)
+    make_deterministic(run.device)
     keep_freed_memory()
-    resumed_from = newest_good(context.folder.checkpoints, listener.warn, exact)
+    resumed_from = newest_good(folder.checkpoints, listener.warn, exact)
     tensors, state = load_training_state(resumed_from) if resumed_from else ({}, TrainingState())
     if resumed_from:
         require_same_text(state.data, data.fingerprints())
-    _announce_size(model, context)
+    _announce_size(model, listener)
     if not force:
-        require_free_space(context.folder.checkpoints, disk_bytes(recipe, model, data.objective))
+        require_free_space(folder.checkpoints, disk_bytes(recipe, model, data.objective))
     size = state.micro_batch_size or recipe.training.micro_batch_size or 1
-    with context.stop.at_once(no_step_yet(resumed_from)):
-        coordinator.begin(recipe, data, context.folder.path, resumed_from, size, device)
-        components = assemble(recipe, data, model, device, size, listener, context.budget.should_end, coordinator.peers)
-    data = components.data
+    coordinator = None
+    with run.stop.at_once(no_step_yet(resumed_from)):
+        if not peers.ranks.is_alone:
+            from tfkit.engine.training_run.coordinator import Coordinator
+
+            coordinator = Coordinator(peers)
+            coordinator.begin(recipe, data, folder.path, resumed_from, size, run.device)
+        components = assemble(recipe, data, model, run.device, size, listener, run.should_end, peers)
+    run.data = components.data
     progress = restore(components, resumed_from, tensors, state) if resumed_from else Progress()
     if resumed_from:
-        require_length(context.folder.path, components.plan.steps, progress.step)
-    micro_batches = _micro_batches(context, components, resumed_from, size, coordinator.peers.ranks.size)
+        require_length(folder.path, components.plan.steps, progress.step)
+    micro_batches = _micro_batches(run, components, resumed_from, size)
     if recipe.training.compile:
         compile_model(model, by_block=recipe.parallel.shard > 1)
-    rows = Loader(components.loader.rows, data.objective.collate, components.loader.sizes, components.loader.micro_batch_size)
-
-    def count_flops() -> float:
-        if planned is not None:
-            return planned.training_flops / planned.tokens
-        return flops_per_token(recipe, data, meta_model(recipe, data.config), rows, components.plan.steps)
-
-    log = TrainingLog(context, components.plan, progress, count_flops, components.precision, state.log)
-    checkpointer = Checkpointer(context, data, components, log, kind=kind, family=family_name(recipe, data))
-    validator = Validator(context, data, components, log, checkpointer)
-    hooks = LoopHooks(context, components, log, checkpointer, validator, micro_batches)
-    with context.stop.at_once("no step was taken yet"):
-        baselines = training_baselines(recipe) if data.validation else {}
-    return AssembledRun(
-        context,
-        planned,
-        coordinator,
-        data,
-        components,
-        resumed_from,
-        progress,
-        micro_batches,
-        log,
-        checkpointer,
-        validator,
-        hooks,
-        baselines,
-    )
+    log = TrainingLog(run, components, progress, state.log)
+    for problem in run.ancestry.problems:
+        listener.warn(problem)
+    hooks = LoopHooks(run, components, log, micro_batches)
+    with run.stop.at_once("no step was taken yet"):
+        baselines = training_baselines(recipe) if run.data.validation else {}
+    return AssembledRun(run, pinned, coordinator, components, resumed_from, progress, micro_batches, log, hooks, baselines)
 
 
 def _actual(totals: RunTotals, memory_bytes: int) -> dict[str, Any]:
@@ -279,27 +261,21 @@ def _actual(totals: RunTotals, memory_bytes: int) -> dict[str, Any]:
     }
 
 
-def _announce_size(model: Transformer, context: RunContext) -> None:
+def _announce_size(model: Transformer, listener: Listener) -> None:
     """Report how many parameters are trained, if some are frozen."""
     parameters, trained = sum(parameter.numel() for parameter in model.parameters()), trained_numel(model)
     if trained < parameters:
-        context.listener.say(f"training {trained:,} of {parameters:,} parameters")
+        listener.say(f"training {trained:,} of {parameters:,} parameters")
 
 
-def _micro_batches(context: RunContext, components: Components, resumed_from: Path | None, size: int, ranks: int) -> MicroBatches:
+def _micro_batches(run: Run, components: Components, resumed_from: Path | None, size: int) -> MicroBatches:
     """Return the micro-batches of a run; their size is chosen if neither the recipe nor a checkpoint gives it."""
-    micro_batches = MicroBatches(context.recipe, context.device, context.listener, components, restored=resumed_from is not None)
-    if context.recipe.training.micro_batch_size is None and not (resumed_from and micro_batches.is_even):
+    micro_batches = MicroBatches(run.recipe, run.device, run.listener, components, restored=resumed_from is not None)
+    if run.recipe.training.micro_batch_size is None and not (resumed_from and micro_batches.is_even):
         micro_batches.choose()
         if resumed_from:
-            context.listener.say(
-                f"micro-batches of {size:,} rows cannot be divided evenly among {ranks:,} ranks: from now on they have "
+            run.listener.say(
+                f"micro-batches of {size:,} rows cannot be divided evenly among {run.peers.ranks.size:,} ranks: from now on they have "
                 f"{components.loader.micro_batch_size:,}, with the same steps and other dropout masks"
             )
     return micro_batches
-
-
-def family_name(recipe: Recipe, data: TrainingData) -> str | None:
-    """Return the family in whose format the model's configuration is written: the base model's or the preset's."""
-    preset = recipe.model.preset
-    return data.start.described.family if data.start else PRESETS[preset][0].name if preset else None

@@ -4,12 +4,12 @@ start_run | resume_run
   _attempt              the run folder is locked, and the recipe is known; torch is imported after that, so that a refusal is quick
     _train_metered      the meter runs; whatever happens, its totals are recorded
       _prepare_run      device, ranks, then Run.prepare: the data; Run.forecast, if something needs it
-      Run.train         assemble_run: the model, or its newest checkpoint; AssembledRun.train: the steps
-      AssembledRun.finish, or .result of a run that was stopped
+      assemble_run      the model, or its newest checkpoint, and the parts of the training
+      AssembledRun      .train: the steps; then .finish, or .result of a run that was stopped
 """
 
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -19,7 +19,7 @@ from tfkit.alignment.user_code import NO_CODE, CodePermission
 from tfkit.engine.listener import Listener, StopRequest
 from tfkit.engine.request.gate import Gate, judge, training_gates, training_metrics
 from tfkit.engine.request.rank_checks import rank_device, rank_threads, require_divisible
-from tfkit.engine.request.training_request import CheckedRequest, RequestRecord, TrainingKind, TrainingRequest, kind_of, require_trainable
+from tfkit.engine.request.training_request import RequestRecord, TrainingRequest, kind_of, require_trainable
 from tfkit.engine.training_run.ranks_of_command import RankConnection
 from tfkit.errors import BudgetReached, MachineError, Stopped, TfkitError, UsageError, argument, stop_reason
 from tfkit.parallel.ranks import Ranks
@@ -33,12 +33,13 @@ from tfkit.run.lock import is_locked
 
 if TYPE_CHECKING:
     from tfkit.carbon import Meter
+    from tfkit.engine.training_run.assembled_run import AssembledRun
     from tfkit.engine.training_run.budget import Budget
     from tfkit.engine.training_run.estimate import Forecaster
     from tfkit.engine.training_run.run import Run
-    from tfkit.recipe import ResolvedRecipe
     from tfkit.recipe.schema.sections import Recipe
 
+_LONGER, _LATER_SECONDS = 1.2, 30.0  # than the minutes that were asked for: the end, if the machine becomes slower
 _LOOK_SECONDS = 0.05  # between checks of a stop while the idle machine is measured
 
 
@@ -77,39 +78,19 @@ def start_run(request: TrainingRequest, options: RunOptions, listener: Listener,
 
     Problems of a new run's recipe are reported before its folder is created.
     """
-
-    def check() -> CheckedRequest:
-        checked = request.check()
-        if checked.recipe is not None:
-            _gates(options, checked.recipe, request.kind)
-        checked.inputs.refuse_folder(options.run, argument("run"))
-        return checked
-
-    checked_before = None if options.resumes_run else check()
-
-    def make_recipe() -> "ResolvedRecipe":
-        checked = checked_before or check()
-        decided = checked.decide(listener)
-        if checked.recipe is None:
-            listener.decided(decided.text)
-        return decided
-
-    assert request.kind is not None, "only a plan leaves the kind to the recipe"
-    return _attempt(make_recipe, request.given, request.kind, options, listener, stop, is_named=request.is_named)
+    if not options.resumes_run:
+        recipe = request.check()
+        if recipe is not None:
+            _gates(options, recipe)
+        request.inputs.refuse_folder(options.run, argument("run"))
+    return _attempt(request, options, listener, stop)
 
 
 def resume_run(overrides: Overrides, options: RunOptions, listener: Listener, stop: StopRequest) -> dict[str, Any]:
     """Continue a run as it was started, from its folder alone. Return the result of docs/cli.md."""
-    from tfkit.recipe import read_recipe
-
     if not is_begun(options.run):
         raise _nothing_to_resume(options.run)
-    kind = kind_of(read_recipe(str(options.run / "recipe.yaml")).recipe)
-
-    def refuse_recipe() -> "ResolvedRecipe":
-        raise UsageError(f"{options.run}: the checkpoints of this run are gone; start it again with its recipe")
-
-    return _attempt(refuse_recipe, RequestRecord(None, overrides), kind, options, listener, stop)
+    return _attempt(TrainingRequest(None, None, overrides), options, listener, stop)
 
 
 def _nothing_to_resume(run: Path) -> TfkitError:
@@ -125,21 +106,11 @@ def _nothing_to_resume(run: Path) -> TfkitError:
     return UsageError(f"{run}: this run has no checkpoint to continue from; it is {listed.status}{because}{again}")
 
 
-def _attempt(
-    make_recipe: "Callable[[], ResolvedRecipe]",
-    given: RequestRecord,
-    kind: TrainingKind,
-    options: RunOptions,
-    listener: Listener,
-    stop: StopRequest,
-    *,
-    is_named: bool = False,
-) -> dict[str, Any]:
+def _attempt(request: TrainingRequest, options: RunOptions, listener: Listener, stop: StopRequest) -> dict[str, Any]:
     """Lock the run folder, and train.
 
-    `make_recipe` returns the recipe of a new run; it is called once the folder is locked, and may read data. `is_named`: the user named the
-    recipe, whose code may therefore be run. A resumed run has its own recipe, which `given` may change. Raises Stopped, with `result` if
-    steps were taken.
+    The recipe of a new run is decided once the folder is locked. A resumed run has its own, which the request may change. Raises Stopped,
+    with `result` if steps were taken.
     """
     from tfkit.engine.request.resuming import (
         finished_result,
@@ -149,16 +120,15 @@ def _attempt(
         resolve_resumption,
         warn_without_effect,
     )
-    from tfkit.engine.training_run.budget import Budget, latest_end
     from tfkit.run.checkpoints import newest_step
 
     if options.stages:
         raise UsageError(f"{argument('stages', ','.join(options.stages))}: the recipe has no stages; leave it out")
     with RunFolder.open(options.run, resume=options.resume, command=[*options.command], warn=listener.warn) as folder:
         if folder.begun:
-            resumption = resolve_resumption(folder, given)
+            resumption = resolve_resumption(folder, request.given)
             recipe, given = resumption.recipe, resumption.given
-            gates = _gates(options, recipe, kind)
+            gates = _gates(options, recipe)
             if resumption.same_end and (result := finished_result(folder)) is not None:
                 warn_without_effect(folder.path, resumption.changes.values(), listener)
                 listener.say(f"{folder.path}: this run is finished; here is its result again")
@@ -168,32 +138,40 @@ def _attempt(
             require_same_code(folder, recipe)
             report_changes(folder, resumption, listener)
         else:
+            if request.source is None and request.unwritten is None:
+                raise UsageError(f"{options.run}: the checkpoints of this run are gone; start it again with its recipe")
             with stop.at_once():
-                resolved = make_recipe()
-            recipe, given = resolved.recipe, given.with_decided(resolved.decided)
+                decided = request.decide(listener)
+                if request.source is None:
+                    listener.decided(decided.text)
+            recipe, given = decided.recipe, request.given.with_decided(decided.decided)
             require_trainable(recipe)
             if given.recipe is None:
                 folder.record(decisions=DECISIONS)
-            gates = _gates(options, recipe, kind)
-            if is_named and recipe.objective.code_files:
+            gates = _gates(options, recipe)
+            if request.is_named and recipe.objective.code_files:
                 options = replace(options, code=options.code.with_named(recipe.objective.code_files.values(), listener.warn))
         if recipe.objective.code_files:
             options.code.require(recipe.objective.code_files)
         if not options.ranks.is_alone or recipe.parallel != ParallelSection():
             require_divisible(recipe, options.ranks.size)
-        carbon = recipe.carbon
+        budget, carbon = None, recipe.carbon
         if options.minutes is not None and not folder.begun and carbon.budget_seconds is None:  # of this attempt, not of the recipe
-            carbon = carbon.model_copy(update={"budget_seconds": latest_end(options.minutes)})
-        budget = Budget(carbon, folder.path, stop, listener)
+            carbon = carbon.model_copy(update={"budget_seconds": _LONGER * 60 * options.minutes + _LATER_SECONDS})
+        if carbon.limits:
+            from tfkit.engine.training_run.budget import Budget
+
+            budget = Budget(carbon, folder.path, stop, listener)
+            stop = budget.stop
         try:
-            return _with_verdicts(_train_metered(recipe, given, kind, options, gates, folder, listener, budget), gates)
+            return _with_verdicts(_train_metered(recipe, given, options, gates, folder, listener, stop, budget), gates)
         except Stopped as stopped:
             stopped.runs_code = bool(recipe.objective.code_files)
             raise
 
 
-def _gates(options: RunOptions, recipe: "Recipe", kind: TrainingKind | None) -> list[Gate]:
-    return training_gates(options.fail_if, recipe, fine_tuning=kind == "fine-tuning") if options.fail_if else []
+def _gates(options: RunOptions, recipe: "Recipe") -> list[Gate]:
+    return training_gates(options.fail_if, recipe) if options.fail_if else []
 
 
 def _with_verdicts(result: dict[str, Any], gates: Collection[Gate]) -> dict[str, Any]:
@@ -204,40 +182,48 @@ def _with_verdicts(result: dict[str, Any], gates: Collection[Gate]) -> dict[str,
 def _train_metered(
     recipe: "Recipe",
     given: RequestRecord,
-    kind: TrainingKind,
     options: RunOptions,
     gates: Collection[Gate],
     folder: RunFolder,
     listener: Listener,
-    budget: "Budget",
+    stop: StopRequest,
+    budget: "Budget | None",
 ) -> dict[str, Any]:
     """Train with a meter, which is stopped however the attempt ends; its reading goes into the totals. Raises Stopped, as `_attempt`."""
     from tfkit.carbon import Meter, attempts_of, missing_nodes
     from tfkit.engine.request.run_totals import record_totals
 
-    folder.begin_attempt(options.threads, kind=kind)
+    folder.begin_attempt(options.threads, kind=kind_of(recipe))
     name = given.recipe.name if given.recipe is not None else folder.path.name
-    run: Run | None = None
+    assembled: AssembledRun | None = None
     stopped: Stopped | None = None
     meter_facts: dict[str, Any] = {"run_id": folder.run_id, "attempt": folder.attempt, "project": name, "nodes": options.ranks.nodes}
     meter = Meter.start(recipe.carbon, folder=folder.path, **meter_facts)
-    budget.start(meter)
+    if budget is not None:
+        budget.start(meter)
     try:
-        _measure_idle(meter, recipe.carbon.baseline_seconds, listener, budget.stop)
-        carbon = {"carbon": recipe.carbon.model_dump(mode="json"), "folder": str(folder.path.resolve()), **meter_facts}
-        run = _prepare_run(recipe, options, gates, listener, budget, meter, carbon, begun=folder.begun)
+        _measure_idle(meter, recipe.carbon.baseline_seconds, listener, stop)
+        run = _prepare_run(recipe, options, folder, listener, stop, meter, meter_facts)
+        run.budget = budget
+        for gate in gates:
+            run.data.objective.evaluation_objective.check_metric(gate.metric.rpartition(".")[2])
         if options.minutes is not None and not folder.begun:
             given = given.with_decided(run.fit_length(options.minutes, options.named, measures=True))
-        run.train(folder, given, kind, budget, exact=options.exact, force=options.force)
+        if recipe.training.trial_rates is not None:
+            run.choose_rate()
+        from tfkit.engine.training_run.assembled_run import assemble_run  # it imports torch, as `_prepare_run` does
+
+        assembled = assemble_run(run, exact=options.exact, force=options.force)
+        assembled.record(given)
+        assembled.train()
     except Stopped as error:
-        stopped = budget.ending(error)
+        stopped = error if budget is None else budget.ending(error)
         if isinstance(stopped, BudgetReached):
             folder.record(larger_budget=stopped.larger)
     finally:
         reading = meter.stop()
         if warning := meter.warning():
             listener.warn(warning)
-        assembled = run.assembled if run is not None else None
         record_totals(folder, reading, assembled.totals if assembled is not None else {})
         with suppress(OSError):
             for silent in missing_nodes(attempts_of(folder.path, folder.run_id)):
@@ -253,35 +239,36 @@ def _train_metered(
 def _prepare_run(
     recipe: "Recipe",
     options: RunOptions,
-    gates: Collection[Gate],
+    folder: RunFolder,
     listener: Listener,
-    budget: "Budget",
+    stop: StopRequest,
     meter: "Meter",
-    carbon: dict[str, Any],
-    *,
-    begun: bool,
+    meter_facts: dict[str, Any],
 ) -> "Run":
-    """Return the run with its device, peers and data, but without weights. `carbon`: the facts for the meters of other nodes."""
+    """Return the run with its device, peers and data, but without weights."""
     import torch
 
     from tfkit.carbon.place import require_long_series
     from tfkit.engine.training_run.run import Run
     from tfkit.training.device import pick_device
 
-    if (threads := rank_threads(options.threads, options.ranks)) is not None:
+    threads, device_name = options.threads, options.device
+    if not options.ranks.is_alone:
+        threads, device_name = rank_threads(threads, options.ranks), rank_device(device_name, options.ranks)
+    if threads is not None:
         torch.set_num_threads(threads)
-    device = pick_device(rank_device(options.device, options.ranks))
-    with budget.stop.at_once("nothing was trained yet"):  # the other ranks may be late
+    device = pick_device(device_name)
+    with stop.at_once("nothing was trained yet"):  # the other ranks may be late
         peers = options.connection.peers(device, listener.say)
-        options.connection.meter_nodes(device, carbon)
-    run = Run(recipe, device, listener, budget.stop, meter, options.forecaster, peers, options.code)
-    run.prepare(begun=begun)
+        carbon = {"carbon": recipe.carbon.model_dump(mode="json"), "folder": str(folder.path.resolve())}
+        options.connection.meter_nodes(device, carbon | meter_facts)
+    run = Run(recipe, device, listener, stop, meter, options.forecaster, peers, options.code)
+    run.folder = folder
+    run.prepare(begun=folder.begun)
     if run.needs_forecast:
         estimate = run.forecast()
-        if not begun:
+        if not folder.begun:
             require_long_series(recipe.carbon, estimate.seconds.low)
-    for gate in gates:
-        run.data.objective.evaluation_objective.check_metric(gate.metric.rpartition(".")[2])
     return run
 
 

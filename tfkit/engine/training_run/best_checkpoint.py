@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from tfkit.engine.assembly.verdict import Comparison, advice, compare, predicts_one_class
-from tfkit.engine.training_run.run_context import RunContext
+from tfkit.engine.training_run.run import Run
 from tfkit.engine.training_run.training_log import TrainingLog
 from tfkit.evaluation.baselines import Baselines
 from tfkit.recipe.schema.best_metric import HIGHER
@@ -15,22 +15,22 @@ from tfkit.run.checkpoints import best_checkpoint, checkpoints, read_best, recor
 class BestCheckpoint:
     """The best checkpoint of a run so far, and its improvement on the model before the first step."""
 
-    def __init__(self, context: RunContext, log: TrainingLog):
-        self.context, self.log, self.root = context, log, context.folder.checkpoints
-        self.metric = context.recipe.evaluation.metric or context.recipe.objective.trained_for.best_by
+    def __init__(self, run: Run, log: TrainingLog):
+        self.run, self.log, self.root = run, log, run.folder.checkpoints
+        self.metric = run.recipe.evaluation.metric or run.recipe.objective.trained_for.best_by
 
     def score(self, metrics: Mapping[str, float | None]) -> float:
         """Return the score by which checkpoints are compared; NaN, which is never better, if there is none or it may not be the best."""
         value = metrics.get(self.metric)
         known = {name: number for name, number in metrics.items() if number is not None}
-        return value if value is not None and self.context.recipe.objective.may_be_best(known) else math.nan
+        return value if value is not None and self.run.recipe.objective.may_be_best(known) else math.nan
 
     def record(self, step: int, metrics: Mapping[str, float]) -> None:
         """Record the scores of a step's checkpoint. An error of the disk is only a warning."""
         try:
             self._record(step, metrics)
         except OSError as error:
-            self.context.listener.warn(
+            self.run.listener.warn(
                 f"{self.root / f'step-{step:06d}'}: its scores cannot be written there ({error.strerror}); training continues"
             )
 
@@ -43,7 +43,7 @@ class BestCheckpoint:
             if step in complete:
                 self._record(step, metrics)
         if best := read_best(self.root) if best_checkpoint(self.root) else None:
-            self.context.listener.warn(
+            self.run.listener.warn(
                 f"{self.root}: no complete checkpoint was recorded as the best; according to the "
                 f"evaluations so far it is that of step {best.step}"
             )
@@ -71,7 +71,7 @@ class BestCheckpoint:
             return None
         step = min(better, key=lambda step: better[step])
         return (
-            f"{self.context.folder.path}: {self.metric} was best in step {step:,}, {scores[step]:.4g}, but that step was not saved; the "
+            f"{self.run.folder.path}: {self.metric} was best in step {step:,}, {scores[step]:.4g}, but that step was not saved; the "
             f"best checkpoint is of step {best['step']:,}, {best['value']:.4g}. To save each evaluated step, set checkpoint.every to "
             "evaluation.every"
         )
@@ -99,7 +99,7 @@ class BestCheckpoint:
         comparison = self.comparison(baselines)
         if comparison is not None and not (comparison.beats or comparison.is_perfect):
             losses = {step: metrics.get("loss") for step, metrics in self.log.evaluations.items()}
-            optimizer, training = self.context.recipe.optimizer, self.context.recipe.training
+            optimizer, training = self.run.recipe.optimizer, self.run.recipe.training
             remedy = advice(self.log.before or {}, self.scores(), losses, optimizer.lr, training.epochs)
             yield f"this run does not beat its best baseline. {remedy}"
         if not new_head and (gain := self.improvement()) is not None and gain < 0:

@@ -6,7 +6,7 @@ the next one would exceed it: a time with the end of the attempt, an energy by m
 
 import time
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -20,20 +20,8 @@ from tfkit.units import format_energy, format_mass, format_seconds
 
 NEAR = 0.8  # fraction of the limit that is worth a warning
 SURE_STEPS = 5  # steps from which the remaining ones are forecast
-_LONGER, _LATER_SECONDS = 1.2, 30.0  # than the minutes that were asked for, if the machine becomes slower
 LONGEST_TICK_SECONDS = 5.0
 SILENT_TICKS = 2  # ticks without a good reading after which the meter has failed
-
-
-def latest_end(minutes: float) -> float:
-    """Return the seconds after which a training is stopped whose length is chosen to be so many minutes."""
-    return 60 * _LONGER * minutes + _LATER_SECONDS
-
-
-def limits_of(carbon: CarbonSection) -> dict[str, float]:
-    """Return the limits that a recipe sets, by the fields of `Amounts`."""
-    limits = {"g": carbon.budget_g, "kwh": carbon.budget_kwh, "seconds": carbon.budget_seconds}
-    return {name: limit for name, limit in limits.items() if limit is not None}
 
 
 def format_amount(name: str, value: float) -> str:
@@ -43,7 +31,7 @@ def format_amount(name: str, value: float) -> str:
 
 def require_unspent(carbon: CarbonSection, folder: Path, spent: Amounts) -> None:
     """Raise UsageError if a run or a sweep has used up its budget, so that it cannot continue."""
-    for name, limit in limits_of(carbon).items():
+    for name, limit in carbon.limits.items():
         if (used := asdict(spent)[name]) >= limit:
             raise UsageError(
                 f"{folder}: {_used(name, used, limit)}. Give a larger budget to continue, such as {_key(name)}={_larger(used)}"
@@ -67,13 +55,13 @@ class _MeterWatchdog:
 
 
 class Budget:
-    """The budget of one attempt, created before its meter. Without a limit it does nothing.
+    """The budget of one attempt, created before its meter. `carbon` has a limit; a run without one has no budget.
 
     Raises UsageError if earlier attempts of the run have used it up, BudgetReached if its sibling runs have.
     """
 
     def __init__(self, carbon: CarbonSection, folder: Path, stop: StopRequest, listener: Listener, clock: Clock = time.monotonic):
-        self.limits, self.reached = limits_of(carbon), ""
+        self.limits, self.reached = carbon.limits, ""
         self.stop = BudgetStop(stop, self)
         self._carbon, self._listener, self._asked = carbon, listener, stop
         self._folder, self._clock = folder, clock
@@ -81,8 +69,7 @@ class Budget:
         self._warned: set[str] = set()
         self._silence = _MeterWatchdog(carbon, clock)
         self._problem = self._remedy = ""
-        if self.limits:
-            self._require(folder)
+        self._require(folder)
 
     @cached_property
     def _usage(self) -> Usage:
@@ -90,8 +77,7 @@ class Budget:
 
     def start(self, meter: Meter) -> None:
         """Start counting the attempt, whose meter has just started."""
-        if self.limits:
-            self._usage.start(meter)
+        self._usage.start(meter)
         if self._has_gap:
             self._listener.warn("an earlier attempt was not measured completely, so the budget of energy counts less than was used")
 
@@ -111,13 +97,9 @@ class Budget:
         """Whether the run should stop after this step or, on request, during it; the budget is not checked again."""
         return self._asked.should_stop() or bool(self.reached)
 
-    def check_and_should_end(self) -> bool:
-        """Whether the run should stop on request, or since its budget, which is checked again, is reached."""
-        return self.check() or self.should_end()
-
     def check(self, next_step: bool = False) -> bool:
         """Return whether a limit is reached or, with `next_step`, would be exceeded by one more step and the end of the attempt."""
-        if not self.limits or self.reached or self._usage.meter is None:
+        if self.reached or self._usage.meter is None:
             return bool(self.reached)
         spent = self._usage.spent_near(self.limits)
         for name, limit in self.limits.items():
@@ -144,15 +126,14 @@ class Budget:
 
     def begin_steps(self, left: int, planned: dict[str, float]) -> None:
         """Begin the `left` remaining steps, which are estimated to use `planned`."""
-        if self.limits:
-            self.wait_for_meter()
-            began = asdict(self._usage.begin_steps())
-            if not self.check() and left:
-                self._forecast({name: began[name] + planned[name] for name in self.limits}, "by the plan of the run")
+        self.wait_for_meter()
+        began = asdict(self._usage.begin_steps())
+        if not self.check() and left:
+            self._forecast({name: began[name] + planned[name] for name in self.limits}, "by the plan of the run")
 
     def stepped(self, left: int) -> None:
         """Check the budget after a step, and forecast the `left` remaining steps."""
-        if not self.limits or self._usage.began is None:
+        if self._usage.began is None:
             return
         used = asdict(self._usage.stepped())
         if not self.check(next_step=left > 0) and self._usage.steps >= SURE_STEPS and self._is_measured():
@@ -161,7 +142,7 @@ class Budget:
 
     def saving(self) -> AbstractContextManager[None]:
         """Measure a save within the block."""
-        return self._usage.saving() if self.limits else nullcontext()
+        return self._usage.saving()
 
     def ending(self, stopped: Stopped) -> Stopped:
         """Return the error that ends the attempt: BudgetReached if the budget stopped it, else `stopped`."""

@@ -1,6 +1,7 @@
 """The checkpoints of a run: written, kept and deleted. Each is a model folder: a whole model, or an adapter of the base model."""
 
 from collections.abc import Iterable, Mapping
+from contextlib import nullcontext
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -8,25 +9,26 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tfkit.adapters import Base, base_folder, is_adapter, merged, save_adapter
+from tfkit.adapters import Base, merged, save_adapter
 from tfkit.carbon import resolve_place
 from tfkit.carbon.footprint import Intensity, RunTotals
 from tfkit.durable import write_atomically
 from tfkit.engine.assembly.base_model import Start
 from tfkit.engine.assembly.components import Components
 from tfkit.engine.assembly.loaders import loader_state
-from tfkit.engine.assembly.training_data import TrainingData, tokenizer_folder
+from tfkit.engine.assembly.training_data import TrainingData
+from tfkit.engine.request.training_request import kind_of
 from tfkit.engine.training_run.best_checkpoint import BestCheckpoint
-from tfkit.engine.training_run.run_context import RunContext
+from tfkit.engine.training_run.run import Run
 from tfkit.engine.training_run.sharded_work import ShardedWork
 from tfkit.engine.training_run.training_log import TrainingLog
 from tfkit.errors import UnhealthyError, UsageError
+from tfkit.families import PRESETS
 from tfkit.generation.config_file import stated_settings
-from tfkit.hub import content_hash, family_of, run_id_of, save_model
+from tfkit.hub import family_of, save_model
 from tfkit.model.transformer import Transformer
 from tfkit.recipe.schema.carbon_section import CarbonSection
 from tfkit.recipe.schema.sections import Recipe
-from tfkit.run.ancestors import Ancestry, Parent, find_ancestors
 from tfkit.run.card import CardBase, CardModel, CardTraining, model_card
 from tfkit.run.card_facts import BaseCard, CardData
 from tfkit.run.card_impact import CardImpact
@@ -79,49 +81,40 @@ def _hardware(device: torch.device) -> str:
 
 
 class Checkpointer:
-    """Writes the checkpoints of a run, deletes those that are not kept, and keeps their cards up to date.
+    """Writes the checkpoints of a run, deletes those that are not kept, and keeps their cards up to date."""
 
-    `kind` is "pre-training" or "fine-tuning"; `family`: in whose format the model's configuration is written, if several fit.
-    """
-
-    def __init__(self, context: RunContext, data: TrainingData, components: Components, log: TrainingLog, *, kind: str, family: str | None):
-        self.context, self.data, self.components, self.log = context, data, components, log
+    def __init__(self, run: Run, components: Components, log: TrainingLog):
+        self.run, self.data, self.components, self.log = run, run.data, components, log
         self.model, self.weights = components.stepper.loss_module.model, components.weights
-        self.kind, self.family = kind, family
-        self.root = context.folder.checkpoints
+        self.kind, self.family = kind_of(run.recipe), family_name(run.recipe, run.data)
+        self.root = run.folder.checkpoints
         self.parameters = sum(parameter.numel() for parameter in self.model.parameters())
-        parents = parents_of(context.recipe, data)
-        self.parents = [parent.document() for parent in parents]
-        ancestry = find_ancestors(parents, context.folder.run_id) if parents else Ancestry()
-        self.ancestors = ancestry.ancestors
-        for problem in ancestry.problems:
-            context.listener.warn(problem)
 
     @cached_property
     def work(self) -> ShardedWork:
         """The work on the model that all ranks do together."""
-        return ShardedWork(self.context.recipe, self.components, self.context.stop.should_stop)
+        return ShardedWork(self.run.recipe, self.components, self.run.stop.should_stop)
 
     @cached_property
     def best(self) -> BestCheckpoint:
         """The best checkpoint so far."""
-        return BestCheckpoint(self.context, self.log)
+        return BestCheckpoint(self.run, self.log)
 
     def save(self, progress: Progress) -> None:
         """Write a complete checkpoint, then delete old ones. Raises UnhealthyError if a weight is not finite."""
-        context = self.context
-        context.meter.phase("checkpoint")
+        run = self.run
+        run.meter.phase("checkpoint")
         if not self.work.are_finite():
             raise UnhealthyError(
                 f"step {progress.step}: a weight is no longer finite, so this step is not saved; the last checkpoint stays. "
                 "Another run may get past it with a lower optimizer.lr"
             )
         self.log.sync()
-        with context.budget.saving():
+        with nullcontext() if run.budget is None else run.budget.saving():
             save_checkpoint(self.root, progress.step, lambda folder: self._write(folder, progress), lambda: self._prune(1))
-            self._prune(context.recipe.checkpoint.keep)
-        context.folder.update_time()
-        context.meter.phase("train", progress.step)
+            self._prune(run.recipe.checkpoint.keep)
+        run.folder.update_time()
+        run.meter.phase("train", progress.step)
 
     def record_scores(self, step: int, metrics: Mapping[str, float]) -> None:
         """Record the scores of a step's checkpoint, if the step has one: the best is kept."""
@@ -130,17 +123,17 @@ class Checkpointer:
             return
         self.best.record(step, metrics)
         self.write_card(checkpoint, step)
-        self._prune(self.context.recipe.checkpoint.keep)  # the previous best may be deleted now
+        self._prune(self.run.recipe.checkpoint.keep)  # the previous best may be deleted now
 
     @property
     def inherited(self) -> Inherited:
         """The energy and emissions of all ancestors of the model."""
-        return sum_inherited(self.ancestors)
+        return sum_inherited(self.run.ancestry.ancestors)
 
     def lineage(self) -> Lineage:
         """Return the energy of this run by the latest reading, since a save does not wait for the meter, its parents and its ancestors."""
-        own = OwnTotals.of(self.context.meter.reading(), intensity_of(self.context.recipe.carbon))
-        return Lineage(self.kind, tuple(ParentEntry(**parent) for parent in self.parents), own, self.ancestors)
+        own = OwnTotals.of(self.run.meter.reading(), intensity_of(self.run.recipe.carbon))
+        return Lineage(self.kind, tuple(ParentEntry(**parent.document()) for parent in self.run.parents), own, self.run.ancestry.ancestors)
 
     def write_card(self, checkpoint: Path, step: int, totals: RunTotals = RunTotals()) -> None:
         """Write the card again, with the scores and the energy that are known by now: the manifest does not cover it.
@@ -150,13 +143,13 @@ class Checkpointer:
         try:
             write_atomically(checkpoint / "README.md", self._card(step, totals))
         except OSError as error:
-            self.context.listener.warn(f"{checkpoint}: its card cannot be written again ({error.strerror})")
+            self.run.listener.warn(f"{checkpoint}: its card cannot be written again ({error.strerror})")
 
     def _write(self, folder: Path, progress: Progress) -> None:
-        recipe, weights, data = self.context.recipe, self.weights, self.data.fingerprints()
+        recipe, weights, data = self.run.recipe, self.weights, self.data.fingerprints()
         facts = {
             "objective": recipe.objective.saved_kind,
-            "run_id": self.context.folder.run_id,
+            "run_id": self.run.folder.run_id,
             "step": progress.step,
             "tokens": progress.tokens,
             "data": data,
@@ -181,35 +174,27 @@ class Checkpointer:
         config, progress, start = self.model.config, self.log.progress, self.data.start
         family = family_of(config, prefer=self.family)
         averaged = f"exponential mean over the steps, decay {self.weights.ema_decay}" if self.weights.mean else ""
-        adapter = adapter_base(self.context.recipe, start) is not None
+        adapter = adapter_base(self.run.recipe, start) is not None
         return model_card(
             CardModel(
-                self.context.folder.path.name, config, family.architecture(config) if family else None, self.parameters, self.data.labels
+                self.run.folder.path.name, config, family.architecture(config) if family else None, self.parameters, self.data.labels
             ),
             CardTraining(self.kind, step, progress.tokens, self.log.latest.get("loss"), self.log.evaluations.get(step, {}), averaged),
-            CardData.of(self.context.recipe.data),
+            CardData.of(self.run.recipe.data),
             self._impact(totals),
             CardBase(start.path, BaseCard.read(start.described.folder), adapter) if start else None,
         )
 
     def _impact(self, totals: RunTotals) -> CardImpact:
-        carbon, tokens = self.context.recipe.carbon, self.log.progress.tokens
+        carbon, tokens = self.run.recipe.carbon, self.log.progress.tokens
         now = RunTotals(tokens=tokens, train_flops=self.log.flops_per_token * tokens, pue=carbon.pue, intensity=intensity_of(carbon))
-        return CardImpact(self.context.meter.reading(), _hardware(self.context.device), self.inherited, totals.filled_from(now))
+        return CardImpact(self.run.meter.reading(), _hardware(self.run.device), self.inherited, totals.filled_from(now))
 
 
-def parents_of(recipe: Recipe, data: TrainingData) -> list[Parent]:
-    """Return the checkpoint that the run starts from, the companions, and the checkpoint of a run whose tokenizer it takes."""
-    parents = [parent_of(companion.parent(), companion.folder) for companion in data.objective.recorded_companions]
-    if data.start is not None:
-        return [parent_of(data.start.parent(), data.start.described.folder), *parents]
-    if recipe.tokenizer.path is None:
-        return parents
-    folder = tokenizer_folder(recipe.tokenizer.path)
-    if (run_id := run_id_of(folder)) is None:  # a tokenizer alone, or one of a published model: no run of tfkit is behind it
-        return parents
-    entry = {"role": "tokenizer", "path": recipe.tokenizer.path, "run_id": run_id, "sha256": content_hash(folder)}
-    return [*parents, parent_of(entry, folder)]
+def family_name(recipe: Recipe, data: TrainingData) -> str | None:
+    """Return the family in whose format the model's configuration is written: the base model's or the preset's."""
+    preset = recipe.model.preset
+    return data.start.described.family if data.start else PRESETS[preset][0].name if preset else None
 
 
 def intensity_of(section: CarbonSection) -> Intensity | None:
@@ -219,17 +204,3 @@ def intensity_of(section: CarbonSection) -> Intensity | None:
     except UsageError:  # the settings of CodeCarbon were changed since the run began
         return None
     return Intensity(g_per_kwh=place.intensity_g_per_kwh, source=place.dataset, year=place.year, kind=place.kind)
-
-
-def parent_of(entry: Mapping[str, str | None], folder: Path | None) -> Parent:
-    """Return the parent with this entry in tfkit.json and this folder; an adapter with the model that it updates."""
-    role, path = (str(entry[name]) for name in ("role", "path"))
-    return Parent(role, path, folder, entry["run_id"], entry["sha256"], _base(folder) if folder is not None else None)
-
-
-def _base(folder: Path) -> Parent | None:
-    """Return the model that an adapter updates; None for a whole model."""
-    if not is_adapter(folder):
-        return None
-    base = base_folder(folder)
-    return Parent("base", str(base), base, run_id_of(base), content_hash(base))

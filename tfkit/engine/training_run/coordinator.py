@@ -1,5 +1,5 @@
 """Rank 0 of a training on several ranks: it alone reads the command, writes the run folder, evaluates and reports. The others follow it
-(worker.py). With a single process this module does nothing.
+(worker.py).
 """
 
 from collections.abc import Callable, Iterator
@@ -22,7 +22,7 @@ from tfkit.parallel.common_work import CommonWork
 from tfkit.recipe.dump import recipe_document
 from tfkit.recipe.schema.sections import Recipe
 from tfkit.training.health import StepReport, UnhealthyStepError
-from tfkit.training.loop import Hooks, Progress
+from tfkit.training.loop import Progress
 from tfkit.training.replay import weights_sha256
 
 Result = TypeVar("Result")
@@ -73,7 +73,7 @@ class CoordinatorHooks:
     def stepped(self, progress: Progress, report: StepReport, seconds: float) -> None:
         """Show the step, and agree with the other ranks whether it is the last."""
         self._hooks.stepped(progress, report, seconds)
-        self.stop.stepped(seconds, bool(self._hooks.context.budget.reached))
+        self.stop.stepped(seconds, (budget := self._hooks.run.budget) is not None and bool(budget.reached))
 
     def unhealthy(self, error: UnhealthyStepError) -> str:
         """Write the replay file of the step while the others wait."""
@@ -101,11 +101,11 @@ class CoordinatorHooks:
 
 
 class Coordinator:
-    """Rank 0's announcements to the others; none in a single process."""
+    """Rank 0's announcements to the others."""
 
     def __init__(self, peers: Peers):
-        self.peers = peers
-        self._group = peers if isinstance(peers, ProcessGroup) else None
+        assert isinstance(peers, ProcessGroup)
+        self._group = peers
 
     def begin(
         self, recipe: Recipe, data: TrainingData, folder: Path, checkpoint: Path | None, micro_batch_size: int, device: torch.device
@@ -113,30 +113,23 @@ class Coordinator:
         """Announce the run: its resolved recipe, the checkpoint that it continues from, the device, and the code that is run.
         Then wait until the other ranks have prepared the same data. Raises DataError or ModelError on all ranks if an input differs.
         """
-        if self._group is not None:
-            document = recipe_document(recipe, None)
-            where = {"folder": str(folder), "checkpoint": str(checkpoint) if checkpoint else None}
-            facts = {"micro_batch_size": micro_batch_size, "device": device.type, "code": data.code_hashes}
-            self._group.announce({**where, "recipe": document, **facts})
-            require_same_inputs([*inputs_on_rank(recipe, data, checkpoint)], CommonWork(self._group).exchange)
+        document = recipe_document(recipe, None)
+        where = {"folder": str(folder), "checkpoint": str(checkpoint) if checkpoint else None}
+        facts = {"micro_batch_size": micro_batch_size, "device": device.type, "code": data.code_hashes}
+        self._group.announce({**where, "recipe": document, **facts})
+        require_same_inputs([*inputs_on_rank(recipe, data, checkpoint)], CommonWork(self._group).exchange)
 
-    def begin_steps(self, components: Components, hooks: LoopHooks, progress: Progress, stop: StopRequest) -> Hooks:
-        """Announce that the steps begin, and return the hooks with which rank 0 takes them."""
-        if self._group is None:
-            return hooks
+    @contextmanager
+    def steps(self, components: Components, hooks: LoopHooks, progress: Progress, stop: StopRequest) -> Iterator[CoordinatorHooks]:
+        """Announce that the steps begin, and yield the hooks with which rank 0 takes them in the block. At its end all ranks have received
+        the last announcement, and a stop has the exit code of its signal.
+        """
         state = {"evaluated": hooks.evaluated(progress.step), "ends_early": hooks.should_stop_early()}
         self._group.announce({"micro_batch_size": components.loader.micro_batch_size, **state})
         require_same_weights(self._group, components)
-        return CoordinatorHooks(hooks, self._group, stop)
-
-    @contextmanager
-    def steps(self, hooks: Hooks) -> Iterator[None]:
-        """Enclose the steps: at their end all ranks have received the last announcement, and a stop has the exit code of its signal."""
-        if not isinstance(hooks, CoordinatorHooks) or self._group is None:
-            yield
-            return
-        with self._group.to_the_end((Stopped, UnhealthyError)), hooks.stop.exit_code():
-            yield
+        leading = CoordinatorHooks(hooks, self._group, stop)
+        with self._group.to_the_end((Stopped, UnhealthyError)), leading.stop.exit_code():
+            yield leading
 
 
 def require_same_weights(group: ProcessGroup, components: Components) -> None:

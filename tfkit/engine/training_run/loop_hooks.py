@@ -9,7 +9,7 @@ from tfkit.engine.assembly.loaders import whole_loader
 from tfkit.engine.training_run.checkpointing import Checkpointer
 from tfkit.engine.training_run.contention import Contention
 from tfkit.engine.training_run.micro_batches import MicroBatches
-from tfkit.engine.training_run.run_context import RunContext
+from tfkit.engine.training_run.run import Run
 from tfkit.engine.training_run.training_log import TrainingLog
 from tfkit.engine.training_run.validator import Validator
 from tfkit.objectives.objective import Batch
@@ -26,27 +26,44 @@ WORTH_REPORTING_SECONDS = 60.0
 class LoopHooks:
     """Implements `training.loop.Hooks` for a run."""
 
-    def __init__(
-        self,
-        context: RunContext,
-        components: Components,
-        log: TrainingLog,
-        checkpointer: Checkpointer,
-        validator: Validator,
-        micro_batches: MicroBatches,
-    ):
-        self.context, self.components, self.training_log, self.checkpointer = context, components, log, checkpointer
+    def __init__(self, run: Run, components: Components, log: TrainingLog, micro_batches: MicroBatches):
+        self.run, self.components, self.training_log = run, components, log
         self.loader: StepLoader[Batch] = components.loader
-        self.save, self.evaluate, self.evaluated = checkpointer.save, validator.evaluate, validator.evaluated
-        self.should_stop_early, self.should_stop = validator.should_stop_early, context.budget.should_end
-        self.out_of_memory = micro_batches.halve
+        self.should_stop, self.out_of_memory = run.should_end, micro_batches.halve
         self._measured: list[float] = []  # the seconds of the first steps of this attempt
+
+    @cached_property
+    def checkpointer(self) -> Checkpointer:
+        """The checkpoints of the run."""
+        return Checkpointer(self.run, self.components, self.training_log)
+
+    @cached_property
+    def validator(self) -> Validator:
+        """The evaluations of the run."""
+        return Validator(self.run, self.components, self.training_log, self.checkpointer)
+
+    def save(self, progress: Progress) -> None:
+        """Write a checkpoint."""
+        self.checkpointer.save(progress)
+
+    def evaluate(self, progress: Progress) -> None:
+        """Evaluate the result of the training so far. Raises Stopped."""
+        self.validator.evaluate(progress)
+
+    def evaluated(self, step: int) -> bool:
+        """Whether metrics.jsonl has the whole evaluation of this step."""
+        return self.validator.evaluated(step)
+
+    def should_stop_early(self) -> bool:
+        """Whether the evaluations so far end the run."""
+        return self.validator.should_stop_early()
 
     def stepped(self, progress: Progress, report: StepReport, seconds: float) -> None:
         """Show the step on a terminal's live line, and check the budget and contention for the processor."""
-        if self.context.device.type == "cpu":
+        if self.run.device.type == "cpu":
             self._contention.stepped(seconds)
-        self.context.budget.stepped(self.components.plan.steps - progress.step)
+        if self.run.budget is not None:
+            self.run.budget.stepped(self.components.plan.steps - progress.step)
         if self.training_log.terminal:
             self.training_log.show(report.loss, report.lr, report.tokens / seconds, {**report.observed, **report.largest})
         if len(self._measured) < MEASURED_STEPS:
@@ -56,27 +73,27 @@ class LoopHooks:
 
     @cached_property
     def _contention(self) -> Contention:
-        return Contention(self.context.folder.path, self.context.listener.warn)
+        return Contention(self.run.folder.path, self.run.listener.warn)
 
     def _report_time(self, step: int) -> None:
         """Report the time and energy of the remaining steps, by those after the slower first one; nothing for a short run."""
         seconds_per_step, left = sum(self._measured[1:]) / (MEASURED_STEPS - 1), self.components.plan.steps - step
         if (remaining := left * seconds_per_step) < WORTH_REPORTING_SECONDS:
             return
-        reading = self.context.meter.reading()
+        reading = self.run.meter.reading()
         energy = f" and {format_energy(reading.power_w * remaining / 3600)}" if reading.status == "ok" and reading.power_w else ""
-        self.context.listener.say(
+        self.run.listener.say(
             f"step {step}: {seconds_per_step:.2g} s per step, so about {format_seconds(remaining)}{energy} for the {left:,} remaining steps"
         )
 
     def skipped(self, error: UnhealthyStepError) -> None:
         """Report the skipped step."""
         done, most = self.training_log.progress.skipped, self.components.plan.max_skipped_steps
-        self.context.listener.warn(f"{error.summary}; it is skipped, {done} of at most {most}")
+        self.run.listener.warn(f"{error.summary}; it is skipped, {done} of at most {most}")
 
     def unhealthy(self, error: UnhealthyStepError) -> str:
         """Write a small file with which the step can be replayed from the last checkpoint; return a sentence about it."""
-        path = self.context.folder.path
+        path = self.run.folder.path
         try:
             latest = self.checkpointer.work.tensors("latest")
             stepper, loader = self.components.stepper, whole_loader(self.loader)
@@ -87,13 +104,13 @@ class LoopHooks:
 
     def nondeterministic(self, reason: str) -> None:
         """Warn that resuming is not exact here."""
-        self.context.listener.warn(
+        self.run.listener.warn(
             f"{reason}; it is used nevertheless, and a resumed run may differ from an uninterrupted one in the last bits"
         )
 
     def log(self, line: Log) -> None:
         """Write a line of the log."""
         self.training_log.line(line)
-        self.context.folder.update_time()
-        if warning := self.context.meter.warning():
-            self.context.listener.warn(warning)
+        self.run.folder.update_time()
+        if warning := self.run.meter.warning():
+            self.run.listener.warn(warning)

@@ -1,49 +1,43 @@
 """The log of a run: metrics.jsonl, the authoritative record, also of earlier attempts, with the live line and the trackers."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import cached_property
 from types import TracebackType
 from typing import Any, Self
 
-import torch
-
 from tfkit.carbon import Footprint
-from tfkit.engine.training_run.run_context import RunContext
+from tfkit.data import Loader
+from tfkit.engine.assembly.components import Components, meta_model
+from tfkit.engine.assembly.step_flops import flops_per_token
+from tfkit.engine.training_run.run import Run
 from tfkit.engine.training_run.trackers import open_trackers
 from tfkit.errors import DataError, argument
 from tfkit.run.metrics import MetricsLog, read_metrics
 from tfkit.run.state_json import SavedLog, finite_or_none
 from tfkit.training.device import memory_bytes, peak_flops
-from tfkit.training.loop import Log, Plan, Progress
+from tfkit.training.loop import Log, Progress
 from tfkit.units import format_metrics
 
 
 class TrainingLog:
     """The log of one attempt, truncated to the step that it resumes after. As a context manager it shows the live line.
 
-    `count_flops` returns the FLOPs of a token. `saved`: the part that the checkpoint keeps; None without a checkpoint, or with one of an
+    `saved`: the part that the checkpoint keeps; None without a checkpoint, or with one of an
     older version: then metrics.jsonl counts.
     """
 
-    def __init__(
-        self,
-        context: RunContext,
-        plan: Plan,
-        progress: Progress,
-        count_flops: Callable[[], float],
-        precision: torch.dtype,
-        saved: SavedLog | None,
-    ):
-        self.context, self.plan, self.progress = context, plan, progress
-        self._count_flops, self._precision = count_flops, precision
-        self._metrics = MetricsLog(context.folder.metrics, context.listener.warn)
+    def __init__(self, run: Run, components: Components, progress: Progress, saved: SavedLog | None):
+        self.run, self.plan, self.progress = run, components.plan, progress
+        loader, self._precision = components.loader, components.precision
+        self._rows = Loader(loader.rows, run.data.objective.collate, loader.sizes, loader.micro_batch_size)
+        self._metrics = MetricsLog(run.folder.metrics, run.listener.warn)
         self._metrics.cut_back(progress.step)
         self.latest: dict[str, Any] = {}
         self.evaluations: dict[int, dict[str, Any]] = {}
         self.sampled: set[int] = set()
         self.before: dict[str, float] | None = None  # the scores before the first step, of a fine-tuning
         self._lines = 0
-        for record in read_metrics(context.folder.metrics):
+        for record in read_metrics(run.folder.metrics):
             if "loss" in record:
                 self.latest = record
                 self._lines += 1
@@ -53,8 +47,8 @@ class TrainingLog:
                 self.sampled.add(record["step"])
         if saved is not None:
             self._restore(saved)
-        is_tracked = context.recipe.trackers or context.recipe.training.tensorboard
-        self._trackers = open_trackers(context.recipe, context.folder, progress.step + 1, context.listener.warn) if is_tracked else []
+        is_tracked = run.recipe.trackers or run.recipe.training.tensorboard
+        self._trackers = open_trackers(run.recipe, run.folder, progress.step + 1, run.listener.warn) if is_tracked else []
 
     def state(self) -> SavedLog:
         """Return the part for a checkpoint."""
@@ -69,8 +63,8 @@ class TrainingLog:
         if lost > 0 or unscored:
             missing = [f"{lost:,} of {saved.lines:,} records of steps"] if lost > 0 else []
             missing += [f"{len(unscored):,} of {len(saved.evaluations):,} evaluations"] if unscored else []
-            self.context.listener.warn(
-                f"{self.context.folder.metrics}: lacks {' and '.join(missing)} up to step {self.progress.step}. The run "
+            self.run.listener.warn(
+                f"{self.run.folder.metrics}: lacks {' and '.join(missing)} up to step {self.progress.step}. The run "
                 "continues with the records in its checkpoint; the lines stay missing"
             )
         self._lines, self.before = saved.lines, saved.scores_before
@@ -80,7 +74,7 @@ class TrainingLog:
                 self.evaluations[step] = dict(values)
 
     def __enter__(self) -> Self:
-        self._line = self.context.listener.live()
+        self._line = self.run.listener.live()
         self._live = self._line.__enter__()
         return self
 
@@ -98,16 +92,19 @@ class TrainingLog:
     @cached_property
     def flops_per_token(self) -> float:
         """The FLOPs of a token of the training, by the architecture; the first step need not wait for them."""
-        return self._count_flops()
+        run, planned = self.run, self.run.planned
+        if planned is not None:
+            return planned.training_flops / planned.tokens
+        return flops_per_token(run.recipe, run.data, meta_model(run.recipe, run.data.config), self._rows, self.plan.steps)
 
     @property
     def peak_flops(self) -> float | None:
         """The peak FLOP/s of the device; measuring it takes a tenth of a second, which the first step need not wait for."""
-        return peak_flops(self.context.device, self._precision)
+        return peak_flops(self.run.device, self._precision)
 
     def show(self, loss: float, lr: float, tokens_per_second: float, observed: Mapping[str, float]) -> None:
         """Update the live line; without a terminal, add a plain line."""
-        reading, progress = self.context.meter.reading(), self.progress
+        reading, progress = self.run.meter.reading(), self.progress
         known = reading.status != "off" and not (reading.status == "starting" and not reading.energy_wh)
         self._live.update(
             {
@@ -125,7 +122,7 @@ class TrainingLog:
 
     def line(self, line: Log) -> None:
         """Append the line, and show it if there is no live line."""
-        reading = self.context.meter.reading()
+        reading = self.run.meter.reading()
         used, rate = Footprint.from_reading(reading), line.tokens_per_second
         several = {f"{term}_loss": loss for term, loss in line.terms.items()} if len(line.terms) > 1 else {}
         self.latest = {
@@ -138,7 +135,7 @@ class TrainingLog:
             "grad_norm": line.grad_norm,
             "tokens_per_second": round(rate, 1),
             "mfu": round(rate * self.flops_per_token / self.peak_flops, 4) if self.peak_flops else None,
-            "memory": memory_bytes(self.context.device),
+            "memory": memory_bytes(self.run.device),
             "energy_wh": None if used.energy_kwh is None else reading.energy_wh,
             "emissions_g": used.emissions_g,
         } | ({"skipped": line.skipped} if line.skipped else {})
@@ -156,12 +153,12 @@ class TrainingLog:
     def scores_before(self, metrics: dict[str, float]) -> None:
         """Record the scores before the first step in run.json and in each checkpoint, and show them: metrics.jsonl has those of steps."""
         self.before = metrics
-        self.context.folder.record(before=metrics)
+        self.run.folder.record(before=metrics)
         self._show_scores(0, "before the first step", metrics)
 
     def _show_scores(self, step: int, when: str, metrics: dict[str, float]) -> None:
         self._track(step, {f"evaluation/{name}": value for name, value in metrics.items()})
-        self.context.listener.say(f"{when}: validation {format_metrics(metrics)}")
+        self.run.listener.say(f"{when}: validation {format_metrics(metrics)}")
 
     def samples(self, step: int, pairs: list[dict[str, str]], continues: bool = True) -> None:
         """Append the generated texts, and show them: after the prompt if they continue it, else as separate texts."""
@@ -170,7 +167,7 @@ class TrainingLog:
         between = "" if continues else "\n"
         for pair in pairs:
             lines = (pair["prompt"] + between + pair["completion"]).splitlines()
-            self.context.listener.say(f"step {step} writes:\n" + "\n".join(f"    {line}" for line in lines))
+            self.run.listener.say(f"step {step} writes:\n" + "\n".join(f"    {line}" for line in lines))
 
     def _track(self, step: int, values: Mapping[str, float | None]) -> None:
         for tracker in self._trackers:

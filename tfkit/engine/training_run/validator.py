@@ -4,10 +4,9 @@ import math
 from collections.abc import Iterable
 
 from tfkit.engine.assembly.components import Components
-from tfkit.engine.assembly.training_data import TrainingData
 from tfkit.engine.assembly.validation import SetScores
 from tfkit.engine.training_run.checkpointing import Checkpointer
-from tfkit.engine.training_run.run_context import RunContext
+from tfkit.engine.training_run.run import Run
 from tfkit.engine.training_run.training_log import TrainingLog
 from tfkit.errors import Stopped, argument
 from tfkit.recipe.schema.best_metric import HIGHER
@@ -17,24 +16,24 @@ from tfkit.training.loop import Progress
 class Validator:
     """Evaluates the result of the training so far, except for what metrics.jsonl already has."""
 
-    def __init__(self, context: RunContext, data: TrainingData, components: Components, log: TrainingLog, checkpointer: Checkpointer):
-        self.context, self.data, self.components, self.log, self.checkpointer = context, data, components, log, checkpointer
+    def __init__(self, run: Run, components: Components, log: TrainingLog, checkpointer: Checkpointer):
+        self.run, self.data, self.components, self.log, self.checkpointer = run, run.data, components, log, checkpointer
         self.model = components.stepper.model
-        self.prompts = context.recipe.generation.prompts
+        self.prompts = run.recipe.generation.prompts
 
     def evaluate(self, progress: Progress) -> None:
         """Score the validation sets and generate the samples that metrics.jsonl lacks. Raises Stopped."""
-        self.context.meter.phase("evaluate")
+        self.run.meter.phase("evaluate")
         if self.data.validation and progress.step not in self.log.evaluations:
             self._record_scores(progress.step, self._score("during the evaluation"))
         if self.prompts and progress.step not in self.log.sampled:
             self._write_samples(progress.step)
-        self.context.meter.phase("train")
+        self.run.meter.phase("train")
 
     def score_before(self) -> None:
         """Score the model before the first step on the validation sets, to see later whether the run improved it. Raises Stopped."""
         if self.data.validation and self.log.before is None:
-            self.context.meter.phase("evaluate")
+            self.run.meter.phase("evaluate")
             self.log.scores_before(
                 self._score(
                     f"in the evaluation before the first step: no step was taken yet, and {argument('resume', True)} starts with it"
@@ -48,7 +47,7 @@ class Validator:
 
     def should_stop_early(self) -> bool:
         """Whether training.patience evaluations have brought no better score."""
-        patience = self.context.recipe.training.patience
+        patience = self.run.recipe.training.patience
         if patience is None:
             return False
         metric = self.checkpointer.best.metric
@@ -66,11 +65,11 @@ class Validator:
         metrics = self.log.evaluations[step] = scores.metrics
         self.checkpointer.record_scores(step, metrics)
         self.log.scores(step, metrics, scores.confusion)
-        metric, listener = self.checkpointer.best.metric, self.context.listener
+        metric, listener = self.checkpointer.best.metric, self.run.listener
         if metric not in metrics:
             listener.warn(f"step {step}: the evaluation has no {metric}, so this cannot be the best checkpoint")
         if self.should_stop_early() and step < self.components.plan.steps:
-            patience = self.context.recipe.training.patience
+            patience = self.run.recipe.training.patience
             listener.say(f"step {step}: no better {metric} in {patience} evaluations, so the run stops here")
 
     def _write_samples(self, step: int) -> None:

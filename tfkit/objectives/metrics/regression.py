@@ -31,7 +31,7 @@ def _pearson(first: Numbers, second: Numbers, weights: Numbers) -> float:
     if first.min() == first.max() or second.min() == second.max():
         return math.nan
     first, second = (values - weights @ values / weights.sum() for values in (first, second))
-    first, second = (values / np.abs(values).max() for values in (first, second))  # or squares of tiny values would vanish
+    first, second = (values / np.abs(values).max() for values in (first, second))  # unscaled, the squares of tiny values would vanish
     lengths = float(weights @ first**2), float(weights @ second**2)
     return min(1.0, max(-1.0, float(weights @ (first * second)) / (math.sqrt(lengths[0]) * math.sqrt(lengths[1]))))
 

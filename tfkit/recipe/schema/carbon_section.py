@@ -37,3 +37,9 @@ class CarbonSection(Data):
     on_meter_failure: Literal["warn", "stop"] = Field(
         "warn", description="If the meter fails, a run with a budget of grams or energy continues with a warning, or stops (exit code 7)."
     )
+
+    @property
+    def limits(self) -> dict[str, float]:
+        """The limits of the budget by their units, `g`, `kwh` and `seconds`; empty: there is no budget."""
+        limits = {"g": self.budget_g, "kwh": self.budget_kwh, "seconds": self.budget_seconds}
+        return {name: limit for name, limit in limits.items() if limit is not None}

@@ -1,0 +1,128 @@
+"""Sources whose rows are made from those of another: unpaired preferences joined by their prompt, or a few rows drawn by a seed."""
+
+import json
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from functools import cache
+from heapq import nsmallest
+from itertools import chain
+from typing import TypeVar
+
+from tfkit.data.columns.preference_forms import is_whole, read_flag
+from tfkit.data.columns.rows import Row, Skipped, Source, hash_fraction
+
+UNPAIRED = "unpaired"  # the shape of a row with one labelled completion
+COMPLETIONS = 8  # in a joined row, approximately
+_VERSION = 2
+
+One = TypeVar("One")
+
+
+@dataclass(frozen=True)
+class DerivedRows:
+    """A source whose rows are made from those of another. `rule`: in the fingerprint; `note`: in the description."""
+
+    source: Source
+    derive: Callable[[Iterator[Row]], Iterator[Row]]
+    rule: str
+    note: str = ""
+
+    @property
+    def name(self) -> str:
+        """The name of the other source."""
+        return self.source.name
+
+    @property
+    def size_bytes(self) -> int | None:
+        """The size of the other source; None if only a few of its rows are used."""
+        return None if self.note else self.source.size_bytes
+
+    def describe(self) -> str:
+        """Describe the other source, and how its rows are used."""
+        return f"{self.source.describe()}{self.note}"
+
+    def fingerprint(self) -> str:
+        """Return the other source's fingerprint with the rule."""
+        return f"{self.source.fingerprint()}\0{self.rule}"
+
+    def rows(self, skipped: dict[str, Skipped] | None = None) -> Iterator[Row]:
+        """Yield the rows. Raises DataError as the other source does, also for rows of it that are not used."""
+        return self.derive(self.source.rows(skipped))
+
+
+def joined_rows(source: Source) -> DerivedRows:
+    """Return a source whose rows with a `completion` and a `label` are joined into rows with `completions` and `labels`, one for a prompt,
+    as KTO's unpaired preferences (arXiv 2402.01306).
+
+    A prompt with many completions gives several rows of about eight completions, with good and bad ones in each, since all pairs in a row
+    are compared; with one good and 200 bad ones the good one is in each row. Rows are in the order in which their prompts first occur, and
+    all are read before the first is yielded, since a prompt may recur at the end of a file. A source with rows of another shape is passed
+    on as a stream.
+    """
+    return DerivedRows(source, _joined, f"joined {_VERSION}")
+
+
+def _joined(rows: Iterator[Row]) -> Iterator[Row]:
+    first = next(rows, None)
+    if first is None:
+        return
+    if "completion" not in first.values:
+        yield first
+        yield from rows
+        return
+    by_prompt: dict[str, list[Row]] = {}
+    for row in map(_split_prompt, chain([first], rows)):
+        by_prompt.setdefault(json.dumps(row.values.get("prompt", "")), []).append(row)
+    for group in by_prompt.values():
+        yield from map(_join, _divide(group))
+
+
+def _split_prompt(row: Row) -> Row:
+    """Split a completion that is a whole conversation: its last message becomes the completion, and the messages before it the prompt."""
+    messages = row.values["completion"]
+    if not isinstance(messages, list) or not is_whole(messages):
+        return row
+    return row._replace(values={**row.values, "prompt": messages[:-1], "completion": messages[-1:]})
+
+
+def _divide(rows: list[Row]) -> list[list[Row]]:
+    """Divide the rows of a prompt into groups of about COMPLETIONS, each with at least one good and one bad row.
+
+    If there are fewer rows of one kind than groups, they are in several groups, one in each.
+    """
+    flags = [read_flag(str(row.values["label"])) for row in rows]
+    kinds = [[row for row, flag in zip(rows, flags, strict=True) if flag is is_good] for is_good in (True, False)]
+    rarer, other = sorted(map(len, kinds))
+    count = -(-len(rows) // COMPLETIONS)
+    if count < 2 or not rarer or None in flags:
+        return [rows]
+    if count > rarer:
+        count = -(-other // (COMPLETIONS - 1))
+    return [[row for kind in kinds for row in kind[number::count] or [kind[number % len(kind)]]] for number in range(count)]
+
+
+def _join(rows: list[Row]) -> Row:
+    first, names = rows[0], ("completion", "label")
+    values = {name: value for name, value in first.values.items() if name not in names}
+    values |= {f"{name}s": [row.values[name] for row in rows] for name in names}
+    return first._replace(text="\n".join(row.text for row in rows), key="\n".join(row.key for row in rows), values=values)
+
+
+def drawn_rows(source: Source, count: int, seed: int) -> DerivedRows:
+    """Return at most `count` rows of a source, in their order, for a quick try.
+
+    All are read, since any may be drawn, and one is in memory at a time.
+    """
+    drawn = cache(lambda: draw(source.rows({}), count, seed))
+    note = f"; {count:,} rows of these at most, drawn by the seed {seed}"
+    return DerivedRows(source, lambda rows: select(rows, drawn()), f"drawn {count} {seed}", note)
+
+
+def draw(rows: Iterable[object], count: int, seed: int) -> frozenset[int]:
+    """Return the places of `count` rows, counted from 0; if there are fewer rows, all places."""
+    return frozenset(place for _, place in nsmallest(count, ((hash_fraction(f"{seed}\0{n}".encode()), n) for n, _ in enumerate(rows))))
+
+
+def select(rows: Iterable[One], drawn: frozenset[int]) -> Iterator[One]:
+    """Yield the rows at these places."""
+    return (row for place, row in enumerate(rows) if place in drawn)
