@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Collection
+from copy import copy
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
@@ -88,9 +89,7 @@ class Run:
         """
         recipe, own, how = self.recipe, self.recipe.training.steps, "by a forecast"
 
-        def corrected(planned: Estimate) -> Estimate:
-            return planned
-
+        corrected: Callable[[Estimate], Estimate] = copy  # as it is
         if measures and self.peers.ranks.is_alone:
             corrected = self.forecaster.measure(recipe, self.data, self.device, self.listener, self.stop, self.meter)
             how = "by the time of a few steps"
