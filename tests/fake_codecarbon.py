@@ -7,6 +7,8 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import psutil
+
 from tfkit.carbon import Meter
 
 PATIENCE_SECONDS = 120.0  # for things that take a second, on a machine that is busy
@@ -90,3 +92,11 @@ def put_first(folder: Path) -> Callable[[], None]:
             del sys.modules[name]
 
     return before
+
+
+def ended(pid: int) -> bool:
+    """Whether a process, such as the sidecar of a killed run, is gone or waits to be waited for."""
+    try:
+        return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True

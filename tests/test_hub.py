@@ -102,19 +102,11 @@ def test_a_missing_head_is_an_error_unless_tied(tmp_path: Path) -> None:
     assert load(tmp_path).config.head.tied
 
 
+@pytest.mark.parametrize("take", [dict.pop, lambda tensors, name: tensors[name].clone()], ids=["alone", "twice in the file"])
 @torch.no_grad()
-def test_a_tied_matrix_under_the_heads_name_alone(tmp_path: Path) -> None:
+def test_a_tied_matrix_under_the_heads_name(tmp_path: Path, take: Callable[[dict[str, Tensor], str], Tensor]) -> None:
     model = write(tmp_path)
-    edit_weights(tmp_path, lambda tensors: tensors.update({"lm_head.weight": tensors.pop("transformer.wte.weight")}))
-    loaded = load(tmp_path)
-    assert loaded.config.head.tied
-    assert torch.equal(loaded.model(IDS).logits, model(IDS).logits)
-
-
-@torch.no_grad()
-def test_a_tied_matrix_twice_in_the_file(tmp_path: Path) -> None:
-    model = write(tmp_path)
-    edit_weights(tmp_path, lambda tensors: tensors.update({"lm_head.weight": tensors["transformer.wte.weight"].clone()}))
+    edit_weights(tmp_path, lambda tensors: tensors.update({"lm_head.weight": take(tensors, "transformer.wte.weight")}))
     loaded = load(tmp_path)
     assert loaded.config.head.tied
     assert torch.equal(loaded.model(IDS).logits, model(IDS).logits)

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from tiny_layouts import GPT2_LAYOUT
+from tiny_layouts import TINY_GPT2
 from tokenizers import AddedToken, decoders, pre_tokenizers, processors
 from tokenizers import Tokenizer as Backend
 from tokenizers.models import BPE
@@ -103,15 +103,7 @@ def write_chat_checkpoint(folder: Path, template: str | None, **changes: Any) ->
     """Write a model folder with random weights; None: without a chat template. `changes` are of the model's config."""
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer = Tokenizer.from_json(*chat_tokenizer(), template)
-    config = GPT2_LAYOUT | {
-        "vocab_size": tokenizer.size,
-        "context_length": CONTEXT,
-        "decoder_layers": 2,
-        "dim": 24,
-        "hidden_dim": 44,
-        "num_heads": 3,
-        "init": {"std": 0.3},
-    }
+    config = TINY_GPT2 | {"vocab_size": tokenizer.size, "context_length": CONTEXT}
     model = build(ModelConfig.model_validate(config | changes), seed=3)
     save_model(folder, model.config, model.state_dict(), tokenizer)
     return folder

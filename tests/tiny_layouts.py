@@ -15,3 +15,4 @@ LLAMA_LAYOUT: dict[str, Any] = {
     "mlp": {"activation": "silu", "gated": True},
     "head": {"tied": False},
 }
+TINY_GPT2: dict[str, Any] = GPT2_LAYOUT | {"decoder_layers": 2, "dim": 24, "hidden_dim": 44, "num_heads": 3, "init": {"std": 0.3}}

@@ -13,6 +13,7 @@ import io
 import json
 import os
 import pkgutil
+import shlex
 import signal
 import subprocess
 import sys
@@ -118,6 +119,12 @@ class Done:
             assert text in self.err, self.err
         return self
 
+    def next_command(self) -> list[str]:
+        """Return the words of the command in the last line of a stopped run, which continues it."""
+        program, *words = shlex.split(self.err.splitlines()[-1])
+        assert program == "tfkit"
+        return words
+
 
 def write_corpus(folder: Path, files: int = 8) -> Path:
     """Write text files with words in a fixed random order."""
@@ -133,6 +140,16 @@ def write_recipe(folder: Path, corpus: Path) -> Path:
     path = folder / "tiny.yaml"
     path.write_text(RECIPE.replace("CORPUS", json.dumps(str(corpus))), encoding="utf-8")
     return path
+
+
+def both(*faults: Callable[[], object]) -> Callable[[], None]:
+    """Return a fault that is these, in their order."""
+
+    def before() -> None:
+        for fault in faults:
+            fault()
+
+    return before
 
 
 class Process:

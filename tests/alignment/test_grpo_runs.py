@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from tiny_files import read_rows, write_rows
-from tiny_runs import Done, exact, hashes, pretrain, records, run_tfkit, strike, write_corpus, write_recipe
+from tiny_runs import Done, exact, hashes, pretrain, records, run_tfkit, strike
 
 from tfkit.__main__ import main
 from tfkit.alignment import rollout_loader
@@ -32,16 +32,15 @@ carbon: {enabled: false}
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def place(base: Path) -> Path:
     """A folder with prompts, the recipe, and a run to start from, whose model has dropout."""
-    folder = tmp_path_factory.mktemp("grpo")
     for name, count in (("prompts", 12), ("others", 5)):
         rows = [{"prompt": f"the cat {'sat ' * (number % 3)}", "answer": number} for number in range(count)]
-        write_rows(folder / f"{name}.jsonl", rows)
-    (folder / "grpo.yaml").write_text(RECIPE, encoding="utf-8")
+        write_rows(base / f"{name}.jsonl", rows)
+    (base / "grpo.yaml").write_text(RECIPE, encoding="utf-8")
     words = ["training.steps=4", "model.dropout.residual=0.2", "model.context_length=24"]
-    pretrain(folder / "base", write_recipe(folder, write_corpus(folder / "corpus")), *words).exits(0)
-    return folder
+    pretrain(base / "base", base / "tiny.yaml", *words).exits(0)
+    return base
 
 
 @pytest.fixture

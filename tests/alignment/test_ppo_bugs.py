@@ -8,13 +8,13 @@ from typing import Any
 import ppo_checks
 import pytest
 import torch
-from tiny_rollouts import END
+from test_grpo_bugs import masked_end
 from torch import Tensor
 
 from tfkit.alignment import advantages, rollout_loader
 from tfkit.objectives import ppo
 from tfkit.objectives.grpo import clipped_loss
-from tfkit.objectives.objective import IGNORED, Batch
+from tfkit.objectives.objective import Batch
 from tfkit.objectives.score_model import ScoreModel
 
 Patch = pytest.MonkeyPatch
@@ -45,16 +45,6 @@ def whitening_of_padding(patch: Patch) -> None:
     """Padding counts as tokens of advantage 0."""
     right = advantages.whiten
     patch.setattr(advantages, "whiten", lambda values, real: right(values, torch.ones_like(real)))
-
-
-def masked_end(patch: Patch) -> None:
-    """The token that ends a response has no loss."""
-    right = rollout_loader.RolloutLoader.step
-
-    def masked(self: rollout_loader.RolloutLoader, n: int) -> list[Batch]:
-        return [replace(one, labels=one.labels.masked_fill(one.labels == END, IGNORED)) for one in right(self, n)]
-
-    patch.setattr(rollout_loader.RolloutLoader, "step", masked)
 
 
 def forgotten_temperature(patch: Patch) -> None:

@@ -5,8 +5,8 @@ import sys
 import time
 from pathlib import Path
 
-import psutil
 import pytest
+from fake_codecarbon import ended
 from scripted_probe import G_PER_KWH, POWER_W
 from tiny_files import emissions_rows, read_rows, wait_for
 
@@ -32,13 +32,6 @@ def energies(folder):
 
 def sums(folder):
     return energies(folder), sum(float(row["energy_consumed"]) for row in emissions_rows(folder)) * 1000
-
-
-def ended(pid):
-    try:
-        return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return True
 
 
 def test_energy_is_power_times_time(tmp_path):
@@ -211,7 +204,7 @@ def test_meter_and_trainer_killed_at_once_lose_one_tick(run):
 
 def test_a_forked_worker_neither_uses_nor_keeps_the_meter(run):
     process, sidecar, _ = trainer(run, 1, 600, "fork")
-    time.sleep(0.3)
+    wait_for(lambda: any('"train"' in path.read_text() for path in (run / "carbon").iterdir()))
     process.kill()
     process.wait()
     wait_for(lambda: ended(sidecar))

@@ -2,6 +2,7 @@ import json
 
 import pytest
 
+from tfkit.carbon.columns import CODECARBON_3_3, installed_columns
 from tfkit.carbon.place import Place, codecarbon_folder, codecarbon_settings, resolve_place
 from tfkit.errors import UsageError
 from tfkit.recipe.schema.carbon_section import CarbonSection
@@ -77,3 +78,12 @@ def test_a_broken_codecarbon_file_counts_as_absent(nowhere):
     (nowhere / "here/.codecarbon.config").write_text("[codecarbon]\nforce_ram_power = 7\n")
     assert codecarbon_settings()["force_ram_power"] == "7"
     assert place().country_iso_code == "WLD"
+
+
+def test_the_columns_are_those_of_the_installed_codecarbon():
+    import dataclasses
+
+    from codecarbon.output_methods.emissions_data import EmissionsData
+
+    assert list(installed_columns()) == [field.name for field in dataclasses.fields(EmissionsData)]
+    assert set(CODECARBON_3_3.split()) <= set(installed_columns())

@@ -1,12 +1,16 @@
 """Tiny trained runs of each kind of answer, for the tests of what they say of labelled rows, and of rows without a label."""
 
 import contextlib
+import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from tiny_files import write_rows
 from tiny_runs import pretrain
+
+from tfkit.engine.inference import row_answers
 
 SIZES = "dim: 16, num_heads: 2, context_length: 32, init: {std: 0.3}"
 ENCODER = f"model: {{preset: bert-tiny, {SIZES}}}\ntokenizer: {{kind: wordpiece, vocab_size: 120}}"
@@ -79,3 +83,20 @@ def train(folder: Path) -> Path:
             (folder / f"{name}.yaml").write_text(f"{model}\ndata: {{{data}}}\nobjective: {objective}{REST}", encoding="utf-8")
             pretrain(folder / name, folder / f"{name}.yaml").exits(0)
     return folder
+
+
+def stop_in_the_fourth_window(number: int) -> Callable[[], None]:
+    """Return a fault: the process gets a signal before the fourth batch of rows is answered."""
+
+    def before() -> None:
+        windows = row_answers._windows
+
+        def struck(*arguments: Any) -> Any:
+            for count, window in enumerate(windows(*arguments)):
+                if count == 3:
+                    os.kill(os.getpid(), number)
+                yield window
+
+        row_answers._windows = struck
+
+    return before

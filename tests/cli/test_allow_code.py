@@ -6,7 +6,6 @@ The code of these runs leaves a canary, a file beside it, whenever it is run.
 import ast
 import inspect
 import py_compile
-import shlex
 import shutil
 import signal
 from collections.abc import Callable
@@ -251,22 +250,15 @@ def test_a_state_folder_that_cannot_be_used_stops_no_training(
     assert run("evaluate", "--from", "own", "--allow-code").code == 0
 
 
-def command_of(done: Done) -> list[str]:
-    """Return the command that continues a stopped run, from the last line of its output."""
-    words = shlex.split(done.err.splitlines()[-1])
-    assert words[0] == "tfkit"
-    return words[1:]
-
-
 def test_the_printed_command_continues_the_run_for_a_user_who_has_allowed_nothing(
     place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     done = run("finetune", "grpo.yaml", "--run", "own", before=strike(signal.SIGTERM, 3)).exits(143)
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "another"))
-    assert command_of(done) == ["resume", "own", "--allow-code"]
-    run(*command_of(done)).exits(0)
+    assert done.next_command() == ["resume", "own", "--allow-code"]
+    run(*done.next_command()).exits(0)
     done = run("pretrain", "tiny.yaml", "--run", "plain", before=strike(signal.SIGTERM, 3))
-    assert command_of(done) == ["resume", "plain"]  # without code
+    assert done.next_command() == ["resume", "plain"]  # without code
 
 
 def test_a_chain_notes_the_code_of_its_later_stages_before_the_first(place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -283,9 +275,9 @@ def test_a_chain_notes_the_code_of_its_later_stages_before_the_first(place: Path
 
 def test_a_stopped_chain_or_sweep_prints_the_option(place: Path) -> None:
     done = run("finetune", "chain.yaml", "--run", "chained", before=strike(signal.SIGTERM, 2))
-    assert command_of(done)[-1] == "--allow-code"
+    assert done.next_command()[-1] == "--allow-code"
     done = run("sweep", "grpo.yaml", "optimizer.lr=1e-2,1e-3", "--run", "own", before=strike(signal.SIGTERM, 3))
-    assert command_of(done)[-1] == "--allow-code"
+    assert done.next_command()[-1] == "--allow-code"
 
 
 @pytest.mark.parametrize("kind", ["torchrun", "slurm", "skypilot", "kubeflow"])

@@ -12,7 +12,8 @@ import torch
 from fake_codecarbon import G_PER_KWH
 from ruamel.yaml import YAML
 from safetensors.torch import load_file, save_file
-from tiny_runs import pretrain, records, run_tfkit, write_corpus, write_recipe
+from tiny_files import flip
+from tiny_runs import pretrain, records, run_tfkit
 from transformers import AutoModelForCausalLM
 
 from tfkit import average, load
@@ -25,12 +26,10 @@ EVERY = ["training.steps=6", "checkpoint={every: 1, keep: 4}", "evaluation.every
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def run(base: Path) -> Path:
     """A run whose checkpoints 3 to 6 are kept, each itself a mean over the steps."""
-    folder = tmp_path_factory.mktemp("average")
-    write_recipe(folder, write_corpus(folder / "corpus"))
-    pretrain(folder / "run", folder / "tiny.yaml", *EVERY).exits(0)
-    return folder / "run"
+    pretrain(base / "run", base / "tiny.yaml", *EVERY).exits(0)
+    return base / "run"
 
 
 def checkpoint(run: Path, step: int) -> Path:
@@ -149,12 +148,6 @@ def test_what_is_refused(run: Path, tmp_path: Path, capsys: pytest.CaptureFixtur
     assert [path.name for path in tmp_path.iterdir()] == ["there"]
 
 
-def _flip(copy: Path) -> None:
-    data = bytearray((copy / "model.safetensors").read_bytes())
-    data[-5] ^= 1
-    (copy / "model.safetensors").write_bytes(data)
-
-
 def _another_run(copy: Path) -> None:
     facts = json.loads((copy / "tfkit.json").read_text(encoding="utf-8"))
     (copy / "tfkit.json").write_text(json.dumps(facts | {"run_id": "another"}), encoding="utf-8")
@@ -176,7 +169,7 @@ def _another_config(copy: Path) -> None:
 @pytest.mark.parametrize(
     ("spoil", "said"),
     [
-        (_flip, "model.safetensors: damaged"),
+        (lambda copy: flip(copy / "model.safetensors"), "model.safetensors: damaged"),
         (_another_run, "is not of the same run as step-000006: the run_id in tfkit.json differ"),
         (_another_shape, "only checkpoints of one model have a mean"),
         (_another_config, "is not of the same run as step-000006: config.json differ"),

@@ -9,7 +9,7 @@ from typing import Any
 
 import fake_codecarbon
 import pytest
-from tiny_runs import Done, Process, exact, hashes, kept, pretrain, run_tfkit, slow_and_metered, write_corpus, write_recipe
+from tiny_runs import Done, Process, exact, hashes, kept, pretrain, run_tfkit, slow_and_metered
 
 import tfkit
 from tfkit.engine.training_run import attempt
@@ -23,12 +23,10 @@ STEP_SECONDS, SAVE_SECONDS = 0.25, 30.0  # each step takes longer; no save takes
 
 
 @pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("budgets")
-    write_recipe(folder, write_corpus(folder / "corpus"))
-    assert pretrain(folder / "unbroken", folder / "tiny.yaml").code == 0
-    fake_codecarbon.write(folder / "fake")
-    return folder
+def base(base: Path) -> Path:
+    assert pretrain(base / "unbroken", base / "tiny.yaml").code == 0
+    fake_codecarbon.write(base / "fake")
+    return base
 
 
 def slowly(base: Path) -> Callable[[], None]:

@@ -4,17 +4,15 @@ import os
 from pathlib import Path
 
 import pytest
-from tiny_runs import pretrain, run_tfkit, write_corpus, write_recipe
+from tiny_runs import pretrain, run_tfkit
 
 from tfkit.model.transformer import Transformer
 
 
 @pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("bugs")
-    write_recipe(folder, write_corpus(folder / "corpus"))
-    assert pretrain(folder / "run", folder / "tiny.yaml").code == 0
-    return folder
+def base(base: Path) -> Path:
+    assert pretrain(base / "run", base / "tiny.yaml").code == 0
+    return base
 
 
 def a_bug() -> None:

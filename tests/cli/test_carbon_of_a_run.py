@@ -7,7 +7,7 @@ from typing import Any
 import fake_codecarbon
 import pytest
 from fake_codecarbon import G_PER_KWH, POWER_W
-from tiny_runs import pretrain, run_tfkit, write_corpus, write_recipe
+from tiny_runs import pretrain, run_tfkit
 
 from tfkit.carbon.footprint import MEASURED
 from tfkit.units import format_energy, format_range
@@ -16,19 +16,17 @@ METERED = f"carbon={{enabled: true, intensity_g_per_kwh: {G_PER_KWH:g}, every_se
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("metered")
-    write_recipe(folder, write_corpus(folder / "corpus"))
-    before = fake_codecarbon.put_first(fake_codecarbon.write(folder / "fake"))
+def run(base: Path) -> Path:
+    before = fake_codecarbon.put_first(fake_codecarbon.write(base / "fake"))
 
     def patiently() -> None:
         before()
         fake_codecarbon.wait_for_the_end()
 
-    done = pretrain(folder / "run", folder / "tiny.yaml", METERED, "--json", before=patiently).exits(0)
+    done = pretrain(base / "run", base / "tiny.yaml", METERED, "--json", before=patiently).exits(0)
     assert "measuring the idle machine for 0.5 s" in done.err
-    (folder / "result.json").write_text(done.out)
-    return folder / "run"
+    (base / "result.json").write_text(done.out)
+    return base / "run"
 
 
 def document(path: Path) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from tiny_files import write_rows
-from tiny_runs import Done, hashes, pretrain, run_tfkit, write_corpus, write_recipe
+from tiny_runs import Done, hashes, pretrain, run_tfkit, write_recipe
 
 import tfkit
 from tfkit.errors import UsageError
@@ -21,13 +21,12 @@ LATER = ["carbon.enabled=false", "training.precision=fp32"]
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("dry")
-    recipe = write_recipe(folder, write_corpus(folder / "corpus"))
+def made(base: Path) -> Path:
     model = ["model={preset: bert-tiny, dim: 16, num_heads: 2, context_length: 16}", "tokenizer={kind: wordpiece, vocab_size: 120}"]
-    pretrain(folder / "start", recipe, *model, "objective={kind: masked_lm}", "training.steps=3", "evaluation.every=null").exits(0)
-    write_rows(folder / "rows.jsonl", ROWS)
-    return folder
+    words = [*model, "objective={kind: masked_lm}", "training.steps=3", "evaluation.every=null"]
+    pretrain(base / "start", base / "tiny.yaml", *words).exits(0)
+    write_rows(base / "rows.jsonl", ROWS)
+    return base
 
 
 @pytest.fixture

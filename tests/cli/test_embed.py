@@ -13,12 +13,11 @@ import numpy as np
 import pyarrow
 import pyarrow.parquet
 import pytest
-from answer_runs import KINDS
+from answer_runs import KINDS, stop_in_the_fourth_window
 from tiny_files import parse_rows, write_rows
 from tiny_runs import Done, Process, Program, run_here, run_tfkit
 
 import tfkit
-from tfkit.engine.inference import row_answers
 
 pytestmark = pytest.mark.usefixtures("in_tmp_path")
 
@@ -296,18 +295,7 @@ def test_a_reader_that_has_had_enough_ends_it() -> None:
 @pytest.mark.parametrize("out", ["v.npy", "v.parquet"])
 def test_a_stopped_command_leaves_no_half_file(out: str, number: int, code: int) -> None:
     rows = write_rows(Path("rows.jsonl"), ROWS * 20)
-
-    def before() -> None:
-        windows = row_answers._windows
-
-        def struck(*arguments: Any) -> Any:
-            for count, window in enumerate(windows(*arguments)):
-                if count == 3:
-                    os.kill(os.getpid(), number)
-                yield window
-
-        row_answers._windows = struck
-
-    done = Process(Path(), ["embed", "--from", str(FIXTURES / "classes"), "--data", rows, "--out", out, "--threads", "1"], before).wait()
+    words = ["embed", "--from", str(FIXTURES / "classes"), "--data", rows, "--out", out, "--threads", "1"]
+    done = Process(Path(), words, stop_in_the_fourth_window(number)).wait()
     assert (done.code, "112 rows were answered" in done.err, "Traceback" in done.err) == (code, True, False), done.err
     assert [*Path().glob("*v.*")] == []

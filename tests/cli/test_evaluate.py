@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from fake_codecarbon import PATIENCE_SECONDS
 from tiny_files import read_rows, write_rows
-from tiny_layouts import GPT2_LAYOUT
+from tiny_layouts import TINY_GPT2
 from tiny_runs import Program
 
 from tfkit.__main__ import main
@@ -39,15 +39,7 @@ def write_checkpoint(folder: Path, *, tokenizer: bool = True, weight: float | No
     """A model folder with random weights; `weight` is put into the final norm."""
     folder.mkdir(parents=True, exist_ok=True)
     trained = train_byte_bpe(TEXTS, 300, add_bos=True)
-    config = GPT2_LAYOUT | {
-        "vocab_size": trained.size,
-        "context_length": 48,
-        "decoder_layers": 2,
-        "dim": 24,
-        "hidden_dim": 44,
-        "num_heads": 3,
-        "init": {"std": 0.3},
-    }
+    config = TINY_GPT2 | {"vocab_size": trained.size, "context_length": 48}
     model = build(ModelConfig.model_validate(config), seed=3)
     if weight is not None:
         model.decoder.norm.weight.data.fill_(weight)

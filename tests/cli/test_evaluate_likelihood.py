@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from tiny_files import read_rows, write_rows
-from tiny_runs import evaluate, pretrain, run_tfkit, write_corpus, write_recipe
+from tiny_runs import evaluate, pretrain, run_tfkit
 
 import tfkit
 from tfkit.engine.listener import Progress, Silent
@@ -27,16 +27,14 @@ PAIRED = "objective={kind: minimal_pairs}"
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def place(base: Path) -> Path:
     """A run that has learned the pattern, one of random weights, and an encoder."""
-    folder = tmp_path_factory.mktemp("agreeing")
     draws = np.random.default_rng(3)
     texts = [f"the {noun} {SUBJECTS[noun]} here" for noun in draws.choice(list(SUBJECTS), 300)]
-    write_rows(folder / "texts.jsonl", [{"text": text} for text in texts])
-    write_rows(folder / "pairs.jsonl", PAIRS)
-    write_rows(folder / "questions.jsonl", QUESTIONS)
-    recipe = write_recipe(folder, write_corpus(folder / "corpus"))
-    with contextlib.chdir(folder):
+    write_rows(base / "texts.jsonl", [{"text": text} for text in texts])
+    write_rows(base / "pairs.jsonl", PAIRS)
+    write_rows(base / "questions.jsonl", QUESTIONS)
+    with contextlib.chdir(base):
         learns = ["data={train: [{path: texts.jsonl}]}", "training.steps=60", "optimizer.lr=1e-2", "evaluation={every: null}"]
         encoder = ["model={preset: bert-tiny, dim: 16, num_heads: 2, context_length: 16}", "objective={kind: masked_lm}"]
         chosen = ["training.steps=3", "data.validation=0.3", "evaluation.metric=perplexity"]
@@ -47,8 +45,8 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
             "encoder": [*encoder, "tokenizer.kind=wordpiece", "training.steps=3"],
         }
         for name, words in runs.items():
-            pretrain(folder / name, recipe, *words).exits(0)
-    return folder
+            pretrain(base / name, base / "tiny.yaml", *words).exits(0)
+    return base
 
 
 def test_a_model_that_learned_the_pattern_prefers_the_good_sentence(tmp_path: Path) -> None:

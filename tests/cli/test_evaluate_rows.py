@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from tiny_files import write_rows
-from tiny_runs import evaluate, pretrain, records, write_corpus, write_recipe
+from tiny_runs import evaluate, pretrain, records
 
 pytestmark = pytest.mark.usefixtures("in_place")
 
@@ -19,16 +19,14 @@ RUNS = {
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("scored")
-    recipe = write_recipe(folder, write_corpus(folder / "corpus"))
+def place(base: Path) -> Path:
     rows = [{"text": "the cat " * (i % 4 + 1), "label": ["good", "bad"][i % 2]} for i in range(12)]
-    write_rows(folder / "rows.jsonl", rows)
-    with contextlib.chdir(folder):
+    write_rows(base / "rows.jsonl", rows)
+    with contextlib.chdir(base):
         for name, words in RUNS.items():
             words = [MODEL, "tokenizer={kind: wordpiece, vocab_size: 120}", "training.steps=3", "evaluation.every=null", *words]
-            pretrain(folder / name, recipe, *words).exits(0)
-    return folder
+            pretrain(base / name, base / "tiny.yaml", *words).exits(0)
+    return base
 
 
 @pytest.mark.parametrize("name", RUNS)

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tiny_runs import exact, finetune, hashes, kept, pretrain, records, strike, write_corpus, write_recipe
+from tiny_runs import exact, finetune, hashes, kept, pretrain, records, strike
 
 from tfkit.hub import load
 from tfkit.run.manifest import write_manifest
@@ -29,20 +29,19 @@ carbon: {enabled: false}
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def place(base: Path) -> Path:
     """A tiny BERT, labelled rows and a recipe."""
-    folder = tmp_path_factory.mktemp("patience")
-    recipe = write_recipe(folder, write_corpus(folder / "corpus"))
     words = ["model={preset: bert-tiny, dim: 16, num_heads: 2, context_length: 16}", "tokenizer={kind: wordpiece, vocab_size: 120}"]
-    assert pretrain(folder / "bert", recipe, *words, "objective={kind: masked_lm}", "evaluation.every=null", "training.steps=2").code == 0
+    words += ["objective={kind: masked_lm}", "evaluation.every=null", "training.steps=2"]
+    pretrain(base / "bert", base / "tiny.yaml", *words).exits(0)
     random = np.random.default_rng(4)
-    with (folder / "labelled.jsonl").open("w", encoding="utf-8") as file:
+    with (base / "labelled.jsonl").open("w", encoding="utf-8") as file:
         for _ in range(150):
             label = ["good", "bad"][int(random.integers(2))]
             text = " ".join(random.choice(["the", "cat", "dog", "mat", "a", {"good": "sat", "bad": "ran"}[label]], 8))
             file.write(json.dumps({"text": text, "label": label}) + "\n")
-    (folder / "task.yaml").write_text(f"# For a test.{TASK}", encoding="utf-8")
-    return folder
+    (base / "task.yaml").write_text(f"# For a test.{TASK}", encoding="utf-8")
+    return base
 
 
 def result(run: str) -> dict[str, Any]:

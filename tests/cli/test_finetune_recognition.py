@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from tiny_files import read_rows, write_rows
-from tiny_runs import WORDS, Done, hashes, kept, pretrain, records, run_tfkit, strike, write_corpus, write_recipe
+from tiny_runs import WORDS, Done, hashes, kept, pretrain, records, run_tfkit, strike
 
 from tfkit.adapters import load as load_any
 from tfkit.engine.inference.predicting import infer_objective
@@ -167,15 +167,13 @@ READ = {
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def place(base: Path) -> Path:
     """A tiny BERT, a tiny GPT-2 and a tiny T5 of ours, and rows for every task."""
-    folder = tmp_path_factory.mktemp("starts")
-    recipe = write_recipe(folder, write_corpus(folder / "corpus"))
     for name, words in STARTS.items():
-        pretrain(folder / name, recipe, *words, "training.steps=2").exits(0)
+        pretrain(base / name, base / "tiny.yaml", *words, "training.steps=2").exits(0)
     for name, found in DATA.items():
-        write_rows(folder / f"{name}.jsonl", found)
-    return folder
+        write_rows(base / f"{name}.jsonl", found)
+    return base
 
 
 @pytest.fixture(autouse=True)
@@ -598,10 +596,11 @@ def test_the_folder_comes_first_and_a_run_goes_on_by_its_own_recipe(place: Path,
     assert (done.code, "training.batch_size: " in done.err) == (2, True), done.err
 
 
-def test_without_data_or_checkpoint(place: Path) -> None:
-    done = finetune("--from", str(place / "bert"))
-    assert (done.code, "Give a RECIPE, or --data F" in done.err) == (2, True)
-    done = finetune("--data", str(place / "classes.jsonl"))
+@pytest.mark.parametrize("run", [[], ["--run", "run"]])  # without it, the run is named after them
+def test_without_data_or_checkpoint(run: list[str], place: Path, work: Path) -> None:
+    done = finetune("--from", str(place / "bert"), *run)
+    assert (done.code, "Give a RECIPE, or --data F" in done.err) == (2, True), done.err
+    done = finetune("--data", str(place / "classes.jsonl"), *run)
     assert (done.code, "which checkpoint? Give --from CKPT" in done.err) == (2, True)
 
 

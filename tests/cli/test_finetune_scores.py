@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tiny_runs import Done, exact, finetune, pretrain, records, run_tfkit, strike, write_corpus, write_recipe
+from tiny_runs import Done, exact, finetune, pretrain, records, run_tfkit, strike
 
 BERT = ["model={preset: bert-tiny, dim: 16, num_heads: 2, context_length: 16}", "tokenizer={kind: wordpiece, vocab_size: 120}"]
 TASK = """
@@ -26,18 +26,16 @@ carbon: {enabled: false}
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tiny BERT, rows whose label is their first word, a recipe, and a whole run of it."""
-    folder = tmp_path_factory.mktemp("scores")
-    recipe = write_recipe(folder, write_corpus(folder / "corpus"))
+def place(base: Path) -> Path:
+    """A tiny BERT, rows whose label is their first word, a base / "tiny.yaml", and a whole run of it."""
     words = [*BERT, "objective={kind: masked_lm}", "training.steps=3", "evaluation.every=null"]
-    pretrain(folder / "start", recipe, *words).exits(0)
+    pretrain(base / "start", base / "tiny.yaml", *words).exits(0)
     random = np.random.default_rng(3)
     texts = [" ".join(random.choice(["cat", "dog", "sat", "ran"], 4)) for _ in range(24)]
     rows = [json.dumps({"text": text, "label": text.split()[0]}) for text in texts]
-    (folder / "rows.jsonl").write_text("\n".join(rows) + "\n", encoding="utf-8")
-    (folder / "task.yaml").write_text(TASK, encoding="utf-8")
-    return folder
+    (base / "rows.jsonl").write_text("\n".join(rows) + "\n", encoding="utf-8")
+    (base / "task.yaml").write_text(TASK, encoding="utf-8")
+    return base
 
 
 @pytest.fixture

@@ -369,12 +369,7 @@ def test_an_answer_ends_where_generation_config_says(capsys, tmp_path, eos):
     ],
 )
 def test_chat_errors(capsys, monkeypatch, chat_folder, arguments, content, code, message):
-    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(content.encode())))
-    assert run("--from", chat_folder, *arguments) == code
-    out, err = capsys.readouterr()
-    assert message in err
-    assert len(out.splitlines()) == ("stdin:2: " in message)  # the line before it is answered
-    assert "Traceback" not in err
+    test_errors(capsys, monkeypatch, chat_folder, arguments, content, code, message)
 
 
 def test_a_checkpoint_that_knows_no_conversations(capsys, folder):

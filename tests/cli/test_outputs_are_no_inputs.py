@@ -12,19 +12,17 @@ from answer_runs import ENCODER
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tiny_files import write_rows
-from tiny_runs import Done, pretrain, run_tfkit, write_corpus, write_recipe
+from tiny_runs import Done, pretrain, run_tfkit
 
 from tfkit.cli import COMMANDS, app
 
 
 @pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A corpus, a recipe, rows, and a run with two checkpoints."""
-    folder = tmp_path_factory.mktemp("outputs")
-    recipe = write_recipe(folder, write_corpus(folder / "corpus"))
-    write_rows(folder / "mine.jsonl", [{"text": f"the cat sat on {i}"} for i in range(4)])
-    pretrain(folder / "run", recipe, "training.steps=2", "checkpoint.every=1", "evaluation.every=null").exits(0)
-    return folder
+def base(base: Path) -> Path:
+    """A corpus, a base / "tiny.yaml", rows, and a run with two checkpoints."""
+    write_rows(base / "mine.jsonl", [{"text": f"the cat sat on {i}"} for i in range(4)])
+    pretrain(base / "run", base / "tiny.yaml", "training.steps=2", "checkpoint.every=1", "evaluation.every=null").exits(0)
+    return base
 
 
 @pytest.fixture

@@ -15,12 +15,10 @@ from typing import Any
 
 import pyarrow.parquet
 import pytest
-from answer_runs import KINDS, made_rows
+from answer_runs import KINDS, made_rows, stop_in_the_fourth_window
 from test_evaluate import write_checkpoint
 from tiny_files import parse_rows, write_rows
 from tiny_runs import Done, Process, Program, run_here, run_tfkit
-
-from tfkit.engine.inference import row_answers
 
 ANSWERS = {"classes": "label", "numbers": "size", "sets": "kinds", "tags": "names", "parts": "parts", "choices": "right"}
 ANSWERS |= {"spans": "asked", "texts": "answers"}
@@ -304,19 +302,8 @@ def test_the_fields_of_a_table_are_those_of_the_rows(answers: Path, suffix: str)
 
 def test_a_stopped_command_leaves_no_half_file(answers: Path) -> None:
     rows = write_rows(Path("many.jsonl"), unlabelled("classes") * 400)
-
-    def before() -> None:
-        windows = row_answers._windows
-
-        def struck(*arguments: Any) -> Any:
-            for number, window in enumerate(windows(*arguments)):
-                if number == 3:
-                    os.kill(os.getpid(), signal.SIGTERM)
-                yield window
-
-        row_answers._windows = struck
-
-    done = Process(Path(), ["predict", "--from", str(answers / "classes"), "--data", str(rows), "--out", "new.jsonl"], before).wait()
+    words = ["predict", "--from", str(answers / "classes"), "--data", str(rows), "--out", "new.jsonl"]
+    done = Process(Path(), words, stop_in_the_fourth_window(signal.SIGTERM)).wait()
     assert (done.code, "112 rows were answered" in done.err) == (143, True), done.err
     assert [*Path().glob("*new*")] == []
 

@@ -3,7 +3,6 @@
 import csv
 import json
 import os
-import shlex
 import shutil
 import signal
 from collections.abc import Callable
@@ -11,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from fake_codecarbon import wait_for_the_end
-from tiny_runs import Done, Process, exact, hashes, kept, pretrain, records, run_tfkit, strike, write_corpus, write_recipe
+from tiny_runs import Process, exact, hashes, kept, pretrain, records, run_tfkit, strike, write_corpus, write_recipe
 
 import tfkit.engine.assembly.training_data
 import tfkit.engine.training_run.best_checkpoint
@@ -408,13 +407,6 @@ def test_the_run_may_move(base: Path, unbroken: Callable[[str], Path], tmp_path:
 # --------------------------------------------------------------------------------- what was given then, and what is given now
 
 
-def last_line(done: Done) -> list[str]:
-    """The words of the command that a stopped run ends with."""
-    words = shlex.split(done.err.splitlines()[-1])
-    assert words[0] == "tfkit"
-    return words[1:]
-
-
 def test_the_overrides_of_the_first_call_hold_when_it_is_resumed_without(base: Path, tmp_path: Path) -> None:
     words = ["training.steps=15", "training.micro_batch_size=2", "model.dropout={residual: 0.1}"]
     run = stopped_run(base, tmp_path, *words)
@@ -487,7 +479,7 @@ def test_a_run_that_did_not_keep_what_was_given_is_compared_with_the_whole_recip
 def test_the_last_line_of_a_stopped_run_goes_on_with_it(base: Path, tmp_path: Path) -> None:
     prompts = "generation={prompts: ['it''s the cat', \"$HOME\"], max_new_tokens: 2}"
     run = stopped_run(base, tmp_path, "training.steps=15", prompts, "--json")
-    command = last_line(pretrain(run, base / "tiny.yaml", "--resume", prompts, "--json", before=strike(signal.SIGTERM, 2)))
+    command = pretrain(run, base / "tiny.yaml", "--resume", prompts, "--json", before=strike(signal.SIGTERM, 2)).next_command()
     assert command == ["resume", str(run), "--json", "--threads", "1"]
     done = run_tfkit(tmp_path, command)
     assert (done.code, json.loads(done.out)["steps"]) == (0, 15), done.err
@@ -505,7 +497,7 @@ def test_a_recipe_from_a_pipe_and_one_that_needs_its_overrides(base: Path, tmp_p
         strike(signal.SIGTERM, 2),
     )
     (tmp_path / "pipe").write_text(recipe, encoding="utf-8")
-    command = last_line(program.wait())
+    command = program.wait().next_command()
     assert command == ["resume", str(tmp_path / "piped"), "--threads", "1"]
     run_tfkit(tmp_path, command).exits(0)
     assert hashes(tmp_path / "piped", 6) == hashes(tmp_path / "run", 6)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from local_hub import Hub, ask, serving
-from tiny_runs import Done, run_tfkit, write_corpus, write_recipe
+from tiny_runs import Done, run_tfkit
 
 from tfkit import load
 from tfkit.__main__ import main
@@ -27,14 +27,12 @@ SENT |= {"tfkit.json", "manifest.json", "README.md", "emissions.csv"}
 
 
 @pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def base(base: Path) -> Path:
     """A run that a further one was started from: `tuned`, whose lineage has a path of this machine."""
-    folder = tmp_path_factory.mktemp("pushed")
-    recipe = write_recipe(folder, write_corpus(folder / "corpus"))
-    tuning = ["finetune", "--from", str(folder / "run"), "--data", str(folder / "corpus"), "--run", str(folder / "tuned")]
-    for words in (["pretrain", str(recipe), "--run", str(folder / "run"), "evaluation.every=2"], tuning):
-        run_tfkit(folder, [*words, "training.steps=2", "carbon.enabled=true"]).exits(0)
-    return folder
+    tuning = ["finetune", "--from", str(base / "run"), "--data", str(base / "corpus"), "--run", str(base / "tuned")]
+    for words in (["pretrain", str(base / "tiny.yaml"), "--run", str(base / "run"), "evaluation.every=2"], tuning):
+        run_tfkit(base, [*words, "training.steps=2", "carbon.enabled=true"]).exits(0)
+    return base
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from tiny_files import write_rows
-from tiny_runs import WORDS, Done, exact, hashes, pretrain, run_tfkit, strike, write_corpus, write_recipe
+from tiny_runs import WORDS, Done, exact, hashes, pretrain, run_tfkit, strike
 
 import tfkit.engine.assembly.training_data
 
@@ -31,15 +31,14 @@ STARTS = {
 
 
 @pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def base(base: Path) -> Path:
     """A corpus, a recipe to pretrain, a BERT, labelled rows and a recipe to fine-tune it."""
-    folder = tmp_path_factory.mktemp("resume")
-    recipe = write_recipe(folder, write_corpus(folder / "corpus"))
-    pretrain(folder / "bert", recipe, *BERT).exits(0)
+    recipe = base / "tiny.yaml"
+    pretrain(base / "bert", recipe, *BERT).exits(0)
     rows = [{"text": " ".join([WORDS[i % 15], WORDS[i // 15]] * (1 + i % 5)), "label": ["good", "bad"][i % 2]} for i in range(60)]
-    write_rows(folder / "rows.jsonl", rows)
-    (folder / "task.yaml").write_text(TASK, encoding="utf-8")
-    return folder
+    write_rows(base / "rows.jsonl", rows)
+    (base / "task.yaml").write_text(TASK, encoding="utf-8")
+    return base
 
 
 @pytest.fixture(autouse=True)

@@ -11,7 +11,7 @@ from typing import Any
 import fake_codecarbon
 import pytest
 from tiny_files import read_rows
-from tiny_runs import pretrain, run_tfkit, strike, write_corpus, write_recipe
+from tiny_runs import pretrain, run_tfkit, strike
 
 from tfkit.__main__ import main
 
@@ -19,11 +19,9 @@ METERED = "carbon={enabled: true, intensity_g_per_kwh: 1e5, every_seconds: 0.5}"
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def finished(base: Path) -> Path:
     """A run of two attempts, the first of which was stopped."""
-    folder = tmp_path_factory.mktemp("audited")
-    write_recipe(folder, write_corpus(folder / "corpus"))
-    put_first = fake_codecarbon.put_first(fake_codecarbon.write(folder / "fake"))
+    put_first = fake_codecarbon.put_first(fake_codecarbon.write(base / "fake"))
 
     def before() -> None:
         put_first()
@@ -33,9 +31,9 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
         before()
         strike(15, 8)()
 
-    assert pretrain(folder / "run", folder / "tiny.yaml", METERED, before=stopped).code == 143
-    run_tfkit(folder, ["resume", str(folder / "run"), "--threads", "1"], before).exits(0)
-    return folder / "run"
+    assert pretrain(base / "run", base / "tiny.yaml", METERED, before=stopped).code == 143
+    run_tfkit(base, ["resume", str(base / "run"), "--threads", "1"], before).exits(0)
+    return base / "run"
 
 
 @pytest.fixture

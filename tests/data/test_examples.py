@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tiny_files import write_rows
+from tiny_streams import write_texts
 
 from tfkit.data import Encoded, Encoder, ExampleSet, Row, cache_folder, example_set, open_source
 from tfkit.data.columns.rows import BadRow, OnBadRow
@@ -43,14 +43,8 @@ class Letters:
         return Encoded({"codes": codes, "size": [len(row.text)]}, len(codes), len(row.text) > self.length)
 
 
-def write(folder: Path, texts: Sequence[str]) -> SourceSection:
-    file = folder / "rows.jsonl"
-    write_rows(file, [{"text": text} for text in texts])
-    return SourceSection(path=str(file))
-
-
 def set_of(folder: Path, texts: Sequence[str], encoder: Letters | None = None, on_bad_row: OnBadRow = "error") -> ExampleSet:
-    source = open_source(write(folder, texts), "all", None, on_bad_row)
+    source = open_source(write_texts(folder, texts), "all", None, on_bad_row)
     return example_set(source, encoder or Letters(), on_bad_row)
 
 
@@ -140,7 +134,7 @@ def test_batches_do_not_show_in_the_examples(tmp_path: Path, monkeypatch: pytest
 
 def test_the_second_time_it_comes_from_the_cache(tmp_path: Path) -> None:
     reported: list[int] = []
-    source = open_source(write(tmp_path, TEXTS), "all", None)
+    source = open_source(write_texts(tmp_path, TEXTS), "all", None)
     first, again = Letters(), Letters()
     one, two = (example_set(source, encoder, "error", reported.append) for encoder in (first, again))
     assert (one.cached, two.cached, first.calls, again.calls) == (False, True, 1, 0)
@@ -173,7 +167,7 @@ def test_bad_rows_are_refused_by_place_or_counted(tmp_path: Path) -> None:
 
 
 def test_a_fraction_that_has_none_of_few_rows_is_distinguished_from_an_empty_source(tmp_path: Path) -> None:
-    source = open_source(write(tmp_path, ["one"]), "held_out", 0.01)
+    source = open_source(write_texts(tmp_path, ["one"]), "held_out", 0.01)
     with pytest.raises(DataError, match=r"held out part, 1.00% of the rows: no rows here; .* or a larger fraction of it"):
         example_set(source, Letters(), "error")
 
@@ -224,7 +218,7 @@ def test_an_encoder_that_fails_leaves_nothing(tmp_path: Path) -> None:
     def stop(count: int) -> None:
         raise KeyboardInterrupt
 
-    source = open_source(write(tmp_path, TEXTS), "all", None)
+    source = open_source(write_texts(tmp_path, TEXTS), "all", None)
     with pytest.raises(KeyboardInterrupt):
         example_set(source, Letters(), "error", stop)
     assert not list(cache_folder().glob("examples/*"))
@@ -260,7 +254,7 @@ def program(folder: Path, word: str) -> "subprocess.Popen[str]":
 
 @pytest.mark.thorough
 def test_two_builders_at_once_have_one_result(tmp_path: Path) -> None:
-    write(tmp_path, TEXTS)
+    write_texts(tmp_path, TEXTS)
     builders = [program(tmp_path, "meet") for _ in range(2)]
     reported = [builder.communicate(timeout=300)[0] for builder in builders]
     assert [builder.returncode for builder in builders] == [0, 0]
@@ -271,7 +265,7 @@ def test_two_builders_at_once_have_one_result(tmp_path: Path) -> None:
 
 
 def test_what_a_killed_builder_left_is_cleared_away(tmp_path: Path) -> None:
-    write(tmp_path, TEXTS)
+    write_texts(tmp_path, TEXTS)
     builder = program(tmp_path, "die")
     builder.communicate(timeout=300)
     assert builder.returncode == -9

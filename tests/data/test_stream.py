@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tiny_files import write_rows
+from tiny_streams import write_texts
 from tokenizers import AddedToken
 from tokenizers import processors as post
 
@@ -41,14 +41,8 @@ def with_eos_template() -> Tokenizer:
 TOKENIZERS = {"shared": WITH_BOS, "appended": PLAIN, "own": with_own_eos(), "template": with_eos_template()}
 
 
-def write(folder: Path, texts: list[str]) -> SourceSection:
-    file = folder / "rows.jsonl"
-    write_rows(file, [{"text": text} for text in texts])
-    return SourceSection(path=str(file))
-
-
 def stream_of(folder: Path, texts: list[str], tokenizer: Tokenizer = WITH_BOS) -> TokenStream:
-    return token_stream(open_source(write(folder, texts), "all", None), tokenizer)
+    return token_stream(open_source(write_texts(folder, texts), "all", None), tokenizer)
 
 
 LAYOUTS = {  # "a", "b" and the special tokens mean their own ids
@@ -77,7 +71,7 @@ def test_documents_are_what_the_tokenizer_gives(tmp_path_factory: pytest.TempPat
     folder = tmp_path_factory.mktemp("stream")
     if not any(texts):
         return
-    source = open_source(write(folder, texts), "all", None)
+    source = open_source(write_texts(folder, texts), "all", None)
     build.write_stream(folder, source, tokenizer)
     index = json.loads((folder / "index.json").read_text())
     tokens = np.fromfile(folder / "tokens.bin", dtype=index["dtype"])
@@ -104,7 +98,7 @@ def test_bytes_that_a_tokenizer_loses_are_scored_all_the_same(tmp_path: Path) ->
 
 def test_the_second_time_it_comes_from_the_cache(tmp_path: Path) -> None:
     reported: list[int] = []
-    source = open_source(write(tmp_path, ["one", "zwei ü"]), "all", None)
+    source = open_source(write_texts(tmp_path, ["one", "zwei ü"]), "all", None)
     first = token_stream(source, WITH_BOS, reported.append)
     second = token_stream(source, WITH_BOS, reported.append)
     assert (first.cached, second.cached) == (False, True)
@@ -213,7 +207,7 @@ def test_rows_without_text_are_an_error(tmp_path: Path) -> None:
 
 
 def test_a_bad_row_leaves_nothing_in_the_cache(tmp_path: Path) -> None:
-    section = write(tmp_path, ["fine"] * 2000)
+    section = write_texts(tmp_path, ["fine"] * 2000)
     with (tmp_path / "rows.jsonl").open("a") as file:
         file.write('{"txt": "bad"}\n')
     source = open_source(section, "all", None)  # looks at the first rows only
@@ -231,7 +225,7 @@ def test_progress_may_stop_the_build(tmp_path: Path, monkeypatch: pytest.MonkeyP
         if len(reported) == 3:
             raise KeyboardInterrupt
 
-    source = open_source(write(tmp_path, ["ten chars!"] * 9), "all", None)
+    source = open_source(write_texts(tmp_path, ["ten chars!"] * 9), "all", None)
     with pytest.raises(KeyboardInterrupt):
         token_stream(source, WITH_BOS, stop)
     assert reported == [10, 10, 10]
@@ -257,7 +251,7 @@ print(stream.cached, int(stream.tokens.astype(int).sum()))
 
 @pytest.mark.thorough
 def test_two_builders_at_once_and_one_that_was_killed(tmp_path: Path) -> None:
-    path = write(tmp_path, ["some words " * 20] * 2000).path
+    path = write_texts(tmp_path, ["some words " * 20] * 2000).path
     assert path is not None
     with subprocess.Popen([sys.executable, "-c", BUILDER, path, "slow"], stdout=subprocess.PIPE) as doomed:
         assert doomed.stdout is not None

@@ -1,8 +1,13 @@
 """Token streams of made ids, for tests of rows cut from them."""
 
+from collections.abc import Iterable
+from pathlib import Path
+
 import numpy as np
+from tiny_files import write_rows
 
 from tfkit.data import Frame, TokenStream
+from tfkit.recipe.schema.data_sections import SourceSection
 
 CLS, SEP, PAD = 1, 2, 0
 FRAME = Frame(CLS, SEP, PAD)
@@ -37,3 +42,8 @@ def drawn(count: int, seed: int, most_sentences: int = 30, longest: int = 12) ->
     random = np.random.default_rng(seed)
     sizes = [random.integers(1, longest + 1, random.integers(1, most_sentences + 1)).tolist() for _ in range(count)]
     return numbered(sizes)
+
+
+def write_texts(folder: Path, texts: Iterable[str]) -> SourceSection:
+    """Write rows.jsonl, a row for each text."""
+    return SourceSection(path=str(write_rows(folder / "rows.jsonl", [{"text": text} for text in texts])))

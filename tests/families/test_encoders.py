@@ -138,23 +138,6 @@ def test_a_model_saved_without_its_pooler(tmp_path: Path) -> None:
     assert difference(hidden, again(IDS).last_hidden_state) < TOLERANCE
 
 
-@pytest.mark.parametrize(
-    ("case", "changes"),
-    [
-        ("bert", {"position_embedding_type": "relative_key"}),
-        ("bert", {"is_decoder": True}),
-        ("bert", {"hidden_act": "quick_gelu"}),
-        ("bert", {"architectures": ["BertForMultipleChoice"]}),
-        ("distilbert", {"activation": "quick_gelu"}),
-    ],
-)
-def test_what_would_compute_something_else_is_refused(tmp_path: Path, case: str, changes: dict[str, object]) -> None:
-    save_reference(tmp_path, case)
-    edit_config(tmp_path, **changes)
-    with pytest.raises(ModelError, match=r"config\.json: "):
-        load(tmp_path)
-
-
 @torch.no_grad()
 def test_a_new_head_on_a_model_without_one(tmp_path: Path) -> None:
     """The pooler is the file's; the classes are new, and transformers reads what is saved."""

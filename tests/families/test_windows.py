@@ -272,30 +272,6 @@ def test_a_field_left_out_has_the_class_s_value(theirs: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("case", "change"),
-    [
-        ("gemma2", {"use_bidirectional_attention": True}),
-        ("gemma2", {"query_pre_attn_scalar": 0}),
-        ("gemma2", {"query_pre_attn_scalar": "20"}),
-        ("gemma2", {"attn_logit_softcapping": 0}),
-        ("gemma2", {"layer_types": ["full_attention"]}),
-        ("gemma2", {"layer_types": ["full_attention", "chunked_attention", "full_attention"]}),
-        ("gemma2", {"layer_types": 3}),
-        ("gemma2", {"layer_types": []}),
-        ("gemma2", {"sliding_window": 0}),
-        ("gemma2", {"hidden_activation": "relu2"}),
-        ("mistral", {"sliding_window": "5"}),
-        ("mistral", {"sliding_window": 0}),
-    ],
-)
-def test_what_tfkit_does_not_compute_is_refused(tmp_path: Path, case: str, change: dict[str, Any]) -> None:
-    save_reference(tmp_path, case)
-    edit_config(tmp_path, **change)
-    with pytest.raises(ModelError, match=r"config\.json: "):
-        load(tmp_path)
-
-
-@pytest.mark.parametrize(
     "preset",
     [name for name, (family, _) in PRESETS.items() if family.stacks == (False, True) and family.name not in ("gpt", "gpt2", "gpt3")],
 )

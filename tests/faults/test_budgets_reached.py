@@ -7,7 +7,7 @@ from typing import Any
 
 import fake_codecarbon
 import pytest
-from tiny_runs import exact, hashes, pretrain, run_tfkit, slow_and_metered, strike, write_corpus, write_recipe
+from tiny_runs import exact, hashes, pretrain, run_tfkit, slow_and_metered, strike
 
 from tfkit.engine.training_run.usage import spent_in
 
@@ -18,12 +18,10 @@ MOST = 20  # attempts: each takes a step at least, whatever its budget
 
 
 @pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("reached")
-    write_recipe(folder, write_corpus(folder / "corpus"))
-    fake_codecarbon.write(folder / "fake")
-    pretrain(folder / "unbroken", folder / "tiny.yaml", *WORDS).exits(0)
-    return folder
+def base(base: Path) -> Path:
+    fake_codecarbon.write(base / "fake")
+    pretrain(base / "unbroken", base / "tiny.yaml", *WORDS).exits(0)
+    return base
 
 
 def totals(run: Path) -> dict[str, Any]:

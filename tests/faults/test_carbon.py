@@ -14,12 +14,12 @@ from typing import Any
 import fake_codecarbon
 import psutil
 import pytest
-from fake_codecarbon import G_PER_KWH, PATIENCE_SECONDS, POWER_W, wait_for_the_end
+from fake_codecarbon import G_PER_KWH, PATIENCE_SECONDS, POWER_W, ended, wait_for_the_end
 from tiny_files import emissions_rows, receipt, wait_for
-from tiny_runs import Done, Process, exact, hashes, kept, pretrain, slow_micro_batches, strike
+from tiny_runs import Done, Process, both, exact, hashes, kept, pretrain, slow_micro_batches, strike
 
 from tfkit.carbon import Meter
-from tfkit.carbon.emissions_file import COLUMNS
+from tfkit.carbon.columns import installed_columns
 from tfkit.carbon.ledger import Attempt, LedgerReader
 from tfkit.objectives.causal_lm import CausalLM
 from tfkit.recipe.schema.carbon_section import CarbonSection
@@ -59,14 +59,6 @@ def codecarbon(folder: Path, *, wait: bool = True, **faults: Any) -> Callable[[]
     return before
 
 
-def both(*faults: Callable[[], None]) -> Callable[[], None]:
-    def before() -> None:
-        for fault in faults:
-            fault()
-
-    return before
-
-
 def slowly(seconds: float) -> Callable[[], None]:
     """Each forward pass of training takes so much longer."""
     return lambda: slow_micro_batches(seconds)
@@ -102,13 +94,6 @@ def assert_adds_up(run: Path) -> None:
     ours = [row for row in found if row["experiment_id"] in {attempt.header["run_id"] for attempt in attempts}]
     assert sum(float(row["energy_consumed"]) * 1000 for row in ours) == pytest.approx(sum(each.sums["energy_wh"] for each in attempts))
     assert sum(float(row["duration"]) for row in ours) == pytest.approx(sum(each.sums["seconds"] for each in attempts))
-
-
-def ended(pid: int) -> bool:
-    try:
-        return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return True
 
 
 # --------------------------------------------------------------------------------------------------------- it fails (F24)
@@ -373,7 +358,7 @@ def test_f27_whatever_is_in_emissions_csv_no_row_is_lost(base: Path, unmetered: 
     run = tmp_path / "run"
     metered(run, base, both(codecarbon(tmp_path), strike(signal.SIGTERM, 5))).exits(128 + signal.SIGTERM)
     path = run / "emissions.csv"
-    theirs = ",".join("theirs" if name == "run_id" else "1" for name in COLUMNS) + "\n"
+    theirs = ",".join("theirs" if name == "run_id" else "1" for name in installed_columns()) + "\n"
     path.write_text(path.read_text() + theirs)
     old = path.read_bytes()
     holder = None

@@ -15,18 +15,16 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from tiny_runs import Done, Process, pretrain, run_tfkit, write_corpus, write_recipe
+from tiny_runs import Done, Process, both, pretrain, run_tfkit
 
 ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def base(base: Path) -> Path:
     """A recipe, its corpus, and a finished run."""
-    folder = tmp_path_factory.mktemp("environment")
-    write_recipe(folder, write_corpus(folder / "corpus"))
-    assert pretrain(folder / "run", folder / "tiny.yaml").code == 0
-    return folder
+    assert pretrain(base / "run", base / "tiny.yaml").code == 0
+    return base
 
 
 COMMANDS = ["check", "pretrain", "evaluate", "generate", "generate-lines", "env"]
@@ -59,14 +57,6 @@ def setting(**variables: str | None) -> Callable[[], None]:
             os.environ.pop(name, None)
             if value is not None:
                 os.environ[name] = value
-
-    return before
-
-
-def both(*steps: Callable[[], object]) -> Callable[[], None]:
-    def before() -> None:
-        for step in steps:
-            step()
 
     return before
 

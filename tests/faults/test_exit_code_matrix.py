@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from tiny_runs import Done, pretrain, run_tfkit, strike, write_corpus, write_recipe
+from tiny_runs import Done, pretrain, run_tfkit, strike, write_recipe
 
 from tfkit.cli import COMMANDS
 from tfkit.model.transformer import Transformer
@@ -21,24 +21,22 @@ from tfkit.run.folder import RunFolder
 
 
 @pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def base(base: Path) -> Path:
     """Files that the command lines name: a recipe, its corpus, a finished run, one that was stopped, and things that are wrong."""
-    folder = tmp_path_factory.mktemp("codes")
-    write_recipe(folder, write_corpus(folder / "corpus"))
-    assert pretrain(folder / "run", folder / "tiny.yaml").code == 0
-    assert pretrain(folder / "stopped", folder / "tiny.yaml", before=strike(signal.SIGTERM, 4)).code == 143
-    shutil.copytree(folder / "stopped", folder / "damaged")
-    os.truncate(folder / "damaged" / "checkpoints" / "step-000004" / "model.safetensors", 100)
-    (folder / "pickles").mkdir()
-    (folder / "pickles" / "config.json").write_text('{"model_type": "gpt2"}', encoding="utf-8")
-    (folder / "pickles" / "pytorch_model.bin").write_bytes(b"\x80\x04.")
-    (folder / "file").touch()
-    (folder / "empty").mkdir()
-    (folder / "empty" / "a.txt").touch()
-    (folder / "latin1.txt").write_bytes(b"Stra\xdfe")
-    (folder / "more").mkdir()
-    (folder / "more" / "a.txt").write_text("other words " * 400, encoding="utf-8")
-    return folder
+    assert pretrain(base / "run", base / "tiny.yaml").code == 0
+    assert pretrain(base / "stopped", base / "tiny.yaml", before=strike(signal.SIGTERM, 4)).code == 143
+    shutil.copytree(base / "stopped", base / "damaged")
+    os.truncate(base / "damaged" / "checkpoints" / "step-000004" / "model.safetensors", 100)
+    (base / "pickles").mkdir()
+    (base / "pickles" / "config.json").write_text('{"model_type": "gpt2"}', encoding="utf-8")
+    (base / "pickles" / "pytorch_model.bin").write_bytes(b"\x80\x04.")
+    (base / "file").touch()
+    (base / "empty").mkdir()
+    (base / "empty" / "a.txt").touch()
+    (base / "latin1.txt").write_bytes(b"Stra\xdfe")
+    (base / "more").mkdir()
+    (base / "more" / "a.txt").write_text("other words " * 400, encoding="utf-8")
+    return base
 
 
 def run(base: Path, folder: Path, line: str, before: Callable[[], object] | None = None) -> Done:

@@ -10,17 +10,16 @@ from pathlib import Path
 
 import gguf
 import pytest
-from tiny_runs import Done, pretrain, run_tfkit, write_corpus, write_recipe
+from tiny_runs import Done, pretrain, run_tfkit
 
 from tfkit.engine.tools import gguf_export
 
 
 @pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def model(base: Path) -> Path:
     """A model folder with one matrix for embedding and output, and a tokenizer with a special token."""
-    folder = tmp_path_factory.mktemp("export")
-    pretrain(folder / "run", write_recipe(folder, write_corpus(folder / "corpus")), "training.steps=2").exits(0)
-    return max((folder / "run" / "checkpoints").glob("step-*"))
+    pretrain(base / "run", base / "tiny.yaml", "training.steps=2").exits(0)
+    return max((base / "run" / "checkpoints").glob("step-*"))
 
 
 def export(model: Path, folder: Path, before: Callable[[], object] | None = None) -> tuple[Done, list[str]]:

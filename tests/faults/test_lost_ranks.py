@@ -12,7 +12,7 @@ import fake_codecarbon
 import pytest
 from fake_codecarbon import G_PER_KWH, POWER_W
 from tiny_files import receipt
-from tiny_runs import Done, exact, hashes, kept, pretrain, slow_micro_batches, strike
+from tiny_runs import Done, both, exact, hashes, kept, pretrain, slow_micro_batches, strike
 from two_ranks import ONE_EACH, run_ranks, start_ranks, with_unbroken_run
 
 from tfkit.__main__ import main
@@ -28,14 +28,6 @@ METERED = (f"carbon={{enabled: true, intensity_g_per_kwh: {G_PER_KWH:g}, every_s
 @pytest.fixture(scope="module")
 def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return with_unbroken_run(tmp_path_factory.mktemp("ranks"))
-
-
-def both(*faults: Callable[[], object]) -> Callable[[], None]:
-    def before() -> None:
-        for fault in faults:
-            fault()
-
-    return before
 
 
 @pytest.mark.slow

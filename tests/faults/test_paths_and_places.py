@@ -9,19 +9,17 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
-from tiny_runs import Done, kept, pretrain, run_here, run_tfkit, strike, write_corpus, write_recipe
+from tiny_runs import Done, kept, pretrain, run_here, run_tfkit, strike
 
 STOPPED = "checkpoint.every=2"
 
 
 @pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def base(base: Path) -> Path:
     """A recipe, its corpus, and a run that was stopped after step 4, with one checkpoint."""
-    folder = tmp_path_factory.mktemp("paths")
-    write_recipe(folder, write_corpus(folder / "corpus"))
-    pretrain(folder / "stopped", folder / "tiny.yaml", before=strike(signal.SIGTERM, 4)).exits(143)
-    assert kept(folder / "stopped") == ["step-000004"]
-    return folder
+    pretrain(base / "stopped", base / "tiny.yaml", before=strike(signal.SIGTERM, 4)).exits(143)
+    assert kept(base / "stopped") == ["step-000004"]
+    return base
 
 
 @pytest.fixture

@@ -12,16 +12,14 @@ import datasets
 import huggingface_hub.constants
 import pytest
 from local_hub import Hub, ask, serving
-from tiny_runs import Done, exact, pretrain, run_tfkit, write_corpus, write_recipe
+from tiny_runs import Done, exact, pretrain, run_tfkit
 
 
 @pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def base(base: Path) -> Path:
     """A run, whose checkpoint is the model of the hub, and its recipe."""
-    folder = tmp_path_factory.mktemp("remote")
-    recipe = write_recipe(folder, write_corpus(folder / "corpus"))
-    pretrain(folder / "run", recipe, "training.steps=2", "evaluation.every=2").exits(0)
-    return folder
+    pretrain(base / "run", base / "tiny.yaml", "training.steps=2", "evaluation.every=2").exits(0)
+    return base
 
 
 @pytest.fixture

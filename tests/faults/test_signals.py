@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tiny_runs import exact, hashes, kept, pretrain, strike, write_corpus, write_recipe
+from tiny_runs import exact, hashes, kept, pretrain, strike
 
 import tfkit.evaluation.text_scores
 import tfkit.generation.complete
@@ -27,11 +27,9 @@ WORDS = [
 
 
 @pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("signals")
-    recipe = write_recipe(folder, write_corpus(folder / "corpus"))
-    assert pretrain(folder / "unbroken", recipe, *WORDS).code == 0
-    return folder
+def base(base: Path) -> Path:
+    assert pretrain(base / "unbroken", base / "tiny.yaml", *WORDS).code == 0
+    return base
 
 
 def resumes_as_if_nothing_had_been(run: Path, base: Path) -> None:

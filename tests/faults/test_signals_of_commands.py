@@ -22,11 +22,9 @@ STOPS = {signal.SIGTERM: 143, signal.SIGHUP: 129}
 
 
 @pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("commands")
-    recipe = write_recipe(folder, write_corpus(folder / "corpus"))
-    pretrain(folder / "run", recipe, "checkpoint={every: 4, keep: 3}", "evaluation.every=null").exits(0)
-    return folder
+def base(base: Path) -> Path:
+    pretrain(base / "run", base / "tiny.yaml", "checkpoint={every: 4, keep: 3}", "evaluation.every=null").exits(0)
+    return base
 
 
 def assert_stopped(done: Done, number: int) -> None:

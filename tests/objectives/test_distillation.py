@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from tiny_examples import ENCODER, SUM_ROUNDING, model, texts, tokenizer
+from tiny_examples import ENCODER, SUM_ROUNDING, model, take_steps, texts, tokenizer
 from torch import Tensor
 from transformers import BertConfig, BertForMaskedLM, DistilBertConfig, DistilBertForMaskedLM
 
@@ -27,12 +27,7 @@ from tfkit.objectives.masked_lm import MaskedLM
 from tfkit.objectives.objective import IGNORED, Batch, weighted_loss
 from tfkit.objectives.teacher import copy_layers, open_teacher
 from tfkit.recipe.schema.objective_sections import DistillationSection
-from tfkit.recipe.schema.optimizer_sections import AdamWSection
 from tfkit.tokenizer import Tokenizer
-from tfkit.training.loss_module import LossModule
-from tfkit.training.optimizer import Optimizer
-from tfkit.training.precision import Weights
-from tfkit.training.step import Stepper
 
 TOKENIZER = tokenizer()
 BERT = BertConfig(
@@ -86,14 +81,7 @@ def batches(objective: Distillation, micro_batch_size: int, step: int = 0) -> li
 
 
 def losses_and_weights(values: dict[str, Any], objective: Distillation, micro_batch_size: int) -> tuple[list[float], dict[str, Tensor]]:
-    """The results of three real steps."""
-    taking = model(values | {"init": {"std": 0.1}})
-    weights = Weights(taking, torch.float32)
-    # With AdamW's usual eps, an entry whose gradient is all rounding moves by a whole learning rate, in either direction.
-    optimizer = Optimizer(weights.master, AdamWSection(lr=3e-3, eps=1e-3))
-    stepper = Stepper(LossModule(taking, objective), weights, optimizer, device=torch.device("cpu"), seed=1)
-    losses = [stepper.take(step + 1, batches(objective, micro_batch_size, step), 1.0).loss for step in range(3)]
-    return losses, {name: tensor.detach() for name, tensor in taking.named_parameters()}
+    return take_steps(values, objective, lambda step: batches(objective, micro_batch_size, step))
 
 
 def ragged_batch() -> Batch:

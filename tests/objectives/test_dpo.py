@@ -10,7 +10,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from tiny_examples import assert_same_steps, losses_and_weights, model
-from tiny_preferences import DECODER, dpo_objective, paired_rows, ranked_rows, stored, whole_batch
+from tiny_preferences import DECODER, count_rows_read, dpo_objective, paired_rows, ranked_rows, stored, whole_batch
 from torch import Tensor
 
 from tfkit.data import ExampleSet
@@ -91,14 +91,7 @@ def test_any_micro_batches_are_the_same_step_without_dropout(tmp_path: Path) -> 
 def test_the_reference_reads_each_row_once_and_is_cached_by_content(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     objective, policy = dpo_objective(), model(DECODER)
     found = stored(tmp_path, objective, paired_rows(5))
-    read: list[int] = []
-    forward = Transformer.forward
-
-    def counting(self: Transformer, input_ids: Any, **others: Any) -> Any:
-        read.append(len(input_ids))
-        return forward(self, input_ids, **others)
-
-    monkeypatch.setattr(Transformer, "forward", counting)
+    read = count_rows_read(monkeypatch)
     first = referenced(found, objective, policy, "once")
     assert sum(read) == 10
     again = referenced(found, objective, policy, "once")

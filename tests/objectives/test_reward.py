@@ -10,7 +10,7 @@ import pytest
 import torch
 import transformers
 from tiny_examples import assert_same_steps, model, tokenizer
-from tiny_preferences import LENGTH, SCORER, ranked_rows, reward_objective, stored, whole_batch
+from tiny_preferences import LENGTH, SCORER, count_rows_read, ranked_rows, reward_objective, stored, whole_batch
 
 from tfkit.data import Row
 from tfkit.errors import ModelError
@@ -105,14 +105,7 @@ def test_a_model_that_reads_whole_texts_has_no_score_of_a_beginning() -> None:
 def test_each_completion_is_read_once_in_one_forward(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     objective, scorer = reward_objective(), model(SCORER).eval()
     found = stored(tmp_path, objective, ranked_rows(6))
-    read: list[int] = []
-    forward = Transformer.forward
-
-    def counting(self: Transformer, input_ids: Any, **others: Any) -> Any:
-        read.append(len(input_ids))
-        return forward(self, input_ids, **others)
-
-    monkeypatch.setattr(Transformer, "forward", counting)
+    read = count_rows_read(monkeypatch)
     objective.loss(scorer, whole_batch(found, objective))
     assert read == [sum(len(found[number]["sizes"]) for number in range(6))]
 

@@ -11,7 +11,7 @@ import pytest
 from tiny_examples import assert_same_steps, examples, model, texts, tokenizer
 from tiny_files import read_rows, write_rows
 from tiny_layouts import LLAMA_LAYOUT
-from tiny_runs import Done, exact, hashes, pretrain, records, run_tfkit, strike, write_corpus, write_recipe
+from tiny_runs import Done, exact, hashes, pretrain, records, run_tfkit, strike
 from toy_objective import Toy, ToySection, register_toy
 
 from tfkit.objectives.companion import Companion
@@ -33,17 +33,16 @@ carbon: {enabled: false}
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def place(base: Path) -> Path:
     """A folder with rows of which the preferred answer says cat, the recipe, and a run to start from."""
-    folder = tmp_path_factory.mktemp("toy")
     random = np.random.default_rng(1)
     for name, count in (("pairs", 24), ("others", 8)):
         words = random.choice(["the", "dog", "sat", "mat", "ran"], (count, 6)).tolist()
         rows = [{"prompt": f"{' '.join(one[:4])} ", "chosen": f"cat {one[4]}", "rejected": f"{one[4]} {one[5]}"} for one in words]
-        write_rows(folder / f"{name}.jsonl", rows)
-    (folder / "toy.yaml").write_text(RECIPE, encoding="utf-8")
-    pretrain(folder / "base", write_recipe(folder, write_corpus(folder / "corpus")), "training.steps=4").exits(0)
-    return folder
+        write_rows(base / f"{name}.jsonl", rows)
+    (base / "toy.yaml").write_text(RECIPE, encoding="utf-8")
+    pretrain(base / "base", base / "tiny.yaml", "training.steps=4").exits(0)
+    return base
 
 
 @pytest.fixture

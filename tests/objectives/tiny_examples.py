@@ -1,6 +1,6 @@
 """Labelled rows through the real path, for the tests of the objectives: a source of made rows, its examples, batches, a tiny model."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -59,17 +59,24 @@ def model(config: Mapping[str, Any]) -> Transformer:
     return build(ModelConfig.model_validate({"init": {"std": 0.3}, **config}), seed=3)
 
 
-def losses_and_weights(
-    config: Mapping[str, Any], stored: ExampleSet, objective: Any, micro_batch_size: int, steps: int = 3, **settings: Any
+def take_steps(
+    config: Mapping[str, Any], objective: Any, micro_batches: Callable[[int], list[Batch]], steps: int = 3
 ) -> tuple[list[float], dict[str, torch.Tensor]]:
-    """Return the results of a few real steps, for 1 x 8 = 8 x 1 = 4 x 2; `settings` are of the rows."""
+    """Return the losses of a few real steps, and the weights after them."""
     trained = model({**config, "init": {"std": 0.1}})
     weights = Weights(trained, torch.float32)
     # With AdamW's usual eps, an entry whose gradient is all rounding moves by a whole learning rate, in either direction.
     optimizer = Optimizer(weights.master, AdamWSection(lr=3e-3, eps=1e-3))
     stepper = Stepper(LossModule(trained, objective), weights, optimizer, device=torch.device("cpu"), seed=1)
-    found = [stepper.take(step + 1, batches(stored, objective, micro_batch_size, step=step, **settings), 1.0).loss for step in range(steps)]
+    found = [stepper.take(step + 1, micro_batches(step), 1.0).loss for step in range(steps)]
     return found, {name: tensor.detach() for name, tensor in trained.named_parameters()}
+
+
+def losses_and_weights(
+    config: Mapping[str, Any], stored: ExampleSet, objective: Any, micro_batch_size: int, steps: int = 3, **settings: Any
+) -> tuple[list[float], dict[str, torch.Tensor]]:
+    """Return the results of a few real steps, for 1 x 8 = 8 x 1 = 4 x 2; `settings` are of the rows."""
+    return take_steps(config, objective, lambda step: batches(stored, objective, micro_batch_size, step=step, **settings), steps)
 
 
 def assert_same_steps(

@@ -4,11 +4,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 from tiny_examples import examples, texts, tokenizer
 from tiny_layouts import LLAMA_LAYOUT
 
 from tfkit.data import ExampleBatch, ExampleSet
 from tfkit.model.config import ModelConfig
+from tfkit.model.transformer import Transformer
 from tfkit.objectives.context import ModelContext
 from tfkit.objectives.dpo import DPO, open_dpo
 from tfkit.objectives.objective import Batch
@@ -64,3 +66,16 @@ def whole_batch(found: ExampleSet, objective: Any) -> Batch:
     """All examples as one batch, in their order."""
     numbers = np.arange(len(found))
     return objective.collate(ExampleBatch([[found[number]] for number in numbers], np.zeros_like(numbers), numbers))
+
+
+def count_rows_read(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Return a list to which each forward of a model from now on adds the number of its rows."""
+    read: list[int] = []
+    forward = Transformer.forward
+
+    def counting(self: Transformer, input_ids: Any, **others: Any) -> Any:
+        read.append(len(input_ids))
+        return forward(self, input_ids, **others)
+
+    monkeypatch.setattr(Transformer, "forward", counting)
+    return read

@@ -9,7 +9,7 @@ from pathlib import Path
 import fake_codecarbon
 import pytest
 from tiny_files import receipt, write_rows
-from tiny_runs import WORDS, Done, pretrain, run_here, write_corpus, write_recipe
+from tiny_runs import WORDS, Done, pretrain, run_here
 from two_ranks import start_ranks
 
 from tfkit.carbon.ledger import LedgerReader
@@ -28,18 +28,17 @@ carbon: {enabled: false}
 
 
 @pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def base(base: Path) -> Path:
     """A folder with a language model, a classifier, rows and prompts."""
-    folder = tmp_path_factory.mktemp("dealt")
     words = ("training.steps=4", "evaluation.every=null")
-    assert pretrain(folder / "lm", write_recipe(folder, write_corpus(folder / "corpus")), *words).code == 0
+    assert pretrain(base / "lm", base / "tiny.yaml", *words).code == 0
     rows = [{"text": " ".join(WORDS[i % 5 : i % 7 + 6]), "label": "ab"[i % 2], "id": i} for i in range(23)]
-    write_rows(folder / "rows.jsonl", rows)
-    (folder / "classes.yaml").write_text(LABELLED.replace("rows.jsonl", str(folder / "rows.jsonl")), encoding="utf-8")
-    assert pretrain(folder / "classes", folder / "classes.yaml").code == 0
+    write_rows(base / "rows.jsonl", rows)
+    (base / "classes.yaml").write_text(LABELLED.replace("rows.jsonl", str(base / "rows.jsonl")), encoding="utf-8")
+    assert pretrain(base / "classes", base / "classes.yaml").code == 0
     prompts = [{"prompt": " ".join(WORDS[i % 3 : i % 3 + 2]), "id": i} for i in range(37)]  # three batches
-    write_rows(folder / "prompts.jsonl", prompts)
-    return folder
+    write_rows(base / "prompts.jsonl", prompts)
+    return base
 
 
 def alone(folder: Path, *words: str) -> Done:

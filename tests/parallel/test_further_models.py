@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 from tiny_files import receipt, write_rows
-from tiny_runs import Process, hashes, pretrain, write_corpus, write_recipe
+from tiny_runs import Process, hashes, pretrain
 from two_ranks import run_ranks, start_ranks
 
 STEPS = 3
@@ -21,16 +21,14 @@ carbon: {enabled: false}
 
 
 @pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("further")
-    recipe = write_recipe(folder, write_corpus(folder / "corpus"))
-    assert pretrain(folder / "teacher", recipe, *ONE_EACH).code == 0
+def base(base: Path) -> Path:
+    assert pretrain(base / "teacher", base / "tiny.yaml", *ONE_EACH).code == 0
     pairs = [{"prompt": "the cat", "chosen": f"sat on {word}", "rejected": f"{word} ran"} for word in ("mat", "hat", "red", "big") * 4]
-    write_rows(folder / "pairs.jsonl", pairs)
-    (folder / "dpo.yaml").write_text(
-        PREFERENCES.replace("BASE", str(folder / "teacher")).replace("PAIRS", str(folder / "pairs.jsonl")), encoding="utf-8"
+    write_rows(base / "pairs.jsonl", pairs)
+    (base / "dpo.yaml").write_text(
+        PREFERENCES.replace("BASE", str(base / "teacher")).replace("PAIRS", str(base / "pairs.jsonl")), encoding="utf-8"
     )
-    return folder
+    return base
 
 
 @pytest.mark.parametrize("mesh", ["parallel.shard=1", "parallel.shard=2"])

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from tiny_files import flip
 from tiny_runs import Done, Process, Replaced, pretrain, write_corpus, write_recipe
 from two_ranks import start_ranks, write_prompts_and_pairs
 
@@ -55,10 +56,8 @@ def replace(name: str) -> Callable[[Path], None]:
     return change
 
 
-def flip(disk: Path) -> None:
-    content = bytearray((disk / "base/model.safetensors").read_bytes())
-    content[-1] ^= 1
-    (disk / "base/model.safetensors").write_bytes(content)
+def flip_base(disk: Path) -> None:
+    flip(disk / "base/model.safetensors")
 
 
 def more_texts(disk: Path) -> None:
@@ -129,7 +128,7 @@ def run_on_two_disks(disk: Path, folder: Path, words: list[str], change: Callabl
         ),
         ([*SCRATCH, OWN_TOKENIZER], replace("base"), 4, "tokenizer.path: base is not the same on all ranks: on rank 1, "),
         ([*SCRATCH, OWN_TOKENIZER, TEACHER], replace("base"), 4, "tokenizer.json is another file"),
-        ([*SCRATCH, TEACHER, OWN_TOKENIZER, "parallel.shard=2"], flip, 4, "rank 1: base/model.safetensors: damaged"),
+        ([*SCRATCH, TEACHER, OWN_TOKENIZER, "parallel.shard=2"], flip_base, 4, "rank 1: base/model.safetensors: damaged"),
         (["finetune", "finetuned.yaml"], replace("base"), 4, "model.from: base is not the same on all ranks: on rank 1, "),
         (["finetune", "rewarded.yaml"], replace("scores"), 4, "objective.reward: scores is not the same on all ranks: on rank 1, "),
         (

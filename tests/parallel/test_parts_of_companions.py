@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from tiny_runs import Done, Process, pretrain, records, write_corpus, write_recipe
+from tiny_runs import Done, Process, pretrain, records
 from two_ranks import assert_close_checkpoints, start_ranks, write_prompts_and_pairs
 
 from tfkit.alignment.rollout_loader import RolloutLoader
@@ -45,17 +45,15 @@ MADE = {
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("parts")
-    write_prompts_and_pairs(folder)
+def place(base: Path) -> Path:
+    write_prompts_and_pairs(base)
     for name, text in (RECIPES | MADE).items():
-        (folder / f"{name}.yaml").write_text(text, encoding="utf-8")
-    recipe = write_recipe(folder, write_corpus(folder / "corpus"))
-    assert pretrain(folder / "base", recipe, f"model={MODEL}", "training.steps=2", "training.precision=fp32").code == 0
-    with contextlib.chdir(folder):
+        (base / f"{name}.yaml").write_text(text, encoding="utf-8")
+    assert pretrain(base / "base", base / "tiny.yaml", f"model={MODEL}", "training.steps=2", "training.precision=fp32").code == 0
+    with contextlib.chdir(base):
         for name, words in (("scores", []), ("updates", ["training.adapter={rank: 2}"])):
-            Process(folder, ["finetune", f"{name}.yaml", "--run", name, "--threads", "1", *words]).wait().exits(0)
-    return folder
+            Process(base, ["finetune", f"{name}.yaml", "--run", name, "--threads", "1", *words]).wait().exits(0)
+    return base
 
 
 def measuring(path: Path) -> Callable[[], None]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tiny_runs import Process, exact, hashes, pretrain, strike, write_corpus, write_recipe
+from tiny_runs import Process, exact, hashes, pretrain, strike
 from two_ranks import assert_close_checkpoints, start_ranks, write_prompts_and_pairs
 
 from tfkit.__main__ import main
@@ -42,17 +42,16 @@ STEPS = 6
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("sampled")
-    write_prompts_and_pairs(folder)
+def place(base: Path) -> Path:
+    write_prompts_and_pairs(base)
     for name, objective in OBJECTIVES.items():
-        (folder / f"{name}.yaml").write_text(f"{COMMON}  {objective}\n", encoding="utf-8")
-    (folder / "reward.yaml").write_text(REWARD, encoding="utf-8")
-    with contextlib.chdir(folder):
-        assert pretrain(folder / "base", write_recipe(folder, write_corpus(folder / "corpus")), "training.steps=2").code == 0
-        Process(folder, ["finetune", "reward.yaml", "--run", "scores", "--threads", "1"]).wait().exits(0)
-    shutil.copytree(folder / "scores" / "checkpoints" / "step-000002", folder / "critic")
-    return folder
+        (base / f"{name}.yaml").write_text(f"{COMMON}  {objective}\n", encoding="utf-8")
+    (base / "reward.yaml").write_text(REWARD, encoding="utf-8")
+    with contextlib.chdir(base):
+        assert pretrain(base / "base", base / "tiny.yaml", "training.steps=2").code == 0
+        Process(base, ["finetune", "reward.yaml", "--run", "scores", "--threads", "1"]).wait().exits(0)
+    shutil.copytree(base / "scores" / "checkpoints" / "step-000002", base / "critic")
+    return base
 
 
 @pytest.mark.parametrize("kind", OBJECTIVES)

@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from tiny_files import receipt
-from tiny_runs import exact, hashes, kept, pretrain, records, strike, write_corpus, write_recipe
+from tiny_runs import exact, hashes, kept, pretrain, records, strike
 from two_ranks import raise_once, raise_within_backward, run_ranks
 
 from tfkit.__main__ import main
@@ -30,11 +30,9 @@ SHARED = "parallel.shard=2"
 
 
 @pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("ranks")
-    recipe = write_recipe(folder, write_corpus(folder / "corpus"))
-    assert pretrain(folder / "unbroken", recipe, *ONE_EACH, *WRITES).code == 0
-    return folder
+def base(base: Path) -> Path:
+    assert pretrain(base / "unbroken", base / "tiny.yaml", *ONE_EACH, *WRITES).code == 0
+    return base
 
 
 def without_norms(run: Path) -> list[dict[str, Any]]:

@@ -80,7 +80,7 @@ def measuring(path: Path) -> Callable[[], None]:
     return before
 
 
-@pytest.mark.sampled(4)
+@pytest.mark.sampled(6)
 @pytest.mark.parametrize(
     ("changes", "layout"),
     [

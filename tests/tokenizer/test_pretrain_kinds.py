@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
-from tiny_runs import pretrain, records, run_tfkit, write_corpus, write_recipe
+from tiny_runs import pretrain, records, run_tfkit
 
 from tfkit.recipe.schema.vocabularies import VOCABULARIES
 from tfkit.tokenizer import load_tokenizer
@@ -13,20 +13,13 @@ KINDS = [(kind, variant) for kind, variants in VOCABULARIES.items() for variant 
 TEXTS = ["the cat", "  The CAT sat on Straße 12;\n\n🙂 世界", "", "[MASK] <s> <extra_id_3>"]
 
 
-@pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("kinds")
-    write_recipe(folder, write_corpus(folder / "corpus"))
-    return folder
-
-
 @pytest.mark.parametrize(("kind", "variant"), KINDS)
-def test_two_steps_with_each_kind(place: Path, kind: str, variant: str | None) -> None:
+def test_two_steps_with_each_kind(base: Path, kind: str, variant: str | None) -> None:
     transformers = pytest.importorskip("transformers")
-    run = place / f"{kind}-{variant}"
+    run = base / f"{kind}-{variant}"
     section = f"tokenizer={{kind: {kind}, vocab_size: 320}}" if variant is None else f"tokenizer={{kind: {kind}, variant: {variant}}}"
     words = [section, "tokenizer.vocab_size=320", "training.steps=2", "training.log_every=1", "evaluation.every=2"]
-    pretrain(run, place / "tiny.yaml", *words).exits(0)
+    pretrain(run, base / "tiny.yaml", *words).exits(0)
 
     checkpoint = run / "checkpoints" / "step-000002"
     ours, theirs = load_tokenizer(checkpoint), transformers.AutoTokenizer.from_pretrained(checkpoint)
@@ -39,16 +32,16 @@ def test_two_steps_with_each_kind(place: Path, kind: str, variant: str | None) -
     # Every byte of the texts is in the denominator but those of first tokens that nothing comes before.
     assert 0 < scores["bits_per_byte"] < 16
 
-    run_tfkit(place, ["evaluate", "--from", str(run), "--threads", "1", "--json"]).exits(0)
-    written = run_tfkit(place, ["generate", "--from", str(run), "--prompt", "the cat", "--max-new-tokens", "5", "--threads", "1"]).exits(0)
+    run_tfkit(base, ["evaluate", "--from", str(run), "--threads", "1", "--json"]).exits(0)
+    written = run_tfkit(base, ["generate", "--from", str(run), "--prompt", "the cat", "--max-new-tokens", "5", "--threads", "1"]).exits(0)
     assert "the cat" in written.out
 
 
-def test_a_vocabulary_that_is_too_small_is_an_error_of_the_recipe(place: Path) -> None:
-    done = run_tfkit(place, ["check", str(place / "tiny.yaml"), "tokenizer={kind: unigram, vocab_size: 100}"]).exits(2)
+def test_a_vocabulary_that_is_too_small_is_an_error_of_the_recipe(base: Path) -> None:
+    done = run_tfkit(base, ["check", str(base / "tiny.yaml"), "tokenizer={kind: unigram, vocab_size: 100}"]).exits(2)
     assert "vocab_size 100 is too small: 4 pieces of text and 103 special tokens need 107" in done.err
 
 
-def test_less_text_than_entries_is_said(place: Path) -> None:
+def test_less_text_than_entries_is_said(base: Path) -> None:
     words = ["tokenizer={kind: wordpiece, vocab_size: 5000}", "training.steps=2"]
-    pretrain(place / "few", place / "tiny.yaml", *words).exits(0, "tokenizer entries, not tokenizer.vocab_size 5,000")
+    pretrain(base / "few", base / "tiny.yaml", *words).exits(0, "tokenizer entries, not tokenizer.vocab_size 5,000")

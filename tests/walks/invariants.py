@@ -9,7 +9,6 @@ import math
 import random
 import shutil
 import signal
-import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
@@ -309,7 +308,7 @@ def its_emissions_sum_to_its_totals(run: Run) -> Iterator[str]:
         return
     fake_codecarbon.write(run.folder / "fake")
     carbon = "carbon={enabled: true, intensity_g_per_kwh: 100, every_seconds: 0.5}"
-    folder = run.again(f"{run.name}-metered", carbon, stop="SIGTERM", before=lambda: _put_first(run.folder / "fake"))
+    folder = run.again(f"{run.name}-metered", carbon, stop="SIGTERM", before=fake_codecarbon.put_first(run.folder / "fake"))
     totals = json.loads((folder / "run.json").read_text(encoding="utf-8"))["totals"]
     with (folder / "emissions.csv").open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
@@ -321,12 +320,6 @@ def its_emissions_sum_to_its_totals(run: Run) -> Iterator[str]:
         summed = sum(float(row[column]) for row in rows) * scale
         if not math.isclose(totals[total], summed, rel_tol=1e-6, abs_tol=1e-12):
             yield f"{total} differs: {totals[total]} in run.json, {summed} in emissions.csv"
-
-
-def _put_first(folder: Path) -> None:
-    sys.path.insert(0, str(folder))
-    for name in [name for name in sys.modules if name.split(".")[0] == "codecarbon"]:
-        del sys.modules[name]
 
 
 # -- what it writes

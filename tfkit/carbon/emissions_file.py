@@ -14,30 +14,24 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from tfkit.carbon.columns import installed_columns
 from tfkit.carbon.ledger import Attempt, LedgerReader, Phase
 from tfkit.durable import write_once
 
 NAME = "emissions.csv"
-COLUMNS = [  # the fields of CodeCarbon's record, in its order: it moves a file with other columns aside
-    *("timestamp", "project_name", "run_id", "experiment_id", "duration", "emissions", "emissions_rate", "cpu_power", "gpu_power"),
-    *("ram_power", "cpu_energy", "gpu_energy", "ram_energy", "energy_consumed", "water_consumed", "country_name", "country_iso_code"),
-    *("region", "cloud_provider", "cloud_region", "os", "python_version", "codecarbon_version", "cpu_count", "cpu_model", "gpu_count"),
-    *("gpu_model", "longitude", "latitude", "ram_total_size", "tracking_mode", "cpu_utilization_percent", "gpu_utilization_percent"),
-    *("ram_utilization_percent", "ram_used_gb", "on_cloud", "pue", "wue"),
-]
 
 
 def write_emissions(run_folder: Path, ledgers: LedgerReader | None = None) -> None:
     """Derive the file from the ledgers in `run_folder`/carbon; without ledgers, only its header. Raises OSError if it cannot be written."""
     ledgers = ledgers or LedgerReader(run_folder / "carbon")
-    path = run_folder / NAME
+    path, columns = run_folder / NAME, installed_columns()
     while True:
         sizes = ledgers.sizes()
         rows = emission_rows(ledgers.attempts())
         ours = {row["run_id"] for row in rows}
-        others = [row for row in _read(path) if row["run_id"] not in ours]
+        others = [row for row in _read(path, columns) if row["run_id"] not in ours]
         table = io.StringIO(newline="")
-        writer = csv.DictWriter(table, COLUMNS, restval="", extrasaction="ignore", lineterminator="\n")
+        writer = csv.DictWriter(table, columns, restval="", extrasaction="ignore", lineterminator="\n")
         writer.writeheader()
         writer.writerows([*others, *rows])
         write_once(path, table.getvalue())
@@ -82,7 +76,7 @@ def _row(attempt: Attempt, index: int, phase: Phase) -> dict[str, Any]:
     }
 
 
-def _read(path: Path) -> list[dict[str, str]]:
+def _read(path: Path, columns: tuple[str, ...]) -> list[dict[str, str]]:
     """Return the rows of the present file. One that is empty, has other columns or torn rows is backed up before these are dropped."""
     try:
         data = path.read_bytes()
@@ -91,7 +85,7 @@ def _read(path: Path) -> list[dict[str, str]]:
         return []
     except (UnicodeDecodeError, csv.Error, ValueError):
         header, lines = [], []
-    if sorted(header) != sorted(COLUMNS):
+    if sorted(header) != sorted(columns):
         _back_up(path, data)
         return []
     complete = [line for line in lines if len(line) == len(header)]

@@ -66,8 +66,8 @@ class UnwrittenRecipe:
     @property
     def sources(self) -> list[SourceSection]:
         """The data to learn from, and those to validate on."""
-        held_out = self.given["data"].get("validation")
-        return [self.source, *map(_source, held_out if isinstance(held_out, list) else [])]
+        first, held_out = self.source, self.given["data"].get("validation")
+        return [first, *map(_source, held_out if isinstance(held_out, list) else [])]
 
     @property
     def inputs(self) -> Inputs:

@@ -67,18 +67,13 @@ class RunOptions:
         """The ranks that train together, with the place of this process among them."""
         return self.connection.ranks
 
-    @property
-    def resumes_run(self) -> bool:
-        """Whether there is a run to resume, with a recipe of its own."""
-        return self.resume and is_begun(self.run)
-
 
 def start_run(request: TrainingRequest, options: RunOptions, listener: Listener, stop: StopRequest) -> dict[str, Any]:
     """Start a run, or continue the one in the folder; return the result of docs/cli.md.
 
     Problems of a new run's recipe are reported before its folder is created.
     """
-    if not options.resumes_run:
+    if not (options.resume and is_begun(options.run)):  # else the run has a recipe of its own
         recipe = request.check()
         if recipe is not None:
             _gates(options, recipe)

@@ -8,7 +8,6 @@ import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, dataclass
-from functools import cached_property
 from pathlib import Path
 
 from tfkit.carbon import Meter
@@ -64,16 +63,12 @@ class Budget:
         self.limits, self.reached = carbon.limits, ""
         self.stop = BudgetStop(stop, self)
         self._carbon, self._listener, self._asked = carbon, listener, stop
-        self._folder, self._clock = folder, clock
+        self._usage = Usage(folder, carbon.every_seconds, clock)
         self._has_gap = self._meters and self._usage.earlier.seconds > 0 and not is_measured(folder)
         self._warned: set[str] = set()
         self._silence = _MeterWatchdog(carbon, clock)
         self._problem = self._remedy = ""
         self._require(folder)
-
-    @cached_property
-    def _usage(self) -> Usage:
-        return Usage(self._folder, self._carbon.every_seconds, self._clock)
 
     def start(self, meter: Meter) -> None:
         """Start counting the attempt, whose meter has just started."""

@@ -1,19 +1,17 @@
 """The checkpoints of a run: written, kept and deleted. Each is a model folder: a whole model, or an adapter of the base model."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from contextlib import nullcontext
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from tfkit.adapters import Base, merged, save_adapter
 from tfkit.carbon import resolve_place
 from tfkit.carbon.footprint import Intensity, RunTotals
 from tfkit.durable import write_atomically
-from tfkit.engine.assembly.base_model import Start
 from tfkit.engine.assembly.components import Components
 from tfkit.engine.assembly.loaders import loader_state
 from tfkit.engine.assembly.training_data import TrainingData
@@ -26,9 +24,8 @@ from tfkit.errors import UnhealthyError, UsageError
 from tfkit.families import PRESETS
 from tfkit.generation.config_file import stated_settings
 from tfkit.hub import family_of, save_model
-from tfkit.model.transformer import Transformer
 from tfkit.recipe.schema.carbon_section import CarbonSection
-from tfkit.recipe.schema.sections import Recipe
+from tfkit.recipe.schema.sections import LoraSection, Recipe
 from tfkit.run.card import CardBase, CardModel, CardTraining, model_card
 from tfkit.run.card_facts import BaseCard, CardData
 from tfkit.run.card_impact import CardImpact
@@ -39,39 +36,6 @@ from tfkit.run.state_json import TrainingState
 from tfkit.tokenizer.conversations import end_ids
 from tfkit.training.checkpoint import save_training_state
 from tfkit.training.loop import Progress
-
-
-def adapter_base(recipe: Recipe, start: Start | None) -> Path | None:
-    """Return the folder of the model that the checkpoints, as adapters, update; None: they are whole models."""
-    adapter = recipe.training.adapter
-    return start.described.folder if start is not None and adapter is not None and not adapter.merge else None
-
-
-def write_model(
-    folder: Path,
-    recipe: Recipe,
-    data: TrainingData,
-    model: Transformer,
-    trained: Iterable[str],
-    result: Mapping[str, Tensor],
-    family: str | None,
-    facts: dict[str, Any],
-) -> None:
-    """Write the `result` of the training so far, of which an adapter holds the `trained` parameters, with tokenizer, labels and `facts`."""
-    adapter = recipe.training.adapter
-    options: dict[str, Any] = {
-        "family": family,
-        "end_ids": end_ids(data.tokenizer),
-        "labels": data.labels,
-        "problem_type": recipe.objective.problem_type,
-        "facts": facts,
-        "generation": stated_settings(recipe.generation, data.start.described.generation if data.start is not None else None),
-    }
-    if adapter is None or data.start is None or adapter.merge:
-        save_model(folder, model.config, merged(model, result), data.tokenizer, **options)
-        return
-    base = Base(data.start.path, data.start.described.folder, data.start.sha256)
-    save_adapter(folder, model.config, {name: result[name] for name in trained}, data.tokenizer, adapter, base, **options)
 
 
 def _hardware(device: torch.device) -> str:
@@ -160,12 +124,35 @@ class Checkpointer:
         if weights.mean:
             facts["averaged"] = {"kind": "exponential", "decay": recipe.training.ema_decay, "steps": weights.mean_steps}
         facts |= self.work.facts()
-        write_model(folder, recipe, self.data, self.model, weights.trained, self.work.tensors("result"), self.family, facts)
+        self._write_model(folder, facts)
         (folder / "README.md").write_text(self._card(progress.step), encoding="utf-8")
         loader = self.components.loader
         loader_tensors, document = loader_state(loader, progress.step)
         state = TrainingState(progress.state(), loader.micro_batch_size, data, weights.mean_steps, self.log.state(), document)
         save_training_state(folder, self.work.tensors("state", loader_tensors), state)
+
+    def _write_model(self, folder: Path, facts: dict[str, Any]) -> None:
+        """Write the result of the training so far, with tokenizer, labels and `facts`."""
+        recipe, data, config, result = self.run.recipe, self.data, self.model.config, self.work.tensors("result")
+        options: dict[str, Any] = {
+            "family": self.family,
+            "end_ids": end_ids(data.tokenizer),
+            "labels": data.labels,
+            "problem_type": recipe.objective.problem_type,
+            "facts": facts,
+            "generation": stated_settings(recipe.generation, data.start.described.generation if data.start is not None else None),
+        }
+        if self._adapter is None or data.start is None:
+            save_model(folder, config, merged(self.model, result), data.tokenizer, **options)
+            return
+        base = Base(data.start.path, data.start.described.folder, data.start.sha256)
+        save_adapter(folder, config, {name: result[name] for name in self.weights.trained}, data.tokenizer, self._adapter, base, **options)
+
+    @property
+    def _adapter(self) -> LoraSection | None:
+        """The adapter as which the checkpoints are written; None: they are whole models."""
+        adapter = self.run.recipe.training.adapter
+        return None if self.data.start is None or adapter is None or adapter.merge else adapter
 
     def _prune(self, keep: int) -> None:
         prune(self.root, keep, best_checkpoint(self.root))
@@ -174,7 +161,6 @@ class Checkpointer:
         config, progress, start = self.model.config, self.log.progress, self.data.start
         family = family_of(config, prefer=self.family)
         averaged = f"exponential mean over the steps, decay {self.weights.ema_decay}" if self.weights.mean else ""
-        adapter = adapter_base(self.run.recipe, start) is not None
         return model_card(
             CardModel(
                 self.run.folder.path.name, config, family.architecture(config) if family else None, self.parameters, self.data.labels
@@ -182,7 +168,7 @@ class Checkpointer:
             CardTraining(self.kind, step, progress.tokens, self.log.latest.get("loss"), self.log.evaluations.get(step, {}), averaged),
             CardData.of(self.run.recipe.data),
             self._impact(totals),
-            CardBase(start.path, BaseCard.read(start.described.folder), adapter) if start else None,
+            CardBase(start.path, BaseCard.read(start.described.folder), self._adapter is not None) if start else None,
         )
 
     def _impact(self, totals: RunTotals) -> CardImpact:

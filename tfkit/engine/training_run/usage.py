@@ -36,14 +36,14 @@ class Amounts:
 
 
 class Usage:
-    """The amounts used until now, by the meter's latest reading and its power since then.
+    """The amounts that the run in `folder` has used until now, by the meter's latest reading and its power since then.
 
-    `folder`: of the run; None: nothing is counted. `every_seconds`: between two readings of the meter.
+    `every_seconds`: between two readings of the meter.
     """
 
-    def __init__(self, folder: Path | None, every_seconds: float, clock: Clock):
+    def __init__(self, folder: Path, every_seconds: float, clock: Clock):
         self._every, self._clock = every_seconds, clock
-        self.earlier, self.siblings = (spent_in(folder), spent_by_siblings(folder)) if folder is not None else (Amounts(), Amounts())
+        self.earlier, self.siblings = spent_in(folder), spent_by_siblings(folder)
         self.meter: Meter | None = None
         self.began: Amounts | None = None  # what was used before the first step of this attempt
         self.steps = 0  # of this attempt
