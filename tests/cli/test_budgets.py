@@ -2,6 +2,7 @@
 
 import json
 import re
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,10 @@ import pytest
 from tiny_runs import Done, Process, exact, hashes, kept, pretrain, run_tfkit, slow_and_metered
 
 import tfkit
+from tfkit.engine.training_run import attempt
+from tfkit.recipe import read_recipe
 from tfkit.run.listing import read_run
+from tfkit.training.step import Stepper
 
 STEPS = 12
 METERED = "carbon={enabled: true, intensity_g_per_kwh: 100, every_seconds: 0.5%s}"
@@ -88,6 +92,30 @@ def test_a_budget_of_time_needs_no_meter(base: Path) -> None:
     assert 1 <= int(said[3]) <= 1.5 / STEP_SECONDS + 1
     assert f"\ntfkit resume {base / 'time'} carbon.budget_seconds=3" in done.err
     assert "checkpoint" in done.out, "the result so far"
+
+
+def test_minutes_are_measured_and_a_machine_that_becomes_slower_ends_the_run_soon_after(base: Path) -> None:
+    """The steps that are measured first, and are discarded, are fast. What was stopped goes on without a limit."""
+
+    def before() -> None:
+        attempt._LONGER, attempt._LATER_SECONDS = 1.0, 0.0  # type: ignore[attr-defined]
+        taken, accumulate = [0], Stepper.take
+
+        def take(stepper: Stepper, *given: Any, **named: Any) -> Any:
+            taken[0] += 1
+            time.sleep(0.5 if taken[0] > 12 else 0.0)
+            return accumulate(stepper, *given, **named)
+
+        Stepper.take = take  # type: ignore[method-assign]
+
+    words = ["pretrain", str(base / "tiny.yaml"), "--minutes", "0.05", "--run", str(base / "minutes"), "--threads", "1"]
+    done = run_tfkit(base, [*words, "carbon.enabled=false", "checkpoint.every=null", "training.log_every=1"], before)
+    assert "in 0.05 minutes, by the time of a few steps: " in done.err
+    done.exits(7, "s of 3 s are used", ": stopped after step ", f"\ntfkit resume {base / 'minutes'} ")
+    assert totals(base / "minutes")["seconds"] < 3 + 1.5
+    assert read_recipe(str(base / "minutes" / "recipe.yaml")).recipe.carbon.budget_seconds is None
+    own = run_tfkit(base, [*words[:-4], "--run", str(base / "own"), "--threads", "1", "carbon.budget_seconds=1e-4"]).exits(7)
+    assert "of 0.0001 s are used" in own.err, "the user's limit holds"
 
 
 def test_the_command_that_goes_on_names_each_budget_once(base: Path) -> None:

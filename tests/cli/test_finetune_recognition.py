@@ -72,11 +72,22 @@ DATA = {
         answerKey=lambda n, t: "AB"[n % 2],
     ),
     "votes": rows(prompt=a_text, response_a=lambda n, t: f"cat {t}", response_b=lambda n, t: t[::-1], winner=lambda n, t: ["a", "b", "a"]),
+    "zeros": rows(prompt=a_text, response_a=lambda n, t: f"cat {t}", response_b=lambda n, t: f"{t} {t}", winner=lambda n, t: n % 2),
+    "ballots": rows(
+        prompt=a_text,
+        response_a=lambda n, t: f"cat {t}",
+        response_b=lambda n, t: t[::-1],
+        winner_model_a=lambda n, t: int(n % 3 == 0),
+        winner_model_b=lambda n, t: int(n % 3 == 1),
+        winner_tie=lambda n, t: int(n % 3 == 2),
+    ),
     "talks": rows(messages=lambda n, t: [{"role": "user", "content": t}, {"role": "assistant", "content": t}]),
     "orders": rows(instruction=a_text, output=lambda n, t: t[::-1]),
     "preferences": rows(prompt=a_text, chosen=lambda n, t: f"cat {t}", rejected=lambda n, t: t[::-1]),
     "translations": rows(en=a_text, fr=lambda n, t: t.upper()),
+    "tongues": rows(en=a_text, fr=lambda n, t: f"{n} {t}", cs=lambda n, t: f"{t} {n}"),
     "plain": rows(text=a_text),
+    "spans": rows(text=a_text, label=lambda n, t: [[0, 3, "THING"]]),
     "sorted": rows(text=a_text, mood=lambda n, t: n % 2),
     "both": rows(question=a_text, answer=a_text, category=lambda n, t: ["one", "two"][n % 2]),
     "passages": rows(question=a_text, passage=lambda n, t: f"{n} " + t[::-1] * 9, label=lambda n, t: ["yes", "no"][n % 2]),
@@ -117,6 +128,7 @@ RECOGNISED = [
     ("gpt", "choices", {"kind": "multiple_choice"}, "accuracy", "several answers"),
     ("gpt", "arc", {"kind": "multiple_choice"}, "accuracy", "several answers"),
     ("gpt", "votes", {"kind": "dpo"}, "accuracy", "two completions of which one is better"),
+    ("gpt", "ballots", {"kind": "dpo"}, "accuracy", "two completions of which one is better"),
     ("gpt", "talks", {"kind": "chat", "format": "chatml"}, None, "conversations; the tokenizer has no chat template"),
     ("gpt", "magpie", {"kind": "chat", "format": "chatml"}, None, "conversations; the tokenizer has no chat template"),
     ("gpt", "orders", {"kind": "chat", "format": "chatml"}, None, "instructions and their answers"),
@@ -143,6 +155,8 @@ READ = {
     "pairs": "text from 'premise', pair from 'hypothesis', label from 'label'",
     "arc": "context from 'question.stem', choices from 'question.choices', label from 'answerKey'",
     "votes": "prompt from 'prompt', response_a from 'response_a', response_b from 'response_b', winner from 'winner'",
+    "ballots": "prompt from 'prompt', response_a from 'response_a', response_b from 'response_b', "
+    "winner from 'winner_model_a, winner_model_b, winner_tie'",
     "asked": "question from 'question', context from 'context', answers from 'answers'",
     "flags": "text from 'remark', labels from 'toxic, insult, threat'",
     "magpie": "messages from 'conversations'",
@@ -324,7 +338,27 @@ def test_what_the_command_line_says_is_kept(place: Path) -> None:
             "gpt",
             "translations",
             [],
-            ["columns of text_to_text", "--from a model of an encoder and", '"text={en} {fr}"', '"instruction=en,output=fr"'],
+            [
+                "columns of text_to_text",
+                "--from a model of an encoder and",
+                '"text={en} {fr}"',
+                '"instruction=Translate from en to fr: {en},output=fr"',
+            ],
+        ),
+        (
+            "gpt",
+            "zeros",
+            [],
+            [
+                'response_b=response_b,winner=winner" data.train.0.class_names=[a,b] for the better of two responses, '
+                "if 0 is a vote for 'response_a', else [b,a]\n"
+            ],
+        ),
+        (
+            "t5",
+            "tongues",
+            ["objective.kind=text_to_text"],
+            ["the texts are in 3 languages", "\"source=cs,target=fr\" to write one text for another ('en' is not read)"],
         ),
         (
             "gpt",
@@ -341,6 +375,12 @@ def test_what_the_command_line_says_is_kept(place: Path) -> None:
         ("t5", "parts", [], ["columns of tagging", "tokens, upos", "--from an encoder or a decoder"]),
         ("bert", "choices", [], ["columns of multiple_choice", "--from a decoder"]),
         ("bert", "sorted", [], ["'mood' may be the label", '--columns "label=mood"', "objective.kind=masked_lm"]),
+        (
+            "bert",
+            "spans",
+            [],
+            ["the column 'label' may be labels, in a form that is not read", "objective.kind=masked_lm, to leave it out"],
+        ),
         (
             "bert",
             "strange",
@@ -391,7 +431,17 @@ def test_a_task_that_cannot_be_recognised_is_refused(place: Path, start: str, da
 
 
 @pytest.mark.parametrize(
-    ("start", "data"), [("gpt", "both"), ("gpt", "translations"), ("bert", "passages"), ("gpt", "odd"), ("t5", "odd"), ("bert", "odd")]
+    ("start", "data"),
+    [
+        ("gpt", "both"),
+        ("gpt", "translations"),
+        ("bert", "passages"),
+        ("gpt", "odd"),
+        ("t5", "odd"),
+        ("bert", "odd"),
+        ("gpt", "zeros"),
+        ("t5", "tongues"),
+    ],
 )
 def test_every_line_that_is_offered_can_be_copied(place: Path, start: str, data: str) -> None:
     done = learn(place, start, data, "--dry-run")
@@ -399,7 +449,7 @@ def test_every_line_that_is_offered_can_be_copied(place: Path, start: str, data:
     offered = [line.strip() for line in done.err.splitlines() if line.strip().startswith("--columns")]
     for line in offered:
         words = shlex.split(line)
-        words = words[: 3 if len(words) > 2 and words[2].startswith("objective.kind") else 2]
+        words = words[: 3 if len(words) > 2 and "=" in words[2] else 2]
         assert "NAME" not in line
         done = learn(place, start, data, *words, "--dry-run")
         assert done.code == 0, (line, done.err)

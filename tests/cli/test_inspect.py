@@ -93,6 +93,7 @@ def test_a_number_is_shown_as_it_was_written(recipe: Path, capsys: pytest.Captur
     words = ["objective={kind: classification, regression: true}", "data={train: [{path: numbers.jsonl}]}", "evaluation.every=null"]
     assert main(["inspect", str(recipe), *words, "training.batch_size=3"]) == 0
     shown = capsys.readouterr().out
+    assert "targets: 3 values" in shown
     assert sorted(line.partition(": ")[2] for line in shown.splitlines() if line.startswith("numbers.jsonl")) == [
         *("4 tokens, label: -0.1", "4 tokens, label: 1.92", "4 tokens, label: 3.0")
     ]

@@ -126,7 +126,7 @@ def test_what_each_form_takes() -> None:
         ("label", "", "an empty text, not a label"),
         ("label", " \n", "an empty text, not a label"),
         ("labels", ["a", ""], "a list with an empty text, not a list of labels"),
-        ("texts", "a", "str, not a list of texts"),
+        ("texts", 1, "int, not a list of texts"),
         ("texts", ["a", None], "a list with null, not a list of texts"),
         ("labels", [["a"]], "a list with list, not a list of labels"),
         ("labels", {"0": "a"}, "dict, not a list of labels"),

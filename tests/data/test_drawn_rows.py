@@ -1,5 +1,6 @@
 """data.rows: a few rows of each part, drawn by the seed."""
 
+import gzip
 from pathlib import Path
 from typing import Any
 
@@ -73,3 +74,16 @@ def test_a_bad_row_is_an_error_or_counted_although_it_is_not_drawn(tmp_path: Pat
     skipped: dict[str, Any] = {}
     assert len([*parts(tmp_path / "rows.jsonl", rows=3, on_bad_row="skip")[0].rows(skipped)]) == 3
     assert [count.rows for count in skipped.values()] == [1]
+
+
+@pytest.mark.parametrize(("name", "rows", "is_known"), [("a.jsonl", None, True), ("a.jsonl.gz", None, False), ("a.jsonl", 5, False)])
+def test_a_progress_has_a_total_only_where_the_bytes_of_the_rows_are_known(
+    tmp_path: Path, name: str, rows: int | None, is_known: bool
+) -> None:
+    write_rows(tmp_path / "a.jsonl", [{"text": f"row {number}", "label": number % 2} for number in range(200)])
+    (tmp_path / "a.jsonl.gz").write_bytes(gzip.compress((tmp_path / "a.jsonl").read_bytes()))
+    train, held_out = parts(tmp_path / name, rows=rows)
+    if is_known:
+        assert train.size_bytes + held_out.size_bytes == pytest.approx((tmp_path / "a.jsonl").stat().st_size, abs=2)
+    else:
+        assert (train.size_bytes, held_out.size_bytes) == (None, None)

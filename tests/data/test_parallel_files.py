@@ -8,7 +8,7 @@ import pytest
 from tfkit.data.sources.open_sources import first_records, open_source, training_sources, validation_sources
 from tfkit.errors import DataError
 from tfkit.recipe.schema.data_sections import DataSection, SourceSection
-from tfkit.recipe.schema.label_sections import ClassificationSection
+from tfkit.recipe.schema.label_sections import ClassificationSection, TaggingSection
 from tfkit.recipe.schema.objective_sections import TextToTextSection
 from tfkit.recipe.schema.roles import TEXT, Role
 
@@ -143,3 +143,16 @@ def test_class_names_are_part_of_the_fingerprint(tmp_path: Path) -> None:
         for names in (None, ["no", "yes"], ["yes", "no"])
     }
     assert len(fingerprints) == 3
+
+
+def test_words_beside_their_tags(tmp_path: Path) -> None:
+    """The layout of ATIS and SNIPS; what is not read is named."""
+    for name, lines in {"seq.in": "fly to boston \ngo home \n", "seq.out": "O O B-city \nO B-city \n", "label": "flight\nroute\n"}.items():
+        (tmp_path / "train").mkdir(exist_ok=True)
+        (tmp_path / "train" / name).write_text(lines, encoding="utf-8")
+    [source] = training_sources(DataSection(train=[SourceSection(path=str(tmp_path))]), TaggingSection.roles)
+    assert [dict(row.values) for row in source.rows()] == [
+        {"tokens": ["fly", "to", "boston"], "tags": ["O", "O", "B-city"]},
+        {"tokens": ["go", "home"], "tags": ["O", "B-city"]},
+    ]
+    assert "parallel files, a row on each line: tokens, tags; beside them label, not read" in source.describe()

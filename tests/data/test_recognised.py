@@ -338,3 +338,24 @@ def test_folders_of_texts_are_classes_where_a_label_is_read(tmp_path: Path) -> N
     (tmp_path / "news" / "art").rename(tmp_path / "news" / "test")  # the folder of a split, not of a class
     with pytest.raises(DataError, match="no column 'label'"):
         rows(tmp_path / "news", files="all")
+
+
+@pytest.mark.parametrize(
+    ("line", "label"),
+    [("__label__good {}", "good"), ("__label__good __label__long {}", "good|long"), ("__label__good {} __label__odd", "good|odd")],
+)
+def test_labels_that_are_marked_as_fasttext_marks_them(tmp_path: Path, line: str, label: str) -> None:
+    texts = [f"film  {number}, and long" for number in range(4)]
+    (tmp_path / "train").write_text("".join(line.format(text) + "\n" for text in texts) + "\n", encoding="utf-8")
+    assert rows(tmp_path / "train") == [{"text": text, "label": label} for text in texts]
+    assert "read as fasttext, by its lines" in source(tmp_path / "train").describe()
+    assert len(rows(tmp_path / "train", TEXT)) == 1, "a text, where texts are read alone"
+    with (tmp_path / "train").open("a", encoding="utf-8") as file:
+        file.write("a line without a label\n")
+    with pytest.raises(DataError):
+        rows(tmp_path / "train")
+
+
+def test_words_and_their_tags_may_be_texts(tmp_path: Path) -> None:
+    (tmp_path / "rows.csv").write_text("tokens,tags\nI live in Berlin .,O O O B-LOC O\n", encoding="utf-8")
+    assert rows(tmp_path / "rows.csv", TAGS) == [{"tokens": ["I", "live", "in", "Berlin", "."], "tags": ["O", "O", "O", "B-LOC", "O"]}]

@@ -315,3 +315,16 @@ def test_votes_in_columns_of_their_own_ties_and_what_is_no_vote(tmp_path: Path) 
     assert dropped.dropped
     with pytest.raises(DataError, match="column 'winner' holds 0, not a vote for one of two responses: a or b, 1 or 2, or tie"):
         read(tmp_path, other)
+
+
+@pytest.mark.parametrize(
+    ("names", "winner", "best"),
+    [(["a", "b"], 0, "yes"), (["b", "a"], 0, "no"), (["b", "a"], [1, 1, 0], "yes"), (["tie", "a", "b"], "2", "no")],
+)
+def test_class_names_say_what_votes_that_are_numbers_from_0_mean(tmp_path: Path, names: list[str], winner: Any, best: str) -> None:
+    row = {"prompt": "is it", "response_a": "yes", "response_b": "no", "winner": winner}
+    section = data(tmp_path, [row]).train[0].model_copy(update={"class_names": names})
+    [source] = training_sources(DataSection(train=[section]), PREFERENCE_ROLES)
+    [found] = map(read_preference, source.rows())
+    assert isinstance(found, Preference)
+    assert found.completions[0] == best

@@ -19,7 +19,7 @@ from walks.scenario import Walk
 from walks.workflow import draw_walk
 
 DRAWN = 400  # walks: more than `make test-all` takes, since to draw one costs nothing
-OTHER_NAMES = {".ndjson", ".bio", ".iob"}  # of formats that have another suffix, too
+OTHER_NAMES = {".ndjson", ".bio", ".iob", ".iob2"}  # of formats that have another suffix, too
 NOT_DRAWN = {"hub": "a walk has no network", "stdlib": "its text takes seconds, and tests/recipes reads it"}
 
 

@@ -63,12 +63,18 @@ Tokens = Annotated[
 ]
 Minutes = Annotated[
     float | None,
-    typer.Option("--minutes", min=0.01, metavar="N", help="Train as many steps as take N minutes, by a forecast.", show_default=False),
+    typer.Option(
+        "--minutes",
+        min=0.01,
+        metavar="N",
+        help="Train as many steps as take N minutes, as measured at the start; stop a fifth later at the latest.",
+        show_default=False,
+    ),
 ]
 Rows = Annotated[
     int | None,
     typer.Option(
-        "--rows", min=1, metavar="N", help="Use only N rows of each part of the data, drawn by the seed: a quick try.", show_default=False
+        "--rows", min=1, metavar="N", help="A quick try: N rows to train on and N held-out ones, drawn by the seed.", show_default=False
     ),
 ]
 RunFolder = Annotated[Path | None, typer.Option("--run", metavar="DIR", help="The run folder.")]

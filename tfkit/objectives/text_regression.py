@@ -28,9 +28,9 @@ _LARGEST = float(np.finfo(np.float32).max)
 
 
 class Regression(LabelledObjective):
-    """Squared error, summed over texts. The term is called `classes`, since the section's kind is classification."""
+    """Squared error, summed over texts."""
 
-    terms: Mapping[str, float] = MappingProxyType({"classes": 1.0})
+    terms: Mapping[str, float] = MappingProxyType({"values": 1.0})
     ids = ("input_ids",)
     evaluates_answers = True  # correlations are not sums over rows
 
@@ -60,15 +60,15 @@ class Regression(LabelledObjective):
 
     def counts(self, batch: Batch) -> dict[str, int]:
         """Return the number of texts."""
-        return {"classes": len(batch.labels)}
+        return {"values": len(batch.labels)}
 
     def loss(self, model: Transformer, batch: Batch) -> dict[str, Tensor]:
         """Return the sum over texts."""
-        return {"classes": F.mse_loss(model(**batch.inputs()).logits.float()[:, 0], batch.labels, reduction="sum")}
+        return {"values": F.mse_loss(model(**batch.inputs()).logits.float()[:, 0], batch.labels, reduction="sum")}
 
     def measure(self, model: Transformer, batch: Batch) -> dict[str, Sum]:
         """Return the loss."""
-        return {"classes": Sum(float(self.loss(model, batch)["classes"]), len(batch.labels))}
+        return {"values": Sum(float(self.loss(model, batch)["values"]), len(batch.labels))}
 
     def metrics(self, sums: Mapping[str, Sum]) -> dict[str, float]:
         """Return `loss`, and `rmse`, its square root."""
@@ -80,7 +80,7 @@ class Regression(LabelledObjective):
         values = model(**batch.inputs()).logits.float()[:, 0].tolist()
         for value, right in zip(values, batch.labels.tolist(), strict=True):
             number = {"value": float(str(np.float32(right))), "predicted": value}
-            yield RowResult({"classes": Sum((value - right) ** 2, 1)}, number)
+            yield RowResult({"values": Sum((value - right) ** 2, 1)}, number)
 
     def answers(self, model: Transformer, batch: Batch, rows: Sequence[Row], *, all_labels: bool = False) -> Iterator[Answer]:
         """Yield the predicted number of each row, without a probability."""

@@ -1,7 +1,7 @@
 """Recognition of label sets in the first rows of data: lists, texts with a delimiter, columns of 0 and 1. Torch-free."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from tfkit.recipe.schema.multi_label_section import MultiLabelSection
@@ -13,35 +13,31 @@ _TEXTS, _LABELS = (next(role.columns for role in MultiLabelSection.roles if role
 
 @dataclass(frozen=True)
 class LabelSets:
-    """The form of the label sets in rows: `count` distinct labels, with a `delimiter` if the labels of a row are one text.
-
-    `columns`: the columns that a recipe has to name, by role, since their names are not recognised.
-    """
+    """The form of the label sets in rows: `count` distinct labels, with a `delimiter` if the labels of a row are one text."""
 
     count: int
     delimiter: str | None = None
-    columns: Mapping[str, str | list[str]] = field(default_factory=dict)
 
 
-def find_label_sets(values: Sequence[Any], columns: Mapping[str, str | list[str]], few: int) -> LabelSets | None:
+def find_label_sets(values: Sequence[Any], few: int) -> LabelSets | None:
     """Return the form of the label sets, given the rows' values of the role `labels`; None if rows have one label each, or no labels.
 
     Values are labels only if each occurs in at least `few` rows on average.
     """
     if values and all(isinstance(value, Mapping) for value in values):
-        return LabelSets(len({name for value in values for name in value}), None, columns)
+        return LabelSets(len({name for value in values for name in value}))
     if any(isinstance(value, Mapping) for value in values):
         return None
     if not any(isinstance(value, str) for value in values):
         lists = [[*map(str, value)] for value in values]
-        return LabelSets(len({label for labels in lists for label in labels}), None, columns) if _repeat(lists, few) else None
+        return LabelSets(len({label for labels in lists for label in labels})) if _repeat(lists, few) else None
     texts = [value if isinstance(value, str) else "|".join(value) for value in values]
     for delimiter in _DELIMITERS:
         lists = [[part.strip() for part in text.split(delimiter) if part.strip()] for text in texts]
         labels = {label for row in lists for label in row}
         fewer = len(labels) < len({*texts}) or (delimiter == "|" and not labels.isdisjoint(texts))
         if any(len(row) > 1 for row in lists) and fewer and _repeat(lists, few):
-            return LabelSets(len(labels), delimiter, columns)
+            return LabelSets(len(labels), delimiter)
     return None
 
 

@@ -177,7 +177,8 @@ def _decide_length(sizes: Sizes, recipe: Recipe, batch: int, length: float, epoc
     whole, longest = math.ceil(own * training.batch_size / batch), math.ceil(epochs * epoch)
     steps = min(whole, max(_MIN_STEPS, longest))
     if whole < max(_MIN_STEPS, longest):
-        because = f"{steps / epoch:.2g} epochs, with as many rows as before"
+        own_rows = "as many rows as the recipe reads" if sizes.is_written else "the most that a small decoder reads by default"
+        because = f"{steps / epoch:.2g} epochs, {own_rows}"
     elif longest < _MIN_STEPS:
         because = f"the fewest that teach something, {steps / epoch:.2g} epochs, of which the best is kept"
     else:

@@ -6,7 +6,7 @@ An unambiguous task is chosen; otherwise an error reports the observations, and 
 import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import pairwise
+from itertools import islice, pairwise, permutations
 from typing import Any, NamedTuple
 
 from tfkit.errors import UsageError, argument
@@ -37,14 +37,12 @@ class DataSummary:
     tags: Mapping[str, int] = field(default_factory=dict)  # of tagging: how many words have each
     conversations: bool = False  # rows of chat are messages, not an instruction and its answer
     forms: Mapping[str, str] = field(default_factory=dict)  # `form_of` each column
-    like_labels: tuple[str, ...] = ()  # columns beside a text with few distinct short values
+    from_zero: frozenset[str] = frozenset()  # columns of 0 and 1
     reads: Mapping[str, Mapping[str, str]] = field(default_factory=dict)  # for each of `kinds`: the column of each role
     like_texts: tuple[str, ...] = ()  # columns that may each be the one text of classification, if there is no pair
     unread: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # `unread_texts` for each of `kinds`
     label_sets: LabelSets | None = None  # of multi-label classification
-    translation: Mapping[str, str | list[str]] = field(
-        default_factory=dict
-    )  # the columns of source and target, if they are named by their languages
+    named: Mapping[str, Mapping[str, str | list[str]]] = field(default_factory=dict)  # of `kinds`: the columns to be named
     unanswerable: bool = False  # some questions have no answer in their context
 
 
@@ -82,22 +80,24 @@ _HEADS = {
 
 @dataclass(frozen=True)
 class Task:
-    """A chosen task: its objective section, the metric of the best checkpoint (None: the loss), the reason, and the columns to name."""
+    """A chosen task: its objective section, the metric of the best checkpoint (None: the loss), and the reason."""
 
     objective: dict[str, Any]
     metric: str | None
     because: str
-    columns: Mapping[str, str | list[str]] = field(default_factory=dict)
 
 
 def decide(seen: DataSummary, model: ModelSummary, given: Mapping[str, Any]) -> Task:
     """Choose the task; `given` is the user's part of the objective. Raises UsageError if no task or several are possible."""
+    if len(languages := languages_in(seen.forms)) > 2 and not seen.kinds:
+        what = f"the texts are in {len(languages)} languages, and nothing says which is to be translated to which"
+        raise _task_error(seen, model, what, *_remedies(seen, model))
     kind = given.get("kind") or _labelled_objective(seen, model) or _pretraining_objective(seen, model)
     _check_all_is_read(seen, model, kind)
     if kind == "classification":
         return _classification(seen, model, given)
     if kind == "multi_label":
-        return _multi_label(seen.label_sets)
+        return _multi_label(seen)
     if kind == "tagging":
         names = any(tag.startswith(("B-", "I-")) for tag in seen.tags)
         metric = "f1" if names else "f1_macro" if is_unequal(seen.tags) else "accuracy"
@@ -109,8 +109,7 @@ def decide(seen: DataSummary, model: ModelSummary, given: Mapping[str, Any]) -> 
     if kind == "multiple_choice":
         return Task({"kind": kind}, "accuracy", "a context, several answers, and which of them is right")
     if kind == "text_to_text":
-        because = _translated(seen) or "a text, and the text that answers it"
-        return Task({"kind": kind}, None, because, seen.translation)
+        return Task({"kind": kind}, None, _translated(seen) or "a text, and the text that answers it")
     if kind == "dpo":
         of = "reward" if model.head == "classes" else kind  # DPO would replace the head of a model that scores texts
         return Task({"kind": of}, "accuracy", "a prompt, and two completions of which one is better")
@@ -118,13 +117,13 @@ def decide(seen: DataSummary, model: ModelSummary, given: Mapping[str, Any]) -> 
         form = {} if model.has_chat_tokens else {"format": "chatml"}
         without = "" if model.has_chat_tokens else "; the tokenizer has no chat template, so it gets that of chatml and its special tokens"
         of = "conversations" if seen.conversations else _translated(seen) or "instructions and their answers"
-        return Task({"kind": kind} | form, None, of + without, {} if seen.conversations else instructed(seen.translation))
+        return Task({"kind": kind} | form, None, of + without)
     return Task({"kind": kind}, None, "named on the command line" if "kind" in given else "text alone, so the model's own task continues")
 
 
 def _translated(seen: DataSummary) -> str:
     """Describe a translation whose direction is known; empty for other data."""
-    languages = " to ".join(_language(str(column)) for column in seen.translation.values())
+    languages = " to ".join(_language(str(column)) for column in seen.named.get("text_to_text", {}).values())
     return f"a translation from {languages}" if languages else ""
 
 
@@ -154,7 +153,7 @@ def _labelled_objective(seen: DataSummary, model: ModelSummary) -> str | None:
     certain: list[str] = [kind for kind in ("dpo", "tagging", "question_answering", "multiple_choice") if kind in seen.kinds]
     certain += ["chat"] if seen.conversations else []
     sets = seen.label_sets
-    of_classes = "multi_label" if sets and not sets.columns else "classification"
+    of_classes = "multi_label" if sets and "multi_label" not in seen.named else "classification"
     by_folder = model.stacks == "decoder" and seen.reads.get("classification", {}).get("label") == "folder"  # these may be just notes
     fitting = certain[:1] or [kind for kind in ("chat", "text_to_text", of_classes) if kind in seen.kinds and not by_folder]
     if not fitting and sets and model.stacks == "encoder":  # a language model may be meant to read the text beside columns of 0 and 1
@@ -190,6 +189,7 @@ _ALTERNATIVES: Mapping[tuple[str, str], _Columns] = {
     ("question_answering", "decoder"): ({"instruction": "NAME", "input": "NAME", "output": "NAME"}, "for answers in a conversation"),
     ("question_answering", "both"): ({"source": "{question} {context}", "target": "NAME"}, "to write the answers"),
 }
+_ANNOTATIONS = frozenset(("label", "labels", "entities", "spans", "annotations", "ner_tags", "tags"))  # names of columns for labels
 _PRETRAINING = {"encoder": "masked_lm", "decoder": "causal_lm", "both": "span_corruption"}
 
 
@@ -211,6 +211,12 @@ _READINGS = (
     _Reading("chat", {"instruction": "text", "output": "text"}, "for answers in a conversation"),
     _Reading("text_to_text", {"source": "text", "target": "text"}, "to write one text for another"),
     _Reading("dpo", {"prompt": "text", "chosen": "text", "rejected": "text"}, "for the better of two completions", joins=False),
+    _Reading(
+        "dpo",
+        {"prompt": "text", "response_a": "text", "response_b": "text", "winner": "label"},
+        "for the better of two responses",
+        joins=False,
+    ),
     *(_Reading(kind, {"text": "text"}, f"for {kind}, on text alone") for kind in ("causal_lm", "masked_lm", "span_corruption")),
 )
 
@@ -228,17 +234,26 @@ def _named(columns: _Columns) -> str:
 
 
 def _readings(seen: DataSummary, kinds: Collection[str]) -> list[str]:
-    """Return a line to copy for each reading of the columns by objectives of these kinds, for a translation in both directions.
+    """Return a line to copy for each reading of the columns by objectives of these kinds, for texts in several languages in each direction.
 
     A line says which columns of texts or labels it would not read.
     """
-    lines = []
-    for reading in _READINGS:
-        if reading.kind in kinds and (columns := _fill(reading, seen.forms)):
-            lines.append(_line(reading, columns, seen))
-            if reading.kind == "text_to_text" and LANGUAGES.issuperset(map(_language, columns.values())):
-                lines.append(_line(reading, dict(zip(columns, reversed(columns.values()), strict=True)), seen))
-    return lines
+    return [_line(one, columns, seen) for one in _READINGS if one.kind in kinds for columns in _fillings(one, seen)]
+
+
+def _fillings(reading: _Reading, seen: DataSummary) -> list[dict[str, Any]]:
+    """Return the columns for the roles of a reading, or each choice of them; empty if they do not fit."""
+    languages = languages_in(seen.forms)
+    if len(languages) > 1 and {"output", "target"} & reading.roles.keys():
+        pairs = [dict(zip(("source", "target"), pair, strict=True)) for pair in islice(permutations(languages, 2), _MAX_LISTED)]
+        return pairs if reading.kind == "text_to_text" else [*map(instructed, pairs)]
+    columns = {} if len(languages) > 2 and not reading.joins else _fill(reading, seen.forms)
+    return [columns] if columns else []
+
+
+def languages_in(forms: Mapping[str, str]) -> list[str]:
+    """Return the columns of texts that are named by their languages, of which a translation has several."""
+    return [name for name, form in forms.items() if form == "text" and name.removeprefix("translation.") in LANGUAGES]
 
 
 def _fill(reading: _Reading, forms: Mapping[str, str]) -> dict[str, str]:
@@ -261,6 +276,8 @@ def _line(reading: _Reading, columns: Mapping[str, str], seen: DataSummary) -> s
     unread = [repr(name) for name, form in seen.forms.items() if form != "other" and name not in read]
     kind = f" objective.kind={reading.kind}" if reading.kind in _PRETRAINING.values() and unread else ""
     note = f" ({', '.join(unread)} {'is' if len(unread) == 1 else 'are'} not read)" if unread else ""
+    if columns.get("winner") in seen.from_zero:
+        kind, note = " data.train.0.class_names=[a,b]", f", if 0 is a vote for {columns['response_a']!r}, else [b,a]{note}"
     return f"{columns_option(columns)}{kind} {reading.purpose}{note}"
 
 
@@ -290,10 +307,13 @@ def _pretraining_objective(seen: DataSummary, model: ModelSummary) -> str:
     if model.head in OWN_HEADS:
         what = f"the data has text alone, but the model's head predicts {model.head}"
         raise _task_error(seen, model, what, columns_option({"label": "NAME"}), f"objective.kind={kind}, for another head")
-    if seen.like_labels and model.stacks == "encoder":
-        label = seen.like_labels[0]
+    label = next((name for name, form in seen.forms.items() if form == "label"), None)
+    if label is not None and model.stacks == "encoder":
         what = f"the column {label!r} may be the label of the text"
         raise _task_error(seen, model, what, columns_option({"label": label}), f"objective.kind={kind}, if it is not")
+    if model.stacks == "encoder" and (unread := _ANNOTATIONS & {*seen.columns} - {*seen.reads["causal_lm"].values()}):
+        what = f"the column {min(unread)!r} may be labels, in a form that is not read (tags of words are: CoNLL, or lists of both)"
+        raise _task_error(seen, model, what, f"objective.kind={kind}, to leave it out")
     if model.stacks == "both" and not model.has_spans:
         what = "the data has text alone, but the tokenizer has no <extra_id_0> for missing spans"
         raise _task_error(seen, model, what, _named(_LABELLED_COLUMNS["both"]), f"{argument('start')} a T5")
@@ -338,30 +358,30 @@ def is_unequal(counts: Mapping[str, int]) -> bool:
     return 0 < rare_share(counts) < 1 - UNEQUAL
 
 
-def _multi_label(sets: LabelSets | None) -> Task:
+def _multi_label(seen: DataSummary) -> Task:
     """Choose multi-label classification, with the delimiter of the labels."""
-    if sets is None:
+    if (sets := seen.label_sets) is None:
         return Task({"kind": "multi_label"}, "f1_micro", "a text, and any number of labels")
     section = {"kind": "multi_label"} | ({"delimiter": sets.delimiter} if sets.delimiter else {})
-    how = f", separated by {sets.delimiter!r}" if sets.delimiter else ", each a column of 0 and 1" if sets.columns else ""
-    return Task(section, "f1_micro", f"a text, and any number of labels: of {sets.count:,} in these rows{how}", sets.columns)
+    how = f", separated by {sets.delimiter!r}" if sets.delimiter else ", each a column of 0 and 1" if "multi_label" in seen.named else ""
+    return Task(section, "f1_micro", f"a text, and any number of labels: of {sets.count:,} in these rows{how}")
 
 
 def translation(name: str, columns: Sequence[str]) -> dict[str, str | list[str]]:
-    """Return the source and the target of a translation whose two columns are named by their languages; empty for others. They may be
-    those of an object called translation, as on the Hub.
+    """Return the source and the target of a translation whose columns are named by their languages; empty for others. They may be those of
+    an object called translation, as on the Hub.
 
-    The direction is that in the name of the data (`en-de`), or from the language of the file that is named (`train.en`) to the other one;
-    without either, it is not known.
+    The direction is that in the name of the data (`en-de`), or of two from the language of the file that is named (`train.en`) to the other
+    one; without either, it is not known.
     """
     within = {_language(column): column for column in columns if column.startswith("translation.")}
     by_language = within or {column: column for column in columns if column in LANGUAGES}
-    if len(by_language) != 2 or (not within and len(columns) != 2):
+    if len(by_language) < 2 or (not within and len(columns) != len(by_language)):
         return {}
     words = re.split(r"[^a-z0-9]+", name.lower())
-    pairs = [pair for pair in pairwise(words) if {*pair} == {*by_language}]
-    first = next(iter(by_language))
-    found = pairs[0] if pairs else tuple(by_language) if words[-1] == first or words[-2:-1] == [first] else ()
+    pairs = [pair for pair in pairwise(words) if len({*pair} & by_language.keys()) == 2]
+    first, *others = by_language
+    found = pairs[0] if pairs else (first, *others) if len(others) == 1 and first in words[-2:] else ()
     return dict(zip(("source", "target"), (by_language[language] for language in found), strict=False))
 
 

@@ -93,10 +93,13 @@ def _read_label(value: Any) -> str | Unfit:
     return Unfit("an empty text", "a label") if isinstance(label, str) and not label.strip() else label
 
 
-def list_of(read: Callable[[Any], Part | Unfit], wanted: str) -> Callable[[Any], list[Part] | Unfit]:
-    """Return a reader of lists whose parts `read` reads; `wanted`: what they are, for messages."""
+def list_of(read: Callable[[Any], Part | Unfit], wanted: str, *, splits: bool = False) -> Callable[[Any], list[Part] | Unfit]:
+    """Return a reader of lists whose parts `read` reads; `wanted`: what they are, for messages. `splits`: a text is a list of its words, as
+    in a table, whose cells hold no lists.
+    """
 
     def read_list(value: Any) -> list[Part] | Unfit:
+        value = value.split() if splits and isinstance(value, str) else value
         if not isinstance(value, list):
             return Unfit(kind_of(value), f"a list of {wanted}")
         parts: list[Part] = []
@@ -135,7 +138,11 @@ def _read_tools(value: Any) -> list[dict[str, Any]] | Unfit:
         return Unfit(kind_of(value), "a list of tools as JSON Schemas of functions")
 
 
-_read_texts = list_of(lambda part: part if isinstance(part, str) else Unfit(kind_of(part), "text"), "texts")
+def _read_part(value: Any) -> str | Unfit:
+    return value if isinstance(value, str) else Unfit(kind_of(value), "text")
+
+
+_read_texts = list_of(_read_part, "texts")
 
 
 def _read_choices(value: Any) -> list[str] | Unfit:
@@ -225,9 +232,9 @@ def read_answers(value: Any) -> list[dict[str, Any]] | Unfit:
 READERS: Mapping[Form, Callable[[Any], Any]] = {
     "text": read_text,
     "label": _read_label,
-    "texts": _read_texts,
+    "texts": list_of(_read_part, "texts", splits=True),
     "choices": _read_choices,
-    "labels": _read_labels,
+    "labels": list_of(_read_label, "labels", splits=True),
     "messages": _read_messages,
     "tools": _read_tools,
     "references": lambda value: [value] if isinstance(value, str) else _read_texts(value),

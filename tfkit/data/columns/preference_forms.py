@@ -53,14 +53,29 @@ def read_votes(value: Any) -> list[float] | Unfit:
     votes = [0.0, 0.0]
     pairs = value.items() if isinstance(value, Mapping) else [(vote, 1) for vote in (value if isinstance(value, list) else [value])]
     for vote, count in pairs:
-        name = re.split(r"[\W_]+", str(vote).strip().lower().partition("(")[0].strip())[-1]
         number = _read_finite(count)
-        sides = [side for side, names in enumerate(_SIDES) if name in names]
+        sides = _sides_of(vote)
         if not sides or number is None:
-            return Unfit(f"{vote if not sides else count!r}"[:80], "a vote for one of two responses: a or b, 1 or 2, or tie")
+            zero = "; of numbers from 0, class_names: [a, b] says what they mean" if str(vote) == "0" else ""
+            return Unfit(f"{vote if not sides else count!r}"[:80], f"a vote for one of two responses: a or b, 1 or 2, or tie{zero}")
         for side in sides:
             votes[side] += number / len(sides)
     return votes
+
+
+def _sides_of(vote: object) -> list[int]:
+    """Return the completions that a vote names by its last word: the first, the second, or both."""
+    name = re.split(r"[\W_]+", str(vote).strip().lower().partition("(")[0].strip())[-1]
+    return [side for side, names in enumerate(_SIDES) if name in names]
+
+
+def vote_columns(held: Mapping[str, Sequence[object]]) -> list[str]:
+    """Return the columns of 0 and 1 that are votes by their names, as `winner_a`, `winner_b` and `winner_tie`; empty if a side has none.
+
+    `held`: the values of each column, row by row.
+    """
+    sides = {name: _sides_of(name) for name, values in held.items() if {*map(str, values)} == {"0", "1"}}
+    return [name for name in sides if sides[name]] if {0, 1} <= {side for found in sides.values() for side in found} else []
 
 
 READERS: Mapping[Form, Callable[[Any], Any]] = {

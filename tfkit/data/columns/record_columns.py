@@ -224,6 +224,10 @@ class Columns:
         if raw is MISSING:
             return raw, column
         raw = by_number(raw) if role.by_number else raw
+        if self.class_names and role.form == "votes":
+            raw = with_class_names(_READERS["literals"](raw), self.class_names)
+            if isinstance(raw, Unfit):
+                return raw, column
         value = Unfit("a dash alone", "a label") if column == _GOLD and raw == "-" else _READERS[role.form](raw)
         if self.class_names and role.form in ("label", "labels"):
             value = with_class_names(value, self.class_names)

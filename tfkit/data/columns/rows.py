@@ -132,8 +132,8 @@ class Source(Protocol):
         """A short name of the source, for messages and receipts."""
 
     @property
-    def size_bytes(self) -> int:
-        """The approximate bytes of the rows, for progress bars."""
+    def size_bytes(self) -> int | None:
+        """The approximate bytes of the rows, for progress bars; None: unknown, as of packed files and of rows that are drawn."""
 
     def describe(self) -> str:
         """Describe the data found: files, MB, part."""

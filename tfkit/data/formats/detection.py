@@ -17,6 +17,7 @@ from tfkit.data.columns.record_columns import Columns
 from tfkit.data.formats.file_content import BOM, Content, decode, opened, raw_lines
 from tfkit.recipe.schema.objective_facts import SECTIONS
 
+LABEL_MARK = "__label__"  # before each label of a line, in fastText's files
 _LINES = 200  # that are examined
 _MAX_JSON_LINE = 1 << 20  # bytes: a longer first line is taken for a whole file
 _DELIMITERS = ",;\t|"
@@ -69,6 +70,12 @@ def detect_conll(content: Content) -> str | None:
         return "conll"
     repeat = len(rows) >= _MIN_TOKENS and len({*tags}) <= min(_MAX_TAGS, len(rows) // _ROWS_PER_LABEL)
     return "conll" if repeat and all("\t" in line for line in words) and not any(" " in row[0] for row in rows) else None
+
+
+def detect_fasttext(content: Content) -> bool:
+    """Whether each line of a text begins with a label, as fastText marks it."""
+    lines = [line for line in _first_lines(content) if line.strip()]
+    return len(lines) >= _MIN_ROWS and all(line.startswith(LABEL_MARK) for line in lines)
 
 
 def detect_tabbed(content: Content) -> bool:

@@ -3,6 +3,7 @@
 A row that cannot be read is a BadRow, and reading continues after it. A damaged file raises DataError, with the place.
 """
 
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePath
@@ -10,7 +11,7 @@ from pathlib import Path, PurePath
 from tfkit.data.columns.record_columns import Columns, Record, Records
 from tfkit.data.columns.rows import BadRow, Row
 from tfkit.data.formats.conll import read_conll, read_conllu
-from tfkit.data.formats.detection import Table, detect_conll, detect_json_lines, detect_tabbed, detect_table
+from tfkit.data.formats.detection import LABEL_MARK, Table, detect_conll, detect_fasttext, detect_json_lines, detect_tabbed, detect_table
 from tfkit.data.formats.file_content import Content, content_of, decode, raw_lines, read_whole
 from tfkit.data.formats.json_files import read_json, read_jsonl
 from tfkit.data.formats.parquet import read_parquet
@@ -21,6 +22,7 @@ from tfkit.errors import DataError
 from tfkit.recipe.schema.roles import TEXT
 
 Rows = Iterator[Row | BadRow]
+_MARKED = re.compile(rf"{LABEL_MARK}(\S+)\s*")
 
 
 @dataclass(frozen=True)
@@ -81,6 +83,16 @@ def read_text(content: Content, columns: Columns, header: tuple[str, ...] = ()) 
         yield text if isinstance(text, BadRow) else Record({"text": text}, content.name, is_file=True)
 
 
+def read_fasttext(content: Content, columns: Columns, header: tuple[str, ...] = ()) -> Records:
+    """Read each line as its labels, joined by `|`, and the text without them: `__label__sauce __label__bread How is ...`."""
+    for line in raw_lines(content):
+        text = decode(line)
+        if isinstance(text, BadRow):
+            yield text
+        elif text.strip():
+            yield Record({"label": "|".join(_MARKED.findall(text)), "text": _MARKED.sub("", text).strip()}, line.place)
+
+
 def read_lines(content: Content, columns: Columns, header: tuple[str, ...] = ()) -> Records:
     """Read each line, also an empty one, as a record with the column `text`, or that of the header, without its line end."""
     name = header[0] if header else "text"
@@ -99,6 +111,7 @@ FORMATS: dict[str, Callable[[Content, Columns, tuple[str, ...]], Records]] = {
     "parquet": read_parquet,
     "conll": read_conll,
     "conllu": read_conllu,
+    "fasttext": read_fasttext,
 }
 _SEPARATED = {"csv": ",", "tsv": "\t"}
 HEADERS = ("csv", "tsv", "conll", "lines")  # formats for which a recipe may give a header
@@ -140,7 +153,7 @@ def _format_of(content: Content, layout: Layout) -> str:
 
 def _detect_format(content: Content, columns: Columns, layout: Layout) -> str:
     """Return the format of a file. Its lines decide if they are CoNLL and a role reads tokens, if they are JSON, or if a text is a table
-    and more than texts is read; else the format given or of its suffix.
+    or fastText's and more than texts is read; else the format given or of its suffix.
     """
     name = _format_of(content, layout)
     if not layout.recognises or layout.format is not None:
@@ -151,6 +164,8 @@ def _detect_format(content: Content, columns: Columns, layout: Layout) -> str:
     if detects and (conll := detect_conll(content)):
         return conll
     is_plain = name == "text" and content.suffix not in CODE_SUFFIXES and (columns.roles != TEXT or bool(columns.beyond_roles))
+    if is_plain and detect_fasttext(content):
+        return "fasttext"
     return "tsv" if is_plain and detect_tabbed(content) else name
 
 

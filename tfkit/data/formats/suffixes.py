@@ -17,6 +17,7 @@ FORMAT_OF = {
     ".conll": "conll",
     ".bio": "conll",
     ".iob": "conll",
+    ".iob2": "conll",
     ".conllu": "conllu",
     ".lst": "lines",
 }
@@ -43,6 +44,9 @@ _COLUMNS = {
     **dict.fromkeys(("src", "source", "sources"), "source"),
     **dict.fromkeys(("tgt", "trg", "target", "targets"), "target"),
 }
+
+# Slots of ATIS and SNIPS: the words of a sentence and their tags on the same line of two files.
+_SEQUENCES = {"seq.in": "tokens", "seq.out": "tags"}
 
 # Not .lst: a list of labels or names often accompanies the data.
 _SEARCHED = TEXT_SUFFIXES | (FORMAT_OF.keys() - {".lst"})
@@ -78,6 +82,8 @@ def column_in(path: PurePath) -> tuple[str, str] | None:
     """
     if suffix_of(path) in FORMAT_OF or is_archive(path) or is_readme(path):
         return None
+    if (name := path.name.lower()) in _SEQUENCES:
+        return "*", _SEQUENCES[name]
     words = re.split(r"([._-])", path.stem.lower() if compression_of(path) else path.name.lower())
     for index in range(len(words) - 1, -1, -1):
         if words[index] in _COLUMNS or words[index] in LANGUAGES:

@@ -33,9 +33,9 @@ class DerivedRows:
         return self.source.name
 
     @property
-    def size_bytes(self) -> int:
-        """The size of the other source."""
-        return self.source.size_bytes
+    def size_bytes(self) -> int | None:
+        """The size of the other source; None if only a few of its rows are used."""
+        return None if self.note else self.source.size_bytes
 
     def describe(self) -> str:
         """Describe the other source, and how its rows are used."""

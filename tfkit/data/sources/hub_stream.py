@@ -48,10 +48,10 @@ class StreamedSource:
         return cache_folder() / "streamed" / hashlib.blake2b(about.encode(), digest_size=16).hexdigest()
 
     @property
-    def size_bytes(self) -> int:
-        """The bytes of the records, times the part's fraction; 0 if they are not yet in the cache."""
+    def size_bytes(self) -> int | None:
+        """The bytes of the records, times the part's fraction; None if they are not yet in the cache."""
         index = read_index(self.folder, RECORDS_VERSION)
-        return int(sum(index["files"].values()) * self.part.expected_fraction) if index else 0
+        return int(sum(index["files"].values()) * self.part.expected_fraction) if index else None
 
     def describe(self) -> str:
         """Describe rows, MB and part, or how many rows will be read if they are not yet in the cache."""

@@ -51,9 +51,10 @@ class FileSource:
     uses: str = ""  # a description of the use of the other files of the folder, or of the files beside a single file
 
     @property
-    def size_bytes(self) -> int:
-        """The bytes on disk, times the part's fraction."""
-        return int(self._bytes_on_disk() * self.part.expected_fraction)
+    def size_bytes(self) -> int | None:
+        """The bytes on disk, times the part's fraction; None if a file is packed."""
+        is_packed = any(compression_of(path) or is_archive(path) or suffix_of(path) == ".parquet" for path in self.paths)
+        return None if is_packed else int(self._bytes_on_disk() * self.part.expected_fraction)
 
     def describe(self) -> str:
         """Describe files, MB on disk, layout, part, and the numbers of files in archives and of skipped files."""

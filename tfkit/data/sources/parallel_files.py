@@ -1,5 +1,6 @@
 """Parallel files, recognised by their names: one row on each line, one column in each file, as `train_text.txt` beside `train_labels.txt`
-(TweetEval), `train.src` beside `train.tgt`, `train.en` beside `train.de`. Their recipe is `format: lines` with `beside`.
+(TweetEval), `train.src` beside `train.tgt`, `train.en` beside `train.de`, `seq.in` beside `seq.out` (ATIS). Their recipe is `format: lines`
+with `beside`.
 """
 
 import os
@@ -15,7 +16,7 @@ from tfkit.data.sources.local_files import walk
 from tfkit.errors import DataError
 from tfkit.recipe.languages import LANGUAGES
 
-_SETS = (("text", "label"), ("source", "target"))
+_SETS = (("text", "label"), ("source", "target"), ("tokens", "tags"))
 MAPPING = "mapping.txt"  # TweetEval's file of class names
 
 
@@ -67,7 +68,8 @@ def find_parallel(pattern: str, paths: Sequence[Path], *, of_languages: bool) ->
         return None
     common = [column for column in sets[0] if all(column in columns for columns in sets)]
     others = [path for path in paths if all(path not in columns.values() for columns in sets)]
-    others = [path for path in others if is_searched(PurePath(path.name)) and not is_readme(path) and path.name != MAPPING]
+    others = [path for path in others if is_searched(PurePath(path.name)) or column_in(path)]
+    others = [path for path in others if not is_readme(path) and path.name != MAPPING]
     if len(common) < 2 or (named is None and others and common[0] in LANGUAGES):  # other texts beside those in several languages
         return None
     first = next((column for column in common if named is not None and sets[0][column] == named and column in LANGUAGES), common[0])

@@ -232,7 +232,9 @@ def _tokenizer(recipe: Recipe, sources: Sequence[Source], listener: Listener) ->
         if loaded is None:
             raise ModelError(f"tokenizer.path: {folder} has no tokenizer.json; name a folder that has one")
         return loaded
-    with listener.progress("training the tokenizer", sum(source.size_bytes for source in sources), "bytes") as bar:
+    sizes = [source.size_bytes for source in sources]
+    total = None if None in sizes else sum(size or 0 for size in sizes)
+    with listener.progress("training the tokenizer", total, "bytes") as bar:
         tokenizer = trained_tokenizer(sources, section, bar.advance)
     if tokenizer.size < section.vocab_size:
         listener.warn(f"the text gives only {tokenizer.size:,} tokenizer entries, not tokenizer.vocab_size {section.vocab_size:,}")

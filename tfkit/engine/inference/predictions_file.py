@@ -21,7 +21,7 @@ from tfkit.run.strict_json import finite
 
 WriteLine = Callable[[Mapping[str, Any]], None]
 DELIMITERS = {".csv": ",", ".tsv": "\t"}  # of tables, by the suffix of the file
-CONLL = (".conll", ".bio", ".iob")
+CONLL = (".conll", ".bio", ".iob", ".iob2")
 _JSON_LINES = ("", ".jsonl", ".ndjson")
 _SEPARATORS = {ord(one): f"\\u{ord(one):04x}" for one in "\x85\u2028\u2029"}  # at which some readers split lines
 

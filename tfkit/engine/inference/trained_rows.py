@@ -39,7 +39,7 @@ def _hashes(checkpoint: Path) -> Hashes | None:
         run = read_recipe(str(saved)).recipe
         is_here = not any(source.hub for source in run.data.train)
         sources = training_sources(run.data, run.objective.roles, run.training.seed) if is_here else []
-        if not sources or sum(source.size_bytes for source in sources) > _MOST_BYTES:
+        if not sources or sum(source.size_bytes or 0 for source in sources) > _MOST_BYTES:
             return None
         texts: Iterator[bytes] = (text_hash(row.text) for source in sources for row in source.rows({}))
         return np.unique(np.frombuffer(b"".join(texts), "<u8"))

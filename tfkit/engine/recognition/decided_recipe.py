@@ -8,9 +8,11 @@ from typing import Any
 from tfkit.adapters import describe
 from tfkit.data.columns.column_names import MISSING, columns_of, value_of
 from tfkit.data.columns.forms import texts_of
+from tfkit.data.columns.preference_forms import vote_columns
 from tfkit.data.columns.record_columns import Columns, Record
 from tfkit.data.columns.rows import FIRST_ROWS, Row
 from tfkit.data.sources.open_sources import all_records, first_records
+from tfkit.data.sources.parallel_files import read_class_names
 from tfkit.engine.recognition.decided_size import RowTokens, Size, decide_size, row_tokens
 from tfkit.errors import UsageError
 from tfkit.model.transformer import on_meta
@@ -29,9 +31,9 @@ from tfkit.recipe.tasks import (
     ModelSummary,
     Task,
     decide,
-    few_values,
     form_of,
     instructed,
+    languages_in,
     long_texts,
     translation,
     unread_texts,
@@ -69,7 +71,7 @@ def decide_recipe(source: SourceSection, start: str, overrides: Overrides, given
     reads = seen.reads.get(kind) or seen.reads.get("causal_lm", {})
     tokens = _row_tokens(source, [column for role, column in reads.items() if role not in _ANSWERS], codec)
     size = decide_size(seen, model, kind, given, tokens)
-    changes = followed_by(overrides, _columns_of(task, given))
+    changes = followed_by(overrides, _named_columns(seen.named.get("dpo" if kind == "reward" else kind), given))
     return _fitting_recipe(_document(task, size, given), changes, _header(seen, model, task, size))
 
 
@@ -79,11 +81,16 @@ def _inspect_data(section: SourceSection, on_bad_row: Any) -> DataSummary:
     columns = _column_names(records)
     named = section.columns | ({} if section.text is None else {"text": section.text})
     values = _values(columns, records)
-    flags = {} if named else flag_columns(values, [name for name in columns if long_texts(values[name])])
-    languages = {} if named else translation(section.path or "", columns)
-    given = dict.fromkeys(_LABELLED, named)
-    given |= {"multi_label": named or flags, "text_to_text": named or languages, "chat": named or instructed(languages)}
-    rows = {kind: _rows(kind, given[kind], records) for kind in _LABELLED}
+    found = {} if named else _recognised_columns(section.path or "", values)
+    given = dict.fromkeys(_LABELLED, named) | found
+    forms = {name: form_of(values[name]) for name in columns}
+    class_names = read_class_names(section.class_names)
+    rows = {kind: _rows(kind, given[kind], records, class_names) for kind in _LABELLED}
+    if not (named or found["text_to_text"]) and len(languages_in(forms)) > 2:  # one may be translated to any other
+        rows["text_to_text"] = []
+    rows["tagging"] = [row for row in rows["tagging"] if len(row.values["tokens"]) == len(row.values["tags"])]
+    if all(len(row.values["tokens"]) == 1 for row in rows["tagging"]):  # a word in each row is no sentence
+        rows["tagging"] = []
     rows["question_answering"] = [row for row in rows["question_answering"] if _are_in_context(row)]
     fitting = {kind: readable for kind, readable in rows.items() if 2 * len(readable) > len(records)}
     reads = {kind: Columns(SECTIONS[kind].roles, given[kind]).read_of(records[0].values) for kind in fitting}
@@ -98,7 +105,6 @@ def _inspect_data(section: SourceSection, on_bad_row: Any) -> DataSummary:
     with_classes = [kind for kind in fitting if kind in ("classification", "tagging")]
     readers = {str(kind): Columns(SECTIONS[kind].roles, given[kind]) for kind in with_classes}
     counts = _count(section, on_bad_row, records, readers)
-    like_labels = tuple(name for name in columns if name != "text" and few_values(values[name]))
     return DataSummary(
         section.path or section.hub or f"stdlib: {section.stdlib}",
         tuple(columns),
@@ -110,17 +116,28 @@ def _inspect_data(section: SourceSection, on_bad_row: Any) -> DataSummary:
         labels=counts.labels,
         tags=counts.tags,
         conversations=any("messages" in row.values for row in fitting.get("chat", ())),
-        forms={name: form_of(values[name]) for name in columns},
-        like_labels=like_labels,
+        forms=forms,
+        from_zero=frozenset(name for name in columns if {*map(str, values[name])} == {"0", "1"}),
         reads=reads | ({"reward": reads["dpo"]} if "dpo" in reads else {}),  # of the same rows
         like_texts=tuple(name for name in columns if name in _TEXT.columns) if unclear and of_classes else (),
         unread={}
         if named
         else {kind: unread_texts(kind, reads[kind], values | _values(reads[kind].values(), records)) for kind in fitting},
-        label_sets=find_label_sets([row.values["labels"] for row in fitting.get("multi_label", ())], flags, FEW),
-        translation=languages,
+        label_sets=find_label_sets([row.values["labels"] for row in fitting.get("multi_label", ())], FEW),
+        named={kind: found[kind] for kind in fitting if found.get(kind)},
         unanswerable=any(not row.values["answers"] for row in fitting.get("question_answering", ())),
     )
+
+
+def _recognised_columns(name: str, values: Mapping[str, Sequence[Any]]) -> dict[str, dict[str, Any]]:
+    """Return the columns of roles that the columns' names and values show together, for each objective. `name`: of the data."""
+    languages, votes = translation(name, [*values]), vote_columns(values)
+    return {
+        "multi_label": flag_columns(values, [column for column in values if long_texts(values[column])]),
+        "text_to_text": languages,
+        "chat": instructed(languages),
+        "dpo": {"winner": votes} if votes else {},
+    }
 
 
 def _are_in_context(row: Row) -> bool:
@@ -183,12 +200,12 @@ def _count(section: SourceSection, on_bad_row: Any, first: Sequence[Record], rea
     return counts
 
 
-def _rows(kind: str, named: dict[str, Any], records: Sequence[Record]) -> list[Row]:
+def _rows(kind: str, named: dict[str, Any], records: Sequence[Record], class_names: tuple[str, ...]) -> list[Row]:
     """Return the records that can be read as rows of an objective; none if the user named columns for roles that it does not have."""
     roles = SECTIONS[kind].roles
     if {*named} - {role.name for role in roles}:
         return []
-    columns = Columns(roles, named)
+    columns = Columns(roles, named, class_names=class_names)
     return [row for record in records if isinstance(row := columns.take(record), Row)]
 
 
@@ -273,11 +290,11 @@ def _remove(document: dict[str, Any], path: Sequence[str | int]) -> bool:
     return isinstance(section, dict) and section.pop(str(path[1]), None) is not None
 
 
-def _columns_of(task: Task, given: dict[str, Any]) -> dict[str, Any]:
-    """Return the overrides with the columns of the task for every source that is given."""
-    sources = {part: given["data"].get(part) for part in ("train", "validation")} if task.columns else {}
+def _named_columns(columns: Mapping[str, Any] | None, given: dict[str, Any]) -> dict[str, Any]:
+    """Return the overrides that name the columns in every source that is given."""
+    sources = {part: given["data"].get(part) for part in ("train", "validation")} if columns else {}
     names = [f"data.{part}.{number}" for part, found in sources.items() if isinstance(found, list) for number in range(len(found))]
-    return {f"{name}.columns": task.columns for name in names}
+    return {f"{name}.columns": columns for name in names}
 
 
 def _header(seen: DataSummary, model: ModelSummary, task: Task, size: Size) -> str:

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from tfkit.engine.training_run.run import Run
     from tfkit.recipe.schema.sections import Recipe
 
+_LONGER, _LATER_SECONDS = 1.2, 30.0  # than the minutes that were asked for: the end, if the machine becomes slower
 _LOOK_SECONDS = 0.05  # between checks of a stop while the idle machine is measured
 
 
@@ -149,11 +150,13 @@ def _attempt(request: TrainingRequest, options: RunOptions, listener: Listener, 
             options.code.require(recipe.objective.code_files)
         if not options.ranks.is_alone or recipe.parallel != ParallelSection():
             require_divisible(recipe, options.ranks.size)
-        budget = None
-        if recipe.carbon.limits:
+        budget, carbon = None, recipe.carbon
+        if options.minutes is not None and not folder.begun and carbon.budget_seconds is None:  # of this attempt, not of the recipe
+            carbon = carbon.model_copy(update={"budget_seconds": _LONGER * 60 * options.minutes + _LATER_SECONDS})
+        if carbon.limits:
             from tfkit.engine.training_run.budget import Budget
 
-            budget = Budget(recipe.carbon, folder.path, stop, listener)
+            budget = Budget(carbon, folder.path, stop, listener)
             stop = budget.stop
         try:
             return _with_verdicts(_train_metered(recipe, given, options, gates, folder, listener, stop, budget), gates)
@@ -200,7 +203,7 @@ def _train_metered(
         for gate in gates:
             run.data.objective.evaluation_objective.check_metric(gate.metric.rpartition(".")[2])
         if options.minutes is not None and not folder.begun:
-            given = given.with_decided(run.fit_length(options.minutes, options.named))
+            given = given.with_decided(run.fit_length(options.minutes, options.named, measures=True))
         if recipe.training.trial_rates is not None:
             run.choose_rate()
         from tfkit.engine.training_run.assembled_run import assemble_run  # it imports torch, as `_prepare_run` does

@@ -9,8 +9,10 @@ from tfkit.engine.training_run.rate_trial_plan import RateTrialPlan
 if TYPE_CHECKING:
     import torch
 
+    from tfkit.carbon import Meter
     from tfkit.carbon.footprint import RunTotals
     from tfkit.engine.assembly.training_data import TrainingData
+    from tfkit.engine.listener import Listener, StopRequest
     from tfkit.model.transformer import Transformer
     from tfkit.recipe.schema.sections import Recipe
 
@@ -126,6 +128,12 @@ class Forecaster(Protocol):
         self, recipe: "Recipe", data: "TrainingData", model: "Transformer", device: "torch.device", start: Callable[[], float]
     ) -> Estimate:
         """Return the estimate of a run. `model`: its shapes; `start` returns the seconds since its command started."""
+        ...
+
+    def measure(
+        self, recipe: "Recipe", data: "TrainingData", device: "torch.device", listener: "Listener", stop: "StopRequest", meter: "Meter"
+    ) -> Callable[[Estimate], Estimate]:
+        """Take a few steps of a run, which are discarded; return a function that corrects an estimate of any length by their time."""
         ...
 
     def remember(self, planned: Estimate, recipe: "Recipe", totals: "RunTotals", device: "torch.device") -> None:

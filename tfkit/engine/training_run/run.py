@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Collection
+from copy import copy
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +25,7 @@ from tfkit.recipe.pretraining_sizes import scaled_to
 from tfkit.recipe.schema.sections import Recipe
 from tfkit.run.ancestors import Ancestry, Parent, find_ancestors
 from tfkit.run.folder import RunFolder
+from tfkit.units import format_seconds
 
 if TYPE_CHECKING:
     from tfkit.engine.training_run.budget import Budget
@@ -79,14 +81,20 @@ class Run:
             self.planned = self.forecaster.estimate(self.recipe, self.data, self.shapes, self.device, seconds)
         return self.planned
 
-    def fit_length(self, minutes: float, named: Collection[str]) -> dict[str, Any]:
-        """Give the prepared run the number of steps that takes about so long, by its forecast, and return the fields that this decides.
+    def fit_length(self, minutes: float, named: Collection[str], *, measures: bool = False) -> dict[str, Any]:
+        """Give the prepared run the number of steps that takes about so long, and return the fields that this decides.
 
-        What the recipe gives in steps keeps its place in the run, unless it is `named` by the user.
+        What the recipe gives in steps keeps its place in the run, unless it is `named` by the user. `measures`: the time is that of a few
+        steps, on the machine as it is now, and not that of the forecast alone, if one process trains.
         """
-        shorter = self.forecast()
-        steps, own = shorter.steps, self.recipe.training.steps
-        recipe = self.recipe
+        recipe, own, how = self.recipe, self.recipe.training.steps, "by a forecast"
+
+        corrected: Callable[[Estimate], Estimate] = copy  # as it is
+        if measures and self.peers.ranks.is_alone:
+            corrected = self.forecaster.measure(recipe, self.data, self.device, self.listener, self.stop, self.meter)
+            how = "by the time of a few steps"
+        shorter = corrected(self.forecast())
+        steps = shorter.steps
 
         def with_steps(count: int) -> dict[str, Any]:
             fields = {"training.steps": count, **scaled_to(recipe, own, count, named)}
@@ -94,12 +102,16 @@ class Run:
             return fields
 
         with_steps(2 * steps)
-        per_step = (self.forecast().seconds.likely - shorter.seconds.likely) / steps  # the rest, as the start, takes the same time in both
+        longer = corrected(self.forecast())
+        per_step = (longer.seconds.likely - shorter.seconds.likely) / steps  # the rest, as the start, takes the same time in both
         fitting = steps + (60 * minutes - shorter.seconds.likely) / max(per_step, 1e-6)
         fields = with_steps(max(1, round(fitting)))
         if fitting < 1:
-            self.listener.warn(f"{minutes:g} minutes are less than the start and the evaluations take, by a forecast; give more")
-        self.listener.decided(f"in {minutes:g} minutes, by a forecast: {self.forecast().steps:,} steps\n")
+            self.listener.warn(f"{minutes:g} minutes are less than the start and the evaluations take, {how}; give more")
+        self.planned = corrected(self.forecast())
+        latest = self.budget.limits.get("seconds") if self.budget is not None else None
+        stops = "" if latest is None else f"; a slower machine is stopped after {format_seconds(latest)}"
+        self.listener.decided(f"in {minutes:g} minutes, {how}: {self.planned.steps:,} steps{stops}\n")
         return fields
 
     @property
