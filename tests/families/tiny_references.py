@@ -47,7 +47,7 @@ class Case:
     @property
     def encodes(self) -> bool:
         """Whether it is an encoder alone."""
-        return MODEL_TYPES[self.config.model_type].stacks == (True, False)
+        return MODEL_TYPES[self.config.model_type].stacks[0] and not self.config.is_encoder_decoder
 
     @property
     def decodes(self) -> bool:

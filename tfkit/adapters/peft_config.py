@@ -178,7 +178,7 @@ def with_task_head(config: PeftConfig, base: ModelConfig, family: str, count: in
     kind = next((kind for kind in OWN_HEADS if _TASKS[kind] == config.task), None)
     if kind in (None, base.head.kind):
         return base
-    heads = [values for values in FAMILIES[family].architectures.values() if values["kind"] == kind] if family in FAMILIES else []
+    heads = [values for values in FAMILIES[family].classes_of(base).values() if values["kind"] == kind] if family in FAMILIES else []
     if not heads:
         raise ModelError(f"{config.base}: {config.task}: the family {family} has no head for this task")
     return ModelConfig.model_validate(base.model_dump() | {"head": {**heads[0], **({} if kind == "spans" else {"count": count})}})

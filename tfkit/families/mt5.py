@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import Any
 
 from tfkit.families import t5
-from tfkit.families.rules import Architectures, UnsupportedError
+from tfkit.families.rules import UnsupportedError
 from tfkit.model.config import ModelConfig
 
 _VOCABULARY = {"vocab_size": 250112}  # 250,000 pieces, 100 sentinels, and unused rows
@@ -18,12 +18,15 @@ PRESETS = {
     for size in ("small", "base", "large", "xl", "xxl")
 }
 
-ARCHITECTURES: Architectures = {name.replace("T5", "MT5"): values for name, values in t5.ARCHITECTURES.items() if "LMHead" not in name}
+ARCHITECTURES, ENCODER_ARCHITECTURES = (
+    {name.replace("T5", "MT5"): values for name, values in classes.items() if "LMHead" not in name}
+    for classes in (t5.ARCHITECTURES, t5.ENCODER_ARCHITECTURES)
+)
 _CLASS_DEFAULTS = {"feed_forward_proj": "gated-gelu", "n_positions": 1024, "scale_decoder_outputs": False}
 
 
 def _from_hf(hf: dict[str, Any]) -> dict[str, Any]:
-    return t5.from_hf(_CLASS_DEFAULTS | hf, ARCHITECTURES)
+    return t5.from_hf(_CLASS_DEFAULTS | hf, ARCHITECTURES, ENCODER_ARCHITECTURES)
 
 
 def _to_hf(config: ModelConfig) -> dict[str, Any]:
@@ -37,6 +40,7 @@ FAMILY = replace(
     name="mt5",
     model_type="mt5",
     architectures=ARCHITECTURES,
+    encoder_architectures=ENCODER_ARCHITECTURES,
     presets=PRESETS,
     from_hf=_from_hf,
     to_hf=_to_hf,

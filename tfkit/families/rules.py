@@ -55,6 +55,7 @@ class Family:
     container: str | None = None  # the model_type of folders that hold the model among other parts, described by text_config
     other_parts: str | None = None  # a regular expression that matches the tensors of other parts; its first group is the part
     prefixes: Mapping[str, str] = field(default_factory=dict)  # kinds of heads whose classes have another prefix -> that prefix
+    encoder_architectures: Architectures = field(default_factory=dict)  # of encoder-decoders: the classes that are the encoder alone
 
     @property
     def stacks(self) -> tuple[bool, bool]:
@@ -64,10 +65,13 @@ class Family:
 
     def architecture(self, config: ModelConfig) -> str | None:
         """Return Hugging Face's class for a model with these stacks and this head; None if there is none."""
-        if self.stacks != (config.encoder_layers > 0, config.decoder_layers > 0):
-            return None
         head = config.head.model_dump()
-        return next((name for name, values in self.architectures.items() if head.items() >= values.items()), None)
+        return next((name for name, values in self.classes_of(config).items() if head.items() >= values.items()), None)
+
+    def classes_of(self, config: ModelConfig) -> Architectures:
+        """Return Hugging Face's classes for models with these stacks; empty if there are none."""
+        stacks = config.encoder_layers > 0, config.decoder_layers > 0
+        return self.architectures if stacks == self.stacks else self.encoder_architectures if stacks == (True, False) else {}
 
 
 # Keys of config.json that change the computation, in every class of transformers or in those of other architectures whose files may have a
@@ -186,16 +190,21 @@ def activation_from_hf(hf: Mapping[str, Any], field: str, default: str) -> str:
     return _FROM_ACTIVATIONS[name]
 
 
+def class_from_hf(hf: Mapping[str, Any], architectures: Architectures) -> str:
+    """Return the class that a config.json names, by default the first. Raise UnsupportedError for one that is not in `architectures`."""
+    named = hf.get("architectures") or [next(iter(architectures))]
+    name = named[0] if isinstance(named, list) else named
+    if not isinstance(name, str) or name not in architectures:
+        raise UnsupportedError(f"architectures names {name!r}, which is not one of {', '.join(architectures)}")
+    return name
+
+
 def head_from_hf(hf: Mapping[str, Any], architectures: Architectures, **vocabulary: Any) -> dict[str, Any]:
     """Return our head for the class that a config.json names; `vocabulary`: further fields of a head over the vocabulary (tied, scale ...).
 
     Raise UnsupportedError for a class that is not in `architectures`.
     """
-    named = hf.get("architectures") or [next(iter(architectures))]
-    name = named[0] if isinstance(named, list) else named
-    if not isinstance(name, str) or name not in architectures:
-        raise UnsupportedError(f"architectures names {name!r}, which is not one of {', '.join(architectures)}")
-    values = dict(architectures[name])
+    values = dict(architectures[class_from_hf(hf, architectures)])
     if values["kind"] in ("lm", "masked_lm"):
         return values | vocabulary
     if values["kind"] in ("classes", "tags"):

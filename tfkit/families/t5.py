@@ -8,7 +8,7 @@ the output matrix, in 1.0 the embedding times 1 / sqrt(dim), by one of its own. 
 
 from typing import Any
 
-from tfkit.families.rules import Architectures, Family, Rule, UnsupportedError, head_from_hf
+from tfkit.families.rules import Architectures, Family, Rule, UnsupportedError, class_from_hf, head_from_hf
 from tfkit.model.config import ModelConfig
 
 _CONTEXT = 512  # tokens in pretraining; relative positions extend beyond it
@@ -64,6 +64,7 @@ ARCHITECTURES: Architectures = {
     "T5ForQuestionAnswering": {"kind": "spans"},  # of the decoder's input, which is the text itself, too
     "T5Model": {"kind": "none"},
 }
+ENCODER_ARCHITECTURES: Architectures = {"T5ForTokenClassification": {"kind": "tags"}, "T5EncoderModel": {"kind": "none"}}
 
 
 def _sublayer(stack: str, place: int, ours: str, tensors: dict[str, str]) -> tuple[Rule, ...]:
@@ -108,6 +109,8 @@ RULES = (
     Rule("classification_head.out_proj.bias", ("head.classes.bias",)),
     Rule("qa_outputs.weight", ("head.spans.weight",)),
     Rule("qa_outputs.bias", ("head.spans.bias",)),
+    Rule("classifier.weight", ("head.tags.weight",)),
+    Rule("classifier.bias", ("head.tags.bias",)),
 )
 
 # feed_forward_proj -> activation, gated. Hugging Face's "gated-gelu" is the tanh form, whatever "gelu" means elsewhere.
@@ -122,7 +125,9 @@ _MLPS = {
 }
 
 
-def from_hf(hf: dict[str, Any], architectures: Architectures = ARCHITECTURES) -> dict[str, Any]:
+def from_hf(
+    hf: dict[str, Any], architectures: Architectures = ARCHITECTURES, encoder_architectures: Architectures = ENCODER_ARCHITECTURES
+) -> dict[str, Any]:
     """Read config.json, also that of mT5."""
     mlp = hf.get("feed_forward_proj", "relu")
     if str(mlp) not in _MLPS:
@@ -136,12 +141,13 @@ def from_hf(hf: dict[str, Any], architectures: Architectures = ARCHITECTURES) ->
     tied = hf.get("tie_word_embeddings", True)
     scaled = hf.get("scale_decoder_outputs", tied)
     rate = hf.get("dropout_rate", 0.1)
-    layers = hf["num_layers"]
+    layers, classes = hf["num_layers"], {**architectures, **encoder_architectures}
+    decoder_layers = layers if hf.get("num_decoder_layers") is None else hf["num_decoder_layers"]
     return {
         "vocab_size": hf["vocab_size"],
         "context_length": hf.get("n_positions", _CONTEXT),
         "encoder_layers": layers,
-        "decoder_layers": layers if hf.get("num_decoder_layers") is None else hf["num_decoder_layers"],
+        "decoder_layers": 0 if class_from_hf(hf, classes) in encoder_architectures else decoder_layers,
         "dim": hf["d_model"],
         "hidden_dim": hf["d_ff"],
         "num_heads": hf["num_heads"],
@@ -154,7 +160,7 @@ def from_hf(hf: dict[str, Any], architectures: Architectures = ARCHITECTURES) ->
         "norm": {"kind": "rms", "eps": hf.get("layer_norm_epsilon", 1e-6)},
         "attention": {"scale": 1.0},
         "mlp": {"activation": activation, "gated": gated, "bias": False},
-        "head": head_from_hf(hf, architectures, tied=tied, scale=_output_scale(hf["d_model"]) if scaled else None),
+        "head": head_from_hf(hf, classes, tied=tied, scale=_output_scale(hf["d_model"]) if scaled else None),
         "dropout": dict.fromkeys(DROPOUTS, rate) | {"head": hf.get("classifier_dropout", 0.0)},
         "init": {"scheme": "by_width"},
     }
@@ -171,7 +177,7 @@ def to_hf(config: ModelConfig) -> dict[str, Any]:
         "vocab_size": config.vocab_size,
         "n_positions": config.context_length,
         "num_layers": config.encoder_layers,
-        "num_decoder_layers": config.decoder_layers,
+        "num_decoder_layers": config.decoder_layers or config.encoder_layers,  # of an encoder alone they are not built
         "d_model": config.dim,
         "d_kv": config.head_dim,
         "d_ff": config.hidden_dim,
@@ -183,7 +189,8 @@ def to_hf(config: ModelConfig) -> dict[str, Any]:
         "dropout_rate": config.dropout.residual,
         "classifier_dropout": config.dropout.head,
         "initializer_factor": 1.0,
-        "is_encoder_decoder": True,
+        "is_encoder_decoder": config.decoder_layers > 0,
+        "use_cache": config.decoder_layers > 0,
         "tie_word_embeddings": config.tied,
         "scale_decoder_outputs": head.scale is not None if head.kind == "lm" else True,  # without a head: the class default
     }
@@ -193,12 +200,13 @@ FAMILY = Family(
     name="t5",
     model_type="t5",
     architectures=ARCHITECTURES,
+    encoder_architectures=ENCODER_ARCHITECTURES,
     presets=PRESETS,
     rules=RULES,
     prefix="",
     ignored=(r".*\.EncDecAttention\.relative_attention_bias\.weight",),  # in the first released files; never used
     from_hf=from_hf,
     to_hf=to_hf,
-    renamed=((r"^transformer\.", ""), (r"^(encoder|decoder)\.embed_tokens\.", "shared.")),  # T5ForSequenceClassification has a prefix
+    renamed=((r"^transformer\.", ""), (r"^(encoder|decoder)\.embed_tokens\.", "shared.")),  # classes for a task have a prefix
     aliases={"hidden_size": "d_model", "num_attention_heads": "num_heads", "num_hidden_layers": "num_layers", "head_dim": "d_kv"},
 )

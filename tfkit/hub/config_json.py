@@ -57,7 +57,7 @@ def read_config(hf: Mapping[str, Any], folder: Path) -> tuple[Family | None, Mod
         raise ModelError(f"{path}: the field {missing} is missing") from None
     except UnsupportedError as error:
         raise ModelError(f"{path}: {error}") from None
-    if family and (config.encoder_layers > 0, config.decoder_layers > 0) != family.stacks:
+    if family and not family.classes_of(config):
         raise ModelError(
             f"{path}: {config.encoder_layers} encoder and {config.decoder_layers} decoder layers do not make a {kind}: one stack is missing"
         )
