@@ -70,7 +70,7 @@ class Points:
         if self.point():
             size = os.fstat(descriptor).st_size
             if not os.path.isdir(f"/proc/self/fd/{descriptor}"):
-                os.ftruncate(descriptor, size // 2)
+                os.truncate(f"/proc/self/fd/{descriptor}", size // 2)  # which was opened to be read alone
             os.kill(os.getpid(), signal.SIGKILL)
 
 

@@ -151,7 +151,8 @@ def test_a_word_that_gives_no_token_is_read_as_the_unknown_one() -> None:
         ({"tokens": ["the", "cat"], "tags": ["O"]}, r"rows.jsonl:17: 2 words, but 1 tags"),
         ({"tokens": [], "tags": []}, r"rows.jsonl:17: there are no words"),
         ({"tokens": ["the"], "tags": ["I-plant"]}, r"rows.jsonl:17: the label 'I-plant' is none of B-animal, I-animal, O"),
-        ({"tokens": "the cat", "tags": ["O"]}, r"rows.jsonl:17: column 'tokens' holds str, not a list of texts"),
+        ({"tokens": "the cat", "tags": ["O"]}, r"rows.jsonl:17: 2 words, but 1 tags"),  # words may be one text
+        ({"tokens": 7, "tags": ["O"]}, r"rows.jsonl:17: column 'tokens' holds int, not "),
     ],
 )
 def test_rows_that_cannot_be_tagged_are_named(tmp_path: Path, row: dict[str, Any], message: str) -> None:

@@ -79,7 +79,9 @@ def test_an_absurd_number_is_refused_with_its_place(number: tuple[str, str, dict
     if parts[0] == "data" and len(parts) > 2:  # of a source
         parts.insert(2, "0")
         words += ["data.validation=[{stdlib: true}]", "data.pretraining=[{stdlib: true}]"]
-    entries = {"betas": 2, "split": 3, "windows": 1, "copy_layers": 1, "trial_rates": 1}.get(parts[-1])
+    entries = {"betas": 2, "split": 3, "windows": 1, "copy_layers": 1, "trial_rates": 1, "short_factors": 1, "long_factors": 1}.get(
+        parts[-1]
+    )
     value = absurd if entries is None else f"[{', '.join([absurd] * entries)}]"
     recipe = tmp_path / "r.yaml"
     recipe.write_text(GOOD, encoding="utf-8")

@@ -37,5 +37,5 @@ def test_every_format_and_suffix_is_described() -> None:
 
 def _paired(suffixes: str, names: str) -> list[tuple[str, str]]:
     """Each suffix with its format: one for all, or one for each."""
-    found, formats = re.findall(r"\.[a-z]+", suffixes), re.findall("[a-z]+", names)
+    found, formats = re.findall(r"\.[a-z0-9]+", suffixes), re.findall("[a-z]+", names)
     return [(suffix, formats[i] if len(formats) > 1 else formats[0]) for i, suffix in enumerate(found)]
