@@ -3,6 +3,7 @@
 The models are in files of their own, cases_*.py, each with a dictionary CASES; here they are collected.
 """
 
+import copy
 import importlib
 from dataclasses import dataclass
 from pathlib import Path
@@ -64,7 +65,7 @@ CASES: dict[str, Case] = {}
 
 def reference(case: str, std: float | None = None) -> PreTrainedModel:
     """Return a random model: matrices and biases normal, norms around 1 (Gemma's, which are stored minus one, around 0)."""
-    config = CASES[case].config
+    config = copy.deepcopy(CASES[case].config)  # which a test may change, such as the implementation of attention
     model = CASES[case].model(config).eval()
     if CASES[case].untied:
         model.lm_head.weight = torch.nn.Parameter(model.lm_head.weight.detach().clone())
