@@ -165,7 +165,7 @@ def test_a_meter_charges_what_was_used_when(tmp_path):
     (attempt,) = attempts_of(tmp_path)
     found = totals_of([attempt], final.seconds).intensity
     late = final.seconds - 2.0
-    assert final.emissions_g == pytest.approx(POWER_W / 3.6e6 * (2.0 * G_PER_KWH + late * 500), rel=0.3)
+    assert final.emissions_g == pytest.approx(POWER_W / 3.6e6 * (2.0 * G_PER_KWH + late * 500), rel=0.15)
     assert found.g_per_kwh == pytest.approx(final.emissions_g / final.energy_wh * 1000)
     assert G_PER_KWH < found.mean_g_per_kwh < 500
     assert found.emissions_g_at_mean == pytest.approx(final.energy_wh * found.mean_g_per_kwh / 1000)
