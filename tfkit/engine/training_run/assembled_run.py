@@ -14,10 +14,10 @@ import torch
 from tfkit.carbon import FINISH
 from tfkit.carbon.footprint import MEASURED, RunTotals
 from tfkit.engine.assembly.base_model import has_new_head, pin_start
-from tfkit.engine.assembly.baseline_scores import training_baselines
 from tfkit.engine.assembly.companions import pin_companions
 from tfkit.engine.assembly.components import Components, assemble, first_model, restore
 from tfkit.engine.assembly.memory_plan import disk_bytes, trained_numel
+from tfkit.engine.assembly.training_rows import training_baselines
 from tfkit.engine.assembly.verdict import comparison_fields
 from tfkit.engine.listener import Listener
 from tfkit.engine.request.resuming import require_length, warn_of_other_rounding

@@ -10,11 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 from tfkit.engine.request.training_request import RequestRecord
 from tfkit.errors import PeerLostError, UsageError, argument
-from tfkit.parallel.launched_rank import watch_launcher
 from tfkit.parallel.ranks import ONE_PROCESS as ONE_PROCESS
 from tfkit.parallel.ranks import Ranks as Ranks
 from tfkit.parallel.ranks import find_ranks as find_ranks
-from tfkit.parallel.workers import Workers, on_loopback
+from tfkit.parallel.workers import Workers, on_loopback, watch_launcher
 
 if TYPE_CHECKING:
     import torch

@@ -26,8 +26,8 @@ from tfkit.engine.training_run.sharded_work import ShardedWork
 from tfkit.errors import PeerLostError, UnhealthyError
 from tfkit.parallel.collectives import ProcessGroup
 from tfkit.parallel.common_work import CommonWork
-from tfkit.parallel.launched_rank import write_into
 from tfkit.parallel.ranks import Ranks
+from tfkit.parallel.workers import write_into
 from tfkit.recipe.reading.read import read_document
 from tfkit.recipe.schema.sections import Recipe
 from tfkit.run.state_json import TrainingState
