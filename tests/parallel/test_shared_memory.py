@@ -11,9 +11,8 @@ from tiny_runs import Process
 from two_ranks import free_port
 
 from tfkit.engine.planning.tensor_meter import TensorMeter
-from tfkit.parallel.agreement import ALONE, Peers
 from tfkit.parallel.collectives import ProcessGroup
-from tfkit.parallel.ranks import Ranks
+from tfkit.parallel.ranks import ALONE, Peers, Ranks
 
 BLOCKS = Case(GPT2, changes={"dim": 128, "decoder_layers": 8})  # 1.6 million numbers, of them 8 thousand in the table
 TABLE = Case(GPT2, changes={"dim": 128, "decoder_layers": 4, "vocab_size": 3001})  # 1.2 million, a third of them in the table

@@ -26,7 +26,7 @@ from tfkit.model.config import ModelConfig
 from tfkit.model.transformer import Transformer, build, on_meta
 from tfkit.objectives.objective import Batch, Objective
 from tfkit.objectives.registry import open_rows, row_order
-from tfkit.parallel.agreement import ALONE, Peers
+from tfkit.parallel.ranks import ALONE, Peers
 from tfkit.recipe.schema.sections import Recipe
 from tfkit.run.state_json import TrainingState
 from tfkit.training.device import move, pick_precision

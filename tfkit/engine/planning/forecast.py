@@ -23,8 +23,7 @@ from tfkit.engine.planning.machine_speed import device_name, machine_speed
 from tfkit.engine.planning.processor_power import machine_watts, memory_watts, processor_power
 from tfkit.engine.planning.run_flops import RunWork, run_flops
 from tfkit.engine.training_run.contention import busy_neighbours
-from tfkit.engine.training_run.estimate import Estimate, FullPower, Range
-from tfkit.engine.training_run.rate_trial_plan import NoTrial, RateTrialPlan
+from tfkit.engine.training_run.estimate import Estimate, FullPower, NoTrial, Range, RateTrialPlan
 from tfkit.model.experts import active_numel
 from tfkit.model.transformer import Transformer
 from tfkit.objectives.registry import open_rows, row_order

@@ -18,9 +18,9 @@ from tfkit.engine.training_run.loop_hooks import LoopHooks
 from tfkit.engine.training_run.micro_batches import MicroBatches
 from tfkit.engine.training_run.sharded_work import ShardedWork
 from tfkit.errors import PeerLostError, Stopped, UnhealthyError
-from tfkit.parallel.agreement import Peers
 from tfkit.parallel.collectives import ProcessGroup
 from tfkit.parallel.common_work import CommonWork
+from tfkit.parallel.ranks import Peers
 from tfkit.recipe.dump import recipe_document
 from tfkit.recipe.schema.sections import Recipe
 from tfkit.training.health import StepReport, UnhealthyStepError

@@ -18,8 +18,8 @@ from tfkit.parallel.workers import Workers, on_loopback, watch_launcher
 if TYPE_CHECKING:
     import torch
 
-    from tfkit.parallel.agreement import Peers
     from tfkit.parallel.collectives import ProcessGroup
+    from tfkit.parallel.ranks import Peers
 
 
 class RankConnection:
@@ -37,7 +37,7 @@ class RankConnection:
 
         Raises UsageError for a device that several ranks cannot use, PeerLostError.
         """
-        from tfkit.parallel.agreement import ALONE
+        from tfkit.parallel.ranks import ALONE
         from tfkit.training.device import use_device
 
         if self.ranks.is_alone:

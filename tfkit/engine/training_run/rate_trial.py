@@ -19,8 +19,8 @@ from tfkit.data.order.draws import permutation
 from tfkit.engine.assembly.components import assemble, first_model
 from tfkit.engine.assembly.training_data import TrainingData
 from tfkit.engine.listener import Listener, Silent
+from tfkit.engine.training_run.estimate import RARE_METRICS, RateTrialPlan
 from tfkit.engine.training_run.micro_batches import MicroBatches
-from tfkit.engine.training_run.rate_trial_plan import RARE_METRICS, RateTrialPlan
 from tfkit.errors import Stopped
 from tfkit.evaluation.predictions import answer_metrics, judge_rows
 from tfkit.evaluation.row_scores import score_rows

@@ -20,7 +20,7 @@ from tfkit.engine.training_run.estimate import Estimate, Forecaster
 from tfkit.engine.training_run.micro_batches import is_short, limit_batch_size
 from tfkit.hub import content_hash, run_id_of
 from tfkit.model.transformer import Transformer
-from tfkit.parallel.agreement import ALONE, Peers
+from tfkit.parallel.ranks import ALONE, Peers
 from tfkit.recipe.pretraining_sizes import scaled_to
 from tfkit.recipe.schema.sections import Recipe
 from tfkit.run.ancestors import Ancestry, Parent, find_ancestors
