@@ -170,7 +170,7 @@ class AssembledRun:
         folder, totals = self.run.folder, self.run.folder.recorded.totals
         self.hooks.checkpointer.write_card(Path(result["checkpoint"]), self.progress.step, totals)
         if self.run.planned is not None and folder.attempt == 1 and not result["stopped_early"]:
-            self.run.forecaster.remember(self.run.planned, self.run.recipe, totals, self.run.device)
+            self.run.forecaster.remember(self.run, self.run.planned, totals)
         measured = _actual(totals, memory_bytes(self.run.device))
         folder.end_attempt("finished", step=self.progress.step, result=result, actual=measured)
         return result

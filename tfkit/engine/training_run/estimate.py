@@ -14,13 +14,8 @@ from tfkit.recipe.schema.sections import Recipe
 from tfkit.units import format_number_of
 
 if TYPE_CHECKING:
-    import torch
-
-    from tfkit.carbon import Meter
     from tfkit.carbon.footprint import RunTotals
-    from tfkit.engine.assembly.training_data import TrainingData
-    from tfkit.engine.listener import Listener, StopRequest
-    from tfkit.model.transformer import Transformer
+    from tfkit.engine.training_run.run import Run
 
 _MAX_FRACTION = 0.15  # of the run's FLOPs that a trial may take
 _CHEAP_FLOPS = 2e13  # a minute or two on a processor: allowed up to half of the FLOPs of the run
@@ -195,18 +190,14 @@ class Estimate:
 class Forecaster(Protocol):
     """Estimates a run before its first step, and learns from what became of it; planning/run_forecaster.py is that of all commands."""
 
-    def estimate(
-        self, recipe: Recipe, data: "TrainingData", model: "Transformer", device: "torch.device", start: Callable[[], float]
-    ) -> Estimate:
-        """Return the estimate of a run. `model`: its shapes; `start` returns the seconds since its command started."""
+    def estimate(self, run: "Run", start: Callable[[], float]) -> Estimate:
+        """Return the estimate of a prepared run. `start` returns the seconds since its command started."""
         ...
 
-    def measure(
-        self, recipe: Recipe, data: "TrainingData", device: "torch.device", listener: "Listener", stop: "StopRequest", meter: "Meter"
-    ) -> Callable[[Estimate], Estimate]:
+    def measure(self, run: "Run") -> Callable[[Estimate], Estimate]:
         """Take a few steps of a run, which are discarded; return a function that corrects an estimate of any length by their time."""
         ...
 
-    def remember(self, planned: Estimate, recipe: Recipe, totals: "RunTotals", device: "torch.device") -> None:
+    def remember(self, run: "Run", planned: Estimate, totals: "RunTotals") -> None:
         """Add a run that was finished in one attempt, with its prediction, to the history."""
         ...
