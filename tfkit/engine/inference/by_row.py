@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from tfkit.data import ExampleSet, Source
 from tfkit.data.sources.open_sources import validation_sources
@@ -39,28 +39,17 @@ if TYPE_CHECKING:
     from tfkit.engine.inference.session import Session
     from tfkit.hub import Loaded
 
-_DECODING = (
-    "max_new_tokens",
-    "num_beams",
-    "length_penalty",
-    "length_law",
-    "early_stopping",
-    "repetition_penalty",
-    "no_repeat_ngram",
-    "stop",
-)
+_DECODING = {
+    *("max_new_tokens", "num_beams", "length_penalty", "length_law"),
+    *("early_stopping", "repetition_penalty", "no_repeat_ngram", "stop"),
+}
 
 
-class ReadSet(Protocol):
+class ReadSet(NamedTuple):
     """The entry of the receipt for data that was read."""
 
-    @property
-    def name(self) -> str:
-        """The name of the source."""
-
-    @property
-    def fingerprint(self) -> str:
-        """The fingerprint of the rows."""
+    name: str
+    fingerprint: str
 
 
 @dataclass(frozen=True)
@@ -70,7 +59,7 @@ class Scored:
     metrics: dict[str, float]
     examples: int
     tokens: int
-    stored: Sequence[ReadSet]
+    stored: Sequence[Stored | ReadSet]
     scores: Scores | None = None  # the metrics of all labelled rows or texts as a function of weights, for their intervals
     units: int = 0  # the number of these weights: of rows, or of the inputs for which texts were generated
     predictions: list[dict[str, Any]] = field(default_factory=list)  # one for each labelled row
@@ -232,7 +221,7 @@ def _score_labelled(
 
 def _generation_facts(settings: EvaluationSettings, units: int, inputs: Sequence[Sequence[SharedInput]]) -> dict[str, Any]:
     """Return how texts were generated, and with how many references they were compared."""
-    facts: dict[str, Any] = {"decoding": deterministic(settings.generation).model_dump(include=set(_DECODING))}
+    facts: dict[str, Any] = {"decoding": deterministic(settings.generation).model_dump(include=_DECODING)}
     facts |= {"bleu_tokenize": settings.evaluation.bleu_tokenize} if "bleu" in settings.evaluation.text_metrics else {}
     return facts | {"inputs": units, "references": sum(len(one.references) for part in inputs for one in part)}
 

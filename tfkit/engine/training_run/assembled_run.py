@@ -258,11 +258,7 @@ def assemble_run(run: Run, *, exact: bool, force: bool) -> AssembledRun:
 
 def _actual(totals: RunTotals, memory_bytes: int) -> dict[str, Any]:
     """Return `actual` of run.json, from the totals of all attempts; `flops`: of the steps, counted as in the plan."""
-    return {
-        **totals.document(("seconds", "energy_kwh", "emissions_g")),
-        "memory_bytes": memory_bytes,
-        "flops": totals.train_flops,
-    }
+    return {**totals.document(("seconds", "energy_kwh", "emissions_g")), "memory_bytes": memory_bytes, "flops": totals.train_flops}
 
 
 def _announce_size(model: Transformer, listener: Listener) -> None:

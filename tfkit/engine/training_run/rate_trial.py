@@ -121,10 +121,7 @@ def _trial_recipe(recipe: Recipe, plan: RateTrialPlan, rate: float) -> Recipe:
     length = {"steps": plan.steps, "epochs": None, "tokens": None, "ema_decay": None, "batch_ramp": None}
     warmup = {"warmup_steps": min(recipe.schedule.warmup_steps, 1), "warmup_tokens": None}
     return recipe.with_rate(rate * plan.factor).model_copy(
-        update={
-            "training": recipe.training.model_copy(update=length),
-            "schedule": recipe.schedule.model_copy(update=warmup),
-        }
+        update={"training": recipe.training.model_copy(update=length), "schedule": recipe.schedule.model_copy(update=warmup)}
     )
 
 
