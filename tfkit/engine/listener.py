@@ -49,17 +49,25 @@ class Silent:
 
     terminal = False
 
-    def say(self, *_: object) -> None:
+    def say(self, text: str) -> None:
         """Show nothing."""
 
-    decided = warn = advance = update = say
+    decided = warn = say
+
+    def advance(self, *_: object) -> None:
+        """Show nothing."""
+
+    update = advance
 
     @contextmanager
-    def progress(self, *_: object) -> Iterator[Self]:
+    def progress(self, description: str, total: int | None = None, unit: str = "") -> Iterator[Self]:
         """Show nothing."""
         yield self
 
-    live = progress
+    @contextmanager
+    def live(self) -> Iterator[Self]:
+        """Show nothing."""
+        yield self
 
 
 class StopRequest(Protocol):
