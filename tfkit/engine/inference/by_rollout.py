@@ -10,7 +10,8 @@ from tfkit.alignment.user_code import CodePermission
 from tfkit.data import ExampleSet
 from tfkit.engine.assembly.training_data import ValidationSet, report_rows, with_lost
 from tfkit.engine.assembly.validation import judge_responses, response_metrics
-from tfkit.engine.inference.by_row import Scored, open_finished, rows_within, scored_sources, stored_sets
+from tfkit.engine.inference.answering_model import open_finished
+from tfkit.engine.inference.by_row import Scored, rows_within, scored_sources, stored_sets
 from tfkit.engine.inference.session import WHOLE
 from tfkit.engine.request.evaluation_settings import EvaluationSettings, saved_recipe
 from tfkit.errors import ModelError, TfkitError

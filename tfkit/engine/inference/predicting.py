@@ -60,8 +60,7 @@ class Prediction:
 
     def open(self, loaded: "Loaded", deal: RankMap) -> RowModel:
         """Return the model with its objective. Raises ModelError if they do not fit."""
-        from tfkit.engine.inference.answering_model import AnsweringModel
-        from tfkit.engine.inference.by_row import open_finished
+        from tfkit.engine.inference.answering_model import AnsweringModel, open_finished
 
         objective = open_finished(self.section, loaded, self.settings)[0].labelled
         assert objective is not None  # it reads rows

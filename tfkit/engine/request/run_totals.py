@@ -10,8 +10,7 @@ from typing import Any
 
 from tfkit.carbon import Footprint, Reading, ledger_totals, read_seconds, read_totals
 from tfkit.carbon.footprint import MEASURED, REWORK, RunTotals
-from tfkit.engine.request.chain_result import stage_facts
-from tfkit.engine.request.sweep_result import recorded_trials, sweep_facts
+from tfkit.engine.request.chain_result import recorded_trials, stage_facts, sweep_facts
 from tfkit.run.chain_folder import stage_folders, trial_folders
 from tfkit.run.checkpoints import newest_checkpoint
 from tfkit.run.folder import RunFolder
