@@ -10,7 +10,7 @@ from tfkit.data.store.overlap import Hashes
 from tfkit.engine.assembly.reference_model import with_finished_reference
 from tfkit.engine.assembly.training_data import ValidationSet, report_rows, set_names, store, with_lost
 from tfkit.engine.assembly.training_rows import evaluation_baselines, scored_rows
-from tfkit.engine.assembly.validation import join_metrics, judge_sets, score_sets
+from tfkit.engine.assembly.validation import join_metrics, judge_sets, opened_sets, score_sets
 from tfkit.engine.assembly.verdict import predicts_one_class
 from tfkit.engine.inference.answering_model import open_finished
 from tfkit.engine.inference.session import WHOLE
@@ -20,7 +20,7 @@ from tfkit.errors import UsageError, argument
 from tfkit.evaluation.baselines import Baselines
 from tfkit.evaluation.lost_rows import completed, only_class, reasons, wrong_answers
 from tfkit.evaluation.predictions import RowPrediction, answer_metrics, written_metrics
-from tfkit.evaluation.row_scores import TokenBudget, first_rows, tokens_of_first
+from tfkit.evaluation.row_scores import tokens_of_first
 from tfkit.evaluation.written import deterministic, rows_of
 from tfkit.objectives.context import RowOrder, Stored, row_length, tokens_of
 from tfkit.objectives.labelled import LabelledObjective, LabelProbabilities
@@ -132,15 +132,12 @@ def _score_unlabelled(
     settings: EvaluationSettings, order: RowOrder, objective: Objective, sets: list[ValidationSet], loaded: "Loaded", work: "Session"
 ) -> Scored:
     """Score rows that are cut from texts, by the metrics of the objective, without answers."""
-    budget = TokenBudget(settings.evaluation.max_tokens)
-    scored: list[Stored] = []
+    all_stored, scored = [held_out.stored for held_out in sets], list[Stored]()
     rows = tokens = 0
-    for held_out in budget.until_spent(sets):
-        opened = objective.open_rows([(held_out.stored, 1.0)], order)
-        count = first_rows(opened, budget.left)
-        scored.append(held_out.stored)
-        rows, tokens = rows + count, tokens + (tokens_of(held_out.stored) if count == len(opened) else tokens_of_first(opened, count))
-        budget.spend(tokens_of_first(opened, count))
+    opened_each = opened_sets(objective, order, all_stored, settings.evaluation.max_tokens)
+    for stored, (opened, _, count) in zip(all_stored, opened_each, strict=False):
+        scored.append(stored)
+        rows, tokens = rows + count, tokens + (tokens_of(stored) if count == len(opened) else tokens_of_first(opened, count))
     with work.listener.progress("scoring", rows, "rows") as bar, work.stop.at_once(WHOLE):
         scores = score_sets(settings.evaluation, order, objective, sets, loaded.model, work=work.batches(bar))
     assert scores is not None  # nothing asked it to stop
@@ -214,12 +211,7 @@ def _generation_facts(settings: EvaluationSettings, units: int, inputs: Sequence
 
 def rows_within(objective: LabelledObjective, order: RowOrder, sets: Sequence[ExampleSet], max_tokens: int | None) -> list[int]:
     """Return how many rows of each set are scored; the last sets may be left out."""
-    budget, counts = TokenBudget(max_tokens), []
-    for one in budget.until_spent(sets):
-        rows = objective.open_rows([(one, 1.0)], order)
-        counts.append(first_rows(rows, budget.left))
-        budget.spend(tokens_of_first(rows, counts[-1]))
-    return counts
+    return [count for _, _, count in opened_sets(objective, order, sets, max_tokens)]
 
 
 def _metrics(
