@@ -109,10 +109,7 @@ def _of_slurm(environment: Mapping[str, str]) -> Ranks:
 
 
 def first_host(nodes: str) -> str:
-    """Return the first host of a Slurm node list: gpu03-ib for `gpu[03-07,9]-ib,cpu1`.
-
-    Raises UsageError if the text is not a node list.
-    """
+    """Return the first host of a Slurm node list: gpu03-ib for `gpu[03-07,9]-ib,cpu1`. Raises UsageError if the text is not a node list."""
     match = re.fullmatch(r"([\w.-]+)(?:\[(\d+)[\d,-]*\]([\w.-]*))?(?:,.*)?", nodes)
     if match is None:
         raise UsageError(f"SLURM_STEP_NODELIST={nodes!r}: this is no list of nodes; set MASTER_ADDR to the host of the first process")

@@ -13,8 +13,7 @@ import torch
 
 from tfkit.carbon import FINISH
 from tfkit.carbon.footprint import MEASURED, RunTotals
-from tfkit.engine.assembly.base_model import has_new_head, pin_start
-from tfkit.engine.assembly.companions import pin_companions
+from tfkit.engine.assembly.base_model import has_new_head, pin_models
 from tfkit.engine.assembly.components import Components, assemble, first_model, restore
 from tfkit.engine.assembly.memory_plan import disk_bytes, trained_numel
 from tfkit.engine.assembly.training_rows import training_baselines
@@ -220,9 +219,7 @@ def assemble_run(run: Run, *, exact: bool, force: bool) -> AssembledRun:
     ModelError, DataError, UsageError and MachineError.
     """
     recipe, data, folder, listener, peers = run.recipe, run.data, run.folder, run.listener, run.peers
-    pinned = pin_start(recipe, data.start, folder) if data.start else recipe
-    if data.objective.recorded_companions:
-        pinned = pin_companions(pinned, data.objective, folder)
+    pinned = pin_models(recipe, data.start, data.objective, folder)
     model = first_model(recipe, data, listener, peers)
     make_deterministic(run.device)
     keep_freed_memory()
