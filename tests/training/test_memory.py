@@ -19,13 +19,7 @@ from tfkit.objectives.objective import Batch
 from tfkit.training import free_memory, memory
 from tfkit.training.free_memory import available_bytes, resident_bytes
 from tfkit.training.loss_module import LossModule
-from tfkit.training.memory import (
-    activation_bytes_per_row,
-    choose_micro_batch,
-    largest_divisor,
-    likely_peak,
-    step_bytes_per_row,
-)
+from tfkit.training.memory import activation_bytes_per_row, choose_micro_batch, largest_divisor, likely_peak, step_bytes_per_row
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux reports the peak of a process")
