@@ -20,13 +20,7 @@ from transformers import (
 )
 
 _COMMON: dict[str, Any] = {"vocab_size": 97, "intermediate_size": 100, "num_key_value_heads": 3, "max_position_embeddings": 64}
-_LLAMA = _COMMON | {
-    "hidden_size": 72,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 9,
-    "rms_norm_eps": 1e-5,
-    "pad_token_id": 0,
-}
+_LLAMA = _COMMON | {"hidden_size": 72, "num_hidden_layers": 2, "num_attention_heads": 9, "rms_norm_eps": 1e-5, "pad_token_id": 0}
 _WINDOWED = _COMMON | {"hidden_size": 48, "num_attention_heads": 6, "head_dim": 16, "sliding_window": 5, "pad_token_id": 0}
 _MISTRAL = _WINDOWED | {"num_hidden_layers": 2, "rms_norm_eps": 1e-5}
 _CAPS = {"attn_logit_softcapping": 2.0, "final_logit_softcapping": 3.0}

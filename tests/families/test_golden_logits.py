@@ -135,13 +135,7 @@ LLAMA = {
     "max_position_embeddings": 64,
     "rms_norm_eps": 1e-5,
 }
-LLAMA3 = {
-    "type": "llama3",
-    "factor": 8.0,
-    "low_freq_factor": 1.0,
-    "high_freq_factor": 4.0,
-    "original_max_position_embeddings": 16,
-}
+LLAMA3 = {"type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 16}
 MISTRAL = LLAMA | {"model_type": "mistral", "hidden_size": 48, "num_attention_heads": 6, "head_dim": 16, "sliding_window": 5}
 GEMMA2 = MISTRAL | {
     "model_type": "gemma2",
