@@ -84,7 +84,7 @@ class RolloutSection(ObjectiveSection):
     @property
     def needs_answer(self) -> bool:
         """Whether a rule compares with the answer of a row."""
-        return any(rule.needs_answer for rule in self.rules)
+        return any(rule.kind in ("exact_answer", "number") or (rule.kind == "contains" and rule.text is None) for rule in self.rules)
 
     @property
     def code_files(self) -> dict[str, str]:
