@@ -33,20 +33,9 @@ _TEXT_NAMES = (
 _PAIR_NAMES = ("sentence_b", "sentence_2", "text_b", "text_2", "text2", "sent2", "string2")
 _LABEL_NAMES = (
     *("sentiment", "sentiment_label", "airline_sentiment", "polarity", "rating", "star_rating", "stars", "overall", "emotion", "topic"),
-    *(
-        "target",
-        "class_label",
-        "class_index",
-        "class_name",
-        "label_text",
-        "category_name",
-        "folder",  # of a text, where each folder holds the texts of a class
-        "intent_name",
-        "is_spam",
-        "spam",
-        "toxic",
-        "hate_speech",
-    ),
+    # A folder is that of a text, where each holds the texts of a class.
+    *("target", "class_label", "class_index", "class_name", "label_text", "category_name", "folder", "intent_name", "is_spam", "spam"),
+    *("toxic", "hate_speech"),
     *("is_duplicate", "similarity", "similarity_score", "relatedness_score", "entailment_judgment", "entailment_label", "stance", "v1"),
 )
 _TAG_NAMES = ("tag", "ner_labels", "entity_tags", "iob", "bio", "pos_labels", "pos_tag", "ner_tag", "xpos", "chunk_tags")
@@ -88,11 +77,6 @@ class ClassificationSection(ObjectiveSection):
         return not self.regression
 
     @property
-    def named_labels(self) -> list[str] | None:
-        """The recipe's `labels`."""
-        return self.labels
-
-    @property
     def problem_type(self) -> str | None:
         """`regression` if the label is a number: a head with one output could also be for one class."""
         return "regression" if self.regression else None
@@ -132,11 +116,6 @@ class TaggingSection(ObjectiveSection):
     reads_text: ClassVar[bool] = False
     has_baselines: ClassVar[bool] = True
     metrics: ClassVar[tuple[str, ...]] = ("loss", *_CLASS_METRICS, "precision", "recall", "f1")
-
-    @property
-    def named_labels(self) -> list[str] | None:
-        """The recipe's `labels`."""
-        return self.labels
 
 
 @declared
