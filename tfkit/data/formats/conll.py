@@ -1,18 +1,26 @@
 """Readers of CoNLL and of CoNLL-U (Universal Dependencies): one token a line with its tags in columns, a blank line between sentences.
+Tables may have a token in each row, too.
 
 https://universaldependencies.org/format.html
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from itertools import chain, islice
 from typing import NamedTuple
 
 from tfkit.data.columns.record_columns import Columns, Record, Records
 from tfkit.data.columns.rows import BadRow
 from tfkit.data.formats.file_content import Content, decode, raw_lines
+from tfkit.recipe.schema.roles import normalized
 
 _DOCUMENT_START = "-DOCSTART-"  # begins the line before a document
 _CONLLU_COLUMNS = ("tokens", "lemmas", "upos", "xpos", "feats", "heads", "deprels", "deps", "misc")
+_SEARCHED_ROWS = 200  # of a table, for a blank one
+_WORDS, _SENTENCES = (
+    ("word", "token", "tokens", "words"),
+    ("sentence_#", "sentence_id", "sent_id", "sentence_idx", "sentence_number", "sentence"),
+)
 _WORD, _NO_WORD = re.compile(r"[0-9]+"), re.compile(r"[0-9]+(-|\.)[0-9]+")  # 1-2: a multiword token, 8.1: an empty node
 
 
@@ -84,6 +92,43 @@ def read_conllu(content: Content, columns: Columns, header: tuple[str, ...] = ()
         elif words:
             values = [list(column) for column in zip(*words, strict=True)]
             yield Record({**comments, **dict(zip(_CONLLU_COLUMNS, values[1:], strict=True))}, lines[0].place)
+
+
+def sentences_of(records: Records, columns: Columns) -> Records:
+    """Return the rows of a table as sentences, if words are read and each row holds one: a column numbers or names the sentences, or blank
+    rows are between them. The columns become lists, of which the words are the tokens, too, and the last the tags.
+    """
+    if not (columns.beyond_roles or any(role.form == "texts" for role in columns.roles)):
+        return records
+    first = [*islice(records, _SEARCHED_ROWS)]
+    known = {normalized(name): name for record in first[:1] if isinstance(record, Record) for name in record.values}
+    word, number = (next((known[name] for name in names if name in known), None) for names in (_WORDS, _SENTENCES))
+    records = chain(first, records)
+    if word is None or (number is None and all(isinstance(record, BadRow) or any(record.values.values()) for record in first)):
+        return records
+    return _joined(records, word, number)
+
+
+def _joined(records: Records, word: str, number: str | None) -> Records:
+    rows: list[Record] = []
+    for record in records:
+        begins = isinstance(record, Record) and (
+            not any(record.values.values()) if number is None else bool(rows) and record.values[number] not in ("", rows[0].values[number])
+        )
+        if isinstance(record, BadRow):
+            yield record
+            continue
+        if begins and rows:
+            yield _sentence(rows, word)
+            rows = []
+        rows += [record] * any(record.values.values())
+    if rows:
+        yield _sentence(rows, word)
+
+
+def _sentence(rows: Sequence[Record], word: str) -> Record:
+    values = {name: [row.values[name] for row in rows] for name in rows[0].values}
+    return Record({**values, "tokens": values[word], "tags": [*values.values()][-1]}, rows[0].place)
 
 
 def _is_comment(line: str) -> bool:

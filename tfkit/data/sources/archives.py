@@ -48,17 +48,11 @@ def members(path: Path, *, recognises: bool = True, only: Collection[str] = ()) 
             yield Content(_display_name(path, file), suffix_of(file.name), kind, partial(_open, file, path, budget))
 
 
-def member_names(path: Path) -> list[str]:
-    """Return the names of the data files of an archive. Raise DataError as `members` does."""
+def member_names(path: Path, *, recognises: bool = True) -> tuple[list[str], list[str]]:
+    """Return the names of the files of an archive that are read, and of those that are skipped. Raise DataError as `members` does."""
     with _opened(path) as files:
-        return [str(file.name) for file in _data_files(files, path, recognises=True)]
-
-
-def count_members(path: Path, *, recognises: bool = True) -> tuple[int, int]:
-    """Return how many files of an archive are read, and how many are skipped. Raise DataError as `members` does."""
-    with _opened(path) as files:
-        read = len(_data_files(files, path, recognises=recognises))
-        return read, len(files) - read
+        read = _data_files(files, path, recognises=recognises)
+        return [str(file.name) for file in read], [_printable(file.name) for file in files if file not in read]
 
 
 @contextmanager
@@ -136,7 +130,11 @@ def _data_files(files: list[_Member], path: Path, *, recognises: bool) -> list[_
 
 def _display_name(path: Path, file: _Member) -> str:
     """Return `archive.zip/folder/name`, without control characters."""
-    return f"{path}/{''.join(character if character.isprintable() else '?' for character in str(file.name))}"
+    return f"{path}/{_printable(file.name)}"
+
+
+def _printable(name: PurePosixPath) -> str:
+    return "".join(character if character.isprintable() else "?" for character in str(name))
 
 
 @contextmanager

@@ -124,7 +124,7 @@ def _class_folders(root: Path, paths: Sequence[Path], only: Sequence[str], colum
     """
     if "folder" not in columns.select_read(["text", "folder"]) or not (root.is_dir() or (root.is_file() and is_archive(root))):
         return []
-    names = [path.relative_to(root) for path in paths] if root.is_dir() else [*map(PurePath, only or member_names(root))]
+    names = [path.relative_to(root) for path in paths] if root.is_dir() else [*map(PurePath, only or member_names(root)[0])]
     files = Counter(name.parent for name in names)
     folders = {folder.name for folder in files}
     are_texts = not any(suffix_of(name) in (*FORMAT_OF, *CODE_SUFFIXES) or is_archive(name) for name in names)
