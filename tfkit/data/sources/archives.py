@@ -15,7 +15,7 @@ from pathlib import Path, PurePosixPath
 from typing import IO, NamedTuple, cast
 
 from tfkit.data.formats.file_content import Budget, Content, content_of, first_line, reading, seekable, unpacked
-from tfkit.data.formats.suffixes import KINDS, is_archive, is_hidden, is_readme, is_searched, suffix_of
+from tfkit.data.formats.suffixes import KINDS, is_archive, is_hidden, is_readme, is_searched, list_names, suffix_of
 from tfkit.errors import DataError
 
 _ENCRYPTED = 1  # a bit of ZipInfo.flag_bits
@@ -124,7 +124,8 @@ def _data_files(files: list[_Member], path: Path, *, recognises: bool) -> list[_
     if recognises:
         data_files = [file for file in data_files if not is_readme(file.name)] or data_files
     if not data_files:
-        raise DataError(f"{path}: no {KINDS} file in this archive; unpack it, and name the files")
+        here = f", only {list_names([_printable(file.name) for file in files])}" if files else ""
+        raise DataError(f"{path}: no {KINDS} file in this archive{here}; unpack it, and name the files")
     return data_files
 
 
