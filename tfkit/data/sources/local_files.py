@@ -83,8 +83,7 @@ class FileSource:
         rows, and the versions of readers. It does not change if the folder is moved.
         """
         digest = hashlib.blake2b(
-            f"files\0{self.columns.fingerprint()}\0{self._part_fingerprint()}{fingerprint_of(self.on_bad_row)}".encode(),
-            digest_size=16,
+            f"files\0{self.columns.fingerprint()}\0{self._part_fingerprint()}{fingerprint_of(self.on_bad_row)}".encode(), digest_size=16
         )
         if self.layout.keys:
             digest.update(f"keys\0{self.layout.keys}\0".encode())

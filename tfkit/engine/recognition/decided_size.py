@@ -10,16 +10,7 @@ from typing import Any
 
 from tfkit.recipe.schema.objective_facts import SECTIONS
 from tfkit.recipe.schema.sections import LENGTHS
-from tfkit.recipe.starting_points import (
-    HELD_OUT,
-    LORA,
-    RARE,
-    StartingPoint,
-    held_out_for,
-    rates_beside,
-    starting_point,
-    step_tokens,
-)
+from tfkit.recipe.starting_points import HELD_OUT, LORA, RARE, StartingPoint, held_out_for, rates_beside, starting_point, step_tokens
 from tfkit.recipe.tasks import ModelSummary, RowCounts, rare_share
 from tfkit.tokenizer import Tokenizer
 from tfkit.training.free_memory import available_bytes
