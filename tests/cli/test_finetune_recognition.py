@@ -525,12 +525,7 @@ TASKS = {  # the kind, the columns by the number of the row, what is read, and w
         {"instruction": "question", "output": "answer"},
         ("passage",),
     ),
-    "short": (
-        "classification",
-        {"text": "number {}", "passage": LONG, "label": "yes"},
-        {"text": "text", "label": "label"},
-        ("passage",),
-    ),
+    "short": ("classification", {"text": "number {}", "passage": LONG, "label": "yes"}, {"text": "text", "label": "label"}, ("passage",)),
     "hotpot": (
         "chat",
         {"question": LONG, "answer": "it is {}", "context": {"title": ["a"], "sentences": [[LONG]]}},

@@ -74,9 +74,7 @@ def choice_columns(held: Held) -> Named:
     answers = [name for name in held if _ANSWER.knows(name)]
     contexts = [name for name in held if _CONTEXT.knows(name) and form_of(held[name]) in ("text", "label")]
     is_list = answers and len(contexts) > 1 and any(map(_CHOICES.knows, held))
-    return next(
-        (named for answer in answers for named in choices_by(held, answer)), {"context": _joined(held, contexts)} if is_list else {}
-    )
+    return next((named for answer in answers for named in choices_by(held, answer)), {"context": _joined(contexts)} if is_list else {})
 
 
 def choices_by(held: Held, answer: str) -> Iterator[Named]:
@@ -90,18 +88,11 @@ def choices_by(held: Held, answer: str) -> Iterator[Named]:
         if len(options) > 2:
             context = context or [name for name in texts if form_of(held[name]) == "text"]
         if label is not None and answer not in group.values() and context:
-            yield {"context": _joined(held, context), "choices": options, "label": label}
+            yield {"context": _joined(context), "choices": options, "label": label}
 
 
-def _joined(held: Held, columns: Sequence[str]) -> str:
-    """Return the column, or a template of several, without those whose texts are mostly part of another's."""
-
-    def is_part(name: str, other: str) -> bool:
-        pairs = zip(map(str, held[name]), map(str, held[other]), strict=True)
-        return name != other and 2 * sum(one in whole for one, whole in pairs) > len(held[name])
-
-    parts = [name for name in columns if not any(is_part(name, other) for other in columns)]
-    return parts[0] if len(parts) == 1 else " ".join(f"{{{name}}}" for name in parts or columns)
+def _joined(columns: Sequence[str]) -> str:
+    return columns[0] if len(columns) == 1 else " ".join(f"{{{name}}}" for name in columns)
 
 
 def _numbered_alike(held: Held) -> Iterator[tuple[str, dict[str, str]]]:

@@ -6,7 +6,7 @@ https://universaldependencies.org/format.html
 
 import re
 from collections.abc import Iterator, Sequence
-from itertools import chain, islice
+from itertools import chain, groupby, islice
 from typing import NamedTuple
 
 from tfkit.data.columns.record_columns import Columns, Record, Records
@@ -98,37 +98,40 @@ def sentences_of(records: Records, columns: Columns) -> Records:
     """Return the rows of a table as sentences, if words are read and each row holds one: a column numbers or names the sentences, or blank
     rows are between them. The columns become lists, of which the words are the tokens, too, and the last the tags.
     """
-    if not (columns.beyond_roles or any(role.form == "texts" for role in columns.roles)):
-        return records
     first = [*islice(records, _SEARCHED_ROWS)]
+    rows = chain(first, records)
     known = {normalized(name): name for record in first[:1] if isinstance(record, Record) for name in record.values}
     word, number = (next((known[name] for name in names if name in known), None) for names in (_WORDS, _SENTENCES))
-    records = chain(first, records)
-    if word is None or (number is None and all(isinstance(record, BadRow) or any(record.values.values()) for record in first)):
-        return records
-    return _joined(records, word, number)
+    reads_words = columns.beyond_roles or any(role.form == "texts" for role in columns.roles)
+    has_blank = any(isinstance(record, Record) and not any(record.values.values()) for record in first)
+    if word is None or not reads_words or (number is None and not has_blank):
+        return rows
+    return (_sentence([*group], word) for sentence, group in groupby(rows, _Sentences(number)) if sentence is not None)
 
 
-def _joined(records: Records, word: str, number: str | None) -> Records:
-    rows: list[Record] = []
-    for record in records:
-        begins = isinstance(record, Record) and (
-            not any(record.values.values()) if number is None else bool(rows) and record.values[number] not in ("", rows[0].values[number])
-        )
+class _Sentences:
+    """The number of a row's sentence, for each row in turn; None for a blank row, which ends a sentence. `number`: its column, if any."""
+
+    def __init__(self, number: str | None):
+        self.number, self.current = number, ""
+
+    def __call__(self, record: Record | BadRow) -> str | None:
+        """Return the number, or the name, of the sentence."""
         if isinstance(record, BadRow):
-            yield record
-            continue
-        if begins and rows:
-            yield _sentence(rows, word)
-            rows = []
-        rows += [record] * any(record.values.values())
-    if rows:
-        yield _sentence(rows, word)
+            return self.current
+        if not any(record.values.values()):
+            return None
+        self.current = (self.number and record.values[self.number]) or self.current
+        return self.current
 
 
-def _sentence(rows: Sequence[Record], word: str) -> Record:
-    values = {name: [row.values[name] for row in rows] for name in rows[0].values}
-    return Record({**values, "tokens": values[word], "tags": [*values.values()][-1]}, rows[0].place)
+def _sentence(rows: Sequence[Record | BadRow], word: str) -> Record | BadRow:
+    """Return the sentence of these rows, or the first bad one of them."""
+    words = [row for row in rows if isinstance(row, Record)]
+    if len(words) < len(rows):
+        return next(row for row in rows if isinstance(row, BadRow))
+    values = {name: [row.values[name] for row in words] for name in words[0].values}
+    return Record({**values, "tokens": values[word], "tags": [*values.values()][-1]}, words[0].place)
 
 
 def _is_comment(line: str) -> bool:
