@@ -46,9 +46,8 @@ Overrides = Annotated[
         metavar="KEY=VALUE", help="Changes to the recipe: a dotted path and a YAML value; the last one wins.", show_default=False
     ),
 ]
-Checkpoint = Annotated[
-    str, typer.Option("--from", metavar="CKPT", help="A checkpoint, a run folder, a Hugging Face model folder, or hub:org/name@revision.")
-]
+ANY_MODEL = "A checkpoint, a run folder, a Hugging Face model folder, or hub:org/name@revision."
+Checkpoint = Annotated[str, typer.Option("--from", metavar="CKPT", help=ANY_MODEL)]
 Start = Annotated[str | None, typer.Option("--from", metavar="CKPT", help="The checkpoint to start from; by default model.from.")]
 TrainingRows = Annotated[
     str | None, typer.Option("--data", metavar="F", help="A file, folder or glob of rows to train on; by default data.train.")

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from tfkit.errors import ModelError
-from tfkit.families import FAMILIES
+from tfkit.families import FAMILIES, GGUF_ARCHITECTURES
 from tfkit.families.rules import Family
 from tfkit.hub.names import expected_shapes, from_foreign, to_foreign
 from tfkit.hub.weights import Tensors
@@ -26,15 +26,6 @@ from tfkit.model.position import rotary_frequencies
 if TYPE_CHECKING:
     from gguf import GGUFWriter
 
-_ARCHITECTURES = {  # by our families
-    "llama": "llama",
-    "mistral": "llama",
-    "smollm2": "llama",
-    "mixtral": "llama",
-    "qwen3_moe": "qwen3moe",
-    "gpt2": "gpt2",
-    **{name: name for name in ("gemma", "gemma2", "gemma3", "qwen2", "qwen3", "smollm3", "olmo2", "olmoe")},
-}
 _ROTATES_NEIGHBOURS = ("llama", "smollm3")
 _TANH = ("gpt2", "gemma", "gemma2", "gemma3")  # with a GELU in its tanh form; the others have a SiLU
 _OPTIONAL_BIASES = ("llama", "gpt2", "qwen2")  # the others are read without
@@ -132,9 +123,9 @@ class GgufLayout:
 
 def gguf_layout(config: ModelConfig, family: str) -> GgufLayout:
     """Return the layout of a model. Raises ModelError for a model that llama.cpp would compute differently, or not at all."""
-    architecture = _ARCHITECTURES.get(family)
+    architecture = GGUF_ARCHITECTURES.get(family)
     if architecture is None:
-        raise ModelError(f"models of the family {family} are not exported as GGUF; those of {', '.join(_ARCHITECTURES)} are")
+        raise ModelError(f"models of the family {family} are not exported as GGUF; those of {', '.join(GGUF_ARCHITECTURES)} are")
     if config.head.kind != "lm":
         raise ModelError(f"the model has a head of kind {config.head.kind}, and llama.cpp needs that of a language model")
     if problem := _difference(config, architecture):
