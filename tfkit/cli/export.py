@@ -14,7 +14,7 @@ from tfkit.units import format_bytes
 
 def export(
     checkpoint: Annotated[str, typer.Argument(metavar="CKPT", help=f"{options.ANY_MODEL} Its family: {', '.join(FAMILIES)}.")],
-    gguf: Annotated[Path, typer.Option("--gguf", metavar="F", help="The file to write; it must not exist yet.")],
+    gguf: Annotated[Path, typer.Option(metavar="F", help="The file to write; it must not exist yet.")],
     kind: Annotated[
         str, typer.Option("--type", metavar="TYPE", help="The type of matrices: f16, or q8_0, which is half as large.")
     ] = "f16",

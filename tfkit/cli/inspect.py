@@ -28,7 +28,7 @@ def inspect(
     overrides: options.Overrides = None,
     *,
     tuned: options.Tuned,
-    show: Annotated[int, typer.Option("--show", min=1, metavar="N", help="Show N rows.")] = 3,
+    show: Annotated[int, typer.Option(min=1, metavar="N", help="Show N rows.")] = 3,
     masks: Annotated[
         bool, typer.Option("--masks", help="Show which tokens each token of these rows sees, and why not the others.")
     ] = False,

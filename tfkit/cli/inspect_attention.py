@@ -44,22 +44,13 @@ _LABEL = 14  # columns of a token's name, at most
 class Looked:
     """A text whose attention is shown, and which part of it."""
 
-    attention: Annotated[
-        str | None,
-        typer.Option("--attention", metavar="TEXT", help="Show what each head of --from attends to in TEXT.", show_default=False),
-    ] = None
+    attention: Annotated[str | None, typer.Option(metavar="TEXT", help="Show what each head of --from attends to in TEXT.")] = None
     target: Annotated[
-        str | None,
-        typer.Option(
-            "--target",
-            metavar="TEXT",
-            help="The text that an encoder-decoder's decoder reads; by default its own answer.",
-            show_default=False,
-        ),
+        str | None, typer.Option(metavar="TEXT", help="The text that an encoder-decoder's decoder reads; by default its own answer.")
     ] = None
-    layer: Annotated[int | None, typer.Option("--layer", min=0, metavar="L", help="With --head: show one head, token by token.")] = None
-    head: Annotated[int | None, typer.Option("--head", min=0, metavar="H", help="The head of the layer; both count from 0.")] = None
-    html: Annotated[Path | None, typer.Option("--html", metavar="F", help="Write the attention of all heads as one static page.")] = None
+    layer: Annotated[int | None, typer.Option(min=0, metavar="L", help="With --head: show one head, token by token.")] = None
+    head: Annotated[int | None, typer.Option(min=0, metavar="H", help="The head of the layer; both count from 0.")] = None
+    html: Annotated[Path | None, typer.Option(metavar="F", help="Write the attention of all heads as one static page.")] = None
     next_tokens: Annotated[
         bool, typer.Option("--next", help="With --attention: show the likeliest next tokens at each position instead.")
     ] = False

@@ -11,8 +11,8 @@ from tfkit.errors import ModelError
 
 
 def replay(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a run that ended with exit code 6.", show_default=False)],
-    step: Annotated[int | None, typer.Option("--step", metavar="N", help="The step; by default the latest recorded one.")] = None,
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a run that ended with exit code 6.")],
+    step: Annotated[int | None, typer.Option(metavar="N", help="The step; by default the latest recorded one.")] = None,
     allow_code: options.AllowCode = False,
     no_verify: options.NoVerify = False,
     device: options.Device = None,

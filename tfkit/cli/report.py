@@ -43,7 +43,7 @@ def report(
     form: Annotated[
         str | None, typer.Option("--format", metavar="NAME", help=f"Write this format to stdout: {', '.join(FORMATS)}.")
     ] = None,
-    html: Annotated[Path | None, typer.Option("--html", metavar="F", help="Write one static page with all figures and tables.")] = None,
+    html: Annotated[Path | None, typer.Option(metavar="F", help="Write one static page with all figures and tables.")] = None,
     full: Annotated[bool, typer.Option("--full", help="Include host names, paths and command lines, which are omitted otherwise.")] = False,
     json: options.Json = False,
 ) -> None:
