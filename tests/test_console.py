@@ -19,7 +19,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tfkit import console
-from tfkit.cli.text_columns import align_columns, align_facts
+from tfkit.cli.results import align_columns, align_facts
 from tfkit.console.characters import ascii_only, fit, visible, visible_line
 
 ROOT = Path(__file__).parent.parent
@@ -168,8 +168,6 @@ TERMINAL = """
 import sys
 import time
 from tfkit import console
-from tfkit.cli.text_columns import align_columns, align_facts
-from tfkit.console.characters import ascii_only, fit, visible, visible_line
 with console.live() as line:
     for step in (120, 121):
         line.update(dict({fields}, step=step))

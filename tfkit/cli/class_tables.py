@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from tfkit import console
-from tfkit.cli.text_columns import align_columns
+from tfkit.cli.results import align_columns
 
 _MAX_CLASSES = 20  # in a table; of more, the _WORST with the lowest F1
 _WORST = 10

@@ -7,8 +7,7 @@ import typer
 
 from tfkit.cli import options
 from tfkit.cli.class_tables import class_tables
-from tfkit.cli.results import beside_baseline, show_judged
-from tfkit.cli.text_columns import align_facts
+from tfkit.cli.results import align_facts, beside_baseline, show_judged
 from tfkit.engine.request.gate import gate_error, gate_metrics, judge
 from tfkit.errors import UsageError
 from tfkit.units import format_baselines, format_number_of, shown_metrics

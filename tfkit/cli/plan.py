@@ -6,8 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from tfkit.cli import options
-from tfkit.cli.results import show_judged
-from tfkit.cli.text_columns import align_facts
+from tfkit.cli.results import align_facts, show_judged
 from tfkit.engine.request.gate import failed_gates, judge, plan_gates, plan_metrics
 from tfkit.units import format_bytes, format_count, format_energy, format_mass, format_seconds
 
