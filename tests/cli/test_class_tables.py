@@ -3,7 +3,7 @@
 import pytest
 
 from tfkit import console
-from tfkit.cli.class_tables import class_tables
+from tfkit.cli.evaluate import class_tables
 
 
 def result(names: list[str], confused: int = 3) -> dict[str, object]:

@@ -185,13 +185,6 @@ def named_columns(columns: str | None) -> dict[str, Any]:
     return named
 
 
-def scored_overrides(columns: str | None, rows: int | None) -> dict[str, Any]:
-    """Return the overrides for the columns of the rows to score or to answer, and for how many are drawn. Raise UsageError."""
-    from tfkit.recipe.reading import overrides
-
-    return overrides.scored_overrides(named_columns(columns), rows)
-
-
 def option_words(*given: tuple[str, str | float | None]) -> list[str]:
     """Return those of the options, by name and value, that are not None, as words of a command line."""
     return [word for name, value in given if value is not None for word in (f"--{name}", str(value))]

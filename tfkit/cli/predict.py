@@ -41,7 +41,7 @@ def predict(
     line, or one text per line; rows from stdin are answered as they arrive. A row that cannot be read is an error; with
     data.on_bad_row=skip it is written with an `error` instead of a prediction.
     """
-    from tfkit.recipe.reading.overrides import parse_overrides
+    from tfkit.recipe.reading.overrides import parse_overrides, scored_overrides
 
     words, changes = options.split_arguments(overrides or ())
     if words:
@@ -50,9 +50,8 @@ def predict(
     def open_predictor() -> "RowAnswers":
         from tfkit.engine.inference.predicting import open_predictor
 
-        predictor = open_predictor(
-            checkpoint, options.scored_overrides(columns, rows) | parse_overrides(changes), data, all_labels=all_, precision=precision
-        )
+        given = scored_overrides(options.named_columns(columns), rows) | parse_overrides(changes)
+        predictor = open_predictor(checkpoint, given, data, all_labels=all_, precision=precision)
         if out is not None:
             from tfkit.engine.inference.predictions_file import require_suffix
 
