@@ -24,11 +24,10 @@ def finetune(
     Without a recipe, the task is recognised by the columns of the data and the kind of the model, and printed as a recipe.
     """
     from tfkit.cli.ranks import join_training
-    from tfkit.cli.train import start_training, to_run_options
-    from tfkit.cli.tuning import tuning_request
+    from tfkit.cli.train import start_training, to_run_options, tuning_request
 
     open_tuning = partial(tuning_request, "finetune", "fine-tuning", recipe, overrides, tuned)
-    if (ranks := join_training(attempt.ranks, attempt.threads, lambda: open_tuning().request, planned=dry_run)) is None:
+    if (ranks := join_training(attempt.ranks, attempt.threads, lambda: open_tuning()[0], planned=dry_run)) is None:
         return
     request, arguments = open_tuning()
     folder = run or Path("runs") / ("" if dry_run else request.run_name)

@@ -8,16 +8,18 @@ from pathlib import Path
 from typing import Any
 
 from tfkit import console
-from tfkit.cli.options import Attempt, option_words, stage_names
+from tfkit.cli.options import Attempt, Tuned, named_columns, option_words, split_recipe, stage_names
 from tfkit.cli.program import set_crash_folder
 from tfkit.cli.results import show_training_result
 from tfkit.engine.planning.run_forecaster import RunForecaster
 from tfkit.engine.request.evaluation_settings import CodePermission
 from tfkit.engine.request.gate import failed_gates
-from tfkit.engine.request.training_request import TrainingRequest
+from tfkit.engine.request.training_request import TrainingKind, TrainingRequest
 from tfkit.engine.training_run.attempt import RunOptions
 from tfkit.engine.training_run.ranks_of_command import RankConnection, Ranks
-from tfkit.errors import BudgetReached, Stopped
+from tfkit.errors import BudgetReached, Stopped, UsageError
+from tfkit.recipe import open_recipe
+from tfkit.recipe.reading.overrides import parse_overrides
 from tfkit.run.signals import StopSignals
 
 
@@ -54,6 +56,24 @@ def run_training(attempt: Callable[[StopSignals], dict[str, Any]], options: RunO
         raise failed
 
 
+def tuning_request(
+    command: str, kind: TrainingKind | None, recipe: str | None, overrides: Sequence[str] | None, tuned: Tuned, *, needed: bool = False
+) -> tuple[TrainingRequest, list[str]]:
+    """Return the request of a training that may start from a checkpoint, and its recipe and changes as they were given.
+
+    `needed`: raise UsageError if neither a recipe, a checkpoint nor data are given.
+    """
+    from tfkit.engine.recognition.own_data import training_request
+
+    chosen, words = split_recipe(command, recipe, overrides)
+    if needed and chosen is None and tuned.checkpoint is None and tuned.data is None:
+        raise UsageError(f"{command}: which training? Give a RECIPE, or --data F, and --from CKPT to train a checkpoint")
+    source = open_recipe(chosen) if chosen is not None else None
+    named = (tuned.checkpoint, tuned.data, named_columns(tuned.columns))
+    request = training_request(kind, source, parse_overrides(words), *named, rows=tuned.rows)
+    return request, [*([chosen] if chosen is not None else []), *words]
+
+
 def start_training(request: TrainingRequest, words: Sequence[str], options: RunOptions, *, dry_run: bool, as_json: bool) -> None:
     """Run a training, or only show its plan. `words`: the command and its arguments, without --run and --resume."""
     from tfkit.engine.chains import stages
@@ -77,27 +97,10 @@ def to_run_options(
     minutes: float | None = None,
 ) -> RunOptions:
     """Convert the options of a command for the engine."""
-    command = ["tfkit", *sys.argv[1:]]
-    connection, code = (
-        RankConnection(ranks, given=request.given if request is not None else None),
-        CodePermission(every_file=attempt.allow_code),
-    )
-    place = (attempt.device, attempt.threads)
-    return RunOptions(
-        run,
-        RunForecaster(),
-        resume,
-        attempt.exact,
-        attempt.force,
-        *place,
-        command,
-        fail_if or (),
-        stage_names(stages),
-        connection,
-        code,
-        minutes,
-        tuple(request.overrides) if request is not None else (),
-    )
+    connection = RankConnection(ranks, given=request.given if request is not None else None)
+    named, code = tuple(request.overrides) if request is not None else (), CodePermission(every_file=attempt.allow_code)
+    given = (resume, attempt.exact, attempt.force, attempt.device, attempt.threads, ["tfkit", *sys.argv[1:]])
+    return RunOptions(run, RunForecaster(), *given, fail_if or (), stage_names(stages), connection, code, minutes, named)
 
 
 def _flags(options: RunOptions, as_json: bool, *, runs_code: bool) -> list[str]:
