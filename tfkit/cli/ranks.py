@@ -1,16 +1,14 @@
 """--ranks N: a command that starts the processes of all ranks, and a command that is one of these processes."""
 
 import contextlib
-import signal
-from collections.abc import Callable, Iterator
-from types import FrameType
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from tfkit import console
 from tfkit.cli.program import AlreadyReportedError, set_crash_folder, words_of_command
 from tfkit.engine.training_run.ranks_of_command import Ranks, find_or_start, find_ranks
 from tfkit.errors import Stopped, UsageError
-from tfkit.run.signals import StopSignals
+from tfkit.run.signals import StopSignals, forwarded
 
 if TYPE_CHECKING:
     from tfkit.engine.inference.session import Session
@@ -59,7 +57,7 @@ def join_command(
 
 def _find_or_start(requested: int | None) -> Ranks | None:
     """Find the ranks of this process; None if it has started them and all succeeded. Raises AlreadyReportedError if one failed."""
-    found = find_or_start(requested, words_of_command, _forwarding_signals)
+    found = find_or_start(requested, words_of_command, forwarded)
     if isinstance(found, Ranks):
         return found
     if found.report is not None:
@@ -67,24 +65,6 @@ def _find_or_start(requested: int | None) -> Ranks | None:
     if found.code:
         raise AlreadyReportedError(found.code)
     return None
-
-
-@contextlib.contextmanager
-def _forwarding_signals(forward: Callable[[int], None]) -> Iterator[None]:
-    """Forward stop signals to the ranks, which save and end. Signals that are ignored on entry stay ignored."""
-
-    def handle(number: int, frame: FrameType | None) -> None:
-        forward(number)
-
-    previous = {}
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-        if signal.getsignal(number) is not signal.SIG_IGN:
-            previous[number] = signal.signal(number, handle)
-    try:
-        yield
-    finally:
-        for number, before in previous.items():
-            signal.signal(number, before)
 
 
 def _follow(ranks: Ranks, threads: int | None, request: "Callable[[], TrainingRequest] | None") -> None:
