@@ -59,11 +59,8 @@ def evaluate(
         given = scored_overrides(options.named_columns(columns), rows) | parse_overrides(changes)
         return Evaluator(checkpoint, source, given, data, CodePermission(every_file=allow_code))
 
-    if (
-        evaluator := open_as_leader(
-            open_evaluator, lambda evaluator, work: evaluator.compute(work), execution, out=predictions, option="--predictions"
-        )
-    ) is None:
+    evaluator = open_as_leader(open_evaluator, lambda one, work: one.compute(work), execution, out=predictions, option="--predictions")
+    if evaluator is None:
         return
     gates, objective = evaluator.gates(fail_if or ()), evaluator.settings.objective.trained_for
     if predictions is not None and objective.reads_text and objective.scored_by == "row":

@@ -11,7 +11,6 @@ from tfkit.errors import Stopped, UsageError
 from tfkit.run.signals import StopSignals, forwarded
 
 if TYPE_CHECKING:
-    from tfkit.engine.inference.session import Session
     from tfkit.engine.request.training_request import TrainingRequest
 
 
@@ -29,34 +28,14 @@ def join_training(
         ranks = find_ranks()
         size = requested or ranks.size
         return Ranks(size=size, local_size=ranks.local_size if ranks.size == size else size) if ranks.is_first else None
-    if (started := _find_or_start(requested)) is None or started.is_first:
+    if (started := start_ranks(requested)) is None or started.is_first:
         return started
     _follow(started, threads, request)
     return None
 
 
-def join_command(
-    requested: int | None, follow: "Callable[[Session], object]", device: str | None, threads: int | None, refuse_ranks: str = ""
-) -> Ranks | None:
-    """Return the ranks of a command without gradients if this process leads it; None if its part is done.
-
-    As `join_training`; ranks other than the first call `follow`. `refuse_ranks`: the reason for a UsageError if there are several ranks.
-    """
-    size = requested or find_ranks().size
-    if refuse_ranks and size > 1:
-        raise UsageError(f"--ranks {size}: {refuse_ranks}")
-    if (ranks := _find_or_start(requested)) is None or ranks.is_first:
-        return ranks
-    from tfkit.engine.inference.session import follow_command
-
-    console.set_quiet(True)
-    with StopSignals(acknowledge=console.acknowledge) as signals:
-        follow_command(ranks, signals, device, threads, follow)
-    return None
-
-
-def _find_or_start(requested: int | None) -> Ranks | None:
-    """Find the ranks of this process; None if it has started them and all succeeded. Raises AlreadyReportedError if one failed."""
+def start_ranks(requested: int | None) -> Ranks | None:
+    """Return the ranks of this process; None if it has started them and all succeeded. Raises AlreadyReportedError if one failed."""
     found = find_or_start(requested, words_of_command, forwarded)
     if isinstance(found, Ranks):
         return found
