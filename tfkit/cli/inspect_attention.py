@@ -81,7 +81,7 @@ def show_attention(checkpoint: str, looked: Looked, *, as_json: bool, width: int
     if looked.html is not None:
         from tfkit.engine.request.inputs import Inputs
         from tfkit.reporting.attention_page import GENERATOR
-        from tfkit.reporting.page_file import check_page_path, write_page
+        from tfkit.reporting.html_page import check_page_path, write_page
 
         check_page_path(looked.html, GENERATOR)
         Inputs(models=(Path(checkpoint),)).refuse_output(looked.html, "--html")

@@ -61,8 +61,7 @@ def report(
 def _write_page(path: Path, runs: "RunSet", full: bool) -> None:
     """Write the HTML page, and report its path on stderr."""
     from tfkit.engine.request.inputs import Inputs
-    from tfkit.reporting.html_page import GENERATOR, html_page
-    from tfkit.reporting.page_file import check_page_path, write_page
+    from tfkit.reporting.html_page import GENERATOR, check_page_path, html_page, write_page
 
     check_page_path(path, GENERATOR)
     Inputs(models=tuple(entry.run.path for entry in runs.entries)).refuse_output(path, "--html")

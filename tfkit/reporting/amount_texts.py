@@ -1,10 +1,9 @@
 """Text for the amounts of a run: values with their ranges, and forecasts with the measured values."""
 
 from tfkit.carbon.footprint import RunTotals
-from tfkit.reporting.equal_score import Comparison
+from tfkit.reporting.equal_score import Comparison, Cost
 from tfkit.reporting.run_facts import RunFacts, mapping_of, number_of
 from tfkit.reporting.run_set import Entry, RunSet
-from tfkit.reporting.score_curve import Cost
 from tfkit.reporting.visible_text import visible
 from tfkit.run.listing import ListedRun
 from tfkit.units import format_energy, format_mass, format_seconds

@@ -4,8 +4,8 @@ from collections.abc import Callable, Mapping, Sequence
 
 from tfkit.recipe.schema.best_metric import HIGHER
 from tfkit.reporting.amount_texts import format_cost, format_forecast, format_statuses, run_cells, score
-from tfkit.reporting.chart_scales import Points, drawable
 from tfkit.reporting.equal_score import Comparison, compare_runs
+from tfkit.reporting.page_charts import Points, drawable
 from tfkit.reporting.run_facts import RunFacts, number_of
 from tfkit.reporting.run_set import Entry, RunSet
 from tfkit.reporting.visible_text import visible
