@@ -108,11 +108,6 @@ class RunTotals(Measurement):
         return replace(other, **{name: value for name, value in vars(self).items() if value is not None})
 
     @property
-    def sources(self) -> str:
-        """The sources of the energy as text: `GPU counter, CPU model, RAM constant`."""
-        return describe_sources(self.provenance or {})
-
-    @property
     def has_rework(self) -> bool:
         """Whether the energy of repeated work is at least 0.05 mWh, so that it is displayed as more than 0."""
         return (self.rework_kwh or 0.0) >= 5e-8
