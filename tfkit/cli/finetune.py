@@ -24,9 +24,9 @@ def finetune(
     Without a recipe, the task is recognised by the columns of the data and the kind of the model, and printed as a recipe.
     """
     from tfkit.cli.ranks import join_training
-    from tfkit.cli.train import start_training, to_run_options, tuning_request
+    from tfkit.cli.train import start_training, to_run_options
 
-    open_tuning = partial(tuning_request, "finetune", "fine-tuning", recipe, overrides, tuned)
+    open_tuning = partial(tuned.request, "finetune", "fine-tuning", recipe, overrides)
     if (ranks := join_training(attempt.ranks, attempt.threads, lambda: open_tuning()[0], planned=dry_run)) is None:
         return
     request, arguments = open_tuning()

@@ -53,10 +53,9 @@ def inspect(
         show_attention(tuned.checkpoint, looked, as_json=json, width=width)
         return
     from tfkit.cli.session import command_session
-    from tfkit.cli.train import tuning_request
     from tfkit.recipe.schema.carbon_section import CarbonSection
 
-    request, _ = tuning_request("inspect", None, recipe, overrides, tuned, needed=True)
+    request, _ = tuned.request("inspect", None, recipe, overrides, needed=True)
     shown = request.written.recipe if request.written is not None else None
     if is_trained := shown is None or tuned.checkpoint is not None or tuned.data is not None:  # else also one that only judges is shown
         request.check()

@@ -15,6 +15,7 @@ from tfkit.errors import UsageError
 from tfkit.run.verified import unverified
 
 if TYPE_CHECKING:
+    from tfkit.engine.request.training_request import TrainingKind, TrainingRequest
     from tfkit.recipe import RecipeText
 
 
@@ -121,6 +122,25 @@ class Tuned:
     data: TrainingRows = None
     columns: Columns = None
     rows: Rows = None
+
+    def request(
+        self, command: str, kind: "TrainingKind | None", recipe: str | None, overrides: Sequence[str] | None, *, needed: bool = False
+    ) -> "tuple[TrainingRequest, list[str]]":
+        """Return the request of the training, and its recipe and changes as they were given.
+
+        `needed`: raise UsageError if neither a recipe, a checkpoint nor data are given.
+        """
+        from tfkit.engine.recognition.own_data import training_request
+        from tfkit.recipe import open_recipe
+        from tfkit.recipe.reading.overrides import parse_overrides
+
+        chosen, words = split_recipe(command, recipe, overrides)
+        if needed and chosen is None and self.checkpoint is None and self.data is None:
+            raise UsageError(f"{command}: which training? Give a RECIPE, or --data F, and --from CKPT to train a checkpoint")
+        source = open_recipe(chosen) if chosen is not None else None
+        named = (self.checkpoint, self.data, named_columns(self.columns))
+        request = training_request(kind, source, parse_overrides(words), *named, rows=self.rows)
+        return request, [*([chosen] if chosen is not None else []), *words]
 
     def changed(self, overrides: Mapping[str, Any], source: "RecipeText | None") -> dict[str, Any]:
         """Return the overrides with these; of a recipe with stages they apply to the first. Raise UsageError."""

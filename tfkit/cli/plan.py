@@ -41,11 +41,10 @@ def plan(
     """
     from tfkit.carbon import Footprint
     from tfkit.cli.session import command_session
-    from tfkit.cli.train import tuning_request
     from tfkit.engine.planning.plan_request import PlanOptions, check_plan_request
     from tfkit.engine.request.evaluation_settings import CodePermission
 
-    request, _ = tuning_request("plan", None, recipe, overrides, tuned, needed=True)
+    request, _ = tuned.request("plan", None, recipe, overrides, needed=True)
     selected = options.stage_names(stages)
     planned = check_plan_request(request, selected)
     gates = plan_gates(fail_if or (), selected or (planned.chain.names if planned.chain is not None else ()))

@@ -8,18 +8,16 @@ from pathlib import Path
 from typing import Any
 
 from tfkit import console
-from tfkit.cli.options import Attempt, Tuned, named_columns, option_words, split_recipe, stage_names
+from tfkit.cli.options import Attempt, option_words, stage_names
 from tfkit.cli.program import set_crash_folder
 from tfkit.cli.results import show_training_result
 from tfkit.engine.planning.run_forecaster import RunForecaster
 from tfkit.engine.request.evaluation_settings import CodePermission
 from tfkit.engine.request.gate import failed_gates
-from tfkit.engine.request.training_request import TrainingKind, TrainingRequest
+from tfkit.engine.request.training_request import TrainingRequest
 from tfkit.engine.training_run.attempt import RunOptions
 from tfkit.engine.training_run.ranks_of_command import RankConnection, Ranks
-from tfkit.errors import BudgetReached, Stopped, UsageError
-from tfkit.recipe import open_recipe
-from tfkit.recipe.reading.overrides import parse_overrides
+from tfkit.errors import BudgetReached, Stopped
 from tfkit.run.signals import StopSignals
 
 
@@ -54,24 +52,6 @@ def run_training(attempt: Callable[[StopSignals], dict[str, Any]], options: RunO
             show_training_result(result, as_json, failed)
     if failed is not None:
         raise failed
-
-
-def tuning_request(
-    command: str, kind: TrainingKind | None, recipe: str | None, overrides: Sequence[str] | None, tuned: Tuned, *, needed: bool = False
-) -> tuple[TrainingRequest, list[str]]:
-    """Return the request of a training that may start from a checkpoint, and its recipe and changes as they were given.
-
-    `needed`: raise UsageError if neither a recipe, a checkpoint nor data are given.
-    """
-    from tfkit.engine.recognition.own_data import training_request
-
-    chosen, words = split_recipe(command, recipe, overrides)
-    if needed and chosen is None and tuned.checkpoint is None and tuned.data is None:
-        raise UsageError(f"{command}: which training? Give a RECIPE, or --data F, and --from CKPT to train a checkpoint")
-    source = open_recipe(chosen) if chosen is not None else None
-    named = (tuned.checkpoint, tuned.data, named_columns(tuned.columns))
-    request = training_request(kind, source, parse_overrides(words), *named, rows=tuned.rows)
-    return request, [*([chosen] if chosen is not None else []), *words]
 
 
 def start_training(request: TrainingRequest, words: Sequence[str], options: RunOptions, *, dry_run: bool, as_json: bool) -> None:
