@@ -27,7 +27,6 @@ PURE = {
     "carbon.reading",
     "regular_files",
     "units",
-    "error_document",
 }
 # Of the room `run`: how a checkpoint lies on disk, without torch.
 CHECKPOINTS = {
@@ -44,7 +43,6 @@ CHECKPOINTS = {
 }
 MAY_IMPORT = {
     "errors": set(),
-    "error_document": set(),
     "durable": set(),
     "openmp": set(),
     "network": {"durable"},
@@ -91,7 +89,6 @@ MAY_IMPORT = {
         "recipe",
         "console",
         "errors",
-        "error_document",
         "units",
         "network",
         "run",
