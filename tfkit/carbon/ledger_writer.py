@@ -59,14 +59,7 @@ class Ledger:
 
 
 def tick_line(
-    at: float,
-    phase: str,
-    seconds: float,
-    totals: Totals,
-    power_w: float,
-    status: str,
-    reason: str | None = None,
-    step: int | None = None,
+    at: float, phase: str, seconds: float, totals: Totals, power_w: float, status: str, reason: str | None = None, step: int | None = None
 ) -> dict[str, Any]:
     """Return a tick. `reason`: the problems since the previous tick; `step`: the run can continue after that step, from here."""
     line = {"kind": "tick", "at": round(at, 3), "phase": phase, "seconds": round(seconds, 3), **asdict(totals), "power_w": power_w}
