@@ -69,7 +69,9 @@ class GgufLayout:
             writer.add_rope_dimension_count(config.head_dim)
             writer.add_rope_freq_base(position.theta)
             if position.scaling is not None and position.scaling.kind == "linear":
-                writer.add_rope_scaling_type(_linear())
+                from gguf import RopeScalingType
+
+                writer.add_rope_scaling_type(RopeScalingType.LINEAR)
                 writer.add_rope_scaling_factor(position.scaling.factor)
         if self.architecture == "gemma2":
             writer.add_attn_logit_softcapping(config.attention.softcap or 0.0)
@@ -132,12 +134,6 @@ def gguf_layout(config: ModelConfig, family: str) -> GgufLayout:
         raise ModelError(f"llama.cpp computes this model differently: {problem}")
     rules = tuple(replace(rule, transposed=False) for rule in FAMILIES[family].rules)  # GGUF's matrices are (out, in), as ours
     return GgufLayout(replace(FAMILIES[family], rules=rules), config, architecture)
-
-
-def _linear() -> Any:
-    import gguf
-
-    return gguf.RopeScalingType.LINEAR
 
 
 def _difference(config: ModelConfig, architecture: str) -> str | None:
