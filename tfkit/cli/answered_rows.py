@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from tfkit.engine.inference.row_answers import RowAnswers
     from tfkit.engine.inference.session import Session
 
-WriteRows = Callable[[Sequence[Mapping[str, Any]]], None]
+WriteRows = Callable[[Sequence[Mapping[str, Any]]], object]
 
 
 @dataclass(frozen=True)

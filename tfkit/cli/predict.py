@@ -1,9 +1,9 @@
 """tfkit predict: a model's labels, tags, numbers or answers for rows without a label."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -68,9 +68,4 @@ def _lines_file(out: Path, answers: "RowAnswers", work: "Session") -> Iterator[W
 
     extra_fields = ("error",) if answers.on_bad_row == "skip" else ()
     with lines_file(out, work.stop, "--out", DELIMITERS.get(out.suffix.lower()), extra_fields) as write:
-
-        def write_rows(lines: Sequence[Mapping[str, Any]]) -> None:
-            for line in lines:
-                write(line)
-
-        yield write_rows
+        yield lambda lines: [write(line) for line in lines]

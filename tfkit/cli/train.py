@@ -33,16 +33,14 @@ def run_training(attempt: Callable[[StopSignals], dict[str, Any]], options: RunO
             with options.connection.open():
                 result = attempt(signals)
         except Stopped as stopped:
-            resume_words = words if stopped.result is None else ["resume", str(options.run)]
-            flags = _flags(options, as_json, runs_code=stopped.runs_code)
+            resume_words = [*words] if stopped.result is None else ["resume", str(options.run)]
             if isinstance(stopped, BudgetReached):
                 key = stopped.larger.partition("=")[0]
-                resume_words = [word for word in resume_words if not word.startswith(f"{key}=")]
-                command = shlex.join(["tfkit", *resume_words, stopped.larger, *flags])
-                error: Stopped = BudgetReached(f"{stopped}\n{command}", stopped.key, stopped.larger)
-            else:
-                command = shlex.join(["tfkit", *resume_words, *flags])
-                error = Stopped(f"{stopped}\n{command}", signals.requested or stopped.exit_code - 128)  # or the signal of another rank
+                resume_words = [*(word for word in resume_words if not word.startswith(f"{key}=")), stopped.larger]
+            command = shlex.join(["tfkit", *resume_words, *_flags(options, as_json, runs_code=stopped.runs_code)])
+            error = Stopped(f"{stopped}\n{command}", signals.requested or stopped.exit_code - 128)  # or the signal of another rank
+            if isinstance(stopped, BudgetReached):
+                error = BudgetReached(f"{stopped}\n{command}", stopped.key, stopped.larger)
             if stopped.result is not None and (as_json or isinstance(error, BudgetReached)):
                 with suppress(console.ReaderGone):
                     show_training_result(stopped.result, as_json, error)
