@@ -5,7 +5,6 @@ safetensors and JSON only: a pickle can run code, so it is refused.
 """
 
 from tfkit.hub.config_json import OWN_TYPE as OWN_TYPE
-from tfkit.hub.config_json import family_of as family_of
 from tfkit.hub.find import content_hash as content_hash
 from tfkit.hub.find import find_checkpoint as find_checkpoint
 from tfkit.hub.find import run_id_of as run_id_of
