@@ -82,13 +82,14 @@ class _PlainLines:
 
     def __init__(self, write: Write, *, quiet: bool):
         self.write, self.seconds = write, _QUIET_SECONDS if quiet else _PLAIN_SECONDS
-        self.apart = _QUIET_SECONDS if quiet else 0.0  # seconds: otherwise each record of a training is a line
-        self.due = time.monotonic() + self.apart
+        self.due = time.monotonic() + self.seconds if quiet else None  # None: each record of a training is a line
 
     def __call__(self, parts: list[str], fraction: float | None) -> None:
-        if (now := time.monotonic()) >= self.due:
-            self.due = now + self.apart
-            self.write("  ".join(parts))
+        if self.due is not None:
+            if (now := time.monotonic()) < self.due:
+                return
+            self.due = now + self.seconds
+        self.write("  ".join(parts))
 
 
 class _RichLine:
