@@ -10,7 +10,7 @@ import typer
 
 from tfkit import console
 from tfkit.cli import options
-from tfkit.cli.text_columns import align_columns, format_amounts
+from tfkit.cli.results import align_columns, format_amounts
 from tfkit.errors import UsageError
 from tfkit.reporting.amount_texts import score, steps
 
@@ -36,7 +36,7 @@ def runs(
 
     A run whose process was killed is marked as killed. Runs in progress and other folders are never deleted.
     """
-    from tfkit.engine.request.stale_runs import finalize_killed_run
+    from tfkit.engine.request.run_totals import finalize_killed_run
     from tfkit.run.listing import list_runs, unfinished_runs
 
     if (with_checkpoints or yes) and not delete_unfinished:
