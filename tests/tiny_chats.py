@@ -134,22 +134,7 @@ def chat_codec(name: str) -> Tokenizer:
 
 # Contents with white space at their ends, several bytes a character, and pieces of the formats' markers.
 WORDS = [
-    "the cat",
-    " sat",
-    "\n",
-    "  ",
-    "é🙂",
-    "12 ",
-    "<|",
-    "|>",
-    "INST",
-    "user\n",
-    "\u2028",
-    "'\"\\",
-    "{{ x }}",
-    "%}",
-    "</",
-    "assistant",
+    *("the cat", " sat", "\n", "  ", "é🙂", "12 ", "<|", "|>", "INST", "user\n", "\u2028", "'\"\\", "{{ x }}", "%}", "</", "assistant"),
     "\t",
 ]
 contents = st.lists(st.sampled_from(WORDS), min_size=1, max_size=6).map("".join).filter(str.strip)

@@ -71,20 +71,8 @@ def test_the_document(capsys, folder, data):
     assert run("--from", folder, "--data", data, "--json", "evaluation.batch_size=2") == 0
     document = json.loads(capsys.readouterr().out)
     assert document.keys() == {
-        *(
-            "schema_version",
-            "metrics",
-            "baselines",
-            "beats_baseline",
-            "best_baseline",
-            "intervals",
-            "bootstrap",
-            "examples",
-            "tokens",
-            "trained_on",
-            "checkpoint",
-            "data",
-        ),
+        *("schema_version", "metrics", "baselines", "beats_baseline", "best_baseline", "intervals", "bootstrap", "examples", "tokens"),
+        *("trained_on", "checkpoint", "data"),
         *("batch_size", "precision", "context_length", "sequence_length"),
         *("energy_kwh", "energy_kwh_parts", "emissions_g", "carbon_status", "place", "gates"),
     }
