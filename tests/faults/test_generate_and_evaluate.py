@@ -288,12 +288,7 @@ def test_f06_a_signal_while_a_prompt_is_waited_for(base: Path) -> None:
     [
         (['{"prompt": "a"}', '{"prompt": "b"}', '{"text": "c"}', '{"prompt": "d"}'], [], 3, "stdin:3: no text under"),
         (['{"prompt": "a"}', '{"prompt": "b"}', json.dumps({"prompt": "a " * 4000}), '{"prompt": "d"}'], [], 3, "prompt 3 has "),
-        (
-            ['{"prompt": "a"}', '{"prompt": "b"}', '{"messages": []}'],
-            ["--chat"],
-            3,
-            'stdin:3: "messages" holds no list of messages',
-        ),
+        (['{"prompt": "a"}', '{"prompt": "b"}', '{"messages": []}'], ["--chat"], 3, 'stdin:3: "messages" holds no list of messages'),
     ],
     ids=["a row", "a length", "a conversation"],
 )
