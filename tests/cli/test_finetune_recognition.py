@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tiny_files import read_rows, write_rows
+from tiny_files import read_rows, receipt, write_rows
 from tiny_runs import WORDS, Done, hashes, kept, pretrain, records, run_tfkit, strike
 
 from tfkit.adapters import load as load_any
@@ -221,11 +221,11 @@ def test_a_task_is_recognised_and_its_recipe_runs_again(
         alone = infer_objective(run / "checkpoints" / last)
         assert alone == {"kind": objective["kind"]} | printed_recipe.objective.model_dump(include={*printed_recipe.objective.needed_alone})
     assert f"# rules  decisions: {DECISIONS}\n" in recipe
-    tried = json.loads((run / "run.json").read_text(encoding="utf-8")).get("rate_trial", {"lr": printed_recipe.optimizer.lr})
+    tried = receipt(run).get("rate_trial", {"lr": printed_recipe.optimizer.lr})
     assert (resolved.optimizer.lr, resolved.training.trial_rates) == (tried["lr"], None)
     assert ("learning rates tried" if "losses" in tried else "no learning rates are tried") in done.err
     assert finetune("printed.yaml", "--run", "again").code == 0
-    rules = [json.loads((folder / "run.json").read_text(encoding="utf-8")).get("decisions") for folder in (run, Path("again"))]
+    rules = [receipt(folder).get("decisions") for folder in (run, Path("again"))]
     assert rules == [DECISIONS, None]  # where they decided
     assert hashes(Path("again"), int(last[5:])) == hashes(run, int(last[5:]))
     scores = [record["evaluation"] for record in records(run) if "evaluation" in record]
@@ -234,7 +234,7 @@ def test_a_task_is_recognised_and_its_recipe_runs_again(
     )  # one after each; texts are a row or two together
     of_names = {"precision", "recall", "f1"} if data == "parts" else set()  # where tags mark none
     assert {*metrics_of(printed_recipe.objective)} - of_names <= scores[-1].keys()
-    best = json.loads((run / "run.json").read_text(encoding="utf-8"))["result"]["best"]
+    best = receipt(run)["result"]["best"]
     assert best["metric"] == metric or (metric is None and best["metric"] == "loss")
     values = [score[best["metric"]] for score in scores]
     assert best["value"] == (min(values) if best["metric"] in ("loss", "rmse") else max(values))
@@ -249,9 +249,7 @@ def test_rates_are_tried_and_the_printed_recipe_tries_the_same(place: Path) -> N
     assert (done.code, done.err.count("learning rates tried in 4 steps each")) == (0, 1), done.err
     Path("printed.yaml").write_text(dry.out, encoding="utf-8")
     assert finetune("printed.yaml", "--run", "again").code == 0
-    trials = [
-        json.loads((run / "run.json").read_text(encoding="utf-8"))["rate_trial"] for run in (Path("runs/bert-classes"), Path("again"))
-    ]
+    trials = [receipt(run)["rate_trial"] for run in (Path("runs/bert-classes"), Path("again"))]
     assert trials[0] == trials[1]
     [*_, last] = kept(Path("again"))
     assert hashes(Path("again"), int(last[5:])) == hashes(Path("runs/bert-classes"), int(last[5:]))
