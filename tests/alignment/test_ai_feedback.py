@@ -200,3 +200,12 @@ def test_what_does_not_fit_is_refused(place: Path, tfkit: Callable[..., Done]) -
     done = tfkit("finetune", "feedback.yaml", "objective.completions=1", "--run", "no")
     assert (done.code, "objective.completions: must be at least 2" in done.err) == (2, True)
     assert not (place / "no" / "checkpoints").exists()
+
+
+def test_a_plan_has_responses_of_the_largest_length(place: Path) -> None:
+    """As many as would be sampled, of a policy that is not trained yet."""
+    planning = encoder(feedback(place, completions=3))
+    planning.is_plan = True
+    for one in planning.encode(rows_of(place)):
+        assert isinstance(one, Encoded)
+        assert [len(ids) - length for (ids, _), length in zip(parts(one), one.arrays["prompts"], strict=True)] == [5] * 3
