@@ -7,15 +7,8 @@ from typing import Any
 
 from torch import Tensor
 
-from tfkit.hub.config_json import (
-    OWN_TYPE,
-    SPECIAL_IDS,
-    TRAINING_ONLY_FIELDS,
-    family_of,
-    label_fields,
-    merge_special_ids,
-    to_config_json,
-)
+from tfkit.families.rules import Family
+from tfkit.hub.config_json import OWN_TYPE, SPECIAL_IDS, TRAINING_ONLY_FIELDS, family_of, label_fields, merge_special_ids, to_config_json
 from tfkit.hub.names import expected_shapes, to_foreign
 from tfkit.hub.tensor_files import write_model_tensors
 from tfkit.model.config import ClassesHeadConfig, ModelConfig
@@ -41,8 +34,10 @@ def save_model(
     problem_type: str | None = None,
     facts: Mapping[str, Any] | None = None,
     generation: Mapping[str, Any] | None = None,
-) -> None:
+) -> Family | None:
     """Write config.json, generation_config.json, model.safetensors (or shards), the tokenizer's files and tfkit.json into a folder.
+
+    Return the family in whose names and layout the weights are written; None if they are written in ours.
 
     `tensors`: the parameters under our names, each read when it is written (None: the caller writes the weights); `family`: preferred if
     several can express the model; `end_ids`: the ids that end a text, if they differ from the tokenizer's eos; `labels`: the names of
@@ -77,6 +72,7 @@ def save_model(
         write_model_tensors(folder, expected_shapes(expressing, config), to_foreign(tensors, expressing, config))
     if tokenizer is not None:
         save_tokenizer(tokenizer, folder)
+    return expressing
 
 
 def _generation(stated: Mapping[str, Any], ids: Mapping[str, Any]) -> dict[str, Any]:

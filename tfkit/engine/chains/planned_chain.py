@@ -21,7 +21,7 @@ from tfkit.engine.training_run.checkpointing import family_name
 from tfkit.engine.training_run.estimate import Estimate
 from tfkit.engine.training_run.run import Run
 from tfkit.errors import TfkitError
-from tfkit.hub import family_of, save_model
+from tfkit.hub import save_model
 from tfkit.hub.names import expected_shapes
 from tfkit.hub.tensor_files import TensorFile
 from tfkit.objectives.companion import PLACEHOLDER
@@ -97,20 +97,19 @@ def _plan_chain(chain: Chain, work: Session, options: PlanOptions) -> Estimate:
 def _write_placeholder(folder: Path, recipe: Recipe, data: TrainingData) -> None:
     """Write a model folder that a later stage reads as the checkpoint of this one, which was not run: its weights are a sparse file."""
     folder.mkdir(parents=True)
-    family = family_name(recipe, data)
-    save_model(
+    family = save_model(
         folder,
         data.config,
         None,
         data.tokenizer,
-        family=family,
+        family=family_name(recipe, data),
         end_ids=end_ids(data.tokenizer),
         labels=data.labels,
         problem_type=recipe.objective.problem_type,
         facts={"objective": recipe.objective.saved_kind, PLACEHOLDER: True},
         generation=data.start.described.generation if data.start is not None else None,
     )
-    shapes = expected_shapes(family_of(data.config, prefer=family), data.config)
+    shapes = expected_shapes(family, data.config)
     layout = {name: (torch.float32, shape) for name, shape in shapes.items()}
     TensorFile(folder / "model.safetensors", layout, {"format": "pt"}).write_zeros()
 
