@@ -222,7 +222,7 @@ def assemble_run(run: Run, *, exact: bool, force: bool) -> AssembledRun:
     ModelError, DataError, UsageError and MachineError.
     """
     recipe, data, folder, listener, peers = run.recipe, run.data, run.folder, run.listener, run.peers
-    pinned = pin_models(recipe, data.start, data.objective, folder)
+    pinned = pin_models(recipe, data.start, data.objective, folder) if data.start or data.objective.recorded_companions else recipe
     model = first_model(recipe, data, listener, peers)
     make_deterministic(run.device)
     keep_freed_memory()
