@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 
 from tfkit.carbon import FINISH
-from tfkit.carbon.footprint import MEASURED, RunTotals
+from tfkit.carbon.footprint import MEASURED
 from tfkit.engine.assembly.base_model import has_new_head, pin_models
 from tfkit.engine.assembly.components import Components, assemble, first_model
 from tfkit.engine.assembly.memory_plan import disk_bytes, trained_numel
@@ -173,8 +173,9 @@ class AssembledRun:
         self.hooks.checkpointer.write_card(Path(result["checkpoint"]), self.progress.step, totals)
         if self.run.planned is not None and folder.attempt == 1 and not result["stopped_early"]:
             self.run.forecaster.remember(self.run, self.run.planned, totals)
-        measured = _actual(totals, memory_bytes(self.run.device))
-        folder.end_attempt("finished", step=self.progress.step, result=result, actual=measured)
+        actual = totals.document(("seconds", "energy_kwh", "emissions_g"))  # of all attempts; the FLOPs are counted as in the plan
+        actual |= {"memory_bytes": memory_bytes(self.run.device), "flops": totals.train_flops}
+        folder.end_attempt("finished", step=self.progress.step, result=result, actual=actual)
         return result
 
     # ----------------------------------------------------------------------------------------------------- the parts of train
@@ -253,11 +254,6 @@ def assemble_run(run: Run, *, exact: bool, force: bool) -> AssembledRun:
     with run.stop.at_once("no step was taken yet"):
         baselines = training_baselines(recipe) if run.data.validation else {}
     return AssembledRun(run, pinned, components, resumed_from, micro_batches, log, hooks, baselines)
-
-
-def _actual(totals: RunTotals, memory_bytes: int) -> dict[str, Any]:
-    """Return `actual` of run.json, from the totals of all attempts; `flops`: of the steps, counted as in the plan."""
-    return {**totals.document(("seconds", "energy_kwh", "emissions_g")), "memory_bytes": memory_bytes, "flops": totals.train_flops}
 
 
 def _announce_size(model: Transformer, listener: Listener) -> None:
