@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from hypothesis import strategies as st
+from schema_walk import walk
 
 from tfkit.model.config import ModelConfig
 from tfkit.recipe import bundled_recipes, json_schema, open_recipe
@@ -18,32 +19,14 @@ Strategy = st.SearchStrategy[Any]
 
 # -- of any shape
 
-KINDS = [
-    "adamw",
-    "adafactor",
-    "muon",
-    "noam",
-    "causal_lm",
-    "byte_bpe",
-    "cosine",
-    "wsd",
-    "rotary",
-    "learned",
-    "rms",
-    "layer",
-    "lm",
-    "gelu",
-    "gpt2",
-    "llama-7b",
+WORDS = [
+    *("adamw", "adafactor", "muon", "noam", "causal_lm", "byte_bpe", "cosine", "wsd", "rotary", "learned", "rms", "layer", "lm", "gelu"),
+    *("gpt2", "llama-7b", "FRA", "", "3", "\ud83d\ude00"),
 ]
-WORDS = [*KINDS, "FRA", "", "3", "\ud83d\ude00"]
 SCALARS: Strategy = (
     st.none() | st.booleans() | st.integers(-2, 70) | st.integers() | st.floats() | st.sampled_from(WORDS) | st.text(max_size=5)
 )
-NAMES = sorted(
-    {name for record in [*section_types(Recipe), *section_types(ModelConfig)] for name in record.model_fields}
-    | {"kind", "lr", "eps", "stdlib", "path"}
-)
+NAMES = sorted({name for _, _, name in walk(Recipe)})
 ANY: Strategy = st.recursive(
     SCALARS,
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(NAMES) | st.text(max_size=4), inner, max_size=4),
@@ -188,40 +171,9 @@ def as_yaml(recipe: dict[str, Any]) -> bytes:
 
 BUNDLED = [recipe.path.read_bytes() for recipe in bundled_recipes() if not open_recipe(recipe.name).has_stages]
 _PIECES = [
-    b"\t",
-    b"\0",
-    b"\xff",
-    b"&a ",
-    b"*a",
-    b"!!python/object:os.system ",
-    b"{",
-    b"[",
-    b"- ",
-    b": ",
-    b"? ",
-    b"#",
-    b"|",
-    b"'",
-    b'"',
-    b"\r",
-    b"---\n",
-    b"...\n",
-]
-_PIECES += [
-    b".nan",
-    b"1e999",
-    b"-1",
-    b"0",
-    b"9" * 30,
-    b"null",
-    b"no",
-    "\u2028".encode(),
-    b"\xef\xbb\xbf",
-    b"<<: ",
-    b"%YAML 1.1\n",
-    b"\n",
-    b" ",
-    b"~",
+    *(b"\t", b"\0", b"\xff", b"&a ", b"*a", b"!!python/object:os.system ", b"{", b"[", b"- ", b": ", b"? ", b"#", b"|", b"'", b'"', b"\r"),
+    *(b"---\n", b"...\n", b".nan", b"1e999", b"-1", b"0", b"9" * 30, b"null", b"no", "\u2028".encode(), b"\xef\xbb\xbf", b"<<: "),
+    *(b"%YAML 1.1\n", b"\n", b" ", b"~"),
 ]
 
 
@@ -265,27 +217,9 @@ def _boxes(value: Any) -> Any:
 
 
 _VALUES: list[Any] = [
-    None,
-    True,
-    -1,
-    0,
-    1,
-    2**62,
-    2**80,
-    1.5,
-    -0.0,
-    1e308,
-    float("nan"),
-    float("inf"),
-    "",
-    "no",
-    "x" * 1000,
-    [],
-    {},
-    [[]],
-    {"": 0},
+    *(None, True, -1, 0, 1, 2**62, 2**80, 1.5, -0.0, 1e308, float("nan"), float("inf"), "", "no", "x" * 1000, [], {}, [[]], {"": 0}),
+    *({"kind": "muon"}, {"preset": "gpt2"}, [{"path": "/"}], "\x85", "FRA"),
 ]
-_VALUES += [{"kind": "muon"}, {"preset": "gpt2"}, [{"path": "/"}], "\x85", "FRA"]
 
 
 def _replace(box: Any, key: Any, dice: random.Random) -> None:

@@ -84,17 +84,7 @@ MAY_IMPORT = {
         "run",
         "carbon",
     },
-    "cli": {
-        "engine",
-        "recipe",
-        "console",
-        "errors",
-        "units",
-        "network",
-        "run",
-        "carbon",
-        "reporting",
-    },
+    "cli": {"engine", "recipe", "console", "errors", "units", "network", "run", "carbon", "reporting"},
     "__main__": {"cli", "console", "errors", "run"},
     "__init__": {"engine", "adapters", "openmp"},
 }

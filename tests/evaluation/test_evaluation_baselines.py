@@ -189,10 +189,7 @@ def test_a_number_has_the_mean_of_the_training_rows() -> None:
 
 
 def test_choices_have_chance_and_the_longest() -> None:
-    scored = rows(
-        {"context": "x", "choices": ["a", "bb"], "label": "1"},
-        {"context": "x", "choices": ["aaa", "b", "c", "d"], "label": "B"},
-    )
+    scored = rows({"context": "x", "choices": ["a", "bb"], "label": "1"}, {"context": "x", "choices": ["aaa", "b", "c", "d"], "label": "B"})
     found = baselines(SECTIONS["multiple_choice"](kind="multiple_choice"), [], scored)
     assert found == {"chance": {"accuracy": 0.375}, "longest_answer": {"accuracy": 0.5}}
 

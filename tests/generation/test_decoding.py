@@ -199,11 +199,7 @@ def test_an_interruption_while_prompts_are_read_is_noticed_between_modules(decod
 def test_an_interruption_keeps_what_was_made(model):
     made: list[int] = []
     batch = generate(
-        model,
-        PROMPTS,
-        greedy(),
-        on_token=lambda row, token: made.append(row),
-        should_stop=lambda: len(made) == 5 * len(PROMPTS),
+        model, PROMPTS, greedy(), on_token=lambda row, token: made.append(row), should_stop=lambda: len(made) == 5 * len(PROMPTS)
     )
     assert [(len(completion.ids), completion.finish) for completion in batch] == [(5, "interrupted")] * 5
     assert all(a.ids == without_cache(model, prompt, 5) for a, prompt in zip(batch, PROMPTS, strict=True))

@@ -1,10 +1,12 @@
 """No option without a reader: for every field of the recipe, a change of it and what it changes in a real run.
 
-Each row of TABLE makes two runs of the real command, which differ in the one field, and looks at something in which they must differ. A
-field without a row fails, and so does a row whose field is gone.
+Each row makes two runs of the real command, which differ in the one field, and looks at something in which they must differ; and if the
+first run is resumed with the change, it is refused, or comes too late (F39). A field without a row fails, and so does a row whose field is
+gone.
 """
 
 import json
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -17,19 +19,22 @@ import pytest
 import torch
 import torch._dynamo
 import torch.utils.checkpoint
-from pydantic import BaseModel
+from schema_walk import inner_sections, walk
 from tiny_files import write_rows
+from tiny_runs import run_here
 from tokenizers import Tokenizer
 
 from tfkit.__main__ import main
 from tfkit.carbon.sidecar_process import SidecarProcess
+from tfkit.engine.planning.machine_speed import machine_speed
 from tfkit.engine.training_run.assembled_run import AssembledRun
 from tfkit.model.config import ModelConfig
 from tfkit.model.stack import Block
 from tfkit.model.transformer import build
-from tfkit.recipe.reading.fields import section_types, tags
+from tfkit.recipe import RecipeText, model_config, open_recipe
+from tfkit.recipe.reading.overrides import parse_overrides
 from tfkit.recipe.schema.data_sections import SourceSection
-from tfkit.recipe.schema.sections import ModelSection, Recipe
+from tfkit.recipe.schema.sections import Recipe
 from tfkit.reporting.formats.sci import sci
 from tfkit.reporting.run_facts import read_facts
 
@@ -59,6 +64,12 @@ class Seen:
     block_forwards: int = 0
     hub: list[Any] = field(default_factory=list)
     idle: list[float] = field(default_factory=list)
+
+    @property
+    def command(self) -> list[str]:
+        """The words that started it."""
+        command = "finetune" if any(word.startswith("model={from") for word in self.words) else "pretrain"
+        return [command, "recipe.yaml", "--run", str(self.folder), "--threads", "1", *self.words]
 
     def records(self, kind: str) -> list[dict[str, Any]]:
         lines = (self.folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
@@ -315,7 +326,6 @@ SPLITS = "data.train=[{path: splits}] | data.validation=null"
 HUB = "data.train=[{hub: saved}]"
 CONFIGS = "data.train=[{hub: configs}]"
 STREAMED = "data.train=[{hub: saved, streamed: true}]"
-HELD_OUT_HUB = "data.validation=[{hub: saved}]"
 METERED = "carbon.enabled=true"
 EMBODIED = "carbon.embodied_g_per_device_hour=10 | carbon.embodied_source=the maker"
 TAUGHT = "tokenizer={path: first} | objective={kind: distillation, teacher: first, of: {kind: causal_lm}}"
@@ -384,372 +394,206 @@ FED = (
 TALKED = f"model={{from: talks}} | {PREFERRED}"
 
 SPARSE = "model.mlp.experts={count: 3, active: 2}"
-TABLE = {
+# The changes that `look` sees, by what both runs are given. The first word of a change names its field.
+CHANGES = {
+    (shapes, ""): "model.vocab_size=310 ; model.context_length=12 ; model.decoder_layers=3 ; model.dim=18 ; model.hidden_dim=40 ; "
+    "model.num_kv_heads=1 ; model.head_dim=6 ; model.position.offset=2 ; model.embedding.norm=true ; model.embedding.segments=2 ; "
+    "model.norm.placement=post ; model.norm.first=false ; model.norm.bias=false ; model.attention.qk_norm=head ; "
+    "model.attention.qkv_bias=false ; model.attention.out_bias=false ; model.mlp.bias=false ; model.head.tied=false ; "
+    "model.head.bias=true ; model.head.choices=true",
+    (shapes, MASKS): "model.encoder_layers=3 ; model.embedding.dim=12 ; objective.next_sentence=true",
+    (curve, ""): "model.num_heads=4 ; model.embedding.scale=true ; model.norm.eps=0.1 ; model.attention.scale=2 ; "
+    "model.attention.softcap=0.1 ; model.attention.windows=[3] ; model.mlp.activation=relu ; model.head.scale=0.5 ; "
+    "model.head.softcap=0.5 ; model.dropout.embedding=0.3 ; model.dropout.attention=0.3 ; model.dropout.residual=0.3 ; "
+    "model.dropout.hidden=0.3 ; model.dropout.final=0.3 ; model.init.scheme=fan_in ; model.init.std=0.1 ; "
+    "model.init.residual_scaling=false",
+    (curve, ROTARY): "model.position.theta=3 ; model.position.layers=[true,false] ; model.position.fraction=0.5 ; "
+    "model.position.scaling={kind: linear, factor: 4}",
+    (curve, f"{ROTARY} | model.attention.windows=[3]"): "model.position.local_theta=3",
+    (curve, LINEAR): "model.position.scaling.factor=8",
+    (curve, YARN): "model.position.scaling.factor=8 ; model.position.scaling.beta_fast=1.5 ; model.position.scaling.beta_slow=0.1 ; "
+    "model.position.scaling.attention_factor=2 ; model.position.scaling.original_context_length=12",
+    (curve, SCALED): "model.position.scaling.factor=8 ; model.position.scaling.low_freq_factor=2 ; "
+    "model.position.scaling.high_freq_factor=8 ; model.position.scaling.original_context_length=4",
+    (curve, LONGROPE): "model.position.scaling.short_factors=[9,1,1,1] ; model.position.scaling.long_factors=[9,1,1,1] ; "
+    "model.position.scaling.attention_factor=2 ; model.position.scaling.original_context_length=4",
+    (shapes, BESIDE): "model.position.relative.buckets=16",
+    (curve, BESIDE): "model.position.relative.max_distance=10",
+    (shapes, DISENTANGLED): "model.position.buckets=16",
+    (curve, DISENTANGLED): "model.position.max_distance=9",
+    (shapes, RELATIVE): "model.position.buckets=16",
+    (curve, RELATIVE): "model.position.max_distance=10",
+    (curve, "model.position={kind: sinusoidal}"): "model.position.layout=interleaved",
+    (shapes, RMS): "model.norm.first=false ; model.norm.placement=sandwich",
+    (curve, RMS): "model.norm.eps=0.1",
+    (weights, RMS): "model.norm.unit_offset=true",
+    (shapes, "model.hidden_dim=40"): "model.mlp.gated=true",
+    (shapes, SPARSE): "model.mlp.experts.count=4 ; model.mlp.experts.hidden_dim=8 ; model.mlp.experts.layers=[true,false]",
+    (curve, SPARSE): "model.mlp.experts.active=1 ; model.mlp.experts.normalized=false ; model.routing.balance=1 ; model.routing.z_loss=1",
+    (tokenizer, ""): "tokenizer.kind=wordpiece ; tokenizer.variant=smollm2 ; tokenizer.vocab_size=290 ; "
+    "tokenizer.special_tokens=['<x>'] ; tokenizer.sample_bytes=300 ; tokenizer.add_bos=false",
+    (tokenizer, WORDPIECE): "tokenizer.lowercase=false ; tokenizer.strip_accents=false",
+    (order, ""): "data.train.0.weight=2 ; data.sequence_length=8 ; training.seed=2",
+    (order, LABELLED): "data.length_groups=false",
+    (card_languages, ""): "data.language=[en, de]",
+    (limit, LABELLED): "data.max_lost=0.5",
+    (curve, DPO): "objective.beta=1 ; objective.label_smoothing=0.2",
+    (curve, f"{TALKED} | objective={{kind: dpo}}"): "objective.chat=true",
+    (curve, DPO.replace("dpo", "reward")): "objective.every_token=true",
+    (curve, f"{TALKED} | objective={{kind: reward}}"): "objective.chat=true",
+    (curve, SPANS): "objective.rate=0.3 ; objective.mean_span=3 ; objective.masking=static",
+    (curve, WRITTEN): "objective.label_smoothing=0.1",
+    (curve, CHAT): "objective.format=mistral ; objective.system=Rhyme.",
+    (order, CHAT): "objective.pack=true",
+    (curve, TURNS): "objective.train_on=last",
+    (targets, ""): "objective.documents=joined",
+    (hidden_tokens, MASKS): "objective.rate=0.3 ; objective.split=[0, 0, 1] ; objective.masking=static ; objective.rarity=0.7",
+    (hidden_tokens, f"{MASKS} | tokenizer={{path: masked}} | {JOINED}"): "objective.whole_words=true",
+    (hidden_tokens, f"{MASKS} | objective.next_sentence=true"): "objective.short_rows=1",
+    (train_data, FED): "objective.policy=second ; objective.judge=rescored ; objective.completions=3 ; objective.temperature=3 ; "
+    "objective.max_new_tokens=2",
+    (shapes, FED): "objective.of={kind: reward}",
+    (curve, TAUGHT): "objective.teacher=second ; objective.temperature=2 ; objective.teacher_weight=2 ; objective.text_weight=2 ; "
+    "objective.cosine_weight=2 ; objective.copy_layers=[1, 0]",
+    (targets, TAUGHT): "objective.of.documents=joined",
+    (hidden_tokens, MASKED_TAUGHT): "objective.of.rate=0.3 ; objective.of.split=[0, 0, 1] ; objective.of.masking=static ; "
+    "objective.of.rarity=0.7",
+    (hidden_tokens, f"{MASKED_TAUGHT} | {JOINED}"): "objective.of.whole_words=true",
+    (shapes, MASKED_TAUGHT): "objective.of.next_sentence=true",
+    (hidden_tokens, f"{MASKED_TAUGHT} | objective.of.next_sentence=true"): "objective.of.short_rows=1",
+    (curve, MASKED_TAUGHT): "objective.masked_only=true",
+    (rewards, SAMPLED): "objective.rules=[{kind: contains, text: a}] ; objective.prompts=8 ; objective.completions=4 ; "
+    "objective.temperature=3 ; objective.max_new_tokens=2 ; objective.no_eos_reward=-3",
+    (curve, f"model={{from: talks}} | tokenizer={{}} | {SAMPLED}"): "objective.chat=true",
+    (order, SAMPLED): "objective.inner_epochs=2",
+    (curve, f"{SAMPLED} | objective.prompts=1 | objective.completions=4"): "objective.beta=3",
+    (limits, SAMPLED): "objective.kl_limit=5 ; objective.kl_stop=5",
+    (curve, SAMPLED): "objective.clip_range=1e-6 ; objective.scale_rewards=none",
+    (golds, SAMPLED): "objective.gold=scored",
+    (rewards, f"{SAMPLED} | tokenizer={{path: scored}}"): "objective.reward=scored",
+    (curve, PPO): "objective.value=rescored ; objective.value_lr=0.1 ; objective.prompts=2 ; objective.completions=4 ; objective.beta=3 ; "
+    "objective.kl_target=1 | objective.kl_horizon=8 ; objective.gamma=0.5 ; objective.gae_lambda=0.1 ; objective.clip_range=1e-6 ; "
+    "objective.value_clip_range=1e-6",
+    (rewards, PPO): "objective.no_eos_reward=-3",
+    (curve, f"{PPO} | objective.kl_target=1"): "objective.kl_horizon=8",
+    (curve, MIXED): "objective.ptx_weight=2 ; objective.ptx_ratio=3 ; data.pretraining=[{path: two.jsonl}] ; "
+    "data.pretraining.0.path=two.jsonl ; data.pretraining.0.text=body",
+    (curve, f"{MIXED} | data.pretraining=[{{path: one.jsonl}}, {{path: two.jsonl}}]"): "data.pretraining.0.weight=3",
+    (shapes, TAGGED): "objective.labels=[no, yes, maybe]",
+    (shapes, SEVERAL): "objective.labels=[no, yes, maybe] ; objective.delimiter=e",
+    (evaluation, FOUND): "objective.unanswerable=true ; objective.max_answer_tokens=1",
+    (train_data, FOUND): "objective.doc_stride=1",
+    (curve, ASKED): "objective.lm_weight=1",
+    (train_data, ASKED): "objective.start=null ; objective.delimiter=<x> ; objective.classify=<x>",
+    (shapes, LABELLED): "objective.labels=[no, yes, maybe]",
+    (curve, LABELLED): "objective.class_weights=balanced",
+    (
+        shapes,
+        f"{LABELLED} | data.train.0.columns={{label: value}} | data.validation.0.columns={{label: value}}",
+    ): "objective.regression=true",
+    (weights, ""): "optimizer.lr=2e-2 ; optimizer.betas=[0.5, 0.5] ; optimizer.eps=1e-2 ; optimizer.bias_correction=false ; "
+    "optimizer.weight_decay=0.5 ; optimizer.layer_decay=0.5 ; training.frozen=['embedding.*'] ; training.unfreeze_every=2",
+    (weights, "optimizer.eps=1e-2"): "optimizer.clip_norm=0.01",
+    (weights, ADAM): "optimizer.layer_decay=0.5 ; optimizer.lr=2e-2 ; optimizer.betas=[0.5, 0.5] ; optimizer.eps=1e-2 ; "
+    "optimizer.bias_correction=false",
+    (weights, ADAFACTOR): "optimizer.layer_decay=0.5 ; optimizer.lr=2e-2 ; optimizer.scale_parameter=false ; optimizer.min_scale=0.5 ; "
+    "optimizer.decay_rate=0.5 ; optimizer.clip_threshold=0.5 ; optimizer.eps=1e-2 ; optimizer.weight_decay=0.5",
+    (weights, f"{ADAM} | optimizer.eps=1e-2"): "optimizer.clip_norm=0.01",
+    (weights, f"{ADAFACTOR} | optimizer.eps=1e-2"): "optimizer.clip_norm=0.01",
+    (weights, MUON): "optimizer.lr=2e-2 ; optimizer.adamw_lr=2e-2 ; optimizer.momentum=0.5 ; optimizer.betas=[0.5, 0.5] ; "
+    "optimizer.eps=1e-2 ; optimizer.weight_decay=0.5",
+    (weights, f"{MUON} | optimizer.eps=1e-2"): "optimizer.clip_norm=0.01",
+    (lr, "training.log_every=1"): "schedule.kind=linear ; schedule.warmup_steps=2 ; schedule.warmup_tokens=150 ; "
+    "schedule.warmup_ratio=0.5 ; schedule.decay_end=0.5",
+    (lr, "schedule.kind=inverse_sqrt | training.log_every=1"): "schedule.flat_steps=3",
+    (lr, ""): "schedule.final_ratio=0.5",
+    (lr, "schedule.kind=wsd | training.log_every=1"): "schedule.decay_ratio=0.8",
+    (steps, ""): "training.steps=5 ; training.epochs=0.2 | training.steps=null ; training.tokens=130 | training.steps=null",
+    (micro_batches, ""): "training.batch_size=6 ; training.micro_batch_size=2",
+    (micro_batches, "training.batch_ramp={start: 2, tokens: 100}"): "training.batch_ramp.start=1",
+    (row_counts, "training.batch_ramp={start: 2, tokens: 100}"): "training.batch_ramp.tokens=300",
+    (precision, ""): "training.precision=bf16",
+    (evaluation, ""): "training.ema_decay=0.9 ; evaluation.max_tokens=100",
+    (lr, "optimizer.lr=1e-6 | training.steps=26"): "training.trial_rates=[0.1]",
+    (shapes, ADAPTED): "training.adapter.rank=3 ; training.adapter.targets=[k_proj]",
+    (curve, ADAPTED): "training.adapter.alpha=30 ; training.adapter.dropout=0.5",
+    (weight_files, ADAPTED): "training.adapter.merge=true",
+    (evaluated_steps, "optimizer.lr=10 | checkpoint.every=1 | evaluation.every=1 | training.steps=12"): "training.patience=1",
+    (compiled, ""): "training.compile=true",
+    (forwards, ""): "training.activation_checkpointing=true ; evaluation.batch_size=1",
+    (guards, ""): "training.max_skipped_steps=2 ; training.loss_jump_sigmas=8",
+    (logged_steps, ""): "training.log_every=2",
+    (tensorboard, ""): "training.tensorboard=true ; trackers=[{kind: tensorboard}]",
+    (checkpoints, ""): "checkpoint.every=2",
+    (checkpoints, "checkpoint.every=1"): "checkpoint.keep=1",
+    (evaluated_steps, ""): "evaluation.every=1",
+    (judge, ""): "evaluation.metric=perplexity",
+    (scored, ""): "evaluation.precision=bfloat16",
+    (judged, f"{WRITTEN} | generation.max_new_tokens=2"): "evaluation.text_metrics=[chrf]",
+    (bleu_tokenizer, WRITTEN): "evaluation.bleu_tokenize=char",
+    (judged, ""): "evaluation.bootstrap=7",
+    (samples, DRAWS): "generation.max_new_tokens=3 ; generation.temperature=0 ; generation.top_k=2 ; generation.top_p=0.05 ; "
+    "generation.min_p=0.9 ; generation.repetition_penalty=9 ; generation.no_repeat_ngram=1 ; generation.num_beams=3 ; "
+    "generation.stop=[a, e, o, t, s, ' ', '�'] ; generation.seed=2",
+    (samples, BEAMS): "generation.length_penalty=-9 ; generation.length_law=gnmt ; generation.early_stopping=full",
+    (mesh, ""): "parallel.replicas=1 ; parallel.reshard=false",
+    (meter, f"{METERED} | carbon.country=FRA"): "carbon.country=POL ; carbon.intensity_g_per_kwh=7",
+    (meter, METERED): "carbon.intensity_file=grid.csv ; carbon.pue=1.5 ; carbon.every_seconds=60",
+    (budgets, METERED): "carbon.budget_g=1000 ; carbon.budget_kwh=1000",
+    (budgets, ""): "carbon.budget_seconds=1000",
+    (budgets, f"{METERED} | carbon.budget_g=1000"): "carbon.on_meter_failure=stop",
+    (embodied, EMBODIED): "carbon.embodied_g_per_device_hour=20 ; carbon.embodied_source=another",
+    (idle, METERED): "carbon.baseline_seconds=0.5",
+    (train_data, ""): "data.train=[{path: two.jsonl}] ; data.rows=3 ; data.on_bad_row=skip",
+    (train_data, SPLITS): "data.split_by=row",
+    (train_data, NAMED): "data.train.0.class_names=[a, b, c, d, e, f, g, h, i]",
+    (validation_data, ""): "data.validation=0.3",
+    (validation_data, NAMED): "data.validation.0.class_names=[a, b, c, d, e, f, g, h, i]",
+}
+SOURCES = {  # those of a source of training, and of one of validation
+    "": "data.train.0.path=joined.jsonl ; data.train.0.format=text ; data.train.0.text=body ; data.train.0.columns={text: body}",
+    "data.train=[{path: splits}]": "data.train.0.files=test",
+    "data.train=[{path: table.csv}]": "data.train.0.header=[body, text]",
+    "data.train=[{path: keyed.json, field: first}]": "data.train.0.field=second",
+    "data.train=[{path: labelled.jsonl, text: other, beside: {other: one.jsonl}}]": "data.train.0.beside={other: two.jsonl}",
+    CONFIGS: "data.train.0.config=second ; data.train.0.revision=v2",
+    HUB: "data.train.0.split=other ; data.train.0.streamed=true",
+    STREAMED: "data.train.0.rows=9",
+}
+ROWS = [Change(words, look, given) for (look, given), changes in CHANGES.items() for words in changes.split(" ; ")]
+ROWS += [
+    Change(words.replace("train", part), hub if "revision" in words else look, given.replace("train", part))
+    for part, look in (("train", train_data), ("validation", validation_data))
+    for given, changes in SOURCES.items()
+    for words in changes.split(" ; ")
+]
+# Changes whose first word does not name their field.
+WHOLE = {
     "model.preset": Change(
         "model={preset: llama-7b, decoder_layers: 2, dim: 16, num_heads: 2, context_length: 16, hidden_dim: 32}", shapes
     ),
-    "model.vocab_size": Change("model.vocab_size=310", shapes),
-    "model.context_length": Change("model.context_length=12", shapes),
-    "model.encoder_layers": Change("model.encoder_layers=3", shapes, MASKS),
     "model.head[masked_lm].tied": Change("model.head={kind: masked_lm, tied: false, next_sentence: false}", shapes, MASKS),
-    "model.decoder_layers": Change("model.decoder_layers=3", shapes),
-    "model.dim": Change("model.dim=18", shapes),
-    "model.hidden_dim": Change("model.hidden_dim=40", shapes),
-    "model.num_heads": Change("model.num_heads=4", curve),
-    "model.num_kv_heads": Change("model.num_kv_heads=1", shapes),
-    "model.head_dim": Change("model.head_dim=6", shapes),
     "model.position": Change(ROTARY, shapes),
-    "model.position[rotary].theta": Change("model.position.theta=3", curve, ROTARY),
-    "model.position[rotary].local_theta": Change("model.position.local_theta=3", curve, f"{ROTARY} | model.attention.windows=[3]"),
-    "model.position[rotary].layers": Change("model.position.layers=[true,false]", curve, ROTARY),
-    "model.position[rotary].fraction": Change("model.position.fraction=0.5", curve, ROTARY),
-    "model.position[rotary].scaling": Change("model.position.scaling={kind: linear, factor: 4}", curve, ROTARY),
-    "model.position[rotary].scaling[linear].factor": Change("model.position.scaling.factor=8", curve, LINEAR),
-    "model.position[rotary].scaling[yarn].factor": Change("model.position.scaling.factor=8", curve, YARN),
-    "model.position[rotary].scaling[yarn].beta_fast": Change("model.position.scaling.beta_fast=1.5", curve, YARN),
-    "model.position[rotary].scaling[yarn].beta_slow": Change("model.position.scaling.beta_slow=0.1", curve, YARN),
-    "model.position[rotary].scaling[yarn].attention_factor": Change("model.position.scaling.attention_factor=2", curve, YARN),
-    "model.position[rotary].scaling[yarn].original_context_length": Change(
-        "model.position.scaling.original_context_length=12", curve, YARN
-    ),
-    "model.position[rotary].scaling[llama3].factor": Change("model.position.scaling.factor=8", curve, SCALED),
-    "model.position[rotary].scaling[llama3].low_freq_factor": Change("model.position.scaling.low_freq_factor=2", curve, SCALED),
-    "model.position[rotary].scaling[llama3].high_freq_factor": Change("model.position.scaling.high_freq_factor=8", curve, SCALED),
-    "model.position[rotary].scaling[llama3].original_context_length": Change(
-        "model.position.scaling.original_context_length=4", curve, SCALED
-    ),
-    "model.position[rotary].scaling[longrope].short_factors": Change("model.position.scaling.short_factors=[9,1,1,1]", curve, LONGROPE),
-    "model.position[rotary].scaling[longrope].long_factors": Change("model.position.scaling.long_factors=[9,1,1,1]", curve, LONGROPE),
-    "model.position[rotary].scaling[longrope].attention_factor": Change("model.position.scaling.attention_factor=2", curve, LONGROPE),
-    "model.position[rotary].scaling[longrope].original_context_length": Change(
-        "model.position.scaling.original_context_length=4", curve, LONGROPE
-    ),
-    "model.position[learned].offset": Change("model.position.offset=2", shapes),
-    "model.position[learned].relative.buckets": Change("model.position.relative.buckets=16", shapes, BESIDE),
-    "model.position[learned].relative.max_distance": Change("model.position.relative.max_distance=10", curve, BESIDE),
-    "model.position[disentangled].buckets": Change("model.position.buckets=16", shapes, DISENTANGLED),
-    "model.position[disentangled].max_distance": Change("model.position.max_distance=9", curve, DISENTANGLED),
-    "model.position[relative].buckets": Change("model.position.buckets=16", shapes, RELATIVE),
-    "model.position[relative].max_distance": Change("model.position.max_distance=10", curve, RELATIVE),
-    "model.position[sinusoidal].layout": Change("model.position.layout=interleaved", curve, "model.position={kind: sinusoidal}"),
-    "model.embedding.scale": Change("model.embedding.scale=true", curve),
-    "model.embedding.norm": Change("model.embedding.norm=true", shapes),
-    "model.embedding.dim": Change("model.embedding.dim=12", shapes, MASKS),
-    "model.embedding.segments": Change("model.embedding.segments=2", shapes),
     "model.norm": Change("model.norm.kind=rms", shapes),
-    "model.norm[layer].eps": Change("model.norm.eps=0.1", curve),
-    "model.norm[layer].placement": Change("model.norm.placement=post", shapes),
-    "model.norm[layer].first": Change("model.norm.first=false", shapes),
-    "model.norm[layer].bias": Change("model.norm.bias=false", shapes),
-    "model.norm[rms].first": Change("model.norm.first=false", shapes, RMS),
-    "model.norm[rms].eps": Change("model.norm.eps=0.1", curve, RMS),
-    "model.norm[rms].placement": Change("model.norm.placement=sandwich", shapes, RMS),
-    "model.norm[rms].unit_offset": Change("model.norm.unit_offset=true", weights, RMS),
-    "model.attention.scale": Change("model.attention.scale=2", curve),
-    "model.attention.softcap": Change("model.attention.softcap=0.1", curve),
-    "model.attention.qk_norm": Change("model.attention.qk_norm=head", shapes),
-    "model.attention.windows": Change("model.attention.windows=[3]", curve),
-    "model.attention.qkv_bias": Change("model.attention.qkv_bias=false", shapes),
-    "model.attention.out_bias": Change("model.attention.out_bias=false", shapes),
-    "model.mlp.activation": Change("model.mlp.activation=relu", curve),
-    "model.mlp.gated": Change("model.mlp.gated=true", shapes, "model.hidden_dim=40"),
-    "model.mlp.bias": Change("model.mlp.bias=false", shapes),
-    "model.mlp.experts.count": Change("model.mlp.experts.count=4", shapes, SPARSE),
-    "model.mlp.experts.active": Change("model.mlp.experts.active=1", curve, SPARSE),
-    "model.mlp.experts.hidden_dim": Change("model.mlp.experts.hidden_dim=8", shapes, SPARSE),
-    "model.mlp.experts.normalized": Change("model.mlp.experts.normalized=false", curve, SPARSE),
-    "model.mlp.experts.layers": Change("model.mlp.experts.layers=[true,false]", shapes, SPARSE),
-    "model.routing.balance": Change("model.routing.balance=1", curve, SPARSE),
-    "model.routing.z_loss": Change("model.routing.z_loss=1", curve, SPARSE),
-    "model.head[lm].tied": Change("model.head.tied=false", shapes),
-    "model.head[lm].bias": Change("model.head.bias=true", shapes),
-    "model.head[lm].scale": Change("model.head.scale=0.5", curve),
-    "model.head[lm].softcap": Change("model.head.softcap=0.5", curve),
-    "model.head[lm].choices": Change("model.head.choices=true", shapes),
-    "model.dropout.embedding": Change("model.dropout.embedding=0.3", curve),
-    "model.dropout.attention": Change("model.dropout.attention=0.3", curve),
-    "model.dropout.residual": Change("model.dropout.residual=0.3", curve),
-    "model.dropout.hidden": Change("model.dropout.hidden=0.3", curve),
-    "model.dropout.final": Change("model.dropout.final=0.3", curve),
-    "model.init.scheme": Change("model.init.scheme=fan_in", curve),
-    "model.init.std": Change("model.init.std=0.1", curve),
-    "model.init.residual_scaling": Change("model.init.residual_scaling=false", curve),
-    "tokenizer.kind": Change("tokenizer.kind=wordpiece", tokenizer),
-    "tokenizer.variant": Change("tokenizer.variant=smollm2", tokenizer),
-    "tokenizer.vocab_size": Change("tokenizer.vocab_size=290", tokenizer),
-    "tokenizer.special_tokens": Change("tokenizer.special_tokens=['<x>']", tokenizer),
-    "tokenizer.sample_bytes": Change("tokenizer.sample_bytes=300", tokenizer),
-    "tokenizer.add_bos": Change("tokenizer.add_bos=false", tokenizer),
-    "tokenizer.lowercase": Change("tokenizer.lowercase=false", tokenizer, WORDPIECE),
-    "tokenizer.strip_accents": Change("tokenizer.strip_accents=false", tokenizer, WORDPIECE),
     "tokenizer.path": Change("tokenizer={path: finished}", tokenizer),
-    "data.train": Change("data.train=[{path: two.jsonl}]", train_data),
     "data.train.stdlib": Change("data.train=[{stdlib: true}]", train_data, "tokenizer={path: finished}"),
-    "data.train.path": Change("data.train.0.path=two.jsonl", train_data),
-    "data.train.files": Change("data.train.0.files=all", train_data, SPLITS),
-    "data.train.format": Change("data.train.0.format=text", train_data),
-    "data.train.header": Change("data.train.0.header=[body, text]", train_data, "data.train=[{path: table.csv}]"),
-    "data.train.field": Change("data.train.0.field=second", train_data, "data.train=[{path: keyed.json, field: first}]"),
-    "data.train.beside": Change(
-        "data.train.0.beside={other: two.jsonl}",
-        train_data,
-        "data.train=[{path: labelled.jsonl, text: other, beside: {other: one.jsonl}}]",
-    ),
-    "data.train.class_names": Change("data.train.0.class_names=[a, b, c, d, e, f, g, h, i]", train_data, NAMED),
     "data.train.hub": Change(HUB, train_data),
-    "data.train.config": Change("data.train.0.config=second", train_data, CONFIGS),
-    "data.train.split": Change("data.train.0.split=other", train_data, HUB),
-    "data.train.revision": Change("data.train.0.revision=v2", hub, CONFIGS),
-    "data.train.streamed": Change("data.train.0.streamed=true", train_data, HUB),
-    "data.train.rows": Change("data.train.0.rows=9", train_data, STREAMED),
-    "data.train.text": Change("data.train.0.text=body", train_data),
-    "data.train.columns": Change("data.train.0.columns={text: body}", train_data),
-    "data.train.weight": Change("data.train.0.weight=2", order),
-    "data.validation": Change("data.validation=0.3", validation_data),
     "data.validation.stdlib": Change("data.validation=[{stdlib: true}]", validation_data),
-    "data.validation.path": Change("data.validation.0.path=one.jsonl", validation_data),
-    "data.validation.files": Change("data.validation.0.files=test", validation_data, "data.validation=[{path: splits}]"),
-    "data.validation.format": Change("data.validation.0.format=text", validation_data),
-    "data.validation.header": Change("data.validation.0.header=[body, text]", validation_data, "data.validation=[{path: table.csv}]"),
-    "data.validation.field": Change(
-        "data.validation.0.field=second", validation_data, "data.validation=[{path: keyed.json, field: first}]"
-    ),
-    "data.validation.beside": Change(
-        "data.validation.0.beside={other: two.jsonl}",
-        validation_data,
-        "data.validation=[{path: labelled.jsonl, text: other, beside: {other: one.jsonl}}]",
-    ),
-    "data.validation.class_names": Change("data.validation.0.class_names=[a, b, c, d, e, f, g, h, i]", validation_data, NAMED),
-    "data.validation.hub": Change(HELD_OUT_HUB, validation_data),
-    "data.validation.config": Change("data.validation.0.config=second", validation_data, CONFIGS.replace("train", "validation")),
-    "data.validation.split": Change("data.validation.0.split=other", validation_data, HELD_OUT_HUB),
-    "data.validation.revision": Change("data.validation.0.revision=v2", hub, CONFIGS.replace("train", "validation")),
-    "data.validation.streamed": Change("data.validation.0.streamed=true", validation_data, HELD_OUT_HUB),
-    "data.validation.rows": Change("data.validation.0.rows=9", validation_data, STREAMED.replace("train", "validation")),
-    "data.validation.text": Change("data.validation.0.text=body", validation_data),
-    "data.validation.columns": Change("data.validation.0.columns={text: body}", validation_data),
+    "data.validation.hub": Change(HUB.replace("train", "validation"), validation_data),
     "data.validation.name": Change("data.validation=[{path: two.jsonl}, {path: one.jsonl, name: dev}]", evaluation),
-    "data.rows": Change("data.rows=3", train_data),
-    "data.split_by": Change("data.split_by=row", train_data, SPLITS),
-    "data.sequence_length": Change("data.sequence_length=8", order),
-    "data.length_groups": Change("data.length_groups=false", order, LABELLED),
-    "data.language": Change("data.language=[en, de]", card_languages),
-    "data.max_lost": Change("data.max_lost=0.5", limit, LABELLED),
-    "data.on_bad_row": Change("data.on_bad_row=skip", train_data),
     "objective": Change(LABELLED, shapes),
-    "objective[dpo].beta": Change("objective.beta=1", curve, DPO),
-    "objective[dpo].label_smoothing": Change("objective.label_smoothing=0.2", curve, DPO),
-    "objective[dpo].chat": Change("objective.chat=true", curve, f"{TALKED} | objective={{kind: dpo}}"),
-    "objective[reward].every_token": Change("objective.every_token=true", curve, DPO.replace("dpo", "reward")),
-    "objective[reward].chat": Change("objective.chat=true", curve, f"{TALKED} | objective={{kind: reward}}"),
-    "objective[span_corruption].rate": Change("objective.rate=0.3", curve, SPANS),
-    "objective[span_corruption].mean_span": Change("objective.mean_span=3", curve, SPANS),
-    "objective[span_corruption].masking": Change("objective.masking=static", curve, SPANS),
-    "objective[text_to_text].label_smoothing": Change("objective.label_smoothing=0.1", curve, WRITTEN),
-    "objective[chat].format": Change("objective.format=mistral", curve, CHAT),
-    "objective[chat].system": Change("objective.system=Rhyme.", curve, CHAT),
-    "objective[chat].pack": Change("objective.pack=true", order, CHAT),
-    "objective[chat].train_on": Change("objective.train_on=last", curve, TURNS),
-    "objective[causal_lm].documents": Change("objective.documents=joined", targets),
-    "objective[masked_lm].rate": Change("objective.rate=0.3", hidden_tokens, MASKS),
-    "objective[masked_lm].split": Change("objective.split=[0, 0, 1]", hidden_tokens, MASKS),
-    "objective[masked_lm].masking": Change("objective.masking=static", hidden_tokens, MASKS),
-    "objective[masked_lm].whole_words": Change(
-        "objective.whole_words=true", hidden_tokens, f"{MASKS} | tokenizer={{path: masked}} | {JOINED}"
-    ),
-    "objective[masked_lm].rarity": Change("objective.rarity=0.7", hidden_tokens, MASKS),
-    "objective[masked_lm].next_sentence": Change("objective.next_sentence=true", shapes, MASKS),
-    "objective[masked_lm].short_rows": Change("objective.short_rows=1", hidden_tokens, f"{MASKS} | objective.next_sentence=true"),
-    "objective[ai_feedback].policy": Change("objective.policy=second", train_data, FED),
-    "objective[ai_feedback].judge": Change("objective.judge=rescored", train_data, FED),
-    "objective[ai_feedback].of": Change("objective.of={kind: reward}", shapes, FED),
-    "objective[ai_feedback].completions": Change("objective.completions=3", train_data, FED),
-    "objective[ai_feedback].temperature": Change("objective.temperature=3", train_data, FED),
-    "objective[ai_feedback].max_new_tokens": Change("objective.max_new_tokens=2", train_data, FED),
-    "objective[distillation].teacher": Change("objective.teacher=second", curve, TAUGHT),
     "objective[distillation].of": Change(MASKED_TAUGHT, base_terms, TAUGHT),
-    "objective[distillation].of[causal_lm].documents": Change("objective.of.documents=joined", targets, TAUGHT),
-    "objective[distillation].of[masked_lm].rate": Change("objective.of.rate=0.3", hidden_tokens, MASKED_TAUGHT),
-    "objective[distillation].of[masked_lm].split": Change("objective.of.split=[0, 0, 1]", hidden_tokens, MASKED_TAUGHT),
-    "objective[distillation].of[masked_lm].masking": Change("objective.of.masking=static", hidden_tokens, MASKED_TAUGHT),
-    "objective[distillation].of[masked_lm].whole_words": Change(
-        "objective.of.whole_words=true", hidden_tokens, f"{MASKED_TAUGHT} | {JOINED}"
-    ),
-    "objective[distillation].of[masked_lm].rarity": Change("objective.of.rarity=0.7", hidden_tokens, MASKED_TAUGHT),
-    "objective[distillation].of[masked_lm].next_sentence": Change("objective.of.next_sentence=true", shapes, MASKED_TAUGHT),
-    "objective[distillation].of[masked_lm].short_rows": Change(
-        "objective.of.short_rows=1", hidden_tokens, f"{MASKED_TAUGHT} | objective.of.next_sentence=true"
-    ),
-    "objective[distillation].temperature": Change("objective.temperature=2", curve, TAUGHT),
-    "objective[distillation].teacher_weight": Change("objective.teacher_weight=2", curve, TAUGHT),
-    "objective[distillation].text_weight": Change("objective.text_weight=2", curve, TAUGHT),
-    "objective[distillation].cosine_weight": Change("objective.cosine_weight=2", curve, TAUGHT),
-    "objective[distillation].masked_only": Change("objective.masked_only=true", curve, MASKED_TAUGHT),
-    "objective[distillation].copy_layers": Change("objective.copy_layers=[1, 0]", curve, TAUGHT),
-    "objective[grpo].rules": Change("objective.rules=[{kind: contains, text: a}]", rewards, SAMPLED),
     **{f"objective[grpo].rules[{kind}].weight": Change(rewarded(kind, 3.0), rewards, f"{SAMPLED} | {rewarded(kind)}") for kind in _RULES},
     "objective[grpo].rules[regex].pattern": Change("objective.rules=[{kind: regex, pattern: s}]", rewards, SAMPLED),
     "objective[grpo].rules[contains].text": Change("objective.rules=[{kind: contains}]", rewards, SAMPLED),
     "objective[grpo].rules[python].function": Change(
         "objective.rules.0.function='rewarding.py:penalty'", rewards, f"{SAMPLED} | {rewarded('python')}"
     ),
-    "objective[grpo].chat": Change("objective.chat=true", curve, f"model={{from: talks}} | tokenizer={{}} | {SAMPLED}"),
-    "objective[grpo].prompts": Change("objective.prompts=8", rewards, SAMPLED),
-    "objective[grpo].completions": Change("objective.completions=4", rewards, SAMPLED),
-    "objective[grpo].inner_epochs": Change("objective.inner_epochs=2", order, SAMPLED),
-    "objective[grpo].temperature": Change("objective.temperature=3", rewards, SAMPLED),
-    "objective[grpo].max_new_tokens": Change("objective.max_new_tokens=2", rewards, SAMPLED),
-    "objective[grpo].no_eos_reward": Change("objective.no_eos_reward=-3", rewards, SAMPLED),
-    "objective[grpo].beta": Change("objective.beta=3", curve, f"{SAMPLED} | objective.prompts=1 | objective.completions=4"),
-    "objective[grpo].kl_limit": Change("objective.kl_limit=5", limits, SAMPLED),
-    "objective[grpo].kl_stop": Change("objective.kl_stop=5", limits, SAMPLED),
-    "objective[grpo].clip_range": Change("objective.clip_range=1e-6", curve, SAMPLED),
-    "objective[grpo].scale_rewards": Change("objective.scale_rewards=none", curve, SAMPLED),
-    "objective[grpo].gold": Change("objective.gold=scored", golds, SAMPLED),
-    "objective[grpo].reward": Change("objective.reward=scored", rewards, f"{SAMPLED} | tokenizer={{path: scored}}"),
-    "objective[ppo].value": Change("objective.value=rescored", curve, PPO),
-    "objective[ppo].value_lr": Change("objective.value_lr=0.1", curve, PPO),
-    "objective[ppo].prompts": Change("objective.prompts=2", curve, PPO),
-    "objective[ppo].completions": Change("objective.completions=4", curve, PPO),
-    "objective[ppo].no_eos_reward": Change("objective.no_eos_reward=-3", rewards, PPO),
-    "objective[ppo].beta": Change("objective.beta=3", curve, PPO),
-    "objective[ppo].kl_target": Change("objective.kl_target=1 | objective.kl_horizon=8", curve, PPO),
-    "objective[ppo].kl_horizon": Change("objective.kl_horizon=8", curve, f"{PPO} | objective.kl_target=1"),
-    "objective[ppo].gamma": Change("objective.gamma=0.5", curve, PPO),
-    "objective[ppo].gae_lambda": Change("objective.gae_lambda=0.1", curve, PPO),
-    "objective[ppo].clip_range": Change("objective.clip_range=1e-6", curve, PPO),
-    "objective[ppo].value_clip_range": Change("objective.value_clip_range=1e-6", curve, PPO),
-    "objective[ppo].ptx_weight": Change("objective.ptx_weight=2", curve, MIXED),
-    "objective[ppo].ptx_ratio": Change("objective.ptx_ratio=3", curve, MIXED),
-    "data.pretraining": Change("data.pretraining=[{path: two.jsonl}]", curve, MIXED),
-    "data.pretraining.path": Change("data.pretraining.0.path=two.jsonl", curve, MIXED),
-    "data.pretraining.text": Change("data.pretraining.0.text=body", curve, MIXED),
-    "data.pretraining.weight": Change(
-        "data.pretraining.0.weight=3", curve, f"{MIXED} | data.pretraining=[{{path: one.jsonl}}, {{path: two.jsonl}}]"
-    ),
-    "objective[tagging].labels": Change("objective.labels=[no, yes, maybe]", shapes, TAGGED),
-    "objective[multi_label].labels": Change("objective.labels=[no, yes, maybe]", shapes, SEVERAL),
-    "objective[multi_label].delimiter": Change("objective.delimiter=e", shapes, SEVERAL),
-    "objective[question_answering].unanswerable": Change("objective.unanswerable=true", evaluation, FOUND),
-    "objective[question_answering].doc_stride": Change("objective.doc_stride=1", train_data, FOUND),
-    "objective[question_answering].max_answer_tokens": Change("objective.max_answer_tokens=1", evaluation, FOUND),
-    "objective[multiple_choice].lm_weight": Change("objective.lm_weight=1", curve, ASKED),
-    "objective[multiple_choice].start": Change("objective.start=null", train_data, ASKED),
-    "objective[multiple_choice].delimiter": Change("objective.delimiter=<x>", train_data, ASKED),
-    "objective[multiple_choice].classify": Change("objective.classify=<x>", train_data, ASKED),
-    "objective[classification].labels": Change("objective.labels=[no, yes, maybe]", shapes, LABELLED),
-    "objective[classification].class_weights": Change("objective.class_weights=balanced", curve, LABELLED),
-    "objective[classification].regression": Change(
-        "objective.regression=true",
-        shapes,
-        f"{LABELLED} | data.train.0.columns={{label: value}} | data.validation.0.columns={{label: value}}",
-    ),
     "optimizer": Change(MUON, weights),
-    "optimizer[adamw].lr": Change("optimizer.lr=2e-2", weights),
-    "optimizer[adamw].betas": Change("optimizer.betas=[0.5, 0.5]", weights),
-    "optimizer[adamw].eps": Change("optimizer.eps=1e-2", weights),
-    "optimizer[adamw].bias_correction": Change("optimizer.bias_correction=false", weights),
-    "optimizer[adamw].weight_decay": Change("optimizer.weight_decay=0.5", weights),
-    "optimizer[adamw].clip_norm": Change("optimizer.clip_norm=0.01", weights, "optimizer.eps=1e-2"),
-    "optimizer[adamw].layer_decay": Change("optimizer.layer_decay=0.5", weights),
-    "optimizer[adam].layer_decay": Change("optimizer.layer_decay=0.5", weights, ADAM),
-    "optimizer[adafactor].layer_decay": Change("optimizer.layer_decay=0.5", weights, ADAFACTOR),
-    "optimizer[adam].lr": Change("optimizer.lr=2e-2", weights, ADAM),
-    "optimizer[adam].betas": Change("optimizer.betas=[0.5, 0.5]", weights, ADAM),
-    "optimizer[adam].eps": Change("optimizer.eps=1e-2", weights, ADAM),
-    "optimizer[adam].bias_correction": Change("optimizer.bias_correction=false", weights, ADAM),
-    "optimizer[adam].clip_norm": Change("optimizer.clip_norm=0.01", weights, f"{ADAM} | optimizer.eps=1e-2"),
-    "optimizer[adafactor].lr": Change("optimizer.lr=2e-2", weights, ADAFACTOR),
-    "optimizer[adafactor].scale_parameter": Change("optimizer.scale_parameter=false", weights, ADAFACTOR),
-    "optimizer[adafactor].min_scale": Change("optimizer.min_scale=0.5", weights, ADAFACTOR),
-    "optimizer[adafactor].decay_rate": Change("optimizer.decay_rate=0.5", weights, ADAFACTOR),
-    "optimizer[adafactor].clip_threshold": Change("optimizer.clip_threshold=0.5", weights, ADAFACTOR),
-    "optimizer[adafactor].eps": Change("optimizer.eps=1e-2", weights, ADAFACTOR),
-    "optimizer[adafactor].weight_decay": Change("optimizer.weight_decay=0.5", weights, ADAFACTOR),
-    "optimizer[adafactor].clip_norm": Change("optimizer.clip_norm=0.01", weights, f"{ADAFACTOR} | optimizer.eps=1e-2"),
-    "optimizer[muon].lr": Change("optimizer.lr=2e-2", weights, MUON),
-    "optimizer[muon].adamw_lr": Change("optimizer.adamw_lr=2e-2", weights, MUON),
-    "optimizer[muon].momentum": Change("optimizer.momentum=0.5", weights, MUON),
-    "optimizer[muon].betas": Change("optimizer.betas=[0.5, 0.5]", weights, MUON),
-    "optimizer[muon].eps": Change("optimizer.eps=1e-2", weights, MUON),
-    "optimizer[muon].weight_decay": Change("optimizer.weight_decay=0.5", weights, MUON),
-    "optimizer[muon].clip_norm": Change("optimizer.clip_norm=0.01", weights, f"{MUON} | optimizer.eps=1e-2"),
-    "schedule.kind": Change("schedule.kind=linear", lr, "training.log_every=1"),
-    "schedule.warmup_steps": Change("schedule.warmup_steps=2", lr, "training.log_every=1"),
-    "schedule.warmup_tokens": Change("schedule.warmup_tokens=150", lr, "training.log_every=1"),
-    "schedule.warmup_ratio": Change("schedule.warmup_ratio=0.5", lr, "training.log_every=1"),
-    "schedule.flat_steps": Change("schedule.flat_steps=3", lr, "schedule.kind=inverse_sqrt | training.log_every=1"),
-    "schedule.final_ratio": Change("schedule.final_ratio=0.5", lr),
-    "schedule.decay_end": Change("schedule.decay_end=0.5", lr, "training.log_every=1"),
-    "schedule.decay_ratio": Change("schedule.decay_ratio=0.8", lr, "schedule.kind=wsd | training.log_every=1"),
-    "training.steps": Change("training.steps=5", steps),
-    "training.epochs": Change("training.epochs=0.2 | training.steps=null", steps),
-    "training.tokens": Change("training.tokens=130 | training.steps=null", steps),
-    "training.batch_size": Change("training.batch_size=6", micro_batches),
-    "training.batch_ramp.start": Change("training.batch_ramp.start=1", micro_batches, "training.batch_ramp={start: 2, tokens: 100}"),
-    "training.batch_ramp.tokens": Change("training.batch_ramp.tokens=300", row_counts, "training.batch_ramp={start: 2, tokens: 100}"),
-    "training.micro_batch_size": Change("training.micro_batch_size=2", micro_batches),
-    "training.precision": Change("training.precision=bf16", precision),
-    "training.ema_decay": Change("training.ema_decay=0.9", evaluation),
-    "training.trial_rates": Change("training.trial_rates=[0.1]", lr, "optimizer.lr=1e-6 | training.steps=26"),
-    "training.adapter.rank": Change("training.adapter.rank=3", shapes, ADAPTED),
-    "training.adapter.alpha": Change("training.adapter.alpha=30", curve, ADAPTED),
-    "training.adapter.dropout": Change("training.adapter.dropout=0.5", curve, ADAPTED),
-    "training.adapter.targets": Change("training.adapter.targets=[k_proj]", shapes, ADAPTED),
-    "training.adapter.merge": Change("training.adapter.merge=true", weight_files, ADAPTED),
-    "training.frozen": Change("training.frozen=['embedding.*']", weights),
-    "training.unfreeze_every": Change("training.unfreeze_every=2", weights),
-    "training.patience": Change(
-        "training.patience=1", evaluated_steps, "optimizer.lr=10 | checkpoint.every=1 | evaluation.every=1 | training.steps=12"
-    ),
-    "training.seed": Change("training.seed=2", order),
-    "training.compile": Change("training.compile=true", compiled),
-    "training.activation_checkpointing": Change("training.activation_checkpointing=true", forwards),
-    "training.max_skipped_steps": Change("training.max_skipped_steps=2", guards),
-    "training.loss_jump_sigmas": Change("training.loss_jump_sigmas=8", guards),
-    "training.log_every": Change("training.log_every=2", logged_steps),
-    "training.tensorboard": Change("training.tensorboard=true", tensorboard),
-    "trackers": Change("trackers=[{kind: tensorboard}]", tensorboard),
-    "checkpoint.every": Change("checkpoint.every=2", checkpoints),
-    "checkpoint.keep": Change("checkpoint.keep=1", checkpoints, "checkpoint.every=1"),
-    "evaluation.every": Change("evaluation.every=1", evaluated_steps),
-    "evaluation.metric": Change("evaluation.metric=perplexity", judge),
-    "evaluation.batch_size": Change("evaluation.batch_size=1", forwards),
-    "evaluation.max_tokens": Change("evaluation.max_tokens=100", evaluation),
-    "evaluation.precision": Change("evaluation.precision=bfloat16", scored),
-    "evaluation.text_metrics": Change("evaluation.text_metrics=[chrf]", judged, f"{WRITTEN} | generation.max_new_tokens=2"),
-    "evaluation.bleu_tokenize": Change("evaluation.bleu_tokenize=char", bleu_tokenizer, WRITTEN),
-    "evaluation.bootstrap": Change("evaluation.bootstrap=7", judged),
     "generation.prompts": Change(WRITES, samples),
-    "generation.max_new_tokens": Change("generation.max_new_tokens=3", samples, DRAWS),
-    "generation.temperature": Change("generation.temperature=0", samples, DRAWS),
-    "generation.top_k": Change("generation.top_k=2", samples, DRAWS),
-    "generation.top_p": Change("generation.top_p=0.05", samples, DRAWS),
-    "generation.min_p": Change("generation.min_p=0.9", samples, DRAWS),
-    "generation.repetition_penalty": Change("generation.repetition_penalty=9", samples, DRAWS),
-    "generation.no_repeat_ngram": Change("generation.no_repeat_ngram=1", samples, DRAWS),
-    "generation.num_beams": Change("generation.num_beams=3", samples, DRAWS),
-    "generation.length_penalty": Change("generation.length_penalty=-9", samples, BEAMS),
-    "generation.length_law": Change("generation.length_law=gnmt", samples, BEAMS),
-    "generation.early_stopping": Change("generation.early_stopping=full", samples, BEAMS),
-    "generation.stop": Change("generation.stop=[a, e, o, t, s, ' ', '�']", samples, DRAWS),
-    "generation.seed": Change("generation.seed=2", samples, DRAWS),
-    "parallel.replicas": Change("parallel.replicas=1", mesh),
-    "parallel.reshard": Change("parallel.reshard=false", mesh),
     "carbon.enabled": Change(METERED, meter),
-    "carbon.country": Change("carbon.country=POL", meter, f"{METERED} | carbon.country=FRA"),
-    "carbon.intensity_g_per_kwh": Change("carbon.intensity_g_per_kwh=7", meter, f"{METERED} | carbon.country=FRA"),
-    "carbon.intensity_file": Change("carbon.intensity_file=grid.csv", meter, METERED),
-    "carbon.pue": Change("carbon.pue=1.5", meter, METERED),
-    "carbon.every_seconds": Change("carbon.every_seconds=60", meter, METERED),
-    "carbon.budget_g": Change("carbon.budget_g=1000", budgets, METERED),
-    "carbon.budget_kwh": Change("carbon.budget_kwh=1000", budgets, METERED),
-    "carbon.budget_seconds": Change("carbon.budget_seconds=1000", budgets),
-    "carbon.on_meter_failure": Change("carbon.on_meter_failure=stop", budgets, f"{METERED} | carbon.budget_g=1000"),
-    "carbon.embodied_g_per_device_hour": Change("carbon.embodied_g_per_device_hour=20", embodied, EMBODIED),
-    "carbon.embodied_source": Change("carbon.embodied_source=another", embodied, EMBODIED),
-    "carbon.baseline_seconds": Change("carbon.baseline_seconds=0.5", idle, METERED),
 }
+TABLE = [*ROWS, *WHOLE.values()]
 
 # What no objective trains yet: two descriptions beside the recipe's, and what they must differ in once they are built.
 MASKED, CLASSES = {"kind": "masked_lm", "tied": True}, {"kind": "classes", "count": 2, "pool": "last"}
@@ -798,27 +642,41 @@ SHARED = {
     f"objective[ppo].{name}"
     for name in ("rules", "reward", "gold", "chat", "inner_epochs", "temperature", "max_new_tokens", "kl_limit", "kl_stop")
 }
-SHARED |= {name.replace("grpo", "ppo") for name in (*TABLE, *PINNED) if name.startswith("objective[grpo].rules[")}
+SHARED |= {name.replace("grpo", "ppo") for name in (*WHOLE, *PINNED) if name.startswith("objective[grpo].rules[")}
 SHARED |= {f"objective[ai_feedback].of[reward].{name}" for name in ("every_token", "chat")}
 SHARED |= {f"objective[ai_feedback].of[dpo].{name}" for name in ("beta", "label_smoothing", "chat")}
-SHARED |= {f"data.pretraining.{name}" for name in SourceSection.model_fields if f"data.pretraining.{name}" not in TABLE}
+SHARED |= {f"data.pretraining.{name}" for name in SourceSection.model_fields if name not in ("path", "text", "weight")}
 
 
-def fields(record: type[BaseModel], prefix: str = "") -> Iterator[str]:
+def fields() -> Iterator[str]:
     """Every field that can be changed: those of sections, unions themselves, but no `kind` that has one value only."""
-    if record is ModelSection:
-        yield f"{prefix}preset"
-        yield from fields(ModelConfig, prefix)
-        return
-    for name, declared in record.model_fields.items():
-        inner = list(dict.fromkeys(section_types(declared.annotation)))
-        if name == "kind" and len(get_args(declared.annotation)) == 1:
+    for path, record, name in walk(Recipe):
+        annotation, inner = record.model_fields[name].annotation, inner_sections(record, name)
+        if (len(inner) != 1 or "list" in str(annotation)) and not (name == "kind" and len(get_args(annotation)) == 1):
+            yield path
+
+
+def field_of(change: Change, source: RecipeText) -> str:
+    """Return the field that the first word of a change of the recipe names, with the kinds of the unions on the way, as `fields` has it."""
+    recipe = source.read(parse_overrides([*split(change.given), *split(change.words)]))
+    parent: Any = recipe
+    value: Any = recipe
+    names: list[str] = []
+    for step in change.words.partition("=")[0].split("."):
+        if step.isdigit():
+            value = value[int(step)]
             continue
-        if not inner or len(inner) > 1 or "list" in str(declared.annotation):
-            yield f"{prefix}{name}"
-        for each in inner:
-            which = f"[{tags(each)[0]}]" if len(inner) > 1 else ""
-            yield from fields(each, f"{prefix}{name}{which}.")
+        if names and len(inner_sections(type(parent), names[-1])) > 1:
+            names[-1] += f"[{value.kind}]"
+        names.append(step)
+        parent = value
+        value = model_config(recipe.model, 300) if value is recipe and step == "model" and not recipe.model.start else getattr(value, step)
+    return ".".join(names)
+
+
+def split(words: str) -> tuple[str, ...]:
+    """Return the words of a change."""
+    return tuple(word.strip() for word in words.split(" | ") if word.strip())
 
 
 # ------------------------------------------------------------------------------------------------------------- the machinery
@@ -887,15 +745,14 @@ def see(place: Path) -> Iterator[Callable[[str], Seen]]:
 
     def run(words: str) -> Seen:
         if words not in known:
-            given = tuple(word.strip() for word in words.split(" | ") if word.strip())
-            known[words] = seen = Seen(place / f"run-{len(known)}", given)
+            known[words] = seen = Seen(place / f"run-{len(known)}", split(words))
             with pytest.MonkeyPatch.context() as watching:
                 _watch(seen, watching)
-                command = "finetune" if any(word.startswith("model={from") for word in given) else "pretrain"
-                assert main([command, "recipe.yaml", "--run", str(seen.folder), "--threads", "1", *given]) == 0
+                assert main(seen.command) == 0
         return known[words]
 
     run("training.steps=2")  # for a finished tokenizer, of other text
+    machine_speed(torch.device("cpu"), torch.float32, 1)  # else the first forecast measures it, with forwards of blocks
     teachers = {
         "first": [],
         "second": ["training.seed=2"],
@@ -951,18 +808,56 @@ def _watch(seen: Seen, patch: pytest.MonkeyPatch) -> None:
     patch.setattr(datasets, "load_dataset", loaded)
 
 
-def test_every_field_has_a_row() -> None:
-    found = list(fields(Recipe))
+def test_every_field_has_a_row(place: Path) -> None:
+    found, source = list(fields()), open_recipe(str(place / "recipe.yaml"))
+    changed = {*WHOLE, *(field_of(change, source) for change in ROWS)}
     assert len(found) == len(set(found))
-    assert set(found) == TABLE.keys() | BUILT.keys() | REFUSED.keys() | JUDGED.keys() | PINNED | SHARED
+    assert set(found) == changed | BUILT.keys() | REFUSED.keys() | JUDGED.keys() | PINNED | SHARED
 
 
 @pytest.mark.sampled(20)
-@pytest.mark.parametrize("name", TABLE)
-def test_a_change_is_seen(name: str, see: Callable[[str], Seen]) -> None:
-    change = TABLE[name]
+@pytest.mark.parametrize("change", TABLE, ids=[change.words for change in TABLE])
+def test_a_change_is_seen(change: Change, see: Callable[[str], Seen]) -> None:
     before, after = see(change.given), see(f"{change.given} | {change.words}")
-    assert change.look(before) != change.look(after), f"{name} is read by nothing that {change.look.__name__} looks at"
+    assert change.look(before) != change.look(after), f"{change.words} is read by nothing that {change.look.__name__} looks at"
+
+
+UNSEEN = {  # changes that a run does not show, and a resumption refuses, too
+    "": "model.dropout.head=0.1 ; objective.kind=classification ; model.mlp.experts={count: 2, active: 1}",
+    f"{MASKS} | objective.next_sentence=true": "model.head.dense_bias=false",
+    TAUGHT: f"objective.teacher_sha256={64 * 'f'}",
+    SAMPLED: f"objective.gold=scored | objective.gold_sha256={64 * 'f'} ; objective.reward=scored | objective.reward_sha256={64 * 'f'}",
+}
+COMPARED = [*TABLE, *(Change(words, curve, given) for given, changes in UNSEEN.items() for words in changes.split(" ; "))]
+# What has no effect on the steps so far may change; what sets the length of a run is in tests/faults/test_changed_recipes.py.
+LENGTH = ("training.steps", "training.epochs", "training.tokens", "training.patience")
+FREE = (
+    *("training.max_skipped_steps", "training.loss_jump_sigmas", "training.log_every", "training.tensorboard", "training.compile"),
+    *("training.activation_checkpointing", "checkpoint.", "evaluation.", "generation.", "trackers", "carbon.", "parallel."),
+    *("data.max_lost", "data.language"),
+)
+
+
+@pytest.mark.sampled(20)
+@pytest.mark.parametrize("change", [one for one in COMPARED if not one.words.startswith(LENGTH)], ids=lambda change: change.words)
+def test_f39_a_change_is_refused_or_too_late_when_its_run_is_resumed(change: Change, see: Callable[[str], Seen]) -> None:
+    run = see(change.given)
+    files = {path: path.read_bytes() for path in run.folder.rglob("*") if path.is_file() and path.name != "run.json"}
+    done = run_here([*run.command, *split(change.words), "--resume", "--json"])
+    key, _, value = change.words.partition("=")
+    field = f"\n  {re.sub(r'[.][0-9].*', '', key)}{'' if value.startswith('{') else ': '}"
+    assert field in done.err, done.err
+    assert files == {path: path.read_bytes() for path in run.folder.rglob("*") if path.is_file() and path.name != "run.json"}
+    if not change.words.startswith(FREE):
+        assert (done.code, json.loads(done.out)["error"]["code"]) == (2, 2), done.err
+        assert "this run was started with another recipe, so it cannot continue:\n  " in done.err
+        assert "Revert these changes, or start another run with --run" in done.err
+        return
+    result = json.loads((run.folder / "run.json").read_text(encoding="utf-8"))["result"]
+    assert (done.code, json.loads(done.out)["checkpoint"]) == (0, result["checkpoint"]), done.err
+    assert f"warning: {run.folder}: finished, so these changes have no effect:\n" in done.err
+    again = run_here(["resume", run.folder])
+    assert (again.code, "warning" in again.err) == (0, False), again.err
 
 
 @pytest.mark.parametrize("name", BUILT)

@@ -5,8 +5,7 @@ from functools import cache
 from typing import Any
 
 from pydantic import BaseModel
-
-from tfkit.recipe.reading.fields import section_types
+from schema_walk import inner_sections, walk
 
 ODD_TEXTS = ["Straße", "🙂", "東京都", "été", "तमिल", "تجربة", "தமிழ்", "<|endoftext|>", "</s>", "[MASK]", "<extra_id_0>", "a" * 40, "'\"\\"]
 # Texts without a token in some tokenizers: a row of labelled words that has one is bad.
@@ -53,9 +52,6 @@ CHOICES: dict[str, list[Any]] = {
     "model.attention.windows": [[4, None], [3], [None, 5], [None]],
     "model.attention.softcap": [2.0, 20.0],
     "model.attention.scale": [0.2, 1.0],
-    "model.head.softcap": [3.0, 30.0],
-    "model.head.scale": [0.25, 1.0],
-    "model.norm.eps": [1e-12, 1e-5],
     "model.init.std": [0.05, 0.3],
     "model.position": [
         {"kind": "learned"},
@@ -90,17 +86,8 @@ NEVER = {
     *("objective.teacher", "objective.teacher_sha256", "objective.of", "objective.copy_layers", "objective.labels", "objective.regression"),
     *("objective.start", "objective.delimiter", "objective.classify", "objective.template", "objective.choices", "objective.separator"),
     *("training.steps", "training.epochs", "training.tokens", "training.batch_size", "evaluation.metric", "tokenizer.variant"),
-    *(
-        "data.train",
-        "model.encoder_layers",
-        "model.decoder_layers",
-        "model.preset",
-        "model.routing",  # of mixtures of experts alone
-        "model.head.next_sentence",
-        "model.head.choices",
-        "data.validation",
-        "data.pretraining",
-    ),
+    *("data.train", "data.validation", "data.pretraining", "model.encoder_layers", "model.decoder_layers"),
+    "model.routing",  # of mixtures of experts alone
 }
 
 
@@ -141,16 +128,12 @@ def draw(dice: random.Random, schema: dict[str, Any], definitions: dict[str, Any
 @cache
 def fields(record: type[BaseModel], path: str) -> list[tuple[str, dict[str, Any], dict[str, Any]]]:
     """Return the dotted path of each field of a section, its schema, and the schema's definitions; also for sections inside it."""
-    schema = record.model_json_schema()
     found: list[tuple[str, dict[str, Any], dict[str, Any]]] = []
-    for name, field in record.model_fields.items():
-        inner = list(section_types(field.annotation))
-        if name == "kind" or f"{path}.{name}" in NEVER:
-            continue
-        if len(inner) == 1 and f"{path}.{name}" not in CHOICES:
-            found += fields(inner[0], f"{path}.{name}")
-        elif not inner or f"{path}.{name}" in CHOICES:
-            found.append((f"{path}.{name}", schema["properties"][name], schema.get("$defs", {})))
+    for field, section, name in walk(record, f"{path}."):
+        is_within = "[" in field or any(field.startswith(f"{whole}.") for whole in (*CHOICES, *NEVER))
+        if name != "kind" and field not in NEVER and not is_within and (field in CHOICES or not inner_sections(section, name)):
+            schema = section.model_json_schema()
+            found.append((field, schema["properties"][name], schema.get("$defs", {})))
     return found
 
 

@@ -13,6 +13,7 @@ from tfkit.data import Encoded, Row
 from tfkit.data.columns.rows import BadRow
 from tfkit.objectives.ai_feedback import Feedback
 from tfkit.objectives.companion import PLACEHOLDER
+from tfkit.objectives.labelled import digest
 from tfkit.objectives.preference_rows import IDS
 
 _VERSION = "ai feedback 1"  # part of the fingerprint: raise it when equal prompts and models give other examples
@@ -34,7 +35,7 @@ class FeedbackEncoder:
         about = [_VERSION, feedback.prompts.fingerprint(), *(model.sha256 for model in feedback.companions), self.precision]
         about += [self.device.type, section.completions, section.temperature, section.max_new_tokens, feedback.seed, self.is_plan]
         about.append(sorted(feedback.rollouts.end_ids))
-        return hashlib.blake2b("\0".join(map(str, about)).encode(), digest_size=16).hexdigest()
+        return digest(*about)
 
     def encode(self, rows: Sequence[Row]) -> list[Encoded | BadRow]:
         """Return the sequences of the distinct responses to each prompt, from the best to the worst, with their ranks.

@@ -59,12 +59,7 @@ def _judged(response: SampledResponse, kl: float | None, rollouts: Rollouts) -> 
 
 
 def _divergences(
-    model: Transformer,
-    reference: FrozenReference,
-    sampled: Sequence[SampledResponse],
-    rollouts: Rollouts,
-    batch_size: int,
-    work: BatchWork,
+    model: Transformer, reference: FrozenReference, sampled: Sequence[SampledResponse], rollouts: Rollouts, batch_size: int, work: BatchWork
 ) -> list[float]:
     """Return the sum over each response's tokens of log policy - log reference, k1 of the KL divergence. Raises Stopped."""
     device, temperature = next(model.parameters()).device, rollouts.section.temperature

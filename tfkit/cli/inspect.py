@@ -13,8 +13,7 @@ from tfkit.cli import options
 from tfkit.cli.inspect_attention import LABEL, Looked, Part, plain_lines, show_attention
 
 if TYPE_CHECKING:
-    from tfkit.engine.tools.inspection import Inspection, ShownMask
-    from tfkit.engine.tools.shown_rows import ShownToken
+    from tfkit.engine.tools.inspection import Inspection, ShownMask, ShownToken
 
 _GUTTER = {"loss": "loss  ", "no loss": "      ", "padding": "pad   "}
 _STYLE = {"loss": "green", "no loss": "", "padding": "dim"}

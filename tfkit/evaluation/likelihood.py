@@ -81,11 +81,7 @@ def encode_questions(tokenizer: Tokenizer, questions: Sequence[Question], start_
 
 
 def score_questions(
-    model: Transformer,
-    questions: Sequence[Question],
-    encoded: Sequence[Ids],
-    batch_size: int,
-    work: BatchWork = UNWATCHED,
+    model: Transformer, questions: Sequence[Question], encoded: Sequence[Ids], batch_size: int, work: BatchWork = UNWATCHED
 ) -> list[Likelihood]:
     """Return the answers to questions, given as texts and as ids; equal questions are computed once.
 
@@ -120,12 +116,7 @@ def score_questions(
 
 
 def likelihoods(
-    model: Transformer,
-    tokenizer: Tokenizer,
-    questions: Sequence[Question],
-    batch_size: int,
-    *,
-    start_id: int | None = None,
+    model: Transformer, tokenizer: Tokenizer, questions: Sequence[Question], batch_size: int, *, start_id: int | None = None
 ) -> list[Likelihood]:
     """Return the answer to each question: `encode_questions`, then `score_questions`."""
     return score_questions(model, questions, encode_questions(tokenizer, questions, start_id), batch_size)

@@ -16,13 +16,7 @@ Set = TypeVar("Set")
 
 
 def score_rows(
-    model: Transformer,
-    objective: Objective,
-    rows: Rows,
-    batch_size: int,
-    *,
-    max_tokens: int | None = None,
-    work: BatchWork = UNWATCHED,
+    model: Transformer, objective: Objective, rows: Rows, batch_size: int, *, max_tokens: int | None = None, work: BatchWork = UNWATCHED
 ) -> Mapping[str, Sum] | None:
     """Return the objective's sums over all rows, or over the first rows with at most `max_tokens` in total, in float64.
 

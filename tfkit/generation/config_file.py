@@ -20,13 +20,7 @@ _SAMPLING = ("temperature", "top_k", "top_p", "min_p")
 _DEFAULT_TOP_K = 50  # the default of transformers
 _RENAMED = {"no_repeat_ngram_size": "no_repeat_ngram", "stop_strings": "stop"}
 _SETTINGS = (
-    "max_new_tokens",
-    "num_beams",
-    "repetition_penalty",
-    "no_repeat_ngram_size",
-    "length_penalty",
-    "early_stopping",
-    "stop_strings",
+    *("max_new_tokens", "num_beams", "repetition_penalty", "no_repeat_ngram_size", "length_penalty", "early_stopping", "stop_strings"),
 )
 _EARLY_STOPPING = {True: "full", False: "likely", "never": "never"}
 # Keys that change a text in transformers and are not supported here, with their neutral values.

@@ -4,7 +4,6 @@ The positions of answers come from the rendered text (tokenizer/conversations.py
 input ids, and as labels the ids of the next positions, IGNORED outside of answers.
 """
 
-import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -18,23 +17,14 @@ from tfkit.data.columns.rows import BadRow
 from tfkit.errors import ModelError
 from tfkit.model.padding import pad, padding_mask
 from tfkit.objectives.context import LONGER_ROWS, RowOrder, Stored, example_rows
-from tfkit.objectives.labelled import RowResult, WritingObjective, not_blank
+from tfkit.objectives.labelled import RowResult, WritingObjective, digest, not_blank
 from tfkit.objectives.messages import CONTROL, checked_text, plain_message
 from tfkit.objectives.objective import IGNORED, Batch
 from tfkit.objectives.sequence_to_sequence import TokenTargets
 from tfkit.recipe.schema.objective_sections import ChatSection
 from tfkit.tokenizer import Tokenizer
 from tfkit.tokenizer.chat_formats import UnfitError
-from tfkit.tokenizer.conversations import (
-    ANSWER,
-    TRAINING_DATE,
-    ChatIds,
-    Conversations,
-    Render,
-    Spans,
-    chat_tokenizer,
-    resolve_format,
-)
+from tfkit.tokenizer.conversations import ANSWER, TRAINING_DATE, ChatIds, Conversations, Render, Spans, chat_tokenizer, resolve_format
 
 
 def fit_tokenizer(section: ChatSection, tokenizer: Tokenizer, *, is_finished: bool = False) -> Tokenizer:
@@ -77,7 +67,7 @@ class Chat(TokenTargets, WritingObjective):
         last = ("last",) if self.section.train_on == "last" else ()
         tools = ("tools",) if self.conversations.format is None and template is not None and "tools" in template else ()
         about = ("chat", self.section.system, template, self.tokenizer.fingerprint(), self.row_length, *date, *last, *tools)
-        return hashlib.blake2b("\0".join(map(str, about)).encode(), digest_size=16).hexdigest()
+        return digest(*about)
 
     def encode(self, rows: Sequence[Row]) -> list[Encoded | BadRow]:
         """Return the input_ids and labels of each row, or its error."""

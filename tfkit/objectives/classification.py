@@ -1,6 +1,5 @@
 """Sequence classification: the class of a text or of a pair of texts."""
 
-import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
@@ -16,7 +15,7 @@ from tfkit.data.columns.rows import BadRow
 from tfkit.data.order.weighted_order import count_repeats
 from tfkit.model.transformer import Transformer
 from tfkit.objectives.context import Stored
-from tfkit.objectives.labelled import NO_LABEL, Answer, LabelledObjective, LabelProbabilities, RowResult, class_answer
+from tfkit.objectives.labelled import NO_LABEL, Answer, LabelledObjective, LabelProbabilities, RowResult, class_answer, digest
 from tfkit.objectives.metrics import Scores
 from tfkit.objectives.metrics.classes import class_metrics, classification_metrics
 from tfkit.objectives.objective import Batch, Sum, weighted_loss
@@ -44,8 +43,7 @@ class Classification(LabelledObjective):
     def fingerprint(self) -> str:
         """Return a hash of everything that `encode` depends on."""
         section = self.section.model_dump_json(exclude={"class_weights"})
-        about = f"classification\0{section}\0{self.labels}\0{self.tokenizer.fingerprint()}\0{self.row_length}"
-        return hashlib.blake2b(about.encode(), digest_size=16).hexdigest()
+        return digest("classification", section, self.labels, self.tokenizer.fingerprint(), self.row_length)
 
     def encode(self, rows: Sequence[Row]) -> list[Encoded | BadRow]:
         """Return the input_ids, segment_ids and class number of each row, or its error."""

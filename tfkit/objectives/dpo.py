@@ -16,7 +16,7 @@ from tfkit.errors import ModelError
 from tfkit.model.transformer import Transformer
 from tfkit.objectives.context import ModelContext
 from tfkit.objectives.conversation_texts import ConversationTexts
-from tfkit.objectives.labelled import LabelledObjective, RowResult, sum_results
+from tfkit.objectives.labelled import LabelledObjective, RowResult
 from tfkit.objectives.log_probs import response_log_probs, sequence_sums
 from tfkit.objectives.objective import Batch, ReferenceUse, Sum, weighted_loss
 from tfkit.objectives.pair_loss import pair_losses, pair_results
@@ -67,10 +67,6 @@ class DPO(LabelledObjective):
     def reference_values(self, model: Transformer, batch: Batch) -> Tensor:
         """Return the log-probability of each completion, summed over its tokens: (C,), in nats."""
         return sequence_sums(response_log_probs(model, batch), batch.labels)
-
-    def measure(self, model: Transformer, batch: Batch) -> dict[str, Sum]:
-        """Return the loss, and the sums over pairs."""
-        return sum_results(self.predict(model, batch))
 
     def metrics(self, sums: Mapping[str, Sum]) -> dict[str, float]:
         """Return `loss` (nats, the mean over prompts), `accuracy`, `margin`, `reward_chosen` and `reward_rejected` (means over pairs)."""

@@ -5,6 +5,7 @@ row of the batch that `collate` makes of them. The section's `asked_roles` are t
 texts, `prompt_ids` takes the place of `answers`.
 """
 
+import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
@@ -68,6 +69,10 @@ class LabelledObjective(Objective, Encoder, Protocol):
     def predict(self, model: Transformer, batch: Batch) -> Iterator[RowResult]:
         """Yield the result of each row of a batch; metrics and predictions come from the same forward pass."""
 
+    def measure(self, model: Transformer, batch: Batch) -> dict[str, Sum]:
+        """Return the sums of `predict` over all rows of a batch."""
+        return sum_results(self.predict(model, batch))
+
     def reference_values(self, model: Transformer, batch: Batch) -> Tensor:
         """Return the reference model's value of each sequence, (C,), which is stored once in the array `reference` of the examples."""
         raise AssertionError("the objective has no reference model")
@@ -127,6 +132,11 @@ class WritingObjective(LabelledObjective, Protocol):
     def start_id(self) -> int | None:
         """The first id of an encoder-decoder's decoder; None for a model that continues its prompt."""
         return None
+
+
+def digest(*about: object) -> str:
+    """Return a hash of these values, for a fingerprint."""
+    return hashlib.blake2b("\0".join(map(str, about)).encode(), digest_size=16).hexdigest()
 
 
 def sums_by_row(values: Tensor, rows: Tensor, count: int) -> list[Sum]:

@@ -3,7 +3,6 @@
 As in transformers' `problem_type: multi_label_classification`: the sigmoid of each logit, binary cross-entropy, and a threshold of 0.5.
 """
 
-import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
@@ -18,7 +17,7 @@ from tfkit.data import Encoded, ExampleBatch, Row
 from tfkit.data.columns.rows import BadRow
 from tfkit.model.transformer import Transformer
 from tfkit.objectives.classification import unknown_label
-from tfkit.objectives.labelled import NO_LABEL, Answer, LabelledObjective, LabelProbabilities, RowResult, short
+from tfkit.objectives.labelled import NO_LABEL, Answer, LabelledObjective, LabelProbabilities, RowResult, digest, short
 from tfkit.objectives.metrics import Scores
 from tfkit.objectives.metrics.classes import label_set_figures, label_set_metrics
 from tfkit.objectives.objective import Batch, Sum, weighted_loss
@@ -43,7 +42,7 @@ class MultiLabel(LabelledObjective):
         """Return a hash of everything that `encode` depends on."""
         texts = self._texts
         about = ("multi_label", self.section.delimiter, self.labels, texts.tokenizer.fingerprint(), texts.row_length)
-        return hashlib.blake2b("\0".join(map(repr, about)).encode(), digest_size=16).hexdigest()
+        return digest(*map(repr, about))
 
     def encode(self, rows: Sequence[Row]) -> list[Encoded | BadRow]:
         """Return the input_ids, segment_ids and `label` (whether each label applies) of each row, or its error."""

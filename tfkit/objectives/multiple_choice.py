@@ -6,7 +6,6 @@ takes its mean over the tokens of a sequence and then over sequences; here, as i
 code uses the same dropout for all answers of a row; here each answer has its own.
 """
 
-import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from types import MappingProxyType
 
@@ -22,7 +21,7 @@ from tfkit.data.order.sentence_pairs import fit
 from tfkit.errors import ModelError
 from tfkit.model.padding import pad, padding_mask
 from tfkit.model.transformer import Transformer
-from tfkit.objectives.labelled import Answer, LabelledObjective, RowResult, class_answer, sums_by_row
+from tfkit.objectives.labelled import Answer, LabelledObjective, RowResult, class_answer, digest, sums_by_row
 from tfkit.objectives.log_probs import label_log_probs
 from tfkit.objectives.objective import IGNORED, Batch, Sum, weighted_loss
 from tfkit.objectives.text_pairs import no_room
@@ -55,7 +54,7 @@ class MultipleChoice(LabelledObjective):
         """Return a hash of everything that `encode` depends on."""
         section = self.section
         about = ("multiple_choice", section.start, section.delimiter, section.classify, self.tokenizer.fingerprint(), self.row_length)
-        return hashlib.blake2b("\0".join(map(repr, about)).encode(), digest_size=16).hexdigest()
+        return digest(*map(repr, about))
 
     def encode(self, rows: Sequence[Row]) -> list[Encoded | BadRow]:
         """Return the concatenated input_ids of each row's sequences, their sizes, and the number of the right answer; or its error."""

@@ -4,7 +4,6 @@ An example holds the concatenated sequences of all completions, each after its p
 tie. A pair is two completions of a prompt of which one is better.
 """
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -20,6 +19,7 @@ from tfkit.data.columns.rows import BadRow
 from tfkit.model.padding import pad, padding_mask
 from tfkit.objectives.context import LONGER_ROWS
 from tfkit.objectives.conversation_texts import ConversationTexts, PromptCompletion, PromptedIds, Turns
+from tfkit.objectives.labelled import digest
 from tfkit.objectives.objective import IGNORED, Batch
 
 IDS = ("input_ids",)
@@ -106,7 +106,7 @@ class PreferenceEncoder:
 
     def fingerprint(self) -> str:
         """Return a hash of everything that `encode` depends on."""
-        return hashlib.blake2b(f"preferences\0{self.texts.fingerprint()}\0{self.row_length}".encode(), digest_size=16).hexdigest()
+        return digest("preferences", self.texts.fingerprint(), self.row_length)
 
     def encode(self, rows: Sequence[Row]) -> list[Encoded | BadRow]:
         """Return each row's concatenated input_ids, and each sequence's size, prompt size and rank; or its error. Raises ModelError."""

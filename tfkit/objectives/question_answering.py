@@ -6,7 +6,6 @@ the loss is the mean of two cross-entropies over the tokens of a window; here pa
 other windows of a batch.
 """
 
-import hashlib
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -25,7 +24,7 @@ from tfkit.errors import ModelError
 from tfkit.model.padding import pad, padding_mask
 from tfkit.model.transformer import Transformer
 from tfkit.objectives.answer_spans import NO_ANSWER, Span, best_spans, merge, probabilities
-from tfkit.objectives.labelled import Answer, LabelledObjective, RowResult, short, sum_results
+from tfkit.objectives.labelled import Answer, LabelledObjective, RowResult, digest, short
 from tfkit.objectives.metrics.texts import answer_scores
 from tfkit.objectives.objective import Batch, Sum, weighted_loss
 from tfkit.objectives.text_pairs import no_room
@@ -60,7 +59,7 @@ class QuestionAnswering(LabelledObjective):
         """Return a hash of everything that `encode` depends on."""
         section = self.section
         about = ("question_answering", section.unanswerable, section.doc_stride, self.tokenizer.fingerprint(), self.row_length)
-        return hashlib.blake2b("\0".join(map(repr, about)).encode(), digest_size=16).hexdigest()
+        return digest(*map(repr, about))
 
     def encode(self, rows: Sequence[Row]) -> list[Encoded | BadRow]:
         """Return the example of each question, or its error. Its arrays concatenate those of its windows: input_ids, segment_ids and the
@@ -106,10 +105,6 @@ class QuestionAnswering(LabelledObjective):
     def loss(self, model: Transformer, batch: Batch) -> dict[str, Tensor]:
         """Return the sum over windows."""
         return {"spans": _losses(_logits(model, batch), batch.labels).sum()}
-
-    def measure(self, model: Transformer, batch: Batch) -> dict[str, Sum]:
-        """Return the loss and the scores of the answers."""
-        return sum_results(self.predict(model, batch))
 
     def metrics(self, sums: Mapping[str, Sum]) -> dict[str, float]:
         """Return `loss` (nats per window and end), `exact_match` and `f1`; if unanswerable questions are allowed, for each kind, too."""

@@ -24,7 +24,7 @@ from tfkit.model.head import ClassesHead
 from tfkit.model.transformer import Transformer
 from tfkit.objectives.context import ModelContext, Stored
 from tfkit.objectives.conversation_texts import ConversationTexts
-from tfkit.objectives.labelled import Answer, LabelledObjective, RowResult, short, sum_results
+from tfkit.objectives.labelled import Answer, LabelledObjective, RowResult, short
 from tfkit.objectives.metrics import Scores
 from tfkit.objectives.objective import Batch, Sum, weighted_loss
 from tfkit.objectives.pair_loss import calibration_metrics, pair_losses, pair_results
@@ -81,10 +81,6 @@ class Reward(LabelledObjective):
         if self.every_token:
             return {"reward": losses_at_every_token(model, batch).sum()}
         return {"reward": pair_losses(reward_scores(model, batch), batch).sum()}
-
-    def measure(self, model: Transformer, batch: Batch) -> dict[str, Sum]:
-        """Return the loss, the number of right pairs, and the sum of margins."""
-        return sum_results(self.predict(model, batch))
 
     def metrics(self, sums: Mapping[str, Sum]) -> dict[str, float]:
         """Return `loss` (nats, the mean over prompts), `accuracy` and `margin` (means over pairs)."""

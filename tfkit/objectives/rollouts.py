@@ -4,7 +4,6 @@ The loader of tfkit/alignment samples the responses of an iteration, rewards the
 its prompt up to and including the end token, which is an action like any other.
 """
 
-import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -22,7 +21,7 @@ from tfkit.model.padding import pad, padding_mask
 from tfkit.objectives.companion import Companion
 from tfkit.objectives.context import LONGER_ROWS, ModelContext, RowOrder, Stored, example_rows
 from tfkit.objectives.conversation_texts import ConversationTexts, PromptCompletion, Turns, bare_text
-from tfkit.objectives.labelled import LabelledObjective, RowResult
+from tfkit.objectives.labelled import LabelledObjective, RowResult, digest
 from tfkit.objectives.messages import ROLE_ALIASES
 from tfkit.objectives.objective import IGNORED, Batch, ReferenceUse, Sum
 from tfkit.objectives.score_model import GoldModel, ScoreModel
@@ -176,8 +175,7 @@ class PromptEncoder:
 
     def fingerprint(self) -> str:
         """Return a hash of everything that `encode` depends on."""
-        about = ("prompts", self.texts.fingerprint(), self.longest, self.section.needs_answer)
-        return hashlib.blake2b("\0".join(map(str, about)).encode(), digest_size=16).hexdigest()
+        return digest("prompts", self.texts.fingerprint(), self.longest, self.section.needs_answer)
 
     def encode(self, rows: Sequence[Row]) -> list[Encoded | BadRow]:
         """Return the example or the error of each row. Raises ModelError for messages without a chat template."""

@@ -4,7 +4,6 @@ A word may be several tokens. Its tag is predicted at the first one, as in BERT 
 others and special tokens have no loss.
 """
 
-import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
@@ -20,7 +19,7 @@ from tfkit.errors import UsageError
 from tfkit.model.padding import pad, padding_mask
 from tfkit.model.transformer import Transformer
 from tfkit.objectives.classification import unknown_label
-from tfkit.objectives.labelled import NO_LABEL, Answer, LabelledObjective, RowResult, class_answer
+from tfkit.objectives.labelled import NO_LABEL, Answer, LabelledObjective, RowResult, class_answer, digest
 from tfkit.objectives.metrics import Scores
 from tfkit.objectives.metrics.classes import class_metrics, tag_metrics
 from tfkit.objectives.metrics.entities import entity_figures, entity_metrics, mark_spans
@@ -47,8 +46,7 @@ class Tagging(LabelledObjective):
 
     def fingerprint(self) -> str:
         """Return a hash of everything that `encode` depends on."""
-        about = f"tagging\0{self.labels}\0{self.tokenizer.fingerprint()}\0{self.row_length}"
-        return hashlib.blake2b(about.encode(), digest_size=16).hexdigest()
+        return digest("tagging", self.labels, self.tokenizer.fingerprint(), self.row_length)
 
     def encode(self, rows: Sequence[Row]) -> list[Encoded | BadRow]:
         """Return the truncated input_ids and the labels of each row: tag numbers at first tokens of words, else IGNORED; or its error."""

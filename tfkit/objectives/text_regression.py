@@ -1,6 +1,5 @@
 """Regression: a number for a text or for a pair of texts, such as their similarity."""
 
-import hashlib
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from types import MappingProxyType
@@ -16,7 +15,7 @@ from tfkit.data import Encoded, ExampleBatch, Row
 from tfkit.data.columns.forms import ClassName
 from tfkit.data.columns.rows import BadRow
 from tfkit.model.transformer import Transformer
-from tfkit.objectives.labelled import Answer, LabelledObjective, RowResult, short
+from tfkit.objectives.labelled import Answer, LabelledObjective, RowResult, digest, short
 from tfkit.objectives.metrics import Numbers, Scores
 from tfkit.objectives.objective import Batch, Sum, weighted_loss
 from tfkit.objectives.text_pairs import WholeTexts, labels_of
@@ -42,8 +41,7 @@ class Regression(LabelledObjective):
     def fingerprint(self) -> str:
         """Return a hash of everything that `encode` depends on."""
         section = self.section.model_dump_json(exclude={"class_weights"})
-        about = f"classification\0{section}\0()\0{self.tokenizer.fingerprint()}\0{self.row_length}\0float32"
-        return hashlib.blake2b(about.encode(), digest_size=16).hexdigest()
+        return digest("classification", section, (), self.tokenizer.fingerprint(), self.row_length, "float32")
 
     def encode(self, rows: Sequence[Row]) -> list[Encoded | BadRow]:
         """Return the input_ids, segment_ids and value (float32) of each row, or its error."""

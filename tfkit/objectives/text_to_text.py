@@ -3,14 +3,13 @@
 The source is encoded by the tokenizer's template. The target is its ids and one eos; the decoder reads it shifted right by one.
 """
 
-import hashlib
 from collections.abc import Sequence
 
 from tfkit.data import Encoded, Example, ExampleBatch, Row
 from tfkit.data.columns.rows import BadRow
 from tfkit.errors import ModelError
 from tfkit.model.padding import pad, padding_mask
-from tfkit.objectives.labelled import RowResult, WritingObjective, not_blank
+from tfkit.objectives.labelled import RowResult, WritingObjective, digest, not_blank
 from tfkit.objectives.objective import IGNORED, Batch
 from tfkit.objectives.sequence_to_sequence import TokenTargets, shifted_right
 from tfkit.objectives.text_pairs import TextIds, encode_texts
@@ -34,8 +33,7 @@ class TextToText(TokenTargets, WritingObjective):
 
     def fingerprint(self) -> str:
         """Return a hash of everything that `encode` depends on."""
-        about = f"text_to_text\0{self.tokenizer.fingerprint()}\0{self.row_length}"
-        return hashlib.blake2b(about.encode(), digest_size=16).hexdigest()
+        return digest("text_to_text", self.tokenizer.fingerprint(), self.row_length)
 
     def encode(self, rows: Sequence[Row]) -> list[Encoded | BadRow]:
         """Return the ids of source and target. The first of several references is the target."""

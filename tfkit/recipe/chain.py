@@ -11,11 +11,11 @@ from tfkit.recipe.reading.checks import long_rows, model_values
 from tfkit.recipe.reading.files import missing_files, model_paths
 from tfkit.recipe.reading.overrides import NO_OVERRIDES, Overrides, add_later_fields, apply_overrides
 from tfkit.recipe.reading.parse import parse
-from tfkit.recipe.reading.problems import Problem, RecipeError
+from tfkit.recipe.reading.problems import Problem, RecipeError, problem_at
 from tfkit.recipe.reading.rank_divisibility import dealing_problems
 from tfkit.recipe.reading.read import RecipeText, check_tree
 from tfkit.recipe.reading.stage_trees import drop_pin, stage_overrides, stage_trees
-from tfkit.recipe.reading.tree import Mapping, place_of, plain
+from tfkit.recipe.reading.tree import Mapping, plain
 from tfkit.recipe.schema.sections import Recipe
 
 _MISSING_HEAD = {  # what a model without this kind of head cannot do, and which objectives train it
@@ -103,7 +103,7 @@ def _long_rows(recipe: Recipe, stage: Mapping, name: str, models: dict[str, dict
     if recipe.model.start is None or start is not None:
         models[name] = model_values(recipe.model, start)
     contradictions = long_rows(recipe, models[name]) if start is not None else ()
-    return [Problem(place_of(stage, path, key=False), path, message) for path, message in contradictions]
+    return [problem_at(stage, path, message) for path, message in contradictions]
 
 
 def _unfit_companions(recipe: Recipe, tree: Mapping, uses: dict[tuple[str | int, ...], str], earlier: Sequence[Stage]) -> list[Problem]:
@@ -114,7 +114,7 @@ def _unfit_companions(recipe: Recipe, tree: Mapping, uses: dict[tuple[str | int,
         path = ("objective", name)
         if (used := trained.get(uses.get(path, ""))) is not None and used.head != head:
             message = f"the stage {uses[path]} trains a model of {used.kind}, which {_MISSING_HEAD[head]}"
-            problems.append(Problem(place_of(tree, path, key=False), path, message))
+            problems.append(problem_at(tree, path, message))
     return problems
 
 
@@ -136,5 +136,5 @@ def _uses(stage: Mapping, name: str, names: list[str]) -> tuple[dict[tuple[str |
         if names.index(value) >= names.index(name):
             which = "this stage itself" if value == name else "a later stage"
             message = f"{value} is {which}, which has no model yet: name an earlier one; write a folder of that name as ./{value}"
-            problems.append(Problem(place_of(stage, path, key=False), path, message))
+            problems.append(problem_at(stage, path, message))
     return uses, problems

@@ -10,8 +10,8 @@ from tfkit.families import PRESETS
 from tfkit.families.hub_models import preset_of, unknown_preset
 from tfkit.model.config import ModelConfig
 from tfkit.recipe.reading.fields import sections_with
-from tfkit.recipe.reading.problems import Problem, RecipeError
-from tfkit.recipe.reading.tree import Mapping, Node, Place, place_of
+from tfkit.recipe.reading.problems import Problem, RecipeError, problem_at
+from tfkit.recipe.reading.tree import Mapping, Node, Place
 from tfkit.recipe.reading.validate import problems_in, unknown
 from tfkit.recipe.schema.sections import START_FIELDS, ModelSection, Recipe
 
@@ -46,11 +46,9 @@ def model_problems(written: dict[str, Any], vocab_size: int, tree: Node) -> list
         return []  # the recipe's schema reports it
     preset = None if preset is None else preset_of(preset)
     if preset is not None and preset not in PRESETS:
-        place = place_of(tree, ("model", "preset"), key=False)
-        return [Problem(place, ("model", "preset"), unknown_preset(preset)), *_unknown_fields(changes, tree)]
+        return [problem_at(tree, ("model", "preset"), unknown_preset(preset)), *_unknown_fields(changes, tree)]
     if preset is None and not changes:
-        message = "needs a preset, such as gpt2, or a full description"
-        return [Problem(place_of(tree, ("model",), key=True), ("model",), message)]
+        return [problem_at(tree, ("model",), "needs a preset, such as gpt2, or a full description", key=True)]
     values = _values(preset, changes, vocab_size)
     problems, stopped = _validate(values, tree)
     if stopped:  # dim and num_heads do not fit each other; find further problems
@@ -64,13 +62,12 @@ def _start_problems(written: dict[str, Any], tree: Node) -> list[Problem]:
     for name in START_FIELDS:
         if name in written and not (isinstance(written[name], str) and written[name]):
             wanted = "the path of a checkpoint" if name == "from" else "the hash that a resolved recipe has"
-            problems.append(Problem(place_of(tree, ("model", name), key=False), ("model", name), f"must be {wanted}"))
+            problems.append(problem_at(tree, ("model", name), f"must be {wanted}"))
     if "from" not in written:
-        place = place_of(tree, ("model", "sha256"), key=True)
-        problems.append(Problem(place, ("model", "sha256"), "belongs to from: the checkpoint is missing"))
+        problems.append(problem_at(tree, ("model", "sha256"), "belongs to from: the checkpoint is missing", key=True))
     if written.get("preset") is not None:
         message = "from and preset exclude each other: a checkpoint has its own sizes; remove one of them"
-        problems.append(Problem(place_of(tree, ("model", "preset"), key=True), ("model", "preset"), message))
+        problems.append(problem_at(tree, ("model", "preset"), message, key=True))
     changes = {name: value for name, value in written.items() if name not in (*START_FIELDS, "preset")}
     return problems + _unknown_fields(changes, tree)
 
@@ -122,7 +119,7 @@ def _unknown_fields(changes: dict[str, Any], tree: Node) -> list[Problem]:
     """Return a problem for each unknown name: without a preset's values, nothing else can be checked."""
     known = {"preset", "from", *ModelConfig.model_fields}
     return [
-        Problem(place_of(tree, ("model", name), key=True), ("model", name), unknown(name, known, sections_with(Recipe, name)))
+        problem_at(tree, ("model", name), unknown(name, known, sections_with(Recipe, name)), key=True)
         for name in changes
         if name not in known
     ]

@@ -222,12 +222,7 @@ FORMATS = {
         ChatFormat("llama2", _llama2, markers=(*_INSTRUCTION, "<<SYS>>", "<</SYS>>"), alternates=True),
         ChatFormat("llama3", _llama3, special=("<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"), turn_end="<|eot_id|>"),
         ChatFormat(
-            "gemma",
-            _gemma,
-            special=("<start_of_turn>", "<end_of_turn>"),
-            turn_end="<end_of_turn>",
-            has_system=False,
-            alternates=True,
+            "gemma", _gemma, special=("<start_of_turn>", "<end_of_turn>"), turn_end="<end_of_turn>", has_system=False, alternates=True
         ),
         ChatFormat("mistral", _mistral, markers=_INSTRUCTION, has_system=False, alternates=True),
         ChatFormat("chatml_tools", _chatml_tools, special=("<|im_start|>", "<|im_end|>"), turn_end="<|im_end|>", bos=False, has_tools=True),

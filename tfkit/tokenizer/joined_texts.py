@@ -92,9 +92,7 @@ class WindowEncoder:
         self.length, self.overlap, self.room = length, overlap, length - special  # room: ids of question and context
         if self.room < 4:
             raise ValueError(f"a length of {length} has no room for a question and its context")
-        self._backend = tokenizers.Tokenizer.from_str(tokenizer.tokenizer_json)  # a copy: truncation is a setting of the whole backend
-        self._backend.no_padding()
-        self._backend.encode_special_tokens = tokenizer.backend.encode_special_tokens
+        self._backend = tokenizer.copy_backend()  # truncation is a setting of the whole backend
 
     def encode(self, pairs: Sequence[tuple[str, str]]) -> list[QuestionWindows]:
         """Return the windows of each question and its context; a question is truncated to half of the room."""

@@ -17,6 +17,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from tfkit.errors import MachineError, ModelError, argument
+from tfkit.recipe.reading.problems import cut
 from tfkit.run.verified import find_named
 from tfkit.tokenizer.tokenizer import Tokenizer, token_text
 from tfkit.tokenizer.tokenizer_files import CONFIG, ROLES, TEMPLATE
@@ -84,7 +85,7 @@ class ChatTemplate:
         if "error" in reply:
             where = f"{self._file}:{reply['line']}" if isinstance(reply.get("line"), int) else str(self._file)
             given = f", given {place}," if place else ""
-            raise ModelError(f"{where}: the chat template{given} failed: {_printable(str(reply['error']))}; {_remedy()}")
+            raise ModelError(f"{where}: the chat template{given} failed: {cut(str(reply['error']), _MAX_ERROR)}; {_remedy()}")
         return text
 
     def close(self) -> None:
@@ -170,12 +171,6 @@ def _parse_reply(reply: bytes) -> dict[str, Any] | None:
     except (ValueError, RecursionError):
         return None
     return document if isinstance(document, dict) else None
-
-
-def _printable(text: str) -> str:
-    """Return the beginning of an untrusted text, with unprintable characters, which could control a terminal, escaped."""
-    cut = text[:_MAX_ERROR] + ("..." if len(text) > _MAX_ERROR else "")
-    return "".join(character if character.isprintable() else repr(character)[1:-1] for character in cut)
 
 
 def _is_valid_unicode(text: str) -> bool:

@@ -144,12 +144,13 @@ class Tokenizer:
     def truncating(self, length: int) -> tokenizers.Tokenizer:
         """Return a copy of the backend that truncates to `length` ids; truncation is a setting of the backend, which is shared."""
         if length not in self._truncating_backends:
-            backend = tokenizers.Tokenizer.from_str(self.tokenizer_json)
-            backend.no_padding()
-            backend.encode_special_tokens = self.backend.encode_special_tokens
+            backend = self._truncating_backends[length] = self.copy_backend()
             backend.enable_truncation(length, strategy="longest_first")
-            self._truncating_backends[length] = backend
         return self._truncating_backends[length]
+
+    def copy_backend(self) -> tokenizers.Tokenizer:
+        """Return a copy of the backend, to change its settings."""
+        return Tokenizer.from_json(self.tokenizer_json, self.settings).backend
 
     @cached_property
     def _truncating_backends(self) -> dict[int, tokenizers.Tokenizer]:

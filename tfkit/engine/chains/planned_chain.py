@@ -38,15 +38,14 @@ def make_plan(request: PlanRequest, work: Session, options: PlanOptions) -> Esti
         torch.set_num_threads(options.threads)
     if request.chain is not None:
         return _plan_chain(request.chain, work, options)
-    return _plan_prepared(_prepare(request.training, work, options, work.meter.began), work, options)
+    return _plan_prepared(_prepare(request.training, work, options, work.meter.began), options)
 
 
-def _plan_prepared(run: Run, work: Session, options: PlanOptions) -> Estimate:
+def _plan_prepared(run: Run, options: PlanOptions) -> Estimate:
     """Return the estimate of a prepared run, with a probe if one was requested."""
     plan = run.forecast(ahead=True)
     if options.probe:
-        probe = probe_run(run.recipe, run.data, run.device, options.probe, work.listener, work.stop, work.meter)
-        plan = with_probe(plan, run.recipe, probe, run.device)
+        plan = with_probe(plan, run.recipe, probe_run(run, options.probe), run.device)
     if options.ranks > 1 or options.gpu is not None:
         plan = with_cluster(plan, run.recipe, run.data, options.ranks, options.gpu)
     return plan
@@ -88,7 +87,7 @@ def _plan_chain(chain: Chain, work: Session, options: PlanOptions) -> Estimate:
             except TfkitError as error:
                 raise of_stage(stage.name, error) from None
             if stage.name in wanted:
-                estimates[stage.name] = _plan_prepared(run, work, options)
+                estimates[stage.name] = _plan_prepared(run, options)
             if stage.name in used:
                 _write_placeholder(Path(folder) / stage.name, run.recipe, run.data)
             began = time.monotonic()

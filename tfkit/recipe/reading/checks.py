@@ -7,9 +7,9 @@ from tfkit.errors import argument
 from tfkit.families import PRESETS
 from tfkit.model.config import ModelConfig
 from tfkit.recipe.presets import merge
-from tfkit.recipe.reading.problems import Problem
+from tfkit.recipe.reading.problems import Problem, problem_at
 from tfkit.recipe.reading.source_checks import source_problems
-from tfkit.recipe.reading.tree import Node, Path, place_of
+from tfkit.recipe.reading.tree import Node, Path
 from tfkit.recipe.schema.best_metric import metrics_of
 from tfkit.recipe.schema.data_sections import TokenizerSection
 from tfkit.recipe.schema.objective_facts import OWN_HEADS, ObjectiveSection
@@ -35,7 +35,7 @@ def cross_problems(recipe: Recipe, tree: Node) -> list[Problem]:
     problems += [*recipe.objective.problems(recipe, model_values(recipe.model)), *_adapter(recipe), *_judging(recipe)]
     if recipe.model.start is None:  # otherwise the model's config is in its own files
         problems += _objective(recipe.objective.trained_for, recipe.model, recipe.tokenizer)
-    return [Problem(place_of(tree, path, key=False), path, message) for path, message in problems]
+    return [problem_at(tree, path, message) for path, message in problems]
 
 
 def fitting_problems(objective: ObjectiveSection, config: ModelConfig) -> list[str]:

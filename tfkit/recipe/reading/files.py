@@ -6,8 +6,8 @@ from pathlib import Path as FilePath
 from typing import Any
 
 from tfkit.recipe.bundled import fetch_command
-from tfkit.recipe.reading.problems import Problem, quoted
-from tfkit.recipe.reading.tree import Node, Path, place_of, plain
+from tfkit.recipe.reading.problems import Problem, problem_at, quoted
+from tfkit.recipe.reading.tree import Node, Path, plain
 from tfkit.recipe.schema.objective_facts import SECTIONS
 
 
@@ -18,9 +18,7 @@ def missing_files(tree: Node) -> list[Problem]:
         if isinstance(name, str) and not name.startswith("hub:") and not _exists(name):
             fetch = fetch_command(name)
             remedy = f"`{fetch}` fetches it" if fetch else "correct the path"
-            problems.append(
-                Problem(place_of(tree, path, key=False), path, f"{quoted(name)}: no such {what} (from {FilePath.cwd()}); {remedy}")
-            )
+            problems.append(problem_at(tree, path, f"{quoted(name)}: no such {what} (from {FilePath.cwd()}); {remedy}"))
     return problems
 
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tfkit.errors import UsageError
-from tfkit.recipe.reading.tree import Path, Place, dotted
+from tfkit.recipe.reading.tree import Node, Path, Place, dotted, place_of
 
 MAX_LINES = 100
 MAX_PATH = 200  # characters of a path in a message
@@ -23,6 +23,11 @@ class Problem:
     def __str__(self) -> str:
         where = f"{self.place}: {cut(dotted(self.path), MAX_PATH)}" if self.path else str(self.place)
         return f"{where}: {cut(self.message, MAX_MESSAGE)}"
+
+
+def problem_at(tree: Node, path: Path, message: str, *, key: bool = False) -> Problem:
+    """Return a problem at the place of its field in the tree; `key` as in `place_of`."""
+    return Problem(place_of(tree, path, key=key), path, message)
 
 
 class RecipeError(UsageError):

@@ -3,15 +3,15 @@
 from collections.abc import Iterator
 
 from tfkit.errors import UsageError, argument
-from tfkit.recipe.reading.problems import Problem
-from tfkit.recipe.reading.tree import Node, Path, dotted, place_of
+from tfkit.recipe.reading.problems import Problem, problem_at
+from tfkit.recipe.reading.tree import Node, Path, dotted
 from tfkit.recipe.schema.rollout_sections import RolloutSection
 from tfkit.recipe.schema.sections import Recipe
 
 
 def dealing_problems(recipe: Recipe, tree: Node, ranks: int) -> list[Problem]:
     """Return a problem for each field that cannot be divided among this many ranks, with the nearest sizes that can."""
-    return [Problem(place_of(tree, path, key=False), path, message) for path, message in _uneven_fields(recipe, ranks)]
+    return [problem_at(tree, path, message) for path, message in _uneven_fields(recipe, ranks)]
 
 
 def require_even(recipe: Recipe, ranks: int) -> None:

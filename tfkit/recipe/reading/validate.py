@@ -8,8 +8,8 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from tfkit.recipe.reading.fields import FOREIGN_NAMES, did_you_mean, field_at, kinds_at, section_types_at, sections_with
-from tfkit.recipe.reading.problems import Problem, quoted
-from tfkit.recipe.reading.tree import Node, Path, place_of
+from tfkit.recipe.reading.problems import Problem, problem_at, quoted
+from tfkit.recipe.reading.tree import Node, Path
 from tfkit.recipe.schema.sections import Recipe
 
 # The types that pydantic's *_type errors expect.
@@ -30,7 +30,7 @@ def problems_in(error: ValidationError, schema: type[BaseModel], data: Any, tree
     problems = []
     for path, detail in _without_other_branches(error.errors(include_url=False), data):
         path, message, at_key = _explain(detail, path, schema, data)
-        problems.append(Problem(place_of(tree, base + path, key=at_key), base + path, message))
+        problems.append(problem_at(tree, base + path, message, key=at_key))
     return problems
 
 

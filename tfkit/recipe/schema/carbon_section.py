@@ -18,9 +18,7 @@ class CarbonSection(Data):
     country: str | None = Field(None, pattern="^[A-Z]{3}$", description="Where it runs, as ISO 3166 alpha-3 (FRA, DEU, USA).")
     intensity_g_per_kwh: Intensity | None = Field(None, description="Grams of CO2e per kWh; overrides the country's mean.")
     intensity_file: str | None = Field(
-        None,
-        min_length=1,
-        description="A csv file `timestamp_utc,g_per_kwh` with intensities over time, instead of a single one.",
+        None, min_length=1, description="A csv file `timestamp_utc,g_per_kwh` with intensities over time, instead of a single one."
     )
     pue: Effectiveness = Field(1.0, description="Power usage effectiveness of the data centre; multiplies the energy.")
     every_seconds: Seconds = Field(5.0, description="Seconds between readings; each is a line of the ledger.")

@@ -174,10 +174,7 @@ class DataSection(Data):
         "error", description="error: a row that cannot be read ends the run with its file and number. skip: it is skipped and counted."
     )
     max_lost: float | None = Field(
-        None,
-        ge=0,
-        lt=1,
-        description="Largest fraction of a training source's rows that may be skipped or truncated; null: any.",
+        None, ge=0, lt=1, description="Largest fraction of a training source's rows that may be skipped or truncated; null: any."
     )
     language: LanguageCode | Annotated[list[LanguageCode], Field(min_length=1)] | None = Field(
         None, description="The language of the texts, for the model card: a code such as en, or several: [en, de]; null: the base model's."

@@ -25,11 +25,6 @@ class MinimalPairsSection(ObjectiveSection):
     scored_by: ClassVar[ScoredBy] = "likelihood"
     metrics: ClassVar[tuple[str, ...]] = ("accuracy",)
 
-    @property
-    def reads_training(self) -> bool:
-        """Whether it reads data.train: never, since it only evaluates."""
-        return False
-
 
 @declared
 class FewShotSection(ObjectiveSection):

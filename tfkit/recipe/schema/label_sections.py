@@ -33,23 +33,13 @@ _TEXT_NAMES = (
 _PAIR_NAMES = ("sentence_b", "sentence_2", "text_b", "text_2", "text2", "sent2", "string2")
 _LABEL_NAMES = (
     *("sentiment", "sentiment_label", "airline_sentiment", "polarity", "rating", "star_rating", "stars", "overall", "emotion", "topic"),
-    *(
-        "target",
-        "class_label",
-        "class_index",
-        "class_name",
-        "label_text",
-        "category_name",
-        "folder",  # of a text, where each folder holds the texts of a class
-        "intent_name",
-        "is_spam",
-        "spam",
-        "toxic",
-        "hate_speech",
-    ),
+    # A folder is that of a text, where each holds the texts of a class.
+    *("target", "class_label", "class_index", "class_name", "label_text", "category_name", "folder", "intent_name", "is_spam", "spam"),
+    *("toxic", "hate_speech"),
     *("is_duplicate", "similarity", "similarity_score", "relatedness_score", "entailment_judgment", "entailment_label", "stance", "v1"),
 )
 _TAG_NAMES = ("tag", "ner_labels", "entity_tags", "iob", "bio", "pos_labels", "pos_tag", "ner_tag", "xpos", "chunk_tags")
+_RIGHT_NAMES = ("answer_idx", "answer_index", "correct_answer", "correct_option", "correct", "right_answer", "answer_key", "cop")
 _CLASS_METRICS = ("accuracy", "f1_macro", "f1_micro", "matthews", "majority")
 
 
@@ -86,11 +76,6 @@ class ClassificationSection(ObjectiveSection):
     def has_labels(self) -> bool:
         """Whether the head has classes: not for regression."""
         return not self.regression
-
-    @property
-    def named_labels(self) -> list[str] | None:
-        """The recipe's `labels`."""
-        return self.labels
 
     @property
     def problem_type(self) -> str | None:
@@ -133,11 +118,6 @@ class TaggingSection(ObjectiveSection):
     has_baselines: ClassVar[bool] = True
     metrics: ClassVar[tuple[str, ...]] = ("loss", *_CLASS_METRICS, "precision", "recall", "f1")
 
-    @property
-    def named_labels(self) -> list[str] | None:
-        """The recipe's `labels`."""
-        return self.labels
-
 
 @declared
 class MultipleChoiceSection(ObjectiveSection):
@@ -161,7 +141,7 @@ class MultipleChoiceSection(ObjectiveSection):
             within=("question.stem",),
         ),
         Role("choices", "choices", ("choices", "endings", "options", "answers"), in_input=False, within=("question.choices",)),
-        Role("label", "label", ("label", "labels", "answer", "answerKey", "gold"), by_number=True),
+        Role("label", "label", ("label", "labels", "answer", "answerKey", "gold"), by_number=True, later=_RIGHT_NAMES),
     )
     head: ClassVar[str] = "choices"  # of a language model that also scores whole sequences
     reads_text: ClassVar[bool] = False

@@ -35,11 +35,6 @@ class MultiLabelSection(ObjectiveSection):
     metrics: ClassVar[tuple[str, ...]] = ("loss", "f1_micro", "f1_macro", "precision", "recall", "exact_match")
 
     @property
-    def named_labels(self) -> list[str] | None:
-        """The recipe's `labels`."""
-        return self.labels
-
-    @property
     def problem_type(self) -> str | None:
         """Hugging Face's name for labels that do not exclude each other."""
         return "multi_label_classification"

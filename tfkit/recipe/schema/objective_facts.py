@@ -70,8 +70,8 @@ class ObjectiveSection(Data):
 
     @property
     def reads_training(self) -> bool:
-        """Whether it reads the rows of data.train."""
-        return True
+        """Whether it reads the rows of data.train: an objective that only evaluates does not, unless it says so."""
+        return self.scored_by != "likelihood"
 
     @property
     def reads_pretraining(self) -> bool:
@@ -85,8 +85,8 @@ class ObjectiveSection(Data):
 
     @property
     def named_labels(self) -> list[str] | None:
-        """The recipe's classes or tags; None: they are taken from the data."""
-        return None
+        """The recipe's `labels`: classes or tags; None: they are taken from the data."""
+        return getattr(self, "labels", None)
 
     def labels_in(self, value: Any) -> Mapping[str, bool]:
         """Return the labels that a row's value of the role `labels` names, and whether each applies; empty without such a role."""

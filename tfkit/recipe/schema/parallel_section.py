@@ -12,8 +12,7 @@ class ParallelSection(Data):
     """The ranks as a mesh of replicas and shards. It does not change the steps, and may be changed whenever a run is resumed."""
 
     shard: Count = Field(
-        1,
-        description="Ranks with sharded weights, gradients and optimizer state of one copy of the model; 1: every rank holds them all.",
+        1, description="Ranks with sharded weights, gradients and optimizer state of one copy of the model; 1: every rank holds them all."
     )
     replicas: Count | Literal["auto"] = Field(
         "auto", description="Copies of the model; replicas times shard is the number of ranks. auto: ranks / shard."

@@ -14,32 +14,17 @@ class _Rule(Data):
 
     weight: RewardValue = Field(1.0, description="Weight of this rule in the reward.")
 
-    @property
-    def needs_answer(self) -> bool:
-        """Whether it compares with the `answer` of the prompt's row."""
-        return False
-
 
 class ExactAnswerRule(_Rule):
     """The response is the row's answer, apart from white space at both ends; of several answers any that is not blank."""
 
     kind: Literal["exact_answer"]
 
-    @property
-    def needs_answer(self) -> bool:
-        """Always."""
-        return True
-
 
 class NumberRule(_Rule):
     """The last number in the response equals the last number in the row's answer: 42, -0.5, 1,000, 3e-2. 4.0 equals 4."""
 
     kind: Literal["number"]
-
-    @property
-    def needs_answer(self) -> bool:
-        """Always."""
-        return True
 
 
 def _is_pattern(pattern: str) -> str:
@@ -68,11 +53,6 @@ class ContainsRule(_Rule):
         min_length=1,
         description="The text; null: the row's answer, without white space at its ends, or any of several that is not blank.",
     )
-
-    @property
-    def needs_answer(self) -> bool:
-        """Whether no text is given."""
-        return self.text is None
 
 
 class ValidJsonRule(_Rule):

@@ -49,12 +49,10 @@ class RolloutSection(ObjectiveSection):
     temperature: Positive = Field(1.0, description="Divides the logits in sampling, and in all log-probabilities of the training.")
     max_new_tokens: NewTokens = Field(64, description="The longest response, with the token that ends it.")
     no_eos_reward: RewardValue | None = Field(
-        None,
-        description="The reward of a response that reaches max_new_tokens without an end, instead of its own; null: its own.",
+        None, description="The reward of a response that reaches max_new_tokens without an end, instead of its own; null: its own."
     )
     beta: Weight = Field(
-        0.0,
-        description="Weight of the KL from the initial model, log policy - log reference, which is subtracted from the reward.",
+        0.0, description="Weight of the KL from the initial model, log policy - log reference, which is subtracted from the reward."
     )
     kl_limit: Positive | None = Field(
         None, description="The best checkpoint is chosen among those whose held-out kl, in nats per response, is at most this; null: all."
@@ -84,7 +82,7 @@ class RolloutSection(ObjectiveSection):
     @property
     def needs_answer(self) -> bool:
         """Whether a rule compares with the answer of a row."""
-        return any(rule.needs_answer for rule in self.rules)
+        return any(rule.kind in ("exact_answer", "number") or (rule.kind == "contains" and rule.text is None) for rule in self.rules)
 
     @property
     def code_files(self) -> dict[str, str]:
@@ -148,12 +146,10 @@ class PPOSection(RolloutSection):
     prompts: BatchSize = Field(64, description="Prompts of an iteration, for which responses are sampled before its first step.")
     completions: BatchSize = Field(1, description="Responses to each prompt.")
     no_eos_reward: RewardValue | None = Field(
-        -1.0,
-        description="The reward of a response that reaches max_new_tokens without an end, instead of its own; null: its own.",
+        -1.0, description="The reward of a response that reaches max_new_tokens without an end, instead of its own; null: its own."
     )
     beta: Weight = Field(
-        0.02,
-        description="Weight of the KL from the initial model, log policy - log reference, in the reward of each token.",
+        0.02, description="Weight of the KL from the initial model, log policy - log reference, in the reward of each token."
     )
     kl_target: Positive | None = Field(
         None,

@@ -131,8 +131,7 @@ class TrainingSection(Data):
         "whose loss on the rest is lower by at least 1/20 replaces optimizer.lr. null: no trial.",
     )
     adapter: LoraSection | None = Field(
-        None,
-        description="Train small updates of the checkpoint's weights, and the head of the task, instead of all. null: all weights.",
+        None, description="Train small updates of the checkpoint's weights, and the head of the task, instead of all. null: all weights."
     )
     frozen: list[Annotated[str, Field(min_length=1)]] = Field(
         [], description="Parameters that are not trained: globs over their names, as `embedding.*` or `encoder.blocks.[0-3].*`."
@@ -149,8 +148,7 @@ class TrainingSection(Data):
     compile: bool = Field(False, description="torch.compile the model: 20 to 50 s of compilation, then faster steps.")
     activation_checkpointing: bool = Field(False, description="Compute each block again in the backward pass, to save memory.")
     max_skipped_steps: CountOrZero = Field(
-        0,
-        description="Steps to skip, in total, whose loss or gradient is not finite, or whose loss jumps; one more ends the run (exit 6).",
+        0, description="Steps to skip, in total, whose loss or gradient is not finite, or whose loss jumps; one more ends the run (exit 6)."
     )
     loss_jump_sigmas: Positive | None = Field(
         None, description="A loss this many standard deviations above the mean of the latest steps is a jump; null: no limit."
