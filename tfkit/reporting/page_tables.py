@@ -143,10 +143,8 @@ def provenance_table(entries: Sequence[Entry]) -> Table:
     for entry in entries:
         run, facts = entry.run, entry.run.measurement
         coverage, pue = "" if facts.coverage is None else f"{facts.coverage:.0%}", "" if facts.pue is None else f"{facts.pue:g}"
-        origin, gaps = (
-            facts.intensity.origin if facts.intensity else "",
-            "a lower bound: a part was not measured" if run.is_lower_bound else "",
-        )
+        origin = facts.intensity.origin if facts.intensity else ""
+        gaps = "a lower bound: a part was not measured" if run.is_lower_bound else ""
         rows.append([entry.label, run.provenance or "not measured", coverage, pue, run.place or "", origin, gaps])
     head = ["run", "source of the energy", "time measured", "PUE", "place and carbon intensity", "source of the intensity", "gaps"]
     return Table(head, rows)
