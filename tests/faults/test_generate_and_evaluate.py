@@ -20,7 +20,6 @@ from tiny_runs import Before, Done, Process, both, raising
 import tfkit.adapters
 import tfkit.cli.evaluate
 import tfkit.cli.generate
-import tfkit.cli.generation_io
 import tfkit.engine.request.evaluation_settings
 import tfkit.evaluation.text_scores
 import tfkit.generation.decoding
