@@ -63,9 +63,8 @@ def stepper(config: Any, shards: int, precision: str) -> Any:
 
     from tfkit.model.transformer import build
     from tfkit.objectives.causal_lm import CausalLM
-    from tfkit.parallel.agreement import ALONE
     from tfkit.parallel.collectives import ProcessGroup
-    from tfkit.parallel.ranks import find_ranks
+    from tfkit.parallel.ranks import ALONE, find_ranks
     from tfkit.recipe.schema.optimizer_sections import AdamWSection
     from tfkit.training.device import pick_precision
     from tfkit.training.loss_module import LossModule

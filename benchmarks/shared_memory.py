@@ -18,9 +18,8 @@ from tfkit.model.config import ModelConfig
 from tfkit.model.transformer import build
 from tfkit.objectives.causal_lm import CausalLM
 from tfkit.objectives.objective import Batch
-from tfkit.parallel.agreement import ALONE, Peers
 from tfkit.parallel.collectives import ProcessGroup
-from tfkit.parallel.ranks import Ranks
+from tfkit.parallel.ranks import ALONE, Peers, Ranks
 from tfkit.recipe.schema.optimizer_sections import AdamWSection
 from tfkit.training.device import keep_freed_memory
 from tfkit.training.loss_module import LossModule

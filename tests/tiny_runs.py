@@ -156,11 +156,7 @@ class Process:
     """tfkit with these arguments in a fork, or another program; `before` is called in it first, to inject a fault."""
 
     def __init__(
-        self,
-        folder: Path,
-        arguments: list[str],
-        before: Callable[[], object] | None = None,
-        program: Callable[[list[str]], int] = main,
+        self, folder: Path, arguments: list[str], before: Callable[[], object] | None = None, program: Callable[[list[str]], int] = main
     ):
         self.program = program
         self.files = [folder / f"{name}-{time.monotonic_ns()}" for name in ("out", "err")]

@@ -3,7 +3,7 @@
 import faulthandler
 import os
 import socket
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -94,6 +94,13 @@ def run_ranks(run: Path, recipe: Path, *words: str, faults: Mapping[int, Callabl
     """Run a whole training, and return how each rank ended."""
     command = ["pretrain", str(recipe), "--run", str(run), "--threads", "1", *words]
     return [process.wait() for process in start_ranks(run.parent, command, faults, size)]
+
+
+def ended(ranks: Sequence[Process | Done], *codes: int) -> list[Done]:
+    """Wait for the ranks, and assert that they end with these codes; a single one is that of all."""
+    done = [one.wait() if isinstance(one, Process) else one for one in ranks]
+    assert [one.code for one in done] == [*codes] * (len(done) if len(codes) == 1 else 1), "\n".join(one.err for one in done)
+    return done
 
 
 def raise_once(error: Exception, call: int) -> Callable[[], None]:

@@ -376,17 +376,24 @@ def test_an_adapter_of_the_bare_class_fits_a_base_with_a_head(tmp_path: Path) ->
         torch.testing.assert_close(tfkit.load(tmp_path / "ours").model(ids).hidden, start.model(ids).hidden, atol=1e-5, rtol=0)
 
 
-def test_a_model_that_no_class_computes_has_its_own_names(tmp_path: Path) -> None:
-    config = ModelConfig.model_validate(described("gpt2").model_dump() | {"position": {"kind": "sinusoidal"}})
+@pytest.mark.parametrize(
+    ("preset", "changes", "ids"),
+    [("gpt2", {"decoder_layers": 2, "position": {"kind": "sinusoidal"}}, {}), ("roberta-base", {"encoder_layers": 2}, {"pad_token_id": 0})],
+    ids=["no class has its positions", "its class would begin its positions after another id"],
+)
+def test_a_model_that_no_class_computes_has_its_own_names(
+    preset: str, changes: dict[str, Any], ids: dict[str, int], tmp_path: Path
+) -> None:
+    config = ModelConfig.model_validate(merge(PRESETS[preset][1], merge(SMALL, changes)))
     model = build(config, seed=1)
     (tmp_path / "base").mkdir()
-    save_model(tmp_path / "base", config, model.state_dict(), None)
+    save_model(tmp_path / "base", config, model.state_dict(), None, special_ids=ids)
     add_lora(model, LoraSection(), seed=1)
     random_updates(model)
     trained = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
     (tmp_path / "adapter").mkdir()
     base = Base("base", tmp_path / "base", content_hash(tmp_path / "base"))
-    save_adapter(tmp_path / "adapter", config, trained, None, LoraSection(), base, facts={})
+    save_adapter(tmp_path / "adapter", config, trained, None, LoraSection(), base, special_ids=ids, facts={})
     loaded = tfkit.load(tmp_path / "adapter")
     assert loaded.family == "tfkit"
     torch.testing.assert_close(logits(loaded.model, config), logits(model, config), atol=1e-5, rtol=0)

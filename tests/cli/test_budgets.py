@@ -57,11 +57,7 @@ def test_a_budget_of_grams_stops_is_refused_when_spent_and_goes_on_with_more(bas
     assert done.err.count("of 3 mg are used\n") == 1, "at 80 %"
     refused = run_tfkit(base, ["resume", str(run)]).exits(2, f"{run}: carbon.budget_g: 3")
     assert "mg of 3 mg are used. Give a larger budget to continue, such as carbon.budget_g=0.0" in refused.err
-    more = run_tfkit(
-        base,
-        ["resume", str(run), "--threads", "1", "carbon.budget_g=1"],
-        before=slowly(base),
-    )  # as it was started
+    more = run_tfkit(base, ["resume", str(run), "--threads", "1", "carbon.budget_g=1"], before=slowly(base))  # as it was started
     assert more.code == 0, more.err
     assert "carbon.budget_g: 0.003 in the run, 1.0 now" in more.err
     assert hashes(run, STEPS) == hashes(base / "unbroken", STEPS)

@@ -1,6 +1,7 @@
-"""The energy of a real run, as its result, its receipt and its last lines have it; the power is made up, the rest is not."""
+"""The energy of a real run, as its result, its receipt and its last lines have it, of power that is made up; and intensities over time."""
 
 import json
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -57,3 +58,41 @@ def test_the_last_lines_say_it_in_plain_words(run: Path) -> None:
     energies = format_range(result["energy_kwh_low"] * 1000, result["energy_kwh_high"] * 1000)
     assert line.split(maxsplit=1)[1].startswith(f"{watts:.3g} W (CPU model, RAM constant), {energies}; ")
     assert line.endswith(f"; the idle machine would have taken {format_energy(result['idle_kwh'] * 1000)}")
+
+
+# -- a series of intensities is refused before the run starts where it is of another time, and of no harm afterwards
+
+
+def grid(base: Path, name: str, begin: float, minutes: float, rows: int = 3) -> Path:
+    """A series from `begin` minutes from now on, with values of this many minutes."""
+    times = [datetime.now(UTC) + timedelta(minutes=begin + minutes * row) for row in range(rows)]
+    (base / name).write_text("timestamp_utc,g_per_kwh\n" + "".join(f"{time.isoformat()},{50 + row}\n" for row, time in enumerate(times)))
+    return base / name
+
+
+def test_a_series_of_another_time_is_refused_before_there_is_a_folder(base: Path) -> None:
+    past, future = grid(base, "past.csv", -600, 10), grid(base, "future.csv", 5, 10)
+    for path, code, words in ((past, 3, "but now it is"), (future, 3, "but now it is"), (base / "none.csv", 3, "cannot be read as csv")):
+        done = pretrain(base / "refused", base / "tiny.yaml", f"carbon.intensity_file={path}").exits(code, words)
+    assert not (base / "refused").exists()
+    done = pretrain(base / "refused", base / "tiny.yaml", f"carbon.intensity_file={past}", "carbon.intensity_g_per_kwh=7").exits(2)
+    assert "replaces intensity_g_per_kwh" in done.err
+    assert "no such file" in run_tfkit(base, ["check", str(base / "tiny.yaml"), "carbon.intensity_file=none.csv"]).err.lower()
+
+
+def test_a_run_that_cannot_end_within_its_series_is_refused_before_its_first_step(base: Path) -> None:
+    short = grid(base, "short.csv", -0.5, 1, rows=2)
+    done = pretrain(base / "long", base / "tiny.yaml", f"carbon.intensity_file={short}", "training.steps=100000000").exits(3)
+    assert "short.csv: ends at" in done.err
+    assert not [*(base / "long/checkpoints").glob("*")]
+
+
+def test_what_was_a_series_of_the_run_is_none_of_a_later_command(base: Path) -> None:
+    path = grid(base, "now.csv", -5, 10)
+    pretrain(base / "series", base / "tiny.yaml", f"carbon.intensity_file={path}").exits(0)
+    grid(base, "now.csv", -600, 10)
+    assert run_tfkit(base, ["resume", str(base / "series")]).code == 0, "it is finished"
+    scored = run_tfkit(base, ["evaluate", "--from", str(base / "series"), "evaluation.max_tokens=50", "--device", "cpu"]).exits(0)
+    assert "now.csv: covers" in scored.err
+    assert "This command is charged without the series" in scored.err
+    assert run_tfkit(base, ["resume", str(base / "series"), "training.steps=14"]).code == 3

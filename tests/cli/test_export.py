@@ -72,14 +72,7 @@ def make(folder: Path, preset: str, changes: dict[str, Any], codec: Tokenizer, *
     for parameter in model.parameters():
         torch.nn.init.normal_(parameter, 0.0, 0.2)
     folder.mkdir()
-    save_model(
-        folder,
-        config,
-        model.state_dict(),
-        codec,
-        family=None if preset.startswith("bert") else PRESETS[preset][0].name,
-        **more,
-    )
+    save_model(folder, config, model.state_dict(), codec, family=None if preset.startswith("bert") else PRESETS[preset][0].name, **more)
     return folder
 
 

@@ -110,6 +110,7 @@ DATA = {
         remark=lambda n, t: f"{n} " + t * 9, toxic=lambda n, t: n % 2, insult=lambda n, t: int(n % 3 == 0), threat=lambda n, t: 0
     ),
     "odd": rows(cs=a_text, pl=lambda n, t: f"{t} {n}", kind=lambda n, t: ["one", "two"][n % 2]),
+    "words": rows(word=lambda n, t: t.split()[0], tag=lambda n, t: "O"),
     "strange": rows(colour=a_text, size=lambda n, t: n),
 }
 RECOGNISED = [
@@ -392,6 +393,7 @@ def test_what_the_command_line_says_is_kept(place: Path) -> None:
                 "or numbers for",
             ],
         ),
+        ("bert", "words", [], ["each row has a word and its tag, and no column, such as 'sentence', says which rows"]),
         (
             "bert",
             "questions",
@@ -523,12 +525,7 @@ TASKS = {  # the kind, the columns by the number of the row, what is read, and w
         {"instruction": "question", "output": "answer"},
         ("passage",),
     ),
-    "short": (
-        "classification",
-        {"text": "number {}", "passage": LONG, "label": "yes"},
-        {"text": "text", "label": "label"},
-        ("passage",),
-    ),
+    "short": ("classification", {"text": "number {}", "passage": LONG, "label": "yes"}, {"text": "text", "label": "label"}, ("passage",)),
     "hotpot": (
         "chat",
         {"question": LONG, "answer": "it is {}", "context": {"title": ["a"], "sentences": [[LONG]]}},
@@ -544,7 +541,7 @@ def test_what_would_be_missed_is_no_text_that_says_again_what_is_read(name: str,
     lines = [json.dumps(columns).replace("{}", str(number)) for number in range(40)]
     (work / "rows.jsonl").write_text("\n".join(lines), encoding="utf-8")
     seen = _inspect_data(SourceSection(path="rows.jsonl"), "error")
-    assert kind in seen.kinds
+    assert kind in seen.reads
     assert (dict(seen.reads[kind]), seen.unread[kind]) == (reads, unread)
 
 

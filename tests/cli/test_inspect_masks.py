@@ -73,10 +73,7 @@ def test_padding_of_an_encoder(recipe: Path, capsys: pytest.CaptureFixture[str])
 
 def test_the_three_masks_of_an_encoder_decoder(recipe: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = ["model={preset: t5-small, encoder_layers: 2, decoder_layers: 1, dim: 16, num_heads: 2, head_dim: 8, hidden_dim: 16}"]
-    words += [
-        "tokenizer={kind: unigram, vocab_size: 200}",
-        "data.train.0.columns={source: text, target: target}",
-    ]
+    words += ["tokenizer={kind: unigram, vocab_size: 200}", "data.train.0.columns={source: text, target: target}"]
     rows, shown = masks(capsys, recipe, *labelled(recipe.parent), *words, "objective={kind: text_to_text}")
     assert [(mask["attention"], mask["layers"]) for mask in shown] == [("encoder", [0, 1]), ("decoder", [0]), ("cross", [0])] * 3
     for row, (encoder, decoder, cross) in zip(rows, (shown[first : first + 3] for first in (0, 3, 6)), strict=True):

@@ -1,10 +1,20 @@
+"""The bundled recipes, as they are listed and printed; and their public data, from a server on this machine."""
+
+import hashlib
+import http.server
+import io
 import json
 import sys
+import threading
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from tfkit.__main__ import main
-from tfkit.recipe import bundled_recipes
+from tfkit.engine.tools import fetching
+from tfkit.recipe import bundled, bundled_recipes
 
 
 def test_the_list_has_a_summary_for_each(capsys: pytest.CaptureFixture[str]) -> None:
@@ -42,3 +52,222 @@ def test_an_unknown_one_ends_with_2(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["recipes", "nope"]) == 2
     err = capsys.readouterr().err
     assert all(recipe.name in err for recipe in bundled_recipes())
+
+
+# -- their public data
+
+CONTENT = "".join(f"text {number},{'ab'[number % 2]}\n" for number in range(9000)).encode()
+RECIPE = """# A recipe of a test.
+model: {preset: bert-tiny}
+tokenizer: {kind: wordpiece, vocab_size: 300}
+data: {train: [{path: data/made/train.csv, header: [text, label]}]}
+objective: {kind: classification}
+training: {steps: 1}
+"""
+
+
+class Server(http.server.ThreadingHTTPServer):
+    """Serves CONTENT; `broken`: this many answers end half-way; `ranges`: whether it sends parts; `status`: of the next answers."""
+
+    content, broken, ranges = CONTENT, 0, True
+    statuses: list[int]
+    asked: list[str | None]
+
+
+class Handler(http.server.BaseHTTPRequestHandler):
+    server: Server
+
+    def do_GET(self) -> None:
+        self.server.asked.append(self.headers["Range"])
+        if self.server.statuses:
+            self.send_error(self.server.statuses.pop(0))
+            return
+        content, begin = self.server.content, 0
+        if self.server.ranges and self.headers["Range"]:
+            begin = int(self.headers["Range"].removeprefix("bytes=").rstrip("-"))
+        if begin >= len(content) > 0 and begin:
+            self.send_error(416)
+            return
+        self.send_response(206 if begin else 200)
+        self.send_header("Content-Length", str(len(content) - begin))
+        self.end_headers()
+        if self.server.broken:
+            self.server.broken -= 1
+            self.wfile.write(content[begin : begin + (len(content) - begin) // 2])
+        else:
+            self.wfile.write(content[begin:])
+
+    def log_message(self, *_: object) -> None:
+        """Print nothing."""
+
+
+@pytest.fixture
+def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
+    """The server, a bundled recipe whose data it has, and an empty current folder."""
+    with Server(("127.0.0.1", 0), Handler) as running:
+        running.statuses, running.asked = [], []
+        folder = tmp_path / "recipes"
+        (folder / "finetune").mkdir(parents=True)
+        (folder / "finetune" / "made.yaml").write_text(RECIPE, encoding="utf-8")
+        file = {
+            "url": f"http://127.0.0.1:{running.server_port}/train.csv",
+            "sha256": hashlib.sha256(CONTENT).hexdigest(),
+            "bytes": len(CONTENT),
+        }
+        table = {"made": {"source": "https://example.org", "licence": "CC0", "files": {"train.csv": file}}}
+        (folder / "data.json").write_text(json.dumps(table), encoding="utf-8")
+        monkeypatch.setattr(bundled, "bundled_folder", lambda: folder)
+        monkeypatch.setattr(fetching, "_PAUSES", (0.0, 0.0))
+        (tmp_path / "here").mkdir()
+        monkeypatch.chdir(tmp_path / "here")
+        for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
+            monkeypatch.delenv(name, raising=False)
+        thread = threading.Thread(target=running.serve_forever, args=(0.01,))
+        thread.start()
+        yield running
+        running.shutdown()
+        thread.join()
+
+
+FILE = Path("data/made/train.csv")
+
+
+def test_the_files_are_where_the_recipe_looks(server: Server, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["recipes", "made", "--fetch"]) == 0
+    out, err = capsys.readouterr()
+    assert out == f"{FILE}  {len(CONTENT) / 1000:.0f} kB\n"
+    assert "https://example.org, licence: CC0" in err
+    assert "now: tfkit finetune made" in err
+    assert FILE.read_bytes() == CONTENT
+    assert [path.name for path in FILE.parent.iterdir()] == ["train.csv"]
+    assert main(["recipes", "made", "--fetch", "--json"]) == 0
+    (file,) = json.loads(capsys.readouterr().out)["files"]
+    assert (file["path"], file["fetched"]) == (str(FILE), False)
+    assert len(server.asked) == 1
+
+
+@pytest.mark.parametrize("ranges", [True, False])
+def test_a_broken_download_goes_on(server: Server, ranges: bool) -> None:
+    """Within the command, and in the next one; from the start if the server sends whole files only."""
+    server.broken, server.ranges = 4, ranges
+    assert main(["recipes", "made", "--fetch"]) == 3
+    assert not FILE.exists()
+    assert main(["recipes", "made", "--fetch"]) == 0
+    assert FILE.read_bytes() == CONTENT
+    assert server.asked[0] is None
+    begun = [int(asked.removeprefix("bytes=").rstrip("-")) for asked in server.asked[1:] if asked]
+    assert begun[0] == len(CONTENT) // 2
+    assert (begun == sorted(set(begun))) == ranges
+
+
+def test_a_server_in_trouble_is_asked_again_and_one_that_refuses_is_not(server: Server, capsys: pytest.CaptureFixture[str]) -> None:
+    server.statuses = [503, 429]
+    assert main(["recipes", "made", "--fetch"]) == 0
+    FILE.unlink()
+    server.statuses, server.asked = [404], []
+    capsys.readouterr()
+    assert main(["recipes", "made", "--fetch"]) == 3
+    assert len(server.asked) == 1
+    assert "cannot be fetched (Not Found)" in capsys.readouterr().err
+
+
+def test_other_content_is_not_kept(server: Server, capsys: pytest.CaptureFixture[str]) -> None:
+    server.content = CONTENT[:-1] + b"!"
+    assert main(["recipes", "made", "--fetch"]) == 3
+    assert "its content is not that of the recipe's data" in capsys.readouterr().err
+    assert not list(FILE.parent.iterdir())
+    FILE.write_text("mine", encoding="utf-8")
+    assert main(["recipes", "made", "--fetch"]) == 3
+    assert "move it away" in capsys.readouterr().err
+    assert FILE.read_text(encoding="utf-8") == "mine"
+
+
+def test_offline(server: Server, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setenv("TFKIT_OFFLINE", "1")
+    assert main(["recipes", "made", "--fetch"]) == 3
+    assert "TFKIT_OFFLINE is set; unset it, or put the file of http://127.0.0.1" in capsys.readouterr().err
+    assert not server.asked
+
+
+def test_data_are_made_from_an_archive_and_from_another_set(server: Server, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Lines in turn, of ten pairs one to test and one to validation; text that was converted once too often; the archive does not stay."""
+    sides = {side: "".join(f"{side} {number} \x96 a, b \n" for number in range(21)) for side in ("neg", "pos")}
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w") as archive:
+        for side, text in sides.items():
+            archive.writestr(f"sentence_polarity/rt-polarity.{side}", text)
+    server.content = packed.getvalue()
+    expected = {"train.csv": [*range(2, 10), *range(12, 20)], "valid.csv": [1, 11], "test.csv": [0, 10, 20]}
+    files = {
+        name: "text,label\n"
+        + "".join(f'"{side} {n} – a, b",{label}\n' for n in numbers for side, label in (("neg", "negative"), ("pos", "positive")))
+        for name, numbers in expected.items()
+    }
+    facts = {name: {"sha256": hashlib.sha256(text.encode()).hexdigest()} for name, text in files.items()}
+    source = {"url": f"http://127.0.0.1:{server.server_port}/made.zip", "sha256": hashlib.sha256(server.content).hexdigest()}
+    table = {"sentence_polarity": {"source": "https://example.org", "licence": "CC0", "archive": source, "files": facts}}
+    recipes = bundled.bundled_folder()
+    (recipes / "data.json").write_text(json.dumps(table), encoding="utf-8")
+    (recipes / "finetune" / "made.yaml").write_text(
+        RECIPE.replace("data/made/train.csv, header: [text, label]", "data/sentence_polarity/train.csv")
+    )
+    assert main(["recipes", "made", "--fetch"]) == 0
+    assert {path.name: path.read_text(encoding="utf-8") for path in Path("data/sentence_polarity").iterdir()} == files
+    Path("data/sentence_polarity/valid.csv").unlink()
+    assert main(["recipes", "made", "--fetch"]) == 0
+    assert ["already there" in line for line in capsys.readouterr().out.splitlines()] == [False, False, False, True, False, True]
+
+    prompts = {"prompts.jsonl": [f"{side} {n} –" for n in expected["train.csv"] for side in sides]}
+    prompts["held_out.jsonl"] = ["neg 1 –", "pos 1 –", "neg 11 –", "pos 11 –"]
+    made = {name: "".join(f'{{"prompt": "{text[:-1]}\\u2013"}}\n' for text in texts) for name, texts in prompts.items()}
+    facts = {name: {"sha256": hashlib.sha256(text.encode()).hexdigest()} for name, text in made.items()}
+    table["reviews"] = {"source": "https://example.org", "licence": "CC0", "made_of": "sentence_polarity", "files": facts}
+    (recipes / "data.json").write_text(json.dumps(table), encoding="utf-8")
+    (recipes / "finetune" / "made.yaml").write_text(
+        RECIPE.replace("data/made/train.csv, header: [text, label]", "data/reviews/prompts.jsonl")
+    )
+    Path("data/sentence_polarity/train.csv").unlink()
+    assert main(["recipes", "made", "--fetch"]) == 0  # what it is made of, too
+    assert {path.name: path.read_text(encoding="utf-8") for path in Path("data/reviews").iterdir()} == made
+    Path("data/reviews/prompts.jsonl").write_text("mine", encoding="utf-8")
+    assert main(["recipes", "made", "--fetch"]) == 3
+
+
+def test_a_missing_file_names_the_command_that_fetches_it(server: Server, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["inspect", "made"]) == 3
+    assert "fetch it with `tfkit recipes made --fetch`" in capsys.readouterr().err
+
+
+def test_the_command_for_a_file_of_several_recipes_is_that_of_its_own() -> None:
+    assert bundled.fetch_command("data/multi30k/train.en.gz") == "tfkit recipes transformer-2017-multi30k --fetch"
+    assert bundled.fetch_command("data/wikitext2/valid.txt") == "tfkit recipes smollm2-english --fetch"
+    assert bundled.fetch_command("data/multi30k/mine.gz") is None
+
+
+def test_a_missing_run_names_the_recipe_that_makes_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["inspect", "python-packages"]) == 4
+    assert "runs/bert-stdlib: there is no such folder; make it with `tfkit pretrain bert-stdlib`" in capsys.readouterr().err
+
+
+DERIVED = ("transformer-2017-python-docs-fr", "sums", "grpo-sums", "instructgpt-1.3b", "reward-hh", "dpo-chat")
+
+
+def test_every_bundled_recipe_is_runnable_or_says_why_not(capsys: pytest.CaptureFixture[str]) -> None:
+    """Its data come with Python, from the Hub, or are fetched; derived ones say how they are made."""
+    for recipe in bundled_recipes():
+        if recipe.name.rpartition("/")[2] in DERIVED:
+            with pytest.raises(ValueError, match="derived from its source; the first lines of the recipe say how"):
+                fetching.sets_of(recipe)
+            continue
+        fetching.sets_of(recipe)
+    files = [file for found in bundled.data_sets().values() for file in found.files]
+    assert len(files) == len({file.path for file in files}) > 10
+    for file in files:
+        assert file.url.startswith("https://")
+        assert len(file.hash) in (40, 64)
+    assert main(["recipes", "gpt2-stdlib", "--fetch"]) == 0
+    assert capsys.readouterr().out == "pretrain/gpt2-stdlib needs no data files\n"
+    assert main(["recipes", "--fetch"]) == 2

@@ -153,6 +153,17 @@ def test_a_folder_without_data_names_what_it_holds(tmp_path: Path) -> None:
         texts(tmp_path / "rows.rar")
 
 
+@pytest.mark.parametrize("pack", [zip_of, tar_of, lambda files: gzip.compress(tar_of(files))])
+def test_an_archive_without_its_suffix_is_named_and_not_read_as_text(tmp_path: Path, pack: Callable[[dict[str, bytes]], bytes]) -> None:
+    """Also a tar archive of texts, which is UTF-8. In a folder or in another archive it is among the files that are skipped."""
+    (tmp_path / "rows.dat").write_bytes(packed := pack({"a.txt": b"a text"}))
+    with pytest.raises(DataError, match=r"rows\.dat: this is (a zip file|a tar archive|gzip).*, by its first bytes; name it"):
+        texts(tmp_path / "rows.dat")
+    (tmp_path / "outer.zip").write_bytes(zip_of({"b.txt": b"b", "rows.dat": packed}))
+    assert "1 other file skipped: rows.dat" in opened(tmp_path / "outer.zip").describe()
+    assert "2 other files skipped: rows.dat, rows.dat" in opened(tmp_path).describe()
+
+
 @pytest.mark.parametrize("suffix", [".zip", ".tar.gz"])
 def test_splits_and_classes_of_an_archive_are_those_of_its_folder(tmp_path: Path, suffix: str) -> None:
     """A table for each split, and a folder of texts for each class of each split."""

@@ -401,7 +401,11 @@ def test_a_zip_is_read_as_a_folder_is(tmp_path: Path) -> None:
     file = zipped(tmp_path / "a.zip", {**names, **extra, "e.parquet": (tmp_path / "e.parquet").read_bytes()})
     assert texts(file) == ["d", "a", "b1", "b2", "c", "e"]
     assert [row.place for row in rows(file)][1:3] == [f"{file}/data/a.json, item 1", f"{file}/data/b.jsonl:1"]
-    assert open_source(SourceSection(path=str(file)), "all", None).describe().endswith("; 5 files in it; 4 other files skipped")
+    assert (
+        open_source(SourceSection(path=str(file)), "all", None)
+        .describe()
+        .endswith("; 5 files in it; 4 other files skipped: picture.png, .hidden.txt, __MACOSX/data/._b.jsonl and 1 more")
+    )
     assert texts(zipped(tmp_path / "stored.zip", names, compression=zipfile.ZIP_STORED)) == ["a", "b1", "b2", "c"]
     (tmp_path / "folder").mkdir()
     zipped(tmp_path / "folder" / "b.zip", {"x.txt": "x"})

@@ -1,6 +1,7 @@
 """Multiple choice in the forms of published data sets, and preferences of two responses."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,9 @@ import pytest
 from tfkit.data.columns.record_columns import Columns, Record
 from tfkit.data.columns.rows import BadRow, Row
 from tfkit.data.sources.open_sources import open_source
+from tfkit.engine.recognition.decided_recipe import _inspect_data
 from tfkit.objectives.multiple_choice import right_choice
+from tfkit.recipe.column_groups import choice_columns
 from tfkit.recipe.schema.data_sections import SourceSection
 from tfkit.recipe.schema.judging_sections import FewShotSection
 from tfkit.recipe.schema.label_sections import MultipleChoiceSection
@@ -52,6 +55,78 @@ def test_rows_may_have_other_numbers_of_answers(tmp_path: Path) -> None:
     for name, columns in (("a.jsonl", {}), ("a.parquet", {}), ("a.csv", {"choices": ["a", "b", "c"]})):
         source = open_source(SourceSection(path=str(tmp_path / name), columns=columns), "all", None, roles=MultipleChoiceSection.roles)
         assert [len(row.values["choices"]) for row in source.rows()] == [2, 3]
+
+
+LABELS: dict[str, Callable[[int, str], str]] = {  # of the answer with this number and this name
+    "number": lambda number, _: str(number),
+    "letter": lambda number, _: "ABCD"[number],
+    "end": lambda _, name: name[-1],
+    "name": lambda _, name: name,
+    "text": lambda number, _: TEXTS[number],
+}
+
+
+@pytest.mark.parametrize("label", LABELS)
+@pytest.mark.parametrize("series", ["0123", "1234", "ABCD", "abcd"])
+@pytest.mark.parametrize("stem", ["option", "Ending ", "question.sol_", ""])
+def test_columns_numbered_alike_are_the_answers(tmp_path: Path, stem: str, series: str, label: str) -> None:
+    """As in Winogrande, COPA, PIQA, SWAG, CosmosQA, MedMCQA, C-Eval: whatever names them, the decided columns give the right answer."""
+    for count in (2, 3):
+        names = [stem + end for end in series[:count]]
+        rows = [
+            {
+                "premise": f"The thing {n} floats.",
+                "question": ["cause", "effect"][n % 2],
+                "label": LABELS[label](n % count, names[n % count]),
+            }
+            | {name: f"{text} {n}" * (label != "text") or text for name, text in zip(names, TEXTS, strict=False)}
+            for n in range(30)
+        ]
+        (tmp_path / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        section = SourceSection(path=str(tmp_path / "a.jsonl"))
+        named = _inspect_data(section, "error").named.get("multiple_choice")
+        if stem == "" and series == "1234" and label in ("end", "name"):  # a number is one from 0, unless a name says otherwise
+            assert named is None
+            return
+        assert named is not None
+        assert named["context"] == "{premise} {question}"
+        section = section.model_copy(update={"columns": named})
+        read = [row.values for row in open_source(section, "all", None, roles=MultipleChoiceSection.roles).rows()]
+        assert [right_choice("a", row["choices"], row["label"]) for row in read] == [n % count for n in range(30)]
+
+
+NO_CHOICES: dict[str, dict[str, Any]] = {
+    "a pair of texts": {"question": "Is it {n}?", "sentence1": "a {n}", "sentence2": "b {n}", "label": "{n%2}"},
+    "two responses": {"prompt": "Say {n}.", "response_a": "a {n}", "response_b": "b {n}", "label": "{n%2}"},
+    "numbers": {"question": "Is it {n}?", "feature1": 1, "feature2": 2, "feature3": 3, "label": "{n%3}"},
+    "more columns than classes": {"question": "Is it {n}?", "note1": "a {n}", "note2": "b {n}", "note3": "c {n}", "label": "{n%2}"},
+    "an answer that is not among them": {"question": "Is it {n}?", "note1": "a {n}", "note2": "b {n}", "answer": "No, {n} is."},
+    "no context": {"s1": "a {n}", "s2": "b {n}", "title": "On {n}", "label": "{n%2}"},
+}
+
+
+@pytest.mark.parametrize("name", NO_CHOICES)
+def test_other_columns_that_are_numbered_are_no_answers(name: str) -> None:
+    held = {
+        key: [
+            str(value).replace("{n}", str(n)).replace("{n%2}", str(n % 2)).replace("{n%3}", str(n % 3)) if isinstance(value, str) else value
+            for n in range(30)
+        ]
+        for key, value in NO_CHOICES[name].items()
+    }
+    assert choice_columns(held) == {}
+
+
+def test_wrong_answers_are_read_beside_the_right_one() -> None:
+    """As in SciQ."""
+    held = {
+        "question": ["What is it?"] * 9,
+        "distractor2": ["b"] * 9,
+        "distractor1": ["a"] * 9,
+        "correct_answer": [f"it {n}" for n in range(9)],
+    }
+    named = choice_columns(held)
+    assert named == {"context": "question", "choices": ["correct_answer", "distractor1", "distractor2"], "label": "correct_answer"}
 
 
 def test_an_answer_that_is_missing_between_others_is_an_error() -> None:

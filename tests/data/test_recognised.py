@@ -72,6 +72,55 @@ def test_a_first_row_that_may_be_a_header_is_one(tmp_path: Path, first: str) -> 
     assert rows(tmp_path / "a.csv", columns={"text": names[0], "label": names[1]})[0] == {"text": "text 0", "label": "0"}
 
 
+@pytest.mark.parametrize("first", ["Which of these numbers is a prime, and which is not?", "2 + 2 ="])
+@pytest.mark.parametrize("letters", ["DBCAD", "AABBA"])
+def test_a_question_its_answers_and_a_letter_need_no_header(tmp_path: Path, first: str, letters: str) -> None:
+    """As in MMLU's files, also in those of five rows."""
+    lines = [f'{first if n == 0 else f"How, {n}?"},{n},"{n}, or",{n}{n},all,{letter}' for n, letter in enumerate(letters)]
+    lines = [line.replace(first, f'"{first}"', 1).replace(f"How, {n}?", f'"How, {n}?"') for n, line in enumerate(lines)]
+    (tmp_path / "a.csv").write_text("\n".join(lines) + "\n")
+    [row, *others] = first_records(SourceSection(path=str(tmp_path / "a.csv")))
+    assert row.values == {"question": first, "A": "0", "B": "0, or", "C": "00", "D": "all", "answer": letters[0]}
+    assert len(others) == 4
+
+
+def test_an_attribution_is_no_text(tmp_path: Path) -> None:
+    """As in Tatoeba's pairs for Anki, which begin with words that recur."""
+    said = "CC-BY 2.0 (France) Attribution: tatoeba.org #{0} (CM) & #{0}"
+    lines = [f"{'Go.' if n < 90 else f'We go, {n}.'}\t{['Va !', 'Allez.', 'Marche.'][n % 3]}\t{said.format(n)}" for n in range(300)]
+    (tmp_path / "fra.txt").write_text("\n".join(lines) + "\n")
+    assert rows(tmp_path / "fra.txt", PAIRS)[4] == {"source": "Go.", "target": ["Allez."]}
+
+
+WORDS = {
+    "Kaggle's names": ("Sentence #,Word,POS,Tag\n", "Sentence: {n}"),
+    "a number in each row": ("sentence_id,token,pos,ner\n", "{n}"),
+}
+
+
+@pytest.mark.parametrize("name", [*WORDS, "blank rows"])
+def test_a_word_in_each_row_of_a_table_is_joined_to_sentences(tmp_path: Path, name: str) -> None:
+    header, number = WORDS.get(name, ("word,pos,tag\n", ""))
+    mark = f"{number}," if number else ""
+    once = number.startswith("S")
+    sentences = [
+        f"{mark.format(n=n)}Bonn{n},NNP,B-geo\n{',' if once else mark.format(n=n)}lies,VB,O\n" + ",,\n" * (not number) for n in range(30)
+    ]
+    (tmp_path / "ner.csv").write_text(header + "".join(sentences))
+    assert rows(tmp_path / "ner.csv", TAGS)[7] == {"tokens": ["Bonn7", "lies"], "tags": ["B-geo", "O"]}
+    named = {"tokens": header.strip().split(",")[-3], "tags": header.strip().split(",")[-2]}
+    assert rows(tmp_path / "ner.csv", TAGS, columns=named)[7] == {"tokens": ["Bonn7", "lies"], "tags": ["NNP", "VB"]}
+    assert rows(tmp_path / "ner.csv", (Role("text", "text", (named["tokens"],)),))[:2] == [{"text": "Bonn0"}, {"text": "lies"}]
+
+
+@pytest.mark.parametrize(("name", "texts"), [("tag", "patterns"), ("intent", "text")])
+def test_each_text_of_an_intent_is_a_row(tmp_path: Path, name: str, texts: str) -> None:
+    intents = [{name: f"tag {n}", texts: [f"say {n}", f"tell {n}"], "responses": ["Yes."]} for n in range(3)]
+    (tmp_path / "intents.json").write_text(json.dumps({"intents": intents}))
+    assert rows(tmp_path / "intents.json")[2:4] == [{"text": "say 1", "label": "tag 1"}, {"text": "tell 1", "label": "tag 1"}]
+    assert source(tmp_path / "intents.json").rows().__next__().place.endswith("intents.json, item 1, text 1")
+
+
 def test_as_in_0_1_nothing_is_recognised(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text("text;label\na;b\n" * 3)
     with pytest.raises(DataError, match="columns found: text;label"):

@@ -12,9 +12,9 @@ from tfkit.recipe import RecipeError
 from tfkit.recipe.reading.overrides import parse_overrides
 from tfkit.recipe.reading.tree import OVERRIDES
 from tfkit.recipe.schema.objective_facts import SECTIONS
-from tfkit.recipe.tasks import DataSummary, ModelSummary, decide
+from tfkit.recipe.tasks import DataSummary, ModelSummary, RowCounts, decide
 
-SEEN = DataSummary("rows.jsonl", ("text",), frozenset(["causal_lm"]), 60, count=60, characters=6_000)
+SEEN = DataSummary("rows.jsonl", {"text": [""]}, 60, RowCounts(60, 6_000), {"causal_lm": {"text": "text"}})
 REQUIRED = {
     "grpo": "rules: [{kind: exact_answer}], max_new_tokens: 4",
     "ppo": "reward: judge, max_new_tokens: 4",
@@ -47,7 +47,7 @@ def decided(words: list[str], stacks: Any, parameters: int) -> Any:
     given = UnwrittenRecipe(overrides).given
     model = ModelSummary("m", "gpt2", stacks, "lm", parameters, True, True, context_length=64, token_bytes=100)
     task = decide(SEEN, model, given.get("objective", {}))
-    size = decide_size(SEEN, model, task.objective["kind"], given, RowTokens(20, 30))
+    size = decide_size(SEEN.counts, model, task.objective["kind"], given, RowTokens(20, 30))
     return _fitting_recipe(_document(task, size, given), overrides, "").recipe
 
 

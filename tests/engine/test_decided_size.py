@@ -1,5 +1,6 @@
 """The decisions of a fine-tuning without a recipe that depend on rows, model and memory."""
 
+from collections import Counter
 from dataclasses import replace
 from typing import Any
 
@@ -9,17 +10,17 @@ from tfkit.engine.recognition import decided_size
 from tfkit.engine.recognition.decided_size import RowTokens, Size, decide_size, row_tokens
 from tfkit.recipe.schema.data_sections import TokenizerSection
 from tfkit.recipe.starting_points import LORA
-from tfkit.recipe.tasks import DataSummary, ModelSummary
+from tfkit.recipe.tasks import ModelSummary, RowCounts
 from tfkit.tokenizer import train_tokenizer
 
-TEXT = DataSummary("text", ("text",), frozenset(["causal_lm"]), 1, count=1, characters=1_000_000)
+TEXT = RowCounts(1, 1_000_000)
 LARGE = ModelSummary("m", "llama", "decoder", "lm", 135_000_000, True, False, tuned=True, context_length=8192, token_bytes=2_000_000)
 ENCODER = ModelSummary("m", "bert", "encoder", "masked_lm", 22_000_000, False, False, context_length=512, token_bytes=10**6)
 WHOLE = RowTokens(225_280, 225_280)  # one text file
 
 
-def decided(seen: DataSummary, start: ModelSummary, kind: str, tokens: RowTokens | None, **given: Any) -> Size:
-    return decide_size(seen, start, kind, {"data": {}, **given}, tokens)
+def decided(counts: RowCounts, start: ModelSummary, kind: str, tokens: RowTokens | None, **given: Any) -> Size:
+    return decide_size(counts, start, kind, {"data": {}, **given}, tokens)
 
 
 def test_rows_of_text_are_shorter_than_a_long_context() -> None:
@@ -48,20 +49,20 @@ def test_rows_of_text_are_shorter_than_a_long_context() -> None:
 
 
 def test_short_texts_need_no_long_rows() -> None:
-    short = replace(TEXT, count=10_000)
+    short = replace(TEXT, rows=10_000)
     assert decided(short, LARGE, "causal_lm", RowTokens(40, 150)).sequence_length == 192
     assert decided(short, LARGE, "causal_lm", RowTokens(20, 60)).sequence_length == 128
 
 
 def test_long_conversations_make_small_steps() -> None:
     """All of them may be read, and none is cut."""
-    rows = replace(TEXT, count=1_000)
+    rows = replace(TEXT, rows=1_000)
     sizes = [decided(rows, LARGE, "chat", RowTokens(mean, 10**5)) for mean in (60, 600)]
     assert [(size.batch_size, size.sequence_length, size.log_every) for size in sizes] == [(32, None, 1), (8, None, 1)]
 
 
 def test_few_rows_hold_out_enough_to_choose_by() -> None:
-    fractions = [decided(replace(TEXT, count=rows), LARGE, "chat", RowTokens(60, 99)).held_out for rows in (10, 32, 100, 252, 10**4)]
+    fractions = [decided(replace(TEXT, rows=rows), LARGE, "chat", RowTokens(60, 99)).held_out for rows in (10, 32, 100, 252, 10**4)]
     assert fractions == [0.3, 0.3, 0.2, 0.1, 0.1]
     assert decided(TEXT, LARGE, "causal_lm", WHOLE).held_out == 0.1  # of one text
     assert decide_size(TEXT, LARGE, "chat", {"data": {"validation": None}}, None).held_out is None
@@ -69,7 +70,7 @@ def test_few_rows_hold_out_enough_to_choose_by() -> None:
 
 def test_relative_positions_read_rows_that_are_longer_than_the_context() -> None:
     t5 = ModelSummary("m", "t5", "both", "lm", 10**6, False, True, context_length=64, token_bytes=1000, reads_further=True)
-    rows = replace(TEXT, count=400)
+    rows = replace(TEXT, rows=400)
     size = decided(rows, t5, "text_to_text", RowTokens(70, 130))
     assert (size.context_length, size.sequence_length) == (192, None)
     assert "192 tokens hold 95 % of the rows, so the model's context of 64 becomes that long" in size.because
@@ -79,14 +80,14 @@ def test_relative_positions_read_rows_that_are_longer_than_the_context() -> None
 
 
 def test_many_classes_need_more_epochs() -> None:
-    rows = replace(TEXT, count=1_000, labels={f"class {number}": 3 for number in range(300)})
+    rows = replace(TEXT, rows=1_000, labels=Counter({f"class {number}": 3 for number in range(300)}))
     assert decided(rows, ENCODER, "classification", RowTokens(12, 20)).epochs == 10
     assert decided(replace(rows, labels={"a": 500, "b": 500}), ENCODER, "classification", RowTokens(12, 20)).epochs == 6  # 150 steps of 32
 
 
 @pytest.mark.parametrize(("kind", "field"), [("classification", "labels"), ("tagging", "tags")])
 def test_rare_classes_take_more_and_smaller_steps_at_a_fifth_of_the_rate(kind: str, field: str) -> None:
-    rows = replace(TEXT, count=10_000)
+    rows = replace(TEXT, rows=10_000)
     common, rare = (
         decided(replace(rows, **{field: {"O": most, "B-x": 1000 - most}}), ENCODER, kind, RowTokens(12, 20)) for most in (890, 910)
     )
@@ -101,7 +102,7 @@ def test_rare_classes_take_more_and_smaller_steps_at_a_fifth_of_the_rate(kind: s
 @pytest.mark.parametrize(("count", "positives", "held_out"), [(1_500, 34, 0.3), (3_000, 32, 0.21), (10_000, 90, 0.1), (1_500, 340, 0.1)])
 def test_enough_rows_of_rare_classes_are_held_out(count: int, positives: int, held_out: float) -> None:
     """Of 1,500 rows with 34 of a thousand in the rarer classes, a tenth holds five."""
-    rows = replace(TEXT, count=count)
+    rows = replace(TEXT, rows=count)
     labelled = replace(rows, labels={"other": 1000 - positives, "a": positives - 10, "b": 10})
     assert decided(labelled, ENCODER, "classification", RowTokens(12, 20)).held_out == held_out
     tagged = replace(rows, tags={"O": 1000 - positives, "B-x": positives})
@@ -111,7 +112,7 @@ def test_enough_rows_of_rare_classes_are_held_out(count: int, positives: int, he
 @pytest.mark.parametrize(("free", "adapter"), [(3_000_000_000, None), (2_000_000_000, LORA)])
 def test_an_adapter_is_for_a_model_that_the_memory_cannot_train(monkeypatch: pytest.MonkeyPatch, free: int, adapter: Any) -> None:
     monkeypatch.setattr(decided_size, "available_bytes", lambda: free)
-    rows = replace(TEXT, count=200)
+    rows = replace(TEXT, rows=200)
     size = decided(rows, LARGE, "chat", RowTokens(60, 99))
     assert size.adapter == adapter
     assert ("a training of all weights needs 2.43 GB, and 2 are free" in size.because) == (adapter is not None)

@@ -15,8 +15,8 @@ import tfkit
 from tfkit.carbon import Meter
 from tfkit.data import BatchSizes, Loader
 from tfkit.engine.request.resuming import _as_tried
+from tfkit.engine.training_run.estimate import NoTrial, RateTrialPlan, plan_trial
 from tfkit.engine.training_run.rate_trial import RowSubset
-from tfkit.engine.training_run.rate_trial_plan import NoTrial, RateTrialPlan, plan_trial
 from tfkit.recipe import RecipeError, read_recipe
 from tfkit.recipe.reading.overrides import parse_overrides
 from tfkit.recipe.reading.read import read_document

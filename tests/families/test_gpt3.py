@@ -14,7 +14,8 @@ from transformers import AutoModelForCausalLM
 
 from tfkit.families import PRESETS
 from tfkit.generation.decoding import generate
-from tfkit.hub import OWN_TYPE, family_of, load, save_model
+from tfkit.hub import OWN_TYPE, load, save_model
+from tfkit.hub.config_json import family_of
 from tfkit.model.config import ModelConfig
 from tfkit.model.key_value_cache import KeyValueCache
 from tfkit.model.transformer import Transformer, build

@@ -68,6 +68,11 @@ def formula(target: str, wrong: Callable[..., Any]) -> Patch:
     return lambda monkeypatch, _folder: monkeypatch.setattr(target, wrong)
 
 
+def first_position(number: int) -> Patch:
+    """Positions are counted from another number."""
+    return formula("tfkit.model.transformer.count_positions", lambda positions: count_positions(positions) + number)
+
+
 def activation(name: str, as_if: str) -> Patch:
     return lambda monkeypatch, _folder: monkeypatch.setitem(ACTIVATIONS, name, ACTIVATIONS[as_if])
 
@@ -181,11 +186,7 @@ MISTAKES: dict[str, tuple[str, float, Patch]] = {
     "scores scaled after the cap": ("gemma2", LARGE, formula(ATTEND, scaled_after_the_cap)),
     "norms not stored minus one": ("gemma2", LARGE, described("gemma2", "norm", unit_offset=False)),
     "embeddings not scaled": ("gemma2", LARGE, described("gemma2", "embedding", scale=False)),
-    "norms before and after swapped": (
-        "gemma2",
-        LARGE,
-        rules("gemma2", swapped("post_attention_layernorm", "pre_feedforward_layernorm")),
-    ),
+    "norms before and after swapped": ("gemma2", LARGE, rules("gemma2", swapped("post_attention_layernorm", "pre_feedforward_layernorm"))),
     "queries and keys of qwen3 not normed": ("qwen3", LARGE, formula("tfkit.model.attention.Attention._split_heads", without_norm)),
     "windows of qwen2 in all layers": ("qwen2", LARGE, config_says(layer_types=["sliding_attention"] * 3)),
     "attention factor of yarn": (
@@ -203,19 +204,11 @@ MISTAKES: dict[str, tuple[str, float, Patch]] = {
     "another number of experts a token": ("mixtral", LARGE, config_says(num_experts_per_tok=1)),
     "probabilities of olmoe normalized": ("olmoe", LARGE, config_says(norm_topk_prob=True)),
     "probabilities of qwen3_moe not normalized": ("qwen3_moe", LARGE, config_says(norm_topk_prob=False)),
-    "gate and up of phi3 swapped": (
-        "phi3",
-        LARGE,
-        rules("phi3", lambda rule: replace(rule, ours=rule.ours[::-1]) if len(rule.ours) == 2 else rule),
-    ),
+    "gate and up of phi3 swapped": ("phi3", LARGE, rules("phi3", other_way_round)),
     "q|k|v of gpt_neox not by head": ("gpt_neox", LARGE, rules("gpt_neox", lambda rule: replace(rule, by_head=False))),
     "sublayers of gpt_neox one after the other": ("gpt_neox", LARGE, config_says(use_parallel_residual=False)),
     "gpt_neox rotated whole": ("gpt_neox", LARGE, described("gpt_neox", "position", fraction=1.0)),
-    "a late first position in opt": (
-        "opt",
-        LARGE,
-        formula("tfkit.model.transformer.count_positions", lambda positions: count_positions(positions) + 1),
-    ),
+    "a late first position in opt": ("opt", LARGE, first_position(1)),
     "max_distance of t5": ("t5 1.0", LARGE, config_says(relative_attention_max_distance=40)),
     "output of t5 1.0 not scaled": ("t5 1.0", LARGE, config_says(scale_decoder_outputs=False)),
     "output of t5 1.1 scaled": ("t5 1.1", LARGE, config_says(scale_decoder_outputs=True)),
@@ -260,16 +253,8 @@ MISTAKES: dict[str, tuple[str, float, Patch]] = {
     "padding of bert seen": ("bert", LARGE, formula("tfkit.model.masks.Mask.dense", lambda _: None)),
     "bert sees only what is before": ("bert", LARGE, formula(ATTEND, sees_before)),
     "segments of bert left out": ("bert", LARGE, formula("tfkit.model.embedding.torch.zeros_like", torch.ones_like)),
-    "a late first position in bert": (
-        "bert",
-        LARGE,
-        formula("tfkit.model.transformer.count_positions", lambda positions: count_positions(positions) + 1),
-    ),
-    "an early first position in roberta": (
-        "roberta",
-        LARGE,
-        formula("tfkit.model.transformer.count_positions", lambda positions: count_positions(positions) - 1),
-    ),
+    "a late first position in bert": ("bert", LARGE, first_position(1)),
+    "an early first position in roberta": ("roberta", LARGE, first_position(-1)),
     "gelu of roberta tanh instead of exact": ("roberta", LARGE, activation("gelu", "gelu_tanh")),
     "queries and keys of roberta swapped": ("roberta", LARGE, rules("roberta", swapped("query", "key"))),
     "one base for all layers": ("modernbert", LARGE, described("modernbert", "position", local_theta=None)),
@@ -288,11 +273,7 @@ MISTAKES: dict[str, tuple[str, float, Patch]] = {
         LARGE,
         described("mpnet", "position", relative={"kind": "relative", "buckets": 32, "max_distance": 20}),
     ),
-    "an early first position in bart": (
-        "bart",
-        LARGE,
-        formula("tfkit.model.transformer.count_positions", lambda positions: count_positions(positions) - 1),
-    ),
+    "an early first position in bart": ("bart", LARGE, first_position(-1)),
     "norms of mbart after the sublayers": ("bart", LARGE, formula("tfkit.model.stack.Sublayer.forward", norm_first)),
     "embeddings of mbart not scaled": ("mbart", LARGE, config_says(scale_embedding=False)),
     "distances of deberta too near": ("deberta", LARGE, config_says(max_relative_positions=9)),
@@ -301,11 +282,7 @@ MISTAKES: dict[str, tuple[str, float, Patch]] = {
     "pooler of bert with relu": ("bert for classes", LARGE, described("bert", "head", dense="relu")),
     "pooler of distilbert with tanh": ("distilbert for classes", LARGE, described("distilbert", "head", dense="tanh")),
     "classes of bert read at the last token": ("bert for classes", LARGE, described("bert", "head", pool="last")),
-    "a late first position": (
-        "gpt2",
-        LARGE,
-        formula("tfkit.model.transformer.count_positions", lambda positions: count_positions(positions) + 1),
-    ),
+    "a late first position": ("gpt2", LARGE, first_position(1)),
 }
 
 

@@ -13,7 +13,8 @@ from transformers import AutoModelForCausalLM
 
 import tfkit.families
 from tfkit.families import FAMILIES, PRESETS
-from tfkit.hub import OWN_TYPE, family_of, load, save_model
+from tfkit.hub import OWN_TYPE, load, save_model
+from tfkit.hub.config_json import family_of
 from tfkit.model.config import ModelConfig
 from tfkit.model.transformer import build
 

@@ -6,13 +6,14 @@ from pathlib import Path
 import pytest
 import torch
 from tiny_references import CASES, IDS, SMALL, TOLERANCE, difference, logits_of, real, run, save_reference
-from transformers import AutoConfig
+from transformers import AutoConfig, PreTrainedModel
 from transformers.core_model_loading import revert_weight_conversion
 
 from tfkit.families import MODEL_TYPES
 from tfkit.hub import load
 from tfkit.hub.names import from_foreign
 from tfkit.model.key_value_cache import KeyValueCache
+from tfkit.model.transformer import Transformer
 
 DECODERS = [name for name, case in CASES.items() if case.decodes]
 FURTHER = {"mc_logits", "seq_relationship_logits", "pooler_output"}  # beside the logits, or the hidden states
@@ -39,12 +40,19 @@ def test_logits_and_every_hidden_state_are_transformers(tmp_path: Path, case: st
         assert difference(real(case, state), real(case, expected)) < TOLERANCE
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.fixture(scope="module", params=CASES)
+def written(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, PreTrainedModel, Path]:
+    """Return a case, its model, and a folder with `theirs`, as transformers saved it, and `ours`, as tfkit saves it again."""
+    folder = tmp_path_factory.mktemp("written")
+    original = save_reference(folder / "theirs", request.param)
+    load(folder / "theirs").save(folder / "ours")
+    return request.param, original, folder
+
+
 @torch.no_grad()
-def test_transformers_reads_what_tfkit_writes(tmp_path: Path, case: str) -> None:
-    original = save_reference(tmp_path / "theirs", case)
-    load(tmp_path / "theirs").save(tmp_path / "ours")
-    again, info = type(original).from_pretrained(tmp_path / "ours", output_loading_info=True)
+def test_transformers_reads_what_tfkit_writes(written: tuple[str, PreTrainedModel, Path]) -> None:
+    case, original, folder = written
+    again, info = type(original).from_pretrained(folder / "ours", output_loading_info=True)
     assert not any(info.values()), info
     assert again.dtype == torch.float32
     ours, theirs = (model(**CASES[case].inputs) for model in (again, original))
@@ -53,17 +61,15 @@ def test_transformers_reads_what_tfkit_writes(tmp_path: Path, case: str) -> None
         assert difference(ours[name], theirs[name]) < 1e-6
 
 
-@pytest.mark.parametrize("case", CASES)
-def test_the_configuration_is_transformers_own(tmp_path: Path, case: str) -> None:
-    save_reference(tmp_path / "theirs", case)
-    load(tmp_path / "theirs").save(tmp_path / "ours")
-    ours, theirs = (AutoConfig.from_pretrained(tmp_path / folder).to_dict() for folder in ("ours", "theirs"))
+def test_the_configuration_is_transformers_own(written: tuple[str, PreTrainedModel, Path]) -> None:
+    *_, folder = written
+    ours, theirs = (AutoConfig.from_pretrained(folder / name).to_dict() for name in ("ours", "theirs"))
     incidental = {"_name_or_path", "transformers_version", "n_ctx", "cls_token_id", "sep_token_id"}
     incidental |= {"partial_rotary_factor"}  # also in rope_parameters
     assert {name: value for name, value in ours.items() if name not in incidental} == {
         name: value for name, value in theirs.items() if name not in incidental
     }
-    written = json.loads((tmp_path / "ours" / "config.json").read_text(encoding="utf-8"))
+    written = json.loads((folder / "ours" / "config.json").read_text(encoding="utf-8"))
     assert "dtype" not in written  # the old names, which every version of transformers reads
     assert written["torch_dtype"] == "float32"
     if ours["model_type"] == "llama":
@@ -71,42 +77,43 @@ def test_the_configuration_is_transformers_own(tmp_path: Path, case: str) -> Non
         assert "rope_parameters" not in written
 
 
-@pytest.mark.parametrize("case", CASES)
-def test_save_load_save_gives_the_same_bytes(tmp_path: Path, case: str) -> None:
-    save_reference(tmp_path / "theirs", case)
-    load(tmp_path / "theirs").save(tmp_path / "a")
-    load(tmp_path / "a").save(tmp_path / "b")
-    first, second = ({path.name: path.read_bytes() for path in (tmp_path / name).iterdir()} for name in "ab")
+def test_save_load_save_gives_the_same_bytes(written: tuple[str, PreTrainedModel, Path]) -> None:
+    *_, folder = written
+    load(folder / "ours").save(folder / "again")
+    first, second = ({path.name: path.read_bytes() for path in (folder / name).iterdir()} for name in ("ours", "again"))
     assert first.keys() == {"config.json", "generation_config.json", "model.safetensors", "tfkit.json"}
     assert first == second
 
 
-@pytest.mark.parametrize("case", DECODERS)
+@pytest.fixture(scope="module", params=DECODERS)
+def decoders(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[PreTrainedModel, Transformer]:
+    """Return a decoder of transformers', and ours with its weights."""
+    folder = tmp_path_factory.mktemp("decoder")
+    return save_reference(folder, request.param), load(folder).model
+
+
 @torch.no_grad()
-def test_left_padding_is_transformers(tmp_path: Path, case: str) -> None:
-    theirs = save_reference(tmp_path, case)
+def test_left_padding_is_transformers(decoders: tuple[PreTrainedModel, Transformer]) -> None:
+    theirs, ours = decoders
     mask = torch.ones_like(IDS)
     mask[0, :7] = 0
     positions = (mask.cumsum(1) - 1).clamp(min=0)  # transformers' GPT-2 would count the padding
     expected = theirs(IDS, attention_mask=mask, position_ids=positions).logits
-    logits = load(tmp_path).model(IDS, padding_mask=mask.bool()).logits
+    logits = ours(IDS, padding_mask=mask.bool()).logits
     assert difference(logits[mask.bool()], expected[mask.bool()]) < TOLERANCE
 
 
-@pytest.mark.parametrize("case", DECODERS)
 @torch.no_grad()
-def test_token_by_token_with_a_cache_is_transformers_full_forward(tmp_path: Path, case: str) -> None:
-    expected = save_reference(tmp_path, case)(IDS).logits
-    model = load(tmp_path).model
+def test_token_by_token_with_a_cache_is_transformers_full_forward(decoders: tuple[PreTrainedModel, Transformer]) -> None:
+    theirs, model = decoders
     cache = KeyValueCache(model.config, 2, 23, torch.float32)
     parts = [model(ids, cache=cache).logits for ids in IDS.split([5, 3, *[1] * 15], dim=1)]
-    assert difference(torch.cat(parts, dim=1), expected) < TOLERANCE
+    assert difference(torch.cat(parts, dim=1), theirs(IDS).logits) < TOLERANCE
 
 
-@pytest.mark.parametrize("case", DECODERS)
 @torch.no_grad()
-def test_packed_documents_compute_what_each_does_in_transformers(tmp_path: Path, case: str) -> None:
-    theirs, model, lengths = save_reference(tmp_path, case), load(tmp_path).model, [9, 1, 13]
+def test_packed_documents_compute_what_each_does_in_transformers(decoders: tuple[PreTrainedModel, Transformer]) -> None:
+    (theirs, model), lengths = decoders, [9, 1, 13]
     documents = torch.repeat_interleave(torch.arange(3), torch.tensor(lengths)).expand(2, -1)
     alone = torch.cat([theirs(part).logits for part in IDS.split(lengths, dim=1)], dim=1)
     assert difference(model(IDS, document_ids=documents).logits, alone) < TOLERANCE
@@ -119,16 +126,8 @@ def test_gradients_are_transformers(tmp_path: Path, case: str) -> None:
     weights = torch.linspace(-1, 1, 97)  # of the logits in the sum that is differentiated
     (theirs(IDS).logits @ weights).mean().backward()
     (model(IDS).logits @ weights).mean().backward()
-    family = MODEL_TYPES[theirs.config.model_type]
-    gradients = {name: parameter.grad for name, parameter in theirs.named_parameters()}
-    if model.config.mlp.experts is not None:  # transformers holds the matrices of all experts of a layer in one tensor, unlike files
-        gradients = revert_weight_conversion(theirs, gradients)
-    expected = from_foreign(gradients, family, model.config)
-    found = {name: parameter.grad for name, parameter in model.named_parameters()}
-    assert found.keys() == expected.keys()
-    for name, gradient in found.items():
-        assert gradient is not None
-        assert difference(gradient, expected[name]) < TOLERANCE * max(1.0, float(expected[name].abs().max())), name
+    assert all(parameter.grad is not None for parameter in model.parameters())
+    _assert_same_gradients(theirs, model)
 
 
 @pytest.mark.sampled(3)
@@ -139,7 +138,13 @@ def test_gradients_of_an_encoder_are_transformers(tmp_path: Path, case: str) -> 
     weights = torch.linspace(-1, 1, 97)
     (real(case, logits_of(theirs(**CASES[case].inputs))) @ weights).mean().backward()
     (real(case, run(model, case).logits) @ weights).mean().backward()
+    _assert_same_gradients(theirs, model)
+
+
+def _assert_same_gradients(theirs: PreTrainedModel, model: Transformer) -> None:
     gradients = {name: parameter.grad for name, parameter in theirs.named_parameters() if parameter.grad is not None}
+    if model.config.mlp.experts is not None:  # transformers holds the matrices of all experts of a layer in one tensor, unlike files
+        gradients = revert_weight_conversion(theirs, gradients)
     expected = from_foreign(gradients, MODEL_TYPES[theirs.config.model_type], model.config)
     found = {name: parameter.grad for name, parameter in model.named_parameters() if parameter.grad is not None}
     assert found.keys() == expected.keys()

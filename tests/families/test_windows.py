@@ -11,14 +11,7 @@ from safetensors.torch import load_file, save_file
 from tiny_files import edit_config
 from tiny_references import CASES, IDS, TOLERANCE, difference, save_reference
 from torch import Tensor
-from transformers import (
-    CONFIG_MAPPING,
-    AutoConfig,
-    AutoModelForCausalLM,
-    Gemma3Config,
-    Gemma3ForCausalLM,
-    Gemma3ForConditionalGeneration,
-)
+from transformers import CONFIG_MAPPING, AutoConfig, AutoModelForCausalLM, Gemma3Config, Gemma3ForCausalLM, Gemma3ForConditionalGeneration
 
 from tfkit.errors import ModelError
 from tfkit.families import MODEL_TYPES, PRESETS

@@ -5,11 +5,13 @@ The models are in files of their own, cases_*.py, each with a dictionary CASES; 
 
 import copy
 import importlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+import transformers
 from torch import Tensor
 from transformers import PreTrainedConfig, PreTrainedModel
 
@@ -61,6 +63,24 @@ class Case:
 
 
 CASES: dict[str, Case] = {}
+
+
+def named(
+    prefix: str, ending: str, settings: Mapping[str, Any], *, config: str = "", std: float = LARGE, untied: bool = False, **changes: Any
+) -> Case:
+    """Return a case of the class of transformers whose name has these two parts; `config`: the prefix of its configuration's, if another.
+
+    `settings` and `changes` are fields of the configuration.
+    """
+    configuration = getattr(transformers, f"{config or prefix}Config")(**{**settings, **changes})
+    return Case(getattr(transformers, f"{prefix}{ending}"), configuration, std, untied)
+
+
+def cases_of(
+    family: str, prefix: str, settings: Mapping[str, Any], heads: Mapping[str, tuple[str, dict[str, Any]]], std: float = LARGE
+) -> dict[str, Case]:
+    """Return a case of a family for each head: its name in the case -> the end of the class's name, and further settings."""
+    return {f"{family} {head}".strip(): named(prefix, ending, settings, std=std, **more) for head, (ending, more) in heads.items()}
 
 
 def reference(case: str, std: float | None = None) -> PreTrainedModel:

@@ -1,6 +1,6 @@
 """The exit codes of docs/cli.md: for each code, each command that can end so does, by a real thing that is done to it.
 
-7 (a budget) and 9 (a peer) are still to come; 1, a bug, is in tests/cli/test_bugs.py.
+7 (a budget) and 9 (a peer) are still to come; 1, a bug, is in tests/cli/test_exit_codes.py.
 """
 
 import contextlib

@@ -14,7 +14,7 @@ import torch.utils.tensorboard
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tiny_runs import HANG_SECONDS, Done, exact, hashes, pretrain, records, strike
 
-from tfkit.engine.training_run.trackers import tracker_queue
+from tfkit.engine.training_run import trackers
 
 STEPS = 12
 TRACKED = ["trackers=[{kind: tensorboard}]", "checkpoint={every: 4, keep: 3}", "training.log_every=1"]
@@ -104,8 +104,8 @@ def test_f29_another_tracker_goes_on_beside_one_that_hangs(tmp_path: Path) -> No
         return Kept()
 
     kept, warnings, never = Kept(), list[str](), threading.Event()
-    queues = [tracker_queue.TrackerQueue("Stuck", tmp_path, opens_never, warnings.append)]
-    queues.append(tracker_queue.TrackerQueue("Kept", tmp_path, lambda: kept, warnings.append))
+    queues = [trackers.TrackerQueue("Stuck", tmp_path, opens_never, warnings.append)]
+    queues.append(trackers.TrackerQueue("Kept", tmp_path, lambda: kept, warnings.append))
     for step in range(1, 5):
         for queue in queues:
             queue.add(step, {"loss": step / 2, "mfu": None})
@@ -159,19 +159,19 @@ def test_f29_a_full_queue_drops_and_counts(base: Path, untracked: Path, tmp_path
     run = tmp_path / "run"
 
     def before() -> None:
-        tracker_queue.WAITING = 2
-        add, close, released = torch.utils.tensorboard.SummaryWriter.add_scalar, tracker_queue.TrackerQueue.close, threading.Event()
+        trackers.WAITING = 2
+        add, close, released = torch.utils.tensorboard.SummaryWriter.add_scalar, trackers.TrackerQueue.close, threading.Event()
 
         def held(*arguments: Any) -> None:  # until the run is over, however long that takes
             released.wait(60)
             add(*arguments)
 
-        def release(self: tracker_queue.TrackerQueue) -> None:
+        def release(self: trackers.TrackerQueue) -> None:
             released.set()
             close(self)
 
         torch.utils.tensorboard.SummaryWriter.add_scalar = held  # type: ignore[assignment,method-assign]
-        tracker_queue.TrackerQueue.close = release  # type: ignore[method-assign]
+        trackers.TrackerQueue.close = release  # type: ignore[method-assign]
 
     done = pretrain(run, base / "tiny.yaml", *TRACKED, before=before)
     assert_same(done, run, untracked)

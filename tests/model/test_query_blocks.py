@@ -1,4 +1,4 @@
-"""Attention in blocks of queries: the values and gradients of the plain formula, whatever the mask, and where it is used."""
+"""Attention in blocks of queries, and of short rows in bf16 on a CPU: values and gradients of the plain formula, and where each is used."""
 
 from typing import Any
 
@@ -145,3 +145,32 @@ def test_a_model_in_blocks_is_the_model(monkeypatch: pytest.MonkeyPatch, model: 
         grads.append([hidden.detach(), *(one.grad for one in network.parameters() if one.grad is not None)])
     for expected, found in zip(*grads, strict=True):
         torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5 * float(expected.abs().max()))
+
+
+# -- short rows are trained in float32, which torch's kernels do in less time, and more exactly
+
+
+@pytest.mark.parametrize("case", ["causal", "masked", "biased"])
+def test_value_and_gradients_are_those_of_float32_rounded_once(case: str) -> None:
+    *inputs, back, _ = drawn(4, 2, 40, torch.bfloat16)
+    mask = None if case == "causal" else torch.arange(40).expand(2, 1, 1, 40) < torch.tensor([40, 23]).view(2, 1, 1, 1)
+    bias = torch.randn(1, 4, 40, 40, generator=torch.Generator().manual_seed(2)) if case == "biased" else None
+    found, expected = ([tensor.detach().to(dtype).requires_grad_() for tensor in inputs] for dtype in (torch.bfloat16, torch.float32))
+    outs = [attend(q, k, v, mask, 0.0, bias=bias, causal=case == "causal") for q, k, v in (found, expected)]
+    assert torch.equal(outs[0], outs[1].to(torch.bfloat16))
+    outs[0].backward(back)
+    outs[1].backward(back.float())
+    for ours, theirs in zip(found, expected, strict=True):
+        assert ours.grad is not None
+        assert theirs.grad is not None
+        assert torch.equal(ours.grad, theirs.grad.to(torch.bfloat16))
+
+
+@pytest.mark.parametrize("length", [40, 129])
+def test_mere_forwards_stay_in_bf16(length: int) -> None:
+    queries, keys, values, *_ = drawn(4, 2, length, torch.bfloat16)
+    with torch.no_grad():
+        found = attend(queries, keys, values, None, 0.0)
+    theirs = F.scaled_dot_product_attention(queries, keys, values, is_causal=True, enable_gqa=True)
+    assert torch.equal(found, theirs)
+    assert not torch.equal(found, attend(queries.float(), keys.float(), values.float(), None, 0.0).to(torch.bfloat16))

@@ -18,9 +18,8 @@ from tfkit.model.config import ModelConfig
 from tfkit.model.transformer import Transformer, build
 from tfkit.objectives.causal_lm import CausalLM
 from tfkit.objectives.objective import IGNORED, Batch
-from tfkit.parallel.agreement import ALONE, Peers
 from tfkit.parallel.collectives import ProcessGroup
-from tfkit.parallel.ranks import Ranks
+from tfkit.parallel.ranks import ALONE, Peers, Ranks
 from tfkit.recipe.schema.optimizer_sections import AdafactorSection, AdamWSection, MuonSection, OptimizerSection
 from tfkit.recipe.schema.sections import LoraSection
 from tfkit.training.loss_module import LossModule

@@ -10,7 +10,7 @@ import fake_codecarbon
 import pytest
 from tiny_files import receipt, write_rows
 from tiny_runs import WORDS, Done, pretrain, run_here
-from two_ranks import start_ranks
+from two_ranks import ended, start_ranks
 
 from tfkit.carbon.ledger import LedgerReader
 from tfkit.errors import ModelError
@@ -98,8 +98,7 @@ def test_a_bad_prompt_ends_both_after_the_lines_before_it(base: Path, tmp_path: 
     lines = (base / "prompts.jsonl").read_text(encoding="utf-8").splitlines()
     (tmp_path / "bad.jsonl").write_text("\n".join([*lines[:20], '{"text": 1}', *lines[20:]]), encoding="utf-8")
     words = ["generate", "--from", str(base / "lm"), "--max-new-tokens", "1", "--temperature", "0", "carbon.enabled=false", "--input"]
-    first, second = together(tmp_path, *words, str(tmp_path / "bad.jsonl"))
-    assert (first.code, second.code) == (3, 3), first.err + second.err
+    first, _ = ended(together(tmp_path, *words, str(tmp_path / "bad.jsonl")), 3)
     assert len(first.out.splitlines()) == 20
     assert 'bad.jsonl:21: no text under "prompt"' in first.err
 
@@ -136,17 +135,14 @@ def test_what_ends_one_rank_ends_both_with_its_code_and_its_words(base: Path, tm
         return in_batch(strike)
 
     own = ModelError("the model is odd; take another")
-    first, second = together(tmp_path, *words, faults={1: raising(own)})
-    assert (first.code, second.code) == (4, 4), first.err + second.err
+    [first, _] = ended(together(tmp_path, *words, faults={1: raising(own)}), 4)
     assert "rank 1: the model is odd; take another" in json.loads(first.out)["error"]["message"]
-    first, second = together(tmp_path, *words, faults={1: raising(MemoryError("no more"))})
-    assert (first.code, second.code) == (5, 5), first.err + second.err
+    ended(together(tmp_path, *words, faults={1: raising(MemoryError("no more"))}), 5)
     for struck, codes in ((1, [9, -signal.SIGKILL]), (0, [-signal.SIGKILL, 9])):
         done = together(tmp_path, *words, faults={struck: in_batch(lambda: os.kill(os.getpid(), signal.SIGKILL))})
         assert [one.code for one in done] == codes, done[0].err + done[1].err
     for struck in (0, 1):
-        done = together(tmp_path, *words, faults={struck: in_batch(lambda: os.kill(os.getpid(), signal.SIGTERM))})
-        assert [one.code for one in done] == [143, 143], done[0].err + done[1].err
+        done = ended(together(tmp_path, *words, faults={struck: in_batch(lambda: os.kill(os.getpid(), signal.SIGTERM))}), 143)
         assert all("stopped by SIGTERM: there is no result" in one.err for one in done)
 
 

@@ -8,7 +8,7 @@ from safetensors.torch import load_file
 from tiny_plans import RECIPES, recipe_of, write_place
 from tiny_runs import Process
 from torch import Tensor
-from two_ranks import start_ranks
+from two_ranks import ended, start_ranks
 
 from tfkit.recipe.dump import dump_document
 
@@ -48,8 +48,7 @@ def test_step_1_has_the_gradients_of_one_process(name: str, place: Path, monkeyp
     assert all(key.endswith(ZERO[name]) for key in zero)
     for shards in (1, 2):
         run = f"{slug}-{shards}"
-        done = [one.wait() for one in start_ranks(place, [*words, run, f"parallel.shard={shards}"])]
-        assert [one.code for one in done] == [0, 0], done[0].err + done[1].err
+        ended(start_ranks(place, [*words, run, f"parallel.shard={shards}"]), 0)
         found, reached = first_step(Path(run))
         assert found.keys() == gradients.keys()
         for key, gradient in gradients.items():

@@ -10,7 +10,7 @@ import pytest
 import torch
 from tiny_files import write_rows
 from tiny_runs import exact, run_tfkit
-from two_ranks import start_ranks
+from two_ranks import ended, start_ranks
 
 from tfkit.carbon import Meter
 from tfkit.data import Loader
@@ -96,8 +96,7 @@ def test_one_and_two_ranks_take_the_same_steps(place: Path) -> None:
     write_short_rows(6)
     words = ["pretrain", "few.yaml", "--threads", "1", "training.batch_size=36", "training.micro_batch_size=3", "--run"]
     run_tfkit(place, [*words, "one"]).exits(0)
-    ranks = [process.wait() for process in start_ranks(place, [*words, "two"])]
-    assert [one.code for one in ranks] == [0, 0], ranks[0].err + ranks[1].err
+    ranks = ended(start_ranks(place, [*words, "two"]), 0)
     assert "there are 6 rows to train on: a step has 6 rows" in ranks[0].err
     assert exact(Path("two")) == exact(Path("one"))
 
@@ -117,5 +116,4 @@ def test_rows_that_two_ranks_cannot_divide_are_refused_also_by_plans(place: Path
         assert (done.code, REFUSAL in done.err) == (2, True), done.err
     refused = [process.wait() for process in start_ranks(place, command)]
     assert (refused[0].code, REFUSAL in refused[0].err) == (2, True), refused[0].err
-    given = [process.wait() for process in start_ranks(place, [*command, "training.batch_size=4"])]
-    assert [one.code for one in given] == [0, 0], given[0].err
+    ended(start_ranks(place, [*command, "training.batch_size=4"]), 0)

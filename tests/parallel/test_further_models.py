@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from tiny_files import receipt, write_rows
 from tiny_runs import Process, hashes, pretrain
-from two_ranks import run_ranks, start_ranks
+from two_ranks import ended, run_ranks, start_ranks
 
 STEPS = 3
 ONE_EACH = ("model.dim=32", "training={steps: 3, batch_size: 4, micro_batch_size: 2, precision: fp32}", "optimizer.clip_norm=null")
@@ -37,8 +37,7 @@ def test_a_student_of_two_ranks_is_that_of_one(base: Path, tmp_path: Path, mesh:
     words = (*ONE_EACH, f"tokenizer={{path: {teacher}}}", f"objective={{kind: distillation, teacher: {teacher}, of: {{kind: causal_lm}}}}")
     if not (base / "student").exists():
         assert pretrain(base / "student", base / "tiny.yaml", *words).code == 0
-    first, second = run_ranks(tmp_path / "run", base / "tiny.yaml", *words, mesh)
-    assert (first.code, second.code) == (0, 0), first.err + second.err
+    ended(run_ranks(tmp_path / "run", base / "tiny.yaml", *words, mesh), 0)
     assert hashes(tmp_path / "run", STEPS) == hashes(base / "student", STEPS)
 
 
@@ -49,8 +48,7 @@ def test_preferences_of_two_ranks_are_those_of_one(base: Path, tmp_path: Path, a
     start = ["finetune", str(base / "dpo.yaml"), "--run"]
     Process(tmp_path, [*start, str(tmp_path / "one"), *words]).wait().exits(0)
     lacking = {1: lambda: os.environ.update(TFKIT_CACHE=str(tmp_path / "empty"))}  # rank 0 has what the reference says of the rows
-    first, second = [one.wait() for one in start_ranks(tmp_path, [*start, str(tmp_path / "two"), *words, "parallel.shard=2"], lacking)]
-    assert (first.code, second.code) == (0, 0), first.err + second.err
+    ended(start_ranks(tmp_path, [*start, str(tmp_path / "two"), *words, "parallel.shard=2"], lacking), 0)
     assert hashes(tmp_path / "two", STEPS) == hashes(tmp_path / "one", STEPS)
 
 
@@ -65,7 +63,6 @@ def test_a_head_on_a_checkpoint_whose_parts_two_ranks_read_is_that_of_one(base: 
     )
     start = ["finetune", str(tmp_path / "head.yaml"), ONE_EACH[1], "--threads", "1", "--run"]
     Process(tmp_path, [*start, str(tmp_path / "one")]).wait().exits(0)
-    first, second = [one.wait() for one in start_ranks(tmp_path, [*start, str(tmp_path / "two"), "parallel.shard=2"])]
-    assert (first.code, second.code) == (0, 0), first.err + second.err
+    ended(start_ranks(tmp_path, [*start, str(tmp_path / "two"), "parallel.shard=2"]), 0)
     assert hashes(tmp_path / "two", STEPS) == hashes(tmp_path / "one", STEPS)
     assert receipt(tmp_path / "two")["result"]["before"] == receipt(tmp_path / "one")["result"]["before"] is not None

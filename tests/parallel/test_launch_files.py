@@ -14,8 +14,8 @@ from ruamel.yaml import YAML
 from tiny_runs import kept, write_corpus, write_recipe
 
 from tfkit.__main__ import main
+from tfkit.engine.tools.launching import FILES, LaunchedTraining
 from tfkit.errors import UsageError
-from tfkit.parallel.launch_files import FILES, LaunchedTraining
 
 HOSTILE = (
     "a b",

@@ -3,14 +3,14 @@
 import contextlib
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from tiny_runs import Done, Process, pretrain, records
-from two_ranks import assert_close_checkpoints, start_ranks, write_prompts_and_pairs
+from two_ranks import assert_close_checkpoints, ended, start_ranks, write_prompts_and_pairs
 
 from tfkit.alignment.rollout_loader import RolloutLoader
 from tfkit.engine.planning.tensor_meter import TensorMeter
@@ -94,11 +94,17 @@ def command(recipe: str, run: str, *words: str) -> list[str]:
     return [started, f"{recipe}.yaml", "--run", run, "--threads", "1", *words]
 
 
-def run_both(place: Path, recipe: str, *words: str) -> tuple[Done, list[Done]]:
-    """Run a recipe alone and on two ranks, all measured."""
-    alone = Process(place, command(recipe, f"{recipe}-one", *words), measuring(place / f"{recipe}-one.json")).wait()
-    faults = {rank: measuring(place / f"{recipe}-{rank}.json") for rank in range(2)}
-    return alone, [one.wait() for one in start_ranks(place, command(recipe, f"{recipe}-two", "parallel.shard=2", *words), faults)]
+def run_both(
+    recipe: str, *words: str, names: str, code: int = 0, size: int = 2, faults: Mapping[Any, Callable[[], None]] | None = None
+) -> list[Done]:
+    """Run a recipe alone, whose fault is that of None, and on ranks, into the folders NAMES-one and NAMES-two; return the ends of ranks."""
+    alone = Process(Path.cwd(), command(recipe, f"{names}-one", *words), (faults or {}).get(None)).wait()
+    ranks = start_ranks(Path.cwd(), command(recipe, f"{names}-two", "parallel.shard=2", *words), faults, size)
+    return ended([alone, *ranks], code)[1:]
+
+
+def assert_same_steps(names: str) -> None:
+    assert_close_checkpoints(*(Path(f"{names}-{run}/checkpoints/step-000002") for run in ("one", "two")))
 
 
 @pytest.mark.sampled(6)
@@ -108,15 +114,15 @@ def test_ranks_begin_with_parts_and_take_the_steps_of_one_process(place: Path, r
     policy is cut, too.
     """
     monkeypatch.chdir(place)
-    alone, ranks = run_both(place, recipe)
-    assert [alone.code, *(one.code for one in ranks)] == [0, 0, 0], alone.err + ranks[0].err + ranks[1].err
-    one, first, second = (json.loads((place / f"{recipe}-{name}.json").read_text(encoding="utf-8")) for name in ("one", "0", "1"))
+    files = {rank: place / f"{recipe}-{name}.json" for rank, name in ((None, "one"), (0, "0"), (1, "1"))}
+    run_both(recipe, names=recipe, faults={rank: measuring(file) for rank, file in files.items()})
+    one, first, second = (json.loads(file.read_text(encoding="utf-8")) for file in files.values())
     assert max(first["begin"], second["begin"]) < 0.68 * one["begin"], (one, first, second)
     held = one["parameters"] / 2
     if recipe == "rounded":  # one process computes with a rounded copy of the student, ranks round what they gather of its parts
         held += one["parameters"] / 4
     assert first["parameters"] == pytest.approx(held, rel=0.01)
-    assert_close_checkpoints(*(run / "checkpoints" / "step-000002" for run in (place / f"{recipe}-one", place / f"{recipe}-two")))
+    assert_same_steps(recipe)
 
 
 def test_a_teacher_that_does_not_fit_on_one_rank_halves_the_micro_batches_of_all(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -135,9 +141,7 @@ def test_a_teacher_that_does_not_fit_on_one_rank_halves_the_micro_batches_of_all
         Block.forward = struck  # type: ignore[method-assign]
 
     words = ["training.batch_size=16", "training.micro_batch_size=null"]
-    alone = Process(place, command("teacher", "large-one", *words)).wait()
-    done = [one.wait() for one in start_ranks(place, command("teacher", "large-two", "parallel.shard=2", *words), {1: full})]
-    assert [alone.code, *(one.code for one in done)] == [0, 0, 0], alone.err + done[0].err + done[1].err
+    done = run_both("teacher", *words, names="large", faults={1: full})
     assert all("out of memory in micro-batches of 8 rows: from now on they have 4" in one.err for one in done)
     losses = [[record["loss"] for record in records(place / name) if "loss" in record] for name in ("large-two", "large-one")]
     assert losses[0] == pytest.approx(losses[1], rel=1e-5)
@@ -148,10 +152,7 @@ def test_a_step_that_is_not_finite_is_recorded_with_the_whole_weights_of_the_val
     place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(place)
-    words = ["optimizer.lr=1e30", "schedule.warmup_steps=0", "checkpoint.every=1"]
-    alone = Process(place, command("ppo", "ruined-one", *words)).wait()
-    done = [one.wait() for one in start_ranks(place, command("ppo", "ruined-two", "parallel.shard=2", *words))]
-    assert [alone.code, *(one.code for one in done)] == [6, 6, 6], alone.err + done[0].err + done[1].err
+    run_both("ppo", "optimizer.lr=1e30", "schedule.warmup_steps=0", "checkpoint.every=1", names="ruined", code=6)
     one, two = (
         json.loads((place / f"ruined-{name}" / "replay" / "step-000002.json").read_text(encoding="utf-8")) for name in ("one", "two")
     )
@@ -162,8 +163,5 @@ def test_a_step_that_is_not_finite_is_recorded_with_the_whole_weights_of_the_val
 @pytest.mark.parametrize("recipe", ["copied", "ppo"])
 def test_four_ranks_in_two_replicas_take_the_steps_of_one_process(place: Path, recipe: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(place)
-    alone = Process(place, command(recipe, f"{recipe}-alone", "training.micro_batch_size=1")).wait()
-    words = command(recipe, f"{recipe}-four", "training.micro_batch_size=1", "parallel.shard=2")
-    done = [one.wait() for one in start_ranks(place, words, size=4)]
-    assert [alone.code, *(one.code for one in done)] == [0] * 5, alone.err + done[0].err + done[-1].err
-    assert_close_checkpoints(*(run / "checkpoints" / "step-000002" for run in (place / f"{recipe}-alone", place / f"{recipe}-four")))
+    run_both(recipe, "training.micro_batch_size=1", names=f"{recipe}-4", size=4)
+    assert_same_steps(f"{recipe}-4")

@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file
 from tiny_files import receipt
 from tiny_runs import exact, hashes, kept, pretrain, records, strike
-from two_ranks import ONE_EACH, assert_close_checkpoints, raise_in_loader, raise_once, run_ranks, start_ranks, with_unbroken_run
+from two_ranks import ONE_EACH, assert_close_checkpoints, ended, raise_in_loader, raise_once, run_ranks, start_ranks, with_unbroken_run
 
 from tfkit.parallel import collectives, heartbeat
 
@@ -27,8 +27,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_two_ranks_with_a_micro_batch_each_are_one_with_two_to_the_bit(base: Path, tmp_path: Path) -> None:
     """Weights, optimizer state, and every logged number; a + b is b + a, and dropout is drawn by the index in the whole step."""
-    first, second = run_ranks(tmp_path / "run", base / "tiny.yaml", *ONE_EACH)
-    assert (first.code, second.code) == (0, 0), first.err + second.err
+    _, second = ended(run_ranks(tmp_path / "run", base / "tiny.yaml", *ONE_EACH), 0)
     assert hashes(tmp_path / "run", STEPS) == hashes(base / "unbroken", STEPS)
     assert exact(tmp_path / "run") == exact(base / "unbroken")
     assert second.out == "", "rank 0 alone reports the result"
@@ -43,7 +42,7 @@ def test_more_micro_batches_are_the_same_step_up_to_the_order_of_sums(base: Path
     """With a mean of weights, clipping that bites, and an fp32 master: micro-batches 0 and 2 are added on one, 1 and 3 on the other."""
     words = ("training.micro_batch_size=1", "training.ema_decay=0.9", "optimizer={lr: 1e-3, clip_norm: 0.5}", "training.precision=bf16")
     assert pretrain(tmp_path / "one", base / "tiny.yaml", *words).code == 0
-    assert [done.code for done in run_ranks(tmp_path / "two", base / "tiny.yaml", *words)] == [0, 0]
+    ended(run_ranks(tmp_path / "two", base / "tiny.yaml", *words), 0)
     one, two = (load_file(tmp_path / name / "checkpoints" / f"step-{STEPS:06d}" / "model.safetensors") for name in ("one", "two"))
     for name in one:
         torch.testing.assert_close(two[name], one[name], rtol=0, atol=1e-4, msg=name)
@@ -59,8 +58,7 @@ def test_a_batch_that_grows_is_dealt_to_the_ranks_in_every_step(base: Path, tmp_
     words = ("training.batch_size=8", "training.micro_batch_size=1", "training.batch_ramp={start: 2, tokens: 600}", "optimizer={lr: 1e-3}")
     words += ("training.precision=fp32", "checkpoint={every: 2, keep: 9}")
     assert pretrain(tmp_path / "one", base / "tiny.yaml", *words).code == 0
-    stopped = run_ranks(tmp_path / "two", base / "tiny.yaml", *words, faults={1: strike(signal.SIGTERM, 4)})
-    assert [done.code for done in stopped] == [143, 143], stopped[0].err + stopped[1].err
+    ended(run_ranks(tmp_path / "two", base / "tiny.yaml", *words, faults={1: strike(signal.SIGTERM, 4)}), 143)
     assert pretrain(tmp_path / "two", base / "tiny.yaml", *words, "--resume").code == 0
     one, two = (records(tmp_path / name) for name in ("one", "two"))
     tokens = [record["tokens"] for record in one if "loss" in record]
@@ -75,14 +73,13 @@ def test_a_batch_that_grows_is_dealt_to_the_ranks_in_every_step(base: Path, tmp_
 def test_a_signal_to_one_rank_stops_all_and_other_numbers_of_ranks_go_on(base: Path, tmp_path: Path) -> None:
     """F41: 2, 1, then 2 ranks: the same bits as one process that was never stopped."""
     run = tmp_path / "run"
-    stopped = run_ranks(run, base / "tiny.yaml", *ONE_EACH, faults={1: strike(signal.SIGTERM, 5)})
-    assert [done.code for done in stopped] == [143, 143], stopped[0].err + stopped[1].err
+    stopped = ended(run_ranks(run, base / "tiny.yaml", *ONE_EACH, faults={1: strike(signal.SIGTERM, 5)}), 143)
     assert f"stopped after step 5 of {STEPS}; its checkpoint is saved" in stopped[0].err
     assert "--ranks 2" in stopped[0].err.splitlines()[-1]
     assert kept(run)[-1] == "step-000005"
     alone = pretrain(run, base / "tiny.yaml", *ONE_EACH, "--resume", before=strike(signal.SIGINT, 6)).exits(130)
     assert "ranks: 2 in the run, 1 now" in alone.err
-    assert [done.code for done in run_ranks(run, base / "tiny.yaml", *ONE_EACH, "--resume")] == [0, 0]
+    ended(run_ranks(run, base / "tiny.yaml", *ONE_EACH, "--resume"), 0)
     assert hashes(run, STEPS) == hashes(base / "unbroken", STEPS)
     assert exact(run) == exact(base / "unbroken")
 
@@ -95,7 +92,7 @@ def test_a_lost_rank_ends_the_others_with_9_and_the_old_checkpoint_goes_on(base:
     assert "its process ended, hangs, or cannot be reached" in done[1 - lost].err
     assert "Traceback" not in done[1 - lost].err
     assert kept(run) == ["step-000004"]
-    assert [done.code for done in run_ranks(run, base / "tiny.yaml", *ONE_EACH, "--resume")] == [0, 0]
+    ended(run_ranks(run, base / "tiny.yaml", *ONE_EACH, "--resume"), 0)
     assert hashes(run, STEPS) == hashes(base / "unbroken", STEPS)
 
 
@@ -158,8 +155,7 @@ def test_all_hear_why_rank_0_cannot_save(base: Path, tmp_path: Path) -> None:
 
         checkpointing.save_checkpoint = full  # type: ignore[assignment]
 
-    first, second = run_ranks(tmp_path / "run", base / "tiny.yaml", *ONE_EACH, faults={0: break_saving})
-    assert (first.code, second.code) == (5, 9), first.err + second.err
+    _, second = ended(run_ranks(tmp_path / "run", base / "tiny.yaml", *ONE_EACH, faults={0: break_saving}), 5, 9)
     assert os.strerror(28) in second.err
 
 
@@ -167,8 +163,7 @@ def test_all_hear_why_rank_0_cannot_save(base: Path, tmp_path: Path) -> None:
 def test_a_micro_batch_that_does_not_fit_on_one_rank_is_halved_on_all(base: Path, tmp_path: Path, fault: Callable[[], None]) -> None:
     """Also where the rows of a step alone end the memory."""
     words = ("training.batch_size=8", "training.steps=3", "evaluation={every: null}")
-    first, second = run_ranks(tmp_path / "run", base / "tiny.yaml", *words, faults={1: fault})
-    assert (first.code, second.code) == (0, 0), first.err + second.err
+    first, second = ended(run_ranks(tmp_path / "run", base / "tiny.yaml", *words, faults={1: fault}), 0)
     for done in (first, second):
         assert "out of memory in micro-batches of 4 rows: from now on they have 2" in done.err
     assert pretrain(tmp_path / "one", base / "tiny.yaml", *words).code == 0
@@ -178,8 +173,7 @@ def test_a_micro_batch_that_does_not_fit_on_one_rank_is_halved_on_all(base: Path
 
 def test_no_better_score_ends_all_ranks(base: Path, tmp_path: Path) -> None:
     words = ("training.patience=1", "optimizer.lr=10.0", "optimizer.clip_norm=null", "evaluation.every=2", "checkpoint.every=2")
-    done = run_ranks(tmp_path / "run", base / "tiny.yaml", *words)
-    assert [one.code for one in done] == [0, 0], done[0].err + done[1].err
+    ended(run_ranks(tmp_path / "run", base / "tiny.yaml", *words), 0)
     assert receipt(tmp_path / "run")["result"]["stopped_early"]
 
 
@@ -194,6 +188,5 @@ def test_a_rank_that_is_stopped_after_the_last_step_takes_nothing_from_the_resul
 
         collectives.ProcessGroup.receive = struck  # type: ignore[method-assign]
 
-    first, second = run_ranks(tmp_path / "run", base / "tiny.yaml", *ONE_EACH, faults={1: stopped_at_the_end})
-    assert (first.code, second.code) == (0, 143), first.err
+    ended(run_ranks(tmp_path / "run", base / "tiny.yaml", *ONE_EACH, faults={1: stopped_at_the_end}), 0, 143)
     assert hashes(tmp_path / "run", STEPS) == hashes(base / "unbroken", STEPS)

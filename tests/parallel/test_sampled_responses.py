@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from tiny_runs import Process, exact, hashes, pretrain, strike
-from two_ranks import assert_close_checkpoints, start_ranks, write_prompts_and_pairs
+from two_ranks import assert_close_checkpoints, ended, start_ranks, write_prompts_and_pairs
 
 from tfkit.__main__ import main
 from tfkit.alignment import response_sampling
@@ -60,10 +60,8 @@ def test_two_ranks_sample_and_train_as_one_process_also_resumed(place: Path, kin
     monkeypatch.chdir(place)
     words = ["finetune", f"{kind}.yaml", "--threads", "1", "--run"]
     Process(place, [*words, f"{kind}-alone"]).wait().exits(0)
-    stopped = [one.wait() for one in start_ranks(place, [*words, f"{kind}-two"], {1: strike(signal.SIGTERM, 3)})]
-    assert [one.code for one in stopped] == [143, 143], stopped[0].err + stopped[1].err
-    resumed = [one.wait() for one in start_ranks(place, ["resume", f"{kind}-two", "--threads", "1"])]
-    assert [one.code for one in resumed] == [0, 0], resumed[0].err + resumed[1].err
+    ended(start_ranks(place, [*words, f"{kind}-two"], {1: strike(signal.SIGTERM, 3)}), 143)
+    ended(start_ranks(place, ["resume", f"{kind}-two", "--threads", "1"]), 0)
     assert hashes(Path(f"{kind}-two"), STEPS) == hashes(Path(f"{kind}-alone"), STEPS)
     assert exact(Path(f"{kind}-two")) == exact(Path(f"{kind}-alone"))
 
@@ -79,10 +77,8 @@ def test_ranks_that_share_the_policy_have_it_whole_while_they_sample(place: Path
     words += ["training.steps=4", "optimizer.clip_norm=null", "--threads", "1", "--run"]
     Process(place, [*words, f"{kind}-whole"]).wait().exits(0)
     shared = [*words, f"{kind}-shared", "parallel.shard=2"]
-    stopped = [one.wait() for one in start_ranks(place, shared, {1: strike(signal.SIGTERM, 3)})]
-    assert [one.code for one in stopped] == [143, 143], stopped[0].err + stopped[1].err
-    done = [one.wait() for one in start_ranks(place, ["resume", f"{kind}-shared", "--threads", "1"])]
-    assert [one.code for one in done] == [0, 0], done[0].err + done[1].err
+    ended(start_ranks(place, shared, {1: strike(signal.SIGTERM, 3)}), 143)
+    ended(start_ranks(place, ["resume", f"{kind}-shared", "--threads", "1"]), 0)
     assert_close_checkpoints(*(place / f"{kind}-{name}" / "checkpoints" / "step-000004" for name in ("whole", "shared")))
     rewards = [record["reward"] for record in exact(place / f"{kind}-whole") if "reward" in record]
     assert any(rewards), "there is something to learn"
@@ -100,8 +96,7 @@ def test_text_of_the_pretraining_is_dealt_too(place: Path, mesh: str, monkeypatc
     if not Path("text-alone").exists():
         Process(place, [*words, "text-alone"]).wait().exits(0)
     run = f"text-{len(mesh)}"
-    done = [one.wait() for one in start_ranks(place, [*words, run, f"parallel={mesh}"])]
-    assert [one.code for one in done] == [0, 0], done[0].err + done[1].err
+    ended(start_ranks(place, [*words, run, f"parallel={mesh}"]), 0)
     for one, other in zip(exact(Path("text-alone")), exact(Path(run)), strict=True):
         assert other.keys() == one.keys()
         assert {name: other[name] for name in one if name in ("step", "tokens")} == {
@@ -127,8 +122,7 @@ def test_a_full_memory_while_one_rank_samples_is_heard_by_both(place: Path, monk
 
     words = ["finetune", "grpo.yaml", "--threads", "1", "evaluation.every=null", "training.steps=2", "--run", "full"]
     words += ["objective.completions=16", "training.micro_batch_size=null"]  # two batches, one for each rank
-    done = [one.wait() for one in start_ranks(place, words, {1: full})]
-    assert [one.code for one in done] == [0, 0], done[0].err + done[1].err
+    done = ended(start_ranks(place, words, {1: full}), 0)
     assert all("out of memory in micro-batches of 2 rows: from now on they have 1" in one.err for one in done)
 
 
@@ -162,14 +156,12 @@ def test_a_full_memory_while_one_rank_gathers_the_policy_is_heard_by_both(place:
     monkeypatch.chdir(place)
     words = ["finetune", "grpo.yaml", "--threads", "1", "data.validation=null", "evaluation.every=null", "training.steps=2"]
     words += ["training.micro_batch_size=null", "parallel.shard=2", "--run", "gathered"]
-    done = [one.wait() for one in start_ranks(place, words, {1: run_out_within(Sharding.unsharded)})]
-    assert [one.code for one in done] == [0, 0], done[0].err + done[1].err
+    done = ended(start_ranks(place, words, {1: run_out_within(Sharding.unsharded)}), 0)
     assert all("out of memory in micro-batches of 2 rows: from now on they have 1" in one.err for one in done), done[0].err
 
 
 def test_a_full_memory_in_an_evaluation_of_shared_weights_ends_both_ranks(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(place)
     words = ["pretrain", "tiny.yaml", "--threads", "1", "training.steps=2", "evaluation.every=1", "parallel.shard=2", "--run", "evaluated"]
-    done = [one.wait() for one in start_ranks(place, words, {1: run_out_within(Sharding.at_inference)})]
-    assert [one.code for one in done] == [5, 5], done[0].err + done[1].err
+    done = ended(start_ranks(place, words, {1: run_out_within(Sharding.at_inference)}), 5)
     assert "memory" in done[0].err, done[0].err

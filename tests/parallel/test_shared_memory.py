@@ -8,12 +8,11 @@ import pytest
 import torch
 from shared_steps import GPT2, Case, batches, stepper_of
 from tiny_runs import Process
-from two_ranks import free_port
+from two_ranks import ended, free_port
 
 from tfkit.engine.planning.tensor_meter import TensorMeter
-from tfkit.parallel.agreement import ALONE, Peers
 from tfkit.parallel.collectives import ProcessGroup
-from tfkit.parallel.ranks import Ranks
+from tfkit.parallel.ranks import ALONE, Peers, Ranks
 
 BLOCKS = Case(GPT2, changes={"dim": 128, "decoder_layers": 8})  # 1.6 million numbers, of them 8 thousand in the table
 TABLE = Case(GPT2, changes={"dim": 128, "decoder_layers": 4, "vocab_size": 3001})  # 1.2 million, a third of them in the table
@@ -53,8 +52,7 @@ def test_two_ranks_have_little_more_than_half_of_the_tensors_of_one(tmp_path: Pa
 
         return take
 
-    ended = [process.wait() for process in [Process(tmp_path, [], program=program(rank)) for rank in (0, 1)]]
-    assert [done.code for done in ended] == [0, 0], [done.err for done in ended]
+    ended([Process(tmp_path, [], program=program(rank)) for rank in (0, 1)], 0)
     shared = [json.loads((tmp_path / f"{rank}.json").read_text(encoding="utf-8")) for rank in (0, 1)]
     alone = peaks(case, ALONE)
     assert max(peak for _, peak in shared) < most * alone[1], (alone, shared)

@@ -10,7 +10,7 @@ import pytest
 import torch
 from shared_steps import ADAFACTOR, ADAMW, BERT, EXPERTS, GPT2, LLAMA, MUON, T5, UNTIED, Case, digest, model_of, take, take_on_rank
 from tiny_runs import Process
-from two_ranks import free_port
+from two_ranks import ended, free_port
 
 from tfkit.families import PRESETS
 
@@ -42,8 +42,7 @@ def on_ranks(folder: Path, size: int, shards: int, cases: Mapping[str, Case], st
     def program(rank: int) -> Any:
         return lambda _: take_on_rank(rank, size, port, shards, cases, steps, folder) or 0
 
-    ended = [process.wait() for process in [Process(folder, [], program=program(rank)) for rank in range(size)]]
-    assert [done.code for done in ended] == [0] * size, ended[0].err + ended[1].err
+    ended([Process(folder, [], program=program(rank)) for rank in range(size)], 0)
     return [json.loads((folder / f"rank-{rank}.json").read_text(encoding="utf-8")) for rank in range(size)]
 
 

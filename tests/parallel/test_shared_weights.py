@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file
 from tiny_files import receipt
 from tiny_runs import exact, hashes, kept, pretrain, records, strike
-from two_ranks import raise_once, raise_within_backward, run_ranks
+from two_ranks import ended, raise_once, raise_within_backward, run_ranks
 
 from tfkit.__main__ import main
 
@@ -42,11 +42,10 @@ def without_norms(run: Path) -> list[dict[str, Any]]:
 def test_a_run_and_its_parts_on_other_meshes_are_one_process_to_the_bit(base: Path, tmp_path: Path) -> None:
     """Weights, their mean, optimizer state, losses, scores and what it writes; a signal to one rank stops both."""
     run = tmp_path / "run"
-    stopped = run_ranks(run, base / "tiny.yaml", *ONE_EACH, *WRITES, SHARED, faults={1: strike(signal.SIGTERM, 5)})
-    assert [done.code for done in stopped] == [143, 143], stopped[0].err + stopped[1].err
+    ended(run_ranks(run, base / "tiny.yaml", *ONE_EACH, *WRITES, SHARED, faults={1: strike(signal.SIGTERM, 5)}), 143)
     assert kept(run)[-1] == "step-000005"
     pretrain(run, base / "tiny.yaml", *ONE_EACH, *WRITES, "parallel.shard=1", "--resume", before=strike(signal.SIGINT, 2)).exits(130)
-    assert [done.code for done in run_ranks(run, base / "tiny.yaml", *ONE_EACH, *WRITES, SHARED, "--resume")] == [0, 0]
+    ended(run_ranks(run, base / "tiny.yaml", *ONE_EACH, *WRITES, SHARED, "--resume"), 0)
     assert hashes(run, STEPS) == hashes(base / "unbroken", STEPS)
     assert without_norms(run) == without_norms(base / "unbroken")
     norms = [[record["grad_norm"] for record in records(folder) if "grad_norm" in record] for folder in (run, base / "unbroken")]
@@ -81,9 +80,7 @@ def test_a_micro_batch_that_does_not_fit_on_one_rank_is_halved_on_all(
             one()
 
     words = ("training.batch_size=16", "training.steps=3", "evaluation={every: null}", "optimizer.clip_norm=null")
-    first, second = run_ranks(tmp_path / "run", base / "tiny.yaml", *words, f"parallel={{shard: 2, {mode}}}", faults={1: fault})
-    assert (first.code, second.code) == (0, 0), first.err + second.err
-    for done in (first, second):
+    for done in ended(run_ranks(tmp_path / "run", base / "tiny.yaml", *words, f"parallel={{shard: 2, {mode}}}", faults={1: fault}), 0):
         assert "out of memory in micro-batches of 8 rows: from now on they have 4" in done.err
         assert ("out of memory in micro-batches of 4 rows: from now on they have 2" in done.err) == (len(faults) > 1)
     if not (base / "large").exists():
@@ -94,15 +91,13 @@ def test_a_micro_batch_that_does_not_fit_on_one_rank_is_halved_on_all(
 
 def test_a_micro_batch_of_a_fixed_size_that_does_not_fit_ends_all_ranks_with_what_to_do(base: Path, tmp_path: Path) -> None:
     fault = {1: raise_once(MemoryError("no more"), 3)}
-    done = run_ranks(tmp_path / "run", base / "tiny.yaml", *ONE_EACH, SHARED, faults=fault)
-    assert [one.code for one in done] == [5, 5], done[0].err + done[1].err
+    done = ended(run_ranks(tmp_path / "run", base / "tiny.yaml", *ONE_EACH, SHARED, faults=fault), 5)
     assert "another rank ran out of memory): leave training.micro_batch_size out" in done[0].err
 
 
 def test_a_step_that_is_not_finite_is_recorded_with_the_hash_of_the_whole_weights(base: Path, tmp_path: Path) -> None:
     words = (*ONE_EACH, "optimizer.lr=1e30", "evaluation={every: null}", "schedule.warmup_steps=0", "checkpoint.every=1")
-    done = run_ranks(tmp_path / "run", base / "tiny.yaml", *words, SHARED)
-    assert [one.code for one in done] == [6, 6], done[0].err + done[1].err
+    ended(run_ranks(tmp_path / "run", base / "tiny.yaml", *words, SHARED), 6)
     assert pretrain(tmp_path / "one", base / "tiny.yaml", *words).code == 6
     run, one = (json.loads((tmp_path / name / "replay" / "step-000002.json").read_text(encoding="utf-8")) for name in ("run", "one"))
     assert run == one
@@ -117,8 +112,7 @@ def test_two_one_four_and_two_ranks_take_the_same_steps(base: Path, tmp_path: Pa
     for size, mesh, stop in ((2, SHARED, 3), (1, "parallel.shard=1", 3), (4, SHARED, 3), (2, "parallel.shard=1", None)):
         faults = {0: strike(signal.SIGTERM, stop)} if stop else None
         again = ["--resume"] if run.exists() else []
-        ended = run_ranks(run, base / "tiny.yaml", *words, mesh, *again, faults=faults, size=size)
-        assert {done.code for done in ended} == {143 if stop else 0}, ended[0].err + ended[-1].err
+        ended(run_ranks(run, base / "tiny.yaml", *words, mesh, *again, faults=faults, size=size), 143 if stop else 0)
     one, many = (load_file(tmp_path / name / "checkpoints" / f"step-{STEPS:06d}" / "model.safetensors") for name in ("one", "run"))
     for name in one:
         torch.testing.assert_close(many[name], one[name], rtol=0, atol=1e-4, msg=name)

@@ -26,6 +26,7 @@ from tokenizers import Tokenizer
 
 from tfkit.__main__ import main
 from tfkit.carbon.sidecar_process import SidecarProcess
+from tfkit.engine.planning.machine_speed import machine_speed
 from tfkit.engine.training_run.assembled_run import AssembledRun
 from tfkit.model.config import ModelConfig
 from tfkit.model.stack import Block
@@ -751,6 +752,7 @@ def see(place: Path) -> Iterator[Callable[[str], Seen]]:
         return known[words]
 
     run("training.steps=2")  # for a finished tokenizer, of other text
+    machine_speed(torch.device("cpu"), torch.float32, 1)  # else the first forecast measures it, with forwards of blocks
     teachers = {
         "first": [],
         "second": ["training.seed=2"],

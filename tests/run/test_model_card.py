@@ -15,7 +15,7 @@ from transformers.models.auto import modeling_auto as auto
 from tfkit.carbon.footprint import Intensity, RunTotals
 from tfkit.carbon.reading import Reading
 from tfkit.families import FAMILIES, PRESETS
-from tfkit.hub import family_of
+from tfkit.hub.config_json import family_of
 from tfkit.model.config import ModelConfig
 from tfkit.recipe.schema.data_sections import DataSection
 from tfkit.run.card import CardBase, CardModel, CardTraining, mean_card, model_card

@@ -1,6 +1,7 @@
 """A program for test_memory.py: the peak memory of 32 more rows of a micro-batch, in bytes, measured in a fresh process.
 
 python peak_of_a_step.py {gpt2|llama|dropping|t5|2017} {float32|bfloat16} {kept|checkpointing}
+python peak_of_a_step.py {taught|capped}: a student; `capped`: its teacher's scores are, for which there is no fused kernel
 """
 
 import sys
@@ -14,14 +15,15 @@ from tfkit.data.order.spans import SpanLengths
 from tfkit.families import PRESETS
 from tfkit.model.transformer import build
 from tfkit.objectives.causal_lm import CausalLM
+from tfkit.objectives.companion import Companion
+from tfkit.objectives.distillation import Distillation
 from tfkit.objectives.objective import Batch, Objective
 from tfkit.objectives.span_corruption import SpanCorruption
 from tfkit.recipe.presets import merge
+from tfkit.recipe.schema.objective_sections import DistillationSection
 from tfkit.training.step import Stepper
 
 BIG = {"dim": 192, "context_length": 256, "decoder_layers": 3, "vocab_size": 1000, "hidden_dim": 768}
-
-
 PAIRED = BIG | {"encoder_layers": 2, "num_heads": 6, "head_dim": 32}
 MODELS = {
     "gpt2": GPT2 | BIG,
@@ -38,6 +40,16 @@ def made(family: str, dtype: str, checkpointing: bool) -> Stepper:
     for stack in taking.model.stacks:
         stack.activation_checkpointing = checkpointing
     return taking
+
+
+def made_taught(kind: str) -> Stepper:
+    """Build a stepper for a student of one layer and a teacher four times as wide."""
+    wide = BIG | {"dim": 768, "hidden_dim": 3072, "num_heads": 12, "decoder_layers": 2}
+    attention = {"softcap": 30.0} if kind == "capped" else {}
+    teacher = build(config(GPT2, **wide, attention=attention), seed=2).eval().requires_grad_(False)
+    section = DistillationSection.model_validate({"kind": "distillation", "teacher": "made", "of": {"kind": "causal_lm"}})
+    objective = Distillation(section, CausalLM(), Companion("teacher", teacher, "made", "0" * 64))
+    return stepper(build(config(GPT2, **BIG | {"decoder_layers": 1}), seed=1), objective=objective)  # type: ignore[arg-type]
 
 
 def objective(family: str) -> Objective:
@@ -61,10 +73,11 @@ def peak() -> int:
 
 
 def main() -> None:
-    taking = made(sys.argv[1], sys.argv[2], sys.argv[3] == "checkpointing")
+    kind, *how = sys.argv[1:]
+    taking = made(kind, how[0], how[1] == "checkpointing") if how else made_taught(kind)
     peaks = []
     for rows in (1, 16, 48):  # the first: the allocator's one-time work
-        taking.try_out(1, batch(sys.argv[1], rows))
+        taking.try_out(1, batch(kind, rows))
         peaks.append(peak())
     print(peaks[2] - peaks[1])
 

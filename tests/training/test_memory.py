@@ -22,6 +22,7 @@ from tfkit.training.loss_module import LossModule
 from tfkit.training.memory import (
     activation_bytes_per_row,
     choose_micro_batch,
+    companion_bytes_per_row,
     largest_divisor,
     likely_peak,
     step_bytes_per_row,
@@ -29,7 +30,7 @@ from tfkit.training.memory import (
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux reports the peak of a process")
-@pytest.mark.slow  # a fresh process each: in this one, memory that was freed would be taken again
+@pytest.mark.slow  # a process each
 @pytest.mark.parametrize("family", peak_of_a_step.MODELS)
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("kept", ["kept", "checkpointing"])
@@ -37,11 +38,32 @@ def test_an_estimate_holds_for_a_real_step(family: str, dtype: str, kept: str) -
     """A row's estimate against what 32 more rows really take at the peak."""
     taking = peak_of_a_step.made(family, dtype, kept == "checkpointing")
     estimate = step_bytes_per_row(taking.loss_module, peak_of_a_step.batch(family, 1))
-    program = [sys.executable, peak_of_a_step.__file__, family, dtype, kept]
-    paths = os.pathsep.join(path for path in sys.path if path)
-    found = subprocess.run(program, capture_output=True, text=True, check=True, env=os.environ | {"PYTHONPATH": paths})
-    measured = int(found.stdout) / 32
+    measured = measured_bytes_per_row(family, dtype, kept)
     assert measured < estimate < 2.2 * measured, (estimate, measured)
+
+
+def measured_bytes_per_row(*words: str) -> float:
+    """Return what each of 32 more rows takes at the peak of a fresh process: in this one, memory that was freed would be taken again."""
+    paths = os.pathsep.join(path for path in sys.path if path)
+    program = [sys.executable, peak_of_a_step.__file__, *words]
+    found = subprocess.run(program, capture_output=True, text=True, check=True, env=os.environ | {"PYTHONPATH": paths})
+    return int(found.stdout) / 32
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["taught", "capped"])
+def test_an_estimate_holds_for_a_real_step_with_a_teacher(kind: str) -> None:
+    taking = peak_of_a_step.made_taught(kind)
+    estimate = step_bytes_per_row(taking.loss_module, peak_of_a_step.batch("gpt2", 1)) + companion_bytes_per_row(taking.objective, 256, 4)
+    measured = measured_bytes_per_row(kind)
+    assert measured < estimate < 2.2 * measured, (estimate, measured)
+
+
+def test_a_teachers_weights_are_not_counted_for_each_row() -> None:
+    """Autograd holds the hidden states that its logits are made of, and they alone: 256 positions of 768 numbers, with the margin."""
+    taking, row = peak_of_a_step.made_taught("taught"), peak_of_a_step.batch("gpt2", 1)
+    alone = step_bytes_per_row(LossModule(taking.model, CausalLM()), row)
+    assert 0 < step_bytes_per_row(taking.loss_module, row) - alone < 2 * 256 * 768 * 4
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

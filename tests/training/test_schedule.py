@@ -1,11 +1,14 @@
-"""Learning rates against values made by hand."""
+"""Learning rates against values made by hand; and when a model has ceased to improve, beside the plainest statement of it."""
 
 import math
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from tfkit.data import BatchSizes
+from tfkit.engine.training_run.validator import since_best
 from tfkit.recipe.schema.optimizer_sections import ScheduleSection
 from tfkit.training.schedule import Schedule
 
@@ -120,3 +123,21 @@ def test_gpt_3_s_learning_rate() -> None:
 def test_a_run_of_one_step_has_a_learning_rate() -> None:
     assert factors({"kind": "cosine", "final_ratio": 0.1}, 1, [1]) == [pytest.approx(0.1)]
     assert factors({"kind": "cosine", "warmup_steps": 1}, 1, [1]) == [1]
+
+
+VALUES = st.lists(st.one_of(st.none(), st.just(math.nan), st.just(math.inf), st.just(-math.inf), st.integers(0, 3).map(float)))
+
+
+@given(VALUES, st.booleans())
+def test_the_evaluations_since_the_best(values: list[float | None], higher: bool) -> None:
+    numbers = [value for value in values if value is not None and math.isfinite(value)]
+    if not numbers:
+        assert since_best(values, higher) == len(values)
+        return
+    first_best = values.index(max(numbers) if higher else min(numbers))
+    assert since_best(values, higher) == len(values) - 1 - first_best
+
+
+@pytest.mark.parametrize(("higher", "since"), [(True, 2), (False, 0)])
+def test_the_direction_matters(higher: bool, since: int) -> None:
+    assert since_best([0.1, 0.5, 0.2, 0.05], higher) == since

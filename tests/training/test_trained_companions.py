@@ -11,12 +11,7 @@ from test_plan import recipe
 from tiny_training import LLAMA, batches, bits, fresh, stepper
 from torch import Tensor
 
-from tfkit.engine.assembly.companions import (
-    PREFIX,
-    companion_tensors,
-    load_companion_tensors,
-    place_companions,
-)
+from tfkit.engine.assembly.companions import PREFIX, companion_tensors, load_companion_tensors, place_companions
 from tfkit.engine.assembly.components import state_tensors
 from tfkit.engine.assembly.memory_plan import disk_bytes, run_memory
 from tfkit.model.transformer import Transformer

@@ -52,7 +52,7 @@ _PLACE = re.compile(r"[\w-]+[./][\w./-]*|--\w+|\w+:\d+|[a-z_]+=|objective|(row|p
 _REMEDY = re.compile(
     r"[;:,] [^;]*\b(give|set|add|remove|use|raise|choose|name|say|check|repair|lower|leave|make|write|train|start|keep|state|delete|"
     r"mend|average|turn|shorten|correct|take|put|try|change|ask|resume|evaluate|lists|skip|restore|repeat)\b|did you mean|needs? |is no |"
-    r"--resume"
+    r"--resume|Give a recipe, or one of these:\n  "
 )
 
 

@@ -16,7 +16,7 @@ import tfkit.hub as hub
 from tfkit.adapters.peft_config import PeftConfig, base_record, find_base, peft_settings, read_peft_config, with_task_head
 from tfkit.adapters.peft_files import NAME, Updates, find_tensors, read_updates, to_peft
 from tfkit.errors import ModelError
-from tfkit.hub import OWN_TYPE, Described, Loaded, family_of, find_checkpoint, save_model
+from tfkit.hub import OWN_TYPE, Described, Loaded, find_checkpoint, save_model
 from tfkit.hub.config_json import LIMIT, TRAINING_ONLY_FIELDS, read_config, read_generation, read_labels, read_problem_type
 from tfkit.hub.find import ADAPTER
 from tfkit.hub.ids import read_ids, read_tokenizer, with_model_ids
@@ -219,8 +219,7 @@ def save_adapter(
     `trained`: the updates and the parameters that are trained in full, under our names; `details`: further arguments of `save_model`.
     """
     facts = {**facts, "adapter": {"base": base_record(folder, base.folder, base.sha256)}}
-    save_model(folder, config, None, tokenizer, family=family, facts=facts, **details)
-    expressing = family_of(config, prefer=family)
+    expressing = save_model(folder, config, None, tokenizer, family=family, facts=facts, **details)
     peft = to_peft(trained, expressing.name if expressing else OWN_TYPE, config)
     repository, _, revision = base.path.removeprefix("hub:").partition("@")
     base_fields = {"base_model_name_or_path": str(base.folder.resolve())}

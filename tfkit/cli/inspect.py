@@ -13,8 +13,7 @@ from tfkit.cli.inspect_attention import Looked, Part, show_attention
 from tfkit.cli.inspect_masks import mask_lines
 
 if TYPE_CHECKING:
-    from tfkit.engine.tools.inspection import Inspection
-    from tfkit.engine.tools.shown_rows import ShownToken
+    from tfkit.engine.tools.inspection import Inspection, ShownToken
 
 _GUTTER = {"loss": "loss  ", "no loss": "      ", "padding": "pad   "}
 _STYLE = {"loss": "green", "no loss": "", "padding": "dim"}

@@ -61,7 +61,8 @@ def _option(name: str, value: object) -> str:
     if name == "overrides":
         return "command line"
     if isinstance(value, Mapping):
-        return f'--columns "{",".join(f"{role}={column}" for role, column in value.items())}"'
+        columns = {role: column if isinstance(column, str) else f"[{','.join(column)}]" for role, column in value.items()}
+        return f'--columns "{",".join(f"{role}={column}" for role, column in columns.items())}"'
     option = f"--{'no-' if value is False else ''}{'from' if name == 'start' else name.replace('_', '-')}"
     return option if value is None or isinstance(value, bool) else f"{option} {value}"
 

@@ -36,7 +36,7 @@ def runs(
 
     A run whose process was killed is marked as killed. Runs in progress and other folders are never deleted.
     """
-    from tfkit.engine.request.stale_runs import finalize_killed_run
+    from tfkit.engine.request.run_totals import finalize_killed_run
     from tfkit.run.listing import list_runs, unfinished_runs
 
     if (with_checkpoints or yes) and not delete_unfinished:

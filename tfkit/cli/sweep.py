@@ -73,7 +73,7 @@ def _show_plan(request: "TrainingRequest", space: SearchSpace, trials: int | Non
     from tfkit.cli.dry_run import show_dry_run
     from tfkit.engine.chains.sweep_plan import plan_sweep
     from tfkit.engine.listener import Silent
-    from tfkit.engine.request.sweep_result import Trial
+    from tfkit.engine.request.chain_result import Trial
 
     plan = plan_sweep(request.source, space, trials, run_options, Silent())
     show_dry_run(plan.request(Trial("", plan.space.first)), run_options, json, sweep=plan)

@@ -4,7 +4,7 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, Self
 
 LOOK_SECONDS = 0.25
 
@@ -52,25 +52,20 @@ class Silent:
     def say(self, text: str) -> None:
         """Show nothing."""
 
-    def decided(self, text: str) -> None:
+    decided = warn = say
+
+    def advance(self, *_: object) -> None:
         """Show nothing."""
 
-    def warn(self, text: str) -> None:
-        """Show nothing."""
-
-    def advance(self, count: int = 1) -> None:
-        """Show nothing."""
-
-    def update(self, fields: Mapping[str, Any]) -> None:
-        """Show nothing."""
+    update = advance
 
     @contextmanager
-    def progress(self, description: str, total: int | None = None, unit: str = "") -> Iterator[Progress]:
+    def progress(self, description: str, total: int | None = None, unit: str = "") -> Iterator[Self]:
         """Show nothing."""
         yield self
 
     @contextmanager
-    def live(self) -> Iterator[Live]:
+    def live(self) -> Iterator[Self]:
         """Show nothing."""
         yield self
 

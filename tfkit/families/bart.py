@@ -8,7 +8,7 @@ same layout with norms before the sublayers.
 from typing import Any
 
 from tfkit.families import transformer_2017
-from tfkit.families.rules import Architectures, Family, Rule
+from tfkit.families.rules import Architectures, Family, Rule, module_rules
 from tfkit.model.config import ModelConfig
 
 _OFFSET = 2  # fairseq's rows for padding and the id before it, whatever the id of padding
@@ -24,20 +24,19 @@ BASE: dict[str, Any] = transformer_2017.PRESETS["transformer-2017-base"] | {
 LARGE = BASE | {"encoder_layers": 12, "decoder_layers": 12, "dim": 1024, "num_heads": 16}
 PRESETS = {"bart-base": BASE | {"dim": 768, "num_heads": 12}, "bart-large": LARGE}  # section 4 and as released
 
-_NORMS = {f"model.{stack}.layernorm_embedding": ours for stack, ours in (("encoder", "embedding"), ("decoder", "embedding.decoder"))}
-_HEAD = {"classification_head.dense": "head.pooler", "classification_head.out_proj": "head.classes", "qa_outputs": "head.spans"}
+_MODULES = {
+    "model.encoder.layernorm_embedding": "embedding.norm",
+    "model.decoder.layernorm_embedding": "embedding.decoder.norm",
+    **{f"model.{stack}.layer_norm": f"{stack}.norm" for stack in ("encoder", "decoder")},  # of mBART alone, after all layers
+    "classification_head.dense": "head.pooler",
+    "classification_head.out_proj": "head.classes",
+    "qa_outputs": "head.spans",
+}
 RULES = (
     *transformer_2017.RULES,
     Rule("model.encoder.embed_positions.weight", ("embedding.positions.weight",)),
     Rule("model.decoder.embed_positions.weight", ("embedding.decoder.positions.weight",)),
-    *(Rule(f"{theirs}.{part}", (f"{ours}.norm.{part}",)) for theirs, ours in _NORMS.items() for part in ("weight", "bias")),
-    *(Rule(f"{theirs}.{part}", (f"{ours}.{part}",)) for theirs, ours in _HEAD.items() for part in ("weight", "bias")),
-    # Of mBART alone: a norm after all layers of a stack.
-    *(
-        Rule(f"model.{stack}.layer_norm.{part}", (f"{stack}.norm.{part}",))
-        for stack in ("encoder", "decoder")
-        for part in ("weight", "bias")
-    ),
+    *module_rules(_MODULES),
 )
 
 

@@ -8,15 +8,23 @@ Sizes: table 1 (base, large) and the released vocabularies; the small ones are T
 
 from typing import Any
 
-from tfkit.families.rules import ACTIVATIONS, Architectures, Family, Rule, UnsupportedError, activation_from_hf, head_from_hf
+from tfkit.families.rules import (
+    ACTIVATIONS,
+    USUAL_FIELDS,
+    Architectures,
+    Family,
+    Fields,
+    Rule,
+    UnsupportedError,
+    activation_from_hf,
+    head_from_hf,
+    module_rules,
+)
 from tfkit.model.config import ModelConfig
 
 _BASE: dict[str, Any] = {
     "vocab_size": 30522,  # the vocabulary of the uncased models
     "context_length": 512,
-    "hidden_dim": None,  # 4 dim
-    "num_kv_heads": None,  # full heads
-    "head_dim": None,  # 64
     "embedding": {"norm": True, "segments": 2},
     "position": {"kind": "learned"},
     "norm": {"kind": "layer", "eps": 1e-12, "placement": "post"},
@@ -51,10 +59,16 @@ ARCHITECTURES: Architectures = {
 _OURS, _THEIRS = "encoder.blocks.{i}", "bert.encoder.layer.{i}"
 
 
-def _is_tagger(config: ModelConfig) -> bool:
+def is_tagger(config: ModelConfig) -> bool:
+    """Whether the model has a head for tags."""
     return config.head.kind == "tags"
 
 
+CLASSIFIERS = (  # two heads share one name
+    *module_rules({"classifier": "head.classes"}, when=lambda config: not is_tagger(config)),
+    *module_rules({"classifier": "head.tags"}, when=is_tagger),
+    *module_rules({"qa_outputs": "head.spans"}),
+)
 _BLOCKS = {
     "bert.embeddings.LayerNorm": "embedding.norm",
     f"{_THEIRS}.attention.self.query": f"{_OURS}.self_attention.op.q_proj",
@@ -77,19 +91,26 @@ BODY = (
         Rule(f"bert.embeddings.{name}_embeddings.weight", (f"embedding.{ours}.weight",))
         for name, ours in (("word", "tokens"), ("position", "positions"), ("token_type", "segments"))
     ),
-    *(Rule(f"{theirs}.{part}", (f"{ours}.{part}",)) for theirs, ours in _BLOCKS.items() for part in ("weight", "bias")),
+    *module_rules(_BLOCKS),
 )
 RULES = (
     *BODY,
-    *(Rule(f"{theirs}.{part}", (f"{ours}.{part}",)) for theirs, ours in _HEADS.items() for part in ("weight", "bias")),
+    *module_rules(_HEADS),
     Rule("cls.predictions.decoder.weight", ("head.output.weight",)),
     Rule("cls.predictions.bias", ("head.bias",)),
     # If untied, Hugging Face's class has two biases and uses this one.
     Rule("cls.predictions.decoder.bias", ("head.bias",), when=lambda config: not config.tied),
-    # Two heads share one name.
-    *(Rule(f"classifier.{part}", (f"head.classes.{part}",), when=lambda config: not _is_tagger(config)) for part in ("weight", "bias")),
-    *(Rule(f"classifier.{part}", (f"head.tags.{part}",), when=_is_tagger) for part in ("weight", "bias")),
-    *(Rule(f"qa_outputs.{part}", (f"head.spans.{part}",)) for part in ("weight", "bias")),
+    *CLASSIFIERS,
+)
+_FIELDS = Fields(
+    {
+        **USUAL_FIELDS,
+        "encoder_layers": ("num_hidden_layers",),
+        "embedding.segments": ("type_vocab_size", 2),
+        "norm.eps": ("layer_norm_eps", 1e-12),
+        "dropout.residual": ("hidden_dropout_prob", 0.1),
+        "dropout.attention": ("attention_probs_dropout_prob", 0.1),
+    }
 )
 
 
@@ -99,26 +120,13 @@ def from_hf(hf: dict[str, Any], architectures: Architectures = ARCHITECTURES) ->
     if head["kind"] == "none":
         head.setdefault("pooler", hf.get("add_pooling_layer", True))
     dropout, head_dropout = hf.get("hidden_dropout_prob", 0.1), hf.get("classifier_dropout")
+    dropouts = {"embedding": dropout, "head": dropout if head_dropout is None else head_dropout}
     return {
-        "vocab_size": hf["vocab_size"],
-        "context_length": hf["max_position_embeddings"],
-        "encoder_layers": hf["num_hidden_layers"],
-        "dim": hf["hidden_size"],
-        "hidden_dim": hf["intermediate_size"],
-        "num_heads": hf["num_attention_heads"],
-        "embedding": {"norm": True, "segments": hf.get("type_vocab_size", 2)},
+        **_FIELDS.read(hf, embedding={"norm": True}, norm={"kind": "layer", "placement": "post"}, dropout=dropouts),
         "position": {"kind": "learned"},
-        "norm": {"kind": "layer", "eps": hf.get("layer_norm_eps", 1e-12), "placement": "post"},
         "attention": {"qkv_bias": True, "out_bias": True},
         "mlp": {"activation": activation_from_hf(hf, "hidden_act", "gelu"), "bias": True},
         "head": head,
-        "dropout": {
-            "embedding": dropout,
-            "attention": hf.get("attention_probs_dropout_prob", 0.1),
-            "residual": dropout,
-            "head": dropout if head_dropout is None else head_dropout,
-        },
-        "init": {"std": hf.get("initializer_range", 0.02)},
     }
 
 
@@ -128,19 +136,9 @@ def to_hf(config: ModelConfig) -> dict[str, Any]:
         raise UnsupportedError("BERT has segment vectors")
     dropout = config.dropout
     return {
-        "vocab_size": config.vocab_size,
-        "max_position_embeddings": config.context_length,
-        "num_hidden_layers": config.encoder_layers,
-        "hidden_size": config.dim,
-        "intermediate_size": config.hidden_dim,
-        "num_attention_heads": config.num_heads,
-        "type_vocab_size": config.embedding.segments,
-        "layer_norm_eps": config.norm.eps,
+        **_FIELDS.write(config),
         "hidden_act": ACTIVATIONS[config.mlp.activation],
-        "hidden_dropout_prob": dropout.residual,
-        "attention_probs_dropout_prob": dropout.attention,
         "classifier_dropout": None if dropout.head == dropout.residual else dropout.head,
-        "initializer_range": config.init.std,
         "tie_word_embeddings": config.tied,
     }
 

@@ -9,7 +9,7 @@ Hugging Face's class has dropout on the vectors of distances, too. DeBERTa 1, an
 from typing import Any
 
 from tfkit.families import bert
-from tfkit.families.rules import Architectures, Family, Rule, UnsupportedError
+from tfkit.families.rules import Architectures, Family, Rule, UnsupportedError, module_rules
 from tfkit.model.config import EmbeddingConfig, ModelConfig
 
 _BASE: dict[str, Any] = bert.PRESETS["bert-base"] | {
@@ -45,9 +45,8 @@ def _theirs(name: str) -> str:
 
 RULES = (
     *(Rule(_theirs(rule.theirs), rule.ours, when=rule.when) for rule in bert.RULES if not rule.theirs.startswith("bert.pooler.")),
-    *(Rule(f"pooler.dense.{part}", (f"head.pooler.{part}",)) for part in ("weight", "bias")),
+    *module_rules({"pooler.dense": "head.pooler", "deberta.encoder.LayerNorm": "encoder.position_bias.norm"}),
     Rule("deberta.encoder.rel_embeddings.weight", ("encoder.position_bias.weight",)),
-    *(Rule(f"deberta.encoder.LayerNorm.{part}", (f"encoder.position_bias.norm.{part}",)) for part in ("weight", "bias")),
 )
 
 

@@ -7,28 +7,16 @@ Hugging Face's class has no dropout on the attention's output; here every sublay
 
 from typing import Any
 
-from tfkit.families.bert import OLD_NORMS
-from tfkit.families.rules import ACTIVATIONS, Architectures, Family, Rule, activation_from_hf, head_from_hf
+from tfkit.families import bert
+from tfkit.families.rules import ACTIVATIONS, Architectures, Family, Fields, Rule, activation_from_hf, head_from_hf, module_rules
 from tfkit.model.config import ModelConfig
 
 _EPS = 1e-12  # hard-coded in Hugging Face's class
-_BASE: dict[str, Any] = {
-    "vocab_size": 30522,
-    "context_length": 512,
+_BASE: dict[str, Any] = bert.PRESETS["bert-base"] | {
     "encoder_layers": 6,
-    "dim": 768,
-    "hidden_dim": None,  # 4 dim
-    "num_heads": 12,
-    "num_kv_heads": None,  # full heads
-    "head_dim": None,  # 64
     "embedding": {"norm": True},
-    "position": {"kind": "learned"},
-    "norm": {"kind": "layer", "eps": _EPS, "placement": "post"},
-    "attention": {"qkv_bias": True, "out_bias": True},
-    "mlp": {"activation": "gelu", "bias": True},
     "head": {"kind": "masked_lm", "tied": True},
     "dropout": {"embedding": 0.1, "attention": 0.1, "residual": 0.1, "head": 0.2},
-    "init": {"std": 0.02},
 }
 
 PRESETS = {
@@ -45,12 +33,6 @@ ARCHITECTURES: Architectures = {
     "DistilBertModel": {"kind": "none", "pooler": False},
 }
 _OURS, _THEIRS = "encoder.blocks.{i}", "distilbert.transformer.layer.{i}"
-
-
-def _is_tagger(config: ModelConfig) -> bool:
-    return config.head.kind == "tags"
-
-
 _MODULES = {
     "distilbert.embeddings.LayerNorm": "embedding.norm",
     f"{_THEIRS}.attention.q_lin": f"{_OURS}.self_attention.op.q_proj",
@@ -68,58 +50,48 @@ _MODULES = {
 RULES = (
     Rule("distilbert.embeddings.word_embeddings.weight", ("embedding.tokens.weight",)),
     Rule("distilbert.embeddings.position_embeddings.weight", ("embedding.positions.weight",)),
-    *(Rule(f"{theirs}.{part}", (f"{ours}.{part}",)) for theirs, ours in _MODULES.items() for part in ("weight", "bias")),
+    *module_rules(_MODULES),
     Rule("vocab_projector.weight", ("head.output.weight",)),
     Rule("vocab_projector.bias", ("head.bias",)),
-    # Two heads share one name.
-    *(Rule(f"classifier.{part}", (f"head.classes.{part}",), when=lambda config: not _is_tagger(config)) for part in ("weight", "bias")),
-    *(Rule(f"classifier.{part}", (f"head.tags.{part}",), when=_is_tagger) for part in ("weight", "bias")),
-    *(Rule(f"qa_outputs.{part}", (f"head.spans.{part}",)) for part in ("weight", "bias")),
+    *bert.CLASSIFIERS,
+)
+_FIELDS = Fields(
+    {
+        "vocab_size": ("vocab_size",),
+        "context_length": ("max_position_embeddings",),
+        "encoder_layers": ("n_layers",),
+        "dim": ("dim",),
+        "hidden_dim": ("hidden_dim",),
+        "num_heads": ("n_heads",),
+        "dropout.residual": ("dropout", 0.1),
+        "dropout.attention": ("attention_dropout", 0.1),
+        "init.std": ("initializer_range", 0.02),
+    }
 )
 
 
 def _from_hf(hf: dict[str, Any]) -> dict[str, Any]:
     head = head_from_hf(hf, ARCHITECTURES, tied=hf.get("tie_word_embeddings", True))
     dropout = hf.get("dropout", 0.1)
+    dropouts = {"embedding": dropout, "head": dropout if head["kind"] == "tags" else hf.get("seq_classif_dropout", 0.2)}
     return {
-        "vocab_size": hf["vocab_size"],
-        "context_length": hf["max_position_embeddings"],
-        "encoder_layers": hf["n_layers"],
-        "dim": hf["dim"],
-        "hidden_dim": hf["hidden_dim"],
-        "num_heads": hf["n_heads"],
+        **_FIELDS.read(hf, dropout=dropouts),
         "embedding": {"norm": True},
         "position": {"kind": "learned"},  # sinusoidal_pos_embds is only the table's initial value; the file holds it either way
         "norm": {"kind": "layer", "eps": _EPS, "placement": "post"},
         "attention": {"qkv_bias": True, "out_bias": True},
         "mlp": {"activation": activation_from_hf(hf, "activation", "gelu"), "bias": True},
         "head": head,
-        "dropout": {
-            "embedding": dropout,
-            "attention": hf.get("attention_dropout", 0.1),
-            "residual": dropout,
-            "head": dropout if head["kind"] == "tags" else hf.get("seq_classif_dropout", 0.2),
-        },
-        "init": {"std": hf.get("initializer_range", 0.02)},
     }
 
 
 def _to_hf(config: ModelConfig) -> dict[str, Any]:
-    dropout = config.dropout
     return {
-        "vocab_size": config.vocab_size,
-        "max_position_embeddings": config.context_length,
+        **_FIELDS.write(config),
         "sinusoidal_pos_embds": False,
-        "n_layers": config.encoder_layers,
-        "dim": config.dim,
-        "hidden_dim": config.hidden_dim,
-        "n_heads": config.num_heads,
         "activation": ACTIVATIONS[config.mlp.activation],
-        "dropout": dropout.residual,
-        "attention_dropout": dropout.attention,
         "qa_dropout": 0.1,
-        "seq_classif_dropout": 0.2 if _is_tagger(config) else dropout.head,
-        "initializer_range": config.init.std,
+        "seq_classif_dropout": 0.2 if bert.is_tagger(config) else config.dropout.head,
         "tie_word_embeddings": config.tied,
     }
 
@@ -134,7 +106,7 @@ FAMILY = Family(
     ignored=(r".*\.position_ids",),  # a buffer of old files
     from_hf=_from_hf,
     to_hf=_to_hf,
-    renamed=OLD_NORMS,
+    renamed=bert.OLD_NORMS,
     aliases={"hidden_size": "dim", "num_attention_heads": "n_heads", "num_hidden_layers": "n_layers"},
     fixed={"is_causal": (True, False)},
 )

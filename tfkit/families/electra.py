@@ -9,7 +9,7 @@ language model, whose output layer goes back to the width of its token vectors.
 from typing import Any
 
 from tfkit.families import bert
-from tfkit.families.rules import Architectures, Family, Rule
+from tfkit.families.rules import Architectures, Family, Rule, module_rules
 from tfkit.model.config import ModelConfig
 
 # Table 6. The released small generator is as large as its discriminator; the other generators have a third and a fourth of the width.
@@ -39,12 +39,6 @@ ARCHITECTURES: Architectures = {
     "ElectraModel": {"kind": "none", "pooler": False},
     "ElectraForPreTraining": {"kind": "none", "pooler": False},  # a discriminator, read without its output
 }
-
-
-def _has_classes(config: ModelConfig) -> bool:
-    return config.head.kind == "classes"
-
-
 _MODULES = {
     "electra.embeddings_project": "embedding.projection",
     "generator_predictions.dense": "head.transform",
@@ -55,10 +49,10 @@ _MODULES = {
 }
 RULES = (
     *(Rule(f"electra{rule.theirs.removeprefix('bert')}", rule.ours) for rule in bert.BODY),
-    *(Rule(f"{theirs}.{part}", (f"{ours}.{part}",)) for theirs, ours in _MODULES.items() for part in ("weight", "bias")),
+    *module_rules(_MODULES),
     Rule("generator_lm_head.weight", ("head.output.weight",)),
     Rule("generator_lm_head.bias", ("head.bias",)),
-    *(Rule(f"classifier.{part}", (f"head.tags.{part}",)) for part in ("weight", "bias")),
+    *module_rules({"classifier": "head.tags"}),
 )
 
 

@@ -12,21 +12,16 @@ from tfkit.families import llama
 from tfkit.families.rules import decoder_classes
 from tfkit.model.config import ModelConfig
 
-_BASE: dict[str, Any] = {
+BASE: dict[str, Any] = {  # also of Gemma 2 and 3
     "vocab_size": 256000,
     "context_length": 8192,
     "head_dim": 256,
     "embedding": {"scale": True},
-    "position": {"kind": "rotary", "theta": 1e4},
     "norm": {"kind": "rms", "eps": 1e-6, "unit_offset": True},
     "mlp": {"activation": "gelu_tanh", "gated": True, "bias": False},
     "head": {"kind": "lm", "tied": True},
-    "init": {"std": 0.02},  # not published; this is Hugging Face's
 }
-PRESETS = {
-    "gemma-2b": _BASE | {"decoder_layers": 18, "dim": 2048, "hidden_dim": 16384, "num_heads": 8, "num_kv_heads": 1},
-    "gemma-7b": _BASE | {"decoder_layers": 28, "dim": 3072, "hidden_dim": 24576, "num_heads": 16, "num_kv_heads": 16},
-}
+PRESETS = {"gemma-2b": llama.size(2048, 18, 8, 1, 16384, **BASE), "gemma-7b": llama.size(3072, 28, 16, 16, 24576, **BASE)}
 
 ARCHITECTURES = decoder_classes("Gemma", "classes", "tags")
 

@@ -9,30 +9,23 @@ are wider than dim / num_heads. The 2B and 9B models were distilled from a large
 from dataclasses import replace
 from typing import Any
 
-from tfkit.families import llama
-from tfkit.families.rules import Rule, UnsupportedError, decoder_classes, first_window, layer_types, windows_from_hf
+from tfkit.families import gemma, llama
+from tfkit.families.rules import Rule, UnsupportedError, check_heads, decoder_classes, first_window, layer_types, windows_from_hf
 from tfkit.model.config import ModelConfig
 
-_BASE: dict[str, Any] = {
-    "vocab_size": 256000,  # as in the released files; the paper counts 256,128 rows
-    "context_length": 8192,
-    "embedding": {"scale": True},
-    "position": {"kind": "rotary", "theta": 1e4},
-    "norm": {"kind": "rms", "eps": 1e-6, "placement": "sandwich", "unit_offset": True},
+_BASE: dict[str, Any] = gemma.BASE | {  # the vocabulary as in the released files; the paper counts 256,128 rows
+    "norm": gemma.BASE["norm"] | {"placement": "sandwich"},
     "attention": {"softcap": 50.0, "windows": [4096, None]},
-    "mlp": {"activation": "gelu_tanh", "gated": True, "bias": False},
     "head": {"kind": "lm", "tied": True, "softcap": 30.0},
-    "init": {"std": 0.02},  # not published; this is Hugging Face's
 }
 _SCALE_27B = 144**-0.5  # 1 / sqrt(dim / num_heads); the smaller models use 1 / sqrt(head_dim)
+_BASE_27B = _BASE | {"head_dim": 128, "attention": _BASE["attention"] | {"scale": _SCALE_27B}}
 
 # Table 1, whose MLP widths count gate and up together.
 PRESETS = {
-    "gemma2-2b": _BASE | {"decoder_layers": 26, "dim": 2304, "hidden_dim": 9216, "num_heads": 8, "num_kv_heads": 4, "head_dim": 256},
-    "gemma2-9b": _BASE | {"decoder_layers": 42, "dim": 3584, "hidden_dim": 14336, "num_heads": 16, "num_kv_heads": 8, "head_dim": 256},
-    "gemma2-27b": _BASE
-    | {"decoder_layers": 46, "dim": 4608, "hidden_dim": 36864, "num_heads": 32, "num_kv_heads": 16, "head_dim": 128}
-    | {"attention": _BASE["attention"] | {"scale": _SCALE_27B}},
+    "gemma2-2b": llama.size(2304, 26, 8, 4, 9216, **_BASE),
+    "gemma2-9b": llama.size(3584, 42, 16, 8, 14336, **_BASE),
+    "gemma2-27b": llama.size(4608, 46, 32, 16, 36864, **_BASE_27B),
 }
 
 ARCHITECTURES = decoder_classes("Gemma2", "classes", "tags")
@@ -89,7 +82,7 @@ def _scalar(scale: float) -> int:
 
 
 def _to_hf(config: ModelConfig) -> dict[str, Any]:
-    llama.check_heads(config)
+    check_heads(config)
     scale, head = config.attention.scale, config.head
     return llama.to_hf(config, ("hidden_act", "mlp_bias")) | {
         "hidden_activation": llama.LLAMA_ACTIVATIONS[config.mlp.activation],
@@ -111,6 +104,6 @@ FAMILY = replace(
     rules=RULES,
     from_hf=_from_hf,
     to_hf=_to_hf,
-    fixed={**llama.FAMILY.fixed, "use_bidirectional_attention": (False,)},
+    fixed=gemma.FAMILY.fixed,
     own_keys=frozenset({"query_pre_attn_scalar", "attn_logit_softcapping", "final_logit_softcapping"}),
 )

@@ -8,7 +8,7 @@ each layer that sees all tokens. Only the latter rotate with a larger base, 1e6,
 from dataclasses import replace
 from typing import Any
 
-from tfkit.families import gemma2, llama
+from tfkit.families import gemma, gemma2, llama
 from tfkit.families.qwen3 import QK_NORMS
 from tfkit.families.rotary import position_by_layer
 from tfkit.families.rules import Architectures, decoder_classes, windows_from_hf
@@ -20,24 +20,14 @@ _PERIOD = 6
 def _size(dim: int, layers: int, heads: int, kv_heads: int, hidden_dim: int, **values: Any) -> dict[str, Any]:
     large = dim > 2048
     rotary = {"kind": "rotary", "theta": 1e6, "local_theta": 1e4}
-    return {
+    of_gemma3 = {
         "vocab_size": 262208 if large else 262144,
         "context_length": 131072 if large else 32768,
-        "decoder_layers": layers,
-        "dim": dim,
-        "hidden_dim": hidden_dim,
-        "num_heads": heads,
-        "num_kv_heads": kv_heads,
-        "head_dim": 256,
-        "embedding": {"scale": True},
         "position": rotary | ({"scaling": {"kind": "linear", "factor": 8.0}} if large else {}),
-        "norm": {"kind": "rms", "eps": 1e-6, "placement": "sandwich", "unit_offset": True},
+        "norm": gemma.BASE["norm"] | {"placement": "sandwich"},
         "attention": {"qk_norm": "head", "windows": [*[1024 if large else 512] * (_PERIOD - 1), None]},
-        "mlp": {"activation": "gelu_tanh", "gated": True, "bias": False},
-        "head": {"kind": "lm", "tied": True},
-        "init": {"std": 0.02},  # not published; this is Hugging Face's
-        **values,
     }
+    return llama.size(dim, layers, heads, kv_heads, hidden_dim, **gemma.BASE | of_gemma3 | values)
 
 
 _27B = _size(5376, 62, 32, 16, 21504, head_dim=128)

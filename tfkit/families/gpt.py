@@ -9,7 +9,7 @@ separate tables, and applies dropout to their sum. One size was released, with 1
 
 from typing import Any
 
-from tfkit.families.rules import Architectures, Family, Rule, UnsupportedError, head_from_hf
+from tfkit.families.rules import Architectures, Family, Fields, Rule, UnsupportedError, head_from_hf, module_rules
 from tfkit.model.config import ModelConfig
 
 PRESETS: dict[str, dict[str, Any]] = {
@@ -18,17 +18,14 @@ PRESETS: dict[str, dict[str, Any]] = {
         "context_length": 512,
         "decoder_layers": 12,
         "dim": 768,
-        "hidden_dim": None,  # 4 dim
         "num_heads": 12,
-        "num_kv_heads": None,  # full heads
-        "head_dim": None,  # 64
         "position": {"kind": "learned"},
         "norm": {"kind": "layer", "eps": 1e-5, "placement": "post"},
         "attention": {"qkv_bias": True, "out_bias": True},
-        "mlp": {"activation": "gelu_tanh", "gated": False, "bias": True},
+        "mlp": {"activation": "gelu_tanh", "bias": True},
         "head": {"kind": "lm", "tied": True},
         "dropout": {"embedding": 0.1, "attention": 0.1, "residual": 0.1, "head": 0.1},
-        "init": {"std": 0.02, "residual_scaling": False},
+        "init": {"std": 0.02},
     }
 }
 
@@ -43,15 +40,12 @@ _QKV = (f"{_OURS}.self_attention.op.q_proj", f"{_OURS}.self_attention.op.k_proj"
 
 # The tensors of a block; GPT-2's have the same names, though its norms are placed differently.
 BLOCK_RULES = (
-    Rule(f"{_THEIRS}.ln_1.weight", (f"{_OURS}.self_attention.norm.weight",)),
-    Rule(f"{_THEIRS}.ln_1.bias", (f"{_OURS}.self_attention.norm.bias",)),
+    *module_rules({f"{_THEIRS}.ln_1": f"{_OURS}.self_attention.norm", f"{_THEIRS}.ln_2": f"{_OURS}.mlp.norm"}),
     # Their Conv1D stores (in, out), and its columns are q | k | v.
     Rule(f"{_THEIRS}.attn.c_attn.weight", tuple(f"{name}.weight" for name in _QKV), transposed=True),
     Rule(f"{_THEIRS}.attn.c_attn.bias", tuple(f"{name}.bias" for name in _QKV)),
     Rule(f"{_THEIRS}.attn.c_proj.weight", (f"{_OURS}.self_attention.op.o_proj.weight",), transposed=True),
     Rule(f"{_THEIRS}.attn.c_proj.bias", (f"{_OURS}.self_attention.op.o_proj.bias",)),
-    Rule(f"{_THEIRS}.ln_2.weight", (f"{_OURS}.mlp.norm.weight",)),
-    Rule(f"{_THEIRS}.ln_2.bias", (f"{_OURS}.mlp.norm.bias",)),
     Rule(f"{_THEIRS}.mlp.c_fc.weight", (f"{_OURS}.mlp.op.up_proj.weight",), transposed=True),
     Rule(f"{_THEIRS}.mlp.c_fc.bias", (f"{_OURS}.mlp.op.up_proj.bias",)),
     Rule(f"{_THEIRS}.mlp.c_proj.weight", (f"{_OURS}.mlp.op.down_proj.weight",), transposed=True),
@@ -59,8 +53,7 @@ BLOCK_RULES = (
 )
 HEAD_RULES = (
     Rule("lm_head.weight", ("head.output.weight",)),
-    Rule("multiple_choice_head.summary.weight", ("head.choice.weight",)),
-    Rule("multiple_choice_head.summary.bias", ("head.choice.bias",)),
+    *module_rules({"multiple_choice_head.summary": "head.choice"}),
     Rule("score.weight", ("head.classes.weight",)),
 )
 RULES = (
@@ -77,6 +70,20 @@ ALIASES = {
     "num_attention_heads": "n_head",
     "num_hidden_layers": "n_layer",
 }
+FIELDS = Fields(
+    {
+        "vocab_size": ("vocab_size",),
+        "context_length": ("n_positions",),
+        "decoder_layers": ("n_layer",),
+        "dim": ("n_embd",),
+        "num_heads": ("n_head",),
+        "norm.eps": ("layer_norm_epsilon", 1e-5),
+        "dropout.embedding": ("embd_pdrop", 0.1),
+        "dropout.attention": ("attn_pdrop", 0.1),
+        "dropout.residual": ("resid_pdrop", 0.1),
+        "init.std": ("initializer_range", 0.02),
+    }
+)
 _ACTIVATIONS = {"gelu_tanh": "gelu", "relu": "relu", "silu": "silu"}  # this family's gelu is the tanh form
 _FROM_ACTIVATIONS = dict(zip(_ACTIVATIONS.values(), _ACTIVATIONS, strict=True)) | {"swish": "silu"}
 
@@ -98,24 +105,11 @@ def _from_hf(hf: dict[str, Any]) -> dict[str, Any]:
     head = head_from_hf(hf, ARCHITECTURES, tied=hf.get("tie_word_embeddings", True))
     check_summary(hf, head)
     return {
-        "vocab_size": hf["vocab_size"],
-        "context_length": hf["n_positions"],
-        "decoder_layers": hf["n_layer"],
-        "dim": hf["n_embd"],
-        "hidden_dim": None,
-        "num_heads": hf["n_head"],
+        **FIELDS.read(hf, norm={"kind": "layer", "placement": "post"}, dropout={"head": hf.get("summary_first_dropout", 0.1)}),
         "position": {"kind": "learned"},
-        "norm": {"kind": "layer", "eps": hf.get("layer_norm_epsilon", 1e-5), "placement": "post"},
         "attention": {"qkv_bias": True, "out_bias": True},
-        "mlp": {"activation": _FROM_ACTIVATIONS[activation], "gated": False, "bias": True},
+        "mlp": {"activation": _FROM_ACTIVATIONS[activation], "bias": True},
         "head": head,
-        "dropout": {
-            "embedding": hf.get("embd_pdrop", 0.1),
-            "attention": hf.get("attn_pdrop", 0.1),
-            "residual": hf.get("resid_pdrop", 0.1),
-            "head": hf.get("summary_first_dropout", 0.1),
-        },
-        "init": {"std": hf.get("initializer_range", 0.02)},
     }
 
 
@@ -123,17 +117,8 @@ def _to_hf(config: ModelConfig) -> dict[str, Any]:
     if config.mlp.activation not in _ACTIVATIONS:
         raise UnsupportedError(f"GPT has no name for the activation {config.mlp.activation}")
     return {
-        "vocab_size": config.vocab_size,
-        "n_positions": config.context_length,
-        "n_layer": config.decoder_layers,
-        "n_embd": config.dim,
-        "n_head": config.num_heads,
+        **FIELDS.write(config),
         "afn": _ACTIVATIONS[config.mlp.activation],
-        "layer_norm_epsilon": config.norm.eps,
-        "embd_pdrop": config.dropout.embedding,
-        "attn_pdrop": config.dropout.attention,
-        "resid_pdrop": config.dropout.residual,
-        "initializer_range": config.init.std,
         **SUMMARY,
         "summary_first_dropout": config.dropout.head,
         "tie_word_embeddings": config.tied,

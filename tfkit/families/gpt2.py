@@ -7,23 +7,19 @@ sqrt(2 * layers). Layers, widths and counts as released (124,439,808 to 1,557,61
 
 from typing import Any
 
-from tfkit.families.gpt import ALIASES, BLOCK_RULES, HEAD_RULES, SUMMARY, check_summary
-from tfkit.families.rules import ACTIVATIONS, Architectures, Family, Rule, activation_from_hf, head_from_hf
+from tfkit.families.gpt import ALIASES, BLOCK_RULES, FIELDS, HEAD_RULES, SUMMARY, check_summary
+from tfkit.families.rules import ACTIVATIONS, Architectures, Family, Rule, activation_from_hf, head_from_hf, module_rules
 from tfkit.model.config import ModelConfig
 
 # Dropout: the report does not mention it, and Hugging Face's config has 0.1. Here it is off: one pass over the data does not overfit.
 _BASE: dict[str, Any] = {
     "vocab_size": 50257,
     "context_length": 1024,
-    "hidden_dim": None,  # 4 dim
-    "num_kv_heads": None,  # full heads
-    "head_dim": None,  # 64
     "position": {"kind": "learned"},
     "norm": {"kind": "layer", "eps": 1e-5},
     "attention": {"qkv_bias": True, "out_bias": True},
-    "mlp": {"activation": "gelu_tanh", "gated": False, "bias": True},
+    "mlp": {"activation": "gelu_tanh", "bias": True},
     "head": {"kind": "lm", "tied": True},
-    "dropout": {"embedding": 0.0, "attention": 0.0, "residual": 0.0},
     "init": {"std": 0.02, "residual_scaling": True},
 }
 
@@ -45,13 +41,9 @@ RULES = (
     Rule("transformer.wte.weight", ("embedding.tokens.weight",)),
     Rule("transformer.wpe.weight", ("embedding.positions.weight",)),
     *BLOCK_RULES,
-    Rule("transformer.ln_f.weight", ("decoder.norm.weight",)),
-    Rule("transformer.ln_f.bias", ("decoder.norm.bias",)),
     *HEAD_RULES,
-    Rule("classifier.weight", ("head.tags.weight",)),
-    Rule("classifier.bias", ("head.tags.bias",)),
+    *module_rules({"transformer.ln_f": "decoder.norm", "classifier": "head.tags"}),
 )
-
 
 _HEAD_DROPOUT = {"lm": "summary_first_dropout", "tags": "classifier_dropout"}  # Hugging Face's class for sequences has none
 
@@ -59,43 +51,23 @@ _HEAD_DROPOUT = {"lm": "summary_first_dropout", "tags": "classifier_dropout"}  #
 def _from_hf(hf: dict[str, Any]) -> dict[str, Any]:
     head = head_from_hf(hf, ARCHITECTURES, tied=hf.get("tie_word_embeddings", True))
     check_summary(hf, head)
+    of_head = hf.get(_HEAD_DROPOUT[head["kind"]], 0.1) if head["kind"] in _HEAD_DROPOUT else 0.0
     return {
-        "vocab_size": hf["vocab_size"],
-        "context_length": hf["n_positions"],
-        "decoder_layers": hf["n_layer"],
-        "dim": hf["n_embd"],
+        **FIELDS.read(hf, norm={"kind": "layer"}, dropout={"head": of_head}, init={"residual_scaling": True}),
         "hidden_dim": hf.get("n_inner"),
-        "num_heads": hf["n_head"],
         "position": {"kind": "learned"},
-        "norm": {"kind": "layer", "eps": hf.get("layer_norm_epsilon", 1e-5)},
         "attention": {"qkv_bias": True, "out_bias": True},
-        "mlp": {"activation": activation_from_hf(hf, "activation_function", "gelu_new"), "gated": False, "bias": True},
+        "mlp": {"activation": activation_from_hf(hf, "activation_function", "gelu_new"), "bias": True},
         "head": head,
-        "dropout": {
-            "embedding": hf.get("embd_pdrop", 0.1),
-            "attention": hf.get("attn_pdrop", 0.1),
-            "residual": hf.get("resid_pdrop", 0.1),
-            "head": hf.get(_HEAD_DROPOUT[head["kind"]], 0.1) if head["kind"] in _HEAD_DROPOUT else 0.0,
-        },
-        "init": {"std": hf.get("initializer_range", 0.02), "residual_scaling": True},
     }
 
 
 def _to_hf(config: ModelConfig) -> dict[str, Any]:
     return {
-        "vocab_size": config.vocab_size,
-        "n_positions": config.context_length,
+        **FIELDS.write(config),
         "n_ctx": config.context_length,
-        "n_layer": config.decoder_layers,
-        "n_embd": config.dim,
         "n_inner": None if config.hidden_dim == 4 * config.dim else config.hidden_dim,
-        "n_head": config.num_heads,
         "activation_function": ACTIVATIONS[config.mlp.activation],
-        "layer_norm_epsilon": config.norm.eps,
-        "embd_pdrop": config.dropout.embedding,
-        "attn_pdrop": config.dropout.attention,
-        "resid_pdrop": config.dropout.residual,
-        "initializer_range": config.init.std,
         **SUMMARY,
         **({_HEAD_DROPOUT[config.head.kind]: config.dropout.head} if config.head.kind in _HEAD_DROPOUT else {}),
         "scale_attn_weights": True,

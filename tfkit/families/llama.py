@@ -11,31 +11,37 @@ from typing import Any
 from tfkit.families.rotary import position_from_hf, position_to_hf
 from tfkit.families.rules import (
     ACTIVATIONS,
+    USUAL_FIELDS,
     Architectures,
     Family,
+    Fields,
     Rule,
-    UnsupportedError,
     activation_from_hf,
+    check_heads,
     decoder_classes,
     head_from_hf,
+    module_rules,
 )
 from tfkit.model.config import ModelConfig
 
-_LLAMA1: dict[str, Any] = {
-    "vocab_size": 32000,
-    "context_length": 2048,
-    "hidden_dim": None,  # 8/3 dim, rounded up to a multiple of 256
-    "num_kv_heads": None,
-    "head_dim": None,  # 128
+BASE: dict[str, Any] = {  # also of families derived from Llama
     "position": {"kind": "rotary", "theta": 1e4},
-    "norm": {"kind": "rms", "eps": 1e-6},
-    "attention": {"qkv_bias": False, "out_bias": False},
+    "norm": {"kind": "rms", "eps": 1e-5},
     "mlp": {"activation": "silu", "gated": True, "bias": False},
     "head": {"kind": "lm", "tied": False},
-    "dropout": {"embedding": 0.0, "attention": 0.0, "residual": 0.0},
-    "init": {"std": 0.02, "residual_scaling": False},  # not published; this is Hugging Face's
+    "init": {"std": 0.02},  # mostly not published; this is Hugging Face's
 }
-_LLAMA2 = _LLAMA1 | {"context_length": 4096, "norm": {"kind": "rms", "eps": 1e-5}}
+
+
+def size(dim: int, layers: int, heads: int, kv_heads: int, hidden_dim: int, **values: Any) -> dict[str, Any]:
+    """Return a preset of a family derived from Llama; `values`: what differs from BASE."""
+    sizes = {"decoder_layers": layers, "dim": dim, "hidden_dim": hidden_dim, "num_heads": heads, "num_kv_heads": kv_heads}
+    return BASE | sizes | values
+
+
+# The MLP of the first two is 8/3 dim wide, rounded up to a multiple of 256, unless a size states another width.
+_LLAMA2 = BASE | {"vocab_size": 32000, "context_length": 4096}
+_LLAMA1 = _LLAMA2 | {"context_length": 2048, "norm": {"kind": "rms", "eps": 1e-6}}
 _LLAMA3 = _LLAMA2 | {"vocab_size": 128256, "context_length": 8192, "position": {"kind": "rotary", "theta": 5e5}, "num_kv_heads": 8}
 
 
@@ -71,26 +77,28 @@ _OURS, _THEIRS = "decoder.blocks.{i}", "model.layers.{i}"
 RULES = (
     Rule("model.embed_tokens.weight", ("embedding.tokens.weight",)),
     Rule(f"{_THEIRS}.input_layernorm.weight", (f"{_OURS}.self_attention.norm.weight",)),
-    *(
-        Rule(f"{_THEIRS}.self_attn.{name}_proj.{kind}", (f"{_OURS}.self_attention.op.{name}_proj.{kind}",))
-        for name in "qkvo"
-        for kind in ("weight", "bias")
-    ),
+    *module_rules({f"{_THEIRS}.self_attn.{name}_proj": f"{_OURS}.self_attention.op.{name}_proj" for name in "qkvo"}),
     # Named for its place after attention, it is the norm before the MLP.
     Rule(f"{_THEIRS}.post_attention_layernorm.weight", (f"{_OURS}.mlp.norm.weight",)),
-    *(
-        Rule(f"{_THEIRS}.mlp.{name}_proj.{kind}", (f"{_OURS}.mlp.op.{name}_proj.{kind}",))
-        for name in ("gate", "up", "down")
-        for kind in ("weight", "bias")
-    ),
+    *module_rules({f"{_THEIRS}.mlp.{name}_proj": f"{_OURS}.mlp.op.{name}_proj" for name in ("gate", "up", "down")}),
     Rule("model.norm.weight", ("decoder.norm.weight",)),
     Rule("lm_head.weight", ("head.output.weight",)),
     Rule("score.weight", ("head.classes.weight",), when=lambda config: config.head.kind != "tags"),
     Rule("score.weight", ("head.tags.weight",), when=lambda config: config.head.kind == "tags"),
     Rule("score.bias", ("head.tags.bias",)),
-    *(Rule(f"qa_outputs.{kind}", (f"head.spans.{kind}",)) for kind in ("weight", "bias")),
+    *module_rules({"qa_outputs": "head.spans"}),
 )
 
+_FIELDS = Fields(
+    {
+        **USUAL_FIELDS,
+        "decoder_layers": ("num_hidden_layers",),
+        "num_kv_heads": ("num_key_value_heads", None),
+        "head_dim": ("head_dim", None),
+        "norm.eps": ("rms_norm_eps", 1e-6),
+        "dropout.attention": ("attention_dropout", 0.0),
+    }
+)
 LLAMA_ACTIVATIONS = ACTIVATIONS | {"gelu_tanh": "gelu_pytorch_tanh"}  # the newer of two names
 
 
@@ -107,42 +115,22 @@ def from_hf(
     """
     bias = bool(hf.get("attention_bias", False))
     return {
-        "vocab_size": hf["vocab_size"],
-        "context_length": hf["max_position_embeddings"],
-        "decoder_layers": hf["num_hidden_layers"],
-        "dim": hf["hidden_size"],
-        "hidden_dim": hf["intermediate_size"],
-        "num_heads": hf["num_attention_heads"],
-        "num_kv_heads": hf.get("num_key_value_heads"),
-        "head_dim": hf.get("head_dim"),
+        **_FIELDS.read(hf, norm={"kind": "rms"}),
         "position": position_from_hf(hf) if position is None else position,
-        "norm": {"kind": "rms", "eps": hf.get("rms_norm_eps", 1e-6)},
         "attention": {"qkv_bias": bias, "out_bias": bias},
         "mlp": {"activation": activation_from_hf(hf, act, "silu"), "gated": True, "bias": bool(hf.get("mlp_bias", False))},
         "head": head_from_hf(hf, architectures, tied=hf.get("tie_word_embeddings", False), **vocabulary),
-        "dropout": {"attention": hf.get("attention_dropout", 0.0)},
-        "init": {"std": hf.get("initializer_range", 0.02)},
     }
 
 
 def to_hf(config: ModelConfig, left_out: Container[str] = ()) -> dict[str, Any]:
     """Return the fields of a config.json; families derived from Llama leave out those that they do not have."""
     fields = {
-        "vocab_size": config.vocab_size,
-        "max_position_embeddings": config.context_length,
-        "num_hidden_layers": config.decoder_layers,
-        "hidden_size": config.dim,
-        "intermediate_size": config.hidden_dim,
-        "num_attention_heads": config.num_heads,
-        "num_key_value_heads": config.num_kv_heads,
-        "head_dim": config.head_dim,
+        **_FIELDS.write(config),
         "hidden_act": LLAMA_ACTIVATIONS[config.mlp.activation],
         **position_to_hf(config.position),
-        "rms_norm_eps": config.norm.eps,
         "attention_bias": config.attention.qkv_bias,
         "mlp_bias": config.mlp.bias,
-        "attention_dropout": config.dropout.attention,
-        "initializer_range": config.init.std,
         "tie_word_embeddings": config.tied,
     }
     return {name: value for name, value in fields.items() if name not in left_out}
@@ -151,12 +139,6 @@ def to_hf(config: ModelConfig, left_out: Container[str] = ()) -> dict[str, Any]:
 def usual_head_dim(config: ModelConfig) -> tuple[str, ...]:
     """Return head_dim if it is dim / num_heads, to be left out: some classes do not declare the field, although they read it."""
     return ("head_dim",) if config.head_dim * config.num_heads == config.dim else ()
-
-
-def check_heads(config: ModelConfig) -> None:
-    """Raise UnsupportedError for a width that transformers' Llama and Gemma 2 refuse, though they let a file set head_dim."""
-    if config.dim % config.num_heads:
-        raise UnsupportedError(f"hidden_size {config.dim} is not a multiple of num_attention_heads {config.num_heads}")
 
 
 def _to_hf(config: ModelConfig) -> dict[str, Any]:

@@ -12,22 +12,8 @@ from tfkit.families import llama
 from tfkit.families.rules import decoder_classes
 from tfkit.model.config import ModelConfig
 
-_V1: dict[str, Any] = {
-    "vocab_size": 32000,
-    "context_length": 8192,  # in training (table 1); thanks to the window, the model also works beyond
-    "decoder_layers": 32,
-    "dim": 4096,
-    "hidden_dim": 14336,
-    "num_heads": 32,
-    "num_kv_heads": 8,
-    "head_dim": None,  # 128
-    "position": {"kind": "rotary", "theta": 1e4},
-    "norm": {"kind": "rms", "eps": 1e-5},
-    "attention": {"windows": [4096]},
-    "mlp": {"activation": "silu", "gated": True, "bias": False},
-    "head": {"kind": "lm", "tied": False},
-    "init": {"std": 0.02},  # not published; this is Hugging Face's
-}
+# The context is that of training (table 1); thanks to the window, the model also works beyond.
+_V1 = llama.size(4096, 32, 32, 8, 14336, vocab_size=32000, context_length=8192, attention={"windows": [4096]})
 # According to the model cards: 32 k tokens without a window, theta 1e6; 0.3 also has a larger vocabulary.
 _V2 = _V1 | {"context_length": 32768, "position": {"kind": "rotary", "theta": 1e6}, "attention": {"windows": [None]}}
 

@@ -11,21 +11,14 @@ from tfkit.families import llama
 from tfkit.families.rules import Rule, decoder_classes
 from tfkit.model.config import ModelConfig
 
-_SIZE: dict[str, Any] = {
+_BASE: dict[str, Any] = {
     "vocab_size": 32000,
-    "context_length": 32768,
-    "num_kv_heads": 8,
-    "head_dim": None,  # 128
     "position": {"kind": "rotary", "theta": 1e6},
-    "norm": {"kind": "rms", "eps": 1e-5},
-    "mlp": {"activation": "silu", "gated": True, "bias": False, "experts": {"count": 8, "active": 2}},
-    "head": {"kind": "lm", "tied": False},
-    "init": {"std": 0.02},  # not published; this is Hugging Face's
+    "mlp": llama.BASE["mlp"] | {"experts": {"count": 8, "active": 2}},
 }
 PRESETS = {
-    "mixtral-8x7b": _SIZE | {"decoder_layers": 32, "dim": 4096, "hidden_dim": 14336, "num_heads": 32, "routing": {"balance": 0.02}},
-    "mixtral-8x22b": _SIZE
-    | {"context_length": 65536, "decoder_layers": 56, "dim": 6144, "hidden_dim": 16384, "num_heads": 48, "routing": {"balance": 0.001}},
+    "mixtral-8x7b": llama.size(4096, 32, 32, 8, 14336, **_BASE, context_length=32768, routing={"balance": 0.02}),
+    "mixtral-8x22b": llama.size(6144, 56, 48, 8, 16384, **_BASE, context_length=65536, routing={"balance": 0.001}),
 }
 
 ARCHITECTURES = decoder_classes("Mixtral", "classes", "tags", "spans")

@@ -11,14 +11,18 @@ from typing import Any
 from tfkit.families.rules import (
     ACTIVATIONS,
     LAYER_TYPES,
+    USUAL_FIELDS,
     Architectures,
     Family,
+    Fields,
     Rule,
     UnsupportedError,
     activation_from_hf,
+    check_heads,
     first_window,
     head_from_hf,
     layer_types,
+    module_rules,
     windows_from_hf,
 )
 from tfkit.model.config import ModelConfig
@@ -29,8 +33,6 @@ _THETA, _LOCAL_THETA, _WINDOW = 160_000.0, 10_000.0, 65  # a token and the 64 on
 _BASE: dict[str, Any] = {
     "vocab_size": 50368,
     "context_length": 8192,
-    "num_kv_heads": None,  # full heads
-    "head_dim": None,  # 64
     "embedding": {"norm": True},
     "position": {"kind": "rotary", "theta": _THETA, "local_theta": _LOCAL_THETA},
     "norm": {"kind": "layer", "eps": 1e-5, "bias": False, "first": False},
@@ -54,7 +56,6 @@ ARCHITECTURES: Architectures = {
     "ModernBertModel": {"kind": "none", "pooler": False},
 }
 _OURS, _THEIRS = "encoder.blocks.{i}", "model.layers.{i}"
-_CLASSIFIERS = {"classes": "head.classes", "tags": "head.tags", "spans": "head.spans"}  # three heads share one name
 
 
 def _has(kind: str) -> Any:
@@ -75,11 +76,20 @@ RULES = (
     Rule("head.norm.weight", ("head.norm.weight",)),
     Rule("decoder.weight", ("head.output.weight",)),
     Rule("decoder.bias", ("head.bias",)),
-    *(
-        Rule(f"classifier.{part}", (f"{ours}.{part}",), when=_has(kind))
-        for kind, ours in _CLASSIFIERS.items()
-        for part in ("weight", "bias")
-    ),
+    # Three heads share one name.
+    *(rule for kind in ("classes", "tags", "spans") for rule in module_rules({"classifier": f"head.{kind}"}, when=_has(kind))),
+)
+_FIELDS = Fields(
+    {
+        **USUAL_FIELDS,
+        "context_length": ("max_position_embeddings", 8192),
+        "encoder_layers": ("num_hidden_layers",),
+        "norm.eps": ("norm_eps", 1e-5),
+        "dropout.attention": ("attention_dropout", 0.0),
+        "dropout.embedding": ("embedding_dropout", 0.0),
+        "dropout.hidden": ("mlp_dropout", 0.0),
+        "dropout.head": ("classifier_dropout", 0.0),
+    }
 )
 _POOLS = {"cls": "first", "mean": "mean"}
 
@@ -95,27 +105,16 @@ def _from_hf(hf: dict[str, Any]) -> dict[str, Any]:
         if (pooling := hf.get("classifier_pooling", "cls")) not in ("cls", "mean"):
             raise UnsupportedError(f"classifier_pooling {pooling!r} is neither cls nor mean")
         head["pool"] = _POOLS[pooling]
-    dropout = {"attention": "attention_dropout", "residual": "attention_dropout", "embedding": "embedding_dropout", "hidden": "mlp_dropout"}
     theta, local_theta = _thetas(hf)
+    window, period = hf.get("local_attention", 128) // 2 + 1, hf.get("global_attn_every_n_layers", 3)
+    sections: dict[str, Any] = {"norm": {"kind": "layer", "bias": False, "first": False}, "init": {"residual_scaling": True}}
     return {
-        "vocab_size": hf["vocab_size"],
-        "context_length": hf.get("max_position_embeddings", 8192),
-        "encoder_layers": hf["num_hidden_layers"],
-        "dim": hf["hidden_size"],
-        "hidden_dim": hf["intermediate_size"],
-        "num_heads": hf["num_attention_heads"],
+        **_FIELDS.read(hf, **sections, dropout={"residual": hf.get("attention_dropout", 0.0)}),
         "embedding": {"norm": True},
         "position": {"kind": "rotary", "theta": theta, "local_theta": local_theta},
-        "norm": {"kind": "layer", "eps": hf.get("norm_eps", 1e-5), "bias": False, "first": False},
-        "attention": {
-            "windows": windows_from_hf(
-                hf, hf.get("local_attention", 128) // 2 + 1, lambda layer: layer % hf.get("global_attn_every_n_layers", 3) != 0
-            )
-        },
+        "attention": {"windows": windows_from_hf(hf, window, lambda layer: layer % period != 0)},
         "mlp": {"activation": activation, "gated": True},
         "head": head,
-        "dropout": {ours: hf.get(theirs, 0.0) for ours, theirs in dropout.items()} | {"head": hf.get("classifier_dropout", 0.0)},
-        "init": {"std": hf.get("initializer_range", 0.02), "residual_scaling": True},
     }
 
 
@@ -133,33 +132,21 @@ def _thetas(hf: dict[str, Any]) -> tuple[Any, Any]:
 
 def _to_hf(config: ModelConfig) -> dict[str, Any]:
     position, head = config.position, config.head
-    if config.dim % config.num_heads:
-        raise UnsupportedError(f"hidden_size {config.dim} is not a multiple of num_attention_heads {config.num_heads}")
+    check_heads(config)
     pool = {ours: theirs for theirs, ours in _POOLS.items()}.get(head.pool if head.kind == "classes" else "first")
     if pool is None:
         raise UnsupportedError("ModernBERT reads classes at the first token or from the mean of all")
     return {
-        "vocab_size": config.vocab_size,
-        "max_position_embeddings": config.context_length,
-        "num_hidden_layers": config.encoder_layers,
-        "hidden_size": config.dim,
-        "intermediate_size": config.hidden_dim,
-        "num_attention_heads": config.num_heads,
+        **_FIELDS.write(config),
         "hidden_activation": ACTIVATIONS[config.mlp.activation],
         "classifier_activation": ACTIVATIONS[config.mlp.activation],
         "classifier_pooling": pool,
-        "norm_eps": config.norm.eps,
         "layer_types": layer_types(config),
         "local_attention": 2 * ((first_window(config) or _WINDOW) - 1),
         "global_rope_theta": getattr(position, "theta", None),
         "local_rope_theta": getattr(position, "local_theta", None),
-        "attention_dropout": config.dropout.attention,
-        "embedding_dropout": config.dropout.embedding,
-        "mlp_dropout": config.dropout.hidden,
-        "classifier_dropout": config.dropout.head,
         "cls_token_id": None,  # nothing reads these two, and the class default may be beyond the vocabulary
         "sep_token_id": None,
-        "initializer_range": config.init.std,
         "tie_word_embeddings": config.tied,
     }
 

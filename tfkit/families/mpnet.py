@@ -7,7 +7,7 @@ positions, which are counted as in RoBERTa, one bias of relative positions, as i
 from typing import Any
 
 from tfkit.families import roberta
-from tfkit.families.rules import Family, Rule, UnsupportedError
+from tfkit.families.rules import Family, Rule, UnsupportedError, module_rules
 from tfkit.model.config import EmbeddingConfig, ModelConfig
 
 _POSITION: dict[str, Any] = {"kind": "learned", "offset": 2, "relative": {"kind": "relative", "buckets": 32, "max_distance": 128}}
@@ -27,7 +27,7 @@ RULES = (
     Rule("mpnet.embeddings.word_embeddings.weight", ("embedding.tokens.weight",)),
     Rule("mpnet.embeddings.position_embeddings.weight", ("embedding.positions.weight",)),
     Rule("mpnet.encoder.relative_attention_bias.weight", ("encoder.position_bias.weight",)),
-    *(Rule(f"{theirs}.{part}", (f"{ours}.{part}",)) for theirs, ours in _MODULES.items() for part in ("weight", "bias")),
+    *module_rules(_MODULES),
     *roberta.heads("mpnet"),
 )
 

@@ -13,33 +13,18 @@ from tfkit.families.qwen3 import QK_NORMS
 from tfkit.families.rules import Architectures, Rule, decoder_classes
 from tfkit.model.config import ModelConfig
 
-
-def size(dim: int, layers: int, heads: int, hidden_dim: int, **values: Any) -> dict[str, Any]:
-    """Return a size of OLMo 2."""
-    return {
-        "vocab_size": 100352,
-        "context_length": 4096,
-        "decoder_layers": layers,
-        "dim": dim,
-        "hidden_dim": hidden_dim,
-        "num_heads": heads,
-        "num_kv_heads": None,
-        "head_dim": None,  # 128
-        "position": {"kind": "rotary", "theta": 5e5},
-        "norm": {"kind": "rms", "eps": 1e-6, "placement": "reordered"},
-        "attention": {"qk_norm": "projection"},
-        "mlp": {"activation": "silu", "gated": True, "bias": False},
-        "head": {"kind": "lm", "tied": False},
-        "init": {"std": 0.02},
-        **values,
-    }
-
-
+BASE: dict[str, Any] = {
+    "vocab_size": 100352,
+    "context_length": 4096,
+    "position": {"kind": "rotary", "theta": 5e5},
+    "norm": {"kind": "rms", "eps": 1e-6, "placement": "reordered"},
+    "attention": {"qk_norm": "projection"},
+}
 PRESETS = {
-    "olmo2-1b": size(2048, 16, 16, 8192),
-    "olmo2-7b": size(4096, 32, 32, 11008),
-    "olmo2-13b": size(5120, 40, 40, 13824),
-    "olmo2-32b": size(5120, 64, 40, 27648, num_kv_heads=8),
+    "olmo2-1b": llama.size(2048, 16, 16, 16, 8192, **BASE),
+    "olmo2-7b": llama.size(4096, 32, 32, 32, 11008, **BASE),
+    "olmo2-13b": llama.size(5120, 40, 40, 40, 13824, **BASE),
+    "olmo2-32b": llama.size(5120, 64, 40, 8, 27648, **BASE),
 }
 
 ARCHITECTURES = decoder_classes("Olmo2", "classes")
@@ -69,12 +54,5 @@ def to_hf(config: ModelConfig) -> dict[str, Any]:
 
 
 FAMILY = replace(
-    llama.FAMILY,
-    name="olmo2",
-    model_type="olmo2",
-    architectures=ARCHITECTURES,
-    presets=PRESETS,
-    rules=RULES,
-    from_hf=from_hf,
-    to_hf=to_hf,
+    llama.FAMILY, name="olmo2", model_type="olmo2", architectures=ARCHITECTURES, presets=PRESETS, rules=RULES, from_hf=from_hf, to_hf=to_hf
 )

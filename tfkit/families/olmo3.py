@@ -7,13 +7,13 @@ YaRN's wavelengths, for 64 k tokens after 8 k in pretraining. Sizes as released.
 from dataclasses import replace
 from typing import Any
 
-from tfkit.families import olmo2
+from tfkit.families import llama, olmo2
 from tfkit.families.rotary import position_by_layer
 from tfkit.families.rules import decoder_classes, first_window, layer_types, windows_from_hf
 from tfkit.model.config import ModelConfig
 
 _THETA = 5e5
-_LONG: dict[str, Any] = {
+_BASE: dict[str, Any] = olmo2.BASE | {
     "vocab_size": 100278,
     "context_length": 65536,
     "position": {
@@ -25,8 +25,8 @@ _LONG: dict[str, Any] = {
     "attention": {"qk_norm": "projection", "windows": [4096, 4096, 4096, None]},
 }
 PRESETS = {
-    "olmo3-7b": olmo2.size(4096, 32, 32, 11008, **_LONG),
-    "olmo3-32b": olmo2.size(5120, 64, 40, 27648, num_kv_heads=8, **_LONG),
+    "olmo3-7b": llama.size(4096, 32, 32, 32, 11008, **_BASE),
+    "olmo3-32b": llama.size(5120, 64, 40, 8, 27648, **_BASE),
 }
 
 ARCHITECTURES = decoder_classes("Olmo3", "classes")
@@ -52,11 +52,5 @@ def _to_hf(config: ModelConfig) -> dict[str, Any]:
 
 
 FAMILY = replace(
-    olmo2.FAMILY,
-    name="olmo3",
-    model_type="olmo3",
-    architectures=ARCHITECTURES,
-    presets=PRESETS,
-    from_hf=_from_hf,
-    to_hf=_to_hf,
+    olmo2.FAMILY, name="olmo3", model_type="olmo3", architectures=ARCHITECTURES, presets=PRESETS, from_hf=_from_hf, to_hf=_to_hf
 )

@@ -14,25 +14,12 @@ from tfkit.families.qwen3 import QK_NORMS
 from tfkit.families.rules import decoder_classes
 from tfkit.model.config import ModelConfig
 
-PRESETS: dict[str, dict[str, Any]] = {
-    "olmoe-1b-7b": {
-        "vocab_size": 50304,
-        "context_length": 4096,
-        "decoder_layers": 16,
-        "dim": 2048,
-        "hidden_dim": 1024,
-        "num_heads": 16,
-        "num_kv_heads": None,
-        "head_dim": None,  # 128
-        "position": {"kind": "rotary", "theta": 1e4},
-        "norm": {"kind": "rms", "eps": 1e-5},
-        "attention": {"qk_norm": "projection"},
-        "mlp": {"activation": "silu", "gated": True, "bias": False, "experts": {"count": 64, "active": 8, "normalized": False}},
-        "head": {"kind": "lm", "tied": False},
-        "init": {"std": 0.02},
-        "routing": {"balance": 0.01, "z_loss": 0.001},
-    }
+_SPARSE: dict[str, Any] = {
+    "attention": {"qk_norm": "projection"},
+    "mlp": llama.BASE["mlp"] | {"experts": {"count": 64, "active": 8, "normalized": False}},
+    "routing": {"balance": 0.01, "z_loss": 0.001},
 }
+PRESETS = {"olmoe-1b-7b": llama.size(2048, 16, 16, 16, 1024, vocab_size=50304, context_length=4096, **_SPARSE)}
 
 ARCHITECTURES = decoder_classes("Olmoe")
 EXPERTS = expert_rules("mlp", {name: name for name in ("gate_proj", "up_proj", "down_proj")})

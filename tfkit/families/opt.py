@@ -7,7 +7,17 @@ and another matrix before the logits: its file is refused.
 
 from typing import Any
 
-from tfkit.families.rules import ACTIVATIONS, Family, Rule, UnsupportedError, activation_from_hf, decoder_classes, head_from_hf
+from tfkit.families.rules import (
+    ACTIVATIONS,
+    Family,
+    Fields,
+    Rule,
+    UnsupportedError,
+    activation_from_hf,
+    decoder_classes,
+    head_from_hf,
+    module_rules,
+)
 from tfkit.model.config import ModelConfig
 
 
@@ -17,10 +27,7 @@ def _size(dim: int, layers: int, heads: int) -> dict[str, Any]:
         "context_length": 2048,
         "decoder_layers": layers,
         "dim": dim,
-        "hidden_dim": None,  # 4 dim
         "num_heads": heads,
-        "num_kv_heads": None,  # full heads
-        "head_dim": None,
         "position": {"kind": "learned", "offset": 2},
         "norm": {"kind": "layer", "eps": 1e-5},
         "attention": {"qkv_bias": True, "out_bias": True},
@@ -55,9 +62,22 @@ _MODULES = {
 RULES = (
     Rule("model.decoder.embed_tokens.weight", ("embedding.tokens.weight",)),
     Rule("model.decoder.embed_positions.weight", ("embedding.positions.weight",)),
-    *(Rule(f"{theirs}.{part}", (f"{ours}.{part}",)) for theirs, ours in _MODULES.items() for part in ("weight", "bias")),
+    *module_rules(_MODULES),
     Rule("lm_head.weight", ("head.output.weight",)),
     Rule("score.weight", ("head.classes.weight",)),
+)
+_FIELDS = Fields(
+    {
+        "vocab_size": ("vocab_size",),
+        "context_length": ("max_position_embeddings", 2048),
+        "decoder_layers": ("num_hidden_layers",),
+        "dim": ("hidden_size",),
+        "hidden_dim": ("ffn_dim",),
+        "num_heads": ("num_attention_heads",),
+        "dropout.residual": ("dropout", 0.1),
+        "dropout.attention": ("attention_dropout", 0.0),
+        "init.std": ("init_std", 0.02),
+    }
 )
 
 
@@ -69,37 +89,22 @@ def _from_hf(hf: dict[str, Any]) -> dict[str, Any]:
         )
     bias = bool(hf.get("enable_bias", True))
     return {
-        "vocab_size": hf["vocab_size"],
-        "context_length": hf.get("max_position_embeddings", 2048),
-        "decoder_layers": hf["num_hidden_layers"],
-        "dim": hf["hidden_size"],
-        "hidden_dim": hf["ffn_dim"],
-        "num_heads": hf["num_attention_heads"],
+        **_FIELDS.read(hf),
         "position": {"kind": "learned", "offset": 2},
         "norm": {"kind": "layer", "eps": 1e-5, "placement": "pre" if hf.get("do_layer_norm_before", True) else "post"},
         "attention": {"qkv_bias": bias, "out_bias": bias},
         "mlp": {"activation": activation_from_hf(hf, "activation_function", "relu"), "bias": bias},
         "head": head_from_hf(hf, ARCHITECTURES, tied=hf.get("tie_word_embeddings", True)),
-        "dropout": {"residual": hf.get("dropout", 0.1), "attention": hf.get("attention_dropout", 0.0)},
-        "init": {"std": hf.get("init_std", 0.02)},
     }
 
 
 def _to_hf(config: ModelConfig) -> dict[str, Any]:
     return {
-        "vocab_size": config.vocab_size,
-        "max_position_embeddings": config.context_length,
-        "num_hidden_layers": config.decoder_layers,
-        "hidden_size": config.dim,
+        **_FIELDS.write(config),
         "word_embed_proj_dim": config.dim,
-        "ffn_dim": config.hidden_dim,
-        "num_attention_heads": config.num_heads,
         "do_layer_norm_before": config.norm.placement == "pre",
         "enable_bias": config.mlp.bias,
         "activation_function": ACTIVATIONS[config.mlp.activation],
-        "dropout": config.dropout.residual,
-        "attention_dropout": config.dropout.attention,
-        "init_std": config.init.std,
         "tie_word_embeddings": config.tied,
     }
 

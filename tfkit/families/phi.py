@@ -13,32 +13,12 @@ from tfkit.families.rotary import position_from_hf
 from tfkit.families.rules import Rule, UnsupportedError, decoder_classes, first_window
 from tfkit.model.config import ModelConfig, Rotary
 
-
-def _size(dim: int, layers: int, heads: int, kv_heads: int, hidden_dim: int, **values: Any) -> dict[str, Any]:
-    return {
-        "vocab_size": 32064,
-        "context_length": 4096,
-        "decoder_layers": layers,
-        "dim": dim,
-        "hidden_dim": hidden_dim,
-        "num_heads": heads,
-        "num_kv_heads": kv_heads,
-        "head_dim": None,  # 96 or 128
-        "position": {"kind": "rotary", "theta": 1e4},
-        "norm": {"kind": "rms", "eps": 1e-5},
-        "attention": {"windows": [2047]},
-        "mlp": {"activation": "silu", "gated": True, "bias": False},
-        "head": {"kind": "lm", "tied": False},
-        "init": {"std": 0.02},  # not published; this is Hugging Face's
-        **values,
-    }
-
-
-_PHI4: dict[str, Any] = {"vocab_size": 100352, "context_length": 16384, "attention": {"windows": [None]}}
+_PHI3: dict[str, Any] = {"vocab_size": 32064, "context_length": 4096, "attention": {"windows": [2047]}}
+_PHI4: dict[str, Any] = {"vocab_size": 100352, "context_length": 16384, "position": {"kind": "rotary", "theta": 2.5e5}}
 PRESETS = {
-    "phi3-mini-4k": _size(3072, 32, 32, 32, 8192),
-    "phi3-medium-4k": _size(5120, 40, 40, 10, 17920),
-    "phi4-14b": _size(5120, 40, 40, 10, 17920, **_PHI4, position={"kind": "rotary", "theta": 2.5e5}),
+    "phi3-mini-4k": llama.size(3072, 32, 32, 32, 8192, **_PHI3),
+    "phi3-medium-4k": llama.size(5120, 40, 40, 10, 17920, **_PHI3),
+    "phi4-14b": llama.size(5120, 40, 40, 10, 17920, **_PHI4),
 }
 
 ARCHITECTURES = decoder_classes("Phi3", "classes", "tags")

@@ -7,9 +7,20 @@ Pythia is made for research: all sizes saw the same data in the same order. Size
 
 from typing import Any
 
-from tfkit.families.llama import LLAMA_ACTIVATIONS, check_heads
+from tfkit.families.llama import LLAMA_ACTIVATIONS
 from tfkit.families.rotary import position_from_hf, position_to_hf
-from tfkit.families.rules import Architectures, Family, Rule, activation_from_hf, decoder_classes, head_from_hf
+from tfkit.families.rules import (
+    USUAL_FIELDS,
+    Architectures,
+    Family,
+    Fields,
+    Rule,
+    activation_from_hf,
+    check_heads,
+    decoder_classes,
+    head_from_hf,
+    module_rules,
+)
 from tfkit.model.config import ModelConfig, Rotary
 
 
@@ -19,10 +30,7 @@ def _size(dim: int, layers: int, heads: int, vocab_size: int = 50304) -> dict[st
         "context_length": 2048,
         "decoder_layers": layers,
         "dim": dim,
-        "hidden_dim": None,  # 4 dim
         "num_heads": heads,
-        "num_kv_heads": None,  # full heads
-        "head_dim": None,
         "position": {"kind": "rotary", "theta": 1e4, "fraction": 0.25},
         "norm": {"kind": "layer", "eps": 1e-5, "placement": "parallel"},
         "attention": {"qkv_bias": True, "out_bias": True},
@@ -67,39 +75,33 @@ RULES = (
         )
         for part in ("weight", "bias")
     ),
-    *(Rule(f"{theirs}.{part}", (f"{ours}.{part}",)) for theirs, ours in _MODULES.items() for part in ("weight", "bias")),
+    *module_rules(_MODULES),
     Rule("lm_head.weight", ("head.output.weight",)),
     Rule("score.weight", ("head.classes.weight",)),
+)
+_FIELDS = Fields(
+    {
+        **USUAL_FIELDS,
+        "context_length": ("max_position_embeddings", 2048),
+        "decoder_layers": ("num_hidden_layers",),
+        "norm.eps": ("layer_norm_eps", 1e-5),
+        "dropout.residual": ("hidden_dropout", 0.0),
+        "dropout.attention": ("attention_dropout", 0.0),
+        "dropout.head": ("classifier_dropout", 0.1),
+    }
 )
 
 
 def _from_hf(hf: dict[str, Any]) -> dict[str, Any]:
+    bias, placement = bool(hf.get("attention_bias", True)), "parallel" if hf.get("use_parallel_residual", True) else "pre"
+    values = _FIELDS.read(hf, norm={"kind": "layer", "placement": placement}, dropout={"embedding": hf.get("hidden_dropout", 0.0)})
     # The class has its own names for two fields of rotary positions.
-    rotary = {"rope_theta": hf.get("rotary_emb_base"), "max_position_embeddings": hf.get("max_position_embeddings", 2048)}
-    bias, dropout = bool(hf.get("attention_bias", True)), hf.get("hidden_dropout", 0.0)
-    return {
-        "vocab_size": hf["vocab_size"],
-        "context_length": rotary["max_position_embeddings"],
-        "decoder_layers": hf["num_hidden_layers"],
-        "dim": hf["hidden_size"],
-        "hidden_dim": hf["intermediate_size"],
-        "num_heads": hf["num_attention_heads"],
+    rotary = {"rope_theta": hf.get("rotary_emb_base"), "max_position_embeddings": values["context_length"]}
+    return values | {
         "position": position_from_hf(hf | rotary, partial=hf.get("rotary_pct", 0.25)),
-        "norm": {
-            "kind": "layer",
-            "eps": hf.get("layer_norm_eps", 1e-5),
-            "placement": "parallel" if hf.get("use_parallel_residual", True) else "pre",
-        },
         "attention": {"qkv_bias": bias, "out_bias": bias},
         "mlp": {"activation": activation_from_hf(hf, "hidden_act", "gelu"), "bias": True},
         "head": head_from_hf(hf, ARCHITECTURES, tied=hf.get("tie_word_embeddings", False)),
-        "dropout": {
-            "embedding": dropout,
-            "attention": hf.get("attention_dropout", 0.0),
-            "residual": dropout,
-            "head": hf.get("classifier_dropout", 0.1),
-        },
-        "init": {"std": hf.get("initializer_range", 0.02)},
     }
 
 
@@ -107,23 +109,13 @@ def _to_hf(config: ModelConfig) -> dict[str, Any]:
     check_heads(config)
     rotary = position_to_hf(config.position)
     return {
-        "vocab_size": config.vocab_size,
-        "max_position_embeddings": config.context_length,
-        "num_hidden_layers": config.decoder_layers,
-        "hidden_size": config.dim,
-        "intermediate_size": config.hidden_dim,
-        "num_attention_heads": config.num_heads,
+        **_FIELDS.write(config),
         "rotary_emb_base": rotary["rope_theta"],
         "rotary_pct": config.position.fraction if isinstance(config.position, Rotary) else None,
         "rope_scaling": rotary["rope_scaling"],
-        "layer_norm_eps": config.norm.eps,
         "use_parallel_residual": config.norm.placement == "parallel",
         "attention_bias": config.attention.qkv_bias,
         "hidden_act": LLAMA_ACTIVATIONS[config.mlp.activation],
-        "hidden_dropout": config.dropout.residual,
-        "attention_dropout": config.dropout.attention,
-        "classifier_dropout": config.dropout.head,
-        "initializer_range": config.init.std,
         "tie_word_embeddings": config.tied,
     }
 

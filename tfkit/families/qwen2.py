@@ -16,23 +16,15 @@ from tfkit.model.config import ModelConfig
 
 def _size(dim: int, layers: int, heads: int, kv_heads: int, hidden_dim: int, context: int = 131072, **values: Any) -> dict[str, Any]:
     small = dim <= 2048
-    return {
+    of_qwen2 = {
         "vocab_size": 151936 if small else 152064,
         "context_length": context,
-        "decoder_layers": layers,
-        "dim": dim,
-        "hidden_dim": hidden_dim,
-        "num_heads": heads,
-        "num_kv_heads": kv_heads,
-        "head_dim": None,  # 64 or 128
         "position": {"kind": "rotary", "theta": 1e6},
         "norm": {"kind": "rms", "eps": 1e-6},
         "attention": {"qkv_bias": True},
-        "mlp": {"activation": "silu", "gated": True, "bias": False},
         "head": {"kind": "lm", "tied": small},
-        "init": {"std": 0.02},  # not published; this is Hugging Face's
-        **values,
     }
+    return llama.size(dim, layers, heads, kv_heads, hidden_dim, **of_qwen2 | values)
 
 
 _EPS: dict[str, Any] = {"norm": {"kind": "rms", "eps": 1e-5}}  # as in the files of the base models; those of the chat models have 1e-6
@@ -87,11 +79,5 @@ def _to_hf(config: ModelConfig) -> dict[str, Any]:
 
 
 FAMILY = replace(
-    llama.FAMILY,
-    name="qwen2",
-    model_type="qwen2",
-    architectures=ARCHITECTURES,
-    presets=PRESETS,
-    from_hf=_from_hf,
-    to_hf=_to_hf,
+    llama.FAMILY, name="qwen2", model_type="qwen2", architectures=ARCHITECTURES, presets=PRESETS, from_hf=_from_hf, to_hf=_to_hf
 )

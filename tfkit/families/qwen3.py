@@ -13,22 +13,16 @@ from tfkit.model.config import ModelConfig
 
 
 def _size(dim: int, layers: int, heads: int, hidden_dim: int, context: int = 32768) -> dict[str, Any]:
-    return {
+    of_qwen3 = {
         "vocab_size": 151936,
         "context_length": context,
-        "decoder_layers": layers,
-        "dim": dim,
-        "hidden_dim": hidden_dim,
-        "num_heads": heads,
-        "num_kv_heads": 8,
         "head_dim": 128,
         "position": {"kind": "rotary", "theta": 1e6},
         "norm": {"kind": "rms", "eps": 1e-6},
         "attention": {"qk_norm": "head"},
-        "mlp": {"activation": "silu", "gated": True, "bias": False},
         "head": {"kind": "lm", "tied": dim < 4096},
-        "init": {"std": 0.02},  # not published; this is Hugging Face's
     }
+    return llama.size(dim, layers, heads, 8, hidden_dim, **of_qwen3)
 
 
 PRESETS = {

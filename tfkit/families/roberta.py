@@ -8,7 +8,7 @@ no position. XLM-R and CamemBERT (xlm_roberta.py, camembert.py) have the same la
 from typing import Any
 
 from tfkit.families import bert
-from tfkit.families.rules import Architectures, Family, Rule, UnsupportedError
+from tfkit.families.rules import Architectures, Family, Rule, UnsupportedError, module_rules
 from tfkit.model.config import ModelConfig
 
 # Section 3.1 and table 9; the vocabulary and the widths of the tables as released.
@@ -37,14 +37,14 @@ _HEADS = {
 
 def heads(body: str) -> tuple[Rule, ...]:
     """Return the rules of the heads; `body`: the name of the model without one."""
-    poolers = ((f"{body}.pooler.dense", lambda config: not _has_classes(config)), ("classifier.dense", _has_classes))
     return (
-        *(Rule(f"{theirs}.{part}", (f"{ours}.{part}",)) for theirs, ours in _HEADS.items() for part in ("weight", "bias")),
+        *module_rules(_HEADS),
         Rule("lm_head.decoder.weight", ("head.output.weight",)),
         Rule("lm_head.bias", ("head.bias",)),
         # If untied, Hugging Face's class has two biases and uses this one.
         Rule("lm_head.decoder.bias", ("head.bias",), when=lambda config: not config.tied),
-        *(Rule(f"{name}.{part}", (f"head.pooler.{part}",), when=when) for name, when in poolers for part in ("weight", "bias")),
+        *module_rules({f"{body}.pooler.dense": "head.pooler"}, when=lambda config: not _has_classes(config)),
+        *module_rules({"classifier.dense": "head.pooler"}, when=_has_classes),
     )
 
 

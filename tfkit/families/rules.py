@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from operator import attrgetter
 from typing import Any
 
 from tfkit.model.config import ModelConfig
@@ -28,6 +29,42 @@ class Rule:
     when: Callable[[ModelConfig], bool] | None = None
 
 
+def module_rules(modules: Mapping[str, str], when: Callable[[ModelConfig], bool] | None = None) -> tuple[Rule, ...]:
+    """Return the rules of modules that have a weight and, in some models, a bias; `modules`: their names -> ours."""
+    parts = ("weight", "bias")
+    return tuple(Rule(f"{theirs}.{part}", (f"{ours}.{part}",), when=when) for theirs, ours in modules.items() for part in parts)
+
+
+@dataclass(frozen=True)
+class Fields:
+    """The fields of a config.json that are numbers of ours, read in both directions.
+
+    `names`: a field of ModelConfig ("norm.eps": of a section) -> Hugging Face's name, and the class's default if a file may leave it out.
+    """
+
+    names: Mapping[str, tuple[Any, ...]]
+
+    def read(self, hf: Mapping[str, Any], **sections: Mapping[str, Any]) -> dict[str, Any]:
+        """Return values of a ModelConfig; `sections`: further values of its sections."""
+        values: dict[str, Any] = {name: dict(section) for name, section in sections.items()}
+        for ours, (theirs, *default) in self.names.items():
+            section, _, name = ours.rpartition(".")
+            (values.setdefault(section, {}) if section else values)[name] = hf.get(theirs, *default) if default else hf[theirs]
+        return values
+
+    def write(self, config: ModelConfig) -> dict[str, Any]:
+        """Return fields of a config.json."""
+        return {theirs: attrgetter(ours)(config) for ours, (theirs, *_) in self.names.items()}
+
+
+USUAL_FIELDS: Mapping[str, tuple[Any, ...]] = {  # names that many of transformers' classes share
+    "vocab_size": ("vocab_size",),
+    "context_length": ("max_position_embeddings",),
+    "dim": ("hidden_size",),
+    "hidden_dim": ("intermediate_size",),
+    "num_heads": ("num_attention_heads",),
+    "init.std": ("initializer_range", 0.02),
+}
 Architectures = Mapping[str, Mapping[str, Any]]  # Hugging Face's class -> the fields of our head that define it; the first is the default
 
 
@@ -143,6 +180,12 @@ def decoder_classes(name: str, *tasks: str) -> Architectures:
     }
     for_tasks = {f"{name}{ending}": head for ending, head in heads.items() if head["kind"] in tasks}
     return {f"{name}ForCausalLM": {"kind": "lm"}, **for_tasks, f"{name}Model": {"kind": "none"}}
+
+
+def check_heads(config: ModelConfig) -> None:
+    """Raise UnsupportedError for a width that some classes of transformers refuse, though those of Llama and Gemma 2 read head_dim."""
+    if config.dim % config.num_heads:
+        raise UnsupportedError(f"hidden_size {config.dim} is not a multiple of num_attention_heads {config.num_heads}")
 
 
 LAYER_TYPES = ("sliding_attention", "full_attention")

@@ -11,27 +11,21 @@ from typing import Any
 from tfkit.families import llama
 
 
-def _size(dim: int, **sizes: Any) -> dict[str, Any]:
-    return {
+def _size(dim: int, layers: int, heads: int, kv_heads: int, hidden_dim: int, theta: float = 1e5) -> dict[str, Any]:
+    values = {
         "vocab_size": 49152,
         "context_length": 8192,
-        "dim": dim,
-        "num_kv_heads": None,
-        "head_dim": None,  # 64
-        "position": {"kind": "rotary", "theta": 1e5},
-        "norm": {"kind": "rms", "eps": 1e-5},
-        "mlp": {"activation": "silu", "gated": True, "bias": False},
+        "position": {"kind": "rotary", "theta": theta},
         "head": {"kind": "lm", "tied": True},
-        "init": {"std": dim**-0.5, "residual_scaling": True},
-        **sizes,
     }
+    return llama.size(dim, layers, heads, kv_heads, hidden_dim, **values, init={"std": dim**-0.5, "residual_scaling": True})
 
 
 # As released. The largest was trained with theta 1e4 at 2,048 tokens, and then extended.
 PRESETS = {
-    "smollm2-135m": _size(576, decoder_layers=30, hidden_dim=1536, num_heads=9, num_kv_heads=3),
-    "smollm2-360m": _size(960, decoder_layers=32, hidden_dim=2560, num_heads=15, num_kv_heads=5),
-    "smollm2-1.7b": _size(2048, decoder_layers=24, hidden_dim=8192, num_heads=32, position={"kind": "rotary", "theta": 1.3e5}),
+    "smollm2-135m": _size(576, 30, 9, 3, 1536),
+    "smollm2-360m": _size(960, 32, 15, 5, 2560),
+    "smollm2-1.7b": _size(2048, 24, 32, 32, 8192, theta=1.3e5),
 }
 
 FAMILY = replace(llama.FAMILY, name="smollm2", presets=PRESETS)

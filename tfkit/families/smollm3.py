@@ -11,23 +11,14 @@ from tfkit.families import llama, qwen2
 from tfkit.families.rules import UnsupportedError, decoder_classes, shortest_period
 from tfkit.model.config import ModelConfig, Rotary
 
-PRESETS: dict[str, dict[str, Any]] = {
-    "smollm3-3b": {
-        "vocab_size": 128256,
-        "context_length": 65536,
-        "decoder_layers": 36,
-        "dim": 2048,
-        "hidden_dim": 11008,
-        "num_heads": 16,
-        "num_kv_heads": 4,
-        "head_dim": None,  # 128
-        "position": {"kind": "rotary", "theta": 5e6, "layers": [True, True, True, False]},
-        "norm": {"kind": "rms", "eps": 1e-6},
-        "mlp": {"activation": "silu", "gated": True, "bias": False},
-        "head": {"kind": "lm", "tied": True},
-        "init": {"std": 0.02},
-    }
+_BASE: dict[str, Any] = {
+    "vocab_size": 128256,
+    "context_length": 65536,
+    "position": {"kind": "rotary", "theta": 5e6, "layers": [True, True, True, False]},
+    "norm": {"kind": "rms", "eps": 1e-6},
+    "head": {"kind": "lm", "tied": True},
 }
+PRESETS = {"smollm3-3b": llama.size(2048, 36, 16, 4, 11008, **_BASE)}
 
 ARCHITECTURES = decoder_classes("SmolLM3", "classes", "tags", "spans")
 

@@ -8,7 +8,7 @@ the output matrix, in 1.0 the embedding times 1 / sqrt(dim), by one of its own. 
 
 from typing import Any
 
-from tfkit.families.rules import Architectures, Family, Rule, UnsupportedError, class_from_hf, head_from_hf
+from tfkit.families.rules import Architectures, Family, Fields, Rule, UnsupportedError, class_from_hf, head_from_hf, module_rules
 from tfkit.model.config import ModelConfig
 
 _CONTEXT = 512  # tokens in pretraining; relative positions extend beyond it
@@ -31,11 +31,10 @@ def _preset(layers: int, dim: int, head_dim: int, heads: int, hidden_dim: int, *
         "dim": dim,
         "hidden_dim": hidden_dim,
         "num_heads": heads,
-        "num_kv_heads": None,  # full heads
         "head_dim": head_dim,
         "position": {"kind": "relative", "buckets": 32, "max_distance": 128},
         "norm": {"kind": "rms", "eps": 1e-6},
-        "attention": {"qkv_bias": False, "out_bias": False, "scale": 1.0},
+        "attention": {"scale": 1.0},
         "mlp": {"activation": "relu" if first else "gelu_tanh", "gated": not first, "bias": False},
         "head": {"kind": "lm", "tied": first, "scale": _output_scale(dim) if first else None},
         "dropout": dict.fromkeys(DROPOUTS, rate),
@@ -103,14 +102,8 @@ RULES = (
         )
     ),
     Rule("lm_head.weight", ("head.output.weight",)),
-    Rule("classification_head.dense.weight", ("head.pooler.weight",)),
-    Rule("classification_head.dense.bias", ("head.pooler.bias",)),
-    Rule("classification_head.out_proj.weight", ("head.classes.weight",)),
-    Rule("classification_head.out_proj.bias", ("head.classes.bias",)),
-    Rule("qa_outputs.weight", ("head.spans.weight",)),
-    Rule("qa_outputs.bias", ("head.spans.bias",)),
-    Rule("classifier.weight", ("head.tags.weight",)),
-    Rule("classifier.bias", ("head.tags.bias",)),
+    *module_rules({"classification_head.dense": "head.pooler", "classification_head.out_proj": "head.classes"}),
+    *module_rules({"qa_outputs": "head.spans", "classifier": "head.tags"}),
 )
 
 # feed_forward_proj -> activation, gated. Hugging Face's "gated-gelu" is the tanh form, whatever "gelu" means elsewhere.
@@ -123,6 +116,20 @@ _MLPS = {
     "gated-relu": ("relu", True),
     "gated-silu": ("silu", True),
 }
+_FIELDS = Fields(
+    {
+        "vocab_size": ("vocab_size",),
+        "context_length": ("n_positions", _CONTEXT),
+        "encoder_layers": ("num_layers",),
+        "dim": ("d_model",),
+        "hidden_dim": ("d_ff",),
+        "num_heads": ("num_heads",),
+        "head_dim": ("d_kv",),
+        "norm.eps": ("layer_norm_epsilon", 1e-6),
+        "dropout.residual": ("dropout_rate", 0.1),
+        "dropout.head": ("classifier_dropout", 0.0),
+    }
+)
 
 
 def from_hf(
@@ -140,28 +147,19 @@ def from_hf(
     # Before transformers 5, an untied output matrix implied unscaled hidden states; newer files state both.
     tied = hf.get("tie_word_embeddings", True)
     scaled = hf.get("scale_decoder_outputs", tied)
-    rate = hf.get("dropout_rate", 0.1)
-    layers, classes = hf["num_layers"], {**architectures, **encoder_architectures}
-    decoder_layers = layers if hf.get("num_decoder_layers") is None else hf["num_decoder_layers"]
+    classes = {**architectures, **encoder_architectures}
+    decoder_layers = hf["num_layers"] if hf.get("num_decoder_layers") is None else hf["num_decoder_layers"]
     return {
-        "vocab_size": hf["vocab_size"],
-        "context_length": hf.get("n_positions", _CONTEXT),
-        "encoder_layers": layers,
+        **_FIELDS.read(hf, norm={"kind": "rms"}, dropout=dict.fromkeys(DROPOUTS, hf.get("dropout_rate", 0.1))),
         "decoder_layers": 0 if class_from_hf(hf, classes) in encoder_architectures else decoder_layers,
-        "dim": hf["d_model"],
-        "hidden_dim": hf["d_ff"],
-        "num_heads": hf["num_heads"],
-        "head_dim": hf["d_kv"],
         "position": {
             "kind": "relative",
             "buckets": hf.get("relative_attention_num_buckets", 32),
             "max_distance": hf.get("relative_attention_max_distance", 128),
         },
-        "norm": {"kind": "rms", "eps": hf.get("layer_norm_epsilon", 1e-6)},
         "attention": {"scale": 1.0},
         "mlp": {"activation": activation, "gated": gated, "bias": False},
         "head": head_from_hf(hf, classes, tied=tied, scale=_output_scale(hf["d_model"]) if scaled else None),
-        "dropout": dict.fromkeys(DROPOUTS, rate) | {"head": hf.get("classifier_dropout", 0.0)},
         "init": {"scheme": "by_width"},
     }
 
@@ -174,20 +172,11 @@ def to_hf(config: ModelConfig) -> dict[str, Any]:
         raise UnsupportedError(f"T5 has no name for a gated MLP with {config.mlp.activation}")
     head, position = config.head, config.position
     return {
-        "vocab_size": config.vocab_size,
-        "n_positions": config.context_length,
-        "num_layers": config.encoder_layers,
+        **_FIELDS.write(config),
         "num_decoder_layers": config.decoder_layers or config.encoder_layers,  # of an encoder alone they are not built
-        "d_model": config.dim,
-        "d_kv": config.head_dim,
-        "d_ff": config.hidden_dim,
-        "num_heads": config.num_heads,
         "relative_attention_num_buckets": getattr(position, "buckets", None),
         "relative_attention_max_distance": getattr(position, "max_distance", None),
         "feed_forward_proj": names[mlp],
-        "layer_norm_epsilon": config.norm.eps,
-        "dropout_rate": config.dropout.residual,
-        "classifier_dropout": config.dropout.head,
         "initializer_factor": 1.0,
         "is_encoder_decoder": config.decoder_layers > 0,
         "use_cache": config.decoder_layers > 0,

@@ -11,7 +11,17 @@ start at 0. A config without them is valid, too; no Hugging Face class computes 
 
 from typing import Any
 
-from tfkit.families.rules import ACTIVATIONS, Architectures, Family, Rule, UnsupportedError, activation_from_hf, head_from_hf
+from tfkit.families.rules import (
+    ACTIVATIONS,
+    Architectures,
+    Family,
+    Fields,
+    Rule,
+    UnsupportedError,
+    activation_from_hf,
+    head_from_hf,
+    module_rules,
+)
 from tfkit.model.config import ModelConfig
 
 # Table 3 of the paper, which rounds the vocabulary (37,000 tokens for English and German) and states no maximum length.
@@ -20,14 +30,11 @@ _BASE: dict[str, Any] = {
     "context_length": 512,
     "encoder_layers": 6,
     "decoder_layers": 6,
-    "hidden_dim": None,  # 4 dim
-    "num_kv_heads": None,  # full heads
-    "head_dim": None,  # 64
     "embedding": {"scale": True},
     "position": {"kind": "sinusoidal", "layout": "halves"},
     "norm": {"kind": "layer", "eps": 1e-5, "placement": "post"},
     "attention": {"qkv_bias": True, "out_bias": True},
-    "mlp": {"activation": "relu", "gated": False, "bias": True},
+    "mlp": {"activation": "relu", "bias": True},
     "head": {"kind": "lm", "tied": True, "bias": True},
     "init": {"scheme": "fan_in"},  # not in the paper; this is tensor2tensor's
 }
@@ -48,7 +55,7 @@ def _layer(stack: str, sublayers: dict[str, tuple[str, str]]) -> tuple[Rule, ...
     for sublayer, (attention, norm) in sublayers.items():
         pairs[norm] = f"{sublayer}.norm"
         pairs |= {f"{attention}.{name}_proj": f"{sublayer}.op.{name[0]}_proj" for name in ("q", "k", "v", "out")}
-    return tuple(Rule(f"{theirs}.{name}.{kind}", (f"{ours}.{pairs[name]}.{kind}",)) for name in pairs for kind in ("weight", "bias"))
+    return module_rules({f"{theirs}.{name}": f"{ours}.{module}" for name, module in pairs.items()})
 
 
 _SELF, _CROSS = ("self_attn", "self_attn_layer_norm"), ("encoder_attn", "encoder_attn_layer_norm")
@@ -68,34 +75,36 @@ _EQUAL_FIELDS = (
     ("vocab_size", "decoder_vocab_size"),
 )
 
+_FIELDS = Fields(
+    {
+        "vocab_size": ("vocab_size",),
+        "context_length": ("max_position_embeddings",),
+        "encoder_layers": ("encoder_layers",),
+        "decoder_layers": ("decoder_layers",),
+        "dim": ("d_model",),
+        "hidden_dim": ("encoder_ffn_dim",),
+        "num_heads": ("encoder_attention_heads",),
+        "embedding.scale": ("scale_embedding", False),
+        "dropout.residual": ("dropout", 0.1),
+        "dropout.attention": ("attention_dropout", 0.0),
+        "dropout.hidden": ("activation_dropout", 0.0),
+        "init.std": ("init_std", 0.02),
+    }
+)
+
 
 def from_hf(hf: dict[str, Any], architectures: Architectures = ARCHITECTURES) -> dict[str, Any]:
     """Read config.json, also those of later families with these blocks."""
     for first, second in _EQUAL_FIELDS:
         if hf.get(second) not in (None, hf[first]):
             raise UnsupportedError(f"{first} {hf[first]!r} and {second} {hf[second]!r} differ, but tfkit has one for both stacks")
-    rate = hf.get("dropout", 0.1)
     return {
-        "vocab_size": hf["vocab_size"],
-        "context_length": hf["max_position_embeddings"],
-        "encoder_layers": hf["encoder_layers"],
-        "decoder_layers": hf["decoder_layers"],
-        "dim": hf["d_model"],
-        "hidden_dim": hf["encoder_ffn_dim"],
-        "num_heads": hf["encoder_attention_heads"],
-        "embedding": {"scale": hf.get("scale_embedding", False)},
+        **_FIELDS.read(hf, dropout={"embedding": hf.get("dropout", 0.1)}),
         "position": {"kind": "sinusoidal", "layout": "halves"},
         "norm": {"kind": "layer", "eps": 1e-5, "placement": "post"},  # the eps is hard-coded in Marian's class
         "attention": {"qkv_bias": True, "out_bias": True},
-        "mlp": {"activation": activation_from_hf(hf, "activation_function", "gelu"), "gated": False, "bias": True},
+        "mlp": {"activation": activation_from_hf(hf, "activation_function", "gelu"), "bias": True},
         "head": head_from_hf(hf, architectures, tied=hf.get("tie_word_embeddings", True), bias=True),
-        "dropout": {
-            "embedding": rate,
-            "residual": rate,
-            "attention": hf.get("attention_dropout", 0.0),
-            "hidden": hf.get("activation_dropout", 0.0),
-        },
-        "init": {"std": hf.get("init_std", 0.02)},
     }
 
 
@@ -104,21 +113,10 @@ def to_hf(config: ModelConfig) -> dict[str, Any]:
     if config.head.kind == "lm" and not config.tied:
         raise UnsupportedError("Hugging Face's class without tie_word_embeddings has three embeddings, but tfkit has one for both stacks")
     return {
-        "vocab_size": config.vocab_size,
-        "max_position_embeddings": config.context_length,
-        "encoder_layers": config.encoder_layers,
-        "decoder_layers": config.decoder_layers,
-        "d_model": config.dim,
-        "encoder_ffn_dim": config.hidden_dim,
+        **_FIELDS.write(config),
         "decoder_ffn_dim": config.hidden_dim,
-        "encoder_attention_heads": config.num_heads,
         "decoder_attention_heads": config.num_heads,
         "activation_function": ACTIVATIONS[config.mlp.activation],
-        "scale_embedding": config.embedding.scale,
-        "dropout": config.dropout.residual,
-        "attention_dropout": config.dropout.attention,
-        "activation_dropout": config.dropout.hidden,
-        "init_std": config.init.std,
         "is_encoder_decoder": True,
         "tie_word_embeddings": True,
         "forced_eos_token_id": None,  # the class default would force id 0

@@ -4,7 +4,7 @@ Loading is strict both ways: every foreign tensor is mapped or known to carry no
 safetensors and JSON only: a pickle can run code, so it is refused.
 """
 
-from tfkit.hub.config_json import OWN_TYPE, family_of
+from tfkit.hub.config_json import OWN_TYPE
 from tfkit.hub.find import content_hash, find_checkpoint, run_id_of
 from tfkit.hub.model_reading import Described, Loaded, describe, load, open_tensors
 from tfkit.hub.model_writing import save_model
@@ -15,7 +15,6 @@ __all__ = [
     "Loaded",
     "content_hash",
     "describe",
-    "family_of",
     "find_checkpoint",
     "load",
     "open_tensors",

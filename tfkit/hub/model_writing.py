@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
+from tfkit.families.rules import Family
 from tfkit.hub.config_json import (
     OWN_TYPE,
     SPECIAL_IDS,
@@ -41,8 +42,10 @@ def save_model(
     problem_type: str | None = None,
     facts: Mapping[str, Any] | None = None,
     generation: Mapping[str, Any] | None = None,
-) -> None:
+) -> Family | None:
     """Write config.json, generation_config.json, model.safetensors (or shards), the tokenizer's files and tfkit.json into a folder.
+
+    Return the family in whose names and layout the weights are written; None if they are written in ours.
 
     `tensors`: the parameters under our names, each read when it is written (None: the caller writes the weights); `family`: preferred if
     several can express the model; `end_ids`: the ids that end a text, if they differ from the tokenizer's eos; `labels`: the names of
@@ -77,6 +80,7 @@ def save_model(
         write_model_tensors(folder, expected_shapes(expressing, config), to_foreign(tensors, expressing, config))
     if tokenizer is not None:
         save_tokenizer(tokenizer, folder)
+    return expressing
 
 
 def _generation(stated: Mapping[str, Any], ids: Mapping[str, Any]) -> dict[str, Any]:

@@ -22,9 +22,8 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from tfkit.errors import PeerLostError, argument, is_out_of_memory
-from tfkit.parallel.agreement import RankOutOfMemoryError
 from tfkit.parallel.heartbeat import Heartbeat, await_key, silent_ranks
-from tfkit.parallel.ranks import Ranks
+from tfkit.parallel.ranks import Peers, RankOutOfMemoryError, Ranks
 
 if TYPE_CHECKING:
     from torch._C._distributed_c10d import Store
@@ -37,8 +36,8 @@ _BUCKET = 1 << 22  # elements per all-reduce
 _FIT, _DOES_NOT_FIT = 0, 1
 
 
-class ProcessGroup:
-    """Implements `Peers` for several processes; rank 0 can also announce messages to the others."""
+class ProcessGroup(Peers):
+    """The peers of several processes; rank 0 can also announce messages to the others."""
 
     def __init__(self, ranks: Ranks, store: "Store"):
         self.ranks, self._store, self._announced = ranks, store, 0

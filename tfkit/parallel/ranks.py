@@ -1,11 +1,18 @@
-"""Find this process's rank from the environment that torchrun or Slurm sets. Torch-free."""
+"""The ranks of a training: the place of this process among them, from the environment that torchrun or Slurm sets, and what they decide
+together. Torch-free.
+"""
 
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from tfkit.errors import UsageError, argument
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
 
 _TORCHRUN = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 _SLURM = ("SLURM_PROCID", "SLURM_LOCALID", "SLURM_NODEID", "SLURM_STEP_NUM_TASKS", "SLURM_STEP_NODELIST", "SLURM_JOB_ID")
@@ -102,10 +109,7 @@ def _of_slurm(environment: Mapping[str, str]) -> Ranks:
 
 
 def first_host(nodes: str) -> str:
-    """Return the first host of a Slurm node list: gpu03-ib for `gpu[03-07,9]-ib,cpu1`.
-
-    Raises UsageError if the text is not a node list.
-    """
+    """Return the first host of a Slurm node list: gpu03-ib for `gpu[03-07,9]-ib,cpu1`. Raises UsageError if the text is not a node list."""
     match = re.fullmatch(r"([\w.-]+)(?:\[(\d+)[\d,-]*\]([\w.-]*))?(?:,.*)?", nodes)
     if match is None:
         raise UsageError(f"SLURM_STEP_NODELIST={nodes!r}: this is no list of nodes; set MASTER_ADDR to the host of the first process")
@@ -148,3 +152,38 @@ def _contradiction(names: Sequence[str], environment: Mapping[str, str]) -> Usag
     return UsageError(
         f"{there}: these contradict each other. Start the processes with torchrun, srun or {argument('ranks')}, or unset the variables"
     )
+
+
+class RankOutOfMemoryError(MemoryError):
+    """A rank ran out of memory, and all ranks know it: each raises this error, and may repeat the work with smaller micro-batches."""
+
+
+class Peers:
+    """The ranks of a training, which call the methods in the same order: here a single process, for which each is an identity."""
+
+    ranks = ONE_PROCESS
+
+    def agree(self, code: int) -> int:
+        """Return the maximum of `code` over all ranks."""
+        return code
+
+    def total(self, counts: Mapping[str, int]) -> dict[str, int]:
+        """Return the sum of each count over all ranks, which have the same names."""
+        return dict(counts)
+
+    def in_order(self, parts: "Sequence[Mapping[str, Tensor]]") -> "list[dict[str, Tensor]]":
+        """Return the values of all ranks' micro-batches, ordered by the micro-batch's index in the step."""
+        return [dict(part) for part in parts]
+
+    def sum_gradients(self, parameters: "Iterable[nn.Parameter]") -> None:
+        """Sum the gradients of all ranks; a gradient that a rank lacks counts as zero."""
+
+    def fitting(self) -> AbstractContextManager[None]:
+        """Enclose work in which a rank may run out of memory: all ranks then raise RankOutOfMemoryError, and repeat the work together."""
+        return nullcontext()
+
+    def go_on(self) -> None:
+        """Raise RankOutOfMemoryError, within `fitting`, if another rank has run out of memory. Called before each collective."""
+
+
+ALONE = Peers()

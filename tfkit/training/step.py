@@ -15,7 +15,7 @@ from torch import Tensor, maximum
 from tfkit.errors import MachineError, Stopped, UnhealthyError, UsageError, is_out_of_memory
 from tfkit.model.transformer import Transformer
 from tfkit.objectives.objective import Batch, Objective
-from tfkit.parallel.agreement import ALONE, Peers
+from tfkit.parallel.ranks import ALONE, Peers
 from tfkit.recipe.schema.optimizer_sections import OptimizerSection
 from tfkit.training.device import FreedMemory, seed_draws
 from tfkit.training.health import StepReport, UnhealthyStepError

@@ -6,16 +6,11 @@ from functools import lru_cache
 from typing import Any
 
 from tfkit.data.columns.forms import Unfit, read_literal, read_text
-from tfkit.recipe.schema.roles import Role
+from tfkit.recipe.schema.roles import Role, normalized
 
 # Aliases of columns: names in common public data sets, recognised in any case if a row has none of a role's standard names.
 #
 # A role's standard names (`columns` in recipe/schema/roles.py) take precedence, so that rows are read as in earlier versions.
-
-
-def normalized(name: str) -> str:
-    """Return a column's name in the form in which names are compared: in lower case, with _ for spaces, hyphens and dots."""
-    return re.sub(r"[\s.\-]+", "_", name.strip().lower())
 
 
 def find_alias(role: Role, names: Iterable[str]) -> str | None:

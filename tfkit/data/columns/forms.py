@@ -153,14 +153,14 @@ def _read_choices(value: Any) -> list[str] | Unfit:
     if isinstance(value, Mapping) and isinstance(value.get("text"), list):
         labels = value.get("label") or []
         value = [{"text": text, "label": label} for text, label in zip_longest(value["text"], labels)] if labels else value["text"]
+    if isinstance(value, list):
+        while len(value) > 2 and (value[-1].get("text") if isinstance(value[-1], Mapping) else value[-1]) in (None, ""):
+            value = value[:-1]
     if isinstance(value, list) and value and all(isinstance(part, Mapping) and "text" in part for part in value):
         texts = _read_texts([part["text"] for part in value])
         labels = [read_literal(part.get("label")) for part in value]
         named = [label for label in labels if isinstance(label, str)]
         return texts if isinstance(texts, Unfit) else Choices(texts, named if len(named) == len(texts) else ())
-    if isinstance(value, list):
-        while len(value) > 2 and (value[-1] is None or value[-1] == ""):
-            value = value[:-1]
     return _read_texts(value)
 
 

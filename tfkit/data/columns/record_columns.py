@@ -198,7 +198,11 @@ class Columns:
         """Return a record's raw value for a role, or MISSING, and the name of the column."""
         if isinstance(names := self.named.get(role.name), list):
             items = [value_of(name, values) for name in names]
-            value: Any = dict(zip(names, items, strict=True)) if role.form in ("label_set", "votes") else items  # a column for each
+            value: Any = items
+            if role.form in ("label_set", "votes"):  # a column for each
+                value = dict(zip(names, items, strict=True))
+            elif role.form == "choices" and not any(map(str.isdecimal, names)):  # an answer may be named by its column
+                value = [{"text": item, "label": name} for name, item in zip(names, items, strict=True)]
             return (MISSING if any(item is MISSING for item in items) else value), ", ".join(names)
         for name in self._given_names(role) or (*role.within, *role.columns):
             value = value_of(name, values)

@@ -1,18 +1,26 @@
 """Readers of CoNLL and of CoNLL-U (Universal Dependencies): one token a line with its tags in columns, a blank line between sentences.
+Tables may have a token in each row, too.
 
 https://universaldependencies.org/format.html
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from itertools import chain, groupby, islice
 from typing import NamedTuple
 
 from tfkit.data.columns.record_columns import Columns, Record, Records
 from tfkit.data.columns.rows import BadRow
 from tfkit.data.formats.file_content import Content, decode, raw_lines
+from tfkit.recipe.schema.roles import normalized
 
 _DOCUMENT_START = "-DOCSTART-"  # begins the line before a document
 _CONLLU_COLUMNS = ("tokens", "lemmas", "upos", "xpos", "feats", "heads", "deprels", "deps", "misc")
+_SEARCHED_ROWS = 200  # of a table, for a blank one
+_WORDS, _SENTENCES = (
+    ("word", "token", "tokens", "words"),
+    ("sentence_#", "sentence_id", "sent_id", "sentence_idx", "sentence_number", "sentence"),
+)
 _WORD, _NO_WORD = re.compile(r"[0-9]+"), re.compile(r"[0-9]+(-|\.)[0-9]+")  # 1-2: a multiword token, 8.1: an empty node
 
 
@@ -84,6 +92,46 @@ def read_conllu(content: Content, columns: Columns, header: tuple[str, ...] = ()
         elif words:
             values = [list(column) for column in zip(*words, strict=True)]
             yield Record({**comments, **dict(zip(_CONLLU_COLUMNS, values[1:], strict=True))}, lines[0].place)
+
+
+def sentences_of(records: Records, columns: Columns) -> Records:
+    """Return the rows of a table as sentences, if words are read and each row holds one: a column numbers or names the sentences, or blank
+    rows are between them. The columns become lists, of which the words are the tokens, too, and the last the tags.
+    """
+    first = [*islice(records, _SEARCHED_ROWS)]
+    rows = chain(first, records)
+    known = {normalized(name): name for record in first[:1] if isinstance(record, Record) for name in record.values}
+    word, number = (next((known[name] for name in names if name in known), None) for names in (_WORDS, _SENTENCES))
+    reads_words = columns.beyond_roles or any(role.form == "texts" for role in columns.roles)
+    has_blank = any(isinstance(record, Record) and not any(record.values.values()) for record in first)
+    if word is None or not reads_words or (number is None and not has_blank):
+        return rows
+    return (_sentence([*group], word) for sentence, group in groupby(rows, _Sentences(number)) if sentence is not None)
+
+
+class _Sentences:
+    """The number of a row's sentence, for each row in turn; None for a blank row, which ends a sentence. `number`: its column, if any."""
+
+    def __init__(self, number: str | None):
+        self.number, self.current = number, ""
+
+    def __call__(self, record: Record | BadRow) -> str | None:
+        """Return the number, or the name, of the sentence."""
+        if isinstance(record, BadRow):
+            return self.current
+        if not any(record.values.values()):
+            return None
+        self.current = (self.number and record.values[self.number]) or self.current
+        return self.current
+
+
+def _sentence(rows: Sequence[Record | BadRow], word: str) -> Record | BadRow:
+    """Return the sentence of these rows, or the first bad one of them."""
+    words = [row for row in rows if isinstance(row, Record)]
+    if len(words) < len(rows):
+        return next(row for row in rows if isinstance(row, BadRow))
+    values = {name: [row.values[name] for row in words] for name in words[0].values}
+    return Record({**values, "tokens": values[word], "tags": [*values.values()][-1]}, words[0].place)
 
 
 def _is_comment(line: str) -> bool:

@@ -12,10 +12,10 @@ from functools import cache
 from itertools import islice
 from typing import NamedTuple
 
-from tfkit.data.columns.column_names import normalized
 from tfkit.data.columns.record_columns import Columns
 from tfkit.data.formats.file_content import BOM, Content, decode, opened, raw_lines
 from tfkit.recipe.schema.objective_facts import SECTIONS
+from tfkit.recipe.schema.roles import normalized
 
 LABEL_MARK = "__label__"  # before each label of a line, in fastText's files
 _LINES = 200  # that are examined
@@ -23,6 +23,7 @@ _MAX_JSON_LINE = 1 << 20  # bytes: a longer first line is taken for a whole file
 _DELIMITERS = ",;\t|"
 _NAMES = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "vertical bars"}
 _IOB = re.compile(r"O|[BIESLU]-\S+")
+_LICENCE = re.compile(r"CC[-0 ]|https?://|©", re.IGNORECASE)  # begins the note where a row is from
 _SCORE = re.compile(r"-?[0-9]*\.[0-9]+")  # a number with a fraction: whole numbers may count the rows
 _MAX_TAGS, _MIN_TOKENS = 60, 20  # distinct tags and tokens, for tags other than IOB's
 _MIN_ROWS = 3  # lines of a text that is a table
@@ -94,9 +95,10 @@ def detect_table(content: Content, columns: Columns, default: str, *, numbered: 
 
 def detect_header(rows: Sequence[Sequence[str]], columns: Columns, *, numbered: bool = False) -> tuple[str, ...]:
     """Return names for the columns of a table without a header; empty if the first row is one. `numbered`: all names are numbers."""
-    if len(rows) < 2 or _has_header(rows, columns):
+    choices = _name_choices(rows)
+    if len(rows) < 2 or not (choices or not _has_header(rows, columns)):
         return ()
-    return tuple(map(str, range(min(map(len, rows))))) if numbered else _name_columns(rows)
+    return tuple(map(str, range(min(map(len, rows))))) if numbered else choices or _name_columns(rows)
 
 
 def _first_lines(content: Content) -> Iterator[str]:
@@ -153,12 +155,22 @@ def _is_label(cell: str, below: Sequence[str]) -> bool:
     return cell in below and (len({cell, *below}) * _ROWS_PER_LABEL <= 1 + len(below) or len({*below}) == 1)
 
 
+def _name_choices(rows: Sequence[Sequence[str]]) -> tuple[str, ...]:
+    """Return the names of a question, its answers and the letter of the right one, as in MMLU's files; empty for other rows."""
+    letters = "ABCDEFGHIJ"[: len(rows[0]) - 2] if rows else ""
+    are_letters = len(letters) > 1 and all(len(row) == len(rows[0]) and len(row[-1]) == 1 and row[-1] in letters for row in rows)
+    return ("question", *letters, "answer") if are_letters and len({row[-1] for row in rows}) > 1 else ()
+
+
 def _name_columns(rows: Sequence[Sequence[str]]) -> tuple[str, ...]:
     """Name the columns by number, except one or two columns of texts, and one column of labels, or else of scores, with them."""
     width = min(map(len, rows))
     values = [[row[index].strip() for row in rows] for index in range(width)]
     labels = [index for index, cells in enumerate(values) if 2 <= len({*cells}) <= max(2, len(cells) // _ROWS_PER_LABEL)]
     texts = [index for index, cells in enumerate(values) if index not in labels and _are_texts(cells)]
+    notes = [index for index, cells in enumerate(values) if all(map(_LICENCE.match, cells))]
+    if width == 3 and len(notes) == 1:  # Tatoeba's sentences, also of one word, with their licence and authors
+        texts, labels = [index for index in range(width) if index not in notes], []
     labels = labels or [index for index, cells in enumerate(values) if all(map(_SCORE.fullmatch, cells))]
     names = [str(index) for index in range(width)]
     if len(labels) == 1 and texts:

@@ -27,6 +27,8 @@ from tfkit.errors import DataError
 BOM = b"\xef\xbb\xbf"
 _CHUNK = 1 << 20
 _ENOUGH_BYTES = 200  # a text must be this long for its encoding to be recognised
+_CONTROL = re.compile(rb"[\0-\x08]")  # in no text, though UTF-8
+_TAR, _TAR_BYTES = b"ustar", 512  # at the 257th byte of the first header
 _UTF8_LETTER, _LETTER = re.compile(rb"[\xc2\xc3][\x80-\xbf]"), re.compile("[A-Za-z]")
 _NOT_WESTERN = re.compile(r"[^\x00-\x7f]{4}|[\x00-\x08\x0e-\x1fÿƒ]|[A-Za-z][^\x00-\x7f\w\s‘’´·–—…\xad][A-Za-z]|[A-Za-z][¹²³][A-Za-z]")
 _DAMAGE = (EOFError, zlib.error, gzip.BadGzipFile, lzma.LZMAError, tarfile.TarError, zipfile.BadZipFile)
@@ -43,7 +45,13 @@ _SIGNATURES = {
     "name it .zip if it is an archive of data files; else save its content as csv or as text": {
         "a zip file or an Office document": b"PK\3\4"
     },
-    "unpack it, and name its files": {"a 7z archive": b"7z\xbc\xaf\x27\x1c", "a rar archive": b"Rar!\x1a\7", "lz4": b"\4\x22\x4d\x18"},
+    "unpack it, and name its files": {
+        "a 7z archive": b"7z\xbc\xaf\x27\x1c",
+        "a rar archive": b"Rar!\x1a\7",
+        "lz4": b"\4\x22\x4d\x18",
+        "compress": b"\x1f\x9d",
+        "a cab archive": b"MSCF\0",
+    },
     "save its text as a .txt file": {"PDF": b"%PDF-"},
     "save its content as csv or as text": {"an old Office document": b"\xd0\xcf\x11\xe0"},
     "write its rows as JSON lines or Parquet": {
@@ -220,6 +228,8 @@ def is_utf8(content: Content) -> bool:
 def decode(piece: Piece, *, may_be_western: bool = False) -> str | BadRow:
     """Return the text of a piece: UTF-8, or, if it `may_be_western`, Windows-1252 in a file that is not marked as UTF-8; else a BadRow."""
     content, place, offset, is_marked = piece
+    if offset == 0 and _CONTROL.search(content[:_TAR_BYTES]) and (bad := encoding_error(content, place)):
+        return bad
     try:
         return content.decode()
     except UnicodeDecodeError as error:
@@ -252,6 +262,8 @@ def encoding_error(content: bytes, place: str) -> BadRow | None:
         if content.startswith(mark):
             message = f"{place}: this is {name}, by its first bytes; convert the file (iconv -f {name} -t UTF-8)"
             return BadRow(f"{name}, not UTF-8", message)
+    if content[257:].startswith(_TAR):
+        return BadRow("a tar archive, not text", f"{place}: this is a tar archive, by its first bytes; name it .tar")
     for remedy, signatures in _SIGNATURES.items():
         for name, signature in signatures.items():
             if content.startswith(signature):

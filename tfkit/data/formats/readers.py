@@ -10,7 +10,7 @@ from pathlib import Path, PurePath
 
 from tfkit.data.columns.record_columns import Columns, Record, Records
 from tfkit.data.columns.rows import BadRow, Row
-from tfkit.data.formats.conll import read_conll, read_conllu
+from tfkit.data.formats.conll import read_conll, read_conllu, sentences_of
 from tfkit.data.formats.detection import LABEL_MARK, Table, detect_conll, detect_fasttext, detect_json_lines, detect_tabbed, detect_table
 from tfkit.data.formats.file_content import Content, content_of, decode, raw_lines, read_whole
 from tfkit.data.formats.json_files import read_json, read_jsonl
@@ -178,7 +178,7 @@ def _records(content: Content, columns: Columns, layout: Layout) -> Records:
         raise DataError(f"{content.name}: header names the columns of {', '.join(HEADERS)} files, but this is {name}; remove header")
     if name in _SEPARATED and layout.recognises:
         table = detect_table(content, columns, _SEPARATED[name], numbered=layout.numbered)
-        return read_separated(content, columns, table.delimiter, layout.header or table.header)
+        return sentences_of(read_separated(content, columns, table.delimiter, layout.header or table.header), columns)
     if name == "json":
         return read_json(content, columns, layout.array_columns, layout.keys, numbered=layout.numbered)
     return FORMATS[name](content, columns, layout.header)

@@ -1,6 +1,7 @@
 """SQuAD's nested JSON as rows: an article has paragraphs, each a context with questions (arXiv 1606.05250; SQuAD 2.0: 1806.03822).
 
-The contexts may also be the outermost objects, as in the files of CMRC and MRQA (1810.07366, 1910.09753).
+The contexts may also be the outermost objects, as in the files of CMRC and MRQA (1810.07366, 1910.09753). The intents of a chatbot are
+nested, too: each has texts that mean it, and responses.
 """
 
 from collections.abc import Iterator, Mapping
@@ -10,7 +11,9 @@ from tfkit.data.columns.record_columns import Columns, Record
 
 
 def questions_of(record: Record, columns: Columns) -> Iterator[Record]:
-    """Yield a record for each question of an article, or of a context if a column of the questions is read; others unchanged."""
+    """Yield a record for each question of an article, or of a context if a column of the questions is read, and for each text of an intent
+    if a label is read; others unchanged.
+    """
     paragraphs: Any = record.values.get("paragraphs")
     questions: Any = record.values.get("qas")
     if _are_objects(paragraphs) and paragraphs and all(_are_objects(paragraph.get("qas")) for paragraph in paragraphs):
@@ -18,8 +21,18 @@ def questions_of(record: Record, columns: Columns) -> Iterator[Record]:
             yield from _inner(paragraph, "qas", "question")
     elif _are_objects(questions) and columns.select_read({"question", *(name for one in questions for name in one)}):
         yield from _inner(record, "qas", "question")
+    elif "responses" in record.values and (name := _intent_of(record)) and columns.select_read(["label"]):
+        texts, label = (record.values[key] for key in name)
+        yield from (Record({**record.values, "text": text, "label": label}, f"{record.place}, text {n}") for n, text in enumerate(texts, 1))
     else:
         yield record
+
+
+def _intent_of(record: Record) -> tuple[str, str] | None:
+    """Return the keys of an intent's texts and of its name; None if it has none."""
+    texts, names = ([name for name in known if name in record.values] for known in (("patterns", "text", "examples"), ("tag", "intent")))
+    are_texts = texts and isinstance(found := record.values[texts[0]], list) and all(isinstance(text, str) for text in found)
+    return (texts[0], names[0]) if are_texts and names else None
 
 
 def _inner(record: Record, key: str, kind: str) -> Iterator[Record]:

@@ -15,7 +15,7 @@ from pathlib import Path, PurePosixPath
 from typing import IO, NamedTuple, cast
 
 from tfkit.data.formats.file_content import Budget, Content, content_of, first_line, reading, seekable, unpacked
-from tfkit.data.formats.suffixes import KINDS, is_archive, is_hidden, is_readme, is_searched, suffix_of
+from tfkit.data.formats.suffixes import KINDS, is_archive, is_hidden, is_readme, is_searched, list_names, suffix_of
 from tfkit.errors import DataError
 
 _ENCRYPTED = 1  # a bit of ZipInfo.flag_bits
@@ -48,17 +48,11 @@ def members(path: Path, *, recognises: bool = True, only: Collection[str] = ()) 
             yield Content(_display_name(path, file), suffix_of(file.name), kind, partial(_open, file, path, budget))
 
 
-def member_names(path: Path) -> list[str]:
-    """Return the names of the data files of an archive. Raise DataError as `members` does."""
+def member_names(path: Path, *, recognises: bool = True) -> tuple[list[str], list[str]]:
+    """Return the names of the files of an archive that are read, and of those that are skipped. Raise DataError as `members` does."""
     with _opened(path) as files:
-        return [str(file.name) for file in _data_files(files, path, recognises=True)]
-
-
-def count_members(path: Path, *, recognises: bool = True) -> tuple[int, int]:
-    """Return how many files of an archive are read, and how many are skipped. Raise DataError as `members` does."""
-    with _opened(path) as files:
-        read = len(_data_files(files, path, recognises=recognises))
-        return read, len(files) - read
+        read = _data_files(files, path, recognises=recognises)
+        return [str(file.name) for file in read], [_printable(file.name) for file in files if file not in read]
 
 
 @contextmanager
@@ -130,13 +124,18 @@ def _data_files(files: list[_Member], path: Path, *, recognises: bool) -> list[_
     if recognises:
         data_files = [file for file in data_files if not is_readme(file.name)] or data_files
     if not data_files:
-        raise DataError(f"{path}: no {KINDS} file in this archive; unpack it, and name the files")
+        here = f", only {list_names([_printable(file.name) for file in files])}" if files else ""
+        raise DataError(f"{path}: no {KINDS} file in this archive{here}; unpack it, and name the files")
     return data_files
 
 
 def _display_name(path: Path, file: _Member) -> str:
     """Return `archive.zip/folder/name`, without control characters."""
-    return f"{path}/{''.join(character if character.isprintable() else '?' for character in str(file.name))}"
+    return f"{path}/{_printable(file.name)}"
+
+
+def _printable(name: PurePosixPath) -> str:
+    return "".join(character if character.isprintable() else "?" for character in str(name))
 
 
 @contextmanager

@@ -1,21 +1,32 @@
-"""A data set of the Hugging Face Hub, or a local data set folder, through the library `datasets` (imported only here, when used)."""
+"""A data set of the Hugging Face Hub, or a local data set folder, through the library `datasets` (imported only here, when used).
 
+One that is streamed is read once: its records are written to tfkit's cache, and read from there afterwards. Folder of the cache:
+records.jsonl, one record a line with the columns that are read (an earlier version wrote several such files), and index.json, written last,
+with the names of the classes that records hold as numbers. Later runs read the folder without the network, even if the data set has
+changed: name a revision for fixed content, or delete the folder to stream again.
+"""
+
+import datetime
 import hashlib
 import json
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from itertools import count, islice
 from pathlib import Path
 from typing import Any
 
 from tfkit.data.columns.forms import ClassName
 from tfkit.data.columns.record_columns import Columns, Record
-from tfkit.data.columns.rows import FIRST_ROWS, OnBadRow, Part, Row, Skipped, check_rows, fingerprint_of, good_rows, megabytes
+from tfkit.data.columns.rows import FIRST_ROWS, BadRow, OnBadRow, Part, Row, Skipped, check_rows, fingerprint_of, good_rows, megabytes
 from tfkit.data.formats.readers import Rows
+from tfkit.data.store.folder_cache import cache_folder, indexed_folder, read_index, reading_cache, write_index
 from tfkit.errors import DataError
 from tfkit.network import fetch, is_offline
 
 _BATCH = 256  # rows decoded at once
+RECORDS_VERSION = 3  # part of the folder's name: raise it when the same data set gives other records
 
 
 @dataclass(frozen=True)
@@ -77,6 +88,141 @@ class HubSource:
             for number, values in enumerate(zip(*batch.values(), strict=True), start):
                 record = with_class_names(dict(zip(batch, values, strict=True)), classes)
                 yield self.columns.take(Record(record, f"{where}, row {number}"))
+
+
+@dataclass(frozen=True)
+class StreamedSource:
+    """The first `most` rows of a split, or all if None. Once they are in the cache, only the cache is read."""
+
+    name: str
+    config: str | None
+    split: str
+    revision: str | None
+    most: int | None
+    columns: Columns
+    part: Part
+    on_bad_row: OnBadRow
+
+    @cached_property
+    def folder(self) -> Path:
+        """The folder of the cache, named by a hash of all that selects the records, and of the sizes and times of local files."""
+        path = Path(self.name).expanduser()
+        files = sorted((str(file.relative_to(path)), file.stat().st_size, file.stat().st_mtime_ns) for file in path.rglob("*"))
+        read = [(role.name, self.columns.named.get(role.name, role.columns)) for role in self.columns.roles]
+        selection = (self.config, self.split, self.revision, self.most, read, *self.columns.beyond_roles)
+        about = repr((RECORDS_VERSION, str(path), files, *selection))
+        return cache_folder() / "streamed" / hashlib.blake2b(about.encode(), digest_size=16).hexdigest()
+
+    @property
+    def size_bytes(self) -> int | None:
+        """The bytes of the records, times the part's fraction; None if they are not yet in the cache."""
+        index = read_index(self.folder, RECORDS_VERSION)
+        return int(sum(index["files"].values()) * self.part.expected_fraction) if index else None
+
+    def describe(self) -> str:
+        """Describe rows, MB and part, or how many rows will be read if they are not yet in the cache."""
+        index = read_index(self.folder, RECORDS_VERSION)
+        about = f"{self._where}, streamed: "
+        if index is None:
+            about += f"{'all' if self.most is None else f'{self.most:,}'} rows, which are read into the cache first"
+        else:
+            about += f"{index['records']:,} rows, {megabytes(sum(index['files'].values()))}, from the cache"
+        return f"{about}; {self.part.describe()}" if self.part.describe() else about
+
+    def fingerprint(self) -> str:
+        """Return a hash of the records, the columns, the part and the handling of bad rows."""
+        part = self.part.fingerprint(self._all_rows())
+        about = f"{self._records()['content']}\0{self.columns.fingerprint()}\0{part}{fingerprint_of(self.on_bad_row)}"
+        return hashlib.blake2b(about.encode(), digest_size=16).hexdigest()
+
+    def rows(self, skipped: dict[str, Skipped] | None = None) -> Iterator[Row]:
+        """Yield every row of the part. Places count rows from 0, as the hub's data set viewer does."""
+        return self.part.select(good_rows(self._all_rows(), self.on_bad_row, skipped))
+
+    def check(self) -> None:
+        """Check the first row, in the cache if it is there, else in the stream, without filling the cache."""
+        if read_index(self.folder, RECORDS_VERSION) is not None:
+            return check_rows(self._all_rows(), self.on_bad_row, self._where)
+        stream = self._stream()
+        classes = class_names(stream.features)
+        lines = self._read_lines(stream)
+        try:
+            check_rows((self._row(number, line, classes) for number, line in enumerate(lines)), self.on_bad_row, self._where)
+        finally:
+            lines.close()
+        return None
+
+    def _all_rows(self) -> Iterator[Row | BadRow]:
+        numbers = count()
+        records = self._records()
+        content = _content_hash(records["classes"])
+        for name in records["files"]:
+            with reading_cache(self.folder), (self.folder / name).open("rb") as file:
+                for line in file:
+                    content.update(line)
+                    yield self._row(next(numbers), line, records["classes"])
+        if content.hexdigest() != records["content"]:
+            raise DataError(
+                f"{self.folder}: damaged: its records are not those that were read; delete this folder, and start again to read them again"
+            )
+
+    def _row(self, number: int, line: bytes, classes: Mapping[str, Sequence[str]]) -> Row | BadRow:
+        record = Record(with_class_names(json.loads(line), classes), f"{self._where}, row {number}")
+        self.columns.check_one_text(record.values, record.place)  # a stream without a schema may have columns that were not known before
+        return self.columns.take(record)
+
+    def _records(self) -> dict[str, Any]:
+        """Return the index of the cache folder, which is filled first if it is not complete. Raise DataError."""
+        return indexed_folder(self.folder, RECORDS_VERSION, self._fill)[0]
+
+    def _fill(self, folder: Path) -> None:
+        """Write the records of the stream into an empty folder, with one record in memory at a time."""
+        stream = self._stream()
+        classes = class_names(stream.features)
+        content = _content_hash(classes)
+        records = 0
+        with (folder / "records.jsonl").open("wb") as file:
+            for line in self._read_lines(stream):
+                file.write(line)
+                content.update(line)
+                records += 1
+        facts = {"source": self._where, "records": records, "content": content.hexdigest(), "classes": classes}
+        write_index(folder, RECORDS_VERSION, facts)
+
+    def _stream(self) -> Any:
+        """Open the stream, a datasets.IterableDataset with the columns that are read. Raise DataError."""
+        stream = load_dataset(self.name, self.config, self.split, self.revision, streamed=True)
+        if stream.column_names is None:  # files without a schema: each record has its own columns
+            return stream
+        self.columns.check(stream.column_names, self._where)
+        return stream.select_columns(self.columns.select_kept(stream.column_names))
+
+    def _read_lines(self, stream: Any) -> Generator[bytes, None, None]:
+        """Yield each record as a line of JSON, with the columns that are read. Any error becomes a DataError."""
+        try:
+            for values in islice(stream, self.most):
+                names = self.columns.select_kept(values) or values  # if none is read: all, for the error that lists them
+                yield json.dumps({name: values[name] for name in names}, default=self._plain).encode() + b"\n"
+        except DataError:
+            raise
+        except Exception as error:  # the code that reads a data set may raise anything
+            reason = (str(error) or type(error).__name__).splitlines()[0]
+            raise DataError(f"{self._where}: the stream broke off ({reason}) and nothing was kept: start it again") from error
+
+    def _plain(self, value: Any) -> Any:
+        """Convert a date or time to text, for JSON. Raise DataError for other types."""
+        if isinstance(value, datetime.date | datetime.time):
+            return value.isoformat()
+        raise DataError(f"{self._where}: a column that is read holds {type(value).__name__}, which is not text; name another column")
+
+    @property
+    def _where(self) -> str:
+        return f"{self.name}, split {self.split}"
+
+
+def _content_hash(classes: Mapping[str, Sequence[str]]) -> "hashlib.blake2b":
+    """Return a hash to which the records are then added; it starts with the class names."""
+    return hashlib.blake2b(json.dumps(classes).encode() if classes else b"", digest_size=16)
 
 
 def class_names(features: Mapping[str, Any] | None) -> dict[str, list[str]]:

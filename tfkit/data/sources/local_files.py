@@ -28,7 +28,7 @@ from tfkit.data.formats.suffixes import (
     list_names,
     suffix_of,
 )
-from tfkit.data.sources.archives import count_members
+from tfkit.data.sources.archives import member_names
 from tfkit.errors import DataError
 from tfkit.recipe.bundled import fetch_command
 
@@ -67,15 +67,15 @@ class FileSource:
         texts = [path for path in self.paths if FORMAT_OF.get(suffix_of(path), "text") == "text" and not is_archive(path)]
         other = [path for path in texts if not is_utf8(content_of(path))]
         about += [f"{list_names(other)} not in UTF-8, read as Windows-1252"] if other else []
-        archives = [count_members(path, recognises=self.layout.recognises) for path in self.paths if is_archive(path)]
+        archives = [member_names(path, recognises=self.layout.recognises) for path in self.paths if is_archive(path)]
         if archives:
-            inside = sum(read for read, _ in archives)
+            inside = sum(len(read) for read, _ in archives)
             about.append(f"{inside:,} file{'s' if inside > 1 else ''} in {'it' if count == 1 else 'archives'}")
-        others = sum(skipped for _, skipped in archives)
-        if Path(self.name).expanduser().is_dir() and not self.uses:
-            others += sum(1 for _ in walk(Path(self.name).expanduser())) - count
+        others = [name for _, skipped in archives for name in skipped]
+        if (folder := Path(self.name).expanduser()).is_dir() and not self.uses:
+            others += sorted(str(path.relative_to(folder)) for path in walk(folder) if path not in self.paths)
         if others:
-            about.append(f"{others} other file{'s' if others > 1 else ''} skipped")
+            about.append(f"{len(others)} other file{'s' if len(others) > 1 else ''} skipped: {list_names(others)}")
         return "; ".join(about)
 
     def fingerprint(self) -> str:
@@ -83,8 +83,7 @@ class FileSource:
         rows, and the versions of readers. It does not change if the folder is moved.
         """
         digest = hashlib.blake2b(
-            f"files\0{self.columns.fingerprint()}\0{self._part_fingerprint()}{fingerprint_of(self.on_bad_row)}".encode(),
-            digest_size=16,
+            f"files\0{self.columns.fingerprint()}\0{self._part_fingerprint()}{fingerprint_of(self.on_bad_row)}".encode(), digest_size=16
         )
         if self.layout.keys:
             digest.update(f"keys\0{self.layout.keys}\0".encode())

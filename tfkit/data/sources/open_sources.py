@@ -14,8 +14,7 @@ from tfkit.data.formats.readers import Layout
 from tfkit.data.formats.suffixes import CODE_SUFFIXES, FORMAT_OF, column_in, is_archive, list_names, suffix_of
 from tfkit.data.sources.archives import member_names
 from tfkit.data.sources.derived_rows import UNPAIRED, drawn_rows, joined_rows
-from tfkit.data.sources.hub_datasets import HubSource
-from tfkit.data.sources.hub_stream import StreamedSource
+from tfkit.data.sources.hub_datasets import HubSource, StreamedSource
 from tfkit.data.sources.local_files import FileSource, find_beside, find_files
 from tfkit.data.sources.split_files import (
     Named,
@@ -124,7 +123,7 @@ def _class_folders(root: Path, paths: Sequence[Path], only: Sequence[str], colum
     """
     if "folder" not in columns.select_read(["text", "folder"]) or not (root.is_dir() or (root.is_file() and is_archive(root))):
         return []
-    names = [path.relative_to(root) for path in paths] if root.is_dir() else [*map(PurePath, only or member_names(root))]
+    names = [path.relative_to(root) for path in paths] if root.is_dir() else [*map(PurePath, only or member_names(root)[0])]
     files = Counter(name.parent for name in names)
     folders = {folder.name for folder in files}
     are_texts = not any(suffix_of(name) in (*FORMAT_OF, *CODE_SUFFIXES) or is_archive(name) for name in names)

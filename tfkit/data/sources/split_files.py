@@ -97,7 +97,7 @@ def files_by_split(pattern: str, paths: Sequence[Path], *, may_be_code: bool = T
 
 def members_by_split(paths: Sequence[Path]) -> dict[Split | None, list[str]]:
     """Return the files of a single archive by split; empty for other files, and where all of them are of one split."""
-    names = member_names(paths[0]) if len(paths) == 1 and is_archive(paths[0]) else []
+    names = member_names(paths[0])[0] if len(paths) == 1 and is_archive(paths[0]) else []
     groups = _grouped(names, lambda name: split_of(PurePath(name)))
     return groups if len(groups) > 1 else {}
 

@@ -113,12 +113,7 @@ class ExampleSet:
 
 
 def example_set(
-    source: Source,
-    encoder: Encoder,
-    on_bad_row: OnBadRow,
-    progress: Callable[[int], None] | None = None,
-    *,
-    keeps_lost: bool = False,
+    source: Source, encoder: Encoder, on_bad_row: OnBadRow, progress: Callable[[int], None] | None = None, *, keeps_lost: bool = False
 ) -> ExampleSet:
     """Return the examples of a source, built in the cache if it lacks them. Raises DataError for a bad row that is not skipped, or no rows.
 

@@ -13,6 +13,7 @@ from tfkit.hub.config_json import TRAINING_ONLY_FIELDS, apply_changes, are_unnam
 from tfkit.hub.growing import with_fewer_positions, with_more_entries
 from tfkit.model.config import ClassesHeadConfig, HeadConfig, ModelConfig, TagsHeadConfig
 from tfkit.model.transformer import Transformer
+from tfkit.objectives.objective import Objective
 from tfkit.recipe import read_recipe
 from tfkit.recipe.reading.checks import fitting_problems
 from tfkit.recipe.schema.heads import new_head
@@ -167,15 +168,25 @@ def start_model(
     return grown, (*loaded.new_parameters, f"the last {added} entries of the vocabulary")
 
 
-def pin_start(recipe: Recipe, start: Start, folder: RunFolder) -> Recipe:
-    """Return the recipe with the hash of its checkpoint. Raises ModelError if the run in the folder was started from other weights."""
-    begun = read_recipe(str(folder.recipe)).recipe.model.sha256 if folder.has_checkpoints and folder.recipe.exists() else None
-    if begun not in (None, start.sha256):
-        raise ModelError(
-            f"model.from: {start.path} has changed since this run was started: the SHA-256 of its weights was {begun} and is now "
-            f"{start.sha256}. Restore it, or start another run with {argument('run')}; to continue a run, name one of its checkpoints"
-        )
-    return recipe.model_copy(update={"model": recipe.model.pinned(start.sha256)})
+def pin_models(recipe: Recipe, start: Start | None, objective: Objective, folder: RunFolder) -> Recipe:
+    """Return the recipe with the hashes of its checkpoint and companions. Raises ModelError if the run in the folder began with others."""
+    named, update = [(f"objective.{one.name}", one.path, one.sha256) for one in objective.recorded_companions], dict[str, Any]()
+    if named:
+        update["objective"] = recipe.objective.pinned({one.name: one.sha256 for one in objective.recorded_companions})
+    if start is not None:
+        named.insert(0, ("model.from", start.path, start.sha256))
+        update["model"] = recipe.model.pinned(start.sha256)
+    if named and folder.has_checkpoints and folder.recipe.exists():
+        begun = read_recipe(str(folder.recipe)).recipe
+        before = {f"objective.{name}": sha256 for name, sha256 in begun.objective.pins.items()}
+        before["model.from"] = begun.model.sha256 or (start.sha256 if start is not None else None)  # a person may have removed it
+        for field, path, now in named:
+            if before.get(field) != now:
+                raise ModelError(
+                    f"{field}: {path} has changed since this run was started: the SHA-256 of its weights was {before.get(field)} and is "
+                    f"now {now}. Restore it, or start another run with {argument('run')}; to continue a run, name one of its checkpoints"
+                )
+    return recipe.model_copy(update=update)
 
 
 def parent_of(entry: Mapping[str, str | None], folder: Path | None) -> Parent:

@@ -5,11 +5,8 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor
 
-from tfkit.errors import ModelError, argument
 from tfkit.objectives.objective import Objective
-from tfkit.recipe import read_recipe
 from tfkit.recipe.schema.sections import Recipe
-from tfkit.run.folder import RunFolder
 from tfkit.training.device import move
 from tfkit.training.step import TrainedModel, trained_model
 
@@ -62,19 +59,3 @@ def load_companion_tensors(
         )
         companion.optimizer.load_state(state)
         companion.weights.load(reading(weights))
-
-
-def pin_companions(recipe: Recipe, objective: Objective, folder: RunFolder) -> Recipe:
-    """Return the recipe with the companions' hashes. Raises ModelError if the run in the folder was started with other companions."""
-    companions = objective.recorded_companions
-    if folder.has_checkpoints and folder.recipe.exists():
-        begun = read_recipe(str(folder.recipe)).recipe.objective.pins
-        for companion in companions:
-            if (before := begun.get(companion.name)) != companion.sha256:
-                raise ModelError(
-                    f"objective.{companion.name}: {companion.path} has changed since this run was started: the SHA-256 of its weights was "
-                    f"{before} and is now {companion.sha256}. Restore it, or start another run with {argument('run')}; to continue a run, "
-                    "name one of its checkpoints"
-                )
-    section = recipe.objective.pinned({companion.name: companion.sha256 for companion in companions})
-    return recipe.model_copy(update={"objective": section})

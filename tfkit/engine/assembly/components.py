@@ -15,7 +15,7 @@ from tfkit.engine.assembly.base_model import start_model
 from tfkit.engine.assembly.companions import PREFIX, companion_parameter, companion_tensors, load_companion_tensors, place_companions
 from tfkit.engine.assembly.loaders import LOADER_PREFIX, mix_text, restore_loader, sampling_loader
 from tfkit.engine.assembly.memory_plan import holds_whole_model
-from tfkit.engine.assembly.reference_model import data_with_reference
+from tfkit.engine.assembly.reference_model import data_with_reference, with_reference
 from tfkit.engine.assembly.training_data import TrainingData
 from tfkit.engine.assembly.validation import check_validation
 from tfkit.engine.assembly.weight_sharding import WeightsHash, shard_weights
@@ -26,7 +26,7 @@ from tfkit.model.config import ModelConfig
 from tfkit.model.transformer import Transformer, build, on_meta
 from tfkit.objectives.objective import Batch, Objective
 from tfkit.objectives.registry import open_rows, row_order
-from tfkit.parallel.agreement import ALONE, Peers
+from tfkit.parallel.ranks import ALONE, Peers
 from tfkit.recipe.schema.sections import Recipe
 from tfkit.run.state_json import TrainingState
 from tfkit.training.device import move, pick_precision
@@ -110,7 +110,9 @@ def assemble(
         key = f"{weights_sha256(stepper)}\0{precision}\0{device.type}"
         lacks_any = None if weights.sharding is None else lambda lacks: bool(peers.agree(int(lacks)))
         with weights.use_latest():
-            data = data_with_reference(data, model, key, recipe.evaluation.batch_size, listener, lacks_any)
+            labelled, size = objective.labelled, recipe.evaluation.batch_size
+            assert labelled is not None, "it reads rows"
+            data = data_with_reference(data, lambda rows: with_reference(rows, labelled, model, key, size, listener, lacks_any))
     rows = open_rows(recipe, objective, data.train, model.config)
     sizes = batch_sizes(recipe, rows)
     plan = Plan(

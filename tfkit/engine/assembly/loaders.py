@@ -18,10 +18,10 @@ from tfkit.model.transformer import Transformer
 from tfkit.objectives.causal_lm import PretrainingMix
 from tfkit.objectives.context import RowOrder
 from tfkit.objectives.objective import Batch
-from tfkit.parallel.agreement import Peers
 from tfkit.parallel.collectives import ProcessGroup
 from tfkit.parallel.common_work import CommonWork
 from tfkit.parallel.rank_map import BatchWork
+from tfkit.parallel.ranks import Peers
 from tfkit.recipe.schema.sections import Recipe
 from tfkit.training.device import eager
 from tfkit.training.memory import largest_divisor

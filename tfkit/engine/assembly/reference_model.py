@@ -30,29 +30,15 @@ if TYPE_CHECKING:
 _VERSION = "reference 1"
 
 
-def data_with_reference(
-    data: "TrainingData",
-    model: Transformer,
-    key: str,
-    batch_size: int,
-    listener: Listener,
-    lacks_any: Callable[[bool], bool] | None = None,
-) -> "TrainingData":
-    """Return the data with the log-probabilities of `model`, the initial one, for each row. `key`: a hash of its weights and precision;
-    `lacks_any`: as in `with_computed_values`.
+def data_with_reference(data: "TrainingData", read: Callable[[ExampleSet], ExampleSet]) -> "TrainingData":
+    """Return the data with the reference's log-probabilities of each row, which `read` adds to a set (with_reference)."""
 
-    Data are returned unchanged if the objective does not read the reference once.
-    """
-    objective = data.objective.labelled
-    if objective is None or objective.reference_use != "once":
-        return data
+    def examples(stored: Stored) -> ExampleSet:
+        assert isinstance(stored, ExampleSet), "rows of preferences are examples"
+        return read(stored)
 
-    def read(stored: Stored) -> ExampleSet:
-        assert isinstance(stored, ExampleSet)
-        return with_reference(stored, objective, model, key, batch_size, listener, lacks_any)
-
-    train: list[tuple[Stored, float]] = [(read(stored), weight) for stored, weight in data.train]
-    return replace(data, train=train, validation=[replace(held_out, stored=read(held_out.stored)) for held_out in data.validation])
+    validation = [replace(held_out, stored=examples(held_out.stored)) for held_out in data.validation]
+    return replace(data, train=[(examples(stored), weight) for stored, weight in data.train], validation=validation)
 
 
 def with_reference(
@@ -64,7 +50,10 @@ def with_reference(
     listener: Listener,
     lacks_any: Callable[[bool], bool] | None = None,
 ) -> ExampleSet:
-    """Return a set with the reference's log-probability of each sequence, from the cache or computed by `model`."""
+    """Return a set with the reference's log-probability of each sequence, from the cache or computed by `model`, the initial one.
+
+    `key`: a hash of its weights and precision; `lacks_any`: as in `with_computed_values`.
+    """
 
     def compute() -> NDArray[np.float32]:
         with listener.progress(f"the reference reads {stored.name}", len(stored), "rows") as bar, inference(model):

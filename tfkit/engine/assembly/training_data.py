@@ -25,7 +25,7 @@ from tfkit.model.config import ModelConfig
 from tfkit.objectives.context import ModelContext, Stored, tokens_of
 from tfkit.objectives.objective import Objective
 from tfkit.objectives.registry import objective_tokenizer, open_objective
-from tfkit.parallel.agreement import ALONE, Peers
+from tfkit.parallel.ranks import ALONE, Peers
 from tfkit.recipe import model_config
 from tfkit.recipe.schema import data_sections
 from tfkit.recipe.schema.data_sections import DataSection

@@ -1,11 +1,11 @@
 """The scores of the validation sets during a training: of all together and, if there are several, of each by its name."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from tfkit.adapters import FrozenReference
-from tfkit.data import ExampleSet, TokenStream
+from tfkit.data import ExampleSet, Rows, TokenStream
 from tfkit.engine.assembly.training_data import TrainingData, ValidationSet
 from tfkit.evaluation.lost_rows import completed, within, wrong_answers
 from tfkit.evaluation.predictions import RowPrediction, answer_metrics, judge_rows
@@ -94,17 +94,25 @@ def score_sets(
         return SetScores(join_metrics(whole, parts, names), confusion if is_small else None)
     together: dict[str, Sum] = {}
     each = []
-    budget = TokenBudget(settings.max_tokens)
-    for held_out in budget.until_spent(sets):
-        rows = objective.open_rows([(held_out.stored, 1.0)], order)
-        left, size = budget.left, settings.batch_size
-        sums = score_rows(model, objective, rows, size, max_tokens=left, work=work)
+    for rows, left, _ in opened_sets(objective, order, [one.stored for one in sets], settings.max_tokens):
+        sums = score_rows(model, objective, rows, settings.batch_size, max_tokens=left, work=work)
         if sums is None:
             return None
         together = {name: together[name] + added if name in together else added for name, added in sums.items()}
         each.append(objective.metrics(sums))
-        budget.spend(tokens_of_first(rows, first_rows(rows, budget.left)))
     return SetScores(join_metrics(objective.metrics(together), each, names))
+
+
+def opened_sets(
+    objective: Objective, order: RowOrder, sets: Iterable[Stored], max_tokens: int | None
+) -> Iterator[tuple[Rows, int | None, int]]:
+    """Yield the rows of each set that is scored, the tokens left for them, and how many rows these are; the last sets may be left out."""
+    budget = TokenBudget(max_tokens)
+    for stored in budget.until_spent(sets):
+        rows = objective.open_rows([(stored, 1.0)], order)
+        count = first_rows(rows, budget.left)
+        yield rows, budget.left, count
+        budget.spend(tokens_of_first(rows, count))
 
 
 def _with_cut_answers(objective: LabelledObjective, held_out: ValidationSet, judged: Sequence[RowPrediction]) -> Sequence[RowPrediction]:
@@ -125,15 +133,11 @@ def judge_sets(
 ) -> list[list[RowPrediction]] | None:
     """Return the results of each set, row by row; None if it was stopped."""
     results: list[list[RowPrediction]] = []
-    budget = TokenBudget(settings.max_tokens)
-    for stored in budget.until_spent(sets):
-        rows = objective.open_rows([(stored, 1.0)], order)
-        left, size = budget.left, settings.batch_size
-        judged = judge_rows(model, objective, rows, size, max_tokens=left, work=work)
+    for rows, left, _ in opened_sets(objective, order, sets, settings.max_tokens):
+        judged = judge_rows(model, objective, rows, settings.batch_size, max_tokens=left, work=work)
         if judged is None:
             return None
         results.append(judged)
-        budget.spend(tokens_of_first(rows, len(judged)))
     return results
 
 
@@ -165,17 +169,14 @@ def judge_responses(
     from tfkit.alignment.held_out import judge_prompts
 
     results: list[list[JudgedResponse]] = []
-    budget = TokenBudget(settings.max_tokens)
-    for held_out in budget.until_spent(sets):
-        assert isinstance(held_out.stored, ExampleSet), "prompts are examples"
-        rows = objective.open_rows([(held_out.stored, 1.0)], order)
-        count, size = first_rows(rows, budget.left), settings.batch_size
-        prompts = [held_out.stored[i] for i in range(count)]
+    stored, size = [one.stored for one in sets], settings.batch_size
+    for examples, (_, _, count) in zip(stored, opened_sets(objective, order, stored, settings.max_tokens), strict=False):
+        assert isinstance(examples, ExampleSet), "prompts are examples"
+        prompts = [examples[i] for i in range(count)]
         judged = judge_prompts(model, reference, prompts, objective.rollouts, rules, seed=seed, batch_size=size, work=work)
         if judged is None:
             return None
         results.append(judged)
-        budget.spend(tokens_of_first(rows, count))
     return results
 
 

@@ -8,8 +8,8 @@ from torch import Tensor, nn
 
 from tfkit.adapters import FrozenReference
 from tfkit.errors import ModelError, UsageError
-from tfkit.parallel.agreement import Peers
 from tfkit.parallel.collectives import ProcessGroup
+from tfkit.parallel.ranks import Peers
 from tfkit.recipe.schema.sections import Recipe
 from tfkit.training.step import Stepper
 

@@ -21,7 +21,7 @@ from tfkit.engine.training_run.checkpointing import family_name
 from tfkit.engine.training_run.estimate import Estimate
 from tfkit.engine.training_run.run import Run
 from tfkit.errors import TfkitError
-from tfkit.hub import family_of, save_model
+from tfkit.hub import save_model
 from tfkit.hub.names import expected_shapes
 from tfkit.hub.tensor_files import TensorFile
 from tfkit.objectives.companion import PLACEHOLDER
@@ -38,15 +38,14 @@ def make_plan(request: PlanRequest, work: Session, options: PlanOptions) -> Esti
         torch.set_num_threads(options.threads)
     if request.chain is not None:
         return _plan_chain(request.chain, work, options)
-    return _plan_prepared(_prepare(request.training, work, options, work.meter.began), work, options)
+    return _plan_prepared(_prepare(request.training, work, options, work.meter.began), options)
 
 
-def _plan_prepared(run: Run, work: Session, options: PlanOptions) -> Estimate:
+def _plan_prepared(run: Run, options: PlanOptions) -> Estimate:
     """Return the estimate of a prepared run, with a probe if one was requested."""
     plan = run.forecast(ahead=True)
     if options.probe:
-        probe = probe_run(run.recipe, run.data, run.device, options.probe, work.listener, work.stop, work.meter)
-        plan = with_probe(plan, run.recipe, probe, run.device)
+        plan = with_probe(plan, run.recipe, probe_run(run, options.probe), run.device)
     if options.ranks > 1 or options.gpu is not None:
         plan = with_cluster(plan, run.recipe, run.data, options.ranks, options.gpu)
     return plan
@@ -88,7 +87,7 @@ def _plan_chain(chain: Chain, work: Session, options: PlanOptions) -> Estimate:
             except TfkitError as error:
                 raise of_stage(stage.name, error) from None
             if stage.name in wanted:
-                estimates[stage.name] = _plan_prepared(run, work, options)
+                estimates[stage.name] = _plan_prepared(run, options)
             if stage.name in used:
                 _write_placeholder(Path(folder) / stage.name, run.recipe, run.data)
             began = time.monotonic()
@@ -98,20 +97,19 @@ def _plan_chain(chain: Chain, work: Session, options: PlanOptions) -> Estimate:
 def _write_placeholder(folder: Path, recipe: Recipe, data: TrainingData) -> None:
     """Write a model folder that a later stage reads as the checkpoint of this one, which was not run: its weights are a sparse file."""
     folder.mkdir(parents=True)
-    family = family_name(recipe, data)
-    save_model(
+    family = save_model(
         folder,
         data.config,
         None,
         data.tokenizer,
-        family=family,
+        family=family_name(recipe, data),
         end_ids=end_ids(data.tokenizer),
         labels=data.labels,
         problem_type=recipe.objective.problem_type,
         facts={"objective": recipe.objective.saved_kind, PLACEHOLDER: True},
         generation=data.start.described.generation if data.start is not None else None,
     )
-    shapes = expected_shapes(family_of(data.config, prefer=family), data.config)
+    shapes = expected_shapes(family, data.config)
     layout = {name: (torch.float32, shape) for name, shape in shapes.items()}
     TensorFile(folder / "model.safetensors", layout, {"format": "pt"}).write_zeros()
 

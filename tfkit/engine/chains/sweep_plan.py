@@ -9,9 +9,9 @@ from typing import Any
 from tfkit.engine.chains.sweep_search import Grid, Search, choose_search
 from tfkit.engine.listener import Listener
 from tfkit.engine.recognition.unwritten_recipe import UnwrittenRecipe
+from tfkit.engine.request.chain_result import Trial, recorded_trials
 from tfkit.engine.request.inputs import inputs_of
 from tfkit.engine.request.rank_checks import require_divisible
-from tfkit.engine.request.sweep_result import Trial, recorded_trials
 from tfkit.engine.request.training_request import RequestRecord, TrainingRequest, kind_of
 from tfkit.engine.training_run.attempt import RunOptions
 from tfkit.engine.training_run.budget import require_unspent

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from tfkit.engine.request.sweep_result import Trial
+from tfkit.engine.request.chain_result import Trial
 from tfkit.errors import MachineError, argument, how_to_install
 from tfkit.recipe.search_space import Axis, SearchSpace
 

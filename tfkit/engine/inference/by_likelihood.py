@@ -1,7 +1,6 @@
 """Evaluation by objectives that judge and do not train: minimal pairs, and multiple choice with examples in the prompt."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from tfkit.data import Row, Source
@@ -9,7 +8,7 @@ from tfkit.data.columns.rows import Skipped, describe_skipped
 from tfkit.data.sources.open_sources import training_sources
 from tfkit.engine.assembly.training_data import set_names
 from tfkit.engine.assembly.validation import join_metrics
-from tfkit.engine.inference.by_row import Scored, scored_sources
+from tfkit.engine.inference.by_row import ReadSet, Scored, scored_sources
 from tfkit.engine.inference.session import WHOLE
 from tfkit.engine.listener import Listener
 from tfkit.engine.request.evaluation_settings import EvaluationSettings
@@ -25,14 +24,6 @@ from tfkit.recipe.schema.objective_facts import ObjectiveSection
 if TYPE_CHECKING:
     from tfkit.engine.inference.session import Session
     from tfkit.hub import Loaded
-
-
-@dataclass(frozen=True)
-class _Set:
-    """The entry of the receipt for a source that was read."""
-
-    name: str
-    fingerprint: str
 
 
 def evaluate_likelihood(settings: EvaluationSettings, loaded: "Loaded", work: "Session") -> Scored:
@@ -75,7 +66,7 @@ def evaluate_likelihood(settings: EvaluationSettings, loaded: "Loaded", work: "S
     scores = verdict_metrics(verdicts)
     each = [verdict_metrics(judgement.verdicts)(unit_weights(len(judgement.verdicts))) for judgement in judged.values()]
     metrics = join_metrics(scores(unit_weights(len(verdicts))), each, names)
-    used = [_Set(source.name, source.fingerprint()) for source, _ in zip(sources, judged, strict=False)]
+    used = [ReadSet(source.name, source.fingerprint()) for source, _ in zip(sources, judged, strict=False)]
     tokens = sum(judgement.tokens for judgement in judged.values())
     return Scored(metrics, len(verdicts), tokens, used, scores, len(verdicts), [verdict.prediction for verdict in verdicts])
 

@@ -10,14 +10,14 @@ from tfkit.alignment.user_code import CodePermission
 from tfkit.data import ExampleSet
 from tfkit.engine.assembly.training_data import ValidationSet, report_rows, with_lost
 from tfkit.engine.assembly.validation import judge_responses, response_metrics
-from tfkit.engine.inference.by_row import Scored, open_finished, rows_within, scored_sources, stored_sets
+from tfkit.engine.inference.answering_model import open_finished
+from tfkit.engine.inference.by_row import Scored, rows_within, scored_sources, stored_sets
 from tfkit.engine.inference.session import WHOLE
-from tfkit.engine.request.evaluation_settings import EvaluationSettings
+from tfkit.engine.request.evaluation_settings import EvaluationSettings, saved_recipe
 from tfkit.errors import ModelError, TfkitError
 from tfkit.evaluation.lost_rows import reasons, wrong_answers
 from tfkit.evaluation.predictions import loss_metrics
 from tfkit.hub import content_hash
-from tfkit.recipe import read_recipe
 
 if TYPE_CHECKING:
     from tfkit.engine.inference.session import Session
@@ -68,9 +68,9 @@ def evaluate_rollouts(
 
 def _reference(loaded: "Loaded", work: "Session") -> FrozenReference | None:
     """Return the initial model of the checkpoint's run; None, with a warning, if it can no longer be read."""
-    saved = loaded.folder.resolve().parent.parent / "recipe.yaml"
     try:
-        run = read_recipe(str(saved)).recipe if saved.is_file() else None
+        saved = saved_recipe(loaded.folder)
+        run = saved.read() if saved is not None else None
         if run is None or run.model.start is None:
             return None
         start, weight = run.model, next(loaded.model.parameters())

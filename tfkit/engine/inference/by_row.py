@@ -2,34 +2,31 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from tfkit.data import ExampleSet, Source
 from tfkit.data.sources.open_sources import validation_sources
 from tfkit.data.store.overlap import Hashes
-from tfkit.engine.assembly.base_model import check_order
-from tfkit.engine.assembly.baseline_scores import evaluation_baselines, scored_rows
 from tfkit.engine.assembly.reference_model import with_finished_reference
 from tfkit.engine.assembly.training_data import ValidationSet, report_rows, set_names, store, with_lost
-from tfkit.engine.assembly.validation import join_metrics, judge_sets, score_sets
+from tfkit.engine.assembly.training_rows import evaluation_baselines, scored_rows
+from tfkit.engine.assembly.validation import join_metrics, judge_sets, opened_sets, score_sets
 from tfkit.engine.assembly.verdict import predicts_one_class
-from tfkit.engine.inference.prediction_lines import prediction_lines
+from tfkit.engine.inference.answering_model import open_finished
 from tfkit.engine.inference.session import WHOLE
 from tfkit.engine.inference.shared_inputs import SharedInput, number_inputs, shared_inputs, with_texts
 from tfkit.engine.request.evaluation_settings import EvaluationSettings
-from tfkit.errors import ModelError, UsageError, argument
+from tfkit.errors import UsageError, argument
 from tfkit.evaluation.baselines import Baselines
 from tfkit.evaluation.lost_rows import completed, only_class, reasons, wrong_answers
 from tfkit.evaluation.predictions import RowPrediction, answer_metrics, written_metrics
-from tfkit.evaluation.row_scores import TokenBudget, first_rows, tokens_of_first
-from tfkit.evaluation.written import deterministic
-from tfkit.objectives.context import ModelContext, RowOrder, Stored, row_length, tokens_of
-from tfkit.objectives.labelled import LabelledObjective
+from tfkit.evaluation.row_scores import tokens_of_first
+from tfkit.evaluation.written import deterministic, rows_of
+from tfkit.objectives.context import RowOrder, Stored, row_length, tokens_of
+from tfkit.objectives.labelled import LabelledObjective, LabelProbabilities
 from tfkit.objectives.metrics import Scores, unit_weights
 from tfkit.objectives.metrics.texts import require_libraries
-from tfkit.objectives.objective import Objective
-from tfkit.objectives.registry import objective_tokenizer, open_objective
-from tfkit.recipe.reading.checks import fitting_problems
+from tfkit.objectives.objective import Objective, weighted_loss
 from tfkit.recipe.schema.data_sections import DataSection
 from tfkit.recipe.schema.objective_facts import ObjectiveSection
 from tfkit.recipe.schema.roles import Role
@@ -39,28 +36,17 @@ if TYPE_CHECKING:
     from tfkit.engine.inference.session import Session
     from tfkit.hub import Loaded
 
-_DECODING = (
-    "max_new_tokens",
-    "num_beams",
-    "length_penalty",
-    "length_law",
-    "early_stopping",
-    "repetition_penalty",
-    "no_repeat_ngram",
-    "stop",
-)
+_DECODING = {
+    *("max_new_tokens", "num_beams", "length_penalty", "length_law"),
+    *("early_stopping", "repetition_penalty", "no_repeat_ngram", "stop"),
+}
 
 
-class ReadSet(Protocol):
+class ReadSet(NamedTuple):
     """The entry of the receipt for data that was read."""
 
-    @property
-    def name(self) -> str:
-        """The name of the source."""
-
-    @property
-    def fingerprint(self) -> str:
-        """The fingerprint of the rows."""
+    name: str
+    fingerprint: str
 
 
 @dataclass(frozen=True)
@@ -70,7 +56,7 @@ class Scored:
     metrics: dict[str, float]
     examples: int
     tokens: int
-    stored: Sequence[ReadSet]
+    stored: Sequence[Stored | ReadSet]
     scores: Scores | None = None  # the metrics of all labelled rows or texts as a function of weights, for their intervals
     units: int = 0  # the number of these weights: of rows, or of the inputs for which texts were generated
     predictions: list[dict[str, Any]] = field(default_factory=list)  # one for each labelled row
@@ -142,30 +128,16 @@ def _with_reference(
     return [replace(held_out, stored=examples) for held_out, examples in zip(sets, referenced, strict=True)]
 
 
-def open_finished(section: ObjectiveSection, loaded: "Loaded", settings: EvaluationSettings) -> tuple[Objective, Tokenizer]:
-    """Return the objective for a finished model, and its tokenizer. Raises ModelError if the model does not fit the objective."""
-    if problems := fitting_problems(section, loaded.config):
-        raise ModelError(f"{loaded.folder}: {'; '.join(problems)}; give a recipe with the objective that it was trained for")
-    assert loaded.codec is not None
-    tokenizer = objective_tokenizer(section, loaded.codec, is_finished=True)
-    labels, facts = _labels(section, loaded), loaded.facts
-    context = ModelContext(loaded.config, tokenizer, labels, settings.seed, loaded.folder, facts, settings.sequence_length)
-    return open_objective(section, context), tokenizer
-
-
 def _score_unlabelled(
     settings: EvaluationSettings, order: RowOrder, objective: Objective, sets: list[ValidationSet], loaded: "Loaded", work: "Session"
 ) -> Scored:
     """Score rows that are cut from texts, by the metrics of the objective, without answers."""
-    budget = TokenBudget(settings.evaluation.max_tokens)
-    scored: list[Stored] = []
+    all_stored, scored = [held_out.stored for held_out in sets], list[Stored]()
     rows = tokens = 0
-    for held_out in budget.until_spent(sets):
-        opened = objective.open_rows([(held_out.stored, 1.0)], order)
-        count = first_rows(opened, budget.left)
-        scored.append(held_out.stored)
-        rows, tokens = rows + count, tokens + (tokens_of(held_out.stored) if count == len(opened) else tokens_of_first(opened, count))
-        budget.spend(tokens_of_first(opened, count))
+    opened_each = opened_sets(objective, order, all_stored, settings.evaluation.max_tokens)
+    for stored, (opened, _, count) in zip(all_stored, opened_each, strict=False):
+        scored.append(stored)
+        rows, tokens = rows + count, tokens + (tokens_of(stored) if count == len(opened) else tokens_of_first(opened, count))
     with work.listener.progress("scoring", rows, "rows") as bar, work.stop.at_once(WHOLE):
         scores = score_sets(settings.evaluation, order, objective, sets, loaded.model, work=work.batches(bar))
     assert scores is not None  # nothing asked it to stop
@@ -215,7 +187,7 @@ def _score_labelled(
         facts |= _generation_facts(settings, units, inputs)
     with work.stop.at_once(WHOLE):
         baselines = evaluation_baselines(settings.objective.trained_for, text_metrics, loaded.folder, scored_rows(sources, used, results))
-        lines = prediction_lines(settings.objective.trained_for, objective, sources, sets, results) if each else []
+        lines = _prediction_lines(settings.objective.trained_for, objective, sources, sets, results) if each else []
     return Scored(
         metrics,
         len(predictions),
@@ -232,19 +204,14 @@ def _score_labelled(
 
 def _generation_facts(settings: EvaluationSettings, units: int, inputs: Sequence[Sequence[SharedInput]]) -> dict[str, Any]:
     """Return how texts were generated, and with how many references they were compared."""
-    facts: dict[str, Any] = {"decoding": deterministic(settings.generation).model_dump(include=set(_DECODING))}
+    facts: dict[str, Any] = {"decoding": deterministic(settings.generation).model_dump(include=_DECODING)}
     facts |= {"bleu_tokenize": settings.evaluation.bleu_tokenize} if "bleu" in settings.evaluation.text_metrics else {}
     return facts | {"inputs": units, "references": sum(len(one.references) for part in inputs for one in part)}
 
 
 def rows_within(objective: LabelledObjective, order: RowOrder, sets: Sequence[ExampleSet], max_tokens: int | None) -> list[int]:
     """Return how many rows of each set are scored; the last sets may be left out."""
-    budget, counts = TokenBudget(max_tokens), []
-    for one in budget.until_spent(sets):
-        rows = objective.open_rows([(one, 1.0)], order)
-        counts.append(first_rows(rows, budget.left))
-        budget.spend(tokens_of_first(rows, counts[-1]))
-    return counts
+    return [count for _, _, count in opened_sets(objective, order, sets, max_tokens)]
 
 
 def _metrics(
@@ -268,18 +235,28 @@ def _metrics(
     return join_metrics(scores(unit_weights(units)), [part(unit_weights(count)) for part, count in parts], names), scores, units
 
 
-def _labels(section: ObjectiveSection, loaded: "Loaded") -> list[str]:
-    """Return the classes of the checkpoint, in its own order, with the names that the section gives them, if any."""
-    if not section.has_labels:
-        return []
-    if named := section.named_labels:
-        count = getattr(loaded.config.head, "count", 0)
-        if len(named) != count:
-            raise UsageError(
-                f"objective.labels names {len(named)} classes, and {loaded.folder} has {count}: name all, in its order, or leave it out"
-            )
-        check_order(str(loaded.folder), loaded.labels, named)
-        return named
-    if not loaded.labels:
-        raise ModelError(f"{loaded.folder}: config.json names no labels (id2label), so its classes are not known; name them there")
-    return list(loaded.labels)
+def _prediction_lines(
+    section: ObjectiveSection,
+    objective: LabelledObjective,
+    sources: Sequence[Source],
+    sets: Sequence[ValidationSet],
+    judged: Sequence[Sequence[RowPrediction]],
+) -> list[dict[str, Any]]:
+    """Return a line for each row that was judged, or is lost; the sources are read again for the inputs."""
+    lines = []
+    for source, held_out, results in zip(sources, sets, judged, strict=False):
+        assert isinstance(held_out.stored, ExampleSet), "labelled rows are examples"
+        rows = [row for _, row in zip(results, rows_of(source, held_out.stored), strict=False)]
+        places = [(number, 1, row, None) for number, row in enumerate(rows)] + [(lost.before, 0, lost.row, lost) for lost in held_out.lost]
+        for number, _, row, lost in sorted(places, key=lambda place: place[:2]):
+            asked = {role.name: row.values[role.name] for role in section.asked_roles if role.name in row.values}
+            if lost is not None:
+                result = objective.wrong(row)
+                lines.append({"place": row.place, **asked, "lost": lost.reason, **(result.prediction if result else {})})
+                continue
+            answer = {
+                name: value.by_label() if isinstance(value, LabelProbabilities) else value
+                for name, value in results[number].prediction.items()
+            }
+            lines.append({"place": row.place, **asked, "loss": weighted_loss(objective.terms, results[number].sums), **answer})
+    return lines

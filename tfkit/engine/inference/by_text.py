@@ -36,7 +36,10 @@ def evaluate_texts(settings: "EvaluationSettings", loaded: "Loaded", work: "Sess
     with work.first_alone():
         streams = _streams(sources, loaded, work)
     length = piece_length(settings.sequence_length, loaded.config)
-    scores = _score(loaded, streams, length, settings, work)
+    limit, size = settings.evaluation.max_tokens, settings.evaluation.batch_size
+    with work.listener.progress("scoring", _targets_within(streams, limit), "tokens") as bar, work.stop.at_once(WHOLE):
+        scores = score_streams(loaded.model, streams, length, size, max_tokens=limit, work=work.batches(bar))
+    assert scores is not None  # nothing asked it to stop
     whole = sum(scores[1:], start=scores[0])
     tokens = whole.target_tokens + len(whole.targets)
     metrics = join_metrics(whole.metrics(), [score.metrics() for score in scores], set_names(data, sources))
@@ -60,22 +63,6 @@ def _streams(sources: list[Source], loaded: "Loaded", work: "Session") -> list[T
         if note := streams[-1].describe_skipped():
             work.listener.warn(note)
     return streams
-
-
-def _score(loaded: "Loaded", streams: list[TokenStream], length: int, settings: "EvaluationSettings", work: "Session") -> list[TextScore]:
-    limit = settings.evaluation.max_tokens
-    bar = work.listener.progress("scoring", _targets_within(streams, limit), "tokens")
-    with bar as shown, work.stop.at_once(WHOLE):
-        scores = score_streams(
-            loaded.model,
-            streams,
-            length,
-            settings.evaluation.batch_size,
-            max_tokens=limit,
-            work=work.batches(shown),
-        )
-    assert scores is not None  # nothing asked it to stop
-    return scores
 
 
 def _targets_within(streams: Sequence[TokenStream], limit: int | None) -> int:

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 from tfkit.data.columns.rows import BadRow, Row
 from tfkit.data.sources.prediction_rows import PredictionColumns
-from tfkit.engine.inference.opened_model import named_precision
 from tfkit.engine.inference.row_answers import RowAnswers, RowModel
+from tfkit.engine.inference.session import named_precision
 from tfkit.engine.request.evaluation_settings import EvaluationSettings, read_settings
-from tfkit.engine.request.stale_runs import finalize_killed_run
+from tfkit.engine.request.run_totals import finalize_killed_run
 from tfkit.errors import UsageError, argument
 from tfkit.hub import find_checkpoint
 from tfkit.parallel.rank_map import RankMap

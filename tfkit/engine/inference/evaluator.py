@@ -4,11 +4,11 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from tfkit.alignment.user_code import CodePermission
-from tfkit.engine.inference.opened_model import open_model, own_precision
+from tfkit.engine.inference.session import open_model, own_precision
 from tfkit.engine.request.evaluation_settings import read_settings, settings_inputs
 from tfkit.engine.request.gate import Gate, metrics_of_sets, parse_gate, parse_gates
 from tfkit.engine.request.inputs import Inputs
-from tfkit.engine.request.stale_runs import finalize_killed_run
+from tfkit.engine.request.run_totals import finalize_killed_run
 from tfkit.hub import find_checkpoint
 from tfkit.recipe import RecipeText
 from tfkit.recipe.reading.overrides import Overrides
@@ -92,8 +92,8 @@ class Evaluator:
 
     def _result(self, loaded: "Loaded", scored: "Scored", reading: "Reading") -> dict[str, Any]:
         from tfkit.carbon import Footprint
+        from tfkit.engine.assembly.training_rows import count_trained_rows
         from tfkit.engine.assembly.verdict import compare, comparison_fields
-        from tfkit.engine.inference.trained_rows import count_trained_rows
         from tfkit.objectives.context import row_length
         from tfkit.objectives.metrics import intervals
 

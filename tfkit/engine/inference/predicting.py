@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tfkit.data.sources.prediction_rows import PredictionColumns
-from tfkit.engine.inference.opened_model import named_precision
 from tfkit.engine.inference.row_answers import RowAnswers, RowModel
+from tfkit.engine.inference.session import named_precision
 from tfkit.engine.request.evaluation_settings import EvaluationSettings, read_settings
-from tfkit.engine.request.stale_runs import finalize_killed_run
+from tfkit.engine.request.run_totals import finalize_killed_run
 from tfkit.errors import ModelError, UsageError
 from tfkit.hub import find_checkpoint
 from tfkit.parallel.rank_map import RankMap
@@ -60,8 +60,7 @@ class Prediction:
 
     def open(self, loaded: "Loaded", deal: RankMap) -> RowModel:
         """Return the model with its objective. Raises ModelError if they do not fit."""
-        from tfkit.engine.inference.answering_model import AnsweringModel
-        from tfkit.engine.inference.by_row import open_finished
+        from tfkit.engine.inference.answering_model import AnsweringModel, open_finished
 
         objective = open_finished(self.section, loaded, self.settings)[0].labelled
         assert objective is not None  # it reads rows

@@ -70,16 +70,18 @@ def lines_file(
     is_new = is_replaceable(path)
     waiting = nullcontext if is_new else partial(stop.at_once, "the predictions are not all written")
     with output_file(path, option, waiting, encoding="utf-8", errors="backslashreplace", newline="") as file:
-        lines = _Table(file, delimiter, further_columns) if delimiter else (_Conll if path.suffix.lower() in CONLL else _JsonLines)(file)
+        table = _Table(file, delimiter, further_columns) if delimiter else None
+        write_line = table.write if table is not None else partial(_write_conll if path.suffix.lower() in CONLL else _write_json, file)
 
         def write(line: Mapping[str, Any]) -> None:
             with waiting():
-                lines.write(line)
+                write_line(line)
                 if not is_new:
                     file.flush()
 
         yield write
-        lines.finish()
+        if table is not None:
+            table.finish()
 
 
 @contextmanager
@@ -126,34 +128,17 @@ def _plain(value: Any) -> Any:
     return [_plain(part) for part in value] if isinstance(value, list | tuple) else str(value)
 
 
-class _JsonLines:
-    """Writes a JSON document as each line."""
-
-    def __init__(self, file: IO[str]):
-        self.file = file
-
-    def write(self, line: Mapping[str, Any]) -> None:
-        self.file.write(json.dumps(json_line(line), ensure_ascii=False).translate(_SEPARATORS) + "\n")
-
-    def finish(self) -> None:
-        """Write nothing: no line is held back."""
+def _write_json(file: IO[str], line: Mapping[str, Any]) -> None:
+    """Write a JSON document as a line."""
+    file.write(json.dumps(json_line(line), ensure_ascii=False).translate(_SEPARATORS) + "\n")
 
 
-class _Conll:
-    """Writes a sentence for each row: a word and its tag on each line, separated by a tab, and an empty line after it."""
-
-    def __init__(self, file: IO[str]):
-        self.file = file
-
-    def write(self, line: Mapping[str, Any]) -> None:
-        """Write the words of a row, without tags if it could not be read."""
-        words, tags = line.get("tokens") or [], line.get("prediction") or []
-        for word, tag in zip_longest(words, tags[: len(words)], fillvalue="_"):
-            self.file.write(f"{word}\t{tag}\n")
-        self.file.write("\n")
-
-    def finish(self) -> None:
-        """Write nothing: no line is held back."""
+def _write_conll(file: IO[str], line: Mapping[str, Any]) -> None:
+    """Write the words of a row with their tags, or without if it could not be read: one a line, and an empty line after them."""
+    words, tags = line.get("tokens") or [], line.get("prediction") or []
+    for word, tag in zip_longest(words, tags[: len(words)], fillvalue="_"):
+        file.write(f"{word}\t{tag}\n")
+    file.write("\n")
 
 
 class _Table:

@@ -1,11 +1,11 @@
-"""The session of a command that does not train: its meter, its listener, its stop request and, if it has one, its run folder."""
+"""The session of a command that does not train: its meter, its listener, its stop request, its model and, if it has one, its run folder."""
 
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tfkit.carbon import Meter, Reading, read_totals, resolve_place
 from tfkit.carbon.reading import SUMS, add_readings
@@ -17,6 +17,13 @@ from tfkit.parallel.rank_map import BatchWork, PeerDoneError, RankMap, serial_ma
 from tfkit.parallel.ranks import ONE_PROCESS, Ranks
 from tfkit.recipe.schema.carbon_section import CarbonSection
 from tfkit.run.folder import RunFolder
+
+if TYPE_CHECKING:
+    from tfkit.engine.request.evaluation_settings import EvaluationSettings
+    from tfkit.engine.request.inputs import Inputs
+    from tfkit.generation.answer_precision import Opened, Precision
+    from tfkit.recipe.reading.overrides import Overrides
+
 
 WHOLE = "there is no result, since it needs all rows"
 
@@ -157,3 +164,47 @@ def _joined(alone: Session, ranks: Ranks, metered: dict[str, Any] | None = None)
                 work.exchange(asdict(reading) if ranks.meters_its_node and facts["folder"] is None else None)
         finally:
             meter.stop()
+
+
+def open_model(folder: Path, work: "Session", inputs: "Inputs", precision: "Precision", *, packs: bool = True) -> "Opened":
+    """Load a model in this precision, on the device and with the threads of the session, once all ranks have the same of it and of the
+    command's other inputs. `packs`: lay out the weights of a large one for a CPU, by which sums are rounded in another order.
+
+    Raises ModelError, DataError, and MachineError for a precision that the device does not have.
+    """
+    import torch
+
+    from tfkit.adapters import load
+    from tfkit.generation.answer_precision import is_large, open_in_precision
+    from tfkit.model.answering_linear import can_pack, pack
+    from tfkit.training.device import has_bf16, pick_device
+
+    if not work.ranks.is_alone:
+        from tfkit.engine.assembly.rank_inputs import files_on_rank, require_same_inputs
+
+        require_same_inputs([*files_on_rank(folder, inputs)], work.exchange)
+    if work.threads is not None:
+        torch.set_num_threads(work.threads)
+    device = pick_device(work.device)
+    opened = open_in_precision(
+        lambda dtype: load(folder, device=device, dtype=dtype),
+        precision,
+        device,
+        lambda allowed: all(work.exchange(allowed)),
+        has_bf16=has_bf16(device),
+    )
+    for sentence in [*opened.loaded.notes(), *filter(None, [opened.described()])]:
+        work.listener.say(sentence)
+    if packs and opened.precision != "int8" and can_pack(device) and is_large(opened.loaded.model):
+        pack(opened.loaded.model)
+    return opened
+
+
+def own_precision(settings: "EvaluationSettings") -> "Precision":
+    """Return the precision that the settings of an evaluation name."""
+    return "float32" if settings.evaluation.precision == "float32" else "bf16"
+
+
+def named_precision(settings: "EvaluationSettings", overrides: "Overrides", precision: "Precision") -> "Precision":
+    """Return the precision of a command; in place of auto the evaluation.precision among its overrides, if it is there."""
+    return own_precision(settings) if "evaluation.precision" in overrides and precision == "auto" else precision

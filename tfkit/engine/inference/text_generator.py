@@ -6,11 +6,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tfkit.engine.inference.opened_model import open_model
 from tfkit.engine.inference.prompt_lines import MOST_PROMPTS
+from tfkit.engine.inference.session import open_model
 from tfkit.engine.request.evaluation_settings import read_settings
 from tfkit.engine.request.inputs import inputs_of
-from tfkit.engine.request.stale_runs import finalize_killed_run
+from tfkit.engine.request.run_totals import finalize_killed_run
 from tfkit.engine.results import Completion
 from tfkit.errors import DataError, ModelError, UsageError, argument
 from tfkit.generation.complete import OnText, TextCompletion, complete, encode_prompts

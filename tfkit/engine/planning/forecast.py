@@ -16,17 +16,15 @@ from tfkit.carbon.footprint import RunTotals
 from tfkit.data import Loader
 from tfkit.engine.assembly.components import batch_sizes, total_steps
 from tfkit.engine.assembly.memory_plan import disk_bytes, run_memory, sums_gradients, trained_numel
-from tfkit.engine.assembly.training_data import TrainingData
 from tfkit.engine.planning.forecast_history import TABLE_VERSION, PastRun, correction_for, remember
 from tfkit.engine.planning.gpus import gpu_of
 from tfkit.engine.planning.machine_speed import device_name, machine_speed
 from tfkit.engine.planning.processor_power import machine_watts, memory_watts, processor_power
 from tfkit.engine.planning.run_flops import RunWork, run_flops
 from tfkit.engine.training_run.contention import busy_neighbours
-from tfkit.engine.training_run.estimate import Estimate, FullPower, Range
-from tfkit.engine.training_run.rate_trial_plan import NoTrial, RateTrialPlan
+from tfkit.engine.training_run.estimate import Estimate, FullPower, NoTrial, Range, RateTrialPlan
+from tfkit.engine.training_run.run import Run
 from tfkit.model.experts import active_numel
-from tfkit.model.transformer import Transformer
 from tfkit.objectives.registry import open_rows, row_order
 from tfkit.recipe.schema.sections import Recipe
 from tfkit.training.device import pick_precision
@@ -64,8 +62,9 @@ class Forecast:
     table_seconds: dict[str, float]  # by part, without the correction
 
 
-def estimate_run(recipe: Recipe, data: TrainingData, model: Transformer, device: torch.device, start: Callable[[], float]) -> Estimate:
+def estimate_run(run: Run, start: Callable[[], float]) -> Estimate:
     """Estimate a run from its recipe, its data and the shapes of its model. `start` returns the seconds since its command started."""
+    recipe, data, model, device = run.recipe, run.data, run.shapes, run.device
     objective, config, training = data.objective, data.config, recipe.training
     rows = open_rows(recipe, objective, data.train, config)
     sizes = batch_sizes(recipe, rows)
@@ -178,22 +177,22 @@ def _full_power(hours: float, intensity: float, device: torch.device) -> FullPow
     return FullPower(power.name, power.watts, hours, power.watts * hours / 1000 * intensity, power.source)
 
 
-def remember_outcome(plan: Estimate, recipe: Recipe, totals: RunTotals, device: torch.device) -> None:
+def remember_outcome(run: Run, plan: Estimate, totals: RunTotals) -> None:
     """Add a run that was finished in one attempt, with its prediction, to the history."""
     if not totals.seconds:
         return
     remember(
         PastRun(
-            device_name(device),
+            device_name(run.device),
             torch.get_num_threads(),
-            recipe.objective.kind,
+            run.recipe.objective.kind,
             size_class(plan.flops["total"]),
             sum(plan.table_seconds.values()),
             plan.seconds.likely,
             totals.seconds,
-            plan.energy_kwh.likely if recipe.carbon.enabled else None,
+            plan.energy_kwh.likely if run.recipe.carbon.enabled else None,
             totals.energy_kwh or None,
-            recipe.carbon.pue,
+            run.recipe.carbon.pue,
             plan.table_seconds.get("start", 0.0),
             TABLE_VERSION,
         )

@@ -15,13 +15,14 @@ from tfkit.data import Loader
 from tfkit.engine.assembly.components import Components, assemble, first_model
 from tfkit.engine.assembly.training_data import TrainingData
 from tfkit.engine.assembly.validation import score_validation
-from tfkit.engine.listener import Listener, StopRequest
+from tfkit.engine.listener import StopRequest
 from tfkit.engine.planning.forecast import Power, build_forecast, modelled_power
 from tfkit.engine.planning.forecast_history import correction_for
 from tfkit.engine.planning.machine_speed import device_name
 from tfkit.engine.planning.run_flops import evaluation_count
 from tfkit.engine.training_run.estimate import Estimate, Range
 from tfkit.engine.training_run.micro_batches import MicroBatches
+from tfkit.engine.training_run.run import Run
 from tfkit.errors import Stopped
 from tfkit.objectives.context import tokens_of
 from tfkit.recipe.schema.sections import Recipe
@@ -77,10 +78,9 @@ class Probe:
         return Range(low * tokens + loading / _SPREAD, mean * tokens + loading, high * tokens + loading * _SPREAD)
 
 
-def probe_run(
-    recipe: Recipe, data: TrainingData, device: torch.device, count: int, listener: Listener, stop: StopRequest, meter: Meter
-) -> Probe:
+def probe_run(run: Run, count: int) -> Probe:
     """Take the first `count` steps of a run, in its micro-batches. Raises the errors that the run would raise until then, and Stopped."""
+    recipe, data, device, listener, stop, meter = run.recipe, run.data, run.device, run.listener, run.stop, run.meter
     start = time.perf_counter()
     make_deterministic(device)
     keep_freed_memory()

@@ -12,7 +12,7 @@ from tfkit.engine.assembly.memory_plan import checkpoint_bytes, trained_numel
 from tfkit.engine.assembly.step_flops import StepFlops, pretraining_flops, reference_flops, sampled_flops
 from tfkit.engine.assembly.training_data import TrainingData
 from tfkit.engine.planning.machine_speed import MachineSpeed, Operation
-from tfkit.engine.training_run.rate_trial_plan import NoTrial, RateTrialPlan, plan_trial
+from tfkit.engine.training_run.estimate import NoTrial, RateTrialPlan, plan_trial
 from tfkit.model.config import ModelConfig
 from tfkit.model.transformer import Transformer
 from tfkit.objectives.context import tokens_of

@@ -1,8 +1,6 @@
 """Fine-tuning without a recipe: a recipe is made from what the data and the checkpoint show, printed, and run like any other."""
 
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 from tfkit.adapters import describe
@@ -17,7 +15,8 @@ from tfkit.engine.recognition.decided_size import RowTokens, Size, decide_size, 
 from tfkit.errors import UsageError
 from tfkit.model.transformer import on_meta
 from tfkit.recipe import RecipeError, ResolvedRecipe
-from tfkit.recipe.label_sets import find_label_sets, flag_columns
+from tfkit.recipe.column_forms import find_label_sets, unread_texts
+from tfkit.recipe.column_groups import Named, choice_columns, flag_columns, instructed, languages_in, translation
 from tfkit.recipe.reading.overrides import Overrides, followed_by
 from tfkit.recipe.reading.read import read_document
 from tfkit.recipe.schema.data_sections import SourceSection
@@ -25,19 +24,7 @@ from tfkit.recipe.schema.label_sections import ClassificationSection
 from tfkit.recipe.schema.objective_facts import SECTIONS
 from tfkit.recipe.schema.sections import LENGTHS
 from tfkit.recipe.starting_points import DECISIONS, ENOUGH_CHARACTERS, ENOUGH_ROWS, MANY_ROWS
-from tfkit.recipe.tasks import (
-    FEW,
-    DataSummary,
-    ModelSummary,
-    Task,
-    decide,
-    form_of,
-    instructed,
-    languages_in,
-    long_texts,
-    translation,
-    unread_texts,
-)
+from tfkit.recipe.tasks import FURTHER_TEXT, DataSummary, ModelSummary, RowCounts, Task, decide
 from tfkit.tokenizer import Tokenizer
 from tfkit.tokenizer.conversations import resolve_format
 from tfkit.training.memory import activation_bytes_per_token
@@ -70,7 +57,7 @@ def decide_recipe(source: SourceSection, start: str, overrides: Overrides, given
     kind = task.objective["kind"]
     reads = seen.reads.get(kind) or seen.reads.get("causal_lm", {})
     tokens = _row_tokens(source, [column for role, column in reads.items() if role not in _ANSWERS], codec)
-    size = decide_size(seen, model, kind, given, tokens)
+    size = decide_size(seen.counts, model, kind, given, tokens)
     changes = followed_by(overrides, _named_columns(seen.named.get("dpo" if kind == "reward" else kind), given))
     return _fitting_recipe(_document(task, size, given), changes, _header(seen, model, task, size))
 
@@ -78,66 +65,68 @@ def decide_recipe(source: SourceSection, start: str, overrides: Overrides, given
 def _inspect_data(section: SourceSection, on_bad_row: Any) -> DataSummary:
     """Inspect the first rows of the source. Raises DataError."""
     records = first_records(section, on_bad_row)
-    columns = _column_names(records)
+    held = _values(_column_names(records), records)
     named = section.columns | ({} if section.text is None else {"text": section.text})
-    values = _values(columns, records)
-    found = {} if named else _recognised_columns(section.path or "", values)
+    found = {} if named else _recognised_columns(section.path or "", held)
     given = dict.fromkeys(_LABELLED, named) | found
-    forms = {name: form_of(values[name]) for name in columns}
     class_names = read_class_names(section.class_names)
     rows = {kind: _rows(kind, given[kind], records, class_names) for kind in _LABELLED}
-    if not (named or found["text_to_text"]) and len(languages_in(forms)) > 2:  # one may be translated to any other
+    if not (named or found["text_to_text"]) and len(languages_in(held)) > 2:  # one may be translated to any other
         rows["text_to_text"] = []
     rows["tagging"] = [row for row in rows["tagging"] if len(row.values["tokens"]) == len(row.values["tags"])]
     if all(len(row.values["tokens"]) == 1 for row in rows["tagging"]):  # a word in each row is no sentence
         rows["tagging"] = []
-    rows["question_answering"] = [row for row in rows["question_answering"] if _are_in_context(row)]
+    answered = any(row.values["answers"] for row in rows["question_answering"])  # else these may be choices, whose answers have no column
+    rows["question_answering"] = [row for row in rows["question_answering"] if answered and _are_in_context(row)]
     fitting = {kind: readable for kind, readable in rows.items() if 2 * len(readable) > len(records)}
-    reads = {kind: Columns(SECTIONS[kind].roles, given[kind]).read_of(records[0].values) for kind in fitting}
+    readers = {kind: Columns(SECTIONS[kind].roles, given[kind]) for kind in fitting}
+    reads = {kind: columns.read_of(records[0].values) for kind, columns in readers.items()}
     if not {"chosen", "winner"} & reads.get("dpo", {}).keys():  # one completion with a label may be anything
-        fitting.pop("dpo", None)
-    preferred = {kind for kind in fitting if _has_preferred_names(kind, reads[kind], given[kind])}
+        reads.pop("dpo", None)
+    preferred = {kind for kind in reads if _has_preferred_names(kind, reads[kind], given[kind])}
     if any(not SECTIONS[kind].reads_text for kind in preferred):  # alternative names are for rows that no kind reads by preferred ones
-        fitting = {kind: fitting[kind] for kind in fitting if kind in preferred}
-        reads = {kind: reads[kind] for kind in fitting}
+        reads = {kind: reads[kind] for kind in reads if kind in preferred}
     of_classes = reads.get("classification", {})
     unclear = "text" not in named and "pair" not in of_classes
-    with_classes = [kind for kind in fitting if kind in ("classification", "tagging")]
-    readers = {str(kind): Columns(SECTIONS[kind].roles, given[kind]) for kind in with_classes}
-    counts = _count(section, on_bad_row, records, readers)
     return DataSummary(
         section.path or section.hub or f"stdlib: {section.stdlib}",
-        tuple(columns),
-        frozenset(fitting),
+        held,
         len(records),
-        count=counts.rows,
-        is_counted=counts.are_all,
-        characters=counts.characters,
-        labels=counts.labels,
-        tags=counts.tags,
-        conversations=any("messages" in row.values for row in fitting.get("chat", ())),
-        forms=forms,
-        from_zero=frozenset(name for name in columns if {*map(str, values[name])} == {"0", "1"}),
-        reads=reads | ({"reward": reads["dpo"]} if "dpo" in reads else {}),  # of the same rows
-        like_texts=tuple(name for name in columns if name in _TEXT.columns) if unclear and of_classes else (),
-        unread={}
-        if named
-        else {kind: unread_texts(kind, reads[kind], values | _values(reads[kind].values(), records)) for kind in fitting},
-        label_sets=find_label_sets([row.values["labels"] for row in fitting.get("multi_label", ())], FEW),
-        named={kind: found[kind] for kind in fitting if found.get(kind)},
-        unanswerable=any(not row.values["answers"] for row in fitting.get("question_answering", ())),
+        _count(section, on_bad_row, records, {kind: readers[kind] for kind in ("classification", "tagging") if kind in reads}),
+        reads | ({"reward": reads["dpo"]} if "dpo" in reads else {}),  # of the same rows
+        conversations="chat" in reads and any("messages" in row.values for row in fitting["chat"]),
+        like_texts=tuple(name for name in held if name in _TEXT.columns) if unclear and of_classes else (),
+        unread={} if named else {kind: _unread_texts(kind, reads[kind], records, held) for kind in reads},
+        label_sets=find_label_sets([row.values["labels"] for row in fitting["multi_label"]]) if "multi_label" in reads else None,
+        named={kind: found[kind] for kind in reads if found.get(kind)},
+        unanswerable="question_answering" in reads and any(not row.values["answers"] for row in fitting["question_answering"]),
     )
 
 
-def _recognised_columns(name: str, values: Mapping[str, Sequence[Any]]) -> dict[str, dict[str, Any]]:
+def _recognised_columns(name: str, held: Mapping[str, Sequence[Any]]) -> dict[str, Named]:
     """Return the columns of roles that the columns' names and values show together, for each objective. `name`: of the data."""
-    languages, votes = translation(name, [*values]), vote_columns(values)
+    languages, votes = translation(name, [*held]), vote_columns(held)
     return {
-        "multi_label": flag_columns(values, [column for column in values if long_texts(values[column])]),
+        "multi_label": flag_columns(held),
+        "multiple_choice": choice_columns(held),
         "text_to_text": languages,
         "chat": instructed(languages),
         "dpo": {"winner": votes} if votes else {},
     }
+
+
+def _unread_texts(kind: str, reads: Mapping[str, str], records: Sequence[Record], held: Mapping[str, Sequence[Any]]) -> tuple[str, ...]:
+    """Return the columns of longer texts that an objective would leave unread, if its rows may have a further text."""
+    part, beside = FURTHER_TEXT.get(kind, ("", ""))
+    if beside not in reads or part in reads:
+        return ()
+    read, others = _values(reads.values(), records), held.keys() - _parts(reads.values())
+    return unread_texts({name: held[name] for name in held if name in others}, read, read[reads[beside]])
+
+
+def _parts(names: Iterable[str]) -> set[str]:
+    """Return the columns that are read by these names: lists, templates and paths of columns."""
+    return {part for name in names for one in (name, *columns_of(name), *name.split(", ")) for part in (one, one.partition(".")[0])}
 
 
 def _are_in_context(row: Row) -> bool:
@@ -168,30 +157,16 @@ def _has_preferred_names(kind: str, reads: dict[str, str], named: dict[str, str 
     return all(name in named or column in roles[name].columns for name, column in reads.items())
 
 
-@dataclass
-class _Counts:
-    """Counts of all rows of a source, as far as a decision may depend on them."""
-
-    rows: int = 0
-    characters: int = 0
-    are_all: bool = True
-    labels: Counter[str] = field(default_factory=Counter)
-    tags: Counter[str] = field(default_factory=Counter)
-
-    def add(self, record: Record, readers: dict[str, Columns]) -> None:
-        self.rows += 1
-        self.characters += sum(len(str(value)) for value in record.values.values())
-        read = {kind: row.values for kind, columns in readers.items() if isinstance(row := columns.take(record), Row)}
-        self.labels.update([values["label"] for values in (read.get("classification"),) if values])
-        self.tags.update(read.get("tagging", {}).get("tags", ()))
-
-
-def _count(section: SourceSection, on_bad_row: Any, first: Sequence[Record], readers: dict[str, Columns]) -> _Counts:
+def _count(section: SourceSection, on_bad_row: Any, first: Sequence[Record], readers: dict[str, Columns]) -> RowCounts:
     """Count the rows of the source, their characters, and their labels and tags. Raises DataError."""
-    counts = _Counts()
+    counts = RowCounts()
     is_whole = len(first) < FIRST_ROWS
     for record in first if is_whole or section.streamed else all_records(section, on_bad_row, ENOUGH_ROWS):
-        counts.add(record, readers)
+        counts.rows += 1
+        counts.characters += sum(len(str(value)) for value in record.values.values())
+        read = {kind: row.values for kind, columns in readers.items() if isinstance(row := columns.take(record), Row)}
+        counts.labels.update([values["label"] for values in (read.get("classification"),) if values])
+        counts.tags.update(read.get("tagging", {}).get("tags", ()))
         if counts.characters >= ENOUGH_CHARACTERS:
             break
     counts.are_all = counts.characters < ENOUGH_CHARACTERS and counts.rows < ENOUGH_ROWS
@@ -302,11 +277,10 @@ def _header(seen: DataSummary, model: ModelSummary, task: Task, size: Size) -> s
     kind = task.objective["kind"]
     read = seen.reads.get(kind) or seen.reads.get("causal_lm", {})
     reads = ", ".join(f"{role} from {column!r}" for role, column in read.items())
-    parts = {part for column in read.values() for part in (column, column.partition(".")[0], *columns_of(column), *column.split(", "))}
-    unread = ", ".join(repr(name) for name in seen.columns if name not in parts)
+    unread = ", ".join(repr(name) for name in seen.held if name not in _parts(read.values()))
     return (
         f"# {kind}: {task.because}.\n"
-        f"# data   {seen.name}: {', '.join(seen.columns)}; {seen.rows:,} row{'s were' if seen.rows > 1 else ' was'} looked at\n"
+        f"# data   {seen.name}: {', '.join(seen.held)}; {seen.rows:,} row{'s were' if seen.rows > 1 else ' was'} looked at\n"
         + (f"# reads  {reads}\n" if reads else "")
         + (f"# unread {unread}\n" if reads and unread else "")
         + f"# model  {model}\n"

@@ -10,17 +10,8 @@ from typing import Any
 
 from tfkit.recipe.schema.objective_facts import SECTIONS
 from tfkit.recipe.schema.sections import LENGTHS
-from tfkit.recipe.starting_points import (
-    HELD_OUT,
-    LORA,
-    RARE,
-    StartingPoint,
-    held_out_for,
-    rates_beside,
-    starting_point,
-    step_tokens,
-)
-from tfkit.recipe.tasks import DataSummary, ModelSummary, rare_share
+from tfkit.recipe.starting_points import HELD_OUT, LORA, RARE, StartingPoint, held_out_for, rates_beside, starting_point, step_tokens
+from tfkit.recipe.tasks import ModelSummary, RowCounts, rare_share
 from tfkit.tokenizer import Tokenizer
 from tfkit.training.free_memory import available_bytes
 from tfkit.training.memory import trained_bytes
@@ -71,21 +62,21 @@ def row_tokens(texts: Sequence[str], codec: Tokenizer | None) -> RowTokens | Non
     return RowTokens(sum(counts) / len(counts), max(1, counts[math.ceil(0.95 * len(counts)) - 1]))
 
 
-def decide_size(seen: DataSummary, model: ModelSummary, kind: str, given: dict[str, Any], tokens: RowTokens | None) -> Size:
+def decide_size(counts: RowCounts, model: ModelSummary, kind: str, given: dict[str, Any], tokens: RowTokens | None) -> Size:
     """Decide the size. `given`: the fields of the command line, which are kept. `tokens`: None: estimated from the characters."""
     training, reads_text = given.get("training", {}), SECTIONS[kind].reads_text
     adapter, adapter_reason = _adapter(model, kind, training)
     low_rank = training.get("adapter", adapter) is not None
-    point, rare = starting_point(kind, model.stacks, model.parameters, model.tuned, low_rank), rare_share(_labels(seen, kind))
-    judges = seen.count  # rows on which a good model differs from one that always gives the same answer
+    point, rare = starting_point(kind, model.stacks, model.parameters, model.tuned, low_rank), rare_share(_labels(counts, kind))
+    judges = counts.rows  # rows on which a good model differs from one that always gives the same answer
     if 0 < rare < RARE:
         point = point.for_rare_classes()
         judges = math.ceil(judges * rare) if kind == "classification" else judges
     held_out = given["data"].get("validation", HELD_OUT if reads_text else held_out_for(judges))
     if tokens is None:
-        mean = seen.characters / _CHARACTERS_A_TOKEN / max(1, seen.count)
+        mean = counts.characters / _CHARACTERS_A_TOKEN / max(1, counts.rows)
         tokens = RowTokens(mean, math.ceil(mean))
-    rows = seen.count * (1 - held_out if isinstance(held_out, float) else 1)
+    rows = counts.rows * (1 - held_out if isinstance(held_out, float) else 1)
     rows = min(rows, given["data"].get("rows") or rows)
     row_length, unit, tokens_per_step = tokens.mean, "rows to train on", step_tokens(model.parameters)
     fixed = _given_length(model, given)
@@ -96,11 +87,11 @@ def decide_size(seen: DataSummary, model: ModelSummary, kind: str, given: dict[s
     batch = training.get("batch_size")
     if not isinstance(batch, int):
         batch = point.batch_for(rows, row_length, tokens_per_step, least=1 if reads_text else None)
-    epochs = point.epochs_for(rows, batch, len(_labels(seen, kind)) if kind == "classification" else 0)
+    epochs = point.epochs_for(rows, batch, len(_labels(counts, kind)) if kind == "classification" else 0)
     rate, long_steps = point.lr(model.parameters, batch), 6 * model.parameters * batch * row_length > _LONG_STEP
     shorter = length if length < model.context_length and length != fixed else None
     longer = length if length > model.context_length and length != fixed else None
-    because = f"{'about' if seen.is_counted else 'at least'} {rows:,} {unit}"
+    because = f"{'about' if counts.are_all else 'at least'} {rows:,} {unit}"
     if shorter is not None:
         because += f", as the texts, the memory and the time of a step allow; the model keeps its context of {model.context_length:,}"
     if longer is not None:
@@ -119,9 +110,9 @@ def decide_size(seen: DataSummary, model: ModelSummary, kind: str, given: dict[s
     return Size(point, longer, shorter, batch, epochs, rate, others, 1 if long_steps else None, adapter, held_out, because)
 
 
-def _labels(seen: DataSummary, kind: str) -> Mapping[str, int]:
+def _labels(counts: RowCounts, kind: str) -> Mapping[str, int]:
     """Return how often each class or tag occurs; empty for objectives without them."""
-    return seen.labels if kind == "classification" else seen.tags if kind == "tagging" else {}
+    return counts.labels if kind == "classification" else counts.tags if kind == "tagging" else {}
 
 
 def _given_length(model: ModelSummary, given: dict[str, Any]) -> Any:

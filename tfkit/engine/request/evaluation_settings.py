@@ -72,7 +72,7 @@ def read_settings(
             raise UsageError(f"{OVERRIDES}: {name}: a budget is of a training, and this command has none; leave it out")
     if scored is not None:  # before the others, so that data.validation.0.text=... can name the column
         overrides = {"data.validation": [{"path": scored, "files": evaluated_files(scored)}], **overrides}
-    saved = _saved_recipe(checkpoint)
+    saved = saved_recipe(checkpoint)
     source = recipe or saved
     if source is None:
         return _without_recipe(checkpoint, overrides)
@@ -153,7 +153,7 @@ def _read_as_trained(data: DataSection, path: str) -> DataSection:
     return data.model_copy(update={"validation": [scored.model_copy(update=update), *others]})
 
 
-def _saved_recipe(checkpoint: Path) -> RecipeText | None:
+def saved_recipe(checkpoint: Path) -> RecipeText | None:
     """Return the recipe.yaml of the run folder that holds a checkpoint; None if it is in none."""
     folder = checkpoint.resolve().parent
     saved = folder.parent / "recipe.yaml"

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, Self
 
 from tfkit.engine.listener import Listener
 from tfkit.engine.request.inputs import Inputs, recipe_inputs
-from tfkit.engine.request.stale_runs import finalize_killed_run
+from tfkit.engine.request.run_totals import finalize_killed_run
 from tfkit.errors import UsageError, argument
 from tfkit.recipe import RecipeText, ResolvedRecipe
 from tfkit.recipe.dump import recipe_document

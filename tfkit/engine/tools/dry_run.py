@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from tfkit.engine.assembly.baseline_scores import training_baselines
+from tfkit.engine.assembly.training_rows import training_baselines
 from tfkit.engine.inference.session import Session
 from tfkit.engine.planning.cluster import with_cluster
 from tfkit.engine.planning.run_forecaster import RunForecaster

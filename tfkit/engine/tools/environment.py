@@ -8,16 +8,8 @@ from tfkit.errors import TfkitError
 from tfkit.run.machine import machine_name, processor, usable_cores, version
 
 LIBRARIES = (
-    "torch",
-    "numpy",
-    "tokenizers",
-    "datasets",
-    "safetensors",
-    "huggingface-hub",
-    "codecarbon",
-    "pydantic",
-    "tensorboard",
-    "transformers",
+    *("torch", "numpy", "tokenizers", "datasets", "safetensors"),
+    *("huggingface-hub", "codecarbon", "pydantic", "tensorboard", "transformers"),
 )
 
 

@@ -1,13 +1,133 @@
-"""The file that starts a training on a cluster. Torch-free."""
+"""Files that start a training on a cluster: shell scripts for torchrun and Slurm, YAML for SkyPilot and Kubeflow Trainer. Torch-free.
 
-from collections.abc import Sequence
+All contain the same command, which starts a run or continues it, so that an interrupted job can be submitted again unchanged.
+"""
+
+import json
+import re
+import shlex
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from tfkit.engine.request.rank_checks import require_divisible
 from tfkit.errors import UsageError
-from tfkit.parallel.launch_files import FILES, LaunchedTraining
 from tfkit.recipe import open_recipe, read_recipes
 from tfkit.recipe.reading.overrides import Overrides
+
+_PORT = 29500  # torchrun's own
+_STOP_SECONDS = 300  # before the time limit of a job: time to finish the step and save
+
+
+@dataclass(frozen=True)
+class LaunchedTraining:
+    """A training on `nodes` machines with `ranks_per_node` processes each; `words` is tfkit's command line without `tfkit`.
+
+    `has_gpus`: each process has its own GPU, so that a machine has as many GPUs as processes.
+    """
+
+    words: tuple[str, ...]
+    name: str
+    nodes: int
+    ranks_per_node: int
+    has_gpus: bool = False
+
+    def __post_init__(self) -> None:
+        if bad := [word for word in self.words if not word.isprintable()]:
+            raise UsageError(f"{bad[0]!r}: has characters that cannot be printed, which no file of a cluster holds safely; rename it")
+
+    @property
+    def command(self) -> str:
+        """The module and its arguments, quoted for a shell. Without --, torchrun reads --run as an abbreviation of its own --run-path."""
+        return shlex.join(["-m", "--", "tfkit", *self.words])
+
+    @property
+    def slug(self) -> str:
+        """The name in the form that Kubernetes and Slurm allow."""
+        return re.sub(r"[^a-z0-9]+", "-", self.name.lower()).strip("-")[:50].strip("-") or "tfkit"
+
+    @property
+    def remarks(self) -> str:
+        """The comment at the beginning of each file: what it requires."""
+        gpus, network = (", each with a GPU", ", and NCCL_SOCKET_IFNAME") if self.has_gpus else ("", "")
+        return (
+            f"# tfkit on {self.nodes} x {self.ranks_per_node} processes{gpus}. Submitted again, it continues from the newest checkpoint.\n"
+            "# All nodes need tfkit, the recipe and its data at the same paths, and the run folder on a disk that they share.\n"
+            f"# If the processes do not find each other, export GLOO_SOCKET_IFNAME=<the network's name, as `ip link` shows it>{network}.\n"
+        )
+
+
+def torchrun_file(training: LaunchedTraining) -> str:
+    """Return a script to be started on every node."""
+    one = training.nodes == 1
+    needs = "" if one else ': "${NODE_RANK:?the number of this node, from 0}" "${MASTER_ADDR:?the name of node 0}"\n'
+    how = "" if one else "# On each node:  NODE_RANK=<0, 1, ...> MASTER_ADDR=<name of node 0> bash THIS_FILE\n"
+    node, address = ("0", "127.0.0.1") if one else ("$NODE_RANK", "$MASTER_ADDR")
+    return (
+        f"#!/bin/bash\n{training.remarks}{how}set -eu\n{needs}"
+        f"exec torchrun --nnodes {training.nodes} --nproc-per-node {training.ranks_per_node} "
+        f'--node-rank "{node}" --master-addr "{address}" --master-port "${{MASTER_PORT:-{_PORT}}}" {training.command}\n'
+    )
+
+
+def slurm_file(training: LaunchedTraining) -> str:
+    """Return a script for sbatch; srun starts the processes, which find their ranks in its variables."""
+    command = ["-m", "tfkit", *training.words]
+    gpus = f"#SBATCH --gpus-per-node={training.ranks_per_node}\n" if training.has_gpus else ""
+    return (
+        f"#!/bin/bash\n#SBATCH --job-name={training.slug}\n#SBATCH --nodes={training.nodes}\n"
+        f"#SBATCH --ntasks-per-node={training.ranks_per_node}\n"
+        f"{gpus}"
+        "#SBATCH --cpus-per-task=8          # fill in: the cores of a node, divided by its processes\n"
+        "#SBATCH --time=24:00:00            # fill in\n"
+        "##SBATCH --partition=NAME          # fill in, and remove one #\n"
+        "##SBATCH --account=NAME            # fill in, and remove one #\n"
+        f"#SBATCH --signal=TERM@{_STOP_SECONDS}          # seconds before the end: the run saves and ends with 143\n"
+        "#SBATCH --requeue --open-mode=append\n"
+        f"{training.remarks}set -eu\n"
+        "# source .venv/bin/activate        # fill in: the environment that has tfkit\n"
+        f'srun --kill-on-bad-exit=1 --cpus-per-task="$SLURM_CPUS_PER_TASK" python {shlex.join(command)} --threads "$SLURM_CPUS_PER_TASK"\n'
+    )
+
+
+def skypilot_file(training: LaunchedTraining) -> str:
+    """Return a task for `sky launch` or `sky jobs launch`; the latter restarts it after a preemption."""
+    resources = f"accelerators: H100:{training.ranks_per_node}  # fill in: the kind" if training.has_gpus else "cpus: 8+  # fill in"
+    return (
+        f"{training.remarks}"
+        f"name: {training.slug}\nnum_nodes: {training.nodes}\nworkdir: .  # has the recipe and its data\n"
+        f"resources:\n  {resources}\n"
+        "# file_mounts:  # fill in: a bucket at the run folder, so that a new machine finds the checkpoints\n"
+        "setup: |\n  pip install .  # fill in: how tfkit is installed\n"
+        "run: |\n"
+        '  MASTER_ADDR="$(echo "$SKYPILOT_NODE_IPS" | head -n 1)"\n'
+        f'  exec torchrun --nnodes {training.nodes} --nproc-per-node {training.ranks_per_node} --node-rank "$SKYPILOT_NODE_RANK" '
+        f'--master-addr "$MASTER_ADDR" --master-port {_PORT} {training.command}\n'
+    )
+
+
+def kubeflow_file(training: LaunchedTraining) -> str:
+    """Return a TrainJob for Kubeflow Trainer, whose runtime sets torchrun's PET_ variables: nodes, processes and address."""
+    command = ", ".join(json.dumps(word, ensure_ascii=False) for word in ("torchrun", "-m", "--", "tfkit", *training.words))
+    gpus = f"    resourcesPerNode:\n      limits:\n        nvidia.com/gpu: {training.ranks_per_node}\n" if training.has_gpus else ""
+    return (
+        f"{training.remarks}"
+        "apiVersion: trainer.kubeflow.org/v1alpha1\nkind: TrainJob\n"
+        f"metadata:\n  name: {training.slug}\n"
+        "spec:\n  runtimeRef:\n    name: torch-distributed\n  trainer:\n"
+        f"    numNodes: {training.nodes}\n    numProcPerNode: {training.ranks_per_node}\n"
+        f"{gpus}"
+        "    image: IMAGE  # fill in: one with tfkit, the recipe and its data; the runtime mounts the run folder\n"
+        f"    command: [{command}]\n"
+    )
+
+
+FILES: dict[str, Callable[[LaunchedTraining], str]] = {
+    "torchrun": torchrun_file,
+    "slurm": slurm_file,
+    "skypilot": skypilot_file,
+    "kubeflow": kubeflow_file,
+}
 
 
 def launch_file(

@@ -88,10 +88,7 @@ def _runs(path: Path) -> list[Path]:
 
 
 def _find(path: Path) -> tuple[list[Path], list[str]]:
-    """Return the checkpoint folders at a path, of all runs in it, and notes on them.
-
-    Raises ModelError if there are none.
-    """
+    """Return the checkpoint folders at a path, of all runs in it, and notes on them. Raises ModelError if there are none."""
     if str(path).startswith("hub:"):
         raise ModelError(f"{path}: not on this machine; verify takes a checkpoint or a run folder")
     if not path.is_dir():

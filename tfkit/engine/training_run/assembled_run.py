@@ -13,11 +13,10 @@ import torch
 
 from tfkit.carbon import FINISH
 from tfkit.carbon.footprint import MEASURED, RunTotals
-from tfkit.engine.assembly.base_model import has_new_head, pin_start
-from tfkit.engine.assembly.baseline_scores import training_baselines
-from tfkit.engine.assembly.companions import pin_companions
+from tfkit.engine.assembly.base_model import has_new_head, pin_models
 from tfkit.engine.assembly.components import Components, assemble, first_model, restore
 from tfkit.engine.assembly.memory_plan import disk_bytes, trained_numel
+from tfkit.engine.assembly.training_rows import training_baselines
 from tfkit.engine.assembly.verdict import comparison_fields
 from tfkit.engine.listener import Listener
 from tfkit.engine.request.resuming import require_length, warn_of_other_rounding
@@ -170,7 +169,7 @@ class AssembledRun:
         folder, totals = self.run.folder, self.run.folder.recorded.totals
         self.hooks.checkpointer.write_card(Path(result["checkpoint"]), self.progress.step, totals)
         if self.run.planned is not None and folder.attempt == 1 and not result["stopped_early"]:
-            self.run.forecaster.remember(self.run.planned, self.run.recipe, totals, self.run.device)
+            self.run.forecaster.remember(self.run, self.run.planned, totals)
         measured = _actual(totals, memory_bytes(self.run.device))
         folder.end_attempt("finished", step=self.progress.step, result=result, actual=measured)
         return result
@@ -220,9 +219,7 @@ def assemble_run(run: Run, *, exact: bool, force: bool) -> AssembledRun:
     ModelError, DataError, UsageError and MachineError.
     """
     recipe, data, folder, listener, peers = run.recipe, run.data, run.folder, run.listener, run.peers
-    pinned = pin_start(recipe, data.start, folder) if data.start else recipe
-    if data.objective.recorded_companions:
-        pinned = pin_companions(pinned, data.objective, folder)
+    pinned = pin_models(recipe, data.start, data.objective, folder)
     model = first_model(recipe, data, listener, peers)
     make_deterministic(run.device)
     keep_freed_memory()
@@ -258,11 +255,7 @@ def assemble_run(run: Run, *, exact: bool, force: bool) -> AssembledRun:
 
 def _actual(totals: RunTotals, memory_bytes: int) -> dict[str, Any]:
     """Return `actual` of run.json, from the totals of all attempts; `flops`: of the steps, counted as in the plan."""
-    return {
-        **totals.document(("seconds", "energy_kwh", "emissions_g")),
-        "memory_bytes": memory_bytes,
-        "flops": totals.train_flops,
-    }
+    return {**totals.document(("seconds", "energy_kwh", "emissions_g")), "memory_bytes": memory_bytes, "flops": totals.train_flops}
 
 
 def _announce_size(model: Transformer, listener: Listener) -> None:

@@ -1,5 +1,6 @@
 """The checkpoints of a run: written, kept and deleted. Each is a model folder: a whole model, or an adapter of the base model."""
 
+import json
 from collections.abc import Mapping
 from contextlib import nullcontext
 from functools import cached_property
@@ -23,7 +24,7 @@ from tfkit.engine.training_run.training_log import TrainingLog
 from tfkit.errors import UnhealthyError, UsageError
 from tfkit.families import PRESETS
 from tfkit.generation.config_file import stated_settings
-from tfkit.hub import family_of, save_model
+from tfkit.hub import OWN_TYPE, save_model
 from tfkit.recipe.schema.carbon_section import CarbonSection
 from tfkit.recipe.schema.sections import LoraSection, Recipe
 from tfkit.run.card import CardBase, CardModel, CardTraining, model_card
@@ -105,7 +106,7 @@ class Checkpointer:
         `totals`: those of run.json, once the attempt has ended and they are complete.
         """
         try:
-            write_atomically(checkpoint / "README.md", self._card(step, totals))
+            write_atomically(checkpoint / "README.md", self._card(checkpoint, step, totals))
         except OSError as error:
             self.run.listener.warn(f"{checkpoint}: its card cannot be written again ({error.strerror})")
 
@@ -125,7 +126,7 @@ class Checkpointer:
             facts["averaged"] = {"kind": "exponential", "decay": recipe.training.ema_decay, "steps": weights.mean_steps}
         facts |= self.work.facts()
         self._write_model(folder, facts)
-        (folder / "README.md").write_text(self._card(progress.step), encoding="utf-8")
+        (folder / "README.md").write_text(self._card(folder, progress.step), encoding="utf-8")
         loader = self.components.loader
         loader_tensors, document = loader_state(loader, progress.step)
         state = TrainingState(progress.state(), loader.micro_batch_size, data, weights.mean_steps, self.log.state(), document)
@@ -157,14 +158,13 @@ class Checkpointer:
     def _prune(self, keep: int) -> None:
         prune(self.root, keep, best_checkpoint(self.root))
 
-    def _card(self, step: int, totals: RunTotals = RunTotals()) -> str:
-        config, progress, start = self.model.config, self.log.progress, self.data.start
-        family = family_of(config, prefer=self.family)
+    def _card(self, checkpoint: Path, step: int, totals: RunTotals = RunTotals()) -> str:
+        progress, start = self.log.progress, self.data.start
+        written = json.loads((checkpoint / "config.json").read_text(encoding="utf-8"))
+        architecture = None if written["model_type"] == OWN_TYPE else written["architectures"][0]
         averaged = f"exponential mean over the steps, decay {self.weights.ema_decay}" if self.weights.mean else ""
         return model_card(
-            CardModel(
-                self.run.folder.path.name, config, family.architecture(config) if family else None, self.parameters, self.data.labels
-            ),
+            CardModel(self.run.folder.path.name, self.model.config, architecture, self.parameters, self.data.labels),
             CardTraining(self.kind, step, progress.tokens, self.log.latest.get("loss"), self.log.evaluations.get(step, {}), averaged),
             CardData.of(self.run.recipe.data),
             self._impact(totals),

@@ -18,13 +18,13 @@ from tfkit.engine.training_run.loop_hooks import LoopHooks
 from tfkit.engine.training_run.micro_batches import MicroBatches
 from tfkit.engine.training_run.sharded_work import ShardedWork
 from tfkit.errors import PeerLostError, Stopped, UnhealthyError
-from tfkit.parallel.agreement import Peers
 from tfkit.parallel.collectives import ProcessGroup
 from tfkit.parallel.common_work import CommonWork
+from tfkit.parallel.ranks import Peers
 from tfkit.recipe.dump import recipe_document
 from tfkit.recipe.schema.sections import Recipe
 from tfkit.training.health import StepReport, UnhealthyStepError
-from tfkit.training.loop import Log, Progress
+from tfkit.training.loop import Progress
 from tfkit.training.replay import weights_sha256
 
 Result = TypeVar("Result")
@@ -74,14 +74,10 @@ class FollowingHooks:
         """Begin the part of the steps after this one in the measurements of this machine."""
         self._meter.phase("train", progress.step)
 
-    def stepped(self, progress: Progress, report: StepReport, seconds: float) -> None:
-        """Show nothing."""
+    def stepped(self, *_: object) -> None:
+        """Do nothing: rank 0 shows, writes and evaluates."""
 
-    def log(self, line: Log) -> None:
-        """Write nothing."""
-
-    def evaluate(self, progress: Progress) -> None:
-        """Do nothing: rank 0 has evaluated."""
+    log = evaluate = stepped
 
 
 class RankHooks:

@@ -10,17 +10,16 @@ from typing import TYPE_CHECKING, Any
 
 from tfkit.engine.request.training_request import RequestRecord
 from tfkit.errors import PeerLostError, UsageError, argument
-from tfkit.parallel.launched_rank import watch_launcher
 from tfkit.parallel.ranks import ONE_PROCESS as ONE_PROCESS
 from tfkit.parallel.ranks import Ranks as Ranks
 from tfkit.parallel.ranks import find_ranks as find_ranks
-from tfkit.parallel.workers import Workers, on_loopback
+from tfkit.parallel.workers import Workers, on_loopback, watch_launcher
 
 if TYPE_CHECKING:
     import torch
 
-    from tfkit.parallel.agreement import Peers
     from tfkit.parallel.collectives import ProcessGroup
+    from tfkit.parallel.ranks import Peers
 
 
 class RankConnection:
@@ -38,7 +37,7 @@ class RankConnection:
 
         Raises UsageError for a device that several ranks cannot use, PeerLostError.
         """
-        from tfkit.parallel.agreement import ALONE
+        from tfkit.parallel.ranks import ALONE
         from tfkit.training.device import use_device
 
         if self.ranks.is_alone:

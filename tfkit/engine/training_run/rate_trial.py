@@ -8,19 +8,18 @@ import gc
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from tfkit.data import Loader, Rows
 from tfkit.data.order.draws import permutation
 from tfkit.engine.assembly.components import assemble, first_model
 from tfkit.engine.assembly.training_data import TrainingData
-from tfkit.engine.listener import Listener, Silent
+from tfkit.engine.listener import Silent
+from tfkit.engine.training_run.estimate import RARE_METRICS, RateTrialPlan
 from tfkit.engine.training_run.micro_batches import MicroBatches
-from tfkit.engine.training_run.rate_trial_plan import RARE_METRICS, RateTrialPlan
 from tfkit.errors import Stopped
 from tfkit.evaluation.predictions import answer_metrics, judge_rows
 from tfkit.evaluation.row_scores import score_rows
@@ -33,6 +32,9 @@ from tfkit.recipe.schema.sections import Recipe
 from tfkit.training.device import allow_nondeterministic, is_nondeterministic, keep_freed_memory, make_deterministic
 from tfkit.training.health import UnhealthyStepError
 from tfkit.training.loop import fit
+
+if TYPE_CHECKING:
+    from tfkit.engine.training_run.run import Run
 
 _CLEAR = 0.05  # fraction of the loss, or F1, by which another rate has to be better: less is the noise of so short a training
 _MIN_RARE = 16  # rows or words of the rarer classes on which an F1 can be compared
@@ -57,16 +59,15 @@ class _Outcome:
         return -(self.f1 or 0.0), self.loss
 
 
-def try_rates(
-    recipe: Recipe, data: TrainingData, plan: RateTrialPlan, device: torch.device, listener: Listener, should_stop: Callable[[], bool]
-) -> tuple[Recipe, dict[str, Any] | None]:
+def try_rates(run: "Run", plan: RateTrialPlan) -> tuple[Recipe, dict[str, Any] | None]:
     """Return the recipe with the best rate, and the trial's entry in run.json; None if its rows cannot decide. Raises Stopped.
 
     The recipe's own rate is kept unless the loss of another is lower by a twentieth. Where classes are unequal, a low loss is reached by
     always answering the most frequent one, so the F1 that the run is judged by decides, if there are enough rows of the others.
     """
-    make_deterministic(device)
+    make_deterministic(run.device)
     keep_freed_memory()
+    recipe, data, listener = run.recipe, run.data, run.listener
     own, rare = recipe.optimizer.lr, _rare_labels(recipe, data, plan)
     if rare is not None and rare < _MIN_RARE:
         listener.decided(
@@ -78,7 +79,7 @@ def try_rates(
     tried: dict[float, _Outcome] = {}
     with listener.progress("trying learning rates", plan.steps * len(plan.rates), "steps") as bar:
         for rate in plan.rates:
-            tried[rate] = _try_rate(_trial_recipe(recipe, plan, rate), data, plan, device, listener, should_stop, bar.advance, judged_by)
+            tried[rate] = _try_rate(run, _trial_recipe(recipe, plan, rate), plan, bar.advance, judged_by)
             gc.collect()  # the model and its optimizer, before the next trial
     best = min(tried, key=lambda rate: tried[rate].rank)
     chosen = best if tried[best].is_clearly_better(tried[own]) else own
@@ -120,27 +121,16 @@ def _trial_recipe(recipe: Recipe, plan: RateTrialPlan, rate: float) -> Recipe:
     length = {"steps": plan.steps, "epochs": None, "tokens": None, "ema_decay": None, "batch_ramp": None}
     warmup = {"warmup_steps": min(recipe.schedule.warmup_steps, 1), "warmup_tokens": None}
     return recipe.with_rate(rate * plan.factor).model_copy(
-        update={
-            "training": recipe.training.model_copy(update=length),
-            "schedule": recipe.schedule.model_copy(update=warmup),
-        }
+        update={"training": recipe.training.model_copy(update=length), "schedule": recipe.schedule.model_copy(update=warmup)}
     )
 
 
-def _try_rate(
-    recipe: Recipe,
-    data: TrainingData,
-    plan: RateTrialPlan,
-    device: torch.device,
-    listener: Listener,
-    should_stop: Callable[[], bool],
-    advance: Callable[[int], None],
-    judged_by: str | None,
-) -> _Outcome:
-    """Return the scores on the held-out rows after a short training. `judged_by`: a metric besides the loss."""
+def _try_rate(run: "Run", recipe: Recipe, plan: RateTrialPlan, advance: Callable[[int], None], judged_by: str | None) -> _Outcome:
+    """Return the scores on the held-out rows after a short training by `recipe`. `judged_by`: a metric besides the loss."""
+    data, device, should_stop = run.data, run.device, run.stop.should_stop
     model = first_model(recipe, data, Silent())
     components = assemble(recipe, data, model, device, recipe.training.micro_batch_size or 1, Silent(), should_stop)
-    micro_batches = MicroBatches(recipe, device, listener, components, restored=False)
+    micro_batches = MicroBatches(recipe, device, run.listener, components, restored=False)
     if recipe.training.micro_batch_size is None:
         micro_batches.choose()
     rows, objective = components.loader.rows, components.data.objective
@@ -198,19 +188,10 @@ class RowSubset:
     def __init__(self, rows: Rows, numbers: NDArray[np.int64]):
         """`numbers`: the numbers of the rows to keep, ascending."""
         self._rows, self._numbers = rows, numbers
+        self.mean_tokens, self.longest = rows.mean_tokens, rows.longest  # of the full set, approximately those of the subset
 
     def __len__(self) -> int:
         return len(self._numbers)
-
-    @property
-    def mean_tokens(self) -> float:
-        """The mean number of tokens in a row of the full set, approximately that of the subset."""
-        return self._rows.mean_tokens
-
-    @property
-    def longest(self) -> int:
-        """The number of tokens in the longest row of the full set."""
-        return self._rows.longest
 
     def order(self, epoch: int) -> NDArray[np.int64]:
         """Return the row numbers of an epoch, in reading order: (len(self),)."""

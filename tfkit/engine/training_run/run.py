@@ -20,7 +20,7 @@ from tfkit.engine.training_run.estimate import Estimate, Forecaster
 from tfkit.engine.training_run.micro_batches import is_short, limit_batch_size
 from tfkit.hub import content_hash, run_id_of
 from tfkit.model.transformer import Transformer
-from tfkit.parallel.agreement import ALONE, Peers
+from tfkit.parallel.ranks import ALONE, Peers
 from tfkit.recipe.pretraining_sizes import scaled_to
 from tfkit.recipe.schema.sections import Recipe
 from tfkit.run.ancestors import Ancestry, Parent, find_ancestors
@@ -78,7 +78,7 @@ class Run:
         """Estimate the prepared run. `ahead`: it starts later, and finds in the cache what was built now."""
         seconds = partial(self._seconds_so_far, ahead=ahead)
         with self.stop.at_once("nothing was trained yet"):
-            self.planned = self.forecaster.estimate(self.recipe, self.data, self.shapes, self.device, seconds)
+            self.planned = self.forecaster.estimate(self, seconds)
         return self.planned
 
     def fit_length(self, minutes: float, named: Collection[str], *, measures: bool = False) -> dict[str, Any]:
@@ -91,7 +91,7 @@ class Run:
 
         corrected: Callable[[Estimate], Estimate] = copy  # as it is
         if measures and self.peers.ranks.is_alone:
-            corrected = self.forecaster.measure(recipe, self.data, self.device, self.listener, self.stop, self.meter)
+            corrected = self.forecaster.measure(self)
             how = "by the time of a few steps"
         shorter = corrected(self.forecast())
         steps = shorter.steps
@@ -159,7 +159,7 @@ class Run:
         if self.budget is not None:
             self.budget.wait_for_meter()
         self.meter.phase("trial")
-        self.recipe, trial = try_rates(self.recipe, self.data, plan, self.device, self.listener, self.stop.should_stop)
+        self.recipe, trial = try_rates(self, plan)
         self.meter.phase("setup")
         if trial is not None:
             self.folder.record(rate_trial=trial)

@@ -6,7 +6,6 @@ Rank 0 saves, evaluates and writes all files, and the others wait for it.
 """
 
 import gc
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,7 @@ import torch
 
 from tfkit.alignment.user_code import CodePermission
 from tfkit.carbon import FINISH, Meter
-from tfkit.engine.assembly.components import Components, assemble, first_model, restore
+from tfkit.engine.assembly.components import assemble, first_model, restore
 from tfkit.engine.assembly.rank_inputs import inputs_on_rank, require_code_of_first, require_same_inputs
 from tfkit.engine.assembly.training_data import prepare_data
 from tfkit.engine.listener import Listener, StopRequest
@@ -26,25 +25,13 @@ from tfkit.engine.training_run.sharded_work import ShardedWork
 from tfkit.errors import PeerLostError, UnhealthyError
 from tfkit.parallel.collectives import ProcessGroup
 from tfkit.parallel.common_work import CommonWork
-from tfkit.parallel.launched_rank import write_into
 from tfkit.parallel.ranks import Ranks
+from tfkit.parallel.workers import write_into
 from tfkit.recipe.reading.read import read_document
-from tfkit.recipe.schema.sections import Recipe
 from tfkit.run.state_json import TrainingState
 from tfkit.training.checkpoint import load_training_state
 from tfkit.training.device import compile_model, keep_freed_memory, make_deterministic, pick_device, use_device
 from tfkit.training.loop import Progress, train
-
-
-@dataclass(frozen=True)
-class _Begun:
-    """A run on this rank, before its first step."""
-
-    recipe: Recipe
-    device: torch.device
-    components: Components
-    progress: Progress
-    restored: bool
 
 
 def follow(ranks: Ranks, threads: int, listener: Listener, stop: StopRequest, given: RequestRecord | None = None) -> None:
@@ -88,10 +75,9 @@ def _take_part(message: dict[str, Any], group: ProcessGroup, listener: Listener,
     """Take part in one training."""
     with stop.at_once("no step was taken yet"):
         write_into(Path(message["folder"]))
-        begun = _begin(message, group, listener, stop, meter)
-    components, progress = begun.components, begun.progress
-    micro_batches = MicroBatches(begun.recipe, begun.device, listener, components, restored=begun.restored)
-    work = ShardedWork(begun.recipe, components, stop.should_stop)
+        micro_batches, progress = _begin(message, group, listener, stop, meter)
+    components = micro_batches.components
+    work = ShardedWork(micro_batches.recipe, components, stop.should_stop)
     with steps_of_ranks(FollowingHooks(listener, micro_batches, meter), work, progress.step, stop, meter.stop) as hooks:
         meter.phase("train", progress.step)
         try:
@@ -100,8 +86,12 @@ def _take_part(message: dict[str, Any], group: ProcessGroup, listener: Listener,
             meter.phase(FINISH)
 
 
-def _begin(message: dict[str, Any], group: ProcessGroup, listener: Listener, stop: StopRequest, meter: Meter) -> _Begun:
-    """Prepare the data, from the cache that rank 0 has filled if it is shared, and assemble the same components as rank 0."""
+def _begin(
+    message: dict[str, Any], group: ProcessGroup, listener: Listener, stop: StopRequest, meter: Meter
+) -> tuple[MicroBatches, Progress]:
+    """Prepare the data, from the cache that rank 0 has filled if it is shared, and assemble the same components as rank 0, which are those
+    of the micro-batches.
+    """
     recipe = read_document(message["recipe"], "the recipe of rank 0").recipe
     device = pick_device(rank_device(message["device"], group.ranks))
     use_device(device)
@@ -120,4 +110,4 @@ def _begin(message: dict[str, Any], group: ProcessGroup, listener: Listener, sto
     progress = restore(components, checkpoint, tensors, state) if checkpoint else Progress()
     if recipe.training.compile:
         compile_model(model, by_block=recipe.parallel.shard > 1)
-    return _Begun(recipe, device, components, progress, checkpoint is not None)
+    return MicroBatches(recipe, device, listener, components, restored=checkpoint is not None), progress

@@ -39,6 +39,7 @@ _LABEL_NAMES = (
     *("is_duplicate", "similarity", "similarity_score", "relatedness_score", "entailment_judgment", "entailment_label", "stance", "v1"),
 )
 _TAG_NAMES = ("tag", "ner_labels", "entity_tags", "iob", "bio", "pos_labels", "pos_tag", "ner_tag", "xpos", "chunk_tags")
+_RIGHT_NAMES = ("answer_idx", "answer_index", "correct_answer", "correct_option", "correct", "right_answer", "answer_key", "cop")
 _CLASS_METRICS = ("accuracy", "f1_macro", "f1_micro", "matthews", "majority")
 
 
@@ -140,7 +141,7 @@ class MultipleChoiceSection(ObjectiveSection):
             within=("question.stem",),
         ),
         Role("choices", "choices", ("choices", "endings", "options", "answers"), in_input=False, within=("question.choices",)),
-        Role("label", "label", ("label", "labels", "answer", "answerKey", "gold"), by_number=True),
+        Role("label", "label", ("label", "labels", "answer", "answerKey", "gold"), by_number=True, later=_RIGHT_NAMES),
     )
     head: ClassVar[str] = "choices"  # of a language model that also scores whole sequences
     reads_text: ClassVar[bool] = False

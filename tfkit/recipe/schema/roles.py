@@ -1,5 +1,6 @@
 """The roles of the parts of a row, and the column names that are recognised for each. Torch-free."""
 
+import re
 from typing import Literal, NamedTuple
 
 Form = Literal[
@@ -21,6 +22,11 @@ Form = Literal[
 ]
 LABELS: tuple[Form, ...] = ("label", "labels", "label_set", "answers", "numbers", "votes")  # not part of the input
 REFERENCES: tuple[Form, ...] = ("references", "literals")  # texts to generate, or to compare with
+
+
+def normalized(name: str) -> str:
+    """Return a column's name in the form in which names are compared: in lower case, with _ for spaces, hyphens and dots."""
+    return re.sub(r"[\s.\-]+", "_", name.strip().lower())
 
 
 class Role(NamedTuple):
@@ -49,6 +55,10 @@ class Role(NamedTuple):
     def is_input(self) -> bool:
         """Whether the part is given to the model: neither a label nor a text to generate."""
         return self.in_input and self.form not in (*LABELS, *REFERENCES)
+
+    def knows(self, name: str) -> bool:
+        """Return whether a column's name is one of the role's names, in any letter case."""
+        return normalized(name) in map(normalized, (*self.columns, *self.later))
 
 
 TEXT = (Role("text", "text", ("text",)),)

@@ -1,4 +1,7 @@
-"""A queue and a daemon thread between a run and a tracker: if the tracker raises, hangs or exits, training neither stops nor waits."""
+"""Trackers, which send a run's metrics elsewhere; metrics.jsonl is the authoritative record.
+
+No tracker can stop or slow a run: a queue and a daemon thread are between them, so that a tracker may raise, hang or exit.
+"""
 
 import contextlib
 import queue
@@ -6,7 +9,11 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
+
+from tfkit.errors import MachineError, how_to_install
+from tfkit.recipe.schema.sections import Recipe, TensorBoardSection
+from tfkit.run.folder import RunFolder
 
 WAITING = 1000  # lines of the log that may wait; further ones are dropped
 CLOSE_SECONDS = 3.0
@@ -72,3 +79,41 @@ class TrackerQueue:
 
     def _note(self, error: BaseException) -> None:
         self._trouble = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+
+
+def open_trackers(recipe: Recipe, folder: RunFolder, first_step: int, warn: Callable[[str], None]) -> list[TrackerQueue]:
+    """Start the trackers of a recipe, each kind once; points that an earlier attempt left from `first_step` on are hidden.
+
+    `warn` is called at most once for each tracker, when it is closed. Raises MachineError if a tracker's extra is not installed.
+    """
+    alias = [TensorBoardSection(kind="tensorboard")] if recipe.training.tensorboard else []
+    queues = []
+    for section in dict.fromkeys([*recipe.trackers, *alias]):
+        match section:
+            case TensorBoardSection():
+                queues.append(TrackerQueue("TensorBoard", folder.tensorboard, tensorboard_writer(folder.tensorboard, first_step), warn))
+    return queues
+
+
+def tensorboard_writer(folder: Path, first_step: int) -> Callable[[], Tracker]:
+    """Return a function that opens the writer; points of an earlier attempt from `first_step` on are hidden. Raises MachineError."""
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        raise MachineError(f"TensorBoard {how_to_install('tensorboard')}") from None
+    return lambda: _EventFiles(SummaryWriter(str(folder), purge_step=first_step if first_step > 1 else None))
+
+
+class _EventFiles:
+    """Writes a curve for each name, and flushes the files after each line, so that a killed run has its points."""
+
+    def __init__(self, writer: Any):
+        self._writer = writer
+
+    def add(self, step: int, values: Mapping[str, float]) -> None:
+        for name, value in values.items():
+            self._writer.add_scalar(name, value, step)
+        self._writer.flush()
+
+    def close(self) -> None:
+        self._writer.close()

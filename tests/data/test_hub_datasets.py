@@ -13,7 +13,7 @@ from tiny_files import write_rows
 from tfkit.data.columns.forms import ClassName
 from tfkit.data.columns.record_columns import Columns
 from tfkit.data.columns.rows import Part, Row, Skipped
-from tfkit.data.sources.hub_stream import StreamedSource
+from tfkit.data.sources.hub_datasets import StreamedSource
 from tfkit.data.sources.open_sources import first_records, open_source
 from tfkit.errors import DataError
 from tfkit.objectives.chat import conversation

@@ -1,0 +1,119 @@
+"""The lines to copy for data whose task is not clear: each names the columns for one task that they could serve. Torch-free."""
+
+import re
+from collections.abc import Collection, Mapping
+from itertools import islice, permutations
+from typing import Any, NamedTuple
+
+from tfkit.errors import argument
+from tfkit.recipe.column_forms import Held, form_of
+from tfkit.recipe.column_groups import choices_by, instructed, languages_in
+from tfkit.recipe.schema.objective_facts import SECTIONS, Stacks
+
+MAX_LISTED = 20
+PRETRAINING = {"encoder": "masked_lm", "decoder": "causal_lm", "both": "span_corruption"}
+
+
+class _Reading(NamedTuple):
+    """A way to read columns that are not recognised: the form of the column for each role of an objective."""
+
+    kind: str
+    roles: Mapping[str, str]
+    purpose: str
+    joins: bool = True  # further texts are joined with the first one
+
+
+_CHOICES = _Reading("multiple_choice", {"context": "text", "choices": "texts", "label": "label"}, "to choose the right answer")
+_VOTES = {"prompt": "text", "response_a": "text", "response_b": "text", "winner": "label"}
+_READINGS = (
+    _Reading("classification", {"text": "text", "pair": "text", "label": "label"}, "for the classes of pairs of texts"),
+    _Reading("classification", {"text": "text", "label": "label"}, "for the classes of texts"),
+    _CHOICES,
+    _Reading("tagging", {"tokens": "texts", "tags": "texts"}, "for the tags of words"),
+    _Reading("chat", {"messages": "messages"}, "for answers in conversations"),
+    _Reading("chat", {"instruction": "text", "output": "text"}, "for answers in a conversation"),
+    _Reading("text_to_text", {"source": "text", "target": "text"}, "to write one text for another"),
+    _Reading("dpo", {"prompt": "text", "chosen": "text", "rejected": "text"}, "for the better of two completions", joins=False),
+    _Reading("dpo", _VOTES, "for the better of two responses", joins=False),
+    *(_Reading(kind, {"text": "text"}, f"for {kind}, on text alone") for kind in PRETRAINING.values()),
+)
+# Other ways to read the columns of an objective for which a model with these stacks cannot be trained: columns to name, and the purpose.
+_Columns = tuple[Mapping[str, str], str]
+_CLASSES: _Columns = ({"text": "NAME", "label": "NAME"}, "for the classes of texts, or numbers for them")
+_CONVERSATION: _Columns = ({"instruction": "NAME", "output": "NAME"}, "for answers in a conversation")
+_WRITTEN: _Columns = ({"source": "NAME", "target": "NAME"}, "to write one text for another")
+_LABELLED: Mapping[str, _Columns] = {"encoder": _CLASSES, "decoder": _CONVERSATION, "both": _WRITTEN}
+_ALTERNATIVES: Mapping[tuple[str, str], _Columns] = {
+    ("dpo", "both"): ({"source": "NAME", "target": "NAME"}, "to write the better answers"),
+    ("tagging", "both"): _CLASSES,
+    ("multiple_choice", "both"): _CLASSES,
+    ("question_answering", "decoder"): ({"instruction": "NAME", "input": "NAME", "output": "NAME"}, "for answers in a conversation"),
+    ("question_answering", "both"): ({"source": "{question} {context}", "target": "NAME"}, "to write the answers"),
+}
+
+
+def remedies(held: Held, stacks: Stacks, instead_of: str = "") -> list[str]:
+    """Return a line for each task of a model that the columns could serve. `instead_of`: the objective for which the model cannot be
+    trained, which decides the columns to name if no labelled one could be served.
+    """
+    kind = PRETRAINING[stacks]
+    kinds = [name for name, section in SECTIONS.items() if stacks in section.stacks and name not in PRETRAINING.values()]
+    on_text = readings(held, [kind]) or [f"{columns_option({'text': 'NAME'})} for {kind}, on text alone"]
+    return [*(readings(held, kinds) or [labelled(stacks, instead_of)]), *on_text]
+
+
+def labelled(stacks: Stacks, instead_of: str = "") -> str:
+    """Return the line that names the columns of a labelled task of a model, without knowing them."""
+    columns, purpose = _ALTERNATIVES.get((instead_of, stacks), _LABELLED[stacks])
+    return f"{columns_option(columns)} {purpose}"
+
+
+def readings(held: Held, kinds: Collection[str]) -> list[str]:
+    """Return a line to copy for each reading of the columns by objectives of these kinds, for texts in several languages in each direction.
+
+    A line says which columns of texts or labels it would not read.
+    """
+    forms = {name: form_of(values) for name, values in held.items()}
+    return [_line(one, columns, held, forms) for one in _READINGS if one.kind in kinds for columns in _fillings(one, held, forms)]
+
+
+def _fillings(reading: _Reading, held: Held, forms: Mapping[str, str]) -> list[dict[str, Any]]:
+    """Return the columns for the roles of a reading, or each choice of them; empty if they do not fit."""
+    languages = languages_in(held)
+    if len(languages) > 1 and {"output", "target"} & reading.roles.keys():
+        pairs = [dict(zip(("source", "target"), pair, strict=True)) for pair in islice(permutations(languages, 2), MAX_LISTED)]
+        return pairs if reading.kind == "text_to_text" else [*map(instructed, pairs)]
+    columns = {} if len(languages) > 2 and not reading.joins else _fill(reading, forms)
+    numbered = [named for answer in held for named in choices_by(held, answer)] if reading is _CHOICES else []
+    return [columns] if columns else numbered
+
+
+def _fill(reading: _Reading, forms: Mapping[str, str]) -> dict[str, str]:
+    """Return a column for each role of a reading; empty if there are too few, or texts that it would leave out."""
+    columns: dict[str, str] = {}
+    for form in dict.fromkeys(reading.roles.values()):
+        roles = [role for role, wanted in reading.roles.items() if wanted == form]
+        found = [column for column, held in forms.items() if held == form]
+        if len(found) < len(roles) or (form == "text" and len(found) > len(roles) and not reading.joins):
+            return {}
+        if form == "text":
+            rest = len(found) - len(roles) + 1
+            found = [found[0] if rest == 1 else " ".join(f"{{{column}}}" for column in found[:rest]), *found[rest:]]
+        columns |= dict(zip(roles, found, strict=False))
+    return {role: columns[role] for role in reading.roles}
+
+
+def _line(reading: _Reading, columns: Mapping[str, str | list[str]], held: Held, forms: Mapping[str, str]) -> str:
+    named = [name for column in columns.values() for name in ([column] if isinstance(column, str) else column)]
+    read = {part for name in named for part in (re.findall(r"\{(.*?)\}", name) or [name])}
+    unread = [repr(name) for name, form in forms.items() if form != "other" and name not in read]
+    kind = f" objective.kind={reading.kind}" if reading.kind in PRETRAINING.values() and unread else ""
+    note = f" ({', '.join(unread)} {'is' if len(unread) == 1 else 'are'} not read)" if unread else ""
+    if "winner" in columns and {*map(str, held[str(columns["winner"])])} == {"0", "1"}:
+        kind, note = " data.train.0.class_names=[a,b]", f", if 0 is a vote for {columns['response_a']!r}, else [b,a]{note}"
+    return f"{columns_option(columns)}{kind} {reading.purpose}{note}"
+
+
+def columns_option(columns: Mapping[str, str | list[str]]) -> str:
+    """Return the argument that names the column of each role."""
+    return argument("columns", dict(columns))
