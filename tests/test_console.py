@@ -19,7 +19,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tfkit import console
-from tfkit.cli.text_columns import align_columns, align_facts
+from tfkit.cli.results import align_columns, align_facts
 from tfkit.console.characters import ascii_only, fit, visible, visible_line
 
 ROOT = Path(__file__).parent.parent
@@ -168,8 +168,6 @@ TERMINAL = """
 import sys
 import time
 from tfkit import console
-from tfkit.cli.text_columns import align_columns, align_facts
-from tfkit.console.characters import ascii_only, fit, visible, visible_line
 with console.live() as line:
     for step in (120, 121):
         line.update(dict({fields}, step=step))
@@ -311,23 +309,18 @@ def test_a_notebook_has_a_live_line(displayed: list[str], capsys: pytest.Capture
     assert capsys.readouterr() == ("", "")
 
 
-def test_a_notebook_without_ipywidgets_has_plain_lines(
-    displayed: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("lacks", ["ipywidgets", "a notebook: IPython in a pipe"])
+def test_without_a_notebook_and_ipywidgets_lines_are_plain(
+    lacks: str, displayed: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(sys.modules, "ipywidgets", None)  # as if it were not installed
+    if lacks == "ipywidgets":
+        monkeypatch.setitem(sys.modules, "ipywidgets", None)  # as if it were not installed
+    else:
+        monkeypatch.setattr(builtins, "get_ipython", type("TerminalInteractiveShell", (), {}))
     with console.live() as line:
         line.update({"step": 121, "loss": 2.5})
     assert capsys.readouterr().err == "step 121  loss 2.5\n"
     assert displayed == []
-
-
-def test_ipython_in_a_pipe_is_no_notebook(
-    displayed: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(builtins, "get_ipython", type("TerminalInteractiveShell", (), {}))
-    with console.live() as line:
-        line.update({"step": 121, "loss": 2.5})
-    assert capsys.readouterr().err == "step 121  loss 2.5\n"
 
 
 ESC = st.sampled_from("\x1b\x07\x08\r\x00\x7f\x85\x9b\x9d\u202e\u202a\u2066\u2069")
@@ -363,24 +356,26 @@ def test_escape_sequences_replace_only_what_a_terminal_obeys(text: str) -> None:
     assert "\n" not in visible_line(text)
 
 
+def shown_on_a_terminal(script: str, stream: str, **environment: str) -> str:
+    """Return what a program writes to the stream, which is a terminal."""
+    leader, follower = pty.openpty()
+    streams: Any = {stream: follower}
+    subprocess.run([sys.executable, "-c", script], cwd=ROOT, env={**os.environ, "LC_ALL": "C.UTF-8", **environment}, check=True, **streams)
+    os.close(follower)
+    shown = os.read(leader, 9999).decode()
+    os.close(leader)
+    return shown
+
+
 def test_generated_text_is_data_in_a_file_and_escaped_on_a_terminal(tmp_path: Path) -> None:
     script = "from tfkit import console; console.piece('a\\x1b[2Jb\\u202e\\n')"
     plain = subprocess.run([sys.executable, "-c", script], capture_output=True, cwd=ROOT, env={**os.environ, "LC_ALL": "C.UTF-8"})
     assert plain.stdout.decode() == "a\x1b[2Jb\u202e\n"
-    leader, follower = pty.openpty()
-    subprocess.run([sys.executable, "-c", script], stdout=follower, cwd=ROOT, env={**os.environ, "LC_ALL": "C.UTF-8"}, check=True)
-    os.close(follower)
-    assert os.read(leader, 1000).decode() == "a\\x1b[2Jb\\u202e\r\n"
-    os.close(leader)
+    assert shown_on_a_terminal(script, "stdout") == "a\\x1b[2Jb\\u202e\r\n"
 
 
 def test_the_live_line_shows_no_control_characters_of_a_name() -> None:
     script = "from tfkit import console\nwith console.progress('a\\x1b]0;title\\x07\\x9b2J', 2) as bar:\n    bar.due = 0\n    bar.advance()"
-    leader, follower = pty.openpty()
-    environment = {**os.environ, "LC_ALL": "C.UTF-8", "TERM": "xterm", "COLUMNS": "99"}
-    subprocess.run([sys.executable, "-c", script], stderr=follower, cwd=ROOT, env=environment, check=True)
-    os.close(follower)
-    shown = os.read(leader, 9999).decode()
-    os.close(leader)
+    shown = shown_on_a_terminal(script, "stderr", TERM="xterm", COLUMNS="99")
     assert r"a\x1b]0;title\x07\x9b2J" in shown
     assert not {"\x1b]", "\x07", "\x9b"} & {*shown, "\x1b]" * ("\x1b]" in shown)}

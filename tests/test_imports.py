@@ -27,7 +27,6 @@ PURE = {
     "carbon.reading",
     "regular_files",
     "units",
-    "error_document",
 }
 # Of the room `run`: how a checkpoint lies on disk, without torch.
 CHECKPOINTS = {
@@ -44,7 +43,6 @@ CHECKPOINTS = {
 }
 MAY_IMPORT = {
     "errors": set(),
-    "error_document": set(),
     "durable": set(),
     "openmp": set(),
     "network": {"durable"},
@@ -86,7 +84,7 @@ MAY_IMPORT = {
         "run",
         "carbon",
     },
-    "cli": {"engine", "recipe", "console", "errors", "error_document", "units", "network", "run", "carbon", "reporting"},
+    "cli": {"engine", "recipe", "console", "errors", "units", "network", "run", "carbon", "reporting"},
     "__main__": {"cli", "console", "errors", "run"},
     "__init__": {"engine", "adapters", "openmp"},
 }

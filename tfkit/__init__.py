@@ -9,18 +9,8 @@ __version__ = "0.1.0"
 limit_spinning()
 
 if TYPE_CHECKING:
-    from tfkit.engine.api import average as average
-    from tfkit.engine.api import evaluate as evaluate
-    from tfkit.engine.api import finetune as finetune
-    from tfkit.engine.api import generate as generate
-    from tfkit.engine.api import load as load
-    from tfkit.engine.api import plan as plan
-    from tfkit.engine.api import predict as predict
-    from tfkit.engine.api import pretrain as pretrain
-    from tfkit.engine.api import resume as resume
-    from tfkit.engine.api import sweep as sweep
+    from tfkit.engine.api import average, evaluate, finetune, generate, load, plan, predict, pretrain, resume, sweep
 
-_API_FUNCTIONS = ("average", "evaluate", "finetune", "generate", "load", "plan", "predict", "pretrain", "resume", "sweep")
 __all__ = ["__version__", "average", "evaluate", "finetune", "generate", "load", "plan", "predict", "pretrain", "resume", "sweep"]
 
 
@@ -28,7 +18,7 @@ def __getattr__(name: str) -> Any:
     """Import a public name on first access, so that `import tfkit` stays light."""
     if name == "console":  # the command line's listener
         return importlib.import_module("tfkit.console")
-    if name in _API_FUNCTIONS:
+    if name in __all__:
         from tfkit.engine import api
 
         return getattr(api, name)

@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from tfkit.carbon.columns import CODECARBON_3_3, installed_columns
+from tfkit.carbon.emissions_file import CODECARBON_3_3, installed_columns
 from tfkit.carbon.place import Place, codecarbon_folder, codecarbon_settings, resolve_place
 from tfkit.errors import UsageError
 from tfkit.recipe.schema.carbon_section import CarbonSection

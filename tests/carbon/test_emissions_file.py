@@ -6,8 +6,7 @@ import sys
 import pytest
 from tiny_files import emissions_rows
 
-from tfkit.carbon.columns import installed_columns
-from tfkit.carbon.emissions_file import write_emissions
+from tfkit.carbon.emissions_file import installed_columns, write_emissions
 from tfkit.carbon.ledger import LedgerReader
 from tfkit.carbon.ledger_writer import Ledger, tick_line
 from tfkit.carbon.reading import Totals

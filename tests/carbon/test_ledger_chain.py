@@ -8,9 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny_files import read_rows, write_rows
 
-from tfkit.carbon.hash_chain import line_hash
 from tfkit.carbon.ledger import LedgerReader
-from tfkit.carbon.ledger_writer import Ledger, tick_line
+from tfkit.carbon.ledger_writer import Ledger, line_hash, tick_line
 from tfkit.carbon.reading import Totals
 
 HEADER = {"kind": "header", "schema_version": 1, "run_id": "run", "attempt": 1, "node": 0, "place": {}, "pue": 1.0}

@@ -15,7 +15,7 @@ from tokenizers import Tokenizer as Backend
 
 from tfkit.__main__ import main
 from tfkit.engine.tools.gguf_export import TYPES
-from tfkit.families import PRESETS
+from tfkit.families import GGUF_ARCHITECTURES, PRESETS
 from tfkit.hub import load, save_model
 from tfkit.model.transformer import Transformer
 from tfkit.recipe.presets import model_config
@@ -214,6 +214,12 @@ def test_wrong_words_and_unknown_splitters(tmp_path: Path, capsys: pytest.Captur
     monkeypatch.setitem(TYPES, "q8_0", 0.0)
     assert main(["export", str(folder), "--gguf", str(tmp_path / "m.gguf"), "--type", "q8_0"]) == 8
     assert "its predictions differ by" in capsys.readouterr().err
+
+
+def test_the_help_names_every_family_that_is_written_and_each_is_written_here(capsys: pytest.CaptureFixture[str]) -> None:
+    assert {PRESETS[preset][0].name for preset, *_ in MODELS.values()} == {*GGUF_ARCHITECTURES}
+    assert main(["export", "--help"]) == 0
+    assert f"Its family: {', '.join(GGUF_ARCHITECTURES)}." in " ".join(capsys.readouterr().out.split())
 
 
 @pytest.mark.parametrize("name", MODELS)

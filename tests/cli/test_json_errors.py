@@ -10,7 +10,7 @@ import tfkit.cli.check
 from tfkit import console, errors
 from tfkit.__main__ import main
 from tfkit.cli import COMMANDS
-from tfkit.error_document import error_document
+from tfkit.errors import error_document
 
 NEEDED = {
     "pretrain": ["no-such-recipe"],

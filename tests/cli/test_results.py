@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from tfkit import console
-from tfkit.cli.class_tables import class_tables
+from tfkit.cli.evaluate import class_tables
 from tfkit.cli.results import _lines, beside_baseline
 
 RESULT: dict[str, Any] = {

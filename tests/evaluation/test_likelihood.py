@@ -60,7 +60,7 @@ def by_transformers(folder: Path, question: Question) -> tuple[float, int]:
 def test_likelihoods_are_those_of_transformers(tmp_path: Path, family: str, add_bos: bool) -> None:
     tokenizer = tokenizer_of(add_bos)
     model = tiny(family, tokenizer)
-    Loaded(model, tokenizer, model.config, family, tmp_path).save(tmp_path)
+    Loaded(model=model, codec=tokenizer, config=model.config, family=family, folder=tmp_path).save(tmp_path)
     found = likelihoods(model, tokenizer, QUESTIONS, batch_size=3)
     for question, one in zip(QUESTIONS, found, strict=True):
         expected, tokens = by_transformers(tmp_path, question)

@@ -47,7 +47,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     shape = {"position": {"kind": "learned"}, "norm": {"kind": "layer"}, "attention": {"qkv_bias": True, "out_bias": True}}
     rest = {"mlp": {"activation": "gelu_tanh", "bias": True}, "head": {"tied": True}, "init": {"std": 0.3}}
     config = ModelConfig.model_validate(sizes | shape | rest)
-    Loaded(build(config, seed=5), tokenizer, config, "gpt2", path).save(path)
+    Loaded(model=build(config, seed=5), codec=tokenizer, config=config, family="gpt2", folder=path).save(path)
     return path
 
 
@@ -145,6 +145,7 @@ def test_what_cannot_be_done_is_said(both: tuple[TfkitLM, HFLM], tmp_path: Path)
         both[0].generate_until(requests("generate_until", [("the", {"until": ["a"]})]))
     config = both[0].loaded.config.model_copy(update={"head": {"kind": "none"}})
     encoder = ModelConfig.model_validate(config.model_dump() | {"head": {"kind": "classes", "count": 2, "pool": "last"}})
-    Loaded(build(encoder, 1), both[0].codec, encoder, "gpt2", tmp_path, labels=("a", "b")).save(tmp_path)
+    about = {"codec": both[0].codec, "config": encoder, "family": "gpt2", "folder": tmp_path, "labels": ("a", "b")}
+    Loaded(model=build(encoder, 1), **about).save(tmp_path)
     with pytest.raises(ModelError, match="the harness needs a language model"):
         TfkitLM(str(tmp_path))

@@ -19,7 +19,7 @@ from tiny_files import emissions_rows, receipt, wait_for
 from tiny_runs import Done, Process, both, exact, hashes, kept, pretrain, slow_micro_batches, strike
 
 from tfkit.carbon import Meter
-from tfkit.carbon.columns import installed_columns
+from tfkit.carbon.emissions_file import installed_columns
 from tfkit.carbon.ledger import Attempt, LedgerReader
 from tfkit.objectives.causal_lm import CausalLM
 from tfkit.recipe.schema.carbon_section import CarbonSection

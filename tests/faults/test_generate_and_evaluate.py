@@ -18,9 +18,9 @@ from tiny_files import parse_rows, write_rows
 from tiny_runs import Done, Process
 
 import tfkit.adapters
-import tfkit.cli.chat
 import tfkit.cli.evaluate
 import tfkit.cli.generate
+import tfkit.cli.generation_io
 import tfkit.engine.request.evaluation_settings
 import tfkit.evaluation.text_scores
 import tfkit.generation.decoding

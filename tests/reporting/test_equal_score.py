@@ -9,10 +9,9 @@ from tiny_files import read_rows, write_rows
 from written_runs import write_run
 
 from tfkit.__main__ import main
-from tfkit.reporting.equal_score import Comparison, compare_runs
+from tfkit.reporting.equal_score import Comparison, Cost, CurvePoint, compare_runs, cost_until, score_curve
 from tfkit.reporting.run_facts import read_facts
 from tfkit.reporting.run_set import open_runs
-from tfkit.reporting.score_curve import Cost, CurvePoint, cost_until, score_curve
 
 
 def cost(grams: float) -> Cost:

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from written_runs import write_run
 
 from tfkit.__main__ import main
-from tfkit.reporting.chart_scales import thin, ticks, time_ticks
 from tfkit.reporting.html_page import environment, html_page
+from tfkit.reporting.page_charts import thin, ticks, time_ticks
 from tfkit.reporting.page_facts import score_tables
 from tfkit.reporting.report_document import report_csv, report_document
 from tfkit.reporting.run_set import open_runs

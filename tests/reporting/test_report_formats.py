@@ -173,7 +173,9 @@ def test_embodied_emissions_are_the_user_s_figure_with_its_source(tuned: RunFact
     assert "embodied emissions: not included" in bare["gaps"]
     assert not any("embodied" in gap for gap in rate["gaps"])
     devices = {"Abacus 9": 7200.0, "H100": 3600.0}
-    on_gpus = replace(with_it, recorded=replace(tuned.recorded, device="cuda", totals=replace(tuned.totals, device_seconds=devices)))
+    on_gpus = replace(
+        with_it, recorded=replace(tuned.recorded, device="cuda", totals=replace(tuned.recorded.totals, device_seconds=devices))
+    )
     assert sci(on_gpus, full=False)["embodied_g"] == pytest.approx(20.0)
 
 
@@ -192,10 +194,10 @@ def test_the_european_form_answers_each_field_or_names_it_as_a_gap(tuned: RunFac
     model = describe_model(tuned, full=False)
     assert model.parameters is not None
     assert f"({model.parameters:,})\n" in text
-    assert (tuned.totals.train_flops or 0) > 6 * model.parameters * 128 * 0.5
-    assert f"  Amount of computation used for training (AI Office): {_power(tuned.totals.train_flops or 0)} FLOP\n" in text
+    assert (tuned.recorded.totals.train_flops or 0) > 6 * model.parameters * 128 * 0.5
+    assert f"  Amount of computation used for training (AI Office): {_power(tuned.recorded.totals.train_flops or 0)} FLOP\n" in text
     assert "\n  Computation according to the hardware, for comparison: at most " in text
-    older = replace(tuned, recorded=replace(tuned.recorded, totals=replace(tuned.totals, train_flops=None)))
+    older = replace(tuned, recorded=replace(tuned.recorded, totals=replace(tuned.recorded.totals, train_flops=None)))
     by_rule = eu_gpai(older, full=False)
     assert f"  Amount of computation used for training (AI Office): {_power(6 * model.parameters * 128)} FLOP\n" in by_rule
     assert "(C ~ 6 P D)" in by_rule
@@ -211,7 +213,7 @@ def test_an_adapter_s_own_numbers_are_not_those_of_its_model(tuned: RunFacts) ->
     """Its checkpoint has the updates alone; a form that gave their number would state a model of a thousandth of its size."""
     assert tuned.checkpoint is not None
     of_adapter = replace(tuned.checkpoint, files={"adapter_config.json": {"size": 1, "sha256": "0"}, **tuned.checkpoint.files})
-    run = replace(tuned, checkpoint=of_adapter, recorded=replace(tuned.recorded, totals=replace(tuned.totals, train_flops=None)))
+    run = replace(tuned, checkpoint=of_adapter, recorded=replace(tuned.recorded, totals=replace(tuned.recorded.totals, train_flops=None)))
     text = eu_gpai(run, full=False)
     assert "Total number of parameters: NOT KNOWN" in text
     assert f"parameters: the checkpoint is an adapter of {of_adapter.parameters:,} parameters, without those of its base model" in text

@@ -22,7 +22,7 @@ FIXTURES = Path(__file__).parents[1] / "fixtures" / "v0.1.0"
 def test_the_facts_of_a_run_of_0_1_0() -> None:
     run = read_facts(FIXTURES / "stopped")
     assert (run.name, run.status, run.kind, run.problems) == ("stopped", "stopped", "pretrain", ())
-    assert run.amounts.emissions_g == run.totals.emissions_g
+    assert run.amounts.emissions_g == run.recorded.totals.emissions_g
     assert run.amounts.emissions_g is not None
     assert run.amounts.emissions_g > 0
     assert run.amounts.emissions_g == pytest.approx(sum(sums["emissions_g"] for sums in run.phases.values()))

@@ -62,13 +62,6 @@ def test_cutting_back_what_is_not_there(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_torn_line_is_dropped_before_the_next(tmp_path: Path) -> None:
-    path = tmp_path / "metrics.jsonl"
-    path.write_bytes(b'{"step": 1}\n{"st')
-    MetricsLog(path, pytest.fail).append({"step": 2})
-    assert lines(path) == [{"step": 1}, {"step": 2}]
-
-
 def test_a_full_disk_costs_one_warning_and_no_line(tmp_path: Path) -> None:
     code = """
 import resource, sys
@@ -147,12 +140,8 @@ FOREIGN = [
         '{"step": 2, "nonfinite": [1]}',
         '{"step": 2, "loss": true}',
     ),
-    *(
-        '{"step": 2, "loss": null, "nonfinite": {"loss": [1]}}',
-        '{"step": 2, "nonfinite": {"loss": "9"}}',
-        "[" * 100_000,
-        '{"step": 2, "step": 2}',
-    ),
+    *('{"step": 2, "loss": null, "nonfinite": {"loss": [1]}}', '{"step": 2, "nonfinite": {"loss": "9"}}', '{"step": 2, "step": 2}'),
+    "[" * 100_000,
 ]
 
 
@@ -194,11 +183,10 @@ def test_resuming_needs_no_more_memory_for_more_records(tmp_path: Path) -> None:
         assert sum(json.loads(line)["step"] <= 5 for line in file) == 40_000
 
 
-@pytest.mark.parametrize("length", [0, 1, 65535, 65536, 65537, 200_000])
+@pytest.mark.parametrize("length", [0, 1, 4, 65535, 65536, 65537, 200_000])
 @pytest.mark.parametrize("whole", [b"", b'{"step": 1}\n'])
 def test_a_torn_line_of_any_length_is_dropped(tmp_path: Path, whole: bytes, length: int) -> None:
     path = tmp_path / "metrics.jsonl"
-    path.write_bytes(whole + b"x" * length)
-    log = MetricsLog(path, pytest.fail)
-    log.append({"step": 2})
+    path.write_bytes(whole + (b'{"st' + b"x" * length)[:length])
+    MetricsLog(path, pytest.fail).append({"step": 2})
     assert path.read_bytes() == whole + b'{"step": 2}\n'

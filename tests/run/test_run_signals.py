@@ -96,8 +96,9 @@ def test_a_third_signal_kills(third: str) -> None:
     assert out == ""
 
 
-def test_at_once_does_not_wait() -> None:
-    with child(PREPARING) as process:
+@pytest.mark.parametrize("arguments", ["", "acknowledge=print"])
+def test_at_once_does_not_wait_and_acknowledges_nothing_else(arguments: str) -> None:
+    with child(PREPARING.replace("StopSignals()", f"StopSignals({arguments})")) as process:
         process.send_signal(signal.SIGTERM)
         out, err = process.communicate(timeout=300)
     assert (process.returncode, out, err) == (143, "stopped by SIGTERM: nothing had to be saved\n", "")
@@ -194,13 +195,6 @@ def test_signals_are_acknowledged_within_a_long_call_and_the_third_ends_it() -> 
         process.send_signal(signal.SIGTERM)
         assert process.stderr.readline() == "SIGTERM: ended at once, without saving\n"
         assert process.wait(timeout=300) == 143
-
-
-def test_one_who_stops_at_once_acknowledges_nothing_else() -> None:
-    with child(PREPARING.replace("StopSignals()", "StopSignals(acknowledge=print)")) as process:
-        process.send_signal(signal.SIGTERM)
-        out, err = process.communicate(timeout=300)
-    assert (process.returncode, out, err) == (143, "stopped by SIGTERM: nothing had to be saved\n", "")
 
 
 def test_the_wake_up_pipe_before_comes_back() -> None:

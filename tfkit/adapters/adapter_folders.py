@@ -48,14 +48,20 @@ def describe(path: str | Path) -> Described:
         return hub.describe(folder)
     with verified(folder, weights=False):
         opened = _open(folder)
-        labels = read_labels(opened.hf, opened.config.head) if opened.hf else opened.base.labels
         ids = read_ids(opened.hf, folder, opened.config.vocab_size) or opened.base.special_ids
-        codec = with_model_ids(read_tokenizer(folder, opened.config.vocab_size) or opened.base.codec, ids)
-        generation = read_generation(opened.hf, folder) or opened.base.generation
-        problem = read_problem_type(opened.hf) if opened.hf else opened.base.problem_type
         document = read_tfkit_json(folder)
-        about = generation, problem, document.objective, document.objective_settings
-        return Described(folder, opened.config, codec, opened.family, ids, labels, *about)
+        return Described(
+            folder=folder,
+            config=opened.config,
+            codec=with_model_ids(read_tokenizer(folder, opened.config.vocab_size) or opened.base.codec, ids),
+            family=opened.family,
+            special_ids=ids,
+            labels=read_labels(opened.hf, opened.config.head) if opened.hf else opened.base.labels,
+            problem_type=read_problem_type(opened.hf) if opened.hf else opened.base.problem_type,
+            generation=read_generation(opened.hf, folder) or opened.base.generation,
+            objective=document.objective,
+            objective_settings=document.objective_settings,
+        )
 
 
 def load(

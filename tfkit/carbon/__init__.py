@@ -4,31 +4,22 @@ Meter (meter.py)            in the trainer: starts the process, sends it the pha
   | JSON lines over pipes
 sidecar.py                  the process: a tick every few seconds, a last one when the trainer has exited
   gauge.py, probe.py        CodeCarbon, in a thread that may fail or hang
-  ledger.py                 carbon/<node>-<attempt>.jsonl, the source of all totals: a fsynced line per tick; ledger_writer.py writes it
-  hash_chain.py             the hash chain over the lines of the ledgers
+  ledger.py                 carbon/<node>-<attempt>.jsonl, the source of all totals: a fsynced line per tick; ledger_writer.py writes it,
+                            with a hash chain over its lines
   totals.py                 the sums over attempts, with their ranges and repeated work
   emissions_file.py         emissions.csv, derived from the ledgers, in CodeCarbon's own columns
 """
 
-from tfkit.carbon.footprint import Footprint
-from tfkit.carbon.ledger import FINISH
-from tfkit.carbon.meter import Meter
-from tfkit.carbon.place import Place, resolve_place
-from tfkit.carbon.reading import Reading
-from tfkit.carbon.totals import attempts_of, ledger_totals, missing_nodes, read_seconds, read_totals, reading_of, totals_of
-
-__all__ = [
-    "FINISH",
-    "Footprint",
-    "Meter",
-    "Place",
-    "Reading",
-    "attempts_of",
-    "ledger_totals",
-    "missing_nodes",
-    "read_seconds",
-    "read_totals",
-    "reading_of",
-    "resolve_place",
-    "totals_of",
-]
+from tfkit.carbon.footprint import Footprint as Footprint
+from tfkit.carbon.ledger import FINISH as FINISH
+from tfkit.carbon.meter import Meter as Meter
+from tfkit.carbon.place import Place as Place
+from tfkit.carbon.place import resolve_place as resolve_place
+from tfkit.carbon.reading import Reading as Reading
+from tfkit.carbon.totals import attempts_of as attempts_of
+from tfkit.carbon.totals import ledger_totals as ledger_totals
+from tfkit.carbon.totals import missing_nodes as missing_nodes
+from tfkit.carbon.totals import read_seconds as read_seconds
+from tfkit.carbon.totals import read_totals as read_totals
+from tfkit.carbon.totals import reading_of as reading_of
+from tfkit.carbon.totals import totals_of as totals_of

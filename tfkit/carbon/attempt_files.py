@@ -82,8 +82,9 @@ class AttemptFiles:
             record = {name: value if isinstance(value, int | float | str) else None for name, value in machine.record.items()}
             self._unwritten.append({"kind": "machine", "components": machine.components, "tdp_w": machine.tdp_w, "record": record})
             self._machine_written = True
-        if self._unwritten and _is_superseded(self._unwritten[-1], tick):
-            self._unwritten.pop()
+        last = self._unwritten[-1] if self._unwritten else {"kind": ""}
+        if last["kind"] == "tick" and last["phase"] == tick["phase"] and "step" not in last:
+            self._unwritten.pop()  # the next tick contains all of its information
         self._unwritten += [tick, *([estimate] if estimate else [])]
         if self._ledger is None:
             self._ledger = Ledger.create(self._ledgers.folder, self._node, int(self._spec["attempt"]), self._previous)
@@ -100,11 +101,6 @@ class AttemptFiles:
             if not self._warned:
                 self._warn(f"the carbon ledger or emissions.csv could not be written ({error}); it is tried again at each reading")
             self._warned = True
-
-
-def _is_superseded(line: dict[str, Any], tick: dict[str, Any]) -> bool:
-    """Return whether the next tick contains all the information of a line."""
-    return bool(line["kind"] == "tick" and line["phase"] == tick["phase"] and "step" not in line)
 
 
 def _codecarbon_version() -> str:

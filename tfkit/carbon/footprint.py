@@ -53,16 +53,11 @@ class Footprint:
     @classmethod
     def from_reading(cls, reading: Reading) -> Self:
         """Return the energy of a meter's reading; None, not 0, if none was measured."""
+        unknown = cls(carbon_status=reading.outcome, place=reading.place or None)
         if reading.outcome not in ("ok", "degraded"):
-            return cls(carbon_status=reading.outcome, place=reading.place or None)
+            return unknown
         parts = {"cpu": reading.cpu_wh / 1000, "gpu": reading.gpu_wh / 1000, "ram": reading.ram_wh / 1000}
-        return cls(
-            energy_kwh=reading.energy_wh / 1000,
-            energy_kwh_parts=parts,
-            emissions_g=reading.emissions_g,
-            carbon_status=reading.outcome,
-            place=reading.place or None,
-        )
+        return replace(unknown, energy_kwh=reading.energy_wh / 1000, energy_kwh_parts=parts, emissions_g=reading.emissions_g)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,11 +101,6 @@ class RunTotals(Measurement):
     def filled_from(self, other: "RunTotals") -> "RunTotals":
         """Return these totals, with the values of `other` where they are not known."""
         return replace(other, **{name: value for name, value in vars(self).items() if value is not None})
-
-    @property
-    def sources(self) -> str:
-        """The sources of the energy as text: `GPU counter, CPU model, RAM constant`."""
-        return describe_sources(self.provenance or {})
 
     @property
     def has_rework(self) -> bool:

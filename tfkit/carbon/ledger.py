@@ -5,10 +5,10 @@
     {"kind": "tick", "at": ..., "phase": "train", "seconds": ..., "energy_wh": ..., ...}         sums since the attempt's start
     {"kind": "estimate", "seconds": 2.1, "energy_wh": ..., ...}     for the time before CodeCarbon's start, at the first measured power
 
-Each process writes its own file, so no locks are needed. Each line ends with the hash of the previous one (hash_chain.py). The time between
-two ticks belongs to the phase of the later tick. A tick with a `step` marks a point from which the run can continue: the checkpoint of that
-step was saved, or the attempt resumed from it. Ticks hold measurements only. The estimate is made once, added to the attempt's sums, and
-divided among the phases that it covers.
+Each process writes its own file, so no locks are needed. Each line ends with the hash of the previous one (ledger_writer.py). The time
+between two ticks belongs to the phase of the later tick. A tick with a `step` marks a point from which the run can continue: the checkpoint
+of that step was saved, or the attempt resumed from it. Ticks hold measurements only. The estimate is made once, added to the attempt's
+sums, and divided among the phases that it covers.
 """
 
 import math
@@ -19,7 +19,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from tfkit.carbon.hash_chain import Chain, parse_line
+from tfkit.carbon.ledger_writer import Chain, parse_line
 from tfkit.carbon.reading import ENERGIES, SUMS
 
 SCHEMA_VERSION = 1

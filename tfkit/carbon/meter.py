@@ -155,10 +155,12 @@ class Meter:
         return os.getpid() != self._pid
 
     def _launch(self, section: "CarbonSection", folder: Path | None, spec: dict[str, Any]) -> None:
-        place, series, complaint = _place(section)
+        try:
+            place, series = resolve_place(section), series_of(section)
+        except Exception as error:  # commands that must reject an invalid place resolve it before
+            place, series = Place(), None
+            self._degrade(str(error), "starting")
         self._reading = replace(self._reading, status="starting", place=place.describe())
-        if complaint:
-            self._degrade(complaint, "starting")
         self._silence += 3 * section.every_seconds
         self._process = SidecarProcess.start(spec | _settings(section, folder, place, series, self.began), self._receive, self._end)
 
@@ -207,11 +209,3 @@ def _settings(section: "CarbonSection", folder: Path | None, place: Place, serie
         "began": began,
         "parent": os.getpid(),
     }
-
-
-def _place(section: "CarbonSection") -> tuple[Place, IntensitySeries | None, str | None]:
-    """Return the place; for an invalid one, the world average and the error. Commands that must reject it resolve it before."""
-    try:
-        return resolve_place(section), series_of(section), None
-    except Exception as error:
-        return Place(), None, str(error)

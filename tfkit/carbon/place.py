@@ -11,10 +11,10 @@ import re
 import statistics
 import time
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from tfkit.carbon.intensity_series import IntensitySeries, read_series, require_cover
 from tfkit.errors import UsageError
@@ -42,15 +42,9 @@ _PLANTS = {  # grams of CO2e per kWh, low and high, by column of the table
     "hydroelectricity_TWh": (3.0, 7.0),
 }
 _LEAST_SHARE = 0.9  # the least fraction of a country's electricity from known kinds of plants
+Range = tuple[float | None, float | None, str | None]  # in grams of CO2e per kWh, and its basis in words; None: not known
+_UNKNOWN: Range = (None, None, None)
 _WORLD_CUT = 20  # the lowest and the highest twentieth of the countries are excluded
-
-
-class IntensityRange(NamedTuple):
-    """A range in grams of CO2e per kWh, and its basis in words."""
-
-    low: float
-    high: float
-    source: str
 
 
 @dataclass(frozen=True)
@@ -82,12 +76,6 @@ class Place:
             return self.intensity_g_per_kwh, self.intensity_g_per_kwh
         return self.low_g_per_kwh, self.high_g_per_kwh
 
-    def with_range(self, intensities: IntensityRange | None) -> "Place":
-        """Return the place with this range of its intensity; unchanged without one."""
-        if intensities is None:
-            return self
-        return replace(self, low_g_per_kwh=intensities.low, high_g_per_kwh=intensities.high, range_source=intensities.source)
-
 
 def resolve_place(section: "CarbonSection") -> Place:
     """Resolve the place from the recipe, then TFKIT_CARBON_*, then CodeCarbon's own settings, then the world average.
@@ -98,29 +86,18 @@ def resolve_place(section: "CarbonSection") -> Place:
     """
     if section.intensity_file is not None:
         return _place_of_series(section)
-    settings = codecarbon_settings()
-    levels = (
-        (section.country, "carbon.country", section.intensity_g_per_kwh, "carbon.intensity_g_per_kwh"),
-        (
-            os.environ.get("TFKIT_CARBON_COUNTRY"),
-            "TFKIT_CARBON_COUNTRY",
-            os.environ.get("TFKIT_CARBON_INTENSITY"),
-            "TFKIT_CARBON_INTENSITY",
-        ),
-        (
-            settings.get("country_iso_code"),
-            "CodeCarbon's country_iso_code",
-            settings.get("force_carbon_intensity_g_co2e_kwh"),
-            "CodeCarbon's force_carbon_intensity_g_co2e_kwh",
-        ),
+    levels: tuple[tuple[str, Mapping[str, Any], str, str], ...] = (
+        ("carbon.", vars(section), "country", "intensity_g_per_kwh"),
+        ("", os.environ, "TFKIT_CARBON_COUNTRY", "TFKIT_CARBON_INTENSITY"),
+        ("CodeCarbon's ", codecarbon_settings(), "country_iso_code", "force_carbon_intensity_g_co2e_kwh"),
     )
-    for country, country_source, intensity, intensity_source in levels:
-        if intensity not in (None, ""):
-            grams = _intensity(intensity, intensity_source)
-            place = _country(country, country_source) if country else Place()
-            return Place(place.country_iso_code, place.country_name, grams, intensity_source, "user", None, intensity_source)
-        if country:
-            return _country(country, country_source)
+    for level, values, country, intensity in levels:
+        code, source = values.get(country), level + intensity
+        if (value := values.get(intensity)) not in (None, ""):
+            grams, place = _intensity(value, source), _country(code, level + country) if code else Place()
+            return Place(place.country_iso_code, place.country_name, grams, source, "user", None, source)
+        if code:
+            return _country(code, level + country)
     return _unknown()
 
 
@@ -182,9 +159,8 @@ def _country(code: str, source: str) -> Place:
         row = table[code]
         year = f"{row['year']} mean, " if row.get("year") else ""
         number = row.get("year")
-        dataset = f"CodeCarbon's {TABLE}"
-        place = Place(code, str(row["country_name"]), float(row["carbon_intensity"]), year + source, "annual mean", number, dataset)
-        return place.with_range(range_of_country(row))
+        about = (year + source, "annual mean", number, f"CodeCarbon's {TABLE}")
+        return Place(code, str(row["country_name"]), float(row["carbon_intensity"]), *about, *range_of_country(row))
     if not table and re.fullmatch("[A-Z]{3}", code):
         return Place(code, code, WORLD_AVERAGE_G_PER_KWH, f"world average, since CodeCarbon's table is missing, {source}")
     names = {str(row["country_name"]).upper(): known for known, row in table.items()}
@@ -198,8 +174,8 @@ def _country(code: str, source: str) -> Place:
 
 def _unknown() -> Place:
     """Return the world average with its range over all countries."""
-    place = Place()
-    return place.with_range(range_of_world((float(row["carbon_intensity"]) for row in _countries().values()), place.intensity_g_per_kwh))
+    low, high, source = range_of_world((float(row["carbon_intensity"]) for row in _countries().values()), WORLD_AVERAGE_G_PER_KWH)
+    return Place(low_g_per_kwh=low, high_g_per_kwh=high, range_source=source)
 
 
 @functools.cache
@@ -213,24 +189,24 @@ def _countries() -> dict[str, dict[str, Any]]:
     return {code: row for code, row in table.items() if row.get("carbon_intensity") is not None}
 
 
-def range_of_country(row: Mapping[str, Any]) -> IntensityRange | None:
-    """Return the range of a country's mean from its row of the table; None if the row lacks the country's kinds of plants."""
+def range_of_country(row: Mapping[str, Any]) -> Range:
+    """Return the range of a country's mean from its row of the table; unknown if the row lacks the country's kinds of plants."""
     mix = {name: float(row.get(name) or 0.0) for name in _PLANTS}
     total, known = float(row.get("total_TWh") or 0.0), sum(mix.values())
     if not known > 0 or known < _LEAST_SHARE * total:
-        return None
+        return _UNKNOWN
     mean = float(row["carbon_intensity"])
     low, high = (sum(mix[name] * _PLANTS[name][end] for name in mix) / known for end in (0, 1))
-    return IntensityRange(min(low, mean), max(high, mean), "emissions of its kinds of plants in the literature")
+    return min(low, mean), max(high, mean), "emissions of its kinds of plants in the literature"
 
 
-def range_of_world(means: Iterable[float], mean: float) -> IntensityRange | None:
-    """Return the range of an unknown place from the means of all countries; None without them."""
+def range_of_world(means: Iterable[float], mean: float) -> Range:
+    """Return the range of an unknown place from the means of all countries; unknown without them."""
     known = sorted(means)
     if len(known) < 2:
-        return None
+        return _UNKNOWN
     low, *_, high = statistics.quantiles(known, n=_WORLD_CUT)
-    return IntensityRange(min(low, mean), max(high, mean), "nine of ten countries are between")
+    return min(low, mean), max(high, mean), "nine of ten countries are between"
 
 
 def codecarbon_folder() -> Path:

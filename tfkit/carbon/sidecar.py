@@ -22,7 +22,6 @@ from tfkit.carbon.footprint import describe_sources
 from tfkit.carbon.gauge import READ_PATIENCE_SECONDS, Gauge
 from tfkit.carbon.intensity_series import IntensityCorrection
 from tfkit.carbon.ledger_writer import estimate_line, tick_line
-from tfkit.carbon.probe import Probe
 from tfkit.carbon.reading import ENERGIES, Totals
 
 POLL_SECONDS = 0.5  # between checks whether CodeCarbon has started and the trainer is still alive
@@ -44,7 +43,8 @@ class Sidecar:
         self._correction = IntensityCorrection(spec["series"], spec["place"]["intensity_g_per_kwh"], float(spec["started"]) - self._began)
         self._warned_of_series_end = False
         self._warned_of_codecarbon = False
-        self._gauge = Gauge(lambda: load_probe(spec["probe"])(spec))
+        module, _, probe = spec["probe"].partition(":")
+        self._gauge = Gauge(lambda: getattr(importlib.import_module(module), probe)(spec))
         self._files = AttemptFiles(spec, lambda text: self._warnings.append(text))
 
     def run(self, commands: "queue.SimpleQueue[dict[str, Any]]") -> None:
@@ -54,7 +54,9 @@ class Sidecar:
         next_tick = time.monotonic() + every
         while True:
             starting = self._gauge.machine is None
-            command = _next_command(commands, min(POLL_SECONDS, max(0.0, next_tick - time.monotonic())))
+            command = None
+            with contextlib.suppress(queue.Empty):
+                command = commands.get(timeout=min(POLL_SECONDS, max(0.0, next_tick - time.monotonic())))
             do = command.get("do") if command else None
             if do == "stop" or os.getppid() != self._spec["parent"]:
                 return self._stop(float(command["timeout"]) if command and do == "stop" else READ_PATIENCE_SECONDS + EXIT_SECONDS)
@@ -101,7 +103,9 @@ class Sidecar:
         wall = time.time() - (now - moment)
         line = tick_line(wall, self._phase, seconds, self._totals, self._power_w, status, "; ".join(complaints) or None, step)
         line |= self._correction.take_fields()
-        self._warn_of_series_end()
+        if self._correction.is_past_end and not self._warned_of_series_end:
+            self._warnings.append("carbon.intensity_file has ended; its last value is used from now on, and the ledger records this")
+            self._warned_of_series_end = True
         estimate = self._make_estimate(seconds, final)
         if not final:
             self._send(self._reading(line, token))
@@ -109,11 +113,6 @@ class Sidecar:
         self._files.write(line, estimate, self._gauge.machine, derive=at is None)
         if final:
             self._send(self._reading(line, token))
-
-    def _warn_of_series_end(self) -> None:
-        if self._correction.is_past_end and not self._warned_of_series_end:
-            self._warnings.append("carbon.intensity_file has ended; its last value is used from now on, and the ledger records this")
-            self._warned_of_series_end = True
 
     def _make_estimate(self, seconds: float, final: bool) -> dict[str, Any] | None:
         """Return the estimate for the time before CodeCarbon's start, once, when the power is known; None before and after."""
@@ -141,20 +140,6 @@ class Sidecar:
         reading = sums | {"power_w": line["power_w"], "status": status, "token": token, "failing": line["status"] == "degraded"}
         reading["provenance"] = describe_sources(machine.components) if machine else ""
         return reading | ({"warning": "; ".join(warnings)[:400]} if warnings else {})
-
-
-def load_probe(name: str) -> Callable[[dict[str, Any]], Probe]:
-    """Import the class of a probe from `module:class`."""
-    module, attribute = name.split(":")
-    probe: Callable[[dict[str, Any]], Probe] = getattr(importlib.import_module(module), attribute)
-    return probe
-
-
-def _next_command(commands: "queue.SimpleQueue[dict[str, Any]]", timeout: float) -> dict[str, Any] | None:
-    try:
-        return commands.get(timeout=timeout)
-    except queue.Empty:
-        return None
 
 
 def _listen(stdin: int, commands: "queue.SimpleQueue[dict[str, Any]]") -> None:

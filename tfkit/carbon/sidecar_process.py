@@ -68,7 +68,9 @@ def _spawn() -> "subprocess.Popen[bytes]":
     """Start the sidecar in a new session, so that it does not receive Ctrl-C, with this process's import path and without thread pools."""
     quiet = {"PYTHONWARNINGS": "ignore", "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
     imports = os.pathsep.join(os.path.abspath(entry) for entry in sys.path)
-    with _signals_blocked():
+    # The signals that the sidecar ignores are blocked while it starts, since it inherits the mask. This process receives them afterwards.
+    previous = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM, signal.SIGHUP})
+    try:
         return subprocess.Popen(
             [sys.executable, "-P", "-m", "tfkit.carbon.sidecar"],
             stdin=subprocess.PIPE,
@@ -77,13 +79,5 @@ def _spawn() -> "subprocess.Popen[bytes]":
             env=os.environ | quiet | {"PYTHONPATH": imports},
             start_new_session=True,
         )
-
-
-@contextlib.contextmanager
-def _signals_blocked() -> Any:
-    """Block the signals that the sidecar ignores while it starts, since it inherits the mask. This process receives them afterwards."""
-    previous = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM, signal.SIGHUP})
-    try:
-        yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, previous)

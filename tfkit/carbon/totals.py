@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from tfkit.carbon.footprint import Footprint, Intensity, RunTotals, describe_sources, joined
-from tfkit.carbon.ledger import Attempt, LedgerReader
+from tfkit.carbon.ledger import Attempt, LedgerReader, Phase
 from tfkit.carbon.reading import SUMS, Reading
 
 _MODELLED = ("model", "constant")
@@ -101,7 +101,8 @@ def totals_of(attempts: Sequence[Attempt], seconds: float) -> RunTotals:
     energy, repeated = reading.energy_wh, rework(attempts)
     known: dict[str, Any] = {}
     if energy:
-        (low, high), (grams_low, grams_high) = (_sum_ranges(map(span, attempts)) for span in (_energy_range, _emissions_range))
+        spans = (_energy_range, _emissions_range)
+        low, high, grams_low, grams_high = (sum(span(attempt)[end] for attempt in attempts) for span in spans for end in (0, 1))
         modelled = sum(attempt.sums[f"{part}_wh"] for attempt in attempts for part in _PARTS if attempt.components.get(part) in _MODELLED)
         known = {
             "energy_kwh_low": low / 1000,
@@ -134,11 +135,6 @@ def ledger_totals(run_folder: Path, run_id: str, seconds: float) -> RunTotals | 
         if attempts := attempts_of(run_folder, run_id):
             return totals_of(attempts, seconds)
     return None
-
-
-def _sum_ranges(ranges: Iterable[tuple[float, float]]) -> tuple[float, float]:
-    low, high = (sum(ends) for ends in zip(*ranges, strict=True))
-    return low, high
 
 
 def _intensity(attempts: Sequence[Attempt], reading: Reading) -> Intensity:
@@ -190,7 +186,8 @@ def _idle_kwh(attempts: Sequence[Attempt]) -> float | None:
 
     An attempt without this phase uses the power of the previous attempt that has it, or else of the first.
     """
-    powers = [_idle_watts(attempt) for attempt in attempts]
+    phases = [attempt.phases.get("idle", Phase()).sums for attempt in attempts]
+    powers = [idle["energy_wh"] * 3600 / idle["seconds"] if idle["seconds"] > 0 else None for idle in phases]
     watts = next((power for power in powers if power is not None), None)
     if watts is None:
         return None
@@ -199,11 +196,6 @@ def _idle_kwh(attempts: Sequence[Attempt]) -> float | None:
         watts = watts if power is None else power
         total += watts * attempt.sums["seconds"] / 3600
     return total / 1000
-
-
-def _idle_watts(attempt: Attempt) -> float | None:
-    phase = attempt.phases.get("idle")
-    return phase.sums["energy_wh"] * 3600 / phase.sums["seconds"] if phase and phase.sums["seconds"] > 0 else None
 
 
 def _number(value: Any) -> float | None:

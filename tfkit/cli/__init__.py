@@ -40,9 +40,9 @@ class _Command(TyperCommand):
 
     def format_epilog(self, ctx: Any, formatter: Any) -> None:
         """Write the examples."""
-        from tfkit.cli.examples import epilog
+        from tfkit.cli.examples import EXAMPLES
 
-        self.epilog = epilog(str(self.name))
+        self.epilog = "\n".join(["Examples:", "", "\b", *(f"  {line}" for line in EXAMPLES[str(self.name)])])
         super().format_epilog(ctx, formatter)
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from tfkit import console
 from tfkit.cli.options import Execution
-from tfkit.cli.text_columns import align_facts
+from tfkit.cli.results import align_facts
 from tfkit.errors import DataError
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from tfkit.engine.inference.row_answers import RowAnswers
     from tfkit.engine.inference.session import Session
 
-WriteRows = Callable[[Sequence[Mapping[str, Any]]], None]
+WriteRows = Callable[[Sequence[Mapping[str, Any]]], object]
 
 
 @dataclass(frozen=True)

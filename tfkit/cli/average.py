@@ -11,9 +11,9 @@ from tfkit.cli import options
 
 
 def average(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a run.", show_default=False)],
-    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="The model folder to write; it must not exist yet.")],
-    last: Annotated[int, typer.Option("--last", min=2, metavar="N", help="Average the N newest complete checkpoints.")] = 5,
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a run.")],
+    out: Annotated[Path, typer.Option(metavar="DIR", help="The model folder to write; it must not exist yet.")],
+    last: Annotated[int, typer.Option(min=2, metavar="N", help="Average the N newest complete checkpoints.")] = 5,
     json: options.Json = False,
 ) -> None:
     """Average the weights of a run's last checkpoints, as in the 2017 Transformer paper. The result can be used like any checkpoint."""

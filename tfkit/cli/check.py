@@ -13,8 +13,7 @@ def check(
     recipe: options.OptionalRecipe = None,
     overrides: options.Overrides = None,
     ranks: Annotated[
-        int,
-        typer.Option("--ranks", min=1, max=1_000_000, metavar="N", help="Check that the work of a step can be divided among N processes."),
+        int, typer.Option(min=1, max=1_000_000, metavar="N", help="Check that the work of a step can be divided among N processes.")
     ] = 1,
     schema: Annotated[bool, typer.Option("--schema", help="Print the JSON Schema of recipes, for editors.")] = False,
     json: options.Json = False,

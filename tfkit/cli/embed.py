@@ -1,18 +1,16 @@
 """tfkit embed: a vector for each text."""
 
-from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from tfkit.cli import options
-from tfkit.cli.answered_rows import RowCommand, WriteRows, answer_rows
+from tfkit.cli.answered_rows import RowCommand, answer_rows
 from tfkit.errors import UsageError
 
 if TYPE_CHECKING:
     from tfkit.engine.inference.row_answers import RowAnswers
-    from tfkit.engine.inference.session import Session
 
 
 def embed(
@@ -39,8 +37,8 @@ def embed(
     line. Without --out each row is a JSON line with its fields and `embedding`. Vectors are float32 and not normalised. For any
     family: the states are those after the last norm, of an encoder-decoder those of its encoder. --precision auto is float32 here.
     """
-    from tfkit.engine.inference.vectors_file import require_vectors_file
-    from tfkit.recipe.reading.overrides import parse_overrides
+    from tfkit.engine.inference.vectors_file import require_vectors_file, vectors_file
+    from tfkit.recipe.reading.overrides import parse_overrides, scored_overrides
 
     words, changes = options.split_arguments(overrides or ())
     if words:
@@ -51,13 +49,8 @@ def embed(
     def open_embedder() -> "RowAnswers":
         from tfkit.engine.inference.embedded_rows import open_embedder
 
-        given = options.scored_overrides(None, rows) | parse_overrides(changes)
+        given = scored_overrides({}, rows) | parse_overrides(changes)
         return open_embedder(checkpoint, given, data, field=field, needs_all=out is not None, precision=precision)
 
-    answer_rows(RowCommand("embed", "embedding", open_embedder, _vectors_file), execution, data, out, as_json=json)
-
-
-def _vectors_file(out: Path, answers: "RowAnswers", work: "Session") -> AbstractContextManager[WriteRows]:
-    from tfkit.engine.inference.vectors_file import vectors_file
-
-    return vectors_file(out, answers.loaded.config.dim)
+    command = RowCommand("embed", "embedding", open_embedder, lambda path, answers, _: vectors_file(path, answers.loaded.config.dim))
+    answer_rows(command, execution, data, out, as_json=json)

@@ -4,7 +4,7 @@ from typing import Any
 
 from tfkit import console
 from tfkit.cli import options
-from tfkit.cli.text_columns import align_facts
+from tfkit.cli.results import align_facts
 from tfkit.units import format_bytes
 
 

@@ -1,14 +1,14 @@
-"""tfkit evaluate: the scores of a model on texts, labelled rows or choices, and whether they pass the gates."""
+"""tfkit evaluate: the scores of a model on texts, labelled rows or choices, of each class, and whether they pass the gates."""
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from tfkit import console
 from tfkit.cli import options
-from tfkit.cli.class_tables import class_tables
-from tfkit.cli.results import beside_baseline, show_judged
-from tfkit.cli.text_columns import align_facts
+from tfkit.cli.results import align_columns, align_facts, beside_baseline, show_judged
 from tfkit.engine.request.gate import gate_error, gate_metrics, judge
 from tfkit.errors import UsageError
 from tfkit.units import format_baselines, format_number_of, shown_metrics
@@ -16,7 +16,12 @@ from tfkit.units import format_baselines, format_number_of, shown_metrics
 if TYPE_CHECKING:
     from tfkit.carbon import Reading
     from tfkit.engine.inference.evaluator import Evaluator
-    from tfkit.engine.inference.session import Session
+
+_MAX_CLASSES = 20  # in a table; of more, the _WORST with the lowest F1
+_WORST = 10
+_MAX_PAIRS = 10
+_MAX_NAME = 32  # columns
+_WIDTH = 100  # columns, off a terminal
 
 
 def evaluate(
@@ -43,7 +48,7 @@ def evaluate(
     from tfkit.engine.inference.predictions_file import write_predictions
     from tfkit.engine.request.evaluation_settings import CodePermission
     from tfkit.recipe import open_recipe
-    from tfkit.recipe.reading.overrides import parse_overrides
+    from tfkit.recipe.reading.overrides import parse_overrides, scored_overrides
 
     chosen, changes = options.split_recipe("evaluate", recipe, overrides)
 
@@ -51,18 +56,11 @@ def evaluate(
         from tfkit.engine.inference.evaluator import Evaluator
 
         source = open_recipe(chosen) if chosen is not None else None
-        return Evaluator(
-            checkpoint,
-            source,
-            options.scored_overrides(columns, rows) | parse_overrides(changes),
-            data,
-            CodePermission(every_file=allow_code),
-        )
+        given = scored_overrides(options.named_columns(columns), rows) | parse_overrides(changes)
+        return Evaluator(checkpoint, source, given, data, CodePermission(every_file=allow_code))
 
-    def follow(evaluator: "Evaluator", work: "Session") -> None:
-        evaluator.compute(work)
-
-    if (evaluator := open_as_leader(open_evaluator, follow, execution, out=predictions, option="--predictions")) is None:
+    evaluator = open_as_leader(open_evaluator, lambda one, work: one.compute(work), execution, out=predictions, option="--predictions")
+    if evaluator is None:
         return
     gates, objective = evaluator.gates(fail_if or ()), evaluator.settings.objective.trained_for
     if predictions is not None and objective.reads_text and objective.scored_by == "row":
@@ -105,3 +103,47 @@ def _table(result: dict[str, Any], reading: "Reading") -> str:
     }
     rows["energy"] = reading.text if result["energy_kwh"] is not None else ""
     return align_facts(rows) + class_tables(result)
+
+
+def class_tables(result: Mapping[str, Any]) -> str:
+    """Return the tables of a result, each after a blank line; empty if it has no classes."""
+    classes, entities, confusion = (result.get(name) for name in ("classes", "entities", "confusion"))
+    tables = [_metrics(rows, noun) for rows, noun in ((entities, "entity"), (None if entities else classes, "class")) if rows]
+    tables += [_confusion_matrix(confusion, list(classes)) or _most_confused(confusion)] if classes and confusion else []
+    return "".join(f"\n\n{table}" for table in tables if table)
+
+
+def _metrics(classes: Mapping[str, Mapping[str, float]], noun: str) -> str:
+    """Return precision, recall and F1 of each class, or of the worst of many."""
+    shown, header = list(classes), noun
+    if len(classes) > _MAX_CLASSES:
+        shown = sorted((name for name in classes if classes[name]["support"]), key=lambda name: classes[name]["f1"])[:_WORST]
+        header = f"{noun}, lowest F1 of {len(classes):,}"
+    metrics = [[f"{classes[name][key]:.4f}" for key in ("precision", "recall", "f1")] for name in shown]
+    rows = [[_cut(name), *values, f"{classes[name]['support']:,}"] for name, values in zip(shown, metrics, strict=True)]
+    return align_columns([[header, "precision", "recall", "f1", "support"], *rows])
+
+
+def _confusion_matrix(confusion: Mapping[str, Mapping[str, int]], labels: Sequence[str]) -> str:
+    """Return how often each class was predicted for each label; empty if there are many classes, or if the terminal is too narrow."""
+    if len(labels) > _MAX_CLASSES:
+        return ""
+    rows = [[_cut(label), *(f"{confusion[label].get(other, 0):,}" for other in labels)] for label in labels if label in confusion]
+    table = align_columns([["label \\ predicted", *map(_cut, labels)], *rows])
+    return table if console.columns_of(table.partition("\n")[0]) < (console.result_columns() or _WIDTH) else ""
+
+
+def _most_confused(confusion: Mapping[str, Mapping[str, int]]) -> str:
+    """Return the classes that are most often mistaken for another."""
+    errors = [(count, label, other) for label, row in confusion.items() for other, count in row.items() if other != label]
+    most = sorted(errors, key=lambda error: -error[0])[:_MAX_PAIRS]
+    rows = [[_cut(label), _cut(other), f"{count:,}"] for count, label, other in most]
+    return align_columns([["most confused", "predicted", "number"], *rows], 2) if rows else ""
+
+
+def _cut(name: str) -> str:
+    """Return a name on one line, truncated if it is long."""
+    name = " ".join(name.split())
+    while console.columns_of(name) > _MAX_NAME:
+        name = name.removesuffix("...")[:-1] + "..."
+    return name

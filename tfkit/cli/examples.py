@@ -76,9 +76,3 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     "recipes": ("tfkit recipes", "tfkit recipes gpt2-stdlib > mine.yaml", "tfkit recipes banking77 --fetch"),
     "env": ("tfkit env", "tfkit env --json"),
 }
-
-
-def epilog(command: str) -> str | None:
-    """Return the examples of a command, for the end of its help; None if it has none."""
-    lines = EXAMPLES.get(command)
-    return "\n".join(["Examples:", "", "\b", *(f"  {line}" for line in lines)]) if lines else None

@@ -8,26 +8,23 @@ import typer
 
 from tfkit import console
 from tfkit.cli import options
+from tfkit.engine.tools.gguf_export import FAMILIES, export_gguf
 from tfkit.units import format_bytes
 
 
 def export(
-    checkpoint: Annotated[
-        str, typer.Argument(metavar="CKPT", help="A checkpoint, a run folder, a Hugging Face model folder, or hub:org/name@revision.")
-    ],
-    gguf: Annotated[Path, typer.Option("--gguf", metavar="F", help="The file to write; it must not exist yet.")],
+    checkpoint: Annotated[str, typer.Argument(metavar="CKPT", help=f"{options.ANY_MODEL} Its family: {', '.join(FAMILIES)}.")],
+    gguf: Annotated[Path, typer.Option(metavar="F", help="The file to write; it must not exist yet.")],
     kind: Annotated[
         str, typer.Option("--type", metavar="TYPE", help="The type of matrices: f16, or q8_0, which is half as large.")
     ] = "f16",
     no_verify: options.NoVerify = False,
     json: options.Json = False,
 ) -> None:
-    """Write a decoder (Llama, Mistral, SmolLM2, Gemma 2, GPT-2) as a GGUF file, with its tokenizer and chat template.
+    """Write a decoder as a GGUF file, with its tokenizer and chat template.
 
     The file is read again, and its predictions are compared with the model's. Models that llama.cpp would compute differently are refused.
     """
-    from tfkit.engine.tools.gguf_export import export_gguf
-
     began = time.monotonic()
     done = export_gguf(checkpoint, gguf, kind, console)
     if json:

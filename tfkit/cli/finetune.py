@@ -25,10 +25,9 @@ def finetune(
     """
     from tfkit.cli.ranks import join_training
     from tfkit.cli.train import start_training, to_run_options
-    from tfkit.cli.tuning import tuning_request
 
-    open_tuning = partial(tuning_request, "finetune", "fine-tuning", recipe, overrides, tuned)
-    if (ranks := join_training(attempt.ranks, attempt.threads, lambda: open_tuning().request, planned=dry_run)) is None:
+    open_tuning = partial(tuned.request, "finetune", "fine-tuning", recipe, overrides)
+    if (ranks := join_training(attempt.ranks, attempt.threads, lambda: open_tuning()[0], planned=dry_run)) is None:
         return
     request, arguments = open_tuning()
     folder = run or Path("runs") / ("" if dry_run else request.run_name)

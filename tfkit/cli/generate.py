@@ -9,8 +9,7 @@ import typer
 
 from tfkit import console
 from tfkit.cli import options
-from tfkit.cli.chat import converse
-from tfkit.cli.generation_io import read_prompts, write_answers
+from tfkit.cli.generation_io import converse, read_prompts, write_answers
 
 if TYPE_CHECKING:
     from tfkit.engine.inference.session import Session
@@ -82,14 +81,11 @@ def generate(
         generator.load(work)
         write_answers(generator, batches, None)
 
-    refuse_ranks = (
-        ""
-        if input_ not in (None, "-")
-        else "a single prompt, and prompts from stdin, are processed by one process; give several prompts in a file, --input F"
-    )
+    is_file = input_ not in (None, "-")
+    one = "a single prompt, and prompts from stdin, are processed by one process; give several prompts in a file, --input F"
     with ExitStack() as stack:
         batches = read_prompts(prompt, input_, words, chat, stack)
-        if (generator := open_as_leader(open_generator, follow, execution, refuse_ranks=refuse_ranks)) is None:
+        if (generator := open_as_leader(open_generator, follow, execution, refuse_ranks="" if is_file else one)) is None:
             return
         work = stack.enter_context(leading_session("generate", generator, execution))
         with work.stop.at_once():

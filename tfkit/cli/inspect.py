@@ -1,7 +1,8 @@
-"""tfkit inspect: the first rows of a training as the model will see them, token by token."""
+"""tfkit inspect: the first rows of a training as the model will see them, token by token, or their masks, drawn as text."""
 
 import shutil
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from itertools import groupby
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -9,17 +10,18 @@ import typer
 
 from tfkit import console
 from tfkit.cli import options
-from tfkit.cli.inspect_attention import Looked, Part, show_attention
-from tfkit.cli.inspect_masks import mask_lines
+from tfkit.cli.inspect_attention import LABEL, Looked, Part, plain_lines, show_attention
 
 if TYPE_CHECKING:
-    from tfkit.engine.tools.inspection import Inspection, ShownToken
+    from tfkit.engine.tools.inspection import Inspection, ShownMask, ShownToken
 
 _GUTTER = {"loss": "loss  ", "no loss": "      ", "padding": "pad   "}
 _STYLE = {"loss": "green", "no loss": "", "padding": "dim"}
 # The values of a row's facts in words. The fact `row` is part of the row's place already.
 _VALUES: dict[str, dict[int, str]] = {"next_sentence": {0: "follows", 1: "does not follow"}, "right": {True: "yes", False: "no"}}
 _HIDDEN = ("row",)
+_DRAWN = {"#": "█"}  # of a mask; the others are drawn as they are
+_PARTLY = "▒"
 
 
 def inspect(
@@ -27,7 +29,7 @@ def inspect(
     overrides: options.Overrides = None,
     *,
     tuned: options.Tuned,
-    show: Annotated[int, typer.Option("--show", min=1, metavar="N", help="Show N rows.")] = 3,
+    show: Annotated[int, typer.Option(min=1, metavar="N", help="Show N rows.")] = 3,
     masks: Annotated[
         bool, typer.Option("--masks", help="Show which tokens each token of these rows sees, and why not the others.")
     ] = False,
@@ -50,10 +52,9 @@ def inspect(
         show_attention(tuned.checkpoint, looked, as_json=json, width=width)
         return
     from tfkit.cli.session import command_session
-    from tfkit.cli.tuning import tuning_request
     from tfkit.recipe.schema.carbon_section import CarbonSection
 
-    request = tuning_request("inspect", None, recipe, overrides, tuned, needed=True).request
+    request, _ = tuned.request("inspect", None, recipe, overrides, needed=True)
     shown = request.written.recipe if request.written is not None else None
     if is_trained := shown is None or tuned.checkpoint is not None or tuned.data is not None:  # else also one that only judges is shown
         request.check()
@@ -68,7 +69,7 @@ def inspect(
     if json:
         console.json(inspection.to_dict())
         return
-    for line in lines(inspection, width) if inspection.masks is None else mask_lines(inspection.masks, width):
+    for line in lines(inspection, width) if inspection.masks is None else _mask_lines(inspection.masks, width):
         console.result_parts(line)
 
 
@@ -122,3 +123,41 @@ def _shorten(lines: list[list[Part]], most: int | None) -> Iterator[list[Part]]:
     yield from lines[:first]
     yield [(f"  ... {len(lines) - most:,} lines; `tfkit inspect` shows all", "bold")]
     yield from lines[-last:]
+
+
+def _mask_lines(masks: "Sequence[ShownMask]", width: int) -> Iterator[list[Part]]:
+    """Yield the masks line by line: a row for each token, a column for each that it may see; of a long row for several tokens together."""
+    from tfkit.engine.tools.inspection import MEANINGS
+
+    seen: set[str] = set()
+    for mask in masks:
+        yield from plain_lines(_title(mask), width, "bold")
+        names = [console.result_token(token) for token in mask.queries]
+        label = min(LABEL, width // 3, max(5, *map(console.columns_of, names)))
+        together = -(-max(len(mask.keys), len(mask.queries)) // max(1, width - label - 1))
+        if together > 1:
+            yield from plain_lines(f"each character: {together} x {together} tokens", width, "dim")
+        for first in range(0, len(mask.queries), together):
+            last = min(first + together, len(mask.queries))
+            name = names[first] if together == 1 else f"{first}-{last - 1}"
+            drawn = [_drawn(mask.cells[first:last], column, together) for column in range(0, len(mask.keys), together)]
+            seen.update(drawn)
+            yield [(f"{console.fitted(name, label)} ", ""), ("".join(_DRAWN.get(one, one) for one in drawn).rstrip(), "")]
+        yield []
+    words = [f"{_DRAWN.get(one, one)} {meaning}" for one, meaning in (*MEANINGS.items(), (_PARTLY, "partly seen")) if one in seen]
+    yield from ([(line, "")] for line in console.wrap(words, width))
+
+
+def _title(mask: "ShownMask") -> str:
+    kind = {"encoder": "encoder", "decoder": "decoder", "cross": "from decoder to encoder"}[mask.attention]
+    count = mask.layers[-1] + 1
+    layers = f"layers {mask.layers[0]} to {count - 1}" if len(mask.layers) > 1 else f"layer {mask.layers[0]}"
+    if len(mask.layers) not in (1, count - mask.layers[0]):
+        layers = f"layers {', '.join(map(str, mask.layers))}"
+    return f"{mask.place}: {kind}, {layers}" + (f", window {mask.window}" if mask.window is not None else "")
+
+
+def _drawn(rows: Sequence[str], column: int, together: int) -> str:
+    """Return the character for some rows and columns: what all of them are, or the most frequent reason if none is seen."""
+    cells = Counter("".join(row[column : column + together] for row in rows))
+    return next(iter(cells)) if len(cells) == 1 else _PARTLY if "#" in cells else max(cells, key=lambda one: cells[one])

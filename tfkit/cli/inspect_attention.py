@@ -37,29 +37,20 @@ _LETTERS = {
 _CLEAREST = 3  # heads of each kind that are named
 _STRONGEST = 4  # links of each token that are named, if there is room
 _LIKELIEST = 5  # next tokens at each position
-_LABEL = 14  # columns of a token's name, at most
+LABEL = 14  # columns of a token's name, at most
 
 
 @dataclass(frozen=True, kw_only=True)
 class Looked:
     """A text whose attention is shown, and which part of it."""
 
-    attention: Annotated[
-        str | None,
-        typer.Option("--attention", metavar="TEXT", help="Show what each head of --from attends to in TEXT.", show_default=False),
-    ] = None
+    attention: Annotated[str | None, typer.Option(metavar="TEXT", help="Show what each head of --from attends to in TEXT.")] = None
     target: Annotated[
-        str | None,
-        typer.Option(
-            "--target",
-            metavar="TEXT",
-            help="The text that an encoder-decoder's decoder reads; by default its own answer.",
-            show_default=False,
-        ),
+        str | None, typer.Option(metavar="TEXT", help="The text that an encoder-decoder's decoder reads; by default its own answer.")
     ] = None
-    layer: Annotated[int | None, typer.Option("--layer", min=0, metavar="L", help="With --head: show one head, token by token.")] = None
-    head: Annotated[int | None, typer.Option("--head", min=0, metavar="H", help="The head of the layer; both count from 0.")] = None
-    html: Annotated[Path | None, typer.Option("--html", metavar="F", help="Write the attention of all heads as one static page.")] = None
+    layer: Annotated[int | None, typer.Option(min=0, metavar="L", help="With --head: show one head, token by token.")] = None
+    head: Annotated[int | None, typer.Option(min=0, metavar="H", help="The head of the layer; both count from 0.")] = None
+    html: Annotated[Path | None, typer.Option(metavar="F", help="Write the attention of all heads as one static page.")] = None
     next_tokens: Annotated[
         bool, typer.Option("--next", help="With --attention: show the likeliest next tokens at each position instead.")
     ] = False
@@ -90,7 +81,7 @@ def show_attention(checkpoint: str, looked: Looked, *, as_json: bool, width: int
     if looked.html is not None:
         from tfkit.engine.request.inputs import Inputs
         from tfkit.reporting.attention_page import GENERATOR
-        from tfkit.reporting.page_file import check_page_path, write_page
+        from tfkit.reporting.html_page import check_page_path, write_page
 
         check_page_path(looked.html, GENERATOR)
         Inputs(models=(Path(checkpoint),)).refuse_output(looked.html, "--html")
@@ -123,10 +114,10 @@ def lines(attended: "AttendedText", looked: Looked, width: int) -> Iterator[list
         elif attended.next_tokens is None:
             queries, keys = attended.axes(name)
             lengths = f"{len(queries)} tokens" if name != "cross" else f"{len(queries)} tokens to {len(keys)}"
-            yield from _plain(f"{name}: {layers} layers of {heads} heads, {lengths}", width, "bold")
+            yield from plain_lines(f"{name}: {layers} layers of {heads} heads, {lengths}", width, "bold")
             yield from _summary_lines(attended.patterns(name), heads, width)
     if looked.layer is None and attended.next_tokens is None:
-        yield from _plain(
+        yield from plain_lines(
             "L0 H0: layer 0, head 0, with the mean weight of the kind, of spread its evenness. One head: --layer 0 --head 0", width
         )
 
@@ -185,9 +176,9 @@ def _head_lines(attended: "AttendedText", name: str, layer: int, head: int, widt
     weights, visible = attended.maps[name][layer, head], attended.visible[name][layer]
     queries, keys = ([console.result_token(token) for token in tokens] for tokens in attended.axes(name))
     scored = f", {pattern.scores[pattern.kind]:.0%}" if pattern.kind in pattern.scores else ""
-    yield from _plain(f"{name}, layer {layer}, head {head}: {pattern.kind}{scored}", width, "bold")
-    label = min(_LABEL, max(map(console.columns_of, queries)), max(4, width // 3))
-    shows_shades = label + 1 + len(keys) + 2 + _LABEL <= width
+    yield from plain_lines(f"{name}, layer {layer}, head {head}: {pattern.kind}{scored}", width, "bold")
+    label = min(LABEL, max(map(console.columns_of, queries)), max(4, width // 3))
+    shows_shades = label + 1 + len(keys) + 2 + LABEL <= width
     for place, token in enumerate(queries):
         parts = [(console.fitted(token, label), "")]
         if shows_shades:
@@ -195,7 +186,7 @@ def _head_lines(attended: "AttendedText", name: str, layer: int, head: int, widt
         room = width - sum(console.columns_of(text) for text, _ in parts)
         yield [*parts, *_strongest(weights[place], keys, room, label)]
     if shows_shades:
-        yield from _plain("columns: all tokens in order; blank: not visible; . under 5%, ░ from 5%, ▒ 25%, ▓ 50%, █ 75%", width)
+        yield from plain_lines("columns: all tokens in order; blank: not visible; . under 5%, ░ from 5%, ▒ 25%, ▓ 50%, █ 75%", width)
     yield []
 
 
@@ -223,7 +214,7 @@ def _next_lines(attended: "AttendedText", width: int) -> Iterator[list[Part]]:
         is_right = expected.actual == expected.likeliest[0][0]
         yield [(f"{console.cut(console.result_token(token), room)} ->", "bold"), (actual, "green" if is_right else "")]
         yield from ([(f"    {line}", "dim" if expected.actual is not None else "")] for line in console.wrap(likeliest, width - 4))
-    yield from _plain(
+    yield from plain_lines(
         "token -> the next one in the text with its probability, green if it is the likeliest; below: the likeliest ones", width
     )
 
@@ -236,5 +227,6 @@ def _shade(weight: float) -> str:
     return next(shade for least, shade in _SHADES if weight >= least)
 
 
-def _plain(text: str, width: int, style: str = "") -> Iterator[list[Part]]:
+def plain_lines(text: str, width: int, style: str = "") -> Iterator[list[Part]]:
+    """Yield a text in lines of at most `width` columns."""
     yield from ([(line, style)] for line in console.wrap(text.split(" "), width))

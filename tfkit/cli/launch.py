@@ -9,17 +9,14 @@ from tfkit.cli import options
 
 
 def launch(
-    kind: Annotated[str, typer.Argument(metavar="KIND", help="torchrun, slurm, skypilot or kubeflow.", show_default=False)],
+    kind: Annotated[str, typer.Argument(metavar="KIND", help="torchrun, slurm, skypilot or kubeflow.")],
     recipe: options.Recipe,
     overrides: options.Overrides = None,
-    nodes: Annotated[int, typer.Option("--nodes", min=1, max=100_000, metavar="N", help="The number of machines.")] = 1,
+    nodes: Annotated[int, typer.Option(min=1, max=100_000, metavar="N", help="The number of machines.")] = 1,
     ranks_per_node: Annotated[
-        int | None,
-        typer.Option("--ranks-per-node", min=1, max=1024, metavar="P", help="Processes on each machine; by default 1, or one per GPU."),
+        int | None, typer.Option(min=1, max=1024, metavar="P", help="Processes on each machine; by default 1, or one per GPU.")
     ] = None,
-    gpus_per_node: Annotated[
-        int | None, typer.Option("--gpus-per-node", min=1, max=1024, metavar="G", help="GPUs of each machine, one per process.")
-    ] = None,
+    gpus_per_node: Annotated[int | None, typer.Option(min=1, max=1024, metavar="G", help="GPUs of each machine, one per process.")] = None,
     run: options.RunFolder = None,
 ) -> None:
     """Print the file to submit. It starts a training with N x P processes, and continues it when it is submitted again.

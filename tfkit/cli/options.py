@@ -15,6 +15,7 @@ from tfkit.errors import UsageError
 from tfkit.run.verified import unverified
 
 if TYPE_CHECKING:
+    from tfkit.engine.request.training_request import TrainingKind, TrainingRequest
     from tfkit.recipe import RecipeText
 
 
@@ -38,46 +39,27 @@ def recipe_names(incomplete: str) -> list[str]:
 
 
 _RECIPE = "A recipe: a path, or the name of a bundled one."
-Recipe = Annotated[str, typer.Argument(metavar="RECIPE", help=_RECIPE, show_default=False, autocompletion=recipe_names)]
+Recipe = Annotated[str, typer.Argument(metavar="RECIPE", help=_RECIPE, autocompletion=recipe_names)]
 OptionalRecipe = Annotated[str | None, typer.Argument(metavar="RECIPE", help=_RECIPE, autocompletion=recipe_names)]
 Overrides = Annotated[
-    list[str] | None,
-    typer.Argument(
-        metavar="KEY=VALUE", help="Changes to the recipe: a dotted path and a YAML value; the last one wins.", show_default=False
-    ),
+    list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Changes to the recipe: a dotted path and a YAML value; the last one wins.")
 ]
-Checkpoint = Annotated[
-    str, typer.Option("--from", metavar="CKPT", help="A checkpoint, a run folder, a Hugging Face model folder, or hub:org/name@revision.")
-]
+ANY_MODEL = "A checkpoint, a run folder, a Hugging Face model folder, or hub:org/name@revision."
+Checkpoint = Annotated[str, typer.Option("--from", metavar="CKPT", help=ANY_MODEL)]
 Start = Annotated[str | None, typer.Option("--from", metavar="CKPT", help="The checkpoint to start from; by default model.from.")]
-TrainingRows = Annotated[
-    str | None, typer.Option("--data", metavar="F", help="A file, folder or glob of rows to train on; by default data.train.")
-]
-Columns = Annotated[
-    str | None,
-    typer.Option("--columns", metavar="NAMES", help='The columns of --data: "text=question,label=topic".', show_default=False),
-]
-Tokens = Annotated[
-    int | None,
-    typer.Option("--tokens", min=1, metavar="N", help="Train on N tokens, in place of the length of the recipe.", show_default=False),
-]
+TrainingRows = Annotated[str | None, typer.Option(metavar="F", help="A file, folder or glob of rows to train on; by default data.train.")]
+Columns = Annotated[str | None, typer.Option(metavar="NAMES", help='The columns of --data: "text=question,label=topic".')]
+Tokens = Annotated[int | None, typer.Option(min=1, metavar="N", help="Train on N tokens, in place of the length of the recipe.")]
 Minutes = Annotated[
     float | None,
     typer.Option(
-        "--minutes",
-        min=0.01,
-        metavar="N",
-        help="Train as many steps as take N minutes, as measured at the start; stop a fifth later at the latest.",
-        show_default=False,
+        min=0.01, metavar="N", help="Train as many steps as take N minutes, as measured at the start; stop a fifth later at the latest."
     ),
 ]
 Rows = Annotated[
-    int | None,
-    typer.Option(
-        "--rows", min=1, metavar="N", help="A quick try: N rows to train on and N held-out ones, drawn by the seed.", show_default=False
-    ),
+    int | None, typer.Option(min=1, metavar="N", help="A quick try: N rows to train on and N held-out ones, drawn by the seed.")
 ]
-RunFolder = Annotated[Path | None, typer.Option("--run", metavar="DIR", help="The run folder.")]
+RunFolder = Annotated[Path | None, typer.Option(metavar="DIR", help="The run folder.")]
 Resume = Annotated[bool, typer.Option("--resume", help="Resume from the newest good checkpoint of the run folder.")]
 Exact = Annotated[bool, typer.Option("--exact", help="When resuming: refuse to fall back to an older checkpoint.")]
 NoVerify = Annotated[
@@ -87,36 +69,22 @@ Force = Annotated[bool, typer.Option("--force", help="Start even if the planned 
 AllowCode = Annotated[
     bool, typer.Option("--allow-code", help="Run the code that the recipe of a run names, also if you have not trained with it before.")
 ]
-Device = Annotated[
-    str | None, typer.Option("--device", metavar="NAME", help="cpu, cuda, cuda:1 or mps; by default the best one available.")
-]
+Device = Annotated[str | None, typer.Option(metavar="NAME", help="cpu, cuda, cuda:1 or mps; by default the best one available.")]
 _MAX_THREADS = 1024  # all are started at once; the largest machines have as many cores
-Threads = Annotated[
-    int | None,
-    typer.Option("--threads", min=1, max=_MAX_THREADS, metavar="N", help="CPU threads; by default one per core."),
-]
+Threads = Annotated[int | None, typer.Option(min=1, max=_MAX_THREADS, metavar="N", help="CPU threads; by default one per core.")]
 RankCount = Annotated[
-    int | None,
-    typer.Option(
-        "--ranks", min=1, max=1024, metavar="N", help="Use N processes on this machine; --threads applies to each.", show_default=False
-    ),
+    int | None, typer.Option(min=1, max=1024, metavar="N", help="Use N processes on this machine; --threads applies to each.")
 ]
-FailIf = Annotated[
-    list[str] | None, typer.Option("--fail-if", metavar="GATE", help='End with exit code 8 if this holds: "loss > 3".', show_default=False)
-]
-Stages = Annotated[
-    str | None,
-    typer.Option("--stages", metavar="NAMES", help="Use only these stages of the recipe: sft,reward.", show_default=False),
-]
+FailIf = Annotated[list[str] | None, typer.Option(metavar="GATE", help='End with exit code 8 if this holds: "loss > 3".')]
+Stages = Annotated[str | None, typer.Option(metavar="NAMES", help="Use only these stages of the recipe: sft,reward.")]
 DryRun = Annotated[
     bool, typer.Option("--dry-run", help="Start nothing; print the recipe on stdout, and the first rows, steps, memory and time on stderr.")
 ]
 Precision = Annotated[
     Literal["auto", "float32", "bf16", "int8"],
     typer.Option(
-        "--precision",
         help="The arithmetic: float32 is exact; bf16 and, on a CPU, weights of 8 bits (int8) are faster. auto: bf16 for a large model, if "
-        "the processor has it and nearly all answers stay the same; else float32.",
+        "the processor has it and nearly all answers stay the same; else float32."
     ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
@@ -154,6 +122,25 @@ class Tuned:
     data: TrainingRows = None
     columns: Columns = None
     rows: Rows = None
+
+    def request(
+        self, command: str, kind: "TrainingKind | None", recipe: str | None, overrides: Sequence[str] | None, *, needed: bool = False
+    ) -> "tuple[TrainingRequest, list[str]]":
+        """Return the request of the training, and its recipe and changes as they were given.
+
+        `needed`: raise UsageError if neither a recipe, a checkpoint nor data are given.
+        """
+        from tfkit.engine.recognition.own_data import training_request
+        from tfkit.recipe import open_recipe
+        from tfkit.recipe.reading.overrides import parse_overrides
+
+        chosen, words = split_recipe(command, recipe, overrides)
+        if needed and chosen is None and self.checkpoint is None and self.data is None:
+            raise UsageError(f"{command}: which training? Give a RECIPE, or --data F, and --from CKPT to train a checkpoint")
+        source = open_recipe(chosen) if chosen is not None else None
+        named = (self.checkpoint, self.data, named_columns(self.columns))
+        request = training_request(kind, source, parse_overrides(words), *named, rows=self.rows)
+        return request, [*([chosen] if chosen is not None else []), *words]
 
     def changed(self, overrides: Mapping[str, Any], source: "RecipeText | None") -> dict[str, Any]:
         """Return the overrides with these; of a recipe with stages they apply to the first. Raise UsageError."""
@@ -216,13 +203,6 @@ def named_columns(columns: str | None) -> dict[str, Any]:
         is_list = column.startswith("[") and column.endswith("]")
         named[role] = [part.strip() for part in column[1:-1].split(",")] if is_list else column
     return named
-
-
-def scored_overrides(columns: str | None, rows: int | None) -> dict[str, Any]:
-    """Return the overrides for the columns of the rows to score or to answer, and for how many are drawn. Raise UsageError."""
-    from tfkit.recipe.reading import overrides
-
-    return overrides.scored_overrides(named_columns(columns), rows)
 
 
 def option_words(*given: tuple[str, str | float | None]) -> list[str]:

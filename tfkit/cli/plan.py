@@ -6,8 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from tfkit.cli import options
-from tfkit.cli.results import show_judged
-from tfkit.cli.text_columns import align_facts
+from tfkit.cli.results import align_facts, show_judged
 from tfkit.engine.request.gate import failed_gates, judge, plan_gates, plan_metrics
 from tfkit.units import format_bytes, format_count, format_energy, format_mass, format_seconds
 
@@ -25,9 +24,9 @@ def plan(
     tuned: options.Tuned,
     fail_if: options.FailIf = None,
     stages: options.Stages = None,
-    probe: Annotated[int, typer.Option("--probe", min=0, max=10_000, metavar="N", help="Measure N real steps.")] = 0,
-    ranks: Annotated[int, typer.Option("--ranks", min=1, max=100_000, metavar="N", help="Plan for N ranks.")] = 1,
-    gpu: Annotated[str | None, typer.Option("--gpu", metavar="NAME", help="Plan for h100, a100, l4 or mi300x, one per rank.")] = None,
+    probe: Annotated[int, typer.Option(min=0, max=10_000, metavar="N", help="Measure N real steps.")] = 0,
+    ranks: Annotated[int, typer.Option(min=1, max=100_000, metavar="N", help="Plan for N ranks.")] = 1,
+    gpu: Annotated[str | None, typer.Option(metavar="NAME", help="Plan for h100, a100, l4 or mi300x, one per rank.")] = None,
     allow_code: options.AllowCode = False,
     no_verify: options.NoVerify = False,
     device: options.Device = None,
@@ -42,11 +41,10 @@ def plan(
     """
     from tfkit.carbon import Footprint
     from tfkit.cli.session import command_session
-    from tfkit.cli.tuning import tuning_request
     from tfkit.engine.planning.plan_request import PlanOptions, check_plan_request
     from tfkit.engine.request.evaluation_settings import CodePermission
 
-    request = tuning_request("plan", None, recipe, overrides, tuned, needed=True).request
+    request, _ = tuned.request("plan", None, recipe, overrides, needed=True)
     selected = options.stage_names(stages)
     planned = check_plan_request(request, selected)
     gates = plan_gates(fail_if or (), selected or (planned.chain.names if planned.chain is not None else ()))

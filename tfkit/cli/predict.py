@@ -1,9 +1,9 @@
 """tfkit predict: a model's labels, tags, numbers or answers for rows without a label."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -41,7 +41,7 @@ def predict(
     line, or one text per line; rows from stdin are answered as they arrive. A row that cannot be read is an error; with
     data.on_bad_row=skip it is written with an `error` instead of a prediction.
     """
-    from tfkit.recipe.reading.overrides import parse_overrides
+    from tfkit.recipe.reading.overrides import parse_overrides, scored_overrides
 
     words, changes = options.split_arguments(overrides or ())
     if words:
@@ -50,9 +50,8 @@ def predict(
     def open_predictor() -> "RowAnswers":
         from tfkit.engine.inference.predicting import open_predictor
 
-        predictor = open_predictor(
-            checkpoint, options.scored_overrides(columns, rows) | parse_overrides(changes), data, all_labels=all_, precision=precision
-        )
+        given = scored_overrides(options.named_columns(columns), rows) | parse_overrides(changes)
+        predictor = open_predictor(checkpoint, given, data, all_labels=all_, precision=precision)
         if out is not None:
             from tfkit.engine.inference.predictions_file import require_suffix
 
@@ -69,9 +68,4 @@ def _lines_file(out: Path, answers: "RowAnswers", work: "Session") -> Iterator[W
 
     extra_fields = ("error",) if answers.on_bad_row == "skip" else ()
     with lines_file(out, work.stop, "--out", DELIMITERS.get(out.suffix.lower()), extra_fields) as write:
-
-        def write_rows(lines: Sequence[Mapping[str, Any]]) -> None:
-            for line in lines:
-                write(line)
-
-        yield write_rows
+        yield lambda lines: [write(line) for line in lines]

@@ -1,19 +1,16 @@
 """--ranks N: a command that starts the processes of all ranks, and a command that is one of these processes."""
 
 import contextlib
-import signal
-from collections.abc import Callable, Iterator
-from types import FrameType
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from tfkit import console
 from tfkit.cli.program import AlreadyReportedError, set_crash_folder, words_of_command
 from tfkit.engine.training_run.ranks_of_command import Ranks, find_or_start, find_ranks
 from tfkit.errors import Stopped, UsageError
-from tfkit.run.signals import StopSignals
+from tfkit.run.signals import StopSignals, forwarded
 
 if TYPE_CHECKING:
-    from tfkit.engine.inference.session import Session
     from tfkit.engine.request.training_request import TrainingRequest
 
 
@@ -31,35 +28,15 @@ def join_training(
         ranks = find_ranks()
         size = requested or ranks.size
         return Ranks(size=size, local_size=ranks.local_size if ranks.size == size else size) if ranks.is_first else None
-    if (started := _find_or_start(requested)) is None or started.is_first:
+    if (started := start_ranks(requested)) is None or started.is_first:
         return started
     _follow(started, threads, request)
     return None
 
 
-def join_command(
-    requested: int | None, follow: "Callable[[Session], object]", device: str | None, threads: int | None, refuse_ranks: str = ""
-) -> Ranks | None:
-    """Return the ranks of a command without gradients if this process leads it; None if its part is done.
-
-    As `join_training`; ranks other than the first call `follow`. `refuse_ranks`: the reason for a UsageError if there are several ranks.
-    """
-    size = requested or find_ranks().size
-    if refuse_ranks and size > 1:
-        raise UsageError(f"--ranks {size}: {refuse_ranks}")
-    if (ranks := _find_or_start(requested)) is None or ranks.is_first:
-        return ranks
-    from tfkit.engine.inference.session import follow_command
-
-    console.set_quiet(True)
-    with StopSignals(acknowledge=console.acknowledge) as signals:
-        follow_command(ranks, signals, device, threads, follow)
-    return None
-
-
-def _find_or_start(requested: int | None) -> Ranks | None:
-    """Find the ranks of this process; None if it has started them and all succeeded. Raises AlreadyReportedError if one failed."""
-    found = find_or_start(requested, words_of_command, _forwarding_signals)
+def start_ranks(requested: int | None) -> Ranks | None:
+    """Return the ranks of this process; None if it has started them and all succeeded. Raises AlreadyReportedError if one failed."""
+    found = find_or_start(requested, words_of_command, forwarded)
     if isinstance(found, Ranks):
         return found
     if found.report is not None:
@@ -67,24 +44,6 @@ def _find_or_start(requested: int | None) -> Ranks | None:
     if found.code:
         raise AlreadyReportedError(found.code)
     return None
-
-
-@contextlib.contextmanager
-def _forwarding_signals(forward: Callable[[int], None]) -> Iterator[None]:
-    """Forward stop signals to the ranks, which save and end. Signals that are ignored on entry stay ignored."""
-
-    def handle(number: int, frame: FrameType | None) -> None:
-        forward(number)
-
-    previous = {}
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-        if signal.getsignal(number) is not signal.SIG_IGN:
-            previous[number] = signal.signal(number, handle)
-    try:
-        yield
-    finally:
-        for number, before in previous.items():
-            signal.signal(number, before)
 
 
 def _follow(ranks: Ranks, threads: int | None, request: "Callable[[], TrainingRequest] | None") -> None:

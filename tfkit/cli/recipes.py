@@ -31,10 +31,10 @@ def recipes(
     if name is not None:
         recipe = _find(name)
         if fetch:
-            _fetch(recipe, json)
-        else:
-            _print_one(recipe, json)
-        return
+            return _fetch(recipe, json)
+        about = {"name": recipe.name, "path": str(recipe.path), "summary": recipe.summary}
+        text = recipe.path.read_text(encoding="utf-8")
+        return console.json({"schema_version": 1, **about, "text": text}) if json else console.result(text.rstrip("\n"))
     if fetch:
         raise UsageError("--fetch: the data of which recipe? Give its NAME; `tfkit recipes` lists them")
     bundled = bundled_recipes()
@@ -59,14 +59,6 @@ def _find(name: str) -> "BundledRecipe":
         names = ", ".join(recipe.name for recipe in bundled_recipes())
         raise UsageError(f"{name}: no bundled recipe has this name; the names are {names}")
     return recipe
-
-
-def _print_one(recipe: "BundledRecipe", json: bool) -> None:
-    text = recipe.path.read_text(encoding="utf-8")
-    if json:
-        console.json({"schema_version": 1, "name": recipe.name, "path": str(recipe.path), "summary": recipe.summary, "text": text})
-    else:
-        console.result(text.rstrip("\n"))
 
 
 def _fetch(recipe: "BundledRecipe", json: bool) -> None:

@@ -11,8 +11,8 @@ from tfkit.errors import ModelError
 
 
 def replay(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a run that ended with exit code 6.", show_default=False)],
-    step: Annotated[int | None, typer.Option("--step", metavar="N", help="The step; by default the latest recorded one.")] = None,
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a run that ended with exit code 6.")],
+    step: Annotated[int | None, typer.Option(metavar="N", help="The step; by default the latest recorded one.")] = None,
     allow_code: options.AllowCode = False,
     no_verify: options.NoVerify = False,
     device: options.Device = None,
@@ -42,7 +42,8 @@ def replay(
 
 
 def _table(result: dict[str, Any]) -> str:
-    loss, norm, bad = (_number(result, "loss"), _number(result, "grad_norm"), result["first_bad"])
+    loss, norm = ("not a number" if result[name] is None else f"{result[name]:.6g}" for name in ("loss", "grad_norm"))
+    bad = result["first_bad"]
     lines = [f"step         {result['step']}: loss {loss}, gradient's norm {norm}; reproduced bit for bit"]
     if bad is None:
         lines.append("first bad    none: every module and the loss are finite")
@@ -53,7 +54,3 @@ def _table(result: dict[str, Any]) -> str:
         lines.append(f"first bad    {what} {bad['module']}, micro-batch {bad['micro_batch'] + 1} of {len(result['rows'])}")
         lines.append(f"its rows     {', '.join(map(str, result['rows'][bad['micro_batch']]))}")
     return "\n".join(lines)
-
-
-def _number(result: dict[str, Any], name: str) -> str:
-    return "not a number" if result[name] is None else f"{result[name]:.6g}"

@@ -3,7 +3,6 @@
 import datetime
 import importlib
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -17,25 +16,11 @@ if TYPE_CHECKING:
     from tfkit.reporting.run_set import RunSet
 
 
-@dataclass(frozen=True)
-class _Format:
-    """A format of the report, as a function in tfkit.reporting of the runs (of_one_run: of the facts of one) and of --full."""
-
-    module: str
-    function: str
-    of_one_run: bool = False
-
-
-FORMATS = {
-    "json": _Format("report_document", "report_document"),
-    "csv": _Format("report_document", "report_csv"),
-    "card": _Format("finished_card", "finished_card", of_one_run=True),
-    "eu-gpai": _Format("formats.eu_gpai", "eu_gpai", of_one_run=True),
-    "cyclonedx": _Format("formats.cyclonedx", "cyclonedx", of_one_run=True),
-    "spdx": _Format("formats.spdx", "spdx", of_one_run=True),
-    "sci": _Format("formats.sci", "sci", of_one_run=True),
-    "boamps": _Format("formats.boamps", "boamps", of_one_run=True),
-}
+# Each format is a function in a module of tfkit.reporting: of the runs, or of the facts of one run; and of --full.
+_OF_RUNS = {"json": "report_document:report_document", "csv": "report_document:report_csv"}
+_OF_ONE_RUN = {"card": "finished_card:finished_card", "eu-gpai": "formats.eu_gpai:eu_gpai"}
+_OF_ONE_RUN |= {name: f"formats.{name}:{name}" for name in ("cyclonedx", "spdx", "sci", "boamps")}
+FORMATS = _OF_RUNS | _OF_ONE_RUN
 
 
 def report(
@@ -43,7 +28,7 @@ def report(
     form: Annotated[
         str | None, typer.Option("--format", metavar="NAME", help=f"Write this format to stdout: {', '.join(FORMATS)}.")
     ] = None,
-    html: Annotated[Path | None, typer.Option("--html", metavar="F", help="Write one static page with all figures and tables.")] = None,
+    html: Annotated[Path | None, typer.Option(metavar="F", help="Write one static page with all figures and tables.")] = None,
     full: Annotated[bool, typer.Option("--full", help="Include host names, paths and command lines, which are omitted otherwise.")] = False,
     json: options.Json = False,
 ) -> None:
@@ -63,7 +48,7 @@ def report(
     if html is not None:
         _write_page(html, run_set, full)
     if json or form is not None:
-        _write(FORMATS[form or "json"], run_set, full)
+        _write(form or "json", run_set, full)
         return
     if html is not None:
         return
@@ -76,8 +61,7 @@ def report(
 def _write_page(path: Path, runs: "RunSet", full: bool) -> None:
     """Write the HTML page, and report its path on stderr."""
     from tfkit.engine.request.inputs import Inputs
-    from tfkit.reporting.html_page import GENERATOR, html_page
-    from tfkit.reporting.page_file import check_page_path, write_page
+    from tfkit.reporting.html_page import GENERATOR, check_page_path, html_page, write_page
 
     check_page_path(path, GENERATOR)
     Inputs(models=tuple(entry.run.path for entry in runs.entries)).refuse_output(path, "--html")
@@ -85,10 +69,11 @@ def _write_page(path: Path, runs: "RunSet", full: bool) -> None:
     console.decided(f"wrote {path}")
 
 
-def _write(form: _Format, runs: "RunSet", full: bool) -> None:
+def _write(form: str, runs: "RunSet", full: bool) -> None:
     """Write the report in a format: as a JSON document, or as text."""
-    function: Callable[..., Any] = getattr(importlib.import_module(f"tfkit.reporting.{form.module}"), form.function)
-    report = function(runs.of_one_model() if form.of_one_run else runs, full=full)
+    module, _, name = FORMATS[form].partition(":")
+    function: Callable[..., Any] = getattr(importlib.import_module(f"tfkit.reporting.{module}"), name)
+    report = function(runs if form in _OF_RUNS else runs.of_one_model(), full=full)
     if isinstance(report, str):
         console.piece(report)
     else:

@@ -9,7 +9,7 @@ from tfkit.cli import options
 
 
 def resume(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a run.", show_default=False)],
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a run.")],
     overrides: options.Overrides = None,
     *,
     attempt: options.Attempt,

@@ -10,7 +10,7 @@ import typer
 
 from tfkit import console
 from tfkit.cli import options
-from tfkit.cli.text_columns import align_columns, format_amounts
+from tfkit.cli.results import align_columns, format_amounts
 from tfkit.errors import UsageError
 from tfkit.reporting.amount_texts import score, steps
 

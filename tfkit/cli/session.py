@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, TypeVar
 from tfkit import console
 from tfkit.cli.options import Execution
 from tfkit.cli.program import set_crash_folder
-from tfkit.cli.ranks import join_command
+from tfkit.cli.ranks import start_ranks
 from tfkit.engine.inference.predictions_file import require_writable
-from tfkit.engine.inference.session import Session, session
+from tfkit.engine.inference.session import Session, follow_command, session
 from tfkit.engine.training_run.ranks_of_command import ONE_PROCESS, Ranks, find_ranks
+from tfkit.errors import UsageError
 from tfkit.run.signals import StopSignals
 
 if TYPE_CHECKING:
@@ -36,8 +37,15 @@ def open_as_leader(
     Ranks other than the first call `follow`. `refuse_ranks`: the reason why several ranks are refused, if they are. Raises UsageError and
     MachineError, before anything is loaded, for a run folder or a file `out` that cannot be written or belongs to the inputs.
     """
-    ranks, device, threads = execution.ranks, execution.device, execution.threads
-    if join_command(ranks, lambda work: follow(open_checkpoint(), work), device, threads, refuse_ranks) is None:
+    size, place = execution.ranks or find_ranks().size, (execution.device, execution.threads)
+    if refuse_ranks and size > 1:
+        raise UsageError(f"--ranks {size}: {refuse_ranks}")
+    if (ranks := start_ranks(execution.ranks)) is None:
+        return None
+    if not ranks.is_first:
+        console.set_quiet(True)
+        with StopSignals(acknowledge=console.acknowledge) as signals:
+            follow_command(ranks, signals, *place, lambda work: follow(open_checkpoint(), work))
         return None
     if out is not None:
         require_writable(out, option)

@@ -21,10 +21,7 @@ def sweep(
     overrides: options.Overrides = None,
     *,
     tuned: options.Tuned,
-    trials: Annotated[
-        int | None,
-        typer.Option("--trials", min=1, metavar="N", help="Try N combinations chosen by Optuna; by default all.", show_default=False),
-    ] = None,
+    trials: Annotated[int | None, typer.Option(min=1, metavar="N", help="Try N combinations chosen by Optuna; by default all.")] = None,
     run: options.RunFolder = None,
     resume: options.Resume = False,
     attempt: options.Attempt,

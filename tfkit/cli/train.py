@@ -33,16 +33,14 @@ def run_training(attempt: Callable[[StopSignals], dict[str, Any]], options: RunO
             with options.connection.open():
                 result = attempt(signals)
         except Stopped as stopped:
-            resume_words = words if stopped.result is None else ["resume", str(options.run)]
-            flags = _flags(options, as_json, runs_code=stopped.runs_code)
+            resume_words = [*words] if stopped.result is None else ["resume", str(options.run)]
             if isinstance(stopped, BudgetReached):
                 key = stopped.larger.partition("=")[0]
-                resume_words = [word for word in resume_words if not word.startswith(f"{key}=")]
-                command = shlex.join(["tfkit", *resume_words, stopped.larger, *flags])
-                error: Stopped = BudgetReached(f"{stopped}\n{command}", stopped.key, stopped.larger)
-            else:
-                command = shlex.join(["tfkit", *resume_words, *flags])
-                error = Stopped(f"{stopped}\n{command}", signals.requested or stopped.exit_code - 128)  # or the signal of another rank
+                resume_words = [*(word for word in resume_words if not word.startswith(f"{key}=")), stopped.larger]
+            command = shlex.join(["tfkit", *resume_words, *_flags(options, as_json, runs_code=stopped.runs_code)])
+            error = Stopped(f"{stopped}\n{command}", signals.requested or stopped.exit_code - 128)  # or the signal of another rank
+            if isinstance(stopped, BudgetReached):
+                error = BudgetReached(f"{stopped}\n{command}", stopped.key, stopped.larger)
             if stopped.result is not None and (as_json or isinstance(error, BudgetReached)):
                 with suppress(console.ReaderGone):
                     show_training_result(stopped.result, as_json, error)
@@ -77,27 +75,10 @@ def to_run_options(
     minutes: float | None = None,
 ) -> RunOptions:
     """Convert the options of a command for the engine."""
-    command = ["tfkit", *sys.argv[1:]]
-    connection, code = (
-        RankConnection(ranks, given=request.given if request is not None else None),
-        CodePermission(every_file=attempt.allow_code),
-    )
-    place = (attempt.device, attempt.threads)
-    return RunOptions(
-        run,
-        RunForecaster(),
-        resume,
-        attempt.exact,
-        attempt.force,
-        *place,
-        command,
-        fail_if or (),
-        stage_names(stages),
-        connection,
-        code,
-        minutes,
-        tuple(request.overrides) if request is not None else (),
-    )
+    connection = RankConnection(ranks, given=request.given if request is not None else None)
+    named, code = tuple(request.overrides) if request is not None else (), CodePermission(every_file=attempt.allow_code)
+    given = (resume, attempt.exact, attempt.force, attempt.device, attempt.threads, ["tfkit", *sys.argv[1:]])
+    return RunOptions(run, RunForecaster(), *given, fail_if or (), stage_names(stages), connection, code, minutes, named)
 
 
 def _flags(options: RunOptions, as_json: bool, *, runs_code: bool) -> list[str]:

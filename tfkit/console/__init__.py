@@ -21,8 +21,7 @@ from tfkit.console.characters import fitted as fitted
 from tfkit.console.characters import visible_line as visible_line
 from tfkit.console.characters import wrap as wrap
 from tfkit.console.live_line import Counter, LiveLine, line_display
-from tfkit.error_document import error_document
-from tfkit.errors import MachineError, Stopped, TfkitError
+from tfkit.errors import MachineError, Stopped, TfkitError, error_document
 
 _RED, _YELLOW, _RESET = "\x1b[31m", "\x1b[33m", "\x1b[0m"
 _STYLES = {"red": _RED, "yellow": _YELLOW, "green": "\x1b[32m", "dim": "\x1b[2m", "bold": "\x1b[1m"}

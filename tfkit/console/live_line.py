@@ -78,25 +78,18 @@ class LiveLine:
 
 
 class _PlainLines:
-    terminal, seconds = False, _PLAIN_SECONDS
+    terminal = False
 
-    def __init__(self, write: Write):
-        self.write = write
-
-    def __call__(self, parts: list[str], fraction: float | None) -> None:
-        self.write("  ".join(parts))
-
-
-class _QuietLines:
-    terminal, seconds = False, _QUIET_SECONDS
-
-    def __init__(self, write: Write):
-        self.write, self.due = write, time.monotonic() + self.seconds
+    def __init__(self, write: Write, *, quiet: bool):
+        self.write, self.seconds = write, _QUIET_SECONDS if quiet else _PLAIN_SECONDS
+        self.due = time.monotonic() + self.seconds if quiet else None  # None: each record of a training is a line
 
     def __call__(self, parts: list[str], fraction: float | None) -> None:
-        if (now := time.monotonic()) >= self.due:
+        if self.due is not None:
+            if (now := time.monotonic()) < self.due:
+                return
             self.due = now + self.seconds
-            self.write("  ".join(parts))
+        self.write("  ".join(parts))
 
 
 class _RichLine:
@@ -108,10 +101,9 @@ class _RichLine:
         self.due = 0.0
 
     def __call__(self, parts: list[str], fraction: float | None) -> None:
-        if self.seconds:
-            if (now := time.monotonic()) < self.due:
-                return
-            self.due = now + self.seconds
+        if (now := time.monotonic()) < self.due:
+            return
+        self.due = now + self.seconds
         # One column stays empty: some terminals wrap when the last column is filled.
         line = fit([*map(visible_line, parts)], self.console.width - 1, fraction, unicode=supports_unicode(self.console.file))
         self.draw(line)
@@ -121,10 +113,8 @@ class _RichLine:
 def line_display(quiet: bool, write: Write) -> Iterator[LineDisplay]:
     """Open a line display on stderr; off a terminal, `write` writes its plain lines, with `quiet` one a minute."""
     stream = sys.stderr
-    if quiet:
-        yield _QuietLines(write)
-    elif not is_terminal(stream) and not _is_notebook():
-        yield _PlainLines(write)
+    if quiet or not (is_terminal(stream) or _is_notebook()):
+        yield _PlainLines(write, quiet=quiet)
     else:
         from rich.console import Console
         from rich.live import Live as RichLive

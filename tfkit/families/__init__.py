@@ -26,6 +26,11 @@ _OF_TYPES = {
     "deberta-v2": "deberta_v3",
 }  # families whose name is not Hugging Face's model_type
 _UNTYPED = ("transformer_2017", "gpt", "gpt3", "smollm2", "phi", "pythia", "xlm_roberta", "deberta_v3", "flan_t5", "byt5")
+GGUF_ARCHITECTURES = {
+    **dict.fromkeys(("llama", "mistral", "smollm2", "mixtral"), "llama"),
+    "qwen3_moe": "qwen3moe",
+    **{name: name for name in ("gpt2", "gemma", "gemma2", "gemma3", "qwen2", "qwen3", "smollm3", "olmo2", "olmoe")},
+}  # the architecture of llama.cpp that computes a family's models
 _MODEL_TYPES = _OF_TYPES | {name: name for name in _NAMES if name not in _UNTYPED}
 
 

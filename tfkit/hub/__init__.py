@@ -4,20 +4,13 @@ Loading is strict both ways: every foreign tensor is mapped or known to carry no
 safetensors and JSON only: a pickle can run code, so it is refused.
 """
 
-from tfkit.hub.config_json import OWN_TYPE
-from tfkit.hub.find import content_hash, find_checkpoint, run_id_of
-from tfkit.hub.model_reading import Described, Loaded, describe, load, open_tensors
-from tfkit.hub.model_writing import save_model
-
-__all__ = [
-    "OWN_TYPE",
-    "Described",
-    "Loaded",
-    "content_hash",
-    "describe",
-    "find_checkpoint",
-    "load",
-    "open_tensors",
-    "run_id_of",
-    "save_model",
-]
+from tfkit.hub.config_json import OWN_TYPE as OWN_TYPE
+from tfkit.hub.find import content_hash as content_hash
+from tfkit.hub.find import find_checkpoint as find_checkpoint
+from tfkit.hub.find import run_id_of as run_id_of
+from tfkit.hub.model_reading import Described as Described
+from tfkit.hub.model_reading import Loaded as Loaded
+from tfkit.hub.model_reading import describe as describe
+from tfkit.hub.model_reading import load as load
+from tfkit.hub.model_reading import open_tensors as open_tensors
+from tfkit.hub.model_writing import save_model as save_model

@@ -12,7 +12,8 @@ from tfkit.network import fetch, is_offline
 from tfkit.recipe.bundled import training_command
 from tfkit.run import strict_json
 from tfkit.run.chain_folder import best_trial, stage_folders, trial_folders
-from tfkit.run.manifest import Identity, identity_of, is_settled
+from tfkit.run.checkpoints import best_checkpoint, newest_checkpoint, read_best, step_folders, step_of
+from tfkit.run.manifest import Identity, identity_of, is_settled, refuse_later_version
 from tfkit.run.run_json import read_run_json
 from tfkit.run.tfkit_json import read_tfkit_json
 from tfkit.run.verified import find_named, verified
@@ -63,10 +64,7 @@ def _find_folder(folder: Path) -> Path:
         if (trial := best_trial(folder)) is None:
             raise ModelError(f"{folder}: no trial of this sweep is finished; name one of them, such as {next(iter(trials.values()))}")
         return _find_folder(trial)
-    if (folder / "checkpoints").is_dir():
-        from tfkit.run.checkpoints import best_checkpoint, newest_checkpoint, read_best, step_folders, step_of
-        from tfkit.run.manifest import refuse_later_version
-
+    if (folder / "checkpoints").is_dir() or (folder / "run.json").is_file():
         root = folder / "checkpoints"
         for path in step_folders(root):
             refuse_later_version(path)
@@ -82,10 +80,6 @@ def _find_folder(folder: Path) -> Path:
         elif best is None and chosen != newest:
             warnings.warn(f"{folder}: its newest checkpoint, {newest.name}, is not complete; {chosen.name} is used", stacklevel=1)
         return chosen
-    if (folder / "run.json").is_file():
-        raise ModelError(
-            f"{folder}: this run {_describe_state(folder)}, and has no complete checkpoint; name another folder with {argument('start')}"
-        )
     if not folder.exists():
         remedy = f"{argument('start')} takes a checkpoint, a run folder, or a Hugging Face model folder"
         command = training_command(folder)

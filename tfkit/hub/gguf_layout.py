@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from tfkit.errors import ModelError
-from tfkit.families import FAMILIES
+from tfkit.families import FAMILIES, GGUF_ARCHITECTURES
 from tfkit.families.rules import Family
 from tfkit.hub.names import expected_shapes, from_foreign, to_foreign
 from tfkit.hub.weights import Tensors
@@ -26,15 +26,6 @@ from tfkit.model.position import rotary_frequencies
 if TYPE_CHECKING:
     from gguf import GGUFWriter
 
-_ARCHITECTURES = {  # by our families
-    "llama": "llama",
-    "mistral": "llama",
-    "smollm2": "llama",
-    "mixtral": "llama",
-    "qwen3_moe": "qwen3moe",
-    "gpt2": "gpt2",
-    **{name: name for name in ("gemma", "gemma2", "gemma3", "qwen2", "qwen3", "smollm3", "olmo2", "olmoe")},
-}
 _ROTATES_NEIGHBOURS = ("llama", "smollm3")
 _TANH = ("gpt2", "gemma", "gemma2", "gemma3")  # with a GELU in its tanh form; the others have a SiLU
 _OPTIONAL_BIASES = ("llama", "gpt2", "qwen2")  # the others are read without
@@ -78,7 +69,9 @@ class GgufLayout:
             writer.add_rope_dimension_count(config.head_dim)
             writer.add_rope_freq_base(position.theta)
             if position.scaling is not None and position.scaling.kind == "linear":
-                writer.add_rope_scaling_type(_linear())
+                from gguf import RopeScalingType
+
+                writer.add_rope_scaling_type(RopeScalingType.LINEAR)
                 writer.add_rope_scaling_factor(position.scaling.factor)
         if self.architecture == "gemma2":
             writer.add_attn_logit_softcapping(config.attention.softcap or 0.0)
@@ -132,21 +125,15 @@ class GgufLayout:
 
 def gguf_layout(config: ModelConfig, family: str) -> GgufLayout:
     """Return the layout of a model. Raises ModelError for a model that llama.cpp would compute differently, or not at all."""
-    architecture = _ARCHITECTURES.get(family)
+    architecture = GGUF_ARCHITECTURES.get(family)
     if architecture is None:
-        raise ModelError(f"models of the family {family} are not exported as GGUF; those of {', '.join(_ARCHITECTURES)} are")
+        raise ModelError(f"models of the family {family} are not exported as GGUF; those of {', '.join(GGUF_ARCHITECTURES)} are")
     if config.head.kind != "lm":
         raise ModelError(f"the model has a head of kind {config.head.kind}, and llama.cpp needs that of a language model")
     if problem := _difference(config, architecture):
         raise ModelError(f"llama.cpp computes this model differently: {problem}")
     rules = tuple(replace(rule, transposed=False) for rule in FAMILIES[family].rules)  # GGUF's matrices are (out, in), as ours
     return GgufLayout(replace(FAMILIES[family], rules=rules), config, architecture)
-
-
-def _linear() -> Any:
-    import gguf
-
-    return gguf.RopeScalingType.LINEAR
 
 
 def _difference(config: ModelConfig, architecture: str) -> str | None:

@@ -50,12 +50,19 @@ from tfkit.tokenizer import Backend, Tokenizer
 from tfkit.tokenizer.conversations import end_ids
 
 
+@dataclass(frozen=True, kw_only=True)
 class ModelFolder:
-    """The tokenizer of a model folder, read with its weights or without."""
+    """A model folder. `codec`: our wrapper of its tokenizer, None if it has none; `family`: a family's name, or tfkit's own type."""
 
     folder: Path
+    config: ModelConfig
     codec: Tokenizer | None
-    left_out: tuple[str, ...]
+    family: str
+    special_ids: dict[str, Any] = field(default_factory=dict)  # bos, eos, pad and start ids of the folder's files
+    labels: tuple[str, ...] = ()  # the names of classes or tags, by number
+    problem_type: str | None = None  # Hugging Face's word for their type, if the folder has it
+    left_out: tuple[str, ...] = ()  # other parts of the folder, such as one that reads images
+    generation: dict[str, Any] = field(default_factory=dict)  # generation_config.json, or the same settings of an older config.json
 
     def notes(self) -> list[str]:
         """Return sentences about what was not read."""
@@ -68,23 +75,12 @@ class ModelFolder:
         return self.codec
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Loaded(ModelFolder):
-    """A model folder in memory. `codec`: our wrapper of its tokenizer, None if the folder has none; `family`: a family's name, or tfkit's
-    own type.
-    """
+    """A model folder in memory."""
 
     model: Transformer
-    codec: Tokenizer | None
-    config: ModelConfig
-    family: str
-    folder: Path
-    special_ids: dict[str, Any] = field(default_factory=dict)  # bos, eos, pad and start ids of the folder's files
-    labels: tuple[str, ...] = ()  # the names of classes or tags, by number
-    problem_type: str | None = None  # Hugging Face's word for their type, if the folder has it
-    left_out: tuple[str, ...] = ()  # other parts of the folder, such as one that reads images
     new_parameters: tuple[str, ...] = ()  # parameters of the requested head that the files lack, drawn at random
-    generation: dict[str, Any] = field(default_factory=dict)  # generation_config.json, or the same settings of an older config.json
 
     @property
     def tokenizer(self) -> Backend | None:
@@ -132,35 +128,20 @@ class Loaded(ModelFolder):
         )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Described(ModelFolder):
-    """A model folder without its weights; the fields are as in `Loaded`."""
+    """A model folder without its weights."""
 
-    folder: Path
-    config: ModelConfig
-    codec: Tokenizer | None
-    family: str
-    special_ids: dict[str, Any]
-    labels: tuple[str, ...]
-    generation: dict[str, Any] = field(default_factory=dict)
-    problem_type: str | None = None
     objective: str | None = None  # the kind of objective that the model was trained for, from tfkit.json
     objective_settings: dict[str, Any] = field(default_factory=dict)  # the settings of its section that predictions depend on
-    left_out: tuple[str, ...] = ()
 
 
 def describe(path: str | Path) -> Described:
     """Read a model folder, but only the names and shapes of its weights. Raise ModelError."""
     folder = find_checkpoint(path)
     with verified(folder, weights=False):
-        opened = _open(folder, None, {})
-        family = opened.family.name if opened.family else OWN_TYPE
-        labels = read_labels(opened.hf, opened.config.head)
-        generation = read_generation(opened.hf, folder)
-        problem = read_problem_type(opened.hf)
-        document = read_tfkit_json(folder)
-        about = generation, problem, document.objective, document.objective_settings, opened.left_out
-        return Described(folder, opened.config, _codec(opened), family, opened.special_ids, labels, *about)
+        opened, document = _open(folder, None, {}), read_tfkit_json(folder)
+        return Described(**opened.about(opened.hf), objective=document.objective, objective_settings=document.objective_settings)
 
 
 def load(
@@ -193,30 +174,14 @@ def load(
         lacking = missing_of_head(weights, family, config) if new_head else frozenset()
         expected = {name: shape for name, shape in expected_shapes(family, config).items() if name not in lacking}
         check_fit(weights, expected, folder)
-        codec = _codec(opened)
+        about = opened.about(hf if config.head == opened.own_head and not other_labels else {})  # the file names its own head's labels only
         blocks = LazyBlocks(weights, family, config) if defer_blocks else None
         tensors = read_ours(weights if blocks is None else blocks.others, family, config)
         new = _draw_head(config, seed, tensors) if new_head and is_head_incomplete(tensors, config) else {}
         named = {name: tensor.to(dtype) for name, tensor in (tensors | new).items()}
         model = _fill(config, named, around_blocks=defer_blocks)
         model.fill_block = blocks
-        label_source = hf if config.head == opened.own_head and not other_labels else {}  # the file names only its own head's labels
-        labels, problem = read_labels(label_source, config.head), read_problem_type(label_source)
-        name = family.name if family else OWN_TYPE
-        generation = read_generation(hf, folder)
-        return Loaded(
-            model if defer_blocks else model.to(device),
-            codec,
-            config,
-            name,
-            folder,
-            opened.special_ids,
-            labels,
-            problem,
-            opened.left_out,
-            tuple(new),
-            generation,
-        )
+        return Loaded(model=model if defer_blocks else model.to(device), new_parameters=tuple(new), **about)
 
 
 @contextmanager
@@ -242,9 +207,20 @@ class _Opened:
     weights: Mapping[str, Weight]
     left_out: tuple[str, ...]
 
-
-def _codec(opened: _Opened) -> Tokenizer | None:
-    return with_model_ids(read_tokenizer(opened.folder, opened.config.vocab_size), opened.special_ids)
+    def about(self, of_labels: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the fields of a ModelFolder; `of_labels`: config.json, empty if it does not name the labels of the head."""
+        folder, config = self.folder, self.config
+        return {
+            "folder": folder,
+            "config": config,
+            "codec": with_model_ids(read_tokenizer(folder, config.vocab_size), self.special_ids),
+            "family": self.family.name if self.family else OWN_TYPE,
+            "special_ids": self.special_ids,
+            "labels": read_labels(of_labels, config.head),
+            "problem_type": read_problem_type(of_labels),
+            "left_out": self.left_out,
+            "generation": read_generation(self.hf, folder),
+        }
 
 
 def _open(folder: Path, head: HeadConfig | None, changes: Mapping[str, Any]) -> _Opened:

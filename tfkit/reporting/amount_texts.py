@@ -1,10 +1,9 @@
 """Text for the amounts of a run: values with their ranges, and forecasts with the measured values."""
 
 from tfkit.carbon.footprint import RunTotals
-from tfkit.reporting.equal_score import Comparison
+from tfkit.reporting.equal_score import Comparison, Cost
 from tfkit.reporting.run_facts import RunFacts, mapping_of, number_of
 from tfkit.reporting.run_set import Entry, RunSet
-from tfkit.reporting.score_curve import Cost
 from tfkit.reporting.visible_text import visible
 from tfkit.run.listing import ListedRun
 from tfkit.units import format_energy, format_mass, format_seconds
@@ -29,21 +28,21 @@ def format_amount(amounts: RunTotals, name: str, is_lower_bound: bool) -> str:
     return f"{'>= ' if is_lower_bound else ''}{format_field(name, value)}{spread}"
 
 
-def run_cells(entry: Entry, least: str) -> list[str]:
-    """Return the steps, score, time, energy, emissions, those inherited, of repeated work, and forecast. `least`: before a lower bound."""
+def run_figures(entry: Entry, least: str) -> dict[str, str]:
+    """Return the figures of a run as texts by name; `inherited`, `rework` and `forecast` are emissions. `least`: before a lower bound."""
     run, amounts, inherited = entry.run, entry.run.amounts, entry.inherited.sums
     bound = least if inherited.is_lower_bound else ""
     grams = "unknown" if inherited.emissions_g is None else bound + format_mass(inherited.emissions_g)
-    return [
-        steps(run.listed),
-        "" if run.score is None else f"{visible(run.score[0])} {run.score[1]:.4g}",
-        "" if amounts.seconds is None else format_seconds(amounts.seconds),
-        format_amount(amounts, "energy_kwh", run.is_lower_bound),
-        format_amount(amounts, "emissions_g", run.is_lower_bound),
-        grams if entry.inherited.ancestors else "",
-        format_mass(amounts.rework_g or 0) if amounts.has_rework else "",
-        format_forecast(run, "emissions_g"),
-    ]
+    return {
+        "steps": steps(run.listed),
+        "score": "" if run.score is None else f"{visible(run.score[0])} {run.score[1]:.4g}",
+        "time": "" if amounts.seconds is None else format_seconds(amounts.seconds),
+        "energy": format_amount(amounts, "energy_kwh", run.is_lower_bound),
+        "CO2e": format_amount(amounts, "emissions_g", run.is_lower_bound),
+        "inherited": grams if entry.inherited.ancestors else "",
+        "rework": format_mass(amounts.rework_g or 0) if amounts.has_rework else "",
+        "forecast": format_forecast(run, "emissions_g"),
+    }
 
 
 def forecast_of(run: RunFacts, name: str) -> tuple[float | None, float | None, float | None]:

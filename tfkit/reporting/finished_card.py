@@ -35,7 +35,7 @@ def _impact(run: RunFacts) -> CardImpact:
     processor = text_of(run.recorded.processor, "name") or text_of(record, "cpu_model") or "unknown"
     reading = Reading()
     if amounts.energy_kwh is not None and amounts.emissions_g is not None:
-        parts = {"cpu": 0.0, "gpu": 0.0, "ram": 0.0} | (run.totals.energy_kwh_parts or {})
+        parts = {"cpu": 0.0, "gpu": 0.0, "ram": 0.0} | (run.recorded.totals.energy_kwh_parts or {})
         reading = Reading(
             1000 * amounts.energy_kwh,
             amounts.emissions_g,
@@ -47,5 +47,5 @@ def _impact(run: RunFacts) -> CardImpact:
             ram_wh=1000 * parts["ram"],
         )
     hardware = ", ".join(filter(None, (text_of(record, "gpu_model"), processor)))
-    totals = replace(run.measurement, seconds=amounts.seconds, tokens=run.totals.tokens)
+    totals = replace(run.measurement, seconds=amounts.seconds, tokens=run.recorded.totals.tokens)
     return CardImpact(reading, hardware, ancestry.sums if ancestry.ancestors else None, totals)

@@ -1,15 +1,17 @@
-"""The figures of the page as data: places in the coordinates of an SVG, drawn by the macro of page.html.jinja that `kind` names."""
+"""The figures of the page as data: places in the coordinates of an SVG, drawn by the macro of page.html.jinja that `kind` names.
 
+Their scales have ticks at round numbers, and long series are thinned so that their extremes are kept.
+"""
+
+import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
 from tfkit.carbon.ledger import Attempt
 from tfkit.reporting.amount_texts import format_field
-from tfkit.reporting.chart_scales import Points, drawable, thin, ticks, time_ticks
-from tfkit.reporting.equal_score import Comparison
+from tfkit.reporting.equal_score import Comparison, score_curve
 from tfkit.reporting.run_set import Entry
-from tfkit.reporting.score_curve import score_curve
 from tfkit.units import format_count, format_energy, format_mass, format_seconds, shown_metrics
 
 COLOURS = 8  # of lines, in the template
@@ -20,8 +22,11 @@ _BUCKETS = 150
 _BOX_WIDTH, _BOX_HEIGHT, _GAP, _DOWN = 164, 62, 16, 44  # of a lineage
 _MOST_SCORES = 5  # charts of validation scores
 _MOST_DOTS = 60  # of a line
+_MOST_TICKS = 5
+_CLOCK = (1, 2, 5, 10, 15, 30, *(60 * n for n in (1, 2, 5, 10, 15, 30)), *(3600 * n for n in (1, 2, 3, 6, 12, 24, 48, 120, 240)))
 
 Chart = Mapping[str, Any]
+Points = Sequence[tuple[float, float]]
 Coloured = Sequence[tuple[int, Entry]]  # runs with the number of their colour
 Series = Sequence[tuple[int, str, Points]]  # the number of the colour, the label, and the points
 Format = Callable[[float], str]
@@ -221,3 +226,45 @@ def _generations(parents: Sequence[Sequence[int]]) -> list[list[int]]:
                 pending.append(parent)
     levels = ([index for index in sorted(depth) if depth[index] == level] for level in range(max(depth.values()), -1, -1))
     return [level for level in levels if level]
+
+
+def ticks(low: float, high: float, most: int = _MOST_TICKS) -> list[float]:
+    """Return at most `most` + 1 equally spaced round numbers that cover low to high; their spacing is 1, 2 or 5 times a power of ten."""
+    largest = max(abs(low), abs(high))
+    if not high - low > 1e-9 * max(largest, 1e-280):
+        margin = largest / 2 if largest > 1e-280 else 1.0
+        low, high = low - margin, high + margin
+    raw = (high - low) / most
+    power = 10.0 ** math.floor(math.log10(raw))
+    step = next(size * power for size in (1, 2, 5, 10, 20) if math.ceil(high / (size * power)) - math.floor(low / (size * power)) <= most)
+    first = math.floor(low / step)
+    return [round(step * index, 12) for index in range(first, math.ceil(high / step) + 1)]
+
+
+def time_ticks(low: float, high: float, most: int = _MOST_TICKS) -> list[float]:
+    """Return `ticks` for a time in seconds, spaced by round numbers of seconds, minutes, hours or days."""
+    step = next((size for size in _CLOCK if (high - low) / size <= most), None)
+    if step is None or not high > low:
+        return ticks(low, high, most)
+    return [float(step * index) for index in range(math.floor(low / step), math.ceil(high / step) + 1)]
+
+
+def thin(points: Points, buckets: int) -> list[tuple[float, float]]:
+    """Return the first, lowest, highest and last point of each of `buckets` equal intervals, so that no peak is lost."""
+    if len(points) <= 4 * buckets:
+        return list(points)
+    left, right = min(x for x, _ in points), max(x for x, _ in points)
+    width = (right - left) / buckets or 1.0
+    intervals: dict[int, list[tuple[float, float]]] = {}
+    for point in points:
+        intervals.setdefault(int((point[0] - left) / width), []).append(point)
+    kept: list[tuple[float, float]] = []
+    for interval in intervals.values():
+        extremes = {0, len(interval) - 1, *(choose(range(len(interval)), key=lambda index: interval[index][1]) for choose in (min, max))}
+        kept += [interval[index] for index in sorted(extremes)]
+    return kept
+
+
+def drawable(points: Points) -> list[tuple[float, float]]:
+    """Return the points with two finite coordinates, below 1e30 so that scales can be computed."""
+    return [point for point in points if all(abs(coordinate) < 1e30 for coordinate in point)]

@@ -7,7 +7,7 @@ from functools import partial
 from typing import Any
 
 from tfkit.recipe.schema.best_metric import HIGHER
-from tfkit.reporting.amount_texts import FORECAST_WORDS, forecast_of, format_cost, format_field, format_forecast, run_cells
+from tfkit.reporting.amount_texts import FORECAST_WORDS, forecast_of, format_cost, format_field, format_forecast, run_figures
 from tfkit.reporting.equal_score import Comparison
 from tfkit.reporting.metric_lines import Confusion
 from tfkit.reporting.run_facts import RunFacts, number_of
@@ -64,7 +64,7 @@ def runs_table(entries: Sequence[Entry]) -> Table:
     """Return the table of all runs with their scores and costs."""
     head = ["run", "command", "status", "steps", "score", "time", "energy", "CO2e", "inherited CO2e", "repeated work", "forecast CO2e"]
     states = [(entry, entry.run.status + (f", for {entry.served}" if entry.served else "")) for entry in entries]
-    rows = [[entry.label, entry.run.kind or "", state, *run_cells(entry, "at least ")] for entry, state in states]
+    rows = [[entry.label, entry.run.kind or "", state, *run_figures(entry, "at least ").values()] for entry, state in states]
     return Table(head, rows).without_empty_columns()
 
 

@@ -79,17 +79,12 @@ class RunFacts:
         """The words of the command that started the run; empty if it was not recorded."""
         return " ".join(self.recorded.command or ())
 
-    @property
-    def totals(self) -> RunTotals:
-        """The recorded totals; nothing is known until an attempt has ended."""
-        return self.recorded.totals
-
     @cached_property
     def amounts(self) -> RunTotals:
         """The amounts until now: the sum over stages or trials, or as recorded at the end of an attempt, or else from the ledgers."""
         if self.is_group and self.members:
             return sum_totals([member.amounts for member in self.members])
-        recorded = self.totals
+        recorded = self.recorded.totals
         is_current = self.status not in ("running", "killed", "damaged") and recorded.seconds is not None
         if is_current or not self.attempts:
             known = recorded.seconds is not None or not self.recorded.attempts
@@ -102,11 +97,11 @@ class RunFacts:
     @cached_property
     def measurement(self) -> RunTotals:
         """How the energy was obtained (coverage, provenance, pue, intensity, ...), from the recorded totals, or else from the ledgers."""
-        return self._of_ledgers if self.status in ("running", "killed") else self.totals.filled_from(self._of_ledgers)
+        return self._of_ledgers if self.status in ("running", "killed") else self.recorded.totals.filled_from(self._of_ledgers)
 
     @cached_property
     def _of_ledgers(self) -> RunTotals:
-        seconds = self.totals.seconds or sum(wall_seconds(self.attempts).values())
+        seconds = self.recorded.totals.seconds or sum(wall_seconds(self.attempts).values())
         return totals_of(self.attempts, seconds) if self.attempts else RunTotals()
 
     @property
@@ -141,7 +136,7 @@ class RunFacts:
     @property
     def place(self) -> str | None:
         """The place and its carbon intensity as text: `place unknown, world average 475 g/kWh`."""
-        return self.totals.place or (str(self.attempts[-1].place.get("text") or "") or None if self.attempts else None)
+        return self.recorded.totals.place or (str(self.attempts[-1].place.get("text") or "") or None if self.attempts else None)
 
     @property
     def provenance(self) -> str:
@@ -154,7 +149,7 @@ class RunFacts:
         if self.is_group:
             return any(member.is_lower_bound for member in self.members)
         if not self.attempts:
-            return self.amounts.energy_kwh is not None and self.totals.carbon_status != "ok"
+            return self.amounts.energy_kwh is not None and self.recorded.totals.carbon_status != "ok"
         return has_gaps([*self.attempts], len(self.recorded.attempts))
 
     @cached_property

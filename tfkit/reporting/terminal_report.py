@@ -3,15 +3,14 @@
 from collections.abc import Callable, Mapping, Sequence
 
 from tfkit.recipe.schema.best_metric import HIGHER
-from tfkit.reporting.amount_texts import format_cost, format_forecast, format_statuses, run_cells, score
-from tfkit.reporting.chart_scales import Points, drawable
+from tfkit.reporting.amount_texts import format_cost, format_forecast, format_statuses, run_figures, score
 from tfkit.reporting.equal_score import Comparison, compare_runs
+from tfkit.reporting.page_charts import Points, drawable
 from tfkit.reporting.run_facts import RunFacts, number_of
 from tfkit.reporting.run_set import Entry, RunSet
 from tfkit.reporting.visible_text import visible
 from tfkit.units import format_energy, format_mass, format_seconds
 
-_HEAD = ("run", "status", "steps", "score", "time", "energy", "CO2e", "inherited", "rework", "forecast")
 _OPTIONAL = {"inherited", "rework", "forecast"}  # columns that are omitted if they are empty
 _CURVE_HEIGHT = 10  # lines, without its axis
 _LEAST_WIDTH, _MOST_WIDTH = 8, 72
@@ -30,8 +29,11 @@ def terminal_report(runs: RunSet, columns: int | None, width_of: Width = len) ->
 
 def _table(entries: Sequence[Entry], columns: int | None, width_of: Width) -> list[str]:
     """Return a line for each run, or a block of lines if these are too wide for the terminal."""
-    rows = [dict(zip(_HEAD, _cells(entry), strict=True)) for entry in entries]
-    return _aligned(rows, [name for name in _HEAD if name not in _OPTIONAL or any(row[name] for row in rows)], columns, width_of)
+    rows = []
+    for entry in entries:
+        status = visible(entry.run.status) + (f" (for {visible(entry.served)})" if entry.served else "")
+        rows.append({"run": visible(entry.label), "status": status, **run_figures(entry, ">= ")})
+    return _aligned(rows, [name for name in rows[0] if name not in _OPTIONAL or any(row[name] for row in rows)], columns, width_of)
 
 
 def _aligned(rows: Sequence[Mapping[str, str]], head: Sequence[str], columns: int | None, width_of: Width) -> list[str]:
@@ -43,26 +45,20 @@ def _aligned(rows: Sequence[Mapping[str, str]], head: Sequence[str], columns: in
     return ["  ".join(row[name] + " " * (widths[name] - width_of(row[name])) for name in head).rstrip() for row in table]
 
 
-def _cells(entry: Entry) -> list[str]:
-    run = entry.run
-    status = visible(run.status) + (f" (for {visible(entry.served)})" if entry.served else "")
-    return [visible(entry.label), status, *run_cells(entry, ">= ")]
-
-
 def _details(entry: Entry, columns: int | None) -> list[str]:
     """Return the facts of one run, a line for each."""
     run, amounts, metrics = entry.run, entry.run.amounts, entry.run.listed.metrics
-    steps, _, seconds, energy, grams, *_ = run_cells(entry, "")
+    figures = run_figures(entry, "")
     scores = (f"{visible(name)} {value:.4g}" for name in metrics if (value := number_of(metrics, name)) is not None)
     phases = (f"{visible(name)} {format_seconds(sums['seconds'])} {format_mass(sums['emissions_g'])}" for name, sums in run.phases.items())
     forecasts = (format_forecast(run, name, measured=True) for name in ("seconds", "energy_kwh", "emissions_g"))
     rows = {
         "run": f"{visible(entry.label)}: {visible(run.kind or 'run')}, {visible(run.status)}",
-        "steps": steps,
+        "steps": figures["steps"],
         "score": ", ".join(scores),
-        "time": seconds,
-        "energy": " ".join(filter(None, (energy, run.provenance and f"({run.provenance})"))),
-        "CO2e": " ".join(filter(None, (grams, run.place and f"({visible(run.place)})"))),
+        "time": figures["time"],
+        "energy": " ".join(filter(None, (figures["energy"], run.provenance and f"({run.provenance})"))),
+        "CO2e": " ".join(filter(None, (figures["CO2e"], run.place and f"({visible(run.place)})"))),
         "phases": ", ".join(phases),
         "rework": f"{format_energy(1000 * (amounts.rework_kwh or 0))}, {format_mass(amounts.rework_g or 0)}" if amounts.has_rework else "",
         "inherited": _inherited(entry) if entry.inherited.ancestors else "",

@@ -10,11 +10,23 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from tfkit.model.config import ClassesHeadConfig, MaskedLanguageModelHeadConfig, ModelConfig, NoHeadConfig, SpansHeadConfig, TagsHeadConfig
+from tfkit.model.config import ClassesHeadConfig, ModelConfig, TagsHeadConfig
 from tfkit.run.card_facts import BaseCard, CardData, last_name
 from tfkit.run.card_impact import CardImpact
 
 _MOST_LABELS = 20  # in the table
+_TASKS = {
+    "masked_lm": "fill-mask",
+    "classes": "text-classification",
+    "tags": "token-classification",
+    "spans": "question-answering",
+    "none": "feature-extraction",
+}  # of the Hub, by the kind of the head; an `lm` depends on the stacks
+_STACKS = {
+    (False, True): "A decoder-only Transformer",
+    (True, False): "An encoder-only Transformer",
+    (True, True): "A Transformer with encoder and decoder",
+}
 
 
 @dataclass(frozen=True)
@@ -62,6 +74,7 @@ def model_card(model: CardModel, training: CardTraining, data: CardData, impact:
     front += _list("datasets", data.hub)
     front += _impact_front(impact, training.kind)
     front += _model_index(model.name, task, data, evaluation)
+    more = len(model.labels) - _MOST_LABELS
     layers = " + ".join(str(count) for count in (config.encoder_layers, config.decoder_layers) if count)
     rows = {
         "updates of" if adapter else "base model": base or "",
@@ -70,7 +83,7 @@ def model_card(model: CardModel, training: CardTraining, data: CardData, impact:
         "vocabulary, context": f"{config.vocab_size:,}, {config.context_length:,}",
         "data": ", ".join(data.names),
         "trained on rows of": f"{data.sequence_length:,} tokens at most" if data.sequence_length else "",
-        "labels": _named(model.labels),
+        "labels": ", ".join(model.labels[:_MOST_LABELS]) + (f" and {more:,} more" if more > 0 else ""),
         "steps, tokens": f"{training.steps:,}, {training.tokens:,}",
         "weights": training.averaged,
         "training loss": f"{training.loss:.4f}" if training.loss is not None else "",
@@ -113,7 +126,8 @@ def _impact_front(impact: CardImpact, training_type: str) -> list[str]:
 
 
 def _table(rows: Mapping[str, str]) -> str:
-    return "\n".join(["| | |", "| --- | --- |", *(f"| {label} | {_cell(value)} |" for label, value in rows.items() if value)])
+    cells = {label: " ".join(value.split()).replace("|", "\\|") for label, value in rows.items() if value}  # one line each
+    return "\n".join(["| | |", "| --- | --- |", *(f"| {label} | {cell} |" for label, cell in cells.items())])
 
 
 def _section(impact: CardImpact) -> str:
@@ -152,16 +166,6 @@ def _list(key: str, values: Sequence[str]) -> list[str]:
     return [f"{key}:", *(f"- {_yaml(value)}" for value in values)] if values else []
 
 
-def _named(labels: Sequence[str]) -> str:
-    more = f" and {len(labels) - _MOST_LABELS:,} more" if len(labels) > _MOST_LABELS else ""
-    return ", ".join(labels[:_MOST_LABELS]) + more
-
-
-def _cell(value: str) -> str:
-    """Return the text on one line and with its pipes escaped, for the cell of a table."""
-    return " ".join(value.split()).replace("|", "\\|")
-
-
 def _opening(architecture: str, config: ModelConfig, base: str | None) -> str:
     """Return the line of Python that opens the model."""
     if base is None:
@@ -182,27 +186,12 @@ def mean_card(card: str, checkpoints: Sequence[str]) -> str:
     return "\n".join(kept) + "\n"
 
 
-_STACKS = {
-    (False, True): "A decoder-only Transformer",
-    (True, False): "An encoder-only Transformer",
-    (True, True): "A Transformer with encoder and decoder",
-}
-
-
 def _use(config: ModelConfig) -> tuple[str, str]:
     """Return the Hub's name for the task of the model's head, and an example of its use."""
-    match config.head:
-        case MaskedLanguageModelHeadConfig():
-            return "fill-mask", 'tfkit generate --from . --prompt "... [MASK] ..."'
-        case ClassesHeadConfig():
-            return "text-classification", 'tfkit.load(".")'
-        case TagsHeadConfig():
-            return "token-classification", 'tfkit.load(".")'
-        case SpansHeadConfig():
-            return "question-answering", 'tfkit.load(".")'
-        case NoHeadConfig():
-            return "feature-extraction", 'tfkit.load(".")'
-    return ("text2text-generation" if config.encoder_layers else "text-generation"), 'tfkit generate --from . --prompt "..."'
+    kind = config.head.kind
+    if kind == "lm":
+        return ("text2text-generation" if config.encoder_layers else "text-generation"), 'tfkit generate --from . --prompt "..."'
+    return _TASKS[kind], 'tfkit generate --from . --prompt "... [MASK] ..."' if kind == "masked_lm" else 'tfkit.load(".")'
 
 
 def _yaml(value: Any) -> str:

@@ -3,7 +3,6 @@
 runs/<name>/  recipe.yaml  run.json  lock  <stage or trial>/  <stage or trial>/ ...
 """
 
-from collections.abc import Iterable
 from pathlib import Path
 
 from tfkit.run.run_json import known_of
@@ -15,13 +14,13 @@ SWEEP = "sweep"
 def stage_folders(path: Path) -> dict[str, Path]:
     """Return the run folder of each stage, whether it exists yet or not, in order; none for a folder of another kind."""
     run = known_of(path)
-    return _folders(path, (run.kind == CHAIN and run.stages) or ())
+    return {name: path / name for name in (run.kind == CHAIN and run.stages) or ()}
 
 
 def trial_folders(path: Path) -> dict[str, Path]:
     """Return the run folder of each trial of a sweep that was started, in order; none for a folder of another kind."""
     run = known_of(path)
-    return _folders(path, (run.kind == SWEEP and run.trials) or ())
+    return {name: path / name for name in (run.kind == SWEEP and run.trials) or ()}
 
 
 def best_trial(path: Path) -> Path | None:
@@ -38,7 +37,3 @@ def runs_within(path: Path) -> list[Path]:
     """Return the folders of all single runs in `path`, whether they exist yet or not; for a single run, `path` itself."""
     members = member_folders(path)
     return [run for member in members.values() for run in runs_within(member)] if members else [path]
-
-
-def _folders(path: Path, names: Iterable[str]) -> dict[str, Path]:
-    return {name: path / name for name in names}

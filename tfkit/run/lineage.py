@@ -84,11 +84,7 @@ class Inherited:
 
     def fields(self) -> dict[str, Any]:
         """Return the fields of a result (docs/cli.md)."""
-        return {
-            "inherited_g": self.emissions_g,
-            "inherited_kwh": self.energy_kwh,
-            "inherited_is_lower_bound": self.is_lower_bound,
-        }
+        return {"inherited_g": self.emissions_g, "inherited_kwh": self.energy_kwh, "inherited_is_lower_bound": self.is_lower_bound}
 
 
 @dataclass(frozen=True)

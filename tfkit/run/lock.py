@@ -41,7 +41,9 @@ class FolderLock:
                 raise MachineError(self._in_use(owner))
             os.ftruncate(descriptor, 0)
             os.lseek(descriptor, 0, os.SEEK_SET)
-            os.write(descriptor, (strict_json.dumps(_this_process()) + "\n").encode())
+            started = datetime.now(UTC).isoformat(timespec="seconds")
+            us = {"pid": os.getpid(), "host": socket.gethostname(), "started_utc": started}
+            os.write(descriptor, (strict_json.dumps(us) + "\n").encode())
         except BaseException:
             os.close(descriptor)
             raise
@@ -61,8 +63,7 @@ class FolderLock:
         who = "process {pid} on {host}, started {started_utc}".format_map(owner) if owner else "another process"
         return (
             f"{self.path.parent}: this run folder is in use by {who}. Wait for it or stop it, or give another folder with "
-            f"{argument('run')}. "
-            f"If that process no longer exists, delete {self.path}"
+            f"{argument('run')}. If that process no longer exists, delete {self.path}"
         )
 
 
@@ -79,10 +80,6 @@ def is_locked(path: Path) -> bool:
         return False
     finally:
         os.close(descriptor)
-
-
-def _this_process() -> dict[str, object]:
-    return {"pid": os.getpid(), "host": socket.gethostname(), "started_utc": datetime.now(UTC).isoformat(timespec="seconds")}
 
 
 def _read_owner(descriptor: int) -> dict[str, object]:
@@ -105,10 +102,10 @@ def _may_be_alive(owner: dict[str, object]) -> bool:
         return False  # an earlier process with our pid, before the machine or container was restarted
     try:
         os.kill(pid, 0)
-    except (ProcessLookupError, OverflowError):
-        return False
     except PermissionError:
         return True
+    except (ProcessLookupError, OverflowError):
+        return False
     return True
 
 

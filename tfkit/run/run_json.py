@@ -197,21 +197,9 @@ class Receipt:
         self._set(fields)
         self._began = time.monotonic()
         attempts = self.document["attempts"]
-        attempts.append(
-            {
-                "number": len(attempts) + 1,
-                "status": "running",
-                "started_utc": _now(),
-                "ended_utc": None,
-                "seconds": 0.0,
-                "host": socket.gethostname(),
-                "pid": os.getpid(),
-                "resumed_from": None,
-                "from_step": 0,
-                "to_step": None,
-                "error": None,
-            }
-        )
+        begun = {"number": len(attempts) + 1, "status": "running", "started_utc": _now(), "ended_utc": None, "seconds": 0.0}
+        process = {"host": socket.gethostname(), "pid": os.getpid()}
+        attempts.append({**begun, **process, "resumed_from": None, "from_step": 0, "to_step": None, "error": None})
         self.document["status"] = "running"
         self.document.pop("larger_budget", None)
         self.write()

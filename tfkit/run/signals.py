@@ -28,6 +28,18 @@ _ACKNOWLEDGEMENTS = (
 )
 
 
+@contextmanager
+def forwarded(forward: Callable[[int], None], numbers: Sequence[int] = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)) -> Iterator[None]:
+    """Call `forward` with the number of each of these signals in the block. Signals that are ignored on entry stay ignored."""
+    handled = [number for number in numbers if signal.getsignal(number) is not signal.SIG_IGN]
+    previous = [(number, signal.signal(number, lambda received, frame: forward(received))) for number in handled]
+    try:
+        yield
+    finally:
+        for number, before in previous:
+            signal.signal(number, before)
+
+
 class StopSignals:
     """A context in which a first stop signal sets `requested`, a second changes nothing, so that no save is torn, and a third kills.
 

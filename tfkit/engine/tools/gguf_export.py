@@ -8,6 +8,7 @@ from tfkit.durable import rename, sync_file, temporary_sibling
 from tfkit.engine.listener import Listener
 from tfkit.engine.request.inputs import Inputs
 from tfkit.errors import MachineError, ModelError, QualityGateError, UsageError, argument, how_to_install
+from tfkit.families import GGUF_ARCHITECTURES
 
 if TYPE_CHECKING:
     from gguf import GGMLQuantizationType
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from tfkit.hub.gguf_layout import GgufLayout
     from tfkit.tokenizer.gguf_vocabulary import GgufVocabulary
 
+FAMILIES = tuple(GGUF_ARCHITECTURES)
 TYPES = {"f16": 1e-3, "q8_0": 3e-2}  # with the largest mean KL divergence, in nats, of the file's predictions from the model's
 _BLOCK = 32  # numbers of a row that share a scale in q8_0
 _TEXTS = (

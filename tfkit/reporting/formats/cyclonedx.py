@@ -110,7 +110,7 @@ def _consumption(activity: str, energy_kwh: float, grams: float, model: ModelFac
 def _footprint(model: ModelFacts) -> dict[str, Any]:
     """Return the facts for which the standard has no field."""
     amounts = model.run.amounts
-    devices = {f"device seconds: {name}": f"{seconds:.0f}" for name, seconds in (model.footprint.device_seconds or {}).items()}
+    devices = {f"device seconds: {name}": f"{seconds:.0f}" for name, seconds in (model.run.measurement.device_seconds or {}).items()}
     return {
         "parameters": model.parameters,
         "tokens": model.tokens,
@@ -121,7 +121,7 @@ def _footprint(model: ModelFacts) -> dict[str, Any]:
         "energy in kWh, low": amounts.energy_kwh_low,
         "energy in kWh, high": amounts.energy_kwh_high,
         "repeated work in kWh": amounts.rework_kwh,
-        "PUE, included": model.footprint.pue,
+        "PUE, included": model.run.measurement.pue,
         "intensity in g/kWh": model.intensity.g_per_kwh,
         "intensity, source": model.intensity.source,
         "inherited emissions in g": model.ancestry.sums.emissions_g,

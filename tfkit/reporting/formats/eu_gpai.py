@@ -76,7 +76,7 @@ def _data(model: ModelFacts) -> Iterator[tuple[str, str]]:
 def _compute(model: ModelFacts) -> Iterator[tuple[str, str]]:
     seconds = model.run.amounts.seconds
     hardware = "; ".join(
-        f"{_power(device_seconds / _DAY, 1)} {name} days" for name, device_seconds in (model.footprint.device_seconds or {}).items()
+        f"{_power(device_seconds / _DAY, 1)} {name} days" for name, device_seconds in (model.run.measurement.device_seconds or {}).items()
     )
     days = f"{_power(seconds / _DAY, 1)} days ({seconds:,.0f} s)" if seconds is not None else ""
     yield "Training time, wall-clock days (AI Office)", days
@@ -90,10 +90,10 @@ def _compute(model: ModelFacts) -> Iterator[tuple[str, str]]:
         f"{model.flops_basis}; all operations count alike, whatever their precision; evaluations, failed and repeated work are not included"
     )
     yield "Measurement methodology of the computation", method if model.flops else ""
-    if model.flops and model.run.totals.hardware_flops_bound:
+    if model.flops and model.run.recorded.totals.hardware_flops_bound:
         peak = "the time of the steps at the device's peak (of a GPU by its data sheet, else measured)"
-        bound = f"at most {_power(model.run.totals.hardware_flops_bound)} FLOP, {peak}"
-        count = f"the count by the architecture is {model.flops / model.run.totals.hardware_flops_bound:.2%} of it"
+        bound = f"at most {_power(model.run.recorded.totals.hardware_flops_bound)} FLOP, {peak}"
+        count = f"the count by the architecture is {model.flops / model.run.recorded.totals.hardware_flops_bound:.2%} of it"
         yield "Computation according to the hardware, for comparison", f"{bound}; {count}"
 
 
@@ -119,8 +119,10 @@ def _energy_method(model: ModelFacts) -> str:
     parts = [
         f"measured with CodeCarbon {model.versions.get('codecarbon', '')}".strip(),
         f"{model.measured}",
-        f"{model.footprint.coverage:.1%} of the time measured, the rest at the same power" if model.footprint.coverage is not None else "",
-        f"PUE {model.footprint.pue:g}, included" if model.footprint.pue is not None else "no PUE stated",
+        f"{model.run.measurement.coverage:.1%} of the time measured, the rest at the same power"
+        if model.run.measurement.coverage is not None
+        else "",
+        f"PUE {model.run.measurement.pue:g}, included" if model.run.measurement.pue is not None else "no PUE stated",
         f"within: {BOUNDARY}",
         f"repeated work of {_power(model.run.amounts.rework_kwh / 1000)} MWh included" if model.run.amounts.rework_kwh else "",
     ]
@@ -150,7 +152,7 @@ def _open_fields(model: ModelFacts) -> Iterator[str]:
         "licences, distribution channels, acceptable use",
     ):
         yield f"{field}: {_PROVIDER}"
-    if not model.run.totals.hardware_flops_bound:
+    if not model.run.recorded.totals.hardware_flops_bound:
         yield "computation by the hardware (units x seconds x peak x utilization, Annex A.2.1): the peak of the device is not known"
     if model.tokens is None:
         yield "tokens: not recorded"

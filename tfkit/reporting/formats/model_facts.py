@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from tfkit.carbon.footprint import Intensity, RunTotals
+from tfkit.carbon.footprint import Intensity
 from tfkit.errors import UsageError
 from tfkit.recipe.schema.data_sections import SourceSection
 from tfkit.reporting.inherited import Ancestry, ancestry_of
@@ -43,6 +43,7 @@ class ModelFacts:
     architecture: str = ""
     layers: int | None = None
     objective: str = ""
+    tokens: int | None = None  # trained on
     flops: float | None = None
     flops_basis: str = ""
     country: str | None = None  # ISO 3166 alpha-3
@@ -74,22 +75,12 @@ class ModelFacts:
     @property
     def provenance(self) -> dict[str, str]:
         """The source of the energy of cpu, gpu and ram, as far as it is known: counter, model, constant or user."""
-        return {part: source for part, source in (self.footprint.provenance or {}).items() if source}
-
-    @property
-    def footprint(self) -> RunTotals:
-        """How the energy was obtained."""
-        return self.run.measurement
+        return {part: source for part, source in (self.run.measurement.provenance or {}).items() if source}
 
     @property
     def intensity(self) -> Intensity:
         """The carbon intensity."""
-        return self.footprint.intensity or Intensity()
-
-    @property
-    def tokens(self) -> int | None:
-        """The number of tokens trained on."""
-        return self.run.totals.tokens
+        return self.run.measurement.intensity or Intensity()
 
     def gaps(self) -> list[str]:
         """Return sentences on the facts that are unknown or incomplete."""
@@ -115,7 +106,7 @@ class ModelFacts:
             yield "energy and emissions: a lower bound, because a part of the run was not measured"
         if self.country is None and self.intensity.kind != "user":
             yield "place: unknown, so the world's average intensity is used"
-        coverage = self.footprint.coverage
+        coverage = self.run.measurement.coverage
         if coverage is not None and coverage < 0.99:
             yield f"measured time: {coverage:.1%}; the rest is estimated"
         if self.run.amounts.energy_kwh_low is None:
@@ -130,7 +121,11 @@ def describe_model(run: RunFacts, *, full: bool) -> ModelFacts:
         kind = f"of kind {run.kind}" if run.kind else "not readable"
         raise UsageError(f"{run.path}: this format describes a trained model, and this run is {kind}; name the folder of one training")
     checkpoint, attempts = run.checkpoint, run.recorded.attempts
-    flops, basis = _flops(run)
+    parameters = checkpoint.parameters if checkpoint else None
+    is_adapter = checkpoint is not None and checkpoint.is_adapter
+    flops, basis = _flops(run, None if is_adapter else parameters)
+    layers = [count for stack in ("encoder", "decoder") if type(count := run.recipe.get(f"model.{stack}_layers")) is int]
+    names = checkpoint.config.get("architectures") if checkpoint else None
     settings = ("optimizer.kind", "optimizer.lr", "schedule.kind", "training.batch_size", "training.precision", "training.seed")
     places = {"hosts": ", ".join(run.hosts), "command": run.command_line, "folder": str(run.path)}
     country = str(run.attempts[-1].place.get("country_iso_code") or "") if run.attempts else ""
@@ -141,11 +136,12 @@ def describe_model(run: RunFacts, *, full: bool) -> ModelFacts:
         started=attempts[0].started_utc if attempts else None,
         ended=run.recorded.last.ended_utc,
         ancestry=ancestry_of(run),
-        parameters=checkpoint.parameters if checkpoint and not checkpoint.is_adapter else None,
-        adapter_parameters=checkpoint.parameters if checkpoint and checkpoint.is_adapter else None,
-        architecture=_architecture(run),
-        layers=_layers(run),
+        parameters=None if is_adapter else parameters,
+        adapter_parameters=parameters if is_adapter else None,
+        architecture=str(names[0]) if isinstance(names, list) and names else "",
+        layers=sum(layers) if layers else None,
         objective=str(run.recipe.get("objective.kind") or ""),
+        tokens=run.recorded.totals.tokens,
         flops=flops,
         flops_basis=basis,
         country=country if country not in ("", "WLD") else None,
@@ -159,25 +155,13 @@ def describe_model(run: RunFacts, *, full: bool) -> ModelFacts:
     )
 
 
-def _flops(run: RunFacts) -> tuple[float | None, str]:
+def _flops(run: RunFacts, parameters: int | None) -> tuple[float | None, str]:
     """Return the operations of the training and the method of counting: those in run.json, or else the Commission's 6 P D."""
-    if run.totals.train_flops:
-        return run.totals.train_flops, "the matrix products of each step, forward and backward, by the architecture"
-    parameters = run.checkpoint.parameters if run.checkpoint and not run.checkpoint.is_adapter else None
-    if parameters is None or run.totals.tokens is None:
+    if run.recorded.totals.train_flops:
+        return run.recorded.totals.train_flops, "the matrix products of each step, forward and backward, by the architecture"
+    if parameters is None or run.recorded.totals.tokens is None:
         return None, ""
-    return 6.0 * parameters * run.totals.tokens, "6 operations for each parameter and token (C ~ 6 P D)"
-
-
-def _architecture(run: RunFacts) -> str:
-    names = run.checkpoint.config.get("architectures") if run.checkpoint else None
-    return str(names[0]) if isinstance(names, list) and names else ""
-
-
-def _layers(run: RunFacts) -> int | None:
-    counts = [_whole(run.recipe.get(f"model.{stack}_layers")) for stack in ("encoder", "decoder")]
-    known = [count for count in counts if count is not None]
-    return sum(known) if known else None
+    return 6.0 * parameters * run.recorded.totals.tokens, "6 operations for each parameter and token (C ~ 6 P D)"
 
 
 def _sources(run: RunFacts, full: bool) -> Iterator[DataSource]:
@@ -190,10 +174,6 @@ def _sources(run: RunFacts, full: bool) -> Iterator[DataSource]:
                 name = source_name(SourceSection.model_construct(path=path, hub=hub, stdlib=stdlib))
                 is_public = bool(stdlib) or (hub is not None and is_repository(hub))
                 yield DataSource(name, is_public, (path or hub or "") if full else "")
-
-
-def _whole(value: Any) -> int | None:
-    return value if type(value) is int else None
 
 
 def decimal(value: float, digits: int = 4) -> str:

@@ -28,8 +28,8 @@ def sci(run: RunFacts, *, full: bool) -> dict[str, Any]:
         "model": run.name,
         "run_id": run.run_id,
         "energy_kwh": amounts.energy_kwh,
-        "pue": model.footprint.pue,
-        "pue_included": None if model.footprint.pue is None else True,
+        "pue": model.run.measurement.pue,
+        "pue_included": None if model.run.measurement.pue is None else True,
         "intensity_g_per_kwh": model.intensity.g_per_kwh,
         "intensity_source": model.intensity.source,
         "intensity_year": model.intensity.year,
@@ -59,5 +59,5 @@ def _device_hours(model: ModelFacts) -> float | None:
         seconds = run.amounts.seconds
         return None if seconds is None else seconds / 3600
     processors = {text_of(attempt.machine.get("record"), "cpu_model") for attempt in run.attempts}
-    gpu_seconds = [seconds for name, seconds in (model.footprint.device_seconds or {}).items() if name not in processors]
+    gpu_seconds = [seconds for name, seconds in (model.run.measurement.device_seconds or {}).items() if name not in processors]
     return sum(gpu_seconds) / 3600 if gpu_seconds else None

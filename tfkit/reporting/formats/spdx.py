@@ -76,7 +76,7 @@ def _training(model: ModelFacts) -> str:
         f"{amounts.seconds:,.0f} seconds" if amounts.seconds is not None else "",
         f"{decimal(amounts.emissions_g)} g CO2e at {intensity} g/kWh" if amounts.emissions_g is not None else "emissions not measured",
         f"energy: {model.measured}" if model.measured else "",
-        f"PUE {model.footprint.pue:g}, included" if model.footprint.pue is not None else "",
+        f"PUE {model.run.measurement.pue:g}, included" if model.run.measurement.pue is not None else "",
     ]
     return "; ".join(part for part in parts if part)
 
