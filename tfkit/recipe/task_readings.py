@@ -6,8 +6,7 @@ from itertools import islice, permutations
 from typing import Any, NamedTuple
 
 from tfkit.errors import argument
-from tfkit.recipe.column_forms import Held, form_of
-from tfkit.recipe.column_groups import choices_by, instructed, languages_in
+from tfkit.recipe.column_forms import Held, choices_by, form_of, instructed, languages_in
 from tfkit.recipe.schema.objective_facts import SECTIONS, Stacks
 
 MAX_LISTED = 20

@@ -15,8 +15,16 @@ from tfkit.engine.recognition.decided_size import RowTokens, Size, decide_size, 
 from tfkit.errors import UsageError
 from tfkit.model.transformer import on_meta
 from tfkit.recipe import RecipeError, ResolvedRecipe
-from tfkit.recipe.column_forms import find_label_sets, unread_texts
-from tfkit.recipe.column_groups import Named, choice_columns, flag_columns, instructed, languages_in, translation
+from tfkit.recipe.column_forms import (
+    Named,
+    choice_columns,
+    find_label_sets,
+    flag_columns,
+    instructed,
+    languages_in,
+    translation,
+    unread_texts,
+)
 from tfkit.recipe.reading.overrides import Overrides, followed_by
 from tfkit.recipe.reading.read import read_document
 from tfkit.recipe.schema.data_sections import SourceSection
