@@ -102,7 +102,7 @@ DATA = {
     "translations": rows(en=a_text, fr=lambda n, t: t.upper()),
     "tongues": rows(en=a_text, fr=lambda n, t: f"{n} {t}", cs=lambda n, t: f"{t} {n}"),
     "plain": rows(text=a_text),
-    "spans": rows(text=a_text, label=lambda n, t: [[0, 3, "THING"]]),
+    "spans": rows(Text=a_text, Entities=lambda n, t: [[0, 3, "THING"]]),
     "sorted": rows(text=a_text, mood=lambda n, t: n % 2),
     "both": rows(question=a_text, answer=a_text, category=lambda n, t: ["one", "two"][n % 2]),
     "passages": rows(question=a_text, passage=lambda n, t: f"{n} " + t[::-1] * 9, label=lambda n, t: ["yes", "no"][n % 2]),
@@ -346,7 +346,7 @@ REFUSED = {  # by the checkpoint, the data and further words: parts of the messa
     "t5 parts": "columns of tagging ... tokens, upos ... --from an encoder or a decoder",
     "bert choices": "columns of multiple_choice ... --from a decoder",
     "bert sorted": """'mood' may be the label ... --columns "label=mood" ... objective.kind=masked_lm""",
-    "bert spans": "the column 'label' may be labels, in a form that is not read ... objective.kind=masked_lm, to leave it out",
+    "bert spans": "the column 'Entities' may be labels, in a form that is not read ... objective.kind=masked_lm, to leave it out",
     "bert strange": """no task has these columns. Columns found: colour, size ... a head for masked tokens ...
         "text=colour" for masked_lm ... or numbers for""",
     "bert words": "each row has a word and its tag, and no column, such as 'sentence', says which rows",
