@@ -10,6 +10,7 @@ import gc
 import hashlib
 import importlib
 import io
+import itertools
 import json
 import os
 import pkgutil
@@ -77,25 +78,12 @@ carbon: {enabled: false}
 
 def slow_micro_batches(seconds: float) -> None:
     """Let each micro-batch of a causal language model take so much longer, in this process."""
-    loss = CausalLM.loss
-
-    def slow(self: CausalLM, model: Any, batch: Any) -> Any:
-        time.sleep(seconds)
-        return loss(self, model, batch)
-
-    CausalLM.loss = slow  # type: ignore[method-assign]
+    Before(CausalLM, "loss", lambda *_: time.sleep(seconds))()
 
 
 def slow_and_metered(folder: Path, seconds: float) -> Callable[[], None]:
     """Return a function that gives a run's process the fake meter, and micro-batches that take so much longer."""
-    found_first = fake_codecarbon.put_first(folder)
-
-    def before() -> None:
-        found_first()
-        fake_codecarbon.wait_for_the_end()
-        slow_micro_batches(seconds)
-
-    return before
+    return both(fake_codecarbon.put_first(folder), fake_codecarbon.wait_for_the_end, lambda: slow_micro_batches(seconds))
 
 
 @dataclass(frozen=True)
@@ -274,24 +262,38 @@ class Replaced:
         setattr(self.owner, self.name, self.whole)
 
 
-class Strike(Replaced):
-    """A fault: the process gets a signal as the `call`-th micro-batch of its steps, or call of a function, begins, counted from 1."""
+class Before(Replaced):
+    """A fault: `act` is called with the same arguments before each call of a function, or before its `call`-th alone, counted from 1."""
 
-    def __init__(self, number: int, call: int, owner: Any = Stepper, name: str = "_accumulate"):
-        self.number = number
-
+    def __init__(self, owner: Any, name: str, act: Callable[..., object], call: int | None = None):
         def make(whole: Callable[..., Any]) -> Callable[..., Any]:
-            calls = [0]
+            calls = itertools.count(1)
 
             def struck(*arguments: Any, **options: Any) -> Any:
-                calls[0] += 1
-                if calls[0] == call:
-                    os.kill(os.getpid(), number)
+                if call in (None, next(calls)):
+                    act(*arguments, **options)
                 return whole(*arguments, **options)
 
             return struck
 
         super().__init__(owner, name, make)
+
+
+def raising(error: BaseException) -> Callable[..., None]:
+    """Return a function that raises it, whatever it is called with."""
+
+    def fail(*_: object, **__: object) -> None:
+        raise error
+
+    return fail
+
+
+class Strike(Before):
+    """A fault: the process gets a signal as the `call`-th micro-batch of its steps, or call of a function, begins, counted from 1."""
+
+    def __init__(self, number: int, call: int, owner: Any = Stepper, name: str = "_accumulate"):
+        self.number = number
+        super().__init__(owner, name, lambda *_, **__: os.kill(os.getpid(), number), call)
 
 
 strike = Strike
@@ -319,6 +321,17 @@ def pretrain(run: Path, recipe: Path, *words: str, before: Callable[[], object] 
 def finetune(run: str, *words: str, before: Callable[[], object] | None = None) -> Done:
     """Run task.yaml of the current folder."""
     return run_tfkit(Path.cwd(), ["finetune", "task.yaml", "--run", run, "--threads", "1", *words], before)
+
+
+def run_piped(words: Sequence[object], stdin: bytes) -> Done:
+    """Run tfkit in a fork, with these bytes in a file of the current folder as its stdin."""
+    Path("stdin").write_bytes(stdin)
+
+    def before() -> None:
+        os.dup2(os.open("stdin", os.O_RDONLY), 0)
+        sys.stdin = os.fdopen(0, encoding="utf-8")
+
+    return run_tfkit(Path(), words, before)
 
 
 def evaluate(folder: Path, *words: object) -> Done:

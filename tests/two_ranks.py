@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from safetensors.torch import load_file
 from tiny_files import write_rows
-from tiny_runs import Done, Process, pretrain, write_corpus, write_recipe
+from tiny_runs import Before, Done, Process, pretrain, raising, write_corpus, write_recipe
 from torch import Tensor
 
 from tfkit.data import Loader
@@ -105,36 +105,20 @@ def ended(ranks: Sequence[Process | Done], *codes: int) -> list[Done]:
 
 def raise_once(error: Exception, call: int) -> Callable[[], None]:
     """Return a fault: the `call`-th micro-batch of this rank raises an error, counted from 1."""
-
-    def before() -> None:
-        accumulate, calls = Stepper._accumulate, [0]
-
-        def struck(self: Stepper, *arguments: Any) -> Any:
-            calls[0] += 1
-            if calls[0] == call:
-                raise error
-            return accumulate(self, *arguments)
-
-        Stepper._accumulate = struck  # type: ignore[method-assign]
-
-    return before
+    return Before(Stepper, "_accumulate", raising(error), call)
 
 
 def raise_in_loader(error: Exception, step: int) -> Callable[[], None]:
     """Return a fault: this rank's rows of a step, counted from 1, raise an error once."""
 
-    def before() -> None:
-        prepare, raised = Loader.step, list[int]()
+    raised: list[int] = []
 
-        def struck(self: Loader[Any], number: int) -> Any:
-            if number + 1 == step and not raised:
-                raised.append(number)
-                raise error
-            return prepare(self, number)
+    def fail(_: Loader[Any], number: int) -> None:
+        if number + 1 == step and not raised:
+            raised.append(number)
+            raise error
 
-        Loader.step = struck  # type: ignore[method-assign]
-
-    return before
+    return Before(Loader, "step", fail)
 
 
 def raise_within_backward(error: Exception, call: int) -> Callable[[], None]:

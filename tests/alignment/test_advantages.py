@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from tfkit.alignment.advantages import at_ends, generalized_advantages, group_advantages, whiten
+from tfkit.alignment.advantages import AdaptiveCoefficient, at_ends, generalized_advantages, group_advantages, k3, whiten
 
 
 def real_tokens(*lengths: int, width: int = 4) -> Tensor:
@@ -60,3 +60,21 @@ def test_advantages_of_groups() -> None:
     assert centred.tolist() == [[0.75, -0.25, -0.25, -0.25], [0, 0, 0, 0]]  # exactly 0, although the mean of four 0.1 is rounded
     assert group_advantages(rewards, "group")[0].tolist() == pytest.approx((centred[0] / (rewards[0].std() + 1e-4)).tolist())
     assert not group_advantages(torch.full((1, 3), 0.1), "group").any()
+
+
+def test_both_estimates_have_the_divergence_as_their_mean() -> None:
+    """Exactly, by weighing each outcome with its probability."""
+    p, q = torch.tensor([[0.5, 0.3, 0.2], [0.1, 0.2, 0.7]], dtype=torch.float64)
+    k1 = (p / q).log()
+    divergence = float((p * k1).sum())
+    assert float((p * k3(k1)).sum()) == pytest.approx(divergence)
+    assert bool((k3(k1) >= 0).all())
+    assert float(k3(torch.tensor(0.0))) == 0
+
+
+def test_the_adaptive_coefficient() -> None:
+    one = AdaptiveCoefficient(0.15, target=6.0, horizon=10_000)
+    assert one.after(6.0, 64).value == 0.15
+    assert one.after(6.6, 64).value == pytest.approx(0.15 * (1 + 0.1 * 64 / 10_000))
+    assert one.after(600.0, 64) == one.after(7.2, 64)  # the error is clipped to 0.2
+    assert one.after(0.0, 64).value == pytest.approx(0.15 * (1 - 0.2 * 64 / 10_000))

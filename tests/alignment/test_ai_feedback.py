@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 import torch
-from tiny_files import write_rows
-from tiny_runs import Done, hashes, pretrain, run_tfkit, write_corpus, write_recipe
+from tiny_runs import Done, hashes, run_tfkit
+from tiny_worlds import write_world
 
 from tfkit.adapters import load
 from tfkit.alignment.feedback import FeedbackEncoder
@@ -37,23 +37,8 @@ carbon: {enabled: false}
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with prompts, a policy, and two judges."""
     folder = tmp_path_factory.mktemp("feedback")
-    corpus = write_corpus(folder / "corpus")
-    words = corpus.joinpath("0.txt").read_text(encoding="utf-8").split()
-    for name, start in (("prompts", 0), ("others", 100)):
-        rows = [{"prompt": " ".join(words[place : place + 3])} for place in range(start, start + 36, 3)]
-        write_rows(folder / f"{name}.jsonl", rows)
+    write_world(folder, "judge", "other-judge")
     (folder / "feedback.yaml").write_text(RECIPE, encoding="utf-8")
-    assert pretrain(folder / "base", write_recipe(folder, corpus), "training.steps=4").code == 0
-    labelled = [{"text": " ".join(words[i : i + 4]), "label": ["no", "yes"][i % 2]} for i in range(40)]
-    write_rows(folder / "labelled.jsonl", labelled)
-    for seed, name in enumerate(("judge", "other-judge")):
-        given = [
-            "objective={kind: classification}",
-            f"data.train.0.path={folder}/labelled.jsonl",
-            "training.steps=4",
-            f"training.seed={seed}",
-        ]
-        assert pretrain(folder / name, write_recipe(folder, corpus), *given).code == 0
     return folder
 
 
@@ -200,3 +185,12 @@ def test_what_does_not_fit_is_refused(place: Path, tfkit: Callable[..., Done]) -
     done = tfkit("finetune", "feedback.yaml", "objective.completions=1", "--run", "no")
     assert (done.code, "objective.completions: must be at least 2" in done.err) == (2, True)
     assert not (place / "no" / "checkpoints").exists()
+
+
+def test_a_plan_has_responses_of_the_largest_length(place: Path) -> None:
+    """As many as would be sampled, of a policy that is not trained yet."""
+    planning = encoder(feedback(place, completions=3))
+    planning.is_plan = True
+    for one in planning.encode(rows_of(place)):
+        assert isinstance(one, Encoded)
+        assert [len(ids) - length for (ids, _), length in zip(parts(one), one.arrays["prompts"], strict=True)] == [5] * 3

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tiny_chat_tokenizers import FORMATS, chat_codec
+from tiny_chats import FORMATS, chat_codec
 from tiny_files import parse_rows, read_rows, write_rows
 from tiny_rollouts import policy
 from tiny_runs import run_tfkit

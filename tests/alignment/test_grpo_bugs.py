@@ -12,7 +12,7 @@ from torch import Tensor
 
 from tfkit.adapters import FrozenReference
 from tfkit.alignment import response_sampling, rollout_loader
-from tfkit.objectives import grpo
+from tfkit.objectives import grpo, ppo
 from tfkit.objectives.objective import IGNORED, Batch
 
 Patch = pytest.MonkeyPatch
@@ -21,13 +21,15 @@ Loader = rollout_loader.RolloutLoader
 
 def dropout(patch: Patch) -> None:
     """A training step draws dropout (TRL, issue 744)."""
-    patch.setattr(grpo.GRPO, "draws_dropout", True)
+    for objective in (grpo.GRPO, ppo.PPO):
+        patch.setattr(objective, "draws_dropout", True)
 
 
 def forgotten_temperature(patch: Patch) -> None:
-    """The new probabilities are those at temperature 1 (NeMo-Aligner, issue 46)."""
+    """The new probabilities are those at temperature 1 (NeMo-Aligner, issue 46; OpenRLHF, pull request 853)."""
     right = grpo.response_log_probs
-    patch.setattr(grpo, "response_log_probs", lambda model, batch, temperature: right(model, batch))
+    for module in (grpo, ppo):
+        patch.setattr(module, "response_log_probs", lambda model, batch, temperature: right(model, batch))
 
 
 def mean_of_a_micro_batch(patch: Patch) -> None:
@@ -38,7 +40,8 @@ def mean_of_a_micro_batch(patch: Patch) -> None:
         found = right(log_probs, *given)
         return {**found, "policy": found["policy"] / len(log_probs)}
 
-    patch.setattr(grpo, "clipped_loss", mean)
+    for module in (grpo, ppo):
+        patch.setattr(module, "clipped_loss", mean)
 
 
 def masked_end(patch: Patch) -> None:

@@ -3,17 +3,14 @@
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import ppo_checks
 import pytest
 import torch
-from test_grpo_bugs import masked_end
+from test_grpo_bugs import dropout, forgotten_temperature, masked_end, mean_of_a_micro_batch
 from torch import Tensor
 
 from tfkit.alignment import advantages, rollout_loader
-from tfkit.objectives import ppo
-from tfkit.objectives.grpo import clipped_loss
 from tfkit.objectives.objective import Batch
 from tfkit.objectives.score_model import ScoreModel
 
@@ -47,17 +44,6 @@ def whitening_of_padding(patch: Patch) -> None:
     patch.setattr(advantages, "whiten", lambda values, real: right(values, torch.ones_like(real)))
 
 
-def forgotten_temperature(patch: Patch) -> None:
-    """The new probabilities are those at temperature 1 (OpenRLHF, pull request 853)."""
-    right = ppo.response_log_probs
-    patch.setattr(ppo, "response_log_probs", lambda model, batch, temperature: right(model, batch))
-
-
-def dropout(patch: Patch) -> None:
-    """A training step draws dropout (TRL, issue 744)."""
-    patch.setattr(ppo.PPO, "draws_dropout", True)
-
-
 def value_at_the_token(patch: Patch) -> None:
     """The value of a token is read at it, and not before it."""
     right = ScoreModel.values
@@ -72,16 +58,6 @@ def padding_is_read(patch: Patch) -> None:
     """The models see padding, and count it in the positions."""
     right = Batch.inputs
     patch.setattr(Batch, "inputs", lambda self: {name: one for name, one in right(self).items() if name != "padding_mask"})
-
-
-def mean_of_a_micro_batch(patch: Patch) -> None:
-    """The loss of a micro-batch is divided by its own tokens."""
-
-    def mean(log_probs: Tensor, *given: Any) -> dict[str, Tensor]:
-        found = clipped_loss(log_probs, *given)
-        return {**found, "policy": found["policy"] / len(log_probs)}
-
-    patch.setattr(ppo, "clipped_loss", mean)
 
 
 BUGS = {

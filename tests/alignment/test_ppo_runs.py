@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 from tiny_files import write_rows
-from tiny_runs import Done, exact, hashes, pretrain, records, run_tfkit, strike, write_corpus, write_recipe
+from tiny_runs import Done, exact, hashes, records, run_tfkit, strike
+from tiny_worlds import write_world
 
 from tfkit import predict
 from tfkit.adapters import load
@@ -51,19 +52,10 @@ carbon: {enabled: false}
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with prompts, a policy to start from, and a model that gives texts a number."""
     folder = tmp_path_factory.mktemp("ppo")
-    corpus = write_corpus(folder / "corpus")
-    words = corpus.joinpath("0.txt").read_text(encoding="utf-8").split()
-    for name, start in (("prompts", 0), ("others", 100)):
-        rows = [{"prompt": " ".join(words[place : place + 3])} for place in range(start, start + 36, 3)]
-        write_rows(folder / f"{name}.jsonl", rows)
+    words = write_world(folder, "judge")
     pairs = [{"prompt": " ".join(words[i : i + 4]), "chosen": " cat sat", "rejected": f" {words[i]} ran"} for i in range(40)]
     write_rows(folder / "pairs.jsonl", pairs)
     (folder / "ppo.yaml").write_text(RECIPE, encoding="utf-8")
-    assert pretrain(folder / "base", write_recipe(folder, corpus), "training.steps=4").code == 0
-    labelled = [{"text": " ".join(words[i : i + 4]), "label": ["no", "yes"][i % 2]} for i in range(40)]
-    write_rows(folder / "labelled.jsonl", labelled)
-    given = ["objective={kind: classification}", f"data.train.0.path={folder}/labelled.jsonl", "training.steps=4"]
-    assert pretrain(folder / "judge", write_recipe(folder, corpus), *given).code == 0
     (folder / "reward.yaml").write_text(REWARD, encoding="utf-8")
     words_ = [str(folder / "reward.yaml"), "--from", str(folder / "base"), f"data.train.0.path={folder}/pairs.jsonl"]
     run_tfkit(folder, ["finetune", *words_, "--run", str(folder / "scores"), "--threads", "1"]).exits(0)

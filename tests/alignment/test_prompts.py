@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tiny_chat_tokenizers import chat_codec
+from tiny_chats import chat_codec
 from tiny_files import write_rows
 from tiny_rollouts import codec, policy
 

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from pretended_device import ELSEWHERE, PretendedDevice
 from tiny_rollouts import END, LONGEST, World, codec
 
 from tfkit.adapters import FrozenReference
@@ -244,3 +245,29 @@ def test_the_reference_stays_what_the_policy_was(tmp_path: Path) -> None:
         made.stepper.take(step + 1, made.loader.step(step), 1.0)
     with made.reference.in_use() as reference:
         assert all(torch.equal(*pair) for pair in zip(before, reference.parameters(), strict=True))
+
+
+def test_an_iteration_on_another_device_is_that_of_the_cpu(tmp_path: Path) -> None:
+    """Nothing is made in the wrong place."""
+    here, there = (World(tmp_path, PROMPTS[:4], **SIZES, temperature=0.8, beta=0.1) for _ in range(2))
+    expected = here.loader.step(0)
+    losses = [here.objective.loss(here.policy.eval(), batch) for batch in expected]
+    with PretendedDevice() as device:
+        there.policy.to(ELSEWHERE)
+        with there.reference.in_use() as reference:
+            reference.to(ELSEWHERE)
+        there.loader.device = ELSEWHERE
+        found = there.loader.step(0)
+        assert device.operations > 100
+        assert there.loader.observed().keys() == here.loader.observed().keys()
+        tensors, state = there.loader.state(1)
+        for ours, theirs, loss in zip(found, expected, losses, strict=True):
+            assert ours.labels.tolist() == theirs.labels.tolist()
+            for name, values in theirs.extras.items():
+                torch.testing.assert_close(ours.extras[name], values, atol=1e-5, rtol=1e-4)
+            moved = there.objective.loss(there.policy.eval(), ours.to(ELSEWHERE))
+            moved["policy"].backward()
+            for name, value in loss.items():
+                torch.testing.assert_close(moved[name].detach().cpu(), value.detach(), atol=1e-4, rtol=1e-4)
+    assert {tensor.device.type for tensor in tensors.values()} == {"cpu"}  # as a checkpoint takes them
+    assert state["iteration"] == 0

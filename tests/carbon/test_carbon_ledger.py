@@ -5,36 +5,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny_files import write_rows
+from written_ledgers import HEADER, tick, write
 
 from tfkit.carbon.emissions_file import emission_rows, write_emissions
 from tfkit.carbon.ledger import LedgerReader
-from tfkit.carbon.ledger_writer import Ledger, estimate_line, tick_line
+from tfkit.carbon.ledger_writer import estimate_line, tick_line
 from tfkit.carbon.reading import SUMS, Totals
 from tfkit.carbon.totals import attempts_of, ledger_totals, read_seconds, read_totals, rework
-
-HEADER = {
-    "kind": "header",
-    "schema_version": 1,
-    "run_id": "run",
-    "attempt": 1,
-    "node": 0,
-    "project": "p",
-    "place": {"text": "here"},
-    "pue": 1.0,
-}
-
-
-def tick(phase, seconds, energy_wh, status="ok"):
-    return tick_line(
-        1e9 + seconds, phase, seconds, Totals(seconds, energy_wh, energy_wh / 2, 0, energy_wh / 2, energy_wh / 10), 1.0, status, None
-    )
-
-
-def write(folder, lines, attempt=1, node=0):
-    ledger = Ledger.create(folder / "carbon", node, attempt)
-    for line in [HEADER | {"attempt": attempt, "node": node}, *lines]:
-        ledger.append(line)
-    return ledger
 
 
 def test_equal_phases_of_an_attempt_are_one_row(tmp_path):

@@ -5,25 +5,10 @@ import sys
 
 import pytest
 from tiny_files import emissions_rows
+from written_ledgers import tick, write
 
 from tfkit.carbon.emissions_file import installed_columns, write_emissions
 from tfkit.carbon.ledger import LedgerReader
-from tfkit.carbon.ledger_writer import Ledger, tick_line
-from tfkit.carbon.reading import Totals
-
-PLACE = {"country_iso_code": "WLD", "country_name": "World", "text": "place unknown"}
-HEADER = {"kind": "header", "schema_version": 1, "run_id": "run", "node": 0, "project": "p", "place": PLACE, "pue": 1.0}
-
-
-def tick(phase, seconds, energy_wh):
-    totals = Totals(seconds, energy_wh, energy_wh / 2, 0, energy_wh / 2, energy_wh / 10)
-    return tick_line(1e9 + seconds, phase, seconds, totals, 1.0, "ok", None)
-
-
-def start_ledger(folder, attempt=1):
-    ledger = Ledger.create(folder / "carbon", 0, attempt)
-    ledger.append(HEADER | {"attempt": attempt})
-    return ledger
 
 
 def energy_wh(folder):
@@ -32,7 +17,7 @@ def energy_wh(folder):
 
 @pytest.fixture
 def run(tmp_path):
-    start_ledger(tmp_path).append(tick("train", 3600, 50.0))
+    write(tmp_path, [tick("train", 3600, 50.0)])
     return tmp_path
 
 
@@ -86,7 +71,7 @@ print(len(table.data), total["duration"], total["energy_consumed"], total["emiss
 
 
 def test_carbonboards_own_code_adds_the_file_up(run):
-    start_ledger(run, attempt=2).append(tick("evaluate", 60, 3.0))
+    write(run, [tick("evaluate", 60, 3.0)], attempt=2)
     write_emissions(run)
     done = subprocess.run([sys.executable, "-c", CARBONBOARD], cwd=run, check=True, capture_output=True, text=True, timeout=300)
     assert [float(number) for number in done.stdout.split()] == pytest.approx([2, 3660, 0.053, 0.0053])
@@ -100,7 +85,7 @@ def test_codecarbon_appends_to_our_file_and_its_row_is_kept(run):
     foreign = dict.fromkeys(installed_columns(), 1.0) | {"run_id": "theirs", "country_name": 'Côte, "of" gold'}
     FileOutput("emissions.csv", str(run)).out(EmissionsData(**foreign), None)
     assert not list(run.glob("*.bak"))
-    ledger = start_ledger(run, attempt=2)
+    ledger = write(run, attempt=2)
     for index in (1, 2):
         ledger.append(tick("train", index, index))
         write_emissions(run)
@@ -115,7 +100,7 @@ def test_codecarbons_own_tracker_extends_the_file(run):
     subprocess.run([sys.executable, "-c", code], cwd=run, check=True, capture_output=True, timeout=300)
     assert [row["country_iso_code"] for row in emissions_rows(run)] == ["WLD", "FRA"]
     theirs = emissions_rows(run)[1]
-    start_ledger(run, attempt=2).append(tick("train", 60, 3.0))
+    write(run, [tick("train", 60, 3.0)], attempt=2)
     write_emissions(run)
     assert len(emissions_rows(run)) == 3
     assert theirs in emissions_rows(run)
@@ -158,7 +143,7 @@ def test_other_orders_of_the_same_columns_are_merged(run):
 
 def test_a_ledger_that_grows_meanwhile_is_read_again(run, monkeypatch):
     """Its writer may have ended, after replacing the file a moment before we did."""
-    other, replace = start_ledger(run, attempt=2), os.replace
+    other, replace = write(run, attempt=2), os.replace
 
     def replace_late(source, target):
         if other.path.read_bytes().count(b"\n") == 1:
@@ -171,7 +156,7 @@ def test_a_ledger_that_grows_meanwhile_is_read_again(run, monkeypatch):
 
 
 def _write_attempt(folder, attempt, barrier):
-    ledger, reader = start_ledger(folder, attempt), LedgerReader(folder / "carbon")
+    ledger, reader = write(folder, attempt=attempt), LedgerReader(folder / "carbon")
     barrier.wait()
     for index in range(1, 11):
         ledger.append(tick("train", index, index * attempt))

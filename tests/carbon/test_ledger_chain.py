@@ -7,23 +7,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny_files import read_rows, write_rows
+from written_ledgers import HEADER, tick, write
 
 from tfkit.carbon.ledger import LedgerReader
-from tfkit.carbon.ledger_writer import Ledger, line_hash, tick_line
-from tfkit.carbon.reading import Totals
-
-HEADER = {"kind": "header", "schema_version": 1, "run_id": "run", "attempt": 1, "node": 0, "place": {}, "pue": 1.0}
+from tfkit.carbon.ledger_writer import Ledger, line_hash
 
 
-def tick(seconds):
-    return tick_line(1e9 + seconds, "train", seconds, Totals(seconds, seconds, seconds / 2, 0, seconds / 2, seconds / 10), 1.0, "ok")
-
-
-def write(folder, ticks=4, attempt=1, previous=None):
-    ledger = Ledger.create(folder / "carbon", 0, attempt, previous)
-    for line in [HEADER | {"attempt": attempt}, *(tick(index + 1) for index in range(ticks))]:
-        ledger.append(line)
-    return ledger.path
+def chained(folder, previous=None):
+    """Write a ledger of four ticks, and return its path."""
+    return write(folder, [tick("train", second, second) for second in range(1, 5)], previous=previous).path
 
 
 def only(folder):
@@ -32,14 +24,14 @@ def only(folder):
 
 
 def test_each_line_has_the_hash_of_the_one_before(tmp_path):
-    lines = write(tmp_path, previous="of the ledger before").read_bytes().split(b"\n")[:-1]
+    lines = chained(tmp_path, previous="of the ledger before").read_bytes().split(b"\n")[:-1]
     hashes = [json.loads(line)["previous"] for line in lines]
     assert hashes == ["of the ledger before", *map(line_hash, lines[:-1])]
     assert (only(tmp_path).chain.state, only(tmp_path).chain.last) == ("chained", line_hash(lines[-1]))
 
 
 def test_an_older_ledger_has_no_chain_and_reads_as_before(tmp_path):
-    path = write(tmp_path)
+    path = chained(tmp_path)
     lines = read_rows(path)
     write_rows(path, [{name: value for name, value in line.items() if name != "previous"} for line in lines])
     assert (only(tmp_path).chain.state, only(tmp_path).sums["energy_wh"]) == ("unchained", 4)
@@ -66,7 +58,7 @@ def swap(lines):
     ids=["number", "header", "removed", "repeated", "swapped", "torn", "without its hash"],
 )
 def test_a_change_shows(tmp_path, change, state):
-    path = write(tmp_path)
+    path = chained(tmp_path)
     lines = path.read_bytes().split(b"\n")[:-1]
     change(lines)
     path.write_bytes(b"\n".join(lines) + b"\n")
@@ -105,7 +97,7 @@ def test_no_fault_of_a_disk_breaks_it(tmp_path_factory, faults):
                     del waiting[0]
             except OSError:
                 pass
-            waiting.append(tick(turn + 1))
+            waiting.append(tick("train", turn + 1, turn + 1))
             assert all(attempt.chain.broken_at is None for attempt in reader.attempts())
     for line in waiting:
         ledger.append(line)

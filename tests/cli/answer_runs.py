@@ -1,6 +1,8 @@
-"""Tiny trained runs of each kind of answer, for the tests of what they say of labelled rows, and of rows without a label."""
+"""Tiny trained runs of each kind of answer, for the tests of what they say of labelled rows, and of rows without a label; and the models,
+rows and recipe that the tests of fine-tuning start from."""
 
 import contextlib
+import json
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -8,7 +10,7 @@ from typing import Any
 
 import numpy as np
 from tiny_files import write_rows
-from tiny_runs import pretrain
+from tiny_runs import pretrain, write_corpus, write_recipe
 
 from tfkit.engine.inference import row_answers
 
@@ -100,3 +102,25 @@ def stop_in_the_fourth_window(number: int) -> Callable[[], None]:
         row_answers._windows = struck
 
     return before
+
+
+BERT_WORDS = [
+    "model={preset: bert-tiny, dim: 16, num_heads: 2, context_length: 16}",
+    "tokenizer={kind: wordpiece, vocab_size: 120}",
+    "objective={kind: masked_lm}",
+    "training.steps=3",
+    "evaluation.every=null",
+]
+
+
+def train_starts(folder: Path) -> Path:
+    """Make bert/, a BERT of ours, gpt/, a GPT-2 of ours, labelled.jsonl, and tiny.yaml, of which the models are."""
+    recipe = write_recipe(folder, write_corpus(folder / "corpus"))
+    for name, words in {"bert": BERT_WORDS, "gpt": ["training.steps=3"]}.items():
+        pretrain(folder / name, recipe, *words).exits(0)
+    random = np.random.default_rng(3)
+    with (folder / "labelled.jsonl").open("w", encoding="utf-8") as file:
+        for number in range(24):
+            text = " ".join(random.choice(["the", "cat", "dog", "sat", "ran", "fast"], int(random.integers(1, 9))))
+            file.write(json.dumps({"text": text, "label": ["good", "bad"][number % 2]}) + "\n")
+    return folder

@@ -4,7 +4,6 @@ from pathlib import Path
 
 import answer_runs
 import pytest
-import tuned_starts
 
 
 @pytest.fixture(scope="session")
@@ -16,4 +15,4 @@ def answers(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def starts(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with models to be tuned, and rows with labels; a test that writes takes a copy."""
-    return tuned_starts.train(tmp_path_factory.mktemp("tuned"))
+    return answer_runs.train_starts(tmp_path_factory.mktemp("tuned"))

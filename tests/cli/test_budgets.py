@@ -1,5 +1,6 @@
 """Budgets of grams, energy and time, by real runs; the power is made up: 36 W at 100 g/kWh, which is 10 mWh and 1 mg a second."""
 
+import itertools
 import json
 import re
 import time
@@ -9,7 +10,7 @@ from typing import Any
 
 import fake_codecarbon
 import pytest
-from tiny_runs import Done, Process, exact, hashes, kept, pretrain, run_tfkit, slow_and_metered
+from tiny_runs import Before, Done, Process, exact, hashes, kept, pretrain, run_tfkit, slow_and_metered
 
 import tfkit
 from tfkit.engine.training_run import attempt
@@ -95,14 +96,8 @@ def test_minutes_are_measured_and_a_machine_that_becomes_slower_ends_the_run_soo
 
     def before() -> None:
         attempt._LONGER, attempt._LATER_SECONDS = 1.0, 0.0  # type: ignore[attr-defined]
-        taken, accumulate = [0], Stepper.take
-
-        def take(stepper: Stepper, *given: Any, **named: Any) -> Any:
-            taken[0] += 1
-            time.sleep(0.5 if taken[0] > 12 else 0.0)
-            return accumulate(stepper, *given, **named)
-
-        Stepper.take = take  # type: ignore[method-assign]
+        taken = itertools.count(1)
+        Before(Stepper, "take", lambda *_, **__: time.sleep(0.5 if next(taken) > 12 else 0.0))()
 
     words = ["pretrain", str(base / "tiny.yaml"), "--minutes", "0.05", "--run", str(base / "minutes"), "--threads", "1"]
     done = run_tfkit(base, [*words, "carbon.enabled=false", "checkpoint.every=null", "training.log_every=1"], before)

@@ -8,7 +8,7 @@ from typing import Any
 import fake_codecarbon
 import pytest
 from fake_codecarbon import G_PER_KWH, POWER_W
-from tiny_runs import pretrain, run_tfkit
+from tiny_runs import both, pretrain, run_tfkit
 
 from tfkit.carbon.footprint import MEASURED
 from tfkit.units import format_energy, format_range
@@ -18,13 +18,8 @@ METERED = f"carbon={{enabled: true, intensity_g_per_kwh: {G_PER_KWH:g}, every_se
 
 @pytest.fixture(scope="module")
 def run(base: Path) -> Path:
-    before = fake_codecarbon.put_first(fake_codecarbon.write(base / "fake"))
-
-    def patiently() -> None:
-        before()
-        fake_codecarbon.wait_for_the_end()
-
-    done = pretrain(base / "run", base / "tiny.yaml", METERED, "--json", before=patiently).exits(0)
+    metered = both(fake_codecarbon.put_first(fake_codecarbon.write(base / "fake")), fake_codecarbon.wait_for_the_end)
+    done = pretrain(base / "run", base / "tiny.yaml", METERED, "--json", before=metered).exits(0)
     assert "measuring the idle machine for 0.5 s" in done.err
     (base / "result.json").write_text(done.out)
     return base / "run"

@@ -5,7 +5,6 @@ import json
 import os
 import signal
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ import pyarrow.parquet
 import pytest
 from answer_runs import KINDS, stop_in_the_fourth_window
 from tiny_files import parse_rows, write_rows
-from tiny_runs import Done, Process, Program, run_here, run_tfkit
+from tiny_runs import Done, Process, Program, run_here, run_piped
 
 import tfkit
 
@@ -33,14 +32,7 @@ def embed(*words: object, model: object = FIXTURES / "classes") -> Done:
 
 
 def piped(stdin: bytes, *words: str) -> Done:
-    """The command in a fork, with these bytes in a file as its stdin."""
-    Path("stdin").write_bytes(stdin)
-
-    def before() -> None:
-        os.dup2(os.open("stdin", os.O_RDONLY), 0)
-        sys.stdin = os.fdopen(0, encoding="utf-8")
-
-    return run_tfkit(Path(), ["embed", "--from", str(FIXTURES / "classes"), "--data", "-", *words, NO_CARBON, "--threads", "1"], before)
+    return run_piped(["embed", "--from", FIXTURES / "classes", "--data", "-", *words, NO_CARBON, "--threads", "1"], stdin)
 
 
 def vectors_of(texts: list[str], model: Path = FIXTURES / "classes") -> Any:

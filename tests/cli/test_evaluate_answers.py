@@ -13,7 +13,7 @@ import seqeval.metrics
 from answer_runs import KINDS
 from scipy import stats
 from sklearn import metrics as sklearn_metrics
-from tiny_files import read_rows, write_rows
+from tiny_files import read_rows, receipt, write_rows
 from tiny_runs import evaluate, records, run_tfkit
 
 from tfkit.engine.results import EvaluationResult
@@ -295,7 +295,7 @@ def test_figures_of_each_class(place: Path, tmp_path: Path) -> None:
         assert result.keys() & {"classes", "confusion", "entities"} == wanted
         logged = [line for line in records(place / name) if "evaluation" in line][-1]
         assert logged.get("confusion") == result.get("confusion")
-        sizes = json.loads((place / name / "run.json").read_text())["data_sizes"]
+        sizes = receipt(place / name)["data_sizes"]
         assert {part: one["rows"] for part, one in sizes.items()} == {"train": 26, "validation": 24}
         if name == "numbers":
             continue

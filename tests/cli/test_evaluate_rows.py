@@ -6,7 +6,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from tiny_files import write_rows
+from tiny_files import receipt, write_rows
 from tiny_runs import evaluate, pretrain, records
 
 pytestmark = pytest.mark.usefixtures("in_place")
@@ -36,7 +36,7 @@ def test_it_says_what_the_runs_own_validation_said(place: Path, tmp_path: Path, 
     said = records(place / name)[-1]["evaluation"]
     assert found["metrics"] == pytest.approx(said, rel=1e-5)
     assert found["examples"] > 0
-    beside = json.loads((place / name / "run.json").read_text(encoding="utf-8"))["result"]["baselines"]
+    beside = receipt(place / name)["result"]["baselines"]
     assert found["baselines"] == beside
     assert [*beside] == (["most_frequent_class", "naive_bayes"] if name == "classes" else [])
     if name == "masked":

@@ -174,12 +174,7 @@ REFUSED: dict[str, tuple[str, dict[str, Any], str, str]] = {
         "not every fourth layer",
     ),
     "another scale": ("gemma2-2b", {"head_dim": 16, "attention": {"scale": 0.5, "windows": [8, None]}}, "gpt2", "have the scale 0.5"),
-    "a head of classes": (
-        "gpt2",
-        {"head": CLASSES},
-        "gpt2",
-        "head of kind classes",
-    ),
+    "a head of classes": ("gpt2", {"head": CLASSES}, "gpt2", "head of kind classes"),
     "merges that lack": ("llama2-7b", {}, "bpe_byte_fallback", "has no merge of"),
 }
 

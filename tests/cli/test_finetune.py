@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from answer_runs import BERT_WORDS
 from tiny_files import read_rows, write_rows
 from tiny_runs import Done, Process, exact, finetune, hashes, kept, pretrain, run_tfkit, strike, write_recipe
 from transformers import AutoModelForSequenceClassification
-from tuned_starts import BERT
 
 from tfkit.adapters import load as load_any
 from tfkit.hub import load
@@ -30,7 +30,7 @@ carbon: {enabled: false}
 
 @pytest.fixture(scope="module")
 def place(starts: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tiny BERT of ours, a tiny GPT-2 of ours, labelled rows and a recipe for them."""
+    """A tiny BERT_WORDS of ours, a tiny GPT-2 of ours, labelled rows and a recipe for them."""
     folder = tmp_path_factory.mktemp("starts") / "copy"
     shutil.copytree(starts, folder)
     (folder / "task.yaml").write_text(f"# For a test.{TASK}", encoding="utf-8")
@@ -202,7 +202,7 @@ def test_a_resolved_recipe_from_another_checkpoint(place: Path, work: Path) -> N
     words = ["training.steps=1", "objective.labels=[good, bad]"]
     assert finetune("first", "--from", str(place / "bert"), *words).code == 0
     recipe = write_recipe(work, place / "corpus")
-    assert pretrain(work / "wide", recipe, *BERT, "model.dim=32", "model.hidden_dim=64").code == 0
+    assert pretrain(work / "wide", recipe, *BERT_WORDS, "model.dim=32", "model.hidden_dim=64").code == 0
 
     def again(run: str, *words: str) -> Done:
         return run_tfkit(work, ["finetune", "first/recipe.yaml", "--run", run, "--threads", "1", *words])

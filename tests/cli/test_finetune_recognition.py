@@ -1,6 +1,7 @@
 """Fine-tuning without a recipe: the task is recognised by columns and checkpoint, and printed as a recipe that gives the same weights."""
 
 import json
+import re
 import shlex
 import signal
 from pathlib import Path
@@ -8,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tiny_files import read_rows, write_rows
+from tiny_files import read_rows, receipt, write_rows
 from tiny_runs import WORDS, Done, hashes, kept, pretrain, records, run_tfkit, strike
 
 from tfkit.adapters import load as load_any
@@ -71,6 +72,20 @@ DATA = {
         question=lambda n, t: {"stem": t, "choices": [{"text": f"{t} {one}", "label": one} for one in "ABCD"[: 2 + n % 3]]},
         answerKey=lambda n, t: "AB"[n % 2],
     ),
+    "blanks": rows(
+        sentence=lambda n, t: f"_ {t}",
+        option1=a_text,
+        option2=lambda n, t: t[::-1],
+        answer=lambda n, t: "12"[n % 2],
+        qID=lambda n, t: str(n),
+    ),
+    "science": rows(
+        question=a_text,
+        distractor1=lambda n, t: f"{n} cats",
+        distractor2=lambda n, t: f"{n} dogs",
+        correct_answer=lambda n, t: f"mat {n}",
+        support=lambda n, t: f"{n} " + t[::-1] * 9,
+    ),
     "votes": rows(prompt=a_text, response_a=lambda n, t: f"cat {t}", response_b=lambda n, t: t[::-1], winner=lambda n, t: ["a", "b", "a"]),
     "zeros": rows(prompt=a_text, response_a=lambda n, t: f"cat {t}", response_b=lambda n, t: f"{t} {t}", winner=lambda n, t: n % 2),
     "ballots": rows(
@@ -87,7 +102,7 @@ DATA = {
     "translations": rows(en=a_text, fr=lambda n, t: t.upper()),
     "tongues": rows(en=a_text, fr=lambda n, t: f"{n} {t}", cs=lambda n, t: f"{t} {n}"),
     "plain": rows(text=a_text),
-    "spans": rows(text=a_text, label=lambda n, t: [[0, 3, "THING"]]),
+    "spans": rows(Text=a_text, Entities=lambda n, t: [[0, 3, "THING"]]),
     "sorted": rows(text=a_text, mood=lambda n, t: n % 2),
     "both": rows(question=a_text, answer=a_text, category=lambda n, t: ["one", "two"][n % 2]),
     "passages": rows(question=a_text, passage=lambda n, t: f"{n} " + t[::-1] * 9, label=lambda n, t: ["yes", "no"][n % 2]),
@@ -128,6 +143,7 @@ RECOGNISED = [
     ("bert", "parts", {"kind": "tagging"}, "f1_macro", "tokens and their tags."),
     ("gpt", "choices", {"kind": "multiple_choice"}, "accuracy", "several answers"),
     ("gpt", "arc", {"kind": "multiple_choice"}, "accuracy", "several answers"),
+    ("gpt", "blanks", {"kind": "multiple_choice"}, "accuracy", "several answers"),
     ("gpt", "votes", {"kind": "dpo"}, "accuracy", "two completions of which one is better"),
     ("gpt", "ballots", {"kind": "dpo"}, "accuracy", "two completions of which one is better"),
     ("gpt", "talks", {"kind": "chat", "format": "chatml"}, None, "conversations; the tokenizer has no chat template"),
@@ -155,6 +171,7 @@ READ = {
     "classes": "text from 'text', label from 'label'",
     "pairs": "text from 'premise', pair from 'hypothesis', label from 'label'",
     "arc": "context from 'question.stem', choices from 'question.choices', label from 'answerKey'",
+    "blanks": "context from 'sentence', choices from 'option1, option2', label from 'option{answer}'",
     "votes": "prompt from 'prompt', response_a from 'response_a', response_b from 'response_b', winner from 'winner'",
     "ballots": "prompt from 'prompt', response_a from 'response_a', response_b from 'response_b', "
     "winner from 'winner_model_a, winner_model_b, winner_tie'",
@@ -221,11 +238,11 @@ def test_a_task_is_recognised_and_its_recipe_runs_again(
         alone = infer_objective(run / "checkpoints" / last)
         assert alone == {"kind": objective["kind"]} | printed_recipe.objective.model_dump(include={*printed_recipe.objective.needed_alone})
     assert f"# rules  decisions: {DECISIONS}\n" in recipe
-    tried = json.loads((run / "run.json").read_text(encoding="utf-8")).get("rate_trial", {"lr": printed_recipe.optimizer.lr})
+    tried = receipt(run).get("rate_trial", {"lr": printed_recipe.optimizer.lr})
     assert (resolved.optimizer.lr, resolved.training.trial_rates) == (tried["lr"], None)
     assert ("learning rates tried" if "losses" in tried else "no learning rates are tried") in done.err
     assert finetune("printed.yaml", "--run", "again").code == 0
-    rules = [json.loads((folder / "run.json").read_text(encoding="utf-8")).get("decisions") for folder in (run, Path("again"))]
+    rules = [receipt(folder).get("decisions") for folder in (run, Path("again"))]
     assert rules == [DECISIONS, None]  # where they decided
     assert hashes(Path("again"), int(last[5:])) == hashes(run, int(last[5:]))
     scores = [record["evaluation"] for record in records(run) if "evaluation" in record]
@@ -234,7 +251,7 @@ def test_a_task_is_recognised_and_its_recipe_runs_again(
     )  # one after each; texts are a row or two together
     of_names = {"precision", "recall", "f1"} if data == "parts" else set()  # where tags mark none
     assert {*metrics_of(printed_recipe.objective)} - of_names <= scores[-1].keys()
-    best = json.loads((run / "run.json").read_text(encoding="utf-8"))["result"]["best"]
+    best = receipt(run)["result"]["best"]
     assert best["metric"] == metric or (metric is None and best["metric"] == "loss")
     values = [score[best["metric"]] for score in scores]
     assert best["value"] == (min(values) if best["metric"] in ("loss", "rmse") else max(values))
@@ -249,9 +266,7 @@ def test_rates_are_tried_and_the_printed_recipe_tries_the_same(place: Path) -> N
     assert (done.code, done.err.count("learning rates tried in 4 steps each")) == (0, 1), done.err
     Path("printed.yaml").write_text(dry.out, encoding="utf-8")
     assert finetune("printed.yaml", "--run", "again").code == 0
-    trials = [
-        json.loads((run / "run.json").read_text(encoding="utf-8"))["rate_trial"] for run in (Path("runs/bert-classes"), Path("again"))
-    ]
+    trials = [receipt(run)["rate_trial"] for run in (Path("runs/bert-classes"), Path("again"))]
     assert trials[0] == trials[1]
     [*_, last] = kept(Path("again"))
     assert hashes(Path("again"), int(last[5:])) == hashes(Path("runs/bert-classes"), int(last[5:]))
@@ -309,124 +324,49 @@ def test_what_the_command_line_says_is_kept(place: Path) -> None:
     assert printed(done).startswith("# masked_lm: named on the command line.")
 
 
-@pytest.mark.parametrize(
-    ("start", "data", "words", "parts"),
-    [
-        (
-            "gpt",
-            "both",
-            [],
-            [
-                "this may be chat or classification",
-                "question, answer, category",
-                "output=answer\" for answers in a conversation ('category' is not read)",
-                'pair=answer,label=category"',
-            ],
-        ),
-        (
-            "bert",
-            "orders",
-            [],
-            [
-                "these are the columns of chat",
-                "an encoder (bert, ",
-                "--from a decoder",
-                '"text=NAME,label=NAME"',
-                '"text={instruction} {output}"',
-            ],
-        ),
-        (
-            "gpt",
-            "translations",
-            [],
-            [
-                "columns of text_to_text",
-                "--from a model of an encoder and",
-                '"text={en} {fr}"',
-                '"instruction=Translate from en to fr: {en},output=fr"',
-            ],
-        ),
-        (
-            "gpt",
-            "zeros",
-            [],
-            [
-                'response_b=response_b,winner=winner" data.train.0.class_names=[a,b] for the better of two responses, '
-                "if 0 is a vote for 'response_a', else [b,a]\n"
-            ],
-        ),
-        (
-            "t5",
-            "tongues",
-            ["objective.kind=text_to_text"],
-            ["the texts are in 3 languages", "\"source=cs,target=fr\" to write one text for another ('en' is not read)"],
-        ),
-        (
-            "gpt",
-            "genres",
-            [],
-            ["'genres' may be the labels of the text", "objective.kind=multi_label\n  objective.kind=causal_lm, if it is not"],
-        ),
-        (
-            "gpt",
-            "asked",
-            [],
-            ["columns of question_answering", "--from an encoder", '"instruction=question,output=context"', '"text={question} {context}"'],
-        ),
-        ("t5", "parts", [], ["columns of tagging", "tokens, upos", "--from an encoder or a decoder"]),
-        ("bert", "choices", [], ["columns of multiple_choice", "--from a decoder"]),
-        ("bert", "sorted", [], ["'mood' may be the label", '--columns "label=mood"', "objective.kind=masked_lm"]),
-        (
-            "bert",
-            "spans",
-            [],
-            ["the column 'label' may be labels, in a form that is not read", "objective.kind=masked_lm, to leave it out"],
-        ),
-        (
-            "bert",
-            "strange",
-            [],
-            [
-                "no task has these columns. Columns found: colour, size",
-                "a head for masked tokens",
-                '"text=colour" for masked_lm',
-                "or numbers for",
-            ],
-        ),
-        ("bert", "words", [], ["each row has a word and its tag, and no column, such as 'sentence', says which rows"]),
-        (
-            "bert",
-            "questions",
-            [],
-            ["'question' and 'sentence' may each be the text", '"text=question,pair=sentence" for the', '"text=question" for'],
-        ),
-        (
-            "bert",
-            "passages",
-            [],
-            [
-                "'passage' holds text, and would not be read beside 'question'",
-                '"text=question" to read that alone\n  --columns "text=question,pair=passage" to read both',
-            ],
-        ),
-        ("gpt", "articles", [], ["'article' holds text", '"context={article} {question}" to read both']),
-        ("gpt", "lectures", [], ["'lecture' holds text", '"instruction=instruction,input=lecture" to read both']),
-        ("bert", "ages", [], ["60 different ones in 60 rows", "regression: true"]),
-        (
-            "bert",
-            "classes",
-            ["evaluation.metric=bleu"],
-            ["evaluation.metric: evaluations of classification during training do not compute"],
-        ),
-        ("bert", "parts", ["evaluation.metric=f1"], ["evaluation.metric: f1 is of names, and the tags DET, NOUN mark none"]),
-        ("bert", "classes", ["training.stepss=3"], ["training.stepss: unknown, did you mean steps"]),
-        ("bert", "nowhere", [], ["nowhere.jsonl: no such file or folder"]),
-    ],
-)
-def test_a_task_that_cannot_be_recognised_is_refused(place: Path, start: str, data: str, words: list[str], parts: list[str]) -> None:
-    done = learn(place, start, data, *words)
-    assert (done.code, done.out) == (3 if data == "nowhere" else 2, ""), done.err
-    for part in parts:
+REFUSED = {  # by the checkpoint, the data and further words: parts of the message, in any order
+    "gpt both": """this may be chat or classification ... question, answer, category ...
+        output=answer" for answers in a conversation ('category' is not read) ... pair=answer,label=category\"""",
+    "bert orders": """these are the columns of chat ... an encoder (bert, ... --from a decoder ... "text=NAME,label=NAME" ...
+        "text={instruction} {output}\"""",
+    "gpt translations": """columns of text_to_text ... --from a model of an encoder and ... "text={en} {fr}" ...
+        "instruction=Translate from en to fr: {en},output=fr\"""",
+    "gpt zeros": """response_b=response_b,winner=winner" data.train.0.class_names=[a,b] for the better of two responses, ...
+        if 0 is a vote for 'response_a', else [b,a]\n""",
+    "gpt science": """'support' holds text ... "context=question,choices=[correct_answer,distractor1,distractor2],label=correct_answer" ...
+        to read that alone ...
+        "context={support} {question},choices=""",
+    "t5 tongues objective.kind=text_to_text": """the texts are in 3 languages ...
+        "source=cs,target=fr" to write one text for another ('en' is not read)""",
+    "gpt genres": "'genres' may be the labels of the text ... objective.kind=multi_label\n  objective.kind=causal_lm, if it is not",
+    "gpt asked": """columns of question_answering ... --from an encoder ... "instruction=question,output=context" ...
+        "text={question} {context}\"""",
+    "t5 parts": "columns of tagging ... tokens, upos ... --from an encoder or a decoder",
+    "bert choices": "columns of multiple_choice ... --from a decoder",
+    "bert sorted": """'mood' may be the label ... --columns "label=mood" ... objective.kind=masked_lm""",
+    "bert spans": "the column 'Entities' may be labels, in a form that is not read ... objective.kind=masked_lm, to leave it out",
+    "bert strange": """no task has these columns. Columns found: colour, size ... a head for masked tokens ...
+        "text=colour" for masked_lm ... or numbers for""",
+    "bert words": "each row has a word and its tag, and no column, such as 'sentence', says which rows",
+    "bert questions": """'question' and 'sentence' may each be the text ... "text=question,pair=sentence" for the ...
+        "text=question" for""",
+    "bert passages": """'passage' holds text, and would not be read beside 'question' ...
+        "text=question" to read that alone\n  --columns "text=question,pair=passage" to read both""",
+    "gpt articles": """'article' holds text ... "context={article} {question}" to read both""",
+    "gpt lectures": """'lecture' holds text ... "instruction=instruction,input=lecture" to read both""",
+    "bert ages": "60 different ones in 60 rows ... regression: true",
+    "bert classes evaluation.metric=bleu": "evaluation.metric: evaluations of classification during training do not compute",
+    "bert parts evaluation.metric=f1": "evaluation.metric: f1 is of names, and the tags DET, NOUN mark none",
+    "bert classes training.stepss=3": "training.stepss: unknown, did you mean steps",
+    "bert nowhere": "nowhere.jsonl: no such file or folder",
+}
+
+
+@pytest.mark.parametrize("given", REFUSED)
+def test_a_task_that_cannot_be_recognised_is_refused(place: Path, given: str) -> None:
+    done = learn(place, *given.split())
+    assert (done.code, done.out) == (3 if "nowhere" in given else 2, ""), done.err
+    for part in re.split(r"\s+\.\.\.\s+", REFUSED[given]):
         assert part in done.err
     assert not [*Path("runs").glob("*/checkpoints/step-*")]
     assert "Traceback" not in done.err
@@ -442,6 +382,7 @@ def test_a_task_that_cannot_be_recognised_is_refused(place: Path, start: str, da
         ("t5", "odd"),
         ("bert", "odd"),
         ("gpt", "zeros"),
+        ("gpt", "science"),
         ("t5", "tongues"),
     ],
 )

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from tiny_files import receipt
 from tiny_runs import Done, exact, finetune, pretrain, records, run_tfkit, strike
 
 BERT = ["model={preset: bert-tiny, dim: 16, num_heads: 2, context_length: 16}", "tokenizer={kind: wordpiece, vocab_size: 120}"]
@@ -91,7 +92,7 @@ def test_what_a_new_head_answered_before_is_no_measure(work: Path) -> None:
     """A model that learns that no label is frequent answers none at first: worse than chance, as what it learned is no use yet."""
     words = ["objective={kind: multi_label}", "data.train.0.columns={labels: label}", "data.validation.0.columns={labels: label}"]
     done = finetune("few", *words, "evaluation.metric=f1_micro", "optimizer.lr=1e-2").exits(0)
-    assert json.loads((work / "few/run.json").read_text(encoding="utf-8"))["before"]["f1_micro"] > 0
+    assert receipt(work / "few")["before"]["f1_micro"] > 0
     assert "worse" not in done.err + done.out.lower()
     assert re.search(r"does not beat its best baseline\. Its validation loss was still falling at the end \(0\.\d+\): try", done.err)
 

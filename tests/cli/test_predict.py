@@ -8,7 +8,6 @@ import select
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,7 @@ import pytest
 from answer_runs import KINDS, made_rows, stop_in_the_fourth_window
 from test_evaluate import write_checkpoint
 from tiny_files import parse_rows, write_rows
-from tiny_runs import Done, Process, Program, run_here, run_tfkit
+from tiny_runs import Done, Process, Program, run_here, run_piped
 
 ANSWERS = {"classes": "label", "numbers": "size", "sets": "kinds", "tags": "names", "parts": "parts", "choices": "right"}
 ANSWERS |= {"spans": "asked", "texts": "answers"}
@@ -32,14 +31,7 @@ def _here(answers: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def predict(*words: object, stdin: bytes = b"") -> Done:
-    """The command in a fork, with these bytes in a file as its stdin."""
-    Path("stdin").write_bytes(stdin)
-
-    def before() -> None:
-        os.dup2(os.open("stdin", os.O_RDONLY), 0)
-        sys.stdin = os.fdopen(0, encoding="utf-8")
-
-    return run_tfkit(Path(), ["predict", *map(str, words), "--threads", "1"], before)
+    return run_piped(["predict", *words, "--threads", "1"], stdin)
 
 
 def unlabelled(name: str) -> list[dict[str, Any]]:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tiny_files import receipt
 from tiny_runs import RECIPE, WORDS, Done, exact, hashes, kept, run_tfkit, strike
 
 from tfkit.data.sources.open_sources import training_sources, validation_sources
@@ -79,7 +80,7 @@ def test_a_recipe_is_trained_and_judged_on_the_text_that_is_named(place: Path) -
     assert saved.data.validation == 0.1
     assert saved.evaluation.every == 4
     assert (saved.training.steps or 0) < 120
-    assert json.loads(Path("whole/run.json").read_text(encoding="utf-8"))["given"]["overrides"]["training.steps"] == saved.training.steps
+    assert receipt("whole")["given"]["overrides"]["training.steps"] == saved.training.steps
 
 
 def test_a_resumed_run_keeps_what_was_decided_and_ends_with_the_same_bits(place: Path) -> None:

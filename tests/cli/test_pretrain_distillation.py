@@ -12,6 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from spoilt_steps import spoil
+from tiny_files import receipt
 from tiny_runs import exact, hashes, pretrain, records, run_tfkit, strike, write_corpus
 from transformers import AutoModelForMaskedLM
 
@@ -109,8 +110,8 @@ def test_a_student_is_its_own_model_and_names_its_teacher(place: Path, unbroken:
     parent, source = lineage["parents"]
     assert (parent["role"], source) == ("teacher", parent | {"role": "tokenizer"})
     assert [(one["roles"], one["run_id"]) for one in lineage["ancestors"]] == [(["teacher", "tokenizer"], parent["run_id"])]
-    assert parent["run_id"] == json.loads((teacher / "run.json").read_text(encoding="utf-8"))["run_id"]
-    assert parent == json.loads((run / "run.json").read_text(encoding="utf-8"))["parents"][0]
+    assert parent["run_id"] == receipt(teacher)["run_id"]
+    assert parent == receipt(run)["parents"][0]
     assert parent["sha256"] == read_recipe(str(run / "recipe.yaml")).recipe.objective.teacher_sha256
     assert len(parent["sha256"]) == 64
     model = load(checkpoint).model

@@ -106,10 +106,7 @@ def test_a_start_that_is_not_pad_is_the_one_of_the_training(tmp_path: Path, monk
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (
-            ["tokenizer={kind: byte_bpe, vocab_size: 300}"],
-            "byte_bpe has no sentinels (<extra_id_0>, ...) for the spans: use unigram",
-        ),
+        (["tokenizer={kind: byte_bpe, vocab_size: 300}"], "byte_bpe has no sentinels (<extra_id_0>, ...) for the spans: use unigram"),
         (
             ["model={preset: gpt2}"],
             "the objective span_corruption trains models with an encoder and a decoder; this model has a decoder alone",

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from spoilt_steps import spoil
+from tiny_files import receipt
 from tiny_runs import exact, hashes, kept, pretrain, records, run_tfkit, strike, write_corpus, write_recipe
 
 from tfkit.hub import load
@@ -70,7 +71,7 @@ def test_a_run_in_tokens_with_growing_batches_ends_where_its_tokens_do(base: Pat
     assert pretrain(base / "again", base / "tiny.yaml", *words, "--resume").code == 0
     assert hashes(base / "again", 10) == hashes(base / "ramp", 10)
     assert exact(base / "again") == exact(base / "ramp")
-    assert json.loads((base / "again" / "run.json").read_text(encoding="utf-8"))["attempts"][1]["from_step"] == 6
+    assert receipt(base / "again")["attempts"][1]["from_step"] == 6
 
 
 @pytest.mark.parametrize("warmup", ["{warmup_steps: 0, warmup_tokens: 3000}", "{warmup_steps: 40}"], ids=["tokens", "steps"])

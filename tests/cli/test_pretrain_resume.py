@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from fake_codecarbon import wait_for_the_end
+from tiny_files import receipt
 from tiny_runs import Process, exact, hashes, kept, pretrain, records, run_tfkit, strike, write_corpus, write_recipe
 
 import tfkit.engine.assembly.training_data
@@ -63,13 +64,13 @@ def unbroken(base: Path) -> Callable[[str], Path]:
 def assert_same(run: Path, reference: Path) -> None:
     assert hashes(run, STEPS) == hashes(reference, STEPS)
     assert exact(run) == exact(reference)
-    assert json.loads((run / "run.json").read_text(encoding="utf-8"))["status"] == "finished"
+    assert receipt(run)["status"] == "finished"
     assert (run / "checkpoints" / "best.json").read_bytes() == (reference / "checkpoints" / "best.json").read_bytes()
 
 
 def attempts(run: Path) -> list[tuple[str, int, int | None]]:
     """How each attempt of a run ended, from which step to which."""
-    document = json.loads((run / "run.json").read_text(encoding="utf-8"))
+    document = receipt(run)
     return [(attempt["status"], attempt["from_step"], attempt["to_step"]) for attempt in document["attempts"]]
 
 
@@ -305,7 +306,7 @@ def test_what_was_measured_stays_where_a_later_attempt_is_not_metered(base: Path
     for part, value in parts.items():
         assert value == pytest.approx(sum(float(row[f"{part}_energy"]) for row in rows))
     done = pretrain(run, base / "tiny.yaml", *words, "training.steps=8", "carbon.enabled=false", "--resume", "--json")
-    result, totals = json.loads(done.out), json.loads((run / "run.json").read_text(encoding="utf-8"))["totals"]
+    result, totals = json.loads(done.out), receipt(run)["totals"]
     for found in (result, totals):
         assert (found["energy_kwh"], found["carbon_status"]) == (pytest.approx(energy), "degraded")
         assert found["energy_kwh_parts"] == pytest.approx(parts)
@@ -467,7 +468,7 @@ def test_a_length_below_what_is_done_is_refused(base: Path, tmp_path: Path) -> N
 def test_a_run_that_did_not_keep_what_was_given_is_compared_with_the_whole_recipe(base: Path, tmp_path: Path) -> None:
     """As of version 0.1.0."""
     run = stopped_run(base, tmp_path, "training.steps=15")
-    document = json.loads((run / "run.json").read_text(encoding="utf-8"))
+    document = receipt(run)
     assert document.pop("given")["overrides"] == {"checkpoint.every": 2, "training.steps": 15}
     (run / "run.json").write_text(json.dumps(document), encoding="utf-8")
     done = pretrain(run, base / "tiny.yaml", "--resume", "model.dim=32")

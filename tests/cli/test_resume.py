@@ -1,7 +1,6 @@
 """tfkit resume: the last line of a stopped run, and the run folder alone, give the bits of the run that was never stopped."""
 
 import json
-import os
 import shlex
 import signal
 from pathlib import Path
@@ -51,15 +50,8 @@ def last_line(done: Done) -> str:
     return done.err.splitlines()[-1]
 
 
-def struck_at_its_data() -> None:
-    """SIGTERM comes as the sources are opened, long before the first step."""
-    sources = tfkit.engine.assembly.training_data.training_sources
-
-    def struck(*arguments: object) -> object:
-        os.kill(os.getpid(), signal.SIGTERM)
-        return sources(*arguments)  # type: ignore[arg-type]
-
-    tfkit.engine.assembly.training_data.training_sources = struck  # type: ignore[assignment]
+# Long before the first step, as the sources are opened.
+STRUCK_AT_ITS_DATA = strike(signal.SIGTERM, 1, tfkit.engine.assembly.training_data, "training_sources").__call__
 
 
 @pytest.mark.sampled(3)
@@ -85,10 +77,10 @@ def test_the_last_line_of_a_stopped_run_gives_the_bits_of_one_that_was_not(base:
 def test_before_its_training_a_run_goes_on_by_the_command_that_was_given(base: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     start = ["pretrain", "tiny.yaml", "training.steps=4", "--run", str(run), "--threads", "1"]
-    line = last_line(run_tfkit(base, start, struck_at_its_data))
+    line = last_line(run_tfkit(base, start, STRUCK_AT_ITS_DATA))
     assert line == f"tfkit pretrain tiny.yaml training.steps=4 --run {run} --resume --threads 1"
     last_line(run_tfkit(base, shlex.split(line)[1:], strike(signal.SIGTERM, 2)))
-    line = last_line(run_tfkit(base, ["resume", str(run), "training.steps=5", "--threads", "1"], struck_at_its_data))
+    line = last_line(run_tfkit(base, ["resume", str(run), "training.steps=5", "--threads", "1"], STRUCK_AT_ITS_DATA))
     assert line == f"tfkit resume {run} training.steps=5 --threads 1"  # the run folder does not know of this length yet
     line = last_line(run_tfkit(base, shlex.split(line)[1:], strike(signal.SIGTERM, 2)))
     assert line == f"tfkit resume {run} --threads 1"

@@ -7,11 +7,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from answer_runs import train_starts
 from hypothesis import given
 from hypothesis import strategies as st
 from tiny_runs import Done, pretrain, records, run_tfkit, write_corpus, write_recipe
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
-from tuned_starts import train
 
 from tfkit.errors import UsageError
 from tfkit.hub import load
@@ -29,7 +29,7 @@ TUNED = ["training.batch_size=4", "training.precision=fp32", "carbon.enabled=fal
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """llama/, a decoder whose context is 64, bert/, an encoder whose context is 16, and texts and labelled rows for them."""
-    folder = train(tmp_path_factory.mktemp("lengths"))
+    folder = train_starts(tmp_path_factory.mktemp("lengths"))
     recipe = write_recipe(folder, write_corpus(folder / "corpus"))
     pretrain(folder / "llama", recipe, LLAMA, "training.steps=2", "evaluation.every=null").exits(0)
     return folder

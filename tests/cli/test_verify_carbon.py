@@ -10,8 +10,8 @@ from typing import Any
 
 import fake_codecarbon
 import pytest
-from tiny_files import read_rows
-from tiny_runs import pretrain, run_tfkit, strike
+from tiny_files import read_rows, receipt
+from tiny_runs import both, pretrain, run_tfkit, strike
 
 from tfkit.__main__ import main
 
@@ -21,18 +21,9 @@ METERED = "carbon={enabled: true, intensity_g_per_kwh: 1e5, every_seconds: 0.5}"
 @pytest.fixture(scope="module")
 def finished(base: Path) -> Path:
     """A run of two attempts, the first of which was stopped."""
-    put_first = fake_codecarbon.put_first(fake_codecarbon.write(base / "fake"))
-
-    def before() -> None:
-        put_first()
-        fake_codecarbon.wait_for_the_end()
-
-    def stopped() -> None:
-        before()
-        strike(15, 8)()
-
-    assert pretrain(base / "run", base / "tiny.yaml", METERED, before=stopped).code == 143
-    run_tfkit(base, ["resume", str(base / "run"), "--threads", "1"], before).exits(0)
+    metered = both(fake_codecarbon.put_first(fake_codecarbon.write(base / "fake")), fake_codecarbon.wait_for_the_end)
+    pretrain(base / "run", base / "tiny.yaml", METERED, before=both(metered, strike(15, 8))).exits(143)
+    run_tfkit(base, ["resume", str(base / "run"), "--threads", "1"], metered).exits(0)
     return base / "run"
 
 
@@ -159,7 +150,7 @@ def test_a_change_is_named(run: Path, capsys: pytest.CaptureFixture[str], tamper
 
 
 def test_a_run_that_was_killed_may_lag_behind_its_ledgers(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    document = json.loads((run / "run.json").read_text()) | {"status": "running"}
+    document = receipt(run) | {"status": "running"}
     document["totals"]["energy_kwh"] *= 0.5
     (run / "run.json").write_text(json.dumps(document))
     code, found, _ = verified(run, capsys)
@@ -186,7 +177,7 @@ def test_the_script_of_the_page_gives_the_same_totals(
     assert len(script[1].splitlines()) <= 20
     monkeypatch.chdir(run)
     exec(script[1], {})
-    totals = json.loads((run / "run.json").read_text())["totals"]
+    totals = receipt(run)["totals"]
     with (run / "emissions.csv").open(newline="") as file:
         rows = [float(row["energy_consumed"]) for row in csv.DictReader(file)]
     energy, emissions, seconds = map(float, capsys.readouterr().out.split())

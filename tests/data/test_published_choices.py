@@ -14,7 +14,7 @@ from tfkit.data.columns.rows import BadRow, Row
 from tfkit.data.sources.open_sources import open_source
 from tfkit.engine.recognition.decided_recipe import _inspect_data
 from tfkit.objectives.multiple_choice import right_choice
-from tfkit.recipe.column_groups import choice_columns
+from tfkit.recipe.column_forms import choice_columns
 from tfkit.recipe.schema.data_sections import SourceSection
 from tfkit.recipe.schema.judging_sections import FewShotSection
 from tfkit.recipe.schema.label_sections import MultipleChoiceSection

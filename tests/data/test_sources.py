@@ -14,6 +14,7 @@ from tiny_files import write_rows
 from tfkit.data import open_source
 from tfkit.data.columns.record_columns import Columns
 from tfkit.data.columns.rows import Part, Row, hash_fraction
+from tfkit.data.sources.open_sources import all_records, first_records
 from tfkit.data.sources.stdlib import EXCLUDED, StdlibSource
 from tfkit.errors import DataError
 from tfkit.recipe.schema.data_sections import SourceSection
@@ -339,3 +340,11 @@ def test_bad_rows_are_counted_by_kind_at_once(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_text('{"text": "a"}\n{"text": 1}\n', encoding="utf-8")
     with pytest.raises(DataError, match=r"on_bad_row: skip$"):
         open_source(SourceSection(path=str(tmp_path / "a.jsonl")), "all", None)
+
+
+def test_records_are_read_until_there_are_enough(tmp_path: Path) -> None:
+    (tmp_path / "rows.jsonl").write_text('{"text": "four", "label": "a"}\n' * 1_200, encoding="utf-8")
+    section = SourceSection(path=str(tmp_path / "rows.jsonl"))
+    assert len([*all_records(section, "error", 4_000)]) == 1_200
+    assert len([*all_records(section, "error", 1_100)]) == 1_100
+    assert len(first_records(section)) == 1_000

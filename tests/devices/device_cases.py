@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tiny_chat_tokenizers import chat_codec
+from tiny_chats import chat_codec
 from tiny_encoder_decoders import ENCODER_DECODERS
 from tiny_examples import examples, texts, tokenizer
 

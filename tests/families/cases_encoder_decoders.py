@@ -18,16 +18,8 @@ _T5 = {
 }
 _ENCODER = _T5 | {"num_decoder_layers": None, "is_encoder_decoder": False}
 _GATED = {"feed_forward_proj": "gated-gelu", "tie_word_embeddings": False}
-_BLOCKS = {
-    "vocab_size": 97,
-    "d_model": 24,
-    "encoder_layers": 2,
-    "encoder_attention_heads": 3,
-    "decoder_attention_heads": 3,
-    "encoder_ffn_dim": 44,
-    "decoder_ffn_dim": 44,
-    "max_position_embeddings": 40,
-}
+_BLOCKS = {"vocab_size": 97, "d_model": 24, "encoder_layers": 2, "encoder_attention_heads": 3, "decoder_attention_heads": 3}
+_BLOCKS |= {"encoder_ffn_dim": 44, "decoder_ffn_dim": 44, "max_position_embeddings": 40}
 _MARIAN = _BLOCKS | {"decoder_layers": 2, "activation_function": "relu", "scale_embedding": True}
 _MARIAN |= {"pad_token_id": 0, "decoder_start_token_id": 0, "eos_token_id": 1, "forced_eos_token_id": 1}
 _BART = _BLOCKS | {"decoder_layers": 3, "decoder_start_token_id": 2}

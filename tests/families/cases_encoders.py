@@ -4,14 +4,8 @@ from typing import Any
 
 from tiny_references import cases_of, named
 
-_SIZES: dict[str, Any] = {
-    "vocab_size": 97,
-    "hidden_size": 24,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 3,
-    "intermediate_size": 52,
-    "max_position_embeddings": 40,
-}
+_SIZES: dict[str, Any] = {"vocab_size": 97, "hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 3, "intermediate_size": 52}
+_SIZES |= {"max_position_embeddings": 40}
 _DISTILBERT = {"vocab_size": 97, "dim": 24, "n_layers": 2, "n_heads": 3, "hidden_dim": 52, "max_position_embeddings": 40}
 _BERT_OTHER = {"hidden_act": "gelu_new", "type_vocab_size": 3, "layer_norm_eps": 1e-5}
 _BERT_OTHER |= {"hidden_dropout_prob": 0.2, "classifier_dropout": 0.3}

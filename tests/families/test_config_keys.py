@@ -27,16 +27,8 @@ BASES |= {name: name for name in ("mixtral", "olmoe", "qwen3_moe")}
 
 # What no forward without dropout and without labels reads: names, training, how the output is packed, ids of generation.
 IRRELEVANT = {
-    *(
-        "transformers_version",
-        "model_type",
-        "dtype",
-        "torch_dtype",
-        "output_hidden_states",
-        "output_attentions",
-        "return_dict",
-        "chunk_size_feed_forward",
-    ),
+    *("transformers_version", "model_type", "dtype", "torch_dtype", "output_hidden_states", "output_attentions", "return_dict"),
+    "chunk_size_feed_forward",
     *("problem_type", "id2label", "label2id", "num_labels", "use_cache", "initializer_range", "initializer_factor", "init_std"),
     *("bos_token_id", "eos_token_id", "pad_token_id", "decoder_start_token_id", "forced_eos_token_id", "tie_last_hidden_states"),
     *("attention_dropout", "dropout", "dropout_rate", "classifier_dropout", "hidden_dropout_prob", "attention_probs_dropout_prob"),

@@ -36,73 +36,22 @@ def mixed(name: str, shape: tuple[int, ...], neutral: float = 1.0) -> NDArray[np
     return u.reshape(shape).astype(np.float32)
 
 
-BERT = {
-    "model_type": "bert",
-    "architectures": ["BertForPreTraining"],
-    "vocab_size": 97,
-    "hidden_size": 24,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 3,
-    "intermediate_size": 52,
-    "max_position_embeddings": 40,
-}
-DISTILBERT = {
-    "model_type": "distilbert",
-    "vocab_size": 97,
-    "dim": 24,
-    "n_layers": 2,
-    "n_heads": 3,
-    "hidden_dim": 52,
-    "max_position_embeddings": 40,
-}
+BERT = {"model_type": "bert", "architectures": ["BertForPreTraining"], "vocab_size": 97, "hidden_size": 24, "num_hidden_layers": 2}
+BERT |= {"num_attention_heads": 3, "intermediate_size": 52, "max_position_embeddings": 40}
+DISTILBERT = {"model_type": "distilbert", "vocab_size": 97, "dim": 24, "n_layers": 2, "n_heads": 3, "hidden_dim": 52}
+DISTILBERT |= {"max_position_embeddings": 40}
 GPT2 = {"model_type": "gpt2", "vocab_size": 97, "n_embd": 24, "n_layer": 2, "n_head": 3, "n_positions": 40}
-LLAMA = {
-    "model_type": "llama",
-    "vocab_size": 97,
-    "hidden_size": 72,
-    "intermediate_size": 100,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 9,
-    "num_key_value_heads": 3,
-    "max_position_embeddings": 64,
-    "rms_norm_eps": 1e-5,
-}
+LLAMA = {"model_type": "llama", "vocab_size": 97, "hidden_size": 72, "intermediate_size": 100, "num_hidden_layers": 2}
+LLAMA |= {"num_attention_heads": 9, "num_key_value_heads": 3, "max_position_embeddings": 64, "rms_norm_eps": 1e-5}
 LLAMA3 = {"type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 16}
 MISTRAL = LLAMA | {"model_type": "mistral", "hidden_size": 48, "num_attention_heads": 6, "head_dim": 16, "sliding_window": 5}
-GEMMA2 = MISTRAL | {
-    "model_type": "gemma2",
-    "num_hidden_layers": 3,
-    "rms_norm_eps": 1e-6,
-    "query_pre_attn_scalar": 20,
-    "attn_logit_softcapping": 2.0,
-    "final_logit_softcapping": 3.0,
-}
-T5 = {
-    "model_type": "t5",
-    "vocab_size": 97,
-    "d_model": 20,
-    "d_kv": 6,
-    "d_ff": 36,
-    "num_layers": 2,
-    "num_decoder_layers": 3,
-    "num_heads": 3,
-    "relative_attention_num_buckets": 8,
-    "relative_attention_max_distance": 20,
-}
-MARIAN = {
-    "model_type": "marian",
-    "vocab_size": 97,
-    "d_model": 24,
-    "encoder_layers": 2,
-    "decoder_layers": 2,
-    "encoder_attention_heads": 3,
-    "decoder_attention_heads": 3,
-    "encoder_ffn_dim": 44,
-    "decoder_ffn_dim": 44,
-    "activation_function": "relu",
-    "scale_embedding": True,
-    "max_position_embeddings": 40,
-}
+GEMMA2 = MISTRAL | {"model_type": "gemma2", "num_hidden_layers": 3, "rms_norm_eps": 1e-6, "query_pre_attn_scalar": 20}
+GEMMA2 |= {"attn_logit_softcapping": 2.0, "final_logit_softcapping": 3.0}
+T5 = {"model_type": "t5", "vocab_size": 97, "d_model": 20, "d_kv": 6, "d_ff": 36, "num_layers": 2, "num_decoder_layers": 3, "num_heads": 3}
+T5 |= {"relative_attention_num_buckets": 8, "relative_attention_max_distance": 20}
+MARIAN = {"model_type": "marian", "vocab_size": 97, "d_model": 24, "encoder_layers": 2, "decoder_layers": 2, "encoder_attention_heads": 3}
+MARIAN |= {"decoder_attention_heads": 3, "encoder_ffn_dim": 44, "decoder_ffn_dim": 44, "activation_function": "relu"}
+MARIAN |= {"scale_embedding": True, "max_position_embeddings": 40}
 # Of decoders: logits[0, -1, :3], logits[1, 5, :3], and the mean of all absolute logits. Of the others' input, the last five positions of
 # row 1 are padding: an encoder has logits[1, 10, :3] and the mean of real tokens; a decoder beside it reads eleven ids, and has
 # logits[1, 4, :3].

@@ -1,11 +1,11 @@
 """Shared by the tests of saving, loading, locks and kills: a run of six steps that saves often, and the one that was never stopped."""
 
-import json
 import shutil
 import signal
 from collections.abc import Callable
 from pathlib import Path
 
+from tiny_files import receipt
 from tiny_runs import Done, exact, hashes, pretrain, strike, write_corpus, write_recipe
 
 STEPS = 6
@@ -49,11 +49,11 @@ class Base:
         assert hashes(run, STEPS) == hashes(self.unbroken, STEPS)
         assert exact(run) == exact(self.unbroken)
         assert (run / "checkpoints" / "best.json").read_bytes() == (self.unbroken / "checkpoints" / "best.json").read_bytes()
-        assert json.loads((run / "run.json").read_text(encoding="utf-8"))["status"] == "finished"
+        assert receipt(run)["status"] == "finished"
         assert not list(run.rglob(".*")), "leftovers"
 
 
 def resumed_from(run: Path) -> str | None:
     """Return the checkpoint with which the latest attempt began."""
-    name: str | None = json.loads((run / "run.json").read_text(encoding="utf-8"))["attempts"][-1]["resumed_from"]
+    name: str | None = receipt(run)["attempts"][-1]["resumed_from"]
     return name

@@ -1,12 +1,12 @@
 """A budget is reached in the midst of a step: it is finished and saved, and the run continues with a larger one to the same bits."""
 
-import json
 import signal
 from pathlib import Path
 from typing import Any
 
 import fake_codecarbon
 import pytest
+from tiny_files import receipt
 from tiny_runs import exact, hashes, pretrain, run_tfkit, slow_and_metered, strike
 
 from tfkit.engine.training_run.usage import spent_in
@@ -25,7 +25,7 @@ def base(base: Path) -> Path:
 
 
 def totals(run: Path) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads((run / "run.json").read_text())["totals"]
+    found: dict[str, Any] = receipt(run)["totals"]
     return found
 
 
@@ -69,4 +69,4 @@ def test_f50_a_budget_counts_what_a_kill_has_lost(base: Path) -> None:
     assert done.code == 7, done.err
     # One step at least; it may stop as much before the limit as it expects the last save to take.
     assert lost + 0.2 <= totals(run)["seconds"] < lost + 30
-    assert json.loads((run / "run.json").read_text())["attempts"][0]["status"] == "killed"
+    assert receipt(run)["attempts"][0]["status"] == "killed"

@@ -16,7 +16,7 @@ import psutil
 import pytest
 from fake_codecarbon import G_PER_KWH, PATIENCE_SECONDS, POWER_W, ended, wait_for_the_end
 from tiny_files import emissions_rows, receipt, wait_for
-from tiny_runs import Done, Process, both, exact, hashes, kept, pretrain, slow_micro_batches, strike
+from tiny_runs import Before, Done, Process, both, exact, hashes, kept, pretrain, slow_micro_batches, strike
 
 from tfkit.carbon import Meter
 from tfkit.carbon.emissions_file import installed_columns
@@ -46,15 +46,13 @@ def codecarbon(folder: Path, *, wait: bool = True, **faults: Any) -> Callable[[]
 
     def before() -> None:
         put_first()
-        phase = Meter.phase
 
-        def after_its_start(meter: Meter, name: str, step: int | None = None) -> None:
+        def until_its_start(meter: Meter, name: str, step: int | None = None) -> None:
             deadline = time.monotonic() + PATIENCE_SECONDS
             while wait and name == "train" and meter.reading().status == "starting" and time.monotonic() < deadline:
                 time.sleep(0.005)
-            phase(meter, name, step)
 
-        Meter.phase = after_its_start  # type: ignore[method-assign]
+        Before(Meter, "phase", until_its_start)()
 
     return before
 
@@ -309,20 +307,12 @@ def test_f26_an_exit_of_the_whole_process_from_a_thread_is_one_warning(base: Pat
 def test_f26_a_sidecar_that_is_killed_is_one_warning(base: Path, unmetered: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
 
-    def killed_in_step_5() -> None:
-        loss, calls = CausalLM.loss, [0]
+    def kill(*_: object) -> None:
+        (sidecar,) = psutil.Process().children()
+        sidecar.kill()
+        sidecar.wait(PATIENCE_SECONDS)
 
-        def kill(self: CausalLM, model: Any, batch: Any) -> Any:
-            calls[0] += 1
-            if calls[0] == 5:
-                (sidecar,) = psutil.Process().children()
-                sidecar.kill()
-                sidecar.wait(PATIENCE_SECONDS)
-            return loss(self, model, batch)
-
-        CausalLM.loss = kill  # type: ignore[method-assign]
-
-    done = metered(run, base, both(codecarbon(tmp_path), killed_in_step_5)).exits(0)
+    done = metered(run, base, both(codecarbon(tmp_path), Before(CausalLM, "loss", kill, 5))).exits(0)
     assert_same(run, unmetered)
     (warning,) = warnings_in(done)
     assert "ended early" in warning
@@ -549,10 +539,4 @@ def test_f02_f40_the_ledger_of_a_run_that_is_killed_twice_adds_up(base: Path, un
 
 
 def _note_start(path: Path) -> None:
-    start = Meter._launch
-
-    def noted(*arguments: Any) -> None:
-        path.write_text(str(time.monotonic()))
-        start(*arguments)
-
-    Meter._launch = noted  # type: ignore[method-assign]
+    Before(Meter, "_launch", lambda *_: path.write_text(str(time.monotonic())))()

@@ -1,7 +1,6 @@
 """Exports that fail: a full disk, signals at each step of the writing, too large a difference, parts of the model that are missing."""
 
 import json
-import os
 import resource
 import shutil
 import signal
@@ -10,7 +9,7 @@ from pathlib import Path
 
 import gguf
 import pytest
-from tiny_runs import Done, pretrain, run_tfkit
+from tiny_runs import Done, Strike, pretrain, run_tfkit
 
 from tfkit.engine.tools import gguf_export
 
@@ -69,17 +68,8 @@ STEPS = ["write_header_to_file", "write_kv_data_to_file", "write_tensors_to_file
 @pytest.mark.parametrize("step", [*STEPS, "rename"])
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
 def test_f52_stopped_while_the_file_is_written(model: Path, tmp_path: Path, step: str, number: signal.Signals) -> None:
-    def before() -> None:
-        owner = gguf_export if step == "rename" else gguf.GGUFWriter
-        whole = getattr(owner, step)
-
-        def struck(*arguments: object) -> object:
-            os.kill(os.getpid(), number)
-            return whole(*arguments)
-
-        setattr(owner, step, struck)
-
-    done, left = export(model, tmp_path, before)
+    before = Strike(number, 1, gguf_export if step == "rename" else gguf.GGUFWriter, step)
+    done, left = export(model, tmp_path, before.__call__)
     assert done.code == (-number if number == signal.SIGKILL else 128 + number), done.err
     assert "model.gguf" not in left, "half an export has no name that a reader takes for a whole one"
     if number != signal.SIGKILL:

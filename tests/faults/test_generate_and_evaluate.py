@@ -14,13 +14,12 @@ from typing import Any
 import pytest
 import torch
 from tiny_chats import TEMPLATES, write_chat_checkpoint
-from tiny_files import parse_rows, write_rows
-from tiny_runs import Done, Process
+from tiny_files import parse_rows, receipt, write_rows
+from tiny_runs import Before, Done, Process, both, raising
 
 import tfkit.adapters
 import tfkit.cli.evaluate
 import tfkit.cli.generate
-import tfkit.cli.generation_io
 import tfkit.engine.request.evaluation_settings
 import tfkit.evaluation.text_scores
 import tfkit.generation.decoding
@@ -56,32 +55,8 @@ def evaluate(base: Path, *words: str, before: Callable[[], object] | None = None
     return start(base, "evaluate", *words, before=before).wait()
 
 
-def at_call(owner: Any, name: str, number: int, fault: Callable[[], object]) -> Callable[[], None]:
-    """Something that happens within the `number`-th call of a function, counted from 1."""
-
-    def before() -> None:
-        function, calls = getattr(owner, name), [0]
-
-        def struck(*arguments: Any, **options: Any) -> Any:
-            calls[0] += 1
-            if calls[0] == number:
-                fault()
-            return function(*arguments, **options)
-
-        setattr(owner, name, struck)
-
-    return before
-
-
-def kill(number: int) -> Callable[[], None]:
-    return lambda: os.kill(os.getpid(), number)
-
-
-def raising(error: BaseException) -> Callable[[], None]:
-    def fault() -> None:
-        raise error
-
-    return fault
+def kill(number: int) -> Callable[..., None]:
+    return lambda *_, **__: os.kill(os.getpid(), number)
 
 
 def assert_stopped(done: Done, number: int) -> None:
@@ -98,7 +73,7 @@ def test_f06_generate_leaves_whole_lines_in_order(base: Path, number: int) -> No
     """In the middle of the second batch: the lines of the first are there, and whatever began the second."""
     whole = generate(base).out.splitlines()
     assert [json.loads(line)["prompt"] for line in whole] == PROMPTS
-    done = generate(base, before=at_call(tfkit.generation.decoding, "_choose", 11, kill(number)))
+    done = generate(base, before=Before(tfkit.generation.decoding, "_choose", kill(number), 11))
     assert_stopped(done, number)
     assert done.out.endswith("\n")
     lines = done.out.splitlines()
@@ -113,7 +88,7 @@ def test_f06_generate_keeps_what_was_finished_in_a_batch(base: Path) -> None:
     whole = generate(base, "--stop", stop).out.splitlines()
     ended = [json.loads(line)["tokens"] < 7 for line in whole]
     assert ended[0]
-    done = generate(base, "--stop", stop, before=at_call(tfkit.generation.decoding, "_choose", 7, kill(signal.SIGINT)))
+    done = generate(base, "--stop", stop, before=Before(tfkit.generation.decoding, "_choose", kill(signal.SIGINT), 7))
     assert_stopped(done, signal.SIGINT)
     assert done.out.splitlines() == whole[: ended.index(False)]
 
@@ -124,21 +99,14 @@ def test_f06_within_a_long_forward(base: Path, command: str, number: int) -> Non
     """A model whose layers take half a second each, and it has many: a batch of long texts, or a slow machine."""
     folder = write_chat_checkpoint(base / "deep" / "model", TEMPLATES["chatml"], decoder_layers=24).parent
     (folder / "text.txt").write_text("the cat", encoding="utf-8")
-    struck = at_call(Mlp, "forward", 2, kill(number))
     begun = folder / f"{command}-{number}"  # a byte for each layer
 
-    def before() -> None:
-        forward = Mlp.forward
+    def slow(*_: object) -> None:
+        with begun.open("ab") as file:
+            file.write(b".")
+        time.sleep(0.5)
 
-        def slow(self: Mlp, hidden: torch.Tensor) -> torch.Tensor:
-            with begun.open("ab") as file:
-                file.write(b".")
-            time.sleep(0.5)
-            return forward(self, hidden)
-
-        Mlp.forward = slow  # type: ignore[method-assign]
-        struck()
-
+    before = both(Before(Mlp, "forward", slow), Before(Mlp, "forward", kill(number), 2))
     words = ["--prompt", "Hello"] if command == "generate" else ["--data", str(folder / "text.txt")]
     done = start(folder, command, *words, before=before).wait()
     assert_stopped(done, number)
@@ -149,19 +117,19 @@ def test_f06_within_a_long_forward(base: Path, command: str, number: int) -> Non
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_f06_evaluate_gives_no_result(base: Path, tmp_path: Path, number: int) -> None:
     words = ["--predictions", str(tmp_path / "predictions.jsonl"), "--run", str(tmp_path / "run")]
-    done = evaluate(base, *words, before=at_call(tfkit.evaluation.text_scores, "_score", 3, kill(number)))
+    done = evaluate(base, *words, before=Before(tfkit.evaluation.text_scores, "_score", kill(number), 3))
     assert_stopped(done, number)
     assert json.loads(done.out)["error"]["kind"] == "stopped"
     assert "there is no result" in done.err
     assert not (tmp_path / "predictions.jsonl").exists()
-    assert "result" not in json.loads((tmp_path / "run" / "run.json").read_text(encoding="utf-8"))
+    assert "result" not in receipt(tmp_path / "run")
     assert evaluate(base).code == 0
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize("command", ["generate", "evaluate"])
 def test_f06_while_the_model_is_loaded(base: Path, command: str, number: int) -> None:
-    done = {"generate": generate, "evaluate": evaluate}[command](base, before=at_call(tfkit.adapters, "load", 1, kill(number)))
+    done = {"generate": generate, "evaluate": evaluate}[command](base, before=Before(tfkit.adapters, "load", kill(number), 1))
     assert_stopped(done, number)
     assert "completion" not in done.out
     assert "metrics" not in done.out
@@ -171,10 +139,10 @@ def test_f06_while_a_template_is_rendered(base: Path, tmp_path: Path) -> None:
     """An endless template, and Ctrl-C before its time is up."""
     write_chat_checkpoint(tmp_path / "model", "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}")
 
-    def later() -> None:
+    def later(*_: object) -> None:
         threading.Timer(0.2, kill(signal.SIGINT)).start()
 
-    done = start(tmp_path, "generate", "--chat", "--prompt", "a", before=at_call(ChatTemplate, "_exchange", 2, later)).wait()
+    done = start(tmp_path, "generate", "--chat", "--prompt", "a", before=Before(ChatTemplate, "_exchange", later, 2)).wait()
     assert_stopped(done, signal.SIGINT)
 
 
@@ -288,12 +256,7 @@ def test_f06_a_signal_while_a_prompt_is_waited_for(base: Path) -> None:
     [
         (['{"prompt": "a"}', '{"prompt": "b"}', '{"text": "c"}', '{"prompt": "d"}'], [], 3, "stdin:3: no text under"),
         (['{"prompt": "a"}', '{"prompt": "b"}', json.dumps({"prompt": "a " * 4000}), '{"prompt": "d"}'], [], 3, "prompt 3 has "),
-        (
-            ['{"prompt": "a"}', '{"prompt": "b"}', '{"messages": []}'],
-            ["--chat"],
-            3,
-            'stdin:3: "messages" holds no list of messages',
-        ),
+        (['{"prompt": "a"}', '{"prompt": "b"}', '{"messages": []}'], ["--chat"], 3, 'stdin:3: "messages" holds no list of messages'),
     ],
     ids=["a row", "a length", "a conversation"],
 )
@@ -335,7 +298,7 @@ OUT_OF_MEMORY = [
 @pytest.mark.parametrize("error", OUT_OF_MEMORY, ids=lambda error: type(error).__name__)
 @pytest.mark.parametrize("command", [generate, evaluate])
 def test_f23_no_memory(base: Path, command: Callable[..., Done], error: BaseException) -> None:
-    done = command(base, before=at_call(Transformer, "forward", 11 if command is generate else 3, raising(error))).exits(5)
+    done = command(base, before=Before(Transformer, "forward", raising(error), 11 if command is generate else 3)).exits(5)
     assert "out of memory: " in done.err
     assert "Traceback" not in done.err
     lines = parse_rows(done.out)

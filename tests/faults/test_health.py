@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 import torch
 from spoilt_steps import spoil
-from tiny_runs import exact, hashes, kept, pretrain, records, run_tfkit
+from tiny_files import receipt
+from tiny_runs import Before, both, exact, hashes, kept, pretrain, raising, records, run_tfkit
 from torch import Tensor
 
 import tfkit.engine.training_run.validator
@@ -38,7 +39,7 @@ def test_f20_a_step_that_is_no_number_ends_the_run_and_is_replayed(base: Path, t
     assert "no weight was changed by this step" in done.err
     assert "Traceback" not in done.err
     assert kept(run) == ["step-000003", "step-000006"]
-    assert json.loads((run / "run.json").read_text(encoding="utf-8"))["status"] == "failed"
+    assert receipt(run)["status"] == "failed"
     assert [record["step"] for record in records(run) if "loss" in record] == list(range(1, 8))
 
     code, found, err = replay(run, fault)
@@ -114,18 +115,8 @@ def test_f21_a_step_is_skipped_and_counted(base: Path, tmp_path: Path, value: fl
     assert [line.get("skipped", 0) for line in lines] == [0] * 4 + [1] * 8
     assert (lines[4]["loss"], lines[4]["nonfinite"]["loss"]) == (None, "nan")  # the mean over no healthy step
 
-    def both() -> None:
-        fault()
-        step = Stepper.take
-
-        def stop(self: Stepper, number: int, *arguments: Any) -> Any:
-            if number == 7:
-                raise KeyboardInterrupt
-            return step(self, number, *arguments)
-
-        Stepper.take = stop  # type: ignore[method-assign]
-
-    assert pretrain(tmp_path / "other", base / "tiny.yaml", *words, before=both).code == 130
+    stopped = both(fault, Before(Stepper, "take", raising(KeyboardInterrupt()), 7))
+    assert pretrain(tmp_path / "other", base / "tiny.yaml", *words, before=stopped).code == 130
     assert pretrain(tmp_path / "other", base / "tiny.yaml", *words, "--resume", before=fault).code == 0
     assert hashes(tmp_path / "other", 12) == hashes(tmp_path / "run", 12)
     assert exact(tmp_path / "other") == exact(tmp_path / "run")

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from tiny_runs import Replaced, exact, kept, pretrain, records, write_recipe
+from tiny_runs import Before, Replaced, exact, kept, pretrain, raising, records, write_recipe
 
 import tfkit.evaluation.text_scores
 from tfkit.objectives.objective import Batch
@@ -72,14 +72,9 @@ def test_f23_where_nothing_can_be_halved_there_is_advice(base: Path, tmp_path: P
 
 
 def test_f23_an_evaluation_that_does_not_fit_costs_no_step(base: Path, tmp_path: Path) -> None:
-    def before() -> None:
-        def full(*arguments: object, **options: object) -> None:
-            raise GPU()
-
-        tfkit.evaluation.text_scores.score_texts = full  # type: ignore[assignment]
-
     run = tmp_path / "run"
-    pretrain(run, base / "tiny.yaml", "checkpoint.every=4", before=before).exits(5, "evaluation.batch_size")
+    full = Before(tfkit.evaluation.text_scores, "score_texts", raising(GPU()))
+    pretrain(run, base / "tiny.yaml", "checkpoint.every=4", before=full).exits(5, "evaluation.batch_size")
     assert kept(run) == ["step-000004"]
     assert pretrain(run, base / "tiny.yaml", "checkpoint.every=4", "evaluation.batch_size=1", "--resume").code == 0
     assert [record["step"] for record in records(run) if "evaluation" in record] == [4, 8, 12]

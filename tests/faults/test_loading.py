@@ -12,13 +12,8 @@ from tiny_files import flip
 from tiny_runs import Done, kept, run_tfkit, strike, write_recipe
 
 FILES = [
-    "model.safetensors",
-    "training_state/optimizer.safetensors",
-    "training_state/state.json",
-    "config.json",
-    "tokenizer.json",
-    "tfkit.json",
-    "manifest.json",
+    *("model.safetensors", "training_state/optimizer.safetensors", "training_state/state.json", "config.json", "tokenizer.json"),
+    *("tfkit.json", "manifest.json"),
 ]
 
 

@@ -14,7 +14,7 @@ import fake_codecarbon
 import pytest
 from fake_codecarbon import G_PER_KWH, POWER_W
 from tiny_files import receipt
-from tiny_runs import Done, both, exact, hashes, kept, pretrain, slow_micro_batches, strike
+from tiny_runs import Before, Done, both, exact, hashes, kept, pretrain, slow_micro_batches, strike
 from torch import Tensor
 from two_ranks import ONE_EACH, run_ranks, start_ranks, with_unbroken_run
 
@@ -98,23 +98,16 @@ def test_f43_a_rank_that_is_lost_in_an_evaluation_or_a_save(base: Path, tmp_path
     """Rank 0 does that alone: the other one is killed as it waits. The checkpoint before is whole, and the run continues from it."""
     run, place = tmp_path / "run", {"evaluation": (validator.Validator, "evaluate"), "save": (checkpointing.Checkpointer, "save")}[moment]
 
-    def leading() -> None:
-        work = getattr(*place)
-
-        def struck(self: object, progress: object) -> object:
-            if progress.step == 8:  # type: ignore[attr-defined]
-                victim = os.getpid() if lost == 0 else json.loads((tmp_path / "pid").read_text(encoding="ascii"))
-                os.kill(victim, signal.SIGKILL)
-                time.sleep(0.2)
-            return work(self, progress)
-
-        setattr(*place, struck)
+    def kill(_: object, progress: Progress) -> None:
+        if progress.step == 8:
+            os.kill(os.getpid() if lost == 0 else json.loads((tmp_path / "pid").read_text(encoding="ascii")), signal.SIGKILL)
+            time.sleep(0.2)
 
     def following() -> None:
         (tmp_path / "pid").write_text(str(os.getpid()), encoding="ascii")
 
     began = time.monotonic()
-    done = run_ranks(run, base / "tiny.yaml", *ONE_EACH, faults={0: leading, 1: following})
+    done = run_ranks(run, base / "tiny.yaml", *ONE_EACH, faults={0: Before(*place, kill), 1: following})
     assert (done[lost].code, done[1 - lost].code) == (-signal.SIGKILL, 9), done[1 - lost].err
     assert time.monotonic() - began < collectives._LEAST_SECONDS, "nobody waits for a time-out"
     assert kept(run)[0] == "step-000004"
@@ -138,13 +131,7 @@ def test_f43_a_rank_0_that_evaluates_for_longer_than_any_time_out_is_waited_for(
     def slow() -> None:
         impatient()
         heartbeat.BEAT_SECONDS = 0.2
-        evaluate = validator.Validator.evaluate
-
-        def struck(self: validator.Validator, progress: Progress) -> object:
-            time.sleep(6.5 if progress.step == STEPS else 0)
-            return evaluate(self, progress)
-
-        validator.Validator.evaluate = struck  # type: ignore[method-assign, assignment]
+        Before(validator.Validator, "evaluate", lambda _, progress: time.sleep(6.5 if progress.step == STEPS else 0))()
 
     done = run_ranks(tmp_path / "run", base / "tiny.yaml", *ONE_EACH, faults={0: slow, 1: impatient})
     assert [one.code for one in done] == [0, 0], done[0].err + done[1].err
@@ -154,16 +141,12 @@ def test_f43_a_rank_0_that_evaluates_for_longer_than_any_time_out_is_waited_for(
 def test_f43_a_rank_that_is_asked_to_stop_while_rank_0_saves_stops_all_after_the_next_step(base: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
 
-    def leading() -> None:
-        save = checkpointing.Checkpointer.save
+    def stop_the_other(_: checkpointing.Checkpointer, progress: Progress) -> None:
+        if progress.step == 4:
+            os.kill(json.loads((tmp_path / "pid").read_text(encoding="ascii")), signal.SIGTERM)
+            time.sleep(0.2)
 
-        def struck(self: checkpointing.Checkpointer, progress: Progress) -> object:
-            if progress.step == 4:
-                os.kill(json.loads((tmp_path / "pid").read_text(encoding="ascii")), signal.SIGTERM)
-                time.sleep(0.2)
-            return save(self, progress)
-
-        checkpointing.Checkpointer.save = struck  # type: ignore[method-assign, assignment]
+    leading = Before(checkpointing.Checkpointer, "save", stop_the_other)
 
     def following() -> None:
         (tmp_path / "pid").write_text(str(os.getpid()), encoding="ascii")
@@ -179,17 +162,10 @@ def test_f43_a_budget_that_rank_0_has_reached_ends_all_after_the_step(base: Path
     """The clock of rank 0 goes forward in step 6. A larger budget continues the run to the same bits."""
     run = tmp_path / "run"
 
-    def late() -> None:
-        stepped, calls = Budget.stepped, list[int]()
+    def set_forward(budget: Budget, left: int) -> None:
+        budget._usage._clock = lambda: time.monotonic() + 1e6
 
-        def struck(self: Budget, left: int) -> None:
-            calls.append(left)
-            if len(calls) == 6:
-                self._usage._clock = lambda: time.monotonic() + 1e6
-            stepped(self, left)
-
-        Budget.stepped = struck  # type: ignore[method-assign]
-
+    late = Before(Budget, "stepped", set_forward, 6)
     done = run_ranks(run, base / "tiny.yaml", *ONE_EACH, "carbon.budget_seconds=1e5", faults={0: late})
     assert [one.code for one in done] == [7, 130], done[0].err + done[1].err
     assert kept(run)[-1] == "step-000006"

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 from saved_runs import WORDS, Base, resumed_from
-from tiny_runs import Done, exact, hashes, kept, records, run_tfkit
+from tiny_runs import Before, Done, Strike, both, exact, hashes, kept, records, run_tfkit
 
 import tfkit.engine.training_run.checkpointing
 from tfkit import durable
@@ -36,15 +36,7 @@ def in_saves(fault: Callable[[], object], first: int = 1) -> Callable[[], None]:
 
     def before() -> None:
         durable.PAUSES = (0.01, 0.02, 0.05)
-        save, calls = tfkit.engine.training_run.checkpointing.save_checkpoint, [0]
-
-        def faulty(*arguments: Any, **options: Any) -> Path:
-            calls[0] += 1
-            if calls[0] == first:
-                fault()
-            return save(*arguments, **options)
-
-        tfkit.engine.training_run.checkpointing.save_checkpoint = faulty
+        Before(tfkit.engine.training_run.checkpointing, "save_checkpoint", lambda *_, **__: fault(), first)()
 
     return before
 
@@ -235,17 +227,7 @@ def test_f16_a_receipt_that_cannot_be_written(base: Base, tmp_path: Path, number
 def signals_at(points: dict[int, int]) -> Callable[[], None]:
     """From now on, the process gets these signals at these calls of fsync, counted from 1."""
 
-    def fault() -> None:
-        calls = [0]
-
-        def fsync(descriptor: int) -> None:
-            calls[0] += 1
-            if calls[0] in points:
-                os.kill(os.getpid(), points[calls[0]])
-
-        os.fsync = fsync
-
-    return fault
+    return both(*(Strike(number, call, os, "fsync") for call, number in points.items()))
 
 
 @pytest.mark.sampled(3)

@@ -8,10 +8,9 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
-from tiny_runs import exact, hashes, kept, pretrain, strike
+from tiny_runs import Before, Strike, both, exact, hashes, kept, pretrain, strike
 
 import tfkit.evaluation.text_scores
 import tfkit.generation.complete
@@ -68,19 +67,11 @@ def test_f03_a_signal_inside_the_first_step(base: Path, tmp_path: Path) -> None:
 def strike_in(module: object, function: str, counted: Path) -> Callable[[], None]:
     """A fault: of a function that is called again and again, a signal comes in the third call. Their number is the size of a file."""
 
-    def before() -> None:
-        whole, calls = getattr(module, function), [0]
+    def count(*_: object, **__: object) -> None:
+        with counted.open("ab") as file:
+            file.write(b".")
 
-        def struck(*arguments: Any, **options: Any) -> Any:
-            calls[0] += 1
-            counted.write_bytes(b"." * calls[0])
-            if calls[0] == 3:
-                os.kill(os.getpid(), signal.SIGTERM)
-            return whole(*arguments, **options)
-
-        setattr(module, function, struck)
-
-    return before
+    return both(Strike(signal.SIGTERM, 3, module, function), Before(module, function, count))
 
 
 @pytest.mark.sampled(2)

@@ -10,7 +10,6 @@ from tiny_chats import write_chat_checkpoint
 from tiny_runs import Done, run_here, run_tfkit
 
 import tfkit.cli.generate
-import tfkit.cli.generation_io
 import tfkit.generation.complete  # noqa: F401
 from tfkit.tokenizer.template import _WORKER as WORKER
 

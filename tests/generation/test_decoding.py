@@ -7,11 +7,13 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from tiny_writers import DECODERS, ENCODER_DECODERS, PROMPTS, START, WRITERS, greedy, tiny_model, without_cache
+from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
 import tfkit.generation.batch
 import tfkit.generation.decoding
 from tfkit.errors import DataError, ModelError
 from tfkit.generation.decoding import generate as generate_from
+from tfkit.hub import load, save_model
 from tfkit.model.config import ModelConfig
 from tfkit.model.transformer import build
 from tfkit.recipe.schema.sections import GenerationSection
@@ -267,3 +269,26 @@ def test_models_that_cannot_write(changes, message):
     sizes = {"vocab_size": 53, "context_length": 40, "decoder_layers": 1, "dim": 24}
     with pytest.raises(ModelError, match=message):
         generate(build(ModelConfig.model_validate(DECODERS["gpt2"] | sizes | changes), seed=1), [[1]], greedy())
+
+
+@pytest.mark.parametrize("changes", [{}, {"repetition_penalty": 1.4, "no_repeat_ngram": 2}])
+@pytest.mark.parametrize("family", WRITERS)
+def test_greedy_is_transformers_greedy(tmp_path, family, changes):
+    ours = tiny_model(family)
+    ids = {"pad_token_id": START, "decoder_start_token_id": START}
+    save_model(tmp_path, ours.config, ours.state_dict(), None, family=family, special_ids=ids)
+    both = ours.encoder is not None
+    theirs = (AutoModelForSeq2SeqLM if both else AutoModelForCausalLM).from_pretrained(tmp_path)
+    loaded = load(tmp_path)
+    settings = greedy(25, **changes)
+    made = generate_from(loaded.model, PROMPTS, settings, start_id=loaded.start_id)
+    for prompt, completion in zip(PROMPTS, made, strict=True):
+        expected = theirs.generate(
+            torch.tensor([prompt]),
+            attention_mask=torch.ones(1, len(prompt)),
+            do_sample=False,
+            max_new_tokens=25,
+            repetition_penalty=settings.repetition_penalty,
+            no_repeat_ngram_size=settings.no_repeat_ngram or 0,
+        )
+        assert completion.ids == expected[0, 1 if both else len(prompt) :].tolist()

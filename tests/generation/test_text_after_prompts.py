@@ -12,26 +12,8 @@ from tfkit.tokenizer import Tokenizer, train_tokenizer
 KINDS = ["byte_bpe", "bpe_byte_fallback", "unigram", "wordpiece", "bpe_eow"]
 CORPUS = ["the cat sat on the mat, and a dog ran.", "das Mädchen läuft", "日本語の本", "def f(x):\n    return x", "a b c d e f g"] * 8
 PARTS = [
-    "the cat",
-    " ",
-    "  ",
-    "\n",
-    "\t",
-    "த",
-    "தமிழ்",
-    "龘",
-    "靐龗",
-    "🙂",
-    "e\u0301",
-    "ä",
-    "日本",
-    ".",
-    "##",
-    "▁",
-    "\ufffd",
-    "\u200b",
-    "x",
-    "<s>",
+    *("the cat", " ", "  ", "\n", "\t", "த", "தமிழ்", "龘", "靐龗", "🙂", "e\u0301", "ä", "日本", ".", "##", "▁", "\ufffd", "\u200b"),
+    *("x", "<s>"),
 ]
 PROMPTS_EACH = 400
 

@@ -39,11 +39,7 @@ VALUES: dict[str, Any] = {
     "num_kv_heads": 2,
     "position": {"kind": "rotary"},
     "norm": {"kind": "rms"},
-    "mlp": {
-        "activation": "silu",
-        "gated": True,
-        "experts": {"count": 5, "active": 2, "hidden_dim": 16, "layers": [True, False]},
-    },
+    "mlp": {"activation": "silu", "gated": True, "experts": {"count": 5, "active": 2, "hidden_dim": 16, "layers": [True, False]}},
     "head": {"tied": False},
     "init": {"std": 0.3},
     "routing": {"balance": 0.5, "z_loss": 0.25},

@@ -88,13 +88,7 @@ def test_in_bf16_the_error_is_that_of_torchs_kernel_at_most_doubled() -> None:
 
 @pytest.mark.parametrize(
     ("change", "expected"),
-    [
-        ({}, True),
-        ({"length": 64}, False),
-        ({"dtype": torch.float32}, False),
-        ({"dropout": 0.1}, False),
-        ({"gradient": False}, False),
-    ],
+    [({}, True), ({"length": 64}, False), ({"dtype": torch.float32}, False), ({"dropout": 0.1}, False), ({"gradient": False}, False)],
 )
 def test_where_they_are_used(monkeypatch: pytest.MonkeyPatch, change: dict[str, Any], expected: bool) -> None:
     asked = {"length": 65, "dtype": torch.bfloat16, "dropout": 0.0, "gradient": True, **change}

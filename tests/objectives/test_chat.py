@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tiny_chat_tokenizers import FORMATS, KINDS, chat_codec
+from tiny_chats import FORMATS, KINDS, chat_codec
 from tiny_examples import assert_same_steps, batches, examples, model
 from tiny_layouts import LLAMA_LAYOUT
 from tokenizers import AddedToken, normalizers

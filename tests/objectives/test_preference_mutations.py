@@ -34,7 +34,6 @@ Mutate = Callable[[pytest.MonkeyPatch], None]
 
 
 def referenced(folder: Path, objective: Any, rows: list[dict[str, Any]], key: str) -> Any:
-    folder.mkdir(exist_ok=True)
     return with_reference(stored(folder, objective, rows), objective, model(DECODER).eval(), f"{folder}{key}", 4, Silent())
 
 
@@ -63,7 +62,6 @@ def dpo_loss_is_the_formula(folder: Path) -> None:
 def dpo_loss_is_ln_2_in_the_first_step(folder: Path) -> None:
     """In a real step: the policy draws no dropout, and the reference read the rows by the same weights."""
     objective = dpo_objective(beta=1.0)
-    folder.mkdir(exist_ok=True)
     rows = stored(folder, objective, paired_rows(8))
     first = model(DECODER | {"init": {"std": 0.1}}).eval()
     found = with_reference(rows, objective, first, f"{folder}first", 4, Silent())
@@ -73,7 +71,6 @@ def dpo_loss_is_ln_2_in_the_first_step(folder: Path) -> None:
 
 def reward_loss_is_the_mean_over_prompts(folder: Path) -> None:
     objective, scorer = reward_objective(), model(SCORER).eval()
-    folder.mkdir(exist_ok=True)
     found = stored(folder, objective, ranked_rows(9))
     batch = whole_batch(found, objective)
     scores, begin, expected = reward.reward_scores(scorer, batch).tolist(), 0, 0.0
@@ -88,7 +85,6 @@ def reward_loss_is_the_mean_over_prompts(folder: Path) -> None:
 
 def a_score_is_read_at_the_end_of_its_text(folder: Path) -> None:
     objective, scorer = reward_objective(), model(SCORER).eval()
-    folder.mkdir(exist_ok=True)
     together = reward.reward_scores(scorer, whole_batch(stored(folder, objective, ranked_rows(4)), objective))
     alone = [reward.reward_scores(scorer, whole_batch(stored(folder, objective, [row]), objective)) for row in ranked_rows(4)]
     torch.testing.assert_close(together, torch.cat(alone), atol=1e-6, rtol=1e-6)
@@ -96,7 +92,6 @@ def a_score_is_read_at_the_end_of_its_text(folder: Path) -> None:
 
 def demonstrations_average_0(folder: Path) -> None:
     objective, scorer = reward_objective(), model(SCORER).eval()
-    folder.mkdir(exist_ok=True)
     found = stored(folder, objective, ranked_rows(6))
     with torch.no_grad():
         objective.shift = objective.facts(scorer, [found], 4)["reward_shift"]
@@ -111,7 +106,6 @@ def completions_of_a_prompt_are_held_out_together(folder: Path) -> None:
 
 def the_end_is_in_every_example(folder: Path) -> None:
     objective = dpo_objective()
-    folder.mkdir(exist_ok=True)
     one = examples(folder, paired_rows(1), PREFERENCE_ROLES, objective)[0]
     ends = [part[-1] for part in np.split(one["input_ids"], np.cumsum(one["sizes"])[:-1])]
     assert ends == [objective.tokenizer.eos_id] * 2
@@ -236,7 +230,7 @@ TABLE: list[tuple[Mutate, Check]] = [
 
 @pytest.mark.parametrize("check", dict.fromkeys(check for _, check in TABLE), ids=lambda check: check.__name__)
 def test_the_real_code_passes(check: Check, tmp_path: Path) -> None:
-    check(tmp_path / "rows")
+    check(tmp_path)
 
 
 @pytest.mark.sampled(3)
@@ -244,4 +238,4 @@ def test_the_real_code_passes(check: Check, tmp_path: Path) -> None:
 def test_a_bug_turns_its_check_red(mutate: Mutate, check: Check, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     mutate(monkeypatch)
     with pytest.raises(AssertionError):
-        check(tmp_path / "rows")
+        check(tmp_path)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from tiny_chat_tokenizers import chat_codec
+from tiny_chats import chat_codec
 from tiny_examples import tokenizer
 from tiny_files import write_rows
 

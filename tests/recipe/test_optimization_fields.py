@@ -1,4 +1,6 @@
-"""Optimizers, schedules and batches that contradict each other, and fields that nothing would read: each reported at its place."""
+"""Optimizers, schedules and batches that contradict each other, and fields that nothing would read: each reported at its place;
+and the metrics that can choose the best checkpoint: those that an evaluation of the training reports.
+"""
 
 from pathlib import Path
 
@@ -6,6 +8,10 @@ import pytest
 
 from tfkit.recipe import RecipeError, read_recipe
 from tfkit.recipe.reading.overrides import parse_overrides
+from tfkit.recipe.schema.best_metric import metrics_of
+from tfkit.recipe.schema.label_sections import ClassificationSection, MultipleChoiceSection
+from tfkit.recipe.schema.objective_facts import ObjectiveSection
+from tfkit.recipe.schema.objective_sections import TextToTextSection
 
 RECIPE = """\
 model: {preset: gpt2}
@@ -74,3 +80,18 @@ def test_what_is_refused(tmp_path: Path, words: list[str], said: str) -> None:
     found = problems(tmp_path, *words)
     assert any(said in line for line in found), found
     assert len(found) == 1
+
+
+@pytest.mark.parametrize(
+    ("objective", "reported", "unreported"),
+    [
+        (MultipleChoiceSection(kind="multiple_choice"), "lm", "rmse"),
+        (MultipleChoiceSection(kind="multiple_choice", lm_weight=0), "choices", "lm"),
+        (TextToTextSection(kind="text_to_text", label_smoothing=0.1), "nll", "bleu"),
+        (TextToTextSection(kind="text_to_text", label_smoothing=0), "loss", "nll"),
+        (ClassificationSection(kind="classification", regression=True), "rmse", "accuracy"),
+    ],
+)
+def test_a_metric_that_is_not_reported_chooses_nothing(objective: ObjectiveSection, reported: str, unreported: str) -> None:
+    assert reported in metrics_of(objective)
+    assert unreported not in metrics_of(objective)

@@ -6,8 +6,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tiny_chat_tokenizers import FORMATS, contents, conversations
-from tiny_chats import TEMPLATES
+from tiny_chats import FORMATS, TEMPLATES, contents, conversations
 from transformers.utils.chat_template_utils import render_jinja_template
 
 from tfkit.tokenizer.chat_formats import FORMATS as OURS

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tiny_chat_tokenizers import FORMATS, chat_codec, conversations
+from tiny_chats import FORMATS, chat_codec, conversations
 from transformers import AutoTokenizer
 
 from tfkit.errors import ModelError, UsageError

@@ -20,39 +20,10 @@ LETTERS = "abcdefghijklmnopqrstuvwxyzABCDEFG0123456789éÉüßñçøŁΑαΣσς
 WORDS = ["the", "cat", "##s", "##ing", "run", "naive", "naïve", "##ïve", "über", "uber", "中", "##文", "don", "İ", "i", "##̇"]
 SPECIAL = ["[PAD]", "[unused0]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 ODD = [
-    *(
-        "",
-        " ",
-        "\n",
-        "\t x \r\n y",
-        "\x00a\x07b\x7f",
-        "\u200b\u00ada\ufeff",
-        "\u2028x\u2029",
-        "\u3000中文 漢字kanji",
-        "é e\u0301 É E\u0301",
-    ),
-    *(
-        "İstanbul ı I",
-        "ΑΣ ας",
-        "[MASK] [mask] a[SEP]b[CLS]",
-        "##s ##",
-        "a" * 99,
-        "a" * 100,
-        "a" * 101,
-        "the" * 40,
-        "🙂😀 👨‍👩‍👧",
-        "한국어 தமிழ் עברית",
-    ),
-    *(
-        "don't can’t",
-        "x\u0000y",
-        "ﬁ ﬂ Ǆ ①②",
-        "1,000.50 $5 10%",
-        "http://a.b/c?d=e&f",
-        "\U0001d400\U0001d7ce",
-        "a\u0300\u0301\u0302",
-        "\ud7a3\u1100",
-    ),
+    *("", " ", "\n", "\t x \r\n y", "\x00a\x07b\x7f", "\u200b\u00ada\ufeff", "\u2028x\u2029", "\u3000中文 漢字kanji"),
+    *("é e\u0301 É E\u0301", "İstanbul ı I", "ΑΣ ας", "[MASK] [mask] a[SEP]b[CLS]", "##s ##", "a" * 99, "a" * 100, "a" * 101),
+    *("the" * 40, "🙂😀 👨‍👩‍👧", "한국어 தமிழ் עברית", "don't can’t", "x\u0000y", "ﬁ ﬂ Ǆ ①②", "1,000.50 $5 10%", "http://a.b/c?d=e&f"),
+    *("\U0001d400\U0001d7ce", "a\u0300\u0301\u0302", "\ud7a3\u1100"),
 ]
 
 

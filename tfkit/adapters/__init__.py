@@ -1,21 +1,15 @@
 """LoRA adapters, low-rank updates trained in place of a model's weights: in the model, and on disk in the format of the `peft` library."""
 
-from tfkit.adapters.adapter_folders import Base, base_folder, describe, is_adapter, load, save_adapter
-from tfkit.adapters.lora import LORA_PARAMETERS, FrozenReference, add_lora, freeze, merged, needs_copy
-from tfkit.adapters.peft_config import how_to_merge
-
-__all__ = [
-    "LORA_PARAMETERS",
-    "Base",
-    "FrozenReference",
-    "add_lora",
-    "base_folder",
-    "describe",
-    "freeze",
-    "how_to_merge",
-    "is_adapter",
-    "load",
-    "merged",
-    "needs_copy",
-    "save_adapter",
-]
+from tfkit.adapters.adapter_folders import Base as Base
+from tfkit.adapters.adapter_folders import base_folder as base_folder
+from tfkit.adapters.adapter_folders import describe as describe
+from tfkit.adapters.adapter_folders import is_adapter as is_adapter
+from tfkit.adapters.adapter_folders import load as load
+from tfkit.adapters.adapter_folders import save_adapter as save_adapter
+from tfkit.adapters.lora import LORA_PARAMETERS as LORA_PARAMETERS
+from tfkit.adapters.lora import FrozenReference as FrozenReference
+from tfkit.adapters.lora import add_lora as add_lora
+from tfkit.adapters.lora import freeze as freeze
+from tfkit.adapters.lora import merged as merged
+from tfkit.adapters.lora import needs_copy as needs_copy
+from tfkit.adapters.peft_config import how_to_merge as how_to_merge

@@ -108,7 +108,6 @@ def _load(
     *,
     defer_blocks: bool,
 ) -> Loaded:
-    """Load an adapter's base with the updates added."""
     opened, described = _open(folder), describe(folder)
     updates = read_updates(folder, opened.peft, opened.family, opened.config)
     wanted_head = head or opened.config.head

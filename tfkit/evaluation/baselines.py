@@ -41,7 +41,7 @@ class NaiveBayes:
     def __init__(self) -> None:
         self.rows: Counter[str] = Counter()  # by class
         self._numbers: dict[str, int] = {}  # by class
-        self._counts: dict[str, Counter[int]] = {}  # each word's counts by class number
+        self._counts: defaultdict[str, Counter[int]] = defaultdict(Counter)  # each word's counts by class number
         self._words: Counter[int] = Counter()  # the number of words by class number
         self._gains: dict[str, tuple[Numbers, Numbers]] = {}
 
@@ -50,13 +50,9 @@ class NaiveBayes:
         self.rows[label] += 1
         number = self._numbers.setdefault(label, len(self._numbers))
         for word in words:
-            counts = self._counts.get(word)
-            if counts is None:
-                if len(self._counts) >= MAX_WORDS:
-                    continue
-                counts = self._counts[word] = Counter()
-            counts[number] += 1
-            self._words[number] += 1
+            if word in self._counts or len(self._counts) < MAX_WORDS:
+                self._counts[word][number] += 1
+                self._words[number] += 1
 
     def classify(self, rows: Iterable[Iterable[str]]) -> Iterator[str]:
         """Yield the likeliest class of each row, ignoring unknown words. `learn` must not be called afterwards."""
@@ -281,7 +277,6 @@ def _first(rows: Iterable[Row]) -> Iterator[Row]:
 
 
 def _with_sets(section: ObjectiveSection, rows: Iterable[Row]) -> Iterator[tuple[list[str], set[str]]]:
-    """Yield the words and the labels of each row."""
     for row in rows:
         labels = section.labels_in(row.values["labels"])
         yield list(_words(row.values)), {label for label, applies in labels.items() if applies}

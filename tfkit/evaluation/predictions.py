@@ -61,7 +61,6 @@ def _packed(prediction: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _unpacked(prediction: Mapping[str, Any]) -> dict[str, Any]:
-    """Invert `_packed`."""
     unpacked = dict(prediction)
     for name, value in prediction.items():
         if isinstance(value, dict) and value.keys() == {_PROBABILITIES}:

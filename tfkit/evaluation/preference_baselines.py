@@ -54,7 +54,6 @@ def _length_margins(pairs: Sequence[Pair]) -> Numbers:
 
 
 def _pairs(rows: Iterable[Row]) -> Iterator[Pair]:
-    """Yield all pairs of the rows with a preference."""
     for row in rows:
         preference = read_preference(row)
         if isinstance(preference, Preference):

@@ -41,15 +41,16 @@ _QKV = (f"{_OURS}.self_attention.op.q_proj", f"{_OURS}.self_attention.op.k_proj"
 # The tensors of a block; GPT-2's have the same names, though its norms are placed differently.
 BLOCK_RULES = (
     *module_rules({f"{_THEIRS}.ln_1": f"{_OURS}.self_attention.norm", f"{_THEIRS}.ln_2": f"{_OURS}.mlp.norm"}),
-    # Their Conv1D stores (in, out), and its columns are q | k | v.
-    Rule(f"{_THEIRS}.attn.c_attn.weight", tuple(f"{name}.weight" for name in _QKV), transposed=True),
-    Rule(f"{_THEIRS}.attn.c_attn.bias", tuple(f"{name}.bias" for name in _QKV)),
-    Rule(f"{_THEIRS}.attn.c_proj.weight", (f"{_OURS}.self_attention.op.o_proj.weight",), transposed=True),
-    Rule(f"{_THEIRS}.attn.c_proj.bias", (f"{_OURS}.self_attention.op.o_proj.bias",)),
-    Rule(f"{_THEIRS}.mlp.c_fc.weight", (f"{_OURS}.mlp.op.up_proj.weight",), transposed=True),
-    Rule(f"{_THEIRS}.mlp.c_fc.bias", (f"{_OURS}.mlp.op.up_proj.bias",)),
-    Rule(f"{_THEIRS}.mlp.c_proj.weight", (f"{_OURS}.mlp.op.down_proj.weight",), transposed=True),
-    Rule(f"{_THEIRS}.mlp.c_proj.bias", (f"{_OURS}.mlp.op.down_proj.bias",)),
+    # Their Conv1D stores (in, out), and the columns of c_attn are q | k | v.
+    *module_rules(
+        {
+            f"{_THEIRS}.attn.c_attn": _QKV,
+            f"{_THEIRS}.attn.c_proj": f"{_OURS}.self_attention.op.o_proj",
+            f"{_THEIRS}.mlp.c_fc": f"{_OURS}.mlp.op.up_proj",
+            f"{_THEIRS}.mlp.c_proj": f"{_OURS}.mlp.op.down_proj",
+        },
+        transposed=True,
+    ),
 )
 HEAD_RULES = (
     Rule("lm_head.weight", ("head.output.weight",)),

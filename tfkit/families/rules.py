@@ -29,10 +29,20 @@ class Rule:
     when: Callable[[ModelConfig], bool] | None = None
 
 
-def module_rules(modules: Mapping[str, str], when: Callable[[ModelConfig], bool] | None = None) -> tuple[Rule, ...]:
+def module_rules(
+    modules: Mapping[str, str | tuple[str, ...]], when: Callable[[ModelConfig], bool] | None = None, *, transposed: bool = False
+) -> tuple[Rule, ...]:
     """Return the rules of modules that have a weight and, in some models, a bias; `modules`: their names -> ours."""
-    parts = ("weight", "bias")
-    return tuple(Rule(f"{theirs}.{part}", (f"{ours}.{part}",), when=when) for theirs, ours in modules.items() for part in parts)
+    return tuple(
+        Rule(
+            f"{theirs}.{part}",
+            tuple(f"{name}.{part}" for name in ([ours] if isinstance(ours, str) else ours)),
+            transposed=transposed and part == "weight",
+            when=when,
+        )
+        for theirs, ours in modules.items()
+        for part in ("weight", "bias")
+    )
 
 
 @dataclass(frozen=True)

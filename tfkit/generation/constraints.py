@@ -48,7 +48,6 @@ class Constraints:
         return scores
 
     def _apply(self, row: Tensor, progress: Progress, ends: list[int]) -> None:
-        """Change the scores (V,) of one row."""
         generated, length = len(progress.ids), len(progress.text) + len(progress.ids)
         row[self._completed(progress, ends)] = _EXCLUDED
         if length < self.min_length or generated < self.min_new_tokens:

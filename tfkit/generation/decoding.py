@@ -248,7 +248,6 @@ def _accept(row: _Row, token: int, eos_ids: Collection[int], on_token: OnToken |
 
 
 def _search(model: Transformer, waiting: _Waiting, options: _Options) -> None:
-    """Run beam searches until all rows end."""
     beams = options.settings.num_beams
     while groups := waiting.take(beams=beams):
         rows = [row for group in groups for row in group]

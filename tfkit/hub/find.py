@@ -4,7 +4,6 @@ model, whatever the folder's name.
 
 import hashlib
 import warnings
-from collections.abc import Iterable
 from pathlib import Path
 
 from tfkit.errors import ModelError, argument
@@ -147,18 +146,13 @@ def content_hash(folder: Path) -> str:
         if key in _known:
             return _known[key]
         settled = all(is_settled(identity) for _, identity in key)
-        digest = _hash_files(paths)
+        digest = hashlib.sha256()
+        for path in paths:
+            digest.update(f"{path.name}\0{path.stat().st_size}\0".encode())
+            with open(path, "rb", buffering=0) as file:
+                hashlib.file_digest(file, lambda: digest)
     if settled:
-        _known[key] = digest
-    return digest
-
-
-def _hash_files(paths: Iterable[Path]) -> str:
-    digest = hashlib.sha256()
-    for path in paths:
-        digest.update(f"{path.name}\0{path.stat().st_size}\0".encode())
-        with open(path, "rb", buffering=0) as file:
-            hashlib.file_digest(file, lambda: digest)
+        _known[key] = digest.hexdigest()
     return digest.hexdigest()
 
 

@@ -224,7 +224,12 @@ class _Opened:
 
 
 def _open(folder: Path, head: HeadConfig | None, changes: Mapping[str, Any]) -> _Opened:
-    hf = _read_config_json(folder)
+    path = find_named(folder, "config.json")
+    if path is None:
+        raise ModelError(
+            f"{folder / 'config.json'}: there is no such file; copy the folder again, or name another with {argument('start')}"
+        )
+    hf = read_object(path, LIMIT)
     family, config = read_config(hf, folder)
     own_head, own_vocabulary = config.head, config.vocab_size
     if changes:
@@ -242,15 +247,6 @@ def _open(folder: Path, head: HeadConfig | None, changes: Mapping[str, Any]) -> 
     elif head is not None:
         weights = without_other_heads(weights, config)
     return _Opened(folder, hf, family, config, own_head, special_ids, weights, left_out)
-
-
-def _read_config_json(folder: Path) -> dict[str, Any]:
-    path = find_named(folder, "config.json")
-    if path is None:
-        raise ModelError(
-            f"{folder / 'config.json'}: there is no such file; copy the folder again, or name another with {argument('start')}"
-        )
-    return read_object(path, LIMIT)
 
 
 def _draw_head(config: ModelConfig, seed: int, known: Tensors) -> Tensors:

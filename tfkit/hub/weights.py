@@ -125,13 +125,9 @@ def check_fit(weights: Mapping[str, Weight], expected: Mapping[str, tuple[int, .
         [f"misshapen: {name} {shapes[name]} instead of {shape}" for name, shape in expected.items() if shapes.get(name, shape) != shape],
         [f"mistyped: {name} {dtype}, not one of {', '.join(_FLOATS)}" for name, dtype in types.items() if dtype not in _FLOATS],
     ]
-    problems = [line for kind in kinds for line in _shortened(kind)]
+    more = [[f"and {len(kind) - _MAX_LINES:,} more"] if len(kind) > _MAX_LINES else [] for kind in kinds]
+    problems = [line for kind, rest in zip(kinds, more, strict=True) for line in [*kind[:_MAX_LINES], *rest]]
     if problems:
         raise ModelError(
             f"{folder}: the weights do not fit config.json:\n  " + "\n  ".join(problems) + "\nCopy both again, from the same source"
         )
-
-
-def _shortened(lines: list[str]) -> list[str]:
-    more = len(lines) - _MAX_LINES
-    return [*lines[:_MAX_LINES], f"and {more:,} more"] if more > 0 else lines

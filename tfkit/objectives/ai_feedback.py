@@ -6,9 +6,8 @@ The objective is the one that learns from them; this module describes how its ex
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from tfkit.errors import ModelError
 from tfkit.objectives import reward
-from tfkit.objectives.companion import Companion, open_companion
+from tfkit.objectives.companion import Companion, open_companion, refuse_misfit
 from tfkit.objectives.context import ModelContext
 from tfkit.objectives.dpo import DPO, open_dpo
 from tfkit.objectives.reward import Reward, open_reward
@@ -67,5 +66,4 @@ def _check_policy(policy: Companion, context: ModelContext) -> None:
         reasons.append("its tokenizer is not that of the model: train both from the same checkpoint")
     if config.context_length < context.row_length and config.position.kind != "relative":
         reasons.append(f"its context_length is {config.context_length:,}, and the model reads rows of {context.row_length:,} tokens")
-    if reasons:
-        raise ModelError(f"objective.policy: {policy.path} cannot write for this model:\n  " + "\n  ".join(reasons))
+    refuse_misfit(policy, "write for this model", reasons)

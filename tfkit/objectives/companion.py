@@ -1,6 +1,6 @@
 """The further models that an objective needs, such as a teacher, a reward model or a value model."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -33,6 +33,12 @@ class Companion:
     def parent(self) -> dict[str, str | None]:
         """Return its entry among the parents in tfkit.json."""
         return {"role": self.name, "path": self.path, "run_id": self.run_id, "sha256": self.sha256}
+
+
+def refuse_misfit(companion: Companion, what: str, reasons: Sequence[str]) -> None:
+    """Raise ModelError, with all reasons why a companion cannot do `what`; do nothing without any."""
+    if reasons:
+        raise ModelError("\n  ".join([f"objective.{companion.name}: {companion.path} cannot {what}:", *reasons]))
 
 
 def open_companion(section: ObjectiveSection, name: str, *, defer_blocks: bool = False) -> Companion:

@@ -45,7 +45,6 @@ class Registered(NamedTuple):
 
 
 def _open_text_labelling(section: Any, context: ModelContext) -> Objective:
-    """Open an objective that labels whole texts."""
     start_id = context.tokenizer.start_id if context.is_encoder_decoder else None
     if context.is_encoder_decoder and start_id is None:
         raise ModelError("an encoder-decoder needs a start token for its decoder, bos or pad, and the tokenizer has none")

@@ -13,7 +13,7 @@ from tfkit.errors import ModelError
 from tfkit.model.config import ClassesHeadConfig
 from tfkit.model.head import ClassesHead
 from tfkit.objectives.classification import Classification
-from tfkit.objectives.companion import Companion, open_companion
+from tfkit.objectives.companion import Companion, open_companion, refuse_misfit
 from tfkit.objectives.context import ModelContext
 from tfkit.objectives.objective import IGNORED, Batch
 from tfkit.objectives.reward import read_shift, reward_scores
@@ -75,9 +75,7 @@ def score_model(companion: Companion, context: ModelContext) -> ScoreModel:
             f"its context_length is {config.context_length:,}, and the policy's texts have up to {context.row_length:,} tokens: "
             f"set data.sequence_length to {config.context_length} or less"
         )
-    if reasons:
-        lines = "\n  ".join(reasons)
-        raise ModelError(f"objective.{companion.name}: {companion.path} cannot judge the texts of this model:\n  {lines}")
+    refuse_misfit(companion, "judge the texts of this model", reasons)
     return ScoreModel(companion, read_shift(companion.facts, companion.path))
 
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from tfkit.errors import ModelError
 from tfkit.model.config import LanguageModelHeadConfig, MaskedLanguageModelHeadConfig, ModelConfig
 from tfkit.model.transformer import Transformer, on_meta
-from tfkit.objectives.companion import Companion, open_companion
+from tfkit.objectives.companion import Companion, open_companion, refuse_misfit
 from tfkit.objectives.context import ModelContext
 from tfkit.recipe.schema.objective_sections import DistillationSection
 
@@ -26,9 +26,7 @@ _MAX_PROBLEMS = 12
 def open_teacher(section: DistillationSection, context: ModelContext) -> Companion:
     """Load the teacher of a student. Raises ModelError, with all reasons, if they do not fit."""
     teacher = open_companion(section, "teacher", defer_blocks=context.defer_blocks)
-    if reasons := _misfits(teacher, section, context):
-        lines = "\n  ".join(reasons)
-        raise ModelError(f"objective.teacher: {section.teacher} cannot teach this model:\n  {lines}")
+    refuse_misfit(teacher, "teach this model", _misfits(teacher, section, context))
     if section.copy_layers is not None:
         copied_tensors(on_meta(context.config), teacher.model, section.copy_layers)  # raises before the data is tokenized
     return teacher
@@ -48,7 +46,6 @@ def copy_layers(student: Transformer, teacher: Transformer, layers: Sequence[int
 
 
 def _fill_copied(fill: Callable[[str, nn.Module], None], layers: Sequence[int], prefix: str, block: nn.Module) -> None:
-    """Fill a block of the student with the weights of its block of the teacher."""
     fill(_teacher_name(prefix, layers), block)
 
 

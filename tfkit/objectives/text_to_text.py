@@ -86,7 +86,6 @@ class TextToText(TokenTargets, WritingObjective):
         return len(source.ids) == len(self.tokenizer.prefix) + len(self.tokenizer.suffix)
 
     def _example(self, row: Row, source: TextIds, target: list[int]) -> Encoded | BadRow:
-        """Return the example of a row, or its error."""
         if self._is_empty(source) or not target:
             return _empty(row, "source" if self._is_empty(source) else "target")
         if self.eos_id in target:

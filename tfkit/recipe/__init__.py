@@ -1,29 +1,18 @@
 """Recipes: reading, checking and writing them. The only package that reads YAML; free of torch."""
 
-from tfkit.recipe.bundled import BundledRecipe, bundled_recipes
-from tfkit.recipe.chain import Chain, Stage, read_chain, read_recipes
-from tfkit.recipe.dump import dump_recipe
-from tfkit.recipe.json_schema import json_schema
-from tfkit.recipe.presets import model_config
-from tfkit.recipe.reading.problems import RecipeError
-from tfkit.recipe.reading.read import RecipeText, ResolvedRecipe, find_recipe, open_recipe, read_recipe
-from tfkit.recipe.schema.sections import Recipe
-
-__all__ = [
-    "BundledRecipe",
-    "Chain",
-    "Recipe",
-    "RecipeError",
-    "RecipeText",
-    "ResolvedRecipe",
-    "Stage",
-    "bundled_recipes",
-    "dump_recipe",
-    "find_recipe",
-    "json_schema",
-    "model_config",
-    "open_recipe",
-    "read_chain",
-    "read_recipe",
-    "read_recipes",
-]
+from tfkit.recipe.bundled import BundledRecipe as BundledRecipe
+from tfkit.recipe.bundled import bundled_recipes as bundled_recipes
+from tfkit.recipe.chain import Chain as Chain
+from tfkit.recipe.chain import Stage as Stage
+from tfkit.recipe.chain import read_chain as read_chain
+from tfkit.recipe.chain import read_recipes as read_recipes
+from tfkit.recipe.dump import dump_recipe as dump_recipe
+from tfkit.recipe.json_schema import json_schema as json_schema
+from tfkit.recipe.presets import model_config as model_config
+from tfkit.recipe.reading.problems import RecipeError as RecipeError
+from tfkit.recipe.reading.read import RecipeText as RecipeText
+from tfkit.recipe.reading.read import ResolvedRecipe as ResolvedRecipe
+from tfkit.recipe.reading.read import find_recipe as find_recipe
+from tfkit.recipe.reading.read import open_recipe as open_recipe
+from tfkit.recipe.reading.read import read_recipe as read_recipe
+from tfkit.recipe.schema.sections import Recipe as Recipe

@@ -1,8 +1,19 @@
-"""The form of a column's values: text, labels, words, label sets; and the columns of text that a task would not read. Torch-free."""
+"""Columns by their values: the form of each one, those of text that a task would not read, and those that mean something together (texts in
+several languages, labels of 0 and 1, answers to choose from). Torch-free.
+"""
 
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
+from itertools import pairwise
 from typing import Any
+
+from tfkit.recipe.languages import LANGUAGES
+from tfkit.recipe.schema.label_sections import MultipleChoiceSection
+from tfkit.recipe.schema.multi_label_section import MultiLabelSection
+from tfkit.recipe.schema.objective_facts import SECTIONS
+from tfkit.recipe.schema.roles import normalized
 
 FEW = 5  # minimum mean number of rows per class: a column with fewer holds names or numbers, not classes
 _LONG, _SPACES = 60, 6  # minimum median numbers of characters and spaces in a column of longer texts
@@ -10,6 +21,12 @@ _CONTAINED = 20  # minimum characters of a text that another contains not just b
 _DELIMITERS, _MAX_LABEL = ("|", ";", ","), 40  # of a set of labels, and characters of a label
 
 Held = Mapping[str, Sequence[Any]]  # the values of each column, row by row; None where a row has none
+Named = dict[str, str | list[str]]  # the column of each role, or several
+_TEXTS, _LABELS = (next(role.columns for role in MultiLabelSection.roles if role.name == name) for name in ("text", "labels"))
+_CONTEXT, _CHOICES, _ANSWER = MultipleChoiceSection.roles
+_ALIKE = re.compile(r"(.*?)([0-9]|[A-Ja-j])")
+_SERIES = ("0123456789", "123456789", "ABCDEFGHIJ", "abcdefghij")  # what numbers columns
+_WRONG = re.compile("distract|incorrect|wrong|false")
 
 
 def form_of(values: Sequence[object]) -> str:
@@ -91,3 +108,114 @@ def find_label_sets(values: Sequence[Any]) -> LabelSets | None:
 def _are_labels(lists: Sequence[Sequence[str]]) -> bool:
     labels = {label for row in lists for label in row}
     return len(labels) > 1 and len(labels) * FEW <= sum(map(len, lists)) and max(map(len, labels)) <= _MAX_LABEL
+
+
+def flag_columns(held: Held) -> Named:
+    """Return the columns by role if several columns of 0 and 1 are the labels of one text; else empty."""
+    flags = [name for name, values in held.items() if values and all(str(value) in ("0", "1") for value in values)]
+    if {*_LABELS} & held.keys() or sum(any(str(value) == "1" for value in held[name]) for name in flags) < 2:
+        return {}
+    if known := [name for name in _TEXTS if name in held]:
+        return {"labels": flags} if len(known) == 1 else {}
+    texts = [name for name in held if long_texts(held[name])]
+    return {"text": texts[0], "labels": flags} if len(texts) == 1 else {}
+
+
+def languages_in(held: Held) -> list[str]:
+    """Return the columns of texts that are named by their languages, of which a translation has several."""
+    return [name for name in held if name.removeprefix("translation.") in LANGUAGES and form_of(held[name]) == "text"]
+
+
+def translation(name: str, columns: Sequence[str]) -> Named:
+    """Return the source and the target of a translation whose columns are named by their languages; empty for others. They may be those of
+    an object called translation, as on the Hub.
+
+    The direction is that in the name of the data (`en-de`), or of two from the language of the file that is named (`train.en`) to the other
+    one; without either, it is not known.
+    """
+    within = {language_of(column): column for column in columns if column.startswith("translation.")}
+    by_language = within or {column: column for column in columns if column in LANGUAGES}
+    if len(by_language) < 2 or (not within and len(columns) != len(by_language)):
+        return {}
+    words = re.split(r"[^a-z0-9]+", name.lower())
+    pairs = [pair for pair in pairwise(words) if len({*pair} & by_language.keys()) == 2]
+    first, *others = by_language
+    found = pairs[0] if pairs else (first, *others) if len(others) == 1 and first in words[-2:] else ()
+    return dict(zip(("source", "target"), (by_language[language] for language in found), strict=False))
+
+
+def instructed(languages: Mapping[str, str | list[str]]) -> Named:
+    """Return the instruction and the output for a model of conversations that learns a translation; empty without one."""
+    if not languages:
+        return {}
+    source, target = map(str, languages.values())
+    return {"instruction": f"Translate from {language_of(source)} to {language_of(target)}: {{{source}}}", "output": target}
+
+
+def language_of(column: str) -> str:
+    """Return the language in the name of a column, or of a path into one."""
+    return column.rpartition(".")[2]
+
+
+def choice_columns(held: Held) -> Named:
+    """Return context, choices and label if a column that is called the answer names one of several columns numbered alike, or the context
+    alone if several columns are that of a list of answers; else empty.
+    """
+    answers = [name for name in held if _ANSWER.knows(name)]
+    contexts = [name for name in held if _CONTEXT.knows(name) and form_of(held[name]) in ("text", "label")]
+    is_list = answers and len(contexts) > 1 and any(map(_CHOICES.knows, held))
+    return next((named for answer in answers for named in choices_by(held, answer)), {"context": _joined(contexts)} if is_list else {})
+
+
+def choices_by(held: Held, answer: str) -> Iterator[Named]:
+    """Yield the context, choices and label for each group of columns numbered alike of which this column names the right one."""
+    for stem, group in _numbered_alike(held):
+        label, options = _label(held, stem, group, answer), [*group.values()]
+        if _WRONG.search(stem.lower()):
+            options = [answer, *options]
+        texts = [name for name in held if name not in (*options, answer) and form_of(held[name]) in ("text", "label")]
+        context = [name for name in texts if _CONTEXT.knows(name)]
+        if len(options) > 2:
+            context = context or [name for name in texts if form_of(held[name]) == "text"]
+        if label is not None and answer not in group.values() and context:
+            yield {"context": _joined(context), "choices": options, "label": label}
+
+
+def _joined(columns: Sequence[str]) -> str:
+    return columns[0] if len(columns) == 1 else " ".join(f"{{{name}}}" for name in columns)
+
+
+def _numbered_alike(held: Held) -> Iterator[tuple[str, dict[str, str]]]:
+    """Yield the groups of columns whose names differ only in the number or letter at their end: what they share, and each by its number.
+
+    Two columns that another task knows by their names, as `sentence1` and `sentence2`, are that task's.
+    """
+    groups: dict[str, dict[str, str]] = {}
+    for name in held:
+        if (match := _ALIKE.fullmatch(name)) and all(isinstance(value, str | None) for value in held[name]):
+            groups.setdefault(match[1], {})[match[2]] = name
+    for stem, group in groups.items():
+        is_series = any(series.startswith("".join(sorted(group))) for series in _SERIES)
+        if is_series and len(group) > 1 and (len(group) > 2 or not _known_texts() & {*map(normalized, group.values())}):
+            yield stem, dict(sorted(group.items()))
+
+
+def _label(held: Held, stem: str, group: Mapping[str, str], answer: str) -> str | None:
+    """Return the column, or the template of a column's name, that says which answer of a group is right: by a number from 0, a letter, the
+    name of its column or its end, or its text. None if the column says something else, or if some answer is never right.
+    """
+    values = [str(value).strip().removesuffix(".0") for value in held[answer] if value is not None]
+    named, count = {*values} - {"", "-1"}, len(group)
+    by_name = {} if stem + min(group) in _SERIES[0] else {frozenset(group): f"{stem}{{{answer}}}", frozenset(group.values()): answer}
+    if label := (by_name | {frozenset(_SERIES[0][:count]): answer, frozenset(_SERIES[2][:count]): answer}).get(frozenset(named)):
+        return label
+    rows = zip(held[answer], *(held[name] for name in group.values()), strict=True)
+    is_text = 2 * sum(right in options for right, *options in rows) > len(values)
+    return answer if is_text or (_WRONG.search(stem.lower()) and form_of(held[answer]) != "label") else None
+
+
+@cache
+def _known_texts() -> frozenset[str]:
+    """Return the names of columns that other tasks read as texts."""
+    others = [role for section in SECTIONS.values() for role in section.roles if role.form in ("text", "turns") and role.name != "context"]
+    return frozenset(normalized(name) for role in others for name in (*role.columns, *role.later))

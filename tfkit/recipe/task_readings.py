@@ -6,8 +6,7 @@ from itertools import islice, permutations
 from typing import Any, NamedTuple
 
 from tfkit.errors import argument
-from tfkit.recipe.column_forms import Held, form_of
-from tfkit.recipe.column_groups import choices_by, instructed, languages_in
+from tfkit.recipe.column_forms import Held, choices_by, form_of, instructed, languages_in
 from tfkit.recipe.schema.objective_facts import SECTIONS, Stacks
 
 MAX_LISTED = 20
@@ -37,34 +36,25 @@ _READINGS = (
     _Reading("dpo", _VOTES, "for the better of two responses", joins=False),
     *(_Reading(kind, {"text": "text"}, f"for {kind}, on text alone") for kind in PRETRAINING.values()),
 )
-# Other ways to read the columns of an objective for which a model with these stacks cannot be trained: columns to name, and the purpose.
-_Columns = tuple[Mapping[str, str], str]
-_CLASSES: _Columns = ({"text": "NAME", "label": "NAME"}, "for the classes of texts, or numbers for them")
-_CONVERSATION: _Columns = ({"instruction": "NAME", "output": "NAME"}, "for answers in a conversation")
-_WRITTEN: _Columns = ({"source": "NAME", "target": "NAME"}, "to write one text for another")
-_LABELLED: Mapping[str, _Columns] = {"encoder": _CLASSES, "decoder": _CONVERSATION, "both": _WRITTEN}
-_ALTERNATIVES: Mapping[tuple[str, str], _Columns] = {
-    ("dpo", "both"): ({"source": "NAME", "target": "NAME"}, "to write the better answers"),
-    ("tagging", "both"): _CLASSES,
-    ("multiple_choice", "both"): _CLASSES,
-    ("question_answering", "decoder"): ({"instruction": "NAME", "input": "NAME", "output": "NAME"}, "for answers in a conversation"),
-    ("question_answering", "both"): ({"source": "{question} {context}", "target": "NAME"}, "to write the answers"),
+# The columns to name if none of these readings fits, and the purpose.
+_LABELLED: Mapping[str, tuple[Mapping[str, str], str]] = {
+    "encoder": ({"text": "NAME", "label": "NAME"}, "for the classes of texts, or numbers for them"),
+    "decoder": ({"instruction": "NAME", "output": "NAME"}, "for answers in a conversation"),
+    "both": ({"source": "NAME", "target": "NAME"}, "to write one text for another"),
 }
 
 
-def remedies(held: Held, stacks: Stacks, instead_of: str = "") -> list[str]:
-    """Return a line for each task of a model that the columns could serve. `instead_of`: the objective for which the model cannot be
-    trained, which decides the columns to name if no labelled one could be served.
-    """
+def remedies(held: Held, stacks: Stacks) -> list[str]:
+    """Return a line for each task of a model that the columns could serve."""
     kind = PRETRAINING[stacks]
     kinds = [name for name, section in SECTIONS.items() if stacks in section.stacks and name not in PRETRAINING.values()]
     on_text = readings(held, [kind]) or [f"{columns_option({'text': 'NAME'})} for {kind}, on text alone"]
-    return [*(readings(held, kinds) or [labelled(stacks, instead_of)]), *on_text]
+    return [*(readings(held, kinds) or [labelled(stacks)]), *on_text]
 
 
-def labelled(stacks: Stacks, instead_of: str = "") -> str:
+def labelled(stacks: Stacks) -> str:
     """Return the line that names the columns of a labelled task of a model, without knowing them."""
-    columns, purpose = _ALTERNATIVES.get((instead_of, stacks), _LABELLED[stacks])
+    columns, purpose = _LABELLED[stacks]
     return f"{columns_option(columns)} {purpose}"
 
 

@@ -9,11 +9,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from tfkit.errors import UsageError, argument
-from tfkit.recipe.column_forms import FEW, Held, LabelSets, form_of
-from tfkit.recipe.column_groups import language_of, languages_in
+from tfkit.recipe.column_forms import FEW, Held, LabelSets, form_of, language_of, languages_in
 from tfkit.recipe.numbers import read_number
 from tfkit.recipe.schema.label_sections import TaggingSection
 from tfkit.recipe.schema.objective_facts import OWN_HEADS, SECTIONS, Stacks
+from tfkit.recipe.schema.roles import normalized
 from tfkit.recipe.task_readings import MAX_LISTED, PRETRAINING, columns_option, labelled, readings, remedies
 
 UNEQUAL = 0.6  # fraction of the rows with the most frequent class beyond which accuracy says little
@@ -172,7 +172,7 @@ def _labelled_objective(seen: DataSummary, model: ModelSummary) -> str | None:
         wanted = " or ".join(_STACKS[name] for name in SECTIONS[kind].stacks)
         what = f"these are the columns of {kind}, which is for {wanted}"
         start = argument("start", wanted)
-        raise _task_error(seen, model, what, start, *remedies(seen.held, model.stacks, instead_of=kind))
+        raise _task_error(seen, model, what, start, *remedies(seen.held, model.stacks))
     return possible[0] if possible else None
 
 
@@ -194,8 +194,9 @@ def _pretraining_objective(seen: DataSummary, model: ModelSummary) -> str:
     if label is not None and model.stacks == "encoder":
         what = f"the column {label!r} may be the label of the text"
         raise _task_error(seen, model, what, columns_option({"label": label}), f"objective.kind={kind}, if it is not")
-    if model.stacks == "encoder" and (unread := _ANNOTATIONS & {*seen.held} - {*seen.reads["causal_lm"].values()}):
-        what = f"the column {min(unread)!r} may be labels, in a form that is not read (tags of words are: CoNLL, or lists of both)"
+    unread = [name for name in seen.held if normalized(name) in _ANNOTATIONS and name not in seen.reads["causal_lm"].values()]
+    if model.stacks == "encoder" and unread:
+        what = f"the column {unread[0]!r} may be labels, in a form that is not read (tags of words are: CoNLL, or lists of both)"
         raise _task_error(seen, model, what, f"objective.kind={kind}, to leave it out")
     if model.stacks == "both" and not model.has_spans:
         what = "the data has text alone, but the tokenizer has no <extra_id_0> for missing spans"

@@ -50,10 +50,8 @@ def learning_charts(entries: Sequence[Entry]) -> tuple[list[Chart], list[Chart]]
         rest += more
     everything = [*enumerate(entries)]
     first.append(_of_steps(everything, "lr", "learning rate"))
-    rest += [
-        _of_steps(everything, "grad_norm", "gradient norm"),
-        _of_steps(everything, "tokens_per_second", "tokens per second", format_count),
-    ]
+    rest.append(_of_steps(everything, "grad_norm", "gradient norm"))
+    rest.append(_of_steps(everything, "tokens_per_second", "tokens per second", format_count))
     return [chart for chart in first if chart], [chart for chart in rest if chart]
 
 

@@ -58,10 +58,8 @@ def score_tables(entries: Sequence[Entry], full: bool) -> list[tuple[str, Table]
         rows += dict.fromkeys(one for _, entry in scored for one in _references(entry.run, metric))
         rows = sorted(rows, key=lambda row: row.value, reverse=_is_high(metric))[: 2 * _MOST_BARS]
         most = max(abs(row.value) for row in rows) or 1.0
-        texts, bars = (
-            [[f"{row.name} ({row.kind})", f"{row.value:.4g}"] for row in rows],
-            [(abs(row.value) / most, row.colour) for row in rows],
-        )
+        texts = [[f"{row.name} ({row.kind})", f"{row.value:.4g}"] for row in rows]
+        bars = [(abs(row.value) / most, row.colour) for row in rows]
         recipe = scored[0][1].run.recipe
         task = [value_text(recipe, "objective.kind"), shareable(_data_text(recipe.get("data.train")), full=full)]
         title = f"{_plain(metric)} ({'higher' if _is_high(metric) else 'lower'} is better)"
@@ -73,11 +71,9 @@ def metrics_table(run: RunFacts) -> Table:
     """Return all validation metrics of the best checkpoint of one run, beside the model before training and the baselines."""
     best = run.best_metrics
     columns = {"best checkpoint": best, "before training": run.recorded.before} | {_plain(name): one for name, one in run.baselines.items()}
-    known = [[number_of(values, name) for values in columns.values()] for name in shown_metrics(best)]
-    texts = [["" if value is None else f"{value:.4g}" for value in row] for row in known]
-    return Table(
-        ["metric", *columns], [[_plain(name), *row] for name, row in zip(shown_metrics(best), texts, strict=True)]
-    ).without_empty_columns()
+    known = {name: [number_of(values, name) for values in columns.values()] for name in shown_metrics(best)}
+    rows = [[_plain(name), *("" if value is None else f"{value:.4g}" for value in row)] for name, row in known.items()]
+    return Table(["metric", *columns], rows).without_empty_columns()
 
 
 def best_entries(entries: Sequence[Entry]) -> list[Entry]:

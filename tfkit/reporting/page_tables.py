@@ -71,12 +71,8 @@ def runs_table(entries: Sequence[Entry]) -> Table:
 def _most_confused(confusion: Confusion) -> Table:
     errors = [(count, right, other) for right, row in confusion.items() for other, count in row.items() if count and other != right]
     most = sorted(errors, key=lambda error: -error[0])[:_MOST_CONFUSED]
-    bars = [(count / most[0][0], 0) for count, *_ in most]
-    return Table(
-        ["right class", "predicted", "how often"],
-        [[truncated(right), truncated(other), f"{count:,}"] for count, right, other in most],
-        bars,
-    )
+    rows = [[truncated(right), truncated(other), f"{count:,}"] for count, right, other in most]
+    return Table(["right class", "predicted", "how often"], rows, [(count / most[0][0], 0) for count, *_ in most])
 
 
 @dataclass(frozen=True)
@@ -146,17 +142,10 @@ def provenance_table(entries: Sequence[Entry]) -> Table:
     rows = []
     for entry in entries:
         run, facts = entry.run, entry.run.measurement
-        rows.append(
-            [
-                entry.label,
-                run.provenance or "not measured",
-                "" if facts.coverage is None else f"{facts.coverage:.0%}",
-                "" if facts.pue is None else f"{facts.pue:g}",
-                run.place or "",
-                facts.intensity.origin if facts.intensity else "",
-                "a lower bound: a part was not measured" if run.is_lower_bound else "",
-            ]
-        )
+        coverage, pue = "" if facts.coverage is None else f"{facts.coverage:.0%}", "" if facts.pue is None else f"{facts.pue:g}"
+        origin = facts.intensity.origin if facts.intensity else ""
+        gaps = "a lower bound: a part was not measured" if run.is_lower_bound else ""
+        rows.append([entry.label, run.provenance or "not measured", coverage, pue, run.place or "", origin, gaps])
     head = ["run", "source of the energy", "time measured", "PUE", "place and carbon intensity", "source of the intensity", "gaps"]
     return Table(head, rows)
 

@@ -49,7 +49,8 @@ def report_csv(runs: RunSet, *, full: bool) -> str:
         row = _run(entry, full)
         best = row["best"] or dict(zip(("metric", "value"), next(iter(row["metrics"].items()), (None, None)), strict=True))
         cells = row | {"metric": best["metric"], "score": best["value"]}
-        writer.writerow({name: _cell(value) for name, value in cells.items()})
+        formulas = {name: f"'{text}" for name, text in cells.items() if isinstance(text, str) and _FORMULA.match(text)}
+        writer.writerow(cells | formulas)  # as text, after an apostrophe (OWASP, "CSV Injection")
     return table.getvalue().replace("\r\n", "\n")
 
 
@@ -77,8 +78,3 @@ def _run(entry: Entry, full: bool) -> dict[str, Any]:
         parents = [asdict(parent) for parent in run.parents]
         document |= {"run_id": run.run_id, "hosts": run.hosts, "command": run.recorded.command, "parents": parents}
     return document
-
-
-def _cell(value: Any) -> Any:
-    """Return a value for a cell: text that begins like a formula follows an apostrophe (OWASP, "CSV Injection")."""
-    return f"'{value}" if isinstance(value, str) and _FORMULA.match(value) else value

@@ -148,21 +148,18 @@ def _byte_bpe(task: _Task) -> Backend:
 
 def _wordpiece(task: _Task) -> Backend:
     normalizer = pipelines.bert_normalizer(task.section.lowercase, task.section.strip_accents)
-    alphabet = task.corpus.alphabet(task.max_characters(forms=2), normalizer)
-    splitter = pre_tokenizers.BertPreTokenizer()
-    learned = _learn_bpe(
-        task.corpus, splitter, task.first, task.section.vocab_size, normalizer=normalizer, alphabet=alphabet, prefix=PREFIX
-    )
-    return pipelines.wordpiece(learned["vocab"], normalizer)
+    return pipelines.wordpiece(_learn_words(task, normalizer, prefix=PREFIX)["vocab"], normalizer)
 
 
 def _bpe_eow(task: _Task) -> Backend:
-    normalizer = pipelines.bert_normalizer()
+    return pipelines.bpe_eow(**_learn_words(task, pipelines.bert_normalizer(), suffix=SUFFIX))
+
+
+def _learn_words(task: _Task, normalizer: normalizers.Normalizer, **affix: str) -> dict[str, Any]:
+    """Learn the entries of BERT's words, in which each character has two forms, one of them with the affix."""
     alphabet = task.corpus.alphabet(task.max_characters(forms=2), normalizer)
-    splitter = pre_tokenizers.BertPreTokenizer()
-    return pipelines.bpe_eow(
-        **_learn_bpe(task.corpus, splitter, task.first, task.section.vocab_size, normalizer=normalizer, alphabet=alphabet, suffix=SUFFIX)
-    )
+    splitter, size = pre_tokenizers.BertPreTokenizer(), task.section.vocab_size
+    return _learn_bpe(task.corpus, splitter, task.first, size, normalizer=normalizer, alphabet=alphabet, **affix)
 
 
 # SentencePiece's split of its training text: a word includes the space before it, digits and punctuation are separate from letters, and

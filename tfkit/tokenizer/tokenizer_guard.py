@@ -33,7 +33,6 @@ def expansion(tokenizer_json: Any) -> int:
 
 
 def _expansion_factor(step: Any) -> int:
-    """Return the expansion factor of a step or a sequence of steps."""
     if isinstance(step, list):
         return math.prod(map(_expansion_factor, step))
     if not isinstance(step, dict):

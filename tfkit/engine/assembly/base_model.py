@@ -176,7 +176,7 @@ def pin_models(recipe: Recipe, start: Start | None, objective: Objective, folder
     if start is not None:
         named.insert(0, ("model.from", start.path, start.sha256))
         update["model"] = recipe.model.pinned(start.sha256)
-    if named and folder.has_checkpoints and folder.recipe.exists():
+    if folder.has_checkpoints and folder.recipe.exists():
         begun = read_recipe(str(folder.recipe)).recipe
         before = {f"objective.{name}": sha256 for name, sha256 in begun.objective.pins.items()}
         before["model.from"] = begun.model.sha256 or (start.sha256 if start is not None else None)  # a person may have removed it

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal
@@ -28,7 +28,7 @@ from tfkit.objectives.objective import Batch, Objective
 from tfkit.objectives.registry import open_rows, row_order
 from tfkit.parallel.ranks import ALONE, Peers
 from tfkit.recipe.schema.sections import Recipe
-from tfkit.run.state_json import TrainingState
+from tfkit.training.checkpoint import load_training_state
 from tfkit.training.device import move, pick_precision
 from tfkit.training.loop import Plan, Progress
 from tfkit.training.loss_module import LossModule
@@ -55,6 +55,7 @@ class Components:
     stepper: Stepper
     reference: FrozenReference | None  # the initial model, for an objective that reads it in every step
     data: TrainingData  # with the initial model's log-probabilities, for an objective that reads them once
+    progress: Progress = field(default_factory=Progress)
 
 
 def first_model(recipe: Recipe, data: TrainingData, listener: Listener, peers: Peers = ALONE) -> Transformer:
@@ -86,10 +87,12 @@ def assemble(
     listener: Listener,
     should_stop: Callable[[], bool] | None = None,
     peers: Peers = ALONE,
+    checkpoint: Path | None = None,
 ) -> Components:
-    """Return the components of the first step, into which a checkpoint can be restored. The model moves to the device; its parameters
+    """Return the components of the first step or, as a checkpoint has them, of the next one. The model moves to the device; its parameters
     become working weights. `should_stop` ends the sampling of responses; `peers`: the ranks that take each step together, over which the
-    weights are sharded if the recipe says so. Raises ModelError for ids beyond the vocabulary, and for ranks whose initial weights differ.
+    weights are sharded if the recipe says so. Raises ModelError for ids beyond the vocabulary, for ranks whose weights differ, and for a
+    checkpoint that does not fit.
     """
     for stored in (
         *(stored for stored, _ in data.train),
@@ -126,7 +129,7 @@ def assemble(
     schedule = Schedule(recipe.schedule, plan.steps, sizes, rows.mean_tokens, model.config.dim)
     loader: StepLoader[Batch]
     if objective.rollouts is not None:
-        loader = sampling_loader(recipe, data, rows, sizes, micro_batch_size, model, reference, device, should_stop, peers)
+        loader = sampling_loader(data, rows, sizes, micro_batch_size, stepper, reference, should_stop)
     elif device.type == "cuda":
         loader = Loader(rows, lambda rows: objective.collate(rows).pinned(), sizes, micro_batch_size, ahead=True)
     else:
@@ -134,7 +137,8 @@ def assemble(
     loader.rank, loader.ranks = peers.ranks.rank, peers.ranks.size
     if (mix := objective.pretraining) is not None:
         loader = mix_text(loader, mix, data.pretraining, row_order(recipe, model.config))
-    return Components(precision, loader, plan, schedule, weights, stepper.optimizer, stepper, reference, data)
+    components = Components(precision, loader, plan, schedule, weights, stepper.optimizer, stepper, reference, data)
+    return components if checkpoint is None else replace(components, progress=_restore(components, checkpoint))
 
 
 def assemble_stepper(
@@ -209,8 +213,9 @@ def _check_prompts(recipe: Recipe, data: TrainingData, model: Transformer) -> No
             raise UsageError(f"generation.prompts: {error}") from None
 
 
-def restore(components: Components, checkpoint: Path, tensors: dict[str, torch.Tensor], state: TrainingState) -> Progress:
+def _restore(components: Components, checkpoint: Path) -> Progress:
     """Load the weights and the training state of a checkpoint into the components; return its progress. Raises ModelError."""
+    tensors, state = load_training_state(checkpoint)
     components.optimizer.load_state(
         {name: tensor for name, tensor in tensors.items() if not name.startswith((_LATEST, _MEAN, LOADER_PREFIX, PREFIX))}
     )

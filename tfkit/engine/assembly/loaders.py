@@ -14,17 +14,17 @@ from tfkit.adapters import FrozenReference
 from tfkit.data import BatchSizes, Loader, Rows, StepLoader, TokenStream
 from tfkit.engine.assembly.training_data import TrainingData
 from tfkit.errors import ModelError
-from tfkit.model.transformer import Transformer
 from tfkit.objectives.causal_lm import PretrainingMix
 from tfkit.objectives.context import RowOrder
 from tfkit.objectives.objective import Batch
 from tfkit.parallel.collectives import ProcessGroup
 from tfkit.parallel.common_work import CommonWork
 from tfkit.parallel.rank_map import BatchWork
-from tfkit.parallel.ranks import Peers
-from tfkit.recipe.schema.sections import Recipe
 from tfkit.training.device import eager
 from tfkit.training.memory import largest_divisor
+from tfkit.training.step import Stepper
+
+ShouldStop = Callable[[], bool] | None
 
 
 def mix_text(
@@ -82,34 +82,26 @@ LOADER_PREFIX = "loader/"  # prefix of its tensors in a training state
 
 
 def sampling_loader(
-    recipe: Recipe,
-    data: TrainingData,
-    rows: Rows,
-    sizes: BatchSizes,
-    micro_batch_size: int,
-    model: Transformer,
-    reference: FrozenReference | None,
-    device: torch.device,
-    should_stop: Callable[[], bool] | None,
-    peers: Peers,
+    data: TrainingData, rows: Rows, sizes: BatchSizes, size: int, stepper: Stepper, reference: FrozenReference | None, stop: ShouldStop
 ) -> StepLoader[Batch]:
-    """Return the loader of an objective whose responses are sampled. `should_stop` ends the sampling in a single process."""
+    """Return the loader of an objective whose responses are sampled, in micro-batches of `size`. `stop` ends it in a single process."""
     from tfkit.alignment.rollout_loader import RolloutLoader
 
     assert data.rules is not None, "without rules a training is only planned"
     assert reference is not None, "sampled responses are compared with the model of the first step"
+    peers = stepper.peers
     return RolloutLoader(
         rows,
         data.objective,
         sizes,
-        micro_batch_size,
-        policy=model,
+        size,
+        policy=stepper.model,
         reference=reference,
         rules=data.rules,
-        device=device,
-        seed=recipe.training.seed,
-        uncompiled=partial(eager, model),
-        work=BatchWork(deal=CommonWork(peers).deal) if isinstance(peers, ProcessGroup) else BatchWork(should_stop=should_stop),
+        device=stepper.device,
+        seed=stepper.seed,
+        uncompiled=partial(eager, stepper.model),
+        work=BatchWork(deal=CommonWork(peers).deal) if isinstance(peers, ProcessGroup) else BatchWork(should_stop=stop),
     )
 
 

@@ -99,7 +99,9 @@ def plan_chain(now: RequestRecord, kind: TrainingKind | None, options: RunOption
     recorded = _recorded(options.run)
     begun = recorded is not None and any(map(is_begun, stage_folders(options.run).values()))
     before = RequestRecord.from_document(recorded.given) if recorded is not None and (begun or now.recipe is None) else None
-    given = _combine(before, now, options.run)
+    given = before.merged_with(now) if before is not None else now  # overrides hold until they or the file are changed
+    if given.recipe is None:  # run.json was damaged, and set aside
+        given = replace(given, recipe=open_recipe(str(options.run / "recipe.yaml")))
     assert given.recipe is not None
     chain = read_chain(given.recipe, given.overrides)
     _require_kind(chain, kind)
@@ -125,14 +127,6 @@ def _recorded(folder: Path) -> RunDocument | None:
         raise
     except ValueError:
         return None
-
-
-def _combine(before: RequestRecord | None, now: RequestRecord, folder: Path) -> RequestRecord:
-    """Return the chain as given by this command and those before it. Overrides hold until they or the file are changed."""
-    given = before.merged_with(now) if before is not None else now
-    if given.recipe is not None:
-        return given
-    return replace(given, recipe=open_recipe(str(folder / "recipe.yaml")))  # run.json was damaged, and set aside
 
 
 def _require_kind(chain: Chain, kind: TrainingKind | None) -> None:

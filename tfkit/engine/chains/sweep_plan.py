@@ -101,7 +101,8 @@ def plan_sweep(source: RecipeText | None, space: SearchSpace, asked: int | None,
         space = replace(space, fixed={name: value for name, value in space.fixed.items() if is_free(name)})  # the others are part of it
     first = Trial("", space.first)
     with _of_trial(first):
-        recipe = _last_recipe(source, followed_by(space.fixed, first.values))
+        read = read_trial(source, followed_by(space.fixed, first.values))
+        recipe = read if isinstance(read, Recipe) else read.stages[-1].recipe  # whose model is scored
     if not recipe.data.validation:
         raise UsageError(f"{source.path}: data.validation: trials are compared by held-out rows, of which there are none; set it")
     metric = recipe.evaluation.metric or recipe.objective.trained_for.best_by
@@ -126,12 +127,6 @@ def _decided(folder: Path, overrides: Overrides, listener: Listener, *, continue
 def read_trial(source: RecipeText, overrides: Overrides) -> Recipe | Chain:
     """Return the recipe of a trial, checked. Raise UsageError."""
     return read_chain(source, overrides) if source.has_stages else source.read(overrides)
-
-
-def _last_recipe(source: RecipeText, overrides: Overrides) -> Recipe:
-    """Return the recipe whose model is scored: of a recipe with stages, that of the last stage."""
-    recipe = read_trial(source, overrides)
-    return recipe if isinstance(recipe, Recipe) else recipe.stages[-1].recipe
 
 
 def _changes(before: RequestRecord | None, now: RequestRecord) -> tuple[str, ...]:

@@ -77,7 +77,8 @@ def require_known_gpu(gpu: str | None, probe: int, ranks: int) -> None:
 
 def require_ranks(recipe: Recipe, ranks: int) -> None:
     """Raise UsageError, with the nearest possible numbers of ranks, if a batch cannot be divided evenly among the ranks."""
-    size = _batch_unit(recipe)
+    size, ramp = recipe.training.batch_size, recipe.training.batch_ramp
+    size = size if ramp is None else BatchSizes(size, ramp.start, 1.0).unit  # which divides the batch of every step
     if size % ranks:
         divisors = [count for count in range(1, size + 1) if size % count == 0]
         near = dict.fromkeys([max(count for count in divisors if count < ranks), min((n for n in divisors if n > ranks), default=size)])
@@ -91,12 +92,6 @@ def require_ranks(recipe: Recipe, ranks: int) -> None:
 def copies_elsewhere(recipe: Recipe, gpu: str | None) -> float:
     """Return the copies of the model for which this machine must have the memory: none for a GPU, else those of a machine like this one."""
     return 0.0 if gpu is not None else 1 / recipe.parallel.shard
-
-
-def _batch_unit(recipe: Recipe) -> int:
-    """Return the number of rows that divides the batch of every step."""
-    ramp = recipe.training.batch_ramp
-    return recipe.training.batch_size if ramp is None else BatchSizes(recipe.training.batch_size, ramp.start, 1.0).unit
 
 
 def with_cluster(plan: Estimate, recipe: Recipe, data: TrainingData, ranks: int, gpu_name: str | None) -> Estimate:

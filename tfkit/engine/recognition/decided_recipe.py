@@ -15,8 +15,16 @@ from tfkit.engine.recognition.decided_size import RowTokens, Size, decide_size, 
 from tfkit.errors import UsageError
 from tfkit.model.transformer import on_meta
 from tfkit.recipe import RecipeError, ResolvedRecipe
-from tfkit.recipe.column_forms import find_label_sets, unread_texts
-from tfkit.recipe.column_groups import Named, choice_columns, flag_columns, instructed, languages_in, translation
+from tfkit.recipe.column_forms import (
+    Named,
+    choice_columns,
+    find_label_sets,
+    flag_columns,
+    instructed,
+    languages_in,
+    translation,
+    unread_texts,
+)
 from tfkit.recipe.reading.overrides import Overrides, followed_by
 from tfkit.recipe.reading.read import read_document
 from tfkit.recipe.schema.data_sections import SourceSection
@@ -33,17 +41,8 @@ _TEXT = next(role for role in ClassificationSection.roles if role.name == "text"
 _DECIDED = "the recipe of what was seen"  # the name of the file that it would be, in messages
 _SAMPLE = 200  # rows whose tokens are counted
 _ANSWERS = ("label", "labels", "tags")  # roles whose values are not in the model's input
-_LABELLED = (
-    "classification",
-    "multi_label",
-    "tagging",
-    "question_answering",
-    "multiple_choice",
-    "text_to_text",
-    "chat",
-    "dpo",
-    "causal_lm",
-)  # causal_lm: rows that have a text
+# The objectives on labelled rows, and causal_lm for rows that have a text.
+_KINDS = ("classification", "multi_label", "tagging", "question_answering", "multiple_choice", "text_to_text", "chat", "dpo", "causal_lm")
 
 
 def decide_recipe(source: SourceSection, start: str, overrides: Overrides, given: dict[str, Any]) -> ResolvedRecipe:
@@ -68,9 +67,9 @@ def _inspect_data(section: SourceSection, on_bad_row: Any) -> DataSummary:
     held = _values(_column_names(records), records)
     named = section.columns | ({} if section.text is None else {"text": section.text})
     found = {} if named else _recognised_columns(section.path or "", held)
-    given = dict.fromkeys(_LABELLED, named) | found
+    given = dict.fromkeys(_KINDS, named) | found
     class_names = read_class_names(section.class_names)
-    rows = {kind: _rows(kind, given[kind], records, class_names) for kind in _LABELLED}
+    rows = {kind: _rows(kind, given[kind], records, class_names) for kind in _KINDS}
     if not (named or found["text_to_text"]) and len(languages_in(held)) > 2:  # one may be translated to any other
         rows["text_to_text"] = []
     rows["tagging"] = [row for row in rows["tagging"] if len(row.values["tokens"]) == len(row.values["tags"])]

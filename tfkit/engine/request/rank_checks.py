@@ -17,17 +17,13 @@ def require_divisible(recipe: Recipe, ranks: int) -> None:
     if ranks == 1:
         require_mesh(recipe, 1)
         return
-    _require_torch(recipe)
-    require_even(recipe, ranks)
-
-
-def _require_torch(recipe: Recipe) -> None:
-    """Raise MachineError for sharded weights with a PyTorch before 2.13, which may silently lose gradients."""
+    # An older PyTorch may silently lose gradients of sharded weights.
     if recipe.parallel.shard > 1 and tuple(map(int, re.findall(r"\d+", version("torch"))[:2])) < _TORCH_OF_SHARDS:
         needed = ".".join(map(str, _TORCH_OF_SHARDS))
         raise MachineError(
             f"parallel.shard: ranks with sharded weights need PyTorch {needed}, and this is {version('torch')}: upgrade it, or give 1"
         )
+    require_even(recipe, ranks)
 
 
 def rank_device(asked: str | None, ranks: Ranks) -> str | None:

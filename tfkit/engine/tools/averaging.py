@@ -41,7 +41,19 @@ def choose_checkpoints(run: Path, out: Path, last: int) -> list[Path]:
     if out.exists() or out.is_symlink():
         raise UsageError(f"{out}: already exists and is never overwritten; give another {argument('out')}")
     Inputs(models=(run / "checkpoints",)).refuse_output(out, argument("out"))
-    return _last(run, last)
+    if not (run / "checkpoints").is_dir():
+        raise ModelError(f"{run}: is not a run folder: it has no folder checkpoints")
+    saved = checkpoints(run / "checkpoints")
+    if len(saved) < last:
+        kept = (
+            f"complete checkpoints here are {', '.join(path.name for path in saved)}" if saved else "there is no complete checkpoint here"
+        )
+        raise ModelError(
+            f"{run}: {argument('last', last)} of its checkpoints, but {kept}. A run keeps checkpoint.keep of them, one every "
+            "checkpoint.every steps: "
+            f"raise it (also for a run that is continued with {argument('resume', True)}), or average fewer"
+        )
+    return saved[-last:]
 
 
 def carbon_of(run: Path) -> CarbonSection:
@@ -73,23 +85,6 @@ def average_checkpoints(chosen: Sequence[Path], out: Path, listener: Listener) -
             f"{out}: cannot be written ({reason}), and nothing is left there: check the disk, or give another {argument('out')}"
         ) from error
     return Averaged([path.name for path in chosen], facts["step"], facts.get(_SHIFT))
-
-
-def _last(run: Path, last: int) -> list[Path]:
-    """Return the newest `last` complete checkpoints by rising step. Raises ModelError if there are fewer."""
-    if not (run / "checkpoints").is_dir():
-        raise ModelError(f"{run}: is not a run folder: it has no folder checkpoints")
-    saved = checkpoints(run / "checkpoints")
-    if len(saved) < last:
-        kept = (
-            f"complete checkpoints here are {', '.join(path.name for path in saved)}" if saved else "there is no complete checkpoint here"
-        )
-        raise ModelError(
-            f"{run}: {argument('last', last)} of its checkpoints, but {kept}. A run keeps checkpoint.keep of them, one every "
-            "checkpoint.every steps: "
-            f"raise it (also for a run that is continued with {argument('resume', True)}), or average fewer"
-        )
-    return saved[-last:]
 
 
 def _facts_of_one_run(chosen: Sequence[Path], listener: Listener) -> dict[str, Any]:

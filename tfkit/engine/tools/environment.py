@@ -1,6 +1,7 @@
 """The environment of the commands: versions, processor, threads, devices and the cache. torch need not be installed."""
 
 import platform
+from pathlib import Path
 from typing import Any
 
 from tfkit import __version__
@@ -14,8 +15,11 @@ LIBRARIES = (
 
 
 def describe_environment() -> dict[str, Any]:
-    """Return the document of `tfkit env --json`."""
-    cpu = processor()
+    """Return the document of `tfkit env --json`, with the file of forecasts and their median errors of time and energy so far."""
+    from tfkit.engine.planning.forecast_history import NAME, median_errors
+
+    cpu, cache, machine = processor(), _cache(), machine_name()
+    file = None if cache["folder"] is None else str(Path(cache["folder"], NAME))  # the field `cache` has the error
     return {
         "schema_version": 1,
         "tfkit": __version__,
@@ -25,8 +29,8 @@ def describe_environment() -> dict[str, Any]:
         "processor": {"name": cpu["name"], "bf16": None if cpu["bf16"] is None else bool(cpu["bf16"])},
         "threads": usable_cores(),
         "devices": _devices(),
-        "cache": _cache(),
-        "forecasts": _forecasts(),
+        "cache": cache,
+        "forecasts": {"file": file, "machine": machine, **median_errors(machine)},
     }
 
 
@@ -40,18 +44,6 @@ def _devices() -> list[str]:
     if torch.backends.mps.is_available():
         devices.append("mps")
     return devices
-
-
-def _forecasts() -> dict[str, Any]:
-    """Return the history of forecasts on this processor: its file, and the median errors of time and energy so far."""
-    from tfkit.data.store.folder_cache import cache_folder
-    from tfkit.engine.planning.forecast_history import NAME, median_errors
-
-    name = machine_name()
-    try:
-        return {"file": str(cache_folder() / NAME), "machine": name, **median_errors(name)}
-    except TfkitError:  # the field `cache` has the error
-        return {"file": None, "machine": name, **median_errors(name)}
 
 
 def _cache() -> dict[str, Any]:

@@ -145,12 +145,8 @@ class ShownMask:
     cells: list[str]
 
 
-def first_masks(batch: Batch, config: ModelConfig, rows: Sequence[tuple[str, ShownRow]]) -> list[ShownMask]:
-    """Return the masks with which a model reads the rows, which are the first of the batch: one for each stack and distinct window."""
-    return [mask for number, (place, row) in enumerate(rows) for mask in _masks_of_row(batch, config, number, place, row)]
-
-
 def _masks_of_row(batch: Batch, config: ModelConfig, number: int, place: str, row: ShownRow) -> Iterator[ShownMask]:
+    """Yield the masks with which a model reads a row of the batch: one for each stack and distinct window."""
     source_length, padding = batch.input_ids.shape[1], _row(batch.padding_mask, number)
     own = Positions(source_length, 0, batch.input_ids.device, padding, _row(batch.document_ids, number))
     names = [token.token for token in row.tokens][:source_length]  # a row of a language model may show one label more than it reads
@@ -277,5 +273,5 @@ def first_rows(recipe: Recipe, data: TrainingData, count: int, *, masks: bool = 
     tokens = sum(micro_batch.tokens for micro_batch in step)
     totals = {"rows": size, "tokens": tokens, "targets": dict(targets), "rows_an_epoch": len(rows)}
     readings = rollouts.readings if rollouts is not None else 1
-    drawn = first_masks(batch, data.config, named) if masks else None
+    drawn = [mask for i, (place, row) in enumerate(named) for mask in _masks_of_row(batch, data.config, i, place, row)] if masks else None
     return Inspection(recipe.objective.kind, data.labels, data.objective.legend(), named, totals, readings, drawn)

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 
 from tfkit.alignment.user_code import CodePermission
-from tfkit.engine.assembly.components import Components, assemble, first_model, restore
+from tfkit.engine.assembly.components import Components, assemble, first_model
 from tfkit.engine.assembly.training_data import TrainingData, prepare_data
 from tfkit.engine.inference.session import Session
 from tfkit.engine.listener import Listener
@@ -14,10 +14,8 @@ from tfkit.errors import MachineError
 from tfkit.recipe.schema.sections import Recipe
 from tfkit.run.checkpoints import checkpoints, step_of
 from tfkit.run.manifest import verify
-from tfkit.run.state_json import TrainingState
-from tfkit.training.checkpoint import load_training_state
 from tfkit.training.device import keep_freed_memory, make_deterministic, pick_device
-from tfkit.training.loop import Progress, take_steps
+from tfkit.training.loop import take_steps
 from tfkit.training.replay import batch_sha256, find_first_bad, weights_sha256
 
 
@@ -39,8 +37,8 @@ def replay_step(
     data = prepare_data(recipe, pick_device(device or document["device"]), work.listener, work.stop, work.meter, code)
     work.meter.phase("replay")
     with work.stop.at_once():
-        components, before = _state_before(run, recipe, data, document, device, work.listener)
-        batches = components.loader.step(before.step)
+        components = _state_before(run, recipe, data, document, device, work.listener)
+        batches = components.loader.step(components.progress.step)
         _check_same(document, weights_sha256(components.stepper), [batch_sha256(batch) for batch in batches])
         bad = find_first_bad(components.stepper, batches, document["step"])
     return {
@@ -53,19 +51,18 @@ def replay_step(
 
 def _state_before(
     run: Path, recipe: Recipe, data: TrainingData, document: dict[str, Any], device: str | None, listener: Listener
-) -> tuple[Components, Progress]:
+) -> Components:
     """Return the components as they were before the step: restored from the newest good checkpoint, and trained for the steps since."""
     place = pick_device(device or document["device"])
     make_deterministic(place)
     keep_freed_memory()
     model = first_model(recipe, data, listener)
-    components = assemble(recipe, data, model, place, len(document["micro_batches"][0]["rows"]), listener)
     usable = [path for path in checkpoints(run / "checkpoints") if step_of(path) < document["step"] and not verify(path)]
-    tensors, state = load_training_state(usable[-1]) if usable else ({}, TrainingState())
-    progress = restore(components, usable[-1], tensors, state) if usable else Progress()
-    listener.say(f"from {usable[-1].name if usable else 'the random weights of the start'} to step {document['step']}")
-    take_steps(components.stepper, components.loader, components.schedule, components.plan, progress, document["step"] - 1)
-    return components, progress
+    newest, size = usable[-1] if usable else None, len(document["micro_batches"][0]["rows"])
+    components = assemble(recipe, data, model, place, size, listener, checkpoint=newest)
+    listener.say(f"from {newest.name if newest is not None else 'the random weights of the start'} to step {document['step']}")
+    take_steps(components.stepper, components.loader, components.schedule, components.plan, components.progress, document["step"] - 1)
+    return components
 
 
 def _check_same(document: dict[str, Any], weights: str, batches: list[str]) -> None:

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 
 from tfkit.carbon import FINISH
-from tfkit.carbon.footprint import MEASURED, RunTotals
+from tfkit.carbon.footprint import MEASURED
 from tfkit.engine.assembly.base_model import has_new_head, pin_models
-from tfkit.engine.assembly.components import Components, assemble, first_model, restore
+from tfkit.engine.assembly.components import Components, assemble, first_model
 from tfkit.engine.assembly.memory_plan import disk_bytes, trained_numel
 from tfkit.engine.assembly.training_rows import training_baselines
 from tfkit.engine.assembly.verdict import comparison_fields
@@ -33,8 +33,7 @@ from tfkit.recipe import dump_recipe
 from tfkit.recipe.schema.sections import Recipe
 from tfkit.run import strict_json
 from tfkit.run.checkpoints import newest_good, require_free_space
-from tfkit.run.state_json import TrainingState
-from tfkit.training.checkpoint import load_training_state
+from tfkit.run.state_json import TrainingState, read_state_json
 from tfkit.training.device import compile_model, keep_freed_memory, make_deterministic, memory_bytes
 from tfkit.training.loop import Progress, train, try_out
 from tfkit.units import format_baselines
@@ -56,11 +55,15 @@ class AssembledRun:
     pinned: Recipe
     components: Components
     resumed_from: Path | None
-    progress: Progress
     micro_batches: MicroBatches
     log: TrainingLog
     hooks: LoopHooks
     baselines: Baselines
+
+    @property
+    def progress(self) -> Progress:
+        """The steps so far, including those of earlier attempts."""
+        return self.components.progress
 
     @property
     def totals(self) -> dict[str, float]:
@@ -170,8 +173,9 @@ class AssembledRun:
         self.hooks.checkpointer.write_card(Path(result["checkpoint"]), self.progress.step, totals)
         if self.run.planned is not None and folder.attempt == 1 and not result["stopped_early"]:
             self.run.forecaster.remember(self.run, self.run.planned, totals)
-        measured = _actual(totals, memory_bytes(self.run.device))
-        folder.end_attempt("finished", step=self.progress.step, result=result, actual=measured)
+        actual = totals.document(("seconds", "energy_kwh", "emissions_g"))  # of all attempts; the FLOPs are counted as in the plan
+        actual |= {"memory_bytes": memory_bytes(self.run.device), "flops": totals.train_flops}
+        folder.end_attempt("finished", step=self.progress.step, result=result, actual=actual)
         return result
 
     # ----------------------------------------------------------------------------------------------------- the parts of train
@@ -219,12 +223,12 @@ def assemble_run(run: Run, *, exact: bool, force: bool) -> AssembledRun:
     ModelError, DataError, UsageError and MachineError.
     """
     recipe, data, folder, listener, peers = run.recipe, run.data, run.folder, run.listener, run.peers
-    pinned = pin_models(recipe, data.start, data.objective, folder)
+    pinned = pin_models(recipe, data.start, data.objective, folder) if data.start or data.objective.recorded_companions else recipe
     model = first_model(recipe, data, listener, peers)
     make_deterministic(run.device)
     keep_freed_memory()
     resumed_from = newest_good(folder.checkpoints, listener.warn, exact)
-    tensors, state = load_training_state(resumed_from) if resumed_from else ({}, TrainingState())
+    state = read_state_json(resumed_from) if resumed_from else TrainingState()
     if resumed_from:
         require_same_text(state.data, data.fingerprints())
     _announce_size(model, listener)
@@ -235,27 +239,21 @@ def assemble_run(run: Run, *, exact: bool, force: bool) -> AssembledRun:
         if not peers.ranks.is_alone:
             from tfkit.engine.training_run.coordinator import announce_run
 
-            announce_run(peers, recipe, data, folder.path, resumed_from, size, run.device)
-        components = assemble(recipe, data, model, run.device, size, listener, run.should_end, peers)
+            announce_run(run, resumed_from, size)
+        components = assemble(recipe, data, model, run.device, size, listener, run.should_end, peers, resumed_from)
     run.data = components.data
-    progress = restore(components, resumed_from, tensors, state) if resumed_from else Progress()
     if resumed_from:
-        require_length(folder.path, components.plan.steps, progress.step)
+        require_length(folder.path, components.plan.steps, components.progress.step)
     micro_batches = _micro_batches(run, components, resumed_from, size)
     if recipe.training.compile:
         compile_model(model, by_block=recipe.parallel.shard > 1)
-    log = TrainingLog(run, components, progress, state.log)
+    log = TrainingLog(run, components, state.log)
     for problem in run.ancestry.problems:
         listener.warn(problem)
     hooks = LoopHooks(run, components, log, micro_batches)
     with run.stop.at_once("no step was taken yet"):
         baselines = training_baselines(recipe) if run.data.validation else {}
-    return AssembledRun(run, pinned, components, resumed_from, progress, micro_batches, log, hooks, baselines)
-
-
-def _actual(totals: RunTotals, memory_bytes: int) -> dict[str, Any]:
-    """Return `actual` of run.json, from the totals of all attempts; `flops`: of the steps, counted as in the plan."""
-    return {**totals.document(("seconds", "energy_kwh", "emissions_g")), "memory_bytes": memory_bytes, "flops": totals.train_flops}
+    return AssembledRun(run, pinned, components, resumed_from, micro_batches, log, hooks, baselines)
 
 
 def _announce_size(model: Transformer, listener: Listener) -> None:

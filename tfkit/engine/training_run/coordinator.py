@@ -7,22 +7,18 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
-import torch
-
 from tfkit.carbon import Meter
 from tfkit.engine.assembly.rank_inputs import inputs_on_rank, require_same_inputs
-from tfkit.engine.assembly.training_data import TrainingData
 from tfkit.engine.assembly.weight_sharding import require_same
 from tfkit.engine.listener import Listener, StopRequest
 from tfkit.engine.training_run.loop_hooks import LoopHooks
 from tfkit.engine.training_run.micro_batches import MicroBatches
+from tfkit.engine.training_run.run import Run
 from tfkit.engine.training_run.sharded_work import ShardedWork
 from tfkit.errors import PeerLostError, Stopped, UnhealthyError
 from tfkit.parallel.collectives import ProcessGroup
 from tfkit.parallel.common_work import CommonWork
-from tfkit.parallel.ranks import Peers
 from tfkit.recipe.dump import recipe_document
-from tfkit.recipe.schema.sections import Recipe
 from tfkit.training.health import StepReport, UnhealthyStepError
 from tfkit.training.loop import Progress
 from tfkit.training.replay import weights_sha256
@@ -139,17 +135,15 @@ class RankHooks:
         return result
 
 
-def announce_run(
-    peers: Peers, recipe: Recipe, data: TrainingData, folder: Path, checkpoint: Path | None, micro_batch_size: int, device: torch.device
-) -> None:
+def announce_run(run: Run, checkpoint: Path | None, micro_batch_size: int) -> None:
     """Announce the run to the other ranks: its resolved recipe, the checkpoint that it continues from, the device, and the code that is
     run. Then wait until they have prepared the same data (worker.py). Raises DataError or ModelError on all ranks if an input differs.
     """
-    assert isinstance(peers, ProcessGroup)
-    where = {"folder": str(folder), "checkpoint": str(checkpoint) if checkpoint else None}
-    facts = {"micro_batch_size": micro_batch_size, "device": device.type, "code": data.code_hashes}
-    peers.announce({**where, "recipe": recipe_document(recipe, None), **facts})
-    require_same_inputs([*inputs_on_rank(recipe, data, checkpoint)], CommonWork(peers).exchange)
+    assert isinstance(run.peers, ProcessGroup)
+    where = {"folder": str(run.folder.path), "checkpoint": str(checkpoint) if checkpoint else None}
+    facts = {"micro_batch_size": micro_batch_size, "device": run.device.type, "code": run.data.code_hashes}
+    run.peers.announce({**where, "recipe": recipe_document(run.recipe, None), **facts})
+    require_same_inputs([*inputs_on_rank(run.recipe, run.data, checkpoint)], CommonWork(run.peers).exchange)
 
 
 @contextmanager

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable, Collection
 from copy import copy
-from functools import cached_property, partial
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -76,7 +76,10 @@ class Run:
 
     def forecast(self, *, ahead: bool = False) -> Estimate:
         """Estimate the prepared run. `ahead`: it starts later, and finds in the cache what was built now."""
-        seconds = partial(self._seconds_so_far, ahead=ahead)
+
+        def seconds() -> float:
+            return time.monotonic() - self.began - (BuildingTime.seconds - self._built if ahead else 0.0)
+
         with self.stop.at_once("nothing was trained yet"):
             self.planned = self.forecaster.estimate(self, seconds)
         return self.planned
@@ -142,9 +145,6 @@ class Run:
     def should_end(self) -> Callable[[], bool]:
         """Whether the steps should end; a budget is checked after each of them, and not again by this."""
         return self.stop.should_stop if self.budget is None else self.budget.should_end
-
-    def _seconds_so_far(self, *, ahead: bool) -> float:
-        return time.monotonic() - self.began - (BuildingTime.seconds - self._built if ahead else 0.0)
 
     def choose_rate(self) -> None:
         """Give the recipe the learning rate that a trial chooses, or its own if the forecast has no trial. Raises Stopped."""

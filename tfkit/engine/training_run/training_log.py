@@ -15,7 +15,7 @@ from tfkit.errors import DataError, argument
 from tfkit.run.metrics import MetricsLog, read_metrics
 from tfkit.run.state_json import SavedLog, finite_or_none
 from tfkit.training.device import memory_bytes, peak_flops
-from tfkit.training.loop import Log, Progress
+from tfkit.training.loop import Log
 from tfkit.units import format_metrics
 
 
@@ -26,12 +26,12 @@ class TrainingLog:
     older version: then metrics.jsonl counts.
     """
 
-    def __init__(self, run: Run, components: Components, progress: Progress, saved: SavedLog | None):
-        self.run, self.plan, self.progress = run, components.plan, progress
+    def __init__(self, run: Run, components: Components, saved: SavedLog | None):
+        self.run, self.plan, self.progress = run, components.plan, components.progress
         loader, self._precision = components.loader, components.precision
         self._rows = Loader(loader.rows, run.data.objective.collate, loader.sizes, loader.micro_batch_size)
         self._metrics = MetricsLog(run.folder.metrics, run.listener.warn)
-        self._metrics.cut_back(progress.step)
+        self._metrics.cut_back(self.progress.step)
         self.latest: dict[str, Any] = {}
         self.evaluations: dict[int, dict[str, Any]] = {}
         self.sampled: set[int] = set()
@@ -48,7 +48,7 @@ class TrainingLog:
         if saved is not None:
             self._restore(saved)
         is_tracked = run.recipe.trackers or run.recipe.training.tensorboard
-        self._trackers = open_trackers(run.recipe, run.folder, progress.step + 1, run.listener.warn) if is_tracked else []
+        self._trackers = open_trackers(run.recipe, run.folder, self.progress.step + 1, run.listener.warn) if is_tracked else []
 
     def state(self) -> SavedLog:
         """Return the part for a checkpoint."""

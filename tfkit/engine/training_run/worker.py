@@ -13,7 +13,7 @@ import torch
 
 from tfkit.alignment.user_code import CodePermission
 from tfkit.carbon import FINISH, Meter
-from tfkit.engine.assembly.components import assemble, first_model, restore
+from tfkit.engine.assembly.components import assemble, first_model
 from tfkit.engine.assembly.rank_inputs import inputs_on_rank, require_code_of_first, require_same_inputs
 from tfkit.engine.assembly.training_data import prepare_data
 from tfkit.engine.listener import Listener, StopRequest
@@ -28,10 +28,8 @@ from tfkit.parallel.common_work import CommonWork
 from tfkit.parallel.ranks import Ranks
 from tfkit.parallel.workers import write_into
 from tfkit.recipe.reading.read import read_document
-from tfkit.run.state_json import TrainingState
-from tfkit.training.checkpoint import load_training_state
 from tfkit.training.device import compile_model, keep_freed_memory, make_deterministic, pick_device, use_device
-from tfkit.training.loop import Progress, train
+from tfkit.training.loop import train
 
 
 def follow(ranks: Ranks, threads: int, listener: Listener, stop: StopRequest, given: RequestRecord | None = None) -> None:
@@ -75,8 +73,8 @@ def _take_part(message: dict[str, Any], group: ProcessGroup, listener: Listener,
     """Take part in one training."""
     with stop.at_once("no step was taken yet"):
         write_into(Path(message["folder"]))
-        micro_batches, progress = _begin(message, group, listener, stop, meter)
-    components = micro_batches.components
+        micro_batches = _begin(message, group, listener, stop, meter)
+    components, progress = micro_batches.components, micro_batches.components.progress
     work = ShardedWork(micro_batches.recipe, components, stop.should_stop)
     with steps_of_ranks(FollowingHooks(listener, micro_batches, meter), work, progress.step, stop, meter.stop) as hooks:
         meter.phase("train", progress.step)
@@ -86,9 +84,7 @@ def _take_part(message: dict[str, Any], group: ProcessGroup, listener: Listener,
             meter.phase(FINISH)
 
 
-def _begin(
-    message: dict[str, Any], group: ProcessGroup, listener: Listener, stop: StopRequest, meter: Meter
-) -> tuple[MicroBatches, Progress]:
+def _begin(message: dict[str, Any], group: ProcessGroup, listener: Listener, stop: StopRequest, meter: Meter) -> MicroBatches:
     """Prepare the data, from the cache that rank 0 has filled if it is shared, and assemble the same components as rank 0, which are those
     of the micro-batches.
     """
@@ -105,9 +101,7 @@ def _begin(
     make_deterministic(device)
     keep_freed_memory()
     model = first_model(recipe, data, listener, group)
-    tensors, state = load_training_state(checkpoint) if checkpoint else ({}, TrainingState())
-    components = assemble(recipe, data, model, device, message["micro_batch_size"], listener, peers=group)
-    progress = restore(components, checkpoint, tensors, state) if checkpoint else Progress()
+    components = assemble(recipe, data, model, device, message["micro_batch_size"], listener, peers=group, checkpoint=checkpoint)
     if recipe.training.compile:
         compile_model(model, by_block=recipe.parallel.shard > 1)
-    return MicroBatches(recipe, device, listener, components, restored=checkpoint is not None), progress
+    return MicroBatches(recipe, device, listener, components, restored=checkpoint is not None)
