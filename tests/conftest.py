@@ -1,4 +1,4 @@
-"""The environment of every test: no network, no caches, tokens or settings of the user, and one thread if tests run side by side.
+"""The environment of every test: no network, no caches, tokens or settings of the user, and one thread.
 
 A test that starts a run passes `carbon.enabled=false` unless carbon is its subject: CodeCarbon has no switch in the environment.
 """
@@ -21,11 +21,10 @@ os.environ |= {
     "HF_HOME": str(Path(_FOLDER.name, "huggingface")),
     "HF_HUB_OFFLINE": "1",
     "TOKENIZERS_PARALLELISM": "false",  # a fork after its threads have started would warn
+    **dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "RAYON_NUM_THREADS"), "1"),  # a fork beside a pool of threads may hang
 }
 for _name in ("HF_TOKEN", "NO_COLOR", "FORCE_COLOR", "COLUMNS", "GITHUB_ACTIONS", "PYTHONWARNINGS"):
     os.environ.pop(_name, None)  # GITHUB_ACTIONS makes typer draw as on a terminal
-if "PYTEST_XDIST_WORKER" in os.environ:
-    os.environ["OMP_NUM_THREADS"] = os.environ["MKL_NUM_THREADS"] = os.environ["RAYON_NUM_THREADS"] = "1"
 # A shell's background job ignores Ctrl-C, and so would every program that a test interrupts.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 signal.signal(signal.SIGHUP, signal.SIG_DFL)

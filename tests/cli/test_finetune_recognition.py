@@ -494,6 +494,14 @@ def test_a_question_that_is_asked_anew_in_other_rows_is_not_missed(work: Path, a
     assert _inspect_data(SourceSection(path="rows.jsonl"), "error").unread["chat"] == unread
 
 
+def test_questions_without_any_answer_are_no_question_answering(work: Path) -> None:
+    """As in AGIEval's files, whose choices have a column `answer` of nulls."""
+    row = {"passage": LONG, "question": "Is it {}?", "options": ["yes", "no"], "label": "A", "answer": None}
+    (work / "rows.jsonl").write_text("\n".join(json.dumps(row).replace("{}", str(number)) for number in range(40)), encoding="utf-8")
+    seen = _inspect_data(SourceSection(path="rows.jsonl"), "error")
+    assert ("question_answering" in seen.reads, "multiple_choice" in seen.reads) == (False, True)
+
+
 def test_a_head_for_classes_asks_for_labels(place: Path) -> None:
     assert learn(place, "bert", "classes", "--run", "first").code == 0
     given = ["--from", str(load("first").folder), "--data", str(place / "plain.jsonl")]

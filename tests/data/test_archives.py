@@ -162,6 +162,9 @@ def test_an_archive_without_its_suffix_is_named_and_not_read_as_text(tmp_path: P
     (tmp_path / "outer.zip").write_bytes(zip_of({"b.txt": b"b", "rows.dat": packed}))
     assert "1 other file skipped: rows.dat" in opened(tmp_path / "outer.zip").describe()
     assert "2 other files skipped: rows.dat, rows.dat" in opened(tmp_path).describe()
+    (tmp_path / "outer.zip").write_bytes(zip_of({"rows.dat": packed}))
+    with pytest.raises(DataError, match=r"in this archive, only rows\.dat; unpack it"):
+        opened(tmp_path / "outer.zip")
 
 
 @pytest.mark.parametrize("suffix", [".zip", ".tar.gz"])
