@@ -2,13 +2,12 @@
 
     python benchmarks/loss_beside_nanogpt.py --nanogpt NANOGPT --seconds 360
     python benchmarks/loss_beside_nanogpt.py --nanogpt NANOGPT --steps 237 78    # on a busy machine, by the steps that fit into the times
-    python benchmarks/loss_beside_nanogpt.py --nanogpt NANOGPT --rates           # the seconds of a step alone
+    python benchmarks/loss_beside_nanogpt.py --nanogpt NANOGPT --settings        # of tfkit alone
 
-Both train a decoder of width 384 and 8,192 entries with 4,096 tokens a step on the training files of {stdlib: true}, and are scored on
-rows of 256 tokens spread evenly over its held-out files, in float32. nanoGPT's has 6 layers and 13.8 M parameters, reads 16 rows of 256
-tokens, which it draws as its train.py does, and takes the best of the rates of --rates, with a cosine decay to a tenth. tfkit's has 4
-layers, an output matrix of its own and 13.5 M, scaled embeddings and rotary positions, reads 32 rows of 128, and takes --seeds. NANOGPT is
-a clone.
+Both train a decoder of width 384 and 8,192 entries on the training files of {stdlib: true}, and are scored on rows of 256 tokens spread
+evenly over its held-out files, in float32. nanoGPT's has 6 layers and 13.8 M parameters, reads rows of 256 tokens, which it draws as its
+train.py does, and takes the rates and numbers of rows of --settings in turn, with a cosine decay to a tenth. tfkit's has 4 layers, an
+output matrix of its own and 13.5 M, scaled embeddings and rotary positions, reads 32 rows of 128, and takes --seeds. NANOGPT is a clone.
 """
 
 import argparse
@@ -31,8 +30,9 @@ from tfkit.data.store.token_stream import token_stream
 from tfkit.recipe.schema.data_sections import DataSection
 from tfkit.training.step import Stepper
 
-ROWS, LENGTH, SHORT, VOCABULARY, SCORED, PARTS = 16, 256, 128, 8192, 64, 4
+LENGTH, SHORT, VOCABULARY, SCORED, PARTS = 256, 128, 8192, 64, 4
 TIMED, WARM_UP = 8, 2  # steps
+SETTINGS = ["1e-3:16", "1e-3:8", "2e-3:8"]
 SOURCES: dict[str, Any] = {"train": [{"stdlib": True}], "validation": [{"stdlib": True}]}
 RECIPE: dict[str, Any] = {
     "model": {
@@ -49,7 +49,7 @@ RECIPE: dict[str, Any] = {
     "tokenizer": {"kind": "byte_bpe", "vocab_size": VOCABULARY},
     "data": {"train": SOURCES["train"], "sequence_length": SHORT},
     "optimizer": {"kind": "muon", "lr": 2e-2, "adamw_lr": 1e-2},
-    "training": {"batch_size": ROWS * LENGTH // SHORT, "log_every": 1000000},
+    "training": {"batch_size": 32, "log_every": 1000000},
 }
 Model = Callable[[Tensor, Tensor], float]  # ids and the next ones -> the mean loss
 Cost = tuple[float, float]  # seconds, and seconds of processor
@@ -86,11 +86,11 @@ def train_ours(folder: Path, steps: int, seed: int = 1) -> tuple[Path, Cost]:
     return folder, step_cost(moments)
 
 
-def train_nanogpt(source: str, tokens: Any, steps: int, rate: float, seed: int = 1) -> tuple[Any, Cost]:
+def train_nanogpt(source: str, tokens: Any, steps: int, rate: float, rows: int) -> tuple[Any, Cost]:
     """Train nanoGPT's model by the loop of its train.py in bf16; return it, and the cost of a step."""
     sys.path.insert(0, source)
     nanogpt = importlib.import_module("model")
-    torch.manual_seed(seed)
+    torch.manual_seed(1)
     config = nanogpt.GPTConfig(block_size=LENGTH, vocab_size=VOCABULARY, n_layer=6, n_head=6, n_embd=384, dropout=0.0, bias=False)
     model = nanogpt.GPT(config)
     groups = [
@@ -105,7 +105,7 @@ def train_nanogpt(source: str, tokens: Any, steps: int, rate: float, seed: int =
         factor = (step + 1) / warm_up if step < warm_up else 0.1 + 0.45 * (1 + float(np.cos(np.pi * part)))
         for group in optimizer.param_groups:
             group["lr"] = rate * factor
-        places = torch.randint(len(tokens) - LENGTH, (ROWS,)).tolist()
+        places = torch.randint(len(tokens) - LENGTH, (rows,)).tolist()
         ids = torch.stack([torch.from_numpy(tokens[place : place + LENGTH + 1].astype(np.int64)) for place in places])
         with torch.autocast("cpu", torch.bfloat16):
             _, loss = model(ids[:, :-1].contiguous(), ids[:, 1:].contiguous())
@@ -150,24 +150,24 @@ def main() -> None:
     parser.add_argument("--nanogpt", required=True, help="a clone")
     parser.add_argument("--seconds", type=float, default=360, help="of nanoGPT's training; tfkit's has a quarter (default 360)")
     parser.add_argument("--steps", type=int, nargs=2, metavar="N", help="of nanoGPT and of tfkit, in place of --seconds")
-    parser.add_argument("--rates", type=float, nargs="*", default=[6e-4, 1e-3, 3e-3], help="of nanoGPT (default 6e-4 1e-3 3e-3)")
+    parser.add_argument("--settings", nargs="*", default=SETTINGS, metavar="RATE:ROWS", help=f"of nanoGPT (default {' '.join(SETTINGS)})")
     parser.add_argument("--seeds", type=int, nargs="*", default=[1, 2, 3], help="of tfkit (default 1 2 3)")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
         folder, ours = train_ours(Path(temporary, "first"), 1 if arguments.steps else TIMED)
         tokenizer, data = tfkit.load(folder).require_tokenizer(), DataSection.model_validate(SOURCES)
         tokens, held_out = (token_stream(one, tokenizer).tokens for (one,) in (training_sources(data), validation_sources(data)))
-        steps = arguments.steps
-        if not steps:
-            _, theirs = train_nanogpt(arguments.nanogpt, tokens, TIMED, 1e-3)
-            print(f"a step: nanoGPT {theirs[0]:.3f} s, tfkit {ours[0]:.3f} s, {torch.get_num_threads()} threads", flush=True)
-            steps = [int(arguments.seconds / theirs[0]), int(arguments.seconds / PARTS / ours[0])]
-        for rate in arguments.rates:
-            model, step = train_nanogpt(arguments.nanogpt, tokens, steps[0], rate)
-            report(f"nanoGPT, rate {rate:g}", steps[0], step, score(loss_of_nanogpt(model), held_out))
+        for setting in arguments.settings:
+            rate, rows = float(setting.partition(":")[0]), int(setting.partition(":")[2])
+            count = arguments.steps[0] if arguments.steps else None
+            if count is None:
+                count = int(arguments.seconds / train_nanogpt(arguments.nanogpt, tokens, TIMED, rate, rows)[1][0])
+            model, step = train_nanogpt(arguments.nanogpt, tokens, count, rate, rows)
+            report(f"nanoGPT, rate {rate:g}, {rows} rows", count, step, score(loss_of_nanogpt(model), held_out))
+        count = arguments.steps[1] if arguments.steps else int(arguments.seconds / PARTS / ours[0])
         for seed in arguments.seeds:
-            folder, step = train_ours(Path(temporary, f"seed{seed}"), steps[1], seed)
-            report(f"tfkit, seed {seed}", steps[1], step, score(loss_of_ours(folder), held_out))
+            folder, step = train_ours(Path(temporary, f"seed{seed}"), count, seed)
+            report(f"tfkit, seed {seed}, {torch.get_num_threads()} threads", count, step, score(loss_of_ours(folder), held_out))
 
 
 if __name__ == "__main__":

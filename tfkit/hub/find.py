@@ -124,7 +124,8 @@ def _download(name: str) -> Path:
     files = ["*.json", "*.safetensors", "*.jinja", "vocab.txt", "merges.txt", "*.model", "README.md"]
 
     def download() -> Path:
-        return Path(snapshot_download(repository, revision=revision or None, allow_patterns=files, local_files_only=is_offline()))
+        local = is_offline() or constants.HF_HUB_OFFLINE
+        return Path(snapshot_download(repository, revision=revision or None, allow_patterns=files, local_files_only=local))
 
     try:
         return fetch(download, Path(constants.HF_HUB_CACHE) / repo_folder_name(repo_id=repository, repo_type="model"))
