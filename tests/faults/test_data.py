@@ -1,5 +1,6 @@
 """Data that are odd, bad or damaged: the run reads them, skips them, or ends with 3 and says where and what to do."""
 
+import base64
 import bz2
 import gzip
 import io
@@ -219,7 +220,13 @@ def wide(encoding: str) -> bytes:
     return TEXT.encode(encoding)
 
 
+# pyarrow ends the process if it is asked for the metadata of this file's column.
+DAMAGED_CHUNK = base64.b64decode(
+    "UEFSMRUAFRYVFiwVAhUAFQYVBhwAAAACAAAAAgEBAAAAYRUEGSw1ABgGc2NoZW1hFQIAFQwlEhgEdGV4dCUATBwAAAAWAhkcGRwmABwVDBklBgAZGAR0ZXh0FQAWAhY8"
+    "FjwmCEkcFQAVABUCADwWAhkGGSYAAgAAABY8FgImCBY8ACggcGFycXVldC1jcHAtYXJyb3cgdmVyc2lvbiAyNi4wLjEZHBwAAACIAAAAUEFSMQ=="
+)
 DAMAGED = {
+    "chunk.parquet": (DAMAGED_CHUNK, "damaged or no Parquet file"),
     "empty.txt": (b"", "no rows"),
     "empty.jsonl": (b"\n \n", "no rows"),
     "empty.csv": (b"", "no rows"),

@@ -17,7 +17,7 @@ from tfkit.adapters.peft_config import PeftConfig, base_record, find_base, peft_
 from tfkit.adapters.peft_files import NAME, Updates, find_tensors, read_updates, to_peft
 from tfkit.errors import ModelError
 from tfkit.hub import OWN_TYPE, Described, Loaded, find_checkpoint, save_model
-from tfkit.hub.config_json import LIMIT, TRAINING_ONLY_FIELDS, read_config, read_generation, read_labels, read_problem_type
+from tfkit.hub.config_json import LIMIT, TRAINING_ONLY_FIELDS, computation, read_config, read_generation, read_labels, read_problem_type
 from tfkit.hub.find import ADAPTER
 from tfkit.hub.ids import read_ids, read_tokenizer, with_model_ids
 from tfkit.hub.names import label_tensors, rules_of
@@ -181,8 +181,8 @@ def _open(folder: Path) -> _Opened:
         return _Opened(peft, base, {}, base.family, _with_head(folder, peft, base))
     hf = read_object(path, LIMIT)
     family, config = read_config(hf, folder)
-    own, expected = (model.model_dump(exclude=TRAINING_ONLY_FIELDS | {"head"}) for model in (config, base.config))
-    if different := [name for name in own if own[name] != expected[name]]:
+    own, expected = map(computation, (config, base.config))
+    if different := [name for name in own if name != "head" and own[name] != expected[name]]:
         raise ModelError(f"{path}: describes a different model than its base {base.folder}: {', '.join(different)} differ")
     return _Opened(peft, base, hf, family.name if family else hub.OWN_TYPE, config)
 

@@ -126,10 +126,10 @@ def _expresses(family: Family, config: ModelConfig) -> bool:
         restored = ModelConfig.model_validate(family.from_hf(normalize_keys(to_config_json(family, config), family)))
     except ValueError:  # for example, a width that the family's layout cannot express
         return False
-    return _computation(restored) == _computation(config)
+    return computation(restored) == computation(config)
 
 
-def _computation(config: ModelConfig) -> dict[str, Any]:
+def computation(config: ModelConfig) -> dict[str, Any]:
     """Return all that a model computes, with the windows, rotation and experts of each layer in place of the lists that are repeated."""
     layers = range(max(config.encoder_layers, config.decoder_layers))
     windows, rotations, has_experts = ([of(layer) for layer in layers] for of in (config.window, config.rotation, config.has_experts))

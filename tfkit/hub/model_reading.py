@@ -35,8 +35,8 @@ from tfkit.hub.names import (
     other_parts,
     read_ours,
     resolve_names,
-    without_namesakes,
     without_other_heads,
+    without_own_head,
 )
 from tfkit.hub.weights import Tensors, Weight, check_claims, check_fit, find_weights
 from tfkit.model.answering_linear import Int8Linear
@@ -242,7 +242,7 @@ def _open(folder: Path, head: HeadConfig | None, changes: Mapping[str, Any]) -> 
     left_out = other_parts(weights, family)
     if family is not None:
         if config.head.kind != own_head.kind:
-            weights = without_namesakes(weights, family, config, config.model_copy(update={"head": own_head}))
+            weights = without_own_head(weights, family, config, config.model_copy(update={"head": own_head}))
         weights, config = resolve_names(weights, family, config)
     elif head is not None:
         weights = without_other_heads(weights, config)

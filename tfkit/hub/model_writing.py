@@ -57,7 +57,10 @@ def save_model(
     ids = merge_special_ids(ids, generation or {})  # the ids that a reader of the folder will get
     own_type = {"architectures": ["Transformer"], "model_type": OWN_TYPE, "config": config.model_dump(mode="json")}
     body = to_config_json(expressing, config, labels) if expressing else {}
-    if ids and body.get(_PAD) not in (None, ids.get(_PAD)):  # RoBERTa's class does not count tokens with this id as positions
+    if (ids or tokenizer) and body.get(_PAD) not in (
+        None,
+        ids.get(_PAD),
+    ):  # RoBERTa's class does not count tokens with this id as positions
         expressing = None
     if expressing is None:
         body = own_type | label_fields(config.head, labels)

@@ -118,14 +118,15 @@ def is_head_incomplete(tensors: Tensors, config: ModelConfig) -> bool:
     return any(name.startswith("head.") and name not in tensors for name in parameter_shapes(config))
 
 
-def without_namesakes(weights: Mapping[str, Weight], family: Family, config: ModelConfig, own: ModelConfig) -> dict[str, Weight]:
-    """Return the weights without those of the file's own head whose names belong to different parameters in the requested head.
+def without_own_head(weights: Mapping[str, Weight], family: Family, config: ModelConfig, own: ModelConfig) -> dict[str, Weight]:
+    """Return the weights without those of the file's own head that the requested head lacks, or whose names are another parameter's in it.
 
-    BERT's `classifier` may be of classes or of tags. `own`: the config with the file's head.
+    BERT's `classifier` may be of classes or of tags; RoBERTa's `classifier.dense` is of classes alone. `own`: the config with the file's
+    head.
     """
     wanted, stored = ({rule.theirs: rule.ours for rule in _expand(family, model)} for model in (config, own))
-    namesakes = {name for name, ours in stored.items() if wanted.get(name, ours) != ours}
-    return {name: weight for name, weight in weights.items() if not {name, *(prefix + name for prefix in _prefixes(family))} & namesakes}
+    others = {name for name, ours in stored.items() if ours[0].startswith("head.") and wanted.get(name) != ours}
+    return {name: weight for name, weight in weights.items() if not {name, *(prefix + name for prefix in _prefixes(family))} & others}
 
 
 def label_tensors(family: Family | None, config: ModelConfig) -> frozenset[str]:

@@ -1,6 +1,7 @@
 """Reader of Parquet files in bounded memory: a small file may expand to gigabytes if its rows repeat a long value of a dictionary."""
 
 import contextlib
+import io
 from collections.abc import Iterator, Sequence
 from typing import IO, Any
 
@@ -39,7 +40,7 @@ def _batches(file: IO[bytes], columns: Columns, name: str) -> Iterator[Any]:
     wanted = columns.select_kept(table.schema_arrow.names)
     size = file.seek(0, 2)
     remedy = "if it is intended, write it as JSON lines, and name that file"
-    chunks = [(group, chunk) for group, chunk in _chunks(table.metadata) if chunk.path_in_schema.partition(".")[0] in wanted]
+    chunks = list(_chunks(table, size, wanted))
     Budget(name, size, remedy).spend(sum(max(chunk.total_uncompressed_size, chunk.num_values) for _, chunk in chunks))
     rows = _batch_rows(file, chunks, Budget(name, size, remedy))
     budget = Budget(name, size, remedy)
@@ -48,11 +49,48 @@ def _batches(file: IO[bytes], columns: Columns, name: str) -> Iterator[Any]:
         yield batch
 
 
-def _chunks(metadata: Any) -> Iterator[tuple[int, Any]]:
-    """Yield the row group number and the metadata of each column chunk."""
-    for group in range(metadata.num_row_groups):
-        row_group = metadata.row_group(group)
-        yield from ((group, row_group.column(column)) for column in range(row_group.num_columns))
+def _chunks(table: Any, size: int, wanted: Sequence[str]) -> Iterator[tuple[int, Any]]:
+    """Yield the row group number and the metadata of each column chunk that is read.
+
+    Damaged metadata of a chunk end the process in `RowGroupMetaData.column` (pyarrow 26 does not catch an exception of C++), but not in a
+    reader: so first a reader of that chunk alone is made, which raises, or gets as far as its first page.
+    """
+    import pyarrow.parquet
+
+    leaves = [table.schema.column(number).path for number in range(len(table.schema))]
+    for group in range(table.metadata.num_row_groups):
+        for number, leaf in enumerate(leaves):
+            if leaf.partition(".")[0] in wanted:
+                with contextlib.suppress(_PageReached):
+                    next(pyarrow.parquet.ParquetFile(_NoPages(size), metadata=table.metadata).iter_batches(1, [group], [leaf]))
+                yield group, table.metadata.row_group(group).column(number)
+
+
+class _PageReached(Exception):
+    pass
+
+
+class _NoPages(io.RawIOBase):
+    """A file of a given size whose bytes cannot be read."""
+
+    def __init__(self, size: int):
+        self._size, self._position = size, 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        self._position = self._size if whence == io.SEEK_END else offset
+        return self._position
+
+    def tell(self) -> int:
+        return self._position
+
+    def read(self, size: int = -1) -> bytes:
+        raise _PageReached
 
 
 def _batch_rows(file: IO[bytes], chunks: Sequence[tuple[int, Any]], budget: Budget) -> int:

@@ -83,7 +83,7 @@ class MaskedLMSection(ObjectiveSection):
     @model_validator(mode="after")
     def _fits(self) -> "MaskedLMSection":
         if abs(sum(self.split) - 1) > 1e-9:
-            raise ValueError(f"split: the fractions sum to {sum(self.split):.3g}; their sum must be 1")
+            raise ValueError(f"split: the fractions sum to {sum(self.split):.3g}; change one, so that they sum to 1")
         if self.whole_words and self.rarity:
             raise ValueError("whole_words and rarity exclude each other: a word has no count; set one of them only")
         if not self.next_sentence and self.short_rows != MaskedLMSection.model_fields["short_rows"].default:
