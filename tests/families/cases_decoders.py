@@ -34,6 +34,7 @@ _QWEN3_MOE |= {"mlp_only_layers": [1]}
 _LLAMA3 = {"rope_type": "llama3", "rope_theta": 1e4, "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
 _LLAMA3 |= {"original_max_position_embeddings": 16}
 _LINEAR = {"rope_type": "linear", "rope_theta": 1e5, "factor": 3.0}
+_SCALED = 0.25  # std of the weights where attention_factor multiplies the scores: float32 rounds scores of hundreds by 1e-5
 _YARN = {"rope_type": "yarn", "rope_theta": 5e5, "factor": 4.0, "original_max_position_embeddings": 16, "attention_factor": 1.3}
 _YARN_SHORT = {"rope_type": "yarn", "rope_theta": 50.0, "factor": 4.0, "original_max_position_embeddings": 16}
 _YARN_STATED = _YARN_SHORT | {"beta_fast": 5.0, "beta_slow": 0.5, "attention_factor": 1.5}
@@ -101,7 +102,7 @@ CASES = {
     "llama with linear scaling": _lm("Llama", _LLAMA, 0.35, rope_parameters=_LINEAR | {"rope_theta": 1e4}),
     "llama with yarn": _lm("Llama", _LLAMA, 0.35, rope_parameters=dict(_YARN_SHORT)),
     "llama with yarn as stated": _lm("Llama", _LLAMA, 0.35, rope_parameters=dict(_YARN_STATED)),
-    "llama with longrope": _lm("Llama", _NARROW, rope_parameters=_LONGROPE | {"original_max_position_embeddings": 4}),
+    "llama with longrope": _lm("Llama", _NARROW, _SCALED, rope_parameters=_LONGROPE | {"original_max_position_embeddings": 4}),
     "llama for spans": named("Llama", "ForQuestionAnswering", _LLAMA),
     "llama for classes": named("Llama", "ForSequenceClassification", _LLAMA, num_labels=3),
     "llama for tags": named("Llama", "ForTokenClassification", _LLAMA, num_labels=4),
@@ -138,7 +139,7 @@ CASES = {
     "gemma3 with other heads": _gemma3(query_pre_attn_scalar=16),
     "qwen2 without windows": _lm("Qwen2", _NARROW),
     "qwen2 tied": _lm("Qwen2", _NARROW, tie_word_embeddings=True),
-    "qwen2 with yarn": _lm("Qwen2", _NARROW, rope_parameters=dict(_YARN)),
+    "qwen2 with yarn": _lm("Qwen2", _NARROW, _SCALED, rope_parameters=dict(_YARN)),
     "qwen3 tied": _lm("Qwen3", _WIDE, tie_word_embeddings=True),
     "qwen3 with biases": _lm("Qwen3", _WIDE, attention_bias=True),
     "gemma untied": _lm("Gemma", _WIDE, tie_word_embeddings=False),
@@ -150,7 +151,9 @@ CASES = {
     "phi3 tied": _lm("Phi3", _NARROW, tie_word_embeddings=True, sliding_window=None),
     "phi3 rotated in part": _lm("Phi3", _NARROW, rope_parameters={"rope_type": "default", "partial_rotary_factor": 0.5}),
     **{  # all texts of the cases are long, or short
-        f"phi3 with longrope, {which}": _lm("Phi3", _NARROW, rope_parameters=dict(_LONGROPE), original_max_position_embeddings=original)
+        f"phi3 with longrope, {which}": _lm(
+            "Phi3", _NARROW, _SCALED, rope_parameters=dict(_LONGROPE), original_max_position_embeddings=original
+        )
         for which, original in (("long", 4), ("short", 32))
     },
     "gpt_neox tied, in sequence": _lm("GPTNeoX", _NEOX, tie_word_embeddings=True, use_parallel_residual=False),
