@@ -41,8 +41,8 @@ class TrainingResult(_Result, Measurement):
     loss: float | None  #: nats per target, over the steps of the last line of the log
     evaluation: dict[str, float | None]
     before: dict[str, float | None] | None  #: the same metrics before the first step of a fine-tuning
-    improvement: float | None  #: of the best checkpoint on `before`, by the metric that chose it; positive is better
-    baselines: dict[str, dict[str, float]]  #: by name: scores of the validation rows that need no model
+    improvement: float | None  #: how much the best checkpoint is better than `before`, by the metric that chose it; positive is better
+    baselines: dict[str, dict[str, float]]  #: scores of the validation rows by simple methods, by the method's name
     beats_baseline: int | None  #: 1: the best checkpoint is better than each baseline; 0: it is not; None: there is none
     best_baseline: dict[str, Any] | None  #: name, metric, value, and the model's score
     new_head: bool | None  #: the head was random before the first step, and so `before` says nothing about the checkpoint
@@ -83,7 +83,7 @@ class SweepResult(_Result):
 
     run: str
     status: str
-    metric: str | None  #: by which trials are compared; None: no trial has a score yet
+    metric: str | None  #: the metric by which trials are compared; None: no trial has a score yet
     planned_trials: int
     trials: list[dict[str, Any]]  #: ready for pandas.DataFrame: trial, run, values, status, score, steps, seconds, energy_kwh, emissions_g
     best: dict[str, Any] | None  #: the finished trial with the best score, and its checkpoint
@@ -104,7 +104,7 @@ class EvaluationResult(_Result, Footprint):
     """The result of evaluate. `predictions` has a document for each text or labelled row, if they were requested."""
 
     metrics: dict[str, float]
-    baselines: dict[str, dict[str, float]]  #: by name: scores of the same rows that need no model
+    baselines: dict[str, dict[str, float]]  #: scores of the same rows by simple methods, by the method's name
     beats_baseline: int | None  #: 1: the model is better than each of them; 0: it is not; None: there is none
     best_baseline: dict[str, Any] | None
     intervals: dict[str, tuple[float, float]]

@@ -18,7 +18,7 @@ from tfkit.recipe.schema.objective_facts import SECTIONS
 from tfkit.recipe.schema.roles import normalized
 
 LABEL_MARK = "__label__"  # before each label of a line, in fastText's files
-_LINES = 200  # that are examined
+_LINES = 200  # the number of lines that are examined
 _MAX_JSON_LINE = 1 << 20  # bytes: a longer first line is taken for a whole file
 _DELIMITERS = ",;\t|"
 _NAMES = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "vertical bars"}
