@@ -45,12 +45,17 @@ project = "tfkit"
 html_title = "tfkit"
 language = "en"
 extensions = ["myst_parser", "sphinx.ext.autodoc"]
-autodoc_default_options = {"members": True, "undoc-members": True, "inherited-members": True, "member-order": "bysource"}
+autodoc_default_options = {
+    **dict.fromkeys(("members", "undoc-members", "inherited-members"), True),
+    "exclude-members": "__init__, __new__",  # results are made by tfkit alone
+    "member-order": "bysource",
+}
 autodoc_class_signature = "separated"
 autodoc_preserve_defaults = True
 autodoc_typehints_format = "short"
 python_use_unqualified_type_names = True
 python_maximum_signature_line_length = 80
+toc_object_entries_show_parents = "hide"
 default_role = "literal"  # of docstrings
 root_doc = "README"
 include_patterns = ["[A-Z]*.md", "docs/**.md", "recipes/*.md", "benchmarks/*.md"]
