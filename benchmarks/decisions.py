@@ -4,8 +4,8 @@ and the rates of LoRA.
     python benchmarks/decisions.py --data DATA --minilm CKPT --smollm2 CKPT
 
 Each cell is a process of tfkit; an interrupted script continues where it was, and finished cells are reused. The rules of the decisions
-(tfkit/recipe/starting_points.py) were chosen on eight tasks and are shown on the other six. Writes docs/decisions.md, in which what is
-not measured here (defaults, grids, scores of untouched checkpoints, the rates of LoRA) stays as the page has it.
+(tfkit/recipe/starting_points.py) were chosen on eight tasks and are shown on the other six. Writes docs/decisions.md, and all losses of
+the trials and scores of the grids into benchmarks/decisions_measured.txt; what is not measured here stays as these two have it.
 """
 
 import argparse
@@ -77,6 +77,8 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--page", action="store_true", help="measure nothing: write the page from what there is")
     parser.add_argument("--run-root", type=Path, default=Path("runs/decisions"), help="the folder of the runs (default %(default)s)")
     parser.add_argument("--out", type=Path, default=Path("docs/decisions.md"), help="the page (default %(default)s)")
+    measured = Path("benchmarks/decisions_measured.txt")
+    parser.add_argument("--measured", type=Path, default=measured, help="the trials and grids (default %(default)s)")
     return parser.parse_args()
 
 
@@ -278,12 +280,12 @@ def _baselines(task: Task, train: list[dict[str, Any]], test: list[dict[str, Any
 
 
 def write_page(runs: Runs, options: argparse.Namespace) -> None:
-    page = options.out.read_text(encoding="utf-8") if options.out.exists() else ""
+    page = "\n".join(path.read_text(encoding="utf-8") for path in (options.out, options.measured) if path.exists())
     found = [one for task in GRID_TASKS if (one := shown(task, runs, options, page)) is not None]
     of_lora = _lora_rates(
         [(task, [*cells(task, runs, options, measure=False)], untouched(task, runs, options, measure=False)) for task in LORA_TASKS]
     )
-    if not of_lora and (section := re.search(r"^## LoRA\n.*?(?=^## )", page, re.MULTILINE | re.DOTALL)):
+    if not of_lora and (section := re.search(r"^## LoRA\n.*?(?=^## |\Z)", page, re.MULTILINE | re.DOTALL)):
         of_lora = section[0].splitlines()
     if not (found or of_lora):
         sys.exit("nothing is measured yet")
@@ -293,7 +295,8 @@ def write_page(runs: Runs, options: argparse.Namespace) -> None:
         "",
         "This page shows how well the learning rates, batch sizes and lengths work that `tfkit finetune --from CKPT --data F`",
         "chooses without a recipe (`default`). It is written by `benchmarks/decisions.py`; the rules, in",
-        f"`tfkit/recipe/starting_points.py`, have version {DECISIONS}. The column `version` gives the version used in each run.",
+        f"`tfkit/recipe/starting_points.py`, have version {DECISIONS}. The column `version` gives the version used in each run. All rates",
+        "and scores are in `benchmarks/decisions_measured.txt`.",
         "",
         "The defaults are compared with a grid of four learning rates at two lengths. All scores are computed on rows that no",
         "run was trained on. The grid trains on all rows and keeps its last weights, whereas the default holds out a tenth and",
@@ -304,9 +307,6 @@ def write_page(runs: Runs, options: argparse.Namespace) -> None:
         "of the present one has learned less than an earlier one: with it no setting of the grid learns packages (0.156 is the most",
         "frequent class, and a default that equals it is called within 3 %), where the earlier one had reached 0.349 (default 0.309).",
         "",
-        "The vocabulary of `tfkit pretrain --data F` was measured at 0.1 and 10 MB of text ([log.md](log.md)): of 10 MB, 4,096",
-        "entries, which are decided, reach a lower loss in the same processor time than 2,048 or 8,192.",
-        "",
     ]
     used = [one for one in found if one.task.chosen_on]
     for title, group in (("Tasks on which no rule was chosen", of_shown), ("Tasks on which the rules were chosen", used)):
@@ -315,13 +315,13 @@ def write_page(runs: Runs, options: argparse.Namespace) -> None:
     measured = {one.task.name for one in found}
     if missing := [task.name for task in GRID_TASKS if task.name not in measured]:
         lines += [f"Not measured: {', '.join(missing)}.", ""]
-    lines += [
-        *of_lora,
+    lines += of_lora
+    options.out.write_text("\n".join(lines).rstrip() + "\n", encoding="utf-8")
+    measured = [
         "## The trials",
         "",
-        "The table gives the loss after a short training with each learning rate, on rows held out of the training rows. The",
-        "rate in the middle is the decided one; another one is taken if its loss is lower by at least 1/20. A task that is not",
-        "listed had too few rows or too short a run for trials.",
+        "The loss after a short training with each learning rate, on rows held out of the training rows. A task that is not listed",
+        "had too few rows or too short a run for trials.",
         "",
         "| task | steps of each | losses | taken |",
         "| --- | --- | --- | --- |",
@@ -335,8 +335,8 @@ def write_page(runs: Runs, options: argparse.Namespace) -> None:
         "| --- | --- | --- | --- |",
         *(line for one in found for line in _grid(one)),
     ]
-    options.out.write_text("\n".join(lines).rstrip() + "\n", encoding="utf-8")
-    print(options.out)
+    options.measured.write_text("\n".join(measured) + "\n", encoding="utf-8")
+    print(options.out, options.measured)
 
 
 def _lora_rates(found: Sequence[tuple[Task, list[Cell], float | None]]) -> list[str]:

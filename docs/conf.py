@@ -10,6 +10,7 @@ from typing import Any
 
 DOCS = Path(__file__).parent
 ROOT = DOCS.parent
+AUTODOC = "docs/reference/library"  # whose source has directives alone
 
 
 def first_readme(name: str) -> tuple[bool, str]:
@@ -22,7 +23,7 @@ NAVIGATION = {
     "Start": ["What tfkit is <self>", "docs/tasks", "docs/terms"],
     "Tutorial": [f"docs/tutorial/{name}" for name in sorted({path.stem for path in DOCS.glob("tutorial/*.md")}, key=first_readme)],
     "How to": [
-        *("docs/own-text", "docs/own-labels", "docs/recipes", "docs/data", "docs/evaluation", "docs/use-a-model", "docs/carbon"),
+        *("docs/recipes", "docs/data", "docs/evaluation", "docs/carbon"),
         *("docs/cluster", "docs/distillation", "docs/grpo", "docs/ppo", "docs/instructgpt"),
     ],
     "Reference": [
@@ -43,7 +44,19 @@ NAVIGATION = {
 project = "tfkit"
 html_title = "tfkit"
 language = "en"
-extensions = ["myst_parser"]
+extensions = ["myst_parser", "sphinx.ext.autodoc"]
+autodoc_default_options = {
+    **dict.fromkeys(("members", "undoc-members", "inherited-members"), True),
+    "exclude-members": "__init__, __new__",  # results are made by tfkit alone
+    "member-order": "bysource",
+}
+autodoc_class_signature = "separated"
+autodoc_preserve_defaults = True
+autodoc_typehints_format = "short"
+python_use_unqualified_type_names = True
+python_maximum_signature_line_length = 80
+toc_object_entries_show_parents = "hide"
+default_role = "literal"  # of docstrings
 root_doc = "README"
 include_patterns = ["[A-Z]*.md", "docs/**.md", "recipes/*.md", "benchmarks/*.md"]
 exclude_patterns = [".*", "tests", "tfkit", "runs", "build", "docs/log.md"]  # docs/log.md is a diary, linked as a file
@@ -92,11 +105,16 @@ def prepare(app: Any, docname: str, source: list[str]) -> None:
 
 def finish(app: Any, exception: Exception | None) -> None:
     """Put each Markdown file beside its page, make the start page index.html, and make the pages accessible."""
+    from sphinx.writers.text import TextTranslator
+
     if exception:
         return
     out = Path(app.outdir)
     for docname in app.env.found_docs:
         shutil.copy(app.env.doc2path(docname), out / f"{docname}.md")
+    writer = TextTranslator(app.env.get_and_resolve_doctree(AUTODOC, app.builder), app.builder)
+    writer.document.walkabout(writer)
+    (out / f"{AUTODOC}.md").write_text(writer.body, encoding="utf-8")
     for path in out.rglob("*.html"):
         text = path.read_text(encoding="utf-8")
         if 'aria-label="Navigation"' not in text:  # an unchanged page of an earlier build has been mended

@@ -1,11 +1,9 @@
-"""The reference of the site, from the code: commands from the Typer app, keys of a recipe from its JSON Schema, calls from docstrings.
+"""The reference of the site, from the code: commands from the Typer app, keys of a recipe from its JSON Schema; autodoc has the calls.
 
 python docs/reference_pages.py FOLDER       # `make site` writes docs/reference, which git ignores
 """
 
 import argparse
-import importlib
-import inspect
 import json
 import re
 from collections.abc import Iterator
@@ -234,66 +232,11 @@ def presets_page() -> str:
 
 
 def library_page() -> str:
-    """Return the functions of tfkit with their signatures and docstrings, and the results that they return."""
-    parts = ["The same functions with examples, in the order of their use: [tfkit as a library](../library.md)."]
-    for name in tfkit.__all__:
-        if name != "__version__":
-            parts += _call(f"tfkit.{name}", getattr(tfkit, name), "##")
-    for module, names in CLASSES.items():
-        for name in names:
-            parts += _class(getattr(importlib.import_module(module), name))
-    return page("The functions of tfkit", *parts)
-
-
-def _class(kind: Any) -> list[str]:
-    """Return a class with the attributes, properties and methods of it and of tfkit's classes that it extends."""
-    parts: list[str] = [f"## {kind.__name__}", docstring(kind)]
-    rows: dict[str, list[str]] = {}
-    names: dict[str, Any] = {}
-    for origin in [one for one in kind.__mro__ if one.__module__.startswith("tfkit.")]:
-        for field, annotation, comment in attributes(origin):
-            rows.setdefault(field, [f"`{field}`", f"`{annotation}`", plain(comment)])
-        for name, value in vars(origin).items():
-            if not name.startswith("_"):
-                names.setdefault(name, value)
-    for name, value in names.items():
-        if isinstance(value, property):
-            rows[name] = [f"`{name}`", f"`{returned(value.fget)}`", docstring(value)]
-    parts += [table(["attribute", "type", "meaning"], [*rows.values()])] if rows else []
-    for name, value in names.items():
-        if inspect.isfunction(value):
-            parts += _call(f"{kind.__name__}.{name}", value, "###")
-    return parts
-
-
-def _call(name: str, function: Any, level: str) -> list[str]:
-    signature = inspect.signature(function)
-    arguments = []
-    for one in signature.parameters.values():
-        if one.kind is one.KEYWORD_ONLY and "*" not in arguments:
-            arguments.append("*")
-        if one.name != "self":
-            arguments.append(short(str(one)))
-    lines = ",\n".join(f"    {one}" for one in arguments)
-    return [f"{level} {name}", code(f"{name}(\n{lines},\n) -> {returned(function)}", "python"), docstring(function)]
-
-
-def returned(function: Any) -> str:
-    """Return the annotation of what a function returns."""
-    annotation = inspect.signature(function).return_annotation
-    return short(annotation if isinstance(annotation, str) else inspect.formatannotation(annotation))
-
-
-def short(annotation: str) -> str:
-    """Return an annotation without quotation marks and without the modules of its types."""
-    return re.sub(r"\b(?:[a-z_]+\.)+(?=[A-Z])", "", re.sub(r"(?<=[:>] )'([^']*)'", r"\1", annotation))
-
-
-def attributes(kind: Any) -> Iterator[tuple[str, str, str]]:
-    """Yield the attributes that the body of a class declares, with their types and the comments at the ends of their lines."""
-    for line in inspect.getsource(kind).splitlines():
-        if found := re.match(r"    ([a-z]\w*): ([^=#]+?)(?: = .*?)?(?:  # (.*))?$", line):
-            yield found[1], found[2].replace('"', ""), found[3] or ""
+    """Return the page whose text Sphinx takes from the docstrings: the functions of tfkit, and the results that they return."""
+    intro = "The same functions with examples, in the order of their use: [tfkit as a library](../library.md)."
+    functions = [f".. autofunction:: tfkit.{name}" for name in tfkit.__all__ if name != "__version__"]
+    classes = [f".. autoclass:: {module}.{name}" for module, names in CLASSES.items() for name in names]
+    return page("The functions of tfkit", intro, *(code(one, "{eval-rst}") for one in (*functions, *classes)))
 
 
 # ------------------------------------------------------------------------------------------------------------------------------ Markdown
@@ -320,13 +263,8 @@ def code(text: str, language: str = "text") -> str:
     return f"```{language}\n{text}\n```"
 
 
-def docstring(documented: Any) -> str:
-    """Return the docstring of something as Markdown."""
-    return paragraphs(inspect.getdoc(documented) or "")
-
-
 def paragraphs(text: str) -> str:
-    """Return a docstring as paragraphs."""
+    """Return a text of several paragraphs as Markdown."""
     return "\n\n".join(plain(part) for part in text.split("\n\n"))
 
 

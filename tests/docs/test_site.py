@@ -100,16 +100,6 @@ def test_every_preset_and_name_on_the_hub_is_in_the_page_of_presets(reference: P
         assert re.search(rf"^\| `{re.escape(name)}` \|.*`{re.escape(release)}`", text, re.MULTILINE), release
 
 
-def test_the_library_page_has_every_function_with_its_arguments(reference: Path) -> None:
-    text = (reference / "library.md").read_text(encoding="utf-8")
-    for name in set(tfkit.__all__) - {"__version__"}:
-        assert f"## tfkit.{name}\n" in text
-        for argument in inspect.signature(getattr(tfkit, name)).parameters:
-            assert re.search(rf"^    \**{argument}: .*,$", text, re.MULTILINE), (name, argument)
-    assert "| `improvement` | `float \\| None` | of the best checkpoint on `before`" in text
-    assert "### LoadedModel.embed" in text
-
-
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Build the site in a copy of the repository's pages."""
@@ -153,6 +143,18 @@ def test_each_page_is_also_markdown_and_the_links_of_llms_txt_are_there(site: Pa
         assert (out / link).is_file()
         assert (out / link).with_suffix(".html").is_file()
     assert "log" not in {path.stem for path in out.rglob("*.html")}
+
+
+@pytest.mark.thorough
+def test_the_library_page_has_every_function_with_its_arguments(site: Path) -> None:
+    page = site / "build" / "site" / "docs" / "reference" / "library"
+    text = page.with_suffix(".md").read_text(encoding="utf-8")
+    for name in set(tfkit.__all__) - {"__version__"}:
+        (arguments,) = re.findall(rf"^tfkit\.{name}\(\n(.*?)^\)", text, re.MULTILINE | re.DOTALL)
+        for argument in inspect.signature(getattr(tfkit, name)).parameters:
+            assert re.search(rf"^   \**{argument}: .*,$", arguments, re.MULTILINE), (name, argument)
+    assert re.search(r"improvement: float \| None\n\n +how much the best checkpoint is better", text)
+    assert 'id="tfkit.engine.inference.loaded_model.LoadedModel.embed"' in page.with_suffix(".html").read_text(encoding="utf-8")
 
 
 @pytest.mark.thorough

@@ -48,7 +48,7 @@ class Footprint:
     energy_kwh_parts: dict[str, float] | None = None
     emissions_g: float | None = None
     carbon_status: str | None = None
-    place: str | None = None  # "FRA, 56 g/kWh (...)"
+    place: str | None = None  #: "FRA, 56 g/kWh (...)"
 
     @classmethod
     def from_reading(cls, reading: Reading) -> Self:
@@ -64,17 +64,17 @@ class Footprint:
 class Measurement(Footprint):
     """A footprint with its range and its sources."""
 
-    energy_kwh_low: float | None = None  # the range of the uncertainty of the measurement
+    energy_kwh_low: float | None = None  #: the range of the uncertainty of the measurement
     energy_kwh_high: float | None = None
     emissions_g_low: float | None = None
     emissions_g_high: float | None = None
-    coverage: float | None = None  # the fraction of the seconds that was measured
-    modelled_share: float | None = None  # the fraction of the energy that was modelled or taken as a constant
-    provenance: dict[str, str | None] | None = None  # the source for cpu, gpu and ram: counter, model, constant or user
+    coverage: float | None = None  #: the fraction of the seconds that was measured
+    modelled_share: float | None = None  #: the fraction of the energy that was modelled or taken as a constant
+    provenance: dict[str, str | None] | None = None  #: the source for cpu, gpu and ram: counter, model, constant or user
     pue: float | None = None
     intensity: Intensity | None = None
     device_seconds: dict[str, float] | None = None
-    idle_kwh: float | None = None  # the energy that the idle machine would have used; None: not measured
+    idle_kwh: float | None = None  #: the energy that the idle machine would have used; None: not measured
 
 
 MEASURED = tuple(Measurement.__dataclass_fields__)

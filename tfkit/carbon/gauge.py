@@ -21,7 +21,7 @@ class Gauge:
         self._began = time.monotonic()
         self._thread = ThreadPoolExecutor(1, "carbon-gauge")
         self._start = self._thread.submit(_start, make)
-        self._reading: Future[Totals] | None = None  # that was asked for and not taken yet
+        self._reading: Future[Totals] | None = None  # the requested reading, until it is taken
 
     @property
     def machine(self) -> Machine | None:

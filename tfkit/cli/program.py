@@ -125,7 +125,7 @@ def _warnings_on_one_line() -> Iterator[None]:
             console.warn(text)
 
     with warnings.catch_warnings():
-        warnings.showwarning = show  # without its place in the code, which is of no use to a user
+        warnings.showwarning = show  # omits the place in the code, which is of no use to a user
         yield
 
 
@@ -138,6 +138,6 @@ def _invoke(arguments: list[str]) -> None:
         with command.make_context("tfkit", list(arguments)) as context:
             command.invoke(context)
     except OSError as error:
-        if {"-h", "--help"} & set(arguments):  # which click prints, not console
+        if {"-h", "--help"} & set(arguments):  # the help is printed by click, not by console
             console.raise_write_error(error)
         raise

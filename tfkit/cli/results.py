@@ -19,7 +19,7 @@ from tfkit.units import (
     format_seconds,
 )
 
-_HARDLY = 0.001  # of a score: a smaller change is not worth a training
+_HARDLY = 0.001  # a smaller relative change of a score is called hardly any
 _IN_WORDS = {
     "mean": "always answering the mean of the training rows",
     "most_frequent_tag_of_word": "each word's most frequent tag",

@@ -326,7 +326,7 @@ def load(
     answer, and be neither trained nor saved), or auto; a `dtype` replaces it. `verify`: compare the files with the manifests of their
     folders, if there are any. `options`: those of tfkit.hub.load. Raises ModelError.
 
-    Example:
+    Example::
 
         loaded = tfkit.load("runs/my")  # .model (a torch.nn.Module)  .tokenizer  .config  .labels
         ids = torch.tensor([loaded.tokenizer.encode("the cat sat").ids])

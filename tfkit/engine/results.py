@@ -34,31 +34,31 @@ class TrainingResult(_Result, Measurement):
     """
 
     run: str
-    checkpoint: str | None  # None: stopped before the first checkpoint
+    checkpoint: str | None  #: None: stopped before the first checkpoint
     status: str
     steps: int
     tokens: int
-    loss: float | None  # nats per target, over the steps of the last line of the log
+    loss: float | None  #: nats per target, over the steps of the last line of the log
     evaluation: dict[str, float | None]
-    before: dict[str, float | None] | None  # the same metrics before the first step of a fine-tuning
-    improvement: float | None  # of the best checkpoint on `before`, by the metric that chose it; positive is better
-    baselines: dict[str, dict[str, float]]  # by name: scores of the validation rows that need no model
-    beats_baseline: int | None  # 1: the best checkpoint is better than each baseline; 0: it is not; None: there is none
-    best_baseline: dict[str, Any] | None  # name, metric, value, and the model's score
-    new_head: bool | None  # the head was random before the first step, and so `before` says nothing about the checkpoint
-    sequence_length: int | None  # tokens of a row, and of the pieces in which validation texts are scored
-    rate_trial: dict[str, Any] | None  # the learning rates that were tried before the first step, and the chosen one (`lr`)
+    before: dict[str, float | None] | None  #: the same metrics before the first step of a fine-tuning
+    improvement: float | None  #: how much the best checkpoint is better than `before`, by the metric that chose it; positive is better
+    baselines: dict[str, dict[str, float]]  #: scores of the validation rows by simple methods, by the method's name
+    beats_baseline: int | None  #: 1: the best checkpoint is better than each baseline; 0: it is not; None: there is none
+    best_baseline: dict[str, Any] | None  #: name, metric, value, and the model's score
+    new_head: bool | None  #: the head was random before the first step, and so `before` says nothing about the checkpoint
+    sequence_length: int | None  #: tokens of a row, and of the pieces in which validation texts are scored
+    rate_trial: dict[str, Any] | None  #: the learning rates that were tried before the first step, and the chosen one (`lr`)
     best: dict[str, Any] | None
     stopped_early: bool
-    stopped_by: str | None  # the key of the budget that ended the run, or "request": a signal, Ctrl-C or should_stop; None: it is finished
+    stopped_by: str | None  #: the key of the budget that ended the run, or "request": a signal, Ctrl-C or should_stop; None: it is finished
     seconds: float
     train_seconds: float
     tokens_per_second: float | None
-    inherited_g: float | None  # emissions of all ancestors of the model; None: not known for any of them
+    inherited_g: float | None  #: emissions of all ancestors of the model; None: not known for any of them
     inherited_kwh: float | None
     inherited_is_lower_bound: bool | None
-    gates: list[dict[str, Any]]  # the verdicts of --fail-if
-    stages: dict[str, "TrainingResult"] = field(repr=False)  # empty for a recipe without stages
+    gates: list[dict[str, Any]]  #: the verdicts of --fail-if
+    stages: dict[str, "TrainingResult"] = field(repr=False)  #: empty for a recipe without stages
 
     @classmethod
     def of_training(cls, document: dict[str, Any]) -> Self:
@@ -83,10 +83,10 @@ class SweepResult(_Result):
 
     run: str
     status: str
-    metric: str | None  # by which trials are compared; None: no trial has a score yet
+    metric: str | None  #: the metric by which trials are compared; None: no trial has a score yet
     planned_trials: int
-    trials: list[dict[str, Any]]  # ready for pandas.DataFrame: trial, run, values, status, score, steps, seconds, energy_kwh, emissions_g
-    best: dict[str, Any] | None  # the finished trial with the best score, and its checkpoint
+    trials: list[dict[str, Any]]  #: ready for pandas.DataFrame: trial, run, values, status, score, steps, seconds, energy_kwh, emissions_g
+    best: dict[str, Any] | None  #: the finished trial with the best score, and its checkpoint
     seconds: float | None
     train_seconds: float | None
     tokens: int | None
@@ -94,8 +94,8 @@ class SweepResult(_Result):
     energy_kwh_parts: dict[str, float] | None
     emissions_g: float | None
     carbon_status: str | None
-    stopped_by: str | None  # the key of the budget that ended it, or "request"; None: it is finished
-    selection_factor: float | None  # grams of all trials for each gram of the best one
+    stopped_by: str | None  #: the key of the budget that ended it, or "request"; None: it is finished
+    selection_factor: float | None  #: grams of all trials for each gram of the best one
     gates: list[dict[str, Any]]
 
 
@@ -104,29 +104,29 @@ class EvaluationResult(_Result, Footprint):
     """The result of evaluate. `predictions` has a document for each text or labelled row, if they were requested."""
 
     metrics: dict[str, float]
-    baselines: dict[str, dict[str, float]]  # by name: scores of the same rows that need no model
-    beats_baseline: int | None  # 1: the model is better than each of them; 0: it is not; None: there is none
+    baselines: dict[str, dict[str, float]]  #: scores of the same rows by simple methods, by the method's name
+    beats_baseline: int | None  #: 1: the model is better than each of them; 0: it is not; None: there is none
     best_baseline: dict[str, Any] | None
     intervals: dict[str, tuple[float, float]]
     bootstrap: int | None
     examples: int
     tokens: int
-    trained_on: int | None  # how many of the scored texts the run was trained on; None: not known
+    trained_on: int | None  #: how many of the scored texts the run was trained on; None: not known
     checkpoint: str
     data: list[dict[str, str]]
     batch_size: int
     precision: str
     context_length: int
     sequence_length: int
-    classes: dict[str, dict[str, float]] | None  # precision, recall, f1 and support of each class or tag
-    entities: dict[str, dict[str, float]] | None  # the same of each kind of entity that tags mark
-    confusion: dict[str, dict[str, int]] | None  # how often each class was predicted for each; zeros are left out
-    lost: dict[str, int] | None  # labelled rows that were not scored, by reason
-    decoding: dict[str, Any] | None  # the settings of generated texts
+    classes: dict[str, dict[str, float]] | None  #: precision, recall, f1 and support of each class or tag
+    entities: dict[str, dict[str, float]] | None  #: the same of each kind of entity that tags mark
+    confusion: dict[str, dict[str, int]] | None  #: how often each class was predicted for each; zeros are left out
+    lost: dict[str, int] | None  #: labelled rows that were not scored, by reason
+    decoding: dict[str, Any] | None  #: the settings of generated texts
     bleu_tokenize: str | None
-    inputs: int | None  # the number of generated texts
-    references: int | None  # the number of references with which they were compared
-    gates: list[dict[str, Any]]  # the verdicts of --fail-if
+    inputs: int | None  #: the number of generated texts
+    references: int | None  #: the number of references with which they were compared
+    gates: list[dict[str, Any]]  #: the verdicts of --fail-if
     predictions: list[dict[str, Any]] = field(repr=False)
 
 

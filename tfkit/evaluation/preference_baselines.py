@@ -77,7 +77,7 @@ def _by_words(train: Sequence[Pair], scored: Sequence[Pair]) -> Numbers:
     for _ in range(_STEPS):
         loss = torch.nn.functional.softplus(-features.margins(weights)).mean() + _L2 * weights.square().sum()
         gradients = torch.autograd.grad(loss, [weights])
-        with torch.no_grad():  # by the function, since the class imports PyTorch's compiler
+        with torch.no_grad():  # the functional form, since the optimizer's class imports PyTorch's compiler
             adam([weights], [*gradients], [mean], [square], [], [step], amsgrad=False, maximize=False, **settings)
     scored_features = Features.of([(_words(pair.better), _words(pair.worse)) for pair in scored], columns)
     margins: Numbers = scored_features.margins(weights).detach().double().numpy()

@@ -27,7 +27,7 @@ PRESETS = {"bart-base": BASE | {"dim": 768, "num_heads": 12}, "bart-large": LARG
 _MODULES = {
     "model.encoder.layernorm_embedding": "embedding.norm",
     "model.decoder.layernorm_embedding": "embedding.decoder.norm",
-    **{f"model.{stack}.layer_norm": f"{stack}.norm" for stack in ("encoder", "decoder")},  # of mBART alone, after all layers
+    **{f"model.{stack}.layer_norm": f"{stack}.norm" for stack in ("encoder", "decoder")},  # the norm after all layers, which only mBART has
     "classification_head.dense": "head.pooler",
     "classification_head.out_proj": "head.classes",
     "qa_outputs": "head.spans",

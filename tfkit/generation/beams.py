@@ -103,7 +103,7 @@ class BeamSearch:
         if self.settings.early_stopping == "full":
             return True
         grows = self.settings.early_stopping == "never" and self.settings.length_penalty > 0
-        length = self.limit if grows else len(best.ids)  # at which the best unfinished text would have its highest score
+        length = self.limit if grows else len(best.ids)  # the length at which the best unfinished text would have its highest score
         return best.log_probability / self._divisor(length) <= self.completed[-1].score
 
     def _divisor(self, length: int) -> float:

@@ -207,7 +207,7 @@ def apply_changes(config: ModelConfig, changes: Mapping[str, Any]) -> ModelConfi
 
 def _validated(values: Any, path: Path) -> ModelConfig:
     try:
-        return ModelConfig.model_validate(values, strict=True)  # no "5", 5.0 or true in place of an integer
+        return ModelConfig.model_validate(values, strict=True)  # strict: "5", 5.0 or true are no integers
     except ValidationError as error:
         raise ModelError(f"{path}: {_describe(error)}") from None
 

@@ -97,7 +97,7 @@ def _first_end(stream: TokenStream, tokenizer: Tokenizer) -> int:
 class PretrainingMix:
     """The pretraining text that a step reads after its own rows, in separate micro-batches, cut as for causal language modelling.
 
-    It is against forgetting: InstructGPT (arXiv 2203.02155, section 3.5 and appendix C.4) adds the language modelling gradient, times 27.8,
+    It prevents forgetting: InstructGPT (arXiv 2203.02155, section 3.5 and appendix C.4) adds the language modelling gradient, times 27.8,
     to that of each PPO step.
     """
 

@@ -41,7 +41,7 @@ class Batch:
     decoder_padding_mask: Tensor | None = None  # (B, T')
     extras: Mapping[str, Tensor] = field(
         default_factory=dict
-    )  # (B, ...), for further terms; or of other sizes, for a loss that joins sequences. A batch with extras is never cropped
+    )  # further inputs of the loss, (B, ...) or of other sizes if it joins sequences. A batch with extras is never cropped
     is_pretraining: bool = False  # rows of data.pretraining, which a step reads after its own
 
     def to(self, device: torch.device) -> "Batch":

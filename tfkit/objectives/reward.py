@@ -66,7 +66,7 @@ class Reward(LabelledObjective):
 
     def collate(self, rows: ExampleBatch) -> Batch:
         """Return one sequence per completion, with ranks as labels (C,), 1 for the best; `extras` also has the `prompts` sizes (C,)."""
-        assert self.tokenizer.pad_id is not None  # by `fit_tokenizer`
+        assert self.tokenizer.pad_id is not None  # ensured by `fit_tokenizer`
         batch = self.encoder.collate(rows, self.tokenizer.pad_id)
         ranks = np.concatenate([example["ranks"] for example in rows.single()])
         prompts = torch.from_numpy(np.concatenate([example["prompts"] for example in rows.single()])).long()

@@ -48,7 +48,7 @@ class Regression(LabelledObjective):
         return self._texts.encode(rows, [_value(row) for row in rows])
 
     def encode_unlabelled(self, rows: Sequence[Row]) -> list[Encoded | BadRow]:
-        """Return the same with 0 as a placeholder."""
+        """Return what `encode` does, with 0 as a placeholder of the value."""
         return self._texts.encode(rows, [np.zeros(1, np.float32)] * len(rows))
 
     def collate(self, rows: ExampleBatch) -> Batch:

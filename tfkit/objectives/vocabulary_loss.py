@@ -221,5 +221,5 @@ class _BlockCrossEntropy(torch.autograd.Function):
 
 
 def _places(labels: Tensor, begin: int, end: int) -> tuple[Tensor, Tensor]:
-    """Return the place of each label in a block, and whether it is in it, (N, 1) each; the place of one that is not means nothing."""
+    """Return the place of each label in a block, and whether it is in the block, (N, 1) each. Ignore the place of a label outside."""
     return (labels - begin).clamp(0, end - begin - 1)[:, None], ((labels >= begin) & (labels < end))[:, None]

@@ -24,7 +24,7 @@ _SHOWN_LINES = 60  # of the output of a rank that failed
 # otherwise asked to stop (SIGTERM), then killed.
 _ASK_SECONDS, _END_SECONDS = 5.0, 15.0
 _ASK_AFTER_KILL_SECONDS, _END_AFTER_KILL_SECONDS = 0.0, 4.0
-_OTHERS_SECONDS = 4.0  # after the end of rank 0
+_OTHERS_SECONDS = 4.0  # time that the other ranks have after the end of rank 0
 _OTHERS_OF_REFUSED_SECONDS = 0.3  # after an error of its own, such as a refused recipe: the ranks may not even be connected
 _LOST = 9
 _PIPE = "TFKIT_LAUNCHER_PIPE"  # closed when the launcher ends
@@ -40,7 +40,7 @@ class Workers:
     port: int
     pipe: int
     processes: dict[int, "subprocess.Popen[bytes]"] = field(default_factory=dict)
-    outputs: dict[int, IO[bytes]] = field(default_factory=dict)  # without that of rank 0
+    outputs: dict[int, IO[bytes]] = field(default_factory=dict)  # of all ranks but rank 0
     ended: dict[int, int] = field(default_factory=dict)  # exit code by rank, in order of exit; -N: killed by signal N
     signals: list[int] = field(default_factory=list)  # the signals that were forwarded
     _since: dict[str, float] = field(default_factory=dict)  # times of the first failure and of the end of rank 0

@@ -14,12 +14,12 @@ DECISIONS = 10  # the version of these rules and those of tfkit/engine/recogniti
 HELD_OUT, _MAX_HELD_OUT, _MIN_HELD_OUT_ROWS = 0.1, 0.3, 20  # fractions; and the rows that can select the best checkpoint
 _LATER_ADAM = {"kind": "adamw", "betas": [0.9, 0.999], "weight_decay": 0.01, "clip_norm": 1.0}
 _BILLION, _UNLIMITED = 10**9, 10**18
-LORA = {"rank": 16, "alpha": 32, "targets": ["q_proj", "k_proj", "v_proj", "o_proj"]}  # if memory does not suffice to train all weights
+LORA = {"rank": 16, "alpha": 32, "targets": ["q_proj", "k_proj", "v_proj", "o_proj"]}  # if the memory is too small to train all weights
 
 # A smaller batch is mostly noise, and slow; a class is hardly learned from fewer examples, repeated ones included.
 _STEPS_PER_EPOCH, _MIN_BATCH, _EXAMPLES_PER_CLASS = 25, 8, 30
 _STEP_FLOPS, _MIN_TOKENS, _MAX_TOKENS = 2e12, 1024, 8192  # of a step, which takes a CPU some ten seconds
-ENOUGH_ROWS, ENOUGH_CHARACTERS = 100_000, 20_000_000  # that are counted: more change no decision
+ENOUGH_ROWS, ENOUGH_CHARACTERS = 100_000, 20_000_000  # counting stops here, since more change no decision
 RARE = 0.1  # of the labels: if all classes but the most frequent one have fewer, a model first learns to answer that one
 MANY_ROWS = 4000  # the rows of a data set that is not counted, since it would be downloaded
 
@@ -51,9 +51,9 @@ class StartingPoint:
     rates: tuple[tuple[int, float, str], ...]
     schedule: dict[str, Any]
     epochs: int
-    batch_size: int  # if there are enough rows
+    batch_size: int  # used if there are enough rows
     steps: int = 50  # at least: fewer hardly change a model
-    most_epochs: int = 10  # to reach `steps`
+    most_epochs: int = 10  # as many are read at most to reach `steps`
     scaled: bool = False  # whether a smaller batch than batch_size lowers the rate by its square root (arXiv 2205.10287)
 
     def for_rare_classes(self) -> "StartingPoint":

@@ -61,7 +61,7 @@ class ModelSummary:
     tuned: bool = False  # has a chat template
     context_length: int = 0
     token_bytes: int = 0  # approximate activation memory per token
-    reads_further: bool = False  # beyond its context length, by relative positions (T5)
+    reads_further: bool = False  # it reads beyond its context length, by relative positions (T5)
 
     def __str__(self) -> str:
         head = _HEADS.get(self.head, self.head)

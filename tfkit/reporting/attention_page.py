@@ -78,7 +78,7 @@ def attention_page(
 ) -> str:
     """Return the page."""
     made = environment()
-    script = made.get_template("attention.js").render()  # which the page includes
+    script = made.get_template("attention.js").render()  # included in the page
     page = made.get_template("attention.html.jinja").render(
         {"model": last_name(model), "generator": GENERATOR, "version": __version__, "today": today.isoformat()},
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),

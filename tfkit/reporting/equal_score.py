@@ -15,7 +15,7 @@ from tfkit.recipe.schema.best_metric import HIGHER
 from tfkit.reporting.run_facts import RunFacts, number_of
 from tfkit.reporting.run_set import Entry, RunSet
 
-MOST_RUNS = 8  # in a comparison: those with the best scores
+MOST_RUNS = 8  # a comparison has at most these many runs, those with the best scores
 
 
 @dataclass(frozen=True)

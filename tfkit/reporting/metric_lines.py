@@ -8,7 +8,7 @@ from typing import Any, Generic, TypeVar
 from tfkit.run.metrics import is_foreign, read_lines
 
 _T = TypeVar("_T")
-MOST_RECORDS = 10_000  # to keep of each kind
+MOST_RECORDS = 10_000  # the records of each kind that are kept
 MOST_SAMPLES = 4  # of a step
 MOST_SAMPLED = 6  # steps with samples to keep, evenly spaced, and the last one
 MOST_CHARACTERS = 2_000  # of a sample's text

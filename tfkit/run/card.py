@@ -21,7 +21,7 @@ _TASKS = {
     "tags": "token-classification",
     "spans": "question-answering",
     "none": "feature-extraction",
-}  # of the Hub, by the kind of the head; an `lm` depends on the stacks
+}  # the Hub's names of tasks by the kind of the head; that of an `lm` depends on the stacks
 _STACKS = {
     (False, True): "A decoder-only Transformer",
     (True, False): "An encoder-only Transformer",

@@ -29,7 +29,7 @@ class ModelDocument:
     training: str = ""  # pre-training or fine-tuning
     run_id: str | None = None
     objective: str | None = None
-    objective_settings: dict[str, Any] = field(default_factory=dict)  # on which predictions depend
+    objective_settings: dict[str, Any] = field(default_factory=dict)  # settings on which predictions depend
     data: dict[str, list[str]] = field(default_factory=dict)  # fingerprints by part
     adapter: dict[str, Any] = field(default_factory=dict)
 

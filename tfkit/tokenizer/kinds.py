@@ -37,8 +37,8 @@ class Corpus:
     ) -> list[str]:
         """Return the most frequent characters, which make up 99.99% of the normalized texts; at most `most`, sorted by code point.
 
-        Rarer characters would take entries that parts of words need. `excluded` characters do not count as text, such as white space for
-        kinds that have none inside words.
+        Rarer characters would take entries that parts of words need. `excluded` characters are not counted, such as white space for
+        kinds whose words have none.
         """
         counts: Counter[str] = Counter()
         for text in self._texts:

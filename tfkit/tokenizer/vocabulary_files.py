@@ -77,7 +77,7 @@ def read_vocabulary(folder: Path, settings: Settings, config: Settings, special:
         return backend.to_str(pretty=True), settings
 
 
-_USED = ("cls_token", "sep_token", "mask_token", "pad_token", "unk_token", "eos_token")  # without which a vocabulary is another model's
+_USED = ("cls_token", "sep_token", "mask_token", "pad_token", "unk_token", "eos_token")  # a vocabulary without these is another model's
 
 
 def _wordpiece(paths: Sequence[Path], settings: Settings, roles: Mapping[str, str]) -> Made:
@@ -115,14 +115,14 @@ def _of_pieces(
 
 
 def _mbart(paths: Sequence[Path], settings: Settings, roles: Mapping[str, str]) -> Made:
-    """Build mBART's, without the normalizer of its model: transformers' class leaves it out."""
+    """Build mBART's, without the SentencePiece model's normalizer, as transformers' class does."""
     backend, added = _of_pieces(("<s>", "<pad>", "</s>", "<unk>"), 3, lambda _: (*_LANGUAGES, "<mask>"))(paths, settings, roles)
     backend.normalizer = None
     return backend, added
 
 
 def _deberta(paths: Sequence[Path], settings: Settings, roles: Mapping[str, str]) -> Made:
-    """Build DeBERTa v2's and v3's, without the normalizer of its model: transformers' class has another."""
+    """Build DeBERTa v2's and v3's, with the normalizer of transformers' class instead of the SentencePiece model's."""
     model = sentencepiece_file.read_model(paths[0])
     backend = Backend(models.Unigram([(piece.text, piece.score) for piece in model.pieces], unk_id=model.unknown, byte_fallback=False))
     steps: list[normalizers.Normalizer] = [normalizers.Lowercase()] if settings.get("do_lower_case", False) else []

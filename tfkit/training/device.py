@@ -148,8 +148,8 @@ def keep_freed_memory() -> None:
 
 
 class FreedMemory:
-    """A limit on the freed memory that the C library keeps (Linux, glibc), for ranks with sharded weights. They allocate and free whole
-    tables and gradients between shards that stay, so that much of the free memory is fragmented.
+    """A limit on the freed memory that the C library keeps (Linux, glibc), for ranks with sharded weights. Such a rank
+    keeps allocating and freeing whole tables and gradients beside its shards, which fragments the free memory.
     """
 
     def __init__(self, large: int):

@@ -16,8 +16,8 @@ import tokenize
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-_MAX_TOKENS = 48  # in a row of several lines
-_MAX_LINE_TOKENS = 96  # in a row of one line
+_MAX_TOKENS = 48  # the most in a row that takes several lines
+_MAX_LINE_TOKENS = 96  # the most in a row that takes one line
 _MIN_TOKENS = 4
 _MAX_STRING = 60  # characters
 _KEPT = {tokenize.NAME: "variable", tokenize.NUMBER: "number", tokenize.STRING: "string", tokenize.OP: "operator"}

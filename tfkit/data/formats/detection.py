@@ -18,12 +18,12 @@ from tfkit.recipe.schema.objective_facts import SECTIONS
 from tfkit.recipe.schema.roles import normalized
 
 LABEL_MARK = "__label__"  # before each label of a line, in fastText's files
-_LINES = 200  # that are examined
+_LINES = 200  # the number of lines that are examined
 _MAX_JSON_LINE = 1 << 20  # bytes: a longer first line is taken for a whole file
 _DELIMITERS = ",;\t|"
 _NAMES = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "vertical bars"}
 _IOB = re.compile(r"O|[BIESLU]-\S+")
-_LICENCE = re.compile(r"CC[-0 ]|https?://|©", re.IGNORECASE)  # begins the note where a row is from
+_LICENCE = re.compile(r"CC[-0 ]|https?://|©", re.IGNORECASE)  # how a note on the origin of a row begins
 _SCORE = re.compile(r"-?[0-9]*\.[0-9]+")  # a number with a fraction: whole numbers may count the rows
 _MAX_TAGS, _MIN_TOKENS = 60, 20  # distinct tags and tokens, for tags other than IOB's
 _MIN_ROWS = 3  # lines of a text that is a table

@@ -25,7 +25,7 @@ class WeightedOrder:
         self._seed = seed
         self._counts = np.array([rows for _, _, rows in sources], np.int64)
         self.repeats = [count_repeats(name, weight, rows) for name, weight, rows in sources]
-        self._strides = [rows * distinct for _, _, rows in sources]  # between the numbers of a row in two passes
+        self._strides = [rows * distinct for _, _, rows in sources]  # the distance between the numbers that a row has in two passes
         used = [rows + passes * stride for rows, (passes, _), stride in zip(self._counts, self.repeats, self._strides, strict=True)]
         self._first = np.concatenate([[0], np.cumsum(used)])  # number of each source's first row
         self._orders = EpochCache(lambda epoch: self.draw(np.random.PCG64([self._seed, epoch])))

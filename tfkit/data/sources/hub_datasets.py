@@ -201,7 +201,7 @@ class StreamedSource:
         """Yield each record as a line of JSON, with the columns that are read. Any error becomes a DataError."""
         try:
             for values in islice(stream, self.most):
-                names = self.columns.select_kept(values) or values  # if none is read: all, for the error that lists them
+                names = self.columns.select_kept(values) or values  # if no column is read, all are kept for the error that lists them
                 yield json.dumps({name: values[name] for name in names}, default=self._plain).encode() + b"\n"
         except DataError:
             raise

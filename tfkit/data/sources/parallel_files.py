@@ -47,7 +47,7 @@ class ParallelFiles:
 
 
 def find_parallel(pattern: str, paths: Sequence[Path], *, of_languages: bool) -> ParallelFiles | None:
-    """Return the parallel files of a path, folder or glob, given the files of a path or glob; None if these are something else.
+    """Return the parallel files of a path, folder or glob, given the files of a path or glob; None if they are not parallel.
 
     `of_languages`: also files of the same texts in several languages, if they have equally many lines; otherwise each is a text.
     """
@@ -62,7 +62,7 @@ def find_parallel(pattern: str, paths: Sequence[Path], *, of_languages: bool) ->
         if (word := column_in(path)) is not None:
             groups.setdefault((path.parent, word[0]), {})[word[1]] = path
         elif named is None and (suffix_of(path) in FORMAT_OF or is_archive(path)):
-            return None  # beside files with columns of their own
+            return None  # the other files have columns of their own
     sets = [columns for group in groups.values() if (columns := _set_of(group, of_languages=of_languages)) and _holds(named, columns)]
     if not sets:
         return None

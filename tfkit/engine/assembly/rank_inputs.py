@@ -25,8 +25,8 @@ class RankInput:
 
     place: str  # in the recipe, and what is there; or what the command line names
     fingerprint: str  # equal only if all ranks compute the same with it
-    error: type[TfkitError]  # that a difference is
-    files: Callable[[], dict[str, Path]]  # by a name that is the same on all ranks
+    error: type[TfkitError]  # raised if the ranks have different files
+    files: Callable[[], dict[str, Path]]  # the files by names that are the same on all ranks
 
 
 def inputs_on_rank(recipe: Recipe, data: TrainingData, checkpoint: Path | None) -> Iterator[RankInput]:

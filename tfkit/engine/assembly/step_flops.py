@@ -19,7 +19,7 @@ from tfkit.recipe.schema.sections import Recipe
 from tfkit.training.flops import Flops, ForwardShape, backward_flops, forward_flops, trained_shape
 from tfkit.training.memory import has_logits
 
-_SAMPLED_TOKENS = 65_536  # after which no further steps are read
+_SAMPLED_TOKENS = 65_536  # after this number no further steps are read
 _SAMPLED_STEPS = 8  # across the first epoch
 
 
@@ -149,7 +149,7 @@ def _rollout_flops(objective: Objective, model: Transformer, shape: ForwardShape
         forward_flops(one.model, ForwardShape(shape.rows, shape.length, 0, shape.states if one.trained else shape.rows)).total
         for one in objective.companions
     )
-    epochs = rollouts.section.inner_epochs  # in which the steps read each response
+    epochs = rollouts.section.inner_epochs  # how often the steps read each response
     return (sampling + reading) / epochs, further / epochs
 
 

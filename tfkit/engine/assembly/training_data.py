@@ -64,7 +64,7 @@ class TrainingData:
     validation: list[ValidationSet]
     start: Start | None = None  # what a fine-tuning starts from
     pretraining: Sequence[tuple[TokenStream, float]] = ()  # text that is mixed into the steps, with the weight of each source
-    rules: "Rules | None" = None  # that reward sampled responses; None: none are sampled, or the training is only planned
+    rules: "Rules | None" = None  # rules that reward sampled responses; None: no responses are sampled, or the training is only planned
 
     @property
     def code_hashes(self) -> list[str]:

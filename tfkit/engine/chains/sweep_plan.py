@@ -102,7 +102,7 @@ def plan_sweep(source: RecipeText | None, space: SearchSpace, asked: int | None,
     first = Trial("", space.first)
     with _of_trial(first):
         read = read_trial(source, followed_by(space.fixed, first.values))
-        recipe = read if isinstance(read, Recipe) else read.stages[-1].recipe  # whose model is scored
+        recipe = read if isinstance(read, Recipe) else read.stages[-1].recipe  # the last stage, whose model is scored
     if not recipe.data.validation:
         raise UsageError(f"{source.path}: data.validation: trials are compared by held-out rows, of which there are none; set it")
     metric = recipe.evaluation.metric or recipe.objective.trained_for.best_by

@@ -26,7 +26,7 @@ class NextTokens:
     """The tokens that are likeliest after a position, with their probabilities, and that of the token that follows in the text."""
 
     likeliest: list[tuple[str, float]]
-    actual: str | None  # None: the text ends here
+    actual: str | None  #: None: the text ends here
     probability: float | None
 
 

@@ -37,14 +37,14 @@ def open_embedder(
     finalize_killed_run(checkpoint)
     folder = find_checkpoint(checkpoint)
     settings = read_settings(None, folder, {"data.validation.0.files": "all", **overrides}, _SECTIONS, data)
-    assert settings.data is not None  # by `data`
+    assert settings.data is not None  # set by `data`
     if needs_all and settings.data.on_bad_row == "skip":
         raise UsageError(
             f"data.on_bad_row=skip: a row without a vector has no place in the file of {argument('out')}; leave {argument('out')} "
             "away, for JSON lines"
         )
     update: dict[str, Any] = {}
-    if "data.sequence_length" not in overrides:  # that of the training is of its own rows
+    if "data.sequence_length" not in overrides:  # the training's own length is meant for its rows
         update["sequence_length"] = None
     if field is not None:
         assert isinstance(settings.data.validation, list)

@@ -17,10 +17,10 @@ class Pipe(io.BufferedIOBase):
 
     def __init__(self, raw: BinaryIO, name: str):
         self._raw, self.name = raw, name
-        self._lines: deque[bytes] = deque()  # complete ones that were not returned yet
+        self._lines: deque[bytes] = deque()  # complete lines that were not returned yet
         self._rest = b""  # the beginning of the next line
         self._ended = False
-        self._number = 0  # of complete lines that were read
+        self._number = 0  # how many complete lines were read
 
     def readable(self) -> bool:
         """Return True."""

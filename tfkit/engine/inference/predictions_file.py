@@ -23,7 +23,7 @@ WriteLine = Callable[[Mapping[str, Any]], None]
 DELIMITERS = {".csv": ",", ".tsv": "\t"}  # of tables, by the suffix of the file
 CONLL = (".conll", ".bio", ".iob", ".iob2")
 _JSON_LINES = ("", ".jsonl", ".ndjson")
-_SEPARATORS = {ord(one): f"\\u{ord(one):04x}" for one in "\x85\u2028\u2029"}  # at which some readers split lines
+_SEPARATORS = {ord(one): f"\\u{ord(one):04x}" for one in "\x85\u2028\u2029"}  # some readers split lines at these characters
 
 
 def require_writable(path: Path, option: str) -> None:
@@ -146,7 +146,7 @@ class _Table:
 
     def __init__(self, file: IO[str], delimiter: str, further_columns: tuple[str, ...]):
         rows = SimpleNamespace(write=lambda row: file.write(row.removesuffix("\r\n") + "\n"))
-        self.writer = csv.writer(rows, delimiter=delimiter)  # whose line end \r\n makes it quote fields with either character
+        self.writer = csv.writer(rows, delimiter=delimiter)  # its line end \r\n makes it quote fields that have either character
         self.further_columns = further_columns
         self.header: list[str] | None = None
         self.waiting: list[Mapping[str, Any]] = []

@@ -22,7 +22,7 @@ class Prompt:
     given: dict[str, Any]
     text: str = ""
     messages: list[dict[str, Any]] | None = None
-    tools: Any = None  # that may be called in the conversation
+    tools: Any = None  # the functions that may be called in the conversation
 
     @property
     def conversation(self) -> list[dict[str, Any]]:

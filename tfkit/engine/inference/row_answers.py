@@ -80,7 +80,7 @@ class RowAnswers:
 
     def __init__(self, checkpoint: str | Path, folder: Path, settings: EvaluationSettings, task: RowTask, precision: "Precision"):
         self.folder, self.settings, self.task, self.precision = folder, settings, task, precision
-        assert settings.data is not None  # by the rows that the command was given
+        assert settings.data is not None  # set by the rows that the command was given
         assert isinstance(settings.data.validation, list)
         self.sources, self.on_bad_row = settings.data.validation, settings.data.on_bad_row
         self.inputs = settings_inputs(settings, folder, checkpoint)

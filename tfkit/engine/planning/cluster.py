@@ -78,7 +78,7 @@ def require_known_gpu(gpu: str | None, probe: int, ranks: int) -> None:
 def require_ranks(recipe: Recipe, ranks: int) -> None:
     """Raise UsageError, with the nearest possible numbers of ranks, if a batch cannot be divided evenly among the ranks."""
     size, ramp = recipe.training.batch_size, recipe.training.batch_ramp
-    size = size if ramp is None else BatchSizes(size, ramp.start, 1.0).unit  # which divides the batch of every step
+    size = size if ramp is None else BatchSizes(size, ramp.start, 1.0).unit  # the unit divides the batch of every step
     if size % ranks:
         divisors = [count for count in range(1, size + 1) if size % count == 0]
         near = dict.fromkeys([max(count for count in divisors if count < ranks), min((n for n in divisors if n > ranks), default=size)])

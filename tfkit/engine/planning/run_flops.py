@@ -20,10 +20,10 @@ from tfkit.recipe.schema.sections import Recipe
 from tfkit.training.flops import ForwardShape, forward_flops, products
 from tfkit.training.memory import has_logits
 
-_ASSEMBLY_SECONDS = 0.1  # until the first step, apart from the weights; measured on two cores
+_ASSEMBLY_SECONDS = 0.1  # of work before the first step, apart from the weights; measured on two cores
 _BYTES_PER_SECOND = 2e8  # of checkpoints written, hashed and synced, and of weights initialized, or read, hashed and rounded
 Workload = Mapping[Operation, float]  # how much of each operation forward and backward passes take
-_ROLLOUT_MICRO_BATCHES = 8  # whose responses are sampled at once, as in rollout_loader.py
+_ROLLOUT_MICRO_BATCHES = 8  # as many responses are sampled at once as in rollout_loader.py
 
 
 def step_workload(model: Transformer, shapes: Iterable[tuple[ForwardShape, float]]) -> Workload:

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from tfkit.engine.training_run.estimate import Estimate
     from tfkit.engine.training_run.run import Run
 
-_MEASURED_STEPS = 5  # of which the first two are slower
+_MEASURED_STEPS = 5  # the first two of them are slower
 
 
 class RunForecaster:

@@ -45,7 +45,7 @@ class Mesh:
     ranks: int
     shards: int
     reshard: bool  # free the gathered weights of a block after its forward pass
-    micro_batches: int  # of each rank in a step
+    micro_batches: int  # per rank and step
     dtype: torch.dtype  # of the working weights
 
 
@@ -93,7 +93,7 @@ def _measure(recipe: Recipe, config: ModelConfig, objective: Objective, batch: B
             sizes |= {
                 f"sent/{kind}": size + further * (size - sizes[f"sent/{kind}"]) if count == 2 else size for kind, size in sent.items()
             }
-        gathered = 0  # until the backward pass
+        gathered = 0  # bytes that stay gathered until the backward pass
         if mesh.shards > 1:
             units = Units.of(dict(stepper.model.named_parameters()))
             further_roots = [Units.of(dict(one.model.named_parameters())).root for one in stepper.objective.companions]

@@ -37,8 +37,8 @@ class Size:
     """The decisions; None: the model's own context, rows that fill it, the default of log_every, no adapter."""
 
     point: StartingPoint
-    context_length: int | None  # if longer than the model's own
-    sequence_length: int | None  # if rows are shorter than the context
+    context_length: int | None  # set if it is longer than the model's own
+    sequence_length: int | None  # set if rows are shorter than the context
     batch_size: int
     epochs: int
     lr: float

@@ -70,7 +70,7 @@ def read_settings(
             raise UsageError(f"{OVERRIDES}: {name}: this command reads only the sections {', '.join(sections)}")
         if name.startswith("carbon.budget_"):
             raise UsageError(f"{OVERRIDES}: {name}: a budget is of a training, and this command has none; leave it out")
-    if scored is not None:  # before the others, so that data.validation.0.text=... can name the column
+    if scored is not None:  # applied before the others, so that data.validation.0.text=... can name the column
         overrides = {"data.validation": [{"path": scored, "files": evaluated_files(scored)}], **overrides}
     saved = saved_recipe(checkpoint)
     source = recipe or saved
@@ -80,7 +80,7 @@ def read_settings(
         overrides = {**_defaults_of_other_objectives(), **overrides}
     if recipe is None and "data.on_bad_row" not in overrides:  # a training may skip rows, but a score may not
         overrides = {"data.on_bad_row": "error", **overrides}
-    if recipe is None and scored is not None:  # the run's limits are of its own rows; what is named here is scored whole
+    if recipe is None and scored is not None:  # the run's limits are meant for its own rows; the data that are named here are scored whole
         overrides = {"evaluation.max_tokens": None, "data.rows": None, **overrides}
     if recipe is not None and saved is not None:
         with suppress(UsageError):  # an error in the run's own recipe, which this command was not given

@@ -29,7 +29,7 @@ _FREE = (
     *(*LENGTH, _PATIENCE, *_GUARDS, *_ROUNDING, "training.log_every", "training.tensorboard", "data.language"),
     *("checkpoint.", "evaluation.", "generation.", "trackers", "carbon.", "parallel."),
 )
-_LENGTH_SCHEDULES = ("linear", "cosine", "wsd")  # in which every step depends on the number of steps
+_LENGTH_SCHEDULES = ("linear", "cosine", "wsd")  # schedules whose rate at a step depends on the length of the run
 
 
 @dataclass(frozen=True)
@@ -196,7 +196,7 @@ def _fields(recipe: Recipe, saved: Recipe) -> dict[str, Any]:
         description = ModelConfig.model_validate(merge(known, recipe.model.changes)).model_dump(mode="json")
         document["model"] = {"from": recipe.model.start, **description}
     else:
-        head = known.get("head") if "head" not in recipe.model.changes else None  # which the objective may have chosen
+        head = known.get("head") if "head" not in recipe.model.changes else None  # the objective may have chosen the head
         document["model"] = model_config(recipe.model, known.get("vocab_size", 1), head).model_dump(mode="json")
     for name, pin in recipe.objective.pins.items():
         if pin is None:  # the run records it; whether it is the same model is checked later

@@ -1,1 +1,1 @@
-"""The commands that neither train nor answer: one file each."""
+"""The commands that neither train nor use a model's answers: one file each."""

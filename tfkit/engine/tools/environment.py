@@ -51,5 +51,5 @@ def _cache() -> dict[str, Any]:
 
     try:
         return {"folder": str(cache_folder()), "bytes": cache_size(), "error": None}
-    except TfkitError as error:  # which is part of the report
+    except TfkitError as error:  # the error is part of the report
         return {"folder": None, "bytes": None, "error": str(error)}

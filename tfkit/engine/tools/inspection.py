@@ -240,7 +240,7 @@ def inspect_first_step(recipe: Recipe, count: int, work: Session, *, masks: bool
         if not isinstance(recipe.data.validation, float):
             raise
         recipe = recipe.model_copy(update={"data": recipe.data.model_copy(update={"validation": None})})
-        data = _prepared(recipe, work)  # which raises the error again unless it is of the split
+        data = _prepared(recipe, work)  # raises the error again, unless its cause is the split
         work.listener.warn(f"{error}; here all rows are shown")
     with work.stop.at_once():
         return first_rows(recipe, data, count, masks=masks)

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from tfkit.engine.training_run.run import Run
     from tfkit.recipe.schema.sections import Recipe
 
-_LONGER, _LATER_SECONDS = 1.2, 30.0  # than the minutes that were asked for: the end, if the machine becomes slower
+_LONGER, _LATER_SECONDS = 1.2, 30.0  # a slow run is stopped after this factor times its minutes, and these seconds
 _LOOK_SECONDS = 0.05  # between checks of a stop while the idle machine is measured
 
 

@@ -33,7 +33,7 @@ def busy_neighbours() -> int:
     with contextlib.suppress(OSError, ValueError, IndexError):  # Linux alone says it
         ready = (
             max(int(Path("/proc/loadavg").read_text(encoding="ascii").split()[3].partition("/")[0]) for _ in range(_LOOKS)) - 1
-        )  # without this one
+        )  # without this process
     return max(0, round(min(average, ready)))
 
 

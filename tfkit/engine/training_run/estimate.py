@@ -23,7 +23,7 @@ _MIN_STEPS, _MAX_STEPS, _SHORTENING = 4, 100, 6  # steps per rate; at most a six
 _MIN_HELD_OUT, _MAX_HELD_OUT, _HELD_OUT_STEPS = 4, 64, 4  # rows; and at most the rows of this many steps
 _MANY_HELD_OUT = 256  # rows, where an F1 decides: of rare classes there are only a few among 64
 _EXPONENT = 0.32
-RARE_METRICS = ("f1", "f1_macro")  # by which a run is judged whose classes are unequal
+RARE_METRICS = ("f1", "f1_macro")  # the metrics by which a run with unequal classes is judged
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class RateTrialPlan:
     rates: tuple[float, ...]
     steps: int
     rows: int
-    factor: float  # by which each rate is multiplied in the trial
+    factor: float  #: each rate is multiplied by it in the trial
     flops: float
 
     def describe(self, total_flops: float) -> str:
@@ -112,7 +112,7 @@ class FullPower:
     watts: float
     hours: float
     emissions_g: float
-    source: str  # of the watts
+    source: str  #: of the watts
 
 
 @dataclass(frozen=True)
@@ -126,27 +126,27 @@ class Estimate:
     """
 
     parameters: int
-    active_parameters: int  # with which a token is computed: of a mixture of experts without those that are not chosen
+    active_parameters: int  #: the parameters that compute one token: of a mixture of experts, only the chosen experts
     trained_parameters: int
-    tokens: int  # of all steps
+    tokens: int  #: of all steps
     steps: int
     micro_batch_size: int
     flops: dict[str, float]
-    memory_bytes: int  # at the peak, on the training device
-    disk_bytes: int  # of the checkpoints that are kept
+    memory_bytes: int  #: at the peak, on the training device
+    disk_bytes: int  #: of the checkpoints that are kept
     seconds: Range
     energy_kwh: Range
     emissions_g: Range
-    basis: str  # "table": from the machine's speeds alone; "learned": corrected by earlier runs on it; "probe": from real steps
+    basis: str  #: "table": from the machine's speeds alone; "learned": corrected by earlier runs on it; "probe": from real steps
     place: str = ""
-    assumptions: dict[str, str] = field(default_factory=dict)  # how each number was obtained
+    assumptions: dict[str, str] = field(default_factory=dict)  #: how each number was obtained
     full_power: FullPower | None = None
-    table_seconds: dict[str, float] = field(default_factory=dict)  # by part, from the machine's speeds, without the correction
-    probe: dict[str, Any] | None = None  # the measured steps and their cost
-    rate_trial: RateTrialPlan | None = None  # of learning rates, before the first step
-    no_rate_trial: str | None = None  # why the recipe's rates are not tried
-    cluster: dict[str, Any] | None = None  # ranks, their memory and traffic (cluster.py)
-    stages: dict[str, "Estimate"] = field(default_factory=dict)  # of a chain, by name
+    table_seconds: dict[str, float] = field(default_factory=dict)  #: seconds of each part by the machine's speeds, without the correction
+    probe: dict[str, Any] | None = None  #: the measured steps and their cost
+    rate_trial: RateTrialPlan | None = None  #: of learning rates, before the first step
+    no_rate_trial: str | None = None  #: why the recipe's rates are not tried
+    cluster: dict[str, Any] | None = None  #: ranks, their memory and traffic (cluster.py)
+    stages: dict[str, "Estimate"] = field(default_factory=dict)  #: of a chain, by name
 
     @property
     def training_flops(self) -> float:

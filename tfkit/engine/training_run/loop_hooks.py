@@ -19,7 +19,7 @@ from tfkit.training.loop import Log, Progress
 from tfkit.training.replay import describe_step
 from tfkit.units import format_energy, format_seconds
 
-MEASURED_STEPS = 3  # from which the time of a run is estimated
+MEASURED_STEPS = 3  # the time of a run is estimated from these steps
 WORTH_REPORTING_SECONDS = 60.0
 
 

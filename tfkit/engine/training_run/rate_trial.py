@@ -47,7 +47,7 @@ class _Outcome:
     """The scores of a short training on the held-out rows. A loss that is not finite is infinite."""
 
     loss: float
-    f1: float | None = None  # where classes are unequal: the metric of the run's best checkpoint
+    f1: float | None = None  # the metric of the run's best checkpoint, if classes are unequal
 
     def is_clearly_better(self, other: "_Outcome") -> bool:
         if self.f1 is not None and other.f1 is not None and math.isfinite(other.loss):
@@ -60,7 +60,7 @@ class _Outcome:
 
 
 def try_rates(run: "Run", plan: RateTrialPlan) -> tuple[Recipe, dict[str, Any] | None]:
-    """Return the recipe with the best rate, and the trial's entry in run.json; None if its rows cannot decide. Raises Stopped.
+    """Return the recipe with the best rate, and the trial's entry in run.json, or None if its rows cannot decide. Raises Stopped.
 
     The recipe's own rate is kept unless the loss of another is lower by a twentieth. Where classes are unequal, a low loss is reached by
     always answering the most frequent one, so the F1 that the run is judged by decides, if there are enough rows of the others.

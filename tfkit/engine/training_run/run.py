@@ -92,7 +92,7 @@ class Run:
         """
         recipe, own, how = self.recipe, self.recipe.training.steps, "by a forecast"
 
-        corrected: Callable[[Estimate], Estimate] = copy  # as it is
+        corrected: Callable[[Estimate], Estimate] = copy  # no correction
         if measures and self.peers.ranks.is_alone:
             corrected = self.forecaster.measure(self)
             how = "by the time of a few steps"
@@ -132,7 +132,7 @@ class Run:
         if start is not None:
             return [parent_of(start.parent(), start.described.folder), *parents]
         if tokenizer is None or (run_id := run_id_of(folder := tokenizer_folder(tokenizer))) is None:
-            return parents  # without a run: a tokenizer alone, or one of a published model
+            return parents  # the tokenizer belongs to no run: a tokenizer alone, or that of a published model
         entry = {"role": "tokenizer", "path": tokenizer, "run_id": run_id, "sha256": content_hash(folder)}
         return [*parents, parent_of(entry, folder)]
 

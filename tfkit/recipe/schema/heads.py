@@ -13,7 +13,7 @@ from tfkit.recipe.schema.sections import Recipe
 def new_head(
     objective: ObjectiveSection, family: Family | None, config: ModelConfig, labels: int, *, same_labels: bool
 ) -> dict[str, Any] | None:
-    """Return the config of the head that a finished model needs for an objective; None if its own is of that kind, for the same labels.
+    """Return the config of the head that a finished model needs for an objective; None if the model has it already.
 
     `labels`: the number of classes or tags; `same_labels`: the head was trained for these.
     """

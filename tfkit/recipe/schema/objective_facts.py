@@ -33,7 +33,7 @@ class ObjectiveSection(Data):
     answers_in_text: ClassVar[bool] = False  # each row has a reference for a generated text
     scored_by: ClassVar[ScoredBy] = "row"  # rollout: by sampled responses. likelihood: for evaluation only
     best_by: ClassVar[str] = "loss"  # the metric of the best checkpoint if the recipe names none
-    metrics: ClassVar[tuple[str, ...]] = ("loss", "perplexity", "bits_per_byte", "target_tokens")  # that an evaluation may report
+    metrics: ClassVar[tuple[str, ...]] = ("loss", "perplexity", "bits_per_byte", "target_tokens")  # metrics that an evaluation may report
     # The fields that name further models, and whether these are trained, too. The field `<name>_sha256` of each pins its weights.
     companions: ClassVar[Mapping[str, bool]] = {}
     companion_heads: ClassVar[Mapping[str, str]] = {}  # the kind of head that a companion needs; missing: any

@@ -254,7 +254,7 @@ class TensorBoardSection(Data):
     kind: Literal["tensorboard"] = Field(description="tensorboard: event files in the run folder; needs the extra tfkit[tensorboard].")
 
 
-TrackerSection = TensorBoardSection  # becomes a union, discriminated by `kind`, with a second kind
+TrackerSection = TensorBoardSection  # becomes a union, discriminated by `kind`, once there is a second kind
 
 
 if TYPE_CHECKING:
@@ -290,7 +290,7 @@ class Recipe(Data):
         return self.model_copy(update=sections)
 
     def with_rate(self, lr: float) -> "Recipe":
-        """Return the recipe with this learning rate, and none to try."""
+        """Return the recipe with this learning rate, and without a trial of others."""
         return self.with_fields({"optimizer.lr": lr, "training.trial_rates": None})
 
 
