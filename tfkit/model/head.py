@@ -16,9 +16,8 @@ from tfkit.model.config import (
     SpansHeadConfig,
     TagsHeadConfig,
 )
-from tfkit.model.dropout import build_dropout
 from tfkit.model.mlp import ACTIVATIONS
-from tfkit.model.norm import build_norm
+from tfkit.model.norm import build_dropout, build_norm
 
 
 class Head(nn.Module):
