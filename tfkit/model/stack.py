@@ -24,7 +24,8 @@ from tfkit.model.config import ModelConfig
 from tfkit.model.experts import Experts
 from tfkit.model.mlp import Mlp
 from tfkit.model.norm import build_dropout, build_norm
-from tfkit.model.position import DistanceVectors, Positions, RelativeBias
+from tfkit.model.position import Positions
+from tfkit.model.relative_position import DistanceVectors, RelativeBias
 
 
 class Sublayer(nn.Module):
