@@ -6,6 +6,9 @@
 
 It runs `tfkit pretrain r.yaml --run R` on four made text files with an empty cache, in this process, under a profile hook in all threads,
 until `Stepper.take` of training/step.py first returns. The classifier of --predict is trained in another process.
+
+A comprehension, generator expression or lambda that the body of a module or a class runs, as for a table, is no function here: it runs when
+the file is imported, there is nothing to follow, and Python 3.12 has most of them as a part of the body itself.
 """
 
 import argparse
@@ -32,9 +35,8 @@ objective: {kind: causal_lm}
 training: {steps: 2, batch_size: 4}
 """
 WORDS = ["the", "cat", "dog", "sat", "ran", "on", "a", "mat", "hat", "and", "fast", "slow", "big", "small", "red", "blue"]
-
-
 _STEP = os.path.join("training", "step.py")
+_PARTS = frozenset({"<listcomp>", "<setcomp>", "<dictcomp>", "<genexpr>", "<lambda>"})  # of the function or body that runs them
 
 
 class Seen:
@@ -49,15 +51,17 @@ class Seen:
         if self.is_done:
             return
         code = frame.f_code
-        if event == "call" and code.co_flags & inspect.CO_OPTIMIZED:  # a function, and not the body of a module or a class
+        if event == "call" and _is_function(frame):
             self.files.add(code.co_filename)
-        elif (
-            self.until_step
-            and event == "return"
-            and code.co_name == "take"
-            and code.co_filename.endswith(os.path.join("training", "step.py"))
-        ):
+        elif self.until_step and event == "return" and code.co_name == "take" and code.co_filename.endswith(_STEP):
             self.is_done = True
+
+
+def _is_function(frame: FrameType | None) -> bool:
+    """Whether a frame is of a function, or of a part of one, and not of the body of a module or a class, or of a part of that."""
+    while frame is not None and frame.f_code.co_name in _PARTS:
+        frame = frame.f_back
+    return frame is not None and bool(frame.f_code.co_flags & inspect.CO_OPTIMIZED)
 
 
 def files_before_step() -> list[str]:

@@ -106,7 +106,7 @@ HEAVY = {"torch", "datasets", "tokenizers", "transformers", "codecarbon"}
 def room(module: str) -> str:
     """tfkit.model.attention -> model; tfkit.model.config -> model.config; tfkit.hub -> hub; tfkit -> __init__."""
     name = module.removeprefix("tfkit").strip(".")
-    return name if name == "model.config" else name.split(".")[0] or "__init__"
+    return "model.config" if name.startswith("model.config") else name.split(".")[0] or "__init__"
 
 
 @cache

@@ -7,7 +7,7 @@ import torch
 from tiny_writers import START, tiny_model
 
 from tfkit.hub import save_model
-from tfkit.model.position import RelativeBias
+from tfkit.model.relative_position import RelativeBias
 from tfkit.model.transformer import Transformer
 from tfkit.tokenizer import train_byte_bpe
 

@@ -40,8 +40,8 @@ from tfkit.__main__ import main
 from tfkit.engine.planning.machine_speed import machine_speed
 from tfkit.objectives.causal_lm import CausalLM
 from tfkit.run.machine import describe_machine
-from tfkit.training.device import matrix_speed
 from tfkit.training.isolation import isolated
+from tfkit.training.peak_speed import matrix_speed
 from tfkit.training.step import Stepper
 
 with warnings.catch_warnings():

@@ -478,7 +478,7 @@ def test_what_should_not_be_unpacked_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["a.jsonl.gz", "a.zip", "b.zip"])
 def test_what_unpacks_without_end_is_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     """A line that never ends: by gzip, in a zip, and by gzip in a zip, where no header states its size."""
-    monkeypatch.setattr("tfkit.data.formats.file_content._MIN_BUDGET", 1 << 20)
+    monkeypatch.setattr("tfkit.data.formats.compression._MIN_BUDGET", 1 << 20)
     content = b'{"text": "' + bytes(50_000_000)
     match name:
         case "a.jsonl.gz":

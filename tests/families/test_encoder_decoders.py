@@ -32,9 +32,11 @@ from tfkit.errors import ModelError
 from tfkit.families import PRESETS
 from tfkit.hub import load, save_model
 from tfkit.hub.growing import with_fewer_positions
-from tfkit.model.config import ModelConfig, Relative
+from tfkit.model.config import ModelConfig
+from tfkit.model.config.position_config import Relative
 from tfkit.model.key_value_cache import KeyValueCache
-from tfkit.model.position import RelativeBias, sinusoids
+from tfkit.model.position import sinusoids
+from tfkit.model.relative_position import RelativeBias
 from tfkit.model.transformer import Transformer, build
 
 CASES = [name for name, case in ALL_CASES.items() if case.config.is_encoder_decoder]

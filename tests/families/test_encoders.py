@@ -27,8 +27,9 @@ from tfkit.hub import OWN_TYPE, load, save_model
 from tfkit.hub.growing import with_fewer_positions
 from tfkit.model.answering_linear import pack
 from tfkit.model.attention import attend
-from tfkit.model.config import ClassesHeadConfig, Disentangled, MaskedLanguageModelHeadConfig, ModelConfig, NoHeadConfig, TagsHeadConfig
-from tfkit.model.position import DistanceVectors
+from tfkit.model.config import ClassesHeadConfig, MaskedLanguageModelHeadConfig, ModelConfig, NoHeadConfig, TagsHeadConfig
+from tfkit.model.config.position_config import Disentangled
+from tfkit.model.relative_position import DistanceVectors
 from tfkit.model.transformer import build
 from tfkit.tokenizer import Backend, Tokenizer
 

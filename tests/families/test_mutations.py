@@ -19,9 +19,10 @@ from tfkit.families import MODEL_TYPES
 from tfkit.families.rules import Rule
 from tfkit.hub import load
 from tfkit.model.attention import Attention, attend
-from tfkit.model.config import Relative
+from tfkit.model.config.position_config import Relative
 from tfkit.model.mlp import ACTIVATIONS
-from tfkit.model.position import RelativeBias, Rotation, count_positions
+from tfkit.model.position import Rotation, count_positions
+from tfkit.model.relative_position import RelativeBias
 from tfkit.model.stack import Sublayer
 
 Patch = Callable[[pytest.MonkeyPatch, Path], None]

@@ -185,7 +185,7 @@ def ties_as_pairs(patch: pytest.MonkeyPatch) -> None:
 
 
 def score_read_on_padding(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr("tfkit.model.head.last_real", lambda hidden, padding_mask: hidden[:, -1])
+    patch.setattr("tfkit.model.task_heads.last_real", lambda hidden, padding_mask: hidden[:, -1])
 
 
 def shift_over_all_completions(patch: pytest.MonkeyPatch) -> None:

@@ -22,8 +22,9 @@ from tfkit.parallel.collectives import ProcessGroup
 from tfkit.parallel.ranks import ALONE, Peers, Ranks
 from tfkit.recipe.schema.optimizer_sections import AdafactorSection, AdamWSection, MuonSection, OptimizerSection
 from tfkit.recipe.schema.sections import LoraSection
+from tfkit.training.depth import Unfreezing
 from tfkit.training.loss_module import LossModule
-from tfkit.training.optimizer import Optimizer, Unfreezing
+from tfkit.training.optimizer import Optimizer
 from tfkit.training.precision import Weights
 from tfkit.training.step import Stepper
 

@@ -4,7 +4,8 @@ import pytest
 
 from tfkit.errors import UsageError
 from tfkit.families import FAMILIES, MODEL_TYPES, PRESETS
-from tfkit.model.config import LanguageModelHeadConfig, Learned, Rotary
+from tfkit.model.config import LanguageModelHeadConfig, Rotary
+from tfkit.model.config.position_config import Learned
 from tfkit.recipe import RecipeError, model_config, read_recipe
 from tfkit.recipe.presets import merge, model_problems
 from tfkit.recipe.reading.tree import Mapping, Place

@@ -9,8 +9,9 @@ from tiny_training import GPT2, LLAMA, batches, config, fresh
 from tfkit.model.transformer import Transformer, build
 from tfkit.objectives.causal_lm import CausalLM
 from tfkit.recipe.schema.optimizer_sections import AdafactorSection, AdamSection, AdamWSection, OptimizerSection
+from tfkit.training.depth import Unfreezing, parameter_depths
 from tfkit.training.loss_module import LossModule
-from tfkit.training.optimizer import Optimizer, Unfreezing, parameter_depths
+from tfkit.training.optimizer import Optimizer
 from tfkit.training.precision import Weights
 from tfkit.training.step import Stepper
 

@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from tfkit.errors import MachineError, UsageError, is_out_of_memory
-from tfkit.training.device import has_bf16, make_deterministic, memory_bytes, peak_flops, peak_of_gpu, pick_device, pick_precision
+from tfkit.training.device import has_bf16, make_deterministic, memory_bytes, pick_device, pick_precision
+from tfkit.training.peak_speed import peak_flops, peak_of_gpu
 
 CPU = torch.device("cpu")
 

@@ -43,7 +43,7 @@ class AttentionContext:
         use_blocks: Callable[[Mask], bool] = lambda mask: False,
     ):
         """`masks`: one for each distinct window. `rotations`: by the names of `ModelConfig.rotation`. `bias` (1, H, T, S) is added to the
-        scores; or each layer makes its own of vectors of distances and their numbers (position.py).
+        scores; or each layer makes its own of vectors of distances and their numbers (relative_position.py).
         `encoder_output` (B, S, D); `encoder_padding` (B, S): True = real token; None: all are real. `use_blocks`: whether
         block_attention.py computes the attention under a mask.
         """

@@ -7,8 +7,7 @@ import torch.nn as nn
 from torch import Tensor
 
 from tfkit.model.config import ModelConfig
-from tfkit.model.dropout import build_dropout
-from tfkit.model.norm import build_norm
+from tfkit.model.norm import build_dropout, build_norm
 from tfkit.model.position import sinusoids
 
 

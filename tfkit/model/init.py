@@ -10,7 +10,7 @@ from torch import Tensor
 
 from tfkit.model.config import ModelConfig
 
-BLOCK = re.compile(r"(encoder|decoder)\.blocks\.\d+\.")  # the prefix of the names of a block's parameters
+BLOCK = re.compile(r"(encoder|decoder)\.blocks\.(\d+)\.")  # the prefix of the names of a block's parameters: its stack, and its number
 _WRITES_TO_RESIDUAL = ("o_proj.weight", "down_proj.weight")
 
 

@@ -11,8 +11,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from tfkit.model.config import ModelConfig
-from tfkit.model.dropout import build_dropout
-from tfkit.model.norm import PIECE
+from tfkit.model.norm import PIECE, build_dropout
 
 
 def gelu_tanh(x: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""LayerNorm (arXiv 1607.06450) and RMSNorm (arXiv 1910.07467)."""
+"""The layers around each sublayer: LayerNorm (arXiv 1607.06450) or RMSNorm (arXiv 1910.07467), and dropout (arXiv 1207.0580)."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -21,6 +21,11 @@ def build_norm(dim: int, config: NormConfig) -> nn.Module:
             return nn.LayerNorm(dim, eps=config.eps, bias=config.bias)
         case "rms":
             return OffsetRMSNorm(dim, config.eps) if config.unit_offset else RMSNorm(dim, config.eps)
+
+
+def build_dropout(probability: float) -> nn.Module:
+    """Build dropout, or the identity for probability 0, where nn.Dropout would still copy its input."""
+    return nn.Dropout(probability) if probability else nn.Identity()
 
 
 class RMSNorm(nn.Module):

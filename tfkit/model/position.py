@@ -1,14 +1,13 @@
-"""Position numbers, and sinusoidal, rotary and relative encodings of them."""
+"""Position numbers, and sinusoidal and rotary encodings of them; relative_position.py has those of distances."""
 
 import math
 from dataclasses import dataclass
 
 import torch
-import torch.nn as nn
 from torch import Tensor
 
-from tfkit.model.config import Disentangled, LongRopeScaling, ModelConfig, Relative, Rotary, WavelengthScaling, YarnScaling
-from tfkit.model.norm import build_norm
+from tfkit.model.config import ModelConfig
+from tfkit.model.config.position_config import LongRopeScaling, Rotary, WavelengthScaling, YarnScaling
 
 Rotation = tuple[Tensor, Tensor]  # cos and sin, each (T, R / 2) or (B, 1, T, R / 2), where R <= E numbers of a head are rotated
 
@@ -139,53 +138,3 @@ def rotate(x: Tensor, rotation: Rotation) -> Tensor:
     half, width = cos.shape[-1], x.shape[-1]
     first, second, *rest = x.split([half, half, *([width - 2 * half] if width > 2 * half else [])], dim=-1)  # (B, H, T, R / 2) twice
     return torch.cat((first * cos - second * sin, second * cos + first * sin, *rest), dim=-1)  # (B, H, T, E)
-
-
-class RelativeBias(nn.Module):
-    """T5's position bias (arXiv 1910.10683): a learned number for each head and bucket of distances, shared by all layers of a stack."""
-
-    def __init__(self, config: Relative, num_heads: int, bidirectional: bool):
-        super().__init__()
-        self.buckets, self.max_distance, self.bidirectional = config.buckets, config.max_distance, bidirectional
-        self.weight = nn.Parameter(torch.empty(config.buckets, num_heads))
-
-    def forward(self, positions: Positions) -> Tensor:
-        """Return the bias of the scores: (1, H, T, S)."""
-        queries = torch.arange(positions.offset, positions.offset + positions.length, device=positions.device)
-        keys = torch.arange(positions.offset + positions.length, device=positions.device)
-        bias = self.weight[self.bucket(keys[None, :] - queries[:, None])]  # (T, S, H)
-        return bias.permute(2, 0, 1)[None].contiguous()  # (1, H, T, S), laid out as the scores, to which every layer adds it
-
-    def bucket(self, distance: Tensor) -> Tensor:
-        """Return the bucket of key position - query position: near distances have one each, far ones share increasingly wide buckets."""
-        buckets = self.buckets // 2 if self.bidirectional else self.buckets
-        side = (distance > 0).long() * buckets if self.bidirectional else torch.zeros_like(distance)
-        steps = distance.abs() if self.bidirectional else (-distance).clamp(min=0)
-        near = buckets // 2
-        ratio = torch.log(steps.clamp(min=1).float() / near) / math.log(self.max_distance / near)
-        far = (near + (ratio * (buckets - near)).long()).clamp(max=buckets - 1)
-        return side + torch.where(steps < near, steps, far)
-
-
-class DistanceVectors(nn.Module):
-    """DeBERTa's vectors of distances (arXiv 2006.03654, section 3.1; normed, and in buckets, since arXiv 2111.09543)."""
-
-    def __init__(self, position: Disentangled, config: ModelConfig):
-        super().__init__()
-        self.buckets, self.max_distance = position.buckets, position.max_distance
-        self.weight = nn.Parameter(torch.empty(2 * position.buckets, config.dim))
-        self.norm = build_norm(config.dim, config.norm)
-
-    def forward(self, positions: Positions) -> tuple[Tensor, Tensor]:
-        """Return the vectors (2 R, D), and for each query and key (T, T) the number of its vector."""
-        index = torch.arange(positions.length, device=positions.device)
-        distance = self.bucket(index[:, None] - index[None, :]) + self.buckets
-        return self.norm(self.weight), distance.clamp(0, 2 * self.buckets - 1)
-
-    def bucket(self, distance: Tensor) -> Tensor:
-        """Return the bucket of query position - key position: near distances have one each, far ones share increasingly wide buckets."""
-        near = self.buckets // 2
-        steps = distance.abs()
-        ratio = torch.log(steps.clamp(min=near) / near) / torch.log(torch.tensor((self.max_distance - 1) / near))
-        far = torch.ceil(ratio * (near - 1)).long() + near
-        return torch.where(steps <= near, distance, far * distance.sign())

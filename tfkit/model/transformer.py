@@ -14,13 +14,22 @@ from torch import Tensor
 from tfkit.model.attention import AttentionContext
 from tfkit.model.block_attention import supports_blocks
 from tfkit.model.config import ModelConfig
+from tfkit.model.config.head_config import (
+    ClassesHeadConfig,
+    LanguageModelHeadConfig,
+    MaskedLanguageModelHeadConfig,
+    NoHeadConfig,
+    SpansHeadConfig,
+    TagsHeadConfig,
+)
 from tfkit.model.embedding import Embedding
-from tfkit.model.head import Head, VocabularyHead, build_head
+from tfkit.model.head import Head, LanguageModelHead, MaskedLanguageModelHead, VocabularyHead
 from tfkit.model.init import BLOCK, RandomBlocks, allocate, initialize
 from tfkit.model.key_value_cache import KeyValueCache
 from tfkit.model.masks import Mask
 from tfkit.model.position import Positions, count_positions, rotations_at
 from tfkit.model.stack import Stack
+from tfkit.model.task_heads import ClassesHead, NoHead, SpansHead, TagsHead
 
 
 @dataclass
@@ -58,7 +67,7 @@ class Transformer(nn.Module):
         self.embedding = Embedding(config)
         self.encoder = Stack(config, config.encoder_layers, causal=False) if config.encoder_layers else None
         self.decoder = Stack(config, config.decoder_layers, causal=True, cross=both) if config.decoder_layers else None
-        self.head = build_head(config, self.embedding.tokens)
+        self.head = _build_head(config, self.embedding.tokens)
 
     @property
     def only_answers(self) -> bool:
@@ -151,6 +160,22 @@ class Transformer(nn.Module):
         if cache:
             cache.advance(length)
         return ran
+
+
+def _build_head(config: ModelConfig, tokens: nn.Embedding) -> Head:
+    match config.head:
+        case LanguageModelHeadConfig() as head:
+            return LanguageModelHead(config, head, tokens)
+        case MaskedLanguageModelHeadConfig() as head:
+            return MaskedLanguageModelHead(config, head, tokens)
+        case ClassesHeadConfig() as head:
+            return ClassesHead(config, head)
+        case TagsHeadConfig() as head:
+            return TagsHead(config, head)
+        case SpansHeadConfig() as head:
+            return SpansHead(config, head)
+        case NoHeadConfig() as head:
+            return NoHead(config, head)
 
 
 def build(config: ModelConfig, seed: int, device: torch.device | str = "cpu", *, defer_blocks: bool = False) -> Transformer:

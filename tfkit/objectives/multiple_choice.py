@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from tfkit.data import Encoded, ExampleBatch, Row
-from tfkit.data.columns.forms import Choices
 from tfkit.data.columns.rows import BadRow
+from tfkit.data.columns.structured_forms import Choices
 from tfkit.data.order.sentence_pairs import fit
 from tfkit.errors import ModelError
 from tfkit.model.padding import pad, padding_mask

@@ -1,14 +1,11 @@
-"""The machine that trains: its device, precision, determinism and peak speed."""
+"""The machine that trains: its device, precision, determinism and memory."""
 
 import contextlib
 import ctypes
 import os
-import re
 import resource
 import sys
-import time
 from collections.abc import Iterator
-from functools import cache
 from pathlib import Path
 
 import torch
@@ -19,26 +16,6 @@ from tfkit.model.experts import Experts
 from tfkit.model.stack import Stack
 from tfkit.model.transformer import Transformer
 
-# Dense bf16 peak in FLOP/s according to NVIDIA's data sheets, by words of the device's name; the first match counts.
-_GPU_PEAKS = {
-    "H100 PCIe": 756e12,
-    "H100 NVL": 835e12,
-    "H100": 989e12,
-    "H200": 989e12,
-    "GH200": 989e12,
-    "B200": 2250e12,
-    "A100": 312e12,
-    "A40": 150e12,
-    "A30": 165e12,
-    "A10": 125e12,
-    "A10G": 70e12,
-    "A6000": 155e12,
-    "L40S": 362e12,
-    "L40": 181e12,
-    "L4": 121e12,
-    "RTX 3090": 71e12,
-    "RTX 4090": 165e12,
-}
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # constants of glibc's malloc.h
 _KEPT_BYTES = 1 << 30
 _FREE_BYTES, _NEAR_PEAK = 1 << 26, 0.9
@@ -227,26 +204,6 @@ def _stacks_and_blocks(model: Transformer) -> list[nn.Module]:
     return [module for stack in model.stacks for module in (stack, *stack.blocks)]
 
 
-def peak_flops(device: torch.device, dtype: torch.dtype) -> float | None:
-    """Return the peak FLOP/s of the device: for a GPU from its data sheet (bf16 only; None if unknown), else measured."""
-    if device.type == "cuda":
-        return peak_of_gpu(torch.cuda.get_device_name(device)) if dtype == torch.bfloat16 else None
-    return matrix_speed(device, dtype)
-
-
-@cache
-def matrix_speed(device: torch.device, dtype: torch.dtype) -> float:
-    """Measure the FLOP/s of large matrix products of this type on the device: the best within a tenth of a second."""
-    a = torch.ones(1024, 1024, dtype=dtype, device=device)
-    best = float("inf")
-    end = time.perf_counter() + 0.1
-    while time.perf_counter() < end:
-        start = time.perf_counter()
-        (a @ a)[0, 0].item()  # waits for a GPU
-        best = min(best, time.perf_counter() - start)
-    return 2 * 1024**3 / best
-
-
 def seed_draws(device: torch.device, seed: int) -> None:
     """Seed the random generators of this device and of the CPU. torch.manual_seed takes milliseconds on a machine without a GPU."""
     torch.default_generator.manual_seed(seed)
@@ -255,12 +212,6 @@ def seed_draws(device: torch.device, seed: int) -> None:
             torch.cuda.manual_seed(seed)
     elif device.type == "mps":
         torch.mps.manual_seed(seed)
-
-
-def peak_of_gpu(name: str) -> float | None:
-    """Return the data sheet's dense bf16 peak, in FLOP/s, by the driver's name of a GPU ("NVIDIA H100 80GB HBM3"); None if unknown."""
-    matching = (peak for words, peak in _GPU_PEAKS.items() if re.search(rf"\b{words}\b", name))
-    return None if "Laptop" in name else next(matching, None)  # laptops have other chips under the same name
 
 
 def memory_bytes(device: torch.device) -> int:

@@ -13,11 +13,12 @@ import torch
 from torch import Tensor
 
 from tfkit.model.config import ModelConfig
+from tfkit.model.init import BLOCK
 from tfkit.objectives.objective import Batch, Objective
 from tfkit.objectives.vocabulary_loss import LOGITS_BYTES
 from tfkit.recipe.schema.optimizer_sections import AdafactorSection, AdamWSection, OptimizerSection
 from tfkit.training.loss_module import LossModule
-from tfkit.training.optimizer import BLOCK, reads_narrow_gradients, state_numel
+from tfkit.training.optimizer import reads_narrow_gradients, state_numel
 from tfkit.training.precision import HOLDS_NARROW_GRADIENTS
 
 # Of a micro-batch that is chosen here: more tokens or bytes of activations, margin included, would be no faster. SmolLM2-135M takes 1.2 MB

@@ -2,9 +2,7 @@
 in arXiv 2502.16982).
 """
 
-import contextlib
 import math
-import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -14,65 +12,11 @@ from torch import Tensor, nn
 
 from tfkit.recipe.schema.optimizer_sections import AdafactorSection, AdamSection, AdamWSection, MuonSection, OptimizerSection
 from tfkit.training.adafactor import Adafactor
+from tfkit.training.depth import parameter_depths
 from tfkit.training.unsharded_step import is_shard_of, step_unsharded
 
 if TYPE_CHECKING:
     from tfkit.parallel.sharding import Sharding
-
-# The depth of each parameter below the head, for discriminative learning rates and gradual unfreezing (ULMFiT, Howard & Ruder 2018,
-# arXiv 1801.06146, sections 3.2 and 3.3).
-#
-# depth 0      the head, and the norm at the end of a stack
-# depth 1      the top block; 2: the block below it, and so on; in an encoder-decoder, each stack counts from its own top
-# greatest     the embeddings of tokens, positions and segments, and the position bias that the blocks of a stack share
-BLOCK = re.compile(r"(encoder|decoder)\.blocks\.(\d+)\.")
-
-
-def parameter_depths(names: Iterable[str]) -> dict[str, int]:
-    """Return the depth of each parameter of a model; `names`: of all its parameters."""
-    names = list(names)
-    layers: dict[str, int] = {}
-    for name in names:
-        if block := BLOCK.match(name):
-            layers[block[1]] = max(layers.get(block[1], 0), int(block[2]) + 1)
-    return {name: _depth(name, layers) for name in names}
-
-
-def _depth(name: str, layers: Mapping[str, int]) -> int:
-    if block := BLOCK.match(name):
-        return layers[block[1]] - int(block[2])
-    is_below_blocks = name.startswith("embedding.") or ".position_bias." in name
-    return max(layers.values(), default=0) + 1 if is_below_blocks else 0
-
-
-class Unfreezing:
-    """Gradual unfreezing: only parameters of the least depth are trained at first; every `every` steps the next depth joins them.
-
-    It is a function of the step alone, so that a resumed run continues exactly. A matrix that is both embedding and head (tied) counts as
-    an embedding and joins last. A depth without trained parameters is skipped.
-    """
-
-    def __init__(self, parameters: Mapping[str, nn.Parameter], every: int):
-        """`parameters`: all working parameters of the model, by name."""
-        depths = parameter_depths(parameters)
-        stages = sorted({depths[name] for name, parameter in parameters.items() if parameter.requires_grad})
-        self.every = every
-        self._stages = [
-            [parameter for name, parameter in parameters.items() if parameter.requires_grad and depths[name] == depth] for depth in stages
-        ]
-
-    @contextlib.contextmanager
-    def at(self, step: int) -> Iterator[None]:
-        """A context for step `step` (from 1) in which parameters that are still frozen require no gradient."""
-        frozen = [parameter for stage in self._stages[1 + (step - 1) // self.every :] for parameter in stage]
-        for parameter in frozen:
-            parameter.requires_grad_(False)
-        try:
-            yield
-        finally:
-            for parameter in frozen:
-                parameter.requires_grad_()
-
 
 _PORTION, _GPU_PORTION = 2**20, 2**24  # numbers that one call updates: on a CPU what its caches hold
 _ROWS = 64  # portions end where the kernel's vectors end, so that the bits are those of a single call
@@ -159,15 +103,15 @@ class Optimizer:
     A parameter without a gradient, such as a head that the objective does not use, is not changed, not even by weight decay.
     """
 
-    def __init__(self, parameters: Mapping[str, nn.Parameter], section: OptimizerSection, depths: Mapping[str, int] | None = None):
-        """`depths`: of each parameter, for layer_decay; None: computed from the names in `parameters`."""
-        self.section, self._depths = section, parameter_depths(parameters) if depths is None else depths
+    def __init__(self, parameters: Mapping[str, nn.Parameter], section: OptimizerSection, names: Iterable[str] | None = None):
+        """`names`: of all parameters of the model, among which layer_decay counts the blocks; None: those of `parameters`."""
+        self.section, self._names = section, list(parameters if names is None else names)
         self.sharding: Sharding | None = None
         self._set_parameters(parameters)
 
     def _set_parameters(self, parameters: Mapping[str, nn.Parameter]) -> None:
         self.parameters = dict(parameters)
-        self.optimizers = _build(self.parameters, self.section, self._depths)
+        self.optimizers = _build(self.parameters, self.section, self._names)
         for optimizer in self.optimizers:
             for group in optimizer.param_groups:
                 group["peak_lr"] = group["lr"]
@@ -252,29 +196,28 @@ def _parameters(optimizer: Algorithm) -> list[nn.Parameter]:
     return [parameter for group in optimizer.param_groups for parameter in group["params"]]
 
 
-def _build(parameters: Mapping[str, nn.Parameter], section: OptimizerSection, depths: Mapping[str, int]) -> list[Algorithm]:
+def _build(parameters: Mapping[str, nn.Parameter], section: OptimizerSection, names: Sequence[str]) -> list[Algorithm]:
     if isinstance(section, AdafactorSection):
-        return [Adafactor(_groups(parameters, section, section.lr, depths), section)]
+        return [Adafactor(_groups(parameters, section, section.lr, names), section)]
     if not isinstance(section, MuonSection):
-        return [AdamW(_groups(parameters, section, section.lr, depths), section)]
+        return [AdamW(_groups(parameters, section, section.lr, names), section)]
     inside = {name: parameter for name, parameter in parameters.items() if _uses_muon(name, parameter.shape)}
     rest = {name: parameter for name, parameter in parameters.items() if name not in inside}
     # Either group may be empty if parameters are frozen.
     return [
         *([Muon(inside.values(), section)] if inside else []),
-        *([AdamW(_groups(rest, section, section.adamw_lr or section.lr, depths), section)] if rest else []),
+        *([AdamW(_groups(rest, section, section.adamw_lr or section.lr, names), section)] if rest else []),
     ]
 
 
-def _groups(
-    parameters: Mapping[str, nn.Parameter], section: OptimizerSection, lr: float, depths: Mapping[str, int]
-) -> list[dict[str, Any]]:
+def _groups(parameters: Mapping[str, nn.Parameter], section: OptimizerSection, lr: float, names: Sequence[str]) -> list[dict[str, Any]]:
     """Group matrices, which decay, and the other parameters, which do not; with layer_decay also by depth, at lr * layer_decay ^ depth."""
     weight_decay = 0.0 if isinstance(section, AdamSection) else section.weight_decay
     layer_decay = 1.0 if isinstance(section, MuonSection) else section.layer_decay
+    depths = {} if layer_decay == 1.0 else parameter_depths(names)
     groups: dict[tuple[int, bool], list[nn.Parameter]] = {}
     for name, parameter in parameters.items():
-        groups.setdefault((0 if layer_decay == 1.0 else depths[name], parameter.dim() <= 1), []).append(parameter)
+        groups.setdefault((depths.get(name, 0), parameter.dim() <= 1), []).append(parameter)
     return [
         {"params": groups[depth, small], "weight_decay": 0.0 if small else weight_decay, "lr": lr * layer_decay**depth}
         for depth, small in sorted(groups)

@@ -17,11 +17,12 @@ from tfkit.model.transformer import Transformer
 from tfkit.objectives.objective import Batch, Objective
 from tfkit.parallel.ranks import ALONE, Peers
 from tfkit.recipe.schema.optimizer_sections import OptimizerSection
+from tfkit.training.depth import Unfreezing
 from tfkit.training.device import FreedMemory, seed_draws
 from tfkit.training.health import StepReport, UnhealthyStepError
 from tfkit.training.loss_module import LossModule
 from tfkit.training.model_sharder import ModelSharder, OnBlock
-from tfkit.training.optimizer import Optimizer, Unfreezing, with_peak_lr
+from tfkit.training.optimizer import Optimizer, with_peak_lr
 from tfkit.training.precision import Weights
 
 if TYPE_CHECKING:

@@ -8,7 +8,8 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from tfkit.data.columns.forms import Unfit, first_turn, kind_of, list_of
+from tfkit.data.columns.forms import Unfit, kind_of, list_of
+from tfkit.data.columns.structured_forms import first_turn
 from tfkit.recipe.numbers import read_number
 from tfkit.recipe.schema.roles import Form
 

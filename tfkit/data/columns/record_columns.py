@@ -8,11 +8,12 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, NamedTuple
 
-from tfkit.data.columns import forms, preference_forms
+from tfkit.data.columns import forms, preference_forms, structured_forms
 from tfkit.data.columns.column_names import MISSING, columns_of, find_alias, look_up, uses_alias, value_of
-from tfkit.data.columns.forms import Unfit, by_number, find_surrogate, first_turn, texts_of, with_class_names
+from tfkit.data.columns.forms import Unfit, by_number, find_surrogate, texts_of, with_class_names
 from tfkit.data.columns.preference_forms import is_dialogue, opening
 from tfkit.data.columns.rows import BadRow, Row
+from tfkit.data.columns.structured_forms import first_turn
 from tfkit.errors import DataError, argument
 from tfkit.recipe.schema.roles import LABELS, TEXT, Role
 
@@ -27,7 +28,7 @@ class Record(NamedTuple):
 
 Records = Iterator[Record | BadRow]
 _MAX_NAMES = 20  # the largest number of columns that an error lists
-_READERS = {**forms.READERS, **preference_forms.READERS}
+_READERS = {**forms.READERS, **structured_forms.READERS, **preference_forms.READERS}
 _GOLD = "gold_label"  # SNLI and similar data sets write "-" in this column if the annotators did not agree
 
 

@@ -4,10 +4,8 @@ A damaged file raises DataError. A line that is not UTF-8 is a BadRow; so is a t
 Windows-1252.
 """
 
-import bz2
 import codecs
 import gzip
-import io
 import lzma
 import re
 import shutil
@@ -17,56 +15,19 @@ import zipfile
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from pathlib import Path, PurePath
-from typing import IO, NamedTuple, cast
+from pathlib import Path
+from typing import IO, NamedTuple
 
-from tfkit.data.columns.rows import BadRow, megabytes
+from tfkit.data.columns.rows import BadRow
+from tfkit.data.formats.compression import Budget, unpacked
+from tfkit.data.formats.foreign_bytes import TAR_BYTES, decode_western, encoding_error
 from tfkit.data.formats.suffixes import compression_of, suffix_of
 from tfkit.errors import DataError
 
 BOM = b"\xef\xbb\xbf"
 _CHUNK = 1 << 20
-_ENOUGH_BYTES = 200  # a text must be this long for its encoding to be recognised
 _CONTROL = re.compile(rb"[\0-\x08]")  # in no text, though UTF-8
-_TAR, _TAR_BYTES = b"ustar", 512  # at the 257th byte of the first header
-_UTF8_LETTER, _LETTER = re.compile(rb"[\xc2\xc3][\x80-\xbf]"), re.compile("[A-Za-z]")
-_NOT_WESTERN = re.compile(r"[^\x00-\x7f]{4}|[\x00-\x08\x0e-\x1fÿƒ]|[A-Za-z][^\x00-\x7f\w\s‘’´·–—…\xad][A-Za-z]|[A-Za-z][¹²³][A-Za-z]")
 _DAMAGE = (EOFError, zlib.error, gzip.BadGzipFile, lzma.LZMAError, tarfile.TarError, zipfile.BadZipFile)
-_OTHER_BOMS = {b"\xff\xfe\x00\x00": "UTF-32", b"\x00\x00\xfe\xff": "UTF-32", b"\xff\xfe": "UTF-16", b"\xfe\xff": "UTF-16"}
-# The first bytes of formats that are not read at all, or not under any suffix, with the remedy.
-_SIGNATURES = {
-    "name it with its suffix": {
-        "gzip": b"\x1f\x8b",
-        "bzip2": b"BZh",
-        "xz": b"\xfd7zXZ\0",
-        "zstd": b"\x28\xb5\x2f\xfd",
-        "Parquet": b"PAR1",
-    },
-    "name it .zip if it is an archive of data files; else save its content as csv or as text": {
-        "a zip file or an Office document": b"PK\3\4"
-    },
-    "unpack it, and name its files": {
-        "a 7z archive": b"7z\xbc\xaf\x27\x1c",
-        "a rar archive": b"Rar!\x1a\7",
-        "lz4": b"\4\x22\x4d\x18",
-        "compress": b"\x1f\x9d",
-        "a cab archive": b"MSCF\0",
-    },
-    "save its text as a .txt file": {"PDF": b"%PDF-"},
-    "save its content as csv or as text": {"an old Office document": b"\xd0\xcf\x11\xe0"},
-    "write its rows as JSON lines or Parquet": {
-        "an Arrow file": b"ARROW1",
-        "an Arrow stream": b"\xff\xff\xff\xff",
-        "an SQLite database": b"SQLite format 3\0",
-        "HDF5": b"\x89HDF",
-        "NumPy's": b"\x93NUMPY",
-        "Avro": b"Obj\1",
-        "a pickle, which is never opened": b"\x80\4\x95",
-    },
-}
-
-# Text compresses by a factor of 3 to 20; deflate can reach 1000.
-_MAX_RATIO, _MIN_BUDGET = 250, 1 << 28  # decompressed bytes per compressed byte, and bytes that any file may have
 
 
 class Content(NamedTuple):
@@ -89,44 +50,6 @@ class Piece(NamedTuple):
     is_marked: bool
 
 
-class Budget:
-    """A limit on the decompressed bytes of a file, against decompression bombs; text does not reach it. `size`: compressed bytes."""
-
-    def __init__(self, name: str, size: int, remedy: str = "if it is intended, unpack it and name its files"):
-        self.name, self.size, self.remedy = name, size, remedy
-        self.left = max(_MIN_BUDGET, _MAX_RATIO * size)
-
-    def spend(self, count: int) -> None:
-        """Subtract decompressed bytes. Raise DataError if the budget is exceeded."""
-        self.left -= count
-        if self.left < 0:
-            raise DataError(
-                f"{self.name}: unpacks to more than {_MAX_RATIO} times its {megabytes(self.size)}, as no text does; {self.remedy}"
-            )
-
-
-class _BudgetedStream(io.RawIOBase):
-    """A decompressed stream whose bytes count against a budget. Closing it also closes `packed`, the stream below it."""
-
-    def __init__(self, stream: IO[bytes], packed: IO[bytes], budget: Budget):
-        super().__init__()
-        self.stream, self.packed, self.budget = stream, packed, budget
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
-        chunk = self.stream.read(len(buffer))
-        self.budget.spend(len(chunk))
-        buffer[: len(chunk)] = chunk
-        return len(chunk)
-
-    def close(self) -> None:
-        self.stream.close()
-        self.packed.close()
-        super().close()
-
-
 def content_of(path: Path) -> Content:
     """Return the content of a file, decompressed if its suffix is that of a compression."""
     return Content(str(path), suffix_of(path), compression_of(path), lambda: _open(path))
@@ -135,26 +58,6 @@ def content_of(path: Path) -> Content:
 def _open(path: Path) -> IO[bytes]:
     file = path.open("rb")
     return unpacked(path, file, Budget(str(path), path.stat().st_size)) if compression_of(path) else file
-
-
-def unpacked(name: PurePath, packed: IO[bytes], budget: Budget) -> IO[bytes]:
-    """Return a stream that counts against the budget, decompressed as the name's suffix says."""
-    return io.BufferedReader(_BudgetedStream(_decompressed(packed, compression_of(name)), packed, budget), 1 << 16)
-
-
-def _decompressed(packed: IO[bytes], compression: str) -> IO[bytes]:
-    match compression:
-        case "gzip":
-            return cast(IO[bytes], gzip.GzipFile(fileobj=packed))
-        case "bzip2":
-            return bz2.BZ2File(packed)
-        case "xz":
-            return lzma.LZMAFile(packed)
-        case "zstd":
-            import pyarrow  # type: ignore[import-untyped]
-
-            return cast(IO[bytes], pyarrow.CompressedInputStream(pyarrow.PythonFile(packed, mode="r"), "zstd"))
-    return packed
 
 
 @contextmanager
@@ -228,47 +131,17 @@ def is_utf8(content: Content) -> bool:
 def decode(piece: Piece, *, may_be_western: bool = False) -> str | BadRow:
     """Return the text of a piece: UTF-8, or, if it `may_be_western`, Windows-1252 in a file that is not marked as UTF-8; else a BadRow."""
     content, place, offset, is_marked = piece
-    if offset == 0 and _CONTROL.search(content[:_TAR_BYTES]) and (bad := encoding_error(content, place)):
+    if offset == 0 and _CONTROL.search(content[:TAR_BYTES]) and (bad := encoding_error(content, place)):
         return bad
     try:
         return content.decode()
     except UnicodeDecodeError as error:
         if offset == 0 and (bad := encoding_error(content, place)):
             return bad
-        if may_be_western and not is_marked and (text := _decode_western(content)) is not None:
+        if may_be_western and not is_marked and (text := decode_western(content)) is not None:
             return text
         byte = f"byte {offset + error.start} (0x{content[error.start]:02x})"
         return BadRow("not UTF-8", f"{place}: {byte} is not UTF-8; convert the file (iconv -f latin1 -t utf-8)")
-
-
-def _decode_western(content: bytes) -> str | None:
-    """Return the text of Windows-1252, which includes Latin-1, if it looks like one of a Western language and is not short; else None.
-
-    There, letters beyond ASCII are few between others. Texts of other alphabets have long runs of such bytes, those of Central Europe have
-    symbols within words, and UTF-8 with a damaged byte has whole letters of UTF-8.
-    """
-    if len(content) < _ENOUGH_BYTES:
-        return None
-    try:
-        text = content.decode("cp1252")
-    except UnicodeDecodeError:
-        return None
-    return None if _UTF8_LETTER.search(content) or _NOT_WESTERN.search(text) or not _LETTER.search(text) else text
-
-
-def encoding_error(content: bytes, place: str) -> BadRow | None:
-    """Return an error if a file begins with the byte order mark of UTF-16 or UTF-32, or the signature of a binary format, else None."""
-    for mark, name in _OTHER_BOMS.items():
-        if content.startswith(mark):
-            message = f"{place}: this is {name}, by its first bytes; convert the file (iconv -f {name} -t UTF-8)"
-            return BadRow(f"{name}, not UTF-8", message)
-    if content[257:].startswith(_TAR):
-        return BadRow("a tar archive, not text", f"{place}: this is a tar archive, by its first bytes; name it .tar")
-    for remedy, signatures in _SIGNATURES.items():
-        for name, signature in signatures.items():
-            if content.startswith(signature):
-                return BadRow(f"{name}, not text", f"{place}: this is {name}, by its first bytes; {remedy}")
-    return None
 
 
 def first_line(error: BaseException) -> str:

@@ -14,7 +14,8 @@ from typing import IO, Any, NamedTuple
 from tfkit.data.columns.record_columns import Columns, Record, Records
 from tfkit.data.columns.rows import BadRow
 from tfkit.data.formats.detection import detect_header
-from tfkit.data.formats.file_content import BOM, Content, decode, encoding_error, opened, raw_lines
+from tfkit.data.formats.file_content import BOM, Content, decode, opened, raw_lines
+from tfkit.data.formats.foreign_bytes import encoding_error
 from tfkit.data.formats.squad import questions_of
 from tfkit.errors import DataError
 

@@ -7,7 +7,8 @@ from typing import IO, Any
 
 from tfkit.data.columns.record_columns import Columns, Record, Records
 from tfkit.data.columns.rows import BadRow
-from tfkit.data.formats.file_content import Budget, Content, first_line, seekable
+from tfkit.data.formats.compression import Budget
+from tfkit.data.formats.file_content import Content, first_line, seekable
 from tfkit.errors import DataError
 
 _ROWS = 256  # decoded at once

@@ -14,7 +14,8 @@ from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import IO, NamedTuple, cast
 
-from tfkit.data.formats.file_content import Budget, Content, content_of, first_line, reading, seekable, unpacked
+from tfkit.data.formats.compression import Budget, unpacked
+from tfkit.data.formats.file_content import Content, content_of, first_line, reading, seekable
 from tfkit.data.formats.suffixes import KINDS, is_archive, is_hidden, is_readme, is_searched, list_names, suffix_of
 from tfkit.errors import DataError
 

@@ -4,7 +4,6 @@ import codecs
 import glob
 import hashlib
 import os
-import re
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -29,13 +28,11 @@ from tfkit.data.formats.suffixes import (
     suffix_of,
 )
 from tfkit.data.sources.archives import member_names
+from tfkit.data.sources.cut_texts import cut_text, describe_cut
 from tfkit.errors import DataError
 from tfkit.recipe.bundled import fetch_command
 
 _MAX_TEXTS = 100  # with more texts, a split by hash hardly ever leaves a part empty
-# Where a text may be cut, in order of preference: before a paragraph, a line, a sentence, a word.
-_BREAKS = (re.compile(r"\n[ \t\r]*\n\s*"), re.compile(r"\n+"), re.compile(r"[.!?]\s+"), re.compile(r"\s+"))
-_TOLERANCE = 0.25  # the distance that the cut may have from the exact fraction, relative to the held-out part
 
 
 @dataclass(frozen=True)
@@ -62,7 +59,7 @@ class FileSource:
         about = [f"{self.name}: {count} file{'s' if count > 1 else ''}, {megabytes(self._bytes_on_disk())}"]
         about += [self.uses] if self.uses else []
         about += [layout] if (layout := describe_layout(self.paths[0], self.columns, self.layout)) else []
-        part = _describe_cut(self.part) if self.by_position else self.part.describe()
+        part = describe_cut(self.part) if self.by_position else self.part.describe()
         about += [part] if part else []
         texts = [path for path in self.paths if FORMAT_OF.get(suffix_of(path), "text") == "text" and not is_archive(path)]
         other = [path for path in texts if not is_utf8(content_of(path))]
@@ -104,7 +101,7 @@ class FileSource:
     def rows(self, skipped: dict[str, Skipped] | None = None) -> Iterator[Row]:
         """Yield every row of the part, file after file."""
         rows = good_rows(self._all_rows(), self.on_bad_row, skipped)
-        return (text for row in rows if (text := _cut_text(row, self.part))) if self.by_position else self.part.select(rows)
+        return (text for row in rows if (text := cut_text(row, self.part))) if self.by_position else self.part.select(rows)
 
     @cached_property
     def by_position(self) -> bool:
@@ -278,28 +275,3 @@ def _common_folder(paths: Sequence[Path]) -> Path:
     while not all(path.is_relative_to(folder) for path in paths):
         folder = folder.parent
     return folder
-
-
-def _cut_text(row: Row, part: Part) -> Row | None:
-    """Return a part of a row that is one text; None if it is empty. The place of a held-out part includes its first line."""
-    assert part.fraction is not None, "only a fraction is cut off"
-    position = _find_cut(row.text, part.fraction)
-    text = row.text[position:] if part.name == "held_out" else row.text[:position]
-    place = f"{row.place}:{row.text.count(chr(10), 0, position) + 1}" if part.name == "held_out" else row.place
-    return row._replace(text=text, place=place, values={**row.values, "text": text} if row.values else row.values) if text else None
-
-
-def _describe_cut(part: Part) -> str:
-    """Describe a part of the text."""
-    assert part.fraction is not None, "only a fraction is cut off"
-    return f"{'' if part.name == 'held_out' else 'all but '}the last {part.fraction:.2%} of the text"
-
-
-def _find_cut(text: str, fraction: float) -> int:
-    """Return the position at which the held-out part begins, near `fraction` of the characters before the end."""
-    exact, tolerance = round(len(text) * (1 - fraction)), max(1, round(len(text) * fraction * _TOLERANCE))
-    for pattern in _BREAKS:
-        ends = [match.end() for match in pattern.finditer(text, max(0, exact - tolerance), min(len(text), exact + tolerance))]
-        if ends:
-            return min(ends, key=lambda end: abs(end - exact))
-    return exact

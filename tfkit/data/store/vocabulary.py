@@ -1,16 +1,20 @@
-"""The tokenizer of a run, trained on the run's training text and stored in the cache."""
+"""The tokenizer of a run, trained on the run's training text and stored in the cache.
+
+A folder of the cache has tokenizer.json, and tokenizer_config.json with the settings; earlier versions wrote further files beside them.
+"""
 
 import hashlib
+import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from tfkit.data.columns.rows import Row, Source
 from tfkit.data.store.folder_cache import build_and_open, cache_folder
-from tfkit.errors import DataError, ModelError
+from tfkit.errors import DataError
 from tfkit.recipe.schema.data_sections import TokenizerSection
-from tfkit.tokenizer import LIBRARY_VERSION, Tokenizer, load_tokenizer, save_tokenizer, train_tokenizer
-from tfkit.tokenizer.tokenizer_files import TOKENIZER
+from tfkit.tokenizer import LIBRARY_VERSION, Tokenizer, train_tokenizer
+from tfkit.tokenizer.tokenizer_files import CONFIG, TOKENIZER
 
 TRAINER_VERSION = 1  # part of the fingerprint: raise it when the same text gives another tokenizer
 
@@ -26,9 +30,11 @@ def trained_tokenizer(sources: Sequence[Source], section: TokenizerSection, prog
     folder = cache_folder() / "tokenizers" / digest.hexdigest()
 
     def build(path: Path) -> None:
-        save_tokenizer(train_tokenizer(section, _Sample(sources, section.sample_bytes), progress), path)
+        trained = train_tokenizer(section, _Sample(sources, section.sample_bytes), progress)
+        (path / TOKENIZER).write_bytes(trained.tokenizer_json.encode())
+        (path / CONFIG).write_text(json.dumps(dict(trained.settings)) + "\n", encoding="utf-8")
 
-    return build_and_open(folder, lambda path: (path / TOKENIZER).is_file(), build, _load)[0]
+    return build_and_open(folder, lambda path: (path / TOKENIZER).is_file(), build, _read)[0]
 
 
 @dataclass(frozen=True)
@@ -74,8 +80,5 @@ def _all_rows(sources: Sequence[Source]) -> Iterator[Row]:
         yield from source.rows()
 
 
-def _load(folder: Path) -> Tokenizer | None:
-    try:
-        return load_tokenizer(folder)
-    except ModelError:
-        return None
+def _read(folder: Path) -> Tokenizer:
+    return Tokenizer.from_json((folder / TOKENIZER).read_bytes().decode(), json.loads((folder / CONFIG).read_bytes()))

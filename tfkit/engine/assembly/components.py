@@ -29,10 +29,11 @@ from tfkit.objectives.registry import open_rows, row_order
 from tfkit.parallel.ranks import ALONE, Peers
 from tfkit.recipe.schema.sections import Recipe
 from tfkit.training.checkpoint import load_training_state
+from tfkit.training.depth import Unfreezing
 from tfkit.training.device import move, pick_precision
 from tfkit.training.loop import Plan, Progress
 from tfkit.training.loss_module import LossModule
-from tfkit.training.optimizer import Optimizer, Unfreezing, parameter_depths
+from tfkit.training.optimizer import Optimizer
 from tfkit.training.precision import Weights
 from tfkit.training.replay import weights_sha256
 from tfkit.training.schedule import Schedule
@@ -150,7 +151,7 @@ def assemble_stepper(
     move(model, device)
     weights = Weights(model, precision, training.ema_decay, whole=holds_whole_model(recipe))
     reference = FrozenReference(model) if objective.reference_use == "throughout" else None
-    optimizer = Optimizer(weights.trained, recipe.optimizer, parameter_depths(weights.master))
+    optimizer = Optimizer(weights.trained, recipe.optimizer, weights.master)
     unfreezing = Unfreezing(weights.working, training.unfreeze_every) if training.unfreeze_every is not None else None
     for stack in model.stacks:
         stack.activation_checkpointing = training.activation_checkpointing

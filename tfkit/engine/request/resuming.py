@@ -1,6 +1,6 @@
 """The recipe with which a run continues, and the result of a finished one. Torch-free: a refusal is quick."""
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -76,6 +76,16 @@ def resolve_resumption(folder: RunFolder, now: RequestRecord) -> Resumption:
             f"Revert these changes, or start another run with {argument('run')}"
         )
     return Resumption(_with_changes(begun, wanted, changes), given, changes)
+
+
+def require_same_text(begun: Mapping[str, list[str]], data: Mapping[str, list[str]]) -> None:
+    """Raise DataError if `data`, the fingerprints of the run's text, are not those with which it was begun."""
+    for part, now in data.items():
+        if (before := begun.get(part, [])) != now:
+            raise DataError(
+                f"the {part} text is not what this run was started with: its fingerprints were {', '.join(before)} and are now "
+                f"{', '.join(now)}. Restore the text and the tokenizer, or start another run with {argument('run')}"
+            )
 
 
 def require_same_code(folder: RunFolder, recipe: Recipe) -> None:

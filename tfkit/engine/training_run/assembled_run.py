@@ -19,12 +19,12 @@ from tfkit.engine.assembly.memory_plan import disk_bytes, trained_numel
 from tfkit.engine.assembly.training_rows import training_baselines
 from tfkit.engine.assembly.verdict import comparison_fields
 from tfkit.engine.listener import Listener
-from tfkit.engine.request.resuming import require_length, warn_of_other_rounding
+from tfkit.engine.request.resuming import require_length, require_same_text, warn_of_other_rounding
 from tfkit.engine.request.training_request import RequestRecord
 from tfkit.engine.training_run.loop_hooks import LoopHooks
 from tfkit.engine.training_run.micro_batches import MicroBatches
 from tfkit.engine.training_run.run import Run
-from tfkit.engine.training_run.training_log import TrainingLog, require_same_text
+from tfkit.engine.training_run.training_log import TrainingLog
 from tfkit.errors import BudgetReached, PeerLostError, Stopped, argument
 from tfkit.evaluation.baselines import Baselines
 from tfkit.model.transformer import Transformer

@@ -11,11 +11,11 @@ from tfkit.engine.assembly.components import Components, meta_model
 from tfkit.engine.assembly.step_flops import flops_per_token
 from tfkit.engine.training_run.run import Run
 from tfkit.engine.training_run.trackers import open_trackers
-from tfkit.errors import DataError, argument
 from tfkit.run.metrics import MetricsLog, read_metrics
 from tfkit.run.state_json import SavedLog, finite_or_none
-from tfkit.training.device import memory_bytes, peak_flops
+from tfkit.training.device import memory_bytes
 from tfkit.training.loop import Log
+from tfkit.training.peak_speed import peak_flops
 from tfkit.units import format_metrics
 
 
@@ -176,13 +176,3 @@ class TrainingLog:
     def sync(self) -> None:
         """Sync all lines to the disk: a power cut must not lose those that a checkpoint counts on."""
         self._metrics.sync()
-
-
-def require_same_text(begun: Mapping[str, list[str]], data: Mapping[str, list[str]]) -> None:
-    """Raise DataError if `data`, the fingerprints of the run's text, are not those with which it was begun."""
-    for part, now in data.items():
-        if (before := begun.get(part, [])) != now:
-            raise DataError(
-                f"the {part} text is not what this run was started with: its fingerprints were {', '.join(before)} and are now "
-                f"{', '.join(now)}. Restore the text and the tokenizer, or start another run with {argument('run')}"
-            )

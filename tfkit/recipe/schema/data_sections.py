@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 from pydantic_core import PydanticKnownError
 
-from tfkit.model.config import Context, Data
+from tfkit.model.config.sizes import Context, Data
 from tfkit.recipe.schema.bounds import Count, SampleBytes, SourceWeight, VocabSize
 from tfkit.recipe.schema.vocabularies import READ_BY, VOCABULARIES, variant_of
 

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from tfkit.model.config import MAX_LAYERS
+from tfkit.model.config.sizes import MAX_LAYERS
 from tfkit.recipe.schema.bounds import Positive, Weight
 from tfkit.recipe.schema.objective_facts import Contradiction, ObjectiveSection, ScoredBy, Stacks, declared
 from tfkit.recipe.schema.roles import Role

@@ -1,31 +1,61 @@
-"""The description of a model: one frozen, torch-free tree. The other modules of this folder build a Transformer from it.
+"""The description of a model: one frozen, torch-free tree. The other modules of tfkit/model build a Transformer from it.
 
 A field exists only if one of the systems uses it, and a field that applies to one kind only is in that kind's member of a union.
+
+position_config.py has the kinds of positions, head_config.py those of output layers, training_only.py what acts in training
+alone, sizes.py the bounds of all sizes.
 """
 
 import math
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
-# The largest sizes: far above any published model's, so that the product of any three fits 63 bits.
-MAX_LAYERS = 1_024  # layers of a stack; the deepest published model has 1,000 (DeepNet, arXiv 2203.00555)
-Layers = Annotated[int, Field(ge=0, le=MAX_LAYERS)]
-Width = Annotated[int, Field(gt=0, le=1 << 20)]  # width of the residual stream, or of a head; PaLM has 18,432
-HiddenWidth = Annotated[int, Field(gt=0, le=1 << 23)]  # inside the MLP, which is 4 dim unless it is stated; T5 has 65,536
-Heads = Annotated[int, Field(gt=0, le=1 << 14)]
-Rows = Annotated[int, Field(gt=0, le=1 << 24)]  # entries of the vocabulary, or classes
-Distance = Annotated[int, Field(gt=0, le=1 << 31)]  # in tokens
-Context = Annotated[int, Field(gt=0, le=1 << 28)]  # in tokens; the longest published have 10 million
-Factor = Annotated[float, Field(gt=0, le=1e6)]  # float32 holds its square and cube
-Epsilon = Annotated[float, Field(gt=0, le=1)]
-Probability = Annotated[float, Field(ge=0.0, lt=1.0)]
+from tfkit.model.config.head_config import (
+    ClassesHeadConfig,
+    HeadConfig,
+    LanguageModelHeadConfig,
+    MaskedLanguageModelHeadConfig,
+    NoHeadConfig,
+    TagsHeadConfig,
+)
+from tfkit.model.config.position_config import (
+    LongRopeScaling,
+    Position,
+    Relative,
+    Rotary,
+)
+from tfkit.model.config.sizes import (
+    MAX_LAYERS,
+    Context,
+    Data,
+    Distance,
+    Epsilon,
+    Factor,
+    Heads,
+    HiddenWidth,
+    Layers,
+    Rows,
+    Width,
+)
+from tfkit.model.config.training_only import DropoutConfig, InitConfig, RoutingConfig
 
-
-class Data(BaseModel):
-    """A frozen record that refuses unknown fields."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, protected_namespaces=())
+__all__ = [
+    "ClassesHeadConfig",
+    "Data",
+    "EmbeddingConfig",
+    "ExpertsConfig",
+    "HeadConfig",
+    "LanguageModelHeadConfig",
+    "LongRopeScaling",
+    "MaskedLanguageModelHeadConfig",
+    "ModelConfig",
+    "NoHeadConfig",
+    "NormConfig",
+    "Position",
+    "Rotary",
+    "TagsHeadConfig",
+]
 
 
 class _Norm(Data):
@@ -62,130 +92,6 @@ class RMSNormConfig(_Norm):
 
 
 NormConfig = Annotated[LayerNormConfig | RMSNormConfig, Field(discriminator="kind")]
-
-
-class Relative(Data):
-    """A learned number for each head and range of distances, added to the scores of every layer of a stack (T5, arXiv 1910.10683)."""
-
-    kind: Literal["relative"]
-    buckets: int = Field(
-        32, ge=4, le=1 << 16, description="Number of buckets: half of them hold one distance each, the others increasingly wide ranges."
-    )
-    max_distance: Distance = Field(128, gt=1, description="All distances from this one on share the last bucket.")
-
-
-class Learned(Data):
-    """One learned vector for each position, added to the embeddings (GPT, BERT)."""
-
-    kind: Literal["learned"]
-    offset: int = Field(
-        0, ge=0, le=1 << 20, description="Rows of the table before that of the first position (RoBERTa 2: its padding has the row 1)."
-    )
-    relative: Relative | None = Field(None, description="A bias of relative positions besides (MPNet); null: none.")
-
-
-class Sinusoidal(Data):
-    """Sine and cosine of the position at geometric wavelengths, added to the embeddings (arXiv 1706.03762)."""
-
-    kind: Literal["sinusoidal"]
-    layout: Literal["interleaved", "halves"] = Field(
-        "halves", description="interleaved: alternating sines and cosines, as in the paper. halves: all sines, then all cosines (Marian)."
-    )
-
-
-class LinearScaling(Data):
-    """All wavelengths are multiplied by the same factor (arXiv 2306.15595)."""
-
-    kind: Literal["linear"]
-    factor: Factor = Field(description="How many times longer the context is than that of pretraining.")
-
-
-class YarnScaling(Data):
-    """Long wavelengths are multiplied, short ones kept, and the rotated vectors lengthened (YaRN, arXiv 2309.00071)."""
-
-    kind: Literal["yarn"]
-    factor: Factor = Field(description="How many times longer the context is than original_context_length.")
-    beta_fast: Factor = Field(32.0, description="Pairs that turn more often than this in the original context are kept.")
-    beta_slow: Factor = Field(1.0, description="Pairs that turn less often than this in the original context are multiplied by factor.")
-    attention_factor: Factor | None = Field(None, description="Multiplies rotated queries and keys; null: 0.1 ln(factor) + 1.")
-    original_context_length: Context = Field(description="The context of pretraining, in tokens.")
-
-
-class WavelengthScaling(Data):
-    """Longer wavelengths for a longer context (Llama 3.1, arXiv 2407.21783)."""
-
-    kind: Literal["llama3"] = "llama3"
-    factor: Factor = Field(description="How many times longer the context is than original_context_length.")
-    low_freq_factor: Factor = Field(1.0, description="Wavelengths above original_context_length / this are multiplied by factor.")
-    high_freq_factor: Factor = Field(
-        4.0, description="Wavelengths below original_context_length / this are kept; between the two limits they are interpolated."
-    )
-    original_context_length: Context = Field(description="The context of pretraining, in tokens.")
-
-    @model_validator(mode="after")
-    def _check_factors(self) -> "WavelengthScaling":
-        if self.low_freq_factor >= self.high_freq_factor:
-            raise ValueError(f"low_freq_factor {self.low_freq_factor} is not below high_freq_factor {self.high_freq_factor}")
-        return self
-
-
-PairFactors = Annotated[list[Factor], Field(min_length=1, max_length=1 << 19)]
-
-
-class LongRopeScaling(Data):
-    """Each pair's wavelength is multiplied by a factor of its own, of two sets: that of short texts, or of long ones (arXiv 2402.13753)."""
-
-    kind: Literal["longrope"]
-    short_factors: PairFactors = Field(description="Of each pair that is rotated, in texts of at most original_context_length tokens.")
-    long_factors: PairFactors = Field(description="Of each pair that is rotated, in longer texts: at all of their tokens.")
-    attention_factor: Factor = Field(1.0, description="Multiplies rotated queries and keys, in texts of any length.")
-    original_context_length: Context = Field(
-        description="The context of pretraining, in tokens; no text that is generated grows beyond it."
-    )
-
-
-Scaling = Annotated[LinearScaling | YarnScaling | WavelengthScaling | LongRopeScaling, Field(discriminator="kind")]
-Base = Annotated[float, Field(gt=0, le=1e12)]
-
-
-class Rotary(Data):
-    """Rotation of queries and keys by their position (RoFormer, arXiv 2104.09864)."""
-
-    kind: Literal["rotary"]
-    theta: Base = Field(10_000.0, description="Base of the wavelengths.")
-    scaling: Scaling | None = Field(None, description="The scaling of the wavelengths for a longer context; null: none.")
-    local_theta: Base | None = Field(
-        None, description="Base in layers with a window, where wavelengths are not scaled (Gemma 3); null: all layers are alike."
-    )
-    layers: list[bool] = Field(
-        [True],
-        min_length=1,
-        max_length=MAX_LAYERS,
-        description="Whether a layer rotates at all. One value per layer, repeated: [true, true, true, false] (SmolLM3).",
-    )
-    fraction: float = Field(1.0, gt=0, le=1, description="Part of each head that is rotated; the rest has no position (GPT-NeoX).")
-
-    @model_validator(mode="before")
-    @classmethod
-    def _name_scaling(cls, values: Any) -> Any:
-        """Read a scaling without a kind, which in older files is Llama 3.1's."""
-        scaling = values.get("scaling") if isinstance(values, dict) else None
-        return values | {"scaling": {"kind": "llama3", **scaling}} if isinstance(scaling, dict) else values
-
-    def rotated(self, head_dim: int) -> int:
-        """Return how many of a head's numbers are rotated."""
-        return int(head_dim * self.fraction)
-
-
-class Disentangled(Data):
-    """Scores of a token with a distance besides those of two tokens, in both directions, by learned vectors of distances (DeBERTa v3)."""
-
-    kind: Literal["disentangled"]
-    buckets: int = Field(256, ge=4, le=1 << 16, description="Vectors of each direction: the first half for one distance each.")
-    max_distance: Distance = Field(512, gt=1, description="The distance at which the last vector is reached.")
-
-
-Position = Annotated[Learned | Sinusoidal | Rotary | Relative | Disentangled, Field(discriminator="kind")]
 
 
 class EmbeddingConfig(Data):
@@ -250,110 +156,6 @@ class MlpConfig(Data):
     gated: bool = Field(False, description="down(activation(gate x) * up x) instead of down(activation(up x)).")
     bias: bool = Field(False, description="A bias on each of its projections.")
     experts: ExpertsConfig | None = Field(None, description="A mixture of experts, each such an MLP; null: one MLP for all tokens.")
-
-
-class LanguageModelHeadConfig(Data):
-    """A logit for each entry of the vocabulary."""
-
-    kind: Literal["lm"] = "lm"
-    tied: bool = Field(description="Whether the output matrix is the token embedding.")
-    bias: bool = Field(False, description="A bias for each entry (Marian).")
-    scale: Factor | None = Field(None, description="Multiplies the hidden states (T5 1.0: 1 / sqrt(dim)); null: 1.")
-    softcap: Factor | None = Field(None, description="Logits become cap * tanh(logit / cap) (Gemma 2); null: no cap.")
-    choices: bool = Field(False, description="Add a score for the whole sequence, to choose among several (GPT).")
-
-
-class MaskedLanguageModelHeadConfig(Data):
-    """A logit for each entry of the vocabulary, after a dense layer with the MLP's activation and a norm; with a bias (BERT)."""
-
-    kind: Literal["masked_lm"]
-    tied: bool = Field(description="Whether the output matrix is the token embedding.")
-    dense_bias: bool = Field(True, description="A bias of the dense layer.")
-    next_sentence: bool = Field(
-        False, description="Add an output at the first token that predicts whether the second text follows the first."
-    )
-
-
-class ClassesHeadConfig(Data):
-    """A logit for each class of a whole text, or the text's value if there is one class."""
-
-    kind: Literal["classes"]
-    count: Rows = Field(description="Classes; 1: a number (regression, a reward).")
-    pool: Literal["first", "last", "mean"] = Field(
-        description="Read at the first token, at the last one that is not padding, or as the mean of all that are not."
-    )
-    dense: Literal["tanh", "relu", "gelu", "normed"] | None = Field(
-        None,
-        description="A dense layer before the output layer, with this activation (BERT tanh, DistilBERT relu, ELECTRA gelu). normed: "
-        "without a bias, with the MLP's activation and a norm (ModernBERT).",
-    )
-    bias: bool = Field(False, description="A bias for each class.")
-
-
-class TagsHeadConfig(Data):
-    """A logit for each tag, at every token."""
-
-    kind: Literal["tags"]
-    count: Rows = Field(description="Tags.")
-    dense: Literal["normed"] | None = Field(None, description="A dense layer before the output layer, as in a head for classes.")
-
-
-class SpansHeadConfig(Data):
-    """Two logits at every token: for an answer that begins there, and for one that ends there."""
-
-    kind: Literal["spans"]
-    dense: Literal["normed"] | None = Field(None, description="A dense layer before the output layer, as in a head for classes.")
-
-
-class NoHeadConfig(Data):
-    """No head: the model returns hidden states."""
-
-    kind: Literal["none"]
-    pooler: bool = Field(False, description="Add a vector for the whole text: a dense layer with tanh on the first token's state (BERT).")
-
-
-HeadConfig = Annotated[
-    LanguageModelHeadConfig | MaskedLanguageModelHeadConfig | ClassesHeadConfig | TagsHeadConfig | SpansHeadConfig | NoHeadConfig,
-    Field(discriminator="kind"),
-]
-
-
-class DropoutConfig(Data):
-    """Probabilities during training. Attention dropout rules out the fused kernel: on a CPU, attention takes 1.5 to 7 times as long."""
-
-    embedding: Probability = Field(0.0, description="On the sum of the embeddings.")
-    attention: Probability = Field(0.0, description="On the attention weights.")
-    residual: Probability = Field(0.0, description="On each sublayer's output, before it is added.")
-    hidden: Probability = Field(0.0, description="Inside the MLP, after the activation (T5).")
-    final: Probability = Field(0.0, description="On a stack's output, after its last norm (T5).")
-    head: Probability = Field(0.0, description="On the input of a head for classes, choices or tags.")
-
-
-class InitConfig(Data):
-    """The random initialization of the weights for pretraining."""
-
-    scheme: Literal["normal", "fan_in", "by_width"] = Field(
-        "normal",
-        description="normal: all matrices with std. fan_in: uniform, variance 1 / input width (2017). by_width: normal, by widths (T5).",
-    )
-    std: float = Field(0.02, gt=0, le=1e30, description="Standard deviation of the normal from which matrices are drawn.")
-    residual_scaling: bool = Field(
-        False, description="Divide the std of the matrices that write to the residual stream by sqrt(2 * layers) (GPT-2)."
-    )
-
-
-class RoutingConfig(Data):
-    """The losses that train the routers of a mixture of experts besides the objective's own. Models without experts have none."""
-
-    balance: float = Field(
-        0.01, ge=0, le=1e6, description="Weight of the loss that is smallest if all experts get equally many tokens; 0: without it."
-    )
-    z_loss: float = Field(
-        0.0,
-        ge=0,
-        le=1e6,
-        description="Weight of the mean square of the log of the sum of the routers' exponentials (OLMoE); 0: without it.",
-    )
 
 
 class ModelConfig(Data):

@@ -1,0 +1,140 @@
+"""Readers of a column whose values have parts, such as choices and messages. Each returns the value of its role, or Unfit."""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from itertools import zip_longest
+from typing import Any
+
+from tfkit.data.columns.forms import Unfit, kind_of, read_labels, read_literal, read_texts
+from tfkit.recipe.schema.roles import Form
+from tfkit.tokenizer.chat_formats import UnfitError
+from tfkit.tokenizer.tool_calls import read_tools
+
+_ANSWERS = "answers with text and answer_start"
+_FLAGS = {"0": False, "1": True, "false": False, "true": True}
+
+
+class Choices(list[str]):
+    """The answers to choose from, with the label of each (`A`, `1`), by which the right one may be named."""
+
+    labels: tuple[str, ...]
+
+    def __init__(self, texts: Sequence[str], labels: Sequence[str] = ()):
+        """Create it from texts, and labels in the same order; empty if the answers have none."""
+        super().__init__(texts)
+        self.labels = tuple(labels)
+
+
+def _read_messages(value: Any) -> list[dict[str, Any]] | Unfit:
+    """Read the messages of a conversation, as mappings."""
+    if isinstance(value, list) and value and all(isinstance(part, Mapping) for part in value):
+        return [dict(part) for part in value]
+    return Unfit(kind_of(value), "a list of messages")
+
+
+def first_turn(messages: Sequence[Mapping[str, Any]]) -> list[Any]:
+    """Return the contents of a conversation's messages up to and including the first user message, or of all if no user speaks."""
+    speakers = [message.get("role", message.get("from")) for message in messages]
+    end = next((number for number, speaker in enumerate(speakers, 1) if speaker in ("user", "human")), len(messages))
+    return [message.get("content", message.get("value")) for message in messages[:end]]
+
+
+def _read_tools(value: Any) -> list[dict[str, Any]] | Unfit:
+    """Read the tools of a conversation (tool_calls.py); null and an empty text are an empty list."""
+    try:
+        return read_tools(value) if value not in ("", None) else []
+    except UnfitError:
+        return Unfit(kind_of(value), "a list of tools as JSON Schemas of functions")
+
+
+def _read_choices(value: Any) -> list[str] | Unfit:
+    """Read a list of texts; or of objects with a `text` and a `label`, as in ARC's files; or an object with a list of each, as on the Hub.
+
+    Null and blank texts at the end are no answers: rows of a table may have fewer than it has columns.
+    """
+    if isinstance(value, Mapping) and isinstance(value.get("text"), list):
+        labels = value.get("label") or []
+        value = [{"text": text, "label": label} for text, label in zip_longest(value["text"], labels)] if labels else value["text"]
+    if isinstance(value, list):
+        while len(value) > 2 and (value[-1].get("text") if isinstance(value[-1], Mapping) else value[-1]) in (None, ""):
+            value = value[:-1]
+    if isinstance(value, list) and value and all(isinstance(part, Mapping) and "text" in part for part in value):
+        texts = read_texts([part["text"] for part in value])
+        labels = [read_literal(part.get("label")) for part in value]
+        named = [label for label in labels if isinstance(label, str)]
+        return texts if isinstance(texts, Unfit) else Choices(texts, named if len(named) == len(texts) else ())
+    return read_texts(value)
+
+
+def read_label_set(value: Any) -> str | list[str] | dict[str, bool] | Unfit:
+    """Read the labels of a row: a list; a text, which the objective splits; or a mapping from label names to 0 or 1, such as the mapping
+    of several columns. Null and an empty text are no label.
+    """
+    match value:
+        case None:
+            return []
+        case list():
+            labels: list[str] | Unfit = read_labels(value)
+            if isinstance(labels, list) and len({*labels}) < len(labels) and {*labels} <= _FLAGS.keys():
+                return Unfit("a list of zeros and ones, which names no labels", "a list of labels, or a column for each")
+            return labels
+        case Mapping():
+            return _read_flags(value)
+    return read_literal(value)
+
+
+def _read_flags(value: Mapping[str, Any]) -> list[str] | dict[str, bool] | Unfit:
+    """Read a mapping from label names to 0 or 1. Otherwise, each value that is not blank is a label."""
+    literals = {str(name): "" if cell is None else read_literal(cell) for name, cell in value.items()}
+    for name, literal in literals.items():
+        if isinstance(literal, Unfit):
+            return Unfit(f"{literal.found} for {name!r}", "0 or 1, or a label")
+    cells = {name: str(literal).strip() for name, literal in literals.items()}
+    labels = [cell for cell in cells.values() if cell]
+    if not labels or not {*labels} <= _FLAGS.keys():
+        return labels
+    if len(labels) < len(cells):
+        return Unfit(f"nothing for {next(name for name, cell in cells.items() if not cell)!r}", "0 or 1")
+    return {name: _FLAGS[cell] for name, cell in cells.items()}
+
+
+def read_answers(value: Any) -> list[dict[str, Any]] | Unfit:
+    """Read the answers to a question, each with its `text` and `answer_start`, the character offset at which it begins in the context.
+
+    Answers are a list, as in SQuAD's files; an object of two lists, as on the Hub; or, in a table, either as JSON. Null and an empty
+    list are no answer. In a list of texts, each has None as its `answer_start`.
+    """
+    if isinstance(value, str):
+        try:
+            value = json.loads(value) if value.strip() else None
+        except ValueError:
+            return Unfit("text", _ANSWERS)
+    if isinstance(value, Mapping):
+        texts, starts = value.get("text"), value.get("answer_start")
+        if isinstance(texts, list) and isinstance(starts, list) and len(texts) == len(starts):
+            value = [{"text": text, "answer_start": start} for text, start in zip(texts, starts, strict=True)]
+        else:
+            value = [value]
+    if value is None:
+        return []
+    if not isinstance(value, list):
+        return Unfit(type(value).__name__, _ANSWERS)
+    if all(isinstance(answer, str) for answer in value):
+        return [{"text": text, "answer_start": None} for text in value]
+    answers = []
+    for answer in value:
+        text, start = (answer.get("text"), answer.get("answer_start")) if isinstance(answer, Mapping) else (None, None)
+        if not isinstance(text, str) or not isinstance(start, int) or isinstance(start, bool):
+            missing = "text" if not isinstance(text, str) else "answer_start"
+            return Unfit(f"an answer without {missing}", _ANSWERS)
+        answers.append({"text": text, "answer_start": start})
+    return answers
+
+
+READERS: Mapping[Form, Callable[[Any], Any]] = {
+    "choices": _read_choices,
+    "messages": _read_messages,
+    "tools": _read_tools,
+    "label_set": read_label_set,
+    "answers": read_answers,
+}

@@ -1,0 +1,24 @@
+"""The record and the sizes that all parts of a model's description are made of."""
+
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field
+
+# The largest sizes: far above any published model's, so that the product of any three fits 63 bits.
+MAX_LAYERS = 1_024  # layers of a stack; the deepest published model has 1,000 (DeepNet, arXiv 2203.00555)
+Layers = Annotated[int, Field(ge=0, le=MAX_LAYERS)]
+Width = Annotated[int, Field(gt=0, le=1 << 20)]  # width of the residual stream, or of a head; PaLM has 18,432
+HiddenWidth = Annotated[int, Field(gt=0, le=1 << 23)]  # inside the MLP, which is 4 dim unless it is stated; T5 has 65,536
+Heads = Annotated[int, Field(gt=0, le=1 << 14)]
+Rows = Annotated[int, Field(gt=0, le=1 << 24)]  # entries of the vocabulary, or classes
+Distance = Annotated[int, Field(gt=0, le=1 << 31)]  # in tokens
+Context = Annotated[int, Field(gt=0, le=1 << 28)]  # in tokens; the longest published have 10 million
+Factor = Annotated[float, Field(gt=0, le=1e6)]  # float32 holds its square and cube
+Epsilon = Annotated[float, Field(gt=0, le=1)]
+Probability = Annotated[float, Field(ge=0.0, lt=1.0)]
+
+
+class Data(BaseModel):
+    """A frozen record that refuses unknown fields."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, protected_namespaces=())

@@ -1,0 +1,54 @@
+"""The peak speed of a device, with which the speed of a training is compared."""
+
+import re
+import time
+from functools import cache
+
+import torch
+
+# Dense bf16 peak in FLOP/s according to NVIDIA's data sheets, by words of the device's name; the first match counts.
+_GPU_PEAKS = {
+    "H100 PCIe": 756e12,
+    "H100 NVL": 835e12,
+    "H100": 989e12,
+    "H200": 989e12,
+    "GH200": 989e12,
+    "B200": 2250e12,
+    "A100": 312e12,
+    "A40": 150e12,
+    "A30": 165e12,
+    "A10": 125e12,
+    "A10G": 70e12,
+    "A6000": 155e12,
+    "L40S": 362e12,
+    "L40": 181e12,
+    "L4": 121e12,
+    "RTX 3090": 71e12,
+    "RTX 4090": 165e12,
+}
+
+
+def peak_flops(device: torch.device, dtype: torch.dtype) -> float | None:
+    """Return the peak FLOP/s of the device: for a GPU from its data sheet (bf16 only; None if unknown), else measured."""
+    if device.type == "cuda":
+        return peak_of_gpu(torch.cuda.get_device_name(device)) if dtype == torch.bfloat16 else None
+    return matrix_speed(device, dtype)
+
+
+@cache
+def matrix_speed(device: torch.device, dtype: torch.dtype) -> float:
+    """Measure the FLOP/s of large matrix products of this type on the device: the best within a tenth of a second."""
+    a = torch.ones(1024, 1024, dtype=dtype, device=device)
+    best = float("inf")
+    end = time.perf_counter() + 0.1
+    while time.perf_counter() < end:
+        start = time.perf_counter()
+        (a @ a)[0, 0].item()  # waits for a GPU
+        best = min(best, time.perf_counter() - start)
+    return 2 * 1024**3 / best
+
+
+def peak_of_gpu(name: str) -> float | None:
+    """Return the data sheet's dense bf16 peak, in FLOP/s, by the driver's name of a GPU ("NVIDIA H100 80GB HBM3"); None if unknown."""
+    matching = (peak for words, peak in _GPU_PEAKS.items() if re.search(rf"\b{words}\b", name))
+    return None if "Laptop" in name else next(matching, None)  # laptops have other chips under the same name
