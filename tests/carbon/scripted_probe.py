@@ -1,6 +1,5 @@
 """Probes with a constant power of 36 W (0.01 Wh a second) at 100 g/kWh, well-behaved and not. The sidecar imports them by name."""
 
-import os
 import sys
 import time
 
@@ -61,23 +60,11 @@ class SlowStart(Steady):
         return super().start()
 
 
-class DyingProcess(Steady):
-    def spoil(self, seconds):
-        if self.reads > 2:
-            os._exit(9)
-        return totals(seconds)
-
-
 class HangingRead(Steady):
     def spoil(self, seconds):
         if self.reads > 2:
             time.sleep(HANG_SECONDS)
         return totals(seconds)
-
-
-class HangingStop(Steady):
-    def stop(self):
-        time.sleep(HANG_SECONDS)
 
 
 class Spoiled(Steady):

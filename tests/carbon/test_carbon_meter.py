@@ -149,31 +149,6 @@ def run(tmp_path):
         process.stdout.close()
 
 
-def test_killed_twice_and_finished_adds_up(run):
-    least = most = 0.0
-    for attempt in (1, 2):
-        began = time.monotonic()
-        process, sidecar, _ = trainer(run, attempt, 600)
-        counted = time.monotonic()
-        time.sleep(1.3)
-        process.kill()
-        with process:
-            least += (time.monotonic() - counted - TICK) * WH_PER_SECOND
-        wait_for(lambda pid=sidecar: ended(pid))
-        most += (time.monotonic() - began) * WH_PER_SECOND
-        in_ledger, in_file = sums(run)
-        assert least < in_file < most
-        assert sum(in_ledger) == pytest.approx(in_file)
-    process, _, earlier = trainer(run, 3, 0.5)
-    with process:
-        final = float(process.stdout.read())
-    in_ledger, in_file = sums(run)
-    assert len(in_ledger) == 3
-    assert earlier >= in_ledger[0] + in_ledger[1]
-    assert sum(in_ledger) == pytest.approx(in_file) == pytest.approx(final)
-    assert all(float(row["country_iso_code"] == "WLD") and row["experiment_id"] == "run" for row in emissions_rows(run))
-
-
 def sums_at_ticks(run):
     """Return the energy of the one ledger before each of its ticks, and at its end."""
     (ledger,) = (run / "carbon").glob("*.jsonl")

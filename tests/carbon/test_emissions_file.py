@@ -1,4 +1,3 @@
-import multiprocessing
 import os
 import subprocess
 import sys
@@ -8,7 +7,6 @@ from tiny_files import emissions_rows
 from written_ledgers import tick, write
 
 from tfkit.carbon.emissions_file import installed_columns, write_emissions
-from tfkit.carbon.ledger import LedgerReader
 
 
 def energy_wh(folder):
@@ -153,29 +151,6 @@ def test_a_ledger_that_grows_meanwhile_is_read_again(run, monkeypatch):
     monkeypatch.setattr(os, "replace", replace_late)
     write_emissions(run)
     assert energy_wh(run) == pytest.approx(50 + 7)
-
-
-def _write_attempt(folder, attempt, barrier):
-    ledger, reader = write(folder, attempt=attempt), LedgerReader(folder / "carbon")
-    barrier.wait()
-    for index in range(1, 11):
-        ledger.append(tick("train", index, index * attempt))
-        write_emissions(folder, reader)
-
-
-@pytest.mark.filterwarnings("ignore:.*multi-threaded:DeprecationWarning")  # of forking beside threads that a writer does not use
-def test_eight_writers_lose_no_row_and_tear_none(tmp_path):
-    context = multiprocessing.get_context("fork")
-    barrier = context.Barrier(8)
-    writers = [context.Process(target=_write_attempt, args=(tmp_path, attempt, barrier)) for attempt in range(1, 9)]
-    for writer in writers:
-        writer.start()
-    for writer in writers:
-        writer.join(300)
-    assert [writer.exitcode for writer in writers] == [0] * 8
-    assert len(emissions_rows(tmp_path)) == 8
-    assert energy_wh(tmp_path) == pytest.approx(10 * sum(range(1, 9)))
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["carbon", "emissions.csv"]
 
 
 def test_a_failure_leaves_the_file_as_it_was(run, monkeypatch):

@@ -29,6 +29,7 @@ METERED = [
     "--threads",
     "1",
 ]
+UNMETERED = "carbon.enabled=false"  # of a run whose own energy no test reads
 LORA = "training.adapter={rank: 2, targets: [q_proj]}"
 TAUGHT = "objective={kind: distillation, teacher: tuned, of: {kind: causal_lm}}"
 PPO = (
@@ -158,7 +159,7 @@ def test_a_chain_has_the_totals_of_each_checkpoint_and_says_what_it_inherits(pla
 
 def test_two_ways_to_one_ancestor_count_it_once_and_a_copy_knows_them_all(place: Path) -> None:
     tuned()
-    student = trained("student", "pretrain", TAUGHT, "tokenizer={path: base}")
+    student = trained("student", "pretrain", TAUGHT, "tokenizer={path: base}", UNMETERED)
     assert described(ancestors(student)) == [("tuned", ("teacher",), (1,)), ("base", ("tokenizer", "start"), ())]
     total = own_grams(tuned()) + own_grams(base())
     assert json.loads(Path("student/run.json").read_text())["result"]["inherited_g"] == pytest.approx(total)
@@ -191,7 +192,7 @@ def test_an_adapter_its_saved_merge_and_a_mean_have_the_ancestors_of_their_run(p
     shutil.copytree(adapter, foreign, ignore=shutil.ignore_patterns("tfkit.json", "manifest.json", "README.md"))
     config = json.loads((foreign / "adapter_config.json").read_text())
     assert Path(config["base_model_name_or_path"]).name == "step-000002"
-    run = trained("from-foreign", "finetune", "--from", "foreign")
+    run = trained("from-foreign", "finetune", "--from", "foreign", UNMETERED)
     assert described(ancestors(run))[:2] == [("foreign", ("start",), (1,)), ("tuned", ("base",), (2,))]
     result = json.loads(Path("from-foreign/run.json").read_text())["result"]
     assert (result["inherited_g"], result["inherited_is_lower_bound"]) == (pytest.approx(own_grams(tuned()) + own_grams(base())), True)
@@ -211,7 +212,8 @@ def test_a_policy_has_each_model_behind_it_once(place: Path) -> None:
     )
     shutil.copytree(scores, "critic")
     policy = trained(
-        "policy", "finetune", "--from", "tuned", PPO, "data={train: [{path: prompts.jsonl}], validation: [{path: prompts.jsonl}]}"
+        *("policy", "finetune", "--from", "tuned", PPO, UNMETERED),
+        "data={train: [{path: prompts.jsonl}], validation: [{path: prompts.jsonl}]}",
     )
     roles = [(parent.role, parent.path) for parent in lineage(policy).parents]
     assert roles == [("start", "tuned"), ("reward", "scores"), ("value", "critic")]

@@ -4,7 +4,7 @@ rows and recipe that the tests of fine-tuning start from."""
 import contextlib
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from tiny_files import write_rows
 from tiny_runs import pretrain, write_corpus, write_recipe
 
 from tfkit.engine.inference import row_answers
+from tfkit.engine.listener import Silent
 
 SIZES = "dim: 16, num_heads: 2, context_length: 32, init: {std: 0.3}"
 ENCODER = f"model: {{preset: bert-tiny, {SIZES}}}\ntokenizer: {{kind: wordpiece, vocab_size: 120}}"
@@ -102,6 +103,24 @@ def stop_in_the_fourth_window(number: int) -> Callable[[], None]:
         row_answers._windows = struck
 
     return before
+
+
+class Progressed(Silent):
+    """A listener that notes the total of each progress bar, and how far it came."""
+
+    def __init__(self) -> None:
+        self.bars: dict[str, tuple[int | None, int]] = {}
+
+    @contextlib.contextmanager
+    def progress(self, description: str, total: int | None = None, unit: str = "") -> Iterator[Any]:
+        bars = self.bars
+        bars[description] = (total, 0)
+
+        class Bar:
+            def advance(self, count: int = 1) -> None:
+                bars[description] = (total, bars[description][1] + count)
+
+        yield Bar()
 
 
 BERT_WORDS = [

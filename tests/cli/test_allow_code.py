@@ -167,15 +167,16 @@ def test_every_call_of_the_library_has_what_its_command_has(place: Path) -> None
         (place / "mine.py.ran").unlink()
 
 
-@pytest.mark.parametrize("words", [["plan", "grpo.yaml"], ["inspect", "grpo.yaml"], ["finetune", "grpo.yaml", "--run", "new", "--dry-run"]])
-def test_what_only_plans_runs_no_code_even_if_it_is_allowed(words: list[str], place: Path) -> None:
+def test_what_only_plans_runs_no_code_even_if_it_is_allowed(place: Path) -> None:
     assert run("finetune", "grpo.yaml", "--run", "own").code == 0
     (place / "mine.py.ran").unlink()
-    assert run(*words).code == 0
+    plans = ["plan", "grpo.yaml"], ["inspect", "grpo.yaml"], ["finetune", "grpo.yaml", "--run", "new", "--dry-run"]
+    for words in plans:
+        run(*words).exits(0)
     assert canaries(place) == []
     (place / "mine.py").unlink()
-    done = run(*words)
-    assert (done.code, "objective.rules.0: mine.py does not exist" in done.err) == (2, True)
+    for words in plans:
+        run(*words).exits(2, "objective.rules.0: mine.py does not exist")
 
 
 def test_a_probe_runs_the_code_of_the_recipe_that_the_user_names(place: Path) -> None:
@@ -230,7 +231,7 @@ def test_compiled_code_beside_the_file_is_ignored(tmp_path: Path) -> None:
     assert (module.value, canary.exists()) == (3, False)
 
 
-@pytest.mark.parametrize("fault", ["no home", "a file for the state folder", "a file for the notes"])
+@pytest.mark.parametrize("fault", ["no home", "a file for the notes"])
 def test_a_state_folder_that_cannot_be_used_stops_no_training(
     fault: str, place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -238,7 +239,7 @@ def test_a_state_folder_that_cannot_be_used_stops_no_training(
         monkeypatch.delenv("XDG_STATE_HOME")
         monkeypatch.setenv("HOME", str(tmp_path / "nowhere"))
     else:
-        notes = tmp_path / "state" / ("tfkit" if fault == "a file for the state folder" else "tfkit/allowed_code")
+        notes = tmp_path / "state" / "tfkit" / "allowed_code"
         notes.parent.mkdir(parents=True)
         notes.write_text("damaged", encoding="utf-8")
     done = run("finetune", "grpo.yaml", "--run", "own").exits(0)

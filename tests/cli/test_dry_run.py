@@ -2,12 +2,13 @@
 
 import json
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 from tiny_files import write_rows
-from tiny_runs import Done, hashes, pretrain, run_tfkit, write_recipe
+from tiny_runs import Done, hashes, run_tfkit, write_recipe
 
 import tfkit
 from tfkit.errors import UsageError
@@ -21,10 +22,8 @@ LATER = ["carbon.enabled=false", "training.precision=fp32"]
 
 
 @pytest.fixture(scope="module")
-def made(base: Path) -> Path:
-    model = ["model={preset: bert-tiny, dim: 16, num_heads: 2, context_length: 16}", "tokenizer={kind: wordpiece, vocab_size: 120}"]
-    words = [*model, "objective={kind: masked_lm}", "training.steps=3", "evaluation.every=null"]
-    pretrain(base / "start", base / "tiny.yaml", *words).exits(0)
+def made(base: Path, starts: Path) -> Path:
+    shutil.copytree(starts / "bert", base / "start")
     write_rows(base / "rows.jsonl", ROWS)
     return base
 
@@ -146,19 +145,19 @@ def test_a_sweep_without_a_recipe_decides_once_and_each_trial_is_the_run_that_it
     assert again.out == swept.out
     for changed in (["optimizer.lr=1e-3,3e-2", *rest[1:]], [*rest, "training.seed=9"]):
         assert "different sweep" in command("sweep", *changed, "--resume").exits(2).err
-    overrides = {"training.steps": 2, "carbon.enabled": False, "training.precision": "fp32"}
-    space = {"optimizer.lr": [1e-3, 1e-2], "optimizer.betas": [[0.9, 0.95], [0.5, 0.6]]}
-    called = tfkit.sweep(None, space, overrides, start="start", data="rows.jsonl", run="called", threads=1)
-    assert [one["score"] for one in called.trials] == [
-        one["score"] for one in json.loads(command("resume", str(folder), "--json").out)["trials"]
-    ]
+    overrides = {"training.steps": 2, "carbon.enabled": False, "training.precision": "fp32", "optimizer.betas": [0.5, 0.6]}
+    called = tfkit.sweep(None, {"optimizer.lr": [1e-3, 1e-2]}, overrides, start="start", data="rows.jsonl", run="called", threads=1)
+    trials = json.loads(command("resume", str(folder), "--json").out)["trials"]
+    assert [one["score"] for one in called.trials] == [one["score"] for one in trials[1::2]]
     assert "which training?" in command("sweep", "optimizer.lr=1,2").exits(2).err
 
 
 def test_rows_are_inspected_although_no_part_of_them_can_be_held_out(place: Path) -> None:
     """As of two rows that land in one part; all are shown, and the warning says what a training would be refused for."""
-    outcomes = set()
+    outcomes: set[int] = set()
     for number in range(0, 24, 2):
+        if len(outcomes) == 2:
+            break
         write_rows(place / "two.jsonl", ROWS[number : number + 2])
         done = command("inspect", *WORDS[:2], "--data", "two.jsonl", "--json").exits(0)
         rows = json.loads(done.out)["first_step"]["rows_an_epoch"]

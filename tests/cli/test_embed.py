@@ -4,7 +4,6 @@ import datetime
 import json
 import os
 import signal
-import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,7 @@ import pyarrow.parquet
 import pytest
 from answer_runs import KINDS, stop_in_the_fourth_window
 from tiny_files import parse_rows, write_rows
-from tiny_runs import Done, Process, Program, run_here, run_piped
+from tiny_runs import Done, Process, run_here, run_piped
 
 import tfkit
 
@@ -77,15 +76,19 @@ def test_each_form_has_the_vectors_of_a_loaded_model_in_the_order_of_the_rows(na
 
 @pytest.mark.parametrize("name", KINDS)
 def test_the_text_is_in_the_column_that_the_model_was_trained_on(answers: Path, name: str) -> None:
-    """Else in `text`; another is named with --field, which may be a template."""
+    """Else in `text`."""
     rows = parse_rows((answers / "test.jsonl").read_text(encoding="utf-8"))
-    column = {"spans": "first"}.get(name, "text")
     found = printed(embed("--data", answers / "test.jsonl", model=answers / name))
-    np.testing.assert_allclose(found, vectors_of([row[column] for row in rows], answers / name), atol=2e-6, rtol=1e-5)
-    for field in ("third", "{first}: {other}"):
-        found = printed(embed("--data", answers / "test.jsonl", "--field", field, model=answers / name))
-        texts = [row["third"] if field == "third" else f"{row['first']}: {row['other']}" for row in rows]
-        np.testing.assert_allclose(found, vectors_of(texts, answers / name), atol=2e-6, rtol=1e-5)
+    texts = [row["first" if name == "spans" else "text"] for row in rows]
+    np.testing.assert_allclose(found, vectors_of(texts, answers / name), atol=2e-6, rtol=1e-5)
+
+
+@pytest.mark.parametrize("field", ["third", "{first}: {other}"])
+def test_another_column_is_named_or_a_template(answers: Path, field: str) -> None:
+    rows = parse_rows((answers / "test.jsonl").read_text(encoding="utf-8"))
+    found = printed(embed("--data", answers / "test.jsonl", "--field", field, model=answers / "spans"))
+    texts = [row["third"] if field == "third" else f"{row['first']}: {row['other']}" for row in rows]
+    np.testing.assert_allclose(found, vectors_of(texts, answers / "spans"), atol=2e-6, rtol=1e-5)
 
 
 def test_a_column_without_a_name_has_a_number() -> None:
@@ -102,17 +105,6 @@ def test_all_files_of_a_folder_are_read() -> None:
     Path("two.txt").write_text("the cat\na dog\n", encoding="utf-8")
     assert [line["text"] for line in parse_rows(embed("--data", "two.txt").out)] == ["the cat\na dog\n"]
     assert [line["text"] for line in parse_rows(embed("--data", "two.txt", "data.validation.0.format=lines").out)] == ["the cat", "a dog"]
-
-
-@pytest.mark.parametrize(
-    "stdin",
-    [b"id;body\n3;the cat\n", b'{"body": "the cat", "id": 3}\n', b"id,body\n3,the cat\n", b"\xef\xbb\xbfid\tbody\r\n3\tthe cat\r\n"],
-)
-def test_what_comes_from_a_pipe_is_recognised(stdin: bytes) -> None:
-    done = piped(stdin, "--field", "body")
-    np.testing.assert_allclose(printed(done), vectors_of(["the cat"]), atol=2e-6, rtol=1e-5)
-    [line] = parse_rows(done.out)
-    assert (line["body"], str(line["id"])) == ("the cat", "3")
 
 
 def test_a_pipe_may_have_a_text_a_line() -> None:
@@ -272,19 +264,7 @@ def test_what_a_link_leads_to_is_replaced() -> None:
 # -- the program
 
 
-def test_a_reader_that_has_had_enough_ends_it() -> None:
-    words = ["embed", "--from", FIXTURES / "classes", "--data", write_rows(Path("rows.jsonl"), ROWS * 100), "--threads", "1"]
-    program = Program(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-    assert program.stdout is not None
-    assert program.stderr is not None
-    assert json.loads(program.stdout.readline())["id"] == 0
-    program.stdout.close()
-    assert (program.stderr.read(), program.wait(300)) == (b"", 0)
-    program.stderr.close()
-
-
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
-@pytest.mark.parametrize("out", ["v.npy", "v.parquet"])
+@pytest.mark.parametrize(("out", "number", "code"), [("v.npy", signal.SIGTERM, 143), ("v.parquet", signal.SIGINT, 130)])
 def test_a_stopped_command_leaves_no_half_file(out: str, number: int, code: int) -> None:
     rows = write_rows(Path("rows.jsonl"), ROWS * 20)
     words = ["embed", "--from", str(FIXTURES / "classes"), "--data", rows, "--out", out, "--threads", "1"]

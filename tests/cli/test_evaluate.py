@@ -20,7 +20,7 @@ from tfkit.carbon import Meter
 from tfkit.hub import save_model
 from tfkit.model.config import ModelConfig
 from tfkit.model.transformer import build
-from tfkit.run.checkpoints import record_best, save_checkpoint
+from tfkit.run.checkpoints import save_checkpoint
 from tfkit.tokenizer import train_byte_bpe
 
 TEXTS = ["the cat sat on the mat", "das Mädchen aß 🙂", "a cat and a hat and a mat " * 20]
@@ -154,26 +154,12 @@ def test_where_the_texts_come_from(capsys, folder, data, tmp_path):
     assert metrics(capsys, recipe, "--from", folder, "--data", other)["target_tokens"] < expected["target_tokens"]
 
 
-@pytest.mark.parametrize(
-    ("gates", "code"),
-    [
-        (["perplexity > 1e9"], 0),
-        (["perplexity > 2"], 8),
-        (["loss < 0", "bits_per_byte >= 0.1"], 8),
-        (["accuracy > 1"], 2),
-        (["other.loss > 1"], 2),
-        (["perplexity"], 2),
-    ],
-)
-def test_gates(capsys, folder, data, gates, code):
-    assert run("--from", folder, "--data", data, *(word for gate in gates for word in ("--fail-if", gate)), "--json") == code
-    out, err = capsys.readouterr()
-    document = json.loads(out)
-    assert document.get("error", {"code": 0})["code"] == code
-    if code != 2:  # a wrong gate is found before anything is computed; a failed one has the result
-        wanted = [(name, document["metrics"][name], code == 8 and name != "loss") for name in (gate.split()[0] for gate in gates)]
-        assert [(one["metric"], one["value"], one["failed"]) for one in document["gates"]] == wanted
-    assert ("quality gate failed" in err) is (code == 8)
+def test_each_gate_is_in_the_result(capsys, folder, data):
+    words = [word for gate in ("loss < 0", "bits_per_byte >= 0.1") for word in ("--fail-if", gate)]
+    assert run("--from", folder, "--data", data, *words, "--json") == 8
+    document = json.loads(capsys.readouterr().out)
+    found = [(one["metric"], one["value"], one["failed"]) for one in document["gates"]]
+    assert found == [(name, document["metrics"][name], failed) for name, failed in (("loss", False), ("bits_per_byte", True))]
 
 
 def test_nan_fails_any_gate(capsys, tmp_path, data):
@@ -190,12 +176,8 @@ def test_nan_fails_any_gate(capsys, tmp_path, data):
     [
         ([], 2, "there are no texts to score: give them as --data F, or a recipe"),
         (["--data", "nowhere.jsonl"], 3, "nowhere.jsonl"),
-        (["training.steps=3"], 2, "training.steps: this command reads only the sections data, objective, evaluation, generation, carbon"),
         (["evaluation.batch_sise=3"], 2, "did you mean batch_size"),
-        (["evaluation.batch_size=0"], 2, "must be greater than 0"),
-        (["one.yaml", "two.yaml"], 2, "takes one recipe, not one.yaml and two.yaml"),
         (["nowhere.yaml"], 2, "nowhere.yaml: no such file"),
-        (["--predictions", "no/such/folder/p.jsonl"], 5, "does not exist; make it first"),
         (["--predictions", "."], 5, ".: is a folder; --predictions takes the name of a file"),
         (["--predictions", "p" * 300], 5, "cannot be written (File name too long); give another place for --predictions"),
         (["data={train: [{path: a}], validation: [{path: b}]}"], 2, "causal_lm is evaluated without rows of data.train"),
@@ -313,9 +295,6 @@ def test_a_checkpoint_that_is_not_whole_is_passed_over_aloud(capsys, folder, dat
     out, err = capsys.readouterr()
     assert "its newest checkpoint, step-000004, is not complete; step-000002 is used" in err
     assert "step-000002" in out
-    record_best(tmp_path / "run" / "checkpoints", 4, "loss", 1.0)
-    assert run("--from", tmp_path / "run", "--data", data) == 0
-    assert "its best checkpoint, of step 4, is not complete here; step-000002 is used" in capsys.readouterr().err
 
 
 def test_a_model_of_another_kind_is_refused(capsys, tmp_path, data):
@@ -332,30 +311,3 @@ def test_a_model_of_another_kind_is_refused(capsys, tmp_path, data):
     save_model(tmp_path / "encoder", model.config, model.state_dict(), trained)
     assert run("--from", tmp_path / "encoder", "--data", data) == 4
     assert "is not a language model, so a text alone has no score" in capsys.readouterr().err
-
-
-def test_the_program(folder, data):
-    """As a process: its exit code, and stdout with the one document."""
-    words = ["evaluate", "--from", folder, "--data", data, "--json", "--fail-if", "loss > 0", NO_CARBON]
-    with Program(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as program:
-        out, err = program.communicate()
-    assert program.returncode == 8
-    assert json.loads(out)["metrics"]["loss"] > 0
-    assert "Traceback" not in err
-
-
-def test_ctrl_c_gives_no_result(folder, tmp_path):
-    """A signal while texts are scored: 130, nothing on stdout, no traceback."""
-    big = tmp_path / "big.txt"
-    big.write_text("the cat sat on the mat and that is that\n" * 8_000, encoding="utf-8")
-    words = ["evaluate", "--from", folder, "--data", big, NO_CARBON, "--threads", "1", "evaluation.batch_size=1"]
-    environment = os.environ | {"TFKIT_CACHE": str(tmp_path / "cache")}
-    program = Program(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
-    while program.poll() is None and not list((tmp_path / "cache").glob("streams/*/index.json")):
-        time.sleep(0.05)
-    program.send_signal(signal.SIGINT)
-    out, err = program.communicate(timeout=300)
-    assert program.returncode == 130
-    assert out == ""
-    assert "SIGINT" in err
-    assert "Traceback" not in err

@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -115,6 +116,9 @@ def test_every_kind_of_answer(place: Path, tmp_path: Path, name: str) -> None:
     assert set(metrics) <= set(SECTIONS[name].metrics)  # what --fail-if may ask for
     of_training = records(place / name)[-1]["evaluation"]  # by the training itself, at its end
     assert {metric: value for metric, value in metrics.items() if metric in of_training} == pytest.approx(of_training, rel=1e-5)
+    if name == "classes":
+        assert result["baselines"] == receipt(place / name)["result"]["baselines"]
+        assert [*result["baselines"]] == ["most_frequent_class", "naive_bayes"]
     assert result["intervals"].keys() == metrics.keys()
     assert all(low <= metrics[metric] <= high for metric, (low, high) in result["intervals"].items() if metric in ("loss", "accuracy"))
     assert result["bootstrap"] == 60
@@ -223,13 +227,45 @@ def test_rows_that_share_an_input_are_references_of_one_text(place: Path, tmp_pa
     assert f"{len(apart)} rows of {len(joined)} inputs, with {len(apart)} references" in done.out
 
 
-def test_gates(place: Path, tmp_path: Path) -> None:
+def test_gates_are_of_the_metrics_of_the_objective(place: Path, tmp_path: Path) -> None:
     start = ["--from", str(place / "classes")]
     assert evaluate(tmp_path, *start, "--fail-if", "f1_macro < 0", "--fail-if", "matthews > 1").code == 0
     assert evaluate(tmp_path, *start, "--fail-if", "majority > 0").code == 8
+    evaluate(tmp_path, *start, "--fail-if", "perplexity > 1").exits(2, "the metrics are loss, accuracy, f1_macro")
+    done = evaluate(tmp_path, *start, "--fail-if", "rmse > 1").exits(2, "unknown metric 'rmse'; the metrics are loss, accuracy, f1_macro")
+    assert done.out == ""
     texts = ["--from", str(place / "texts"), "evaluation.text_metrics=[exact_match]"]
-    done = evaluate(tmp_path, *texts, "--fail-if", "bleu < 20")
-    assert (done.code, "unknown metric 'bleu'" in done.err) == (2, True), done.err
+    evaluate(tmp_path, *texts, "--fail-if", "bleu < 20").exits(2, "unknown metric 'bleu'")
+
+
+def test_the_table_has_every_metric(place: Path, tmp_path: Path) -> None:
+    done = evaluate(tmp_path, "--from", str(place / "classes"))
+    assert [line.split("  ")[0] for line in done.out.partition("\n\n")[0].splitlines()] == [
+        *("loss", "accuracy", "f1 macro", "matthews"),
+        *("baselines", "verdict", "scored", "data", "checkpoint"),
+    ]
+    assert re.search(r"^baselines   accuracy 0\.\d+ most frequent class, ", done.out, re.MULTILINE)
+    assert "  (95 %: 0." in done.out
+    assert "24 rows" in done.out
+
+
+def test_hidden_words_are_scored_as_the_training_scored_them(starts: Path, tmp_path: Path) -> None:
+    found, few = (
+        json.loads(evaluate(tmp_path, "--from", str(starts / "bert"), f"evaluation.max_tokens={most}", "--json").exits(0).out)
+        for most in (300, 100)
+    )
+    assert found["metrics"] == pytest.approx(records(starts / "bert")[-1]["evaluation"], rel=1e-5)
+    assert found["baselines"] == {}
+    assert 0 < few["tokens"] <= 100 < found["tokens"]
+    assert 0 < few["examples"] < found["examples"]
+
+
+def test_what_does_not_fit_is_refused(place: Path, tmp_path: Path) -> None:
+    start = ["--from", str(place / "classes")]
+    evaluate(tmp_path, *start, "objective={kind: masked_lm}").exits(2, "needs a head of kind masked_lm, not classes")
+    other = write_rows(tmp_path / "other.jsonl", [{"text": "the cat", "label": "neither"}])
+    evaluate(tmp_path, *start, "--data", other).exits(3, "other.jsonl:1: the label 'neither' is none of blue, green, red")
+    evaluate(tmp_path, *start, "objective.labels=[a, b]").exits(2, "names 2 classes")
 
 
 def test_a_gate_fails_where_a_metric_is_not_a_number(place: Path, tmp_path: Path) -> None:
@@ -262,6 +298,7 @@ def test_a_checkpoint_from_elsewhere_needs_no_recipe(place: Path, tmp_path: Path
     ).exits(0)
     own = json.loads(evaluate(tmp_path, "--from", str(place / "classes"), "--json").out)
     assert json.loads(done.out)["metrics"] == pytest.approx(own["metrics"], rel=1e-5)
+    assert [*json.loads(done.out)["baselines"]] == ["most_frequent_class_of_scored_rows"], "the training rows are not known"
     columns = ["--data", "test.jsonl", "data.validation.0.columns={text: other}", "carbon.enabled=false"]
     done = evaluate(tmp_path, "--from", str(elsewhere), *columns, "objective={kind: classification}", "--json")
     assert json.loads(done.out)["metrics"]["loss"] != own["metrics"]["loss"]

@@ -3,16 +3,15 @@
 import contextlib
 import json
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
+from answer_runs import Progressed
 from tiny_files import read_rows, write_rows
 from tiny_runs import evaluate, pretrain, run_tfkit
 
 import tfkit
-from tfkit.engine.listener import Progress, Silent
 
 pytestmark = pytest.mark.usefixtures("in_place")
 
@@ -27,8 +26,10 @@ PAIRED = "objective={kind: minimal_pairs}"
 
 
 @pytest.fixture(scope="module")
-def place(base: Path) -> Path:
-    """A run that has learned the pattern, one of random weights, and an encoder."""
+def place(base: Path, starts: Path) -> Path:
+    """A run that has learned the pattern, one that has not, and an encoder."""
+    for start, name in {"gpt": "random", "bert": "encoder"}.items():
+        shutil.copytree(starts / start, base / name)
     draws = np.random.default_rng(3)
     texts = [f"the {noun} {SUBJECTS[noun]} here" for noun in draws.choice(list(SUBJECTS), 300)]
     write_rows(base / "texts.jsonl", [{"text": text} for text in texts])
@@ -36,15 +37,8 @@ def place(base: Path) -> Path:
     write_rows(base / "questions.jsonl", QUESTIONS)
     with contextlib.chdir(base):
         learns = ["data={train: [{path: texts.jsonl}]}", "training.steps=60", "optimizer.lr=1e-2", "evaluation={every: null}"]
-        encoder = ["model={preset: bert-tiny, dim: 16, num_heads: 2, context_length: 16}", "objective={kind: masked_lm}"]
         chosen = ["training.steps=3", "data.validation=0.3", "evaluation.metric=perplexity"]
-        runs = {
-            "learned": learns,
-            "random": ["training.steps=3"],
-            "chosen": chosen,
-            "encoder": [*encoder, "tokenizer.kind=wordpiece", "training.steps=3"],
-        }
-        for name, words in runs.items():
+        for name, words in {"learned": learns, "chosen": chosen}.items():
             pretrain(base / name, base / "tiny.yaml", *words).exits(0)
     return base
 
@@ -141,26 +135,9 @@ def test_the_settings_of_the_runs_own_objective_are_not_those_of_another(tmp_pat
     assert 0 <= json.loads(done.out)["metrics"]["accuracy"] <= 1
 
 
-class Bars(Silent):
-    """A listener that notes the total of each progress bar, and how far it came."""
-
-    def __init__(self) -> None:
-        self.bars: dict[str, list[int | None]] = {}
-
-    @contextlib.contextmanager
-    def progress(self, description: str, total: int | None = None, unit: str = "") -> Iterator[Progress]:
-        bar = self.bars[description] = [total, 0]
-
-        class Bar:
-            def advance(self, count: int = 1) -> None:
-                bar[1] = count + (bar[1] or 0)
-
-        yield Bar()
-
-
 @pytest.mark.parametrize(("limit", "total"), [(None, len(PAIRS)), (10**6, None)])
 def test_the_progress_has_a_total_and_ends_there(limit: int | None, total: int | None) -> None:
-    listener = Bars()
+    listener = Progressed()
     overrides = {"objective": {"kind": "minimal_pairs"}, "evaluation.max_tokens": limit, "carbon.enabled": False}
     tfkit.evaluate(None, overrides, start="learned", data="pairs.jsonl", threads=1, listener=listener)
-    assert listener.bars["judging pairs.jsonl"] == [total, len(PAIRS)]
+    assert listener.bars["judging pairs.jsonl"] == (total, len(PAIRS))

@@ -2,19 +2,16 @@
 
 import contextlib
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
-from answer_runs import KINDS, REST, made_rows
+from answer_runs import KINDS, REST, Progressed, made_rows
 from test_evaluate_answers import evaluate, judged
 from tiny_files import write_rows
 from tiny_runs import pretrain, records
 
 import tfkit
-from tfkit.engine.listener import Silent
 
 pytestmark = pytest.mark.usefixtures("in_place")
 
@@ -124,25 +121,6 @@ def test_rows_of_one_class_are_warned_of(tmp_path: Path) -> None:
     assert "all 5 rows have the label 'red': the metrics say nothing about the other classes" in done.err
 
 
-class Counting(Silent):
-    """A listener that compares what each progress announces with what it reports."""
-
-    def __init__(self) -> None:
-        self.totals: dict[str, int | None] = {}
-        self.done: dict[str, int] = {}
-
-    @contextmanager
-    def progress(self, description: str, total: int | None = None, unit: str = "") -> Iterator[Any]:
-        self.totals[description] = total
-        counting = self
-
-        class Bar:
-            def advance(self, count: int) -> None:
-                counting.done[description] = counting.done.get(description, 0) + count
-
-        yield Bar()
-
-
 TEXTS = [{"path": "valid.jsonl"}]
 
 
@@ -153,7 +131,8 @@ TEXTS = [{"path": "valid.jsonl"}]
 )
 @pytest.mark.parametrize("most", [10, None])
 def test_the_total_of_a_limited_evaluation_is_what_is_read(words: dict[str, Any], most: int | None) -> None:
-    counting = Counting()
-    result = tfkit.evaluate(None, words | {"evaluation.max_tokens": most}, start=CHAT, listener=counting)
+    listener = Progressed()
+    result = tfkit.evaluate(None, words | {"evaluation.max_tokens": most}, start=CHAT, listener=listener)
     assert result.examples < 6 or most is None
-    assert counting.totals["scoring"] == counting.done["scoring"]
+    total, done = listener.bars["scoring"]
+    assert total == done

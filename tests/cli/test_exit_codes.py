@@ -12,7 +12,7 @@ import pytest
 from tiny_runs import pretrain, run_tfkit
 
 import tfkit.cli.check
-from tfkit import console, errors
+from tfkit import console
 from tfkit.__main__ import main
 from tfkit.cli import COMMANDS
 from tfkit.cli.program import set_crash_folder
@@ -30,32 +30,6 @@ def ends_with(error: BaseException, monkeypatch: pytest.MonkeyPatch, before: obj
 
     monkeypatch.setattr(tfkit.cli.check, "check", check)
     return main(["check"])
-
-
-@pytest.mark.parametrize(
-    ("error", "code"),
-    [
-        (errors.UsageError("u"), 2),
-        (errors.DataError("d"), 3),
-        (errors.ModelError("m"), 4),
-        (errors.MachineError("e"), 5),
-        (errors.UnhealthyError("h"), 6),
-        (errors.QualityGateError("q"), 8),
-        (errors.Stopped("s", signal.SIGHUP), 129),
-        (errors.Stopped("s", signal.SIGINT), 130),
-        (errors.Stopped("s", signal.SIGTERM), 143),
-    ],
-)
-def test_each_error_has_its_code_and_its_message_alone(
-    error: Exception, code: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert ends_with(error, monkeypatch) == code
-    assert capsys.readouterr() == ("", f"{error}\n")
-
-
-def test_interruption(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    assert ends_with(KeyboardInterrupt(), monkeypatch) == 130
-    assert capsys.readouterr().err == "interrupted\n"
 
 
 def test_a_reader_that_has_had_enough_is_no_error_but_a_broken_pipe_inside_is(
@@ -130,7 +104,7 @@ def program(arguments: list[str], **options: object) -> "subprocess.Popen[bytes]
     return subprocess.Popen([sys.executable, "-m", "tfkit", *arguments], cwd=ROOT, **options)  # type: ignore[call-overload, no-any-return]
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["check", "-h"], ["--version"], ["check", "--schema"], ["recipes"]])
+@pytest.mark.parametrize("arguments", [["--help"], ["check", "--schema"]])
 def test_a_closed_pipe_ends_quietly(arguments: list[str]) -> None:
     process = program(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     process.stdout.close()  # type: ignore[union-attr]
@@ -139,10 +113,9 @@ def test_a_closed_pipe_ends_quietly(arguments: list[str]) -> None:
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="Linux")
-@pytest.mark.parametrize("arguments", [["--help"], ["check", "--schema"]])
-def test_a_full_disk_is_the_machine(arguments: list[str]) -> None:
+def test_a_full_disk_is_the_machine() -> None:
     with open("/dev/full", "wb") as full:
-        process = program(arguments, stdout=full, stderr=subprocess.PIPE)
+        process = program(["--help"], stdout=full, stderr=subprocess.PIPE)
         _, err = process.communicate()
     assert process.returncode == 5
     assert err == b"the result cannot be written to stdout: No space left on device; free the disk, or send it elsewhere\n"

@@ -1,5 +1,6 @@
 """The best checkpoint by a metric, and a run that ends where the metric improves no more: the first part, bit for bit, of the whole one."""
 
+import contextlib
 import json
 import shutil
 import signal
@@ -8,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tiny_runs import exact, finetune, hashes, kept, pretrain, records, strike
+from tiny_runs import exact, finetune, hashes, kept, records, strike
 
 from tfkit.hub import load
 from tfkit.run.manifest import write_manifest
@@ -29,11 +30,9 @@ carbon: {enabled: false}
 
 
 @pytest.fixture(scope="module")
-def place(base: Path) -> Path:
+def place(base: Path, starts: Path) -> Path:
     """A tiny BERT, labelled rows and a recipe."""
-    words = ["model={preset: bert-tiny, dim: 16, num_heads: 2, context_length: 16}", "tokenizer={kind: wordpiece, vocab_size: 120}"]
-    words += ["objective={kind: masked_lm}", "evaluation.every=null", "training.steps=2"]
-    pretrain(base / "bert", base / "tiny.yaml", *words).exits(0)
+    shutil.copytree(starts / "bert", base / "bert")
     random = np.random.default_rng(4)
     with (base / "labelled.jsonl").open("w", encoding="utf-8") as file:
         for _ in range(150):
@@ -62,47 +61,54 @@ def ends_at(values: list[float], patience: int) -> tuple[int, int]:
     return len(values), best_step
 
 
-def test_it_ends_where_the_rule_says_and_is_the_beginning_of_the_whole_run(place: Path) -> None:
+@pytest.fixture(scope="module")
+def ended(place: Path) -> Path:
+    """The run that ended by itself."""
+    with contextlib.chdir(place):
+        done = finetune("ended", "training.patience=3").exits(0)
+        assert f"step {result('ended')['steps']}: no better loss in 3 evaluations, so the run stops here" in done.err
+    return place / "ended"
+
+
+@pytest.fixture(scope="module")
+def struck(place: Path, ended: Path) -> Path:
+    """The same run, stopped in its last step but one; a test that continues it takes a copy."""
+    with contextlib.chdir(place):
+        finetune("struck", "training.patience=3", before=strike(signal.SIGTERM, result(str(ended))["steps"] - 1)).exits(143)
+    return place / "struck"
+
+
+def test_it_ends_where_the_rule_says_and_is_the_beginning_of_the_whole_run(place: Path, ended: Path) -> None:
     assert finetune("whole").code == 0
     values = [record["evaluation"]["loss"] for record in records(Path("whole")) if "evaluation" in record]
     end, best = ends_at(values, 3)
     assert 1 < best < end < 16, values
-    finetune("ended", "training.patience=3").exits(0, f"step {end}: no better loss in 3 evaluations, so the run stops here")
     found = result("ended")
     assert (found["steps"], found["stopped_early"], result("whole")["stopped_early"]) == (end, True, False)
     assert found["best"] == {
-        "checkpoint": str(place / "ended" / "checkpoints" / f"step-{best:06d}"),
+        "checkpoint": str(ended / "checkpoints" / f"step-{best:06d}"),
         "step": best,
         "metric": "loss",
         "value": min(values[:end]),
     }
     assert load("ended").folder.name == f"step-{best:06d}"
-    assert kept(Path("ended")) == [f"step-{best:06d}", f"step-{end:06d}"]
-    assert exact(Path("ended")) == [record for record in exact(Path("whole")) if record["step"] <= end]
-
-    finetune("struck", "training.patience=3", before=strike(signal.SIGTERM, end - 1)).exits(143)
-    finetune("struck", "training.patience=3", "--resume").exits(0)
-    assert hashes(Path("struck"), end) == hashes(Path("ended"), end)
-    assert exact(Path("struck")) == exact(Path("ended"))
-    assert result("struck")["best"]["step"] == best
+    assert kept(ended) == [f"step-{best:06d}", f"step-{end:06d}"]
+    assert exact(ended) == [record for record in exact(Path("whole")) if record["step"] <= end]
 
     again = finetune("ended", "training.patience=3", "--resume")
     assert (again.code, "this run is finished; here is its result again" in again.err) == (0, True)
-    done = finetune("ended", "training.patience=null", "--resume")  # it continues after all
+    shutil.copytree(ended, "continued")
+    done = finetune("continued", "training.patience=null", "--resume")  # it continues after all
     assert done.code == 0, done.err
-    assert hashes(Path("ended"), 16) == hashes(Path("whole"), 16)
-    assert exact(Path("ended")) == exact(Path("whole"))
+    assert hashes(Path("continued"), 16) == hashes(Path("whole"), 16)
+    assert exact(Path("continued")) == exact(Path("whole"))
 
 
 @pytest.mark.parametrize("lost", ["nothing", "metrics.jsonl", "half of metrics.jsonl", "best.json", "both"])
-def test_a_lost_log_changes_nothing_but_the_log(place: Path, lost: str) -> None:
+def test_a_lost_log_changes_nothing_but_the_log(ended: Path, struck: Path, lost: str) -> None:
     """The checkpoint has everything that decides when a run ends and which checkpoint stays; missing lines of the log are reported."""
-    reference = Path("never-stopped")
-    if not reference.exists():
-        assert finetune(reference.name, "training.patience=3").code == 0
-    end, best = result(reference.name)["steps"], result(reference.name)["best"]["step"]
-    run = Path(f"lost {lost}".replace(" ", "-"))
-    assert finetune(run.name, "training.patience=3", before=strike(signal.SIGTERM, end - 1)).code == 143
+    end, best = result(str(ended))["steps"], result(str(ended))["best"]["step"]
+    run = Path(shutil.copytree(struck, f"lost {lost}".replace(" ", "-")))
     log = run / "metrics.jsonl"
     lines = log.read_bytes().splitlines(keepends=True)
     if lost in ("metrics.jsonl", "both"):
@@ -112,9 +118,10 @@ def test_a_lost_log_changes_nothing_but_the_log(place: Path, lost: str) -> None:
     if "half" in lost:
         log.write_bytes(b"".join(lines[: len(lines) // 2]) + lines[-1][:9])
     done = finetune(run.name, "--resume").exits(0)
-    assert hashes(run, end) == hashes(reference, end)
+    assert hashes(run, end) == hashes(ended, end)
     assert (result(run.name)["steps"], result(run.name)["best"]["step"]) == (end, best)
-    assert kept(run) == kept(reference)
+    assert kept(run) == kept(ended)
+    assert (exact(run) == exact(ended)) == (lost in ("nothing", "best.json"))
     assert (": lacks " in done.err) == ("metrics" in lost or lost == "both"), done.err
     if lost == "metrics.jsonl":
         assert (
@@ -124,20 +131,17 @@ def test_a_lost_log_changes_nothing_but_the_log(place: Path, lost: str) -> None:
     assert ("no complete checkpoint was recorded as the best" in done.err) == (lost in ("best.json", "both")), done.err
 
 
-def test_a_checkpoint_of_an_older_version_goes_on_from_the_log(place: Path) -> None:
+def test_a_checkpoint_of_an_older_version_goes_on_from_the_log(ended: Path, struck: Path) -> None:
     """Its training state says nothing of evaluations."""
-    assert finetune("older", "training.patience=3", before=strike(signal.SIGTERM, 5)).code == 143
-    (checkpoint,) = (path for path in (Path("older") / "checkpoints").glob("step-000005"))
+    run, end = Path(shutil.copytree(struck, "older")), result(str(ended))["steps"]
+    checkpoint = run / "checkpoints" / f"step-{end - 1:06d}"
     state = json.loads((checkpoint / "training_state" / "state.json").read_text(encoding="utf-8"))
-    assert state.pop("log")["lines"] == 5
+    assert state.pop("log")["lines"] == end - 1
     (checkpoint / "training_state" / "state.json").write_text(json.dumps(state), encoding="utf-8")
     write_manifest(checkpoint)
     done = finetune("older", "--resume")
     assert (done.code, ": lacks " in done.err) == (0, False), done.err
-    if not Path("never-stopped").exists():
-        assert finetune("never-stopped", "training.patience=3").code == 0
-    end = result("never-stopped")["steps"]
-    assert hashes(Path("older"), end) == hashes(Path("never-stopped"), end)
+    assert hashes(run, end) == hashes(ended, end)
 
 
 @pytest.mark.parametrize("state", [{}, {"progress": 3}, {"log": []}, {"log": {"lines": 1, "loss": "x", "evaluations": []}}, {"data": []}])

@@ -6,7 +6,6 @@ import json
 import os
 import pty
 import select
-import signal
 import subprocess
 import sys
 import termios
@@ -72,15 +71,6 @@ def test_json_lines_in_order(capsys, folder, tmp_path):
     assert run("--from", folder, "--input", path, *options) == 0
     found = parse_rows(capsys.readouterr().out)
     assert found == [{"id": i, **row} for i, row in enumerate(expected(folder, prompts, **settings))]  # with every field of its line
-
-
-def test_the_prompts_before_one_that_is_too_long_are_answered(capsys, folder, tmp_path):
-    path = tmp_path / "prompts.txt"
-    path.write_text("\n".join([*PROMPTS * 2, "the cat " * 99, *PROMPTS]), encoding="utf-8")
-    assert run("--from", folder, "--input", path, "--seed", 5, "--max-new-tokens", 12, "--temperature", 1) == 3
-    out, err = capsys.readouterr()
-    assert parse_rows(out) == expected(folder, PROMPTS * 2, seed=5, max_new_tokens=12, temperature=1.0)
-    assert "prompt 11 has" in err
 
 
 @pytest.mark.parametrize(
@@ -211,23 +201,6 @@ def test_bytes_that_are_not_text(capsys, folder, tmp_path):
 
 def command(folder: Path, *arguments: object) -> list[str]:
     return ["generate", "--from", str(folder), *map(str, arguments), "--threads", "1", NO_CARBON]
-
-
-def write_prompts(path: Path, count: int) -> Path:
-    write_rows(path, [{"prompt": "the cat"} for _ in range(count)])
-    return path
-
-
-def test_ctrl_c_leaves_whole_lines(folder, tmp_path):
-    prompts = write_prompts(tmp_path / "prompts.jsonl", 20_000)
-    program = Program(command(folder, "--input", prompts), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    first = program.stdout.readline()
-    program.send_signal(signal.SIGINT)
-    rest, err = program.communicate(timeout=300)
-    assert program.returncode == 130
-    assert len(parse_rows(first + rest)) < 20_000
-    assert "prompts were continued" in err
-    assert "Traceback" not in err
 
 
 def test_on_a_terminal_a_line_appears_when_it_is_whole(folder):

@@ -1,6 +1,7 @@
 """With --json an error is one document on stdout, too; stderr and the exit code stay."""
 
 import json
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +72,9 @@ def test_every_command(command: str, tmp_path: Path, monkeypatch: pytest.MonkeyP
             errors.Stopped("stopped after step 3 of 9; its checkpoint is saved\ntfkit resume runs/x --json", 15),
             {"code": 143, "kind": "stopped", "place": None, "remedy": "tfkit resume runs/x --json"},
         ),
+        (errors.Stopped("s", signal.SIGHUP), {"code": 129, "kind": "stopped"}),
+        (errors.Stopped("s", signal.SIGINT), {"code": 130, "kind": "stopped"}),
+        (errors.MachineError("the disk is full"), {"code": 5, "kind": "environment", "place": None, "remedy": None}),
         (errors.UnhealthyError("step 3: the loss is not finite"), {"code": 6, "kind": "unhealthy", "place": "step 3", "remedy": None}),
         (KeyboardInterrupt(), {"code": 130, "kind": "stopped", "place": None, "remedy": None}),
         (MemoryError(), {"code": 5, "kind": "environment", "place": None}),
@@ -79,7 +83,7 @@ def test_every_command(command: str, tmp_path: Path, monkeypatch: pytest.MonkeyP
     ],
     ids=lambda value: type(value).__name__ if isinstance(value, BaseException) else "",
 )
-def test_every_kind(
+def test_every_kind_has_its_code_its_document_and_its_message_alone(
     error: BaseException, expected: dict[str, Any], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def check(json: bool = False) -> None:
@@ -88,8 +92,11 @@ def test_every_kind(
 
     monkeypatch.setattr(tfkit.cli.check, "check", check)
     assert main(["check", "--json"]) == expected["code"]
-    found = json.loads(capsys.readouterr().out)["error"]
+    out, err = capsys.readouterr()
+    found = json.loads(out)["error"]
     assert found | expected == found
+    if isinstance(error, errors.TfkitError | errors.Stopped | KeyboardInterrupt):
+        assert err == f"{str(error) or 'interrupted'}\n"
 
 
 def test_a_result_that_is_written_is_the_only_document(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -48,28 +48,26 @@ def assert_refused(work: Path, *words: str) -> None:
     assert {path: path.read_bytes() for path in contents} == contents
 
 
-@pytest.mark.parametrize(
-    ("data", "predictions"),
-    [
-        ("mine.jsonl", "mine.jsonl"),
-        ("mine.jsonl", "./corpus/../mine.jsonl"),
-        ("mine.jsonl", "soft.jsonl"),
-        ("mine.jsonl", "hard.jsonl"),
-        ("soft.jsonl", "mine.jsonl"),
-        ("mi*.jsonl", "mine.jsonl"),
-        ("mi*.jsonl", "mine-too.jsonl"),
-        ("**/*.jsonl", "corpus/new.jsonl"),
-        ("corpus", "corpus/0.txt"),
-        ("corpus", "folder-link/new.txt"),
-        ("mine.jsonl", "run/recipe.yaml"),
-        ("mine.jsonl", "run/checkpoints/step-000001/model.safetensors"),
-        ("mine.jsonl", "run/checkpoints/step-000002/config.json"),
-        ("mine.jsonl", "run/run.json"),
-    ],
-)
-def test_predictions_replace_nothing_that_is_read(work: Path, data: str, predictions: str) -> None:
-    words = ["--from", "run", "--data", data, "carbon.enabled=false", "--threads", "1"]
-    assert_refused(work, "evaluate", *words, "--predictions", predictions)
+PREDICTIONS = [  # --data, and --predictions
+    ("mine.jsonl", "mine.jsonl"),
+    ("mine.jsonl", "./corpus/../mine.jsonl"),
+    ("mine.jsonl", "soft.jsonl"),
+    ("mine.jsonl", "hard.jsonl"),
+    ("soft.jsonl", "mine.jsonl"),
+    ("mi*.jsonl", "mine.jsonl"),
+    ("mi*.jsonl", "mine-too.jsonl"),
+    ("**/*.jsonl", "corpus/new.jsonl"),
+    ("corpus", "corpus/0.txt"),
+    ("corpus", "folder-link/new.txt"),
+    ("mine.jsonl", "run/recipe.yaml"),
+    ("mine.jsonl", "run/checkpoints/step-000001/model.safetensors"),
+]
+
+
+def test_predictions_replace_nothing_that_is_read(work: Path) -> None:
+    for data, predictions in PREDICTIONS:
+        words = ["--from", "run", "--data", data, "carbon.enabled=false", "--threads", "1"]
+        assert_refused(work, "evaluate", *words, "--predictions", predictions)
 
 
 def test_predictions_in_a_source_of_the_recipe_or_in_the_recipe_itself(work: Path) -> None:
@@ -77,24 +75,20 @@ def test_predictions_in_a_source_of_the_recipe_or_in_the_recipe_itself(work: Pat
         assert_refused(work, "evaluate", "tiny.yaml", "--from", "run", "--predictions", predictions, "--threads", "1")
 
 
-@pytest.mark.parametrize(
-    "folder", ["corpus", "corpus/run", "folder-link/run", "run/checkpoints/step-000002", "run/checkpoints/step-000002/x"]
-)
-def test_a_run_folder_lies_in_no_data_and_no_checkpoint(work: Path, folder: str) -> None:
-    if not folder.startswith("run/"):
-        assert_refused(work, "pretrain", "tiny.yaml", "--run", folder, "--threads", "1")
-    words = ["--run", folder, "--threads", "1", "carbon.enabled=false"]
-    assert_refused(work, "finetune", "--from", "run", "--data", "corpus", "training.steps=1", *words)
-    assert_refused(work, "evaluate", "--from", "run", "--data", "corpus", *words)
-    if folder.startswith("run/"):
-        assert_refused(work, "generate", "--from", "run", "--prompt", "the", *words)
+def test_a_run_folder_lies_in_no_data_and_no_checkpoint(work: Path) -> None:
+    for folder in ("corpus", "corpus/run", "folder-link/run", "run/checkpoints/step-000002", "run/checkpoints/step-000002/x"):
+        words = ["--run", folder, "--threads", "1", "carbon.enabled=false"]
+        assert_refused(work, "finetune", "--from", "run", "--data", "corpus", "training.steps=1", *words)
+        assert_refused(work, "evaluate", "--from", "run", "--data", "corpus", *words)
+        if folder.startswith("run/"):
+            assert_refused(work, "generate", "--from", "run", "--prompt", "the", *words)
+        else:
+            assert_refused(work, "pretrain", "tiny.yaml", "--run", folder, "--threads", "1")
 
 
-@pytest.mark.parametrize(
-    ("source", "folder"), [("**/*.md", "new"), ("new/metrics.jsonl", "new"), ("n*/*.jsonl", "new"), ("mine.jsonl", "mine.jsonl")]
-)
-def test_what_a_run_writes_is_not_read_as_its_data(work: Path, source: str, folder: str) -> None:
-    assert_refused(work, "pretrain", "tiny.yaml", f"data.train=[{{path: '{source}'}}]", "--run", folder, "--threads", "1")
+def test_what_a_run_writes_is_not_read_as_its_data(work: Path) -> None:
+    for source, folder in (("**/*.md", "new"), ("new/metrics.jsonl", "new"), ("n*/*.jsonl", "new"), ("mine.jsonl", "mine.jsonl")):
+        assert_refused(work, "pretrain", "tiny.yaml", f"data.train=[{{path: '{source}'}}]", "--run", folder, "--threads", "1")
 
 
 def test_prompts_and_averages(work: Path) -> None:

@@ -196,6 +196,9 @@ def test_a_table_from_a_pipe_that_lacks_the_column_is_no_text(answers: Path, hea
     done = predict("--from", answers / "classes", "--data", "-", stdin=f"{header}\n1,the cat\n".encode())
     done.exits(3, "stdin:1: no column 'text'")
     assert "columns found: id, remarkable" in done.err
+
+
+def test_a_line_that_is_no_table_is_a_text(answers: Path) -> None:
     for text in (b"the cat, a dog\n", b"cat\n", b"1,2\n"):
         [one] = parse_rows(predict("--from", answers / "classes", "--data", "-", stdin=text).exits(0).out)
         assert one["text"] == text.decode().strip()

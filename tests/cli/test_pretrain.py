@@ -144,14 +144,6 @@ def test_metrics(run: Path) -> None:
     assert sample["completion"]
 
 
-def test_what_is_said(base: Path, recipe: Path) -> None:
-    done = pretrain(base / "said", recipe).exits(0)
-    assert [line.split("  ")[0] for line in done.out.splitlines()] == ["checkpoint", "trained", "loss", "validation"]
-    assert "training tokens, vocabulary 300" in done.err
-    assert "step 12/12  loss" in done.err
-    assert "step 12: validation loss" in done.err
-
-
 def test_a_second_run_is_refused_with_the_remedy(run: Path, recipe: Path) -> None:
     before = (run / "metrics.jsonl").read_bytes()
     done = pretrain(run, recipe)
@@ -181,12 +173,9 @@ def test_the_resolved_recipe_gives_the_same_run(base: Path, run: Path) -> None:
     pretrain(base / "again", base / "again" / "recipe.yaml", "--resume").exits(0, "this run is finished")
 
 
-def test_the_same_seed_gives_the_same_run_and_another_another(base: Path, recipe: Path) -> None:
-    for name, seed in (("one", 1), ("same", 1), ("other", 2)):
-        assert pretrain(base / name, recipe, f"training.seed={seed}").code == 0
-    assert hashes(base / "one", 12) == hashes(base / "same", 12)
-    assert exact(base / "one") == exact(base / "same")
-    assert exact(base / "one")[0]["loss"] != exact(base / "other")[0]["loss"]
+def test_another_seed_gives_another_run(base: Path, run: Path, recipe: Path) -> None:
+    pretrain(base / "other", recipe, "training.seed=2", "evaluation.every=null").exits(0)
+    assert exact(base / "other")[0]["loss"] != exact(run)[0]["loss"]
 
 
 def test_the_size_of_the_run_is_said_before_its_first_step(base: Path, recipe: Path) -> None:
@@ -209,16 +198,24 @@ def test_the_time_of_a_longer_run_is_said_once_by_its_first_steps(base: Path, re
     done = pretrain(base / "timed", recipe, before=before)
     (line,) = [line for line in done.err.splitlines() if " s per step" in line]
     assert re.fullmatch(r"step 3: [\d.e-]+ s per step, so about \d+:\d\d for the 9 remaining steps", line)
-    assert " s per step" not in pretrain(base / "short", recipe).err
 
 
-def test_micro_batches_change_nothing_but_the_rounding(base: Path, recipe: Path) -> None:
-    curves = []
-    for size in (1, 2, 4):
-        assert pretrain(base / f"micro-{size}", recipe, f"training.micro_batch_size={size}").code == 0
-        curves.append([record["loss"] for record in records(base / f"micro-{size}") if "loss" in record])
-    assert curves[0] == pytest.approx(curves[2], abs=1e-5)
-    assert curves[1] == pytest.approx(curves[2], abs=1e-5)
+def test_what_is_said(base: Path, recipe: Path) -> None:
+    done = pretrain(base / "said", recipe).exits(0)
+    assert [line.split("  ")[0] for line in done.out.splitlines()] == ["checkpoint", "trained", "loss", "validation"]
+    assert "training tokens, vocabulary 300" in done.err
+    assert "step 12/12  loss" in done.err
+    assert "step 12: validation loss" in done.err
+    assert " s per step" not in done.err, "of a short run"
+
+
+def test_micro_batches_change_nothing_but_the_rounding(base: Path, run: Path, recipe: Path) -> None:
+    """The whole batch of four rows at once, which is what the run chose for itself, and row by row."""
+    state = (run / "checkpoints" / "step-000012" / "training_state" / "state.json").read_text(encoding="utf-8")
+    assert json.loads(state)["micro_batch_size"] == 4
+    assert pretrain(base / "micro", recipe, "training.micro_batch_size=1").code == 0
+    curves = [[record["loss"] for record in records(path) if "loss" in record] for path in (base / "micro", run)]
+    assert curves[0] == pytest.approx(curves[1], abs=1e-5)
 
 
 def test_a_tokenizer_that_transformers_saved(base: Path, run: Path, recipe: Path) -> None:
@@ -245,12 +242,9 @@ def no_numbers(done: Done) -> bool:
     ("words", "code", "message"),
     [
         (["--device", "abacus"], 2, "--device abacus: not a device"),
-        (["--device", "cuda:99"], 5, "--device cuda:99: this machine or this build of PyTorch has no such device"),
-        (["training.step=3"], 2, "did you mean steps"),
         (["data.train=[{path: nowhere/*.txt}]"], 3, "nowhere/*.txt"),
         (["model.context_length=5000"], 3, "set a smaller data.sequence_length"),
         (["tokenizer={path: nowhere}"], 4, "nowhere has no tokenizer.json"),
-        (["carbon.country=XXX"], 2, "XXX"),
     ],
 )
 def test_errors(tmp_path: Path, recipe: Path, words: list[str], code: int, message: str) -> None:
@@ -300,22 +294,12 @@ def test_a_perplexity_beyond_all_numbers(base: Path, recipe: Path) -> None:
     assert "perplexity not finite" in pretrain(base / "perplexed", recipe, "--resume", *words).out
 
 
-def test_after_a_failure_without_a_checkpoint_the_recipe_may_change(base: Path, recipe: Path) -> None:
+def test_after_a_failure_without_a_checkpoint_the_recipe_may_change(base: Path, run: Path, recipe: Path) -> None:
     """There is nothing that the change could contradict."""
     assert pretrain(base / "mended", recipe, "optimizer.lr=1e30", "schedule.warmup_steps=0", "evaluation.every=null").code == 6
     assert kept(base / "mended") == []
     pretrain(base / "mended", recipe).exits(0)
-    assert pretrain(base / "unbroken", recipe).code == 0
-    assert exact(base / "mended") == exact(base / "unbroken")
-
-
-def test_a_disk_too_small_for_the_checkpoints(base: Path, recipe: Path) -> None:
-    """keep=10^12 checkpoints of this model need petabytes; --force starts all the same."""
-    done = pretrain(base / "small-disk", recipe, "checkpoint.keep=1000000000000")
-    assert (done.code, done.out) == (5, "")
-    assert "the planned checkpoints need" in done.err
-    assert "--force" in done.err
-    assert pretrain(base / "small-disk", recipe, "checkpoint.keep=1000000000000", "--force").code == 0
+    assert hashes(base / "mended", 12) == hashes(run, 12)
 
 
 def test_bf16_runs_where_there_is_no_hardware_for_it_too(base: Path, recipe: Path) -> None:

@@ -62,11 +62,11 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def run(place: Path, *words: str) -> tuple[Path, dict[str, float], Done]:
+def run(place: Path, *words: str, steps: int = 30) -> tuple[Path, dict[str, float], Done]:
     """The checkpoint of a run, its evaluation, and what it said."""
-    done = pretrain(place / "run", place / "tiny.yaml", *words).exits(0)
+    done = pretrain(place / "run", place / "tiny.yaml", *words, f"training.steps={steps}").exits(0)
     scores = next(record["evaluation"] for record in records(place / "run") if "evaluation" in record)
-    return place / "run" / "checkpoints" / "step-000030", scores, done
+    return place / "run" / "checkpoints" / f"step-{steps:06d}", scores, done
 
 
 def test_max_tokens_holds_for_all_validation_sets_together(place: Path) -> None:
@@ -145,10 +145,9 @@ def test_answers_in_a_context(place: Path) -> None:
         *BERT,
         "objective={kind: question_answering, doc_stride: 4}",
         "model.context_length=24",
-        "checkpoint.every=10",
-        "training.steps=30",
+        "checkpoint.every=3",
     ]
-    folder, scores, done = run(place, *words)
+    folder, scores, done = run(place, *words, steps=9)
     assert "160 rows" in done.err
     assert (scores["f1"] >= scores["exact_match"], {*scores}) == (True, {"loss", "exact_match", "f1"})
     theirs = AutoModelForQuestionAnswering.from_pretrained(folder).eval()
@@ -157,9 +156,10 @@ def test_answers_in_a_context(place: Path) -> None:
         output, ours = theirs(input_ids=ids), tfkit.load(folder).model(ids).logits
     assert float((torch.stack([output.start_logits, output.end_logits], -1) - ours).abs().max()) < 1e-4
     assert "pipeline_tag: question-answering\n" in (folder / "README.md").read_text(encoding="utf-8")
-    pretrain(place / "stopped", place / "tiny.yaml", *words, before=strike(signal.SIGTERM, 14)).exits(143)
+    words.append("training.steps=9")
+    pretrain(place / "stopped", place / "tiny.yaml", *words, before=strike(signal.SIGTERM, 5)).exits(143)
     assert pretrain(place / "stopped", place / "tiny.yaml", *words, "--resume").code == 0
-    assert hashes(place / "stopped", 30) == hashes(place / "run", 30)
+    assert hashes(place / "stopped", 9) == hashes(place / "run", 9)
     assert [record.get("loss") for record in records(place / "stopped")] == [record.get("loss") for record in records(place / "run")]
 
 
@@ -170,7 +170,7 @@ def test_names_of_classes_survive_loading_and_saving(place: Path) -> None:
         rows = read_rows(path)
         named = [row | {"word": ["no", "Straße"][row["label"]]} for row in rows]
         write_rows(path, named)
-    folder, *_ = run(place, *words, "data.validation.0.columns={label: word}", "training.steps=30")
+    folder, *_ = run(place, *words, "data.validation.0.columns={label: word}", steps=2)
     names = ("Straße", "no", "🙂")
     assert json.loads((folder / "tfkit.json").read_text(encoding="utf-8"))["labels"] == list(names)
     loaded = tfkit.load(folder)
@@ -181,7 +181,7 @@ def test_names_of_classes_survive_loading_and_saving(place: Path) -> None:
 
 
 def test_a_number_instead_of_a_class(place: Path) -> None:
-    folder, scores, _ = run(place, *BERT, PLAIN, "objective={kind: classification, regression: true}")
+    folder, scores, _ = run(place, *BERT, PLAIN, "objective={kind: classification, regression: true}", steps=5)
     theirs, codec = AutoModelForSequenceClassification.from_pretrained(folder).eval(), AutoTokenizer.from_pretrained(folder)
     assert (theirs.config.problem_type, theirs.config.num_labels) == ("regression", 1)
     padded = codec([row["text"] for row in DEV], padding=True, return_tensors="pt")

@@ -28,10 +28,10 @@ SENT |= {"tfkit.json", "manifest.json", "README.md", "emissions.csv"}
 
 @pytest.fixture(scope="module")
 def base(base: Path) -> Path:
-    """A run that a further one was started from: `tuned`, whose lineage has a path of this machine."""
-    tuning = ["finetune", "--from", str(base / "run"), "--data", str(base / "corpus"), "--run", str(base / "tuned")]
+    """A run that a further one was started from: `tuned`, which was metered, and whose lineage has a path of this machine."""
+    tuning = ["finetune", "--from", str(base / "run"), "--data", str(base / "corpus"), "--run", str(base / "tuned"), "carbon.enabled=true"]
     for words in (["pretrain", str(base / "tiny.yaml"), "--run", str(base / "run"), "evaluation.every=2"], tuning):
-        run_tfkit(base, [*words, "training.steps=2", "carbon.enabled=true"]).exits(0)
+        run_tfkit(base, [*words, "training.steps=2"]).exits(0)
     return base
 
 
@@ -145,10 +145,10 @@ def kinds(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def make_kinds(base: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
     hub_cache = tmp_path_factory.mktemp("cache")
-    recipe, run, more = str(base / "tiny.yaml"), str(base / "run"), ["training.steps=2", "checkpoint.every=1", "carbon.enabled=true"]
+    recipe, run, more = str(base / "tiny.yaml"), str(base / "run"), ["training.steps=2", "checkpoint.every=1", "carbon.enabled=false"]
     tune = ["finetune", "--data", str(base / "corpus"), *more]
     commands = {
-        "distilled": ["pretrain", recipe, DISTILLED.replace("run", run), f"tokenizer={{path: {run}}}", *more],
+        "distilled": ["pretrain", recipe, DISTILLED.replace("run", run), f"tokenizer={{path: {run}}}", *more, "carbon.enabled=true"],
         "lora": [*tune, "--from", run, LORA],
         "merged": [*tune, "--from", run, LORA.replace("2}", "2, merge: true}")],
     }

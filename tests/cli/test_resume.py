@@ -2,19 +2,16 @@
 
 import json
 import shlex
+import shutil
 import signal
 from pathlib import Path
 
 import pytest
 from tiny_files import write_rows
-from tiny_runs import WORDS, Done, exact, hashes, pretrain, run_tfkit, strike
+from tiny_runs import WORDS, Done, exact, hashes, run_tfkit, strike
 
 import tfkit.engine.assembly.training_data
 
-BERT = [
-    *("model={preset: bert-tiny, dim: 16, num_heads: 2, context_length: 16}", "tokenizer={kind: wordpiece, vocab_size: 120}"),
-    *("objective={kind: masked_lm}", "training.steps=2", "evaluation.every=null"),
-]
 TASK = """# For a test.
 model: {from: bert, dropout: {residual: 0.2}}
 data: {train: [{path: rows.jsonl}], validation: 0.3}
@@ -30,10 +27,9 @@ STARTS = {
 
 
 @pytest.fixture(scope="module")
-def base(base: Path) -> Path:
+def base(base: Path, starts: Path) -> Path:
     """A corpus, a recipe to pretrain, a BERT, labelled rows and a recipe to fine-tune it."""
-    recipe = base / "tiny.yaml"
-    pretrain(base / "bert", recipe, *BERT).exits(0)
+    shutil.copytree(starts / "bert", base / "bert")
     rows = [{"text": " ".join([WORDS[i % 15], WORDS[i // 15]] * (1 + i % 5)), "label": ["good", "bad"][i % 2]} for i in range(60)]
     write_rows(base / "rows.jsonl", rows)
     (base / "task.yaml").write_text(TASK, encoding="utf-8")

@@ -1,16 +1,16 @@
 """data.sequence_length: training rows that are shorter than the model's context, which the checkpoint keeps."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from answer_runs import train_starts
 from hypothesis import given
 from hypothesis import strategies as st
-from tiny_runs import Done, pretrain, records, run_tfkit, write_corpus, write_recipe
+from tiny_runs import Done, pretrain, records, run_tfkit
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
 from tfkit.errors import UsageError
@@ -27,11 +27,11 @@ TUNED = ["training.batch_size=4", "training.precision=fp32", "carbon.enabled=fal
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def place(starts: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """llama/, a decoder whose context is 64, bert/, an encoder whose context is 16, and texts and labelled rows for them."""
-    folder = train_starts(tmp_path_factory.mktemp("lengths"))
-    recipe = write_recipe(folder, write_corpus(folder / "corpus"))
-    pretrain(folder / "llama", recipe, LLAMA, "training.steps=2", "evaluation.every=null").exits(0)
+    folder = tmp_path_factory.mktemp("lengths") / "copy"
+    shutil.copytree(starts, folder)
+    pretrain(folder / "llama", folder / "tiny.yaml", LLAMA, "training.steps=2", "evaluation.every=null").exits(0)
     return folder
 
 

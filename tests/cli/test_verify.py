@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 from tiny_files import flip
+from tiny_runs import Program
 
 from tfkit.__main__ import main
 from tfkit.run.checkpoints import newest_good, record_best, save_checkpoint
@@ -59,17 +60,10 @@ def test_good_ones(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
         }
 
 
-@pytest.mark.parametrize("name", ["config.json", "model.safetensors", "training_state/state.json"])
-@pytest.mark.parametrize("damage", ["flipped", "cut off", "empty", "missing"])
-def test_a_damaged_file_is_named(run: Path, capsys: pytest.CaptureFixture[str], name: str, damage: str) -> None:
-    file = run / "checkpoints" / "step-000004" / name
-    match damage:
-        case "flipped":
-            flip(file)
-        case "missing":
-            file.unlink()
-        case _:
-            os.truncate(file, 7 if damage == "cut off" else 0)
+def test_a_damaged_file_is_named(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """tests/run/test_manifest.py has every damage of every file."""
+    file = run / "checkpoints" / "step-000004" / "training_state" / "state.json"
+    os.truncate(file, 7)
     code, document, err = verified(run, capsys)
     assert code == 4
     assert err.startswith(f"1 of 2 checkpoints did not pass: {file}: ")
@@ -78,20 +72,13 @@ def test_a_damaged_file_is_named(run: Path, capsys: pytest.CaptureFixture[str], 
     assert verified(run / "checkpoints" / "step-000002", capsys)[0] == 0
 
 
-@pytest.mark.parametrize("damage", ["missing", "not JSON", "another version", "a way out"])
+@pytest.mark.parametrize("damage", ["missing", "another version"])
 def test_without_a_valid_manifest_it_is_incomplete(run: Path, capsys: pytest.CaptureFixture[str], damage: str) -> None:
     manifest = run / "checkpoints" / "step-000004" / "manifest.json"
-    document = json.loads(manifest.read_text())
-    match damage:
-        case "missing":
-            manifest.unlink()
-        case "not JSON":
-            manifest.write_text("{")
-        case "another version":
-            manifest.write_text(json.dumps(document | {"schema_version": 2}))
-        case "a way out":
-            document["files"]["../x"] = document["files"]["config.json"]
-            manifest.write_text(json.dumps(document))
+    if damage == "missing":
+        manifest.unlink()
+    else:
+        manifest.write_text(json.dumps(json.loads(manifest.read_text()) | {"schema_version": 2}))
     code, document, err = verified(manifest.parent, capsys)
     assert code == 4
     assert str(manifest) in err
@@ -143,8 +130,7 @@ def test_the_words_for_people(run: Path, capsys: pytest.CaptureFixture[str]) -> 
 
 def test_damage_is_reported_by_the_code_where_nobody_reads(run: Path) -> None:
     flip(run / "checkpoints" / "step-000002" / "config.json")
-    command = [sys.executable, "-m", "tfkit", "verify", str(run)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as program:
+    with Program(["verify", run], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as program:
         assert program.stdout is not None
         assert program.stderr is not None
         program.stdout.close()

@@ -112,21 +112,27 @@ def test_real_steps_hold_the_planned_bytes(
         assert planned.further.weights > 0 or name not in ("distillation", "ppo", "grpo")
 
 
+SIMULATED: dict[str, tuple[str, dict[str, Any], dict[str, Any], int]] = {
+    "gpt2": ("causal_lm", {}, {}, 2),
+    "odd": ("causal_lm", {"ema_decay": 0.9}, {"model": DECODER | {"dim": 25, "num_heads": 1}}, 4),  # shards of unequal size
+    "muon": ("grouped heads", {}, {"optimizer": SECTIONS["muon"]}, 2),
+    "t5-adafactor": ("span_corruption", {}, {"optimizer": SECTIONS["adafactor"]}, 4),
+    "replicated": ("causal_lm", {}, {}, 1),
+}
+QUICK = {("gpt2", torch.float32), ("gpt2", torch.bfloat16), ("odd", torch.float32), ("muon", torch.bfloat16)}
+QUICK |= {("t5-adafactor", torch.float32), ("replicated", torch.bfloat16)}
+
+
 @pytest.mark.parametrize(
-    ("name", "training", "more", "shards"),
+    ("case", "dtype"),
     [
-        ("causal_lm", {}, {}, 2),
-        ("causal_lm", {"ema_decay": 0.9}, {"model": DECODER | {"dim": 25, "num_heads": 1}}, 4),  # shards of unequal size
-        ("grouped heads", {}, {"optimizer": SECTIONS["muon"]}, 2),
-        ("span_corruption", {}, {"optimizer": SECTIONS["adafactor"]}, 4),
-        ("causal_lm", {}, {}, 1),
+        pytest.param(case, dtype, marks=[] if (case, dtype) in QUICK else [pytest.mark.thorough])
+        for case in SIMULATED
+        for dtype in (torch.float32, torch.bfloat16)
     ],
-    ids=["gpt2", "odd", "muon", "t5-adafactor", "replicated"],
 )
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_a_simulated_rank_holds_the_planned_bytes(
-    name: str, training: dict[str, Any], more: dict[str, Any], shards: int, dtype: torch.dtype
-) -> None:
+def test_a_simulated_rank_holds_the_planned_bytes(case: str, dtype: torch.dtype) -> None:
+    name, training, more, shards = SIMULATED[case]
     recipe = RecipeText(Path("<recipe>"), dump_document(recipe_of(name, **training) | more)).read({})
     config = model_config(recipe.model, 61)
     ids = torch.zeros(2, 12, dtype=torch.long)

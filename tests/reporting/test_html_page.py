@@ -225,7 +225,7 @@ JSON = st.recursive(
 )
 
 
-@settings(deadline=None, max_examples=30)
+@settings(deadline=None, max_examples=15)
 @given(JSON)
 @example({"a": {"a": 10**400}})
 @example({"a": {}})

@@ -4,8 +4,6 @@ import json
 import resource
 import shutil
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -63,27 +61,21 @@ def test_cutting_back_what_is_not_there(tmp_path: Path) -> None:
 
 
 def test_a_full_disk_costs_one_warning_and_no_line(tmp_path: Path) -> None:
-    code = """
-import resource, sys
-from pathlib import Path
-from tfkit.run.metrics import MetricsLog, read_metrics
-said = []
-log = MetricsLog(Path(sys.argv[1]), said.append)
-resource.setrlimit(resource.RLIMIT_FSIZE, (100, resource.RLIM_INFINITY))
-for step in range(20):
-    log.append({"step": step})
-log.sync()
-assert len(said) == 1 and "File too large" in said[0], said
-data = log.path.read_bytes()
-assert 0 < len(data) <= 100 and data.endswith(b"}\\n"), data
-resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
-log.append({"step": 20})
-assert len(said) == 1
-"""
-    if resource.getrlimit(resource.RLIMIT_FSIZE)[1] != resource.RLIM_INFINITY:
-        pytest.skip("a file size limit is set already")
-    subprocess.run([sys.executable, "-c", code, str(tmp_path / "metrics.jsonl")], check=True)
-    assert [line["step"] for line in lines(tmp_path / "metrics.jsonl")] == list(range(21))
+    said: list[str] = []
+    log = MetricsLog(tmp_path / "metrics.jsonl", said.append)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, hard))
+    try:
+        for step in range(20):
+            log.append({"step": step})
+        log.sync()
+        data = log.path.read_bytes()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert (0 < len(data) <= 100, data.endswith(b"}\n")) == (True, True), data
+    log.append({"step": 20})
+    assert (len(said), "File too large" in said[0]) == (1, True), said
+    assert [line["step"] for line in lines(log.path)] == list(range(21))
 
 
 @pytest.mark.parametrize("place", ["a folder", "nowhere", "a link"])

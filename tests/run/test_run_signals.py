@@ -1,4 +1,4 @@
-"""Signals sent to a real child: the first is a flag, the second is swallowed, the third kills."""
+"""Signals sent to a real child: the first is a flag, the second is swallowed, the third kills (in a save: tests/faults/test_saving.py)."""
 
 import contextlib
 import os
@@ -65,35 +65,6 @@ def test_a_signal_ends_the_run_after_saving(name: str, code: int) -> None:
     assert process.returncode == code
     assert out == f"saving\nsaved\nstopped by {name}: saved at step 3\n"
     assert err == ""
-
-
-@pytest.mark.parametrize("second", ["SIGTERM", "SIGINT", "SIGHUP"])
-def test_a_second_signal_does_not_interrupt_the_save(second: str) -> None:
-    with child(SAVING) as process:
-        process.send_signal(signal.SIGTERM)
-        assert process.stdout.readline() == "saving\n"
-        process.send_signal(getattr(signal, second))
-        time.sleep(0.1)
-        out, err = process.communicate("\n", timeout=300)
-    assert process.returncode == 143, "the first signal gives the code"
-    assert out.startswith("saved\n")
-    assert err == ""
-
-
-@pytest.mark.parametrize("third", ["SIGTERM", "SIGINT"])
-def test_a_third_signal_kills(third: str) -> None:
-    with child(SAVING) as process:
-        process.send_signal(signal.SIGTERM)
-        assert process.stdout.readline() == "saving\n"
-        process.send_signal(signal.SIGINT)
-        for _ in range(600):
-            time.sleep(0.1)  # two of a kind that come together are one
-            if process.poll() is not None:
-                break
-            process.send_signal(getattr(signal, third))
-        out, _ = process.communicate(timeout=300)
-    assert process.returncode == -getattr(signal, third)
-    assert out == ""
 
 
 @pytest.mark.parametrize("arguments", ["", "acknowledge=print"])
