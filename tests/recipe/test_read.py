@@ -252,8 +252,14 @@ def test_finding_a_recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     (tmp_path / "gpt2-stdlib").rmdir()
     (tmp_path / "gpt2-stdlib").write_text("x", encoding="utf-8")
     assert find_recipe("gpt2-stdlib") == Path("gpt2-stdlib")
-    with pytest.raises(UsageError, match="no such file"):
-        find_recipe("x\0y")
+    for name, expected in {
+        ".": "a folder, not a recipe",
+        "gpt2-sdtlib": "did you mean gpt2-stdlib",
+        "x\0y": "no such file",
+        "n" * 5000: "no such file",
+    }.items():
+        with pytest.raises(UsageError, match=expected):
+            find_recipe(name)
 
 
 @pytest.mark.parametrize(
