@@ -67,7 +67,7 @@ def pytest_unconfigure() -> None:
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--write-table", action="store_true", help="write docs/faults.md from what the tests of tests/faults say")
-    parser.addoption("--kills", type=int, default=12, help="how many random SIGKILLs to spread over runs (F02)")
+    parser.addoption("--kills", type=int, default=8, help="how many random SIGKILLs to spread over runs (F02)")
     parser.addoption("--draws", type=int, default=60, help="how many recipes, and mutations of each kind of file, to draw (F33, F49)")
     parser.addoption("--walks", type=int, default=20, help="how many random walks to take (tests/walks)")
     parser.addoption("--walk-seed", type=int, help="take the walk of this seed alone, with its invariants")

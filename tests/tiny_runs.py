@@ -176,8 +176,8 @@ class Process:
         except BaseException:
             traceback.print_exc()
         finally:
-            sys.stdout.flush()
-            sys.stderr.flush()
+            for stream in filter(None, (sys.stdout, sys.stderr)):  # a fault may have closed one
+                stream.flush()
             os._exit(code)
 
 

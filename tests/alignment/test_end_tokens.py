@@ -67,7 +67,7 @@ def objectives(context: ModelContext, chat: bool) -> Iterator[RolloutObjective]:
     yield PPO(PPOSection.model_validate({"kind": "ppo", "value": "made", **fields}), context, None)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=8, deadline=None)
 @given(
     stated=st.lists(st.integers(0, TALKER.size - 1), unique=True, max_size=120),
     has_template=st.booleans(),

@@ -1,14 +1,14 @@
 import errno
-import multiprocessing
 import os
 import signal
-import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
 
 import pytest
+from tiny_files import wait_for
+from tiny_runs import Process
 
 from tfkit.data import cache_folder, cache_size
 from tfkit.data.store.folder_cache import build_once
@@ -138,48 +138,31 @@ def build_when_both_are_there(folder: Path) -> None:
     build(folder)
 
 
-def run_builder(target: Path, results: "multiprocessing.Queue[bool]") -> None:
-    results.put(build_once(target, is_whole, build_when_both_are_there))
-
-
 def test_of_two_builders_at_once_both_succeed_with_one_result(tmp_path: Path) -> None:
-    context = multiprocessing.get_context("spawn")
-    results = context.Queue()
-    builders = [context.Process(target=run_builder, args=(tmp_path / "x", results)) for _ in range(2)]
-    for builder in builders:
-        builder.start()
-    built = sorted(results.get(timeout=300) for _ in builders)
-    for builder in builders:
-        builder.join(60)
-    assert built == [False, True]
-    assert [builder.exitcode for builder in builders] == [0, 0]
+    (output := tmp_path / "output").mkdir()
+    builders = [
+        Process(output, [], program=lambda _: int(build_once(tmp_path / "x", is_whole, build_when_both_are_there))) for _ in range(2)
+    ]
+    assert sorted(builder.wait().code for builder in builders) == [0, 1], "one of them has built it"
     assert int((tmp_path / "x/data").read_text()) in [builder.pid for builder in builders]
     assert not list(tmp_path.glob(".building-*"))
 
 
-SLEEPER = """
-import sys, time
-from pathlib import Path
-from tfkit.data.store.folder_cache import build_once
-def build(folder):
-    (folder / "data").write_text("half")
-    print("building", flush=True)
-    time.sleep(60)
-build_once(Path(sys.argv[1]), lambda folder: False, build)
-"""
-
-
 def test_leftovers_of_the_dead_go_and_those_of_the_living_stay(tmp_path: Path) -> None:
-    command = [sys.executable, "-c", SLEEPER, str(tmp_path / "x")]
-    with subprocess.Popen(command, stdout=subprocess.PIPE) as sleeper:
-        assert sleeper.stdout is not None
-        try:
-            assert sleeper.stdout.readline() == b"building\n"
-            assert build_once(tmp_path / "x", is_whole, build)
-            assert len(list(tmp_path.glob(".building-x-*/data"))) == 1, "its builder lives"
-        finally:
-            sleeper.send_signal(signal.SIGKILL)
-        sleeper.wait()
-    assert len(list(tmp_path.glob(".building-x-*/data"))) == 1
-    assert build_once(tmp_path / "y", is_whole, build)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["x", "y"]
+    cache = tmp_path / "cache"
+
+    def sleep(folder: Path) -> None:
+        (folder / "data").write_text("half")
+        time.sleep(60)
+
+    sleeper = Process(tmp_path, [], program=lambda _: int(build_once(cache / "x", lambda folder: False, sleep)))
+    try:
+        wait_for(lambda: bool(list(cache.glob(".building-x-*/data"))))
+        assert build_once(cache / "x", is_whole, build)
+        assert len(list(cache.glob(".building-x-*/data"))) == 1, "its builder lives"
+    finally:
+        sleeper.kill(signal.SIGKILL)
+    sleeper.wait()
+    assert len(list(cache.glob(".building-x-*/data"))) == 1
+    assert build_once(cache / "y", is_whole, build)
+    assert sorted(path.name for path in cache.iterdir()) == ["x", "y"]

@@ -1,15 +1,17 @@
 """The cache of examples: what an encoder makes of each row, once, whole, and again when anything that it depends on has changed."""
 
 import hashlib
-import subprocess
-import sys
-from collections.abc import Sequence
+import os
+import signal
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tiny_files import wait_for
+from tiny_runs import Process
 from tiny_streams import write_texts
 
 from tfkit.data import Encoded, Encoder, ExampleSet, Row, cache_folder, example_set, open_source
@@ -224,51 +226,34 @@ def test_an_encoder_that_fails_leaves_nothing(tmp_path: Path) -> None:
     assert not list(cache_folder().glob("examples/*"))
 
 
-PROGRAM = """
-import os, signal, sys, time
-from pathlib import Path
-sys.path[:0] = [sys.argv[1], str(Path(sys.argv[1]).parent)]
-from test_examples import Letters, plain
-from tfkit.data import example_set, open_source
-from tfkit.recipe.schema.data_sections import SourceSection
+def started(folder: Path, progress: Callable[[int], object]) -> Process:
+    """A process that builds the set, or finds it in the cache: its code is 1 then."""
 
-folder, word = Path(sys.argv[2]), sys.argv[3]
+    def program(_: list[str]) -> int:
+        source = open_source(SourceSection(path=str(folder / "rows.jsonl")), "all", None)
+        stored = example_set(source, Letters(), "error", progress)
+        assert plain(stored) == EXPECTED
+        return int(stored.cached)
 
-def meet(count):
-    if word == "die":
-        os.kill(os.getpid(), signal.SIGKILL)
-    (folder / f"here-{os.getpid()}").write_text("")
-    deadline = time.monotonic() + 300
-    while len(list(folder.glob("here-*"))) < 2 and time.monotonic() < deadline:
-        time.sleep(0.005)
-
-stored = example_set(open_source(SourceSection(path=str(folder / "rows.jsonl")), "all", None), Letters(), "error", meet)
-print(stored.cached, plain(stored))
-"""
-
-
-def program(folder: Path, word: str) -> "subprocess.Popen[str]":
-    command = [sys.executable, "-c", PROGRAM, str(Path(__file__).parent), str(folder), word]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    return Process(folder, [], program=program)
 
 
 @pytest.mark.thorough
 def test_two_builders_at_once_have_one_result(tmp_path: Path) -> None:
+    def meet(_: int) -> None:
+        (tmp_path / f"here-{os.getpid()}").touch()
+        wait_for(lambda: len(list(tmp_path.glob("here-*"))) == 2)
+
     write_texts(tmp_path, TEXTS)
-    builders = [program(tmp_path, "meet") for _ in range(2)]
-    reported = [builder.communicate(timeout=300)[0] for builder in builders]
-    assert [builder.returncode for builder in builders] == [0, 0]
-    assert sorted(line.split(maxsplit=1)[0] for line in reported) == ["False", "True"]
-    assert {line.split(maxsplit=1)[1].strip() for line in reported} == {str(EXPECTED)}
+    builders = [started(tmp_path, meet) for _ in range(2)]
+    assert sorted(builder.wait().code for builder in builders) == [0, 1]
     assert len(list(cache_folder().glob("examples/*"))) == 1
     assert not list(cache_folder().glob("examples/.building-*"))
 
 
 def test_what_a_killed_builder_left_is_cleared_away(tmp_path: Path) -> None:
     write_texts(tmp_path, TEXTS)
-    builder = program(tmp_path, "die")
-    builder.communicate(timeout=300)
-    assert builder.returncode == -9
+    assert started(tmp_path, lambda _: os.kill(os.getpid(), signal.SIGKILL)).wait().code == -signal.SIGKILL
     assert [path.name[:10] for path in cache_folder().glob("examples/*")] == [".building-"]
     assert plain(set_of(tmp_path, TEXTS)) == EXPECTED
     assert not list(cache_folder().glob("examples/.building-*"))

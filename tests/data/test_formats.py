@@ -4,6 +4,7 @@ import gzip
 import io
 import json
 import struct
+import tarfile
 import tracemalloc
 import zipfile
 from pathlib import Path
@@ -475,9 +476,9 @@ def test_what_should_not_be_unpacked_is_refused(tmp_path: Path) -> None:
             rows(write(tmp_path / "a.zip", content), skip=True)
 
 
-@pytest.mark.parametrize("name", ["a.jsonl.gz", "a.zip", "b.zip"])
+@pytest.mark.parametrize("name", ["a.jsonl.gz", "a.zip", "b.zip", "a.tar.xz"])
 def test_what_unpacks_without_end_is_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
-    """A line that never ends: by gzip, in a zip, and by gzip in a zip, where no header states its size."""
+    """A line that never ends: by gzip, in a zip, by gzip in a zip, where no header states its size, and in a tar by xz."""
     monkeypatch.setattr("tfkit.data.formats.compression._MIN_BUDGET", 1 << 20)
     content = b'{"text": "' + bytes(50_000_000)
     match name:
@@ -487,6 +488,10 @@ def test_what_unpacks_without_end_is_stopped(tmp_path: Path, monkeypatch: pytest
             zipped(tmp_path / name, {"a.jsonl": content})
         case "b.zip":
             zipped(tmp_path / name, {"a.jsonl.gz": gzip.compress(content)})
+        case "a.tar.xz":
+            write(tmp_path / "a.jsonl", content)
+            with tarfile.open(tmp_path / name, "w:xz", preset=0) as archive:
+                archive.add(tmp_path / "a.jsonl", "a.jsonl")
     tracemalloc.start()
     with pytest.raises(DataError, match=rf"{name}: unpacks to more than 250 times its"):
         rows(tmp_path / name)

@@ -14,7 +14,7 @@ from tfkit.data.columns.labels import find_labels
 from tfkit.data.columns.record_columns import Columns, Record
 from tfkit.data.formats.detection import detect_json_lines
 from tfkit.data.formats.file_content import content_of
-from tfkit.data.sources.open_sources import all_records, first_records, training_sources, validation_sources
+from tfkit.data.sources.open_sources import first_records, training_sources, validation_sources
 from tfkit.data.sources.split_files import evaluated_files
 from tfkit.errors import DataError
 from tfkit.recipe.schema.data_sections import DataSection, SourceSection
@@ -408,11 +408,3 @@ def test_labels_that_are_marked_as_fasttext_marks_them(tmp_path: Path, line: str
 def test_words_and_their_tags_may_be_texts(tmp_path: Path) -> None:
     (tmp_path / "rows.csv").write_text("tokens,tags\nI live in Berlin .,O O O B-LOC O\n", encoding="utf-8")
     assert rows(tmp_path / "rows.csv", TAGS) == [{"tokens": ["I", "live", "in", "Berlin", "."], "tags": ["O", "O", "O", "B-LOC", "O"]}]
-
-
-def test_records_are_read_until_there_are_enough(tmp_path: Path) -> None:
-    (tmp_path / "rows.jsonl").write_text('{"text": "four", "label": "a"}\n' * 1_200, encoding="utf-8")
-    section = SourceSection(path=str(tmp_path / "rows.jsonl"))
-    assert len([*all_records(section, "error", 4_000)]) == 1_200
-    assert len([*all_records(section, "error", 1_100)]) == 1_100
-    assert len(first_records(section)) == 1_000

@@ -49,7 +49,7 @@ def both(folder: Path, ids: Tensor = LONG) -> tuple[Tensor, Tensor]:
 # The cache
 
 
-@pytest.mark.parametrize("steps", [[1] * 60, [5, 3, 7, 1, 1, 4, 19, 1, 6, 12, 1], [23, *[1] * 37], [59, 1], [60]], ids=str)
+@pytest.mark.parametrize("steps", [[1] * 60, [5, 3, 7, 1, 1, 4, 19, 1, 6, 12, 1], [59, 1]], ids=str)
 @pytest.mark.parametrize("case", WINDOWED)
 @torch.no_grad()
 def test_steps_of_any_width_past_the_window_are_the_full_forward(tmp_path: Path, case: str, steps: list[int]) -> None:
@@ -71,7 +71,7 @@ def test_a_windowed_layer_keeps_what_its_next_token_sees(tmp_path: Path, case: s
     assert KeyValueCache(config, 7, 3, torch.float32).size == position * 3 * (windowed + full)
 
 
-@pytest.mark.parametrize("prompt", [1, 9, 23])
+@pytest.mark.parametrize("prompt", [1, 23])
 @pytest.mark.parametrize("case", WINDOWED)
 @torch.no_grad()
 def test_rows_that_leave_and_columns_of_padding(tmp_path: Path, case: str, prompt: int) -> None:

@@ -16,7 +16,7 @@ import tarfile
 import threading
 import time
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, get_args
 
@@ -57,6 +57,25 @@ def train_on(path: Path | str, folder: Path, *words: str, before: Callable[[], o
     runs.mkdir(exist_ok=True)
     (runs / "recipe.yaml").write_text(RECIPE.replace("CORPUS", json.dumps(str(path))), encoding="utf-8")
     return pretrain(runs / str(time.monotonic_ns()), runs / "recipe.yaml", *words, before=before)
+
+
+def sources(part: str, paths: Iterable[Path]) -> str:
+    """The word of a command that has these files as the sources of a part, one each."""
+    return f"data.{part}={json.dumps([{'path': str(path)} for path in paths])}"
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> Tokenizer:
+    return train_byte_bpe([TEXT], 300, add_bos=True)
+
+
+def refusal(path: Path, policy: OnBadRow, tokenizer: Tokenizer, column: str = "text") -> str | None:
+    """The message of the DataError with which reading a file ends, with 3 in the program; None if it is read."""
+    try:
+        token_stream(open_source(SourceSection(path=str(path), text=column), "all", None, policy), tokenizer)
+    except DataError as error:
+        return str(error)
+    return None
 
 
 def jsonl(*values: Any) -> bytes:
@@ -134,10 +153,11 @@ ODD = {
 }
 
 
-@pytest.mark.parametrize("name", ODD)
-def test_f36_odd_data_are_read(tmp_path: Path, name: str) -> None:
-    (tmp_path / name).write_bytes(ODD[name])
-    train_on(tmp_path / name, tmp_path).exits(0)
+def test_f36_odd_data_are_read(tmp_path: Path) -> None:
+    for name, content in ODD.items():
+        (tmp_path / name).write_bytes(content)
+    done = train_on("", tmp_path, sources("train", (tmp_path / name for name in ODD))).exits(0)
+    assert all(f"{tmp_path / name}: 1 file" in done.err for name in ODD)
 
 
 # ------------------------------------------------------------------------------------------------- bad rows: refused, or skipped
@@ -146,32 +166,42 @@ BAD_ROWS = {  # the file, where the message says the trouble is, a part of what 
     "utf8.jsonl": (jsonl(GOOD) + b'{"text": "\xe9"}\n', ":2", f"byte {len(jsonl(GOOD)) + 10} (0xe9) is not UTF-8", "not UTF-8"),
     "utf8.csv": (b"text,n\n" + TEXT.encode() + b',1\n"a\n\xff",2\nb,3\n', ":4", "(0xff) is not UTF-8", "not UTF-8"),
     "cut.jsonl": (jsonl(GOOD, GOOD)[:-9], ":2", "writing it may have been cut short", "not JSON"),
-    "column.jsonl": (jsonl(*[GOOD] * 20, *[{"text": "a"}] * 9978, {"txt": 1}, GOOD), ":9999", "columns found: txt", "no column 'text'"),
+    "column.jsonl": (jsonl(*[GOOD] * 20, *[{"text": "a"}] * 980, {"txt": 1}, GOOD), ":1001", "columns found: txt", "no column 'text'"),
     "type.jsonl": (jsonl(GOOD, {"text": [1]}, {"text": "b"}), ":2", "column 'text' holds list", "list, not text"),
     "array.jsonl": (jsonl(GOOD, ["text"]), ":2", "expected a JSON object, found list", "not a JSON object"),
     "digits.jsonl": (jsonl(GOOD) + b'{"text": ' + b"1" * 5000 + b"}\n", ":2", "not a JSON object", "not JSON"),
     "deep.jsonl": (jsonl(GOOD) + b"[" * 100_000 + b"\n", ":2", "too deeply nested", "not JSON"),
-    "ragged.csv": (b"text,n\n" + TEXT.encode() + b",1\na\nb,2,3\nc,4\n", ":3", "1 fields under a header of 2", "wrong number of fields"),
     "quotes.csv": (b"text,n\n" + TEXT.encode() + b',1\n"a"b,2\nc,3\n', ":3", "not a valid record", "not CSV"),
     "utf8.json": (b"[" + jsonl(GOOD) + b', {"text": "\xe9"}]', ", item 2", "a byte (0xe9) that is not UTF-8", "not UTF-8"),
     "type.json": (json.dumps([GOOD, "text"]).encode(), ", item 2", "expected a JSON object, found str", "not a JSON object"),
-    "utf8.lst": (TEXT.encode() + b"\n\xe9\n", ":2", "(0xe9) is not UTF-8", "not UTF-8"),
     "open.csv": (b"text\n" + TEXT.encode() + b'\n"b\n', ":3", "close the quotes", "not CSV"),
 }
 
 
 @pytest.mark.parametrize("name", BAD_ROWS)
-def test_f36_a_bad_row_is_named_or_skipped_and_counted(tmp_path: Path, name: str) -> None:
-    content, place, reason, kind = BAD_ROWS[name]
+def test_f36_a_bad_row_is_named(tmp_path: Path, name: str, tokenizer: Tokenizer) -> None:
+    content, place, reason, _ = BAD_ROWS[name]
     (tmp_path / name).write_bytes(content)
-    done = train_on(tmp_path / name, tmp_path).exits(3, f"{tmp_path / name}{place}: ", reason, "data.on_bad_row: skip")
+    message = refusal(tmp_path / name, "error", tokenizer)
+    assert message is not None
+    assert f"{tmp_path / name}{place}: " in message
+    assert reason in message
+    assert "data.on_bad_row: skip" in message
+    if name == "open.csv":
+        assert message in train_on(tmp_path / name, tmp_path).exits(3).err
+
+
+def test_f36_bad_rows_are_skipped_and_counted(tmp_path: Path) -> None:
+    """Each is reported once, though training and validation both skip it."""
+    for name, (content, *_) in BAD_ROWS.items():
+        (tmp_path / name).write_bytes(content)
+    paths = [tmp_path / name for name in BAD_ROWS]
     for cached in (False, True):
-        done = train_on(
-            tmp_path / name, tmp_path, "data.on_bad_row=skip", f"data.validation=[{{path: {json.dumps(str(tmp_path / name))}}}]"
-        ).exits(0)
+        done = train_on("", tmp_path, "data.on_bad_row=skip", sources("train", paths), sources("validation", paths)).exits(0)
         assert ("from the cache" in done.err) == cached
-        assert done.err.count("bad row") == 1, "reported once, though training and validation both skip it"
-        assert f"{kind} (first {tmp_path / name}{place})" in done.err
+        assert done.err.count("bad row") == len(BAD_ROWS)
+        for name, (_, place, _, kind) in BAD_ROWS.items():
+            assert f"{kind} (first {tmp_path / name}{place})" in done.err
 
 
 def test_f36_bad_rows_of_parquet_and_bad_text_files(tmp_path: Path) -> None:
@@ -189,12 +219,6 @@ def test_f36_where_every_row_is_bad_nothing_is_trained(tmp_path: Path) -> None:
 
 
 # -------------------------------------------------------------------------------------------------- what no policy can skip
-
-
-def claiming(archive: bytes, size: int) -> bytes:
-    """A zip of one file whose header states another size."""
-    at = archive.index(b"PK\1\2") + 24
-    return archive[:at] + size.to_bytes(4, "little") + archive[at + 4 :]
 
 
 def of_size(archive: bytes, size: int) -> bytes:
@@ -225,21 +249,16 @@ DAMAGED_CHUNK = base64.b64decode(
     "UEFSMRUAFRYVFiwVAhUAFQYVBhwAAAACAAAAAgEBAAAAYRUEGSw1ABgGc2NoZW1hFQIAFQwlEhgEdGV4dCUATBwAAAAWAhkcGRwmABwVDBklBgAZGAR0ZXh0FQAWAhY8"
     "FjwmCEkcFQAVABUCADwWAhkGGSYAAgAAABY8FgImCBY8ACggcGFycXVldC1jcHAtYXJyb3cgdmVyc2lvbiAyNi4wLjEZHBwAAACIAAAAUEFSMQ=="
 )
-DAMAGED = {
+DAMAGED = {  # more of them, of each format alone, are in tests/data
     "chunk.parquet": (DAMAGED_CHUNK, "damaged or no Parquet file"),
-    "empty.txt": (b"", "no rows"),
-    "empty.jsonl": (b"\n \n", "no rows"),
     "empty.csv": (b"", "no rows"),
-    "header.csv": (b"text\n", "no rows"),
     "empty.parquet": (b"", "damaged or no Parquet file"),
     "blank.jsonl": (jsonl({"text": ""}), "no text"),
     "16.txt": (wide("utf-16"), "this is UTF-16, by its first bytes; convert the file (iconv -f UTF-16 -t UTF-8)"),
     "32.csv": (wide("utf-32"), "this is UTF-32"),
     "header.tsv": (b"te\xffxt\n", "header.tsv:1: byte 2 (0xff) is not UTF-8"),
     "column.csv": (b"body,n\na,1\n", "no column 'text'; columns found: body, n"),
-    "cut.txt.gz": (gzip.compress(TEXT.encode())[:-20], "damaged or cut gzip"),
     "flipped.jsonl.gz": (gzip.compress(jsonl(GOOD)).replace(b"\0\0\0\0", b"\0\0\0\1")[:-6] + b"\1\2\3\4\5\6", "damaged or cut gzip"),
-    "plain.csv.gz": (b"text\na\n", "damaged or cut gzip"),
     **{
         f"{damage}.txt.{name}": (content, f"damaged or cut {of}")
         for name, of in (("bz2", "bzip2"), ("xz", "xz"), ("zst", "zstd"))
@@ -252,39 +271,35 @@ DAMAGED = {
     "text.tar": (TEXT.encode(), "damaged or no tar file"),
     "picture.tar": (packed(b"", "png.tar"), "no text, jsonl, json, csv, tsv, parquet or CoNLL file in this archive"),
     "zip in a.tar": (packed(packed(jsonl(GOOD), "jsonl.zip"), "zip.tar"), "an archive in an archive is not opened"),
-    "bomb.tar.xz": (lambda: packed(bytes(300_000_000), "txt.tar.xz"), "unpacks to more than 250 times its"),
     "a.txt": (packed(jsonl(GOOD), "jsonl.zst"), "this is zstd, by its first bytes; name it with its suffix"),
     "a.7z": (b"7z\xbc\xaf\x27\x1c\0\4", "this is a 7z archive, by its first bytes; unpack it, and name its files"),
-    "text.parquet": (TEXT.encode(), "damaged or no Parquet file"),
-    "cut.json": (json.dumps([GOOD, GOOD]).encode()[:-9], "writing it may have been cut short"),
-    "deep.json": (b"[" + jsonl(GOOD) + b"," + b"[" * 100_000, "too deeply nested"),
     "blank.json": (b" \n", "no rows"),
-    "16.json": (wide("utf-16"), "this is UTF-16"),
-    "cut.zip": (packed(jsonl(GOOD), "jsonl.zip")[:-9], "damaged or cut zip file"),
-    "text.zip": (TEXT.encode(), "damaged or cut zip file"),
-    "picture.zip": (packed(b"", "png.zip"), "no text, jsonl, json, csv, tsv, parquet or CoNLL file in this archive"),
-    "zip in a.zip": (packed(packed(jsonl(GOOD), "jsonl.zip"), "zip.zip"), "an archive in an archive is not opened"),
-    "bomb.zip": (claiming(packed(jsonl(GOOD), "jsonl.zip"), 0xFFFFFFF0), "unpacks to more than 250 times its"),
-    "an object.json": (jsonl(GOOD), "one object, without an array of objects in it"),
 }
 
 
 @pytest.mark.parametrize("name", DAMAGED)
 @pytest.mark.parametrize("policy", ["error", "skip"])
-def test_f36_damaged_files_end_the_run(tmp_path: Path, name: str, policy: str) -> None:
+def test_f36_damaged_files_are_refused(tmp_path: Path, name: str, policy: OnBadRow, tokenizer: Tokenizer) -> None:
     content, reason = DAMAGED[name]
-    (tmp_path / name).write_bytes(content() if callable(content) else content)
-    train_on(tmp_path / name, tmp_path, f"data.on_bad_row={policy}").exits(3, name, reason)
+    (tmp_path / name).write_bytes(content)
+    message = refusal(tmp_path / name, policy, tokenizer)
+    assert message is not None
+    assert name in message
+    assert reason in message
+    if name == "cut.tar":
+        assert message in train_on(tmp_path / name, tmp_path, f"data.on_bad_row={policy}").exits(3).err
 
 
 @pytest.mark.parametrize("policy", ["error", "skip"])
 @pytest.mark.parametrize("damage", ["cut", "middle"])
-def test_f36_damage_in_the_middle_is_found_whatever_came_before(tmp_path: Path, policy: str, damage: str) -> None:
+def test_f36_damage_in_the_middle_is_found_whatever_came_before(
+    tmp_path: Path, policy: OnBadRow, damage: str, tokenizer: Tokenizer
+) -> None:
     content = parquet(tmp_path, [f"{i} {TEXT}" for i in range(400)])
     half = len(content) // 2
     content = content[:half] if damage == "cut" else content[: half - 20_000] + bytes(40_000) + content[half + 20_000 :]
     (tmp_path / "a.parquet").write_bytes(content)
-    train_on(tmp_path / "a.parquet", tmp_path, f"data.on_bad_row={policy}").exits(3, "a.parquet: damaged")
+    assert "a.parquet: damaged" in str(refusal(tmp_path / "a.parquet", policy, tokenizer))
 
 
 def test_f36_no_file_no_text_and_no_regular_file(tmp_path: Path) -> None:
@@ -439,7 +454,7 @@ def test_f04_a_fresh_process_leaves_with_its_code(tmp_path: Path) -> None:
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
         assert process.stderr is not None
         assert "1 file" in process.stderr.readline()
-        time.sleep(1)
+        time.sleep(0.5)
         process.send_signal(signal.SIGTERM)
         assert "nothing was trained yet" in process.stderr.read()
         assert process.wait() == 143
@@ -542,11 +557,11 @@ FUZZED += ["jsonl.bz2", "jsonl.xz", "jsonl.zst", "parquet.zst", "jsonl.tar", "tx
 COLUMN = {"conll": "tokens"}  # of the text, where it has another name
 
 
-@pytest.mark.sampled(3)
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("name", FUZZED)
-def test_f49_mutated_files_are_read_or_refused(tmp_path: Path, request: pytest.FixtureRequest, name: str) -> None:
+def test_f49_mutated_files_are_read_or_refused(tmp_path: Path, request: pytest.FixtureRequest, name: str, tokenizer: Tokenizer) -> None:
     """All of them up to the tokens by the functions that the program calls, and every thirtieth by the program itself."""
-    random, tokenizer = np.random.default_rng(list(name.encode())), train_byte_bpe([TEXT], 300, add_bos=True)
+    random = np.random.default_rng(list(name.encode()))
     draws, refused = request.config.getoption("--draws"), 0
     for draw in range(draws):
         path = tmp_path / f"{draw}.{name}"
@@ -561,15 +576,6 @@ def test_f49_mutated_files_are_read_or_refused(tmp_path: Path, request: pytest.F
             assert done.code in (0, 3), f"{path}: {done.err}"
         shutil.rmtree(cache_folder())
     assert 0 < refused < 2 * draws or draws < 60, "mutations that spoil all files or none show little"
-
-
-def refusal(path: Path, policy: OnBadRow, tokenizer: Tokenizer, column: str) -> str | None:
-    """The message of the DataError with which reading a file ends; None if it is read."""
-    try:
-        token_stream(open_source(SourceSection(path=str(path), text=column), "all", None, policy), tokenizer)
-    except DataError as error:
-        return str(error)
-    return None
 
 
 @pytest.mark.parametrize("nested", [False, True])
@@ -587,13 +593,13 @@ def test_f36_a_parquet_file_that_repeats_a_text_ends_the_run_in_little_memory(tm
 # ---------------------------------------------------------------------------------------------------------- a deleted cache
 
 
-@pytest.mark.parametrize("pause", [0.03, 0.1, 0.3])
+@pytest.mark.parametrize("pause", [0.03, 0.3])
 def test_f53_the_cache_is_deleted_at_random_moments(tmp_path: Path, pause: float) -> None:
     recipe, cache = write_recipe(tmp_path, write_corpus(tmp_path / "corpus")), tmp_path / "cache"
     assert pretrain(tmp_path / "undisturbed", recipe, "training.steps=2").code == 0
     expected = hashes(tmp_path / "undisturbed", 2)
     random = np.random.default_rng(int(pause * 100))
-    for trial in range(4):
+    for trial in range(3):
         shutil.rmtree(cache)
         run, ended = tmp_path / f"run-{trial}", threading.Event()
         process = Process(tmp_path, ["pretrain", str(recipe), "--run", str(run), "--threads", "1", "training.steps=2"])

@@ -145,8 +145,7 @@ def on_terminal(folder: Path, arguments: list[str], columns: int, before: Callab
     return process.wait(), shown.decode()
 
 
-@pytest.mark.parametrize("columns", [20, 80])
-@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize(("command", "columns"), [*((command, 20) for command in COMMANDS), ("pretrain", 80)])
 def test_f47_on_a_terminal(base: Path, tmp_path: Path, command: str, columns: int) -> None:
     done, shown = on_terminal(tmp_path, words(command, base, tmp_path / "run"), columns)
     assert done.code == 0, shown

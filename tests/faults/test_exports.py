@@ -1,5 +1,6 @@
 """Exports that fail: a full disk, signals at each step of the writing, too large a difference, parts of the model that are missing."""
 
+import itertools
 import json
 import resource
 import shutil
@@ -65,8 +66,9 @@ def test_f52_a_full_disk(model: Path, size: int, tmp_path: Path, part: float) ->
 STEPS = ["write_header_to_file", "write_kv_data_to_file", "write_tensors_to_file", "close"]
 
 
-@pytest.mark.parametrize("step", [*STEPS, "rename"])
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
+@pytest.mark.parametrize(
+    ("step", "number"), [*zip([*STEPS, "rename"], itertools.cycle([signal.SIGKILL, signal.SIGTERM, signal.SIGINT]), strict=False)]
+)
 def test_f52_stopped_while_the_file_is_written(model: Path, tmp_path: Path, step: str, number: signal.Signals) -> None:
     before = Strike(number, 1, gguf_export if step == "rename" else gguf.GGUFWriter, step)
     done, left = export(model, tmp_path, before.__call__)

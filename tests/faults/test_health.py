@@ -22,6 +22,13 @@ from tfkit.training.step import Stepper
 COMMON = ["training.micro_batch_size=2", "training.log_every=1", "checkpoint={every: 3, keep: 2}"]
 
 
+@pytest.fixture(scope="module")
+def straight(base: Path) -> Path:
+    """The run in which nothing went wrong."""
+    pretrain(base / "straight", base / "tiny.yaml", *COMMON).exits(0)
+    return base / "straight"
+
+
 def replay(run: Path, before: Callable[[], None] | None = None, *words: str) -> tuple[int, Any, str]:
     done = run_tfkit(run.parent, ["replay", str(run), "--json", *words], before)
     return done.code, json.loads(done.out) if done.out else None, done.err
@@ -29,9 +36,11 @@ def replay(run: Path, before: Callable[[], None] | None = None, *words: str) -> 
 
 @pytest.mark.parametrize(
     ("module", "backward"),
-    [("decoder.blocks.1.mlp.op.up_proj", False), ("embedding.tokens", False), ("decoder.blocks.0.self_attention.op.o_proj", True)],
+    [("decoder.blocks.1.mlp.op.up_proj", False), ("decoder.blocks.0.self_attention.op.o_proj", True)],
 )
-def test_f20_a_step_that_is_no_number_ends_the_run_and_is_replayed(base: Path, tmp_path: Path, module: str, backward: bool) -> None:
+def test_f20_a_step_that_is_no_number_ends_the_run_and_is_replayed(
+    base: Path, straight: Path, tmp_path: Path, module: str, backward: bool
+) -> None:
     fault, run = spoil(module, 8, backward=backward), tmp_path / "run"
     done = pretrain(run, base / "tiny.yaml", *COMMON, before=fault)
     assert (done.code, done.out) == (6, "")
@@ -50,9 +59,8 @@ def test_f20_a_step_that_is_no_number_ends_the_run_and_is_replayed(base: Path, t
 
     again = pretrain(run, base / "tiny.yaml", *COMMON, "--resume")  # the fault was the machine's: gone, and nothing was lost
     assert again.code == 0, again.err
-    assert pretrain(tmp_path / "straight", base / "tiny.yaml", *COMMON).code == 0
-    assert hashes(run, 12) == hashes(tmp_path / "straight", 12)
-    assert exact(run) == exact(tmp_path / "straight")
+    assert hashes(run, 12) == hashes(straight, 12)
+    assert exact(run) == exact(straight)
 
 
 def test_f20_a_replay_has_the_latest_weights_not_their_mean(base: Path, tmp_path: Path) -> None:
@@ -105,10 +113,9 @@ def test_f20_weights_that_are_no_numbers_are_never_saved(base: Path, tmp_path: P
     assert kept(tmp_path / "run") == ["step-000003"]
 
 
-@pytest.mark.parametrize("value", [math.nan, math.inf])
-def test_f21_a_step_is_skipped_and_counted(base: Path, tmp_path: Path, value: float) -> None:
+def test_f21_a_step_is_skipped_and_counted(base: Path, tmp_path: Path) -> None:
     """An infinite gradient where the loss is a number; resuming past it gives the same run."""
-    fault, words = spoil("decoder.blocks.0.mlp.op.down_proj", 5, value, backward=True), [*COMMON, "training.max_skipped_steps=1"]
+    fault, words = spoil("decoder.blocks.0.mlp.op.down_proj", 5, math.inf, backward=True), [*COMMON, "training.max_skipped_steps=1"]
     done = pretrain(tmp_path / "run", base / "tiny.yaml", *words, before=fault).exits(0, "step 5: the loss is ")
     assert "it is skipped, 1 of at most 1" in done.err
     lines = [record for record in records(tmp_path / "run") if "grad_norm" in record]

@@ -125,6 +125,7 @@ def test_ranks_begin_with_parts_and_take_the_steps_of_one_process(place: Path, r
     assert_same_steps(recipe)
 
 
+@pytest.mark.thorough
 def test_a_teacher_that_does_not_fit_on_one_rank_halves_the_micro_batches_of_all(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The other rank waits for its part of the teacher's weights then."""
     monkeypatch.chdir(place)

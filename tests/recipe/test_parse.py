@@ -1,5 +1,4 @@
 import math
-import time
 
 import pytest
 
@@ -74,38 +73,17 @@ def test_nan_is_a_number_and_quotes_make_text() -> None:
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ("a:\n\tb: 1\n", "f.yaml:2:1: a tab; YAML indents with spaces only"),
-        ("a:\n  b: 1\n\tc: 2\n", "f.yaml:3:1: a tab; YAML indents with spaces only"),
         ("a: 1\nb: 2\na: 3\n", "f.yaml:3:1: a: given twice, first at f.yaml:1:1; remove one"),
         ("s: {a: 1, a: 2}\n", "f.yaml:1:11: s.a: given twice, first at f.yaml:1:5; remove one"),
-        ("a: !!python/object:os.system x\n", "f.yaml:1:4: a: the tag !!python/object:os.system: a recipe has no tags"),
-        ("a: !!int '3'\n", "f.yaml:1:4: a: the tag !!int:"),
         ("a: [x, !foo {}]\n", "f.yaml:1:8: a.1: the tag !foo"),
-        ("a: *b\n", "f.yaml:1:4: *b: there is no &b before it"),
-        ("a: &b [1, *b]\n", "f.yaml:1:11: *b is inside &b itself"),
-        ("a: 1\n---\nb: 2\n", "f.yaml:2:1: a second document"),
-        ("? [1, 2]\n: 3\n", "f.yaml:1:3: a field is named by a word"),
         ("a: b: c\n", "f.yaml:1:5: not YAML: mapping values are not allowed here"),
-        ("a: 1\nb: x\x01y\n", "f.yaml:2:5: the control character '\\x01'"),
-        ('a: "\\ud800"\n', "f.yaml:1:4: half a character"),
-        ("a: 99999999999999999999\n", "f.yaml:1:4: a: the number is too large"),
-        ("a: " + "9" * 5000, "f.yaml:1:4: a: the number is too large"),
         ('a: "\\UFFFFFFFF"\n', "not YAML"),
         ("[" * 1000, f"f.yaml:1:{MAX_DEPTH + 1}: nested deeper than {MAX_DEPTH} levels"),
-        ("a: [" + "1, " * 50_000 + "]", "more than 20,000 values"),
-        ("a: 1\nb: !" + "x" * 100_000, "f.yaml:2:4: more than 100,000 characters without a space"),
     ],
 )
 def test_what_is_not_a_recipe_is_refused_at_its_place(text: str, expected: str) -> None:
+    """Hostile files are in tests/attacks/recipes, with their messages in tests/faults/test_hostile_recipes.py."""
     assert expected in message(text)
-
-
-def test_an_alias_bomb_is_refused_at_once() -> None:
-    lines = ["a0: &a0 [x, x, x, x, x, x, x, x, x, x]"]
-    lines += [f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 10)}]" for i in range(1, 10)]
-    begin = time.process_time()
-    assert "counting every use of an alias" in message("\n".join(lines))
-    assert time.process_time() - begin < 2
 
 
 def test_an_alias_is_a_value_of_its_own() -> None:

@@ -1,6 +1,7 @@
 """The purpose of distillation: with little text, a student learns more from its teacher's probabilities than from the next tokens."""
 
 import numpy as np
+import pytest
 import torch
 from tiny_training import GPT2, config, stepper
 
@@ -46,6 +47,7 @@ def judge(model: Transformer, text: TokenStream) -> float:
     return objective.metrics(objective.measure(model, batch))["loss"]
 
 
+@pytest.mark.thorough
 def test_a_student_of_little_text_is_better_with_its_teacher() -> None:
     """The same student, rows, order and steps. Over four seeds the gain was 0.30 to 0.33 nats."""
     much, little, held_out = stream(600, seed=4), stream(60, seed=14), stream(200, seed=24)

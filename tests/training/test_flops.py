@@ -32,7 +32,8 @@ def tiny(family: str) -> ModelConfig:
     small = {"dim": 24, "num_heads": 6, "num_kv_heads": kv_heads, "head_dim": 10, "hidden_dim": 40, "context_length": LENGTH}
     layers = {name: 2 for name in ("encoder_layers", "decoder_layers") if getattr(config, name)}
     window = {"attention": {"windows": [5, None]}} if config.attention.windows != [None] else {}
-    return model_config(ModelSection.model_validate({"preset": preset, **small, **layers, **window}), 53)
+    experts = {"mlp": {"experts": {"count": 10}}} if config.mlp.experts is not None else {}
+    return model_config(ModelSection.model_validate({"preset": preset, **small, **layers, **window, **experts}), 53)
 
 
 def counted(model: Transformer, batch: Batch) -> tuple[float, float]:
