@@ -19,7 +19,7 @@ PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 PROJECT = PYPROJECT["project"]
 
 # Named in pyproject.toml as they are on PyPI; imported under another name.
-IMPORTED_AS = {"pyyaml": "yaml", "pytest-xdist": "xdist", "ruamel.yaml": "ruamel", "scikit-learn": "sklearn"}
+IMPORTED_AS = {"pyyaml": "yaml", "mlflow-skinny": "mlflow", "pytest-xdist": "xdist", "ruamel.yaml": "ruamel", "scikit-learn": "sklearn"}
 
 
 def distribution(requirement: str) -> str:

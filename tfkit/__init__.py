@@ -9,9 +9,9 @@ __version__ = "0.1.0"
 limit_spinning()
 
 if TYPE_CHECKING:
-    from tfkit.engine.api import average, evaluate, finetune, generate, load, plan, predict, pretrain, resume, sweep
+    from tfkit.engine.api import average, evaluate, finetune, generate, load, plan, predict, pretrain, resume, sweep, track
 
-__all__ = ["__version__", "average", "evaluate", "finetune", "generate", "load", "plan", "predict", "pretrain", "resume", "sweep"]
+__all__ = ["__version__", "average", "evaluate", "finetune", "generate", "load", "plan", "predict", "pretrain", "resume", "sweep", "track"]
 
 
 def __getattr__(name: str) -> Any:

@@ -23,6 +23,7 @@ NEEDED = {
     "sweep": ["no-such-recipe", "optimizer.lr=1,2"],
     "plan": ["no-such-recipe"],
     "report": ["nowhere"],
+    "track": ["nowhere", "--to", "wandb"],
     "launch": ["slurm", "no-such-recipe", "--nodes", "2"],
     "runs": ["--no-such-option"],
     "generate": ["--from", "nowhere", "--prompt", "x"],

@@ -19,6 +19,7 @@ import pytest
 import torch
 import torch._dynamo
 import torch.utils.checkpoint
+from fake_trackers import Server, install
 from schema_walk import inner_sections, walk
 from tiny_files import write_rows
 from tiny_runs import run_here
@@ -70,6 +71,10 @@ class Seen:
         """The words that started it."""
         command = "finetune" if any(word.startswith("model={from") for word in self.words) else "pretrain"
         return [command, "recipe.yaml", "--run", str(self.folder), "--threads", "1", *self.words]
+
+    @property
+    def run_id(self) -> str:
+        return str(json.loads((self.folder / "run.json").read_text(encoding="utf-8"))["run_id"])
 
     def records(self, kind: str) -> list[dict[str, Any]]:
         lines = (self.folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
@@ -148,6 +153,8 @@ def _result(seen: Seen, name: str) -> dict[str, Any]:
     return found
 
 
+TRACKERS: dict[str, Server] = {}  # the fakes
+
 # What a run shows, by name.
 LOOKS: dict[str, Callable[[Seen], Any]] = {
     # The loss and the gradient's norm: of the model, the data, and all that moves the weights.
@@ -184,6 +191,7 @@ LOOKS: dict[str, Callable[[Seen], Any]] = {
     "forwards": lambda seen: seen.block_forwards,  # how often a block was computed
     "compiled": lambda seen: seen.run.components.stepper.loss_module.model.decoder._compiled_call_impl is not None,
     "tensorboard": lambda seen: any((seen.folder / "tensorboard").glob("events*")),
+    "tracked": lambda seen: [(kind, project) for kind, server in TRACKERS.items() for project, run in server.points if seen.run_id in run],
     # The arguments of the meter's process.
     "meter": lambda seen: [{name: spec[name] for name in ("place", "pue", "every_seconds")} for spec in seen.metered],
     "idle": lambda seen: seen.idle,  # the seconds for which the idle machine is measured
@@ -439,6 +447,8 @@ CHANGES = {
     ("guards", ""): "training.max_skipped_steps=2 ; training.loss_jump_sigmas=8",
     ("logged_steps", ""): "training.log_every=2",
     ("tensorboard", ""): "training.tensorboard=true ; trackers=[{kind: tensorboard}]",
+    ("tracked", "trackers=[{kind: mlflow}]"): "trackers.0.kind=wandb",
+    ("tracked", "trackers=[{kind: wandb}]"): "trackers.0.project=other",
     ("checkpoints", ""): "checkpoint.every=2",
     ("checkpoints", "checkpoint.every=1"): "checkpoint.keep=1",
     ("evaluated_steps", ""): "evaluation.every=1",
@@ -652,6 +662,7 @@ def see(place: Path) -> Iterator[Callable[[str], Seen]]:
     patch = pytest.MonkeyPatch()
     patch.chdir(place)
     patch.setattr("os.fsync", lambda descriptor: None)
+    TRACKERS.update({kind: install(kind, patch) for kind in ("wandb", "mlflow")})
     patch.setattr("tfkit.engine.training_run.training_log.peak_flops", lambda device, dtype: 1e12)
     patch.setattr("tfkit.data.sources.stdlib._is_source", lambda path, root: path.parent.name in ("json", "email"))
     uncompiled = torch._dynamo.config.patch(disable=True)  # a compiled module then calls its plain self

@@ -17,6 +17,7 @@ COMMANDS = {
     "sweep": "Train a recipe with several values of some fields, and compare them.",
     "runs": "List the runs of a folder: status, steps, scores, time and energy.",
     "report": "Report what runs have cost and reached: curves, totals, lineage.",
+    "track": "Send the metrics of a run to wandb, mlflow, trackio, aim or TensorBoard.",
     "evaluate": "Score a model on texts, labelled rows or pairs.",
     "predict": "Predict labels, tags, numbers or answers for rows without a label.",
     "embed": "Compute a vector for each text.",

@@ -45,6 +45,7 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
         "tfkit report runs --html report.html",
         "tfkit report runs --format csv > runs.csv",
     ),
+    "track": ("tfkit track runs/demo --to wandb --project demos", "tfkit track runs/demo --to tensorboard"),
     "average": ("tfkit average runs/demo --last 2 --out models/demo-mean",),
     "replay": ("tfkit replay runs/demo",),
     "plan": (

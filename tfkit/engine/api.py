@@ -32,12 +32,13 @@ if TYPE_CHECKING:
     from tfkit.engine.inference.session import Session
     from tfkit.engine.request.evaluation_settings import Opened
     from tfkit.engine.tools.averaging import Averaged
+    from tfkit.engine.tools.tracking import Tracked
     from tfkit.engine.training_run.attempt import RunOptions
     from tfkit.engine.training_run.estimate import Estimate
     from tfkit.generation.answer_precision import Precision
     from tfkit.hub import Loaded
 
-__all__ = ["average", "evaluate", "finetune", "generate", "load", "plan", "predict", "pretrain", "resume", "sweep"]
+__all__ = ["average", "evaluate", "finetune", "generate", "load", "plan", "predict", "pretrain", "resume", "sweep", "track"]
 
 AnyRecipe = str | Path | Mapping[str, Any] | Recipe
 Columns = Mapping[str, str | Sequence[str]] | None  # of the data, by role: {"text": "question"}
@@ -366,6 +367,17 @@ def average(
 
     with isolated(), interrupts(should_stop) as stop, stop.at_once("nothing was written"):
         return average_checkpoints(choose_checkpoints(Path(run), Path(out), last), Path(out), listener or Silent())
+
+
+def track(run: str | Path, *, to: str, project: str = "tfkit", listener: Listener | None = None) -> "list[Tracked]":
+    """Send the metrics of a run, or of each stage or trial of one, to a tracker: wandb, mlflow, trackio, aim or tensorboard.
+
+    `project`: of the tracker's run; for mlflow and aim their experiment. What the tracker has already is not sent again. Raises UsageError
+    for a folder without metrics, and MachineError without the tracker's extra, or with its message if it refuses.
+    """
+    from tfkit.engine.tools.tracking import track_run
+
+    return track_run(Path(run), to, project, listener or Silent())
 
 
 # ----------------------------------------------------------------------------------------------------------------------- their arguments

@@ -9,9 +9,11 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
-from tfkit.errors import MachineError, how_to_install
+from tfkit.carbon import Footprint
+from tfkit.model.config import ModelConfig
+from tfkit.recipe.dump import recipe_document
 from tfkit.recipe.schema.sections import Recipe, TensorBoardSection
 from tfkit.run.folder import RunFolder
 
@@ -81,39 +83,21 @@ class TrackerQueue:
         self._trouble = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
 
 
-def open_trackers(recipe: Recipe, folder: RunFolder, first_step: int, warn: Callable[[str], None]) -> list[TrackerQueue]:
-    """Start the trackers of a recipe, each kind once; points that an earlier attempt left from `first_step` on are hidden.
+def open_trackers(
+    recipe: Recipe, config: ModelConfig, folder: RunFolder, first_step: int, totals: Callable[[], Footprint], warn: Callable[[str], None]
+) -> list[TrackerQueue]:
+    """Start the trackers of a recipe, each section once; points that an earlier attempt left from `first_step` on are not doubled.
 
-    `warn` is called at most once for each tracker, when it is closed. Raises MachineError if a tracker's extra is not installed.
+    `totals` gives the run's energy and emissions, on the thread of a tracker that is closed. `warn` is called at most once for each
+    tracker, when it is closed. Raises MachineError if a tracker's extra is not installed.
     """
+    from tfkit.engine.training_run.tracker_adapters import TrackedRun, tracker_of
+
     alias = [TensorBoardSection(kind="tensorboard")] if recipe.training.tensorboard else []
+    run = TrackedRun(folder.path, folder.run_id, recipe_document(recipe, config), totals, first_step, CLOSE_SECONDS)
     queues = []
     for section in dict.fromkeys([*recipe.trackers, *alias]):
-        match section:
-            case TensorBoardSection():
-                queues.append(TrackerQueue("TensorBoard", folder.tensorboard, tensorboard_writer(folder.tensorboard, first_step), warn))
+        is_own = isinstance(section, TensorBoardSection)
+        name, place = ("TensorBoard", folder.tensorboard) if is_own else (section.kind, folder.path)
+        queues.append(TrackerQueue(name, place, tracker_of(section, run), warn))
     return queues
-
-
-def tensorboard_writer(folder: Path, first_step: int) -> Callable[[], Tracker]:
-    """Return a function that opens the writer; points of an earlier attempt from `first_step` on are hidden. Raises MachineError."""
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError:
-        raise MachineError(f"TensorBoard {how_to_install('tensorboard')}") from None
-    return lambda: _EventFiles(SummaryWriter(str(folder), purge_step=first_step if first_step > 1 else None))
-
-
-class _EventFiles:
-    """Writes a curve for each name, and flushes the files after each line, so that a killed run has its points."""
-
-    def __init__(self, writer: Any):
-        self._writer = writer
-
-    def add(self, step: int, values: Mapping[str, float]) -> None:
-        for name, value in values.items():
-            self._writer.add_scalar(name, value, step)
-        self._writer.flush()
-
-    def close(self) -> None:
-        self._writer.close()

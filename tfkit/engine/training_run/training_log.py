@@ -10,7 +10,7 @@ from tfkit.data import Loader
 from tfkit.engine.assembly.components import Components, meta_model
 from tfkit.engine.assembly.step_flops import flops_per_token
 from tfkit.engine.training_run.run import Run
-from tfkit.engine.training_run.trackers import open_trackers
+from tfkit.engine.training_run.trackers import TrackerQueue, open_trackers
 from tfkit.run.metrics import MetricsLog, read_metrics
 from tfkit.run.state_json import SavedLog, finite_or_none
 from tfkit.training.device import memory_bytes
@@ -47,8 +47,11 @@ class TrainingLog:
                 self.sampled.add(record["step"])
         if saved is not None:
             self._restore(saved)
-        is_tracked = run.recipe.trackers or run.recipe.training.tensorboard
-        self._trackers = open_trackers(run.recipe, run.folder, self.progress.step + 1, run.listener.warn) if is_tracked else []
+        self._trackers: list[TrackerQueue] = []
+        if run.recipe.trackers or run.recipe.training.tensorboard:
+            self._trackers = open_trackers(
+                run.recipe, run.data.config, run.folder, self.progress.step + 1, self._footprint, run.listener.warn
+            )
 
     def state(self) -> SavedLog:
         """Return the part for a checkpoint."""
@@ -119,6 +122,9 @@ class TrainingLog:
                 "emissions_g": reading.emissions_g if known else None,
             }
         )
+
+    def _footprint(self) -> Footprint:
+        return Footprint.from_reading(self.run.meter.reading())
 
     def line(self, line: Log) -> None:
         """Append the line, and show it if there is no live line."""

@@ -254,7 +254,16 @@ class TensorBoardSection(Data):
     kind: Literal["tensorboard"] = Field(description="tensorboard: event files in the run folder; needs the extra tfkit[tensorboard].")
 
 
-TrackerSection = TensorBoardSection  # becomes a union, discriminated by `kind`, once there is a second kind
+class ProjectTrackerSection(Data):
+    """A run in a project of another program. Its own settings and environment variables say where that is."""
+
+    kind: Literal["wandb", "mlflow", "trackio", "aim"] = Field(
+        description="The program, which has a run for this one; needs the extra of the same name, such as tfkit[wandb]."
+    )
+    project: str = Field("tfkit", min_length=1, description="The project of the run; for mlflow and aim their experiment.")
+
+
+TrackerSection = Annotated[TensorBoardSection | ProjectTrackerSection, Field(discriminator="kind")]
 
 
 if TYPE_CHECKING:

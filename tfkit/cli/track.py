@@ -1,0 +1,34 @@
+"""tfkit track: the metrics of a run, sent to a tracker afterwards."""
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from tfkit import console
+from tfkit.cli import options
+
+
+def track(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a run, also of one with stages or trials.")],
+    to: Annotated[str, typer.Option(metavar="TRACKER", help="The tracker: wandb, mlflow, trackio, aim or tensorboard.")],
+    project: Annotated[
+        str, typer.Option(metavar="NAME", help="The project of the tracker's run; for mlflow and aim their experiment.")
+    ] = "tfkit",
+    json: options.Json = False,
+) -> None:
+    """Send the metrics, the recipe and the totals of energy and emissions of a run to a tracker, while it trains or afterwards.
+
+    A second call goes to the same run of the tracker, and sends only what that lacks. Where the tracker stores it is for its own settings,
+    such as WANDB_MODE, MLFLOW_TRACKING_URI and TRACKIO_DIR; TensorBoard's files are in the run folder.
+    """
+    from tfkit.engine.tools.tracking import track_run
+
+    done = track_run(run, to, project, console)
+    if json:
+        console.json({"schema_version": 1, "runs": [asdict(one) for one in done]})
+        return
+    for one in done:
+        had = f", which had {one.known:,} of them" if one.known else ""
+        console.result(f"{one.run}: {one.points:,} points sent to {one.to}{had}: {one.place}")

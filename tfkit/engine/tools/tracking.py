@@ -1,0 +1,90 @@
+"""The metrics of a run, sent to a tracker afterwards, with the names that a tracker gets while the run trains."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tfkit.engine.listener import Listener
+from tfkit.engine.training_run.tracker_adapters import TrackedRun, tracker_of
+from tfkit.errors import MachineError, Stopped, TfkitError, UsageError, argument
+from tfkit.recipe import read_recipe
+from tfkit.recipe.dump import recipe_document
+from tfkit.recipe.schema.sections import ProjectTrackerSection, TensorBoardSection, TrackerSection
+from tfkit.run.chain_folder import runs_within
+from tfkit.run.listing import read_run
+from tfkit.run.metrics import read_metrics
+from tfkit.run.run_json import known_of
+from tfkit.run.strict_json import is_number
+
+TRACKERS = ("wandb", "mlflow", "trackio", "aim", "tensorboard")
+
+
+@dataclass(frozen=True)
+class Tracked:
+    """A run that a tracker has: the points that were sent now, those that it had before, and where a person finds it."""
+
+    run: str
+    to: str
+    points: int
+    known: int
+    place: str
+
+
+def track_run(run: Path, to: str, project: str, listener: Listener) -> list[Tracked]:
+    """Send the points of a run, or of each stage or trial that has any, to its run in a tracker, which is opened again if there is one.
+
+    Raises UsageError for an unknown tracker, or a folder without metrics, and MachineError without the extra or if the tracker refuses.
+    """
+    section = _section(to, project)
+    if (listed := read_run(run)).status in ("foreign", "damaged"):
+        raise UsageError(f"{run}: there is no run here ({listed.problem}); name the folder of a run")
+    runs = [folder for folder in runs_within(run) if any(_points(folder))]
+    if not runs:
+        raise UsageError(f"{run}: has no metrics yet; name a run that took steps")
+    return [_send(folder, section, listener) for folder in runs]
+
+
+def _section(to: str, project: str) -> TrackerSection:
+    if to == "tensorboard":
+        return TensorBoardSection(kind=to)
+    if to in ("wandb", "mlflow", "trackio", "aim"):
+        return ProjectTrackerSection(kind=to, project=project)
+    raise UsageError(f"{argument('to', to)}: there is no such tracker; {', '.join(TRACKERS)} are known")
+
+
+def _points(folder: Path) -> Iterator[tuple[int, Mapping[str, float]]]:
+    """Yield the values of each record, as training_log.py gives them to trackers."""
+    before: Mapping[str, Any] = known_of(folder).before
+    if before:
+        yield 0, _numbers(before, "evaluation/")
+    for record in read_metrics(folder / "metrics.jsonl"):
+        if "evaluation" in record:
+            yield record["step"], _numbers(record["evaluation"], "evaluation/")
+        elif "loss" in record:
+            yield record["step"], _numbers({name: value for name, value in record.items() if name != "step"}, "")
+
+
+def _numbers(values: Mapping[str, Any], prefix: str) -> dict[str, float]:
+    return {f"{prefix}{name}": value for name, value in values.items() if value is not None and is_number(value)}
+
+
+def _send(folder: Path, section: TrackerSection, listener: Listener) -> Tracked:
+    run = known_of(folder)
+    recipe = recipe_document(read_recipe(str(folder / "recipe.yaml")).recipe, None)
+    open_run = tracker_of(section, TrackedRun(folder.resolve(), run.run_id, recipe, lambda: run.totals))
+    count = 0
+    try:
+        tracker = open_run()
+        with listener.progress(f"sending to {section.kind}") as bar:
+            for step, values in _points(folder):
+                tracker.add(step, values)
+                count += len(values)
+                bar.advance()
+        tracker.close()
+    except (Stopped, TfkitError):
+        raise
+    except Exception as error:  # the trackers' libraries raise anything
+        first = (str(error).strip() or type(error).__name__).partition("\n")[0].rstrip(".")
+        raise MachineError(f"{folder}: {section.kind} refused it: {first}. Correct this, then track the run again") from error
+    return Tracked(str(folder), section.kind, tracker.sent, count - tracker.sent, tracker.place)

@@ -1,0 +1,289 @@
+"""The programs that trackers send metrics to: TensorBoard, wandb, mlflow, trackio and aim. Imported only if one of them is asked for.
+
+Each has a run for a run of tfkit, and finds it again by the uuid of run.json, so that a run that is resumed, or sent once more, has each
+point once there. A library is imported when its run is opened; where it stores that run is for its own settings and environment variables.
+"""
+
+import contextvars
+import json
+import struct
+import time
+from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, Protocol
+
+from tfkit.carbon import Footprint
+from tfkit.errors import MachineError, how_to_install
+from tfkit.network import is_offline
+from tfkit.recipe.schema.sections import TensorBoardSection, TrackerSection
+
+
+@dataclass(frozen=True)
+class TrackedRun:
+    """A run, as its trackers have it.
+
+    `recipe`: resolved, as nested dicts. `first_step`: points of an earlier attempt from here on are replaced in TensorBoard; None: those
+    that it has are kept. `close_seconds`: the longest time that wandb may take to upload the rest; 0: unlimited.
+    """
+
+    folder: Path
+    run_id: str
+    recipe: Mapping[str, Any]
+    totals: Callable[[], Footprint]
+    first_step: int | None = None
+    close_seconds: float = 0.0
+
+    @property
+    def name(self) -> str:
+        """The name of the folder; of a stage or trial, after that of the folder that holds it."""
+        above = self.folder.parent
+        return f"{above.name}-{self.folder.name}" if (above / "run.json").is_file() else self.folder.name
+
+
+class Program(Protocol):
+    """The run in another program; `place` is where a person finds it."""
+
+    place: str
+
+    def steps(self, name: str) -> Collection[int]:
+        """Return the steps at which this run has a point with this name, which it would keep beside a second one."""
+
+    def add(self, step: int, values: Mapping[str, float]) -> None:
+        """Store the values of one step."""
+
+    def close(self, totals: Mapping[str, float]) -> None:
+        """Finish the run, with the totals of energy and emissions."""
+
+
+class NewPoints:
+    """A tracker that passes on the points that the other program does not have yet, and counts them."""
+
+    def __init__(self, program: Program, totals: Callable[[], Footprint]):
+        self.place, self.sent = program.place, 0
+        self._program, self._totals = program, totals
+        self._known: dict[str, Collection[int]] = {}
+
+    def add(self, step: int, values: Mapping[str, float]) -> None:
+        """Send the values that are new."""
+        for name in values.keys() - self._known:
+            self._known[name] = self._program.steps(name)
+        if new := {name: value for name, value in values.items() if step not in self._known[name]}:
+            self._program.add(step, new)
+            self.sent += len(new)
+
+    def close(self) -> None:
+        """Send the known ones of the totals, and finish."""
+        used = self._totals()
+        totals = {"totals/energy_kwh": used.energy_kwh, "totals/emissions_g": used.emissions_g}
+        self._program.close({name: value for name, value in totals.items() if value is not None})
+
+
+def tracker_of(section: TrackerSection, run: TrackedRun) -> Callable[[], NewPoints]:
+    """Return a function that opens the run of a tracker, a new one or the one that it has. Raises MachineError without the extra."""
+    if isinstance(section, TensorBoardSection):
+        try:
+            import torch.utils.tensorboard  # noqa: F401
+        except ImportError:
+            raise MachineError(f"TensorBoard {how_to_install('tensorboard')}") from None
+        return lambda: NewPoints(_EventFiles(run), run.totals)
+    if find_spec(section.kind) is None:  # the import itself may take seconds, and fail
+        raise MachineError(f"{section.kind} {how_to_install(section.kind)}")
+    programs: dict[str, Callable[[TrackedRun, str], Program]] = {"wandb": _Wandb, "mlflow": _Mlflow, "trackio": _Trackio, "aim": _Aim}
+    return lambda: NewPoints(programs[section.kind](run, section.project), run.totals)
+
+
+class _EventFiles:
+    """TensorBoard's files in the run folder: a curve for each name, flushed after each line, so that a killed run has its points."""
+
+    def __init__(self, run: TrackedRun):
+        from torch.utils.tensorboard import SummaryWriter
+
+        folder = run.folder / "tensorboard"
+        self.place = str(folder)
+        self._steps = _steps_in_event_files(folder) if run.first_step is None else {}
+        purged = run.first_step if run.first_step is not None and run.first_step > 1 else None
+        self._writer: Any = SummaryWriter(str(folder), purge_step=purged)
+
+    def steps(self, name: str) -> Collection[int]:
+        return self._steps.get(name, ())
+
+    def add(self, step: int, values: Mapping[str, float]) -> None:
+        for name, value in values.items():
+            self._writer.add_scalar(name, value, step)
+        self._writer.flush()
+
+    def close(self, totals: Mapping[str, float]) -> None:
+        self._writer.close()  # its curves of energy and emissions end with the totals
+
+
+def _steps_in_event_files(folder: Path) -> dict[str, set[int]]:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    if not folder.exists():
+        return {}
+    found = EventAccumulator(str(folder), size_guidance={"scalars": 0}).Reload()
+    return {name: {event.step for event in found.Scalars(name)} for name in found.Tags()["scalars"]}
+
+
+class _Wandb:
+    """A run of Weights & Biases whose id is the run's. It takes points in the order of steps only, so those up to its last are known."""
+
+    def __init__(self, run: TrackedRun, project: str):
+        import wandb
+
+        settings = wandb.Settings(console="off", silent=True, finish_timeout=run.close_seconds)
+        self._run: Any = wandb.init(
+            project=project,
+            id=run.run_id,
+            name=run.name,
+            config=dict(run.recipe),
+            allow_val_change=True,
+            resume="allow",
+            reinit="create_new",
+            mode="offline" if is_offline() else None,
+            settings=settings,
+        )
+        folder = Path(self._run.dir).parent
+        self.place = str(folder) if self._run.offline else self._run.url
+        others = folder.parent.glob(f"offline-run-*-{run.run_id}/*.wandb") if self._run.offline else ()
+        self._known = range(max([self._run.starting_step, *map(_steps_in_offline_file, others)]))
+
+    def steps(self, name: str) -> Collection[int]:
+        return self._known
+
+    def add(self, step: int, values: Mapping[str, float]) -> None:
+        self._run.log(dict(values), step=step)
+
+    def close(self, totals: Mapping[str, float]) -> None:
+        self._run.summary.update(totals)
+        self._run.finish()
+
+
+def _steps_in_offline_file(path: Path) -> int:
+    """Return the step after the last one in a file of wandb's offline mode."""
+    return max((record.history.step.num + 1 for record in offline_records(path) if record.HasField("history")), default=0)
+
+
+def offline_records(path: Path) -> Iterator[Any]:
+    """Yield the records of a file of wandb's offline mode: a header of 7 bytes, then LevelDB's log format."""
+    from wandb.proto.wandb_internal_pb2 import Record
+
+    data, at, block, record = path.read_bytes(), 7, 1 << 15, b""
+    while at + 7 <= len(data):
+        if (left := block - at % block) < 7:
+            at += left  # too short for the head of a part
+            continue
+        length, part = struct.unpack_from("<HB", data, at + 4)  # after a checksum
+        record += data[at + 7 : at + 7 + length]
+        at += 7 + length
+        if part in (1, 4) and at <= len(data):  # a whole record, or the last part of one
+            yield Record.FromString(record)
+            record = b""
+
+
+class _Mlflow:
+    """A run of MLflow, found again by its tag. MLflow keeps every point that it is given, so those that it has are asked for."""
+
+    def __init__(self, run: TrackedRun, project: str):
+        from mlflow import MlflowClient
+        from mlflow.entities import Metric, Param
+
+        self._client, self._metric = MlflowClient(), Metric
+        found = self._client.get_experiment_by_name(project)
+        experiment = found.experiment_id if found else self._client.create_experiment(project)
+        runs = self._client.search_runs([experiment], f"tags.`tfkit.run_id` = '{run.run_id}'", max_results=1)
+        self._is_new = not runs
+        new = None if runs else self._client.create_run(experiment, run_name=run.name, tags={"tfkit.run_id": run.run_id})
+        self._id = (new or runs[0]).info.run_id
+        self.place = f"{self._client.tracking_uri}, experiment {project}, run {self._id}"
+        if self._is_new:  # parameters never change
+            fields = {
+                f"{part}.{name}": value
+                for part, section in run.recipe.items()
+                if isinstance(section, dict)
+                for name, value in section.items()
+            }
+            params = [Param(name, value if isinstance(value, str) else json.dumps(value)) for name, value in fields.items()]
+            for first in range(0, len(params), 100):  # the most in a request
+                self._client.log_batch(self._id, params=params[first : first + 100])
+        else:
+            self._client.update_run(self._id, "RUNNING")
+
+    def steps(self, name: str) -> Collection[int]:
+        return () if self._is_new else {point.step for point in self._client.get_metric_history(self._id, name)}
+
+    def add(self, step: int, values: Mapping[str, float]) -> None:
+        now = int(time.time() * 1000)
+        self._client.log_batch(self._id, [self._metric(name, value, now, step) for name, value in values.items()])
+
+    def close(self, totals: Mapping[str, float]) -> None:
+        for name, value in totals.items():
+            self._client.set_tag(self._id, name, value)
+        self._client.set_terminated(self._id)
+
+
+class _Trackio:
+    """A run of Trackio, found again by its name. Trackio keeps every point that it is given, so those up to its last step are known."""
+
+    def __init__(self, run: TrackedRun, project: str):
+        import trackio
+
+        for module in (trackio, trackio.run, trackio.utils):
+            module.print = _print_nothing  # stdout is for the result, and trackio has no switch
+        name = f"{run.name}-{run.run_id[:8]}"
+        self._run: Any = contextvars.Context().run(  # a run of the caller's stays open
+            trackio.init,
+            project=project,
+            name=name,
+            config=dict(run.recipe),
+            resume="allow",
+            embed=False,
+            auto_log_gpu=False,
+            auto_log_cpu=False,
+        )
+        self.place = f"{self._run.url or trackio.TRACKIO_DIR}, project {project}, run {name}"
+        self._known, self._last = range(self._run._next_step), 0
+
+    def steps(self, name: str) -> Collection[int]:
+        return self._known
+
+    def add(self, step: int, values: Mapping[str, float]) -> None:
+        self._run.log(dict(values), step=step)
+        self._last = step
+
+    def close(self, totals: Mapping[str, float]) -> None:
+        if totals and self._last:  # there is no summary; without new points it has them
+            self._run.log(dict(totals), step=self._last)
+        self._run.finish()
+
+
+def _print_nothing(*_: object, **__: object) -> None:
+    """Take the place of `print`."""
+
+
+class _Aim:
+    """A run of Aim, found again by its description. A second point at a step replaces the first."""
+
+    def __init__(self, run: TrackedRun, project: str):
+        import aim
+
+        path, mark = aim.Repo.default_repo_path(), f"tfkit run {run.run_id}"
+        repo = aim.Repo.from_path(path, init=not aim.Repo.exists(path))
+        read = (aim.Run(one, repo=repo, read_only=True) for one in repo.list_all_runs())
+        known = next((one.hash for one in read if one.description == mark and one.experiment == project), None)
+        self._run: Any = aim.Run(known, repo=repo, experiment=project, system_tracking_interval=None, capture_terminal_logs=False)
+        self._run.name, self._run.description, self._run["recipe"] = run.name, mark, dict(run.recipe)
+        self.place = f"{repo.path}, experiment {project}, run {self._run.hash}"
+
+    def steps(self, name: str) -> Collection[int]:
+        return ()
+
+    def add(self, step: int, values: Mapping[str, float]) -> None:
+        for name, value in values.items():
+            self._run.track(float(value), name=name, step=step)  # a sequence has one type
+
+    def close(self, totals: Mapping[str, float]) -> None:
+        self._run["totals"] = {name.removeprefix("totals/"): value for name, value in totals.items()}
+        self._run.close()
