@@ -80,7 +80,7 @@ def test_numbers_of_numpy_are_numbers(base: Path) -> None:
 
 @pytest.mark.parametrize(("name", "remedy"), [("data", "write its rows into a file"), ("start", "as result.checkpoint is one")])
 def test_what_is_no_path_is_refused(name: str, remedy: str) -> None:
-    paths = {"start": "a", "data": "b"} | {name: np.zeros(3)}
+    paths: dict[str, Any] = {"start": "a", "data": "b", name: np.zeros(3)}
     with pytest.raises(UsageError, match=f"`{name}` is a path, and this is a ndarray; .*{remedy}"):
         tfkit.finetune(**paths)
 

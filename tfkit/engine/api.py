@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import fields, replace
 from functools import partial
+from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -408,9 +409,9 @@ def _run_options(call: str, run: Path, allow_code: bool, **given: Any) -> "RunOp
     return RunOptions(run, RunForecaster(), command=[f"tfkit.{call}"], code=CodePermission(every_file=allow_code), **given)
 
 
-def _path(name: str, path: str | Path | None) -> str | None:
+def _path(name: str, path: object) -> str | None:
     """Return the path of an argument as text. Raises UsageError for anything else, such as a table of pandas."""
-    if not isinstance(path, str | Path | None):
+    if not isinstance(path, str | PathLike | None):
         raise UsageError(f"{argument(name)} is a path, and this is a {type(path).__name__}; {_PATHS[name]}")
     return None if path is None else str(path)
 
