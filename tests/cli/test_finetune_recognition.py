@@ -88,6 +88,9 @@ DATA = {
     ),
     "votes": rows(prompt=a_text, response_a=lambda n, t: f"cat {t}", response_b=lambda n, t: t[::-1], winner=lambda n, t: ["a", "b", "a"]),
     "zeros": rows(prompt=a_text, response_a=lambda n, t: f"cat {t}", response_b=lambda n, t: f"{t} {t}", winner=lambda n, t: n % 2),
+    "annotators": rows(
+        prompt=a_text, response_a=lambda n, t: f"cat {t}", response_b=lambda n, t: f"{t} {t}", winner=lambda n, t: [n % 2, 0, n % 3 % 2]
+    ),
     "ballots": rows(
         prompt=a_text,
         response_a=lambda n, t: f"cat {t}",
@@ -124,6 +127,7 @@ DATA = {
     "flags": rows(
         remark=lambda n, t: f"{n} " + t * 9, toxic=lambda n, t: n % 2, insult=lambda n, t: int(n % 3 == 0), threat=lambda n, t: 0
     ),
+    "spaced": rows(**{"the remark": a_text, "kind ": lambda n, t: ["one", "two"][n % 2]}),
     "odd": rows(cs=a_text, pl=lambda n, t: f"{t} {n}", kind=lambda n, t: ["one", "two"][n % 2]),
     "words": rows(word=lambda n, t: t.split()[0], tag=lambda n, t: "O"),
     "strange": rows(colour=a_text, size=lambda n, t: n),
@@ -308,6 +312,15 @@ def test_a_training_that_does_not_fit_the_memory_is_one_of_an_adapter(place: Pat
         assert {path.stem for path in Path(run).glob("checkpoints/*/*.safetensors")} == {saved}
 
 
+def test_the_sources_of_what_is_read_are_not_called_unread(place: Path, work: Path) -> None:
+    words = [{"sentence": n if not m else "", "word": f"w{m}", "upos": "DET", "note": "a"} for n in range(30) for m in range(3)]
+    intents = [{"tag": f"tag {n}", "patterns": [f"say {n} {m}" for m in range(20)], "responses": ["Yes."]} for n in range(3)]
+    write_rows(work / "words.jsonl", words)
+    (work / "intents.json").write_text(json.dumps({"intents": intents}))
+    done = finetune("--from", str(place / "bert"), "--data", "intents.json", "--dry-run").exits(0)
+    assert "# unread 'responses'\n" in done.out
+
+
 def test_labels_that_are_named_are_meant(place: Path) -> None:
     done = learn(place, "gpt", "genres", "data.train.0.columns={text: text, labels: genres}", "training.steps=1")
     assert (done.code, "# multi_label: a text, and any number of labels" in done.err) == (0, True), done.err
@@ -358,6 +371,7 @@ REFUSED = {  # by the checkpoint, the data and further words: parts of the messa
     "bert classes evaluation.metric=bleu": "evaluation.metric: evaluations of classification during training do not compute",
     "bert parts evaluation.metric=f1": "evaluation.metric: f1 is of names, and the tags DET, NOUN mark none",
     "bert classes training.stepss=3": "training.stepss: unknown, did you mean steps",
+    "bert odd --columns text=cs,label=kinds": "no column 'kinds' ... kind; did you mean --columns \"label=kind\"",
     "bert nowhere": "nowhere.jsonl: no such file or folder",
 }
 
@@ -365,7 +379,7 @@ REFUSED = {  # by the checkpoint, the data and further words: parts of the messa
 @pytest.mark.parametrize("given", REFUSED)
 def test_a_task_that_cannot_be_recognised_is_refused(place: Path, given: str) -> None:
     done = learn(place, *given.split())
-    assert (done.code, done.out) == (3 if "nowhere" in given else 2, ""), done.err
+    assert (done.code, done.out) == (3 if "nowhere" in given or "kinds" in given else 2, ""), done.err
     for part in re.split(r"\s+\.\.\.\s+", REFUSED[given]):
         assert part in done.err
     assert not [*Path("runs").glob("*/checkpoints/step-*")]
@@ -382,6 +396,8 @@ def test_a_task_that_cannot_be_recognised_is_refused(place: Path, given: str) ->
         ("t5", "odd"),
         ("bert", "odd"),
         ("gpt", "zeros"),
+        ("gpt", "annotators"),
+        ("bert", "spaced"),
         ("gpt", "science"),
         ("t5", "tongues"),
     ],

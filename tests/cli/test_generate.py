@@ -172,6 +172,7 @@ def test_settings_of_generation_config(capsys, tmp_path):
         (["-"], "", 3, "stdin: there is no prompt"),
         (["-"], '{"prompt": "a"}\nb\n', 3, "stdin:2: not a JSON object, as the first line is"),
         (["-"], '{"prompt": "a"}\n{"text": "b", "id": 3}\n', 3, 'stdin:2: no text under "prompt"; here are text, id'),
+        (["-"], '{"prompt": 3}', 3, 'stdin:1: no text under "prompt"; it is 3'),
         (["-"], '{"prompt": "\\ud83d"}', 3, "stdin:1: character 1 of the prompt is half of one"),
         (["--input", "nowhere.jsonl"], "", 3, "nowhere.jsonl: cannot be read"),
         (["--prompt", "a " * 99], "", 3, "prompt 1 has"),

@@ -142,6 +142,7 @@ def test_more_minutes_are_more_steps_and_intervals_keep_their_place(place: Path)
     assert decided("tiny.yaml", "--data", "text.txt", "--minutes", 20, "evaluation.every=7").evaluation.every == 7
     done = command("tiny.yaml", "--data", "text.txt", "--minutes", 0.01, "--run", "run")
     assert done.code == 0, done.err
+    assert "# training.steps follows from the time of a few steps, for 0.01 minutes\n" in done.err
     steps = read_recipe("run/recipe.yaml").recipe.training.steps
     again = command("tiny.yaml", "--data", "text.txt", "--minutes", 5, "--run", "run", "--resume")
     assert again.code == 0, again.err

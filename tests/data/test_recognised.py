@@ -15,6 +15,7 @@ from tfkit.data.columns.record_columns import Columns, Record
 from tfkit.data.formats.detection import detect_json_lines
 from tfkit.data.formats.file_content import content_of
 from tfkit.data.sources.open_sources import first_records, training_sources, validation_sources
+from tfkit.data.sources.prediction_rows import PredictionColumns
 from tfkit.data.sources.split_files import evaluated_files
 from tfkit.errors import DataError
 from tfkit.recipe.schema.data_sections import DataSection, SourceSection
@@ -72,6 +73,14 @@ def test_a_first_row_that_may_be_a_header_is_one(tmp_path: Path, first: str) -> 
     assert rows(tmp_path / "a.csv", columns={"text": names[0], "label": names[1]})[0] == {"text": "text 0", "label": "0"}
 
 
+@pytest.mark.parametrize("empty", [";", ";;"])
+def test_empty_cells_at_the_end_of_each_line_are_no_labels(tmp_path: Path, empty: str) -> None:
+    lines = ["Nr;Kommentar des Kunden;Bewertung", *(f"{i};text {i};{'gut' if i % 2 else 'schlecht'}" for i in range(40))]
+    (tmp_path / "a.csv").write_text("".join(f"{line}{empty}\n" for line in lines))
+    [first, *_] = first_records(SourceSection(path=str(tmp_path / "a.csv")))
+    assert [*first.values][:3] == ["Nr", "Kommentar des Kunden", "Bewertung"]
+
+
 @pytest.mark.parametrize("first", ["Which of these numbers is a prime, and which is not?", "2 + 2 ="])
 @pytest.mark.parametrize("letters", ["DBCAD", "AABBA"])
 def test_a_question_its_answers_and_a_letter_need_no_header(tmp_path: Path, first: str, letters: str) -> None:
@@ -119,6 +128,17 @@ def test_each_text_of_an_intent_is_a_row(tmp_path: Path, name: str, texts: str) 
     (tmp_path / "intents.json").write_text(json.dumps({"intents": intents}))
     assert rows(tmp_path / "intents.json")[2:4] == [{"text": "say 1", "label": "tag 1"}, {"text": "tell 1", "label": "tag 1"}]
     assert source(tmp_path / "intents.json").rows().__next__().place.endswith("intents.json, item 1, text 1")
+
+
+@pytest.mark.parametrize(("name", "texts"), [("tag", "patterns"), ("intent", "text")])
+def test_each_text_of_an_intent_is_a_row_to_predict(tmp_path: Path, name: str, texts: str) -> None:
+    intents = [{name: f"tag {n}", texts: [f"say {n}", f"tell {n}"], "responses": ["Yes."]} for n in range(3)]
+    (tmp_path / "intents.json").write_text(json.dumps({"intents": intents}))
+    columns = PredictionColumns(ClassificationSection(kind="classification").asked_roles)
+    inputs = [
+        row.values[""] for row in open_source(SourceSection(path=str(tmp_path / "intents.json")), "all", None, columns=columns).rows()
+    ]
+    assert [one.row.values["text"] for one in inputs] == ["say 0", "tell 0", "say 1", "tell 1", "say 2", "tell 2"]
 
 
 def test_as_in_0_1_nothing_is_recognised(tmp_path: Path) -> None:

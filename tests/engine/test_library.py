@@ -19,8 +19,10 @@ from library_calls import Recorder, call
 from tiny_runs import exact, hashes, pretrain, run_tfkit
 
 import tfkit
-from tfkit.errors import DataError, TfkitError
+from tfkit.errors import DataError, TfkitError, UsageError
 from tfkit.recipe import read_recipe
+from tfkit.recipe.reading.overrides import plain_overrides
+from tfkit.recipe.search_space import SearchSpace
 
 STEPS = 12
 SCRIPT = """
@@ -65,6 +67,22 @@ def test_a_recipe_in_each_form_is_the_same_run(base: Path, document: dict[str, A
     runs = call(base, lambda: [form().run for form in forms])
     assert [Path(run).name for run in runs] == ["path-as-text", "path", "dict", "recipe"]
     assert len({json.dumps(hashes(Path(run), 2)) for run in runs}) == 1
+
+
+def test_numbers_of_numpy_are_numbers(base: Path) -> None:
+    overrides = {"training.steps": np.int64(2), "optimizer.lr": np.float32(0.5)}
+    recipe = call(base, lambda: [str(read_recipe("tiny.yaml", plain_overrides(overrides)).recipe.optimizer.lr)])
+    assert recipe == ["0.5"]
+    space = SearchSpace.of({}, {"optimizer.lr": np.logspace(-3, -2, 2), "training.seed": np.arange(2)})
+    assert space.document() == {"optimizer.lr": [0.001, 0.01], "training.seed": [0, 1]}
+    assert {type(value) for axis in space.axes for value in axis.values} == {int, float}
+
+
+@pytest.mark.parametrize(("name", "remedy"), [("data", "write its rows into a file"), ("start", "as result.checkpoint is one")])
+def test_what_is_no_path_is_refused(name: str, remedy: str) -> None:
+    paths: dict[str, Any] = {"start": "a", "data": "b", name: np.zeros(3)}
+    with pytest.raises(UsageError, match=f"`{name}` is a path, and this is a ndarray; .*{remedy}"):
+        tfkit.finetune(**paths)
 
 
 def test_an_evaluation_takes_a_recipe_in_each_form(base: Path, document: dict[str, Any]) -> None:

@@ -66,3 +66,8 @@ def test_all_failing_gates_are_named():
     assert isinstance(error, QualityGateError)
     assert "loss > 2 (it is 3), perplexity > 9.5 (it is 20.09)" in str(error)
     assert error.exit_code == 8
+
+
+def test_a_metric_that_is_also_a_fact_of_the_run_is_named_once():
+    with pytest.raises(UsageError, match=r"the metrics are loss, perplexity, seconds$"):
+        parse_gate("los > 1", (*METRICS, "loss", "seconds"))

@@ -11,6 +11,7 @@ from tfkit import console
 from tfkit.cli.options import Execution
 from tfkit.cli.results import align_facts
 from tfkit.errors import DataError
+from tfkit.units import format_number_of
 
 if TYPE_CHECKING:
     from tfkit.carbon import Reading
@@ -96,7 +97,7 @@ def _show(result: dict[str, Any], reading: "Reading", answers: str, *, as_json: 
     """Show a summary: on stderr if the rows themselves are the result. `answers`: what they are called."""
     if "out" not in result:
         if reading.status == "ok":
-            console.say(f"{result['rows']:,} rows, {reading.text}")
+            console.say(f"{format_number_of(result['rows'], 'row')}, {reading.text}")
     elif as_json:
         console.json(result)
     else:

@@ -193,7 +193,8 @@ def flatten_options(command: Callable[..., object]) -> Callable[..., object]:
 def named_columns(columns: str | None) -> dict[str, Any]:
     """Return the column of each role that --columns names; empty without it. Raise UsageError.
 
-    A comma separates two columns if a role follows it; `choices=[a, b]` names a column for each item.
+    A comma separates two columns if a role follows it; `choices=[a, b]` names a column for each item. Quotes keep the spaces at the ends
+    of a name: `label='topic '`.
     """
     named: dict[str, Any] = {}
     for one in re.split(r",\s*(?=\w+=)", columns) if columns is not None else ():
@@ -201,8 +202,14 @@ def named_columns(columns: str | None) -> dict[str, Any]:
         if not (role and is_named and column):
             raise UsageError(f'--columns: {one!r} names no column; write "text=NAME,label=NAME"')
         is_list = column.startswith("[") and column.endswith("]")
-        named[role] = [part.strip() for part in column[1:-1].split(",")] if is_list else column
+        is_quoted = column[0] == column[-1] == "'" and has_outer_space(column[1:-1])
+        named[role] = [part.strip() for part in column[1:-1].split(",")] if is_list else column[1:-1] if is_quoted else column
     return named
+
+
+def has_outer_space(name: str) -> bool:
+    """Whether a name begins or ends with a space, so that --columns needs quotes around it."""
+    return name != name.strip()
 
 
 def option_words(*given: tuple[str, str | float | None]) -> list[str]:

@@ -13,6 +13,7 @@ import typer
 
 from tfkit import console
 from tfkit.cli import app
+from tfkit.cli.options import has_outer_space
 from tfkit.errors import MachineError, Stopped, TfkitError, is_out_of_memory, naming, refusal
 from tfkit.run.signals import StopSignals
 
@@ -56,13 +57,18 @@ def set_crash_folder(folder: Path | None) -> None:
     _crash_folder = folder
 
 
+def _column(column: str | list[str]) -> str:
+    if isinstance(column, str):
+        return f"'{column}'" if has_outer_space(column) else column
+    return f"[{','.join(column)}]"
+
+
 def _option(name: str, value: object) -> str:
     """Return an argument of the engine as the option of a command: --from CKPT, --resume, --no-verify."""
     if name == "overrides":
         return "command line"
     if isinstance(value, Mapping):
-        columns = {role: column if isinstance(column, str) else f"[{','.join(column)}]" for role, column in value.items()}
-        return f'--columns "{",".join(f"{role}={column}" for role, column in columns.items())}"'
+        return f'--columns "{",".join(f"{role}={_column(column)}" for role, column in value.items())}"'
     option = f"--{'no-' if value is False else ''}{'from' if name == 'start' else name.replace('_', '-')}"
     return option if value is None or isinstance(value, bool) else f"{option} {value}"
 

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import fields, replace
 from functools import partial
+from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +17,7 @@ from tfkit.alignment.user_code import CodePermission
 from tfkit.engine.listener import Listener, Silent, StopRequest
 from tfkit.engine.request.training_request import TrainingKind, TrainingRequest, with_length
 from tfkit.engine.results import Completion, EvaluationResult, SweepResult, TrainingResult
-from tfkit.errors import Stopped, UsageError, stop_reason
+from tfkit.errors import Stopped, UsageError, argument, stop_reason
 from tfkit.recipe import Recipe, RecipeText, open_recipe
 from tfkit.recipe.dump import dump_document, recipe_document
 from tfkit.recipe.reading.overrides import Overrides, plain_columns, plain_overrides, scored_overrides
@@ -250,7 +251,7 @@ def evaluate(
     with isolated(), interrupts(should_stop) as stop:
         source = _recipe_text(recipe) if recipe is not None else None
         changes = scored_overrides(plain_columns(columns)) | plain_overrides(overrides)
-        evaluator = Evaluator(str(start), source, changes, _path(data), CodePermission(every_file=allow_code))
+        evaluator = Evaluator(str(start), source, changes, _path("data", data), CodePermission(every_file=allow_code))
         with _session_of("evaluate", evaluator, run, device, threads, listener)(stop) as work:
             result, rows, _ = evaluator.score(work, each=predictions)
     return EvaluationResult.of(result, predictions=rows)
@@ -410,7 +411,7 @@ def _request(
 
     source = _recipe_text(recipe) if recipe is not None else None
     changes = with_length(plain_overrides(overrides), source, tokens, minutes)
-    return training_request(kind, source, changes, _path(start), _path(data), plain_columns(columns), minutes)
+    return training_request(kind, source, changes, _path("start", start), _path("data", data), plain_columns(columns), minutes)
 
 
 def _run_options(call: str, run: Path, allow_code: bool, **given: Any) -> "RunOptions":
@@ -420,8 +421,14 @@ def _run_options(call: str, run: Path, allow_code: bool, **given: Any) -> "RunOp
     return RunOptions(run, RunForecaster(), command=[f"tfkit.{call}"], code=CodePermission(every_file=allow_code), **given)
 
 
-def _path(path: str | Path | None) -> str | None:
+def _path(name: str, path: object) -> str | None:
+    """Return the path of an argument as text. Raises UsageError for anything else, such as a table of pandas."""
+    if not isinstance(path, str | PathLike | None):
+        raise UsageError(f"{argument(name)} is a path, and this is a {type(path).__name__}; {_PATHS[name]}")
     return None if path is None else str(path)
+
+
+_PATHS = {"start": "give its folder, as result.checkpoint is one", "data": "write its rows into a file, and give that"}
 
 
 def _folder(run: str | Path | None, name: str) -> Path:

@@ -18,6 +18,7 @@ from torch import Tensor
 from tfkit.errors import ModelError
 from tfkit.families import FAMILIES, GGUF_ARCHITECTURES
 from tfkit.families.rules import Family
+from tfkit.hub.config_json import OWN_TYPE
 from tfkit.hub.names import expected_shapes, from_foreign, to_foreign
 from tfkit.hub.weights import Tensors
 from tfkit.model.config import ModelConfig, Rotary
@@ -127,7 +128,8 @@ def gguf_layout(config: ModelConfig, family: str) -> GgufLayout:
     """Return the layout of a model. Raises ModelError for a model that llama.cpp would compute differently, or not at all."""
     architecture = GGUF_ARCHITECTURES.get(family)
     if architecture is None:
-        raise ModelError(f"models of the family {family} are not exported as GGUF; those of {', '.join(GGUF_ARCHITECTURES)} are")
+        own = " (which no class of transformers computes)" if family == OWN_TYPE else ""
+        raise ModelError(f"models of the family {family}{own} are not exported as GGUF; those of {', '.join(GGUF_ARCHITECTURES)} are")
     if config.head.kind != "lm":
         raise ModelError(f"the model has a head of kind {config.head.kind}, and llama.cpp needs that of a language model")
     if problem := _difference(config, architecture):

@@ -178,11 +178,11 @@ def _decide_length(sizes: Sizes, recipe: Recipe, batch: int, length: float, epoc
     steps = min(whole, max(_MIN_STEPS, longest))
     if whole < max(_MIN_STEPS, longest):
         own_rows = "as many rows as the recipe reads" if sizes.is_written else "the most that a small decoder reads by default"
-        because = f"{steps / epoch:.2g} epochs, {own_rows}"
+        because = f"about {steps / epoch:.2g} epochs, {own_rows}"
     elif longest < _MIN_STEPS:
-        because = f"the fewest that teach something, {steps / epoch:.2g} epochs, of which the best is kept"
+        because = f"the fewest that teach something, about {steps / epoch:.2g} epochs, of which the best is kept"
     else:
-        because = f"{epochs} epochs, of which the best is kept"
+        because = f"about {epochs} epochs, of which the best is kept"
     because += "; --tokens N or --minutes N sets another length"
     name = "training.steps" if training.tokens is None else "training.tokens"
     value, before = (steps, training.steps) if training.tokens is None else (round(steps * batch * length), training.tokens)

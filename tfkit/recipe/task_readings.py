@@ -1,7 +1,7 @@
 """The lines to copy for data whose task is not clear: each names the columns for one task that they could serve. Torch-free."""
 
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from itertools import islice, permutations
 from typing import Any, NamedTuple
 
@@ -73,6 +73,8 @@ def _fillings(reading: _Reading, held: Held, forms: Mapping[str, str]) -> list[d
     if len(languages) > 1 and {"output", "target"} & reading.roles.keys():
         pairs = [dict(zip(("source", "target"), pair, strict=True)) for pair in islice(permutations(languages, 2), MAX_LISTED)]
         return pairs if reading.kind == "text_to_text" else [*map(instructed, pairs)]
+    if reading.roles is _VOTES:
+        forms = {name: "label" if _votes_in(held[name]) == {"0", "1"} else form for name, form in forms.items()}
     columns = {} if len(languages) > 2 and not reading.joins else _fill(reading, forms)
     numbered = [named for answer in held for named in choices_by(held, answer)] if reading is _CHOICES else []
     return [columns] if columns else numbered
@@ -93,13 +95,18 @@ def _fill(reading: _Reading, forms: Mapping[str, str]) -> dict[str, str]:
     return {role: columns[role] for role in reading.roles}
 
 
+def _votes_in(values: Sequence[object]) -> set[str]:
+    """Return the distinct votes of a column, whose rows hold one each, or a list of the annotators' votes."""
+    return {str(vote) for value in values for vote in (value if isinstance(value, list) else [value])}
+
+
 def _line(reading: _Reading, columns: Mapping[str, str | list[str]], held: Held, forms: Mapping[str, str]) -> str:
     named = [name for column in columns.values() for name in ([column] if isinstance(column, str) else column)]
     read = {part for name in named for part in (re.findall(r"\{(.*?)\}", name) or [name])}
     unread = [repr(name) for name, form in forms.items() if form != "other" and name not in read]
     kind = f" objective.kind={reading.kind}" if reading.kind in PRETRAINING.values() and unread else ""
     note = f" ({', '.join(unread)} {'is' if len(unread) == 1 else 'are'} not read)" if unread else ""
-    if "winner" in columns and {*map(str, held[str(columns["winner"])])} == {"0", "1"}:
+    if "winner" in columns and _votes_in(held[str(columns["winner"])]) == {"0", "1"}:
         kind, note = " data.train.0.class_names=[a,b]", f", if 0 is a vote for {columns['response_a']!r}, else [b,a]{note}"
     return f"{columns_option(columns)}{kind} {reading.purpose}{note}"
 

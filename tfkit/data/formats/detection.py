@@ -132,16 +132,20 @@ def _rows(lines: Sequence[str], delimiter: str) -> list[list[str]]:
 
 
 def _has_header(rows: Sequence[Sequence[str]], columns: Columns) -> bool:
-    """Whether the first row is a header: a cell is the name of a read or known column and no label of its column, or no cell is data."""
+    """Whether the first row is a header: a cell is the name of a read or known column and no label of its column, or no cell is data.
+
+    Empty cells, as below a delimiter at the end of each line, are neither names nor labels.
+    """
     first, *rest = rows
     known = _known_names()
-    labels = {cell for index, cell in enumerate(first) if _is_label(cell, [row[index] for row in rest if index < len(row)])}
+    named = [(index, cell) for index, cell in enumerate(first) if cell.strip()]
+    labels = {cell for index, cell in named if _is_label(cell, [row[index] for row in rest if index < len(row)])}
     words = [cell for cell in first if not cell.strip().isdecimal()]
     if [cell.strip() for cell in first] == [str(index) for index in range(len(first))]:  # pandas' names of unnamed columns
         return True
     if any(normalized(cell) in known and cell not in labels for cell in words) or (not columns.beyond_roles and columns.select_read(words)):
         return True
-    if len({*first}) < len(first):
+    if not named or len({cell for _, cell in named}) < len(named):
         return False
     return not labels and not any(_is_sentence(cell) for cell in first)
 

@@ -12,7 +12,7 @@ from tfkit.data.columns.record_columns import Columns, Record
 
 def questions_of(record: Record, columns: Columns) -> Iterator[Record]:
     """Yield a record for each question of an article, or of a context if a column of the questions is read, and for each text of an intent
-    if a label is read; others unchanged.
+    if a label is read, or rows without a label are to be answered; others unchanged.
     """
     paragraphs: Any = record.values.get("paragraphs")
     questions: Any = record.values.get("qas")
@@ -21,11 +21,16 @@ def questions_of(record: Record, columns: Columns) -> Iterator[Record]:
             yield from _inner(paragraph, "qas", "question")
     elif _are_objects(questions) and columns.select_read({"question", *(name for one in questions for name in one)}):
         yield from _inner(record, "qas", "question")
-    elif "responses" in record.values and (name := _intent_of(record)) and columns.select_read(["label"]):
+    elif "responses" in record.values and (name := _intent_of(record)) and _are_texts_read(columns):
         texts, label = (record.values[key] for key in name)
         yield from (Record({**record.values, "text": text, "label": label}, f"{record.place}, text {n}") for n, text in enumerate(texts, 1))
     else:
         yield record
+
+
+def _are_texts_read(columns: Columns) -> bool:
+    """Whether each text of an intent is a row: with its label, or as a text that is kept with its whole record, for a prediction."""
+    return bool(columns.select_read(["label"]) or (columns.select_kept(["label"]) and columns.select_read(["text"])))
 
 
 def _intent_of(record: Record) -> tuple[str, str] | None:

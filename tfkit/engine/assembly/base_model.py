@@ -165,7 +165,7 @@ def start_model(
     if (added := config.vocab_size - loaded.config.vocab_size) <= 0:
         return model, loaded.new_parameters
     grown = with_more_entries(model, config.vocab_size, recipe.training.seed)
-    return grown, (*loaded.new_parameters, f"the last {added} entries of the vocabulary")
+    return grown, (*loaded.new_parameters, f"the last {f'{added} entries' if added > 1 else 'entry'} of the vocabulary")
 
 
 def pin_models(recipe: Recipe, start: Start | None, objective: Objective, folder: RunFolder) -> Recipe:

@@ -95,7 +95,8 @@ def _read_row(row: Any, place: str, chat: bool) -> Prompt:
         return Prompt(place, row, messages=_read_messages(row["messages"], place), tools=row.get("tools"))
     if not isinstance(row.get("prompt"), str):
         hint = f"; messages are read with {argument('chat', True)}" if "messages" in row else ""
-        raise DataError(f'{place}: no text under "prompt"; here are {", ".join(map(str, row)) or "no fields"}{hint}')
+        found = f"it is {json.dumps(row['prompt'])[:60]}" if "prompt" in row else f"here are {', '.join(map(str, row)) or 'no fields'}"
+        raise DataError(f'{place}: no text under "prompt"; {found}{hint}')
     return Prompt(place, row, _without_surrogates(row["prompt"], place))
 
 

@@ -1,10 +1,11 @@
 """Fine-tuning without a recipe: a recipe is made from what the data and the checkpoint show, printed, and run like any other."""
 
+import difflib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from tfkit.adapters import describe
-from tfkit.data.columns.column_names import MISSING, columns_of, value_of
+from tfkit.data.columns.column_names import MISSING, columns_of, look_up, value_of
 from tfkit.data.columns.forms import texts_of
 from tfkit.data.columns.preference_forms import vote_columns
 from tfkit.data.columns.record_columns import Columns, Record
@@ -12,7 +13,7 @@ from tfkit.data.columns.rows import FIRST_ROWS, Row
 from tfkit.data.sources.open_sources import all_records, first_records
 from tfkit.data.sources.parallel_files import read_class_names
 from tfkit.engine.recognition.decided_size import RowTokens, Size, decide_size, row_tokens
-from tfkit.errors import UsageError
+from tfkit.errors import DataError, UsageError, argument
 from tfkit.model.transformer import on_meta
 from tfkit.recipe import RecipeError, ResolvedRecipe
 from tfkit.recipe.column_forms import (
@@ -66,6 +67,7 @@ def _inspect_data(section: SourceSection, on_bad_row: Any) -> DataSummary:
     records = first_records(section, on_bad_row)
     held = _values(_column_names(records), records)
     named = section.columns | ({} if section.text is None else {"text": section.text})
+    _check_named(section, named, records, held)
     found = {} if named else _recognised_columns(section.path or "", held)
     given = dict.fromkeys(_KINDS, named) | found
     class_names = read_class_names(section.class_names)
@@ -100,6 +102,17 @@ def _inspect_data(section: SourceSection, on_bad_row: Any) -> DataSummary:
         named={kind: found[kind] for kind in reads if found.get(kind)},
         unanswerable="question_answering" in reads and any(not row.values["answers"] for row in fitting["question_answering"]),
     )
+
+
+def _check_named(section: SourceSection, named: Named, records: Sequence[Record], held: Mapping[str, Sequence[Any]]) -> None:
+    """Raise DataError if no row has a column that the user names for a role."""
+    for role, column in named.items():
+        for name in [column] if isinstance(column, str) else column:
+            for part in columns_of(name):
+                if all(look_up(part, record.values) is MISSING for record in records):
+                    close = difflib.get_close_matches(part, held, n=1)
+                    hint = f"did you mean {argument('columns', {role: name.replace(part, close[0])})}" if close else "name another column"
+                    raise DataError(f"{section.path or section.hub}: no column {part!r}; columns found: {', '.join(held)}; {hint}")
 
 
 def _recognised_columns(name: str, held: Mapping[str, Sequence[Any]]) -> dict[str, Named]:
@@ -271,12 +284,19 @@ def _named_columns(columns: Mapping[str, Any] | None, given: dict[str, Any]) -> 
     return {f"{name}.columns": columns for name in names}
 
 
+def _is_source(name: str, read: str, seen: DataSummary) -> bool:
+    """Whether a column that is read has its values from this one, as the words of a sentence, or a text of an intent from its list."""
+    pairs = [*zip(seen.held[name], seen.held.get(read, ()), strict=False)]
+    return bool(pairs) and all(value == whole or (isinstance(whole, list) and value in whole) for whole, value in pairs)
+
+
 def _header(seen: DataSummary, model: ModelSummary, task: Task, size: Size) -> str:
     """Return the comment that a recipe begins with: the data, the model, the decisions."""
     kind = task.objective["kind"]
     read = seen.reads.get(kind) or seen.reads.get("causal_lm", {})
     reads = ", ".join(f"{role} from {column!r}" for role, column in read.items())
-    unread = ", ".join(repr(name) for name in seen.held if name not in _parts(read.values()))
+    parts = _parts(read.values())
+    unread = ", ".join(repr(name) for name in seen.held if name not in parts and not any(_is_source(name, part, seen) for part in parts))
     return (
         f"# {kind}: {task.because}.\n"
         f"# data   {seen.name}: {', '.join(seen.held)}; {seen.rows:,} row{'s were' if seen.rows > 1 else ' was'} looked at\n"

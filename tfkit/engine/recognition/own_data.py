@@ -74,7 +74,8 @@ class OwnData:
         lines = [f"{model} from random weights, for {self.named.data_name}."]
         if isinstance(held_out := decided.recipe.data.validation, float):
             lines.append(f"{held_out:.0%} of the text is held out, or the files called valid are, to choose the best checkpoint")
-        comment = "".join(f"# {line}\n" for line in (*lines, *sizes.reasons))
+        timed = [f"training.steps follows from the time of a few steps, for {self.minutes:g} minutes"] if self.minutes is not None else []
+        comment = "".join(f"# {line}\n" for line in (*lines, *sizes.reasons, *timed))
         if self.source is not None:
             listener.decided(comment)
         return replace(decided, source=RecipeText(source.path, f"{comment}# Saved as a file, this is a recipe: tfkit pretrain FILE\n"))

@@ -49,7 +49,8 @@ def parse_gate(text: str, metrics: Collection[str]) -> Gate:
         )
     metric, comparison, number = match.groups()
     if not {*metric.split(".")} & {*metrics}:  # also a metric of one of several sets, or of a group of rows: dev.loss, accuracy.agreement
-        raise UsageError(f"{argument('fail_if', repr(text))}: unknown metric {metric!r}; the metrics are {', '.join(metrics)}")
+        named = ", ".join(dict.fromkeys(metrics))
+        raise UsageError(f"{argument('fail_if', repr(text))}: unknown metric {metric!r}; the metrics are {named}")
     try:
         threshold = float(number)
     except ValueError:

@@ -3,6 +3,7 @@
 from collections import abc
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from numbers import Integral, Real
 from typing import Any
 
 from tfkit.errors import argument
@@ -90,12 +91,19 @@ def tree_of(value: Any, levels: int) -> Node:
         return Mapping(OVERRIDES, items, dict.fromkeys(items, OVERRIDES))
     if isinstance(value, list | tuple):
         return Sequence(OVERRIDES, [tree_of(inner, levels - 1) for inner in value])
-    scalar = value if isinstance(value, str | int | float | None) else str(value)
+    scalar = _scalar(value)
     if isinstance(scalar, int) and abs(scalar) >= MAX_INTEGER:
         raise ValueError("the number is too large")
     if isinstance(scalar, str) and any("\ud800" <= character <= "\udfff" for character in scalar):
         raise ValueError("half a character (a surrogate); write the whole character")
     return Scalar(OVERRIDES, scalar)
+
+
+def _scalar(value: Any) -> str | int | float | None:
+    """Return a value as a scalar of YAML: numbers of NumPy as those of Python, and text for anything else."""
+    if value is None or isinstance(value, bool):
+        return value
+    return int(value) if isinstance(value, Integral) else float(value) if isinstance(value, Real) else str(value)
 
 
 def flatten(document: dict[str, Any], prefix: str = "") -> dict[str, Any]:
