@@ -313,12 +313,12 @@ def test_a_training_that_does_not_fit_the_memory_is_one_of_an_adapter(place: Pat
 
 
 def test_the_sources_of_what_is_read_are_not_called_unread(place: Path, work: Path) -> None:
-    words = "".join(f"Sentence: {n},a,w{m},T{m}\n" if not m else f",a,w{m},T{m}\n" for n in range(30) for m in range(3))
+    words = "".join(f"Sentence: {n},a,w{n},T{m}\n" if not m else f",a,w{n},T{m}\n" for n in range(30) for m in range(3))
     (work / "words.csv").write_text(f"Sentence #,note,Word,Tag\n{words}")
     intents = [{"tag": f"tag {n}", "patterns": [f"say {n} {m}" for m in range(20)], "responses": ["Yes."]} for n in range(3)]
     (work / "intents.json").write_text(json.dumps({"intents": intents}))
-    for name, unread in (("intents.json", "responses"), ("words.csv", "note")):
-        assert f"# unread '{unread}'\n" in finetune("--from", str(place / "bert"), "--data", name, "--dry-run").exits(0).out
+    for name, unread in (("intents.json", "'responses'"), ("words.csv", "'Sentence #', 'note'")):
+        assert f"# unread {unread}\n" in finetune("--from", str(place / "bert"), "--data", name, "--dry-run").exits(0).out
 
 
 def test_labels_that_are_named_are_meant(place: Path) -> None:
