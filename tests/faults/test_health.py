@@ -113,9 +113,10 @@ def test_f20_weights_that_are_no_numbers_are_never_saved(base: Path, tmp_path: P
     assert kept(tmp_path / "run") == ["step-000003"]
 
 
-def test_f21_a_step_is_skipped_and_counted(base: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_f21_a_step_is_skipped_and_counted(base: Path, tmp_path: Path, value: float) -> None:
     """An infinite gradient where the loss is a number; resuming past it gives the same run."""
-    fault, words = spoil("decoder.blocks.0.mlp.op.down_proj", 5, math.inf, backward=True), [*COMMON, "training.max_skipped_steps=1"]
+    fault, words = spoil("decoder.blocks.0.mlp.op.down_proj", 5, value, backward=True), [*COMMON, "training.max_skipped_steps=1"]
     done = pretrain(tmp_path / "run", base / "tiny.yaml", *words, before=fault).exits(0, "step 5: the loss is ")
     assert "it is skipped, 1 of at most 1" in done.err
     lines = [record for record in records(tmp_path / "run") if "grad_norm" in record]

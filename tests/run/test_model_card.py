@@ -79,6 +79,14 @@ def test_task_and_class_are_those_of_transformers(family: str, name: str) -> Non
     assert ("tfkit generate --from ." in body) == (about["pipeline_tag"] in ("text-generation", "text2text-generation", "fill-mask"))
 
 
+@pytest.mark.parametrize(
+    ("preset", "size"), [("gpt2", "12, 768, 12 (12 for keys and values)"), ("t5-small", "6 + 6, 512, 8 (8 for keys and values)")]
+)
+def test_the_size_names_the_layers_of_each_stack(preset: str, size: str) -> None:
+    family, values = PRESETS[preset]
+    assert f"| layers, width, heads | {size} |" in card_of(ModelConfig.model_validate(values), family.name)
+
+
 def test_a_model_that_only_tfkit_computes_says_so() -> None:
     values = PRESETS["gpt2"][1] | {"position": {"kind": "sinusoidal"}}
     card = card_of(ModelConfig.model_validate(values), None)
