@@ -62,6 +62,7 @@ WORDS: dict[str, list[str] | tuple[str, ...]] = {
     "push": ["whole", "org/whole", "--dry-run"],
     "launch": ["slurm", "grpo.yaml"],
     "verify": ["whole"],
+    "track": ["whole", "--to", "tensorboard"],
     "recipes": [],
     "env": [],
 }

@@ -153,7 +153,7 @@ def test_a_better_evaluation_that_was_not_saved_is_said(capsys: pytest.CaptureFi
     Path("recipe.yaml").write_text(json.dumps(RECIPE), encoding="utf-8")
     rows = [{"text": f"{WORDS[n % 7]} {WORDS[n % 5]}", "label": ["no", "yes"][n % 3 % 2]} for n in range(60)]
     write_rows(Path("labelled.jsonl"), rows)
-    long = ["training.steps=8", "evaluation.every=2", "schedule.kind=constant", "--threads", "1", "--quiet"]
+    long = ["training.steps=8", "evaluation.every=2", "schedule={kind: constant, warmup_steps: 8}", "--threads", "1", "--quiet"]
     classes = ["objective={kind: classification}", "data.train=[{path: labelled.jsonl}]", "evaluation.metric=accuracy"]
     assert main(["sweep", "recipe.yaml", *long, "optimizer.lr=3,1e-3", "--run", "unsaved"]) == 0
     assert main(["pretrain", "recipe.yaml", *long, "optimizer.lr=3", "--run", "unsaved-alone"]) == 0
