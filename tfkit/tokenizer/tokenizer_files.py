@@ -72,13 +72,13 @@ def save_tokenizer(tokenizer: Tokenizer, folder: Path | str, context_length: int
     They name the specific class of `transformers` that builds exactly this tokenizer, if there is one (configured.py).
     """
     folder = Path(folder)
-    settings: dict[str, Any] = {key: value for key, value in tokenizer.settings.items() if key not in ROLES}
     special = {role: token_text(tokenizer.settings[role]) for role in ROLES if tokenizer.settings.get(role) is not None}
-    settings |= class_settings(tokenizer.tokenizer_json, special)
+    of_class = class_settings(tokenizer.tokenizer_json, special)
+    settings: dict[str, Any] = {key: value for key, value in tokenizer.settings.items() if key not in (*ROLES, *of_class)}
     settings["model_max_length"] = context_length or settings.get("model_max_length", UNLIMITED)
     settings["clean_up_tokenization_spaces"] = False
     _write(folder / TOKENIZER, tokenizer.tokenizer_json)
-    _write_json(folder / CONFIG, settings | special)
+    _write_json(folder / CONFIG, settings | of_class | special)  # in the same order each time that the tokenizer is saved
     _write_json(folder / SPECIAL, special)
     if tokenizer.chat_template is not None:
         _write(folder / TEMPLATE, tokenizer.chat_template)
