@@ -70,6 +70,10 @@ def test_every_command(command: str, tmp_path: Path, monkeypatch: pytest.MonkeyP
             {"code": 2, "kind": "usage", "place": "--device abacus", "remedy": "use cpu, cuda, cuda:0, mps or auto"},
         ),
         (
+            errors.UsageError("r.yaml:2:3: model.decoder_layer: unknown, did you mean decoder_layers"),
+            {"code": 2, "kind": "usage", "place": "r.yaml:2:3", "remedy": "did you mean decoder_layers"},
+        ),
+        (
             errors.Stopped("stopped after step 3 of 9; its checkpoint is saved\ntfkit resume runs/x --json", 15),
             {"code": 143, "kind": "stopped", "place": None, "remedy": "tfkit resume runs/x --json"},
         ),

@@ -1,5 +1,6 @@
 """The library: what a script in Python sees of a run, and what a run leaves in its process."""
 
+import functools
 import json
 import os
 import random
@@ -83,6 +84,9 @@ def test_what_is_no_path_is_refused(name: str, remedy: str) -> None:
     paths: dict[str, Any] = {"start": "a", "data": "b", name: np.zeros(3)}
     with pytest.raises(UsageError, match=f"`{name}` is a path, and this is a ndarray; .*{remedy}"):
         tfkit.finetune(**paths)
+    for answer in (tfkit.evaluate, functools.partial(tfkit.generate, "a"), functools.partial(tfkit.predict, "a")):
+        with pytest.raises(UsageError, match="`start` is a path, and this is a ndarray"):
+            answer(start=np.zeros(3))
 
 
 def test_an_evaluation_takes_a_recipe_in_each_form(base: Path, document: dict[str, Any]) -> None:

@@ -94,6 +94,12 @@ def test_a_length_in_steps_keeps_the_shape_of_the_run() -> None:
     assert (recipe.schedule.warmup_steps, recipe.checkpoint.every, recipe.evaluation.every) == (100, 500, 500)
 
 
+@pytest.mark.parametrize(("minutes", "evaluations"), [(0.5, 2), (2, 9), (3, 10), (60, 10)])
+def test_a_run_is_evaluated_as_often_as_its_length_pays_for(minutes: float, evaluations: int) -> None:
+    recipe, _ = decided(SOURCES[0], text_of(10**7), {}, minutes)
+    assert recipe.evaluation.every == recipe.checkpoint.every == math.ceil((recipe.training.steps or 0) / evaluations)
+
+
 def test_the_library_trains_on_a_text_and_names_what_is_missing(tmp_path: Path) -> None:
     (tmp_path / "book.txt").write_text("".join(f"It was day {number}, and the cat sat on mat {number % 9}.\n" for number in range(60)))
     tiny = {"model.dim": 16, "model.decoder_layers": 1, "carbon.enabled": False}

@@ -251,7 +251,7 @@ def evaluate(
     with isolated(), interrupts(should_stop) as stop:
         source = _recipe_text(recipe) if recipe is not None else None
         changes = scored_overrides(plain_columns(columns)) | plain_overrides(overrides)
-        evaluator = Evaluator(str(start), source, changes, _path("data", data), CodePermission(every_file=allow_code))
+        evaluator = Evaluator(str(_path("start", start)), source, changes, _path("data", data), CodePermission(every_file=allow_code))
         with _session_of("evaluate", evaluator, run, device, threads, listener)(stop) as work:
             result, rows, _ = evaluator.score(work, each=predictions)
     return EvaluationResult.of(result, predictions=rows)
@@ -278,7 +278,7 @@ def generate(
     from tfkit.engine.inference.text_generator import TextGenerator
 
     with isolated(), interrupts(should_stop) as stop:
-        generator = TextGenerator(str(start), plain_overrides(overrides), chat=chat, precision=precision)
+        generator = TextGenerator(str(_path("start", start)), plain_overrides(overrides), chat=chat, precision=precision)
         with _session_of("generate", generator, run, device, threads, listener)(stop) as work:
             generator.load(work)
             completions = generator.all_completions(prompts)
@@ -309,7 +309,7 @@ def predict(
     from tfkit.engine.inference.predicting import open_predictor
 
     changes = scored_overrides(plain_columns(columns)) | plain_overrides(overrides)
-    predictor = open_predictor(start, changes, all_labels=all_labels, precision=precision)
+    predictor = open_predictor(str(_path("start", start)), changes, all_labels=all_labels, precision=precision)
     return _predictions(predictor, rows, _session_of("predict", predictor, run, device, threads, listener), should_stop)
 
 

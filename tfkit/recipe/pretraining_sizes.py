@@ -45,7 +45,8 @@ _TOKENS_PER_MINUTE = 300_000  # of the second of these models on two cores, roug
 # After so many epochs the loss on held-out text hardly falls; Muon, which the small decoder has, begins to overfit sooner.
 _EPOCHS, _EPOCHS_OF_MUON = 10, 6
 _MIN_STEPS = 10  # of a text of a few words, so that warm-up and decay have a place
-# Held-out tokens of an evaluation: at least so many, or so large a share of the tokens to read; ten evaluations take a tenth of the time.
+# Held-out tokens of an evaluation: at least so many, or so large a share of the tokens to read. Ten evaluations of that share take a tenth of
+# the time; a run that is so short that the least is a larger share has fewer.
 _SCORED, _SCORED_SHARE = 20_000, 0.03
 _ONCE, _EVALUATIONS = 2, 10  # beyond so many epochs the best checkpoint may be an earlier one: the run is evaluated and saved as often
 _IN_STEPS = ("checkpoint.every", "evaluation.every", "schedule.warmup_steps")
@@ -122,12 +123,14 @@ def decide_sizes(
             sizes.decide(name, value, None, f"for about {read:,} tokens to read")
     if minutes is None:
         sizes.fields |= scaled_to(recipe, own_steps, steps, named)
-    if (planned := steps if minutes is None else own_steps) is not None and (grows or steps > _ONCE * epoch):
-        for name in ("checkpoint.every", *(["evaluation.every"] if recipe.data.validation is not None else [])):
-            sizes.set(name, math.ceil(planned / _EVALUATIONS))
-    scored = max(_SCORED, int(float(f"{_SCORED_SHARE * read:.1g}")))
-    if recipe.evaluation.max_tokens is None and (held_out := HELD_OUT * epoch * batch * length) > scored:
+    share, held_out = _SCORED_SHARE * read, HELD_OUT * epoch * batch * length
+    scored = max(_SCORED, int(float(f"{share:.1g}")))
+    if recipe.evaluation.max_tokens is None and held_out > scored:
         sizes.decide("evaluation.max_tokens", scored, None, f"of about {held_out:,.0f} held-out tokens; tfkit evaluate scores all")
+    if (planned := steps if minutes is None else own_steps) is not None and (grows or steps > _ONCE * epoch):
+        evaluations = max(1, min(_EVALUATIONS, int(_EVALUATIONS * share / min(_SCORED, held_out))))
+        for name in ("checkpoint.every", *(["evaluation.every"] if recipe.data.validation is not None else [])):
+            sizes.set(name, math.ceil(planned / evaluations))
     if recipe.generation.prompts and text.beginning:
         sizes.set("generation.prompts", [text.beginning])
     if not recipe.objective.reads_text:
