@@ -4,8 +4,10 @@ import math
 from pathlib import Path
 
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from transformers import AutoModelForCausalLM
 
 import tfkit
 from tfkit.engine.request.training_request import tuning_overrides
@@ -98,6 +100,14 @@ def test_a_length_in_steps_keeps_the_shape_of_the_run() -> None:
 def test_a_run_is_evaluated_as_often_as_its_length_pays_for(minutes: float, evaluations: int) -> None:
     recipe, _ = decided(SOURCES[0], text_of(10**7), {}, minutes)
     assert recipe.evaluation.every == recipe.checkpoint.every == math.ceil((recipe.training.steps or 0) / evaluations)
+
+
+def test_transformers_opens_what_the_small_decoder_learned(tmp_path: Path) -> None:
+    (tmp_path / "book.txt").write_text("".join(f"It was day {number}, and the cat sat on mat {number % 9}.\n" for number in range(60)))
+    result = tfkit.pretrain(data=tmp_path / "book.txt", overrides={"carbon.enabled": False}, tokens=2_000, run=tmp_path / "run")
+    ours, theirs = tfkit.load(result.checkpoint), AutoModelForCausalLM.from_pretrained(result.checkpoint)
+    ids = torch.tensor([ours.tokenizer.encode("It was day 7").ids])
+    torch.testing.assert_close(ours.model(ids).logits, theirs(ids).logits, rtol=0, atol=1e-5)
 
 
 def test_the_library_trains_on_a_text_and_names_what_is_missing(tmp_path: Path) -> None:

@@ -15,14 +15,14 @@ from tfkit.recipe.starting_points import HELD_OUT, held_out_for
 # Pretraining without a recipe. Fields in steps are parts of `steps`, as in any recipe: they follow the decided number of steps.
 SMALL_DECODER = """\
 model:
-  preset: llama-7b
+  preset: gemma-2b
   decoder_layers: 4
   dim: 128
+  hidden_dim: null
   num_heads: 2
   num_kv_heads: 1
+  head_dim: 64
   context_length: 256
-  embedding: {scale: true}
-  head: {kind: lm, tied: true}
 tokenizer: {kind: byte_bpe, vocab_size: 4096}
 data: {train: [], validation: 0.1}
 objective: {kind: causal_lm}
