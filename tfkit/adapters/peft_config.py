@@ -174,7 +174,8 @@ def _is_folder(path: Path) -> bool:
 
 
 def with_task_head(config: PeftConfig, base: ModelConfig, family: str, count: int) -> ModelConfig:
-    """Return the base's config with the head that peft adds for the adapter's task, if it lacks one; `count`: of classes or tags."""
+    """Return the base's config with the head that peft adds for the adapter's task, if it lacks one; `count`: the number of classes or
+    tags."""
     kind = next((kind for kind in OWN_HEADS if _TASKS[kind] == config.task), None)
     if kind in (None, base.head.kind):
         return base

@@ -105,8 +105,8 @@ def token_credit(
 def k3(log_ratios: Tensor) -> Tensor:
     """Return k3 from log-ratios, which are k1: e^-k1 - 1 + k1, never negative, with less variance than k1.
 
-    They are those of Schulman 2020 (joschu.net/blog/kl-approx.html). k1 is part of the reward, without a gradient; k3 is only logged. As
-    losses their gradients would differ from that of the divergence (arXiv 2512.21852).
+    They are those of Schulman 2020 (joschu.net/blog/kl-approx.html). k1 is part of the reward, without a gradient; k3 is only logged. Used
+    as a loss, either would have another gradient than the divergence itself (arXiv 2512.21852).
     """
     return (-log_ratios).expm1() + log_ratios
 

@@ -21,7 +21,8 @@ from tfkit.training.loss_module import LossModule
 from tfkit.training.optimizer import reads_narrow_gradients, state_numel
 from tfkit.training.precision import HOLDS_NARROW_GRADIENTS
 
-# Of a micro-batch that is chosen here: more tokens or bytes of activations, margin included, would be no faster. SmolLM2-135M takes 1.2 MB
+# The limits of a micro-batch that is chosen here: a larger one, in tokens or in bytes of activations with their margin, is no faster.
+# SmolLM2-135M takes 1.2 MB
 # per token on a CPU: 3,600 tokens.
 AUTO_MICRO_BATCH_TOKENS = 16_384
 AUTO_MICRO_BATCH_BYTES = 4 * 2**30

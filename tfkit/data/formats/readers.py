@@ -152,8 +152,8 @@ def _format_of(content: Content, layout: Layout) -> str:
 
 
 def _detect_format(content: Content, columns: Columns, layout: Layout) -> str:
-    """Return the format of a file. Its lines decide if they are CoNLL and a role reads tokens, if they are JSON, or if a text is a table
-    or fastText's and more than texts is read; else the format given or of its suffix.
+    """Return the format of a file. It is the format of its lines if they are CoNLL and a role reads tokens, if they are JSON, or if they
+    are a table or fastText's and more than texts is read; otherwise the given one, or that of the suffix.
     """
     name = _format_of(content, layout)
     if not layout.recognises or layout.format is not None:

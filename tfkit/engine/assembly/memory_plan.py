@@ -116,7 +116,7 @@ def disk_bytes(recipe: Recipe, model: Transformer, objective: Objective) -> int:
 def require_memory(recipe: Recipe, model: Transformer, device: torch.device, copies: float = 1.0) -> None:
     """Raise MachineError, with the numbers, if weights, gradients and optimizer state alone do not fit into the memory of this machine.
 
-    `copies`: of the model on this machine, less than 1 if it holds only some shards.
+    `copies`: how many copies of the model this machine holds; less than 1 if it holds only some shards.
     """
     _require(recipe, dict(model.named_parameters()), device, copies)
 

@@ -64,7 +64,7 @@ def chain_result(folder: Path, status: str, results: Mapping[str, dict[str, Any]
 def run_facts(folder: Path) -> dict[str, Any]:
     """Return the status, the steps and the totals of a run folder, which may not exist yet."""
     run = read_run(folder)
-    totals: dict[str, Any] = known_of(folder).fields.get("totals") or {}  # none if not started, or not readable: see its status
+    totals: dict[str, Any] = known_of(folder).fields.get("totals") or {}  # empty if it was not started or cannot be read
     status = "new" if run.status == "foreign" else run.status
     return {"status": status, "steps": run.steps, **totals}
 

@@ -93,7 +93,7 @@ class Budget:
         return self._asked.should_stop() or bool(self.reached)
 
     def check(self, next_step: bool = False) -> bool:
-        """Return whether a limit is reached or, with `next_step`, would be exceeded by one more step and the end of the attempt."""
+        """Return whether a limit is reached or, with `next_step`, whether one more step and the end of the attempt would exceed it."""
         if self.reached or self._usage.meter is None:
             return bool(self.reached)
         spent = self._usage.spent_near(self.limits)

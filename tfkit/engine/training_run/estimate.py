@@ -21,7 +21,7 @@ _MAX_FRACTION = 0.15  # of the run's FLOPs that a trial may take
 _CHEAP_FLOPS = 2e13  # a minute or two on a processor: allowed up to half of the FLOPs of the run
 _MIN_STEPS, _MAX_STEPS, _SHORTENING = 4, 100, 6  # steps per rate; at most a sixth of the run's
 _MIN_HELD_OUT, _MAX_HELD_OUT, _HELD_OUT_STEPS = 4, 64, 4  # rows; and at most the rows of this many steps
-_MANY_HELD_OUT = 256  # rows, where an F1 decides: of rare classes there are only a few among 64
+_MANY_HELD_OUT = 256  # rows, if an F1 decides: among 64 there would be only a few of rare classes
 _EXPONENT = 0.32
 RARE_METRICS = ("f1", "f1_macro")  # the metrics by which a run with unequal classes is judged
 
@@ -188,7 +188,7 @@ class Estimate:
 
 
 class Forecaster(Protocol):
-    """Estimates a run before its first step, and learns from what became of it; planning/run_forecaster.py is that of all commands."""
+    """Estimates a run before its first step, and learns from its outcome; all commands use planning/run_forecaster.py."""
 
     def estimate(self, run: "Run", start: Callable[[], float]) -> Estimate:
         """Return the estimate of a prepared run. `start` returns the seconds since its command started."""
