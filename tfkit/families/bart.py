@@ -2,8 +2,7 @@
 
 New compared with the Transformer of 2017: pretrained to restore spoilt texts, and tuned for summaries, translation and classes. Learned
 positions instead of sinusoids, whose table begins with two unused rows; a norm over the embeddings of each stack; GELU. mBART (mbart.py)
-has the
-same layout with norms before the sublayers.
+has the same layout with norms before the sublayers.
 """
 
 from typing import Any

@@ -1,7 +1,7 @@
 """The memory of a step: its one model, from which a CPU's micro-batch is chosen and plans are made. On a GPU, sizes are tried out.
 
-A rank holds, of each model, weights, a working copy, gradients, optimizer state and a mean (`ModelBytes`), and in a micro-batch activations
-and logits: of a row, they are estimated from the config alone, or measured with a short row.
+For each model, a rank holds weights, a working copy, gradients, optimizer state and a mean (`ModelBytes`). A micro-batch adds activations
+and logits; those of a row are estimated from the config alone, or measured with a short row.
 """
 
 import sys

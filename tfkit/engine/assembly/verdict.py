@@ -67,7 +67,7 @@ def predicts_one_class(metrics: Metrics) -> bool:
     classes = 2 * accuracy / (1 + accuracy) / f1_macro
     if round(classes) <= 1 or not math.isclose(classes, round(classes), rel_tol=1e-9):
         return False
-    others, majority = 1 - accuracy, metrics.get("majority") or accuracy  # the rows of the other classes, and of the most frequent one
+    others, majority = 1 - accuracy, metrics.get("majority") or accuracy  # fractions of the rows
     is_majority = math.isclose(accuracy, majority)
     return is_majority or others / (round(classes) - 1) - 1e-9 <= majority <= others + 1e-9
 
