@@ -39,7 +39,7 @@ class Intensity:
 
 @dataclass(frozen=True, kw_only=True)
 class Footprint:
-    """The energy and emissions of work; `energy_kwh_parts`: of cpu, gpu and ram.
+    """The energy and emissions of work; `energy_kwh_parts`: the energy of cpu, gpu and ram.
 
     `carbon_status`: ok; degraded: a lower bound; failed: metered without success; off: not metered.
     """

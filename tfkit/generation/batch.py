@@ -27,7 +27,7 @@ class Batch:
     ):
         """`input_ids` (B, T) of the next step; `real` (B, columns so far); `source`: ids and mask of an encoder's input, (prompts, M) each.
 
-        `sharing`: of the cache.
+        `sharing`: arguments of the cache.
         """
         self.model, self.input_ids, self.real, self.source = model, input_ids, real, source
         self.is_padded = not bool(real.all())

@@ -72,8 +72,9 @@ def model_bytes(
 ) -> ModelBytes:
     """Return the bytes of a model whose steps compute in `dtype`, on the first of the ranks over which its weights are sharded.
 
-    `parameters`: by name, with the shapes of the whole model; they may be on the meta device. `section`: of its optimizer; None: it is not
-    trained. `has_mean`, `whole`: as in `Weights`. `reshard`: free the weights of a block after its forward. `sums_gradients`: of several
+    `parameters`: by name, with the shapes of the whole model; they may be on the meta device. `section`: the recipe's section of its
+    optimizer; None: it is not trained. `has_mean`, `whole`: as in `Weights`. `reshard`: free the weights of a block after its forward.
+    `sums_gradients`: of several
     micro-batches or ranks.
     """
     parts = {name: torch.Size((-(-one.shape[0] // shards), *one.shape[1:])) if one.dim() else one.shape for name, one in parameters.items()}
@@ -143,8 +144,8 @@ def choose_micro_batch(unit: int, longest: int, row_bytes: int, left: int | None
 def likely_peak(held: int, to_come: int, activations: int, logits: int) -> int:
     """Return the likely peak memory of a training run, in bytes.
 
-    `held`: the process's memory before the first step; `to_come`: gradients and the optimizer's state; `activations`: of a micro-batch,
-    whose margin is removed; `logits`: all logits, of which at most two blocks are held at once.
+    `held`: the process's memory before the first step; `to_come`: gradients and the optimizer's state; `activations`: those of a
+    micro-batch, whose margin is removed; `logits`: all logits, of which at most two blocks are held at once.
     """
     return held + to_come + int(activations * _LIKELY) + 2 * min(logits, LOGITS_BYTES)
 

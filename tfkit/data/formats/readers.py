@@ -61,7 +61,8 @@ def read_rows(path: Path, columns: Columns, layout: Layout = Layout(), number: i
 
 
 def read_content(content: Content, columns: Columns, layout: Layout, delimiter: str | None = None) -> Rows:
-    """Return the rows of a stream that can be read only once, such as standard input; `delimiter`: of a table, None for other formats."""
+    """Return the rows of a stream that can be read only once, such as standard input; `delimiter`: that of a table; None for other
+    formats."""
     if delimiter is not None:
         return _rows(read_separated(content, columns, delimiter, layout.header), columns)
     return _rows(_records(content, columns, replace(layout, recognises=False)), columns)

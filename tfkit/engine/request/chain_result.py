@@ -33,7 +33,7 @@ def stage_facts(folders: Mapping[str, Path]) -> dict[str, Any]:
 
 
 def chain_result(folder: Path, status: str, results: Mapping[str, dict[str, Any]], facts: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the result of docs/cli.md; `results`: of the stages that this command ran, in order.
+    """Return the result of docs/cli.md; `results`: those of the stages that this command ran, in order.
 
     Fields of a single model are those of the last of these; steps, tokens, time, energy and emissions are sums of all stages in the folder.
     """

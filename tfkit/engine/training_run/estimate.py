@@ -37,7 +37,7 @@ class RateTrialPlan:
     flops: float
 
     def describe(self, total_flops: float) -> str:
-        """Describe the trial; `total_flops`: of the run, the trial included."""
+        """Describe the trial; `total_flops`: those of the run, the trial included."""
         rates = ", ".join(f"{rate:g}" for rate in sorted(self.rates))
         fraction = self.flops / max(1.0, total_flops - self.flops)
         steps = f"{self.steps:,} steps each, scored on {self.rows:,} training rows"
@@ -56,7 +56,8 @@ def plan_trial(
 ) -> RateTrialPlan | NoTrial | None:
     """Return the trial of a recipe's rates, or why there is none; None without `training.trial_rates`.
 
-    `run_flops`, `step_flops`, `row_flops`: of the run, of each of its `steps`, and for scoring each of the `rows` that it trains on.
+    `run_flops`, `step_flops`, `row_flops`: the FLOPs of the run, of each of its `steps`, and of scoring each of the `rows` that it trains
+    on.
     """
     others = recipe.training.trial_rates
     if others is None:
@@ -168,7 +169,7 @@ class Estimate:
         return sum(self.table_seconds.get(part, 0.0) for part in parts)
 
     def predicted(self, *, metered: bool) -> dict[str, Any]:
-        """Return `predicted` of run.json; energy and emissions are None if the run is not metered. `flops`: of the steps."""
+        """Return `predicted` of run.json; energy and emissions are None if the run is not metered. `flops`: those of the steps."""
         return {
             "seconds": asdict(self.seconds),
             "energy_kwh": asdict(self.energy_kwh) if metered else None,
