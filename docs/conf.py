@@ -13,15 +13,10 @@ ROOT = DOCS.parent
 AUTODOC = "docs/reference/library"  # whose source has directives alone
 
 
-def first_readme(name: str) -> tuple[bool, str]:
-    """Return the key of an order in which README precedes the numbered pages of its folder."""
-    return name != "README", name
-
-
 # The parts of the navigation, and the pages of each; self is the start page.
 NAVIGATION = {
     "Start": ["What tfkit is <self>", "docs/tasks", "docs/terms"],
-    "Tutorial": [f"docs/tutorial/{name}" for name in sorted({path.stem for path in DOCS.glob("tutorial/*.md")}, key=first_readme)],
+    "Tutorial": ["docs/tutorial/README", *(f"docs/tutorial/{path.stem}" for path in sorted(DOCS.glob("tutorial/0*.md")))],
     "How to": [
         *("docs/recipes", "docs/data", "docs/evaluation", "docs/carbon"),
         *("docs/cluster", "docs/distillation", "docs/grpo", "docs/ppo", "docs/instructgpt"),

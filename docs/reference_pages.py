@@ -3,9 +3,9 @@
 python docs/reference_pages.py FOLDER       # `make site` writes docs/reference, which git ignores
 """
 
-import argparse
 import json
 import re
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -30,13 +30,6 @@ CLASSES = {
 }
 MANY = 12  # values of a field that are not all listed
 ANY = 10**6  # a limit that only refuses nonsense
-
-
-def main() -> None:
-    """Write the pages into the folder that is named on the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folder", type=Path)
-    write_reference(parser.parse_args().folder)
 
 
 def write_reference(folder: Path) -> None:
@@ -275,4 +268,4 @@ def plain(text: str) -> str:
 
 
 if __name__ == "__main__":
-    main()
+    write_reference(Path(sys.argv[1]))

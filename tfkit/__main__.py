@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from tfkit.errors import Stopped
 from tfkit.run.signals import StopSignals
 
-# By default the garbage collector would visit what torch has created several times while a command starts, which takes a fifth of a second,
-# and at exit once more, as long as importing torch. The steps of a training leave it no tensors.
+# By default the garbage collector visits the objects that torch has created, several times while a command starts, which takes a fifth of
+# a second, and once more at exit, which takes as long as importing torch. The steps of a training leave it no tensors.
 gc.set_threshold(10_000)
 atexit.register(gc.freeze)
 

@@ -167,8 +167,8 @@ _STAGE = re.compile(r"stage [A-Za-z][\w-]*: ")  # of a recipe with stages; at th
 _LONGEST_PLACE = 300  # characters
 _SPACED_PLACE = re.compile(r"(?:--|/|\./|\.\./|~|command line$|hub data set |(?:step|prompt) \d+$)|[^;,]*\.\w{1,8}(?::\d+){0,2}$")
 _IMPERATIVES = (
-    "add|average|check|choose|copy|continue|correct|delete|did you mean|end|fetch|free|give|in the folder of tfkit, pip|leave|load|lower|make|"
-    "mend|merge|name|put|raise|remove|rename|repair|replay|restore|resume|revert|run|save|set|shorten|split|start|stop|take|train|"
+    "add|average|check|choose|copy|continue|correct|delete|did you mean|end|fetch|free|give|in the folder of tfkit, pip|leave|load|lower|"
+    "make|mend|merge|name|put|raise|remove|rename|repair|replay|restore|resume|revert|run|save|set|shorten|split|start|stop|take|train|"
     "try|unpack|unset|use|wait|write"
 )
 _REMEDY = re.compile(rf"(?:^|(?<=[;.?:]) |\n)(?=(?:{_IMPERATIVES})\b)|(?<=, )(?=did you mean )|\n(?=tfkit )", re.IGNORECASE)

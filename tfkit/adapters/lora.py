@@ -138,7 +138,7 @@ class _Merged(Mapping[str, Tensor]):
 def find_targets(model: Transformer, patterns: Sequence[str]) -> dict[str, nn.Linear]:
     """Return the stacks' matrices that match a pattern: the end of a module's name, or a glob.
 
-    Beside a mixture of experts, those of attention alone: transformers holds a layer's experts in one tensor, and peft takes any MLP's
+    In a mixture of experts, only matrices of attention match: transformers holds a layer's experts in one tensor, and peft takes any MLP's
     matrix for a part of it.
 
     Raise UsageError if a pattern matches no matrix.
@@ -180,8 +180,8 @@ def _listed(names: Iterable[str]) -> str:
 
 
 class FrozenReference:
-    """The model as it is when this object is created, before the first step, in its own precision, unaffected by later training; from it
-    preferences and rollouts measure the policy's distance.
+    """The model before the first step, in its own precision: later training does not change it, so preferences and rollouts measure the
+    policy's distance from it.
 
     If all trained parameters are LoRA matrices, it is the model itself with its updates off, which needs no memory: they start at zero.
     Otherwise it is a copy.

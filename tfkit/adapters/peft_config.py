@@ -82,7 +82,8 @@ def _check_pattern(pattern: str, path: Path) -> None:
 def peft_settings(
     section: LoraSection, config: ModelConfig, ranks: Mapping[str, int], modules: Sequence[str], saved: Sequence[str], *, transposed: bool
 ) -> dict[str, Any]:
-    """Return the fields of adapter_config.json. `ranks`: of each updated module; `modules`: all of the class; `saved`: trained in full.
+    """Return the fields of adapter_config.json. `ranks`: the rank of each updated module; `modules`: all modules of the class; `saved`:
+    those trained in full.
 
     alpha grows with the rank, so that alpha / rank is the recipe's in every module.
     """
@@ -174,7 +175,8 @@ def _is_folder(path: Path) -> bool:
 
 
 def with_task_head(config: PeftConfig, base: ModelConfig, family: str, count: int) -> ModelConfig:
-    """Return the base's config with the head that peft adds for the adapter's task, if it lacks one; `count`: of classes or tags."""
+    """Return the base's config with the head that peft adds for the adapter's task, if it lacks one; `count`: the number of classes or
+    tags."""
     kind = next((kind for kind in OWN_HEADS if _TASKS[kind] == config.task), None)
     if kind in (None, base.head.kind):
         return base

@@ -85,8 +85,9 @@ def token_credit(
 ) -> Credit:
     """Credit the tokens of an iteration's responses, in float64.
 
-    `scores` (N,): of the responses; `log_ratios` and `values` (n,): of the tokens of each, log policy - log reference and the value before
-    the token. The reward of a token is -beta times its log-ratio, plus the score at the last one (InstructGPT, arXiv 2203.02155, 3.5).
+    `scores` (N,): one for each response. `log_ratios` and `values` (n,): for each token of a response, log policy - log reference, and the
+    value before the token. The reward of a token is -beta times its log-ratio, plus the score at the last one (InstructGPT, arXiv
+    2203.02155, 3.5).
     """
     sizes = torch.tensor([len(of_response) for of_response in log_ratios])
     padded_ratios, padded_values = (pad_sequence([row.double() for row in parts], batch_first=True) for parts in (log_ratios, values))
@@ -105,8 +106,8 @@ def token_credit(
 def k3(log_ratios: Tensor) -> Tensor:
     """Return k3 from log-ratios, which are k1: e^-k1 - 1 + k1, never negative, with less variance than k1.
 
-    They are those of Schulman 2020 (joschu.net/blog/kl-approx.html). k1 is part of the reward, without a gradient; k3 is only logged. As
-    losses their gradients would differ from that of the divergence (arXiv 2512.21852).
+    They are those of Schulman 2020 (joschu.net/blog/kl-approx.html). k1 is part of the reward, without a gradient; k3 is only logged. Used
+    as a loss, either would have another gradient than the divergence itself (arXiv 2512.21852).
     """
     return (-log_ratios).expm1() + log_ratios
 

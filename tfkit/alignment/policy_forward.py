@@ -47,8 +47,8 @@ def initial_statistics(
 ) -> tuple[list[Tensor], list[Tensor], list[Tensor], list[Tensor]]:
     """Return four values of the tokens of each response: log-probabilities by policy and by reference, the policy's entropies, and values.
 
-    `batches`: the indices of the responses in the micro-batches of the first pass over them, which are also those of the forward passes
-    here, so that the first ratio of the loss is exactly 1. The values are empty without a value model. Raises Stopped.
+    `batches`: the indices of the responses in the micro-batches of the first training pass. The forward passes here use the same batches,
+    so that the first ratio of the loss is exactly 1. The values are empty without a value model. Raises Stopped.
     """
     temperature, values = rollouts.section.temperature, [torch.empty(0)] * len(sampled)
     read = partial(by_response, sampled, batches, rollouts, device, work, "between sampling and training")

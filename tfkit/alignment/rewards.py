@@ -51,7 +51,7 @@ class PromptRow:
 
     @property
     def stripped_answers(self) -> list[str]:
-        """The answers without white space at their ends; a blank one is none."""
+        """The answers without white space at their ends; blank ones are left out."""
         return [stripped for answer in self.answers if (stripped := answer.strip())]
 
 

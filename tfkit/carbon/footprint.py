@@ -14,7 +14,7 @@ from tfkit.carbon.reading import Reading
 
 @dataclass(frozen=True, kw_only=True)
 class Intensity:
-    """A carbon intensity over all attempts, with its range, if it has one, and the mean of a series, if it is from one."""
+    """A carbon intensity over all attempts: its range, if one is known, and its mean over time, if it comes from a series."""
 
     g_per_kwh: float | None = None
     low_g_per_kwh: float | None = None
@@ -39,7 +39,7 @@ class Intensity:
 
 @dataclass(frozen=True, kw_only=True)
 class Footprint:
-    """The energy and emissions of work; `energy_kwh_parts`: of cpu, gpu and ram.
+    """The energy and emissions of work; `energy_kwh_parts`: the energy of cpu, gpu and ram.
 
     `carbon_status`: ok; degraded: a lower bound; failed: metered without success; off: not metered.
     """
@@ -126,7 +126,7 @@ def joined(values: Iterable[Any]) -> str | None:
 
 
 def sum_totals(parts: Sequence[RunTotals]) -> RunTotals:
-    """Sum the totals of runs: None without known values, and for a range that a run with energy lacks.
+    """Sum the totals of runs; a field is None if no run has it, and a range also if a run with energy lacks it.
 
     If some runs have energy and others have none, the whole is degraded.
     """

@@ -142,7 +142,8 @@ class Attempt:
         return "degraded" if self.status == "degraded" else "ok"
 
     def work_since(self, start: ResumePoint) -> dict[str, float]:
-        """Return the sums from a point to the end of the work, without `finish`: measured, and their fraction of the estimate."""
+        """Return the sums from a point to the end of the work, without the phase `finish`: those that were measured, and their part of the
+        estimate."""
         gap, end = self.estimate["seconds"], self.work_end or ResumePoint(0, self.measured, self.estimate["seconds"])
         before, until = (min(max(point.unmeasured_seconds, 0.0), gap) for point in (start, end))
         fraction = max(0.0, until - before) / gap if gap else 0.0

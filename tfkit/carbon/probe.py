@@ -160,7 +160,7 @@ class LastError(logging.Handler):
 
 
 def _do_without_temporary_files() -> None:
-    """Set any temporary folder on a full disk, which has none: CodeCarbon needs its name for a lock that is not used."""
+    """On a full disk Python finds no temporary folder: set any name, which CodeCarbon needs for a lock that is not used."""
     try:
         tempfile.gettempdir()
     except FileNotFoundError:

@@ -75,7 +75,7 @@ class Sidecar:
         self._totals = self._correction.correct(self._gauge.read(deadline - time.monotonic(), wait_for_start=True))
         missing = FIRST_SECONDS - self._totals.measured_seconds
         if self._gauge.status == "ok" and 0 < missing < deadline - time.monotonic():
-            time.sleep(missing)  # then even a run that ends when CodeCarbon starts has a measured power
+            time.sleep(missing)  # so that a run that ends as CodeCarbon starts has a measured power, too
             self._totals = self._correction.correct(self._gauge.read(deadline - time.monotonic()))
         self._tick(patience=0.0, final=True)
         self._gauge.close(min(0.3, max(0.0, deadline - time.monotonic())))

@@ -93,7 +93,7 @@ def has_gaps(attempts: Sequence[Attempt], last: int) -> bool:
 def totals_of(attempts: Sequence[Attempt], seconds: float) -> RunTotals:
     """Return the totals of a run that follow from its ledgers. The ranges add up over attempts.
 
-    `seconds`: of all attempts, metered or not.
+    `seconds`: the time of all attempts, metered or not.
     """
     reading = reading_of(attempts)
     if not attempts:

@@ -94,7 +94,7 @@ def _print_rows(lines: Sequence[Mapping[str, Any]]) -> None:
 
 
 def _show(result: dict[str, Any], reading: "Reading", answers: str, *, as_json: bool) -> None:
-    """Show a summary: on stderr if the rows themselves are the result. `answers`: what they are called."""
+    """Show a summary: on stderr if the rows themselves are the result. `answers`: the name of the results, such as predictions."""
     if "out" not in result:
         if reading.status == "ok":
             console.say(f"{format_number_of(result['rows'], 'row')}, {reading.text}")

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from tfkit.carbon import Reading
     from tfkit.engine.inference.evaluator import Evaluator
 
-_MAX_CLASSES = 20  # in a table; of more, the _WORST with the lowest F1
+_MAX_CLASSES = 20  # classes in a table; if there are more, only the _WORST with the lowest F1
 _WORST = 10
 _MAX_PAIRS = 10
 _MAX_NAME = 32  # columns

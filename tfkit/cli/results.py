@@ -143,7 +143,7 @@ def _lines(result: dict[str, Any]) -> str:
 
 
 def _pieces(result: dict[str, Any]) -> str:
-    """Return the length in which validation texts were scored, for a language model: another one gives other scores."""
+    """Return the length of the pieces in which a language model's validation texts were scored, since scores depend on it."""
     length = result.get("sequence_length")
     return f"  in pieces of at most {length:,} tokens" if length and "target_tokens" in result["evaluation"] else ""
 

@@ -63,7 +63,7 @@ def columns_of(text: str) -> int:
 
 
 def cut(text: str, columns: int) -> str:
-    """Return a text without what goes beyond so many columns."""
+    """Return a text, cut after this many columns."""
     while columns_of(text) > columns:
         text = text[:-1]
     return text

@@ -373,7 +373,8 @@ def average(
 def track(run: str | Path, *, to: str, project: str = "tfkit", listener: Listener | None = None) -> "list[Tracked]":
     """Send the metrics of a run, or of each stage or trial of one, to a tracker: wandb, mlflow, trackio, aim or tensorboard.
 
-    `project`: of the tracker's run; for mlflow and aim their experiment. What the tracker has already is not sent again. Raises UsageError
+    `project`: the project in the tracker; for mlflow and aim the experiment. What the tracker has already is not sent again. Raises
+    UsageError
     for a folder without metrics, and MachineError without the tracker's extra, or with its message if it refuses.
     """
     from tfkit.engine.tools.tracking import track_run

@@ -283,7 +283,7 @@ def _with_sets(section: ObjectiveSection, rows: Iterable[Row]) -> Iterator[tuple
 
 
 def _words(values: Mapping[str, Any]) -> Iterator[str]:
-    """Yield the lower-case words of a text; the words of a pair's second text count as other words."""
+    """Yield the lower-case words of a text; a word in a pair's second text is distinguished from the same word in the first."""
     yield from _WORD.findall(values["text"].lower())
     yield from (f"{word} 2" for word in _WORD.findall((values.get("pair") or "").lower()))
 

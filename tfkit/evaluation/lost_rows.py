@@ -25,7 +25,7 @@ class LostRow(NamedTuple):
 def scored_examples(
     source: Source, objective: LabelledObjective, on_bad_row: OnBadRow, progress: Callable[[int], None] | None = None
 ) -> ExampleSet:
-    """Return the examples of a source without its lost rows, which are not errors. Raises DataError for other bad rows."""
+    """Return the examples of a source; its lost rows are left out, and are no errors. Raises DataError for other bad rows."""
     try:
         return example_set(source, objective, on_bad_row, progress)
     except DataError:  # perhaps because of lost rows only

@@ -131,7 +131,7 @@ def from_hf(hf: dict[str, Any], architectures: Architectures = ARCHITECTURES) ->
 
 
 def to_hf(config: ModelConfig) -> dict[str, Any]:
-    """Write config.json, also those of later families with BERT's blocks."""
+    """Write config.json; later families with BERT's blocks use this, too."""
     if config.embedding.segments is None:
         raise UnsupportedError("BERT has segment vectors")
     dropout = config.dropout
@@ -146,7 +146,7 @@ def to_hf(config: ModelConfig) -> dict[str, Any]:
 def to_hf_with_pooler(config: ModelConfig) -> dict[str, Any]:
     """Write config.json of a class that always has a pooler, with random weights if the file has none.
 
-    That there is none is not a field of Hugging Face's.
+    Hugging Face's config has no field for a missing pooler, so tfkit adds one.
     """
     return to_hf(config) | ({"add_pooling_layer": False} if config.head.kind == "none" and not config.head.pooler else {})
 

@@ -1,7 +1,7 @@
 """DeBERTa v3 (He et al. 2021, arXiv 2111.09543; the attention: arXiv 2006.03654).
 
-New compared with BERT: a score is the sum of three, of two tokens, of a token with the distance to the other, and of that distance with the
-other token; distances have normed vectors, which each layer projects as it does tokens. No positions at the input, and no segments.
+New compared with BERT: a score of attention is the sum of three: query token with key token, query token with their distance, and distance
+with key token; distances have normed vectors, which each layer projects as it does tokens. No positions at the input, and no segments.
 Pretrained as ELECTRA, with token vectors that the generator and the discriminator share; the released files hold the discriminator.
 Hugging Face's class has dropout on the vectors of distances, too. DeBERTa 1, and version 2 with its convolution, are not supported.
 """

@@ -84,7 +84,7 @@ FIXED = {**bert.FAMILY.fixed, "hidden_act": ("gelu",)}  # the output layer has t
 
 
 def family(name: str, model_type: str, prefix: str, presets: dict[str, dict[str, Any]]) -> Family:
-    """Return a family of RoBERTa's layout; `prefix`: of the names of Hugging Face's classes."""
+    """Return a family of RoBERTa's layout; `prefix`: how the names of Hugging Face's classes begin."""
     classes = architectures(prefix)
     return Family(
         name=name,

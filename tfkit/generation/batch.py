@@ -27,7 +27,7 @@ class Batch:
     ):
         """`input_ids` (B, T) of the next step; `real` (B, columns so far); `source`: ids and mask of an encoder's input, (prompts, M) each.
 
-        `sharing`: of the cache.
+        `sharing`: arguments of the cache.
         """
         self.model, self.input_ids, self.real, self.source = model, input_ids, real, source
         self.is_padded = not bool(real.all())
@@ -48,10 +48,10 @@ class Batch:
     def join(cls, parts: Sequence[tuple["Batch", Sequence[int]]], room: int, copies: int = 1) -> "Batch":
         """Return a batch of these rows of others, which may repeat; the others' caches are emptied.
 
-        `room`: the number of tokens to come, the next input included. `copies`: of one other batch, so many rows after each other have the
-        same prompt, whose keys and values are kept once.
-        First columns that are then all padding are left out: when the columns fill the context, the row without padding has reached its
-        limit, and without it there is room in the others.
+        `room`: the number of tokens to come, the next input included. `copies`: this many successive rows of one other batch share a
+        prompt, whose keys and values are kept once.
+        Leading columns that are then padding in all rows are left out: a batch that fills the context has room again once its longest row
+        has ended.
         """
         first = parts[0][0]
         kept = [(one, torch.tensor(rows, dtype=torch.long, device=one.real.device)) for one, rows in parts]

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 _ROTATES_NEIGHBOURS = ("llama", "smollm3")
 _TANH = ("gpt2", "gemma", "gemma2", "gemma3")  # with a GELU in its tanh form; the others have a SiLU
 _OPTIONAL_BIASES = ("llama", "gpt2", "qwen2")  # the others are read without
-_NOT_NORMALIZED = ("olmoe",)  # the probabilities of the chosen experts; the others' are divided by their sum
+_NOT_NORMALIZED = ("olmoe",)  # families whose chosen experts keep their probabilities; others divide these by their sum
 _WINDOWS = {"gemma2": 2, "gemma3": 6}  # layers after which one without a window comes
 _EXPERT = re.compile(r"\.experts\.(\d+)\.")
 _THETA_GEMMA3 = 1e4  # in layers with a window

@@ -258,7 +258,7 @@ def _draw_head(config: ModelConfig, seed: int, known: Tensors) -> Tensors:
 
 
 def _fill(config: ModelConfig, tensors: Tensors, *, around_blocks: bool = False) -> Transformer:
-    """Build the model with these weights; `around_blocks`: they lack the blocks, which stay on the meta device."""
+    """Build the model with these weights; `around_blocks`: the weights lack those of the blocks, which stay on the meta device."""
     model = on_meta(config)
     copies = {name: tensor.clone(memory_format=torch.contiguous_format) for name, tensor in tensors.items()}
     model.load_state_dict(copies, assign=True, strict=not around_blocks)

@@ -176,7 +176,8 @@ def to_foreign(tensors: Mapping[str, Tensor], family: Family | None, config: Mod
 
 
 def by_head(tensor: Tensor, rule: Rule, config: ModelConfig) -> Tensor:
-    """Return the rows of our matrices, which follow each other, in the rule's order, where they may alternate from head to head."""
+    """Return the rows of our matrices, given one matrix after another, in the rule's order, in which matrices may alternate from head to
+    head."""
     return tensor.unflatten(0, (len(rule.ours), config.num_heads, -1)).transpose(0, 1).flatten(0, 2) if rule.by_head else tensor
 
 

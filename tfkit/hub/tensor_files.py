@@ -94,7 +94,7 @@ def write_tensors(
 def write_model_tensors(folder: Path, shapes: Mapping[str, Sequence[int]], tensors: Iterable[tuple[str, Tensor]]) -> None:
     """Write model.safetensors in float32, or shards and their index, in place of any that the folder has.
 
-    `shapes`: of all tensors; `tensors` yields them in any order, and at most two of them are held at once.
+    `shapes`: those of all tensors; `tensors` yields them in any order, and at most two of them are held at once.
     """
     shards = _split(shapes)
     count = len(shards)

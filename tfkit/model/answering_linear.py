@@ -18,8 +18,8 @@ _LARGEST = 127  # the largest integer, on both sides of 0
 _ZERO = 128  # in oneDNN's unsigned integers
 _LARGEST_16 = 127 * 257  # of the integers of 16 bits whose two bytes, less _ZERO each, are signed
 _TINY = 1e-20
-_FEW_ROWS, _STRIDE = 4, 16  # torch's kernel is made for few rows; it reads so many columns at once, also beyond the end
-_SMALL = 2**22  # weights: below, oneDNN's quicker product gains less than the operators take that make its inputs
+_FEW_ROWS, _STRIDE = 4, 16  # torch's kernel is made for few rows; it reads this many columns at once, even beyond the end
+_SMALL = 2**22  # weights; with fewer, preparing the inputs takes longer than oneDNN's quicker product saves
 
 
 class PackedLinear(nn.Module):

@@ -20,7 +20,7 @@ Turns = str | list[dict[str, Any]]  # a text, or messages
 
 
 class PromptCompletion(NamedTuple):
-    """A prompt with a completion; None: the prompt alone. `place`: of its row, for errors."""
+    """A prompt with a completion; None: the prompt alone. `place`: that of its row, for errors."""
 
     place: str
     prompt: Turns

@@ -58,7 +58,7 @@ class Distillation(Objective):
 
     @property
     def reads_sentences(self) -> bool:
-        """As the base objective."""
+        """Whether the base objective reads sentences."""
         return self.base.reads_sentences
 
     def open_rows(self, stored: Sequence[tuple[Stored, float]], order: RowOrder) -> Rows:
@@ -99,7 +99,7 @@ class Distillation(Objective):
 
     @property
     def reads_second_output(self) -> bool:
-        """As the base objective, if its losses have a weight."""
+        """Whether the base objective reads it, if its losses have a weight."""
         return self.base.reads_second_output and bool(self.section.text_weight)
 
     def loss(self, model: Transformer, batch: Batch) -> dict[str, Tensor]:

@@ -157,7 +157,8 @@ class QuestionAnswering(LabelledObjective):
         return [right if isinstance(right, BadRow) else _example(row, windows, right) for row, windows, right in triples]
 
     def _answers(self, row: Row) -> Answers | BadRow:
-        """Return the right answers of a row, or its error. Answers without a position are those that the context contains, at the first."""
+        """Return the right answers of a row, or its error. An answer without a position is looked for in the context; its first place
+        there counts."""
         context: str = row.values["context"]
         answers: Answers = row.values["answers"]
         if texts := [answer["text"] for answer in answers if answer["answer_start"] is None]:

@@ -5,9 +5,9 @@ by the gradient of the loss with respect to them, which is kept for the backward
 softmax runs over pieces that fit the CPU's cache, and the upstream gradient is folded into the two matrix products of the backward pass,
 so that there is no second pass over the logits.
 
-The cross-entropy of a large vocabulary on a CPU, if its logits are too many to be kept, is computed in blocks of entries instead. Each is
-computed twice, too, but gives a part of the gradient of the output matrix at once, so no sums over blocks of a whole matrix in float32 are
-read and written. The denominators of the softmax are collected on the way.
+On a CPU, if the logits of a cross-entropy are too many to be kept, they are computed in blocks of entries instead. A block is computed
+twice, too, but gives a finished part of the output matrix's gradient, so no float32 sum of the whole matrix is read and written for each
+block. The denominators of the softmax are collected on the way.
 """
 
 from collections.abc import Sequence

@@ -77,7 +77,7 @@ class Sharding:
         """Shard the model, block by block.
 
         `blocks`: by the prefix of their parameters' names. `fill` initializes a block just before it is sharded; None: all blocks have
-        their weights. `dtype`: of the gathered weights. `root`: the module whose forward and backward pass read the parameters outside
+        their weights. `dtype`: that of the gathered weights. `root`: the module whose forward and backward pass read the parameters outside
         the blocks; the model itself, or a module around it that also computes the loss. `reshard`: free the weights of a block after its
         forward, and reduce gradients after every micro-batch; otherwise weights are kept for the backward pass, and gradients are reduced
         once per step. `agreement`: None on GPUs, which it would stall.

@@ -34,7 +34,8 @@ class Stage:
     uses: tuple[str, ...]  # the earlier stages that it names
 
     def placed(self, file: Path, folder: Path) -> RecipeText:
-        """Return the stage, of the chain in `file`, as a recipe of its own in which earlier stages are their run folders in `folder`."""
+        """Return a stage of the chain in `file` as a recipe of its own, in which earlier stages are named by their run folders in
+        `folder`."""
         document = deepcopy(self.document)
         for (section, field), value in model_paths(document):
             if value in self.uses:

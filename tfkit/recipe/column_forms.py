@@ -57,8 +57,8 @@ def long_texts(values: Sequence[object]) -> bool:
 
 
 def unread_texts(held: Held, read: Held, beside: Sequence[object]) -> tuple[str, ...]:
-    """Return the columns of longer texts that a task would not read, without those that repeat what is read: in a third of their rows, a
-    text that is read contains the column's text, or the column's text contains the text `beside` which it would be read.
+    """Return the columns of longer texts that a task would not read. Columns that repeat what is read are left out: in a third of their
+    rows, a text that is read contains the column's text, or the column's text contains that of the column `beside`.
 
     `held`: the columns that are not read; `read`: the values that are.
     """

@@ -12,7 +12,8 @@ from tfkit.recipe.presets import model_config
 from tfkit.recipe.schema.sections import LENGTHS, Recipe
 from tfkit.recipe.starting_points import HELD_OUT, held_out_for
 
-# Pretraining without a recipe. Fields in steps are parts of `steps`, as in any recipe: they follow the decided number of steps.
+# Pretraining without a recipe. Fields that count steps are scaled with the decided number of steps, so that each keeps its place in the
+# run.
 SMALL_DECODER = """\
 model:
   preset: gemma-2b
@@ -45,10 +46,10 @@ _TOKENS_PER_MINUTE = 300_000  # of the second of these models on two cores, roug
 # After so many epochs the loss on held-out text hardly falls; Muon, which the small decoder has, begins to overfit sooner.
 _EPOCHS, _EPOCHS_OF_MUON = 10, 6
 _MIN_STEPS = 10  # of a text of a few words, so that warm-up and decay have a place
-# Held-out tokens of an evaluation: at least so many, or so large a share of the tokens to read. Ten evaluations of that share take a tenth of
-# the time; a run that is so short that the least is a larger share has fewer.
+# Held-out tokens of an evaluation: at least this number, or this fraction of the tokens to read. Ten evaluations of that fraction take a
+# tenth of the time; a run that is so short that the number is a larger fraction has fewer.
 _SCORED, _SCORED_SHARE = 20_000, 0.03
-_ONCE, _EVALUATIONS = 2, 10  # beyond so many epochs the best checkpoint may be an earlier one: the run is evaluated and saved as often
+_ONCE, _EVALUATIONS = 2, 10  # beyond this many epochs the best checkpoint may be an earlier one, so the run is evaluated and saved often
 _IN_STEPS = ("checkpoint.every", "evaluation.every", "schedule.warmup_steps")
 
 

@@ -32,7 +32,7 @@ def step_tokens(parameters: int) -> int:
 def held_out_for(rows: int) -> float:
     """Return the fraction of labelled rows to hold out: a tenth; for fewer than 200 rows as much as gives 20 rows, but at most 0.3.
 
-    Of rare classes their own rows count: with three of them held out, the best checkpoint is chosen by chance.
+    With rare classes only their own rows count: if three of them are held out, the best checkpoint is chosen by chance.
     """
     return round(max(HELD_OUT, min(_MAX_HELD_OUT, _MIN_HELD_OUT_ROWS / max(1, rows))), 2)
 

@@ -79,7 +79,8 @@ def environment() -> Environment:
 
 
 def _shown(value: Any) -> Any:
-    """Return a value as text, before it is escaped: a number in tenths, and anything else but the output of a macro as visible text."""
+    """Return a value as text before it is escaped: a number in tenths, the output of a macro unchanged, and anything else as visible
+    text."""
     if hasattr(value, "__html__"):
         return value
     return f"{round(value, 1):g}" if isinstance(value, float) else visible(str(value), lines=True)

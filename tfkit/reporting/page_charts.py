@@ -150,7 +150,7 @@ def _lines(
 ) -> Chart | None:
     """Return a chart with a line for each series; None if there are no two points with different x.
 
-    `dotted`: with a dot at each point; `marks`: by label, the x at which a point is marked; `legend`: of its own.
+    `dotted`: with a dot at each point; `marks`: by label, the x at which a point is marked; `legend`: the chart has one of its own.
     """
     drawn = [(colour % COLOURS, label, drawable(points)) for colour, label, points in series]
     drawn = [(colour, label, points) for colour, label, points in drawn if len(points) > 1 or (points and dotted)]

@@ -177,5 +177,5 @@ def _data_text(sources: object) -> str:
 
 
 def _library(task: object) -> str:
-    """Return the name of Python's standard library as data: as text, or for a task."""
+    """Return the name of Python's standard library as data, with the task unless it is plain text."""
     return f"Python's standard library{'' if task is True else f' ({task})'}"

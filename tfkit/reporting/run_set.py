@@ -191,7 +191,7 @@ def _labels(runs: Sequence[RunFacts]) -> list[str]:
 
 
 def _owners(runs: Sequence[RunFacts], labels: Sequence[str]) -> dict[str, str]:
-    """Return, for each run without training whose result names a checkpoint, the label of the run that owns this checkpoint, by label.
+    """Return by label, for each run that evaluated or used a checkpoint, the label of the run that owns this checkpoint.
 
     The owner is found by path, or for a path of another machine by a unique name of its folder.
     """

@@ -59,7 +59,7 @@ def find_ancestors(parents: Sequence[Parent], run_id: str) -> Ancestry:
 def _changes(child: Parent, parents: Sequence[Parent]) -> Iterator[str]:
     """Yield a problem for each parent whose weights have changed since `child` was trained from it.
 
-    Only model folders are compared: the model at the path of a run, which continues, or of a repository may change.
+    Only model folders are compared, since the model at the path of a run or of a repository may change.
     """
     try:
         lineage = read_lineage(child.folder) if child.folder is not None else None

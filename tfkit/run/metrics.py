@@ -48,7 +48,7 @@ class MetricsLog:
     def cut_back(self, step: int) -> None:
         """Keep the records up to and including `step`. Raises MachineError, since nothing has been trained yet.
 
-        Lines that are not records are removed with a warning, a partial last line, which a kill leaves, without one.
+        Lines that are not records are removed with a warning; a partial last line, which a kill leaves, is removed without one.
         """
         self.close()
         dropped = foreign = first_foreign = 0

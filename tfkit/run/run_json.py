@@ -162,7 +162,8 @@ class Receipt:
     def open(cls, path: Path, warn: Callable[[str], None], saved_step: int | None = None) -> "Receipt":
         """Read `path`, and mark attempts that are still "running" as killed; without the file, begin a new run.
 
-        A damaged file is renamed, with a warning. `saved_step`: of the newest checkpoint, recorded as the last step of a killed attempt.
+        A damaged file is renamed, with a warning. `saved_step`: the step of the newest checkpoint, recorded as the last step of a killed
+        attempt.
         Raises OtherVersionError if a later version of tfkit wrote the file.
         """
         new = {"schema_version": SCHEMA_VERSION, "run_id": str(uuid.uuid4()), "name": "", "command": [], "status": "new", "attempts": []}

@@ -110,7 +110,7 @@ class _Task(NamedTuple):
     corpus: Corpus
 
     def max_characters(self, forms: int = 1) -> int:
-        """Return how many characters may get entries: with `forms` entries each, they fill half of the free entries."""
+        """Return how many characters may get entries: as many as fill half of the free entries, with `forms` entries for each character."""
         free = self.section.vocab_size - len(self.first) - len(self.fixed.last)
         return max(1, free // 2 // forms)
 

@@ -15,7 +15,7 @@ from tfkit.model.init import BLOCK
 
 
 def parameter_depths(names: Iterable[str]) -> dict[str, int]:
-    """Return the depth of each parameter of a model; `names`: of all its parameters."""
+    """Return the depth of each parameter of a model; `names`: the names of all its parameters."""
     names = list(names)
     layers: dict[str, int] = {}
     for name in names:

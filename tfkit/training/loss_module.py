@@ -18,9 +18,9 @@ from tfkit.objectives.objective import Batch, Objective
 class LossModule(nn.Module):
     """A model with its objective. The Transformer is the only submodule; names in checkpoints are those of the Transformer's parameters.
 
-    Of a mixture of experts, the balance of each row is a further term, and what keeps the routers' logits small (model/experts.py). Routers
-    of companions have none: those of a teacher, reference or reward model do not learn, and those of a value model, which do, were balanced
-    in its pretraining, and its few steps teach it one number a token.
+    A mixture of experts adds two terms: the balance of each row, and one that keeps the routers' logits small (model/experts.py).
+    Routers of companions have no such terms. Those of a teacher, reference or reward model do not learn; those of a value model were
+    balanced in its pretraining, and learn for a few steps only.
     """
 
     def __init__(self, model: Transformer, objective: Objective):

@@ -1,7 +1,7 @@
 """The memory of a step: its one model, from which a CPU's micro-batch is chosen and plans are made. On a GPU, sizes are tried out.
 
-A rank holds, of each model, weights, a working copy, gradients, optimizer state and a mean (`ModelBytes`), and in a micro-batch activations
-and logits: of a row, they are estimated from the config alone, or measured with a short row.
+For each model, a rank holds weights, a working copy, gradients, optimizer state and a mean (`ModelBytes`). A micro-batch adds activations
+and logits; those of a row are estimated from the config alone, or measured with a short row.
 """
 
 import sys
@@ -21,7 +21,8 @@ from tfkit.training.loss_module import LossModule
 from tfkit.training.optimizer import reads_narrow_gradients, state_numel
 from tfkit.training.precision import HOLDS_NARROW_GRADIENTS
 
-# Of a micro-batch that is chosen here: more tokens or bytes of activations, margin included, would be no faster. SmolLM2-135M takes 1.2 MB
+# The limits of a micro-batch that is chosen here: a larger one, in tokens or in bytes of activations with their margin, is no faster.
+# SmolLM2-135M takes 1.2 MB
 # per token on a CPU: 3,600 tokens.
 AUTO_MICRO_BATCH_TOKENS = 16_384
 AUTO_MICRO_BATCH_BYTES = 4 * 2**30
@@ -71,8 +72,9 @@ def model_bytes(
 ) -> ModelBytes:
     """Return the bytes of a model whose steps compute in `dtype`, on the first of the ranks over which its weights are sharded.
 
-    `parameters`: by name, with the shapes of the whole model; they may be on the meta device. `section`: of its optimizer; None: it is not
-    trained. `has_mean`, `whole`: as in `Weights`. `reshard`: free the weights of a block after its forward. `sums_gradients`: of several
+    `parameters`: by name, with the shapes of the whole model; they may be on the meta device. `section`: the recipe's section of its
+    optimizer; None: it is not trained. `has_mean`, `whole`: as in `Weights`. `reshard`: free the weights of a block after its forward.
+    `sums_gradients`: of several
     micro-batches or ranks.
     """
     parts = {name: torch.Size((-(-one.shape[0] // shards), *one.shape[1:])) if one.dim() else one.shape for name, one in parameters.items()}
@@ -142,8 +144,8 @@ def choose_micro_batch(unit: int, longest: int, row_bytes: int, left: int | None
 def likely_peak(held: int, to_come: int, activations: int, logits: int) -> int:
     """Return the likely peak memory of a training run, in bytes.
 
-    `held`: the process's memory before the first step; `to_come`: gradients and the optimizer's state; `activations`: of a micro-batch,
-    whose margin is removed; `logits`: all logits, of which at most two blocks are held at once.
+    `held`: the process's memory before the first step; `to_come`: gradients and the optimizer's state; `activations`: those of a
+    micro-batch, whose margin is removed; `logits`: all logits, of which at most two blocks are held at once.
     """
     return held + to_come + int(activations * _LIKELY) + 2 * min(logits, LOGITS_BYTES)
 

@@ -104,7 +104,7 @@ class Optimizer:
     """
 
     def __init__(self, parameters: Mapping[str, nn.Parameter], section: OptimizerSection, names: Iterable[str] | None = None):
-        """`names`: of all parameters of the model, among which layer_decay counts the blocks; None: those of `parameters`."""
+        """`names`: the names of all parameters of the model, from which layer_decay counts the blocks; None: those of `parameters`."""
         self.section, self._names = section, list(parameters if names is None else names)
         self.sharding: Sharding | None = None
         self._set_parameters(parameters)

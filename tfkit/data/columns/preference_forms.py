@@ -1,4 +1,4 @@
-"""Readers of preference data: turns (a text, or messages), completions (a list of turns), numbers, one for each completion, and votes.
+"""Readers of preference data: turns (a text, or messages), completions (a list of turns), a number for each completion, and votes.
 
 A text may be a whole dialogue in the format of Anthropic's HH-RLHF, whose turns begin with an empty line and "Human:" or "Assistant:".
 """

@@ -167,7 +167,7 @@ def _name_choices(rows: Sequence[Sequence[str]]) -> tuple[str, ...]:
 
 
 def _name_columns(rows: Sequence[Sequence[str]]) -> tuple[str, ...]:
-    """Name the columns by number, except one or two columns of texts, and one column of labels, or else of scores, with them."""
+    """Number the columns, but name one or two columns of texts and, with them, a column of labels or, if there is none, of scores."""
     width = min(map(len, rows))
     values = [[row[index].strip() for row in rows] for index in range(width)]
     labels = [index for index, cells in enumerate(values) if 2 <= len({*cells}) <= max(2, len(cells) // _ROWS_PER_LABEL)]

@@ -61,7 +61,8 @@ def read_rows(path: Path, columns: Columns, layout: Layout = Layout(), number: i
 
 
 def read_content(content: Content, columns: Columns, layout: Layout, delimiter: str | None = None) -> Rows:
-    """Return the rows of a stream that can be read only once, such as standard input; `delimiter`: of a table, None for other formats."""
+    """Return the rows of a stream that can be read only once, such as standard input; `delimiter`: that of a table; None for other
+    formats."""
     if delimiter is not None:
         return _rows(read_separated(content, columns, delimiter, layout.header), columns)
     return _rows(_records(content, columns, replace(layout, recognises=False)), columns)
@@ -152,8 +153,8 @@ def _format_of(content: Content, layout: Layout) -> str:
 
 
 def _detect_format(content: Content, columns: Columns, layout: Layout) -> str:
-    """Return the format of a file. Its lines decide if they are CoNLL and a role reads tokens, if they are JSON, or if a text is a table
-    or fastText's and more than texts is read; else the format given or of its suffix.
+    """Return the format of a file. It is the format of its lines if they are CoNLL and a role reads tokens, if they are JSON, or if they
+    are a table or fastText's and more than texts is read; otherwise the given one, or that of the suffix.
     """
     name = _format_of(content, layout)
     if not layout.recognises or layout.format is not None:

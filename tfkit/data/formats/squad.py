@@ -11,8 +11,8 @@ from tfkit.data.columns.record_columns import Columns, Record
 
 
 def questions_of(record: Record, columns: Columns) -> Iterator[Record]:
-    """Yield a record for each question of an article, or of a context if a column of the questions is read, and for each text of an intent
-    if a label is read, or rows without a label are to be answered; others unchanged.
+    """Yield a record for each question of an article or a context, and for each text of an intent; other records unchanged. Contexts are
+    divided only if a column of the questions is read, intents only if a label is read, or rows without a label are to be answered.
     """
     paragraphs: Any = record.values.get("paragraphs")
     questions: Any = record.values.get("qas")

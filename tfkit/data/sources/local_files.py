@@ -148,8 +148,9 @@ def find_files(pattern: str, *, recognises: bool = True) -> list[Path]:
     """Return the sorted files of a path: the file itself, a folder's text and data files, or the matches of a glob (** is recursive).
 
     Of the .json files in a folder, only those that hold an array or JSON lines are data. Hidden files are skipped, and links to folders
-    are not followed, since they may be circular. `recognises`: a README or a licence beside other files in a folder is not data, and files
-    of any name are if none has the suffix of data (as was not so in tfkit 0.1, which read no compression but gzip, and no tar archive).
+    are not followed, since they may be circular. `recognises`: a README or a licence beside other files in a folder is not data, and if no
+    file has the suffix of data, files of any name are. Without it, files are found as in tfkit 0.1, which read gzip only, and no tar
+    archive.
     Raise DataError if nothing matches.
     """
     if "\0" in pattern:

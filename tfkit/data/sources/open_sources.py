@@ -134,7 +134,7 @@ def _class_folders(root: Path, paths: Sequence[Path], only: Sequence[str], colum
 def _find_parallel(section: SourceSection, pattern: str, paths: tuple[Path, ...], columns: Columns) -> "ParallelFiles | None":
     """Return the parallel files of a source whose layout the recipe does not describe.
 
-    Where rows are a text alone, a file that is named is one text, and so is each of several languages.
+    If rows are a text alone, each file is a text: the one that is named, or that of each language.
     """
     described = (section.format, section.header, section.field) != (None, None, None) or section.beside
     of_text = columns.roles == TEXT and not columns.beyond_roles

@@ -65,7 +65,7 @@ class PredictionColumns(Columns):
 
 
 def prediction_rows(source: Source) -> Iterator[PredictionInput]:
-    """Yield the rows of a source that has PredictionColumns, also the rows of files that could not be read."""
+    """Yield the rows of a source that has PredictionColumns, including the rows that could not be read."""
     if not isinstance(source, FileSource):
         yield from map(_asked, source.rows())
         return

@@ -231,7 +231,7 @@ INDEX = "index.json"
 
 
 def indexed_folder(folder: Path, version: int, build: Callable[[Path], None]) -> tuple[dict[str, Any], HashedFiles, bool]:
-    """Return index and files of a cache folder, and whether this call built it: with `build`, which ends with `write_index`."""
+    """Return index and files of a cache folder, and whether this call built it by calling `build`, which must end with `write_index`."""
 
     def open_folder(path: Path) -> tuple[dict[str, Any], HashedFiles] | None:
         index = read_index(path, version)

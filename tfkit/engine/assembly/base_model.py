@@ -190,7 +190,7 @@ def pin_models(recipe: Recipe, start: Start | None, objective: Objective, folder
 
 
 def parent_of(entry: Mapping[str, str | None], folder: Path | None) -> Parent:
-    """Return the parent with this entry in tfkit.json and this folder; an adapter with the model that it updates."""
+    """Return a parent from its entry in tfkit.json and its folder; for an adapter, with the model that it updates."""
     role, path = (str(entry[name]) for name in ("role", "path"))
     base = None
     if folder is not None and is_adapter(folder):

@@ -256,8 +256,8 @@ def state_tensors(
     """Return the tensors of a checkpoint's training state: the optimizer's state, the trained companions, and the latest weights if the
     model's files hold others.
 
-    The files hold the mean, if there is one. Of `factors`, which make up an adapter's updates, they hold Hugging Face's layout or the
-    merged weights, so the mean of the factors is here, too.
+    The files hold the mean, if there is one. An adapter's `factors` are in the model's files in Hugging Face's layout, or merged, so the
+    mean of the factors is here, too.
     """
     trained = weights.trained
     latest = {f"{_LATEST}{name}": parameter for name, parameter in trained.items()} if weights.mean or factors else {}

@@ -1,4 +1,4 @@
-"""The loaders of a run beside that of stored rows: of sampled responses, with text mixed in, of all ranks. And the state of a loader."""
+"""The loaders of a run other than that of stored rows: of sampled responses, with text mixed in, of all ranks; and a loader's state."""
 
 from collections.abc import Callable, Mapping, Sequence
 from copy import copy

@@ -116,7 +116,7 @@ def disk_bytes(recipe: Recipe, model: Transformer, objective: Objective) -> int:
 def require_memory(recipe: Recipe, model: Transformer, device: torch.device, copies: float = 1.0) -> None:
     """Raise MachineError, with the numbers, if weights, gradients and optimizer state alone do not fit into the memory of this machine.
 
-    `copies`: of the model on this machine, less than 1 if it holds only some shards.
+    `copies`: how many copies of the model this machine holds; less than 1 if it holds only some shards.
     """
     _require(recipe, dict(model.named_parameters()), device, copies)
 
@@ -149,7 +149,7 @@ def _require(recipe: Recipe, parameters: Mapping[str, Tensor], device: torch.dev
 def require_memory_for_companions(recipe: Recipe, copies: float = 1.0) -> None:
     """Raise MachineError, with the numbers, if the companions alone do not fit this machine's memory, ModelError if one is missing.
 
-    Only the headers of files are read. `copies`: of each companion on this machine.
+    Only the headers of files are read. `copies`: how many copies of each companion this machine holds.
     """
     left = available_bytes(swap=True)
     for name, path in recipe.objective.companion_paths.items():

@@ -39,7 +39,7 @@ class StepFlops:
 
     @classmethod
     def of(cls, objective: Objective, model: Transformer, batch: Batch, rows: int, *, checkpointing: bool = False) -> "StepFlops":
-        """Return the FLOPs of a micro-batch in a step; `rows`: of the training data, each of which may be several sequences."""
+        """Return the FLOPs of a micro-batch in a step; `rows`: the number of training rows, each of which may be several sequences."""
         if batch.is_pretraining and (mix := objective.pretraining) is not None:
             return _text_flops(model, batch, mix.count(batch), checkpointing=checkpointing)
         shape = trained_shape(objective, batch, model.config)
@@ -154,7 +154,7 @@ def _rollout_flops(objective: Objective, model: Transformer, shape: ForwardShape
 
 
 def pretraining_flops(recipe: Recipe, data: TrainingData, model: Transformer, rows: int) -> StepFlops:
-    """Return the FLOPs of the pretraining text that is mixed into the steps; `rows`: of all steps."""
+    """Return the FLOPs of the pretraining text that is mixed into the steps; `rows`: the number of rows in all steps."""
     mix = data.objective.pretraining
     if mix is None:
         return StepFlops()

@@ -1,4 +1,5 @@
-"""The training rows of a run, beside the rows that are scored: the baselines, which need no model, and how many rows are among both."""
+"""The training rows of a run, compared with the rows that are scored: the baselines, which need no model, and how many rows occur in
+both."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress

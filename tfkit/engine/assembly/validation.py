@@ -87,7 +87,7 @@ def score_sets(
             [*_with_cut_answers(labelled, one, part), *wrong_answers(labelled, within(one.lost, len(part), len(one.stored)), len(part))]
             for part, one in zip(judged, sets, strict=False)
         ]
-        everything = [one for part in judged for one in part]  # F1 and correlations of all are not means of those of each set
+        everything = [one for part in judged for one in part]  # F1 and correlations over all sets are not means over the sets
         whole, *parts = (answer_metrics(labelled, part)(unit_weights(len(part))) for part in (everything, *judged))
         confusion: dict[str, dict[str, int]] | None = labelled.label_metrics([one.prediction for one in everything]).get("confusion")
         is_small = confusion is not None and sum(map(len, confusion.values())) <= _MOST_COUNTS

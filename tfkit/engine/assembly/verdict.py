@@ -58,7 +58,8 @@ def comparison_fields(comparison: Comparison | None) -> dict[str, Any]:
 def predicts_one_class(metrics: Metrics) -> bool:
     """Whether a model of classes predicted the same one for all rows, as its metrics show.
 
-    Then there is no correlation, and of k classes one alone has an F1: 2a / (1 + a), as its recall is 1 and its precision the accuracy a.
+    The correlation is then 0, and only one of the k classes has an F1 above 0: 2a / (1 + a), since its recall is 1 and its precision is
+    the accuracy a.
     """
     accuracy, f1_macro = metrics.get("accuracy"), metrics.get("f1_macro")
     if not accuracy or not f1_macro or metrics.get("matthews") != 0 or metrics.get("majority") == 1:  # 1: the targets are one class
@@ -66,7 +67,7 @@ def predicts_one_class(metrics: Metrics) -> bool:
     classes = 2 * accuracy / (1 + accuracy) / f1_macro
     if round(classes) <= 1 or not math.isclose(classes, round(classes), rel_tol=1e-9):
         return False
-    others, majority = 1 - accuracy, metrics.get("majority") or accuracy  # the rows of the other classes, and of the most frequent one
+    others, majority = 1 - accuracy, metrics.get("majority") or accuracy  # fractions of the rows
     is_majority = math.isclose(accuracy, majority)
     return is_majority or others / (round(classes) - 1) - 1e-9 <= majority <= others + 1e-9
 

@@ -227,7 +227,8 @@ def _require_files(plan: ChainPlan) -> None:
 
 
 def check_begun(plan: ChainPlan, listener: Listener) -> None:
-    """Check that started stages can continue with their recipes, and that none changes its end once a later stage has started from it."""
+    """Check that started stages can continue with their recipes, and that no stage changes its length once a later one has started from
+    its result."""
     for planned in plan.stages:
         if not is_begun(planned.options.run):
             continue

@@ -65,7 +65,7 @@ def _run(plan: SweepPlan, options: RunOptions, listener: Listener, stop: StopReq
 
 
 def _next(plan: SweepPlan, folder: RunFolder, trials: list[Trial]) -> int | None:
-    """Return the index of the next trial to run; a new one is added to the list, and recorded. None: all are done."""
+    """Return the index of the next trial to run; a new trial is added to the list and recorded. None: all are done."""
     facts = sweep_facts(folder.path, trials)["trials"]
     for number, trial in enumerate(trials):
         if trial.error is None and facts[trial.name]["status"] != "finished":

@@ -32,7 +32,8 @@ def answer_prompts(
 ) -> Generator[tuple[Prompt, dict[str, Any]]]:
     """Yield each prompt with the fields of its JSON line (docs/cli.md), as soon as its batch is answered.
 
-    `template`: of a chat. An error in a prompt is raised after the lines of the prompts before it, and Stopped after a signal.
+    `template`: the chat template, if prompts are conversations. An error in a prompt is raised after the lines of the prompts before it,
+    and Stopped after a signal.
     """
     if generator.fills_masks:
         return _answer_all(batches, partial(_fill_lines, generator), generator.work, "filled")

@@ -82,7 +82,8 @@ class AttendedText:
 
 
 def attend_text(loaded: Loaded, text: str, target: str | None, next_tokens: int = 0) -> AttendedText:
-    """Read a text with a model, and record the weights of its attention. `target`: of an encoder-decoder, which needs it.
+    """Read a text with a model, and record the weights of its attention. `target`: what the decoder of an encoder-decoder reads, which
+    needs one.
 
     `next_tokens`: how many of the likeliest next tokens are kept. Raises DataError for a text without tokens or one that is too long,
     UsageError for a target of another model, ModelError for next tokens of a model that predicts none.

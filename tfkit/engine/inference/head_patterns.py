@@ -23,7 +23,7 @@ KINDS = {
     "spread": "evenness of the weights: 1 if all visible tokens have the same",
     MIXED: "none of these",
 }
-_CLEAR, _EVEN = 0.5, 0.75  # from this score on a head is called of a kind; evenness is high also where a few tokens have more than the rest
+_CLEAR, _EVEN = 0.5, 0.75  # the scores from which a head belongs to a kind; evenness is high even if a few tokens get more than the others
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class HeadPattern:
 
 @dataclass(frozen=True)
 class KindSummary:
-    """A kind of heads: how many are of it, and the heads with the highest scores, which need not be of it."""
+    """A kind of heads: how many heads belong to it, and the heads with the highest scores for it, even if they belong to another."""
 
     kind: str
     count: int
@@ -51,7 +51,7 @@ class KindSummary:
 
 
 def summarize(patterns: Sequence[HeadPattern], clearest: int) -> list[KindSummary]:
-    """Return the kinds that apply to the heads of a map, with so many of the clearest heads; `mixed` has none."""
+    """Return the kinds that apply to the heads of a map, each with this many of its clearest heads; `mixed` has none."""
 
     def best(kind: str) -> list[HeadPattern]:
         return sorted(patterns, key=lambda pattern: -pattern.scores[kind])[:clearest] if kind != MIXED else []

@@ -240,8 +240,8 @@ def _from_pipe(pipe: Pipe, columns: PredictionColumns, section: SourceSection) -
 def _format_of(line: bytes, columns: PredictionColumns) -> tuple[str, str | None]:
     """Return the format of data that begin with this line, and the delimiter of a table.
 
-    The formats are JSON lines, a table whose header has the columns that are read, and a text per line. A line of nothing but names is the
-    header of a table that lacks these columns, which its reader refuses.
+    The formats are JSON lines, a table whose header has the columns that are read, and a text per line. A line that consists of names is
+    taken for the header of a table without these columns, which its reader refuses.
     """
     text = line.removeprefix(BOM).decode(errors="replace").strip()
     if text.startswith("{"):

@@ -167,8 +167,8 @@ def _joined(alone: Session, ranks: Ranks, metered: dict[str, Any] | None = None)
 
 
 def open_model(folder: Path, work: "Session", inputs: "Inputs", precision: "Precision", *, packs: bool = True) -> "Opened":
-    """Load a model in this precision, on the device and with the threads of the session, once all ranks have the same of it and of the
-    command's other inputs. `packs`: lay out the weights of a large one for a CPU, by which sums are rounded in another order.
+    """Load a model in this precision, on the device and with the threads of the session, after checking that all ranks have the same
+    inputs. `packs`: lay out the weights of a large model for a CPU; sums are then rounded in another order.
 
     Raises ModelError, DataError, and MachineError for a precision that the device does not have.
     """

@@ -61,8 +61,8 @@ def _array(file: IO[bytes], dim: int) -> Iterator[Callable[[Sequence[Mapping[str
 
 
 class _ParquetRows:
-    """Writes a row group for each window. The first one decides the columns and their types: a field that is not a number, a truth value
-    or a time in all of its rows is text, in which what is no text is JSON.
+    """Writes a row group for each window. The first window decides the columns and their types: a field that is not a number, a truth
+    value or a time in all of its rows is text; other values in it are written as JSON.
     """
 
     def __init__(self, file: IO[bytes], dim: int, stack: ExitStack):

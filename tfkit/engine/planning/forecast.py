@@ -37,7 +37,7 @@ _ASSUMPTIONS = {
     "memory_bytes": "by formula, from the model's configuration",
 }
 _TABLE_SPREAD = 2.0  # factor to either side of a time from the table alone
-_START_SPREAD = Range(0.8, 1.0, 1.5)  # of the time for preparing the data, which was measured
+_START_SPREAD = Range(0.8, 1.0, 1.5)  # fraction of the time for preparing the data, which was measured
 _UNKNOWN_BOARD_WATTS = 300.0
 
 

@@ -182,7 +182,7 @@ def _power(probe: Probe, recipe: Recipe, device: torch.device) -> Power:
 
 
 def with_probe(plan: Estimate, recipe: Recipe, probe: Probe, device: torch.device) -> Estimate:
-    """Return the plan with time, memory and energy from a probe; start, decoding and checkpoints take the time of the table."""
+    """Return the plan with time, memory and energy from a probe; the time of start, decoding and checkpoints is still that of the table."""
     steps, (evaluation_seconds, fraction) = probe.seconds_of(plan.tokens, plan.steps), probe.evaluation
     each = evaluation_seconds / fraction if fraction else 0.0
     evaluations = Range(1 / _SPREAD, 1.0, _SPREAD) * (probe.evaluations * each)

@@ -116,7 +116,7 @@ def _check_named(section: SourceSection, named: Named, records: Sequence[Record]
 
 
 def _recognised_columns(name: str, held: Mapping[str, Sequence[Any]]) -> dict[str, Named]:
-    """Return the columns of roles that the columns' names and values show together, for each objective. `name`: of the data."""
+    """Return the columns of roles that the columns' names and values show together, for each objective. `name`: the name of the data."""
     languages, votes = translation(name, [*held]), vote_columns(held)
     return {
         "multi_label": flag_columns(held),

@@ -63,7 +63,8 @@ def row_tokens(texts: Sequence[str], codec: Tokenizer | None) -> RowTokens | Non
 
 
 def decide_size(counts: RowCounts, model: ModelSummary, kind: str, given: dict[str, Any], tokens: RowTokens | None) -> Size:
-    """Decide the size. `given`: the fields of the command line, which are kept. `tokens`: None: estimated from the characters."""
+    """Decide the size. `given`: the fields of the command line, which are kept. If `tokens` is None, they are estimated from the
+    characters."""
     training, reads_text = given.get("training", {}), SECTIONS[kind].reads_text
     adapter, adapter_reason = _adapter(model, kind, training)
     low_rank = training.get("adapter", adapter) is not None

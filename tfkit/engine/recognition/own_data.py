@@ -1,4 +1,5 @@
-"""Training on data that the command names: what nobody wrote follows from the data. Torch-free until it is decided.
+"""Training on data that the command names: fields that neither a recipe nor the user sets follow from the data. Torch-free until it is
+decided.
 
 From random weights these are the fields that depend on the amount of text (recipe/pretraining_sizes.py), or a whole small decoder; from a
 checkpoint the whole recipe (unwritten_recipe.py).

@@ -33,7 +33,7 @@ def stage_facts(folders: Mapping[str, Path]) -> dict[str, Any]:
 
 
 def chain_result(folder: Path, status: str, results: Mapping[str, dict[str, Any]], facts: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the result of docs/cli.md; `results`: of the stages that this command ran, in order.
+    """Return the result of docs/cli.md; `results`: those of the stages that this command ran, in order.
 
     Fields of a single model are those of the last of these; steps, tokens, time, energy and emissions are sums of all stages in the folder.
     """
@@ -64,7 +64,7 @@ def chain_result(folder: Path, status: str, results: Mapping[str, dict[str, Any]
 def run_facts(folder: Path) -> dict[str, Any]:
     """Return the status, the steps and the totals of a run folder, which may not exist yet."""
     run = read_run(folder)
-    totals: dict[str, Any] = known_of(folder).fields.get("totals") or {}  # none if not started, or not readable: see its status
+    totals: dict[str, Any] = known_of(folder).fields.get("totals") or {}  # empty if it was not started or cannot be read
     status = "new" if run.status == "foreign" else run.status
     return {"status": status, "steps": run.steps, **totals}
 

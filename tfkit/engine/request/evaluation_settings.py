@@ -26,7 +26,7 @@ from tfkit.recipe.schema.sections import EvaluationSection, GenerationSection
 class EvaluationSettings:
     """The sections of a recipe that evaluation and generation use, and the fields by which a training would order its rows."""
 
-    data: DataSection | None  # None: no recipe, and no texts were given
+    data: DataSection | None  # None: neither a recipe nor texts were given
     objective: ObjectiveSection
     evaluation: EvaluationSection
     generation: GenerationSection
@@ -137,7 +137,7 @@ def _without_recipe(checkpoint: Path, overrides: Overrides) -> EvaluationSetting
 def _read_as_trained(data: DataSection, path: str) -> DataSection:
     """Return the data with the columns of data.train's first source for the source that is scored, unless it names its own.
 
-    So do the settings of files without a header apply, if the types of the files are the same.
+    The settings for files without a header apply in the same way, if the types of the files are the same.
     """
     trained, sets = data.train[0], data.validation
     if not isinstance(sets, list) or not sets or sets[0].path != path:

@@ -102,8 +102,8 @@ def tuning_overrides(
     columns: Mapping[str, Any] = NO_OVERRIDES,
     rows: int | None = None,
 ) -> dict[str, Any]:
-    """Return the overrides with those for the checkpoint, the data, its columns and how many rows are drawn; they belong
-    to the first stage of a recipe.
+    """Return the overrides, with those added that name the checkpoint, the data, its columns and how many rows are drawn. In a recipe with
+    stages these belong to the first.
 
     A part of the data is held out in place of the recipe's own validation sources, and, from random weights, of its own fraction.
     """

@@ -1,7 +1,8 @@
 """The budget of a run in grams, energy or time, over all its attempts and its sibling runs, and the stop of a run that has used it up.
 
-It is checked after each step, and wherever a run checks whether to stop. The last step is the one that reaches the limit, or after which
-the next one would exceed it: a time with the end of the attempt, an energy by more than is used between two readings of the meter.
+It is checked after each step, and wherever a run checks whether to stop. The last step is the one that reaches the limit, or one before a
+step that would exceed it: a limit of time includes the end of the attempt, and one of energy may be exceeded by as much as is used between
+two readings of the meter.
 """
 
 import time
@@ -93,7 +94,7 @@ class Budget:
         return self._asked.should_stop() or bool(self.reached)
 
     def check(self, next_step: bool = False) -> bool:
-        """Return whether a limit is reached or, with `next_step`, would be exceeded by one more step and the end of the attempt."""
+        """Return whether a limit is reached or, with `next_step`, whether one more step and the end of the attempt would exceed it."""
         if self.reached or self._usage.meter is None:
             return bool(self.reached)
         spent = self._usage.spent_near(self.limits)

@@ -16,7 +16,7 @@ from tfkit.run.machine import usable_cores
 
 WINDOW_SECONDS = 60.0  # of steps; the system's shortest average of the load is over a minute, too
 _MARGIN = 0.5  # processes that wait for a core, on average, without being reported
-_LOOKS = 20  # at the threads that are ready: one may wait for its data at the moment of a look
+_LOOKS = 20  # samples of the threads that are ready, since one may wait for its data at that moment
 _LOST = 0.25  # cores that the run may lack without a report
 
 

@@ -1,5 +1,5 @@
 """The steps of several ranks: rank 0 alone reads the command, writes the run folder, evaluates and reports; the others follow it
-(worker.py), and wait for it or take part (sharded_work.py). Both ends of what they say to each other in the steps are here.
+(worker.py), and wait for it or take part (sharded_work.py). This module has both ends of the messages that they exchange in the steps.
 """
 
 from collections.abc import Callable, Iterator

@@ -21,7 +21,7 @@ _MAX_FRACTION = 0.15  # of the run's FLOPs that a trial may take
 _CHEAP_FLOPS = 2e13  # a minute or two on a processor: allowed up to half of the FLOPs of the run
 _MIN_STEPS, _MAX_STEPS, _SHORTENING = 4, 100, 6  # steps per rate; at most a sixth of the run's
 _MIN_HELD_OUT, _MAX_HELD_OUT, _HELD_OUT_STEPS = 4, 64, 4  # rows; and at most the rows of this many steps
-_MANY_HELD_OUT = 256  # rows, where an F1 decides: of rare classes there are only a few among 64
+_MANY_HELD_OUT = 256  # rows, if an F1 decides: among 64 there would be only a few of rare classes
 _EXPONENT = 0.32
 RARE_METRICS = ("f1", "f1_macro")  # the metrics by which a run with unequal classes is judged
 
@@ -37,7 +37,7 @@ class RateTrialPlan:
     flops: float
 
     def describe(self, total_flops: float) -> str:
-        """Describe the trial; `total_flops`: of the run, the trial included."""
+        """Describe the trial; `total_flops`: those of the run, the trial included."""
         rates = ", ".join(f"{rate:g}" for rate in sorted(self.rates))
         fraction = self.flops / max(1.0, total_flops - self.flops)
         steps = f"{self.steps:,} steps each, scored on {self.rows:,} training rows"
@@ -56,7 +56,8 @@ def plan_trial(
 ) -> RateTrialPlan | NoTrial | None:
     """Return the trial of a recipe's rates, or why there is none; None without `training.trial_rates`.
 
-    `run_flops`, `step_flops`, `row_flops`: of the run, of each of its `steps`, and for scoring each of the `rows` that it trains on.
+    `run_flops`, `step_flops`, `row_flops`: the FLOPs of the run, of each of its `steps`, and of scoring each of the `rows` that it trains
+    on.
     """
     others = recipe.training.trial_rates
     if others is None:
@@ -168,7 +169,7 @@ class Estimate:
         return sum(self.table_seconds.get(part, 0.0) for part in parts)
 
     def predicted(self, *, metered: bool) -> dict[str, Any]:
-        """Return `predicted` of run.json; energy and emissions are None if the run is not metered. `flops`: of the steps."""
+        """Return `predicted` of run.json; energy and emissions are None if the run is not metered. `flops`: those of the steps."""
         return {
             "seconds": asdict(self.seconds),
             "energy_kwh": asdict(self.energy_kwh) if metered else None,
@@ -188,7 +189,7 @@ class Estimate:
 
 
 class Forecaster(Protocol):
-    """Estimates a run before its first step, and learns from what became of it; planning/run_forecaster.py is that of all commands."""
+    """Estimates a run before its first step, and learns from its outcome; all commands use planning/run_forecaster.py."""
 
     def estimate(self, run: "Run", start: Callable[[], float]) -> Estimate:
         """Return the estimate of a prepared run. `start` returns the seconds since its command started."""

@@ -117,7 +117,7 @@ def _divided(recipe: Recipe, rows: int, plan: RateTrialPlan) -> tuple[NDArray[np
 
 
 def _trial_recipe(recipe: Recipe, plan: RateTrialPlan, rate: float) -> Recipe:
-    """Return the recipe of a short training: the run's own schedule over its few steps, without what needs many to have an effect."""
+    """Return the recipe of a short training: the run's own schedule over its few steps, without features that need many steps."""
     length = {"steps": plan.steps, "epochs": None, "tokens": None, "ema_decay": None, "batch_ramp": None}
     warmup = {"warmup_steps": min(recipe.schedule.warmup_steps, 1), "warmup_tokens": None}
     return recipe.with_rate(rate * plan.factor).model_copy(

@@ -63,7 +63,8 @@ class Run:
         """Read and tokenize the data, train or load the tokenizer, and describe the model.
 
         `begun`: the run has taken steps, so its recipe is kept as it is. `ranks`: how many will train it, by default those of this run.
-        `copies`: of each model, that this machine must have the memory for; None: as the ranks hold them. Raises MachineError, UsageError.
+        `copies`: how many copies of each model must fit into this machine's memory; None: as many as the ranks hold. Raises MachineError,
+        UsageError.
         """
         copies = self.peers.ranks.copies_on_machine(self.recipe.parallel.shard) if copies is None else copies
         require_memory_for_blocks(self.recipe, self.device, copies)
@@ -75,7 +76,7 @@ class Run:
                 self.recipe = limit_batch_size(self.recipe, self.data, self.listener, ranks or self.peers.ranks.size)
 
     def forecast(self, *, ahead: bool = False) -> Estimate:
-        """Estimate the prepared run. `ahead`: it starts later, and finds in the cache what was built now."""
+        """Estimate the prepared run. `ahead`: the run will start later; it then finds in the cache what is built now."""
 
         def seconds() -> float:
             return time.monotonic() - self.began - (BuildingTime.seconds - self._built if ahead else 0.0)

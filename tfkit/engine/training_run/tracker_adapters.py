@@ -74,7 +74,7 @@ class NewPoints:
             self.sent += len(new)
 
     def close(self) -> None:
-        """Send the known ones of the totals, and finish."""
+        """Send the totals that are known, and finish."""
         used = self._totals()
         totals = {"totals/energy_kwh": used.energy_kwh, "totals/emissions_g": used.emissions_g}
         self._program.close({name: value for name, value in totals.items() if value is not None})

@@ -266,7 +266,7 @@ class ModelConfig(Data):
 
     @property
     def active_hidden_dim(self) -> int:
-        """The number of inner values with which an MLP computes a token, over its chosen experts, in the layer with the most."""
+        """The width of the MLP, or of all chosen experts of a token together, in the layer where it is largest."""
         sparse = self.mlp.experts.active * self.expert_dim if self.mlp.experts else 0
         return max(sparse, self.hidden_dim if self.has_mlp else 0)
 

@@ -84,7 +84,7 @@ def _measure(model: ModelFacts) -> dict[str, Any]:
 
 
 def _components(model: ModelFacts) -> list[dict[str, Any]]:
-    """Return the processor, GPUs and memory; an unknown processor without a name, since there must be one."""
+    """Return the processor, GPUs and memory; a processor is required, so an unknown one has no name."""
     record = model.machine
     cpu = _known({"componentName": text_of(record, "cpu_model"), "componentType": "cpu", "nbComponent": 1})
     gpus, memory = record.get("gpu_count"), record.get("ram_total_size")
