@@ -16,8 +16,8 @@ from tfkit.engine.training_run import attempt
 from tfkit.engine.training_run.attempt import RunOptions
 from tfkit.errors import BudgetReached, Stopped, TfkitError, stop_reason
 from tfkit.recipe.reading.overrides import Overrides
-from tfkit.run.chain_folder import CHAIN
 from tfkit.run.folder import RunFolder
+from tfkit.run.run_json import CHAIN
 
 
 def run_request(request: TrainingRequest, options: RunOptions, listener: Listener, stop: StopRequest) -> dict[str, Any]:

@@ -21,8 +21,7 @@ from tfkit.recipe import Chain, Recipe, RecipeText, open_recipe, read_chain
 from tfkit.recipe.reading.overrides import NO_OVERRIDES, Overrides, assignment, followed_by
 from tfkit.recipe.schema.best_metric import HIGHER
 from tfkit.recipe.search_space import Axis, SearchSpace
-from tfkit.run.chain_folder import trial_folders
-from tfkit.run.run_json import read_run_json
+from tfkit.run.run_json import read_run_json, trial_folders
 
 MOST_TRIALS = 1000  # of a grid: a sweep of more is a mistake
 _DECIDED = Path("the recipe of what was seen")  # the name of the file that it would be, in messages

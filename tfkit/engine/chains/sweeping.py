@@ -14,8 +14,8 @@ from tfkit.errors import Stopped, UnhealthyError, UsageError, is_out_of_memory, 
 from tfkit.recipe import RecipeText
 from tfkit.recipe.reading.overrides import Overrides
 from tfkit.recipe.search_space import SearchSpace
-from tfkit.run.chain_folder import SWEEP
 from tfkit.run.folder import RunFolder, is_begun
+from tfkit.run.run_json import SWEEP
 
 
 def run_sweep(

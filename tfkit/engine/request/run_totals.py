@@ -14,12 +14,11 @@ from tfkit.carbon.footprint import MEASURED, RANGES, REWORK, RunTotals, sum_tota
 from tfkit.recipe.reading.overrides import Overrides, assignment
 from tfkit.recipe.schema.best_metric import HIGHER
 from tfkit.run.ancestors import read_lineage
-from tfkit.run.chain_folder import stage_folders, trial_folders
 from tfkit.run.checkpoints import newest_checkpoint
 from tfkit.run.folder import RunFolder
 from tfkit.run.lineage import Ancestor, merge_ancestors, shifted, sum_inherited
 from tfkit.run.listing import read_run
-from tfkit.run.run_json import known_of, read_run_json, totals_in
+from tfkit.run.run_json import known_of, read_run_json, stage_folders, totals_in, trial_folders
 from tfkit.run.state_json import read_state_json
 from tfkit.run.strict_json import is_number
 
