@@ -13,9 +13,8 @@ import math
 from pathlib import Path
 
 from tfkit.durable import write_atomically
-from tfkit.run.chain_folder import trial_folders
 from tfkit.run.metrics import read_metrics
-from tfkit.run.run_json import read_run_json
+from tfkit.run.run_json import read_run_json, trial_folders
 
 WIDTH, HEIGHT, PANEL, LEFT, TOP, BOTTOM = 760, 330, 300, 52, 34, 60
 METRICS = {"reward": "reward, by the model that trains", "gold": "gold: probability of a good text"}

@@ -13,8 +13,7 @@ from typing import Any
 import typer
 
 import tfkit
-from tfkit.cli import COMMANDS, app
-from tfkit.cli.examples import EXAMPLES
+from tfkit.cli import COMMANDS, EXAMPLES, app
 from tfkit.families import PRESETS
 from tfkit.families.hub_models import RELEASES
 from tfkit.recipe.json_schema import json_schema

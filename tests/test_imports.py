@@ -30,7 +30,6 @@ PURE = {
 }
 # Of the room `run`: how a checkpoint lies on disk, without torch.
 CHECKPOINTS = {
-    "run.chain_folder",
     "run.checkpoints",
     "run.manifest",
     "run.model_files",

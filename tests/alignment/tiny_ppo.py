@@ -14,7 +14,7 @@ from tfkit.alignment.rollout_loader import RolloutLoader
 from tfkit.alignment.user_code import CodePermission
 from tfkit.data import BatchSizes, StepLoader, TokenStream
 from tfkit.engine.assembly.companions import place_companions
-from tfkit.engine.assembly.loaders import mix_text
+from tfkit.engine.assembly.loaders import MixedLoader
 from tfkit.generation.inference import inference
 from tfkit.objectives.companion import Companion
 from tfkit.objectives.context import ModelContext, RowOrder
@@ -82,6 +82,6 @@ class PPOWorld:
         )
         self.loader: StepLoader[Batch] = self.rollouts
         if (mix := self.objective.pretraining) is not None:
-            self.loader = mix_text(self.rollouts, mix, [(text(), 1.0)], order)
+            self.loader = MixedLoader(self.rollouts, mix.open_rows([(text(), 1.0)], order), mix.collate, mix.ratio)
         optimizer, module = Optimizer(self.weights.trained, adam), LossModule(self.policy, self.objective)
         self.stepper = Stepper(module, self.weights, optimizer, device=CPU, seed=1, companions=self.companions)

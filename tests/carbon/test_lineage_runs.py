@@ -15,7 +15,7 @@ import tfkit
 from tfkit.__main__ import main
 from tfkit.carbon import Meter
 from tfkit.engine.assembly.base_model import parent_of
-from tfkit.engine.request.chain_result import stage_facts
+from tfkit.engine.request.run_totals import stage_facts
 from tfkit.hub import content_hash, run_id_of
 from tfkit.run.ancestors import Ancestry, Parent, find_ancestors, read_lineage
 from tfkit.run.checkpoints import newest_checkpoint

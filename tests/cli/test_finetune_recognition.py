@@ -16,7 +16,7 @@ from tfkit.adapters import load as load_any
 from tfkit.engine.inference.predicting import infer_objective
 from tfkit.engine.recognition import decided_size
 from tfkit.engine.recognition.decided_recipe import _inspect_data
-from tfkit.engine.recognition.unwritten_recipe import _data_name, _model_name
+from tfkit.engine.recognition.own_data import _data_name, _model_name
 from tfkit.hub import load
 from tfkit.recipe import read_recipe
 from tfkit.recipe.schema.best_metric import metrics_of

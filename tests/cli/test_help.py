@@ -11,8 +11,7 @@ import pytest
 import typer
 
 from tfkit.__main__ import main
-from tfkit.cli import COMMANDS, app
-from tfkit.cli.examples import EXAMPLES
+from tfkit.cli import COMMANDS, EXAMPLES, app
 from tfkit.cli.options import Execution, Json, Recipe, flatten_options
 from tfkit.recipe.bundled import find_bundled
 

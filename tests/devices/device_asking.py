@@ -11,7 +11,7 @@ from tiny_writers import PROMPTS, START, tiny_model
 
 from tfkit.data import ExampleRows, TokenStream
 from tfkit.evaluation.likelihood import Ids, Question, score_questions
-from tfkit.evaluation.predictions import judge_rows
+from tfkit.evaluation.row_scores import judge_rows
 from tfkit.evaluation.text_scores import score_texts
 from tfkit.generation.decoding import generate
 from tfkit.generation.fill import fill

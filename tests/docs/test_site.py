@@ -15,8 +15,7 @@ import pytest
 import typer
 
 import tfkit
-from tfkit.cli import COMMANDS, app
-from tfkit.cli.examples import EXAMPLES
+from tfkit.cli import COMMANDS, EXAMPLES, app
 from tfkit.families import PRESETS
 from tfkit.families.hub_models import RELEASES
 from tfkit.recipe.json_schema import json_schema

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from tfkit.engine.request.chain_result import stage_facts
+from tfkit.engine.request.run_totals import stage_facts
 from tfkit.engine.tools.audit import audit_runs
 
 FRANCE = {"g_per_kwh": 56.0, "source": "table", "year": 2023, "kind": "annual mean"}

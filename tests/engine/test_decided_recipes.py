@@ -7,7 +7,7 @@ import pytest
 
 from tfkit.engine.recognition.decided_recipe import _document, _fitting_recipe
 from tfkit.engine.recognition.decided_size import RowTokens, decide_size
-from tfkit.engine.recognition.unwritten_recipe import UnwrittenRecipe
+from tfkit.engine.recognition.own_data import UnwrittenRecipe
 from tfkit.recipe import RecipeError
 from tfkit.recipe.reading.overrides import parse_overrides
 from tfkit.recipe.reading.tree import OVERRIDES

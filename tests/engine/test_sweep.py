@@ -12,8 +12,8 @@ from tiny_runs import WORDS, exact, hashes, records, write_corpus
 
 import tfkit
 from tfkit.__main__ import main
-from tfkit.engine.chains.sweep_search import Grid, OptunaSearch
-from tfkit.engine.request.chain_result import Trial
+from tfkit.engine.chains.sweep_plan import Grid, OptunaSearch
+from tfkit.engine.request.run_totals import Trial
 from tfkit.errors import ModelError, UsageError
 from tfkit.hub import find_checkpoint
 from tfkit.recipe.search_space import Axis

@@ -8,8 +8,7 @@ import pytest
 from tfkit.data import Row
 from tfkit.data.columns.rows import BadRow
 from tfkit.errors import DataError
-from tfkit.evaluation.judges import FewShot, MinimalPairs
-from tfkit.evaluation.judging import Judgement, Verdict, judge_by_likelihood, verdict_metrics
+from tfkit.evaluation.judging import FewShot, Judgement, MinimalPairs, Verdict, judge_by_likelihood, verdict_metrics
 from tfkit.evaluation.likelihood import Likelihood, Question
 from tfkit.model.config import ModelConfig
 from tfkit.model.transformer import build

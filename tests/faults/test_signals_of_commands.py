@@ -14,7 +14,7 @@ from tiny_runs import Done, pretrain, run_tfkit, strike, write_corpus, write_rec
 
 import tfkit.engine.tools.averaging
 import tfkit.engine.tools.verification
-import tfkit.hub.mean_weights
+import tfkit.hub.weights
 import tfkit.recipe
 from tfkit.cli import COMMANDS
 
@@ -46,7 +46,7 @@ def test_f03_f08_as_a_command_is_imported(tmp_path: Path, command: str, number: 
     ("words", "owner", "name", "count"),
     [
         (["average", "run", "--last", "3", "--out", "mean"], tfkit.engine.tools.averaging, "verify", 2),
-        (["average", "run", "--last", "3", "--out", "mean"], tfkit.hub.mean_weights, "_mean", 5),
+        (["average", "run", "--last", "3", "--out", "mean"], tfkit.hub.weights, "_mean", 5),
         (["average", "run", "--last", "3", "--out", "mean"], tfkit.durable, "sync_file", 3),
         (["verify", "run"], tfkit.engine.tools.verification, "verify", 2),
         (["check", "tiny.yaml"], tfkit.recipe, "open_recipe", 1),

@@ -26,7 +26,7 @@ from tiny_runs import run_here
 from tokenizers import Tokenizer
 
 from tfkit.__main__ import main
-from tfkit.carbon.sidecar_process import SidecarProcess
+from tfkit.carbon.meter import SidecarProcess
 from tfkit.engine.planning.machine_speed import machine_speed
 from tfkit.engine.training_run.assembled_run import AssembledRun
 from tfkit.model.config import ModelConfig
@@ -729,7 +729,7 @@ def _watch(seen: Seen, patch: pytest.MonkeyPatch) -> None:
     patch.setattr(AssembledRun, "train", run)
     patch.setattr(Block, "forward", block)
     patch.setattr(SidecarProcess, "start", recording)
-    patch.setattr("tfkit.carbon.sidecar_process._spawn", no_process)
+    patch.setattr("tfkit.carbon.meter._spawn", no_process)
     patch.setattr("tfkit.engine.training_run.attempt._measure_idle", measured)
     patch.setattr(datasets, "load_dataset", loaded)
 

@@ -49,7 +49,7 @@ def start_ranks(requested: int | None) -> Ranks | None:
 def _follow(ranks: Ranks, threads: int | None, request: "Callable[[], TrainingRequest] | None") -> None:
     """Follow rank 0 to the end of the training."""
     from tfkit.engine.request.rank_checks import rank_threads
-    from tfkit.engine.training_run.worker import follow
+    from tfkit.engine.training_run.coordinator import follow
 
     set_crash_folder(None)
     own = None

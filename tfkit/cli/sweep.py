@@ -39,7 +39,7 @@ def sweep(
     from tfkit.cli.train import run_training, to_run_options
     from tfkit.engine.chains.sweep_plan import decide_source
     from tfkit.engine.chains.sweeping import run_sweep
-    from tfkit.engine.recognition.unwritten_recipe import UnwrittenRecipe
+    from tfkit.engine.recognition.own_data import UnwrittenRecipe
     from tfkit.engine.request.training_request import TrainingRequest
     from tfkit.recipe import open_recipe
 
@@ -70,7 +70,7 @@ def _show_plan(request: "TrainingRequest", space: SearchSpace, trials: int | Non
     from tfkit.cli.dry_run import show_dry_run
     from tfkit.engine.chains.sweep_plan import plan_sweep
     from tfkit.engine.listener import Silent
-    from tfkit.engine.request.chain_result import Trial
+    from tfkit.engine.request.run_totals import Trial
 
     plan = plan_sweep(request.source, space, trials, run_options, Silent())
     show_dry_run(plan.request(Trial("", plan.space.first)), run_options, json, sweep=plan)

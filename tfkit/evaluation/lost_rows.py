@@ -9,7 +9,7 @@ import numpy as np
 from tfkit.data import ExampleSet, Row, Source, example_set
 from tfkit.data.columns.rows import BadRow, OnBadRow
 from tfkit.errors import DataError
-from tfkit.evaluation.predictions import RowPrediction
+from tfkit.evaluation.row_scores import RowPrediction
 from tfkit.evaluation.written import is_row_of, rows_of
 from tfkit.objectives.labelled import LabelledObjective, RowResult
 

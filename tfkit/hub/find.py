@@ -10,10 +10,9 @@ from tfkit.errors import ModelError, argument
 from tfkit.network import fetch, is_offline
 from tfkit.recipe.bundled import training_command
 from tfkit.run import strict_json
-from tfkit.run.chain_folder import best_trial, stage_folders, trial_folders
 from tfkit.run.checkpoints import best_checkpoint, newest_checkpoint, read_best, step_folders, step_of
 from tfkit.run.manifest import Identity, identity_of, is_settled, refuse_later_version
-from tfkit.run.run_json import read_run_json
+from tfkit.run.run_json import best_trial, read_run_json, stage_folders, trial_folders
 from tfkit.run.tfkit_json import read_tfkit_json
 from tfkit.run.verified import find_named, verified
 

@@ -1,11 +1,15 @@
-"""The tensors of a folder's safetensors files: first their headers, then, once these are known to fit config.json, their values."""
+"""The tensors of a folder's safetensors files: first their headers, then, once these are known to fit config.json, their values.
+
+The mean of several checkpoints of one model is that by which the 2017 Transformer was evaluated (arXiv 1706.03762, section 6.1).
+"""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
@@ -131,3 +135,35 @@ def check_fit(weights: Mapping[str, Weight], expected: Mapping[str, tuple[int, .
         raise ModelError(
             f"{folder}: the weights do not fit config.json:\n  " + "\n  ".join(problems) + "\nCopy both again, from the same source"
         )
+
+
+def weights_bytes(folders: Sequence[Path]) -> int:
+    """Return the total size of the tensors of these model folders, in bytes."""
+    return sum(weight.stored.end - weight.stored.begin for folder in folders for weight in find_weights(folder).values())
+
+
+def mean_weights(folders: Sequence[Path], advance: Callable[[int], object]) -> Tensors:
+    """Return the mean of each tensor over these model folders, summed in float64, as float32, under its name in the files.
+
+    Only one tensor at a time is held in float64. `advance` is called with the number of bytes after each read. Raise ModelError if the
+    tensors of a folder differ from the first one's in name, shape or type, or cannot be read.
+    """
+    stored = [find_weights(folder) for folder in folders]
+    for folder, weights in zip(folders[1:], stored[1:], strict=True):
+        if (name := _first_difference(stored[0], weights)) is not None:
+            raise ModelError(f"{folder}: its tensor {name} differs from that in {folders[0]}: only checkpoints of one model have a mean")
+    return {name: _mean([weights[name] for weights in stored], advance) for name in stored[0]}
+
+
+def _mean(stored: Sequence[Weight], advance: Callable[[int], object]) -> torch.Tensor:
+    total = torch.zeros(stored[0].stored.shape, dtype=torch.float64)
+    for weight in stored:
+        total += read_weights({weight.name: weight})[weight.name]
+        advance(weight.stored.end - weight.stored.begin)
+    return total.div_(len(stored)).float()
+
+
+def _first_difference(first: dict[str, Weight], second: dict[str, Weight]) -> str | None:
+    """Return the first name whose tensor is missing from one model, or differs in type or shape; None if all are alike."""
+    layouts = [{name: weight.stored[:2] for name, weight in weights.items()} for weights in (first, second)]
+    return next((name for name in sorted(first.keys() | second.keys()) if layouts[0].get(name) != layouts[1].get(name)), None)

@@ -19,11 +19,10 @@ from tfkit.recipe.reading.tree import flatten, plain
 from tfkit.regular_files import read_limited
 from tfkit.reporting.checkpoint_facts import CheckpointFacts, read_checkpoint
 from tfkit.reporting.metric_lines import Confusion, MetricLines, confusion_of, read_metric_lines
-from tfkit.run.chain_folder import CHAIN, SWEEP, member_folders
 from tfkit.run.fitting_fields import LARGEST
 from tfkit.run.lineage import ParentEntry
 from tfkit.run.listing import ListedRun, read_run_and_document
-from tfkit.run.run_json import RunDocument
+from tfkit.run.run_json import CHAIN, SWEEP, RunDocument, member_folders
 from tfkit.units import baseline_metric
 
 _MOST_BYTES = 256 << 20  # of all ledgers of a run together

@@ -13,8 +13,8 @@ from tfkit.errors import UsageError, argument
 from tfkit.recipe.schema.best_metric import HIGHER
 from tfkit.reporting.inherited import Ancestry, ancestry_of
 from tfkit.reporting.run_facts import RunFacts, read_facts, text_of
-from tfkit.run.chain_folder import CHAIN
 from tfkit.run.refused_folders import lost_receipt
+from tfkit.run.run_json import CHAIN
 
 _INSIDE_A_RUN = {"checkpoints", "carbon", "tensorboard"}
 _TRAINING = ("pretrain", "finetune")

@@ -9,12 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from tfkit.run import strict_json
-from tfkit.run.chain_folder import CHAIN, SWEEP, member_folders, runs_within
 from tfkit.run.checkpoints import newest_step, read_best, step_folders
 from tfkit.run.lock import is_locked
 from tfkit.run.metrics import parse_record
 from tfkit.run.refused_folders import lost_receipt
-from tfkit.run.run_json import RunDocument, read_run_json
+from tfkit.run.run_json import CHAIN, SWEEP, RunDocument, member_folders, read_run_json, runs_within
 
 _TAIL_BYTES = 1 << 16  # of metrics.jsonl: only its end is read
 _KINDS = {"pre-training": "pretrain", "fine-tuning": "finetune"}

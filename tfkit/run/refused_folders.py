@@ -6,7 +6,7 @@ from itertools import pairwise
 from pathlib import Path
 
 from tfkit.errors import UsageError, argument
-from tfkit.run.chain_folder import CHAIN, SWEEP
+from tfkit.run.run_json import CHAIN, SWEEP
 
 FILES = ("recipe.yaml", "run.json", "metrics.jsonl", "emissions.csv")
 FOLDERS = ("carbon", "checkpoints", "tensorboard")

@@ -10,6 +10,8 @@
 "running" at the next start; its ended_utc is unknown, thus null). A run that has not begun is "new". Times are UTC; `seconds` is
 monotonic time until the file was last written, also for a killed attempt.
 
+Stages of a recipe, in order, and trials of a sweep are runs in folders of one folder, runs/<name>/<stage or trial>/, with its own run.json.
+
 `Receipt` writes the file, `read_run_json` reads it. Of an older version, or a damaged file, only what identifies the run must be valid.
 """
 
@@ -36,6 +38,8 @@ from tfkit.run.model_files import MIB, check_version
 
 NAME = "run.json"
 SCHEMA_VERSION = 1
+CHAIN = "stages"  # the `kind` of a recipe with stages
+SWEEP = "sweep"
 _LIMIT = 64 * MIB
 SECONDS_BETWEEN_WRITES = 5.0  # of a running attempt, at least
 End = Literal["stopped", "finished", "failed"]
@@ -116,6 +120,34 @@ def known_of(folder: Path) -> RunDocument:
 def totals_in(document: Any) -> RunTotals:
     """Return the `totals` of a run.json of any version."""
     return fitting(RunTotals, document)
+
+
+def stage_folders(path: Path) -> dict[str, Path]:
+    """Return the run folder of each stage, whether it exists yet or not, in order; none for a folder of another kind."""
+    run = known_of(path)
+    return {name: path / name for name in (run.kind == CHAIN and run.stages) or ()}
+
+
+def trial_folders(path: Path) -> dict[str, Path]:
+    """Return the run folder of each trial of a sweep that was started, in order; none for a folder of another kind."""
+    run = known_of(path)
+    return {name: path / name for name in (run.kind == SWEEP and run.trials) or ()}
+
+
+def best_trial(path: Path) -> Path | None:
+    """Return the run folder of a sweep's best trial; None if no trial is finished, or for a folder of another kind."""
+    return trial_folders(path).get(known_of(path).best_trial or "")
+
+
+def member_folders(path: Path) -> dict[str, Path]:
+    """Return the run folders of the stages or trials by name; none for the folder of a single run."""
+    return stage_folders(path) or trial_folders(path)
+
+
+def runs_within(path: Path) -> list[Path]:
+    """Return the folders of all single runs in `path`, whether they exist yet or not; for a single run, `path` itself."""
+    members = member_folders(path)
+    return [run for member in members.values() for run in runs_within(member)] if members else [path]
 
 
 def _load(path: Path) -> dict[str, Any]:

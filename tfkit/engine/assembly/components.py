@@ -13,7 +13,7 @@ from tfkit.adapters import FrozenReference, add_lora, freeze
 from tfkit.data import BatchSizes, Loader, Rows, StepLoader
 from tfkit.engine.assembly.base_model import start_model
 from tfkit.engine.assembly.companions import PREFIX, companion_parameter, companion_tensors, load_companion_tensors, place_companions
-from tfkit.engine.assembly.loaders import LOADER_PREFIX, mix_text, restore_loader, sampling_loader
+from tfkit.engine.assembly.loaders import LOADER_PREFIX, MixedLoader, restore_loader, sampling_loader
 from tfkit.engine.assembly.memory_plan import holds_whole_model
 from tfkit.engine.assembly.reference_model import data_with_reference, with_reference
 from tfkit.engine.assembly.training_data import TrainingData
@@ -137,7 +137,7 @@ def assemble(
         loader = Loader(rows, objective.collate, sizes, micro_batch_size)
     loader.rank, loader.ranks = peers.ranks.rank, peers.ranks.size
     if (mix := objective.pretraining) is not None:
-        loader = mix_text(loader, mix, data.pretraining, row_order(recipe, model.config))
+        loader = MixedLoader(loader, mix.open_rows(data.pretraining, row_order(recipe, model.config)), mix.collate, mix.ratio)
     components = Components(precision, loader, plan, schedule, weights, stepper.optimizer, stepper, reference, data)
     return components if checkpoint is None else replace(components, progress=_restore(components, checkpoint))
 

@@ -1,6 +1,6 @@
 """The loaders of a run other than that of stored rows: of sampled responses, with text mixed in, of all ranks; and a loader's state."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from copy import copy
 from functools import partial
 from pathlib import Path
@@ -11,11 +11,9 @@ import torch
 from numpy.typing import NDArray
 
 from tfkit.adapters import FrozenReference
-from tfkit.data import BatchSizes, Loader, Rows, StepLoader, TokenStream
+from tfkit.data import BatchSizes, Loader, Rows, StepLoader
 from tfkit.engine.assembly.training_data import TrainingData
 from tfkit.errors import ModelError
-from tfkit.objectives.causal_lm import PretrainingMix
-from tfkit.objectives.context import RowOrder
 from tfkit.objectives.objective import Batch
 from tfkit.parallel.collectives import ProcessGroup
 from tfkit.parallel.common_work import CommonWork
@@ -25,13 +23,6 @@ from tfkit.training.memory import largest_divisor
 from tfkit.training.step import Stepper
 
 ShouldStop = Callable[[], bool] | None
-
-
-def mix_text(
-    loader: StepLoader[Batch], mix: PretrainingMix, texts: Sequence[tuple[TokenStream, float]], order: RowOrder
-) -> StepLoader[Batch]:
-    """Return the loader, with text of the pretraining mixed into its steps."""
-    return MixedLoader(loader, mix.open_rows(texts, order), mix.collate, mix.ratio)
 
 
 class MixedLoader:

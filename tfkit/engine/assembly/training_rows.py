@@ -16,7 +16,7 @@ from tfkit.data.store.overlap import Hashes, cached_hashes
 from tfkit.engine.request.evaluation_settings import saved_recipe
 from tfkit.errors import TfkitError
 from tfkit.evaluation.baselines import Baselines, baselines, has_baselines
-from tfkit.evaluation.predictions import RowPrediction
+from tfkit.evaluation.row_scores import RowPrediction
 from tfkit.recipe.schema.objective_facts import ObjectiveSection
 from tfkit.recipe.schema.sections import Recipe
 from tfkit.run.tfkit_json import read_tfkit_json

@@ -8,8 +8,7 @@ from tfkit.adapters import FrozenReference
 from tfkit.data import ExampleSet, Rows, TokenStream
 from tfkit.engine.assembly.training_data import TrainingData, ValidationSet
 from tfkit.evaluation.lost_rows import completed, within, wrong_answers
-from tfkit.evaluation.predictions import RowPrediction, answer_metrics, judge_rows
-from tfkit.evaluation.row_scores import TokenBudget, first_rows, score_rows, tokens_of_first
+from tfkit.evaluation.row_scores import RowPrediction, TokenBudget, answer_metrics, first_rows, judge_rows, score_rows, tokens_of_first
 from tfkit.evaluation.text_scores import score_streams
 from tfkit.model.transformer import Transformer
 from tfkit.objectives.context import RowOrder, Stored, row_length

@@ -15,12 +15,11 @@ from tfkit.engine.training_run.attempt import RunOptions
 from tfkit.errors import BudgetReached, ModelError, OtherVersionError, TfkitError, UsageError, argument
 from tfkit.recipe import Chain, RecipeError, RecipeText, Stage, open_recipe, read_chain
 from tfkit.recipe.reading.overrides import NO_OVERRIDES
-from tfkit.run.chain_folder import stage_folders
 from tfkit.run.checkpoints import best_checkpoint, newest_checkpoint
 from tfkit.run.folder import RunFolder, is_begun
 from tfkit.run.listing import read_run
 from tfkit.run.manifest import verify
-from tfkit.run.run_json import RunDocument, read_run_json
+from tfkit.run.run_json import RunDocument, read_run_json, stage_folders
 
 TOTALS = ("seconds", "energy_kwh", "emissions_g")  # metrics of a chain for its gates, in addition to those of its stages
 

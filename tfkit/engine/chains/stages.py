@@ -9,15 +9,15 @@ from typing import Any, Literal
 
 from tfkit.engine.chains.chain_plan import TOTALS, ChainPlan, PlannedStage, check_begun, is_chain, of_stage, plan_chain
 from tfkit.engine.listener import Listener, StopRequest
-from tfkit.engine.request.chain_result import chain_result, stage_facts
 from tfkit.engine.request.gate import judge
+from tfkit.engine.request.run_totals import chain_result, stage_facts
 from tfkit.engine.request.training_request import RequestRecord, TrainingRequest
 from tfkit.engine.training_run import attempt
 from tfkit.engine.training_run.attempt import RunOptions
 from tfkit.errors import BudgetReached, Stopped, TfkitError, stop_reason
 from tfkit.recipe.reading.overrides import Overrides
-from tfkit.run.chain_folder import CHAIN
 from tfkit.run.folder import RunFolder
+from tfkit.run.run_json import CHAIN
 
 
 def run_request(request: TrainingRequest, options: RunOptions, listener: Listener, stop: StopRequest) -> dict[str, Any]:

@@ -7,15 +7,15 @@ from typing import Any, Literal
 from tfkit.engine.chains import stages
 from tfkit.engine.chains.sweep_plan import SweepPlan, check_trial, is_free, is_sweep, plan_sweep
 from tfkit.engine.listener import Listener, StopRequest
-from tfkit.engine.request.chain_result import Trial, sweep_facts, sweep_result
 from tfkit.engine.request.resuming import warn_without_effect
+from tfkit.engine.request.run_totals import Trial, sweep_facts, sweep_result
 from tfkit.engine.training_run.attempt import RunOptions
 from tfkit.errors import Stopped, UnhealthyError, UsageError, is_out_of_memory, stop_reason
 from tfkit.recipe import RecipeText
 from tfkit.recipe.reading.overrides import Overrides
 from tfkit.recipe.search_space import SearchSpace
-from tfkit.run.chain_folder import SWEEP
 from tfkit.run.folder import RunFolder, is_begun
+from tfkit.run.run_json import SWEEP
 
 
 def run_sweep(

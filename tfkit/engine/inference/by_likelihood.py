@@ -13,8 +13,7 @@ from tfkit.engine.inference.session import WHOLE
 from tfkit.engine.listener import Listener
 from tfkit.engine.request.evaluation_settings import EvaluationSettings
 from tfkit.errors import DataError, ModelError
-from tfkit.evaluation.judges import JUDGES
-from tfkit.evaluation.judging import Judgement, judge_by_likelihood, verdict_metrics
+from tfkit.evaluation.judging import JUDGES, Judgement, judge_by_likelihood, verdict_metrics
 from tfkit.evaluation.row_scores import TokenBudget
 from tfkit.objectives.metrics import unit_weights
 from tfkit.recipe.reading.checks import fitting_problems

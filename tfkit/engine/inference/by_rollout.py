@@ -16,7 +16,7 @@ from tfkit.engine.inference.session import WHOLE
 from tfkit.engine.request.evaluation_settings import EvaluationSettings, saved_recipe
 from tfkit.errors import ModelError, TfkitError
 from tfkit.evaluation.lost_rows import reasons, wrong_answers
-from tfkit.evaluation.predictions import loss_metrics
+from tfkit.evaluation.row_scores import loss_metrics
 from tfkit.hub import content_hash
 
 if TYPE_CHECKING:

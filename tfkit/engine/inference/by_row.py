@@ -19,8 +19,7 @@ from tfkit.engine.request.evaluation_settings import EvaluationSettings
 from tfkit.errors import UsageError, argument
 from tfkit.evaluation.baselines import Baselines
 from tfkit.evaluation.lost_rows import completed, only_class, reasons, wrong_answers
-from tfkit.evaluation.predictions import RowPrediction, answer_metrics, written_metrics
-from tfkit.evaluation.row_scores import tokens_of_first
+from tfkit.evaluation.row_scores import RowPrediction, answer_metrics, tokens_of_first, written_metrics
 from tfkit.evaluation.written import deterministic, rows_of
 from tfkit.objectives.context import RowOrder, Stored, row_length, tokens_of
 from tfkit.objectives.labelled import LabelledObjective, LabelProbabilities

@@ -1,13 +1,13 @@
 """A vector for the text of each row, as of tfkit embed; loaded.embed gives the same vectors."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tfkit.data.columns.rows import BadRow, Row
 from tfkit.data.sources.prediction_rows import PredictionColumns
-from tfkit.engine.inference.row_answers import RowAnswers, RowModel
+from tfkit.engine.inference.row_answers import RowAnswers, RowModel, RowTask
 from tfkit.engine.inference.session import named_precision
 from tfkit.engine.request.evaluation_settings import EvaluationSettings, read_settings
 from tfkit.engine.request.run_totals import finalize_killed_run
@@ -50,36 +50,19 @@ def open_embedder(
         assert isinstance(settings.data.validation, list)
         update["validation"] = [one.model_copy(update={"columns": {"text": field}, "text": None}) for one in settings.data.validation]
     settings = replace(settings, data=settings.data.model_copy(update=update))
-    named = named_precision(settings, overrides, precision)
-    task = Embedding(_text_role(settings.objective.trained_for), settings, takes_lines=field in (None, "text"))
-    return RowAnswers(checkpoint, folder, settings, task, "float32" if named == "auto" else named)
+    chosen, role = named_precision(settings, overrides, precision), _text_role(settings.objective.trained_for)
 
+    def columns(named: Mapping[str, str | list[str]]) -> PredictionColumns:
+        """Return the column of the text: the one that is named, else that of the role that the model was trained on."""
+        read = TEXT[0] if "text" in named else role
+        own = {read.name: named[read.name]} if read.name in named else {}
+        return PredictionColumns((read,), own, option=argument("field"), takes_lines=field in (None, "text"))
 
-@dataclass(frozen=True)
-class Embedding:
-    """Embeds the text of each row: of the column that the settings name `text`, else of the role that the model was trained on.
+    def open_embedding(loaded: "Loaded", deal: RankMap) -> RowModel:
+        return EmbeddingModel(loaded, settings, deal)
 
-    `takes_lines`: whether plain texts may take its place.
-    """
-
-    role: Role
-    settings: EvaluationSettings
-    takes_lines: bool
-    name = "embedding"
-
-    def columns(self, named: Mapping[str, str | list[str]]) -> PredictionColumns:
-        """Return the column of the text."""
-        role = TEXT[0] if "text" in named else self.role
-        own = {role.name: named[role.name]} if role.name in named else {}
-        return PredictionColumns((role,), own, option=argument("field"), takes_lines=self.takes_lines)
-
-    def open(self, loaded: "Loaded", deal: RankMap) -> RowModel:
-        """Return the model as one that embeds texts."""
-        return EmbeddingModel(loaded, self.settings, deal)
-
-    def facts(self, loaded: "Loaded") -> dict[str, Any]:
-        """Return the size of a vector."""
-        return {"dim": loaded.config.dim}
+    task = RowTask("embedding", columns, open_embedding, lambda loaded: {"dim": loaded.config.dim})
+    return RowAnswers(checkpoint, folder, settings, task, "float32" if chosen == "auto" else chosen)
 
 
 class EmbeddingModel:

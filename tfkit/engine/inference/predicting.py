@@ -1,12 +1,11 @@
 """Predictions of a checkpoint for rows that need no label, as of tfkit predict, tfkit.predict and loaded.predict."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tfkit.data.sources.prediction_rows import PredictionColumns
-from tfkit.engine.inference.row_answers import RowAnswers, RowModel
+from tfkit.engine.inference.row_answers import RowAnswers, RowModel, RowTask
 from tfkit.engine.inference.session import named_precision
 from tfkit.engine.request.evaluation_settings import EvaluationSettings, read_settings
 from tfkit.engine.request.run_totals import finalize_killed_run
@@ -41,34 +40,16 @@ def open_predictor(
             f"{folder}: {section.kind} gives no answer to a row: predict is for models that were trained on labelled rows, "
             "on pairs of texts or on conversations; fine-tune it on such rows, or continue texts with tfkit generate"
         )
-    task = Prediction(section, settings, all_labels)
-    return RowAnswers(checkpoint, folder, settings, task, named_precision(settings, overrides, precision))
 
-
-@dataclass(frozen=True)
-class Prediction:
-    """Answers rows by an objective. `all_labels`: with the probability of every label."""
-
-    section: ObjectiveSection
-    settings: EvaluationSettings
-    all_labels: bool
-    name = "prediction"
-
-    def columns(self, named: Mapping[str, str | list[str]]) -> PredictionColumns:
-        """Return the columns of the objective's roles, except for the label."""
-        return PredictionColumns(self.section.asked_roles, named)
-
-    def open(self, loaded: "Loaded", deal: RankMap) -> RowModel:
-        """Return the model with its objective. Raises ModelError if they do not fit."""
+    def open_answering(loaded: "Loaded", deal: RankMap) -> RowModel:
         from tfkit.engine.inference.answering_model import AnsweringModel, open_finished
 
-        objective = open_finished(self.section, loaded, self.settings)[0].labelled
+        objective = open_finished(section, loaded, settings)[0].labelled
         assert objective is not None  # it reads rows
-        return AnsweringModel(loaded, objective, self.settings, deal, all_labels=self.all_labels)
+        return AnsweringModel(loaded, objective, settings, deal, all_labels=all_labels)
 
-    def facts(self, loaded: "Loaded") -> dict[str, Any]:
-        """Return the objective."""
-        return {"objective": self.section.kind}
+    task = RowTask("prediction", partial(PredictionColumns, section.asked_roles), open_answering, lambda _: {"objective": section.kind})
+    return RowAnswers(checkpoint, folder, settings, task, named_precision(settings, overrides, precision))
 
 
 def _settings(folder: Path, overrides: Overrides, data: str) -> EvaluationSettings:

@@ -55,21 +55,14 @@ class RowModel(Protocol):
         """Return the fields that the answer adds to each row."""
 
 
-class RowTask(Protocol):
+@dataclass(frozen=True)
+class RowTask:
     """The computation of a command for each row."""
 
-    @property
-    def name(self) -> str:
-        """The name of the answer, and of its field, which is None for a row that cannot be read."""
-
-    def columns(self, named: Mapping[str, str | list[str]]) -> PredictionColumns:
-        """Return the columns that are read from a source; `named`: those that its settings name, by role."""
-
-    def open(self, loaded: "Loaded", deal: RankMap) -> RowModel:
-        """Return the model as one that answers rows; `deal` computes its batches. Raises ModelError."""
-
-    def facts(self, loaded: "Loaded") -> dict[str, Any]:
-        """Return the fields that the result of the command has for this task alone."""
+    name: str  # of the answer, and of its field, which is None for a row that cannot be read
+    columns: Callable[[Mapping[str, str | list[str]]], PredictionColumns]  # that are read of a source; given: those named by role
+    open: Callable[["Loaded", RankMap], RowModel]  # the model as one that answers rows, whose batches the map computes; raises ModelError
+    facts: Callable[["Loaded"], dict[str, Any]]  # the fields that the result of the command has for this task alone
 
 
 class RowAnswers:

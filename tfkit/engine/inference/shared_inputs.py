@@ -8,7 +8,7 @@ import numpy as np
 
 from tfkit.data import ExampleSet, Source
 from tfkit.engine.request.evaluation_settings import EvaluationSettings
-from tfkit.evaluation.predictions import RowPrediction
+from tfkit.evaluation.row_scores import RowPrediction
 from tfkit.evaluation.written import deterministic, rows_of, write_texts
 from tfkit.objectives.labelled import WritingObjective
 from tfkit.objectives.metrics import Numbers

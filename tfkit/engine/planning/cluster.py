@@ -19,7 +19,7 @@ from tfkit.engine.assembly.memory_plan import run_memory, sums_gradients
 from tfkit.engine.assembly.step_flops import sampled_batches
 from tfkit.engine.assembly.training_data import TrainingData
 from tfkit.engine.planning.forecast import PROCESS_BYTES, emissions_of
-from tfkit.engine.planning.gpus import GPUS, Gpu
+from tfkit.engine.planning.hardware import GPUS, Gpu
 from tfkit.engine.training_run.estimate import Estimate, FullPower, Range
 from tfkit.errors import UsageError, argument
 from tfkit.model.transformer import Transformer

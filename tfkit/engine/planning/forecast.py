@@ -17,9 +17,8 @@ from tfkit.data import Loader
 from tfkit.engine.assembly.components import batch_sizes, total_steps
 from tfkit.engine.assembly.memory_plan import disk_bytes, run_memory, sums_gradients, trained_numel
 from tfkit.engine.planning.forecast_history import TABLE_VERSION, PastRun, correction_for, remember
-from tfkit.engine.planning.gpus import gpu_of
+from tfkit.engine.planning.hardware import gpu_of, machine_watts, memory_watts, processor_power
 from tfkit.engine.planning.machine_speed import device_name, machine_speed
-from tfkit.engine.planning.processor_power import machine_watts, memory_watts, processor_power
 from tfkit.engine.planning.run_flops import RunWork, run_flops
 from tfkit.engine.training_run.contention import busy_neighbours
 from tfkit.engine.training_run.estimate import Estimate, FullPower, NoTrial, Range, RateTrialPlan

@@ -10,13 +10,14 @@ import json
 import math
 import os
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from functools import cache
-from itertools import chain, pairwise
+from itertools import pairwise
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Literal
 
 import torch
+from pydantic import Field, TypeAdapter
 
 from tfkit.data.store.folder_cache import cache_folder
 from tfkit.durable import write_atomically
@@ -34,27 +35,30 @@ HEAD_DIM = 64  # for attention
 # FLOPs of matrix products by their smallest size; FLOPs of visible pairs in fused kernels of attention by the length of a row, head_dim,
 # and whether it is causal; or the amount of what a field of MachineSpeed names.
 Operation = tuple[Literal["products"], int] | tuple[Literal["attention"], int, int, bool] | str
+Speed = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+SpeedOfWidths = Annotated[tuple[Speed, ...], Field(min_length=len(WIDTHS), max_length=len(WIDTHS))]
+SpeedOfLengths = Annotated[tuple[Speed, ...], Field(min_length=len(LENGTHS), max_length=len(LENGTHS))]
 
 
 @dataclass(frozen=True)
 class MachineSpeed:
     """Speeds per second on one device, in one precision, with one number of threads; forward and backward, unless said otherwise."""
 
-    products: tuple[float, ...]  # FLOP/s of a matrix product and its two gradients, by its smallest size (WIDTHS)
-    attention: tuple[float, ...]  # FLOP/s of attention without a mask, by the length of a row (LENGTHS)
-    causal_attention: tuple[float, ...]  # FLOP/s of visible pairs in causal attention, by the length of a row
-    narrow_attention: float  # as `attention` at the middle length, with heads of half the width
-    scores: float  # attention scores, where they are kept
-    dropped_scores: float  # attention scores with dropout
-    forward: float  # the speed of a forward pass alone, divided by that of forward and backward
-    elements: float  # elements through a LayerNorm, an activation and a sum
-    rms_elements: float  # the same with an RMSNorm
-    logits: float  # elements through a softmax in float32
-    updates: float  # elements through an optimizer step with two moments
-    blocks: float  # calls of tiny blocks: the overhead
-    written_blocks: float  # the same in generation, forward alone
-    sampled: float  # tokens drawn for one row of a batch
-    bytes: float  # bytes of weights, each multiplied by a single position; forward alone
+    products: SpeedOfWidths  # FLOP/s of a matrix product and its two gradients, by its smallest size (WIDTHS)
+    attention: SpeedOfLengths  # FLOP/s of attention without a mask, by the length of a row (LENGTHS)
+    causal_attention: SpeedOfLengths  # FLOP/s of visible pairs in causal attention, by the length of a row
+    narrow_attention: Speed  # as `attention` at the middle length, with heads of half the width
+    scores: Speed  # attention scores, where they are kept
+    dropped_scores: Speed  # attention scores with dropout
+    forward: Speed  # the speed of a forward pass alone, divided by that of forward and backward
+    elements: Speed  # elements through a LayerNorm, an activation and a sum
+    rms_elements: Speed  # the same with an RMSNorm
+    logits: Speed  # elements through a softmax in float32
+    updates: Speed  # elements through an optimizer step with two moments
+    blocks: Speed  # calls of tiny blocks: the overhead
+    written_blocks: Speed  # the same in generation, forward alone
+    sampled: Speed  # tokens drawn for one row of a batch
+    bytes: Speed  # bytes of weights, each multiplied by a single position; forward alone
 
     def of(self, operation: Operation) -> float:
         """Return the speed of an operation."""
@@ -147,16 +151,8 @@ def _read(path: Path) -> MachineSpeed | None:
         document = json.loads(path.read_bytes())
         if document["schema_version"] != TABLE_VERSION or float(document["load"]) > 1 > 2 * _load():
             return None
-        speed = MachineSpeed(**{field.name: _number_or_tuple(document[field.name]) for field in fields(MachineSpeed)})
-        tables = speed.products, speed.attention, speed.causal_attention
-        numbers = [*chain(*tables), *(value for value in asdict(speed).values() if not isinstance(value, tuple | list))]
-        if [*map(len, tables)] == [len(WIDTHS), len(LENGTHS), len(LENGTHS)] and all(math.isfinite(one) and one > 0 for one in numbers):
-            return speed
+        return TypeAdapter(MachineSpeed).validate_python(document)
     return None
-
-
-def _number_or_tuple(value: Any) -> Any:
-    return tuple(float(number) for number in value) if isinstance(value, list) else float(value)
 
 
 def _load() -> float:

@@ -1,22 +1,172 @@
-"""The totals of a run in its run.json, of all attempts; also those of a run whose process was killed, which the next command completes.
+"""The totals in run.json: of all attempts of a run, and of the stages of a recipe or the trials of a sweep, with the results of these.
 
-Torch-free.
+Those of a run whose process was killed are completed by the next command. Torch-free.
 """
 
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from tfkit.carbon import Footprint, Reading, ledger_totals, read_seconds, read_totals
-from tfkit.carbon.footprint import MEASURED, REWORK, RunTotals
-from tfkit.engine.request.chain_result import recorded_trials, stage_facts, sweep_facts
-from tfkit.run.chain_folder import stage_folders, trial_folders
+from tfkit.carbon.footprint import MEASURED, RANGES, REWORK, RunTotals, sum_totals
+from tfkit.recipe.reading.overrides import Overrides, assignment
+from tfkit.recipe.schema.best_metric import HIGHER
+from tfkit.run.ancestors import read_lineage
 from tfkit.run.checkpoints import newest_checkpoint
 from tfkit.run.folder import RunFolder
+from tfkit.run.lineage import Ancestor, merge_ancestors, shifted, sum_inherited
 from tfkit.run.listing import read_run
-from tfkit.run.run_json import read_run_json
+from tfkit.run.run_json import known_of, read_run_json, stage_folders, totals_in, trial_folders
 from tfkit.run.state_json import read_state_json
+from tfkit.run.strict_json import is_number
+
+_TOTALS = (
+    *("seconds", "train_seconds", "tokens", "energy_kwh", "emissions_g", *REWORK, "idle_kwh", "energy_kwh_parts", "carbon_status"),
+    *(*RANGES, "modelled_share", "provenance", "pue", "intensity", "coverage", "device_seconds"),
+)
+_OF_THE_LAST = ("checkpoint", "loss", "evaluation", "before", "improvement", "baselines", "best", "stopped_early", "stopped_by", "place")
+_SUMS = ("seconds", "train_seconds", "tokens", "energy_kwh", "energy_kwh_parts", "emissions_g", "carbon_status")
+_OF_A_TRIAL = ("status", "score", "steps", "seconds", "energy_kwh", "emissions_g", "error")
+
+
+def stage_facts(folders: Mapping[str, Path]) -> dict[str, Any]:
+    """Return `stages`, the status, steps and totals of each run folder, and `totals`, the sums of all, over all attempts."""
+    stages = {name: run_facts(folder) for name, folder in folders.items()}
+    return {"stages": stages, "totals": summed_totals(stages.values()) | _inherited(folders.values())}
+
+
+def chain_result(folder: Path, status: str, results: Mapping[str, dict[str, Any]], facts: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the result of docs/cli.md; `results`: those of the stages that this command ran, in order.
+
+    Fields of a single model are those of the last of these; steps, tokens, time, energy and emissions are sums of all stages in the folder.
+    """
+    last = [*results.values()][-1] if results else {}
+    totals, stages = facts["totals"], facts["stages"]
+    trained = totals["train_seconds"]
+    return {
+        "schema_version": 1,
+        "run": str(folder),
+        "status": status,
+        **{name: last.get(name) for name in _OF_THE_LAST},
+        "evaluation": last.get("evaluation") or {},
+        "steps": sum(stage["steps"] or 0 for stage in stages.values()),
+        "tokens": totals["tokens"] or 0,
+        **{name: totals[name] for name in ("seconds", "train_seconds", *MEASURED) if name != "place"},
+        **{name: totals[name] for name in ("inherited_g", "inherited_kwh", "inherited_is_lower_bound")},
+        "tokens_per_second": round(totals["tokens"] / trained, 1) if trained else None,
+        **({"nonfinite": last["nonfinite"]} if "nonfinite" in last else {}),
+        "gates": [
+            {**gate, **{key: f"{name}.{gate[key]}" for key in ("gate", "metric")}}
+            for name, result in results.items()
+            for gate in result["gates"]
+        ],
+        "stages": {**results},
+    }
+
+
+def run_facts(folder: Path) -> dict[str, Any]:
+    """Return the status, the steps and the totals of a run folder, which may not exist yet."""
+    run = read_run(folder)
+    totals: dict[str, Any] = known_of(folder).fields.get("totals") or {}  # empty if it was not started or cannot be read
+    status = "new" if run.status == "foreign" else run.status
+    return {"status": status, "steps": run.steps, **totals}
+
+
+def _inherited(folders: Iterable[Path]) -> dict[str, Any]:
+    """Return what all stages together inherit from ancestors that are not stages themselves, each counted once."""
+    ancestors: list[Ancestor] = []
+    runs = set()
+    for folder in folders:
+        with suppress(OSError, ValueError):  # not started, or damaged: see its status
+            runs.add(read_run_json(folder).run_id)
+            newest = newest_checkpoint(folder / "checkpoints")
+            lineage = read_lineage(newest) if newest is not None else None
+            ancestors += shifted((lineage.ancestors if lineage else None) or (), len(ancestors))
+    return sum_inherited(merge_ancestors(ancestors, runs)).fields()
+
+
+def summed_totals(runs: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+    """Return the totals of the folder of several runs, from the facts of each."""
+    return sum_totals([totals_in(run) for run in runs]).document(_TOTALS)
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One combination of values, and the error of a failed trial."""
+
+    name: str
+    values: Overrides
+    error: str | None = None
+
+    def describe(self) -> str:
+        """Return the values as text."""
+        return ", ".join(assignment(key, value) for key, value in self.values.items())
+
+
+def recorded_trials(folder: Path) -> list[Trial]:
+    """Return the trials that the run.json of a sweep names, in order. Raise OSError or ValueError if it cannot be read."""
+    trials = read_run_json(folder).trials or {}
+    return [Trial(name, one["values"], one.get("error")) for name, one in trials.items()]
+
+
+def sweep_facts(folder: Path, trials: list[Trial]) -> dict[str, Any]:
+    """Return `trials`, the values, status, score and totals of each, `best_trial`, and `totals`, the sums of all, over all attempts."""
+    by_name = {trial.name: _trial_facts(folder / trial.name, trial) for trial in trials}
+    metrics = {facts["metric"] for facts in by_name.values() if facts["metric"]}
+    scores = {name: facts["score"] for name, facts in by_name.items() if facts["status"] == "finished" and facts["score"] is not None}
+    choose = max if metrics & HIGHER else min
+    best = choose(scores, key=lambda name: scores[name]) if scores else None
+    return {"trials": by_name, "best_trial": best, "totals": summed_totals(by_name.values())}
+
+
+def sweep_result(folder: Path, status: str, planned: int, facts: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the result of docs/cli.md."""
+    trials, totals = facts["trials"], facts["totals"]
+    listed = [_trial_document(folder, name, trial) for name, trial in trials.items()]
+    best = trials.get(facts["best_trial"])
+    chosen = next((document for document in listed if document["trial"] == facts["best_trial"]), None)
+    return {
+        "schema_version": 1,
+        "run": str(folder),
+        "status": status,
+        "metric": next((trial["metric"] for trial in trials.values() if trial["metric"]), None),
+        "planned_trials": planned,
+        "trials": listed,
+        "best": None if chosen is None or best is None else {**chosen, "checkpoint": best["checkpoint"]},
+        **{name: totals[name] for name in _SUMS},
+        "stopped_by": None,
+        "selection_factor": _selection_factor(totals["emissions_g"], best),
+        "gates": [],
+    }
+
+
+def _trial_facts(folder: Path, trial: Trial) -> dict[str, Any]:
+    """Return the facts of one trial. Its score is that of its best checkpoint, with stages that of the last stage."""
+    facts = run_facts(folder)
+    last = [folder, *stage_folders(folder).values()][-1]
+    best = read_run(last).best or {}
+    value = best.get("value")
+    return {
+        **facts,
+        "status": "failed" if trial.error else facts["status"],
+        "values": dict(trial.values),
+        "metric": best.get("metric"),
+        "score": value if is_number(value) else None,
+        "checkpoint": str(last / "checkpoints" / f"step-{best['step']:06d}") if best else None,
+        **({"error": trial.error} if trial.error else {}),
+    }
+
+
+def _trial_document(folder: Path, name: str, facts: Mapping[str, Any]) -> dict[str, Any]:
+    return {"trial": name, "run": str(folder / name), "values": facts["values"], **{key: facts.get(key) for key in _OF_A_TRIAL}}
+
+
+def _selection_factor(total: float | None, best: Mapping[str, Any] | None) -> float | None:
+    """Return the grams that all trials emitted for each gram of the best one: the cost of the selection."""
+    grams = None if best is None else best.get("emissions_g")
+    return total / grams if total and grams else None
 
 
 def record_totals(folder: RunFolder, reading: Reading, counts: dict[str, Any]) -> None:

@@ -16,9 +16,8 @@ from tfkit.carbon.footprint import MEASURED, REWORK, sum_totals
 from tfkit.carbon.ledger import Attempt
 from tfkit.carbon.ledger_writer import line_hash
 from tfkit.run.card_facts import BaseCard
-from tfkit.run.chain_folder import member_folders
 from tfkit.run.checkpoints import step_folders
-from tfkit.run.run_json import RunDocument, read_run_json
+from tfkit.run.run_json import RunDocument, member_folders, read_run_json
 from tfkit.run.strict_json import is_number
 
 _SAME = 1e-9  # relative tolerance, for sums in another order

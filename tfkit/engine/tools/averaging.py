@@ -71,7 +71,7 @@ def average_checkpoints(chosen: Sequence[Path], out: Path, listener: Listener) -
     """
     facts = _facts_of_one_run(chosen, listener)
 
-    from tfkit.hub.mean_weights import mean_weights, weights_bytes
+    from tfkit.hub.weights import mean_weights, weights_bytes
 
     with listener.progress("averaging", weights_bytes(chosen), "bytes") as bar:
         tensors = mean_weights(chosen, bar.advance)
@@ -123,7 +123,7 @@ def _facts_of_one_run(chosen: Sequence[Path], listener: Listener) -> dict[str, A
 def _write(folder: Path, chosen: Sequence[Path], tensors: "Tensors", facts: dict[str, Any]) -> None:
     """Write the newest checkpoint's files without its training state, the mean weights, and the lineage of the mean."""
     from tfkit.hub import content_hash
-    from tfkit.hub.mean_weights import save_weights
+    from tfkit.hub.tensor_files import write_model_tensors
 
     newest = chosen[-1]
     for name in read_manifest(newest):
@@ -139,5 +139,5 @@ def _write(folder: Path, chosen: Sequence[Path], tensors: "Tensors", facts: dict
     if (newest / "README.md").is_file():
         card = mean_card((newest / "README.md").read_text(encoding="utf-8", errors="replace"), [path.name for path in chosen])
         (folder / "README.md").write_text(card, encoding="utf-8")
-    save_weights(folder, tensors)
+    write_model_tensors(folder, {name: tensor.shape for name, tensor in tensors.items()}, tensors.items())
     write_manifest(folder)

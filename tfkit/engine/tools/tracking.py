@@ -11,10 +11,9 @@ from tfkit.errors import MachineError, Stopped, TfkitError, UsageError, argument
 from tfkit.recipe import read_recipe
 from tfkit.recipe.dump import recipe_document
 from tfkit.recipe.schema.sections import ProjectTrackerSection, TensorBoardSection, TrackerSection
-from tfkit.run.chain_folder import runs_within
 from tfkit.run.listing import read_run
 from tfkit.run.metrics import read_metrics
-from tfkit.run.run_json import known_of
+from tfkit.run.run_json import known_of, runs_within
 from tfkit.run.strict_json import is_number
 
 TRACKERS = ("wandb", "mlflow", "trackio", "aim", "tensorboard")

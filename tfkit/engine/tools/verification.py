@@ -8,11 +8,11 @@ from typing import Any
 from tfkit.engine.listener import Listener
 from tfkit.engine.tools.audit import Audit, audit_runs
 from tfkit.errors import ModelError
-from tfkit.run.chain_folder import member_folders, runs_within
 from tfkit.run.checkpoints import best_checkpoint, leftovers, read_best, set_aside, step_folders
 from tfkit.run.listing import list_runs
 from tfkit.run.manifest import extra_files, read_manifest, recorded_bytes, verify
 from tfkit.run.model_files import MIB, read_object
+from tfkit.run.run_json import member_folders, runs_within
 from tfkit.run.safetensors_header import read_header
 
 

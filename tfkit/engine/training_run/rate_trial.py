@@ -21,8 +21,7 @@ from tfkit.engine.listener import Silent
 from tfkit.engine.training_run.estimate import RARE_METRICS, RateTrialPlan
 from tfkit.engine.training_run.micro_batches import MicroBatches
 from tfkit.errors import Stopped
-from tfkit.evaluation.predictions import answer_metrics, judge_rows
-from tfkit.evaluation.row_scores import score_rows
+from tfkit.evaluation.row_scores import answer_metrics, judge_rows, score_rows
 from tfkit.model.transformer import Transformer
 from tfkit.objectives.metrics import unit_weights
 from tfkit.objectives.objective import Objective

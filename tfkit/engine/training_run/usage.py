@@ -10,8 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from tfkit.carbon import Meter, Reading, read_seconds, read_totals
-from tfkit.run.chain_folder import member_folders
-from tfkit.run.run_json import read_run_json
+from tfkit.run.run_json import member_folders, read_run_json
 
 Clock = Callable[[], float]
 REFRESH_SECONDS = 0.25  # between two fresh readings near a limit
