@@ -1,5 +1,6 @@
 """The sizes of a pretraining on one's own text: valid for every bundled recipe and amount of text, and never against the user."""
 
+import json
 import math
 from pathlib import Path
 
@@ -120,6 +121,13 @@ def test_the_library_trains_on_a_text_and_names_what_is_missing(tmp_path: Path) 
         tfkit.pretrain()
     with pytest.raises(tfkit.errors.UsageError, match="two lengths"):
         tfkit.pretrain("smoke", data=tmp_path / "book.txt", tokens=3, minutes=3)
+
+
+def test_rows_that_are_all_held_out_are_named(tmp_path: Path) -> None:
+    row = {"question": "Where do cats sleep?", "context": "Cats sleep in boxes.", "answers": [{"text": "in boxes", "answer_start": 11}]}
+    (tmp_path / "qa.jsonl").write_text(f"{json.dumps(row)}\n" * 9)
+    with pytest.raises(tfkit.errors.DataError, match=r"all rows have the same input, .* hold out single rows with data\.split_by=row"):
+        tfkit.plan("bert-stdlib", {"objective": {"kind": "question_answering"}}, data=tmp_path / "qa.jsonl")
 
 
 @pytest.mark.parametrize("validation", ["[{path: own.csv}]", "0.3", "null"])

@@ -76,9 +76,9 @@ class RunFolder:
         """Make the folder if it does not exist, and lock it.
 
         `command`: None keeps the recorded one. `name`: the run's name, by default that of the folder. `group`: the kind of a folder for
-        several runs (run_json.py). Raises MachineError if the folder cannot be written or another process has locked it. Raises UsageError
-        if it holds checkpoints without `resume`, several runs without `group`, files that tfkit did not write, or a link where a run writes;
-        and for an invalid name, or a path with `..` after a folder.
+        several runs (run_json.py). Raises MachineError if the folder cannot be written or another process has locked it. Raises
+        UsageError if it holds checkpoints without `resume`, several runs without `group`, files that tfkit did not write, or a link where
+        a run writes; and for an invalid name, or a path with `..` after a folder.
         """
         path, lock, is_new = _locked_folder(path, name)
         try:

@@ -160,7 +160,7 @@ def _write(
         if not writers.examples:
             if first_bad:
                 raise DataError(f"{source.name}: every row is bad; the first is {first_bad}")
-            raise DataError(f"{source.describe()}: no rows here{_explain_no_rows(source)}")
+            raise no_rows(source)
         names = writers.finish()
     facts = {
         "source": source.name,
@@ -176,8 +176,9 @@ def _write(
     write_index(folder, EXAMPLES_VERSION, facts)
 
 
-def _explain_no_rows(source: Source) -> str:
-    """Return why a part of a source has no rows, and the remedy. Rows with equal inputs land in one part, and there may be few inputs."""
+def no_rows(source: Source) -> DataError:
+    """Return the error for a part of a source without rows: rows with equal inputs land in one part, and there may be few inputs."""
+    problem = f"{source.describe()}: no rows here"
     source = getattr(source, "source", source)  # of DerivedRows
     part = getattr(source, "part", None)
     if isinstance(part, Part) and part.is_split and part.by == "input":
@@ -187,11 +188,11 @@ def _explain_no_rows(source: Source) -> str:
             few = (
                 "all rows have the same input" if len(inputs) == 1 else f"the {len(keys):,} rows have only {len(inputs):,} different inputs"
             )
-            return (
-                f": {few}, and the rows of one input are held out together; hold out single rows with data.split_by=row, name other rows "
-                "as data.validation, or set it to null to hold out none"
+            return DataError(
+                f"{problem}: {few}, and the rows of one input are held out together; hold out single rows with data.split_by=row, name "
+                "other rows as data.validation, or set it to null to hold out none"
             )
-    return "; give a source that holds some, or a larger fraction of it"
+    return DataError(f"{problem}; give a source that holds some, or a larger fraction of it")
 
 
 class _Writers:

@@ -180,14 +180,18 @@ class OwnData:
 def _size_of(recipe: Recipe) -> TextSize:
     """Count the training data, as far as a decision may depend on them. Raises DataError."""
     from tfkit.data.sources.open_sources import training_sources
+    from tfkit.data.store.example_sets import no_rows
 
     rows = characters = 0
     beginning = ""
-    for source in training_sources(recipe.data, recipe.objective.roles, recipe.training.seed):
+    sources = training_sources(recipe.data, recipe.objective.roles, recipe.training.seed)
+    for source in sources:
         for row in source.rows():
             rows += 1
             characters += len(row.text) or sum(len(str(value)) for value in row.values.values())
             beginning = beginning or " ".join(row.text[:1000].split()[:_WORDS])[:_CHARACTERS]
             if characters >= ENOUGH_CHARACTERS:
                 return TextSize(rows, characters, False, beginning)
+    if not characters:
+        raise no_rows(sources[0])
     return TextSize(rows, characters, True, beginning)
