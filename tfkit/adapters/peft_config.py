@@ -89,8 +89,7 @@ def peft_settings(
     """
     most_common = max({*ranks.values()}, key=list(ranks.values()).count)
     other_ranks = {name: rank for name, rank in ranks.items() if rank != most_common}
-    both = config.encoder_layers and config.decoder_layers
-    language = ("SEQ_2_SEQ_LM" if both else "CAUSAL_LM") if config.head.kind == "lm" else None
+    language = ("SEQ_2_SEQ_LM" if config.stacks == "both" else "CAUSAL_LM") if config.head.kind == "lm" else None
     return {
         "peft_type": "LORA",
         "task_type": _TASKS.get(config.head.kind, language),

@@ -48,7 +48,7 @@ def save_model(
     ids = dict(special_ids or {}) or _special_ids(tokenizer)
     if end_ids:
         ids["eos_token_id"] = end_ids[0] if len(end_ids) == 1 else list(end_ids)
-    if config.encoder_layers and config.decoder_layers:
+    if config.stacks == "both":
         start = ids.get("pad_token_id") if special_ids or tokenizer is None else tokenizer.start_id
         if start is not None:
             ids.setdefault(_START, start)  # pad, as for T5 and Marian; or the id with which the decoder started in training

@@ -96,7 +96,7 @@ class GoldModel:
     def __init__(self, companion: Companion):
         """Raises ModelError if the companion is not a text classifier."""
         config, codec = companion.model.config, companion.tokenizer
-        if not isinstance(config.head, ClassesHeadConfig) or (config.encoder_layers and config.decoder_layers) or codec is None:
+        if not isinstance(config.head, ClassesHeadConfig) or config.stacks == "both" or codec is None:
             raise ModelError(
                 f"objective.{companion.name}: {companion.path} is not a text classifier: name a model that objective.kind classification "
                 "has trained"

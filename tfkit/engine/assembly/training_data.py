@@ -122,8 +122,7 @@ def prepare_data(
             check_openings(() if objective.reads_special_tokens else (*sources, *held_out), recipe.objective.roles, tokenizer)
             check_openings(texts, TEXT, tokenizer)
         for source in sources if is_finished else ():
-            stack = "both" if config.encoder_layers and config.decoder_layers else "encoder" if config.encoder_layers else "decoder"
-            if (warning := misfit(source, tokenizer, stack)) is not None:
+            if (warning := misfit(source, tokenizer, config.stacks)) is not None:
                 listener.warn(warning)
         mixed = [text_stream(source, tokenizer, listener) for source in texts]
         encoder = _feedback_encoder(recipe, objective, device)

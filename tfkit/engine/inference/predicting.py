@@ -93,9 +93,8 @@ def _reads_rows(section: type[ObjectiveSection]) -> bool:
 def _fits(section: type[ObjectiveSection], model: "Described") -> bool:
     """Whether the model has the stacks, the head and, for a chat, the template of an objective."""
     config = model.config
-    stacks = "both" if config.encoder_layers and config.decoder_layers else "encoder" if config.encoder_layers else "decoder"
-    answers = section.head != "lm" or stacks == "both" or (model.codec is not None and model.codec.chat_template is not None)
-    return stacks in section.stacks and section.head == _head(config) and answers
+    answers = section.head != "lm" or config.stacks == "both" or (model.codec is not None and model.codec.chat_template is not None)
+    return config.stacks in section.stacks and section.head == _head(config) and answers
 
 
 def _head(config: "ModelConfig") -> str:

@@ -66,7 +66,7 @@ def _scores(config: ModelConfig, shape: ForwardShape) -> float:
         return 0.0
     decoder = shape.decoder_length or shape.length
     pairs = config.encoder_layers * shape.length**2 + config.decoder_layers * decoder**2
-    if config.encoder_layers and config.decoder_layers:
+    if config.stacks == "both":
         pairs += config.decoder_layers * decoder * shape.length
     return float(shape.rows * config.num_heads * pairs)
 

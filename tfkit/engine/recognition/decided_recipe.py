@@ -208,7 +208,6 @@ def _inspect_model(start: str) -> tuple[ModelSummary, Tokenizer | None]:
     """Return the kind of the checkpoint, without reading its weights, and its tokenizer. Raises ModelError."""
     described = describe(start)
     config, codec = described.config, described.codec
-    both = config.encoder_layers and config.decoder_layers
     has_chat_tokens = codec is not None
     if codec is not None:
         try:
@@ -218,7 +217,7 @@ def _inspect_model(start: str) -> tuple[ModelSummary, Tokenizer | None]:
     kind = ModelSummary(
         start,
         described.family,
-        "both" if both else "encoder" if config.encoder_layers else "decoder",
+        config.stacks,
         config.head.kind,
         sum(parameter.numel() for parameter in on_meta(config).parameters()),
         has_chat_tokens,

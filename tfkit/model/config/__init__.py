@@ -204,6 +204,11 @@ class ModelConfig(Data):
         return values
 
     @property
+    def stacks(self) -> Literal["encoder", "decoder", "both"]:
+        """Which stacks of layers the model has."""
+        return "decoder" if not self.encoder_layers else "both" if self.decoder_layers else "encoder"
+
+    @property
     def tied(self) -> bool:
         """Whether the token embedding is also the output matrix."""
         return isinstance(self.head, LanguageModelHeadConfig | MaskedLanguageModelHeadConfig) and self.head.tied
