@@ -206,9 +206,9 @@ def test_a_model_type_that_is_not_supported(tmp_path: Path, kind: object) -> Non
     assert refusal(tmp_path).endswith(f"Use a model of one of these types: {', '.join(MODEL_TYPES)}")
 
 
-@pytest.mark.sampled(9)
-@pytest.mark.parametrize("garbage", [None, "x", -1, 0.5, [], {}, [3], {"a": 1}, "5"])
-@pytest.mark.parametrize("preset", ["gpt2", "llama-7b", "own"])
+@pytest.mark.sampled(17)
+@pytest.mark.parametrize("garbage", [None, "x", -1, 0, 0.5, [], {}, [3], {"a": 1}, "5"])
+@pytest.mark.parametrize("preset", ["gpt2", "llama-7b", "own", "t5-small", "transformer-2017-base", "bart-base", "mbart-large-cc25"])
 def test_any_field_may_hold_anything(tmp_path: Path, preset: str, garbage: object) -> None:
     """A model that fits, or a ModelError that names the folder; never a crash."""
     write(tmp_path, "gpt2" if preset == "own" else preset, **(OURS_ALONE if preset == "own" else {}))

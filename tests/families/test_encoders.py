@@ -62,6 +62,7 @@ def test_given_segments_are_those_of_transformers(tmp_path: Path) -> None:
     assert difference(ours.logits[MASK.bool()], model(IDS, padding_mask=MASK.bool()).logits[MASK.bool()]) > 0.1
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("case", [name for name, case in CASES.items() if case.encodes and "without a head" not in name])
 @torch.no_grad()
 def test_padding_changes_nothing(tmp_path: Path, case: str) -> None:
@@ -345,6 +346,7 @@ def test_gradients_of_disentangled_attention_are_transformers(tmp_path: Path) ->
 EVERY_TOKEN = [name for name, case in CASES.items() if case.encodes and not {"classes", "number"} & {*name.split()}]
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("case", EVERY_TOKEN)
 @torch.no_grad()
 def test_packed_documents_compute_what_each_does_alone(tmp_path: Path, case: str) -> None:
@@ -357,6 +359,7 @@ def test_packed_documents_compute_what_each_does_alone(tmp_path: Path, case: str
             assert difference(packed[row, ids == document], alone) < 1e-5
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("case", [name for name, case in CASES.items() if case.encodes and "head" not in name])
 @torch.no_grad()
 def test_weights_laid_out_for_answers_compute_the_same(tmp_path: Path, case: str) -> None:

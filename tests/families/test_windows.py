@@ -112,29 +112,6 @@ def test_greedy_past_the_window_is_transformers(tmp_path: Path, case: str) -> No
     assert len({tuple(row) for row in expected}) == len(prompts)
 
 
-# Heads
-
-
-@pytest.mark.parametrize("side", ["left", "right"])
-@pytest.mark.parametrize(
-    "case",
-    [
-        name
-        for name, case in CASES.items()
-        if name.endswith("for classes") and case.config.pad_token_id == 0 and "attention_mask" not in case.inputs
-    ],
-)
-@torch.no_grad()
-def test_classes_of_texts_of_unequal_lengths(tmp_path: Path, case: str, side: str) -> None:
-    theirs = save_reference(tmp_path, case)
-    mask = torch.ones_like(IDS)
-    mask[1, :9] = 0
-    mask = mask if side == "left" else mask.flip(1)
-    ids = IDS * mask  # their last token is the last one that is not pad_token_id, 0
-    expected = theirs(ids, attention_mask=mask, position_ids=(mask.cumsum(1) - 1).clamp(min=0)).logits
-    assert difference(load(tmp_path).model(ids, padding_mask=mask.bool()).logits, expected) < TOLERANCE
-
-
 # Configurations
 
 

@@ -637,7 +637,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_rows(folder / "turns.jsonl", [{"messages": said} for _ in range(40)])
     write_rows(folder / "questions.jsonl", questions)
     answers = [*map(str, range(10)), *"abcdefghijklmnopqrstuvwxyz"]
-    prompts = [{"prompt": f"{row['text'][:6]} ", "answer": answers} for row in rows["one"]]
+    prompts = [{"prompt": f"{row['text'][:6]} ", "answer": answers} for row in rows["one"][:16]]
     write_rows(folder / "prompts.jsonl", prompts)
     (folder / "rewarding.py").write_text("def reward(row, text):\n    return 1\n\n\ndef penalty(row, text):\n    return -1\n")
     table = "".join(f"{row['text']},{row['body']}\n" for row in ({"text": "text", "body": "body"}, *rows["one"]))
