@@ -73,6 +73,7 @@ def test_predictions_and_texts_come_in_the_order_of_the_rows(base: Path, tmp_pat
         assert len(one.out.splitlines()) in (23, 37)
 
 
+@pytest.mark.thorough
 def test_vectors_are_the_same(base: Path, tmp_path: Path) -> None:
     """With every bit, in the order of the rows, though their batches have different lengths; rank 0 alone writes."""
     words = [

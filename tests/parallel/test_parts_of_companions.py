@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from tiny_runs import Done, Process, pretrain, records
+from tiny_runs import Done, Process, pretrain, records, run_here
 from two_ranks import assert_close_checkpoints, ended, start_ranks, write_prompts_and_pairs
 
 from tfkit.alignment.rollout_loader import RolloutLoader
@@ -52,7 +52,7 @@ def place(base: Path) -> Path:
     assert pretrain(base / "base", base / "tiny.yaml", f"model={MODEL}", "training.steps=2", "training.precision=fp32").code == 0
     with contextlib.chdir(base):
         for name, words in (("scores", []), ("updates", ["training.adapter={rank: 2}"])):
-            Process(base, ["finetune", f"{name}.yaml", "--run", name, "--threads", "1", *words]).wait().exits(0)
+            run_here(["finetune", f"{name}.yaml", "--run", name, "--threads", "1", *words]).exits(0)
     return base
 
 
