@@ -78,7 +78,7 @@ def assert_near(found: StepRecords, expected: StepRecords, dtype: torch.dtype) -
 # ------------------------------------------------------------------------------------------------------------------ training
 
 
-@pytest.mark.sampled(6)
+@pytest.mark.sampled(12)
 @pytest.mark.parametrize("case", CASES)
 def test_steps_are_those_of_a_plain_loop_on_the_cpu(case: str, device: torch.device, tmp_path: Path) -> None:
     family, make = CASES[case]
@@ -107,6 +107,7 @@ def test_each_optimizer_steps_as_on_the_cpu(section: OptimizerSection, device: t
         assert loss == pytest.approx(plain_loss, rel=1e-2 if section.kind == "muon" else 1e-4)
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.filterwarnings("ignore")  # the compiler's own
 @pytest.mark.parametrize("how", ["activation checkpointing", "updates", pytest.param("compiled", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("case", ["llama-causal_lm", "gemma2-causal_lm", "t5-text_to_text"])
@@ -133,6 +134,7 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_corpus(tmp_path_factory.mktemp("device") / "corpus")
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_a_run_that_was_stopped_goes_on_bit_for_bit(precision: str, corpus: Path, device: torch.device, tmp_path: Path) -> None:
     """Dropout, drawn texts and scores are the same, too."""
@@ -170,6 +172,7 @@ def test_where_memory_ends_micro_batches_are_halved(corpus: Path, device: torch.
     assert losses[1] == pytest.approx(losses[0], rel=1e-5)
 
 
+@pytest.mark.thorough
 def test_the_energy_of_the_device_is_in_the_ledger(corpus: Path, device: torch.device, tmp_path: Path) -> None:
     recipe = str(write_recipe(tmp_path, corpus))
     words = ["carbon={country: FRA, every_seconds: 0.5}", "evaluation.every=null"]
@@ -190,7 +193,7 @@ def test_the_energy_of_the_device_is_in_the_ledger(corpus: Path, device: torch.d
 # ------------------------------------------------------------------------------------------------------- writing and judging
 
 
-@pytest.mark.sampled(4)
+@pytest.mark.sampled(5)
 @pytest.mark.parametrize(
     ("family", "how"),
     [*((family, "drawn") for family in WRITERS), *(("mistral", how) for how in WRITTEN if how != "drawn"), ("t5", "beams")],
@@ -203,6 +206,7 @@ def test_a_batch_of_texts_on_the_device_is_each_text_alone_on_the_cpu(
         assert write(writer(family).to(place), how) == expected
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("family", WRITERS)
 def test_log_probabilities_are_those_of_the_cpu(family: str, elsewhere: AbstractContextManager[torch.device]) -> None:
     model = writer(family)
@@ -214,6 +218,7 @@ def test_log_probabilities_are_those_of_the_cpu(family: str, elsewhere: Abstract
             assert ask(model) == pytest.approx(known, rel=1e-4)
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("case", LABELLED)
 def test_judgements_are_those_of_the_cpu(case: str, elsewhere: AbstractContextManager[torch.device], tmp_path: Path) -> None:
     family, make = CASES[case]

@@ -33,7 +33,7 @@ def test_the_pretended_device_refuses_what_a_gpu_refuses() -> None:
         assert device.operations == 5
 
 
-@pytest.mark.sampled(7)
+@pytest.mark.sampled(13)
 @EACH
 def test_losses_gradients_and_scores_are_those_of_the_cpu(case: str, dtype: torch.dtype, tmp_path: Path) -> None:
     family, make = CASES[case]

@@ -19,6 +19,7 @@ from tfkit.recipe.reading.tree import plain
 from tfkit.recipe.schema.sections import Recipe
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("name", [recipe.name for recipe in bundled_recipes() if not has_stages(recipe.path)])
 def test_the_resolved_recipe_reads_back_equal(name: str, tmp_path: Path) -> None:
     changes = {"optimizer.lr": 1e-4, "generation.stop": ["a", "b: c"], "training.seed": 4294967295}

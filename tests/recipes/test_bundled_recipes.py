@@ -160,7 +160,7 @@ def make(model: str) -> str:
     return f"runs/{name}"
 
 
-@pytest.mark.sampled(6)
+@pytest.mark.sampled(9)
 @EACH
 def test_it_takes_two_steps(path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
