@@ -49,6 +49,7 @@ def both(folder: Path, ids: Tensor = LONG) -> tuple[Tensor, Tensor]:
 # The cache
 
 
+@pytest.mark.sampled(5)
 @pytest.mark.parametrize("steps", [[1] * 60, [5, 3, 7, 1, 1, 4, 19, 1, 6, 12, 1], [59, 1]], ids=str)
 @pytest.mark.parametrize("case", WINDOWED)
 @torch.no_grad()
@@ -71,6 +72,7 @@ def test_a_windowed_layer_keeps_what_its_next_token_sees(tmp_path: Path, case: s
     assert KeyValueCache(config, 7, 3, torch.float32).size == position * 3 * (windowed + full)
 
 
+@pytest.mark.sampled(5)
 @pytest.mark.parametrize("prompt", [1, 23])
 @pytest.mark.parametrize("case", WINDOWED)
 @torch.no_grad()
@@ -95,6 +97,7 @@ def test_rows_that_leave_and_columns_of_padding(tmp_path: Path, case: str, promp
         assert difference(made, alone[-20:]) < TOLERANCE
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("case", [*WINDOWED, "llama 3.1"])
 @torch.no_grad()
 def test_greedy_past_the_window_is_transformers(tmp_path: Path, case: str) -> None:

@@ -42,7 +42,7 @@ def test_a_student_of_two_ranks_is_that_of_one(base: Path, tmp_path: Path, mesh:
     assert hashes(tmp_path / "run", STEPS) == hashes(base / "student", STEPS)
 
 
-@pytest.mark.sampled(2)
+@pytest.mark.thorough
 @pytest.mark.parametrize("adapter", [None, "training.adapter={rank: 2, merge: true}"])
 def test_preferences_of_two_ranks_are_those_of_one(base: Path, tmp_path: Path, adapter: str | None) -> None:
     words = ["--threads", "1", *([adapter] if adapter else [])]
