@@ -98,14 +98,6 @@ def test_the_oldest_files_say_gamma_and_beta_and_hold_buffers(tmp_path: Path, ca
     assert difference(logits(tmp_path), logits_of(theirs(IDS, attention_mask=MASK))[MASK.bool()]) < TOLERANCE
 
 
-@pytest.mark.parametrize("case", OF_BERT)
-@torch.no_grad()
-def test_names_without_the_prefix(tmp_path: Path, case: str) -> None:
-    theirs = save_reference(tmp_path, case)
-    rewrite(tmp_path, {f"{case}.": ""})
-    assert difference(logits(tmp_path), logits_of(theirs(IDS, attention_mask=MASK))[MASK.bool()]) < TOLERANCE
-
-
 @torch.no_grad()
 def test_copies_of_tied_tensors_are_read_once(tmp_path: Path) -> None:
     theirs = save_reference(tmp_path, "bert")

@@ -160,11 +160,11 @@ def _assert_same_gradients(theirs: PreTrainedModel, model: Transformer) -> None:
 
 
 @pytest.mark.sampled(4)
-@pytest.mark.parametrize("case", DECODERS)
+@pytest.mark.parametrize("case", [*DECODERS, *(name for name, case in CASES.items() if case.config.is_encoder_decoder)])
 @torch.no_grad()
 def test_bfloat16_arithmetic_is_close_to_transformers(tmp_path: Path, case: str) -> None:
     theirs = save_reference(tmp_path, case)
-    exact = theirs(IDS).logits
-    theirs_off = (theirs.to(torch.bfloat16)(IDS).logits.float() - exact).pow(2).mean().sqrt()
-    ours_off = (load(tmp_path, dtype=torch.bfloat16).model(IDS).logits.float() - exact).pow(2).mean().sqrt()
+    exact = logits_of(theirs(**CASES[case].inputs))
+    theirs_off = (logits_of(theirs.to(torch.bfloat16)(**CASES[case].inputs)).float() - exact).pow(2).mean().sqrt()
+    ours_off = (run(load(tmp_path, dtype=torch.bfloat16).model, case).logits.float() - exact).pow(2).mean().sqrt()
     assert ours_off < 1.5 * theirs_off  # both round, each in its own order
