@@ -206,14 +206,16 @@ def test_a_model_type_that_is_not_supported(tmp_path: Path, kind: object) -> Non
     assert refusal(tmp_path).endswith(f"Use a model of one of these types: {', '.join(MODEL_TYPES)}")
 
 
-@pytest.mark.sampled(9)
-@pytest.mark.parametrize("garbage", [None, "x", -1, 0.5, [], {}, [3], {"a": 1}, "5"])
-@pytest.mark.parametrize("preset", ["gpt2", "llama-7b", "own"])
+@pytest.mark.sampled(17)
+@pytest.mark.parametrize("garbage", [None, "x", -1, 0, 0.5, [], {}, [3], {"a": 1}, "5"])
+@pytest.mark.parametrize("preset", ["gpt2", "llama-7b", "own", "t5-small", "transformer-2017-base", "bart-base", "mbart-large-cc25"])
 def test_any_field_may_hold_anything(tmp_path: Path, preset: str, garbage: object) -> None:
     """A model that fits, or a ModelError that names the folder; never a crash."""
-    write(tmp_path, "gpt2" if preset == "own" else preset, **(OURS_ALONE if preset == "own" else {}))
+    t5 = {"head": PRESETS["t5-small"][1]["head"] | {"scale": TINY["dim"] ** -0.5}}  # that of T5's class follows from the width
+    write(tmp_path, "gpt2" if preset == "own" else preset, **{"own": OURS_ALONE, "t5-small": t5}.get(preset, {}))
     path = tmp_path / "config.json"
     whole = json.loads(path.read_text(encoding="utf-8"))
+    assert (whole["model_type"] == "tfkit") == (preset == "own")
     refused = 0
     for field in [*whole, "rope_parameters"]:
         path.write_text(json.dumps(whole | {field: garbage}), encoding="utf-8")

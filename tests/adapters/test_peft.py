@@ -103,6 +103,7 @@ def logits(model: nn.Module, config: ModelConfig) -> Tensor:
     return logits
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("case", CASES)
 def test_peft_opens_an_adapter_with_the_same_logits_and_transformers_the_merged_model(case: str, tmp_path: Path) -> None:
     import peft
@@ -418,6 +419,7 @@ def test_an_adapter_in_another_layout_than_its_base_describes_the_same_model(tmp
     torch.testing.assert_close(logits(loaded.model, loaded.config), logits(start.model, loaded.config), atol=1e-5, rtol=0)
 
 
+@pytest.mark.sampled(6)
 @pytest.mark.parametrize("value", [None, 3, "x", "", [], {}, [1], {"a": 1}, True, -1, 0, "\0"], ids=repr)
 @pytest.mark.parametrize("field", ["base_model_name_or_path", "lora_alpha", "alpha_pattern", "revision", "task_type", "r", "bias"])
 def test_whatever_adapter_config_says_there_is_a_model_or_an_error_that_can_be_mended(

@@ -158,6 +158,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]:
     return run
 
 
+@pytest.mark.thorough
 def test_every_command_writes_the_same_texts(tmp_path: Path, run: Callable[..., str]) -> None:
     """Greedily, a checkpoint with a sixth of its vocabulary as ends answers a prompt alike wherever it is asked."""
     stated = random.Random(1).sample(range(TALKER.size), TALKER.size // 6)

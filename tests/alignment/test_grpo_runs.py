@@ -45,13 +45,9 @@ def place(base: Path) -> Path:
 
 @pytest.fixture
 def tfkit(place: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Done]:
-    """A command of a process of its own, in that folder."""
+    """A command in that folder."""
     monkeypatch.chdir(place)
-
-    def run(*words: str, before: Callable[[], object] = lambda: None) -> Done:
-        return run_tfkit(place, [*words], before)
-
-    return run
+    return lambda *words, before=None: run_tfkit(place, [*words], before)
 
 
 @pytest.fixture(scope="module")
@@ -80,6 +76,7 @@ def test_the_log_has_the_figures_of_each_iteration(whole: Path) -> None:
     assert "loader" not in last
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize(
     "fault",
     [

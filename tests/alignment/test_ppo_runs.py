@@ -102,6 +102,7 @@ def test_a_checkpoint_has_both_models_and_names_what_they_come_from(whole: Path)
     assert len(facts["data"]["pretraining"]) == 1
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("forward", [3, 18], ids=["in ptx", "in the second iteration"])
 def test_f02_a_killed_run_goes_on_to_the_same_bits(forward: int, whole: Path, place: Path, tfkit: Callable[..., Done]) -> None:
     run = f"killed-{forward}"

@@ -156,6 +156,7 @@ def test_a_pattern_has_the_meaning_that_it_has_in_re(pattern: str, text: str) ->
     assert Rules([rule(kind="regex", pattern=pattern)], ALL)(ROW, text).is_full == (found is not None)
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("pattern", [r"\w", r"\s", r"\d", r"[^\W_]", r"(?a)\w", "."])
 def test_a_class_has_the_characters_that_it_has_in_re(pattern: str) -> None:
     """Except those that are assigned in one version of Unicode only."""

@@ -33,6 +33,9 @@ from tfkit.training.step import Stepper
 
 CPU = torch.device("cpu")
 CONTEXT = 16
+PROMPTS = ["a", "ab", "bac", "ccab"]
+SIZES = {"prompts": 4, "completions": 4, "batch_size": 8, "micro": 4}
+RULES = [{"kind": "regex", "pattern": "^", "weight": 0.7}, {"kind": "contains", "text": "b"}]
 CRITIC = {"head": {"kind": "classes", "count": 1, "pool": "last"}}
 
 

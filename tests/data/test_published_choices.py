@@ -66,6 +66,7 @@ LABELS: dict[str, Callable[[int, str], str]] = {  # of the answer with this numb
 }
 
 
+@pytest.mark.sampled(5)
 @pytest.mark.parametrize("label", LABELS)
 @pytest.mark.parametrize("series", ["0123", "1234", "ABCD", "abcd"])
 @pytest.mark.parametrize("stem", ["option", "Ending ", "question.sol_", ""])

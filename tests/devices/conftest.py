@@ -2,10 +2,12 @@
 
 import sys
 from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 import pytest
 import torch
+from pretended_device import pretended
 
 from tfkit.training.device import make_deterministic, pick_device
 
@@ -21,3 +23,9 @@ def device(request: pytest.FixtureRequest) -> Iterator[torch.device]:
     make_deterministic(found)
     yield found
     torch.use_deterministic_algorithms(before[0], warn_only=before[1])
+
+
+@pytest.fixture
+def elsewhere(device: torch.device) -> AbstractContextManager[torch.device]:
+    """Return a block in which a device other than the CPU is at work: that of --device, or the pretended one."""
+    return nullcontext(device) if device.type != "cpu" else pretended()

@@ -5,6 +5,8 @@ elsewhere, which Apple's GPUs do not have. The device is called `meta`, the only
 differentiate on; while the mode is on, a factory for it makes a tensor with values.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -65,6 +67,13 @@ class PretendedDevice(TorchDispatchMode):
         out = _compute(func, args, kwargs or {})
         self.operations += isinstance(out, _Elsewhere)
         return out
+
+
+@contextmanager
+def pretended() -> Iterator[torch.device]:
+    """Enter the mode, as a block that gives the device."""
+    with PretendedDevice():
+        yield ELSEWHERE
 
 
 class _Literals(TorchFunctionMode):

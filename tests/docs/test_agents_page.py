@@ -1,14 +1,13 @@
 """AGENTS.md: its commands run, in their order; what it says of exit codes and errors is so; README is short."""
 
 import json
-import os
 import random
 import re
 import shlex
 from pathlib import Path
 
 import pytest
-from tiny_runs import WORDS, Process
+from tiny_runs import WORDS, run_here
 
 from tfkit.errors import TfkitError
 
@@ -46,20 +45,15 @@ def run_lines(folder: Path, lines: list[str]) -> None:
         words = shlex.split(line, comments=True)[1:]
         words, file = (words[:-2], folder / words[-1]) if ">" in words else (words, None)
         unmetered = [*words, "carbon.enabled=false"] if words[0] in MEASURED else words
-        out = in_folder(folder, unmetered)
+        out = run_here(unmetered, folder).exits(0).out
         if file:
             file.write_text(out, encoding="utf-8")
         else:
             assert isinstance(json.loads(out), dict), line
 
 
-def in_folder(folder: Path, words: list[str]) -> str:
-    """Return what a command prints that ends with 0."""
-    return Process(folder, words, before=lambda: os.chdir(folder)).wait().exits(0).out
-
-
-def test_an_error_is_the_document_of_the_page(tmp_path: Path) -> None:
-    done = Process(tmp_path, ["check", "smoke", "training.stepz=3", "--json"]).wait().exits(2)
+def test_an_error_is_the_document_of_the_page() -> None:
+    done = run_here(["check", "smoke", "training.stepz=3", "--json"]).exits(2)
     fields = re.search(r'`\{"error": \{(.*?)\}\}`', PAGE)
     assert fields
     error = json.loads(done.out)["error"]

@@ -4,6 +4,7 @@ import importlib.util
 import inspect
 import json
 import re
+import runpy
 import shutil
 import subprocess
 import sys
@@ -30,8 +31,9 @@ def reference(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("reference")
     (folder / "commands").mkdir()
     (folder / "commands" / "forgotten.md").write_text("# a command that is no more\n")
-    program = ROOT / "docs" / "reference_pages.py"
-    subprocess.run([sys.executable, program, folder], check=True)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["reference_pages.py", str(folder)])
+        runpy.run_path(str(ROOT / "docs" / "reference_pages.py"), run_name="__main__")
     return folder
 
 
@@ -100,14 +102,14 @@ def test_every_preset_and_name_on_the_hub_is_in_the_page_of_presets(reference: P
 
 
 @pytest.fixture(scope="module")
-def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def site(tmp_path_factory: pytest.TempPathFactory, reference: Path) -> Path:
     """Build the site in a copy of the repository's pages."""
     if not importlib.util.find_spec("furo") or not importlib.util.find_spec("myst_parser"):
         pytest.skip("needs the extra docs")
     copy = tmp_path_factory.mktemp("site") / "copy"
     ignored = shutil.ignore_patterns(".git", ".venv", "runs", ".*_cache", "__pycache__", "dist", "build", "tests")
     shutil.copytree(ROOT, copy, ignore=ignored)
-    subprocess.run([sys.executable, copy / "docs" / "reference_pages.py", copy / "docs" / "reference"], check=True, cwd=ROOT)
+    shutil.copytree(reference, copy / "docs" / "reference", dirs_exist_ok=True)
     done = build(copy)
     assert done.returncode == 0, done.stderr
     return copy

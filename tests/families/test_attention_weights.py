@@ -23,6 +23,7 @@ def real_pairs(case: Case, kind: str) -> tuple[torch.Tensor, torch.Tensor]:
     return queries[:, None], keys[:, None]
 
 
+@pytest.mark.sampled(6)
 @pytest.mark.parametrize("case", CASES)
 @torch.no_grad()
 def test_weights_are_transformers(tmp_path: Path, case: str) -> None:

@@ -57,7 +57,7 @@ def ran(*words: object, folder: Path) -> Done:
     return done
 
 
-@pytest.mark.sampled(9)
+@pytest.mark.sampled(18)
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_family_goes_through_the_commands(family: str, tmp_path: Path, codec: Tokenizer) -> None:
     config = write_model(tmp_path / "base", family, codec)

@@ -259,6 +259,7 @@ def test_computed_keys_change_the_logits_as_in_transformers(tmp_path: Path, mode
             assert difference(ours, before) > 10 * TOLERANCE, (key, value)
 
 
+@pytest.mark.sampled(5)
 @pytest.mark.parametrize("model_type", BASES)
 def test_what_would_compute_something_else_is_refused(tmp_path: Path, model_type: str) -> None:
     case = BASES[model_type]

@@ -105,6 +105,7 @@ def test_sinusoids_at_the_end_of_a_long_context_are_marians() -> None:
 # Both stacks
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("case", CASES)
 @torch.no_grad()
 def test_every_hidden_state_of_the_encoder_is_transformers(tmp_path: Path, case: str) -> None:
@@ -119,6 +120,7 @@ def test_every_hidden_state_of_the_encoder_is_transformers(tmp_path: Path, case:
         assert difference(state[MASK.bool()], expected[MASK.bool()]) < TOLERANCE
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("case", CASES)
 @torch.no_grad()
 def test_a_padded_decoder_is_transformers(tmp_path: Path, case: str) -> None:
@@ -131,6 +133,7 @@ def test_a_padded_decoder_is_transformers(tmp_path: Path, case: str) -> None:
     assert difference(logits[mask.bool()], expected[mask.bool()]) < TOLERANCE
 
 
+@pytest.mark.sampled(5)
 @pytest.mark.parametrize("side", ["left", "right"])
 @pytest.mark.parametrize("case", CASES)
 @torch.no_grad()
@@ -144,6 +147,7 @@ def test_a_padded_source_gives_what_it_gives_alone(tmp_path: Path, case: str, si
         assert difference(padded[row : row + 1], alone) < TOLERANCE
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("case", CASES)
 @torch.no_grad()
 def test_a_single_token_is_transformers(tmp_path: Path, case: str) -> None:
@@ -151,6 +155,7 @@ def test_a_single_token_is_transformers(tmp_path: Path, case: str) -> None:
     assert difference(load(tmp_path).model(IDS[:1, :1], decoder_input_ids=IDS[:1, 1:2]).logits, expected) < TOLERANCE
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("case", CASES)
 @torch.no_grad()
 def test_token_by_token_with_a_cache_is_transformers_full_forward(tmp_path: Path, case: str) -> None:
@@ -170,6 +175,7 @@ def test_token_by_token_with_a_cache_is_transformers_full_forward(tmp_path: Path
     assert len(projected) == model.config.decoder_layers  # keys of the encoder's output are made once
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("case", CASES)
 @torch.no_grad()
 def test_rows_of_a_cache_are_chosen_with_their_source(tmp_path: Path, case: str) -> None:
@@ -185,17 +191,6 @@ def test_rows_of_a_cache_are_chosen_with_their_source(tmp_path: Path, case: str)
     logits = model(encoder_output=encoder_output[rows], padding_mask=mask[rows], decoder_input_ids=TARGETS[rows, 7:], cache=kept).logits
     expected = model(IDS[rows], padding_mask=mask[rows], decoder_input_ids=TARGETS[rows]).logits[:, 7:]
     assert difference(logits, expected) < TOLERANCE
-
-
-@pytest.mark.parametrize("case", CASES)
-@torch.no_grad()
-def test_bfloat16_arithmetic_is_close_to_transformers(tmp_path: Path, case: str) -> None:
-    theirs = save_reference(tmp_path, case)
-    exact = _their_logits(theirs)
-    theirs_off = (_their_logits(theirs.to(torch.bfloat16)).float() - exact).pow(2).mean().sqrt()
-    model = load(tmp_path, dtype=torch.bfloat16).model
-    ours_off = (model(IDS, padding_mask=MASK.bool(), decoder_input_ids=TARGETS).logits.float() - exact).pow(2).mean().sqrt()
-    assert ours_off < 1.5 * theirs_off
 
 
 # Training
@@ -217,6 +212,7 @@ def test_gradients_are_transformers(tmp_path: Path, case: str) -> None:
         assert torch.allclose(written[name], gradient, rtol=1e-3, atol=1e-4 * float(gradient.abs().max() + 1)), name
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("case", ["t5 1.0", "t5 1.1", "transformer of 2017"])
 @torch.no_grad()
 def test_dropout_disturbs_as_much_as_transformers(tmp_path: Path, case: str) -> None:
@@ -329,6 +325,7 @@ def test_a_model_without_a_head(tmp_path: Path, bare: type[PreTrainedModel], cas
 SHARED = {"t5 1.0": ("shared.weight", ""), **dict.fromkeys(("transformer of 2017", "bart", "mbart"), ("model.shared.weight", "model."))}
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("kept", ["shared", "encoder.embed_tokens", "decoder.embed_tokens", "lm_head", "all"])
 @pytest.mark.parametrize("case", SHARED)
 @torch.no_grad()
@@ -352,15 +349,6 @@ def test_two_different_embeddings_are_refused(tmp_path: Path, case: str) -> None
     with pytest.raises(ModelError, match=r"encoder\.embed_tokens\.weight and .*shared\.weight differ") as caught:
         load(tmp_path)
     assert str(caught.value).startswith(str(tmp_path))
-
-
-@pytest.mark.parametrize("case", CASES)
-@torch.no_grad()
-def test_shards_and_their_index(tmp_path: Path, case: str) -> None:
-    theirs = save_reference(tmp_path / "whole", case)
-    theirs.save_pretrained(tmp_path / "shards", max_shard_size="8KB")
-    assert len(list((tmp_path / "shards").glob("model-*.safetensors"))) > 2
-    assert torch.equal(_logits(tmp_path / "shards"), _logits(tmp_path / "whole"))
 
 
 @torch.no_grad()
@@ -426,24 +414,6 @@ def test_marian_has_one_embedding_for_all_or_three(tmp_path: Path) -> None:
     theirs = MarianModel.from_pretrained(tmp_path / "model").eval()
     ours = load(tmp_path / "model").model(IDS, decoder_input_ids=TARGETS).hidden
     assert (theirs(input_ids=IDS, decoder_input_ids=TARGETS).last_hidden_state - ours).abs().max() < 1e-5
-
-
-@pytest.mark.sampled(6)
-@pytest.mark.parametrize("garbage", [None, "x", -1, 0, 0.5, [], {}, [3], {"a": 1}, "5"])
-@pytest.mark.parametrize("case", SHARED)
-def test_any_field_may_hold_anything(tmp_path: Path, case: str, garbage: object) -> None:
-    """A model that fits, or a ModelError that names the folder; never a crash."""
-    save_reference(tmp_path, case)
-    path, refusals = tmp_path / "config.json", []
-    whole = json.loads(path.read_text(encoding="utf-8"))
-    for field in whole:
-        path.write_text(json.dumps(whole | {field: garbage}), encoding="utf-8")
-        try:
-            load(tmp_path)
-        except ModelError as error:
-            refusals.append(str(error))
-    assert len(refusals) >= 5
-    assert all(message.startswith(str(tmp_path)) for message in refusals)
 
 
 def test_relative_positions_refuse_what_they_would_ignore() -> None:

@@ -1,8 +1,6 @@
 """GPT's and GPT-2's further heads: scores of choices, classes and rewards of texts of unequal lengths, tags; files as they lie about."""
 
-import json
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -10,7 +8,6 @@ from safetensors.torch import load_file, save_file
 from tiny_references import CASES, IDS, LARGE, TOLERANCE, difference, save_reference
 from transformers import AutoModelForSequenceClassification, GPT2ForSequenceClassification
 
-from tfkit.errors import ModelError
 from tfkit.families import PRESETS
 from tfkit.generation.decoding import generate
 from tfkit.hub import load, save_model
@@ -24,6 +21,7 @@ _RIGHT = torch.tensor([[place < length for place in range(23)] for length in LEN
 SIDES = {"right": _RIGHT, "left": _RIGHT.flip(1)}  # where the padding is; True = real token
 
 
+@pytest.mark.sampled(5)
 @pytest.mark.parametrize("side", SIDES)
 @pytest.mark.parametrize("case", CLASSES)
 @torch.no_grad()
@@ -72,24 +70,9 @@ def test_old_files_hold_masks_named_bias_and_bare_names(tmp_path: Path, family: 
     path = tmp_path / "model.safetensors"
     tensors = {name.removeprefix("transformer."): tensor for name, tensor in load_file(path).items()}
     tensors |= {f"h.{layer}.attn.bias": torch.ones(40, 40).tril()[None, None].contiguous() for layer in range(2)}
+    tensors |= {f"h.{layer}.attn.masked_bias": torch.tensor(-1e4) for layer in range(2 if family == "gpt2" else 0)}
     save_file(tensors, path, {"format": "pt"})
     assert difference(load(tmp_path).model(IDS).logits, theirs(IDS).logits) < TOLERANCE
-
-
-@pytest.mark.parametrize(
-    ("case", "change"),
-    [
-        ("gpt", {"afn": "gelu_new"}),  # transformers has no such name here
-        ("gpt with two heads", {"summary_type": "mean"}),
-        ("gpt2 with two heads", {"summary_activation": "tanh"}),
-    ],
-)
-def test_what_would_compute_something_else_is_refused(tmp_path: Path, case: str, change: dict[str, Any]) -> None:
-    save_reference(tmp_path, case)
-    path = tmp_path / "config.json"
-    path.write_text(json.dumps(json.loads(path.read_text(encoding="utf-8")) | change), encoding="utf-8")
-    with pytest.raises(ModelError, match=next(iter(change))):
-        load(tmp_path)
 
 
 @torch.no_grad()

@@ -96,6 +96,7 @@ UNEXPRESSED: dict[str, tuple[str, dict[str, Any]]] = {
 }
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize(("preset", "changes"), UNEXPRESSED.values(), ids=UNEXPRESSED)
 @torch.no_grad()
 def test_what_no_family_expresses_goes_under_our_own_type(tmp_path: Path, preset: str, changes: dict[str, Any]) -> None:

@@ -178,6 +178,7 @@ def test_every_preset_is_in_the_table() -> None:
     assert PRESETS.keys() == PUBLISHED.keys()
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("preset", PUBLISHED)
 def test_published_count(preset: str) -> None:
     shapes = parameter_shapes(ModelConfig.model_validate(PRESETS[preset][1]))
@@ -211,6 +212,7 @@ def test_published_count_without_heads(preset: str) -> None:
 HAS_ONE_MATRIX = [name for name, (family, values) in PRESETS.items() if family.stacks[0] and family.model_type and values["head"]["tied"]]
 
 
+@pytest.mark.sampled(6)
 @pytest.mark.parametrize("preset", HAS_ONE_MATRIX)  # transformers 5 ties all others
 def test_transformers_has_as_many(preset: str) -> None:
     """From the config.json that tfkit writes of the preset."""

@@ -19,6 +19,7 @@ DECODERS = [name for name, case in CASES.items() if case.decodes]
 FURTHER = {"mc_logits", "seq_relationship_logits", "pooler_output"}  # beside the logits, or the hidden states
 
 
+@pytest.mark.sampled(5)
 @pytest.mark.parametrize("std", [None, SMALL])
 @pytest.mark.parametrize("case", CASES)
 @torch.no_grad()
@@ -49,6 +50,7 @@ def written(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
     return request.param, original, folder
 
 
+@pytest.mark.sampled(4)
 @torch.no_grad()
 def test_transformers_reads_what_tfkit_writes(written: tuple[str, PreTrainedModel, Path]) -> None:
     case, original, folder = written
@@ -61,6 +63,7 @@ def test_transformers_reads_what_tfkit_writes(written: tuple[str, PreTrainedMode
         assert difference(ours[name], theirs[name]) < 1e-6
 
 
+@pytest.mark.sampled(4)
 def test_the_configuration_is_transformers_own(written: tuple[str, PreTrainedModel, Path]) -> None:
     *_, folder = written
     ours, theirs = (AutoConfig.from_pretrained(folder / name).to_dict() for name in ("ours", "theirs"))
@@ -77,6 +80,7 @@ def test_the_configuration_is_transformers_own(written: tuple[str, PreTrainedMod
         assert "rope_parameters" not in written
 
 
+@pytest.mark.sampled(4)
 def test_save_load_save_gives_the_same_bytes(written: tuple[str, PreTrainedModel, Path]) -> None:
     *_, folder = written
     load(folder / "ours").save(folder / "again")
@@ -92,6 +96,7 @@ def decoders(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
     return save_reference(folder, request.param), load(folder).model
 
 
+@pytest.mark.sampled(4)
 @torch.no_grad()
 def test_left_padding_is_transformers(decoders: tuple[PreTrainedModel, Transformer]) -> None:
     theirs, ours = decoders
@@ -103,6 +108,7 @@ def test_left_padding_is_transformers(decoders: tuple[PreTrainedModel, Transform
     assert difference(logits[mask.bool()], expected[mask.bool()]) < TOLERANCE
 
 
+@pytest.mark.sampled(4)
 @torch.no_grad()
 def test_token_by_token_with_a_cache_is_transformers_full_forward(decoders: tuple[PreTrainedModel, Transformer]) -> None:
     theirs, model = decoders
@@ -111,6 +117,7 @@ def test_token_by_token_with_a_cache_is_transformers_full_forward(decoders: tupl
     assert difference(torch.cat(parts, dim=1), theirs(IDS).logits) < TOLERANCE
 
 
+@pytest.mark.sampled(4)
 @torch.no_grad()
 def test_packed_documents_compute_what_each_does_in_transformers(decoders: tuple[PreTrainedModel, Transformer]) -> None:
     (theirs, model), lengths = decoders, [9, 1, 13]
@@ -152,11 +159,12 @@ def _assert_same_gradients(theirs: PreTrainedModel, model: Transformer) -> None:
         assert difference(gradient, expected[name]) < TOLERANCE * max(1.0, float(expected[name].abs().max())), name
 
 
-@pytest.mark.parametrize("case", DECODERS)
+@pytest.mark.sampled(4)
+@pytest.mark.parametrize("case", [*DECODERS, *(name for name, case in CASES.items() if case.config.is_encoder_decoder)])
 @torch.no_grad()
 def test_bfloat16_arithmetic_is_close_to_transformers(tmp_path: Path, case: str) -> None:
     theirs = save_reference(tmp_path, case)
-    exact = theirs(IDS).logits
-    theirs_off = (theirs.to(torch.bfloat16)(IDS).logits.float() - exact).pow(2).mean().sqrt()
-    ours_off = (load(tmp_path, dtype=torch.bfloat16).model(IDS).logits.float() - exact).pow(2).mean().sqrt()
+    exact = logits_of(theirs(**CASES[case].inputs))
+    theirs_off = (logits_of(theirs.to(torch.bfloat16)(**CASES[case].inputs)).float() - exact).pow(2).mean().sqrt()
+    ours_off = (run(load(tmp_path, dtype=torch.bfloat16).model, case).logits.float() - exact).pow(2).mean().sqrt()
     assert ours_off < 1.5 * theirs_off  # both round, each in its own order

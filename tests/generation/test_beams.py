@@ -97,6 +97,7 @@ def test_a_batch_of_searches_gives_what_each_gives_alone(family: str) -> None:
         assert generate(model, prompts, settings, eos_ids=eos_ids) == alone
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("family", WRITERS)
 @pytest.mark.parametrize("beams", [2, 4])
 def test_searches_that_end_in_the_first_step_leave_the_others_alone(family: str, beams: int) -> None:

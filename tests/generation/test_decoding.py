@@ -38,6 +38,7 @@ def decoder(request):
     return tiny_model(request.param)
 
 
+@pytest.mark.sampled(3)
 def test_cached_decoding_is_the_full_forward(model):
     for prompt in PROMPTS:
         [completion] = generate(model, [prompt], greedy())
@@ -53,6 +54,7 @@ def test_a_batch_gives_what_each_prompt_gives_alone(model, settings):
     assert len({tuple(completion.ids) for completion in alone}) == len(PROMPTS)
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("settings", [greedy(99), GenerationSection(temperature=1.0, max_new_tokens=99)])
 def test_every_row_may_fill_the_context_whatever_the_other_rows(decoder, settings):
     prompts = [[1] * 39, [2], [3] * 30, [4] * 8, [5] * 38]
@@ -130,6 +132,7 @@ def test_a_cache_has_no_more_tokens_than_fit():
     assert sum(size > 11_000 for size in sizes) >= 4
 
 
+@pytest.mark.sampled(3)
 def test_rows_that_stop_leave_the_others_as_they_were(model):
     alone = [without_cache(model, prompt, 20) for prompt in PROMPTS]
     ends = [3, 0, 19, 1, 7]  # the place of the token that ends each row
@@ -145,6 +148,7 @@ def test_rows_that_stop_leave_the_others_as_they_were(model):
     assert [token for row, token in calls if row == 2] == alone[2]
 
 
+@pytest.mark.sampled(3)
 def test_eos_ends_a_row_and_is_not_part_of_it(model):
     expected = [without_cache(model, prompt, 20) for prompt in PROMPTS]
     eos_ids = {expected[0][2], expected[3][1], 52}
@@ -165,6 +169,7 @@ def test_finished_rows_are_no_longer_computed():
     assert len(sizes) == 30
 
 
+@pytest.mark.sampled(3)
 def test_draws_depend_on_seed_and_row(model):
     def drawn(seed, first_row=0):
         settings = GenerationSection(max_new_tokens=20, seed=seed)
@@ -271,6 +276,7 @@ def test_models_that_cannot_write(changes, message):
         generate(build(ModelConfig.model_validate(DECODERS["gpt2"] | sizes | changes), seed=1), [[1]], greedy())
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("changes", [{}, {"repetition_penalty": 1.4, "no_repeat_ngram": 2}])
 @pytest.mark.parametrize("family", WRITERS)
 def test_greedy_is_transformers_greedy(tmp_path, family, changes):

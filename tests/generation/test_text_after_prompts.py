@@ -40,6 +40,7 @@ def special_ids(tokenizer: Tokenizer) -> list[int]:
     return [token for token, added in tokenizer.backend.get_added_tokens_decoder().items() if added.special]
 
 
+@pytest.mark.sampled(3)
 def test_a_stream_is_what_the_whole_decodes_to(tokenizer: Tokenizer) -> None:
     rng = random.Random(4)
     special, compared = special_ids(tokenizer), 0
@@ -56,6 +57,7 @@ def test_a_stream_is_what_the_whole_decodes_to(tokenizer: Tokenizer) -> None:
     assert compared > PROMPTS_EACH * 0.4
 
 
+@pytest.mark.sampled(3)
 def test_stop_strings_are_found_behind_every_prompt(tokenizer: Tokenizer) -> None:
     rng = random.Random(5)
     decode = partial(tokenizer.decode, skip_special_tokens=True)

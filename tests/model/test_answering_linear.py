@@ -16,6 +16,7 @@ packs = pytest.mark.skipif(not can_pack(torch.device("cpu")), reason="this PyTor
 int8 = pytest.mark.skipif(not has_int8(torch.device("cpu")), reason="this processor has no products of 8 bits")
 
 
+@pytest.mark.sampled(6)
 @int8
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("rows", [1, 3, 200])

@@ -261,6 +261,7 @@ def test_no_update_of_a_matrix_beside_attention() -> None:
     assert {name.rpartition(".")[2] for name in find_targets(fresh(), ["decoder.*"])} == {"q_proj", "k_proj", "v_proj", "o_proj"}
 
 
+@pytest.mark.sampled(5)
 @pytest.mark.parametrize(
     ("preset", "billions"),
     [("mixtral-8x7b", 12.9), ("mixtral-8x22b", 39.0), ("olmoe-1b-7b", 1.3), ("qwen3-moe-30b-a3b", 3.3), ("qwen3-moe-235b-a22b", 22.0)],

@@ -257,6 +257,7 @@ def test_no_gradient_crosses_from_one_packed_conversation_to_another(tmp_path: P
     assert float(gradient[~second].abs().max()) == 0.0
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("pack", [False, True])
 def test_losses_and_weights_do_not_depend_on_the_micro_batch(tmp_path: Path, pack: bool) -> None:
     objective = chat(pack=pack)

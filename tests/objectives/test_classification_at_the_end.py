@@ -53,6 +53,7 @@ def batch_of(folder: Path, rows: list[dict[str, Any]], objective: Classification
     return objective.collate(ExampleRows([(stored, 1.0)], 1, batch_size=16).gather(np.zeros(16, np.int64), np.arange(16)))
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("rows", [ROWS, PAIRS], ids=["texts", "pairs"])
 @pytest.mark.parametrize("name", CASES)
 def test_the_loss_of_a_padded_batch_is_that_of_transformers(tmp_path: Path, name: str, rows: list[dict[str, Any]]) -> None:

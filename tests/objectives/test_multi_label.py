@@ -154,6 +154,7 @@ def test_what_names_no_known_labels_is_an_error_with_its_row(tmp_path: Path, lab
         examples(tmp_path, [*ROWS, {"text": "the cat", "labels": labels}], MultiLabelSection.roles, multi_label())
 
 
+@pytest.mark.thorough
 def test_losses_and_weights_do_not_depend_on_the_micro_batch(tmp_path: Path) -> None:
     objective = multi_label()
     stored = examples(tmp_path, ROWS, MultiLabelSection.roles, objective)

@@ -145,6 +145,7 @@ def test_what_the_tokenizer_or_the_context_lacks_is_said() -> None:
         choice(length=4)
 
 
+@pytest.mark.thorough
 def test_losses_and_weights_do_not_depend_on_the_micro_batch(tmp_path: Path) -> None:
     objective = choice()
     stored = examples(tmp_path, rows(None), MultipleChoiceSection.roles, objective)

@@ -79,6 +79,7 @@ def scores(folder: Path) -> list[dict[str, float]]:
     return [record["evaluation"] for record in records(folder) if "evaluation" in record]
 
 
+@pytest.mark.sampled(2)
 def test_it_learns_what_is_better(run: tuple[str, Path, Done], place: Path) -> None:
     kind, folder, done = run
     assert "pairs.jsonl: 1 bad row skipped: 1 equal completions (first pairs.jsonl:25)" in done.err
@@ -103,6 +104,7 @@ def test_a_killed_run_goes_on_to_the_same_bits(run: tuple[str, Path, Done], tfki
     assert exact(place / f"{kind}-killed")[-1] == exact(folder)[-1]
 
 
+@pytest.mark.sampled(2)
 def test_it_is_evaluated_as_in_its_training(run: tuple[str, Path, Done], tfkit: Callable[..., Done], place: Path) -> None:
     """By the same reference, which tfkit.json names."""
     kind, folder, _ = run

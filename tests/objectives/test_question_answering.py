@@ -138,6 +138,7 @@ def test_logits_and_loss_are_those_of_transformers(tmp_path: Path, config: dict[
     assert load(tmp_path / "theirs").config.head.kind == "spans"
 
 
+@pytest.mark.thorough
 def test_losses_and_weights_do_not_depend_on_the_micro_batch(tmp_path: Path) -> None:
     objective = answering()
     stored = examples(tmp_path, ROWS, QuestionAnsweringSection.roles, objective)

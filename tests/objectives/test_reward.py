@@ -119,6 +119,7 @@ def test_the_order_of_completions_does_not_matter(tmp_path: Path) -> None:
     assert losses[0] == losses[1]
 
 
+@pytest.mark.thorough
 def test_any_micro_batches_are_the_same_step_without_dropout(tmp_path: Path) -> None:
     objective = reward_objective()
     found = stored(tmp_path, objective, ranked_rows(16))

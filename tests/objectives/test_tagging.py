@@ -165,6 +165,7 @@ def test_a_context_without_room_for_a_word_is_refused() -> None:
         tagging(length=2)
 
 
+@pytest.mark.thorough
 def test_losses_and_weights_do_not_depend_on_the_micro_batch(tmp_path: Path) -> None:
     objective = tagging()
     stored = examples(tmp_path, ROWS, TaggingSection.roles, objective)

@@ -73,6 +73,7 @@ def test_predictions_and_texts_come_in_the_order_of_the_rows(base: Path, tmp_pat
         assert len(one.out.splitlines()) in (23, 37)
 
 
+@pytest.mark.thorough
 def test_vectors_are_the_same(base: Path, tmp_path: Path) -> None:
     """With every bit, in the order of the rows, though their batches have different lengths; rank 0 alone writes."""
     words = [
@@ -154,6 +155,7 @@ def test_what_only_one_process_can_do_is_refused(base: Path, capsys: pytest.Capt
     assert "give several prompts in a file, --input F" in capsys.readouterr().err
 
 
+@pytest.mark.thorough
 def test_each_machine_measures_its_energy(base: Path, tmp_path: Path) -> None:
     """The second one uses 1,000 times the power of the first: what it has measured is in the result, with a run folder by its ledger."""
     measured = {}

@@ -6,7 +6,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from tiny_plans import RECIPES, recipe_of, write_place
-from tiny_runs import Process
+from tiny_runs import run_here
 from torch import Tensor
 from two_ranks import ended, start_ranks
 
@@ -30,7 +30,7 @@ def first_step(run: Path) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     return {name: tensor for name, tensor in state.items() if name.endswith(GRADIENTS)}, load_file(weights)
 
 
-@pytest.mark.sampled(3)
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", [*QUICK, *(pytest.param(name, marks=pytest.mark.slow) for name in RECIPES if name not in QUICK)])
 def test_step_1_has_the_gradients_of_one_process(name: str, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """In four micro-batches, whose targets are unequally many. No gradient is zero, but for those that are so by definition."""
@@ -40,7 +40,7 @@ def test_step_1_has_the_gradients_of_one_process(name: str, place: Path, monkeyp
     document["data"].pop("validation")
     Path(f"{slug}.yaml").write_text(dump_document(document), encoding="utf-8")
     words = ["finetune" if "from" in document["model"] else "pretrain", f"{slug}.yaml", "--threads", "1", "--run"]
-    Process(place, [*words, f"{slug}-alone"]).wait().exits(0)
+    run_here([*words, f"{slug}-alone"]).exits(0)
     gradients, weights = first_step(Path(f"{slug}-alone"))
     assert gradients
     zero = [key.removesuffix(GRADIENTS) for key, gradient in gradients.items() if not gradient.any()]

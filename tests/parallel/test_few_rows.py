@@ -69,6 +69,7 @@ def rows_of_steps(recipe: Recipe, data: TrainingData, ranks: int) -> list[list[i
     return steps
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("count", [1, 2, 3, 4, 5, 6, 8, 9, 12])
 def test_any_number_of_ranks_reads_the_same_rows_in_each_step(place: Path, count: int) -> None:
     write_short_rows(count)

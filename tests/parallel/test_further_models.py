@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 from tiny_files import receipt, write_rows
-from tiny_runs import Process, hashes, pretrain
+from tiny_runs import hashes, pretrain, run_here
 from two_ranks import ended, run_ranks, start_ranks
 
 STEPS = 3
@@ -31,7 +31,8 @@ def base(base: Path) -> Path:
     return base
 
 
-@pytest.mark.parametrize("mesh", ["parallel.shard=1", "parallel.shard=2"])
+@pytest.mark.sampled(2)
+@pytest.mark.parametrize("mesh", ["parallel.shard=2", "parallel.shard=1"])
 def test_a_student_of_two_ranks_is_that_of_one(base: Path, tmp_path: Path, mesh: str) -> None:
     teacher = base / "teacher"
     words = (*ONE_EACH, f"tokenizer={{path: {teacher}}}", f"objective={{kind: distillation, teacher: {teacher}, of: {{kind: causal_lm}}}}")
@@ -41,17 +42,18 @@ def test_a_student_of_two_ranks_is_that_of_one(base: Path, tmp_path: Path, mesh:
     assert hashes(tmp_path / "run", STEPS) == hashes(base / "student", STEPS)
 
 
-@pytest.mark.sampled(2)
+@pytest.mark.thorough
 @pytest.mark.parametrize("adapter", [None, "training.adapter={rank: 2, merge: true}"])
 def test_preferences_of_two_ranks_are_those_of_one(base: Path, tmp_path: Path, adapter: str | None) -> None:
     words = ["--threads", "1", *([adapter] if adapter else [])]
     start = ["finetune", str(base / "dpo.yaml"), "--run"]
-    Process(tmp_path, [*start, str(tmp_path / "one"), *words]).wait().exits(0)
+    run_here([*start, str(tmp_path / "one"), *words]).exits(0)
     lacking = {1: lambda: os.environ.update(TFKIT_CACHE=str(tmp_path / "empty"))}  # rank 0 has what the reference says of the rows
     ended(start_ranks(tmp_path, [*start, str(tmp_path / "two"), *words, "parallel.shard=2"], lacking), 0)
     assert hashes(tmp_path / "two", STEPS) == hashes(tmp_path / "one", STEPS)
 
 
+@pytest.mark.thorough
 def test_a_head_on_a_checkpoint_whose_parts_two_ranks_read_is_that_of_one(base: Path, tmp_path: Path) -> None:
     """Its scores before the first step too, which all ranks compute together."""
     rows = [{"text": f"the {animal} sat {number}", "label": animal} for number in range(20) for animal in ("cat", "dog")]
@@ -62,7 +64,7 @@ def test_a_head_on_a_checkpoint_whose_parts_two_ranks_read_is_that_of_one(base: 
         encoding="utf-8",
     )
     start = ["finetune", str(tmp_path / "head.yaml"), ONE_EACH[1], "--threads", "1", "--run"]
-    Process(tmp_path, [*start, str(tmp_path / "one")]).wait().exits(0)
+    run_here([*start, str(tmp_path / "one")]).exits(0)
     ended(start_ranks(tmp_path, [*start, str(tmp_path / "two"), "parallel.shard=2"]), 0)
     assert hashes(tmp_path / "two", STEPS) == hashes(tmp_path / "one", STEPS)
     assert receipt(tmp_path / "two")["result"]["before"] == receipt(tmp_path / "one")["result"]["before"] is not None

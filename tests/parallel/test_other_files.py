@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from tiny_files import flip
-from tiny_runs import Done, Process, Replaced, pretrain, write_corpus, write_recipe
+from tiny_runs import Done, Replaced, pretrain, run_here, write_corpus, write_recipe
 from two_ranks import ended, start_ranks, write_prompts_and_pairs
 
 from tfkit.engine.assembly import rank_inputs
@@ -82,7 +82,7 @@ def disk(tmp_path_factory: pytest.TempPathFactory) -> Path:
             shutil.rmtree(folder / "run")
         for name, seed in (("scores", 1), ("other-scores", 2)):
             words = ["finetune", "reward.yaml", "--run", "run", "--threads", "1", f"training.seed={seed}", "optimizer.lr=1e-2"]
-            Process(folder, words).wait().exits(0)
+            run_here(words).exits(0)
             shutil.move(folder / "run/checkpoints/step-000002", folder / name)
             shutil.rmtree(folder / "run")
     return folder
@@ -106,7 +106,7 @@ def run_on_two_disks(disk: Path, folder: Path, words: list[str], change: Callabl
     return [process.wait() for process in start_ranks(folder, command, {rank: on(copy) for rank, copy in enumerate(disks)})]
 
 
-@pytest.mark.sampled(4)
+@pytest.mark.sampled(7)
 @pytest.mark.parametrize(
     ("words", "change", "code", "message"),
     [
@@ -159,6 +159,7 @@ def test_files_that_are_not_read_may_differ(disk: Path, tmp_path: Path) -> None:
     assert "warning" not in done[1].err
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize(
     ("words", "change", "warns"),
     [
@@ -172,6 +173,7 @@ def test_the_recipe_of_rank_0_is_trained(disk: Path, tmp_path: Path, words: list
     assert (f"rank 1: {words[1]} or its key=value differ from those of rank 0, whose recipe is trained" in done[1].err) == warns
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("words", [
     ["evaluate", "--from", "scores", "--data", "pairs.jsonl", "objective={kind: reward}"],
     ["predict", "--from", "scores", "--data", "pairs.jsonl", "data.validation.0.columns={completion: chosen}"],
@@ -195,7 +197,7 @@ def test_the_checkpoint_that_a_run_continues_from_is_compared(disk: Path, tmp_pa
     """Rank 1 reads the manifest of another run in place of that at the path of rank 0, as from a disk that is not shared."""
     words = ["pretrain", str(disk / "tiny.yaml"), "--threads", "1", f"data.train=[{{path: {disk / 'corpus'}}}]", "training.steps=2"]
     for run, seed in (("run", 1), ("other", 2)):
-        Process(tmp_path, [*words, f"training.seed={seed}", "--run", str(tmp_path / run)]).wait().exits(0)
+        run_here([*words, f"training.seed={seed}", "--run", str(tmp_path / run)]).exits(0)
     other = Replaced(rank_inputs, "read_manifest", lambda read: lambda folder: read(tmp_path / "other/checkpoints" / folder.name))
     resumed = start_ranks(tmp_path, ["resume", str(tmp_path / "run"), "training.steps=4", "--threads", "1"], {1: other})
     done_on = ended(resumed, 4)

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from tiny_runs import Done, Process, pretrain, records
+from tiny_runs import Done, Process, pretrain, records, run_here
 from two_ranks import assert_close_checkpoints, ended, start_ranks, write_prompts_and_pairs
 
 from tfkit.alignment.rollout_loader import RolloutLoader
@@ -52,7 +52,7 @@ def place(base: Path) -> Path:
     assert pretrain(base / "base", base / "tiny.yaml", f"model={MODEL}", "training.steps=2", "training.precision=fp32").code == 0
     with contextlib.chdir(base):
         for name, words in (("scores", []), ("updates", ["training.adapter={rank: 2}"])):
-            Process(base, ["finetune", f"{name}.yaml", "--run", name, "--threads", "1", *words]).wait().exits(0)
+            run_here(["finetune", f"{name}.yaml", "--run", name, "--threads", "1", *words]).exits(0)
     return base
 
 
@@ -107,7 +107,7 @@ def assert_same_steps(names: str) -> None:
     assert_close_checkpoints(*(Path(f"{names}-{run}/checkpoints/step-000002") for run in ("one", "two")))
 
 
-@pytest.mark.sampled(6)
+@pytest.mark.thorough
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_ranks_begin_with_parts_and_take_the_steps_of_one_process(place: Path, recipe: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Also from an adapter, with an adapter as a teacher, which is rounded after its updates, and with copied layers. The reference of a

@@ -38,6 +38,7 @@ def test_two_ranks_with_a_micro_batch_each_are_one_with_two_to_the_bit(base: Pat
     assert receipt(base / "unbroken")["ranks"] == 1
 
 
+@pytest.mark.thorough
 def test_more_micro_batches_are_the_same_step_up_to_the_order_of_sums(base: Path, tmp_path: Path) -> None:
     """With a mean of weights, clipping that bites, and an fp32 master: micro-batches 0 and 2 are added on one, 1 and 3 on the other."""
     words = ("training.micro_batch_size=1", "training.ema_decay=0.9", "optimizer={lr: 1e-3, clip_norm: 0.5}", "training.precision=bf16")
@@ -53,6 +54,7 @@ def test_more_micro_batches_are_the_same_step_up_to_the_order_of_sums(base: Path
             assert together["grad_norm"] == pytest.approx(alone["grad_norm"], rel=1e-3)
 
 
+@pytest.mark.thorough
 def test_a_batch_that_grows_is_dealt_to_the_ranks_in_every_step(base: Path, tmp_path: Path) -> None:
     """By documents that are packed into rows; a run of two ranks goes on as one process while the batch still grows."""
     words = ("training.batch_size=8", "training.micro_batch_size=1", "training.batch_ramp={start: 2, tokens: 600}", "optimizer={lr: 1e-3}")
@@ -84,6 +86,7 @@ def test_a_signal_to_one_rank_stops_all_and_other_numbers_of_ranks_go_on(base: P
     assert exact(run) == exact(base / "unbroken")
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("lost", [0, 1])
 def test_a_lost_rank_ends_the_others_with_9_and_the_old_checkpoint_goes_on(base: Path, tmp_path: Path, lost: int) -> None:
     run = tmp_path / "run"
@@ -159,6 +162,7 @@ def test_all_hear_why_rank_0_cannot_save(base: Path, tmp_path: Path) -> None:
     assert os.strerror(28) in second.err
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("fault", [raise_once(MemoryError("no more"), 2), raise_in_loader(MemoryError("no more"), 2)], ids=["pass", "rows"])
 def test_a_micro_batch_that_does_not_fit_on_one_rank_is_halved_on_all(base: Path, tmp_path: Path, fault: Callable[[], None]) -> None:
     """Also where the rows of a step alone end the memory."""
@@ -177,6 +181,7 @@ def test_no_better_score_ends_all_ranks(base: Path, tmp_path: Path) -> None:
     assert receipt(tmp_path / "run")["result"]["stopped_early"]
 
 
+@pytest.mark.thorough
 def test_a_rank_that_is_stopped_after_the_last_step_takes_nothing_from_the_result(base: Path, tmp_path: Path) -> None:
     def stopped_at_the_end() -> None:
         receive = collectives.ProcessGroup.receive

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tiny_runs import Process, exact, hashes, pretrain, strike
+from tiny_runs import exact, hashes, pretrain, run_here, strike
 from two_ranks import assert_close_checkpoints, ended, start_ranks, write_prompts_and_pairs
 
 from tfkit.__main__ import main
@@ -49,24 +49,25 @@ def place(base: Path) -> Path:
     (base / "reward.yaml").write_text(REWARD, encoding="utf-8")
     with contextlib.chdir(base):
         assert pretrain(base / "base", base / "tiny.yaml", "training.steps=2").code == 0
-        Process(base, ["finetune", "reward.yaml", "--run", "scores", "--threads", "1"]).wait().exits(0)
+        run_here(["finetune", "reward.yaml", "--run", "scores", "--threads", "1"]).exits(0)
     shutil.copytree(base / "scores" / "checkpoints" / "step-000002", base / "critic")
     return base
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("kind", OBJECTIVES)
 def test_two_ranks_sample_and_train_as_one_process_also_resumed(place: Path, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Responses are drawn by their number, rewards and log-probabilities come to both."""
     monkeypatch.chdir(place)
     words = ["finetune", f"{kind}.yaml", "--threads", "1", "--run"]
-    Process(place, [*words, f"{kind}-alone"]).wait().exits(0)
+    run_here([*words, f"{kind}-alone"]).exits(0)
     ended(start_ranks(place, [*words, f"{kind}-two"], {1: strike(signal.SIGTERM, 3)}), 143)
     ended(start_ranks(place, ["resume", f"{kind}-two", "--threads", "1"]), 0)
     assert hashes(Path(f"{kind}-two"), STEPS) == hashes(Path(f"{kind}-alone"), STEPS)
     assert exact(Path(f"{kind}-two")) == exact(Path(f"{kind}-alone"))
 
 
-@pytest.mark.sampled(2)
+@pytest.mark.thorough
 @pytest.mark.parametrize("kind", OBJECTIVES)
 def test_ranks_that_share_the_policy_have_it_whole_while_they_sample(place: Path, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each then writes responses of its own lengths. They share the critic, too, whose parts a checkpoint within an iteration has whole."""
@@ -76,7 +77,7 @@ def test_ranks_that_share_the_policy_have_it_whole_while_they_sample(place: Path
     # Spaces are in about half of the responses; `eps` keeps AdamW from making whole steps of rounding errors.
     words = ["finetune", f"{kind}.yaml", "objective.rules=[{kind: contains, text: ' '}]", "optimizer.eps=1e-3"]
     words += ["training.steps=4", "optimizer.clip_norm=null", "--threads", "1", "--run"]
-    Process(place, [*words, f"{kind}-whole"]).wait().exits(0)
+    run_here([*words, f"{kind}-whole"]).exits(0)
     shared = [*words, f"{kind}-shared", "parallel.shard=2"]
     ended(start_ranks(place, shared, {1: strike(signal.SIGTERM, 3)}), 143)
     ended(start_ranks(place, ["resume", f"{kind}-shared", "--threads", "1"]), 0)
@@ -88,7 +89,7 @@ def test_ranks_that_share_the_policy_have_it_whole_while_they_sample(place: Path
     ]
 
 
-@pytest.mark.sampled(2)
+@pytest.mark.thorough
 @pytest.mark.parametrize("mesh", ["{shard: 2, reshard: false}", "{shard: 1}"])
 def test_text_of_the_pretraining_is_dealt_too(place: Path, mesh: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Up to the order of sums: a step has more micro-batches than ranks, and the value model has no part in the last ones."""
@@ -96,7 +97,7 @@ def test_text_of_the_pretraining_is_dealt_too(place: Path, mesh: str, monkeypatc
     words = ["finetune", "ppo.yaml", "data.pretraining=[{path: corpus}]", "objective.ptx_weight=0.5", "objective.ptx_ratio=1"]
     words += ["training.steps=2", "evaluation.every=null", "--threads", "1", "--run"]
     if not Path("text-alone").exists():
-        Process(place, [*words, "text-alone"]).wait().exits(0)
+        run_here([*words, "text-alone"]).exits(0)
     run = f"text-{len(mesh)}"
     ended(start_ranks(place, [*words, run, f"parallel={mesh}"]), 0)
     for one, other in zip(exact(Path("text-alone")), exact(Path(run)), strict=True):
@@ -108,6 +109,7 @@ def test_text_of_the_pretraining_is_dealt_too(place: Path, mesh: str, monkeypatc
             assert (other["loss"], other["grad_norm"]) == (pytest.approx(one["loss"], rel=1e-3), pytest.approx(one["grad_norm"], rel=1e-2))
 
 
+@pytest.mark.thorough
 def test_a_full_memory_while_one_rank_samples_is_heard_by_both(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(place)
 

@@ -53,6 +53,7 @@ def ranks(*words: str, **faults: object) -> list[Done]:
     return [process.wait() for process in start_ranks(Path.cwd(), [*words, "--threads", "1"], **faults)]  # type: ignore[arg-type]
 
 
+@pytest.mark.thorough
 def test_a_chain_is_that_of_one_process_also_stopped_in_its_second_stage() -> None:
     run_here(["pretrain", "chain.yaml", "--run", "alone", "--threads", "1"]).exits(0)
     stopped = ended(ranks("pretrain", "chain.yaml", "--run", "two", faults={1: strike(signal.SIGTERM, 6 + 3)}), 143)

@@ -33,7 +33,8 @@ EXACT = {
     "experts-bf16": Case(EXPERTS, dtype=BF16),
     "experts-muon": Case(EXPERTS, MUON, checkpointing=True),
 }
-FEW = ("gpt2", "gpt2-unfrozen", "gpt2-lora-bf16", "llama-muon-bf16", "t5-adafactor-bf16", "bert-bf16", "experts-bf16", "experts-muon")
+FEW = ("gpt2-lora-bf16", "t5-adafactor-bf16", "experts-muon")
+MORE = (*FEW, "gpt2", "gpt2-unfrozen", "llama-muon-bf16", "bert-bf16", "experts-bf16")
 
 
 def on_ranks(folder: Path, size: int, shards: int, cases: Mapping[str, Case], steps: int) -> list[dict[str, Any]]:
@@ -46,7 +47,11 @@ def on_ranks(folder: Path, size: int, shards: int, cases: Mapping[str, Case], st
     return [json.loads((folder / f"rank-{rank}.json").read_text(encoding="utf-8")) for rank in range(size)]
 
 
-@pytest.mark.parametrize(("names", "steps"), [(FEW, 5), pytest.param(tuple(EXACT), 20, marks=pytest.mark.slow)], ids=["few", "all"])
+@pytest.mark.parametrize(
+    ("names", "steps"),
+    [(FEW, 3), pytest.param(MORE, 5, marks=pytest.mark.thorough), pytest.param(tuple(EXACT), 20, marks=pytest.mark.slow)],
+    ids=["few", "more", "all"],
+)
 def test_two_ranks_with_a_micro_batch_each_are_one_with_two_to_the_bit(names: tuple[str, ...], steps: int, tmp_path: Path) -> None:
     """Weights, their mean, the optimizer's state, and every loss; each rank holds half of them, and what is small."""
     torch.set_num_threads(1)

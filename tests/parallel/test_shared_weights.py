@@ -52,6 +52,7 @@ def test_a_run_and_its_parts_on_other_meshes_are_one_process_to_the_bit(base: Pa
     assert norms[0] == pytest.approx(norms[1], rel=1e-5)
 
 
+@pytest.mark.thorough
 def test_a_lost_rank_ends_the_other_with_9(base: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     lost, other = reversed(run_ranks(run, base / "tiny.yaml", *ONE_EACH, SHARED, faults={1: strike(signal.SIGKILL, 6)}))
@@ -61,14 +62,15 @@ def test_a_lost_rank_ends_the_other_with_9(base: Path, tmp_path: Path) -> None:
     assert kept(run) == ["step-000004"]
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize(
     ("faults", "mode"),
     [
+        ([raise_once(MemoryError("no more"), 1), raise_within_backward(MemoryError("no more"), 3)], "reshard: false"),
         ([raise_once(MemoryError("no more"), 2)], "reshard: true"),
         ([raise_within_backward(MemoryError("no more"), 3)], "reshard: true"),
-        ([raise_once(MemoryError("no more"), 1), raise_within_backward(MemoryError("no more"), 3)], "reshard: false"),
     ],
-    ids=["before-a-forward", "within-a-backward", "twice-with-whole-gradients"],
+    ids=["twice-with-whole-gradients", "before-a-forward", "within-a-backward"],
 )
 def test_a_micro_batch_that_does_not_fit_on_one_rank_is_halved_on_all(
     base: Path, tmp_path: Path, faults: list[Callable[[], None]], mode: str
@@ -95,6 +97,7 @@ def test_a_micro_batch_of_a_fixed_size_that_does_not_fit_ends_all_ranks_with_wha
     assert "another rank ran out of memory): leave training.micro_batch_size out" in done[0].err
 
 
+@pytest.mark.thorough
 def test_a_step_that_is_not_finite_is_recorded_with_the_hash_of_the_whole_weights(base: Path, tmp_path: Path) -> None:
     words = (*ONE_EACH, "optimizer.lr=1e30", "evaluation={every: null}", "schedule.warmup_steps=0", "checkpoint.every=1")
     ended(run_ranks(tmp_path / "run", base / "tiny.yaml", *words, SHARED), 6)

@@ -637,7 +637,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_rows(folder / "turns.jsonl", [{"messages": said} for _ in range(40)])
     write_rows(folder / "questions.jsonl", questions)
     answers = [*map(str, range(10)), *"abcdefghijklmnopqrstuvwxyz"]
-    prompts = [{"prompt": f"{row['text'][:6]} ", "answer": answers} for row in rows["one"]]
+    prompts = [{"prompt": f"{row['text'][:6]} ", "answer": answers} for row in rows["one"][:16]]
     write_rows(folder / "prompts.jsonl", prompts)
     (folder / "rewarding.py").write_text("def reward(row, text):\n    return 1\n\n\ndef penalty(row, text):\n    return -1\n")
     table = "".join(f"{row['text']},{row['body']}\n" for row in ({"text": "text", "body": "body"}, *rows["one"]))
@@ -741,7 +741,7 @@ def test_every_field_has_a_row(place: Path) -> None:
     assert set(found) == changed | BUILT.keys() | REFUSED.keys() | JUDGED.keys() | PINNED | SHARED
 
 
-@pytest.mark.sampled(20)
+@pytest.mark.sampled(30)
 @pytest.mark.parametrize("change", TABLE, ids=[change.words for change in TABLE])
 def test_a_change_is_seen(change: Change, see: Callable[[str], Seen]) -> None:
     before, after = see(change.given), see(f"{change.given} | {change.words}")
@@ -765,7 +765,7 @@ FREE = (
 )
 
 
-@pytest.mark.sampled(20)
+@pytest.mark.sampled(30)
 @pytest.mark.parametrize("change", [one for one in COMPARED if not one.words.startswith(LENGTH)], ids=lambda change: change.words)
 def test_f39_a_change_is_refused_or_too_late_when_its_run_is_resumed(change: Change, see: Callable[[str], Seen]) -> None:
     run = see(change.given)

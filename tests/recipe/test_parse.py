@@ -1,7 +1,11 @@
 import math
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
+from tfkit.errors import UsageError
+from tfkit.recipe import read_recipe
 from tfkit.recipe.reading.parse import MAX_DEPTH, parse, read_scalar
 from tfkit.recipe.reading.problems import RecipeError
 from tfkit.recipe.reading.tree import plain
@@ -94,3 +98,13 @@ def test_an_alias_is_a_value_of_its_own() -> None:
 
 def test_all_duplicates_come_at_once() -> None:
     assert message("a: 1\na: 2\nb: {c: 1, c: 2}\n").count("given twice") == 2
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.binary(max_size=40) | st.text(alphabet="ab:-[]{}&*!|>'\"#%@`, \n\t1.?~<", max_size=30).map(str.encode))
+def test_any_bytes_are_refused_as_a_recipe_and_nothing_else_happens(tmp_path_factory: pytest.TempPathFactory, content: bytes) -> None:
+    """Whole random recipes and overrides are in tests/faults/test_hostile_recipes.py."""
+    path = tmp_path_factory.getbasetemp() / "random.yaml"
+    path.write_bytes(content)
+    with pytest.raises(UsageError):
+        read_recipe(str(path))

@@ -8,10 +8,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from random_recipes import has_stages
 from tiny_files import write_rows
 
 from tfkit.__main__ import main
-from tfkit.recipe import bundled_recipes, dump_recipe, model_config, open_recipe, read_chain, read_recipe
+from tfkit.recipe import bundled_recipes, model_config, open_recipe, read_chain, read_recipe
 from tfkit.recipe.schema.sections import Recipe
 
 ROOT = Path(__file__).parent.parent.parent / "recipes"
@@ -24,7 +25,7 @@ LIKE = {
 }
 WORDS = ["the", "cat", "def", "return", "self", "a", "mat"]
 
-CHAINS = [path for path in RECIPES if open_recipe(str(path)).has_stages]
+CHAINS = [path for path in RECIPES if has_stages(path)]
 EACH = pytest.mark.parametrize(
     "path", [path for path in RECIPES if path not in CHAINS], ids=lambda path: path.relative_to(ROOT).with_suffix("").as_posix()
 )
@@ -46,17 +47,9 @@ def test_it_says_what_it_is(path: Path) -> None:
 
 
 @EACH
-def test_it_is_valid_sets_no_place_and_its_resolved_form_means_the_same(path: Path, tmp_path: Path) -> None:
-    recipe = read_recipe(str(path)).recipe
-    assert recipe.carbon.country is None
-    assert recipe.carbon.intensity_g_per_kwh is None
-    size = recipe.tokenizer.vocab_size if recipe.tokenizer.path is None else 1000
-    config = None if recipe.model.start else model_config(recipe.model, size)
-    copy = tmp_path / "resolved.yaml"
-    copy.write_text(dump_recipe(recipe, config), encoding="utf-8")
-    again = read_recipe(str(copy)).recipe
-    assert again.model_copy(update={"model": recipe.model}) == recipe
-    assert again.model == recipe.model if config is None else model_config(again.model, size) == config
+def test_it_is_valid_and_sets_no_place(path: Path) -> None:
+    carbon = read_recipe(str(path)).recipe.carbon
+    assert (carbon.country, carbon.intensity_g_per_kwh) == (None, None)
 
 
 def tiny(recipe: Recipe, rows: Path) -> list[str]:
@@ -167,7 +160,7 @@ def make(model: str) -> str:
     return f"runs/{name}"
 
 
-@pytest.mark.sampled(6)
+@pytest.mark.sampled(9)
 @EACH
 def test_it_takes_two_steps(path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)

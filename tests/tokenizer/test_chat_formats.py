@@ -61,6 +61,7 @@ def test_texts_and_targets_written_by_hand(name: str, system: str | None) -> Non
         assert bracketed(name, [("system", system), *EXCHANGES], "another") == GOLDEN[name, system]
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("name", FORMATS)
 @settings(max_examples=60)
 @given(data=st.data())

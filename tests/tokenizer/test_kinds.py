@@ -244,6 +244,7 @@ def test_a_text_without_a_token_has_no_bytes_that_are_scored(name: str, text: st
         assert opening_bytes(tokenizer, text, tokenizer.encode_texts([text])[0]) == len(text.encode())
 
 
+@pytest.mark.sampled(6)
 @every
 @given(any_text)
 @settings(deadline=None, max_examples=50)
@@ -313,6 +314,7 @@ def test_every_process_and_any_number_of_threads_give_the_same_tokenizer() -> No
     assert len(results) == 1
 
 
+@pytest.mark.sampled(6)
 @every
 def test_progress_hears_every_byte_once_and_may_stop_it(name: str) -> None:
     section = TokenizerSection(vocab_size=600, **SECTIONS[name])
@@ -336,6 +338,7 @@ def smallest(words: dict[str, Any]) -> int:
     raise AssertionError
 
 
+@pytest.mark.sampled(6)
 @every
 def test_the_smallest_vocabulary_works_and_less_is_refused_with_numbers(name: str) -> None:
     words = SECTIONS[name]
@@ -347,6 +350,7 @@ def test_the_smallest_vocabulary_works_and_less_is_refused_with_numbers(name: st
         TokenizerSection(vocab_size=size - 1, **words)
 
 
+@pytest.mark.sampled(9)
 @every
 @pytest.mark.parametrize("text", ["ab ab", "a", "\n", " ", "🦊"])
 def test_a_small_corpus_gives_what_it_holds(name: str, text: str) -> None:
@@ -356,6 +360,7 @@ def test_a_small_corpus_gives_what_it_holds(name: str, text: str) -> None:
         assert max([0, *tokenizer.encode_texts([probe])[0]]) < tokenizer.size
 
 
+@pytest.mark.sampled(7)
 @every
 @pytest.mark.parametrize("character", ["x", " ", "+"])
 def test_a_word_without_end_is_learned_from(name: str, character: str) -> None:

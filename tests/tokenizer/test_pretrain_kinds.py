@@ -13,6 +13,7 @@ KINDS = [(kind, variant) for kind, variants in VOCABULARIES.items() for variant 
 TEXTS = ["the cat", "  The CAT sat on Straße 12;\n\n🙂 世界", "", "[MASK] <s> <extra_id_3>"]
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize(("kind", "variant"), KINDS)
 def test_two_steps_with_each_kind(base: Path, kind: str, variant: str | None) -> None:
     transformers = pytest.importorskip("transformers")

@@ -62,6 +62,7 @@ def text(config: ModelConfig) -> Batch:
     return Batch(ids, written, decoder_input_ids=written)
 
 
+@pytest.mark.sampled(6)
 @pytest.mark.parametrize("family", FAMILIES)
 def test_every_family_as_torch_counts_it(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The weights' products exactly; those of attention as the squares that the plain kernel computes."""

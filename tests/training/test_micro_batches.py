@@ -22,6 +22,7 @@ def run(micro_batch_size: int, values: dict[str, object], documents: str, steps:
     return losses, dict(taking.model.named_parameters())
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("documents", ["apart", "joined"])
 @pytest.mark.parametrize("values", [GPT2, LLAMA], ids=["gpt2", "llama"])
 def test_losses_and_weights_do_not_depend_on_the_micro_batch(values: dict[str, object], documents: str) -> None:

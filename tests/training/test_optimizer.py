@@ -100,6 +100,7 @@ def test_only_matrices_decay(section: AdamWSection | MuonSection) -> None:
         torch.testing.assert_close(parameter.detach(), before[name] * shrunk, rtol=1e-6, atol=0, msg=name)
 
 
+@pytest.mark.sampled(3)
 @KINDS
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_the_state_there_and_back(section: OptimizerSection, dtype: torch.dtype) -> None:
@@ -261,6 +262,7 @@ def test_parameters_without_a_gradient_are_left_as_they_are(section: OptimizerSe
     assert bits(taking.weights.master) == bits(after)
 
 
+@pytest.mark.sampled(4)
 @KINDS
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_a_step_leaves_no_tensors_to_the_garbage_collector(section: OptimizerSection, dtype: torch.dtype) -> None:

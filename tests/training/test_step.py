@@ -13,6 +13,7 @@ from tfkit.recipe.schema.optimizer_sections import AdamWSection, MuonSection
 OBJECTIVE = CausalLM()
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("section", [AdamWSection(), MuonSection(kind="muon")], ids=["adamw", "muon"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("value", [math.inf, math.nan])
