@@ -4,10 +4,19 @@ import numpy as np
 import pytest
 import torch
 from pydantic import ValidationError
-from tiny_models import MODELS, tiny_config
+from tiny_models import MODELS, VOCABULARY, random_ids, tiny_config, tiny_model
 
 from tfkit.model.config import ModelConfig
 from tfkit.model.padding import pad, padding_mask, real_tokens
+
+
+@pytest.mark.parametrize("position", ["sinusoidal", "learned"])
+def test_positions_are_as_wide_as_the_token_vectors(position: str) -> None:
+    encoder = {"encoder_layers": 2, "decoder_layers": 0, "embedding": {"dim": 6}, "head": {"kind": "masked_lm", "tied": False}}
+    model = tiny_model("gpt2", position={"kind": position}, **encoder)
+    ids = random_ids(2, 5)
+    assert model(ids).logits.shape == (2, 5, VOCABULARY)
+    assert model.embedding(ids, torch.arange(5)).shape == (2, 5, 24)
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -35,6 +44,7 @@ def test_the_gated_width_is_llamas_rule(dim: int, hidden_dim: int) -> None:
         ("gpt2", {"dim": 25}, "dim 25 is not divisible by num_heads 3"),
         ("llama", {"num_kv_heads": 4}, "num_heads 6 is not a multiple of num_kv_heads 4"),
         ("llama", {"head_dim": 5}, "head_dim 5 is odd"),
+        ("gpt2", {"position": {"kind": "sinusoidal"}, "embedding": {"dim": 5}}, "embedding.dim 5 is odd"),
         ("gpt2", {"num_heads": 0}, "greater than 0"),
         ("gpt2", {"n_embd": 24}, "Extra inputs"),
         ("gpt2", {"position": {"kind": "learned", "theta": 1e4}}, "Extra inputs"),

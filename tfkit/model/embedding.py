@@ -20,8 +20,8 @@ class Embedding(nn.Module):
     def __init__(self, config: ModelConfig, tokens: nn.Embedding | None = None):
         """`tokens`: the token vectors of the encoder, for the decoder's own embedding."""
         super().__init__()
-        self.dim, self.position, self.scale = config.dim, config.position, math.sqrt(config.dim) if config.embedding.scale else None
         width = config.embedding_dim
+        self.width, self.position, self.scale = width, config.position, math.sqrt(config.dim) if config.embedding.scale else None
         self.tokens: nn.Embedding
         if tokens is None:
             self.tokens = _table(config.vocab_size, width)
@@ -40,7 +40,7 @@ class Embedding(nn.Module):
         if self.scale is not None:
             x = x * torch.tensor(self.scale, dtype=x.dtype)  # the scale is first rounded to the weights' type, as in Hugging Face
         if self.position.kind == "sinusoidal":
-            x = x + sinusoids(position_ids, self.dim, self.position.layout, x.dtype)  # plus (T, D) or (B, T, D)
+            x = x + sinusoids(position_ids, self.width, self.position.layout, x.dtype)  # plus (T, D) or (B, T, D)
         if self.position.kind == "learned" and self.positions is not None:
             x = x + self.positions(position_ids + self.position.offset if self.position.offset else position_ids)
         if self.segments is not None:

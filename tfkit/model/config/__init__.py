@@ -285,8 +285,9 @@ class ModelConfig(Data):
     def _check_stacks(self) -> "ModelConfig":
         if not self.encoder_layers and not self.decoder_layers:
             raise ValueError("a model needs encoder_layers, decoder_layers, or both")
-        if self.position.kind == "sinusoidal" and self.dim % 2:
-            raise ValueError(f"dim {self.dim} is odd; sinusoidal positions come in pairs, so it must be even")
+        if self.position.kind == "sinusoidal" and self.embedding_dim % 2:
+            name = "embedding.dim" if self.embedding.dim else "dim"
+            raise ValueError(f"{name} {self.embedding_dim} is odd; sinusoidal positions come in pairs, so it must be even")
         return self
 
     @model_validator(mode="after")
