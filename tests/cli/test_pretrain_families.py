@@ -21,6 +21,7 @@ FAMILIES: dict[str, tuple[dict[str, Any], str]] = {  # the preset with what diff
 }
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize(("model", "model_type"), FAMILIES.values(), ids=FAMILIES)
 def test_a_family_pretrains_resumes_and_generates(tmp_path: Path, model: dict[str, Any], model_type: str) -> None:
     sizes = {"decoder_layers": 2, "dim": 16, "num_heads": 2, "context_length": 16}

@@ -200,6 +200,7 @@ def test_a_stop_between_two_stages(whole: dict[str, Any]) -> None:
     assert json.loads(good("resume", "moved", "--json").out)["steps"] == 3 * STEPS
 
 
+@pytest.mark.thorough
 def test_a_part_of_the_stages_and_what_may_change_before_the_rest(whole: dict[str, Any], refused: Callable[..., str]) -> None:
     run = ["pretrain", "chain.yaml", "--run", "part"]
     needs = "--stages: tune needs the stage base, whose run part/base is not there: run both, with --stages base,tune"
@@ -339,8 +340,14 @@ def parent(run: Path) -> Any:
 
 
 @pytest.mark.sampled(6)
-@pytest.mark.parametrize("name", [*DAMAGES, "best.json missing"])
-@pytest.mark.parametrize("words", [["resume", "--stages", "tune"], ["resume", "--stages", "small"], ["resume"]])
+@pytest.mark.parametrize(
+    ("words", "name"),
+    [
+        *((["resume", "--stages", "tune"], name) for name in (*DAMAGES, "best.json missing")),
+        (["resume", "--stages", "small"], "weights missing"),
+        (["resume"], "manifest missing"),
+    ],
+)
 def test_no_stage_starts_from_another_checkpoint_than_the_best(
     first_stages: dict[int, Path], tmp_path: Path, words: list[str], name: str
 ) -> None:
@@ -356,7 +363,7 @@ def test_no_stage_starts_from_another_checkpoint_than_the_best(
     assert not list(run.glob(f"{used_by}/checkpoints/step-*"))
 
 
-@pytest.mark.sampled(9)
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", DAMAGES)
 def test_a_stage_whose_last_checkpoint_is_damaged_is_refused_alone_and_continued_with_the_others(
     first_stages: dict[int, Path], tmp_path: Path, name: str

@@ -112,6 +112,7 @@ def test_a_budget_bounds_all_trials_together(capsys: pytest.CaptureFixture[str])
     assert document["seconds"] > 0.01
 
 
+@pytest.mark.thorough
 def test_a_sweep_of_stages_is_one_of_runs_within_runs(capsys: pytest.CaptureFixture[str]) -> None:
     """Listed, verified and used as a model as any other; the score is that of the last stage."""
     tune = {"from": "base", **{name: RECIPE[name] for name in ("data", "evaluation", "training", "carbon")}}
