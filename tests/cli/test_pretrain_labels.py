@@ -85,7 +85,7 @@ STACKS = [(GPT2, "decoder-only"), (LLAMA, "decoder-only"), (T5, "encoder and dec
 @pytest.mark.sampled(4)
 @pytest.mark.parametrize(("words", "stacks"), STACKS)
 def test_classes(place: Path, words: list[str], stacks: str) -> None:
-    folder, scores, done = run(place, *words, PLAIN, "objective={kind: classification}")
+    folder, scores, done = run(place, *words, PLAIN, "objective={kind: classification}", steps=6)
     assert "160 rows" in done.err
     theirs, codec = AutoModelForSequenceClassification.from_pretrained(folder).eval(), AutoTokenizer.from_pretrained(folder)
     assert theirs.config.id2label == {0: "0", 1: "1"}
