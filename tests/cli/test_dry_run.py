@@ -196,6 +196,7 @@ def test_columns_are_an_argument_of_every_call_that_takes_data(place: Path) -> N
         tfkit.finetune(start="start", data="named.jsonl", columns="text=body")  # type: ignore[arg-type]
 
 
+@pytest.mark.thorough
 def test_a_few_rows_for_a_quick_try_wherever_data_are_taken(place: Path) -> None:
     """Of each part, also on resuming; what a command names itself is not limited by the run's own number."""
     trained = ["--rows", "7", "training.steps=2", *WORDS, *LATER]

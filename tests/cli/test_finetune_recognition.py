@@ -220,7 +220,7 @@ def printed(done: Done) -> str:
     return done.err[done.err.index("# ") :].partition("\n\n")[0] + "\n"
 
 
-@pytest.mark.sampled(7)
+@pytest.mark.sampled(9)
 @pytest.mark.parametrize(("start", "data", "objective", "metric", "said"), RECOGNISED)
 def test_a_task_is_recognised_and_its_recipe_runs_again(
     place: Path, start: str, data: str, objective: dict[str, Any], metric: str | None, said: str

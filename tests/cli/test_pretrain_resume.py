@@ -107,6 +107,7 @@ def test_sigterm_inside_a_step(base: Path, unbroken: Callable[[str], Path], vari
     assert_same(run, unbroken(variant))
 
 
+@pytest.mark.thorough
 def test_stopped_after_each_step(base: Path, unbroken: Callable[[str], Path]) -> None:
     """Attempts of one step each, behind a checkpoint, an evaluation with samples and a line of the log; then the rest."""
     variant = "muon-bf16"
@@ -350,6 +351,7 @@ def test_the_overrides_of_the_first_call_hold_when_it_is_resumed_without(base: P
     assert pretrain(run, base / "tiny.yaml", "--resume", "--json").out == done.out
 
 
+@pytest.mark.thorough
 def test_a_new_override_takes_effect_is_printed_and_holds_from_then_on(base: Path, tmp_path: Path) -> None:
     run = stopped_run(base, tmp_path, "training.steps=15")
     done = pretrain(run, base / "tiny.yaml", "--resume", "training.steps=14", "checkpoint.keep=5", before=strike(signal.SIGTERM, 2))

@@ -94,6 +94,7 @@ def test_a_length_in_steps_keeps_the_shape_of_the_run() -> None:
     assert (recipe.schedule.warmup_steps, recipe.checkpoint.every, recipe.evaluation.every) == (100, 500, 500)
 
 
+@pytest.mark.thorough
 def test_the_library_trains_on_a_text_and_names_what_is_missing(tmp_path: Path) -> None:
     (tmp_path / "book.txt").write_text("".join(f"It was day {number}, and the cat sat on mat {number % 9}.\n" for number in range(60)))
     tiny = {"model.dim": 16, "model.decoder_layers": 1, "carbon.enabled": False}

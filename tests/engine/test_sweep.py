@@ -97,6 +97,7 @@ def test_a_trial_that_fails_is_counted_and_the_others_go_on(capsys: pytest.Captu
     assert again["trials"] == result.trials
 
 
+@pytest.mark.thorough
 def test_a_budget_bounds_all_trials_together(capsys: pytest.CaptureFixture[str]) -> None:
     """Of time, which needs no meter: a trial that is slow in its first step uses it up, and a larger one lets the sweep go on."""
     limit = {"carbon.budget_seconds": 0.01}

@@ -59,6 +59,7 @@ def assert_clean(hub: Hub, base: Path, folder: Path, kind: str) -> None:
     use(kind, hub, base, folder).exits(0)
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("kind", KINDS)
 def test_f31_what_the_hub_does_not_have(hub: Hub, base: Path, tmp_path: Path, kind: str) -> None:
     hub.fault = lambda path, seen: 404
