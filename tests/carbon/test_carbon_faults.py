@@ -194,31 +194,3 @@ def test_a_wrong_country_is_one_warning_here(tmp_path, monkeypatch):
     wait_for(lambda: meter.reading().status == "ok")
     assert meter.stop().place == "place unknown, world average 475 g/kWh"
     assert "TFKIT_CARBON_INTENSITY" in meter.warning()
-
-
-FAKE_TRACKER = (
-    "class OfflineEmissionsTracker:\n    def __init__(self, **options): pass\n    def start(self): pass\n    def flush(self): pass\n"
-)
-BROKEN_CODECARBONS = {
-    "import": ("raise ImportError('half installed')", "ImportError: half installed"),
-    "argument": (FAKE_TRACKER.replace("**options", "project_name"), "TypeError"),
-    "silent": (FAKE_TRACKER, "CodeCarbon gave no reading"),
-}
-
-
-@pytest.mark.parametrize("name", BROKEN_CODECARBONS)
-def test_a_broken_codecarbon_is_one_warning(tmp_path, monkeypatch, name):
-    """A package of that name is found before the real one: the whole way through the sidecar is real."""
-    code, reason = BROKEN_CODECARBONS[name]
-    package = tmp_path / "path/codecarbon"
-    (package / "output_methods").mkdir(parents=True)
-    (package / "__init__.py").write_text(code)
-    (package / "output_methods/__init__.py").write_text("")
-    (package / "output_methods/base_output.py").write_text("class BaseOutput: pass\n")
-    monkeypatch.syspath_prepend(str(package.parent))
-    (tmp_path / "run").mkdir()
-    meter = start(tmp_path / "run")
-    wait_for(lambda: meter.reading().status == "degraded")
-    assert meter.stop().energy_wh == 0
-    assert reason in meter.warning()
-    assert row_sums(tmp_path / "run")[0] > 0

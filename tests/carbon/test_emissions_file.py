@@ -68,6 +68,7 @@ print(len(table.data), total["duration"], total["energy_consumed"], total["emiss
 """
 
 
+@pytest.mark.thorough
 def test_carbonboards_own_code_adds_the_file_up(run):
     write(run, [tick("evaluate", 60, 3.0)], attempt=2)
     write_emissions(run)
@@ -92,6 +93,7 @@ def test_codecarbon_appends_to_our_file_and_its_row_is_kept(run):
     assert energy_wh(run) == pytest.approx(1000 + 50 + 2)
 
 
+@pytest.mark.thorough
 def test_codecarbons_own_tracker_extends_the_file(run):
     write_emissions(run)
     code = "import codecarbon as c; t = c.OfflineEmissionsTracker(country_iso_code='FRA', output_dir='.'); t.start(); t.stop()"

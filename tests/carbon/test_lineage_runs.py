@@ -205,6 +205,7 @@ def test_an_adapter_its_saved_merge_and_a_mean_have_the_ancestors_of_their_run(p
     assert (found[0].run_id, found[0].emissions_g) == (run_id_of(tuned()), own_grams(tuned()))
 
 
+@pytest.mark.thorough
 def test_a_policy_has_each_model_behind_it_once(place: Path) -> None:
     tuned()
     scores = trained(

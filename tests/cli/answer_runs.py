@@ -35,7 +35,7 @@ KINDS = {
     "chat": (LLAMA, "{kind: chat, pack: true}", "{messages: talk}"),
 }
 REST = """
-training: {steps: 12, batch_size: 8, precision: fp32}
+training: {steps: 5, batch_size: 8, precision: fp32}
 optimizer: {lr: 3e-3}
 generation: {max_new_tokens: 6}
 evaluation: {bootstrap: 60}

@@ -140,6 +140,7 @@ def test_no_command_runs_the_code_of_a_run_without_permission(command: str, plac
     assert not (place.parent / "state").exists()  # the option is for one command
 
 
+@pytest.mark.thorough
 def test_every_call_of_the_library_has_what_its_command_has(place: Path) -> None:
     """As the commands; the message names the argument."""
     calls: dict[str, Callable[..., Any]] = {
@@ -232,6 +233,7 @@ def test_compiled_code_beside_the_file_is_ignored(tmp_path: Path) -> None:
     assert (module.value, canary.exists()) == (3, False)
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("fault", ["no home", "a file for the notes"])
 def test_a_state_folder_that_cannot_be_used_stops_no_training(
     fault: str, place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -252,6 +254,7 @@ def test_a_state_folder_that_cannot_be_used_stops_no_training(
     assert run("evaluate", "--from", "own", "--allow-code").code == 0
 
 
+@pytest.mark.thorough
 def test_the_printed_command_continues_the_run_for_a_user_who_has_allowed_nothing(
     place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

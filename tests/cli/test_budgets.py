@@ -44,6 +44,7 @@ def totals(run: Path) -> dict[str, Any]:
     return found["totals"]  # type: ignore[no-any-return]
 
 
+@pytest.mark.thorough
 def test_a_budget_of_grams_stops_is_refused_when_spent_and_goes_on_with_more(base: Path) -> None:
     run = base / "grams"
     done = train(base, "grams", METERED % ", budget_g: 0.003", "--json")

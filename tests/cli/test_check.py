@@ -54,11 +54,6 @@ def test_the_schema_needs_no_recipe(capsys: pytest.CaptureFixture[str]) -> None:
     assert "training" in json.loads(capsys.readouterr().out)["$defs"]["Recipe"]["properties"]
 
 
-def test_without_a_recipe_it_says_what_is_missing(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["check"]) == 2
-    assert "which RECIPE?" in capsys.readouterr().err
-
-
 def test_a_recipe_from_a_pipe(in_tmp_path: None) -> None:
     assert run_piped(["check", "/dev/stdin"], GOOD.encode()).exits(0).out == "/dev/stdin: no errors\n"
 

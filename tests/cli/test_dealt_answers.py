@@ -45,6 +45,7 @@ def predicted(run: Path, deal: RankMap) -> list[dict[str, Any]]:
         return [line for window in predictor.answers(asked) for line in window]
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("name", KINDS)
 def test_evaluations_and_predictions_are_the_same_through_json(answers: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(answers)

@@ -127,6 +127,7 @@ def test_rows_are_inspected_without_a_recipe(place: Path) -> None:
     assert (done.code, "Give a RECIPE, or --data F, and --from CKPT to train a checkpoint" in done.err) == (2, True), done.err
 
 
+@pytest.mark.thorough
 def test_a_sweep_without_a_recipe_decides_once_and_each_trial_is_the_run_that_it_would_be_alone(place: Path) -> None:
     """Also planned, resumed from its folder, refused with other values, and called from Python."""
     rest = ["optimizer.lr=1e-3,1e-2", "optimizer.betas=[[0.9, 0.95], [0.5, 0.6]]", "training.steps=2", *WORDS, *LATER]
@@ -172,6 +173,7 @@ def _of_one(place: Path) -> Done:
     return command("inspect", *WORDS[:2], "--data", "one.jsonl")
 
 
+@pytest.mark.thorough
 def test_columns_are_an_argument_of_every_call_that_takes_data(place: Path) -> None:
     """And the library's messages name it so."""
     write_rows(place / "named.jsonl", [{"body": row["text"], "topic": row["label"], "note": "a b c"} for row in ROWS])
@@ -194,6 +196,7 @@ def test_columns_are_an_argument_of_every_call_that_takes_data(place: Path) -> N
         tfkit.finetune(start="start", data="named.jsonl", columns="text=body")  # type: ignore[arg-type]
 
 
+@pytest.mark.thorough
 def test_a_few_rows_for_a_quick_try_wherever_data_are_taken(place: Path) -> None:
     """Of each part, also on resuming; what a command names itself is not limited by the run's own number."""
     trained = ["--rows", "7", "training.steps=2", *WORDS, *LATER]

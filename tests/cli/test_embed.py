@@ -43,6 +43,7 @@ def printed(done: Done) -> Any:
     return np.array([line["embedding"] for line in parse_rows(done.out)], np.float32)
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("name", MODELS)
 def test_each_form_has_the_vectors_of_a_loaded_model_in_the_order_of_the_rows(name: str) -> None:
     """In several windows, whose rows are sorted by length."""
@@ -74,6 +75,7 @@ def test_each_form_has_the_vectors_of_a_loaded_model_in_the_order_of_the_rows(na
     assert [{key: value for key, value in line.items() if key != "embedding"} for line in parse_rows(done.out)] == ROWS
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("name", KINDS)
 def test_the_text_is_in_the_column_that_the_model_was_trained_on(answers: Path, name: str) -> None:
     """Else in `text`."""
@@ -144,6 +146,7 @@ def test_what_is_wrong_with_the_command() -> None:
     assert sorted(path.name for path in Path().iterdir()) == ["folder.npy", "pipe.npy", "rows.jsonl", "rows.parquet"]
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("out", [None, "v.npy", "v.parquet"])
 def test_a_row_without_a_vector_is_an_error_with_its_place(out: str | None) -> None:
     """After the lines before it; a file is complete, or stays what it was. With data.on_bad_row=skip there are lines alone."""

@@ -137,6 +137,7 @@ def test_every_kind_of_answer(place: Path, tmp_path: Path, name: str) -> None:
     assert ("decoding" in result) == (name in ("texts", "chat"))
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("name", KINDS)
 def test_the_batch_does_not_matter_and_is_reported(place: Path, tmp_path: Path, name: str) -> None:
     (result, said), (other, others) = (
@@ -351,6 +352,7 @@ def test_figures_of_each_class(place: Path, tmp_path: Path) -> None:
     assert [line.split()[0] for line in tables[1].splitlines()] == ["entity", "animal"]
 
 
+@pytest.mark.thorough
 def test_predictions_have_what_was_asked_and_the_probabilities(place: Path, tmp_path: Path) -> None:
     """By the names of the parts of a row; also where the file lies elsewhere than when it was first read."""
     rows = read_rows(place / "test.jsonl")

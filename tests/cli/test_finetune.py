@@ -133,6 +133,7 @@ def test_no_entry_of_a_vocabulary_is_taken_away(place: Path, work: Path) -> None
     assert (done.code, "none can be removed: model.vocab_size is 50" in done.err) == (2, True), done.err
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("start", ["bert", "gpt"])
 def test_a_checkpoint_with_learned_positions_is_tuned_at_a_shorter_length(place: Path, work: Path, start: str) -> None:
     words = ["--from", str(place / start), "optimizer.lr=1e-30", "optimizer.weight_decay=0", "training.steps=1", "evaluation.every=null"]
@@ -197,6 +198,7 @@ def test_another_checkpoint_under_the_same_path_is_refused(place: Path, work: Pa
     assert "has changed since this recipe was run" in done.err
 
 
+@pytest.mark.thorough
 def test_a_resolved_recipe_from_another_checkpoint(place: Path, work: Path) -> None:
     """The task and dropout are the recipe's; what it says of its own checkpoint does not hold for one of another size."""
     words = ["training.steps=1", "objective.labels=[good, bad]"]

@@ -70,6 +70,7 @@ def state(run: str, step: int = 6) -> dict[str, torch.Tensor]:
     return load_file(Path(run) / "checkpoints" / f"step-{step:06d}" / "training_state" / "optimizer.safetensors")
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("words", [[], ["training.ema_decay=0.7", "training.precision=bf16"]])
 def test_an_adapter_with_a_new_head_is_trained_resumed_and_opened_by_peft(work: Path, words: list[str]) -> None:
     import peft
@@ -109,6 +110,7 @@ def test_only_what_is_trained_has_state(work: Path) -> None:
     assert len(known) == 2 * 2 * 2 + 4
 
 
+@pytest.mark.thorough
 def test_a_merged_run_takes_the_same_steps_and_its_checkpoint_is_a_whole_model(work: Path) -> None:
     import peft
 
@@ -170,6 +172,7 @@ def test_a_base_that_is_gone_or_another_is_reported(work: Path) -> None:
     assert (done.code, "the updates were trained on a different base model than" in done.err) == (4, True), done.err
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("words", [[], ["training.ema_decay=0.7", "training.precision=bf16"]])
 def test_frozen_parameters_stay_and_the_rest_is_trained(work: Path, words: list[str]) -> None:
     frozen = ["--from", "bert", "training.frozen=['embedding.*', 'encoder.blocks.0.*']", "optimizer.lr=1e-2", *words]

@@ -72,6 +72,7 @@ def test_three_entries_are_added_and_the_others_stay(place: Path) -> None:
     torch.testing.assert_close(output.extra_logits[0], found.mc_logits.reshape(1), atol=1e-5, rtol=0)
 
 
+@pytest.mark.thorough
 def test_the_scores_of_such_a_run_and_its_end(place: Path) -> None:
     done = run_tfkit(place, ["finetune", "task.yaml", "--run", "run", "--threads", "1", "objective.start=null"]).exits(0)
     assert "the last 2 entries of the vocabulary" in done.err

@@ -43,7 +43,7 @@ def run(folder: Path, *words: str) -> Done:
     return run_tfkit(folder, [*words, "--threads", "1", "--json", "carbon.enabled=false"])
 
 
-@pytest.mark.sampled(3)
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", PRETRAINED)
 def test_what_was_pretrained_here_learns_a_task(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)

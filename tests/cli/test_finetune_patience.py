@@ -104,6 +104,7 @@ def test_it_ends_where_the_rule_says_and_is_the_beginning_of_the_whole_run(place
     assert exact(Path("continued")) == exact(Path("whole"))
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("lost", ["nothing", "metrics.jsonl", "half of metrics.jsonl", "best.json", "both"])
 def test_a_lost_log_changes_nothing_but_the_log(ended: Path, struck: Path, lost: str) -> None:
     """The checkpoint has everything that decides when a run ends and which checkpoint stays; missing lines of the log are reported."""
@@ -144,6 +145,7 @@ def test_a_checkpoint_of_an_older_version_goes_on_from_the_log(ended: Path, stru
     assert hashes(run, end) == hashes(ended, end)
 
 
+@pytest.mark.sampled(5)
 @pytest.mark.parametrize("state", [{}, {"progress": 3}, {"log": []}, {"log": {"lines": 1, "loss": "x", "evaluations": []}}, {"data": []}])
 def test_a_training_state_that_no_version_wrote_is_refused(place: Path, tmp_path: Path, state: dict[str, Any]) -> None:
     if not Path("odd").exists():
@@ -158,6 +160,7 @@ def test_a_training_state_that_no_version_wrote_is_refused(place: Path, tmp_path
     assert (done.code, "its training state is not one that this version reads" in done.err) == (4, True), done.err
 
 
+@pytest.mark.thorough
 def test_the_other_direction(place: Path) -> None:
     """By the share of hidden words that are right, of which more is better."""
     words = ["objective={kind: masked_lm}", "evaluation.metric=accuracy", "optimizer.lr=1e-2", "training.seed=2"]

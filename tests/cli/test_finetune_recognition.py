@@ -161,6 +161,7 @@ RECOGNISED = [
 ]
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("scored", ["classes", "preferences"])
 def test_a_model_that_scores_texts_learns_preferences_as_a_reward_model(place: Path, scored: str) -> None:
     kind = ["objective={kind: reward}"] if scored == "preferences" else []
@@ -219,7 +220,7 @@ def printed(done: Done) -> str:
     return done.err[done.err.index("# ") :].partition("\n\n")[0] + "\n"
 
 
-@pytest.mark.sampled(7)
+@pytest.mark.sampled(9)
 @pytest.mark.parametrize(("start", "data", "objective", "metric", "said"), RECOGNISED)
 def test_a_task_is_recognised_and_its_recipe_runs_again(
     place: Path, start: str, data: str, objective: dict[str, Any], metric: str | None, said: str
@@ -262,6 +263,7 @@ def test_a_task_is_recognised_and_its_recipe_runs_again(
     assert load(run).folder.samefile(best["checkpoint"])
 
 
+@pytest.mark.thorough
 def test_rates_are_tried_and_the_printed_recipe_tries_the_same(place: Path) -> None:
     words = ["training.epochs=6"]
     dry = learn(place, "bert", "classes", *words, "--dry-run")
@@ -386,6 +388,7 @@ def test_a_task_that_cannot_be_recognised_is_refused(place: Path, given: str) ->
     assert "Traceback" not in done.err
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize(
     ("start", "data"),
     [
@@ -539,6 +542,7 @@ def test_the_name_of_a_run(start: str, section: dict[str, Any], name: str) -> No
     assert f"{_model_name(start)} {_data_name(SourceSection.model_validate(section))}" == name
 
 
+@pytest.mark.thorough
 def test_the_folder_comes_first_and_a_run_goes_on_by_its_own_recipe(place: Path, work: Path) -> None:
     """A place that cannot be written is an error before anything is read; a finished run repeats its result without its data."""
     (work / "file").write_text("not a folder", encoding="utf-8")
@@ -547,7 +551,7 @@ def test_the_folder_comes_first_and_a_run_goes_on_by_its_own_recipe(place: Path,
     Path("classes.jsonl").write_bytes((place / "classes.jsonl").read_bytes())
     words = ["--from", str(place / "bert"), "--data", "classes.jsonl", "carbon.enabled=false", "training.steps=2", "--run", "run"]
     assert finetune(*words).code == 0
-    done = finetune(*[word for word in words if "steps" not in word], "training.epochs=5", "--resume")
+    done = finetune(*[word for word in words if "steps" not in word], "training.epochs=3", "--resume")
     assert (done.code, "training.steps: 2 in the run, not set now" in done.err) == (0, True), done.err
     assert finetune(*words, "training.steps=40", "--resume", "--json").code == 0
     words[words.index("training.steps=2")] = "training.steps=40"
@@ -566,6 +570,7 @@ def test_without_data_or_checkpoint(run: list[str], place: Path, work: Path) -> 
     assert (done.code, "which checkpoint? Give --from CKPT" in done.err) == (2, True)
 
 
+@pytest.mark.thorough
 def test_a_stopped_run_goes_on_with_what_it_was_given(place: Path, work: Path) -> None:
     """By the run folder alone, and never with other data or another checkpoint."""
     Path("my rows.jsonl").write_bytes((place / "classes.jsonl").read_bytes())

@@ -101,6 +101,7 @@ def test_a_chat_file_tunes_qwen3(tmp_path: Path) -> None:
     assert sum(answer["prediction"] == row[1]["content"] for row, answer in zip(rows, answers, strict=True)) > 5
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("name", FOUND)
 def test_a_labelled_csv_tunes_it(tmp_path: Path, name: str) -> None:
     make, section = FOUND[name]

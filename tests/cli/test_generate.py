@@ -269,6 +269,7 @@ def test_chat_answers_lines(capsys, chat_folder, tmp_path):
     assert (found[0]["messages"], found[1]["prompt"]) == (talk, "Hello")
 
 
+@pytest.mark.thorough
 def test_chat_shows_the_tools_and_their_calls(capsys, tmp_path):
     folder = write_chat_checkpoint(tmp_path / "model", FORMATS["chatml_tools"].jinja())
     tools = [{"name": "add", "parameters": {"type": "object"}}]
@@ -308,6 +309,7 @@ def test_chat_with_plain_lines(capsys, monkeypatch, chat_folder):
     assert found == answers(chat_folder, [user("Hello")], [user("Hi")], max_new_tokens=9)
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("eos", ["token", "list"])
 def test_an_answer_ends_where_generation_config_says(capsys, tmp_path, eos):
     folder = write_chat_checkpoint(tmp_path / "model", TEMPLATES["chatml"])

@@ -45,6 +45,7 @@ def test_the_summary_names_the_heads_that_were_made(
     assert "previous token" not in cross
 
 
+@pytest.mark.sampled(5)
 @pytest.mark.parametrize("words", [(), ("--layer", "1", "--head", "2"), ("--next",)])
 @pytest.mark.parametrize("width", [21, 81])
 @pytest.mark.parametrize("locale", ["C", "C.UTF-8"])

@@ -101,6 +101,7 @@ def test_the_checkpoint_asks_in_transformers_and_in_generate_what_was_trained_on
     assert answer in targets
 
 
+@pytest.mark.thorough
 def test_a_finished_model_gets_entries_for_the_turns_and_learns_them(place: Path) -> None:
     """A model of plain text is asked in ChatML."""
     (place / "corpus").mkdir()

@@ -83,6 +83,7 @@ def test_a_recipe_is_trained_and_judged_on_the_text_that_is_named(place: Path) -
     assert receipt("whole")["given"]["overrides"]["training.steps"] == saved.training.steps
 
 
+@pytest.mark.thorough
 def test_a_resumed_run_keeps_what_was_decided_and_ends_with_the_same_bits(place: Path) -> None:
     words = ["tiny.yaml", "--data", "text.txt", "tokenizer.vocab_size=300"]
     assert command(*words, "--run", "whole").code == 0
@@ -100,6 +101,7 @@ def test_a_resumed_run_keeps_what_was_decided_and_ends_with_the_same_bits(place:
     assert exact(place / "run") == exact(place / "whole")
 
 
+@pytest.mark.thorough
 def test_a_length_that_is_named_later_replaces_the_decided_one(place: Path) -> None:
     words = ["tiny.yaml", "--data", "text.txt", "--run", "run", "schedule.kind=constant"]
     assert command(*words, before=strike(signal.SIGTERM, 8)).code == 143
@@ -122,6 +124,7 @@ def test_without_a_recipe_a_small_decoder_is_decided_and_runs_as_it_was_saved(pl
     assert hashes(place / "run", 2) == hashes(place / "again", 2)
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("words", [["tiny.yaml"], []])
 def test_inspect_and_plan_read_the_same_rows_with_the_same_sizes(place: Path, words: list[str]) -> None:
     recipe = decided(*words, "--data", "text.txt")

@@ -141,7 +141,7 @@ def test_transformers_reads_the_student_as_a_distilbert(place: Path, unbroken: C
         torch.testing.assert_close(ours(ids).logits, theirs(ids).logits, atol=1e-5, rtol=1e-5)
 
 
-@pytest.mark.sampled(2)
+@pytest.mark.thorough
 @STUDENTS
 def test_resuming_is_exact(place: Path, tmp_path: Path, unbroken: Callable[[str], Path], student: str) -> None:
     run = tmp_path / "run"

@@ -21,6 +21,7 @@ FAMILIES: dict[str, tuple[dict[str, Any], str]] = {  # the preset with what diff
 }
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize(("model", "model_type"), FAMILIES.values(), ids=FAMILIES)
 def test_a_family_pretrains_resumes_and_generates(tmp_path: Path, model: dict[str, Any], model_type: str) -> None:
     sizes = {"decoder_layers": 2, "dim": 16, "num_heads": 2, "context_length": 16}
@@ -53,6 +54,7 @@ def test_noam_s_recorded_learning_rate_is_the_formula_s(base: Path) -> None:
     assert found == pytest.approx([0.5 * 16**-0.5 * min(step**-0.5, step * 5**-1.5) for step in range(1, 9)], rel=1e-12)
 
 
+@pytest.mark.thorough
 def test_a_run_in_tokens_with_growing_batches_ends_where_its_tokens_do(base: Path) -> None:
     """Rows of 16 tokens: 2, 2, 2, 4, 4, 4 and 6 rows, then 8, until 700 tokens are read; and the decay is over then."""
     words = ["training={tokens: 700, batch_size: 8, micro_batch_size: 2, batch_ramp: {start: 2, tokens: 256}, precision: fp32}"]

@@ -85,7 +85,7 @@ STACKS = [(GPT2, "decoder-only"), (LLAMA, "decoder-only"), (T5, "encoder and dec
 @pytest.mark.sampled(4)
 @pytest.mark.parametrize(("words", "stacks"), STACKS)
 def test_classes(place: Path, words: list[str], stacks: str) -> None:
-    folder, scores, done = run(place, *words, PLAIN, "objective={kind: classification}")
+    folder, scores, done = run(place, *words, PLAIN, "objective={kind: classification}", steps=6)
     assert "160 rows" in done.err
     theirs, codec = AutoModelForSequenceClassification.from_pretrained(folder).eval(), AutoTokenizer.from_pretrained(folder)
     assert theirs.config.id2label == {0: "0", 1: "1"}
@@ -100,6 +100,7 @@ def test_classes(place: Path, words: list[str], stacks: str) -> None:
     assert f"transformers.{type(theirs).__name__}.from_pretrained" in card
 
 
+@pytest.mark.thorough
 def test_several_labels(place: Path) -> None:
     """The parts of speech of a text, with a delimiter between them; the figures are those of what transformers predicts."""
     for name in ("train", "dev"):
@@ -126,6 +127,7 @@ def test_several_labels(place: Path) -> None:
     assert json.loads(done.out)["metrics"]["f1_macro"] == pytest.approx(scores["f1_macro"])
 
 
+@pytest.mark.thorough
 def test_answers_in_a_context(place: Path) -> None:
     """Who is at the end; long contexts have several windows. Stopped and resumed, the run gives the same bytes; transformers opens it."""
     for name in ("train", "dev"):
@@ -191,6 +193,7 @@ def test_a_number_instead_of_a_class(place: Path) -> None:
     assert scores["rmse"] == pytest.approx(loss**0.5, rel=1e-4)
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("words", [BERT, GPT2])
 def test_tags(place: Path, words: list[str]) -> None:
     folder, scores, _ = run(place, *words, PLAIN, "objective={kind: tagging}")
@@ -225,6 +228,7 @@ def test_a_limit_that_ends_inside_the_first_set_leaves_the_same_to_the_next_one_
     assert "b.loss" in scores
 
 
+@pytest.mark.thorough
 def test_choices(place: Path) -> None:
     columns = "{context: text, choices: [first, second], label: right}"
     words = ["model.preset=gpt", "model.decoder_layers=2", PLAIN, "objective={kind: multiple_choice}"]

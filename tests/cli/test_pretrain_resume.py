@@ -3,15 +3,16 @@
 import csv
 import json
 import os
+import re
 import shutil
 import signal
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from fake_codecarbon import wait_for_the_end
+from fake_codecarbon import put_first, wait_for_the_end, write
 from tiny_files import receipt
-from tiny_runs import Process, exact, hashes, kept, pretrain, records, run_tfkit, strike, write_corpus, write_recipe
+from tiny_runs import Process, both, exact, hashes, kept, pretrain, records, run_tfkit, strike, write_corpus, write_recipe
 
 import tfkit.engine.assembly.training_data
 import tfkit.engine.training_run.best_checkpoint
@@ -82,11 +83,6 @@ def test_the_runs_have_something_to_lose(unbroken: Callable[[str], Path]) -> Non
     assert [record["step"] for record in found if "samples" in record] == [4, 8, 12]
 
 
-@pytest.mark.thorough
-def test_each_variant_is_another_run(unbroken: Callable[[str], Path]) -> None:
-    assert len({json.dumps(exact(unbroken(variant))) for variant in VARIANTS}) == len(VARIANTS)
-
-
 @pytest.mark.sampled(8)
 @pytest.mark.parametrize(
     ("variant", "forward"),
@@ -111,6 +107,7 @@ def test_sigterm_inside_a_step(base: Path, unbroken: Callable[[str], Path], vari
     assert_same(run, unbroken(variant))
 
 
+@pytest.mark.thorough
 def test_stopped_after_each_step(base: Path, unbroken: Callable[[str], Path]) -> None:
     """Attempts of one step each, behind a checkpoint, an evaluation with samples and a line of the log; then the rest."""
     variant = "muon-bf16"
@@ -150,19 +147,27 @@ def test_a_signal_between_the_steps(base: Path, unbroken: Callable[[str], Path],
     assert_same(run, unbroken("adamw-fp32"))
 
 
+@pytest.fixture(scope="module")
+def killed(base: Path) -> Path:
+    """A run that was killed in its seventh step; a test that continues it takes a copy."""
+    words = [*COMMON, *VARIANTS["adamw-fp32"]]
+    pretrain(base / "killed", base / "tiny.yaml", *words, before=strike(signal.SIGKILL, 7 * MICRO_BATCHES)).exits(-signal.SIGKILL)
+    return base / "killed"
+
+
 @pytest.mark.sampled(6)
 @pytest.mark.parametrize("call", [1, 2, 4, 5, 6, 7])
-def test_killed_before_a_file_of_the_run_folder_is_replaced(base: Path, unbroken: Callable[[str], Path], call: int) -> None:
+def test_killed_before_a_file_of_the_run_folder_is_replaced(base: Path, killed: Path, unbroken: Callable[[str], Path], call: int) -> None:
     """run.json as it is opened, begun, continued and recorded; recipe.yaml; run.json with what was given: what a resumed run replaces."""
     run = base / f"replace-{call}"
     words = [*COMMON, *VARIANTS["adamw-fp32"]]
-    assert pretrain(run, base / "tiny.yaml", *words, before=strike(signal.SIGKILL, 7 * MICRO_BATCHES)).code == -signal.SIGKILL
+    shutil.copytree(killed, run)
     pretrain(run, base / "tiny.yaml", *words, "--resume", before=strike(signal.SIGKILL, call, os, "replace")).exits(-signal.SIGKILL)
     pretrain(run, base / "tiny.yaml", "--resume", *words).exits(0)
     assert_same(run, unbroken("adamw-fp32"))
 
 
-@pytest.mark.sampled(2)
+@pytest.mark.thorough
 @pytest.mark.parametrize("function", ["complete", "save_checkpoint"])
 def test_samples_without_validation_are_made_up_for_too(base: Path, tmp_path: Path, function: str) -> None:
     words = [*COMMON, *VARIANTS["adamw-fp32"], "data.validation=null", "checkpoint={every: 4, keep: 2}"]
@@ -183,12 +188,15 @@ def test_a_signal_before_the_training(base: Path, tmp_path: Path) -> None:
 
 
 def stopped_run(base: Path, folder: Path, *words: str) -> Path:
-    """A run that was stopped in step 4."""
-    run = folder / "run"
-    pretrain(run, base / "tiny.yaml", "checkpoint.every=2", *words, before=strike(signal.SIGTERM, 4)).exits(143)
+    """A run that was stopped in step 4: a copy of the one that the first test with these words and this recipe has made."""
+    run, made = folder / "run", base / re.sub(r"[^a-z0-9.]+", "-", " ".join(["stopped", *words, "."]))
+    if not made.exists():
+        pretrain(made, base / "tiny.yaml", "checkpoint.every=2", *words, before=strike(signal.SIGTERM, 4)).exits(143)
+    shutil.copytree(made, run)
     return run
 
 
+@pytest.mark.thorough
 def test_what_may_change(base: Path, tmp_path: Path) -> None:
     """Changes that do not affect the steps so far: length, log, checkpoints, evaluation, samples, carbon."""
     run = stopped_run(base, tmp_path, "schedule={kind: constant, warmup_steps: 2}")
@@ -232,6 +240,7 @@ def test_a_longer_run_that_fails_before_its_first_step_is_not_taken_for_reached(
     assert (done.code, json.loads(done.out)["steps"]) == (0, 8), done.err
 
 
+@pytest.mark.thorough
 def test_a_result_is_repeated_with_resume_where_its_model_still_is(base: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     assert pretrain(run, base / "tiny.yaml", "training.steps=4").code == 0
@@ -245,6 +254,7 @@ def test_a_result_is_repeated_with_resume_where_its_model_still_is(base: Path, t
     assert Path(json.loads(done.out)["checkpoint"]).is_dir()
 
 
+@pytest.mark.thorough
 def test_the_result_of_an_evaluation_is_none_of_a_training(base: Path, unbroken: Callable[[str], Path], tmp_path: Path) -> None:
     run = tmp_path / "run"
     done = pretrain(run, base / "tiny.yaml", before=strike(signal.SIGKILL, 2))
@@ -259,7 +269,8 @@ def test_the_result_of_an_evaluation_is_none_of_a_training(base: Path, unbroken:
 def test_what_was_measured_stays_where_a_later_attempt_is_not_metered(base: Path, tmp_path: Path) -> None:
     words = ["schedule={kind: constant, warmup_steps: 2}"]
     run = tmp_path / "run"
-    done = pretrain(run, base / "tiny.yaml", *words, "training.steps=4", "carbon.enabled=true", "--json", before=wait_for_the_end)
+    metered = both(put_first(write(tmp_path / "fake")), wait_for_the_end)
+    done = pretrain(run, base / "tiny.yaml", *words, "training.steps=4", "carbon.enabled=true", "--json", before=metered)
     energy, parts, seconds = (json.loads(done.out)[name] for name in ("energy_kwh", "energy_kwh_parts", "seconds"))
     assert energy == pytest.approx(sum(parts.values()))
     assert energy > 0
@@ -276,9 +287,7 @@ def test_what_was_measured_stays_where_a_later_attempt_is_not_metered(base: Path
         assert found["energy_kwh_parts"] == pytest.approx(parts)
         assert found["seconds"] > seconds + 0.01, "wall time counts without a meter, too"
     assert "co2_eq_emissions" in (run / "checkpoints" / "step-000008" / "README.md").read_text(encoding="utf-8")
-    done = pretrain(
-        run, base / "tiny.yaml", *words, "training.steps=9", "carbon.enabled=true", "--resume", "--json", before=wait_for_the_end
-    )
+    done = pretrain(run, base / "tiny.yaml", *words, "training.steps=9", "carbon.enabled=true", "--resume", "--json", before=metered)
     assert (json.loads(done.out)["energy_kwh"] > energy, json.loads(done.out)["carbon_status"]) == (True, "degraded")
 
 
@@ -328,14 +337,6 @@ def test_a_finished_run_whose_last_checkpoint_is_damaged_has_no_result(
     assert_same(run, unbroken("adamw-fp32"))
 
 
-def test_the_run_may_move(base: Path, unbroken: Callable[[str], Path], tmp_path: Path) -> None:
-    words = [*COMMON, *VARIANTS["adamw-fp32"]]
-    assert pretrain(tmp_path / "here", base / "tiny.yaml", *words, before=strike(signal.SIGTERM, 9)).code == 143
-    shutil.move(tmp_path / "here", tmp_path / "there")
-    assert pretrain(tmp_path / "there", base / "tiny.yaml", *words, "--resume").code == 0
-    assert_same(tmp_path / "there", unbroken("adamw-fp32"))
-
-
 # --------------------------------------------------------------------------------- what was given then, and what is given now
 
 
@@ -350,6 +351,7 @@ def test_the_overrides_of_the_first_call_hold_when_it_is_resumed_without(base: P
     assert pretrain(run, base / "tiny.yaml", "--resume", "--json").out == done.out
 
 
+@pytest.mark.thorough
 def test_a_new_override_takes_effect_is_printed_and_holds_from_then_on(base: Path, tmp_path: Path) -> None:
     run = stopped_run(base, tmp_path, "training.steps=15")
     done = pretrain(run, base / "tiny.yaml", "--resume", "training.steps=14", "checkpoint.keep=5", before=strike(signal.SIGTERM, 2))
@@ -385,6 +387,7 @@ def test_an_edited_recipe_takes_effect_even_over_the_first_calls_override(tmp_pa
     assert (done.code, "schedule.warmup_steps: 2 in the run, 3 now" in done.err) == (2, True), done.err
 
 
+@pytest.mark.thorough
 def test_a_length_below_what_is_done_is_refused(base: Path, tmp_path: Path) -> None:
     run = stopped_run(base, tmp_path)
     for words in (["training.steps=3"], ["training.tokens=100"]):

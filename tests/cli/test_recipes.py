@@ -48,12 +48,6 @@ def test_one_is_printed_as_it_is(name: str, capsys: pytest.CaptureFixture[str]) 
     assert json.loads(capsys.readouterr().out)["text"] == bundled.path.read_text(encoding="utf-8")
 
 
-def test_an_unknown_one_ends_with_2(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["recipes", "nope"]) == 2
-    err = capsys.readouterr().err
-    assert all(recipe.name in err for recipe in bundled_recipes())
-
-
 # -- their public data
 
 CONTENT = "".join(f"text {number},{'ab'[number % 2]}\n" for number in range(9000)).encode()

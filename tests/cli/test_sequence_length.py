@@ -45,6 +45,7 @@ def evaluate(*words: str) -> dict[str, Any]:
     return result
 
 
+@pytest.mark.thorough
 def test_a_decoder_that_is_tuned_on_short_rows_keeps_its_context(place: Path) -> None:
     words = ["training.steps=6", "evaluation.every=3", "evaluation.batch_size=5"]
     for run, length in (("kept", f"{LENGTH}=16"), ("cut", "model.context_length=16")):
@@ -62,6 +63,7 @@ def test_a_decoder_that_is_tuned_on_short_rows_keeps_its_context(place: Path) ->
     assert (result["sequence_length"], result["evaluation"].keys() == best.keys()) == (16, True)
 
 
+@pytest.mark.thorough
 def test_a_tuned_model_and_its_base_are_scored_in_pieces_of_the_same_length(place: Path) -> None:
     assert finetune(place, "llama", "corpus", "tuned", "training.steps=1", f"{LENGTH}=16").code == 0
     data = ("--data", str(place / "corpus"))

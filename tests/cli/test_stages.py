@@ -200,6 +200,7 @@ def test_a_stop_between_two_stages(whole: dict[str, Any]) -> None:
     assert json.loads(good("resume", "moved", "--json").out)["steps"] == 3 * STEPS
 
 
+@pytest.mark.thorough
 def test_a_part_of_the_stages_and_what_may_change_before_the_rest(whole: dict[str, Any], refused: Callable[..., str]) -> None:
     run = ["pretrain", "chain.yaml", "--run", "part"]
     needs = "--stages: tune needs the stage base, whose run part/base is not there: run both, with --stages base,tune"
@@ -325,6 +326,15 @@ def first_stages(place: Path) -> dict[int, Path]:
     return runs
 
 
+@pytest.fixture(scope="module")
+def undamaged(place: Path, first_stages: dict[int, Path]) -> Path:
+    """The first two stages, of which the second starts from the last checkpoint of the first."""
+    shutil.copytree(first_stages[6], place / "undamaged")
+    with contextlib.chdir(place):
+        good("resume", "undamaged", "--stages", "tune", *ONE_STEP)
+    return place / "undamaged"
+
+
 def damaged(whole: Path, run: Path, damage: Callable[[Path], object]) -> Path:
     """Copy a run to another place, and damage the best checkpoint of its first stage."""
     shutil.copytree(whole, run)
@@ -339,8 +349,14 @@ def parent(run: Path) -> Any:
 
 
 @pytest.mark.sampled(6)
-@pytest.mark.parametrize("name", [*DAMAGES, "best.json missing"])
-@pytest.mark.parametrize("words", [["resume", "--stages", "tune"], ["resume", "--stages", "small"], ["resume"]])
+@pytest.mark.parametrize(
+    ("words", "name"),
+    [
+        *((["resume", "--stages", "tune"], name) for name in (*DAMAGES, "best.json missing")),
+        (["resume", "--stages", "small"], "weights missing"),
+        (["resume"], "manifest missing"),
+    ],
+)
 def test_no_stage_starts_from_another_checkpoint_than_the_best(
     first_stages: dict[int, Path], tmp_path: Path, words: list[str], name: str
 ) -> None:
@@ -356,18 +372,16 @@ def test_no_stage_starts_from_another_checkpoint_than_the_best(
     assert not list(run.glob(f"{used_by}/checkpoints/step-*"))
 
 
-@pytest.mark.sampled(9)
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", DAMAGES)
 def test_a_stage_whose_last_checkpoint_is_damaged_is_refused_alone_and_continued_with_the_others(
-    first_stages: dict[int, Path], tmp_path: Path, name: str
+    first_stages: dict[int, Path], undamaged: Path, tmp_path: Path, name: str
 ) -> None:
     run = damaged(first_stages[6], tmp_path / "run", DAMAGES[name])
     refused = tfkit("resume", str(run), "--stages", "tune", *ONE_STEP)
     assert (refused.code, "the stage base is damaged" in refused.err) == (4, True), refused.err
     good("resume", str(run), "--stages", "base,tune", *ONE_STEP)
-    shutil.copytree(first_stages[6], tmp_path / "whole")
-    good("resume", str(tmp_path / "whole"), "--stages", "tune", *ONE_STEP)
-    assert parent(run) == parent(tmp_path / "whole")
+    assert parent(run) == parent(undamaged)
 
 
 @pytest.mark.thorough

@@ -25,6 +25,7 @@ def source(folder: Path, script: str, words: int = 600, seed: int = 0):  # type:
     return open_source(SourceSection(path=str(folder / f"{script}-{seed}.jsonl")), "all", None)
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("kind", ["byte_bpe", "wordpiece", "unigram", "bpe_byte_fallback"])
 def test_a_misfit_is_of_another_script_than_the_tokenizer_was_trained_on(tmp_path: Path, kind: str) -> None:
     for script in SYLLABLES:

@@ -111,6 +111,7 @@ def test_transformers_opens_what_the_small_decoder_learned(tmp_path: Path) -> No
     torch.testing.assert_close(ours.model(ids).logits, theirs(ids).logits, rtol=0, atol=1e-5)
 
 
+@pytest.mark.thorough
 def test_the_library_trains_on_a_text_and_names_what_is_missing(tmp_path: Path) -> None:
     (tmp_path / "book.txt").write_text("".join(f"It was day {number}, and the cat sat on mat {number % 9}.\n" for number in range(60)))
     tiny = {"model.dim": 16, "model.decoder_layers": 1, "carbon.enabled": False}

@@ -97,6 +97,7 @@ def test_a_trial_that_fails_is_counted_and_the_others_go_on(capsys: pytest.Captu
     assert again["trials"] == result.trials
 
 
+@pytest.mark.thorough
 def test_a_budget_bounds_all_trials_together(capsys: pytest.CaptureFixture[str]) -> None:
     """Of time, which needs no meter: a trial that is slow in its first step uses it up, and a larger one lets the sweep go on."""
     limit = {"carbon.budget_seconds": 0.01}
@@ -112,6 +113,7 @@ def test_a_budget_bounds_all_trials_together(capsys: pytest.CaptureFixture[str])
     assert document["seconds"] > 0.01
 
 
+@pytest.mark.thorough
 def test_a_sweep_of_stages_is_one_of_runs_within_runs(capsys: pytest.CaptureFixture[str]) -> None:
     """Listed, verified and used as a model as any other; the score is that of the last stage."""
     tune = {"from": "base", **{name: RECIPE[name] for name in ("data", "evaluation", "training", "carbon")}}

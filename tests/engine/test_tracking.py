@@ -55,6 +55,7 @@ def test_a_run_is_sent_once_however_often(kind: str, run: Path, monkeypatch: pyt
     assert len(done.out.splitlines()) == 1
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_run_is_sent_on_after_more_steps(kind: str, base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = tmp_path / "run"
@@ -70,6 +71,7 @@ def test_a_run_is_sent_on_after_more_steps(kind: str, base: Path, tmp_path: Path
     assert second[0].points + second[0].known == len(points)
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("number", [signal.SIGTERM, None], ids=["stopped", "whole"])
 def test_a_live_tracker_has_each_point_once(
@@ -112,6 +114,7 @@ def test_a_tracker_that_refuses_does_not_end_a_run(base: Path, tmp_path: Path, m
     assert "or do not" not in done.err
 
 
+@pytest.mark.thorough
 def test_stages_are_sent_one_by_one(tmp_path: Path, base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     server = install("mlflow", monkeypatch)
     text = read_recipe(str(base / "tiny.yaml")).text

@@ -6,10 +6,17 @@ from pathlib import Path
 
 import pytest
 from matrix import MATRIX, SAME
+from saved_runs import Base
 
 TABLE = Path(__file__).parents[2] / "docs" / "faults.md"
 _ROW = re.compile(r"\btest_(f\d\d(?:_f\d\d)*)_")
 _outcomes: dict[str, dict[str, int]] = defaultdict(lambda: defaultdict(int))
+
+
+@pytest.fixture(scope="session")
+def saved(tmp_path_factory: pytest.TempPathFactory) -> Base:
+    """The runs that the tests of saving, loading, locks and kills compare with, which none of them changes."""
+    return Base(tmp_path_factory.mktemp("saved"))
 
 
 def rows_of(name: str) -> list[str]:

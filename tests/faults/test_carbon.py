@@ -115,6 +115,7 @@ def test_f24_a_meter_that_works_changes_nothing(base: Path, unmetered: Path, tmp
 RAISE = "raise RuntimeError('no meter here')"
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize(
     ("fault", "reason"),
     [
@@ -142,6 +143,7 @@ def test_f24_without_a_reading_the_run_has_failed_to_be_metered_and_nothing_else
     assert_adds_up(run)
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize(
     "sample",
     [
@@ -165,6 +167,7 @@ def test_f24_bad_samples_are_left_out_and_the_energy_is_a_lower_bound(base: Path
     assert_adds_up(run)
 
 
+@pytest.mark.thorough
 def test_f24_a_stop_that_raises_comes_after_the_last_reading(base: Path, unmetered: Path, tmp_path: Path) -> None:
     done = metered(tmp_path / "run", base, codecarbon(tmp_path, stop=RAISE)).exits(0)
     assert_same(tmp_path / "run", unmetered)
@@ -174,6 +177,7 @@ def test_f24_a_stop_that_raises_comes_after_the_last_reading(base: Path, unmeter
 # --------------------------------------------------------------------------------------------------------- it hangs (F25)
 
 
+@pytest.mark.thorough
 def test_f25_a_hang_anywhere_costs_three_seconds_at_most(base: Path, unmetered: Path, tmp_path: Path) -> None:
     """All at once: the four runs share the three seconds."""
     places = ("import", "start", "sample", "stop")
@@ -292,6 +296,7 @@ def test_f26_handlers_exits_and_noise_of_codecarbon_stay_in_its_process(base: Pa
     assert_adds_up(run)
 
 
+@pytest.mark.thorough
 def test_f26_an_exit_of_the_whole_process_from_a_thread_is_one_warning(base: Path, unmetered: Path, tmp_path: Path) -> None:
     """The run is stopped afterwards, and resumed with a CodeCarbon that works."""
     run = tmp_path / "run"
@@ -381,6 +386,7 @@ def test_f27_whatever_is_in_emissions_csv_no_row_is_lost(base: Path, unmetered: 
     assert backups == ([changed] if state in ("another header", "empty", "torn") else [])
 
 
+@pytest.mark.thorough
 def test_f27_eight_writers_lose_no_row_and_tear_none(base: Path, unmetered: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The run, and seven more sidecars, as other nodes would have them, that write all the time."""
     run = tmp_path / "run"
@@ -409,6 +415,7 @@ def test_f27_eight_writers_lose_no_row_and_tear_none(base: Path, unmetered: Path
 # ------------------------------------------------------------------------------------------------ a failing disk (F16)
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("error", ["ENOSPC", "EACCES"])
 def test_f16_f27_a_ledger_that_cannot_be_written_is_one_warning(base: Path, unmetered: Path, tmp_path: Path, error: str) -> None:
     """On a full disk, and in a folder that may not be written."""
@@ -423,6 +430,7 @@ def test_f16_f27_a_ledger_that_cannot_be_written_is_one_warning(base: Path, unme
     assert result["energy_kwh"] * 1000 > 0.5 * WH_PER_SECOND
 
 
+@pytest.mark.thorough
 def test_f16_a_disk_that_has_room_again_gets_the_whole_ledger(base: Path, unmetered: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     passing = FAILING_FILES.format("ENOSPC") + "\nimport threading\n" + "threading.Timer(0.4, lambda: restore()).start()\n"

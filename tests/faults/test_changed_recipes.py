@@ -70,7 +70,7 @@ def test_f39_what_would_have_taken_other_steps_is_refused(stopped: Path, change:
     assert before == after
 
 
-@pytest.mark.sampled(6)
+@pytest.mark.sampled(9)
 @pytest.mark.parametrize("change", [pytest.param(change, marks=[pytest.mark.slow] * (change in SLOW)) for change in FREE])
 def test_f39_what_may_change_goes_on(stopped: Path, tmp_path: Path, change: str) -> None:
     shutil.copytree(stopped / "gpt", tmp_path / "gpt")
@@ -83,6 +83,7 @@ def test_f39_what_may_change_goes_on(stopped: Path, tmp_path: Path, change: str)
     assert warning is None or warning in warned[0]
 
 
+@pytest.mark.thorough
 def test_f39_the_schedule_that_does_not_depend_on_the_length_has_no_warning(stopped: Path, tmp_path: Path) -> None:
     words = [*GPT, "schedule={kind: inverse_sqrt, warmup_steps: 2}"]
     assert pretrain(tmp_path / "run", stopped / "tiny.yaml", *words, before=strike(signal.SIGTERM, 4)).code == 143
@@ -111,6 +112,7 @@ def test_f39_another_machine_is_said_once(stopped: Path, tmp_path: Path) -> None
     assert (done.code, "warning" in done.err) == (0, False), done.err
 
 
+@pytest.mark.thorough
 def test_f39_checkpointing_of_activations_changes_no_bit(stopped: Path, tmp_path: Path) -> None:
     for name in ("same", "again"):
         shutil.copytree(stopped / "gpt", tmp_path / name)

@@ -374,6 +374,7 @@ def test_f37_held_out_text_without_a_target_is_refused_before_training(tmp_path:
 # ------------------------------------------------------------------------------------------------------ not the same text
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("part", ["train", "validation"])
 def test_f38_other_text_is_refused_on_resuming(tmp_path: Path, part: str) -> None:
     for name in ("train", "validation"):
@@ -424,6 +425,7 @@ def struck(number: int, call: str, ended: Path) -> Callable[[], None]:
     return before
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize(
     ("call", "kind", "number", "code"),
     [
@@ -446,6 +448,7 @@ def test_f04_a_signal_while_rust_is_at_work(tmp_path: Path, call: str, kind: str
     assert not list(cache_folder().glob("*/.*"))
 
 
+@pytest.mark.thorough
 def test_f04_a_fresh_process_leaves_with_its_code(tmp_path: Path) -> None:
     """The tests above fork, and leave with os._exit: here Python itself shuts down, beside a thread that is still in Rust."""
     (tmp_path / "a.txt").write_bytes(many_words(400_000))
@@ -557,7 +560,7 @@ FUZZED += ["jsonl.bz2", "jsonl.xz", "jsonl.zst", "parquet.zst", "jsonl.tar", "tx
 COLUMN = {"conll": "tokens"}  # of the text, where it has another name
 
 
-@pytest.mark.sampled(4)
+@pytest.mark.sampled(8)
 @pytest.mark.parametrize("name", FUZZED)
 def test_f49_mutated_files_are_read_or_refused(tmp_path: Path, request: pytest.FixtureRequest, name: str, tokenizer: Tokenizer) -> None:
     """All of them up to the tokens by the functions that the program calls, and every thirtieth by the program itself."""
@@ -593,6 +596,7 @@ def test_f36_a_parquet_file_that_repeats_a_text_ends_the_run_in_little_memory(tm
 # ---------------------------------------------------------------------------------------------------------- a deleted cache
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("pause", [0.03, 0.3])
 def test_f53_the_cache_is_deleted_at_random_moments(tmp_path: Path, pause: float) -> None:
     recipe, cache = write_recipe(tmp_path, write_corpus(tmp_path / "corpus")), tmp_path / "cache"

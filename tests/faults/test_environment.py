@@ -79,7 +79,7 @@ ENVIRONMENTS: dict[str, Callable[[], None]] = {
 ASCII = ("LC_ALL=C", "ASCII streams")
 
 
-@pytest.mark.sampled(5)
+@pytest.mark.sampled(7)
 @pytest.mark.parametrize("command", COMMANDS)
 @pytest.mark.parametrize("environment", ENVIRONMENTS)
 def test_f47_every_command_everywhere(base: Path, tmp_path: Path, command: str, environment: str) -> None:
@@ -145,6 +145,7 @@ def on_terminal(folder: Path, arguments: list[str], columns: int, before: Callab
     return process.wait(), shown.decode()
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize(("command", "columns"), [*((command, 20) for command in COMMANDS), ("pretrain", 80)])
 def test_f47_on_a_terminal(base: Path, tmp_path: Path, command: str, columns: int) -> None:
     done, shown = on_terminal(tmp_path, words(command, base, tmp_path / "run"), columns)
@@ -159,6 +160,7 @@ def test_f47_on_a_terminal(base: Path, tmp_path: Path, command: str, columns: in
         assert "step 3/3" in shown
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("variables", [{"NO_COLOR": "1"}, {"TERM": "dumb"}])
 def test_f47_a_terminal_without_colours(base: Path, tmp_path: Path, variables: dict[str, str]) -> None:
     text = base / "tiny.yaml"

@@ -39,6 +39,7 @@ def size(model: Path, tmp_path_factory: pytest.TempPathFactory) -> int:
     return (folder / "out" / "model.gguf").stat().st_size
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("part", [0.0, 0.1, 0.5, 0.9999])
 def test_f52_a_full_disk(model: Path, size: int, tmp_path: Path, part: float) -> None:
     """No file may have more than a part of the bytes of the export; only in the writing: the output of this process is a file, too."""

@@ -34,6 +34,7 @@ def replay(run: Path, before: Callable[[], None] | None = None, *words: str) -> 
     return done.code, json.loads(done.out) if done.out else None, done.err
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize(
     ("module", "backward"),
     [("decoder.blocks.1.mlp.op.up_proj", False), ("decoder.blocks.0.self_attention.op.o_proj", True)],
@@ -113,6 +114,7 @@ def test_f20_weights_that_are_no_numbers_are_never_saved(base: Path, tmp_path: P
     assert kept(tmp_path / "run") == ["step-000003"]
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 def test_f21_a_step_is_skipped_and_counted(base: Path, tmp_path: Path, value: float) -> None:
     """An infinite gradient where the loss is a number; resuming past it gives the same run."""
@@ -141,6 +143,7 @@ def test_f21_one_more_than_allowed_ends_the_run(base: Path, tmp_path: Path) -> N
     assert kept(tmp_path / "run") == ["step-000003", "step-000006"]
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize(("skips", "code"), [(0, 6), (1, 0)])
 def test_f21_a_jump_of_the_loss(base: Path, tmp_path: Path, skips: int, code: int) -> None:
     """Finite, but far above the latest steps."""

@@ -186,6 +186,7 @@ def small_seconds() -> float:
     return launched("smoke")[2]
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("name", [pytest.param(name, marks=[pytest.mark.slow] if name in COSTLY else []) for name in LARGE])
 def test_f32_large_recipes_cost_little(name: str, tmp_path: Path, small_seconds: float) -> None:
     """In a fresh process, whose memory and time are its own: under 200 MB, and a few times the processor time of a small recipe."""
@@ -351,6 +352,7 @@ def drawn(count: int) -> settings:
     return settings(max_examples=count, deadline=None, database=None, suppress_health_check=list(HealthCheck))
 
 
+@pytest.mark.thorough
 def test_f33_random_recipes(draws: int, tmp_path: Path) -> None:
     seen: Counter[int] = Counter()
 

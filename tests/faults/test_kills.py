@@ -20,8 +20,8 @@ EVENTS = {"os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.truncate"}
 
 
 @pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Base:
-    return Base(tmp_path_factory.mktemp("kills"))
+def base(saved: Base) -> Base:
+    return saved
 
 
 # ------------------------------------------------------------------------------------------------- at each point of a save
@@ -103,6 +103,7 @@ def test_f01_there_are_many_points(short: tuple[Path, int]) -> None:
     assert short[1] >= 20
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("share", [0.05, 0.5, 0.95])
 def test_f01_killed_at_some_points_of_a_save(base: Base, short: tuple[Path, int], tmp_path: Path, share: float) -> None:
     kill_and_resume(base, short[0], tmp_path, 1 + int(short[1] * share))
@@ -176,6 +177,7 @@ def sampled(folder: Path) -> list[str]:
     ]
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("kind", ["text", pytest.param("rollouts", marks=pytest.mark.slow)])
 def test_f02_killed_at_any_moment(kind: str, tmp_path: Path, pytestconfig: pytest.Config) -> None:
     """As many kills as --kills says, spread over runs: of 0 to 4 each, some before there is a checkpoint."""
@@ -194,6 +196,7 @@ def test_f02_killed_at_any_moment(kind: str, tmp_path: Path, pytestconfig: pytes
 # ------------------------------------------------------------------------------------------------------------- again and again
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
 def test_f40_resumed_three_times(base: Base, tmp_path: Path, number: int) -> None:
     """Struck after three micro-batches of each attempt: in the middle of an accumulation."""

@@ -39,6 +39,7 @@ def room_for(rows: int, from_step: int = 1, error: Callable[[], Exception] = GPU
     return Replaced(Stepper, "_accumulate", make)
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("error", [GPU, CPU], ids=["gpu", "cpu"])
 def test_f23_smaller_micro_batches_are_the_same_steps(base: Path, tmp_path: Path, error: Callable[[], Exception]) -> None:
     """Twice halved in the middle of the run; the losses stay, to rounding, and a resumed run keeps the smaller ones."""

@@ -93,6 +93,7 @@ def test_f41_two_ranks_then_one_then_four(base: Path, tmp_path: Path) -> None:
             assert other[name] == (pytest.approx(value, rel=1e-5) if isinstance(value, float | dict) else value)
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize(("moment", "lost"), [("evaluation", 1), ("save", 0), pytest.param("save", 1, marks=pytest.mark.slow)])
 def test_f43_a_rank_that_is_lost_in_an_evaluation_or_a_save(base: Path, tmp_path: Path, moment: str, lost: int) -> None:
     """Rank 0 does that alone: the other one is killed as it waits. The checkpoint before is whole, and the run continues from it."""
@@ -115,6 +116,7 @@ def test_f43_a_rank_that_is_lost_in_an_evaluation_or_a_save(base: Path, tmp_path
     assert hashes(run, STEPS) == hashes(base / "unbroken", STEPS)
 
 
+@pytest.mark.thorough
 def test_f43_a_slow_rank_is_waited_for(base: Path, tmp_path: Path) -> None:
     done = run_ranks(tmp_path / "run", base / "tiny.yaml", *ONE_EACH, faults={1: lambda: slow_micro_batches(0.1)})
     assert [one.code for one in done] == [0, 0], done[0].err
@@ -138,6 +140,7 @@ def test_f43_a_rank_0_that_evaluates_for_longer_than_any_time_out_is_waited_for(
     assert hashes(tmp_path / "run", STEPS) == hashes(base / "unbroken", STEPS)
 
 
+@pytest.mark.thorough
 def test_f43_a_rank_that_is_asked_to_stop_while_rank_0_saves_stops_all_after_the_next_step(base: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
 
@@ -158,6 +161,7 @@ def test_f43_a_rank_that_is_asked_to_stop_while_rank_0_saves_stops_all_after_the
     assert hashes(run, STEPS) == hashes(base / "unbroken", STEPS)
 
 
+@pytest.mark.thorough
 def test_f43_a_budget_that_rank_0_has_reached_ends_all_after_the_step(base: Path, tmp_path: Path) -> None:
     """The clock of rank 0 goes forward in step 6. A larger budget continues the run to the same bits."""
     run = tmp_path / "run"
@@ -173,6 +177,7 @@ def test_f43_a_budget_that_rank_0_has_reached_ends_all_after_the_step(base: Path
     assert hashes(run, STEPS) == hashes(base / "unbroken", STEPS)
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("skipped", [0, 1])
 def test_f43_a_step_that_is_unhealthy_on_one_rank_is_so_on_all(base: Path, tmp_path: Path, skipped: int) -> None:
     run, words = tmp_path / "run", (*ONE_EACH, f"training.max_skipped_steps={skipped}")

@@ -112,7 +112,7 @@ def run_all(whole: Path, family: str, seeds: range, place: Path) -> None:
             print(json.dumps(outcome), file=results, flush=True)
 
 
-@pytest.mark.sampled(2)
+@pytest.mark.thorough
 @pytest.mark.parametrize("family", ["gpt2", "llama"])
 def test_f49_mutated_checkpoints_and_tokenizers(whole: Path, tmp_path: Path, family: str, request: pytest.FixtureRequest) -> None:
     draws = request.config.getoption("--draws")

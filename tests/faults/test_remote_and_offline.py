@@ -47,11 +47,6 @@ def use(kind: str, hub: Hub, base: Path, folder: Path) -> Done:
 KINDS = {"datasets": 3, "models": 4}
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_f31_a_hub_that_works(hub: Hub, base: Path, tmp_path: Path, kind: str) -> None:
-    use(kind, hub, base, tmp_path).exits(0)
-
-
 def assert_refused(done: Done, kind: str) -> None:
     assert done.code == KINDS[kind], done.err
     assert "org/tiny" in done.err
@@ -64,6 +59,7 @@ def assert_clean(hub: Hub, base: Path, folder: Path, kind: str) -> None:
     use(kind, hub, base, folder).exits(0)
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("kind", KINDS)
 def test_f31_what_the_hub_does_not_have(hub: Hub, base: Path, tmp_path: Path, kind: str) -> None:
     hub.fault = lambda path, seen: 404
@@ -123,6 +119,7 @@ def test_f31_a_streamed_data_set_comes_once(hub: Hub, base: Path, tmp_path: Path
     assert exact(tmp_path / "again") == exact(tmp_path / "first")
 
 
+@pytest.mark.thorough
 def test_f31_a_stream_of_a_hub_that_goes_down_keeps_nothing(hub: Hub, base: Path, tmp_path: Path) -> None:
     hub.fault = lambda path, seen: 404
     done = pretrain(tmp_path / "first", base / "tiny.yaml", *STREAMED, before=ask(hub, tmp_path))

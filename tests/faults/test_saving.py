@@ -27,8 +27,8 @@ LARGEST = "training_state/optimizer.safetensors"
 
 
 @pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Base:
-    return Base(tmp_path_factory.mktemp("saving"))
+def base(saved: Base) -> Base:
+    return saved
 
 
 def in_saves(fault: Callable[[], object], first: int = 1) -> Callable[[], None]:
@@ -117,6 +117,7 @@ def leave(disk: Path, room: int) -> None:
     (disk / "ballast").write_bytes(b"x" * (shutil.disk_usage(disk).free - room))
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("share", [0.1, 0.9])
 def test_f15_the_disk_is_full_after_a_share_of_a_save(base: Base, small_disk: Path, share: float) -> None:
     run = small_disk / "run"
@@ -184,6 +185,7 @@ def test_f19_an_error_that_stays(base: Base, tmp_path: Path, function: str) -> N
     base.assert_ends_the_same(run)
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EIO])
 def test_f16_metrics_that_cannot_be_written(base: Base, tmp_path: Path, number: int) -> None:
     """From the second save on: one warning, and earlier saves are kept."""
@@ -266,6 +268,7 @@ def slow_disk(strike: Callable[[], object] = lambda: None) -> None:
     os.fsync = fsync
 
 
+@pytest.mark.thorough
 def test_f45_a_slow_disk_and_a_save_at_every_step(base: Base, tmp_path: Path) -> None:
     run = tmp_path / "run"
     base.run(run, "checkpoint={every: 1, keep: 6}", before=slow_disk).exits(0)

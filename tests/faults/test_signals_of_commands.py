@@ -63,6 +63,7 @@ def test_f03_f08_in_the_middle_of_a_command(base: Path, words: list[str], owner:
     ]
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("module", ["typer", "torch"])
 @pytest.mark.parametrize("number", STOPS)
 def test_f03_f08_while_the_program_imports(base: Path, module: str, number: int) -> None:

@@ -68,6 +68,7 @@ def test_f29_what_works_writes_every_point(base: Path, untracked: Path, tmp_path
     assert points(run)["evaluation/loss"] == [record["step"] for record in records(run) if "evaluation" in record]
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("words", [["trackers=[]", "training.tensorboard=true"], ["training.tensorboard=true"]], ids=["alias", "both"])
 def test_f29_the_alias_is_the_same_tracker(base: Path, untracked: Path, tmp_path: Path, words: list[str]) -> None:
     run = tmp_path / "run"
@@ -146,6 +147,7 @@ def test_f29_what_is_not_written_is_counted_and_reported_once(
     assert done.err.count("warning:") == 1
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("fault", [raising, hanging])
 def test_f29_a_close_that_fails_loses_nothing(base: Path, untracked: Path, tmp_path: Path, fault: Callable[[], object]) -> None:
     run = tmp_path / "run"
@@ -181,6 +183,7 @@ def test_f29_a_full_queue_drops_and_counts(base: Path, untracked: Path, tmp_path
     assert int(lost) > 0
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
 def test_f29_a_run_that_was_stopped_goes_on_with_one_curve(base: Path, untracked: Path, tmp_path: Path, number: int) -> None:
     run = tmp_path / "run"

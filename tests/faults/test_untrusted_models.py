@@ -134,6 +134,7 @@ def test_f12_f13_f14_what_is_whole_is_taken(folder: Path) -> None:
     assert generate(folder).code == 0
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("attack", SAFETENSORS)
 def test_f12_hostile_headers(models: Path, tmp_path: Path, attack: str) -> None:
     path = copy(models, tmp_path) / "model.safetensors"

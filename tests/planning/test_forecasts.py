@@ -83,6 +83,7 @@ def test_the_speeds_are_measured_once_and_again_where_their_file_is_damaged(cach
     assert json.loads(path.read_text(encoding="utf-8"))["schema_version"] == 2
 
 
+@pytest.mark.thorough
 def test_speeds_of_a_busy_machine_are_measured_again_when_it_is_not(monkeypatch: pytest.MonkeyPatch, measured: list[int]) -> None:
     for load, count in ((3.0, 1), (2.5, 1), (0.2, 2), (3.0, 2)):
         monkeypatch.setattr(machine_speed, "_load", lambda load=load: load)

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 from test_run_flops import prepared
-from tiny_plans import DECODER, recipe_of
+from tiny_plans import BOTH, DECODER, LLAMA, recipe_of
 from torch import Tensor, nn
 
 import tfkit
@@ -69,6 +69,7 @@ def held_by_others(components: Components) -> int:
     return sum(size(model.parameters()) for model in models)
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize(
     ("name", "training", "more"),
     [
@@ -112,25 +113,19 @@ def test_real_steps_hold_the_planned_bytes(
         assert planned.further.weights > 0 or name not in ("distillation", "ppo", "grpo")
 
 
+BLOCK = {"decoder_layers": 1}
 SIMULATED: dict[str, tuple[str, dict[str, Any], dict[str, Any], int]] = {
     "gpt2": ("causal_lm", {}, {}, 2),
-    "odd": ("causal_lm", {"ema_decay": 0.9}, {"model": DECODER | {"dim": 25, "num_heads": 1}}, 4),  # shards of unequal size
-    "muon": ("grouped heads", {}, {"optimizer": SECTIONS["muon"]}, 2),
-    "t5-adafactor": ("span_corruption", {}, {"optimizer": SECTIONS["adafactor"]}, 4),
-    "replicated": ("causal_lm", {}, {}, 1),
+    "odd": ("causal_lm", {"ema_decay": 0.9}, {"model": DECODER | BLOCK | {"dim": 25, "num_heads": 1}}, 4),  # shards of unequal size
+    "replicated": ("causal_lm", {}, {"model": DECODER | BLOCK}, 1),
+    "muon": ("grouped heads", {}, {"model": LLAMA | BLOCK, "optimizer": SECTIONS["muon"]}, 2),
+    "t5-adafactor": ("span_corruption", {}, {"model": BOTH | BLOCK | {"encoder_layers": 1}, "optimizer": SECTIONS["adafactor"]}, 4),
 }
-QUICK = {("gpt2", torch.float32), ("gpt2", torch.bfloat16), ("odd", torch.float32), ("muon", torch.bfloat16)}
-QUICK |= {("t5-adafactor", torch.float32), ("replicated", torch.bfloat16)}
 
 
-@pytest.mark.parametrize(
-    ("case", "dtype"),
-    [
-        pytest.param(case, dtype, marks=[] if (case, dtype) in QUICK else [pytest.mark.thorough])
-        for case in SIMULATED
-        for dtype in (torch.float32, torch.bfloat16)
-    ],
-)
+@pytest.mark.sampled(5)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
+@pytest.mark.parametrize("case", SIMULATED)
 def test_a_simulated_rank_holds_the_planned_bytes(case: str, dtype: torch.dtype) -> None:
     name, training, more, shards = SIMULATED[case]
     recipe = RecipeText(Path("<recipe>"), dump_document(recipe_of(name, **training) | more)).read({})

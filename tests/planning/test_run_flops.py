@@ -41,6 +41,7 @@ def test_the_recipes_cover_every_objective() -> None:
     assert {objective["kind"] for _, _, objective, _ in RECIPES.values()} == {*OBJECTIVES}
 
 
+@pytest.mark.sampled(7)
 @pytest.mark.parametrize("name", RECIPES)
 def test_the_flops_of_a_step_are_those_that_torch_counts(name: str, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The plain attention kernel computes all pairs; test_flops.py tests the visible ones. The vocabulary's bias is not counted.

@@ -130,6 +130,7 @@ def test_killed_at_every_point_of_a_save(tmp_path: Path, step: int) -> None:
     raise AssertionError("never finished")
 
 
+@pytest.mark.thorough
 def test_killed_at_every_point_of_a_pruning(tmp_path: Path) -> None:
     for point in range(100):
         root = tmp_path / str(point)

@@ -62,6 +62,7 @@ def front_matter(card: str) -> dict[str, Any]:
     return about
 
 
+@pytest.mark.sampled(5)
 @pytest.mark.parametrize(("family", "name"), KINDS)
 def test_task_and_class_are_those_of_transformers(family: str, name: str) -> None:
     values = next(values for known, values in PRESETS.values() if known.name == family)

@@ -139,17 +139,6 @@ def test_a_name_that_is_no_slug_is_refused(tmp_path: Path, name: str) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize(
-    "name", ["recipe.yaml", "run.json", "metrics.jsonl", "emissions.csv", "carbon", "checkpoints", "tensorboard", "lock"]
-)
-def test_nothing_is_written_through_a_link(tmp_path: Path, name: str) -> None:
-    (tmp_path / "run").mkdir()
-    (tmp_path / "run" / name).symlink_to(tmp_path / "elsewhere")
-    with pytest.raises(UsageError, match=r"a link; nothing is written through it"):
-        open_run(tmp_path / "run")
-    assert not (tmp_path / "elsewhere").exists()
-
-
 def test_the_folder_itself_may_be_a_link(tmp_path: Path) -> None:
     (tmp_path / "disk").mkdir()
     (tmp_path / "run").symlink_to(tmp_path / "disk")
