@@ -30,7 +30,7 @@ CODE = tfkit tests benchmarks docs
 help: ## list these targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' Makefile | awk -F'|' '{printf "%-15s %s\n", $$1, $$2}'
 
-demo: $(VENV)/.installed ## train a small model on Python's standard library, score it, let it write: about five minutes
+demo: $(VENV)/.installed ## train a small model on Python's standard library, score it, let it write: about four minutes
 	$(BIN)/tfkit pretrain demo --run runs/demo --resume
 	$(BIN)/tfkit evaluate --from runs/demo
 	$(BIN)/tfkit generate --from runs/demo --prompt "$(PROMPT)" --max-new-tokens 64
