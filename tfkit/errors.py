@@ -167,11 +167,12 @@ _STAGE = re.compile(r"stage [A-Za-z][\w-]*: ")  # of a recipe with stages; at th
 _LONGEST_PLACE = 300  # characters
 _SPACED_PLACE = re.compile(r"(?:--|/|\./|\.\./|~|command line$|hub data set |(?:step|prompt) \d+$)|[^;,]*\.\w{1,8}(?::\d+){0,2}$")
 _IMPERATIVES = (
-    "add|average|check|choose|copy|continue|correct|delete|did you mean|end|fetch|free|give|in the folder of tfkit, pip|leave|load|lower|"
-    "make|mend|merge|name|put|raise|remove|rename|repair|replay|restore|resume|revert|run|save|set|shorten|split|start|stop|take|train|"
+    "add|average|check|choose|copy|continue|correct|delete|end|fetch|free|give|in the folder of tfkit, pip|leave|load|lower|make|"
+    "mend|merge|name|put|raise|remove|rename|repair|replay|restore|resume|revert|run|save|set|shorten|split|start|stop|take|train|"
     "try|unpack|unset|use|wait|write"
 )
-_REMEDY = re.compile(rf"(?:^|(?<=[;.?:]) |\n)(?=(?:{_IMPERATIVES})\b)|(?<=, )(?=did you mean )|\n(?=tfkit )", re.IGNORECASE)
+_REMEDY = re.compile(rf"(?:^|(?<=[;.?:]) |\n)(?=(?:{_IMPERATIVES})\b)|\n(?=tfkit )", re.IGNORECASE)
+_MEANT = re.compile(r"did you mean .+")
 
 
 def error_document(code: int, message: str) -> dict[str, Any]:
@@ -179,13 +180,13 @@ def error_document(code: int, message: str) -> dict[str, Any]:
     place, _, rest = _STAGE.sub("", message, count=1).partition(": ")
     if not rest or code == 1 or len(place) > _LONGEST_PLACE or "\n" in place or (" " in place and not _SPACED_PLACE.match(place)):
         place, rest = "", message
-    remedy = _REMEDY.search(rest)
+    remedy, meant = _REMEDY.search(rest), _MEANT.search(rest)
     return {
         "error": {
             "code": code,
             "kind": KINDS.get(code, "stopped"),
             "message": message,
             "place": place or None,
-            "remedy": rest[remedy.end() :].strip() if remedy else None,
+            "remedy": rest[remedy.end() :].strip() if remedy else meant and meant[0],
         }
     }

@@ -120,6 +120,6 @@ def test_the_documentation_has_the_ranges_of_the_table() -> None:
     page = " ".join((Path(__file__).parents[2] / "docs" / "carbon.md").read_text(encoding="utf-8").split())
     france = resolve_place(CarbonSection(country="FRA"))
     low, high = france.range_g_per_kwh
-    assert f"{low:.0f} to {high:.0f} g/kWh for France's {france.intensity_g_per_kwh:.0f}" in page
+    assert f"{low:.0f} to {high:.0f} for France's {france.intensity_g_per_kwh:.0f}" in page
     low, high = resolve_place(CarbonSection()).range_g_per_kwh
     assert f"({low:.0f} to {high:.0f} g/kWh)" in page

@@ -38,7 +38,7 @@ def test_errors_go_to_stderr_and_with_json_to_stdout_too(tmp_path: Path, capsys:
     out, err = capsys.readouterr()
     assert err == lines
     assert json.loads(out) == {
-        "error": {"code": 2, "kind": "usage", "message": lines.rstrip("\n"), "place": f"{path}:4:10", "remedy": None},
+        "error": {"code": 2, "kind": "usage", "message": lines.rstrip("\n"), "place": f"{path}:4:10", "remedy": "did you mean pue"},
         "schema_version": 1,
         "recipe": str(path),
         "valid": False,
