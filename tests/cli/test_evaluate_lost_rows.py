@@ -114,6 +114,17 @@ def test_a_training_that_skips_bad_rows_makes_no_evaluation_skip_them(tmp_path: 
     assert scored(tmp_path, CLASSES, rows, "data.on_bad_row=skip")[0]["examples"] == 4
 
 
+def test_a_text_model_whose_training_skipped_rows_up_to_a_limit_is_used_like_any(tmp_path: Path) -> None:
+    write_rows(tmp_path / "text.jsonl", [*({"text": f"the cat number {number} sat"} for number in range(20)), {"nothing": 1}])
+    model = "model: {preset: gpt2, decoder_layers: 1, dim: 16, num_heads: 2, context_length: 16}"
+    tokenizer = "tokenizer: {kind: byte_bpe, vocab_size: 280}"
+    data = f"data: {{train: [{{path: {tmp_path}/text.jsonl}}], validation: 0.2, on_bad_row: skip, max_lost: 0.5}}"
+    (tmp_path / "r.yaml").write_text(f"{model}\n{tokenizer}\n{data}\nobjective: {{kind: causal_lm}}{REST}")
+    pretrain(tmp_path / "run", tmp_path / "r.yaml").exits(0)
+    assert len(tfkit.generate("the cat", {"generation.max_new_tokens": 2}, start=tmp_path / "run")) == 1
+    assert tfkit.evaluate(start=tmp_path / "run", overrides={"data.on_bad_row": "skip"}).metrics["loss"] > 0
+
+
 def test_rows_of_one_class_are_warned_of(tmp_path: Path) -> None:
     path = tmp_path / "rows.jsonl"
     write_rows(path, [{**row, "label": "red"} for row in made_rows(5)])

@@ -78,8 +78,8 @@ def read_settings(
         return _without_recipe(checkpoint, overrides)
     if recipe is None and any(name.partition(".")[0] == "objective" for name in overrides):
         overrides = {**_defaults_of_other_objectives(), **overrides}
-    if recipe is None and "data.on_bad_row" not in overrides:  # a training may skip rows, but a score may not
-        overrides = {"data.on_bad_row": "error", **overrides}
+    if recipe is None:  # a training may skip rows, up to data.max_lost of them, but a score may not
+        overrides = {"data.on_bad_row": "error", "data.max_lost": None, **overrides}
     if recipe is None and scored is not None:  # the run's limits are meant for its own rows; the data that are named here are scored whole
         overrides = {"evaluation.max_tokens": None, "data.rows": None, **overrides}
     if recipe is not None and saved is not None:
