@@ -113,6 +113,8 @@ def test_a_json_file_is_not_held_in_memory(tmp_path: Path) -> None:
 
 JSON_DAMAGE = {
     "cut in an item": ('[{"text": "a"}, {"text": "b', r"a.json, item 2: not JSON \(Unterminated string.*cut short, at character 26"),
+    "cut in an escape": (r'[{"text": "x\u00', r"item 1: not JSON \(Invalid .* escape.*\), so writing it may have been cut short"),
+    "a wrong escape at the end": (r'[{"text": "x\u00"}]', r"item 1: not JSON \(Invalid .* escape[^)]*\), at character"),
     "cut between items": ('[{"text": "a"},', r"a.json, item 2: not JSON \(Expecting value"),
     "cut before the end": (
         '[{"text": "a"}',

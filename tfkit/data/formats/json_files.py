@@ -244,7 +244,7 @@ class _JsonStream:
                 value, end = self.json.raw_decode(self.text, self.at)
             except json.JSONDecodeError as error:
                 if ended:
-                    is_cut = error.msg.startswith("Unterminated") or error.pos + (6 if "escape" in error.msg else 1) >= len(self.text)
+                    is_cut = error.msg.startswith("Unterminated") or error.pos + (5 if "escape" in error.msg else 1) >= len(self.text)
                     cut = _CUT if is_cut else ""
                     self.at = min(error.pos, len(self.text))
                     raise self.broken(f"not JSON ({error.msg}){cut}", place=place) from error
