@@ -16,8 +16,8 @@ __all__ = ["__version__", "average", "evaluate", "finetune", "generate", "load",
 
 def __getattr__(name: str) -> Any:
     """Import a public name on first access, so that `import tfkit` stays light."""
-    if name == "console":  # the command line's listener
-        return importlib.import_module("tfkit.console")
+    if name in ("console", "errors"):  # the command line's listener; what the functions raise
+        return importlib.import_module(f"tfkit.{name}")
     if name in __all__:
         from tfkit.engine import api
 

@@ -310,4 +310,6 @@ def test_a_model_of_another_kind_is_refused(capsys, tmp_path, data):
     (tmp_path / "encoder").mkdir()
     save_model(tmp_path / "encoder", model.config, model.state_dict(), trained)
     assert run("--from", tmp_path / "encoder", "--data", data) == 4
+    assert "this model fills the masks of a text, so its task is not known; fine-tune it" in capsys.readouterr().err
+    assert run("--from", tmp_path / "encoder", "--data", data, "objective.kind=causal_lm") == 4
     assert "is not a language model, so a text alone has no score" in capsys.readouterr().err

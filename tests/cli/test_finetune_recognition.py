@@ -12,8 +12,9 @@ import pytest
 from tiny_files import read_rows, receipt, write_rows
 from tiny_runs import WORDS, Done, hashes, kept, pretrain, records, run_tfkit, strike
 
+from tfkit.adapters import describe
 from tfkit.adapters import load as load_any
-from tfkit.engine.inference.predicting import infer_objective
+from tfkit.engine.inference.task_settings import infer_objective
 from tfkit.engine.recognition import decided_size
 from tfkit.engine.recognition.decided_recipe import _inspect_data
 from tfkit.engine.recognition.own_data import _data_name, _model_name
@@ -240,7 +241,7 @@ def test_a_task_is_recognised_and_its_recipe_runs_again(
     assert printed_recipe.evaluation.metric == metric
     [*_, last] = kept(run)
     if objective["kind"] in ("question_answering", "tagging", "text_to_text"):  # a checkpoint without its run says it, too
-        alone = infer_objective(run / "checkpoints" / last)
+        alone = infer_objective(describe(run / "checkpoints" / last))
         assert alone == {"kind": objective["kind"]} | printed_recipe.objective.model_dump(include={*printed_recipe.objective.needed_alone})
     assert f"# rules  decisions: {DECISIONS}\n" in recipe
     tried = receipt(run).get("rate_trial", {"lr": printed_recipe.optimizer.lr})

@@ -115,13 +115,15 @@ def test_results_are_those_of_json(base: Path) -> None:
 
     def train() -> Any:
         result = tfkit.pretrain("tiny.yaml", run="returned", threads=1)
-        return [result.to_dict(), vars(result), result.history]
+        return [result.to_dict(), vars(result), result.history, repr(result)]
 
-    returned, attributes, history = call(base, train)
+    returned, attributes, history, shown = call(base, train)
     assert returned.keys() == printed.keys() == (attributes.keys() - {"document", "stages"}) | {"schema_version"}
     assert all(returned[name] == value for name, value in attributes.items() if name not in ("document", "stages"))
     assert {name: returned[name] for name in returned.keys() - timed} == {name: printed[name] for name in printed.keys() - timed}
     assert [record["step"] for record in history if "evaluation" in record] == [4, 8, 12]
+    assert shown.startswith("TrainingResult(\n    run=")
+    assert "=None" not in shown
 
     done = run_tfkit(base, ["evaluate", "--from", str(base / "unbroken"), "--json", "--threads", "1"])
     scored = json.loads(done.out)
@@ -289,7 +291,7 @@ def parameters(run: str) -> int:
 
 
 def test_import_tfkit_imports_nothing_else() -> None:
-    code = "import sys; before = {*sys.modules}; import tfkit; dir(tfkit); print(*sorted({*sys.modules} - before))"
+    code = "import sys; before = {*sys.modules}; import tfkit; dir(tfkit); print(*sorted({*sys.modules} - before)); tfkit.errors.UsageError"
     place = Path(tfkit.__file__).parents[1]
     done = subprocess.run([sys.executable, "-S", "-c", code], capture_output=True, text=True, check=True, cwd=place)
     assert {name.split(".")[0] for name in done.stdout.split()} - sys.stdlib_module_names == {"tfkit"}

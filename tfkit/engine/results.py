@@ -4,7 +4,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Self
 
-from tfkit.carbon.footprint import Footprint, Measurement
+from tfkit.carbon.footprint import MEASURED, Footprint, Measurement
 from tfkit.run.metrics import read_metrics
 
 
@@ -24,8 +24,14 @@ class _Result:
         """Return the document, as --json prints it."""
         return dict(self.document)
 
+    def __repr__(self) -> str:
+        """Show the fields that have a value, a line each, and those of the energy last, as a notebook prints the result of a cell."""
+        names = sorted((one.name for one in fields(self) if one.repr), key=lambda name: name in MEASURED)
+        shown = [f"    {name}={value!r},\n" for name in names if (value := getattr(self, name)) not in (None, [], {})]
+        return f"{type(self).__name__}(\n{''.join(shown)})"
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, repr=False)
 class TrainingResult(_Result, Measurement):
     """The result of pretrain, finetune and resume. `status` is finished or stopped; seconds are wall time, over all attempts.
 
@@ -77,7 +83,7 @@ class TrainingResult(_Result, Measurement):
         return [*read_metrics(Path(self.run) / "metrics.jsonl")]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class SweepResult(_Result):
     """The result of sweep. Time, energy and emissions are sums of all trials, over all attempts; `status` is finished or stopped."""
 
@@ -99,7 +105,7 @@ class SweepResult(_Result):
     gates: list[dict[str, Any]]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class EvaluationResult(_Result, Footprint):
     """The result of evaluate. `predictions` has a document for each text or labelled row, if they were requested."""
 

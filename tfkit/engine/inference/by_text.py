@@ -29,8 +29,8 @@ def evaluate_texts(settings: "EvaluationSettings", loaded: "Loaded", work: "Sess
     if config.head.kind != "lm" or config.encoder_layers:
         what = "is not a language model" if config.head.kind != "lm" else "has an encoder"
         raise ModelError(
-            f"{loaded.folder}: this model {what}, so a text alone has no score; give the recipe with its objective, "
-            'or say it: "objective={kind: classification}"'
+            f"{loaded.folder}: this model {what}, so a text alone has no score; name the objective that it was trained for, such as "
+            "objective.kind=masked_lm, or fine-tune it on labelled rows"
         )
     data, sources = scored_sources(settings, TEXT, "texts to score")
     with work.first_alone():

@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING, Any
 
 from tfkit.alignment.user_code import CodePermission
 from tfkit.engine.inference.session import open_model, own_precision
-from tfkit.engine.request.evaluation_settings import read_settings, settings_inputs
+from tfkit.engine.inference.task_settings import read_task_settings
+from tfkit.engine.request.evaluation_settings import settings_inputs
 from tfkit.engine.request.gate import Gate, metrics_of_sets, parse_gate, parse_gates
 from tfkit.engine.request.inputs import Inputs
 from tfkit.engine.request.run_totals import finalize_killed_run
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
     from tfkit.engine.inference.session import Session
     from tfkit.hub import Loaded
 
-_SECTIONS = ("data", "objective", "evaluation", "generation", "carbon")
 _SEED = 1  # of the bootstrap
 _MANY_TRAINED = 0.05  # fraction of the scored texts that were trained on beyond which a score is no longer one of unseen texts
 
@@ -27,14 +27,14 @@ _MANY_TRAINED = 0.05  # fraction of the scored texts that were trained on beyond
 class Evaluator:
     """An evaluation whose settings are read and checked; nothing is loaded before `score`.
 
-    `recipe`: None: that of the run that made the checkpoint, else the defaults. `data`: a file, folder or glob in place
+    `recipe`: None: that of the run that made the checkpoint, else its task as its files show it. `data`: a file, folder or glob in place
     of data.validation. `code`: which reward functions may be run. Raises UsageError for another.
     """
 
     def __init__(self, checkpoint: str, recipe: RecipeText | None, overrides: Overrides, data: str | None, code: CodePermission):
         finalize_killed_run(checkpoint)
         self.folder = find_checkpoint(checkpoint)
-        self.settings = read_settings(recipe, self.folder, overrides, _SECTIONS, data)
+        self.settings = read_task_settings(recipe, self.folder, overrides, data, scores_texts=True)
         self.code = code
         code.require(self.settings.objective.trained_for.code_files)
         self.inputs: Inputs = settings_inputs(self.settings, self.folder, checkpoint)
