@@ -15,7 +15,7 @@ from tiny_rollouts import END, LETTERS, codec, policy, probabilities
 from tfkit.alignment.advantages import token_credit
 from tfkit.alignment.response_sampling import SampledResponse, sample
 from tfkit.data import PackedRows
-from tfkit.engine.assembly.companions import companion_tensors, load_companion_tensors
+from tfkit.engine.assembly.training_state import companion_tensors, load_companion_tensors
 from tfkit.errors import ModelError
 from tfkit.objectives.causal_lm import CausalLM
 from tfkit.objectives.objective import Batch

@@ -13,7 +13,7 @@ from tfkit.alignment.rewards import Rules
 from tfkit.alignment.rollout_loader import RolloutLoader
 from tfkit.alignment.user_code import CodePermission
 from tfkit.data import BatchSizes, StepLoader, TokenStream
-from tfkit.engine.assembly.companions import place_companions
+from tfkit.engine.assembly.components import place_companions
 from tfkit.engine.assembly.loaders import MixedLoader
 from tfkit.generation.inference import inference
 from tfkit.objectives.companion import Companion

@@ -8,8 +8,9 @@ from tfkit.adapters import add_lora, freeze, merged
 from tfkit.adapters.peft_files import to_peft
 from tfkit.data import PackedRows
 from tfkit.engine.assembly import memory_plan
-from tfkit.engine.assembly.components import batch_sizes, state_tensors, total_steps
+from tfkit.engine.assembly.components import batch_sizes, total_steps
 from tfkit.engine.assembly.memory_plan import disk_bytes, require_memory_for_blocks, run_memory, trained_numel
+from tfkit.engine.assembly.training_state import state_tensors
 from tfkit.errors import MachineError
 from tfkit.objectives.causal_lm import CausalLM
 from tfkit.parallel.ranks import Ranks

@@ -11,9 +11,9 @@ from test_plan import recipe
 from tiny_training import LLAMA, batches, bits, fresh, stepper
 from torch import Tensor
 
-from tfkit.engine.assembly.companions import PREFIX, companion_tensors, load_companion_tensors, place_companions
-from tfkit.engine.assembly.components import state_tensors
+from tfkit.engine.assembly.components import place_companions
 from tfkit.engine.assembly.memory_plan import disk_bytes, run_memory
+from tfkit.engine.assembly.training_state import COMPANIONS, companion_tensors, load_companion_tensors, state_tensors
 from tfkit.model.transformer import Transformer
 from tfkit.objectives.causal_lm import CausalLM
 from tfkit.objectives.companion import Companion
@@ -126,7 +126,7 @@ def test_what_it_takes_of_disk_and_memory() -> None:
     value = taking.companions["value"]
     wanted: Recipe = recipe(steps=9).model_copy(update={"optimizer": SECTION})
     saved = state_tensors(taking.weights, taking.optimizer, taking.companions)
-    numbers = sum(tensor.numel() for name, tensor in saved.items() if name.startswith(PREFIX))
+    numbers = sum(tensor.numel() for name, tensor in saved.items() if name.startswith(COMPANIONS))
     more = disk_bytes(wanted, taking.model, taking.objective) - disk_bytes(wanted, taking.model, CausalLM())
     assert more == 4 * numbers * (wanted.checkpoint.keep + 2)
     parameters = [parameter.numel() for parameter in value.model.parameters()]

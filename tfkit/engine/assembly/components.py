@@ -1,10 +1,8 @@
 """Assemble the training components from a recipe, data and a model, for training and for the replay of a step."""
 
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any, Literal
 
 import torch
@@ -12,23 +10,21 @@ import torch
 from tfkit.adapters import FrozenReference, add_lora, freeze
 from tfkit.data import BatchSizes, Loader, Rows, StepLoader
 from tfkit.engine.assembly.base_model import start_model
-from tfkit.engine.assembly.companions import PREFIX, companion_parameter, companion_tensors, load_companion_tensors, place_companions
-from tfkit.engine.assembly.loaders import LOADER_PREFIX, MixedLoader, restore_loader, sampling_loader
+from tfkit.engine.assembly.loaders import MixedLoader, sampling_loader
 from tfkit.engine.assembly.memory_plan import holds_whole_model
 from tfkit.engine.assembly.reference_model import data_with_reference, with_reference
 from tfkit.engine.assembly.training_data import TrainingData
+from tfkit.engine.assembly.training_state import restore
 from tfkit.engine.assembly.validation import check_validation
-from tfkit.engine.assembly.weight_sharding import WeightsHash, shard_weights
+from tfkit.engine.assembly.weight_sharding import shard_weights
 from tfkit.engine.listener import Listener
 from tfkit.errors import DataError, UsageError
-from tfkit.hub import open_tensors
 from tfkit.model.config import ModelConfig
 from tfkit.model.transformer import Transformer, build, on_meta
 from tfkit.objectives.objective import Batch, Objective
 from tfkit.objectives.registry import open_rows, row_order
 from tfkit.parallel.ranks import ALONE, Peers
 from tfkit.recipe.schema.sections import Recipe
-from tfkit.training.checkpoint import load_training_state
 from tfkit.training.depth import Unfreezing
 from tfkit.training.device import move, pick_precision
 from tfkit.training.loop import Plan, Progress
@@ -37,10 +33,7 @@ from tfkit.training.optimizer import Optimizer
 from tfkit.training.precision import Weights
 from tfkit.training.replay import weights_sha256
 from tfkit.training.schedule import Schedule
-from tfkit.training.step import Stepper, TrainedModel
-
-# Prefixes of the latest weights, and of their mean, in a training state, which no parameter has.
-_LATEST, _MEAN = "latest/", "mean/"
+from tfkit.training.step import Stepper, TrainedModel, trained_model
 
 
 @dataclass(frozen=True)
@@ -139,7 +132,7 @@ def assemble(
     if (mix := objective.pretraining) is not None:
         loader = MixedLoader(loader, mix.open_rows(data.pretraining, row_order(recipe, model.config)), mix.collate, mix.ratio)
     components = Components(precision, loader, plan, schedule, weights, stepper.optimizer, stepper, reference, data)
-    return components if checkpoint is None else replace(components, progress=_restore(components, checkpoint))
+    return components if checkpoint is None else replace(components, progress=restore(stepper, loader, checkpoint))
 
 
 def assemble_stepper(
@@ -157,6 +150,19 @@ def assemble_stepper(
         stack.activation_checkpointing = training.activation_checkpointing
     beside: dict[str, Any] = {"unfreezing": unfreezing, "companions": companions, "peers": peers}
     return Stepper(LossModule(model, objective), weights, optimizer, device=device, seed=training.seed, **beside), reference
+
+
+def place_companions(recipe: Recipe, objective: Objective, device: torch.device, precision: torch.dtype) -> dict[str, TrainedModel]:
+    """Move the companions to the device, frozen ones in `precision`; return the trained ones by name."""
+    trained = {}
+    for companion in objective.companions:
+        model = companion.model
+        move(model, device, None if companion.trained else precision)
+        if companion.trained:
+            trained[companion.name] = trained_model(model, recipe.optimizer, precision, companion.lr)
+            for stack in model.stacks:
+                stack.activation_checkpointing = recipe.training.activation_checkpointing
+    return trained
 
 
 def batch_sizes(recipe: Recipe, rows: Rows) -> BatchSizes:
@@ -212,54 +218,3 @@ def _check_prompts(recipe: Recipe, data: TrainingData, model: Transformer) -> No
             check_length(len(ids), number, model)
         except DataError as error:
             raise UsageError(f"generation.prompts: {error}") from None
-
-
-def _restore(components: Components, checkpoint: Path) -> Progress:
-    """Load the weights and the training state of a checkpoint into the components; return its progress. Raises ModelError."""
-    tensors, state = load_training_state(checkpoint)
-    components.optimizer.load_state(
-        {name: tensor for name, tensor in tensors.items() if not name.startswith((_LATEST, _MEAN, LOADER_PREFIX, PREFIX))}
-    )
-    digest = WeightsHash()  # the ranks read all weights, and compare them before the first step
-    shards = components.weights.sharding is not None
-    reading: Callable[[Mapping[str, torch.Tensor]], Mapping[str, torch.Tensor]] = digest.reading if shards else lambda weights: weights
-    load_companion_tensors(components.stepper.companions, tensors, reading)
-    latest: Mapping[str, torch.Tensor]
-    mean: Mapping[str, torch.Tensor]
-    latest, mean = ({n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)} for prefix in (_LATEST, _MEAN))
-    restore_loader(components.loader, checkpoint, tensors, state.loader)
-    with ExitStack() as stack:
-        if not latest or (state.mean_steps and not mean):  # the model's own files hold them
-            saved = stack.enter_context(open_tensors(checkpoint))
-            latest, mean = latest or saved, saved
-        if state.mean_steps:
-            components.weights.load_mean(mean, state.mean_steps)
-        components.weights.load(reading(latest))
-    if shards:
-        digest.require_same(components.stepper.peers)
-    return Progress.from_state(state.progress)
-
-
-def owner_of(key: str) -> tuple[str, str]:
-    """Return the trained companion and the parameter to which a tensor of `state_tensors`, or a weight by its plain name, belongs.
-
-    The companion is empty for the model of the run.
-    """
-    if key.startswith(PREFIX):
-        return companion_parameter(key)
-    return "", key.removeprefix(_LATEST).removeprefix(_MEAN) if key.startswith((_LATEST, _MEAN)) else key.rpartition("/")[0] or key
-
-
-def state_tensors(
-    weights: Weights, optimizer: Optimizer, companions: Mapping[str, TrainedModel] = MappingProxyType({}), *, factors: bool = False
-) -> dict[str, torch.Tensor]:
-    """Return the tensors of a checkpoint's training state: the optimizer's state, the trained companions, and the latest weights if the
-    model's files hold others.
-
-    The files hold the mean, if there is one. An adapter's `factors` are in the model's files in Hugging Face's layout, or merged, so the
-    mean of the factors is here, too.
-    """
-    trained = weights.trained
-    latest = {f"{_LATEST}{name}": parameter for name, parameter in trained.items()} if weights.mean or factors else {}
-    mean = {f"{_MEAN}{name}": weights.mean[name] for name in trained} if weights.mean and factors else {}
-    return optimizer.state() | latest | mean | companion_tensors(companions)

@@ -3,17 +3,14 @@
 from collections.abc import Callable, Mapping
 from copy import copy
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from tfkit.adapters import FrozenReference
 from tfkit.data import BatchSizes, Loader, Rows, StepLoader
 from tfkit.engine.assembly.training_data import TrainingData
-from tfkit.errors import ModelError
 from tfkit.objectives.objective import Batch
 from tfkit.parallel.collectives import ProcessGroup
 from tfkit.parallel.common_work import CommonWork
@@ -69,9 +66,6 @@ class MixedLoader:
         self.main.restore(tensors, state)
 
 
-LOADER_PREFIX = "loader/"  # prefix of its tensors in a training state
-
-
 def sampling_loader(
     data: TrainingData, rows: Rows, sizes: BatchSizes, size: int, stepper: Stepper, reference: FrozenReference | None, stop: ShouldStop
 ) -> StepLoader[Batch]:
@@ -105,20 +99,3 @@ def whole_loader(loader: StepLoader[Batch]) -> StepLoader[Batch]:
     if isinstance(whole, MixedLoader):
         whole.main = whole_loader(whole.main)
     return whole
-
-
-def loader_state(loader: StepLoader[Batch], step: int) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
-    """Return the loader's tensors and document for the training state of a checkpoint of this step; usually both are empty."""
-    tensors, state = loader.state(step)
-    return {f"{LOADER_PREFIX}{name}": tensor for name, tensor in tensors.items()}, dict(state)
-
-
-def restore_loader(loader: StepLoader[Batch], checkpoint: Path, tensors: Mapping[str, torch.Tensor], state: Mapping[str, Any]) -> None:
-    """Restore the result of `loader_state`. Raises ModelError for anything else."""
-    loader_tensors = {name.removeprefix(LOADER_PREFIX): tensor for name, tensor in tensors.items() if name.startswith(LOADER_PREFIX)}
-    try:
-        loader.restore(loader_tensors, state)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise ModelError(
-            f"{checkpoint}: its training state has no whole iteration of responses ({error!r}); resume from another checkpoint"
-        ) from error

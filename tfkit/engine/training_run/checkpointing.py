@@ -14,8 +14,8 @@ from tfkit.carbon import resolve_place
 from tfkit.carbon.footprint import Intensity, RunTotals
 from tfkit.durable import write_atomically
 from tfkit.engine.assembly.components import Components
-from tfkit.engine.assembly.loaders import loader_state
 from tfkit.engine.assembly.training_data import TrainingData
+from tfkit.engine.assembly.training_state import loader_state
 from tfkit.engine.request.training_request import kind_of
 from tfkit.engine.training_run.best_checkpoint import BestCheckpoint
 from tfkit.engine.training_run.run import Run

@@ -3,9 +3,9 @@
 from functools import cached_property
 
 from tfkit.data import StepLoader
-from tfkit.engine.assembly.companions import weight_key
 from tfkit.engine.assembly.components import Components
 from tfkit.engine.assembly.loaders import whole_loader
+from tfkit.engine.assembly.training_state import weight_key
 from tfkit.engine.training_run.checkpointing import Checkpointer
 from tfkit.engine.training_run.contention import Contention
 from tfkit.engine.training_run.micro_batches import MicroBatches

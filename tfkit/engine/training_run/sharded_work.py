@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from tfkit.engine.assembly.companions import companion_tensors
-from tfkit.engine.assembly.components import Components, owner_of, state_tensors
+from tfkit.engine.assembly.components import Components
+from tfkit.engine.assembly.training_state import companion_tensors, owner_of, state_tensors
 from tfkit.engine.assembly.validation import SetScores, score_validation
 from tfkit.generation.inference import inference
 from tfkit.hub.tensor_files import LazyTensors

@@ -1,0 +1,130 @@
+"""The tensors of a checkpoint's training state, by name: written from the parts of a run, and restored into them.
+
+training/checkpoint.py has the files that hold them.
+"""
+
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+from torch import Tensor
+
+from tfkit.data import StepLoader
+from tfkit.engine.assembly.weight_sharding import WeightsHash
+from tfkit.errors import ModelError
+from tfkit.hub import open_tensors
+from tfkit.objectives.objective import Batch
+from tfkit.training.checkpoint import load_training_state
+from tfkit.training.loop import Progress
+from tfkit.training.optimizer import Optimizer
+from tfkit.training.precision import Weights
+from tfkit.training.step import Stepper, TrainedModel
+
+# Prefixes of the latest weights, of their mean, of what belongs to a companion, and of the loader's tensors; no parameter has them, and
+# the optimizer's state has none.
+_LATEST, _MEAN, COMPANIONS, _LOADER = "latest/", "mean/", "companions/", "loader/"
+
+
+def state_tensors(
+    weights: Weights, optimizer: Optimizer, companions: Mapping[str, TrainedModel] = MappingProxyType({}), *, factors: bool = False
+) -> dict[str, Tensor]:
+    """Return the tensors of a checkpoint's training state: the optimizer's state, the trained companions, and the latest weights if the
+    model's files hold others.
+
+    The files hold the mean, if there is one. An adapter's `factors` are in the model's files in Hugging Face's layout, or merged, so the
+    mean of the factors is here, too.
+    """
+    trained = weights.trained
+    latest = {f"{_LATEST}{name}": parameter for name, parameter in trained.items()} if weights.mean or factors else {}
+    mean = {f"{_MEAN}{name}": weights.mean[name] for name in trained} if weights.mean and factors else {}
+    return optimizer.state() | latest | mean | companion_tensors(companions)
+
+
+def owner_of(key: str) -> tuple[str, str]:
+    """Return the trained companion and the parameter to which a tensor of `state_tensors`, or a weight by its plain name, belongs.
+
+    The companion is empty for the model of the run.
+    """
+    if key.startswith(COMPANIONS):
+        return _companion_parameter(key)
+    return "", key.removeprefix(_LATEST).removeprefix(_MEAN) if key.startswith((_LATEST, _MEAN)) else key.rpartition("/")[0] or key
+
+
+def weight_key(companion: str, parameter: str) -> str:
+    """Return the name of a companion's weight in the training state; the parameter's own name if `companion` is empty."""
+    return f"{COMPANIONS}{companion}/weights/{parameter}" if companion else parameter
+
+
+def companion_tensors(trained: Mapping[str, TrainedModel]) -> dict[str, Tensor]:
+    """Return the weights and the optimizer state of trained companions, for the training state of a checkpoint."""
+    tensors: dict[str, Tensor] = {}
+    for name, companion in trained.items():
+        tensors |= {weight_key(name, parameter): tensor for parameter, tensor in companion.weights.trained.items()}
+        tensors |= {f"{COMPANIONS}{name}/optimizer/{state}": tensor for state, tensor in companion.optimizer.state().items()}
+    return tensors
+
+
+def _companion_parameter(key: str) -> tuple[str, str]:
+    """Return the companion, and its parameter, to which a tensor of `companion_tensors` belongs."""
+    companion, kind, name = key.removeprefix(COMPANIONS).split("/", 2)
+    return companion, name if kind == "weights" else name.rpartition("/")[0]
+
+
+def load_companion_tensors(
+    trained: Mapping[str, TrainedModel],
+    tensors: Mapping[str, Tensor],
+    reading: Callable[[Mapping[str, Tensor]], Mapping[str, Tensor]] = lambda weights: weights,
+) -> None:
+    """Load the result of `companion_tensors` into the companions, the weights through `reading`; other tensors are ignored."""
+    for name, companion in trained.items():
+        weights, state = (
+            {key.removeprefix(prefix): tensor for key, tensor in tensors.items() if key.startswith(prefix)}
+            for prefix in (f"{COMPANIONS}{name}/weights/", f"{COMPANIONS}{name}/optimizer/")
+        )
+        companion.optimizer.load_state(state)
+        companion.weights.load(reading(weights))
+
+
+def loader_state(loader: StepLoader[Batch], step: int) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Return the loader's tensors and document for the training state of a checkpoint of this step; usually both are empty."""
+    tensors, state = loader.state(step)
+    return {f"{_LOADER}{name}": tensor for name, tensor in tensors.items()}, dict(state)
+
+
+def restore(stepper: Stepper, loader: StepLoader[Batch], checkpoint: Path) -> Progress:
+    """Load the weights and the training state of a checkpoint into a run's parts; return its progress. Raises ModelError."""
+    tensors, state = load_training_state(checkpoint)
+    stepper.optimizer.load_state(
+        {name: tensor for name, tensor in tensors.items() if not name.startswith((_LATEST, _MEAN, _LOADER, COMPANIONS))}
+    )
+    digest = WeightsHash()  # the ranks read all weights, and compare them before the first step
+    shards = stepper.weights.sharding is not None
+    reading: Callable[[Mapping[str, Tensor]], Mapping[str, Tensor]] = digest.reading if shards else lambda weights: weights
+    load_companion_tensors(stepper.companions, tensors, reading)
+    latest: Mapping[str, Tensor]
+    mean: Mapping[str, Tensor]
+    latest, mean = ({n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)} for prefix in (_LATEST, _MEAN))
+    _restore_loader(loader, checkpoint, tensors, state.loader)
+    with ExitStack() as stack:
+        if not latest or (state.mean_steps and not mean):  # the model's own files hold them
+            saved = stack.enter_context(open_tensors(checkpoint))
+            latest, mean = latest or saved, saved
+        if state.mean_steps:
+            stepper.weights.load_mean(mean, state.mean_steps)
+        stepper.weights.load(reading(latest))
+    if shards:
+        digest.require_same(stepper.peers)
+    return Progress.from_state(state.progress)
+
+
+def _restore_loader(loader: StepLoader[Batch], checkpoint: Path, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
+    """Restore the result of `loader_state`. Raises ModelError for anything else."""
+    loader_tensors = {name.removeprefix(_LOADER): tensor for name, tensor in tensors.items() if name.startswith(_LOADER)}
+    try:
+        loader.restore(loader_tensors, state)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise ModelError(
+            f"{checkpoint}: its training state has no whole iteration of responses ({error!r}); resume from another checkpoint"
+        ) from error
