@@ -99,13 +99,13 @@ def test_real_steps_hold_the_planned_bytes(
         run, components = prepared(document, stop)
         components.loader.micro_batch_size = document["training"]["micro_batch_size"]
         stepper = components.stepper
-        own = watched(components.weights, components.optimizer)
+        own = watched(components.stepper.weights, components.stepper.optimizer)
         further = {name: watched(one.weights, one.optimizer) for name, one in stepper.companions.items()}
         for step in (0, 1):
             stepper.take(step + 1, components.loader.step(step), 1.0)
         sums = sums_gradients(run.data.objective, components.loader.sizes.full, components.loader.micro_batch_size)
-        planned = run_memory(run.recipe, run.data.objective, run.shapes, components.precision, sums_gradients=sums)
-        assert planned.own == measured(components.weights, components.optimizer, max(own))
+        planned = run_memory(run.recipe, run.data.objective, run.shapes, components.stepper.weights.dtype, sums_gradients=sums)
+        assert planned.own == measured(components.stepper.weights, components.stepper.optimizer, max(own))
         beside = ModelBytes(held_by_others(components))
         for companion, one in stepper.companions.items():
             beside += measured(one.weights, one.optimizer, max(further[companion]))

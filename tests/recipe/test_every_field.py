@@ -160,10 +160,10 @@ LOOKS: dict[str, Callable[[Seen], Any]] = {
     # The loss and the gradient's norm: of the model, the data, and all that moves the weights.
     "curve": lambda seen: [(record["loss"], record["grad_norm"]) for record in seen.records("loss")],
     # The weights at the end.
-    "weights": lambda seen: [float(parameter.detach().double().sum()) for parameter in seen.run.components.weights.master.values()],
+    "weights": lambda seen: [float(parameter.detach().double().sum()) for parameter in seen.run.components.stepper.weights.master.values()],
     "lr": lambda seen: [record["lr"] for record in seen.records("loss")],
     # The names and shapes of the parameters.
-    "shapes": lambda seen: {name: tuple(parameter.shape) for name, parameter in seen.run.components.weights.master.items()},
+    "shapes": lambda seen: {name: tuple(parameter.shape) for name, parameter in seen.run.components.stepper.weights.master.items()},
     "evaluated_steps": lambda seen: [record["step"] for record in seen.records("evaluation")],
     "logged_steps": lambda seen: [record["step"] for record in seen.records("loss")],
     # The texts that the model wrote at the last evaluation.
@@ -187,9 +187,9 @@ LOOKS: dict[str, Callable[[Seen], Any]] = {
     "base_terms": lambda seen: list(seen.run.components.stepper.objective.base.terms),  # the objective of a student besides its teacher
     "train_data": lambda seen: seen.run.run.data.fingerprints()["train"],
     "validation_data": lambda seen: seen.run.run.data.fingerprints()["validation"],
-    "precision": lambda seen: seen.run.components.precision,
+    "precision": lambda seen: seen.run.components.stepper.weights.dtype,
     "forwards": lambda seen: seen.block_forwards,  # how often a block was computed
-    "compiled": lambda seen: seen.run.components.stepper.loss_module.model.decoder._compiled_call_impl is not None,
+    "compiled": lambda seen: seen.run.components.stepper.model.decoder._compiled_call_impl is not None,
     "tensorboard": lambda seen: any((seen.folder / "tensorboard").glob("events*")),
     "tracked": lambda seen: [(kind, project) for kind, server in TRACKERS.items() for project, run in server.points if seen.run_id in run],
     # The arguments of the meter's process.

@@ -75,10 +75,22 @@ def to_run_options(
     minutes: float | None = None,
 ) -> RunOptions:
     """Convert the options of a command for the engine."""
-    connection = RankConnection(ranks, given=request.given if request is not None else None)
-    named, code = tuple(request.overrides) if request is not None else (), CodePermission(every_file=attempt.allow_code)
-    given = (resume, attempt.exact, attempt.force, attempt.device, attempt.threads, ["tfkit", *sys.argv[1:]])
-    return RunOptions(run, RunForecaster(), *given, fail_if or (), stage_names(stages), connection, code, minutes, named)
+    return RunOptions(
+        run,
+        RunForecaster(),
+        resume=resume,
+        exact=attempt.exact,
+        force=attempt.force,
+        device=attempt.device,
+        threads=attempt.threads,
+        command=["tfkit", *sys.argv[1:]],
+        fail_if=fail_if or (),
+        stages=stage_names(stages),
+        connection=RankConnection(ranks, given=request.given if request is not None else None),
+        code=CodePermission(every_file=attempt.allow_code),
+        minutes=minutes,
+        named=tuple(request.overrides) if request is not None else (),
+    )
 
 
 def _flags(options: RunOptions, as_json: bool, *, runs_code: bool) -> list[str]:

@@ -159,8 +159,14 @@ def start_model(
     cut = own.position.kind == config.position.kind == "learned" and config.context_length < own.context_length
     later = ("head", "vocab_size", *(["context_length"] if cut else []))  # the tables of the last two change below
     changes = {name: value for name, value in recipe.model.changes.items() if name not in later}
-    options: dict[str, Any] = {"seed": recipe.training.seed, "defer_blocks": defer_blocks}
-    loaded = load(start.described.folder, head=head, other_labels=has_others, changes=changes, **options)
+    loaded = load(
+        start.described.folder,
+        head=head,
+        other_labels=has_others,
+        changes=changes,
+        seed=recipe.training.seed,
+        defer_blocks=defer_blocks,
+    )
     model = with_fewer_positions(loaded.model, config.context_length) if cut else loaded.model
     if (added := config.vocab_size - loaded.config.vocab_size) <= 0:
         return model, loaded.new_parameters

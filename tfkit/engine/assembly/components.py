@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 
@@ -40,12 +40,9 @@ from tfkit.training.step import Stepper, TrainedModel, trained_model
 class Components:
     """The components that the training loop uses."""
 
-    precision: torch.dtype
     loader: StepLoader[Batch]
     plan: Plan
     schedule: Schedule
-    weights: Weights
-    optimizer: Optimizer
     stepper: Stepper
     reference: FrozenReference | None  # the initial model, for an objective that reads it in every step
     data: TrainingData  # with the initial model's log-probabilities, for an objective that reads them once
@@ -131,7 +128,7 @@ def assemble(
     loader.rank, loader.ranks = peers.ranks.rank, peers.ranks.size
     if (mix := objective.pretraining) is not None:
         loader = MixedLoader(loader, mix.open_rows(data.pretraining, row_order(recipe, model.config)), mix.collate, mix.ratio)
-    components = Components(precision, loader, plan, schedule, weights, stepper.optimizer, stepper, reference, data)
+    components = Components(loader, plan, schedule, stepper, reference, data)
     return components if checkpoint is None else replace(components, progress=restore(stepper, loader, checkpoint))
 
 
@@ -148,8 +145,17 @@ def assemble_stepper(
     unfreezing = Unfreezing(weights.working, training.unfreeze_every) if training.unfreeze_every is not None else None
     for stack in model.stacks:
         stack.activation_checkpointing = training.activation_checkpointing
-    beside: dict[str, Any] = {"unfreezing": unfreezing, "companions": companions, "peers": peers}
-    return Stepper(LossModule(model, objective), weights, optimizer, device=device, seed=training.seed, **beside), reference
+    stepper = Stepper(
+        LossModule(model, objective),
+        weights,
+        optimizer,
+        device=device,
+        seed=training.seed,
+        unfreezing=unfreezing,
+        companions=companions,
+        peers=peers,
+    )
+    return stepper, reference
 
 
 def place_companions(recipe: Recipe, objective: Objective, device: torch.device, precision: torch.dtype) -> dict[str, TrainedModel]:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -178,8 +178,15 @@ def _open_objective(
     else:
         config = model_config(recipe.model, tokenizer.size, task_head(recipe, len(labels) or 1))
     folder = Path(recipe.tokenizer.path or recipe.model.start or "tokenizer")
-    options: dict[str, Any] = {"sequence_length": recipe.data.sequence_length, "defer_blocks": peers.ranks.share(recipe.parallel.shard)}
-    context = ModelContext(config, tokenizer, labels, recipe.training.seed, folder, **options)
+    context = ModelContext(
+        config,
+        tokenizer,
+        labels,
+        recipe.training.seed,
+        folder,
+        sequence_length=recipe.data.sequence_length,
+        defer_blocks=peers.ranks.share(recipe.parallel.shard),
+    )
     return context, open_objective(recipe.objective, context)
 
 

@@ -153,7 +153,7 @@ def _evaluate(recipe: Recipe, data: TrainingData, components: Components, tokens
     tokens = max(1, min(whole, tokens))
     short = recipe.model_copy(update={"evaluation": recipe.evaluation.model_copy(update={"max_tokens": tokens})})
     model, start = components.stepper.model, time.perf_counter()
-    with eager(model), components.weights.use_result():
+    with eager(model), components.stepper.weights.use_result():
         if score_validation(short, components.data, model, stop.should_stop, components.reference) is None:
             raise Stopped("stopped in the evaluation of the plan; nothing was lost")
     return time.perf_counter() - start, tokens / whole

@@ -83,7 +83,7 @@ class AssembledRun:
             "threads": torch.get_num_threads(),
             "ranks": run.peers.ranks.size,
             "device": str(run.device),
-            "precision": str(self.components.precision),
+            "precision": str(self.components.stepper.weights.dtype),
             "compile": training.compile,
             "activation_checkpointing": training.activation_checkpointing,
         }

@@ -50,7 +50,7 @@ class Checkpointer:
 
     def __init__(self, run: Run, components: Components, log: TrainingLog):
         self.run, self.data, self.components, self.log = run, run.data, components, log
-        self.model, self.weights = components.stepper.loss_module.model, components.weights
+        self.model, self.weights = components.stepper.model, components.stepper.weights
         self.kind, self.family = kind_of(run.recipe), family_name(run.recipe, run.data)
         self.root = run.folder.checkpoints
         self.parameters = sum(parameter.numel() for parameter in self.model.parameters())

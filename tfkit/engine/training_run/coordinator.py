@@ -180,7 +180,7 @@ def steps_of_ranks(
         with stop.at_once("no step was taken yet"):
             start = work.serve()  # requests such as the scores before the first step
         components.loader.micro_batch_size = start["micro_batch_size"]
-    if components.weights.sharding is None:  # sharded weights were compared when they were sharded
+    if components.stepper.weights.sharding is None:  # sharded weights were compared when they were sharded
         require_same(group, weights_sha256(components.stepper))
     of_rank = RankHooks(hooks, group, stop, work, start)
     with group.to_the_end((Stopped, UnhealthyError), last), of_rank.stop.exit_code():

@@ -81,7 +81,7 @@ class MicroBatches:
     def __init__(self, recipe: Recipe, device: torch.device, listener: Listener, components: Components, *, restored: bool):
         self.recipe, self.device, self.listener = recipe, device, listener
         self.components, self.loader, self.ranks = components, components.loader, components.stepper.peers.ranks
-        self.model = components.stepper.loss_module.model
+        self.model, self.weights = components.stepper.model, components.stepper.weights
         self.restored = restored
 
     def choose(self) -> None:
@@ -123,8 +123,8 @@ class MicroBatches:
 
         With sharded weights, rank 0 cannot measure alone: then they are estimated from the model's configuration.
         """
-        rows, itemsize, loss_module = self.loader.rows, self.components.precision.itemsize, self.components.stepper.loss_module
-        if self.components.weights.sharding is not None:
+        rows, itemsize, loss_module = self.loader.rows, self.weights.dtype.itemsize, self.components.stepper.loss_module
+        if self.weights.sharding is not None:
             return planned_row_bytes(self.model.config, loss_module.objective, rows.longest, itemsize, has_fused_dropout=False)
         first = Loader(rows, loss_module.objective.collate, 1, 1).step(0)[0]  # not the longest if rows are not grouped by length
         longer = max(1.0, rows.longest / first.tokens)
@@ -136,8 +136,8 @@ class MicroBatches:
 
         `sums`: whether a step adds up several gradients.
         """
-        components, shards = self.components, 1 if self.components.weights.sharding is None else self.recipe.parallel.shard
-        objective, dtype = components.stepper.objective, components.precision
+        components, shards = self.components, 1 if self.weights.sharding is None else self.recipe.parallel.shard
+        objective, dtype = components.stepper.objective, self.weights.dtype
         memory = run_memory(self.recipe, objective, self.model, dtype, shards=shards, sums_gradients=sums)
         return memory.in_step + (0 if self.restored else memory.to_create)
 
@@ -171,7 +171,7 @@ class MicroBatches:
         if resident is None:
             return ""
         sums = sums_gradients(self.components.stepper.objective, self.loader.sizes.full, micro_batch, self.ranks.size)
-        logits = logits_bytes(self.model.config, micro_batch * rows.longest, self.components.precision.itemsize)
+        logits = logits_bytes(self.model.config, micro_batch * rows.longest, self.weights.dtype.itemsize)
         peak = likely_peak(resident, self.bytes_to_come(sums=sums), micro_batch * self.row_bytes, logits)
         left = available_bytes()
         return f"; about {peak / 1e9:.2g} GB of memory" + ("" if left is None else f", of {(left + resident) / 1e9:.3g} GB")

@@ -160,7 +160,7 @@ def _try_rate(run: "Run", recipe: Recipe, plan: RateTrialPlan, advance: Callable
         advance(1)
         if should_stop():
             raise Stopped(_STOPPED)
-    with components.weights.use_result():
+    with components.stepper.weights.use_result():
         metrics = _score(
             components.stepper.model, judge, held_out, recipe.evaluation.batch_size, BatchWork(should_stop=should_stop), judged_by
         )

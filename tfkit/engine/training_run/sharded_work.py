@@ -34,7 +34,7 @@ class ShardedWork:
 
     def __init__(self, recipe: Recipe, components: Components, should_stop: Callable[[], bool]):
         self.recipe, self.components, self.should_stop = recipe, components, should_stop
-        self.model, self.weights, self.data = components.stepper.model, components.weights, components.data
+        self.model, self.weights, self.data = components.stepper.model, components.stepper.weights, components.data
 
     def scores(self) -> SetScores | None:
         """Return the scores of the current result on the validation sets; None if the run is to stop."""
@@ -136,7 +136,7 @@ class ShardedWork:
             case "latest":
                 return {**self.weights.master, **companion_tensors(self.components.stepper.companions)}
         components, has_factors = self.components, self.recipe.training.adapter is not None
-        return state_tensors(self.weights, components.optimizer, components.stepper.companions, factors=has_factors)
+        return state_tensors(self.weights, components.stepper.optimizer, components.stepper.companions, factors=has_factors)
 
 
 class _Gathered(LazyTensors):

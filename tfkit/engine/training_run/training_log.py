@@ -28,7 +28,7 @@ class TrainingLog:
 
     def __init__(self, run: Run, components: Components, saved: SavedLog | None):
         self.run, self.plan, self.progress = run, components.plan, components.progress
-        loader, self._precision = components.loader, components.precision
+        loader, self._precision = components.loader, components.stepper.weights.dtype
         self._rows = Loader(loader.rows, run.data.objective.collate, loader.sizes, loader.micro_batch_size)
         self._metrics = MetricsLog(run.folder.metrics, run.listener.warn)
         self._metrics.cut_back(self.progress.step)
