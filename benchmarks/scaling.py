@@ -68,6 +68,7 @@ def stepper(config: Any, shards: int, precision: str) -> Any:
     from tfkit.recipe.schema.optimizer_sections import AdamWSection
     from tfkit.training.device import pick_precision
     from tfkit.training.loss_module import LossModule
+    from tfkit.training.model_sharder import shard_models
     from tfkit.training.optimizer import Optimizer
     from tfkit.training.precision import Weights
     from tfkit.training.step import Stepper
@@ -79,7 +80,7 @@ def stepper(config: Any, shards: int, precision: str) -> Any:
     optimizer = Optimizer(weights.trained, AdamWSection())
     taking = Stepper(LossModule(model, CausalLM()), weights, optimizer, device=device, seed=1, peers=peers)
     if shards > 1:
-        taking.shard_weights(shards, reshard=True)
+        shard_models(taking, shards, reshard=True)
     return taking
 
 

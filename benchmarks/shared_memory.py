@@ -23,6 +23,7 @@ from tfkit.parallel.ranks import ALONE, Peers, Ranks
 from tfkit.recipe.schema.optimizer_sections import AdamWSection
 from tfkit.training.device import keep_freed_memory
 from tfkit.training.loss_module import LossModule
+from tfkit.training.model_sharder import shard_models
 from tfkit.training.optimizer import Optimizer
 from tfkit.training.precision import Weights
 from tfkit.training.step import Stepper
@@ -62,7 +63,7 @@ def measure(rank: int, size: int, port: int) -> dict[str, float]:
         LossModule(model, CausalLM()), weights, Optimizer(weights.trained, section), device=torch.device("cpu"), seed=1, peers=peers
     )
     if size > 1:
-        stepper.shard_weights(size, reshard=True)
+        shard_models(stepper, size, reshard=True)
     begun = status("VmHWM")
     loss = 0.0
     for step in range(1, STEPS + 1):

@@ -24,6 +24,7 @@ from tfkit.recipe.schema.optimizer_sections import AdafactorSection, AdamWSectio
 from tfkit.recipe.schema.sections import LoraSection
 from tfkit.training.depth import Unfreezing
 from tfkit.training.loss_module import LossModule
+from tfkit.training.model_sharder import shard_models
 from tfkit.training.optimizer import Optimizer
 from tfkit.training.precision import Weights
 from tfkit.training.step import Stepper
@@ -142,7 +143,7 @@ def take(case: Case, steps: int, peers: Peers = ALONE, shards: int = 1) -> dict[
     """Take the steps, and return each loss, the norms, and all tensors."""
     taking = stepper_of(case, peers)
     if shards > 1:
-        taking.shard_weights(shards, reshard=case.reshard)
+        shard_models(taking, shards, reshard=case.reshard)
     losses, norms = [], []
     for step in range(1, steps + 1):
         report = taking.take(step, batches(case, step)[peers.ranks.rank :: peers.ranks.size], 1.0)

@@ -13,6 +13,7 @@ from two_ranks import ended, free_port
 from tfkit.engine.planning.tensor_meter import TensorMeter
 from tfkit.parallel.collectives import ProcessGroup
 from tfkit.parallel.ranks import ALONE, Peers, Ranks
+from tfkit.training.model_sharder import shard_models
 
 BLOCKS = Case(GPT2, changes={"dim": 128, "decoder_layers": 8})  # 1.6 million numbers, of them 8 thousand in the table
 TABLE = Case(GPT2, changes={"dim": 128, "decoder_layers": 4, "vocab_size": 3001})  # 1.2 million, a third of them in the table
@@ -27,7 +28,7 @@ def peaks(case: Case, peers: Peers) -> tuple[int, int]:
     with TensorMeter() as meter:
         stepper = stepper_of(case, peers)
         if ranks.size > 1:
-            stepper.shard_weights(ranks.size, reshard=True)
+            shard_models(stepper, ranks.size, reshard=True)
         beginning = meter.mark()
         found = []
         for step in range(1, 5):

@@ -2,10 +2,11 @@
 
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Protocol, Self, TypeVar
 
+from tfkit.data import StepLoader
 from tfkit.errors import Stopped, UnhealthyError, argument, is_out_of_memory
 from tfkit.objectives.objective import Batch
 from tfkit.training.device import allow_nondeterministic, is_nondeterministic
@@ -79,16 +80,6 @@ class Plan:
         return step == self.steps or bool(every and step and step % every == 0)
 
 
-class Loader(Protocol):
-    """Batches as a pure function of the step."""
-
-    def step(self, index: int) -> Sequence[Batch]:
-        """The micro-batches of step `index`, from 0."""
-
-    def observed(self) -> Mapping[str, float]:
-        """Numbers about the rows of the latest step for the log, such as the reward of sampled responses; usually none."""
-
-
 @dataclass(frozen=True)
 class Log:
     """A line of the log. Everything but the speed is exact: the same bits in a run that was interrupted and resumed."""
@@ -141,7 +132,7 @@ class Hooks(Protocol):
         """Whether the run is asked to stop. Called between micro-batches, and after each step."""
 
 
-def train(stepper: Stepper, loader: Loader, schedule: Schedule, plan: Plan, hooks: Hooks, progress: Progress) -> None:
+def train(stepper: Stepper, loader: StepLoader[Batch], schedule: Schedule, plan: Plan, hooks: Hooks, progress: Progress) -> None:
     """Take the remaining steps, or fewer if the evaluations end the run early. Raises Stopped after saving a checkpoint of the last whole
     step, UnhealthyError before a bad update, and MachineError if a micro-batch of one row does not fit into memory.
 
@@ -194,49 +185,29 @@ def _stopped(step: int, plan: Plan) -> Stopped:
     )
 
 
-def take_steps(stepper: Stepper, loader: Loader, schedule: Schedule, plan: Plan, progress: Progress, until: int) -> None:
-    """Repeat the steps up to step `until` as `train` took them, without logging, saving or evaluation."""
-    while progress.step < until:
-        step, highest = progress.step + 1, progress.history.highest(plan.loss_jump_sigmas)
-        try:
-            progress.history.add(stepper.take(step, loader.step(progress.step), schedule.factor(step), highest).loss)
-        except UnhealthyStepError:
-            stepper.drop_gradients()
-            progress.skipped += 1
-        progress.step = step
-
-
-def try_out(stepper: Stepper, loader: Loader, hooks: Hooks, progress: Progress) -> None:
+def try_out(stepper: Stepper, loader: StepLoader[Batch], hooks: Hooks, progress: Progress) -> None:
     """Run the next micro-batch forward and backward without a step, making it smaller until it fits into memory.
 
-    If the device has no deterministic algorithm for an operation, others are allowed from then on, and the hooks are informed.
+    If the device has no deterministic algorithm for an operation, the hooks are informed.
     """
 
     def attempt() -> None:
         stepper.try_out(progress.step + 1, loader.step(progress.step)[0])
 
-    try:
-        fit(attempt, stepper, hooks.out_of_memory)
-    except RuntimeError as error:
-        if not is_nondeterministic(error):
-            raise
-        reason = str(error).splitlines()[0]
-        stepper.drop_gradients()
-        allow_nondeterministic()
-        hooks.nondeterministic(reason)
-        fit(attempt, stepper, hooks.out_of_memory)
+    deterministic_if_possible(attempt, stepper, hooks.out_of_memory, hooks.nondeterministic)
 
 
-def _take(stepper: Stepper, loader: Loader, factor: float, plan: Plan, hooks: Hooks, progress: Progress) -> StepReport:
+def _take(stepper: Stepper, loader: StepLoader[Batch], factor: float, plan: Plan, hooks: Hooks, progress: Progress) -> StepReport:
     """Take or skip the next step. Raises UnhealthyError if no more steps may be skipped."""
 
     def attempt() -> StepReport:
         highest = progress.history.highest(plan.loss_jump_sigmas)
-        batches = stepper.prepared(lambda: loader.step(progress.step))
+        with stepper.preparing():
+            batches = loader.step(progress.step)
         return stepper.take(progress.step + 1, batches, factor, highest, hooks.should_stop)
 
     try:
-        report = fit(attempt, stepper, hooks.out_of_memory)
+        report = until_it_fits(attempt, stepper, hooks.out_of_memory)
     except UnhealthyStepError as error:
         if progress.skipped >= plan.max_skipped_steps:
             raise UnhealthyError(f"{error}. {hooks.unhealthy(error)}") from error
@@ -249,7 +220,25 @@ def _take(stepper: Stepper, loader: Loader, factor: float, plan: Plan, hooks: Ho
     return report
 
 
-def fit(attempt: Callable[[], Result], stepper: Stepper, out_of_memory: Callable[[str], None]) -> Result:
+def deterministic_if_possible(
+    attempt: Callable[[], Result], stepper: Stepper, out_of_memory: Callable[[str], None], nondeterministic: Callable[[str], None]
+) -> Result:
+    """Return the attempt's result, as `until_it_fits` does. If the device has no deterministic algorithm for an operation, others are
+    allowed from then on, `nondeterministic` is called with the reason, and the attempt is repeated.
+    """
+    try:
+        return until_it_fits(attempt, stepper, out_of_memory)
+    except RuntimeError as error:
+        if not is_nondeterministic(error):
+            raise
+        reason = str(error).splitlines()[0]
+    stepper.drop_gradients()
+    allow_nondeterministic()
+    nondeterministic(reason)
+    return until_it_fits(attempt, stepper, out_of_memory)
+
+
+def until_it_fits(attempt: Callable[[], Result], stepper: Stepper, out_of_memory: Callable[[str], None]) -> Result:
     """Return the attempt's result. While it runs out of memory, `out_of_memory` makes the micro-batches smaller, and it is repeated: since
     losses are sums, divided by counts, the step stays the same.
     """

@@ -12,6 +12,8 @@ from torch import Tensor, nn
 from tfkit.data import StepLoader
 from tfkit.objectives.objective import Batch
 from tfkit.training.health import UnhealthyStepError
+from tfkit.training.loop import Plan, Progress
+from tfkit.training.schedule import Schedule
 from tfkit.training.step import Stepper
 
 Whole = Callable[[str, str], Tensor]  # (companion, parameter) -> the whole weight; companion "": the model of the run
@@ -122,6 +124,18 @@ def weights_sha256(stepper: Stepper, whole: Whole | None = None) -> str:
             tensor = (whole or gathered)(companion, name)
             digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
+
+
+def take_steps(stepper: Stepper, loader: StepLoader[Batch], schedule: Schedule, plan: Plan, progress: Progress, until: int) -> None:
+    """Repeat the steps up to step `until` as `train` took them, without logging, saving or evaluation."""
+    while progress.step < until:
+        step, highest = progress.step + 1, progress.history.highest(plan.loss_jump_sigmas)
+        try:
+            progress.history.add(stepper.take(step, loader.step(progress.step), schedule.factor(step), highest).loss)
+        except UnhealthyStepError:
+            stepper.drop_gradients()
+            progress.skipped += 1
+        progress.step = step
 
 
 def find_first_bad(stepper: Stepper, batches: list[Batch], step: int) -> Finding | None:

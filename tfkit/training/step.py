@@ -3,7 +3,7 @@
 import contextlib
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import TYPE_CHECKING
@@ -12,16 +12,15 @@ import numpy as np
 import torch
 from torch import Tensor, maximum
 
-from tfkit.errors import MachineError, Stopped, UnhealthyError, UsageError, is_out_of_memory
+from tfkit.errors import Stopped, UnhealthyError, UsageError
 from tfkit.model.transformer import Transformer
 from tfkit.objectives.objective import Batch, Objective
 from tfkit.parallel.ranks import ALONE, Peers
 from tfkit.recipe.schema.optimizer_sections import OptimizerSection
 from tfkit.training.depth import Unfreezing
-from tfkit.training.device import FreedMemory, seed_draws
+from tfkit.training.device import seed_draws
 from tfkit.training.health import StepReport, UnhealthyStepError
 from tfkit.training.loss_module import LossModule
-from tfkit.training.model_sharder import ModelSharder, OnBlock
 from tfkit.training.optimizer import Optimizer, with_peak_lr
 from tfkit.training.precision import Weights
 
@@ -67,20 +66,19 @@ class Stepper:
         self.loss_module, self.weights, self.optimizer = loss_module, weights, optimizer
         self.model, self.objective = loss_module.model, loss_module.objective
         self.device, self.seed, self.unfreezing, self.companions, self.peers = device, seed, unfreezing, companions, peers
-        self._shardings: list[Sharding] = []  # the shardings of all models, including frozen ones
-        self._can_halve = True  # whether a micro-batch that does not fit into the memory of one rank is repeated in smaller ones
+        self.shardings: list[Sharding] = []  # of all models, including frozen ones (model_sharder.py)
+        self.fitting = peers.fitting  # encloses micro-batches: if one does not fit into the memory of one rank, all ranks repeat it
 
     @property
     def all_weights(self) -> dict[str, Weights]:
         """All weights that a step updates, by model: the empty name is the run's model; the others are trained companions."""
         return {"": self.weights, **{name: one.weights for name, one in self.companions.items()}}
 
-    def prepared(self, prepare: Callable[[], Sequence[Batch]]) -> Sequence[Batch]:
-        """Return the micro-batches of a step. If one rank runs out of memory, all ranks raise a MemoryError, so that all halve them; for
-        sampled responses, whose preparation exchanges results, the exchanges themselves do so.
+    def preparing(self) -> contextlib.AbstractContextManager[None]:
+        """Enclose the preparation of a step's micro-batches. If one rank runs out of memory, all ranks raise a MemoryError, so that all
+        halve them; for sampled responses, whose preparation exchanges results, the exchanges themselves do so.
         """
-        with self.peers.fitting() if self.objective.rollouts is None else contextlib.nullcontext():
-            return prepare()
+        return self.peers.fitting() if self.objective.rollouts is None else contextlib.nullcontext()
 
     def take(
         self,
@@ -101,18 +99,18 @@ class Stepper:
             raise UnhealthyError(f"step {step}: no token has a target for {empty}: there is nothing to learn from")
         self.loss_module.train(self.objective.draws_dropout)
         parts: list[dict[str, Tensor]] = []
-        with self._fitting(), self.unfreezing.at(step) if self.unfreezing else contextlib.nullcontext():
+        with self.fitting(), self.unfreezing.at(step) if self.unfreezing else contextlib.nullcontext():
             for index, batch in enumerate(batches):
                 if index and should_stop is not None and should_stop():
                     self.drop_gradients()
                     raise Stopped(f"stopped within step {step}, before micro-batch {index + 1} of {len(batches)}")
-                for sharding in self._shardings:
+                for sharding in self.shardings:
                     sharding.begin_micro_batch(is_last=index == len(batches) - 1)
                 parts.append(self._accumulate(step, self.peers.ranks.rank + index * self.peers.ranks.size, batch, counts))
-                for sharding in self._shardings:
+                for sharding in self.shardings:
                     sharding.end_micro_batch()
         sums = _join(self.objective, self.peers.in_order(parts))
-        if not self._shardings:
+        if not self.shardings:
             self.peers.sum_gradients(parameter for weights in self.all_weights.values() for parameter in weights.master.values())
         for weights in self.all_weights.values():
             weights.take_gradients()
@@ -129,47 +127,6 @@ class Stepper:
             weights.after_step()
         return report
 
-    def shard_weights(
-        self,
-        shards: int,
-        *,
-        reshard: bool,
-        frozen: Sequence[Transformer] = (),
-        on_block: OnBlock | None = None,
-    ) -> None:
-        """Shard the model, the trained companions and the `frozen` models over groups of this many ranks. All ranks call it together.
-
-        Blocks on the meta device are initialized one after the other, so that no rank ever holds all of them; `on_block` is called with
-        each of them. `reshard` applies to the model; the gradients of companions are reduced after every micro-batch, since a step may end
-        with a micro-batch that does not involve them.
-        """
-        from tfkit.parallel.sharding import CAN_REPEAT, OomAgreement, open_mesh  # importing it imports PyTorch's distributed tensors
-
-        for weights in self.all_weights.values():
-            weights.unround()
-        models = [self.model, *(one.model for one in self.companions.values()), *frozen]
-        freed = FreedMemory(max(one.numel() * one.element_size() for model in models for one in model.parameters()))
-
-        def before_collective() -> None:
-            freed.trim()
-            self.peers.go_on()
-
-        mesh = open_mesh(self.device, self.peers.ranks.size, shards)
-        self._can_halve = CAN_REPEAT and self.device.type == "cpu"
-        agreement = OomAgreement(before_collective, self.peers.fitting) if self._can_halve else None
-        sharder = ModelSharder(mesh, self.device, agreement, on_block)
-        self._attach(sharder.shard(self.model, self.weights.dtype, root=self.loss_module, reshard=reshard), self.weights, self.optimizer)
-        for one in self.companions.values():
-            self._attach(sharder.shard(one.model, one.weights.dtype), one.weights, one.optimizer)
-        self._shardings += [sharder.shard(model, next(model.parameters()).dtype) for model in frozen]
-        if self.unfreezing is not None:
-            self.unfreezing = Unfreezing(self.weights.working, self.unfreezing.every)
-
-    def _attach(self, sharding: "Sharding", weights: Weights, optimizer: Optimizer) -> None:
-        weights.shard(sharding)
-        optimizer.shard(weights.trained, sharding)
-        self._shardings.append(sharding)
-
     def try_out(self, step: int, batch: Batch, index: int = 0) -> float:
         """Run forward and backward of a micro-batch without updating weights, to compile it or to see whether it fits. Return the weighted
         loss.
@@ -182,7 +139,7 @@ class Stepper:
 
     def drop_gradients(self) -> None:
         """Drop the gradients of a step that was not taken."""
-        for sharding in self._shardings:
+        for sharding in self.shardings:
             sharding.drop_micro_batch()
         for weights in self.all_weights.values():
             weights.drop_gradients()
@@ -190,9 +147,6 @@ class Stepper:
     def micro_batch_seed(self, step: int, index: int) -> int:
         """Return the seed of dropout: a function of (seed, step, micro-batch), so that a resumed run draws the same numbers."""
         return int(np.random.SeedSequence([self.seed, step, index]).generate_state(1, np.uint64)[0] >> 1)
-
-    def _fitting(self) -> contextlib.AbstractContextManager[None]:
-        return self.peers.fitting() if self._can_halve else _fitting_together()
 
     def _accumulate(self, step: int, index: int, batch: Batch, counts: dict[str, int]) -> dict[str, Tensor]:
         """Accumulate the gradient of a micro-batch. Return the sum of each term's losses, and the observations."""
@@ -203,25 +157,6 @@ class Stepper:
             raise UsageError("training.frozen: no trained parameter contributes to the loss; remove patterns, so that more is trained")
         loss.backward()
         return {term: value.detach() for term, value in losses.items()}
-
-
-@contextlib.contextmanager
-def _fitting_together() -> Iterator[None]:
-    """Enclose micro-batches on sharded weights on GPUs, or with a PyTorch before 2.13. No agreement precedes the collectives there, so a
-    rank that runs out of memory cannot repeat its micro-batch, for which the others would have to gather weights again.
-
-    Raises MachineError if memory runs out.
-    """
-    try:
-        yield
-    except Exception as error:
-        if not is_out_of_memory(error):
-            raise
-        reason = (str(error) or type(error).__name__).splitlines()[0]
-        raise MachineError(
-            f"out of memory in a micro-batch ({reason}), and ranks with sharded weights cannot make it smaller in the middle of a step: "
-            "continue with a larger parallel.shard or training.activation_checkpointing=true, or lower training.micro_batch_size"
-        ) from error
 
 
 def _total_counts(loss_module: LossModule, batches: Sequence[Batch], peers: Peers) -> tuple[dict[str, int], int]:

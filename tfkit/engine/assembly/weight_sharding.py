@@ -11,6 +11,7 @@ from tfkit.errors import ModelError, UsageError
 from tfkit.parallel.collectives import ProcessGroup
 from tfkit.parallel.ranks import Peers
 from tfkit.recipe.schema.sections import Recipe
+from tfkit.training.model_sharder import shard_models
 from tfkit.training.step import Stepper
 
 
@@ -35,7 +36,7 @@ def shard_weights(recipe: Recipe, stepper: Stepper, reference: FrozenReference |
     frozen += [reference.model] if reference is not None and reference.is_copy else []
     for model in (stepper.model, *(one.model for one in stepper.companions.values()), *frozen):
         add("", model)
-    stepper.shard_weights(recipe.parallel.shard, reshard=recipe.parallel.reshard is not False, frozen=frozen, on_block=add)
+    shard_models(stepper, recipe.parallel.shard, reshard=recipe.parallel.reshard is not False, frozen=frozen, on_block=add)
     weights_hash.require_same(stepper.peers)
 
 

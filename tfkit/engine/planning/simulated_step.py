@@ -32,6 +32,7 @@ from tfkit.parallel.collectives import ProcessGroup
 from tfkit.parallel.ranks import Ranks
 from tfkit.recipe.schema.sections import Recipe
 from tfkit.training.memory import Units
+from tfkit.training.model_sharder import shard_models
 from tfkit.training.step import Stepper
 
 _CPU = torch.device("cpu")
@@ -169,7 +170,7 @@ def _stepper(recipe: Recipe, config: ModelConfig, objective: Objective, mesh: Me
     stepper, _ = assemble_stepper(recipe, objective, model, _CPU, mesh.dtype, group)
     if mesh.shards > 1:
         frozen = [companion.model for companion in objective.companions]
-        stepper.shard_weights(mesh.shards, reshard=mesh.reshard, frozen=frozen)
+        shard_models(stepper, mesh.shards, reshard=mesh.reshard, frozen=frozen)
     return stepper
 
 

@@ -15,8 +15,7 @@ from tfkit.recipe.schema.sections import Recipe
 from tfkit.run.checkpoints import checkpoints, step_of
 from tfkit.run.manifest import verify
 from tfkit.training.device import keep_freed_memory, make_deterministic, pick_device
-from tfkit.training.loop import take_steps
-from tfkit.training.replay import batch_sha256, find_first_bad, weights_sha256
+from tfkit.training.replay import batch_sha256, find_first_bad, take_steps, weights_sha256
 
 
 def replay_step(

@@ -28,9 +28,9 @@ from tfkit.objectives.objective import Objective
 from tfkit.objectives.registry import open_rows
 from tfkit.parallel.rank_map import BatchWork
 from tfkit.recipe.schema.sections import Recipe
-from tfkit.training.device import allow_nondeterministic, is_nondeterministic, keep_freed_memory, make_deterministic
+from tfkit.training.device import keep_freed_memory, make_deterministic
 from tfkit.training.health import UnhealthyStepError
-from tfkit.training.loop import fit
+from tfkit.training.loop import deterministic_if_possible
 
 if TYPE_CHECKING:
     from tfkit.engine.training_run.run import Run
@@ -145,14 +145,7 @@ def _try_rate(run: "Run", recipe: Recipe, plan: RateTrialPlan, advance: Callable
             components.stepper.take(step, loader.step(step - 1), components.schedule.factor(step), should_stop=should_stop)
 
         try:
-            try:
-                fit(take, components.stepper, micro_batches.halve)
-            except RuntimeError as error:  # the run will raise it, too, and report it
-                if not is_nondeterministic(error):
-                    raise
-                components.stepper.drop_gradients()
-                allow_nondeterministic()
-                fit(take, components.stepper, micro_batches.halve)
+            deterministic_if_possible(take, components.stepper, micro_batches.halve, lambda _: None)  # the run will report it
         except UnhealthyStepError:
             return _Outcome(math.inf, None if judged_by is None else 0.0)
         except Stopped:
