@@ -3,7 +3,6 @@
 import json
 from collections.abc import Mapping
 from contextlib import nullcontext
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -54,16 +53,8 @@ class Checkpointer:
         self.kind, self.family = kind_of(run.recipe), family_name(run.recipe, run.data)
         self.root = run.folder.checkpoints
         self.parameters = sum(parameter.numel() for parameter in self.model.parameters())
-
-    @cached_property
-    def work(self) -> ShardedWork:
-        """The work on the model that all ranks do together."""
-        return ShardedWork(self.run.recipe, self.components, self.run.stop.should_stop)
-
-    @cached_property
-    def best(self) -> BestCheckpoint:
-        """The best checkpoint so far."""
-        return BestCheckpoint(self.run, self.log)
+        self.work = ShardedWork(run.recipe, components, run.stop.should_stop)
+        self.best = BestCheckpoint(run, log)
 
     def save(self, progress: Progress) -> None:
         """Write a complete checkpoint, then delete old ones. Raises UnhealthyError if a weight is not finite."""
