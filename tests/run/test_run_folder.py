@@ -33,15 +33,15 @@ OWNER = """
 import sys, time
 from pathlib import Path
 from tfkit.run.folder import RunFolder
-run = RunFolder.open(Path(sys.argv[1]), resume=True, command=["tfkit"], name="demo")
+run = RunFolder.open(Path(sys.argv[1]), resume=True, command=["tfkit"])
 run.begin_attempt()
 print("running", flush=True)
 time.sleep(60)
 """
 
 
-def open_run(path: Path, resume: bool = False, name: str = "demo", **options: Any) -> RunFolder:
-    return RunFolder.open(path, resume=resume, command=COMMAND, name=name, **options)
+def open_run(path: Path, resume: bool = False, **options: Any) -> RunFolder:
+    return RunFolder.open(path, resume=resume, command=COMMAND, **options)
 
 
 @contextmanager
@@ -132,10 +132,10 @@ def test_leftovers_of_a_killed_save_are_no_checkpoint_and_go(tmp_path: Path) -> 
         assert sorted(os.listdir(tmp_path)) == ["checkpoints", "lock", "run.json"]
 
 
-@pytest.mark.parametrize("name", ["", ".", "..", "../x", "a/../../b", "/etc", "a b", "-x", "é", "a\n"])
+@pytest.mark.parametrize("name", ["a b", "-x", "é", "a\n"])
 def test_a_name_that_is_no_slug_is_refused(tmp_path: Path, name: str) -> None:
     with pytest.raises(UsageError, match="run name"):
-        open_run(tmp_path / "run", name=name)
+        open_run(tmp_path / name)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -193,7 +193,7 @@ def test_the_receipt_of_a_run_in_three_attempts(tmp_path: Path) -> None:
     assert 0 <= third["seconds"] < 600
     assert third["started_utc"] <= third["ended_utc"]
     assert third["started_utc"].endswith("+00:00")
-    assert (document["status"], document["command"], document["name"], document["threads"]) == ("finished", COMMAND, "demo", 3)
+    assert (document["status"], document["command"], document["name"], document["threads"]) == ("finished", COMMAND, tmp_path.name, 3)
     assert (document["result"], document["nonfinite"]) == ({"loss": None}, {"result.loss": "nan"})
     assert document["versions"]["python"] == platform.python_version()
     assert document["processor"]["cores"] == os.cpu_count()

@@ -69,25 +69,25 @@ class RunFolder:
         *,
         resume: bool,
         command: list[str] | None,
-        name: str | None = None,
         warn: Callable[[str], None] = _ignore,
         group: str | None = None,
     ) -> "RunFolder":
         """Make the folder if it does not exist, and lock it.
 
-        `command`: None keeps the recorded one. `name`: the run's name, by default that of the folder. `group`: the kind of a folder for
-        several runs (run_json.py). Raises MachineError if the folder cannot be written or another process has locked it. Raises
-        UsageError if it holds checkpoints without `resume`, several runs without `group`, files that tfkit did not write, or a link where
-        a run writes; and for an invalid name, or a path with `..` after a folder.
+        `command`: None keeps the recorded one. `group`: the kind of a folder for several runs (run_json.py).
+
+        Raises MachineError if the folder cannot be written or another process has locked it. Raises UsageError if it holds checkpoints
+        without `resume`, several runs without `group`, files that tfkit did not write, or a link where a run writes; and for a folder
+        whose name no run can have, or a path with `..` after a folder.
         """
-        path, lock, is_new = _locked_folder(path, name)
+        path, lock, is_new = _locked_folder(path)
         try:
             _clear_leftovers(path)
             refuse_checkpoints(path, resume)
             receipt = Receipt.open(path / "run.json", warn, newest_step(path / "checkpoints") or None)
             if command is not None:
                 refuse_other_kind(path, receipt.document.get("kind"), group)
-            receipt.record({"name": path.name if name is None else name} | ({} if command is None else {"command": command}))
+            receipt.record({"name": path.name} | ({} if command is None else {"command": command}))
         except BaseException as error:
             lock.release()
             if isinstance(error, OSError):
@@ -194,17 +194,16 @@ class RunFolder:
                 self._warn(f"{self.receipt_file}: cannot be written ({error.strerror}); the run continues")
 
 
-def _locked_folder(path: Path, name: str | None) -> tuple[Path, FolderLock, bool]:
+def _locked_folder(path: Path) -> tuple[Path, FolderLock, bool]:
     """Make the folder if it does not exist, and lock it; return its path without links, the lock, and whether it is new."""
     refuse_parent_references(path)
     try:
         refuse_missing_mount(path)
         path = path.resolve()
-        name = path.name if name is None else name
-        if not _SLUG.fullmatch(name):
+        if not _SLUG.fullmatch(path.name):
             raise UsageError(
-                f"run name {name!r}: a name consists of letters, digits, dots, dashes and underscores, and begins with a letter or digit. "
-                f"Give a folder with such a name with {argument('run')}"
+                f"run name {path.name!r}: a name consists of letters, digits, dots, dashes and underscores, and begins with a letter or "
+                f"digit. Give a folder with such a name with {argument('run')}"
             )
         is_new = not path.exists()
         path.mkdir(parents=True, exist_ok=True)

@@ -23,6 +23,7 @@ from tfkit.evaluation.lost_rows import LostRow, describe_lost, lost_rows, reason
 from tfkit.hub import find_checkpoint
 from tfkit.model.config import ModelConfig
 from tfkit.objectives.context import ModelContext, Stored, tokens_of
+from tfkit.objectives.labelled import LabelledObjective
 from tfkit.objectives.objective import Objective
 from tfkit.objectives.registry import objective_tokenizer, open_objective
 from tfkit.parallel.ranks import ALONE, Peers
@@ -48,7 +49,7 @@ class ValidationSet:
 
     name: str
     stored: Stored
-    source: Source | None = None  # of its rows
+    source: Source  # of its rows
     lost: Sequence[LostRow] = ()  # labelled rows that are in no example, and count as wrong
 
 
@@ -111,11 +112,7 @@ def prepare_data(
         context, objective = _open_objective(recipe, start, sources, held_out, listener, peers)
         for place, path in recipe.objective.code_files.items():
             read_code(place, path)  # a missing one is reported before anything is tokenized
-        rules = None
-        if objective.rollouts is not None and code is not None:
-            from tfkit.alignment.rewards import Rules
-
-            rules = Rules(objective.rollouts.section.rules, code)
+        rules = _rules(objective, code)
         tokenizer, config = context.tokenizer, context.config
         is_finished = start is not None or recipe.tokenizer.path is not None
         if tokenizer.reads_openings_twice:
@@ -127,15 +124,7 @@ def prepare_data(
         mixed = [text_stream(source, tokenizer, listener) for source in texts]
         encoder = _feedback_encoder(recipe, objective, device)
         stored = [store(source, recipe.data, objective, tokenizer, listener, encoder) for source in sources]
-        judged = objective.labelled if encoder is None else None
-        counts_lost = judged is not None and (judged.evaluates_answers or judged.writer is not None)
-        validation = [store(source, recipe.data, objective, tokenizer, listener, encoder, counts_lost=counts_lost) for source in held_out]
-        for rows in validation:
-            rows.check_targets()
-    names = set_names(recipe.data, held_out)
-    sets = [ValidationSet(*named) for named in zip(names, validation, held_out, strict=True)]
-    if judged is not None and counts_lost:
-        sets = [with_lost(rows, objective, listener, by_loss=not judged.evaluates_answers) for rows in sets]
+        sets = _validation_sets(recipe.data, held_out, objective, tokenizer, listener, encoder)
     _report(stored, [rows.stored for rows in sets], tokenizer, listener)
     report_rows(mixed, listener)
     if recipe.data.max_lost is not None:
@@ -247,16 +236,36 @@ def _tokenizer(recipe: Recipe, sources: Sequence[Source], listener: Listener) ->
     return tokenizer
 
 
+def _validation_sets(
+    data: DataSection,
+    held_out: Sequence[Source],
+    objective: Objective,
+    tokenizer: Tokenizer,
+    listener: Listener,
+    encoder: "FeedbackEncoder | None",
+) -> list[ValidationSet]:
+    """Return the held-out sets, with their lost rows where the evaluation counts these. `encoder`: as `store`'s `feedback`."""
+    judged = objective.labelled if encoder is None else None
+    counts_lost = judged is not None and (judged.evaluates_answers or judged.writer is not None)
+    stored = [store(source, data, objective, tokenizer, listener, encoder, counts_lost=counts_lost) for source in held_out]
+    for rows in stored:
+        rows.check_targets()
+    sets = [ValidationSet(*named) for named in zip(set_names(data, held_out), stored, held_out, strict=True)]
+    if judged is None or not counts_lost:
+        return sets
+    return [with_lost(rows, judged, listener, by_loss=not judged.evaluates_answers) for rows in sets]
+
+
 def with_lost(
-    held_out: ValidationSet, objective: Objective, listener: Listener, count: int | None = None, *, by_loss: bool = False
+    held_out: ValidationSet, objective: LabelledObjective, listener: Listener, count: int | None = None, *, by_loss: bool = False
 ) -> ValidationSet:
     """Return a set with its lost rows among the first `count` examples; these are reported, and no longer count as skipped.
 
     `by_loss`: for an evaluation that has only the loss.
     """
-    if objective.labelled is None or held_out.source is None or not isinstance(held_out.stored, ExampleSet):
+    if not isinstance(held_out.stored, ExampleSet):
         return held_out
-    lost = lost_rows(held_out.source, held_out.stored, objective.labelled, len(held_out.stored) if count is None else count)
+    lost = lost_rows(held_out.source, held_out.stored, objective, len(held_out.stored) if count is None else count)
     if note := describe_lost(held_out.source.name, lost, by_loss=by_loss):
         listener.warn(note)
     kept = {kind: skipped for kind, skipped in held_out.stored.skipped.items() if kind not in reasons(lost)}
@@ -267,6 +276,15 @@ def text_stream(source: Source, tokenizer: Tokenizer, listener: Listener, *, sen
     """Return a source as a stream of text from the cache, where it is built if it is missing."""
     with listener.progress(f"tokenizing {source.name}", source.size_bytes, "bytes") as bar:
         return token_stream(source, tokenizer, bar.advance, sentences=sentences)
+
+
+def _rules(objective: Objective, code: CodePermission | None) -> "Rules | None":
+    """Return the reward of an objective whose responses are sampled; None for another one, or if no code may be run."""
+    if objective.rollouts is None or code is None:
+        return None
+    from tfkit.alignment.rewards import Rules
+
+    return Rules(objective.rollouts.section.rules, code)
 
 
 def _feedback_encoder(recipe: Recipe, objective: Objective, device: torch.device) -> "FeedbackEncoder | None":

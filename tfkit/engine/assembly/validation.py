@@ -116,7 +116,7 @@ def opened_sets(
 
 def _with_cut_answers(objective: LabelledObjective, held_out: ValidationSet, judged: Sequence[RowPrediction]) -> Sequence[RowPrediction]:
     """Return the results of a set, in which the parts of answers that were cut off count as wrong."""
-    if held_out.source is None or not isinstance(held_out.stored, ExampleSet):
+    if not isinstance(held_out.stored, ExampleSet):
         return judged
     return completed(objective, held_out.source, held_out.stored, judged)
 

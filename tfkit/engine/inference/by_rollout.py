@@ -41,7 +41,7 @@ def evaluate_rollouts(
     all_sets, order = stored_sets(settings, data, sources, objective, tokenizer, loaded, work)
     stored = [held_out.stored for held_out in all_sets if isinstance(held_out.stored, ExampleSet)]
     counts = rows_within(labelled, order, stored, settings.evaluation.max_tokens)
-    sets = [with_lost(held_out, objective, work.listener, count) for held_out, count in zip(all_sets, counts, strict=False)]
+    sets = [with_lost(held_out, labelled, work.listener, count) for held_out, count in zip(all_sets, counts, strict=False)]
     report_rows([held_out.stored for held_out in sets], work.listener)
     reference, seed = _reference(loaded, work), settings.generation.seed
     with work.listener.progress("answering", sum(counts), "prompts") as bar, work.stop.at_once(WHOLE):

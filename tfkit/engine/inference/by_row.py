@@ -80,7 +80,7 @@ def evaluate_rows(settings: EvaluationSettings, loaded: "Loaded", work: "Session
     if objective.labelled is not None:
         examples = [held_out.stored for held_out in sets if isinstance(held_out.stored, ExampleSet)]
         counts = rows_within(objective.labelled, order, examples, settings.evaluation.max_tokens)
-        sets = [with_lost(held_out, objective, work.listener, count) for held_out, count in zip(sets, counts, strict=False)]
+        sets = [with_lost(held_out, objective.labelled, work.listener, count) for held_out, count in zip(sets, counts, strict=False)]
         report_rows([held_out.stored for held_out in sets], work.listener)
         sets = _with_reference(settings, objective.labelled, sets, loaded, work)
         return _score_labelled(settings, order, objective.labelled, sources, sets, counts, loaded, work, each=each)
