@@ -17,8 +17,8 @@ from tfkit.engine.assembly.training_data import TrainingData
 from tfkit.engine.assembly.training_state import loader_state
 from tfkit.engine.request.training_request import kind_of
 from tfkit.engine.training_run.best_checkpoint import BestCheckpoint
+from tfkit.engine.training_run.model_work import ModelWork
 from tfkit.engine.training_run.run import Run
-from tfkit.engine.training_run.sharded_work import ShardedWork
 from tfkit.engine.training_run.training_log import TrainingLog
 from tfkit.errors import UnhealthyError, UsageError
 from tfkit.families import PRESETS
@@ -53,7 +53,7 @@ class Checkpointer:
         self.kind, self.family = kind_of(run.recipe), family_name(run.recipe, run.data)
         self.root = run.folder.checkpoints
         self.parameters = sum(parameter.numel() for parameter in self.model.parameters())
-        self.work = ShardedWork(run.recipe, components, run.stop.should_stop)
+        self.work = ModelWork(run.recipe, components, run.stop.should_stop)
         self.best = BestCheckpoint(run, log)
 
     def save(self, progress: Progress) -> None:

@@ -1,5 +1,5 @@
 """The steps of several ranks: rank 0 alone reads the command, writes the run folder, evaluates and reports; the others follow it,
-prepare the same rows and model, take every step, and wait for it or take part (sharded_work.py). This module has both ends of the messages
+prepare the same rows and model, take every step, and wait for it or take part (model_work.py). This module has both ends of the messages
 that they exchange.
 
 Rank 0, not their command line, sends them its recipe, the checkpoint that it continues from, the size of its micro-batches and which code
@@ -25,8 +25,8 @@ from tfkit.engine.request.rank_checks import rank_device
 from tfkit.engine.request.training_request import RequestRecord
 from tfkit.engine.training_run.loop_hooks import LoopHooks
 from tfkit.engine.training_run.micro_batches import MicroBatches
+from tfkit.engine.training_run.model_work import ModelWork
 from tfkit.engine.training_run.run import Run
-from tfkit.engine.training_run.sharded_work import ShardedWork
 from tfkit.errors import PeerLostError, Stopped, UnhealthyError
 from tfkit.parallel.collectives import ProcessGroup
 from tfkit.parallel.common_work import CommonWork
@@ -97,7 +97,7 @@ class RankHooks:
     and take part in the work that it announces meanwhile.
     """
 
-    def __init__(self, hooks: LoopHooks | FollowingHooks, group: ProcessGroup, stop: StopRequest, work: ShardedWork, start: dict[str, Any]):
+    def __init__(self, hooks: LoopHooks | FollowingHooks, group: ProcessGroup, stop: StopRequest, work: ModelWork, start: dict[str, Any]):
         self._hooks, self._group, self._work, self.stop = hooks, group, work, AgreedStop(group, stop)
         self._evaluated, self._ends_early = bool(start["evaluated"]), bool(start["ends_early"])
         self.skipped, self.nondeterministic, self.log = hooks.skipped, hooks.nondeterministic, hooks.log
@@ -164,7 +164,7 @@ def announce_run(run: Run, checkpoint: Path | None, micro_batch_size: int) -> No
 
 @contextmanager
 def steps_of_ranks(
-    hooks: LoopHooks | FollowingHooks, work: ShardedWork, step: int, stop: StopRequest, last: Callable[[], object] = lambda: None
+    hooks: LoopHooks | FollowingHooks, work: ModelWork, step: int, stop: StopRequest, last: Callable[[], object] = lambda: None
 ) -> Iterator[RankHooks]:
     """Begin the steps on all ranks, after `step`, and yield the hooks with which this rank takes them in the block. At its end all ranks
     have received the last announcement, and call `last`; a stop has the exit code of its signal.
@@ -230,7 +230,7 @@ def _take_part(message: dict[str, Any], group: ProcessGroup, listener: Listener,
         write_into(Path(message["folder"]))
         micro_batches = _begin(message, group, listener, stop, meter)
     components, progress = micro_batches.components, micro_batches.components.progress
-    work = ShardedWork(micro_batches.recipe, components, stop.should_stop)
+    work = ModelWork(micro_batches.recipe, components, stop.should_stop)
     with steps_of_ranks(FollowingHooks(listener, micro_batches, meter), work, progress.step, stop, meter.stop) as hooks:
         meter.phase("train", progress.step)
         try:

@@ -1,7 +1,7 @@
-"""Work on sharded weights that all ranks do together at the request of rank 0.
+"""The work on a run's model for its evaluations and checkpoints.
 
-Only rank 0 has the run folder and decides what is due, but it holds only its shard of the weights: the other ranks take part in its
-evaluations, and contribute to the tensors of its checkpoints one by one. Without sharding, rank 0 does everything alone.
+Rank 0 alone has the run folder and decides what is due. If weights are sharded, it holds only its shard of them, so the other ranks take part
+at its request: in its evaluations, and with the tensors of its checkpoints, one by one. Without sharding it does everything alone.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -29,8 +29,8 @@ _ANNOUNCED = ("scores", "completions", "facts", "are_finite", "gather")  # the m
 _CALLS = 64  # calls of `should_stop`, which is called before every module of a forward, between two agreements
 
 
-class ShardedWork:
-    """The work on a model for a checkpoint or an evaluation. Rank 0 calls the methods, which announce themselves; the others `serve` it."""
+class ModelWork:
+    """Scores, completions, facts and tensors of a model. Rank 0 calls the methods, which announce themselves; the others `serve` it."""
 
     def __init__(self, recipe: Recipe, components: Components, should_stop: Callable[[], bool]):
         self.recipe, self.components, self.should_stop = recipe, components, should_stop
