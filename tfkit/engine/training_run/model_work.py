@@ -1,7 +1,7 @@
 """The work on a run's model for its evaluations and checkpoints.
 
-Rank 0 alone has the run folder and decides what is due. If weights are sharded, it holds only its shard of them, so the other ranks take part
-at its request: in its evaluations, and with the tensors of its checkpoints, one by one. Without sharding it does everything alone.
+Rank 0 alone has the run folder and decides what is due. If weights are sharded, it holds only its shard of them, so the other ranks take
+part at its request: in its evaluations, and with the tensors of its checkpoints, one by one. Without sharding it does everything alone.
 """
 
 from collections.abc import Callable, Iterator, Mapping
