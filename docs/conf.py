@@ -19,7 +19,7 @@ NAVIGATION = {
     "Tutorial": ["docs/tutorial/README", *(f"docs/tutorial/{path.stem}" for path in sorted(DOCS.glob("tutorial/0*.md")))],
     "How to": [
         *("docs/recipes", "docs/data", "docs/evaluation", "docs/carbon"),
-        *("docs/cluster", "docs/distillation", "docs/grpo", "docs/ppo", "docs/instructgpt"),
+        *("docs/cluster", "docs/grpo", "docs/ppo", "docs/instructgpt"),
     ],
     "Reference": [
         "docs/cli",
@@ -31,7 +31,10 @@ NAVIGATION = {
         "docs/reference/library",
         "AGENTS",
     ],
-    "Results": ["recipes/README", "docs/transfer", "docs/transfer-packages", "docs/decisions", "docs/performance", "docs/speedrun"],
+    "Results": [
+        *("recipes/README", "docs/transfer", "docs/transfer-packages", "docs/distillation"),
+        *("docs/decisions", "docs/performance", "docs/speedrun"),
+    ],
     "Reliability": ["docs/reliability", "docs/faults"],
     "Contributing": ["CONTRIBUTING", "docs/architecture", "benchmarks/README", "CHANGELOG"],
 }
