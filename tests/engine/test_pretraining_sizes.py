@@ -69,14 +69,14 @@ def test_what_the_user_names_is_never_decided(source: RecipeText, characters: in
             assert not fields.keys() & {"training.steps", "training.epochs", "training.tokens"}
 
 
-@pytest.mark.parametrize(("characters", "reason"), [(300, "the fewest that teach something"), (300_000, " epochs, of which the best")])
+@pytest.mark.parametrize(("characters", "reason"), [(300, "the fewest that teach something"), (300_000, "6: of which the best")])
 def test_the_reason_for_the_length_is_the_rule_that_decided_it(characters: int, reason: str) -> None:
     source = SOURCES[0]
     written = source.read(tuning_overrides({}, source, None, "text.txt"))
     sizes = decide_sizes(written, source.fields().get("training.steps"), text_of(characters), {}, None, grows=True)
-    [about] = [line for line in sizes.reasons if line.startswith("training.steps=")]
+    [about] = [line for line in sizes.reasons if line.startswith(("training.steps=", "training.epochs="))]
     assert reason in about
-    assert (sizes.fields["training.steps"] == 10) == (characters == 300), about
+    assert (sizes.fields["training.steps"], sizes.fields.get("training.epochs")) == ((10, None) if characters == 300 else (None, 6))
 
 
 @settings(max_examples=60, deadline=None)
@@ -87,7 +87,11 @@ def test_more_text_is_never_a_smaller_model_or_a_shorter_training(fewer: int, mo
     assert small.tokenizer.vocab_size <= large.tokenizer.vocab_size
     assert small.model.changes["context_length"] <= large.model.changes["context_length"]
     assert small.training.batch_size <= large.training.batch_size
-    read = [(one.training.steps or 0) * one.training.batch_size * one.model.changes["context_length"] for one in (small, large)]
+    read = [
+        characters * one.training.epochs if one.training.epochs else 2.5 * (one.training.steps or 0) * one.training.batch_size * length
+        for one, characters in ((small, fewer), (large, more))
+        for length in [one.model.changes["context_length"]]
+    ]
     assert read[0] <= 1.5 * read[1]  # fewer tokens of a larger vocabulary hold the same text
 
 

@@ -179,6 +179,11 @@ def _decide_length(sizes: Sizes, recipe: Recipe, batch: int, length: float, epoc
         return own
     epochs = _EPOCHS_OF_MUON if recipe.optimizer.kind == "muon" else _EPOCHS
     whole, longest = math.ceil(own * training.batch_size / batch), math.ceil(epochs * epoch)
+    another = "; --tokens N or --minutes N sets another length"
+    if not sizes.is_written and _MIN_STEPS <= longest <= whole:  # exact, where the tokens of the text are only estimated here
+        sizes.decide("training.epochs", epochs, None, f"of which the best is kept{another}")
+        sizes.fields["training.steps"] = None
+        return longest
     steps = min(whole, max(_MIN_STEPS, longest))
     if whole < max(_MIN_STEPS, longest):
         own_rows = "as many rows as the recipe reads" if sizes.is_written else "the most that a small decoder reads by default"
@@ -187,7 +192,7 @@ def _decide_length(sizes: Sizes, recipe: Recipe, batch: int, length: float, epoc
         because = f"the fewest that teach something, about {steps / epoch:.2g} epochs, of which the best is kept"
     else:
         because = f"about {epochs} epochs, of which the best is kept"
-    because += "; --tokens N or --minutes N sets another length"
+    because += another
     name = "training.steps" if training.tokens is None else "training.tokens"
     value, before = (steps, training.steps) if training.tokens is None else (round(steps * batch * length), training.tokens)
     if sizes.decide(name, value, before, because) == before:
