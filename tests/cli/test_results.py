@@ -25,7 +25,7 @@ RESULT: dict[str, Any] = {
 
 
 @pytest.mark.parametrize(
-    ("best", "shown"), [(45, ["best        step 45, of which the result is", "accuracy 0.4255, at the last step"]), (133, [])]
+    ("best", "shown"), [(45, ["best        step 45, the checkpoint that --from RUN takes", "accuracy 0.4255, at the last step"]), (133, [])]
 )
 def test_the_lines_say_which_checkpoint_they_describe(best: int, shown: list[str]) -> None:
     text = _lines(RESULT | {"best": {"step": best, "metric": "accuracy", "value": 0.5745}})

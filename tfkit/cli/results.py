@@ -125,7 +125,7 @@ def _lines(result: dict[str, Any]) -> str:
     earlier = best["step"] if best and best["step"] != result["steps"] else None
     rows = {
         "checkpoint": result["checkpoint"],
-        "best": f"step {earlier:,}, of which the result is" if earlier is not None else "",
+        "best": f"step {earlier:,}, the checkpoint that --from RUN takes" if earlier is not None else "",
         "trained": f"{steps}, {tokens} tokens in {seconds}",
         "loss": f"{loss:.4f} on training rows" if loss is not None else "",
         "validation": format_metrics(evaluation) + _pieces(result) + (", at the last step" if evaluation and earlier is not None else ""),
