@@ -16,7 +16,7 @@ from tfkit.carbon import Meter
 from tfkit.data import BatchSizes, Loader
 from tfkit.engine.request.resuming import _as_tried
 from tfkit.engine.training_run.estimate import NoTrial, RateTrialPlan, plan_trial
-from tfkit.engine.training_run.rate_trial import RowSubset
+from tfkit.engine.training_run.rate_trial import RowSubset, _divided
 from tfkit.recipe import RecipeError, read_recipe
 from tfkit.recipe.reading.overrides import parse_overrides
 from tfkit.recipe.reading.read import read_document
@@ -200,3 +200,23 @@ def test_parts_of_rows_are_apart_and_in_the_order_of_all() -> None:
         assert sorted([*found[0], *found[1]]) == list(range(20))
         places = [rows.order(epoch).tolist().index(number) for number in found[0]]
         assert all(first < second for first, second in pairwise(places))
+
+
+class Weighted(Numbers):
+    """Of weighted sources: an epoch reads other rows each time, and some of them twice."""
+
+    def order(self, epoch: int) -> Any:
+        return np.random.default_rng(epoch).integers(0, 50, 20)
+
+
+def test_parts_of_weighted_sources_have_the_rows_of_the_first_epoch_and_epochs_of_one_length() -> None:
+    rows = Weighted()
+    scored, learned = _divided(read_recipe("smoke").recipe, rows, RateTrialPlan((1e-3,), 4, 15, 1.0, 0.0))
+    assert not {*scored} & {*learned}
+    assert {*scored, *learned} == {*rows.order(0)}
+    assert len(scored) == len({*rows.order(0)}) // 2, "as many remain to learn from"
+    for numbers in (scored, learned):
+        part = RowSubset(rows, numbers)
+        for epoch in range(9):
+            assert len(part.order(epoch)) == len(part)
+            assert {*part.gather(np.zeros(len(part)), part.order(epoch))} <= {*numbers}

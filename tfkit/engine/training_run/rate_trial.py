@@ -101,7 +101,7 @@ def _rare_labels(recipe: Recipe, data: TrainingData, plan: RateTrialPlan) -> int
     if recipe.evaluation.metric not in RARE_METRICS or objective is None:
         return None
     rows = open_rows(recipe, objective, data.train, data.config)
-    held_out, _ = _divided(recipe, len(rows), plan)
+    held_out, _ = _divided(recipe, rows, plan)
     labels = objective.class_numbers(objective.collate(rows.gather(np.zeros(len(held_out), np.int64), held_out)))
     if labels is None:
         return None
@@ -109,10 +109,12 @@ def _rare_labels(recipe: Recipe, data: TrainingData, plan: RateTrialPlan) -> int
     return int(counts.sum() - counts.max())
 
 
-def _divided(recipe: Recipe, rows: int, plan: RateTrialPlan) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Return the numbers of the rows to score on, and of those to train on."""
-    order = permutation(np.random.PCG64([recipe.training.seed, _DRAW]), rows)
-    return np.sort(order[: plan.rows]), np.sort(order[plan.rows :])
+def _divided(recipe: Recipe, rows: Rows, plan: RateTrialPlan) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return the numbers of the rows to score on, and of those to train on, of all that the first epoch reads."""
+    numbers = np.unique(rows.order(0))
+    drawn = numbers[permutation(np.random.PCG64([recipe.training.seed, _DRAW]), len(numbers))]
+    scored = min(plan.rows, len(numbers) // 2)  # a source of a weight above 1 has fewer rows than an epoch reads
+    return np.sort(drawn[:scored]), np.sort(drawn[scored:])
 
 
 def _trial_recipe(recipe: Recipe, plan: RateTrialPlan, rate: float) -> Recipe:
@@ -135,7 +137,7 @@ def _try_rate(run: "Run", recipe: Recipe, plan: RateTrialPlan, advance: Callable
     rows, objective = components.loader.rows, components.data.objective
     judge = objective.evaluation_objective
     judged = rows if judge is objective else open_rows(recipe, judge, components.data.train, data.config)
-    scored, learned = _divided(recipe, len(rows), plan)
+    scored, learned = _divided(recipe, rows, plan)
     held_out, trained = RowSubset(judged, scored), RowSubset(rows, learned)
     loader = Loader(trained, objective.collate, components.loader.sizes, components.loader.micro_batch_size)
     for step in range(1, plan.steps + 1):
@@ -178,15 +180,23 @@ class RowSubset:
     """A subset of rows, renumbered from 0, in the order in which the full set is read."""
 
     def __init__(self, rows: Rows, numbers: NDArray[np.int64]):
-        """`numbers`: the numbers of the rows to keep, ascending."""
+        """`numbers`: the numbers of the rows to keep, ascending; the first epoch reads each of them."""
         self._rows, self._numbers = rows, numbers
         self.mean_tokens, self.longest = rows.mean_tokens, rows.longest  # of the full set, approximately those of the subset
+        self._first = self._kept(0)
 
     def __len__(self) -> int:
-        return len(self._numbers)
+        return len(self._first)
 
     def order(self, epoch: int) -> NDArray[np.int64]:
-        """Return the row numbers of an epoch, in reading order: (len(self),)."""
+        """Return the row numbers of an epoch, in reading order: (len(self),).
+
+        Of weighted sources another epoch may read more or fewer of these rows; it then reads those of the first one.
+        """
+        kept = self._kept(epoch)
+        return kept if len(kept) == len(self) else self._first
+
+    def _kept(self, epoch: int) -> NDArray[np.int64]:
         order = self._rows.order(epoch)
         return np.searchsorted(self._numbers, order[np.isin(order, self._numbers)])
 
