@@ -42,7 +42,7 @@ def predicted(run: Path, deal: RankMap) -> list[dict[str, Any]]:
         rows = [row | {"talk": row["talk"][:-1]} for row in made_rows(30)[20:]]
         asked = predictor.given_rows(rows)
         predictor.load(session_of(stop, deal))
-        return [line for window in predictor.answers(asked) for line in window]
+        return [line for window in predictor.windows(asked) for line in window]
 
 
 @pytest.mark.sampled(3)

@@ -39,7 +39,7 @@ def answer_rows(command: RowCommand, execution: Execution, data: str, out: Path 
     def follow(answers: "RowAnswers", work: "Session") -> None:
         rows = answers.open_rows()
         answers.load(work)
-        for _ in answers.answers(rows):
+        for _ in answers.windows(rows):
             pass
 
     refuse_ranks = "rows from stdin are answered by one process, as they arrive; give them as a file, --data F" if data == "-" else ""
@@ -54,7 +54,7 @@ def answer_rows(command: RowCommand, execution: Execution, data: str, out: Path 
             with ExitStack() as stack:
                 write = _print_rows if out is None else stack.enter_context(command.open_file(out, answers, work))
                 bar = stack.enter_context(console.progress(command.doing, None, "rows"))
-                for lines in _windows(answers, answers.answers(rows, pipe.is_ready if pipe else lambda: True), work):
+                for lines in _interruptible(answers, answers.windows(rows, pipe.is_ready if pipe else lambda: True), work):
                     write(lines)
                     bar.advance(len(lines))
         except BrokenPipeError as error:  # of --out
@@ -64,7 +64,7 @@ def answer_rows(command: RowCommand, execution: Execution, data: str, out: Path 
         reading = work.reading(last=as_json)
         result = answers.result(reading) | ({} if out is None else {"out": str(out)})
         work.finish(result)
-        _show(result, reading, f"{answers.task.name}s", as_json=as_json)
+        _show(result, reading, f"{answers.name}s", as_json=as_json)
 
 
 def _stdin_pipe() -> "Pipe":
@@ -75,7 +75,7 @@ def _stdin_pipe() -> "Pipe":
     return Pipe(getattr(sys.stdin.buffer, "raw", sys.stdin.buffer), "stdin")
 
 
-def _windows(answers: "RowAnswers", windows: Iterator[list[dict[str, Any]]], work: "Session") -> Iterator[list[dict[str, Any]]]:
+def _interruptible(answers: "RowAnswers", windows: Iterator[list[dict[str, Any]]], work: "Session") -> Iterator[list[dict[str, Any]]]:
     """Yield the lines of each window as soon as it is answered; a signal ends the wait for the next one."""
     while True:
         with work.stop.at_once(f"{answers.counts.rows:,} rows were answered"):  # `next` may wait for a row

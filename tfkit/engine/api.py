@@ -474,7 +474,7 @@ def _predictions(predictor: "RowAnswers", rows: Any, session: OpenSession, shoul
     """Load the model when the first row is requested. Between two windows the process has the caller's own state."""
     import torch
 
-    answers = predictor.answers(predictor.given_rows(rows))
+    windows = predictor.windows(predictor.given_rows(rows))
     with ExitStack() as stack:
         with isolated(), interrupts(should_stop) as stop, stop.at_once():
             work = stack.enter_context(session(stop))
@@ -483,7 +483,7 @@ def _predictions(predictor: "RowAnswers", rows: Any, session: OpenSession, shoul
             answered = f"{predictor.counts.rows:,} rows were answered"
             with isolated(), interrupts(should_stop) as stop, stop.at_once(answered):
                 torch.set_num_threads(work.threads or torch.get_num_threads())
-                window = next(answers, None)
+                window = next(windows, None)
             if window is None:
                 break
             yield from window

@@ -42,7 +42,7 @@ class LoadedModel(Loaded):
         predictor = open_predictor(self.folder, changes, all_labels=all_labels)
         with isolated():
             predictor.use(self)
-            return [row for window in predictor.answers(predictor.given_rows(rows)) for row in window]
+            return [row for window in predictor.windows(predictor.given_rows(rows)) for row in window]
 
     def generate(
         self,
