@@ -4,14 +4,14 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from tfkit.adapters import FrozenReference, load
-from tfkit.alignment.held_out import JudgedResponse
+from tfkit.alignment.held_out import JudgedResponse, judge_prompts, response_metrics
 from tfkit.alignment.rewards import Rules
 from tfkit.alignment.user_code import CodePermission
 from tfkit.data import ExampleSet
 from tfkit.engine.assembly.training_data import ValidationSet, report_rows, with_lost
-from tfkit.engine.assembly.validation import judge_responses, response_metrics
+from tfkit.engine.assembly.validation import join_metrics, rows_within
 from tfkit.engine.inference.answering_model import open_finished
-from tfkit.engine.inference.by_row import Scored, rows_within, scored_sources, stored_sets
+from tfkit.engine.inference.by_row import Scored, scored_sources, stored_sets
 from tfkit.engine.inference.session import WHOLE
 from tfkit.engine.request.evaluation_settings import EvaluationSettings, saved_recipe
 from tfkit.errors import ModelError, TfkitError
@@ -45,16 +45,17 @@ def evaluate_rollouts(
     report_rows([held_out.stored for held_out in sets], work.listener)
     reference, seed = _reference(loaded, work), settings.generation.seed
     with work.listener.progress("answering", sum(counts), "prompts") as bar, work.stop.at_once(WHOLE):
-        given = (settings.evaluation, order, objective, rules, sets, loaded.model, reference, seed)
-        judged = judge_responses(*given, work=work.batches(bar))
+        given = (loaded.model, reference, stored, counts, rollouts, rules)
+        judged = judge_prompts(*given, seed=seed, batch_size=settings.evaluation.batch_size, work=work.batches(bar))
     assert judged is not None  # nothing asked it to stop
     by_set = [
         [*responses, *(JudgedResponse("", lost.sums) for lost in wrong_answers(labelled, held_out.lost, 0))]
         for responses, held_out in zip(judged, sets, strict=True)
     ]
     everything = [response for responses in by_set for response in responses]
+    each_set = [response_metrics(objective, responses) for responses in by_set]
     return Scored(
-        response_metrics(objective, by_set, [held_out.name for held_out in all_sets]),
+        join_metrics(response_metrics(objective, everything), each_set, [held_out.name for held_out in all_sets]),
         len(everything),
         sum(int(prompts.lengths[: len(responses)].sum()) for prompts, responses in zip(stored, judged, strict=False)),
         [held_out.stored for held_out in sets],

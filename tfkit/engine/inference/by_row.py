@@ -10,7 +10,7 @@ from tfkit.data.store.overlap import Hashes
 from tfkit.engine.assembly.reference_model import with_finished_reference
 from tfkit.engine.assembly.training_data import ValidationSet, report_rows, set_names, store, with_lost
 from tfkit.engine.assembly.training_rows import evaluation_baselines, scored_rows
-from tfkit.engine.assembly.validation import join_metrics, judge_sets, opened_sets, score_sets
+from tfkit.engine.assembly.validation import join_metrics, judge_sets, opened_sets, rows_within, score_sets
 from tfkit.engine.assembly.verdict import predicts_one_class
 from tfkit.engine.inference.answering_model import open_finished
 from tfkit.engine.inference.session import WHOLE
@@ -206,11 +206,6 @@ def _generation_facts(settings: EvaluationSettings, units: int, inputs: Sequence
     facts: dict[str, Any] = {"decoding": deterministic(settings.generation).model_dump(include=_DECODING)}
     facts |= {"bleu_tokenize": settings.evaluation.bleu_tokenize} if "bleu" in settings.evaluation.text_metrics else {}
     return facts | {"inputs": units, "references": sum(len(one.references) for part in inputs for one in part)}
-
-
-def rows_within(objective: LabelledObjective, order: RowOrder, sets: Sequence[ExampleSet], max_tokens: int | None) -> list[int]:
-    """Return how many rows of each set are scored; the last sets may be left out."""
-    return [count for _, _, count in opened_sets(objective, order, sets, max_tokens)]
 
 
 def _metrics(
