@@ -29,9 +29,9 @@ def session_of(stop: StopRequest, deal: RankMap) -> Session:
 
 def evaluated(run: Path, deal: RankMap) -> list[Any]:
     with isolated(), interrupts(None) as stop:
-        work = session_of(stop, deal)
+        session = session_of(stop, deal)
         changes = {"evaluation.batch_size": 5}
-        _, found = Evaluator(str(run), None, changes, None, CodePermission()).compute(work, each=True)
+        _, found = Evaluator(str(run), None, changes, None, CodePermission()).compute(session, each=True)
     assert found.scores is not None
     return [found.metrics, found.predictions, found.facts, found.baselines]
 

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 def evaluate_rollouts(
-    settings: EvaluationSettings, loaded: "Loaded", work: "Session", code: CodePermission, *, each: bool = False
+    settings: EvaluationSettings, loaded: "Loaded", session: "Session", code: CodePermission, *, each: bool = False
 ) -> Scored:
     """Sample and reward a response to each prompt; `each`: also return a line for every prompt.
 
@@ -38,15 +38,15 @@ def evaluate_rollouts(
     assert rollouts is not None
     data, sources = scored_sources(settings, settings.objective.roles, "prompts to answer")
     rules = Rules(rollouts.section.rules, code)
-    all_sets, order = stored_sets(settings, data, sources, objective, tokenizer, loaded, work)
+    all_sets, order = stored_sets(settings, data, sources, objective, tokenizer, loaded, session)
     stored = [held_out.stored for held_out in all_sets if isinstance(held_out.stored, ExampleSet)]
     counts = rows_within(labelled, order, stored, settings.evaluation.max_tokens)
-    sets = [with_lost(held_out, objective, work.listener, count) for held_out, count in zip(all_sets, counts, strict=False)]
-    report_rows([held_out.stored for held_out in sets], work.listener)
-    reference, seed = _reference(loaded, work), settings.generation.seed
-    with work.listener.progress("answering", sum(counts), "prompts") as bar, work.stop.at_once(WHOLE):
+    sets = [with_lost(held_out, objective, session.listener, count) for held_out, count in zip(all_sets, counts, strict=False)]
+    report_rows([held_out.stored for held_out in sets], session.listener)
+    reference, seed = _reference(loaded, session), settings.generation.seed
+    with session.listener.progress("answering", sum(counts), "prompts") as bar, session.stop.at_once(WHOLE):
         given = (loaded.model, reference, stored, counts, rollouts, rules)
-        judged = judge_prompts(*given, seed=seed, batch_size=settings.evaluation.batch_size, work=work.batches(bar))
+        judged = judge_prompts(*given, seed=seed, batch_size=settings.evaluation.batch_size, work=session.batches(bar))
     assert judged is not None  # nothing asked it to stop
     by_set = [
         [*responses, *(JudgedResponse("", lost.sums) for lost in wrong_answers(labelled, held_out.lost, 0))]
@@ -67,7 +67,7 @@ def evaluate_rollouts(
     )
 
 
-def _reference(loaded: "Loaded", work: "Session") -> FrozenReference | None:
+def _reference(loaded: "Loaded", session: "Session") -> FrozenReference | None:
     """Return the initial model of the checkpoint's run; None, with a warning, if it can no longer be read."""
     try:
         saved = saved_recipe(loaded.folder)
@@ -81,7 +81,7 @@ def _reference(loaded: "Loaded", work: "Session") -> FrozenReference | None:
         if start.sha256 is not None and content_hash(initial.folder) != start.sha256:
             raise ModelError("its weights have changed")
     except TfkitError as error:
-        work.listener.warn(f"{loaded.folder}: the kl is not computed, since the initial model of its run cannot be read: {error}")
+        session.listener.warn(f"{loaded.folder}: the kl is not computed, since the initial model of its run cannot be read: {error}")
         return None
     return FrozenReference(initial.model)
 

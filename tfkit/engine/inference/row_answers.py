@@ -92,11 +92,11 @@ class RowAnswers(ABC):
                 raise UsageError(f"row {number}: a row is a dict or a text, and this is of type {type(row).__name__}")
             yield columns.asked(row, f"row {number}")
 
-    def load(self, work: "Session") -> None:
+    def load(self, session: "Session") -> None:
         """Load the model. Raises ModelError for one that does not fit the task."""
-        opened = open_model(self.folder, work, self.inputs, self.precision)
+        opened = open_model(self.folder, session, self.inputs, self.precision)
         self.precision = opened.precision
-        self.use(opened.loaded, work.deal)
+        self.use(opened.loaded, session.deal)
 
     def use(self, loaded: "Loaded", deal: RankMap = serial_map) -> None:
         """Use a loaded model; `deal` computes its batches. Raises ModelError."""
