@@ -17,10 +17,10 @@ from tfkit.errors import UsageError
 from tfkit.run.signals import StopSignals
 
 if TYPE_CHECKING:
-    from tfkit.engine.request.evaluation_settings import Opened
+    from tfkit.engine.request.evaluation_settings import OpenedCheckpoint
     from tfkit.recipe.schema.carbon_section import CarbonSection
 
-T = TypeVar("T", bound="Opened")
+T = TypeVar("T", bound="OpenedCheckpoint")
 
 
 def open_as_leader(
@@ -57,7 +57,7 @@ def open_as_leader(
     return opened
 
 
-def leading_session(command: str, opened: "Opened", execution: Execution) -> AbstractContextManager[Session]:
+def leading_session(command: str, opened: "OpenedCheckpoint", execution: Execution) -> AbstractContextManager[Session]:
     """Meter the block, in which this process leads the command; see `open_as_leader`."""
     return command_session(command, opened.settings.carbon, execution, find_ranks())
 

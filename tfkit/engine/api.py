@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from tfkit.engine.inference.loaded_model import LoadedModel
     from tfkit.engine.inference.row_answers import RowAnswers
     from tfkit.engine.inference.session import Session
-    from tfkit.engine.request.evaluation_settings import Opened
+    from tfkit.engine.request.evaluation_settings import OpenedCheckpoint
     from tfkit.engine.tools.averaging import Averaged
     from tfkit.engine.tools.tracking import Tracked
     from tfkit.engine.training_run.attempt import RunOptions
@@ -458,7 +458,7 @@ def _train(train: Train, options: "RunOptions", ranks: int, should_stop: ShouldS
 
 
 def _session_of(
-    command: str, opened: "Opened", run: str | Path | None, device: str | None, threads: int | None, listener: Listener | None
+    command: str, opened: "OpenedCheckpoint", run: str | Path | None, device: str | None, threads: int | None, listener: Listener | None
 ) -> OpenSession:
     """Return a function that opens the session of a call for a stop request. Raises UsageError for a run folder among the inputs."""
     from tfkit.engine.inference.session import open_session

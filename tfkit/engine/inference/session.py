@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from tfkit.carbon import Meter, Reading, read_totals, resolve_place
 from tfkit.carbon.reading import SUMS, add_readings
-from tfkit.engine.listener import Listener, Progress, Silent, StopRequest
+from tfkit.engine.listener import Listener, ProgressBar, Silent, StopRequest
 from tfkit.engine.request.rank_checks import rank_device, rank_threads
 from tfkit.engine.request.run_totals import record_totals
 from tfkit.errors import DataError
@@ -21,7 +21,7 @@ from tfkit.run.folder import RunFolder
 if TYPE_CHECKING:
     from tfkit.engine.request.evaluation_settings import EvaluationSettings
     from tfkit.engine.request.inputs import Inputs
-    from tfkit.generation.answer_precision import Opened, Precision
+    from tfkit.generation.answer_precision import OpenedModel, Precision
     from tfkit.recipe.reading.overrides import Overrides
 
 
@@ -50,7 +50,7 @@ class Session:
         """Whether the command should stop."""
         return self.stop.should_stop()
 
-    def batches(self, bar: Progress) -> BatchWork:
+    def batches(self, bar: ProgressBar) -> BatchWork:
         """Return how the batches of this command are computed and shown by a progress bar; `stop.at_once` ends them."""
         return BatchWork(bar.advance, deal=self.deal)
 
@@ -166,7 +166,7 @@ def _joined(alone: Session, ranks: Ranks, metered: dict[str, Any] | None = None)
             meter.stop()
 
 
-def open_model(folder: Path, session: "Session", inputs: "Inputs", precision: "Precision", *, packs: bool = True) -> "Opened":
+def open_model(folder: Path, session: "Session", inputs: "Inputs", precision: "Precision", *, packs: bool = True) -> "OpenedModel":
     """Load a model in this precision, on the device and with the threads of the session, after checking that all ranks have the same
     inputs. `packs`: lay out the weights of a large model for a CPU; sums are then rounded in another order.
 
