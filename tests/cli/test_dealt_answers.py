@@ -29,9 +29,9 @@ def session_of(stop: StopRequest, deal: RankMap) -> Session:
 
 def evaluated(run: Path, deal: RankMap) -> list[Any]:
     with isolated(), interrupts(None) as stop:
-        work = session_of(stop, deal)
+        session = session_of(stop, deal)
         changes = {"evaluation.batch_size": 5}
-        _, found = Evaluator(str(run), None, changes, None, CodePermission()).compute(work, each=True)
+        _, found = Evaluator(str(run), None, changes, None, CodePermission()).compute(session, each=True)
     assert found.scores is not None
     return [found.metrics, found.predictions, found.facts, found.baselines]
 
@@ -42,7 +42,7 @@ def predicted(run: Path, deal: RankMap) -> list[dict[str, Any]]:
         rows = [row | {"talk": row["talk"][:-1]} for row in made_rows(30)[20:]]
         asked = predictor.given_rows(rows)
         predictor.load(session_of(stop, deal))
-        return [line for window in predictor.answers(asked) for line in window]
+        return [line for window in predictor.windows(asked) for line in window]
 
 
 @pytest.mark.sampled(3)

@@ -15,7 +15,7 @@ from tfkit.data.columns.record_columns import Columns, Record
 from tfkit.data.formats.detection import detect_json_lines
 from tfkit.data.formats.file_content import content_of
 from tfkit.data.sources.open_sources import first_records, training_sources, validation_sources
-from tfkit.data.sources.prediction_rows import PredictionColumns
+from tfkit.data.sources.prediction_rows import PredictionColumns, prediction_rows
 from tfkit.data.sources.split_files import evaluated_files
 from tfkit.errors import DataError
 from tfkit.recipe.schema.data_sections import DataSection, SourceSection
@@ -135,9 +135,7 @@ def test_each_text_of_an_intent_is_a_row_to_predict(tmp_path: Path, name: str, t
     intents = [{name: f"tag {n}", texts: [f"say {n}", f"tell {n}"], "responses": ["Yes."]} for n in range(3)]
     (tmp_path / "intents.json").write_text(json.dumps({"intents": intents}))
     columns = PredictionColumns(ClassificationSection(kind="classification").asked_roles)
-    inputs = [
-        row.values[""] for row in open_source(SourceSection(path=str(tmp_path / "intents.json")), "all", None, columns=columns).rows()
-    ]
+    inputs = prediction_rows(open_source(SourceSection(path=str(tmp_path / "intents.json")), "all", None, columns=columns))
     assert [one.row.values["text"] for one in inputs] == ["say 0", "tell 0", "say 1", "tell 1", "say 2", "tell 2"]
 
 

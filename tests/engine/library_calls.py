@@ -10,7 +10,7 @@ from typing import Any
 
 from tiny_runs import Process
 
-from tfkit.engine.listener import Live, Progress
+from tfkit.engine.listener import Live, ProgressBar
 
 
 def call(folder: Path, function: Callable[[], Any], before: Callable[[], object] | None = None) -> Any:
@@ -69,7 +69,7 @@ class Recorder:
         self.note("update", dict(fields))
 
     @contextmanager
-    def progress(self, description: str, total: int | None = None, unit: str = "") -> Iterator[Progress]:
+    def progress(self, description: str, total: int | None = None, unit: str = "") -> Iterator[ProgressBar]:
         self.note("progress", description)
         yield self
 

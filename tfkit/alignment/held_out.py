@@ -1,6 +1,6 @@
 """Evaluation of a policy on held-out prompts: one response to each, with the same seed every time, its reward, and its KL."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -10,11 +10,11 @@ from tfkit.adapters import FrozenReference
 from tfkit.alignment.policy_forward import by_response, token_statistics
 from tfkit.alignment.response_sampling import SampledResponse, response_text, sample
 from tfkit.alignment.rewards import Rules
-from tfkit.data import Example
+from tfkit.data import ExampleSet
 from tfkit.errors import Stopped
 from tfkit.generation.inference import inference
 from tfkit.model.transformer import Transformer
-from tfkit.objectives.objective import Sum
+from tfkit.objectives.objective import Objective, Sum
 from tfkit.objectives.rollouts import Rollouts
 from tfkit.parallel.rank_map import UNWATCHED, BatchWork
 
@@ -30,23 +30,40 @@ class JudgedResponse:
 def judge_prompts(
     model: Transformer,
     reference: FrozenReference | None,
-    prompts: Sequence[Example],
+    sets: Sequence[ExampleSet],
+    counts: Sequence[int],
     rollouts: Rollouts,
     rules: Rules,
     *,
     seed: int,
     batch_size: int,
     work: BatchWork = UNWATCHED,
-) -> list[JudgedResponse] | None:
-    """Sample a response to each prompt and evaluate it; without a reference there is no `kl`. Return None if the work was stopped."""
-    try:
+) -> list[list[JudgedResponse]] | None:
+    """Sample a response to each of the first prompts of each set and evaluate it; without a reference there is no `kl`.
+
+    `counts`: the number of these prompts of each set; the last sets may be left out. Return None if the work was stopped.
+    """
+
+    def judge(examples: ExampleSet, count: int) -> list[JudgedResponse]:
+        prompts = [examples[number] for number in range(count)]
         responses = sample(model, prompts, rollouts, rules, completions=1, seed=seed, batch_size=batch_size, work=work)
         divergences: list[float | None] = [None] * len(responses)
         if reference is not None and responses:
             divergences = [*_divergences(model, reference, responses, rollouts, batch_size, work)]
+        return [_judged(response, kl, rollouts) for response, kl in zip(responses, divergences, strict=True)]
+
+    try:
+        return [judge(examples, count) for examples, count in zip(sets, counts, strict=False)]
     except Stopped:
         return None
-    return [_judged(response, kl, rollouts) for response, kl in zip(responses, divergences, strict=True)]
+
+
+def response_metrics(objective: Objective, responses: Iterable[JudgedResponse]) -> dict[str, float]:
+    """Return the metrics of judged responses."""
+    sums: dict[str, Sum] = {}
+    for response in responses:
+        sums |= {name: sums[name] + added if name in sums else added for name, added in response.sums.items()}
+    return objective.metrics(sums)
 
 
 def _judged(response: SampledResponse, kl: float | None, rollouts: Rollouts) -> JudgedResponse:

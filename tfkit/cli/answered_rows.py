@@ -36,35 +36,35 @@ def answer_rows(command: RowCommand, execution: Execution, data: str, out: Path 
     """Answer the rows of `data`, "-" for stdin, on all ranks of the command. Without `out` the answers are JSON lines on stdout."""
     from tfkit.cli.session import leading_session, open_as_leader
 
-    def follow(answers: "RowAnswers", work: "Session") -> None:
+    def follow(answers: "RowAnswers", session: "Session") -> None:
         rows = answers.open_rows()
-        answers.load(work)
-        for _ in answers.answers(rows):
+        answers.load(session)
+        for _ in answers.windows(rows):
             pass
 
     refuse_ranks = "rows from stdin are answered by one process, as they arrive; give them as a file, --data F" if data == "-" else ""
     if (answers := open_as_leader(command.open_answers, follow, execution, refuse_ranks=refuse_ranks, out=out)) is None:
         return
-    with leading_session(command.name, answers, execution) as work:
-        with work.stop.at_once():
+    with leading_session(command.name, answers, execution) as session:
+        with session.stop.at_once():
             pipe = _stdin_pipe() if data == "-" else None
             rows = answers.open_rows(pipe)
-            answers.load(work)
+            answers.load(session)
         try:
             with ExitStack() as stack:
-                write = _print_rows if out is None else stack.enter_context(command.open_file(out, answers, work))
+                write = _print_rows if out is None else stack.enter_context(command.open_file(out, answers, session))
                 bar = stack.enter_context(console.progress(command.doing, None, "rows"))
-                for lines in _windows(answers, answers.answers(rows, pipe.is_ready if pipe else lambda: True), work):
+                for lines in _interruptible(answers, answers.windows(rows, pipe.is_ready if pipe else lambda: True), session):
                     write(lines)
                     bar.advance(len(lines))
         except BrokenPipeError as error:  # of --out
             raise console.ReaderGone from error
         for warning in answers.warnings():
             console.warn(warning)
-        reading = work.reading(last=as_json)
+        reading = session.reading(last=as_json)
         result = answers.result(reading) | ({} if out is None else {"out": str(out)})
-        work.finish(result)
-        _show(result, reading, f"{answers.task.name}s", as_json=as_json)
+        session.finish(result)
+        _show(result, reading, f"{answers.name}s", as_json=as_json)
 
 
 def _stdin_pipe() -> "Pipe":
@@ -75,10 +75,10 @@ def _stdin_pipe() -> "Pipe":
     return Pipe(getattr(sys.stdin.buffer, "raw", sys.stdin.buffer), "stdin")
 
 
-def _windows(answers: "RowAnswers", windows: Iterator[list[dict[str, Any]]], work: "Session") -> Iterator[list[dict[str, Any]]]:
+def _interruptible(answers: "RowAnswers", windows: Iterator[list[dict[str, Any]]], session: "Session") -> Iterator[list[dict[str, Any]]]:
     """Yield the lines of each window as soon as it is answered; a signal ends the wait for the next one."""
     while True:
-        with work.stop.at_once(f"{answers.counts.rows:,} rows were answered"):  # `next` may wait for a row
+        with session.stop.at_once(f"{answers.counts.rows:,} rows were answered"):  # `next` may wait for a row
             lines = next(windows, None)
         if lines is None:
             return

@@ -22,11 +22,11 @@ def average(
     from tfkit.engine.tools.averaging import average_checkpoints, carbon_of, choose_checkpoints
 
     chosen = choose_checkpoints(run, out, last)
-    with command_session("average", carbon_of(run)) as work, work.stop.at_once("nothing was written"):
+    with command_session("average", carbon_of(run)) as session, session.stop.at_once("nothing was written"):
         began = time.monotonic()
         done = average_checkpoints(chosen, out, console)
         seconds = time.monotonic() - began
-        reading = work.own(work.meter.stop())
+        reading = session.own(session.meter.stop())
     if json:
         facts = {"run": str(run), "model": str(out), "checkpoints": done.checkpoints, "step": done.step}
         facts |= {"reward_shift": done.reward_shift} if done.reward_shift is not None else {}

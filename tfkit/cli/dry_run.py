@@ -33,8 +33,8 @@ def show_dry_run(request: TrainingRequest, options: RunOptions, json: bool, swee
     if request.source is not None and request.source.has_stages:
         return _show_chain(plan_chain(request.given, request.kind, replace(options, resume=True)), options, json, sweep)
     request.check()
-    with command_session("plan", CarbonSection(enabled=False)) as work:
-        plan = _plan(request, work, options)
+    with command_session("plan", CarbonSection(enabled=False)) as session:
+        plan = _plan(request, session, options)
     if json:
         console.json(_document(plan) | _sweep_document(sweep))
         return
@@ -48,7 +48,7 @@ def show_dry_run(request: TrainingRequest, options: RunOptions, json: bool, swee
 def _show_chain(chain: ChainPlan, options: RunOptions, json: bool, sweep: "SweepPlan | None") -> None:
     """Show the plan of each stage of a chain, except those that need the model of an earlier stage that was not run yet."""
     documents: dict[str, Any] = {}
-    with command_session("plan", CarbonSection(enabled=False)) as work:
+    with command_session("plan", CarbonSection(enabled=False)) as session:
         for stage in chain.todo:
             console.say(f"stage {stage.name}")
             if (missing := stage.missing_stage()) is not None:
@@ -58,7 +58,7 @@ def _show_chain(chain: ChainPlan, options: RunOptions, json: bool, sweep: "Sweep
                 continue
             request = stage.request
             request.check()
-            plan = _plan(request, work, options)
+            plan = _plan(request, session, options)
             documents[stage.name] = _document(plan)
             if not json:
                 _show(plan)
@@ -79,10 +79,10 @@ def _trials_text(sweep: "SweepPlan") -> str:
     return f"{format_number_of(sweep.search.count, 'trial')} of {axes}, of which this is the one with the first values"
 
 
-def _plan(request: TrainingRequest, work: Session, options: RunOptions) -> "DryRun":
+def _plan(request: TrainingRequest, session: Session, options: RunOptions) -> "DryRun":
     from tfkit.engine.tools.dry_run import dry_run
 
-    return dry_run(request, work, rows=_ROWS_SHOWN, options=options)
+    return dry_run(request, session, rows=_ROWS_SHOWN, options=options)
 
 
 def _document(plan: "DryRun") -> dict[str, Any]:

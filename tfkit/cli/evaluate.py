@@ -59,20 +59,22 @@ def evaluate(
         given = scored_overrides(options.named_columns(columns), rows) | parse_overrides(changes)
         return Evaluator(checkpoint, source, given, data, CodePermission(every_file=allow_code))
 
-    evaluator = open_as_leader(open_evaluator, lambda one, work: one.compute(work), execution, out=predictions, option="--predictions")
+    evaluator = open_as_leader(
+        open_evaluator, lambda one, session: one.compute(session), execution, out=predictions, option="--predictions"
+    )
     if evaluator is None:
         return
     gates, objective = evaluator.gates(fail_if or ()), evaluator.settings.objective.trained_for
     if predictions is not None and objective.reads_text and objective.scored_by == "row":
         raise UsageError(f"--predictions applies to texts and labelled rows, and {objective.kind} has neither; leave it out")
-    with leading_session("evaluate", evaluator, execution) as work:
-        result, scored, reading = evaluator.score(work, each=predictions is not None)
+    with leading_session("evaluate", evaluator, execution) as session:
+        result, scored, reading = evaluator.score(session, each=predictions is not None)
         judged = gate_metrics(result)
         result["gates"] = judge(gates, judged)
         error = gate_error(gates, judged)
         show_judged(result, _table(result, reading), error, as_json=json)
         if predictions is not None:
-            write_predictions(predictions, scored, work.stop)
+            write_predictions(predictions, scored, session.stop)
     if error is not None:
         raise error
 

@@ -86,9 +86,9 @@ def generate(
         overrides = followed_by(parse_overrides(changes), sampling.overrides())
         return TextGenerator(checkpoint, overrides, chat=chat, files=[Path(input_)] if input_ else [], precision=precision)
 
-    def follow(generator: "TextGenerator", work: "Session") -> None:
+    def follow(generator: "TextGenerator", session: "Session") -> None:
         assert batches is not None
-        generator.load(work)
+        generator.load(session)
         _write_answers(generator, batches, None)
 
     is_file = input_ not in (None, "-")
@@ -97,15 +97,15 @@ def generate(
         batches = _read_prompts(prompt, input_, words, chat, stack)
         if (generator := open_as_leader(open_generator, follow, execution, refuse_ranks="" if is_file else one)) is None:
             return
-        work = stack.enter_context(leading_session("generate", generator, execution))
-        with work.stop.at_once():
-            generator.load(work)
+        session = stack.enter_context(leading_session("generate", generator, execution))
+        with session.stop.at_once():
+            generator.load(session)
         if batches is None:
             count, tokens = 0, _converse(generator, json_)
         else:
             count, tokens = _write_answers(generator, batches, None if json_ else prompt)
-        reading = work.reading()
-        work.finish({"prompts": count, "tokens": tokens})
+        reading = session.reading()
+        session.finish({"prompts": count, "tokens": tokens})
         if reading.status == "ok":
             console.say(f"{tokens:,} tokens, {reading.text}")
 
@@ -152,7 +152,7 @@ def _write_answers(generator: "TextGenerator", batches: Iterator[list[Prompt]], 
     """Answer the prompts; return the numbers of prompts and new tokens. `text`: the only prompt, whose answer is written as text."""
     count = tokens = 0
     with ExitStack() as stack:
-        with generator.work.stop.at_once():
+        with generator.session.stop.at_once():
             template = stack.enter_context(generator.template()) if generator.chat else None
         if text is not None and generator.fills_masks:
             [filling] = generator.fill([text])
@@ -162,7 +162,7 @@ def _write_answers(generator: "TextGenerator", batches: Iterator[list[Prompt]], 
             [rendered] = prompt_texts(generator, template, next(batches))
             return 1, _write_text(generator, text if generator.continues_prompts else "", rendered)
         for prompt, line in stack.enter_context(closing(answer_prompts(generator, template, batches))):
-            if generator.work.ranks.is_first:
+            if generator.session.ranks.is_first:
                 _write_line(prompt, line)
             count += 1
             tokens += line["tokens"]
@@ -184,7 +184,7 @@ def _write_text(generator: "TextGenerator", shown: str, text: str) -> int:
         console.result("")
     elif completion.finish != "interrupted":
         console.piece(f"{shown}{completion.text}\n")
-    generator.work.stop.raise_if_requested("the continuation is not complete")
+    generator.session.stop.raise_if_requested("the continuation is not complete")
     return completion.tokens
 
 
@@ -192,9 +192,9 @@ def _converse(generator: "TextGenerator", as_json: bool) -> int:
     """Answer the user's messages until Ctrl-D, or Ctrl-C at the prompt; Ctrl-C ends an answer. Return the number of new tokens."""
     messages: list[dict[str, Any]] = []
     tokens = 0
-    work = generator.work
+    session = generator.session
     with generator.template() as template:
-        while (message := _read_message(work)) is not None:
+        while (message := _read_message(session)) is not None:
             messages.append({"role": "user", "content": message})
             text = template.render(messages, add_generation_prompt=True)
             completion = _answer(generator, text, len(messages), as_json)
@@ -205,9 +205,9 @@ def _converse(generator: "TextGenerator", as_json: bool) -> int:
     return tokens
 
 
-def _read_message(work: "Session") -> str | None:
+def _read_message(session: "Session") -> str | None:
     """Return the next line that is not empty; None at the end of the input."""
-    with work.stop.at_once("the conversation is over"):
+    with session.stop.at_once("the conversation is over"):
         while (line := console.ask("> ")) is not None:
             if line.strip():
                 return line
@@ -216,7 +216,7 @@ def _read_message(work: "Session") -> str | None:
 
 def _answer(generator: "TextGenerator", text: str, turn: int, as_json: bool) -> "TextCompletion":
     """Generate the model's turn, and write it as tokens arrive."""
-    work = generator.work
+    session = generator.session
 
     def on_text(_row: int, piece: str) -> None:
         if not as_json:
@@ -224,8 +224,8 @@ def _answer(generator: "TextGenerator", text: str, turn: int, as_json: bool) -> 
 
     pressed = threading.Event()
     with forwarded(lambda _: pressed.set(), (signal.SIGINT,)):
-        [completion] = generator.complete([text], turn - 1, on_text, lambda: pressed.is_set() or work.should_stop())
+        [completion] = generator.complete([text], turn - 1, on_text, lambda: pressed.is_set() or session.should_stop())
     if not as_json:
         console.result("")
-    work.stop.raise_if_requested("the answer is not complete")
+    session.stop.raise_if_requested("the answer is not complete")
     return completion

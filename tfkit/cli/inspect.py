@@ -58,14 +58,14 @@ def inspect(
     shown = request.written.recipe if request.written is not None else None
     if is_trained := shown is None or tuned.checkpoint is not None or tuned.data is not None:  # else also one that only judges is shown
         request.check()
-    with command_session("inspect", CarbonSection(enabled=False)) as work:
+    with command_session("inspect", CarbonSection(enabled=False)) as session:
         from tfkit.engine.tools.inspection import inspect_first_step
 
         if is_trained:
-            with work.stop.at_once():
-                shown = request.decide(work.listener).recipe
+            with session.stop.at_once():
+                shown = request.decide(session.listener).recipe
         assert shown is not None
-        inspection = inspect_first_step(shown, show, work, masks=masks)
+        inspection = inspect_first_step(shown, show, session, masks=masks)
     if json:
         console.json(inspection.to_dict())
         return

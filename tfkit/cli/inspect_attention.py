@@ -85,7 +85,7 @@ def show_attention(checkpoint: str, looked: Looked, *, as_json: bool, width: int
 
         check_page_path(looked.html, GENERATOR)
         Inputs(models=(Path(checkpoint),)).refuse_output(looked.html, "--html")
-    with command_session("inspect", CarbonSection(enabled=False)) as work, work.stop.at_once():
+    with command_session("inspect", CarbonSection(enabled=False)) as session, session.stop.at_once():
         from tfkit.engine.api import load
 
         attended = load(checkpoint).attention(looked.attention, looked.target, next_tokens=_LIKELIEST * looked.next_tokens)

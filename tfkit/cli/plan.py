@@ -48,13 +48,13 @@ def plan(
     selected = options.stage_names(stages)
     planned = check_plan_request(request, selected)
     gates = plan_gates(fail_if or (), selected or (planned.chain.names if planned.chain is not None else ()))
-    with command_session("plan", planned.carbon) as work:
+    with command_session("plan", planned.carbon) as session:
         from tfkit.engine.chains.planned_chain import make_plan
 
         estimate = make_plan(
-            planned, work, PlanOptions(device, threads, selected, probe, ranks, gpu, CodePermission(every_file=allow_code))
+            planned, session, PlanOptions(device, threads, selected, probe, ranks, gpu, CodePermission(every_file=allow_code))
         )
-    used = Footprint.from_reading(work.own(work.meter.stop()))
+    used = Footprint.from_reading(session.own(session.meter.stop()))
     document = estimate.to_dict() | {"plan_energy_kwh": used.energy_kwh, "plan_emissions_g": used.emissions_g}
     document |= {"carbon_status": used.carbon_status, "gates": judge(gates, plan_metrics(document))}
     error = failed_gates(document["gates"])

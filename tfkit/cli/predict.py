@@ -62,10 +62,10 @@ def predict(
 
 
 @contextmanager
-def _lines_file(out: Path, answers: "RowAnswers", work: "Session") -> Iterator[WriteRows]:
+def _lines_file(out: Path, answers: "RowAnswers", session: "Session") -> Iterator[WriteRows]:
     """Open a file of lines: a table, or JSON lines."""
     from tfkit.engine.inference.predictions_file import DELIMITERS, lines_file
 
     extra_fields = ("error",) if answers.on_bad_row == "skip" else ()
-    with lines_file(out, work.stop, "--out", DELIMITERS.get(out.suffix.lower()), extra_fields) as write:
+    with lines_file(out, session.stop, "--out", DELIMITERS.get(out.suffix.lower()), extra_fields) as write:
         yield lambda lines: [write(line) for line in lines]

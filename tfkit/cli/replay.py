@@ -34,10 +34,10 @@ def replay(
     recipe = read_recipe(str(run / "recipe.yaml")).recipe
     code = CodePermission(every_file=allow_code)
     code.require(recipe.objective.code_files)
-    with command_session("replay", recipe.carbon) as work:
+    with command_session("replay", recipe.carbon) as session:
         from tfkit.engine.tools.replaying import replay_step
 
-        result = replay_step(run, recipe, document, work, code, device, threads)
+        result = replay_step(run, recipe, document, session, code, device, threads)
     console.json(result) if json else console.result(_table(result))
 
 

@@ -11,16 +11,16 @@ from tfkit.cli.options import Execution
 from tfkit.cli.program import set_crash_folder
 from tfkit.cli.ranks import start_ranks
 from tfkit.engine.inference.predictions_file import require_writable
-from tfkit.engine.inference.session import Session, follow_command, session
+from tfkit.engine.inference.session import Session, follow_command, open_session
 from tfkit.engine.training_run.ranks_of_command import ONE_PROCESS, Ranks, find_ranks
 from tfkit.errors import UsageError
 from tfkit.run.signals import StopSignals
 
 if TYPE_CHECKING:
-    from tfkit.engine.request.evaluation_settings import Opened
+    from tfkit.engine.request.evaluation_settings import OpenedCheckpoint
     from tfkit.recipe.schema.carbon_section import CarbonSection
 
-T = TypeVar("T", bound="Opened")
+T = TypeVar("T", bound="OpenedCheckpoint")
 
 
 def open_as_leader(
@@ -45,7 +45,7 @@ def open_as_leader(
     if not ranks.is_first:
         console.set_quiet(True)
         with StopSignals(acknowledge=console.acknowledge) as signals:
-            follow_command(ranks, signals, *place, lambda work: follow(open_checkpoint(), work))
+            follow_command(ranks, signals, *place, lambda session: follow(open_checkpoint(), session))
         return None
     if out is not None:
         require_writable(out, option)
@@ -57,7 +57,7 @@ def open_as_leader(
     return opened
 
 
-def leading_session(command: str, opened: "Opened", execution: Execution) -> AbstractContextManager[Session]:
+def leading_session(command: str, opened: "OpenedCheckpoint", execution: Execution) -> AbstractContextManager[Session]:
     """Meter the block, in which this process leads the command; see `open_as_leader`."""
     return command_session(command, opened.settings.carbon, execution, find_ranks())
 
@@ -71,6 +71,8 @@ def command_session(
     set_crash_folder(execution.run)
     with (
         StopSignals(acknowledge=console.acknowledge) as signals,
-        session(command, carbon, execution.run, console, signals, device=device, threads=threads, words=sys.argv, ranks=ranks) as work,
+        open_session(
+            command, carbon, execution.run, console, signals, device=device, threads=threads, words=sys.argv, ranks=ranks
+        ) as session,
     ):
-        yield work
+        yield session

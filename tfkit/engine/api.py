@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from tfkit.engine.inference.loaded_model import LoadedModel
     from tfkit.engine.inference.row_answers import RowAnswers
     from tfkit.engine.inference.session import Session
-    from tfkit.engine.request.evaluation_settings import Opened
+    from tfkit.engine.request.evaluation_settings import OpenedCheckpoint
     from tfkit.engine.tools.averaging import Averaged
     from tfkit.engine.tools.tracking import Tracked
     from tfkit.engine.training_run.attempt import RunOptions
@@ -208,17 +208,17 @@ def plan(
     steps, and discard their weights. `ranks` and `gpu` (h100, a100, l4, mi300x): plan for other machines, from data sheets. `start`,
     `data` and `columns` are those of `finetune`.
     """
-    from tfkit.engine.inference.session import session
+    from tfkit.engine.inference.session import open_session
     from tfkit.engine.planning.plan_request import PlanOptions, check_plan_request
 
     if recipe is None and start is None and data is None:
         raise UsageError("plan: what is planned? Give a recipe, or start=CKPT and data=F")
     planned = check_plan_request(_request(None, recipe, overrides, start, data, columns), stages)
-    with isolated(), interrupts(None) as stop, session("plan", planned.carbon, None, listener or Silent(), stop) as work:
+    with isolated(), interrupts(None) as stop, open_session("plan", planned.carbon, None, listener or Silent(), stop) as session:
         from tfkit.engine.chains.planned_chain import make_plan
 
         return make_plan(
-            planned, work, PlanOptions(device, threads, tuple(stages), probe, ranks, gpu, CodePermission(every_file=allow_code))
+            planned, session, PlanOptions(device, threads, tuple(stages), probe, ranks, gpu, CodePermission(every_file=allow_code))
         )
 
 
@@ -252,8 +252,8 @@ def evaluate(
         source = _recipe_text(recipe) if recipe is not None else None
         changes = scored_overrides(plain_columns(columns)) | plain_overrides(overrides)
         evaluator = Evaluator(str(_path("start", start)), source, changes, _path("data", data), CodePermission(every_file=allow_code))
-        with _session_of("evaluate", evaluator, run, device, threads, listener)(stop) as work:
-            result, rows, _ = evaluator.score(work, each=predictions)
+        with _session_of("evaluate", evaluator, run, device, threads, listener)(stop) as session:
+            result, rows, _ = evaluator.score(session, each=predictions)
     return EvaluationResult.of(result, predictions=rows)
 
 
@@ -279,10 +279,10 @@ def generate(
 
     with isolated(), interrupts(should_stop) as stop:
         generator = TextGenerator(str(_path("start", start)), plain_overrides(overrides), chat=chat, precision=precision)
-        with _session_of("generate", generator, run, device, threads, listener)(stop) as work:
-            generator.load(work)
+        with _session_of("generate", generator, run, device, threads, listener)(stop) as session:
+            generator.load(session)
             completions = generator.all_completions(prompts)
-            work.finish({"prompts": len(completions), "tokens": sum(completion.tokens for completion in completions)})
+            session.finish({"prompts": len(completions), "tokens": sum(completion.tokens for completion in completions)})
     return completions
 
 
@@ -458,35 +458,35 @@ def _train(train: Train, options: "RunOptions", ranks: int, should_stop: ShouldS
 
 
 def _session_of(
-    command: str, opened: "Opened", run: str | Path | None, device: str | None, threads: int | None, listener: Listener | None
+    command: str, opened: "OpenedCheckpoint", run: str | Path | None, device: str | None, threads: int | None, listener: Listener | None
 ) -> OpenSession:
     """Return a function that opens the session of a call for a stop request. Raises UsageError for a run folder among the inputs."""
-    from tfkit.engine.inference.session import session
+    from tfkit.engine.inference.session import open_session
 
     folder = Path(run) if run is not None else None
     if folder is not None:
         opened.inputs.refuse_folder(folder, "run")
     carbon, words = opened.settings.carbon, [f"tfkit.{command}"]
-    return lambda stop: session(command, carbon, folder, listener or Silent(), stop, device=device, threads=threads, words=words)
+    return lambda stop: open_session(command, carbon, folder, listener or Silent(), stop, device=device, threads=threads, words=words)
 
 
-def _predictions(predictor: "RowAnswers", rows: Any, session: OpenSession, should_stop: ShouldStop) -> Iterator[dict[str, Any]]:
+def _predictions(predictor: "RowAnswers", rows: Any, open_session: OpenSession, should_stop: ShouldStop) -> Iterator[dict[str, Any]]:
     """Load the model when the first row is requested. Between two windows the process has the caller's own state."""
     import torch
 
-    answers = predictor.answers(predictor.given_rows(rows))
+    windows = predictor.windows(predictor.given_rows(rows))
     with ExitStack() as stack:
         with isolated(), interrupts(should_stop) as stop, stop.at_once():
-            work = stack.enter_context(session(stop))
-            predictor.load(work)
+            session = stack.enter_context(open_session(stop))
+            predictor.load(session)
         while True:
             answered = f"{predictor.counts.rows:,} rows were answered"
             with isolated(), interrupts(should_stop) as stop, stop.at_once(answered):
-                torch.set_num_threads(work.threads or torch.get_num_threads())
-                window = next(answers, None)
+                torch.set_num_threads(session.threads or torch.get_num_threads())
+                window = next(windows, None)
             if window is None:
                 break
             yield from window
         for warning in predictor.warnings():
-            work.listener.warn(warning)
-        work.finish(predictor.result(work.own(work.meter.fresh_reading())))
+            session.listener.warn(warning)
+        session.finish(predictor.result(session.own(session.meter.fresh_reading())))

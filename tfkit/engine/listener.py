@@ -9,7 +9,7 @@ from typing import Any, Protocol, Self
 LOOK_SECONDS = 0.25
 
 
-class Progress(Protocol):
+class ProgressBar(Protocol):
     """The count of a progress bar."""
 
     def advance(self, count: int = 1) -> None:
@@ -37,7 +37,7 @@ class Listener(Protocol):
     def warn(self, text: str) -> None:
         """Report something that may be wrong; the run continues."""
 
-    def progress(self, description: str, total: int | None = None, unit: str = "") -> AbstractContextManager[Progress]:
+    def progress(self, description: str, total: int | None = None, unit: str = "") -> AbstractContextManager[ProgressBar]:
         """Show a count up to `total`; None: unknown."""
 
     def live(self) -> AbstractContextManager[Live]:
@@ -87,7 +87,7 @@ class StopRequest(Protocol):
 class _Watched:
     """A progress count that also checks whether to stop."""
 
-    inner: Progress
+    inner: ProgressBar
     listener: "StoppingListener"
 
     def advance(self, count: int = 1) -> None:
@@ -104,7 +104,7 @@ class StoppingListener:
         self._inner, self._stop, self._message, self._checked = inner, stop, message, 0.0
 
     @contextmanager
-    def progress(self, description: str, total: int | None = None, unit: str = "") -> Iterator[Progress]:
+    def progress(self, description: str, total: int | None = None, unit: str = "") -> Iterator[ProgressBar]:
         """Show a count up to `total`; None: unknown."""
         with self._inner.progress(description, total, unit) as count:
             yield _Watched(count, self)

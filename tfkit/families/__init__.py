@@ -16,22 +16,23 @@ _NAMES = (
     *("roberta", "xlm_roberta", "camembert", "modernbert", "electra", "mpnet", "bart", "mbart", "mt5", "flan_t5", "byt5"),
     "deberta_v3",
 )
-_OF_TYPES = {
-    "marian": "transformer_2017",
-    "openai-gpt": "gpt",
-    "phi3": "phi",
-    "gpt_neox": "pythia",
-    "gemma3_text": "gemma3",  # the text part of gemma3
-    "xlm-roberta": "xlm_roberta",
-    "deberta-v2": "deberta_v3",
-}  # families whose name is not Hugging Face's model_type
-_UNTYPED = ("transformer_2017", "gpt", "gpt3", "smollm2", "phi", "pythia", "xlm_roberta", "deberta_v3", "flan_t5", "byt5")
+_TYPES: dict[str, tuple[str, ...]] = {
+    "transformer_2017": ("marian",),
+    "gpt": ("openai-gpt",),
+    "phi": ("phi3",),
+    "pythia": ("gpt_neox",),
+    "gemma3": ("gemma3", "gemma3_text"),  # with a part for images, and the text part alone
+    "xlm_roberta": ("xlm-roberta",),
+    "deberta_v3": ("deberta-v2",),
+    **dict.fromkeys(("gpt3", "smollm2", "flan_t5", "byt5"), ()),  # another family has their type
+}  # Hugging Face's model_types of a family, if it is not the family's name alone
+_MODEL_TYPES = {kind: name for name, kinds in _TYPES.items() for kind in kinds if kind != name}
+_MODEL_TYPES |= {name: name for name in _NAMES if name in _TYPES.get(name, (name,))}
 GGUF_ARCHITECTURES = {
     **dict.fromkeys(("llama", "mistral", "smollm2", "mixtral"), "llama"),
     "qwen3_moe": "qwen3moe",
     **{name: name for name in ("gpt2", "gemma", "gemma2", "gemma3", "qwen2", "qwen3", "smollm3", "olmo2", "olmoe")},
 }  # the architecture of llama.cpp that computes a family's models
-_MODEL_TYPES = _OF_TYPES | {name: name for name in _NAMES if name not in _UNTYPED}
 
 
 class _Families(Mapping[str, Family]):

@@ -31,7 +31,7 @@ _SAMPLE = (
 )
 
 
-class Opened(NamedTuple):
+class OpenedModel(NamedTuple):
     """A loaded model, its arithmetic, and how many of its answers to a sample of texts bf16 changed; 0 of 0: they were not compared."""
 
     loaded: Loaded
@@ -51,7 +51,7 @@ class Opened(NamedTuple):
 
 def open_in_precision(
     load: Callable[[torch.dtype], Loaded], wanted: Precision, device: torch.device, agree: Callable[[bool], bool], *, has_bf16: bool
-) -> Opened:
+) -> OpenedModel:
     """Load a model for a device in an arithmetic. `has_bf16`: whether the device multiplies in bf16; `agree`: whether all ranks say so.
 
     auto is bf16 where that is faster and changes at most one in ten of the model's answers to a few sentences: the likeliest token at
@@ -65,19 +65,19 @@ def open_in_precision(
             f"{argument('precision', 'int8')}: needs a processor with products of 8 bits (VNNI or AMX); take bf16 or float32"
         )
     if wanted == "bf16":
-        return Opened(load(torch.bfloat16), "bf16")
+        return OpenedModel(load(torch.bfloat16), "bf16")
     loaded = load(torch.float32)
     if wanted == "auto" and agree(has_bf16 and _gains_by_bf16(loaded)):
         exact = _answers(loaded)
         loaded.model.to(torch.bfloat16)
         changed = int((_answers(loaded) != exact).sum())
         if agree(changed <= _MOST_CHANGED * len(exact)):
-            return Opened(loaded, "bf16", changed, len(exact))
-        return Opened(load(torch.float32), "float32", changed, len(exact))
+            return OpenedModel(loaded, "bf16", changed, len(exact))
+        return OpenedModel(load(torch.float32), "float32", changed, len(exact))
     if wanted == "int8":
         to_int8(loaded.model)
-        return Opened(loaded, "int8")
-    return Opened(loaded, "float32")
+        return OpenedModel(loaded, "int8")
+    return OpenedModel(loaded, "float32")
 
 
 def is_large(model: Transformer) -> bool:

@@ -19,7 +19,7 @@ from tfkit.model.padding import pad, real_tokens
 from tfkit.model.transformer import Transformer
 
 
-class Batch:
+class GenerationBatch:
     """The unfinished rows, their cache, and the mask of its columns that hold real tokens."""
 
     def __init__(
@@ -39,13 +39,13 @@ class Batch:
     @classmethod
     def begin(
         cls, model: Transformer, texts: Sequence[Sequence[int]], sources: Sequence[Sequence[int]] | None = None, room: int = 0
-    ) -> "Batch":
+    ) -> "GenerationBatch":
         """Return a batch with space for the decoder's first ids, `texts`, and `room` new ones. `sources`: an encoder's input."""
         device = model.embedding.tokens.weight.device
         return cls(model, *_padded(texts, device, left=True), None if sources is None else _padded(sources, device, left=False), room)
 
     @classmethod
-    def join(cls, parts: Sequence[tuple["Batch", Sequence[int]]], room: int, copies: int = 1) -> "Batch":
+    def join(cls, parts: Sequence[tuple["GenerationBatch", Sequence[int]]], room: int, copies: int = 1) -> "GenerationBatch":
         """Return a batch of these rows of others, which may repeat; the others' caches are emptied.
 
         `room`: the number of tokens to come, the next input included. `copies`: this many successive rows of one other batch share a

@@ -16,8 +16,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from tfkit.generation.batch import Batch
-from tfkit.generation.constraints import Constraints, Progress
+from tfkit.generation.batch import GenerationBatch
+from tfkit.generation.constraints import Constraints, UnfinishedText
 from tfkit.generation.sampling import without_repetition
 from tfkit.recipe.schema.sections import GenerationSection
 
@@ -112,7 +112,7 @@ class BeamSearch:
 
 
 def search(
-    batch: Batch,
+    batch: GenerationBatch,
     logits: Tensor,
     searches: Sequence[BeamSearch],
     settings: GenerationSection,
@@ -131,7 +131,9 @@ def search(
         if len(unfinished) == len(running) and rows_per_search == settings.num_beams:
             batch.reorder_rows(rows)
         else:  # in the first step a prompt has one row; later, a search has ended
-            batch = Batch.join([(batch, rows)], max(one.limit - len(one.running[0].ids) for _, one in unfinished), settings.num_beams)
+            batch = GenerationBatch.join(
+                [(batch, rows)], max(one.limit - len(one.running[0].ids) for _, one in unfinished), settings.num_beams
+            )
         running = [one for _, one in unfinished]
         batch.append([beam.ids[-1] for one in running for beam in one.running], [False] * len(rows))
         logits = batch.next_logits()
@@ -142,8 +144,8 @@ def _extend(searches: Sequence[BeamSearch], logits: Tensor, settings: Generation
     vocabulary = logits.shape[-1]
     scores = logits.float().log_softmax(dim=-1)
     scores = without_repetition(scores, (text for one in searches for text in one.texts), settings)
-    progress = (Progress(one.text, beam.ids, one.limit) for one in searches for beam in one.running)
-    scores = constraints.apply(scores, progress, searches[0].eos_ids)
+    unfinished = (UnfinishedText(one.text, beam.ids, one.limit) for one in searches for beam in one.running)
+    scores = constraints.apply(scores, unfinished, searches[0].eos_ids)
     log_probabilities = torch.tensor([beam.log_probability for one in searches for beam in one.running], device=scores.device)
     scores = (scores + log_probabilities[:, None]).unflatten(0, (len(searches), -1)).flatten(1)  # (searches, rows of a search * V)
     count = max(2, 1 + len(searches[0].eos_ids)) * settings.num_beams  # enough even if all beams end at every eos

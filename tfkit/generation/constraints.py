@@ -13,7 +13,7 @@ from torch import Tensor
 _EXCLUDED = float("-inf")
 
 
-class Progress(NamedTuple):
+class UnfinishedText(NamedTuple):
     """An unfinished text: the decoder's first ids (such as the prompt), the generated ids, and their largest number."""
 
     text: Sequence[int]
@@ -38,35 +38,35 @@ class Constraints:
         """Return the largest number of new tokens after a text of `length`; at least 1. `limit`: from the settings and the context."""
         return limit if self.max_length is None else max(1, min(limit, self.max_length - length))
 
-    def apply(self, scores: Tensor, rows: Iterable[Progress], eos_ids: Collection[int]) -> Tensor:
+    def apply(self, scores: Tensor, rows: Iterable[UnfinishedText], eos_ids: Collection[int]) -> Tensor:
         """Return the scores (B, V) of the next tokens, with -inf at excluded ones. `rows` is not iterated without constraints."""
         if self in (_FREE, Constraints(max_length=self.max_length)):
             return scores
         scores = scores.clone()
-        for row, progress in zip(scores, rows, strict=True):
-            self._apply(row, progress, list(eos_ids))
+        for row, unfinished in zip(scores, rows, strict=True):
+            self._apply(row, unfinished, list(eos_ids))
         return scores
 
-    def _apply(self, row: Tensor, progress: Progress, ends: list[int]) -> None:
-        generated, length = len(progress.ids), len(progress.text) + len(progress.ids)
-        row[self._completed(progress, ends)] = _EXCLUDED
+    def _apply(self, row: Tensor, unfinished: UnfinishedText, ends: list[int]) -> None:
+        generated, length = len(unfinished.ids), len(unfinished.text) + len(unfinished.ids)
+        row[self._completed(unfinished, ends)] = _EXCLUDED
         if length < self.min_length or generated < self.min_new_tokens:
             row[ends] = _EXCLUDED
         if length == 1 and self.forced_first is not None:
             _force(row, [self.forced_first])
-        if generated == progress.limit - 1 and self.forced_last:
+        if generated == unfinished.limit - 1 and self.forced_last:
             _force(row, list(self.forced_last))
         row[list(self.suppressed)] = _EXCLUDED
-        forces_first = self.forced_first is not None and len(progress.text) == 1
+        forces_first = self.forced_first is not None and len(unfinished.text) == 1
         if generated == int(forces_first):
             row[list(self.suppressed_first)] = _EXCLUDED
 
-    def _completed(self, progress: Progress, ends: list[int]) -> list[int]:
+    def _completed(self, unfinished: UnfinishedText, ends: list[int]) -> list[int]:
         """Return the tokens that would complete a bad word."""
         tokens = []
         for word in self.bad_words:
             *beginning, last = word
-            tail = [*progress.text, *progress.ids][-len(beginning) :] if beginning else []
+            tail = [*unfinished.text, *unfinished.ids][-len(beginning) :] if beginning else []
             if beginning == tail and (beginning or last not in ends):  # an eos alone is no bad word
                 tokens.append(last)
         return tokens

@@ -17,9 +17,9 @@ import torch
 from torch import Tensor
 
 from tfkit.errors import DataError, ModelError
-from tfkit.generation.batch import Batch
+from tfkit.generation.batch import GenerationBatch
 from tfkit.generation.beams import BeamSearch, search
-from tfkit.generation.constraints import Constraints, Progress
+from tfkit.generation.constraints import Constraints, UnfinishedText
 from tfkit.generation.inference import Interrupted, inference, interruptible
 from tfkit.generation.sampling import draw, probabilities, without_repetition
 from tfkit.model.config import LongRopeScaling, Rotary
@@ -181,9 +181,11 @@ class _Waiting:
         return groups
 
 
-def _begin(model: Transformer, rows: Sequence[_Row], should_stop: Callable[[], bool] | None, room: int = 0) -> tuple[Batch, Tensor]:
+def _begin(
+    model: Transformer, rows: Sequence[_Row], should_stop: Callable[[], bool] | None, room: int = 0
+) -> tuple[GenerationBatch, Tensor]:
     """Read the prompts of rows; return their batch, with space for `room` new tokens, and the logits (B, V) after them."""
-    batch = Batch.begin(model, [row.text for row in rows], None if model.encoder is None else [row.prompt for row in rows], room)
+    batch = GenerationBatch.begin(model, [row.text for row in rows], None if model.encoder is None else [row.prompt for row in rows], room)
     with interruptible(model, should_stop):  # a step of one token is short; then checks between steps suffice
         return batch, batch.next_logits()
 
@@ -193,7 +195,7 @@ def _decode(model: Transformer, waiting: _Waiting, options: _Options) -> None:
 
     Finished rows are removed once they are at least half of the rows, so that all copies of the cache together cost no more than one.
     """
-    parts: list[tuple[Batch, list[_Row]]] = []  # the batch, and those that join it
+    parts: list[tuple[GenerationBatch, list[_Row]]] = []  # the batch, and those that join it
     while not (options.should_stop and options.should_stop()):
         groups = waiting.take([row for _, rows in parts for row in rows if not row.done])
         is_alone = len(groups) == 1 and not parts  # then nothing is copied
@@ -211,12 +213,12 @@ def _decode(model: Transformer, waiting: _Waiting, options: _Options) -> None:
         leave = len(parts) > 1 or parts[0][0].full or 2 * len(running) <= len(rows)
         if leave or (groups and not is_alone):
             kept = [(batch, [i for i, row in enumerate(rows) if not (row.done and leave)]) for batch, rows in parts]
-            parts = [(Batch.join(kept, max(row.limit - len(row.ids) for row in running)), running if leave else rows)]
+            parts = [(GenerationBatch.join(kept, max(row.limit - len(row.ids) for row in running)), running if leave else rows)]
         [(batch, rows)] = parts
         _extend(batch, batch.next_logits(), rows, options)
 
 
-def _extend(batch: Batch, logits: Tensor, rows: Sequence[_Row], options: _Options) -> None:
+def _extend(batch: GenerationBatch, logits: Tensor, rows: Sequence[_Row], options: _Options) -> None:
     """Append a token to each row of a batch, from the logits (B, V)."""
     tokens = _choose(logits, rows, options)
     for row, token in zip(rows, tokens, strict=True):
@@ -227,7 +229,7 @@ def _extend(batch: Batch, logits: Tensor, rows: Sequence[_Row], options: _Option
 def _choose(logits: Tensor, rows: Sequence[_Row], options: _Options) -> list[int]:
     """Choose the next token of each row from the logits (B, V)."""
     logits = without_repetition(logits, (row.text + row.ids for row in rows), options.settings)
-    logits = options.constraints.apply(logits, (Progress(row.text, row.ids, row.limit) for row in rows), options.eos_ids)
+    logits = options.constraints.apply(logits, (UnfinishedText(row.text, row.ids, row.limit) for row in rows), options.eos_ids)
     if options.settings.temperature == 0:
         return logits.argmax(dim=-1).tolist()
     uniforms = torch.tensor([row.random.random() for row in rows], dtype=torch.float64)

@@ -212,14 +212,14 @@ def _parameter_shapes(document: str) -> Mapping[str, tuple[int, ...]]:
     config = ModelConfig.model_validate_json(document)
     few: dict[str, Any] = {}
     layers: dict[str, list[int]] = {}  # by the prefix of a built block's parameters: the layers that are like this block
-    for stack in ("encoder", "decoder"):
-        alike: dict[tuple[bool, bool], list[int]] = {}
+    alike: dict[str, dict[tuple[bool, bool], list[int]]] = {"encoder": {}, "decoder": {}}  # (first, with experts) -> layers
+    for stack, blocks in alike.items():
         for layer in range(getattr(config, f"{stack}_layers")):
-            alike.setdefault((layer == 0, config.has_experts(layer)), []).append(layer)
-        few[f"{stack}_layers"] = len(alike)
-        layers |= {f"{stack}.blocks.{number}.": of for number, of in enumerate(alike.values())}
+            blocks.setdefault((layer == 0, config.has_experts(layer)), []).append(layer)
+        few[f"{stack}_layers"] = len(blocks)
+        layers |= {f"{stack}.blocks.{number}.": of for number, of in enumerate(blocks.values())}
     if config.mlp.experts is not None:  # only a decoder's experts are supported
-        experts = config.mlp.experts.model_copy(update={"layers": [has_experts for _, has_experts in alike]})
+        experts = config.mlp.experts.model_copy(update={"layers": [has_experts for _, has_experts in alike["decoder"]]})
         few["mlp"] = config.mlp.model_copy(update={"experts": experts})
     shapes: dict[str, tuple[int, ...]] = {}
     for name, parameter in on_meta(config.model_copy(update=few)).state_dict().items():

@@ -15,13 +15,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from tfkit.data import Rows
-from tfkit.model.head import vocabulary_head
+from tfkit.model.head import VocabularyHead, vocabulary_head
 from tfkit.model.transformer import Output, Transformer
 from tfkit.objectives.companion import Companion
 from tfkit.objectives.context import RowOrder, Stored
 from tfkit.objectives.objective import IGNORED, Batch, Objective, Sum
 from tfkit.objectives.teacher import copy_layers
-from tfkit.objectives.vocabulary_loss import Head, make_logits, overwrite, pieces, vocabulary_loss
+from tfkit.objectives.vocabulary_loss import make_logits, overwrite, pieces, vocabulary_loss
 from tfkit.recipe.schema.objective_sections import DistillationSection
 from tfkit.tokenizer import Tokenizer
 
@@ -142,7 +142,9 @@ def _real(batch: Batch) -> Tensor:
     return torch.ones_like(batch.input_ids, dtype=torch.bool) if batch.padding_mask is None else batch.padding_mask
 
 
-def token_divergences(head: Head, hidden: Tensor, teacher: Head, teacher_hidden: Tensor, temperature: float = 1.0) -> Tensor:
+def token_divergences(
+    head: VocabularyHead, hidden: Tensor, teacher: VocabularyHead, teacher_hidden: Tensor, temperature: float = 1.0
+) -> Tensor:
     """Return KL(teacher || student) at each row, both softened by the temperature: hidden (N, D) and (N, D') -> (N,), in nats.
 
     It is the sum over the vocabulary of p_t (log p_t - log p_s), where p = softmax(logits / temperature), in float32 (float64 for float64).
@@ -156,7 +158,9 @@ def token_divergences(head: Head, hidden: Tensor, teacher: Head, teacher_hidden:
 
 
 @torch.no_grad()
-def _divergences(logits: Tensor, teacher_hidden: Tensor, *, gradient: bool, cap: float | None, teacher: Head, temperature: float) -> Tensor:
+def _divergences(
+    logits: Tensor, teacher_hidden: Tensor, *, gradient: bool, cap: float | None, teacher: VocabularyHead, temperature: float
+) -> Tensor:
     """Compute the losses of a block: (n, V), (n, D') -> (n,). The gradient is (p_s - p_t) / temperature."""
     teacher_logits = make_logits(teacher_hidden, teacher.weight, teacher.bias, teacher.softcap)
     losses = []

@@ -6,11 +6,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from tfkit.model.head import vocabulary_head
+from tfkit.model.head import VocabularyHead, vocabulary_head
 from tfkit.model.transformer import Transformer
 from tfkit.objectives.objective import IGNORED, Batch
 from tfkit.objectives.vocabulary_loss import (
-    Head,
     block_cross_entropy,
     block_rows,
     make_logits,
@@ -22,7 +21,7 @@ from tfkit.objectives.vocabulary_loss import (
 )
 
 
-def token_log_probs(head: Head, hidden: Tensor, labels: Tensor, smoothing: float = 0.0, temperature: float = 1.0) -> Tensor:
+def token_log_probs(head: VocabularyHead, hidden: Tensor, labels: Tensor, smoothing: float = 0.0, temperature: float = 1.0) -> Tensor:
     """Return the log-probability of each label: hidden (N, D), labels (N,) of ids -> (N,) in float32, in nats.
 
     `temperature` divides the logits, as in sampling. With `smoothing` e the target distribution has 1 - e on the label plus e / V on all V
@@ -43,7 +42,7 @@ class TokenScores(NamedTuple):
 
 
 @torch.no_grad()
-def token_scores(head: Head, hidden: Tensor, labels: Tensor) -> TokenScores:
+def token_scores(head: VocabularyHead, hidden: Tensor, labels: Tensor) -> TokenScores:
     """Return the scores of each label in one pass over the logits: hidden (N, D), labels (N,); no gradient."""
     hidden, scores = head.prepare(hidden), []
     for rows, ids in split_rows(block_rows(head.weight, hidden), hidden, labels):
@@ -54,7 +53,7 @@ def token_scores(head: Head, hidden: Tensor, labels: Tensor) -> TokenScores:
 
 
 @torch.no_grad()
-def token_entropies(head: Head, hidden: Tensor, temperature: float = 1.0) -> Tensor:
+def token_entropies(head: VocabularyHead, hidden: Tensor, temperature: float = 1.0) -> Tensor:
     """Return the entropy of the next token's distribution at each hidden state: (N, D) -> (N,) in float32, in nats; no gradient."""
     hidden, entropies = head.prepare(hidden), []
     for (rows,) in split_rows(block_rows(head.weight, hidden), hidden):

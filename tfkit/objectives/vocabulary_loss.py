@@ -17,26 +17,11 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from tfkit.model.head import VocabularyHead
+
 LOGITS_BYTES = 128 * 2**20  # the most bytes of logits that are held at a time
 _BLOCK = 2048  # entries in a block of the vocabulary
 _PIECE = 2**20  # logits in one softmax on a CPU: 4 MiB in float32
-
-
-class Head(Protocol):
-    """A language model's head: softcap(prepare(hidden) weight^T + bias)."""
-
-    softcap: float | None
-
-    @property
-    def weight(self) -> Tensor:
-        """The output matrix (V, D)."""
-
-    @property
-    def bias(self) -> Tensor | None:
-        """The bias of each vocabulary entry (V,), or None."""
-
-    def prepare(self, hidden: Tensor) -> Tensor:
-        """Return the input of the output matrix, (N, D) -> (N, D)."""
 
 
 class BlockLoss(Protocol):
@@ -48,7 +33,7 @@ class BlockLoss(Protocol):
         """
 
 
-def vocabulary_loss(head: Head, hidden: Tensor, loss: BlockLoss, *targets: Tensor, target_bytes: int = 0) -> Tensor:
+def vocabulary_loss(head: VocabularyHead, hidden: Tensor, loss: BlockLoss, *targets: Tensor, target_bytes: int = 0) -> Tensor:
     """Return the loss of each row: hidden (N, D), targets (N, ...) without gradients -> (N,). `target_bytes`: per row, beside logits."""
     hidden, weight = head.prepare(hidden), head.weight
     rows = block_rows(weight, hidden, target_bytes)
@@ -161,7 +146,7 @@ def overwrite(logits: Tensor, errors: Tensor, cap: float | None) -> None:
     logits.copy_(errors)
 
 
-def block_cross_entropy(head: Head, hidden: Tensor, labels: Tensor, smoothing: float, temperature: float) -> Tensor:
+def block_cross_entropy(head: VocabularyHead, hidden: Tensor, labels: Tensor, smoothing: float, temperature: float) -> Tensor:
     """Return the loss of each row in float32, as log_probs.py: prepared hidden (N, D), labels (N,) -> (N,)."""
     given = head.weight, head.bias, labels, head.softcap, smoothing, temperature
     losses: Tensor = _BlockCrossEntropy.apply(hidden, *given)  # type: ignore[no-untyped-call]

@@ -14,6 +14,7 @@ from tfkit.errors import argument
 from tfkit.recipe.schema.roles import Role
 
 _WORD = re.compile(r"\w+(?:[-'’.,]\w+)*|[^\w\s]")  # with inner hyphens, apostrophes, and the points of numbers
+_CARRIED = "prediction input"  # the only value of a row that `take` returns
 
 
 class PredictionInput(NamedTuple):
@@ -35,14 +36,18 @@ class PredictionColumns(Columns):
     takes_lines: bool = True
 
     def take(self, record: Record) -> Row:
-        """Return a row whose only value is the record's PredictionInput, which holds the row or the BadRow.
+        """Return a row that only carries the record's PredictionInput through a source, which would not yield a BadRow."""
+        return Row("", record.place, {_CARRIED: self.input_of(record)})
+
+    def input_of(self, record: Record) -> PredictionInput:
+        """Return a record's fields with its row, or with the error in it.
 
         Where words are read and there is a text alone, it is split into words, with punctuation apart, as in data sets of tagged words.
         """
         if {*record.values} == {"text"} and [role.form for role in self.roles if role.required] == ["texts"]:
             record = record._replace(values={**record.values, "tokens": _WORD.findall(str(record.values["text"]))})
-            return Row("", record.place, {"": PredictionInput(record.values, Columns(self.roles).take(record))})
-        return Row("", record.place, {"": PredictionInput(record.values, super().take(record))})
+            return PredictionInput(record.values, Columns(self.roles).take(record))
+        return PredictionInput(record.values, super().take(record))
 
     def select_kept(self, available: Iterable[str]) -> list[str]:
         """Return all columns."""
@@ -60,25 +65,26 @@ class PredictionColumns(Columns):
     def asked(self, value: Mapping[str, Any] | str, place: str) -> PredictionInput:
         """Return the PredictionInput for the fields of a record, or for a plain text."""
         if isinstance(value, str):
-            return _asked(self.of_texts().take(Record({"text": value}, place)))
-        return _asked(self.take(Record(value, place)))
+            return self.of_texts().input_of(Record({"text": value}, place))
+        return self.input_of(Record(value, place))
 
 
 def prediction_rows(source: Source) -> Iterator[PredictionInput]:
     """Yield the rows of a source that has PredictionColumns, including the rows that could not be read."""
     if not isinstance(source, FileSource):
-        yield from map(_asked, source.rows())
+        yield from map(_carried, source.rows())
         return
     for number, path in enumerate(source.paths):
-        yield from map(_asked, read_rows(path, source.columns, source.layout, number))
+        yield from map(_carried, read_rows(path, source.columns, source.layout, number))
 
 
 def prediction_stream(content: Content, columns: PredictionColumns, layout: Layout, delimiter: str | None) -> Iterator[PredictionInput]:
     """Yield the rows of a stream that can be read only once, such as standard input; in the format `lines`, skip blank lines."""
-    rows = map(_asked, read_content(content, columns.of_texts() if layout.format == "lines" else columns, layout, delimiter))
+    rows = map(_carried, read_content(content, columns.of_texts() if layout.format == "lines" else columns, layout, delimiter))
     return (row for row in rows if layout.format != "lines" or str(row.fields.get("text", "?")).strip())
 
 
-def _asked(row: Row | BadRow) -> PredictionInput:
-    asked: PredictionInput = row.values[""] if isinstance(row, Row) else PredictionInput({}, row)
-    return asked
+def _carried(row: Row | BadRow) -> PredictionInput:
+    """Return the PredictionInput that a row carries; a BadRow is a record that could not be read."""
+    carried: PredictionInput = row.values[_CARRIED] if isinstance(row, Row) else PredictionInput({}, row)
+    return carried

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from tfkit.adapters import FrozenReference
 from tfkit.data import ExampleSet, Rows, TokenStream
@@ -18,11 +17,6 @@ from tfkit.objectives.objective import Objective, Sum
 from tfkit.objectives.registry import open_rows, row_order
 from tfkit.parallel.rank_map import UNWATCHED, BatchWork
 from tfkit.recipe.schema.sections import EvaluationSection, Recipe
-
-if TYPE_CHECKING:
-    from tfkit.alignment.held_out import JudgedResponse
-    from tfkit.alignment.rewards import Rules
-
 
 _MOST_COUNTS = 400  # of a confusion matrix, which is in the log once for each evaluation
 
@@ -48,10 +42,7 @@ def score_validation(
         return _texts(recipe, data, model, work)
     order = row_order(recipe, data.config)
     if data.objective.rollouts is not None:
-        seed, sets = recipe.generation.seed, data.validation
-        assert data.rules is not None, "without rules a training is only planned"
-        judged = judge_responses(recipe.evaluation, order, data.objective, data.rules, sets, model, reference, seed, work=work)
-        return None if judged is None else SetScores(response_metrics(data.objective, judged, [one.name for one in sets]))
+        return _responses(recipe, data, order, model, reference, work)
     return score_sets(recipe.evaluation, order, data.objective.evaluation_objective, data.validation, model, work=work)
 
 
@@ -114,6 +105,11 @@ def opened_sets(
         budget.spend(tokens_of_first(rows, count))
 
 
+def rows_within(objective: Objective, order: RowOrder, sets: Iterable[Stored], max_tokens: int | None) -> list[int]:
+    """Return how many rows of each set are scored; the last sets may be left out."""
+    return [count for _, _, count in opened_sets(objective, order, sets, max_tokens)]
+
+
 def _with_cut_answers(objective: LabelledObjective, held_out: ValidationSet, judged: Sequence[RowPrediction]) -> Sequence[RowPrediction]:
     """Return the results of a set, in which the parts of answers that were cut off count as wrong."""
     if not isinstance(held_out.stored, ExampleSet):
@@ -151,44 +147,22 @@ def _texts(recipe: Recipe, data: TrainingData, model: Transformer, work: BatchWo
     return SetScores(join_metrics(sum(scores[1:], start=scores[0]).metrics(), [score.metrics() for score in scores], names))
 
 
-def judge_responses(
-    settings: EvaluationSection,
-    order: RowOrder,
-    objective: Objective,
-    rules: "Rules",
-    sets: Sequence[ValidationSet],
-    model: Transformer,
-    reference: FrozenReference | None,
-    seed: int,
-    *,
-    work: BatchWork = UNWATCHED,
-) -> "list[list[JudgedResponse]] | None":
-    """Return a judged response to each prompt of each set, as far as evaluation.max_tokens reaches. None if it was stopped."""
+def _responses(
+    recipe: Recipe, data: TrainingData, order: RowOrder, model: Transformer, reference: FrozenReference | None, work: BatchWork
+) -> SetScores | None:
+    from tfkit.alignment.held_out import judge_prompts, response_metrics
+
+    objective, settings, seed = data.objective, recipe.evaluation, recipe.generation.seed
     assert objective.rollouts is not None
-    from tfkit.alignment.held_out import judge_prompts
-
-    results: list[list[JudgedResponse]] = []
-    stored, size = [one.stored for one in sets], settings.batch_size
-    for examples, (_, _, count) in zip(stored, opened_sets(objective, order, stored, settings.max_tokens), strict=False):
-        assert isinstance(examples, ExampleSet), "prompts are examples"
-        prompts = [examples[i] for i in range(count)]
-        judged = judge_prompts(model, reference, prompts, objective.rollouts, rules, seed=seed, batch_size=size, work=work)
-        if judged is None:
-            return None
-        results.append(judged)
-    return results
-
-
-def response_metrics(objective: Objective, judged: "Sequence[Sequence[JudgedResponse]]", names: Sequence[str]) -> dict[str, float]:
-    """Return the metrics of the responses of all sets together, and of each set."""
-
-    def metrics(responses: "Iterable[JudgedResponse]") -> dict[str, float]:
-        sums: dict[str, Sum] = {}
-        for response in responses:
-            sums |= {name: sums[name] + added if name in sums else added for name, added in response.sums.items()}
-        return objective.metrics(sums)
-
-    return join_metrics(metrics(one for part in judged for one in part), [metrics(part) for part in judged], names)
+    assert data.rules is not None, "without rules a training is only planned"
+    prompts = [held_out.stored for held_out in data.validation if isinstance(held_out.stored, ExampleSet)]
+    counts = rows_within(objective, order, prompts, settings.max_tokens)
+    given = (model, reference, prompts, counts, objective.rollouts, data.rules)
+    judged = judge_prompts(*given, seed=seed, batch_size=settings.batch_size, work=work)
+    if judged is None:
+        return None
+    whole, *parts = (response_metrics(objective, part) for part in ([one for part in judged for one in part], *judged))
+    return SetScores(join_metrics(whole, parts, [one.name for one in data.validation]))
 
 
 def join_metrics(together: Mapping[str, float], each: Sequence[Mapping[str, float]], names: Sequence[str]) -> dict[str, float]:

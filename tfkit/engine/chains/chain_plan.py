@@ -9,7 +9,7 @@ from tfkit.engine.listener import Listener
 from tfkit.engine.request.gate import Gate, parse_gate, training_gates
 from tfkit.engine.request.inputs import inputs_of
 from tfkit.engine.request.rank_checks import require_divisible
-from tfkit.engine.request.resuming import is_training_result, resolve_resumption
+from tfkit.engine.request.resuming import is_training_result, merged, resolve_resumption
 from tfkit.engine.request.training_request import RequestRecord, TrainingKind, TrainingRequest, kind_of
 from tfkit.engine.training_run.attempt import RunOptions
 from tfkit.errors import BudgetReached, ModelError, OtherVersionError, TfkitError, UsageError, argument
@@ -98,7 +98,7 @@ def plan_chain(now: RequestRecord, kind: TrainingKind | None, options: RunOption
     recorded = _recorded(options.run)
     begun = recorded is not None and any(map(is_begun, stage_folders(options.run).values()))
     before = RequestRecord.from_document(recorded.given) if recorded is not None and (begun or now.recipe is None) else None
-    given = before.merged_with(now) if before is not None else now  # overrides hold until they or the file are changed
+    given = merged(before, now) if before is not None else now  # overrides hold until they or the file are changed
     if given.recipe is None:  # run.json was damaged, and set aside
         given = replace(given, recipe=open_recipe(str(options.run / "recipe.yaml")))
     assert given.recipe is not None

@@ -31,14 +31,14 @@ from tfkit.tokenizer.conversations import end_ids
 from tfkit.training.device import pick_device
 
 
-def make_plan(request: PlanRequest, work: Session, options: PlanOptions) -> Estimate:
+def make_plan(request: PlanRequest, session: Session, options: PlanOptions) -> Estimate:
     """Estimate the run, or every stage and their sum. Raises the errors that a training would raise before its first step."""
     require_known_gpu(options.gpu, options.probe, options.ranks)
     if options.threads is not None:
         torch.set_num_threads(options.threads)
     if request.chain is not None:
-        return _plan_chain(request.chain, work, options)
-    return _plan_prepared(_prepare(request.training, work, options, work.meter.began), options)
+        return _plan_chain(request.chain, session, options)
+    return _plan_prepared(_prepare(request.training, session, options, session.meter.began), options)
 
 
 def _plan_prepared(run: Run, options: PlanOptions) -> Estimate:
@@ -51,14 +51,14 @@ def _plan_prepared(run: Run, options: PlanOptions) -> Estimate:
     return plan
 
 
-def _prepare(request: TrainingRequest, work: Session, options: PlanOptions, began: float) -> Run:
+def _prepare(request: TrainingRequest, session: Session, options: PlanOptions, began: float) -> Run:
     """Return a run with its data prepared; `began`: the monotonic time at which its own command would have started."""
-    with work.stop.at_once():
-        decided = request.decide(work.listener)
+    with session.stop.at_once():
+        decided = request.decide(session.listener)
     require_trainable(decided.recipe)
     require_ranks(decided.recipe, options.ranks)
-    code = options.code.with_named(decided.recipe.objective.code_files.values(), work.listener.warn) if options.probe else None
-    run = Run(decided.recipe, pick_device(options.device), work.listener, work.stop, work.meter, RunForecaster(), code=code)
+    code = options.code.with_named(decided.recipe.objective.code_files.values(), session.listener.warn) if options.probe else None
+    run = Run(decided.recipe, pick_device(options.device), session.listener, session.stop, session.meter, RunForecaster(), code=code)
     run.began = began
     is_here = options.gpu is None and options.ranks == 1
     copies = None if is_here else copies_elsewhere(decided.recipe, options.gpu)
@@ -66,7 +66,7 @@ def _prepare(request: TrainingRequest, work: Session, options: PlanOptions, bega
     return run
 
 
-def _plan_chain(chain: Chain, work: Session, options: PlanOptions) -> Estimate:
+def _plan_chain(chain: Chain, session: Session, options: PlanOptions) -> Estimate:
     """Plan the stages in order. Each stage that a later one uses leaves a placeholder of the model that its recipe describes."""
     wanted = [*(options.stages or chain.names)]
     used = {name for stage in chain.stages for name in stage.uses if stage.name in wanted}
@@ -74,16 +74,16 @@ def _plan_chain(chain: Chain, work: Session, options: PlanOptions) -> Estimate:
         used |= {*stage.uses} if stage.name in used else set()
     estimates: dict[str, Estimate] = {}
     with tempfile.TemporaryDirectory(prefix="tfkit-plan-") as folder:
-        began = work.meter.began
+        began = session.meter.began
         for stage in chain.stages:
             if stage.name not in used and stage.name not in wanted:
                 continue
-            work.listener.say(f"stage {stage.name}")
+            session.listener.say(f"stage {stage.name}")
             source = stage.placed(chain.source.path, Path(folder))
             try:
                 request = TrainingRequest(kind_of(stage.recipe), source)
                 request.check()
-                run = _prepare(request, work, options, began)
+                run = _prepare(request, session, options, began)
             except TfkitError as error:
                 raise of_stage(stage.name, error) from None
             if stage.name in wanted:

@@ -11,6 +11,7 @@ from tfkit.engine.listener import Listener
 from tfkit.engine.recognition.own_data import UnwrittenRecipe
 from tfkit.engine.request.inputs import inputs_of
 from tfkit.engine.request.rank_checks import require_divisible
+from tfkit.engine.request.resuming import merged
 from tfkit.engine.request.run_totals import Trial, recorded_trials
 from tfkit.engine.request.training_request import RequestRecord, TrainingRequest, kind_of
 from tfkit.engine.training_run.attempt import RunOptions
@@ -140,7 +141,7 @@ def plan_sweep(source: RecipeText | None, space: SearchSpace, asked: int | None,
             f"{options.run}: holds a sweep. Continue with {argument('resume', True)}, or give another folder with {argument('run')}"
         )
     now, earlier = RequestRecord(source, space.fixed), RequestRecord.from_document(before.given if before is not None else None)
-    given = earlier.merged_with(now) if earlier is not None else now
+    given = merged(earlier, now) if earlier is not None else now
     if before is not None and earlier is None:
         raise UsageError(f"{options.run}: its run.json does not say which sweep this is; start another one with its recipe")
     asked = before.asked if asked is None and before is not None else asked

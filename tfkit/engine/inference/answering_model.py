@@ -1,4 +1,4 @@
-"""A finished model with its objective, and how it answers rows by it."""
+"""A finished model with its objective, and its answers to rows."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -6,7 +6,6 @@ from typing import Any
 import numpy as np
 
 from tfkit.data import Encoded, ExampleBatch
-from tfkit.data.columns.rows import BadRow, Row
 from tfkit.engine.assembly.base_model import check_order
 from tfkit.engine.request.evaluation_settings import EvaluationSettings
 from tfkit.errors import ModelError, UsageError
@@ -52,36 +51,35 @@ def _labels(section: ObjectiveSection, loaded: Loaded) -> list[str]:
     return list(loaded.labels)
 
 
-class AnsweringModel:
-    """A loaded model with its objective. `deal` computes the batches, divided among the ranks."""
+def answer_rows(
+    loaded: Loaded,
+    objective: LabelledObjective,
+    settings: EvaluationSettings,
+    rows: Sequence[Any],
+    encoded: Sequence[Encoded],
+    deal: RankMap,
+    *,
+    all_labels: bool,
+) -> list[dict[str, Any]]:
+    """Return the fields of the answer to each row; batches have rows of similar lengths, and `deal` computes them."""
+    model, size = loaded.model, settings.evaluation.batch_size
+    examples = [one.example() for one in encoded]
+    check_vocabulary([example[name].tolist() for example in examples for name in objective.ids], loaded.config.vocab_size)
+    if objective.writer is not None:
+        generation = deterministic(settings.generation)
+        texts = write_texts(model, objective.writer, examples, generation, size, BatchWork(deal=deal))
+        return [Answer(text).fields() for text in texts]
+    device = next(model.parameters()).device
+    order = sorted(range(len(examples)), key=lambda number: -encoded[number].length)
 
-    def __init__(self, loaded: Loaded, objective: LabelledObjective, settings: EvaluationSettings, deal: RankMap, *, all_labels: bool):
-        self.loaded, self.objective, self.settings, self.deal, self.all_labels = loaded, objective, settings, deal, all_labels
+    def answer(numbers: Sequence[int]) -> list[Answer]:
+        indices = np.array(numbers, np.int64)
+        batch = objective.collate(ExampleBatch([[examples[number]] for number in numbers], np.zeros_like(indices), indices)).to(device)
+        return list(objective.answers(model, batch, [rows[number] for number in numbers], all_labels=all_labels))
 
-    def encode(self, rows: Sequence[Row]) -> list[Encoded | BadRow]:
-        """Return the example of each row, or the reason why it cannot be read."""
-        return self.objective.encode_unlabelled(rows)
-
-    def answers(self, rows: Sequence[Any], encoded: Sequence[Encoded]) -> list[dict[str, Any]]:
-        """Return the fields of the answer to each row; batches have rows of similar lengths."""
-        model, objective, size = self.loaded.model, self.objective, self.settings.evaluation.batch_size
-        examples = [one.example() for one in encoded]
-        check_vocabulary([example[name].tolist() for example in examples for name in objective.ids], self.loaded.config.vocab_size)
-        if objective.writer is not None:
-            settings = deterministic(self.settings.generation)
-            texts = write_texts(model, objective.writer, examples, settings, size, BatchWork(deal=self.deal))
-            return [Answer(text).fields() for text in texts]
-        device = next(model.parameters()).device
-        order = sorted(range(len(examples)), key=lambda number: -encoded[number].length)
-
-        def answer(numbers: Sequence[int]) -> list[Answer]:
-            indices = np.array(numbers, np.int64)
-            batch = objective.collate(ExampleBatch([[examples[number]] for number in numbers], np.zeros_like(indices), indices)).to(device)
-            return list(objective.answers(model, batch, [rows[number] for number in numbers], all_labels=self.all_labels))
-
-        answers: dict[int, Answer] = {}
-        batches = [order[first : first + size] for first in range(0, len(order), size)]
-        with inference(model):
-            for numbers, answered in zip(batches, self.deal(answer, batches), strict=True):
-                answers |= {number: Answer(*fields) for number, fields in zip(numbers, answered, strict=True)}
-        return [answers[number].fields() for number in range(len(examples))]
+    answers: dict[int, Answer] = {}
+    batches = [order[first : first + size] for first in range(0, len(order), size)]
+    with inference(model):
+        for numbers, answered in zip(batches, deal(answer, batches), strict=True):
+            answers |= {number: Answer(*fields) for number, fields in zip(numbers, answered, strict=True)}
+    return [answers[number].fields() for number in range(len(examples))]

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from tfkit.hub import Loaded
 
 
-def evaluate_likelihood(settings: EvaluationSettings, loaded: "Loaded", work: "Session") -> Scored:
+def evaluate_likelihood(settings: EvaluationSettings, loaded: "Loaded", session: "Session") -> Scored:
     """Judge the rows of data.validation. Raises ModelError if the model gives no likelihoods, UsageError if there are no rows."""
     section = settings.objective
     if problems := fitting_problems(section, loaded.config):
@@ -38,12 +38,12 @@ def evaluate_likelihood(settings: EvaluationSettings, loaded: "Loaded", work: "S
     budget = TokenBudget(settings.evaluation.max_tokens)
     judged: dict[str, Judgement] = {}
     names = set_names(data, sources)
-    with work.stop.at_once(WHOLE):
+    with session.stop.at_once(WHOLE):
         judge = JUDGES[section.kind](section, _examples(section, data, settings.seed) if section.reads_training else (), data.on_bad_row)
         for name, source in budget.until_spent(zip(names, sources, strict=True)):
             skipped: dict[str, Skipped] = {}
             total = sum(1 for _ in source.rows({})) if budget.left is None else None  # of a limited number, the last row is not known
-            with work.listener.progress(f"judging {source.name}", total, "rows") as bar:
+            with session.listener.progress(f"judging {source.name}", total, "rows") as bar:
                 judgement = judge_by_likelihood(
                     loaded.model,
                     loaded.codec,
@@ -54,9 +54,9 @@ def evaluate_likelihood(settings: EvaluationSettings, loaded: "Loaded", work: "S
                     max_tokens=budget.left,
                     on_bad_row=data.on_bad_row,
                     skipped=skipped,
-                    work=work.batches(bar),
+                    work=session.batches(bar),
                 )
-            _report(source, judgement, skipped, loaded.config.context_length, work.listener)
+            _report(source, judgement, skipped, loaded.config.context_length, session.listener)
             judged[name] = judgement
             budget.spend(judgement.tokens)
     verdicts = [verdict for judgement in judged.values() for verdict in judgement.verdicts]

@@ -4,14 +4,14 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from tfkit.adapters import FrozenReference, load
-from tfkit.alignment.held_out import JudgedResponse
+from tfkit.alignment.held_out import JudgedResponse, judge_prompts, response_metrics
 from tfkit.alignment.rewards import Rules
 from tfkit.alignment.user_code import CodePermission
 from tfkit.data import ExampleSet
 from tfkit.engine.assembly.training_data import ValidationSet, report_rows, with_lost
-from tfkit.engine.assembly.validation import judge_responses, response_metrics
+from tfkit.engine.assembly.validation import join_metrics, rows_within
 from tfkit.engine.inference.answering_model import open_finished
-from tfkit.engine.inference.by_row import Scored, rows_within, scored_sources, stored_sets
+from tfkit.engine.inference.by_row import Scored, scored_sources, stored_sets
 from tfkit.engine.inference.session import WHOLE
 from tfkit.engine.request.evaluation_settings import EvaluationSettings, saved_recipe
 from tfkit.errors import ModelError, TfkitError
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 def evaluate_rollouts(
-    settings: EvaluationSettings, loaded: "Loaded", work: "Session", code: CodePermission, *, each: bool = False
+    settings: EvaluationSettings, loaded: "Loaded", session: "Session", code: CodePermission, *, each: bool = False
 ) -> Scored:
     """Sample and reward a response to each prompt; `each`: also return a line for every prompt.
 
@@ -38,23 +38,24 @@ def evaluate_rollouts(
     assert rollouts is not None
     data, sources = scored_sources(settings, settings.objective.roles, "prompts to answer")
     rules = Rules(rollouts.section.rules, code)
-    all_sets, order = stored_sets(settings, data, sources, objective, tokenizer, loaded, work)
+    all_sets, order = stored_sets(settings, data, sources, objective, tokenizer, loaded, session)
     stored = [held_out.stored for held_out in all_sets if isinstance(held_out.stored, ExampleSet)]
     counts = rows_within(labelled, order, stored, settings.evaluation.max_tokens)
-    sets = [with_lost(held_out, labelled, work.listener, count) for held_out, count in zip(all_sets, counts, strict=False)]
-    report_rows([held_out.stored for held_out in sets], work.listener)
-    reference, seed = _reference(loaded, work), settings.generation.seed
-    with work.listener.progress("answering", sum(counts), "prompts") as bar, work.stop.at_once(WHOLE):
-        given = (settings.evaluation, order, objective, rules, sets, loaded.model, reference, seed)
-        judged = judge_responses(*given, work=work.batches(bar))
+    sets = [with_lost(held_out, labelled, session.listener, count) for held_out, count in zip(all_sets, counts, strict=False)]
+    report_rows([held_out.stored for held_out in sets], session.listener)
+    reference, seed = _reference(loaded, session), settings.generation.seed
+    with session.listener.progress("answering", sum(counts), "prompts") as bar, session.stop.at_once(WHOLE):
+        given = (loaded.model, reference, stored, counts, rollouts, rules)
+        judged = judge_prompts(*given, seed=seed, batch_size=settings.evaluation.batch_size, work=session.batches(bar))
     assert judged is not None  # nothing asked it to stop
     by_set = [
         [*responses, *(JudgedResponse("", lost.sums) for lost in wrong_answers(labelled, held_out.lost, 0))]
         for responses, held_out in zip(judged, sets, strict=True)
     ]
     everything = [response for responses in by_set for response in responses]
+    each_set = [response_metrics(objective, responses) for responses in by_set]
     return Scored(
-        response_metrics(objective, by_set, [held_out.name for held_out in all_sets]),
+        join_metrics(response_metrics(objective, everything), each_set, [held_out.name for held_out in all_sets]),
         len(everything),
         sum(int(prompts.lengths[: len(responses)].sum()) for prompts, responses in zip(stored, judged, strict=False)),
         [held_out.stored for held_out in sets],
@@ -66,7 +67,7 @@ def evaluate_rollouts(
     )
 
 
-def _reference(loaded: "Loaded", work: "Session") -> FrozenReference | None:
+def _reference(loaded: "Loaded", session: "Session") -> FrozenReference | None:
     """Return the initial model of the checkpoint's run; None, with a warning, if it can no longer be read."""
     try:
         saved = saved_recipe(loaded.folder)
@@ -80,7 +81,7 @@ def _reference(loaded: "Loaded", work: "Session") -> FrozenReference | None:
         if start.sha256 is not None and content_hash(initial.folder) != start.sha256:
             raise ModelError("its weights have changed")
     except TfkitError as error:
-        work.listener.warn(f"{loaded.folder}: the kl is not computed, since the initial model of its run cannot be read: {error}")
+        session.listener.warn(f"{loaded.folder}: the kl is not computed, since the initial model of its run cannot be read: {error}")
         return None
     return FrozenReference(initial.model)
 

@@ -10,7 +10,7 @@ from tfkit.data.store.overlap import Hashes
 from tfkit.engine.assembly.reference_model import with_finished_reference
 from tfkit.engine.assembly.training_data import ValidationSet, report_rows, set_names, store, with_lost
 from tfkit.engine.assembly.training_rows import evaluation_baselines, scored_rows
-from tfkit.engine.assembly.validation import join_metrics, judge_sets, opened_sets, score_sets
+from tfkit.engine.assembly.validation import join_metrics, judge_sets, opened_sets, rows_within, score_sets
 from tfkit.engine.assembly.verdict import predicts_one_class
 from tfkit.engine.inference.answering_model import open_finished
 from tfkit.engine.inference.session import WHOLE
@@ -64,7 +64,7 @@ class Scored:
     baselines: Baselines = field(default_factory=dict)
 
 
-def evaluate_rows(settings: EvaluationSettings, loaded: "Loaded", work: "Session", *, each: bool = False) -> Scored:
+def evaluate_rows(settings: EvaluationSettings, loaded: "Loaded", session: "Session", *, each: bool = False) -> Scored:
     """Score the rows of data.validation by the objective; by the student's own objective for a distillation.
 
     `each`: also return a prediction for every row that has an answer.
@@ -76,16 +76,16 @@ def evaluate_rows(settings: EvaluationSettings, loaded: "Loaded", work: "Session
     if section.answers_in_text:
         require_libraries(settings.evaluation.text_metrics)
     data, sources = scored_sources(settings, section.roles, "rows to score")
-    sets, order = stored_sets(settings, data, sources, objective, tokenizer, loaded, work)
+    sets, order = stored_sets(settings, data, sources, objective, tokenizer, loaded, session)
     if objective.labelled is not None:
         examples = [held_out.stored for held_out in sets if isinstance(held_out.stored, ExampleSet)]
         counts = rows_within(objective.labelled, order, examples, settings.evaluation.max_tokens)
-        sets = [with_lost(held_out, objective.labelled, work.listener, count) for held_out, count in zip(sets, counts, strict=False)]
-        report_rows([held_out.stored for held_out in sets], work.listener)
-        sets = _with_reference(settings, objective.labelled, sets, loaded, work)
-        return _score_labelled(settings, order, objective.labelled, sources, sets, counts, loaded, work, each=each)
-    report_rows([held_out.stored for held_out in sets], work.listener)
-    return _score_unlabelled(settings, order, objective, sets, loaded, work)
+        sets = [with_lost(held_out, objective.labelled, session.listener, count) for held_out, count in zip(sets, counts, strict=False)]
+        report_rows([held_out.stored for held_out in sets], session.listener)
+        sets = _with_reference(settings, objective.labelled, sets, loaded, session)
+        return _score_labelled(settings, order, objective.labelled, sources, sets, counts, loaded, session, each=each)
+    report_rows([held_out.stored for held_out in sets], session.listener)
+    return _score_unlabelled(settings, order, objective, sets, loaded, session)
 
 
 def scored_sources(settings: EvaluationSettings, roles: tuple[Role, ...], what: str) -> tuple[DataSection, list[Source]]:
@@ -104,13 +104,13 @@ def stored_sets(
     objective: Objective,
     tokenizer: Tokenizer,
     loaded: "Loaded",
-    work: "Session",
+    session: "Session",
 ) -> tuple[list[ValidationSet], RowOrder]:
     """Return the set of each source, with its truncated rows counted, and the order of the rows of a set."""
     for source in sources:
-        work.listener.say(source.describe())
-    with work.first_alone(), work.stop.at_once():
-        stored = [store(source, data, objective, tokenizer, work.listener, counts_lost=True) for source in sources]
+        session.listener.say(source.describe())
+    with session.first_alone(), session.stop.at_once():
+        stored = [store(source, data, objective, tokenizer, session.listener, counts_lost=True) for source in sources]
     for examples in stored:
         examples.check_vocabulary(loaded.config.vocab_size)
     order = RowOrder(row_length(data.sequence_length, loaded.config), settings.seed, settings.batch_size, data.length_groups)
@@ -118,17 +118,17 @@ def stored_sets(
 
 
 def _with_reference(
-    settings: EvaluationSettings, objective: LabelledObjective, sets: Sequence[ValidationSet], loaded: "Loaded", work: "Session"
+    settings: EvaluationSettings, objective: LabelledObjective, sets: Sequence[ValidationSet], loaded: "Loaded", session: "Session"
 ) -> list[ValidationSet]:
     """Return the sets with the reference's log-probabilities of their rows, for an objective that compares the model with one."""
     stored = [held_out.stored for held_out in sets if isinstance(held_out.stored, ExampleSet)]
-    with work.first_alone(), work.stop.at_once(WHOLE):
-        referenced = with_finished_reference(stored, objective, loaded, settings.evaluation.batch_size, work.listener)
+    with session.first_alone(), session.stop.at_once(WHOLE):
+        referenced = with_finished_reference(stored, objective, loaded, settings.evaluation.batch_size, session.listener)
     return [replace(held_out, stored=examples) for held_out, examples in zip(sets, referenced, strict=True)]
 
 
 def _score_unlabelled(
-    settings: EvaluationSettings, order: RowOrder, objective: Objective, sets: list[ValidationSet], loaded: "Loaded", work: "Session"
+    settings: EvaluationSettings, order: RowOrder, objective: Objective, sets: list[ValidationSet], loaded: "Loaded", session: "Session"
 ) -> Scored:
     """Score rows that are cut from texts, by the metrics of the objective, without answers."""
     all_stored, scored = [held_out.stored for held_out in sets], list[Stored]()
@@ -137,8 +137,8 @@ def _score_unlabelled(
     for stored, (opened, _, count) in zip(all_stored, opened_each, strict=False):
         scored.append(stored)
         rows, tokens = rows + count, tokens + (tokens_of(stored) if count == len(opened) else tokens_of_first(opened, count))
-    with work.listener.progress("scoring", rows, "rows") as bar, work.stop.at_once(WHOLE):
-        scores = score_sets(settings.evaluation, order, objective, sets, loaded.model, work=work.batches(bar))
+    with session.listener.progress("scoring", rows, "rows") as bar, session.stop.at_once(WHOLE):
+        scores = score_sets(settings.evaluation, order, objective, sets, loaded.model, work=session.batches(bar))
     assert scores is not None  # nothing asked it to stop
     return Scored(scores.metrics, rows, tokens, scored, texts=[held_out.texts for held_out in scored])
 
@@ -151,7 +151,7 @@ def _score_labelled(
     sets: Sequence[ValidationSet],
     counts: Sequence[int],
     loaded: "Loaded",
-    work: "Session",
+    session: "Session",
     *,
     each: bool,
 ) -> Scored:
@@ -162,11 +162,11 @@ def _score_labelled(
     inputs: list[list[SharedInput]] = []
     if writer is not None:
         inputs = [shared_inputs(writer, *one) for one in zip(sources, used, counts, strict=False)]
-    with work.listener.progress("scoring", sum(counts) + sum(map(len, inputs)), "rows") as bar, work.stop.at_once(WHOLE):
-        results = judge_sets(settings.evaluation, order, objective, used, loaded.model, work=work.batches(bar))
+    with session.listener.progress("scoring", sum(counts) + sum(map(len, inputs)), "rows") as bar, session.stop.at_once(WHOLE):
+        results = judge_sets(settings.evaluation, order, objective, used, loaded.model, work=session.batches(bar))
         assert results is not None  # nothing asked it to stop
         if writer is not None:
-            results = [with_texts(settings, writer, *one, loaded, work.batches(bar)) for one in zip(used, results, inputs, strict=True)]
+            results = [with_texts(settings, writer, *one, loaded, session.batches(bar)) for one in zip(used, results, inputs, strict=True)]
         results = [completed(objective, *one) for one in zip(sources, used, results, strict=False)]
         wrong = [wrong_answers(objective, held_out.lost, count) for held_out, count in zip(sets, counts, strict=True)]
         if writer is not None:
@@ -178,13 +178,13 @@ def _score_labelled(
         metrics, scores, units = _metrics(settings, objective, [held_out.name for held_out in sets], judged, inputs)
     predictions = [row.prediction for rows in judged for row in rows]
     if label := only_class([prediction["label"] for prediction in predictions if "label" in prediction]):
-        work.listener.warn(f"all {len(predictions):,} rows have the label {label!r}: the metrics say nothing about the other classes")
+        session.listener.warn(f"all {len(predictions):,} rows have the label {label!r}: the metrics say nothing about the other classes")
     elif predicts_one_class(metrics):
-        work.listener.warn("the model predicts the same class for every row: it does not distinguish the classes")
+        session.listener.warn("the model predicts the same class for every row: it does not distinguish the classes")
     facts = objective.label_metrics(predictions) | {"lost": reasons([row for held_out in sets for row in held_out.lost])}
     if writer is not None:
         facts |= _generation_facts(settings, units, inputs)
-    with work.stop.at_once(WHOLE):
+    with session.stop.at_once(WHOLE):
         baselines = evaluation_baselines(settings.objective.trained_for, text_metrics, loaded.folder, scored_rows(sources, used, results))
         lines = _prediction_lines(settings.objective.trained_for, objective, sources, sets, results) if each else []
     return Scored(
@@ -206,11 +206,6 @@ def _generation_facts(settings: EvaluationSettings, units: int, inputs: Sequence
     facts: dict[str, Any] = {"decoding": deterministic(settings.generation).model_dump(include=_DECODING)}
     facts |= {"bleu_tokenize": settings.evaluation.bleu_tokenize} if "bleu" in settings.evaluation.text_metrics else {}
     return facts | {"inputs": units, "references": sum(len(one.references) for part in inputs for one in part)}
-
-
-def rows_within(objective: LabelledObjective, order: RowOrder, sets: Sequence[ExampleSet], max_tokens: int | None) -> list[int]:
-    """Return how many rows of each set are scored; the last sets may be left out."""
-    return [count for _, _, count in opened_sets(objective, order, sets, max_tokens)]
 
 
 def _metrics(

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from tfkit.hub import Loaded
 
 
-def evaluate_texts(settings: "EvaluationSettings", loaded: "Loaded", work: "Session", *, each: bool) -> Scored:
+def evaluate_texts(settings: "EvaluationSettings", loaded: "Loaded", session: "Session", *, each: bool) -> Scored:
     """Score the texts of data.validation; `each`: also return the scores of every text.
 
     Raises ModelError if the model is no language model, UsageError if there are no texts.
@@ -33,19 +33,19 @@ def evaluate_texts(settings: "EvaluationSettings", loaded: "Loaded", work: "Sess
             "objective.kind=masked_lm, or fine-tune it on labelled rows"
         )
     data, sources = scored_sources(settings, TEXT, "texts to score")
-    with work.first_alone():
-        streams = _streams(sources, loaded, work)
+    with session.first_alone():
+        streams = _streams(sources, loaded, session)
     length = piece_length(settings.sequence_length, loaded.config)
     limit, size = settings.evaluation.max_tokens, settings.evaluation.batch_size
-    with work.listener.progress("scoring", _targets_within(streams, limit), "tokens") as bar, work.stop.at_once(WHOLE):
-        scores = score_streams(loaded.model, streams, length, size, max_tokens=limit, work=work.batches(bar))
+    with session.listener.progress("scoring", _targets_within(streams, limit), "tokens") as bar, session.stop.at_once(WHOLE):
+        scores = score_streams(loaded.model, streams, length, size, max_tokens=limit, work=session.batches(bar))
     assert scores is not None  # nothing asked it to stop
     whole = sum(scores[1:], start=scores[0])
     tokens = whole.target_tokens + len(whole.targets)
     metrics = join_metrics(whole.metrics(), [score.metrics() for score in scores], set_names(data, sources))
     lines: list[dict[str, Any]] = []
     if each:
-        with work.stop.at_once(WHOLE):
+        with session.stop.at_once(WHOLE):
             lines = _text_predictions(sources, scores)
     rows, used = len(whole.targets), streams[: len(scores)]
     texts = [stream.texts[: len(score.targets)] for stream, score in zip(used, scores, strict=True)]
@@ -53,15 +53,15 @@ def evaluate_texts(settings: "EvaluationSettings", loaded: "Loaded", work: "Sess
     return Scored(metrics, rows, tokens, used, text_score_metrics(whole), rows, lines, facts, texts)
 
 
-def _streams(sources: list[Source], loaded: "Loaded", work: "Session") -> list[TokenStream]:
+def _streams(sources: list[Source], loaded: "Loaded", session: "Session") -> list[TokenStream]:
     assert loaded.codec is not None
     streams = []
     for source in sources:
-        work.listener.say(source.describe())
-        with work.listener.progress(f"tokenizing {source.name}", source.size_bytes, "bytes") as bar, work.stop.at_once():
+        session.listener.say(source.describe())
+        with session.listener.progress(f"tokenizing {source.name}", source.size_bytes, "bytes") as bar, session.stop.at_once():
             streams.append(token_stream(source, loaded.codec, bar.advance))
         if note := streams[-1].describe_skipped():
-            work.listener.warn(note)
+            session.listener.warn(note)
     return streams
 
 

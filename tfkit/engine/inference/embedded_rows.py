@@ -7,13 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 from tfkit.data.columns.rows import BadRow, Row
 from tfkit.data.sources.prediction_rows import PredictionColumns
-from tfkit.engine.inference.row_answers import RowAnswers, RowModel, RowTask
+from tfkit.engine.inference.row_answers import RowAnswers
 from tfkit.engine.inference.session import named_precision
 from tfkit.engine.request.evaluation_settings import EvaluationSettings, read_settings
 from tfkit.engine.request.run_totals import finalize_killed_run
 from tfkit.errors import UsageError, argument
 from tfkit.hub import find_checkpoint
-from tfkit.parallel.rank_map import RankMap
 from tfkit.recipe.reading.overrides import Overrides
 from tfkit.recipe.schema.objective_facts import ObjectiveSection
 from tfkit.recipe.schema.roles import TEXT, Role
@@ -21,14 +20,55 @@ from tfkit.recipe.schema.roles import TEXT, Role
 if TYPE_CHECKING:
     from tfkit.data import Encoded
     from tfkit.generation.answer_precision import Precision
-    from tfkit.hub import Loaded
 
 _SECTIONS = ("data", "evaluation", "carbon")
 
 
+class Embedder(RowAnswers):
+    """Rows and the vectors of their texts. `field`: the column of the text, if it is named."""
+
+    name = "embedding"
+
+    def __init__(self, checkpoint: str | Path, folder: Path, settings: EvaluationSettings, precision: "Precision", *, field: str | None):
+        super().__init__(checkpoint, folder, settings, precision)
+        self.field, self.role = field, _text_role(settings.objective.trained_for)
+
+    def columns(self, named: Mapping[str, str | list[str]]) -> PredictionColumns:
+        """Return the column of the text: the one that is named, else that of the role that the model was trained on."""
+        read = TEXT[0] if "text" in named else self.role
+        own = {read.name: named[read.name]} if read.name in named else {}
+        return PredictionColumns((read,), own, option=argument("field"), takes_lines=self.field in (None, "text"))
+
+    def encode(self, rows: Sequence[Row]) -> "list[Encoded | BadRow]":
+        """Return the token ids of each text, or a BadRow for a text without a token."""
+        from tfkit.data import Encoded
+        from tfkit.objectives.text_pairs import encode_texts
+
+        context, tokenizer = self.loaded.config.context_length, self.loaded.require_tokenizer()
+        texts = encode_texts(tokenizer, [(row.text, None) for row in rows], min(context, self.settings.sequence_length or context))
+        return [
+            Encoded({"input_ids": text.ids}, len(text.ids), text.truncated)
+            if text.ids
+            else BadRow("no tokens", f"{row.place}: the text gives no token, and has no vector; remove the row")
+            for row, text in zip(rows, texts, strict=True)
+        ]
+
+    def answer(self, rows: Sequence[Any], encoded: "Sequence[Encoded]") -> list[dict[str, Any]]:
+        """Return the vector of each text, (D,)."""
+        from tfkit.evaluation.embeddings import embed_ids
+
+        ids, tokenizer = [[*one.arrays["input_ids"]] for one in encoded], self.loaded.require_tokenizer()
+        vectors = embed_ids(self.loaded.model, tokenizer, ids, self.settings.evaluation.batch_size, self.deal)
+        return [{"embedding": vector} for vector in vectors]
+
+    def facts(self) -> dict[str, Any]:
+        """Return the length of a vector."""
+        return {"dim": self.loaded.config.dim}
+
+
 def open_embedder(
     checkpoint: str | Path, overrides: Overrides, data: str, *, field: str | None, needs_all: bool, precision: "Precision"
-) -> RowAnswers:
+) -> Embedder:
     """Read the settings by which the texts of rows are embedded. Raises UsageError.
 
     `field`: the column of the text; None: the one that the checkpoint was trained on, else `text`. `needs_all`: no
@@ -50,49 +90,8 @@ def open_embedder(
         assert isinstance(settings.data.validation, list)
         update["validation"] = [one.model_copy(update={"columns": {"text": field}, "text": None}) for one in settings.data.validation]
     settings = replace(settings, data=settings.data.model_copy(update=update))
-    chosen, role = named_precision(settings, overrides, precision), _text_role(settings.objective.trained_for)
-
-    def columns(named: Mapping[str, str | list[str]]) -> PredictionColumns:
-        """Return the column of the text: the one that is named, else that of the role that the model was trained on."""
-        read = TEXT[0] if "text" in named else role
-        own = {read.name: named[read.name]} if read.name in named else {}
-        return PredictionColumns((read,), own, option=argument("field"), takes_lines=field in (None, "text"))
-
-    def open_embedding(loaded: "Loaded", deal: RankMap) -> RowModel:
-        return EmbeddingModel(loaded, settings, deal)
-
-    task = RowTask("embedding", columns, open_embedding, lambda loaded: {"dim": loaded.config.dim})
-    return RowAnswers(checkpoint, folder, settings, task, "float32" if chosen == "auto" else chosen)
-
-
-class EmbeddingModel:
-    """A loaded model that embeds texts. `deal` computes the batches, divided among the ranks."""
-
-    def __init__(self, loaded: "Loaded", settings: EvaluationSettings, deal: RankMap):
-        self.loaded, self.settings, self.deal = loaded, settings, deal
-        self.tokenizer = loaded.require_tokenizer()
-
-    def encode(self, rows: Sequence[Row]) -> "list[Encoded | BadRow]":
-        """Return the token ids of each text, or a BadRow for a text without a token."""
-        from tfkit.data import Encoded
-        from tfkit.objectives.text_pairs import encode_texts
-
-        context = self.loaded.config.context_length
-        texts = encode_texts(self.tokenizer, [(row.text, None) for row in rows], min(context, self.settings.sequence_length or context))
-        return [
-            Encoded({"input_ids": text.ids}, len(text.ids), text.truncated)
-            if text.ids
-            else BadRow("no tokens", f"{row.place}: the text gives no token, and has no vector; remove the row")
-            for row, text in zip(rows, texts, strict=True)
-        ]
-
-    def answers(self, rows: Sequence[Any], encoded: "Sequence[Encoded]") -> list[dict[str, Any]]:
-        """Return the vector of each text, (D,)."""
-        from tfkit.evaluation.embeddings import embed_ids
-
-        ids = [[*one.arrays["input_ids"]] for one in encoded]
-        vectors = embed_ids(self.loaded.model, self.tokenizer, ids, self.settings.evaluation.batch_size, self.deal)
-        return [{"embedding": vector} for vector in vectors]
+    chosen = named_precision(settings, overrides, precision)
+    return Embedder(checkpoint, folder, settings, "float32" if chosen == "auto" else chosen, field=field)
 
 
 def _text_role(section: ObjectiveSection) -> Role:

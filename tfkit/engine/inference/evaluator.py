@@ -51,44 +51,44 @@ class Evaluator:
             return [parse_gate(text, names) for text in texts]
         return parse_gates(texts, metrics_of_sets(names, self.settings.data))
 
-    def score(self, work: "Session", *, each: bool = False) -> "tuple[dict[str, Any], list[dict[str, Any]], Reading]":
+    def score(self, session: "Session", *, each: bool = False) -> "tuple[dict[str, Any], list[dict[str, Any]], Reading]":
         """Return the result of docs/cli.md, a prediction for each row if `each`, and the energy. Raises Stopped, without a result."""
         from tfkit.engine.inference.session import WHOLE
 
-        loaded, scored = self.compute(work, each=each)
-        with work.stop.at_once(WHOLE):
-            reading = work.reading(last=True)  # waits for a first measurement
+        loaded, scored = self.compute(session, each=each)
+        with session.stop.at_once(WHOLE):
+            reading = session.reading(last=True)  # waits for a first measurement
             result = self._result(loaded, scored, reading)
         if result["trained_on"]:
             trained_on, all_texts = result["trained_on"], sum(map(len, scored.texts))
             what = f"{trained_on:,} of the {all_texts:,} texts that were scored are among those that the run was trained on"
             many = ": the metrics say little about other texts" if trained_on > _MANY_TRAINED * all_texts else ""
-            work.listener.warn(what + many)
-        work.finish(result, data=result["data"])
+            session.listener.warn(what + many)
+        session.finish(result, data=result["data"])
         return result, scored.predictions, reading
 
-    def compute(self, work: "Session", *, each: bool = False) -> "tuple[Loaded, Scored]":
+    def compute(self, session: "Session", *, each: bool = False) -> "tuple[Loaded, Scored]":
         """Return the loaded model and its scores: the part of `score` that all ranks compute."""
-        with work.stop.at_once():
-            loaded = open_model(self.folder, work, self.inputs, own_precision(self.settings), packs=False).loaded
+        with session.stop.at_once():
+            loaded = open_model(self.folder, session, self.inputs, own_precision(self.settings), packs=False).loaded
             loaded.require_tokenizer()
-        return loaded, self._scored(loaded, work, each=each)
+        return loaded, self._scored(loaded, session, each=each)
 
-    def _scored(self, loaded: "Loaded", work: "Session", *, each: bool) -> "Scored":
+    def _scored(self, loaded: "Loaded", session: "Session", *, each: bool) -> "Scored":
         from tfkit.engine.inference.by_likelihood import evaluate_likelihood
         from tfkit.engine.inference.by_row import evaluate_rows
         from tfkit.engine.inference.by_text import evaluate_texts
 
         scored_by = self.settings.objective.trained_for.scored_by
         if scored_by == "text":
-            return evaluate_texts(self.settings, loaded, work, each=each)
+            return evaluate_texts(self.settings, loaded, session, each=each)
         if scored_by == "likelihood":
-            return evaluate_likelihood(self.settings, loaded, work)
+            return evaluate_likelihood(self.settings, loaded, session)
         if scored_by == "rollout":
             from tfkit.engine.inference.by_rollout import evaluate_rollouts
 
-            return evaluate_rollouts(self.settings, loaded, work, self.code, each=each)
-        return evaluate_rows(self.settings, loaded, work, each=each)
+            return evaluate_rollouts(self.settings, loaded, session, self.code, each=each)
+        return evaluate_rows(self.settings, loaded, session, each=each)
 
     def _result(self, loaded: "Loaded", scored: "Scored", reading: "Reading") -> dict[str, Any]:
         from tfkit.carbon import Footprint

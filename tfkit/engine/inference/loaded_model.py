@@ -42,7 +42,7 @@ class LoadedModel(Loaded):
         predictor = open_predictor(self.folder, changes, all_labels=all_labels)
         with isolated():
             predictor.use(self)
-            return [row for window in predictor.answers(predictor.given_rows(rows)) for row in window]
+            return [row for window in predictor.windows(predictor.given_rows(rows)) for row in window]
 
     def generate(
         self,
@@ -52,14 +52,14 @@ class LoadedModel(Loaded):
         chat: bool = False,
     ) -> list[Completion]:
         """Continue each prompt, in order, as `tfkit.generate` does; no energy is measured."""
-        from tfkit.engine.inference.session import session
+        from tfkit.engine.inference.session import open_session
         from tfkit.engine.inference.text_generator import TextGenerator
         from tfkit.recipe.schema.carbon_section import CarbonSection
 
         generator = TextGenerator(str(self.folder), plain_overrides(overrides), chat=chat)
         unmetered = CarbonSection(enabled=False)
-        with isolated(), interrupts(None) as stop, session("generate", unmetered, None, Silent(), stop) as work:
-            generator.use(self, work)
+        with isolated(), interrupts(None) as stop, open_session("generate", unmetered, None, Silent(), stop) as session:
+            generator.use(self, session)
             return generator.all_completions(prompts)
 
     def embed(self, texts: str | Iterable[str]) -> "torch.Tensor":

@@ -162,15 +162,15 @@ def answer_prompts(
     and Stopped after a signal.
     """
     if generator.fills_masks:
-        return _answer_all(batches, partial(_fill_lines, generator), generator.work, "filled")
-    return _answer_all(batches, partial(_continue_lines, generator, template), generator.work, "continued")
+        return _answer_all(batches, partial(_fill_lines, generator), generator.session, "filled")
+    return _answer_all(batches, partial(_continue_lines, generator, template), generator.session, "continued")
 
 
 def prompt_texts(generator: "TextGenerator", template: "ChatTemplate | None", prompts: Sequence[Prompt]) -> list[str]:
     """Return the text of each prompt or, with a template, of its conversation."""
     if template is None:
         return [one.text for one in prompts]
-    with generator.work.stop.at_once():
+    with generator.session.stop.at_once():
         return [generator.conversation_text(template, one.conversation, one.tools, one.place) for one in prompts]
 
 
@@ -179,7 +179,9 @@ def line_of(completion: "TextCompletion") -> dict[str, Any]:
     return {"completion": completion.text, "tokens": completion.tokens, "finish": completion.finish}
 
 
-def _answer_all(batches: Iterator[list[Prompt]], answer: _Answer, work: "Session", done: str) -> Generator[tuple[Prompt, dict[str, Any]]]:
+def _answer_all(
+    batches: Iterator[list[Prompt]], answer: _Answer, session: "Session", done: str
+) -> Generator[tuple[Prompt, dict[str, Any]]]:
     """Yield the prompts with their lines. `answer` gets prompts and the number of the first; `done`: the participle for messages."""
     count = 0
     pending: deque[list[Prompt]] = deque()  # batches whose lines were not yielded yet
@@ -187,7 +189,7 @@ def _answer_all(batches: Iterator[list[Prompt]], answer: _Answer, work: "Session
     def numbered() -> Iterator[tuple[int, list[Prompt]]]:
         first = 0
         while True:
-            with work.stop.at_once(f"{count:,} prompts were {done}"):  # `next` may wait for a prompt
+            with session.stop.at_once(f"{count:,} prompts were {done}"):  # `next` may wait for a prompt
                 batch = next(batches, None)
             if batch is None:
                 return
@@ -203,11 +205,11 @@ def _answer_all(batches: Iterator[list[Prompt]], answer: _Answer, work: "Session
                 answered["lines"].append(line)
         except (DataError, ModelError) as error:
             answered["error"] = type(error).__name__, str(error)
-        answered["signal"] = getattr(work.stop, "requested", None) or 0
+        answered["signal"] = getattr(session.stop, "requested", None) or 0
         return answered
 
-    with work.listener.progress("generating", None, "prompts") as bar:
-        for answered in work.deal(answer_batch, numbered()):
+    with session.listener.progress("generating", None, "prompts") as bar:
+        for answered in session.deal(answer_batch, numbered()):
             batch, number = pending.popleft(), answered["signal"]
             for prompt, line in zip(batch, answered["lines"], strict=False):  # those before an error
                 if line is None:

@@ -2,11 +2,12 @@
 
 import csv
 import re
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, Protocol, cast
+from typing import IO, TYPE_CHECKING, Any, ClassVar, cast
 
 from tfkit.data.columns.rows import BadRow, Row, Skipped, describe_skipped, skip
 from tfkit.data.formats.file_content import BOM, Content
@@ -45,43 +46,37 @@ class Counts:
     replaced: set[str] = field(default_factory=set)  # fields of the rows that a field of the answer replaces
 
 
-class RowModel(Protocol):
-    """A loaded model that answers rows."""
-
-    def encode(self, rows: Sequence[Row]) -> "list[Encoded | BadRow]":
-        """Return the example of each row, or the reason why it cannot be read."""
-
-    def answers(self, rows: Sequence[Any], encoded: "Sequence[Encoded]") -> list[dict[str, Any]]:
-        """Return the fields that the answer adds to each row."""
-
-
-@dataclass(frozen=True)
-class RowTask:
-    """The computation of a command for each row."""
-
-    name: str  # of the answer, and of its field, which is None for a row that cannot be read
-    columns: Callable[[Mapping[str, str | list[str]]], PredictionColumns]  # that are read of a source; given: those named by role
-    open: Callable[["Loaded", RankMap], RowModel]  # the model as one that answers rows, whose batches the map computes; raises ModelError
-    facts: Callable[["Loaded"], dict[str, Any]]  # the fields that the result of the command has for this task alone
-
-
-class RowAnswers:
-    """The rows of a command, and the answers of its checkpoint to them.
+class RowAnswers(ABC):
+    """The rows of a command, and the answers of its checkpoint to them: a Predictor or an Embedder.
 
     Nothing is loaded before `load` or `use`. `precision`: auto: chosen for the model when it is loaded.
     """
 
-    def __init__(self, checkpoint: str | Path, folder: Path, settings: EvaluationSettings, task: RowTask, precision: "Precision"):
-        self.folder, self.settings, self.task, self.precision = folder, settings, task, precision
+    name: ClassVar[str]  # of the answer, and of its field, which is None for a row that cannot be read
+
+    def __init__(self, checkpoint: str | Path, folder: Path, settings: EvaluationSettings, precision: "Precision"):
+        self.folder, self.settings, self.precision = folder, settings, precision
         assert settings.data is not None  # set by the rows that the command was given
         assert isinstance(settings.data.validation, list)
         self.sources, self.on_bad_row = settings.data.validation, settings.data.on_bad_row
         self.inputs = settings_inputs(settings, folder, checkpoint)
         self.counts = Counts()
 
-    def columns(self, section: SourceSection) -> PredictionColumns:
-        """Return the columns that are read from a source."""
-        return self.task.columns(section.columns | ({} if section.text is None else {"text": section.text}))
+    @abstractmethod
+    def columns(self, named: Mapping[str, str | list[str]]) -> PredictionColumns:
+        """Return the columns that are read from a source; `named`: those that it names, by role."""
+
+    @abstractmethod
+    def encode(self, rows: Sequence[Row]) -> "list[Encoded | BadRow]":
+        """Return the example of each row, or the reason why it cannot be read."""
+
+    @abstractmethod
+    def answer(self, rows: Sequence[Any], encoded: "Sequence[Encoded]") -> list[dict[str, Any]]:
+        """Return the fields that the answer adds to each row, from the loaded model, whose batches `deal` computes."""
+
+    @abstractmethod
+    def facts(self) -> dict[str, Any]:
+        """Return the fields of the result that other commands do not have."""
 
     def open_rows(self, pipe: Pipe | None = None) -> Iterator[PredictionInput]:
         """Find the sources now, and return their rows, which are read lazily; those of "-" come from `pipe`. Raises DataError."""
@@ -91,31 +86,31 @@ class RowAnswers:
         """Yield rows that are given in Python, or a single one: a mapping of fields, or a text. Raises UsageError for anything else."""
         if hasattr(rows, "to_dict"):  # a table of pandas, whose iteration yields the names of the columns
             raise UsageError(f"predict takes rows, and this is a {type(rows).__name__}; give its rows: table.to_dict('records')")
-        columns = self.columns(self.sources[0])
+        columns = self._source_columns(self.sources[0])
         for number, row in enumerate([rows] if isinstance(rows, Mapping | str) else rows, 1):
             if not isinstance(row, Mapping | str):
                 raise UsageError(f"row {number}: a row is a dict or a text, and this is of type {type(row).__name__}")
             yield columns.asked(row, f"row {number}")
 
-    def load(self, work: "Session") -> None:
+    def load(self, session: "Session") -> None:
         """Load the model. Raises ModelError for one that does not fit the task."""
-        opened = open_model(self.folder, work, self.inputs, self.precision)
+        opened = open_model(self.folder, session, self.inputs, self.precision)
         self.precision = opened.precision
-        self.use(opened.loaded, work.deal)
+        self.use(opened.loaded, session.deal)
 
     def use(self, loaded: "Loaded", deal: RankMap = serial_map) -> None:
         """Use a loaded model; `deal` computes its batches. Raises ModelError."""
         loaded.require_tokenizer()
-        self.loaded, self.model = loaded, self.task.open(loaded, deal)
+        self.loaded, self.deal = loaded, deal
 
-    def answers(self, rows: Iterable[PredictionInput], is_ready: Callable[[], bool] = lambda: True) -> Iterator[list[dict[str, Any]]]:
+    def windows(self, rows: Iterable[PredictionInput], is_ready: Callable[[], bool] = lambda: True) -> Iterator[list[dict[str, Any]]]:
         """Yield the fields of the rows with their answers, in order, in windows, which end early if `is_ready` has no further row.
 
         Raises DataError for a row that cannot be read, after the rows before it; with data.on_bad_row: skip, such a row gets an `error` and
         no answer.
         """
         for window in _windows(rows, self.settings.evaluation.batch_size, is_ready):
-            encoded = self._encode(window)
+            encoded = self._encode_window(window)
             bad = None
             if self.on_bad_row == "error":
                 bad = next((number for number, example in enumerate(encoded) if isinstance(example, BadRow)), None)
@@ -135,9 +130,7 @@ class RowAnswers:
             f"{counts.first_truncated})"
         )
         replaced = f"the rows have the fields {', '.join(sorted(counts.replaced))} already, which are replaced" if counts.replaced else ""
-        return [
-            text for text in (describe_skipped(f"{self.task.name}s", counts.skipped), cut if counts.truncated else "", replaced) if text
-        ]
+        return [text for text in (describe_skipped(f"{self.name}s", counts.skipped), cut if counts.truncated else "", replaced) if text]
 
     def result(self, reading: "Reading") -> dict[str, Any]:
         """Return the document of docs/cli.md, with the energy of `reading`."""
@@ -150,15 +143,18 @@ class RowAnswers:
             "bad_rows": sum(one.rows for one in counts.skipped.values()),
             "truncated": counts.truncated,
             "tokens": counts.tokens,
-            **self.task.facts(self.loaded),
+            **self.facts(),
             "checkpoint": str(self.loaded.folder),
             "batch_size": self.settings.evaluation.batch_size,
             "precision": "bfloat16" if self.precision == "bf16" else self.precision,
             **vars(Footprint.from_reading(reading)),
         }
 
+    def _source_columns(self, section: SourceSection) -> PredictionColumns:
+        return self.columns(section.columns | ({} if section.text is None else {"text": section.text}))
+
     def _open(self, section: SourceSection, pipe: Pipe | None) -> Iterator[PredictionInput]:
-        columns = self.columns(section)
+        columns = self._source_columns(section)
         if section.path == "-" and pipe is not None:
             if self.settings.data is not None and self.settings.data.rows is not None:
                 raise UsageError(
@@ -172,22 +168,22 @@ class RowAnswers:
             return prediction_rows(source)
         return select(prediction_rows(source), draw(prediction_rows(source), count, self.settings.seed))
 
-    def _encode(self, window: Sequence[PredictionInput]) -> "list[Encoded | BadRow]":
+    def _encode_window(self, window: Sequence[PredictionInput]) -> "list[Encoded | BadRow]":
         rows = [asked.row for asked in window if isinstance(asked.row, Row)]
-        encoded = iter(self.model.encode(rows) if rows else ())
+        encoded = iter(self.encode(rows) if rows else ())
         return [next(encoded) if isinstance(asked.row, Row) else asked.row for asked in window]
 
     def _lines(self, window: Sequence[PredictionInput], encoded: "Sequence[Encoded | BadRow]") -> list[dict[str, Any]]:
         """Return the fields of each row with its answer or error."""
         good = {number: example for number, example in enumerate(encoded) if not isinstance(example, BadRow)}
-        answers = self.model.answers([window[number].row for number in good], list(good.values()))
+        answers = self.answer([window[number].row for number in good], list(good.values()))
         by_number = dict(zip(good, answers, strict=True))
         lines = []
         for number, (asked, example) in enumerate(zip(window, encoded, strict=True)):
             self.counts.rows += 1
             if isinstance(example, BadRow):
                 skip(example, self.counts.skipped)
-                lines.append({**asked.fields, self.task.name: None, "error": example.message})
+                lines.append({**asked.fields, self.name: None, "error": example.message})
                 continue
             self.counts.tokens += example.length
             self.counts.truncated += example.truncated

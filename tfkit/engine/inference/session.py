@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from tfkit.carbon import Meter, Reading, read_totals, resolve_place
 from tfkit.carbon.reading import SUMS, add_readings
-from tfkit.engine.listener import Listener, Progress, Silent, StopRequest
+from tfkit.engine.listener import Listener, ProgressBar, Silent, StopRequest
 from tfkit.engine.request.rank_checks import rank_device, rank_threads
 from tfkit.engine.request.run_totals import record_totals
 from tfkit.errors import DataError
@@ -21,7 +21,7 @@ from tfkit.run.folder import RunFolder
 if TYPE_CHECKING:
     from tfkit.engine.request.evaluation_settings import EvaluationSettings
     from tfkit.engine.request.inputs import Inputs
-    from tfkit.generation.answer_precision import Opened, Precision
+    from tfkit.generation.answer_precision import OpenedModel, Precision
     from tfkit.recipe.reading.overrides import Overrides
 
 
@@ -50,7 +50,7 @@ class Session:
         """Whether the command should stop."""
         return self.stop.should_stop()
 
-    def batches(self, bar: Progress) -> BatchWork:
+    def batches(self, bar: ProgressBar) -> BatchWork:
         """Return how the batches of this command are computed and shown by a progress bar; `stop.at_once` ends them."""
         return BatchWork(bar.advance, deal=self.deal)
 
@@ -72,7 +72,7 @@ class Session:
 
 
 @contextmanager
-def session(
+def open_session(
     command: str,
     carbon: CarbonSection,
     run: Path | None,
@@ -110,8 +110,8 @@ def session(
         try:
             place = (device, threads) if ranks.is_alone else (rank_device(device, ranks), rank_threads(threads, ranks))
             alone = Session(stop, listener, meter, folder, before, carbon.enabled, *place)
-            with nullcontext(alone) if ranks.is_alone else _joined(alone, ranks, others) as work:
-                yield work
+            with nullcontext(alone) if ranks.is_alone else _joined(alone, ranks, others) as session:
+                yield session
             is_complete = True
         finally:
             reading = meter.stop()
@@ -138,8 +138,8 @@ def follow_command(ranks: Ranks, stop: StopRequest, device: str | None, threads:
     """
     place = rank_device(device, ranks), rank_threads(threads, ranks)
     alone = Session(stop, Silent(), Meter(), None, Reading(), False, *place)
-    with suppress(PeerDoneError), _joined(alone, ranks) as work, stop.at_once():
-        follow(work)
+    with suppress(PeerDoneError), _joined(alone, ranks) as session, stop.at_once():
+        follow(session)
 
 
 @contextmanager
@@ -166,7 +166,7 @@ def _joined(alone: Session, ranks: Ranks, metered: dict[str, Any] | None = None)
             meter.stop()
 
 
-def open_model(folder: Path, work: "Session", inputs: "Inputs", precision: "Precision", *, packs: bool = True) -> "Opened":
+def open_model(folder: Path, session: "Session", inputs: "Inputs", precision: "Precision", *, packs: bool = True) -> "OpenedModel":
     """Load a model in this precision, on the device and with the threads of the session, after checking that all ranks have the same
     inputs. `packs`: lay out the weights of a large model for a CPU; sums are then rounded in another order.
 
@@ -179,22 +179,22 @@ def open_model(folder: Path, work: "Session", inputs: "Inputs", precision: "Prec
     from tfkit.model.answering_linear import can_pack, pack
     from tfkit.training.device import has_bf16, pick_device
 
-    if not work.ranks.is_alone:
+    if not session.ranks.is_alone:
         from tfkit.engine.assembly.rank_inputs import files_on_rank, require_same_inputs
 
-        require_same_inputs([*files_on_rank(folder, inputs)], work.exchange)
-    if work.threads is not None:
-        torch.set_num_threads(work.threads)
-    device = pick_device(work.device)
+        require_same_inputs([*files_on_rank(folder, inputs)], session.exchange)
+    if session.threads is not None:
+        torch.set_num_threads(session.threads)
+    device = pick_device(session.device)
     opened = open_in_precision(
         lambda dtype: load(folder, device=device, dtype=dtype),
         precision,
         device,
-        lambda allowed: all(work.exchange(allowed)),
+        lambda allowed: all(session.exchange(allowed)),
         has_bf16=has_bf16(device),
     )
     for sentence in [*opened.loaded.notes(), *filter(None, [opened.described()])]:
-        work.listener.say(sentence)
+        session.listener.say(sentence)
     if packs and opened.precision != "int8" and can_pack(device) and is_large(opened.loaded.model):
         pack(opened.loaded.model)
     return opened

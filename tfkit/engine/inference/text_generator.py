@@ -53,13 +53,13 @@ class TextGenerator:
         self.settings = read_settings(None, self.folder, overrides, _SECTIONS)
         self.inputs = inputs_of(files, [], [self.folder, checkpoint])
 
-    def load(self, work: "Session") -> None:
+    def load(self, session: "Session") -> None:
         """Load the model. Raises ModelError for one that writes no text, UsageError for settings that it would not read."""
-        self.use(open_model(self.folder, work, self.inputs, self.precision).loaded, work)
+        self.use(open_model(self.folder, session, self.inputs, self.precision).loaded, session)
 
-    def use(self, loaded: "Loaded", work: "Session") -> None:
+    def use(self, loaded: "Loaded", session: "Session") -> None:
         """Use a loaded model. Raises as `load`."""
-        self.work, self.loaded = work, loaded
+        self.session, self.loaded = session, loaded
         self.codec = loaded.require_tokenizer()
         self.fills_masks = self._check_kind()
         self.decided = self._decide()
@@ -81,7 +81,7 @@ class TextGenerator:
             constraints=self.decided.constraints,
             eos_ids=self.loaded.eos_ids,
             start_id=self.loaded.start_id,
-            should_stop=should_stop or self.work.should_stop,
+            should_stop=should_stop or self.session.should_stop,
             first_row=first_row,
             on_text=on_text,
             at_once=AT_ONCE,
@@ -93,7 +93,7 @@ class TextGenerator:
         completions: list[Completion] = []
         for first in range(0, len(everything), MOST_PROMPTS):
             completions += self._completions(everything[first : first + MOST_PROMPTS], first)
-            self.work.stop.raise_if_requested(f"{len(completions):,} prompts were continued")
+            self.session.stop.raise_if_requested(f"{len(completions):,} prompts were continued")
         return completions
 
     def fill(self, texts: Sequence[str], first_row: int = 0) -> "list[Filling]":
@@ -164,7 +164,7 @@ class TextGenerator:
             vocab_size=self.loaded.config.vocab_size,
             folder=self.loaded.folder,
         )
-        listener = self.work.listener
+        listener = self.session.listener
         if not self.fills_masks:
             others = {name: value for name, value in decided.taken.items() if name not in SHOWN}
             taken = "".join(f", {name}={json.dumps(value)}" for name, value in others.items())

@@ -42,7 +42,7 @@ class EvaluationSettings:
         return None if self.data is None else self.data.sequence_length
 
 
-class Opened(Protocol):
+class OpenedCheckpoint(Protocol):
     """A checkpoint whose settings a command has read, without loading it."""
 
     settings: EvaluationSettings

@@ -56,11 +56,11 @@ def resolve_resumption(folder: RunFolder, now: RequestRecord) -> Resumption:
     before = RequestRecord.from_document(folder.recorded.given)
     given, base, wanted = now, begun, None
     if now.recipe is None:
-        given = before.merged_with(now) if before else now
-        new = before.changed_by(now) if before else now.overrides
+        given = merged(before, now) if before else now
+        new = _changed_by(before, now) if before else now.overrides
         wanted = read_recipe(str(folder.recipe), new).recipe
     elif before is not None and before.recipe is not None:
-        given = before.merged_with(now)
+        given = merged(before, now)
         wanted = now.recipe.read(given.overrides)
         with suppress(UsageError):  # a recipe of an older version that is no longer valid: then everything is compared
             base = before.recipe.read(before.overrides)
@@ -76,6 +76,43 @@ def resolve_resumption(folder: RunFolder, now: RequestRecord) -> Resumption:
             f"Revert these changes, or start another run with {argument('run')}"
         )
     return Resumption(_with_changes(begun, wanted, changes), given, changes)
+
+
+def merged(before: RequestRecord, now: RequestRecord) -> RequestRecord:
+    """Return the earlier recipe and overrides, changed by the edited file and by `now`."""
+    return RequestRecord(now.recipe or before.recipe, followed_by(before.overrides, _changed_by(before, now)))
+
+
+def _changed_by(before: RequestRecord, now: RequestRecord) -> dict[str, Any]:
+    """Return what a later request changes: the edits of the file that the overrides would hide, and its own new overrides."""
+    given = now.overrides.items()
+    new = {name: value for name, value in given if _last(now, name) == (name, value) != _last(before, name)}
+    if not before.recipe or not now.recipe:
+        return new
+    written = before.recipe.fields()
+    edited = {name: value for name, value in now.recipe.fields().items() if name not in written or written[name] != value}
+    hidden = {name: value for name, value in edited.items() if _touches(name, before.overrides) and not _touches(name, now.overrides)}
+    return followed_by(hidden, new)
+
+
+def _last(request: RequestRecord, name: str) -> tuple[str, Any] | None:
+    """Return the last override of a field, which holds; the units of the length are one field."""
+    names = _alternatives(name)
+    return next((one for one in reversed([*request.overrides.items()]) if one[0] in names), None)
+
+
+def _touches(name: str, overrides: Iterable[str]) -> bool:
+    """Whether one of the overrides sets a field, a part of it, or its section; the units of the length are one field."""
+    names = _alternatives(name)
+    return any(field == key or field.startswith(f"{key}.") or key.startswith(f"{field}.") for key in overrides for field in names)
+
+
+def _alternatives(name: str) -> tuple[str, ...]:
+    """Return a field with its alternatives: the units of a length, also of a stage's, are one field."""
+    for unit in LENGTH:
+        if name == unit or name.endswith(f".{unit}"):
+            return tuple(name.removesuffix(unit) + other for other in LENGTH)
+    return (name,)
 
 
 def require_same_text(begun: Mapping[str, list[str]], data: Mapping[str, list[str]]) -> None:

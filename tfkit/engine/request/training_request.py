@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -20,6 +20,32 @@ from tfkit.recipe.starting_points import HELD_OUT
 
 if TYPE_CHECKING:
     from tfkit.recipe.schema.sections import Recipe
+
+
+class RecipeFromData(Protocol):
+    """A recipe, or those of its fields that nobody wrote, made from the data and the checkpoint (recognition)."""
+
+    @property
+    def run_name(self) -> str:
+        """The name of its run."""
+        ...
+
+    @property
+    def inputs(self) -> Inputs:
+        """The files and the checkpoint to make it from. Raises UsageError if the command does not name them."""
+        ...
+
+    def decide(self, listener: Listener, /) -> ResolvedRecipe:
+        """Read the data and the checkpoint, and make the recipe."""
+        ...
+
+
+TrainingKind = Literal["pre-training", "fine-tuning"]
+
+
+def kind_of(recipe: "Recipe") -> TrainingKind:
+    """Return whether a recipe is pre-training or fine-tuning."""
+    return "pre-training" if recipe.model.start is None else "fine-tuning"
 
 
 @dataclass(frozen=True)
@@ -55,114 +81,9 @@ class RequestRecord:
         text = json.dumps([self.recipe.text if self.recipe else None, dict(self.overrides)])
         return hashlib.sha256(text.encode()).hexdigest()
 
-    def changed_by(self, now: "RequestRecord") -> dict[str, Any]:
-        """Return what a later request changes: the edits of the file that the overrides would hide, and its own new overrides."""
-        given = now.overrides.items()
-        new = {name: value for name, value in given if now._last(name) == (name, value) != self._last(name)}
-        if not self.recipe or not now.recipe:
-            return new
-        before = self.recipe.fields()
-        edited = {name: value for name, value in now.recipe.fields().items() if name not in before or before[name] != value}
-        hidden = {name: value for name, value in edited.items() if _touches(name, self.overrides) and not _touches(name, now.overrides)}
-        return followed_by(hidden, new)
-
     def with_decided(self, decided: Overrides) -> "RequestRecord":
         """Return the record with what was decided when the run began, which a later request does not decide again."""
         return RequestRecord(self.recipe, followed_by(self.overrides, decided))
-
-    def merged_with(self, now: "RequestRecord") -> "RequestRecord":
-        """Return the combination of this with a later `now`: the earlier recipe and overrides, changed by the edited file and by `now`."""
-        return RequestRecord(now.recipe or self.recipe, followed_by(self.overrides, self.changed_by(now)))
-
-    def _last(self, name: str) -> tuple[str, Any] | None:
-        """Return the last override of a field, which holds; the units of the length are one field."""
-        names = _alternatives(name)
-        return next((one for one in reversed([*self.overrides.items()]) if one[0] in names), None)
-
-
-def _alternatives(name: str) -> tuple[str, ...]:
-    """Return a field with its alternatives: the units of a length, also of a stage's, are one field."""
-    for unit in LENGTH:
-        if name == unit or name.endswith(f".{unit}"):
-            return tuple(name.removesuffix(unit) + other for other in LENGTH)
-    return (name,)
-
-
-def _touches(name: str, overrides: Iterable[str]) -> bool:
-    """Whether one of the overrides sets a field, a part of it, or its section; the units of the length are one field."""
-    names = _alternatives(name)
-    return any(field == key or field.startswith(f"{key}.") or key.startswith(f"{field}.") for key in overrides for field in names)
-
-
-def tuning_overrides(
-    overrides: Overrides,
-    source: RecipeText | None,
-    start: str | None,
-    data: str | None,
-    columns: Mapping[str, Any] = NO_OVERRIDES,
-    rows: int | None = None,
-) -> dict[str, Any]:
-    """Return the overrides, with those added that name the checkpoint, the data, its columns and how many rows are drawn. In a recipe with
-    stages these belong to the first.
-
-    A part of the data is held out in place of the recipe's own validation sources, and, from random weights, of its own fraction.
-    """
-    fields = source.fields() if source is not None and (start or data or columns or rows) else {}
-    stage = f"{next(iter(fields), '').partition('.')[0]}." if source is not None and source.has_stages else ""
-    # The data come first, so that data.train.0.columns can name columns.
-    named: dict[str, Any] = {} if data is None else {f"{stage}data.train": [{"path": data}]}
-    is_new = source is not None and start is None and not {f"{stage}model.from", f"{stage}model"} & {*fields, *overrides}
-    replaces = is_new or isinstance(fields.get(f"{stage}data.validation"), list)
-    if named and replaces and not {f"{stage}data", f"{stage}data.validation"} & overrides.keys():
-        named[f"{stage}data.validation"] = HELD_OUT
-    named |= {f"{stage}data.train.0.columns": dict(columns)} if columns else {}
-    named |= {} if rows is None else {f"{stage}data.rows": rows}
-    base = {} if start is None else {f"{stage}model.from": start}
-    return followed_by({**named, **overrides}, base)
-
-
-def with_length(overrides: Overrides, source: RecipeText | None, tokens: int | None, minutes: float | None) -> Overrides:
-    """Return the overrides with a length in tokens, which is that of a recipe's first stage. Raises UsageError for several lengths.
-
-    `minutes` become steps by a forecast, once the data are prepared (Run.fit_length).
-    """
-    if tokens is None and minutes is None:
-        return overrides
-    stages = [*dict.fromkeys(name.partition(".")[0] for name in source.fields())] if source is not None and source.has_stages else []
-    lengths = [argument(name) for name, value in (("tokens", tokens), ("minutes", minutes)) if value is not None]
-    if (named := [name for name in overrides if name.endswith(LENGTH)]) or len(lengths) > 1:
-        raise UsageError(f"{' and '.join([*lengths, *named])}: two lengths of one training; keep one")
-    if minutes is not None and stages:
-        raise UsageError(
-            f"{argument('minutes')}: a recipe with stages has a length for each; give {stages[0]}.training.steps or {argument('tokens')}"
-        )
-    return overrides if tokens is None else followed_by(overrides, {".".join([*stages[:1], "training.tokens"]): tokens})
-
-
-class RecipeFromData(Protocol):
-    """A recipe, or those of its fields that nobody wrote, made from the data and the checkpoint (recognition)."""
-
-    @property
-    def run_name(self) -> str:
-        """The name of its run."""
-        ...
-
-    @property
-    def inputs(self) -> Inputs:
-        """The files and the checkpoint to make it from. Raises UsageError if the command does not name them."""
-        ...
-
-    def decide(self, listener: Listener, /) -> ResolvedRecipe:
-        """Read the data and the checkpoint, and make the recipe."""
-        ...
-
-
-TrainingKind = Literal["pre-training", "fine-tuning"]
-
-
-def kind_of(recipe: "Recipe") -> TrainingKind:
-    """Return whether a recipe is pre-training or fine-tuning."""
-    return "pre-training" if recipe.model.start is None else "fine-tuning"
 
 
 @dataclass(frozen=True)
@@ -259,3 +180,48 @@ def _with_checkpoint(source: RecipeText, decided: ResolvedRecipe, overrides: Ove
     document["model"] = {"from": checkpoint} | {name: value for name, value in own.model.changes.items() if name == "dropout"}
     listener.say(f"{source.path}: was run from {own.model.start}; of its section model, only dropout is used for {checkpoint}")
     return read_document(document, str(source.path), overrides)
+
+
+def tuning_overrides(
+    overrides: Overrides,
+    source: RecipeText | None,
+    start: str | None,
+    data: str | None,
+    columns: Mapping[str, Any] = NO_OVERRIDES,
+    rows: int | None = None,
+) -> dict[str, Any]:
+    """Return the overrides, with those added that name the checkpoint, the data, its columns and how many rows are drawn. In a recipe with
+    stages these belong to the first.
+
+    A part of the data is held out in place of the recipe's own validation sources, and, from random weights, of its own fraction.
+    """
+    fields = source.fields() if source is not None and (start or data or columns or rows) else {}
+    stage = f"{next(iter(fields), '').partition('.')[0]}." if source is not None and source.has_stages else ""
+    # The data come first, so that data.train.0.columns can name columns.
+    named: dict[str, Any] = {} if data is None else {f"{stage}data.train": [{"path": data}]}
+    is_new = source is not None and start is None and not {f"{stage}model.from", f"{stage}model"} & {*fields, *overrides}
+    replaces = is_new or isinstance(fields.get(f"{stage}data.validation"), list)
+    if named and replaces and not {f"{stage}data", f"{stage}data.validation"} & overrides.keys():
+        named[f"{stage}data.validation"] = HELD_OUT
+    named |= {f"{stage}data.train.0.columns": dict(columns)} if columns else {}
+    named |= {} if rows is None else {f"{stage}data.rows": rows}
+    base = {} if start is None else {f"{stage}model.from": start}
+    return followed_by({**named, **overrides}, base)
+
+
+def with_length(overrides: Overrides, source: RecipeText | None, tokens: int | None, minutes: float | None) -> Overrides:
+    """Return the overrides with a length in tokens, which is that of a recipe's first stage. Raises UsageError for several lengths.
+
+    `minutes` become steps by a forecast, once the data are prepared (Run.fit_length).
+    """
+    if tokens is None and minutes is None:
+        return overrides
+    stages = [*dict.fromkeys(name.partition(".")[0] for name in source.fields())] if source is not None and source.has_stages else []
+    lengths = [argument(name) for name, value in (("tokens", tokens), ("minutes", minutes)) if value is not None]
+    if (named := [name for name in overrides if name.endswith(LENGTH)]) or len(lengths) > 1:
+        raise UsageError(f"{' and '.join([*lengths, *named])}: two lengths of one training; keep one")
+    if minutes is not None and stages:
+        raise UsageError(
+            f"{argument('minutes')}: a recipe with stages has a length for each; give {stages[0]}.training.steps or {argument('tokens')}"
+        )
+    return overrides if tokens is None else followed_by(overrides, {".".join([*stages[:1], "training.tokens"]): tokens})

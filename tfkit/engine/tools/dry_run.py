@@ -67,16 +67,16 @@ class DryRun:
         }
 
 
-def dry_run(request: TrainingRequest, work: Session, *, rows: int, options: RunOptions) -> DryRun:
+def dry_run(request: TrainingRequest, session: Session, *, rows: int, options: RunOptions) -> DryRun:
     """Plan a checked training, with its first `rows` rows. Raises what the training would raise before its first step."""
     ranks = options.ranks.size
-    with work.stop.at_once():
-        decided = request.decide(work.listener)
+    with session.stop.at_once():
+        decided = request.decide(session.listener)
     require_trainable(decided.recipe)
     require_divisible(decided.recipe, ranks)
     if options.threads is not None:
         torch.set_num_threads(options.threads)
-    run = Run(decided.recipe, pick_device(options.device), work.listener, work.stop, work.meter, RunForecaster())
+    run = Run(decided.recipe, pick_device(options.device), session.listener, session.stop, session.meter, RunForecaster())
     run.prepare(ranks=ranks)
     if options.minutes is not None:
         fields = run.fit_length(options.minutes, options.named)
@@ -87,6 +87,6 @@ def dry_run(request: TrainingRequest, work: Session, *, rows: int, options: RunO
         estimate = replace(
             estimate, micro_batch_size=of_ranks.micro_batch_size, memory_bytes=of_ranks.memory_bytes, cluster=of_ranks.cluster
         )
-    with work.stop.at_once():
+    with session.stop.at_once():
         inspection = first_rows(run.recipe, run.data, rows)
         return DryRun(decided, inspection, estimate, run.recipe.training.batch_size, training_baselines(run.recipe))

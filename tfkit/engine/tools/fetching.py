@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tfkit.durable import rename, sync_file, write_atomically
-from tfkit.engine.listener import Listener, Progress
+from tfkit.engine.listener import Listener, ProgressBar
 from tfkit.engine.request.inputs import sections_of
 from tfkit.errors import DataError, MachineError
 from tfkit.network import has_hash, is_offline
@@ -129,7 +129,7 @@ def _unwritable(path: Path, error: OSError) -> MachineError:
 class _Position:
     """Advances a progress count to a position, even if a download starts again."""
 
-    def __init__(self, bar: Progress):
+    def __init__(self, bar: ProgressBar):
         self.bar, self.shown = bar, 0
 
     def __call__(self, position: int) -> None:

@@ -228,26 +228,26 @@ class Inspection:
         }
 
 
-def inspect_first_step(recipe: Recipe, count: int, work: Session, *, masks: bool = False) -> Inspection:
+def inspect_first_step(recipe: Recipe, count: int, session: Session, *, masks: bool = False) -> Inspection:
     """Show up to `count` rows of the first step, padded together; with `masks` also which tokens see which.
 
     Text is tokenized as in training, and stays in the cache for it. Where too few rows are there to hold a part out, which a training would
     refuse, all of them are shown.
     """
     try:
-        data = _prepared(recipe, work)
+        data = _prepared(recipe, session)
     except DataError as error:
         if not isinstance(recipe.data.validation, float):
             raise
         recipe = recipe.model_copy(update={"data": recipe.data.model_copy(update={"validation": None})})
-        data = _prepared(recipe, work)  # raises the error again, unless its cause is the split
-        work.listener.warn(f"{error}; here all rows are shown")
-    with work.stop.at_once():
+        data = _prepared(recipe, session)  # raises the error again, unless its cause is the split
+        session.listener.warn(f"{error}; here all rows are shown")
+    with session.stop.at_once():
         return first_rows(recipe, data, count, masks=masks)
 
 
-def _prepared(recipe: Recipe, work: Session) -> TrainingData:
-    return prepare_data(recipe, pick_device(work.device), work.listener, work.stop, work.meter, None)
+def _prepared(recipe: Recipe, session: Session) -> TrainingData:
+    return prepare_data(recipe, pick_device(session.device), session.listener, session.stop, session.meter, None)
 
 
 def first_rows(recipe: Recipe, data: TrainingData, count: int, *, masks: bool = False) -> Inspection:

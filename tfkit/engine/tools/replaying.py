@@ -22,7 +22,7 @@ def replay_step(
     run: Path,
     recipe: Recipe,
     document: dict[str, Any],
-    work: Session,
+    session: Session,
     code: CodePermission,
     device: str | None = None,
     threads: int | None = None,
@@ -33,10 +33,10 @@ def replay_step(
     as the run did.
     """
     torch.set_num_threads(threads or document["threads"])
-    data = prepare_data(recipe, pick_device(device or document["device"]), work.listener, work.stop, work.meter, code)
-    work.meter.phase("replay")
-    with work.stop.at_once():
-        components = _state_before(run, recipe, data, document, device, work.listener)
+    data = prepare_data(recipe, pick_device(device or document["device"]), session.listener, session.stop, session.meter, code)
+    session.meter.phase("replay")
+    with session.stop.at_once():
+        components = _state_before(run, recipe, data, document, device, session.listener)
         batches = components.loader.step(components.progress.step)
         _check_same(document, weights_sha256(components.stepper), [batch_sha256(batch) for batch in batches])
         bad = find_first_bad(components.stepper, batches, document["step"])
