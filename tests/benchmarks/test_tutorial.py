@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import runpy
 import socket
 import socketserver
 import sys
@@ -18,15 +19,17 @@ import tutorial_pages
 import tutorial_pictures
 from tiny_runs import Program
 
+from tfkit.__main__ import main
+
 # What makes the commands of the pages tiny; given after the words of the page, so that it wins.
 TINY = {
     "pretrain": ["training.steps=3", "training.batch_size=4", "schedule.warmup_steps=1", "evaluation={every: 2, max_tokens: 300}"],
     "sweep": ["training.steps=3", "schedule.warmup_steps=1", "evaluation={every: 2, max_tokens: 300}", "checkpoint.every=2"],
     "finetune": ["--rows", "24", "training.epochs=1"],
-    "plan": ["model.decoder_layers=1", "model.dim=64", "model.num_heads=4"],
+    "plan": ["model.decoder_layers=1", "model.dim=64", "model.num_heads=4", "model.context_length=64"],
 }
 TINY["pretrain"] += ["checkpoint.every=2", "model.dim=16", "tokenizer.vocab_size=400", "generation.max_new_tokens=4"]
-TINY["sweep"] += ["tokenizer.vocab_size=300"]
+TINY["sweep"] += ["tokenizer.vocab_size=400"]
 CLIENT = """
 import json, os, socket, sys
 with socket.socket(socket.AF_UNIX) as server:
@@ -39,15 +42,23 @@ with socket.socket(socket.AF_UNIX) as server:
 PAGES = tutorial_pages.pages()
 
 
+def run_script(words: list[str]) -> int:
+    """Do what `python` does with the name of a script."""
+    runpy.run_path(words[0], run_name="__main__")
+    return 0
+
+
 class _Forks(socketserver.StreamRequestHandler):
-    """Runs tfkit for CLIENT in a fork of this process, which takes half a second and a new interpreter three."""
+    """Runs tfkit or a script for CLIENT in a fork of this process, which takes half a second and a new interpreter three."""
 
     def handle(self) -> None:
         _, files, _, _ = socket.recv_fds(self.connection, 1, 3)
-        words, folder, environment = json.load(self.rfile)
-        words += [*TINY[words[0]], "carbon.enabled=false"] if words[0] in TINY else []
+        (command, *words), folder, environment = json.load(self.rfile)
+        if command == "tfkit" and words[0] in TINY:
+            words += [*TINY[words[0]], "carbon.enabled=false"]
+        program = {"tfkit": main, "python": run_script}[command]
         stdin, stdout, stderr = files
-        done = Program(words, cwd=folder, env=environment, stdin=stdin, stdout=stdout, stderr=stderr)
+        done = Program(words, program=program, cwd=folder, env=environment, stdin=stdin, stdout=stdout, stderr=stderr)
         for file in files:
             os.close(file)
         self.wfile.write(b"%d" % done.wait())
@@ -55,13 +66,13 @@ class _Forks(socketserver.StreamRequestHandler):
 
 @pytest.fixture(scope="module")
 def environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
-    """Return the environment in which `tfkit` is a command that adds to the words of the pages what makes them tiny."""
+    """Return the environment in which `tfkit` adds to the words of the pages what makes them tiny, and `python` is as fast."""
     folder = tmp_path_factory.mktemp("bin")
     with tempfile.TemporaryDirectory() as short, socketserver.ThreadingUnixStreamServer(f"{short}/forks", _Forks) as server:
         (folder / "client.py").write_text(CLIENT.replace("ADDRESS", repr(server.server_address)), encoding="utf-8")
-        program = folder / "tfkit"
-        program.write_text(f'#!/bin/sh\nexec {sys.executable} -IS {folder}/client.py "$@"\n', encoding="utf-8")
-        program.chmod(0o755)
+        for name in ("tfkit", "python"):
+            (folder / name).write_text(f'#!/bin/sh\nexec {sys.executable} -IS {folder}/client.py {name} "$@"\n', encoding="utf-8")
+            (folder / name).chmod(0o755)
         threading.Thread(target=server.serve_forever, daemon=True).start()
         yield {
             "PATH": f"{folder}:{Path(sys.executable).parent}:{os.environ['PATH']}",

@@ -30,8 +30,9 @@ def _here(answers: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.chdir(tmp_path)
 
 
-def predict(*words: object, stdin: bytes = b"") -> Done:
-    return run_piped(["predict", *words, "--threads", "1"], stdin)
+def predict(*words: object, stdin: bytes | None = None) -> Done:
+    command = ["predict", *words, "--threads", "1"]
+    return run_here(command) if stdin is None else run_piped(command, stdin)
 
 
 def unlabelled(name: str) -> list[dict[str, Any]]:
@@ -171,7 +172,7 @@ def test_what_is_wrong_with_the_command(answers: Path) -> None:
         assert (done.code, message in done.err, done.out) == (code, True, ""), done.err
     Path("empty.jsonl").touch()
     for data, message in [("empty.jsonl", "no rows here"), ("nowhere.csv", "no such file or folder"), ("-", "stdin: there is no row")]:
-        done = predict(*start[:2], "--data", data)
+        done = predict(*start[:2], "--data", data, stdin=b"")
         assert (done.code, message in done.err) == (3, True), done.err
     for model, code, message in [
         (Path("nowhere"), 4, "nowhere"),

@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tiny_files import wait_for
 from tiny_runs import Process
 from tiny_streams import write_texts
 
@@ -236,19 +235,6 @@ def started(folder: Path, progress: Callable[[int], object]) -> Process:
         return int(stored.cached)
 
     return Process(folder, [], program=program)
-
-
-@pytest.mark.thorough
-def test_two_builders_at_once_have_one_result(tmp_path: Path) -> None:
-    def meet(_: int) -> None:
-        (tmp_path / f"here-{os.getpid()}").touch()
-        wait_for(lambda: len(list(tmp_path.glob("here-*"))) == 2)
-
-    write_texts(tmp_path, TEXTS)
-    builders = [started(tmp_path, meet) for _ in range(2)]
-    assert sorted(builder.wait().code for builder in builders) == [0, 1]
-    assert len(list(cache_folder().glob("examples/*"))) == 1
-    assert not list(cache_folder().glob("examples/.building-*"))
 
 
 def test_what_a_killed_builder_left_is_cleared_away(tmp_path: Path) -> None:

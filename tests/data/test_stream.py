@@ -1,6 +1,4 @@
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +13,7 @@ from tfkit.data import PackedRows, TokenStream, cache_folder, open_source, token
 from tfkit.data.store import hashes
 from tfkit.data.store import token_stream as build
 from tfkit.errors import DataError, ModelError
-from tfkit.recipe.schema.data_sections import SourceSection, TokenizerSection
+from tfkit.recipe.schema.data_sections import TokenizerSection
 from tfkit.tokenizer import END_OF_TEXT, Tokenizer, train_byte_bpe, train_tokenizer
 from tfkit.tokenizer.entries import token_bytes
 
@@ -230,39 +228,3 @@ def test_progress_may_stop_the_build(tmp_path: Path, monkeypatch: pytest.MonkeyP
         token_stream(source, WITH_BOS, stop)
     assert reported == [10, 10, 10]
     assert not list((cache_folder() / "streams").iterdir())
-
-
-BUILDER = """
-import sys, time
-from tfkit.data import open_source, token_stream
-from tfkit.data.store import token_stream as build
-from tfkit.recipe.schema.data_sections import SourceSection, TokenizerSection
-from tfkit.tokenizer import train_byte_bpe
-build.BATCH = 1000
-tokenizer = train_byte_bpe(["some text, some words\\n" * 20], 300, add_bos=True)
-def progress(count):
-    if sys.argv[2] == "slow":
-        print("batch", flush=True)
-        time.sleep(0.1)
-stream = token_stream(open_source(SourceSection(path=sys.argv[1]), "all", None), tokenizer, progress)
-print(stream.cached, int(stream.tokens.astype(int).sum()))
-"""
-
-
-@pytest.mark.thorough
-def test_two_builders_at_once_and_one_that_was_killed(tmp_path: Path) -> None:
-    path = write_texts(tmp_path, ["some words " * 20] * 2000).path
-    assert path is not None
-    with subprocess.Popen([sys.executable, "-c", BUILDER, path, "slow"], stdout=subprocess.PIPE) as doomed:
-        assert doomed.stdout is not None
-        assert doomed.stdout.readline() == b"batch\n"
-        doomed.kill()
-        doomed.wait()
-    assert len(list((cache_folder() / "streams").glob(".building-*"))) == 1
-    builders = [subprocess.Popen([sys.executable, "-c", BUILDER, path, "fast"], stdout=subprocess.PIPE, text=True) for _ in range(2)]
-    sums = {builder.communicate(timeout=300)[0].split()[1] for builder in builders}
-    assert [builder.returncode for builder in builders] == [0, 0]
-    stream = token_stream(open_source(SourceSection(path=path), "all", None), WITH_BOS)
-    assert stream.cached
-    assert sums == {str(stream.tokens.astype(int).sum())}
-    assert [child.name for child in (cache_folder() / "streams").iterdir()] == [stream.fingerprint]

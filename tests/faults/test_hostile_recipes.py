@@ -200,18 +200,6 @@ def test_f32_large_recipes_cost_little(name: str, tmp_path: Path, small_seconds:
     assert seconds < 25 * small_seconds, "a small one takes a fifth of a second"
 
 
-def test_f32_numbers_and_words_are_those_of_yaml_1_2(tmp_path: Path) -> None:
-    """`1e-4` is a number, and `no` a word, in a run's own recipe too."""
-    path = tmp_path / "r.yaml"
-    path.write_text(GOOD + "optimizer: {lr: 1e-4}\ngeneration: {stop: [no, y, 12:30, 1_000]}\n", encoding="utf-8")
-    assert check(tmp_path, str(path)).code == 0
-    recipe = read_recipe(str(path)).recipe
-    assert recipe.optimizer.lr == 1e-4
-    assert recipe.generation.stop == ["no", "y", "12:30", "1_000"]
-    path.write_text(dump_recipe(recipe, None), encoding="utf-8")
-    assert read_recipe(str(path)).recipe == recipe
-
-
 @pytest.mark.parametrize(
     ("place", "said"),
     [
@@ -265,14 +253,11 @@ def test_f32_a_pipe_that_is_written_to_slowly_is_read(tmp_path: Path) -> None:
         ("=x", "'=x' is not key=value"),
         ("==", "'==' is not key=value"),
         ("", "'' is not key=value"),
-        ("steps", "'steps' is not key=value"),
-        ("model..dim=1", "is not key=value"),
         ("model.=1", "is not key=value"),
         ("data.train.-1={stdlib: true}", "data.train.-1: there is no such entry: data.train has only the entry 0"),
         ("data.train.1={stdlib: true}", "data.train.1: there is no such entry"),
         ("data.train.99999999999999999999.path=x", "there is no such entry"),
         ("data.train.x=1", "data.train.x: there is no such entry"),
-        ("training.steps.0=1", "training.steps: is 3, which has no part '0'"),
         ("training.steps=" + "9" * 30, "training.steps: the number is too large"),
         ("training.steps=" + "9" * 90_000, "training.steps: the number is too large"),
         ("training.steps=" + "9" * 120_000, "training.steps: more than 100,000 characters without a space"),
@@ -282,8 +267,6 @@ def test_f32_a_pipe_that_is_written_to_slowly_is_read(tmp_path: Path) -> None:
         ("training.steps=!!python/object/apply:os.system [touch CANARY]", "training.steps: the tag !!python/object/apply:os.system"),
         ("training.steps=!!int 3", "training.steps: the tag !!int"),
         ("training.steps=*a", "training.steps: *a: there is no &a before it"),
-        ("training={steps: 3, steps: 4}", "training.steps: given twice"),
-        ("generation.stop=[a,", "generation.stop: not YAML"),
         ("training.steps=\t3", "training.steps: a tab"),
         ("training.steps=\udcff", "training.steps: the control character '\\udcff'"),
         ("training.steps=3\n---\n4", "training.steps: a second document"),

@@ -19,11 +19,6 @@ import tfkit.engine.training_run.checkpointing
 EVENTS = {"os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.truncate"}
 
 
-@pytest.fixture(scope="module")
-def base(saved: Base) -> Base:
-    return saved
-
-
 # ------------------------------------------------------------------------------------------------- at each point of a save
 
 
@@ -79,18 +74,18 @@ SHORT = ["training.steps=2", "training.micro_batch_size=2", "checkpoint={every: 
 
 
 @pytest.fixture(scope="module")
-def short(base: Base, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, int]:
+def short(saved: Base, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, int]:
     """The run that was never stopped, and the number of points of its second save."""
     folder = tmp_path_factory.mktemp("short")
-    pretrain(folder / "run", base.recipe, *SHORT, before=Points(None, folder / "count")).exits(0)
+    pretrain(folder / "run", saved.recipe, *SHORT, before=Points(None, folder / "count")).exits(0)
     return folder / "run", int((folder / "count").read_text())
 
 
-def kill_and_resume(base: Base, short: Path, folder: Path, point: int) -> None:
+def kill_and_resume(saved: Base, short: Path, folder: Path, point: int) -> None:
     run = folder / f"run-{point}"
-    done = pretrain(run, base.recipe, *SHORT, before=Points(point))
+    done = pretrain(run, saved.recipe, *SHORT, before=Points(point))
     assert done.code == -signal.SIGKILL, (point, done.err)
-    done = pretrain(run, base.recipe, *SHORT, "--resume", "--exact")
+    done = pretrain(run, saved.recipe, *SHORT, "--resume", "--exact")
     assert done.code == 0, (point, done.err)
     assert "skipped a damaged checkpoint" not in done.err, (point, done.err)
     assert not list(run.rglob(".*")), (point, "leftovers")
@@ -105,14 +100,14 @@ def test_f01_there_are_many_points(short: tuple[Path, int]) -> None:
 
 @pytest.mark.sampled(3)
 @pytest.mark.parametrize("share", [0.05, 0.5, 0.95])
-def test_f01_killed_at_some_points_of_a_save(base: Base, short: tuple[Path, int], tmp_path: Path, share: float) -> None:
-    kill_and_resume(base, short[0], tmp_path, 1 + int(short[1] * share))
+def test_f01_killed_at_some_points_of_a_save(saved: Base, short: tuple[Path, int], tmp_path: Path, share: float) -> None:
+    kill_and_resume(saved, short[0], tmp_path, 1 + int(short[1] * share))
 
 
 @pytest.mark.slow
-def test_f01_killed_at_every_point_of_a_save(base: Base, short: tuple[Path, int], tmp_path: Path) -> None:
+def test_f01_killed_at_every_point_of_a_save(saved: Base, short: tuple[Path, int], tmp_path: Path) -> None:
     for point in range(1, short[1] + 1):
-        kill_and_resume(base, short[0], tmp_path, point)
+        kill_and_resume(saved, short[0], tmp_path, point)
 
 
 # ------------------------------------------------------------------------------------------------------------ at any moment
@@ -198,26 +193,26 @@ def test_f02_killed_at_any_moment(kind: str, tmp_path: Path, pytestconfig: pytes
 
 @pytest.mark.sampled(2)
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
-def test_f40_resumed_three_times(base: Base, tmp_path: Path, number: int) -> None:
+def test_f40_resumed_three_times(saved: Base, tmp_path: Path, number: int) -> None:
     """Struck after three micro-batches of each attempt: in the middle of an accumulation."""
     run = tmp_path / "run"
     for _ in range(3):
-        done = base.run(run, "--resume", "checkpoint={every: 1, keep: 2}", before=strike(number, 3))
+        done = saved.run(run, "--resume", "checkpoint={every: 1, keep: 2}", before=strike(number, 3))
         assert done.code in (143, -signal.SIGKILL), done.err
-    base.run(run, "--resume", "checkpoint={every: 1, keep: 2}").exits(0)
-    assert hashes(run, STEPS) == hashes(base.unbroken, STEPS)
-    assert exact(run) == exact(base.unbroken)
+    saved.run(run, "--resume", "checkpoint={every: 1, keep: 2}").exits(0)
+    assert hashes(run, STEPS) == hashes(saved.unbroken, STEPS)
+    assert exact(run) == exact(saved.unbroken)
 
 
 @pytest.mark.slow
-def test_f40_resumed_at_each_step_of_fifty(base: Base, tmp_path: Path) -> None:
+def test_f40_resumed_at_each_step_of_fifty(saved: Base, tmp_path: Path) -> None:
     """Fifty attempts of one step each."""
     words = ["training.steps=50", "training.micro_batch_size=2", "evaluation.every=20", "model.dropout={residual: 0.1}"]
-    done = pretrain(tmp_path / "straight", base.recipe, *words).exits(0)
+    done = pretrain(tmp_path / "straight", saved.recipe, *words).exits(0)
     run = tmp_path / "run"
     for step in range(1, 51):
-        done = pretrain(run, base.recipe, *words, "--resume", before=strike(signal.SIGTERM, 1))
+        done = pretrain(run, saved.recipe, *words, "--resume", before=strike(signal.SIGTERM, 1))
         assert done.code == 143, (step, done.err)
-    pretrain(run, base.recipe, *words, "--resume").exits(0)
+    pretrain(run, saved.recipe, *words, "--resume").exits(0)
     assert hashes(run, 50) == hashes(tmp_path / "straight", 50)
     assert exact(run) == exact(tmp_path / "straight")

@@ -17,11 +17,6 @@ FILES = [
 ]
 
 
-@pytest.fixture(scope="module")
-def base(saved: Base) -> Base:
-    return saved
-
-
 def tfkit(folder: Path, *words: str) -> Done:
     return run_tfkit(folder, list(words))
 
@@ -30,69 +25,69 @@ def cut_off(file: Path) -> None:
     os.truncate(file, file.stat().st_size * 2 // 3)
 
 
-def assert_found(base: Base, run: Path, file: Path) -> None:
+def assert_found(saved: Base, run: Path, file: Path) -> None:
     """`verify` names the file, and --exact refuses and changes nothing."""
     found = tfkit(run.parent, "verify", str(run), "--json").exits(4)
     good, bad = json.loads(found.out)["checkpoints"]
     assert good["verdict"] == "good"
     assert any(str(file) in problem for problem in bad["problems"])
-    refused = base.run(run, "--resume", "--exact")
+    refused = saved.run(run, "--resume", "--exact")
     assert (refused.code, refused.out) == (4, "")
     assert str(file) in refused.err
     assert "Without --exact the run resumes from an older one" in refused.err
     assert kept(run) == ["step-000002", "step-000004"]
 
 
-def assert_falls_back(base: Base, run: Path, file: Path) -> None:
+def assert_falls_back(saved: Base, run: Path, file: Path) -> None:
     """As `assert_found`, and without --exact the checkpoint before is taken, to the same end."""
-    assert_found(base, run, file)
-    base.run(run, "--resume").exits(0, f"warning: skipped a damaged checkpoint: {file}")
+    assert_found(saved, run, file)
+    saved.run(run, "--resume").exits(0, f"warning: skipped a damaged checkpoint: {file}")
     assert resumed_from(run) == "step-000002"
-    base.assert_same(run)
+    saved.assert_same(run)
     assert kept(run) == ["step-000004", "step-000006"], "the damaged one was made anew, and is gone"
 
 
-def test_f09_the_newest_weights_are_cut_off(base: Base, tmp_path: Path) -> None:
-    file = base.copy_killed(tmp_path / "run") / "step-000004" / "model.safetensors"
+def test_f09_the_newest_weights_are_cut_off(saved: Base, tmp_path: Path) -> None:
+    file = saved.copy_killed(tmp_path / "run") / "step-000004" / "model.safetensors"
     cut_off(file)
-    assert_falls_back(base, tmp_path / "run", file)
+    assert_falls_back(saved, tmp_path / "run", file)
 
 
 @pytest.mark.sampled(4)
 @pytest.mark.parametrize("name", FILES)
-def test_f10_one_bit_is_flipped(base: Base, tmp_path: Path, name: str) -> None:
-    file = base.copy_killed(tmp_path / "run") / "step-000004" / name
+def test_f10_one_bit_is_flipped(saved: Base, tmp_path: Path, name: str) -> None:
+    file = saved.copy_killed(tmp_path / "run") / "step-000004" / name
     flip(file)
     named = file.parent if name == "manifest.json" else file  # its flipped checksum belongs to some file
-    (assert_falls_back if name.startswith("training_state") else assert_found)(base, tmp_path / "run", named)
+    (assert_falls_back if name.startswith("training_state") else assert_found)(saved, tmp_path / "run", named)
 
 
 @pytest.mark.sampled(4)
 @pytest.mark.parametrize("name", ["model.safetensors", "manifest.json", "training_state/state.json"])
 @pytest.mark.parametrize("damage", ["missing", "empty"])
-def test_f11_a_file_is_missing_or_empty(base: Base, tmp_path: Path, name: str, damage: str) -> None:
-    file = base.copy_killed(tmp_path / "run") / "step-000004" / name
+def test_f11_a_file_is_missing_or_empty(saved: Base, tmp_path: Path, name: str, damage: str) -> None:
+    file = saved.copy_killed(tmp_path / "run") / "step-000004" / name
     file.unlink() if damage == "missing" else os.truncate(file, 0)
-    (assert_falls_back if name == "manifest.json" else assert_found)(base, tmp_path / "run", file)
+    (assert_falls_back if name == "manifest.json" else assert_found)(saved, tmp_path / "run", file)
 
 
-def test_f11_a_file_too_many_is_reported_and_does_no_harm(base: Base, tmp_path: Path) -> None:
-    extra = base.copy_killed(tmp_path / "run") / "step-000004" / "notes.txt"
+def test_f11_a_file_too_many_is_reported_and_does_no_harm(saved: Base, tmp_path: Path) -> None:
+    extra = saved.copy_killed(tmp_path / "run") / "step-000004" / "notes.txt"
     extra.touch()
     found = tfkit(tmp_path, "verify", str(tmp_path / "run")).exits(0)
     assert f"{extra}: not in the manifest" in found.out
-    base.run(tmp_path / "run", "--resume", "--exact").exits(0)
+    saved.run(tmp_path / "run", "--resume", "--exact").exits(0)
     assert resumed_from(tmp_path / "run") == "step-000004"
-    base.assert_same(tmp_path / "run")
+    saved.assert_same(tmp_path / "run")
 
 
-def test_f09_f10_f11_all_are_damaged(base: Base, tmp_path: Path) -> None:
+def test_f09_f10_f11_all_are_damaged(saved: Base, tmp_path: Path) -> None:
     """Nothing is deleted or moved: the files may be restored."""
-    root = base.copy_killed(tmp_path / "run")
+    root = saved.copy_killed(tmp_path / "run")
     cut_off(root / "step-000002" / "model.safetensors")
     flip(root / "step-000004" / "training_state" / "optimizer.safetensors")
     before = {path: path.read_bytes() for path in root.rglob("*") if path.is_file()}
-    done = base.run(tmp_path / "run", "--resume")
+    done = saved.run(tmp_path / "run", "--resume")
     assert (done.code, done.out) == (4, "")
     assert "step-000002/model.safetensors" in done.err
     assert "step-000004/training_state/optimizer.safetensors" in done.err
@@ -100,34 +95,34 @@ def test_f09_f10_f11_all_are_damaged(base: Base, tmp_path: Path) -> None:
     assert {path: path.read_bytes() for path in root.rglob("*") if path.is_file()} == before
     assert tfkit(tmp_path, "verify", str(tmp_path / "run")).code == 4
     for name in ("step-000002", "step-000004"):
-        shutil.copytree(base.killed / "checkpoints" / name, root / name, dirs_exist_ok=True)
-    base.assert_ends_the_same(tmp_path / "run")
+        shutil.copytree(saved.killed / "checkpoints" / name, root / name, dirs_exist_ok=True)
+    saved.assert_ends_the_same(tmp_path / "run")
 
 
 @pytest.mark.sampled(2)
 @pytest.mark.parametrize("stop_after", [3, 4])
-def test_f10_what_is_saved_after_the_fall_back_is_not_pruned_for_the_damaged_one(base: Base, tmp_path: Path, stop_after: int) -> None:
+def test_f10_what_is_saved_after_the_fall_back_is_not_pruned_for_the_damaged_one(saved: Base, tmp_path: Path, stop_after: int) -> None:
     """Even where one checkpoint is kept, and the damaged one has the higher number."""
     run = tmp_path / "run"
-    flip(base.copy_killed(run) / "step-000004" / "model.safetensors")
+    flip(saved.copy_killed(run) / "step-000004" / "model.safetensors")
     one = "checkpoint={every: 2, keep: 1}"
-    done = base.run(run, "--resume", one, before=strike(signal.SIGTERM, 2 * (stop_after - 2))).exits(143)
+    done = saved.run(run, "--resume", one, before=strike(signal.SIGTERM, 2 * (stop_after - 2))).exits(143)
     assert f"stopped after step {stop_after} of 6; its checkpoint is saved" in done.err
-    base.run(run, "--resume", "--exact", one).exits(0)
+    saved.run(run, "--resume", "--exact", one).exits(0)
     assert resumed_from(run) == f"step-{stop_after:06d}"
-    base.assert_same(run)
+    saved.assert_same(run)
 
 
 @pytest.mark.filterwarnings("always")
 @pytest.mark.parametrize("command", ["evaluate", "generate"])
-def test_f09_f11_a_run_folder_with_an_incomplete_newest_or_best(base: Base, tmp_path: Path, command: str) -> None:
+def test_f09_f11_a_run_folder_with_an_incomplete_newest_or_best(saved: Base, tmp_path: Path, command: str) -> None:
     """They take the best complete checkpoint, else the newest complete one."""
     run = tmp_path / "run"
-    shutil.copytree(base.unbroken, run)
+    shutil.copytree(saved.unbroken, run)
     words = (
         ["--prompt", "the", "--max-new-tokens", "2"]
         if command == "generate"
-        else ["carbon.enabled=false", "--data", str(base.folder / "corpus")]
+        else ["carbon.enabled=false", "--data", str(saved.folder / "corpus")]
     )
     words = [command, "--from", str(run), "--threads", "1", "--json", *words]
     best = json.loads((run / "checkpoints" / "best.json").read_text())["step"]
@@ -147,12 +142,12 @@ def test_f09_f11_a_run_folder_with_an_incomplete_newest_or_best(base: Base, tmp_
 
 @pytest.mark.sampled(3)
 @pytest.mark.parametrize("command", ["evaluate", "generate", "finetune", "distil", "inspect"])
-def test_f10_one_bit_of_a_named_checkpoint_is_flipped(base: Base, tmp_path: Path, command: str) -> None:
+def test_f10_one_bit_of_a_named_checkpoint_is_flipped(saved: Base, tmp_path: Path, command: str) -> None:
     """Every command that reads a model compares it with its manifest; --no-verify reads it as it is."""
-    folder = base.copy_killed(tmp_path / "run") / "step-000004"
+    folder = saved.copy_killed(tmp_path / "run") / "step-000004"
     flip(folder / "model.safetensors")
-    corpus, few = str(base.folder / "corpus"), ["training={steps: 2, batch_size: 2, precision: fp32}", "carbon.enabled=false"]
-    tuned = write_recipe(tmp_path, base.folder / "corpus")
+    corpus, few = str(saved.folder / "corpus"), ["training={steps: 2, batch_size: 2, precision: fp32}", "carbon.enabled=false"]
+    tuned = write_recipe(tmp_path, saved.folder / "corpus")
     texts = tuned.read_text(encoding="utf-8").replace("tokenizer: {vocab_size: 300}\n", "")
     tuned.write_text(texts.replace(texts[texts.index("model:") : texts.index("data:")], f"model: {{from: {folder}}}\n"), encoding="utf-8")
     taught = [f"tokenizer={{path: {folder}}}", f"objective={{kind: distillation, teacher: {folder}, of: {{kind: causal_lm}}}}"]
@@ -160,8 +155,8 @@ def test_f10_one_bit_of_a_named_checkpoint_is_flipped(base: Base, tmp_path: Path
         "evaluate": ["evaluate", "--from", str(folder), "--data", corpus, "carbon.enabled=false", "--threads", "1"],
         "generate": ["generate", "--from", str(folder), "--prompt", "the", "carbon.enabled=false", "--threads", "1"],
         "finetune": ["finetune", str(tuned), "--run", str(tmp_path / "tuned"), "--threads", "1", *few],
-        "distil": ["pretrain", str(base.recipe), "--run", str(tmp_path / "taught"), "--threads", "1", *few, *taught],
-        "inspect": ["inspect", str(base.recipe), *few, *taught],
+        "distil": ["pretrain", str(saved.recipe), "--run", str(tmp_path / "taught"), "--threads", "1", *few, *taught],
+        "inspect": ["inspect", str(saved.recipe), *few, *taught],
     }[command]
     done = tfkit(tmp_path, *words)
     assert (done.code, done.out) == (4, ""), done.err

@@ -19,13 +19,8 @@ from tiny_runs import Process
 import tfkit.engine.training_run.checkpointing
 
 
-@pytest.fixture(scope="module")
-def base(saved: Base) -> Base:
-    return saved
-
-
-def start(base: Base, run: Path, before: Callable[[], object] | None = None) -> Process:
-    return Process(base.folder, ["pretrain", str(base.recipe), "--run", str(run), "--threads", "1", "--resume", *WORDS], before)
+def start(saved: Base, run: Path, before: Callable[[], object] | None = None) -> Process:
+    return Process(saved.folder, ["pretrain", str(saved.recipe), "--run", str(run), "--threads", "1", "--resume", *WORDS], before)
 
 
 def no_locks() -> None:
@@ -61,14 +56,14 @@ def pause_in_a_save(mark: Path, before: Callable[[], None]) -> Callable[[], None
 
 @pytest.mark.sampled(2)
 @pytest.mark.parametrize("before", [with_locks, no_locks])
-def test_f44_two_runs_in_one_folder(base: Base, tmp_path: Path, before: Callable[[], None]) -> None:
+def test_f44_two_runs_in_one_folder(saved: Base, tmp_path: Path, before: Callable[[], None]) -> None:
     run, mark = tmp_path / "run", tmp_path / "mark"
-    shutil.copytree(base.killed, run)
-    first = start(base, run, pause_in_a_save(mark, before))
+    shutil.copytree(saved.killed, run)
+    first = start(saved, run, pause_in_a_save(mark, before))
     try:
         wait_for(mark.exists)
         content = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
-        second = start(base, run, before).wait()
+        second = start(saved, run, before).wait()
         assert (second.code, second.out) == (5, "")
         assert f"{run}: this run folder is in use by process {first.pid} on {socket.gethostname()}" in second.err
         assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == content, "the second run changed nothing"
@@ -76,18 +71,18 @@ def test_f44_two_runs_in_one_folder(base: Base, tmp_path: Path, before: Callable
         mark.unlink()
         done = first.wait()
     assert done.code == 0, done.err
-    base.assert_same(run)
+    saved.assert_same(run)
 
 
 @pytest.mark.sampled(2)
 @pytest.mark.parametrize("before", [with_locks, no_locks])
-def test_f44_the_lock_of_a_killed_process_is_taken_over(base: Base, tmp_path: Path, before: Callable[[], None]) -> None:
+def test_f44_the_lock_of_a_killed_process_is_taken_over(saved: Base, tmp_path: Path, before: Callable[[], None]) -> None:
     run, mark = tmp_path / "run", tmp_path / "mark"
-    killed = start(base, run, pause_in_a_save(mark, before))
+    killed = start(saved, run, pause_in_a_save(mark, before))
     wait_for(mark.exists)
     killed.kill(signal.SIGKILL)
     assert killed.wait().code == -signal.SIGKILL
     assert json.loads((run / "lock").read_text())["pid"] == killed.pid
-    start(base, run, before).wait().exits(0)
-    base.assert_same(run)
+    start(saved, run, before).wait().exits(0)
+    saved.assert_same(run)
     assert (run / "lock").read_text() == ""

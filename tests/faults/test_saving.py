@@ -26,11 +26,6 @@ FILES = ["training_state/state.json", "tokenizer_config.json", "config.json", "m
 LARGEST = "training_state/optimizer.safetensors"
 
 
-@pytest.fixture(scope="module")
-def base(saved: Base) -> Base:
-    return saved
-
-
 def in_saves(fault: Callable[[], object], first: int = 1) -> Callable[[], None]:
     """`fault` is put in place when the save of this number, counted from 1, begins."""
 
@@ -74,10 +69,10 @@ def assert_refused(done: Done, run: Path, left: list[str], hidden: bool = False)
 
 @pytest.mark.sampled(7)
 @pytest.mark.parametrize("name", [*FILES, LARGEST])
-def test_f15_no_file_may_be_larger_than_k_bytes(base: Base, tmp_path: Path, name: str) -> None:
+def test_f15_no_file_may_be_larger_than_k_bytes(saved: Base, tmp_path: Path, name: str) -> None:
     """k is one byte less than each file of a checkpoint in turn takes. Only in the save: the output of this process is a file too."""
     run = tmp_path / "run"
-    limit = (base.killed / "checkpoints" / "step-000002" / name).stat().st_size - 1
+    limit = (saved.killed / "checkpoints" / "step-000002" / name).stat().st_size - 1
 
     def before() -> None:
         save, hard = tfkit.engine.training_run.checkpointing.save_checkpoint, resource.getrlimit(resource.RLIMIT_FSIZE)[1]
@@ -93,8 +88,8 @@ def test_f15_no_file_may_be_larger_than_k_bytes(base: Base, tmp_path: Path, name
 
         tfkit.engine.training_run.checkpointing.save_checkpoint = limited
 
-    assert_refused(base.run(run, before=before), run, ["step-000002"])
-    base.assert_ends_the_same(run)
+    assert_refused(saved.run(run, before=before), run, ["step-000002"])
+    saved.assert_ends_the_same(run)
 
 
 @pytest.fixture
@@ -119,20 +114,20 @@ def leave(disk: Path, room: int) -> None:
 
 @pytest.mark.sampled(2)
 @pytest.mark.parametrize("share", [0.1, 0.9])
-def test_f15_the_disk_is_full_after_a_share_of_a_save(base: Base, small_disk: Path, share: float) -> None:
+def test_f15_the_disk_is_full_after_a_share_of_a_save(saved: Base, small_disk: Path, share: float) -> None:
     run = small_disk / "run"
-    shutil.rmtree(base.copy_killed(run) / "step-000002")
+    shutil.rmtree(saved.copy_killed(run) / "step-000002")
     leave(small_disk, int(recorded_bytes(run / "checkpoints" / "step-000004") * share))
-    assert_refused(base.run(run, "--resume", "--force"), run, ["step-000004"])
+    assert_refused(saved.run(run, "--resume", "--force"), run, ["step-000004"])
     (small_disk / "ballast").unlink()
-    base.assert_ends_the_same(run)
+    saved.assert_ends_the_same(run)
 
 
 @pytest.mark.parametrize("is_known", [True, False], ids=["seen before", "found while writing"])
-def test_f15_what_may_go_goes(base: Base, small_disk: Path, is_known: bool) -> None:
+def test_f15_what_may_go_goes(saved: Base, small_disk: Path, is_known: bool) -> None:
     """With room for half a checkpoint, the older of two makes way, though two are to be kept."""
     run = small_disk / "run"
-    base.copy_killed(run)
+    saved.copy_killed(run)
     leave(small_disk, recorded_bytes(run / "checkpoints" / "step-000004") // 2)
 
     def sees_nothing() -> None:
@@ -141,24 +136,24 @@ def test_f15_what_may_go_goes(base: Base, small_disk: Path, is_known: bool) -> N
     def gives_up_when_full() -> None:
         checkpoints.disk_is_full = lambda error: False
 
-    base.run(run, "--resume", "--force", before=gives_up_when_full if is_known else sees_nothing).exits(0)
+    saved.run(run, "--resume", "--force", before=gives_up_when_full if is_known else sees_nothing).exits(0)
     assert kept(run) == ["step-000004", "step-000006"]
-    base.assert_same(run)
+    saved.assert_same(run)
 
 
-def test_f18_the_planned_checkpoints_do_not_fit(base: Base, tmp_path: Path) -> None:
+def test_f18_the_planned_checkpoints_do_not_fit(saved: Base, tmp_path: Path) -> None:
     def nearly_full() -> None:
         shutil.disk_usage = lambda path: SimpleNamespace(free=12_345)  # type: ignore[assignment, misc]
 
     run = tmp_path / "run"
-    done = base.run(run, before=nearly_full)
+    done = saved.run(run, before=nearly_full)
     assert (done.code, done.out) == (5, "")
     assert "the planned checkpoints need 0.000" in done.err
     assert "the disk has 1.23e-05 GB free" in done.err
     assert "--force" in done.err
     assert not (run / "metrics.jsonl").exists()
-    base.run(run, "--force", before=nearly_full).exits(0)
-    base.assert_same(run)
+    saved.run(run, "--force", before=nearly_full).exits(0)
+    saved.assert_same(run)
 
 
 # ---------------------------------------------------------------------------------------------------------- failing disks
@@ -167,27 +162,27 @@ def test_f18_the_planned_checkpoints_do_not_fit(base: Base, tmp_path: Path) -> N
 @pytest.mark.sampled(10)
 @pytest.mark.parametrize(("number", "times"), [(errno.EIO, 1), (errno.ESTALE, 3)])
 @pytest.mark.parametrize("function", ["fsync", "rename", "replace", "open", "mkdir"])
-def test_f19_an_error_that_passes(base: Base, tmp_path: Path, function: str, number: int, times: int) -> None:
+def test_f19_an_error_that_passes(saved: Base, tmp_path: Path, function: str, number: int, times: int) -> None:
     run = tmp_path / "run"
     where = "" if function == "fsync" else "step-"
-    base.run(run, before=in_saves(refuse(os, function, number, times, where), first=2)).exits(0)
-    base.assert_same(run)
+    saved.run(run, before=in_saves(refuse(os, function, number, times, where), first=2)).exits(0)
+    saved.assert_same(run)
 
 
 @pytest.mark.thorough
 @pytest.mark.parametrize("function", ["fsync", "rename", "open"])
-def test_f19_an_error_that_stays(base: Base, tmp_path: Path, function: str) -> None:
+def test_f19_an_error_that_stays(saved: Base, tmp_path: Path, function: str) -> None:
     run = tmp_path / "run"
     where = "" if function == "fsync" else "step-"
-    done = base.run(run, before=in_saves(refuse(os, function, errno.EIO, 10_000, where), first=2))
+    done = saved.run(run, before=in_saves(refuse(os, function, errno.EIO, 10_000, where), first=2))
     assert_refused(done, run, ["step-000002"], hidden=function == "open")  # what cannot be opened cannot be emptied: the next start does it
     assert "Input/output error" in done.err
-    base.assert_ends_the_same(run)
+    saved.assert_ends_the_same(run)
 
 
 @pytest.mark.sampled(2)
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EIO])
-def test_f16_metrics_that_cannot_be_written(base: Base, tmp_path: Path, number: int) -> None:
+def test_f16_metrics_that_cannot_be_written(saved: Base, tmp_path: Path, number: int) -> None:
     """From the second save on: one warning, and earlier saves are kept."""
     run = tmp_path / "run"
 
@@ -203,24 +198,24 @@ def test_f16_metrics_that_cannot_be_written(base: Base, tmp_path: Path, number: 
 
     if not Path("/proc/self/fd").exists():
         pytest.skip("needs /proc, to find the file of a descriptor")
-    done = base.run(run, before=in_saves(refuse_metrics, first=2)).exits(0)
+    done = saved.run(run, before=in_saves(refuse_metrics, first=2)).exits(0)
     assert done.err.count("warning: ") == 1
     assert f"{run / 'metrics.jsonl'}: cannot write metrics ({os.strerror(number)})" in done.err
-    assert hashes(run, 6) == hashes(base.unbroken, 6)
+    assert hashes(run, 6) == hashes(saved.unbroken, 6)
     found = exact(run)
-    assert found == exact(base.unbroken)[: len(found)]
-    assert 0 < len(found) < len(records(base.unbroken))
+    assert found == exact(saved.unbroken)[: len(found)]
+    assert 0 < len(found) < len(records(saved.unbroken))
 
 
 @pytest.mark.sampled(2)
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EIO])
-def test_f16_a_receipt_that_cannot_be_written(base: Base, tmp_path: Path, number: int) -> None:
+def test_f16_a_receipt_that_cannot_be_written(saved: Base, tmp_path: Path, number: int) -> None:
     run = tmp_path / "run"
-    done = base.run(run, before=in_saves(refuse(os, "replace", number, 10_000, "run.json"))).exits(0)
+    done = saved.run(run, before=in_saves(refuse(os, "replace", number, 10_000, "run.json"))).exits(0)
     assert done.err.count("warning: ") == 1
     assert f"{run / 'run.json'}: cannot be written ({os.strerror(number)}); the run continues" in done.err
-    assert hashes(run, 6) == hashes(base.unbroken, 6)
-    assert exact(run) == exact(base.unbroken)
+    assert hashes(run, 6) == hashes(saved.unbroken, 6)
+    assert exact(run) == exact(saved.unbroken)
 
 
 # ------------------------------------------------------------------------------------------------------- slow disks, signals
@@ -237,25 +232,25 @@ def signals_at(points: dict[int, int]) -> Callable[[], None]:
     ("first", "second", "call"),
     [(signal.SIGTERM, signal.SIGINT, 1), (signal.SIGINT, signal.SIGTERM, 6), (signal.SIGTERM, signal.SIGTERM, 12)],
 )
-def test_f05_a_second_signal_in_a_save_changes_nothing(base: Base, tmp_path: Path, first: int, second: int, call: int) -> None:
+def test_f05_a_second_signal_in_a_save_changes_nothing(saved: Base, tmp_path: Path, first: int, second: int, call: int) -> None:
     run = tmp_path / "run"
-    done = base.run(run, before=in_saves(signals_at({call: first, call + 1: second}), first=2)).exits(128 + first)
+    done = saved.run(run, before=in_saves(signals_at({call: first, call + 1: second}), first=2)).exits(128 + first)
     assert "stopped after step 4 of 6; its checkpoint is saved" in done.err
     assert kept(run) == ["step-000002", "step-000004"]
     assert verify(run / "checkpoints" / "step-000004") == []
-    base.assert_ends_the_same(run)
+    saved.assert_ends_the_same(run)
     assert resumed_from(run) == "step-000004"
 
 
 @pytest.mark.sampled(3)
 @pytest.mark.parametrize("call", [1, 6, 12])
-def test_f05_a_third_signal_in_a_save_kills(base: Base, tmp_path: Path, call: int) -> None:
+def test_f05_a_third_signal_in_a_save_kills(saved: Base, tmp_path: Path, call: int) -> None:
     run = tmp_path / "run"
     points = {call: signal.SIGTERM, call + 1: signal.SIGINT, call + 2: signal.SIGTERM}
-    base.run(run, before=in_saves(signals_at(points), first=2)).exits(-signal.SIGTERM)
+    saved.run(run, before=in_saves(signals_at(points), first=2)).exits(-signal.SIGTERM)
     assert verify(run / "checkpoints" / "step-000002") == []
     assert kept(run) in (["step-000002"], ["step-000002", "step-000004"])
-    base.assert_ends_the_same(run)
+    saved.assert_ends_the_same(run)
 
 
 def slow_disk(strike: Callable[[], object] = lambda: None) -> None:
@@ -269,20 +264,20 @@ def slow_disk(strike: Callable[[], object] = lambda: None) -> None:
 
 
 @pytest.mark.thorough
-def test_f45_a_slow_disk_and_a_save_at_every_step(base: Base, tmp_path: Path) -> None:
+def test_f45_a_slow_disk_and_a_save_at_every_step(saved: Base, tmp_path: Path) -> None:
     run = tmp_path / "run"
-    base.run(run, "checkpoint={every: 1, keep: 6}", before=slow_disk).exits(0)
+    saved.run(run, "checkpoint={every: 1, keep: 6}", before=slow_disk).exits(0)
     assert kept(run) == [f"step-{step:06d}" for step in range(1, 7)]
     written = [(run / "checkpoints" / name / "manifest.json").stat().st_mtime_ns for name in kept(run)]
     assert written == sorted(written)
     assert all(verify(run / "checkpoints" / name) == [] for name in kept(run))
-    assert hashes(run, 6) == hashes(base.unbroken, 6)
+    assert hashes(run, 6) == hashes(saved.unbroken, 6)
     assert not list(run.rglob(".*"))
 
 
-def test_f45_a_signal_while_a_slow_disk_is_written(base: Base, tmp_path: Path) -> None:
+def test_f45_a_signal_while_a_slow_disk_is_written(saved: Base, tmp_path: Path) -> None:
     run = tmp_path / "run"
-    words = ["pretrain", str(base.recipe), "--run", str(run), "--threads", "1", *WORDS]
+    words = ["pretrain", str(saved.recipe), "--run", str(run), "--threads", "1", *WORDS]
     struck: list[bool] = []
 
     def strike() -> None:
@@ -293,4 +288,4 @@ def test_f45_a_signal_while_a_slow_disk_is_written(base: Base, tmp_path: Path) -
     run_tfkit(tmp_path, words, lambda: slow_disk(strike)).exits(143, "stopped after step 4 of 6; its checkpoint is saved")
     assert kept(run)[-1] == "step-000004"
     assert all(verify(run / "checkpoints" / name) == [] for name in kept(run))
-    base.assert_ends_the_same(run)
+    saved.assert_ends_the_same(run)

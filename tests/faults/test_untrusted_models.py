@@ -163,7 +163,8 @@ def test_f13_the_canaries_are_alive(tmp_path: Path, kind: str) -> None:
     assert (tmp_path / "canary").exists()
 
 
-OTHER_NAMES = ("model.pt", "model.pth", "last.ckpt")  # with the newest and the oldest form: a name is refused before its content is read
+# With the newest and the oldest form: a name is refused before its content is read.
+OTHER_NAMES = ("consolidated.pt", "model.pth", "last.ckpt")
 
 
 @pytest.mark.parametrize(
@@ -180,8 +181,9 @@ def test_f13_pickles_are_refused_and_their_code_does_not_run(models: Path, tmp_p
     if name.endswith(".safetensors"):
         assert_refused(folder, str(folder / name), "is not a readable safetensors file")
     else:
-        assert_refused(folder, f"{name}: is a pickle, which can run code", "save_pretrained")
-        assert_refused(folder / name, f"{name}: is a pickle, which can run code")
+        said = f"{name}: is a pickle, which can run code when it is opened, so tfkit never does: convert it"
+        assert_refused(folder, said, "save_pretrained")
+        assert_refused(folder / name, said)
     assert not (tmp_path / "canary").exists()
 
 

@@ -1,14 +1,12 @@
 """Sources of a recipe that contradict themselves or the objective: said by `tfkit check`, without a look at any data."""
 
 import json
-import re
 from pathlib import Path
 
 import pytest
 
 from tfkit.errors import UsageError
 from tfkit.recipe import dump_recipe, read_recipe
-from tfkit.recipe.reading.overrides import parse_overrides
 
 DECODER, ENCODER, BOTH = "{preset: gpt2}", "{preset: bert-base}", "{preset: t5-small}"
 KINDS = {DECODER: "byte_bpe", ENCODER: "wordpiece", BOTH: "unigram"}
@@ -119,23 +117,6 @@ def test_limits_that_nothing_would_read(tmp_path: Path, objective: str, more: st
     source = "{stdlib: packages}"
     assert said in problem(tmp_path, objective, source, more)
     assert read_recipe(recipe(tmp_path, objective, source, "max_lost: 0.1\n  on_bad_row: skip")).recipe.data.max_lost == 0.1
-
-
-@pytest.mark.parametrize(
-    ("objective", "kind", "said"),
-    [
-        ("text_to_text", "bpe_eow", "bpe_eow has neither bos nor pad as the start token of a decoder: use unigram or bpe_byte_fallback"),
-        ("text_to_text", "wordpiece", "wordpiece has no token that ends a target: use unigram or bpe_byte_fallback"),
-        ("span_corruption", "byte_bpe", "byte_bpe has no sentinels (<extra_id_0>, ...) for the spans: use unigram"),
-    ],
-)
-def test_a_tokenizer_without_the_tokens_of_a_target(tmp_path: Path, objective: str, kind: str, said: str) -> None:
-    path = tmp_path / "r.yaml"
-    words = [f"objective={{kind: {objective}}}", f"tokenizer.kind={kind}"]
-    path.write_text(f"model: {BOTH}\ndata: {{train: [{{path: rows.jsonl}}]}}\ntraining: {{steps: 3}}\n", encoding="utf-8")
-    with pytest.raises(UsageError, match=re.escape(f"tokenizer.kind: {said}")):
-        read_recipe(str(path), parse_overrides(words))
-    assert read_recipe(str(path), parse_overrides([words[0], "tokenizer.kind=unigram"]))
 
 
 def test_the_error_for_a_model_of_other_stacks_says_what_to_change(tmp_path: Path) -> None:
