@@ -10,14 +10,16 @@ from hypothesis import strategies as st
 from tfkit.engine.assembly.verdict import advice, compare, comparison_fields, predicts_one_class
 from tfkit.objectives.metrics import unit_weights
 from tfkit.objectives.metrics.classes import classification_metrics
+from tfkit.recipe.schema.objective_sections import TEXT_METRICS
+from tfkit.units import _BASELINE_METRICS
 
 scores = st.floats(0, 1)
 
 
 @given(st.dictionaries(st.sampled_from(["most_frequent_class", "naive_bayes", "other"]), scores, min_size=1), scores)
 def test_a_model_beats_its_baselines_if_it_is_better_than_each(of_baselines: dict[str, float], score: float) -> None:
-    for metric, sign in (("accuracy", 1), ("rmse", -1)):
-        found = compare({name: {metric: value} for name, value in of_baselines.items()}, {metric: score})
+    for metric, sign in {**dict.fromkeys((*_BASELINE_METRICS, *TEXT_METRICS), 1), "rmse": -1}.items():
+        found = compare({name: {metric: value} for name, value in of_baselines.items()}, {metric: score}, metric)
         assert found is not None
         assert found.beats == all(sign * score > sign * value for value in of_baselines.values())
         assert found.value == (max if sign > 0 else min)(of_baselines.values())

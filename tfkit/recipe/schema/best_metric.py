@@ -1,13 +1,14 @@
 """The metric of the best checkpoint: the metrics that evaluations during training compute, by their better direction."""
 
 from tfkit.recipe.schema.objective_facts import ObjectiveSection
-from tfkit.recipe.schema.objective_sections import metrics_of_texts
+from tfkit.recipe.schema.objective_sections import TEXT_METRICS, metrics_of_texts
 
 LOWER = frozenset({"loss", "perplexity", "bits_per_byte", "rmse", "nll", "mlm_loss", "next_sentence_loss", "choices", "lm", "calibration"})
 HIGHER = frozenset(
     {
         *("accuracy", "token_accuracy", "next_sentence_accuracy", "matthews", "pearson", "spearman"),
-        *("precision", "recall", "f1", "f1_macro", "f1_micro", "exact_match", "margin", "reward", "gold"),
+        *("precision", "recall", "f1", "f1_macro", "f1_micro", "margin", "reward", "gold"),
+        *TEXT_METRICS,
     }
 )
 
