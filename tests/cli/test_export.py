@@ -265,6 +265,7 @@ except ModelError as error:
 """
 
 
+@pytest.mark.thorough
 def test_a_refused_tokenizer_is_refused_in_the_same_words_each_time(tmp_path: Path) -> None:
     """Several merges are lacking: the order of a set, which the seed of Python's hashes decides, does not choose the one that is named."""
     save_tokenizer(tokenizer("llama", "bpe_byte_fallback"), tmp_path)
