@@ -1,13 +1,14 @@
 """Random numbers from the raw bits of numpy's PCG64, which never change; those of numpy's Generator may change in any release (NEP 19)."""
 
-from collections.abc import Callable, Iterator
-from typing import Generic, TypeVar
+from collections.abc import Iterator
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
 
 _RANGE = 1 << 64
-Value = TypeVar("Value")
+# Keep the draws of the last two epochs used: a step may span two epochs, and a resumed run may go back by one.
+by_epoch = lru_cache(maxsize=2)
 
 
 def permutation(bits: np.random.PCG64, count: int) -> NDArray[np.int64]:
@@ -40,20 +41,3 @@ class Draws:
 def _raw(bits: np.random.PCG64) -> Iterator[int]:
     while True:
         yield from bits.random_raw(1024).tolist()
-
-
-class EpochCache(Generic[Value]):
-    """A cache of the draws of the last two epochs used: a step may span two epochs, and a resumed run may go back by one."""
-
-    def __init__(self, draw: Callable[[int], Value]):
-        self._draw = draw
-        self._cached: dict[int, Value] = {}
-
-    def __getitem__(self, epoch: int) -> Value:
-        value = self._cached.pop(epoch, None)
-        if value is None:
-            value = self._draw(epoch)
-        self._cached[epoch] = value
-        while len(self._cached) > 2:
-            del self._cached[next(iter(self._cached))]
-        return value

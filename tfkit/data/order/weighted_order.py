@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from tfkit.data.order.draws import EpochCache, permutation
+from tfkit.data.order.draws import by_epoch, permutation
 from tfkit.errors import DataError
 
 MAX_ROWS = 100_000_000  # rows of an epoch with weights above 1: drawing their order takes 24 bytes a row
@@ -22,13 +22,12 @@ class WeightedOrder:
 
         Raises DataError if a weight gives no row an epoch, or too many.
         """
-        self._seed = seed
         self._counts = np.array([rows for _, _, rows in sources], np.int64)
         self.repeats = [count_repeats(name, weight, rows) for name, weight, rows in sources]
         self._strides = [rows * distinct for _, _, rows in sources]  # the distance between the numbers that a row has in two passes
         used = [rows + passes * stride for rows, (passes, _), stride in zip(self._counts, self.repeats, self._strides, strict=True)]
         self._first = np.concatenate([[0], np.cumsum(used)])  # number of each source's first row
-        self._orders = EpochCache(lambda epoch: self.draw(np.random.PCG64([self._seed, epoch])))
+        self._order = by_epoch(lambda epoch: self.draw(np.random.PCG64([seed, epoch])))
 
     def __len__(self) -> int:
         return sum(self.rows)
@@ -40,7 +39,7 @@ class WeightedOrder:
 
     def __getitem__(self, epoch: int) -> NDArray[np.int64]:
         """Return the row numbers of an epoch, in reading order: (len(self),)."""
-        return self._orders[epoch]
+        return self._order(epoch)
 
     def draw(self, bits: np.random.PCG64) -> NDArray[np.int64]:
         """Return the row numbers of an epoch, each repeated by its source's weight, in a random order: (len(self),)."""
