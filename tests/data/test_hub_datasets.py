@@ -20,8 +20,7 @@ from tfkit.objectives.chat import conversation
 from tfkit.objectives.multiple_choice import right_choice
 from tfkit.objectives.text_regression import _value
 from tfkit.recipe.schema.data_sections import SourceSection
-from tfkit.recipe.schema.judging_sections import FewShotSection
-from tfkit.recipe.schema.label_sections import ClassificationSection, MultipleChoiceSection, TaggingSection
+from tfkit.recipe.schema.label_sections import ClassificationSection, FewShotSection, MultipleChoiceSection, TaggingSection
 from tfkit.recipe.schema.objective_sections import ChatSection
 
 ROWS = [{"text": f"text number {i}", "n": i, "when": [i]} for i in range(100)]

@@ -19,8 +19,7 @@ from tfkit.data.sources.prediction_rows import PredictionColumns
 from tfkit.data.sources.split_files import evaluated_files
 from tfkit.errors import DataError
 from tfkit.recipe.schema.data_sections import DataSection, SourceSection
-from tfkit.recipe.schema.label_sections import ClassificationSection, TaggingSection
-from tfkit.recipe.schema.multi_label_section import MultiLabelSection
+from tfkit.recipe.schema.label_sections import ClassificationSection, MultiLabelSection, TaggingSection
 from tfkit.recipe.schema.objective_sections import ChatSection, TextToTextSection
 from tfkit.recipe.schema.question_answering_section import QuestionAnsweringSection
 from tfkit.recipe.schema.roles import TEXT, Role

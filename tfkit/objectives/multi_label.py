@@ -22,7 +22,7 @@ from tfkit.objectives.metrics import Scores
 from tfkit.objectives.metrics.classes import label_set_figures, label_set_metrics
 from tfkit.objectives.objective import Batch, Sum, weighted_loss
 from tfkit.objectives.text_pairs import WholeTexts, labels_of
-from tfkit.recipe.schema.multi_label_section import MultiLabelSection
+from tfkit.recipe.schema.label_sections import MultiLabelSection
 from tfkit.tokenizer import Tokenizer
 
 

@@ -9,11 +9,9 @@ from functools import cache
 from itertools import pairwise
 from typing import Any
 
-from tfkit.recipe.languages import LANGUAGES
-from tfkit.recipe.schema.label_sections import MultipleChoiceSection
-from tfkit.recipe.schema.multi_label_section import MultiLabelSection
+from tfkit.recipe.schema.label_sections import MultiLabelSection, MultipleChoiceSection
 from tfkit.recipe.schema.objective_facts import SECTIONS
-from tfkit.recipe.schema.roles import normalized
+from tfkit.recipe.schema.roles import LANGUAGES, normalized
 
 FEW = 5  # minimum mean number of rows per class: a column with fewer holds names or numbers, not classes
 _LONG, _SPACES = 60, 6  # minimum median numbers of characters and spaces in a column of longer texts

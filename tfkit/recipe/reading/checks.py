@@ -10,9 +10,9 @@ from tfkit.recipe.presets import merge
 from tfkit.recipe.reading.problems import Problem, problem_at
 from tfkit.recipe.reading.source_checks import source_problems
 from tfkit.recipe.reading.tree import Node, Path
-from tfkit.recipe.schema.best_metric import metrics_of
 from tfkit.recipe.schema.data_sections import TokenizerSection
 from tfkit.recipe.schema.objective_facts import OWN_HEADS, ObjectiveSection
+from tfkit.recipe.schema.objective_sections import metrics_of
 from tfkit.recipe.schema.optimizer_sections import ScheduleSection
 from tfkit.recipe.schema.sections import EvaluationSection, ModelSection, Recipe
 from tfkit.recipe.schema.vocabularies import SENTINELS, VOCABULARIES, variant_of

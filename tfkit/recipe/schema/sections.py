@@ -8,9 +8,7 @@ from pydantic import AfterValidator, ConfigDict, Field, model_validator
 from tfkit.families.hub_models import preset_of
 from tfkit.model.config import Data
 from tfkit.recipe.schema import (  # noqa: F401  # they register objectives
-    judging_sections,
     label_sections,
-    multi_label_section,
     preference_sections,
     question_answering_section,
     rollout_sections,
