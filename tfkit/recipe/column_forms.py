@@ -11,7 +11,7 @@ from typing import Any
 
 from tfkit.recipe.schema.label_sections import MultiLabelSection, MultipleChoiceSection
 from tfkit.recipe.schema.objective_facts import SECTIONS
-from tfkit.recipe.schema.roles import LANGUAGES, normalized
+from tfkit.recipe.schema.roles import normalized
 
 FEW = 5  # minimum mean number of rows per class: a column with fewer holds names or numbers, not classes
 _LONG, _SPACES = 60, 6  # minimum median numbers of characters and spaces in a column of longer texts
@@ -25,6 +25,15 @@ _CONTEXT, _CHOICES, _ANSWER = MultipleChoiceSection.roles
 _ALIKE = re.compile(r"(.*?)([0-9]|[A-Ja-j])")
 _SERIES = ("0123456789", "123456789", "ABCDEFGHIJ", "abcdefghij")  # what numbers columns
 _WRONG = re.compile("distract|incorrect|wrong|false")
+# The codes of languages (ISO 639-1), by which columns and files of translations are named.
+_CODES = (
+    "aa ab ae af ak am an ar as av ay az ba be bg bi bm bn bo br bs ca ce ch co cr cs cu cv cy da de dv dz ee el en eo es "
+    "et eu fa ff fi fj fo fr fy ga gd gl gn gu gv ha he hi ho hr ht hu hy hz ia id ie ig ii ik io is it iu ja jv ka kg ki "
+    "kj kk kl km kn ko kr ks ku kv kw ky la lb lg li ln lo lt lu lv mg mh mi mk ml mn mr ms mt my na nb nd ne ng nl nn no "
+    "nr nv ny oc oj om or os pa pi pl ps pt qu rm rn ro ru rw sa sc sd se sg si sk sl sm sn so sq sr ss st su sv sw ta te "
+    "tg th ti tk tl tn to tr ts tt tw ty ug uk ur uz ve vi vo wa wo xh yi yo za zh zu"
+)
+LANGUAGES = frozenset(_CODES.split())
 
 
 def form_of(values: Sequence[object]) -> str:

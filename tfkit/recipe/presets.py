@@ -117,8 +117,4 @@ def _validate(values: dict[str, Any], tree: Node) -> tuple[list[Problem], bool]:
 def _unknown_fields(changes: dict[str, Any], tree: Node) -> list[Problem]:
     """Return a problem for each unknown name: without a preset's values, nothing else can be checked."""
     known = {"preset", "from", *ModelConfig.model_fields}
-    return [
-        problem_at(tree, ("model", name), unknown(name, known, sections_with(name)), key=True)
-        for name in changes
-        if name not in known
-    ]
+    return [problem_at(tree, ("model", name), unknown(name, known, sections_with(name)), key=True) for name in changes if name not in known]
