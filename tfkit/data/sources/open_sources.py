@@ -169,13 +169,13 @@ def _select_split(
 
 def training_sources(data: DataSection, roles: tuple[Role, ...] = TEXT, seed: int = 0) -> list[Source]:
     """Open the training sources, without the held-out part. `seed`: draws the rows if only data.rows of them are used."""
+    return _open_part(data, data.train, "train", roles, seed)
+
+
+def _open_part(data: DataSection, sections: Sequence[SourceSection], part: PartName, roles: tuple[Role, ...], seed: int) -> list[Source]:
+    """Open a part of the sources: with unpaired rows joined if rows of these roles may be unpaired, and with data.rows drawn."""
     fraction = data.validation if isinstance(data.validation, float) else None
-    sources = [open_source(section, "train", fraction, data.on_bad_row, roles, split_by=data.split_by) for section in data.train]
-    return _used(sources, data, roles, seed)
-
-
-def _used(sources: list[Source], data: DataSection, roles: tuple[Role, ...], seed: int) -> list[Source]:
-    """Return the sources as they are used: with unpaired rows joined if rows of these roles may be unpaired, and with data.rows drawn."""
+    sources = [open_source(section, part, fraction, data.on_bad_row, roles, split_by=data.split_by) for section in sections]
     if any(role.shape == UNPAIRED for role in roles):
         sources = [joined_rows(source) for source in sources]
     return [drawn_rows(source, data.rows, seed) for source in sources] if data.rows is not None else sources
@@ -193,10 +193,8 @@ def validation_sources(data: DataSection, roles: tuple[Role, ...] = TEXT, seed: 
     """
     if data.validation is None:
         return []
-    fraction = data.validation if isinstance(data.validation, float) else None
     sections = data.train if isinstance(data.validation, float) else data.validation
-    sources = [open_source(section, "held_out", fraction, data.on_bad_row, roles, split_by=data.split_by) for section in sections]
-    return _used(sources, data, roles, seed)
+    return _open_part(data, sections, "held_out", roles, seed)
 
 
 @dataclass(frozen=True)

@@ -16,10 +16,9 @@ from typing import IO, Any, NamedTuple, Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
-from tfkit.data.columns.rows import BadRow, OnBadRow, Part, Row, Skipped, Source, describe_skipped, refuse, skip
+from tfkit.data.columns.rows import BadRow, OnBadRow, Part, Row, Skipped, Source, refuse, skip
 from tfkit.data.store.folder_cache import cache_folder, indexed_folder, write_index
 from tfkit.data.store.hashes import HashedArray, HashedFiles, text_hash
-from tfkit.data.store.token_stream import check_ids
 from tfkit.errors import DataError
 
 EXAMPLES_VERSION = 2  # part of the fingerprint: raise it when the same rows and encoder give other examples
@@ -99,14 +98,6 @@ class ExampleSet:
         if self.unread:
             about += f"; of several targets of a row the first is used, {self.unread:,} more left out"
         return about
-
-    def describe_skipped(self) -> str:
-        """Describe the skipped rows; empty if there are none."""
-        return describe_skipped(self.name, self.skipped)
-
-    def check_vocabulary(self, vocab_size: int) -> None:
-        """Raise ModelError if an id is outside an embedding of `vocab_size` rows."""
-        check_ids(self.name, self.max_id, vocab_size)
 
     def check_targets(self) -> None:
         """Do nothing: an encoder rejects rows without a target."""

@@ -20,7 +20,7 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tfkit.data.columns.rows import Skipped, Source, describe_skipped
+from tfkit.data.columns.rows import Skipped, Source
 from tfkit.data.store.folder_cache import cache_folder, indexed_folder, write_index
 from tfkit.data.store.hashes import HashedArray, text_hash
 from tfkit.errors import DataError, ModelError
@@ -61,10 +61,6 @@ class TokenStream:
         ids: NDArray[Any] = self.tokens[self.starts[i] : self.starts[i + 1] - self.separator]
         return ids
 
-    def describe_skipped(self) -> str:
-        """Describe the skipped rows; empty if there are none."""
-        return describe_skipped(self.name, self.skipped)
-
     def check_targets(self) -> None:
         """Raise DataError if no document has a target, an id that follows another."""
         if not (np.diff(self.starts) - self.separator > 1).any():
@@ -72,10 +68,6 @@ class TokenStream:
                 f"{self.name}: nothing to score: of {len(self):,} texts none has a token that follows another; "
                 "give longer texts, or hold out a larger fraction"
             )
-
-    def check_vocabulary(self, vocab_size: int) -> None:
-        """Raise ModelError if an id is outside an embedding of `vocab_size` rows."""
-        check_ids(self.name, self.max_id, vocab_size)
 
 
 def check_ids(name: str, max_id: int, vocab_size: int) -> None:

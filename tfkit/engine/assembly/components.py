@@ -11,6 +11,7 @@ import torch
 
 from tfkit.adapters import FrozenReference, add_lora, freeze
 from tfkit.data import BatchSizes, Loader, Rows, StepLoader
+from tfkit.data.store.token_stream import check_ids
 from tfkit.engine.assembly.base_model import start_model
 from tfkit.engine.assembly.companions import PREFIX, companion_parameter, companion_tensors, load_companion_tensors, place_companions
 from tfkit.engine.assembly.loaders import LOADER_PREFIX, MixedLoader, restore_loader, sampling_loader
@@ -100,7 +101,7 @@ def assemble(
         *(held_out.stored for held_out in data.validation),
         *(stream for stream, _ in data.pretraining),
     ):
-        stored.check_vocabulary(model.config.vocab_size)
+        check_ids(stored.name, stored.max_id, model.config.vocab_size)
     if data.validation:
         check_validation(recipe, data)
     _check_prompts(recipe, data, model)
