@@ -14,7 +14,7 @@ from tfkit.data.formats.readers import Layout
 from tfkit.data.formats.suffixes import CODE_SUFFIXES, FORMAT_OF, column_in, is_archive, list_names, suffix_of
 from tfkit.data.sources.archives import member_names
 from tfkit.data.sources.derived_rows import UNPAIRED, drawn_rows, joined_rows
-from tfkit.data.sources.hub_datasets import HubSource, StreamedSource
+from tfkit.data.sources.hub_datasets import HubSource, StreamedSource, load_dataset
 from tfkit.data.sources.local_files import FileSource, find_beside, find_files
 from tfkit.data.sources.split_files import (
     Named,
@@ -74,7 +74,7 @@ def open_source(
         if section.streamed:
             source = StreamedSource(*dataset, section.rows, columns, Part(part, fraction, split_by), on_bad_row)
         else:
-            source = HubSource.load(*dataset, columns, Part(part, fraction, split_by), on_bad_row)
+            source = HubSource(section.hub, section.split, columns, Part(part, fraction, split_by), load_dataset(*dataset), on_bad_row)
     source.check()
     return source
 
