@@ -24,7 +24,7 @@ from tfkit.objectives.metrics.entities import entity_metrics, mark_spans
 from tfkit.objectives.metrics.texts import answer_scores
 from tfkit.objectives.multiple_choice import right_choice
 from tfkit.objectives.text_regression import regression_metrics
-from tfkit.recipe.numbers import read_number
+from tfkit.recipe.column_forms import read_number
 from tfkit.recipe.schema.objective_facts import ObjectiveSection
 
 Baselines = dict[str, dict[str, float]]  # the metrics of each baseline, by name

@@ -17,8 +17,8 @@ from tfkit.data.columns.rows import BadRow
 from tfkit.errors import ModelError
 from tfkit.model.padding import pad, padding_mask
 from tfkit.objectives.context import LONGER_ROWS, RowOrder, Stored, example_rows
+from tfkit.objectives.conversation_texts import CONTROL, checked_text, plain_message
 from tfkit.objectives.labelled import RowResult, WritingObjective, digest, not_blank
-from tfkit.objectives.messages import CONTROL, checked_text, plain_message
 from tfkit.objectives.objective import IGNORED, Batch
 from tfkit.objectives.sequence_to_sequence import TokenTargets
 from tfkit.recipe.schema.objective_sections import ChatSection

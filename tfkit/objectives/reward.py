@@ -27,8 +27,7 @@ from tfkit.objectives.conversation_texts import ConversationTexts
 from tfkit.objectives.labelled import Answer, LabelledObjective, RowResult, short
 from tfkit.objectives.metrics import Scores
 from tfkit.objectives.objective import Batch, Sum, weighted_loss
-from tfkit.objectives.pair_loss import calibration_metrics, pair_losses, pair_results
-from tfkit.objectives.preference_rows import IDS, PreferenceEncoder, differences, prompts_in
+from tfkit.objectives.preference_rows import IDS, PreferenceEncoder, calibration_metrics, differences, pair_losses, pair_results, prompts_in
 from tfkit.recipe.schema.preference_sections import RewardSection
 from tfkit.tokenizer import Tokenizer
 from tfkit.tokenizer.tokenizer import token_text

@@ -19,7 +19,7 @@ from tfkit.objectives.labelled import Answer, LabelledObjective, RowResult, dige
 from tfkit.objectives.metrics import Numbers, Scores
 from tfkit.objectives.objective import Batch, Sum, weighted_loss
 from tfkit.objectives.text_pairs import WholeTexts, labels_of
-from tfkit.recipe.numbers import read_number
+from tfkit.recipe.column_forms import read_number
 from tfkit.recipe.schema.label_sections import ClassificationSection
 from tfkit.tokenizer import Tokenizer
 

@@ -25,6 +25,7 @@ _CONTEXT, _CHOICES, _ANSWER = MultipleChoiceSection.roles
 _ALIKE = re.compile(r"(.*?)([0-9]|[A-Ja-j])")
 _SERIES = ("0123456789", "123456789", "ABCDEFGHIJ", "abcdefghij")  # what numbers columns
 _WRONG = re.compile("distract|incorrect|wrong|false")
+_NUMBER = re.compile(r"\s*[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)(e[+-]?[0-9]+)?\s*", re.IGNORECASE)
 # The codes of languages (ISO 639-1), by which columns and files of translations are named.
 _CODES = (
     "aa ab ae af ak am an ar as av ay az ba be bg bi bm bn bo br bs ca ce ch co cr cs cu cv cy da de dv dz ee el en eo es "
@@ -47,6 +48,17 @@ def form_of(values: Sequence[object]) -> str:
         return "label"
     texts = [value for value in values if isinstance(value, str)]
     return "text" if 2 * sum(" " in text.strip() for text in texts) > len(values) else "other"
+
+
+def read_number(text: str) -> float | None:
+    """Parse a number in decimal digits, with or without an exponent; None for any other text, or if no float can hold it.
+
+    Python's float() also reads 1_5, infinity, nan and the digits of other scripts.
+    """
+    if not _NUMBER.fullmatch(text):
+        return None
+    number = float(text)
+    return number if abs(number) < float("inf") else None
 
 
 def few_values(values: Sequence[object]) -> bool:

@@ -28,7 +28,7 @@ from tfkit.data.formats.suffixes import (
     suffix_of,
 )
 from tfkit.data.sources.archives import member_names
-from tfkit.data.sources.cut_texts import cut_text, describe_cut
+from tfkit.data.sources.derived_rows import cut_text, describe_cut
 from tfkit.errors import DataError
 from tfkit.recipe.bundled import fetch_command
 
