@@ -23,7 +23,7 @@ from tfkit.objectives.labelled import NO_LABEL, Answer, LabelledObjective, RowRe
 from tfkit.objectives.metrics import Scores
 from tfkit.objectives.metrics.classes import class_metrics, tag_metrics
 from tfkit.objectives.metrics.entities import entity_figures, entity_metrics, mark_spans
-from tfkit.objectives.objective import IGNORED, Batch, Sum, weighted_loss
+from tfkit.objectives.objective import IGNORED, Batch, Sum
 from tfkit.objectives.text_pairs import check_room
 from tfkit.recipe.schema.label_sections import TaggingSection
 from tfkit.tokenizer import Tokenizer
@@ -35,6 +35,7 @@ class Tagging(LabelledObjective):
 
     terms: Mapping[str, float] = MappingProxyType({"tags": 1.0})
     ids = ("input_ids",)
+    means = ("accuracy",)  # over words
     evaluates_answers = True  # F1 is not a sum over rows
     cuts_answers = True  # words beyond the context have no prediction
 
@@ -80,10 +81,6 @@ class Tagging(LabelledObjective):
         logits, words = model(**batch.inputs()).logits, self.counts(batch)["tags"]
         right = int((logits.argmax(-1) == batch.labels).sum())  # no tag has the number IGNORED
         return {"tags": Sum(float(_losses(logits, batch.labels)), words), "accuracy": Sum(float(right), words)}
-
-    def metrics(self, sums: Mapping[str, Sum]) -> dict[str, float]:
-        """Return `loss`, and `accuracy` over words."""
-        return {"loss": weighted_loss(self.terms, sums), "accuracy": sums["accuracy"].mean}
 
     def check_metric(self, name: str | None) -> None:
         """Raise UsageError for a metric of names if the tags do not mark names."""
