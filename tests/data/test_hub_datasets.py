@@ -14,7 +14,8 @@ from tfkit.data.columns.forms import ClassName
 from tfkit.data.columns.record_columns import Columns
 from tfkit.data.columns.rows import Part, Row, Skipped
 from tfkit.data.sources.hub_datasets import StreamedSource
-from tfkit.data.sources.open_sources import first_records, open_source
+from tfkit.data.sources.open_sources import open_source
+from tfkit.data.sources.prediction_rows import first_records
 from tfkit.errors import DataError
 from tfkit.objectives.chat import conversation
 from tfkit.objectives.multiple_choice import right_choice

@@ -14,8 +14,8 @@ from tfkit.data.columns.labels import find_labels
 from tfkit.data.columns.record_columns import Columns, Record
 from tfkit.data.formats.detection import detect_json_lines
 from tfkit.data.formats.file_content import content_of
-from tfkit.data.sources.open_sources import first_records, training_sources, validation_sources
-from tfkit.data.sources.prediction_rows import PredictionColumns
+from tfkit.data.sources.open_sources import training_sources, validation_sources
+from tfkit.data.sources.prediction_rows import PredictionColumns, first_records
 from tfkit.data.sources.split_files import evaluated_files
 from tfkit.errors import DataError
 from tfkit.recipe.schema.data_sections import DataSection, SourceSection

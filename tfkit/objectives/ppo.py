@@ -40,7 +40,7 @@ class PPO(RolloutObjective):
     def __init__(self, section: PPOSection, context: ModelContext, value: ScoreModel | None):
         """`value`: the value model; None for an evaluation, which does not need it."""
         self.section, self.tokenizer, self.prompt_encoder = section, context.tokenizer, PromptEncoder(section, context)
-        self.reward, self.gold = open_score_model(section, "reward", context), open_gold_model(section, "gold", context)
+        self.reward, self.gold = open_score_model(section, "reward", context), open_gold_model(section, context)
         self.value = value
         self.terms: Mapping[str, float] = {"policy": 1.0, "value": 1.0}
         self._mix: PretrainingMix | None = None

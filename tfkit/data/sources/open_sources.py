@@ -1,14 +1,13 @@
 """Opening of the sources that a recipe describes. Errors in the first rows are raised here, before anything is built."""
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from itertools import islice
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING
 
-from tfkit.data.columns.record_columns import Columns, Record
-from tfkit.data.columns.rows import FIRST_ROWS, BadRow, OnBadRow, Part, PartName, Row, Source, SplitBy
+from tfkit.data.columns.record_columns import Columns
+from tfkit.data.columns.rows import OnBadRow, Part, PartName, Source, SplitBy
 from tfkit.data.formats.detection import detect_header
 from tfkit.data.formats.readers import Layout
 from tfkit.data.formats.suffixes import CODE_SUFFIXES, FORMAT_OF, column_in, is_archive, list_names, suffix_of
@@ -195,34 +194,3 @@ def validation_sources(data: DataSection, roles: tuple[Role, ...] = TEXT, seed: 
         return []
     sections = data.train if isinstance(data.validation, float) else data.validation
     return _open_part(data, sections, "held_out", roles, seed)
-
-
-@dataclass(frozen=True)
-class _AllColumns(Columns):
-    """All columns, whatever their names and values."""
-
-    beyond_roles = ("everything",)
-
-    def take(self, record: Record) -> Row | BadRow:
-        """Return a row whose values are those of the record."""
-        return Row("", record.place, record.values)
-
-    def check(self, available: Iterable[str], place: str) -> None:
-        """Accept any columns."""
-
-    def select_read(self, available: Iterable[str]) -> list[str]:
-        """Return all columns."""
-        return list(available)
-
-
-def first_records(section: SourceSection, on_bad_row: OnBadRow = "error", most: int = FIRST_ROWS) -> list[Record]:
-    """Return the first `most` records, or all if there are fewer. Raise DataError."""
-    return [*all_records(section, on_bad_row, most)]
-
-
-def all_records(section: SourceSection, on_bad_row: OnBadRow, most: int) -> Iterator[Record]:
-    """Yield the records of a source, at most `most`. Raise DataError."""
-    if section.streamed:  # download no more rows than are read
-        section = section.model_copy(update={"rows": min(section.rows or most, most)})
-    source = open_source(section, "train", None, on_bad_row, columns=_AllColumns(named={"": "everything"}))
-    return (Record(row.values or {"text": row.text}, row.place) for row in islice(source.rows(), most))
