@@ -188,7 +188,7 @@ def _report(stored: Sequence[Stored], validation: Sequence[Stored], tokenizer: T
     """Report what was kept, truncated and skipped, and how many held-out rows are also trained on."""
     report_rows([*stored, *validation], listener)
     for held_out in validation:
-        if shared := overlap(stored, held_out):
+        if shared := overlap([rows.texts for rows in stored], [held_out.texts]):
             listener.warn(f"{held_out.name}: {shared:,} of {len(held_out):,} held-out rows are among those that are trained on")
     tokens = sum(map(tokens_of, stored))
     listener.say(
