@@ -67,8 +67,8 @@ def load_tokenizer(folder: Path | str) -> Tokenizer | None:
         return Tokenizer.from_backend(backend, text, settings, template)
 
 
-def save_tokenizer(tokenizer: Tokenizer, folder: Path | str, context_length: int | None = None) -> None:
-    """Write the files that `transformers.AutoTokenizer` reads into an existing folder; `context_length` becomes model_max_length.
+def save_tokenizer(tokenizer: Tokenizer, folder: Path | str) -> None:
+    """Write the files that `transformers.AutoTokenizer` reads into an existing folder.
 
     They name the specific class of `transformers` that builds exactly this tokenizer, if there is one (configured.py).
     """
@@ -76,7 +76,7 @@ def save_tokenizer(tokenizer: Tokenizer, folder: Path | str, context_length: int
     special = {role: token_text(tokenizer.settings[role]) for role in ROLES if tokenizer.settings.get(role) is not None}
     of_class = class_settings(tokenizer.tokenizer_json, special)
     settings: dict[str, Any] = {key: value for key, value in tokenizer.settings.items() if key not in (*ROLES, *of_class)}
-    settings["model_max_length"] = context_length or settings.get("model_max_length", UNLIMITED)
+    settings.setdefault("model_max_length", UNLIMITED)
     settings["clean_up_tokenization_spaces"] = False
     _write(folder / TOKENIZER, tokenizer.tokenizer_json)
     _write_json(folder / CONFIG, settings | of_class | special)  # in the same order each time that the tokenizer is saved
