@@ -27,6 +27,7 @@ from tfkit.data.store.example_sets import ExampleSet as ExampleSet
 from tfkit.data.store.example_sets import example_set as example_set
 from tfkit.data.store.folder_cache import cache_folder as cache_folder
 from tfkit.data.store.folder_cache import cache_size as cache_size
+from tfkit.data.store.hashes import digest as digest
 from tfkit.data.store.token_stream import TokenStream as TokenStream
 from tfkit.data.store.token_stream import token_stream as token_stream
 from tfkit.data.store.vocabulary import sample_texts as sample_texts

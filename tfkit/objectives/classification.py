@@ -10,12 +10,12 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from tfkit.data import Encoded, ExampleBatch, ExampleSet, Row
+from tfkit.data import Encoded, ExampleBatch, ExampleSet, Row, digest
 from tfkit.data.columns.rows import BadRow
 from tfkit.data.order.weighted_order import count_repeats
 from tfkit.model.transformer import Transformer
 from tfkit.objectives.context import Stored
-from tfkit.objectives.labelled import NO_LABEL, Answer, LabelledObjective, LabelProbabilities, RowResult, class_answer, digest
+from tfkit.objectives.labelled import NO_LABEL, Answer, LabelledObjective, LabelProbabilities, RowResult, class_answer
 from tfkit.objectives.metrics import Scores
 from tfkit.objectives.metrics.classes import class_metrics, classification_metrics
 from tfkit.objectives.objective import Batch, Sum

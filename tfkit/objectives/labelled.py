@@ -5,7 +5,6 @@ row of the batch that `collate` makes of them. The section's `asked_roles` are t
 texts, `prompt_ids` takes the place of `answers`.
 """
 
-import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
@@ -137,11 +136,6 @@ class WritingObjective(LabelledObjective, Protocol):
     def start_id(self) -> int | None:
         """The first id of an encoder-decoder's decoder; None for a model that continues its prompt."""
         return None
-
-
-def digest(*about: object) -> str:
-    """Return a hash of these values, for a fingerprint."""
-    return hashlib.blake2b("\0".join(map(str, about)).encode(), digest_size=16).hexdigest()
 
 
 def sums_by_row(values: Tensor, rows: Tensor, count: int) -> list[Sum]:

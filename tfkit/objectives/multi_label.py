@@ -13,11 +13,11 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from tfkit.data import Encoded, ExampleBatch, Row
+from tfkit.data import Encoded, ExampleBatch, Row, digest
 from tfkit.data.columns.rows import BadRow
 from tfkit.model.transformer import Transformer
 from tfkit.objectives.classification import unknown_label
-from tfkit.objectives.labelled import NO_LABEL, Answer, LabelledObjective, LabelProbabilities, RowResult, digest, short
+from tfkit.objectives.labelled import NO_LABEL, Answer, LabelledObjective, LabelProbabilities, RowResult, short
 from tfkit.objectives.metrics import Scores
 from tfkit.objectives.metrics.classes import label_set_figures, label_set_metrics
 from tfkit.objectives.objective import Batch, Sum

@@ -14,14 +14,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from tfkit.data import Encoded, ExampleBatch, Row
+from tfkit.data import Encoded, ExampleBatch, Row, digest
 from tfkit.data.columns.rows import BadRow
 from tfkit.data.columns.structured_forms import Choices
 from tfkit.data.order.sentence_pairs import fit
 from tfkit.errors import ModelError
 from tfkit.model.padding import pad, padding_mask
 from tfkit.model.transformer import Transformer
-from tfkit.objectives.labelled import Answer, LabelledObjective, RowResult, class_answer, digest, sums_by_row
+from tfkit.objectives.labelled import Answer, LabelledObjective, RowResult, class_answer, sums_by_row
 from tfkit.objectives.log_probs import label_log_probs
 from tfkit.objectives.objective import IGNORED, Batch, Sum
 from tfkit.objectives.text_pairs import no_room

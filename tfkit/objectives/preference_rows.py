@@ -15,13 +15,13 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from tfkit.data import Encoded, Example, ExampleBatch, Row
+from tfkit.data import Encoded, Example, ExampleBatch, Row, digest
 from tfkit.data.columns.preference_forms import ASSISTANT, is_dialogue, is_whole, read_flag
 from tfkit.data.columns.rows import BadRow
 from tfkit.model.padding import pad, padding_mask
 from tfkit.objectives.context import LONGER_ROWS
 from tfkit.objectives.conversation_texts import ConversationTexts, PromptCompletion, PromptedIds, Turns
-from tfkit.objectives.labelled import RowResult, digest
+from tfkit.objectives.labelled import RowResult
 from tfkit.objectives.metrics import Numbers, Scores
 from tfkit.objectives.objective import IGNORED, Batch, Sum
 

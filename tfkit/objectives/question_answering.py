@@ -18,13 +18,13 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from tfkit.data import Encoded, ExampleBatch, Row
+from tfkit.data import Encoded, ExampleBatch, Row, digest
 from tfkit.data.columns.rows import BadRow
 from tfkit.errors import ModelError
 from tfkit.model.padding import pad, padding_mask
 from tfkit.model.transformer import Transformer
 from tfkit.objectives.answer_spans import NO_ANSWER, Span, best_spans, merge, probabilities
-from tfkit.objectives.labelled import Answer, LabelledObjective, RowResult, digest, short
+from tfkit.objectives.labelled import Answer, LabelledObjective, RowResult, short
 from tfkit.objectives.metrics.texts import answer_scores
 from tfkit.objectives.objective import Batch, Sum
 from tfkit.objectives.text_pairs import no_room

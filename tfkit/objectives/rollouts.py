@@ -14,14 +14,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from tfkit.data import Encoded, Example, ExampleBatch, ExampleRows, Row, Rows
+from tfkit.data import Encoded, Example, ExampleBatch, ExampleRows, Row, Rows, digest
 from tfkit.data.columns.rows import BadRow
 from tfkit.errors import ModelError
 from tfkit.model.padding import pad, padding_mask
 from tfkit.objectives.companion import Companion
 from tfkit.objectives.context import LONGER_ROWS, ModelContext, RowOrder, Stored, example_rows
 from tfkit.objectives.conversation_texts import ROLE_ALIASES, ConversationTexts, PromptCompletion, Turns, bare_text
-from tfkit.objectives.labelled import LabelledObjective, RowResult, digest
+from tfkit.objectives.labelled import LabelledObjective, RowResult
 from tfkit.objectives.objective import IGNORED, Batch, ReferenceUse, Sum
 from tfkit.objectives.score_model import GoldModel, ScoreModel
 from tfkit.recipe.schema.rollout_sections import RolloutSection

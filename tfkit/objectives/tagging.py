@@ -13,13 +13,13 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from tfkit.data import Encoded, ExampleBatch, Row
+from tfkit.data import Encoded, ExampleBatch, Row, digest
 from tfkit.data.columns.rows import BadRow
 from tfkit.errors import UsageError
 from tfkit.model.padding import pad, padding_mask
 from tfkit.model.transformer import Transformer
 from tfkit.objectives.classification import unknown_label
-from tfkit.objectives.labelled import NO_LABEL, Answer, LabelledObjective, RowResult, class_answer, digest
+from tfkit.objectives.labelled import NO_LABEL, Answer, LabelledObjective, RowResult, class_answer
 from tfkit.objectives.metrics import Scores
 from tfkit.objectives.metrics.classes import class_metrics, tag_metrics
 from tfkit.objectives.metrics.entities import entity_figures, entity_metrics, mark_spans

@@ -23,6 +23,7 @@ from tfkit.data.columns.rows import FIRST_ROWS, BadRow, OnBadRow, Part, Row, Ski
 from tfkit.data.formats.file_content import first_line
 from tfkit.data.formats.readers import Rows
 from tfkit.data.store.folder_cache import cache_folder, indexed_folder, read_index, reading_cache, write_index
+from tfkit.data.store.hashes import digest
 from tfkit.errors import DataError
 from tfkit.network import fetch, is_offline
 
@@ -53,15 +54,15 @@ class HubSource:
 
     def fingerprint(self) -> str:
         """Return a hash of the rows' values, the part and the handling of bad rows; it does not depend on where the data set is."""
-        digest = hashlib.blake2b(
+        hashed = hashlib.blake2b(
             f"hub\0{self.columns.fingerprint()}\0{self.part.fingerprint(self._all_rows())}{fingerprint_of(self.on_bad_row)}".encode(),
             digest_size=16,
         )
         for row in good_rows(self._all_rows(), self.on_bad_row):
             content = json.dumps(row.values, sort_keys=True, default=str).encode()  # a message may have dates among its fields
-            digest.update(len(content).to_bytes(8, "little"))
-            digest.update(content)
-        return digest.hexdigest()
+            hashed.update(len(content).to_bytes(8, "little"))
+            hashed.update(content)
+        return hashed.hexdigest()
 
     def rows(self, skipped: dict[str, Skipped] | None = None) -> Iterator[Row]:
         """Yield every row of the part. Places count rows from 0, as the hub's data set viewer does."""
@@ -107,8 +108,7 @@ class StreamedSource:
         files = sorted((str(file.relative_to(path)), file.stat().st_size, file.stat().st_mtime_ns) for file in path.rglob("*"))
         read = [(role.name, self.columns.named.get(role.name, role.columns)) for role in self.columns.roles]
         selection = (self.config, self.split, self.revision, self.most, read, *self.columns.beyond_roles)
-        about = repr((RECORDS_VERSION, str(path), files, *selection))
-        return cache_folder() / "streamed" / hashlib.blake2b(about.encode(), digest_size=16).hexdigest()
+        return cache_folder() / "streamed" / digest((RECORDS_VERSION, str(path), files, *selection))
 
     @property
     def size_bytes(self) -> int | None:
@@ -129,8 +129,7 @@ class StreamedSource:
     def fingerprint(self) -> str:
         """Return a hash of the records, the columns, the part and the handling of bad rows."""
         part = self.part.fingerprint(self._all_rows())
-        about = f"{self._records()['content']}\0{self.columns.fingerprint()}\0{part}{fingerprint_of(self.on_bad_row)}"
-        return hashlib.blake2b(about.encode(), digest_size=16).hexdigest()
+        return digest(self._records()["content"], self.columns.fingerprint(), f"{part}{fingerprint_of(self.on_bad_row)}")
 
     def rows(self, skipped: dict[str, Skipped] | None = None) -> Iterator[Row]:
         """Yield every row of the part. Places count rows from 0, as the hub's data set viewer does."""

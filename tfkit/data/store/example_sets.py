@@ -5,7 +5,6 @@ An example is a few arrays (ids, labels, segments ...), with the same names for 
 places.bin and places.starts.bin; index.json, written last; hashes.json. All little-endian.
 """
 
-import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
@@ -18,7 +17,7 @@ from numpy.typing import NDArray
 
 from tfkit.data.columns.rows import BadRow, OnBadRow, Part, Row, Skipped, Source, refuse, skip
 from tfkit.data.store.folder_cache import cache_folder, indexed_folder, write_index
-from tfkit.data.store.hashes import HashedArray, HashedFiles, text_hash
+from tfkit.data.store.hashes import HashedArray, HashedFiles, digest, text_hash
 from tfkit.errors import DataError
 
 EXAMPLES_VERSION = 2  # part of the fingerprint: raise it when the same rows and encoder give other examples
@@ -111,8 +110,8 @@ def example_set(
     `progress` is called with the bytes of text encoded since its last call, and may raise to stop. `keeps_lost`: skip lost rows
     whatever `on_bad_row`, for an evaluation that counts them itself.
     """
-    content = f"{EXAMPLES_VERSION}\0{source.fingerprint()}\0{encoder.fingerprint()}\0{on_bad_row}{'+lost' * keeps_lost}"
-    fingerprint = hashlib.blake2b(content.encode(), digest_size=16).hexdigest()
+    skips = f"{on_bad_row}{'+lost' * keeps_lost}"
+    fingerprint = digest(EXAMPLES_VERSION, source.fingerprint(), encoder.fingerprint(), skips)
     folder = cache_folder() / "examples" / fingerprint
     index, files, built = indexed_folder(
         folder, EXAMPLES_VERSION, lambda path: _write(path, source, encoder, on_bad_row, progress, keeps_lost=keeps_lost)
