@@ -10,13 +10,13 @@ import torch
 from torch import Tensor
 
 from tfkit.model.transformer import Transformer
-from tfkit.objectives.causal_lm import CausalLM, PretrainingMix
+from tfkit.objectives.causal_lm import CausalLM
 from tfkit.objectives.companion import Companion
 from tfkit.objectives.context import ModelContext
 from tfkit.objectives.grpo import clipped_loss
 from tfkit.objectives.log_probs import response_log_probs
 from tfkit.objectives.objective import IGNORED, Batch, Observation
-from tfkit.objectives.rollouts import PromptEncoder, RolloutObjective, Rollouts, ValueBaseline
+from tfkit.objectives.rollouts import PretrainingMix, PromptEncoder, RolloutObjective, Rollouts, ValueBaseline
 from tfkit.objectives.score_model import ScoreModel, open_gold_model, open_score_model
 from tfkit.recipe.schema.rollout_sections import PPOSection
 
