@@ -31,8 +31,7 @@ from tfkit.recipe.schema.carbon_section import CarbonSection
 from tfkit.recipe.schema.data_sections import DataSection, TokenizerSection
 from tfkit.recipe.schema.objective_facts import ObjectiveSection, any_declared
 from tfkit.recipe.schema.objective_sections import CausalLMSection
-from tfkit.recipe.schema.optimizer_sections import AdamWSection, OptimizerSection, ScheduleSection
-from tfkit.recipe.schema.parallel_section import ParallelSection
+from tfkit.recipe.schema.optimizer_sections import AdamWSection, OptimizerSection, ParallelSection, ScheduleSection
 
 START_FIELDS = ("from", "sha256")  # of the model section, in addition to the fields of a config
 Every = Count | Literal["epoch"] | None  # epoch: the steps of one pass over the training rows
