@@ -83,7 +83,7 @@ def unigram_pairs(recipe: Recipe, pairs: Path, start: str) -> Metrics:
     from tfkit.data.sources.open_sources import open_source, training_sources
     from tfkit.hub import load
     from tfkit.recipe.schema.data_sections import SourceSection
-    from tfkit.recipe.schema.judging_sections import MinimalPairsSection
+    from tfkit.recipe.schema.label_sections import MinimalPairsSection
 
     codec = load(start).codec or sys.exit(f"{start} has no tokenizer")
     counts = np.ones(codec.size)

@@ -11,9 +11,9 @@ from schema_walk import walk
 
 from tfkit.model.config import ModelConfig
 from tfkit.recipe import bundled_recipes, json_schema
-from tfkit.recipe.reading.fields import section_types
 from tfkit.recipe.reading.parse import parse
 from tfkit.recipe.reading.tree import plain
+from tfkit.recipe.reading.validate import section_types
 from tfkit.recipe.schema.sections import Recipe
 
 Strategy = st.SearchStrategy[Any]

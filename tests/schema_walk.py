@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from pydantic import BaseModel
 
 from tfkit.model.config import ModelConfig
-from tfkit.recipe.reading.fields import section_types, tags
+from tfkit.recipe.reading.validate import section_types, tags
 from tfkit.recipe.schema.sections import ModelSection
 
 

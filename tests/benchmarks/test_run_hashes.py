@@ -12,7 +12,7 @@ from run_hashes import CASES, main, recipe
 from tiny_runs import Process
 
 from tfkit.families import FAMILIES, PRESETS
-from tfkit.recipe.reading.fields import section_types, tags
+from tfkit.recipe.reading.validate import section_types, tags
 from tfkit.recipe.schema.objective_facts import SECTIONS
 from tfkit.recipe.schema.optimizer_sections import ScheduleSection
 from tfkit.recipe.schema.sections import Recipe

@@ -19,8 +19,7 @@ from tiny_runs import evaluate, records, run_tfkit
 
 from tfkit.engine.results import EvaluationResult
 from tfkit.objectives.metrics import texts
-from tfkit.recipe.schema.label_sections import ClassificationSection, MultipleChoiceSection, TaggingSection
-from tfkit.recipe.schema.multi_label_section import MultiLabelSection
+from tfkit.recipe.schema.label_sections import ClassificationSection, MultiLabelSection, MultipleChoiceSection, TaggingSection
 from tfkit.recipe.schema.objective_sections import TEXT_METRICS, ChatSection, TextToTextSection
 from tfkit.recipe.schema.question_answering_section import QuestionAnsweringSection
 

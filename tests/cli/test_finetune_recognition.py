@@ -20,8 +20,8 @@ from tfkit.engine.recognition.decided_recipe import _inspect_data
 from tfkit.engine.recognition.own_data import _data_name, _model_name
 from tfkit.hub import load
 from tfkit.recipe import read_recipe
-from tfkit.recipe.schema.best_metric import metrics_of
 from tfkit.recipe.schema.data_sections import SourceSection
+from tfkit.recipe.schema.objective_sections import metrics_of
 from tfkit.recipe.starting_points import DECISIONS
 from tfkit.training.memory import trained_bytes
 

@@ -14,8 +14,9 @@ from tiny_runs import Process
 from tiny_streams import write_texts
 
 from tfkit.data import Encoded, Encoder, ExampleSet, Row, cache_folder, example_set, open_source
-from tfkit.data.columns.rows import BadRow, OnBadRow
+from tfkit.data.columns.rows import BadRow, OnBadRow, describe_skipped
 from tfkit.data.store import example_sets as examples
+from tfkit.data.store.token_stream import check_ids
 from tfkit.errors import DataError, ModelError
 from tfkit.recipe.schema.data_sections import SourceSection
 from tfkit.recipe.schema.objective_facts import SECTIONS
@@ -104,7 +105,7 @@ def test_examples_are_what_the_encoder_gives(tmp_path: Path) -> None:
     hashes = [int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little") for text in TEXTS]
     assert stored.texts.tolist() == hashes
     with pytest.raises(ModelError, match=r"ids up to 128578, the model's vocabulary ends at 999"):
-        stored.check_vocabulary(1000)
+        check_ids(stored.name, stored.max_id, 1000)
 
 
 def test_the_largest_id_is_that_of_every_array_of_ids(tmp_path: Path) -> None:
@@ -160,7 +161,10 @@ def test_bad_rows_are_refused_by_place_or_counted(tmp_path: Path) -> None:
     stored = set_of(tmp_path, texts, on_bad_row="skip")
     assert [stored.place(i)[-2:] for i in range(len(stored))] == [":1", ":3"]
     assert stored.skipped == {"a question": (2, f"{tmp_path}/rows.jsonl:2")}
-    assert stored.describe_skipped() == f"{tmp_path}/rows.jsonl: 2 bad rows skipped: 2 a question (first {tmp_path}/rows.jsonl:2)"
+    assert (
+        describe_skipped(stored.name, stored.skipped)
+        == f"{tmp_path}/rows.jsonl: 2 bad rows skipped: 2 a question (first {tmp_path}/rows.jsonl:2)"
+    )
     again = set_of(tmp_path, texts, on_bad_row="skip")
     assert (again.cached, again.skipped) == (True, stored.skipped)
     with pytest.raises(DataError, match=r"every row is bad; the first is .*rows.jsonl:1: asks"):

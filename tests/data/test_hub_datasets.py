@@ -14,14 +14,14 @@ from tfkit.data.columns.forms import ClassName
 from tfkit.data.columns.record_columns import Columns
 from tfkit.data.columns.rows import Part, Row, Skipped
 from tfkit.data.sources.hub_datasets import StreamedSource
-from tfkit.data.sources.open_sources import first_records, open_source
+from tfkit.data.sources.open_sources import open_source
+from tfkit.data.sources.prediction_rows import first_records
 from tfkit.errors import DataError
 from tfkit.objectives.chat import conversation
 from tfkit.objectives.multiple_choice import right_choice
 from tfkit.objectives.text_regression import _value
 from tfkit.recipe.schema.data_sections import SourceSection
-from tfkit.recipe.schema.judging_sections import FewShotSection
-from tfkit.recipe.schema.label_sections import ClassificationSection, MultipleChoiceSection, TaggingSection
+from tfkit.recipe.schema.label_sections import ClassificationSection, FewShotSection, MultipleChoiceSection, TaggingSection
 from tfkit.recipe.schema.objective_sections import ChatSection
 
 ROWS = [{"text": f"text number {i}", "n": i, "when": [i]} for i in range(100)]

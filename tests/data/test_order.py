@@ -7,8 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tfkit.data.order.draws import Draws, EpochCache
-from tfkit.data.order.weighted_order import WeightedOrder
+from tfkit.data.order.draws import Draws, WeightedOrder, by_epoch
 from tfkit.errors import DataError
 
 
@@ -39,8 +38,8 @@ def test_the_latest_two_are_kept() -> None:
         drawn.append(epoch)
         return 10 * epoch
 
-    latest = EpochCache(draw)
-    assert [latest[epoch] for epoch in (0, 1, 0, 1, 2, 1, 0)] == [0, 10, 0, 10, 20, 10, 0]
+    latest = by_epoch(draw)
+    assert [latest(epoch) for epoch in (0, 1, 0, 1, 2, 1, 0)] == [0, 10, 0, 10, 20, 10, 0]
     assert drawn == [0, 1, 2, 0]
 
 

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from tfkit.data.sources.open_sources import first_records, open_source, training_sources, validation_sources
+from tfkit.data.sources.open_sources import open_source, training_sources, validation_sources
+from tfkit.data.sources.prediction_rows import first_records
 from tfkit.errors import DataError
 from tfkit.recipe.schema.data_sections import DataSection, SourceSection
 from tfkit.recipe.schema.label_sections import ClassificationSection, TaggingSection

@@ -16,8 +16,7 @@ from tfkit.engine.recognition.decided_recipe import _inspect_data
 from tfkit.objectives.multiple_choice import right_choice
 from tfkit.recipe.column_forms import choice_columns
 from tfkit.recipe.schema.data_sections import SourceSection
-from tfkit.recipe.schema.judging_sections import FewShotSection
-from tfkit.recipe.schema.label_sections import MultipleChoiceSection
+from tfkit.recipe.schema.label_sections import FewShotSection, MultipleChoiceSection
 
 ASKED, TEXTS = "What floats?", ["a stone", "a cork", "an anvil"]
 

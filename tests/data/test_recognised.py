@@ -14,13 +14,12 @@ from tfkit.data.columns.labels import find_labels
 from tfkit.data.columns.record_columns import Columns, Record
 from tfkit.data.formats.detection import detect_json_lines
 from tfkit.data.formats.file_content import content_of
-from tfkit.data.sources.open_sources import first_records, training_sources, validation_sources
-from tfkit.data.sources.prediction_rows import PredictionColumns, prediction_rows
+from tfkit.data.sources.open_sources import training_sources, validation_sources
+from tfkit.data.sources.prediction_rows import PredictionColumns, first_records, prediction_rows
 from tfkit.data.sources.split_files import evaluated_files
 from tfkit.errors import DataError
 from tfkit.recipe.schema.data_sections import DataSection, SourceSection
-from tfkit.recipe.schema.label_sections import ClassificationSection, TaggingSection
-from tfkit.recipe.schema.multi_label_section import MultiLabelSection
+from tfkit.recipe.schema.label_sections import ClassificationSection, MultiLabelSection, TaggingSection
 from tfkit.recipe.schema.objective_sections import ChatSection, TextToTextSection
 from tfkit.recipe.schema.question_answering_section import QuestionAnsweringSection
 from tfkit.recipe.schema.roles import TEXT, Role

@@ -14,7 +14,7 @@ from tiny_files import write_rows
 from tfkit.data import open_source
 from tfkit.data.columns.record_columns import Columns
 from tfkit.data.columns.rows import Part, Row, hash_fraction
-from tfkit.data.sources.open_sources import all_records, first_records
+from tfkit.data.sources.prediction_rows import all_records, first_records
 from tfkit.data.sources.stdlib import EXCLUDED, StdlibSource
 from tfkit.errors import DataError
 from tfkit.recipe.schema.data_sections import SourceSection

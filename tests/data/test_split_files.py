@@ -5,7 +5,8 @@ from pathlib import Path, PurePath
 
 import pytest
 
-from tfkit.data.sources.open_sources import first_records, open_source, training_sources, validation_sources
+from tfkit.data.sources.open_sources import open_source, training_sources, validation_sources
+from tfkit.data.sources.prediction_rows import first_records
 from tfkit.data.sources.split_files import evaluated_files, split_of
 from tfkit.errors import DataError
 from tfkit.recipe.schema.data_sections import DataSection, SourceSection

@@ -12,6 +12,7 @@ from tokenizers import processors as post
 from tfkit.data import PackedRows, TokenStream, cache_folder, open_source, token_stream
 from tfkit.data.store import hashes
 from tfkit.data.store import token_stream as build
+from tfkit.data.store.token_stream import check_ids
 from tfkit.errors import DataError, ModelError
 from tfkit.recipe.schema.data_sections import TokenizerSection
 from tfkit.tokenizer import END_OF_TEXT, Tokenizer, train_byte_bpe, train_tokenizer
@@ -121,8 +122,8 @@ def test_large_vocabularies_take_four_bytes(tmp_path: Path) -> None:
     assert stream.tokens.dtype == np.uint32
     assert stream.max_id == stream.tokens[0] == PLAIN.size + 65_599
     with pytest.raises(ModelError, match=r"ids up to 658\d\d, the model's vocabulary ends at 65535"):
-        stream.check_vocabulary(65_536)
-    stream.check_vocabulary(stream.max_id + 1)
+        check_ids(stream.name, stream.max_id, 65_536)
+    check_ids(stream.name, stream.max_id, stream.max_id + 1)
 
 
 def test_batches_do_not_show_in_the_stream(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

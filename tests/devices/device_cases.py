@@ -36,8 +36,7 @@ from tfkit.objectives.text_regression import Regression
 from tfkit.objectives.text_to_text import TextToText
 from tfkit.recipe.presets import merge
 from tfkit.recipe.schema.data_sections import SourceSection
-from tfkit.recipe.schema.label_sections import ClassificationSection, MultipleChoiceSection, TaggingSection
-from tfkit.recipe.schema.multi_label_section import MultiLabelSection
+from tfkit.recipe.schema.label_sections import ClassificationSection, MultiLabelSection, MultipleChoiceSection, TaggingSection
 from tfkit.recipe.schema.objective_sections import (
     ChatSection,
     DistillationSection,

@@ -9,10 +9,9 @@ import pytest
 
 from tfkit.engine.request.evaluation_settings import read_settings
 from tfkit.recipe.reading.overrides import parse_overrides
-from tfkit.recipe.schema.best_metric import HIGHER, LOWER
-from tfkit.recipe.schema.judging_sections import FewShotSection
+from tfkit.recipe.schema.label_sections import FewShotSection
 from tfkit.recipe.schema.objective_facts import SECTIONS
-from tfkit.recipe.schema.objective_sections import TEXT_METRICS
+from tfkit.recipe.schema.objective_sections import HIGHER, LOWER, TEXT_METRICS
 
 PAGE = (Path(__file__).parents[2] / "docs" / "evaluation.md").read_text(encoding="utf-8").replace("\\\n", " ")
 COMMANDS = [shlex.split(line) for line in re.findall(r"^    (tfkit evaluate .*)$", PAGE, re.MULTILINE)]

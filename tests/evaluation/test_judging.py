@@ -13,7 +13,7 @@ from tfkit.evaluation.likelihood import Likelihood, Question
 from tfkit.model.config import ModelConfig
 from tfkit.model.transformer import build
 from tfkit.objectives.metrics import unit_weights
-from tfkit.recipe.schema.judging_sections import FewShotSection
+from tfkit.recipe.schema.label_sections import FewShotSection
 from tfkit.tokenizer import train_byte_bpe
 
 

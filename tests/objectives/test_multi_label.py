@@ -21,7 +21,7 @@ from tfkit.objectives.metrics.classes import label_set_figures, label_set_metric
 from tfkit.objectives.multi_label import MultiLabel
 from tfkit.objectives.objective import Batch, Sum
 from tfkit.recipe.schema.data_sections import SourceSection
-from tfkit.recipe.schema.multi_label_section import MultiLabelSection
+from tfkit.recipe.schema.label_sections import MultiLabelSection
 
 LABELS = ("animal", "clothes", "motion", "size")
 CONFIG = ENCODER | {"head": {"kind": "classes", "count": 4, "pool": "first", "dense": "tanh", "bias": True}}

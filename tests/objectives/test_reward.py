@@ -19,7 +19,7 @@ from tfkit.model.config import ModelConfig
 from tfkit.model.transformer import Transformer
 from tfkit.objectives.context import ModelContext
 from tfkit.objectives.metrics import unit_weights
-from tfkit.objectives.pair_loss import calibration_metrics
+from tfkit.objectives.preference_rows import calibration_metrics
 from tfkit.objectives.reward import PAD, Reward, fit_tokenizer, open_reward, read_shift, reward_scores
 from tfkit.recipe.schema.preference_sections import RewardSection
 

@@ -12,8 +12,8 @@ from tfkit.__main__ import main
 from tfkit.families import PRESETS
 from tfkit.model.config import ExpertsConfig, ModelConfig
 from tfkit.recipe import RecipeError, bundled_recipes, json_schema, open_recipe, read_chain, read_recipe
-from tfkit.recipe.reading.fields import section_types
 from tfkit.recipe.reading.overrides import parse_overrides
+from tfkit.recipe.reading.validate import section_types
 from tfkit.recipe.schema.sections import ModelSection, Recipe
 
 GOOD = "model: {preset: gpt2}\ndata: {train: [{stdlib: true}]}\ntraining: {steps: 3}\n"

@@ -8,10 +8,9 @@ import pytest
 
 from tfkit.recipe import RecipeError, read_recipe
 from tfkit.recipe.reading.overrides import parse_overrides
-from tfkit.recipe.schema.best_metric import metrics_of
 from tfkit.recipe.schema.label_sections import ClassificationSection, MultipleChoiceSection
 from tfkit.recipe.schema.objective_facts import ObjectiveSection
-from tfkit.recipe.schema.objective_sections import TextToTextSection
+from tfkit.recipe.schema.objective_sections import TextToTextSection, metrics_of
 
 RECIPE = """\
 model: {preset: gpt2}

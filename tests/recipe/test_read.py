@@ -5,8 +5,8 @@ import pytest
 
 from tfkit.errors import UsageError
 from tfkit.recipe import RecipeError, find_recipe, open_recipe, read_recipe
-from tfkit.recipe.reading.fields import section_types, tags
 from tfkit.recipe.reading.overrides import parse_overrides
+from tfkit.recipe.reading.validate import section_types, tags
 from tfkit.recipe.schema.optimizer_sections import AdamWSection, MuonSection
 from tfkit.recipe.schema.sections import Recipe
 

@@ -7,6 +7,7 @@ from tokenizers import Tokenizer as Backend
 
 from tfkit.tokenizer import END_OF_TEXT, load_tokenizer, save_tokenizer, train_byte_bpe
 from tfkit.tokenizer.entries import token_bytes
+from tfkit.tokenizer.tokenizer_files import UNLIMITED
 
 TEXTS = [
     "",
@@ -38,9 +39,9 @@ def assert_same_as_transformers(folder: Path) -> None:
 @pytest.mark.parametrize("add_bos", [True, False])
 def test_transformers_reads_what_was_trained(tmp_path: Path, add_bos: bool) -> None:
     tokenizer = train_byte_bpe(CORPUS, 300, add_bos)
-    save_tokenizer(tokenizer, tmp_path, context_length=128)
+    save_tokenizer(tokenizer, tmp_path)
     assert_same_as_transformers(tmp_path)
-    assert auto_tokenizer(tmp_path).model_max_length == 128
+    assert auto_tokenizer(tmp_path).model_max_length == UNLIMITED
     loaded = load_tokenizer(tmp_path)
     assert loaded is not None
     assert loaded.fingerprint() == tokenizer.fingerprint()

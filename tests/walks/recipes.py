@@ -13,11 +13,10 @@ from tfkit.recipe.presets import model_problems
 from tfkit.recipe.reading.checks import cross_problems
 from tfkit.recipe.reading.rank_divisibility import require_mesh
 from tfkit.recipe.reading.tree import Mapping, Place
-from tfkit.recipe.schema.best_metric import metrics_of
 from tfkit.recipe.schema.data_sections import DataSection, TokenizerSection
 from tfkit.recipe.schema.objective_facts import SECTIONS
-from tfkit.recipe.schema.optimizer_sections import OptimizerSection, ScheduleSection
-from tfkit.recipe.schema.parallel_section import ParallelSection
+from tfkit.recipe.schema.objective_sections import metrics_of
+from tfkit.recipe.schema.optimizer_sections import OptimizerSection, ParallelSection, ScheduleSection
 from tfkit.recipe.schema.sections import CheckpointSection, EvaluationSection, GenerationSection, TrainingSection
 from tfkit.recipe.schema.sections import Recipe as RecipeSchema
 from tfkit.recipe.schema.vocabularies import VOCABULARIES, variant_of

@@ -9,11 +9,10 @@ import torch
 from tfkit.alignment.response_sampling import SampledResponse, sample
 from tfkit.alignment.rewards import Rules
 from tfkit.alignment.user_code import NO_CODE
-from tfkit.data import Encoded, Row
+from tfkit.data import Encoded, Row, digest
 from tfkit.data.columns.rows import BadRow
 from tfkit.objectives.ai_feedback import Feedback
 from tfkit.objectives.companion import PLACEHOLDER
-from tfkit.objectives.labelled import digest
 from tfkit.objectives.preference_rows import IDS
 
 _VERSION = "ai feedback 1"  # part of the fingerprint: raise it when equal prompts and models give other examples

@@ -6,7 +6,7 @@ from typing import Any
 
 from tfkit import console
 from tfkit.errors import Stopped, TfkitError
-from tfkit.recipe.schema.best_metric import HIGHER
+from tfkit.recipe.schema.objective_sections import HIGHER
 from tfkit.run import strict_json
 from tfkit.units import (
     format_baselines,

@@ -3,46 +3,32 @@
 `datasets` and `pyarrow` are imported only when a source needs them.
 """
 
-from tfkit.data.columns.rows import Row, Source
-from tfkit.data.order.example_rows import ExampleBatch, ExampleRows
-from tfkit.data.order.framed import Frame, FramedBatch, FramedRows
-from tfkit.data.order.loader import BatchSizes, Loader, Rows, StepLoader
-from tfkit.data.order.packing import PackedBatch, PackedRows
-from tfkit.data.order.sentence_pairs import SentencePairRows
-from tfkit.data.order.spans import SpanBatch, SpanRows
-from tfkit.data.sources.open_sources import open_source
-from tfkit.data.store.example_sets import Encoded, Encoder, Example, ExampleSet, example_set
-from tfkit.data.store.folder_cache import cache_folder, cache_size
-from tfkit.data.store.token_stream import TokenStream, token_stream
-from tfkit.data.store.vocabulary import sample_texts, trained_tokenizer
-
-__all__ = [
-    "BatchSizes",
-    "Encoded",
-    "Encoder",
-    "Example",
-    "ExampleBatch",
-    "ExampleRows",
-    "ExampleSet",
-    "Frame",
-    "FramedBatch",
-    "FramedRows",
-    "Loader",
-    "PackedBatch",
-    "PackedRows",
-    "Row",
-    "Rows",
-    "SentencePairRows",
-    "Source",
-    "SpanBatch",
-    "SpanRows",
-    "StepLoader",
-    "TokenStream",
-    "cache_folder",
-    "cache_size",
-    "example_set",
-    "open_source",
-    "sample_texts",
-    "token_stream",
-    "trained_tokenizer",
-]
+from tfkit.data.columns.rows import Row as Row
+from tfkit.data.columns.rows import Source as Source
+from tfkit.data.order.example_rows import ExampleBatch as ExampleBatch
+from tfkit.data.order.example_rows import ExampleRows as ExampleRows
+from tfkit.data.order.framed import Frame as Frame
+from tfkit.data.order.framed import FramedBatch as FramedBatch
+from tfkit.data.order.framed import FramedRows as FramedRows
+from tfkit.data.order.loader import BatchSizes as BatchSizes
+from tfkit.data.order.loader import Loader as Loader
+from tfkit.data.order.loader import Rows as Rows
+from tfkit.data.order.loader import StepLoader as StepLoader
+from tfkit.data.order.packing import PackedBatch as PackedBatch
+from tfkit.data.order.packing import PackedRows as PackedRows
+from tfkit.data.order.sentence_pairs import SentencePairRows as SentencePairRows
+from tfkit.data.order.spans import SpanBatch as SpanBatch
+from tfkit.data.order.spans import SpanRows as SpanRows
+from tfkit.data.sources.open_sources import open_source as open_source
+from tfkit.data.store.example_sets import Encoded as Encoded
+from tfkit.data.store.example_sets import Encoder as Encoder
+from tfkit.data.store.example_sets import Example as Example
+from tfkit.data.store.example_sets import ExampleSet as ExampleSet
+from tfkit.data.store.example_sets import example_set as example_set
+from tfkit.data.store.folder_cache import cache_folder as cache_folder
+from tfkit.data.store.folder_cache import cache_size as cache_size
+from tfkit.data.store.hashes import digest as digest
+from tfkit.data.store.token_stream import TokenStream as TokenStream
+from tfkit.data.store.token_stream import token_stream as token_stream
+from tfkit.data.store.vocabulary import sample_texts as sample_texts
+from tfkit.data.store.vocabulary import trained_tokenizer as trained_tokenizer

@@ -17,7 +17,7 @@ from tfkit.model.transformer import Transformer
 from tfkit.objectives.metrics import Numbers, Scores
 from tfkit.objectives.multiple_choice import right_choice
 from tfkit.parallel.rank_map import UNWATCHED, BatchWork
-from tfkit.recipe.schema.judging_sections import FewShotSection
+from tfkit.recipe.schema.label_sections import FewShotSection
 from tfkit.tokenizer import Tokenizer
 
 _BLOCK_ROWS = 256  # rows whose questions are sorted together, so that texts of similar lengths share batches

@@ -14,8 +14,7 @@ from torch.optim.adam import adam
 from tfkit.data.columns.rows import Row
 from tfkit.objectives.conversation_texts import bare_text
 from tfkit.objectives.metrics import Numbers
-from tfkit.objectives.pair_loss import rate_right
-from tfkit.objectives.preference_rows import Preference, read_preference
+from tfkit.objectives.preference_rows import Preference, rate_right, read_preference
 
 MAX_PAIRS = 20_000  # for training
 MAX_WORDS = 20_000  # the most frequent words of these pairs

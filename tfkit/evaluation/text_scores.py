@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from tfkit.data.store.token_stream import TokenStream
+from tfkit.data.store.token_stream import TokenStream, check_ids
 from tfkit.errors import DataError, ModelError
 from tfkit.evaluation.row_scores import TokenBudget
 from tfkit.generation.inference import Interrupted, inference
@@ -110,7 +110,7 @@ def score_texts(
     The result does not depend on the batch size beyond rounding. Progress counts scored targets. Return None if the work was stopped.
     Raises DataError if no text has a target, ModelError if an id is outside the model's vocabulary.
     """
-    stream.check_vocabulary(model.config.vocab_size)
+    check_ids(stream.name, stream.max_id, model.config.vocab_size)
     targets = count_targets(stream, max_tokens)
     if not targets.any():
         raise DataError(

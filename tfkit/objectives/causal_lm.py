@@ -1,7 +1,6 @@
-"""Causal language modelling: predict each token from those before it; also as pretraining text in the steps of another objective."""
+"""Causal language modelling: predict each token from those before it."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Literal
 
@@ -91,31 +90,3 @@ def _first_end(stream: TokenStream, tokenizer: Tokenizer) -> int:
     last = int(stream.starts[1]) - 1
     ends = {tokenizer.eos_id, *tokenizer.suffix[-1:]}
     return last if int(stream.tokens[last]) in ends else last + 1
-
-
-@dataclass(frozen=True)
-class PretrainingMix:
-    """The pretraining text that a step reads after its own rows, in separate micro-batches, cut as for causal language modelling.
-
-    It prevents forgetting: InstructGPT (arXiv 2203.02155, section 3.5 and appendix C.4) adds the language modelling gradient, times 27.8,
-    to that of each PPO step.
-    """
-
-    ratio: int  # rows of text per row of the step
-    text: CausalLM
-
-    def open_rows(self, streams: Sequence[tuple[TokenStream, float]], order: RowOrder) -> PackedRows:
-        """Return rows of one length. Raises DataError if a source has too little text for one."""
-        return self.text.open_rows(streams, order)
-
-    def collate(self, rows: PackedBatch) -> Batch:
-        """Return a batch with `is_pretraining` set."""
-        return replace(self.text.collate(rows), is_pretraining=True)
-
-    def count(self, batch: Batch) -> int:
-        """Return the number of targets of a batch of text."""
-        return self.text.counts(batch)["lm"]
-
-    def loss(self, model: Transformer, batch: Batch) -> Tensor:
-        """Return the sum of -log p over the targets of a batch of text, in nats."""
-        return self.text.loss(model, batch)["lm"]

@@ -12,13 +12,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tfkit.data import Encoded, Example, ExampleBatch, ExampleRows, ExampleSet, Row
+from tfkit.data import Encoded, Example, ExampleBatch, ExampleRows, ExampleSet, Row, digest
 from tfkit.data.columns.rows import BadRow
 from tfkit.errors import ModelError
 from tfkit.model.padding import pad, padding_mask
 from tfkit.objectives.context import LONGER_ROWS, RowOrder, Stored, example_rows
-from tfkit.objectives.labelled import RowResult, WritingObjective, digest, not_blank
-from tfkit.objectives.messages import CONTROL, checked_text, plain_message
+from tfkit.objectives.conversation_texts import CONTROL, checked_text, plain_message
+from tfkit.objectives.labelled import RowResult, WritingObjective, not_blank
 from tfkit.objectives.objective import IGNORED, Batch
 from tfkit.objectives.sequence_to_sequence import TokenTargets
 from tfkit.recipe.schema.objective_sections import ChatSection

@@ -10,15 +10,15 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from tfkit.data import Encoded, ExampleBatch, ExampleSet, Row
+from tfkit.data import Encoded, ExampleBatch, ExampleSet, Row, digest
 from tfkit.data.columns.rows import BadRow
-from tfkit.data.order.weighted_order import count_repeats
+from tfkit.data.order.draws import count_repeats
 from tfkit.model.transformer import Transformer
 from tfkit.objectives.context import Stored
-from tfkit.objectives.labelled import NO_LABEL, Answer, LabelledObjective, LabelProbabilities, RowResult, class_answer, digest
+from tfkit.objectives.labelled import NO_LABEL, Answer, LabelledObjective, LabelProbabilities, RowResult, class_answer
 from tfkit.objectives.metrics import Scores
 from tfkit.objectives.metrics.classes import class_metrics, classification_metrics
-from tfkit.objectives.objective import Batch, Sum, weighted_loss
+from tfkit.objectives.objective import Batch, Sum
 from tfkit.objectives.text_pairs import WholeTexts, labels_of
 from tfkit.recipe.schema.label_sections import ClassificationSection
 from tfkit.tokenizer import Tokenizer
@@ -31,6 +31,7 @@ class Classification(LabelledObjective):
 
     terms: Mapping[str, float] = MappingProxyType({"classes": 1.0})
     ids = ("input_ids",)
+    means = ("accuracy",)
     evaluates_answers = True  # F1 is not a sum over rows
 
     def __init__(self, section: ClassificationSection, tokenizer: Tokenizer, labels: Sequence[str], row_length: int, start_id: int | None):
@@ -73,10 +74,6 @@ class Classification(LabelledObjective):
         logits = model(**batch.inputs()).logits
         loss, right = F.cross_entropy(logits.float(), batch.labels, reduction="sum"), (logits.argmax(-1) == batch.labels).sum()
         return {"classes": Sum(float(loss), len(batch.labels)), "accuracy": Sum(float(right), len(batch.labels))}
-
-    def metrics(self, sums: Mapping[str, Sum]) -> dict[str, float]:
-        """Return `loss` and `accuracy`."""
-        return {"loss": weighted_loss(self.terms, sums), "accuracy": sums["accuracy"].mean}
 
     def prepare(self, train: Sequence[tuple[Stored, float]]) -> None:
         """Set class weights of N / (classes * rows of the class), as scikit-learn's `balanced`: their mean over rows is 1.

@@ -19,8 +19,7 @@ from tfkit.objectives.conversation_texts import ConversationTexts
 from tfkit.objectives.labelled import LabelledObjective, RowResult
 from tfkit.objectives.log_probs import response_log_probs, sequence_sums
 from tfkit.objectives.objective import Batch, ReferenceUse, Sum, weighted_loss
-from tfkit.objectives.pair_loss import pair_losses, pair_results
-from tfkit.objectives.preference_rows import IDS, PreferenceEncoder, pair_rows, prompts_in
+from tfkit.objectives.preference_rows import IDS, PreferenceEncoder, pair_losses, pair_results, pair_rows, prompts_in
 from tfkit.recipe.schema.preference_sections import DPOSection
 from tfkit.tokenizer import Tokenizer
 

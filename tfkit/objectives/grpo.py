@@ -28,7 +28,7 @@ class GRPO(RolloutObjective):
 
     def __init__(self, section: GRPOSection, context: ModelContext):
         self.section, self.tokenizer, self.prompt_encoder = section, context.tokenizer, PromptEncoder(section, context)
-        self.reward, self.gold = open_score_model(section, "reward", context), open_gold_model(section, "gold", context)
+        self.reward, self.gold = open_score_model(section, "reward", context), open_gold_model(section, context)
         self.clip_range = section.clip_range
         self._baseline = GroupBaseline(section.scale_rewards == "group")
 

@@ -5,7 +5,6 @@ row of the batch that `collate` makes of them. The section's `asked_roles` are t
 texts, `prompt_ids` takes the place of `answers`.
 """
 
-import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
@@ -20,7 +19,7 @@ from tfkit.errors import UsageError
 from tfkit.model.transformer import Transformer
 from tfkit.objectives.context import RowOrder, Stored, example_rows
 from tfkit.objectives.metrics import Scores
-from tfkit.objectives.objective import Batch, Objective, Sum
+from tfkit.objectives.objective import Batch, Objective, Sum, weighted_loss
 from tfkit.tokenizer import Tokenizer
 
 NO_LABEL = "(no answer)"  # the prediction for a row or a word that the model did not read
@@ -52,6 +51,7 @@ class Answer(NamedTuple):
 class LabelledObjective(Objective, Encoder, Protocol):
     """An objective that encodes each row as one example, and compares the model's answer with the row's."""
 
+    means: Sequence[str] = ()  # the sums of `measure` whose means are metrics
     cuts_answers: bool = False  # whether a truncated row has a truncated answer, which `completed` corrects
     evaluates_answers: bool = False  # whether evaluations during training report `answer_metrics`, too
 
@@ -72,6 +72,10 @@ class LabelledObjective(Objective, Encoder, Protocol):
     def measure(self, model: Transformer, batch: Batch) -> dict[str, Sum]:
         """Return the sums of `predict` over all rows of a batch."""
         return sum_results(self.predict(model, batch))
+
+    def metrics(self, sums: Mapping[str, Sum]) -> dict[str, float]:
+        """Return `loss`, the weighted sum of the terms' mean losses, and the `means`."""
+        return {"loss": weighted_loss(self.terms, sums), **{name: sums[name].mean for name in self.means}}
 
     def reference_values(self, model: Transformer, batch: Batch) -> Tensor:
         """Return the reference model's value of each sequence, (C,), which is stored once in the array `reference` of the examples."""
@@ -132,11 +136,6 @@ class WritingObjective(LabelledObjective, Protocol):
     def start_id(self) -> int | None:
         """The first id of an encoder-decoder's decoder; None for a model that continues its prompt."""
         return None
-
-
-def digest(*about: object) -> str:
-    """Return a hash of these values, for a fingerprint."""
-    return hashlib.blake2b("\0".join(map(str, about)).encode(), digest_size=16).hexdigest()
 
 
 def sums_by_row(values: Tensor, rows: Tensor, count: int) -> list[Sum]:

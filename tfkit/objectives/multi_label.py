@@ -13,16 +13,16 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from tfkit.data import Encoded, ExampleBatch, Row
+from tfkit.data import Encoded, ExampleBatch, Row, digest
 from tfkit.data.columns.rows import BadRow
 from tfkit.model.transformer import Transformer
 from tfkit.objectives.classification import unknown_label
-from tfkit.objectives.labelled import NO_LABEL, Answer, LabelledObjective, LabelProbabilities, RowResult, digest, short
+from tfkit.objectives.labelled import NO_LABEL, Answer, LabelledObjective, LabelProbabilities, RowResult, short
 from tfkit.objectives.metrics import Scores
 from tfkit.objectives.metrics.classes import label_set_figures, label_set_metrics
-from tfkit.objectives.objective import Batch, Sum, weighted_loss
+from tfkit.objectives.objective import Batch, Sum
 from tfkit.objectives.text_pairs import WholeTexts, labels_of
-from tfkit.recipe.schema.multi_label_section import MultiLabelSection
+from tfkit.recipe.schema.label_sections import MultiLabelSection
 from tfkit.tokenizer import Tokenizer
 
 
@@ -31,6 +31,7 @@ class MultiLabel(LabelledObjective):
 
     terms: Mapping[str, float] = MappingProxyType({"labels": 1.0})
     ids = ("input_ids",)
+    means = ("exact_match",)  # the fraction of texts whose predicted labels are exactly the right ones
     evaluates_answers = True  # F1 is not a sum over rows
 
     def __init__(self, section: MultiLabelSection, tokenizer: Tokenizer, labels: Sequence[str], row_length: int, start_id: int | None):
@@ -73,10 +74,6 @@ class MultiLabel(LabelledObjective):
             "labels": Sum(float(_losses(logits, batch.labels).sum()), batch.labels.numel()),
             "exact_match": Sum(float(exact.sum()), len(exact)),
         }
-
-    def metrics(self, sums: Mapping[str, Sum]) -> dict[str, float]:
-        """Return `loss`, and `exact_match`: the fraction of texts whose predicted labels are exactly the right ones."""
-        return {"loss": weighted_loss(self.terms, sums), "exact_match": sums["exact_match"].mean}
 
     def predict(self, model: Transformer, batch: Batch) -> Iterator[RowResult]:
         """Yield the labels of each text with a probability above 0.5, and the probabilities of all."""

@@ -14,16 +14,16 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from tfkit.data import Encoded, ExampleBatch, Row
+from tfkit.data import Encoded, ExampleBatch, Row, digest
 from tfkit.data.columns.rows import BadRow
 from tfkit.data.columns.structured_forms import Choices
 from tfkit.data.order.sentence_pairs import fit
 from tfkit.errors import ModelError
 from tfkit.model.padding import pad, padding_mask
 from tfkit.model.transformer import Transformer
-from tfkit.objectives.labelled import Answer, LabelledObjective, RowResult, class_answer, digest, sums_by_row
+from tfkit.objectives.labelled import Answer, LabelledObjective, RowResult, class_answer, sums_by_row
 from tfkit.objectives.log_probs import label_log_probs
-from tfkit.objectives.objective import IGNORED, Batch, Sum, weighted_loss
+from tfkit.objectives.objective import IGNORED, Batch, Sum
 from tfkit.objectives.text_pairs import no_room
 from tfkit.recipe.schema.label_sections import MultipleChoiceSection
 from tfkit.tokenizer import Tokenizer
@@ -40,6 +40,7 @@ class MultipleChoice(LabelledObjective):
         """Raises ModelError if the tokenizer lacks a special token, or if the special tokens leave no room for text."""
         self.section, self.tokenizer, self.row_length = section, tokenizer, row_length
         self.terms: Mapping[str, float] = MappingProxyType({"choices": 1.0} | ({"lm": section.lm_weight} if section.lm_weight else {}))
+        self.means = (*self.terms, "accuracy")  # `choices` is in nats per row, `lm` in nats per token
         self._start, self._delimiter, self._classify = (self._special(name) for name in ("start", "delimiter", "classify"))
         self._room = row_length - len(self._start) - 2
         if self._room < 2:
@@ -123,10 +124,6 @@ class MultipleChoice(LabelledObjective):
         if "lm" in self.terms:
             sums["lm"] = Sum(float(-label_log_probs(model, output.hidden, batch.labels).sum()), counts["lm"])
         return sums | {"accuracy": Sum(float(right[table.argmax(dim=1)].sum()), counts["choices"])}
-
-    def metrics(self, sums: Mapping[str, Sum]) -> dict[str, float]:
-        """Return `loss`, its terms `choices` (nats per row) and `lm` (nats per token), and `accuracy`."""
-        return {"loss": weighted_loss(self.terms, sums), **{name: sums[name].mean for name in (*self.terms, "accuracy")}}
 
     def predict(self, model: Transformer, batch: Batch) -> Iterator[RowResult]:
         """Yield the number of each row's answer with the highest score, from 0; the `lm` sums are over all its answers."""

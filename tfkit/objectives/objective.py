@@ -19,10 +19,9 @@ from tfkit.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
     from tfkit.objectives.ai_feedback import Feedback
-    from tfkit.objectives.causal_lm import PretrainingMix
     from tfkit.objectives.companion import Companion
     from tfkit.objectives.labelled import LabelledObjective
-    from tfkit.objectives.rollouts import Rollouts
+    from tfkit.objectives.rollouts import PretrainingMix, Rollouts
 
 ReferenceUse = Literal["none", "once", "throughout"]
 IGNORED = -100  # the label of a position that has no loss

@@ -10,13 +10,13 @@ import torch
 from torch import Tensor
 
 from tfkit.model.transformer import Transformer
-from tfkit.objectives.causal_lm import CausalLM, PretrainingMix
+from tfkit.objectives.causal_lm import CausalLM
 from tfkit.objectives.companion import Companion
 from tfkit.objectives.context import ModelContext
 from tfkit.objectives.grpo import clipped_loss
 from tfkit.objectives.log_probs import response_log_probs
 from tfkit.objectives.objective import IGNORED, Batch, Observation
-from tfkit.objectives.rollouts import PromptEncoder, RolloutObjective, Rollouts, ValueBaseline
+from tfkit.objectives.rollouts import PretrainingMix, PromptEncoder, RolloutObjective, Rollouts, ValueBaseline
 from tfkit.objectives.score_model import ScoreModel, open_gold_model, open_score_model
 from tfkit.recipe.schema.rollout_sections import PPOSection
 
@@ -40,7 +40,7 @@ class PPO(RolloutObjective):
     def __init__(self, section: PPOSection, context: ModelContext, value: ScoreModel | None):
         """`value`: the value model; None for an evaluation, which does not need it."""
         self.section, self.tokenizer, self.prompt_encoder = section, context.tokenizer, PromptEncoder(section, context)
-        self.reward, self.gold = open_score_model(section, "reward", context), open_gold_model(section, "gold", context)
+        self.reward, self.gold = open_score_model(section, "reward", context), open_gold_model(section, context)
         self.value = value
         self.terms: Mapping[str, float] = {"policy": 1.0, "value": 1.0}
         self._mix: PretrainingMix | None = None

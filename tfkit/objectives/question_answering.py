@@ -18,15 +18,15 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from tfkit.data import Encoded, ExampleBatch, Row
+from tfkit.data import Encoded, ExampleBatch, Row, digest
 from tfkit.data.columns.rows import BadRow
 from tfkit.errors import ModelError
 from tfkit.model.padding import pad, padding_mask
 from tfkit.model.transformer import Transformer
 from tfkit.objectives.answer_spans import NO_ANSWER, Span, best_spans, merge, probabilities
-from tfkit.objectives.labelled import Answer, LabelledObjective, RowResult, digest, short
+from tfkit.objectives.labelled import Answer, LabelledObjective, RowResult, short
 from tfkit.objectives.metrics.texts import answer_scores
-from tfkit.objectives.objective import Batch, Sum, weighted_loss
+from tfkit.objectives.objective import Batch, Sum
 from tfkit.objectives.text_pairs import no_room
 from tfkit.recipe.schema.question_answering_section import QuestionAnsweringSection
 from tfkit.tokenizer import Tokenizer
@@ -50,6 +50,7 @@ class QuestionAnswering(LabelledObjective):
                 "between two; use a model with one of WordPiece, such as BERT's"
             )
         self.section, self.tokenizer, self.row_length = section, tokenizer, row_length
+        self.means = section.training_metrics[1:]  # the loss is in nats per window and end
         try:
             self._windows = WindowEncoder(tokenizer, row_length, section.doc_stride)
         except ValueError:
@@ -105,11 +106,6 @@ class QuestionAnswering(LabelledObjective):
     def loss(self, model: Transformer, batch: Batch) -> dict[str, Tensor]:
         """Return the sum over windows."""
         return {"spans": _losses(_logits(model, batch), batch.labels).sum()}
-
-    def metrics(self, sums: Mapping[str, Sum]) -> dict[str, float]:
-        """Return `loss` (nats per window and end), `exact_match` and `f1`; if unanswerable questions are allowed, for each kind, too."""
-        names = self.section.training_metrics[1:]
-        return {"loss": weighted_loss(self.terms, sums), **{name: sums[name].mean for name in names}}
 
     def predict(self, model: Transformer, batch: Batch) -> Iterator[RowResult]:
         """Yield the best answer over all windows of each question, with its position in the context."""

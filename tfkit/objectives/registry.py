@@ -28,7 +28,7 @@ from tfkit.objectives.tagging import Tagging
 from tfkit.objectives.teacher import open_teacher
 from tfkit.objectives.text_regression import Regression
 from tfkit.objectives.text_to_text import TextToText
-from tfkit.recipe.reading.fields import tags
+from tfkit.recipe.reading.validate import tags
 from tfkit.recipe.schema.objective_facts import ObjectiveSection, declared, judges_only
 from tfkit.recipe.schema.objective_sections import DistillationSection
 from tfkit.recipe.schema.sections import Recipe, rebuild_recipe

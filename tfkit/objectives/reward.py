@@ -26,9 +26,8 @@ from tfkit.objectives.context import ModelContext, Stored
 from tfkit.objectives.conversation_texts import ConversationTexts
 from tfkit.objectives.labelled import Answer, LabelledObjective, RowResult, short
 from tfkit.objectives.metrics import Scores
-from tfkit.objectives.objective import Batch, Sum, weighted_loss
-from tfkit.objectives.pair_loss import calibration_metrics, pair_losses, pair_results
-from tfkit.objectives.preference_rows import IDS, PreferenceEncoder, differences, prompts_in
+from tfkit.objectives.objective import Batch, Sum
+from tfkit.objectives.preference_rows import IDS, PreferenceEncoder, calibration_metrics, differences, pair_losses, pair_results, prompts_in
 from tfkit.recipe.schema.preference_sections import RewardSection
 from tfkit.tokenizer import Tokenizer
 from tfkit.tokenizer.tokenizer import token_text
@@ -44,6 +43,7 @@ class Reward(LabelledObjective):
 
     terms: Mapping[str, float] = MappingProxyType({"reward": 1.0})
     ids = IDS
+    means = ("accuracy", "margin")  # over pairs; the loss, in nats, is over prompts
     draws_dropout = False
     evaluates_answers = True
     has_facts = True
@@ -81,10 +81,6 @@ class Reward(LabelledObjective):
         if self.every_token:
             return {"reward": losses_at_every_token(model, batch).sum()}
         return {"reward": pair_losses(reward_scores(model, batch), batch).sum()}
-
-    def metrics(self, sums: Mapping[str, Sum]) -> dict[str, float]:
-        """Return `loss` (nats, the mean over prompts), `accuracy` and `margin` (means over pairs)."""
-        return {"loss": weighted_loss(self.terms, sums), **{name: sums[name].mean for name in ("accuracy", "margin")}}
 
     def predict(self, model: Transformer, batch: Batch) -> Iterator[RowResult]:
         """Yield the scores of each prompt's completions, from the best to the worst, and the margins of its pairs."""

@@ -1,4 +1,4 @@
-"""Objectives of sampled responses: the encoding of prompts, and the layout of responses in batches.
+"""Objectives of sampled responses: the encoding of prompts, the layout of responses in batches, and text that is mixed into their steps.
 
 The loader of tfkit/alignment samples the responses of an iteration, rewards them, and makes batches. A response is everything that follows
 its prompt up to and including the end token, which is an action like any other.
@@ -6,23 +6,25 @@ its prompt up to and including the end token, which is an action like any other.
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
-from tfkit.data import Encoded, Example, ExampleBatch, ExampleRows, Row, Rows
+from tfkit.data import Encoded, Example, ExampleBatch, ExampleRows, PackedBatch, PackedRows, Row, Rows, TokenStream, digest
 from tfkit.data.columns.rows import BadRow
 from tfkit.errors import ModelError
 from tfkit.model.padding import pad, padding_mask
+from tfkit.model.transformer import Transformer
+from tfkit.objectives.causal_lm import CausalLM
 from tfkit.objectives.companion import Companion
 from tfkit.objectives.context import LONGER_ROWS, ModelContext, RowOrder, Stored, example_rows
-from tfkit.objectives.conversation_texts import ConversationTexts, PromptCompletion, Turns, bare_text
-from tfkit.objectives.labelled import LabelledObjective, RowResult, digest
-from tfkit.objectives.messages import ROLE_ALIASES
+from tfkit.objectives.conversation_texts import ROLE_ALIASES, ConversationTexts, PromptCompletion, Turns, bare_text
+from tfkit.objectives.labelled import LabelledObjective, RowResult
 from tfkit.objectives.objective import IGNORED, Batch, ReferenceUse, Sum
 from tfkit.objectives.score_model import GoldModel, ScoreModel
 from tfkit.recipe.schema.rollout_sections import RolloutSection
@@ -230,3 +232,31 @@ def response_batch(responses: Sequence[Response], pad_id: int) -> Batch:
     for name, values in extras.items():
         values[padded != IGNORED] = torch.from_numpy(np.concatenate([response.token_values[name] for response in responses]))
     return Batch(pad(texts, pad_id), padded, padding_mask=padding_mask(texts), extras=extras)
+
+
+@dataclass(frozen=True)
+class PretrainingMix:
+    """The pretraining text that a step reads after its own rows, in separate micro-batches, cut as for causal language modelling.
+
+    It prevents forgetting: InstructGPT (arXiv 2203.02155, section 3.5 and appendix C.4) adds the language modelling gradient, times 27.8,
+    to that of each PPO step.
+    """
+
+    ratio: int  # rows of text per row of the step
+    text: CausalLM
+
+    def open_rows(self, streams: Sequence[tuple[TokenStream, float]], order: RowOrder) -> PackedRows:
+        """Return rows of one length. Raises DataError if a source has too little text for one."""
+        return self.text.open_rows(streams, order)
+
+    def collate(self, rows: PackedBatch) -> Batch:
+        """Return a batch with `is_pretraining` set."""
+        return replace(self.text.collate(rows), is_pretraining=True)
+
+    def count(self, batch: Batch) -> int:
+        """Return the number of targets of a batch of text."""
+        return self.text.counts(batch)["lm"]
+
+    def loss(self, model: Transformer, batch: Batch) -> Tensor:
+        """Return the sum of -log p over the targets of a batch of text, in nats."""
+        return self.text.loss(model, batch)["lm"]

@@ -104,30 +104,28 @@ class GoldModel:
         self.companion = companion
         self._texts = Classification(ClassificationSection(kind="classification"), codec, (), config.context_length, None)
 
+    @torch.no_grad()
     def scores(self, texts: Sequence[str], batch_size: int) -> list[float]:
         """Return the score of each text, truncated to the context as in training; NaN for a text without tokens."""
-        with torch.no_grad(), self.companion.model.unsharded():
-            return self._scores(texts, batch_size)
-
-    def _scores(self, texts: Sequence[str], batch_size: int) -> list[float]:
         scores = [float("nan")] * len(texts)
         encoded = self._texts.encode_unlabelled([Row(text, "", {"text": text}) for text in texts])
         kept = [(number, item) for number, item in enumerate(encoded) if isinstance(item, Encoded)]
         device = next(self.companion.model.parameters()).device
-        for start in range(0, len(kept), batch_size):
-            part = kept[start : start + batch_size]
-            numbers = np.array([number for number, _ in part])
-            examples = ExampleBatch([[item.example()] for _, item in part], np.zeros_like(numbers), numbers)
-            batch = self._texts.collate(examples).to(device)
-            logits = self.companion.model(**batch.inputs()).logits.float()
-            values = logits[:, 0] if logits.shape[1] == 1 else logits.softmax(-1)[:, -1]
-            for number, value in zip(numbers.tolist(), values.tolist(), strict=True):
-                scores[number] = value
+        with self.companion.model.unsharded():
+            for start in range(0, len(kept), batch_size):
+                part = kept[start : start + batch_size]
+                numbers = np.array([number for number, _ in part])
+                examples = ExampleBatch([[item.example()] for _, item in part], np.zeros_like(numbers), numbers)
+                batch = self._texts.collate(examples).to(device)
+                logits = self.companion.model(**batch.inputs()).logits.float()
+                values = logits[:, 0] if logits.shape[1] == 1 else logits.softmax(-1)[:, -1]
+                for number, value in zip(numbers.tolist(), values.tolist(), strict=True):
+                    scores[number] = value
         return scores
 
 
-def open_gold_model(section: ObjectiveSection, name: str, context: ModelContext) -> GoldModel | None:
-    """Load the gold model that a field of the section names; None if it names none. Raises ModelError."""
-    if name not in section.companion_paths:
+def open_gold_model(section: ObjectiveSection, context: ModelContext) -> GoldModel | None:
+    """Load the gold model that the section names; None if it names none. Raises ModelError."""
+    if "gold" not in section.companion_paths:
         return None
-    return GoldModel(open_companion(section, name, defer_blocks=context.defer_blocks))
+    return GoldModel(open_companion(section, "gold", defer_blocks=context.defer_blocks))

@@ -13,17 +13,16 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from tfkit.data import Encoded, ExampleBatch, Row
+from tfkit.data import Encoded, ExampleBatch, Row, digest
 from tfkit.data.columns.rows import BadRow
 from tfkit.errors import UsageError
 from tfkit.model.padding import pad, padding_mask
 from tfkit.model.transformer import Transformer
 from tfkit.objectives.classification import unknown_label
-from tfkit.objectives.labelled import NO_LABEL, Answer, LabelledObjective, RowResult, class_answer, digest
+from tfkit.objectives.labelled import NO_LABEL, Answer, LabelledObjective, RowResult, class_answer
 from tfkit.objectives.metrics import Scores
-from tfkit.objectives.metrics.classes import class_metrics, tag_metrics
-from tfkit.objectives.metrics.entities import entity_figures, entity_metrics, mark_spans
-from tfkit.objectives.objective import IGNORED, Batch, Sum, weighted_loss
+from tfkit.objectives.metrics.classes import class_metrics, entity_figures, entity_metrics, mark_spans, tag_metrics
+from tfkit.objectives.objective import IGNORED, Batch, Sum
 from tfkit.objectives.text_pairs import check_room
 from tfkit.recipe.schema.label_sections import TaggingSection
 from tfkit.tokenizer import Tokenizer
@@ -35,6 +34,7 @@ class Tagging(LabelledObjective):
 
     terms: Mapping[str, float] = MappingProxyType({"tags": 1.0})
     ids = ("input_ids",)
+    means = ("accuracy",)  # over words
     evaluates_answers = True  # F1 is not a sum over rows
     cuts_answers = True  # words beyond the context have no prediction
 
@@ -80,10 +80,6 @@ class Tagging(LabelledObjective):
         logits, words = model(**batch.inputs()).logits, self.counts(batch)["tags"]
         right = int((logits.argmax(-1) == batch.labels).sum())  # no tag has the number IGNORED
         return {"tags": Sum(float(_losses(logits, batch.labels)), words), "accuracy": Sum(float(right), words)}
-
-    def metrics(self, sums: Mapping[str, Sum]) -> dict[str, float]:
-        """Return `loss`, and `accuracy` over words."""
-        return {"loss": weighted_loss(self.terms, sums), "accuracy": sums["accuracy"].mean}
 
     def check_metric(self, name: str | None) -> None:
         """Raise UsageError for a metric of names if the tags do not mark names."""

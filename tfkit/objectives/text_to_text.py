@@ -5,11 +5,11 @@ The source is encoded by the tokenizer's template. The target is its ids and one
 
 from collections.abc import Sequence
 
-from tfkit.data import Encoded, Example, ExampleBatch, Row
+from tfkit.data import Encoded, Example, ExampleBatch, Row, digest
 from tfkit.data.columns.rows import BadRow
 from tfkit.errors import ModelError
 from tfkit.model.padding import pad, padding_mask
-from tfkit.objectives.labelled import RowResult, WritingObjective, digest, not_blank
+from tfkit.objectives.labelled import RowResult, WritingObjective, not_blank
 from tfkit.objectives.objective import IGNORED, Batch
 from tfkit.objectives.sequence_to_sequence import TokenTargets, shifted_right
 from tfkit.objectives.text_pairs import TextIds, encode_texts

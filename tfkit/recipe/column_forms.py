@@ -9,9 +9,7 @@ from functools import cache
 from itertools import pairwise
 from typing import Any
 
-from tfkit.recipe.languages import LANGUAGES
-from tfkit.recipe.schema.label_sections import MultipleChoiceSection
-from tfkit.recipe.schema.multi_label_section import MultiLabelSection
+from tfkit.recipe.schema.label_sections import MultiLabelSection, MultipleChoiceSection
 from tfkit.recipe.schema.objective_facts import SECTIONS
 from tfkit.recipe.schema.roles import normalized
 
@@ -27,6 +25,16 @@ _CONTEXT, _CHOICES, _ANSWER = MultipleChoiceSection.roles
 _ALIKE = re.compile(r"(.*?)([0-9]|[A-Ja-j])")
 _SERIES = ("0123456789", "123456789", "ABCDEFGHIJ", "abcdefghij")  # what numbers columns
 _WRONG = re.compile("distract|incorrect|wrong|false")
+_NUMBER = re.compile(r"\s*[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)(e[+-]?[0-9]+)?\s*", re.IGNORECASE)
+# The codes of languages (ISO 639-1), by which columns and files of translations are named.
+_CODES = (
+    "aa ab ae af ak am an ar as av ay az ba be bg bi bm bn bo br bs ca ce ch co cr cs cu cv cy da de dv dz ee el en eo es "
+    "et eu fa ff fi fj fo fr fy ga gd gl gn gu gv ha he hi ho hr ht hu hy hz ia id ie ig ii ik io is it iu ja jv ka kg ki "
+    "kj kk kl km kn ko kr ks ku kv kw ky la lb lg li ln lo lt lu lv mg mh mi mk ml mn mr ms mt my na nb nd ne ng nl nn no "
+    "nr nv ny oc oj om or os pa pi pl ps pt qu rm rn ro ru rw sa sc sd se sg si sk sl sm sn so sq sr ss st su sv sw ta te "
+    "tg th ti tk tl tn to tr ts tt tw ty ug uk ur uz ve vi vo wa wo xh yi yo za zh zu"
+)
+LANGUAGES = frozenset(_CODES.split())
 
 
 def form_of(values: Sequence[object]) -> str:
@@ -40,6 +48,17 @@ def form_of(values: Sequence[object]) -> str:
         return "label"
     texts = [value for value in values if isinstance(value, str)]
     return "text" if 2 * sum(" " in text.strip() for text in texts) > len(values) else "other"
+
+
+def read_number(text: str) -> float | None:
+    """Parse a number in decimal digits, with or without an exponent; None for any other text, or if no float can hold it.
+
+    Python's float() also reads 1_5, infinity, nan and the digits of other scripts.
+    """
+    if not _NUMBER.fullmatch(text):
+        return None
+    number = float(text)
+    return number if abs(number) < float("inf") else None
 
 
 def few_values(values: Sequence[object]) -> bool:

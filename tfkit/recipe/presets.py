@@ -9,11 +9,10 @@ from tfkit.errors import UsageError
 from tfkit.families import PRESETS
 from tfkit.families.hub_models import preset_of, unknown_preset
 from tfkit.model.config import ModelConfig
-from tfkit.recipe.reading.fields import sections_with
 from tfkit.recipe.reading.problems import Problem, RecipeError, problem_at
 from tfkit.recipe.reading.tree import Mapping, Node, Place
-from tfkit.recipe.reading.validate import problems_in, unknown
-from tfkit.recipe.schema.sections import START_FIELDS, ModelSection, Recipe
+from tfkit.recipe.reading.validate import problems_in, sections_with, unknown
+from tfkit.recipe.schema.sections import START_FIELDS, ModelSection
 
 # If null, they follow from dim and num_heads.
 _DERIVED = ("hidden_dim", "num_kv_heads", "head_dim")
@@ -118,8 +117,4 @@ def _validate(values: dict[str, Any], tree: Node) -> tuple[list[Problem], bool]:
 def _unknown_fields(changes: dict[str, Any], tree: Node) -> list[Problem]:
     """Return a problem for each unknown name: without a preset's values, nothing else can be checked."""
     known = {"preset", "from", *ModelConfig.model_fields}
-    return [
-        problem_at(tree, ("model", name), unknown(name, known, sections_with(Recipe, name)), key=True)
-        for name in changes
-        if name not in known
-    ]
+    return [problem_at(tree, ("model", name), unknown(name, known, sections_with(name)), key=True) for name in changes if name not in known]

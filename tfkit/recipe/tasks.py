@@ -9,8 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from tfkit.errors import UsageError, argument
-from tfkit.recipe.column_forms import FEW, Held, LabelSets, form_of, language_of, languages_in
-from tfkit.recipe.numbers import read_number
+from tfkit.recipe.column_forms import FEW, Held, LabelSets, form_of, language_of, languages_in, read_number
 from tfkit.recipe.schema.label_sections import TaggingSection
 from tfkit.recipe.schema.objective_facts import OWN_HEADS, SECTIONS, Stacks
 from tfkit.recipe.schema.roles import normalized

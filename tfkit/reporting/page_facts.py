@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from tfkit.recipe.schema.best_metric import HIGHER
+from tfkit.recipe.schema.objective_sections import HIGHER
 from tfkit.reporting.page_tables import Table, truncated, value_text
 from tfkit.reporting.run_facts import RunFacts, mapping_of, number_of, text_of
 from tfkit.reporting.run_set import Entry, RunSet

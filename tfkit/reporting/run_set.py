@@ -10,7 +10,7 @@ from pathlib import Path
 
 from tfkit.carbon.footprint import RunTotals, sum_totals
 from tfkit.errors import UsageError, argument
-from tfkit.recipe.schema.best_metric import HIGHER
+from tfkit.recipe.schema.objective_sections import HIGHER
 from tfkit.reporting.inherited import Ancestry, ancestry_of
 from tfkit.reporting.run_facts import RunFacts, read_facts, text_of
 from tfkit.run.refused_folders import lost_receipt

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 
-from tfkit.recipe.schema.best_metric import HIGHER
+from tfkit.recipe.schema.objective_sections import HIGHER
 from tfkit.reporting.amount_texts import format_cost, format_forecast, format_statuses, run_figures, score
 from tfkit.reporting.equal_score import Comparison, compare_runs
 from tfkit.reporting.page_charts import Points, drawable

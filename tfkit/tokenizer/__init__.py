@@ -1,19 +1,13 @@
 """Tokenizers, built on the `tokenizers` library: training, loading, saving. Files have Hugging Face's format, which AutoTokenizer reads."""
 
-from tokenizers import Tokenizer as Backend
-from tokenizers import __version__ as LIBRARY_VERSION
+import tokenizers
 
-from tfkit.tokenizer.kinds import END_OF_TEXT, train_byte_bpe, train_tokenizer
-from tfkit.tokenizer.tokenizer import Tokenizer
-from tfkit.tokenizer.tokenizer_files import load_tokenizer, save_tokenizer
+from tfkit.tokenizer.kinds import END_OF_TEXT as END_OF_TEXT
+from tfkit.tokenizer.kinds import train_byte_bpe as train_byte_bpe
+from tfkit.tokenizer.kinds import train_tokenizer as train_tokenizer
+from tfkit.tokenizer.tokenizer import Tokenizer as Tokenizer
+from tfkit.tokenizer.tokenizer_files import load_tokenizer as load_tokenizer
+from tfkit.tokenizer.tokenizer_files import save_tokenizer as save_tokenizer
 
-__all__ = [
-    "END_OF_TEXT",
-    "LIBRARY_VERSION",
-    "Backend",
-    "Tokenizer",
-    "load_tokenizer",
-    "save_tokenizer",
-    "train_byte_bpe",
-    "train_tokenizer",
-]
+Backend = tokenizers.Tokenizer
+LIBRARY_VERSION = tokenizers.__version__

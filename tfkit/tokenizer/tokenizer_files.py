@@ -1,6 +1,7 @@
 """Loading and saving of tokenizers in Hugging Face folders: tokenizer.json is kept unchanged; other files name the special tokens."""
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from tfkit.run.model_files import MIB, parse_json, read_object, read_text
 from tfkit.run.verified import find_named
 from tfkit.tokenizer.configured import TokenError, add_configured_tokens, class_settings, find_conflict
 from tfkit.tokenizer.tokenizer import Tokenizer, token_text
-from tfkit.tokenizer.tokenizer_guard import expansion, tokenizer_errors
+from tfkit.tokenizer.tokenizer_guard import tokenizer_errors
 
 TOKENIZER, CONFIG, SPECIAL, TEMPLATE = "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja"
 TOKENIZER_FILES = (TOKENIZER, CONFIG, SPECIAL, TEMPLATE, *VOCABULARY_FILES)
@@ -49,7 +50,7 @@ def load_tokenizer(folder: Path | str) -> Tokenizer | None:
         text = read_text(path, _TOKENIZER_LIMIT)
     template = _read_template(folder, settings)
     document = parse_json(text, path)
-    if expansion(document) > _MAX_EXPANSION:
+    if _expansion(document) > _MAX_EXPANSION:
         raise ModelError(f"{path}: makes over {_MAX_EXPANSION:,} characters of one, which could fill the memory; it is refused as unsafe")
     with tokenizer_errors(str(path)):
         if conflict := find_conflict(document, settings):
@@ -66,8 +67,8 @@ def load_tokenizer(folder: Path | str) -> Tokenizer | None:
         return Tokenizer.from_backend(backend, text, settings, template)
 
 
-def save_tokenizer(tokenizer: Tokenizer, folder: Path | str, context_length: int | None = None) -> None:
-    """Write the files that `transformers.AutoTokenizer` reads into an existing folder; `context_length` becomes model_max_length.
+def save_tokenizer(tokenizer: Tokenizer, folder: Path | str) -> None:
+    """Write the files that `transformers.AutoTokenizer` reads into an existing folder.
 
     They name the specific class of `transformers` that builds exactly this tokenizer, if there is one (configured.py).
     """
@@ -75,13 +76,29 @@ def save_tokenizer(tokenizer: Tokenizer, folder: Path | str, context_length: int
     special = {role: token_text(tokenizer.settings[role]) for role in ROLES if tokenizer.settings.get(role) is not None}
     of_class = class_settings(tokenizer.tokenizer_json, special)
     settings: dict[str, Any] = {key: value for key, value in tokenizer.settings.items() if key not in (*ROLES, *of_class)}
-    settings["model_max_length"] = context_length or settings.get("model_max_length", UNLIMITED)
+    settings.setdefault("model_max_length", UNLIMITED)
     settings["clean_up_tokenization_spaces"] = False
     _write(folder / TOKENIZER, tokenizer.tokenizer_json)
     _write_json(folder / CONFIG, settings | of_class | special)  # in the same order each time that the tokenizer is saved
     _write_json(folder / SPECIAL, special)
     if tokenizer.chat_template is not None:
         _write(folder / TEMPLATE, tokenizer.chat_template)
+
+
+def _expansion(tokenizer_json: Any) -> int:
+    """Return the largest number of characters into which replacements can expand one. If they fill the memory, Rust aborts the process."""
+    steps = (tokenizer_json.get(part) for part in ("normalizer", "pre_tokenizer", "decoder")) if isinstance(tokenizer_json, dict) else ()
+    return max([1, *map(_expansion_factor, steps)])
+
+
+def _expansion_factor(step: Any) -> int:
+    if isinstance(step, list):
+        return math.prod(map(_expansion_factor, step))
+    if not isinstance(step, dict):
+        return 1
+    text = step.get("content") if step.get("type") == "Replace" else step.get("prepend")
+    inner = (value for value in step.values() if isinstance(value, list | dict))
+    return math.prod(map(_expansion_factor, inner)) * (len(text) + 1 if isinstance(text, str) and len(text) > 1 else 1)
 
 
 def _read_settings(folder: Path) -> dict[str, Any]:

@@ -1,18 +1,15 @@
 """Calls of the tokenizers library, guarded: its errors become ours, and a long call can be stopped."""
 
 import atexit
-import math
 import os
 import sys
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from tfkit.errors import ModelError
-
-# Guards against a damaged or hostile tokenizer.json: errors of the `tokenizers` library, and replacements that would fill the memory.
 
 
 @contextmanager
@@ -26,24 +23,6 @@ def tokenizer_errors(place: str = "tokenizer.json") -> Iterator[None]:
         raise ModelError(f"{place}: not a usable tokenizer ({error}); copy the folder again or take the original tokenizer") from error
 
 
-def expansion(tokenizer_json: Any) -> int:
-    """Return the largest number of characters into which replacements can expand one. If they fill the memory, Rust aborts the process."""
-    steps = (tokenizer_json.get(part) for part in ("normalizer", "pre_tokenizer", "decoder")) if isinstance(tokenizer_json, dict) else ()
-    return max([1, *map(_expansion_factor, steps)])
-
-
-def _expansion_factor(step: Any) -> int:
-    if isinstance(step, list):
-        return math.prod(map(_expansion_factor, step))
-    if not isinstance(step, dict):
-        return 1
-    text = step.get("content") if step.get("type") == "Replace" else step.get("prepend")
-    inner = (value for value in step.values() if isinstance(value, list | dict))
-    return math.prod(map(_expansion_factor, inner)) * (len(text) + 1 if isinstance(text, str) and len(text) > 1 else 1)
-
-
-# Long calls into Rust that signals can interrupt.
-#
 # Python runs signal handlers between bytecodes of its main thread, and so not during a call into Rust. Here such a call runs in a thread
 # of its own, and the main thread waits for it, so that a handler can run, and raise.
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from tfkit.data.columns.forms import Unfit, kind_of, list_of
 from tfkit.data.columns.structured_forms import first_turn
-from tfkit.recipe.numbers import read_number
+from tfkit.recipe.column_forms import read_number
 from tfkit.recipe.schema.roles import Form
 
 HUMAN, ASSISTANT = "\n\nHuman:", "\n\nAssistant:"

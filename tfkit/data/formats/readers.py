@@ -6,6 +6,7 @@ A row that cannot be read is a BadRow, and reading continues after it. A damaged
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path, PurePath
 
 from tfkit.data.columns.record_columns import Columns, Record, Records
@@ -16,7 +17,7 @@ from tfkit.data.formats.file_content import Content, content_of, decode, raw_lin
 from tfkit.data.formats.json_files import read_json, read_jsonl
 from tfkit.data.formats.parquet import read_parquet
 from tfkit.data.formats.suffixes import CODE_SUFFIXES, FORMAT_OF, is_archive, suffix_of
-from tfkit.data.formats.tables import read_csv, read_separated, read_tsv
+from tfkit.data.formats.tables import read_separated
 from tfkit.data.sources.archives import members
 from tfkit.errors import DataError
 from tfkit.recipe.schema.roles import TEXT
@@ -64,7 +65,7 @@ def read_content(content: Content, columns: Columns, layout: Layout, delimiter: 
     """Return the rows of a stream that can be read only once, such as standard input; `delimiter`: that of a table; None for other
     formats."""
     if delimiter is not None:
-        return _rows(read_separated(content, columns, delimiter, layout.header), columns)
+        return _rows(read_separated(content, columns, layout.header, delimiter=delimiter), columns)
     return _rows(_records(content, columns, replace(layout, recognises=False)), columns)
 
 
@@ -102,19 +103,18 @@ def read_lines(content: Content, columns: Columns, header: tuple[str, ...] = ())
         yield text if isinstance(text, BadRow) else Record({name: text.removesuffix("\n").removesuffix("\r")}, line.place)
 
 
+_SEPARATED = {"csv": ",", "tsv": "\t"}
 FORMATS: dict[str, Callable[[Content, Columns, tuple[str, ...]], Records]] = {
     "text": read_text,
     "lines": read_lines,
     "jsonl": read_jsonl,
     "json": read_json,
-    "csv": read_csv,
-    "tsv": read_tsv,
+    **{name: partial(read_separated, delimiter=delimiter) for name, delimiter in _SEPARATED.items()},
     "parquet": read_parquet,
     "conll": read_conll,
     "conllu": read_conllu,
     "fasttext": read_fasttext,
 }
-_SEPARATED = {"csv": ",", "tsv": "\t"}
 HEADERS = ("csv", "tsv", "conll", "lines")  # formats for which a recipe may give a header
 # Part of the fingerprint of files in a format: raise or add a version when equal bytes give other rows (a tar archive was a text before).
 READER_VERSIONS = {"tsv": 2, "tar": 1}
@@ -179,7 +179,7 @@ def _records(content: Content, columns: Columns, layout: Layout) -> Records:
         raise DataError(f"{content.name}: header names the columns of {', '.join(HEADERS)} files, but this is {name}; remove header")
     if name in _SEPARATED and layout.recognises:
         table = detect_table(content, columns, _SEPARATED[name], numbered=layout.numbered)
-        return sentences_of(read_separated(content, columns, table.delimiter, layout.header or table.header), columns)
+        return sentences_of(read_separated(content, columns, layout.header or table.header, delimiter=table.delimiter), columns)
     if name == "json":
         return read_json(content, columns, layout.array_columns, layout.keys, numbered=layout.numbered)
     return FORMATS[name](content, columns, layout.header)

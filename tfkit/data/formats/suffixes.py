@@ -4,7 +4,7 @@ import re
 from collections.abc import Sequence
 from pathlib import PurePath
 
-from tfkit.recipe.languages import LANGUAGES
+from tfkit.recipe.column_forms import LANGUAGES
 
 # The formats of rows with columns, and of lines. A file with another suffix is one text.
 FORMAT_OF = {

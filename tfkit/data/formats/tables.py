@@ -13,18 +13,6 @@ from tfkit.data.formats.file_content import Content, decode, raw_lines
 from tfkit.errors import DataError
 
 
-def read_csv(content: Content, columns: Columns, header: tuple[str, ...] = ()) -> Records:
-    """Read comma-separated records (RFC 4180) under a header line or the given header. A quoted field may contain line ends."""
-    return read_separated(content, columns, ",", header)
-
-
-def read_tsv(content: Content, columns: Columns, header: tuple[str, ...] = ()) -> Records:
-    """Read tab-separated records. Quotes are read as in csv if that gives the header's number of fields, else as ordinary characters, as in
-    the files of GLUE. A quoted field may contain tabs and line ends.
-    """
-    return read_separated(content, columns, "\t", header)
-
-
 class _Line(NamedTuple):
     """A line with its line end; `bad`: the error in its encoding."""
 
@@ -33,7 +21,8 @@ class _Line(NamedTuple):
 
 
 class _PlainReader:
-    """A csv.reader that treats quotes as described in read_tsv, for any delimiter but a comma.
+    """A csv.reader for any delimiter but a comma. Quotes are read as in csv if that gives the header's number of fields, else as ordinary
+    characters, as in the files of GLUE.
 
     A quote that is not closed in its line may begin a field of several lines, or be an ordinary character. The lines up to the closing
     quote are one record if together they have the header's number of fields, unless they look like rows themselves: most of them have
@@ -122,8 +111,10 @@ class _PlainReader:
         return self._quote_within.search(line.replace('""', "")) is not None
 
 
-def read_separated(content: Content, columns: Columns, delimiter: str, given: tuple[str, ...]) -> Records:
-    """Read records with this delimiter under a header line or the given header. Raise DataError for an unusable header."""
+def read_separated(content: Content, columns: Columns, given: tuple[str, ...] = (), *, delimiter: str) -> Records:
+    """Read records with this delimiter under a header line or the given header. A quoted field may contain the delimiter and line ends; of
+    records that are separated by commas all quotes are such (RFC 4180), of others see _PlainReader. Raise DataError for an unusable header.
+    """
     csv.field_size_limit(2**31 - 1)  # the default refuses fields over 128 kB
     bad_lines: list[BadRow] = []  # the bad lines of the current record
     lines = _decoded(content)

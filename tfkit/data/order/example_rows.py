@@ -6,8 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from tfkit.data.order.draws import EpochCache, permutation
-from tfkit.data.order.weighted_order import WeightedOrder
+from tfkit.data.order.draws import WeightedOrder, by_epoch, permutation
 from tfkit.data.store.example_sets import Example, ExampleSet
 
 _POOL = 50  # batches that are sorted by length together: enough for similar lengths in a batch, few enough to keep the order random
@@ -50,7 +49,7 @@ class ExampleRows:
         self.lengths = np.concatenate([np.asarray(example_set.lengths, np.int64) for example_set in self.sets])
         self._shuffled = WeightedOrder([(example_set.name, weight, len(example_set)) for example_set, weight in sets], seed)
         self._packs = None if packed_length is None else self._pack(packed_length)
-        self._orders = EpochCache(self._draw)
+        self._order = by_epoch(self._draw)
 
     def __len__(self) -> int:
         return len(self._shuffled if self._packs is None else self._packs)
@@ -72,7 +71,7 @@ class ExampleRows:
 
     def order(self, epoch: int) -> NDArray[np.int64]:
         """Return the row numbers of an epoch, in reading order: (len(self),)."""
-        return self._orders[epoch]
+        return self._order(epoch)
 
     def gather(self, epochs: NDArray[np.int64], numbers: NDArray[np.int64]) -> ExampleBatch:
         """Return the rows with these numbers."""

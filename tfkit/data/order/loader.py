@@ -4,7 +4,7 @@ import math
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -92,7 +92,7 @@ class Rows(Protocol):
 
 
 class StepLoader(Protocol[Batch]):
-    """The batches of a run: a Loader, or a loader that samples rollouts."""
+    """The batches of a run: a Loader, or a loader that samples rollouts. Methods with a default result are optional."""
 
     rows: Rows
     sizes: BatchSizes
@@ -108,15 +108,18 @@ class StepLoader(Protocol[Batch]):
 
     def observed(self) -> dict[str, float]:
         """Return quantities of the rows of the latest step, by name, for the log."""
+        return {}
 
     def state(self, n: int) -> tuple[dict[str, Any], dict[str, Any]]:
         """Return the state that step n needs from earlier steps, for a checkpoint: tensors, and values for JSON."""
+        return {}, {}
 
     def restore(self, tensors: Mapping[str, Any], state: Mapping[str, Any]) -> None:
         """Restore a state that `state` returned."""
+        return
 
 
-class Loader(Generic[Batch]):
+class Loader(StepLoader[Batch]):
     """The rows of each step, epoch after epoch. A step may span epochs: no row is lost or read twice at the boundary."""
 
     def __init__(
@@ -149,17 +152,6 @@ class Loader(Generic[Batch]):
         starts = range(self.rank * self.micro_batch_size, len(numbers), self.ranks * self.micro_batch_size)
         micro_batches = (slice(start, start + self.micro_batch_size) for start in starts)
         return [self.collate(self.rows.gather(epochs[rows], numbers[rows])) for rows in micro_batches]
-
-    def observed(self) -> dict[str, float]:
-        """Return nothing: rows that are read from a source have nothing to log."""
-        return {}
-
-    def state(self, n: int) -> tuple[dict[str, Any], dict[str, Any]]:
-        """Return nothing: step n depends on n alone."""
-        return {}, {}
-
-    def restore(self, tensors: Mapping[str, Any], state: Mapping[str, Any]) -> None:
-        """Restore nothing."""
 
     def numbers(self, n: int) -> NDArray[np.int64]:
         """Return the numbers of the rows of step n, (B,)."""

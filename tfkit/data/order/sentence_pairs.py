@@ -15,9 +15,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from tfkit.data.order.draws import Draws, EpochCache, permutation
+from tfkit.data.order.draws import Draws, by_epoch, count_repeats, permutation
 from tfkit.data.order.framed import Frame, FramedBatch, count_ids, pad_rows
-from tfkit.data.order.weighted_order import count_repeats
 from tfkit.data.store.token_stream import TokenStream
 from tfkit.errors import DataError
 
@@ -74,8 +73,8 @@ class SentencePairRows:
         self.length, self.seed, self.frame, self.short, self.static = length, seed, frame, short, static
         self.weights = [weight for _, weight in streams]
         self._documents = [_Documents(stream) for stream, _ in streams]
-        self._pairs, self._orders = EpochCache(self._draw_pairs), EpochCache(self._draw_order)
-        first = self._pairs[0]
+        self._pairs, self._order = by_epoch(self._draw_pairs), by_epoch(self._draw_order)
+        first = self._pairs(0)
         self._rows = sum(len(pairs.starts) for pairs in first)
         self._mean = float(sum(pairs.lengths.sum() for pairs in first)) / self._rows + _SPECIAL
         self.token_counts = count_ids([stream for stream, _ in streams]) if count_tokens else None
@@ -95,7 +94,7 @@ class SentencePairRows:
 
     def order(self, epoch: int) -> NDArray[np.int64]:
         """Return the row numbers of an epoch, in reading order: (len(self),)."""
-        return self._orders[epoch]
+        return self._order(epoch)
 
     def gather(self, epochs: NDArray[np.int64], numbers: NDArray[np.int64]) -> FramedBatch:
         """Return the rows with these numbers in these epochs."""
@@ -108,7 +107,7 @@ class SentencePairRows:
 
     def _find(self, epoch: int, number: int) -> "_Pair":
         """Return the ids of pair `number` of an epoch."""
-        for documents, pairs in zip(self._documents, self._pairs[0 if self.static else epoch], strict=True):
+        for documents, pairs in zip(self._documents, self._pairs(0 if self.static else epoch), strict=True):
             if number < len(pairs.starts):
                 spans = zip(pairs.starts[number].tolist(), pairs.lengths[number].tolist(), strict=True)
                 first, second = (documents.stream.tokens[start : start + size] for start, size in spans)
@@ -135,7 +134,7 @@ class SentencePairRows:
     def _draw_order(self, epoch: int) -> NDArray[np.int64]:
         """Return the row numbers of an epoch. The first row of the run is as long as any, so that a lack of memory shows at once."""
         bits = np.random.PCG64([self.seed, epoch])
-        sizes = np.concatenate([pairs.lengths.sum(axis=1) for pairs in self._pairs[0 if self.static else epoch]])
+        sizes = np.concatenate([pairs.lengths.sum(axis=1) for pairs in self._pairs(0 if self.static else epoch)])
         order = np.concatenate([permutation(bits, len(sizes)) for _ in range(-(-self._rows // len(sizes)))])[: self._rows]
         if epoch == 0:
             longest = int(sizes[order].argmax())

@@ -20,8 +20,10 @@ from typing import Any
 from tfkit.data.columns.forms import ClassName
 from tfkit.data.columns.record_columns import Columns, Record
 from tfkit.data.columns.rows import FIRST_ROWS, BadRow, OnBadRow, Part, Row, Skipped, check_rows, fingerprint_of, good_rows, megabytes
+from tfkit.data.formats.file_content import first_line
 from tfkit.data.formats.readers import Rows
 from tfkit.data.store.folder_cache import cache_folder, indexed_folder, read_index, reading_cache, write_index
+from tfkit.data.store.hashes import digest
 from tfkit.errors import DataError
 from tfkit.network import fetch, is_offline
 
@@ -37,15 +39,8 @@ class HubSource:
     split: str
     columns: Columns
     part: Part
-    dataset: Any  # datasets.Dataset
+    dataset: Any  # datasets.Dataset, from load_dataset
     on_bad_row: OnBadRow = "error"
-
-    @classmethod
-    def load(
-        cls, name: str, config: str | None, split: str, revision: str | None, columns: Columns, part: Part, on_bad_row: OnBadRow
-    ) -> "HubSource":
-        """Load from the hub, or from the `datasets` cache. Raise DataError, with TFKIT_OFFLINE=1 also for anything but a local folder."""
-        return cls(name, split, columns, part, load_dataset(name, config, split, revision), on_bad_row)
 
     @property
     def size_bytes(self) -> int:
@@ -54,20 +49,20 @@ class HubSource:
 
     def describe(self) -> str:
         """Describe the split: rows, MB, part."""
-        about = f"{self.name}, split {self.split}: {len(self.dataset):,} rows, {megabytes(self.dataset.data.nbytes)}"
+        about = f"{self._where}: {len(self.dataset):,} rows, {megabytes(self.dataset.data.nbytes)}"
         return f"{about}; {self.part.describe()}" if self.part.describe() else about
 
     def fingerprint(self) -> str:
         """Return a hash of the rows' values, the part and the handling of bad rows; it does not depend on where the data set is."""
-        digest = hashlib.blake2b(
+        hashed = hashlib.blake2b(
             f"hub\0{self.columns.fingerprint()}\0{self.part.fingerprint(self._all_rows())}{fingerprint_of(self.on_bad_row)}".encode(),
             digest_size=16,
         )
         for row in good_rows(self._all_rows(), self.on_bad_row):
             content = json.dumps(row.values, sort_keys=True, default=str).encode()  # a message may have dates among its fields
-            digest.update(len(content).to_bytes(8, "little"))
-            digest.update(content)
-        return digest.hexdigest()
+            hashed.update(len(content).to_bytes(8, "little"))
+            hashed.update(content)
+        return hashed.hexdigest()
 
     def rows(self, skipped: dict[str, Skipped] | None = None) -> Iterator[Row]:
         """Yield every row of the part. Places count rows from 0, as the hub's data set viewer does."""
@@ -75,19 +70,22 @@ class HubSource:
 
     def check(self) -> None:
         """Check the columns and the first rows."""
-        check_rows(self._all_rows(), self.on_bad_row, f"{self.name}, split {self.split}", FIRST_ROWS)
+        check_rows(self._all_rows(), self.on_bad_row, self._where, FIRST_ROWS)
 
     def _all_rows(self) -> Rows:
-        where = f"{self.name}, split {self.split}"
         names = self.dataset.column_names
-        self.columns.check(names, where)
+        self.columns.check(names, self._where)
         wanted = self.dataset.select_columns(self.columns.select_kept(names))
         classes = class_names(wanted.features)
         for start in range(0, len(wanted), _BATCH):
             batch = wanted[start : start + _BATCH]
             for number, values in enumerate(zip(*batch.values(), strict=True), start):
                 record = with_class_names(dict(zip(batch, values, strict=True)), classes)
-                yield self.columns.take(Record(record, f"{where}, row {number}"))
+                yield self.columns.take(Record(record, f"{self._where}, row {number}"))
+
+    @property
+    def _where(self) -> str:
+        return f"{self.name}, split {self.split}"
 
 
 @dataclass(frozen=True)
@@ -110,8 +108,7 @@ class StreamedSource:
         files = sorted((str(file.relative_to(path)), file.stat().st_size, file.stat().st_mtime_ns) for file in path.rglob("*"))
         read = [(role.name, self.columns.named.get(role.name, role.columns)) for role in self.columns.roles]
         selection = (self.config, self.split, self.revision, self.most, read, *self.columns.beyond_roles)
-        about = repr((RECORDS_VERSION, str(path), files, *selection))
-        return cache_folder() / "streamed" / hashlib.blake2b(about.encode(), digest_size=16).hexdigest()
+        return cache_folder() / "streamed" / digest((RECORDS_VERSION, str(path), files, *selection))
 
     @property
     def size_bytes(self) -> int | None:
@@ -132,8 +129,7 @@ class StreamedSource:
     def fingerprint(self) -> str:
         """Return a hash of the records, the columns, the part and the handling of bad rows."""
         part = self.part.fingerprint(self._all_rows())
-        about = f"{self._records()['content']}\0{self.columns.fingerprint()}\0{part}{fingerprint_of(self.on_bad_row)}"
-        return hashlib.blake2b(about.encode(), digest_size=16).hexdigest()
+        return digest(self._records()["content"], self.columns.fingerprint(), f"{part}{fingerprint_of(self.on_bad_row)}")
 
     def rows(self, skipped: dict[str, Skipped] | None = None) -> Iterator[Row]:
         """Yield every row of the part. Places count rows from 0, as the hub's data set viewer does."""
@@ -206,8 +202,7 @@ class StreamedSource:
         except DataError:
             raise
         except Exception as error:  # the code that reads a data set may raise anything
-            reason = (str(error) or type(error).__name__).splitlines()[0]
-            raise DataError(f"{self._where}: the stream broke off ({reason}) and nothing was kept: start it again") from error
+            raise DataError(f"{self._where}: the stream broke off ({first_line(error)}) and nothing was kept: start it again") from error
 
     def _plain(self, value: Any) -> Any:
         """Convert a date or time to text, for JSON. Raise DataError for other types."""
@@ -247,15 +242,14 @@ def with_class_names(values: Mapping[str, Any], classes: Mapping[str, Sequence[s
 
 
 def load_dataset(name: str, config: str | None, split: str, revision: str | None, streamed: bool = False) -> Any:
-    """Load a datasets.Dataset, or if `streamed` a datasets.IterableDataset, from the hub or a local folder. Raise DataError."""
+    """Load a datasets.Dataset, or if `streamed` a datasets.IterableDataset, from a local folder, the hub, or the cache of `datasets`.
+
+    Raise DataError, with TFKIT_OFFLINE=1 also for anything but a local folder.
+    """
     if Path(name).expanduser().is_dir():
         name = str(Path(name).expanduser())
     elif is_offline():
         raise DataError(f"hub data set {name}: TFKIT_OFFLINE is set; unset it, or name a local data set folder")
-    return _load(name, config, split, revision, streamed)
-
-
-def _load(name: str, config: str | None, split: str, revision: str | None, streamed: bool) -> Any:
     import datasets  # type: ignore[import-untyped]
     from huggingface_hub import constants
     from huggingface_hub.file_download import repo_folder_name
@@ -277,8 +271,9 @@ def _load(name: str, config: str | None, split: str, revision: str | None, strea
     except KeyError as error:
         raise DataError(f"{what}: no such split; the folder has {', '.join(map(str, saved))}") from error
     except Exception as error:  # the code that builds a data set may raise anything
-        reason = (str(error) or type(error).__name__).splitlines()[0]
-        raise DataError(f"{what}: cannot be loaded ({reason}); check name, config, split and revision, and the network") from error
+        raise DataError(
+            f"{what}: cannot be loaded ({first_line(error)}); check name, config, split and revision, and the network"
+        ) from error
 
 
 def _discard(dataset: Any) -> None:

@@ -28,7 +28,7 @@ from tfkit.data.formats.suffixes import (
     suffix_of,
 )
 from tfkit.data.sources.archives import member_names
-from tfkit.data.sources.cut_texts import cut_text, describe_cut
+from tfkit.data.sources.derived_rows import cut_text, describe_cut
 from tfkit.errors import DataError
 from tfkit.recipe.bundled import fetch_command
 
@@ -89,7 +89,7 @@ class FileSource:
         if self.layout.is_given:
             digest.update(f"{self.layout.format}\0{self.layout.header}\0{list(self.layout.beside)}\0".encode())
         paths = [path.absolute() for path in (*self.paths, *(path for beside in self.layout.beside.values() for path in beside))]
-        base = _common_folder(paths)
+        base = os.path.commonpath([path.parent for path in paths])
         if versions := {name: version for path in self.paths for name, version in reader_versions(path, self.layout).items()}:
             digest.update(f"readers\0{versions}\0".encode())
         for path in paths:
@@ -268,11 +268,3 @@ def _is_text(path: Path) -> bool:
 def _check_readable(path: Path) -> Path:
     with reading(path), path.open("rb"):
         return path
-
-
-def _common_folder(paths: Sequence[Path]) -> Path:
-    """Return the deepest folder that contains all of these absolute paths, which are on one drive."""
-    folder = paths[0].parent
-    while not all(path.is_relative_to(folder) for path in paths):
-        folder = folder.parent
-    return folder

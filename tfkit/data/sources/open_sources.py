@@ -1,20 +1,19 @@
 """Opening of the sources that a recipe describes. Errors in the first rows are raised here, before anything is built."""
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from itertools import islice
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING
 
-from tfkit.data.columns.record_columns import Columns, Record
-from tfkit.data.columns.rows import FIRST_ROWS, BadRow, OnBadRow, Part, PartName, Row, Source, SplitBy
+from tfkit.data.columns.record_columns import Columns
+from tfkit.data.columns.rows import OnBadRow, Part, PartName, Source, SplitBy
 from tfkit.data.formats.detection import detect_header
 from tfkit.data.formats.readers import Layout
 from tfkit.data.formats.suffixes import CODE_SUFFIXES, FORMAT_OF, column_in, is_archive, list_names, suffix_of
 from tfkit.data.sources.archives import member_names
 from tfkit.data.sources.derived_rows import UNPAIRED, drawn_rows, joined_rows
-from tfkit.data.sources.hub_datasets import HubSource, StreamedSource
+from tfkit.data.sources.hub_datasets import HubSource, StreamedSource, load_dataset
 from tfkit.data.sources.local_files import FileSource, find_beside, find_files
 from tfkit.data.sources.split_files import (
     Named,
@@ -74,7 +73,7 @@ def open_source(
         if section.streamed:
             source = StreamedSource(*dataset, section.rows, columns, Part(part, fraction, split_by), on_bad_row)
         else:
-            source = HubSource.load(*dataset, columns, Part(part, fraction, split_by), on_bad_row)
+            source = HubSource(section.hub, section.split, columns, Part(part, fraction, split_by), load_dataset(*dataset), on_bad_row)
     source.check()
     return source
 
@@ -169,13 +168,13 @@ def _select_split(
 
 def training_sources(data: DataSection, roles: tuple[Role, ...] = TEXT, seed: int = 0) -> list[Source]:
     """Open the training sources, without the held-out part. `seed`: draws the rows if only data.rows of them are used."""
+    return _open_part(data, data.train, "train", roles, seed)
+
+
+def _open_part(data: DataSection, sections: Sequence[SourceSection], part: PartName, roles: tuple[Role, ...], seed: int) -> list[Source]:
+    """Open a part of the sources: with unpaired rows joined if rows of these roles may be unpaired, and with data.rows drawn."""
     fraction = data.validation if isinstance(data.validation, float) else None
-    sources = [open_source(section, "train", fraction, data.on_bad_row, roles, split_by=data.split_by) for section in data.train]
-    return _used(sources, data, roles, seed)
-
-
-def _used(sources: list[Source], data: DataSection, roles: tuple[Role, ...], seed: int) -> list[Source]:
-    """Return the sources as they are used: with unpaired rows joined if rows of these roles may be unpaired, and with data.rows drawn."""
+    sources = [open_source(section, part, fraction, data.on_bad_row, roles, split_by=data.split_by) for section in sections]
     if any(role.shape == UNPAIRED for role in roles):
         sources = [joined_rows(source) for source in sources]
     return [drawn_rows(source, data.rows, seed) for source in sources] if data.rows is not None else sources
@@ -193,38 +192,5 @@ def validation_sources(data: DataSection, roles: tuple[Role, ...] = TEXT, seed: 
     """
     if data.validation is None:
         return []
-    fraction = data.validation if isinstance(data.validation, float) else None
     sections = data.train if isinstance(data.validation, float) else data.validation
-    sources = [open_source(section, "held_out", fraction, data.on_bad_row, roles, split_by=data.split_by) for section in sections]
-    return _used(sources, data, roles, seed)
-
-
-@dataclass(frozen=True)
-class _AllColumns(Columns):
-    """All columns, whatever their names and values."""
-
-    beyond_roles = ("everything",)
-
-    def take(self, record: Record) -> Row | BadRow:
-        """Return a row whose values are those of the record."""
-        return Row("", record.place, record.values)
-
-    def check(self, available: Iterable[str], place: str) -> None:
-        """Accept any columns."""
-
-    def select_read(self, available: Iterable[str]) -> list[str]:
-        """Return all columns."""
-        return list(available)
-
-
-def first_records(section: SourceSection, on_bad_row: OnBadRow = "error", most: int = FIRST_ROWS) -> list[Record]:
-    """Return the first `most` records, or all if there are fewer. Raise DataError."""
-    return [*all_records(section, on_bad_row, most)]
-
-
-def all_records(section: SourceSection, on_bad_row: OnBadRow, most: int) -> Iterator[Record]:
-    """Yield the records of a source, at most `most`. Raise DataError."""
-    if section.streamed:  # download no more rows than are read
-        section = section.model_copy(update={"rows": min(section.rows or most, most)})
-    source = open_source(section, "train", None, on_bad_row, columns=_AllColumns(named={"": "everything"}))
-    return (Record(row.values or {"text": row.text}, row.place) for row in islice(source.rows(), most))
+    return _open_part(data, sections, "held_out", roles, seed)

@@ -14,7 +14,7 @@ from tfkit.data.formats.file_content import content_of, decode, opened, raw_line
 from tfkit.data.formats.suffixes import FORMAT_OF, column_in, is_archive, is_hidden, is_readme, is_searched, list_names, suffix_of
 from tfkit.data.sources.local_files import walk
 from tfkit.errors import DataError
-from tfkit.recipe.languages import LANGUAGES
+from tfkit.recipe.column_forms import LANGUAGES
 
 _SETS = (("text", "label"), ("source", "target"), ("tokens", "tags"))
 MAPPING = "mapping.txt"  # TweetEval's file of class names

@@ -1,16 +1,19 @@
-"""Rows for prediction: each keeps all fields of its record, in addition to the row that the objective reads."""
+"""Rows that keep all fields of their records: for predictions, in addition to the row that the objective reads, or alone."""
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from itertools import islice
 from typing import Any, NamedTuple
 
 from tfkit.data.columns.record_columns import Columns, Record
-from tfkit.data.columns.rows import BadRow, Row, Source
+from tfkit.data.columns.rows import FIRST_ROWS, BadRow, OnBadRow, Row, Source
 from tfkit.data.formats.file_content import Content
 from tfkit.data.formats.readers import Layout, read_content, read_rows
 from tfkit.data.sources.local_files import FileSource
+from tfkit.data.sources.open_sources import open_source
 from tfkit.errors import argument
+from tfkit.recipe.schema.data_sections import SourceSection
 from tfkit.recipe.schema.roles import Role
 
 _WORD = re.compile(r"\w+(?:[-'’.,]\w+)*|[^\w\s]")  # with inner hyphens, apostrophes, and the points of numbers
@@ -88,3 +91,34 @@ def _carried(row: Row | BadRow) -> PredictionInput:
     """Return the PredictionInput that a row carries; a BadRow is a record that could not be read."""
     carried: PredictionInput = row.values[_CARRIED] if isinstance(row, Row) else PredictionInput({}, row)
     return carried
+
+
+@dataclass(frozen=True)
+class _AllColumns(Columns):
+    """All columns, whatever their names and values."""
+
+    beyond_roles = ("everything",)
+
+    def take(self, record: Record) -> Row | BadRow:
+        """Return a row whose values are those of the record."""
+        return Row("", record.place, record.values)
+
+    def check(self, available: Iterable[str], place: str) -> None:
+        """Accept any columns."""
+
+    def select_read(self, available: Iterable[str]) -> list[str]:
+        """Return all columns."""
+        return list(available)
+
+
+def first_records(section: SourceSection, on_bad_row: OnBadRow = "error", most: int = FIRST_ROWS) -> list[Record]:
+    """Return the first `most` records, or all if there are fewer. Raise DataError."""
+    return [*all_records(section, on_bad_row, most)]
+
+
+def all_records(section: SourceSection, on_bad_row: OnBadRow, most: int) -> Iterator[Record]:
+    """Yield the records of a source, at most `most`. Raise DataError."""
+    if section.streamed:  # download no more rows than are read
+        section = section.model_copy(update={"rows": min(section.rows or most, most)})
+    source = open_source(section, "train", None, on_bad_row, columns=_AllColumns(named={"": "everything"}))
+    return (Record(row.values or {"text": row.text}, row.place) for row in islice(source.rows(), most))

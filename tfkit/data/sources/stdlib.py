@@ -20,6 +20,7 @@ from tfkit.data.columns.rows import OnBadRow, Part, Row, Skipped, check_rows, fi
 from tfkit.data.formats.file_content import reading
 from tfkit.data.formats.readers import Rows, read_rows
 from tfkit.data.store.folder_cache import cache_folder, indexed_folder, reading_cache, write_index
+from tfkit.data.store.hashes import digest
 from tfkit.errors import DataError
 
 HELD_OUT = 0.05  # fraction of files, if the recipe gives none
@@ -63,13 +64,13 @@ class StdlibSource:
 
     def fingerprint(self) -> str:
         """Return a hash of the paths and contents of the part's files, and of the handling of bad rows."""
-        digest = hashlib.blake2b(f"stdlib{fingerprint_of(self.on_bad_row)}".encode(), digest_size=16)
+        hashed = hashlib.blake2b(f"stdlib{fingerprint_of(self.on_bad_row)}".encode(), digest_size=16)
         for path in self.paths:
             with reading(self.root / path):
                 content = (self.root / path).read_bytes()
-            digest.update(f"{path}\0{len(content)}\0".encode())
-            digest.update(content)
-        return digest.hexdigest()
+            hashed.update(f"{path}\0{len(content)}\0".encode())
+            hashed.update(content)
+        return hashed.hexdigest()
 
     def rows(self, skipped: dict[str, Skipped] | None = None) -> Iterator[Row]:
         """Yield each file's whole text."""
@@ -106,8 +107,7 @@ class StdlibTask:
     def find(cls, task: str, columns: Columns, part: Part, on_bad_row: OnBadRow, root: Path | None = None) -> "StdlibTask":
         """Return the task's rows, from the cache or built in a few seconds. Raise DataError if Python was installed without sources."""
         files = StdlibSource.find(Part("all", part.fraction), "error", root)
-        content = f"{TASKS_VERSION}\0{task}\0{platform.python_version()}\0{files.fingerprint()}"
-        folder = cache_folder() / "stdlib" / hashlib.blake2b(content.encode(), digest_size=16).hexdigest()
+        folder = cache_folder() / "stdlib" / digest(TASKS_VERSION, task, platform.python_version(), files.fingerprint())
         index, _, _ = indexed_folder(folder, TASKS_VERSION, lambda path: _write(path, task, files))
         return cls(task, columns, part, on_bad_row, folder, index)
 
@@ -133,8 +133,7 @@ class StdlibTask:
 
     def fingerprint(self) -> str:
         """Return a hash of the task, the columns, the part, and all files: a row may be dropped since another file has the same input."""
-        about = f"{self.folder.name}\0{self.columns.fingerprint()}\0{self.part}{fingerprint_of(self.on_bad_row)}"
-        return hashlib.blake2b(about.encode(), digest_size=16).hexdigest()
+        return digest(self.folder.name, self.columns.fingerprint(), f"{self.part}{fingerprint_of(self.on_bad_row)}")
 
     def rows(self, skipped: dict[str, Skipped] | None = None) -> Iterator[Row]:
         """Yield every row of the part, file after file."""

@@ -3,7 +3,6 @@
 Folder of the cache: values.bin (float32, one value for each element of another array); index.json, written last; hashes.json.
 """
 
-import hashlib
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +12,7 @@ from numpy.typing import NDArray
 
 from tfkit.data.store.example_sets import ExampleSet
 from tfkit.data.store.folder_cache import cache_folder, indexed_folder, is_built, write_index
+from tfkit.data.store.hashes import digest
 
 _VERSION = 1
 
@@ -30,8 +30,7 @@ def with_computed_values(
     `key` identifies all that the values depend on in addition to the set; `compute` returns the values of all examples, concatenated.
     `lacks_any`: for ranks that compute together; takes whether this rank's cache lacks the values, and returns whether any rank's does.
     """
-    content = f"{_VERSION}\0{name}\0{key}\0{stored.fingerprint}"
-    folder = cache_folder() / "computed" / hashlib.blake2b(content.encode(), digest_size=16).hexdigest()
+    folder = cache_folder() / "computed" / digest(_VERSION, name, key, stored.fingerprint)
     starts = stored.arrays[beside][1]
 
     computed = compute() if lacks_any is not None and lacks_any(not is_built(folder, _VERSION)) else None

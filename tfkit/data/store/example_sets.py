@@ -5,7 +5,6 @@ An example is a few arrays (ids, labels, segments ...), with the same names for 
 places.bin and places.starts.bin; index.json, written last; hashes.json. All little-endian.
 """
 
-import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
@@ -16,10 +15,9 @@ from typing import IO, Any, NamedTuple, Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
-from tfkit.data.columns.rows import BadRow, OnBadRow, Part, Row, Skipped, Source, describe_skipped, refuse, skip
+from tfkit.data.columns.rows import BadRow, OnBadRow, Part, Row, Skipped, Source, refuse, skip
 from tfkit.data.store.folder_cache import cache_folder, indexed_folder, write_index
-from tfkit.data.store.hashes import HashedArray, HashedFiles, text_hash
-from tfkit.data.store.token_stream import check_ids
+from tfkit.data.store.hashes import HashedArray, HashedFiles, digest, text_hash
 from tfkit.errors import DataError
 
 EXAMPLES_VERSION = 2  # part of the fingerprint: raise it when the same rows and encoder give other examples
@@ -100,14 +98,6 @@ class ExampleSet:
             about += f"; of several targets of a row the first is used, {self.unread:,} more left out"
         return about
 
-    def describe_skipped(self) -> str:
-        """Describe the skipped rows; empty if there are none."""
-        return describe_skipped(self.name, self.skipped)
-
-    def check_vocabulary(self, vocab_size: int) -> None:
-        """Raise ModelError if an id is outside an embedding of `vocab_size` rows."""
-        check_ids(self.name, self.max_id, vocab_size)
-
     def check_targets(self) -> None:
         """Do nothing: an encoder rejects rows without a target."""
 
@@ -120,8 +110,8 @@ def example_set(
     `progress` is called with the bytes of text encoded since its last call, and may raise to stop. `keeps_lost`: skip lost rows
     whatever `on_bad_row`, for an evaluation that counts them itself.
     """
-    content = f"{EXAMPLES_VERSION}\0{source.fingerprint()}\0{encoder.fingerprint()}\0{on_bad_row}{'+lost' * keeps_lost}"
-    fingerprint = hashlib.blake2b(content.encode(), digest_size=16).hexdigest()
+    skips = f"{on_bad_row}{'+lost' * keeps_lost}"
+    fingerprint = digest(EXAMPLES_VERSION, source.fingerprint(), encoder.fingerprint(), skips)
     folder = cache_folder() / "examples" / fingerprint
     index, files, built = indexed_folder(
         folder, EXAMPLES_VERSION, lambda path: _write(path, source, encoder, on_bad_row, progress, keeps_lost=keeps_lost)

@@ -111,9 +111,6 @@ def build_once(folder: Path, is_whole: Callable[[Path], bool], build: Callable[[
     processes that have its files mapped keep them. Raises MachineError on a full or read-only disk.
     """
 
-    def is_good(path: Path) -> bool:
-        return is_whole(path) and find_damage(path) is None
-
     if is_whole(folder):
         damaged = find_damage(folder)
         if damaged is None:
@@ -128,7 +125,7 @@ def build_once(folder: Path, is_whole: Callable[[Path], bool], build: Callable[[
             build(temporary)
             write_hashes(temporary)
             sync_tree(temporary)
-            return _put_in_place(temporary, folder, is_good)
+            return _put_in_place(temporary, folder, is_whole)
     except OSError as error:
         if error.errno in (*DISK_FULL, errno.EROFS, errno.EACCES, errno.EPERM):
             raise MachineError(
@@ -146,7 +143,7 @@ def _put_in_place(temporary: Path, folder: Path, is_whole: Callable[[Path], bool
         except OSError as error:
             if error.errno not in (errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR):
                 raise
-            if is_whole(folder):
+            if is_whole(folder) and find_damage(folder) is None:
                 return False  # another process was faster
             with contextlib.suppress(FileNotFoundError):  # another process replaces it, too
                 os.rename(folder, _sibling_name(folder))  # not locked, so it is removed as a leftover

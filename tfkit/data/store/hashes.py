@@ -128,6 +128,11 @@ def _hash(block: bytes | memoryview) -> str:
     return hashlib.blake2b(block, digest_size=8).hexdigest()
 
 
+def digest(*about: object) -> str:
+    """Return a hash of these values, for a fingerprint."""
+    return hashlib.blake2b("\0".join(map(str, about)).encode(), digest_size=16).hexdigest()
+
+
 def text_hash(text: str) -> bytes:
     """Return an 8-byte hash of a text without the white space at its ends."""
     return hashlib.blake2b(text.strip().encode(), digest_size=8).digest()

@@ -2,7 +2,7 @@
 
 import contextlib
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,15 +10,7 @@ from numpy.typing import NDArray
 from tfkit.data.store.folder_cache import cache_folder
 from tfkit.data.store.hashes import HashedFiles
 
-Hashes = NDArray[Any]  # (rows,) uint64
-
-
-class Hashed(Protocol):
-    """A cached source (ExampleSet, TokenStream), with a hash of each row's text."""
-
-    @property
-    def texts(self) -> NDArray[Any]:
-        """The hashes, (rows,) uint64."""
+Hashes = NDArray[Any]  # (rows,) uint64, the `texts` of a cached source (ExampleSet, TokenStream)
 
 
 def cached_hashes(fingerprint: str) -> Hashes | None:
@@ -30,9 +22,6 @@ def cached_hashes(fingerprint: str) -> Hashes | None:
     return None
 
 
-def overlap(kept: Sequence[Hashed], held_out: Hashed) -> int:
+def overlap(kept: Sequence[Hashes], held_out: Sequence[Hashes]) -> int:
     """Return how many rows of `held_out` are also in the training data `kept`, ignoring white space at their ends."""
-    if not kept:
-        return 0
-    known = np.unique(np.concatenate([np.asarray(source.texts) for source in kept]))
-    return int(np.isin(np.asarray(held_out.texts), known).sum())
+    return int(np.isin(np.concatenate(held_out), np.concatenate(kept)).sum())

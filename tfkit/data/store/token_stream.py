@@ -8,7 +8,6 @@ Folder of the cache: tokens.bin (uint16 or uint32), starts.bin, text_bytes.bin (
 optionally sentences.bin (int64), and index.json; all little-endian. hashes.json has the hashes of their blocks.
 """
 
-import hashlib
 import re
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
@@ -20,9 +19,9 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tfkit.data.columns.rows import Skipped, Source, describe_skipped
+from tfkit.data.columns.rows import Skipped, Source
 from tfkit.data.store.folder_cache import cache_folder, indexed_folder, write_index
-from tfkit.data.store.hashes import HashedArray, text_hash
+from tfkit.data.store.hashes import HashedArray, digest, text_hash
 from tfkit.errors import DataError, ModelError
 from tfkit.tokenizer import Tokenizer
 from tfkit.tokenizer.entries import opening_bytes
@@ -61,10 +60,6 @@ class TokenStream:
         ids: NDArray[Any] = self.tokens[self.starts[i] : self.starts[i + 1] - self.separator]
         return ids
 
-    def describe_skipped(self) -> str:
-        """Describe the skipped rows; empty if there are none."""
-        return describe_skipped(self.name, self.skipped)
-
     def check_targets(self) -> None:
         """Raise DataError if no document has a target, an id that follows another."""
         if not (np.diff(self.starts) - self.separator > 1).any():
@@ -72,10 +67,6 @@ class TokenStream:
                 f"{self.name}: nothing to score: of {len(self):,} texts none has a token that follows another; "
                 "give longer texts, or hold out a larger fraction"
             )
-
-    def check_vocabulary(self, vocab_size: int) -> None:
-        """Raise ModelError if an id is outside an embedding of `vocab_size` rows."""
-        check_ids(self.name, self.max_id, vocab_size)
 
 
 def check_ids(name: str, max_id: int, vocab_size: int) -> None:
@@ -95,8 +86,8 @@ def token_stream(
     `progress` is called with the bytes of text tokenized since its last call, and may raise to stop. `sentences`: store the positions of
     sentences, too; the cache has such streams separately.
     """
-    content = f"{STREAM_VERSION}\0{source.fingerprint()}\0{tokenizer.fingerprint()}" + (f"\0{SENTENCES_VERSION}" if sentences else "")
-    fingerprint = hashlib.blake2b(content.encode(), digest_size=16).hexdigest()
+    versions = [SENTENCES_VERSION] if sentences else []
+    fingerprint = digest(STREAM_VERSION, source.fingerprint(), tokenizer.fingerprint(), *versions)
     folder = cache_folder() / "streams" / fingerprint
     index, files, built = indexed_folder(folder, STREAM_VERSION, lambda path: write_stream(path, source, tokenizer, progress, sentences))
     return TokenStream(

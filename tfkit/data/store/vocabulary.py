@@ -3,7 +3,6 @@
 A folder of the cache has tokenizer.json, and tokenizer_config.json with the settings; earlier versions wrote further files beside them.
 """
 
-import hashlib
 import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -11,6 +10,7 @@ from pathlib import Path
 
 from tfkit.data.columns.rows import Row, Source
 from tfkit.data.store.folder_cache import build_and_open, cache_folder
+from tfkit.data.store.hashes import digest
 from tfkit.errors import DataError
 from tfkit.recipe.schema.data_sections import TokenizerSection
 from tfkit.tokenizer import LIBRARY_VERSION, Tokenizer, train_tokenizer
@@ -24,10 +24,8 @@ def trained_tokenizer(sources: Sequence[Source], section: TokenizerSection, prog
 
     `progress` is called with the bytes of each text read, and may raise to stop.
     """
-    digest = hashlib.blake2b(f"{TRAINER_VERSION}\0{LIBRARY_VERSION}\0{section.model_dump_json()}".encode(), digest_size=16)
-    for source in sources:
-        digest.update(source.fingerprint().encode())
-    folder = cache_folder() / "tokenizers" / digest.hexdigest()
+    texts = "".join(source.fingerprint() for source in sources)
+    folder = cache_folder() / "tokenizers" / digest(TRAINER_VERSION, LIBRARY_VERSION, f"{section.model_dump_json()}{texts}")
 
     def build(path: Path) -> None:
         trained = train_tokenizer(section, _Sample(sources, section.sample_bytes), progress)

@@ -9,6 +9,7 @@ import torch
 
 from tfkit.adapters import FrozenReference, add_lora, freeze
 from tfkit.data import BatchSizes, Loader, Rows, StepLoader
+from tfkit.data.store.token_stream import check_ids
 from tfkit.engine.assembly.base_model import start_model
 from tfkit.engine.assembly.loaders import MixedLoader, sampling_loader
 from tfkit.engine.assembly.memory_plan import holds_whole_model
@@ -90,7 +91,7 @@ def assemble(
         *(held_out.stored for held_out in data.validation),
         *(stream for stream, _ in data.pretraining),
     ):
-        stored.check_vocabulary(model.config.vocab_size)
+        check_ids(stored.name, stored.max_id, model.config.vocab_size)
     if data.validation:
         check_validation(recipe, data)
     _check_prompts(recipe, data, model)

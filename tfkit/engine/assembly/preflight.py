@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from itertools import islice
 
 from tfkit.data import ExampleSet, Source
+from tfkit.data.columns.rows import describe_skipped
 from tfkit.errors import DataError
 from tfkit.objectives.context import LONGER_ROWS, Stored
 from tfkit.recipe.schema.roles import Role
@@ -74,7 +75,8 @@ def check_lost(stored: Sequence[Stored], limit: float) -> None:
     for one in stored:
         skipped = sum(kind.rows for kind in one.skipped.values())
         if skipped > limit * (len(one) + skipped):
-            raise DataError(f"{one.describe_skipped()}; of {len(one) + skipped:,} rows{_over(limit)}; repair them, or raise the limit")
+            bad = describe_skipped(one.name, one.skipped)
+            raise DataError(f"{bad}; of {len(one) + skipped:,} rows{_over(limit)}; repair them, or raise the limit")
         if isinstance(one, ExampleSet) and one.truncated > limit * len(one):
             raise DataError(f"{one.describe()}{_over(limit)}; {LONGER_ROWS}, shorten the rows, or raise the limit")
 

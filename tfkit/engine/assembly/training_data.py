@@ -12,6 +12,7 @@ from tfkit.alignment.user_code import CodePermission, read_code
 from tfkit.carbon import Meter
 from tfkit.data import ExampleSet, Source, TokenStream, example_set, token_stream, trained_tokenizer
 from tfkit.data.columns.labels import find_labels
+from tfkit.data.columns.rows import describe_skipped
 from tfkit.data.sources.open_sources import pretraining_sources, training_sources, validation_sources
 from tfkit.data.store.overlap import overlap
 from tfkit.engine.assembly.base_model import Start, kept_labels, open_start, tuned_config
@@ -183,7 +184,7 @@ def _report(stored: Sequence[Stored], validation: Sequence[Stored], tokenizer: T
     """Report what was kept, truncated and skipped, and how many held-out rows are also trained on."""
     report_rows([*stored, *validation], listener)
     for held_out in validation:
-        if shared := overlap(stored, held_out):
+        if shared := overlap([rows.texts for rows in stored], [held_out.texts]):
             listener.warn(f"{held_out.name}: {shared:,} of {len(held_out):,} held-out rows are among those that are trained on")
     tokens = sum(map(tokens_of, stored))
     listener.say(
@@ -193,7 +194,7 @@ def _report(stored: Sequence[Stored], validation: Sequence[Stored], tokenizer: T
 
 def report_rows(stored: Sequence[Stored], listener: Listener) -> None:
     """Report what was kept and truncated, and warn of what was skipped, once for a source and its held-out part."""
-    for note in dict.fromkeys(rows.describe_skipped() for rows in stored):
+    for note in dict.fromkeys(describe_skipped(rows.name, rows.skipped) for rows in stored):
         if note:
             listener.warn(note)
     for note in dict.fromkeys(rows.describe() for rows in stored if isinstance(rows, ExampleSet)):

@@ -12,7 +12,7 @@ from tfkit.data import ExampleSet, Source
 from tfkit.data.columns.rows import Row
 from tfkit.data.sources.open_sources import training_sources, validation_sources
 from tfkit.data.store.hashes import text_hash
-from tfkit.data.store.overlap import Hashes, cached_hashes
+from tfkit.data.store.overlap import Hashes, cached_hashes, overlap
 from tfkit.engine.request.evaluation_settings import saved_recipe
 from tfkit.errors import TfkitError
 from tfkit.evaluation.baselines import Baselines, baselines, has_baselines
@@ -81,10 +81,10 @@ def count_trained_rows(checkpoint: Path, scored: Sequence[Hashes]) -> int | None
     A text is not counted if the run was trained on a part of it.
     """
     known = _hashes(checkpoint) if scored else None
-    return None if known is None else int(np.isin(np.concatenate(scored), known).sum())
+    return None if known is None else overlap(known, scored)
 
 
-def _hashes(checkpoint: Path) -> Hashes | None:
+def _hashes(checkpoint: Path) -> list[Hashes] | None:
     """Return the hashes of the training texts: from the cache, else from the rows themselves, if these are not too many."""
     try:
         fingerprints = read_tfkit_json(checkpoint).data["train"]
@@ -93,10 +93,10 @@ def _hashes(checkpoint: Path) -> Hashes | None:
         return None
     known = [hashes for hashes in cached if hashes is not None]
     if cached and len(known) == len(cached):
-        return np.unique(np.concatenate(known))
+        return known
     with suppress(TfkitError):  # moved or changed
         run = _local_run(checkpoint)
         sources = _sources(run) if run is not None else []
         if sources and sum(source.size_bytes or 0 for source in sources) <= _MOST_BYTES:
-            return np.unique(np.frombuffer(b"".join(text_hash(row.text) for row in _rows(sources)), "<u8"))
+            return [np.frombuffer(b"".join(text_hash(row.text) for row in _rows(sources)), "<u8")]
     return None

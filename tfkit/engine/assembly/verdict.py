@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tfkit.evaluation.baselines import Baselines
-from tfkit.recipe.schema.best_metric import HIGHER
+from tfkit.recipe.schema.objective_sections import HIGHER
 from tfkit.units import baseline_metric
 
 Metrics = Mapping[str, float | None]

@@ -20,7 +20,7 @@ from tfkit.engine.training_run.usage import spent_in
 from tfkit.errors import MachineError, UsageError, argument, how_to_install
 from tfkit.recipe import Chain, Recipe, RecipeText, open_recipe, read_chain
 from tfkit.recipe.reading.overrides import NO_OVERRIDES, Overrides, assignment, followed_by
-from tfkit.recipe.schema.best_metric import HIGHER
+from tfkit.recipe.schema.objective_sections import HIGHER
 from tfkit.recipe.search_space import Axis, SearchSpace
 from tfkit.run.run_json import read_run_json, trial_folders
 

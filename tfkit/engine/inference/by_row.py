@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from tfkit.data import ExampleSet, Source
 from tfkit.data.sources.open_sources import validation_sources
 from tfkit.data.store.overlap import Hashes
+from tfkit.data.store.token_stream import check_ids
 from tfkit.engine.assembly.reference_model import with_finished_reference
 from tfkit.engine.assembly.training_data import ValidationSet, report_rows, set_names, store, with_lost
 from tfkit.engine.assembly.training_rows import evaluation_baselines, scored_rows
@@ -112,7 +113,7 @@ def stored_sets(
     with session.first_alone(), session.stop.at_once():
         stored = [store(source, data, objective, tokenizer, session.listener, counts_lost=True) for source in sources]
     for examples in stored:
-        examples.check_vocabulary(loaded.config.vocab_size)
+        check_ids(examples.name, examples.max_id, loaded.config.vocab_size)
     order = RowOrder(row_length(data.sequence_length, loaded.config), settings.seed, settings.batch_size, data.length_groups)
     return [ValidationSet(*examples) for examples in zip(set_names(data, sources), stored, sources, strict=True)], order
 

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from tfkit.data import Source, TokenStream, token_stream
+from tfkit.data.columns.rows import describe_skipped
 from tfkit.engine.assembly.training_data import set_names
 from tfkit.engine.assembly.validation import join_metrics
 from tfkit.engine.inference.by_row import Scored, scored_sources
@@ -60,7 +61,7 @@ def _streams(sources: list[Source], loaded: "Loaded", session: "Session") -> lis
         session.listener.say(source.describe())
         with session.listener.progress(f"tokenizing {source.name}", source.size_bytes, "bytes") as bar, session.stop.at_once():
             streams.append(token_stream(source, loaded.codec, bar.advance))
-        if note := streams[-1].describe_skipped():
+        if note := describe_skipped(source.name, streams[-1].skipped):
             session.listener.warn(note)
     return streams
 

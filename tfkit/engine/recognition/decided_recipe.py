@@ -10,8 +10,8 @@ from tfkit.data.columns.forms import texts_of
 from tfkit.data.columns.preference_forms import vote_columns
 from tfkit.data.columns.record_columns import Columns, Record
 from tfkit.data.columns.rows import FIRST_ROWS, Row
-from tfkit.data.sources.open_sources import all_records, first_records
 from tfkit.data.sources.parallel_files import read_class_names
+from tfkit.data.sources.prediction_rows import all_records, first_records
 from tfkit.engine.recognition.decided_size import RowTokens, Size, decide_size, row_tokens
 from tfkit.errors import DataError, UsageError, argument
 from tfkit.model.transformer import on_meta

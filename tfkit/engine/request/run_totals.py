@@ -12,7 +12,7 @@ from typing import Any
 from tfkit.carbon import Footprint, Reading, ledger_totals, read_seconds, read_totals
 from tfkit.carbon.footprint import MEASURED, RANGES, REWORK, RunTotals, sum_totals
 from tfkit.recipe.reading.overrides import Overrides, assignment
-from tfkit.recipe.schema.best_metric import HIGHER
+from tfkit.recipe.schema.objective_sections import HIGHER
 from tfkit.run.ancestors import read_lineage
 from tfkit.run.checkpoints import newest_checkpoint
 from tfkit.run.folder import RunFolder

@@ -24,7 +24,7 @@ from tfkit.engine.training_run.ranks_of_command import RankConnection
 from tfkit.errors import BudgetReached, MachineError, Stopped, TfkitError, UsageError, argument, stop_reason
 from tfkit.parallel.ranks import Ranks
 from tfkit.recipe.reading.overrides import Overrides
-from tfkit.recipe.schema.parallel_section import ParallelSection
+from tfkit.recipe.schema.optimizer_sections import ParallelSection
 from tfkit.recipe.starting_points import DECISIONS
 from tfkit.run import strict_json
 from tfkit.run.folder import RunFolder, is_begun

@@ -8,7 +8,7 @@ from tfkit.engine.assembly.verdict import Comparison, advice, compare, predicts_
 from tfkit.engine.training_run.run import Run
 from tfkit.engine.training_run.training_log import TrainingLog
 from tfkit.evaluation.baselines import Baselines
-from tfkit.recipe.schema.best_metric import HIGHER
+from tfkit.recipe.schema.objective_sections import HIGHER
 from tfkit.run.checkpoints import best_checkpoint, checkpoints, read_best, record_best, step_of
 
 

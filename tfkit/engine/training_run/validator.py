@@ -9,7 +9,7 @@ from tfkit.engine.training_run.checkpointing import Checkpointer
 from tfkit.engine.training_run.run import Run
 from tfkit.engine.training_run.training_log import TrainingLog
 from tfkit.errors import Stopped, argument
-from tfkit.recipe.schema.best_metric import HIGHER
+from tfkit.recipe.schema.objective_sections import HIGHER
 from tfkit.training.loop import Progress
 
 

@@ -10,9 +10,9 @@ from tfkit.recipe.presets import merge
 from tfkit.recipe.reading.problems import Problem, problem_at
 from tfkit.recipe.reading.source_checks import source_problems
 from tfkit.recipe.reading.tree import Node, Path
-from tfkit.recipe.schema.best_metric import metrics_of
 from tfkit.recipe.schema.data_sections import TokenizerSection
 from tfkit.recipe.schema.objective_facts import OWN_HEADS, ObjectiveSection
+from tfkit.recipe.schema.objective_sections import metrics_of
 from tfkit.recipe.schema.optimizer_sections import ScheduleSection
 from tfkit.recipe.schema.sections import EvaluationSection, ModelSection, Recipe
 from tfkit.recipe.schema.vocabularies import SENTINELS, VOCABULARIES, variant_of
@@ -20,18 +20,8 @@ from tfkit.recipe.schema.vocabularies import SENTINELS, VOCABULARIES, variant_of
 
 def cross_problems(recipe: Recipe, tree: Node) -> list[Problem]:
     """Return the problems of a recipe whose fields are each valid."""
-    problems = [
-        *_lengths(recipe),
-        *_warmup(recipe),
-        *_vocabulary(recipe),
-        *_unread(recipe),
-        *source_problems(recipe),
-        *_row_length(recipe),
-        *_start(recipe),
-        *_budgets(recipe),
-        *_embodied(recipe),
-        *_trial(recipe),
-    ]
+    checks = (_lengths, _warmup, _vocabulary, _unread, source_problems, _row_length, _start, _budgets, _embodied, _trial)
+    problems = [problem for check in checks for problem in check(recipe)]
     problems += [*recipe.objective.problems(recipe, model_values(recipe.model)), *_adapter(recipe), *_judging(recipe)]
     if recipe.model.start is None:  # otherwise the model's config is in its own files
         problems += _objective(recipe.objective.trained_for, recipe.model, recipe.tokenizer)

@@ -1,7 +1,6 @@
 """The tree of a recipe: its values with their positions, so that every error has a position."""
 
 from collections import abc
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from numbers import Integral, Real
 from typing import Any
@@ -123,28 +122,19 @@ def child(node: Node, step: str | int) -> Node | None:
     return None
 
 
-def walk(root: Node, path: Path) -> Iterator[tuple[str | int, Node, Node | None]]:
-    """Yield each step of a path with the node before it and the node after it, which is None where the tree ends."""
-    node: Node | None = root
-    for step in path:
-        if node is None:
-            return
-        after = child(node, step)
-        yield step, node, after
-        node = after
-
-
 def place_of(root: Node, path: Path, *, key: bool) -> Place:
     """Return the place of an error at `path`: a section or an unknown field at its key, a wrong value (`key` false) at the value.
 
     A value that is not written (a missing field, a value of a preset) has the place of the nearest section that is.
     """
-    place = root.place
-    for depth, (step, before, after) in enumerate(walk(root, path), 1):
-        if after is None:
+    place, node = root.place, root
+    for depth, step in enumerate(path, 1):
+        inner = child(node, step)
+        if inner is None:
             break
-        at_key = key or depth < len(path) or not isinstance(after, Scalar)
-        place = before.keys[str(step)] if isinstance(before, Mapping) and at_key else after.place
+        at_key = key or depth < len(path) or not isinstance(inner, Scalar)
+        place = node.keys[str(step)] if isinstance(node, Mapping) and at_key else inner.place
+        node = inner
     return place
 
 

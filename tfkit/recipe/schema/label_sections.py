@@ -1,12 +1,12 @@
-"""The objectives of labelled texts: classes, tags, choices. Torch-free."""
+"""The objectives of rows with a right answer: classes, tags, choices, sets of labels; some only evaluate a finished model. Torch-free."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, Field, model_validator
 
-from tfkit.recipe.schema.bounds import Weight
-from tfkit.recipe.schema.objective_facts import Contradiction, ObjectiveSection, Stacks, declared
+from tfkit.recipe.schema.bounds import Shots, Weight
+from tfkit.recipe.schema.objective_facts import Contradiction, ObjectiveSection, ScoredBy, Stacks, declared
 from tfkit.recipe.schema.roles import Role
 from tfkit.recipe.schema.vocabularies import VOCABULARIES, variant_of
 
@@ -165,3 +165,104 @@ class MultipleChoiceSection(ObjectiveSection):
             token = getattr(self, name)
             if token is not None and token not in (*vocabulary.first, *tokenizer.special_tokens, *vocabulary.last):
                 yield ("objective", name), f"{token!r} is not a special token of the tokenizer: add it to tokenizer.special_tokens"
+
+
+@declared
+class MinimalPairsSection(ObjectiveSection):
+    """Of two similar sentences, the model should find the good one more probable (BLiMP, arXiv 1912.00582). For evaluation only."""
+
+    kind: Literal["minimal_pairs"]
+
+    roles: ClassVar[tuple[Role, ...]] = (
+        Role("good", "text", ("good", "sentence_good")),
+        Role("bad", "text", ("bad", "sentence_bad")),
+        Role("group", "label", ("group", "UID"), required=False),
+    )
+    reads_text: ClassVar[bool] = False
+    scored_by: ClassVar[ScoredBy] = "likelihood"
+    metrics: ClassVar[tuple[str, ...]] = ("accuracy",)
+
+
+@declared
+class FewShotSection(ObjectiveSection):
+    """Choose the most probable of several answers, after examples of the task in the prompt (GPT-3, arXiv 2005.14165, 2.4).
+
+    For evaluation only: no weight is changed. The examples are rows of data.train.
+    """
+
+    kind: Literal["few_shot"]
+    shots: Shots = Field(0, description="Examples before each question, drawn for each question, never the row itself; 0: none.")
+    seed: int = Field(1, ge=0, lt=2**32, description="Seed of the draws.")
+    template: str = Field(
+        "{context} {answer}", description="The text of a row, {context} once and {answer} at the end: 'Q: {context} A: {answer}'."
+    )
+    separator: str = Field("\n\n", description="The text between two rows of a prompt.")
+    choices: Labels | None = Field(
+        None, min_length=2, description="The answers, for rows without their own: for a classification the names of its labels."
+    )
+    normalize: Literal["none", "tokens", "bytes", "unconditional"] = Field(
+        "none",
+        description="The answer's log-probability, the same per token, or per byte; unconditional: minus its log-probability without "
+        "the question, after the template's text between {context} and {answer} (as GPT-3 for some tasks).",
+    )
+
+    roles: ClassVar[tuple[Role, ...]] = (
+        MultipleChoiceSection.roles[0]._replace(columns=(*MultipleChoiceSection.roles[0].columns, "text")),
+        MultipleChoiceSection.roles[1]._replace(required=False),
+        Role("label", "label", (*MultipleChoiceSection.roles[2].columns, "category", "class", "intent"), by_number=True),
+    )
+    stacks: ClassVar[tuple[Stacks, ...]] = ("decoder", "both")
+    reads_text: ClassVar[bool] = False
+    scored_by: ClassVar[ScoredBy] = "likelihood"
+    metrics: ClassVar[tuple[str, ...]] = (
+        *("accuracy", "accuracy_none", "accuracy_tokens", "accuracy_bytes", "accuracy_unconditional"),
+        "chance",
+    )
+
+    @property
+    def reads_training(self) -> bool:
+        """Whether it reads data.train: for the examples of its prompts, if there are any."""
+        return self.shots > 0
+
+    @model_validator(mode="after")
+    def _has_both_places(self) -> "FewShotSection":
+        if self.template.count("{context}") != 1 or self.template.count("{answer}") != 1 or not self.template.endswith("{answer}"):
+            raise ValueError(f"template {self.template!r}: it must have {{context}} once, and {{answer}} once, at its end")
+        return self
+
+
+@declared
+class MultiLabelSection(ObjectiveSection):
+    """Any number of labels for a text, or for a pair of texts: each applies or not, and the probability of each is independent.
+
+    The labels of a row are a list, a text with a delimiter between them ('red|blue'), or columns of 0 and 1, one for each label:
+    `columns: {labels: [toxic, insult]}`.
+    """
+
+    kind: Literal["multi_label"]
+    labels: Labels | None = Field(
+        None, min_length=2, description="The labels, in the order of their numbers; null: those of the training rows, sorted."
+    )
+    delimiter: str = Field("|", min_length=1, description="The separator of the labels in a row whose labels are one text.")
+
+    roles: ClassVar[tuple[Role, ...]] = (
+        *ClassificationSection.roles[:2],
+        Role("labels", "label_set", ("labels", "label", "tags", "categories", "genres", "topics", "emotions")),
+    )
+    stacks: ClassVar[tuple[Stacks, ...]] = ClassificationSection.stacks
+    head: ClassVar[str] = "classes"
+    reads_text: ClassVar[bool] = False
+    has_baselines: ClassVar[bool] = True
+    metrics: ClassVar[tuple[str, ...]] = ("loss", "f1_micro", "f1_macro", "precision", "recall", "exact_match")
+
+    @property
+    def problem_type(self) -> str | None:
+        """Hugging Face's name for labels that do not exclude each other."""
+        return "multi_label_classification"
+
+    def labels_in(self, value: Any) -> Mapping[str, bool]:
+        """Return the labels that a row's value of the role `labels` names, and whether each applies."""
+        if isinstance(value, Mapping):
+            return value
+        names = map(str.strip, value.split(self.delimiter)) if isinstance(value, str) else map(str, value)
+        return {name: True for name in names if name}

@@ -38,10 +38,26 @@ TEXT_METRICS = {  # the metrics of generated texts, and the entry of evaluation.
     "rougeL": "rouge",
 }
 
+# Metrics by their better direction.
+LOWER = frozenset({"loss", "perplexity", "bits_per_byte", "rmse", "nll", "mlm_loss", "next_sentence_loss", "choices", "lm", "calibration"})
+HIGHER = frozenset(
+    {
+        *("accuracy", "token_accuracy", "next_sentence_accuracy", "matthews", "pearson", "spearman"),
+        *("precision", "recall", "f1", "f1_macro", "f1_micro", "margin", "reward", "gold"),
+        *TEXT_METRICS,
+    }
+)
+
 
 def metrics_of_texts(section: ObjectiveSection) -> Mapping[str, str]:
     """Return the metrics of the texts that an objective generates, as TEXT_METRICS; empty if it generates none."""
     return TEXT_METRICS if section.answers_in_text else {}
+
+
+def metrics_of(objective: ObjectiveSection) -> list[str]:
+    """Return the metrics that can select an objective's best checkpoint; not those of generated texts, which only `tfkit evaluate` has."""
+    section = objective.trained_for
+    return [name for name in section.training_metrics if name in LOWER | HIGHER and name not in metrics_of_texts(section)]
 
 
 @declared

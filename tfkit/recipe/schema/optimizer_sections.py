@@ -1,11 +1,11 @@
-"""The sections of an optimizer, one for each kind, and of the learning rate's schedule."""
+"""The sections for how steps are taken: the optimizers, one for each kind, the learning rate's schedule, and the ranks."""
 
 from typing import Annotated, Literal
 
 from pydantic import Field
 
 from tfkit.model.config import Data
-from tfkit.recipe.schema.bounds import CountOrZero, Epsilon, LearningRate, Positive, Tokens, Weight
+from tfkit.recipe.schema.bounds import Count, CountOrZero, Epsilon, LearningRate, Positive, Tokens, Weight
 
 Decay = Annotated[float, Field(ge=0, lt=1)]
 ClipNorm = Annotated[Positive | None, Field(description="Clip the gradient to this norm (2-norm over all parameters); null: no clipping.")]
@@ -96,3 +96,20 @@ class ScheduleSection(Data):
         description="Fraction of the run after which linear and cosine stay at final_ratio: GPT-3's 260 of 300 billion tokens are 0.867.",
     )
     decay_ratio: float = Field(0.2, gt=0, le=1, description="Fraction of all steps in which wsd decays.")
+
+
+class ParallelSection(Data):
+    """The ranks as a mesh of replicas and shards. It does not change the steps, and may be changed whenever a run is resumed."""
+
+    shard: Count = Field(
+        1, description="Ranks with sharded weights, gradients and optimizer state of one copy of the model; 1: every rank holds them all."
+    )
+    replicas: Count | Literal["auto"] = Field(
+        "auto", description="Copies of the model; replicas times shard is the number of ranks. auto: ranks / shard."
+    )
+    reshard: bool | Literal["auto"] = Field(
+        "auto",
+        description="With sharded weights, free those of a block after its forward pass, and sum gradients after every micro-batch: least "
+        "memory. "
+        "false: keep both until the end of the backward pass, or of the step: least traffic. auto: true.",
+    )

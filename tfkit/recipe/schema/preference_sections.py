@@ -9,62 +9,32 @@ from tfkit.recipe.schema.bounds import NewTokens, Positive
 from tfkit.recipe.schema.objective_facts import ObjectiveSection, declared
 from tfkit.recipe.schema.roles import Role
 
-PROMPT = Role(
-    "prompt",
-    "turns",
-    ("prompt", "messages", "conversations", "conversation", "question", "instruction", "query", "input"),
-    required=False,
-    later=("problem", "history"),
-)
-_COMPLETION = Role(
-    "completion",
-    "turns",
-    ("completion", "response", "answer", "output", "messages", "conversations", "conversation"),
-    shape="unpaired",
-    in_input=False,
-    later=("reply", "assistant"),
-)
-_COMPLETIONS = Role(
-    "completions", "completions", ("completions", "responses", "answers"), shape="ranked", in_input=False, later=("candidates",)
-)
-_RESPONSE = Role(
-    "response_a",
-    "turns",
-    ("response_a", "answer_a", "completion_a", "output_a", "conversation_a"),
-    shape="compared",
-    in_input=False,
-    later=("response_1", "answer_1", "completion_1", "output_1"),
-    is_later=True,
-)
+# The names of the columns of each role, in order of preference.
+_TURNS = ("messages", "conversations", "conversation")
+_OF_PROMPT = ("prompt", *_TURNS, "question", "instruction", "query", "input")
+_OF_COMPLETION = ("completion", "response", "answer", "output", *_TURNS)
+_OF_COMPLETIONS = ("completions", "responses", "answers")
+_CHOSEN = ("chosen_response", "response_chosen", "preferred_response", "answer_chosen", "winner", "chosen_answer")
+_REJECTED = ("rejected_response", "response_rejected", "dispreferred_response", "answer_rejected", "loser", "rejected_answer")
+_FIRST = ("response_a", "answer_a", "completion_a", "output_a", "conversation_a")
+_SECOND = ("response_b", "answer_b", "completion_b", "output_b", "conversation_b")
+_LATER_FIRST = ("response_1", "answer_1", "completion_1", "output_1")
+_LATER_SECOND = ("response_2", "answer_2", "completion_2", "output_2")
 _VOTES = ("preferred", "better", "vote", "annotations", "preferred_response", "label", "labels")
+
+PROMPT = Role("prompt", "turns", _OF_PROMPT, required=False, later=("problem", "history"))
+_COMPLETION = Role("completion", "turns", _OF_COMPLETION, shape="unpaired", in_input=False, later=("reply", "assistant"))
+_COMPLETIONS = Role("completions", "completions", _OF_COMPLETIONS, shape="ranked", in_input=False, later=("candidates",))
 PREFERENCE_ROLES = (
     PROMPT,
-    Role(
-        "chosen",
-        "turns",
-        ("chosen", "preferred", "better"),
-        shape="pair",
-        in_input=False,
-        later=("chosen_response", "response_chosen", "preferred_response", "answer_chosen", "winner", "chosen_answer"),
-    ),
-    Role(
-        "rejected",
-        "turns",
-        ("rejected", "dispreferred", "worse"),
-        shape="pair",
-        in_input=False,
-        later=("rejected_response", "response_rejected", "dispreferred_response", "answer_rejected", "loser", "rejected_answer"),
-    ),
+    Role("chosen", "turns", ("chosen", "preferred", "better"), shape="pair", in_input=False, later=_CHOSEN),
+    Role("rejected", "turns", ("rejected", "dispreferred", "worse"), shape="pair", in_input=False, later=_REJECTED),
     _COMPLETIONS,
     Role("ranks", "numbers", ("ranks", "rank", "ranking"), shape="ranked"),
     _COMPLETIONS._replace(shape="scored"),
     Role("scores", "numbers", ("scores", "score", "ratings"), shape="scored"),
-    _RESPONSE,
-    _RESPONSE._replace(
-        name="response_b",
-        columns=("response_b", "answer_b", "completion_b", "output_b", "conversation_b"),
-        later=("response_2", "answer_2", "completion_2", "output_2"),
-    ),
+    Role("response_a", "turns", _FIRST, shape="compared", in_input=False, later=_LATER_FIRST, is_later=True),
+    Role("response_b", "turns", _SECOND, shape="compared", in_input=False, later=_LATER_SECOND, is_later=True),
     Role("winner", "votes", ("winner", "votes", "preference", "choice"), shape="compared", later=_VOTES, is_later=True),
     _COMPLETION,
     Role("label", "label", ("label", "is_good", "desirable"), shape="unpaired", later=("thumbs_up", "is_chosen")),

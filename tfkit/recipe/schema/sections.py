@@ -8,9 +8,7 @@ from pydantic import AfterValidator, ConfigDict, Field, model_validator
 from tfkit.families.hub_models import preset_of
 from tfkit.model.config import Data
 from tfkit.recipe.schema import (  # noqa: F401  # they register objectives
-    judging_sections,
     label_sections,
-    multi_label_section,
     preference_sections,
     question_answering_section,
     rollout_sections,
@@ -33,8 +31,7 @@ from tfkit.recipe.schema.carbon_section import CarbonSection
 from tfkit.recipe.schema.data_sections import DataSection, TokenizerSection
 from tfkit.recipe.schema.objective_facts import ObjectiveSection, any_declared
 from tfkit.recipe.schema.objective_sections import CausalLMSection
-from tfkit.recipe.schema.optimizer_sections import AdamWSection, OptimizerSection, ScheduleSection
-from tfkit.recipe.schema.parallel_section import ParallelSection
+from tfkit.recipe.schema.optimizer_sections import AdamWSection, OptimizerSection, ParallelSection, ScheduleSection
 
 START_FIELDS = ("from", "sha256")  # of the model section, in addition to the fields of a config
 Every = Count | Literal["epoch"] | None  # epoch: the steps of one pass over the training rows
