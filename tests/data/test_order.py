@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tfkit.data.order.draws import Draws, WeightedOrder, by_epoch
+from tfkit.data.order.draws import Draws, by_epoch
+from tfkit.data.order.weighted_order import WeightedOrder
 from tfkit.errors import DataError
 
 

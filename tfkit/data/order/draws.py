@@ -1,18 +1,11 @@
-"""The order in which an epoch reads the rows of weighted sources, a function of (seed, epoch) alone, and the random numbers that draw it.
+"""Random numbers from the raw bits of numpy's PCG64, which never change; those of numpy's Generator may change in any release (NEP 19)."""
 
-With a weight of 2.3, an epoch reads every row of a source twice, and a random three tenths of its rows once more. Random numbers are the
-raw bits of numpy's PCG64, which never change; those of numpy's Generator may change in any release (NEP 19).
-"""
-
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
 
-from tfkit.errors import DataError
-
-MAX_ROWS = 100_000_000  # rows of an epoch with weights above 1: drawing their order takes 24 bytes a row
 _RANGE = 1 << 64
 # Keep the draws of the last two epochs used: a step may span two epochs, and a resumed run may go back by one.
 by_epoch = lru_cache(maxsize=2)
@@ -48,58 +41,3 @@ class Draws:
 def _raw(bits: np.random.PCG64) -> Iterator[int]:
     while True:
         yield from bits.random_raw(1024).tolist()
-
-
-class WeightedOrder:
-    """Rows of several sources, numbered consecutively across sources. `len()` is the number of rows in every epoch."""
-
-    def __init__(self, sources: Sequence[tuple[str, float, int]], seed: int, *, distinct: bool = False):
-        """`sources`: name, weight and number of rows. `distinct`: a row that an epoch reads again has another number each time.
-
-        Raises DataError if a weight gives no row an epoch, or too many.
-        """
-        self._counts = np.array([rows for _, _, rows in sources], np.int64)
-        self.repeats = [count_repeats(name, weight, rows) for name, weight, rows in sources]
-        self._strides = [rows * distinct for _, _, rows in sources]  # the distance between the numbers that a row has in two passes
-        used = [rows + passes * stride for rows, (passes, _), stride in zip(self._counts, self.repeats, self._strides, strict=True)]
-        self._first = np.concatenate([[0], np.cumsum(used)])  # number of each source's first row
-        self._order = by_epoch(lambda epoch: self.draw(np.random.PCG64([seed, epoch])))
-
-    def __len__(self) -> int:
-        return sum(self.rows)
-
-    @property
-    def rows(self) -> list[int]:
-        """The number of rows that an epoch reads from each source."""
-        return [passes * int(count) + extra for count, (passes, extra) in zip(self._counts, self.repeats, strict=True)]
-
-    def __getitem__(self, epoch: int) -> NDArray[np.int64]:
-        """Return the row numbers of an epoch, in reading order: (len(self),)."""
-        return self._order(epoch)
-
-    def draw(self, bits: np.random.PCG64) -> NDArray[np.int64]:
-        """Return the row numbers of an epoch, each repeated by its source's weight, in a random order: (len(self),)."""
-        numbers = []
-        for first, count, stride, (passes, extra) in zip(self._first, self._counts, self._strides, self.repeats, strict=False):
-            numbers += [first + i * stride + np.arange(count) for i in range(passes)]
-            numbers.append(first + passes * stride + permutation(bits, int(count))[:extra])
-        rows = np.concatenate(numbers)
-        return rows[permutation(bits, len(rows))]
-
-    def locate(self, numbers: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Return the index of the source of each row number, and the row's index in that source."""
-        sources = np.searchsorted(self._first, numbers, side="right") - 1
-        return sources, (numbers - self._first[sources]) % self._counts[sources]
-
-
-def count_repeats(name: str, weight: float, rows: int) -> tuple[int, int]:
-    """Return the whole passes over a source in an epoch, and the rows that are read once more. Raises DataError for none or too many."""
-    passes, extra = int(weight), round((weight % 1) * rows)
-    if not passes * rows + extra:
-        raise DataError(f"{name}: weight {weight} of {rows} rows is less than one row; set a larger weight, or give more rows")
-    if weight > 1 and weight * rows > MAX_ROWS:
-        raise DataError(
-            f"{name}: weight {weight:g} of {rows:,} rows is {weight * rows:,.0f} rows an epoch, more than {MAX_ROWS:,}: "
-            f"set its data.train weight to {max(1, MAX_ROWS // rows):,} or less, or train for more epochs"
-        )
-    return passes, extra

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from tfkit.data.order.draws import WeightedOrder, by_epoch, permutation
+from tfkit.data.order.draws import by_epoch, permutation
+from tfkit.data.order.weighted_order import WeightedOrder
 from tfkit.data.store.example_sets import Example, ExampleSet
 
 _POOL = 50  # batches that are sorted by length together: enough for similar lengths in a batch, few enough to keep the order random
