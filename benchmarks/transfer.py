@@ -48,7 +48,7 @@ EVALUATIONS, JUDGED_ROWS = 10, 300  # of each run of the pair
 
 def main() -> None:
     options = parse()
-    from tfkit.objectives.metrics.classes import mark_spans
+    from tfkit.objectives.metrics.entities import mark_spans
     from tfkit.recipe import read_recipe
 
     resolved = read_recipe(options.recipe, parse_overrides(options.set))

@@ -18,7 +18,8 @@ from tfkit.data.columns.rows import Row
 from tfkit.errors import MachineError
 from tfkit.objectives.metrics import Numbers, intervals, unit_weights
 from tfkit.objectives.metrics import texts as text_scores
-from tfkit.objectives.metrics.classes import classification_metrics, entity_metrics, mark_spans, spans, tag_metrics
+from tfkit.objectives.metrics.classes import classification_metrics, tag_metrics
+from tfkit.objectives.metrics.entities import entity_metrics, mark_spans, spans
 from tfkit.objectives.metrics.texts import reference_metrics
 from tfkit.objectives.text_regression import regression_metrics
 from tfkit.objectives.text_to_text import TextToText

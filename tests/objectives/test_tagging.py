@@ -12,7 +12,7 @@ from transformers import AutoModelForTokenClassification, AutoTokenizer, GPT2Tok
 from tfkit.data import ExampleRows
 from tfkit.errors import DataError, ModelError
 from tfkit.hub import save_model
-from tfkit.objectives.metrics.classes import spans
+from tfkit.objectives.metrics.entities import spans
 from tfkit.objectives.objective import IGNORED
 from tfkit.objectives.tagging import Tagging
 from tfkit.recipe.schema.label_sections import TaggingSection

@@ -19,7 +19,8 @@ from tfkit.data.columns.rows import BadRow, Row
 from tfkit.data.store.token_stream import split_sentences
 from tfkit.evaluation.preference_baselines import preference_baselines
 from tfkit.objectives.metrics import Numbers, unit_weights
-from tfkit.objectives.metrics.classes import classification_metrics, entity_metrics, label_set_metrics, mark_spans
+from tfkit.objectives.metrics.classes import classification_metrics, label_set_metrics
+from tfkit.objectives.metrics.entities import entity_metrics, mark_spans
 from tfkit.objectives.metrics.texts import answer_scores
 from tfkit.objectives.multiple_choice import right_choice
 from tfkit.objectives.text_regression import regression_metrics

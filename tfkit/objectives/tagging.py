@@ -21,7 +21,8 @@ from tfkit.model.transformer import Transformer
 from tfkit.objectives.classification import unknown_label
 from tfkit.objectives.labelled import NO_LABEL, Answer, LabelledObjective, RowResult, class_answer
 from tfkit.objectives.metrics import Scores
-from tfkit.objectives.metrics.classes import class_metrics, entity_figures, entity_metrics, mark_spans, tag_metrics
+from tfkit.objectives.metrics.classes import class_metrics, tag_metrics
+from tfkit.objectives.metrics.entities import entity_figures, entity_metrics, mark_spans
 from tfkit.objectives.objective import IGNORED, Batch, Sum
 from tfkit.objectives.text_pairs import check_room
 from tfkit.recipe.schema.label_sections import TaggingSection

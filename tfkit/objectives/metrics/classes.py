@@ -1,16 +1,8 @@
-"""Metrics of classes, of sets of labels, and of the names that tags mark.
-
-They equal scikit-learn's (for sets those of indicator matrices), including 0 / 0.
-
-Tags may mark names: B-person begins one, I-person continues it, O is outside (Ramshaw and Marcus 1995; CoNLL-2003). Also IOE, where E- ends
-a name, and IOBES, where S- is a whole name. Precision, recall and F1 of names are as in seqeval's default mode: only an exact span and kind
-counts as right, and invalid sequences are read as there.
-"""
+"""Metrics of classes, and of sets of labels. They equal scikit-learn's (for sets those of indicator matrices), including 0 / 0."""
 
 import math
-from collections import Counter
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -127,64 +119,3 @@ def _flat(sets: Sequence[set[int]]) -> tuple[Numbers, Numbers]:
     """Return the row and the label of each element of the rows' sets."""
     rows = np.repeat(np.arange(len(sets)), [len(labels) for labels in sets])
     return rows, np.array([label for labels in sets for label in sorted(labels)], np.int64)
-
-
-class Span(NamedTuple):
-    """A name of a `kind`: the words from `start` to before `end`."""
-
-    start: int
-    end: int
-    kind: str
-
-
-def mark_spans(tags: Sequence[str]) -> bool:
-    """Whether the tags mark spans, instead of classifying single words."""
-    return any(tag.startswith(("B-", "I-", "E-", "S-")) for tag in tags)
-
-
-def spans(tags: Sequence[str]) -> set[Span]:
-    """Return the spans of a sentence, as CoNLL's conlleval does: an I- without a span of its kind to continue begins a span."""
-    marked: set[Span] = set()
-    start, last, last_kind = 0, "O", ""
-    for place, tag in enumerate([*tags, "O"]):
-        letter, kind = tag[:1], tag[1:].split("-", maxsplit=1)[-1] or "_"
-        if _ends(last, letter) or (last not in ("O", ".") and kind != last_kind):
-            marked.add(Span(start, place, last_kind))
-        if _begins(last, letter) or (letter not in ("O", ".") and kind != last_kind):
-            start = place
-        last, last_kind = letter, kind
-    return marked
-
-
-def _ends(last: str, letter: str) -> bool:
-    """Whether a span ends between two words whose tags begin with these letters."""
-    return last in ("E", "S") or (last in ("B", "I") and letter in ("B", "S", "O"))
-
-
-def _begins(last: str, letter: str) -> bool:
-    """Whether a span begins between them."""
-    return letter in ("B", "S") or (last in ("E", "S", "O") and letter in ("E", "I"))
-
-
-def entity_metrics(targets: Sequence[Sequence[str]], predictions: Sequence[Sequence[str]]) -> Scores:
-    """Return `precision`, `recall` and `f1` from the tags of each sentence; 0 for 0 / 0."""
-    pairs = [(spans(right), spans(predicted)) for right, predicted in zip(targets, predictions, strict=True)]
-    counts = np.array([(len(right & predicted), len(predicted), len(right)) for right, predicted in pairs], np.float64)  # (N, 3)
-
-    def scores(weights: Numbers) -> dict[str, float]:
-        figures = ratios(*(weights @ counts).tolist())
-        return {name: figures[name] for name in ("precision", "recall", "f1")}
-
-    return scores
-
-
-def entity_figures(targets: Sequence[Sequence[str]], predictions: Sequence[Sequence[str]]) -> dict[str, dict[str, float]]:
-    """Return the `ratios` of each kind of name, in alphabetical order."""
-    hits: Counter[str] = Counter()
-    predicted: Counter[str] = Counter()
-    right: Counter[str] = Counter()
-    for target_tags, predicted_tags in zip(targets, predictions, strict=True):
-        target_spans, predicted_spans = spans(target_tags), spans(predicted_tags)
-        for counts, counted in ((hits, target_spans & predicted_spans), (predicted, predicted_spans), (right, target_spans)):
-            counts.update(span.kind for span in counted)
-    return {kind: ratios(hits[kind], predicted[kind], right[kind]) for kind in sorted(predicted.keys() | right.keys())}
