@@ -110,7 +110,6 @@ def build_once(folder: Path, is_whole: Callable[[Path], bool], build: Callable[[
     that build at once both return, with the result of one. An incomplete folder is replaced, and a damaged one with a RuntimeWarning;
     processes that have its files mapped keep them. Raises MachineError on a full or read-only disk.
     """
-
     if is_whole(folder):
         damaged = find_damage(folder)
         if damaged is None:

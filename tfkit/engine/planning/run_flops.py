@@ -7,6 +7,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import numpy as np
+
 from tfkit.data import Loader, StepLoader
 from tfkit.engine.assembly.memory_plan import checkpoint_bytes, trained_numel
 from tfkit.engine.assembly.step_flops import StepFlops, pretraining_flops, reference_flops, sampled_flops
@@ -130,7 +132,8 @@ def run_flops(
     }
     total = sum(parts.values())
     in_steps = parts["forward"] + parts["backward"] + parts["companions"] + parts["recomputed"]
-    trial = plan_trial(recipe, len(loader.rows), steps, total, in_steps / max(1, steps), forward.total / rows)
+    distinct = 0 if recipe.training.trial_rates is None else len(np.unique(loader.rows.order(0)))  # fewer than an epoch reads, if weighted
+    trial = plan_trial(recipe, distinct, steps, total, in_steps / max(1, steps), forward.total / rows)
     parts["trial"] = trial.flops if isinstance(trial, RateTrialPlan) else 0.0
     total += parts["trial"]
     included = {"attention": forward.attention + backward.attention, "head": forward.head + backward.head}

@@ -113,8 +113,7 @@ def _divided(recipe: Recipe, rows: Rows, plan: RateTrialPlan) -> tuple[NDArray[n
     """Return the numbers of the rows to score on, and of those to train on, of all that the first epoch reads."""
     numbers = np.unique(rows.order(0))
     drawn = numbers[permutation(np.random.PCG64([recipe.training.seed, _DRAW]), len(numbers))]
-    scored = min(plan.rows, len(numbers) // 2)  # a source of a weight above 1 has fewer rows than an epoch reads
-    return np.sort(drawn[:scored]), np.sort(drawn[scored:])
+    return np.sort(drawn[: plan.rows]), np.sort(drawn[plan.rows :])
 
 
 def _trial_recipe(recipe: Recipe, plan: RateTrialPlan, rate: float) -> Recipe:
