@@ -84,7 +84,8 @@ def test_always_the_same_answer_beats_nothing() -> None:
 
 
 @pytest.mark.parametrize(
-    ("metric", "value", "expected"), [("f1", 1.0, True), ("f1", 0.9, False), ("rmse", 0.0, True), ("rmse", 1.0, False)]
+    ("metric", "value", "expected"),
+    [("f1", 1.0, True), ("f1", 0.9, False), ("rmse", 0.0, True), ("rmse", 1.0, False), ("chrf", 100.0, True), ("bleu", 1.0, False)],
 )
 def test_a_perfect_score_that_a_baseline_has_needs_no_advice(metric: str, value: float, expected: bool) -> None:
     found = compare({"other": {metric: value}}, {metric: value})

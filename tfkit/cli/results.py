@@ -6,7 +6,7 @@ from typing import Any
 
 from tfkit import console
 from tfkit.errors import Stopped, TfkitError
-from tfkit.recipe.schema.objective_sections import HIGHER
+from tfkit.recipe.schema.objective_sections import HIGHER, best_value
 from tfkit.run import strict_json
 from tfkit.units import (
     format_baselines,
@@ -160,7 +160,7 @@ def beside_baseline(result: dict[str, Any]) -> str:
     score, value, sign = best["score"], best["value"], 1 if best["metric"] in HIGHER else -1
     if not result["beats_baseline"] and score is not None and sign * score > sign * value:
         return f"{best['metric']} {_number(score)} of one class for all rows beats nothing; {other}: {_number(value)}"
-    is_perfect = score == value == (1 if sign > 0 else 0)
+    is_perfect = score == value == best_value(best["metric"])
     verb = "beats" if result["beats_baseline"] else "equals" if is_perfect else "does NOT beat"
     return f"{best['metric']} {_number(score)} {verb} {other}: {_number(value)}"
 

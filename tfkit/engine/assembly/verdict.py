@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tfkit.evaluation.baselines import Baselines
-from tfkit.recipe.schema.objective_sections import HIGHER
+from tfkit.recipe.schema.objective_sections import HIGHER, best_value
 from tfkit.units import baseline_metric
 
 Metrics = Mapping[str, float | None]
@@ -31,7 +31,7 @@ class Comparison:
     @property
     def is_perfect(self) -> bool:
         """Whether neither the model nor the baseline can be better."""
-        return self.score == self.value == (1 if self.metric in HIGHER else 0)
+        return self.score == self.value == best_value(self.metric)
 
     def fields(self) -> dict[str, Any]:
         """Return the fields of a result."""

@@ -49,6 +49,11 @@ HIGHER = frozenset(
 )
 
 
+def best_value(metric: str) -> float:
+    """Return the value of a metric of rows than which none is better."""
+    return 100 if metric in ("bleu", "chrf") else 1 if metric in HIGHER else 0
+
+
 def metrics_of_texts(section: ObjectiveSection) -> Mapping[str, str]:
     """Return the metrics of the texts that an objective generates, as TEXT_METRICS; empty if it generates none."""
     return TEXT_METRICS if section.answers_in_text else {}
