@@ -1,4 +1,7 @@
-"""The mean of a run's last checkpoints, as a model folder. torch is imported once the checkpoints are found."""
+"""Which checkpoints of a run are averaged, and the folder of their mean, which `mean_weights` of hub/weights.py computes.
+
+torch is imported once the checkpoints are found.
+"""
 
 import shutil
 from collections.abc import Sequence
