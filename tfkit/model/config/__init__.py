@@ -2,12 +2,12 @@
 
 A field exists only if one of the systems uses it, and a field that applies to one kind only is in that kind's member of a union.
 
-position_config.py has the kinds of positions, head_config.py those of output layers, training_only.py what acts in training
-alone, sizes.py the bounds of all sizes.
+layer_config.py has the parts of a layer, position_config.py the kinds of positions, head_config.py those of output layers,
+training_only.py what acts in training alone, sizes.py the bounds of all sizes.
 """
 
 import math
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -19,25 +19,9 @@ from tfkit.model.config.head_config import (
     NoHeadConfig,
     TagsHeadConfig,
 )
-from tfkit.model.config.position_config import (
-    LongRopeScaling,
-    Position,
-    Relative,
-    Rotary,
-)
-from tfkit.model.config.sizes import (
-    MAX_LAYERS,
-    Context,
-    Data,
-    Distance,
-    Epsilon,
-    Factor,
-    Heads,
-    HiddenWidth,
-    Layers,
-    Rows,
-    Width,
-)
+from tfkit.model.config.layer_config import AttentionConfig, ExpertsConfig, MlpConfig, NormConfig
+from tfkit.model.config.position_config import LongRopeScaling, Position, Relative, Rotary
+from tfkit.model.config.sizes import Context, Data, Heads, HiddenWidth, Layers, Rows, Width
 from tfkit.model.config.training_only import DropoutConfig, InitConfig, RoutingConfig
 
 __all__ = [
@@ -58,42 +42,6 @@ __all__ = [
 ]
 
 
-class _Norm(Data):
-    """Normalization of the residual stream."""
-
-    eps: Epsilon = Field(1e-5, description="Added to the variance, or to the mean square, inside the root.")
-    placement: Literal["pre", "post", "sandwich", "reordered", "parallel"] = Field(
-        "pre",
-        description="pre: x + f(norm x), and a last norm. post: norm(x + f(x)). sandwich: x + norm(f(norm x)), and a last norm. "
-        "reordered: x + norm(f(x)), and a last norm (OLMo 2). parallel: all sublayers of a block read the same x, "
-        "x + f(norm x) + g(norm x), and a last norm (GPT-NeoX).",
-    )
-    first: bool = Field(True, description="pre: whether the first attention of a stack has a norm, too (ModernBERT: no).")
-
-    @model_validator(mode="after")
-    def _check_first(self) -> "_Norm":
-        if not self.first and self.placement != "pre":
-            raise ValueError(f"norm.first is false, but with the placement {self.placement} no first norm can be left out")
-        return self
-
-
-class LayerNormConfig(_Norm):
-    """LayerNorm: mean, variance, weight and bias (arXiv 1607.06450)."""
-
-    kind: Literal["layer"]
-    bias: bool = Field(True, description="Whether norms have a bias.")
-
-
-class RMSNormConfig(_Norm):
-    """RMSNorm: the mean square alone, and a weight (arXiv 1910.07467)."""
-
-    kind: Literal["rms"]
-    unit_offset: bool = Field(False, description="The weight is stored minus one, so that 0 is neutral (Gemma).")
-
-
-NormConfig = Annotated[LayerNormConfig | RMSNormConfig, Field(discriminator="kind")]
-
-
 class EmbeddingConfig(Data):
     """The processing of token vectors before the first block."""
 
@@ -103,59 +51,6 @@ class EmbeddingConfig(Data):
         None, description="Width of all these vectors, which a matrix then widens to that of the residual stream (ELECTRA); null: dim."
     )
     segments: Width | None = Field(None, description="Segment vectors, which distinguish the texts of a pair (BERT has 2); null: none.")
-
-
-class AttentionConfig(Data):
-    """The attention, apart from its heads."""
-
-    qkv_bias: bool = Field(False, description="A bias on the query, key and value projections.")
-    out_bias: bool = Field(False, description="A bias on the output projection.")
-    scale: Factor | None = Field(None, description="Multiplies the scores; null: 1 / sqrt(head_dim). T5 has 1.")
-    softcap: Factor | None = Field(None, description="Scores become cap * tanh(score / cap) (Gemma 2); null: no cap.")
-    qk_norm: Literal["head", "projection"] | None = Field(
-        None,
-        description="A norm on queries and keys before their rotation: over each head, whose heads share its weights (Qwen 3), or over "
-        "the whole projection (OLMo 2); null: none.",
-    )
-    windows: list[Distance | None] = Field(
-        [None],
-        min_length=1,
-        max_length=MAX_LAYERS,
-        description="Tokens to which a token attends backwards, itself included, and in an encoder also forwards; null: all. "
-        "One value per layer, repeated: [4096, null].",
-    )
-
-
-class ExpertsConfig(Data):
-    """Many MLPs, the experts, of which a router chooses a few for each token (Shazeer et al. 2017, arXiv 1701.06538)."""
-
-    count: int = Field(ge=2, le=1 << 12, description="Experts of a layer.")
-    active: int = Field(ge=1, le=1 << 12, description="Experts that compute each token: those with the largest probabilities.")
-    hidden_dim: HiddenWidth | None = Field(None, description="Width inside an expert; null: the model's hidden_dim.")
-    normalized: bool = Field(
-        True, description="Divide the probabilities of the chosen experts, which weight their outputs, by their sum (OLMoE: no)."
-    )
-    layers: list[bool] = Field(
-        [True],
-        min_length=1,
-        max_length=MAX_LAYERS,
-        description="Whether a layer has experts; the others have one MLP of the model's hidden_dim. One value per layer, repeated.",
-    )
-
-    @model_validator(mode="after")
-    def _check_active(self) -> "ExpertsConfig":
-        if self.active > self.count:
-            raise ValueError(f"mlp.experts.active {self.active} is above mlp.experts.count {self.count}")
-        return self
-
-
-class MlpConfig(Data):
-    """The feed-forward sublayer, applied at each position on its own."""
-
-    activation: Literal["relu", "gelu", "gelu_tanh", "silu"] = Field(description="gelu is the exact (erf) form.")
-    gated: bool = Field(False, description="down(activation(gate x) * up x) instead of down(activation(up x)).")
-    bias: bool = Field(False, description="A bias on each of its projections.")
-    experts: ExpertsConfig | None = Field(None, description="A mixture of experts, each such an MLP; null: one MLP for all tokens.")
 
 
 class ModelConfig(Data):
