@@ -56,6 +56,18 @@ def test_energy_is_power_times_time(tmp_path):
     assert in_file == pytest.approx(final.energy_wh)
 
 
+def test_a_change_of_phase_that_is_heard_late_takes_nothing_from_the_start(tmp_path):
+    """On a busy machine the first reading of a power may belong to a command that was sent seconds before it."""
+    meter = start(tmp_path, "SlowStart", every_seconds=60)
+    wait_for(lambda: meter.reading().status == "ok")
+    os.kill(meter._process.pid, signal.SIGSTOP)
+    meter.phase("train")
+    time.sleep(2.0)
+    os.kill(meter._process.pid, signal.SIGCONT)
+    final = meter.stop()
+    assert final.energy_wh == pytest.approx(final.seconds * WH_PER_SECOND, rel=0.1)
+
+
 def test_stopping_twice_is_stopping_once(tmp_path):
     meter = start(tmp_path)
     wait_for(lambda: meter.reading().status == "ok")

@@ -106,7 +106,7 @@ class Sidecar:
         if self._correction.is_past_end and not self._warned_of_series_end:
             self._warnings.append("carbon.intensity_file has ended; its last value is used from now on, and the ledger records this")
             self._warned_of_series_end = True
-        estimate = self._make_estimate(seconds, final)
+        estimate = self._make_estimate(now - self._began, final)
         if not final:
             self._send(self._reading(line, token))
         # emissions.csv is not derived at a change of phase, since there may be many per second.
@@ -115,7 +115,10 @@ class Sidecar:
             self._send(self._reading(line, token))
 
     def _make_estimate(self, seconds: float, final: bool) -> dict[str, Any] | None:
-        """Return the estimate for the time before CodeCarbon's start, once, when the power is known; None before and after."""
+        """Return the estimate for the time before CodeCarbon's start, once, when the power is known; None before and after.
+
+        `seconds`: those of the attempt until the latest reading.
+        """
         has_power = self._totals.energy_wh > 0 and self._totals.measured_seconds >= (FIRST_SECONDS / 4 if final else FIRST_SECONDS)
         if self._estimate is not None or not has_power:
             return None
