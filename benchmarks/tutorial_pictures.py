@@ -242,9 +242,15 @@ def head(work: Path) -> Picture:
 
 
 def alignment(work: Path) -> Picture:
-    """Draw the head of page 7 that aligns words."""
-    saved = json.loads((work / "align.json").read_text(encoding="utf-8"))
-    return _heat_of(saved, "A head of cross-attention that aligns words", "looks at")
+    """Draw the head of cross-attention that page 7's script shows, with its sentences."""
+    script = (work / "align.py").read_text(encoding="utf-8")
+    layer, number = map(int, re.findall(r"layer, head = (\d+), (\d+)", script)[0])
+    read = tfkit.load(str(work / "runs" / "spanish")).attention(*re.findall(r'attention\("(.*?)", "(.*?)"\)', script)[0])
+    assert read.target_tokens is not None
+    source, target = ([token.strip("▁") for token in tokens] for tokens in (read.tokens, read.target_tokens))
+    weights = read.maps["cross"][layer, number, :-1].tolist()  # each word is written while the word before it is read
+    shown = {"source": source, "target": target[1:], "weights": weights, "layer": layer, "head": number}
+    return _heat_of(shown, "A head of cross-attention that aligns words", "looks at")
 
 
 def folders(work: Path) -> Picture:
