@@ -195,6 +195,8 @@ def write_page(options: argparse.Namespace, models: Mapping[str, Model], floor: 
     command = " ".join(["python benchmarks/distillation.py", *sys.argv[1:]])
     text = f"""# Distillation
 
+{conclusion(models, floor)}
+
 This compares three models: the student of `{options.student}` trained with its teacher, the same student trained on
 the text alone, and the teacher. Each is then fine-tuned with `{options.task}`; there are {options.seeds} seeds of the
 students and of the fine-tuning. The table gives the accuracy on {test:,} held-out rows (mean and standard deviation);
@@ -203,8 +205,6 @@ head. The speed is that of a forward pass over the first 32 of these rows in flo
 measured in turns. Costs are those of pretraining, for a student without those of its teacher. Machine: {machine}.
 
 {table(models, floor)}
-
-{conclusion(models, floor)}
 
 Made by
 

@@ -220,6 +220,8 @@ def write_page(options: argparse.Namespace, name: str, metric: str, points: Poin
     baseline = "" if floor is None else f" Always predicting the most frequent class gives {floor:.3f}."
     text = f"""# Transfer: {name}
 
+{conclusion(points, metric, floor)}
+
 The recipe `{name}` is trained on increasing numbers of labelled examples, once from a pretrained checkpoint and once
 from random weights of the same architecture with the same tokenizer. Each is run with {options.seeds} seeds, which
 also select the examples. The table gives {metric} on {test:,} test rows (mean and standard deviation), the seconds of
@@ -229,8 +231,6 @@ Machine: {first.machine}.
 ![{metric} against the number of labelled examples]({figure.name})
 
 {table(points, metric)}
-
-{conclusion(points, metric, floor)}
 
 {shared_cost(receipt_beside(find_checkpoint(start)), points)}
 

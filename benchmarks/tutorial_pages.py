@@ -24,7 +24,7 @@ BLOCK = re.compile(r"^```(python|yaml|sh|text)\n(.*?)^```$", re.MULTILINE | re.D
 FILE_NAME = re.compile(r"# ([\w-]+\.(?:py|yaml))\n")
 TIME = re.compile(r"(?<=<!-- time -->).*?(?=<!-- /time -->)")
 _STEP = re.compile(r"step \d+/\d+ ")
-_SHOWN_STEPS = 2  # lines of progress in a row; the others become one line of three dots
+_SHOWN_STEPS = 1  # lines of progress in a row; the others become one line of three dots
 
 
 @dataclass(frozen=True)
@@ -88,7 +88,7 @@ def processor_seconds() -> float:
 
 
 def shown(output: str, work: Path) -> str:
-    """Shorten the output for the page: names within the folder, at most two lines of progress in a row, no spaces at ends of lines."""
+    """Shorten the output for the page: names within the folder, one line of progress in a row, no spaces at ends of lines."""
     lines: list[str] = []
     steps = 0
     for line in output.replace(f"{work.resolve()}/", "").splitlines():

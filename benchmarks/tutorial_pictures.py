@@ -7,7 +7,7 @@ import argparse
 import json
 import math
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,8 @@ from xml.sax.saxutils import escape
 
 from safetensors import safe_open
 from tutorial_pages import PAGES, blocks
+
+import tfkit
 
 WIDTH = 720
 SHADES = 25  # of the squares that show weights
@@ -229,13 +231,26 @@ def masks(work: Path) -> Picture:
 
 
 def head(work: Path) -> Picture:
-    """Draw the head of page 6 that looks most at the word before."""
-    return _heat_of(work / "head.json", "A head that looks at the word before", "looks at")
+    """Draw the head that page 6 names, with a longer sentence."""
+    page = (PAGES / "06-attention-layers.md").read_text(encoding="utf-8")
+    layer, number = map(int, re.findall(r"--attention .* --layer (\d+) --head (\d+)", page)[0])
+    read = tfkit.load(str(work / "runs" / "small")).attention("The function returns a new list that holds the names of all files.")
+    words = [token.replace("Ġ", "") for token in read.tokens]
+    weights = read.maps["decoder"][layer][number].tolist()
+    shown = {"source": words, "target": words, "weights": weights, "layer": layer, "head": number}
+    return _heat_of(shown, "A head that looks at the word before", "looks at")
 
 
 def alignment(work: Path) -> Picture:
-    """Draw the head of page 7 that aligns words."""
-    return _heat_of(work / "align.json", "A head of cross-attention that aligns words", "looks at")
+    """Draw the head of cross-attention that page 7's script shows, with its sentences."""
+    script = (work / "align.py").read_text(encoding="utf-8")
+    layer, number = map(int, re.findall(r"layer, head = (\d+), (\d+)", script)[0])
+    read = tfkit.load(str(work / "runs" / "spanish")).attention(*re.findall(r'attention\("(.*?)", "(.*?)"\)', script)[0])
+    assert read.target_tokens is not None
+    source, target = ([token.strip("▁") for token in tokens] for tokens in (read.tokens, read.target_tokens))
+    weights = read.maps["cross"][layer, number, :-1].tolist()  # each word is written while the word before it is read
+    shown = {"source": source, "target": target[1:], "weights": weights, "layer": layer, "head": number}
+    return _heat_of(shown, "A head of cross-attention that aligns words", "looks at")
 
 
 def folders(work: Path) -> Picture:
@@ -291,14 +306,13 @@ def heat(
         picture.line(x, y + row * size, x + width, y + row * size, "gap")
 
 
-def _heat_of(path: Path, title: str, axis: str) -> Picture:
-    """Draw the weights of a head that a script of a page has saved."""
-    saved = json.loads(path.read_text(encoding="utf-8"))
-    size = min(34.0, 520 / len(saved["source"]))
-    top = 40 + 8 * max(map(len, saved["source"]))
-    picture = Picture(title, round(top + size * len(saved["target"]) + 25))
-    heat(picture, saved["target"], saved["source"], saved["weights"], 150, top, size, causal=saved["target"] == saved["source"])
-    picture.text(20, 26, f"layer {saved['layer']}, head {saved['head']}: each word of a row {axis} the words of the columns", style="small")
+def _heat_of(shown: Mapping[str, Any], title: str, axis: str) -> Picture:
+    """Draw the weights of a head: source and target words, weights, and the numbers of layer and head."""
+    size = min(34.0, 520 / len(shown["source"]))
+    top = 40 + 8 * max(map(len, shown["source"]))
+    picture = Picture(title, round(top + size * len(shown["target"]) + 25))
+    heat(picture, shown["target"], shown["source"], shown["weights"], 150, top, size, causal=shown["target"] == shown["source"])
+    picture.text(20, 26, f"layer {shown['layer']}, head {shown['head']}: each word of a row {axis} the words of the columns", style="small")
     return picture
 
 

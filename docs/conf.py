@@ -32,7 +32,7 @@ NAVIGATION = {
         "AGENTS",
     ],
     "Results": [
-        *("recipes/README", "docs/transfer", "docs/transfer-packages", "docs/distillation"),
+        *("recipes/README", "docs/transfer", "docs/distillation"),
         *("docs/decisions", "docs/performance", "docs/speedrun"),
     ],
     "Reliability": ["docs/reliability", "docs/faults"],

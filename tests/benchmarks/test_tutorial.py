@@ -160,7 +160,7 @@ def test_every_page_has_its_picture() -> None:
 def test_progress_is_shortened_and_the_readers_folder_is_not_named(tmp_path: Path) -> None:
     lines = [f"step {number}/50  loss 1" for number in (10, 20, 30, 40, 50)]
     said = "\n".join(["", f"saved {tmp_path}/runs/x  ", *lines, "step 50: validation loss 2", lines[0]])
-    assert tutorial_pages.shown(said, tmp_path).splitlines() == ["saved runs/x", *lines[:2], "...", "step 50: validation loss 2", lines[0]]
+    assert tutorial_pages.shown(said, tmp_path).splitlines() == ["saved runs/x", lines[0], "...", "step 50: validation loss 2", lines[0]]
 
 
 @pytest.mark.parametrize(
