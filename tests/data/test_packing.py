@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tfkit.data import Loader, PackedBatch, PackedRows, TokenStream
+from tfkit.data.order.weighted_order import count_repeats
 from tfkit.errors import DataError
 
 
@@ -123,6 +124,7 @@ def test_a_weight_that_makes_more_rows_than_an_order_can_hold_is_refused() -> No
     said = "corpus: weight 10000 of 100,000 rows is 1,000,000,000 rows an epoch, more than 100,000,000: "
     assert str(caught.value) == said + "set its data.train weight to 1,000 or less, or train for more epochs"
     assert len(PackedRows([(stream_of([17]), 10_000.0)], 8, 1)) == 20_000
+    assert count_repeats("corpus", 1.0, 1 << 40) == (1, 0), "rows that there are"
 
 
 def test_only_two_orders_are_kept() -> None:
