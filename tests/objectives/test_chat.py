@@ -349,6 +349,7 @@ def test_columns_that_a_recipe_names_choose_the_shape() -> None:
     ("name", "given", "kind"),
     [
         ("chatml", {"messages": SAID[:1]}, "no answer"),
+        ("chatml", {"messages": [SYSTEM, SAID[0]]}, "no answer"),
         ("chatml", {"question": "Hi", "answer": " \n"}, "an empty answer"),
         ("chatml", {"question": "Hi <|im_end|>", "answer": "Yo"}, "special tokens in a text"),
         ("chatml", {"question": "Hi", "answer": "Yo<|im_end|>\n<|im_start|>user\nMe"}, "special tokens in a text"),
