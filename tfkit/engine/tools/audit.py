@@ -13,8 +13,7 @@ from typing import Any
 from tfkit.carbon import attempts_of, ledger_totals, missing_nodes, read_seconds, reading_of
 from tfkit.carbon.emissions_file import NAME, emission_rows
 from tfkit.carbon.footprint import MEASURED, REWORK, sum_totals
-from tfkit.carbon.ledger import Attempt
-from tfkit.carbon.ledger_writer import line_hash
+from tfkit.carbon.ledger import Attempt, line_hash
 from tfkit.run.card_facts import BaseCard
 from tfkit.run.checkpoints import step_folders
 from tfkit.run.run_json import RunDocument, member_folders, read_run_json
