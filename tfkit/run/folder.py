@@ -43,10 +43,6 @@ def _arithmetic_of(document: dict[str, Any]) -> dict[str, Any]:
     return {name: document.get(name) for name in names} | rounding_fields(document)
 
 
-def _ignore(message: str) -> None:
-    """Drop a warning."""
-
-
 class RunFolder:
     """An open run folder, locked until `close`. As a context manager, it also ends a running attempt as stopped or failed."""
 
@@ -69,7 +65,7 @@ class RunFolder:
         *,
         resume: bool,
         command: list[str] | None,
-        warn: Callable[[str], None] = _ignore,
+        warn: Callable[[str], None] = lambda _: None,
         group: str | None = None,
     ) -> "RunFolder":
         """Make the folder if it does not exist, and lock it.
