@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 
-from tfkit.carbon.probe import Machine, Probe
+from tfkit.carbon.probe import CodeCarbonProbe, Machine
 from tfkit.carbon.reading import Status, Totals
 
 START_PATIENCE_SECONDS = 60.0  # importing pandas and reading the processor's name take 2 s, on a busy machine 20
@@ -14,7 +14,7 @@ READ_PATIENCE_SECONDS = 2.0
 class Gauge:
     """Reads the probe on demand. All times are in seconds."""
 
-    def __init__(self, make: Callable[[], Probe]):
+    def __init__(self, make: Callable[[], CodeCarbonProbe]):
         self.status: Status = "starting"  # of the last reading
         self._totals = Totals()
         self._complaints: list[str] = []
@@ -85,7 +85,7 @@ class Gauge:
         self._complaints.append(text)
 
 
-def _start(make: Callable[[], Probe]) -> tuple[Probe, Machine]:
+def _start(make: Callable[[], CodeCarbonProbe]) -> tuple[CodeCarbonProbe, Machine]:
     probe = make()
     return probe, probe.start()
 

@@ -10,7 +10,7 @@ import os
 import sys
 import tempfile
 from dataclasses import dataclass
-from typing import Any, Protocol, cast
+from typing import Any, cast
 
 from tfkit.carbon.reading import Totals
 
@@ -29,21 +29,11 @@ class Machine:
     tdp_w: float | None = None
 
 
-class Probe(Protocol):
-    """A source of readings, which the gauge calls from one thread. Every method may raise or hang."""
-
-    def start(self) -> Machine:
-        """Start measuring."""
-
-    def read(self) -> Totals:
-        """Return the present sums since `start`."""
-
-    def stop(self) -> None:
-        """Release the hardware."""
-
-
 class CodeCarbonProbe:
-    """CodeCarbon's OfflineEmissionsTracker, used only through its constructor, start, flush, stop, and an output handler."""
+    """CodeCarbon's OfflineEmissionsTracker, used only through its constructor, start, flush, stop, and an output handler.
+
+    The gauge calls it from one thread. Every method may raise or hang.
+    """
 
     def __init__(self, spec: dict[str, Any]):
         self._spec = spec
