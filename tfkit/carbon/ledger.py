@@ -202,14 +202,12 @@ class Attempt:
     @property
     def components(self) -> dict[str, str]:
         """The source of the energy of each component: counter, model, constant or user."""
-        components: dict[str, str] = self.machine.get("components", {})
-        return components
+        return dict(self.machine.get("components", {}))
 
     @property
     def place(self) -> dict[str, Any]:
         """The place where the energy was used."""
-        place: dict[str, Any] = self.header.get("place", {})
-        return place
+        return dict(self.header.get("place", {}))
 
 
 def _finite(value: Any) -> float:
