@@ -7,9 +7,9 @@ from hypothesis import strategies as st
 from tiny_files import write_rows
 from written_ledgers import HEADER, tick, write
 
+from tfkit.carbon.attempt_files import estimate_line, tick_line
 from tfkit.carbon.emissions_file import emission_rows, write_emissions
 from tfkit.carbon.ledger import LedgerReader
-from tfkit.carbon.ledger_writer import estimate_line, tick_line
 from tfkit.carbon.reading import SUMS, Totals
 from tfkit.carbon.totals import attempts_of, ledger_totals, read_seconds, read_totals, rework
 

@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tfkit.carbon.attempt_files import Ledger, estimate_line, tick_line
 from tfkit.carbon.footprint import MEASURED, RunTotals
-from tfkit.carbon.ledger_writer import Ledger, estimate_line, tick_line
 from tfkit.carbon.reading import Totals
 from tfkit.carbon.totals import attempts_of, totals_of
 
@@ -20,7 +20,7 @@ def totals(seconds, cpu_wh, gpu_wh, ram_wh, grams=None, cpu_percent=50.0):
 
 
 def write(folder, components, measured, attempt=1, tdp_w=None, phase="train", place=FRANCE, **record):
-    ledger = Ledger.create(folder / "carbon", 0, attempt)
+    ledger = Ledger(folder / "carbon", 0, attempt)
     machine = {"kind": "machine", "components": components, "tdp_w": tdp_w, "record": record}
     tick = tick_line(1e9, phase, measured.measured_seconds, measured, 1.0, "ok")
     for line in (HEADER | {"attempt": attempt, "place": place}, machine, tick):
@@ -110,7 +110,7 @@ def test_nothing_measured_is_nothing_known(tmp_path):
 
 def test_the_idle_power_before_the_work_gives_the_idle_share_of_all_attempts(tmp_path):
     """20 W idle for 10 s and 50 W at work for 90 s; then an attempt of 200 s without a baseline. The time before the meter is setup."""
-    ledger = Ledger.create(tmp_path / "carbon", 0, 1)
+    ledger = Ledger(tmp_path / "carbon", 0, 1)
     joules = [("setup", 4, 2, 40), ("idle", 14, 12, 240), ("train", 104, 102, 4740)]
     for line in (
         HEADER | {"attempt": 1},

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from tfkit.carbon.attempt_files import Ledger, tick_line
 from tfkit.carbon.footprint import RunTotals, sum_totals
-from tfkit.carbon.ledger_writer import Ledger, tick_line
 from tfkit.carbon.place import Place, codecarbon_folder, range_of_country, range_of_world, resolve_place
 from tfkit.carbon.reading import Totals
 from tfkit.carbon.totals import attempts_of, totals_of
@@ -63,7 +63,7 @@ def test_a_plan_has_the_lowest_energy_at_the_lowest_intensity() -> None:
 def _measured(folder: Path, places: list[Place]) -> RunTotals:
     """Return the totals of attempts of 1 kWh of a counter each."""
     for number, place in enumerate(places, 1):
-        ledger = Ledger.create(folder / "carbon", 0, number)
+        ledger = Ledger(folder / "carbon", 0, number)
         header = {"kind": "header", "schema_version": 1, "run_id": "run", "node": 0, "attempt": number, "place": asdict(place), "pue": 1.0}
         totals = Totals(3600.0, 1000.0, 1000.0, 0, 0, place.intensity_g_per_kwh)
         for line in (

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from tiny_files import read_rows, write_rows
 from written_ledgers import HEADER, tick, write
 
-from tfkit.carbon.ledger import LedgerReader
-from tfkit.carbon.ledger_writer import Ledger, line_hash
+from tfkit.carbon.attempt_files import Ledger
+from tfkit.carbon.ledger import LedgerReader, line_hash
 
 
 def chained(folder, previous=None):
@@ -72,7 +72,7 @@ def test_a_change_shows(tmp_path, change, state):
 def test_no_fault_of_a_disk_breaks_it(tmp_path_factory, faults):
     """Each write may fail wholly or in part, or be on the disk although it was reported as failed; as the sidecar does, try again."""
     folder = tmp_path_factory.mktemp("run")
-    ledger, write_all, sync = Ledger.create(folder / "carbon", 0, 1), os.write, os.fsync
+    ledger, write_all, sync = Ledger(folder / "carbon", 0, 1), os.write, os.fsync
     reader, waiting = LedgerReader(folder / "carbon"), [HEADER]
 
     def faulty(descriptor, data):

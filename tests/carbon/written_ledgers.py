@@ -1,6 +1,6 @@
 """Ledgers written line by line, as the sidecar writes them: half of the energy is the processor's, half the memory's, at 100 g/kWh."""
 
-from tfkit.carbon.ledger_writer import Ledger, tick_line
+from tfkit.carbon.attempt_files import Ledger, tick_line
 from tfkit.carbon.reading import Totals
 
 PLACE = {"country_iso_code": "WLD", "country_name": "World", "text": "here"}
@@ -14,7 +14,7 @@ def tick(phase, seconds, energy_wh, status="ok"):
 
 def write(folder, lines=(), attempt=1, node=0, previous=None):
     """Begin a ledger with these lines after its header, and return its writer."""
-    ledger = Ledger.create(folder / "carbon", node, attempt, previous)
+    ledger = Ledger(folder / "carbon", node, attempt, previous)
     for line in [HEADER | {"attempt": attempt, "node": node}, *lines]:
         ledger.append(line)
     return ledger

@@ -109,12 +109,12 @@ def without_an_end(run: Path) -> None:
 
 def rewritten(run: Path) -> None:
     """Every number of the first attempt, with hashes that fit each other: the second one's first line still shows it."""
-    from tfkit.carbon.ledger_writer import Ledger
+    from tfkit.carbon.attempt_files import Ledger
 
     path = run / "carbon/0-1.jsonl"
     lines = read_rows(path)
     path.unlink()
-    ledger = Ledger.create(run / "carbon", 0, 1)
+    ledger = Ledger(run / "carbon", 0, 1)
     for line in lines:
         ledger.append({name: value for name, value in line.items() if name != "previous"} | ({"energy_wh": 0.0} if "phase" in line else {}))
 

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tfkit.carbon.ledger_writer import Ledger, tick_line
+from tfkit.carbon.attempt_files import Ledger, tick_line
 from tfkit.carbon.reading import Reading, Totals
 from tfkit.engine import listener
 from tfkit.engine.listener import Silent, StoppingListener
@@ -98,7 +98,7 @@ def record(folder: Path, machines: list[Machine], status: str = "killed") -> Non
     folder.mkdir(exist_ok=True)
     (folder / "run.json").write_text(json.dumps({"schema_version": 1, "run_id": "run", "status": status, "attempts": attempts}))
     machine, number = machines[-1], len(machines)
-    ledger = Ledger.create(folder / "carbon", 0, number)
+    ledger = Ledger(folder / "carbon", 0, number)
     energy, grams = machine.energy_wh, machine.energy_wh * G_PER_KWH / 1000
     for line in (
         HEADER | {"attempt": number},

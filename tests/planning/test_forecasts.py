@@ -114,21 +114,21 @@ def test_the_high_estimate_is_that_beside_the_neighbours_of_now(neighbours: int,
 
 def test_the_speed_of_a_product_is_interpolated_by_its_width() -> None:
     table = replace(TABLE, products=(1e9, 4e9, 8e9, 16e9))
-    assert [table.product_speed(width) for width in WIDTHS] == pytest.approx(table.products)
-    assert table.product_speed(64) == pytest.approx(2e9)
-    assert table.product_speed(8) == pytest.approx(0.25e9)
-    assert table.product_speed(50_000) == 16e9
+    assert [table.of(("products", width)) for width in WIDTHS] == pytest.approx(table.products)
+    assert table.of(("products", 64)) == pytest.approx(2e9)
+    assert table.of(("products", 8)) == pytest.approx(0.25e9)
+    assert table.of(("products", 50_000)) == 16e9
 
 
 def test_the_speed_of_attention_is_interpolated_by_length_and_time_hardly_grows_with_head_dim() -> None:
     """With twice the head_dim, a pair takes 1.25 times as long here, and has twice the FLOPs."""
     table = replace(TABLE, attention=(1e9, 8e9, 32e9), causal_attention=(1e9, 4e9, 20e9), narrow_attention=5e9)
-    assert [table.attention_speed(length, 64, False) for length in LENGTHS] == pytest.approx(table.attention)
-    assert [table.attention_speed(length, 64, True) for length in LENGTHS] == pytest.approx(table.causal_attention)
-    assert table.attention_speed(256, 64, False) == pytest.approx(16e9)
-    assert table.attention_speed(16, 64, True) == pytest.approx(0.5e9)
-    assert [table.attention_speed(128, width, False) for width in (32, 128)] == pytest.approx([5e9, 12.8e9])
-    assert replace(table, narrow_attention=1e9).attention_speed(128, 32, False) == 4e9, "at most proportional"
+    assert [table.of(("attention", length, 64, False)) for length in LENGTHS] == pytest.approx(table.attention)
+    assert [table.of(("attention", length, 64, True)) for length in LENGTHS] == pytest.approx(table.causal_attention)
+    assert table.of(("attention", 256, 64, False)) == pytest.approx(16e9)
+    assert table.of(("attention", 16, 64, True)) == pytest.approx(0.5e9)
+    assert [table.of(("attention", 128, width, False)) for width in (32, 128)] == pytest.approx([5e9, 12.8e9])
+    assert replace(table, narrow_attention=1e9).of(("attention", 128, 32, False)) == 4e9, "at most proportional"
 
 
 def test_the_workload_of_a_step() -> None:

@@ -3,9 +3,9 @@
 Meter (meter.py)            in the trainer: starts the process, sends it the phases, keeps its latest Reading
   | JSON lines over pipes
 sidecar.py                  the process: a tick every few seconds, a last one when the trainer has exited
-  gauge.py, probe.py        CodeCarbon, in a thread that may fail or hang
-  ledger.py                 carbon/<node>-<attempt>.jsonl, the source of all totals: a fsynced line per tick; ledger_writer.py writes it,
-                            with a hash chain over its lines
+  probe.py                  CodeCarbon, in a thread that may fail or hang
+  ledger.py                 carbon/<node>-<attempt>.jsonl, the source of all totals: a fsynced line per tick, with a hash chain over its
+                            lines; attempt_files.py writes it
   totals.py                 the sums over attempts, with their ranges and repeated work
   emissions_file.py         emissions.csv, derived from the ledgers, in CodeCarbon's own columns
 """

@@ -1,20 +1,77 @@
-"""The files of a metered attempt: its ledger, emissions.csv, and the ledgers of earlier attempts and of other nodes."""
+"""The files of a metered attempt: the writer of its ledger and of emissions.csv, beside the ledgers of earlier attempts and other nodes."""
 
 import contextlib
 import hashlib
 import importlib.metadata
+import json
 import os
 import platform
 from collections.abc import Callable, Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from tfkit.carbon.emissions_file import write_emissions
-from tfkit.carbon.ledger import SCHEMA_VERSION, Attempt, LedgerReader
-from tfkit.carbon.ledger_writer import Ledger
+from tfkit.carbon.ledger import PREVIOUS, SCHEMA_VERSION, Attempt, LedgerReader, line_hash, parse_line
 from tfkit.carbon.probe import Machine
-from tfkit.carbon.reading import ENERGIES, SUMS
+from tfkit.carbon.reading import ENERGIES, SUMS, Totals
 from tfkit.carbon.totals import has_gaps, wall_seconds
+from tfkit.durable import sync_folder
+
+
+class Ledger:
+    """The writer of one ledger."""
+
+    def __init__(self, folder: Path, node: int, attempt: int, previous: str | None = None):
+        """Create a file, with a serial number if one of this attempt exists because a lock failed. Raises OSError.
+
+        `previous`: the hash of the last line of the previous ledger on this node; None if there is none.
+        """
+        folder.mkdir(parents=True, exist_ok=True)
+        for serial in range(1, 1000):
+            self.path = folder / (f"{node}-{attempt}.jsonl" if serial == 1 else f"{node}-{attempt}.{serial}.jsonl")
+            with contextlib.suppress(FileExistsError):
+                self._descriptor = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND, 0o644)
+                break
+        else:
+            raise FileExistsError(f"{folder} holds a thousand ledgers of node {node}, attempt {attempt}")
+        with contextlib.suppress(OSError):  # some systems cannot open a folder
+            sync_folder(folder)
+        self._previous, self._torn = previous, False
+
+    def append(self, line: dict[str, Any]) -> None:
+        """Write and sync one line with the hash of the previous one; a line break ends a torn line before it. Raises OSError."""
+        if self._torn:  # the failed line may have been written nevertheless
+            self._previous = _last_hash(self.path.read_bytes()) or self._previous
+        text = json.dumps(line | {PREVIOUS: self._previous}, ensure_ascii=False, allow_nan=False).encode()
+        data = b"\n" * self._torn + text + b"\n"
+        self._torn = True
+        if os.write(self._descriptor, data) != len(data):
+            raise OSError(f"{self.path}: only a part of a line was written")
+        os.fsync(self._descriptor)
+        self._torn, self._previous = False, line_hash(text)
+
+
+def _last_hash(data: bytes) -> str | None:
+    """Return the hash of the last intact line, with or without a line break at the end; None if there is none."""
+    for text in reversed(data.split(b"\n")):
+        if parse_line(text) is not None:
+            return line_hash(text)
+    return None
+
+
+def tick_line(
+    at: float, phase: str, seconds: float, totals: Totals, power_w: float, status: str, reason: str | None = None, step: int | None = None
+) -> dict[str, Any]:
+    """Return a tick. `reason`: the problems since the previous tick; `step`: the run can continue after that step, from here."""
+    line = {"kind": "tick", "at": round(at, 3), "phase": phase, "seconds": round(seconds, 3), **asdict(totals), "power_w": power_w}
+    return line | {"status": status} | ({"reason": reason} if reason else {}) | ({} if step is None else {"step": step})
+
+
+def estimate_line(seconds: float, totals: Totals) -> dict[str, Any]:
+    """Return the estimate for the `seconds` of an attempt that are not in `totals`, at the mean power of `totals`."""
+    ratio = seconds / totals.measured_seconds
+    return {"kind": "estimate", "seconds": seconds} | {name: getattr(totals, name) * ratio for name in ENERGIES}
 
 
 class AttemptFiles:
@@ -87,7 +144,7 @@ class AttemptFiles:
             self._unwritten.pop()  # the next tick contains all of its information
         self._unwritten += [tick, *([estimate] if estimate else [])]
         if self._ledger is None:
-            self._ledger = Ledger.create(self._ledgers.folder, self._node, int(self._spec["attempt"]), self._previous)
+            self._ledger = Ledger(self._ledgers.folder, self._node, int(self._spec["attempt"]), self._previous)
         while self._unwritten:
             self._ledger.append(self._unwritten[0])
             del self._unwritten[0]

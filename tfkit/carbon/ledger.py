@@ -5,12 +5,18 @@
     {"kind": "tick", "at": ..., "phase": "train", "seconds": ..., "energy_wh": ..., ...}         sums since the attempt's start
     {"kind": "estimate", "seconds": 2.1, "energy_wh": ..., ...}     for the time before CodeCarbon's start, at the first measured power
 
-Each process writes its own file, so no locks are needed. Each line ends with the hash of the previous one (ledger_writer.py). The time
-between two ticks belongs to the phase of the later tick. A tick with a `step` marks a point from which the run can continue: the checkpoint
-of that step was saved, or the attempt resumed from it. Ticks hold measurements only. The estimate is made once, added to the attempt's
-sums, and divided among the phases that it covers.
+Each process writes its own file, so no locks are needed. The time between two ticks belongs to the phase of the later tick. A tick with a
+`step` marks a point from which the run can continue: the checkpoint of that step was saved, or the attempt resumed from it. Ticks hold
+measurements only. The estimate is made once, added to the attempt's sums, and divided among the phases that it covers.
+
+Each line has the SHA-256 of the previous line, so that changed, removed and inserted lines are detected. The hash covers the bytes between
+two line breaks. A torn line, which is not a JSON object, is not part of the chain. The first line of a ledger has the hash of the last
+line, at that time, of the previous ledger on the same node (null if there was none), so that a missing ledger is detected, too. A truncated
+end contradicts the files derived from the ledger: emissions.csv, the totals and the next ledger.
 """
 
+import hashlib
+import json
 import math
 import os
 from collections.abc import Iterator
@@ -19,12 +25,55 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from tfkit.carbon.ledger_writer import Chain, parse_line
 from tfkit.carbon.reading import ENERGIES, SUMS
 
 SCHEMA_VERSION = 1
 FINISH = "finish"  # the phase after the work, when its result is saved or has been given up
+PREVIOUS = "previous"  # the field with the hash of the previous line
 UTILIZATIONS = ("cpu_percent", "gpu_percent", "ram_percent", "ram_used_gb")
+
+
+def line_hash(text: bytes) -> str:
+    """Return the SHA-256 of a line without its line break."""
+    return hashlib.sha256(text).hexdigest()
+
+
+def parse_line(text: bytes) -> dict[str, Any] | None:
+    """Return the object in a line; None if the line is torn or damaged."""
+    try:
+        line = json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+    return line if isinstance(line, dict) else None
+
+
+@dataclass
+class Chain:
+    """The verification of the hash chain of one ledger, line by line."""
+
+    lines: int = 0  # in the file, torn and empty ones included
+    first: Any = None  # the hash in the first line, of a line of the previous ledger
+    last: str | None = None  # the hash of the last intact line
+    is_chained: bool | None = None  # None: no intact line yet
+    broken_at: int | None = None  # the number, from 1, of the first line whose hash does not match the previous line
+
+    def add(self, text: bytes, line: dict[str, Any] | None) -> None:
+        """Add the next line of the file; `line`: the object in it, None if it is torn or damaged."""
+        self.lines += 1
+        if line is None:
+            return
+        if self.is_chained is None:
+            self.is_chained, self.first = PREVIOUS in line, line.get(PREVIOUS)
+        elif self.broken_at is None and (PREVIOUS in line if not self.is_chained else line.get(PREVIOUS) != self.last):
+            self.broken_at = self.lines
+        self.last = line_hash(text)
+
+    @property
+    def state(self) -> str:
+        """Return `chained`, `unchained` (written by an older version of tfkit) or `broken at line n`."""
+        if self.broken_at is not None:
+            return f"broken at line {self.broken_at}"
+        return "chained" if self.is_chained else "unchained"
 
 
 @dataclass
@@ -153,14 +202,12 @@ class Attempt:
     @property
     def components(self) -> dict[str, str]:
         """The source of the energy of each component: counter, model, constant or user."""
-        components: dict[str, str] = self.machine.get("components", {})
-        return components
+        return dict(self.machine.get("components", {}))
 
     @property
     def place(self) -> dict[str, Any]:
         """The place where the energy was used."""
-        place: dict[str, Any] = self.header.get("place", {})
-        return place
+        return dict(self.header.get("place", {}))
 
 
 def _finite(value: Any) -> float:

@@ -108,7 +108,7 @@ def series_of(section: "CarbonSection") -> IntensitySeries | None:
 
 def require_long_series(section: "CarbonSection", seconds: float) -> None:
     """Raise DataError if a run that begins now and takes at least `seconds` ends after its recipe's series of intensities."""
-    if (series := series_of(section)) is not None and section.intensity_file is not None:
+    if section.intensity_file is not None and (series := series_of(section)) is not None:
         require_cover(series, Path(section.intensity_file), time.time(), seconds)
 
 

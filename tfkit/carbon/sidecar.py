@@ -7,7 +7,6 @@ longer the parent (a forked worker may keep the pipe open), the sidecar takes a 
 
 import contextlib
 import importlib
-import importlib.metadata
 import json
 import os
 import queue
@@ -17,11 +16,10 @@ import time
 from collections.abc import Callable
 from typing import Any, NoReturn
 
-from tfkit.carbon.attempt_files import AttemptFiles
+from tfkit.carbon.attempt_files import AttemptFiles, estimate_line, tick_line
 from tfkit.carbon.footprint import describe_sources
-from tfkit.carbon.gauge import READ_PATIENCE_SECONDS, Gauge
 from tfkit.carbon.intensity_series import IntensityCorrection
-from tfkit.carbon.ledger_writer import estimate_line, tick_line
+from tfkit.carbon.probe import READ_PATIENCE_SECONDS, Gauge
 from tfkit.carbon.reading import ENERGIES, Totals
 
 POLL_SECONDS = 0.5  # between checks whether CodeCarbon has started and the trainer is still alive

@@ -61,7 +61,7 @@ def show_judged(document: dict[str, Any], text: str, error: TfkitError | None, *
     """Show a result that gates have judged: as JSON, with their error, or as `text`. If the reader is gone, the exit code remains."""
     with suppress(console.ReaderGone):
         if as_json:
-            console.json(strict_json.loads(strict_json.dumps(document)), error)
+            console.json(strict_json.finite(document), error)
         else:
             console.result(text)
 

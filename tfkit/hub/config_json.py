@@ -24,8 +24,6 @@ from tfkit.run.tfkit_json import NAME, read_tfkit_json
 from tfkit.run.verified import find_named
 
 OWN_TYPE = "tfkit"  # model_type of a model that no Hugging Face class can express: it fails to load elsewhere rather than load wrong
-SPECIAL_IDS = ("bos_token_id", "eos_token_id", "pad_token_id", "forced_eos_token_id", "decoder_start_token_id")
-_EOS = "eos_token_id"
 _GENERATION_KEYS = (  # transformers reads these from config.json if there is no generation_config.json
     *("max_length", "min_length", "do_sample", "early_stopping", "num_beams", "num_beam_groups", "diversity_penalty", "temperature"),
     *("top_k", "top_p", "typical_p", "repetition_penalty", "length_penalty", "no_repeat_ngram_size", "encoder_no_repeat_ngram_size"),
@@ -47,7 +45,7 @@ def read_config(hf: Mapping[str, Any], folder: Path) -> tuple[Family | None, Mod
     if not isinstance(kind, str) or (kind != OWN_TYPE and kind not in MODEL_TYPES):
         near = nearest_type(kind) if isinstance(kind, str) else None
         raise ModelError(
-            f"{path}: model_type {_shown(kind)} is not implemented{f'; the nearest implemented type is {near}' if near else ''}. "
+            f"{path}: model_type {kind!r:.80} is not implemented{f'; the nearest implemented type is {near}' if near else ''}. "
             f"Use a model of one of these types: {', '.join(MODEL_TYPES)}"
         )
     family = MODEL_TYPES.get(kind)
@@ -70,32 +68,6 @@ def read_config(hf: Mapping[str, Any], folder: Path) -> tuple[Family | None, Mod
     return family, config
 
 
-def read_special_ids(hf: Mapping[str, Any], folder: Path) -> dict[str, Any]:
-    """Return the bos, eos, pad and start ids of config.json, or of generation_config.json; several eos ids are a list.
-
-    The eos ids of both files are merged. Raise ModelError for a value in config.json that is not an id.
-    """
-    ids = {name: hf[name] for name in SPECIAL_IDS if hf.get(name) is not None}
-    for name, value in ids.items():
-        if not _are_ids(name, value):
-            raise ModelError(f"{folder / 'config.json'}: {name} is {_shown(value)}, which is not a token id")
-    return merge_special_ids(ids, read_generation(hf, folder))
-
-
-def merge_special_ids(ids: Mapping[str, Any], generation: Mapping[str, Any]) -> dict[str, Any]:
-    """Return `ids`, completed from generation_config.json; the eos ids of both are merged."""
-    further = {name: generation[name] for name in SPECIAL_IDS if _are_ids(name, generation.get(name))}
-    ends = [end for source in (ids, further) for end in stated_ends(source)]
-    merged = {_EOS: ends[0] if len({*ends}) == 1 else list(dict.fromkeys(ends))} if ends else {}
-    return further | dict(ids) | merged
-
-
-def stated_ends(special_ids: Mapping[str, Any]) -> tuple[int, ...]:
-    """Return the eos ids in the result of `read_special_ids`."""
-    ends = special_ids.get(_EOS, [])
-    return tuple(ends) if isinstance(ends, list) else (ends,)
-
-
 def read_generation(hf: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     """Return the content of generation_config.json, or, without that file, an older config.json's settings of generation.
 
@@ -106,11 +78,6 @@ def read_generation(hf: Mapping[str, Any], folder: Path) -> dict[str, Any]:
         return {name: hf[name] for name in _GENERATION_KEYS if name in hf} if path is None else read_object(path, LIMIT)
     except (ModelError, OSError):
         return {}
-
-
-def _are_ids(name: str, value: Any) -> bool:
-    """Whether a value is an id, or a list of ids where eos may be one."""
-    return all(map(_is_id, value)) if name == _EOS and isinstance(value, list) else _is_id(value)
 
 
 def family_of(config: ModelConfig, prefer: str | None = None) -> Family | None:
@@ -192,11 +159,6 @@ def _count(head: HeadConfig) -> int:
     return int(isinstance(head, LanguageModelHeadConfig) and head.choices)
 
 
-def replace_tied(config: ModelConfig, *, tied: bool) -> ModelConfig:
-    """Return the same config with, or without, the output matrix tied to the embedding."""
-    return config.model_copy(update={"head": config.head.model_copy(update={"tied": tied})})
-
-
 def apply_changes(config: ModelConfig, changes: Mapping[str, Any]) -> ModelConfig:
     """Return the config with a recipe's changes. Raise UsageError for values that do not fit it."""
     try:
@@ -214,12 +176,3 @@ def _validated(values: Any, path: Path) -> ModelConfig:
 
 def _describe(error: ValidationError, prefix: str = "") -> str:
     return "; ".join(f"{prefix}{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()[:_MAX_PROBLEMS])
-
-
-def _is_id(value: Any) -> bool:
-    return type(value) is int
-
-
-def _shown(value: Any) -> str:
-    """Return a file's value in a form short enough for a message."""
-    return repr(value)[:80]

@@ -12,7 +12,7 @@ from tfkit.recipe.bundled import training_command
 from tfkit.run import strict_json
 from tfkit.run.checkpoints import best_checkpoint, newest_checkpoint, read_best, step_folders, step_of
 from tfkit.run.manifest import Identity, identity_of, is_settled, refuse_later_version
-from tfkit.run.run_json import best_trial, read_run_json, stage_folders, trial_folders
+from tfkit.run.run_json import known_of, read_run_json, stage_folders, trial_folders
 from tfkit.run.tfkit_json import read_tfkit_json
 from tfkit.run.verified import find_named, verified
 
@@ -59,7 +59,7 @@ def _find_folder(folder: Path) -> Path:
     if stages := stage_folders(folder):
         return _last_stage(folder, stages)
     if trials := trial_folders(folder):
-        if (trial := best_trial(folder)) is None:
+        if (trial := trials.get(known_of(folder).best_trial or "")) is None:
             raise ModelError(f"{folder}: no trial of this sweep is finished; name one of them, such as {next(iter(trials.values()))}")
         return _find_folder(trial)
     if (folder / "checkpoints").is_dir() or (folder / "run.json").is_file():

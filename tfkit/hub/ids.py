@@ -1,4 +1,4 @@
-"""Check that every id in a model folder's files is in the vocabulary: an id outside it has no embedding."""
+"""The ids of tokens that a model folder's files state. Each must be in the vocabulary: an id outside it has no embedding."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
@@ -6,17 +6,16 @@ from pathlib import Path
 from typing import Any
 
 from tfkit.errors import ModelError
-from tfkit.hub.config_json import LIMIT, read_special_ids, stated_ends
-from tfkit.run.model_files import read_object
-from tfkit.run.verified import find_named
+from tfkit.hub.config_json import read_generation
 from tfkit.tokenizer import Tokenizer, load_tokenizer
 
+SPECIAL_IDS = ("bos_token_id", "eos_token_id", "pad_token_id", "forced_eos_token_id", "decoder_start_token_id")
+_EOS = "eos_token_id"
 _NAMES = (
     *("bos_token_id", "eos_token_id", "pad_token_id", "unk_token_id", "cls_token_id", "sep_token_id", "mask_token_id"),
     *("decoder_start_token_id", "forced_bos_token_id", "forced_eos_token_id"),
     *("bad_words_ids", "force_words_ids", "suppress_tokens", "begin_suppress_tokens"),
 )
-_FILES = ("config.json", "generation_config.json")
 # These classes write the ids of the released vocabulary into every file whose author set none.
 _CLASS_DEFAULTS = {
     "gpt2": {"bos_token_id": 50256, "eos_token_id": 50256},
@@ -25,26 +24,38 @@ _CLASS_DEFAULTS = {
 
 
 def read_ids(hf: Mapping[str, Any], folder: Path, vocab_size: int) -> dict[str, Any]:
-    """Return the folder's bos, eos, pad and start ids, as `read_special_ids` does.
+    """Return the bos, eos, pad and start ids of config.json, completed from generation_config.json; several eos ids are a list.
 
-    Raise ModelError if any token id in config.json or generation_config.json is not in the vocabulary. generation_config.json is
-    optional, and counts as empty if it cannot be read.
+    Raise ModelError if any token id in these files is not in the vocabulary, or a value in config.json is no id.
     """
+    generation = read_generation(hf, folder)
     defaults = {key: value for key, value in _CLASS_DEFAULTS.get(str(hf.get("model_type")), {}).items() if value >= vocab_size}
-    for name in _FILES:
-        try:
-            path = find_named(folder, name)
-            stated = {} if path is None else read_object(path, LIMIT)
-        except (ModelError, OSError):
-            continue
+    for name, stated in (("config.json", hf), ("generation_config.json", generation)):
         for key, number in _ids(stated):
             if not 0 <= number < vocab_size and defaults.get(key) != number:
                 raise ModelError(
-                    f"{path}: {key} is {number}, but the vocabulary has the ids 0 to {vocab_size - 1}; "
+                    f"{folder / name}: {key} is {number}, but the vocabulary has the ids 0 to {vocab_size - 1}; "
                     "correct it, or remove the key if the model has no such token"
                 )
-    stated = {key: value for key, value in hf.items() if key not in defaults or defaults[key] != value}
-    return {key: value for key, value in read_special_ids(stated, folder).items() if key not in defaults or defaults[key] != value}
+    ids = {key: hf[key] for key in SPECIAL_IDS if hf.get(key) not in (None, defaults.get(key))}
+    for key, value in ids.items():
+        if not _are_ids(key, value):
+            raise ModelError(f"{folder / 'config.json'}: {key} is {value!r:.80}, which is not a token id")
+    return {key: value for key, value in merge_special_ids(ids, generation).items() if value != defaults.get(key)}
+
+
+def merge_special_ids(ids: Mapping[str, Any], generation: Mapping[str, Any]) -> dict[str, Any]:
+    """Return `ids`, completed from generation_config.json; the eos ids of both are merged."""
+    further = {name: generation[name] for name in SPECIAL_IDS if _are_ids(name, generation.get(name))}
+    ends = [end for source in (ids, further) for end in stated_ends(source)]
+    merged = {_EOS: ends[0] if len({*ends}) == 1 else list(dict.fromkeys(ends))} if ends else {}
+    return further | dict(ids) | merged
+
+
+def stated_ends(special_ids: Mapping[str, Any]) -> tuple[int, ...]:
+    """Return the eos ids in the result of `read_ids`."""
+    ends = special_ids.get(_EOS, [])
+    return tuple(ends) if isinstance(ends, list) else (ends,)
 
 
 def read_tokenizer(folder: Path, vocab_size: int) -> Tokenizer | None:
@@ -76,3 +87,8 @@ def _ids(stated: Mapping[str, Any]) -> Iterator[tuple[str, int]]:
                 pending += value
             elif type(value) is int:
                 yield name, value
+
+
+def _are_ids(name: str, value: Any) -> bool:
+    """Whether a value is an id, or a list of ids where eos may be one."""
+    return all(type(one) is int for one in (value if name == _EOS and isinstance(value, list) else [value]))

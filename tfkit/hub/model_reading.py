@@ -12,18 +12,9 @@ from torch import Tensor
 
 from tfkit.errors import ModelError, argument
 from tfkit.families.rules import Family
-from tfkit.hub.config_json import (
-    LIMIT,
-    OWN_TYPE,
-    apply_changes,
-    read_config,
-    read_generation,
-    read_labels,
-    read_problem_type,
-    stated_ends,
-)
+from tfkit.hub.config_json import LIMIT, OWN_TYPE, apply_changes, read_config, read_generation, read_labels, read_problem_type
 from tfkit.hub.find import find_checkpoint
-from tfkit.hub.ids import read_ids, read_tokenizer, with_model_ids
+from tfkit.hub.ids import read_ids, read_tokenizer, stated_ends, with_model_ids
 from tfkit.hub.model_writing import save_model
 from tfkit.hub.names import (
     LazyBlocks,

@@ -8,7 +8,8 @@ from typing import Any
 from torch import Tensor
 
 from tfkit.families.rules import Family
-from tfkit.hub.config_json import OWN_TYPE, SPECIAL_IDS, TRAINING_ONLY_FIELDS, family_of, label_fields, merge_special_ids, to_config_json
+from tfkit.hub.config_json import OWN_TYPE, TRAINING_ONLY_FIELDS, family_of, label_fields, to_config_json
+from tfkit.hub.ids import SPECIAL_IDS, merge_special_ids
 from tfkit.hub.names import expected_shapes, to_foreign
 from tfkit.hub.tensor_files import write_model_tensors
 from tfkit.model.config import ClassesHeadConfig, ModelConfig

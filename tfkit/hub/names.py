@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from tfkit.errors import ModelError
 from tfkit.families import FAMILIES
 from tfkit.families.rules import Family, Rule
-from tfkit.hub.config_json import replace_tied
 from tfkit.hub.weights import Tensors, Weight, read_weights
 from tfkit.model.config import ClassesHeadConfig, ModelConfig, NoHeadConfig, TagsHeadConfig
 from tfkit.model.init import BLOCK, put_weights
@@ -49,7 +48,8 @@ def resolve_names(weights: Mapping[str, Weight], family: Family, config: ModelCo
             resolved.setdefault(embedding, resolved[head])
             del resolved[head]
         else:  # config.json ties them, but the file has two different matrices, as they were trained
-            return resolve_names(weights, family, replace_tied(config, tied=False))
+            untied = config.head.model_copy(update={"tied": False})
+            return resolve_names(weights, family, config.model_copy(update={"head": untied}))
     if clashes:
         raise ModelError(clashes[0])
     return resolved, _without_missing_pooler(resolved, rules, config)

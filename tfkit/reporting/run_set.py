@@ -3,7 +3,7 @@
 import json
 import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -147,10 +147,10 @@ def open_runs(paths: Sequence[Path]) -> RunSet:
             runs.append(run)
     if not runs:
         raise UsageError(f"{', '.join(map(str, paths))}: no run that can be read: {'; '.join(problems)}. Give another folder")
-    labels = _labels(runs)
-    problems += _copies(runs, labels)
-    owners = _owners(runs, labels)
-    entries = [Entry(label, run, ancestry_of(run, runs), owners.get(label)) for label, run in zip(labels, runs, strict=True)]
+    labelled = dict(zip(_labels(runs), runs, strict=True))
+    problems += _copies(labelled)
+    owners = _owners(labelled)
+    entries = [Entry(label, run, ancestry_of(run, runs), owners.get(label)) for label, run in labelled.items()]
     return RunSet(tuple(entries), tuple(problems))
 
 
@@ -165,11 +165,11 @@ def _runs_below(folder: Path) -> list[Path]:
     return runs
 
 
-def _copies(runs: Sequence[RunFacts], labels: Sequence[str]) -> list[str]:
+def _copies(runs: Mapping[str, RunFacts]) -> list[str]:
     """Return a note on each copied run folder, whose run id an earlier run has and whose energy was used only once."""
     first: dict[str, str] = {}
     notes = []
-    for run, label in zip(runs, labels, strict=True):
+    for label, run in runs.items():
         if run.run_id is not None and first.setdefault(run.run_id, label) != label:
             original = first[run.run_id]
             notes.append(f"{label}: is a copy of {original} (they have one run id), and the sums count both; leave one of them out")
@@ -190,14 +190,14 @@ def _labels(runs: Sequence[RunFacts]) -> list[str]:
     return labels
 
 
-def _owners(runs: Sequence[RunFacts], labels: Sequence[str]) -> dict[str, str]:
+def _owners(runs: Mapping[str, RunFacts]) -> dict[str, str]:
     """Return by label, for each run that evaluated or used a checkpoint, the label of the run that owns this checkpoint.
 
     The owner is found by path, or for a path of another machine by a unique name of its folder.
     """
-    folders = {label: run.path.resolve() for run, label in zip(runs, labels, strict=True)}
+    folders = {label: run.path.resolve() for label, run in runs.items()}
     owners: dict[str, str] = {}
-    for run, label in zip(runs, labels, strict=True):
+    for label, run in runs.items():
         checkpoint = text_of(run.recorded.result, "checkpoint")
         if checkpoint is not None and run.kind not in (*_TRAINING, None) and not run.is_group:
             path = Path(checkpoint)

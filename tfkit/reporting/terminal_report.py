@@ -24,21 +24,22 @@ def terminal_report(runs: RunSet, columns: int | None, width_of: Width = len) ->
     if len(runs.entries) == 1:
         lines = [*_details(runs.entries[0], columns), *_curve(runs.entries[0].run, columns)]
     compared = [line for comparison in compare_runs(runs) for line in _comparison(comparison, columns, width_of)]
-    return [*lines, *_sums(runs), *compared, *([""] if runs.all_problems else []), *map(visible, runs.all_problems)]
+    return [*map(visible, [*lines, *_sums(runs), *compared, *([""] if runs.all_problems else []), *runs.all_problems])]
 
 
 def _table(entries: Sequence[Entry], columns: int | None, width_of: Width) -> list[str]:
     """Return a line for each run, or a block of lines if these are too wide for the terminal."""
     rows = []
     for entry in entries:
-        status = visible(entry.run.status) + (f" (for {visible(entry.served)})" if entry.served else "")
-        rows.append({"run": visible(entry.label), "status": status, **run_figures(entry, ">= ")})
+        status = entry.run.status + (f" (for {entry.served})" if entry.served else "")
+        rows.append({"run": entry.label, "status": status, **run_figures(entry, ">= ")})
     return _aligned(rows, [name for name in rows[0] if name not in _OPTIONAL or any(row[name] for row in rows)], columns, width_of)
 
 
 def _aligned(rows: Sequence[Mapping[str, str]], head: Sequence[str], columns: int | None, width_of: Width) -> list[str]:
     """Return rows of cells by name as a table with a head, or as blocks of lines if the table is too wide."""
-    table = [{name: name for name in head}, *rows]
+    rows = [{name: visible(row[name]) for name in head} for row in rows]
+    table = [{name: visible(name) for name in head}, *rows]
     widths = {name: max(width_of(row[name]) for row in table) for name in head}
     if columns is not None and sum(widths.values()) + 2 * (len(head) - 1) > columns:
         return [line for row in rows for line in [row[head[0]], *(f"  {name}: {row[name]}" for name in head[1:] if row[name])]]
@@ -49,16 +50,16 @@ def _details(entry: Entry, columns: int | None) -> list[str]:
     """Return the facts of one run, a line for each."""
     run, amounts, metrics = entry.run, entry.run.amounts, entry.run.listed.metrics
     figures = run_figures(entry, "")
-    scores = (f"{visible(name)} {value:.4g}" for name in metrics if (value := number_of(metrics, name)) is not None)
-    phases = (f"{visible(name)} {format_seconds(sums['seconds'])} {format_mass(sums['emissions_g'])}" for name, sums in run.phases.items())
+    scores = (f"{name} {value:.4g}" for name in metrics if (value := number_of(metrics, name)) is not None)
+    phases = (f"{name} {format_seconds(sums['seconds'])} {format_mass(sums['emissions_g'])}" for name, sums in run.phases.items())
     forecasts = (format_forecast(run, name, measured=True) for name in ("seconds", "energy_kwh", "emissions_g"))
     rows = {
-        "run": f"{visible(entry.label)}: {visible(run.kind or 'run')}, {visible(run.status)}",
+        "run": f"{entry.label}: {run.kind or 'run'}, {run.status}",
         "steps": figures["steps"],
         "score": ", ".join(scores),
         "time": figures["time"],
         "energy": " ".join(filter(None, (figures["energy"], run.provenance and f"({run.provenance})"))),
-        "CO2e": " ".join(filter(None, (figures["CO2e"], run.place and f"({visible(run.place)})"))),
+        "CO2e": " ".join(filter(None, (figures["CO2e"], run.place and f"({run.place})"))),
         "phases": ", ".join(phases),
         "rework": f"{format_energy(1000 * (amounts.rework_kwh or 0))}, {format_mass(amounts.rework_g or 0)}" if amounts.has_rework else "",
         "inherited": _inherited(entry) if entry.inherited.ancestors else "",
@@ -71,7 +72,7 @@ def _details(entry: Entry, columns: int | None) -> list[str]:
 def _inherited(entry: Entry) -> str:
     """Return the emissions of the ancestors, and the sum with those of the run."""
     inherited, own = entry.inherited.sums, entry.run.amounts.emissions_g
-    names = ", ".join(visible(ancestor.name) for ancestor in entry.inherited.ancestors)
+    names = ", ".join(ancestor.name for ancestor in entry.inherited.ancestors)
     if inherited.emissions_g is None:
         return f"unknown, of {names}"
     least = "at least " if inherited.is_lower_bound else ""
@@ -125,7 +126,7 @@ def _sums(runs: RunSet) -> list[str]:
         sums = f"{least}{format_energy(1000 * total.energy_kwh)}, {format_mass(total.emissions_g)} CO2e"
     lines = ["", f"all runs: {sums} ({format_statuses(runs)})"]
     if runs.best is not None and (own := runs.best_g) is not None and runs.selection_factor is not None:
-        best = f"best run: {visible(runs.best.label)}, {score(runs.best.run.listed)}: {format_mass(own)}"
+        best = f"best run: {runs.best.label}, {score(runs.best.run.listed)}: {format_mass(own)}"
         lines.append(f"{best}; all runs emitted {least}{runs.selection_factor:.3g} times as much")
     return lines
 
@@ -133,10 +134,9 @@ def _sums(runs: RunSet) -> list[str]:
 def _comparison(comparison: Comparison, columns: int | None, width_of: Width) -> list[str]:
     """Return the cost of each run until it reached the best score of another run."""
     first = f"{comparison.metric} {'>=' if comparison.metric in HIGHER else '<='}"
-    labels = {entry.label: visible(entry.label) for entry in comparison.entries}
-    costs = [{labels[label]: format_cost(comparison, label, cost) for label, cost in level.reached.items()} for level in comparison.levels]
+    costs = [{label: format_cost(comparison, label, cost) for label, cost in level.reached.items()} for level in comparison.levels]
     rows = [{first: f"{level.value:.4g}", **reached} for level, reached in zip(comparison.levels, costs, strict=True)]
-    lines = _aligned(rows, [first, *labels.values()], columns, width_of)
+    lines = _aligned(rows, [first, *(entry.label for entry in comparison.entries)], columns, width_of)
     inherited = " (with what was inherited)" if comparison.has_inherited else ""
     notes = [f"note: {note}" for note in comparison.notes]
     return ["", f"{comparison.words} until a validation score was reached{inherited}:", *lines, *notes]

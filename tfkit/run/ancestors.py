@@ -133,9 +133,8 @@ def _add_recorded(parent: Parent, lineage: Lineage | None, ancestors: list[Ances
     direct = [entry for entry in lineage.parents if entry.role != _AVERAGED or entry.run_id != parent.run_id]
     first = len(ancestors)
     if lineage.ancestors is None:  # written by a version that recorded only the parents
-        for entry in direct:
-            ancestors.append(Ancestor(last_name(entry.path or "?"), (entry.role or "?",), entry.run_id, entry.sha256))
-        return list(range(first, len(ancestors)))
+        ancestors += [Ancestor(last_name(entry.path or "?"), (entry.role or "?",), entry.run_id, entry.sha256) for entry in direct]
+        return [*range(first, len(ancestors))]
     ancestors += shifted(lineage.ancestors, first)
     positions = (position(lineage.ancestors, entry.run_id, entry.sha256) for entry in direct)
     return [index + first for index in dict.fromkeys(positions) if index is not None]

@@ -241,10 +241,7 @@ def _rename_over(temporary: Path, final: Path) -> None:
 
 def _delete(path: Path) -> None:
     doomed = temporary_sibling(path.with_name(path.name.removesuffix(".damaged")), "del")
-    try:
-        with_retries(lambda: path.rename(doomed))  # so that no partly deleted checkpoint has its name
-    except OSError as error:
-        raise MachineError(f"{path}: cannot delete this old checkpoint ({error.strerror}): check the folder's permissions") from error
+    _rename(path, doomed, "cannot delete this old checkpoint")  # so that no partly deleted checkpoint has its name
     shutil.rmtree(doomed, ignore_errors=True)
 
 
@@ -252,11 +249,15 @@ def _set_aside(path: Path) -> Path:
     aside = path.with_name(f"{path.name}.damaged")
     if aside.exists():
         _delete(aside)
-    try:
-        with_retries(lambda: path.rename(aside))
-    except OSError as error:
-        raise MachineError(f"{path}: is damaged and cannot be set aside ({error.strerror}): check the folder's permissions") from error
+    _rename(path, aside, "is damaged and cannot be set aside")
     return aside
+
+
+def _rename(path: Path, name: Path, problem: str) -> None:
+    try:
+        with_retries(lambda: path.rename(name))
+    except OSError as error:
+        raise MachineError(f"{path}: {problem} ({error.strerror}): check the folder's permissions") from error
 
 
 def _clear_leftover(path: Path) -> None:

@@ -21,12 +21,10 @@ from tfkit.run.refused_folders import (
     FOLDERS,
     WRITTEN,
     refuse_checkpoints,
-    refuse_foreign_files,
+    refuse_content,
     refuse_links,
-    refuse_missing_mount,
-    refuse_obstacles,
     refuse_other_kind,
-    refuse_parent_references,
+    refuse_path,
 )
 from tfkit.run.run_json import End, Receipt, RunDocument
 
@@ -41,10 +39,6 @@ def rounding_fields(machine: dict[str, Any]) -> dict[str, Any]:
 def _arithmetic_of(document: dict[str, Any]) -> dict[str, Any]:
     names = ("threads", "ranks", "device", "precision", "compile", "activation_checkpointing")
     return {name: document.get(name) for name in names} | rounding_fields(document)
-
-
-def _ignore(message: str) -> None:
-    """Drop a warning."""
 
 
 class RunFolder:
@@ -69,7 +63,7 @@ class RunFolder:
         *,
         resume: bool,
         command: list[str] | None,
-        warn: Callable[[str], None] = _ignore,
+        warn: Callable[[str], None] = lambda _: None,
         group: str | None = None,
     ) -> "RunFolder":
         """Make the folder if it does not exist, and lock it.
@@ -196,9 +190,8 @@ class RunFolder:
 
 def _locked_folder(path: Path) -> tuple[Path, FolderLock, bool]:
     """Make the folder if it does not exist, and lock it; return its path without links, the lock, and whether it is new."""
-    refuse_parent_references(path)
     try:
-        refuse_missing_mount(path)
+        refuse_path(path)
         path = path.resolve()
         if not _SLUG.fullmatch(path.name):
             raise UsageError(
@@ -207,9 +200,7 @@ def _locked_folder(path: Path) -> tuple[Path, FolderLock, bool]:
             )
         is_new = not path.exists()
         path.mkdir(parents=True, exist_ok=True)
-        refuse_links(path)
-        refuse_obstacles(path)
-        refuse_foreign_files(path)
+        refuse_content(path)
         lock = FolderLock(path / "lock")
         lock.acquire()
     except (OSError, RuntimeError) as error:  # RuntimeError: a loop of links, before Python 3.13

@@ -40,8 +40,7 @@ class ListedRun:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as JSON values."""
-        document: dict[str, Any] = strict_json.loads(strict_json.dumps(asdict(self)))
-        return document
+        return strict_json.finite(asdict(self))
 
 
 def list_runs(folder: Path) -> list[ListedRun]:

@@ -14,15 +14,13 @@ WRITTEN = (*FILES, *FOLDERS, "replay", "ranks", "crash.log", "lock")
 _GROUPS = {CHAIN: "a recipe with stages", SWEEP: "a sweep"}  # by the kind of a folder of several runs
 
 
-def refuse_parent_references(path: Path) -> None:
-    """Raise UsageError for a `..` after a folder, as in `runs/../../x`; a path that begins with `..` is allowed."""
-    parts = path.parts
-    if any(part == ".." and before != ".." for before, part in pairwise(parts)):
+def refuse_path(path: Path) -> None:
+    """Raise UsageError for a `..` after a folder, as in `runs/../../x` (a path that begins with `..` is allowed).
+
+    Raise FileNotFoundError for a dangling link: a folder made below an unmounted mount point would fill the wrong disk.
+    """
+    if any(part == ".." and before != ".." for before, part in pairwise(path.parts)):
         raise UsageError(f"{path}: leaves the folder that it begins with. Give the path without `..` as {argument('run')}")
-
-
-def refuse_missing_mount(path: Path) -> None:
-    """Raise FileNotFoundError for a dangling link: a folder made below an unmounted mount point would fill the wrong disk."""
     for part in (path, *path.parents):
         if part.is_symlink() and not part.exists():
             raise FileNotFoundError(errno.ENOENT, f"{part} leads to {os.readlink(part)}, which is not there; is its disk mounted")
@@ -36,8 +34,12 @@ def refuse_links(path: Path) -> None:
             raise UsageError(f"{entry}: a link; nothing is written through it. Remove it, or give its target as {argument('run')}")
 
 
-def refuse_obstacles(path: Path) -> None:
-    """Raise OSError for a file where a run needs a folder, or the reverse: at the start, not at the first checkpoint."""
+def refuse_content(path: Path) -> None:
+    """Raise UsageError for links and the user's own files; tfkit writes run.json first, so without it a recipe.yaml is the user's.
+
+    Raise OSError for a file where a run needs a folder, or the reverse: at the start, not at the first checkpoint.
+    """
+    refuse_links(path)
     for name in WRITTEN:
         entry, is_folder = path / name, name in (*FOLDERS, "replay", "ranks")
         if not entry.exists():
@@ -46,6 +48,10 @@ def refuse_obstacles(path: Path) -> None:
             raise OSError(errno.EEXIST, f"{name} is not a {'folder' if is_folder else 'file'}")
         if is_folder and not os.access(entry, os.W_OK | os.X_OK):
             raise PermissionError(errno.EACCES, f"{name} cannot be written: {os.strerror(errno.EACCES)}")
+    present = [name for name in FILES if (path / name).exists()]
+    if present and "run.json" not in present and not (path / "run.json.damaged").exists():
+        foreign = f"holds a {present[0]} that was not written by tfkit and would be overwritten. Give another folder with {argument('run')}"
+        raise UsageError(f"{path}: {lost_receipt(path) or foreign}")
 
 
 def lost_receipt(path: Path) -> str | None:
@@ -58,14 +64,6 @@ def lost_receipt(path: Path) -> str | None:
         "its run.json is missing, without which the run cannot continue and has no totals. Restore that file; or use a checkpoint of "
         f"this run with {argument('start')}, and give another folder with {argument('run')}"
     )
-
-
-def refuse_foreign_files(path: Path) -> None:
-    """Raise UsageError for the user's own files. tfkit writes run.json first, so without it a recipe.yaml is the user's."""
-    present = [name for name in FILES if (path / name).exists()]
-    if present and "run.json" not in present and not (path / "run.json.damaged").exists():
-        foreign = f"holds a {present[0]} that was not written by tfkit and would be overwritten. Give another folder with {argument('run')}"
-        raise UsageError(f"{path}: {lost_receipt(path) or foreign}")
 
 
 def refuse_checkpoints(path: Path, resume: bool) -> None:

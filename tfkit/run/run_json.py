@@ -134,11 +134,6 @@ def trial_folders(path: Path) -> dict[str, Path]:
     return {name: path / name for name in (run.kind == SWEEP and run.trials) or ()}
 
 
-def best_trial(path: Path) -> Path | None:
-    """Return the run folder of a sweep's best trial; None if no trial is finished, or for a folder of another kind."""
-    return trial_folders(path).get(known_of(path).best_trial or "")
-
-
 def member_folders(path: Path) -> dict[str, Path]:
     """Return the run folders of the stages or trials by name; none for the folder of a single run."""
     return stage_folders(path) or trial_folders(path)

@@ -2,7 +2,6 @@
 
 import math
 from dataclasses import asdict, dataclass, field
-from functools import cache
 from pathlib import Path
 from typing import Any, Self
 
@@ -52,6 +51,9 @@ class TrainingState:
     loader: dict[str, Any] = field(default_factory=dict)
 
 
+_STATE = TypeAdapter(TrainingState)
+
+
 def finite_or_none(value: float | None) -> float | None:
     """Return the value, or None if it is not finite."""
     return value if value is not None and math.isfinite(value) else None
@@ -79,14 +81,9 @@ def read_state_json(folder: Path) -> TrainingState:
     try:
         if not document.keys() >= {"progress", "micro_batch_size", "data", "mean_steps"}:
             raise ValueError("a field is missing")
-        return _adapter().validate_python(document)
+        return _STATE.validate_python(document)
     except ValueError as error:
         raise unread_state(folder, error) from error
-
-
-@cache
-def _adapter() -> TypeAdapter[TrainingState]:
-    return TypeAdapter(TrainingState)
 
 
 def unread_state(checkpoint: Path, error: Exception) -> ModelError:

@@ -12,14 +12,14 @@ from tfkit.engine.request.rank_checks import require_divisible
 from tfkit.engine.request.resuming import is_training_result, merged, resolve_resumption
 from tfkit.engine.request.training_request import RequestRecord, TrainingKind, TrainingRequest, kind_of
 from tfkit.engine.training_run.attempt import RunOptions
-from tfkit.errors import BudgetReached, ModelError, OtherVersionError, TfkitError, UsageError, argument
+from tfkit.errors import BudgetReached, ModelError, TfkitError, UsageError, argument
 from tfkit.recipe import Chain, RecipeError, RecipeText, Stage, open_recipe, read_chain
 from tfkit.recipe.reading.overrides import NO_OVERRIDES
 from tfkit.run.checkpoints import best_checkpoint, newest_checkpoint
 from tfkit.run.folder import RunFolder, is_begun
 from tfkit.run.listing import read_run
 from tfkit.run.manifest import verify
-from tfkit.run.run_json import RunDocument, read_run_json, stage_folders
+from tfkit.run.run_json import known_of, read_run_json, stage_folders
 
 TOTALS = ("seconds", "energy_kwh", "emissions_g")  # metrics of a chain for its gates, in addition to those of its stages
 
@@ -95,7 +95,7 @@ def plan_chain(now: RequestRecord, kind: TrainingKind | None, options: RunOption
 
     `now`: what this command was given; without a recipe, the chain in the folder continues. `kind`: that of the command.
     """
-    recorded = _recorded(options.run)
+    recorded = known_of(options.run) if stage_folders(options.run) else None  # None also if run.json is damaged: opening sets it aside
     begun = recorded is not None and any(map(is_begun, stage_folders(options.run).values()))
     before = RequestRecord.from_document(recorded.given) if recorded is not None and (begun or now.recipe is None) else None
     given = merged(before, now) if before is not None else now  # overrides hold until they or the file are changed
@@ -116,16 +116,6 @@ def plan_chain(now: RequestRecord, kind: TrainingKind | None, options: RunOption
     plan = ChainPlan(chain, given, str(options.run) if moved else place, tuple(stages), selected, tuple(gates), before is not None)
     _check(plan, options)
     return plan
-
-
-def _recorded(folder: Path) -> RunDocument | None:
-    """Return the run.json of a chain's folder; None if it is missing, or damaged: then opening the folder sets it aside."""
-    try:
-        return read_run_json(folder) if stage_folders(folder) else None
-    except OtherVersionError:
-        raise
-    except ValueError:
-        return None
 
 
 def _require_kind(chain: Chain, kind: TrainingKind | None) -> None:

@@ -10,7 +10,6 @@ import os
 import statistics
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from functools import cache
 from typing import Annotated, Any
 
 from pydantic import Field, TypeAdapter, ValidationError
@@ -43,9 +42,7 @@ class PastRun:
     predicted_kwh: Amount | None = None
     kwh: Amount | None = None  # None: not metered
     pue: Amount = 1.0
-    start_seconds: Annotated[float, Field(ge=0)] = (
-        0.0  # until the data were prepared, included in all three; older versions did not record it
-    )
+    start_seconds: Annotated[float, Field(ge=0)] = 0.0  # until the data were prepared, included in all three; not in older versions
     table: int = 1  # the version of the table, which version 1 did not record
 
     @property
@@ -57,6 +54,9 @@ class PastRun:
     def watts(self) -> float | None:
         """The mean power of the machine, without PUE; None if it was not metered."""
         return self.kwh / self.pue * 3.6e6 / self.seconds if self.kwh else None
+
+
+_PAST_RUN = TypeAdapter(PastRun)
 
 
 @dataclass(frozen=True)
@@ -94,14 +94,9 @@ def past_runs() -> list[PastRun]:
 
 def _parse(line: bytes) -> PastRun | None:
     with contextlib.suppress(ValidationError):
-        run: PastRun = _adapter().validate_json(line, strict=True)
+        run = _PAST_RUN.validate_json(line, strict=True)
         return run if run.start_seconds < run.table_seconds else None
     return None
-
-
-@cache
-def _adapter() -> TypeAdapter[Any]:
-    return TypeAdapter(PastRun)
 
 
 def correction_for(machine: str, threads: int, kind: str, size: int) -> Correction:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import cache
 
 from tfkit.carbon.place import codecarbon_folder, codecarbon_settings
-from tfkit.run.machine import processor, threads
+from tfkit.run.machine import processor
 
 # CodeCarbon 3.3.2: core/cpu.py (an unknown processor), external/hardware.py (load model), external/ram.py (memory modules).
 _WATTS_PER_THREAD = 4.0
@@ -75,10 +75,9 @@ def processor_power() -> ProcessorPower:
     return ProcessorPower(name, _WATTS_PER_THREAD * cores, f"CodeCarbon's {_WATTS_PER_THREAD:g} W per thread of an unknown processor")
 
 
-def machine_watts(busy_threads: float | None = None) -> float:
-    """Return the watts of processor and memory at this many busy threads, by CodeCarbon's load model. None: those that torch starts."""
-    cores = int(processor()["cores"] or 1)
-    load = min(1.0, (busy_threads or threads()) / cores)
+def machine_watts(busy_threads: float) -> float:
+    """Return the watts of processor and memory at this many busy threads, by CodeCarbon's load model."""
+    load = min(1.0, busy_threads / int(processor()["cores"] or 1))
     return processor_power().watts * (_IDLE + (1 - _IDLE) * load**_LOAD_EXPONENT) + memory_watts()
 
 

@@ -61,24 +61,16 @@ class MachineSpeed:
     bytes: Speed  # bytes of weights, each multiplied by a single position; forward alone
 
     def of(self, operation: Operation) -> float:
-        """Return the speed of an operation."""
+        """Return the speed of an operation, of products and attention interpolated."""
         match operation:
             case "products", width:
-                return self.product_speed(width)
-            case "attention", length, head_dim, causal:
-                return self.attention_speed(length, head_dim, causal)
+                return _interpolate(WIDTHS, self.products, width)
+            case "attention", length, head_dim, causal:  # the time of a pair hardly grows with head_dim
+                power = math.log2(max(1.0, self.attention[len(LENGTHS) // 2] / self.narrow_attention))
+                speeds = self.causal_attention if causal else self.attention
+                return _interpolate(LENGTHS, speeds, length) * math.pow(head_dim / HEAD_DIM, min(1.0, power))
             case _:
                 return float(getattr(self, operation))
-
-    def product_speed(self, width: int) -> float:
-        """Return the FLOP/s of a matrix product of this width, interpolated."""
-        return _interpolate(WIDTHS, self.products, width)
-
-    def attention_speed(self, length: int, head_dim: int, causal: bool) -> float:
-        """Return the FLOP/s of attention in rows of this length, interpolated; the time of a pair hardly grows with `head_dim`."""
-        power = math.log2(max(1.0, self.attention[len(LENGTHS) // 2] / self.narrow_attention))
-        speeds = self.causal_attention if causal else self.attention
-        return _interpolate(LENGTHS, speeds, length) * math.pow(head_dim / HEAD_DIM, min(1.0, power))
 
 
 def _interpolate(sizes: Sequence[int], speeds: Sequence[float], size: int) -> float:

@@ -13,8 +13,7 @@ from typing import Any
 from tfkit.carbon import attempts_of, ledger_totals, missing_nodes, read_seconds, reading_of
 from tfkit.carbon.emissions_file import NAME, emission_rows
 from tfkit.carbon.footprint import MEASURED, REWORK, sum_totals
-from tfkit.carbon.ledger import Attempt
-from tfkit.carbon.ledger_writer import line_hash
+from tfkit.carbon.ledger import Attempt, line_hash
 from tfkit.run.card_facts import BaseCard
 from tfkit.run.checkpoints import step_folders
 from tfkit.run.run_json import RunDocument, member_folders, read_run_json
@@ -47,45 +46,41 @@ def audit_runs(folder: Path) -> list[Audit]:
     if not members:
         return [_audit(folder)] if (folder / "run.json").is_file() else []
     audits = [audit for member in members.values() for audit in audit_runs(member)]
-    summary = Audit(str(folder))
-    document = _document(folder, summary)
-    parts = [part.totals for member in members.values() if (part := _document(member, summary)) is not None]
+    problems: list[str] = []
+    notes: list[str] = []
+    document = _document(folder, notes)
+    parts = [part.totals for member in members.values() if (part := _document(member, notes)) is not None]
     if document is not None and document.status not in ("running", "killed"):
         for name, value in sum_totals(parts).document(_SUMMED).items():
-            summary.problems.extend(_differences(folder / "run.json", f"totals.{name}", value, _recorded(document, name)))
-    return [*audits, summary]
+            problems += _differences(folder / "run.json", f"totals.{name}", value, _recorded(document, name))
+    return [*audits, Audit(str(folder), problems=problems, notes=notes)]
 
 
 def _audit(folder: Path) -> Audit:
-    findings = Audit(str(folder))
-    document = _document(folder, findings)
+    notes: list[str] = []
+    document = _document(folder, notes)
     try:
         attempts = attempts_of(folder)
     except OSError as error:
-        findings.problems.append(f"{folder / 'carbon'}: cannot be read ({error.strerror})")
-        return findings
-    chains = {attempt.name: attempt.chain for attempt in attempts}
-    findings.notes.extend(
-        f"{folder / 'carbon' / name}.jsonl: has no hashes, since an older version wrote it: changes to it cannot be detected"
-        for name, chain in chains.items()
-        if chain.state == "unchained"
-    )
+        return Audit(str(folder), problems=[f"{folder / 'carbon'}: cannot be read ({error.strerror})"], notes=notes)
+    states = {attempt.name: attempt.chain.state for attempt in attempts}
+    unchained = [folder / "carbon" / f"{name}.jsonl" for name, state in states.items() if state == "unchained"]
+    notes += [f"{path}: has no hashes, since an older version wrote it: changes to it cannot be detected" for path in unchained]
     behind = document is not None and document.status in ("running", "killed")
     if behind:
-        findings.notes.append(f"{folder}: is in progress or was killed; its totals may lack the latest readings of the ledgers")
-    findings.notes.extend(f"{folder / 'carbon'}: {silent}, so the energy is a lower bound" for silent in missing_nodes(attempts))
-    findings.problems.extend([*_chains(folder, attempts), *_rows(folder, attempts, behind)])
+        notes.append(f"{folder}: is in progress or was killed; its totals may lack the latest readings of the ledgers")
+    notes += [f"{folder / 'carbon'}: {silent}, so the energy is a lower bound" for silent in missing_nodes(attempts)]
+    problems = [*_chains(folder, attempts), *_rows(folder, attempts, behind)]
     if document is not None:
-        findings.problems.extend([*_totals(folder, document, attempts, behind), *_cards(folder, document, attempts, behind)])
-    states, lines = {name: chain.state for name, chain in chains.items()}, sum(chain.lines for chain in chains.values())
-    return replace(findings, ledgers=states, lines=lines)
+        problems += [*_totals(folder, document, attempts, behind), *_cards(folder, document, attempts, behind)]
+    return Audit(str(folder), states, sum(attempt.chain.lines for attempt in attempts), problems, notes)
 
 
-def _document(folder: Path, audit: Audit) -> RunDocument | None:
+def _document(folder: Path, notes: list[str]) -> RunDocument | None:
     try:
         return read_run_json(folder)
     except (OSError, ValueError) as error:
-        audit.notes.append(f"{folder / 'run.json'}: not compared ({error})")
+        notes.append(f"{folder / 'run.json'}: not compared ({error})")
         return None
 
 

@@ -9,7 +9,6 @@ import http.client
 import io
 import json
 import os
-import time
 import urllib.error
 import urllib.request
 import zipfile
@@ -17,7 +16,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from tfkit.durable import rename, sync_file, write_atomically
+from tfkit.durable import rename, sync_file, with_retries, write_atomically
 from tfkit.engine.listener import Listener, ProgressBar
 from tfkit.engine.request.inputs import sections_of
 from tfkit.errors import DataError, MachineError
@@ -28,6 +27,7 @@ from tfkit.recipe.bundled import BundledRecipe, DataFile, DataSet, data_sets
 _PAUSES = (1.0, 4.0)  # seconds between tries
 _TIME_OUT = 30.0  # seconds without a byte
 _TRANSIENT = (408, 425, 429, 500, 502, 503, 504)
+_ERRORS = (urllib.error.URLError, http.client.HTTPException, ConnectionError, TimeoutError)  # of a connection
 _CHUNK = 1 << 16
 # From control characters of Latin-1 to the punctuation of Windows-1252 that they were before the text was decoded wrongly.
 _WINDOWS = {code: bytes([code]).decode("cp1252", "ignore") or chr(code) for code in range(0x80, 0xA0)}
@@ -138,18 +138,16 @@ class _Position:
 
 
 def _with_retries(url: str, download: Callable[[], None]) -> None:
-    for pause in (*_PAUSES, None):
-        try:
-            return download()
-        except (urllib.error.URLError, http.client.HTTPException, ConnectionError, TimeoutError) as error:
-            transient = not isinstance(error, urllib.error.HTTPError) or error.code in _TRANSIENT
-            if pause is None or not transient:
-                reason = getattr(error, "reason", None) or error
-                raise DataError(
-                    f"{url}: cannot be fetched ({reason}); check the network, then fetch again: the download continues where it ended"
-                ) from None
-            time.sleep(pause)
-    return None
+    def is_transient(error: BaseException) -> bool:
+        return error.code in _TRANSIENT if isinstance(error, urllib.error.HTTPError) else isinstance(error, _ERRORS)
+
+    try:
+        with_retries(download, is_transient, _PAUSES)
+    except _ERRORS as error:
+        reason = getattr(error, "reason", None) or error
+        raise DataError(
+            f"{url}: cannot be fetched ({reason}); check the network, then fetch again: the download continues where it ended"
+        ) from None
 
 
 def _download(url: str, part: Path, show: Callable[[int], object]) -> None:
