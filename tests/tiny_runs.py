@@ -56,7 +56,7 @@ _threads = torch.get_num_threads()
 torch.set_num_threads(1)  # a fork beside a pool of threads would hang in its first product
 for _type in (torch.float32, torch.bfloat16):
     matrix_speed(torch.device("cpu"), _type)  # which a run measures once a process
-    machine_speed(torch.device("cpu"), _type, 1)  # and finds in memory or the cache from then on
+machine_speed(torch.device("cpu"), torch.float32, 1)  # which a forecast measures once a process
 describe_machine()  # whose versions are looked up once a process
 torch.set_num_threads(_threads)
 gc.freeze()  # the children's collector ignores what is here, so the pages stay shared
