@@ -56,7 +56,7 @@ _threads = torch.get_num_threads()
 torch.set_num_threads(1)  # a fork beside a pool of threads would hang in its first product
 for _type in (torch.float32, torch.bfloat16):
     matrix_speed(torch.device("cpu"), _type)  # which a run measures once a process
-machine_speed(torch.device("cpu"), torch.float32, 1)  # which a forecast measures once a process
+    machine_speed(torch.device("cpu"), _type, 1)  # and finds in memory or the cache from then on
 describe_machine()  # whose versions are looked up once a process
 torch.set_num_threads(_threads)
 gc.freeze()  # the children's collector ignores what is here, so the pages stay shared
@@ -285,6 +285,22 @@ class Before(Replaced):
                 if call in (None, next(calls)):
                     act(*arguments, **options)
                 return whole(*arguments, **options)
+
+            return struck
+
+        super().__init__(owner, name, make)
+
+
+class After(Replaced):
+    """A fault: a function returns what `change` makes of its result and its arguments, in each call or in its `call`-th alone."""
+
+    def __init__(self, owner: Any, name: str, change: Callable[..., object], call: int | None = None):
+        def make(whole: Callable[..., Any]) -> Callable[..., Any]:
+            calls = itertools.count(1)
+
+            def struck(*arguments: Any, **options: Any) -> Any:
+                result = whole(*arguments, **options)
+                return change(result, *arguments) if call in (None, next(calls)) else result
 
             return struck
 
