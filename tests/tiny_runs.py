@@ -291,6 +291,22 @@ class Before(Replaced):
         super().__init__(owner, name, make)
 
 
+class After(Replaced):
+    """A fault: a function returns what `change` makes of its result and its arguments, in each call or in its `call`-th alone."""
+
+    def __init__(self, owner: Any, name: str, change: Callable[..., object], call: int | None = None):
+        def make(whole: Callable[..., Any]) -> Callable[..., Any]:
+            calls = itertools.count(1)
+
+            def struck(*arguments: Any, **options: Any) -> Any:
+                result = whole(*arguments, **options)
+                return change(result, *arguments) if call in (None, next(calls)) else result
+
+            return struck
+
+        super().__init__(owner, name, make)
+
+
 def raising(error: BaseException) -> Callable[..., None]:
     """Return a function that raises it, whatever it is called with."""
 

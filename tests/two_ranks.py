@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from safetensors.torch import load_file
 from tiny_files import write_rows
-from tiny_runs import Before, Done, Process, pretrain, raising, write_corpus, write_recipe
+from tiny_runs import After, Before, Done, Process, pretrain, raising, write_corpus, write_recipe
 from torch import Tensor
 
 from tfkit.data import Loader
@@ -124,19 +124,8 @@ def raise_in_loader(error: Exception, step: int) -> Callable[[], None]:
 def raise_within_backward(error: Exception, call: int) -> Callable[[], None]:
     """Return a fault: the backward pass of the `call`-th forward of a block of this rank raises an error, counted from 1."""
 
-    def before() -> None:
-        forward, calls = Block.forward, [0]
+    def hooked(output: tuple[Tensor, list[Tensor]], *_: object) -> tuple[Tensor, list[Tensor]]:
+        output[0].register_hook(raising(error))
+        return output
 
-        def fail(gradient: Tensor) -> None:
-            raise error
-
-        def struck(self: Block, *arguments: Any) -> tuple[Tensor, list[Tensor]]:
-            calls[0] += 1
-            output = forward(self, *arguments)
-            if calls[0] == call:
-                output[0].register_hook(fail)
-            return output
-
-        Block.forward = struck  # type: ignore[method-assign]
-
-    return before
+    return After(Block, "forward", hooked, call)

@@ -244,8 +244,7 @@ def test_each_precision() -> None:
 
 def test_the_run_folder_has_the_result() -> None:
     rows = write_rows(Path("rows.jsonl"), ROWS)
-    done = run_here(["embed", "--from", FIXTURES / "classes", "--data", rows, "--run", "run", "--out", "v.npy", "--json"])
-    assert done.code == 0, done.err
+    done = embed("--data", rows, "--run", "run", "--out", "v.npy", "--json").exits(0)
     receipt = json.loads(Path("run/run.json").read_text(encoding="utf-8"))
     assert (receipt["kind"], receipt["status"]) == ("embed", "finished")
     assert receipt["result"] == json.loads(done.out)

@@ -9,8 +9,8 @@ import subprocess
 import time
 from pathlib import Path
 
+import fake_codecarbon
 import pytest
-from fake_codecarbon import PATIENCE_SECONDS
 from tiny_files import read_rows, write_rows
 from tiny_layouts import TINY_GPT2
 from tiny_runs import Program
@@ -205,8 +205,9 @@ def test_errors_of_the_checkpoint(capsys, tmp_path, data):
 
 
 def test_with_run_the_result_and_the_energy_stay(capsys, folder, data, tmp_path, monkeypatch):
-    """Each evaluation reports its own energy; the totals are those of all in the folder."""
-    monkeypatch.setattr(Meter.stop, "__defaults__", (PATIENCE_SECONDS,))
+    """Each evaluation reports its own energy; the totals are those of all in the folder. The power is made up."""
+    monkeypatch.setattr(Meter.stop, "__defaults__", (fake_codecarbon.PATIENCE_SECONDS,))
+    monkeypatch.syspath_prepend(fake_codecarbon.write(tmp_path / "fake"))
     documents = []
     for _ in range(2):
         words = ["--from", str(folder), "--data", str(data), "--run", str(tmp_path / "kept"), "--threads", "1", "--json"]

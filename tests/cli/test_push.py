@@ -30,8 +30,9 @@ SENT |= {"tfkit.json", "manifest.json", "README.md", "emissions.csv"}
 @pytest.fixture(scope="module")
 def base(base: Path) -> Path:
     """A run that a further one was started from: `tuned`, which was metered, and whose lineage has a path of this machine."""
-    tuning = ["finetune", "--from", str(base / "run"), "--data", str(base / "corpus"), "--run", str(base / "tuned"), "carbon.enabled=true"]
+    tuning = ["finetune", "--from", str(base / "run"), "--data", str(base / "corpus"), "--run", str(base / "tuned")]
     write(base / "fake")
+    tuning += ["carbon.enabled=true", "training.precision=fp32"]
     for words in (["pretrain", str(base / "tiny.yaml"), "--run", str(base / "run"), "evaluation.every=2"], tuning):
         run_tfkit(base, [*words, "training.steps=2"], put_first(base / "fake")).exits(0)
     return base
@@ -149,7 +150,7 @@ def kinds(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def make_kinds(base: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
     hub_cache = tmp_path_factory.mktemp("cache")
     recipe, run, more = str(base / "tiny.yaml"), str(base / "run"), ["training.steps=2", "checkpoint.every=1", "carbon.enabled=false"]
-    tune = ["finetune", "--data", str(base / "corpus"), *more]
+    tune = ["finetune", "--data", str(base / "corpus"), "training.precision=fp32", *more]
     commands = {
         "distilled": ["pretrain", recipe, DISTILLED.replace("run", run), f"tokenizer={{path: {run}}}", *more, "carbon.enabled=true"],
         "lora": [*tune, "--from", run, LORA],
@@ -160,7 +161,7 @@ def make_kinds(base: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
     with serving(base / "run" / "checkpoints" / "step-000002") as hub:
         words = [*tune, "--from", "hub:org/tiny", LORA, "--run", str(base / "lora-of-hub")]
         run_tfkit(base, words, ask(hub, hub_cache)).exits(0)
-    run_tfkit(base, ["average", str(base / "distilled"), "--last", "2", "--out", str(base / "mean")]).exits(0)
+    run_tfkit(base, ["average", str(base / "distilled"), "--last", "2", "--out", str(base / "mean")], put_first(base / "fake")).exits(0)
     load(base / "lora").save(base / "whole")
     foreign = base / "foreign"
     foreign.mkdir()

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 from tiny_files import flip, receipt, write_rows
-from tiny_runs import Done, exact, hashes, run_tfkit, strike, write_corpus
+from tiny_runs import After, Done, exact, hashes, run_tfkit, strike, write_corpus
 
 from tfkit.__main__ import main
 from tfkit.engine.training_run import attempt
@@ -174,20 +174,13 @@ def test_ended_in_its_second_stage_it_goes_on_to_the_same_bits(whole: dict[str, 
     assert receipt(run)["status"] == "finished"
 
 
-def stopped_behind_the_first_stage() -> None:
-    first = attempt.start_run
-
-    def struck(*arguments: Any) -> Any:
-        result = first(*arguments)
+@pytest.mark.thorough
+def test_a_stop_between_two_stages(whole: dict[str, Any]) -> None:
+    def stop(result: Any, *_: Any) -> Any:
         os.kill(os.getpid(), signal.SIGTERM)
         return result
 
-    attempt.start_run = struck
-
-
-@pytest.mark.thorough
-def test_a_stop_between_two_stages(whole: dict[str, Any]) -> None:
-    done = tfkit("pretrain", "chain.yaml", "--run", "between", before=stopped_behind_the_first_stage).exits(143)
+    done = tfkit("pretrain", "chain.yaml", "--run", "between", before=After(attempt, "start_run", stop, 1)).exits(143)
     said, command = done.err.splitlines()[-2:]
     assert said == "stage tune: stopped by SIGTERM: 1 of 3 stages are done, and tune was not started"
     assert not Path("between/tune").exists()

@@ -109,7 +109,8 @@ def test_a_run_is_evaluated_as_often_as_its_length_pays_for(minutes: float, eval
 
 def test_transformers_opens_what_the_small_decoder_learned(tmp_path: Path) -> None:
     (tmp_path / "book.txt").write_text("".join(f"It was day {number}, and the cat sat on mat {number % 9}.\n" for number in range(60)))
-    result = tfkit.pretrain(data=tmp_path / "book.txt", overrides={"carbon.enabled": False}, tokens=2_000, run=tmp_path / "run")
+    tiny = {"model.dim": 32, "model.num_heads": 2, "model.decoder_layers": 2, "training.precision": "fp32", "carbon.enabled": False}
+    result = tfkit.pretrain(data=tmp_path / "book.txt", overrides=tiny, tokens=2_000, run=tmp_path / "run")
     ours, theirs = tfkit.load(result.checkpoint), AutoModelForCausalLM.from_pretrained(result.checkpoint)
     ids = torch.tensor([ours.tokenizer.encode("It was day 7").ids])
     torch.testing.assert_close(ours.model(ids).logits, theirs(ids).logits, rtol=0, atol=1e-5)

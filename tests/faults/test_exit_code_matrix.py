@@ -158,7 +158,7 @@ def test_f38_3_other_data(base: Path, tmp_path: Path, line: str) -> None:
         ("evaluate --from pickles --data corpus", "pickles"),
         ("evaluate --from damaged", "damaged"),
         ("generate --from gone --prompt the", "gone"),
-        ("generate --from pickles --prompt the", "pickles"),
+        (f"generate --from pickles --prompt the {NO_CARBON}", "pickles"),
         ("generate --from damaged --prompt the", "damaged"),
         ("replay run", "run"),
         ("replay gone", "gone"),

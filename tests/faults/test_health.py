@@ -11,12 +11,12 @@ import pytest
 import torch
 from spoilt_steps import spoil
 from tiny_files import receipt
-from tiny_runs import Before, both, exact, hashes, kept, pretrain, raising, records, run_tfkit
+from tiny_runs import After, Before, both, exact, hashes, kept, pretrain, raising, records, run_tfkit
 from torch import Tensor
 
-import tfkit.engine.training_run.validator
-import tfkit.training.optimizer
+from tfkit.engine.training_run.validator import Validator
 from tfkit.objectives.causal_lm import CausalLM
+from tfkit.training.optimizer import Optimizer
 from tfkit.training.step import Stepper
 
 COMMON = ["training.micro_batch_size=2", "training.log_every=1", "checkpoint={every: 3, keep: 2}"]
@@ -97,19 +97,12 @@ def test_f20_a_replay_on_other_ground_says_so(base: Path, tmp_path: Path) -> Non
 def test_f20_weights_that_are_no_numbers_are_never_saved(base: Path, tmp_path: Path) -> None:
     """They come of the last update; the step before has seen nothing. The last good checkpoint stays."""
 
-    def before() -> None:
-        step, calls = tfkit.training.optimizer.Optimizer.step, [0]
+    def spoilt(_: None, optimizer: Optimizer, *factors: float) -> None:
+        with torch.no_grad():
+            optimizer.parameters["decoder.norm.weight"][0] = math.inf
 
-        def spoilt(self: Any, *factors: float) -> None:
-            step(self, *factors)
-            calls[0] += 1
-            if calls[0] == 6:
-                with torch.no_grad():
-                    self.parameters["decoder.norm.weight"][0] = math.inf
-
-        tfkit.training.optimizer.Optimizer.step = spoilt  # type: ignore[method-assign]
-
-    done = pretrain(tmp_path / "run", base / "tiny.yaml", *COMMON, "checkpoint.keep=1", before=before).exits(6)
+    fault = After(Optimizer, "step", spoilt, 6)
+    done = pretrain(tmp_path / "run", base / "tiny.yaml", *COMMON, "checkpoint.keep=1", before=fault).exits(6)
     assert "step 6: a weight is no longer finite, so this step is not saved" in done.err
     assert kept(tmp_path / "run") == ["step-000003"]
 
@@ -176,20 +169,13 @@ def test_f21_a_jump_of_the_loss(base: Path, tmp_path: Path, skips: int, code: in
 
 
 def test_f22_an_evaluation_that_is_no_number_is_never_best(base: Path, tmp_path: Path) -> None:
-    def before() -> None:
-        score, calls = tfkit.engine.training_run.validator.Validator._score, [0]
-
-        def spoilt(self: Any, moment: str) -> Any:
-            calls[0] += 1
-            scores = score(self, moment)
-            nothing = {"loss": math.nan, "perplexity": math.nan}
-            return dataclasses.replace(scores, metrics=scores.metrics | nothing) if calls[0] in (1, 3) else scores
-
-        tfkit.engine.training_run.validator.Validator._score = spoilt  # type: ignore[method-assign]
+    def spoilt(scores: Any, *_: object) -> Any:
+        return dataclasses.replace(scores, metrics=scores.metrics | {"loss": math.nan, "perplexity": math.nan})
 
     run = tmp_path / "run"
     words = [*COMMON, "evaluation.every=3", "checkpoint={every: 3, keep: 1}"]
-    pretrain(run, base / "tiny.yaml", *words, before=before).exits(0)
+    fault = both(*(After(Validator, "_score", spoilt, call) for call in (1, 3)))
+    pretrain(run, base / "tiny.yaml", *words, before=fault).exits(0)
     best = json.loads((run / "checkpoints" / "best.json").read_text(encoding="utf-8"))
     assert best["step"] in (6, 12)
     assert math.isfinite(best["value"])

@@ -14,9 +14,9 @@ from pathlib import Path
 import pytest
 from saved_runs import WORDS, Base
 from tiny_files import wait_for
-from tiny_runs import Process
+from tiny_runs import Before, Process, both
 
-import tfkit.engine.training_run.checkpointing
+from tfkit.engine.training_run import checkpointing
 
 
 def start(saved: Base, run: Path, before: Callable[[], object] | None = None) -> Process:
@@ -39,19 +39,12 @@ def with_locks() -> None:
 def pause_in_a_save(mark: Path, before: Callable[[], None]) -> Callable[[], None]:
     """The process writes `mark` in its first save, and continues when the mark is gone."""
 
-    def patch() -> None:
-        before()
-        save = tfkit.engine.training_run.checkpointing.save_checkpoint
+    def pause(*_: object, **__: object) -> None:
+        mark.touch()
+        while mark.exists():
+            time.sleep(0.005)
 
-        def paused(*arguments: object, **options: object) -> object:
-            mark.touch()
-            while mark.exists():
-                time.sleep(0.005)
-            return save(*arguments, **options)  # type: ignore[arg-type]
-
-        tfkit.engine.training_run.checkpointing.save_checkpoint = paused  # type: ignore[assignment]
-
-    return patch
+    return both(before, Before(checkpointing, "save_checkpoint", pause, 1))
 
 
 @pytest.mark.sampled(2)

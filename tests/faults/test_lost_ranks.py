@@ -8,14 +8,12 @@ import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import fake_codecarbon
 import pytest
 from fake_codecarbon import G_PER_KWH, POWER_W
 from tiny_files import receipt
-from tiny_runs import Before, Done, both, exact, hashes, kept, pretrain, slow_micro_batches, strike
-from torch import Tensor
+from tiny_runs import After, Before, Done, both, exact, hashes, kept, pretrain, slow_micro_batches, strike
 from two_ranks import ONE_EACH, run_ranks, start_ranks, with_unbroken_run
 
 from tfkit.__main__ import main
@@ -181,16 +179,7 @@ def test_f43_a_budget_that_rank_0_has_reached_ends_all_after_the_step(base: Path
 @pytest.mark.parametrize("skipped", [0, 1])
 def test_f43_a_step_that_is_unhealthy_on_one_rank_is_so_on_all(base: Path, tmp_path: Path, skipped: int) -> None:
     run, words = tmp_path / "run", (*ONE_EACH, f"training.max_skipped_steps={skipped}")
-
-    def spoilt() -> None:
-        accumulate = Stepper._accumulate
-
-        def struck(self: Stepper, step: int, *arguments: Any) -> dict[str, Tensor]:
-            losses = accumulate(self, step, *arguments)
-            return {name: loss * (math.nan if step == 6 else 1) for name, loss in losses.items()}
-
-        Stepper._accumulate = struck  # type: ignore[method-assign]
-
+    spoilt = After(Stepper, "_accumulate", lambda losses, *_: {name: loss * math.nan for name, loss in losses.items()}, 6)
     done = run_ranks(run, base / "tiny.yaml", *words, faults={1: spoilt})
     assert [one.code for one in done] == [0 if skipped else 6] * 2, done[0].err + done[1].err
     assert all("step 6: the loss is nan" in one.err for one in done)

@@ -186,19 +186,13 @@ def test_f16_metrics_that_cannot_be_written(saved: Base, tmp_path: Path, number:
     """From the second save on: one warning, and earlier saves are kept."""
     run = tmp_path / "run"
 
-    def refuse_metrics() -> None:
-        whole = os.write
-
-        def write(descriptor: int, data: bytes) -> int:
-            if os.readlink(f"/proc/self/fd/{descriptor}").endswith("metrics.jsonl"):
-                raise OSError(number, os.strerror(number))
-            return whole(descriptor, data)
-
-        os.write = write  # type: ignore[assignment]
+    def refuse_metrics(descriptor: int, data: bytes) -> None:
+        if os.readlink(f"/proc/self/fd/{descriptor}").endswith("metrics.jsonl"):
+            raise OSError(number, os.strerror(number))
 
     if not Path("/proc/self/fd").exists():
         pytest.skip("needs /proc, to find the file of a descriptor")
-    done = saved.run(run, before=in_saves(refuse_metrics, first=2)).exits(0)
+    done = saved.run(run, before=in_saves(Before(os, "write", refuse_metrics), first=2)).exits(0)
     assert done.err.count("warning: ") == 1
     assert f"{run / 'metrics.jsonl'}: cannot write metrics ({os.strerror(number)})" in done.err
     assert hashes(run, 6) == hashes(saved.unbroken, 6)

@@ -7,12 +7,11 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch.utils.tensorboard
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from tiny_runs import HANG_SECONDS, Done, exact, hashes, pretrain, records, strike
+from tiny_runs import HANG_SECONDS, Before, Done, both, exact, hashes, pretrain, raising, records, strike
 
 from tfkit.engine.training_run import trackers
 
@@ -33,23 +32,15 @@ def points(run: Path) -> dict[str, list[int]]:
     return {name: [event.step for event in found.Scalars(name)] for name in found.Tags()["scalars"]}
 
 
-def broken(method: str, fault: Callable[[], object]) -> Callable[[], None]:
+def broken(method: str, fault: Callable[..., object]) -> Callable[[], None]:
     """SummaryWriter does that in one of its methods."""
-
-    def before() -> None:
-        def do(*arguments: Any, **named: Any) -> None:
-            fault()
-
-        setattr(torch.utils.tensorboard.SummaryWriter, method, do)
-
-    return before
+    return both(Before(torch.utils.tensorboard.SummaryWriter, method, fault))
 
 
-def raising() -> None:
-    raise OSError("no room for curves")
+full = raising(OSError("no room for curves"))
 
 
-def hanging() -> None:
+def hanging(*_: object, **__: object) -> None:
     time.sleep(10 * HANG_SECONDS)
 
 
@@ -124,12 +115,12 @@ def test_f29_another_tracker_goes_on_beside_one_that_hangs(tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("method", "fault", "reason"),
     [
-        ("__init__", raising, "OSError: no room for curves"),
-        ("__init__", lambda: sys.exit(3), "SystemExit: 3"),
+        ("__init__", full, "OSError: no room for curves"),
+        ("__init__", lambda *_, **__: sys.exit(3), "SystemExit: 3"),
         ("__init__", hanging, "it did not answer in time"),
-        ("add_scalar", raising, "OSError: no room for curves"),
+        ("add_scalar", full, "OSError: no room for curves"),
         ("add_scalar", hanging, "it did not answer in time"),
-        ("flush", raising, "OSError: no room for curves"),
+        ("flush", full, "OSError: no room for curves"),
     ],
     ids=["constructor raises", "constructor exits", "constructor hangs", "points raise", "points hang", "flush raises"],
 )
@@ -148,7 +139,7 @@ def test_f29_what_is_not_written_is_counted_and_reported_once(
 
 
 @pytest.mark.sampled(2)
-@pytest.mark.parametrize("fault", [raising, hanging])
+@pytest.mark.parametrize("fault", [full, hanging])
 def test_f29_a_close_that_fails_loses_nothing(base: Path, untracked: Path, tmp_path: Path, fault: Callable[[], object]) -> None:
     run = tmp_path / "run"
     done = pretrain(run, base / "tiny.yaml", *TRACKED, before=broken("close", fault))
@@ -161,19 +152,9 @@ def test_f29_a_full_queue_drops_and_counts(base: Path, untracked: Path, tmp_path
     run = tmp_path / "run"
 
     def before() -> None:
-        trackers.WAITING = 2
-        add, close, released = torch.utils.tensorboard.SummaryWriter.add_scalar, trackers.TrackerQueue.close, threading.Event()
-
-        def held(*arguments: Any) -> None:  # until the run is over, however long that takes
-            released.wait(60)
-            add(*arguments)
-
-        def release(self: trackers.TrackerQueue) -> None:
-            released.set()
-            close(self)
-
-        torch.utils.tensorboard.SummaryWriter.add_scalar = held  # type: ignore[assignment,method-assign]
-        trackers.TrackerQueue.close = release  # type: ignore[method-assign]
+        trackers.WAITING, released = 2, threading.Event()
+        Before(torch.utils.tensorboard.SummaryWriter, "add_scalar", lambda *_: released.wait(60))()  # until the run is over
+        Before(trackers.TrackerQueue, "close", lambda _: released.set())()
 
     done = pretrain(run, base / "tiny.yaml", *TRACKED, before=before)
     assert_same(done, run, untracked)

@@ -9,7 +9,7 @@ from pathlib import Path
 import fake_codecarbon
 import pytest
 from tiny_files import receipt, write_rows
-from tiny_runs import WORDS, Done, pretrain, run_here
+from tiny_runs import WORDS, Before, Done, pretrain, raising, run_here
 from two_ranks import ended, start_ranks
 
 from tfkit.carbon.ledger import LedgerReader
@@ -76,15 +76,8 @@ def test_predictions_and_texts_come_in_the_order_of_the_rows(base: Path, tmp_pat
 @pytest.mark.thorough
 def test_vectors_are_the_same(base: Path, tmp_path: Path) -> None:
     """With every bit, in the order of the rows, though their batches have different lengths; rank 0 alone writes."""
-    words = [
-        "embed",
-        "--from",
-        str(base / "classes"),
-        "--data",
-        str(base / "rows.jsonl"),
-        "evaluation.batch_size=2",
-        "carbon.enabled=false",
-    ]
+    words = ["embed", "--from", str(base / "classes"), "--data", str(base / "rows.jsonl")]
+    words += ["evaluation.batch_size=2", "carbon.enabled=false"]
     one = alone(tmp_path, *words, "--out", str(tmp_path / "one.parquet"))
     first, second = together(tmp_path, *words, "--out", str(tmp_path / "two.parquet"))
     assert (one.code, first.code, second.code) == (0, 0, 0), first.err + second.err
@@ -114,35 +107,18 @@ def test_a_bad_prompt_ends_both_after_the_lines_before_it(base: Path, tmp_path: 
 def test_what_ends_one_rank_ends_both_with_its_code_and_its_words(base: Path, tmp_path: Path) -> None:
     words = ["evaluate", "--from", str(base / "lm"), "evaluation.batch_size=2", "carbon.enabled=false", "--json"]
 
-    def in_batch(strike: Callable[[], object]) -> Callable[[], None]:
-        def before() -> None:
-            score, calls = text_scores._score, [0]
-
-            def struck(*arguments: object) -> list[float]:
-                calls[0] += 1
-                if calls[0] == 2:
-                    strike()
-                return score(*arguments)  # type: ignore[arg-type]
-
-            text_scores._score = struck
-
-        return before
-
-    def raising(error: Exception) -> Callable[[], None]:
-        def strike() -> None:
-            raise error
-
-        return in_batch(strike)
+    def in_batch(act: Callable[..., object]) -> Callable[[], None]:
+        return Before(text_scores, "_score", act, 2)
 
     own = ModelError("the model is odd; take another")
-    [first, _] = ended(together(tmp_path, *words, faults={1: raising(own)}), 4)
+    [first, _] = ended(together(tmp_path, *words, faults={1: in_batch(raising(own))}), 4)
     assert "rank 1: the model is odd; take another" in json.loads(first.out)["error"]["message"]
-    ended(together(tmp_path, *words, faults={1: raising(MemoryError("no more"))}), 5)
+    ended(together(tmp_path, *words, faults={1: in_batch(raising(MemoryError("no more")))}), 5)
     for struck, codes in ((1, [9, -signal.SIGKILL]), (0, [-signal.SIGKILL, 9])):
-        done = together(tmp_path, *words, faults={struck: in_batch(lambda: os.kill(os.getpid(), signal.SIGKILL))})
+        done = together(tmp_path, *words, faults={struck: in_batch(lambda *_: os.kill(os.getpid(), signal.SIGKILL))})
         assert [one.code for one in done] == codes, done[0].err + done[1].err
     for struck in (0, 1):
-        done = ended(together(tmp_path, *words, faults={struck: in_batch(lambda: os.kill(os.getpid(), signal.SIGTERM))}), 143)
+        done = ended(together(tmp_path, *words, faults={struck: in_batch(lambda *_: os.kill(os.getpid(), signal.SIGTERM))}), 143)
         assert all("stopped by SIGTERM: there is no result" in one.err for one in done)
 
 

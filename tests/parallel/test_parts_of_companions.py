@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
-from tiny_runs import Done, Process, pretrain, records, run_here
+from tiny_runs import Before, Done, Process, pretrain, raising, records, run_here
 from two_ranks import assert_close_checkpoints, ended, start_ranks, write_prompts_and_pairs
 
 from tfkit.alignment.rollout_loader import RolloutLoader
@@ -129,18 +128,7 @@ def test_ranks_begin_with_parts_and_take_the_steps_of_one_process(place: Path, r
 def test_a_teacher_that_does_not_fit_on_one_rank_halves_the_micro_batches_of_all(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The other rank waits for its part of the teacher's weights then."""
     monkeypatch.chdir(place)
-
-    def full() -> None:
-        forward, calls = Block.forward, [0]
-
-        def struck(self: Block, *arguments: Any) -> torch.Tensor:
-            calls[0] += 1
-            if calls[0] == 8 + 3:  # the student has eight blocks
-                raise MemoryError("no more")
-            return forward(self, *arguments)
-
-        Block.forward = struck  # type: ignore[method-assign]
-
+    full = Before(Block, "forward", raising(MemoryError("no more")), 8 + 3)  # the student has eight blocks
     words = ["training.batch_size=16", "training.micro_batch_size=null"]
     done = run_both("teacher", *words, names="large", faults={1: full})
     assert all("out of memory in micro-batches of 8 rows: from now on they have 4" in one.err for one in done)

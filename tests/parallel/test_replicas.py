@@ -12,9 +12,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from tiny_files import receipt
-from tiny_runs import exact, hashes, kept, pretrain, records, strike
+from tiny_runs import After, Before, exact, hashes, kept, pretrain, raising, records, strike
 from two_ranks import ONE_EACH, assert_close_checkpoints, ended, raise_in_loader, raise_once, run_ranks, start_ranks, with_unbroken_run
 
+from tfkit.engine.training_run import checkpointing
 from tfkit.parallel import collectives, heartbeat
 
 STEPS = 12
@@ -123,19 +124,9 @@ def test_a_rank_0_that_hangs_in_its_own_work_is_noticed(base: Path, tmp_path: Pa
     """It stops while it saves, and serves the store; where it only takes long, the other waits."""
 
     def slow_then_stopped() -> None:
-        import tfkit.engine.training_run.checkpointing as checkpointing
-
         heartbeat.BEAT_SECONDS = 0.5
-        save, calls = checkpointing.save_checkpoint, []
-
-        def slow(*arguments: Any, **named: Any) -> Any:
-            calls.append(0)
-            if len(calls) == 2:
-                os.kill(os.getpid(), signal.SIGSTOP)
-            time.sleep(7)
-            return save(*arguments, **named)
-
-        checkpointing.save_checkpoint = slow
+        Before(checkpointing, "save_checkpoint", lambda *_, **__: time.sleep(7))()
+        strike(signal.SIGSTOP, 2, checkpointing, "save_checkpoint")()
 
     def impatient() -> None:
         heartbeat.SILENT_SECONDS = 5.0
@@ -150,15 +141,8 @@ def test_a_rank_0_that_hangs_in_its_own_work_is_noticed(base: Path, tmp_path: Pa
 
 
 def test_all_hear_why_rank_0_cannot_save(base: Path, tmp_path: Path) -> None:
-    def break_saving() -> None:
-        import tfkit.engine.training_run.checkpointing as checkpointing
-
-        def full(*_: object, **__: object) -> None:
-            raise OSError(28, os.strerror(28), "step-000004")
-
-        checkpointing.save_checkpoint = full  # type: ignore[assignment]
-
-    _, second = ended(run_ranks(tmp_path / "run", base / "tiny.yaml", *ONE_EACH, faults={0: break_saving}), 5, 9)
+    full = Before(checkpointing, "save_checkpoint", raising(OSError(28, os.strerror(28), "step-000004")))
+    _, second = ended(run_ranks(tmp_path / "run", base / "tiny.yaml", *ONE_EACH, faults={0: full}), 5, 9)
     assert os.strerror(28) in second.err
 
 
@@ -183,15 +167,11 @@ def test_no_better_score_ends_all_ranks(base: Path, tmp_path: Path) -> None:
 
 @pytest.mark.thorough
 def test_a_rank_that_is_stopped_after_the_last_step_takes_nothing_from_the_result(base: Path, tmp_path: Path) -> None:
-    def stopped_at_the_end() -> None:
-        receive = collectives.ProcessGroup.receive
+    def stop_at_the_end(message: dict[str, Any], _: collectives.ProcessGroup) -> dict[str, Any]:
+        if message.get("finished"):
+            os._exit(143)
+        return message
 
-        def struck(self: collectives.ProcessGroup) -> dict[str, Any]:
-            if (message := receive(self)).get("finished"):
-                os._exit(143)
-            return message
-
-        collectives.ProcessGroup.receive = struck  # type: ignore[method-assign]
-
-    ended(run_ranks(tmp_path / "run", base / "tiny.yaml", *ONE_EACH, faults={1: stopped_at_the_end}), 0, 143)
+    fault = After(collectives.ProcessGroup, "receive", stop_at_the_end)
+    ended(run_ranks(tmp_path / "run", base / "tiny.yaml", *ONE_EACH, faults={1: fault}), 0, 143)
     assert hashes(tmp_path / "run", STEPS) == hashes(base / "unbroken", STEPS)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tiny_runs import exact, hashes, pretrain, run_here, strike
+from tiny_runs import Before, exact, hashes, pretrain, raising, run_here, strike
 from two_ranks import assert_close_checkpoints, ended, start_ranks, write_prompts_and_pairs
 
 from tfkit.__main__ import main
@@ -112,18 +112,7 @@ def test_text_of_the_pretraining_is_dealt_too(place: Path, mesh: str, monkeypatc
 @pytest.mark.thorough
 def test_a_full_memory_while_one_rank_samples_is_heard_by_both(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(place)
-
-    def full() -> None:
-        generate, calls = response_sampling.generate, [0]
-
-        def struck(*arguments: object, **options: object) -> object:
-            calls[0] += 1
-            if calls[0] == 1:
-                raise MemoryError("no more")
-            return generate(*arguments, **options)  # type: ignore[arg-type]
-
-        response_sampling.generate = struck  # type: ignore[assignment]
-
+    full = Before(response_sampling, "generate", raising(MemoryError("no more")), 1)
     words = ["finetune", "grpo.yaml", "--threads", "1", "evaluation.every=null", "training.steps=2", "--run", "full"]
     words += ["objective.completions=16", "training.micro_batch_size=null"]  # two batches, one for each rank
     done = ended(start_ranks(place, words, {1: full}), 0)

@@ -1,13 +1,16 @@
 """Commands of several trainings on two ranks: stages and sweeps, by the same group of processes throughout."""
 
 import json
+import math
 import signal
 from pathlib import Path
 
 import pytest
 from tiny_files import receipt, write_rows
-from tiny_runs import Done, exact, hashes, run_here, strike, write_corpus
+from tiny_runs import After, Done, exact, hashes, run_here, strike, write_corpus
 from two_ranks import ended, start_ranks
+
+from tfkit.objectives.causal_lm import CausalLM
 
 pytestmark = pytest.mark.usefixtures("in_place")
 
@@ -67,22 +70,9 @@ def test_a_chain_is_that_of_one_process_also_stopped_in_its_second_stage() -> No
 
 def test_a_sweep_goes_on_after_a_trial_that_fails_on_all_ranks() -> None:
     words = ["sweep", "one.yaml", "training.seed=1,2", "training.max_skipped_steps=0"]
-    done = ended(ranks(*words, "--run", "sweep", "--json", faults=dict.fromkeys((0, 1), raise_nan)), 0)
+    no_number = After(CausalLM, "loss", lambda losses, *_: {name: loss * math.nan for name, loss in losses.items()}, 1)
+    done = ended(ranks(*words, "--run", "sweep", "--json", faults=dict.fromkeys((0, 1), no_number)), 0)
     result = json.loads(done[0].out)
     assert [trial["status"] for trial in result["trials"]] == ["failed", "finished"], result["trials"]
     run_here(["pretrain", "one.yaml", "training.seed=2", "--run", "seed-2", "--threads", "1"]).exits(0)
     assert hashes(Path("sweep", "trial-002"), 3) == hashes(Path("seed-2"), 3)
-
-
-def raise_nan() -> None:
-    """Let the first loss of this process be no number."""
-    from tfkit.objectives.causal_lm import CausalLM
-
-    loss, calls = CausalLM.loss, [0]
-
-    def struck(self: CausalLM, model: object, batch: object) -> object:
-        calls[0] += 1
-        found = loss(self, model, batch)  # type: ignore[arg-type]
-        return {name: value * float("nan") for name, value in found.items()} if calls[0] == 1 else found
-
-    CausalLM.loss = struck  # type: ignore[assignment, method-assign]

@@ -16,6 +16,8 @@ from tfkit.training import free_memory
 
 pytestmark = pytest.mark.usefixtures("in_place")
 
+ONE_LAYER = {"model.decoder_layers": 1}
+
 
 def near(traffic: float) -> Any:
     """Approximate the traffic of weights and gradients: ranks also exchange a few numbers, and pad uneven shards."""
@@ -30,7 +32,7 @@ def root_bytes(cluster: dict[str, Any]) -> int:
 
 def test_machines_like_this_one_divide_the_batch_and_reduce_gradients() -> None:
     document = recipe_of("causal_lm", batch_size=8, micro_batch_size=4, steps=1_000_000)
-    one, four = (tfkit.plan(document, ranks=ranks, threads=1) for ranks in (1, 4))
+    one, four = (tfkit.plan(document, ONE_LAYER, ranks=ranks, threads=1) for ranks in (1, 4))
     assert one.cluster is None
     assert four.cluster is not None
     cluster = four.cluster
@@ -102,7 +104,8 @@ def test_a_plan_of_a_large_model_needs_little_memory(tmp_path: Path, place: Path
 
 
 def test_a_gpu_is_planned_from_its_data_sheet() -> None:
-    plan = tfkit.plan(recipe_of("causal_lm", steps=10**7), {"carbon.pue": 1.5, "carbon.intensity_g_per_kwh": 100}, gpu="h100", threads=1)
+    changes = {**ONE_LAYER, "carbon.pue": 1.5, "carbon.intensity_g_per_kwh": 100}
+    plan = tfkit.plan(recipe_of("causal_lm", steps=10**7), changes, gpu="h100", threads=1)
     assert plan.cluster is not None
     assert plan.cluster["fits"] is True
     assert plan.basis == "table"
@@ -112,7 +115,7 @@ def test_a_gpu_is_planned_from_its_data_sheet() -> None:
     assert plan.full_power is not None
     assert (plan.full_power.watts, plan.full_power.hours) == (700, plan.seconds.likely / 3600)
     assert sum(plan.table_seconds.values()) == pytest.approx(plan.seconds.likely)
-    two = tfkit.plan(recipe_of("causal_lm", steps=10**7), gpu="l4", ranks=2, threads=1)
+    two = tfkit.plan(recipe_of("causal_lm", steps=10**7), ONE_LAYER, gpu="l4", ranks=2, threads=1)
     assert two.full_power is not None
     assert two.full_power.watts == 2 * 72
     assert two.seconds.likely > plan.seconds.likely / 2

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from random_recipes import has_stages
 
@@ -58,16 +58,16 @@ TEXTS = st.text(st.characters(exclude_categories=("Cs",))) | st.sampled_from(
 )
 
 
-@settings(max_examples=200, deadline=None)
-@given(st.lists(TEXTS, max_size=4), st.floats(0, 1e30, exclude_min=True))
-def test_any_text_and_number_survives(texts: list[str], number: float) -> None:
+@given(st.lists(TEXTS, max_size=8), st.floats(0, 1e30, exclude_min=True), st.floats(0, 1e6, exclude_min=True))
+def test_any_text_and_number_survives(texts: list[str], lr: float, clip_norm: float) -> None:
+    optimizer = {"kind": "adamw", "lr": lr, "clip_norm": clip_norm}
     data = {"model": {"preset": "gpt2"}, "data": {"train": [{"stdlib": True}]}, "training": {"steps": 1}}
-    recipe = Recipe.model_validate(data | {"generation": {"prompts": texts}, "optimizer": {"kind": "adamw", "lr": number}})
+    recipe = Recipe.model_validate(data | {"generation": {"prompts": texts}, "optimizer": optimizer})
     tree, problems = parse(dump_recipe(recipe, None), "f")
     assert not problems
     read = plain(tree)  # type: ignore[arg-type]
     assert read["generation"]["prompts"] == texts
-    assert read["optimizer"]["lr"] == number
+    assert {name: read["optimizer"][name] for name in optimizer} == optimizer
 
 
 def references(value: Any) -> list[str]:

@@ -18,7 +18,7 @@ from walks.recipes import FAMILIES, OPTIMIZERS, SCHEDULES, RecipeDrawer, is_vali
 from walks.scenario import Walk
 from walks.workflow import draw_walk
 
-DRAWN = 400  # walks: more than `make test-all` takes, since to draw one costs nothing
+DRAWN = 250  # walks: more than `make test-all` takes, since to draw one costs little
 OTHER_NAMES = {".ndjson", ".bio", ".iob", ".iob2"}  # of formats that have another suffix, too
 NOT_DRAWN = {"hub": "a walk has no network", "stdlib": "its text takes seconds, and tests/recipes reads it"}
 
