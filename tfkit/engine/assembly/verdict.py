@@ -59,7 +59,7 @@ def predicts_one_class(metrics: Metrics) -> bool:
     """Whether a model of classes predicted the same one for all rows, as its metrics show.
 
     The correlation is then 0, and only one of the k classes has an F1 above 0: 2a / (1 + a), since its recall is 1 and its precision is
-    the accuracy a.
+    the accuracy a. Among a few rows, several predicted classes may give such metrics by chance.
     """
     accuracy, f1_macro = metrics.get("accuracy"), metrics.get("f1_macro")
     if not accuracy or not f1_macro or metrics.get("matthews") != 0 or metrics.get("majority") == 1:  # 1: the targets are one class
