@@ -58,7 +58,7 @@ def prompt_batches(file: BinaryIO, place: str, chat: bool) -> Iterator[list[Prom
     suffix = PurePath(place).suffix.lower()
     if suffix in _TABLES:
         raise DataError(f'{place}: prompts are not read from a {suffix} file; write each as a line such as {{"prompt": "Once upon"}}')
-    is_json = suffix in _JSON or None
+    is_json: bool | None = True if suffix in _JSON else None
     has_prompt = False
     for lines in _lines(Pipe(file, place)):
         batch: list[Prompt] = []
