@@ -24,7 +24,10 @@ from tfkit.run.tfkit_json import NAME, read_tfkit_json
 from tfkit.run.verified import find_named
 
 OWN_TYPE = "tfkit"  # model_type of a model that no Hugging Face class can express: it fails to load elsewhere rather than load wrong
-SPECIAL_IDS = ("bos_token_id", "eos_token_id", "pad_token_id", "forced_eos_token_id", "decoder_start_token_id")
+SPECIAL_IDS = (
+    *("bos_token_id", "eos_token_id", "pad_token_id", "decoder_start_token_id"),
+    *("forced_bos_token_id", "forced_eos_token_id"),
+)
 _EOS = "eos_token_id"
 _GENERATION_KEYS = (  # transformers reads these from config.json if there is no generation_config.json
     *("max_length", "min_length", "do_sample", "early_stopping", "num_beams", "num_beam_groups", "diversity_penalty", "temperature"),

@@ -59,11 +59,12 @@ def read_tokenizer(folder: Path, vocab_size: int) -> Tokenizer | None:
 
 
 def with_model_ids(tokenizer: Tokenizer | None, special_ids: Mapping[str, Any]) -> Tokenizer | None:
-    """Return the tokenizer with the ids of `read_ids` that start a decoder and end a text."""
+    """Return the tokenizer with the ids of `read_ids` that start a decoder, begin its texts, and end a text."""
     if tokenizer is None:
         return None
     start = special_ids.get("decoder_start_token_id", tokenizer.decoder_start_id)
-    return replace(tokenizer, decoder_start_id=start, stated_end_ids=stated_ends(special_ids))
+    first = special_ids.get("forced_bos_token_id")
+    return replace(tokenizer, decoder_start_id=start, forced_first_id=first, stated_end_ids=stated_ends(special_ids))
 
 
 def _ids(stated: Mapping[str, Any]) -> Iterator[tuple[str, int]]:
