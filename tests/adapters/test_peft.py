@@ -302,6 +302,14 @@ def test_tensors_that_fit_no_base_are_all_reported(adapter: Path, tmp_path: Path
     assert "unexpected: elsewhere.weight" in text
 
 
+def test_updates_of_embeddings_are_refused_with_what_to_do(adapter: Path, tmp_path: Path) -> None:
+    folder = _edited(adapter, tmp_path)
+    path = folder / "adapter_model.safetensors"
+    save_file(load_file(path) | {"base_model.model.model.embed_tokens.lora_embedding_A": torch.zeros(4, 60)}, path)
+    with pytest.raises(ModelError, match=r"adapter_model\.safetensors: updates of embeddings are not supported; merge them with peft"):
+        tfkit.load(folder)
+
+
 def test_a_base_is_found_from_the_adapters_folder_too(adapter: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir("/")  # where the tests are run there may be a ../base
     folder = _edited(adapter, tmp_path, base_model_name_or_path="../base")

@@ -314,3 +314,9 @@ def test_a_model_of_another_kind_is_refused(capsys, tmp_path, data):
     assert "this model fills the masks of a text, so its task is not known; fine-tune it" in capsys.readouterr().err
     assert run("--from", tmp_path / "encoder", "--data", data, "objective.kind=causal_lm") == 4
     assert "is not a language model, so a text alone has no score" in capsys.readouterr().err
+    decoder = {**config, "encoder_layers": 0, "decoder_layers": 1} | {**shape, "head": {"kind": "spans"}}
+    model = build(ModelConfig.model_validate(decoder), seed=1)
+    (tmp_path / "decoder").mkdir()
+    save_model(tmp_path / "decoder", model.config, model.state_dict(), trained)
+    assert run("--from", tmp_path / "decoder", "--data", data) == 4
+    assert "the objective question_answering trains encoders; this model has a decoder alone: choose" in capsys.readouterr().err

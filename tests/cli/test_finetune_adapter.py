@@ -147,6 +147,7 @@ def test_an_adapter_is_evaluated_written_with_and_trained_further_as_any_checkpo
     torch.testing.assert_close(load("further").model.state_dict(), load("whole").model.state_dict(), atol=0, rtol=0)
     done = finetune("second", "--from", "run", LORA, *TEXT)
     assert (done.code, "is an adapter, and an adapter of an adapter is not supported: merge it first" in done.err) == (2, True), done.err
+    assert "or set training.adapter.merge=true" in done.err
     finetune("second", "--from", "run", f"{LORA[:-1]}, merge: true}}", *TEXT).exits(0)
 
 

@@ -170,8 +170,8 @@ def test_settings_of_generation_config(capsys, tmp_path):
         (["--prompt", "a", "-"], "", 2, "not --prompt and -"),
         (["hello"], "", 2, "does not know 'hello': give a prompt as --prompt TEXT"),
         (["-"], "", 3, "stdin: there is no prompt"),
-        (["-"], '{"prompt": "a"}\nb\n', 3, "stdin:2: not a JSON object, as the first line is"),
-        (["-"], '{"prompt": "a"}\n{"text": "b", "id": 3}\n', 3, 'stdin:2: no text under "prompt"; here are text, id'),
+        (["-"], '{"prompt": "a"}\nb\n', 3, "stdin:2: not a JSON object; write"),
+        (["-"], '{"prompt": "a"}\n{"text": "b", "id": 3}\n', 3, 'stdin:2: no text under "prompt"; its fields are text, id'),
         (["-"], '{"prompt": 3}', 3, 'stdin:1: no text under "prompt"; it is 3'),
         (["-"], '{"prompt": "\\ud83d"}', 3, "stdin:1: character 1 of the prompt is half of one"),
         (["--input", "nowhere.jsonl"], "", 3, "nowhere.jsonl: cannot be read"),
@@ -195,6 +195,24 @@ def test_bytes_that_are_not_text(capsys, folder, tmp_path):
     path.write_bytes(b"good\n\nbad \xff\n")
     assert run("--from", folder, "--input", path) == 3
     assert "prompts.txt:3:5: not UTF-8" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("a.csv", "prompt,id\nthe cat,1\n", "a.csv: prompts are not read from a .csv file; write each as a line such as"),
+        ("a.parquet", "PAR1", "a.parquet: prompts are not read from a .parquet file"),
+        ("a.json", '[{"prompt": "the cat"}]', 'a.json:1: not a JSON object; write {"prompt": ...} in every line'),
+        ("a.jsonl", '{"prompt": "the cat"\n{"prompt": "a"}\n', "a.jsonl:1: not a JSON object"),
+        ("a.jsonl", "\n", "a.jsonl: there is no prompt"),
+    ],
+)
+def test_files_of_other_formats_are_not_lines_of_prompts(capsys, folder, tmp_path, name, content, message):
+    path = tmp_path / name
+    path.write_text(content, encoding="utf-8")
+    assert run("--from", folder, "--input", path) == 3
+    out, err = capsys.readouterr()
+    assert (out, message in err) == ("", True)
 
 
 # -- the program
@@ -326,7 +344,7 @@ def test_an_answer_ends_where_generation_config_says(capsys, tmp_path, eos):
     ("arguments", "content", "code", "message"),
     [
         (["--chat"], "", 2, "exactly one of --prompt TEXT, --input F, and - for stdin; on a terminal, --chat alone is a conversation"),
-        (["-"], '{"messages": [{"role": "user", "content": "a"}]}', 3, "here are messages; messages are read with --chat"),
+        (["-"], '{"messages": [{"role": "user", "content": "a"}]}', 3, "its fields are messages; messages are read with --chat"),
         (["--chat", "-"], '{"messages": []}', 3, 'stdin:1: "messages" holds no list of messages'),
         (["--chat", "-"], '{"messages": ["a"]}', 3, 'stdin:1: messages[0] has no text under "role"'),
         (
@@ -341,7 +359,7 @@ def test_an_answer_ends_where_generation_config_says(capsys, tmp_path, eos):
             3,
             "stdin:1: character 1 of content in messages[0] is half",
         ),
-        (["--chat", "-"], '{"text": "a"}', 3, 'stdin:1: no text under "prompt"; here are text'),
+        (["--chat", "-"], '{"text": "a"}', 3, 'stdin:1: no text under "prompt"; its fields are text'),
     ],
 )
 def test_chat_errors(capsys, monkeypatch, chat_folder, arguments, content, code, message):

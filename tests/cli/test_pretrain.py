@@ -166,6 +166,11 @@ def test_another_seed_gives_another_run(base: Path, run: Path, recipe: Path) -> 
     assert exact(base / "other")[0]["loss"] != exact(run)[0]["loss"]
 
 
+def test_a_run_of_one_step_is_described_in_the_singular(base: Path, recipe: Path) -> None:
+    done = pretrain(base / "short", recipe, "training.steps=1", "schedule.warmup_steps=0").exits(0)
+    assert any(line.startswith("1 step of 4 rows") for line in done.err.splitlines()), done.err
+
+
 def test_the_size_of_the_run_is_said_before_its_first_step(base: Path, recipe: Path) -> None:
     """Also where the recipe names the micro-batch; the memory is about what the process takes in the end."""
     done = pretrain(base / "sized", recipe, "training.micro_batch_size=2", "carbon.budget_seconds=1e6")  # which reads the forecast

@@ -145,9 +145,18 @@ def test_a_folder_of_texts_without_suffixes_is_read(tmp_path: Path) -> None:
     )
 
 
+def test_a_folder_that_datasets_saved_names_the_remedy(tmp_path: Path) -> None:
+    table = pyarrow.table({"text": ["a", "b"]})
+    with pyarrow.ipc.new_stream(tmp_path / "data-00000-of-00001.arrow", table.schema) as stream:
+        stream.write_table(table)
+    (tmp_path / "state.json").write_text("{}")
+    with pytest.raises(DataError, match="this is an Arrow stream, by its first bytes; write its rows as JSON lines or Parquet"):
+        find_files(str(tmp_path))
+
+
 def test_a_folder_without_data_names_what_it_holds(tmp_path: Path) -> None:
     (tmp_path / "rows.rar").write_bytes(b"Rar!\x1a\7\1\0\xff")
-    with pytest.raises(DataError, match=r"in this folder, only rows\.rar; name the files"):
+    with pytest.raises(DataError, match=r"in this folder, only rows\.rar; .*rows\.rar: this is a rar archive, .*; unpack it, and name"):
         find_files(str(tmp_path))
     with pytest.raises(DataError, match="this is a rar archive, by its first bytes; unpack it"):
         texts(tmp_path / "rows.rar")

@@ -146,6 +146,20 @@ def test_the_second_time_it_comes_from_the_cache(tmp_path: Path) -> None:
     assert isinstance(two.arrays["codes"][0], np.memmap)
 
 
+def test_rows_from_the_cache_are_named_by_the_folder_that_their_files_are_in_now(tmp_path: Path) -> None:
+    def places(folder: Path) -> list[str]:
+        stored = set_of(folder, ["a text of some length", "?"], on_bad_row="skip")
+        assert stored.skipped["a question"].first == stored.place(0).replace(":1", ":2")
+        return [stored.place(0), stored.first_truncated]
+
+    first, second = (tmp_path / name for name in ("first", "second"))
+    first.mkdir()
+    second.mkdir()
+    before = places(first)
+    assert str(first) in before[0]
+    assert places(second) == [place.replace(str(first), str(second)) for place in before]
+
+
 def test_the_fingerprint_follows_rows_encoder_and_bad_rows(tmp_path: Path) -> None:
     sets = [set_of(tmp_path, texts, Letters(length), skip) for texts in (["a"], ["b"]) for length in (5, 6) for skip in ("error", "skip")]
     assert len({one.fingerprint for one in sets}) == 8

@@ -178,6 +178,25 @@ def test_conll_with_several_columns_has_the_tag_last(tmp_path: Path, between: st
         rows(file, TAGS, header=["tokens", "tags"])
 
 
+@pytest.mark.parametrize("name", ["a.conll", "a.tsv", "a.txt"])
+def test_a_header_of_a_conll_file_is_no_word(tmp_path: Path, name: str) -> None:
+    """It would be a word with the tag `tag`, which the model would learn."""
+    sentences = [f"Anna\tPROPN\tB-PER\n{word}\tVERB\tO\n" for word in ("sleeps", "sings")]
+    file = write(tmp_path / name, "\n".join(["Word\tPOS\ttag\n" + sentences[0], sentences[1]]))
+    found = rows(file, TAGS)
+    assert [row.values for row in found] == [{"tokens": ["Anna", word], "tags": ["B-PER", "O"]} for word in ("sleeps", "sings")]
+    assert found[0].place == f"{file}:2"
+    assert rows(file, TAGS, columns={"tokens": "Word", "tags": "POS"})[1].values["tags"] == ["PROPN", "VERB"]
+    write(file, file.read_text().replace("Word\tPOS\ttag\n", ""))
+    assert [row.values for row in rows(file, TAGS)] == [row.values for row in found]
+
+
+def test_comments_before_the_words_of_a_conll_sentence_are_not_read(tmp_path: Path) -> None:
+    content = "# id 5239d808 domain=en\nParis _ _ B-LOC\n# _ _ O\n\n#begin document\n\n# id 5a9c\tdomain=en\n# _ _ O\nsleeps _ _ O\n"
+    found = [row.values for row in rows(write(tmp_path / "a.conll", content.replace("5239d808 ", "5239d808\t")), TAGS)]
+    assert found == [{"tokens": ["Paris", "#"], "tags": ["B-LOC", "O"]}, {"tokens": ["#", "sleeps"], "tags": ["O", "O"]}]
+
+
 def test_bad_conll_sentences_are_named_or_skipped_whole(tmp_path: Path) -> None:
     for bad, message in {
         "b\tO\tO\n": r"a.iob:4: 3 columns, but the file's first sentence has 2",

@@ -60,6 +60,7 @@ def test_one_class_for_all_rows_is_noticed(targets: list[int], data: st.DataObje
     [
         ({}, "Try a lower rate, optimizer.lr=0.0001"),
         ({10: 0.7, 20: 0.699}, "hardly fell (0.7 to 0.699): try a lower rate, optimizer.lr=0.0001, or training.epochs=6"),
+        ({10: 0.8, 20: 0.70002}, "did not fall (0.7 to 0.7): try a lower rate, optimizer.lr=0.0001, or training.epochs=6"),
         ({10: 0.8, 20: 0.72}, "rose (0.7 to 0.72): try a lower rate, optimizer.lr=0.0001"),
         ({10: 0.6, 20: 0.5}, "was still falling at the end (0.5): try training.epochs=6"),
         ({10: 0.4, 20: 0.5, 30: None}, "was lowest in step 10 (0.4) and 0.5 at the end: more rows help most"),

@@ -8,20 +8,26 @@ import pytest
 import torch
 from tiny_encoder_decoders import ENCODER_DECODERS
 from tiny_examples import assert_same_steps, batches, examples, model, texts, tokenizer
-from transformers import AutoTokenizer, MarianMTModel, T5ForConditionalGeneration
+from transformers import AutoTokenizer, BartConfig, BartForConditionalGeneration, MarianMTModel, T5ForConditionalGeneration
 
 from tfkit.data import ExampleRows
 from tfkit.errors import DataError, ModelError
-from tfkit.hub import save_model
+from tfkit.evaluation.written import write_texts
+from tfkit.hub import load, save_model
 from tfkit.objectives.text_to_text import TextToText
 from tfkit.recipe.schema.objective_sections import TextToTextSection
 from tfkit.recipe.schema.roles import Role
-from tfkit.tokenizer import Tokenizer
+from tfkit.recipe.schema.sections import GenerationSection
+from tfkit.tokenizer import Tokenizer, save_tokenizer
 
 TOKENIZERS = {"t5": tokenizer("unigram"), "2017": tokenizer("bpe_byte_fallback", variant="translation")}
 THEIRS = {"t5": T5ForConditionalGeneration, "2017": MarianMTModel}
 ROWS = [{"en": source, "fr": target} for source, target in zip(texts(16), texts(16, seed=2), strict=True)]
 ROLES: tuple[Role, ...] = TextToTextSection.roles
+FIRST = 7  # an ordinary entry, so that it is seen in texts
+BART: dict[str, Any] = {"vocab_size": 300, "d_model": 24, "max_position_embeddings": 24, "init_std": 0.4} | {
+    f"{stack}_{name}": value for stack in ("encoder", "decoder") for name, value in (("layers", 2), ("attention_heads", 3), ("ffn_dim", 40))
+}
 SMOOTHED = {"label_smoothing": 0.1}
 
 
@@ -57,6 +63,33 @@ def test_ids_mask_and_loss_are_those_of_transformers(kind: str, tmp_path: Path) 
         "perplexity": pytest.approx(float(expected.loss.exp()), rel=1e-4),
         "token_accuracy": pytest.approx(float(right)),
     }
+
+
+def test_a_text_that_is_forced_to_begin_with_a_token_has_it_in_training_too(tmp_path: Path) -> None:
+    """BART's decoder reads </s> <s> text, in its pretraining, in transformers' fine-tuning, and when it writes."""
+    codec = TOKENIZERS["2017"]
+    config = BartConfig(**BART, decoder_start_token_id=codec.eos_id, eos_token_id=codec.eos_id, pad_token_id=codec.pad_id)
+    theirs = BartForConditionalGeneration(config).eval()
+    theirs.generation_config.forced_bos_token_id, theirs.generation_config.forced_eos_token_id = FIRST, None
+    theirs.save_pretrained(tmp_path)
+    save_tokenizer(codec, tmp_path)
+    loaded = load(tmp_path)
+    assert loaded.codec is not None
+    task = objective(length=24, codec=loaded.codec)
+    assert task.fingerprint() != objective(length=24, codec=codec).fingerprint()
+    stored = examples(tmp_path, ROWS, ROLES, task)
+    targets = codec.encode_bare([row["fr"] for row in ROWS])
+    assert [stored[i]["target"].tolist() for i in range(16)] == [[*[FIRST, *ids.tolist()][:23], codec.eos_id] for ids in targets]
+    (batch,) = batches(stored, task, 16, batch_size=16)
+    assert batch.padding_mask is not None
+    with torch.no_grad():
+        expected = theirs(input_ids=batch.input_ids, attention_mask=batch.padding_mask, labels=batch.labels).loss
+        found = task.loss(loaded.model.eval(), batch)["lm"] / task.counts(batch)["lm"]
+        ids = theirs.generate(batch.input_ids[:1, : int(batch.padding_mask[0].sum())], max_new_tokens=6, do_sample=False, num_beams=1)
+    assert float(found) == pytest.approx(float(expected), abs=1e-5)
+    settings = GenerationSection(temperature=0, max_new_tokens=6)
+    [text] = write_texts(loaded.model, task, [{"source": batch.input_ids[0, batch.padding_mask[0]].numpy()}], settings, 1)
+    assert (ids[0, 1], text) == (FIRST, codec.decode(ids[0].tolist(), skip_special_tokens=True).strip())
 
 
 def test_smoothed_labels_are_those_of_the_formula(tmp_path: Path) -> None:

@@ -32,6 +32,7 @@ from tfkit.run.verified import find_named
 NAME = "adapter_model.safetensors"
 _PREFIX = "base_model.model."
 _A, _B = ".lora_A.weight", ".lora_B.weight"
+_EMBEDDING = ".lora_embedding_"  # in the names of an embedding's factors, which peft applies otherwise
 _FLOATS = ("F32", "F16", "BF16", "F64")
 _MAX_LISTED = 20  # problems in a message
 
@@ -120,6 +121,8 @@ def read_updates(folder: Path, peft: PeftConfig, family: str, config: ModelConfi
     """Read a folder's updates for a model of this config. Raise ModelError, listing every tensor that does not fit it."""
     weights, shapes = find_tensors(folder), parameter_shapes(config)
     rules = {rule.theirs: rule for rule in rules_of(family, config)}
+    if any(_EMBEDDING in name for name in weights):
+        raise ModelError(f"{folder / NAME}: updates of embeddings are not supported; merge them with peft, and load the result")
     prefix = _missing_prefix(weights, rules)
     weights = {prefix + name: weight for name, weight in weights.items()}
     updated = {name.removesuffix(_A) for name in weights if name.endswith(_A)} & {n.removesuffix(_B) for n in weights if n.endswith(_B)}

@@ -12,6 +12,7 @@ from tfkit.data import ExampleSet, Row, Source
 from tfkit.data.store.example_sets import Example
 from tfkit.data.store.hashes import text_hash
 from tfkit.generation.complete import complete
+from tfkit.generation.constraints import Constraints
 from tfkit.model.transformer import Transformer
 from tfkit.objectives.labelled import WritingObjective
 from tfkit.parallel.rank_map import UNWATCHED, BatchWork
@@ -35,13 +36,14 @@ def write_texts(
     """Generate the model's answer to each example."""
     tokenizer = objective.tokenizer
     prompts = [objective.prompt_ids(example) for example in examples]
-    ends, start_id = end_ids(tokenizer), objective.start_id
+    ends, start_id, constraints = end_ids(tokenizer), objective.start_id, Constraints(forced_first=tokenizer.forced_first_id)
     order = sorted(range(len(prompts)), key=lambda number: -len(prompts[number]))  # groups similar lengths, longest first
     texts = [""] * len(prompts)
 
     def write(numbers: Sequence[int]) -> list[str]:
         batch = [prompts[number] for number in numbers]
-        return [completion.text.strip() for completion in complete(model, tokenizer, batch, settings, eos_ids=ends, start_id=start_id)]
+        completions = complete(model, tokenizer, batch, settings, eos_ids=ends, start_id=start_id, constraints=constraints)
+        return [completion.text.strip() for completion in completions]
 
     batches = [order[first : first + batch_size] for first in range(0, len(order), batch_size)]
     for numbers, written in zip(batches, work.deal(write, batches), strict=True):

@@ -9,7 +9,10 @@ from tfkit.errors import ModelError
 from tfkit.hub.config_json import read_generation
 from tfkit.tokenizer import Tokenizer, load_tokenizer
 
-SPECIAL_IDS = ("bos_token_id", "eos_token_id", "pad_token_id", "forced_eos_token_id", "decoder_start_token_id")
+SPECIAL_IDS = (
+    *("bos_token_id", "eos_token_id", "pad_token_id", "decoder_start_token_id"),
+    *("forced_bos_token_id", "forced_eos_token_id"),
+)
 _EOS = "eos_token_id"
 _NAMES = (
     *("bos_token_id", "eos_token_id", "pad_token_id", "unk_token_id", "cls_token_id", "sep_token_id", "mask_token_id"),
@@ -24,7 +27,7 @@ _CLASS_DEFAULTS = {
 
 
 def read_ids(hf: Mapping[str, Any], folder: Path, vocab_size: int) -> dict[str, Any]:
-    """Return the bos, eos, pad and start ids of config.json, completed from generation_config.json; several eos ids are a list.
+    """Return the bos, eos, pad, start and forced ids of config.json, completed from generation_config.json; several eos ids are a list.
 
     Raise ModelError if any token id in these files is not in the vocabulary, or a value in config.json is no id.
     """
@@ -70,11 +73,12 @@ def read_tokenizer(folder: Path, vocab_size: int) -> Tokenizer | None:
 
 
 def with_model_ids(tokenizer: Tokenizer | None, special_ids: Mapping[str, Any]) -> Tokenizer | None:
-    """Return the tokenizer with the ids of `read_ids` that start a decoder and end a text."""
+    """Return the tokenizer with the ids of `read_ids` that start a decoder, begin its texts, and end a text."""
     if tokenizer is None:
         return None
     start = special_ids.get("decoder_start_token_id", tokenizer.decoder_start_id)
-    return replace(tokenizer, decoder_start_id=start, stated_end_ids=stated_ends(special_ids))
+    first = special_ids.get("forced_bos_token_id")
+    return replace(tokenizer, decoder_start_id=start, forced_first_id=first, stated_end_ids=stated_ends(special_ids))
 
 
 def _ids(stated: Mapping[str, Any]) -> Iterator[tuple[str, int]]:

@@ -36,6 +36,7 @@ class Tokenizer:
     settings: Mapping[str, Any] = field(default_factory=dict, repr=False)  # tokenizer_config.json, without the chat template
     chat_template: str | None = field(default=None, repr=False)
     decoder_start_id: int | None = None  # from the model's config.json; None: see `start_id`
+    forced_first_id: int | None = None  # begins each text of an encoder-decoder after `start_id`: forced_bos_token_id, as in BART
     stated_end_ids: tuple[int, ...] = ()  # from the model's config.json and generation_config.json; see conversations.end_ids
 
     @classmethod
@@ -62,7 +63,8 @@ class Tokenizer:
     def changed(self, text: str, settings: Mapping[str, Any], chat_template: str | None) -> "Tokenizer":
         """Build a tokenizer for the same model from changed files: it keeps the ids of the model's configuration."""
         changed = Tokenizer.from_json(text, settings, chat_template)
-        return replace(changed, decoder_start_id=self.decoder_start_id, stated_end_ids=self.stated_end_ids)
+        ids = {name: getattr(self, name) for name in ("decoder_start_id", "forced_first_id", "stated_end_ids")}
+        return replace(changed, **ids)
 
     @cached_property
     def prefix(self) -> tuple[int, ...]:

@@ -6,12 +6,13 @@ https://universaldependencies.org/format.html
 
 import re
 from collections.abc import Iterator, Sequence
-from itertools import chain, groupby, islice
+from itertools import chain, dropwhile, groupby, islice
 from typing import NamedTuple
 
 from tfkit.data.columns.record_columns import Columns, Record, Records
 from tfkit.data.columns.rows import BadRow
 from tfkit.data.formats.file_content import Content, decode, raw_lines
+from tfkit.recipe.schema.objective_facts import SECTIONS
 from tfkit.recipe.schema.roles import normalized
 
 _DOCUMENT_START = "-DOCSTART-"  # begins the line before a document
@@ -29,28 +30,54 @@ class _Line(NamedTuple):
     place: str
 
 
+class _Token(NamedTuple):
+    fields: list[str]
+    place: str
+
+
 def read_conll(content: Content, columns: Columns, header: tuple[str, ...] = ()) -> Records:
     """Read a sentence as {tokens, tags}, its first and last columns; with a header, read all columns, named by it. If no tags are read,
     one column is enough.
 
-    Columns are separated by tabs if the line has a tab, else by spaces. A record's place is the first line of its sentence.
+    Columns are separated by tabs if the line has a tab, else by spaces. A first line such as `word ner` is a header, whose last column
+    holds the tags. Lines before a sentence that begin with #, and have not as many columns as the words, are comments. A record's place is
+    the first line of its sentence.
     """
     forms = {role.form for role in columns.roles}
     width, fewest = len(header), 1 if header or ("texts" in forms and "labels" not in forms) else 2
+    found: list[str] = []  # the names in the file's own header
     if header:
         columns.check(header, content.name)
     for lines in _sentences(content):
         if isinstance(lines, BadRow):
             yield lines
             continue
-        rows = [(_fields(line.text), line.place) for line in lines]
-        width = width or len(rows[0][0])
+        rows = [_Token(_fields(line.text), line.place) for line in lines]
+        is_first, width = not width, width or len(rows[-1][0])
+        rows = _without_comments(rows, width)
+        if is_first and rows and is_conll_header(rows[0].fields):
+            found = rows.pop(0).fields
+        if not rows:
+            continue
         if bad := next(filter(None, (_token_error(fields, width, fewest, bool(header), place) for fields, place in rows)), None):
             yield bad
             continue
         values = [list(column) for column in zip(*(fields for fields, _ in rows), strict=True)]
-        names = header or ("tokens", "tags")[: len(values)]
-        yield Record(dict(zip(names, values if header else [values[0], values[-1]], strict=False)), rows[0][1])
+        read = dict(zip(header or found, values, strict=False))
+        if not header:
+            read |= dict(zip(("tokens", "tags")[:width], (values[0], values[-1]), strict=False))
+        yield Record(read, rows[0].place)
+
+
+def _without_comments(rows: list[_Token], width: int) -> list[_Token]:
+    """Return the lines of a sentence without the comments before its words: they begin with #, and have not `width` columns."""
+    return [*dropwhile(lambda row: _is_comment(row.fields[0]) and len(row.fields) != width, rows)]
+
+
+def is_conll_header(fields: list[str]) -> bool:
+    """Whether a file's first line names its columns: the first that of words, the last that of tags."""
+    tags = next(role for role in SECTIONS["tagging"].roles if role.name == "tags")
+    return normalized(fields[0]) in _WORDS and normalized(fields[-1]) in ("label", *tags.columns, *tags.later)
 
 
 def _fields(line: str) -> list[str]:

@@ -13,6 +13,7 @@ from itertools import islice
 from typing import NamedTuple
 
 from tfkit.data.columns.record_columns import Columns
+from tfkit.data.formats.conll import is_conll_header
 from tfkit.data.formats.file_content import BOM, Content, decode, opened, raw_lines
 from tfkit.recipe.schema.objective_facts import SECTIONS
 from tfkit.recipe.schema.roles import normalized
@@ -58,6 +59,7 @@ def detect_conll(content: Content) -> str | None:
     lines = [text.rstrip("\r\n") for text in _first_lines(content)]
     words = [line for line in lines if line.strip() and not line.startswith("-DOCSTART-")]
     rows = [re.split(r"\t| +", line.strip(" ")) if "\t" not in line else line.split("\t") for line in words if not line.startswith("# ")]
+    rows = rows[bool(rows) and is_conll_header(rows[0]) :]
     widths = {len(row) for row in rows}
     if len(rows) < 3 or len(widths) > 1 or "" not in [line.strip() for line in lines]:
         return None

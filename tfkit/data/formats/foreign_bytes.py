@@ -1,6 +1,8 @@
 """Bytes that are not UTF-8: the text of a Western language in Windows-1252, and files that are no text, by their first bytes."""
 
 import re
+from contextlib import suppress
+from pathlib import Path
 
 from tfkit.data.columns.rows import BadRow
 
@@ -55,6 +57,13 @@ def decode_western(content: bytes) -> str | None:
     except UnicodeDecodeError:
         return None
     return None if _UTF8_LETTER.search(content) or _NOT_WESTERN.search(text) or not _LETTER.search(text) else text
+
+
+def foreign_file(path: Path) -> BadRow | None:
+    """Return the `encoding_error` of a file's first bytes; None if it has none, or cannot be read."""
+    with suppress(OSError), path.open("rb") as file:
+        return encoding_error(file.read(TAR_BYTES), str(path))
+    return None
 
 
 def encoding_error(content: bytes, place: str) -> BadRow | None:

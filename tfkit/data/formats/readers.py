@@ -161,7 +161,7 @@ def _detect_format(content: Content, columns: Columns, layout: Layout) -> str:
         return name
     if name == "json" and detect_json_lines(content):
         return "jsonl"
-    detects = name in ("text", "tsv") and "tokens" in columns.select_read(["tokens", "tags"])
+    detects = name in ("text", "tsv") and "tokens" in (*columns.named, *columns.select_read(["tokens", "tags"]))
     if detects and (conll := detect_conll(content)):
         return conll
     is_plain = name == "text" and content.suffix not in CODE_SUFFIXES and (columns.roles != TEXT or bool(columns.beyond_roles))

@@ -15,6 +15,7 @@ from tfkit.data.columns.record_columns import Columns
 from tfkit.data.columns.rows import FIRST_ROWS, OnBadRow, Part, Row, Skipped, check_rows, fingerprint_of, good_rows, megabytes
 from tfkit.data.formats.detection import detect_json_lines
 from tfkit.data.formats.file_content import BOM, content_of, is_utf8, opened, reading
+from tfkit.data.formats.foreign_bytes import foreign_file
 from tfkit.data.formats.readers import Layout, Rows, are_texts, describe_layout, read_rows, reader_versions
 from tfkit.data.formats.suffixes import (
     FORMAT_OF,
@@ -186,9 +187,11 @@ def _find(path: Path, pattern: str, *, recognises: bool) -> list[Path]:
     if path.is_dir():
         files = _find_in_folder(path, recognises=recognises)
         if not files:
-            beside = [file for file in walk(path) if not is_hidden(file.relative_to(path))]
-            here = f", only {list_names(sorted(beside))}" if beside else ""
-            raise DataError(f"{pattern}: no {KINDS} file in this folder{here}; name the files, or use a glob such as {pattern}/**/*.x")
+            beside = sorted(file for file in walk(path) if not is_hidden(file.relative_to(path)))
+            here = f", only {list_names(beside)}" if beside else ""
+            foreign = next(filter(None, map(foreign_file, beside)), None)
+            remedy = f"name the files, or use a glob such as {pattern}/**/*.x" if foreign is None else foreign.message
+            raise DataError(f"{pattern}: no {KINDS} file in this folder{here}; {remedy}")
     elif path.exists():
         raise DataError(f"{pattern}: this is a device, pipe or socket, which cannot be read twice; write its content into a file")
     else:

@@ -5,11 +5,12 @@ An example is a few arrays (ids, labels, segments ...), with the same names for 
 places.bin and places.starts.bin; index.json, written last; hashes.json. All little-endian.
 """
 
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from itertools import islice
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import IO, Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
@@ -75,6 +76,7 @@ class ExampleSet:
     truncated: int = 0
     first_truncated: str = ""  # place of the first truncated row
     unread: int = 0  # targets that are not used: an example has one target
+    moved: Callable[[str], str] = str  # returns a place as it is now, if the files were moved since their rows were cached
     skipped: Mapping[str, Skipped] = field(default_factory=dict)  # skipped rows, by kind
 
     def __len__(self) -> int:
@@ -87,7 +89,7 @@ class ExampleSet:
     def place(self, i: int) -> str:
         """Return the place of example i's row."""
         names, starts = self.places
-        return bytes(names[starts[i] : starts[i + 1]]).decode()
+        return self.moved(bytes(names[starts[i] : starts[i + 1]]).decode())
 
     def describe(self) -> str:
         """Describe the numbers of rows, of truncated rows, and of targets that are not used."""
@@ -116,7 +118,7 @@ def example_set(
     index, files, built = indexed_folder(
         folder, EXAMPLES_VERSION, lambda path: _write(path, source, encoder, on_bad_row, progress, keeps_lost=keeps_lost)
     )
-    return _load(source.name, index, files, fingerprint, cached=not built)
+    return _load(source.name, _folder_of(source), index, files, fingerprint, cached=not built)
 
 
 def _write(
@@ -154,6 +156,7 @@ def _write(
         names = writers.finish()
     facts = {
         "source": source.name,
+        "folder": _folder_of(source),
         "arrays": names,
         "dtypes": writers.dtypes,
         "examples": writers.examples,
@@ -238,7 +241,22 @@ def _to_stored_type(numbers: Sequence[int] | NDArray[Any]) -> NDArray[Any]:
     return np.array(numbers, "<i4")
 
 
-def _load(name: str, index: dict[str, Any], files: HashedFiles, fingerprint: str, cached: bool) -> ExampleSet:
+def _folder_of(source: Source) -> str | None:
+    """Return the folder of a source's files, as their names in places begin; None if its rows are not those of files."""
+    while (inner := getattr(source, "source", None)) is not None:  # of DerivedRows
+        source = inner
+    paths: Sequence[Path] = getattr(source, "paths", ())
+    return os.path.commonpath([path.parent for path in paths]) if paths else None
+
+
+def _load(name: str, folder: str | None, index: dict[str, Any], files: HashedFiles, fingerprint: str, cached: bool) -> ExampleSet:
+    before: str | None = index.get("folder")  # tfkit 0.1 wrote none
+
+    def moved(place: str) -> str:
+        if folder is None or before is None or folder == before or not PurePath(place).is_relative_to(before):
+            return place
+        return str(PurePath(folder, PurePath(place).relative_to(before)))
+
     def verified(name: str, dtype: str) -> NDArray[Any]:
         return files.verified_array(f"{name}.bin", dtype)
 
@@ -252,9 +270,10 @@ def _load(name: str, index: dict[str, Any], files: HashedFiles, fingerprint: str
         fingerprint=fingerprint,
         cached=cached,
         truncated=index["truncated"],
-        first_truncated=index["first_truncated"],
+        first_truncated=moved(index["first_truncated"]),
         unread=index["unread"],
-        skipped={kind: Skipped(*count) for kind, count in index["skipped"].items()},
+        moved=moved,
+        skipped={kind: Skipped(count, moved(first)) for kind, (count, first) in index["skipped"].items()},
     )
 
 

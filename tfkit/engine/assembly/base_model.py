@@ -128,7 +128,7 @@ def _adapter_problems(recipe: Recipe, described: Described, config: ModelConfig)
     if is_adapter(described.folder):
         return [
             f"is an adapter, and an adapter of an adapter is not supported: merge it first "
-            f"({how_to_merge(described.folder)}), or set adapter.merge"
+            f"({how_to_merge(described.folder)}), or set training.adapter.merge=true"
         ]
     own, wanted = (model.model_dump(exclude={*TRAINING_ONLY_FIELDS, "head"}) for model in (described.config, config))
     different = [name for name in own if own[name] != wanted[name]]

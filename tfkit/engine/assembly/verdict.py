@@ -10,7 +10,7 @@ from tfkit.recipe.schema.objective_sections import HIGHER, best_value
 from tfkit.units import baseline_metric
 
 Metrics = Mapping[str, float | None]
-_HARDLY = 0.02  # fraction of the first loss by which it must have fallen at least, to have learned anything
+_HARDLY = 0.02  # fraction of the first loss by which it must have changed at least, to have learned or lost anything
 
 
 @dataclass(frozen=True)
@@ -88,10 +88,11 @@ def advice(before: Metrics, after: Metrics, losses: Mapping[int, float | None], 
     if scores and all(before[name] == after[name] for name in scores):
         higher = f"try a higher rate, optimizer.lr={10 * lr:.2g}"
         return f"Its answers are those of before the first step (loss {first:.4g} to {known[least]:.4g}): {higher}"
-    if known[least] > first:
+    if known[least] > (1 + _HARDLY) * first:
         return f"Its validation loss rose ({first:.4g} to {known[least]:.4g}): {lower}"
     if known[least] > (1 - _HARDLY) * first:
-        return f"Its validation loss hardly fell ({first:.4g} to {known[least]:.4g}): {lower}, or {longer}"
+        what = "hardly fell" if known[least] < first else "did not fall"
+        return f"Its validation loss {what} ({first:.4g} to {known[least]:.4g}): {lower}, or {longer}"
     if least == last:
         return f"Its validation loss was still falling at the end ({known[last]:.4g}): try {longer}"
     return (

@@ -9,6 +9,7 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
+from pathlib import PurePath
 from typing import TYPE_CHECKING, Any, BinaryIO, TypedDict
 
 from tfkit import errors
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from tfkit.engine.inference.text_generator import TextCompletion, TextGenerator
     from tfkit.tokenizer.template import ChatTemplate
 
+_JSON, _TABLES = (".jsonl", ".ndjson", ".json"), (".csv", ".tsv", ".parquet")
 _FEWEST_PROMPTS, MOST_PROMPTS = 16, 128  # in the first batch, and in later ones
 
 
@@ -50,10 +52,14 @@ def prompt_of(place: str, text: str) -> Prompt:
 def prompt_batches(file: BinaryIO, place: str, chat: bool) -> Iterator[list[Prompt]]:
     """Yield the prompts of the lines that are not empty in batches; from a pipe, of the lines that are available.
 
-    If the first line is a JSON object, all must be; else each line is a prompt as it is. An error in a line is raised after the batch of
-    the lines before it. Raises DataError.
+    If the first line is a JSON object, or the name is that of a JSON file, all must be; else each line is a prompt as it is. An error in
+    a line is raised after the batch of the lines before it. Raises DataError.
     """
-    is_json = None
+    suffix = PurePath(place).suffix.lower()
+    if suffix in _TABLES:
+        raise DataError(f'{place}: prompts are not read from a {suffix} file; write each as a line such as {{"prompt": "Once upon"}}')
+    is_json: bool | None = True if suffix in _JSON else None
+    has_prompt = False
     for lines in _lines(Pipe(file, place)):
         batch: list[Prompt] = []
         for number, line in lines:
@@ -66,7 +72,8 @@ def prompt_batches(file: BinaryIO, place: str, chat: bool) -> Iterator[list[Prom
                     yield batch
                 raise
         yield batch
-    if is_json is None:
+        has_prompt = True
+    if not has_prompt:
         raise DataError(f'{place}: there is no prompt; give lines such as {{"prompt": "Once upon"}}, or one prompt per line')
 
 
@@ -102,12 +109,12 @@ def _read_line(line: bytes, place: str, is_json: bool, chat: bool) -> Prompt:
 
 def _read_row(row: Any, place: str, chat: bool) -> Prompt:
     if not isinstance(row, dict):
-        raise DataError(f'{place}: not a JSON object, as the first line is; write {{"prompt": ...}} in every line')
+        raise DataError(f'{place}: not a JSON object; write {{"prompt": ...}} in every line')
     if chat and "messages" in row:
         return Prompt(place, row, messages=_read_messages(row["messages"], place), tools=row.get("tools"))
     if not isinstance(row.get("prompt"), str):
         hint = f"; messages are read with {argument('chat', True)}" if "messages" in row else ""
-        found = f"it is {json.dumps(row['prompt'])[:60]}" if "prompt" in row else f"here are {', '.join(map(str, row)) or 'no fields'}"
+        found = f"it is {json.dumps(row['prompt'])[:60]}" if "prompt" in row else f"its fields are {', '.join(map(str, row)) or 'none'}"
         raise DataError(f'{place}: no text under "prompt"; {found}{hint}')
     return Prompt(place, row, _without_surrogates(row["prompt"], place))
 

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 from tfkit.engine.request.evaluation_settings import EvaluationSettings, read_settings
 from tfkit.errors import ModelError
 from tfkit.recipe import RecipeText
+from tfkit.recipe.reading.checks import fitting_problems
 from tfkit.recipe.reading.overrides import Overrides
-from tfkit.recipe.schema.objective_facts import SECTIONS, ObjectiveSection
+from tfkit.recipe.schema.objective_facts import OWN_HEADS, SECTIONS, ObjectiveSection
 
 if TYPE_CHECKING:
     from tfkit.hub import Described
@@ -45,6 +46,10 @@ def infer_objective(model: "Described") -> Mapping[str, Any]:
     """
     kinds = [kind for kind, section in SECTIONS.items() if _reads_rows(section) and _fits(section, model)]
     if not kinds:
+        head = _head(model.config)
+        if unfit := [kind for kind, section in SECTIONS.items() if _reads_rows(section) and section.head == head in OWN_HEADS]:
+            section = SECTIONS[unfit[0]].model_validate({"kind": unfit[0]})
+            raise ModelError(f"{model.folder}: {'; '.join(fitting_problems(section, model.config))}")
         raise ModelError(
             f"{model.folder}: {_describe_head(model.config)}, so its task is not known; fine-tune it on labelled rows, name its "
             'objective, such as "objective={kind: classification}", or continue texts with tfkit generate'

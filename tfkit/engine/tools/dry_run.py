@@ -41,8 +41,8 @@ class DryRun:
         free, of_ranks = available_bytes(), plan.cluster
         of = "" if free is None else f", of {format_bytes(free)} that are free"
         return [
-            f"{plan.steps:,} steps of {self.batch_size:,} rows, about {tokens:,} tokens each, {format_epochs(epochs)}; micro-batches "
-            f"of {format_number_of(plan.micro_batch_size, 'row')}",
+            f"{format_number_of(plan.steps, 'step')} of {self.batch_size:,} rows, about {tokens:,} tokens each, {format_epochs(epochs)}; "
+            f"micro-batches of {format_number_of(plan.micro_batch_size, 'row')}",
             f"{plan.parameters:,} parameters, of which {trained} are trained; about {format_bytes(plan.memory_bytes)} of "
             f"memory{of}; {format_bytes(plan.disk_bytes)} of checkpoints",
             *(

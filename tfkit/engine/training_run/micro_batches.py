@@ -26,7 +26,7 @@ from tfkit.training.memory import (
     planned_row_bytes,
     step_bytes_per_row,
 )
-from tfkit.units import format_energy, format_epochs, format_seconds
+from tfkit.units import format_energy, format_epochs, format_number_of, format_seconds
 
 _SHORT_SECONDS = 60.0
 _SLOW_THREAD, _SLOW_GPU = 5e9, 1e12  # FLOPs a second that any processor thread and any GPU of today computes
@@ -149,7 +149,7 @@ class MicroBatches:
         rows, sizes, micro_batch = self.loader.rows, self.loader.sizes, self.loader.micro_batch_size
         steps, epochs = self.components.plan.steps, sizes.before(self.components.plan.steps) / len(rows)
         tokens = round(sizes.full * rows.mean_tokens)
-        size = f"{steps:,} steps of {sizes.full:,} rows, about {tokens:,} tokens each, {format_epochs(epochs)}"
+        size = f"{format_number_of(steps, 'step')} of {sizes.full:,} rows, about {tokens:,} tokens each, {format_epochs(epochs)}"
         size += f"; micro-batches of {micro_batch:,} rows, at most {micro_batch * rows.longest:,} tokens{self._memory()}"
         if progress.step:
             size += f"; {steps - progress.step:,} steps remain"

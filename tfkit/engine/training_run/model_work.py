@@ -45,6 +45,7 @@ class ModelWork:
     def completions(self) -> "list[TextCompletion] | None":
         """Return the model's completions of the recipe's prompts; None if the run is to stop."""
         from tfkit.generation.complete import complete, encode_prompts
+        from tfkit.generation.constraints import Constraints
 
         self._announce("completions")
         tokenizer, should_stop = self.data.tokenizer, self._agreed_stop()
@@ -57,6 +58,7 @@ class ModelWork:
                 self.recipe.generation,
                 eos_ids=end_ids(tokenizer),
                 start_id=tokenizer.start_id,
+                constraints=Constraints(forced_first=tokenizer.forced_first_id),
                 should_stop=should_stop,
             )
         return None if should_stop() else completions  # on a stop, some may be incomplete; a resumed run writes them again
