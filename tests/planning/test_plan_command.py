@@ -71,6 +71,11 @@ def test_a_fine_tuning_without_a_recipe_is_planned() -> None:
     assert plan.parameters == head
 
 
+def test_the_plan_of_a_fine_tuning_without_a_recipe_is_metered_as_the_words_say(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["plan", "--from", "base", "--data", "classification.jsonl", OFF, "training.precision=fp32", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["carbon_status"] == "off"
+
+
 def chain() -> dict[str, Any]:
     """Return a chain of three stages, none of which was run: each later one needs the models of earlier ones."""
     shared = {"training": {"steps": 4, "batch_size": 4, "precision": "fp32"}, "carbon": {"enabled": False}}

@@ -1,12 +1,15 @@
 """The request for a plan: the training, and the options. Torch-free: a command, like a run, is metered before torch is imported."""
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 from tfkit.alignment.user_code import NO_CODE, CodePermission
 from tfkit.engine.request.training_request import TrainingRequest
 from tfkit.errors import UsageError, argument
 from tfkit.recipe import Chain, read_chain
+from tfkit.recipe.reading.overrides import Overrides, given_sections
+from tfkit.recipe.reading.problems import RecipeError
 from tfkit.recipe.schema.carbon_section import CarbonSection
 
 
@@ -42,4 +45,11 @@ def check_plan_request(request: TrainingRequest, stages: Sequence[str] = ()) -> 
     if stages:
         raise UsageError(f"{argument('stages', ','.join(stages))}: the recipe has no stages; leave it out")
     recipe = request.check()
-    return PlanRequest(request, None, recipe.carbon if recipe is not None else CarbonSection())
+    return PlanRequest(request, None, recipe.carbon if recipe is not None else _given_carbon(request.overrides))
+
+
+def _given_carbon(overrides: Overrides) -> CarbonSection:
+    """Return the section carbon of a recipe that is yet to be made; its errors are reported when it is made."""
+    with suppress(ValueError, RecipeError):
+        return CarbonSection.model_validate(given_sections(overrides).get("carbon", {}))
+    return CarbonSection()
