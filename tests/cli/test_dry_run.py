@@ -127,7 +127,6 @@ def test_rows_are_inspected_without_a_recipe(place: Path) -> None:
     assert (done.code, "Give a RECIPE, or --data F, and --from CKPT to train a checkpoint" in done.err) == (2, True), done.err
 
 
-@pytest.mark.thorough
 def test_a_sweep_without_a_recipe_decides_once_and_each_trial_is_the_run_that_it_would_be_alone(place: Path) -> None:
     """Also planned, resumed from its folder, refused with other values, and called from Python."""
     rest = ["optimizer.lr=1e-3,1e-2", "optimizer.betas=[[0.9, 0.95], [0.5, 0.6]]", "training.steps=2", *WORDS, *LATER]

@@ -198,7 +198,6 @@ def test_another_checkpoint_under_the_same_path_is_refused(place: Path, work: Pa
     assert "has changed since this recipe was run" in done.err
 
 
-@pytest.mark.thorough
 def test_a_resolved_recipe_from_another_checkpoint(place: Path, work: Path) -> None:
     """The task and dropout are the recipe's; what it says of its own checkpoint does not hold for one of another size."""
     words = ["training.steps=1", "objective.labels=[good, bad]"]

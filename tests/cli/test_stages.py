@@ -193,7 +193,6 @@ def test_a_stop_between_two_stages(whole: dict[str, Any]) -> None:
     assert json.loads(good("resume", "moved", "--json").out)["steps"] == 3 * STEPS
 
 
-@pytest.mark.thorough
 def test_a_part_of_the_stages_and_what_may_change_before_the_rest(whole: dict[str, Any], refused: Callable[..., str]) -> None:
     run = ["pretrain", "chain.yaml", "--run", "part"]
     needs = "--stages: tune needs the stage base, whose run part/base is not there: run both, with --stages base,tune"
@@ -234,7 +233,6 @@ def test_the_first_stage_may_begin_from_another_checkpoint_with_other_rows(whole
     assert stages["more"]["before"]["accuracy"] == stages["tune"]["evaluation"]["accuracy"]
 
 
-@pytest.mark.thorough
 def test_a_stage_that_fails_or_does_not_pass_ends_the_chain(refused: Callable[..., str]) -> None:
     sick = tfkit("pretrain", "chain.yaml", "--run", "sick", "tune.optimizer.lr=1e30", "--json").exits(6)
     assert sick.err.splitlines()[-1].startswith("stage tune: "), sick.err

@@ -61,7 +61,6 @@ def test_the_best_rate_is_taken_and_the_run_is_the_one_with_it(base: Path, docum
     assert exact(base / "tried") == exact(base / "given")
 
 
-@pytest.mark.thorough
 def test_the_recipes_own_rate_stays_where_no_other_is_clearly_better(base: Path, document: dict[str, Any]) -> None:
     own = {"optimizer.lr": GOOD, "training.trial_rates": [0.9 * GOOD, 1e6]}
     call(base, lambda: tfkit.pretrain(document, own, run="stays").to_dict())

@@ -106,7 +106,7 @@ def assert_same_steps(names: str) -> None:
     assert_close_checkpoints(*(Path(f"{names}-{run}/checkpoints/step-000002") for run in ("one", "two")))
 
 
-@pytest.mark.thorough
+@pytest.mark.sampled(99)
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_ranks_begin_with_parts_and_take_the_steps_of_one_process(place: Path, recipe: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Also from an adapter, with an adapter as a teacher, which is rounded after its updates, and with copied layers. The reference of a
