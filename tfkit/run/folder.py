@@ -162,6 +162,10 @@ class RunFolder:
         """Record the time of the running attempt every few seconds, so that a kill loses no more of it. A full disk only warns."""
         self._write(self._receipt.update_time)
 
+    def confirm_finished(self) -> None:
+        """Record that a run whose result is repeated is finished: an attempt to lengthen it may have failed. A full disk only warns."""
+        self._write(self._receipt.confirm_finished)
+
     def end_attempt(self, status: End, *, step: int | None = None, error: str | None = None, **fields: Any) -> None:
         """Write how the attempt ended, its last step, the message of its error, and fields. A second call changes nothing.
 
