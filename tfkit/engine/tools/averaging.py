@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from tfkit.durable import is_os_error, with_retries, write_folder
 from tfkit.engine.listener import Listener
 from tfkit.engine.request.inputs import Inputs
+from tfkit.engine.request.rank_checks import require_count
 from tfkit.errors import MachineError, ModelError, TfkitError, UsageError, argument
 from tfkit.recipe import read_recipe
 from tfkit.recipe.schema.carbon_section import CarbonSection
@@ -36,8 +37,9 @@ class Averaged:
 def choose_checkpoints(run: Path, out: Path, last: int) -> list[Path]:
     """Return the newest `last` checkpoints of a run, by rising step.
 
-    Raises UsageError if `out` exists or lies in the run, ModelError for missing checkpoints.
+    Raises UsageError if `out` exists or lies in the run or `last` is no number of checkpoints, ModelError for missing checkpoints.
     """
+    require_count("last", last)
     if out.exists() or out.is_symlink():
         raise UsageError(f"{out}: already exists and is never overwritten; give another {argument('out')}")
     Inputs(models=(run / "checkpoints",)).refuse_output(out, argument("out"))
