@@ -282,6 +282,8 @@ def test_folders_of_another_kind_and_in_use(whole: dict[str, Any], refused: Call
     assert "whole: holds the runs of a recipe with stages" in refused("pretrain", "base.yaml", "--run", "whole", "--resume")
     assert "whole/base: holds the checkpoints of a run" in refused("pretrain", "chain.yaml", "--run", "whole/base", "--resume")
     assert "the recipe has no stages; leave it out" in refused("pretrain", "base.yaml", "--run", "single", "--stages", "base")
+    assert main(["average", "whole", "--out", "mean"]) == 4
+    assert "whole: has no checkpoints of its own; name one of its runs: whole/base, whole/tune, whole/small" in capsys.readouterr().err
     with RunFolder.open(Path("whole"), resume=True, command=None):
         assert main(["resume", "whole"]) == 5
     assert "this run folder is in use" in capsys.readouterr().err

@@ -16,6 +16,7 @@ from tfkit.recipe.schema.carbon_section import CarbonSection
 from tfkit.run.card import mean_card
 from tfkit.run.checkpoints import checkpoints
 from tfkit.run.manifest import read_manifest, recorded_bytes, verify, write_manifest
+from tfkit.run.run_json import member_folders
 from tfkit.run.tfkit_json import NAME, read_tfkit_json, write_tfkit_json
 
 if TYPE_CHECKING:
@@ -44,6 +45,8 @@ def choose_checkpoints(run: Path, out: Path, last: int) -> list[Path]:
         raise UsageError(f"{out}: already exists and is never overwritten; give another {argument('out')}")
     Inputs(models=(run / "checkpoints",)).refuse_output(out, argument("out"))
     if not (run / "checkpoints").is_dir():
+        if members := member_folders(run):
+            raise ModelError(f"{run}: has no checkpoints of its own; name one of its runs: {', '.join(map(str, members.values()))}")
         raise ModelError(f"{run}: is not a run folder: it has no folder checkpoints")
     saved = checkpoints(run / "checkpoints")
     if len(saved) < last:
