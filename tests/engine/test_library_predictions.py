@@ -70,6 +70,13 @@ def test_rows_are_read_as_they_are_needed(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "whole" / "run.json").read_text(encoding="utf-8"))["result"]["rows"] == 40
 
 
+def test_a_caller_that_wants_no_more_rows_makes_no_failed_run(tmp_path: Path) -> None:
+    found = tfkit.predict(ROWS, UNMETERED, start=CLASSES, run=tmp_path / "run")
+    next(found)
+    found.close()
+    assert json.loads((tmp_path / "run" / "run.json").read_text(encoding="utf-8"))["status"] == "stopped"
+
+
 def test_what_is_no_row() -> None:
     loaded = tfkit.load(CLASSES)
     with pytest.raises(DataError, match=r"row 2: no column 'text'.*columns=\{'text': 'NAME'\}"):

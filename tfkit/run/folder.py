@@ -184,7 +184,8 @@ class RunFolder:
         if self._is_new and isinstance(error, TfkitError | Stopped) and not self._receipt.document["attempts"]:
             with suppress(OSError):
                 _delete(self.path)  # no attempt was begun
-        stopped = isinstance(error, Stopped | KeyboardInterrupt)
+        # A caller, or the reader of a pipe, may want no more answers: that is no failure, and a command ends with exit code 0.
+        stopped = isinstance(error, Stopped | KeyboardInterrupt | GeneratorExit) or getattr(error, "exit_code", None) == 0
         message = f"{type(error).__name__}: {error}" if error else "ended without a status"
         self.end_attempt("stopped" if stopped else "failed", error=message)
         self.close()
