@@ -4,6 +4,7 @@ import functools
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -174,6 +175,19 @@ def test_results_are_those_of_json(base: Path) -> None:
     line = json.loads(run_tfkit(base, words).out)
     [completion] = call(base, lambda: [vars(one) for one in tfkit.generate("the cat", {"generation.max_new_tokens": 6}, start="unbroken")])
     assert {name: line[name] for name in completion} == completion
+
+
+def test_a_run_that_was_moved_has_the_paths_of_today(base: Path, document: dict[str, Any]) -> None:
+    result = call(base, lambda: tfkit.pretrain(document, {"training.steps": 3}, run="here").to_dict())
+    shutil.move(base / "here", base / "there")
+    moved = tfkit.resume(base / "there")
+    shown = json.dumps(moved.to_dict())
+    assert str(base / "here") not in shown
+    assert {**result} == json.loads(shown.replace("/there", "/here"))
+    assert moved.history
+    shutil.move(base / "there", base / "here")
+    with pytest.raises(DataError, match=r"there/metrics.jsonl: there is no such file; was the run moved or deleted"):
+        _ = moved.history
 
 
 def test_errors_have_their_exit_codes_and_places(base: Path, document: dict[str, Any]) -> None:
