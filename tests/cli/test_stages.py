@@ -185,6 +185,16 @@ def stopped_behind_the_first_stage() -> None:
     attempt.start_run = struck
 
 
+def test_a_copied_chain_repeats_its_result_each_time(whole: dict[str, Any]) -> None:
+    """The second time, its stages seemed to start from other folders than those that their own recipes name."""
+    shutil.copytree("whole", "elsewhere")
+    for _ in range(2):
+        again = json.loads(good("resume", "elsewhere", "--json").out)
+        assert again["status"] == "finished"
+        assert Path(again["checkpoint"]).is_relative_to(Path("elsewhere").resolve())
+    shutil.rmtree("elsewhere")
+
+
 @pytest.mark.thorough
 def test_a_stop_between_two_stages(whole: dict[str, Any]) -> None:
     done = tfkit("pretrain", "chain.yaml", "--run", "between", before=stopped_behind_the_first_stage).exits(143)
