@@ -210,11 +210,9 @@ def _next_lines(attended: "AttendedText", width: int) -> Iterator[list[Part]]:
         likeliest = [
             f"{console.cut(console.result_token(one), width - 9)} {_percent(probability)}" for one, probability in expected.likeliest
         ]
-        actual = (
-            ""
-            if expected.actual is None
-            else f" {console.cut(console.result_token(expected.actual), room)} {_percent(expected.probability)}"
-        )
+        actual = ""
+        if expected.actual is not None and expected.probability is not None:
+            actual = f" {console.cut(console.result_token(expected.actual), room)} {_percent(expected.probability)}"
         is_right = expected.actual == expected.likeliest[0][0]
         yield [(f"{console.cut(console.result_token(token), room)} ->", "bold"), (actual, "green" if is_right else "")]
         yield from ([(f"    {line}", "dim" if expected.actual is not None else "")] for line in console.wrap(likeliest, width - 4))
