@@ -86,6 +86,16 @@ def test_one_head_shows_for_each_token_what_it_attends_to(
     assert re.match(r"\S+ +\.#\.  ", drawn)  # the third token sees three, and attends to the second; what follows is blank
 
 
+def test_a_next_token_has_a_probability_that_tells_it_from_others(decoder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Below a tenth with a decimal: of a large vocabulary most would be 0%."""
+    attended = tfkit.load(decoder).attention(TEXT, next_tokens=5)
+    written = re.findall(r" (\d+(?:\.\d)?)%", shown(capsys, decoder, "--next"))
+    expected = [share for one in attended.next_tokens or () for share in (one.probability, *(share for _, share in one.likeliest))]
+    small = [share for share in expected if share is not None and share < 0.0995]
+    assert small, "the case to be shown is not here"
+    assert {f"{share:.1%}"[:-1] for share in small} <= {*written}
+
+
 def test_json_is_what_the_library_returns(decoder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     attended = tfkit.load(decoder).attention(TEXT, next_tokens=5)
     document = json.loads(shown(capsys, decoder, "--json", "--next"))

@@ -174,6 +174,16 @@ def test_ended_in_its_second_stage_it_goes_on_to_the_same_bits(whole: dict[str, 
     assert receipt(run)["status"] == "finished"
 
 
+def test_a_copied_chain_repeats_its_result_each_time(whole: dict[str, Any]) -> None:
+    """The second time, its stages seemed to start from other folders than those that their own recipes name."""
+    shutil.copytree("whole", "elsewhere")
+    for _ in range(2):
+        again = json.loads(good("resume", "elsewhere", "--json").out)
+        assert again["status"] == "finished"
+        assert Path(again["checkpoint"]).is_relative_to(Path("elsewhere").resolve())
+    shutil.rmtree("elsewhere")
+
+
 @pytest.mark.thorough
 def test_a_stop_between_two_stages(whole: dict[str, Any]) -> None:
     def stop(result: Any, *_: Any) -> Any:
@@ -273,6 +283,8 @@ def test_folders_of_another_kind_and_in_use(whole: dict[str, Any], refused: Call
     assert "whole: holds the runs of a recipe with stages" in refused("pretrain", "base.yaml", "--run", "whole", "--resume")
     assert "whole/base: holds the checkpoints of a run" in refused("pretrain", "chain.yaml", "--run", "whole/base", "--resume")
     assert "the recipe has no stages; leave it out" in refused("pretrain", "base.yaml", "--run", "single", "--stages", "base")
+    assert main(["average", "whole", "--out", "mean"]) == 4
+    assert "whole: has no checkpoints of its own; name one of its runs: whole/base, whole/tune, whole/small" in capsys.readouterr().err
     with RunFolder.open(Path("whole"), resume=True, command=None):
         assert main(["resume", "whole"]) == 5
     assert "this run folder is in use" in capsys.readouterr().err

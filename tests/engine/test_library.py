@@ -4,12 +4,13 @@ import functools
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
 import warnings
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -59,21 +60,26 @@ def test_a_script_of_twelve_lines(base: Path) -> None:
 
 
 def test_a_recipe_in_each_form_is_the_same_run(base: Path, document: dict[str, Any]) -> None:
+    source = {"path": Path(document["data"]["train"][0]["path"])}
+    with_paths = {**document, "data": {"train": (source,), "validation": np.float64(0.3)}}
     forms: list[Callable[[], Any]] = [
         lambda: tfkit.pretrain("tiny.yaml", {"training.steps": 2}, run="path-as-text"),
         lambda: tfkit.pretrain(Path("tiny.yaml"), {"training.steps": 2}, run=Path("path")),
         lambda: tfkit.pretrain(document, {"training": {**document["training"], "steps": 2}}, run="dict"),
+        lambda: tfkit.pretrain(with_paths, {"training.steps": 2}, run="paths"),
         lambda: tfkit.pretrain(read_recipe("tiny.yaml").recipe, {"training.steps": 2}, run="recipe"),
     ]
     runs = call(base, lambda: [form().run for form in forms])
-    assert [Path(run).name for run in runs] == ["path-as-text", "path", "dict", "recipe"]
+    assert [Path(run).name for run in runs] == ["path-as-text", "path", "dict", "paths", "recipe"]
     assert len({json.dumps(hashes(Path(run), 2)) for run in runs}) == 1
 
 
 def test_numbers_of_numpy_are_numbers(base: Path) -> None:
-    overrides = {"training.steps": np.int64(2), "optimizer.lr": np.float32(0.5)}
-    recipe = call(base, lambda: [str(read_recipe("tiny.yaml", plain_overrides(overrides)).recipe.optimizer.lr)])
-    assert recipe == ["0.5"]
+    overrides = {"training.steps": np.int64(2), "optimizer.lr": np.float32(0.5), "training.compile": np.bool_(False)}
+    overrides |= {"optimizer.betas": np.array([0.5, 0.75]), "training.seed": torch.tensor(3)}
+    recipe = read_recipe(str(base / "tiny.yaml"), plain_overrides(overrides)).recipe
+    assert (recipe.optimizer.lr, recipe.training.compile, recipe.training.seed) == (0.5, False, 3)
+    assert [*plain_overrides(overrides)["optimizer.betas"]] == [0.5, 0.75]
     space = SearchSpace.of({}, {"optimizer.lr": np.logspace(-3, -2, 2), "training.seed": np.arange(2)})
     assert space.document() == {"optimizer.lr": [0.001, 0.01], "training.seed": [0, 1]}
     assert {type(value) for axis in space.axes for value in axis.values} == {int, float}
@@ -82,11 +88,38 @@ def test_numbers_of_numpy_are_numbers(base: Path) -> None:
 @pytest.mark.parametrize(("name", "remedy"), [("data", "write its rows into a file"), ("start", "as result.checkpoint is one")])
 def test_what_is_no_path_is_refused(name: str, remedy: str) -> None:
     paths: dict[str, Any] = {"start": "a", "data": "b", name: np.zeros(3)}
+    run: Any = np.zeros(3)
     with pytest.raises(UsageError, match=f"`{name}` is a path, and this is a ndarray; .*{remedy}"):
         tfkit.finetune(**paths)
     for answer in (tfkit.evaluate, functools.partial(tfkit.generate, "a"), functools.partial(tfkit.predict, "a")):
         with pytest.raises(UsageError, match="`start` is a path, and this is a ndarray"):
             answer(start=np.zeros(3))
+        with pytest.raises(UsageError, match="`start` is missing; give its folder"):
+            answer(start=None)
+    for act in (tfkit.resume, functools.partial(tfkit.track, to="wandb"), functools.partial(tfkit.average, out="c")):
+        with pytest.raises(UsageError, match=r"`run` is a path, and this is a ndarray; give its folder, as result.run is one"):
+            act(run)
+    with pytest.raises(UsageError, match="`path` is a path, and this is a ndarray"):
+        tfkit.load(run)
+
+
+@pytest.mark.parametrize("value", [0, -1, 1.5, "2", True])
+def test_what_is_no_number_of_threads_or_checkpoints_is_refused(base: Path, value: Any) -> None:
+    calls: list[Callable[[], object]] = [
+        lambda: tfkit.pretrain(base / "tiny.yaml", run=base / "threads", threads=value),
+        lambda: tfkit.plan(base / "tiny.yaml", threads=value),
+        lambda: tfkit.evaluate(start=base / "unbroken", threads=value),
+        lambda: tfkit.average(base / "unbroken", base / "mean", last=value),
+    ]
+    for act in calls:
+        with pytest.raises(UsageError, match=r"(threads|last)=.*: give a whole number from 1"):
+            act()
+
+
+@pytest.mark.parametrize("minutes", [0, -1.0, float("nan"), float("inf"), "1"])
+def test_a_time_that_is_none_is_refused(base: Path, minutes: Any) -> None:
+    with pytest.raises(UsageError, match=r"minutes=.*: give a number of minutes above 0"):
+        tfkit.pretrain(base / "tiny.yaml", run=base / "minutes", minutes=minutes)
 
 
 def test_an_evaluation_takes_a_recipe_in_each_form(base: Path, document: dict[str, Any]) -> None:
@@ -144,6 +177,19 @@ def test_results_are_those_of_json(base: Path) -> None:
     assert {name: line[name] for name in completion} == completion
 
 
+def test_a_run_that_was_moved_has_the_paths_of_today(base: Path, document: dict[str, Any]) -> None:
+    result = call(base, lambda: tfkit.pretrain(document, {"training.steps": 3}, run="here").to_dict())
+    shutil.move(base / "here", base / "there")
+    moved = tfkit.resume(base / "there")
+    shown = json.dumps(moved.to_dict())
+    assert str(base / "here") not in shown
+    assert {**result} == json.loads(shown.replace("/there", "/here"))
+    assert moved.history
+    shutil.move(base / "there", base / "here")
+    with pytest.raises(DataError, match=r"there/metrics.jsonl: there is no such file; was the run moved or deleted"):
+        _ = moved.history
+
+
 def test_errors_have_their_exit_codes_and_places(base: Path, document: dict[str, Any]) -> None:
     calls: dict[str, tuple[Callable[[], object], int, str]] = {
         "a wrong key": (lambda: tfkit.pretrain({**document, "trainin": {}}), 2, "trainin: unknown, did you mean training"),
@@ -160,7 +206,15 @@ def test_errors_have_their_exit_codes_and_places(base: Path, document: dict[str,
             "Resume it with `resume=True`, or give another folder with `run`",
         ),
         "no checkpoint": (lambda: tfkit.finetune(document, run="tuned"), 2, "which checkpoint? Give start=CKPT, or model: {from: CKPT}"),
-        "no stage": (lambda: tfkit.pretrain(document, run="one", stages=["sft"]), 2, "stages=sft: the recipe has no stages"),
+        "an override of no kind": (lambda: tfkit.pretrain(document, {"model.dim": object()}), 2, "model.dim: is of type object, which no"),
+        "no prompt": (lambda: tfkit.generate(3, start="unbroken"), 2, "generate takes prompts, and this is of type int; give a list of"),  # type: ignore[arg-type]
+        "a number as prompt": (lambda: tfkit.generate([3], start="unbroken"), 2, "prompt 1: a prompt is a text or a dict, and this is"),  # type: ignore[list-item]
+        "a dict without prompt": (
+            lambda: tfkit.generate({"text": "a"}, start="unbroken"),
+            3,
+            'prompt 1: no text under "prompt"; here are text',
+        ),  # type: ignore[arg-type]
+        "no stage": (lambda: tfkit.pretrain(document, run="one", stages="sft"), 2, "stages=sft: the recipe has no stages"),
         "no run": (lambda: tfkit.resume("nothing"), 2, "there is no run to continue here"),
         "no data": (lambda: tfkit.pretrain(document, {"data.train": [{"path": "nothing.txt"}]}), 3, "nothing.txt"),
         "no model": (lambda: tfkit.evaluate(start="nothing"), 4, "nothing"),
@@ -198,6 +252,28 @@ def test_a_listener_receives_what_the_command_prints(base: Path, document: dict[
     assert (updated["step"], updated["steps"]) == (3, 3)
 
 
+@pytest.mark.parametrize("kind", ["no_grad", "inference_mode", "autocast", "float64", "device"])
+def test_the_callers_settings_do_not_change_a_run(base: Path, document: dict[str, Any], kind: str) -> None:
+    """A notebook that begins with torch.set_grad_enabled(False) trains as any other."""
+
+    def train() -> Any:
+        before = torch.get_default_dtype(), torch.get_default_device()
+        with {
+            "no_grad": torch.no_grad(),
+            "inference_mode": torch.inference_mode(),
+            "autocast": torch.autocast("cpu", torch.bfloat16),
+            "float64": nullcontext(torch.set_default_dtype(torch.float64) if kind == "float64" else None),
+            "device": torch.device("meta") if kind == "device" else nullcontext(),
+        }[kind]:
+            state = process_state()
+            tfkit.pretrain(document, run=f"under-{kind}", threads=1)
+            assert [name for name, value in process_state().items() if value != state[name]] == []
+        return [str(one) for one in before]
+
+    assert call(base, train) == ["torch.float32", "cpu"]
+    assert hashes(base / f"under-{kind}", STEPS) == hashes(base / "unbroken", STEPS)
+
+
 @pytest.mark.thorough
 def test_two_runs_in_one_process_are_each_as_if_alone(base: Path, document: dict[str, Any]) -> None:
     other = {**document, "training": {**document["training"], "seed": 2, "precision": "bf16"}}
@@ -227,7 +303,8 @@ def process_state() -> dict[str, Any]:
         "cudnn.benchmark": torch.backends.cudnn.benchmark,
         "fill_uninitialized_memory": torch.utils.deterministic.fill_uninitialized_memory,  # type: ignore[attr-defined]
         "gradients": torch.is_grad_enabled(),
-        "dtype": str(torch.get_default_dtype()),
+        "autocast": torch.is_autocast_enabled("cpu"),
+        "defaults": (str(torch.get_default_dtype()), str(torch.get_default_device())),
         "warnings": repr(warnings.filters),
         "signals": repr([signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)]),
         "environment": dict(os.environ),

@@ -2,10 +2,13 @@
 
 import inspect
 import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import datasets
+import pandas
 import pytest
 import torch
 from library_calls import Recorder, call
@@ -67,6 +70,13 @@ def test_rows_are_read_as_they_are_needed(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "whole" / "run.json").read_text(encoding="utf-8"))["result"]["rows"] == 40
 
 
+def test_a_caller_that_wants_no_more_rows_makes_no_failed_run(tmp_path: Path) -> None:
+    found = tfkit.predict(ROWS, UNMETERED, start=CLASSES, run=tmp_path / "run")
+    next(found)
+    found.close()
+    assert json.loads((tmp_path / "run" / "run.json").read_text(encoding="utf-8"))["status"] == "stopped"
+
+
 def test_what_is_no_row() -> None:
     loaded = tfkit.load(CLASSES)
     with pytest.raises(DataError, match=r"row 2: no column 'text'.*columns=\{'text': 'NAME'\}"):
@@ -76,13 +86,46 @@ def test_what_is_no_row() -> None:
     with pytest.raises(UsageError, match="row 1: a row is a dict or a text, and this is of type int"):
         loaded.predict([3])  # type: ignore[list-item]
 
-    class Table(list[str]):
-        def to_dict(self, orient: str) -> None: ...
-
-    with pytest.raises(UsageError, match=r"this is a Table; give its rows: table.to_dict\('records'\)"):
-        loaded.predict(Table(["text"]))
+    with pytest.raises(UsageError, match="predict takes rows, and this is of type NoneType"):
+        loaded.predict(None)  # type: ignore[arg-type]
     with pytest.raises(UsageError, match="causal_lm gives no answer to a row"):
         tfkit.predict(ROWS, start=FIXTURES / "finished")
+
+
+def test_a_table_is_refused_and_a_series_or_a_data_set_is_read_row_by_row() -> None:
+    loaded, texts = tfkit.load(CLASSES), ["hat", "the cat"]
+    table = pandas.DataFrame({"text": texts})
+    for answer, takes in ((loaded.predict, "predict takes rows"), (loaded.embed, "embed takes texts")):
+        with pytest.raises(UsageError, match=f"{takes}, and this is of type DataFrame; give a list"):
+            answer(table)  # type: ignore[operator]
+    expected = loaded.predict(texts)
+    assert loaded.predict(table["text"]) == loaded.predict(datasets.Dataset.from_pandas(table)) == expected
+    assert torch.equal(loaded.embed(table["text"]), loaded.embed(texts))
+    with pytest.raises(UsageError, match="text 2: is of type int; give a text"):
+        loaded.embed(["hat", 3])  # type: ignore[list-item]
+    language_model = tfkit.load(FIXTURES / "finished")
+    with pytest.raises(UsageError, match="generate takes prompts, and this is of type DataFrame; give a list of texts"):
+        language_model.generate(table)  # type: ignore[arg-type]
+    settings = {"generation.max_new_tokens": 2}
+    rows: Any = [{"prompt": text} for text in texts]
+    assert language_model.generate(rows, settings) == language_model.generate(texts, settings)
+
+
+def test_a_model_is_saved_over_no_run_and_no_checkpoint(tmp_path: Path) -> None:
+    """Saved over the checkpoint that it was loaded from, its files no longer had the hashes of the manifest, and the run had none left."""
+    run = tmp_path / "run"
+    shutil.copytree(FIXTURES / "finished", run)
+    loaded = tfkit.load(run)
+    for folder in (loaded.folder, run, run / "model", run / "checkpoints" / "model"):
+        with pytest.raises(UsageError, match=r"lies in .*, a run folder or a model folder|holds a run.json, so it is a run"):
+            loaded.save(folder)
+    assert tfkit.load(run).folder == loaded.folder
+    (tmp_path / "file").touch()
+    with pytest.raises(UsageError, match="is a file, and a model is a folder"):
+        loaded.save(tmp_path / "file")
+    for _ in range(2):  # it may replace what it has saved
+        loaded.save(tmp_path / "model")
+    assert tfkit.load(tmp_path / "model").config == loaded.config
 
 
 def test_a_loaded_model_writes_as_generate_does(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,11 @@ import tfkit
 from tfkit.__main__ import main
 from tfkit.engine.chains.sweep_plan import Grid, OptunaSearch
 from tfkit.engine.request.run_totals import Trial
-from tfkit.errors import ModelError, UsageError
+from tfkit.engine.results import SweepResult
+from tfkit.errors import DataError, ModelError, UsageError
 from tfkit.hub import find_checkpoint
 from tfkit.recipe.search_space import Axis
+from tfkit.run.listing import read_run
 
 pytestmark = pytest.mark.usefixtures("in_place")
 
@@ -95,6 +98,23 @@ def test_a_trial_that_fails_is_counted_and_the_others_go_on(capsys: pytest.Captu
     assert main(["resume", "failing", "--threads", "1", "--json"]) == 0  # which repeats the result, and tries nothing again
     again = json.loads(capsys.readouterr().out)
     assert again["trials"] == result.trials
+
+
+def test_a_finished_trial_whose_lengthening_failed_is_still_finished(whole: Any, tmp_path: Path) -> None:
+    """The sweep took it for unfinished, and for ever repeated its result."""
+    shutil.copytree("whole", tmp_path / "copy")
+    with contextlib.chdir(tmp_path), pytest.raises(DataError, match=r"corpus: no such file .*, or give the command in the folder"):
+        tfkit.resume("copy/trial-001", {"training.steps": 3}, threads=1)
+    assert read_run(tmp_path / "copy/trial-001").status == "failed"
+    with contextlib.chdir(tmp_path):
+        again = tfkit.resume("copy", threads=1)
+    assert isinstance(again, SweepResult)
+    assert (again.status, again.metric, [one["values"] for one in again.trials]) == (
+        "finished",
+        whole.metric,
+        [one["values"] for one in whole.trials],
+    )
+    assert read_run(tmp_path / "copy/trial-001").status == "finished"
 
 
 @pytest.mark.thorough

@@ -207,16 +207,22 @@ def _next_lines(attended: "AttendedText", width: int) -> Iterator[list[Part]]:
     _, read = attended.axes("decoder")
     room = max(1, (width - len(" ->  100%")) // 2)
     for token, expected in zip(read, attended.next_tokens, strict=True):
-        likeliest = [f"{console.cut(console.result_token(one), width - 9)} {probability:.0%}" for one, probability in expected.likeliest]
-        actual = (
-            "" if expected.actual is None else f" {console.cut(console.result_token(expected.actual), room)} {expected.probability:.0%}"
-        )
+        likeliest = [
+            f"{console.cut(console.result_token(one), width - 9)} {_percent(probability)}" for one, probability in expected.likeliest
+        ]
+        actual = ""
+        if expected.actual is not None and expected.probability is not None:
+            actual = f" {console.cut(console.result_token(expected.actual), room)} {_percent(expected.probability)}"
         is_right = expected.actual == expected.likeliest[0][0]
         yield [(f"{console.cut(console.result_token(token), room)} ->", "bold"), (actual, "green" if is_right else "")]
         yield from ([(f"    {line}", "dim" if expected.actual is not None else "")] for line in console.wrap(likeliest, width - 4))
     yield from plain_lines(
         "token -> the next one in the text with its probability, green if it is the likeliest; below: the likeliest ones", width
     )
+
+
+def _percent(probability: float) -> str:
+    return f"{probability:.0%}" if probability >= 0.1 else f"{probability:.1%}"
 
 
 def _shades(weights: "NDArray[np.float32]", visible: "NDArray[np.bool_]") -> str:

@@ -15,12 +15,13 @@ from typing import TYPE_CHECKING, Any
 
 from tfkit.alignment.user_code import CodePermission
 from tfkit.engine.listener import Listener, Silent, StopRequest
+from tfkit.engine.request.rank_checks import require_count
 from tfkit.engine.request.training_request import TrainingKind, TrainingRequest, with_length
 from tfkit.engine.results import Completion, EvaluationResult, SweepResult, TrainingResult
 from tfkit.errors import Stopped, UsageError, argument, stop_reason
 from tfkit.recipe import Recipe, RecipeText, open_recipe
 from tfkit.recipe.dump import dump_document, recipe_document
-from tfkit.recipe.reading.overrides import Overrides, plain_columns, plain_overrides, scored_overrides
+from tfkit.recipe.reading.overrides import Overrides, plain_columns, plain_overrides, plain_value, scored_overrides
 from tfkit.recipe.search_space import SearchSpace
 from tfkit.run.signals import interrupts
 from tfkit.training.isolation import isolated
@@ -88,7 +89,7 @@ def pretrain(
     if recipe is None and data is None:
         raise UsageError("pretrain: what is trained? Give a recipe, or data=F, a text")
     request = _request("pre-training", recipe, overrides, None, data, columns, tokens, minutes)
-    given = {"resume": resume, "exact": exact, "force": force, "device": device, "threads": threads, "stages": tuple(stages)}
+    given = {"resume": resume, "exact": exact, "force": force, "device": device, "threads": threads, "stages": _names(stages)}
     length = {"minutes": minutes, "named": tuple(request.overrides)}
     options = _run_options("pretrain", _folder(run, request.run_name), allow_code, **given, **length)
     return _train(partial(run_request, request), options, ranks, should_stop, listener)
@@ -121,7 +122,7 @@ def finetune(
     from tfkit.engine.chains.stages import run_request
 
     request = _request("fine-tuning", recipe, overrides, start, data, columns)
-    given = {"resume": resume, "exact": exact, "force": force, "device": device, "threads": threads, "stages": tuple(stages)}
+    given = {"resume": resume, "exact": exact, "force": force, "device": device, "threads": threads, "stages": _names(stages)}
     options = _run_options("finetune", _folder(run, request.run_name), allow_code, **given)
     return _train(partial(run_request, request), options, ranks, should_stop, listener)
 
@@ -139,13 +140,18 @@ def resume(
     allow_code: bool = False,
     listener: Listener | None = None,
     should_stop: ShouldStop = None,
-) -> TrainingResult:
-    """Continue the run in a folder as it was started; a finished run returns its result again. For the other arguments see `pretrain`."""
-    from tfkit.engine.chains import sweeping
+) -> TrainingResult | SweepResult:
+    """Continue the run in a folder as it was started; a finished run returns its result again. For the other arguments see `pretrain`.
 
-    given = {"resume": True, "exact": exact, "force": force, "device": device, "threads": threads, "stages": tuple(stages)}
-    options = _run_options("resume", Path(run), allow_code, **given)
-    return _train(partial(sweeping.resume, plain_overrides(overrides)), options, ranks, should_stop, listener)
+    A folder of a sweep returns a SweepResult, any other one a TrainingResult.
+    """
+    from tfkit.engine.chains import sweep_plan, sweeping
+
+    given = {"resume": True, "exact": exact, "force": force, "device": device, "threads": threads, "stages": _names(stages)}
+    options = _run_options("resume", Path(_required("run", run)), allow_code, **given)
+    train = partial(sweeping.resume, plain_overrides(overrides))
+    call = _sweep if sweep_plan.is_sweep(options.run) else _train
+    return call(train, options, ranks, should_stop, listener)
 
 
 def sweep(
@@ -179,10 +185,7 @@ def sweep(
     folder = _folder(run, f"{request.run_name}-sweep")
     options = _run_options("sweep", folder, allow_code, resume=resume, force=force, device=device, threads=threads)
     train = partial(sweeping.run_sweep, request.source, SearchSpace.of(request.overrides, space), trials)
-    result = _until_stopped(train, options, ranks, should_stop, listener)
-    if isinstance(result, Stopped):
-        raise result
-    return SweepResult.of(result)
+    return _sweep(train, options, ranks, should_stop, listener)
 
 
 def plan(
@@ -213,13 +216,13 @@ def plan(
 
     if recipe is None and start is None and data is None:
         raise UsageError("plan: what is planned? Give a recipe, or start=CKPT and data=F")
-    planned = check_plan_request(_request(None, recipe, overrides, start, data, columns), stages)
+    require_count("threads", threads)
+    selected = _names(stages)
+    planned = check_plan_request(_request(None, recipe, overrides, start, data, columns), selected)
     with isolated(), interrupts(None) as stop, open_session("plan", planned.carbon, None, listener or Silent(), stop) as session:
         from tfkit.engine.chains.planned_chain import make_plan
 
-        return make_plan(
-            planned, session, PlanOptions(device, threads, tuple(stages), probe, ranks, gpu, CodePermission(every_file=allow_code))
-        )
+        return make_plan(planned, session, PlanOptions(device, threads, selected, probe, ranks, gpu, CodePermission(every_file=allow_code)))
 
 
 # ------------------------------------------------------------------------------------------------------------ calls that use a checkpoint
@@ -251,7 +254,7 @@ def evaluate(
     with isolated(), interrupts(should_stop) as stop:
         source = _recipe_text(recipe) if recipe is not None else None
         changes = scored_overrides(plain_columns(columns)) | plain_overrides(overrides)
-        evaluator = Evaluator(str(_path("start", start)), source, changes, _path("data", data), CodePermission(every_file=allow_code))
+        evaluator = Evaluator(_required("start", start), source, changes, _path("data", data), CodePermission(every_file=allow_code))
         with _session_of("evaluate", evaluator, run, device, threads, listener)(stop) as session:
             result, rows, _ = evaluator.score(session, each=predictions)
     return EvaluationResult.of(result, predictions=rows)
@@ -278,7 +281,7 @@ def generate(
     from tfkit.engine.inference.text_generator import TextGenerator
 
     with isolated(), interrupts(should_stop) as stop:
-        generator = TextGenerator(str(_path("start", start)), plain_overrides(overrides), chat=chat, precision=precision)
+        generator = TextGenerator(_required("start", start), plain_overrides(overrides), chat=chat, precision=precision)
         with _session_of("generate", generator, run, device, threads, listener)(stop) as session:
             generator.load(session)
             completions = generator.all_completions(prompts)
@@ -309,7 +312,7 @@ def predict(
     from tfkit.engine.inference.predicting import open_predictor
 
     changes = scored_overrides(plain_columns(columns)) | plain_overrides(overrides)
-    predictor = open_predictor(str(_path("start", start)), changes, all_labels=all_labels, precision=precision)
+    predictor = open_predictor(_required("start", start), changes, all_labels=all_labels, precision=precision)
     return _predictions(predictor, rows, _session_of("predict", predictor, run, device, threads, listener), should_stop)
 
 
@@ -347,8 +350,10 @@ def load(
     from tfkit.generation.answer_precision import open_in_precision
     from tfkit.training.device import has_bf16
 
+    folder = _required("path", path)
+
     def in_type(wanted: "torch.dtype") -> "Loaded":
-        return adapters.load(path, device=device, dtype=wanted, verify=verify, **options)
+        return adapters.load(folder, device=device, dtype=wanted, verify=verify, **options)
 
     if dtype is None:
         loaded = open_in_precision(in_type, precision, torch.device(device), bool, has_bf16=has_bf16(torch.device(device))).loaded
@@ -367,7 +372,8 @@ def average(
     from tfkit.engine.tools.averaging import average_checkpoints, choose_checkpoints
 
     with isolated(), interrupts(should_stop) as stop, stop.at_once("nothing was written"):
-        return average_checkpoints(choose_checkpoints(Path(run), Path(out), last), Path(out), listener or Silent())
+        folder, target = Path(_required("run", run)), Path(_required("out", out))
+        return average_checkpoints(choose_checkpoints(folder, target, last), target, listener or Silent())
 
 
 def track(run: str | Path, *, to: str, project: str = "tfkit", listener: Listener | None = None) -> "list[Tracked]":
@@ -379,7 +385,7 @@ def track(run: str | Path, *, to: str, project: str = "tfkit", listener: Listene
     """
     from tfkit.engine.tools.tracking import track_run
 
-    return track_run(Path(run), to, project, listener or Silent())
+    return track_run(Path(_required("run", run)), to, project, listener or Silent())
 
 
 # ----------------------------------------------------------------------------------------------------------------------- their arguments
@@ -391,11 +397,11 @@ def _recipe_text(recipe: AnyRecipe) -> RecipeText:
         return open_recipe(str(recipe))
     if not isinstance(recipe, Recipe | Mapping):
         raise UsageError(f"recipe={recipe!r}: give a recipe's name, its path, a dict or a Recipe")
-    document = recipe_document(recipe, None) if isinstance(recipe, Recipe) else dict(recipe)
     try:
-        return RecipeText(Path("<recipe>"), dump_document(document))  # no file has this name
-    except Exception as error:  # of the YAML library: a value that a recipe cannot hold
+        document = recipe_document(recipe, None) if isinstance(recipe, Recipe) else plain_value(recipe)
+    except ValueError as error:
         raise UsageError(f"the recipe holds a value that YAML does not have: {error}") from error
+    return RecipeText(Path("<recipe>"), dump_document(document))  # no file has this name
 
 
 def _request(
@@ -419,6 +425,7 @@ def _run_options(call: str, run: Path, allow_code: bool, **given: Any) -> "RunOp
     from tfkit.engine.planning.run_forecaster import RunForecaster
     from tfkit.engine.training_run.attempt import RunOptions
 
+    require_count("threads", given["threads"])
     return RunOptions(run, RunForecaster(), command=[f"tfkit.{call}"], code=CodePermission(every_file=allow_code), **given)
 
 
@@ -429,11 +436,29 @@ def _path(name: str, path: object) -> str | None:
     return None if path is None else str(path)
 
 
-_PATHS = {"start": "give its folder, as result.checkpoint is one", "data": "write its rows into a file, and give that"}
+def _required(name: str, path: object) -> str:
+    """Return the path of an argument that must be given, as text. Raises UsageError."""
+    found = _path(name, path)
+    if not found:
+        raise UsageError(f"{argument(name)} is missing; {_PATHS[name]}")
+    return found
+
+
+_PATHS = {
+    "start": "give its folder, as result.checkpoint is one",
+    "path": "give its folder, as result.checkpoint is one",
+    "data": "write its rows into a file, and give that",
+    "run": "give its folder, as result.run is one",
+    "out": "give a folder that does not exist yet",
+}
 
 
 def _folder(run: str | Path | None, name: str) -> Path:
-    return Path(run) if run is not None else Path("runs") / name
+    return Path(_path("run", run) or Path("runs") / name)
+
+
+def _names(stages: str | Sequence[str]) -> tuple[str, ...]:
+    return (stages,) if isinstance(stages, str) else tuple(stages)
 
 
 def _until_stopped(
@@ -457,13 +482,21 @@ def _train(train: Train, options: "RunOptions", ranks: int, should_stop: ShouldS
     return TrainingResult.of_training(result)
 
 
+def _sweep(train: Train, options: "RunOptions", ranks: int, should_stop: ShouldStop, listener: Listener | None) -> SweepResult:
+    result = _until_stopped(train, options, ranks, should_stop, listener)
+    if isinstance(result, Stopped):
+        raise result
+    return SweepResult.of(result)
+
+
 def _session_of(
     command: str, opened: "OpenedCheckpoint", run: str | Path | None, device: str | None, threads: int | None, listener: Listener | None
 ) -> OpenSession:
     """Return a function that opens the session of a call for a stop request. Raises UsageError for a run folder among the inputs."""
     from tfkit.engine.inference.session import open_session
 
-    folder = Path(run) if run is not None else None
+    require_count("threads", threads)
+    folder = _folder(run, "") if run is not None else None
     if folder is not None:
         opened.inputs.refuse_folder(folder, "run")
     carbon, words = opened.settings.carbon, [f"tfkit.{command}"]

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from tfkit.carbon.footprint import MEASURED, Footprint, Measurement
+from tfkit.errors import DataError
 from tfkit.run.metrics import read_metrics
 
 
@@ -76,11 +77,16 @@ class TrainingResult(_Result, Measurement):
     def history(self) -> list[dict[str, Any]]:
         """The records of metrics.jsonl, one for each line: steps, evaluations, samples. Ready for pandas.DataFrame.
 
-        For a recipe with stages, those of the last stage that was run.
+        For a recipe with stages, those of the last stage that was run. Raises DataError if the run folder was moved or deleted.
         """
         if self.stages:
             return [*self.stages.values()][-1].history
-        return [*read_metrics(Path(self.run) / "metrics.jsonl")]
+        path = Path(self.run) / "metrics.jsonl"
+        if self.steps and not path.exists():
+            raise DataError(
+                f"{path}: there is no such file; was the run moved or deleted? tfkit.resume(run) has the history of a moved one"
+            )
+        return [*read_metrics(path)]
 
 
 @dataclass(frozen=True, repr=False)

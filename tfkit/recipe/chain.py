@@ -42,6 +42,11 @@ class Stage:
                 document[section][field] = str(folder / value)
         return RecipeText(file.with_name(f"{file.name}:{self.name}"), dump_document(document))
 
+    def folder_named_in(self, fields: Overrides) -> Path | None:
+        """Return the `folder` with which `placed` gave a recipe these fields, by dotted names; None if it names no earlier stage."""
+        paths = (fields.get(f"{section}.{field}") for (section, field), value in model_paths(self.document) if value in self.uses)
+        return next((Path(path).parent for path in paths if isinstance(path, str)), None)
+
 
 @dataclass(frozen=True)
 class Chain:

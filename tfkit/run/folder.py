@@ -156,6 +156,10 @@ class RunFolder:
         """Record the time of the running attempt every few seconds, so that a kill loses no more of it. A full disk only warns."""
         self._write(self._receipt.update_time)
 
+    def confirm_finished(self) -> None:
+        """Record that a run whose result is repeated is finished: an attempt to lengthen it may have failed. A full disk only warns."""
+        self._write(self._receipt.confirm_finished)
+
     def end_attempt(self, status: End, *, step: int | None = None, error: str | None = None, **fields: Any) -> None:
         """Write how the attempt ended, its last step, the message of its error, and fields. A second call changes nothing.
 
@@ -174,7 +178,8 @@ class RunFolder:
         if self._is_new and isinstance(error, TfkitError | Stopped) and not self._receipt.document["attempts"]:
             with suppress(OSError):
                 _delete(self.path)  # no attempt was begun
-        stopped = isinstance(error, Stopped | KeyboardInterrupt)
+        # A caller, or the reader of a pipe, may want no more answers: that is no failure, and a command ends with exit code 0.
+        stopped = isinstance(error, Stopped | KeyboardInterrupt | GeneratorExit) or getattr(error, "exit_code", None) == 0
         message = f"{type(error).__name__}: {error}" if error else "ended without a status"
         self.end_attempt("stopped" if stopped else "failed", error=message)
         self.close()

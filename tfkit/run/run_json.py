@@ -259,6 +259,12 @@ class Receipt:
         """Remove the result of an earlier attempt, which this attempt replaces."""
         self.document.pop("result", None)
 
+    def confirm_finished(self) -> None:
+        """Record that the run is finished, as its result says, whatever became of later attempts, which took no step."""
+        if self.document["status"] != "finished":
+            self.document["status"] = "finished"
+            self.write()
+
     def end_attempt(self, status: End, step: int | None, error: str | None, fields: Mapping[str, Any]) -> None:
         """Set fields, and end the attempt of this process; a second call changes nothing."""
         if self._began is None:

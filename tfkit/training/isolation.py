@@ -3,12 +3,17 @@
 import os
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+
+_AUTOCAST_DEVICES = ("cpu", "cuda", "mps")
 
 
 @contextmanager
 def isolated() -> Iterator[None]:
-    """Restore, after the block, torch's threads, random state and determinism, the warning filters and the environment."""
+    """Restore, after the block, torch's threads, random state and determinism, the warning filters and the environment.
+
+    Within it gradients, autocast and the defaults of new tensors are those of a fresh process, whatever the caller has set.
+    """
     import torch
 
     from tfkit.training.device import set_determinism
@@ -17,7 +22,7 @@ def isolated() -> Iterator[None]:
     gpus = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
     determinism = torch.get_deterministic_debug_mode()  # 0: off, 1: warn, 2: raise
     benchmark, filled = torch.backends.cudnn.benchmark, torch.utils.deterministic.fill_uninitialized_memory  # type: ignore[attr-defined]
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), _usual_tensors():
         try:
             yield
         finally:
@@ -31,3 +36,19 @@ def isolated() -> Iterator[None]:
             for name in os.environ.keys() - environment.keys():
                 del os.environ[name]
             os.environ.update(environment)
+
+
+@contextmanager
+def _usual_tensors() -> Iterator[None]:
+    """Compute with gradients and without autocast in the block, with new tensors in float32 on the CPU."""
+    import torch
+
+    with ExitStack() as stack:
+        stack.enter_context(torch.inference_mode(False))  # which enables gradients, too
+        for device in filter(torch.is_autocast_enabled, _AUTOCAST_DEVICES):
+            stack.enter_context(torch.autocast(device, enabled=False))
+        if torch.get_default_device().type != "cpu":
+            stack.enter_context(torch.device("cpu"))
+        stack.callback(torch.set_default_dtype, torch.get_default_dtype())
+        torch.set_default_dtype(torch.float32)
+        yield

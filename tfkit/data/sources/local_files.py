@@ -197,7 +197,8 @@ def _find(path: Path, pattern: str, *, recognises: bool) -> list[Path]:
     else:
         files = _glob(path)
         if not files:
-            remedy = f"fetch it with `{command}`" if (command := fetch_command(pattern)) else "correct the path"
+            moved = "" if path.is_absolute() else ", or give the command in the folder where this path begins"
+            remedy = f"fetch it with `{command}`" if (command := fetch_command(pattern)) else f"correct the path{moved}"
             raise DataError(f"{pattern}: no such file or folder, and no file matches it as a glob (from {Path.cwd()}); {remedy}")
     return files
 

@@ -1,6 +1,7 @@
 """The plan of a recipe with stages: all stages checked, those of this command chosen, before the first one starts. Torch-free."""
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -111,11 +112,21 @@ def plan_chain(now: RequestRecord, kind: TrainingKind | None, options: RunOption
     stages = []
     for stage in chain.stages:
         stage_options = replace(options, run=options.run / stage.name, fail_if=tuple(texts[stage.name]), stages=())
-        folder = options.run if moved and not is_begun(stage_options.run) else Path(place)
+        new_folder = options.run if moved else Path(place)
+        folder = _folder_of_begun(stage, stage_options.run) or Path(place) if is_begun(stage_options.run) else new_folder
         stages.append(PlannedStage(stage, stage.placed(chain.source.path, folder), stage_options))
     plan = ChainPlan(chain, given, str(options.run) if moved else place, tuple(stages), selected, tuple(gates), before is not None)
     _check(plan, options)
     return plan
+
+
+def _folder_of_begun(stage: Stage, run: Path) -> Path | None:
+    """Return the chain's folder as the begun run of a stage names it, which stays the same if the chain is moved; None if it names none."""
+    with suppress(OSError, ValueError):
+        given = RequestRecord.from_document(read_run_json(run).given)
+        if given is not None and given.recipe is not None:
+            return stage.folder_named_in(given.recipe.fields())
+    return None
 
 
 def _require_kind(chain: Chain, kind: TrainingKind | None) -> None:

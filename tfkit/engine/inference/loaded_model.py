@@ -2,10 +2,14 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tfkit.engine.inference.pipe import require_iterable
 from tfkit.engine.listener import Silent
+from tfkit.engine.request.inputs import Inputs
 from tfkit.engine.results import Completion
+from tfkit.errors import UsageError
 from tfkit.hub import Loaded
 from tfkit.recipe.reading.overrides import Overrides, plain_columns, plain_overrides, scored_overrides
 from tfkit.run.signals import interrupts
@@ -23,6 +27,19 @@ _LONGEST_TARGET = 64  # tokens of the answer that `attention` lets an encoder-de
 @dataclass(frozen=True)
 class LoadedModel(Loaded):
     """A model in memory, with the tokenizer and the configuration of its folder. Its methods use the current weights of `model`."""
+
+    def save(self, folder: str | Path) -> None:
+        """Write a model folder as training does: float32 weights, configuration, tokenizer, and the lineage of the loaded model.
+
+        Raises UsageError for a folder of a run or of a checkpoint, which would be lost, and ModelError for weights of 8 bits.
+        """
+        target = Path(folder)
+        Inputs().refuse_output(target, "folder")
+        if target.is_file():
+            raise UsageError(f"{target}: is a file, and a model is a folder; give another one")
+        if held := next((name for name in ("run.json", "manifest.json") if (target / name).exists()), None):
+            raise UsageError(f"{target}: holds a {held}, so it is a run or a checkpoint, which is never overwritten; give another folder")
+        super().save(target)
 
     def predict(
         self,
@@ -67,11 +84,15 @@ class LoadedModel(Loaded):
 
         The states are those after the last norm, for an encoder-decoder those of its encoder. The special tokens that the tokenizer adds
         are included, and tokens beyond the context are not read. Vectors are not normalised: their cosine is
-        torch.nn.functional.cosine_similarity. Raises DataError for a text without a token.
+        torch.nn.functional.cosine_similarity. Raises DataError for a text without a token, UsageError for what is no text.
         """
         from tfkit.evaluation.embeddings import embed
 
-        return embed(self.model, self.require_tokenizer(), [texts] if isinstance(texts, str) else list(texts), _TEXTS_AT_ONCE)
+        given = [*require_iterable([texts] if isinstance(texts, str) else texts, "embed takes texts", "a list, such as [*table['text']]")]
+        for number, text in enumerate(given, 1):
+            if not isinstance(text, str):
+                raise UsageError(f"text {number}: is of type {type(text).__name__}; give a text")
+        return embed(self.model, self.require_tokenizer(), given, _TEXTS_AT_ONCE)
 
     def attention(self, text: str, target: str | None = None, *, next_tokens: int = 0) -> "AttendedText":
         """Return what each head attends to while the model reads a text: `.tokens`, `.target_tokens`, `.maps`, `.visible`.

@@ -1,15 +1,23 @@
-"""Lines of a pipe, a terminal or a socket, read as they arrive, and whether more can be read without waiting."""
+"""Lines of a pipe, a terminal or a socket, read as they arrive, and whether more can be read without waiting; and rows from Python."""
 
 import io
 import os
 import select
 from collections import deque
-from typing import BinaryIO
+from collections.abc import Iterable
+from typing import Any, BinaryIO
 
-from tfkit.errors import DataError
+from tfkit.errors import DataError, UsageError
 
 _BLOCK = 1 << 16  # bytes of a read
 _LONGEST_LINE = 16 << 20  # bytes: more than any row or prompt
+
+
+def require_iterable(given: object, call: str, remedy: str) -> Iterable[Any]:
+    """Return what a call takes one by one. Raises UsageError for a table, whose iteration yields the names of its columns, and the like."""
+    if not isinstance(given, Iterable) or hasattr(given, "columns"):
+        raise UsageError(f"{call}, and this is of type {type(given).__name__}; give {remedy}")
+    return given
 
 
 class Pipe(io.BufferedIOBase):

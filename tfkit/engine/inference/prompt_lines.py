@@ -6,15 +6,15 @@ Batches of the available prompts are divided among the ranks.
 import json
 import signal
 from collections import deque
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Any, BinaryIO, TypedDict
 
 from tfkit import errors
-from tfkit.engine.inference.pipe import Pipe
-from tfkit.errors import DataError, ModelError, Stopped, argument
+from tfkit.engine.inference.pipe import Pipe, require_iterable
+from tfkit.errors import DataError, ModelError, Stopped, UsageError, argument
 
 if TYPE_CHECKING:
     from tfkit.engine.inference.session import Session
@@ -47,6 +47,26 @@ class Prompt:
 def prompt_of(place: str, text: str) -> Prompt:
     """Return a plain text as a prompt."""
     return Prompt(place, {"prompt": text}, _without_surrogates(text, place))
+
+
+def given_prompts(prompts: object, chat: bool) -> list[Prompt]:
+    """Return the prompts of a call in Python, or a single one: texts, or dicts with the fields of a JSON line; in a chat also lists of
+    messages. Raises UsageError for anything else, DataError for a dict without a prompt.
+    """
+    given = [prompts] if isinstance(prompts, str | Mapping) else prompts
+    each = require_iterable(given, "generate takes prompts", "a list of texts, such as [*table['prompt']]")
+    return [_read_given(prompt, f"prompt {number}", chat) for number, prompt in enumerate(each, 1)]
+
+
+def _read_given(prompt: object, place: str, chat: bool) -> Prompt:
+    if isinstance(prompt, str):
+        return prompt_of(place, prompt)
+    if chat and isinstance(prompt, Sequence):
+        return Prompt(place, {}, messages=_read_messages([*prompt], place))
+    if not isinstance(prompt, Mapping):
+        kinds = "a text, a list of messages or a dict" if chat else "a text or a dict"
+        raise UsageError(f"{place}: a prompt is {kinds}, and this is of type {type(prompt).__name__}")
+    return _read_row(dict(prompt), place, chat)
 
 
 def prompt_batches(file: BinaryIO, place: str, chat: bool) -> Iterator[list[Prompt]]:
@@ -114,6 +134,7 @@ def _read_row(row: Any, place: str, chat: bool) -> Prompt:
         return Prompt(place, row, messages=_read_messages(row["messages"], place), tools=row.get("tools"))
     if not isinstance(row.get("prompt"), str):
         hint = f"; messages are read with {argument('chat', True)}" if "messages" in row else ""
+        hint = '; a message is an item of the list "messages"' if chat and "role" in row else hint
         found = f"it is {json.dumps(row['prompt'])[:60]}" if "prompt" in row else f"its fields are {', '.join(map(str, row)) or 'none'}"
         raise DataError(f'{place}: no text under "prompt"; {found}{hint}')
     return Prompt(place, row, _without_surrogates(row["prompt"], place))

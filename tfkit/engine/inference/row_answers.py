@@ -15,7 +15,7 @@ from tfkit.data.formats.readers import Layout
 from tfkit.data.sources.derived_rows import draw, select
 from tfkit.data.sources.open_sources import open_source
 from tfkit.data.sources.prediction_rows import PredictionColumns, PredictionInput, prediction_rows, prediction_stream
-from tfkit.engine.inference.pipe import Pipe
+from tfkit.engine.inference.pipe import Pipe, require_iterable
 from tfkit.engine.inference.session import open_model
 from tfkit.engine.request.evaluation_settings import EvaluationSettings, settings_inputs
 from tfkit.errors import DataError, UsageError
@@ -84,10 +84,10 @@ class RowAnswers(ABC):
 
     def given_rows(self, rows: Iterable[Mapping[str, Any] | str] | Mapping[str, Any] | str) -> Iterator[PredictionInput]:
         """Yield rows that are given in Python, or a single one: a mapping of fields, or a text. Raises UsageError for anything else."""
-        if hasattr(rows, "to_dict"):  # a table of pandas, whose iteration yields the names of the columns
-            raise UsageError(f"predict takes rows, and this is a {type(rows).__name__}; give its rows: table.to_dict('records')")
+        given = [rows] if isinstance(rows, Mapping | str) else rows
+        each = require_iterable(given, "predict takes rows", "a list of them, as table.to_dict('records') of pandas")
         columns = self._source_columns(self.sources[0])
-        for number, row in enumerate([rows] if isinstance(rows, Mapping | str) else rows, 1):
+        for number, row in enumerate(each, 1):
             if not isinstance(row, Mapping | str):
                 raise UsageError(f"row {number}: a row is a dict or a text, and this is of type {type(row).__name__}")
             yield columns.asked(row, f"row {number}")

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tfkit.engine.inference.prompt_lines import MOST_PROMPTS
+from tfkit.engine.inference.prompt_lines import MOST_PROMPTS, Prompt, given_prompts
 from tfkit.engine.inference.session import open_model
 from tfkit.engine.request.evaluation_settings import read_settings
 from tfkit.engine.request.inputs import inputs_of
@@ -87,9 +87,9 @@ class TextGenerator:
             at_once=AT_ONCE,
         )
 
-    def all_completions(self, prompts: str | Sequence[Any]) -> list[Completion]:
-        """Continue the prompts, in batches: texts or, in a chat, also lists of messages. Raises Stopped between two batches."""
-        everything = [prompts] if isinstance(prompts, str) else list(prompts)
+    def all_completions(self, prompts: object) -> list[Completion]:
+        """Continue the prompts of a call, in batches. Raises Stopped between two batches, UsageError and DataError as given_prompts."""
+        everything = given_prompts(prompts, self.chat)
         completions: list[Completion] = []
         for first in range(0, len(everything), MOST_PROMPTS):
             completions += self._completions(everything[first : first + MOST_PROMPTS], first)
@@ -122,16 +122,15 @@ class TextGenerator:
             raise ModelError(f"{self.folder}: the chat template does not show tools; take a checkpoint that was trained with some")
         return text
 
-    def _completions(self, prompts: Sequence[Any], first: int) -> list[Completion]:
-        shown = [prompt if isinstance(prompt, str) else json.dumps(prompt, ensure_ascii=False) for prompt in prompts]
+    def _completions(self, prompts: Sequence[Prompt], first: int) -> list[Completion]:
+        shown = [json.dumps(one.given or one.messages, ensure_ascii=False) if one.messages else one.text for one in prompts]
         if self.fills_masks:
             filled = zip(shown, self.fill(shown, first), strict=True)
             return [Completion(prompt, one.text, len(one.candidates), "stop") for prompt, one in filled]
         texts = shown
         if self.chat:
-            asked = [_conversation(one) for one in prompts]
             with self.template() as template:
-                texts = [self.conversation_text(template, *one, f"prompt {number}") for number, one in enumerate(asked, first + 1)]
+                texts = [self.conversation_text(template, one.conversation, one.tools, one.place) for one in prompts]
         completed = zip(shown, self.complete(texts, first), strict=True)
         return [Completion(prompt, one.text, one.tokens, one.finish) for prompt, one in completed]
 
@@ -175,12 +174,3 @@ class TextGenerator:
         if decided.unsupported and not self.fills_masks:
             listener.warn(f"generation_config.json: not supported and ignored: {', '.join(decided.unsupported)}")
         return decided
-
-
-def _conversation(prompt: Any) -> tuple[list[Mapping[str, Any]], Any]:
-    """Return the messages and the tools of a prompt of a chat: a text, messages, or {"messages", "tools"}."""
-    if isinstance(prompt, str):
-        return [{"role": "user", "content": prompt}], None
-    if isinstance(prompt, Mapping):
-        return [*map(dict, prompt["messages"])], prompt.get("tools")
-    return [*map(dict, prompt)], None

@@ -12,6 +12,12 @@ from tfkit.run.machine import usable_cores
 _TORCH_OF_SHARDS = (2, 13)
 
 
+def require_count(name: str, value: object) -> None:
+    """Raise UsageError unless an argument is None or a whole number from 1."""
+    if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
+        raise UsageError(f"{name}={value!r}: give a whole number from 1")
+
+
 def require_divisible(recipe: Recipe, ranks: int) -> None:
     """Raise UsageError for a recipe whose steps cannot be divided among the ranks, MachineError for a PyTorch that is too old."""
     if ranks == 1:

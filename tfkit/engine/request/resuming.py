@@ -178,11 +178,19 @@ def warn_of_other_rounding(folder: RunFolder, arithmetic: dict[str, Any], listen
 
 
 def finished_result(folder: RunFolder) -> dict[str, Any] | None:
-    """Return the result of a finished training whose checkpoint is intact; None if there is something left to do."""
+    """Return the result of a finished training whose checkpoint is intact; None if there is something left to do.
+
+    Its paths are those of today: the folder may have been moved since.
+    """
     result = folder.recorded.result
     if not is_training_result(result):
         return None
-    return result if not verify(folder.checkpoints / Path(result["checkpoint"]).name) else None
+    checkpoint, best = folder.checkpoints / Path(result["checkpoint"]).name, result.get("best")
+    if verify(checkpoint):
+        return None
+    if best:
+        best = {**best, "checkpoint": str(folder.checkpoints / f"step-{best['step']:06d}")}
+    return {**result, "run": str(folder.path), "checkpoint": str(checkpoint), "best": best}
 
 
 def is_training_result(result: Any) -> TypeGuard[dict[str, Any]]:

@@ -2,9 +2,11 @@
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from numbers import Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol, Self
 
@@ -210,12 +212,14 @@ def tuning_overrides(
 
 
 def with_length(overrides: Overrides, source: RecipeText | None, tokens: int | None, minutes: float | None) -> Overrides:
-    """Return the overrides with a length in tokens, which is that of a recipe's first stage. Raises UsageError for several lengths.
+    """Return the overrides with a length in tokens, which is that of a recipe's first stage. Raises UsageError for several lengths or none.
 
     `minutes` become steps by a forecast, once the data are prepared (Run.fit_length).
     """
     if tokens is None and minutes is None:
         return overrides
+    if minutes is not None and not (isinstance(minutes, Real) and 0 < minutes < math.inf):
+        raise UsageError(f"{argument('minutes', minutes)}: give a number of minutes above 0")
     stages = [*dict.fromkeys(name.partition(".")[0] for name in source.fields())] if source is not None and source.has_stages else []
     lengths = [argument(name) for name, value in (("tokens", tokens), ("minutes", minutes)) if value is not None]
     if (named := [name for name in overrides if name.endswith(LENGTH)]) or len(lengths) > 1:

@@ -12,12 +12,14 @@ from typing import TYPE_CHECKING, Any
 from tfkit.durable import is_os_error, with_retries, write_folder
 from tfkit.engine.listener import Listener
 from tfkit.engine.request.inputs import Inputs
+from tfkit.engine.request.rank_checks import require_count
 from tfkit.errors import MachineError, ModelError, TfkitError, UsageError, argument
 from tfkit.recipe import read_recipe
 from tfkit.recipe.schema.carbon_section import CarbonSection
 from tfkit.run.card import mean_card
 from tfkit.run.checkpoints import checkpoints
 from tfkit.run.manifest import read_manifest, recorded_bytes, verify, write_manifest
+from tfkit.run.run_json import member_folders
 from tfkit.run.tfkit_json import NAME, read_tfkit_json, write_tfkit_json
 
 if TYPE_CHECKING:
@@ -39,12 +41,15 @@ class Averaged:
 def choose_checkpoints(run: Path, out: Path, last: int) -> list[Path]:
     """Return the newest `last` checkpoints of a run, by rising step.
 
-    Raises UsageError if `out` exists or lies in the run, ModelError for missing checkpoints.
+    Raises UsageError if `out` exists or lies in the run or `last` is no number of checkpoints, ModelError for missing checkpoints.
     """
+    require_count("last", last)
     if out.exists() or out.is_symlink():
         raise UsageError(f"{out}: already exists and is never overwritten; give another {argument('out')}")
     Inputs(models=(run / "checkpoints",)).refuse_output(out, argument("out"))
     if not (run / "checkpoints").is_dir():
+        if members := member_folders(run):
+            raise ModelError(f"{run}: has no checkpoints of its own; name one of its runs: {', '.join(map(str, members.values()))}")
         raise ModelError(f"{run}: is not a run folder: it has no folder checkpoints")
     saved = checkpoints(run / "checkpoints")
     if len(saved) < last:

@@ -127,6 +127,7 @@ def _attempt(request: TrainingRequest, options: RunOptions, listener: Listener, 
             if resumption.same_end and (result := finished_result(folder)) is not None:
                 warn_without_effect(folder.path, resumption.changes.values(), listener)
                 listener.say(f"{folder.path}: this run is finished; here is its result again")
+                folder.confirm_finished()
                 return _with_verdicts(result, gates)
             require_trainable(recipe)
             require_length(folder.path, recipe.training.steps, newest_step(folder.checkpoints))

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tfkit.engine.request.rank_checks import require_count
 from tfkit.engine.request.training_request import RequestRecord
 from tfkit.errors import PeerLostError, UsageError, argument
 from tfkit.parallel.ranks import ONE_PROCESS as ONE_PROCESS
@@ -124,8 +125,7 @@ def local_ranks(size: int, run: Path, threads: int | None) -> Iterator[RankConne
     Raises UsageError for an invalid `size`, or if this process already has a process group; PeerLostError, with the end of its output, if
     one of them fails.
     """
-    if isinstance(size, bool) or not isinstance(size, int) or size < 1:
-        raise UsageError(f"ranks={size!r}: give a whole number from 1")
+    require_count("ranks", size)
     if size == 1:
         yield RankConnection()
         return

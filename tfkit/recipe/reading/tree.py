@@ -3,6 +3,7 @@
 from collections import abc
 from dataclasses import dataclass, field
 from numbers import Integral, Real
+from os import PathLike
 from typing import Any
 
 from tfkit.errors import argument
@@ -85,6 +86,8 @@ def tree_of(value: Any, levels: int) -> Node:
     """Return the tree of a value that is in no file. Raises ValueError for more levels, and for what no recipe can hold."""
     if not levels:
         raise ValueError("is nested too deep")
+    if hasattr(value, "tolist"):  # numbers and arrays of NumPy, pandas and PyTorch
+        value = value.tolist()
     if isinstance(value, abc.Mapping):
         items = {str(key): tree_of(inner, levels - 1) for key, inner in value.items()}
         return Mapping(OVERRIDES, items, dict.fromkeys(items, OVERRIDES))
@@ -99,10 +102,14 @@ def tree_of(value: Any, levels: int) -> Node:
 
 
 def _scalar(value: Any) -> str | int | float | None:
-    """Return a value as a scalar of YAML: numbers of NumPy as those of Python, and text for anything else."""
+    """Return a value as a scalar of YAML: a path is a text. Raises ValueError for any other value."""
     if value is None or isinstance(value, bool):
         return value
-    return int(value) if isinstance(value, Integral) else float(value) if isinstance(value, Real) else str(value)
+    if isinstance(value, str | PathLike):
+        return str(value)
+    if not isinstance(value, Real):
+        raise ValueError(f"is of type {type(value).__name__}, which no recipe can hold; give a number, a text, a list or a dict")
+    return int(value) if isinstance(value, Integral) else float(value)
 
 
 def flatten(document: dict[str, Any], prefix: str = "") -> dict[str, Any]:
