@@ -212,7 +212,7 @@ def test_errors_have_their_exit_codes_and_places(base: Path, document: dict[str,
         "a dict without prompt": (
             lambda: tfkit.generate({"text": "a"}, start="unbroken"),
             3,
-            'prompt 1: no text under "prompt"; here are text',
+            'prompt 1: no text under "prompt"; its fields are text',
         ),  # type: ignore[arg-type]
         "no stage": (lambda: tfkit.pretrain(document, run="one", stages="sft"), 2, "stages=sft: the recipe has no stages"),
         "no run": (lambda: tfkit.resume("nothing"), 2, "there is no run to continue here"),
