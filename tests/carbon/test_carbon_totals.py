@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from tfkit.carbon.attempt_files import Ledger, estimate_line, tick_line
 from tfkit.carbon.footprint import MEASURED, RunTotals
-from tfkit.carbon.reading import Totals
+from tfkit.carbon.reading import Reading, Totals, add_readings
 from tfkit.carbon.totals import attempts_of, totals_of
 
 FRANCE = {"text": "FRA", "intensity_g_per_kwh": 56.0, "source": "2023 mean, carbon.country", "kind": "annual mean", "year": 2023}
@@ -120,3 +120,9 @@ def test_the_idle_power_before_the_work_gives_the_idle_share_of_all_attempts(tmp
         ledger.append(line)
     write(tmp_path, {"cpu": "model"}, totals(200, 5, 0, 0), attempt=2)
     assert fields(tmp_path)["idle_kwh"] * 3.6e6 == pytest.approx(20 * 304)
+
+
+def test_the_readings_of_nodes_add_up_and_are_as_good_as_the_worst():
+    one, other = Reading(1.0, 10.0, 5.0, 60.0, "ok"), Reading(2.0, 20.0, 7.0, 50.0, "degraded")
+    both = add_readings(one, [one, other])
+    assert (both.energy_wh, both.emissions_g, both.power_w, both.seconds, both.status) == (4.0, 40.0, 17.0, 60.0, "degraded")

@@ -119,6 +119,15 @@ def rewritten(run: Path) -> None:
         ledger.append({name: value for name, value in line.items() if name != "previous"} | ({"energy_wh": 0.0} if "phase" in line else {}))
 
 
+def with_a_headless_ledger(run: Path) -> None:
+    (run / "carbon/1-9.jsonl").write_text('{"kind": "tick"}\n')
+
+
+def with_a_folder_for_a_table(run: Path) -> None:
+    (run / "emissions.csv").unlink()
+    (run / "emissions.csv").mkdir()
+
+
 @pytest.mark.parametrize(
     ("tamper", "problem"),
     [
@@ -136,6 +145,8 @@ def rewritten(run: Path) -> None:
         (without_ledgers, r"carbon: has no ledger of this run, and \S+run\.json has totals\.energy_kwh"),
         (without_the_first_ledger, r"0-2\.jsonl:1: refers to a line that no other ledger has"),
         (without_an_end, r"emissions\.csv: (\w+ of the row|has a row \S+ that is in no ledger)"),  # the last line may be a phase of its own
+        (with_a_headless_ledger, r"1-9\.jsonl:1: has no header, so that its energy is not counted"),
+        (with_a_folder_for_a_table, r"emissions\.csv: cannot be read \(.*; the next start of the run derives it from the ledgers"),
         (rewritten, r"0-2\.jsonl:1: refers to a line that no other ledger has"),
     ],
 )
@@ -163,6 +174,14 @@ def test_a_run_that_was_killed_may_lag_behind_its_ledgers(run: Path, capsys: pyt
     code, found, _ = verified(run, capsys)
     assert code == 4
     assert "totals.energy_kwh" in found["carbon"][0]["problems"][0]
+
+
+def test_a_run_json_that_cannot_be_read_is_not_compared(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (run / "run.json").write_text("{")
+    code, document, _ = verified(run, capsys)
+    (audit,) = document["carbon"]
+    assert (code, audit["problems"]) == (0, [])
+    assert [note.partition(" (")[0] for note in audit["notes"]] == [f"{run / 'run.json'}: not compared"]
 
 
 SCRIPT = re.compile(r"```python\n(.*?)```", re.DOTALL)

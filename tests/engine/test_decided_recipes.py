@@ -1,6 +1,8 @@
 """A fine-tuning without a recipe decides no field that is invalid with the command line: an error names only the user's fields."""
 
+from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -8,6 +10,7 @@ import pytest
 from tfkit.engine.recognition.decided_recipe import _document, _fitting_recipe
 from tfkit.engine.recognition.decided_size import RowTokens, decide_size
 from tfkit.engine.recognition.own_data import UnwrittenRecipe
+from tfkit.errors import UsageError
 from tfkit.recipe import RecipeError
 from tfkit.recipe.reading.overrides import parse_overrides
 from tfkit.recipe.reading.tree import OVERRIDES
@@ -84,3 +87,24 @@ def test_what_is_decided_fits_what_is_given(kind: str) -> None:
             assert recipe.objective.kind in (kind, "reward")
             if not any("validation" in word for word in words):
                 assert bool(recipe.data.validation) == (words[1] == DATA[0]), words
+
+
+@pytest.mark.parametrize(
+    ("given", "labels", "metric", "because"),
+    [
+        ({"regression": True}, {"1": 30, "2": 30}, "rmse", "a number for it"),
+        ({"kind": "classification"}, {"spam": 45, "ham": 15}, "f1_macro", "of which 75% have 'spam'"),
+        ({"kind": "classification"}, {"spam": 30, "ham": 30}, "accuracy", "one of 2 classes"),
+    ],
+)
+def test_the_labels_decide_the_metric(given: dict[str, Any], labels: dict[str, int], metric: str, because: str) -> None:
+    reads = {"classification": {"text": "text", "label": "label"}}
+    seen = replace(SEEN, held={"text": [""], "label": [""]}, counts=RowCounts(60, 6_000, labels=Counter(labels)), reads=reads)
+    task = decide(seen, ModelSummary("m", "bert", "encoder", "masked_lm", 10**6, False, False), given)
+    assert (task.objective["kind"], task.metric) == ("classification", metric)
+    assert because in task.because
+
+
+def test_text_alone_needs_missing_spans_in_an_encoder_decoder() -> None:
+    with pytest.raises(UsageError, match="the tokenizer has no <extra_id_0> for missing spans"):
+        decide(SEEN, ModelSummary("m", "bart", "both", "lm", 10**6, False, False), {})

@@ -16,7 +16,7 @@ from tfkit.__main__ import main
 from tfkit.carbon import Meter
 from tfkit.data.store.folder_cache import BuildingTime
 from tfkit.engine.listener import Silent
-from tfkit.engine.planning import forecast, forecast_history, machine_speed, speed_measurements
+from tfkit.engine.planning import forecast, forecast_history, hardware, machine_speed, speed_measurements
 from tfkit.engine.planning.forecast_history import NAME, PastRun, correction_for, median_errors, past_runs, remember
 from tfkit.engine.planning.machine_speed import LENGTHS, WIDTHS, MachineSpeed
 from tfkit.engine.planning.run_flops import RunWork, Workload, seconds_of, step_workload
@@ -322,3 +322,24 @@ def test_median_errors_are_those_of_one_machine(cache: Path) -> None:
     assert median_errors("here") == {"runs": 2, "median_error_seconds": 0.5, "median_error_energy_kwh": 0.5}
     assert median_errors("nowhere")["median_error_seconds"] is None
     assert os.stat(cache / NAME).st_mode & 0o077 == 0
+
+
+@pytest.mark.parametrize(("name", "watts"), [("NVIDIA H100 80GB HBM3", 700.0), ("NVIDIA H100 PCIe", 300.0), ("GeForce 256", 300.0)])
+def test_the_power_of_a_gpu_is_that_of_its_data_sheet(name: str, watts: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """That of another board is a guess, and says so."""
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: name)
+    power, full = forecast.modelled_power(torch.device("cuda"), 1.0), forecast._full_power(2.0, 100.0, torch.device("cuda"))
+    assert f"{watts:g} W for the {name}" in power.source
+    assert power.watts.low < 0.8 * watts < power.watts.likely < power.watts.high
+    assert (full.hardware, full.watts, full.emissions_g) == (name, watts, watts * 2 / 10)
+    assert ("a guess" in power.source, "a guess" in full.source) == (watts == 300.0,) * 2
+
+
+def test_the_power_of_a_processor_is_the_users_then_the_tables_then_a_rule(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hardware, "processor", lambda: {"name": "Abacus 9", "cores": 4})
+    assert hardware.processor_power() == hardware.ProcessorPower("Abacus 9", 16.0, "CodeCarbon's 4 W per thread of an unknown processor")
+    monkeypatch.setattr(hardware, "_table", lambda: [("Other", 1.0), ("abacus 9 @ 2.10GHz", 65.0)])
+    assert hardware.processor_power() == hardware.ProcessorPower("Abacus 9", 65.0, "CodeCarbon's table")
+    monkeypatch.setattr(hardware, "codecarbon_settings", lambda: {"force_cpu_power": "42", "force_ram_power": "7"})
+    assert (hardware.processor_power().watts, hardware.memory_watts()) == (42.0, 7.0)
+    assert hardware.machine_watts(4) == pytest.approx(49.0)

@@ -89,19 +89,47 @@ def test_tasks_that_there_are_not(tmp_path: Path, value: str, said: str) -> None
 
 
 @pytest.mark.parametrize(
-    ("source", "said"),
+    ("objective", "source", "said"),
     [
-        ("{stdlib: true, text: x}", "data.train.0.text: the files of the standard library have no columns; remove it"),
-        ("{path: a.txt, streamed: true}", "data.train.0.streamed: only a hub source reads it; remove it"),
-        ("{stdlib: true, rows: 5}", "data.train.0.rows: only a streamed hub source reads it: add streamed: true, or remove it"),
-        ("{hub: org/name, rows: 5}", "data.train.0.rows: only a streamed hub source reads it: add streamed: true, or remove it"),
-        ("{hub: org/name, streamed: true, rows: 0}", "data.train.0.rows: must be greater than 0, not 0"),
-        ("{stdlib: docstrings, path: a.txt}", "data.train.0: a source needs exactly one of stdlib, path, hub; here are stdlib and path"),
-        ("{stdlib: false}", "data.train.0: a source needs exactly one of stdlib, path, hub"),
+        ("causal_lm", "{stdlib: true, text: x}", "data.train.0.text: the files of the standard library have no columns; remove it"),
+        ("causal_lm", "{path: a.txt, streamed: true}", "data.train.0.streamed: only a hub source reads it; remove it"),
+        (
+            "causal_lm",
+            "{stdlib: true, rows: 5}",
+            "data.train.0.rows: only a streamed hub source reads it: add streamed: true, or remove it",
+        ),
+        (
+            "causal_lm",
+            "{hub: org/name, rows: 5}",
+            "data.train.0.rows: only a streamed hub source reads it: add streamed: true, or remove it",
+        ),
+        ("causal_lm", "{hub: org/name, streamed: true, rows: 0}", "data.train.0.rows: must be greater than 0, not 0"),
+        (
+            "causal_lm",
+            "{stdlib: docstrings, path: a.txt}",
+            "data.train.0: a source needs exactly one of stdlib, path, hub; here are stdlib and path",
+        ),
+        ("causal_lm", "{stdlib: false}", "data.train.0: a source needs exactly one of stdlib, path, hub"),
+        ("causal_lm", "{path: a.lst, format: lines, header: [text, n]}", "data.train.0.header: a line has one column; remove the other"),
+        (
+            "causal_lm",
+            "{path: a.jsonl, class_names: [a, b]}",
+            "data.train.0.class_names: the objective causal_lm reads no classes; remove it",
+        ),
+        (
+            "causal_lm",
+            "{path: a.jsonl, text: '{a}', columns: {text: b}}",
+            "data.train.0.text: is named in columns, too: remove one of the two",
+        ),
+        (
+            "tagging",
+            "{path: a.jsonl, text: '{a}'}",
+            "data.train.0.text: the objective tagging reads no text; it reads tokens, tags: name them",
+        ),
     ],
 )
-def test_fields_that_nothing_would_read(tmp_path: Path, source: str, said: str) -> None:
-    assert said in problem(tmp_path, "causal_lm", source)
+def test_fields_that_nothing_would_read(tmp_path: Path, objective: str, source: str, said: str) -> None:
+    assert said in problem(tmp_path, objective, source)
 
 
 @pytest.mark.parametrize(
