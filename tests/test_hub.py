@@ -300,14 +300,15 @@ def test_a_hub_repository_that_was_downloaded_before(cached_snapshot: Path, monk
 def test_the_tokenizer_is_the_librarys_and_goes_along(tmp_path: Path) -> None:
     tokenizer = train_byte_bpe(["def f(x):\n    return x\n"] * 20, 270, True)
     config = tiny_config("gpt2")
-    save_model(tmp_path, config, build(config, seed=1).state_dict(), tokenizer)
-    loaded = tfkit.load(tmp_path)
+    (tmp_path / "model").mkdir()
+    save_model(tmp_path / "model", config, build(config, seed=1).state_dict(), tokenizer)
+    loaded = tfkit.load(tmp_path / "model")
     assert isinstance(loaded.tokenizer, tokenizers.Tokenizer)
     text = "def g(y): return 3"
     ids = loaded.tokenizer.encode(text).ids
-    assert ids == tokenizer.encode_texts([text])[0] == AutoTokenizer.from_pretrained(tmp_path)(text)["input_ids"]
+    assert ids == tokenizer.encode_texts([text])[0] == AutoTokenizer.from_pretrained(tmp_path / "model")(text)["input_ids"]
     assert loaded.eos_ids == [tokenizer.eos_id]
-    assert AutoModelForCausalLM.from_pretrained(tmp_path).generation_config.eos_token_id == tokenizer.eos_id
+    assert AutoModelForCausalLM.from_pretrained(tmp_path / "model").generation_config.eos_token_id == tokenizer.eos_id
     loaded.save(tmp_path / "again")
     for path in filter(Path.is_file, tmp_path.iterdir()):
         again = tmp_path / "again" / path.name

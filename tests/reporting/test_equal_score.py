@@ -12,6 +12,7 @@ from tfkit.__main__ import main
 from tfkit.reporting.equal_score import Comparison, Cost, CurvePoint, compare_runs, cost_until, score_curve
 from tfkit.reporting.run_facts import read_facts
 from tfkit.reporting.run_set import open_runs
+from tfkit.run.checkpoints import record_best
 
 
 def cost(grams: float) -> Cost:
@@ -115,6 +116,19 @@ def test_unequal_measurements_are_marked_and_unmeasured_runs_compared_by_time(tm
     found = compare(tmp_path)
     assert "compare the energy, not the grams" in found.notes[0]
     assert [level.value for level in found.levels] == [2.0, 1.0], "runs with the same best score are one level"
+
+
+def test_runs_without_a_loss_are_compared_by_their_best_metric_and_lower_bounds_are_marked(tmp_path: Path) -> None:
+    for name, value in {"a": 0.5, "b": 0.7}.items():
+        path = write_run(tmp_path / name, evaluations={3: value}, ledger=False, carbon_status="degraded")
+        (path / "metrics.jsonl").write_text(
+            (path / "metrics.jsonl").read_text().replace('"evaluation": {"loss"', '"evaluation": {"accuracy"')
+        )
+        (path / "checkpoints").mkdir()
+        record_best(path / "checkpoints", 3, "accuracy", value, higher_is_better=True)
+    found = compare(tmp_path)
+    assert (found.metric, [level.value for level in found.levels]) == ("accuracy", [0.5, 0.7])
+    assert "the energy of a run is a lower bound" in found.notes
 
 
 def test_many_runs_are_cut_to_the_best_ones(tmp_path: Path) -> None:

@@ -21,6 +21,7 @@ def write_run(
     run_id: str | None = None,
     kind: str = "pre-training",
     totals: bool = True,
+    carbon_status: str = "ok",
     ledger: bool = True,
     **fields: Any,
 ) -> Path:
@@ -41,7 +42,7 @@ def write_run(
         "parents": [],
     }
     if totals:
-        document["totals"] = {"seconds": 10.0 * steps, "energy_kwh": grams / 100, "emissions_g": grams, "carbon_status": "ok"}
+        document["totals"] = {"seconds": 10.0 * steps, "energy_kwh": grams / 100, "emissions_g": grams, "carbon_status": carbon_status}
     (folder / "run.json").write_text(json.dumps(document | fields), encoding="utf-8")
     lines = []
     for step, loss in enumerate(losses, 1):
