@@ -9,19 +9,17 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import fields, replace
 from functools import partial
-from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tfkit.alignment.user_code import CodePermission
 from tfkit.engine.listener import Listener, Silent, StopRequest
+from tfkit.engine.request.call_arguments import AnyRecipe, path_text, recipe_text, required_path, run_folder, stage_names
 from tfkit.engine.request.rank_checks import require_count
 from tfkit.engine.request.training_request import TrainingKind, TrainingRequest, with_length
 from tfkit.engine.results import Completion, EvaluationResult, SweepResult, TrainingResult
-from tfkit.errors import Stopped, UsageError, argument, stop_reason
-from tfkit.recipe import Recipe, RecipeText, open_recipe
-from tfkit.recipe.dump import dump_document, recipe_document
-from tfkit.recipe.reading.overrides import Overrides, plain_columns, plain_overrides, plain_value, scored_overrides
+from tfkit.errors import Stopped, UsageError, stop_reason
+from tfkit.recipe.reading.overrides import Overrides, plain_columns, plain_overrides, scored_overrides
 from tfkit.recipe.search_space import SearchSpace
 from tfkit.run.signals import interrupts
 from tfkit.training.isolation import isolated
@@ -42,7 +40,6 @@ if TYPE_CHECKING:
 
 __all__ = ["average", "evaluate", "finetune", "generate", "load", "plan", "predict", "pretrain", "resume", "sweep", "track"]
 
-AnyRecipe = str | Path | Mapping[str, Any] | Recipe
 Columns = Mapping[str, str | Sequence[str]] | None  # of the data, by role: {"text": "question"}
 ShouldStop = Callable[[], bool] | None
 Train = Callable[["RunOptions", Listener, StopRequest], dict[str, Any]]
@@ -89,9 +86,9 @@ def pretrain(
     if recipe is None and data is None:
         raise UsageError("pretrain: what is trained? Give a recipe, or data=F, a text")
     request = _request("pre-training", recipe, overrides, None, data, columns, tokens, minutes)
-    given = {"resume": resume, "exact": exact, "force": force, "device": device, "threads": threads, "stages": _names(stages)}
+    given = {"resume": resume, "exact": exact, "force": force, "device": device, "threads": threads, "stages": stage_names(stages)}
     length = {"minutes": minutes, "named": tuple(request.overrides)}
-    options = _run_options("pretrain", _folder(run, request.run_name), allow_code, **given, **length)
+    options = _run_options("pretrain", run_folder(run, request.run_name), allow_code, **given, **length)
     return _train(partial(run_request, request), options, ranks, should_stop, listener)
 
 
@@ -122,8 +119,8 @@ def finetune(
     from tfkit.engine.chains.stages import run_request
 
     request = _request("fine-tuning", recipe, overrides, start, data, columns)
-    given = {"resume": resume, "exact": exact, "force": force, "device": device, "threads": threads, "stages": _names(stages)}
-    options = _run_options("finetune", _folder(run, request.run_name), allow_code, **given)
+    given = {"resume": resume, "exact": exact, "force": force, "device": device, "threads": threads, "stages": stage_names(stages)}
+    options = _run_options("finetune", run_folder(run, request.run_name), allow_code, **given)
     return _train(partial(run_request, request), options, ranks, should_stop, listener)
 
 
@@ -147,8 +144,8 @@ def resume(
     """
     from tfkit.engine.chains import sweep_plan, sweeping
 
-    given = {"resume": True, "exact": exact, "force": force, "device": device, "threads": threads, "stages": _names(stages)}
-    options = _run_options("resume", Path(_required("run", run)), allow_code, **given)
+    given = {"resume": True, "exact": exact, "force": force, "device": device, "threads": threads, "stages": stage_names(stages)}
+    options = _run_options("resume", Path(required_path("run", run)), allow_code, **given)
     train = partial(sweeping.resume, plain_overrides(overrides))
     call = _sweep if sweep_plan.is_sweep(options.run) else _train
     return call(train, options, ranks, should_stop, listener)
@@ -182,7 +179,7 @@ def sweep(
     from tfkit.engine.chains import sweeping
 
     request = _request(None, recipe, overrides, start, data, columns)
-    folder = _folder(run, f"{request.run_name}-sweep")
+    folder = run_folder(run, f"{request.run_name}-sweep")
     options = _run_options("sweep", folder, allow_code, resume=resume, force=force, device=device, threads=threads)
     train = partial(sweeping.run_sweep, request.source, SearchSpace.of(request.overrides, space), trials)
     return _sweep(train, options, ranks, should_stop, listener)
@@ -217,7 +214,7 @@ def plan(
     if recipe is None and start is None and data is None:
         raise UsageError("plan: what is planned? Give a recipe, or start=CKPT and data=F")
     require_count("threads", threads)
-    selected = _names(stages)
+    selected = stage_names(stages)
     planned = check_plan_request(_request(None, recipe, overrides, start, data, columns), selected)
     with isolated(), interrupts(None) as stop, open_session("plan", planned.carbon, None, listener or Silent(), stop) as session:
         from tfkit.engine.chains.planned_chain import make_plan
@@ -252,9 +249,11 @@ def evaluate(
     from tfkit.engine.inference.evaluator import Evaluator
 
     with isolated(), interrupts(should_stop) as stop:
-        source = _recipe_text(recipe) if recipe is not None else None
+        source = recipe_text(recipe) if recipe is not None else None
         changes = scored_overrides(plain_columns(columns)) | plain_overrides(overrides)
-        evaluator = Evaluator(_required("start", start), source, changes, _path("data", data), CodePermission(every_file=allow_code))
+        evaluator = Evaluator(
+            required_path("start", start), source, changes, path_text("data", data), CodePermission(every_file=allow_code)
+        )
         with _session_of("evaluate", evaluator, run, device, threads, listener)(stop) as session:
             result, rows, _ = evaluator.score(session, each=predictions)
     return EvaluationResult.of(result, predictions=rows)
@@ -281,7 +280,7 @@ def generate(
     from tfkit.engine.inference.text_generator import TextGenerator
 
     with isolated(), interrupts(should_stop) as stop:
-        generator = TextGenerator(_required("start", start), plain_overrides(overrides), chat=chat, precision=precision)
+        generator = TextGenerator(required_path("start", start), plain_overrides(overrides), chat=chat, precision=precision)
         with _session_of("generate", generator, run, device, threads, listener)(stop) as session:
             generator.load(session)
             completions = generator.all_completions(prompts)
@@ -312,7 +311,7 @@ def predict(
     from tfkit.engine.inference.predicting import open_predictor
 
     changes = scored_overrides(plain_columns(columns)) | plain_overrides(overrides)
-    predictor = open_predictor(_required("start", start), changes, all_labels=all_labels, precision=precision)
+    predictor = open_predictor(required_path("start", start), changes, all_labels=all_labels, precision=precision)
     return _predictions(predictor, rows, _session_of("predict", predictor, run, device, threads, listener), should_stop)
 
 
@@ -350,7 +349,7 @@ def load(
     from tfkit.generation.answer_precision import open_in_precision
     from tfkit.training.device import has_bf16
 
-    folder = _required("path", path)
+    folder = required_path("path", path)
 
     def in_type(wanted: "torch.dtype") -> "Loaded":
         return adapters.load(folder, device=device, dtype=wanted, verify=verify, **options)
@@ -372,7 +371,7 @@ def average(
     from tfkit.engine.tools.averaging import average_checkpoints, choose_checkpoints
 
     with isolated(), interrupts(should_stop) as stop, stop.at_once("nothing was written"):
-        folder, target = Path(_required("run", run)), Path(_required("out", out))
+        folder, target = Path(required_path("run", run)), Path(required_path("out", out))
         return average_checkpoints(choose_checkpoints(folder, target, last), target, listener or Silent())
 
 
@@ -385,23 +384,10 @@ def track(run: str | Path, *, to: str, project: str = "tfkit", listener: Listene
     """
     from tfkit.engine.tools.tracking import track_run
 
-    return track_run(Path(_required("run", run)), to, project, listener or Silent())
+    return track_run(Path(required_path("run", run)), to, project, listener or Silent())
 
 
 # ----------------------------------------------------------------------------------------------------------------------- their arguments
-
-
-def _recipe_text(recipe: AnyRecipe) -> RecipeText:
-    """Return the text of a recipe in any of its forms. Raises UsageError."""
-    if isinstance(recipe, str | Path):
-        return open_recipe(str(recipe))
-    if not isinstance(recipe, Recipe | Mapping):
-        raise UsageError(f"recipe={recipe!r}: give a recipe's name, its path, a dict or a Recipe")
-    try:
-        document = recipe_document(recipe, None) if isinstance(recipe, Recipe) else plain_value(recipe)
-    except ValueError as error:
-        raise UsageError(f"the recipe holds a value that YAML does not have: {error}") from error
-    return RecipeText(Path("<recipe>"), dump_document(document))  # no file has this name
 
 
 def _request(
@@ -416,9 +402,9 @@ def _request(
 ) -> TrainingRequest:
     from tfkit.engine.recognition.own_data import training_request
 
-    source = _recipe_text(recipe) if recipe is not None else None
+    source = recipe_text(recipe) if recipe is not None else None
     changes = with_length(plain_overrides(overrides), source, tokens, minutes)
-    return training_request(kind, source, changes, _path("start", start), _path("data", data), plain_columns(columns), minutes)
+    return training_request(kind, source, changes, path_text("start", start), path_text("data", data), plain_columns(columns), minutes)
 
 
 def _run_options(call: str, run: Path, allow_code: bool, **given: Any) -> "RunOptions":
@@ -427,38 +413,6 @@ def _run_options(call: str, run: Path, allow_code: bool, **given: Any) -> "RunOp
 
     require_count("threads", given["threads"])
     return RunOptions(run, RunForecaster(), command=[f"tfkit.{call}"], code=CodePermission(every_file=allow_code), **given)
-
-
-def _path(name: str, path: object) -> str | None:
-    """Return the path of an argument as text. Raises UsageError for anything else, such as a table of pandas."""
-    if not isinstance(path, str | PathLike | None):
-        raise UsageError(f"{argument(name)} is a path, and this is a {type(path).__name__}; {_PATHS[name]}")
-    return None if path is None else str(path)
-
-
-def _required(name: str, path: object) -> str:
-    """Return the path of an argument that must be given, as text. Raises UsageError."""
-    found = _path(name, path)
-    if not found:
-        raise UsageError(f"{argument(name)} is missing; {_PATHS[name]}")
-    return found
-
-
-_PATHS = {
-    "start": "give its folder, as result.checkpoint is one",
-    "path": "give its folder, as result.checkpoint is one",
-    "data": "write its rows into a file, and give that",
-    "run": "give its folder, as result.run is one",
-    "out": "give a folder that does not exist yet",
-}
-
-
-def _folder(run: str | Path | None, name: str) -> Path:
-    return Path(_path("run", run) or Path("runs") / name)
-
-
-def _names(stages: str | Sequence[str]) -> tuple[str, ...]:
-    return (stages,) if isinstance(stages, str) else tuple(stages)
 
 
 def _until_stopped(
@@ -496,7 +450,7 @@ def _session_of(
     from tfkit.engine.inference.session import open_session
 
     require_count("threads", threads)
-    folder = _folder(run, "") if run is not None else None
+    folder = run_folder(run, "") if run is not None else None
     if folder is not None:
         opened.inputs.refuse_folder(folder, "run")
     carbon, words = opened.settings.carbon, [f"tfkit.{command}"]

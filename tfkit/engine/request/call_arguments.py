@@ -1,0 +1,58 @@
+"""The arguments of a call in Python as the engine takes them. Each function raises UsageError for what is none of its kind."""
+
+from collections.abc import Mapping, Sequence
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+from tfkit.errors import UsageError, argument
+from tfkit.recipe import Recipe, RecipeText, open_recipe
+from tfkit.recipe.dump import dump_document, recipe_document
+from tfkit.recipe.reading.overrides import plain_value
+
+AnyRecipe = str | Path | Mapping[str, Any] | Recipe
+_WHAT_TO_GIVE = {
+    "start": "give its folder, as result.checkpoint is one",
+    "path": "give its folder, as result.checkpoint is one",
+    "data": "write its rows into a file, and give that",
+    "run": "give its folder, as result.run is one",
+    "out": "give a folder that does not exist yet",
+}
+
+
+def recipe_text(recipe: AnyRecipe) -> RecipeText:
+    """Return the text of a recipe in any of its forms."""
+    if isinstance(recipe, str | Path):
+        return open_recipe(str(recipe))
+    if not isinstance(recipe, Recipe | Mapping):
+        raise UsageError(f"recipe={recipe!r}: give a recipe's name, its path, a dict or a Recipe")
+    try:
+        document = recipe_document(recipe, None) if isinstance(recipe, Recipe) else plain_value(recipe)
+    except ValueError as error:
+        raise UsageError(f"the recipe holds a value that YAML does not have: {error}") from error
+    return RecipeText(Path("<recipe>"), dump_document(document))  # no file has this name
+
+
+def path_text(name: str, path: object) -> str | None:
+    """Return the path of an argument as text; None: it is not given. A table of pandas, for instance, is none."""
+    if not isinstance(path, str | PathLike | None):
+        raise UsageError(f"{argument(name)} is a path, and this is a {type(path).__name__}; {_WHAT_TO_GIVE[name]}")
+    return None if path is None else str(path)
+
+
+def required_path(name: str, path: object) -> str:
+    """Return the path of an argument that must be given, as text."""
+    found = path_text(name, path)
+    if not found:
+        raise UsageError(f"{argument(name)} is missing; {_WHAT_TO_GIVE[name]}")
+    return found
+
+
+def run_folder(run: str | Path | None, name: str) -> Path:
+    """Return the run folder of a call; without one, that of the name below runs/."""
+    return Path(path_text("run", run) or Path("runs") / name)
+
+
+def stage_names(stages: str | Sequence[str]) -> tuple[str, ...]:
+    """Return the chosen stages of a call; a text is one of them."""
+    return (stages,) if isinstance(stages, str) else tuple(stages)
