@@ -278,6 +278,9 @@ def _edited(adapter: Path, to: Path, **fields: Any) -> Path:
         ({"init_lora_weights": "pissa_niter_4"}, "init_lora_weights 'pissa_niter_4': updates of this kind are not supported"),
         ({"init_lora_weights": "olora"}, "init_lora_weights 'olora'"),
         ({"alpha_pattern": {"(a+)+$": 3}}, "not the name of a module"),
+        ({"alpha_pattern": {"q_proj\\": 3}}, "is not a regular expression"),
+        ({"base_model_name_or_path": "../adapter"}, "is itself an adapter; save the base as a whole model first"),
+        ({"base_model_name_or_path": "\0"}, "does not exist"),
     ],
 )
 def test_what_would_be_computed_otherwise_is_refused(adapter: Path, tmp_path: Path, fields: dict[str, Any], message: str) -> None:
