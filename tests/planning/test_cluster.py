@@ -1,6 +1,7 @@
 """Plans for ranks and GPUs that this machine does not have: traffic and memory, errors, and time and energy from data sheets."""
 
 import json
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -11,6 +12,7 @@ import pytest
 from tiny_plans import recipe_of
 
 import tfkit
+from tfkit.cli.plan import lines
 from tfkit.errors import MachineError, UsageError
 from tfkit.training import free_memory
 
@@ -115,7 +117,7 @@ def test_a_gpu_is_planned_from_its_data_sheet() -> None:
     assert plan.full_power is not None
     assert (plan.full_power.watts, plan.full_power.hours) == (700, plan.seconds.likely / 3600)
     assert sum(plan.table_seconds.values()) == pytest.approx(plan.seconds.likely)
-    two = tfkit.plan(recipe_of("causal_lm", steps=10**7), ONE_LAYER, gpu="l4", ranks=2, threads=1)
+    two = tfkit.plan(recipe_of("causal_lm", steps=10**7), ONE_LAYER | {"parallel.shard": 2}, gpu="l4", ranks=2, threads=1)
     assert two.full_power is not None
     assert two.full_power.watts == 2 * 72
     assert two.seconds.likely > plan.seconds.likely / 2
@@ -123,6 +125,9 @@ def test_a_gpu_is_planned_from_its_data_sheet() -> None:
     sent, numbers = two.cluster["sent_bytes"]["sharded"], two.parameters
     assert sent["reduce-scatter"] == near(0.5 * 4 * numbers)
     assert sent["all-gather"] == near(0.5 * (2 * 4 * numbers - root_bytes(two.cluster)))  # twice, except for the root parameters
+    text = "\n".join(lines(two))
+    assert re.search(r"^ranks +2 of \d+ rows each, sharded$", text, re.MULTILINE), text
+    assert re.search(r"^ +traffic +.*reduce-scatter [\d.]+ .*\n +gathered +1 blocks one at a time", text, re.MULTILINE), text
 
 
 @pytest.mark.parametrize(
