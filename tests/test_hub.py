@@ -1,5 +1,6 @@
 """Model folders: found, read strictly, refused with a reason, and saved."""
 
+import hashlib
 import json
 import socket
 from collections.abc import Callable
@@ -15,6 +16,7 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer, BertConfig, BertForSequenceClassification
 
 import tfkit
+from tfkit import network
 from tfkit.errors import ModelError
 from tfkit.families import MODEL_TYPES, PRESETS
 from tfkit.hub import find_checkpoint, load, save_model
@@ -413,3 +415,26 @@ def test_any_head_is_put_on_a_model_with_any_other(tmp_path: Path, preset: str) 
             assert loaded.config.head.model_dump(exclude={"tied"}) == asked.model_dump(exclude={"tied"})  # the file says what is tied
             if own["kind"] != other["kind"] and other["kind"] in ("classes", "tags", "spans"):
                 assert {name for name in loaded.model.state_dict() if name.startswith("head.")} == {*loaded.new_parameters}
+
+
+def test_a_file_with_other_content_than_its_hash_is_loaded_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The blob, named by its SHA-256, leaves the cache with its link, and a third of such downloads is an error."""
+    monkeypatch.setattr("tfkit.network._PAUSES", (0.0, 0.0))
+    blob = tmp_path / "blobs" / hashlib.sha256(b"right").hexdigest()
+    link = tmp_path / "snapshots" / "main" / "model.safetensors"
+    contents, discarded = iter([b"wrong", b"right", b"wrong", b"wrong", b"wrong"]), []
+
+    def download() -> int:
+        for path in (blob, link):
+            path.parent.mkdir(parents=True, exist_ok=True)
+        blob.write_bytes(content := next(contents))
+        if not link.is_symlink():
+            link.symlink_to(blob)
+        return len(content)
+
+    assert network.fetch(download, tmp_path, discarded.append) == 5
+    assert (link.read_bytes(), discarded) == (b"right", [5])
+    with pytest.raises(network.WrongContentError, match=r"model\.safetensors had other content than the hub's hash"):
+        network.fetch(download, tmp_path, discarded.append)
+    assert not blob.exists()
+    assert not link.is_symlink()

@@ -12,6 +12,7 @@ from tfkit.engine.recognition.decided_size import RowTokens, decide_size
 from tfkit.engine.recognition.own_data import UnwrittenRecipe
 from tfkit.errors import UsageError
 from tfkit.recipe import RecipeError
+from tfkit.recipe.column_forms import LabelSets, find_label_sets, flag_columns
 from tfkit.recipe.reading.overrides import parse_overrides
 from tfkit.recipe.reading.tree import OVERRIDES
 from tfkit.recipe.schema.objective_facts import SECTIONS
@@ -95,6 +96,7 @@ def test_what_is_decided_fits_what_is_given(kind: str) -> None:
         ({"regression": True}, {"1": 30, "2": 30}, "rmse", "a number for it"),
         ({"kind": "classification"}, {"spam": 45, "ham": 15}, "f1_macro", "of which 75% have 'spam'"),
         ({"kind": "classification"}, {"spam": 30, "ham": 30}, "accuracy", "one of 2 classes"),
+        ({}, {"0.5": 30, "2": 30}, "rmse", "a number with fractions for it"),
     ],
 )
 def test_the_labels_decide_the_metric(given: dict[str, Any], labels: dict[str, int], metric: str, because: str) -> None:
@@ -108,3 +110,48 @@ def test_the_labels_decide_the_metric(given: dict[str, Any], labels: dict[str, i
 def test_text_alone_needs_missing_spans_in_an_encoder_decoder() -> None:
     with pytest.raises(UsageError, match="the tokenizer has no <extra_id_0> for missing spans"):
         decide(SEEN, ModelSummary("m", "bart", "both", "lm", 10**6, False, False), {})
+
+
+def test_tasks_of_several_answers() -> None:
+    """The kind that columns name without a doubt, and the labels of a text in several columns or in one without a delimiter."""
+    bert = ModelSummary("m", "bert", "encoder", "masked_lm", 10**6, False, False)
+    gpt = ModelSummary("m", "gpt2", "decoder", "lm", 10**6, False, False)
+        ModelSummary("m", "any", stacks, head, 10**6, False, False) for stacks, head in (("encoder", "masked_lm"), ("decoder", "lm"))
+    )
+    choices = replace(SEEN, held={}, reads={"multiple_choice": {"context": "c", "choices": "o", "label": "l"}})
+    assert decide(choices, gpt, {}).objective == {"kind": "multiple_choice"}
+    flags = replace(SEEN, held={}, reads={}, label_sets=LabelSets(3), named={"multi_label": {"labels": ["a", "b", "c"]}})
+    assert decide(flags, bert, {}).because == "a text, and any number of labels: of 3 in these rows, each a column of 0 and 1"
+    assert decide(replace(SEEN, held={}, label_sets=None), bert, {"kind": "multi_label"}).because == "a text, and any number of labels"
+
+
+LONG = [f"a sentence of a number of words that nobody would take for a name or an address, number {n}" for n in range(20)]
+BITS = ["0", "1"] * 10
+
+
+@pytest.mark.parametrize(
+    ("held", "columns"),
+    [
+        ({"text": LONG, "toxic": BITS, "threat": BITS}, {"labels": ["toxic", "threat"]}),
+        ({"comment": LONG, "toxic": BITS, "threat": BITS}, {"text": "comment", "labels": ["toxic", "threat"]}),
+        ({"comment": LONG, "reply": LONG, "toxic": BITS, "threat": BITS}, {}),  # which of the two?
+        ({"text": LONG, "toxic": BITS}, {}),
+        ({"text": LONG, "toxic": BITS, "threat": BITS, "label": BITS}, {}),
+    ],
+)
+def test_columns_of_0_and_1_are_the_labels_of_one_text(held: dict[str, Any], columns: dict[str, Any]) -> None:
+    assert flag_columns(held) == columns
+
+
+@pytest.mark.parametrize(
+    ("values", "sets"),
+    [
+        ([{"toxic": 1, "threat": 0}] * 3, LabelSets(2)),
+        ([{"toxic": 1}, "toxic"], None),
+        ([["a", "b"], ["b"], ["a"]] * 5, LabelSets(2)),
+        (["a;b", "b", "a"] * 5, LabelSets(2, ";")),
+        (["a", "b"] * 5, None),
+    ],
+)
+def test_the_form_of_label_sets(values: list[Any], sets: LabelSets | None) -> None:
+    assert find_label_sets(values) == sets
