@@ -116,8 +116,6 @@ def test_tasks_of_several_answers() -> None:
     """The kind that columns name without a doubt, and the labels of a text in several columns or in one without a delimiter."""
     bert = ModelSummary("m", "bert", "encoder", "masked_lm", 10**6, False, False)
     gpt = ModelSummary("m", "gpt2", "decoder", "lm", 10**6, False, False)
-        ModelSummary("m", "any", stacks, head, 10**6, False, False) for stacks, head in (("encoder", "masked_lm"), ("decoder", "lm"))
-    )
     choices = replace(SEEN, held={}, reads={"multiple_choice": {"context": "c", "choices": "o", "label": "l"}})
     assert decide(choices, gpt, {}).objective == {"kind": "multiple_choice"}
     flags = replace(SEEN, held={}, reads={}, label_sets=LabelSets(3), named={"multi_label": {"labels": ["a", "b", "c"]}})
