@@ -62,6 +62,21 @@ def test_a_damaged_receipt_leaves_the_rest(tmp_path: Path) -> None:
     assert "later version" in read_facts(path).problems[0]
 
 
+def test_a_damaged_checkpoint_and_recipe_leave_the_rest(tmp_path: Path) -> None:
+    run = Path(shutil.copytree(FIXTURES / "stopped", tmp_path / "stopped"))
+    checkpoint = read_facts(run).checkpoint
+    assert checkpoint is not None
+    for name in ("config.json", "tfkit.json", "model.safetensors", "../../recipe.yaml"):
+        path = checkpoint.path / name
+        path.write_bytes(b"{".ljust(path.stat().st_size))  # a file of another size is no part of a checkpoint
+    facts = read_facts(run)
+    assert facts.checkpoint is not None
+    assert facts.checkpoint.parameters is None
+    named = [next(name for name in ("recipe.yaml", "config.json", "tfkit.json") if name in problem) for problem in facts.problems]
+    assert named == ["recipe.yaml", "config.json", "tfkit.json"]
+    assert len(facts.metrics.steps) == 3
+
+
 @pytest.mark.parametrize(
     "fields",
     [
