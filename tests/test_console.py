@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 
 from tfkit import console
 from tfkit.cli.results import align_columns, align_facts
-from tfkit.console.characters import ascii_only, fit, visible, visible_line
+from tfkit.console.characters import ascii_only, escaped, escaped_line, fit
 
 ROOT = Path(__file__).parent.parent
 FIELDS = {
@@ -349,11 +349,11 @@ def test_nothing_that_is_printed_is_obeyed_by_a_terminal(text: str) -> None:
 
 @given(HOSTILE)
 def test_escape_sequences_replace_only_what_a_terminal_obeys(text: str) -> None:
-    shown = visible(text)
+    shown = escaped(text)
     assert shown == text or OBEYED.search(text)
     assert [one for one in shown if one in "\n\t"] == [one for one in text if one in "\n\t"]
     assert OBEYED.sub("", text) == re.sub(r"\\x[01789][0-9a-f]|\\u20[26][0-9a-f]", "", shown) or "\\" in text
-    assert "\n" not in visible_line(text)
+    assert "\n" not in escaped_line(text)
 
 
 def shown_on_a_terminal(script: str, stream: str, **environment: str) -> str:

@@ -17,7 +17,7 @@ from tfkit.carbon import Meter
 from tfkit.engine.assembly.base_model import parent_of
 from tfkit.engine.request.run_totals import stage_facts
 from tfkit.hub import content_hash, run_id_of
-from tfkit.run.ancestors import Ancestry, Parent, find_ancestors, read_lineage
+from tfkit.run.ancestors import FoundAncestors, Parent, find_ancestors, read_lineage
 from tfkit.run.checkpoints import newest_checkpoint
 from tfkit.run.lineage import Ancestor, Lineage
 from tfkit.run.manifest import verify
@@ -106,7 +106,7 @@ def own_grams(folder: Path) -> float:
     return own.emissions_g
 
 
-def behind(folder: Path) -> Ancestry:
+def behind(folder: Path) -> FoundAncestors:
     """The ancestors of a run that would begin with the model of a folder."""
     return find_ancestors([parent(folder)], "new")
 

@@ -21,7 +21,7 @@ from tiny_writers import complete_texts
 
 import tfkit
 from tfkit.__main__ import main
-from tfkit.console.characters import visible
+from tfkit.console.characters import escaped
 from tfkit.families import PRESETS
 from tfkit.hub import load, save_model
 from tfkit.model.config import ModelConfig
@@ -241,7 +241,7 @@ def test_on_a_terminal_a_line_appears_when_it_is_whole(folder):
     _, err = program.communicate(timeout=300)
     assert program.returncode == 0, err
     [row] = expected(folder, ["one\ntwo"], max_new_tokens=5, temperature=0)
-    assert shown.decode().replace("\r\n", "\n") == visible(f"one\ntwo{row['completion']}\n")
+    assert shown.decode().replace("\r\n", "\n") == escaped(f"one\ntwo{row['completion']}\n")
 
 
 # -- chat

@@ -7,7 +7,7 @@ from torch.nn.attention import flex_attention as flex
 from tfkit.model import block_attention
 from tfkit.model.attention import attend
 from tfkit.model.attention_weights import record_weights
-from tfkit.model.block_attention import attend_blocks, block_mask, supports_blocks, visible_pairs
+from tfkit.model.block_attention import attend_blocks, block_mask, dense_mask, supports_blocks
 from tfkit.model.config import ModelConfig
 from tfkit.model.masks import Mask
 from tfkit.model.position import Positions
@@ -36,7 +36,7 @@ def uncompiled(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("uncompiled")
 def test_the_rule_is_the_dense_mask(mask: Mask) -> None:
     dense, blocks = mask.dense(), block_mask(mask)
-    assert torch.equal(visible_pairs(blocks), dense)
+    assert torch.equal(dense_mask(blocks), dense)
     queries, keys, values = (torch.randn(2, heads, 256, 16, generator=torch.Generator().manual_seed(heads)) for heads in (6, 2, 3))
     values = values[:, :2]
     found = attend_blocks(queries, keys, values, blocks, 0.3)

@@ -110,7 +110,7 @@ def _token_lines(tokens: "list[ShownToken]", width: int) -> Iterator[list[Part]]
             words = [token.token if token.label is None else f"{token.token}->{token.label}" for token in run]
             if kind == "padding":
                 words = [f"{words[0]} x {len(words)}".strip()]
-            for line in console.wrap(map(console.visible_line, words), width - len(_GUTTER[kind]) - 2):
+            for line in console.wrap(map(console.escaped_line, words), width - len(_GUTTER[kind]) - 2):
                 yield [(f"  {_GUTTER[kind]}", _STYLE[kind]), (line, _STYLE[kind])]
 
 

@@ -31,7 +31,7 @@ _IN_WORDS = {
 
 def align_columns(rows: Sequence[Sequence[str]], left: int | None = 1) -> str:
     """Return rows as columns two spaces apart: the first `left` are left-aligned, the others right-aligned; None: all left-aligned."""
-    rows = [[console.visible_line(cell) for cell in row] for row in rows]
+    rows = [[console.escaped_line(cell) for cell in row] for row in rows]
     widths = [max(map(console.columns_of, column)) for column in zip(*rows, strict=True)]
     left = len(widths) if left is None else left
     return "\n".join("  ".join(_pad(cell, widths[index], index < left) for index, cell in enumerate(row)).rstrip() for row in rows)
@@ -40,7 +40,7 @@ def align_columns(rows: Sequence[Sequence[str]], left: int | None = 1) -> str:
 def align_facts(facts: Mapping[str, str]) -> str:
     """Return a line for each fact that is not empty: its name and its value, in columns."""
     width = max(len(name) for name, value in facts.items() if value)
-    return "\n".join(f"{name:<{width}}  {console.visible_line(value)}" for name, value in facts.items() if value)
+    return "\n".join(f"{name:<{width}}  {console.escaped_line(value)}" for name, value in facts.items() if value)
 
 
 def format_amounts(seconds: float | None, energy_kwh: float | None, emissions_g: float | None) -> tuple[str, str, str]:

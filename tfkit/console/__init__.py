@@ -14,11 +14,11 @@ import sys
 from collections.abc import Iterator, Sequence
 from typing import Any, NoReturn, TextIO
 
-from tfkit.console.characters import OBEYED, ascii_only, is_terminal, supports_unicode, visible
+from tfkit.console.characters import OBEYED, ascii_only, escaped, is_terminal, supports_unicode
 from tfkit.console.characters import columns_of as columns_of
 from tfkit.console.characters import cut as cut
+from tfkit.console.characters import escaped_line as escaped_line
 from tfkit.console.characters import fitted as fitted
-from tfkit.console.characters import visible_line as visible_line
 from tfkit.console.characters import wrap as wrap
 from tfkit.console.live_line import Counter, LiveLine, line_display
 from tfkit.errors import MachineError, Stopped, TfkitError, error_document
@@ -56,12 +56,12 @@ def set_quiet(quiet: bool) -> None:
 
 def result(text: str) -> None:
     """Write a line of the result, for people. Raises ReaderGone for a broken pipe, MachineError if it cannot be written (a full disk)."""
-    _write_result(visible(text) + "\n")
+    _write_result(escaped(text) + "\n")
 
 
 def piece(text: str) -> None:
     """Write a part of a result that is data, such as a generated text, without a line break: it stays as it is, except on a terminal."""
-    _write_result(visible(text) if sys.stdout is not None and sys.stdout.isatty() else text)
+    _write_result(escaped(text) if sys.stdout is not None and sys.stdout.isatty() else text)
 
 
 def result_parts(parts: Sequence[tuple[str, str]]) -> None:
@@ -73,7 +73,7 @@ def result_parts(parts: Sequence[tuple[str, str]]) -> None:
 
 def result_text(text: str) -> str:
     """Return a text as `result_parts` writes it, which may be wider: with escape sequences, and in ASCII where the stream needs that."""
-    line = visible_line(text)
+    line = escaped_line(text)
     return line if supports_unicode(sys.stdout) else ascii_only(line)
 
 
@@ -176,7 +176,7 @@ def _write_line(text: str, colour: str = "") -> None:
     stream = sys.stderr
     if stream is None:
         return
-    line = visible(text) if supports_unicode(stream) else ascii_only(visible(text))
+    line = escaped(text) if supports_unicode(stream) else ascii_only(escaped(text))
     if colour and is_terminal(stream) and not os.environ.get("NO_COLOR"):
         line = f"{colour}{line}{_RESET}"
     try:

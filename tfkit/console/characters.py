@@ -20,18 +20,18 @@ _ASCII = str.maketrans(
 
 # The characters that a terminal obeys: C0, DEL, C1, and those that override the direction of writing of what is around them.
 OBEYED = (*range(0x20), *range(0x7F, 0xA0), *range(0x202A, 0x202F), *range(0x2066, 0x206A))
-_VISIBLE = {code: f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}" for code in OBEYED}
-_VISIBLE_IN_TEXT = {code: escape for code, escape in _VISIBLE.items() if chr(code) not in "\n\t"}
+_ESCAPES = {code: f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}" for code in OBEYED}
+_ESCAPES_IN_TEXT = {code: escape for code, escape in _ESCAPES.items() if chr(code) not in "\n\t"}
 
 
-def visible(text: str) -> str:
+def escaped(text: str) -> str:
     """Return the text with an escape sequence in place of every character that a terminal would obey, except line breaks and tabs."""
-    return text.translate(_VISIBLE_IN_TEXT)
+    return text.translate(_ESCAPES_IN_TEXT)
 
 
-def visible_line(text: str) -> str:
+def escaped_line(text: str) -> str:
     """Do the same for a text on one line, such as a name: line breaks and tabs are escaped, too."""
-    return text.translate(_VISIBLE)
+    return text.translate(_ESCAPES)
 
 
 def ascii_only(text: str) -> str:

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Protocol
 
-from tfkit.console.characters import fit, is_terminal, supports_unicode, visible_line
+from tfkit.console.characters import escaped_line, fit, is_terminal, supports_unicode
 from tfkit.units import format_count, format_fields, format_seconds
 
 if TYPE_CHECKING:
@@ -105,7 +105,7 @@ class _RichLine:
             return
         self.due = now + self.seconds
         # One column stays empty: some terminals wrap when the last column is filled.
-        line = fit([*map(visible_line, parts)], self.console.width - 1, fraction, unicode=supports_unicode(self.console.file))
+        line = fit([*map(escaped_line, parts)], self.console.width - 1, fraction, unicode=supports_unicode(self.console.file))
         self.draw(line)
 
 

@@ -8,7 +8,7 @@ import torch.nn as nn
 import torch.nn.functional as F
 from torch import Tensor
 
-from tfkit.model.block_attention import attend_blocks, block_mask, visible_pairs
+from tfkit.model.block_attention import attend_blocks, block_mask, dense_mask
 from tfkit.model.config import ModelConfig
 from tfkit.model.key_value_cache import KeyValueCache, Pair
 from tfkit.model.masks import Mask, encoder_output_mask
@@ -116,7 +116,7 @@ class Attention(nn.Module):
         queries, keys, _, mask, causal, bias, prompt = self._operands(x, context)
         assert prompt is None
         if not (mask is None or isinstance(mask, Tensor)):
-            mask = visible_pairs(mask)
+            mask = dense_mask(mask)
         units = torch.eye(keys.shape[2], dtype=keys.dtype, device=keys.device).expand(*keys.shape[:2], -1, -1)  # (B, K, S, S)
         weights = attend(queries, keys, units, mask, 0.0, bias=bias, causal=causal, scale=self.scale, softcap=self.softcap)
         visible = _visible(mask, causal, queries, keys)

@@ -59,7 +59,7 @@ def attend_blocks(queries: Tensor, keys: Tensor, values: Tensor, mask: "BlockMas
     return out
 
 
-def visible_pairs(mask: "BlockMask") -> Tensor:
+def dense_mask(mask: "BlockMask") -> Tensor:
     """Return the mask as a dense one: (B, 1, T, T), True where a query sees a key."""
     from torch.nn.attention.flex_attention import create_mask
 

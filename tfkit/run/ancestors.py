@@ -37,14 +37,14 @@ class Parent:
 
 
 @dataclass(frozen=True)
-class Ancestry:
+class FoundAncestors:
     """The distinct ancestors of a run, its parents first, and the problems found in their folders."""
 
     ancestors: tuple[Ancestor, ...] = ()
     problems: tuple[str, ...] = ()
 
 
-def find_ancestors(parents: Sequence[Parent], run_id: str) -> Ancestry:
+def find_ancestors(parents: Sequence[Parent], run_id: str) -> FoundAncestors:
     """Read the lineages of the parents of the run `run_id`, and merge them: each ancestor is counted once."""
     ancestors: list[Ancestor] = []
     problems: list[str] = []
@@ -53,7 +53,7 @@ def find_ancestors(parents: Sequence[Parent], run_id: str) -> Ancestry:
     new_index = {old: new for new, old in enumerate(order)}
     problems += [problem for parent in parents for problem in _changes(parent, parents)]
     ordered = [replace(ancestors[old], parents=tuple(new_index[parent] for parent in ancestors[old].parents)) for old in order]
-    return Ancestry(merge_ancestors(ordered, [run_id]), tuple(dict.fromkeys(problems)))
+    return FoundAncestors(merge_ancestors(ordered, [run_id]), tuple(dict.fromkeys(problems)))
 
 
 def _changes(child: Parent, parents: Sequence[Parent]) -> Iterator[str]:

@@ -23,7 +23,7 @@ from tfkit.model.transformer import Transformer
 from tfkit.parallel.ranks import ALONE, Peers
 from tfkit.recipe.pretraining_sizes import scaled_to
 from tfkit.recipe.schema.sections import Recipe
-from tfkit.run.ancestors import Ancestry, Parent, find_ancestors
+from tfkit.run.ancestors import FoundAncestors, Parent, find_ancestors
 from tfkit.run.folder import RunFolder
 from tfkit.units import format_seconds
 
@@ -138,9 +138,9 @@ class Run:
         return [*parents, parent_of(entry, folder)]
 
     @cached_property
-    def ancestry(self) -> Ancestry:
+    def ancestry(self) -> FoundAncestors:
         """The models behind the parents."""
-        return find_ancestors(self.parents, self.folder.run_id) if self.parents else Ancestry()
+        return find_ancestors(self.parents, self.folder.run_id) if self.parents else FoundAncestors()
 
     @property
     def should_end(self) -> Callable[[], bool]:
