@@ -23,7 +23,7 @@ from tfkit.model.config import ModelConfig, Rotary
 from tfkit.model.embedding import Embedding
 from tfkit.model.head import vocabulary_head
 from tfkit.model.key_value_cache import KeyValueCache
-from tfkit.model.position import Rotation, rotate, rotation_at
+from tfkit.model.rotary_position import Rotation, rotate, rotation_at
 from tfkit.model.transformer import Transformer, build
 from tfkit.objectives import vocabulary_loss
 from tfkit.objectives.log_probs import token_log_probs

@@ -9,8 +9,7 @@ from tfkit.model.attention import attend
 from tfkit.model.attention_weights import record_weights
 from tfkit.model.block_attention import attend_blocks, block_mask, supports_blocks, visible_pairs
 from tfkit.model.config import ModelConfig
-from tfkit.model.masks import Mask
-from tfkit.model.position import Positions
+from tfkit.model.masks import Mask, Positions
 from tfkit.model.transformer import build
 
 CPU = torch.device("cpu")
