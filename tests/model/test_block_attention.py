@@ -4,9 +4,9 @@ import pytest
 import torch
 from torch.nn.attention import flex_attention as flex
 
+from tfkit.engine.inference.attended_text import record_weights
 from tfkit.model import block_attention
 from tfkit.model.attention import attend
-from tfkit.model.attention_weights import record_weights
 from tfkit.model.block_attention import attend_blocks, block_mask, supports_blocks, visible_pairs
 from tfkit.model.config import ModelConfig
 from tfkit.model.masks import Mask, Positions
