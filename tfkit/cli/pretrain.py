@@ -4,6 +4,13 @@ from pathlib import Path
 
 from tfkit.cli import options
 
+EXAMPLES = (
+    "tfkit pretrain demo",
+    "tfkit pretrain --data book.txt --minutes 10 --run runs/own",
+    "tfkit pretrain gpt2-stdlib training.steps=200 --run runs/short",
+    "tfkit pretrain gpt2-stdlib --run runs/short --resume",
+)
+
 
 def pretrain(
     recipe: options.OptionalRecipe = None,
