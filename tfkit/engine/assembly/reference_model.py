@@ -23,6 +23,8 @@ from tfkit.model.transformer import Transformer
 from tfkit.objectives.context import Stored
 from tfkit.objectives.labelled import LabelledObjective
 from tfkit.run.tfkit_json import read_tfkit_json
+from tfkit.training.replay import weights_sha256
+from tfkit.training.step import Stepper
 
 if TYPE_CHECKING:
     from tfkit.engine.assembly.training_data import TrainingData
@@ -30,15 +32,20 @@ if TYPE_CHECKING:
 _VERSION = "reference 1"
 
 
-def data_with_reference(data: "TrainingData", read: Callable[[ExampleSet], ExampleSet]) -> "TrainingData":
-    """Return the data with the reference's log-probabilities of each row, which `read` adds to a set (with_reference)."""
+def data_with_reference(data: "TrainingData", stepper: Stepper, batch_size: int, listener: Listener) -> "TrainingData":
+    """Return the data with the reference's log-probabilities of each row, by the model of a stepper that has taken no step yet."""
+    weights, objective = stepper.weights, data.objective.labelled
+    assert objective is not None, "it reads rows"
+    key = f"{weights_sha256(stepper)}\0{weights.dtype}\0{stepper.device.type}"
+    lacks_any = None if weights.sharding is None else lambda lacks: bool(stepper.peers.agree(int(lacks)))
 
     def examples(stored: Stored) -> ExampleSet:
         assert isinstance(stored, ExampleSet), "rows of preferences are examples"
-        return read(stored)
+        return with_reference(stored, objective, stepper.model, key, batch_size, listener, lacks_any)
 
-    validation = [replace(held_out, stored=examples(held_out.stored)) for held_out in data.validation]
-    return replace(data, train=[(examples(stored), weight) for stored, weight in data.train], validation=validation)
+    with weights.use_latest():
+        validation = [replace(held_out, stored=examples(held_out.stored)) for held_out in data.validation]
+        return replace(data, train=[(examples(stored), weight) for stored, weight in data.train], validation=validation)
 
 
 def with_reference(
