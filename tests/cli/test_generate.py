@@ -27,7 +27,7 @@ from tfkit.hub import load, save_model
 from tfkit.model.config import ModelConfig
 from tfkit.model.transformer import build
 from tfkit.recipe.schema.data_sections import TokenizerSection
-from tfkit.recipe.schema.sections import GenerationSection
+from tfkit.recipe.schema.output_sections import GenerationSection
 from tfkit.run.checkpoint_saving import save_checkpoint
 from tfkit.tokenizer import train_tokenizer
 from tfkit.tokenizer.chat_formats import FORMATS

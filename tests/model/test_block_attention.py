@@ -6,8 +6,8 @@ from torch.nn.attention import flex_attention as flex
 
 from tfkit.engine.inference.attended_text import record_weights
 from tfkit.model import block_attention
-from tfkit.model.attention import attend
-from tfkit.model.block_attention import attend_blocks, block_mask, supports_blocks, visible_pairs
+from tfkit.model.attention import attend, supports_blocks
+from tfkit.model.block_attention import attend_blocks, block_mask, visible_pairs
 from tfkit.model.config import ModelConfig
 from tfkit.model.masks import Mask, Positions
 from tfkit.model.transformer import build

@@ -11,8 +11,7 @@ import torch
 import torch.nn as nn
 from torch import Tensor
 
-from tfkit.model.attention import AttentionContext
-from tfkit.model.block_attention import supports_blocks
+from tfkit.model.attention import AttentionContext, supports_blocks
 from tfkit.model.config import ModelConfig
 from tfkit.model.config.head_config import (
     ClassesHeadConfig,

@@ -17,7 +17,8 @@ from tfkit.objectives.metrics import unit_weights
 from tfkit.objectives.objective import Objective, Sum
 from tfkit.objectives.registry import open_rows, row_order
 from tfkit.parallel.rank_map import UNWATCHED, BatchWork
-from tfkit.recipe.schema.sections import EvaluationSection, Recipe
+from tfkit.recipe.schema.output_sections import EvaluationSection
+from tfkit.recipe.schema.sections import Recipe
 
 _MOST_COUNTS = 400  # of a confusion matrix, which is in the log once for each evaluation
 
