@@ -83,7 +83,7 @@ def training_step(shape: dict[str, int]) -> Iterator[int]:
 def generation_step(shape: dict[str, int]) -> Iterator[int]:
     """Continue one prompt again and again; yield the new tokens of each."""
     from tfkit.generation.decoding import generate
-    from tfkit.recipe.schema.sections import GenerationSection
+    from tfkit.recipe.schema.output_sections import GenerationSection
 
     model, settings = build_model(shape).eval(), GenerationSection(max_new_tokens=NEW_TOKENS, temperature=0)
     while True:

@@ -51,7 +51,8 @@ def decoder(runner: str) -> Callable[[Batches, int], object]:
     from tfkit.model.answering_linear import pack, to_int8
     from tfkit.model.transformer import build
     from tfkit.recipe import model_config
-    from tfkit.recipe.schema.sections import GenerationSection, ModelSection
+    from tfkit.recipe.schema.output_sections import GenerationSection
+    from tfkit.recipe.schema.sections import ModelSection
 
     ours = build(model_config(ModelSection(preset="gpt2"), VOCABULARY), seed=1)
     if precision == "int8":

@@ -33,7 +33,8 @@ from tfkit.generation.decoding import generate
 from tfkit.model.answering_linear import Int8Linear, PackedLinear, pack, to_int8
 from tfkit.model.transformer import Transformer, build
 from tfkit.recipe import model_config
-from tfkit.recipe.schema.sections import GenerationSection, ModelSection
+from tfkit.recipe.schema.output_sections import GenerationSection
+from tfkit.recipe.schema.sections import ModelSection
 from tfkit.training.step import Stepper
 
 WARM_UP, MEASURED = 2, 3

@@ -13,7 +13,7 @@ from typing import Any
 import typer
 
 import tfkit
-from tfkit.cli import COMMANDS, EXAMPLES, app
+from tfkit.cli import COMMANDS, app, examples
 from tfkit.families import PRESETS
 from tfkit.families.hub_models import RELEASES
 from tfkit.recipe.json_schema import json_schema
@@ -65,7 +65,7 @@ def _command_page(name: str, command: Any) -> str:
     for kind, rows in records.items():
         if rows:
             parts += [f"## {kind.capitalize()}s", table([kind, "meaning"], rows)]
-    return page(f"tfkit {name}", *parts, "## Examples", code("\n".join(EXAMPLES[name])))
+    return page(f"tfkit {name}", *parts, "## Examples", code("\n".join(examples(name))))
 
 
 # --------------------------------------------------------------------------------------------------------------------- keys of a recipe

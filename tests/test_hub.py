@@ -23,7 +23,8 @@ from tfkit.hub import find_checkpoint, load, save_model
 from tfkit.hub.find import pickle_refusal
 from tfkit.model.config import ModelConfig, TagsHeadConfig
 from tfkit.model.transformer import Transformer, build
-from tfkit.run.checkpoints import record_best, save_checkpoint
+from tfkit.run.best_json import record_best
+from tfkit.run.checkpoint_saving import save_checkpoint
 from tfkit.tokenizer import train_byte_bpe
 
 TINY: dict[str, Any] = {"vocab_size": 300, "context_length": 24, "decoder_layers": 2, "dim": 24, "num_heads": 3, "hidden_dim": 40}

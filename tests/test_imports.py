@@ -30,6 +30,7 @@ PURE = {
 }
 # Of the room `run`: how a checkpoint lies on disk, without torch.
 CHECKPOINTS = {
+    "run.best_json",
     "run.checkpoints",
     "run.manifest",
     "run.model_files",

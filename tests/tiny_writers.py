@@ -8,7 +8,7 @@ from tiny_layouts import GPT2_LAYOUT, LLAMA_LAYOUT
 from tfkit.generation.complete import TextCompletion, complete, encode_prompts
 from tfkit.model.config import ModelConfig
 from tfkit.model.transformer import Transformer, build
-from tfkit.recipe.schema.sections import GenerationSection
+from tfkit.recipe.schema.output_sections import GenerationSection
 from tfkit.tokenizer import Tokenizer
 
 _LLAMA: dict[str, Any] = LLAMA_LAYOUT | {"num_heads": 6, "num_kv_heads": 2}

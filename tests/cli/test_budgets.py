@@ -13,7 +13,7 @@ import pytest
 from tiny_runs import Before, Done, Process, exact, hashes, kept, pretrain, run_tfkit, slow_and_metered
 
 import tfkit
-from tfkit.engine.training_run import attempt
+from tfkit.engine.training_run import budget
 from tfkit.recipe import read_recipe
 from tfkit.run.listing import read_run
 from tfkit.training.step import Stepper
@@ -96,7 +96,7 @@ def test_minutes_are_measured_and_a_machine_that_becomes_slower_ends_the_run_soo
     """The steps that are measured first, and are discarded, are fast. What was stopped goes on without a limit."""
 
     def before() -> None:
-        attempt._LONGER, attempt._LATER_SECONDS = 1.0, 0.0  # type: ignore[attr-defined]
+        budget.LONGER, budget.LATER_SECONDS = 1.0, 0.0
         taken = itertools.count(1)
         Before(Stepper, "take", lambda *_, **__: time.sleep(0.5 if next(taken) > 12 else 0.0))()
 

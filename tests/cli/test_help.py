@@ -11,12 +11,12 @@ import pytest
 import typer
 
 from tfkit.__main__ import main
-from tfkit.cli import COMMANDS, EXAMPLES, app
+from tfkit.cli import COMMANDS, app, examples
 from tfkit.cli.options import Execution, Json, Recipe, flatten_options
 from tfkit.recipe.bundled import find_bundled
 
 ROOT = Path(__file__).parent.parent.parent
-LINES = [line for command in COMMANDS for line in EXAMPLES[command]]
+LINES = [line for command in COMMANDS for line in examples(command)]
 
 
 def words_of(line: str) -> list[str]:
@@ -37,7 +37,7 @@ def test_each_example_is_a_command_line_that_is_accepted(line: str) -> None:
         assert find_bundled(recipe) is not None
 
 
-@pytest.mark.parametrize("line", [line for command in ("launch", "recipes") for line in EXAMPLES[command]])
+@pytest.mark.parametrize("line", [line for command in ("launch", "recipes") for line in examples(command)])
 def test_an_example_that_needs_no_data_runs(line: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([word for word in words_of(line) if word != "--fetch"]) == 0, capsys.readouterr().err
 
@@ -53,7 +53,7 @@ def test_help_ends_with_the_examples_whole(capsys: pytest.CaptureFixture[str], m
     assert main(["evaluate", "--help"]) == 0
     out = capsys.readouterr().out.splitlines()
     start = next(number for number, line in enumerate(out) if line.strip() == "Examples:")
-    assert [line.strip() for line in out[start + 1 :] if line.strip()] == list(EXAMPLES["evaluate"])
+    assert [line.strip() for line in out[start + 1 :] if line.strip()] == list(examples("evaluate"))
 
 
 def test_help_names_completion(capsys: pytest.CaptureFixture[str]) -> None:

@@ -13,7 +13,9 @@ from tiny_files import flip
 from tiny_runs import Program
 
 from tfkit.__main__ import main
-from tfkit.run.checkpoints import newest_good, record_best, save_checkpoint
+from tfkit.run.best_json import record_best
+from tfkit.run.checkpoint_saving import save_checkpoint
+from tfkit.run.checkpoints import newest_good
 
 
 def write(folder: Path) -> None:

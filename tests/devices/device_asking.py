@@ -16,7 +16,7 @@ from tfkit.evaluation.text_scores import score_texts
 from tfkit.generation.decoding import generate
 from tfkit.generation.fill import fill
 from tfkit.model.transformer import Transformer
-from tfkit.recipe.schema.sections import GenerationSection
+from tfkit.recipe.schema.output_sections import GenerationSection
 
 WRITTEN: dict[str, dict[str, Any]] = {
     "greedy": {"temperature": 0},

@@ -17,8 +17,7 @@ from tiny_writers import WRITERS
 from tfkit.adapters.lora import add_lora
 from tfkit.model.attention import attend
 from tfkit.model.block_attention import attend_blocks, block_mask
-from tfkit.model.masks import Mask
-from tfkit.model.position import Positions
+from tfkit.model.masks import Mask, Positions
 from tfkit.model.transformer import Transformer
 from tfkit.recipe.schema.optimizer_sections import AdafactorSection, AdamSection, AdamWSection, MuonSection, OptimizerSection
 from tfkit.recipe.schema.sections import LoraSection

@@ -21,9 +21,9 @@ from library_calls import Recorder, call
 from tiny_runs import exact, hashes, pretrain, run_tfkit
 
 import tfkit
+from tfkit.engine.request.call_arguments import plain_overrides
 from tfkit.errors import DataError, TfkitError, UsageError
 from tfkit.recipe import read_recipe
-from tfkit.recipe.reading.overrides import plain_overrides
 from tfkit.recipe.search_space import SearchSpace
 
 STEPS = 12

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM
 
 import tfkit
-from tfkit.engine.request.training_request import tuning_overrides
+from tfkit.engine.recognition.own_data import tuning_overrides
 from tfkit.recipe import Recipe, RecipeText
 from tfkit.recipe.bundled import bundled_recipes
 from tfkit.recipe.pretraining_sizes import SMALL_DECODER, TextSize, decide_sizes

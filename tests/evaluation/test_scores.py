@@ -23,7 +23,7 @@ from tfkit.objectives.metrics.entities import entity_metrics, mark_spans, spans
 from tfkit.objectives.metrics.texts import reference_metrics
 from tfkit.objectives.text_regression import regression_metrics
 from tfkit.objectives.text_to_text import TextToText
-from tfkit.recipe.schema.sections import EvaluationSection
+from tfkit.recipe.schema.output_sections import EvaluationSection
 
 
 def weightings(rows: int, seed: int = 0) -> Iterator[Numbers]:

@@ -6,9 +6,9 @@ import pytest
 import torch
 from tiny_references import CASES, IDS, MASK, TARGETS, Case, difference, run, save_reference
 
+from tfkit.engine.inference.attended_text import record_weights
 from tfkit.families import MODEL_TYPES
 from tfkit.hub import load
-from tfkit.model.attention_weights import record_weights
 
 FIELDS = {"encoder": "encoder_attentions", "decoder": "decoder_attentions", "cross": "cross_attentions"}
 

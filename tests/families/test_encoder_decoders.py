@@ -34,8 +34,8 @@ from tfkit.hub import load, save_model
 from tfkit.hub.growing import with_fewer_positions
 from tfkit.model.config import ModelConfig
 from tfkit.model.config.position_config import Relative
+from tfkit.model.embedding import sinusoids
 from tfkit.model.key_value_cache import KeyValueCache
-from tfkit.model.position import sinusoids
 from tfkit.model.relative_position import RelativeBias
 from tfkit.model.transformer import Transformer, build
 

@@ -13,7 +13,7 @@ from tfkit.generation.decoding import generate
 from tfkit.hub import load, save_model
 from tfkit.model.config import ModelConfig
 from tfkit.model.transformer import build
-from tfkit.recipe.schema.sections import GenerationSection
+from tfkit.recipe.schema.output_sections import GenerationSection
 
 CLASSES = [name for name, case in CASES.items() if "ForSequence" in case.model.__name__ and case.inputs.keys() == {"input_ids"}]
 LENGTHS = (23, 9)

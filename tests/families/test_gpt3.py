@@ -19,7 +19,7 @@ from tfkit.hub.config_json import family_of
 from tfkit.model.config import ModelConfig
 from tfkit.model.key_value_cache import KeyValueCache
 from tfkit.model.transformer import Transformer, build
-from tfkit.recipe.schema.sections import GenerationSection
+from tfkit.recipe.schema.output_sections import GenerationSection
 
 TINY = {"vocab_size": 97, "decoder_layers": 3, "dim": 24, "num_heads": 3, "context_length": 40, "init": {"std": LARGE}}
 SIZES = {name: values for name, (family, values) in PRESETS.items() if family.name == "gpt3"}

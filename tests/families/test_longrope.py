@@ -14,7 +14,7 @@ from tfkit.errors import DataError, ModelError
 from tfkit.generation.decoding import generate
 from tfkit.hub import load
 from tfkit.model.transformer import Transformer
-from tfkit.recipe.schema.sections import GenerationSection
+from tfkit.recipe.schema.output_sections import GenerationSection
 
 BORDER = 16
 CASE = "phi3 with longrope, short"

@@ -23,11 +23,11 @@ from tfkit.model.config import ModelConfig, Rotary
 from tfkit.model.embedding import Embedding
 from tfkit.model.head import vocabulary_head
 from tfkit.model.key_value_cache import KeyValueCache
-from tfkit.model.position import Rotation, rotate, rotation_at
+from tfkit.model.rotary_position import Rotation, rotate, rotation_at
 from tfkit.model.transformer import Transformer, build
 from tfkit.objectives import vocabulary_loss
 from tfkit.objectives.log_probs import token_log_probs
-from tfkit.recipe.schema.sections import GenerationSection
+from tfkit.recipe.schema.output_sections import GenerationSection
 
 WINDOWED = ["mistral", "mistral with a window of one", "gemma2", "gemma2 with other layers"]
 WINDOWED += ["qwen2", "qwen3", "gemma3", "gemma3 with longer wavelengths", "smollm3 with windows", "olmo3", "phi3"]

@@ -18,7 +18,7 @@ from tiny_runs import Before, Done, Strike, both, exact, hashes, kept, records, 
 
 import tfkit.engine.training_run.checkpointing
 from tfkit import durable
-from tfkit.run import checkpoints
+from tfkit.run import checkpoint_saving
 from tfkit.run.manifest import recorded_bytes, verify
 
 # From the smallest to the largest.
@@ -134,7 +134,7 @@ def test_f15_what_may_go_goes(saved: Base, small_disk: Path, is_known: bool) -> 
         shutil.disk_usage = lambda path: SimpleNamespace(free=1 << 40)  # type: ignore[assignment, misc]
 
     def gives_up_when_full() -> None:
-        checkpoints.disk_is_full = lambda error: False
+        checkpoint_saving.disk_is_full = lambda error: False
 
     saved.run(run, "--resume", "--force", before=gives_up_when_full if is_known else sees_nothing).exits(0)
     assert kept(run) == ["step-000004", "step-000006"]

@@ -14,7 +14,7 @@ from tfkit.generation.beams import BeamSearch
 from tfkit.generation.decoding import generate as generate_from
 from tfkit.hub import save_model
 from tfkit.model.transformer import Transformer
-from tfkit.recipe.schema.sections import GenerationSection
+from tfkit.recipe.schema.output_sections import GenerationSection
 
 generate = partial(generate_from, start_id=START)
 FEW = PROMPTS[1:4]  # where each is searched for alone

@@ -9,7 +9,7 @@ from tfkit.generation.decoding import generate
 from tfkit.model.config import ModelConfig
 from tfkit.model.transformer import build
 from tfkit.recipe.schema.data_sections import TokenizerSection
-from tfkit.recipe.schema.sections import GenerationSection
+from tfkit.recipe.schema.output_sections import GenerationSection
 from tfkit.tokenizer import Tokenizer, train_byte_bpe, train_tokenizer
 
 

@@ -14,7 +14,7 @@ from tfkit.errors import ModelError
 from tfkit.generation.config_file import checkpoint_settings, stated_settings
 from tfkit.generation.decoding import generate
 from tfkit.hub import describe, load, save_model
-from tfkit.recipe.schema.sections import GenerationSection
+from tfkit.recipe.schema.output_sections import GenerationSection
 
 VOCABULARY, PAD, EOS = 41, 0, 3
 SIZES = {"vocab_size": VOCABULARY, "pad_token_id": PAD, "eos_token_id": EOS, "bos_token_id": 1}

@@ -16,7 +16,7 @@ from tfkit.generation.decoding import generate as generate_from
 from tfkit.hub import load, save_model
 from tfkit.model.config import ModelConfig
 from tfkit.model.transformer import build
-from tfkit.recipe.schema.sections import GenerationSection
+from tfkit.recipe.schema.output_sections import GenerationSection
 
 generate = partial(generate_from, start_id=START)
 

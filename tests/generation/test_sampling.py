@@ -22,7 +22,7 @@ from tfkit.generation.sampling import (
     probabilities,
     without_repetition,
 )
-from tfkit.recipe.schema.sections import GenerationSection
+from tfkit.recipe.schema.output_sections import GenerationSection
 
 
 def random_logits(rows: int = 7, vocabulary: int = 53) -> torch.Tensor:

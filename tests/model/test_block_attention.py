@@ -4,13 +4,12 @@ import pytest
 import torch
 from torch.nn.attention import flex_attention as flex
 
+from tfkit.engine.inference.attended_text import record_weights
 from tfkit.model import block_attention
-from tfkit.model.attention import attend
-from tfkit.model.attention_weights import record_weights
-from tfkit.model.block_attention import attend_blocks, block_mask, dense_mask, supports_blocks
+from tfkit.model.attention import attend, supports_blocks
+from tfkit.model.block_attention import attend_blocks, block_mask, dense_mask
 from tfkit.model.config import ModelConfig
-from tfkit.model.masks import Mask
-from tfkit.model.position import Positions
+from tfkit.model.masks import Mask, Positions
 from tfkit.model.transformer import build
 
 CPU = torch.device("cpu")

@@ -8,8 +8,7 @@ from tiny_models import CONTEXT, MODELS, VOCABULARY, random_ids, tiny_config, ti
 from torch import Tensor
 
 from tfkit.model.key_value_cache import KeyValueCache
-from tfkit.model.masks import Mask
-from tfkit.model.position import Positions
+from tfkit.model.masks import Mask, Positions
 from tfkit.model.transformer import build
 
 BUILT = {name: tiny_model(name) for name in MODELS}

@@ -16,8 +16,8 @@ from tfkit.evaluation.written import write_texts
 from tfkit.hub import load, save_model
 from tfkit.objectives.text_to_text import TextToText
 from tfkit.recipe.schema.objective_sections import TextToTextSection
+from tfkit.recipe.schema.output_sections import GenerationSection
 from tfkit.recipe.schema.roles import Role
-from tfkit.recipe.schema.sections import GenerationSection
 from tfkit.tokenizer import Tokenizer, save_tokenizer
 
 TOKENIZERS = {"t5": tokenizer("unigram"), "2017": tokenizer("bpe_byte_fallback", variant="translation")}

@@ -12,7 +12,7 @@ from tfkit.__main__ import main
 from tfkit.reporting.equal_score import Comparison, Cost, CurvePoint, compare_runs, cost_until, score_curve
 from tfkit.reporting.run_facts import read_facts
 from tfkit.reporting.run_set import open_runs
-from tfkit.run.checkpoints import record_best
+from tfkit.run.best_json import record_best
 
 
 def cost(grams: float) -> Cost:

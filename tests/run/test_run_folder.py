@@ -25,7 +25,7 @@ from tfkit.engine.request.resuming import is_training_result
 from tfkit.engine.request.training_request import RequestRecord
 from tfkit.errors import MachineError, OtherVersionError, Stopped, UsageError
 from tfkit.run import machine, run_json
-from tfkit.run.checkpoints import save_checkpoint
+from tfkit.run.checkpoint_saving import save_checkpoint
 from tfkit.run.folder import RunFolder
 
 COMMAND = ["tfkit", "pretrain", "demo"]

@@ -11,8 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from tfkit.adapters import add_lora, freeze
 from tfkit.families import FAMILIES, PRESETS
 from tfkit.model.config import ModelConfig
-from tfkit.model.masks import Mask
-from tfkit.model.position import Positions
+from tfkit.model.masks import Mask, Positions
 from tfkit.model.transformer import Transformer
 from tfkit.objectives.causal_lm import CausalLM
 from tfkit.objectives.objective import Batch

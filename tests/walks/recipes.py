@@ -17,8 +17,9 @@ from tfkit.recipe.schema.data_sections import DataSection, TokenizerSection
 from tfkit.recipe.schema.objective_facts import SECTIONS
 from tfkit.recipe.schema.objective_sections import metrics_of
 from tfkit.recipe.schema.optimizer_sections import OptimizerSection, ParallelSection, ScheduleSection
-from tfkit.recipe.schema.sections import CheckpointSection, EvaluationSection, GenerationSection, TrainingSection
+from tfkit.recipe.schema.output_sections import CheckpointSection, EvaluationSection, GenerationSection
 from tfkit.recipe.schema.sections import Recipe as RecipeSchema
+from tfkit.recipe.schema.sections import TrainingSection
 from tfkit.recipe.schema.vocabularies import VOCABULARIES, variant_of
 from walks.rows import BLANK, RowMaker, in_columns, suffixes_for
 from walks.scenario import DataFile, Recipe

@@ -17,7 +17,7 @@ from tfkit.model.transformer import Transformer
 from tfkit.objectives.rollouts import Response, Rollouts, response_batch, stored_text
 from tfkit.parallel.rank_map import UNWATCHED, BatchWork, RankMap
 from tfkit.recipe.schema.bounds import LARGEST_REWARD
-from tfkit.recipe.schema.sections import GenerationSection
+from tfkit.recipe.schema.output_sections import GenerationSection
 
 
 @dataclass(frozen=True)

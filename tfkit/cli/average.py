@@ -9,6 +9,8 @@ import typer
 from tfkit import console
 from tfkit.cli import options
 
+EXAMPLES = ("tfkit average runs/demo --last 2 --out models/demo-mean",)
+
 
 def average(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a run.")],

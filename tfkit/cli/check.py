@@ -8,6 +8,12 @@ from tfkit import console
 from tfkit.cli import options
 from tfkit.errors import UsageError
 
+EXAMPLES = (
+    "tfkit check gpt2-stdlib training.steps=1000",
+    "tfkit check mine.yaml --ranks 64 --json",
+    "tfkit check --schema > recipe.schema.json",
+)
+
 
 def check(
     recipe: options.OptionalRecipe = None,

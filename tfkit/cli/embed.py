@@ -12,6 +12,11 @@ from tfkit.errors import UsageError
 if TYPE_CHECKING:
     from tfkit.engine.inference.row_answers import RowAnswers
 
+EXAMPLES = (
+    "tfkit embed --from hub:sentence-transformers/all-MiniLM-L6-v2 --data reviews.csv --field review --out reviews.npy",
+    'echo "what a film" | tfkit embed --from runs/reviews --data -',
+)
+
 
 def embed(
     checkpoint: options.Checkpoint,

@@ -7,6 +7,8 @@ from tfkit.cli import options
 from tfkit.cli.results import align_facts
 from tfkit.units import format_bytes
 
+EXAMPLES = ("tfkit env", "tfkit env --json")
+
 
 def env(json: options.Json = False) -> None:
     """Show versions, processor, bf16 support, threads, devices, and the caches with their sizes."""

@@ -17,6 +17,12 @@ if TYPE_CHECKING:
     from tfkit.carbon import Reading
     from tfkit.engine.inference.evaluator import Evaluator
 
+EXAMPLES = (
+    "tfkit evaluate --from runs/demo",
+    "tfkit evaluate --from runs/reviews --data test.csv --predictions answers.jsonl",
+    'tfkit evaluate --from runs/demo --fail-if "perplexity > 20" --json',
+)
+
 _MAX_CLASSES = 20  # classes in a table; if there are more, only the _WORST with the lowest F1
 _WORST = 10
 _MAX_PAIRS = 10

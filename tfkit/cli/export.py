@@ -11,6 +11,8 @@ from tfkit.cli import options
 from tfkit.engine.tools.gguf_export import FAMILIES, export_gguf
 from tfkit.units import format_bytes
 
+EXAMPLES = ("tfkit export runs/demo --gguf demo.gguf", "tfkit export runs/demo --gguf demo-8.gguf --type q8_0")
+
 
 def export(
     checkpoint: Annotated[str, typer.Argument(metavar="CKPT", help=f"{options.ANY_MODEL} Its family: {', '.join(FAMILIES)}.")],

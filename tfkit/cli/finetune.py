@@ -5,6 +5,13 @@ from pathlib import Path
 
 from tfkit.cli import options
 
+EXAMPLES = (
+    "tfkit finetune --from hub:HuggingFaceTB/SmolLM2-135M --data notes.txt",
+    "tfkit finetune --from hub:sentence-transformers/all-MiniLM-L6-v2 --data reviews.csv --run runs/reviews",
+    "tfkit finetune --from runs/reviews --data more.csv --dry-run > task.yaml",
+    "tfkit finetune python-packages --from runs/bert-stdlib training.epochs=1",
+)
+
 
 def finetune(
     recipe: options.OptionalRecipe = None,

@@ -25,6 +25,12 @@ if TYPE_CHECKING:
     from tfkit.engine.inference.session import Session
     from tfkit.engine.inference.text_generator import TextCompletion, TextGenerator
 
+EXAMPLES = (
+    'tfkit generate --from runs/demo --prompt "def read_lines(path):"',
+    "tfkit generate --from hub:HuggingFaceTB/SmolLM2-135M-Instruct --chat",
+    "tfkit generate --from runs/demo --input prompts.jsonl --temperature 0 > texts.jsonl",
+)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Sampling:

@@ -15,6 +15,15 @@ from tfkit.cli.inspect_attention import LABEL, Looked, Part, plain_lines, show_a
 if TYPE_CHECKING:
     from tfkit.engine.tools.inspection import Inspection, ShownMask, ShownToken
 
+EXAMPLES = (
+    "tfkit inspect gpt2-stdlib",
+    "tfkit inspect gsm8k-chat data.train.0.path=train.jsonl",
+    "tfkit inspect gpt2-stdlib --masks --show 1 data.sequence_length=32",
+    'tfkit inspect --from runs/my --attention "the cat sat on the mat"',
+    'tfkit inspect --from runs/my --attention "the cat sat on the mat" --layer 0 --head 2',
+    'tfkit inspect --from runs/my --attention "the cat sat on the mat" --html attention.html',
+)
+
 _GUTTER = {"loss": "loss  ", "no loss": "      ", "padding": "pad   "}
 _STYLE = {"loss": "green", "no loss": "", "padding": "dim"}
 # The values of a row's facts in words. The fact `row` is part of the row's place already.

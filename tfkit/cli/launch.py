@@ -7,6 +7,11 @@ import typer
 from tfkit import console
 from tfkit.cli import options
 
+EXAMPLES = (
+    "tfkit launch slurm gpt2-stdlib --nodes 4 --ranks-per-node 2 training.micro_batch_size=4 > job.sh",
+    "tfkit launch skypilot gpt2-stdlib --nodes 2 > task.yaml",
+)
+
 
 def launch(
     kind: Annotated[str, typer.Argument(metavar="KIND", help="torchrun, slurm, skypilot or kubeflow.")],

@@ -144,7 +144,7 @@ class Tuned:
 
     def changed(self, overrides: Mapping[str, Any], source: "RecipeText | None") -> dict[str, Any]:
         """Return the overrides with these added; in a recipe with stages they apply to the first stage. Raise UsageError."""
-        from tfkit.engine.request.training_request import tuning_overrides
+        from tfkit.engine.recognition.own_data import tuning_overrides
 
         return tuning_overrides(overrides, source, self.checkpoint, self.data, named_columns(self.columns), self.rows)
 

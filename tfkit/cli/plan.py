@@ -13,6 +13,13 @@ from tfkit.units import format_bytes, format_count, format_energy, format_mass, 
 if TYPE_CHECKING:
     from tfkit.engine.training_run.estimate import Estimate, Range
 
+EXAMPLES = (
+    "tfkit plan gpt2-stdlib",
+    "tfkit plan gpt2-stdlib --probe 10",
+    'tfkit plan gpt2-stdlib training.steps=500 --fail-if "emissions_g > 50" --json',
+    "tfkit plan --from hub:sentence-transformers/all-MiniLM-L6-v2 --data reviews.csv",
+)
+
 _MIN_TRAFFIC = 0.001  # fraction of the total that is shown: besides weights and gradients, ranks exchange a few numbers
 _PARTS_OF_STEPS = ("attention", "head")  # included in forward and backward
 

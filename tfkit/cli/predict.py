@@ -15,6 +15,11 @@ if TYPE_CHECKING:
     from tfkit.engine.inference.row_answers import RowAnswers
     from tfkit.engine.inference.session import Session
 
+EXAMPLES = (
+    "tfkit predict --from runs/reviews --data new.csv --out labelled.csv",
+    'echo "what a film" | tfkit predict --from runs/reviews --data - --all',
+)
+
 
 def predict(
     checkpoint: options.Checkpoint,

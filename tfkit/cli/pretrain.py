@@ -4,6 +4,13 @@ from pathlib import Path
 
 from tfkit.cli import options
 
+EXAMPLES = (
+    "tfkit pretrain demo",
+    "tfkit pretrain --data book.txt --minutes 10 --run runs/own",
+    "tfkit pretrain gpt2-stdlib training.steps=200 --run runs/short",
+    "tfkit pretrain gpt2-stdlib --run runs/short --resume",
+)
+
 
 def pretrain(
     recipe: options.OptionalRecipe = None,
@@ -30,7 +37,7 @@ def pretrain(
     """
     from tfkit.cli.ranks import join_training
     from tfkit.cli.train import start_training, to_run_options
-    from tfkit.engine.request.training_request import TrainingRequest, with_length
+    from tfkit.engine.request.training_request import TrainingRequest
     from tfkit.errors import UsageError
     from tfkit.recipe import open_recipe
     from tfkit.recipe.reading.overrides import parse_overrides
@@ -41,12 +48,13 @@ def pretrain(
 
     def request() -> TrainingRequest:
         source = open_recipe(chosen) if chosen is not None else None
-        changes = with_length(parse_overrides(words), source, tokens, minutes)
-        if data is None and columns is None and rows is None:
+        changes = parse_overrides(words)
+        if all(named is None for named in (data, columns, rows, tokens, minutes)):
             return TrainingRequest("pre-training", source, changes, is_named=True)
-        from tfkit.engine.recognition.own_data import training_request
+        from tfkit.engine.recognition.own_data import training_request, with_length
 
-        return training_request("pre-training", source, changes, None, data, options.named_columns(columns), minutes, rows)
+        longer = with_length(changes, source, tokens, minutes)
+        return training_request("pre-training", source, longer, None, data, options.named_columns(columns), minutes, rows)
 
     if (ranks := join_training(attempt.ranks, attempt.threads, request, planned=dry_run)) is None:
         return

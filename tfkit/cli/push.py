@@ -9,6 +9,8 @@ from tfkit.cli import options
 from tfkit.errors import UsageError
 from tfkit.units import format_bytes
 
+EXAMPLES = ("tfkit push runs/reviews me/reviews --dry-run", "tfkit push runs/reviews me/reviews")
+
 
 def push(
     checkpoint: Annotated[str, typer.Argument(metavar="CKPT", help="A checkpoint, a run folder, or a Hugging Face model folder.")],

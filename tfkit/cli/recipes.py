@@ -15,6 +15,12 @@ from tfkit.units import format_bytes
 if TYPE_CHECKING:
     from tfkit.recipe import BundledRecipe
 
+EXAMPLES = (
+    "tfkit recipes",
+    "tfkit recipes gpt2-stdlib > mine.yaml",
+    "tfkit recipes banking77 --fetch",
+)
+
 
 def recipes(
     name: Annotated[str | None, typer.Argument(metavar="NAME", help="Print this recipe.", autocompletion=options.recipe_names)] = None,

@@ -9,6 +9,8 @@ from tfkit import console
 from tfkit.cli import options
 from tfkit.errors import ModelError
 
+EXAMPLES = ("tfkit replay runs/demo",)
+
 
 def replay(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a run that ended with exit code 6.")],

@@ -15,6 +15,13 @@ from tfkit.errors import UsageError
 if TYPE_CHECKING:
     from tfkit.reporting.run_set import RunSet
 
+EXAMPLES = (
+    "tfkit report runs/demo",
+    "tfkit report runs",
+    "tfkit report runs --html report.html",
+    "tfkit report runs --format csv > runs.csv",
+)
+
 
 # Each format is a function in a module of tfkit.reporting: of the runs, or of the facts of one run; and of --full.
 _OF_RUNS = {"json": "report_document:report_document", "csv": "report_document:report_csv"}

@@ -7,6 +7,8 @@ import typer
 
 from tfkit.cli import options
 
+EXAMPLES = ("tfkit resume runs/demo", "tfkit resume runs/demo training.steps=2000")
+
 
 def resume(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a run.")],

@@ -17,6 +17,8 @@ from tfkit.reporting.amount_texts import score, steps
 if TYPE_CHECKING:
     from tfkit.run.listing import ListedRun
 
+EXAMPLES = ("tfkit runs", "tfkit runs runs --json")
+
 _LEFT_OUT = ("energy", "kind", "steps", "time", "CO2e")  # in this order, if the table is too wide
 _HEAD = ("run", "kind", "status", "steps", "best score", "time", "energy", "CO2e")
 

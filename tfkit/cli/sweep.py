@@ -15,6 +15,13 @@ if TYPE_CHECKING:
     from tfkit.engine.request.training_request import TrainingRequest
     from tfkit.engine.training_run.attempt import RunOptions
 
+EXAMPLES = (
+    "tfkit sweep gpt2-stdlib optimizer.lr=3e-4,1e-3,3e-3 training.steps=200",
+    "tfkit sweep --from runs/reviews --data more.csv optimizer.lr=1e-4,3e-4 --dry-run",
+    "tfkit sweep python-packages --from runs/bert-stdlib optimizer.lr=1e-5..1e-3 --trials 8 --run runs/rates",
+    "tfkit resume runs/rates",
+)
+
 
 def sweep(
     recipe: options.OptionalRecipe = None,

@@ -9,6 +9,8 @@ import typer
 from tfkit import console
 from tfkit.cli import options
 
+EXAMPLES = ("tfkit track runs/demo --to wandb --project demos", "tfkit track runs/demo --to tensorboard")
+
 
 def track(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a run, also of one with stages or trials.")],

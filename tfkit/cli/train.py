@@ -15,7 +15,7 @@ from tfkit.engine.planning.run_forecaster import RunForecaster
 from tfkit.engine.request.evaluation_settings import CodePermission
 from tfkit.engine.request.gate import failed_gates
 from tfkit.engine.request.training_request import TrainingRequest
-from tfkit.engine.training_run.attempt import RunOptions
+from tfkit.engine.training_run.attempt import RunOptions, start_run
 from tfkit.engine.training_run.ranks_of_command import RankConnection, Ranks
 from tfkit.errors import BudgetReached, Stopped
 from tfkit.run.signals import StopSignals
@@ -54,14 +54,20 @@ def run_training(attempt: Callable[[StopSignals], dict[str, Any]], options: RunO
 
 def start_training(request: TrainingRequest, words: Sequence[str], options: RunOptions, *, dry_run: bool, as_json: bool) -> None:
     """Run a training, or only show its plan. `words`: the command and its arguments, without --run and --resume."""
-    from tfkit.engine.chains import stages
-
     if dry_run:
         from tfkit.cli.dry_run import show_dry_run
 
         return show_dry_run(request, options, as_json)
     resume_words = [*words, "--run", str(options.run), "--resume"]
-    run_training(lambda signals: stages.run_request(request, options, console, signals), options, resume_words, as_json=as_json)
+
+    def train(signals: StopSignals) -> dict[str, Any]:
+        if request.has_stages:
+            from tfkit.engine.chains.stages import run_stages
+
+            return run_stages(request, options, console, signals)
+        return start_run(request, options, console, signals)
+
+    run_training(train, options, resume_words, as_json=as_json)
 
 
 def to_run_options(

@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from tfkit.engine.tools.audit import Audit
     from tfkit.engine.tools.verification import Verdict
 
+EXAMPLES = ("tfkit verify runs/demo",)
+
 
 def verify(
     checkpoint: Annotated[

@@ -14,12 +14,22 @@ from typing import TYPE_CHECKING, Any
 
 from tfkit.alignment.user_code import CodePermission
 from tfkit.engine.listener import Listener, Silent, StopRequest
-from tfkit.engine.request.call_arguments import AnyRecipe, path_text, recipe_text, required_path, run_folder, stage_names
+from tfkit.engine.recognition.own_data import with_length
+from tfkit.engine.request.call_arguments import (
+    AnyRecipe,
+    path_text,
+    plain_columns,
+    plain_overrides,
+    recipe_text,
+    required_path,
+    run_folder,
+    stage_names,
+)
 from tfkit.engine.request.rank_checks import require_count
-from tfkit.engine.request.training_request import TrainingKind, TrainingRequest, with_length
+from tfkit.engine.request.training_request import TrainingKind, TrainingRequest
 from tfkit.engine.results import Completion, EvaluationResult, SweepResult, TrainingResult
 from tfkit.errors import Stopped, UsageError, stop_reason
-from tfkit.recipe.reading.overrides import Overrides, plain_columns, plain_overrides, scored_overrides
+from tfkit.recipe.reading.overrides import Overrides, scored_overrides
 from tfkit.recipe.search_space import SearchSpace
 from tfkit.run.signals import interrupts
 from tfkit.training.isolation import isolated
@@ -81,15 +91,13 @@ def pretrain(
     `allow_code`: run the code that the run's recipe names, also if it was not allowed before; that of a new run's recipe, which must say
     allow_code, always is.
     """
-    from tfkit.engine.chains.stages import run_request
-
     if recipe is None and data is None:
         raise UsageError("pretrain: what is trained? Give a recipe, or data=F, a text")
     request = _request("pre-training", recipe, overrides, None, data, columns, tokens, minutes)
     given = {"resume": resume, "exact": exact, "force": force, "device": device, "threads": threads, "stages": stage_names(stages)}
     length = {"minutes": minutes, "named": tuple(request.overrides)}
     options = _run_options("pretrain", run_folder(run, request.run_name), allow_code, **given, **length)
-    return _train(partial(run_request, request), options, ranks, should_stop, listener)
+    return _train(_start(request), options, ranks, should_stop, listener)
 
 
 def finetune(
@@ -116,12 +124,10 @@ def finetune(
     `columns`: those of the data for each role, {"text": "question", "label": "topic"}; the others are recognised. In a recipe with stages,
     `start`, `data` and `columns` belong to the first stage. For the other arguments see `pretrain`.
     """
-    from tfkit.engine.chains.stages import run_request
-
     request = _request("fine-tuning", recipe, overrides, start, data, columns)
     given = {"resume": resume, "exact": exact, "force": force, "device": device, "threads": threads, "stages": stage_names(stages)}
     options = _run_options("finetune", run_folder(run, request.run_name), allow_code, **given)
-    return _train(partial(run_request, request), options, ranks, should_stop, listener)
+    return _train(_start(request), options, ranks, should_stop, listener)
 
 
 def resume(
@@ -405,6 +411,13 @@ def _request(
     source = recipe_text(recipe) if recipe is not None else None
     changes = with_length(plain_overrides(overrides), source, tokens, minutes)
     return training_request(kind, source, changes, path_text("start", start), path_text("data", data), plain_columns(columns), minutes)
+
+
+def _start(request: TrainingRequest) -> Train:
+    from tfkit.engine.chains.stages import run_stages
+    from tfkit.engine.training_run.attempt import start_run
+
+    return partial(run_stages if request.has_stages else start_run, request)
 
 
 def _run_options(call: str, run: Path, allow_code: bool, **given: Any) -> "RunOptions":

@@ -19,7 +19,7 @@ import tfkit
 from tfkit.errors import ModelError, UsageError
 from tfkit.evaluation.likelihood import Ids, Question, likelihoods, score_questions
 from tfkit.generation.complete import complete
-from tfkit.recipe.schema.sections import GenerationSection
+from tfkit.recipe.schema.output_sections import GenerationSection
 
 _LENGTHS = ("max_gen_toks", "max_new_tokens", "max_tokens", "max_completion_tokens")  # the harness' names for max_new_tokens
 _BATCH = 16

@@ -16,7 +16,7 @@ from tfkit.generation.constraints import Constraints
 from tfkit.model.transformer import Transformer
 from tfkit.objectives.labelled import WritingObjective
 from tfkit.parallel.rank_map import UNWATCHED, BatchWork
-from tfkit.recipe.schema.sections import GenerationSection
+from tfkit.recipe.schema.output_sections import GenerationSection
 from tfkit.tokenizer.conversations import end_ids
 
 

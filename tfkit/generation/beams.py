@@ -19,7 +19,7 @@ from torch import Tensor
 from tfkit.generation.batch import GenerationBatch
 from tfkit.generation.constraints import Constraints, UnfinishedText
 from tfkit.generation.sampling import without_repetition
-from tfkit.recipe.schema.sections import GenerationSection
+from tfkit.recipe.schema.output_sections import GenerationSection
 
 Ending = Literal["stop", "length"]
 _IMPOSSIBLE = float("-inf")

@@ -9,7 +9,7 @@ from tfkit.generation.constraints import Constraints
 from tfkit.generation.decoding import Finish, generate
 from tfkit.generation.partial_text import TextStream, context_of, text_after
 from tfkit.model.transformer import Transformer
-from tfkit.recipe.schema.sections import GenerationSection
+from tfkit.recipe.schema.output_sections import GenerationSection
 from tfkit.tokenizer import Tokenizer
 from tfkit.tokenizer.template import encode_rendered
 

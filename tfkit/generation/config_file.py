@@ -13,7 +13,7 @@ from pydantic import ValidationError
 
 from tfkit.errors import ModelError
 from tfkit.generation.constraints import Constraints
-from tfkit.recipe.schema.sections import GenerationSection
+from tfkit.recipe.schema.output_sections import GenerationSection
 
 SHOWN = ("temperature", "top_k", "top_p", "min_p", "num_beams", "max_new_tokens")  # fields that a description of the settings has
 _SAMPLING = ("temperature", "top_k", "top_p", "min_p")

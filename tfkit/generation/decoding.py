@@ -25,7 +25,7 @@ from tfkit.generation.sampling import draw, probabilities, without_repetition
 from tfkit.model.config import LongRopeScaling, Rotary
 from tfkit.model.head import VocabularyHead
 from tfkit.model.transformer import Transformer
-from tfkit.recipe.schema.sections import GenerationSection
+from tfkit.recipe.schema.output_sections import GenerationSection
 
 AT_ONCE = 32  # rows; GPT-2 124M in bf16 on two cores decodes 385 tokens a second with 8, 574 with 16, 681 with 32, and 774 with 64
 _MOST_TOKENS = 16_384  # the cache's size: tokens of all rows that are continued, with padding; a single row may have more

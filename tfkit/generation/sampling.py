@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 import torch
 from torch import Tensor
 
-from tfkit.recipe.schema.sections import GenerationSection
+from tfkit.recipe.schema.output_sections import GenerationSection
 
 _EXCLUDED = float("-inf")
 _LOW_TEMPERATURE = 1e-6  # below it only tokens whose logits are within about 1e-5 of the largest are ever sampled

@@ -10,7 +10,8 @@ from tfkit.errors import ModelError, argument
 from tfkit.network import fetch, is_offline
 from tfkit.recipe.bundled import training_command
 from tfkit.run import strict_json
-from tfkit.run.checkpoints import best_checkpoint, newest_checkpoint, read_best, step_folders, step_of
+from tfkit.run.best_json import best_checkpoint, read_best
+from tfkit.run.checkpoints import newest_checkpoint, step_folders, step_of
 from tfkit.run.manifest import Identity, identity_of, is_settled, refuse_later_version
 from tfkit.run.run_json import known_of, read_run_json, stage_folders, trial_folders
 from tfkit.run.tfkit_json import read_tfkit_json

@@ -8,13 +8,13 @@ import torch.nn as nn
 import torch.nn.functional as F
 from torch import Tensor
 
-from tfkit.model.block_attention import attend_blocks, block_mask, dense_mask
+from tfkit.model.block_attention import BLOCK, DTYPES, attend_blocks, block_mask, dense_mask
 from tfkit.model.config import ModelConfig
 from tfkit.model.key_value_cache import KeyValueCache, Pair
 from tfkit.model.masks import Mask, encoder_output_mask
 from tfkit.model.norm import build_norm
-from tfkit.model.position import Rotation, rotate
 from tfkit.model.query_blocks import ScoreRule, attend_query_blocks
+from tfkit.model.rotary_position import Rotation, rotate
 
 if TYPE_CHECKING:
     from torch.nn.attention.flex_attention import BlockMask
@@ -55,6 +55,17 @@ class AttentionContext:
 def kernel_mask(mask: Mask) -> tuple[Tensor | None, bool]:
     """Return `mask` and `causal` of `attend`; computed once per forward pass."""
     return (mask.dense(), mask.causal and not mask.positions.offset) if mask.pattern == "other" else (None, mask.pattern == "causal")
+
+
+def supports_blocks(mask: Mask, device: str, dtype: torch.dtype, dropout: float, *, plain_scores: bool) -> bool:
+    """Whether block_attention.py computes the attention under a mask. `plain_scores`: the scores have no bias and no soft cap.
+
+    Rows that are not a multiple of the block size, padded rows and rows that continue a cache are excluded: they are short, or their
+    lengths vary, and every new length would compile another kernel.
+    """
+    positions = mask.positions
+    is_whole = positions.length % BLOCK == 0 and not positions.offset and positions.padding_mask is None
+    return device == "cuda" and dtype in DTYPES and not dropout and plain_scores and mask.pattern == "other" and is_whole
 
 
 class Operands(NamedTuple):

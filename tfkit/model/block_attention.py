@@ -16,19 +16,8 @@ from tfkit.model.masks import Mask
 if TYPE_CHECKING:
     from torch.nn.attention.flex_attention import BlockMask
 
-_BLOCK = 128
-_DTYPES = (torch.bfloat16, torch.float16)
-
-
-def supports_blocks(mask: Mask, device: str, dtype: torch.dtype, dropout: float, *, plain_scores: bool) -> bool:
-    """Whether this module computes the attention under a mask. `plain_scores`: the scores have no bias and no soft cap.
-
-    Rows that are not a multiple of the block size, padded rows and rows that continue a cache are excluded: they are short, or their
-    lengths vary, and every new length would compile another kernel.
-    """
-    positions = mask.positions
-    is_whole = positions.length % _BLOCK == 0 and not positions.offset and positions.padding_mask is None
-    return device == "cuda" and dtype in _DTYPES and not dropout and plain_scores and mask.pattern == "other" and is_whole
+BLOCK = 128
+DTYPES = (torch.bfloat16, torch.float16)
 
 
 def block_mask(mask: Mask) -> "BlockMask":

@@ -8,7 +8,6 @@ from torch import Tensor
 
 from tfkit.model.config import ModelConfig
 from tfkit.model.norm import build_dropout, build_norm
-from tfkit.model.position import sinusoids
 
 
 class Embedding(nn.Module):
@@ -56,3 +55,11 @@ class Embedding(nn.Module):
 def _table(rows: int, dim: int) -> nn.Embedding:
     """Build an uninitialized table (rows, D): on the meta device torch's initialization would import its compiler, which takes a second."""
     return nn.Embedding(rows, dim, _weight=torch.empty(rows, dim))
+
+
+def sinusoids(position_ids: Tensor, dim: int, layout: str, dtype: torch.dtype) -> Tensor:
+    """Return sin and cos of position / 10000^(2i / D) (arXiv 1706.03762): (..., T, D), computed in float32."""
+    pairs = torch.arange(0, dim, 2, dtype=torch.float32, device=position_ids.device)  # (D / 2,)
+    angles = position_ids[..., None].float() / 10_000 ** (pairs / dim)  # (..., T, D / 2)
+    halves = angles.sin(), angles.cos()
+    return (torch.stack(halves, dim=-1).flatten(-2) if layout == "interleaved" else torch.cat(halves, dim=-1)).to(dtype)  # (..., T, D)

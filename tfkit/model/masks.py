@@ -1,4 +1,5 @@
-r"""Attention masks as descriptions of the keys that a query sees; attention.py converts them to the form that its kernel needs.
+r"""The positions of a forward pass, and attention masks as descriptions of the keys that a query sees; attention.py converts masks to the
+form that its kernel needs.
 
 causal        window of 3   documents "ab|cde" packed       left padding "..abc"
 1 . . . .     1 . . . .     1 . . . .                       1 . . . .     (a padding position sees only itself,
@@ -14,7 +15,36 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from tfkit.model.position import Positions
+
+@dataclass(frozen=True)
+class Positions:
+    """The positions of one forward pass: how many are new, how many the cache holds before them, which are padding or share a document."""
+
+    length: int  # T new tokens
+    offset: int  # S - T tokens before them, in the cache
+    device: torch.device
+    padding_mask: Tensor | None  # (B, S), True = real token
+    document_ids: Tensor | None  # (B, T)
+
+    def first_key(self, window: int | None) -> int:
+        """Return the position of the first key that a layer holds: with a window, its cache keeps only the last window - 1 positions."""
+        return 0 if window is None else max(0, self.offset - (window - 1))
+
+
+def count_positions(positions: Positions) -> Tensor:
+    """Return the position number of each new token: (T,) when all rows agree, else (B, T).
+
+    Each document of a packed row counts from 0. Padding is not counted, so that a left-padded prompt has the numbers that it has alone.
+    """
+    documents, padding = positions.document_ids, positions.padding_mask
+    if documents is not None:
+        index = torch.arange(positions.length, device=positions.device)
+        begins = torch.zeros_like(documents)
+        begins[:, 1:] = torch.where(documents[:, 1:] != documents[:, :-1], index[1:], 0)  # (B, T), 0 within a document
+        return index - begins.cummax(dim=1).values  # (B, T)
+    if padding is not None:
+        return (padding.long().cumsum(dim=1) - 1).clamp(min=0)[:, -positions.length :]  # (B, T)
+    return torch.arange(positions.offset, positions.offset + positions.length, device=positions.device)  # (T,)
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,8 @@ from torch import Tensor
 
 from tfkit.model.config import ModelConfig
 from tfkit.model.config.position_config import Disentangled, Relative
+from tfkit.model.masks import Positions
 from tfkit.model.norm import build_norm
-from tfkit.model.position import Positions
 
 
 class RelativeBias(nn.Module):

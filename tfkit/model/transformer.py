@@ -11,8 +11,7 @@ import torch
 import torch.nn as nn
 from torch import Tensor
 
-from tfkit.model.attention import AttentionContext
-from tfkit.model.block_attention import supports_blocks
+from tfkit.model.attention import AttentionContext, supports_blocks
 from tfkit.model.config import ModelConfig
 from tfkit.model.config.head_config import (
     ClassesHeadConfig,
@@ -22,12 +21,13 @@ from tfkit.model.config.head_config import (
     SpansHeadConfig,
     TagsHeadConfig,
 )
+from tfkit.model.config.position_config import Rotary
 from tfkit.model.embedding import Embedding
 from tfkit.model.head import Head, LanguageModelHead, MaskedLanguageModelHead, VocabularyHead
 from tfkit.model.init import BLOCK, RandomBlocks, allocate, initialize
 from tfkit.model.key_value_cache import KeyValueCache
-from tfkit.model.masks import Mask
-from tfkit.model.position import Positions, count_positions, rotations_at
+from tfkit.model.masks import Mask, Positions, count_positions
+from tfkit.model.rotary_position import rotations_at
 from tfkit.model.stack import Stack
 from tfkit.model.task_heads import ClassesHead, NoHead, SpansHead, TagsHead
 
@@ -141,9 +141,11 @@ class Transformer(nn.Module):
         position_ids = count_positions(positions)
         embedding = self.embedding.decoder if stack is self.decoder and self.embedding.decoder is not None else self.embedding
         x = embedding(input_ids, position_ids, segment_ids)  # (B, T, D)
+        rotary = self.config.position
+        rotations = rotations_at(position_ids, self.config.head_dim, rotary, x.dtype) if isinstance(rotary, Rotary) else {}
         context = AttentionContext(
             [Mask(positions, stack.causal, window) for window in {*self.config.attention.windows}],
-            rotations_at(position_ids, self.config, x.dtype),
+            rotations,
             stack.bias_at(positions),
             cache,
             encoder_output,

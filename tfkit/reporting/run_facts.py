@@ -20,7 +20,8 @@ from tfkit.recipe.reading.parse import parse
 from tfkit.recipe.reading.tree import flatten, plain
 from tfkit.regular_files import read_limited
 from tfkit.reporting.metric_lines import Confusion, MetricLines, confusion_of, read_metric_lines
-from tfkit.run.checkpoints import best_checkpoint, newest_checkpoint
+from tfkit.run.best_json import best_checkpoint
+from tfkit.run.checkpoints import newest_checkpoint
 from tfkit.run.fitting_fields import LARGEST
 from tfkit.run.lineage import ParentEntry
 from tfkit.run.listing import ListedRun, read_run_and_document

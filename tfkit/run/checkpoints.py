@@ -8,50 +8,19 @@ step-000500.damaged          damaged, and skipped by a resume; deleted when the 
 """
 
 import contextlib
-import math
-import os
 import re
 import shutil
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 
-from tfkit.durable import disk_is_full, is_os_error, rename, temporary_sibling, with_retries, write_atomically, write_folder
-from tfkit.errors import MachineError, ModelError, TfkitError, argument
-from tfkit.run import strict_json
-from tfkit.run.manifest import is_complete, recorded_bytes, refuse_later_version, verify, write_manifest
+from tfkit.durable import temporary_sibling, with_retries
+from tfkit.errors import MachineError, ModelError, argument
+from tfkit.run.manifest import is_complete, recorded_bytes, refuse_later_version, verify
 
 _STEP = re.compile(r"step-(\d{6,})")
 _LEFTOVER = re.compile(r"\.(?P<name>step-\d{6,}|best\.json|README\.md)\.(?P<kind>tmp|old|del)-\d+-[0-9a-f]+")
 _SET_ASIDE = re.compile(r"step-(\d{6,})\.damaged")
-_BEST = "best.json"
-
-
-def save_checkpoint(root: Path, step: int, write: Callable[[Path], None], make_room: Callable[[], object] | None = None) -> Path:
-    """Save a checkpoint as `root`/step-..., replacing one of the same step. `write` fills the empty folder that it is given.
-
-    Only the owner of the run's lock may call it. Transient disk errors are retried. `make_room` (None: nothing can be deleted) is called
-    if the disk has less free space than the last checkpoint took, and if it is full, before the save is tried once more.
-    Raises MachineError for a disk error, and whatever `write` raises; no trace is left then, and the older checkpoints are untouched.
-    """
-    try:
-        clear_leftovers(root)
-        if make_room and _has_little_space(root):
-            make_room()
-        try:
-            return with_retries(lambda: _save(root, step, write))
-        except Exception as error:
-            if make_room is None or not disk_is_full(error):
-                raise
-        make_room()
-        return with_retries(lambda: _save(root, step, write))
-    except TfkitError:
-        raise
-    except Exception as error:
-        if is_os_error(error):
-            raise _cannot_save(root, step, error) from error
-        raise
 
 
 def step_folders(root: Path) -> list[Path]:
@@ -153,6 +122,11 @@ def step_of(checkpoint: Path) -> int:
     return int(match[1])
 
 
+def checkpoint_folder(root: Path, step: int) -> Path:
+    """Return the path of a step's checkpoint."""
+    return root / f"step-{step:06d}"
+
+
 def require_free_space(root: Path, needed_bytes: int) -> None:
     """Raise MachineError, with the numbers, if the disk of `root` (which need not exist yet) has less than `needed_bytes` free.
 
@@ -166,77 +140,6 @@ def require_free_space(root: Path, needed_bytes: int) -> None:
             f"{root}: the planned checkpoints need {needed_bytes / 1e9:.3g} GB, the disk has {free / 1e9:.3g} GB free. "
             f"Free some, lower checkpoint.keep, choose another disk with {argument('run')}, or start anyway with {argument('force', True)}"
         )
-
-
-@dataclass(frozen=True)
-class Best:
-    """The content of checkpoints/best.json: the step of the best checkpoint, and the metric by which it is the best."""
-
-    step: int
-    metric: str
-    value: float
-
-
-def record_best(root: Path, step: int, metric: str, value: float, higher_is_better: bool = False, *, wins_ties: bool = False) -> bool:
-    """Record the checkpoint of `step` as the best if its `value` is better than the record, and return whether it is. Raises OSError.
-
-    `wins_ties`: also if it is equal. A value that is not finite is never recorded. A finite one always is if the record has another
-    metric or the same step (after resuming before it), or if its checkpoint no longer exists or is damaged.
-    """
-    if not math.isfinite(value):
-        return False
-    old = read_best(root) if best_checkpoint(root) else None
-    if old and old.metric == metric and old.step != step:
-        is_better = value > old.value if higher_is_better else value < old.value
-        if not (is_better or (wins_ties and value == old.value)):
-            return False
-    write_atomically(root / _BEST, strict_json.dumps(asdict(Best(step, metric, float(value)))) + "\n")
-    return True
-
-
-def read_best(root: Path) -> Best | None:
-    """Return the content of best.json; None if it is missing or invalid."""
-    try:
-        best = Best(**strict_json.loads((root / _BEST).read_bytes()))
-        valid = type(best.step) is int and isinstance(best.metric, str) and type(best.value) in (int, float) and math.isfinite(best.value)
-    except (OSError, ValueError, TypeError, OverflowError):
-        return None
-    return best if valid else None
-
-
-def best_checkpoint(root: Path) -> Path | None:
-    """Return the folder of the best checkpoint, if one is recorded and complete."""
-    best = read_best(root)
-    path = _folder(root, best.step) if best else None
-    return path if path and is_complete(path) else None
-
-
-def _save(root: Path, step: int, write: Callable[[Path], None]) -> Path:
-    def fill(folder: Path) -> None:
-        write(folder)
-        write_manifest(folder)
-
-    final = _folder(root, step)
-    write_folder(final, fill, _rename_over)
-    return final
-
-
-def _rename_over(temporary: Path, final: Path) -> None:
-    """Rename `temporary` to `final`. A kill leaves the old checkpoint either in place, or as `.old`, which clear_leftovers restores."""
-    old = temporary_sibling(final, "old") if os.path.lexists(final) else None
-    if old:
-        final.rename(old)
-    try:
-        rename(temporary, final)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            if final.exists():  # the rename was not synced, and may not survive a power cut
-                final.rename(temporary)
-            if old:
-                old.rename(final)
-        raise
-    if old:
-        shutil.rmtree(old, ignore_errors=True)
 
 
 def _delete(path: Path) -> None:
@@ -272,28 +175,8 @@ def _clear_leftover(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def _has_little_space(root: Path) -> bool:
-    """Return whether the disk has less free space than the last checkpoint took."""
-    last = newest_checkpoint(root)
-    return last is not None and shutil.disk_usage(root).free < recorded_bytes(last)
-
-
 def _folders(root: Path) -> list[Path]:
     """Return the folders in `root`, without links; none if `root` does not exist."""
     with contextlib.suppress(FileNotFoundError, NotADirectoryError):
         return [path for path in root.iterdir() if path.is_dir() and not path.is_symlink()]
     return []
-
-
-def _folder(root: Path, step: int) -> Path:
-    return root / f"step-{step:06d}"
-
-
-def _cannot_save(root: Path, step: int, error: Exception) -> MachineError:
-    reason = error.strerror if isinstance(error, OSError) else str(error)
-    with contextlib.suppress(OSError):
-        reason = f"{reason}; {shutil.disk_usage(root).free / 1e9:.3g} GB free"
-    return MachineError(
-        f"{_folder(root, step)}: cannot save the checkpoint ({reason}). The older ones are intact: check the disk, then "
-        f"{argument('resume', True)}"
-    )

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from tfkit.run import strict_json
-from tfkit.run.checkpoints import newest_step, read_best, step_folders
+from tfkit.run.best_json import read_best
+from tfkit.run.checkpoints import newest_step, step_folders
 from tfkit.run.lock import is_locked
 from tfkit.run.metrics import parse_record
 from tfkit.run.refused_folders import lost_receipt

@@ -6,7 +6,6 @@ import os
 import resource
 import sys
 from collections.abc import Iterator
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -16,10 +15,8 @@ from tfkit.model.experts import Experts
 from tfkit.model.stack import Stack
 from tfkit.model.transformer import Transformer
 
-_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # constants of glibc's malloc.h
-_KEPT_BYTES = 1 << 30
-_FREE_BYTES, _NEAR_PEAK = 1 << 26, 0.9
-_LARGE_BYTES = 1 << 25  # mapping the memory of a tensor of this size takes less time than computing with it
+_M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # constants of glibc's malloc.h
+KEPT_BYTES = 1 << 30
 
 
 def pick_device(name: str | None) -> torch.device:
@@ -120,57 +117,8 @@ def keep_freed_memory() -> None:
         return
     with contextlib.suppress(OSError, AttributeError):  # another C library
         libc = ctypes.CDLL(None)
-        libc.mallopt(_M_MMAP_THRESHOLD, _KEPT_BYTES)
-        libc.mallopt(_M_TRIM_THRESHOLD, _KEPT_BYTES)
-
-
-class FreedMemory:
-    """A limit on the freed memory that the C library keeps (Linux, glibc), for ranks with sharded weights. Such a rank
-    keeps allocating and freeing whole tables and gradients beside its shards, which fragments the free memory.
-    """
-
-    def __init__(self, large: int):
-        """Return all free memory to the system, and from now on tensors of at least `large` bytes as soon as they are freed."""
-        self._libc: ctypes.CDLL | None = None
-        self._most_used = 0
-        if sys.platform != "linux":
-            return
-        with contextlib.suppress(OSError, AttributeError):  # another C library, or one without `mallinfo2`
-            libc = ctypes.CDLL(None)
-            libc.mallopt(_M_MMAP_THRESHOLD, min(max(large, _LARGE_BYTES), _KEPT_BYTES))
-            libc.mallinfo2.restype = _MallocInfo
-            libc.malloc_trim(0)
-            self._libc = libc
-            self._other_bytes = self._resident() - self._used()  # memory of other libraries
-
-    def trim(self) -> None:
-        """Return free memory to the system if there is much of it while the memory in use is near its peak: their joint peak is then lower.
-
-        At other times it is kept for the next tensors: its pages need not be zeroed again.
-        """
-        if self._libc is None:
-            return
-        used = self._used()
-        self._most_used = max(self._most_used, used)
-        if used > _NEAR_PEAK * self._most_used and self._resident() - used - self._other_bytes > _FREE_BYTES:
-            self._libc.malloc_trim(0)
-
-    def _used(self) -> int:
-        """Return the bytes that are allocated from the C library."""
-        assert self._libc is not None
-        info = self._libc.mallinfo2()
-        return int(info.uordblks) + int(info.hblkhd)
-
-    def _resident(self) -> int:
-        resident, shared = map(int, Path("/proc/self/statm").read_text(encoding="ascii").split()[1:3])
-        return (resident - shared) * resource.getpagesize()
-
-
-class _MallocInfo(ctypes.Structure):
-    _fields_ = [
-        (name, ctypes.c_size_t)
-        for name in ("arena", "ordblks", "smblks", "hblks", "hblkhd", "usmblks", "fsmblks", "uordblks", "fordblks", "keepcost")
-    ]
+        libc.mallopt(M_MMAP_THRESHOLD, KEPT_BYTES)
+        libc.mallopt(_M_TRIM_THRESHOLD, KEPT_BYTES)
 
 
 def compile_model(model: Transformer, *, by_block: bool) -> None:

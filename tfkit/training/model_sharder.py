@@ -1,8 +1,12 @@
 """Shard the models of a stepper over several ranks: block by block as each is initialized, then the parameters outside the blocks."""
 
+import ctypes
+import resource
+import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
@@ -12,7 +16,7 @@ from tfkit.errors import MachineError, is_out_of_memory
 from tfkit.model.stack import Block
 from tfkit.model.transformer import Transformer
 from tfkit.training.depth import Unfreezing
-from tfkit.training.device import FreedMemory
+from tfkit.training.device import KEPT_BYTES, M_MMAP_THRESHOLD
 from tfkit.training.optimizer import Optimizer
 from tfkit.training.precision import Weights
 from tfkit.training.step import Stepper
@@ -23,6 +27,9 @@ if TYPE_CHECKING:
     from tfkit.parallel.sharding import OomAgreement, Sharding
 
 OnBlock = Callable[[str, nn.Module], None]  # called with the prefix of a block's parameter names, and the block
+
+_FREE_BYTES, _NEAR_PEAK = 1 << 26, 0.9
+_LARGE_BYTES = 1 << 25  # mapping the memory of a tensor of this size takes less time than computing with it
 
 
 def shard_models(
@@ -115,3 +122,52 @@ def _fitting_together() -> Iterator[None]:
             f"out of memory in a micro-batch ({reason}), and ranks with sharded weights cannot make it smaller in the middle of a step: "
             "continue with a larger parallel.shard or training.activation_checkpointing=true, or lower training.micro_batch_size"
         ) from error
+
+
+class FreedMemory:
+    """A limit on the freed memory that the C library keeps (Linux, glibc), for ranks with sharded weights. Such a rank
+    keeps allocating and freeing whole tables and gradients beside its shards, which fragments the free memory.
+    """
+
+    def __init__(self, large: int):
+        """Return all free memory to the system, and from now on tensors of at least `large` bytes as soon as they are freed."""
+        self._libc: ctypes.CDLL | None = None
+        self._most_used = 0
+        if sys.platform != "linux":
+            return
+        with suppress(OSError, AttributeError):  # another C library, or one without `mallinfo2`
+            libc = ctypes.CDLL(None)
+            libc.mallopt(M_MMAP_THRESHOLD, min(max(large, _LARGE_BYTES), KEPT_BYTES))
+            libc.mallinfo2.restype = _MallocInfo
+            libc.malloc_trim(0)
+            self._libc = libc
+            self._other_bytes = self._resident() - self._used()  # memory of other libraries
+
+    def trim(self) -> None:
+        """Return free memory to the system if there is much of it while the memory in use is near its peak: their joint peak is then lower.
+
+        At other times it is kept for the next tensors: its pages need not be zeroed again.
+        """
+        if self._libc is None:
+            return
+        used = self._used()
+        self._most_used = max(self._most_used, used)
+        if used > _NEAR_PEAK * self._most_used and self._resident() - used - self._other_bytes > _FREE_BYTES:
+            self._libc.malloc_trim(0)
+
+    def _used(self) -> int:
+        """Return the bytes that are allocated from the C library."""
+        assert self._libc is not None
+        info = self._libc.mallinfo2()
+        return int(info.uordblks) + int(info.hblkhd)
+
+    def _resident(self) -> int:
+        resident, shared = map(int, Path("/proc/self/statm").read_text(encoding="ascii").split()[1:3])
+        return (resident - shared) * resource.getpagesize()
+
+
+class _MallocInfo(ctypes.Structure):
+    _fields_ = [
+        (name, ctypes.c_size_t)
+        for name in ("arena", "ordblks", "smblks", "hblks", "hblkhd", "usmblks", "fsmblks", "uordblks", "fordblks", "keepcost")
+    ]

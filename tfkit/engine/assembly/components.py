@@ -13,13 +13,12 @@ from tfkit.data.store.token_stream import check_ids
 from tfkit.engine.assembly.base_model import start_model
 from tfkit.engine.assembly.loaders import MixedLoader, sampling_loader
 from tfkit.engine.assembly.memory_plan import holds_whole_model
-from tfkit.engine.assembly.reference_model import data_with_reference, with_reference
+from tfkit.engine.assembly.reference_model import data_with_reference
 from tfkit.engine.assembly.training_data import TrainingData
 from tfkit.engine.assembly.training_state import restore
-from tfkit.engine.assembly.validation import check_validation
+from tfkit.engine.assembly.validation import check_prompts, check_validation
 from tfkit.engine.assembly.weight_sharding import shard_weights
 from tfkit.engine.listener import Listener
-from tfkit.errors import DataError, UsageError
 from tfkit.model.config import ModelConfig
 from tfkit.model.transformer import Transformer, build, on_meta
 from tfkit.objectives.objective import Batch, Objective
@@ -32,7 +31,6 @@ from tfkit.training.loop import Plan, Progress
 from tfkit.training.loss_module import LossModule
 from tfkit.training.optimizer import Optimizer
 from tfkit.training.precision import Weights
-from tfkit.training.replay import weights_sha256
 from tfkit.training.schedule import Schedule
 from tfkit.training.step import Stepper, TrainedModel, trained_model
 
@@ -48,6 +46,10 @@ class Components:
     reference: FrozenReference | None  # the initial model, for an objective that reads it in every step
     data: TrainingData  # with the initial model's log-probabilities, for an objective that reads them once
     progress: Progress = field(default_factory=Progress)
+
+    def continued_from(self, checkpoint: Path) -> "Components":
+        """Return the components of the next step after a checkpoint. Raises ModelError for one that does not fit."""
+        return replace(self, progress=restore(self.stepper, self.loader, checkpoint))
 
 
 def first_model(recipe: Recipe, data: TrainingData, listener: Listener, peers: Peers = ALONE) -> Transformer:
@@ -79,35 +81,19 @@ def assemble(
     listener: Listener,
     should_stop: Callable[[], bool] | None = None,
     peers: Peers = ALONE,
-    checkpoint: Path | None = None,
 ) -> Components:
-    """Return the components of the first step or, as a checkpoint has them, of the next one. The model moves to the device; its parameters
-    become working weights. `should_stop` ends the sampling of responses; `peers`: the ranks that take each step together, over which the
-    weights are sharded if the recipe says so. Raises ModelError for ids beyond the vocabulary, for ranks whose weights differ, and for a
-    checkpoint that does not fit.
+    """Return the components of the first step. The model moves to the device; its parameters become working weights.
+
+    `should_stop` ends the sampling of responses; `peers`: the ranks that take each step together, over which the weights are sharded if
+    the recipe says so. Raises ModelError for ids beyond the vocabulary, and for ranks whose weights differ.
     """
-    for stored in (
-        *(stored for stored, _ in data.train),
-        *(held_out.stored for held_out in data.validation),
-        *(stream for stream, _ in data.pretraining),
-    ):
-        check_ids(stored.name, stored.max_id, model.config.vocab_size)
-    if data.validation:
-        check_validation(recipe, data)
-    _check_prompts(recipe, data, model)
+    _check(recipe, data, model)
     training, objective = recipe.training, data.objective
-    precision = pick_precision(training.precision, device)
-    stepper, reference = assemble_stepper(recipe, objective, model, device, precision, peers)
-    weights = stepper.weights
+    stepper, reference = assemble_stepper(recipe, objective, model, device, pick_precision(training.precision, device), peers)
     if peers.ranks.share(recipe.parallel.shard):
         shard_weights(recipe, stepper, reference)
     if objective.reference_use == "once":
-        key = f"{weights_sha256(stepper)}\0{precision}\0{device.type}"
-        lacks_any = None if weights.sharding is None else lambda lacks: bool(peers.agree(int(lacks)))
-        with weights.use_latest():
-            labelled, size = objective.labelled, recipe.evaluation.batch_size
-            assert labelled is not None, "it reads rows"
-            data = data_with_reference(data, lambda rows: with_reference(rows, labelled, model, key, size, listener, lacks_any))
+        data = data_with_reference(data, stepper, recipe.evaluation.batch_size, listener)
     rows = open_rows(recipe, objective, data.train, model.config)
     sizes = batch_sizes(recipe, rows)
     plan = Plan(
@@ -129,8 +115,21 @@ def assemble(
     loader.rank, loader.ranks = peers.ranks.rank, peers.ranks.size
     if (mix := objective.pretraining) is not None:
         loader = MixedLoader(loader, mix.open_rows(data.pretraining, row_order(recipe, model.config)), mix.collate, mix.ratio)
-    components = Components(loader, plan, schedule, stepper, reference, data)
-    return components if checkpoint is None else replace(components, progress=restore(stepper, loader, checkpoint))
+    return Components(loader, plan, schedule, stepper, reference, data)
+
+
+def _check(recipe: Recipe, data: TrainingData, model: Transformer) -> None:
+    """Check that the model can read the data, and that the evaluations can be made. Raises ModelError, DataError and UsageError."""
+    for stored in (
+        *(stored for stored, _ in data.train),
+        *(held_out.stored for held_out in data.validation),
+        *(stream for stream, _ in data.pretraining),
+    ):
+        check_ids(stored.name, stored.max_id, model.config.vocab_size)
+    if data.validation:
+        check_validation(recipe, data)
+    if recipe.generation.prompts:
+        check_prompts(recipe, data, model)
 
 
 def assemble_stepper(
@@ -210,18 +209,3 @@ def meta_model(recipe: Recipe, config: ModelConfig) -> Transformer:
     model = on_meta(config)
     choose_trained(recipe, model)
     return model
-
-
-def _check_prompts(recipe: Recipe, data: TrainingData, model: Transformer) -> None:
-    """Raise UsageError before the first step if the evaluations could not continue a prompt of the recipe."""
-    if not recipe.generation.prompts:
-        return
-    from tfkit.generation.complete import encode_prompts
-    from tfkit.generation.decoding import check_length
-
-    texts, rendered = data.objective.prompts(recipe.generation.prompts)
-    for number, ids in enumerate(encode_prompts(model, data.tokenizer, texts, rendered=rendered)):
-        try:
-            check_length(len(ids), number, model)
-        except DataError as error:
-            raise UsageError(f"generation.prompts: {error}") from None

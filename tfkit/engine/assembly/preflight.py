@@ -3,14 +3,22 @@
 import re
 import unicodedata
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import islice
+from typing import TYPE_CHECKING
 
 from tfkit.data import ExampleSet, Source
 from tfkit.data.columns.rows import describe_skipped
+from tfkit.engine.listener import Listener
 from tfkit.errors import DataError
+from tfkit.evaluation.lost_rows import describe_lost, lost_rows, reasons
 from tfkit.objectives.context import LONGER_ROWS, Stored
+from tfkit.objectives.labelled import LabelledObjective
 from tfkit.recipe.schema.roles import Role
 from tfkit.tokenizer import Tokenizer
+
+if TYPE_CHECKING:
+    from tfkit.engine.assembly.training_data import ValidationSet
 
 _ROWS = 1_000  # of each source that are checked
 _HEAD = 256  # characters: more than any special token has
@@ -83,3 +91,19 @@ def check_lost(stored: Sequence[Stored], limit: float) -> None:
 
 def _over(limit: float) -> str:
     return f": more than data.max_lost, {limit:.4g}, allows"
+
+
+def with_lost(
+    held_out: "ValidationSet", objective: LabelledObjective, listener: Listener, count: int | None = None, *, by_loss: bool = False
+) -> "ValidationSet":
+    """Return a set with its lost rows among the first `count` examples; these are reported, and no longer count as skipped.
+
+    `by_loss`: for an evaluation that has only the loss.
+    """
+    if not isinstance(held_out.stored, ExampleSet):
+        return held_out
+    lost = lost_rows(held_out.source, held_out.stored, objective, len(held_out.stored) if count is None else count)
+    if note := describe_lost(held_out.source.name, lost, by_loss=by_loss):
+        listener.warn(note)
+    kept = {kind: skipped for kind, skipped in held_out.stored.skipped.items() if kind not in reasons(lost)}
+    return replace(held_out, stored=replace(held_out.stored, skipped=kept), lost=lost)

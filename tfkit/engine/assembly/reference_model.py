@@ -6,6 +6,7 @@ data; no second model is needed then.
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -13,7 +14,8 @@ from numpy.typing import NDArray
 
 from tfkit.adapters import load
 from tfkit.data import ExampleBatch, ExampleSet
-from tfkit.data.store.computed_values import with_computed_values
+from tfkit.data.store.folder_cache import cache_folder, indexed_folder, is_built, write_index
+from tfkit.data.store.hashes import digest
 from tfkit.engine.listener import Listener
 from tfkit.errors import ModelError
 from tfkit.generation.inference import inference
@@ -23,22 +25,29 @@ from tfkit.model.transformer import Transformer
 from tfkit.objectives.context import Stored
 from tfkit.objectives.labelled import LabelledObjective
 from tfkit.run.tfkit_json import read_tfkit_json
+from tfkit.training.replay import weights_sha256
+from tfkit.training.step import Stepper
 
 if TYPE_CHECKING:
     from tfkit.engine.assembly.training_data import TrainingData
 
-_VERSION = "reference 1"
+_VERSION = 1  # of the folder in the cache
 
 
-def data_with_reference(data: "TrainingData", read: Callable[[ExampleSet], ExampleSet]) -> "TrainingData":
-    """Return the data with the reference's log-probabilities of each row, which `read` adds to a set (with_reference)."""
+def data_with_reference(data: "TrainingData", stepper: Stepper, batch_size: int, listener: Listener) -> "TrainingData":
+    """Return the data with the reference's log-probabilities of each row, by the model of a stepper that has taken no step yet."""
+    weights, objective = stepper.weights, data.objective.labelled
+    assert objective is not None, "it reads rows"
+    key = f"{weights_sha256(stepper)}\0{weights.dtype}\0{stepper.device.type}"
+    lacks_any = None if weights.sharding is None else lambda lacks: bool(stepper.peers.agree(int(lacks)))
 
     def examples(stored: Stored) -> ExampleSet:
         assert isinstance(stored, ExampleSet), "rows of preferences are examples"
-        return read(stored)
+        return with_reference(stored, objective, stepper.model, key, batch_size, listener, lacks_any)
 
-    validation = [replace(held_out, stored=examples(held_out.stored)) for held_out in data.validation]
-    return replace(data, train=[(examples(stored), weight) for stored, weight in data.train], validation=validation)
+    with weights.use_latest():
+        validation = [replace(held_out, stored=examples(held_out.stored)) for held_out in data.validation]
+        return replace(data, train=[(examples(stored), weight) for stored, weight in data.train], validation=validation)
 
 
 def with_reference(
@@ -52,24 +61,45 @@ def with_reference(
 ) -> ExampleSet:
     """Return a set with the reference's log-probability of each sequence, from the cache or computed by `model`, the initial one.
 
-    `key`: a hash of its weights and precision; `lacks_any`: as in `with_computed_values`.
+    `key`: a hash of its weights and precision. `lacks_any`: for ranks that compute together; takes whether this rank's cache lacks the
+    values, and returns whether any rank's does.
+
+    Folder of the cache: values.bin (float32, one value for each element of `sizes`); index.json, written last; hashes.json.
     """
+    folder = cache_folder() / "computed" / digest(_VERSION, "reference", f"reference 1\0{key}\0{batch_size}", stored.fingerprint)
+    starts = stored.arrays["sizes"][1]
 
     def compute() -> NDArray[np.float32]:
         with listener.progress(f"the reference reads {stored.name}", len(stored), "rows") as bar, inference(model):
-            device, log_probs = next(model.parameters()).device, [np.empty(0, np.float32)] * len(stored)
-            order = np.argsort(-np.asarray(stored.lengths), kind="stable")
-            for first in range(0, len(order), batch_size):
-                numbers = order[first : first + batch_size].astype(np.int64)
-                rows = ExampleBatch([[stored[number]] for number in numbers.tolist()], np.zeros_like(numbers), numbers)
-                values = objective.reference_values(model, objective.collate(rows).to(device)).float().cpu().numpy()
-                sizes = [len(stored[number]["sizes"]) for number in numbers.tolist()]
-                for number, part in zip(numbers.tolist(), np.split(values, np.cumsum(sizes)[:-1]), strict=True):
-                    log_probs[number] = part
-                bar.advance(len(numbers))
-        return np.concatenate(log_probs)
+            return _log_probs(stored, objective, model, batch_size, bar.advance)
 
-    return with_computed_values(stored, "reference", "sizes", f"{_VERSION}\0{key}\0{batch_size}", compute, lacks_any)
+    computed = compute() if lacks_any is not None and lacks_any(not is_built(folder, _VERSION)) else None
+
+    def write(path: Path) -> None:
+        values = compute() if computed is None else computed
+        assert len(values) == starts[-1], "one value for each sequence"
+        (path / "values.bin").write_bytes(values.astype("<f4").tobytes())
+        write_index(path, _VERSION, {})
+
+    _, files, _ = indexed_folder(folder, _VERSION, write)
+    return replace(stored, arrays={**stored.arrays, "reference": (files.array("values.bin", "<f4"), starts)})
+
+
+def _log_probs(
+    stored: ExampleSet, objective: LabelledObjective, model: Transformer, batch_size: int, advance: Callable[[int], None]
+) -> NDArray[np.float32]:
+    """Return the model's log-probability of each sequence of all examples, concatenated; long examples are read first."""
+    device, log_probs = next(model.parameters()).device, [np.empty(0, np.float32)] * len(stored)
+    order = np.argsort(-np.asarray(stored.lengths), kind="stable")
+    for first in range(0, len(order), batch_size):
+        numbers = order[first : first + batch_size].astype(np.int64)
+        rows = ExampleBatch([[stored[number]] for number in numbers.tolist()], np.zeros_like(numbers), numbers)
+        values = objective.reference_values(model, objective.collate(rows).to(device)).float().cpu().numpy()
+        sizes = [len(stored[number]["sizes"]) for number in numbers.tolist()]
+        for number, part in zip(numbers.tolist(), np.split(values, np.cumsum(sizes)[:-1]), strict=True):
+            log_probs[number] = part
+        advance(len(numbers))
+    return np.concatenate(log_probs)
 
 
 def with_finished_reference(

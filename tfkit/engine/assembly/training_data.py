@@ -1,7 +1,7 @@
 """Prepare the training data from a recipe's data and tokenizer sections, the first part of every training command."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,14 +17,13 @@ from tfkit.data.sources.open_sources import pretraining_sources, training_source
 from tfkit.data.store.overlap import overlap
 from tfkit.engine.assembly.base_model import Start, kept_labels, open_start, tuned_config
 from tfkit.engine.assembly.memory_plan import require_memory_for_companions
-from tfkit.engine.assembly.preflight import check_lost, check_openings, misfit
+from tfkit.engine.assembly.preflight import check_lost, check_openings, misfit, with_lost
 from tfkit.engine.listener import Listener, StoppingListener, StopRequest
 from tfkit.errors import ModelError
-from tfkit.evaluation.lost_rows import LostRow, describe_lost, lost_rows, reasons, scored_examples
+from tfkit.evaluation.lost_rows import LostRow, scored_examples
 from tfkit.hub import find_checkpoint
 from tfkit.model.config import ModelConfig
 from tfkit.objectives.context import ModelContext, Stored, tokens_of
-from tfkit.objectives.labelled import LabelledObjective
 from tfkit.objectives.objective import Objective
 from tfkit.objectives.registry import objective_tokenizer, open_objective
 from tfkit.parallel.ranks import ALONE, Peers
@@ -255,22 +254,6 @@ def _validation_sets(
     if judged is None or not counts_lost:
         return sets
     return [with_lost(rows, judged, listener, by_loss=not judged.evaluates_answers) for rows in sets]
-
-
-def with_lost(
-    held_out: ValidationSet, objective: LabelledObjective, listener: Listener, count: int | None = None, *, by_loss: bool = False
-) -> ValidationSet:
-    """Return a set with its lost rows among the first `count` examples; these are reported, and no longer count as skipped.
-
-    `by_loss`: for an evaluation that has only the loss.
-    """
-    if not isinstance(held_out.stored, ExampleSet):
-        return held_out
-    lost = lost_rows(held_out.source, held_out.stored, objective, len(held_out.stored) if count is None else count)
-    if note := describe_lost(held_out.source.name, lost, by_loss=by_loss):
-        listener.warn(note)
-    kept = {kind: skipped for kind, skipped in held_out.stored.skipped.items() if kind not in reasons(lost)}
-    return replace(held_out, stored=replace(held_out.stored, skipped=kept), lost=lost)
 
 
 def text_stream(source: Source, tokenizer: Tokenizer, listener: Listener, *, sentences: bool = False) -> TokenStream:

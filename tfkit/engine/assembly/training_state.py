@@ -1,6 +1,6 @@
-"""The tensors of a checkpoint's training state, by name: written from the parts of a run, and restored into them.
+"""The training state of a checkpoint, which only resuming reads: tensors by name, taken from the parts of a run and put back into them.
 
-training/checkpoint.py has the files that hold them.
+training_state/ holds the tensors as safetensors and the rest as strict JSON (run/state_json.py), so that reading runs no code.
 """
 
 from collections.abc import Callable, Mapping
@@ -9,14 +9,18 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import Tensor
 
 from tfkit.data import StepLoader
 from tfkit.engine.assembly.weight_sharding import WeightsHash
 from tfkit.errors import ModelError
 from tfkit.hub import open_tensors
+from tfkit.hub.tensor_files import write_tensors
 from tfkit.objectives.objective import Batch
-from tfkit.training.checkpoint import load_training_state
+from tfkit.run.safetensors_header import read_header
+from tfkit.run.state_json import FOLDER, TrainingState, find_training_file, read_state_json, unread_state, write_state_json
 from tfkit.training.loop import Progress
 from tfkit.training.optimizer import Optimizer
 from tfkit.training.precision import Weights
@@ -25,6 +29,8 @@ from tfkit.training.step import Stepper, TrainedModel
 # Prefixes of the latest weights, of their mean, of what belongs to a companion, and of the loader's tensors; no parameter has them, and
 # the optimizer's state has none.
 _LATEST, _MEAN, COMPANIONS, _LOADER = "latest/", "mean/", "companions/", "loader/"
+
+_TENSORS = f"{FOLDER}/optimizer.safetensors"
 
 
 def state_tensors(
@@ -128,3 +134,28 @@ def _restore_loader(loader: StepLoader[Batch], checkpoint: Path, tensors: Mappin
         raise ModelError(
             f"{checkpoint}: its training state has no whole iteration of responses ({error!r}); resume from another checkpoint"
         ) from error
+
+
+def save_training_state(folder: Path, tensors: Mapping[str, Tensor], state: TrainingState) -> None:
+    """Write `folder`/training_state. The states of random generators are among the tensors (uint8).
+
+    Raises TypeError or ValueError for a `state` that JSON cannot represent exactly, and OSError, for example if the disk is full.
+    """
+    (folder / FOLDER).mkdir()
+    write_state_json(folder, state)
+    write_tensors(folder / _TENSORS, tensors)
+
+
+def load_training_state(folder: Path) -> tuple[dict[str, Tensor], TrainingState]:
+    """Load the tensors (on the CPU) and the state that `save_training_state` wrote. Raises ModelError naming the bad file."""
+    path = find_training_file(folder, _TENSORS)
+    state = read_state_json(folder)
+    try:
+        Progress.from_state(state.progress)
+    except (TypeError, KeyError, ValueError, AttributeError) as error:
+        raise unread_state(folder, error) from error
+    read_header(path)
+    try:
+        return load_file(path), state
+    except (OSError, SafetensorError) as error:
+        raise ModelError(f"{path}: not a readable safetensors file ({error}); resume from another checkpoint") from error

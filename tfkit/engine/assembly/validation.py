@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from tfkit.adapters import FrozenReference
 from tfkit.data import ExampleSet, Rows, TokenStream
 from tfkit.engine.assembly.training_data import TrainingData, ValidationSet
+from tfkit.errors import DataError, UsageError
 from tfkit.evaluation.lost_rows import completed, within, wrong_answers
 from tfkit.evaluation.row_scores import RowPrediction, TokenBudget, answer_metrics, first_rows, judge_rows, score_rows, tokens_of_first
 from tfkit.evaluation.text_scores import score_streams
@@ -16,7 +17,8 @@ from tfkit.objectives.metrics import unit_weights
 from tfkit.objectives.objective import Objective, Sum
 from tfkit.objectives.registry import open_rows, row_order
 from tfkit.parallel.rank_map import UNWATCHED, BatchWork
-from tfkit.recipe.schema.sections import EvaluationSection, Recipe
+from tfkit.recipe.schema.output_sections import EvaluationSection
+from tfkit.recipe.schema.sections import Recipe
 
 _MOST_COUNTS = 400  # of a confusion matrix, which is in the log once for each evaluation
 
@@ -170,3 +172,16 @@ def join_metrics(together: Mapping[str, float], each: Sequence[Mapping[str, floa
     if len(names) < 2:
         return dict(together)
     return dict(together) | {f"{of}.{name}": value for of, metrics in zip(names, each, strict=False) for name, value in metrics.items()}
+
+
+def check_prompts(recipe: Recipe, data: TrainingData, model: Transformer) -> None:
+    """Raise UsageError before the first step if the evaluations could not continue a prompt of the recipe."""
+    from tfkit.generation.complete import encode_prompts
+    from tfkit.generation.decoding import check_length
+
+    texts, rendered = data.objective.prompts(recipe.generation.prompts)
+    for number, ids in enumerate(encode_prompts(model, data.tokenizer, texts, rendered=rendered)):
+        try:
+            check_length(len(ids), number, model)
+        except DataError as error:
+            raise UsageError(f"generation.prompts: {error}") from None

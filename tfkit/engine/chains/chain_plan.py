@@ -16,7 +16,8 @@ from tfkit.engine.training_run.attempt import RunOptions
 from tfkit.errors import BudgetReached, ModelError, TfkitError, UsageError, argument
 from tfkit.recipe import Chain, RecipeError, RecipeText, Stage, open_recipe, read_chain
 from tfkit.recipe.reading.overrides import NO_OVERRIDES
-from tfkit.run.checkpoints import best_checkpoint, newest_checkpoint
+from tfkit.run.best_json import best_checkpoint
+from tfkit.run.checkpoints import newest_checkpoint
 from tfkit.run.folder import RunFolder, is_begun
 from tfkit.run.listing import read_run
 from tfkit.run.manifest import verify

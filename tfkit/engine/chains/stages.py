@@ -1,4 +1,4 @@
-"""Training by a recipe with or without stages. With stages it is a chain of runs in folders of their own, in a folder with their totals.
+"""Training by a recipe with stages: a chain of runs in folders of their own, in a folder with their totals.
 
 Each stage is an ordinary attempt, which is pinned, recorded, resumed and refused like any run.
 """
@@ -20,15 +20,13 @@ from tfkit.run.folder import RunFolder
 from tfkit.run.run_json import CHAIN
 
 
-def run_request(request: TrainingRequest, options: RunOptions, listener: Listener, stop: StopRequest) -> dict[str, Any]:
-    """Train as requested, and return the result of docs/cli.md. The first stage of a chain has to be of the requested kind."""
-    if request.source is not None and request.source.has_stages:
-        plan = plan_chain(request.given, request.kind, options)
-        if request.is_named and not plan.continues:  # noted for all stages at once: a later command may start the last ones
-            paths = [path for stage in plan.chain.stages for path in stage.recipe.objective.code_files.values()]
-            options = replace(options, code=options.code.with_named(paths, listener.warn))
-        return _run(plan, options, listener, stop)
-    return attempt.start_run(request, options, listener, stop)
+def run_stages(request: TrainingRequest, options: RunOptions, listener: Listener, stop: StopRequest) -> dict[str, Any]:
+    """Train by a recipe with stages, and return the result of docs/cli.md. The first stage has to be of the requested kind."""
+    plan = plan_chain(request.given, request.kind, options)
+    if request.is_named and not plan.continues:  # noted for all stages at once: a later command may start the last ones
+        paths = [path for stage in plan.chain.stages for path in stage.recipe.objective.code_files.values()]
+        options = replace(options, code=options.code.with_named(paths, listener.warn))
+    return _run(plan, options, listener, stop)
 
 
 def resume_folder(overrides: Overrides, options: RunOptions, listener: Listener, stop: StopRequest) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from tfkit.engine.chains.sweep_plan import SweepPlan, check_trial, is_free, is_s
 from tfkit.engine.listener import Listener, StopRequest
 from tfkit.engine.request.resuming import warn_without_effect
 from tfkit.engine.request.run_totals import Trial, sweep_facts, sweep_result
+from tfkit.engine.training_run import attempt
 from tfkit.engine.training_run.attempt import RunOptions
 from tfkit.errors import Stopped, UnhealthyError, UsageError, is_out_of_memory, stop_reason
 from tfkit.recipe import RecipeText
@@ -94,7 +95,9 @@ def _run_trial(plan: SweepPlan, trial: Trial, options: RunOptions, listener: Lis
             elif (problem := _problem(plan, trial, options)) is not None:
                 return _failed(trial, problem, listener)
             else:
-                stages.run_request(plan.request(trial), own, listener, stop)
+                request = plan.request(trial)
+                train = stages.run_stages if request.has_stages else attempt.start_run
+                train(request, own, listener, stop)
     except UnhealthyError as error:
         return _failed(trial, str(error), listener)
     except Exception as error:

@@ -1,6 +1,7 @@
 """A text as a model reads it: what each head attends to at each token, and which token the model expects next."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,8 @@ from tfkit.tokenizer.entries import readable_entry
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from tfkit.model.transformer import Transformer
 
 _MOST_WEIGHTS = 1 << 28  # of all layers and heads, 1 GiB in float32
 _DIGITS = 6  # of a weight in JSON
@@ -90,7 +93,6 @@ def attend_text(loaded: Loaded, text: str, target: str | None, next_tokens: int 
     """
     import torch
 
-    from tfkit.model.attention_weights import record_weights
     from tfkit.model.head import VocabularyHead
 
     model, codec = loaded.model, loaded.require_tokenizer()
@@ -115,6 +117,32 @@ def attend_text(loaded: Loaded, text: str, target: str | None, next_tokens: int 
         {name: torch.stack([visible[0, 0] for _, visible in maps]).cpu().numpy() for name, maps in layers.items()},
         expected,
     )
+
+
+@contextmanager
+def record_weights(model: "Transformer") -> "Iterator[dict[str, list[tuple[Tensor, Tensor]]]]":
+    """Record the weights of the forward pass in the block, which nothing else changes: for "encoder", "decoder" and "cross", as the model
+    has them, and for each layer, the weights and which key is visible, both (B, H, T, S).
+    """
+    from tfkit.model.attention import Attention
+
+    layers: dict[str, list[tuple[Tensor, Tensor]]] = {}
+
+    def recorder(kind: str) -> Any:
+        return lambda attention, inputs: layers.setdefault(kind, []).append(attention.weights(*inputs))
+
+    hooks = [
+        module.register_forward_pre_hook(recorder("cross" if module.cross else name))
+        for name, stack in (("encoder", model.encoder), ("decoder", model.decoder))
+        if stack is not None
+        for module in stack.modules()
+        if isinstance(module, Attention)
+    ]
+    try:
+        yield layers
+    finally:
+        for hook in hooks:
+            hook.remove()
 
 
 def _target_ids(loaded: Loaded, target: str) -> list[int]:

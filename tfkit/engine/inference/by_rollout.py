@@ -8,7 +8,8 @@ from tfkit.alignment.held_out import JudgedResponse, judge_prompts, response_met
 from tfkit.alignment.rewards import Rules
 from tfkit.alignment.user_code import CodePermission
 from tfkit.data import ExampleSet
-from tfkit.engine.assembly.training_data import ValidationSet, report_rows, with_lost
+from tfkit.engine.assembly.preflight import with_lost
+from tfkit.engine.assembly.training_data import ValidationSet, report_rows
 from tfkit.engine.assembly.validation import join_metrics, rows_within
 from tfkit.engine.inference.answering_model import open_finished
 from tfkit.engine.inference.by_row import Scored, scored_sources, stored_sets

@@ -8,8 +8,9 @@ from tfkit.data import ExampleSet, Source
 from tfkit.data.sources.open_sources import validation_sources
 from tfkit.data.store.overlap import Hashes
 from tfkit.data.store.token_stream import check_ids
+from tfkit.engine.assembly.preflight import with_lost
 from tfkit.engine.assembly.reference_model import with_finished_reference
-from tfkit.engine.assembly.training_data import ValidationSet, report_rows, set_names, store, with_lost
+from tfkit.engine.assembly.training_data import ValidationSet, report_rows, set_names, store
 from tfkit.engine.assembly.training_rows import evaluation_baselines, scored_rows
 from tfkit.engine.assembly.validation import join_metrics, judge_sets, opened_sets, rows_within, score_sets
 from tfkit.engine.assembly.verdict import predicts_one_class

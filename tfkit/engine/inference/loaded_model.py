@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 from tfkit.engine.inference.pipe import require_iterable
 from tfkit.engine.listener import Silent
+from tfkit.engine.request.call_arguments import plain_columns, plain_overrides
 from tfkit.engine.request.inputs import Inputs
 from tfkit.engine.results import Completion
 from tfkit.errors import UsageError
 from tfkit.hub import Loaded
-from tfkit.recipe.reading.overrides import Overrides, plain_columns, plain_overrides, scored_overrides
+from tfkit.recipe.reading.overrides import Overrides, scored_overrides
 from tfkit.run.signals import interrupts
 from tfkit.training.isolation import isolated
 

@@ -37,7 +37,7 @@ class PlanRequest:
 
 def check_plan_request(request: TrainingRequest, stages: Sequence[str] = ()) -> PlanRequest:
     """Check the training that is to be planned, of either kind. Raises UsageError."""
-    if request.source is not None and request.source.has_stages:
+    if request.source is not None and request.has_stages:
         chain = read_chain(request.source, request.overrides)
         if unknown := [name for name in stages if name not in chain.names]:
             raise UsageError(f"{argument('stages')}: there is no stage {unknown[0]!r}; the stages are {', '.join(chain.names)}")

@@ -14,7 +14,7 @@ from tfkit.model.attention import attend
 from tfkit.model.config import ModelConfig
 from tfkit.model.norm import RMSNorm
 from tfkit.model.transformer import Transformer, build
-from tfkit.recipe.schema.sections import GenerationSection
+from tfkit.recipe.schema.output_sections import GenerationSection
 from tfkit.training.flops import visible_pairs
 
 SECONDS = 0.04  # for each measurement, after an untimed repetition

@@ -6,9 +6,11 @@ checkpoint the whole recipe.
 """
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -16,17 +18,17 @@ from pydantic import ValidationError
 
 from tfkit.engine.listener import Listener
 from tfkit.engine.request.inputs import Inputs, inputs_of
-from tfkit.engine.request.training_request import RecipeFromData, TrainingKind, TrainingRequest, kind_of, tuning_overrides
+from tfkit.engine.request.training_request import RecipeFromData, TrainingKind, TrainingRequest, kind_of
 from tfkit.errors import UsageError, argument
 from tfkit.recipe import RecipeError, RecipeText, ResolvedRecipe
 from tfkit.recipe.pretraining_sizes import SMALL_DECODER, TextSize, decide_sizes
 from tfkit.recipe.reading import tree
-from tfkit.recipe.reading.overrides import NO_OVERRIDES, Overrides, followed_by, given_sections
+from tfkit.recipe.reading.overrides import LENGTH, NO_OVERRIDES, Overrides, followed_by, given_sections
 from tfkit.recipe.reading.read import slug
 from tfkit.recipe.reading.validate import problems_in
 from tfkit.recipe.schema.data_sections import SourceSection
 from tfkit.recipe.schema.sections import Recipe
-from tfkit.recipe.starting_points import ENOUGH_CHARACTERS
+from tfkit.recipe.starting_points import ENOUGH_CHARACTERS, HELD_OUT
 from tfkit.run.checkpoints import step_folders
 
 
@@ -117,6 +119,53 @@ def _data_name(section: SourceSection) -> str:
 
 
 _WORDS, _CHARACTERS = 3, 30  # of the beginning of the text, at most
+
+
+def tuning_overrides(
+    overrides: Overrides,
+    source: RecipeText | None,
+    start: str | None,
+    data: str | None,
+    columns: Mapping[str, Any] = NO_OVERRIDES,
+    rows: int | None = None,
+) -> dict[str, Any]:
+    """Return the overrides, with those added that name the checkpoint, the data, its columns and how many rows are drawn. In a recipe with
+    stages these belong to the first.
+
+    A part of the data is held out in place of the recipe's own validation sources, and, from random weights, of its own fraction.
+    """
+    fields = source.fields() if source is not None and (start or data or columns or rows) else {}
+    stage = f"{next(iter(fields), '').partition('.')[0]}." if source is not None and source.has_stages else ""
+    # The data come first, so that data.train.0.columns can name columns.
+    named: dict[str, Any] = {} if data is None else {f"{stage}data.train": [{"path": data}]}
+    is_new = source is not None and start is None and not {f"{stage}model.from", f"{stage}model"} & {*fields, *overrides}
+    replaces = is_new or isinstance(fields.get(f"{stage}data.validation"), list)
+    if named and replaces and not {f"{stage}data", f"{stage}data.validation"} & overrides.keys():
+        named[f"{stage}data.validation"] = HELD_OUT
+    named |= {f"{stage}data.train.0.columns": dict(columns)} if columns else {}
+    named |= {} if rows is None else {f"{stage}data.rows": rows}
+    base = {} if start is None else {f"{stage}model.from": start}
+    return followed_by({**named, **overrides}, base)
+
+
+def with_length(overrides: Overrides, source: RecipeText | None, tokens: int | None, minutes: float | None) -> Overrides:
+    """Return the overrides with a length in tokens, which is that of a recipe's first stage. Raises UsageError for several lengths or none.
+
+    `minutes` become steps by a forecast, once the data are prepared (fit_length).
+    """
+    if tokens is None and minutes is None:
+        return overrides
+    if minutes is not None and not (isinstance(minutes, Real) and 0 < minutes < math.inf):
+        raise UsageError(f"{argument('minutes', minutes)}: give a number of minutes above 0")
+    stages = [*dict.fromkeys(name.partition(".")[0] for name in source.fields())] if source is not None and source.has_stages else []
+    lengths = [argument(name) for name, value in (("tokens", tokens), ("minutes", minutes)) if value is not None]
+    if (named := [name for name in overrides if name.endswith(LENGTH)]) or len(lengths) > 1:
+        raise UsageError(f"{' and '.join([*lengths, *named])}: two lengths of one training; keep one")
+    if minutes is not None and stages:
+        raise UsageError(
+            f"{argument('minutes')}: a recipe with stages has a length for each; give {stages[0]}.training.steps or {argument('tokens')}"
+        )
+    return overrides if tokens is None else followed_by(overrides, {".".join([*stages[:1], "training.tokens"]): tokens})
 
 
 def training_request(

@@ -56,3 +56,23 @@ def run_folder(run: str | Path | None, name: str) -> Path:
 def stage_names(stages: str | Sequence[str]) -> tuple[str, ...]:
     """Return the chosen stages of a call; a text is one of them."""
     return (stages,) if isinstance(stages, str) else tuple(stages)
+
+
+def plain_overrides(overrides: object) -> dict[str, Any]:
+    """Return the overrides of a call as a recipe would hold them. Raises UsageError for anything but a dict of such values."""
+    if not isinstance(overrides, Mapping | None):
+        raise UsageError(f"overrides={overrides!r}: give a dict of dotted names, such as {{'training.steps': 200}}")
+    found = {}
+    for name, value in (overrides or {}).items():
+        try:
+            found[str(name)] = plain_value(value)
+        except ValueError as error:
+            raise UsageError(f"{name}: {error}") from None
+    return found
+
+
+def plain_columns(columns: object) -> dict[str, Any]:
+    """Return the columns of a call, by role, as a recipe would hold them. Raises UsageError for anything but a dict of names."""
+    if not isinstance(columns, Mapping | None):
+        raise UsageError(f"columns={columns!r}: give a dict with the column of each role, such as {{'text': 'question'}}")
+    return plain_overrides(columns)

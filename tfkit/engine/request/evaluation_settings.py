@@ -19,7 +19,7 @@ from tfkit.recipe.reading.tree import OVERRIDES, Mapping, plain
 from tfkit.recipe.schema.carbon_section import CarbonSection
 from tfkit.recipe.schema.data_sections import DataSection
 from tfkit.recipe.schema.objective_facts import ObjectiveSection
-from tfkit.recipe.schema.sections import EvaluationSection, GenerationSection
+from tfkit.recipe.schema.output_sections import EvaluationSection, GenerationSection
 
 
 @dataclass(frozen=True)

@@ -8,15 +8,18 @@ from typing import Any, TypeGuard
 
 from tfkit.alignment.user_code import code_hashes
 from tfkit.engine.listener import Listener
-from tfkit.engine.request.training_request import RequestRecord
-from tfkit.errors import DataError, UsageError, argument
+from tfkit.engine.request.training_request import RequestRecord, require_trainable
+from tfkit.errors import DataError, MachineError, TfkitError, UsageError, argument
 from tfkit.model.config import ModelConfig
 from tfkit.recipe import model_config, read_recipe
 from tfkit.recipe.presets import merge
 from tfkit.recipe.reading.overrides import LENGTH, followed_by, split_overrides
 from tfkit.recipe.reading.tree import flatten
 from tfkit.recipe.schema.sections import Recipe
+from tfkit.run.checkpoints import newest_step
 from tfkit.run.folder import RunFolder, rounding_fields
+from tfkit.run.listing import read_run
+from tfkit.run.lock import is_locked
 from tfkit.run.machine import describe_machine
 from tfkit.run.manifest import verify
 from tfkit.run.strict_json import is_number
@@ -44,6 +47,19 @@ class Resumption:
     def same_end(self) -> bool:
         """Whether the run ends where it would have ended before."""
         return not self.changes.keys() & {*LENGTH, _PATIENCE}
+
+
+def nothing_to_resume(run: Path) -> TfkitError:
+    """Return the error for a folder without a checkpoint to continue from; it says what the folder is."""
+    listed = read_run(run)
+    if is_locked(run / "lock"):
+        return MachineError(
+            f"{run}: this run folder is in use by another process, which has saved no checkpoint yet. Wait for it or stop it"
+        )
+    if listed.status in ("foreign", "damaged"):
+        return UsageError(f"{run}: there is no run to continue here ({listed.problem}); name the folder of a run")
+    because, again = f" ({listed.problem})" if listed.problem else "", f". Start it again: {listed.resume}" if listed.resume else ""
+    return UsageError(f"{run}: this run has no checkpoint to continue from; it is {listed.status}{because}{again}")
 
 
 def resolve_resumption(folder: RunFolder, now: RequestRecord) -> Resumption:
@@ -115,6 +131,15 @@ def _alternatives(name: str) -> tuple[str, ...]:
     return (name,)
 
 
+def check_resumption(folder: RunFolder, resumption: Resumption, listener: Listener) -> None:
+    """Raise UsageError or DataError for a run that cannot continue in this way, before torch is imported; report what changes."""
+    recipe = resumption.recipe
+    require_trainable(recipe)
+    require_length(folder.path, recipe.training.steps, newest_step(folder.checkpoints))
+    require_same_code(folder, recipe)
+    report_changes(folder, resumption, listener)
+
+
 def require_same_text(begun: Mapping[str, list[str]], data: Mapping[str, list[str]]) -> None:
     """Raise DataError if `data`, the fingerprints of the run's text, are not those with which it was begun."""
     for part, now in data.items():
@@ -175,6 +200,16 @@ def warn_of_other_rounding(folder: RunFolder, arithmetic: dict[str, Any], listen
     known = {name: value for name, value in before.items() if value is not None}
     if changed := _differences(known, {name: now.get(name) for name in known}):
         listener.warn(f"{'; '.join(changed.values())}. So the result equals that of an uninterrupted run only up to rounding")
+
+
+def repeated_result(folder: RunFolder, resumption: Resumption, listener: Listener) -> dict[str, Any] | None:
+    """Return the result of a finished run again, unless it is to become longer; None if there is something left to do."""
+    if not resumption.same_end or (result := finished_result(folder)) is None:
+        return None
+    warn_without_effect(folder.path, resumption.changes.values(), listener)
+    listener.say(f"{folder.path}: this run is finished; here is its result again")
+    folder.confirm_finished()
+    return result
 
 
 def finished_result(folder: RunFolder) -> dict[str, Any] | None:

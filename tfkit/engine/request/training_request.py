@@ -2,11 +2,8 @@
 
 import hashlib
 import json
-import math
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from numbers import Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol, Self
 
@@ -16,9 +13,8 @@ from tfkit.engine.request.run_totals import finalize_killed_run
 from tfkit.errors import UsageError, argument
 from tfkit.recipe import RecipeText, ResolvedRecipe
 from tfkit.recipe.dump import recipe_document
-from tfkit.recipe.reading.overrides import LENGTH, NO_OVERRIDES, Overrides, followed_by
+from tfkit.recipe.reading.overrides import Overrides, followed_by
 from tfkit.recipe.schema.objective_facts import judges_only
-from tfkit.recipe.starting_points import HELD_OUT
 
 if TYPE_CHECKING:
     from tfkit.recipe.schema.sections import Recipe
@@ -109,6 +105,11 @@ class TrainingRequest:
         return RequestRecord(self.source, self.overrides)
 
     @property
+    def has_stages(self) -> bool:
+        """Whether it is a chain of trainings (chains/stages.py)."""
+        return self.source is not None and self.source.has_stages
+
+    @property
     def run_name(self) -> str:
         """The name of the run, if the command gives it no folder. Raises UsageError without a recipe and data."""
         if self.source is not None:
@@ -182,50 +183,3 @@ def _with_checkpoint(source: RecipeText, decided: ResolvedRecipe, overrides: Ove
     document["model"] = {"from": checkpoint} | {name: value for name, value in own.model.changes.items() if name == "dropout"}
     listener.say(f"{source.path}: was run from {own.model.start}; of its section model, only dropout is used for {checkpoint}")
     return read_document(document, str(source.path), overrides)
-
-
-def tuning_overrides(
-    overrides: Overrides,
-    source: RecipeText | None,
-    start: str | None,
-    data: str | None,
-    columns: Mapping[str, Any] = NO_OVERRIDES,
-    rows: int | None = None,
-) -> dict[str, Any]:
-    """Return the overrides, with those added that name the checkpoint, the data, its columns and how many rows are drawn. In a recipe with
-    stages these belong to the first.
-
-    A part of the data is held out in place of the recipe's own validation sources, and, from random weights, of its own fraction.
-    """
-    fields = source.fields() if source is not None and (start or data or columns or rows) else {}
-    stage = f"{next(iter(fields), '').partition('.')[0]}." if source is not None and source.has_stages else ""
-    # The data come first, so that data.train.0.columns can name columns.
-    named: dict[str, Any] = {} if data is None else {f"{stage}data.train": [{"path": data}]}
-    is_new = source is not None and start is None and not {f"{stage}model.from", f"{stage}model"} & {*fields, *overrides}
-    replaces = is_new or isinstance(fields.get(f"{stage}data.validation"), list)
-    if named and replaces and not {f"{stage}data", f"{stage}data.validation"} & overrides.keys():
-        named[f"{stage}data.validation"] = HELD_OUT
-    named |= {f"{stage}data.train.0.columns": dict(columns)} if columns else {}
-    named |= {} if rows is None else {f"{stage}data.rows": rows}
-    base = {} if start is None else {f"{stage}model.from": start}
-    return followed_by({**named, **overrides}, base)
-
-
-def with_length(overrides: Overrides, source: RecipeText | None, tokens: int | None, minutes: float | None) -> Overrides:
-    """Return the overrides with a length in tokens, which is that of a recipe's first stage. Raises UsageError for several lengths or none.
-
-    `minutes` become steps by a forecast, once the data are prepared (Run.fit_length).
-    """
-    if tokens is None and minutes is None:
-        return overrides
-    if minutes is not None and not (isinstance(minutes, Real) and 0 < minutes < math.inf):
-        raise UsageError(f"{argument('minutes', minutes)}: give a number of minutes above 0")
-    stages = [*dict.fromkeys(name.partition(".")[0] for name in source.fields())] if source is not None and source.has_stages else []
-    lengths = [argument(name) for name, value in (("tokens", tokens), ("minutes", minutes)) if value is not None]
-    if (named := [name for name in overrides if name.endswith(LENGTH)]) or len(lengths) > 1:
-        raise UsageError(f"{' and '.join([*lengths, *named])}: two lengths of one training; keep one")
-    if minutes is not None and stages:
-        raise UsageError(
-            f"{argument('minutes')}: a recipe with stages has a length for each; give {stages[0]}.training.steps or {argument('tokens')}"
-        )
-    return overrides if tokens is None else followed_by(overrides, {".".join([*stages[:1], "training.tokens"]): tokens})

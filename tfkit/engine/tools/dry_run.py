@@ -13,7 +13,7 @@ from tfkit.engine.request.rank_checks import require_divisible
 from tfkit.engine.request.training_request import TrainingRequest, require_trainable
 from tfkit.engine.tools.inspection import Inspection, first_rows
 from tfkit.engine.training_run.attempt import RunOptions
-from tfkit.engine.training_run.estimate import Estimate
+from tfkit.engine.training_run.estimate import Estimate, fit_length
 from tfkit.engine.training_run.run import Run
 from tfkit.evaluation.baselines import Baselines
 from tfkit.recipe import ResolvedRecipe
@@ -79,7 +79,7 @@ def dry_run(request: TrainingRequest, session: Session, *, rows: int, options: R
     run = Run(decided.recipe, pick_device(options.device), session.listener, session.stop, session.meter, RunForecaster())
     run.prepare(ranks=ranks)
     if options.minutes is not None:
-        fields = run.fit_length(options.minutes, options.named)
+        fields = fit_length(run, options.minutes, options.named)
         decided = read_document(decided.document, str(decided.path), fields, decided.source.comment)
     estimate = run.forecast(ahead=True)
     if ranks > 1:  # on this machine: they share its time and energy

@@ -16,8 +16,7 @@ from tfkit.engine.assembly.training_data import TrainingData, prepare_data
 from tfkit.engine.inference.session import Session
 from tfkit.errors import DataError
 from tfkit.model.config import ModelConfig
-from tfkit.model.masks import Mask, encoder_output_mask
-from tfkit.model.position import Positions
+from tfkit.model.masks import Mask, Positions, encoder_output_mask
 from tfkit.objectives.objective import IGNORED, Batch
 from tfkit.objectives.registry import row_order
 from tfkit.recipe.schema.sections import Recipe

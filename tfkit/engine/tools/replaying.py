@@ -58,7 +58,9 @@ def _state_before(
     model = first_model(recipe, data, listener)
     usable = [path for path in checkpoints(run / "checkpoints") if step_of(path) < document["step"] and not verify(path)]
     newest, size = usable[-1] if usable else None, len(document["micro_batches"][0]["rows"])
-    components = assemble(recipe, data, model, place, size, listener, checkpoint=newest)
+    components = assemble(recipe, data, model, place, size, listener)
+    if newest is not None:
+        components = components.continued_from(newest)
     listener.say(f"from {newest.name if newest is not None else 'the random weights of the start'} to step {document['step']}")
     take_steps(components.stepper, components.loader, components.schedule, components.plan, components.progress, document["step"] - 1)
     return components

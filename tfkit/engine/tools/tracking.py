@@ -10,7 +10,7 @@ from tfkit.engine.training_run.tracker_adapters import TrackedRun, tracker_of
 from tfkit.errors import MachineError, Stopped, TfkitError, UsageError, argument
 from tfkit.recipe import read_recipe
 from tfkit.recipe.dump import recipe_document
-from tfkit.recipe.schema.sections import ProjectTrackerSection, TensorBoardSection, TrackerSection
+from tfkit.recipe.schema.output_sections import ProjectTrackerSection, TensorBoardSection, TrackerSection
 from tfkit.run.listing import read_run
 from tfkit.run.metrics import read_metrics
 from tfkit.run.run_json import known_of, runs_within

@@ -8,7 +8,8 @@ from typing import Any
 from tfkit.engine.listener import Listener
 from tfkit.engine.tools.audit import Audit, audit_runs
 from tfkit.errors import ModelError
-from tfkit.run.checkpoints import best_checkpoint, leftovers, read_best, set_aside, step_folders
+from tfkit.run.best_json import best_checkpoint, read_best
+from tfkit.run.checkpoints import leftovers, set_aside, step_folders
 from tfkit.run.listing import list_runs
 from tfkit.run.manifest import extra_files, read_manifest, recorded_bytes, verify
 from tfkit.run.model_files import MIB, read_object

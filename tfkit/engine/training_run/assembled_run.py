@@ -240,7 +240,9 @@ def assemble_run(run: Run, *, exact: bool, force: bool) -> AssembledRun:
             from tfkit.engine.training_run.coordinator import announce_run
 
             announce_run(run, resumed_from, size)
-        components = assemble(recipe, data, model, run.device, size, listener, run.should_end, peers, resumed_from)
+        components = assemble(recipe, data, model, run.device, size, listener, run.should_end, peers)
+        if resumed_from:
+            components = components.continued_from(resumed_from)
     run.data = components.data
     if resumed_from:
         require_length(folder.path, components.plan.steps, components.progress.step)

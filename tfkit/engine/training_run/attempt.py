@@ -2,8 +2,9 @@
 
 start_run | resume_run
   _attempt              the run folder is locked, and the recipe is known; torch is imported after that, so that a refusal is quick
-    _train_metered      the meter runs; whatever happens, its totals are recorded
-      _prepare_run      device, ranks, then Run.prepare: the data; Run.forecast, if something needs it
+    _Attempt.train      the meter runs; whatever happens, its totals are recorded
+      _prepare          device, ranks, then Run.prepare: the data; Run.forecast, if something needs it
+      _decide_by_data   the length and the rate, where the user leaves them to tfkit
       assemble_run      the model, or its newest checkpoint, and the parts of the training
       AssembledRun      .train: the steps; then .finish, or .result of a run that was stopped
 """
@@ -21,15 +22,13 @@ from tfkit.engine.request.gate import Gate, judge, training_gates, training_metr
 from tfkit.engine.request.rank_checks import rank_device, rank_threads, require_divisible
 from tfkit.engine.request.training_request import RequestRecord, TrainingRequest, kind_of, require_trainable
 from tfkit.engine.training_run.ranks_of_command import RankConnection
-from tfkit.errors import BudgetReached, MachineError, Stopped, TfkitError, UsageError, argument, stop_reason
+from tfkit.errors import BudgetReached, Stopped, UsageError, argument, stop_reason
 from tfkit.parallel.ranks import Ranks
 from tfkit.recipe.reading.overrides import Overrides
 from tfkit.recipe.schema.optimizer_sections import ParallelSection
 from tfkit.recipe.starting_points import DECISIONS
 from tfkit.run import strict_json
 from tfkit.run.folder import RunFolder, is_begun
-from tfkit.run.listing import read_run
-from tfkit.run.lock import is_locked
 
 if TYPE_CHECKING:
     from tfkit.carbon import Meter
@@ -39,7 +38,6 @@ if TYPE_CHECKING:
     from tfkit.engine.training_run.run import Run
     from tfkit.recipe.schema.sections import Recipe
 
-_LONGER, _LATER_SECONDS = 1.2, 30.0  # a slow run is stopped after this factor times its minutes, and these seconds
 _LOOK_SECONDS = 0.05  # between checks of a stop while the idle machine is measured
 
 
@@ -84,66 +82,31 @@ def start_run(request: TrainingRequest, options: RunOptions, listener: Listener,
 def resume_run(overrides: Overrides, options: RunOptions, listener: Listener, stop: StopRequest) -> dict[str, Any]:
     """Continue a run as it was started, from its folder alone. Return the result of docs/cli.md."""
     if not is_begun(options.run):
-        raise _nothing_to_resume(options.run)
+        from tfkit.engine.request.resuming import nothing_to_resume
+
+        raise nothing_to_resume(options.run)
     return _attempt(TrainingRequest(None, None, overrides), options, listener, stop)
 
 
-def _nothing_to_resume(run: Path) -> TfkitError:
-    """Return the error for a folder without a checkpoint to continue from; it says what the folder is."""
-    listed = read_run(run)
-    if is_locked(run / "lock"):
-        return MachineError(
-            f"{run}: this run folder is in use by another process, which has saved no checkpoint yet. Wait for it or stop it"
-        )
-    if listed.status in ("foreign", "damaged"):
-        return UsageError(f"{run}: there is no run to continue here ({listed.problem}); name the folder of a run")
-    because, again = f" ({listed.problem})" if listed.problem else "", f". Start it again: {listed.resume}" if listed.resume else ""
-    return UsageError(f"{run}: this run has no checkpoint to continue from; it is {listed.status}{because}{again}")
-
-
 def _attempt(request: TrainingRequest, options: RunOptions, listener: Listener, stop: StopRequest) -> dict[str, Any]:
-    """Lock the run folder, and train.
+    """Lock the run folder, and train. A resumed run has a recipe of its own, which the request may change.
 
-    The recipe of a new run is decided once the folder is locked. A resumed run has its own, which the request may change. Raises Stopped,
-    with `result` if steps were taken.
+    Raises Stopped, with `result` if steps were taken.
     """
-    from tfkit.engine.request.resuming import (
-        finished_result,
-        report_changes,
-        require_length,
-        require_same_code,
-        resolve_resumption,
-        warn_without_effect,
-    )
-    from tfkit.run.checkpoints import newest_step
-
     if options.stages:
         raise UsageError(f"{argument('stages', ','.join(options.stages))}: the recipe has no stages; leave it out")
     with RunFolder.open(options.run, resume=options.resume, command=[*options.command], warn=listener.warn) as folder:
         if folder.begun:
+            from tfkit.engine.request.resuming import check_resumption, repeated_result, resolve_resumption
+
             resumption = resolve_resumption(folder, request.given)
             recipe, given = resumption.recipe, resumption.given
             gates = _gates(options, recipe)
-            if resumption.same_end and (result := finished_result(folder)) is not None:
-                warn_without_effect(folder.path, resumption.changes.values(), listener)
-                listener.say(f"{folder.path}: this run is finished; here is its result again")
-                folder.confirm_finished()
+            if (result := repeated_result(folder, resumption, listener)) is not None:
                 return _with_verdicts(result, gates)
-            require_trainable(recipe)
-            require_length(folder.path, recipe.training.steps, newest_step(folder.checkpoints))
-            require_same_code(folder, recipe)
-            report_changes(folder, resumption, listener)
+            check_resumption(folder, resumption, listener)
         else:
-            if request.source is None and request.unwritten is None:
-                raise UsageError(f"{options.run}: the checkpoints of this run are gone; start it again with its recipe")
-            with stop.at_once():
-                decided = request.decide(listener)
-                if request.source is None:
-                    listener.decided(decided.text)
-            recipe, given = decided.recipe, request.given.with_decided(decided.decided)
-            require_trainable(recipe)
-            if given.recipe is None:
-                folder.record(decisions=DECISIONS)
+            recipe, given = _decide(request, folder, listener, stop)
             gates = _gates(options, recipe)
             if request.is_named and recipe.objective.code_files:
                 options = replace(options, code=options.code.with_named(recipe.objective.code_files.values(), listener.warn))
@@ -151,19 +114,38 @@ def _attempt(request: TrainingRequest, options: RunOptions, listener: Listener, 
             options.code.require(recipe.objective.code_files)
         if not options.ranks.is_alone or recipe.parallel != ParallelSection():
             require_divisible(recipe, options.ranks.size)
-        budget, carbon = None, recipe.carbon
-        if options.minutes is not None and not folder.begun and carbon.budget_seconds is None:  # of this attempt, not of the recipe
-            carbon = carbon.model_copy(update={"budget_seconds": _LONGER * 60 * options.minutes + _LATER_SECONDS})
-        if carbon.limits:
-            from tfkit.engine.training_run.budget import Budget
-
-            budget = Budget(carbon, folder.path, stop, listener)
-            stop = budget.stop
+        budget = _budget(recipe, options, folder, listener, stop)
         try:
-            return _with_verdicts(_train_metered(recipe, given, options, gates, folder, listener, stop, budget), gates)
+            attempt = _Attempt(recipe, given, options, gates, folder, listener, stop if budget is None else budget.stop, budget)
+            return _with_verdicts(attempt.train(), gates)
         except Stopped as stopped:
             stopped.runs_code = bool(recipe.objective.code_files)
             raise
+
+
+def _decide(request: TrainingRequest, folder: RunFolder, listener: Listener, stop: StopRequest) -> "tuple[Recipe, RequestRecord]":
+    """Return the recipe of a new run, and the record of what was given, with what was decided from the data."""
+    if request.source is None and request.unwritten is None:
+        raise UsageError(f"{folder.path}: the checkpoints of this run are gone; start it again with its recipe")
+    with stop.at_once():
+        decided = request.decide(listener)
+        if request.source is None:
+            listener.decided(decided.text)
+    require_trainable(decided.recipe)
+    given = request.given.with_decided(decided.decided)
+    if given.recipe is None:
+        folder.record(decisions=DECISIONS)
+    return decided.recipe, given
+
+
+def _budget(recipe: "Recipe", options: RunOptions, folder: RunFolder, listener: Listener, stop: StopRequest) -> "Budget | None":
+    """Return the budget of an attempt, by its recipe or, for a new run, its length in minutes; None if it has no limit."""
+    carbon, minutes = recipe.carbon, None if folder.begun else options.minutes
+    if minutes is None and not carbon.limits:
+        return None
+    from tfkit.engine.training_run.budget import Budget, with_latest_end
+
+    return Budget(carbon if minutes is None else with_latest_end(carbon, minutes), folder.path, stop, listener)
 
 
 def _gates(options: RunOptions, recipe: "Recipe") -> list[Gate]:
@@ -175,97 +157,109 @@ def _with_verdicts(result: dict[str, Any], gates: Collection[Gate]) -> dict[str,
     return {**result, "gates": strict_json.loads(strict_json.dumps({"gates": judge(gates, training_metrics(result))}))["gates"]}
 
 
-def _train_metered(
-    recipe: "Recipe",
-    given: RequestRecord,
-    options: RunOptions,
-    gates: Collection[Gate],
-    folder: RunFolder,
-    listener: Listener,
-    stop: StopRequest,
-    budget: "Budget | None",
-) -> dict[str, Any]:
-    """Train with a meter, which is stopped however the attempt ends; its reading goes into the totals. Raises Stopped, as `_attempt`."""
-    from tfkit.carbon import Meter, attempts_of, missing_nodes
-    from tfkit.engine.request.run_totals import record_totals
+@dataclass(frozen=True)
+class _Attempt:
+    """An attempt whose folder is locked and whose recipe is known. `stop`: that of the budget, if there is one."""
 
-    folder.begin_attempt(options.threads, kind=kind_of(recipe))
-    name = given.recipe.name if given.recipe is not None else folder.path.name
-    assembled: AssembledRun | None = None
-    stopped: Stopped | None = None
-    meter_facts: dict[str, Any] = {"run_id": folder.run_id, "attempt": folder.attempt, "project": name, "nodes": options.ranks.nodes}
-    meter = Meter.start(recipe.carbon, folder=folder.path, **meter_facts)
-    if budget is not None:
-        budget.start(meter)
-    try:
-        _measure_idle(meter, recipe.carbon.baseline_seconds, listener, stop)
-        run = _prepare_run(recipe, options, folder, listener, stop, meter, meter_facts)
-        run.budget = budget
-        for gate in gates:
+    recipe: "Recipe"
+    given: RequestRecord
+    options: RunOptions
+    gates: Collection[Gate]
+    folder: RunFolder
+    listener: Listener
+    stop: StopRequest
+    budget: "Budget | None"
+
+    def train(self) -> dict[str, Any]:
+        """Train with a meter, which is stopped however the attempt ends; its reading goes into the totals. Raises Stopped."""
+        from tfkit.carbon import Meter, attempts_of, missing_nodes
+        from tfkit.engine.request.run_totals import record_totals
+
+        recipe, folder, budget = self.recipe, self.folder, self.budget
+        folder.begin_attempt(self.options.threads, kind=kind_of(recipe))
+        assembled: AssembledRun | None = None
+        stopped: Stopped | None = None
+        meter = Meter.start(recipe.carbon, folder=folder.path, **self._meter_facts)
+        if budget is not None:
+            budget.start(meter)
+        try:
+            _measure_idle(meter, recipe.carbon.baseline_seconds, self.listener, self.stop)
+            run = self._prepare(meter)
+            given = self._decide_by_data(run)
+            from tfkit.engine.training_run.assembled_run import assemble_run  # it imports torch, as `_prepare` does
+
+            assembled = assemble_run(run, exact=self.options.exact, force=self.options.force)
+            assembled.record(given)
+            assembled.train()
+        except Stopped as error:
+            stopped = error if budget is None else budget.ending(error)
+            if isinstance(stopped, BudgetReached):
+                folder.record(larger_budget=stopped.larger)
+        finally:
+            reading = meter.stop()
+            if warning := meter.warning():
+                self.listener.warn(warning)
+            record_totals(folder, reading, assembled.totals if assembled is not None else {})
+            with suppress(OSError):
+                for silent in missing_nodes(attempts_of(folder.path, folder.run_id)):
+                    self.listener.warn(f"the energy is a lower bound: {silent}")
+        if stopped is not None:
+            if assembled is not None and assembled.progress.step:
+                stopped.result = assembled.result("stopped") | {"stopped_by": stop_reason(stopped)}
+            raise stopped
+        assert assembled is not None
+        return assembled.finish()
+
+    @property
+    def _meter_facts(self) -> dict[str, Any]:
+        folder, recipe = self.folder, self.given.recipe
+        name = folder.path.name if recipe is None else recipe.name
+        return {"run_id": folder.run_id, "attempt": folder.attempt, "project": name, "nodes": self.options.ranks.nodes}
+
+    def _prepare(self, meter: "Meter") -> "Run":
+        """Return the run with its device, peers and data, but without weights."""
+        import torch
+
+        from tfkit.engine.training_run.run import Run
+        from tfkit.training.device import pick_device
+
+        options, recipe, folder, stop = self.options, self.recipe, self.folder, self.stop
+        threads, device_name = options.threads, options.device
+        if not options.ranks.is_alone:
+            threads, device_name = rank_threads(threads, options.ranks), rank_device(device_name, options.ranks)
+        if threads is not None:
+            torch.set_num_threads(threads)
+        device = pick_device(device_name)
+        with stop.at_once("nothing was trained yet"):  # the other ranks may be late
+            peers = options.connection.peers(device, self.listener.say)
+            carbon = {"carbon": recipe.carbon.model_dump(mode="json"), "folder": str(folder.path.resolve())}
+            options.connection.meter_nodes(device, carbon | self._meter_facts)
+        run = Run(recipe, device, self.listener, stop, meter, options.forecaster, peers, options.code)
+        run.folder = folder
+        run.prepare(begun=folder.begun)
+        if run.needs_forecast:
+            estimate = run.forecast()
+            if not folder.begun:
+                from tfkit.carbon.place import require_long_series
+
+                require_long_series(recipe.carbon, estimate.seconds.low)
+        return run
+
+    def _decide_by_data(self, run: "Run") -> RequestRecord:
+        """Check the gates, and choose the length and the rate that are asked for; return what was given, with what was decided."""
+        options, given = self.options, self.given
+        run.budget = self.budget
+        for gate in self.gates:
             run.data.objective.evaluation_objective.check_metric(gate.metric.rpartition(".")[2])
-        if options.minutes is not None and not folder.begun:
-            given = given.with_decided(run.fit_length(options.minutes, options.named, measures=True))
-        if recipe.training.trial_rates is not None:
-            run.choose_rate()
-        from tfkit.engine.training_run.assembled_run import assemble_run  # it imports torch, as `_prepare_run` does
+        if options.minutes is not None and not self.folder.begun:
+            from tfkit.engine.training_run.estimate import fit_length
 
-        assembled = assemble_run(run, exact=options.exact, force=options.force)
-        assembled.record(given)
-        assembled.train()
-    except Stopped as error:
-        stopped = error if budget is None else budget.ending(error)
-        if isinstance(stopped, BudgetReached):
-            folder.record(larger_budget=stopped.larger)
-    finally:
-        reading = meter.stop()
-        if warning := meter.warning():
-            listener.warn(warning)
-        record_totals(folder, reading, assembled.totals if assembled is not None else {})
-        with suppress(OSError):
-            for silent in missing_nodes(attempts_of(folder.path, folder.run_id)):
-                listener.warn(f"the energy is a lower bound: {silent}")
-    if stopped is not None:
-        if assembled is not None and assembled.progress.step:
-            stopped.result = assembled.result("stopped") | {"stopped_by": stop_reason(stopped)}
-        raise stopped
-    assert assembled is not None
-    return assembled.finish()
+            given = given.with_decided(fit_length(run, options.minutes, options.named, measures=True))
+        if self.recipe.training.trial_rates is not None:
+            from tfkit.engine.training_run.rate_trial import choose_rate
 
-
-def _prepare_run(
-    recipe: "Recipe",
-    options: RunOptions,
-    folder: RunFolder,
-    listener: Listener,
-    stop: StopRequest,
-    meter: "Meter",
-    meter_facts: dict[str, Any],
-) -> "Run":
-    """Return the run with its device, peers and data, but without weights."""
-    import torch
-
-    from tfkit.carbon.place import require_long_series
-    from tfkit.engine.training_run.run import Run
-    from tfkit.training.device import pick_device
-
-    threads, device_name = options.threads, options.device
-    if not options.ranks.is_alone:
-        threads, device_name = rank_threads(threads, options.ranks), rank_device(device_name, options.ranks)
-    if threads is not None:
-        torch.set_num_threads(threads)
-    device = pick_device(device_name)
-    with stop.at_once("nothing was trained yet"):  # the other ranks may be late
-        peers = options.connection.peers(device, listener.say)
-        carbon = {"carbon": recipe.carbon.model_dump(mode="json"), "folder": str(folder.path.resolve())}
-        options.connection.meter_nodes(device, carbon | meter_facts)
-    run = Run(recipe, device, listener, stop, meter, options.forecaster, peers, options.code)
-    run.folder = folder
-    run.prepare(begun=folder.begun)
-    if run.needs_forecast:
-        estimate = run.forecast()
-        if not folder.begun:
-            require_long_series(recipe.carbon, estimate.seconds.low)
-    return run
+            choose_rate(run)
+        return given
 
 
 def _measure_idle(meter: "Meter", seconds: float, listener: Listener, stop: StopRequest) -> None:

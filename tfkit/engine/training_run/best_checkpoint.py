@@ -9,7 +9,8 @@ from tfkit.engine.training_run.run import Run
 from tfkit.engine.training_run.training_log import TrainingLog
 from tfkit.evaluation.baselines import Baselines
 from tfkit.recipe.schema.objective_sections import HIGHER
-from tfkit.run.checkpoints import best_checkpoint, checkpoints, read_best, record_best, step_of
+from tfkit.run.best_json import best_checkpoint, read_best, record_best
+from tfkit.run.checkpoints import checkpoints, step_of
 
 
 class BestCheckpoint:

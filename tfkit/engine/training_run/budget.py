@@ -21,12 +21,19 @@ from tfkit.units import format_energy, format_mass, format_seconds
 NEAR = 0.8  # fraction of the limit that is worth a warning
 SURE_STEPS = 5  # steps from which the remaining ones are forecast
 LONGEST_TICK_SECONDS = 5.0
+LONGER, LATER_SECONDS = 1.2, 30.0  # a slow run is stopped after this factor times its minutes, and these seconds
 SILENT_TICKS = 2  # ticks without a good reading after which the meter has failed
 
 
 def format_amount(name: str, value: float) -> str:
     """Format the value of a field of `Amounts`."""
     return {"g": format_mass, "kwh": lambda kwh: format_energy(1000 * kwh), "seconds": _seconds}[name](value)
+
+
+def with_latest_end(carbon: CarbonSection, minutes: float) -> CarbonSection:
+    """Return the section with the time after which an attempt of so many minutes is stopped, unless the recipe limits its time."""
+    latest = LONGER * 60 * minutes + LATER_SECONDS
+    return carbon if carbon.budget_seconds is not None else carbon.model_copy(update={"budget_seconds": latest})
 
 
 def require_unspent(carbon: CarbonSection, folder: Path, spent: Amounts) -> None:

@@ -14,7 +14,7 @@ from tfkit.carbon.footprint import Intensity, RunTotals
 from tfkit.durable import write_atomically
 from tfkit.engine.assembly.components import Components
 from tfkit.engine.assembly.training_data import TrainingData
-from tfkit.engine.assembly.training_state import loader_state
+from tfkit.engine.assembly.training_state import loader_state, save_training_state
 from tfkit.engine.request.training_request import kind_of
 from tfkit.engine.training_run.best_checkpoint import BestCheckpoint
 from tfkit.engine.training_run.model_work import ModelWork
@@ -26,15 +26,16 @@ from tfkit.generation.config_file import stated_settings
 from tfkit.hub import OWN_TYPE, save_model
 from tfkit.recipe.schema.carbon_section import CarbonSection
 from tfkit.recipe.schema.sections import LoraSection, Recipe
+from tfkit.run.best_json import best_checkpoint
 from tfkit.run.card import CardBase, CardModel, CardTraining, model_card
 from tfkit.run.card_facts import BaseCard, CardData
 from tfkit.run.card_impact import CardImpact
-from tfkit.run.checkpoints import best_checkpoint, prune, save_checkpoint
+from tfkit.run.checkpoint_saving import save_checkpoint
+from tfkit.run.checkpoints import prune
 from tfkit.run.lineage import Inherited, Lineage, OwnTotals, ParentEntry, sum_inherited
 from tfkit.run.machine import processor
 from tfkit.run.state_json import TrainingState
 from tfkit.tokenizer.conversations import end_ids
-from tfkit.training.checkpoint import save_training_state
 from tfkit.training.loop import Progress
 
 

@@ -256,7 +256,9 @@ def _begin(message: dict[str, Any], group: ProcessGroup, listener: Listener, sto
     make_deterministic(device)
     keep_freed_memory()
     model = first_model(recipe, data, listener, group)
-    components = assemble(recipe, data, model, device, message["micro_batch_size"], listener, peers=group, checkpoint=checkpoint)
+    components = assemble(recipe, data, model, device, message["micro_batch_size"], listener, peers=group)
+    if checkpoint is not None:
+        components = components.continued_from(checkpoint)
     if recipe.training.compile:
         compile_model(model, by_block=recipe.parallel.shard > 1)
     return MicroBatches(recipe, device, listener, components, restored=checkpoint is not None)

@@ -6,12 +6,14 @@ factor of ten). So the trial raises each rate according to how much shorter it i
 """
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
+from copy import copy
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
+from tfkit.recipe.pretraining_sizes import scaled_to
 from tfkit.recipe.schema.sections import Recipe
-from tfkit.units import format_number_of
+from tfkit.units import format_number_of, format_seconds
 
 if TYPE_CHECKING:
     from tfkit.carbon.footprint import RunTotals
@@ -202,3 +204,37 @@ class Forecaster(Protocol):
     def remember(self, run: "Run", planned: Estimate, totals: "RunTotals") -> None:
         """Add a run that was finished in one attempt, with its prediction, to the history."""
         ...
+
+
+def fit_length(run: "Run", minutes: float, named: Collection[str], *, measures: bool = False) -> dict[str, Any]:
+    """Give the prepared run the number of steps that takes about so long, and return the fields that this decides.
+
+    What the recipe gives in steps keeps its place in the run, unless it is `named` by the user. `measures`: the time is that of a few
+    steps, on the machine as it is now, and not that of the forecast alone, if one process trains.
+    """
+    recipe, own, how = run.recipe, run.recipe.training.steps, "by a forecast"
+
+    corrected: Callable[[Estimate], Estimate] = copy  # no correction
+    if measures and run.peers.ranks.is_alone:
+        corrected = run.forecaster.measure(run)
+        how = "by the time of a few steps"
+    shorter = corrected(run.forecast())
+    steps = shorter.steps
+
+    def with_steps(count: int) -> dict[str, Any]:
+        fields = {"training.steps": count, **scaled_to(recipe, own, count, named)}
+        run.recipe = recipe.with_fields(fields)
+        return fields
+
+    with_steps(2 * steps)
+    longer = corrected(run.forecast())
+    per_step = (longer.seconds.likely - shorter.seconds.likely) / steps  # the rest, as the start, takes the same time in both
+    fitting = steps + (60 * minutes - shorter.seconds.likely) / max(per_step, 1e-6)
+    fields = with_steps(max(1, round(fitting)))
+    if fitting < 1:
+        run.listener.warn(f"{minutes:g} minutes are less than the start and the evaluations take, {how}; give more")
+    run.planned = corrected(run.forecast())
+    latest = run.budget.limits.get("seconds") if run.budget is not None else None
+    stops = "" if latest is None else f"; a slower machine is stopped after {format_seconds(latest)}"
+    run.listener.decided(f"in {minutes:g} minutes, {how}: {run.planned.steps:,} steps{stops}\n")
+    return fields

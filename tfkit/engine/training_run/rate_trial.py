@@ -58,6 +58,23 @@ class _Outcome:
         return -(self.f1 or 0.0), self.loss
 
 
+def choose_rate(run: "Run") -> None:
+    """Give the run the learning rate that a trial chooses, or its own if the forecast has no trial. Raises Stopped."""
+    assert run.planned is not None  # a trial is planned by the forecast
+    plan = run.planned.rate_trial
+    if plan is None:
+        run.listener.decided(f"no learning rates are tried: {run.planned.no_rate_trial}. Chosen: {run.recipe.optimizer.lr:g}\n")
+        run.recipe = run.recipe.with_rate(run.recipe.optimizer.lr)
+        return
+    if run.budget is not None:
+        run.budget.wait_for_meter()
+    run.meter.phase("trial")
+    run.recipe, trial = try_rates(run, plan)
+    run.meter.phase("setup")
+    if trial is not None:
+        run.folder.record(rate_trial=trial)
+
+
 def try_rates(run: "Run", plan: RateTrialPlan) -> tuple[Recipe, dict[str, Any] | None]:
     """Return the recipe with the best rate, and the trial's entry in run.json, or None if its rows cannot decide. Raises Stopped.
 

@@ -1,10 +1,9 @@
 """A run before its first weight: its data prepared, its length, its rate and its forecast, for a training as for a plan."""
 
 import time
-from collections.abc import Callable, Collection
-from copy import copy
+from collections.abc import Callable
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -21,11 +20,9 @@ from tfkit.engine.training_run.micro_batches import is_short, limit_batch_size
 from tfkit.hub import content_hash, run_id_of
 from tfkit.model.transformer import Transformer
 from tfkit.parallel.ranks import ALONE, Peers
-from tfkit.recipe.pretraining_sizes import scaled_to
 from tfkit.recipe.schema.sections import Recipe
 from tfkit.run.ancestors import FoundAncestors, Parent, find_ancestors
 from tfkit.run.folder import RunFolder
-from tfkit.units import format_seconds
 
 if TYPE_CHECKING:
     from tfkit.engine.training_run.budget import Budget
@@ -85,39 +82,6 @@ class Run:
             self.planned = self.forecaster.estimate(self, seconds)
         return self.planned
 
-    def fit_length(self, minutes: float, named: Collection[str], *, measures: bool = False) -> dict[str, Any]:
-        """Give the prepared run the number of steps that takes about so long, and return the fields that this decides.
-
-        What the recipe gives in steps keeps its place in the run, unless it is `named` by the user. `measures`: the time is that of a few
-        steps, on the machine as it is now, and not that of the forecast alone, if one process trains.
-        """
-        recipe, own, how = self.recipe, self.recipe.training.steps, "by a forecast"
-
-        corrected: Callable[[Estimate], Estimate] = copy  # no correction
-        if measures and self.peers.ranks.is_alone:
-            corrected = self.forecaster.measure(self)
-            how = "by the time of a few steps"
-        shorter = corrected(self.forecast())
-        steps = shorter.steps
-
-        def with_steps(count: int) -> dict[str, Any]:
-            fields = {"training.steps": count, **scaled_to(recipe, own, count, named)}
-            self.recipe = recipe.with_fields(fields)
-            return fields
-
-        with_steps(2 * steps)
-        longer = corrected(self.forecast())
-        per_step = (longer.seconds.likely - shorter.seconds.likely) / steps  # the rest, as the start, takes the same time in both
-        fitting = steps + (60 * minutes - shorter.seconds.likely) / max(per_step, 1e-6)
-        fields = with_steps(max(1, round(fitting)))
-        if fitting < 1:
-            self.listener.warn(f"{minutes:g} minutes are less than the start and the evaluations take, {how}; give more")
-        self.planned = corrected(self.forecast())
-        latest = self.budget.limits.get("seconds") if self.budget is not None else None
-        stops = "" if latest is None else f"; a slower machine is stopped after {format_seconds(latest)}"
-        self.listener.decided(f"in {minutes:g} minutes, {how}: {self.planned.steps:,} steps{stops}\n")
-        return fields
-
     @property
     def needs_forecast(self) -> bool:
         """Whether something reads the forecast of this run: a budget, a trial of rates, a series of intensities, or a person who waits."""
@@ -146,21 +110,3 @@ class Run:
     def should_end(self) -> Callable[[], bool]:
         """Whether the steps should end; a budget is checked after each of them, and not again by this."""
         return self.stop.should_stop if self.budget is None else self.budget.should_end
-
-    def choose_rate(self) -> None:
-        """Give the recipe the learning rate that a trial chooses, or its own if the forecast has no trial. Raises Stopped."""
-        from tfkit.engine.training_run.rate_trial import try_rates
-
-        assert self.planned is not None  # a trial is planned by the forecast
-        plan = self.planned.rate_trial
-        if plan is None:
-            self.listener.decided(f"no learning rates are tried: {self.planned.no_rate_trial}. Chosen: {self.recipe.optimizer.lr:g}\n")
-            self.recipe = self.recipe.with_rate(self.recipe.optimizer.lr)
-            return
-        if self.budget is not None:
-            self.budget.wait_for_meter()
-        self.meter.phase("trial")
-        self.recipe, trial = try_rates(self, plan)
-        self.meter.phase("setup")
-        if trial is not None:
-            self.folder.record(rate_trial=trial)

@@ -17,7 +17,7 @@ from typing import Any, Protocol
 from tfkit.carbon import Footprint
 from tfkit.errors import MachineError, how_to_install
 from tfkit.network import is_offline
-from tfkit.recipe.schema.sections import TensorBoardSection, TrackerSection
+from tfkit.recipe.schema.output_sections import TensorBoardSection, TrackerSection
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,8 @@ from typing import Protocol
 from tfkit.carbon import Footprint
 from tfkit.model.config import ModelConfig
 from tfkit.recipe.dump import recipe_document
-from tfkit.recipe.schema.sections import Recipe, TensorBoardSection
+from tfkit.recipe.schema.output_sections import TensorBoardSection
+from tfkit.recipe.schema.sections import Recipe
 from tfkit.run.folder import RunFolder
 
 WAITING = 1000  # lines of the log that may wait; further ones are dropped

@@ -14,7 +14,8 @@ from tfkit.recipe.schema.data_sections import TokenizerSection
 from tfkit.recipe.schema.objective_facts import OWN_HEADS, ObjectiveSection
 from tfkit.recipe.schema.objective_sections import metrics_of
 from tfkit.recipe.schema.optimizer_sections import ScheduleSection
-from tfkit.recipe.schema.sections import EvaluationSection, ModelSection, Recipe
+from tfkit.recipe.schema.output_sections import EvaluationSection
+from tfkit.recipe.schema.sections import ModelSection, Recipe
 from tfkit.recipe.schema.vocabularies import SENTINELS, VOCABULARIES, variant_of
 
 

@@ -6,7 +6,6 @@ from collections.abc import Collection, Iterable
 from types import MappingProxyType
 from typing import Any
 
-from tfkit.errors import UsageError
 from tfkit.recipe.reading.parse import MAX_DEPTH, parse
 from tfkit.recipe.reading.problems import Problem, RecipeError, cut, quoted
 from tfkit.recipe.reading.tree import OVERRIDES, Mapping, Node, Path, Scalar, Sequence, child, dotted, plain, tree_of
@@ -49,26 +48,6 @@ def parse_value(text: str) -> tuple[Any, list[Problem]]:
 def plain_value(value: Any) -> Any:
     """Return a value as a recipe would hold it: lists for tuples, text for paths. Raises ValueError for what no recipe can hold."""
     return plain(tree_of(value, MAX_DEPTH))
-
-
-def plain_overrides(overrides: object) -> dict[str, Any]:
-    """Return the overrides of a call as a recipe would hold them. Raises UsageError for anything but a dict of such values."""
-    if not isinstance(overrides, abc.Mapping | None):
-        raise UsageError(f"overrides={overrides!r}: give a dict of dotted names, such as {{'training.steps': 200}}")
-    found = {}
-    for name, value in (overrides or {}).items():
-        try:
-            found[str(name)] = plain_value(value)
-        except ValueError as error:
-            raise UsageError(f"{name}: {error}") from None
-    return found
-
-
-def plain_columns(columns: object) -> dict[str, Any]:
-    """Return the columns of a call, by role, as a recipe would hold them. Raises UsageError for anything but a dict of names."""
-    if not isinstance(columns, abc.Mapping | None):
-        raise UsageError(f"columns={columns!r}: give a dict with the column of each role, such as {{'text': 'question'}}")
-    return plain_overrides(columns)
 
 
 def scored_overrides(columns: Overrides, rows: int | None = None) -> dict[str, Any]:

@@ -1,65 +1,21 @@
-"""Position numbers, and sinusoidal and rotary encodings of them; relative_position.py has those of distances."""
+"""Rotary position embeddings (arXiv 2104.09864): queries and keys are rotated by angles that grow with the position."""
 
 import math
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from tfkit.model.config import ModelConfig
 from tfkit.model.config.position_config import LongRopeScaling, Rotary, WavelengthScaling, YarnScaling
 
 Rotation = tuple[Tensor, Tensor]  # cos and sin, each (T, R / 2) or (B, 1, T, R / 2), where R <= E numbers of a head are rotated
 
 
-@dataclass(frozen=True)
-class Positions:
-    """The positions of one forward pass: how many are new, how many the cache holds before them, which are padding or share a document."""
-
-    length: int  # T new tokens
-    offset: int  # S - T tokens before them, in the cache
-    device: torch.device
-    padding_mask: Tensor | None  # (B, S), True = real token
-    document_ids: Tensor | None  # (B, T)
-
-    def first_key(self, window: int | None) -> int:
-        """Return the position of the first key that a layer holds: with a window, its cache keeps only the last window - 1 positions."""
-        return 0 if window is None else max(0, self.offset - (window - 1))
-
-
-def count_positions(positions: Positions) -> Tensor:
-    """Return the position number of each new token: (T,) when all rows agree, else (B, T).
-
-    Each document of a packed row counts from 0. Padding is not counted, so that a left-padded prompt has the numbers that it has alone.
-    """
-    documents, padding = positions.document_ids, positions.padding_mask
-    if documents is not None:
-        index = torch.arange(positions.length, device=positions.device)
-        begins = torch.zeros_like(documents)
-        begins[:, 1:] = torch.where(documents[:, 1:] != documents[:, :-1], index[1:], 0)  # (B, T), 0 within a document
-        return index - begins.cummax(dim=1).values  # (B, T)
-    if padding is not None:
-        return (padding.long().cumsum(dim=1) - 1).clamp(min=0)[:, -positions.length :]  # (B, T)
-    return torch.arange(positions.offset, positions.offset + positions.length, device=positions.device)  # (T,)
-
-
-def sinusoids(position_ids: Tensor, dim: int, layout: str, dtype: torch.dtype) -> Tensor:
-    """Return sin and cos of position / 10000^(2i / D) (arXiv 1706.03762): (..., T, D), computed in float32."""
-    pairs = torch.arange(0, dim, 2, dtype=torch.float32, device=position_ids.device)  # (D / 2,)
-    angles = position_ids[..., None].float() / 10_000 ** (pairs / dim)  # (..., T, D / 2)
-    halves = angles.sin(), angles.cos()
-    return (torch.stack(halves, dim=-1).flatten(-2) if layout == "interleaved" else torch.cat(halves, dim=-1)).to(dtype)  # (..., T, D)
-
-
-def rotations_at(position_ids: Tensor, config: ModelConfig, dtype: torch.dtype) -> dict[str, Rotation]:
-    """Return the rotations of the layers by the names of `ModelConfig.rotation`; empty if positions are not rotary."""
-    rotary = config.position
-    if not isinstance(rotary, Rotary):
-        return {}
+def rotations_at(position_ids: Tensor, head_dim: int, rotary: Rotary, dtype: torch.dtype) -> dict[str, Rotation]:
+    """Return the rotations of the layers by the names of `ModelConfig.rotation`."""
     kinds = {"global": rotary}
     if rotary.local_theta is not None:
         kinds["local"] = rotary.model_copy(update={"theta": rotary.local_theta, "scaling": None})
-    return {name: rotation_at(position_ids, config.head_dim, kind, dtype) for name, kind in kinds.items()}
+    return {name: rotation_at(position_ids, head_dim, kind, dtype) for name, kind in kinds.items()}
 
 
 def rotation_at(position_ids: Tensor, head_dim: int, rotary: Rotary, dtype: torch.dtype) -> Rotation:

@@ -1,0 +1,82 @@
+"""Saving a checkpoint: in a folder of another name, which is synced and then renamed (checkpoints.py), so that a kill loses nothing."""
+
+import contextlib
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+from tfkit.durable import disk_is_full, is_os_error, rename, temporary_sibling, with_retries, write_folder
+from tfkit.errors import MachineError, TfkitError, argument
+from tfkit.run.checkpoints import checkpoint_folder, clear_leftovers, newest_checkpoint
+from tfkit.run.manifest import recorded_bytes, write_manifest
+
+
+def save_checkpoint(root: Path, step: int, write: Callable[[Path], None], make_room: Callable[[], object] | None = None) -> Path:
+    """Save a checkpoint as `root`/step-..., replacing one of the same step. `write` fills the empty folder that it is given.
+
+    Only the owner of the run's lock may call it. Transient disk errors are retried. `make_room` (None: nothing can be deleted) is called
+    if the disk has less free space than the last checkpoint took, and if it is full, before the save is tried once more.
+    Raises MachineError for a disk error, and whatever `write` raises; no trace is left then, and the older checkpoints are untouched.
+    """
+    try:
+        clear_leftovers(root)
+        if make_room and _has_little_space(root):
+            make_room()
+        try:
+            return with_retries(lambda: _save(root, step, write))
+        except Exception as error:
+            if make_room is None or not disk_is_full(error):
+                raise
+        make_room()
+        return with_retries(lambda: _save(root, step, write))
+    except TfkitError:
+        raise
+    except Exception as error:
+        if is_os_error(error):
+            raise _cannot_save(root, step, error) from error
+        raise
+
+
+def _save(root: Path, step: int, write: Callable[[Path], None]) -> Path:
+    def fill(folder: Path) -> None:
+        write(folder)
+        write_manifest(folder)
+
+    final = checkpoint_folder(root, step)
+    write_folder(final, fill, _rename_over)
+    return final
+
+
+def _rename_over(temporary: Path, final: Path) -> None:
+    """Rename `temporary` to `final`. A kill leaves the old checkpoint either in place, or as `.old`, which clear_leftovers restores."""
+    old = temporary_sibling(final, "old") if os.path.lexists(final) else None
+    if old:
+        final.rename(old)
+    try:
+        rename(temporary, final)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            if final.exists():  # the rename was not synced, and may not survive a power cut
+                final.rename(temporary)
+            if old:
+                old.rename(final)
+        raise
+    if old:
+        shutil.rmtree(old, ignore_errors=True)
+
+
+def _has_little_space(root: Path) -> bool:
+    """Return whether the disk has less free space than the last checkpoint took."""
+    last = newest_checkpoint(root)
+    return last is not None and shutil.disk_usage(root).free < recorded_bytes(last)
+
+
+def _cannot_save(root: Path, step: int, error: Exception) -> MachineError:
+    reason = error.strerror if isinstance(error, OSError) else str(error)
+    with contextlib.suppress(OSError):
+        reason = f"{reason}; {shutil.disk_usage(root).free / 1e9:.3g} GB free"
+    return MachineError(
+        f"{checkpoint_folder(root, step)}: cannot save the checkpoint ({reason}). The older ones are intact: check the disk, then "
+        f"{argument('resume', True)}"
+    )
