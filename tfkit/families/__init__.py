@@ -4,10 +4,12 @@ No torch here: a family maps the names of tensors, `tfkit.hub` converts the tens
 """
 
 import importlib
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any, TypeVar
 
 from tfkit.families.rules import Family
+
+Value = TypeVar("Value")
 
 # The names of the families and of their files.
 _NAMES = (
@@ -35,53 +37,39 @@ GGUF_ARCHITECTURES = {
 }  # the architecture of llama.cpp that computes a family's models
 
 
-class _Families(Mapping[str, Family]):
-    """All families by name."""
+class _Lookup(Mapping[str, Value]):
+    """Values by name, each found when it is looked up. `names`: yields the names; `find`: raises KeyError for another one."""
 
-    def __getitem__(self, name: str) -> Family:
-        if name not in _NAMES:
-            raise KeyError(name)
-        family: Family = importlib.import_module(f"{__name__}.{name}").FAMILY
-        return family
+    def __init__(self, names: Callable[[], Iterable[str]], find: Callable[[str], Value]):
+        self._names, self._find = names, find
 
-    def __iter__(self) -> Iterator[str]:
-        return iter(_NAMES)
-
-    def __len__(self) -> int:
-        return len(_NAMES)
-
-
-class _Presets(Mapping[str, tuple[Family, dict[str, Any]]]):
-    """The presets of all families by name, each with its family. A preset's name begins with that of its family."""
-
-    def __getitem__(self, preset: str) -> tuple[Family, dict[str, Any]]:
-        names = [name for name in _NAMES if preset.replace("-", "_").startswith(name)]
-        if not names:
-            raise KeyError(preset)
-        family = FAMILIES[max(names, key=len)]
-        return family, family.presets[preset]
+    def __getitem__(self, name: str) -> Value:
+        return self._find(name)
 
     def __iter__(self) -> Iterator[str]:
-        for family in FAMILIES.values():
-            yield from family.presets
+        return iter(self._names())
 
     def __len__(self) -> int:
         return sum(1 for _ in self)
 
 
-class _ModelTypes(Mapping[str, Family]):
-    """The families by Hugging Face's model_type; of families that share one, the first."""
-
-    def __getitem__(self, kind: str) -> Family:
-        return FAMILIES[_MODEL_TYPES[kind]]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(_MODEL_TYPES)
-
-    def __len__(self) -> int:
-        return len(_MODEL_TYPES)
+def _family(name: str) -> Family:
+    if name not in _NAMES:
+        raise KeyError(name)
+    family: Family = importlib.import_module(f"{__name__}.{name}").FAMILY
+    return family
 
 
-FAMILIES: Mapping[str, Family] = _Families()
-PRESETS: Mapping[str, tuple[Family, dict[str, Any]]] = _Presets()
-MODEL_TYPES: Mapping[str, Family] = _ModelTypes()
+def _preset(name: str) -> tuple[Family, dict[str, Any]]:
+    names = [family for family in _NAMES if name.replace("-", "_").startswith(family)]
+    if not names:
+        raise KeyError(name)
+    family = _family(max(names, key=len))
+    return family, family.presets[name]
+
+
+FAMILIES = _Lookup(lambda: _NAMES, _family)
+# The presets of all families, each with its family. A preset's name begins with that of its family.
+PRESETS = _Lookup(lambda: (name for family in FAMILIES.values() for name in family.presets), _preset)
+# The families by Hugging Face's model_type; of families that share one, the first.
+MODEL_TYPES = _Lookup(lambda: _MODEL_TYPES, lambda kind: _family(_MODEL_TYPES[kind]))

@@ -6,6 +6,7 @@ distinguish the two texts, a norm follows the sum of the embeddings, and the fir
 Sizes: table 1 (base, large) and the released vocabularies; the small ones are Turc et al. 2019 (arXiv 1908.08962), table 1.
 """
 
+from types import MappingProxyType
 from typing import Any
 
 from tfkit.families.rules import (
@@ -48,14 +49,22 @@ PRESETS = {
     "bert-large-cased": _BERT_LARGE | {"vocab_size": 28996},
 }
 
-ARCHITECTURES: Architectures = {
-    "BertForMaskedLM": {"kind": "masked_lm", "next_sentence": False},
-    "BertForPreTraining": {"kind": "masked_lm", "next_sentence": True},
-    "BertForSequenceClassification": {"kind": "classes", "pool": "first", "dense": "tanh", "bias": True},
-    "BertForTokenClassification": {"kind": "tags"},
-    "BertForQuestionAnswering": {"kind": "spans"},
-    "BertModel": {"kind": "none"},
-}
+
+def encoder_classes(name: str, dense: str, pretraining: Architectures = MappingProxyType({}), **body: Any) -> Architectures:
+    """Return the classes of an encoder under transformers' usual names. `dense`: the activation of the layer before that for classes;
+    `pretraining`: further classes with a head for masked tokens; `body`: fields of the model without a head.
+    """
+    return {
+        f"{name}ForMaskedLM": {"kind": "masked_lm", "next_sentence": False},
+        **pretraining,
+        f"{name}ForSequenceClassification": {"kind": "classes", "pool": "first", "dense": dense, "bias": True},
+        f"{name}ForTokenClassification": {"kind": "tags"},
+        f"{name}ForQuestionAnswering": {"kind": "spans"},
+        f"{name}Model": {"kind": "none", **body},
+    }
+
+
+ARCHITECTURES = encoder_classes("Bert", "tanh", {"BertForPreTraining": {"kind": "masked_lm", "next_sentence": True}})
 _OURS, _THEIRS = "encoder.blocks.{i}", "bert.encoder.layer.{i}"
 
 

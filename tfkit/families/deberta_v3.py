@@ -29,10 +29,7 @@ PRESETS = {  # as released
 
 ARCHITECTURES: Architectures = {
     "DebertaV2Model": {"kind": "none", "pooler": False},  # the released configurations name no class
-    "DebertaV2ForMaskedLM": {"kind": "masked_lm", "next_sentence": False},
-    "DebertaV2ForSequenceClassification": {"kind": "classes", "pool": "first", "dense": "gelu", "bias": True},
-    "DebertaV2ForTokenClassification": {"kind": "tags"},
-    "DebertaV2ForQuestionAnswering": {"kind": "spans"},
+    **bert.encoder_classes("DebertaV2", "gelu", pooler=False),
 }
 
 

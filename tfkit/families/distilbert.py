@@ -8,7 +8,7 @@ Hugging Face's class has no dropout on the attention's output; here every sublay
 from typing import Any
 
 from tfkit.families import bert
-from tfkit.families.rules import ACTIVATIONS, Architectures, Family, Fields, Rule, activation_from_hf, head_from_hf, module_rules
+from tfkit.families.rules import ACTIVATIONS, Family, Fields, Rule, activation_from_hf, head_from_hf, module_rules
 from tfkit.model.config import ModelConfig
 
 _EPS = 1e-12  # hard-coded in Hugging Face's class
@@ -25,13 +25,7 @@ PRESETS = {
     "distilbert-base-multilingual-cased": _BASE | {"vocab_size": 119547},
 }
 
-ARCHITECTURES: Architectures = {
-    "DistilBertForMaskedLM": {"kind": "masked_lm", "next_sentence": False},
-    "DistilBertForSequenceClassification": {"kind": "classes", "pool": "first", "dense": "relu", "bias": True},
-    "DistilBertForTokenClassification": {"kind": "tags"},
-    "DistilBertForQuestionAnswering": {"kind": "spans"},
-    "DistilBertModel": {"kind": "none", "pooler": False},
-}
+ARCHITECTURES = bert.encoder_classes("DistilBert", "relu", pooler=False)
 _OURS, _THEIRS = "encoder.blocks.{i}", "distilbert.transformer.layer.{i}"
 _MODULES = {
     "distilbert.embeddings.LayerNorm": "embedding.norm",

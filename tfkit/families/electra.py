@@ -31,12 +31,7 @@ PRESETS = {
 }
 
 ARCHITECTURES: Architectures = {
-    "ElectraForMaskedLM": {"kind": "masked_lm", "next_sentence": False},
-    # Hugging Face's class has dropout before the dense layer, too.
-    "ElectraForSequenceClassification": {"kind": "classes", "pool": "first", "dense": "gelu", "bias": True},
-    "ElectraForTokenClassification": {"kind": "tags"},
-    "ElectraForQuestionAnswering": {"kind": "spans"},
-    "ElectraModel": {"kind": "none", "pooler": False},
+    **bert.encoder_classes("Electra", "gelu", pooler=False),  # Hugging Face's class for sequences has dropout before the dense layer, too
     "ElectraForPreTraining": {"kind": "none", "pooler": False},  # a discriminator, read without its output
 }
 _MODULES = {

@@ -6,14 +6,14 @@ positions, which are counted as in RoBERTa, one bias of relative positions, as i
 
 from typing import Any
 
-from tfkit.families import roberta
+from tfkit.families import bert, roberta
 from tfkit.families.rules import Family, Rule, UnsupportedError, module_rules
 from tfkit.model.config import EmbeddingConfig, ModelConfig
 
 _POSITION: dict[str, Any] = {"kind": "learned", "offset": 2, "relative": {"kind": "relative", "buckets": 32, "max_distance": 128}}
 PRESETS = {"mpnet-base": roberta.BASE | {"vocab_size": 30527, "embedding": {"norm": True}, "position": _POSITION}}  # as released
 
-ARCHITECTURES = roberta.architectures("MPNet")
+ARCHITECTURES = bert.encoder_classes("MPNet", "tanh")
 _OURS, _THEIRS = "encoder.blocks.{i}", "mpnet.encoder.layer.{i}"
 _MODULES = {
     "mpnet.embeddings.LayerNorm": "embedding.norm",

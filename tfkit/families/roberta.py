@@ -51,18 +51,6 @@ def heads(body: str) -> tuple[Rule, ...]:
 RULES = (*(Rule(f"roberta{rule.theirs.removeprefix('bert')}", rule.ours) for rule in bert.BODY), *heads("roberta"))
 
 
-def architectures(prefix: str) -> Architectures:
-    """Return Hugging Face's classes with this prefix of their names."""
-    return {
-        f"{prefix}ForMaskedLM": {"kind": "masked_lm", "next_sentence": False},
-        # Hugging Face's class has dropout before the dense layer, too.
-        f"{prefix}ForSequenceClassification": {"kind": "classes", "pool": "first", "dense": "tanh", "bias": True},
-        f"{prefix}ForTokenClassification": {"kind": "tags"},
-        f"{prefix}ForQuestionAnswering": {"kind": "spans"},
-        f"{prefix}Model": {"kind": "none"},
-    }
-
-
 def from_hf(hf: dict[str, Any], classes: Architectures) -> dict[str, Any]:
     """Read a config.json of RoBERTa's layout."""
     values = bert.from_hf({"hidden_act": "gelu"} | hf, classes)
@@ -85,7 +73,7 @@ FIXED = {**bert.FAMILY.fixed, "hidden_act": ("gelu",)}  # the output layer has t
 
 def family(name: str, model_type: str, prefix: str, presets: dict[str, dict[str, Any]]) -> Family:
     """Return a family of RoBERTa's layout; `prefix`: how the names of Hugging Face's classes begin."""
-    classes = architectures(prefix)
+    classes = bert.encoder_classes(prefix, "tanh")  # Hugging Face's class for sequences has dropout before the dense layer, too
     return Family(
         name=name,
         model_type=model_type,
