@@ -37,7 +37,7 @@ class AlreadyReportedError(Exception):
 
 
 def run(words: list[str], signals: StopSignals) -> int:
-    """Run a command line and return the exit code. Raises Stopped, or the exception that a library made of it."""
+    """Run a command line and return the exit code. Raises KeyboardInterrupt, and Stopped or the exception that a library made of it."""
     console.begin("--json" in words)
     set_crash_folder(None)
     words_of_command[:] = words
@@ -45,8 +45,6 @@ def run(words: list[str], signals: StopSignals) -> int:
         with _warnings_on_one_line(), naming(_option):
             _invoke(words)
         return 0
-    except KeyboardInterrupt:
-        return console.fail("interrupted", 130)
     except Exception as error:
         if isinstance(error, Stopped) or signals.requested is not None:
             raise
