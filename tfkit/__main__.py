@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 
 from tfkit.errors import Stopped
-from tfkit.run.signals import StopSignals
+from tfkit.run.signals import StopSignals, ignore_signals
 
 # By default the garbage collector visits the objects that torch has created, several times while a command starts, which takes a fifth of
 # a second, and once more at exit, which takes as long as importing torch. The steps of a training leave it no tensors.
@@ -15,16 +15,22 @@ atexit.register(gc.freeze)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command line (None: that of the process) and return the exit code."""
+    """Run a command line (None: that of the process, which then ends) and return the exit code."""
+    is_process = arguments is None
+    if is_process:
+        atexit.register(ignore_signals)  # registered first, so called last
     try:
         with StopSignals(("SIGTERM", "SIGHUP")) as signals, signals.at_once():  # Ctrl-C raises KeyboardInterrupt, as everywhere
-            from tfkit.cli.program import run
+            try:
+                from tfkit.cli.program import run
 
-            return run(sys.argv[1:] if arguments is None else list(arguments), signals)
-    except Stopped as error:
+                return run(sys.argv[1:] if arguments is None else list(arguments), signals)
+            finally:
+                signals.end(for_good=is_process)
+    except (Stopped, KeyboardInterrupt) as error:
         from tfkit import console
 
-        return console.fail(str(error), error.exit_code)
+        return console.fail(str(error), error.exit_code) if isinstance(error, Stopped) else console.fail("interrupted", 130)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,8 @@
 """The energy of a real run, as its result, its receipt and its last lines have it, of power that is made up; and intensities over time."""
 
 import json
+import shutil
+import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -8,9 +10,10 @@ from typing import Any
 import fake_codecarbon
 import pytest
 from fake_codecarbon import G_PER_KWH, POWER_W
-from tiny_runs import both, pretrain, run_tfkit
+from tiny_runs import Before, both, pretrain, run_tfkit
 
 from tfkit.carbon.footprint import MEASURED
+from tfkit.engine.training_run.validator import Validator
 from tfkit.units import format_energy, format_range
 
 METERED = f"carbon={{enabled: true, intensity_g_per_kwh: {G_PER_KWH:g}, every_seconds: 0.5, baseline_seconds: 0.5, pue: 1.2}}"
@@ -53,6 +56,20 @@ def test_the_last_lines_say_it_in_plain_words(run: Path) -> None:
     energies = format_range(result["energy_kwh_low"] * 1000, result["energy_kwh_high"] * 1000)
     assert line.split(maxsplit=1)[1].startswith(f"{watts:.3g} W (CPU model, RAM constant), {energies}; ")
     assert line.endswith(f"; the idle machine would have taken {format_energy(result['idle_kwh'] * 1000)}")
+
+
+def test_a_finished_run_that_is_made_longer_repeats_nothing(run: Path, tmp_path: Path) -> None:
+    """Neither its steps nor the evaluation after its last checkpoint."""
+    longer = Path(shutil.copytree(run, tmp_path / "run"))
+    metered = both(fake_codecarbon.put_first(run.parent / "fake"), fake_codecarbon.wait_for_the_end, lambda: slow_evaluations(1.0))
+    for steps in (14, 16):
+        run_tfkit(tmp_path, ["resume", str(longer), f"training.steps={steps}"], metered).exits(0)
+    totals = document(longer / "run.json")["totals"]
+    assert totals["rework_seconds"] < 0.5, "the evaluations took 2 s"
+
+
+def slow_evaluations(seconds: float) -> None:
+    Before(Validator, "_record_scores", lambda *_: time.sleep(seconds))()
 
 
 # -- a series of intensities is refused before the run starts where it is of another time, and of no harm afterwards

@@ -74,6 +74,9 @@ def test_a_bug_in_a_run_leaves_its_traceback_there(
         (["--foo"], "--foo"),
         (["check", "--foo"], "--foo"),
         (["check", "--json=3"], "--json"),
+        (["pretrain", "smoke", "--run", ""], "the argument after --run is empty"),
+        (["evaluate", "--from="], "the argument after --from is empty"),
+        (["report", ""], "the argument after report is empty"),
         ([], "Usage: tfkit"),
     ],
 )

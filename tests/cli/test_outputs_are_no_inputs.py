@@ -251,3 +251,9 @@ def test_other_files_are_replaced(place: Path, monkeypatch: pytest.MonkeyPatch) 
         Path("old.jsonl").write_text("mine", encoding="utf-8")
         run_tfkit(place.parent, [*OUTPUTS[name, option][0], option, "old.jsonl", "--threads", "1"]).exits(0)
         assert Path("old.jsonl").read_text(encoding="utf-8").startswith("{")
+
+
+@pytest.mark.parametrize("words", [["generate", "--prompt", "the"], ["evaluate", "--data", "corpus"]])
+def test_the_folder_of_a_training_is_not_offered_for_resuming_by_another_command(work: Path, words: list[str]) -> None:
+    done = run_tfkit(work.parent, [*words, "--from", "run", "--run", "run"])
+    done.exits(2, "holds checkpoints of an earlier run. Give another folder with --run")

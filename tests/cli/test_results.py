@@ -34,6 +34,16 @@ def test_the_lines_say_which_checkpoint_they_describe(best: int, shown: list[str
     assert ("at the last step" in text) == bool(shown)
 
 
+@pytest.mark.parametrize("status", ["ok", "degraded"])
+def test_an_energy_that_is_a_lower_bound_is_called_one(status: str) -> None:
+    """Its power is unknown, since the seconds include those that were not measured."""
+    energy = {"energy_kwh": 1e-3, "energy_kwh_low": 5e-4, "energy_kwh_high": 2e-3, "emissions_g": 0.475, "provenance": {"ram": "constant"}}
+    lines = _lines(RESULT | energy | {"carbon_status": status}).splitlines()
+    (amount, measured) = (line.partition(" ")[2].strip() for line in lines if line.startswith(("energy ", "measured ")))
+    assert amount == ("at least " if status == "degraded" else "") + "1 Wh, 475 mg CO2e"
+    assert measured.startswith("in part (RAM constant), " if status == "degraded" else "300 W (RAM constant), ")
+
+
 @pytest.mark.parametrize(
     ("name", "words"),
     [

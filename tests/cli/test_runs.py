@@ -153,6 +153,11 @@ def test_other_words(tmp_path: Path) -> None:
     assert runs(tmp_path / "empty").out == f"{tmp_path / 'empty'}: no runs\n"
 
 
+def test_a_run_behind_a_link_is_listed_if_the_link_is_named(folder: Path) -> None:
+    [named] = json.loads(runs(folder / "link", "--json").exits(0).out)["runs"]
+    assert (Path(named["run"]).name, named["status"], named["steps"]) == ("finished", "finished", 6)
+
+
 def test_a_start_that_fails_at_once_leaves_no_folder(tmp_path: Path) -> None:
     """Nothing was measured or recorded yet: the data that a fine-tuning without a recipe would look at are not there."""
     recipe = write_recipe(tmp_path, write_corpus(tmp_path / "corpus"))

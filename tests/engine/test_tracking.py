@@ -36,6 +36,14 @@ def logged(run: Path) -> set[Point]:
     return found
 
 
+def test_a_run_behind_a_link_is_sent(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    server = install("mlflow", monkeypatch)
+    (tmp_path / "link").symlink_to(run)
+    run_here(["track", tmp_path / "link", "--to", "mlflow"]).exits(0)
+    points, _ = server.single()
+    assert set(points) == logged(run)
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_run_is_sent_once_however_often(kind: str, run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     server = install(kind, monkeypatch)

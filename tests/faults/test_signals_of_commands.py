@@ -101,3 +101,17 @@ def test_f03_a_signal_that_was_swallowed_stops_the_next_stretch(tmp_path: Path) 
     assert (done.code, done.out) == (143, "")
     assert done.err.startswith("stopped by SIGTERM: ")  # the line after it says how to continue
     assert not (tmp_path / "run" / "checkpoints").exists()
+
+
+@pytest.mark.parametrize("number", [*STOPS, signal.SIGINT])
+def test_f05_a_second_signal_as_the_program_ends_changes_nothing(base: Path, number: int) -> None:
+    """Neither a traceback of the interpreter that ends, nor the signal as its exit code."""
+    words = [sys.executable, "-m", "tfkit", "generate", "--from", str(base / "run"), "-"]
+    with subprocess.Popen(words, stdin=subprocess.PIPE, stderr=subprocess.PIPE, cwd=base, text=True) as program:
+        assert program.stderr is not None
+        assert "sampling" in program.stderr.readline()
+        program.send_signal(number)
+        said = program.stderr.readline()
+        program.send_signal(number)
+        assert program.stderr.read() == ""
+    assert (program.returncode, said) == (128 + number, f"stopped by {signal.Signals(number).name}: nothing had to be saved\n")

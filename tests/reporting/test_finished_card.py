@@ -52,7 +52,7 @@ def test_a_run_without_a_checkpoint_has_no_card(tmp_path: Path, run: Path, capsy
     shutil.copytree(run, tmp_path / "two" / "a")
     shutil.copytree(run, tmp_path / "two" / "b")
     assert main(["report", str(tmp_path / "two"), "--format", "card"]) == 2
-    assert "there are 2 runs (a, b, ...)" in capsys.readouterr().err
+    assert "there are 2 runs (a, b); name one" in capsys.readouterr().err
 
 
 def test_the_card_of_stages_is_the_last_one_s_and_of_a_sweep_the_best_one_s(tmp_path: Path, run: Path) -> None:

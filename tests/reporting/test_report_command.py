@@ -78,6 +78,11 @@ def test_every_run_is_counted_once(folder: Path, capsys: pytest.CaptureFixture[s
     shutil.rmtree(folder / "copy")
 
 
+def test_a_run_behind_a_link_is_reported_if_the_link_is_named(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (one,) = json.loads(report(capsys, str(folder / "link"), str(folder / "finished"), "--json"))["runs"]
+    assert (one["run"], one["status"], one["emissions_g"]) == ("finished", "finished", 3.0)
+
+
 def test_csv_has_a_line_for_each_run(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (folder / "stopped").rename(folder / "=cmd()")
     rows = list(csv.DictReader(io.StringIO(report(capsys, str(folder), "--format", "csv"))))

@@ -92,7 +92,8 @@ class Meter:
     def phase(self, name: str, step: int | None = None) -> None:
         """Attribute the energy to this phase from now on (setup, tokenize, train, evaluate, checkpoint, finish, ...).
 
-        `step`: the run can continue after that step, whose checkpoint was just saved or loaded. Later work counts as rework if it is lost.
+        `step`: the run can continue after that step, whose checkpoint was just saved or loaded, or whose evaluation was recorded. Later
+        work counts as rework if it is lost.
         """
         self._command({"do": "phase", "name": name, "step": step, "at": time.monotonic()})
 

@@ -7,6 +7,7 @@ import traceback
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from itertools import pairwise
 from pathlib import Path
 
 import typer
@@ -14,13 +15,14 @@ import typer
 from tfkit import console
 from tfkit.cli import app
 from tfkit.cli.options import has_outer_space
-from tfkit.errors import MachineError, Stopped, TfkitError, is_out_of_memory, naming, refusal
+from tfkit.errors import MachineError, Stopped, TfkitError, UsageError, is_out_of_memory, naming, refusal
 from tfkit.run.signals import StopSignals
 
 # The errors of a wrong command line, from the click within Typer or the one that it depends on.
 _ClickException: type[Exception] = next(kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "ClickException")
 
 COMPLETION = "_TFKIT_COMPLETE"  # set by the script that --install-completion installs
+_TEXTS = ("--prompt", "--stop", "--attention", "--target")  # options whose value may be empty
 
 words_of_command: list[str] = []
 _crash_folder: Path | None = None
@@ -35,7 +37,7 @@ class AlreadyReportedError(Exception):
 
 
 def run(words: list[str], signals: StopSignals) -> int:
-    """Run a command line and return the exit code. Raises Stopped, or the exception that a library made of it."""
+    """Run a command line and return the exit code. Raises KeyboardInterrupt, and Stopped or the exception that a library made of it."""
     console.begin("--json" in words)
     set_crash_folder(None)
     words_of_command[:] = words
@@ -43,8 +45,6 @@ def run(words: list[str], signals: StopSignals) -> int:
         with _warnings_on_one_line(), naming(_option):
             _invoke(words)
         return 0
-    except KeyboardInterrupt:
-        return console.fail("interrupted", 130)
     except Exception as error:
         if isinstance(error, Stopped) or signals.requested is not None:
             raise
@@ -135,10 +135,20 @@ def _warnings_on_one_line() -> Iterator[None]:
         yield
 
 
+def _refuse_empty(words: list[str]) -> None:
+    """Raise UsageError for an empty argument, such as that of an unset variable: as a path it would be the current folder."""
+    for before, word in pairwise(["tfkit", *words]):
+        option, _, value = word.partition("=")
+        is_empty_option = option.startswith("--") and word == f"{option}="
+        if not value and (is_empty_option or not word) and (option or before) not in _TEXTS:
+            raise UsageError(f"command line: the argument after {option or before} is empty; give it a value, or leave it out")
+
+
 def _invoke(arguments: list[str]) -> None:
     command = typer.main.get_command(app)
     if COMPLETION in os.environ:  # a shell asks for completions
         command.main(list(arguments), "tfkit")
+    _refuse_empty(arguments)
     try:
         # Not command.main(): it turns errors, broken pipes included, into messages and exit codes of its own.
         with command.make_context("tfkit", list(arguments)) as context:

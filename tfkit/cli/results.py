@@ -80,10 +80,14 @@ def show_training_result(result: dict[str, Any], as_json: bool, error: TfkitErro
 
 def _totals(result: dict[str, Any], name: str = "all stages") -> str:
     energy, mass = result["energy_kwh"], result["emissions_g"]
-    at_least = "at least " if result["carbon_status"] == "degraded" else ""
-    used = f", {at_least}{format_energy(1000 * energy)}, {format_mass(mass)} CO2e" if energy and mass is not None else ""
+    used = f", {_at_least(result)}{format_energy(1000 * energy)}, {format_mass(mass)} CO2e" if energy and mass is not None else ""
     ancestors = f"; {lineage}" if (lineage := _lineage(result)) else ""
     return f"{name}: {format_count(result['tokens'] or 0)} tokens in {format_seconds(result['seconds'] or 0.0)}{used}{ancestors}"
+
+
+def _at_least(result: dict[str, Any]) -> str:
+    """Return the words before an energy that is a lower bound, because a part was not measured; otherwise an empty text."""
+    return "at least " if result.get("carbon_status") == "degraded" else ""
 
 
 def _sweep(result: dict[str, Any]) -> str:
@@ -130,7 +134,9 @@ def _lines(result: dict[str, Any]) -> str:
         "loss": f"{loss:.4f} on training rows" if loss is not None else "",
         "validation": format_metrics(evaluation) + _pieces(result) + (", at the last step" if evaluation and earlier is not None else ""),
         "before": format_metrics(result.get("before") or {}) + (", with a head of random weights" if result.get("new_head") else ""),
-        "energy": f"{format_energy(1000 * energy)}, {format_mass(mass)} CO2e{place}" if energy and mass is not None else "",
+        "energy": f"{_at_least(result)}{format_energy(1000 * energy)}, {format_mass(mass)} CO2e{place}"
+        if energy and mass is not None
+        else "",
     }
     rows["measured"] = _measured(result)
     rows["lineage"] = _lineage(result)
@@ -187,7 +193,8 @@ def _measured(result: dict[str, Any]) -> str:
     parts = ", ".join(f"{part.upper()} {sources[part]}" for part in ("gpu", "cpu", "ram") if sources.get(part))
     idle = result.get("idle_kwh")
     apart = f"; the idle machine would have taken {format_energy(1000 * idle)}" if idle else ""
-    return f"{energy * 3.6e6 / seconds:.3g} W ({parts}), {format_range(low * 1000, high * 1000)}{apart}"
+    power = "in part" if _at_least(result) else f"{energy * 3.6e6 / seconds:.3g} W"
+    return f"{power} ({parts}), {format_range(low * 1000, high * 1000)}{apart}"
 
 
 def _number(value: float | None) -> str:

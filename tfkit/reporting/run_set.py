@@ -110,8 +110,8 @@ class RunSet:
         others = [entry for entry in self.entries[1:] if entry.run.path not in inside and entry.served is None]
         if not others and (run := _model_run(first)) is not None:
             return run
-        names = ", ".join(entry.label for entry in self.entries[:3])
-        raise UsageError(f"this format describes one model, and there are {len(self.entries)} runs ({names}, ...); name one of them")
+        names = ", ".join([*(entry.label for entry in self.entries[:3]), *(["..."] if len(self.entries) > 3 else [])])
+        raise UsageError(f"this format describes one model, and there are {len(self.entries)} runs ({names}); name one of them")
 
 
 def _all_members(run: RunFacts) -> list[RunFacts]:
@@ -134,7 +134,7 @@ def open_runs(paths: Sequence[Path]) -> RunSet:
     for path in paths:
         if not path.is_dir():
             raise UsageError(f"{path}: no such folder; give a run, or a folder that runs are in")
-        below = _runs_below(path)
+        below = _runs_below(path.resolve() if path.is_symlink() else path)
         if not below:
             raise UsageError(f"{path}: no runs; give a run, or the folder that runs are in, as {argument('run')} named it")
         found |= {run.resolve(): run for run in below if run.resolve() not in found}
@@ -155,7 +155,7 @@ def open_runs(paths: Sequence[Path]) -> RunSet:
 
 
 def _runs_below(folder: Path) -> list[Path]:
-    """Return the run folders in `folder`, including itself, by path. Links to folders are not followed."""
+    """Return the run folders in `folder`, including itself, by path. Links in it are not followed."""
     runs: list[Path] = []
     for parent, names, files in os.walk(folder):
         if "run.json" in files or lost_receipt(Path(parent)):

@@ -61,14 +61,15 @@ class RunFolder:
         cls,
         path: Path,
         *,
-        resume: bool,
+        resume: bool | None,
         command: list[str] | None,
         warn: Callable[[str], None] = lambda _: None,
         group: str | None = None,
     ) -> "RunFolder":
         """Make the folder if it does not exist, and lock it.
 
-        `command`: None keeps the recorded one. `group`: the kind of a folder for several runs (run_json.py).
+        `resume`: None for a command that is no training. `command`: None keeps the recorded one. `group`: the kind of a folder for several
+        runs (run_json.py).
 
         Raises MachineError if the folder cannot be written or another process has locked it. Raises UsageError if it holds checkpoints
         without `resume`, several runs without `group`, files that tfkit did not write, or a link where a run writes; and for a folder

@@ -45,9 +45,12 @@ class ListedRun:
 
 
 def list_runs(folder: Path) -> list[ListedRun]:
-    """Return the runs and other folders in a folder, by name, or the single run if `folder` is one. Raises OSError if it cannot be read."""
+    """Return the runs and other folders in a folder, by name, or the single run if `folder` is one. Raises OSError if it cannot be read.
+
+    A link is followed if it is `folder` itself; one in it could lead to a run that is listed already.
+    """
     if (folder / "run.json").exists() or lost_receipt(folder):
-        return [*map(read_run, _with_members(folder))]
+        return [*map(read_run, _with_members(folder.resolve() if folder.is_symlink() else folder))]
     runs: list[ListedRun] = []
     for path in sorted(path for path in folder.iterdir() if path.is_dir()):
         nested = [] if (path / "run.json").exists() else sorted(inner.parent for inner in path.glob("*/run.json"))  # a folder of runs

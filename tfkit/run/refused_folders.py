@@ -66,13 +66,11 @@ def lost_receipt(path: Path) -> str | None:
     )
 
 
-def refuse_checkpoints(path: Path, resume: bool) -> None:
-    """Raise UsageError for a folder with checkpoints, unless they are to be resumed."""
+def refuse_checkpoints(path: Path, resume: bool | None) -> None:
+    """Raise UsageError for a folder with checkpoints, unless they are to be resumed. None: the command is no training, so it cannot."""
     if not resume and any((path / "checkpoints").glob("step-*")):
-        raise UsageError(
-            f"{path}: holds checkpoints of an earlier run. Resume it with {argument('resume', True)}, or give another folder with "
-            f"{argument('run')}"
-        )
+        remedy = "Give" if resume is None else f"Resume it with {argument('resume', True)}, or give"
+        raise UsageError(f"{path}: holds checkpoints of an earlier run. {remedy} another folder with {argument('run')}")
 
 
 def refuse_other_kind(path: Path, kind: object, group: str | None) -> None:

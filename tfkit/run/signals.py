@@ -40,6 +40,12 @@ def forwarded(forward: Callable[[int], None], numbers: Sequence[int] = (signal.S
             signal.signal(number, before)
 
 
+def ignore_signals() -> None:
+    """Ignore stop signals until the process has ended: its exit code is decided, and Python no longer calls handlers."""
+    for name in _NAMES:
+        signal.signal(signal.Signals[name], signal.SIG_IGN)
+
+
 class StopSignals:
     """A context in which a first stop signal sets `requested`, a second changes nothing, so that no save is torn, and a third kills.
 
@@ -90,6 +96,18 @@ class StopSignals:
         finally:
             self._at_once = False
         self.raise_if_requested(message)  # a library may have swallowed the exception
+
+    def end(self, *, for_good: bool) -> None:
+        """Let the next signal change nothing, and one more kill, while the command ends. `for_good`: also after the block."""
+        if threading.current_thread() is not threading.main_thread():
+            return
+        self._at_once, self._count = False, max(self._count, 1)
+        for number in (signal.Signals[name] for name in _NAMES):
+            if (previous := signal.getsignal(number)) is not signal.SIG_IGN:
+                self._previous.setdefault(number, previous)
+                signal.signal(number, self._handle)
+        if for_good:
+            self._previous.clear()
 
     def __enter__(self) -> Self:
         if threading.current_thread() is threading.main_thread():

@@ -94,7 +94,7 @@ def open_session(
     with ExitStack() as stack:
         folder, before = None, Reading()
         if run is not None:
-            folder = stack.enter_context(RunFolder.open(run, resume=False, command=[*words], warn=listener.warn))
+            folder = stack.enter_context(RunFolder.open(run, resume=None, command=[*words], warn=listener.warn))
             folder.begin_attempt(threads, kind=command)
             before = read_totals(folder.path, folder.run_id)
         of_command: dict[str, Any] = {

@@ -36,6 +36,7 @@ def track_run(run: Path, to: str, project: str, listener: Listener) -> list[Trac
     Raises UsageError for an unknown tracker, or a folder without metrics, and MachineError without the extra or if the tracker refuses.
     """
     section = _section(to, project)
+    run = run.resolve() if run.is_symlink() else run
     if (listed := read_run(run)).status in ("foreign", "damaged"):
         raise UsageError(f"{run}: there is no run here ({listed.problem}); name the folder of a run")
     runs = [folder for folder in runs_within(run) if any(_points(folder))]

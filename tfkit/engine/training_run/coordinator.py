@@ -86,10 +86,12 @@ class FollowingHooks:
         """Begin the part of the steps after this one in the measurements of this machine."""
         self._meter.phase("train", progress.step)
 
+    evaluate = save
+
     def stepped(self, *_: object) -> None:
         """Do nothing: rank 0 shows, writes and evaluates."""
 
-    log = evaluate = stepped
+    log = stepped
 
 
 class RankHooks:

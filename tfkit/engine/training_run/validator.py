@@ -28,7 +28,7 @@ class Validator:
             self._record_scores(progress.step, self._score("during the evaluation"))
         if self.prompts and progress.step not in self.log.sampled:
             self._write_samples(progress.step)
-        self.run.meter.phase("train")
+        self.run.meter.phase("train", progress.step)  # a run that continues from this step's checkpoint does not evaluate again
 
     def score_before(self) -> None:
         """Score the model before the first step on the validation sets, to see later whether the run improved it. Raises Stopped."""
