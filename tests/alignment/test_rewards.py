@@ -12,11 +12,16 @@ from hypothesis import strategies as st
 from pydantic import TypeAdapter, ValidationError
 
 from tfkit.alignment import rewards
+from tfkit.alignment.response_sampling import response_text
 from tfkit.alignment.rewards import PromptRow, Rules, compile_limited, last_number
 from tfkit.alignment.user_code import CodePermission
 from tfkit.errors import UsageError
+from tfkit.objectives.rollouts import GroupBaseline, Rollouts
 from tfkit.recipe import RecipeError, RecipeText
+from tfkit.recipe.schema.data_sections import TokenizerSection
 from tfkit.recipe.schema.reward_rules import Rule
+from tfkit.recipe.schema.rollout_sections import GRPOSection
+from tfkit.tokenizer import train_tokenizer
 
 ALL = CodePermission(every_file=True)
 ROW = PromptRow("6 * 7 =", ["42", "forty-two"], "sums.jsonl:3")
@@ -77,6 +82,18 @@ def test_answers_are_compared_without_white_space_and_blank_ones_never_match(ans
     assert rules(PromptRow("", ["", "\n"]), text).value == 0
     if kind == "contains":
         assert value == any(answer in text for answer in stripped)
+
+
+def test_half_a_character_after_the_answer_makes_another_text() -> None:
+    tokenizer = train_tokenizer(TokenizerSection(kind="byte_bpe", vocab_size=257), ["42"])
+    section = GRPOSection.model_validate({"kind": "grpo", "rules": [{"kind": "exact_answer"}]})
+    rollouts = Rollouts(section, tokenizer, GroupBaseline(is_scaled=True))
+    prompt, answer, letter = (ids.tolist() for ids in tokenizer.encode_bare([ROW.prompt, "42", "ä"]))
+    exact = Rules(section.rules, ALL)
+    assert exact(ROW, response_text(rollouts, prompt, answer)).is_full
+    cut = response_text(rollouts, prompt, [*answer, letter[0]])
+    assert cut == "42\ufffd"  # as `tfkit generate` prints it
+    assert exact(ROW, cut).value == 0
 
 
 def test_weights_of_several_rules() -> None:

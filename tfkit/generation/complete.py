@@ -7,7 +7,7 @@ from functools import partial
 from tfkit.errors import ModelError
 from tfkit.generation.constraints import Constraints
 from tfkit.generation.decoding import Finish, generate
-from tfkit.generation.partial_text import TextStream, context_of, text_after
+from tfkit.generation.partial_text import TextStream, complete_text_after, context_of
 from tfkit.model.transformer import Transformer
 from tfkit.recipe.schema.output_sections import GenerationSection
 from tfkit.tokenizer import Tokenizer
@@ -69,7 +69,7 @@ def complete(
         return streams[row].stopped
 
     def ended(row: int, ids: list[int]) -> bool:
-        text = text_after(decode, contexts[row], ids)
+        text = complete_text_after(decode, contexts[row], ids)
         return any(string in text for string in settings.stop if string)
 
     completions = generate(

@@ -10,7 +10,7 @@ from torch import Tensor
 from tfkit.errors import DataError, ModelError
 from tfkit.generation.complete import check_vocabulary
 from tfkit.generation.inference import inference
-from tfkit.generation.partial_text import context_of, text_after
+from tfkit.generation.partial_text import complete_text_after, context_of
 from tfkit.model.padding import pad, real_tokens
 from tfkit.model.transformer import Transformer
 from tfkit.tokenizer import Tokenizer
@@ -111,5 +111,5 @@ def _filling(tokenizer: Tokenizer, parts: Sequence[str], ids: list[int], mask_id
 
 def _token_text(tokenizer: Tokenizer, before: Sequence[int], token: int, text: str) -> str:
     """Return a token as it appears after a text: ##s as s, and no second space after a text that ends in a space."""
-    piece = text_after(tokenizer.decode, context_of(tokenizer.decode, before), [token])
+    piece = complete_text_after(tokenizer.decode, context_of(tokenizer.decode, before), [token])
     return piece.lstrip(" ") if not text or text[-1].isspace() else piece

@@ -92,9 +92,14 @@ def context_of(decode: Decode, ids: Sequence[int]) -> list[int]:
 
 
 def text_after(decode: Decode, context: Sequence[int], ids: Sequence[int]) -> str:
-    """Return the text of a whole continuation after a `context_of` its prompt, up to its last complete character."""
+    """Return the text of a whole continuation after a `context_of` its prompt, with replacement characters for an incomplete one."""
     before = _text_of(decode, context)
-    return _decode_after(decode, context, before, ids).rstrip(_REPLACEMENT)[len(before) :]
+    return _decode_after(decode, context, before, ids)[len(before) :]
+
+
+def complete_text_after(decode: Decode, context: Sequence[int], ids: Sequence[int]) -> str:
+    """Return the text of a continuation, as `text_after`, up to its last complete character."""
+    return text_after(decode, context, ids).rstrip(_REPLACEMENT)
 
 
 def _decode_after(decode: Decode, context: Sequence[int], before: str, ids: Sequence[int]) -> str:
