@@ -15,11 +15,11 @@ AUTODOC = "docs/reference/library"  # whose source has directives alone
 
 # The parts of the navigation, and the pages of each; self is the start page.
 NAVIGATION = {
-    "Start": ["What tfkit is <self>", "docs/tasks", "docs/terms"],
+    "Start": ["What tfkit is <self>", "docs/tasks"],
     "Tutorial": ["docs/tutorial/README", *(f"docs/tutorial/{path.stem}" for path in sorted(DOCS.glob("tutorial/0*.md")))],
     "How to": [
         *("docs/recipes", "docs/data", "docs/evaluation", "docs/carbon"),
-        *("docs/cluster", "docs/grpo", "docs/ppo", "docs/instructgpt"),
+        *("docs/cluster", "docs/rewards"),
     ],
     "Reference": [
         "docs/cli",
@@ -32,10 +32,9 @@ NAVIGATION = {
         "AGENTS",
     ],
     "Results": [
-        *("recipes/README", "docs/transfer", "docs/distillation"),
-        *("docs/decisions", "docs/performance", "docs/speedrun"),
+        *("recipes/README", "docs/transfer", "docs/instructgpt"),
+        *("docs/decisions", "docs/performance", "docs/faults"),
     ],
-    "Reliability": ["docs/reliability", "docs/faults"],
     "Contributing": ["CONTRIBUTING", "docs/architecture", "benchmarks/README", "CHANGELOG"],
 }
 
