@@ -11,22 +11,22 @@ from pathlib import Path
 from typing import Any
 
 import typer
+from typer.cli import get_docs_for_click
 
-import tfkit
 from tfkit.cli import COMMANDS, EXAMPLES, app
 from tfkit.families import PRESETS
 from tfkit.families.hub_models import RELEASES
 from tfkit.recipe.json_schema import json_schema
 from tfkit.recipe.schema.objective_facts import SECTIONS
 
-CLASSES = {
-    "tfkit.engine.results": ("TrainingResult", "EvaluationResult", "SweepResult", "Completion"),
-    "tfkit.engine.training_run.estimate": ("Estimate",),
-    "tfkit.engine.inference.loaded_model": ("LoadedModel",),
-    "tfkit.engine.inference.attended_text": ("AttendedText", "NextTokens"),
-    "tfkit.engine.tools.averaging": ("Averaged",),
-    "tfkit.engine.listener": ("Listener",),
-}
+CLASSES = (  # that the functions return or take
+    *(f"tfkit.engine.results.{name}" for name in ("TrainingResult", "EvaluationResult", "SweepResult", "Completion")),
+    "tfkit.engine.training_run.estimate.Estimate",
+    "tfkit.engine.inference.loaded_model.LoadedModel",
+    *(f"tfkit.engine.inference.attended_text.{name}" for name in ("AttendedText", "NextTokens")),
+    "tfkit.engine.tools.averaging.Averaged",
+    "tfkit.engine.listener.Listener",
+)
 MANY = 12  # values of a field that are not all listed
 ANY = 10**6  # a limit that only refuses nonsense
 
@@ -57,15 +57,8 @@ def command_pages() -> dict[str, str]:
 
 def _command_page(name: str, command: Any) -> str:
     context = command.make_context(f"tfkit {name}", [], resilient_parsing=True)
-    records: dict[str, list[list[str]]] = {"argument": [], "option": []}
-    for parameter in command.get_params(context):
-        if record := parameter.get_help_record(context):  # None: a hidden one
-            records[parameter.param_type_name].append([f"`{record[0]}`", plain(record[1])])
-    parts = [paragraphs(command.help), code(command.get_usage(context).removeprefix("Usage: "))]
-    for kind, rows in records.items():
-        if rows:
-            parts += [f"## {kind.capitalize()}s", table([kind, "meaning"], rows)]
-    return page(f"tfkit {name}", *parts, "## Examples", code("\n".join(EXAMPLES[name])))
+    described = get_docs_for_click(obj=command, ctx=context, name=name, call_prefix="tfkit")
+    return "\n\n".join([described.strip(), "**Examples**:", code("\n".join(EXAMPLES[name]))]) + "\n"
 
 
 # --------------------------------------------------------------------------------------------------------------------- keys of a recipe
@@ -94,18 +87,25 @@ class RecipeKeys:
 
     def section(self, path: str, schema: dict[str, Any]) -> Iterator[str]:
         """Yield the parts of the page of a section: each of its kinds, and then the sections that their fields hold."""
-        waiting = [(path, name) for name in references(schema)]
         if "items" in schema:
             yield "A list, whose items have these keys."
-        if not waiting[1:]:  # one kind: its description begins the page
-            yield from self._fields(*waiting.pop(), waiting)
-        else:
+        waiting = [(path, name) for name in references(schema)]
+        if waiting[1:]:
             yield plain(self.summary(schema))
         while waiting:
             where, name = waiting.pop(0)
-            if name not in self.described:
-                yield f"(key-{name})=\n## {self._title(where, name)}"
-                yield from self._fields(where, name, waiting)
+            if name in self.described:
+                continue
+            self.described.add(name)
+            definition = self.definitions[name]
+            kind, fields = kind_of(definition), definition.get("properties", {})
+            yield f"(key-{name})=\n## `{where}`" + (f", kind `{kind}`" if kind else "")
+            yield paragraphs(definition.get("description", ""))
+            rows = [
+                [f"`{key}`", self._values(key, field, definition), plain(field.get("description", ""))] for key, field in fields.items()
+            ]
+            yield table(["key", "value", "meaning"], rows)
+            waiting += [(f"{where}.{key}", inner) for key, field in fields.items() for inner in references(field)]
 
     def summary(self, schema: dict[str, Any]) -> str:
         """Return what a section is for; of several kinds, their names."""
@@ -114,45 +114,27 @@ class RecipeKeys:
             return str(schema.get("description") or self.definitions[names[0]]["description"]).partition("\n")[0]
         return "One of " + ", ".join(f"`{kind_of(self.definitions[name])}`" for name in names) + "."
 
-    def _title(self, where: str, name: str) -> str:
-        kind = kind_of(self.definitions[name])
-        return f"`{where}`" + (f", kind `{kind}`" if kind else "")
-
-    def _fields(self, where: str, name: str, waiting: list[tuple[str, str]]) -> Iterator[str]:
-        """Yield the description and the fields of a section, and append the sections that are their values to those to describe."""
-        self.described.add(name)
-        section = self.definitions[name]
-        yield paragraphs(section.get("description", ""))
-        rows = []
-        for key, field in section.get("properties", {}).items():
-            rows.append([f"`{key}`", self._type(field) + self._default(key, field, section), plain(field.get("description", ""))])
-            waiting += [(f"{where}.{key}", inner) for inner in references(field)]
-        yield table(["key", "value", "meaning"], rows)
-
-    def _default(self, key: str, field: dict[str, Any], section: dict[str, Any]) -> str:
+    def _values(self, key: str, field: dict[str, Any], section: dict[str, Any]) -> str:
+        """Return the values that a field may have, in words, and its default; a section has the defaults of its own fields."""
         if key in section.get("required", ()):
-            return "; required"
-        if "default" not in field or isinstance(field["default"], dict):  # a section has the defaults of its own fields
-            return ""
-        return f"; default `{json.dumps(field['default'])}`"
+            return f"{self._type(field)}; required"
+        if "default" not in field or isinstance(field["default"], dict):
+            return self._type(field)
+        return f"{self._type(field)}; default `{json.dumps(field['default'])}`"
 
     def _type(self, field: dict[str, Any]) -> str:
-        """Return the values that a field may have, in words."""
         if reference := field.get("$ref"):
             name = reference.rpartition("/")[2]
             return f"[{kind_of(self.definitions[name]) or words(name)}](#key-{name})"
-        for union in ("anyOf", "oneOf", "allOf"):
-            if union in field:
-                return " or ".join(dict.fromkeys(self._type(member) for member in field[union]))
+        if union := field.get("anyOf") or field.get("oneOf") or field.get("allOf"):
+            return " or ".join(dict.fromkeys(self._type(member) for member in union))
         if values := field.get("enum"):
             return ", ".join(f"`{value}`" for value in values[:MANY]) + (" and others" if values[MANY:] else "")
         if "const" in field:
             return f"`{field['const']}`"
-        kind = field.get("type", "anything")
-        if kind == "array":
-            return "list of " + self._type(field["items"]) if "items" in field else "list"
-        if kind == "object":
-            return "mapping"
+        kind = {"array": "list", "object": "mapping"}.get(field.get("type", ""), field.get("type", "anything"))
+        if kind == "list" and "items" in field:
+            return "list of " + self._type(field["items"])
         bounds = {"exclusiveMinimum": ">", "minimum": ">=", "exclusiveMaximum": "<", "maximum": "<="}
         limits = [f"{sign} {field[name]}" for name, sign in bounds.items() if name in field and abs(field[name]) < ANY]
         return plain(" ".join([kind, " and ".join(limits)]).strip())
@@ -185,13 +167,9 @@ def columns_page() -> str:
     rows = []
     for kind, section in SECTIONS.items():
         for role in dict.fromkeys(section.roles):
-            part = (
-                f"`{role.name}`"
-                + ("" if role.required else ", if there is one")
-                + (f"; of a row of the form {role.shape}" if role.shape else "")
-            )
+            optional, shape = "" if role.required else ", if there is one", f"; of a row of the form {role.shape}" if role.shape else ""
             names = [" ".join(f"`{name}`" for name in some) for some in ((*role.within, *role.columns), role.later)]
-            rows.append([f"`{kind}`", part, *names])
+            rows.append([f"`{kind}`", f"`{role.name}`{optional}{shape}", *names])
     intro = (
         "Of these names, the first that a row has is read. If it has none of them, the further names are tried, in any letter case. "
         "`columns` in a source, or `--columns` on the command line, names another column ([Data](../data.md#columns))."
@@ -226,9 +204,8 @@ def presets_page() -> str:
 def library_page() -> str:
     """Return the page whose text Sphinx takes from the docstrings: the functions of tfkit, and the results that they return."""
     intro = "The same functions with examples, in the order of their use: [tfkit as a library](../library.md)."
-    functions = [f".. autofunction:: tfkit.{name}" for name in tfkit.__all__ if name != "__version__"]
-    classes = [f".. autoclass:: {module}.{name}" for module, names in CLASSES.items() for name in names]
-    return page("The functions of tfkit", intro, *(code(one, "{eval-rst}") for one in (*functions, *classes)))
+    parts = [".. automodule:: tfkit", *(f".. autoclass:: {name}" for name in CLASSES)]
+    return page("The functions of tfkit", intro, *(code(part, "{eval-rst}") for part in parts))
 
 
 # ------------------------------------------------------------------------------------------------------------------------------ Markdown
