@@ -8,10 +8,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-DOCS = Path(__file__).parent
-ROOT = DOCS.parent
 AUTODOC = "docs/reference/library"  # whose source has directives alone
-
 
 # The parts of the navigation, and the pages of each; self is the start page.
 NAVIGATION = {

@@ -33,7 +33,8 @@ ANY = 10**6  # a limit that only refuses nonsense
 
 def write_reference(folder: Path) -> None:
     """Write all pages, and nothing that a page before had and none has now."""
-    pages = {**command_pages(), **recipe_pages(), "columns.md": columns_page(), "presets.md": presets_page(), "library.md": library_page()}
+    single = {"commands.md": commands_page(), "columns.md": columns_page(), "presets.md": presets_page(), "library.md": library_page()}
+    pages = {**recipe_pages(), **single}
     for stale in set(folder.rglob("*.md")) - {folder / name for name in pages}:
         stale.unlink()
     for name, text in pages.items():
@@ -43,25 +44,16 @@ def write_reference(folder: Path) -> None:
             path.write_text(text, encoding="utf-8")
 
 
-# ------------------------------------------------------------------------------------------------------------------------------ commands
-
-
-def command_pages() -> dict[str, str]:
-    """Return the page of each command, and the table of all."""
+def commands_page() -> str:
+    """Return the arguments, options and examples of each command."""
     group: Any = typer.main.get_command(app)
-    pages = {f"commands/{name}.md": _command_page(name, group.get_command(None, name)) for name in COMMANDS}
-    rows = [[f"[`tfkit {name}`](commands/{name}.md)", plain(text)] for name, text in COMMANDS.items()]
-    contract = "What scripts may rely on, such as exit codes and results, is in [The command line](../cli.md)."
-    return {"commands.md": page("Commands", contract, table(["command", "description"], rows), contents("commands", COMMANDS)), **pages}
-
-
-def _command_page(name: str, command: Any) -> str:
-    context = command.make_context(f"tfkit {name}", [], resilient_parsing=True)
-    described = get_docs_for_click(obj=command, ctx=context, name=name, call_prefix="tfkit")
-    return "\n\n".join([described.strip(), "**Examples**:", code("\n".join(EXAMPLES[name]))]) + "\n"
-
-
-# --------------------------------------------------------------------------------------------------------------------- keys of a recipe
+    parts = ["What scripts may rely on, such as exit codes and results, is in [The command line](../cli.md)."]
+    for name in COMMANDS:
+        command = group.get_command(None, name)
+        context = command.make_context(f"tfkit {name}", [], resilient_parsing=True)
+        described = get_docs_for_click(obj=command, ctx=context, indent=1, name=name, call_prefix="tfkit")
+        parts += [described.strip(), "**Examples**:", code("\n".join(EXAMPLES[name]))]
+    return page("Commands", *parts)
 
 
 def recipe_pages() -> dict[str, str]:
@@ -75,7 +67,8 @@ def recipe_pages() -> dict[str, str]:
         "A recipe has these sections, and states only what differs from the defaults. "
         "`tfkit check RECIPE` lists all errors of a recipe, and `tfkit check --schema` prints these pages as a JSON Schema."
     )
-    return {"recipe.md": page("Keys of a recipe", intro, table(["section", "meaning"], rows), contents("recipe", sections)), **pages}
+    contents = code("\n".join([":hidden:", "", *(f"recipe/{name}" for name in sections)]), "{toctree}")
+    return {"recipe.md": page("Keys of a recipe", intro, table(["section", "meaning"], rows), contents), **pages}
 
 
 class RecipeKeys:
@@ -198,9 +191,6 @@ def presets_page() -> str:
     return page("Presets", intro, table(head, rows))
 
 
-# ------------------------------------------------------------------------------------------------------------------------------- library
-
-
 def library_page() -> str:
     """Return the page whose text Sphinx takes from the docstrings: the functions of tfkit, and the results that they return."""
     intro = "The same functions with examples, in the order of their use: [tfkit as a library](../library.md)."
@@ -214,11 +204,6 @@ def library_page() -> str:
 def page(title: str, *parts: str) -> str:
     """Return a page of parts, which are separated by blank lines."""
     return "\n\n".join([f"# {title}", *filter(None, parts)]) + "\n"
-
-
-def contents(folder: str, names: Any) -> str:
-    """Return the entries of the navigation below a page."""
-    return "\n".join(["```{toctree}", ":hidden:", "", *(f"{folder}/{name}" for name in names), "```"])
 
 
 def table(head: list[str], rows: list[list[str]]) -> str:
