@@ -175,20 +175,17 @@ def presets_page() -> str:
     named: dict[str, list[str]] = {}
     for release, name in RELEASES.items():
         named.setdefault(name, []).append(release)
+    keys = ("encoder_layers", "decoder_layers", "dim", "num_heads", "num_kv_heads", "context_length", "vocab_size")
     rows = []
     for name, (family, sizes) in PRESETS.items():
-        heads = str(sizes["num_heads"]) + (f" ({sizes['num_kv_heads']} for keys and values)" if sizes.get("num_kv_heads") else "")
-        layers = [f"{sizes[stack]:,}" if sizes.get(stack) else "" for stack in ("encoder_layers", "decoder_layers")]
-        counts = [f"{sizes[key]:,}" if sizes.get(key) else "" for key in ("dim", "context_length", "vocab_size")]
-        releases = " ".join(f"`{release}`" for release in named.get(name, ()))
-        rows.append([f"`{name}`", family.name, *layers, counts[0], heads, *counts[1:], releases])
-    head = ["preset", "family", "encoder layers", "decoder layers", "dim", "heads", "context", "vocabulary", "names on the Hub"]
+        counts = [f"{sizes[key]:,}" if sizes.get(key) else "" for key in keys]
+        rows.append([f"`{name}`", family.name, *counts, " ".join(f"`{release}`" for release in named.get(name, ()))])
     intro = (
         "`model: {preset: NAME}` takes the architecture and the published sizes of a model, and random weights. "
         "Other keys of the section change it. The names on the Hub are accepted, too. `tfkit plan` counts the parameters. "
         "A checkpoint is not a preset: `tfkit finetune --from hub:NAME` starts from its weights."
     )
-    return page("Presets", intro, table(head, rows))
+    return page("Presets", intro, table(["preset", "family", *(f"`{key}`" for key in keys), "names on the Hub"], rows))
 
 
 def library_page() -> str:
