@@ -4,8 +4,8 @@
     python benchmarks/distillation.py --teacher runs/bert-stdlib --student distilbert-stdlib --task python-packages
 
 The student alone has the same recipe with the objective in `of`: the same text, steps and first seed, random weights, no
-teacher. Every run is a process of tfkit; an interrupted script continues, and finished runs are reused. Writes a table
-(docs/distillation.md): the metric on held-out rows, sizes, speed of each student beside its teacher in turns on the same rows, costs.
+teacher. Every run is a process of tfkit; an interrupted script continues, and finished runs are reused. Writes a page with a table,
+which docs/transfer.md has: the metric on held-out rows, sizes, speed of each student beside its teacher in turns on the same rows, costs.
 """
 
 import argparse
@@ -115,7 +115,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--set", nargs="*", default=[], metavar="K=V", help="changes to all recipes")
     parser.add_argument("--threads", type=int, help="of each run, and of the speed measurement")
     parser.add_argument("--run-root", type=Path, default=Path("runs/distillation"), help="the folder of the runs (default %(default)s)")
-    parser.add_argument("--out", type=Path, default=Path("docs/distillation.md"), help="the page")
+    parser.add_argument("--out", type=Path, default=Path("runs/distillation.md"), help="the page (default %(default)s)")
     return parser.parse_args()
 
 

@@ -4,7 +4,7 @@
 
 Every run is a process of tfkit on a recipe: `finetune` from the checkpoint, and `pretrain` of the same config with the same
 tokenizer, for as many steps. No run is evaluated on the test rows before its end. An interrupted script continues where it was;
-finished runs are reused. Writes a table and a figure (docs/transfer.md and .svg).
+finished runs are reused. Writes a page with a table and a figure, which docs/transfer.md has.
 
 With `--validation`, the fewest examples with which fine-tuning equals the best of random weights, and that best, are run once more with
 ten evaluations each, and `tfkit report` says what each had spent when it was as good as the other. `--pair 1000,all` writes this alone.
@@ -96,7 +96,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--metric", help="of tfkit evaluate; else accuracy of classes, f1 of tags")
     parser.add_argument("--threads", type=int, help="of each run")
     parser.add_argument("--run-root", type=Path, default=Path("runs/transfer"), help="the folder of the runs (default %(default)s)")
-    parser.add_argument("--out", type=Path, default=Path("docs/transfer.md"), help="the page; its figure is beside it")
+    parser.add_argument("--out", type=Path, default=Path("runs/transfer.md"), help="the page, beside its figure (default %(default)s)")
     return parser.parse_args()
 
 

@@ -220,11 +220,10 @@ def masks(work: Path) -> Picture:
     """Draw the masks that page 5 finds."""
     picture = Picture("What each word may see in an encoder, a decoder and an encoder-decoder", 250)
     titles = ("encoder", "decoder", "cross-attention", "target")
-    found = re.split(r"\n\n", outputs("05-general-architecture.md")[0].strip())
-    for number, (title, one) in enumerate(zip(titles, found, strict=True)):
-        lines = [line.split() for line in one.splitlines()[1:]]
-        weights = [[float(mark == "■") for mark in line[1:]] for line in lines]
-        words = [line[0] for line in lines]
+    lines = [line.split() for line in outputs("05-general-architecture.md")[0].splitlines()[1:]]
+    words, size = [word for word, *_ in lines], len(lines)
+    for number, title in enumerate(titles):
+        weights = [[float(mark == "■") for mark in marks[number * size : (number + 1) * size]] for _, *marks in lines]
         heat(picture, words if number == 0 else [], words, weights, 60 + 167 * number, 85, 24)
         picture.text(60 + 167 * number + 72, 30, title, "middle", "bold")
     return picture

@@ -11,29 +11,30 @@ from pathlib import Path
 from typing import Any
 
 import typer
+from typer.cli import get_docs_for_click
 
-import tfkit
 from tfkit.cli import COMMANDS, app, examples
 from tfkit.families import PRESETS
 from tfkit.families.hub_models import RELEASES
 from tfkit.recipe.json_schema import json_schema
 from tfkit.recipe.schema.objective_facts import SECTIONS
 
-CLASSES = {
-    "tfkit.engine.results": ("TrainingResult", "EvaluationResult", "SweepResult", "Completion"),
-    "tfkit.engine.training_run.estimate": ("Estimate",),
-    "tfkit.engine.inference.loaded_model": ("LoadedModel",),
-    "tfkit.engine.inference.attended_text": ("AttendedText", "NextTokens"),
-    "tfkit.engine.tools.averaging": ("Averaged",),
-    "tfkit.engine.listener": ("Listener",),
-}
+CLASSES = (  # that the functions return or take
+    *(f"tfkit.engine.results.{name}" for name in ("TrainingResult", "EvaluationResult", "SweepResult", "Completion")),
+    "tfkit.engine.training_run.estimate.Estimate",
+    "tfkit.engine.inference.loaded_model.LoadedModel",
+    *(f"tfkit.engine.inference.attended_text.{name}" for name in ("AttendedText", "NextTokens")),
+    "tfkit.engine.tools.averaging.Averaged",
+    "tfkit.engine.listener.Listener",
+)
 MANY = 12  # values of a field that are not all listed
 ANY = 10**6  # a limit that only refuses nonsense
 
 
 def write_reference(folder: Path) -> None:
     """Write all pages, and nothing that a page before had and none has now."""
-    pages = {**command_pages(), **recipe_pages(), "columns.md": columns_page(), "presets.md": presets_page(), "library.md": library_page()}
+    single = {"commands.md": commands_page(), "columns.md": columns_page(), "presets.md": presets_page(), "library.md": library_page()}
+    pages = {**recipe_pages(), **single}
     for stale in set(folder.rglob("*.md")) - {folder / name for name in pages}:
         stale.unlink()
     for name, text in pages.items():
@@ -43,32 +44,16 @@ def write_reference(folder: Path) -> None:
             path.write_text(text, encoding="utf-8")
 
 
-# ------------------------------------------------------------------------------------------------------------------------------ commands
-
-
-def command_pages() -> dict[str, str]:
-    """Return the page of each command, and the table of all."""
+def commands_page() -> str:
+    """Return the arguments, options and examples of each command."""
     group: Any = typer.main.get_command(app)
-    pages = {f"commands/{name}.md": _command_page(name, group.get_command(None, name)) for name in COMMANDS}
-    rows = [[f"[`tfkit {name}`](commands/{name}.md)", plain(text)] for name, text in COMMANDS.items()]
-    contract = "What scripts may rely on, such as exit codes and results, is in [The command line](../cli.md)."
-    return {"commands.md": page("Commands", contract, table(["command", "description"], rows), contents("commands", COMMANDS)), **pages}
-
-
-def _command_page(name: str, command: Any) -> str:
-    context = command.make_context(f"tfkit {name}", [], resilient_parsing=True)
-    records: dict[str, list[list[str]]] = {"argument": [], "option": []}
-    for parameter in command.get_params(context):
-        if record := parameter.get_help_record(context):  # None: a hidden one
-            records[parameter.param_type_name].append([f"`{record[0]}`", plain(record[1])])
-    parts = [paragraphs(command.help), code(command.get_usage(context).removeprefix("Usage: "))]
-    for kind, rows in records.items():
-        if rows:
-            parts += [f"## {kind.capitalize()}s", table([kind, "meaning"], rows)]
-    return page(f"tfkit {name}", *parts, "## Examples", code("\n".join(examples(name))))
-
-
-# --------------------------------------------------------------------------------------------------------------------- keys of a recipe
+    parts = ["What scripts may rely on, such as exit codes and results, is in [The command line](../cli.md)."]
+    for name in COMMANDS:
+        command = group.get_command(None, name)
+        context = command.make_context(f"tfkit {name}", [], resilient_parsing=True)
+        described = get_docs_for_click(obj=command, ctx=context, indent=1, name=name, call_prefix="tfkit")
+        parts += [described.strip(), "**Examples**:", code("\n".join(examples(name)))]
+    return page("Commands", *parts)
 
 
 def recipe_pages() -> dict[str, str]:
@@ -82,7 +67,8 @@ def recipe_pages() -> dict[str, str]:
         "A recipe has these sections, and states only what differs from the defaults. "
         "`tfkit check RECIPE` lists all errors of a recipe, and `tfkit check --schema` prints these pages as a JSON Schema."
     )
-    return {"recipe.md": page("Keys of a recipe", intro, table(["section", "meaning"], rows), contents("recipe", sections)), **pages}
+    contents = code("\n".join([":hidden:", "", *(f"recipe/{name}" for name in sections)]), "{toctree}")
+    return {"recipe.md": page("Keys of a recipe", intro, table(["section", "meaning"], rows), contents), **pages}
 
 
 class RecipeKeys:
@@ -94,18 +80,25 @@ class RecipeKeys:
 
     def section(self, path: str, schema: dict[str, Any]) -> Iterator[str]:
         """Yield the parts of the page of a section: each of its kinds, and then the sections that their fields hold."""
-        waiting = [(path, name) for name in references(schema)]
         if "items" in schema:
             yield "A list, whose items have these keys."
-        if not waiting[1:]:  # one kind: its description begins the page
-            yield from self._fields(*waiting.pop(), waiting)
-        else:
+        waiting = [(path, name) for name in references(schema)]
+        if waiting[1:]:
             yield plain(self.summary(schema))
         while waiting:
             where, name = waiting.pop(0)
-            if name not in self.described:
-                yield f"(key-{name})=\n## {self._title(where, name)}"
-                yield from self._fields(where, name, waiting)
+            if name in self.described:
+                continue
+            self.described.add(name)
+            definition = self.definitions[name]
+            kind, fields = kind_of(definition), definition.get("properties", {})
+            yield f"(key-{name})=\n## `{where}`" + (f", kind `{kind}`" if kind else "")
+            yield paragraphs(definition.get("description", ""))
+            rows = [
+                [f"`{key}`", self._values(key, field, definition), plain(field.get("description", ""))] for key, field in fields.items()
+            ]
+            yield table(["key", "value", "meaning"], rows)
+            waiting += [(f"{where}.{key}", inner) for key, field in fields.items() for inner in references(field)]
 
     def summary(self, schema: dict[str, Any]) -> str:
         """Return what a section is for; of several kinds, their names."""
@@ -114,45 +107,27 @@ class RecipeKeys:
             return str(schema.get("description") or self.definitions[names[0]]["description"]).partition("\n")[0]
         return "One of " + ", ".join(f"`{kind_of(self.definitions[name])}`" for name in names) + "."
 
-    def _title(self, where: str, name: str) -> str:
-        kind = kind_of(self.definitions[name])
-        return f"`{where}`" + (f", kind `{kind}`" if kind else "")
-
-    def _fields(self, where: str, name: str, waiting: list[tuple[str, str]]) -> Iterator[str]:
-        """Yield the description and the fields of a section, and append the sections that are their values to those to describe."""
-        self.described.add(name)
-        section = self.definitions[name]
-        yield paragraphs(section.get("description", ""))
-        rows = []
-        for key, field in section.get("properties", {}).items():
-            rows.append([f"`{key}`", self._type(field) + self._default(key, field, section), plain(field.get("description", ""))])
-            waiting += [(f"{where}.{key}", inner) for inner in references(field)]
-        yield table(["key", "value", "meaning"], rows)
-
-    def _default(self, key: str, field: dict[str, Any], section: dict[str, Any]) -> str:
+    def _values(self, key: str, field: dict[str, Any], section: dict[str, Any]) -> str:
+        """Return the values that a field may have, in words, and its default; a section has the defaults of its own fields."""
         if key in section.get("required", ()):
-            return "; required"
-        if "default" not in field or isinstance(field["default"], dict):  # a section has the defaults of its own fields
-            return ""
-        return f"; default `{json.dumps(field['default'])}`"
+            return f"{self._type(field)}; required"
+        if "default" not in field or isinstance(field["default"], dict):
+            return self._type(field)
+        return f"{self._type(field)}; default `{json.dumps(field['default'])}`"
 
     def _type(self, field: dict[str, Any]) -> str:
-        """Return the values that a field may have, in words."""
         if reference := field.get("$ref"):
             name = reference.rpartition("/")[2]
             return f"[{kind_of(self.definitions[name]) or words(name)}](#key-{name})"
-        for union in ("anyOf", "oneOf", "allOf"):
-            if union in field:
-                return " or ".join(dict.fromkeys(self._type(member) for member in field[union]))
+        if union := field.get("anyOf") or field.get("oneOf") or field.get("allOf"):
+            return " or ".join(dict.fromkeys(self._type(member) for member in union))
         if values := field.get("enum"):
             return ", ".join(f"`{value}`" for value in values[:MANY]) + (" and others" if values[MANY:] else "")
         if "const" in field:
             return f"`{field['const']}`"
-        kind = field.get("type", "anything")
-        if kind == "array":
-            return "list of " + self._type(field["items"]) if "items" in field else "list"
-        if kind == "object":
-            return "mapping"
+        kind = {"array": "list", "object": "mapping"}.get(field.get("type", ""), field.get("type", "anything"))
+        if kind == "list" and "items" in field:
+            return "list of " + self._type(field["items"])
         bounds = {"exclusiveMinimum": ">", "minimum": ">=", "exclusiveMaximum": "<", "maximum": "<="}
         limits = [f"{sign} {field[name]}" for name, sign in bounds.items() if name in field and abs(field[name]) < ANY]
         return plain(" ".join([kind, " and ".join(limits)]).strip())
@@ -185,13 +160,9 @@ def columns_page() -> str:
     rows = []
     for kind, section in SECTIONS.items():
         for role in dict.fromkeys(section.roles):
-            part = (
-                f"`{role.name}`"
-                + ("" if role.required else ", if there is one")
-                + (f"; of a row of the form {role.shape}" if role.shape else "")
-            )
+            optional, shape = "" if role.required else ", if there is one", f"; of a row of the form {role.shape}" if role.shape else ""
             names = [" ".join(f"`{name}`" for name in some) for some in ((*role.within, *role.columns), role.later)]
-            rows.append([f"`{kind}`", part, *names])
+            rows.append([f"`{kind}`", f"`{role.name}`{optional}{shape}", *names])
     intro = (
         "Of these names, the first that a row has is read. If it has none of them, the further names are tried, in any letter case. "
         "`columns` in a source, or `--columns` on the command line, names another column ([Data](../data.md#columns))."
@@ -204,31 +175,24 @@ def presets_page() -> str:
     named: dict[str, list[str]] = {}
     for release, name in RELEASES.items():
         named.setdefault(name, []).append(release)
+    keys = ("encoder_layers", "decoder_layers", "dim", "num_heads", "num_kv_heads", "context_length", "vocab_size")
     rows = []
     for name, (family, sizes) in PRESETS.items():
-        heads = str(sizes["num_heads"]) + (f" ({sizes['num_kv_heads']} for keys and values)" if sizes.get("num_kv_heads") else "")
-        layers = [f"{sizes[stack]:,}" if sizes.get(stack) else "" for stack in ("encoder_layers", "decoder_layers")]
-        counts = [f"{sizes[key]:,}" if sizes.get(key) else "" for key in ("dim", "context_length", "vocab_size")]
-        releases = " ".join(f"`{release}`" for release in named.get(name, ()))
-        rows.append([f"`{name}`", family.name, *layers, counts[0], heads, *counts[1:], releases])
-    head = ["preset", "family", "encoder layers", "decoder layers", "dim", "heads", "context", "vocabulary", "names on the Hub"]
+        counts = [f"{sizes[key]:,}" if sizes.get(key) else "" for key in keys]
+        rows.append([f"`{name}`", family.name, *counts, " ".join(f"`{release}`" for release in named.get(name, ()))])
     intro = (
         "`model: {preset: NAME}` takes the architecture and the published sizes of a model, and random weights. "
         "Other keys of the section change it. The names on the Hub are accepted, too. `tfkit plan` counts the parameters. "
         "A checkpoint is not a preset: `tfkit finetune --from hub:NAME` starts from its weights."
     )
-    return page("Presets", intro, table(head, rows))
-
-
-# ------------------------------------------------------------------------------------------------------------------------------- library
+    return page("Presets", intro, table(["preset", "family", *(f"`{key}`" for key in keys), "names on the Hub"], rows))
 
 
 def library_page() -> str:
     """Return the page whose text Sphinx takes from the docstrings: the functions of tfkit, and the results that they return."""
     intro = "The same functions with examples, in the order of their use: [tfkit as a library](../library.md)."
-    functions = [f".. autofunction:: tfkit.{name}" for name in tfkit.__all__ if name != "__version__"]
-    classes = [f".. autoclass:: {module}.{name}" for module, names in CLASSES.items() for name in names]
-    return page("The functions of tfkit", intro, *(code(one, "{eval-rst}") for one in (*functions, *classes)))
+    parts = [".. automodule:: tfkit", *(f".. autoclass:: {name}" for name in CLASSES)]
+    return page("The functions of tfkit", intro, *(code(part, "{eval-rst}") for part in parts))
 
 
 # ------------------------------------------------------------------------------------------------------------------------------ Markdown
@@ -237,11 +201,6 @@ def library_page() -> str:
 def page(title: str, *parts: str) -> str:
     """Return a page of parts, which are separated by blank lines."""
     return "\n\n".join([f"# {title}", *filter(None, parts)]) + "\n"
-
-
-def contents(folder: str, names: Any) -> str:
-    """Return the entries of the navigation below a page."""
-    return "\n".join(["```{toctree}", ":hidden:", "", *(f"{folder}/{name}" for name in names), "```"])
 
 
 def table(head: list[str], rows: list[list[str]]) -> str:

@@ -29,8 +29,8 @@ ROOT = Path(__file__).parents[2]
 def reference(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Write the pages of the reference."""
     folder = tmp_path_factory.mktemp("reference")
-    (folder / "commands").mkdir()
-    (folder / "commands" / "forgotten.md").write_text("# a command that is no more\n")
+    (folder / "recipe").mkdir()
+    (folder / "recipe" / "forgotten.md").write_text("# a section that is no more\n")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "argv", ["reference_pages.py", str(folder)])
         runpy.run_path(str(ROOT / "docs" / "reference_pages.py"), run_name="__main__")
@@ -42,17 +42,18 @@ def cells(text: str) -> set[str]:
     return set(re.findall(r"^\| `(.*?)` \|", text, re.MULTILINE))
 
 
-def test_every_command_has_a_page_with_its_options_and_examples(reference: Path) -> None:
+def test_every_command_is_described_with_its_options_and_examples(reference: Path) -> None:
     group: Any = typer.main.get_command(app)
-    assert {path.stem for path in (reference / "commands").iterdir()} == COMMANDS.keys()
-    for name in COMMANDS:
-        text = (reference / "commands" / f"{name}.md").read_text(encoding="utf-8")
-        command = group.get_command(None, name)
-        context = command.make_context(name, [], resilient_parsing=True)
-        options = {option for one in command.get_params(context) if one.param_type_name == "option" for option in one.opts}
-        assert options <= {word for cell in cells(text) for word in re.split(r"[ ,\\|]+", cell)}, name
+    page = (reference / "commands.md").read_text(encoding="utf-8")
+    found = dict(re.findall(r"^## `tfkit (\w+)`\n(.*?)(?=^## |\Z)", page, re.MULTILINE | re.DOTALL))
+    assert found.keys() == COMMANDS.keys()
+    for name, text in found.items():
+        context = group.get_command(None, name).make_context(name, [], resilient_parsing=True)
+        options = {option for one in context.command.get_params(context) if one.param_type_name == "option" for option in one.opts}
+        assert options <= {word for listed in re.findall(r"^\* `(.*?)`: .", text, re.MULTILINE) for word in re.split(r"[ ,/]+", listed)}, (
+            name
+        )
         assert all(line in text for line in examples(name))
-        assert f"commands/{name}.md" in (reference / "commands.md").read_text(encoding="utf-8")
 
 
 def keys_of(schema: dict[str, Any]) -> Iterator[tuple[str, str]]:
