@@ -1,6 +1,6 @@
 """Memory and traffic of a rank, planned: models of 7 to 175 billion parameters on 8 to 1,024 GPUs; and one plan beside a real run.
 
-    python benchmarks/cluster_plans.py                         # computed plans; docs/cluster.md has some of them
+    python benchmarks/cluster_plans.py                         # computed plans; docs/cluster.md has two of them
     python benchmarks/cluster_plans.py --models llama2-7b --ranks 8 64
     python benchmarks/cluster_plans.py --measure               # two ranks on this machine, their memory beside the plan
 

@@ -60,7 +60,7 @@ ARCHITECTURES: Architectures = {
     "T5WithLMHeadModel": {"kind": "lm"},  # its name in the first released files
     # It reads the decoder at </s>, a text's last token; the decoder's input is the text itself, shifted right by one.
     "T5ForSequenceClassification": {"kind": "classes", "pool": "last", "dense": "tanh", "bias": True},
-    "T5ForQuestionAnswering": {"kind": "spans"},  # of the decoder's input, which is the text itself, too
+    "T5ForQuestionAnswering": {"kind": "spans"},  # in the decoder's input, which is the text itself here, too
     "T5Model": {"kind": "none"},
 }
 ENCODER_ARCHITECTURES: Architectures = {"T5ForTokenClassification": {"kind": "tags"}, "T5EncoderModel": {"kind": "none"}}

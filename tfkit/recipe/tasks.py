@@ -42,7 +42,7 @@ class DataSummary:
     like_texts: tuple[str, ...] = ()  # columns that may each be the one text of classification, if there is no pair
     unread: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # `unread_texts` for each of `reads`
     label_sets: LabelSets | None = None  # of multi-label classification
-    named: Mapping[str, Mapping[str, str | list[str]]] = field(default_factory=dict)  # for each of `reads`: the columns to be named
+    named: Mapping[str, Mapping[str, str | list[str]]] = field(default_factory=dict)  # for each of `reads`: what `columns` must name
     unanswerable: bool = False  # some questions have no answer in their context
 
 

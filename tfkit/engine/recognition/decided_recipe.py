@@ -77,7 +77,7 @@ def _inspect_data(section: SourceSection, on_bad_row: Any) -> DataSummary:
     rows["tagging"] = [row for row in rows["tagging"] if len(row.values["tokens"]) == len(row.values["tags"])]
     if all(len(row.values["tokens"]) == 1 for row in rows["tagging"]):  # a word in each row is no sentence
         rows["tagging"] = []
-    answered = any(row.values["answers"] for row in rows["question_answering"])  # else these may be choices, whose answers have no column
+    answered = any(row.values["answers"] for row in rows["question_answering"])  # without answers they may be choices
     rows["question_answering"] = [row for row in rows["question_answering"] if answered and _are_in_context(row)]
     fitting = {kind: readable for kind, readable in rows.items() if 2 * len(readable) > len(records)}
     readers = {kind: Columns(SECTIONS[kind].roles, given[kind]) for kind in fitting}

@@ -116,6 +116,6 @@ def _entries(targets: Sequence[Sequence[int]], predictions: Sequence[Sequence[in
 
 
 def _flat(sets: Sequence[set[int]]) -> tuple[Numbers, Numbers]:
-    """Return the row and the label of each element of the rows' sets."""
+    """Return the rows and the labels of all elements of the sets, of which each row has one."""
     rows = np.repeat(np.arange(len(sets)), [len(labels) for labels in sets])
     return rows, np.array([label for labels in sets for label in sorted(labels)], np.int64)
