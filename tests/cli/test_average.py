@@ -141,6 +141,9 @@ def test_what_is_refused(run: Path, tmp_path: Path, capsys: pytest.CaptureFixtur
     assert "is never overwritten" in capsys.readouterr().err
     assert main(["average", str(tmp_path), "--out", str(tmp_path / "mean")]) == 4
     assert "is not a run folder" in capsys.readouterr().err
+    (tmp_path / "there" / "run.json").write_text("{}", encoding="utf-8")
+    assert main(["average", str(tmp_path / "there"), "--out", str(tmp_path / "mean")]) == 4
+    assert "has no checkpoints yet" in capsys.readouterr().err
     assert main(["average", str(run), "--last", "1", "--out", str(tmp_path / "mean")]) == 2
     assert main(["average", str(run)]) == 2
     assert "--out" in capsys.readouterr().err

@@ -204,3 +204,15 @@ def assert_bare(arguments: list[str], folder: Path) -> None:
     assert (done.stdout + done.stderr).isascii()
     assert b"Traceback" not in done.stderr
     assert b".py:" not in done.stderr, "no warning of a library as Python writes it"
+
+
+def test_f47_a_current_folder_that_was_deleted(base: Path, tmp_path: Path) -> None:
+    """As by a runner that cleans its workspace. The libraries of torch would end the process without an error of ours."""
+
+    def delete() -> None:
+        (tmp_path / "gone").mkdir()
+        os.chdir(tmp_path / "gone")
+        (tmp_path / "gone").rmdir()
+
+    done = run_tfkit(tmp_path, words("generate", base, tmp_path / "run"), delete)
+    done.exits(5, "the current folder was deleted; change to another one")

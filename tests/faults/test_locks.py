@@ -14,9 +14,10 @@ from pathlib import Path
 import pytest
 from saved_runs import WORDS, Base
 from tiny_files import wait_for
-from tiny_runs import Before, Process, both
+from tiny_runs import Before, Process, both, run_tfkit
 
 from tfkit.engine.training_run import checkpointing
+from tfkit.training.step import Stepper
 
 
 def start(saved: Base, run: Path, before: Callable[[], object] | None = None) -> Process:
@@ -79,3 +80,29 @@ def test_f44_the_lock_of_a_killed_process_is_taken_over(saved: Base, tmp_path: P
     start(saved, run, before).wait().exits(0)
     saved.assert_same(run)
     assert (run / "lock").read_text() == ""
+
+
+def test_f44_a_run_whose_folder_was_deleted_ends_and_leaves_the_next_run_there_alone(saved: Base, tmp_path: Path) -> None:
+    run, other = tmp_path / "run", tmp_path / "other"
+    shutil.copytree(saved.killed, other)
+    shutil.copytree(saved.killed, run)
+
+    def replace(*_: object, **__: object) -> None:
+        shutil.rmtree(run)
+        shutil.copytree(other, run)
+
+    start(saved, run, Before(Stepper, "take", replace, 1)).wait().exits(5, f"{run}: this run folder was deleted or moved")
+    assert same_files(run, other)
+
+
+def same_files(one: Path, other: Path) -> bool:
+    found = [{path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()} for folder in (one, other)]
+    return found[0] == found[1]
+
+
+def test_f44_a_run_without_its_recipe_says_so(saved: Base, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(saved.killed, run)
+    (run / "recipe.yaml").unlink()
+    done = run_tfkit(tmp_path, ["resume", str(run)])
+    done.exits(2, f"{run}: its recipe.yaml is missing, without which the run cannot continue")

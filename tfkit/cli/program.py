@@ -144,11 +144,20 @@ def _refuse_empty(words: list[str]) -> None:
             raise UsageError(f"command line: the argument after {option or before} is empty; give it a value, or leave it out")
 
 
+def _require_folder() -> None:
+    """Raise MachineError if the current folder was deleted: torch's libraries would end the process in their own words."""
+    try:
+        Path.cwd()
+    except FileNotFoundError:
+        raise MachineError("the current folder was deleted; change to another one, and start the command again") from None
+
+
 def _invoke(arguments: list[str]) -> None:
     command = typer.main.get_command(app)
     if COMPLETION in os.environ:  # a shell asks for completions
         command.main(list(arguments), "tfkit")
     _refuse_empty(arguments)
+    _require_folder()
     try:
         # Not command.main(): it turns errors, broken pipes included, into messages and exit codes of its own.
         with command.make_context("tfkit", list(arguments)) as context:

@@ -117,6 +117,14 @@ class RunFolder:
         """The present content of run.json."""
         return self._receipt.recorded
 
+    def require_held(self) -> None:
+        """Raise MachineError if the folder was deleted or moved: at its path may be another run, in which nothing may be written."""
+        if not self._lock.is_held:
+            raise MachineError(
+                f"{self.path}: this run folder was deleted or moved while the run went on, so nothing more is saved there; start the run "
+                "again, or resume it where the folder is now"
+            )
+
     def begin_attempt(self, threads: int | None = None, **fields: Any) -> None:
         """Write the attempt, its machine and fields to run.json; `threads`: the number that the user requested, None for the default.
 
@@ -187,7 +195,8 @@ class RunFolder:
 
     def _write(self, change: Callable[[], None]) -> None:
         try:
-            change()
+            if self._lock.is_held:
+                change()
         except OSError as error:
             if not self._warned:
                 self._warned = True

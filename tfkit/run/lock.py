@@ -27,6 +27,7 @@ class FolderLock:
     def __init__(self, path: Path):
         self.path = path
         self._descriptor: int | None = None
+        self._owner = b""  # what is written to the file
 
     def acquire(self) -> None:
         """Take the lock. Raises MachineError with the owner if another process has it, OSError if the file cannot be written."""
@@ -43,11 +44,22 @@ class FolderLock:
             os.lseek(descriptor, 0, os.SEEK_SET)
             started = datetime.now(UTC).isoformat(timespec="seconds")
             us = {"pid": os.getpid(), "host": socket.gethostname(), "started_utc": started}
-            os.write(descriptor, (strict_json.dumps(us) + "\n").encode())
+            self._owner = (strict_json.dumps(us) + "\n").encode()
+            os.write(descriptor, self._owner)
         except BaseException:
             os.close(descriptor)
             raise
         self._descriptor = descriptor
+
+    @property
+    def is_held(self) -> bool:
+        """Whether the file still names this process: not if the folder was deleted or moved, or if another run has taken its place."""
+        try:
+            return self.path.read_bytes() == self._owner
+        except FileNotFoundError:
+            return False
+        except OSError:
+            return True  # a failing disk says nothing about the owner
 
     def release(self) -> None:
         """Release the lock. The empty file is kept, since deleting it could delete the lock of the next owner."""

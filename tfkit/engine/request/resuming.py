@@ -58,6 +58,11 @@ def nothing_to_resume(run: Path) -> TfkitError:
         )
     if listed.status in ("foreign", "damaged"):
         return UsageError(f"{run}: there is no run to continue here ({listed.problem}); name the folder of a run")
+    if listed.checkpoints and not (run / "recipe.yaml").is_file():
+        return UsageError(
+            f"{run}: its recipe.yaml is missing, without which the run cannot continue. Restore that file; or use a checkpoint of this run "
+            f"with {argument('start')}, and give another folder with {argument('run')}"
+        )
     because, again = f" ({listed.problem})" if listed.problem else "", f". Start it again: {listed.resume}" if listed.resume else ""
     return UsageError(f"{run}: this run has no checkpoint to continue from; it is {listed.status}{because}{again}")
 

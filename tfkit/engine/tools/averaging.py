@@ -50,7 +50,8 @@ def choose_checkpoints(run: Path, out: Path, last: int) -> list[Path]:
     if not (run / "checkpoints").is_dir():
         if members := member_folders(run):
             raise ModelError(f"{run}: has no checkpoints of its own; name one of its runs: {', '.join(map(str, members.values()))}")
-        raise ModelError(f"{run}: is not a run folder: it has no folder checkpoints")
+        problem = "has no checkpoints yet" if (run / "run.json").exists() else "is not a run folder: it has no folder checkpoints"
+        raise ModelError(f"{run}: {problem}")
     saved = checkpoints(run / "checkpoints")
     if len(saved) < last:
         kept = (

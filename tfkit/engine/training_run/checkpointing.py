@@ -58,8 +58,11 @@ class Checkpointer:
         self.best = BestCheckpoint(run, log)
 
     def save(self, progress: Progress) -> None:
-        """Write a complete checkpoint, then delete old ones. Raises UnhealthyError if a weight is not finite."""
+        """Write a complete checkpoint, then delete old ones. Raises UnhealthyError if a weight is not finite,
+        and MachineError if the run folder was deleted or moved.
+        """
         run = self.run
+        run.folder.require_held()
         run.meter.phase("checkpoint")
         if not self.work.are_finite():
             raise UnhealthyError(

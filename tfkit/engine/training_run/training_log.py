@@ -127,7 +127,8 @@ class TrainingLog:
         return Footprint.from_reading(self.run.meter.reading())
 
     def line(self, line: Log) -> None:
-        """Append the line, and show it if there is no live line."""
+        """Append the line, and show it if there is no live line. Raises MachineError if the run folder was deleted or moved."""
+        self.run.folder.require_held()
         reading = self.run.meter.reading()
         used, rate = Footprint.from_reading(reading), line.tokens_per_second
         several = {f"{term}_loss": loss for term, loss in line.terms.items()} if len(line.terms) > 1 else {}
