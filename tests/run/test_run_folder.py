@@ -27,6 +27,7 @@ from tfkit.errors import MachineError, OtherVersionError, Stopped, UsageError
 from tfkit.run import machine, run_json
 from tfkit.run.checkpoint_saving import save_checkpoint
 from tfkit.run.folder import RunFolder
+from tfkit.run.lock import FolderLock
 
 COMMAND = ["tfkit", "pretrain", "demo"]
 OWNER = """
@@ -85,6 +86,23 @@ def test_what_a_dead_owner_left_in_the_lock_does_not_matter(tmp_path: Path, text
     (tmp_path / "lock").write_text(text, errors="surrogateescape")
     with open_run(tmp_path):
         assert json.loads((tmp_path / "lock").read_text())["pid"] == os.getpid()
+
+
+def test_the_lock_is_held_as_long_as_the_folder_is_the_same(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    run.mkdir()
+    lock, other = FolderLock(run / "lock"), FolderLock(run / "lock")
+    lock.acquire()
+    (run / "lock").unlink()
+    assert lock.is_held  # the file alone is gone
+    run.rename(tmp_path / "moved")
+    assert not lock.is_held
+    run.mkdir()
+    assert not lock.is_held
+    other.acquire()
+    assert (lock.is_held, other.is_held) == (False, True)
+    for one in (lock, other):
+        one.release()
 
 
 def test_without_kernel_locks_the_owner_is_looked_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -28,6 +28,7 @@ class FolderLock:
         self.path = path
         self._descriptor: int | None = None
         self._owner = b""  # what is written to the file
+        self._folder: tuple[int, int] | None = None
 
     def acquire(self) -> None:
         """Take the lock. Raises MachineError with the owner if another process has it, OSError if the file cannot be written."""
@@ -46,6 +47,7 @@ class FolderLock:
             us = {"pid": os.getpid(), "host": socket.gethostname(), "started_utc": started}
             self._owner = (strict_json.dumps(us) + "\n").encode()
             os.write(descriptor, self._owner)
+            self._folder = _identity(self.path.parent)
         except BaseException:
             os.close(descriptor)
             raise
@@ -53,11 +55,11 @@ class FolderLock:
 
     @property
     def is_held(self) -> bool:
-        """Whether the file still names this process: not if the folder was deleted or moved, or if another run has taken its place."""
+        """Whether the folder is still this process's: not if it was deleted or moved, or if another run has taken its place."""
         try:
             return self.path.read_bytes() == self._owner
-        except FileNotFoundError:
-            return False
+        except FileNotFoundError:  # somebody may have deleted the file alone
+            return self._folder == _identity(self.path.parent)
         except OSError:
             return True  # a failing disk says nothing about the owner
 
@@ -92,6 +94,15 @@ def is_locked(path: Path) -> bool:
         return False
     finally:
         os.close(descriptor)
+
+
+def _identity(folder: Path) -> tuple[int, int] | None:
+    """Return what tells a folder from another one at the same path; None if there is none."""
+    try:
+        found = folder.stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
 
 
 def _read_owner(descriptor: int) -> dict[str, object]:
