@@ -20,6 +20,7 @@ from tfkit.engine.assembly.validation import check_prompts, check_validation
 from tfkit.engine.assembly.weight_sharding import shard_weights
 from tfkit.engine.listener import Listener
 from tfkit.model.config import ModelConfig
+from tfkit.model.head import VocabularyHead
 from tfkit.model.transformer import Transformer, build, on_meta
 from tfkit.objectives.objective import Batch, Objective
 from tfkit.objectives.registry import open_rows, row_order
@@ -69,7 +70,21 @@ def first_model(recipe: Recipe, data: TrainingData, listener: Listener, peers: P
         model = build(data.config, recipe.training.seed, defer_blocks=later)
     data.objective.initialize(model, new)
     choose_trained(recipe, model, new or ())
+    if tokens := _untrained_tokens(data, model):
+        listener.warn(
+            f"{', '.join(tokens)}: new in the vocabulary, and their vectors are not trained, so the model does not learn to write them; "
+            "train the output matrix, too (without training.adapter and training.frozen), or start from a checkpoint that knows them"
+        )
     return model
+
+
+def _untrained_tokens(data: TrainingData, model: Transformer) -> list[str]:
+    """Return the tokens that the run adds to those of its checkpoint without training their rows of the output matrix."""
+    if data.start is None or not isinstance(model.head, VocabularyHead) or model.head.weight.requires_grad:
+        return []
+    tokenizer = data.tokenizer
+    added = {*range(data.start.tokenizer.size, tokenizer.size)} - {tokenizer.pad_id}
+    return [tokenizer.backend.id_to_token(token) for token in sorted(added)]
 
 
 def assemble(
