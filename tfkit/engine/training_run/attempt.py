@@ -155,7 +155,7 @@ def _attempt(request: TrainingRequest, options: RunOptions, listener: Listener, 
         if recipe.objective.code_files:
             options.code.require(recipe.objective.code_files)
         if not options.ranks.is_alone or recipe.parallel != ParallelSection():
-            require_divisible(recipe, options.ranks.size)
+            require_divisible(recipe, options.ranks.size, is_resumed=folder.begun)
         budget, carbon = None, recipe.carbon
         if options.minutes is not None and not folder.begun and carbon.budget_seconds is None:  # of this attempt, not of the recipe
             carbon = carbon.model_copy(update={"budget_seconds": _LONGER * 60 * options.minutes + _LATER_SECONDS})
