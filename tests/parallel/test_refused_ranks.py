@@ -107,6 +107,18 @@ def test_every_objective_is_dealt() -> None:
         require_divisible(source.read(parse_overrides([*words, "parallel.shard=2"])), 2)
 
 
+def test_a_run_that_is_resumed_is_offered_other_numbers_of_ranks(tmp_path: Path) -> None:
+    """And no other sizes, which it would refuse."""
+    recipe = open_recipe(str(write_recipe(tmp_path, write_corpus(tmp_path / "corpus"))))
+    checked = recipe.read(parse_overrides(["training.batch_size=12", "training.micro_batch_size=2"]))
+    for ranks, remedy in ((2, None), (4, "start 1 or 2 or 3"), (5, "start 1 or 2 or 3"), (7, "start 2 or 3 or 6")):
+        if remedy is None:
+            require_divisible(checked, ranks, is_resumed=True)
+        else:
+            with pytest.raises(UsageError, match=f"a run that is resumed keeps their sizes: {remedy}$"):
+                require_divisible(checked, ranks, is_resumed=True)
+
+
 @pytest.mark.thorough
 def test_a_dry_run_plans_ranks_and_starts_none(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     recipe = write_recipe(tmp_path, write_corpus(tmp_path / "corpus"))

@@ -18,7 +18,7 @@ def require_count(name: str, value: object) -> None:
         raise UsageError(f"{name}={value!r}: give a whole number from 1")
 
 
-def require_divisible(recipe: Recipe, ranks: int) -> None:
+def require_divisible(recipe: Recipe, ranks: int, *, is_resumed: bool = False) -> None:
     """Raise UsageError for a recipe whose steps cannot be divided among the ranks, MachineError for a PyTorch that is too old."""
     if ranks == 1:
         require_mesh(recipe, 1)
@@ -29,7 +29,7 @@ def require_divisible(recipe: Recipe, ranks: int) -> None:
         raise MachineError(
             f"parallel.shard: ranks with sharded weights need PyTorch {needed}, and this is {version('torch')}: upgrade it, or give 1"
         )
-    require_even(recipe, ranks)
+    require_even(recipe, ranks, is_resumed=is_resumed)
 
 
 def rank_device(asked: str | None, ranks: Ranks) -> str | None:

@@ -113,7 +113,7 @@ def _attempt(request: TrainingRequest, options: RunOptions, listener: Listener, 
         if recipe.objective.code_files:
             options.code.require(recipe.objective.code_files)
         if not options.ranks.is_alone or recipe.parallel != ParallelSection():
-            require_divisible(recipe, options.ranks.size)
+            require_divisible(recipe, options.ranks.size, is_resumed=folder.begun)
         budget = _budget(recipe, options, folder, listener, stop)
         try:
             attempt = _Attempt(recipe, given, options, gates, folder, listener, stop if budget is None else budget.stop, budget)

@@ -14,8 +14,19 @@ def dealing_problems(recipe: Recipe, tree: Node, ranks: int) -> list[Problem]:
     return [problem_at(tree, path, message) for path, message in _uneven_fields(recipe, ranks)]
 
 
-def require_even(recipe: Recipe, ranks: int) -> None:
-    """Raise UsageError if the steps of a checked recipe cannot be divided evenly among this many ranks."""
+def require_even(recipe: Recipe, ranks: int, *, is_resumed: bool = False) -> None:
+    """Raise UsageError if the steps of a checked recipe cannot be divided evenly among this many ranks.
+
+    `is_resumed`: the remedy is another number of ranks, since a run that is resumed keeps the sizes of its steps.
+    """
+    if is_resumed:
+        require_mesh(recipe, ranks)
+        possible = [number for number in range(1, ranks + 1) if not any(_uneven_sizes(recipe, number))]
+        if ranks not in possible:
+            raise UsageError(
+                f"{argument('ranks', ranks)}: the steps of this run cannot be divided evenly among {ranks:,} ranks, and a run that is "
+                f"resumed keeps their sizes: start {' or '.join(map(str, possible[-3:]))}"
+            )
     _refuse(_uneven_fields(recipe, ranks))
 
 
@@ -30,8 +41,12 @@ def _refuse(problems: Iterator[tuple[Path, str]]) -> None:
 
 
 def _uneven_fields(recipe: Recipe, ranks: int) -> Iterator[tuple[Path, str]]:
-    training, objective = recipe.training, recipe.objective
     yield from _mesh_problems(recipe, ranks)
+    yield from _uneven_sizes(recipe, ranks)
+
+
+def _uneven_sizes(recipe: Recipe, ranks: int) -> Iterator[tuple[Path, str]]:
+    training, objective = recipe.training, recipe.objective
     ramp, micro_batch = training.batch_ramp, training.micro_batch_size
     rows, path = (training.batch_size, ("training", "batch_size")) if ramp is None else (ramp.start, ("training", "batch_ramp", "start"))
     whole = ranks * (micro_batch or 1)
