@@ -36,13 +36,11 @@ def join_training(
 
 def start_ranks(requested: int | None) -> Ranks | None:
     """Return the ranks of this process; None if it has started them and all succeeded. Raises AlreadyReportedError if one failed."""
-    found = find_or_start(requested, words_of_command, forwarded)
+    found = find_or_start(requested, words_of_command, forwarded, console.error)
     if isinstance(found, Ranks):
         return found
-    if found.report is not None:
-        console.error(found.report)
-    if found.code:
-        raise AlreadyReportedError(found.code)
+    if found:
+        raise AlreadyReportedError(found)
     return None
 
 

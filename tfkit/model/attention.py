@@ -10,7 +10,7 @@ from torch import Tensor
 
 from tfkit.model.block_attention import BLOCK, DTYPES, attend_blocks, block_mask, dense_mask
 from tfkit.model.config import ModelConfig
-from tfkit.model.key_value_cache import KeyValueCache, Pair
+from tfkit.model.key_value_cache import KeyValueCache, Pair, attend_after_prompts
 from tfkit.model.masks import Mask, encoder_output_mask
 from tfkit.model.norm import build_norm
 from tfkit.model.query_blocks import ScoreRule, attend_query_blocks
@@ -116,7 +116,7 @@ class Attention(nn.Module):
         if prompt is None:
             heads = attend(queries, keys, values, mask, dropout, bias=bias, causal=causal, scale=self.scale, softcap=self.softcap)
         else:
-            heads = _attend_after_prompts(queries, prompt, (keys, values), mask, bias, self.scale, self.softcap)
+            heads = attend_after_prompts(queries, prompt, (keys, values), mask, bias, self.scale, self.softcap)
         return self._project_output(heads.to(x.dtype))  # (B, H, T, E) -> (B, T, D)
 
     def weights(self, x: Tensor, context: AttentionContext) -> tuple[Tensor, Tensor]:
@@ -228,35 +228,6 @@ def attend(
         scale=scale,
         enable_gqa=queries.shape[1] != keys.shape[1],
     ).to(dtype)
-
-
-def _attend_after_prompts(
-    queries: Tensor, prompt: Pair, own: Pair, mask: Tensor | None, bias: Tensor | None, scale: float | None, softcap: float | None
-) -> Tensor:
-    """Attend from one query of each row (B, H, 1, E) to the keys of its prompt and then to its own, each (rows, K, S, E).
-
-    Rows after each other have the same prompt: their queries are multiplied with its keys at once.
-    """
-    copies, heads = len(queries) // len(prompt[0]), prompt[0].shape[1]
-
-    def together(x: Tensor) -> Tensor:  # (B, K, G, ...) -> (prompts, K, copies * G, ...)
-        return x.unflatten(0, (-1, copies)).transpose(1, 2).flatten(2, 3)
-
-    def apart(x: Tensor) -> Tensor:
-        return x.unflatten(2, (copies, -1)).transpose(1, 2).flatten(0, 1)
-
-    grouped = queries.unflatten(1, (heads, -1)).squeeze(3)  # (B, K, G, E)
-    products = apart(together(grouped) @ prompt[0].transpose(-1, -2)), grouped @ own[0].transpose(-1, -2)
-    scores = torch.cat(products, dim=-1).flatten(1, 2)[:, :, None] * (queries.shape[-1] ** -0.5 if scale is None else scale)  # (B, H, 1, S)
-    if softcap is not None:
-        scores = softcap * torch.tanh(scores / softcap)
-    if bias is not None:
-        scores = scores + bias
-    if mask is not None:
-        scores = scores.masked_fill(~mask.repeat_interleave(len(scores) // len(mask), dim=0), float("-inf"))
-    weights = scores.softmax(dim=-1, dtype=torch.float32).to(queries.dtype)
-    first, last = weights.squeeze(2).unflatten(1, (heads, -1)).split([prompt[0].shape[2], own[0].shape[2]], dim=-1)  # (B, K, G, S)
-    return (apart(together(first) @ prompt[1]) + last @ own[1]).flatten(1, 2)[:, :, None]
 
 
 def _visible(mask: Tensor | None, causal: bool, queries: Tensor, keys: Tensor) -> Tensor | None:

@@ -1,4 +1,6 @@
-"""A cache of the keys and values of earlier positions, so that generating a token computes one position instead of all."""
+"""A cache of the keys and values of earlier positions, so that generating a token computes one position instead of all; and attention to
+the prompts that several rows share in it.
+"""
 
 from collections.abc import Sequence
 
@@ -127,3 +129,32 @@ class KeyValueCache:
             filled = self._filled(limit)
             for store in pair:
                 store[:, :, :filled] = store[:, :, :filled][rows]
+
+
+def attend_after_prompts(
+    queries: Tensor, prompt: Pair, own: Pair, mask: Tensor | None, bias: Tensor | None, scale: float | None, softcap: float | None
+) -> Tensor:
+    """Attend from one query of each row (B, H, 1, E) to the keys of its prompt and then to its own, each (rows, K, S, E).
+
+    Rows after each other have the same prompt: their queries are multiplied with its keys at once.
+    """
+    copies, heads = len(queries) // len(prompt[0]), prompt[0].shape[1]
+
+    def together(x: Tensor) -> Tensor:  # (B, K, G, ...) -> (prompts, K, copies * G, ...)
+        return x.unflatten(0, (-1, copies)).transpose(1, 2).flatten(2, 3)
+
+    def apart(x: Tensor) -> Tensor:
+        return x.unflatten(2, (copies, -1)).transpose(1, 2).flatten(0, 1)
+
+    grouped = queries.unflatten(1, (heads, -1)).squeeze(3)  # (B, K, G, E)
+    products = apart(together(grouped) @ prompt[0].transpose(-1, -2)), grouped @ own[0].transpose(-1, -2)
+    scores = torch.cat(products, dim=-1).flatten(1, 2)[:, :, None] * (queries.shape[-1] ** -0.5 if scale is None else scale)  # (B, H, 1, S)
+    if softcap is not None:
+        scores = softcap * torch.tanh(scores / softcap)
+    if bias is not None:
+        scores = scores + bias
+    if mask is not None:
+        scores = scores.masked_fill(~mask.repeat_interleave(len(scores) // len(mask), dim=0), float("-inf"))
+    weights = scores.softmax(dim=-1, dtype=torch.float32).to(queries.dtype)
+    first, last = weights.squeeze(2).unflatten(1, (heads, -1)).split([prompt[0].shape[2], own[0].shape[2]], dim=-1)  # (B, K, G, S)
+    return (apart(together(first) @ prompt[1]) + last @ own[1]).flatten(1, 2)[:, :, None]

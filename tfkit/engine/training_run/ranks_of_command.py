@@ -4,7 +4,6 @@ import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -85,18 +84,12 @@ _PATIENCE_SECONDS = 5.0  # for the exit of a rank whose connection is closed
 ForwardSignals = Callable[[Callable[[int], None]], AbstractContextManager[None]]  # within the block, stop signals go to this function
 
 
-@dataclass(frozen=True)
-class EndedRanks:
-    """The processes of all ranks, which have ended. `report`: on the one that failed, if it has not reported itself."""
+def find_or_start(requested: int | None, words: Sequence[str], forwarding: ForwardSignals, report: Callable[[str], None]) -> Ranks | int:
+    """Return the rank of this process; or, if it is no rank and several are requested, start tfkit's processes, wait for their end, and
+    return the exit code.
 
-    code: int
-    report: str | None
-
-
-def find_or_start(requested: int | None, words: Sequence[str], forwarding: ForwardSignals) -> Ranks | EndedRanks:
-    """Return the rank of this process; or, if it is no rank and several are requested, start tfkit's processes and wait for their end.
-
-    `words`: the command line of each process. Raises UsageError if this process is already one of another number of ranks.
+    `words`: the command line of each process; `report` is called if one failed and has not said why. Raises UsageError if this process is
+    already one of another number of ranks.
     """
     ranks = find_ranks()
     if requested is not None and not ranks.is_alone and requested != ranks.size:
@@ -112,8 +105,9 @@ def find_or_start(requested: int | None, words: Sequence[str], forwarding: Forwa
     try:
         with forwarding(workers.forward_signal):
             code = workers.wait()
-        culprit = workers.culprit
-        return EndedRanks(code, workers.report(culprit) if culprit is not None and not workers.has_reported(culprit) else None)
+        if (culprit := workers.culprit) is not None and not workers.has_reported(culprit):
+            report(workers.report(culprit))
+        return code
     finally:
         workers.kill()
 
