@@ -22,9 +22,12 @@ def read_rows(path: Path) -> list[Any]:
     return parse_rows(path.read_text(encoding="utf-8"))
 
 
+def read_json(path: Path) -> Any:
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
 def receipt(run: Path | str) -> dict[str, Any]:
-    document: dict[str, Any] = json.loads(Path(run, "run.json").read_text(encoding="utf-8"))
-    return document
+    return read_json(Path(run, "run.json"))
 
 
 def emissions_rows(run: Path) -> list[dict[str, str]]:
@@ -37,6 +40,13 @@ def edit_config(folder: Path, remove: tuple[str, ...] = (), **changes: Any) -> N
     path = folder / "config.json"
     config = json.loads(path.read_text(encoding="utf-8")) | changes
     path.write_text(json.dumps({name: value for name, value in config.items() if name not in remove}), encoding="utf-8")
+
+
+def read_by(kind: Any, folder: Path) -> Any:
+    """Return what a class of transformers reads of a model folder, in which it finds every weight and no other."""
+    model, info = kind.from_pretrained(folder, output_loading_info=True)
+    assert not any(info.values()), info
+    return model
 
 
 def flip(file: Path) -> None:

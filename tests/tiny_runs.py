@@ -101,11 +101,22 @@ class Done:
     processor_seconds: float = 0.0
 
     def exits(self, code: int, *said: str) -> Self:
-        """Assert the exit code and what stderr says among other things, or show all of it, and return the process."""
+        """Assert the exit code and what stderr says among other things, and that only a bug has a traceback; return the process."""
         assert self.code == code, self.err
+        assert code == 1 or "Traceback" not in self.err, self.err
         for text in said:
             assert text in self.err, self.err
         return self
+
+    def refuses(self, code: int, *said: str) -> Self:
+        """Assert the same, and that there is no result on stdout."""
+        assert self.exits(code, *said).out == ""
+        return self
+
+    @property
+    def document(self) -> Any:
+        """The JSON document on stdout."""
+        return json.loads(self.out)
 
     def next_command(self) -> list[str]:
         """Return the words of the command in the last line of a stopped run, which continues it."""
@@ -380,6 +391,12 @@ def hashes(run: Path, step: int) -> dict[str, str]:
     folder = run / "checkpoints" / f"step-{step:06d}"
     names = ("model.safetensors", "training_state/optimizer.safetensors", "config.json", "tokenizer.json")
     return {name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in names}
+
+
+def assert_same_bits(run: Path, other: Path, step: int) -> None:
+    """Assert that two runs have the same weights and optimizer state in a checkpoint, and the same exact fields of metrics.jsonl."""
+    assert hashes(run, step) == hashes(other, step), run
+    assert exact(run) == exact(other), run
 
 
 def kept(run: Path) -> list[str]:

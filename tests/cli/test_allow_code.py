@@ -99,9 +99,9 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ):
         run_tfkit(folder, [*words, "--threads", "1"]).exits(0)
     sweep = ["sweep", "grpo.yaml", "optimizer.lr=1e-2,1e-3", "--run", "swept", "--threads", "1"]
-    assert run_tfkit(folder, sweep, strike(signal.SIGTERM, 11)).code == 143  # in the second trial
+    run_tfkit(folder, sweep, strike(signal.SIGTERM, 11)).exits(143)  # in the second trial
     broken = ["optimizer={kind: adamw, lr: 1e30, clip_norm: null}", "--run", "broken", "--threads", "1"]
-    assert run_tfkit(folder, ["finetune", "grpo.yaml", *broken]).code == 6
+    run_tfkit(folder, ["finetune", "grpo.yaml", *broken]).exits(6)
     patch.undo()
     return folder
 
@@ -170,7 +170,7 @@ def test_every_call_of_the_library_has_what_its_command_has(place: Path) -> None
 
 
 def test_what_only_plans_runs_no_code_even_if_it_is_allowed(place: Path) -> None:
-    assert run("finetune", "grpo.yaml", "--run", "own").code == 0
+    run("finetune", "grpo.yaml", "--run", "own").exits(0)
     (place / "mine.py.ran").unlink()
     plans = ["plan", "grpo.yaml"], ["inspect", "grpo.yaml"], ["finetune", "grpo.yaml", "--run", "new", "--dry-run"]
     for words in plans:
@@ -182,13 +182,13 @@ def test_what_only_plans_runs_no_code_even_if_it_is_allowed(place: Path) -> None
 
 
 def test_a_probe_runs_the_code_of_the_recipe_that_the_user_names(place: Path) -> None:
-    assert run("plan", "grpo.yaml", "--probe", "1").code == 0
+    run("plan", "grpo.yaml", "--probe", "1").exits(0)
     assert canaries(place) == ["mine.py.ran"]
 
 
 def test_code_of_the_users_own_training_runs_from_then_on_until_it_is_changed(place: Path) -> None:
-    assert run("evaluate", "--from", "whole").code == 2
-    assert run("finetune", "grpo.yaml", "--run", "own").code == 0
+    run("evaluate", "--from", "whole").exits(2)
+    run("finetune", "grpo.yaml", "--run", "own").exits(0)
     assert (place / "mine.py.ran").read_text() == "ran "  # once, also for the evaluations
     for words in (
         ["evaluate", "--from", "own"],
@@ -200,13 +200,11 @@ def test_code_of_the_users_own_training_runs_from_then_on_until_it_is_changed(pl
     (place / "mine.py.ran").unlink()
     (place / "mine.py").write_text(CODE + "#", encoding="utf-8")
     for words in (["evaluate", "--from", "own"], ["replay", "broken"]):
-        done = run(*words)
-        assert (done.code, REFUSED in done.err) == (2, True), done.err
+        run(*words).exits(2, REFUSED)
     for option in ([], ["--allow-code"]):
-        done = run("resume", "own", "training.steps=6", *option).exits(3)
-        assert "the code of objective.rules is not what this run was started with" in done.err
+        run("resume", "own", "training.steps=6", *option).exits(3, "the code of objective.rules is not what this run was started with")
     assert canaries(place) == []
-    assert run("finetune", "grpo.yaml", "--run", "another").code == 0
+    run("finetune", "grpo.yaml", "--run", "another").exits(0)
 
 
 @given(st.binary(max_size=60), st.binary(max_size=60), st.booleans())
@@ -250,8 +248,8 @@ def test_a_state_folder_that_cannot_be_used_stops_no_training(
         line for line in done.err.splitlines() if line.startswith("warning: ") and "needs --allow-code" in line
     ]
     assert done.err.count("not noted") == 1
-    assert run("evaluate", "--from", "own").code == 2
-    assert run("evaluate", "--from", "own", "--allow-code").code == 0
+    run("evaluate", "--from", "own").exits(2)
+    run("evaluate", "--from", "own", "--allow-code").exits(0)
 
 
 @pytest.mark.thorough
@@ -267,7 +265,7 @@ def test_the_printed_command_continues_the_run_for_a_user_who_has_allowed_nothin
 
 
 def test_a_chain_notes_the_code_of_its_later_stages_before_the_first(place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert run("finetune", "chain.yaml", "--run", "chained", before=strike(signal.SIGKILL, 2)).code == -9
+    run("finetune", "chain.yaml", "--run", "chained", before=strike(signal.SIGKILL, 2)).exits(-9)
     assert canaries(place) == []
     state = (tmp_path / "state").rename(tmp_path / "kept")
     for words in (["resume", "chained"], ["finetune", "chain.yaml", "--run", "chained", "--resume"]):
@@ -299,7 +297,7 @@ def test_ranks_run_what_rank_0_may_run(place: Path, capfd: pytest.CaptureFixture
     assert (place / "mine.py.ran").read_text() == "ran ran "
     (place / "mine.py.ran").unlink()
     more = ["training.steps=6", "--ranks", "2", "--device", "cpu"]
-    assert run("resume", "whole", *more).code == 0  # allowed by the first command
+    run("resume", "whole", *more).exits(0)  # allowed by the first command
     (place.parent / "state").rename(place.parent / "gone")
     (place / "mine.py.ran").unlink()
     for words in (["resume", "whole", *more[1:], "training.steps=7"], ["evaluate", "--from", "whole", *more[1:]]):
@@ -307,7 +305,7 @@ def test_ranks_run_what_rank_0_may_run(place: Path, capfd: pytest.CaptureFixture
         done = run(*words)
         assert (done.code, REFUSED in capfd.readouterr().err) == (2, True)  # the ranks are processes with this one's stderr
         assert canaries(place) == []
-        assert run(*words, "--allow-code").code == 0
+        run(*words, "--allow-code").exits(0)
         (place / "mine.py.ran").unlink()
     result = tfkit.resume("whole", {"training.steps": 8}, ranks=2, device="cpu", allow_code=True)
     assert result.steps == 8

@@ -11,12 +11,11 @@ import torch
 from fake_codecarbon import G_PER_KWH
 from ruamel.yaml import YAML
 from safetensors.torch import load_file, save_file
-from tiny_files import flip
-from tiny_runs import pretrain, records, run_tfkit
+from tiny_files import flip, read_json
+from tiny_runs import pretrain, records, run_here, run_tfkit
 from transformers import AutoModelForCausalLM
 
 from tfkit import average, load
-from tfkit.__main__ import main
 from tfkit.errors import UsageError
 from tfkit.hub import content_hash
 from tfkit.run.manifest import verify, write_manifest
@@ -35,12 +34,11 @@ def checkpoint(run: Path, step: int) -> Path:
     return run / "checkpoints" / f"step-{step:06d}"
 
 
-def test_the_mean_of_the_last_three(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_mean_of_the_last_three(run: Path, tmp_path: Path) -> None:
     out = tmp_path / "deep" / "mean"
     before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
-    assert main(["average", str(run), "--last", "3", "--out", str(out), "--json"]) == 0
+    document = run_here(["average", run, "--last", "3", "--out", out, "--json"]).exits(0).document
     chosen = [checkpoint(run, step) for step in (4, 5, 6)]
-    document = json.loads(capsys.readouterr().out)
     names = [path.name for path in chosen]
     assert document.pop("seconds") > 0
     unmetered = {"energy_kwh": None, "energy_kwh_parts": None, "emissions_g": None, "carbon_status": "off", "place": None}
@@ -55,8 +53,8 @@ def test_the_mean_of_the_last_three(run: Path, tmp_path: Path, capsys: pytest.Ca
         assert torch.equal(tensor, expected.float()), name
         assert not torch.equal(tensor, parts[2][name]), name
 
-    facts = json.loads((out / "tfkit.json").read_text(encoding="utf-8"))
-    newest = json.loads((chosen[-1] / "tfkit.json").read_text(encoding="utf-8"))
+    facts = read_json(out / "tfkit.json")
+    newest = read_json(chosen[-1] / "tfkit.json")
     assert [parent["sha256"] for parent in facts["lineage"]["parents"]] == [content_hash(path) for path in chosen]
     assert facts["averaged"] == {"kind": "mean", "checkpoints": 3, "of": {"kind": "exponential", "decay": 0.9, "steps": 6}}
     assert (facts["run_id"], facts["step"], facts["model"]) == (newest["run_id"], 6, newest["model"])
@@ -66,11 +64,11 @@ def test_the_mean_of_the_last_three(run: Path, tmp_path: Path, capsys: pytest.Ca
     assert "loss" not in card
     assert not (out / "training_state").exists()
     assert verify(out) == []
-    assert main(["verify", str(out)]) == 0
+    run_here(["verify", out]).exits(0)
 
 
 def test_the_library_writes_the_same_folder(run: Path, tmp_path: Path) -> None:
-    assert main(["average", str(run), "--last", "2", "--out", str(tmp_path / "command")]) == 0
+    run_here(["average", run, "--last", "2", "--out", tmp_path / "command"]).exits(0)
     done = average(run, tmp_path / "call", last=2)
     assert (done.checkpoints, done.step) == (["step-000005", "step-000006"], 6)
     files = [{path.name: path.read_bytes() for path in (tmp_path / name).iterdir()} for name in ("command", "call")]
@@ -79,10 +77,9 @@ def test_the_library_writes_the_same_folder(run: Path, tmp_path: Path) -> None:
         average(run, tmp_path / "call")
 
 
-def test_transformers_and_from_open_it(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_transformers_and_from_open_it(run: Path, tmp_path: Path) -> None:
     out = tmp_path / "mean"
-    assert main(["average", str(run), "--last", "2", "--out", str(out)]) == 0
-    assert capsys.readouterr().out == f"{out}: the mean of step-000005, step-000006\n"
+    assert run_here(["average", run, "--last", "2", "--out", out]).exits(0).out == f"{out}: the mean of step-000005, step-000006\n"
     ids = torch.arange(12).reshape(1, 12)
     with torch.no_grad():
         theirs = AutoModelForCausalLM.from_pretrained(out).eval()(ids).logits
@@ -91,15 +88,14 @@ def test_transformers_and_from_open_it(run: Path, tmp_path: Path, capsys: pytest
     torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
     assert not torch.allclose(ours, newest, atol=1e-5)
     words = ["generate", "--from", str(out), "--prompt", "the", "--max-new-tokens", "3", "--threads", "1", "carbon.enabled=false"]
-    assert main(words) == 0
+    run_here(words).exits(0)
 
 
-def test_checkpoints_hold_the_mean_that_was_scored(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_checkpoints_hold_the_mean_that_was_scored(run: Path) -> None:
     """With training.ema_decay: evaluate gives what the run said of its last step; the latest weights are in the training state."""
     (scored,) = [record["evaluation"] for record in records(run) if "evaluation" in record]
     words = ["evaluate", str(run / "recipe.yaml"), "--from", str(checkpoint(run, 6)), "--json", "--threads", "1"]
-    assert main([*words, "evaluation.max_tokens=300", "carbon.enabled=false"]) == 0
-    found = json.loads(capsys.readouterr().out)["metrics"]
+    found = run_here([*words, "evaluation.max_tokens=300", "carbon.enabled=false"]).exits(0).document["metrics"]
     assert found["loss"] == pytest.approx(scored["loss"], rel=1e-6)
     state = load_file(checkpoint(run, 6) / "training_state" / "optimizer.safetensors")
     latest = {name.removeprefix("latest/"): tensor for name, tensor in state.items() if name.startswith("latest/")}
@@ -119,39 +115,33 @@ def test_the_mean_is_metered_as_its_run_was(run: Path, tmp_path: Path) -> None:
     YAML(typ="safe").dump(document, recipe)
     before = fake_codecarbon.put_first(fake_codecarbon.write(tmp_path / "fake"))
     words = ["average", str(tmp_path / "run"), "--last", "2", "--out", str(tmp_path / "mean"), "--json"]
-    done = run_tfkit(tmp_path, words, before=before).exits(0)
-    found = json.loads(done.out)
+    found = run_tfkit(tmp_path, words, before=before).exits(0).document
     assert (found["carbon_status"], found["energy_kwh"] > 0) == ("ok", True)
     assert found["emissions_g"] == pytest.approx(found["energy_kwh"] * G_PER_KWH)
     assert f"{G_PER_KWH:g} g/kWh" in found["place"]
 
 
-def test_too_few_checkpoints(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["average", str(run), "--out", str(tmp_path / "mean")]) == 4
-    err = capsys.readouterr().err
+def test_too_few_checkpoints(run: Path, tmp_path: Path) -> None:
+    err = run_here(["average", run, "--out", tmp_path / "mean"]).exits(4).err
     assert "--last 5 of its checkpoints, but complete checkpoints here are step-000003, " in err
     assert "checkpoint.keep" in err
     assert not (tmp_path / "mean").exists()
 
 
-def test_what_is_refused(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_is_refused(run: Path, tmp_path: Path) -> None:
     """A folder that is there; a folder that is no run; one checkpoint; no --out."""
     (tmp_path / "there").mkdir()
-    assert main(["average", str(run), "--last", "2", "--out", str(tmp_path / "there")]) == 2
-    assert "is never overwritten" in capsys.readouterr().err
-    assert main(["average", str(tmp_path), "--out", str(tmp_path / "mean")]) == 4
-    assert "is not a run folder" in capsys.readouterr().err
+    run_here(["average", run, "--last", "2", "--out", tmp_path / "there"]).exits(2, "is never overwritten")
+    run_here(["average", tmp_path, "--out", tmp_path / "mean"]).exits(4, "is not a run folder")
     (tmp_path / "there" / "run.json").write_text("{}", encoding="utf-8")
-    assert main(["average", str(tmp_path / "there"), "--out", str(tmp_path / "mean")]) == 4
-    assert "has no checkpoints yet" in capsys.readouterr().err
-    assert main(["average", str(run), "--last", "1", "--out", str(tmp_path / "mean")]) == 2
-    assert main(["average", str(run)]) == 2
-    assert "--out" in capsys.readouterr().err
+    run_here(["average", tmp_path / "there", "--out", tmp_path / "mean"]).exits(4, "has no checkpoints yet")
+    run_here(["average", run, "--last", "1", "--out", tmp_path / "mean"]).exits(2)
+    run_here(["average", run]).exits(2, "--out")
     assert [path.name for path in tmp_path.iterdir()] == ["there"]
 
 
 def _another_run(copy: Path) -> None:
-    facts = json.loads((copy / "tfkit.json").read_text(encoding="utf-8"))
+    facts = read_json(copy / "tfkit.json")
     (copy / "tfkit.json").write_text(json.dumps(facts | {"run_id": "another"}), encoding="utf-8")
     write_manifest(copy)
 
@@ -177,21 +167,17 @@ def _another_config(copy: Path) -> None:
         (_another_config, "is not of the same run as step-000006: config.json differ"),
     ],
 )
-def test_what_does_not_belong_together(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], spoil: object, said: str) -> None:
+def test_what_does_not_belong_together(run: Path, tmp_path: Path, spoil: object, said: str) -> None:
     shutil.copytree(run, tmp_path / "run")
     spoil(checkpoint(tmp_path / "run", 5))  # type: ignore[operator]
-    assert main(["average", str(tmp_path / "run"), "--last", "3", "--out", str(tmp_path / "mean")]) == 4
-    assert said in capsys.readouterr().err
+    run_here(["average", tmp_path / "run", "--last", "3", "--out", tmp_path / "mean"]).exits(4, said)
     assert [path.name for path in tmp_path.iterdir()] == ["run"]
 
 
-def test_a_disk_that_refuses_leaves_nothing(
-    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_disk_that_refuses_leaves_nothing(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(descriptor: int) -> None:
         raise OSError(28, os.strerror(28))
 
     monkeypatch.setattr(os, "fsync", full)
-    assert main(["average", str(run), "--last", "2", "--out", str(tmp_path / "mean")]) == 5
-    assert "No space left on device" in capsys.readouterr().err
+    run_here(["average", run, "--last", "2", "--out", tmp_path / "mean"]).exits(5, "No space left on device")
     assert list(tmp_path.iterdir()) == []

@@ -10,7 +10,7 @@ from typing import Any
 
 import fake_codecarbon
 import pytest
-from tiny_runs import Before, Done, Process, exact, hashes, kept, pretrain, run_tfkit, slow_and_metered
+from tiny_runs import Before, Done, Process, assert_same_bits, kept, pretrain, run_tfkit, slow_and_metered
 
 import tfkit
 from tfkit.engine.training_run import budget
@@ -25,7 +25,7 @@ STEP_SECONDS, SAVE_SECONDS = 0.25, 30.0  # each step takes longer; no save takes
 
 @pytest.fixture(scope="module")
 def base(base: Path) -> Path:
-    assert pretrain(base / "unbroken", base / "tiny.yaml").code == 0
+    pretrain(base / "unbroken", base / "tiny.yaml").exits(0)
     fake_codecarbon.write(base / "fake")
     return base
 
@@ -62,8 +62,7 @@ def test_a_budget_of_grams_stops_is_refused_when_spent_and_goes_on_with_more(bas
     more = run_tfkit(base, ["resume", str(run), "--threads", "1", "carbon.budget_g=1"], before=slowly(base))  # as it was started
     assert more.code == 0, more.err
     assert "carbon.budget_g: 0.003 in the run, 1.0 now" in more.err
-    assert hashes(run, STEPS) == hashes(base / "unbroken", STEPS)
-    assert exact(run) == exact(base / "unbroken")
+    assert_same_bits(run, base / "unbroken", STEPS)
 
 
 def test_a_budget_of_energy_in_the_library_is_a_result(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -75,8 +74,7 @@ def test_a_budget_of_energy_in_the_library_is_a_result(base: Path, monkeypatch: 
         print(json.dumps([result.status, result.stopped_by, result.energy_kwh, result.steps]))
         return 0
 
-    done = Process(base, [], slowly(base), program).wait().exits(0)
-    status, reason, energy, steps = json.loads(done.out)
+    status, reason, energy, steps = json.loads(Process(base, [], slowly(base), program).wait().exits(0).out)
     assert (status, reason) == ("stopped", "carbon.budget_kwh")
     assert 2.5e-5 <= energy <= 2.5e-5 + 1e-5 * SAVE_SECONDS
     assert 0 < steps < STEPS
@@ -124,8 +122,7 @@ def test_the_command_that_goes_on_names_each_budget_once(base: Path) -> None:
 def test_what_cannot_be_counted_is_an_error_of_the_recipe(base: Path) -> None:
     words = ["carbon.budget_g=5", "carbon.budget_kwh=5", "carbon.budget_seconds=0", "carbon.on_meter_failure=shout"]
     pretrain(base / "wrong", base / "tiny.yaml", *words).exits(2, "carbon.budget_seconds", "carbon.on_meter_failure")
-    done = pretrain(base / "wrong", base / "tiny.yaml", *words[:2]).exits(2)
-    assert done.err.count("is not counted with enabled: false") == 2
+    assert pretrain(base / "wrong", base / "tiny.yaml", *words[:2]).exits(2).err.count("is not counted with enabled: false") == 2
     done = pretrain(base / "wrong", base / "tiny.yaml", "carbon.on_meter_failure=stop")
     assert "is read only with budget_g or budget_kwh" in done.err
 

@@ -1,15 +1,14 @@
 """The energy of a real run, as its result, its receipt and its last lines have it, of power that is made up; and intensities over time."""
 
-import json
 import shutil
 import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
 
 import fake_codecarbon
 import pytest
 from fake_codecarbon import G_PER_KWH, POWER_W
+from tiny_files import read_json
 from tiny_runs import Before, both, pretrain, run_tfkit
 
 from tfkit.carbon.footprint import MEASURED
@@ -22,19 +21,13 @@ METERED = f"carbon={{enabled: true, intensity_g_per_kwh: {G_PER_KWH:g}, every_se
 @pytest.fixture(scope="module")
 def run(base: Path) -> Path:
     metered = both(fake_codecarbon.put_first(fake_codecarbon.write(base / "fake")), fake_codecarbon.wait_for_the_end)
-    done = pretrain(base / "run", base / "tiny.yaml", METERED, "--json", before=metered).exits(0)
-    assert "measuring the idle machine for 0.5 s" in done.err
+    done = pretrain(base / "run", base / "tiny.yaml", METERED, "--json", before=metered).exits(0, "measuring the idle machine for 0.5 s")
     (base / "result.json").write_text(done.out)
     return base / "run"
 
 
-def document(path: Path) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads(path.read_text())
-    return found
-
-
 def test_result_and_receipt_say_how_the_energy_was_had(run: Path) -> None:
-    result, totals = document(run.parent / "result.json"), document(run / "run.json")["totals"]
+    result, totals = read_json(run.parent / "result.json"), read_json(run / "run.json")["totals"]
     assert {name: result[name] for name in MEASURED} == {name: totals[name] for name in MEASURED}
     assert result["energy_kwh"] * 3.6e6 == pytest.approx(POWER_W * result["seconds"], rel=0.2)
     assert result["emissions_g"] == pytest.approx(result["energy_kwh"] * G_PER_KWH)
@@ -51,7 +44,7 @@ def test_result_and_receipt_say_how_the_energy_was_had(run: Path) -> None:
 def test_the_last_lines_say_it_in_plain_words(run: Path) -> None:
     done = run_tfkit(run.parent, ["resume", str(run)])
     (line,) = [line for line in done.out.splitlines() if line.startswith("measured")]
-    result = document(run.parent / "result.json")
+    result = read_json(run.parent / "result.json")
     watts = result["energy_kwh"] * 3.6e6 / result["seconds"]
     energies = format_range(result["energy_kwh_low"] * 1000, result["energy_kwh_high"] * 1000)
     assert line.split(maxsplit=1)[1].startswith(f"{watts:.3g} W (CPU model, RAM constant), {energies}; ")
@@ -64,7 +57,7 @@ def test_a_finished_run_that_is_made_longer_repeats_nothing(run: Path, tmp_path:
     metered = both(fake_codecarbon.put_first(run.parent / "fake"), fake_codecarbon.wait_for_the_end, lambda: slow_evaluations(1.0))
     for steps in (14, 16):
         run_tfkit(tmp_path, ["resume", str(longer), f"training.steps={steps}"], metered).exits(0)
-    totals = document(longer / "run.json")["totals"]
+    totals = read_json(longer / "run.json")["totals"]
     assert totals["rework_seconds"] < 0.5, "the evaluations took 2 s"
 
 
@@ -94,8 +87,7 @@ def test_a_series_of_another_time_is_refused_before_there_is_a_folder(base: Path
 
 def test_a_run_that_cannot_end_within_its_series_is_refused_before_its_first_step(base: Path) -> None:
     short = grid(base, "short.csv", -0.5, 1, rows=2)
-    done = pretrain(base / "long", base / "tiny.yaml", f"carbon.intensity_file={short}", "training.steps=100000000").exits(3)
-    assert "short.csv: ends at" in done.err
+    pretrain(base / "long", base / "tiny.yaml", f"carbon.intensity_file={short}", "training.steps=100000000").exits(3, "short.csv: ends at")
     assert not [*(base / "long/checkpoints").glob("*")]
 
 
@@ -107,4 +99,4 @@ def test_what_was_a_series_of_the_run_is_none_of_a_later_command(base: Path) -> 
     scored = run_tfkit(base, ["evaluate", "--from", str(base / "series"), "evaluation.max_tokens=50", "--device", "cpu"]).exits(0)
     assert "now.csv: covers" in scored.err
     assert "This command is charged without the series" in scored.err
-    assert run_tfkit(base, ["resume", str(base / "series"), "training.steps=14"]).code == 3
+    run_tfkit(base, ["resume", str(base / "series"), "training.steps=14"]).exits(3)

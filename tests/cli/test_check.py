@@ -5,39 +5,34 @@ import sys
 from pathlib import Path
 
 import pytest
-from tiny_runs import run_piped
-
-from tfkit.__main__ import main
+from tiny_runs import run_here, run_piped
 
 ROOT = Path(__file__).parent.parent.parent
 GOOD = "model: {preset: gpt2}\ndata: {train: [{stdlib: true}]}\ntraining: {steps: 3}\n"
 
 
-def test_a_good_recipe(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_good_recipe(tmp_path: Path) -> None:
     path = tmp_path / "a b.yaml"
     path.write_text(GOOD, encoding="utf-8")
-    assert main(["check", str(path), "training.steps=4"]) == 0
-    assert capsys.readouterr() == (f"{path}: no errors\n", "")
+    done = run_here(["check", path, "training.steps=4"]).exits(0)
+    assert (done.out, done.err) == (f"{path}: no errors\n", "")
 
 
-def test_a_bundled_recipe_as_json(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["check", "gpt2-stdlib", "--json"]) == 0
-    document = json.loads(capsys.readouterr().out)
+def test_a_bundled_recipe_as_json() -> None:
+    document = run_here(["check", "gpt2-stdlib", "--json"]).exits(0).document
     assert document["valid"]
     assert document["errors"] == []
     assert document["schema_version"] == 1
 
 
-def test_errors_go_to_stderr_and_with_json_to_stdout_too(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_errors_go_to_stderr_and_with_json_to_stdout_too(tmp_path: Path) -> None:
     path = tmp_path / "r.yaml"
     path.write_text(GOOD + "carbon: {pu: 1}\n", encoding="utf-8")
-    assert main(["check", str(path), "model.dmi=3"]) == 2
     lines = f"{path}:4:10: carbon.pu: unknown, did you mean pue\ncommand line: model.dmi: unknown, did you mean dim\n"
-    assert capsys.readouterr() == ("", lines)
-    assert main(["check", str(path), "model.dmi=3", "--json"]) == 2
-    out, err = capsys.readouterr()
-    assert err == lines
-    assert json.loads(out) == {
+    assert run_here(["check", path, "model.dmi=3"]).refuses(2).err == lines
+    done = run_here(["check", path, "model.dmi=3", "--json"]).exits(2)
+    assert done.err == lines
+    assert json.loads(done.out) == {
         "error": {"code": 2, "kind": "usage", "message": lines.rstrip("\n"), "place": f"{path}:4:10", "remedy": "did you mean pue"},
         "schema_version": 1,
         "recipe": str(path),
@@ -49,9 +44,8 @@ def test_errors_go_to_stderr_and_with_json_to_stdout_too(tmp_path: Path, capsys:
     }
 
 
-def test_the_schema_needs_no_recipe(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["check", "--schema"]) == 0
-    assert "training" in json.loads(capsys.readouterr().out)["$defs"]["Recipe"]["properties"]
+def test_the_schema_needs_no_recipe() -> None:
+    assert "training" in run_here(["check", "--schema"]).exits(0).document["$defs"]["Recipe"]["properties"]
 
 
 def test_a_recipe_from_a_pipe(in_tmp_path: None) -> None:
@@ -89,8 +83,7 @@ objective: {kind: distillation, teacher: "hub:org/teacher"}
 training: {step: 3}
 """
     Path("r.yaml").write_text(recipe, encoding="utf-8")
-    assert main(["check", "r.yaml"]) == 2
-    lines = capsys.readouterr().err.splitlines()
+    lines = run_here(["check", "r.yaml"]).exits(2).err.splitlines()
     any_file = "no such file or folder, and no file matches it as a glob"
     assert [line.replace(f" (from {tmp_path})", "") for line in lines if ": no such " in line] == [
         "r.yaml:1:15: model.from: 'start': no such folder; correct the path",
@@ -100,6 +93,5 @@ training: {step: 3}
     ]
     assert any("training.step: unknown, did you mean steps" in line for line in lines)
     rule = "objective={kind: grpo, rules: [{kind: python, function: 'mine.py:reward', allow_code: true}]}"
-    assert main(["check", "r.yaml", rule]) == 2
     named = f"command line: objective.rules.0.function: 'mine.py': no such file (from {tmp_path}); correct the path"
-    assert named in capsys.readouterr().err.splitlines()
+    assert named in run_here(["check", "r.yaml", rule]).exits(2).err.splitlines()

@@ -1,18 +1,15 @@
-import json
 from importlib import metadata
 
-import pytest
+from tiny_runs import run_here
 
 from tfkit import __version__
-from tfkit.__main__ import main
 from tfkit.cli.env import lines
 from tfkit.engine.tools.environment import LIBRARIES
 from tfkit.run.machine import version
 
 
-def test_env_as_json(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["env", "--json"]) == 0
-    document = json.loads(capsys.readouterr().out)
+def test_env_as_json() -> None:
+    document = run_here(["env", "--json"]).exits(0).document
     assert document["tfkit"] == __version__
     assert document["versions"]["torch"] == metadata.version("torch")
     assert set(document["versions"]) == set(LIBRARIES)
@@ -23,11 +20,10 @@ def test_env_as_json(capsys: pytest.CaptureFixture[str]) -> None:
     assert document["cache"]["bytes"] >= 0
 
 
-def test_env_for_people_is_one_thing_a_line(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["env"]) == 0
-    out, err = capsys.readouterr()
-    assert err == ""
-    assert [line.split()[0] for line in out.splitlines()] == [
+def test_env_for_people_is_one_thing_a_line() -> None:
+    done = run_here(["env"]).exits(0)
+    assert done.err == ""
+    assert [line.split()[0] for line in done.out.splitlines()] == [
         "tfkit",
         "python",
         *LIBRARIES,
@@ -55,4 +51,4 @@ def test_what_is_missing_is_said() -> None:
     shown = "\n".join(lines(document))
     for words in ("not installed", "bf16 unknown", "none: torch", "cannot be written", "none yet"):
         assert words in shown
-    assert main(["env", "--foo"]) == 2
+    run_here(["env", "--foo"]).exits(2)

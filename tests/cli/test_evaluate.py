@@ -13,9 +13,8 @@ import fake_codecarbon
 import pytest
 from tiny_files import read_rows, write_rows
 from tiny_layouts import TINY_GPT2
-from tiny_runs import Program
+from tiny_runs import Done, Program, run_here
 
-from tfkit.__main__ import main
 from tfkit.carbon import Meter
 from tfkit.hub import save_model
 from tfkit.model.config import ModelConfig
@@ -58,18 +57,16 @@ def data(tmp_path_factory) -> Path:
     return path
 
 
-def run(*arguments: object) -> int:
-    return main(["evaluate", *map(str, arguments), NO_CARBON])
+def run(*arguments: object) -> Done:
+    return run_here(["evaluate", *arguments, NO_CARBON])
 
 
-def metrics(capsys, *arguments: object) -> dict[str, float]:
-    assert run(*arguments, "--json") == 0
-    return json.loads(capsys.readouterr().out)["metrics"]
+def metrics(*arguments: object) -> dict[str, float]:
+    return run(*arguments, "--json").exits(0).document["metrics"]
 
 
-def test_the_document(capsys, folder, data):
-    assert run("--from", folder, "--data", data, "--json", "evaluation.batch_size=2") == 0
-    document = json.loads(capsys.readouterr().out)
+def test_the_document(folder, data):
+    document = run("--from", folder, "--data", data, "--json", "evaluation.batch_size=2").exits(0).document
     assert document.keys() == {
         *("schema_version", "metrics", "baselines", "beats_baseline", "best_baseline", "intervals", "bootstrap", "examples", "tokens"),
         *("trained_on", "checkpoint", "data"),
@@ -84,16 +81,15 @@ def test_the_document(capsys, folder, data):
     assert document["energy_kwh"] is document["place"] is None  # not measured, which is not 0
 
 
-def test_the_table_and_nothing_else_on_stdout(capsys, folder, data):
-    assert run("--from", folder, "--data", data) == 0
-    lines = capsys.readouterr().out.splitlines()
+def test_the_table_and_nothing_else_on_stdout(folder, data):
+    lines = run("--from", folder, "--data", data).exits(0).out.splitlines()
     assert [line.split("  ")[0] for line in lines] == ["loss", "perplexity", "bits per byte", "scored", "data", "checkpoint"]
     assert lines[3].endswith(" tokens of 3 texts, in pieces of at most 48")
 
 
-def test_predictions_add_up_to_the_result(capsys, folder, data, tmp_path):
+def test_predictions_add_up_to_the_result(folder, data, tmp_path):
     path = tmp_path / "predictions.jsonl"
-    found = metrics(capsys, "--from", folder, "--data", data, "--predictions", path)
+    found = metrics("--from", folder, "--data", data, "--predictions", path)
     rows = read_rows(path)
     assert [row["place"] for row in rows] == [f"{data}:{line}" for line in (2, 3, 4)]
     assert [row["bytes"] for row in rows] == [len(text.encode()) for text in TEXTS]
@@ -101,25 +97,23 @@ def test_predictions_add_up_to_the_result(capsys, folder, data, tmp_path):
     assert sum(row["loss"] * row["tokens"] for row in rows) / found["target_tokens"] == pytest.approx(found["loss"])
 
 
-def test_several_sets_have_their_own_scores(capsys, folder, data):
+def test_several_sets_have_their_own_scores(folder, data):
     sets = f"data.validation=[{{path: {data}, name: dev-2}}, {{path: {data}}}]"
-    found = metrics(capsys, "--from", folder, sets)
-    one = metrics(capsys, "--from", folder, "--data", data)
+    found = metrics("--from", folder, sets)
+    one = metrics("--from", folder, "--data", data)
     assert found["dev-2.loss"] == found["2.loss"] == pytest.approx(one["loss"])
     assert found["target_tokens"] == 2 * found["dev-2.target_tokens"]
-    assert run("--from", folder, sets, "--fail-if", "dev-2.loss > 0") == 8
-    capsys.readouterr()
-    assert run("--from", folder, sets, "--fail-if", "1.loss > 0") == 2
-    assert capsys.readouterr().out == ""
+    run("--from", folder, sets, "--fail-if", "dev-2.loss > 0").exits(8)
+    run("--from", folder, sets, "--fail-if", "1.loss > 0").refuses(2)
 
 
-def test_settings_that_change_the_result(capsys, folder, data):
-    whole = metrics(capsys, "--from", folder, "--data", data)
-    assert metrics(capsys, "--from", folder, "--data", data, "evaluation.batch_size=1")["loss"] == pytest.approx(whole["loss"], rel=1e-6)
-    assert metrics(capsys, "--from", folder, "--data", data, "evaluation.max_tokens=30")["target_tokens"] < whole["target_tokens"]
-    column = metrics(capsys, "--from", folder, "--data", data, "data.validation.0.text=body")
+def test_settings_that_change_the_result(folder, data):
+    whole = metrics("--from", folder, "--data", data)
+    assert metrics("--from", folder, "--data", data, "evaluation.batch_size=1")["loss"] == pytest.approx(whole["loss"], rel=1e-6)
+    assert metrics("--from", folder, "--data", data, "evaluation.max_tokens=30")["target_tokens"] < whole["target_tokens"]
+    column = metrics("--from", folder, "--data", data, "data.validation.0.text=body")
     assert column["target_tokens"] < whole["target_tokens"]
-    rounded = metrics(capsys, "--from", folder, "--data", data, "evaluation.precision=bfloat16")["loss"]
+    rounded = metrics("--from", folder, "--data", data, "evaluation.precision=bfloat16")["loss"]
     assert rounded != whole["loss"]
     assert rounded == pytest.approx(whole["loss"], rel=0.05)
 
@@ -129,43 +123,40 @@ def write_recipe(path: Path, data: Path, validation: str) -> Path:
     return path
 
 
-def test_where_the_texts_come_from(capsys, folder, data, tmp_path):
+def test_where_the_texts_come_from(folder, data, tmp_path):
     """--data, else the recipe, else the recipe of the run that holds the checkpoint."""
-    expected = metrics(capsys, "--from", folder, "--data", data)
+    expected = metrics("--from", folder, "--data", data)
     source = f"[{{path: {json.dumps(str(data))}}}]"
     recipe = write_recipe(tmp_path / "recipe.yaml", data, source)
-    assert metrics(capsys, recipe, "--from", folder) == pytest.approx(expected)
-    assert metrics(capsys, "--from", folder, f"data.validation={source}") == pytest.approx(expected)
+    assert metrics(recipe, "--from", folder) == pytest.approx(expected)
+    assert metrics("--from", folder, f"data.validation={source}") == pytest.approx(expected)
 
     run_folder = tmp_path / "run"
     checkpoint = save_checkpoint(run_folder / "checkpoints", 5, lambda path: write_checkpoint(path) and None)
     write_recipe(run_folder / "recipe.yaml", data, source)
     for place in (run_folder, checkpoint):
-        assert run("--from", place, "--json") == 0
-        document = json.loads(capsys.readouterr().out)
+        document = run("--from", place, "--json").exits(0).document
         assert document["metrics"] == pytest.approx(expected)
         assert document["batch_size"] == 3  # the run's own setting
         assert document["checkpoint"] == str(checkpoint)
 
     fraction = write_recipe(tmp_path / "fraction.yaml", data, "0.7")
-    assert 0 < metrics(capsys, fraction, "--from", folder)["target_tokens"] < expected["target_tokens"]
+    assert 0 < metrics(fraction, "--from", folder)["target_tokens"] < expected["target_tokens"]
     other = tmp_path / "other.txt"
     other.write_text("the mat", encoding="utf-8")
-    assert metrics(capsys, recipe, "--from", folder, "--data", other)["target_tokens"] < expected["target_tokens"]
+    assert metrics(recipe, "--from", folder, "--data", other)["target_tokens"] < expected["target_tokens"]
 
 
-def test_each_gate_is_in_the_result(capsys, folder, data):
+def test_each_gate_is_in_the_result(folder, data):
     words = [word for gate in ("loss < 0", "bits_per_byte >= 0.1") for word in ("--fail-if", gate)]
-    assert run("--from", folder, "--data", data, *words, "--json") == 8
-    document = json.loads(capsys.readouterr().out)
+    document = run("--from", folder, "--data", data, *words, "--json").exits(8).document
     found = [(one["metric"], one["value"], one["failed"]) for one in document["gates"]]
     assert found == [(name, document["metrics"][name], failed) for name, failed in (("loss", False), ("bits_per_byte", True))]
 
 
-def test_nan_fails_any_gate(capsys, tmp_path, data):
+def test_nan_fails_any_gate(tmp_path, data):
     broken = write_checkpoint(tmp_path / "broken", weight=math.nan)
-    assert run("--from", broken, "--data", data, "--fail-if", "loss < 0", "--json") == 8
-    document = json.loads(capsys.readouterr().out, parse_constant=pytest.fail)
+    document = json.loads(run("--from", broken, "--data", data, "--fail-if", "loss < 0", "--json").exits(8).out, parse_constant=pytest.fail)
     assert document["metrics"]["loss"] is None
     assert document["nonfinite"]["metrics.loss"] == "nan"
     assert document["gates"] == [{"gate": "loss < 0", "metric": "loss", "value": None, "failed": True}]
@@ -188,31 +179,25 @@ def test_nan_fails_any_gate(capsys, tmp_path, data):
         (["--device", "abacus"], 2, "abacus"),
     ],
 )
-def test_errors(capsys, folder, arguments, code, message):
+def test_errors(folder, arguments, code, message):
     data = [] if not arguments or "--data" in arguments else ["--data", str(Path(__file__))]
-    assert run("--from", folder, *data, *arguments) == code
-    out, err = capsys.readouterr()
-    assert message in err
-    assert not out
-    assert "Traceback" not in err
+    run("--from", folder, *data, *arguments).refuses(code, message)
 
 
-def test_errors_of_the_checkpoint(capsys, tmp_path, data):
-    assert run("--from", tmp_path / "nowhere", "--data", data) == 4
+def test_errors_of_the_checkpoint(tmp_path, data):
+    run("--from", tmp_path / "nowhere", "--data", data).exits(4)
     bare = write_checkpoint(tmp_path / "bare", tokenizer=False)
-    assert run("--from", bare, "--data", data) == 4
-    assert "no tokenizer.json here" in capsys.readouterr().err
+    run("--from", bare, "--data", data).exits(4, "no tokenizer.json here")
 
 
-def test_with_run_the_result_and_the_energy_stay(capsys, folder, data, tmp_path, monkeypatch):
+def test_with_run_the_result_and_the_energy_stay(folder, data, tmp_path, monkeypatch):
     """Each evaluation reports its own energy; the totals are those of all in the folder. The power is made up."""
     monkeypatch.setattr(Meter.stop, "__defaults__", (fake_codecarbon.PATIENCE_SECONDS,))
     monkeypatch.syspath_prepend(fake_codecarbon.write(tmp_path / "fake"))
     documents = []
     for _ in range(2):
         words = ["--from", str(folder), "--data", str(data), "--run", str(tmp_path / "kept"), "--threads", "1", "--json"]
-        assert main(["evaluate", *words]) == 0
-        documents.append(json.loads(capsys.readouterr().out))
+        documents.append(run_here(["evaluate", *words]).exits(0).document)
     receipt = json.loads((tmp_path / "kept" / "run.json").read_text())
     assert (receipt["status"], receipt["threads"], len(receipt["attempts"])) == ("finished", 1, 2)
     assert receipt["result"]["metrics"] == documents[1]["metrics"]
@@ -222,8 +207,7 @@ def test_with_run_the_result_and_the_energy_stay(capsys, folder, data, tmp_path,
     assert min(energy) > 0
     assert sum(energy) <= receipt["totals"]["energy_kwh"] * (1 + 1e-9), "the second has not the first one's, too"
     assert receipt["totals"]["seconds"] > 0
-    assert main(["evaluate", *words, NO_CARBON]) == 0
-    unmetered = json.loads(capsys.readouterr().out)
+    unmetered = run_here(["evaluate", *words, NO_CARBON]).exits(0).document
     assert unmetered["energy_kwh"] is unmetered["energy_kwh_parts"] is None
     after = json.loads((tmp_path / "kept" / "run.json").read_text())["totals"]
     assert after["energy_kwh"] == pytest.approx(receipt["totals"]["energy_kwh"])
@@ -241,7 +225,7 @@ def test_a_gate_is_judged_where_nobody_reads_the_result(folder, data, tmp_path):
         assert len((tmp_path / "p.jsonl").read_text(encoding="utf-8").splitlines()) == 3
 
 
-def test_predictions_go_where_a_shell_wants_them(capsys, folder, data, tmp_path):
+def test_predictions_go_where_a_shell_wants_them(folder, data, tmp_path):
     """Into a pipe, and through a link; neither becomes a file."""
     os.mkfifo(tmp_path / "pipe")
     (tmp_path / "link").symlink_to(tmp_path / "there")
@@ -250,14 +234,12 @@ def test_predictions_go_where_a_shell_wants_them(capsys, folder, data, tmp_path)
         lines = (tmp_path / "pipe").read_text(encoding="utf-8").splitlines()
         assert (program.wait(), len(lines)) == (0, 3)
     assert (tmp_path / "pipe").is_fifo()
-    assert run("--from", folder, "--data", data, "--predictions", tmp_path / "link") == 0
+    run("--from", folder, "--data", data, "--predictions", tmp_path / "link").exits(0)
     assert (tmp_path / "link").is_symlink()
     assert len((tmp_path / "there").read_text(encoding="utf-8").splitlines()) == 3
-    capsys.readouterr()
     (tmp_path / "lost").symlink_to(tmp_path / "nowhere" / "there")
-    assert run("--from", folder, "--data", data, "--predictions", tmp_path / "lost") == 5
-    out, err = capsys.readouterr()
-    assert ("loss" in out, "there is no such folder" in err) == (False, True), "before anything is scored"
+    done = run("--from", folder, "--data", data, "--predictions", tmp_path / "lost").exits(5)
+    assert ("loss" in done.out, "there is no such folder" in done.err) == (False, True), "before anything is scored"
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -273,32 +255,30 @@ def test_a_pipe_that_nobody_reads_can_be_left(folder, data, tmp_path, number):
     assert (program.returncode, "the predictions are not all written" in err) == (128 + number, True), err
 
 
-def test_an_override_of_the_sets_wins_over_data(capsys, folder, data, tmp_path):
+def test_an_override_of_the_sets_wins_over_data(folder, data, tmp_path):
     """The last word counts, whatever it is; and a set that is named in it is read as it says itself."""
     recipe = tmp_path / "r.yaml"
     text = RECIPE.replace("PATH", json.dumps(str(data))).replace("VALIDATION", "0.1")
     recipe.write_text(f"# For a test.{text}", encoding="utf-8")
     words = [recipe, "--from", folder, "--data", "nowhere.jsonl"]
-    held_out = metrics(capsys, *words, "data.validation=0.6")
-    assert held_out == metrics(capsys, recipe, "--from", folder, "data.validation=0.6")
+    held_out = metrics(*words, "data.validation=0.6")
+    assert held_out == metrics(recipe, "--from", folder, "data.validation=0.6")
     for nothing in ("null", "[]"):
-        assert run(*words, f"data.validation={nothing}") == 2
-        assert "there are no texts to score" in capsys.readouterr().err
+        run(*words, f"data.validation={nothing}").exits(2, "there are no texts to score")
 
 
 @pytest.mark.filterwarnings("always")
-def test_a_checkpoint_that_is_not_whole_is_passed_over_aloud(capsys, folder, data, tmp_path):
+def test_a_checkpoint_that_is_not_whole_is_passed_over_aloud(folder, data, tmp_path):
     for step in (2, 4):
         save_checkpoint(tmp_path / "run" / "checkpoints", step, lambda place: shutil.copytree(folder, place, dirs_exist_ok=True))
     weights = tmp_path / "run" / "checkpoints" / "step-000004" / "model.safetensors"
     os.truncate(weights, weights.stat().st_size - 1)
-    assert run("--from", tmp_path / "run", "--data", data) == 0
-    out, err = capsys.readouterr()
-    assert "its newest checkpoint, step-000004, is not complete; step-000002 is used" in err
-    assert "step-000002" in out
+    done = run("--from", tmp_path / "run", "--data", data).exits(0)
+    assert "its newest checkpoint, step-000004, is not complete; step-000002 is used" in done.err
+    assert "step-000002" in done.out
 
 
-def test_a_model_of_another_kind_is_refused(capsys, tmp_path, data):
+def test_a_model_of_another_kind_is_refused(tmp_path, data):
     trained = train_byte_bpe(TEXTS, 300, add_bos=False)
     shape = {
         "position": {"kind": "learned"},
@@ -310,13 +290,16 @@ def test_a_model_of_another_kind_is_refused(capsys, tmp_path, data):
     model = build(ModelConfig.model_validate(config | shape), seed=1)
     (tmp_path / "encoder").mkdir()
     save_model(tmp_path / "encoder", model.config, model.state_dict(), trained)
-    assert run("--from", tmp_path / "encoder", "--data", data) == 4
-    assert "this model fills the masks of a text, so its task is not known; fine-tune it" in capsys.readouterr().err
-    assert run("--from", tmp_path / "encoder", "--data", data, "objective.kind=causal_lm") == 4
-    assert "is not a language model, so a text alone has no score" in capsys.readouterr().err
+    run("--from", tmp_path / "encoder", "--data", data).exits(
+        4, "this model fills the masks of a text, so its task is not known; fine-tune it"
+    )
+    run("--from", tmp_path / "encoder", "--data", data, "objective.kind=causal_lm").exits(
+        4, "is not a language model, so a text alone has no score"
+    )
     decoder = {**config, "encoder_layers": 0, "decoder_layers": 1} | {**shape, "head": {"kind": "spans"}}
     model = build(ModelConfig.model_validate(decoder), seed=1)
     (tmp_path / "decoder").mkdir()
     save_model(tmp_path / "decoder", model.config, model.state_dict(), trained)
-    assert run("--from", tmp_path / "decoder", "--data", data) == 4
-    assert "the objective question_answering trains encoders; this model has a decoder alone: choose" in capsys.readouterr().err
+    run("--from", tmp_path / "decoder", "--data", data).exits(
+        4, "the objective question_answering trains encoders; this model has a decoder alone: choose"
+    )

@@ -47,7 +47,7 @@ def judged(folder: Path, *words: str) -> tuple[dict[str, Any], list[dict[str, An
     """The result, and the lines of the predictions."""
     path = folder / "predictions.jsonl"
     done = evaluate(folder, *words, "--json", "--predictions", str(path)).exits(0)
-    return json.loads(done.out), read_rows(path)
+    return done.document, read_rows(path)
 
 
 def recomputed(name: str, said: list[dict[str, Any]]) -> dict[str, float]:
@@ -164,7 +164,7 @@ def test_beams_and_greedy_texts_are_the_models_best(place: Path, tmp_path: Path)
         assert said[0]["text"] == run_tfkit(tmp_path, command).out.strip()
         assert result["decoding"]["num_beams"] == int(words[0][-1])
         assert {"chrf"} == result["metrics"].keys() & TEXT_METRICS.keys()
-    none = json.loads(evaluate(tmp_path, "--from", str(place / "texts"), "evaluation.text_metrics=[]", "--json").out)
+    none = evaluate(tmp_path, "--from", str(place / "texts"), "evaluation.text_metrics=[]", "--json").document
     assert not none["metrics"].keys() & TEXT_METRICS.keys()
     assert "decoding" not in none
 
@@ -185,7 +185,7 @@ def test_bad_rows_sets_and_a_limit(place: Path, tmp_path: Path) -> None:
     metrics = result["metrics"]
     assert (metrics["1.chrf"], metrics["seen.chrf"]) == (pytest.approx(first["chrf"]), pytest.approx(seen["chrf"]))
     assert metrics["chrf"] == pytest.approx(recomputed("texts", said)["chrf"])
-    assert evaluate(tmp_path, *words, "--fail-if", "seen.chrf >= 0").code == 8
+    evaluate(tmp_path, *words, "--fail-if", "seen.chrf >= 0").exits(8)
     limited, fewer = judged(tmp_path, *words, "evaluation.max_tokens=30", "evaluation.batch_size=2")
     assert 0 < limited["examples"] == len(fewer) < 7
     for file in ("bad.jsonl", "train.jsonl"):  # of each set its first rows
@@ -229,11 +229,10 @@ def test_rows_that_share_an_input_are_references_of_one_text(place: Path, tmp_pa
 
 def test_gates_are_of_the_metrics_of_the_objective(place: Path, tmp_path: Path) -> None:
     start = ["--from", str(place / "classes")]
-    assert evaluate(tmp_path, *start, "--fail-if", "f1_macro < 0", "--fail-if", "matthews > 1").code == 0
-    assert evaluate(tmp_path, *start, "--fail-if", "majority > 0").code == 8
+    evaluate(tmp_path, *start, "--fail-if", "f1_macro < 0", "--fail-if", "matthews > 1").exits(0)
+    evaluate(tmp_path, *start, "--fail-if", "majority > 0").exits(8)
     evaluate(tmp_path, *start, "--fail-if", "perplexity > 1").exits(2, "the metrics are loss, accuracy, f1_macro")
-    done = evaluate(tmp_path, *start, "--fail-if", "rmse > 1").exits(2, "unknown metric 'rmse'; the metrics are loss, accuracy, f1_macro")
-    assert done.out == ""
+    evaluate(tmp_path, *start, "--fail-if", "rmse > 1").refuses(2, "unknown metric 'rmse'; the metrics are loss, accuracy, f1_macro")
     texts = ["--from", str(place / "texts"), "evaluation.text_metrics=[exact_match]"]
     evaluate(tmp_path, *texts, "--fail-if", "bleu < 20").exits(2, "unknown metric 'bleu'")
 
@@ -251,7 +250,7 @@ def test_the_table_has_every_metric(place: Path, tmp_path: Path) -> None:
 
 def test_hidden_words_are_scored_as_the_training_scored_them(starts: Path, tmp_path: Path) -> None:
     found, few = (
-        json.loads(evaluate(tmp_path, "--from", str(starts / "bert"), f"evaluation.max_tokens={most}", "--json").exits(0).out)
+        evaluate(tmp_path, "--from", str(starts / "bert"), f"evaluation.max_tokens={most}", "--json").exits(0).document
         for most in (300, 100)
     )
     assert found["metrics"] == pytest.approx(records(starts / "bert")[-1]["evaluation"], rel=1e-5)
@@ -275,7 +274,7 @@ def test_a_gate_fails_where_a_metric_is_not_a_number(place: Path, tmp_path: Path
     done = evaluate(
         tmp_path, "--from", str(place / "numbers"), "--data", str(tmp_path / "same.jsonl"), "--fail-if", "pearson < -1", "--json"
     ).exits(8)
-    assert json.loads(done.out)["metrics"]["pearson"] is None
+    assert done.document["metrics"]["pearson"] is None
 
 
 def test_a_missing_library_is_reported_before_anything_is_read(place: Path, tmp_path: Path) -> None:
@@ -295,14 +294,13 @@ def test_a_checkpoint_from_elsewhere_needs_no_recipe(place: Path, tmp_path: Path
             (elsewhere / file.name).write_bytes(file.read_bytes())
     given = ["--from", str(elsewhere), "--data", "test.jsonl", "--json", "carbon.enabled=false"]
     done = evaluate(tmp_path, *given).exits(0)
-    own = json.loads(evaluate(tmp_path, "--from", str(place / "classes"), "--json").out)
-    assert json.loads(done.out)["metrics"] == pytest.approx(own["metrics"], rel=1e-5)
-    assert [*json.loads(done.out)["baselines"]] == ["most_frequent_class_of_scored_rows"], "the training rows are not known"
+    own = evaluate(tmp_path, "--from", str(place / "classes"), "--json").document
+    assert done.document["metrics"] == pytest.approx(own["metrics"], rel=1e-5)
+    assert [*done.document["baselines"]] == ["most_frequent_class_of_scored_rows"], "the training rows are not known"
     columns = ["--data", "test.jsonl", "data.validation.0.columns={text: other}", "carbon.enabled=false"]
     done = evaluate(tmp_path, "--from", str(elsewhere), *columns, "objective={kind: classification}", "--json")
-    assert json.loads(done.out)["metrics"]["loss"] != own["metrics"]["loss"]
-    done = evaluate(tmp_path, *given, "objective={kind: tagging}")
-    assert (done.code, "needs a head of kind tags, not classes" in done.err) == (4, True), done.err
+    assert done.document["metrics"]["loss"] != own["metrics"]["loss"]
+    evaluate(tmp_path, *given, "objective={kind: tagging}").exits(4, "needs a head of kind tags, not classes")
 
 
 def test_other_data_are_read_by_the_columns_of_the_training(place: Path, tmp_path: Path) -> None:

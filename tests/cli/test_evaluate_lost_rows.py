@@ -1,7 +1,6 @@
 """Scores never drop a row: what the model cannot be given counts as wrong, and is counted."""
 
 import contextlib
-import json
 from pathlib import Path
 from typing import Any
 
@@ -73,13 +72,13 @@ def test_classes(tmp_path: Path) -> None:
 def test_a_training_scores_its_held_out_rows_as_an_evaluation_does(tmp_path: Path, place: Path, name: str) -> None:
     """Also one that skips bad rows."""
     recorded = records(place / name)[-1]["evaluation"]
-    own = json.loads(evaluate(tmp_path, "--from", name, "--json").out)
+    own = evaluate(tmp_path, "--from", name, "--json").document
     assert sum(own["lost"].values()) == 1
     assert {metric: own["metrics"][metric] for metric in recorded} == pytest.approx(recorded, rel=1e-5)
 
 
 def test_tags_also_of_words_beyond_the_context(tmp_path: Path) -> None:
-    assert json.loads(evaluate(tmp_path, "--from", TAGS, "--json").out)["lost"] == {"label 'B-plant'": 1}
+    assert evaluate(tmp_path, "--from", TAGS, "--json").document["lost"] == {"label 'B-plant'": 1}
     rows = made_rows(10)
     (whole, _), (cut, lines) = (
         scored(tmp_path, TAGS, some) for some in (rows, [*rows, {**rows[0], "words": ["cat"] * 70, "names": ["B-animal"] * 70}])
@@ -109,8 +108,7 @@ def test_a_training_that_skips_bad_rows_makes_no_evaluation_skip_them(tmp_path: 
     rows = [*made_rows(4), {"nothing": 1}]
     path = tmp_path / "rows.jsonl"
     write_rows(path, rows)
-    done = evaluate(tmp_path, "--from", CLASSES, "--data", str(path))
-    assert (done.code, "rows.jsonl:5: no column" in done.err) == (3, True), done.err
+    evaluate(tmp_path, "--from", CLASSES, "--data", str(path)).exits(3, "rows.jsonl:5: no column")
     assert scored(tmp_path, CLASSES, rows, "data.on_bad_row=skip")[0]["examples"] == 4
 
 

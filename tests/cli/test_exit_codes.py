@@ -132,7 +132,7 @@ def test_ctrl_c_while_it_waits(tmp_path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def base(base: Path) -> Path:
-    assert pretrain(base / "run", base / "tiny.yaml").code == 0
+    pretrain(base / "run", base / "tiny.yaml").exits(0)
     return base
 
 

@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 import torch
 import transformers
+from tiny_runs import run_here
 from tokenizers import Tokenizer as Backend
 
-from tfkit.__main__ import main
 from tfkit.engine.tools.gguf_export import TYPES
 from tfkit.families import GGUF_ARCHITECTURES, PRESETS
 from tfkit.hub import load, save_model
@@ -84,11 +84,10 @@ NOT_READ = ("gemma", "smollm3", "olmo2", "olmoe", "mixtral")  # by transformers
 @pytest.mark.parametrize(
     ("name", "kind"), [*((name, "f16") for name in MODELS if name not in NOT_READ), ("llama", "q8_0"), ("qwen3moe", "q8_0")]
 )
-def test_transformers_reads_the_same_model(tmp_path: Path, name: str, kind: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_transformers_reads_the_same_model(tmp_path: Path, name: str, kind: str) -> None:
     preset, changes, variant = MODELS[name]
     folder = make(tmp_path / "model", preset, changes, tokenizer(variant))
-    assert main(["export", str(folder), "--gguf", str(tmp_path / "m.gguf"), "--type", kind, "--json"]) == 0
-    document = json.loads(capsys.readouterr().out)
+    document = run_here(["export", folder, "--gguf", tmp_path / "m.gguf", "--type", kind, "--json"]).exits(0).document
     llamas = ("llama", "mistral", "smollm2")
     assert document["architecture"] == ("llama" if name.partition(" ")[0] in llamas else name)
     assert document["bytes"] == (tmp_path / "m.gguf").stat().st_size
@@ -118,7 +117,7 @@ def test_special_tokens_template_and_ends_are_in_the_file(tmp_path: Path) -> Non
     codec = Tokenizer.from_json(codec.tokenizer_json, settings, "{% for m in messages %}<|im_start|>{{ m.content }}<|im_end|>{% endfor %}")
     end, text_end = (codec.backend.token_to_id(token) for token in ("<|im_end|>", "<|endoftext|>"))
     folder = make(tmp_path / "model", "smollm2-135m", {"num_kv_heads": 2}, codec, end_ids=[end, text_end])
-    assert main(["export", str(folder), "--gguf", str(tmp_path / "m.gguf")]) == 0
+    run_here(["export", folder, "--gguf", tmp_path / "m.gguf"]).exits(0)
     found = fields(tmp_path / "m.gguf")
     assert found["tokenizer.chat_template"] == codec.chat_template
     assert (found["tokenizer.ggml.eos_token_id"], found["tokenizer.ggml.eot_token_id"]) == (end, text_end)
@@ -136,7 +135,7 @@ def test_a_bpe_of_characters_with_all_its_merges_has_scores(tmp_path: Path) -> N
         [piece[:at], piece[at:]] for piece in made for at in range(1, len(piece)) if piece[:at] in vocab and piece[at:] in vocab
     ]
     folder = make(tmp_path / "model", "llama2-7b", {}, Tokenizer.from_json(json.dumps(document), codec.settings))
-    assert main(["export", str(folder), "--gguf", str(tmp_path / "m.gguf")]) == 0
+    run_here(["export", folder, "--gguf", tmp_path / "m.gguf"]).exits(0)
     found = fields(tmp_path / "m.gguf")
     scores = dict(zip(found["tokenizer.ggml.tokens"], found["tokenizer.ggml.scores"], strict=True))
     assert sorted(made, key=lambda piece: -scores[piece]) == made
@@ -192,41 +191,36 @@ REFUSED: dict[str, tuple[str, dict[str, Any], str, str]] = {
 
 
 @pytest.mark.parametrize("name", REFUSED)
-def test_what_llama_cpp_would_compute_otherwise_is_refused(tmp_path: Path, name: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_llama_cpp_would_compute_otherwise_is_refused(tmp_path: Path, name: str) -> None:
     preset, changes, kind, text = REFUSED[name]
     codec = tokenizer("llama", kind) if kind == "bpe_byte_fallback" else tokenizer(kind)
     folder = make(tmp_path / "model", preset, changes, codec)
-    assert main(["export", str(folder), "--gguf", str(tmp_path / "m.gguf")]) == 4
-    assert text in capsys.readouterr().err
+    run_here(["export", folder, "--gguf", tmp_path / "m.gguf"]).exits(4, text)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["model"], "nothing is left"
 
 
-def test_wrong_words_and_unknown_splitters(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_wrong_words_and_unknown_splitters(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = make(tmp_path / "model", "gpt2", {}, tokenizer("gpt2"))
     (tmp_path / "there.gguf").write_text("mine")
-    assert main(["export", str(folder), "--gguf", str(tmp_path / "there.gguf")]) == 2
+    run_here(["export", folder, "--gguf", tmp_path / "there.gguf"]).exits(2)
     assert (tmp_path / "there.gguf").read_text() == "mine"
-    assert main(["export", str(folder), "--gguf", str(tmp_path / "m.gguf"), "--type", "q4"]) == 2
-    assert main(["export", str(tmp_path / "none"), "--gguf", str(tmp_path / "m.gguf")]) == 4
-    assert main(["export", str(folder), "--gguf", str(tmp_path / "none" / "m.gguf")]) == 5
+    run_here(["export", folder, "--gguf", tmp_path / "m.gguf", "--type", "q4"]).exits(2)
+    run_here(["export", tmp_path / "none", "--gguf", tmp_path / "m.gguf"]).exits(4)
+    run_here(["export", folder, "--gguf", tmp_path / "none" / "m.gguf"]).exits(5)
     backend = Backend.from_file(str(folder / "tokenizer.json"))
     document = json.loads(backend.to_str())
     document["normalizer"] = {"type": "Lowercase"}
     (folder / "tokenizer.json").write_text(json.dumps(document))
-    capsys.readouterr()
-    assert main(["export", str(folder), "--gguf", str(tmp_path / "m.gguf")]) == 4
-    assert "splits texts in a way" in capsys.readouterr().err
+    run_here(["export", folder, "--gguf", tmp_path / "m.gguf"]).exits(4, "splits texts in a way")
     shutil.rmtree(folder)
     folder = make(tmp_path / "model", "gpt2", {}, tokenizer("gpt2"))
     monkeypatch.setitem(TYPES, "q8_0", 0.0)
-    assert main(["export", str(folder), "--gguf", str(tmp_path / "m.gguf"), "--type", "q8_0"]) == 8
-    assert "its predictions differ by" in capsys.readouterr().err
+    run_here(["export", folder, "--gguf", tmp_path / "m.gguf", "--type", "q8_0"]).exits(8, "its predictions differ by")
 
 
-def test_the_help_names_every_family_that_is_written_and_each_is_written_here(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_help_names_every_family_that_is_written_and_each_is_written_here() -> None:
     assert {PRESETS[preset][0].name for preset, *_ in MODELS.values()} == {*GGUF_ARCHITECTURES}
-    assert main(["export", "--help"]) == 0
-    assert f"Its family: {', '.join(GGUF_ARCHITECTURES)}." in " ".join(capsys.readouterr().out.split())
+    assert f"Its family: {', '.join(GGUF_ARCHITECTURES)}." in " ".join(run_here(["export", "--help"]).exits(0).out.split())
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -235,7 +229,7 @@ def test_llama_cpp_writes_the_same(tmp_path: Path, name: str) -> None:
     llama_cpp = pytest.importorskip("xllamacpp")
     preset, changes, variant = MODELS[name]
     folder = make(tmp_path / "model", preset, changes, tokenizer(variant))
-    assert main(["export", str(folder), "--gguf", str(tmp_path / "m.gguf")]) == 0
+    run_here(["export", folder, "--gguf", tmp_path / "m.gguf"]).exits(0)
     params = llama_cpp.CommonParams()
     params.model.path, params.n_ctx, params.warmup = str(tmp_path / "m.gguf"), 64, False
     ours = load(folder)

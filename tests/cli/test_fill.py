@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 import torch
 from tiny_files import parse_rows
+from tiny_runs import Done, run_here
 from tokenizers import Tokenizer as Backend
 from tokenizers import decoders, models, normalizers, pre_tokenizers, processors
 
-from tfkit.__main__ import main
 from tfkit.errors import DataError, ModelError
 from tfkit.families import PRESETS
 from tfkit.generation.fill import fill
@@ -49,8 +49,8 @@ def write_checkpoint(folder: Path, head: dict[str, Any], likeliest: str = "paris
 MASKED = {"kind": "masked_lm", "tied": True, "next_sentence": True}
 
 
-def run(*arguments: object) -> int:
-    return main(["generate", *map(str, arguments), NO_CARBON])
+def run(*arguments: object) -> Done:
+    return run_here(["generate", *arguments, NO_CARBON])
 
 
 @pytest.fixture(scope="module", params=[False, True], ids=["as transformers", "special tokens split"])
@@ -59,9 +59,9 @@ def folder(request, tmp_path_factory) -> Path:
     return write_checkpoint(tmp_path_factory.mktemp("fill") / "model", MASKED, split_special_tokens=request.param)
 
 
-def test_a_filled_text(capsys, folder):
-    assert run("--from", folder, "--prompt", "The  capital of France is [MASK].") == 0
-    assert capsys.readouterr().out == "The  capital of France is paris.\n"  # all but the mask as it was written
+def test_a_filled_text(folder):
+    done = run("--from", folder, "--prompt", "The  capital of France is [MASK].").exits(0)
+    assert done.out == "The  capital of France is paris.\n"  # all but the mask as it was written
 
 
 @pytest.mark.parametrize(
@@ -81,11 +81,10 @@ def test_the_place_of_a_token(tmp_path, likeliest, text, filled):
     assert filling.text == filled
 
 
-def test_json_lines_with_the_candidates(capsys, folder, tmp_path):
+def test_json_lines_with_the_candidates(folder, tmp_path):
     prompts = ["a [MASK] is [MASK].", "France [MASK]", "[MASK] of"] * 7  # more than a batch, of several lengths
     (tmp_path / "prompts.jsonl").write_text("\n".join(json.dumps({"prompt": prompt}) for prompt in prompts), encoding="utf-8")
-    assert run("--from", folder, "--input", tmp_path / "prompts.jsonl") == 0
-    lines = parse_rows(capsys.readouterr().out)
+    lines = parse_rows(run("--from", folder, "--input", tmp_path / "prompts.jsonl").exits(0).out)
     assert [line["prompt"] for line in lines] == prompts
     assert [line["completion"] for line in lines[:3]] == ["a paris is paris.", "France paris", "paris of"]
     assert [line["tokens"] for line in lines[:3]] == [2, 1, 1]
@@ -115,9 +114,8 @@ def test_the_candidates_are_the_models_own(folder):
             assert [candidate.token.strip() for candidate in candidates] == [WORDS[token].removeprefix("##") for token in tokens]
 
 
-def test_a_prompt_without_a_mask_or_too_long(capsys, folder):
-    assert run("--from", folder, "--prompt", "the capital") == 3
-    assert "prompt 1 has no [MASK]" in capsys.readouterr().err
+def test_a_prompt_without_a_mask_or_too_long(folder):
+    run("--from", folder, "--prompt", "the capital").exits(3, "prompt 1 has no [MASK]")
     loaded = load(folder)
     with pytest.raises(DataError, match="prompt 9 has 19 tokens, but the model's context holds 16"):
         fill(loaded.model, loaded.codec, ["[MASK]", "[MASK]" + " the" * 16], first_row=7)
@@ -140,21 +138,18 @@ def test_a_tokenizer_without_a_mask(tmp_path):
         ("bert-tiny", {"kind": "tags", "count": 5}, "gives a tag for each token"),
     ],
 )
-def test_an_encoder_says_what_it_is_for(capsys, tmp_path, preset, head, said):
+def test_an_encoder_says_what_it_is_for(tmp_path, preset, head, said):
     folder = write_checkpoint(tmp_path / "model", head, preset=preset)
-    assert run("--from", folder, "--prompt", "a [MASK]") == 4
-    printed = capsys.readouterr()
+    printed = run("--from", folder, "--prompt", "a [MASK]").exits(4)
     assert said in printed.err
     assert "fill each [MASK]" in printed.err
     assert printed.out == ""
 
 
-def test_no_conversation_with_a_masked_language_model(capsys, folder):
-    assert run("--from", folder, "--prompt", "a [MASK]", "--chat") == 2
-    assert "leave --chat out" in capsys.readouterr().err
+def test_no_conversation_with_a_masked_language_model(folder):
+    run("--from", folder, "--prompt", "a [MASK]", "--chat").exits(2, "leave --chat out")
 
 
 @pytest.mark.parametrize("words", [["--temperature", "0.5"], ["--num-beams", "3"], ["--stop", "x"], ["generation.top_k=3"]])
-def test_settings_that_nothing_would_read_are_refused(capsys, folder, words):
-    assert run("--from", folder, "--prompt", "a [MASK]", *words) == 2
-    assert "would have no effect" in capsys.readouterr().err
+def test_settings_that_nothing_would_read_are_refused(folder, words):
+    run("--from", folder, "--prompt", "a [MASK]", *words).exits(2, "would have no effect")

@@ -52,11 +52,10 @@ def test_what_was_pretrained_here_learns_a_task(name: str, tmp_path: Path, monke
     write_rows(tmp_path / "test.jsonl", 2, 60)
     objective, metric = TASKS[name]
     settings = ["optimizer={kind: adamw, lr: 1e-2}", "training={steps: 100, batch_size: 16, precision: fp32}", "evaluation.every=50"]
-    done = run(tmp_path, "finetune", "--from", "base", "--data", "train.jsonl", "--run", "tuned", objective, *settings).exits(0)
-    tuned = json.loads(done.out)
+    tuned = run(tmp_path, "finetune", "--from", "base", "--data", "train.jsonl", "--run", "tuned", objective, *settings).exits(0).document
     assert (tuned["steps"], Path(tuned["checkpoint"]).parts[-3:]) == (100, ("tuned", "checkpoints", "step-000100"))
     assert metric not in tuned["evaluation"] or 0 <= tuned["evaluation"][metric] <= 1  # whole texts are written at the end alone
     judged = run(tmp_path, "evaluate", "--from", "tuned", "--data", "test.jsonl", "--fail-if", f"{metric} < 0.95")
     assert judged.code == 0, judged.out + judged.err
     untaught = run(tmp_path, "evaluate", "--from", "tuned", "--data", "test.jsonl", "--fail-if", f"{metric} > 0.4").exits(8)
-    assert json.loads(untaught.out)["metrics"] == json.loads(judged.out)["metrics"]
+    assert untaught.document["metrics"] == judged.document["metrics"]

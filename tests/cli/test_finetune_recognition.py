@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tiny_files import read_rows, receipt, write_rows
+from tiny_files import read_json, read_rows, receipt, write_rows
 from tiny_runs import WORDS, Done, hashes, kept, pretrain, records, run_tfkit, strike
 
 from tfkit.adapters import describe
@@ -247,7 +247,7 @@ def test_a_task_is_recognised_and_its_recipe_runs_again(
     tried = receipt(run).get("rate_trial", {"lr": printed_recipe.optimizer.lr})
     assert (resolved.optimizer.lr, resolved.training.trial_rates) == (tried["lr"], None)
     assert ("learning rates tried" if "losses" in tried else "no learning rates are tried") in done.err
-    assert finetune("printed.yaml", "--run", "again").code == 0
+    finetune("printed.yaml", "--run", "again").exits(0)
     rules = [receipt(folder).get("decisions") for folder in (run, Path("again"))]
     assert rules == [DECISIONS, None]  # where they decided
     assert hashes(Path("again"), int(last[5:])) == hashes(run, int(last[5:]))
@@ -272,7 +272,7 @@ def test_rates_are_tried_and_the_printed_recipe_tries_the_same(place: Path) -> N
     done = learn(place, "bert", "classes", *words)
     assert (done.code, done.err.count("learning rates tried in 4 steps each")) == (0, 1), done.err
     Path("printed.yaml").write_text(dry.out, encoding="utf-8")
-    assert finetune("printed.yaml", "--run", "again").code == 0
+    finetune("printed.yaml", "--run", "again").exits(0)
     trials = [receipt(run)["rate_trial"] for run in (Path("runs/bert-classes"), Path("again"))]
     assert trials[0] == trials[1]
     [*_, last] = kept(Path("again"))
@@ -290,8 +290,7 @@ def test_a_model_with_a_chat_template_gets_the_rate_of_a_tuned_one(place: Path) 
     assert (done.code, "lr: 0.00025" in printed(done)) == (0, True), done.err  # a base model, by the square root of the batch
     for words, rate in (([], 5e-5), (["training.adapter={rank: 2}"], 1e-3)):
         run = f"second-{rate}"
-        done = finetune("--from", "first", *data, *words, "--run", run)
-        assert (done.code, "# size   about 60 rows to train on" in done.err) == (0, True), done.err
+        finetune("--from", "first", *data, *words, "--run", run).exits(0, "# size   about 60 rows to train on")
         recipe = read_recipe(f"{run}/recipe.yaml").recipe
         assert (recipe.optimizer.lr, recipe.training.batch_size) == (rate, 8)
 
@@ -381,12 +380,9 @@ REFUSED = {  # by the checkpoint, the data and further words: parts of the messa
 
 @pytest.mark.parametrize("given", REFUSED)
 def test_a_task_that_cannot_be_recognised_is_refused(place: Path, given: str) -> None:
-    done = learn(place, *given.split())
-    assert (done.code, done.out) == (3 if "nowhere" in given or "kinds" in given else 2, ""), done.err
-    for part in re.split(r"\s+\.\.\.\s+", REFUSED[given]):
-        assert part in done.err
+    said = re.split(r"\s+\.\.\.\s+", REFUSED[given])
+    learn(place, *given.split()).refuses(3 if "nowhere" in given or "kinds" in given else 2, *said)
     assert not [*Path("runs").glob("*/checkpoints/step-*")]
-    assert "Traceback" not in done.err
 
 
 @pytest.mark.sampled(4)
@@ -407,8 +403,7 @@ def test_a_task_that_cannot_be_recognised_is_refused(place: Path, given: str) ->
     ],
 )
 def test_every_line_that_is_offered_can_be_copied(place: Path, start: str, data: str) -> None:
-    done = learn(place, start, data, "--dry-run")
-    assert done.code == 2
+    done = learn(place, start, data, "--dry-run").exits(2)
     offered = [line.strip() for line in done.err.splitlines() if line.strip().startswith("--columns")]
     for line in offered:
         words = shlex.split(line)
@@ -432,9 +427,8 @@ def test_parallel_files_are_a_task(place: Path, work: Path) -> None:
     asked = finetune("--from", str(place / "t5"), "--data", "train", "--dry-run")
     assert '--columns "source=cs,target=pl" to' in asked.err
     assert '--columns "source=pl,target=cs" to' in asked.err
-    done = finetune("--from", str(place / "bert"), "--data", "t", "--run", "named", "training.steps=1", "carbon.enabled=false")
-    assert done.code == 0, done.err
-    config = json.loads((load("named").folder / "config.json").read_text(encoding="utf-8"))
+    finetune("--from", str(place / "bert"), "--data", "t", "--run", "named", "training.steps=1", "carbon.enabled=false").exits(0)
+    config = read_json(load("named").folder / "config.json")
     assert config["id2label"] == {"0": "calm", "1": "loud"}
 
 
@@ -523,7 +517,7 @@ def test_questions_without_any_answer_are_no_question_answering(work: Path) -> N
 
 
 def test_a_head_for_classes_asks_for_labels(place: Path) -> None:
-    assert learn(place, "bert", "classes", "--run", "first", "training.steps=1").code == 0
+    learn(place, "bert", "classes", "--run", "first", "training.steps=1").exits(0)
     given = ["--from", str(load("first").folder), "--data", str(place / "plain.jsonl")]
     finetune(*given).exits(2, "the model's head predicts classes")
     finetune(*given, "carbon.enabled=false", "objective.kind=masked_lm", "training.steps=1", "data.validation=null").exits(0)
@@ -547,28 +541,24 @@ def test_the_name_of_a_run(start: str, section: dict[str, Any], name: str) -> No
 def test_the_folder_comes_first_and_a_run_goes_on_by_its_own_recipe(place: Path, work: Path) -> None:
     """A place that cannot be written is an error before anything is read; a finished run repeats its result without its data."""
     (work / "file").write_text("not a folder", encoding="utf-8")
-    done = learn(place, "nowhere", "nothing", "--run", "file")
-    assert (done.code, "file: cannot be a run folder" in done.err) == (5, True), done.err
+    learn(place, "nowhere", "nothing", "--run", "file").exits(5, "file: cannot be a run folder")
     Path("classes.jsonl").write_bytes((place / "classes.jsonl").read_bytes())
     words = ["--from", str(place / "bert"), "--data", "classes.jsonl", "carbon.enabled=false", "training.steps=2", "--run", "run"]
-    assert finetune(*words).code == 0
+    finetune(*words).exits(0)
     done = finetune(*[word for word in words if "steps" not in word], "training.epochs=3", "--resume")
     assert (done.code, "training.steps: 2 in the run, not set now" in done.err) == (0, True), done.err
-    assert finetune(*words, "training.steps=40", "--resume", "--json").code == 0
+    finetune(*words, "training.steps=40", "--resume", "--json").exits(0)
     words[words.index("training.steps=2")] = "training.steps=40"
     Path("classes.jsonl").unlink()
     done = finetune(*words, "--resume")
     assert (done.code, "this run is finished" in done.err, "# classification" in done.err) == (0, True, False), done.err
-    done = finetune(*words, "training.batch_size=3", "--resume")
-    assert (done.code, "training.batch_size: " in done.err) == (2, True), done.err
+    finetune(*words, "training.batch_size=3", "--resume").exits(2, "training.batch_size: ")
 
 
 @pytest.mark.parametrize("run", [[], ["--run", "run"]])  # without it, the run is named after them
 def test_without_data_or_checkpoint(run: list[str], place: Path, work: Path) -> None:
-    done = finetune("--from", str(place / "bert"), *run)
-    assert (done.code, "Give a RECIPE, or --data F" in done.err) == (2, True), done.err
-    done = finetune("--data", str(place / "classes.jsonl"), *run)
-    assert (done.code, "which checkpoint? Give --from CKPT" in done.err) == (2, True)
+    finetune("--from", str(place / "bert"), *run).exits(2, "Give a RECIPE, or --data F")
+    finetune("--data", str(place / "classes.jsonl"), *run).exits(2, "which checkpoint? Give --from CKPT")
 
 
 @pytest.mark.thorough
@@ -583,8 +573,7 @@ def test_a_stopped_run_goes_on_with_what_it_was_given(place: Path, work: Path) -
     assert (done.code, "changes" in done.err, "# classification" in done.err) == (0, False, False), done.err
     assert hashes(Path("stopped"), 6) == hashes(Path("whole"), 6)
     Path("others.jsonl").write_bytes((place / "classes.jsonl").read_bytes())
-    done = run_tfkit(work, ["finetune", "--data", "others.jsonl", "--run", "whole", "--resume"])
-    assert (done.code, "data.train: " in done.err) == (2, True), done.err
+    run_tfkit(work, ["finetune", "--data", "others.jsonl", "--run", "whole", "--resume"]).exits(2, "data.train: ")
 
 
 def test_a_run_by_a_recipe_goes_on_without_naming_its_columns_again(place: Path, work: Path) -> None:

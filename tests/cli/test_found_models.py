@@ -62,8 +62,7 @@ def tuned(place: Path, data: str, new: str, *changes: str) -> tuple[list[dict[st
         ["predict", "--from", "run", "--data", new, *words],
         ["push", "run", "someone/name", "--dry-run"],
     ):
-        done = run_here(command, place)
-        assert done.code == 0, done.err
+        done = run_here(command, place).exits(0)
         answers = done.out if command[0] == "predict" else answers
     assert "model.safetensors" in done.out
     return [json.loads(line) for line in answers.splitlines()], find_checkpoint(place / "run")

@@ -15,12 +15,11 @@ from pathlib import Path
 import pytest
 from test_evaluate import NO_CARBON, RECIPE, write_checkpoint
 from tiny_chats import TEMPLATES, write_chat_checkpoint
-from tiny_files import parse_rows, write_rows
-from tiny_runs import Program
+from tiny_files import parse_rows, read_json, write_rows
+from tiny_runs import Done, Program, run_here
 from tiny_writers import complete_texts
 
 import tfkit
-from tfkit.__main__ import main
 from tfkit.console.characters import escaped
 from tfkit.families import PRESETS
 from tfkit.hub import load, save_model
@@ -41,8 +40,8 @@ def folder(tmp_path_factory) -> Path:
     return write_checkpoint(tmp_path_factory.mktemp("generate") / "model")
 
 
-def run(*arguments: object) -> int:
-    return main(["generate", *map(str, arguments), NO_CARBON])
+def run(*arguments: object) -> Done:
+    return run_here(["generate", *arguments, NO_CARBON])
 
 
 def expected(folder, prompts=PROMPTS, **settings) -> list[dict[str, object]]:
@@ -54,22 +53,21 @@ def expected(folder, prompts=PROMPTS, **settings) -> list[dict[str, object]]:
     ]
 
 
-def test_one_prompt_gives_its_text(capsys, folder):
+def test_one_prompt_gives_its_text(folder):
     [row] = expected(folder, ["the cat"], temperature=0, max_new_tokens=9)
-    assert run("--from", folder, "--prompt", "the cat", "--temperature", 0, "--max-new-tokens", 9) == 0
-    assert capsys.readouterr().out == f"the cat{row['completion']}\n"
-    assert run("--from", folder, "--prompt", "the cat", "--temperature", 0, "--max-new-tokens", 9, "--json") == 0
-    assert parse_rows(capsys.readouterr().out) == [row]
+    done = run("--from", folder, "--prompt", "the cat", "--temperature", 0, "--max-new-tokens", 9).exits(0)
+    assert done.out == f"the cat{row['completion']}\n"
+    done = run("--from", folder, "--prompt", "the cat", "--temperature", 0, "--max-new-tokens", 9, "--json").exits(0)
+    assert parse_rows(done.out) == [row]
 
 
-def test_json_lines_in_order(capsys, folder, tmp_path):
+def test_json_lines_in_order(folder, tmp_path):
     prompts = [" ".join([PROMPTS[i % 5]] * (1 + 7 * i % 4)) for i in range(70)]  # of several lengths, and more than three batches
     path = tmp_path / "prompts.jsonl"
     path.write_text("\n\n".join(json.dumps({"id": i, "prompt": prompt}) for i, prompt in enumerate(prompts)), encoding="utf-8")
     settings = {"temperature": 0.7, "top_k": 9, "top_p": 0.9, "seed": 5, "max_new_tokens": 12}
     options = [word for name, value in settings.items() for word in (f"--{name.replace('_', '-')}", value)]
-    assert run("--from", folder, "--input", path, *options) == 0
-    found = parse_rows(capsys.readouterr().out)
+    found = parse_rows(run("--from", folder, "--input", path, *options).exits(0).out)
     assert found == [{"id": i, **row} for i, row in enumerate(expected(folder, prompts, **settings))]  # with every field of its line
 
 
@@ -83,31 +81,30 @@ def test_json_lines_in_order(capsys, folder, tmp_path):
     ],
 )
 @pytest.mark.parametrize("place", [["-"], ["--input", "-"]])
-def test_prompts_from_stdin(capsys, monkeypatch, folder, content, prompts, place):
+def test_prompts_from_stdin(monkeypatch, folder, content, prompts, place):
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(content)))
-    assert run("--from", folder, *place, "--max-new-tokens", 2) == 0
-    assert [row["prompt"] for row in parse_rows(capsys.readouterr().out)] == prompts
+    assert [row["prompt"] for row in parse_rows(run("--from", folder, *place, "--max-new-tokens", 2).exits(0).out)] == prompts
 
 
-def test_stop_strings(capsys, folder):
+def test_stop_strings(folder):
     [free] = expected(folder, ["the cat"], temperature=0, max_new_tokens=20)
     stop = free["completion"][3:5]
-    assert run("--from", folder, "--prompt", "the cat", "--temperature", 0, "--stop", "never", "--stop", stop, "--json") == 0
-    [row] = parse_rows(capsys.readouterr().out)
+    done = run("--from", folder, "--prompt", "the cat", "--temperature", 0, "--stop", "never", "--stop", stop, "--json").exits(0)
+    [row] = parse_rows(done.out)
     assert row["completion"] == free["completion"].partition(stop)[0]
     assert row["finish"] == "stop"
 
 
-def test_beam_search(capsys, folder):
+def test_beam_search(folder):
     rows = expected(folder, ["the cat", "a"], num_beams=4, max_new_tokens=12)
-    assert run("--from", folder, "--prompt", "the cat", "--num-beams", 4, "--max-new-tokens", 12) == 0
-    assert capsys.readouterr().out == f"the cat{rows[0]['completion']}\n"
+    done = run("--from", folder, "--prompt", "the cat", "--num-beams", 4, "--max-new-tokens", 12).exits(0)
+    assert done.out == f"the cat{rows[0]['completion']}\n"
     assert rows != expected(folder, ["the cat", "a"], temperature=0, max_new_tokens=12)
-    assert run("--from", folder, "--prompt", "a", "--json", "--max-new-tokens", 12, "generation.num_beams=4") == 0
-    assert parse_rows(capsys.readouterr().out) == rows[1:]
+    done = run("--from", folder, "--prompt", "a", "--json", "--max-new-tokens", 12, "generation.num_beams=4").exits(0)
+    assert parse_rows(done.out) == rows[1:]
 
 
-def test_an_encoder_decoder_gives_its_own_text(capsys, tmp_path, monkeypatch):
+def test_an_encoder_decoder_gives_its_own_text(tmp_path, monkeypatch):
     tokenizer = train_tokenizer(TokenizerSection(kind="unigram", vocab_size=180), [*PROMPTS, "the cat sat on the mat"] * 3)
     config = PRESETS["t5-v1.1-small"][1] | {"vocab_size": tokenizer.size, "dim": 24, "num_heads": 3, "head_dim": None, "hidden_dim": 44}
     model = build(ModelConfig.model_validate(config | {"encoder_layers": 1, "decoder_layers": 1}), seed=3)
@@ -117,16 +114,15 @@ def test_an_encoder_decoder_gives_its_own_text(capsys, tmp_path, monkeypatch):
     settings = GenerationSection(max_new_tokens=9, num_beams=2, no_repeat_ngram=1)
     made = complete_texts(loaded.model, tokenizer, PROMPTS, settings, eos_ids=loaded.eos_ids, start_id=loaded.start_id)
     options = ["--max-new-tokens", 9, "--num-beams", 2, "generation.no_repeat_ngram=1"]
-    assert run("--from", tmp_path, "--prompt", PROMPTS[0], *options) == 0
-    assert capsys.readouterr().out == f"{made[0].text}\n"
+    assert run("--from", tmp_path, "--prompt", PROMPTS[0], *options).exits(0).out == f"{made[0].text}\n"
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO("\n".join(PROMPTS).encode())))
-    assert run("--from", tmp_path, "-", *options) == 0
-    assert [(row["prompt"], row["completion"]) for row in parse_rows(capsys.readouterr().out)] == [
+    done = run("--from", tmp_path, "-", *options).exits(0)
+    assert [(row["prompt"], row["completion"]) for row in parse_rows(done.out)] == [
         (prompt, completion.text) for prompt, completion in zip(PROMPTS, made, strict=True)
     ]
 
 
-def test_settings_of_the_run_unless_given(capsys, tmp_path):
+def test_settings_of_the_run_unless_given(tmp_path):
     checkpoint = save_checkpoint(tmp_path / "run" / "checkpoints", 5, lambda path: write_checkpoint(path) and None)
     recipe = RECIPE.replace("PATH", "x.txt").replace("VALIDATION", "null") + "generation: {max_new_tokens: 3, temperature: 0}\n"
     (tmp_path / "run" / "recipe.yaml").write_text(recipe, encoding="utf-8")
@@ -135,32 +131,29 @@ def test_settings_of_the_run_unless_given(capsys, tmp_path):
         (["--max-new-tokens", 5], {"max_new_tokens": 5, "temperature": 0}),
         (["generation.max_new_tokens=4", "generation.temperature=1"], {"max_new_tokens": 4, "temperature": 1}),
     ]:
-        assert run("--from", tmp_path / "run", "--prompt", "the cat", "--json", *arguments) == 0
-        assert parse_rows(capsys.readouterr().out) == expected(checkpoint, ["the cat"], **settings)
+        done = run("--from", tmp_path / "run", "--prompt", "the cat", "--json", *arguments).exits(0)
+        assert parse_rows(done.out) == expected(checkpoint, ["the cat"], **settings)
 
 
-def test_settings_of_generation_config(capsys, tmp_path):
+def test_settings_of_generation_config(tmp_path):
     folder = write_checkpoint(tmp_path / "model")
     path = folder / "generation_config.json"
-    stated = json.loads(path.read_text(encoding="utf-8")) | {"do_sample": True, "temperature": 0.5, "top_k": 4, "max_new_tokens": 6}
+    stated = read_json(path) | {"do_sample": True, "temperature": 0.5, "top_k": 4, "max_new_tokens": 6}
     path.write_text(json.dumps(stated | {"diversity_penalty": 0.5}), encoding="utf-8")
     for arguments, settings in [
         ([], {"temperature": 0.5, "top_k": 4, "max_new_tokens": 6}),
         (["--temperature", 0, "generation.max_new_tokens=9"], {"temperature": 0, "max_new_tokens": 9}),
     ]:
-        assert run("--from", folder, "--prompt", "the cat", "--json", *arguments) == 0
-        out, err = capsys.readouterr()
-        assert parse_rows(out) == expected(folder, ["the cat"], **settings)
-        assert err.count(": by the checkpoint's generation_config.json, unless options") == 1
-        assert err.count("generation_config.json: not supported and ignored: diversity_penalty\n") == 1
+        done = run("--from", folder, "--prompt", "the cat", "--json", *arguments).exits(0)
+        assert parse_rows(done.out) == expected(folder, ["the cat"], **settings)
+        assert done.err.count(": by the checkpoint's generation_config.json, unless options") == 1
+        assert done.err.count("generation_config.json: not supported and ignored: diversity_penalty\n") == 1
     [free] = expected(folder, ["the cat"], temperature=0, max_new_tokens=6)
     [made] = load(folder).codec.encode_bare([free["completion"]])
     path.write_text(json.dumps(stated | {"bad_words_ids": [[token] for token in made.tolist()]}), encoding="utf-8")
-    assert run("--from", folder, "--prompt", "the cat", "--json", "--temperature", 0) == 0
-    assert parse_rows(capsys.readouterr().out) != [free]
+    assert parse_rows(run("--from", folder, "--prompt", "the cat", "--json", "--temperature", 0).exits(0).out) != [free]
     path.write_text(json.dumps(stated | {"bad_words_ids": [[99999]]}), encoding="utf-8")
-    assert run("--from", folder, "--prompt", "the cat") == 4
-    assert "generation_config.json: bad_words_ids is 99999" in capsys.readouterr().err
+    run("--from", folder, "--prompt", "the cat").exits(4, "generation_config.json: bad_words_ids is 99999")
 
 
 @pytest.mark.parametrize(
@@ -181,20 +174,17 @@ def test_settings_of_generation_config(capsys, tmp_path):
         (["--prompt", "a", "evaluation.batch_size=3"], "", 2, "this command reads only the sections generation, carbon"),
     ],
 )
-def test_errors(capsys, monkeypatch, folder, arguments, content, code, message):
+def test_errors(monkeypatch, folder, arguments, content, code, message):
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(content.encode())))
-    assert run("--from", folder, *arguments) == code
-    out, err = capsys.readouterr()
-    assert message in err
-    assert len(out.splitlines()) == ("stdin:2: " in message)  # the line before it is answered
-    assert "Traceback" not in err
+    done = run("--from", folder, *arguments).exits(code, message)
+    assert len(done.out.splitlines()) == ("stdin:2: " in message)  # the line before it is answered
+    assert "Traceback" not in done.err
 
 
-def test_bytes_that_are_not_text(capsys, folder, tmp_path):
+def test_bytes_that_are_not_text(folder, tmp_path):
     path = tmp_path / "prompts.txt"
     path.write_bytes(b"good\n\nbad \xff\n")
-    assert run("--from", folder, "--input", path) == 3
-    assert "prompts.txt:3:5: not UTF-8" in capsys.readouterr().err
+    run("--from", folder, "--input", path).exits(3, "prompts.txt:3:5: not UTF-8")
 
 
 @pytest.mark.parametrize(
@@ -207,12 +197,10 @@ def test_bytes_that_are_not_text(capsys, folder, tmp_path):
         ("a.jsonl", "\n", "a.jsonl: there is no prompt"),
     ],
 )
-def test_files_of_other_formats_are_not_lines_of_prompts(capsys, folder, tmp_path, name, content, message):
+def test_files_of_other_formats_are_not_lines_of_prompts(folder, tmp_path, name, content, message):
     path = tmp_path / name
     path.write_text(content, encoding="utf-8")
-    assert run("--from", folder, "--input", path) == 3
-    out, err = capsys.readouterr()
-    assert (out, message in err) == ("", True)
+    run("--from", folder, "--input", path).refuses(3, message)
 
 
 # -- the program
@@ -267,28 +255,25 @@ def user(text: str) -> dict[str, str]:
 GREEDY = ["--temperature", 0, "--max-new-tokens", 9]
 
 
-def test_chat_answers_a_prompt(capsys, chat_folder):
+def test_chat_answers_a_prompt(chat_folder):
     [answer] = answers(chat_folder, [user("Hello")], max_new_tokens=9)
-    assert run("--from", chat_folder, "--chat", "--prompt", "Hello", *GREEDY) == 0
-    assert capsys.readouterr().out == f"{answer}\n"
-    assert run("--from", chat_folder, "--chat", "--prompt", "Hello", "--json", *GREEDY) == 0
-    [row] = parse_rows(capsys.readouterr().out)
+    assert run("--from", chat_folder, "--chat", "--prompt", "Hello", *GREEDY).exits(0).out == f"{answer}\n"
+    [row] = parse_rows(run("--from", chat_folder, "--chat", "--prompt", "Hello", "--json", *GREEDY).exits(0).out)
     assert (row["prompt"], row["completion"]) == ("Hello", answer)
     [plain] = expected(chat_folder, ["Hello"], temperature=0, max_new_tokens=9)
     assert plain["completion"] != answer
 
 
-def test_chat_answers_lines(capsys, chat_folder, tmp_path):
+def test_chat_answers_lines(chat_folder, tmp_path):
     talk = [{"role": "system", "content": "Be brief."}, user("Hi"), {"role": "assistant", "content": "Yes?"}, user("How are you?")]
     path = write_rows(tmp_path / "prompts.jsonl", [{"messages": talk}, {"prompt": "Hello", "id": 3}])
-    assert run("--from", chat_folder, "--chat", "--input", path, *GREEDY) == 0
-    found = parse_rows(capsys.readouterr().out)
+    found = parse_rows(run("--from", chat_folder, "--chat", "--input", path, *GREEDY).exits(0).out)
     assert [row["completion"] for row in found] == answers(chat_folder, talk, [user("Hello")], max_new_tokens=9)
     assert (found[0]["messages"], found[1]["prompt"]) == (talk, "Hello")
 
 
 @pytest.mark.thorough
-def test_chat_shows_the_tools_and_their_calls(capsys, tmp_path):
+def test_chat_shows_the_tools_and_their_calls(tmp_path):
     folder = write_chat_checkpoint(tmp_path / "model", FORMATS["chatml_tools"].jinja())
     tools = [{"name": "add", "parameters": {"type": "object"}}]
     call = {"type": "function", "function": {"name": "add", "arguments": {"a": 1}}}
@@ -302,41 +287,36 @@ def test_chat_shows_the_tools_and_their_calls(capsys, tmp_path):
     settings = GenerationSection(temperature=0, max_new_tokens=9)
     [wanted] = complete_texts(loaded.model, loaded.codec, [shown], settings, eos_ids=loaded.eos_ids, rendered=True)
     path = write_rows(tmp_path / "prompts.jsonl", [{"messages": talk, "tools": tools}])
-    assert run("--from", folder, "--chat", "--input", path, *GREEDY) == 0
-    [row] = parse_rows(capsys.readouterr().out)
+    [row] = parse_rows(run("--from", folder, "--chat", "--input", path, *GREEDY).exits(0).out)
     assert (row["completion"], row["tools"], row["messages"]) == (wanted.text, tools, talk)
     [same] = tfkit.generate(
         [{"messages": talk, "tools": tools}], {"generation.temperature": 0, "generation.max_new_tokens": 9}, start=folder, chat=True
     )
     assert same.completion == wanted.text
     path = write_rows(tmp_path / "none.jsonl", [{"messages": talk, "tools": [3]}])
-    assert run("--from", folder, "--chat", "--input", path, *GREEDY) == 3
-    assert f"{path}:1: tools are a list of JSON Schemas of functions" in capsys.readouterr().err
+    run("--from", folder, "--chat", "--input", path, *GREEDY).exits(3, f"{path}:1: tools are a list of JSON Schemas of functions")
 
 
-def test_chat_with_tools_needs_a_template_that_shows_them(capsys, chat_folder, tmp_path):
+def test_chat_with_tools_needs_a_template_that_shows_them(chat_folder, tmp_path):
     path = write_rows(tmp_path / "prompts.jsonl", [{"messages": [user("Hi")], "tools": [{"name": "add"}]}])
-    assert run("--from", chat_folder, "--chat", "--input", path, *GREEDY) == 4
-    assert f"{chat_folder}: the chat template does not show tools" in capsys.readouterr().err
+    run("--from", chat_folder, "--chat", "--input", path, *GREEDY).exits(4, f"{chat_folder}: the chat template does not show tools")
 
 
-def test_chat_with_plain_lines(capsys, monkeypatch, chat_folder):
+def test_chat_with_plain_lines(monkeypatch, chat_folder):
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"Hello\nHi\n")))
-    assert run("--from", chat_folder, "--chat", "-", *GREEDY) == 0
-    found = [row["completion"] for row in parse_rows(capsys.readouterr().out)]
+    found = [row["completion"] for row in parse_rows(run("--from", chat_folder, "--chat", "-", *GREEDY).exits(0).out)]
     assert found == answers(chat_folder, [user("Hello")], [user("Hi")], max_new_tokens=9)
 
 
 @pytest.mark.sampled(2)
 @pytest.mark.parametrize("eos", ["token", "list"])
-def test_an_answer_ends_where_generation_config_says(capsys, tmp_path, eos):
+def test_an_answer_ends_where_generation_config_says(tmp_path, eos):
     folder = write_chat_checkpoint(tmp_path / "model", TEMPLATES["chatml"])
     loaded = load(folder)
     [answer] = answers(folder, [user("Hello")], max_new_tokens=9)
     end = loaded.codec.encode_texts([answer])[0][len(loaded.codec.prefix)]
     (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": end if eos == "token" else [1, end]}), encoding="utf-8")
-    assert run("--from", folder, "--chat", "--prompt", "Hello", "--json", *GREEDY) == 0
-    [row] = parse_rows(capsys.readouterr().out)
+    [row] = parse_rows(run("--from", folder, "--chat", "--prompt", "Hello", "--json", *GREEDY).exits(0).out)
     assert (row["completion"], row["finish"]) == ("", "stop")
 
 
@@ -362,22 +342,20 @@ def test_an_answer_ends_where_generation_config_says(capsys, tmp_path, eos):
         (["--chat", "-"], '{"text": "a"}', 3, 'stdin:1: no text under "prompt"; its fields are text'),
     ],
 )
-def test_chat_errors(capsys, monkeypatch, chat_folder, arguments, content, code, message):
-    test_errors(capsys, monkeypatch, chat_folder, arguments, content, code, message)
+def test_chat_errors(monkeypatch, chat_folder, arguments, content, code, message):
+    test_errors(monkeypatch, chat_folder, arguments, content, code, message)
 
 
-def test_a_checkpoint_that_knows_no_conversations(capsys, folder):
-    assert run("--from", folder, "--chat", "--prompt", "Hello") == 4
-    assert f"{folder}: this checkpoint has no chat template" in capsys.readouterr().err
+def test_a_checkpoint_that_knows_no_conversations(folder):
+    run("--from", folder, "--chat", "--prompt", "Hello").exits(4, f"{folder}: this checkpoint has no chat template")
 
 
-def test_a_conversation_that_the_template_refuses(capsys, tmp_path):
+def test_a_conversation_that_the_template_refuses(tmp_path):
     folder = write_chat_checkpoint(tmp_path / "model", TEMPLATES["gemma"])
     path = write_rows(tmp_path / "prompts.jsonl", [{"prompt": "a"}, {"messages": [{"role": "assistant", "content": "a"}]}])
-    assert run("--from", folder, "--chat", "--input", path) == 4
-    out, err = capsys.readouterr()
-    assert [row["prompt"] for row in parse_rows(out)] == ["a"]
-    assert f"{folder}/chat_template.jinja:4: the chat template, given {path}:2, failed: Conversation roles must alternate" in err
+    done = run("--from", folder, "--chat", "--input", path).exits(4)
+    assert [row["prompt"] for row in parse_rows(done.out)] == ["a"]
+    assert f"{folder}/chat_template.jinja:4: the chat template, given {path}:2, failed: Conversation roles must alternate" in done.err
 
 
 def take_the_terminal() -> None:

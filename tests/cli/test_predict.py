@@ -49,8 +49,7 @@ def test_rows_without_a_label_have_the_predictions_of_an_evaluation(answers: Pat
     run_here(command, answers).exits(0)
     wanted = parse_rows(Path("of.jsonl").read_text(encoding="utf-8"))
     rows = unlabelled(name)
-    done = predict("--from", answers / name, "--data", write_rows(Path("new.jsonl"), rows), "--all", "evaluation.batch_size=5")
-    assert (done.code, "Traceback" in done.err) == (0, False), done.err
+    done = predict("--from", answers / name, "--data", write_rows(Path("new.jsonl"), rows), "--all", "evaluation.batch_size=5").exits(0)
     found = parse_rows(done.out)
     assert [{key: one[key] for key in row} for one, row in zip(found, rows, strict=True)] == rows  # every field, in order
     mine, expected = [one["prediction"] for one in found], [one.get("predicted", one.get("text")) for one in wanted]
@@ -99,14 +98,14 @@ def test_a_table_in_gives_a_table_out(answers: Path) -> None:
         table = list(csv.DictReader(file))
     assert [{key: one[key] for key in rows[0]} for one in table] == rows
     assert [(one["prediction"], float(one["probability"])) for one in table] == [(one["prediction"], one["probability"]) for one in printed]
-    document = json.loads(done.out)
+    document = done.document
     assert (document["rows"], document["bad_rows"], document["out"], document["objective"]) == (24, 0, "out.csv", "classification")
     assert document["tokens"] > 24 * 2
     done = predict(*start, "--out", "out.jsonl")
     assert [line.split("  ")[0] for line in done.out.splitlines()] == ["predictions", "rows", "checkpoint"]
     text = Path("out.jsonl").read_text(encoding="utf-8")
     assert (parse_rows(text), "é" in text) == (printed, True)
-    assert predict(*start, "--out", "out.tsv", "--all").code == 0
+    predict(*start, "--out", "out.tsv", "--all").exits(0)
     with open("out.tsv", newline="", encoding="utf-8") as file:
         wide = list(csv.DictReader(file, delimiter="\t"))
     assert json.loads(wide[0]["probabilities"]).keys() == {"blue", "green", "red"}
@@ -147,11 +146,10 @@ def test_rows_that_cannot_be_read(answers: Path) -> None:
     assert third.keys() == {"prediction", "error"}
     assert (fourth["id"], fourth["x"], fourth["prediction"], fourth["nonfinite"]) == (4, None, None, {"x": "nan"})
     assert "3 bad rows skipped: 1 no column 'text' (first bad.jsonl:2), 1 not JSON (first bad.jsonl:3), 1 no tokens" in done.err
-    done = predict(*start, "data.on_bad_row=skip", "--out", "out.csv")
-    assert (done.code, "the field 'other', and the first has none" in done.err) == (3, True), done.err
+    predict(*start, "data.on_bad_row=skip", "--out", "out.csv").exits(3, "the field 'other', and the first has none")
     Path("bad.csv").write_text("id,text\n1,\n2,the cat,and more\n3,a dog\n", encoding="utf-8")
     done = predict("--from", answers / "classes", "--data", "bad.csv", "data.on_bad_row=skip", "--out", "out.csv", "--json")
-    assert (done.code, json.loads(done.out)["bad_rows"]) == (0, 2), done.err
+    assert (done.code, done.document["bad_rows"]) == (0, 2), done.err
     with open("out.csv", newline="", encoding="utf-8") as file:
         table = list(csv.DictReader(file))
     assert [*table[0]] == ["id", "text", "prediction", "probability", "error"]
@@ -168,19 +166,16 @@ def test_what_is_wrong_with_the_command(answers: Path) -> None:
         (["--out", "nowhere/out.jsonl"], 5, "the folder nowhere does not exist"),
         (["--out", answers / "test.jsonl"], 2, "is among the data that this command reads"),
     ]:
-        done = predict(*start, *words)
-        assert (done.code, message in done.err, done.out) == (code, True, ""), done.err
+        predict(*start, *words).refuses(code, message)
     Path("empty.jsonl").touch()
     for data, message in [("empty.jsonl", "no rows here"), ("nowhere.csv", "no such file or folder"), ("-", "stdin: there is no row")]:
-        done = predict(*start[:2], "--data", data, stdin=b"")
-        assert (done.code, message in done.err) == (3, True), done.err
+        predict(*start[:2], "--data", data, stdin=b"").exits(3, message)
     for model, code, message in [
         (Path("nowhere"), 4, "nowhere"),
         (answers.parent / "model", 4, "this model continues texts, and has no chat template, so its task is not known"),
         (FIXTURES / "finished", 2, "causal_lm gives no answer to a row: predict is for models that were trained on labelled rows"),
     ]:
-        done = predict("--from", model, "--data", "empty.jsonl")
-        assert (done.code, message in done.err) == (code, True), done.err
+        predict("--from", model, "--data", "empty.jsonl").exits(code, message)
 
 
 PIPED = [
@@ -207,8 +202,7 @@ def test_a_line_that_is_no_table_is_a_text(answers: Path) -> None:
 
 @pytest.mark.parametrize("stdin", PIPED)
 def test_what_comes_from_a_pipe_is_recognised(answers: Path, stdin: bytes) -> None:
-    done = predict("--from", answers / "classes", "--data", "-", stdin=stdin).exits(0)
-    one = parse_rows(done.out)[-1]
+    one = parse_rows(predict("--from", answers / "classes", "--data", "-", stdin=stdin).exits(0).out)[-1]
     assert (one["text"], one["prediction"] in ("blue", "green", "red"), str(one.get("id", 3))) == ("the cat", True, "3")
 
 
@@ -234,8 +228,7 @@ def test_a_checkpoint_from_elsewhere_knows_its_objective(answers: Path) -> None:
             if not facts:
                 for file in ("tfkit.json", "manifest.json"):
                     (alone / file).unlink()
-            done = predict("--from", alone, *start).exits(0)
-            assert [one["prediction"] for one in parse_rows(done.out)] == wanted
+            assert [one["prediction"] for one in parse_rows(predict("--from", alone, *start).exits(0).out)] == wanted
 
 
 # -- the program
@@ -267,8 +260,6 @@ def test_a_row_from_a_pipe_is_answered_as_it_comes(answers: Path) -> None:
 def test_a_reader_that_has_had_enough_ends_it(answers: Path) -> None:
     rows = write_rows(Path("many.jsonl"), unlabelled("classes") * 400)
     program = Program(command(answers, "--data", rows), stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-    assert program.stdout is not None
-    assert program.stderr is not None
     assert json.loads(program.stdout.readline())["id"] == 0
     program.stdout.close()
     assert program.stderr.read() == b""
@@ -299,8 +290,7 @@ def test_the_fields_of_a_table_are_those_of_the_rows(answers: Path, suffix: str)
 def test_a_stopped_command_leaves_no_half_file(answers: Path) -> None:
     rows = write_rows(Path("many.jsonl"), unlabelled("classes") * 400)
     words = ["predict", "--from", str(answers / "classes"), "--data", str(rows), "--out", "new.jsonl"]
-    done = Process(Path(), words, stop_in_the_fourth_window(signal.SIGTERM)).wait()
-    assert (done.code, "112 rows were answered" in done.err) == (143, True), done.err
+    Process(Path(), words, stop_in_the_fourth_window(signal.SIGTERM)).wait().exits(143, "112 rows were answered")
     assert [*Path().glob("*new*")] == []
 
 
@@ -308,13 +298,11 @@ def test_a_tagger_reads_plain_text_and_writes_conll(answers: Path) -> None:
     """From stdin, from lines of a file, and in Python; words are split as in data sets of tagged words."""
     text = "the cat's 3.5-mat (a) hat."
     words = ["the", "cat's", "3.5-mat", "(", "a", ")", "hat", "."]
-    done = predict("--from", answers / "tags", "--data", "-", stdin=f"{text}\n".encode())
-    assert done.code == 0, done.err
-    [line] = parse_rows(done.out)
+    [line] = parse_rows(predict("--from", answers / "tags", "--data", "-", stdin=f"{text}\n".encode()).exits(0).out)
     assert (line["text"], line["tokens"], len(line["prediction"])) == (text, words, len(words))
     Path("texts.txt").write_text(f"{text}\nthe dog\n", encoding="utf-8")
     start = ["--from", answers / "tags", "--data", "texts.txt", "data.validation.0.format=lines"]
-    assert predict(*start, "--out", "tagged.conll").code == 0
+    predict(*start, "--out", "tagged.conll").exits(0)
     sentences = Path("tagged.conll").read_text(encoding="utf-8").split("\n\n")
     assert sentences[0].splitlines() == [f"{word}\t{tag}" for word, tag in zip(words, line["prediction"], strict=True)]
     assert [one.split("\t")[0] for one in sentences[1].splitlines()] == ["the", "dog"]
@@ -326,8 +314,7 @@ def test_a_tagger_reads_plain_text_and_writes_conll(answers: Path) -> None:
     ("start", "name", "code"), [("classes", "out.xlsx", 2), ("classes", "out.conll", 2), ("tags", "out.txt", 2), ("classes", "out", 0)]
 )
 def test_a_suffix_without_a_format_is_refused(answers: Path, start: str, name: str, code: int) -> None:
-    done = predict("--from", answers / start, "--data", answers / "test.jsonl", "--out", name)
-    assert done.code == code, done.err
+    done = predict("--from", answers / start, "--data", answers / "test.jsonl", "--out", name).exits(code)
     if code:
         assert f"--out {name}: nothing is written in the format {Path(name).suffix}; name a file in .jsonl" in done.err
         assert not Path(name).exists()

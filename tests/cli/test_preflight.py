@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tiny_files import read_rows, write_rows
+from tiny_files import read_json, read_rows, write_rows
 from tiny_runs import Done, exact, pretrain, run_tfkit
 
 WORDS = ["the", "a", "cat", "dog", "sat", "on", "mat", "hat", "ran", "fast", "slow", "big", "small", "red", "blue", "tree"]
@@ -47,13 +47,13 @@ def run(place: Path, *words: str, name: str = "run") -> Done:
 def finished(place: Path, name: str, **settings: Any) -> Path:
     """The tokenizer of a run, with other settings; without special_tokens_map.json, which would make up for them."""
     if not (place / "first").exists():
-        assert run(place, "training.steps=1", "tokenizer.special_tokens=['<more>']", name="first").code == 0
+        run(place, "training.steps=1", "tokenizer.special_tokens=['<more>']", name="first").exits(0)
     folder = place / name
     folder.mkdir()
     for file in (place / "first" / "checkpoints" / "step-000001").glob("tokenizer*"):
         shutil.copy(file, folder)
     config = folder / "tokenizer_config.json"
-    config.write_text(json.dumps(json.loads(config.read_text(encoding="utf-8")) | settings), encoding="utf-8")
+    config.write_text(json.dumps(read_json(config) | settings), encoding="utf-8")
     return folder
 
 
@@ -81,7 +81,7 @@ def test_the_end_of_the_only_text_is_a_target_where_the_rows_end_with_it(place: 
 
 def test_a_finished_tokenizer_without_an_end_is_reported(place: Path) -> None:
     folder = finished(place, "endless", eos_token=None, bos_token=None)
-    tokenizer = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
+    tokenizer = read_json(folder / "tokenizer.json")
     (folder / "tokenizer.json").write_text(json.dumps(tokenizer | {"post_processor": None}), encoding="utf-8")
     run(place, "tokenizer={path: endless}").exits(0, "warning: the tokenizer has no token that ends a text")
     done = run(place, "tokenizer={kind: bpe_eow, vocab_size: 100}", name="gpt")  # whose kind has none
@@ -120,10 +120,10 @@ def test_padding_is_masked_by_length_whatever_its_id(place: Path) -> None:
         run(place, *words, f"tokenizer={{path: {name}-pad}}", name=name).exits(0)
     assert exact(place / "same") == exact(place / "own") == exact(place / "none")
     done = run_tfkit(place, ["inspect", "tiny.yaml", *words, "tokenizer={path: same-pad}", "--show", "4", "--json"]).exits(0)
-    for row in json.loads(done.out)["rows"]:
+    for row in done.document["rows"]:
         ends = [token["kind"] != "padding" for token in row["tokens"] if token["token"] == "<|endoftext|>"]
         assert sum(ends) == 3, "the template's, and the two of the text"
-    assert any(token["kind"] == "padding" for row in json.loads(done.out)["rows"] for token in row["tokens"])
+    assert any(token["kind"] == "padding" for row in done.document["rows"] for token in row["tokens"])
 
 
 # ---------------------------------------------------------------------------------------------------------------- what is lost
@@ -135,9 +135,8 @@ def test_more_rows_cut_than_the_limit_are_refused(place: Path) -> None:
     first = int(first_run.err.partition("truncated (first labelled.jsonl:")[2].partition(")")[0])
     cut = int(first_run.err.partition("labelled.jsonl: 40 rows, ")[2].partition(" of them truncated")[0])
     assert 0 < cut < 40
-    assert run(place, *words, f"data.max_lost={cut / 40}", name="as-many").code == 0
-    done = run(place, *words, f"data.max_lost={(cut - 1) / 40}", name="fewer")
-    assert (done.code, done.out) == (3, ""), done.err
+    run(place, *words, f"data.max_lost={cut / 40}", name="as-many").exits(0)
+    done = run(place, *words, f"data.max_lost={(cut - 1) / 40}", name="fewer").refuses(3)
     said = f"labelled.jsonl: 40 rows, {cut} of them truncated (first labelled.jsonl:{first}): more than"
     assert f"{said} data.max_lost, {(cut - 1) / 40:.4g}, allows; allow longer rows (data.sequence_length, model.context_length)" in done.err
 
@@ -145,15 +144,14 @@ def test_more_rows_cut_than_the_limit_are_refused(place: Path) -> None:
 def test_more_bad_rows_than_the_limit_are_refused(place: Path) -> None:
     write(place / "bad.jsonl", [{"text": text(np.random.default_rng(i), 30)} if i % 5 else {"txt": ""} for i in range(20)])
     words = ["data.train=[{path: bad.jsonl}]", "data.on_bad_row=skip"]
-    assert run(place, *words, "data.max_lost=0.2").code == 0
+    run(place, *words, "data.max_lost=0.2").exits(0)
     done = run(place, *words, "data.max_lost=0.19", name="more")
     assert (done.code, done.out) == (3, ""), done.err
     assert "bad.jsonl: 4 bad rows skipped: 4 no column 'text' (first bad.jsonl:1); of 20 rows: more than data.max_lost, 0.19" in done.err
 
 
 def test_a_limit_that_nothing_would_read_is_refused(place: Path) -> None:
-    done = run(place, "data.max_lost=0.1").exits(2)
-    assert "data.max_lost: no row is lost: bad ones are errors, and causal_lm cuts none; remove it" in done.err
+    run(place, "data.max_lost=0.1").exits(2, "data.max_lost: no row is lost: bad ones are errors, and causal_lm cuts none; remove it")
 
 
 # ---------------------------------------------------------------------------------------------------------------- what is known
@@ -167,6 +165,4 @@ def test_a_label_that_the_training_rows_do_not_have(place: Path) -> None:
 
 def test_ids_beyond_the_vocabulary(place: Path) -> None:
     finished(place, "large")
-    done = run(place, "tokenizer={path: large}", "model.vocab_size=280")
-    assert (done.code, done.out) == (2, ""), done.err
-    assert "model.vocab_size is 280, but the tokenizer has 300 entries" in done.err
+    run(place, "tokenizer={path: large}", "model.vocab_size=280").refuses(2, "model.vocab_size is 280, but the tokenizer has 300 entries")

@@ -51,8 +51,7 @@ def asked(place: Path, *words: str) -> dict[str, Any]:
     arguments = ["generate", "--from", "run", "--chat", "--json", "--threads", "1", *words, "carbon.enabled=false"]
     done: Done = run_tfkit(place, arguments)
     assert done.code == 0, done.err
-    found: dict[str, Any] = json.loads(done.out)
-    return found
+    return done.document
 
 
 def checkpoint(place: Path) -> Path:
@@ -95,9 +94,9 @@ def test_the_checkpoint_asks_in_transformers_and_in_generate_what_was_trained_on
     answer = [*codec.encode("it sat", add_special_tokens=False), end]
     words = ["inspect", "chat.yaml", "--json", "--show", "12", "training.batch_size=12", "objective.system=Be short."]
     shown = Process(place, words).wait().exits(0)
-    trained = [[token["id"] for token in row["tokens"] if token["kind"] != "padding"] for row in json.loads(shown.out)["rows"]]
+    trained = [[token["id"] for token in row["tokens"] if token["kind"] != "padding"] for row in shown.document["rows"]]
     assert [*theirs, *answer] in [ids[: len(theirs) + len(answer)] for ids in trained]
-    targets = [[token["id"] for token in row["tokens"] if token["kind"] == "loss"] for row in json.loads(shown.out)["rows"]]
+    targets = [[token["id"] for token in row["tokens"] if token["kind"] == "loss"] for row in shown.document["rows"]]
     assert answer in targets
 
 
@@ -107,7 +106,7 @@ def test_a_finished_model_gets_entries_for_the_turns_and_learns_them(place: Path
     (place / "corpus").mkdir()
     (place / "corpus" / "text.txt").write_text(" ".join(f"the {name} {answer}." for name, answer in ANSWERS.items()) * 20, encoding="utf-8")
     words = ["objective={kind: causal_lm}", "data={train: [{path: corpus}]}", "tokenizer.variant=gpt2", "generation.prompts=[]"]
-    assert pretrain(place / "plain", place / "chat.yaml", *words, "training.steps=5").code == 0
+    pretrain(place / "plain", place / "chat.yaml", *words, "training.steps=5").exits(0)
     (place / "tune.yaml").write_text(
         RECIPE.replace("tokenizer: {variant: smollm2, vocab_size: 320}\n", "")
         .replace("{kind: chat}", "{kind: chat, format: chatml, system: Hi}")
@@ -116,19 +115,17 @@ def test_a_finished_model_gets_entries_for_the_turns_and_learns_them(place: Path
     )
     run_tfkit(place, ["finetune", "tune.yaml", "--run", "run", "--threads", "1", "training.steps=60", "optimizer.lr=1e-2"]).exits(0)
     before, after = (load_tokenizer(next((place / run / "checkpoints").glob("step-*"))) for run in ("plain", "run"))
-    assert before is not None
-    assert after is not None
     assert after.size == before.size + 2
     assert after.encode_texts(["<|im_start|><|im_end|>"])[0][-2:] == [before.size, before.size + 1]
     answer = asked(place, "--prompt", "the dog")
     assert (answer["completion"], answer["finish"]) == ("it ran", "stop")
     scored = run_tfkit(place, ["evaluate", "--from", "run", "--json", "--threads", "1", "carbon.enabled=false"]).exits(0)
-    assert json.loads(scored.out)["metrics"]["token_accuracy"] == 1.0
+    assert scored.document["metrics"]["token_accuracy"] == 1.0
 
 
 def test_a_run_goes_on_from_its_own_checkpoint_as_a_tokenizer(place: Path) -> None:
     """Its template is the format's own, so it is known again, and the ids are the same."""
-    assert pretrain(place / "run", place / "chat.yaml", "training.steps=1").code == 0
+    pretrain(place / "run", place / "chat.yaml", "training.steps=1").exits(0)
     done = pretrain(place / "second", place / "chat.yaml", "training.steps=1", f"tokenizer={{path: {json.dumps(str(checkpoint(place)))}}}")
     assert done.code == 0, done.err
     assert records(place / "second")[0]["loss"] == records(place / "run")[0]["loss"]
@@ -144,7 +141,7 @@ def test_the_template_that_a_tokenizer_has_is_trained_on_and_kept(place: Path) -
     end = codec.convert_tokens_to_ids("<|eot_id|>")
     assert GenerationConfig.from_pretrained(checkpoint(place)).eos_token_id == [codec.eos_token_id, end]
     shown = run_tfkit(place, ["inspect", "chat.yaml", "--json", "--show", "12", "training.batch_size=12", *words]).exits(0)
-    found = [row for row in json.loads(shown.out)["rows"] if row["place"] == "rows.jsonl:5"]
+    found = [row for row in shown.document["rows"] if row["place"] == "rows.jsonl:5"]
     tokens = [token for token in found[0]["tokens"] if token["kind"] != "padding"]
     messages = [{"role": "user", "content": "the cat"}, {"role": "assistant", "content": "it sat"}]
     of_today = codec.apply_chat_template(messages, tokenize=False)
@@ -166,9 +163,7 @@ def test_the_template_that_a_tokenizer_has_is_trained_on_and_kept(place: Path) -
     ],
 )
 def test_mistakes_are_reported_before_the_first_step(place: Path, words: list[str], code: int, message: str) -> None:
-    done = pretrain(place / "run", place / "chat.yaml", *words)
-    assert (done.code, done.out) == (code, "")
-    assert message in done.err
+    pretrain(place / "run", place / "chat.yaml", *words).refuses(code, message)
     assert not (place / "run" / "metrics.jsonl").exists()
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from tiny_files import receipt
-from tiny_runs import RECIPE, WORDS, Done, exact, hashes, kept, run_tfkit, strike
+from tiny_runs import RECIPE, WORDS, Done, assert_same_bits, hashes, kept, run_tfkit, strike
 
 from tfkit.data.sources.open_sources import training_sources, validation_sources
 from tfkit.recipe import read_recipe
@@ -46,9 +46,7 @@ def command(*words: object, before: Any = None) -> Done:
 
 def decided(*words: object) -> Recipe:
     """Return the recipe that --dry-run prints."""
-    done = command(*words, "--dry-run", "carbon.enabled=false")
-    assert done.code == 0, done.err
-    Path("saved.yaml").write_text(done.out, encoding="utf-8")
+    Path("saved.yaml").write_text(command(*words, "--dry-run", "carbon.enabled=false").exits(0).out, encoding="utf-8")
     return read_recipe("saved.yaml").recipe
 
 
@@ -71,10 +69,9 @@ def test_the_held_out_part_may_be_written_in_every_form_that_a_recipe_knows(plac
 
 
 def test_a_recipe_is_trained_and_judged_on_the_text_that_is_named(place: Path) -> None:
-    done = command("tiny.yaml", "--data", "text.txt", "--run", "whole", "evaluation.every=4")
-    assert done.code == 0, done.err
-    assert "10% of the text is held out" in done.err
-    assert "training.steps=" in done.err
+    command("tiny.yaml", "--data", "text.txt", "--run", "whole", "evaluation.every=4").exits(
+        0, "10% of the text is held out", "training.steps="
+    )
     saved = read_recipe("whole/recipe.yaml").recipe
     assert [source.path for source in saved.data.train] == ["text.txt"]
     assert saved.data.validation == 0.1
@@ -86,25 +83,21 @@ def test_a_recipe_is_trained_and_judged_on_the_text_that_is_named(place: Path) -
 @pytest.mark.thorough
 def test_a_resumed_run_keeps_what_was_decided_and_ends_with_the_same_bits(place: Path) -> None:
     words = ["tiny.yaml", "--data", "text.txt", "tokenizer.vocab_size=300"]
-    assert command(*words, "--run", "whole").code == 0
+    command(*words, "--run", "whole").exits(0)
     steps = read_recipe("whole/recipe.yaml").recipe.training.steps
-    assert steps is not None
-    stopped = command(*words, "--run", "run", before=strike(signal.SIGTERM, steps // 2))
-    assert stopped.code == 143
-    assert "tfkit resume run" in stopped.err
+    command(*words, "--run", "run", before=strike(signal.SIGTERM, steps // 2)).exits(143, "tfkit resume run")
     before = read_recipe("run/recipe.yaml").recipe
     with open("text.txt.json", "w", encoding="utf-8") as file:  # what lies beside the text changes nothing
         file.write("[]")
-    assert command(*words, "--run", "run", "--resume").code == 0
+    command(*words, "--run", "run", "--resume").exits(0)
     assert read_recipe("run/recipe.yaml").recipe == before
-    assert hashes(place / "run", steps) == hashes(place / "whole", steps)
-    assert exact(place / "run") == exact(place / "whole")
+    assert_same_bits(place / "run", place / "whole", steps)
 
 
 @pytest.mark.thorough
 def test_a_length_that_is_named_later_replaces_the_decided_one(place: Path) -> None:
     words = ["tiny.yaml", "--data", "text.txt", "--run", "run", "schedule.kind=constant"]
-    assert command(*words, before=strike(signal.SIGTERM, 8)).code == 143
+    command(*words, before=strike(signal.SIGTERM, 8)).exits(143)
     done = command(*words, "--resume", "training.steps=120")  # that of tiny.yaml itself
     assert done.code == 0, done.err
     assert kept(place / "run")[-1] == "step-000120"
@@ -116,11 +109,8 @@ def test_without_a_recipe_a_small_decoder_is_decided_and_runs_as_it_was_saved(pl
     assert shown.model.changes["dim"] == 16
     assert shown.data.validation == 0.1
     assert shown.tokenizer.vocab_size == 1024
-    done = command("--data", "text.txt", *tiny, "training.steps=2", "--run", "run")
-    assert done.code == 0, done.err
-    assert "# A small decoder from random weights, for text." in done.err
-    again = command("saved.yaml", "training.steps=2", "--run", "again")
-    assert again.code == 0, again.err
+    command("--data", "text.txt", *tiny, "training.steps=2", "--run", "run").exits(0, "# A small decoder from random weights, for text.")
+    command("saved.yaml", "training.steps=2", "--run", "again").exits(0)
     assert hashes(place / "run", 2) == hashes(place / "again", 2)
 
 
@@ -129,9 +119,9 @@ def test_without_a_recipe_a_small_decoder_is_decided_and_runs_as_it_was_saved(pl
 def test_inspect_and_plan_read_the_same_rows_with_the_same_sizes(place: Path, words: list[str]) -> None:
     recipe = decided(*words, "--data", "text.txt")
     planned = run_tfkit(place, ["plan", *words, "--data", "text.txt", "--json", "carbon.enabled=false", "--threads", "1"])
-    assert json.loads(planned.out)["steps"] == recipe.training.steps
+    assert planned.document["steps"] == recipe.training.steps
     seen = run_tfkit(place, ["inspect", *words, "--data", "text.txt", "--json"])
-    assert json.loads(seen.out)["first_step"]["rows"] == recipe.training.batch_size
+    assert seen.document["first_step"]["rows"] == recipe.training.batch_size
 
 
 def test_more_minutes_are_more_steps_and_intervals_keep_their_place(place: Path) -> None:
@@ -147,15 +137,13 @@ def test_more_minutes_are_more_steps_and_intervals_keep_their_place(place: Path)
     assert done.code == 0, done.err
     assert "# training.steps follows from the time of a few steps, for 0.01 minutes\n" in done.err
     steps = read_recipe("run/recipe.yaml").recipe.training.steps
-    again = command("tiny.yaml", "--data", "text.txt", "--minutes", 5, "--run", "run", "--resume")
-    assert again.code == 0, again.err
+    command("tiny.yaml", "--data", "text.txt", "--minutes", 5, "--run", "run", "--resume").exits(0)
     assert read_recipe("run/recipe.yaml").recipe.training.steps == steps
 
 
 def test_tokens_are_the_length_of_the_first_stage(place: Path) -> None:
     assert decided("tiny.yaml", "--data", "text.txt", "--tokens", 640).training.tokens == 640
-    done = command("chain.yaml", "--data", "text.txt", "--tokens", 128, "--run", "run")
-    assert done.code == 0, done.err
+    command("chain.yaml", "--data", "text.txt", "--tokens", 128, "--run", "run").exits(0)
     first = read_recipe("run/first/recipe.yaml").recipe
     assert [source.path for source in first.data.train] == ["text.txt"]
     assert first.data.validation == 0.1
@@ -173,9 +161,7 @@ def test_tokens_are_the_length_of_the_first_stage(place: Path) -> None:
     ],
 )
 def test_what_does_not_say_one_training_is_refused(place: Path, words: list[str], message: str) -> None:
-    done = command(*words)
-    assert done.code == 2
-    assert message in done.err
+    command(*words).exits(2, message)
 
 
 def test_missing_columns_of_labelled_rows_are_named(place: Path) -> None:

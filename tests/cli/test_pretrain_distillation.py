@@ -1,7 +1,6 @@
 """A student from a teacher of ours, through the real command: BERT and DistilBERT, and two causal models."""
 
 import contextlib
-import json
 import shutil
 import signal
 from collections.abc import Callable
@@ -12,8 +11,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from spoilt_steps import spoil
-from tiny_files import receipt
-from tiny_runs import exact, hashes, pretrain, records, run_tfkit, strike, write_corpus
+from tiny_files import read_json, receipt
+from tiny_runs import assert_same_bits, pretrain, records, run_tfkit, strike, write_corpus
 from transformers import AutoModelForMaskedLM
 
 import tfkit.engine.assembly.memory_plan
@@ -106,7 +105,7 @@ def unbroken(base: Path) -> Callable[[str], Path]:
 def test_a_student_is_its_own_model_and_names_its_teacher(place: Path, unbroken: Callable[[str], Path], student: str) -> None:
     run = unbroken(student)
     checkpoint, teacher = run / "checkpoints" / "step-000008", place / TEACHERS[student]
-    lineage = json.loads((checkpoint / "tfkit.json").read_text(encoding="utf-8"))["lineage"]
+    lineage = read_json(checkpoint / "tfkit.json")["lineage"]
     parent, source = lineage["parents"]
     assert (parent["role"], source) == ("teacher", parent | {"role": "tokenizer"})
     assert [(one["roles"], one["run_id"]) for one in lineage["ancestors"]] == [(["teacher", "tokenizer"], parent["run_id"])]
@@ -145,17 +144,16 @@ def test_transformers_reads_the_student_as_a_distilbert(place: Path, unbroken: C
 @STUDENTS
 def test_resuming_is_exact(place: Path, tmp_path: Path, unbroken: Callable[[str], Path], student: str) -> None:
     run = tmp_path / "run"
-    assert taught(run, student, before=strike(signal.SIGTERM, 3)).code == 143
-    assert taught(run, student, "--resume", before=strike(signal.SIGKILL, 7)).code == -signal.SIGKILL
+    taught(run, student, before=strike(signal.SIGTERM, 3)).exits(143)
+    taught(run, student, "--resume", before=strike(signal.SIGKILL, 7)).exits(-signal.SIGKILL)
     taught(run, student, "--resume").exits(0)
-    assert hashes(run, STEPS) == hashes(unbroken(student), STEPS)
-    assert exact(run) == exact(unbroken(student))
+    assert_same_bits(run, unbroken(student), STEPS)
 
 
 def test_a_run_does_not_go_on_with_another_teacher(place: Path, tmp_path: Path) -> None:
     """Not even if the new one has the old one's name, as after the teacher's own run continued."""
     run = tmp_path / "run"
-    assert taught(run, "distilbert", before=strike(signal.SIGTERM, 9)).code == 143
+    taught(run, "distilbert", before=strike(signal.SIGTERM, 9)).exits(143)
     done = taught(run, "distilbert", "--resume", "objective.teacher=gpt").exits(2, "objective.teacher: bert in the run, gpt now")
     shutil.copytree(place / "bert", tmp_path / "bert")
     (weights,) = (tmp_path / "bert" / "checkpoints").glob("*8/model.safetensors")
@@ -174,15 +172,15 @@ def test_a_run_does_not_go_on_with_another_teacher(place: Path, tmp_path: Path) 
         shutil.move(place / "kept", place / "bert")
     assert done.code == 4, done.err
     assert "objective.teacher: bert has changed since this run was started: the SHA-256 of its weights was " in done.err
-    assert taught(run, "distilbert", "--resume").code == 0  # the refusal has changed nothing
+    taught(run, "distilbert", "--resume").exits(0)  # the refusal has changed nothing
 
 
 def test_a_bad_step_of_a_student_is_replayed(place: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     fault = spoil("encoder.blocks.1.mlp.op.up_proj", 5)
-    assert taught(run, "distilbert", before=fault).code == 6
+    taught(run, "distilbert", before=fault).exits(6)
     done = run_tfkit(tmp_path, ["replay", str(run), "--json"], fault).exits(0)
-    assert json.loads(done.out)["first_bad"] == {"module": "encoder.blocks.1.mlp.op.up_proj", "in": "forward", "micro_batch": 0}
+    assert done.document["first_bad"] == {"module": "encoder.blocks.1.mlp.op.up_proj", "in": "forward", "micro_batch": 0}
 
 
 def test_a_teacher_that_does_not_fit_is_named_before_anything_is_tokenized(place: Path, tmp_path: Path) -> None:
@@ -191,8 +189,7 @@ def test_a_teacher_that_does_not_fit_is_named_before_anything_is_tokenized(place
     assert "copy_layers: the teacher has no layer 4, only 0 to 3" in done.err
     done = taught(tmp_path / "other", "distilbert", f"objective.teacher_sha256={'f' * 64}").exits(4)
     assert f"bert has changed since this recipe was run: the SHA-256 of its weights was {'f' * 64} and is now " in done.err
-    done = taught(tmp_path / "none", "distilbert", "objective.teacher=nowhere").exits(4)
-    assert "objective.teacher: nowhere: there is no such folder" in done.err
+    taught(tmp_path / "none", "distilbert", "objective.teacher=nowhere").exits(4, "objective.teacher: nowhere: there is no such folder")
 
     def large() -> None:
         tfkit.engine.assembly.memory_plan._count_parameters = lambda folder: 10**15
@@ -207,14 +204,13 @@ def test_an_adapter_teaches_as_the_model_that_it_makes(place: Path, tmp_path: Pa
     words = ["--from", "gpt", "--run", str(tmp_path / "tuned"), "--threads", "1", "training.adapter={rank: 2}", "training.steps=2"]
     run_tfkit(tmp_path, ["finetune", str(tune), *words]).exits(0)
     taught(tmp_path / "run", "small", f"objective.teacher={tmp_path / 'tuned'}", "training.steps=2").exits(0)
-    facts = json.loads((tmp_path / "run" / "checkpoints" / "step-000002" / "tfkit.json").read_text(encoding="utf-8"))
+    facts = read_json(tmp_path / "run" / "checkpoints" / "step-000002" / "tfkit.json")
     assert facts["lineage"]["parents"][0]["path"] == str(tmp_path / "tuned")
 
     def large() -> None:
         tfkit.engine.assembly.memory_plan._count_parameters = lambda folder: 10**15
 
-    done = taught(tmp_path / "large", "small", f"objective.teacher={tmp_path / 'tuned'}", before=large)
-    assert (done.code, "weights of the teacher" in done.err) == (5, True), done.err
+    taught(tmp_path / "large", "small", f"objective.teacher={tmp_path / 'tuned'}", before=large).exits(5, "weights of the teacher")
 
 
 def test_a_student_is_tuned_with_a_teacher_and_has_two_parents(place: Path, tmp_path: Path, unbroken: Callable[[str], Path]) -> None:
@@ -229,7 +225,7 @@ def test_a_student_is_tuned_with_a_teacher_and_has_two_parents(place: Path, tmp_
     done = tune("objective.copy_layers=[1]").exits(2)
     assert "objective.copy_layers: the student begins with the weights of model.from already; remove one of the two" in done.err
     tune().exits(0)
-    facts = json.loads((tmp_path / "run" / "checkpoints" / "step-000008" / "tfkit.json").read_text(encoding="utf-8"))
+    facts = read_json(tmp_path / "run" / "checkpoints" / "step-000008" / "tfkit.json")
     assert [(parent["role"], parent["path"]) for parent in facts["lineage"]["parents"]] == [("start", start), ("teacher", "gpt")]
 
 

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 from spoilt_steps import spoil
-from tiny_files import receipt
-from tiny_runs import exact, hashes, kept, pretrain, records, run_tfkit, strike, write_corpus, write_recipe
+from tiny_files import read_json, receipt
+from tiny_runs import assert_same_bits, kept, pretrain, records, run_tfkit, strike, write_corpus, write_recipe
 
 from tfkit.hub import load
 
@@ -29,17 +29,15 @@ def test_a_family_pretrains_resumes_and_generates(tmp_path: Path, model: dict[st
     recipe = write_recipe(tmp_path, write_corpus(tmp_path / "corpus"))
     whole, run = tmp_path / "whole", tmp_path / "run"
     pretrain(whole, recipe, *words).exits(0)
-    assert pretrain(run, recipe, *words, before=strike(signal.SIGTERM, 1)).code == 143
+    pretrain(run, recipe, *words, before=strike(signal.SIGTERM, 1)).exits(143)
     assert kept(run) == ["step-000001"]
-    assert pretrain(run, recipe, "--resume", *words).code == 0
-    assert hashes(run, 2) == hashes(whole, 2)
-    assert exact(run) == exact(whole)
+    pretrain(run, recipe, "--resume", *words).exits(0)
+    assert_same_bits(run, whole, 2)
     loaded = load(run)
-    assert json.loads((loaded.folder / "config.json").read_text(encoding="utf-8"))["model_type"] == model_type
+    assert read_json(loaded.folder / "config.json")["model_type"] == model_type
     assert (loaded.config.decoder_layers, loaded.config.context_length) == (2, 16)
     arguments = ["generate", "--from", str(run), "--prompt", "the cat", "--max-new-tokens", "4", "--temperature", "0", "--json"]
-    done = run_tfkit(tmp_path, [*arguments, "--threads", "1", "carbon.enabled=false"]).exits(0)
-    assert json.loads(done.out)["tokens"] == 4
+    assert run_tfkit(tmp_path, [*arguments, "--threads", "1", "carbon.enabled=false"]).exits(0).document["tokens"] == 4
 
 
 # -- schedules
@@ -70,9 +68,8 @@ def test_a_run_in_tokens_with_growing_batches_ends_where_its_tokens_do(base: Pat
 
     stopped = pretrain(base / "again", base / "tiny.yaml", *words, before=strike(signal.SIGKILL, 13))  # within step 7
     assert stopped.code == -signal.SIGKILL
-    assert pretrain(base / "again", base / "tiny.yaml", *words, "--resume").code == 0
-    assert hashes(base / "again", 10) == hashes(base / "ramp", 10)
-    assert exact(base / "again") == exact(base / "ramp")
+    pretrain(base / "again", base / "tiny.yaml", *words, "--resume").exits(0)
+    assert_same_bits(base / "again", base / "ramp", 10)
     assert receipt(base / "again")["attempts"][1]["from_step"] == 6
 
 
@@ -87,7 +84,5 @@ def test_skipped_steps_do_not_count_in_the_mean(base: Path) -> None:
     """Nor in what tfkit.json says of it."""
     words = [*EACH, "training.ema_decay=0.5", "training.steps=6", "checkpoint={every: 1, keep: 6}", "training.max_skipped_steps=6"]
     pretrain(base / "skips", base / "tiny.yaml", *words, before=spoil("decoder.norm", 4, math.inf, backward=True)).exits(0)
-    facts = [
-        json.loads((base / "skips" / "checkpoints" / name / "tfkit.json").read_text(encoding="utf-8")) for name in kept(base / "skips")
-    ]
+    facts = [read_json(base / "skips" / "checkpoints" / name / "tfkit.json") for name in kept(base / "skips")]
     assert [fact["averaged"]["steps"] for fact in facts] == [1, 2, 3, 3, 4, 5]

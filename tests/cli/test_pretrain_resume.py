@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from fake_codecarbon import put_first, wait_for_the_end, write
 from tiny_files import receipt
-from tiny_runs import Process, both, exact, hashes, kept, pretrain, records, run_tfkit, strike, write_corpus, write_recipe
+from tiny_runs import Process, assert_same_bits, both, exact, hashes, kept, pretrain, records, run_tfkit, strike, write_corpus, write_recipe
 
 import tfkit.engine.assembly.training_data
 import tfkit.engine.training_run.best_checkpoint
@@ -63,8 +63,7 @@ def unbroken(base: Path) -> Callable[[str], Path]:
 
 
 def assert_same(run: Path, reference: Path) -> None:
-    assert hashes(run, STEPS) == hashes(reference, STEPS)
-    assert exact(run) == exact(reference)
+    assert_same_bits(run, reference, STEPS)
     assert receipt(run)["status"] == "finished"
     assert (run / "checkpoints" / "best.json").read_bytes() == (reference / "checkpoints" / "best.json").read_bytes()
 
@@ -115,7 +114,7 @@ def test_stopped_after_each_step(base: Path, unbroken: Callable[[str], Path]) ->
     for step in range(1, 6):
         pretrain(run, recipe, "--resume", *COMMON, *VARIANTS[variant], before=strike(signal.SIGTERM, MICRO_BATCHES)).exits(143)
         assert attempts(run)[-1] == ("stopped", step - 1, step)
-    assert pretrain(run, recipe, "--resume", *COMMON, *VARIANTS[variant]).code == 0
+    pretrain(run, recipe, "--resume", *COMMON, *VARIANTS[variant]).exits(0)
     assert_same(run, unbroken(variant))
 
 
@@ -171,20 +170,19 @@ def test_killed_before_a_file_of_the_run_folder_is_replaced(base: Path, killed: 
 @pytest.mark.parametrize("function", ["complete", "save_checkpoint"])
 def test_samples_without_validation_are_made_up_for_too(base: Path, tmp_path: Path, function: str) -> None:
     words = [*COMMON, *VARIANTS["adamw-fp32"], "data.validation=null", "checkpoint={every: 4, keep: 2}"]
-    assert pretrain(tmp_path / "unbroken", base / "tiny.yaml", *words).code == 0
+    pretrain(tmp_path / "unbroken", base / "tiny.yaml", *words).exits(0)
     module = tfkit.engine.training_run.checkpointing if function == "save_checkpoint" else tfkit.generation.complete
     pretrain(tmp_path / "run", base / "tiny.yaml", *words, before=strike(signal.SIGTERM, 2, module, function)).exits(143)
-    assert pretrain(tmp_path / "run", base / "tiny.yaml", *words, "--resume").code == 0
+    pretrain(tmp_path / "run", base / "tiny.yaml", *words, "--resume").exits(0)
     assert exact(tmp_path / "run") == exact(tmp_path / "unbroken")
     assert len([record for record in exact(tmp_path / "run") if "samples" in record]) == 3
 
 
 def test_a_signal_before_the_training(base: Path, tmp_path: Path) -> None:
-    done = pretrain(
+    pretrain(
         tmp_path / "run", base / "tiny.yaml", before=strike(signal.SIGTERM, 1, tfkit.engine.assembly.training_data, "training_sources")
-    ).exits(143)
-    assert "nothing was trained yet" in done.err
-    assert pretrain(tmp_path / "run", base / "tiny.yaml", "training.steps=2").code == 0
+    ).exits(143, "nothing was trained yet")
+    pretrain(tmp_path / "run", base / "tiny.yaml", "training.steps=2").exits(0)
 
 
 def stopped_run(base: Path, folder: Path, *words: str) -> Path:
@@ -215,10 +213,10 @@ def test_what_may_change(base: Path, tmp_path: Path) -> None:
 def test_a_finished_run_grows_longer(base: Path, tmp_path: Path) -> None:
     words = ["schedule={kind: constant, warmup_steps: 2}"]
     run = tmp_path / "run"
-    assert pretrain(run, base / "tiny.yaml", *words, "training.steps=6").code == 0
+    pretrain(run, base / "tiny.yaml", *words, "training.steps=6").exits(0)
     done = pretrain(run, base / "tiny.yaml", *words, "training.steps=9", "--resume", "--json").exits(0)
-    assert json.loads(done.out)["steps"] == 9
-    assert pretrain(tmp_path / "straight", base / "tiny.yaml", *words, "training.steps=9").code == 0
+    assert done.document["steps"] == 9
+    pretrain(tmp_path / "straight", base / "tiny.yaml", *words, "training.steps=9").exits(0)
     assert hashes(run, 9) == hashes(tmp_path / "straight", 9)
     again = pretrain(run, base / "tiny.yaml", *words, "training.steps=9", "--resume", "--json")
     assert again.out == done.out
@@ -229,21 +227,21 @@ def test_a_longer_run_that_fails_before_its_first_step_is_not_taken_for_reached(
     write_recipe(tmp_path, write_corpus(tmp_path / "corpus"))
     words = ["schedule={kind: constant, warmup_steps: 2}"]
     run = tmp_path / "run"
-    assert pretrain(run, tmp_path / "tiny.yaml", *words, "training.steps=4").code == 0
+    pretrain(run, tmp_path / "tiny.yaml", *words, "training.steps=4").exits(0)
     text = (tmp_path / "corpus" / "3.txt").read_text(encoding="utf-8")
     (tmp_path / "corpus" / "3.txt").write_text(text.replace("cat", "cow"), encoding="utf-8")
-    assert pretrain(run, tmp_path / "tiny.yaml", *words, "training.steps=8", "--resume").code == 3
+    pretrain(run, tmp_path / "tiny.yaml", *words, "training.steps=8", "--resume").exits(3)
     done = pretrain(run, tmp_path / "tiny.yaml", *words, "training.steps=4", "--resume", "--json")
-    assert (done.code, json.loads(done.out)["steps"]) == (0, 4), done.err
+    assert (done.code, done.document["steps"]) == (0, 4), done.err
     (tmp_path / "corpus" / "3.txt").write_text(text, encoding="utf-8")
     done = pretrain(run, tmp_path / "tiny.yaml", *words, "training.steps=8", "--resume", "--json")
-    assert (done.code, json.loads(done.out)["steps"]) == (0, 8), done.err
+    assert (done.code, done.document["steps"]) == (0, 8), done.err
 
 
 @pytest.mark.thorough
 def test_a_result_is_repeated_with_resume_where_its_model_still_is(base: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
-    assert pretrain(run, base / "tiny.yaml", "training.steps=4").code == 0
+    pretrain(run, base / "tiny.yaml", "training.steps=4").exits(0)
     shutil.rmtree(run / "checkpoints")
     done = pretrain(run, base / "tiny.yaml", "training.steps=4", "model.dim=32", "--json")
     assert (done.code, "finished" in done.err) == (0, False), done.err
@@ -251,7 +249,7 @@ def test_a_result_is_repeated_with_resume_where_its_model_still_is(base: Path, t
     shutil.rmtree(run / "checkpoints")
     done = pretrain(run, base / "tiny.yaml", "training.steps=4", "--resume", "--json")
     assert (done.code, "finished" in done.err) == (0, False), done.err
-    assert Path(json.loads(done.out)["checkpoint"]).is_dir()
+    assert Path(done.document["checkpoint"]).is_dir()
 
 
 @pytest.mark.thorough
@@ -260,9 +258,8 @@ def test_the_result_of_an_evaluation_is_none_of_a_training(base: Path, unbroken:
     done = pretrain(run, base / "tiny.yaml", before=strike(signal.SIGKILL, 2))
     assert (done.code, (run / "recipe.yaml").exists(), (run / "checkpoints").exists()) == (-9, True, False)
     words = ["evaluate", "--from", str(unbroken("adamw-fp32")), "--run", str(run), "carbon.enabled=false"]
-    assert run_tfkit(tmp_path, words).code == 0
-    done = pretrain(run, base / "tiny.yaml", "--resume", "--json").exits(0)
-    assert json.loads(done.out)["steps"] == STEPS
+    run_tfkit(tmp_path, words).exits(0)
+    assert pretrain(run, base / "tiny.yaml", "--resume", "--json").exits(0).document["steps"] == STEPS
 
 
 @pytest.mark.thorough
@@ -271,7 +268,7 @@ def test_what_was_measured_stays_where_a_later_attempt_is_not_metered(base: Path
     run = tmp_path / "run"
     metered = both(put_first(write(tmp_path / "fake")), wait_for_the_end)
     done = pretrain(run, base / "tiny.yaml", *words, "training.steps=4", "carbon.enabled=true", "--json", before=metered)
-    energy, parts, seconds = (json.loads(done.out)[name] for name in ("energy_kwh", "energy_kwh_parts", "seconds"))
+    energy, parts, seconds = (done.document[name] for name in ("energy_kwh", "energy_kwh_parts", "seconds"))
     assert energy == pytest.approx(sum(parts.values()))
     assert energy > 0
     assert parts.keys() == {"cpu", "gpu", "ram"}
@@ -281,14 +278,14 @@ def test_what_was_measured_stays_where_a_later_attempt_is_not_metered(base: Path
     for part, value in parts.items():
         assert value == pytest.approx(sum(float(row[f"{part}_energy"]) for row in rows))
     done = pretrain(run, base / "tiny.yaml", *words, "training.steps=8", "carbon.enabled=false", "--resume", "--json")
-    result, totals = json.loads(done.out), receipt(run)["totals"]
+    result, totals = done.document, receipt(run)["totals"]
     for found in (result, totals):
         assert (found["energy_kwh"], found["carbon_status"]) == (pytest.approx(energy), "degraded")
         assert found["energy_kwh_parts"] == pytest.approx(parts)
         assert found["seconds"] > seconds + 0.01, "wall time counts without a meter, too"
     assert "co2_eq_emissions" in (run / "checkpoints" / "step-000008" / "README.md").read_text(encoding="utf-8")
     done = pretrain(run, base / "tiny.yaml", *words, "training.steps=9", "carbon.enabled=true", "--resume", "--json", before=metered)
-    assert (json.loads(done.out)["energy_kwh"] > energy, json.loads(done.out)["carbon_status"]) == (True, "degraded")
+    assert (done.document["energy_kwh"] > energy, done.document["carbon_status"]) == (True, "degraded")
 
 
 @pytest.mark.thorough
@@ -297,7 +294,7 @@ def test_an_attempt_that_took_no_step_does_not_hide_how_the_others_were_rounded(
     run = stopped_run(tmp_path, tmp_path)
     words = ["pretrain", str(tmp_path / "tiny.yaml"), "--run", str(run), "checkpoint.every=2", "--resume", "--threads", "2"]
     (tmp_path / "corpus").rename(tmp_path / "away")
-    assert Process(tmp_path, words).wait().code == 3
+    Process(tmp_path, words).wait().exits(3)
     assert attempts(run) == [("stopped", 0, 4), ("failed", 0, None)]
     (tmp_path / "away").rename(tmp_path / "corpus")
     done = Process(tmp_path, words).wait()  # a pool of threads in this process would hang later forks
@@ -332,8 +329,7 @@ def test_a_finished_run_whose_last_checkpoint_is_damaged_has_no_result(
     ):
         assert (refused.code, refused.out) == (4, ""), refused.err
         assert {"bit": "damaged", "weights": "model.safetensors: missing", "manifest": "manifest.json: missing"}[damage] in refused.err
-    done = pretrain(run, base / "tiny.yaml", *words, "--resume")
-    assert (done.code, "skipped a damaged checkpoint" in done.err) == (0, True), done.err
+    pretrain(run, base / "tiny.yaml", *words, "--resume").exits(0, "skipped a damaged checkpoint")
     assert_same(run, unbroken("adamw-fp32"))
 
 
@@ -345,8 +341,8 @@ def test_the_overrides_of_the_first_call_hold_when_it_is_resumed_without(base: P
     run = stopped_run(base, tmp_path, *words)
     done = pretrain(run, base / "tiny.yaml", "--resume", "--json")
     assert (done.code, "changes" in done.err, "warning" in done.err) == (0, False, False), done.err
-    assert json.loads(done.out)["steps"] == 15
-    assert pretrain(tmp_path / "straight", base / "tiny.yaml", "checkpoint.every=2", *words).code == 0
+    assert done.document["steps"] == 15
+    pretrain(tmp_path / "straight", base / "tiny.yaml", "checkpoint.every=2", *words).exits(0)
     assert hashes(run, 15) == hashes(tmp_path / "straight", 15)
     assert pretrain(run, base / "tiny.yaml", "--resume", "--json").out == done.out
 
@@ -354,16 +350,13 @@ def test_the_overrides_of_the_first_call_hold_when_it_is_resumed_without(base: P
 @pytest.mark.thorough
 def test_a_new_override_takes_effect_is_printed_and_holds_from_then_on(base: Path, tmp_path: Path) -> None:
     run = stopped_run(base, tmp_path, "training.steps=15")
-    done = pretrain(run, base / "tiny.yaml", "--resume", "training.steps=14", "checkpoint.keep=5", before=strike(signal.SIGTERM, 2))
-    assert done.code == 143, done.err
-    assert (
-        "continues with changes to its recipe:\n  checkpoint.keep: 2 in the run, 5 now\n  training.steps: 15 in the run, 14 now\n"
-        in done.err
+    pretrain(run, base / "tiny.yaml", "--resume", "training.steps=14", "checkpoint.keep=5", before=strike(signal.SIGTERM, 2)).exits(
+        143, "continues with changes to its recipe:\n  checkpoint.keep: 2 in the run, 5 now\n  training.steps: 15 in the run, 14 now\n"
     )
     done = pretrain(run, base / "tiny.yaml", "--resume", before=strike(signal.SIGTERM, 1))
     assert (done.code, "of 14; its checkpoint" in done.err, "changes" in done.err) == (143, True, False), done.err
     done = pretrain(run, base / "tiny.yaml", "--resume", "training.steps=15", "--json")
-    assert (done.code, json.loads(done.out)["steps"]) == (0, 15), done.err
+    assert (done.code, done.document["steps"]) == (0, 15), done.err
     assert "training.steps: 14 in the run, 15 now" in done.err
 
 
@@ -376,26 +369,20 @@ def test_an_edited_recipe_takes_effect_even_over_the_first_calls_override(tmp_pa
     assert (done.code, "of 14; its checkpoint" in done.err) == (143, True), done.err
     assert "evaluation.every: 4 in the run, 7 now\n  training.steps: 15 in the run, 14 now" in done.err
     recipe.write_text(text.replace("steps: 12, ", "epochs: 2, "), encoding="utf-8")
-    done = pretrain(run, recipe, "--resume", before=strike(signal.SIGTERM, 1))
-    assert (done.code, "training.epochs: not set in the run, 2" in done.err, "training.steps: 14 in the run, not set now" in done.err) == (
-        143,
-        True,
-        True,
+    pretrain(run, recipe, "--resume", before=strike(signal.SIGTERM, 1)).exits(
+        143, "training.epochs: not set in the run, 2", "training.steps: 14 in the run, not set now"
     )
     recipe.write_text(text.replace("warmup_steps: 2", "warmup_steps: 3"), encoding="utf-8")
-    done = pretrain(run, recipe, "--resume")
-    assert (done.code, "schedule.warmup_steps: 2 in the run, 3 now" in done.err) == (2, True), done.err
+    pretrain(run, recipe, "--resume").exits(2, "schedule.warmup_steps: 2 in the run, 3 now")
 
 
 @pytest.mark.thorough
 def test_a_length_below_what_is_done_is_refused(base: Path, tmp_path: Path) -> None:
     run = stopped_run(base, tmp_path)
     for words in (["training.steps=3"], ["training.tokens=100"]):
-        done = pretrain(run, base / "tiny.yaml", "--resume", *words)
-        assert (done.code, "this run has taken 4 steps, and its length would now be" in done.err) == (2, True), done.err
+        pretrain(run, base / "tiny.yaml", "--resume", *words).exits(2, "this run has taken 4 steps, and its length would now be")
     pretrain(run, base / "tiny.yaml", "--resume").exits(0)
-    done = pretrain(run, base / "tiny.yaml", "--resume", "training.steps=6")
-    assert (done.code, "this run has taken 12 steps, and its length would now be 6" in done.err) == (2, True), done.err
+    pretrain(run, base / "tiny.yaml", "--resume", "training.steps=6").exits(2, "this run has taken 12 steps, and its length would now be 6")
     assert "this run is finished" in pretrain(run, base / "tiny.yaml", "--resume").err
 
 
@@ -405,10 +392,8 @@ def test_a_run_that_did_not_keep_what_was_given_is_compared_with_the_whole_recip
     document = receipt(run)
     assert document.pop("given")["overrides"] == {"checkpoint.every": 2, "training.steps": 15}
     (run / "run.json").write_text(json.dumps(document), encoding="utf-8")
-    done = pretrain(run, base / "tiny.yaml", "--resume", "model.dim=32")
-    assert (done.code, "model.dim: 16 in the run, 32 now" in done.err) == (2, True), done.err
-    done = pretrain(run, base / "tiny.yaml", "--resume", "--json")
-    assert (done.code, "training.steps: 15 in the run, 12 now" in done.err) == (0, True), done.err
+    pretrain(run, base / "tiny.yaml", "--resume", "model.dim=32").exits(2, "model.dim: 16 in the run, 32 now")
+    pretrain(run, base / "tiny.yaml", "--resume", "--json").exits(0, "training.steps: 15 in the run, 12 now")
 
 
 def test_a_recipe_from_a_pipe_and_one_that_needs_its_overrides(base: Path, tmp_path: Path) -> None:

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 from fake_codecarbon import put_first, write
 from local_hub import Hub, ask, serving
-from tiny_runs import Done, run_tfkit
+from tiny_files import read_json
+from tiny_runs import Done, run_here, run_tfkit
 
 from tfkit import load
 from tfkit.__main__ import main
@@ -49,8 +50,7 @@ def push(hub: Hub, base: Path, folder: Path, *words: str) -> Done:
 
 
 def test_what_is_pushed_opens_and_the_state_of_training_and_paths_stay_here(hub: Hub, base: Path, tmp_path: Path) -> None:
-    done = push(hub, base, tmp_path, "--json").exits(0)
-    document = json.loads(done.out)
+    document = push(hub, base, tmp_path, "--json").exits(0).document
     assert {one["name"]: one["bytes"] for one in document["files"]} == {name: len(held) for name, held in hub.files["models"].items()}
     assert hub.files["models"].keys() == SENT
     assert (document["url"], document["commit"], document["changed"], hub.private) == (f"{hub.url}/org/tiny", hub.sha, True, True)
@@ -62,7 +62,7 @@ def test_what_is_pushed_opens_and_the_state_of_training_and_paths_stay_here(hub:
         base, ["evaluate", "--from", "hub:org/tiny", "--data", str(base / "corpus"), "--json", "carbon.enabled=false"], ask(hub, tmp_path)
     ).exits(0)
     here = run_tfkit(base, ["evaluate", "--from", str(base / "tuned"), "--data", str(base / "corpus"), "--json", "carbon.enabled=false"])
-    assert json.loads(scored.out)["metrics"] == json.loads(here.out)["metrics"]
+    assert scored.document["metrics"] == here.document["metrics"]
 
 
 def test_a_second_push_sends_nothing_twice_and_removes_old_weights(hub: Hub, base: Path, tmp_path: Path) -> None:
@@ -72,7 +72,7 @@ def test_a_second_push_sends_nothing_twice_and_removes_old_weights(hub: Hub, bas
     assert (again.code, hub.sha) == (0, first)
     assert "already had the same files" in again.err
     hub.files["models"] |= {"model-00001-of-00002.safetensors": b"old", "model.safetensors.index.json": b"{}", "notes.txt": b"mine"}
-    assert push(hub, base, tmp_path).code == 0
+    push(hub, base, tmp_path).exits(0)
     assert hub.files["models"].keys() == SENT | {"notes.txt"}
     assert [path for path in hub.seen if path.startswith("/large/")] == large
     assert max(hub.seen[path] for path in large) == 1
@@ -100,16 +100,13 @@ def test_what_the_hub_refuses_ends_with_5_and_a_remedy(
     monkeypatch.setattr("tfkit.network._PAUSES", (0.0,) * len(_PAUSES))
     hub.private = True
     hub.fault = lambda path, seen: status if path.endswith("/commit/main") else None
-    done = push(hub, base, tmp_path).exits(5, text)
-    assert "Traceback" not in done.err
+    push(hub, base, tmp_path).exits(5, text)
     hub.fault = lambda path, seen: 500 if path.endswith("/commit/main") and seen[path] % 2 else None
     hub.seen.clear()
     assert push(hub, base, tmp_path).code == 0, "a server that fails once"
 
 
-def test_what_cannot_be_pushed_is_refused(
-    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_what_cannot_be_pushed_is_refused(base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = str(base / "tuned")
     for words, code in (
         ([run, "tiny"], 2),
@@ -123,10 +120,9 @@ def test_what_cannot_be_pushed_is_refused(
     with (tmp_path / "model" / "model.safetensors").open("r+b") as file:
         file.seek(-1, 2)
         file.write(b"\x7f")
-    assert main(["push", str(tmp_path / "model"), "org/tiny"]) == 4
-    assert "damaged" in capsys.readouterr().err
+    run_here(["push", tmp_path / "model", "org/tiny"]).exits(4, "damaged")
     monkeypatch.setenv("TFKIT_OFFLINE", "1")
-    assert main(["push", run, "org/tiny"]) == 5
+    run_here(["push", run, "org/tiny"]).exits(5)
 
 
 # -- nothing of this machine
@@ -168,7 +164,7 @@ def make_kinds(base: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
     for name in ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"):
         shutil.copy(base / "run" / "checkpoints" / "step-000002" / name, foreign / name)
     for name, field in (("config.json", "_name_or_path"), ("tokenizer_config.json", "name_or_path")):
-        document = json.loads((foreign / name).read_text(encoding="utf-8"))
+        document = read_json(foreign / name)
         (foreign / name).write_text(json.dumps(document | {field: str(base / "run")}), encoding="utf-8")
 
 
@@ -200,11 +196,10 @@ def test_the_scan_finds_what_it_looks_for() -> None:
         assert not ABSOLUTE.search(text), text
 
 
-def test_an_adapter_names_its_base_on_the_hub_or_is_refused(kinds: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_adapter_names_its_base_on_the_hub_or_is_refused(kinds: Path) -> None:
     sent = prepare(str(kinds / "lora-of-hub"), "org/tiny", Silent()).files["adapter_config.json"]
     assert isinstance(sent, Path)
-    assert json.loads(sent.read_text(encoding="utf-8"))["base_model_name_or_path"] == "org/tiny"
-    assert main(["push", str(kinds / "lora"), "org/tiny"]) == 4
-    err = capsys.readouterr().err
+    assert read_json(sent)["base_model_name_or_path"] == "org/tiny"
+    err = run_here(["push", kinds / "lora", "org/tiny"]).exits(4).err
     assert "merge them, python -c" in err
     assert ".save('WHOLE')" in err

@@ -11,19 +11,18 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from tiny_runs import run_here
 
 from tfkit.__main__ import main
 from tfkit.engine.tools import fetching
 from tfkit.recipe import bundled, bundled_recipes
 
 
-def test_the_list_has_a_summary_for_each(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["recipes"]) == 0
-    lines = capsys.readouterr().out.splitlines()
+def test_the_list_has_a_summary_for_each() -> None:
+    lines = run_here(["recipes"]).exits(0).out.splitlines()
     assert [line.split()[0] for line in lines] == [recipe.name for recipe in bundled_recipes()]
     assert all(len(line.split()) > 3 for line in lines)
-    assert main(["recipes", "--json"]) == 0
-    listed = json.loads(capsys.readouterr().out)["recipes"]
+    listed = run_here(["recipes", "--json"]).exits(0).document["recipes"]
     assert [recipe["summary"] for recipe in listed] == [recipe.summary for recipe in bundled_recipes()]
 
 
@@ -40,12 +39,10 @@ def test_a_terminal_gets_no_line_that_it_would_break(monkeypatch: pytest.MonkeyP
 
 
 @pytest.mark.parametrize("name", ["gpt2-stdlib", "pretrain/gpt2-stdlib"])
-def test_one_is_printed_as_it_is(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_one_is_printed_as_it_is(name: str) -> None:
     (bundled,) = [recipe for recipe in bundled_recipes() if recipe.name == "pretrain/gpt2-stdlib"]
-    assert main(["recipes", name]) == 0
-    assert capsys.readouterr().out == bundled.path.read_text(encoding="utf-8")
-    assert main(["recipes", name, "--json"]) == 0
-    assert json.loads(capsys.readouterr().out)["text"] == bundled.path.read_text(encoding="utf-8")
+    assert run_here(["recipes", name]).exits(0).out == bundled.path.read_text(encoding="utf-8")
+    assert run_here(["recipes", name, "--json"]).exits(0).document["text"] == bundled.path.read_text(encoding="utf-8")
 
 
 # -- their public data
@@ -126,16 +123,14 @@ def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
 FILE = Path("data/made/train.csv")
 
 
-def test_the_files_are_where_the_recipe_looks(server: Server, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["recipes", "made", "--fetch"]) == 0
-    out, err = capsys.readouterr()
-    assert out == f"{FILE}  {len(CONTENT) / 1000:.0f} kB\n"
-    assert "https://example.org, licence: CC0" in err
-    assert "now: tfkit finetune made" in err
+def test_the_files_are_where_the_recipe_looks(server: Server) -> None:
+    done = run_here(["recipes", "made", "--fetch"]).exits(0)
+    assert done.out == f"{FILE}  {len(CONTENT) / 1000:.0f} kB\n"
+    assert "https://example.org, licence: CC0" in done.err
+    assert "now: tfkit finetune made" in done.err
     assert FILE.read_bytes() == CONTENT
     assert [path.name for path in FILE.parent.iterdir()] == ["train.csv"]
-    assert main(["recipes", "made", "--fetch", "--json"]) == 0
-    (file,) = json.loads(capsys.readouterr().out)["files"]
+    (file,) = run_here(["recipes", "made", "--fetch", "--json"]).exits(0).document["files"]
     assert (file["path"], file["fetched"]) == (str(FILE), False)
     assert len(server.asked) == 1
 
@@ -144,9 +139,9 @@ def test_the_files_are_where_the_recipe_looks(server: Server, capsys: pytest.Cap
 def test_a_broken_download_goes_on(server: Server, ranges: bool) -> None:
     """Within the command, and in the next one; from the start if the server sends whole files only."""
     server.broken, server.ranges = 4, ranges
-    assert main(["recipes", "made", "--fetch"]) == 3
+    run_here(["recipes", "made", "--fetch"]).exits(3)
     assert not FILE.exists()
-    assert main(["recipes", "made", "--fetch"]) == 0
+    run_here(["recipes", "made", "--fetch"]).exits(0)
     assert FILE.read_bytes() == CONTENT
     assert server.asked[0] is None
     begun = [int(asked.removeprefix("bytes=").rstrip("-")) for asked in server.asked[1:] if asked]
@@ -154,36 +149,31 @@ def test_a_broken_download_goes_on(server: Server, ranges: bool) -> None:
     assert (begun == sorted(set(begun))) == ranges
 
 
-def test_a_server_in_trouble_is_asked_again_and_one_that_refuses_is_not(server: Server, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_server_in_trouble_is_asked_again_and_one_that_refuses_is_not(server: Server) -> None:
     server.statuses = [503, 429]
-    assert main(["recipes", "made", "--fetch"]) == 0
+    run_here(["recipes", "made", "--fetch"]).exits(0)
     FILE.unlink()
     server.statuses, server.asked = [404], []
-    capsys.readouterr()
-    assert main(["recipes", "made", "--fetch"]) == 3
+    run_here(["recipes", "made", "--fetch"]).exits(3, "cannot be fetched (Not Found)")
     assert len(server.asked) == 1
-    assert "cannot be fetched (Not Found)" in capsys.readouterr().err
 
 
-def test_other_content_is_not_kept(server: Server, capsys: pytest.CaptureFixture[str]) -> None:
+def test_other_content_is_not_kept(server: Server) -> None:
     server.content = CONTENT[:-1] + b"!"
-    assert main(["recipes", "made", "--fetch"]) == 3
-    assert "its content is not that of the recipe's data" in capsys.readouterr().err
+    run_here(["recipes", "made", "--fetch"]).exits(3, "its content is not that of the recipe's data")
     assert not list(FILE.parent.iterdir())
     FILE.write_text("mine", encoding="utf-8")
-    assert main(["recipes", "made", "--fetch"]) == 3
-    assert "move it away" in capsys.readouterr().err
+    run_here(["recipes", "made", "--fetch"]).exits(3, "move it away")
     assert FILE.read_text(encoding="utf-8") == "mine"
 
 
-def test_offline(server: Server, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_offline(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TFKIT_OFFLINE", "1")
-    assert main(["recipes", "made", "--fetch"]) == 3
-    assert "TFKIT_OFFLINE is set; unset it, or put the file of http://127.0.0.1" in capsys.readouterr().err
+    run_here(["recipes", "made", "--fetch"]).exits(3, "TFKIT_OFFLINE is set; unset it, or put the file of http://127.0.0.1")
     assert not server.asked
 
 
-def test_data_are_made_from_an_archive_and_from_another_set(server: Server, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_data_are_made_from_an_archive_and_from_another_set(server: Server, tmp_path: Path) -> None:
     """Lines in turn, of ten pairs one to test and one to validation; text that was converted once too often; the archive does not stay."""
     sides = {side: "".join(f"{side} {number} \x96 a, b \n" for number in range(21)) for side in ("neg", "pos")}
     packed = io.BytesIO()
@@ -205,11 +195,11 @@ def test_data_are_made_from_an_archive_and_from_another_set(server: Server, tmp_
     (recipes / "finetune" / "made.yaml").write_text(
         RECIPE.replace("data/made/train.csv, header: [text, label]", "data/sentence_polarity/train.csv")
     )
-    assert main(["recipes", "made", "--fetch"]) == 0
+    run_here(["recipes", "made", "--fetch"]).exits(0)
     assert {path.name: path.read_text(encoding="utf-8") for path in Path("data/sentence_polarity").iterdir()} == files
     Path("data/sentence_polarity/valid.csv").unlink()
-    assert main(["recipes", "made", "--fetch"]) == 0
-    assert ["already there" in line for line in capsys.readouterr().out.splitlines()] == [False, False, False, True, False, True]
+    done = run_here(["recipes", "made", "--fetch"]).exits(0)
+    assert ["already there" in line for line in done.out.splitlines()] == [True, False, True]
 
     prompts = {"prompts.jsonl": [f"{side} {n} –" for n in expected["train.csv"] for side in sides]}
     prompts["held_out.jsonl"] = ["neg 1 –", "pos 1 –", "neg 11 –", "pos 11 –"]
@@ -221,15 +211,14 @@ def test_data_are_made_from_an_archive_and_from_another_set(server: Server, tmp_
         RECIPE.replace("data/made/train.csv, header: [text, label]", "data/reviews/prompts.jsonl")
     )
     Path("data/sentence_polarity/train.csv").unlink()
-    assert main(["recipes", "made", "--fetch"]) == 0  # what it is made of, too
+    run_here(["recipes", "made", "--fetch"]).exits(0)
     assert {path.name: path.read_text(encoding="utf-8") for path in Path("data/reviews").iterdir()} == made
     Path("data/reviews/prompts.jsonl").write_text("mine", encoding="utf-8")
-    assert main(["recipes", "made", "--fetch"]) == 3
+    run_here(["recipes", "made", "--fetch"]).exits(3)
 
 
-def test_a_missing_file_names_the_command_that_fetches_it(server: Server, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["inspect", "made"]) == 3
-    assert "fetch it with `tfkit recipes made --fetch`" in capsys.readouterr().err
+def test_a_missing_file_names_the_command_that_fetches_it(server: Server) -> None:
+    run_here(["inspect", "made"]).exits(3, "fetch it with `tfkit recipes made --fetch`")
 
 
 def test_the_command_for_a_file_of_several_recipes_is_that_of_its_own() -> None:
@@ -238,18 +227,17 @@ def test_the_command_for_a_file_of_several_recipes_is_that_of_its_own() -> None:
     assert bundled.fetch_command("data/multi30k/mine.gz") is None
 
 
-def test_a_missing_run_names_the_recipe_that_makes_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_missing_run_names_the_recipe_that_makes_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    assert main(["inspect", "python-packages"]) == 4
-    assert "runs/bert-stdlib: there is no such folder; make it with `tfkit pretrain bert-stdlib`" in capsys.readouterr().err
+    run_here(["inspect", "python-packages"]).exits(
+        4, "runs/bert-stdlib: there is no such folder; make it with `tfkit pretrain bert-stdlib`"
+    )
 
 
 DERIVED = ("transformer-2017-python-docs-fr", "sums", "grpo-sums", "instructgpt-1.3b", "reward-hh", "dpo-chat")
 
 
-def test_every_bundled_recipe_is_runnable_or_says_why_not(capsys: pytest.CaptureFixture[str]) -> None:
+def test_every_bundled_recipe_is_runnable_or_says_why_not() -> None:
     """Its data come with Python, from the Hub, or are fetched; derived ones say how they are made."""
     for recipe in bundled_recipes():
         if recipe.name.rpartition("/")[2] in DERIVED:
@@ -262,6 +250,5 @@ def test_every_bundled_recipe_is_runnable_or_says_why_not(capsys: pytest.Capture
     for file in files:
         assert file.url.startswith("https://")
         assert len(file.hash) in (40, 64)
-    assert main(["recipes", "gpt2-stdlib", "--fetch"]) == 0
-    assert capsys.readouterr().out == "pretrain/gpt2-stdlib needs no data files\n"
-    assert main(["recipes", "--fetch"]) == 2
+    assert run_here(["recipes", "gpt2-stdlib", "--fetch"]).exits(0).out == "pretrain/gpt2-stdlib needs no data files\n"
+    run_here(["recipes", "--fetch"]).exits(2)

@@ -1,6 +1,5 @@
 """tfkit resume: the last line of a stopped run, and the run folder alone, give the bits of the run that was never stopped."""
 
-import json
 import shlex
 import shutil
 import signal
@@ -8,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from tiny_files import write_rows
-from tiny_runs import WORDS, Done, exact, hashes, run_tfkit, strike
+from tiny_runs import WORDS, Done, assert_same_bits, run_tfkit, strike
 
 import tfkit.engine.assembly.training_data
 
@@ -63,10 +62,9 @@ def test_the_last_line_of_a_stopped_run_gives_the_bits_of_one_that_was_not(base:
     warnings = {line for line in done.err.splitlines() if line.startswith("warning")}
     assert (done.code, "changes" in done.err) == (0, False), done.err
     assert warnings <= {*straight.err.splitlines()}, "of a model that has hardly been trained"
-    assert hashes(run, 6) == hashes(whole, 6)
-    assert exact(run) == exact(whole)
+    assert_same_bits(run, whole, 6)
     names = ("steps", "tokens", "loss", "evaluation")
-    assert [json.loads(done.out)[name] for name in names] == [json.loads(straight.out)[name] for name in names]
+    assert [done.document[name] for name in names] == [straight.document[name] for name in names]
     assert run_tfkit(base, ["resume", str(run), "--json"]).out == done.out  # a finished run repeats its result
 
 
@@ -81,14 +79,12 @@ def test_before_its_training_a_run_goes_on_by_the_command_that_was_given(base: P
     line = last_line(run_tfkit(base, shlex.split(line)[1:], strike(signal.SIGTERM, 2)))
     assert line == f"tfkit resume {run} --threads 1"
     done = run_tfkit(base, [*shlex.split(line)[1:], "--json"])
-    assert (done.code, json.loads(done.out)["steps"]) == (0, 5), done.err
+    assert (done.code, done.document["steps"]) == (0, 5), done.err
 
 
 def test_what_no_run_can_go_on_with_is_refused(base: Path, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     for folder in (tmp_path / "empty", tmp_path / "gone"):
-        done = run_tfkit(tmp_path, ["resume", str(folder)])
-        assert (done.code, done.out, "there is no run to continue here" in done.err) == (2, "", True), done.err
+        run_tfkit(tmp_path, ["resume", str(folder)]).refuses(2, "there is no run to continue here")
     assert not (tmp_path / "gone").exists()
-    done = run_tfkit(tmp_path, ["resume", "bert", "training.seed=2"])
-    assert (done.code, done.out, "training.seed: 1 in the run, 2 now" in done.err) == (2, "", True), done.err
+    run_tfkit(tmp_path, ["resume", "bert", "training.seed=2"]).refuses(2, "training.seed: 1 in the run, 2 now")

@@ -28,7 +28,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     }
     for name in ("finished", *strikes):
         pretrain(folder / name, recipe, *WORDS, before=strikes.get(name))
-    assert pretrain(folder / "failed", recipe, "data.train=[{path: nowhere.txt}]").code == 3
+    pretrain(folder / "failed", recipe, "data.train=[{path: nowhere.txt}]").exits(3)
     (folder / "notes").mkdir()
     (folder / "damaged").mkdir()
     (folder / "damaged" / "run.json").write_text("{", encoding="utf-8")
@@ -48,8 +48,7 @@ def runs(folder: Path, *words: str) -> Done:
 
 def test_every_run_is_listed_as_what_it_is(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "400")  # the folder's name is long
-    done = runs(folder, "--json").exits(0)
-    document = json.loads(done.out)
+    document = json.loads(runs(folder, "--json").exits(0).out)
     found = {Path(one["run"]).name: one for one in document["runs"]}
     facts = {name: (one["kind"], one["status"], one["steps"], one["planned_steps"]) for name, one in found.items()}
     assert facts == {
@@ -90,7 +89,7 @@ def test_a_run_without_its_run_json_is_said_to_lack_it(folder: Path, tmp_path: P
     for words in (["resume", other / "lost"], ["pretrain", recipe, "--run", other / "lost"], ["report", other]):
         done = run_tfkit(tmp_path, words)
         assert (done.code, "its run.json is missing" in done.err, "not written by tfkit" in done.err) == (2, True, False), done.err
-    assert run_tfkit(tmp_path, ["runs", other, "--delete-unfinished", "--with-checkpoints", "--yes"]).code == 0
+    run_tfkit(tmp_path, ["runs", other, "--delete-unfinished", "--with-checkpoints", "--yes"]).exits(0)
     assert sorted((other / "lost").rglob("*")) == kept
 
 
@@ -112,15 +111,12 @@ def test_a_killed_run_is_completed_by_the_next_command(folder: Path, command: st
 
 def test_a_run_without_a_checkpoint_is_named_for_what_it_is(folder: Path) -> None:
     for name, state in {"failed": "failed (DataError: ", "early": "was killed"}.items():
-        done = run_tfkit(folder.parent, ["evaluate", "--from", str(folder / name)])
-        assert (done.code, f"this run {state}" in done.err) == (4, True), done.err
+        done = run_tfkit(folder.parent, ["evaluate", "--from", str(folder / name)]).exits(4, f"this run {state}")
     receipt = json.loads((folder / "failed" / "run.json").read_bytes()) | {"command": ["tfkit", "pretrain", "a recipe.yaml"]}
     (folder / "failed" / "run.json").write_text(json.dumps(receipt), encoding="utf-8")  # here it is the test's own
-    done = run_tfkit(folder.parent, ["resume", str(folder / "failed")])
-    assert (done.code, "it is failed (DataError: " in done.err) == (2, True), done.err
+    done = run_tfkit(folder.parent, ["resume", str(folder / "failed")]).exits(2, "it is failed (DataError: ")
     assert done.err.endswith("Start it again: tfkit pretrain 'a recipe.yaml' --resume\n")
-    done = run_tfkit(folder.parent, ["resume", str(folder / "notes")])
-    assert (done.code, "no run of tfkit" in done.err) == (2, True), done.err
+    run_tfkit(folder.parent, ["resume", str(folder / "notes")]).exits(2, "no run of tfkit")
 
 
 def test_only_runs_that_came_to_nothing_are_deleted(folder: Path) -> None:
@@ -147,8 +143,8 @@ def test_only_runs_that_came_to_nothing_are_deleted(folder: Path) -> None:
 
 
 def test_other_words(tmp_path: Path) -> None:
-    assert runs(tmp_path / "nowhere").code == 2
-    assert runs(tmp_path, "--yes").code == 2
+    runs(tmp_path / "nowhere").exits(2)
+    runs(tmp_path, "--yes").exits(2)
     (tmp_path / "empty").mkdir()
     assert runs(tmp_path / "empty").out == f"{tmp_path / 'empty'}: no runs\n"
 
@@ -161,7 +157,7 @@ def test_a_run_behind_a_link_is_listed_if_the_link_is_named(folder: Path) -> Non
 def test_a_start_that_fails_at_once_leaves_no_folder(tmp_path: Path) -> None:
     """Nothing was measured or recorded yet: the data that a fine-tuning without a recipe would look at are not there."""
     recipe = write_recipe(tmp_path, write_corpus(tmp_path / "corpus"))
-    assert pretrain(tmp_path / "start", recipe, "training.steps=3", "evaluation.every=null").code == 0
+    pretrain(tmp_path / "start", recipe, "training.steps=3", "evaluation.every=null").exits(0)
     words = ["finetune", "--from", "start", "--data", "nowhere.csv", "--run", "run"]
     os.chdir(tmp_path)
     done = run_tfkit(tmp_path, words)

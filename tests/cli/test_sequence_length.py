@@ -10,6 +10,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from tiny_files import receipt
 from tiny_runs import Done, pretrain, records, run_tfkit
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
@@ -41,8 +42,7 @@ def finetune(place: Path, start: str, data: str, run: str, *words: str) -> Done:
 
 def evaluate(*words: str) -> dict[str, Any]:
     done = run_tfkit(Path.cwd(), ["evaluate", "--json", *words, "carbon.enabled=false", "evaluation.bootstrap=null"]).exits(0)
-    result: dict[str, Any] = json.loads(done.out)
-    return result
+    return done.document
 
 
 @pytest.mark.thorough
@@ -59,13 +59,13 @@ def test_a_decoder_that_is_tuned_on_short_rows_keeps_its_context(place: Path) ->
     best = min((one["evaluation"] for one in losses if "evaluation" in one), key=lambda metrics: float(metrics["loss"]))
     alone = evaluate("--from", "kept", f"{LENGTH}=16")
     assert (alone["metrics"], alone["context_length"], alone["sequence_length"]) == (best, 64, 16)
-    result = json.loads((Path("kept") / "run.json").read_bytes())["result"]
+    result = receipt(Path("kept"))["result"]
     assert (result["sequence_length"], result["evaluation"].keys() == best.keys()) == (16, True)
 
 
 @pytest.mark.thorough
 def test_a_tuned_model_and_its_base_are_scored_in_pieces_of_the_same_length(place: Path) -> None:
-    assert finetune(place, "llama", "corpus", "tuned", "training.steps=1", f"{LENGTH}=16").code == 0
+    finetune(place, "llama", "corpus", "tuned", "training.steps=1", f"{LENGTH}=16").exits(0)
     data = ("--data", str(place / "corpus"))
     of_both = [evaluate("--from", start, *data, *words) for words in ([], [f"{LENGTH}=8"]) for start in ("tuned", str(place / "llama"))]
     assert [one["sequence_length"] for one in of_both] == [64, 64, 8, 8]
@@ -84,8 +84,8 @@ def test_pieces_are_of_the_context_at_most_1024_or_of_the_given_length(context: 
 
 
 def test_a_tuned_checkpoint_still_reads_its_whole_context(place: Path) -> None:
-    assert finetune(place, "llama", "corpus", "kept", "training.steps=1", f"{LENGTH}=16").code == 0
-    assert finetune(place, "llama", "corpus", "cut", "training.steps=1", "model.context_length=16").code == 0
+    finetune(place, "llama", "corpus", "kept", "training.steps=1", f"{LENGTH}=16").exits(0)
+    finetune(place, "llama", "corpus", "cut", "training.steps=1", "model.context_length=16").exits(0)
     kept, cut = load("kept"), load("cut")
     assert "| trained on rows of | 16 tokens at most |" in (kept.folder / "README.md").read_text(encoding="utf-8")
     assert "trained on rows of" not in (cut.folder / "README.md").read_text(encoding="utf-8")
@@ -94,8 +94,7 @@ def test_a_tuned_checkpoint_still_reads_its_whole_context(place: Path) -> None:
     ids = torch.arange(5, 60)[None]
     torch.testing.assert_close(theirs(ids).logits, kept.model(ids).logits, atol=1e-4, rtol=1e-4)
     words = ["generate", "--from", "kept", "--prompt", "the cat", "--max-new-tokens", "40", "--json", "carbon.enabled=false"]
-    done = run_tfkit(Path.cwd(), words).exits(0)
-    assert json.loads(done.out)["tokens"] > 16
+    assert run_tfkit(Path.cwd(), words).exits(0).document["tokens"] > 16
 
 
 def test_an_encoder_that_is_tuned_on_short_rows_keeps_its_positions(place: Path) -> None:
@@ -108,8 +107,6 @@ def test_an_encoder_that_is_tuned_on_short_rows_keeps_its_positions(place: Path)
     for name, tensor in cut.model.state_dict().items():
         torch.testing.assert_close(ours[name][: len(tensor)], tensor, atol=0, rtol=0)
     unread, before = kept.model.embedding.positions, base.model.embedding.positions
-    assert unread is not None
-    assert before is not None
     torch.testing.assert_close(unread.weight[5:], before.weight[5:], atol=0, rtol=1e-3)  # but for the weight decay
     assert AutoModelForSequenceClassification.from_pretrained(kept.folder).config.max_position_embeddings == 16
     ends = [[one["evaluation"] for one in records(Path(run)) if "evaluation" in one] for run in ("kept", "cut")]
@@ -127,11 +124,10 @@ def test_no_row_is_longer_than_the_context(place: Path) -> None:
     assert (done.code, said in done.err) == (2, True), done.err
     done = run_tfkit(Path.cwd(), ["evaluate", "--from", str(place / "llama"), "--data", str(place / "corpus"), f"{LENGTH}=65"])
     assert (done.code, f"command line: {LENGTH}: model.context_length holds 64 tokens: set this to 64 or less" in done.err) == (2, True)
-    done = run_tfkit(
+    run_tfkit(
         Path.cwd(),
         ["evaluate", "--from", str(place / "llama"), "--data", str(place / "corpus"), "objective={kind: minimal_pairs}", f"{LENGTH}=6"],
-    )
-    assert (done.code, "data.sequence_length: minimal_pairs judges in the model's whole context" in done.err) == (2, True), done.err
+    ).exits(2, "data.sequence_length: minimal_pairs judges in the model's whole context")
 
 
 ROTARY = "position: {kind: rotary}, dim: 16, num_heads: 2, hidden_dim: 24, init: {std: 0.2}"

@@ -1,7 +1,6 @@
 """A recipe with stages: a language model, a classifier from it, and a student that it teaches, as one run and by hand."""
 
 import contextlib
-import json
 import os
 import shlex
 import shutil
@@ -11,10 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tiny_files import flip, receipt, write_rows
-from tiny_runs import After, Done, exact, hashes, run_tfkit, strike, write_corpus
+from tiny_files import flip, read_json, receipt, write_rows
+from tiny_runs import After, Done, assert_same_bits, run_here, run_tfkit, strike, write_corpus
 
-from tfkit.__main__ import main
 from tfkit.engine.training_run import attempt
 from tfkit.errors import ModelError
 from tfkit.hub import find_checkpoint
@@ -68,32 +66,24 @@ def tfkit(*words: str, before: Any = None) -> Done:
 
 
 def good(*words: str, before: Any = None) -> Done:
-    done = tfkit(*words, before=before).exits(0)
-    return done
+    return tfkit(*words, before=before).exits(0)
 
 
-@pytest.fixture
-def refused(capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
-    """Run a command in this process that ends with 2, and return what it says."""
-
-    def run(*words: str) -> str:
-        assert main([*words]) == 2, words
-        return capsys.readouterr().err
-
-    return run
+def refused(*words: str) -> str:
+    """Run a command that ends with 2, and return what it says."""
+    return run_here(words).refuses(2).err
 
 
 @pytest.fixture(scope="module")
 def whole(place: Path) -> dict[str, Any]:
     """The result of the chain that was never stopped, in the folder `whole`."""
     with contextlib.chdir(place):
-        return json.loads(good("pretrain", "chain.yaml", "--run", "whole", "--json").out)  # type: ignore[no-any-return]
+        return good("pretrain", "chain.yaml", "--run", "whole", "--json").document  # type: ignore[no-any-return]
 
 
-def assert_same_bits(run: str, stages: tuple[str, ...] = ("base", "tune", "small")) -> None:
+def assert_same_stages(run: str, stages: tuple[str, ...] = ("base", "tune", "small")) -> None:
     for stage in stages:
-        assert hashes(Path(run, stage), STEPS) == hashes(Path("whole", stage), STEPS), stage
-        assert exact(Path(run, stage)) == exact(Path("whole", stage)), stage
+        assert_same_bits(Path(run, stage), Path("whole", stage), STEPS)
 
 
 def test_one_process_gives_the_bits_of_the_stages_run_by_hand(whole: dict[str, Any]) -> None:
@@ -101,7 +91,7 @@ def test_one_process_gives_the_bits_of_the_stages_run_by_hand(whole: dict[str, A
         recipe = "\n".join(line[4:] for line in f"{text}{COMMON}".splitlines())
         Path(f"{name}.yaml").write_text(recipe.replace(": base", ": hand/base"), encoding="utf-8")
         good(KINDS[name], f"{name}.yaml", "--run", f"hand/{name}")
-    assert_same_bits("hand")
+    assert_same_stages("hand")
 
 
 def test_the_result_has_each_stage_and_the_totals_of_all(whole: dict[str, Any]) -> None:
@@ -120,7 +110,7 @@ def test_the_result_has_each_stage_and_the_totals_of_all(whole: dict[str, Any]) 
 def test_each_stage_is_a_run_that_names_those_it_came_from(whole: dict[str, Any]) -> None:
     runs = {stage: receipt(f"whole/{stage}")["run_id"] for stage in STAGES}
     parents = {
-        stage: json.loads(Path("whole", stage, f"checkpoints/step-{STEPS:06d}/tfkit.json").read_text())["lineage"]["parents"]
+        stage: read_json(Path("whole", stage, f"checkpoints/step-{STEPS:06d}/tfkit.json"))["lineage"]["parents"]
         for stage in ("tune", "small")
     }
     assert [(one["role"], one["path"], one["run_id"]) for one in parents["tune"]] == [("start", "whole/base", runs["base"])]
@@ -134,23 +124,23 @@ def test_each_stage_is_a_run_that_names_those_it_came_from(whole: dict[str, Any]
 
 
 def test_runs_lists_the_chain_and_its_stages_and_what_takes_a_run_takes_the_last(whole: dict[str, Any]) -> None:
-    listed = json.loads(good("runs", "whole", "--json").out)["runs"]
+    listed = good("runs", "whole", "--json").document["runs"]
     assert [(one["run"], one["kind"], one["status"], one["steps"]) for one in listed] == [
         ("whole", "stages", "finished", 3 * STEPS),
         *((f"whole/{stage}", KINDS[stage], "finished", STEPS) for stage in STAGES),
     ]
     assert listed[0]["seconds"] == pytest.approx(sum(one["seconds"] for one in listed[1:]))
-    verified = json.loads(good("verify", "whole", "--json").out)
+    verified = good("verify", "whole", "--json").document
     assert [one["path"] for one in verified["checkpoints"]] == [
         f"whole/{stage}/checkpoints/step-00000{n}" for stage in STAGES for n in (4, 6)
     ]
-    scored = json.loads(good("evaluate", "--from", "whole", "--json", "carbon.enabled=false").out)
+    scored = good("evaluate", "--from", "whole", "--json", "carbon.enabled=false").document
     assert scored["checkpoint"] == f"whole/small/checkpoints/step-{STEPS:06d}"
 
 
 def test_a_finished_chain_repeats_its_result(whole: dict[str, Any]) -> None:
     done = good("resume", "whole", "--json")
-    assert json.loads(done.out) == whole
+    assert done.document == whole
     assert done.err.count("here is its result again") == len(STAGES)
 
 
@@ -159,7 +149,7 @@ def test_a_finished_chain_repeats_its_result(whole: dict[str, Any]) -> None:
 def test_ended_in_its_second_stage_it_goes_on_to_the_same_bits(whole: dict[str, Any], number: int) -> None:
     run = f"ended-{number}"
     done = tfkit("pretrain", "chain.yaml", "--run", run, before=strike(number, 2 * STEPS + 8))
-    chain, *stages = json.loads(good("runs", run, "--json").out)["runs"]
+    chain, *stages = good("runs", run, "--json").document["runs"]
     assert [one["status"] for one in stages] == ["finished", "killed" if number == signal.SIGKILL else "stopped"]
     assert (chain["status"], chain["resume"]) == (stages[1]["status"], f"tfkit resume {run}")
     assert chain["steps"] == sum(one["steps"] for one in stages) > STEPS
@@ -170,7 +160,7 @@ def test_ended_in_its_second_stage_it_goes_on_to_the_same_bits(whole: dict[str, 
         assert done.err.splitlines()[-1] == f"tfkit resume {run} --threads 1"
     again = good("resume", run)
     assert "resuming from step-00000" in again.err
-    assert_same_bits(run)
+    assert_same_stages(run)
     assert receipt(run)["status"] == "finished"
 
 
@@ -178,7 +168,7 @@ def test_a_copied_chain_repeats_its_result_each_time(whole: dict[str, Any]) -> N
     """The second time, its stages seemed to start from other folders than those that their own recipes name."""
     shutil.copytree("whole", "elsewhere")
     for _ in range(2):
-        again = json.loads(good("resume", "elsewhere", "--json").out)
+        again = good("resume", "elsewhere", "--json").document
         assert again["status"] == "finished"
         assert Path(again["checkpoint"]).is_relative_to(Path("elsewhere").resolve())
     shutil.rmtree("elsewhere")
@@ -195,15 +185,15 @@ def test_a_stop_between_two_stages(whole: dict[str, Any]) -> None:
     assert said == "stage tune: stopped by SIGTERM: 1 of 3 stages are done, and tune was not started"
     assert not Path("between/tune").exists()
     good(*shlex.split(command)[1:-2])
-    assert_same_bits("between")
+    assert_same_stages("between")
     Path("between/run.json").write_text("{", encoding="utf-8")
-    result = json.loads(good("resume", "between", "--json").out)
+    result = good("resume", "between", "--json").document
     assert (result["status"], result["steps"]) == ("finished", 3 * STEPS), "the chain is in recipe.yaml, too"
     Path("between").rename("moved")
-    assert json.loads(good("resume", "moved", "--json").out)["steps"] == 3 * STEPS
+    assert good("resume", "moved", "--json").document["steps"] == 3 * STEPS
 
 
-def test_a_part_of_the_stages_and_what_may_change_before_the_rest(whole: dict[str, Any], refused: Callable[..., str]) -> None:
+def test_a_part_of_the_stages_and_what_may_change_before_the_rest(whole: dict[str, Any]) -> None:
     run = ["pretrain", "chain.yaml", "--run", "part"]
     needs = "--stages: tune needs the stage base, whose run part/base is not there: run both, with --stages base,tune"
     assert refused(*run, "--stages", "tune").splitlines()[-1] == needs
@@ -211,14 +201,14 @@ def test_a_part_of_the_stages_and_what_may_change_before_the_rest(whole: dict[st
     missing = refused(*run, "tune.data.train.0.path=gone.jsonl")
     assert missing.startswith("command line: tune.data.train.0.path: 'gone.jsonl': no such file"), "not found after the first stage"
     assert not Path("part").exists()
-    first = json.loads(good(*run, "--stages", "base", "base.training.log_every=3", "--json").out)
+    first = good(*run, "--stages", "base", "base.training.log_every=3", "--json").document
     assert ([*first["stages"]], first["status"], receipt("part")["status"]) == (["base"], "stopped", "stopped")
     lost = "the last of its stages, small, was not started yet; name one of those that were started: part/base"
     with pytest.raises(ModelError, match=lost):
         find_checkpoint("part")
     assert "the stage base was started here before. Continue with --resume" in refused(*run)
     good(*run, "--stages", "tune")
-    assert_same_bits("part", ("tune",))
+    assert_same_stages("part", ("tune",))
     for word, wanted in {
         "tune.optimizer.lr=1e-2": "was started with another recipe, so it cannot continue:\n  optimizer.lr: 0.001 in the run, 0.01 now",
         "base.training.steps=8": "stage base: the stage tune has started from its end, so its length cannot change:\n  training.steps: 6",
@@ -226,27 +216,27 @@ def test_a_part_of_the_stages_and_what_may_change_before_the_rest(whole: dict[st
     }.items():
         assert wanted in refused("resume", "part", word)
     assert receipt("part")["given"]["overrides"] == {"base.training.log_every": 3}, "of what was refused nothing is kept"
-    last = json.loads(good("resume", "part", "tune.training.steps=7", "small.training.steps=3", "--json").out)
+    last = good("resume", "part", "tune.training.steps=7", "small.training.steps=3", "--json").document
     assert {name: one["steps"] for name, one in last["stages"].items()} == {"base": STEPS, "tune": 7, "small": 3}
     assert (last["status"], last["steps"]) == ("finished", STEPS + 7 + 3)
 
 
-def test_the_first_stage_may_begin_from_another_checkpoint_with_other_rows(whole: dict[str, Any], refused: Callable[..., str]) -> None:
+def test_the_first_stage_may_begin_from_another_checkpoint_with_other_rows(whole: dict[str, Any]) -> None:
     tune, more = STAGES["tune"].replace("base", "nowhere").replace("rows", "none"), STAGES["tune"].replace("base", "tune")
     Path("tuning.yaml").write_text(f"stages:\n  tune:{tune}{COMMON}  more:{more}{COMMON}", encoding="utf-8")
     wrong = "tuning.yaml: the first stage, tune, starts from the checkpoint nowhere: use `tfkit finetune`"
     assert refused("pretrain", "tuning.yaml").strip() == wrong
     assert "use `tfkit pretrain`" in refused("finetune", "chain.yaml")
     done = good("finetune", "tuning.yaml", "--from", "whole/base", "--data", "rows.jsonl", "--run", "tuned", "--json")
-    stages = json.loads(done.out)["stages"]
+    stages = done.document["stages"]
     assert stages["tune"]["evaluation"] == whole["stages"]["tune"]["evaluation"]
     assert stages["more"]["before"]["accuracy"] == stages["tune"]["evaluation"]["accuracy"]
 
 
-def test_a_stage_that_fails_or_does_not_pass_ends_the_chain(refused: Callable[..., str]) -> None:
+def test_a_stage_that_fails_or_does_not_pass_ends_the_chain() -> None:
     sick = tfkit("pretrain", "chain.yaml", "--run", "sick", "tune.optimizer.lr=1e30", "--json").exits(6)
     assert sick.err.splitlines()[-1].startswith("stage tune: "), sick.err
-    assert json.loads(sick.out)["error"]["kind"] == "unhealthy"
+    assert sick.document["error"]["kind"] == "unhealthy"
     assert (receipt("sick")["status"], receipt("sick")["stages"]["tune"]["status"], Path("sick/small").exists()) == (
         "failed",
         "failed",
@@ -254,7 +244,7 @@ def test_a_stage_that_fails_or_does_not_pass_ends_the_chain(refused: Callable[..
     )
     gates = ["--fail-if", "tune.accuracy < 2", "--fail-if", "base.loss > 1000", "--fail-if", "seconds < 0"]
     done = tfkit("pretrain", "chain.yaml", "--run", "gated", *gates, "--json")
-    result = json.loads(done.out)
+    result = done.document
     assert (done.code, [*result["stages"]], result["status"]) == (8, ["base", "tune"], "stopped")
     assert [(one["metric"], one["failed"]) for one in result["gates"]] == [
         ("base.loss", False),
@@ -275,26 +265,26 @@ def test_a_dry_run_plans_what_can_be_planned(whole: dict[str, Any]) -> None:
     assert good("check", "planned.yaml").out == "planned.yaml: no errors\n"
     assert "steps: 9" in done.out
     assert done.err.count("needs the model of the stage base, which was not run yet") == 2
-    document = json.loads(good("pretrain", "chain.yaml", "--dry-run", "--run", "whole", "--json", "--stages", "tune").out)
+    document = good("pretrain", "chain.yaml", "--dry-run", "--run", "whole", "--json", "--stages", "tune").document
     assert document["stages"]["tune"]["estimate"]["steps"] == STEPS
 
 
-def test_folders_of_another_kind_and_in_use(whole: dict[str, Any], refused: Callable[..., str], capsys: pytest.CaptureFixture[str]) -> None:
+def test_folders_of_another_kind_and_in_use(whole: dict[str, Any]) -> None:
     assert "whole: holds the runs of a recipe with stages" in refused("pretrain", "base.yaml", "--run", "whole", "--resume")
     assert "whole/base: holds the checkpoints of a run" in refused("pretrain", "chain.yaml", "--run", "whole/base", "--resume")
     assert "the recipe has no stages; leave it out" in refused("pretrain", "base.yaml", "--run", "single", "--stages", "base")
-    assert main(["average", "whole", "--out", "mean"]) == 4
-    assert "whole: has no checkpoints of its own; name one of its runs: whole/base, whole/tune, whole/small" in capsys.readouterr().err
+    run_here(["average", "whole", "--out", "mean"]).exits(
+        4, "whole: has no checkpoints of its own; name one of its runs: whole/base, whole/tune, whole/small"
+    )
     with RunFolder.open(Path("whole"), resume=True, command=None):
-        assert main(["resume", "whole"]) == 5
-    assert "this run folder is in use" in capsys.readouterr().err
+        run_here(["resume", "whole"]).exits(5, "this run folder is in use")
 
 
 def test_deleting_the_unfinished_leaves_a_chain_whose_stages_are_worth_keeping(whole: dict[str, Any]) -> None:
     good("pretrain", "chain.yaml", "--run", "pruned/chain", "--stages", "base")
-    assert json.loads(good("runs", "pruned", "--delete-unfinished", "--with-checkpoints", "--yes", "--json").out)["deleted"] == []
+    assert good("runs", "pruned", "--delete-unfinished", "--with-checkpoints", "--yes", "--json").document["deleted"] == []
     tfkit("pretrain", "chain.yaml", "--run", "pruned/other", "base.data.train.0.path=gone").exits(3)
-    deleted = json.loads(good("runs", "pruned", "--delete-unfinished", "--yes", "--json").out)["deleted"]
+    deleted = good("runs", "pruned", "--delete-unfinished", "--yes", "--json").document["deleted"]
     assert deleted == ["pruned/other/base", "pruned/other"]
     assert Path("pruned/chain/base/checkpoints").exists()
 
@@ -325,7 +315,7 @@ def first_stages(place: Path) -> dict[int, Path]:
     with contextlib.chdir(place):
         for step, run in runs.items():
             good("pretrain", "chain.yaml", "--run", str(run), "--stages", "base", *(worse if step == 2 else []))
-            assert json.loads((run / "base/checkpoints/best.json").read_text())["step"] == step
+            assert read_json(run / "base/checkpoints/best.json")["step"] == step
     return runs
 
 
@@ -342,13 +332,13 @@ def damaged(whole: Path, run: Path, damage: Callable[[Path], object]) -> Path:
     """Copy a run to another place, and damage the best checkpoint of its first stage."""
     shutil.copytree(whole, run)
     root = run / "base" / "checkpoints"
-    damage(root / f"step-{json.loads((root / 'best.json').read_text())['step']:06d}")
+    damage(root / f"step-{read_json(root / 'best.json')['step']:06d}")
     return run
 
 
 def parent(run: Path) -> Any:
     """Return the hash of the model that the stage `tune` started from."""
-    return json.loads((run / "tune/checkpoints/step-000001/tfkit.json").read_text())["lineage"]["parents"][0]["sha256"]
+    return read_json(run / "tune/checkpoints/step-000001/tfkit.json")["lineage"]["parents"][0]["sha256"]
 
 
 @pytest.mark.sampled(6)
@@ -382,8 +372,7 @@ def test_a_stage_whose_last_checkpoint_is_damaged_is_refused_alone_and_continued
 ) -> None:
     """Whatever is lost; the other damages of a file are found above."""
     run = damaged(first_stages[6], tmp_path / "run", DAMAGES[name])
-    refused = tfkit("resume", str(run), "--stages", "tune", *ONE_STEP)
-    assert (refused.code, "the stage base is damaged" in refused.err) == (4, True), refused.err
+    tfkit("resume", str(run), "--stages", "tune", *ONE_STEP).exits(4, "the stage base is damaged")
     good("resume", str(run), "--stages", "base,tune", *ONE_STEP)
     assert parent(run) == parent(undamaged)
 
@@ -391,9 +380,9 @@ def test_a_stage_whose_last_checkpoint_is_damaged_is_refused_alone_and_continued
 @pytest.mark.thorough
 def test_a_finished_chain_needs_its_first_stage_no_more(first_stages: dict[int, Path], tmp_path: Path) -> None:
     shutil.copytree(first_stages[2], tmp_path / "run")
-    result = json.loads(good("resume", str(tmp_path / "run"), *ONE_STEP, "--json").out)
+    result = good("resume", str(tmp_path / "run"), *ONE_STEP, "--json").document
     run = damaged(tmp_path / "run", tmp_path / "moved", shutil.rmtree)
-    again = json.loads(good("resume", str(run), "--json").out)
+    again = good("resume", str(run), "--json").document
     assert {name: one["evaluation"] for name, one in again["stages"].items()} == {
         name: one["evaluation"] for name, one in result["stages"].items()
     }

@@ -1,6 +1,5 @@
 """Each task of the standard library through the command line, on two of its packages: an objective each, without a file or a network."""
 
-import json
 from pathlib import Path
 
 import pytest
@@ -43,8 +42,7 @@ def test_a_task_is_trained_and_scored_on_files_of_its_own(tmp_path: Path, task: 
     assert "held-out rows are among those" not in done.err
     scored = next(record["evaluation"] for record in exact(tmp_path / "run") if "evaluation" in record)
     assert RUNS[task][3] in scored
-    shown = run_tfkit(tmp_path, ["inspect", str(recipe), "--show", "1", "--json"], few_files).exits(0)
-    document = json.loads(shown.out)
+    document = run_tfkit(tmp_path, ["inspect", str(recipe), "--show", "1", "--json"], few_files).exits(0).document
     place, line = document["rows"][0]["place"].split(":")
     assert place.split("/")[0] in ("email", "asyncio")
     assert int(line) > 0

@@ -11,9 +11,7 @@ from typing import Any
 import fake_codecarbon
 import pytest
 from tiny_files import read_rows, receipt
-from tiny_runs import both, pretrain, run_tfkit, strike
-
-from tfkit.__main__ import main
+from tiny_runs import both, pretrain, run_here, run_tfkit, strike
 
 METERED = "carbon={enabled: true, intensity_g_per_kwh: 1e5, every_seconds: 0.5}"
 
@@ -32,31 +30,29 @@ def run(finished: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(finished, tmp_path / "run"))
 
 
-def verified(path: Path, capsys: pytest.CaptureFixture[str]) -> tuple[int, dict[str, Any], str]:
-    code = main(["verify", str(path), "--json"])
-    out, err = capsys.readouterr()
-    return code, json.loads(out), err
+def verified(path: Path) -> tuple[int, dict[str, Any], str]:
+    done = run_here(["verify", path, "--json"])
+    return done.code, done.document, done.err
 
 
-def test_a_run_that_nobody_changed(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    code, document, err = verified(run, capsys)
+def test_a_run_that_nobody_changed(run: Path) -> None:
+    code, document, err = verified(run)
     assert (code, err, document["good"]) == (0, "", True)
     (audit,) = document["carbon"]
     assert (audit["good"], audit["problems"], audit["notes"]) == (True, [], [])
     assert audit["ledgers"] == {"0-1": "chained", "0-2": "chained"}
     newest = sorted((run / "checkpoints").glob("step-*"))[-1]
-    code, document, _ = verified(newest, capsys)
+    code, document, _ = verified(newest)
     assert (code, len(document["checkpoints"]), len(document["carbon"])) == (0, 1, 1)
     shutil.copytree(run, run.parent / "other")
-    code, document, _ = verified(run.parent, capsys)
+    code, document, _ = verified(run.parent)
     found = [(Path(one["run"]).name, one["good"]) for one in document["carbon"]]
     assert (code, found, len(document["checkpoints"])) == (
         0,
         [("other", True), ("run", True)],
         2 * len(list((run / "checkpoints").glob("step-*"))),
     )
-    assert main(["verify", str(run)]) == 0
-    assert "the energy follows from the ledgers (0-1 chained, 0-2 chained; " in capsys.readouterr().out
+    assert "the energy follows from the ledgers (0-1 chained, 0-2 chained; " in run_here(["verify", run]).exits(0).out
 
 
 def in_file(name: str, change: Callable[[str], str]) -> Callable[[Path], None]:
@@ -150,9 +146,9 @@ def with_a_folder_for_a_table(run: Path) -> None:
         (rewritten, r"0-2\.jsonl:1: refers to a line that no other ledger has"),
     ],
 )
-def test_a_change_is_named(run: Path, capsys: pytest.CaptureFixture[str], tamper: Callable[[Path], None], problem: str) -> None:
+def test_a_change_is_named(run: Path, tamper: Callable[[Path], None], problem: str) -> None:
     tamper(run)
-    code, document, err = verified(run, capsys)
+    code, document, err = verified(run)
     (audit,) = document["carbon"]
     assert (code, document["good"], audit["good"]) == (4, False, False)
     assert any(re.search(problem, line) for line in audit["problems"]), audit["problems"]
@@ -160,25 +156,25 @@ def test_a_change_is_named(run: Path, capsys: pytest.CaptureFixture[str], tamper
     assert all(found["verdict"] == "good" for found in document["checkpoints"])
 
 
-def test_a_run_that_was_killed_may_lag_behind_its_ledgers(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_run_that_was_killed_may_lag_behind_its_ledgers(run: Path) -> None:
     document = receipt(run) | {"status": "running"}
     document["totals"]["energy_kwh"] *= 0.5
     (run / "run.json").write_text(json.dumps(document))
-    code, found, _ = verified(run, capsys)
+    code, found, _ = verified(run)
     assert (code, found["carbon"][0]["notes"]) == (
         0,
         [f"{run}: is in progress or was killed; its totals may lack the latest readings of the ledgers"],
     )
     document["totals"]["energy_kwh"] *= 3
     (run / "run.json").write_text(json.dumps(document))
-    code, found, _ = verified(run, capsys)
+    code, found, _ = verified(run)
     assert code == 4
     assert "totals.energy_kwh" in found["carbon"][0]["problems"][0]
 
 
-def test_a_run_json_that_cannot_be_read_is_not_compared(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_run_json_that_cannot_be_read_is_not_compared(run: Path) -> None:
     (run / "run.json").write_text("{")
-    code, document, _ = verified(run, capsys)
+    code, document, _ = verified(run)
     (audit,) = document["carbon"]
     assert (code, audit["problems"]) == (0, [])
     assert [note.partition(" (")[0] for note in audit["notes"]] == [f"{run / 'run.json'}: not compared"]
@@ -192,7 +188,6 @@ def test_the_script_of_the_page_gives_the_same_totals(
 ) -> None:
     page = (Path(__file__).parents[2] / "docs/carbon.md").read_text(encoding="utf-8")
     script = SCRIPT.search(page)
-    assert script is not None
     assert len(script[1].splitlines()) <= 20
     monkeypatch.chdir(run)
     exec(script[1], {})

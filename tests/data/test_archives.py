@@ -14,10 +14,11 @@ import pyarrow
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tiny_sources import opened, texts
 
 from tfkit.data.formats.readers import READER_VERSIONS
-from tfkit.data.sources.local_files import FileSource, find_files
-from tfkit.data.sources.open_sources import open_source, training_sources, validation_sources
+from tfkit.data.sources.local_files import find_files
+from tfkit.data.sources.open_sources import training_sources, validation_sources
 from tfkit.data.sources.split_files import evaluated_files
 from tfkit.errors import DataError
 from tfkit.recipe.schema.data_sections import DataSection, SourceSection
@@ -62,16 +63,6 @@ def zip_of(files: dict[str, bytes]) -> bytes:
         for name, content in files.items():
             archive.writestr(name, content)
     return buffer.getvalue()
-
-
-def texts(path: Path | str) -> list[str]:
-    return [row.text for row in opened(path).rows()]
-
-
-def opened(path: Path | str) -> FileSource:
-    source = open_source(SourceSection(path=str(path)), "all", None)
-    assert isinstance(source, FileSource)
-    return source
 
 
 @pytest.mark.parametrize("suffix", [".zip", *TARS])
@@ -200,7 +191,7 @@ def test_splits_and_classes_of_an_archive_are_those_of_its_folder(tmp_path: Path
                 for source in (
                     *training_sources(DataSection(train=[SourceSection(path=str(at))], validation=0.5), CLASSES),
                     *validation_sources(DataSection(train=[SourceSection(path=str(at))], validation=0.5), CLASSES),
-                    open_source(SourceSection(path=str(at), files=evaluated_files(str(at))), "all", None, roles=CLASSES),
+                    opened(at, roles=CLASSES, files=evaluated_files(str(at))),
                 )
             ]
             for at in (path, folder)
@@ -208,4 +199,4 @@ def test_splits_and_classes_of_an_archive_are_those_of_its_folder(tmp_path: Path
         assert found[0] == found[1]
         assert {row["text"].split()[name == "tables"] for row in found[0][2]} == {"test"}
         assert {row["label"] for row in found[0][2]} == {"a", "b"}
-    assert "train.csv to train on" in open_source(SourceSection(path=str(tmp_path / f"tables{suffix}")), "train", 0.5).describe()
+    assert "train.csv to train on" in opened(tmp_path / f"tables{suffix}", "train", 0.5).describe()

@@ -9,15 +9,16 @@ from typing import Any
 import numpy as np
 import pytest
 from tiny_files import write_rows
+from tiny_sources import opened
 
-from tfkit.data import open_source, token_stream
+from tfkit.data import token_stream
 from tfkit.data.columns.record_columns import Columns
 from tfkit.data.columns.rows import Part
 from tfkit.data.sources.stdlib import StdlibTask
 from tfkit.data.store.folder_cache import ATTEMPTS, build_and_open
 from tfkit.data.store.vocabulary import trained_tokenizer
 from tfkit.errors import MachineError
-from tfkit.recipe.schema.data_sections import SourceSection, TokenizerSection
+from tfkit.recipe.schema.data_sections import TokenizerSection
 
 TEXTS = ["some text, some words", "more words of the same kind", "a last text"] * 5
 
@@ -58,10 +59,9 @@ def _cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def prepared(rows: Path) -> tuple[str, list[int], list[int]]:
-    source = open_source(SourceSection(path=str(rows)), "all", None)
+    source = opened(rows)
     tokenizer = trained_tokenizer([source], TokenizerSection(vocab_size=300))
     stream = token_stream(source, tokenizer, sentences=True)
-    assert stream.sentences is not None
     return tokenizer.fingerprint(), np.asarray(stream.tokens).tolist(), stream.sentences.tolist()
 
 

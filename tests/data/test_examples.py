@@ -11,14 +11,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny_runs import Process
+from tiny_sources import opened
 from tiny_streams import write_texts
 
-from tfkit.data import Encoded, Encoder, ExampleSet, Row, cache_folder, example_set, open_source
+from tfkit.data import Encoded, Encoder, ExampleSet, Row, cache_folder, example_set
 from tfkit.data.columns.rows import BadRow, OnBadRow, describe_skipped
 from tfkit.data.store import example_sets as examples
 from tfkit.data.store.token_stream import check_ids
 from tfkit.errors import DataError, ModelError
-from tfkit.recipe.schema.data_sections import SourceSection
 from tfkit.recipe.schema.objective_facts import SECTIONS
 
 
@@ -46,7 +46,7 @@ class Letters:
 
 
 def set_of(folder: Path, texts: Sequence[str], encoder: Letters | None = None, on_bad_row: OnBadRow = "error") -> ExampleSet:
-    source = open_source(write_texts(folder, texts), "all", None, on_bad_row)
+    source = opened(write_texts(folder, texts), skip=on_bad_row == "skip")
     return example_set(source, encoder or Letters(), on_bad_row)
 
 
@@ -136,7 +136,7 @@ def test_batches_do_not_show_in_the_examples(tmp_path: Path, monkeypatch: pytest
 
 def test_the_second_time_it_comes_from_the_cache(tmp_path: Path) -> None:
     reported: list[int] = []
-    source = open_source(write_texts(tmp_path, TEXTS), "all", None)
+    source = opened(write_texts(tmp_path, TEXTS))
     first, again = Letters(), Letters()
     one, two = (example_set(source, encoder, "error", reported.append) for encoder in (first, again))
     assert (one.cached, two.cached, first.calls, again.calls) == (False, True, 1, 0)
@@ -186,7 +186,7 @@ def test_bad_rows_are_refused_by_place_or_counted(tmp_path: Path) -> None:
 
 
 def test_a_fraction_that_has_none_of_few_rows_is_distinguished_from_an_empty_source(tmp_path: Path) -> None:
-    source = open_source(write_texts(tmp_path, ["one"]), "held_out", 0.01)
+    source = opened(write_texts(tmp_path, ["one"]), "held_out", 0.01)
     with pytest.raises(DataError, match=r"held out part, 1.00% of the rows: no rows here; .* or a larger fraction of it"):
         example_set(source, Letters(), "error")
 
@@ -196,7 +196,7 @@ def test_rows_of_one_input_cannot_be_held_out_apart(tmp_path: Path) -> None:
     path = tmp_path / "pairs.jsonl"
     path.write_text("".join(f'{{"source": "the same", "target": "answer {n}"}}\n' for n in range(40)), encoding="utf-8")
     for part in ("train", "held_out"):
-        found = [open_source(SourceSection(path=str(path)), part, 0.3, roles=roles, split_by=by) for by in ("input", "row")]
+        found = [opened(path, part, 0.3, roles=roles, split_by=by) for by in ("input", "row")]
         if next(found[0].rows(), None) is None:
             with pytest.raises(DataError, match=r"no rows here: all rows have the same input, .* with data.split_by=row, name other rows"):
                 example_set(found[0], Letters(), "error")
@@ -237,7 +237,7 @@ def test_an_encoder_that_fails_leaves_nothing(tmp_path: Path) -> None:
     def stop(count: int) -> None:
         raise KeyboardInterrupt
 
-    source = open_source(write_texts(tmp_path, TEXTS), "all", None)
+    source = opened(write_texts(tmp_path, TEXTS))
     with pytest.raises(KeyboardInterrupt):
         example_set(source, Letters(), "error", stop)
     assert not list(cache_folder().glob("examples/*"))
@@ -247,7 +247,7 @@ def started(folder: Path, progress: Callable[[int], object]) -> Process:
     """A process that builds the set, or finds it in the cache: its code is 1 then."""
 
     def program(_: list[str]) -> int:
-        source = open_source(SourceSection(path=str(folder / "rows.jsonl")), "all", None)
+        source = opened(folder / "rows.jsonl")
         stored = example_set(source, Letters(), "error", progress)
         assert plain(stored) == EXPECTED
         return int(stored.cached)

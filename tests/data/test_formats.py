@@ -15,30 +15,18 @@ import pyarrow.parquet
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
+from tiny_sources import opened, rows, texts
 
-from tfkit.data import open_source
 from tfkit.data.columns.record_columns import Columns, Record
-from tfkit.data.columns.rows import Row
 from tfkit.data.formats import parquet
 from tfkit.data.formats.file_content import Content, content_of
 from tfkit.data.formats.json_files import read_json
 from tfkit.data.formats.parquet import read_parquet
 from tfkit.errors import DataError
-from tfkit.recipe.schema.data_sections import SourceSection
-from tfkit.recipe.schema.roles import TEXT, Role
+from tfkit.recipe.schema.roles import Role
 
 TAGS = (Role("tokens", "texts", ("tokens",)), Role("tags", "labels", ("tags", "upos")))
 PAIR = (Role("source", "text", ("source", "en")), Role("target", "text", ("target", "de")))
-
-
-def rows(path: Path | str, roles: tuple[Role, ...] = TEXT, skip: bool = False, **section: Any) -> list[Row]:
-    """The rows of a path source, with what the section says of it."""
-    source = open_source(SourceSection(path=str(path), **section), "all", None, "skip" if skip else "error", roles)
-    return list(source.rows())
-
-
-def texts(path: Path | str, **section: Any) -> list[str]:
-    return [row.text for row in rows(path, **section)]
 
 
 def write(path: Path, content: str | bytes) -> Path:
@@ -104,7 +92,7 @@ def test_the_items_of_a_json_file_are_those_of_the_json_module(text: str, chunk:
 def test_a_json_file_is_not_held_in_memory(tmp_path: Path) -> None:
     row = json.dumps({"text": "word " * 200})
     file = write(tmp_path / "a.json", f"[{','.join([row] * 10_000)}]")
-    source = open_source(SourceSection(path=str(file)), "all", None)
+    source = opened(file)
     tracemalloc.start()
     assert sum(1 for _ in source.rows()) == 10_000
     assert tracemalloc.get_traced_memory()[1] < 5e6 < file.stat().st_size / 2
@@ -312,8 +300,8 @@ def test_one_path_may_be_absolute_and_the_other_not(tmp_path: Path, monkeypatch:
     write(tmp_path / "a.de", "c\nd\n")
     found = set()
     for path, beside in (("a.en", "a.de"), ("a.en", tmp_path / "a.de"), (tmp_path / "a.en", "a.de")):
-        section = SourceSection(path=str(path), format="lines", beside={"de": str(beside)}, columns={"source": "text"})
-        found.add(open_source(section, "all", None, roles=PAIR).fingerprint())
+        source = opened(path, roles=PAIR, format="lines", beside={"de": str(beside)}, columns={"source": "text"})
+        found.add(source.fingerprint())
     assert len(found) == 1
 
 
@@ -371,7 +359,7 @@ def test_the_fingerprint_covers_all_that_is_said_of_the_files(tmp_path: Path) ->
 
     def fingerprint(**section: Any) -> str:
         roles = (Role("text", "text", ("x", "text")),)
-        return open_source(SourceSection(path=str(tmp_path / "a.tsv"), **section), "all", None, roles=roles).fingerprint()
+        return opened(tmp_path / "a.tsv", roles=roles, **section).fingerprint()
 
     beside = str(tmp_path / "a.de")
     kinds: list[dict[str, Any]] = [{"format": "text"}, {"format": "lines"}, {"header": ["x", "b"]}, {"header": ["x", "z"]}]
@@ -389,15 +377,15 @@ def test_the_version_of_a_reader_is_in_the_fingerprints_of_what_it_reads_alone(t
         zipped(tmp_path / f"{name}.zip", {name: content})
 
     def prints() -> dict[str, str]:
-        sections = {path.name: SourceSection(path=str(path)) for path in tmp_path.iterdir()}
-        sections["b.csv as tsv"] = SourceSection(path=str(tmp_path / "b.csv"), format="tsv")
-        return {name: open_source(section, "all", None).fingerprint() for name, section in sections.items()}
+        sources = {path.name: opened(path) for path in tmp_path.iterdir()}
+        sources["b.csv as tsv"] = opened(tmp_path / "b.csv", format="tsv")
+        return {name: source.fingerprint() for name, source in sources.items()}
 
     before = prints()
     monkeypatch.setattr("tfkit.data.formats.readers.READER_VERSIONS", {"tsv": 99})
     after = prints()
     assert {name for name in before if before[name] != after[name]} == {"a.tsv", "a.tsv.zip", "b.csv as tsv"}
-    on_bad_row = {one: open_source(SourceSection(path=str(tmp_path / "c.jsonl")), "all", None, one) for one in ("error", "skip")}
+    on_bad_row = {one: opened(tmp_path / "c.jsonl", skip=one == "skip") for one in ("error", "skip")}
     first = {name: source.fingerprint() for name, source in on_bad_row.items()}
     monkeypatch.setattr("tfkit.data.columns.rows.BAD_ROWS_VERSION", 99)
     assert [name for name, source in on_bad_row.items() if source.fingerprint() != first[name]] == ["skip"]
@@ -423,11 +411,8 @@ def test_a_zip_is_read_as_a_folder_is(tmp_path: Path) -> None:
     file = zipped(tmp_path / "a.zip", {**names, **extra, "e.parquet": (tmp_path / "e.parquet").read_bytes()})
     assert texts(file) == ["d", "a", "b1", "b2", "c", "e"]
     assert [row.place for row in rows(file)][1:3] == [f"{file}/data/a.json, item 1", f"{file}/data/b.jsonl:1"]
-    assert (
-        open_source(SourceSection(path=str(file)), "all", None)
-        .describe()
-        .endswith("; 5 files in it; 4 other files skipped: picture.png, .hidden.txt, __MACOSX/data/._b.jsonl and 1 more")
-    )
+    skipped = "; 5 files in it; 4 other files skipped: picture.png, .hidden.txt, __MACOSX/data/._b.jsonl and 1 more"
+    assert opened(file).describe().endswith(skipped)
     assert texts(zipped(tmp_path / "stored.zip", names, compression=zipfile.ZIP_STORED)) == ["a", "b1", "b2", "c"]
     (tmp_path / "folder").mkdir()
     zipped(tmp_path / "folder" / "b.zip", {"x.txt": "x"})
@@ -440,10 +425,10 @@ def test_a_fraction_of_every_form_is_held_out(tmp_path: Path) -> None:
     zipped(tmp_path / "a.zip", {f"{name}.conll": "".join(f"{name}{i}\tO\n.\tO\n\n" for i in range(100)) for name in "ab"})
     write(tmp_path / "a.en", "".join(f"{i % 150}\n" for i in range(200)))
     write(tmp_path / "a.de", "".join(f"{i % 50}\n" for i in range(200)))
-    beside = SourceSection(path=str(tmp_path / "a.en"), format="lines", beside={"de": str(tmp_path / "a.de")}, columns={"source": "text"})
-    for section, roles in ((SourceSection(path=str(tmp_path / "a.zip")), TAGS), (beside, PAIR)):
-        train, held_out = ([row.text for row in open_source(section, part, 0.3, roles=roles).rows()] for part in ("train", "held_out"))
-        assert sorted(train + held_out) == sorted(row.text for row in open_source(section, "all", None, roles=roles).rows())
+    beside = {"format": "lines", "beside": {"de": str(tmp_path / "a.de")}, "columns": {"source": "text"}}
+    for name, section in (("a.zip", {"roles": TAGS}), ("a.en", {"roles": PAIR, **beside})):
+        train, held_out = (texts(tmp_path / name, part, 0.3, **section) for part in ("train", "held_out"))
+        assert sorted(train + held_out) == sorted(texts(tmp_path / name, **section))
         assert not set(train) & set(held_out)
         assert 30 < len(held_out) < 90
 
@@ -455,7 +440,7 @@ def test_a_folder_is_searched_for_every_format(tmp_path: Path) -> None:
     write(tmp_path / "labels.lst", "0\n1\n")
     write(tmp_path / "c.ndjson", '{"text": "ndjson"}')
     assert texts(tmp_path) == ["json", "Don't say a = b", "#", "ndjson"]
-    assert "2 other files skipped" in open_source(SourceSection(path=str(tmp_path)), "all", None).describe()
+    assert "2 other files skipped" in opened(tmp_path).describe()
 
 
 def test_names_in_a_zip_are_never_paths(tmp_path: Path) -> None:

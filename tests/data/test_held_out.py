@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 from tiny_files import write_rows
+from tiny_sources import opened, texts
 
 from tfkit.data import Row, open_source
 from tfkit.data.columns.record_columns import Columns, Record
@@ -104,8 +105,7 @@ TEXT_FILE = "".join(f"Line {i} of the text.\n" + ("\n" if i % 7 == 6 else "") fo
 @pytest.mark.parametrize(("fraction", "first"), [(0.1, "Line 91"), (0.3, "Line 70"), (0.02, "Line 98")])
 def test_one_text_is_cut_at_a_paragraph_or_a_line(tmp_path: Path, fraction: float, first: str) -> None:
     (tmp_path / "a.txt").write_text(TEXT_FILE)
-    section = SourceSection(path=str(tmp_path / "a.txt"))
-    train, held_out = ([*open_source(section, part, fraction).rows()] for part in ("train", "held_out"))
+    train, held_out = ([*opened(tmp_path / "a.txt", part, fraction).rows()] for part in ("train", "held_out"))
     assert [len(train), len(held_out)] == [1, 1]
     assert train[0].text + held_out[0].text == TEXT_FILE
     assert held_out[0].text.startswith(first)
@@ -113,16 +113,15 @@ def test_one_text_is_cut_at_a_paragraph_or_a_line(tmp_path: Path, fraction: floa
     line = TEXT_FILE[: len(train[0].text)].count("\n") + 1
     assert (train[0].place, held_out[0].place) == (f"{tmp_path}/a.txt", f"{tmp_path}/a.txt:{line}")
     assert held_out[0].values["text"] == held_out[0].text
-    descriptions = [open_source(section, part, 0.1).describe() for part in ("train", "held_out")]
+    descriptions = [opened(tmp_path / "a.txt", part, 0.1).describe() for part in ("train", "held_out")]
     assert [one.rpartition("; ")[2] for one in descriptions] == ["all but the last 10.00% of the text", "the last 10.00% of the text"]
-    assert open_source(section, "train", 0.1).fingerprint() != open_source(section, "train", 0.1, split_by="row").fingerprint()
+    assert len({opened(tmp_path / "a.txt", "train", 0.1, split_by=by).fingerprint() for by in ("input", "row")}) == 2
 
 
 def test_a_text_without_lines_is_cut_between_words_and_one_without_words_anywhere(tmp_path: Path) -> None:
     for text in ("word " * 40, "x" * 40):
         (tmp_path / "a.txt").write_text(text)
-        section = SourceSection(path=str(tmp_path / "a.txt"))
-        train, held_out = (next(open_source(section, part, 0.1).rows()).text for part in ("train", "held_out"))
+        [train], [held_out] = (texts(tmp_path / "a.txt", part, 0.1) for part in ("train", "held_out"))
         assert train + held_out == text
         assert held_out == text[len(text) * 9 // 10 :]
 
@@ -130,14 +129,13 @@ def test_a_text_without_lines_is_cut_between_words_and_one_without_words_anywher
 def test_several_texts_are_cut_only_where_the_hash_would_leave_a_part_empty(tmp_path: Path) -> None:
     for i in range(20):
         (tmp_path / f"{i}.txt").write_text(f"{i}\n" * 50)
-    assert 0 < len([*open_source(SourceSection(path=str(tmp_path)), "held_out", 0.3).rows()]) < 20
+    assert 0 < len(texts(tmp_path, "held_out", 0.3)) < 20
     names = [f"{i}.txt" for i in range(20) if hash_fraction((f"{i}\n" * 50).strip().encode() + b"\n") >= 0.1][:2]
     few = tmp_path / "few"
     few.mkdir()
     for name in names:
         (tmp_path / name).rename(few / name)
-    held_out = [row.text for row in open_source(SourceSection(path=str(few)), "held_out", 0.1).rows()]
-    assert held_out == [f"{name.removesuffix('.txt')}\n" * 5 for name in sorted(names)]
+    assert texts(few, "held_out", 0.1) == [f"{name.removesuffix('.txt')}\n" * 5 for name in sorted(names)]
 
 
 def test_a_recipe_that_an_earlier_version_wrote_out_is_split_as_then() -> None:

@@ -1,6 +1,5 @@
 """Held-out rows that are trained on, too, are counted and reported: of text, and of labelled rows."""
 
-import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -47,7 +46,7 @@ def test_evaluate_reports_which_of_its_rows_the_run_was_trained_on(tmp_path: Pat
 
     def evaluated(*more: str) -> tuple[dict[str, Any], str]:
         done = run_tfkit(tmp_path, ["evaluate", "--from", "run", "--data", "three.jsonl", "--json", "--threads", "1", *more]).exits(0)
-        return json.loads(done.out), done.err
+        return done.document, done.err
 
     result, said = evaluated()
     assert (result["trained_on"], result["examples"]) == (8, 18)

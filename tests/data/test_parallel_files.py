@@ -4,6 +4,7 @@ import gzip
 from pathlib import Path
 
 import pytest
+from tiny_sources import opened, values
 
 from tfkit.data.sources.open_sources import open_source, training_sources, validation_sources
 from tfkit.data.sources.prediction_rows import first_records
@@ -11,7 +12,7 @@ from tfkit.errors import DataError
 from tfkit.recipe.schema.data_sections import DataSection, SourceSection
 from tfkit.recipe.schema.label_sections import ClassificationSection, TaggingSection
 from tfkit.recipe.schema.objective_sections import TextToTextSection
-from tfkit.recipe.schema.roles import TEXT, Role
+from tfkit.recipe.schema.roles import TEXT
 
 LABELLED, TRANSLATED = ClassificationSection.roles, TextToTextSection.roles
 
@@ -24,10 +25,6 @@ def write(folder: Path, **files: list[str] | str) -> Path:
         content = "".join(f"{line}\n" for line in lines).encode() if isinstance(lines, list) else lines.encode()
         path.write_bytes(gzip.compress(content) if path.suffix == ".gz" else content)
     return folder
-
-
-def rows(path: Path | str, roles: tuple[Role, ...], **fields: object) -> list[dict[str, object]]:
-    return [dict(row.values) for row in open_source(SourceSection(path=str(path), **fields), "all", None, roles=roles).rows()]
 
 
 def lines(name: str, count: int = 4) -> list[str]:
@@ -44,8 +41,8 @@ def tweets(tmp_path: Path) -> Path:
 
 def test_texts_beside_their_labels(tweets: Path) -> None:
     expected = [{"text": f"train {n}", "label": label} for n, label in enumerate(["joy", "anger", "joy", "very sad"])]
-    assert rows(tweets / "train_text.txt", LABELLED) == expected
-    assert rows(tweets, LABELLED, files="train") == rows(tweets / "train_*.txt", LABELLED) == expected
+    assert values(tweets / "train_text.txt", LABELLED) == expected
+    assert values(tweets, LABELLED, files="train") == values(tweets / "train_*.txt", LABELLED) == expected
     data = DataSection(train=[SourceSection(path=str(tweets))], validation=0.5)
     [train], [held_out] = training_sources(data, LABELLED), validation_sources(data, LABELLED)
     assert [row.text for row in train.rows()] == lines("train")
@@ -58,12 +55,12 @@ def test_texts_beside_their_labels(tweets: Path) -> None:
 
 def test_labels_are_no_text(tweets: Path) -> None:
     """A language model reads the texts of a folder alone, a file that is named as one text, and labels only if they are named."""
-    assert [row["text"] for row in rows(tweets, TEXT, files="train")] == lines("train")
+    assert [row["text"] for row in values(tweets, TEXT, files="train")] == lines("train")
     write(tweets, notes__txt="notes")
-    assert "beside them notes.txt, not read" in open_source(SourceSection(path=str(tweets)), "all", None).describe()
+    assert "beside them notes.txt, not read" in opened(tweets).describe()
     for name in ("train_text.txt", "train_labels.txt"):
-        assert [row["text"] for row in rows(tweets / name, TEXT)] == [(tweets / name).read_text()]
-    assert len(rows(tweets, TEXT, format="text", files="train")) == 2
+        assert [row["text"] for row in values(tweets / name, TEXT)] == [(tweets / name).read_text()]
+    assert len(values(tweets, TEXT, format="text", files="train")) == 2
     assert [record.values for record in first_records(SourceSection(path=str(tweets / "train_labels.txt")))] == [{"text": "1\n0\n1\n2\n"}]
 
 
@@ -72,12 +69,12 @@ def test_languages_in_files_of_equally_many_lines(tmp_path: Path, suffix: str) -
     for split in ("train", "val"):
         write(tmp_path, **{f"{split}__{language}{suffix}": lines(f"{split} {language}") for language in ("cs", "pl", "en")})
     columns = {"source": "pl", "target": "en"}
-    found = rows(tmp_path, TRANSLATED, columns=columns, files="train")
+    found = values(tmp_path, TRANSLATED, columns=columns, files="train")
     assert found == [{"source": f"train pl {n}", "target": [f"train en {n}"]} for n in range(4)]
     [path] = tmp_path.glob("train.pl*")
-    assert rows(path, TRANSLATED, columns=columns) == found
+    assert values(path, TRANSLATED, columns=columns) == found
     assert [*first_records(SourceSection(path=str(path)))[0].values] == ["pl", "cs", "en"], "that of the file that is named first"
-    assert {row["text"] for row in rows(tmp_path / "train.*", TEXT)} == {
+    assert {row["text"] for row in values(tmp_path / "train.*", TEXT)} == {
         "".join(f"train {language} {n}\n" for n in range(4)) for language in ("cs", "pl", "en")
     }, "a language model reads all languages, each file as a text"
 
@@ -86,8 +83,9 @@ def test_other_names_of_a_source_and_its_target(tmp_path: Path) -> None:
     write(
         tmp_path, a____src__txt=lines("one"), a____tgt__txt=lines("uno"), b____train__source=lines("two"), b____train__target=lines("due")
     )
-    assert rows(tmp_path / "a", TRANSLATED)[1] == rows(tmp_path / "a/src.txt", TRANSLATED)[1] == {"source": "one 1", "target": ["uno 1"]}
-    assert rows(tmp_path / "b", TRANSLATED)[1] == {"source": "two 1", "target": ["due 1"]}
+    for path in ("a", "a/src.txt"):
+        assert values(tmp_path / path, TRANSLATED)[1] == {"source": "one 1", "target": ["uno 1"]}
+    assert values(tmp_path / "b", TRANSLATED)[1] == {"source": "two 1", "target": ["due 1"]}
 
 
 def test_what_is_not_parallel_is_read_as_before(tmp_path: Path) -> None:
@@ -99,9 +97,9 @@ def test_what_is_not_parallel_is_read_as_before(tmp_path: Path) -> None:
         c____train_text__txt=["a"],
         c____rows__jsonl='{"text": "b"}\n',
     )
-    assert rows(tmp_path / "a", TEXT) == [{"text": "one\n"}, {"text": "two\n"}]
+    assert values(tmp_path / "a", TEXT) == [{"text": "one\n"}, {"text": "two\n"}]
     assert [record.values["text"].count("\n") for record in first_records(SourceSection(path=str(tmp_path / "b")))] == [5, 4]
-    assert len(rows(tmp_path / "c", TEXT)) == 2
+    assert len(values(tmp_path / "c", TEXT)) == 2
     write(tmp_path, d____main__cs=["one"], d____main__ts=["two"], d____other__ts=["three"])
     assert len(first_records(SourceSection(path=str(tmp_path / "d")))) == 3, "programs whose suffixes are languages, too"
 
@@ -111,7 +109,7 @@ def test_labels_that_are_too_few_are_named(tmp_path: Path) -> None:
     with pytest.raises(
         DataError, match=r"train_text.txt has 5 rows, but the parallel file .*train_labels.txt has 4 lines: they must agree"
     ):
-        rows(tmp_path, LABELLED)
+        values(tmp_path, LABELLED)
 
 
 @pytest.mark.parametrize(
@@ -131,17 +129,16 @@ def test_class_names(tmp_path: Path, given: list[str] | str, labels: list[str], 
         write(tmp_path, names=given)
     source = {"class_names": given if isinstance(given, list) else str(tmp_path / "names")}
     if isinstance(said, list):
-        assert [row["label"] for row in rows(tmp_path / "a.csv", LABELLED, **source)] == said
+        assert [row["label"] for row in values(tmp_path / "a.csv", LABELLED, **source)] == said
     else:
         with pytest.raises(DataError, match=said):
-            rows(tmp_path / "a.csv", LABELLED, **source)
+            values(tmp_path / "a.csv", LABELLED, **source)
 
 
 def test_class_names_are_part_of_the_fingerprint(tmp_path: Path) -> None:
     write(tmp_path, a__csv=["text,label", "one,0", "two,1"])
     fingerprints = {
-        open_source(SourceSection(path=str(tmp_path / "a.csv"), class_names=names), "all", None, roles=LABELLED).fingerprint()
-        for names in (None, ["no", "yes"], ["yes", "no"])
+        opened(tmp_path / "a.csv", roles=LABELLED, class_names=names).fingerprint() for names in (None, ["no", "yes"], ["yes", "no"])
     }
     assert len(fingerprints) == 3
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tiny_sources import opened
 
 from tfkit.data import Row, open_source
 from tfkit.data.columns.labels import find_labels
@@ -29,7 +30,7 @@ Roles = tuple[Role, ...]
 
 
 def source(path: Path, roles: Roles = CLASSES, split_by: str = "input", **section: Any) -> Any:
-    return open_source(SourceSection(path=str(path), **section), "all", None, roles=roles, split_by=split_by)
+    return opened(path, roles=roles, split_by=split_by, **section)
 
 
 def rows(path: Path, roles: Roles = CLASSES, **section: Any) -> list[dict[str, Any]]:

@@ -60,7 +60,6 @@ def rows_of(rows: SentencePairRows, epoch: int = 0) -> list[tuple[Text, Text, in
     found = []
     for number in range(len(rows)):
         batch = rows.gather(EPOCH + epoch, np.array([number]))
-        assert batch.unrelated is not None
         ids, texts = batch.ids[0].tolist(), batch.texts[0].tolist()
         assert batch.lengths.tolist() == [len(ids)]
         border = ids.index(SEP)

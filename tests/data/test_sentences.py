@@ -6,11 +6,12 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tiny_files import write_rows
+from tiny_sources import opened
+from tiny_streams import write_texts
 
-from tfkit.data import TokenStream, open_source, token_stream
+from tfkit.data import TokenStream, token_stream
 from tfkit.data.store.token_stream import split_sentences
-from tfkit.recipe.schema.data_sections import SourceSection, TokenizerSection
+from tfkit.recipe.schema.data_sections import TokenizerSection
 from tfkit.tokenizer import Tokenizer, train_tokenizer
 
 CUTS = [
@@ -45,9 +46,7 @@ def test_a_text_that_never_ends_takes_no_longer(text: str) -> None:
 
 
 def streams(folder: Path, texts: list[str], tokenizer: Tokenizer) -> tuple[TokenStream, TokenStream]:
-    path = folder / "rows.jsonl"
-    write_rows(path, [{"text": text} for text in texts])
-    source = open_source(SourceSection(path=str(path)), "all", None)
+    source = opened(write_texts(folder, texts))
     return token_stream(source, tokenizer), token_stream(source, tokenizer, sentences=True)
 
 
@@ -80,9 +79,7 @@ def test_streams_with_and_without_sentences_are_two_in_the_cache(
     plain, cut = streams(tmp_path, texts, wordpiece)
     assert plain.fingerprint != cut.fingerprint
     assert plain.sentences is None
-    assert cut.sentences is not None
     again = streams(tmp_path, texts, wordpiece)
     assert [one.cached for one in again] == [True, True]
-    assert again[1].sentences is not None
     assert again[1].sentences.tolist() == cut.sentences.tolist()
     assert len(cut.sentences) == 3

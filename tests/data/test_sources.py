@@ -5,11 +5,13 @@ import shutil
 import sys
 import sysconfig
 from pathlib import Path
+from typing import Any
 
 import pyarrow
 import pyarrow.parquet
 import pytest
 from tiny_files import write_rows
+from tiny_sources import opened, rows, texts
 
 from tfkit.data import open_source
 from tfkit.data.columns.record_columns import Columns
@@ -21,13 +23,8 @@ from tfkit.recipe.schema.data_sections import SourceSection
 from tfkit.recipe.schema.roles import TEXT, Role
 
 
-def texts(path: Path | str, column: str = "text", part: str = "all", fraction: float | None = None) -> list[str]:
-    source = open_source(SourceSection(path=str(path), text=column), part, fraction)
-    return [row.text for row in source.rows()]
-
-
-def places(path: Path | str, column: str = "text") -> list[str]:
-    return [row.place for row in open_source(SourceSection(path=str(path), text=column), "all", None).rows()]
+def places(path: Path | str, **section: Any) -> list[str]:
+    return [row.place for row in rows(path, **section)]
 
 
 def test_a_text_file_is_one_row_with_its_line_ends_and_without_a_bom(tmp_path: Path) -> None:
@@ -40,8 +37,8 @@ def test_a_text_file_is_one_row_with_its_line_ends_and_without_a_bom(tmp_path: P
 def test_jsonl_rows_know_their_lines(tmp_path: Path) -> None:
     file = tmp_path / "a.jsonl"
     file.write_bytes(b'\xef\xbb\xbf{"body": "x\\r\\ny"}\r\n\n{"body": "\\u00e9", "n": 1}')
-    assert texts(file, "body") == ["x\r\ny", "é"]
-    assert places(file, "body") == [f"{file}:1", f"{file}:3"]
+    assert texts(file, text="body") == ["x\r\ny", "é"]
+    assert places(file, text="body") == [f"{file}:1", f"{file}:3"]
 
 
 def test_csv_and_tsv_fields_may_hold_line_ends(tmp_path: Path) -> None:
@@ -87,7 +84,7 @@ def test_folders_are_searched_and_globs_taken_at_their_word(tmp_path: Path) -> N
     assert texts(tmp_path) == ["a.md", "b/two.py"]
     assert texts(f"{tmp_path}/**/*.xyz") == ["c/odd.xyz"]
     assert texts(f"{tmp_path}/*/*") == ["b/picture.png", "b/two.py", "c/odd.xyz"]
-    description = open_source(SourceSection(path=str(tmp_path)), "all", None).describe()
+    description = opened(tmp_path).describe()
     assert "2 files" in description
     assert "4 other files skipped" in description
 
@@ -122,7 +119,7 @@ def test_a_damaged_parquet_page_and_a_missing_column(tmp_path: Path) -> None:
     file = tmp_path / "a.parquet"
     write_parquet(file, [f"{i} some text" for i in range(5000)])
     with pytest.raises(DataError, match="no column 'body'; columns found: text, n"):
-        texts(file, "body")
+        texts(file, text="body")
     content = bytearray(file.read_bytes())
     content[100:3000] = bytes(2900)
     file.write_bytes(content)
@@ -144,11 +141,11 @@ def test_the_parts_of_a_fraction_share_the_rows(tmp_path: Path) -> None:
     rows = [f"row {i % 900}" for i in range(1000)]
     file = tmp_path / "a.jsonl"
     write_rows(file, [{"text": row} for row in rows])
-    train, held_out = texts(file, part="train", fraction=0.2), texts(file, part="held_out", fraction=0.2)
+    train, held_out = texts(file, "train", 0.2), texts(file, "held_out", 0.2)
     assert sorted(train + held_out) == sorted(rows)
     assert not set(train) & set(held_out), "equal rows must fall on one side"
     assert 140 < len(held_out) < 260
-    assert texts(file, part="all", fraction=0.2) == texts(file, part="held_out") == rows
+    assert texts(file, "all", 0.2) == texts(file, "held_out") == rows
 
 
 def test_rows_that_differ_in_white_space_at_the_ends_are_on_one_side(tmp_path: Path) -> None:
@@ -158,8 +155,8 @@ def test_rows_that_differ_in_white_space_at_the_ends_are_on_one_side(tmp_path: P
     ]
     write_rows(file, rows)
     roles = (Role("source", "text", ("ask",)), Role("target", "text", ("say",)))
-    parts = (open_source(SourceSection(path=str(file)), part, 0.3, roles=roles).rows() for part in ("train", "held_out"))
-    train, held_out = ({" ".join(row.text.split()) for row in rows} for rows in parts)
+    parts = (texts(file, part, 0.3, roles=roles) for part in ("train", "held_out"))
+    train, held_out = ({" ".join(text.split()) for text in part} for part in parts)
     assert len(train) + len(held_out) == 100
     assert len(held_out) > 15
 
@@ -168,9 +165,8 @@ def test_rows_without_white_space_at_the_ends_are_divided_as_ever(tmp_path: Path
     """By the hash of their text; a whole file by the hash of its text with the line end that ends it. So are their fingerprints."""
 
     def sides(path: Path, texts: list[str]) -> list[str]:
-        held_out = {row.text for row in open_source(SourceSection(path=str(path)), "held_out", 0.5).rows()}
-        assert held_out == {text for text in texts if hash_fraction(text.encode()) < 0.5}
-        return [open_source(SourceSection(path=str(path)), part, 0.5).fingerprint() for part in ("train", "held_out")]
+        assert {row.text for row in opened(path, "held_out", 0.5).rows()} == {text for text in texts if hash_fraction(text.encode()) < 0.5}
+        return [opened(path, part, 0.5).fingerprint() for part in ("train", "held_out")]
 
     lines = [f"line {i}\n  more" for i in range(50)]
     write_rows(tmp_path / "a.jsonl", [{"text": line} for line in lines])
@@ -200,22 +196,18 @@ def test_the_hash_that_divides_is_the_same_on_every_machine() -> None:
 
 
 def test_the_fingerprint_follows_content_and_choice_but_not_the_place(tmp_path: Path) -> None:
-    def fingerprint(folder: Path, **changes: object) -> str:
-        part, fraction = changes.pop("part", "all"), changes.pop("fraction", None)
-        return open_source(SourceSection(path=str(folder), **changes), part, fraction).fingerprint()
-
     for folder in ("a", "b"):
         (tmp_path / folder).mkdir()
         (tmp_path / folder / "x.txt").write_text("one")
         (tmp_path / folder / "y.txt").write_text("two")
-    first = fingerprint(tmp_path / "a")
-    assert first == fingerprint(tmp_path / "b")
-    others = [fingerprint(tmp_path / "a", part=part, fraction=0.5) for part in ("train", "held_out")]
+    first = opened(tmp_path / "a").fingerprint()
+    assert first == opened(tmp_path / "b").fingerprint()
+    others = [opened(tmp_path / "a", part, 0.5).fingerprint() for part in ("train", "held_out")]
     (tmp_path / "b/y.txt").write_text("twp")
-    others.append(fingerprint(tmp_path / "b"))
+    others.append(opened(tmp_path / "b").fingerprint())
     (tmp_path / "b/y.txt").write_text("two")
     (tmp_path / "b/y.txt").rename(tmp_path / "b/z.txt")
-    others.append(fingerprint(tmp_path / "b"))
+    others.append(opened(tmp_path / "b").fingerprint())
     assert len({first, *others}) == 5
 
 
@@ -289,8 +281,8 @@ def test_the_first_rows_are_looked_at_before_anything_is_built(tmp_path: Path) -
     with pytest.raises(
         DataError, match=r"a\.jsonl:501: no column 'text'; columns found: txt; name the one that holds the text with text: NAME"
     ):
-        open_source(SourceSection(path=str(file)), "all", None)
-    assert open_source(SourceSection(path=str(file)), "all", None, "skip")
+        opened(file)
+    assert opened(file, skip=True)
 
 
 @pytest.mark.parametrize("name", ["a.jsonl", "a.csv"])
@@ -317,7 +309,7 @@ def test_a_missing_column_is_named_with_what_is_there(tmp_path: Path, name: str,
     (tmp_path / "a.csv").write_text("english,french\none,un\n")
     roles = (Role("source", "text", ("source", "src")), Role("target", "text", ("target", "french")))
     with pytest.raises(DataError, match=rf"{name}:{message}"):
-        open_source(SourceSection(path=str(tmp_path / name), columns=columns), "all", None, roles=roles)
+        opened(tmp_path / name, roles=roles, columns=columns)
 
 
 def test_bad_rows_are_counted_by_kind_at_once(tmp_path: Path) -> None:
@@ -325,7 +317,7 @@ def test_bad_rows_are_counted_by_kind_at_once(tmp_path: Path) -> None:
     rows = [{"text": "a"}, {"text": 1}, {"body": "b"}, {"text": [2]}, {"text": 3}, *[{"text": "c"}] * 2000, {"text": 4}]
     (tmp_path / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     with pytest.raises(DataError) as caught:
-        open_source(SourceSection(path=str(tmp_path / "a.jsonl")), "all", None)
+        opened(tmp_path / "a.jsonl")
     first, counts = str(caught.value).splitlines()
     assert first.startswith(f"{tmp_path}/a.jsonl:2: column 'text' holds int, not text")
     assert counts == (
@@ -334,7 +326,7 @@ def test_bad_rows_are_counted_by_kind_at_once(tmp_path: Path) -> None:
     )
     (tmp_path / "a.jsonl").write_text('{"text": "a"}\n{"text": 1}\n', encoding="utf-8")
     with pytest.raises(DataError, match=r"on_bad_row: skip$"):
-        open_source(SourceSection(path=str(tmp_path / "a.jsonl")), "all", None)
+        opened(tmp_path / "a.jsonl")
 
 
 def test_records_are_read_until_there_are_enough(tmp_path: Path) -> None:

@@ -4,8 +4,9 @@ from collections.abc import Callable
 from pathlib import Path, PurePath
 
 import pytest
+from tiny_sources import opened
 
-from tfkit.data.sources.open_sources import open_source, training_sources, validation_sources
+from tfkit.data.sources.open_sources import training_sources, validation_sources
 from tfkit.data.sources.prediction_rows import first_records
 from tfkit.data.sources.split_files import evaluated_files, split_of
 from tfkit.errors import DataError
@@ -119,10 +120,10 @@ def test_parallel_files_are_divided_with_their_own(made: Made) -> None:
 def test_a_single_file_is_itself_and_its_siblings_are_mentioned(made: Made) -> None:
     folder = made("train.csv", "valid.csv", "test.csv", "train.txt", "other_test.csv")
     assert parts(folder / "train.csv") == ({"train.csv"}, {"train.csv"})
-    said = open_source(SourceSection(path=str(folder / "train.csv")), "train", 0.5).describe()
+    said = opened(folder / "train.csv", "train", 0.5).describe()
     assert "beside it test.csv, valid.csv, which are used if the folder is named in its place" in said
     (folder / "test.csv").unlink()
-    said = open_source(SourceSection(path=str(folder / "train.csv")), "train", 0.5).describe()
+    said = opened(folder / "train.csv", "train", 0.5).describe()
     assert "beside it valid.csv, which is used if" in said
 
 

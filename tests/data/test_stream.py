@@ -1,15 +1,16 @@
-import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tiny_files import read_json
+from tiny_sources import opened
 from tiny_streams import write_texts
 from tokenizers import AddedToken
 from tokenizers import processors as post
 
-from tfkit.data import PackedRows, TokenStream, cache_folder, open_source, token_stream
+from tfkit.data import PackedRows, TokenStream, cache_folder, token_stream
 from tfkit.data.store import hashes
 from tfkit.data.store import token_stream as build
 from tfkit.data.store.token_stream import check_ids
@@ -41,7 +42,7 @@ TOKENIZERS = {"shared": WITH_BOS, "appended": PLAIN, "own": with_own_eos(), "tem
 
 
 def stream_of(folder: Path, texts: list[str], tokenizer: Tokenizer = WITH_BOS) -> TokenStream:
-    return token_stream(open_source(write_texts(folder, texts), "all", None), tokenizer)
+    return token_stream(opened(write_texts(folder, texts)), tokenizer)
 
 
 LAYOUTS = {  # "a", "b" and the special tokens mean their own ids
@@ -70,9 +71,9 @@ def test_documents_are_what_the_tokenizer_gives(tmp_path_factory: pytest.TempPat
     folder = tmp_path_factory.mktemp("stream")
     if not any(texts):
         return
-    source = open_source(write_texts(folder, texts), "all", None)
+    source = opened(write_texts(folder, texts))
     build.write_stream(folder, source, tokenizer)
-    index = json.loads((folder / "index.json").read_text())
+    index = read_json(folder / "index.json")
     tokens = np.fromfile(folder / "tokens.bin", dtype=index["dtype"])
     starts, text_bytes = (np.fromfile(folder / name, dtype="<i8") for name in ("starts.bin", "text_bytes.bin"))
     stream = TokenStream("x", tokens, starts, text_bytes, index["separator"], index["max_id"], "", False)
@@ -97,7 +98,7 @@ def test_bytes_that_a_tokenizer_loses_are_scored_all_the_same(tmp_path: Path) ->
 
 def test_the_second_time_it_comes_from_the_cache(tmp_path: Path) -> None:
     reported: list[int] = []
-    source = open_source(write_texts(tmp_path, ["one", "zwei ü"]), "all", None)
+    source = opened(write_texts(tmp_path, ["one", "zwei ü"]))
     first = token_stream(source, WITH_BOS, reported.append)
     second = token_stream(source, WITH_BOS, reported.append)
     assert (first.cached, second.cached) == (False, True)
@@ -206,10 +207,10 @@ def test_rows_without_text_are_an_error(tmp_path: Path) -> None:
 
 
 def test_a_bad_row_leaves_nothing_in_the_cache(tmp_path: Path) -> None:
-    section = write_texts(tmp_path, ["fine"] * 2000)
-    with (tmp_path / "rows.jsonl").open("a") as file:
+    rows = write_texts(tmp_path, ["fine"] * 2000)
+    with rows.open("a") as file:
         file.write('{"txt": "bad"}\n')
-    source = open_source(section, "all", None)  # looks at the first rows only
+    source = opened(rows)  # looks at the first rows only
     with pytest.raises(DataError, match=r"rows.jsonl:2001: no column 'text'"):
         token_stream(source, WITH_BOS)
     assert not list((cache_folder() / "streams").iterdir())
@@ -224,7 +225,7 @@ def test_progress_may_stop_the_build(tmp_path: Path, monkeypatch: pytest.MonkeyP
         if len(reported) == 3:
             raise KeyboardInterrupt
 
-    source = open_source(write_texts(tmp_path, ["ten chars!"] * 9), "all", None)
+    source = opened(write_texts(tmp_path, ["ten chars!"] * 9))
     with pytest.raises(KeyboardInterrupt):
         token_stream(source, WITH_BOS, stop)
     assert reported == [10, 10, 10]

@@ -4,15 +4,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tiny_sources import opened, texts
 
-from tfkit.data import open_source
 from tfkit.errors import DataError
-from tfkit.recipe.schema.data_sections import SourceSection
 
 
 def tsv(folder: Path, text: str, name: str = "rows.tsv", **section: Any) -> list[Any]:
     (folder / name).write_text(text, encoding="utf-8", newline="")
-    source = open_source(SourceSection(path=str(folder / name), text="sentence", **section), "all", None, "skip")
+    source = opened(folder / name, skip=True, text="sentence", **section)
     skipped: dict[str, Any] = {}
     return [row.text for row in source.rows(skipped)] + [one.rows for one in skipped.values()]
 
@@ -54,7 +53,7 @@ def test_a_quote_that_is_closed_some_rows_on_does_not_take_them(tmp_path: Path) 
     file = f'sentence\tlabel\n"no label here\n{rows_between}And so he left."\t1\n'
     assert tsv(tmp_path, file) == [*(f"row {number}" for number in range(50)), 'And so he left."', 1]
     with pytest.raises(DataError, match=r"rows\.tsv:2: 1 fields under a header of 2"):
-        list(open_source(SourceSection(path=str(tmp_path / "rows.tsv"), text="sentence"), "all", None).rows())
+        texts(tmp_path / "rows.tsv", text="sentence")
     first = file.replace("no label here", "a label here\t0")
     assert tsv(tmp_path, first) == ['"a label here', *(f"row {number}" for number in range(50)), 'And so he left."']
     over_columns = 'label\tsentence\tsource\n"I think so.\tHe said so."\t1\n'
@@ -66,7 +65,7 @@ def test_the_place_of_a_bad_row_of_a_tsv_behind_what_was_looked_at(tmp_path: Pat
     content = b'label\ttext\n1\t"a\nb"\n0\t"never closed\n0\tgood\n0\t\xe9\n0\tfine\nalone\n'
     file = tmp_path / "a.tsv"
     file.write_bytes(content)
-    source = open_source(SourceSection(path=str(file)), "all", None, "skip")
+    source = opened(file, skip=True)
     skipped: dict[str, Any] = {}
     found = [(row.text, row.place.rpartition(":")[2]) for row in source.rows(skipped)]
     assert found == [("a\nb", "2"), ('"never closed', "4"), ("good", "5"), ("fine", "7")]
@@ -75,13 +74,12 @@ def test_the_place_of_a_bad_row_of_a_tsv_behind_what_was_looked_at(tmp_path: Pat
 
 def test_a_blank_first_line_is_no_header(tmp_path: Path) -> None:
     (tmp_path / "rows.csv").write_text("\ntext,label\nthe cat,1\n", encoding="utf-8")
-    source = open_source(SourceSection(path=str(tmp_path / "rows.csv")), "all", None)
-    assert [row.text for row in source.rows()] == ["the cat"]
+    assert texts(tmp_path / "rows.csv") == ["the cat"]
 
 
 def test_a_column_that_is_there_twice_is_refused_if_it_is_read(tmp_path: Path) -> None:
     (tmp_path / "rows.csv").write_text("text,label,text\nthe cat,1,the dog\n", encoding="utf-8")
     with pytest.raises(DataError, match=r"rows.csv:1: two columns are called 'text', which is read: rename one"):
-        open_source(SourceSection(path=str(tmp_path / "rows.csv")), "all", None)
+        opened(tmp_path / "rows.csv")
     (tmp_path / "rows.csv").write_text("text,note,note\nthe cat,1,2\n", encoding="utf-8")
-    assert [row.text for row in open_source(SourceSection(path=str(tmp_path / "rows.csv")), "all", None).rows()] == ["the cat"]
+    assert texts(tmp_path / "rows.csv") == ["the cat"]

@@ -1,11 +1,12 @@
 from pathlib import Path
 
 import pytest
+from tiny_sources import opened
 
-from tfkit.data import cache_folder, open_source, sample_texts, trained_tokenizer
+from tfkit.data import cache_folder, sample_texts, trained_tokenizer
 from tfkit.data.columns.rows import Source
 from tfkit.errors import DataError
-from tfkit.recipe.schema.data_sections import SourceSection, TokenizerSection
+from tfkit.recipe.schema.data_sections import TokenizerSection
 
 SECTION = TokenizerSection(vocab_size=300)
 
@@ -14,7 +15,7 @@ def source_of(folder: Path, *texts: str) -> Source:
     folder.mkdir(exist_ok=True)
     for number, text in enumerate(texts):
         (folder / f"{number:04}.txt").write_text(text)
-    return open_source(SourceSection(path=str(folder)), "all", None)
+    return opened(folder)
 
 
 def test_the_tokenizer_is_trained_once(tmp_path: Path) -> None:
@@ -68,7 +69,7 @@ def test_a_corpus_within_the_sample_is_taken_whole(tmp_path: Path) -> None:
 
 def test_no_text_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_text('{"text": ""}\n')
-    source = open_source(SourceSection(path=str(tmp_path / "a.jsonl")), "all", None)
+    source = opened(tmp_path / "a.jsonl")
     with pytest.raises(DataError, match="no text to train a tokenizer on"):
         trained_tokenizer([source], SECTION)
     assert not list(cache_folder().glob("tokenizers/*"))

@@ -7,7 +7,6 @@ import numpy as np
 from tiny_files import write_rows
 
 from tfkit.data import Frame, TokenStream
-from tfkit.recipe.schema.data_sections import SourceSection
 
 CLS, SEP, PAD = 1, 2, 0
 FRAME = Frame(CLS, SEP, PAD)
@@ -44,6 +43,6 @@ def drawn(count: int, seed: int, most_sentences: int = 30, longest: int = 12) ->
     return numbered(sizes)
 
 
-def write_texts(folder: Path, texts: Iterable[str]) -> SourceSection:
+def write_texts(folder: Path, texts: Iterable[str]) -> Path:
     """Write rows.jsonl, a row for each text."""
-    return SourceSection(path=str(write_rows(folder / "rows.jsonl", [{"text": text} for text in texts])))
+    return write_rows(folder / "rows.jsonl", [{"text": text} for text in texts])

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from tiny_files import read_json
 from tiny_runs import Process
 
 from tfkit.engine.listener import Live, ProgressBar
@@ -24,7 +25,7 @@ def call(folder: Path, function: Callable[[], Any], before: Callable[[], object]
 
     done = Process(folder, [], before, program).wait()
     assert (done.code, done.out, done.err) == (0, "", ""), done.out + done.err
-    return json.loads(answer.read_text(encoding="utf-8"))
+    return read_json(answer)
 
 
 def recipe(corpus: Path) -> dict[str, Any]:

@@ -96,7 +96,6 @@ def test_the_probabilities_of_next_tokens_are_the_models(tmp_path: Path) -> None
     ids = torch.tensor([loaded.require_tokenizer().encode_texts([TEXT])[0]])
     with torch.no_grad():
         probabilities = loaded.model(ids).logits[0].softmax(-1)
-    assert attended.next_tokens is not None
     assert len(attended.next_tokens) == len(attended.tokens)
     for place, one in enumerate(attended.next_tokens):
         assert [value for _, value in one.likeliest] == pytest.approx(probabilities[place].topk(3).values.tolist())

@@ -26,8 +26,7 @@ def measured(energy: float, factor: float, **others: Any) -> dict[str, Any]:
 
 
 def totals(**stages: Path) -> dict[str, Any]:
-    found: dict[str, Any] = stage_facts(stages)["totals"]
-    return found
+    return stage_facts(stages)["totals"]
 
 
 def test_ranges_add_up_and_sources_are_joined(tmp_path: Path) -> None:

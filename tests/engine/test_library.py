@@ -143,8 +143,7 @@ def test_a_recipe_by_its_name(base: Path, document: dict[str, Any]) -> None:
 def test_results_are_those_of_json(base: Path) -> None:
     """The same fields, each an attribute, with the same numbers but for those of time."""
     timed = {"run", "checkpoint", "best", "seconds", "train_seconds", "tokens_per_second"}
-    done = pretrain(base / "printed", base / "tiny.yaml", "--json").exits(0)
-    printed = json.loads(done.out)
+    printed = pretrain(base / "printed", base / "tiny.yaml", "--json").exits(0).document
 
     def train() -> Any:
         result = tfkit.pretrain("tiny.yaml", run="returned", threads=1)
@@ -158,8 +157,7 @@ def test_results_are_those_of_json(base: Path) -> None:
     assert shown.startswith("TrainingResult(\n    run=")
     assert "=None" not in shown
 
-    done = run_tfkit(base, ["evaluate", "--from", str(base / "unbroken"), "--json", "--threads", "1"])
-    scored = json.loads(done.out)
+    scored = run_tfkit(base, ["evaluate", "--from", str(base / "unbroken"), "--json", "--threads", "1"]).document
 
     def evaluate() -> Any:
         result = tfkit.evaluate(start="unbroken", predictions=True, threads=1)
@@ -172,7 +170,7 @@ def test_results_are_those_of_json(base: Path) -> None:
     assert sum(row["tokens"] for row in attributes["predictions"]) >= returned["metrics"]["target_tokens"]
 
     words = ["generate", "--from", str(base / "unbroken"), "--prompt", "the cat", "--max-new-tokens", "6", "--json"]
-    line = json.loads(run_tfkit(base, words).out)
+    line = run_tfkit(base, words).document
     [completion] = call(base, lambda: [vars(one) for one in tfkit.generate("the cat", {"generation.max_new_tokens": 6}, start="unbroken")])
     assert {name: line[name] for name in completion} == completion
 

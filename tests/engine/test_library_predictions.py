@@ -12,7 +12,7 @@ import pandas
 import pytest
 import torch
 from library_calls import Recorder, call
-from tiny_files import write_rows
+from tiny_files import receipt, write_rows
 from tiny_runs import run_tfkit
 from transformers import AutoModel, AutoTokenizer
 
@@ -67,14 +67,14 @@ def test_rows_are_read_as_they_are_needed(tmp_path: Path) -> None:
     [warning] = [event for event in recorder.events if event[0] == "warn" and "context" in event[1]]
     assert "8 of 40 rows are longer than the model's context of 16 tokens, and were not read to their ends (first row 3)" in warning[1]
     assert ["warn", "the rows have the fields prediction already, which are replaced"] in recorder.events
-    assert json.loads((tmp_path / "whole" / "run.json").read_text(encoding="utf-8"))["result"]["rows"] == 40
+    assert receipt(tmp_path / "whole")["result"]["rows"] == 40
 
 
 def test_a_caller_that_wants_no_more_rows_makes_no_failed_run(tmp_path: Path) -> None:
     found = tfkit.predict(ROWS, UNMETERED, start=CLASSES, run=tmp_path / "run")
     next(found)
     found.close()
-    assert json.loads((tmp_path / "run" / "run.json").read_text(encoding="utf-8"))["status"] == "stopped"
+    assert receipt(tmp_path / "run")["status"] == "stopped"
 
 
 def test_what_is_no_row() -> None:

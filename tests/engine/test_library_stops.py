@@ -1,6 +1,5 @@
 """The library is stopped: by its caller, and by Ctrl-C."""
 
-import json
 import os
 import signal
 import threading
@@ -11,7 +10,8 @@ from typing import Any
 
 import pytest
 from library_calls import Recorder, call
-from tiny_runs import exact, hashes, kept, strike
+from tiny_files import receipt
+from tiny_runs import assert_same_bits, hashes, kept, strike
 
 import tfkit
 from tfkit.errors import Stopped
@@ -32,8 +32,7 @@ def test_should_stop_gives_a_result_and_resume_goes_on(base: Path, document: dic
     assert kept(base / "stopped")[-1] == Path(result["checkpoint"]).name == f"step-{result['steps']:06d}"
     result = call(base, lambda: tfkit.resume("stopped").to_dict())
     assert (result["status"], result["steps"]) == ("finished", STEPS)
-    assert hashes(base / "stopped", STEPS) == hashes(base / "unbroken", STEPS)
-    assert exact(base / "stopped") == exact(base / "unbroken")
+    assert_same_bits(base / "stopped", base / "unbroken", STEPS)
     assert call(base, lambda: tfkit.resume("stopped").to_dict()) == result  # again
 
 
@@ -122,7 +121,7 @@ def test_half_a_score_is_none(base: Path) -> None:
 def test_ctrl_c_in_the_preparation_is_raised_at_once(base: Path) -> None:
     assert interrupted(base, "prepared", lambda event: interrupt() if event == "progress" else None)
     assert not (base / "prepared" / "checkpoints").exists()
-    assert json.loads((base / "prepared" / "run.json").read_text(encoding="utf-8"))["status"] != "finished"
+    assert receipt(base / "prepared")["status"] != "finished"
 
 
 def test_the_third_ctrl_c_ends_the_run_but_not_the_process(base: Path) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from library_calls import Recorder, call
 from tiny_files import receipt
-from tiny_runs import exact, hashes, kept
+from tiny_runs import assert_same_bits, hashes, kept
 
 import tfkit
 from tfkit.carbon import Meter
@@ -57,8 +57,7 @@ def test_the_best_rate_is_taken_and_the_run_is_the_one_with_it(base: Path, docum
     resolved = read_recipe(str(base / "tried" / "recipe.yaml")).recipe
     assert (resolved.optimizer.lr, resolved.training.trial_rates) == (GOOD, None)
     call(base, lambda: tfkit.pretrain(document, {"optimizer.lr": GOOD}, run="given").to_dict())
-    assert hashes(base / "tried", STEPS) == hashes(base / "given", STEPS)
-    assert exact(base / "tried") == exact(base / "given")
+    assert_same_bits(base / "tried", base / "given", STEPS)
 
 
 def test_the_recipes_own_rate_stays_where_no_other_is_clearly_better(base: Path, document: dict[str, Any]) -> None:

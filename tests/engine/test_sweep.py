@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tiny_files import write_rows
-from tiny_runs import WORDS, exact, hashes, records, write_corpus
+from tiny_files import read_json, write_rows
+from tiny_runs import WORDS, assert_same_bits, hashes, records, write_corpus
 
 import tfkit
 from tfkit.__main__ import main
@@ -64,8 +64,7 @@ def test_a_grid_is_tried_whole_and_the_best_trial_is_the_sweeps_checkpoint(whole
 def test_a_trial_is_the_run_that_it_would_be_alone(whole: Any) -> None:
     changes = {"optimizer.lr": 1e-2, "optimizer.betas": [0.5, 0.6]}
     tfkit.pretrain(RECIPE, changes, run="alone", threads=1)
-    assert hashes(Path("alone"), 2) == hashes(Path("whole/trial-004"), 2)
-    assert exact(Path("alone")) == exact(Path("whole/trial-004"))
+    assert_same_bits(Path("alone"), Path("whole/trial-004"), 2)
 
 
 def test_a_sweep_that_is_stopped_goes_on_with_the_trial_that_was_at_work(whole: Any) -> None:
@@ -81,7 +80,7 @@ def test_a_sweep_that_is_stopped_goes_on_with_the_trial_that_was_at_work(whole: 
     assert stopped.status == "stopped"
     assert 0 < len(stopped.trials) < 4
     assert main(["resume", "halved", "--threads", "1"]) == 0
-    document = json.loads(Path("halved/run.json").read_text(encoding="utf-8"))
+    document = read_json(Path("halved/run.json"))
     assert [one["status"] for one in document["trials"].values()] == ["finished"] * 4
     for trial in document["trials"]:
         assert hashes(Path("halved", trial), 2) == hashes(Path("whole", trial), 2)
@@ -204,7 +203,7 @@ def test_a_finished_sweep_says_that_a_change_comes_too_late(whole: Any, capsys: 
 def test_a_sweep_without_a_finished_trial_is_no_model(whole: Any) -> None:
     folder = Path("nothing-finished")
     folder.mkdir()
-    document = json.loads(Path("whole/run.json").read_text(encoding="utf-8"))
+    document = read_json(Path("whole/run.json"))
     (folder / "run.json").write_text(json.dumps({**document, "best_trial": None}), encoding="utf-8")
     with pytest.raises(ModelError, match="no trial of this sweep is finished"):
         find_checkpoint(folder)

@@ -20,7 +20,6 @@ scores = st.floats(0, 1)
 def test_a_model_beats_its_baselines_if_it_is_better_than_each(of_baselines: dict[str, float], score: float) -> None:
     for metric, sign in {**dict.fromkeys((*_BASELINE_METRICS, *TEXT_METRICS), 1), "rmse": -1}.items():
         found = compare({name: {metric: value} for name, value in of_baselines.items()}, {metric: score}, metric)
-        assert found is not None
         assert found.beats == all(sign * score > sign * value for value in of_baselines.values())
         assert found.value == (max if sign > 0 else min)(of_baselines.values())
         assert of_baselines[found.baseline] == found.value
@@ -30,8 +29,6 @@ def test_the_metric_is_the_one_that_chooses_the_best_checkpoint_if_the_baselines
     baselines = {"most_frequent_class": {"accuracy": 0.9, "f1_macro": 0.47}}
     metrics = {"loss": 0.1, "accuracy": 0.9, "f1_macro": 0.6}
     of_f1, of_loss = compare(baselines, metrics, "f1_macro"), compare(baselines, metrics, "loss")
-    assert of_f1 is not None
-    assert of_loss is not None
     assert (of_f1.metric, of_f1.beats) == ("f1_macro", True)
     assert (of_loss.metric, of_loss.beats) == ("accuracy", False), "an equal score does not beat it"
     assert compare({}, metrics) is None
@@ -41,7 +38,6 @@ def test_the_metric_is_the_one_that_chooses_the_best_checkpoint_if_the_baselines
 
 def test_a_score_that_is_not_a_number_beats_nothing() -> None:
     found = compare({"mean": {"rmse": 1.0}}, {"rmse": None})
-    assert found is not None
     assert math.isnan(found.score)
     assert not found.beats
 
@@ -80,7 +76,6 @@ def test_always_the_same_answer_beats_nothing() -> None:
     """Also where the scored rows have that class more often than the training rows, whose most frequent one is the baseline."""
     baselines, one_class = {"most_frequent_class": {"accuracy": 0.42}}, {"accuracy": 0.58, "f1_macro": 0.58 / 1.58, "matthews": 0.0}
     found = compare(baselines, one_class)
-    assert found is not None
     assert (found.beats, found.is_perfect) == (False, False)
     assert compare(baselines, one_class | {"matthews": 0.2}).beats  # type: ignore[union-attr]
 
@@ -91,5 +86,4 @@ def test_always_the_same_answer_beats_nothing() -> None:
 )
 def test_a_perfect_score_that_a_baseline_has_needs_no_advice(metric: str, value: float, expected: bool) -> None:
     found = compare({"other": {metric: value}}, {metric: value})
-    assert found is not None
     assert (found.beats, found.is_perfect) == (False, expected)

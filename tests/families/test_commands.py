@@ -1,6 +1,5 @@
 """One tiny model of each family through the commands of a user: a plan, LoRA, vectors of texts, and what an upload would send."""
 
-import json
 import random
 from pathlib import Path
 from typing import Any
@@ -68,7 +67,7 @@ def test_a_family_goes_through_the_commands(family: str, tmp_path: Path, codec: 
     assert recipe.code == 0, recipe.err
     (folder,) = (tmp_path / "lora" / "checkpoints").glob("step-*")
     assert {"adapter_config.json", "adapter_model.safetensors"} <= {path.name for path in folder.iterdir()}
-    planned = json.loads(ran("plan", "lora/recipe.yaml", "--json", folder=tmp_path).out)
+    planned = ran("plan", "lora/recipe.yaml", "--json", folder=tmp_path).document
     assert 0 < planned["trained_parameters"] < planned["parameters"]
     assert planned["active_parameters"] < planned["parameters"] or config.mlp.experts is None
     vectors = parse_rows(ran("embed", "--from", folder, "--data", "rows.jsonl", "carbon.enabled=false", folder=tmp_path).out)
@@ -78,4 +77,4 @@ def test_a_family_goes_through_the_commands(family: str, tmp_path: Path, codec: 
     tfkit.load(folder).save(tmp_path / "whole")
     sent = run_here(["push", "whole", "org/tiny", "--dry-run", "--json"], tmp_path)
     assert sent.code == 0, sent.err
-    assert {"config.json", "model.safetensors", "tokenizer.json"} <= {one["name"] for one in json.loads(sent.out)["files"]}
+    assert {"config.json", "model.safetensors", "tokenizer.json"} <= {one["name"] for one in sent.document["files"]}

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from tiny_files import edit_config
 from tiny_references import CASES, TOLERANCE, difference, logits_of, real, run, save_reference
 from transformers import PreTrainedConfig
 
@@ -222,11 +223,6 @@ OTHERS: dict[str, Any] = {  # a value of each of FOREIGN_KEYS that would matter
 }
 
 
-def edit(folder: Path, changes: dict[str, Any]) -> None:
-    path = folder / "config.json"
-    path.write_text(json.dumps(json.loads(path.read_text(encoding="utf-8")) | changes), encoding="utf-8")
-
-
 @torch.no_grad()
 def both(folder: Path, case: str) -> tuple[torch.Tensor, torch.Tensor]:
     """Our logits of a folder, and transformers'."""
@@ -253,7 +249,7 @@ def test_computed_keys_change_the_logits_as_in_transformers(tmp_path: Path, mode
     for key, values in COMPUTED[model_type].items():
         for value in values:
             (tmp_path / "config.json").write_text(text, encoding="utf-8")
-            edit(tmp_path, {key: value})
+            edit_config(tmp_path, **{key: value})
             ours, theirs = both(tmp_path, case)
             assert difference(ours, theirs) < TOLERANCE, (key, value)
             assert difference(ours, before) > 10 * TOLERANCE, (key, value)
@@ -272,7 +268,7 @@ def test_what_would_compute_something_else_is_refused(tmp_path: Path, model_type
     refused |= {key: [4] for key in (SIZES & json.loads(text).keys()) - COMPUTED[model_type].keys()}
     for key, value in ((key, value) for key, values in refused.items() for value in values):
         (tmp_path / "config.json").write_text(text, encoding="utf-8")
-        edit(tmp_path, {key: value})
+        edit_config(tmp_path, **{key: value})
         if key in ("max_position_embeddings", "n_positions") and not rows:
             continue  # a limit, and nothing has that many rows
         with pytest.raises(ModelError, match=r"config\.json") as caught:
@@ -285,16 +281,16 @@ def test_the_neutral_values_of_foreign_keys_are_accepted(tmp_path: Path) -> None
     save_reference(tmp_path, "llama")
     assert OTHERS.keys() == FOREIGN_KEYS.keys()
     for values in ({key: values[0] for key, values in FOREIGN_KEYS.items() if values}, {"no_rope_layers": [1, 1]}):
-        edit(tmp_path, values)
+        edit_config(tmp_path, **values)
         load(tmp_path)
-    edit(tmp_path, {key: None for key in FOREIGN_KEYS if key != "is_causal"})
+    edit_config(tmp_path, **{key: None for key in FOREIGN_KEYS if key != "is_causal"})
     load(tmp_path)
 
 
 def test_original_max_position_embeddings_beside_the_scaling_has_precedence(tmp_path: Path) -> None:
     save_reference(tmp_path, "llama 3.1")
     before, _ = both(tmp_path, "llama 3.1")
-    edit(tmp_path, {"original_max_position_embeddings": 40})
+    edit_config(tmp_path, original_max_position_embeddings=40)
     ours, theirs = both(tmp_path, "llama 3.1")
     assert difference(ours, theirs) < TOLERANCE < difference(ours, before)
 
@@ -302,7 +298,7 @@ def test_original_max_position_embeddings_beside_the_scaling_has_precedence(tmp_
 @pytest.mark.parametrize(("mlp", "halves"), [("gated-silu", ("silu", True)), ("gated-relu", ("relu", True))])
 def test_the_mlp_of_t5_with_both_halves_of_its_name(tmp_path: Path, mlp: str, halves: tuple[str, bool]) -> None:
     save_reference(tmp_path, "t5 1.1")
-    edit(tmp_path, {"feed_forward_proj": mlp, "dense_act_fn": halves[0], "is_gated_act": halves[1]})
+    edit_config(tmp_path, feed_forward_proj=mlp, dense_act_fn=halves[0], is_gated_act=halves[1])
     ours, theirs = both(tmp_path, "t5 1.1")
     assert difference(ours, theirs) < TOLERANCE
 
@@ -310,6 +306,6 @@ def test_the_mlp_of_t5_with_both_halves_of_its_name(tmp_path: Path, mlp: str, ha
 @pytest.mark.parametrize(("model_type", "alias"), [("marian", "num_hidden_layers"), ("t5", "num_layers"), ("llama", "num_hidden_layers")])
 def test_a_stack_without_layers_is_refused(tmp_path: Path, model_type: str, alias: str) -> None:
     save_reference(tmp_path, BASES[model_type])
-    edit(tmp_path, {alias: 0, "encoder_layers": 0} if model_type == "marian" else {alias: 0})
+    edit_config(tmp_path, **{alias: 0} | ({"encoder_layers": 0} if model_type == "marian" else {}))
     with pytest.raises(ModelError, match=r"config\.json"):
         load(tmp_path)

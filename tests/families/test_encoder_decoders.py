@@ -7,7 +7,7 @@ import pytest
 import torch
 import torch.nn as nn
 from safetensors.torch import load_file, save_file
-from tiny_files import edit_config
+from tiny_files import edit_config, read_by, read_json
 from tiny_references import CASES as ALL_CASES
 from tiny_references import IDS, MASK, TARGETS, TOLERANCE, difference, logits_of, reference, save_reference
 from transformers import (
@@ -49,8 +49,7 @@ def _logits(folder: Path) -> torch.Tensor:
 
 
 def _their_logits(model: PreTrainedModel) -> torch.Tensor:
-    logits: torch.Tensor = model(input_ids=IDS, attention_mask=MASK, decoder_input_ids=TARGETS).logits
-    return logits
+    return model(input_ids=IDS, attention_mask=MASK, decoder_input_ids=TARGETS).logits
 
 
 @pytest.mark.parametrize("case", ["bart", "mbart", "t5 1.0", "mt5"])
@@ -63,8 +62,7 @@ def test_the_ends_of_an_answer_are_transformers(tmp_path: Path, case: str) -> No
     theirs.save_pretrained(tmp_path / "theirs")
     loaded = load(tmp_path / "theirs")
     loaded.save(tmp_path / "ours")
-    again, info = type(theirs).from_pretrained(tmp_path / "ours", output_loading_info=True)
-    assert not any(info.values()), info
+    again = read_by(type(theirs), tmp_path / "ours")
     inputs = {"input_ids": IDS, "attention_mask": MASK, "decoder_input_ids": TARGETS}
     expected = logits_of(theirs(**inputs))
     assert difference(_logits(tmp_path / "theirs"), expected) < TOLERANCE
@@ -112,7 +110,6 @@ def test_every_hidden_state_of_the_encoder_is_transformers(tmp_path: Path, case:
     theirs = save_reference(tmp_path, case)(input_ids=IDS, attention_mask=MASK, decoder_input_ids=TARGETS, output_hidden_states=True)
     model = load(tmp_path).model
     states: list[torch.Tensor] = []
-    assert model.encoder is not None
     for block in model.encoder.blocks:
         block.register_forward_pre_hook(lambda _module, inputs: states.append(inputs[0]))
     states.append(model.encode(IDS, MASK.bool()))
@@ -161,7 +158,6 @@ def test_a_single_token_is_transformers(tmp_path: Path, case: str) -> None:
 def test_token_by_token_with_a_cache_is_transformers_full_forward(tmp_path: Path, case: str) -> None:
     expected = save_reference(tmp_path, case)(input_ids=IDS, attention_mask=MASK, decoder_input_ids=IDS).logits
     model = load(tmp_path).model
-    assert model.decoder is not None
     projected: list[nn.Module] = []
     for block in model.decoder.blocks:
         block.cross_attention.op.k_proj.register_forward_hook(lambda module, _inputs, _output: projected.append(module))
@@ -294,8 +290,7 @@ def test_classes_are_read_at_the_end_of_the_text(tmp_path: Path, case: str) -> N
         difference(loaded.model(ids, padding_mask=mask, decoder_input_ids=shifted, decoder_padding_mask=mask).logits, expected) < TOLERANCE
     )
     loaded.save(tmp_path / "ours")
-    again, info = kind.from_pretrained(tmp_path / "ours", output_loading_info=True)
-    assert not any(info.values()), info
+    again = read_by(kind, tmp_path / "ours")
     assert torch.equal(again(**given).logits, expected)
 
 
@@ -398,7 +393,7 @@ def test_the_papers_bias_free_attention_is_kept_under_our_own_type(tmp_path: Pat
     config = ModelConfig.model_validate(PRESETS["transformer-2017-base"][1] | sizes | paper)
     model = build(config, 0).eval()
     save_model(tmp_path, config, model.state_dict(), None, family="transformer_2017")
-    assert json.loads((tmp_path / "config.json").read_text(encoding="utf-8"))["model_type"] == "tfkit"
+    assert read_json(tmp_path / "config.json")["model_type"] == "tfkit"
     assert torch.equal(_logits(tmp_path), model(IDS, padding_mask=MASK.bool(), decoder_input_ids=TARGETS).logits)
 
 
@@ -410,7 +405,7 @@ def test_marian_has_one_embedding_for_all_or_three(tmp_path: Path) -> None:
         model = build(config, 0).eval()
         (tmp_path / name).mkdir()
         save_model(tmp_path / name, config, model.state_dict(), None, family="transformer_2017")
-        assert json.loads((tmp_path / name / "config.json").read_text(encoding="utf-8"))["model_type"] == kind
+        assert read_json(tmp_path / name / "config.json")["model_type"] == kind
     theirs = MarianModel.from_pretrained(tmp_path / "model").eval()
     ours = load(tmp_path / "model").model(IDS, decoder_input_ids=TARGETS).hidden
     assert (theirs(input_ids=IDS, decoder_input_ids=TARGETS).last_hidden_state - ours).abs().max() < 1e-5
@@ -445,4 +440,4 @@ def test_a_matrix_of_its_own_keeps_a_bart_under_our_own_type(tmp_path: Path) -> 
     model = build(config, 0).eval()
     (tmp_path / "ours").mkdir()
     save_model(tmp_path / "ours", config, model.state_dict(), None, family="bart")
-    assert json.loads((tmp_path / "ours" / "config.json").read_text(encoding="utf-8"))["model_type"] == "tfkit"
+    assert read_json(tmp_path / "ours" / "config.json")["model_type"] == "tfkit"

@@ -1,13 +1,12 @@
 """Encoders: segments, padding, old files, heads that a file lacks, filled masks; and a real checkpoint where its package is installed."""
 
-import json
 from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from tiny_files import edit_config
+from tiny_files import edit_config, read_by, read_json
 from tiny_references import CASES, IDS, MASK, TOLERANCE, difference, logits_of, save_reference
 from tokenizers.models import WordLevel
 from transformers import (
@@ -147,8 +146,7 @@ def test_a_new_head_on_a_model_without_one(tmp_path: Path) -> None:
     assert torch.equal(classes, load(tmp_path / "theirs", head=THREE).model.state_dict()["head.classes.weight"])
     assert not torch.equal(classes, load(tmp_path / "theirs", head=THREE, seed=1).model.state_dict()["head.classes.weight"])
     loaded.save(tmp_path / "ours")
-    again, info = BertForSequenceClassification.from_pretrained(tmp_path / "ours", output_loading_info=True)
-    assert not any(info.values()), info
+    again = read_by(BertForSequenceClassification, tmp_path / "ours")
     assert difference(loaded.model(IDS).logits, again(IDS).logits) < TOLERANCE
     assert load(tmp_path / "ours").new_parameters == ()
 
@@ -160,8 +158,7 @@ def test_a_next_sentence_head_beside_a_masked_language_model(tmp_path: Path) -> 
     assert set(loaded.new_parameters) == {f"head.{name}.{part}" for name in ("pooler", "next_sentence") for part in ("weight", "bias")}
     assert torch.equal(loaded.model(IDS).logits, load(tmp_path / "theirs").model(IDS).logits)
     loaded.save(tmp_path / "ours")
-    _, info = BertForPreTraining.from_pretrained(tmp_path / "ours", output_loading_info=True)
-    assert not any(info.values()), info
+    read_by(BertForPreTraining, tmp_path / "ours")
 
 
 @torch.no_grad()
@@ -224,20 +221,17 @@ SENTENCES = ["A man is eating food.", "A man is eating a piece of bread.", "The 
 @torch.no_grad()
 def test_minilm_gives_transformers_hidden_states(tmp_path: Path) -> None:
     spec = find_spec(MINILM)
-    assert spec is not None
     assert spec.origin is not None
     folder = Path(spec.origin).parent / "model"
     loaded, theirs = load(folder), AutoModel.from_pretrained(folder).eval()
     batch = AutoTokenizer.from_pretrained(folder)(SENTENCES, padding=True, return_tensors="pt")
-    assert loaded.codec is not None
     real = batch["attention_mask"].bool()
     assert loaded.codec.encode_texts(SENTENCES) == [ids[mask].tolist() for ids, mask in zip(batch["input_ids"], real, strict=True)]
     ours, expected = loaded.model(batch["input_ids"], padding_mask=real), theirs(**batch)
     assert difference(ours.hidden[real], expected.last_hidden_state[real]) < TOLERANCE
     assert difference(ours.extra_logits, expected.pooler_output) < TOLERANCE
     loaded.save(tmp_path)
-    again, info = AutoModel.from_pretrained(tmp_path, output_loading_info=True)
-    assert not any(info.values()), info
+    again = read_by(AutoModel, tmp_path)
     assert difference(again(**batch).last_hidden_state, expected.last_hidden_state) == 0
     head = MaskedLanguageModelHeadConfig(kind="masked_lm", tied=True)
     assert len(load(folder, head=head).new_parameters) == 5
@@ -276,7 +270,7 @@ def test_a_padding_id_that_differs_from_the_positions_keeps_a_model_under_our_ow
     ):
         (folder := tmp_path / name).mkdir()
         save_model(folder, loaded.config, loaded.model.state_dict(), tokenizer, family="roberta", special_ids=ids)
-        assert json.loads((folder / "config.json").read_text(encoding="utf-8"))["model_type"] == kind
+        assert read_json(folder / "config.json")["model_type"] == kind
         assert torch.equal(logits(folder), loaded.model(IDS, padding_mask=MASK.bool()).logits[MASK.bool()])
 
 

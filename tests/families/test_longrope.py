@@ -29,8 +29,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> tuple[Transformer, PreTr
 
 
 def alone(model: Transformer, row: int, length: int) -> Tensor:
-    logits: Tensor = model(IDS[row : row + 1, :length]).logits[0]
-    return logits
+    return model(IDS[row : row + 1, :length]).logits[0]
 
 
 @pytest.mark.parametrize("length", [BORDER - 1, BORDER, BORDER + 1, 23])

@@ -3,7 +3,6 @@
 Widths are chosen so that a wrong map still has the right shapes, and weights so that a wrong formula is not lost in rounding.
 """
 
-import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from tiny_files import edit_config
 from tiny_references import CASES, LARGE, SMALL, TOLERANCE, difference, logits_of, real, run, save_reference
 from torch import Tensor
 
@@ -32,11 +32,7 @@ Patch = Callable[[pytest.MonkeyPatch, Path], None]
 def config_says(**changes: Any) -> Patch:
     """The configuration is read as another one."""
 
-    def patch(_monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
-        path = folder / "config.json"
-        path.write_text(json.dumps(json.loads(path.read_text(encoding="utf-8")) | changes), encoding="utf-8")
-
-    return patch
+    return lambda _monkeypatch, folder: edit_config(folder, **changes)
 
 
 def rules(family: str, change: Callable[[Rule], Rule]) -> Patch:

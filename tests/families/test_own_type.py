@@ -1,6 +1,5 @@
 """A family expresses a description wholly or not at all; what none expresses goes under our own type, and fails to load elsewhere."""
 
-import json
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -9,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from tiny_files import read_json
 from transformers import AutoModelForCausalLM
 
 import tfkit.families
@@ -104,7 +104,7 @@ def test_what_no_family_expresses_goes_under_our_own_type(tmp_path: Path, preset
     (tmp_path / "a").mkdir()
     labels = [f"class {number}" for number in range(getattr(model.config.head, "count", 0))]
     save_model(tmp_path / "a", model.config, model.state_dict(), None, family=PRESETS[preset][0].name, labels=labels)
-    assert json.loads((tmp_path / "a" / "config.json").read_text(encoding="utf-8"))["model_type"] == OWN_TYPE
+    assert read_json(tmp_path / "a" / "config.json")["model_type"] == OWN_TYPE
     loaded = load(tmp_path / "a")
     assert loaded.family == OWN_TYPE
     assert loaded.config == model.config
@@ -127,5 +127,5 @@ def test_dropout_and_initialization_come_back_from_our_own_file(tmp_path: Path) 
     save_model(tmp_path, config, build(config, seed=1).state_dict(), None, facts={"objective": "causal_lm"})
     assert load(tmp_path).config == config
     assert load(tmp_path).family == "llama"
-    document = json.loads((tmp_path / "tfkit.json").read_text(encoding="utf-8"))
+    document = read_json(tmp_path / "tfkit.json")
     assert document == {"schema_version": 1, "model": config.model_dump(include={"dropout", "init"}), "objective": "causal_lm"}

@@ -110,8 +110,7 @@ def run(model: Transformer, case: str, **further: Any) -> Output:
     """Run our forward on the case's inputs."""
     inputs = dict(CASES[case].inputs)
     mask = inputs.pop("attention_mask", None)
-    output: Output = model(**inputs, padding_mask=None if mask is None else mask.bool(), **further)
-    return output
+    return model(**inputs, padding_mask=None if mask is None else mask.bool(), **further)
 
 
 def real(case: str, tensor: Tensor) -> Tensor:
@@ -125,8 +124,7 @@ def logits_of(output: Any) -> Tensor:
     """Return the output of the main head of a class of transformers; of a model without a head, its hidden states."""
     if "start_logits" in output:
         return torch.stack([output.start_logits, output.end_logits], dim=-1)
-    found: Tensor = next(output[name] for name in ("logits", "prediction_logits", "last_hidden_state") if name in output)
-    return found
+    return next(output[name] for name in ("logits", "prediction_logits", "last_hidden_state") if name in output)
 
 
 def difference(ours: Tensor, theirs: Tensor) -> float:

@@ -7,7 +7,7 @@ from typing import Any
 import fake_codecarbon
 import pytest
 from tiny_files import receipt
-from tiny_runs import exact, hashes, pretrain, run_tfkit, slow_and_metered, strike
+from tiny_runs import assert_same_bits, pretrain, run_tfkit, slow_and_metered, strike
 
 from tfkit.engine.training_run.usage import spent_in
 
@@ -25,8 +25,7 @@ def base(base: Path) -> Path:
 
 
 def totals(run: Path) -> dict[str, Any]:
-    found: dict[str, Any] = receipt(run)["totals"]
-    return found
+    return receipt(run)["totals"]
 
 
 def test_f50_a_budget_that_is_reached_within_a_step(base: Path) -> None:
@@ -37,13 +36,12 @@ def test_f50_a_budget_that_is_reached_within_a_step(base: Path) -> None:
         assert len(codes) < MOST
         assert totals(run)["emissions_g"] <= limit + 0.03, "a tick, a step, the save"
         if totals(run)["emissions_g"] >= limit:
-            assert run_tfkit(base, ["resume", str(run)]).code == 2
+            run_tfkit(base, ["resume", str(run)]).exits(2)
         limit = max(limit, totals(run)["emissions_g"]) + 0.002
         done = run_tfkit(base, ["resume", str(run), f"carbon.budget_g={limit}", "--threads", "1"], slow_and_metered(base / "fake", 0.04))
     assert codes[0] == 7
     assert codes[-1] == 0, done.err
-    assert hashes(run, STEPS) == hashes(base / "unbroken", STEPS)
-    assert exact(run) == exact(base / "unbroken")
+    assert_same_bits(run, base / "unbroken", STEPS)
 
 
 @pytest.mark.thorough

@@ -16,8 +16,8 @@ import fake_codecarbon
 import psutil
 import pytest
 from fake_codecarbon import G_PER_KWH, PATIENCE_SECONDS, POWER_W, ended, wait_for_the_end
-from tiny_files import emissions_rows, receipt, wait_for
-from tiny_runs import Before, Done, Process, both, exact, hashes, kept, pretrain, slow_micro_batches, strike
+from tiny_files import emissions_rows, read_json, receipt, wait_for
+from tiny_runs import Before, Done, Process, assert_same_bits, both, kept, pretrain, slow_micro_batches, strike
 
 from tfkit.carbon import Meter
 from tfkit.carbon.emissions_file import installed_columns
@@ -37,7 +37,7 @@ COMMON = ["checkpoint={every: 4, keep: 3}", "model.dropout={embedding: 0.1, atte
 @pytest.fixture(scope="module")
 def unmetered(base: Path) -> Path:
     pretrain(base / "off", base / "tiny.yaml", *COMMON).exits(0)
-    assert json.loads((base / "off/run.json").read_text())["totals"]["carbon_status"] == "off"
+    assert read_json(base / "off/run.json")["totals"]["carbon_status"] == "off"
     return base / "off"
 
 
@@ -68,8 +68,7 @@ def metered(run: Path, base: Path, before: Callable[[], None], *words: str) -> D
 
 
 def assert_same(run: Path, unmetered: Path) -> None:
-    assert hashes(run, STEPS) == hashes(unmetered, STEPS)
-    assert exact(run) == exact(unmetered)
+    assert_same_bits(run, unmetered, STEPS)
 
 
 def warnings_in(done: Done) -> list[str]:
@@ -102,7 +101,7 @@ def test_f24_a_meter_that_works_changes_nothing(base: Path, unmetered: Path, tmp
     done = metered(tmp_path / "run", base, codecarbon(tmp_path))
     assert (done.code, warnings_in(done)) == (0, [])
     assert_same(tmp_path / "run", unmetered)
-    result = json.loads(done.out)
+    result = done.document
     assert result["carbon_status"] == "ok"
     assert result["energy_kwh"] * 1000 == pytest.approx(ledgers(tmp_path / "run")[0].sums["energy_wh"])
     assert result["energy_kwh"] * 1000 == pytest.approx(
@@ -136,7 +135,7 @@ def test_f24_without_a_reading_the_run_has_failed_to_be_metered_and_nothing_else
     assert_same(run, unmetered)
     (warning,) = warnings_in(done)
     assert reason in warning
-    result = json.loads(done.out)
+    result = done.document
     assert (result["carbon_status"], result["energy_kwh"], result["emissions_g"]) == ("failed", None, None)
     assert receipt(run)["totals"]["carbon_status"] == "failed"
     assert {row["tracking_mode"] for row in emissions_rows(run)} == {"failed"}
@@ -160,7 +159,7 @@ def test_f24_bad_samples_are_left_out_and_the_energy_is_a_lower_bound(base: Path
     done = metered(run, base, both(codecarbon(tmp_path, sample=sample), slowly(0.06))).exits(0)
     assert_same(run, unmetered)
     assert len(warnings_in(done)) == 1, done.err
-    result = json.loads(done.out)
+    result = done.document
     assert result["carbon_status"] == receipt(run)["totals"]["carbon_status"] == "degraded"
     assert 0 < result["energy_kwh"] * 1000 < sum(each.sums["seconds"] for each in ledgers(run)) * WH_PER_SECOND
     assert {row["tracking_mode"] for row in emissions_rows(run)} == {"degraded"}
@@ -171,7 +170,7 @@ def test_f24_bad_samples_are_left_out_and_the_energy_is_a_lower_bound(base: Path
 def test_f24_a_stop_that_raises_comes_after_the_last_reading(base: Path, unmetered: Path, tmp_path: Path) -> None:
     done = metered(tmp_path / "run", base, codecarbon(tmp_path, stop=RAISE)).exits(0)
     assert_same(tmp_path / "run", unmetered)
-    assert json.loads(done.out)["carbon_status"] == "ok"
+    assert done.document["carbon_status"] == "ok"
 
 
 # --------------------------------------------------------------------------------------------------------- it hangs (F25)
@@ -198,12 +197,12 @@ def test_f25_a_hang_anywhere_costs_three_seconds_at_most(base: Path, unmetered: 
         done, run = process.wait(), tmp_path / place / "run"
         assert done.code == 0, done.err
         assert_same(run, unmetered)
-        waits = json.loads((tmp_path / place / "waits.json").read_text())
+        waits = read_json(tmp_path / place / "waits.json")
         assert waits["granted"] <= 3.0, (place, waits)
         assert waits["seconds"] < PATIENCE_SECONDS / 2, (place, waits)  # on a machine that is free, little more than these 3
         assert ended(waits["pid"]), place
         expected = {"sample": "degraded", "stop": "ok"}.get(place, "failed")
-        assert json.loads(done.out)["carbon_status"] == expected
+        assert done.document["carbon_status"] == expected
         assert len(warnings_in(done)) == (expected != "ok"), done.err
 
 
@@ -233,7 +232,6 @@ def _measure_waits(path: Path) -> None:
 
     def stop_and_write(meter: Meter) -> Any:
         reading = stop(meter)
-        assert meter._process is not None
         path.write_text(json.dumps({"seconds": total[0], "granted": granted[0], "pid": meter._process.pid}))
         return reading
 
@@ -249,7 +247,7 @@ def test_f25_what_hangs_does_not_outlive_a_killed_run(base: Path, tmp_path: Path
     wait_for(lambda: any(tick["phase"] == "tokenize" for tick in _written(run)))
     (sidecar,) = psutil.Process(process.pid).children()
     process.kill(signal.SIGKILL)
-    assert process.wait().code == -signal.SIGKILL
+    process.wait().exits(-signal.SIGKILL)
     wait_for(lambda: ended(sidecar.pid))
     assert_adds_up(run)
 
@@ -301,8 +299,7 @@ def test_f26_an_exit_of_the_whole_process_from_a_thread_is_one_warning(base: Pat
     """The run is stopped afterwards, and resumed with a CodeCarbon that works."""
     run = tmp_path / "run"
     fault = codecarbon(tmp_path, sample="import threading; threading.Thread(target=os._exit, args=(7,)).start(); time.sleep(1)")
-    done = metered(run, base, both(fault, slowly(0.05), strike(signal.SIGTERM, 9))).exits(128 + signal.SIGTERM)
-    (warning,) = warnings_in(done)
+    (warning,) = warnings_in(metered(run, base, both(fault, slowly(0.05), strike(signal.SIGTERM, 9))).exits(128 + signal.SIGTERM))
     assert "ended early" in warning
     done = metered(run, base, codecarbon(tmp_path), "--resume")
     assert (done.code, warnings_in(done)) == (0, [])
@@ -322,7 +319,7 @@ def test_f26_a_sidecar_that_is_killed_is_one_warning(base: Path, unmetered: Path
     assert_same(run, unmetered)
     (warning,) = warnings_in(done)
     assert "ended early" in warning
-    assert json.loads(done.out)["carbon_status"] in ("degraded", "failed")
+    assert done.document["carbon_status"] in ("degraded", "failed")
 
 
 # ------------------------------------------------------------------------------------------------- emissions.csv (F27)
@@ -425,7 +422,7 @@ def test_f16_f27_a_ledger_that_cannot_be_written_is_one_warning(base: Path, unme
     (warning,) = warnings_in(done)
     assert "could not be written" in warning
     assert os.strerror(getattr(errno, error)) in warning
-    result = json.loads(done.out)
+    result = done.document
     assert result["carbon_status"] == "ok"
     assert result["energy_kwh"] * 1000 > 0.5 * WH_PER_SECOND
 
@@ -441,7 +438,7 @@ def test_f16_a_disk_that_has_room_again_gets_the_whole_ledger(base: Path, unmete
     (attempt,) = ledgers(run)
     assert set(attempt.phases) == {"setup", "tokenize", "train", "checkpoint", "evaluate", "finish"}
     assert [point.step for point in attempt.resume_points] == [0, 4, 8, 12]
-    assert json.loads(done.out)["energy_kwh"] * 1000 == pytest.approx(attempt.sums["energy_wh"])
+    assert done.document["energy_kwh"] * 1000 == pytest.approx(attempt.sums["energy_wh"])
     assert_adds_up(run)
 
 
@@ -492,8 +489,8 @@ def test_f46_durations_do_not_follow_the_clock(base: Path, unmetered: Path, tmp_
     assert 1.2 < seconds[-1] < lasted
     (attempt,) = receipt(run)["attempts"]
     assert 1.2 < attempt["seconds"] < lasted
-    assert 1.2 < json.loads(done.out)["seconds"] < lasted
-    assert json.loads(done.out)["energy_kwh"] * 1000 == pytest.approx(seconds[-1] * WH_PER_SECOND, abs=LATE_SECONDS * WH_PER_SECOND)
+    assert 1.2 < done.document["seconds"] < lasted
+    assert done.document["energy_kwh"] * 1000 == pytest.approx(seconds[-1] * WH_PER_SECOND, abs=LATE_SECONDS * WH_PER_SECOND)
     assert all(float(row["duration"]) >= 0 for row in emissions_rows(run))
     assert_adds_up(run)
 
@@ -514,7 +511,7 @@ def test_f02_f40_the_ledger_of_a_run_that_is_killed_twice_adds_up(base: Path, un
         (sidecar,) = psutil.Process(process.pid).children()
         killed = time.monotonic()
         process.kill(signal.SIGKILL)
-        assert process.wait().code == -signal.SIGKILL
+        process.wait().exits(-signal.SIGKILL)
         saved_at = (run / f"checkpoints/step-{4 * attempt:06d}").stat().st_mtime
         lost = time.time() - (time.monotonic() - killed) - saved_at
         wait_for(lambda pid=sidecar.pid: ended(pid))

@@ -7,6 +7,7 @@ import warnings
 from pathlib import Path
 
 import pytest
+from tiny_files import read_json
 from tiny_runs import hashes, pretrain, strike
 
 GPT = ["checkpoint.every=2", "data.on_bad_row=skip"]
@@ -86,7 +87,7 @@ def test_f39_what_may_change_goes_on(stopped: Path, tmp_path: Path, change: str)
 @pytest.mark.thorough
 def test_f39_the_schedule_that_does_not_depend_on_the_length_has_no_warning(stopped: Path, tmp_path: Path) -> None:
     words = [*GPT, "schedule={kind: inverse_sqrt, warmup_steps: 2}"]
-    assert pretrain(tmp_path / "run", stopped / "tiny.yaml", *words, before=strike(signal.SIGTERM, 4)).code == 143
+    pretrain(tmp_path / "run", stopped / "tiny.yaml", *words, before=strike(signal.SIGTERM, 4)).exits(143)
     done = pretrain(tmp_path / "run", stopped / "tiny.yaml", *words, "training.steps=14", "--resume")
     assert (done.code, "warning" in done.err) == (0, False), done.err
 
@@ -95,7 +96,7 @@ def test_f39_another_machine_is_said_once(stopped: Path, tmp_path: Path) -> None
     """As run.json would have it: the run folder came from elsewhere."""
     shutil.copytree(stopped / "gpt", tmp_path / "gpt")
     receipt = tmp_path / "gpt" / "run.json"
-    document = json.loads(receipt.read_text(encoding="utf-8"))
+    document = read_json(receipt)
     torch = document["versions"]["torch"]
     document |= {"threads": 7, "device": "cuda:0", "processor": {"name": "Elsewhere"}, "versions": {"torch": "1.0"}}
     receipt.write_text(json.dumps(document), encoding="utf-8")
@@ -118,5 +119,5 @@ def test_f39_checkpointing_of_activations_changes_no_bit(stopped: Path, tmp_path
         shutil.copytree(stopped / "gpt", tmp_path / name)
     changes = {"same": [], "again": ["training.activation_checkpointing=true"]}
     for name, words in changes.items():
-        assert pretrain(tmp_path / name, stopped / "tiny.yaml", *GPT, *words, "--resume").code == 0
+        pretrain(tmp_path / name, stopped / "tiny.yaml", *GPT, *words, "--resume").exits(0)
     assert hashes(tmp_path / "same", 12) == hashes(tmp_path / "again", 12)

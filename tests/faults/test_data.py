@@ -24,6 +24,7 @@ import numpy as np
 import pyarrow
 import pyarrow.parquet
 import pytest
+from tiny_files import read_json
 from tiny_runs import WORDS, Done, Process, hashes, pretrain, write_corpus, write_recipe
 
 import tfkit.data.store.token_stream
@@ -183,7 +184,6 @@ def test_f36_a_bad_row_is_named(tmp_path: Path, name: str, tokenizer: Tokenizer)
     content, place, reason, _ = BAD_ROWS[name]
     (tmp_path / name).write_bytes(content)
     message = refusal(tmp_path / name, "error", tokenizer)
-    assert message is not None
     assert f"{tmp_path / name}{place}: " in message
     assert reason in message
     assert "data.on_bad_row: skip" in message
@@ -283,7 +283,6 @@ def test_f36_damaged_files_are_refused(tmp_path: Path, name: str, policy: OnBadR
     content, reason = DAMAGED[name]
     (tmp_path / name).write_bytes(content)
     message = refusal(tmp_path / name, policy, tokenizer)
-    assert message is not None
     assert name in message
     assert reason in message
     if name == "cut.tar":
@@ -356,7 +355,7 @@ def test_f37_ids_beyond_the_vocabulary_are_refused(tmp_path: Path) -> None:
     done = train_on(tmp_path / "a.txt", tmp_path, "model.vocab_size=280")
     assert done.code == 2, done.err  # found in the recipe
     assert "tokenizer.vocab_size: 300 entries are more than model.vocab_size, which is 280" in done.err
-    assert train_on(tmp_path / "a.txt", tmp_path).code == 0
+    train_on(tmp_path / "a.txt", tmp_path).exits(0)
     (model,) = (tmp_path / "runs").glob("*/checkpoints/step-000001")
     done = train_on(tmp_path / "a.txt", tmp_path, f"tokenizer={{path: {json.dumps(str(model))}}}", "model.vocab_size=280").exits(2)
     assert "model.vocab_size is 280, but the tokenizer has 300 entries" in done.err
@@ -366,8 +365,7 @@ def test_f37_held_out_text_without_a_target_is_refused_before_training(tmp_path:
     (tmp_path / "a.txt").write_text(TEXT, encoding="utf-8")
     (tmp_path / "b.txt").write_text("a", encoding="utf-8")
     words = ["tokenizer.add_bos=false", f"data.validation=[{{path: {json.dumps(str(tmp_path / 'b.txt'))}}}]", "evaluation.every=1"]
-    done = train_on(tmp_path / "a.txt", tmp_path, *words).exits(3)
-    assert "b.txt: nothing to score: of 1 texts none has a token that follows another" in done.err
+    train_on(tmp_path / "a.txt", tmp_path, *words).exits(3, "b.txt: nothing to score: of 1 texts none has a token that follows another")
     assert not list((tmp_path / "runs").glob("*/checkpoints/*"))
 
 
@@ -381,9 +379,9 @@ def test_f38_other_text_is_refused_on_resuming(tmp_path: Path, part: str) -> Non
         (tmp_path / f"{name}.txt").write_text(TEXT, encoding="utf-8")
     recipe = write_recipe(tmp_path, tmp_path / "train.txt")
     words = ["checkpoint.every=2", f"data.validation=[{{path: {json.dumps(str(tmp_path / 'validation.txt'))}}}]"]
-    assert pretrain(tmp_path / "run", recipe, *words, "training.steps=2").code == 0
+    pretrain(tmp_path / "run", recipe, *words, "training.steps=2").exits(0)
     checkpoint = tmp_path / "run" / "checkpoints" / "step-000002"
-    before = json.loads((checkpoint / "training_state" / "state.json").read_bytes())["data"]
+    before = read_json(checkpoint / "training_state" / "state.json")["data"]
     (tmp_path / f"{part}.txt").write_text(TEXT.replace("cat", "cow"), encoding="utf-8")
     done = pretrain(tmp_path / "run", recipe, *words, "training.steps=4", "--resume").exits(3)
     assert f"the {part} text is not what this run was started with: its fingerprints were {before[part][0]} and are now " in done.err
@@ -439,10 +437,9 @@ def test_f04_a_signal_while_rust_is_at_work(tmp_path: Path, call: str, kind: str
     path = tmp_path / "a.txt"
     path.write_bytes(many_words(1_000_000) if call == "Corpus" else many_words(3_000_000).replace(b" ", b"s"))
     word = "tokenizer.vocab_size=30000" if call == "Corpus" else "tokenizer.sample_bytes=100000"
-    done = train_on(path, tmp_path, word, f"tokenizer.kind={kind}", before=struck(number, call, tmp_path / "ended")).exits(code)
+    done = train_on(path, tmp_path, word, f"tokenizer.kind={kind}", before=struck(number, call, tmp_path / "ended"))
+    done.exits(code, "nothing was trained yet")
     assert not (tmp_path / "ended").exists()
-    assert "nothing was trained yet" in done.err
-    assert "Traceback" not in done.err
     assert not list(cache_folder().glob("streams/*"))
     assert len(list(cache_folder().glob("tokenizers/*"))) == (call == "_encode")
     assert not list(cache_folder().glob("*/.*"))
@@ -455,7 +452,6 @@ def test_f04_a_fresh_process_leaves_with_its_code(tmp_path: Path) -> None:
     (tmp_path / "recipe.yaml").write_text(RECIPE.replace("CORPUS", str(tmp_path / "a.txt")).replace("300", "30000"), encoding="utf-8")
     command = [sys.executable, "-m", "tfkit", "pretrain", str(tmp_path / "recipe.yaml"), "--run", str(tmp_path / "run")]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
-        assert process.stderr is not None
         assert "1 file" in process.stderr.readline()
         time.sleep(0.5)
         process.send_signal(signal.SIGTERM)
@@ -600,7 +596,7 @@ def test_f36_a_parquet_file_that_repeats_a_text_ends_the_run_in_little_memory(tm
 @pytest.mark.parametrize("pause", [0.03, 0.3])
 def test_f53_the_cache_is_deleted_at_random_moments(tmp_path: Path, pause: float) -> None:
     recipe, cache = write_recipe(tmp_path, write_corpus(tmp_path / "corpus")), tmp_path / "cache"
-    assert pretrain(tmp_path / "undisturbed", recipe, "training.steps=2").code == 0
+    pretrain(tmp_path / "undisturbed", recipe, "training.steps=2").exits(0)
     expected = hashes(tmp_path / "undisturbed", 2)
     random = np.random.default_rng(int(pause * 100))
     for trial in range(3):

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import gguf
 import pytest
+from tiny_files import read_json
 from tiny_runs import Done, Strike, pretrain, run_tfkit
 
 from tfkit.engine.tools import gguf_export
@@ -73,11 +74,10 @@ STEPS = ["write_header_to_file", "write_kv_data_to_file", "write_tensors_to_file
 def test_f52_stopped_while_the_file_is_written(model: Path, tmp_path: Path, step: str, number: signal.Signals) -> None:
     before = Strike(number, 1, gguf_export if step == "rename" else gguf.GGUFWriter, step)
     done, left = export(model, tmp_path, before.__call__)
-    assert done.code == (-number if number == signal.SIGKILL else 128 + number), done.err
+    done.exits(-number if number == signal.SIGKILL else 128 + number)
     assert "model.gguf" not in left, "half an export has no name that a reader takes for a whole one"
     if number != signal.SIGKILL:
         assert left == []
-        assert "Traceback" not in done.err
 
 
 def test_f52_predictions_that_differ_by_too_much(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -103,7 +103,7 @@ def test_f52_special_tokens_that_are_missing(model: Path, tmp_path: Path, missin
         for path in folder.glob("tokenizer*"):
             path.unlink()
     else:
-        config = json.loads((folder / "config.json").read_text())
+        config = read_json(folder / "config.json")
         config["eos_token_id"] = config["vocab_size"] + 7
         (folder / "config.json").write_text(json.dumps(config))
         (folder / "generation_config.json").unlink(missing_ok=True)

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 from saved_runs import STEPS, WORDS, Base
-from tiny_runs import Process, exact, hashes, kept, pretrain, run_tfkit, strike, write_corpus, write_recipe
+from tiny_runs import Process, assert_same_bits, exact, hashes, kept, pretrain, run_tfkit, strike, write_corpus, write_recipe
 
 import tfkit.engine.training_run.checkpointing
 
@@ -90,8 +90,7 @@ def kill_and_resume(saved: Base, short: Path, folder: Path, point: int) -> None:
     assert "skipped a damaged checkpoint" not in done.err, (point, done.err)
     assert not list(run.rglob(".*")), (point, "leftovers")
     assert kept(run) == ["step-000002"]
-    assert hashes(run, 2) == hashes(short, 2), point
-    assert exact(run) == exact(short), point
+    assert_same_bits(run, short, 2)
 
 
 def test_f01_there_are_many_points(short: tuple[Path, int]) -> None:
@@ -200,8 +199,7 @@ def test_f40_resumed_three_times(saved: Base, tmp_path: Path, number: int) -> No
         done = saved.run(run, "--resume", "checkpoint={every: 1, keep: 2}", before=strike(number, 3))
         assert done.code in (143, -signal.SIGKILL), done.err
     saved.run(run, "--resume", "checkpoint={every: 1, keep: 2}").exits(0)
-    assert hashes(run, STEPS) == hashes(saved.unbroken, STEPS)
-    assert exact(run) == exact(saved.unbroken)
+    assert_same_bits(run, saved.unbroken, STEPS)
 
 
 @pytest.mark.slow
@@ -214,5 +212,4 @@ def test_f40_resumed_at_each_step_of_fifty(saved: Base, tmp_path: Path) -> None:
         done = pretrain(run, saved.recipe, *words, "--resume", before=strike(signal.SIGTERM, 1))
         assert done.code == 143, (step, done.err)
     pretrain(run, saved.recipe, *words, "--resume").exits(0)
-    assert hashes(run, 50) == hashes(tmp_path / "straight", 50)
-    assert exact(run) == exact(tmp_path / "straight")
+    assert_same_bits(run, tmp_path / "straight", 50)

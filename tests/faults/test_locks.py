@@ -2,7 +2,6 @@
 
 import errno
 import fcntl
-import json
 import os
 import shutil
 import signal
@@ -13,7 +12,7 @@ from pathlib import Path
 
 import pytest
 from saved_runs import WORDS, Base
-from tiny_files import wait_for
+from tiny_files import read_json, wait_for
 from tiny_runs import Before, Process, both, run_tfkit
 
 from tfkit.engine.training_run import checkpointing
@@ -57,9 +56,7 @@ def test_f44_two_runs_in_one_folder(saved: Base, tmp_path: Path, before: Callabl
     try:
         wait_for(mark.exists)
         content = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
-        second = start(saved, run, before).wait()
-        assert (second.code, second.out) == (5, "")
-        assert f"{run}: this run folder is in use by process {first.pid} on {socket.gethostname()}" in second.err
+        start(saved, run, before).wait().refuses(5, f"{run}: this run folder is in use by process {first.pid} on {socket.gethostname()}")
         assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == content, "the second run changed nothing"
     finally:
         mark.unlink()
@@ -75,8 +72,8 @@ def test_f44_the_lock_of_a_killed_process_is_taken_over(saved: Base, tmp_path: P
     killed = start(saved, run, pause_in_a_save(mark, before))
     wait_for(mark.exists)
     killed.kill(signal.SIGKILL)
-    assert killed.wait().code == -signal.SIGKILL
-    assert json.loads((run / "lock").read_text())["pid"] == killed.pid
+    killed.wait().exits(-signal.SIGKILL)
+    assert read_json(run / "lock")["pid"] == killed.pid
     start(saved, run, before).wait().exits(0)
     saved.assert_same(run)
     assert (run / "lock").read_text() == ""

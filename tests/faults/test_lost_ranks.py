@@ -1,6 +1,5 @@
 """Several ranks, and what is done to them: one total of energy, other numbers of ranks, ranks that are lost, hang, or are slow."""
 
-import json
 import math
 import os
 import random
@@ -12,8 +11,8 @@ from pathlib import Path
 import fake_codecarbon
 import pytest
 from fake_codecarbon import G_PER_KWH, POWER_W
-from tiny_files import receipt
-from tiny_runs import After, Before, Done, both, exact, hashes, kept, pretrain, slow_micro_batches, strike
+from tiny_files import read_json, receipt
+from tiny_runs import After, Before, Done, assert_same_bits, both, exact, hashes, kept, pretrain, slow_micro_batches, strike
 from two_ranks import ONE_EACH, run_ranks, start_ranks, with_unbroken_run
 
 from tfkit.__main__ import main
@@ -80,10 +79,10 @@ def test_f28_two_nodes_resumed_three_times_have_one_total(base: Path, tmp_path: 
 def test_f41_two_ranks_then_one_then_four(base: Path, tmp_path: Path) -> None:
     """The same rows in the same steps; with a micro-batch a rank, or two ranks, to the bit."""
     run, words = tmp_path / "run", ("training.batch_size=8", "training.micro_batch_size=2")
-    assert pretrain(tmp_path / "one", base / "tiny.yaml", *words).code == 0
+    pretrain(tmp_path / "one", base / "tiny.yaml", *words).exits(0)
     stopped = run_ranks(run, base / "tiny.yaml", *words, faults={1: strike(signal.SIGTERM, 7)})
     assert [done.code for done in stopped] == [143, 143]
-    assert pretrain(run, base / "tiny.yaml", *words, "--resume", before=strike(signal.SIGTERM, 14)).code == 143
+    pretrain(run, base / "tiny.yaml", *words, "--resume", before=strike(signal.SIGTERM, 14)).exits(143)
     assert [done.code for done in run_ranks(run, base / "tiny.yaml", *words, "--resume", size=4)] == [0] * 4
     for one, other in zip(exact(tmp_path / "one"), exact(run), strict=True):
         assert one.keys() == other.keys()
@@ -99,7 +98,7 @@ def test_f43_a_rank_that_is_lost_in_an_evaluation_or_a_save(base: Path, tmp_path
 
     def kill(_: object, progress: Progress) -> None:
         if progress.step == 8:
-            os.kill(os.getpid() if lost == 0 else json.loads((tmp_path / "pid").read_text(encoding="ascii")), signal.SIGKILL)
+            os.kill(os.getpid() if lost == 0 else read_json(tmp_path / "pid"), signal.SIGKILL)
             time.sleep(0.2)
 
     def following() -> None:
@@ -144,7 +143,7 @@ def test_f43_a_rank_that_is_asked_to_stop_while_rank_0_saves_stops_all_after_the
 
     def stop_the_other(_: checkpointing.Checkpointer, progress: Progress) -> None:
         if progress.step == 4:
-            os.kill(json.loads((tmp_path / "pid").read_text(encoding="ascii")), signal.SIGTERM)
+            os.kill(read_json(tmp_path / "pid"), signal.SIGTERM)
             time.sleep(0.2)
 
     leading = Before(checkpointing.Checkpointer, "save", stop_the_other)
@@ -207,8 +206,7 @@ def test_f41_f43_random_ranks_are_killed_and_the_run_goes_on_with_random_numbers
                 assert [one.code for one in done] in ([0, 0], [-signal.SIGKILL, 9], [9, -signal.SIGKILL]), done[0].err + done[1].err
         done = run_ranks(run, base / "tiny.yaml", *ONE_EACH, "--resume")
         assert [one.code for one in done] == [0, 0], done[0].err + done[1].err
-        assert hashes(run, STEPS) == hashes(base / "unbroken", STEPS), seed
-        assert exact(run) == exact(base / "unbroken"), seed
+        assert_same_bits(run, base / "unbroken", STEPS)
 
 
 @pytest.mark.slow
@@ -217,7 +215,7 @@ def test_f41_f43_one_to_four_ranks_are_killed_and_the_run_goes_on_on_random_mesh
 ) -> None:
     """Rows and tokens are those of one process that was never killed; numbers are rounded otherwise, as sums have another order."""
     words = ("training.batch_size=12", "training.micro_batch_size=1", "checkpoint={every: 2, keep: 2}", "evaluation={every: null}")
-    assert pretrain(tmp_path / "one", base / "tiny.yaml", *words).code == 0
+    pretrain(tmp_path / "one", base / "tiny.yaml", *words).exits(0)
     expected = exact(tmp_path / "one")
     for seed in range(max(1, pytestconfig.getoption("--kills") // 16)):
         dice, run = random.Random(seed), tmp_path / f"run-{seed}"

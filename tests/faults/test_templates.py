@@ -110,11 +110,7 @@ def answer(folder: Path, where: Path, template: str) -> Done:
 
 
 def assert_refused(done: Done, where: Path) -> None:
-    assert done.code == 4, done
-    assert done.out == ""
-    assert "chat_template.jinja" in done.err  # the place, and what follows is reason and remedy
-    assert "; " in done.err
-    assert "Traceback" not in done.err
+    done.refuses(4, "chat_template.jinja", "; ")  # the place, and what follows is reason and remedy
     assert len(done.err) < 1000
     assert done.processor_seconds < SECONDS
     assert list(where.iterdir()) == []
@@ -128,7 +124,7 @@ def test_f35_a_hostile_template(folder: Path, tmp_path: Path, name: str) -> None
 
 def test_f35_the_honest_one_is_rendered(folder: Path, tmp_path: Path) -> None:
     """The reference for the others."""
-    assert answer(folder, tmp_path, "{{ messages[0].content }}").code == 0
+    answer(folder, tmp_path, "{{ messages[0].content }}").exits(0)
 
 
 def test_f35_a_long_template_in_the_configuration(folder: Path, tmp_path: Path) -> None:

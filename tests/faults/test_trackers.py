@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch.utils.tensorboard
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from tiny_runs import HANG_SECONDS, Before, Done, both, exact, hashes, pretrain, raising, records, strike
+from tiny_runs import HANG_SECONDS, Before, Done, assert_same_bits, both, pretrain, raising, records, strike
 
 from tfkit.engine.training_run import trackers
 
@@ -46,8 +46,7 @@ def hanging(*_: object, **__: object) -> None:
 
 def assert_same(done: Done, run: Path, untracked: Path) -> None:
     assert done.code == 0, done.err
-    assert hashes(run, STEPS) == hashes(untracked, STEPS)
-    assert exact(run) == exact(untracked)
+    assert_same_bits(run, untracked, STEPS)
 
 
 def test_f29_what_works_writes_every_point(base: Path, untracked: Path, tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ import pytest
 import torch
 from attacks.hostile_files import PICKLES, SAFETENSORS
 from safetensors.torch import load_file, save_file
+from tiny_files import edit_config, read_json
 from tiny_runs import Done, Process, pretrain, run_here, run_tfkit, write_corpus, write_recipe
 
 from tfkit.__main__ import main
@@ -93,14 +94,13 @@ def assert_all_refused(folder: Path, name: str, contents: list[str]) -> None:
             assert main(words) == 4, content
         return 4
 
-    done = generate(folder, program=program)
-    assert (done.code, done.out) == (4, ""), done.err
+    done = generate(folder, program=program).refuses(4)
     assert done.err.count(str(folder)) >= len(contents)
     assert done.processor_seconds < SECONDS
 
 
 def edit_json(path: Path, change: Callable[[Any], object]) -> None:
-    document = json.loads(path.read_bytes())
+    document = read_json(path)
     change(document)
     path.write_text(json.dumps(document), encoding="utf-8")
 
@@ -129,9 +129,9 @@ def write_shards(folder: Path) -> Path:
 
 def test_f12_f13_f14_what_is_whole_is_taken(folder: Path) -> None:
     """The refusals below are not for want of memory, or of something else."""
-    assert generate(folder).code == 0
+    generate(folder).exits(0)
     write_shards(folder)
-    assert generate(folder).code == 0
+    generate(folder).exits(0)
 
 
 @pytest.mark.sampled(4)
@@ -192,7 +192,7 @@ def test_f13_a_training_state_that_is_a_pickle(tmp_path: Path) -> None:
     run = tmp_path / "run"
     recipe = write_recipe(tmp_path, write_corpus(tmp_path / "corpus"))
     words = ["training.steps=2", "checkpoint={every: 1, keep: 1}", "evaluation={every: 2}"]
-    assert pretrain(run, recipe, *words).code == 0
+    pretrain(run, recipe, *words).exits(0)
     checkpoint = run / "checkpoints" / "step-000002"
     (checkpoint / "training_state" / "optimizer.safetensors").write_bytes(PICKLES["zip"](tmp_path / "canary"))
     write_manifest(checkpoint)
@@ -225,7 +225,7 @@ def test_f14_another_familys_weights(models: Path, tmp_path: Path) -> None:
 def test_f14_a_thousand_layers_of_which_the_header_names_one_tensor_each(models: Path, tmp_path: Path) -> None:
     """No block is built for them, and the differences are not listed one by one."""
     folder = copy(models, tmp_path)
-    edit_json(folder / "config.json", lambda config: config.update(n_layer=1_000))
+    edit_config(folder, n_layer=1_000)
     bias = torch.zeros(0)
     edit_weights(folder, lambda tensors: tensors.update({f"transformer.h.{i}.ln_1.bias": bias for i in range(2, 1_000)}))
     error = assert_refused(
@@ -284,18 +284,18 @@ def test_f34_links_inside_the_folder_and_the_hubs_cache_are_followed(models: Pat
     folder = copy(models, tmp_path)
     (folder / "model.safetensors").rename(folder / "weights")
     (folder / "model.safetensors").symlink_to("weights")
-    assert generate(folder).code == 0
+    generate(folder).exits(0)
     blobs, snapshot = tmp_path / "blobs", tmp_path / "snapshots" / "0123"
     shutil.copytree(models / "gpt2", blobs)
     snapshot.mkdir(parents=True)
     for path in blobs.iterdir():
         (snapshot / path.name).symlink_to(Path("..", "..", "blobs", path.name))
-    assert generate(snapshot).code == 0
+    generate(snapshot).exits(0)
 
 
 def test_f09_f11_generate_checks_sizes_against_the_manifest(models: Path, tmp_path: Path) -> None:
     folder = Path(shutil.copytree(models / "gpt2", tmp_path / "model"))
-    assert generate(folder).code == 0
+    generate(folder).exits(0)
     template, weights = folder / "chat_template.jinja", folder / "model.safetensors"
     template.write_text("{{ messages }} ", encoding="utf-8")
     assert_refused(folder, f"{template}: 15 bytes, where the checkpoint had 14")
@@ -318,13 +318,13 @@ SIZES = {
 @pytest.mark.sampled(6)
 @pytest.mark.parametrize("value", ABSURD, ids=repr)
 def test_f10_absurd_sizes_in_config_json(folder: Path, value: object) -> None:
-    whole = json.loads((folder / "config.json").read_bytes())
+    whole = read_json(folder / "config.json")
     assert_all_refused(folder, "config.json", [json.dumps(whole | {field: value}) for field in SIZES[whole["model_type"]]])
 
 
 @pytest.mark.parametrize("count", [10**3, 10**6, 10**9])
 def test_f10_a_million_layers_are_not_built(folder: Path, count: int) -> None:
-    edit_json(folder / "config.json", lambda config: config.update(n_layer=count, num_hidden_layers=count))
+    edit_config(folder, n_layer=count, num_hidden_layers=count)
     said = f"it has {count:,} layers, the files hold" if count <= 1024 else "_layers: Input should be less than or equal to 1024"
     assert_refused(folder, said)
 
@@ -359,7 +359,7 @@ def test_f10_f49_damaged_text_is_named_with_its_place(models: Path, tmp_path: Pa
 @pytest.mark.parametrize("value", ["</s>", True, 1.0, [True], [[1]], {"id": 1}], ids=repr)
 def test_f10_special_ids_that_are_no_numbers(models: Path, tmp_path: Path, field: str, value: object) -> None:
     folder = copy(models, tmp_path)
-    edit_json(folder / "config.json", lambda config: config.update({field: value}))
+    edit_config(folder, **{field: value})
     assert_refused(folder, f"config.json: {field} is ")
 
 

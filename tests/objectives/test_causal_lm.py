@@ -35,7 +35,6 @@ def test_the_first_token_of_a_document_is_no_target_of_the_last() -> None:
     batch = CausalLM().collate(rows())
     assert batch.input_ids.tolist() == [row[:-1] for row in IDS]
     assert batch.labels.tolist() == [[4, END, _, 6, 7, 8], IDS[1][1:]]
-    assert batch.document_ids is not None
     assert batch.document_ids.tolist() == [row[:-1] for row in DOCUMENTS]
     assert {tensor.dtype for tensor in (batch.input_ids, batch.labels, batch.document_ids)} == {torch.int64}
 
@@ -46,7 +45,6 @@ def test_a_separator_that_begins_the_next_document_ends_this_one() -> None:
     batch = CausalLM(separator_id=END).collate(rows(ids, documents))
     assert batch.labels.tolist() == [[3, 4, END, 5, 6, END]]
     assert CausalLM().collate(rows(ids, documents)).labels.tolist() == [[3, 4, _, 5, 6, _]]
-    assert batch.document_ids is not None
     assert batch.document_ids.tolist() == [[0, 0, 0, 1, 1, 1]]
 
 

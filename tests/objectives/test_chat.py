@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from tiny_chats import FORMATS, KINDS, chat_codec
-from tiny_examples import assert_same_steps, batches, examples, model
+from tiny_examples import assert_same_steps, batches, examples, model, opened, whole_batch
 from tiny_layouts import LLAMA_LAYOUT
 from tokenizers import AddedToken, normalizers
 from tokenizers import Tokenizer as Backend
@@ -19,7 +19,6 @@ from tfkit.data import Encoded, ExampleRows, ExampleSet
 from tfkit.data.columns.record_columns import Columns, Record
 from tfkit.data.columns.rows import BadRow, Row
 from tfkit.errors import DataError
-from tfkit.hub import save_model
 from tfkit.objectives.chat import Chat, conversation, fit_tokenizer
 from tfkit.objectives.objective import IGNORED
 from tfkit.recipe.schema.objective_sections import ChatSection
@@ -198,12 +197,8 @@ def test_several_system_messages_are_where_they_were_given() -> None:
 def test_the_loss_is_that_of_transformers_for_the_same_batch(tmp_path: Path) -> None:
     objective, ours = chat(), model(CONFIG).eval()
     stored = stored_rows(tmp_path, objective)
-    batch = objective.collate(ExampleRows([(stored, 1.0)], 1, batch_size=16).gather(np.zeros(16, np.int64), np.arange(16)))
-    folder = tmp_path / "model"
-    folder.mkdir()
-    save_model(folder, ours.config, ours.state_dict(), objective.tokenizer)
-    theirs = AutoModelForCausalLM.from_pretrained(folder).eval()
-    assert batch.padding_mask is not None
+    batch = whole_batch(stored, objective)
+    theirs = opened(tmp_path / "model", AutoModelForCausalLM, ours, objective.tokenizer)
     with torch.no_grad():
         logits = theirs(batch.input_ids, attention_mask=batch.padding_mask.long()).logits
         loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), batch.labels.flatten(), ignore_index=IGNORED)
@@ -252,7 +247,6 @@ def test_no_gradient_crosses_from_one_packed_conversation_to_another(tmp_path: P
     ours.embedding.register_forward_hook(keep)
     objective.loss(ours, type(batch)(**{**batch.inputs(), "labels": batch.labels.masked_fill(~second, IGNORED)}))["lm"].backward()
     gradient = embedded[0].grad
-    assert gradient is not None
     assert bool(gradient[second].abs().sum() > 0)
     assert float(gradient[~second].abs().max()) == 0.0
 
@@ -325,7 +319,6 @@ def test_a_column_that_the_recipe_names_is_read_or_the_row_refused() -> None:
         conversation(row)
     assert conversation(same) == [SYSTEM, *SAID]
     parts = taken({"question": "Hi", "answer": "Yo", "context": {"title": "a"}}, {"input": "context"})
-    assert isinstance(parts, BadRow)
     assert "column 'context' holds dict, not text" in parts.message
 
 
@@ -335,7 +328,6 @@ def test_columns_that_a_recipe_names_choose_the_shape() -> None:
     assert isinstance(row, Row)
     assert conversation(row)[0] == {"role": "user", "content": "Say\n\nHi"}
     lacking = taken({"instruction": "Say", "text": "Hi"})
-    assert isinstance(lacking, BadRow)
     assert lacking.message == (
         "rows.jsonl:1: no columns for messages, nor for instruction and output; columns found: instruction, text; "
         "name them with columns: {messages: NAME} or columns: {instruction: NAME, output: NAME}"
@@ -395,7 +387,6 @@ PLAIN = (
 def test_special_tokens_that_json_writes_otherwise_are_refused(token: str) -> None:
     objective = own_template(PLAIN, AddedToken(token, normalized=False))
     found = encoded(objective, {"question": f"Hi {token} there", "answer": "Yo"})
-    assert isinstance(found, BadRow)
     assert found.message == f"rows.jsonl:1: message 1 has {token!r}, which would be read as a special token; correct the row"
     assert isinstance(encoded(objective, {"question": "Hi there", "answer": "Yo"}), Encoded)
 
@@ -422,7 +413,6 @@ def test_what_no_template_writes_may_hold_a_special_token() -> None:
     assert encoded(chat("chatml"), {"messages": tagged}) == encoded(chat("chatml"), {"messages": SAID})
     for tools in ([{"name": "<|im_end|>"}], {"<|im_end|>": 1}):
         found = encoded(objective, {"messages": [SAID[0] | {"tools": tools}, SAID[1]]})
-        assert isinstance(found, BadRow)
         assert "message 1 has '<|im_end|>'" in found.message
     assert isinstance(encoded(objective, {"messages": [SAID[0] | {"tools": [{"name": "x"}]}, SAID[1]]}), Encoded)
 
@@ -437,7 +427,6 @@ def test_what_a_template_refuses_is_a_bad_row_and_the_rows_beside_it_are_not() -
     assert isinstance(good, Row)
     assert isinstance(bad, Row)
     first, second, third = objective.encode([good, bad, good])
-    assert isinstance(second, BadRow)
     assert "rows.jsonl:1, failed: user and assistant must take turns" in second.message
     assert first == third == chat("gemma").encode([good])[0]
 

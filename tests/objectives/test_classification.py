@@ -10,12 +10,11 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sklearn.utils.class_weight import compute_class_weight
-from tiny_examples import ENCODER, assert_same_steps, batches, examples, model, texts, tokenizer
+from tiny_examples import ENCODER, assert_same_steps, batches, examples, model, opened, texts, tokenizer, whole_batch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from tfkit.data import ExampleRows
 from tfkit.errors import DataError, ModelError
-from tfkit.hub import save_model
 from tfkit.objectives.classification import Classification
 from tfkit.objectives.text_regression import Regression
 from tfkit.recipe.schema.label_sections import ClassificationSection
@@ -38,19 +37,14 @@ def classification(labels: tuple[str, ...] = LABELS, length: int = 24, **fields:
 def test_ids_segments_mask_and_loss_are_those_of_transformers(tmp_path: Path) -> None:
     objective, ours = classification(), model(CONFIG).eval()
     stored = examples(tmp_path, ROWS, ClassificationSection.roles, objective)
-    batch = objective.collate(ExampleRows([(stored, 1.0)], 1, batch_size=16).gather(np.zeros(16, np.int64), np.arange(16)))
-    ours_folder = tmp_path / "model"
-    ours_folder.mkdir()
-    save_model(ours_folder, ours.config, ours.state_dict(), TOKENIZER)
-    codec = AutoTokenizer.from_pretrained(ours_folder)
+    batch = whole_batch(stored, objective)
+    theirs = opened(tmp_path / "model", AutoModelForSequenceClassification, ours, TOKENIZER)
+    codec = AutoTokenizer.from_pretrained(tmp_path / "model")
     encoded = [codec(row["text"], row.get("pair"), truncation=True, max_length=24) for row in ROWS]
     padded = codec.pad(encoded, return_tensors="pt")
     assert batch.input_ids.tolist() == padded["input_ids"].tolist()
-    assert batch.padding_mask is not None
-    assert batch.segment_ids is not None
     assert batch.padding_mask.tolist() == padded["attention_mask"].bool().tolist()
     assert batch.segment_ids.tolist() == padded["token_type_ids"].tolist()
-    theirs = AutoModelForSequenceClassification.from_pretrained(ours_folder).eval()
     with torch.no_grad():
         loss = theirs(**padded, labels=batch.labels).loss
         found = objective.loss(ours, batch)["classes"] / objective.counts(batch)["classes"]

@@ -1,17 +1,15 @@
 """Classes read off the last token: decoders and T5 against transformers' own classes on the padded batch, and pairs without a template."""
 
-import json
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
-from tiny_examples import assert_same_steps, examples, model, texts, tokenizer
+from tiny_examples import assert_same_steps, examples, model, opened, texts, tokenizer, whole_batch
+from tiny_files import read_json
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 import tfkit
-from tfkit.data import ExampleRows
 from tfkit.errors import DataError
 from tfkit.hub import save_model
 from tfkit.model.config import ModelConfig
@@ -49,8 +47,7 @@ def classification(codec: Tokenizer, config: ModelConfig, length: int = 40) -> C
 
 
 def batch_of(folder: Path, rows: list[dict[str, Any]], objective: Classification) -> Batch:
-    stored = examples(folder, rows, ClassificationSection.roles, objective)
-    return objective.collate(ExampleRows([(stored, 1.0)], 1, batch_size=16).gather(np.zeros(16, np.int64), np.arange(16)))
+    return whole_batch(examples(folder, rows, ClassificationSection.roles, objective), objective)
 
 
 @pytest.mark.sampled(3)
@@ -64,11 +61,8 @@ def test_the_loss_of_a_padded_batch_is_that_of_transformers(tmp_path: Path, name
     batch = batch_of(tmp_path, rows, objective)
     assert batch.padding_mask is not None  # some rows are shorter than others
     folder = tmp_path / "model"
-    folder.mkdir()
-    save_model(folder, config, ours.state_dict(), codec, labels=LABELS)
-
+    theirs = opened(folder, AutoModelForSequenceClassification, ours, codec, labels=LABELS)
     assert tfkit.load(folder).labels == LABELS
-    theirs = AutoModelForSequenceClassification.from_pretrained(folder).eval()
     assert theirs.config.id2label == dict(enumerate(LABELS))
     padding = theirs.config.pad_token_id
     read = AutoTokenizer.from_pretrained(folder)
@@ -133,7 +127,7 @@ def test_padding_of_a_classifier_is_written_where_its_tokenizer_can_say_it(tmp_p
         folder = tmp_path / kind
         folder.mkdir()
         save_model(folder, config, model(config.model_dump()).state_dict(), codec)
-        written = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        written = read_json(folder / "config.json")
         assert written["pad_token_id"] == wanted
         tfkit.load(folder).save(tmp_path / f"{kind} again")
-        assert json.loads((tmp_path / f"{kind} again" / "config.json").read_text(encoding="utf-8")) == written
+        assert read_json(tmp_path / f"{kind} again" / "config.json") == written

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from tiny_examples import assert_same_steps, losses_and_weights, model
-from tiny_preferences import DECODER, count_rows_read, dpo_objective, paired_rows, ranked_rows, stored, whole_batch
+from tiny_examples import assert_same_steps, losses_and_weights, model, whole_batch
+from tiny_preferences import DECODER, count_rows_read, dpo_objective, paired_rows, ranked_rows, stored
 from torch import Tensor
 
 from tfkit.data import ExampleSet

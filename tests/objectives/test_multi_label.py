@@ -7,15 +7,14 @@ import numpy as np
 import pytest
 import torch
 from sklearn.metrics import f1_score, precision_recall_fscore_support, precision_score, recall_score
-from tiny_examples import ENCODER, assert_same_steps, examples, model, texts, tokenizer
+from tiny_examples import ENCODER, assert_same_steps, examples, model, opened, texts, tokenizer, whole_batch
 from tiny_layouts import LLAMA_LAYOUT
 from transformers import AutoModelForSequenceClassification
 
-from tfkit.data import ExampleRows
 from tfkit.data.columns.labels import find_labels
 from tfkit.data.sources.open_sources import open_source
 from tfkit.errors import DataError
-from tfkit.hub import load, save_model
+from tfkit.hub import load
 from tfkit.objectives.metrics import unit_weights
 from tfkit.objectives.metrics.classes import label_set_figures, label_set_metrics
 from tfkit.objectives.multi_label import MultiLabel
@@ -47,8 +46,7 @@ def multi_label(**section: Any) -> MultiLabel:
 
 
 def whole(folder: Path, rows: list[dict[str, Any]], objective: MultiLabel) -> Batch:
-    stored = examples(folder, rows, MultiLabelSection.roles, objective)
-    return objective.collate(ExampleRows([(stored, 1.0)], 1, batch_size=16).gather(np.zeros(len(rows), np.int64), np.arange(len(rows))))
+    return whole_batch(examples(folder, rows, MultiLabelSection.roles, objective), objective)
 
 
 @pytest.mark.parametrize("config", [CONFIG, LLAMA], ids=["bert", "llama"])
@@ -57,12 +55,9 @@ def test_logits_and_loss_are_those_of_transformers_which_opens_the_checkpoint_wi
 ) -> None:
     objective, ours = multi_label(), model(config).eval()
     batch = whole(tmp_path, ROWS if config is CONFIG else [{**row, "pair": None} for row in ROWS], objective)
-    folder = tmp_path / "model"
-    folder.mkdir()
-    save_model(folder, ours.config, ours.state_dict(), TOKENIZER, labels=LABELS, problem_type=objective.section.problem_type)
-    theirs = AutoModelForSequenceClassification.from_pretrained(folder).eval()
+    facts = {"labels": LABELS, "problem_type": objective.section.problem_type}
+    theirs = opened(tmp_path / "model", AutoModelForSequenceClassification, ours, TOKENIZER, **facts)
     assert theirs.config.problem_type == "multi_label_classification"
-    assert batch.padding_mask is not None
     given = {"input_ids": batch.input_ids, "attention_mask": batch.padding_mask.long()}
     given |= {} if batch.segment_ids is None else {"token_type_ids": batch.segment_ids}
     with torch.no_grad():

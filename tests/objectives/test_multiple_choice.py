@@ -3,16 +3,13 @@
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
-from tiny_examples import assert_same_steps, batches, examples, model, texts, tokenizer
+from tiny_examples import assert_same_steps, batches, examples, model, opened, texts, tokenizer, whole_batch
 from tiny_layouts import GPT2_LAYOUT
 from transformers import GPT2DoubleHeadsModel, OpenAIGPTDoubleHeadsModel
 
-from tfkit.data import ExampleRows
 from tfkit.errors import DataError, ModelError
-from tfkit.hub import save_model
 from tfkit.objectives.multiple_choice import MultipleChoice
 from tfkit.objectives.objective import IGNORED, Batch
 from tfkit.recipe.schema.label_sections import MultipleChoiceSection
@@ -45,24 +42,18 @@ def choice(length: int = 24, **section: Any) -> MultipleChoice:
 
 
 def whole(folder: Path, made: list[dict[str, Any]], objective: MultipleChoice) -> Batch:
-    """All rows, in order, in one batch."""
-    stored = examples(folder, made, MultipleChoiceSection.roles, objective)
-    numbers = np.arange(len(made))
-    return objective.collate(ExampleRows([(stored, 1.0)], 1, batch_size=len(made)).gather(np.zeros(len(made), np.int64), numbers))
+    return whole_batch(examples(folder, made, MultipleChoiceSection.roles, objective), objective)
 
 
 @pytest.mark.parametrize(("config", "family"), [(GPT, OpenAIGPTDoubleHeadsModel), (GPT2, GPT2DoubleHeadsModel)])
 def test_both_losses_are_those_of_transformers(tmp_path: Path, config: dict[str, Any], family: Any) -> None:
     objective, ours, made = choice(length=16), model(config).eval(), rows(3)
     batch = whole(tmp_path, made, objective)
-    assert batch.padding_mask is not None
     sequences = batch.input_ids.reshape(16, 3, -1)
     lengths = batch.padding_mask.sum(1).reshape(16, 3)
     with torch.no_grad():
         sums, losses, counts = objective.measure(ours, batch), objective.loss(ours, batch), objective.counts(batch)
-        (tmp_path / "model").mkdir()
-        save_model(tmp_path / "model", ours.config, ours.state_dict(), TOKENIZER)
-        theirs = family.from_pretrained(tmp_path / "model").eval()
+        theirs = opened(tmp_path / "model", family, ours, TOKENIZER)
         labels = batch.input_ids.where(batch.padding_mask, IGNORED).reshape(16, 3, -1)
         right = torch.tensor([row["label"] for row in made])
         # No token sees the padding behind it, so theirs, which fails on a mask for several answers, needs none.

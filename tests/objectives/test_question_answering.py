@@ -12,13 +12,13 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tiny_examples import ENCODER, WORDS, assert_same_steps, examples, model, texts, tokenizer
+from tiny_examples import ENCODER, WORDS, assert_same_steps, examples, model, opened, texts, tokenizer, whole_batch
 from transformers import AutoModelForQuestionAnswering, AutoTokenizer
 
-from tfkit.data import ExampleRows, Row
+from tfkit.data import Row
 from tfkit.data.sources.open_sources import open_source
 from tfkit.errors import DataError, ModelError, UsageError
-from tfkit.hub import load, save_model
+from tfkit.hub import load
 from tfkit.objectives.metrics.texts import answer_scores
 from tfkit.objectives.objective import Batch
 from tfkit.objectives.question_answering import NO_ANSWER, QuestionAnswering, Span, best_spans, merge
@@ -26,6 +26,7 @@ from tfkit.recipe.reading.overrides import parse_overrides
 from tfkit.recipe.reading.read import read_document
 from tfkit.recipe.schema.data_sections import SourceSection
 from tfkit.recipe.schema.question_answering_section import QuestionAnsweringSection
+from tfkit.tokenizer import save_tokenizer
 
 TOKENIZER = tokenizer()
 CONFIG = ENCODER | {"head": {"kind": "spans"}}
@@ -54,24 +55,14 @@ def answering(length: int = 24, **section: Any) -> QuestionAnswering:
 
 
 def whole(folder: Path, rows: Rows, objective: QuestionAnswering) -> Batch:
-    stored = examples(folder, rows, QuestionAnsweringSection.roles, objective)
-    gathered = ExampleRows([(stored, 1.0)], 1, batch_size=16).gather(np.zeros(len(rows), np.int64), np.arange(len(rows)))
-    return objective.collate(gathered)
+    return whole_batch(examples(folder, rows, QuestionAnsweringSection.roles, objective), objective)
 
 
-@pytest.fixture
-def saved(tmp_path: Path) -> Path:
-    """The model and its tokenizer as transformers opens them."""
-    (tmp_path / "model").mkdir()
-    ours = model(CONFIG)
-    save_model(tmp_path / "model", ours.config, ours.state_dict(), TOKENIZER)
-    return tmp_path / "model"
-
-
-def test_windows_and_ends_are_those_of_transformers(tmp_path: Path, saved: Path) -> None:
+def test_windows_and_ends_are_those_of_transformers(tmp_path: Path) -> None:
     """As its run_qa.py makes them of `stride` and `truncation="only_second"`."""
     batch = whole(tmp_path, ROWS, answering())
-    theirs = AutoTokenizer.from_pretrained(saved)
+    save_tokenizer(TOKENIZER, tmp_path)
+    theirs = AutoTokenizer.from_pretrained(tmp_path)
     found = theirs(
         *([row[name] for row in ROWS] for name in ("question", "context")),
         max_length=24,
@@ -83,7 +74,6 @@ def test_windows_and_ends_are_those_of_transformers(tmp_path: Path, saved: Path)
         return_offsets_mapping=True,
     )
     assert batch.input_ids.tolist() == found["input_ids"].tolist()
-    assert batch.segment_ids is not None
     assert batch.segment_ids.tolist() == found["token_type_ids"].tolist()
     rows = found["overflow_to_sample_mapping"].tolist()
     assert batch.extras["row"].tolist() == rows
@@ -107,9 +97,7 @@ def test_windows_and_ends_are_those_of_transformers(tmp_path: Path, saved: Path)
 def test_logits_and_loss_are_those_of_transformers(tmp_path: Path, config: dict[str, Any]) -> None:
     """Each window alone: transformers divides by the padding of a batch, too."""
     objective, ours = answering(), model(config).eval()
-    (tmp_path / "model").mkdir()
-    save_model(tmp_path / "model", ours.config, ours.state_dict(), TOKENIZER)
-    theirs = AutoModelForQuestionAnswering.from_pretrained(tmp_path / "model").eval()
+    theirs = opened(tmp_path / "model", AutoModelForQuestionAnswering, ours, TOKENIZER)
     total = windows = 0.0
     with torch.no_grad():
         for row in ROWS[:6]:

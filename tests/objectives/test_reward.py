@@ -1,6 +1,5 @@
 """The reward model's loss against its formula; each completion is read once, whatever the order; the scores are those of transformers."""
 
-import json
 import math
 from pathlib import Path
 from typing import Any
@@ -9,12 +8,12 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from tiny_examples import assert_same_steps, model, tokenizer
-from tiny_preferences import LENGTH, SCORER, count_rows_read, ranked_rows, reward_objective, stored, whole_batch
+from tiny_examples import assert_same_steps, model, opened, tokenizer, whole_batch
+from tiny_files import read_json
+from tiny_preferences import LENGTH, SCORER, count_rows_read, ranked_rows, reward_objective, stored
 
 from tfkit.data import Row
 from tfkit.errors import ModelError
-from tfkit.hub import save_model
 from tfkit.model.config import ModelConfig
 from tfkit.model.transformer import Transformer
 from tfkit.objectives.context import ModelContext
@@ -150,11 +149,10 @@ def test_transformers_gives_the_same_scores_and_demonstrations_average_0(tmp_pat
     found = stored(tmp_path, objective, ranked_rows(7))
     with torch.no_grad():
         facts = objective.facts(scorer, [found], batch_size=3)
-    (tmp_path / "saved").mkdir()
-    save_model(tmp_path / "saved", scorer.config, scorer.state_dict(), objective.tokenizer, family="llama", facts=facts)
-    written = json.loads((tmp_path / "saved" / "tfkit.json").read_text())
+    kind = transformers.AutoModelForSequenceClassification
+    theirs = opened(tmp_path / "saved", kind, scorer, objective.tokenizer, family="llama", facts=facts)
+    written = read_json(tmp_path / "saved" / "tfkit.json")
     assert (written["reward_shift"], written["demonstrations"]) == (facts["reward_shift"], 7)
-    theirs = transformers.AutoModelForSequenceClassification.from_pretrained(tmp_path / "saved").eval()
     assert (type(theirs).__name__, theirs.config.num_labels) == ("LlamaForSequenceClassification", 1)
     assert theirs.config.pad_token_id == objective.tokenizer.pad_id != objective.tokenizer.eos_id
     batch = whole_batch(found, objective)

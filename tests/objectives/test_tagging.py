@@ -6,12 +6,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tiny_examples import ENCODER, WORDS, assert_same_steps, batches, examples, model, tokenizer
+from tiny_examples import ENCODER, WORDS, assert_same_steps, batches, examples, model, opened, tokenizer, whole_batch
 from transformers import AutoModelForTokenClassification, AutoTokenizer, GPT2Tokenizer
 
-from tfkit.data import ExampleRows
 from tfkit.errors import DataError, ModelError
-from tfkit.hub import save_model
 from tfkit.objectives.metrics.entities import spans
 from tfkit.objectives.objective import IGNORED
 from tfkit.objectives.tagging import Tagging
@@ -52,19 +50,16 @@ def test_ids_labels_and_loss_are_those_of_transformers(tmp_path: Path) -> None:
     objective, ours = tagging(length=12), model(CONFIG).eval()
     stored = examples(tmp_path, ROWS, TaggingSection.roles, objective)
     assert 0 < stored.truncated < 16
-    batch = objective.collate(ExampleRows([(stored, 1.0)], 1, batch_size=16).gather(np.zeros(16, np.int64), np.arange(16)))
-    (tmp_path / "model").mkdir()
-    save_model(tmp_path / "model", ours.config, ours.state_dict(), TOKENIZER)
+    batch = whole_batch(stored, objective)
+    theirs = opened(tmp_path / "model", AutoModelForTokenClassification, ours, TOKENIZER)
     codec = AutoTokenizer.from_pretrained(tmp_path / "model")
     padded = codec(
         [row["tokens"] for row in ROWS], is_split_into_words=True, truncation=True, max_length=12, padding=True, return_tensors="pt"
     )
     assert batch.input_ids.tolist() == padded["input_ids"].tolist()
-    assert batch.padding_mask is not None
     assert batch.padding_mask.tolist() == padded["attention_mask"].bool().tolist()
     wanted = [labels_of(padded.word_ids(i), row["tags"]) for i, row in enumerate(ROWS)]
     assert batch.labels.tolist() == wanted
-    theirs = AutoModelForTokenClassification.from_pretrained(tmp_path / "model").eval()
     with torch.no_grad():
         output = theirs(**padded, labels=batch.labels)
         sums = objective.measure(ours, batch)

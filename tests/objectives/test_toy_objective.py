@@ -1,7 +1,6 @@
 """An objective that is registered from outside works in every command: the schema, data, training, resuming, evaluation, inspection."""
 
 import contextlib
-import json
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -9,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from tiny_examples import assert_same_steps, examples, model, texts, tokenizer
-from tiny_files import read_rows, write_rows
+from tiny_files import read_json, read_rows, write_rows
 from tiny_layouts import LLAMA_LAYOUT
 from tiny_runs import Done, exact, hashes, pretrain, records, run_tfkit, strike
 from toy_objective import Toy, ToySection, register_toy
@@ -65,11 +64,10 @@ def whole(place: Path) -> Path:
 
 
 def test_the_schema_has_it_where_it_is_registered_and_nowhere_else(tfkit: Callable[..., Done], place: Path) -> None:
-    schema = json.loads(tfkit("check", "--schema").out)
+    schema = tfkit("check", "--schema").document
     assert schema["$defs"]["Recipe"]["properties"]["objective"]["discriminator"]["mapping"]["toy_preference"] == "#/$defs/ToySection"
-    assert tfkit("check", "toy.yaml").code == 0
-    wrong = tfkit("check", "toy.yaml", "objective.beta=-1", "evaluation.metric=f1")
-    assert (wrong.code, "objective.beta: must be greater than 0" in wrong.err) == (2, True), wrong.err
+    tfkit("check", "toy.yaml").exits(0)
+    tfkit("check", "toy.yaml", "objective.beta=-1", "evaluation.metric=f1").exits(2, "objective.beta: must be greater than 0")
     run_tfkit(place, ["check", "toy.yaml"]).exits(2, "toy.yaml:5:19: objective.kind: 'toy_preference' is none of ")
 
 
@@ -86,7 +84,7 @@ def test_it_trains_from_the_reference_towards_the_preferred_answers(whole: Path)
 
 
 def test_it_names_its_companion_and_pins_it(whole: Path, place: Path, tfkit: Callable[..., Done]) -> None:
-    facts = json.loads((whole / "checkpoints" / f"step-{STEPS:06d}" / "tfkit.json").read_text())
+    facts = read_json(whole / "checkpoints" / f"step-{STEPS:06d}" / "tfkit.json")
     start, reference, critic = facts["lineage"]["parents"]
     assert (start["role"], reference["role"], critic["role"]) == ("start", "reference", "critic")
     assert reference["sha256"] == start["sha256"]
@@ -112,7 +110,7 @@ def test_its_critic_learns_beside_the_model_and_lies_in_the_training_state_alone
 
 def test_a_stopped_run_goes_on_to_the_same_weights(whole: Path, place: Path, tfkit: Callable[..., Done]) -> None:
     words = ("finetune", "toy.yaml", "--run", "stopped", "--threads", "1")
-    assert tfkit(*words, before=strike(signal.SIGKILL, 7)).code == -signal.SIGKILL
+    tfkit(*words, before=strike(signal.SIGKILL, 7)).exits(-signal.SIGKILL)
     tfkit(*words, "--resume").exits(0)
     assert hashes(place / "stopped", STEPS) == hashes(whole, STEPS)
     assert exact(place / "stopped")[-1] == exact(whole)[-1]
@@ -121,7 +119,7 @@ def test_a_stopped_run_goes_on_to_the_same_weights(whole: Path, place: Path, tfk
 def test_it_is_evaluated_as_in_training_row_by_row(whole: Path, tfkit: Callable[..., Done], place: Path) -> None:
     done = tfkit("evaluate", "--from", "whole", "--predictions", "predictions.jsonl", "--json", "--threads", "1", "carbon.enabled=false")
     assert done.code == 0, done.err
-    result = json.loads(done.out)
+    result = done.document
     trained = next(record["evaluation"] for record in reversed(records(whole)) if "evaluation" in record)
     assert result["metrics"] == pytest.approx(trained)
     assert result["intervals"].keys() == {"loss", "accuracy"}
@@ -131,8 +129,7 @@ def test_it_is_evaluated_as_in_training_row_by_row(whole: Path, tfkit: Callable[
 
 
 def test_its_rows_are_shown(tfkit: Callable[..., Done]) -> None:
-    done = tfkit("inspect", "toy.yaml", "--show", "2", "--json").exits(0)
-    document = json.loads(done.out)
+    document = tfkit("inspect", "toy.yaml", "--show", "2", "--json").exits(0).document
     assert document["first_step"]["targets"].keys() == {"preference", "critic"}
     assert document["first_step"]["targets"]["preference"] == 4
     assert len(document["rows"]) == 4
@@ -140,8 +137,7 @@ def test_its_rows_are_shown(tfkit: Callable[..., Done]) -> None:
 
 
 def test_nothing_is_written_into_the_folder_of_the_companion(tfkit: Callable[..., Done]) -> None:
-    done = tfkit("finetune", "toy.yaml", "--run", "base/checkpoints/inner")
-    assert (done.code, "which this command reads" in done.err) == (2, True), done.err
+    tfkit("finetune", "toy.yaml", "--run", "base/checkpoints/inner").exits(2, "which this command reads")
 
 
 def test_any_micro_batches_are_the_same_step(tmp_path: Path) -> None:

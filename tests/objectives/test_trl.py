@@ -6,18 +6,16 @@ from typing import Any
 import pytest
 import torch
 import transformers
-from tiny_examples import model
-from tiny_preferences import DECODER, SCORER, dpo_objective, paired_rows, reward_objective, stored, whole_batch
+from tiny_examples import model, opened, whole_batch
+from tiny_preferences import DECODER, SCORER, dpo_objective, paired_rows, reward_objective, stored
 from torch import nn
 
 from tfkit.engine.assembly.reference_model import with_reference
 from tfkit.engine.listener import Silent
-from tfkit.hub import save_model
 from tfkit.hub.config_json import family_of
 from tfkit.hub.names import to_foreign
 from tfkit.model.transformer import Transformer
 from tfkit.objectives.objective import IGNORED
-from tfkit.tokenizer import Tokenizer
 
 trl = pytest.importorskip("trl")
 datasets = pytest.importorskip("datasets")
@@ -26,12 +24,6 @@ PAIRS = 8
 CHOSEN_FIRST = [*range(0, 2 * PAIRS, 2), *range(1, 2 * PAIRS, 2)]  # TRL's order
 NO_DROPOUT = {"dropout": {"residual": 0.0}}
 QUIET: dict[str, Any] = {"report_to": [], "use_cpu": True, "bf16": False, "gradient_checkpointing": False}
-
-
-def theirs(folder: Path, ours: Transformer, codec: Tokenizer, opened: Any) -> Any:
-    folder.mkdir()
-    save_model(folder, ours.config, ours.state_dict(), codec, family="llama")
-    return opened.from_pretrained(folder, dtype=torch.float32).eval()
 
 
 def assert_same_gradients(ours: Transformer, other: nn.Module) -> None:
@@ -50,19 +42,18 @@ def test_dpo(tmp_path: Path) -> None:
     )
     loss = objective.loss(policy, batch)["dpo"] / PAIRS
     loss.backward()
-    opened = transformers.AutoModelForCausalLM
-    other = theirs(tmp_path / "policy", policy, objective.tokenizer, opened)
+    kind = transformers.AutoModelForCausalLM
+    other = opened(tmp_path / "policy", kind, policy, objective.tokenizer, family="llama")
     tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path / "policy")
     tokenizer.pad_token = tokenizer.eos_token
     trainer = trl.DPOTrainer(
         model=other,
-        ref_model=theirs(tmp_path / "reference", reference, objective.tokenizer, opened),
+        ref_model=opened(tmp_path / "reference", kind, reference, objective.tokenizer, family="llama"),
         args=trl.DPOConfig(output_dir=str(tmp_path / "out"), beta=0.3, **QUIET),
         train_dataset=datasets.Dataset.from_list([{"prompt": "the", "chosen": " cat", "rejected": " dog"}] * 4),
         processing_class=tokenizer,
     )
     ids, mask, answers = batch.input_ids, batch.padding_mask, torch.zeros_like(batch.input_ids)
-    assert mask is not None
     answers[:, 1:] = (batch.labels[:, :-1] != IGNORED).long()
     given = {"input_ids": ids, "attention_mask": mask.long(), "completion_mask": answers}
     expected = trainer.compute_loss(other.eval(), {name: tensor[CHOSEN_FIRST] for name, tensor in given.items()})
@@ -76,14 +67,14 @@ def test_reward(tmp_path: Path) -> None:
     batch = whole_batch(stored(tmp_path, objective, paired_rows(PAIRS)), objective)
     loss = objective.loss(scorer, batch)["reward"] / PAIRS
     loss.backward()
-    other = theirs(tmp_path / "scorer", scorer, objective.tokenizer, transformers.AutoModelForSequenceClassification)
+    kind = transformers.AutoModelForSequenceClassification
+    other = opened(tmp_path / "scorer", kind, scorer, objective.tokenizer, family="llama")
     trainer = trl.RewardTrainer(
         model=other,
         args=trl.RewardConfig(output_dir=str(tmp_path / "out"), **QUIET),
         train_dataset=datasets.Dataset.from_list([{"chosen": "the cat", "rejected": "the dog"}] * 4),
         processing_class=transformers.AutoTokenizer.from_pretrained(tmp_path / "scorer"),
     )
-    assert batch.padding_mask is not None
     given = {"input_ids": batch.input_ids[CHOSEN_FIRST], "attention_mask": batch.padding_mask.long()[CHOSEN_FIRST]}
     expected = trainer.compute_loss(other.eval(), given)
     expected.backward()

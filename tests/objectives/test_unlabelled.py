@@ -25,9 +25,9 @@ from test_tagging import ROWS as SENTENCES
 from test_tagging import tagging
 from test_text_to_text import ROWS as PAIRS
 from test_text_to_text import objective as text_to_text
-from tiny_examples import ENCODER, examples, model
+from tiny_examples import ENCODER, examples, model, whole_batch
 
-from tfkit.data import Encoded, ExampleBatch, ExampleRows, Row
+from tfkit.data import Encoded, ExampleBatch, Row
 from tfkit.data.columns.record_columns import Columns, Record
 from tfkit.data.columns.rows import BadRow
 from tfkit.objectives.labelled import Answer
@@ -55,9 +55,7 @@ def answered(objective: Any, ours: Any, rows: list[Any], **options: Any) -> list
 
 def predicted(folder: Path, objective: Any, ours: Any, made: list[dict[str, Any]], kind: str) -> list[dict[str, Any]]:
     """The predictions of an evaluation of the labelled rows."""
-    stored = examples(folder, made, SECTIONS[kind].roles, objective)
-    numbers = np.arange(len(made))
-    batch = objective.collate(ExampleRows([(stored, 1.0)], 1, batch_size=len(made)).gather(numbers * 0, numbers))
+    batch = whole_batch(examples(folder, made, SECTIONS[kind].roles, objective), objective)
     with torch.no_grad():
         return [found.prediction for found in objective.predict(ours.eval(), batch)]
 

@@ -9,8 +9,9 @@ import pytest
 import torch
 from tiny_files import write_rows
 
-from tfkit.data import ExampleRows, ExampleSet, Loader, example_set
+from tfkit.data import ExampleBatch, ExampleRows, ExampleSet, Loader, example_set
 from tfkit.data.sources.open_sources import open_source
+from tfkit.hub import save_model
 from tfkit.model.config import ModelConfig
 from tfkit.model.transformer import Transformer, build
 from tfkit.objectives.objective import Batch
@@ -54,9 +55,28 @@ def batches(
     return Loader(rows, objective.collate, batch_size, micro_batch_size).step(step)
 
 
+def whole_batch(stored: ExampleSet, objective: Any) -> Batch:
+    """Return all examples as one batch, in their order."""
+    numbers = np.arange(len(stored))
+    return objective.collate(ExampleBatch([[stored[number]] for number in numbers], numbers * 0, numbers))
+
+
+def opened(folder: Path, kind: Any, ours: Transformer, codec: Tokenizer, **written: Any) -> Any:
+    """Save a model in a new folder, and return it as a class of transformers opens it."""
+    folder.mkdir()
+    save_model(folder, ours.config, ours.state_dict(), codec, **written)
+    return kind.from_pretrained(folder, dtype=torch.float32).eval()
+
+
 def model(config: Mapping[str, Any]) -> Transformer:
     """Build a model with the same random weights at every call, large enough that a mistake shows."""
     return build(ModelConfig.model_validate({"init": {"std": 0.3}, **config}), seed=3)
+
+
+def stepper_of(trained: Transformer, objective: Any, **adamw: float) -> Stepper:
+    weights = Weights(trained, torch.float32)
+    optimizer = Optimizer(weights.master, AdamWSection.model_validate(adamw))
+    return Stepper(LossModule(trained, objective), weights, optimizer, device=torch.device("cpu"), seed=1)
 
 
 def take_steps(
@@ -64,10 +84,8 @@ def take_steps(
 ) -> tuple[list[float], dict[str, torch.Tensor]]:
     """Return the losses of a few real steps, and the weights after them."""
     trained = model({**config, "init": {"std": 0.1}})
-    weights = Weights(trained, torch.float32)
     # With AdamW's usual eps, an entry whose gradient is all rounding moves by a whole learning rate, in either direction.
-    optimizer = Optimizer(weights.master, AdamWSection(lr=3e-3, eps=1e-3))
-    stepper = Stepper(LossModule(trained, objective), weights, optimizer, device=torch.device("cpu"), seed=1)
+    stepper = stepper_of(trained, objective, lr=3e-3, eps=1e-3)
     found = [stepper.take(step + 1, micro_batches(step), 1.0).loss for step in range(steps)]
     return found, {name: tensor.detach() for name, tensor in trained.named_parameters()}
 
@@ -82,10 +100,21 @@ def losses_and_weights(
 def assert_same_steps(
     config: Mapping[str, Any], stored: ExampleSet, objective: Any, *, rel: float = SUM_ROUNDING, **settings: Any
 ) -> list[float]:
-    """Assert that losses and weights do not depend on the micro-batch, and return the losses; `rel`: of these, `settings`: of the rows."""
-    losses, weights = losses_and_weights(config, stored, objective, 8, **settings)
+    """Assert it of steps of 8 rows each, and return the losses; `rel`: of these, `settings`: of the rows."""
+
+    def micro_batches(size: int, step: int) -> list[Batch]:
+        return batches(stored, objective, size, step=step, **settings)
+
+    return assert_any_micro_batches(config, objective, micro_batches, rel)
+
+
+def assert_any_micro_batches(
+    config: Mapping[str, Any], objective: Any, micro_batches: Callable[[int, int], list[Batch]], rel: float = SUM_ROUNDING
+) -> list[float]:
+    """Assert that losses and weights do not depend on the micro-batch, whose size and step are given, and return the losses."""
+    losses, weights = take_steps(config, objective, lambda step: micro_batches(8, step))
     for size in (1, 2, 4):
-        found, found_weights = losses_and_weights(config, stored, objective, size, **settings)
+        found, found_weights = take_steps(config, objective, lambda step, size=size: micro_batches(size, step))
         assert found == pytest.approx(losses, rel=rel)
         for name, tensor in weights.items():
             torch.testing.assert_close(found_weights[name], tensor, atol=1e-6, rtol=0, msg=name)

@@ -8,12 +8,11 @@ import pytest
 from tiny_examples import examples, texts, tokenizer
 from tiny_layouts import LLAMA_LAYOUT
 
-from tfkit.data import ExampleBatch, ExampleSet
+from tfkit.data import ExampleSet
 from tfkit.model.config import ModelConfig
 from tfkit.model.transformer import Transformer
 from tfkit.objectives.context import ModelContext
 from tfkit.objectives.dpo import DPO, open_dpo
-from tfkit.objectives.objective import Batch
 from tfkit.objectives.reward import Reward, fit_tokenizer, open_reward
 from tfkit.recipe.schema.preference_sections import PREFERENCE_ROLES, DPOSection, RewardSection
 
@@ -60,12 +59,6 @@ def paired_rows(count: int) -> list[dict[str, Any]]:
 
 def stored(folder: Path, objective: Any, rows: list[dict[str, Any]]) -> ExampleSet:
     return examples(folder, rows, PREFERENCE_ROLES, objective)
-
-
-def whole_batch(found: ExampleSet, objective: Any) -> Batch:
-    """All examples as one batch, in their order."""
-    numbers = np.arange(len(found))
-    return objective.collate(ExampleBatch([[found[number]] for number in numbers], np.zeros_like(numbers), numbers))
 
 
 def count_rows_read(monkeypatch: pytest.MonkeyPatch) -> list[int]:

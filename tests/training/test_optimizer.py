@@ -92,7 +92,6 @@ def test_only_matrices_decay(section: AdamWSection | MuonSection) -> None:
     parameters, optimizer = with_gradients(section)
     before = values(parameters)
     for parameter in parameters.values():
-        assert parameter.grad is not None
         parameter.grad.zero_()
     optimizer.step(0.5)
     for name, parameter in parameters.items():
@@ -150,7 +149,6 @@ def test_portions_have_the_bits_of_one_call(monkeypatch: pytest.MonkeyPatch, por
                 parameter.grad = parameter.grad.t().contiguous().t()
             theirs[name].grad = parameter.grad.clone()
         for one in theirs.values():
-            assert one.grad is not None
             one.grad.mul_(0.3)
         optimizer.step(1.0, 0.3)
         reference.step()

@@ -63,7 +63,6 @@ def test_gradients_are_added_up_in_fp32() -> None:
         (model.weight * size).sum().backward()
         assert model.weight.grad is None
     gradient = weights.master["weight"].grad
-    assert gradient is not None
     assert gradient.dtype == torch.float32
     assert float(gradient) == 1 + 2**-8
 
@@ -83,7 +82,6 @@ def _steps_of_one_micro_batch(clip_norm: float | None, *, widened: bool) -> list
     def clip_gradients(limit: float | None) -> float:
         norm = clip(limit)  # whose sums have one order for bf16, and another for fp32
         for parameter in taking.weights.master.values():
-            assert parameter.grad is not None
             assert parameter.grad.dtype == torch.bfloat16
             parameter.grad = parameter.grad.float() if widened else parameter.grad
         return norm
@@ -126,8 +124,6 @@ def test_a_tied_embedding_is_one_weight_with_the_gradient_of_both_uses() -> None
     for either in (model, reference):
         objective.loss(either, batch)["lm"].div(objective.counts(batch)["lm"]).backward()
     found, expected = weights.master["embedding.tokens.weight"].grad, reference.embedding.tokens.weight.grad
-    assert found is not None
-    assert expected is not None
     assert float((found - expected).norm() / expected.norm()) < 0.03
     assert model.head.weight is model.embedding.tokens.weight
 
