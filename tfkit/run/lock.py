@@ -97,7 +97,7 @@ def is_locked(path: Path) -> bool:
 
 
 def _identity(folder: Path) -> tuple[int, int] | None:
-    """Return what tells a folder from another one at the same path; None if there is none."""
+    """Return the device and the inode of a folder, in which it differs from another one at the same path; None if there is none."""
     try:
         found = folder.stat()
     except OSError:
