@@ -105,7 +105,7 @@ def test_responses_are_the_policys_and_in_the_order_of_the_judges_scores(place: 
         ends = [[token in made.rollouts.end_ids for token in ids[len(prompt) :]] for ids, _ in sequences]
         assert all(not any(marks[:-1]) and (marks[-1] or len(marks) == 5) for marks in ends)
         written = [[token for token in ids[len(prompt) :] if token not in made.rollouts.end_ids] for ids, _ in sequences]
-        scores = judge.scores([row.values["prompt"] + response_text(made.rollouts, prompt, ids) for ids in written], 8)
+        scores = judge.scores([row.values["prompt"] + response_text(made.rollouts, prompt, ids, is_cut=True) for ids in written], 8)
         assert all(score >= after - 1e-6 for score, after in pairwise(scores))
         assert all(following in (rank, rank + 1) for rank, following in pairwise(rank for _, rank in sequences))
 

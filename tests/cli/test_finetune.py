@@ -115,6 +115,31 @@ def test_no_entry_of_a_vocabulary_is_taken_away(starts: Path, work: Path) -> Non
     finetune("run", "--from", str(starts / "bert"), "model.vocab_size=50").exits(2, "none can be removed: model.vocab_size is 50")
 
 
+def test_sizes_to_which_the_weights_do_not_fit_are_named(place: Path, work: Path) -> None:
+    gpt = ["--from", str(place / "gpt"), "objective={kind: causal_lm}"]
+    own = load(place / "gpt").config
+    for name in ("decoder_layers", "dim", "hidden_dim", "num_kv_heads", "num_heads"):
+        heads = [f"model.num_heads={4 * own.num_heads}"] if name == "num_kv_heads" else []
+        done = finetune("run", *gpt, f"model.{name}={4 * getattr(own, name)}", *heads, f"model.head_dim={own.head_dim}")
+        expected = f"has weights for {name} {getattr(own, name)}, and model.{name} is {4 * getattr(own, name)}: remove it"
+        assert (done.code, expected in done.err) == (4, True), done.err
+
+
+def test_an_output_matrix_is_untied_but_never_replaced(place: Path, work: Path) -> None:
+    words = ["objective={kind: causal_lm}", "training.steps=1", "data={train: [{path: labelled.jsonl}]}", "evaluation.every=null"]
+    done = finetune("untied", "--from", str(place / "gpt"), "model.head={tied: false}", *words).exits(0)
+    assert "random weights" not in done.err + done.out
+    assert not load("untied").config.tied
+    done = finetune("tied", "--from", "untied", "model.head={tied: true}", *words)
+    assert (done.code, "has an output matrix of its own, and model.head.tied is true: remove it" in done.err) == (2, True), done.err
+
+
+def test_no_score_is_shown_before_a_run_without_evaluations(place: Path, work: Path) -> None:
+    done = finetune("run", "--from", str(place / "bert"), "data.validation=null", "training.steps=1", "evaluation.every=null").exits(0)
+    assert "newly initialized" in done.err
+    assert "\nbefore" not in done.out
+
+
 @pytest.mark.sampled(2)
 @pytest.mark.parametrize("start", ["bert", "gpt"])
 def test_a_checkpoint_with_learned_positions_is_tuned_at_a_shorter_length(starts: Path, work: Path, start: str) -> None:
@@ -153,7 +178,7 @@ def test_what_the_start_states_of_writing_is_kept(starts: Path, work: Path) -> N
     [
         ("gpt", ["objective={kind: masked_lm}"], 4, "the objective masked_lm trains encoders; this model has a decoder alone"),
         ("bert", ["model.dropout.residual=2"], 2, "model.dropout.residual: "),
-        ("bert", ["model.dim=32"], 4, "the weights do not fit config.json"),
+        ("bert", ["model.dim=32"], 4, "has weights for dim 16, and model.dim is 32: remove it"),
         ("bert", ["model.preset=bert-tiny"], 2, "from and preset exclude each other"),
         ("bert", ["model.dimm=32"], 2, "model.dimm: unknown, did you mean dim"),
         ("bert", ["tokenizer.vocab_size=300"], 2, "has its own tokenizer"),

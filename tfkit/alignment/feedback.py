@@ -15,7 +15,7 @@ from tfkit.objectives.ai_feedback import Feedback
 from tfkit.objectives.companion import PLACEHOLDER
 from tfkit.objectives.preference_rows import IDS
 
-_VERSION = "ai feedback 2"  # part of the fingerprint: raise it when equal prompts and models give other examples
+_VERSION = "ai feedback 1"  # part of the fingerprint: raise it when equal prompts and models give other examples
 _BATCH_SIZE = 256  # responses
 
 

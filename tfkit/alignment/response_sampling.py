@@ -12,7 +12,7 @@ from tfkit.alignment.rewards import PromptRow, Rules
 from tfkit.data import Example
 from tfkit.errors import ModelError, Stopped
 from tfkit.generation.decoding import generate
-from tfkit.generation.partial_text import context_of, text_after
+from tfkit.generation.partial_text import complete_text_after, context_of, text_after
 from tfkit.model.transformer import Transformer
 from tfkit.objectives.rollouts import Response, Rollouts, response_batch, stored_text
 from tfkit.parallel.rank_map import UNWATCHED, BatchWork, RankMap
@@ -80,7 +80,10 @@ def sample(
     rewarded = [_rewarded(*given, rollouts, rules) for given in zip(ids, response_ids, rows, scores, strict=True)]
     if rollouts.gold is None:
         return rewarded
-    texts = [row.prompt + response_text(rollouts, response.prompt, response.text_ids) for row, response in zip(rows, rewarded, strict=True)]
+    texts = [
+        row.prompt + response_text(rollouts, response.prompt, response.text_ids, is_cut=True)
+        for row, response in zip(rows, rewarded, strict=True)
+    ]
     gold = rollouts.gold.scores(texts, batch_size)
     return [replace(response, gold=score if math.isfinite(score) else None) for response, score in zip(rewarded, gold, strict=True)]
 
@@ -123,10 +126,10 @@ def _rewarded(prompt: list[int], ids: list[int], row: PromptRow, score: float, r
     return SampledResponse(prompt, ids, ended, value, reward.is_full and (ended or penalty is None))
 
 
-def response_text(rollouts: Rollouts, prompt: Sequence[int], ids: Sequence[int]) -> str:
-    """Return the text of a response after its prompt, as `tfkit generate` prints it."""
+def response_text(rollouts: Rollouts, prompt: Sequence[int], ids: Sequence[int], *, is_cut: bool = False) -> str:
+    """Return the text of a response after its prompt, as `tfkit generate` prints it; `is_cut`: up to its last complete character."""
 
     def decode(tokens: list[int]) -> str:
         return rollouts.tokenizer.decode(tokens, skip_special_tokens=True)
 
-    return text_after(decode, context_of(decode, prompt), ids)
+    return (complete_text_after if is_cut else text_after)(decode, context_of(decode, prompt), ids)

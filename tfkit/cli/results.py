@@ -127,13 +127,14 @@ def _lines(result: dict[str, Any]) -> str:
     seconds = format_seconds(result.get("train_seconds") or result["seconds"])
     place = f" ({result['place']})" if result.get("place") else ""  # a run of an older version has none
     earlier = best["step"] if best and best["step"] != result["steps"] else None
+    before = format_metrics(result.get("before") or {})
     rows = {
         "checkpoint": result["checkpoint"],
         "best": f"step {earlier:,}, the checkpoint that --from RUN takes" if earlier is not None else "",
         "trained": f"{steps}, {tokens} tokens in {seconds}",
         "loss": f"{loss:.4f} on training rows" if loss is not None else "",
         "validation": format_metrics(evaluation) + _pieces(result) + (", at the last step" if evaluation and earlier is not None else ""),
-        "before": format_metrics(result.get("before") or {}) + (", with a head of random weights" if result.get("new_head") else ""),
+        "before": before + (", with a head of random weights" if before and result.get("new_head") else ""),
         "energy": f"{_at_least(result)}{format_energy(1000 * energy)}, {format_mass(mass)} CO2e{place}"
         if energy and mass is not None
         else "",

@@ -11,7 +11,7 @@ from tfkit.families import FAMILIES
 from tfkit.hub import Described, content_hash, run_id_of
 from tfkit.hub.config_json import TRAINING_ONLY_FIELDS, apply_changes, are_unnamed
 from tfkit.hub.growing import with_fewer_positions, with_more_entries
-from tfkit.model.config import ClassesHeadConfig, HeadConfig, ModelConfig, TagsHeadConfig
+from tfkit.model.config import ClassesHeadConfig, HeadConfig, LanguageModelHeadConfig, ModelConfig, TagsHeadConfig
 from tfkit.model.transformer import Transformer
 from tfkit.objectives.objective import Objective
 from tfkit.recipe import read_recipe
@@ -92,8 +92,14 @@ def has_other_labels(start: Start, head: HeadConfig, labels: Sequence[str]) -> b
 
 
 def has_new_head(start: Start, config: ModelConfig, labels: Sequence[str]) -> bool:
-    """Whether a model of `config` has a head that the checkpoint lacks, and that therefore begins with random weights."""
-    return config.head != start.described.config.head or has_other_labels(start, config.head, labels)
+    """Whether a model of `config` has a head that the checkpoint lacks, and that therefore begins with random weights.
+
+    A soft cap or a scale of a language model's head has no weights, and an output matrix that was tied begins as the embedding.
+    """
+    own, head = start.described.config.head, config.head
+    if isinstance(own, LanguageModelHeadConfig) and isinstance(head, LanguageModelHeadConfig):
+        return (head.bias, head.choices) != (own.bias, own.choices)
+    return head != own or has_other_labels(start, head, labels)
 
 
 def tuned_config(start: Start, recipe: Recipe, labels: Sequence[str], tokenizer: Tokenizer) -> ModelConfig:
@@ -109,16 +115,34 @@ def tuned_config(start: Start, recipe: Recipe, labels: Sequence[str], tokenizer:
         same = tuple(labels) == described.labels
         if (head := new_head(recipe.objective, family, config, len(labels) or 1, same_labels=same)) is not None:
             config = apply_changes(config, {"head": head})
-    if unfit := fitting_problems(recipe.objective, config):
+    own = described.config
+    if unfit := [*fitting_problems(recipe.objective, config), *_unlike_weights(own, config)]:
         raise ModelError(f"{start.path}: " + "; ".join(unfit))
     problems = _adapter_problems(recipe, described, config)
-    if config.vocab_size < (own := described.config.vocab_size):
-        problems.append(f"has {own:,} entries in its vocabulary, and none can be removed: model.vocab_size is {config.vocab_size:,}")
-    if config.position.kind == "learned" and config.context_length > (own := described.config.context_length):
-        problems.append(f"has {own:,} learned positions, and no more can be added: model.context_length is {config.context_length:,}")
+    if config.vocab_size < own.vocab_size:
+        problems.append(
+            f"has {own.vocab_size:,} entries in its vocabulary, and none can be removed: model.vocab_size is {config.vocab_size:,}"
+        )
+    if config.position.kind == "learned" and config.context_length > own.context_length:
+        problems.append(
+            f"has {own.context_length:,} learned positions, and no more can be added: model.context_length is {config.context_length:,}"
+        )
+    if own.head.kind == config.head.kind and config.tied and not own.tied:
+        problems.append("has an output matrix of its own, and model.head.tied is true: remove it")
     if problems:
         raise UsageError(f"{start.path}: " + "; ".join(problems))
     return config
+
+
+def _unlike_weights(own: ModelConfig, wanted: ModelConfig) -> list[str]:
+    """Return the sizes in the recipe to which the checkpoint's weights do not fit, as a list of problems."""
+    sizes = {name: (getattr(own, name), getattr(wanted, name)) for name in ("encoder_layers", "decoder_layers", "dim", "hidden_dim")}
+    for name in ("num_heads", "num_kv_heads"):  # other heads of other widths may have the same matrices
+        if getattr(own, name) * own.head_dim != getattr(wanted, name) * wanted.head_dim:
+            sizes[name] = getattr(own, name), getattr(wanted, name)
+    return [
+        f"has weights for {name} {has:,}, and model.{name} is {asked:,}: remove it" for name, (has, asked) in sizes.items() if has != asked
+    ]
 
 
 def _adapter_problems(recipe: Recipe, described: Described, config: ModelConfig) -> list[str]:

@@ -84,7 +84,7 @@ def _untrained_tokens(data: TrainingData, model: Transformer) -> list[str]:
         return []
     tokenizer = data.tokenizer
     added = {*range(data.start.tokenizer.size, tokenizer.size)} - {tokenizer.pad_id}
-    return [str(tokenizer.backend.id_to_token(token)) for token in sorted(added)]
+    return [text for token in sorted(added) if (text := tokenizer.backend.id_to_token(token)) is not None]
 
 
 def assemble(
