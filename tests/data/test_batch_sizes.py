@@ -68,7 +68,7 @@ def test_growing_batches_read_the_rows_of_equal_ones(ramp: tuple[int, int, float
     read: list[tuple[int, int]] = []
     for step in range(12):
         parts = growing.step(step)
-        assert {len(part) for part in parts} == {start}
+        assert {len(part.ids) for part in parts} == {start}
         read += [pair for part in parts for pair in zip(part.epochs.tolist(), part.numbers.tolist(), strict=True)]
     assert read == [(int(one.epochs(place)[0]), int(one.numbers(place)[0])) for place in range(len(read))]
 

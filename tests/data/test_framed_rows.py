@@ -46,7 +46,7 @@ def test_every_id_is_in_one_row_in_order_and_framed(sizes: list[int], length: in
     documents = numbered([[size] for size in sizes])
     rows = FramedRows([(stream(documents), 1.0)], length, 1, FRAME)
     batch = all_rows(rows)
-    assert len(batch) == len(rows)
+    assert len(batch.ids) == len(rows)
     assert int(batch.lengths.max()) <= length
     found = pieces(batch)
     for row in found:

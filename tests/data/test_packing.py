@@ -103,7 +103,7 @@ def test_micro_batches_are_the_step_in_parts() -> None:
     rows = PackedRows([(stream_of([50]), 1.0), (stream_of([30], 10_000), 1.0)], 4, 2)
     whole = Loader(rows, collect, 8, 8).step(1)
     parts = Loader(rows, collect, 8, 2).step(1)
-    assert [len(part) for part in parts] == [2] * 4
+    assert [len(part.ids) for part in parts] == [2] * 4
     assert np.array_equal(np.concatenate([part.ids for part in parts]), whole[0].ids)
     with pytest.raises(ValueError, match="does not divide"):
         Loader(rows, collect, 8, 3)

@@ -114,7 +114,7 @@ def test_pairs_are_drawn_anew_in_each_epoch_unless_they_are_static() -> None:
     assert [len(moving.order(epoch)) for epoch in range(4)] == [count] * 4, "an epoch has as many rows as the first"
     for epoch in range(4):
         batch = moving.gather(np.full(count, epoch), moving.order(epoch))
-        assert len(batch) == count
+        assert len(batch.ids) == count
     one, other = (still.gather(np.full(count, epoch), np.arange(count)) for epoch in (0, 5))
     assert one.ids.tolist() == other.ids.tolist()
     one, other = (moving.gather(np.full(8, epoch), np.arange(8)) for epoch in (0, 5))

@@ -21,9 +21,6 @@ class ExampleBatch:
     epochs: NDArray[np.int64]  # (B,) the epoch of each row: with its number, the seed of what is drawn anew in each epoch
     numbers: NDArray[np.int64]  # (B,) the number of each row
 
-    def __len__(self) -> int:
-        return len(self.rows)
-
     def single(self) -> list[Example]:
         """Return the examples of rows that are not packed."""
         return [row[0] for row in self.rows]

@@ -53,9 +53,6 @@ class FramedBatch:
     token_counts: NDArray[np.int64] | None = None  # (largest id + 1,) occurrences of each id in the sources; None: not counted
     unrelated: NDArray[np.int64] | None = None  # (B,) for pairs: 0, the second text follows the first; 1, it is from another document
 
-    def __len__(self) -> int:
-        return len(self.ids)
-
 
 class FramedRows:
     """The rows of weighted streams, in a WeightedOrder. Everything is a function of (streams, length, seed, epoch).
@@ -72,7 +69,7 @@ class FramedRows:
             raise DataError(
                 f"rows of {length} tokens have no room for a token between [CLS] and [SEP]: data.sequence_length must be 3 or more"
             )
-        self.length, self.frame = length, frame
+        self.length, self.longest, self.frame = length, length, frame
         self.streams = [stream for stream, _ in streams]
         self.counts = [max(1, -(-(len(stream.tokens) - 1) // (length - 2))) for stream in self.streams]  # rows; the last id is a [SEP]
         for stream in self.streams:
@@ -90,11 +87,6 @@ class FramedRows:
         """The mean number of tokens in a row, over an epoch."""
         means = [_framed_ids(stream, self.length) / count for stream, count in zip(self.streams, self.counts, strict=True)]
         return float(np.average(means, weights=self._order.rows))
-
-    @property
-    def longest(self) -> int:
-        """The number of tokens in the longest row."""
-        return self.length
 
     def order(self, epoch: int) -> NDArray[np.int64]:
         """Return the row numbers of an epoch, in reading order: (len(self),)."""

@@ -28,9 +28,6 @@ class PackedBatch:
     epochs: NDArray[np.int64] | None = None  # (B,) the epoch of each row: with its number, the seed of what is drawn anew in each epoch
     numbers: NDArray[np.int64] | None = None  # (B,) the number of each row
 
-    def __len__(self) -> int:
-        return len(self.ids)
-
 
 class PackedRows:
     """The rows of weighted streams, in a WeightedOrder. Everything is a function of (streams, length, seed, epoch)."""
@@ -41,6 +38,7 @@ class PackedRows:
         Raises DataError if a stream fills no row, or its weight is less than one row an epoch.
         """
         self.length, self.shared = length, shared
+        self.mean_tokens, self.longest = float(length), length  # all rows have one length
         self.streams = [stream for stream, _ in streams]
         self.counts = [max(0, len(stream.tokens) - shared) // length for stream in self.streams]
         for stream, count in zip(self.streams, self.counts, strict=True):
@@ -58,16 +56,6 @@ class PackedRows:
     def order(self, epoch: int) -> NDArray[np.int64]:
         """Return the row numbers of an epoch, in reading order: (len(self),)."""
         return self._order[epoch]
-
-    @property
-    def mean_tokens(self) -> float:
-        """The number of tokens in a row."""
-        return float(self.length)
-
-    @property
-    def longest(self) -> int:
-        """The number of tokens in the longest row: the same in all."""
-        return self.length
 
     def gather(self, epochs: NDArray[np.int64], numbers: NDArray[np.int64]) -> PackedBatch:
         """Return the rows with these numbers as arrays."""

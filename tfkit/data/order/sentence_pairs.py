@@ -71,27 +71,17 @@ class SentencePairRows:
             raise DataError(
                 f"rows of {length} tokens have no room for two texts, [CLS] and two [SEP]: data.sequence_length must be 5 or more"
             )
-        self.length, self.seed, self.frame, self.short, self.static = length, seed, frame, short, static
+        self.length, self.longest, self.seed, self.frame, self.short, self.static = length, length, seed, frame, short, static
         self.weights = [weight for _, weight in streams]
         self._documents = [_Documents(stream) for stream, _ in streams]
         self._pairs, self._order = by_epoch(self._draw_pairs), by_epoch(self._draw_order)
         first = self._pairs(0)
         self._rows = sum(len(pairs.starts) for pairs in first)
-        self._mean = float(sum(pairs.lengths.sum() for pairs in first)) / self._rows + _SPECIAL
+        self.mean_tokens = float(sum(pairs.lengths.sum() for pairs in first)) / self._rows + _SPECIAL  # in the first epoch
         self.token_counts = count_ids([stream for stream, _ in streams]) if count_tokens else None
 
     def __len__(self) -> int:
         return self._rows
-
-    @property
-    def mean_tokens(self) -> float:
-        """The mean number of tokens in a row, in the first epoch."""
-        return self._mean
-
-    @property
-    def longest(self) -> int:
-        """The number of tokens in the longest row."""
-        return self.length
 
     def order(self, epoch: int) -> NDArray[np.int64]:
         """Return the row numbers of an epoch, in reading order: (len(self),)."""

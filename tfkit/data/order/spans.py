@@ -70,20 +70,12 @@ class SpanRows:
     def __init__(self, streams: Sequence[tuple[TokenStream, float]], lengths: SpanLengths, seed: int, static: bool = False):
         """Raises DataError if a stream fills no row, or its weight is less than one row an epoch."""
         self.lengths, self.seed, self.static = lengths, seed, static
+        self.longest = lengths.inputs + lengths.targets  # all rows have one length
+        self.mean_tokens = float(self.longest)
         self._rows = PackedRows(streams, lengths.raw, seed, shared=0)
 
     def __len__(self) -> int:
         return len(self._rows)
-
-    @property
-    def mean_tokens(self) -> float:
-        """The number of tokens in a row, inputs and targets together."""
-        return float(self.longest)
-
-    @property
-    def longest(self) -> int:
-        """The number of tokens in the longest row: the same in all."""
-        return self.lengths.inputs + self.lengths.targets
 
     def order(self, epoch: int) -> NDArray[np.int64]:
         """Return the row numbers of an epoch, in reading order: (len(self),)."""
