@@ -13,13 +13,9 @@ from tfkit.recipe.schema.roles import Role, normalized
 # A role's standard names (`columns` in recipe/schema/roles.py) take precedence, so that rows are read as in earlier versions.
 
 
-def find_alias(role: Role, names: Iterable[str]) -> str | None:
-    """Return the column whose name is an alias of a role, or one of its standard names in another case; None if there is none."""
-    return _find_alias(role, tuple(names))
-
-
 @lru_cache(256)
-def _find_alias(role: Role, names: tuple[str, ...]) -> str | None:
+def find_alias(role: Role, names: tuple[str, ...]) -> str | None:
+    """Return the column whose name is an alias of a role, or one of its standard names in another case; None if there is none."""
     by_normalized = {normalized(name): name for name in reversed(names)}
     return next((by_normalized[alias] for alias in map(normalized, (*role.columns, *role.later)) if alias in by_normalized), None)
 

@@ -216,7 +216,7 @@ class Columns:
         """Return the column that is an alias of a role; for an optional role only if a required role is read from an alias, too."""
         if role.name in self.named or not (role.required or uses_alias(self.roles, self.named, names)):
             return None
-        return find_alias(role, names)
+        return find_alias(role, tuple(names))
 
     def _read(self, role: Role, values: Mapping[str, Any]) -> tuple[Any, str]:
         """Return a role's value in a record, or Unfit or MISSING, and the name of the column.
