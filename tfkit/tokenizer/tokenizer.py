@@ -38,12 +38,16 @@ class Tokenizer:
     decoder_start_id: int | None = None  # from the model's config.json; None: see `start_id`
     forced_first_id: int | None = None  # begins each text of an encoder-decoder after `start_id`: forced_bos_token_id, as in BART
     stated_end_ids: tuple[int, ...] = ()  # from the model's config.json and generation_config.json; see conversations.end_ids
+    unk_id: int | None = None  # text that the vocabulary cannot express; None if there is none, as for the ids below
+    cls_id: int | None = None  # before an encoder's text: its hidden state is the input of classification heads
+    sep_id: int | None = None  # after each text of an encoder
+    mask_id: int | None = None  # replaces a masked token
 
     @classmethod
     def from_json(cls, text: str, settings: Mapping[str, Any], chat_template: str | None = None) -> "Tokenizer":
         """Build a tokenizer from a tokenizer.json and the values of a tokenizer_config.json (special tokens as strings or dicts).
 
-        Raise ValueError if a special token is not in the vocabulary; the `tokenizers` library raises Exception for a damaged text.
+        Raise ValueError if bos, eos or pad is not in the vocabulary; the `tokenizers` library raises Exception for a damaged text.
         """
         return cls.from_backend(tokenizers.Tokenizer.from_str(text), text, settings, chat_template)
 
@@ -56,9 +60,10 @@ class Tokenizer:
         backend.no_padding()
         backend.no_truncation()
         backend.encode_special_tokens = bool(settings.get("split_special_tokens", False))
-        bos, eos, pad = (_special_id(backend, settings, role) for role in ("bos_token", "eos_token", "pad_token"))
+        roles = ("bos", "eos", "pad", "unk", "cls", "sep", "mask")
+        ids: dict[str, Any] = {f"{role}_id": _special_id(backend, settings, f"{role}_token") for role in roles}
         size = max(backend.get_vocab(with_added_tokens=True).values(), default=-1) + 1
-        return cls(backend, bos, eos, pad, size, text, dict(settings), chat_template)
+        return cls(backend, size=size, tokenizer_json=text, settings=dict(settings), chat_template=chat_template, **ids)
 
     def changed(self, text: str, settings: Mapping[str, Any], chat_template: str | None) -> "Tokenizer":
         """Build a tokenizer for the same model from changed files: it keeps the ids of the model's configuration."""
@@ -80,26 +85,6 @@ class Tokenizer:
     def reads_openings_twice(self) -> bool:
         """Whether it begins texts with a special token, and also recognizes one that is written in a text."""
         return bool(self.prefix) and not self.backend.encode_special_tokens
-
-    @property
-    def unk_id(self) -> int | None:
-        """The id for text that the vocabulary cannot express; None if there is none, as for the ids below."""
-        return self._role("unk_token")
-
-    @property
-    def cls_id(self) -> int | None:
-        """The id before an encoder's text, whose hidden state is the input of classification heads."""
-        return self._role("cls_token")
-
-    @property
-    def sep_id(self) -> int | None:
-        """The id after each text of an encoder."""
-        return self._role("sep_token")
-
-    @property
-    def mask_id(self) -> int | None:
-        """The id that replaces a masked token."""
-        return self._role("mask_token")
 
     @property
     def start_id(self) -> int | None:
@@ -158,10 +143,6 @@ class Tokenizer:
     def _truncating_backends(self) -> dict[int, tokenizers.Tokenizer]:
         return {}
 
-    def _role(self, role: str) -> int | None:
-        token = token_text(self.settings.get(role))
-        return None if token is None else self.backend.token_to_id(token)
-
     @cached_property
     def _template(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
         with tokenizer_errors():
@@ -207,8 +188,8 @@ def _special_id(backend: tokenizers.Tokenizer, settings: Mapping[str, Any], role
     token = token_text(settings.get(role))
     if token is None:
         return None
-    token_id = backend.token_to_id(token)
-    if token_id is None:
+    token_id: int | None = backend.token_to_id(token)
+    if token_id is None and role in ("bos_token", "eos_token", "pad_token"):
         raise ValueError(f"the {role} {token!r} is not in the vocabulary")
     return token_id
 
