@@ -19,10 +19,11 @@ from tfkit.data.sources.prediction_rows import first_records
 from tfkit.errors import DataError
 from tfkit.objectives.chat import conversation
 from tfkit.objectives.multiple_choice import right_choice
-from tfkit.objectives.text_regression import _value
+from tfkit.objectives.text_regression import Regression
 from tfkit.recipe.schema.data_sections import SourceSection
 from tfkit.recipe.schema.label_sections import ClassificationSection, FewShotSection, MultipleChoiceSection, TaggingSection
 from tfkit.recipe.schema.objective_sections import ChatSection
+from tfkit.tokenizer import train_byte_bpe
 
 ROWS = [{"text": f"text number {i}", "n": i, "when": [i]} for i in range(100)]
 
@@ -220,7 +221,9 @@ def test_the_number_of_a_class_is_read_as_an_answer_and_as_a_value(tmp_path: Pat
     found = list(open_source(section, "all", None, "skip", ClassificationSection.roles).rows({}))
     assert [row.values["label"] for row in found] == ["choice2", "choice1"]
     written = [*(row.values["label"] for row in found), ClassName("4 star", 3), ClassName("4", 3), "4.5"]
-    assert [_value(found[0]._replace(values={"label": one})) for one in written] == [1, 0, 3, 4, 4.5]
+    numbers = ClassificationSection(kind="classification", regression=True)
+    objective = Regression(numbers, train_byte_bpe(["why not? " * 20], 260, add_bos=False), 8, None)
+    assert [objective.target(found[0]._replace(values={"label": one})) for one in written] == [1, 0, 3, 4, 4.5]
 
 
 def test_the_names_of_classes_are_in_the_fingerprint_of_a_stream(tmp_path: Path) -> None:

@@ -1,7 +1,6 @@
 """Causal language modelling: predict each token from those before it."""
 
 from collections.abc import Mapping, Sequence
-from types import MappingProxyType
 from typing import Literal
 
 import numpy as np
@@ -24,7 +23,7 @@ class CausalLM(Objective):
     plain packing, as in the training of GPT-2 and GPT-3.
     """
 
-    terms: Mapping[str, float] = MappingProxyType({"lm": 1.0})
+    terms: Mapping[str, float] = {"lm": 1.0}
 
     def __init__(self, documents: Literal["apart", "joined"] = "apart", separator_id: int | None = None):
         self.documents = documents

@@ -1,7 +1,6 @@
 """Sequence classification: the class of a text or of a pair of texts."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -10,34 +9,33 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from tfkit.data import Encoded, ExampleBatch, ExampleSet, Row, digest
+from tfkit.data import ExampleSet, Row, digest
 from tfkit.data.columns.rows import BadRow
 from tfkit.data.order.weighted_order import count_repeats
 from tfkit.model.transformer import Transformer
 from tfkit.objectives.context import Stored
-from tfkit.objectives.labelled import NO_LABEL, Answer, LabelledObjective, LabelProbabilities, RowResult, class_answer
+from tfkit.objectives.labelled import NO_LABEL, Answer, LabelProbabilities, RowResult, class_answer
 from tfkit.objectives.metrics import Scores
 from tfkit.objectives.metrics.classes import class_metrics, classification_metrics
 from tfkit.objectives.objective import Batch, Sum
-from tfkit.objectives.text_pairs import WholeTexts, labels_of
+from tfkit.objectives.text_pairs import TextLabelling
 from tfkit.recipe.schema.label_sections import ClassificationSection
 from tfkit.tokenizer import Tokenizer
 
 _IMBALANCE = 3  # the ratio of the largest to the smallest class above which they are reported
 
 
-class Classification(LabelledObjective):
+class Classification(TextLabelling):
     """Cross-entropy over classes, summed over texts."""
 
-    terms: Mapping[str, float] = MappingProxyType({"classes": 1.0})
-    ids = ("input_ids",)
+    terms: Mapping[str, float] = {"classes": 1.0}
     means = ("accuracy",)
-    evaluates_answers = True  # F1 is not a sum over rows
+    placeholder = np.zeros(1, np.int32)
 
     def __init__(self, section: ClassificationSection, tokenizer: Tokenizer, labels: Sequence[str], row_length: int, start_id: int | None):
         """`labels`: the classes, in the order of their numbers. `start_id`: the decoder's first id; None without an encoder-decoder."""
         self.section, self.tokenizer, self.labels = section, tokenizer, tuple(labels)
-        self.row_length, self._texts = row_length, WholeTexts(tokenizer, row_length, start_id)
+        self.row_length, self.start_id = row_length, start_id
         self._numbers = {label: number for number, label in enumerate(labels)}
         self._weights: Tensor | None = None  # (classes,) of the training loss; None: equal
 
@@ -46,18 +44,16 @@ class Classification(LabelledObjective):
         section = self.section.model_dump_json(exclude={"class_weights"})
         return digest("classification", section, self.labels, self.tokenizer.fingerprint(), self.row_length)
 
-    def encode(self, rows: Sequence[Row]) -> list[Encoded | BadRow]:
-        """Return the input_ids, segment_ids and class number of each row, or its error."""
-        return self._texts.encode(rows, [self._label(row) for row in rows])
+    def target(self, row: Row) -> NDArray[np.int32] | BadRow:
+        """Return the number of a row's class, or the error for an unknown one."""
+        written = row.values["label"]
+        if written not in self._numbers:
+            return unknown_label(row.place, written, self.labels)
+        return np.array([self._numbers[written]], np.int32)
 
-    def encode_unlabelled(self, rows: Sequence[Row]) -> list[Encoded | BadRow]:
-        """Return the same with class 0 as a placeholder."""
-        return self._texts.encode(rows, [np.zeros(1, np.int32)] * len(rows))
-
-    def collate(self, rows: ExampleBatch) -> Batch:
-        """Return texts padded on the right, and labels (B,)."""
-        examples = rows.single()
-        return self._texts.collate(examples, torch.from_numpy(labels_of(examples).astype(np.int64)))
+    def stacked(self, labels: NDArray[np.int32]) -> NDArray[np.int64]:
+        """Return the class numbers, (B,)."""
+        return labels[:, 0].astype(np.int64)
 
     def counts(self, batch: Batch) -> dict[str, int]:
         """Return the number of texts."""
@@ -142,12 +138,6 @@ class Classification(LabelledObjective):
         numbers = {label: number for number, label in enumerate(self._all_labels(predictions))}
         right, predicted = (np.array([numbers[row[name]] for row in predictions], np.int64) for name in ("label", "predicted"))
         return right, predicted
-
-    def _label(self, row: Row) -> NDArray[np.int32] | BadRow:
-        written = row.values["label"]
-        if written not in self._numbers:
-            return unknown_label(row.place, written, self.labels)
-        return np.array([self._numbers[written]], np.int32)
 
 
 def unknown_label(place: str, written: str, labels: Sequence[str]) -> BadRow:

@@ -6,45 +6,36 @@ for a single pair that is equation 7 of the paper.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from types import MappingProxyType
 
 from torch import Tensor
 
-from tfkit.data import Encoded, ExampleBatch, Row
-from tfkit.data.columns.rows import BadRow
+from tfkit.data import ExampleBatch, Row
 from tfkit.errors import ModelError
 from tfkit.model.transformer import Transformer
 from tfkit.objectives.context import ModelContext
 from tfkit.objectives.conversation_texts import ConversationTexts
-from tfkit.objectives.labelled import LabelledObjective, RowResult
+from tfkit.objectives.labelled import EncoderObjective, RowResult
 from tfkit.objectives.log_probs import response_log_probs, sequence_sums
 from tfkit.objectives.objective import Batch, ReferenceUse, Sum, weighted_loss
-from tfkit.objectives.preference_rows import IDS, PreferenceEncoder, pair_losses, pair_results, pair_rows, prompts_in
+from tfkit.objectives.preference_rows import PreferenceEncoder, pair_losses, pair_results, pair_rows, prompts_in
 from tfkit.recipe.schema.preference_sections import DPOSection
 from tfkit.tokenizer import Tokenizer
 
 _MEANS = ("accuracy", "margin", "reward_chosen", "reward_rejected")
 
 
-class DPO(LabelledObjective):
+class DPO(EncoderObjective):
     """The pair loss of implicit rewards, summed over prompts."""
 
-    terms: Mapping[str, float] = MappingProxyType({"dpo": 1.0})
-    ids = IDS
+    terms: Mapping[str, float] = {"dpo": 1.0}
     reference_use: ReferenceUse = "once"
     draws_dropout = False
     evaluates_answers = True
 
+    encoder: PreferenceEncoder
+
     def __init__(self, section: DPOSection, encoder: PreferenceEncoder, tokenizer: Tokenizer):
         self.section, self.encoder, self.tokenizer = section, encoder, tokenizer
-
-    def fingerprint(self) -> str:
-        """Return a hash of everything that `encode` depends on."""
-        return self.encoder.fingerprint()
-
-    def encode(self, rows: Sequence[Row]) -> list[Encoded | BadRow]:
-        """Return the sequences of the completions of each prompt, from the best to the worst, or its error."""
-        return self.encoder.encode(rows)
 
     def collate(self, rows: ExampleBatch) -> Batch:
         """Return one sequence per completion, with its tokens as labels."""

@@ -1,7 +1,6 @@
 """Group relative policy optimization (Shao et al. 2024, arXiv 2402.03300): a policy gradient with a clipped ratio and no value model."""
 
 from collections.abc import Mapping
-from types import MappingProxyType
 
 import torch
 from torch import Tensor
@@ -23,11 +22,11 @@ class GRPO(RolloutObjective):
     The sum over the tokens of all responses of a step, end tokens included, is divided once by their number (DAPO, arXiv 2503.14476).
     """
 
-    terms: Mapping[str, float] = MappingProxyType({"policy": 1.0})
-    observed: Mapping[str, Observation] = MappingProxyType({"clip_fraction": Observation("policy"), "largest_ratio": Observation()})
+    terms: Mapping[str, float] = {"policy": 1.0}
+    observed: Mapping[str, Observation] = {"clip_fraction": Observation("policy"), "largest_ratio": Observation()}
 
     def __init__(self, section: GRPOSection, context: ModelContext):
-        self.section, self.tokenizer, self.prompt_encoder = section, context.tokenizer, PromptEncoder(section, context)
+        self.section, self.tokenizer, self.encoder = section, context.tokenizer, PromptEncoder(section, context)
         self.reward, self.gold = open_score_model(section, "reward", context), open_gold_model(section, context)
         self.clip_range = section.clip_range
         self._baseline = GroupBaseline(section.scale_rewards == "group")

@@ -116,10 +116,25 @@ class LabelledObjective(Objective, Encoder, Protocol):
         return example_rows(stored, order)
 
 
+class EncoderObjective(LabelledObjective, Protocol):
+    """An objective whose rows are encoded by another object, its encoder."""
+
+    encoder: Encoder
+
+    def fingerprint(self) -> str:
+        """Return a hash of everything that `encode` depends on."""
+        return self.encoder.fingerprint()
+
+    def encode(self, rows: Sequence[Row]) -> list[Encoded | BadRow]:
+        """Return the example of each row, or its error."""
+        return self.encoder.encode(rows)
+
+
 class WritingObjective(LabelledObjective, Protocol):
     """An objective whose answers are generated texts."""
 
     tokenizer: Tokenizer
+    start_id: int | None = None  # the first id of an encoder-decoder's decoder; None for a model that continues its prompt
 
     def prompt_ids(self, example: Example) -> list[int]:
         """Return the ids after which the model generates its answer."""
@@ -131,11 +146,6 @@ class WritingObjective(LabelledObjective, Protocol):
     def writer(self) -> "WritingObjective":
         """The objective itself."""
         return self
-
-    @property
-    def start_id(self) -> int | None:
-        """The first id of an encoder-decoder's decoder; None for a model that continues its prompt."""
-        return None
 
 
 def sums_by_row(values: Tensor, rows: Tensor, count: int) -> list[Sum]:

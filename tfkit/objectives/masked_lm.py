@@ -5,7 +5,6 @@ The loss is the mean over masked tokens plus, with next-sentence prediction, the
 
 import json
 from collections.abc import Mapping, Sequence
-from types import MappingProxyType
 
 import numpy as np
 import torch
@@ -33,17 +32,8 @@ class MaskedLM(Objective):
         """Raises ModelError if the tokenizer lacks BERT's special tokens."""
         self.section, self.frame = section, Frame.of(tokenizer)
         self.masking = Masking(section, tokenizer, seed)
-        self.terms: Mapping[str, float] = MappingProxyType({"mlm": 1.0} | ({"next_sentence": 1.0} if section.next_sentence else {}))
-
-    @property
-    def reads_sentences(self) -> bool:
-        """Return True for next-sentence prediction."""
-        return self.section.next_sentence
-
-    @property
-    def reads_second_output(self) -> bool:
-        """Return True for next-sentence prediction."""
-        return self.section.next_sentence
+        self.reads_sentences = self.reads_second_output = section.next_sentence
+        self.terms: Mapping[str, float] = {"mlm": 1.0} | ({"next_sentence": 1.0} if section.next_sentence else {})
 
     def open_rows(self, stored: Sequence[tuple[Stored, float]], order: RowOrder) -> Rows:
         """Return rows of texts between special tokens, or of pairs of texts."""

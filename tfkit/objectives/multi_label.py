@@ -4,59 +4,55 @@ As in transformers' `problem_type: multi_label_classification`: the sigmoid of e
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from types import MappingProxyType
 from typing import Any
 
 import numpy as np
-import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from tfkit.data import Encoded, ExampleBatch, Row, digest
+from tfkit.data import Row, digest
 from tfkit.data.columns.rows import BadRow
 from tfkit.model.transformer import Transformer
 from tfkit.objectives.classification import unknown_label
-from tfkit.objectives.labelled import NO_LABEL, Answer, LabelledObjective, LabelProbabilities, RowResult, short
+from tfkit.objectives.labelled import NO_LABEL, Answer, LabelProbabilities, RowResult, short
 from tfkit.objectives.metrics import Scores
 from tfkit.objectives.metrics.classes import label_set_figures, label_set_metrics
 from tfkit.objectives.objective import Batch, Sum
-from tfkit.objectives.text_pairs import WholeTexts, labels_of
+from tfkit.objectives.text_pairs import TextLabelling
 from tfkit.recipe.schema.label_sections import MultiLabelSection
 from tfkit.tokenizer import Tokenizer
 
 
-class MultiLabel(LabelledObjective):
+class MultiLabel(TextLabelling):
     """Binary cross-entropy, summed over texts and labels."""
 
-    terms: Mapping[str, float] = MappingProxyType({"labels": 1.0})
-    ids = ("input_ids",)
+    terms: Mapping[str, float] = {"labels": 1.0}
     means = ("exact_match",)  # the fraction of texts whose predicted labels are exactly the right ones
-    evaluates_answers = True  # F1 is not a sum over rows
 
     def __init__(self, section: MultiLabelSection, tokenizer: Tokenizer, labels: Sequence[str], row_length: int, start_id: int | None):
         """`labels`: in the order of their numbers. `start_id`: the decoder's first id; None without an encoder-decoder."""
-        self.section, self.labels, self._texts = section, tuple(labels), WholeTexts(tokenizer, row_length, start_id)
+        self.section, self.tokenizer, self.labels = section, tokenizer, tuple(labels)
+        self.row_length, self.start_id, self.placeholder = row_length, start_id, np.zeros(len(labels), np.bool_)
         self._numbers = {label: number for number, label in enumerate(labels)}
 
     def fingerprint(self) -> str:
         """Return a hash of everything that `encode` depends on."""
-        texts = self._texts
-        about = ("multi_label", self.section.delimiter, self.labels, texts.tokenizer.fingerprint(), texts.row_length)
+        about = ("multi_label", self.section.delimiter, self.labels, self.tokenizer.fingerprint(), self.row_length)
         return digest(*map(repr, about))
 
-    def encode(self, rows: Sequence[Row]) -> list[Encoded | BadRow]:
-        """Return the input_ids, segment_ids and `label` (whether each label applies) of each row, or its error."""
-        return self._texts.encode(rows, [self._target(row) for row in rows])
+    def target(self, row: Row) -> NDArray[np.bool_] | BadRow:
+        """Return whether each label applies to a row, or the error for an unknown one."""
+        labels = self.section.labels_in(row.values["labels"])
+        if unknown := next((label for label in labels if label not in self._numbers), None):
+            return unknown_label(row.place, unknown, self.labels)
+        target = self.placeholder.copy()
+        target[[self._numbers[label] for label, applies in labels.items() if applies]] = True
+        return target
 
-    def encode_unlabelled(self, rows: Sequence[Row]) -> list[Encoded | BadRow]:
-        """Return the same without any label."""
-        return self._texts.encode(rows, [np.zeros(len(self.labels), np.bool_)] * len(rows))
-
-    def collate(self, rows: ExampleBatch) -> Batch:
-        """Return texts padded on the right, and labels (B, labels), 0.0 or 1.0."""
-        examples = rows.single()
-        return self._texts.collate(examples, torch.from_numpy(labels_of(examples).astype(np.float32).reshape(len(examples), -1)))
+    def stacked(self, labels: NDArray[np.bool_]) -> NDArray[np.float32]:
+        """Return 0.0 or 1.0 for each label, (B, labels)."""
+        return labels.astype(np.float32)
 
     def counts(self, batch: Batch) -> dict[str, int]:
         """Return the number of pairs of a text and a label."""
@@ -117,14 +113,6 @@ class MultiLabel(LabelledObjective):
 
     def _names(self, applies: Sequence[bool]) -> list[str]:
         return [label for label, is_set in zip(self.labels, applies, strict=True) if is_set]
-
-    def _target(self, row: Row) -> NDArray[Any] | BadRow:
-        labels = self.section.labels_in(row.values["labels"])
-        if unknown := next((label for label in labels if label not in self._numbers), None):
-            return unknown_label(row.place, unknown, self.labels)
-        target = np.zeros(len(self.labels), np.bool_)
-        target[[self._numbers[label] for label, applies in labels.items() if applies]] = True
-        return target
 
 
 def _losses(logits: Tensor, labels: Tensor) -> Tensor:

@@ -7,7 +7,6 @@ code uses the same dropout for all answers of a row; here each answer has its ow
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from types import MappingProxyType
 
 import numpy as np
 import torch
@@ -34,22 +33,17 @@ _LETTERS = "ABCDEFGHIJ"
 class MultipleChoice(LabelledObjective):
     """Cross-entropy over the answers of a row, summed over rows, and over the vocabulary, summed over tokens."""
 
-    ids = ("input_ids",)
+    reads_second_output = True  # the score of each answer
 
     def __init__(self, section: MultipleChoiceSection, tokenizer: Tokenizer, row_length: int):
         """Raises ModelError if the tokenizer lacks a special token, or if the special tokens leave no room for text."""
         self.section, self.tokenizer, self.row_length = section, tokenizer, row_length
-        self.terms: Mapping[str, float] = MappingProxyType({"choices": 1.0} | ({"lm": section.lm_weight} if section.lm_weight else {}))
+        self.terms: Mapping[str, float] = {"choices": 1.0} | ({"lm": section.lm_weight} if section.lm_weight else {})
         self.means = (*self.terms, "accuracy")  # `choices` is in nats per row, `lm` in nats per token
         self._start, self._delimiter, self._classify = (self._special(name) for name in ("start", "delimiter", "classify"))
         self._room = row_length - len(self._start) - 2
         if self._room < 2:
             raise no_room(row_length)
-
-    @property
-    def reads_second_output(self) -> bool:
-        """Return True, since it is the score of each answer."""
-        return True
 
     def fingerprint(self) -> str:
         """Return a hash of everything that `encode` depends on."""

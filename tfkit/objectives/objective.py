@@ -6,8 +6,7 @@ micro-batches and ranks and divides once, so that 1 x 8, 8 x 1 and 4 x 2 micro-b
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from types import MappingProxyType
+from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 
 import torch
@@ -38,9 +37,8 @@ class Batch:
     segment_ids: Tensor | None = None  # (B, T): 0 or 1, the text of a pair that a token belongs to
     decoder_input_ids: Tensor | None = None  # (B, T')
     decoder_padding_mask: Tensor | None = None  # (B, T')
-    extras: Mapping[str, Tensor] = field(
-        default_factory=dict
-    )  # further inputs of the loss, (B, ...) or of other sizes if it joins sequences. A batch with extras is never cropped
+    # Further inputs of the loss, (B, ...) or of other sizes if it joins sequences. A batch with extras is never cropped.
+    extras: Mapping[str, Tensor] = field(default_factory=dict)
     is_pretraining: bool = False  # rows of data.pretraining, which a step reads after its own
 
     def to(self, device: torch.device) -> "Batch":
@@ -89,10 +87,7 @@ class Batch:
                 yield name, tensor
 
 
-_TENSORS = (
-    *("input_ids", "labels", "document_ids", "padding_mask", "segment_ids"),
-    *("decoder_input_ids", "decoder_padding_mask"),
-)
+_TENSORS = tuple(one.name for one in fields(Batch) if one.name not in ("extras", "is_pretraining"))
 
 
 @dataclass(frozen=True)
@@ -130,11 +125,15 @@ class Objective(Protocol):
     """
 
     terms: Mapping[str, float]  # the weight of each term of the loss, by name
-    observed: Mapping[str, Observation] = MappingProxyType({})  # the other numbers that `loss` returns, by name
+    observed: Mapping[str, Observation] = {}  # the other numbers that `loss` returns, by name
     feedback: "Feedback | None" = None  # how a policy and a judge make its examples from prompts; None: it learns from the rows themselves
     reference_use: ReferenceUse = "none"  # whether the loss reads outputs of the initial model: for each row once, or in every step
     draws_dropout: bool = True  # in a training step; not if the loss compares the log-probabilities of two forward passes
     has_facts: bool = False  # whether it computes `facts` for each checkpoint
+    reads_second_output: bool = False  # whether `loss` reads the second output of the model's head
+    reads_sentences: bool = False  # whether its streams of text need the beginnings of sentences
+    # The text that a step reads after its own rows, in batches with `is_pretraining`; None: none. A term that a batch lacks is 0.
+    pretraining: "PretrainingMix | None" = None
     # Whether it handles special tokens that a text spells out; otherwise no text may begin with the beginning-of-text token.
     reads_special_tokens: bool = False
 
@@ -165,11 +164,6 @@ class Objective(Protocol):
         return int((batch.labels != IGNORED).sum())
 
     @property
-    def reads_second_output(self) -> bool:
-        """Whether `loss` reads the second output of the model's head."""
-        return False
-
-    @property
     def evaluation_objective(self) -> "Objective":
         """The objective that evaluations use: for a distillation, the student's own."""
         return self
@@ -193,16 +187,6 @@ class Objective(Protocol):
     def recorded_companions(self) -> "Sequence[Companion]":
         """The companions that a run records: those that its steps use, and those that made its examples."""
         return [*self.companions, *(self.feedback.companions if self.feedback is not None else ())]
-
-    @property
-    def pretraining(self) -> "PretrainingMix | None":
-        """The text that a step reads after its own rows, in batches with `is_pretraining`; None: none. A term that a batch lacks is 0."""
-        return None
-
-    @property
-    def reads_sentences(self) -> bool:
-        """Whether its streams of text need the beginnings of sentences."""
-        return False
 
     def prompts(self, texts: Sequence[str]) -> tuple[list[str], bool]:
         """Return the prompts that ask the model to answer these texts, and whether special tokens are spelled out in them."""

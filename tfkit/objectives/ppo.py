@@ -4,7 +4,6 @@ text: PPO-ptx of InstructGPT (arXiv 2203.02155, section 3.5).
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from types import MappingProxyType
 
 import torch
 from torch import Tensor
@@ -26,27 +25,24 @@ class PPO(RolloutObjective):
     pretraining text, if it has a weight. One step adds their gradients, each divided by its own count.
     """
 
-    observed: Mapping[str, Observation] = MappingProxyType(
-        {
-            "clip_fraction": Observation("policy"),
-            "largest_ratio": Observation(),
-            "approximate_kl": Observation("policy"),
-            "value_clip_fraction": Observation("value"),
-        }
-    )
+    observed: Mapping[str, Observation] = {
+        "clip_fraction": Observation("policy"),
+        "largest_ratio": Observation(),
+        "approximate_kl": Observation("policy"),
+        "value_clip_fraction": Observation("value"),
+    }
 
     section: PPOSection
 
     def __init__(self, section: PPOSection, context: ModelContext, value: ScoreModel | None):
         """`value`: the value model; None for an evaluation, which does not need it."""
-        self.section, self.tokenizer, self.prompt_encoder = section, context.tokenizer, PromptEncoder(section, context)
+        self.section, self.tokenizer, self.encoder = section, context.tokenizer, PromptEncoder(section, context)
         self.reward, self.gold = open_score_model(section, "reward", context), open_gold_model(section, context)
         self.value = value
         self.terms: Mapping[str, float] = {"policy": 1.0, "value": 1.0}
-        self._mix: PretrainingMix | None = None
         if section.ptx_weight:
             self.terms = {**self.terms, "ptx": section.ptx_weight}
-            self._mix = PretrainingMix(section.ptx_ratio, CausalLM(separator_id=context.tokenizer.eos_id))
+            self.pretraining = PretrainingMix(section.ptx_ratio, CausalLM(separator_id=context.tokenizer.eos_id))
 
     @classmethod
     def open(cls, section: PPOSection, context: ModelContext) -> "PPO":
@@ -63,11 +59,6 @@ class PPO(RolloutObjective):
         return tuple(model.companion for model in (self.reward, self.gold, self.value) if model is not None)
 
     @property
-    def pretraining(self) -> PretrainingMix | None:
-        """The pretraining text, if it has a weight."""
-        return self._mix
-
-    @property
     def rollouts(self) -> Rollouts:
         """Responses with advantages from the value model."""
         section = self.section
@@ -77,16 +68,16 @@ class PPO(RolloutObjective):
     def counts(self, batch: Batch) -> dict[str, int]:
         """Return the number of response tokens, or of targets in a batch of text."""
         tokens, text = int((batch.labels != IGNORED).sum()), 0
-        if batch.is_pretraining and self._mix is not None:
-            tokens, text = 0, self._mix.count(batch)
+        if batch.is_pretraining and self.pretraining is not None:
+            tokens, text = 0, self.pretraining.count(batch)
         counts = {"policy": tokens, "value": tokens, "ptx": text}
         return {term: counts[term] for term in self.terms}
 
     def loss(self, model: Transformer, batch: Batch) -> dict[str, Tensor]:
         """Return the sum of each term, 0 for terms that the batch lacks, and the observations."""
         zeros = dict.fromkeys(self.terms, torch.zeros((), device=batch.input_ids.device))
-        if batch.is_pretraining and self._mix is not None:
-            return {**zeros, "ptx": self._mix.loss(model, batch)}
+        if batch.is_pretraining and self.pretraining is not None:
+            return {**zeros, "ptx": self.pretraining.loss(model, batch)}
         assert self.value is not None, "an evaluation has no loss"
         targets = batch.labels != IGNORED
         log_probs, values = response_log_probs(model, batch, self.section.temperature), self.value.values(batch)

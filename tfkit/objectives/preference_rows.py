@@ -105,6 +105,7 @@ def _common_beginning(prompt: Turns, chosen: Turns, rejected: Turns) -> tuple[Tu
 class PreferenceEncoder:
     """Encodes and batches rows of preferences."""
 
+    ids = IDS
     texts: ConversationTexts
     row_length: int
 

@@ -8,7 +8,6 @@ a finished model's scores are shifted to average 0 over the best completions of 
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -24,10 +23,10 @@ from tfkit.model.task_heads import ClassesHead
 from tfkit.model.transformer import Transformer
 from tfkit.objectives.context import ModelContext, Stored
 from tfkit.objectives.conversation_texts import ConversationTexts
-from tfkit.objectives.labelled import Answer, LabelledObjective, RowResult, short
+from tfkit.objectives.labelled import Answer, EncoderObjective, RowResult, short
 from tfkit.objectives.metrics import Scores
 from tfkit.objectives.objective import Batch, Sum
-from tfkit.objectives.preference_rows import IDS, PreferenceEncoder, calibration_metrics, differences, pair_losses, pair_results, prompts_in
+from tfkit.objectives.preference_rows import PreferenceEncoder, calibration_metrics, differences, pair_losses, pair_results, prompts_in
 from tfkit.recipe.schema.preference_sections import RewardSection
 from tfkit.tokenizer import Tokenizer
 from tfkit.tokenizer.tokenizer import token_text
@@ -38,27 +37,19 @@ _SHIFT = "reward_shift"  # in tfkit.json
 _HEAD = "head.classes.weight"
 
 
-class Reward(LabelledObjective):
+class Reward(EncoderObjective):
     """The pair loss of scores, summed over prompts."""
 
-    terms: Mapping[str, float] = MappingProxyType({"reward": 1.0})
-    ids = IDS
+    terms: Mapping[str, float] = {"reward": 1.0}
     means = ("accuracy", "margin")  # over pairs; the loss, in nats, is over prompts
     draws_dropout = False
     evaluates_answers = True
     has_facts = True
+    encoder: PreferenceEncoder
 
     def __init__(self, encoder: PreferenceEncoder, tokenizer: Tokenizer, seed: int, shift: float = 0.0, *, every_token: bool = False):
         """`shift` is subtracted from the scores of a finished model; `every_token`: whether every token of a completion has a loss."""
         self.encoder, self.tokenizer, self.seed, self.shift, self.every_token = encoder, tokenizer, seed, shift, every_token
-
-    def fingerprint(self) -> str:
-        """Return a hash of everything that `encode` depends on."""
-        return self.encoder.fingerprint()
-
-    def encode(self, rows: Sequence[Row]) -> list[Encoded | BadRow]:
-        """Return the sequences of the completions of each prompt, from the best to the worst, or its error."""
-        return self.encoder.encode(rows)
 
     def encode_unlabelled(self, rows: Sequence[Row]) -> list[Encoded | BadRow]:
         """Return the sequence of each prompt and its completion, or its error."""

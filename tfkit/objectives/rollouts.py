@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from tfkit.data import Encoded, Example, ExampleBatch, ExampleRows, PackedBatch, PackedRows, Row, Rows, TokenStream, digest
+from tfkit.data import Encoded, Encoder, Example, ExampleBatch, ExampleRows, PackedBatch, PackedRows, Row, Rows, TokenStream, digest
 from tfkit.data.columns.rows import BadRow
 from tfkit.errors import ModelError
 from tfkit.model.padding import pad, padding_mask
@@ -24,7 +24,7 @@ from tfkit.objectives.causal_lm import CausalLM
 from tfkit.objectives.companion import Companion
 from tfkit.objectives.context import LONGER_ROWS, ModelContext, RowOrder, Stored, example_rows
 from tfkit.objectives.conversation_texts import ROLE_ALIASES, ConversationTexts, PromptCompletion, Turns, bare_text
-from tfkit.objectives.labelled import LabelledObjective, RowResult
+from tfkit.objectives.labelled import EncoderObjective, RowResult
 from tfkit.objectives.objective import IGNORED, Batch, ReferenceUse, Sum
 from tfkit.objectives.score_model import GoldModel, ScoreModel
 from tfkit.recipe.schema.rollout_sections import RolloutSection
@@ -89,20 +89,11 @@ class PromptRows:
     """Prompts as rows with room for a response, each repeated as often as an iteration trains on responses to it."""
 
     def __init__(self, prompts: Rows, rollouts: Rollouts):
-        self.prompts, self.readings, self.new_tokens = prompts, rollouts.readings, rollouts.section.max_new_tokens
+        self.prompts, self.readings, new_tokens = prompts, rollouts.readings, rollouts.section.max_new_tokens
+        self.mean_tokens, self.longest = prompts.mean_tokens + new_tokens, prompts.longest + new_tokens  # with the longest response
 
     def __len__(self) -> int:
         return len(self.prompts) * self.readings
-
-    @property
-    def mean_tokens(self) -> float:
-        """The mean number of a prompt's tokens, plus the tokens of the longest response: an upper bound."""
-        return self.prompts.mean_tokens + self.new_tokens
-
-    @property
-    def longest(self) -> int:
-        """The number of tokens of the longest prompt and the longest response."""
-        return self.prompts.longest + self.new_tokens
 
     def order(self, epoch: int) -> NDArray[np.int64]:
         """Return the prompt numbers of an epoch, each repeated."""
@@ -113,15 +104,13 @@ class PromptRows:
         return self.prompts.gather(epochs, numbers)
 
 
-class RolloutObjective(LabelledObjective, Protocol):
+class RolloutObjective(EncoderObjective, Protocol):
     """An objective whose rows are prompts. It defines its `rollouts`, its terms, and their `loss` over batches of `response_batch`."""
 
-    ids: tuple[str, ...] = ("input_ids",)
     draws_dropout: bool = False  # ratios of probabilities before and after a step must not include the noise of dropout
     reference_use: ReferenceUse = "throughout"  # every iteration reads the reference
     section: RolloutSection
     tokenizer: Tokenizer
-    prompt_encoder: "PromptEncoder"
     reward: ScoreModel | None
     gold: GoldModel | None
 
@@ -133,14 +122,6 @@ class RolloutObjective(LabelledObjective, Protocol):
     def open_rows(self, stored: Sequence[tuple[Stored, float]], order: RowOrder) -> ExampleRows:
         """Return rows of one prompt each; an iteration has prompts of similar lengths."""
         return example_rows(stored, RowOrder(order.length, order.seed, self.section.prompts, order.length_groups))
-
-    def fingerprint(self) -> str:
-        """Return a hash of everything that `encode` depends on."""
-        return self.prompt_encoder.fingerprint()
-
-    def encode(self, rows: Sequence[Row]) -> list[Encoded | BadRow]:
-        """Return the ids of each prompt, and its text, answers and place as UTF-8; or its error."""
-        return self.prompt_encoder.encode(rows)
 
     def collate(self, rows: ExampleBatch) -> Batch:
         """Return prompts without responses, padded on the right; no position has a loss."""
@@ -160,7 +141,7 @@ class RolloutObjective(LabelledObjective, Protocol):
         return ["the rows are prompts: the responses that have a loss are sampled in training"]
 
 
-class PromptEncoder:
+class PromptEncoder(Encoder):
     """Encodes prompts: texts as they are, messages by the tokenizer's chat template."""
 
     def __init__(self, section: RolloutSection, context: ModelContext):
@@ -180,7 +161,9 @@ class PromptEncoder:
         return digest("prompts", self.texts.fingerprint(), self.longest, self.section.needs_answer)
 
     def encode(self, rows: Sequence[Row]) -> list[Encoded | BadRow]:
-        """Return the example or the error of each row. Raises ModelError for messages without a chat template."""
+        """Return the ids of each prompt, and its text, answers and place as UTF-8; or its error. Raises ModelError for messages without a
+        chat template.
+        """
         prompts = [_without_answer(row.values["prompt"]) for row in rows]
         encoded = self.texts.encode([PromptCompletion(row.place, prompt) for row, prompt in zip(rows, prompts, strict=True)])
         return [

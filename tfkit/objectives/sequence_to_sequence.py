@@ -1,7 +1,6 @@
 """The input of an encoder-decoder's decoder, and the teacher-forced metrics of target texts."""
 
 from collections.abc import Iterator, Mapping
-from types import MappingProxyType
 
 import torch
 from torch import Tensor
@@ -21,7 +20,7 @@ def shifted_right(labels: Tensor, start_id: int) -> Tensor:
 class TokenTargets:
     """The common part of objectives with target texts: cross-entropy over labels (B, T'), with optional label smoothing."""
 
-    terms: Mapping[str, float] = MappingProxyType({"lm": 1.0})
+    terms: Mapping[str, float] = {"lm": 1.0}
     smoothing = 0.0
 
     def counts(self, batch: Batch) -> dict[str, int]:

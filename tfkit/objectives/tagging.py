@@ -5,7 +5,6 @@ others and special tokens have no loss.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -33,8 +32,7 @@ from tfkit.tokenizer.joined_texts import encode_words
 class Tagging(LabelledObjective):
     """Cross-entropy over tags, summed over words."""
 
-    terms: Mapping[str, float] = MappingProxyType({"tags": 1.0})
-    ids = ("input_ids",)
+    terms: Mapping[str, float] = {"tags": 1.0}
     means = ("accuracy",)  # over words
     evaluates_answers = True  # F1 is not a sum over rows
     cuts_answers = True  # words beyond the context have no prediction

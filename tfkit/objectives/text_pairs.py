@@ -5,19 +5,19 @@ columns is the remedy.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
-from tfkit.data import Encoded, Example, Row
+from tfkit.data import Encoded, ExampleBatch, Row
 from tfkit.data.columns.rows import BadRow
 from tfkit.data.order.sentence_pairs import fit
 from tfkit.errors import DataError, ModelError
 from tfkit.model.padding import pad, padding_mask
 from tfkit.objectives.context import LONGER_ROWS
+from tfkit.objectives.labelled import LabelledObjective
 from tfkit.objectives.objective import Batch
 from tfkit.objectives.sequence_to_sequence import shifted_right
 from tfkit.tokenizer import Tokenizer
@@ -90,20 +90,34 @@ def _single(tokenizer: Tokenizer, ids: list[int], length: int) -> TextIds:
     return TextIds(ids, [0] * len(ids), True)
 
 
-@dataclass(frozen=True)
-class WholeTexts:
-    """Encodes and batches rows with the roles `text` and `pair`, and one label each.
+class TextLabelling(LabelledObjective, Protocol):
+    """An objective of rows with the roles `text` and `pair`, which are read as a whole, and a label.
 
-    `start_id`: the decoder's first id; None without an encoder-decoder. A T5 reads the text in the encoder and again, shifted right, in the
-    decoder, whose last state is classified (as transformers' T5ForSequenceClassification).
+    A T5 reads the text in the encoder and again, shifted right, in the decoder, whose last state is classified (as transformers'
+    T5ForSequenceClassification).
     """
 
     tokenizer: Tokenizer
     row_length: int
-    start_id: int | None
+    start_id: int | None  # the decoder's first id; None without an encoder-decoder
+    placeholder: NDArray[Any]  # the label of a row without one
+    evaluates_answers: bool = True  # F1 and correlations are not sums over rows
 
-    def encode(self, rows: Sequence[Row], labels: Sequence[NDArray[Any] | BadRow]) -> list[Encoded | BadRow]:
-        """Return the input_ids, segment_ids and `label` of each row, or its error, which may be given in `labels`."""
+    def target(self, row: Row) -> NDArray[Any] | BadRow:
+        """Return a row's label as its example stores it, or the error in it."""
+
+    def stacked(self, labels: NDArray[Any]) -> NDArray[Any]:
+        """Return the labels of a batch, given those of its examples: (B, n) -> (B,) or (B, n)."""
+
+    def encode(self, rows: Sequence[Row]) -> list[Encoded | BadRow]:
+        """Return the input_ids, segment_ids and `label` of each row, or its error."""
+        return self._encoded(rows, [self.target(row) for row in rows])
+
+    def encode_unlabelled(self, rows: Sequence[Row]) -> list[Encoded | BadRow]:
+        """Return the same with the placeholder as the label."""
+        return self._encoded(rows, [self.placeholder] * len(rows))
+
+    def _encoded(self, rows: Sequence[Row], labels: Sequence[NDArray[Any] | BadRow]) -> list[Encoded | BadRow]:
         texts = [(row.values["text"], row.values.get("pair")) for row in rows]
         special = {*self.tokenizer.prefix, *self.tokenizer.suffix, self.tokenizer.sep_id, self.tokenizer.eos_id}
         encoded: list[Encoded | BadRow] = []
@@ -117,22 +131,18 @@ class WholeTexts:
             encoded.append(Encoded({"input_ids": text.ids, "segment_ids": text.segments, "label": label}, len(text.ids), text.truncated))
         return encoded
 
-    def collate(self, examples: Sequence[Example], labels: Tensor) -> Batch:
-        """Return the batch of texts, padded on the right, with these labels, (B, ...)."""
+    def collate(self, rows: ExampleBatch) -> Batch:
+        """Return texts padded on the right, and their labels, (B, ...)."""
+        examples = rows.single()
         ids = [example["input_ids"] for example in examples]
         input_ids, mask = pad(ids, self.tokenizer.pad_id or 0), padding_mask(ids)
         segments = pad([example["segment_ids"] for example in examples], 0)
         decoder_input_ids = None if self.start_id is None else shifted_right(input_ids, self.start_id)
         return Batch(
             input_ids,
-            labels,
+            torch.from_numpy(self.stacked(np.stack([example["label"] for example in examples]))),
             padding_mask=mask,
             segment_ids=segments if bool(segments.any()) else None,
             decoder_input_ids=decoder_input_ids,
             decoder_padding_mask=None if decoder_input_ids is None else mask,
         )
-
-
-def labels_of(examples: Sequence[Example]) -> NDArray[Any]:
-    """Return the concatenated labels of examples."""
-    return np.concatenate([example["label"] for example in examples])

@@ -2,23 +2,21 @@
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from types import MappingProxyType
 from typing import Any
 
 import numpy as np
-import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from tfkit.data import Encoded, ExampleBatch, Row, digest
+from tfkit.data import Row, digest
 from tfkit.data.columns.forms import ClassName
 from tfkit.data.columns.rows import BadRow
 from tfkit.model.transformer import Transformer
-from tfkit.objectives.labelled import Answer, LabelledObjective, RowResult, short
+from tfkit.objectives.labelled import Answer, RowResult, short
 from tfkit.objectives.metrics import Numbers, Scores
 from tfkit.objectives.objective import Batch, Sum, weighted_loss
-from tfkit.objectives.text_pairs import WholeTexts, labels_of
+from tfkit.objectives.text_pairs import TextLabelling
 from tfkit.recipe.column_forms import read_number
 from tfkit.recipe.schema.label_sections import ClassificationSection
 from tfkit.tokenizer import Tokenizer
@@ -26,35 +24,35 @@ from tfkit.tokenizer import Tokenizer
 _LARGEST = float(np.finfo(np.float32).max)
 
 
-class Regression(LabelledObjective):
+class Regression(TextLabelling):
     """Squared error, summed over texts."""
 
-    terms: Mapping[str, float] = MappingProxyType({"values": 1.0})
-    ids = ("input_ids",)
-    evaluates_answers = True  # correlations are not sums over rows
+    terms: Mapping[str, float] = {"values": 1.0}
+    placeholder = np.zeros(1, np.float32)
 
     def __init__(self, section: ClassificationSection, tokenizer: Tokenizer, row_length: int, start_id: int | None):
         """`start_id`: the decoder's first id; None without an encoder-decoder."""
         self.section, self.tokenizer = section, tokenizer
-        self.row_length, self._texts = row_length, WholeTexts(tokenizer, row_length, start_id)
+        self.row_length, self.start_id = row_length, start_id
 
     def fingerprint(self) -> str:
         """Return a hash of everything that `encode` depends on."""
         section = self.section.model_dump_json(exclude={"class_weights"})
         return digest("classification", section, (), self.tokenizer.fingerprint(), self.row_length, "float32")
 
-    def encode(self, rows: Sequence[Row]) -> list[Encoded | BadRow]:
-        """Return the input_ids, segment_ids and value (float32) of each row, or its error."""
-        return self._texts.encode(rows, [_value(row) for row in rows])
+    def target(self, row: Row) -> NDArray[np.float32] | BadRow:
+        """Return the value of a row's label, or its error. For a data set's class the number in its name (of stars) precedes its index."""
+        written = row.values["label"]
+        value = read_number(written)
+        if value is None and isinstance(written, ClassName):
+            value = float(written.number)
+        if value is None or not abs(value) <= _LARGEST:
+            return BadRow("no number", f"{row.place}: the label {written!r} is not a number up to {_LARGEST:.2g}; correct the row")
+        return np.array([value], np.float32)
 
-    def encode_unlabelled(self, rows: Sequence[Row]) -> list[Encoded | BadRow]:
-        """Return what `encode` does, with 0 as a placeholder of the value."""
-        return self._texts.encode(rows, [np.zeros(1, np.float32)] * len(rows))
-
-    def collate(self, rows: ExampleBatch) -> Batch:
-        """Return texts padded on the right, and values (B,)."""
-        examples = rows.single()
-        return self._texts.collate(examples, torch.from_numpy(labels_of(examples)))
+    def stacked(self, labels: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Return the values, (B,)."""
+        return labels[:, 0]
 
     def counts(self, batch: Batch) -> dict[str, int]:
         """Return the number of texts."""
@@ -87,17 +85,6 @@ class Regression(LabelledObjective):
     def answer_metrics(self, predictions: Sequence[Mapping[str, Any]]) -> list[Scores]:
         """Return errors and correlations."""
         return [regression_metrics(*(np.array([row[name] for row in predictions]) for name in ("value", "predicted")))]
-
-
-def _value(row: Row) -> NDArray[np.float32] | BadRow:
-    """Return the value of a row's label, or its error. For a data set's class the number in its name (of stars) precedes its index."""
-    written = row.values["label"]
-    value = read_number(written)
-    if value is None and isinstance(written, ClassName):
-        value = float(written.number)
-    if value is None or not abs(value) <= _LARGEST:
-        return BadRow("no number", f"{row.place}: the label {written!r} is not a number up to {_LARGEST:.2g}; correct the row")
-    return np.array([value], np.float32)
 
 
 def regression_metrics(targets: Numbers, predictions: Numbers) -> Scores:

@@ -22,6 +22,7 @@ class TextToText(TokenTargets, WritingObjective):
     """Cross-entropy over the target ids, including eos; labels may be smoothed (`token_log_probs` has the formula)."""
 
     ids = ("source", "target")
+    start_id: int  # that of bos or pad
 
     def __init__(self, section: TextToTextSection, tokenizer: Tokenizer, row_length: int):
         """Sources and targets are truncated to `row_length` ids each. Raises ModelError if the tokenizer cannot end or begin a target."""
@@ -30,7 +31,7 @@ class TextToText(TokenTargets, WritingObjective):
             raise ModelError("text to text needs an end-of-text token, or no target would ever end, and the tokenizer has none")
         if tokenizer.start_id is None:
             raise ModelError("text to text needs a start token, bos or pad, and the tokenizer has none")
-        self.eos_id, self._start_id = tokenizer.eos_id, tokenizer.start_id
+        self.eos_id, self.start_id = tokenizer.eos_id, tokenizer.start_id
         self._first_ids = [] if tokenizer.forced_first_id is None else [tokenizer.forced_first_id]
 
     def fingerprint(self) -> str:
@@ -65,11 +66,6 @@ class TextToText(TokenTargets, WritingObjective):
             decoder_input_ids=shifted_right(pad(targets, padding), self.start_id),
             decoder_padding_mask=padding_mask(targets),
         )
-
-    @property
-    def start_id(self) -> int:
-        """The id of bos or pad, which begins the decoder's input."""
-        return self._start_id
 
     def prompt_ids(self, example: Example) -> list[int]:
         """Return the ids of the source."""

@@ -56,6 +56,7 @@ class Encoder(Protocol):
     @property
     def ids(self) -> tuple[str, ...]:
         """The names of the arrays that hold token ids."""
+        return ("input_ids",)
 
 
 Example = dict[str, NDArray[Any]]
