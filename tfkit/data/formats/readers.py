@@ -70,12 +70,12 @@ def read_content(content: Content, columns: Columns, layout: Layout, delimiter: 
 
 
 def _rows(records: Records, columns: Columns) -> Rows:
-    return (record if isinstance(record, BadRow) else _row(record, columns) for record in records)
-
-
-def _row(record: Record, columns: Columns) -> Row | BadRow:
-    columns.check_one_text(record.values, record.place)  # JSON records may have columns that were not known before
-    return columns.take(record)
+    for record in records:
+        if isinstance(record, BadRow):
+            yield record
+        else:
+            columns.check_one_text(record.values, record.place)  # JSON records may have columns that were not known before
+            yield columns.take(record)
 
 
 def read_text(content: Content, columns: Columns, header: tuple[str, ...] = ()) -> Records:

@@ -29,14 +29,11 @@ class BatchSizes:
         self._first_step: list[int] = []  # the first step of each level, which is a run of steps of one size
         self._first_row: list[int] = []  # rows that the steps before the level read
         steps = rows = 0
-        for size, count in _levels(self.unit, full, ramp_rows):
+        for size, count in (*_levels(self.unit, full, ramp_rows), (full, 0)):
             self._sizes.append(size)
             self._first_step.append(steps)
             self._first_row.append(rows)
             steps, rows = steps + count, rows + size * count
-        self._sizes.append(full)
-        self._first_step.append(steps)
-        self._first_row.append(rows)
 
     def size(self, step: int) -> int:
         """Return the number of rows in step `step`, counted from 0."""

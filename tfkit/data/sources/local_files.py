@@ -80,9 +80,8 @@ class FileSource:
         """Return a hash of the files' names and bytes, the columns, the part, the recipe's description of the layout, the handling of bad
         rows, and the versions of readers. It does not change if the folder is moved.
         """
-        digest = hashlib.blake2b(
-            f"files\0{self.columns.fingerprint()}\0{self._part_fingerprint()}{fingerprint_of(self.on_bad_row)}".encode(), digest_size=16
-        )
+        part = f"{self.part}\0position" if self.by_position else self.part.fingerprint(self._all_rows())
+        digest = hashlib.blake2b(f"files\0{self.columns.fingerprint()}\0{part}{fingerprint_of(self.on_bad_row)}".encode(), digest_size=16)
         if self.layout.keys:
             digest.update(f"keys\0{self.layout.keys}\0".encode())
         if self.layout.only:
@@ -121,9 +120,6 @@ class FileSource:
     def check(self) -> None:
         """Check the first rows."""
         check_rows(self._all_rows(), self.on_bad_row, self.name, FIRST_ROWS)
-
-    def _part_fingerprint(self) -> str:
-        return f"{self.part}\0position" if self.by_position else self.part.fingerprint(self._all_rows())
 
     def _all_rows(self) -> Rows:
         for number, path in enumerate(self.paths):
