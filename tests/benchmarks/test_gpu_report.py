@@ -50,4 +50,4 @@ def test_failures_are_in_the_report_with_their_traceback() -> None:
     assert lines[0].startswith("1 tests in")
     assert "1 failed" in lines[0]
     assert lines[2] == "### test_bf16_is_asked_of_the_device"
-    assert any("--device abacus: not a device" in line for line in lines)
+    assert any("device=abacus: not a device" in line for line in lines)
