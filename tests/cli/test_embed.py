@@ -260,6 +260,6 @@ def test_what_a_link_leads_to_is_replaced() -> None:
 @pytest.mark.parametrize(("out", "number", "code"), [("v.npy", signal.SIGTERM, 143), ("v.parquet", signal.SIGINT, 130)])
 def test_a_stopped_command_leaves_no_half_file(out: str, number: int, code: int) -> None:
     rows = write_rows(Path("rows.jsonl"), ROWS * 20)
-    words = ["embed", "--from", str(FIXTURES / "classes"), "--data", rows, "--out", out, "--threads", "1"]
+    words = ["embed", "--from", str(FIXTURES / "classes"), "--data", str(rows), "--out", out, "--threads", "1"]
     Process(Path(), words, stop_in_the_fourth_window(number)).wait().exits(code, "112 rows were answered")
     assert [*Path().glob("*v.*")] == []

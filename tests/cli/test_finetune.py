@@ -115,9 +115,9 @@ def test_no_entry_of_a_vocabulary_is_taken_away(starts: Path, work: Path) -> Non
     finetune("run", "--from", str(starts / "bert"), "model.vocab_size=50").exits(2, "none can be removed: model.vocab_size is 50")
 
 
-def test_sizes_to_which_the_weights_do_not_fit_are_named(place: Path, work: Path) -> None:
-    gpt = ["--from", str(place / "gpt"), "objective={kind: causal_lm}"]
-    own = load(place / "gpt").config
+def test_sizes_to_which_the_weights_do_not_fit_are_named(starts: Path, work: Path) -> None:
+    gpt = ["--from", str(starts / "gpt"), "objective={kind: causal_lm}"]
+    own = load(starts / "gpt").config
     for name in ("decoder_layers", "dim", "hidden_dim", "num_kv_heads", "num_heads"):
         heads = [f"model.num_heads={4 * own.num_heads}"] if name == "num_kv_heads" else []
         done = finetune("run", *gpt, f"model.{name}={4 * getattr(own, name)}", *heads, f"model.head_dim={own.head_dim}")
@@ -125,17 +125,17 @@ def test_sizes_to_which_the_weights_do_not_fit_are_named(place: Path, work: Path
         assert (done.code, expected in done.err) == (4, True), done.err
 
 
-def test_an_output_matrix_is_untied_but_never_replaced(place: Path, work: Path) -> None:
+def test_an_output_matrix_is_untied_but_never_replaced(starts: Path, work: Path) -> None:
     words = ["objective={kind: causal_lm}", "training.steps=1", "data={train: [{path: labelled.jsonl}]}", "evaluation.every=null"]
-    done = finetune("untied", "--from", str(place / "gpt"), "model.head={tied: false}", *words).exits(0)
+    done = finetune("untied", "--from", str(starts / "gpt"), "model.head={tied: false}", *words).exits(0)
     assert "random weights" not in done.err + done.out
     assert not load("untied").config.tied
     done = finetune("tied", "--from", "untied", "model.head={tied: true}", *words)
     assert (done.code, "has an output matrix of its own, and model.head.tied is true: remove it" in done.err) == (2, True), done.err
 
 
-def test_no_score_is_shown_before_a_run_without_evaluations(place: Path, work: Path) -> None:
-    done = finetune("run", "--from", str(place / "bert"), "data.validation=null", "training.steps=1", "evaluation.every=null").exits(0)
+def test_no_score_is_shown_before_a_run_without_evaluations(starts: Path, work: Path) -> None:
+    done = finetune("run", "--from", str(starts / "bert"), "data.validation=null", "training.steps=1", "evaluation.every=null").exits(0)
     assert "newly initialized" in done.err
     assert "\nbefore" not in done.out
 
