@@ -111,9 +111,8 @@ def test_f05_a_second_signal_as_the_program_ends_changes_nothing(base: Path, num
         assert "sampling" in program.stderr.readline()
         program.send_signal(number)
         last = f"stopped by {signal.Signals(number).name}: "
-        assert any(
-            line.startswith(last) for line in iter(program.stderr.readline, "")
-        )  # while it samples, a line before says that it will stop
+        # While it samples, a line before says that it will stop.
+        assert any(line.startswith(last) for line in iter(program.stderr.readline, ""))
         program.send_signal(number)
         assert program.stderr.read() == ""
     assert program.returncode == 128 + number
