@@ -3,7 +3,7 @@ import json
 import pytest
 
 from tfkit.carbon.emissions_file import CODECARBON_3_3, installed_columns
-from tfkit.carbon.place import Place, codecarbon_folder, codecarbon_settings, resolve_place
+from tfkit.carbon.place import Place, _countries, codecarbon_folder, codecarbon_settings, resolve_place
 from tfkit.errors import UsageError
 from tfkit.recipe.schema.carbon_section import CarbonSection
 
@@ -64,6 +64,17 @@ def test_an_unknown_country_is_refused_with_close_matches(monkeypatch):
     monkeypatch.setenv("TFKIT_CARBON_COUNTRY", "FR")
     with pytest.raises(UsageError, match="alpha-3"):
         place()
+
+
+def test_without_codecarbons_table_a_country_has_the_worlds_average(monkeypatch, nowhere):
+    def absent():
+        raise FileNotFoundError
+
+    monkeypatch.setattr("tfkit.carbon.place.codecarbon_folder", absent)
+    _countries.cache_clear()
+    assert place("FRA").describe() == "FRA, 475 g/kWh (world average, since CodeCarbon's table is missing, carbon.country)"
+    assert place("WLD").intensity_g_per_kwh == 475.0
+    _countries.cache_clear()
 
 
 @pytest.mark.parametrize("value", ["much", "nan", "-1", "inf"])

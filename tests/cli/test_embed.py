@@ -129,6 +129,7 @@ def test_what_is_wrong_with_the_command() -> None:
         (["--out", "v.npy", "data.on_bad_row=skip"], 2, "a row without a vector has no place in the file of --out"),
         (["--precision", "int4"], 2, "int4"),
         (["--data", "-", "--ranks", "2"], 2, "rows from stdin are answered by one process"),
+        (["--data", "-", "--rows", "2"], 2, "rows from stdin are answered as they arrive, and none are drawn"),
     ]:
         embed("--data", rows, *words).refuses(code, message)
     for out in ("v.jsonl", "v", "v.npy.gz", ".npy"):  # before anything is looked for

@@ -1,5 +1,7 @@
 from importlib import metadata
+from pathlib import Path
 
+import pytest
 from tiny_runs import run_here
 
 from tfkit import __version__
@@ -18,6 +20,14 @@ def test_env_as_json() -> None:
     assert document["processor"]["bf16"] in (True, False, None)
     assert document["threads"] >= 1
     assert document["cache"]["bytes"] >= 0
+
+
+def test_a_cache_that_cannot_be_used_is_part_of_the_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("TFKIT_CACHE", str(tmp_path / "file"))
+    cache = run_here(["env", "--json"]).exits(0).document["cache"]
+    assert (cache["folder"], cache["bytes"]) == (None, None)
+    assert str(tmp_path / "file") in cache["error"]
 
 
 def test_env_for_people_is_one_thing_a_line() -> None:

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 import transformers
+from safetensors.torch import load_file, save_file
 from tiny_runs import run_here
 from tokenizers import Tokenizer as Backend
 
@@ -214,6 +215,13 @@ def test_wrong_words_and_unknown_splitters(tmp_path: Path, monkeypatch: pytest.M
     run_here(["export", folder, "--gguf", tmp_path / "m.gguf"]).exits(4, "splits texts in a way")
     shutil.rmtree(folder)
     folder = make(tmp_path / "model", "gpt2", {}, tokenizer("gpt2"))
+    weights = load_file(folder / "model.safetensors")
+    save_file({name: 1e6 * tensor for name, tensor in weights.items()}, folder / "model.safetensors", {"format": "pt"})
+    run_here(["export", folder, "--gguf", tmp_path / "m.gguf"]).exits(4, "has numbers beyond 65,504, the largest of f16")
+    save_file(weights, folder / "model.safetensors", {"format": "pt"})
+    (folder / "tokenizer.json").rename(tmp_path / "tokenizer.json")
+    run_here(["export", folder, "--gguf", tmp_path / "m.gguf"]).exits(4, "has no tokenizer, without which llama.cpp opens no model")
+    (tmp_path / "tokenizer.json").rename(folder / "tokenizer.json")
     monkeypatch.setitem(TYPES, "q8_0", 0.0)
     run_here(["export", folder, "--gguf", tmp_path / "m.gguf", "--type", "q8_0"]).exits(8, "its predictions differ by")
 

@@ -23,7 +23,7 @@ from tiny_runs import exact, hashes, pretrain, run_tfkit
 import tfkit
 from tfkit.engine.request.call_arguments import plain_overrides
 from tfkit.errors import DataError, TfkitError, UsageError
-from tfkit.recipe import read_recipe
+from tfkit.recipe import RecipeError, read_recipe
 from tfkit.recipe.search_space import SearchSpace
 
 STEPS = 12
@@ -101,6 +101,17 @@ def test_what_is_no_path_is_refused(name: str, remedy: str) -> None:
             act(run)
     with pytest.raises(UsageError, match="`path` is a path, and this is a ndarray"):
         tfkit.load(run)
+
+
+def test_what_names_nothing_to_do_is_refused(base: Path) -> None:
+    with pytest.raises(UsageError, match=r"pretrain: what is trained\? Give a recipe, or data=F, a text"):
+        tfkit.pretrain()
+    with pytest.raises(UsageError, match=r"plan: what is planned\? Give a recipe, or start=CKPT and data=F"):
+        tfkit.plan()
+    with pytest.raises(RecipeError, match=r"'training\.\.steps' is not the name of a field, such as training\.steps"):
+        tfkit.plan(base / "tiny.yaml", {"training..steps": 1})
+    with pytest.raises(UsageError, match=r"training\.seed: half a character \(a surrogate\); write the whole character"):
+        tfkit.sweep(base / "tiny.yaml", {"training.seed": ["\ud800", "1"]})
 
 
 @pytest.mark.parametrize("value", [0, -1, 1.5, "2", True])

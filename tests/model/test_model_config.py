@@ -45,6 +45,8 @@ def test_the_gated_width_is_llamas_rule(dim: int, hidden_dim: int) -> None:
         ("llama", {"num_kv_heads": 4}, "num_heads 6 is not a multiple of num_kv_heads 4"),
         ("llama", {"head_dim": 5}, "head_dim 5 is odd"),
         ("gpt2", {"position": {"kind": "sinusoidal"}, "embedding": {"dim": 5}}, "embedding.dim 5 is odd"),
+        ("llama", {"position": {"kind": "rotary", "fraction": 0.01}}, "position.fraction of head_dim"),
+        ("gpt2", {"position": {"kind": "disentangled"}}, "disentangled positions are for an encoder alone; remove decoder_layers"),
         ("gpt2", {"num_heads": 0}, "greater than 0"),
         ("gpt2", {"n_embd": 24}, "Extra inputs"),
         ("gpt2", {"position": {"kind": "learned", "theta": 1e4}}, "Extra inputs"),
