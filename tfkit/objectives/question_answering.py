@@ -9,7 +9,7 @@ other windows of a batch.
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,6 +22,7 @@ from tfkit.data.columns.rows import BadRow
 from tfkit.errors import ModelError
 from tfkit.model.padding import pad, padding_mask
 from tfkit.model.transformer import Transformer
+from tfkit.objectives.answer_spans import NO_ANSWER, Span, best_spans, merge, probabilities
 from tfkit.objectives.labelled import Answer, LabelledObjective, RowResult, short
 from tfkit.objectives.metrics.texts import answer_scores
 from tfkit.objectives.objective import Batch, Sum
@@ -31,57 +32,7 @@ from tfkit.tokenizer import Tokenizer
 from tfkit.tokenizer.joined_texts import QuestionWindows, Window, WindowEncoder, joins_pairs
 
 _FORWARD_WINDOWS = 64  # in a forward pass without gradients, however many a question has
-_BEST = 20  # candidates, over which probabilities are normalised, as in BERT's run_squad.py
-NO_ANSWER = (0, 0)
 Answers = Sequence[Mapping[str, Any]]  # the right answers of a row, each with text and answer_start
-
-
-class Span(NamedTuple):
-    """A span of characters in a context, empty for no answer, and its score: the sum of the logits of both ends."""
-
-    score: float
-    start: int
-    end: int
-
-
-def best_spans(logits: Tensor, spans: Tensor, longest: int) -> list[list[Span]]:
-    """Return the best spans of each of C windows, of at most `longest` tokens, best first.
-
-    `logits` (C, T, 2): of first and last tokens; `spans` (C, T, 2): the characters of each token, -1 outside of the context.
-    """
-    inside = spans[..., 0] >= 0
-    starts, ends = (logits[..., side].masked_fill(~inside, -torch.inf) for side in (0, 1))  # (C, T)
-    length = starts.shape[1]
-    most = min(longest, length)
-    # scores[c, n, t]: the span from token t to token t + n
-    scores = torch.stack([F.pad(starts[:, : length - n] + ends[:, n:], (0, n), value=-torch.inf) for n in range(most)], dim=1)
-    best, places = scores.flatten(1).topk(min(_BEST, most * length))
-    offsets, firsts = (places // length).tolist(), (places % length).tolist()
-    ranked = []
-    for window, values in enumerate(best.tolist()):
-        of_tokens = spans[window].tolist()
-        candidates = zip(values, firsts[window], offsets[window], strict=True)
-        ranked.append([Span(value, of_tokens[t][0], of_tokens[t + n][1]) for value, t, n in candidates if value > -torch.inf])
-    return ranked
-
-
-def merge(windows: Sequence[Sequence[Span]], no_answer: float | None) -> list[Span]:
-    """Return the best spans over all windows of a question, best first; equal spans get the highest of their scores.
-
-    `no_answer`: the score of no answer, which ranks after a span with an equal score; None: the question has an answer.
-    """
-    best: dict[tuple[int, int], float] = {}
-    for score, start, end in (span for window in windows for span in window):
-        best[start, end] = max(score, best.get((start, end), score))
-    ranked = sorted((Span(score, *part) for part, score in best.items()), key=lambda span: (-span.score, span.start, span.end))[:_BEST]
-    if no_answer is None:
-        return ranked
-    return sorted([*ranked, Span(no_answer, *NO_ANSWER)], key=lambda span: -span.score)
-
-
-def probabilities(spans: Sequence[Span]) -> list[float]:
-    """Return the softmax of the scores."""
-    return torch.tensor([span.score for span in spans], dtype=torch.float64).softmax(0).tolist()
 
 
 class QuestionAnswering(LabelledObjective):

@@ -1,0 +1,61 @@
+"""From the logits of windows to the best answer spans of each question."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+_BEST = 20  # candidates, over which probabilities are normalised, as in BERT's run_squad.py
+
+
+class Span(NamedTuple):
+    """A span of characters in a context, empty for no answer, and its score: the sum of the logits of both ends."""
+
+    score: float
+    start: int
+    end: int
+
+
+NO_ANSWER = (0, 0)
+
+
+def best_spans(logits: Tensor, spans: Tensor, longest: int) -> list[list[Span]]:
+    """Return the best spans of each of C windows, of at most `longest` tokens, best first.
+
+    `logits` (C, T, 2): of first and last tokens; `spans` (C, T, 2): the characters of each token, -1 outside of the context.
+    """
+    inside = spans[..., 0] >= 0
+    starts, ends = (logits[..., side].masked_fill(~inside, -torch.inf) for side in (0, 1))  # (C, T)
+    length = starts.shape[1]
+    most = min(longest, length)
+    # scores[c, n, t]: the span from token t to token t + n
+    scores = torch.stack([F.pad(starts[:, : length - n] + ends[:, n:], (0, n), value=-torch.inf) for n in range(most)], dim=1)
+    best, places = scores.flatten(1).topk(min(_BEST, most * length))
+    offsets, firsts = (places // length).tolist(), (places % length).tolist()
+    ranked = []
+    for window, values in enumerate(best.tolist()):
+        of_tokens = spans[window].tolist()
+        candidates = zip(values, firsts[window], offsets[window], strict=True)
+        ranked.append([Span(value, of_tokens[t][0], of_tokens[t + n][1]) for value, t, n in candidates if value > -torch.inf])
+    return ranked
+
+
+def merge(windows: Sequence[Sequence[Span]], no_answer: float | None) -> list[Span]:
+    """Return the best spans over all windows of a question, best first; equal spans get the highest of their scores.
+
+    `no_answer`: the score of no answer, which ranks after a span with an equal score; None: the question has an answer.
+    """
+    best: dict[tuple[int, int], float] = {}
+    for score, start, end in (span for window in windows for span in window):
+        best[start, end] = max(score, best.get((start, end), score))
+    ranked = sorted((Span(score, *part) for part, score in best.items()), key=lambda span: (-span.score, span.start, span.end))[:_BEST]
+    if no_answer is None:
+        return ranked
+    return sorted([*ranked, Span(no_answer, *NO_ANSWER)], key=lambda span: -span.score)
+
+
+def probabilities(spans: Sequence[Span]) -> list[float]:
+    """Return the softmax of the scores."""
+    return torch.tensor([span.score for span in spans], dtype=torch.float64).softmax(0).tolist()
