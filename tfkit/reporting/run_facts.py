@@ -4,7 +4,6 @@ No content of a folder raises an error: it is read as far as possible, and the p
 is in progress or was killed come from its ledgers.
 """
 
-import math
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -15,53 +14,18 @@ from typing import Any
 from tfkit.carbon.footprint import RunTotals, describe_sources, sum_totals
 from tfkit.carbon.ledger import Attempt
 from tfkit.carbon.totals import attempts_of, has_gaps, reading_of, totals_of, wall_seconds
-from tfkit.errors import ModelError
 from tfkit.recipe.reading.parse import parse
 from tfkit.recipe.reading.tree import flatten, plain
 from tfkit.regular_files import read_limited
+from tfkit.reporting.checkpoint_facts import CheckpointFacts, read_checkpoint
 from tfkit.reporting.metric_lines import Confusion, MetricLines, confusion_of, read_metric_lines
-from tfkit.run.best_json import best_checkpoint
-from tfkit.run.checkpoints import newest_checkpoint
 from tfkit.run.fitting_fields import LARGEST
 from tfkit.run.lineage import ParentEntry
 from tfkit.run.listing import ListedRun, read_run_and_document
-from tfkit.run.manifest import Entry, read_manifest
-from tfkit.run.model_files import MIB, find_file, read_object
 from tfkit.run.run_json import CHAIN, SWEEP, RunDocument, member_folders
-from tfkit.run.safetensors_header import read_header
-from tfkit.run.tfkit_json import ModelDocument, read_tfkit_json
 from tfkit.units import baseline_metric
 
 _MOST_BYTES = 256 << 20  # of all ledgers of a run together
-
-
-@dataclass(frozen=True)
-class CheckpointFacts:
-    """The best complete checkpoint of a run, or else its newest."""
-
-    path: Path
-    config: Mapping[str, Any] = field(default_factory=dict)  # config.json
-    document: ModelDocument = field(default_factory=ModelDocument)  # tfkit.json
-    files: Mapping[str, Entry] = field(default_factory=dict)  # manifest.json: size and SHA-256 by name
-    problems: tuple[str, ...] = ()
-
-    @property
-    def is_adapter(self) -> bool:
-        """Whether it holds only an adapter, without the weights of its base model."""
-        return "adapter_config.json" in self.files
-
-    @property
-    def weights(self) -> dict[str, Entry]:
-        """The files of its weights, without those of its training state."""
-        return {name: file for name, file in self.files.items() if name.endswith(".safetensors") and not name.startswith("training_state/")}
-
-    @cached_property
-    def parameters(self) -> int | None:
-        """The parameters in its weights, for an adapter without those of its base model; None if a file is missing or damaged."""
-        try:
-            return sum(math.prod(one.shape) for name in self.weights for one in read_header(self.path / name).values()) or None
-        except ModelError:
-            return None
 
 
 @dataclass(frozen=True)
@@ -214,7 +178,7 @@ def read_facts(path: Path) -> RunFacts:
         return RunFacts(path, listed, problems=(listed.problem or "",))
     metrics = read_metric_lines(path / "metrics.jsonl", (listed.best or {}).get("step"))
     attempts, ledger_problems = _read_ledgers(path / "carbon", recorded.run_id or None)
-    checkpoint = _read_checkpoint(path / "checkpoints")
+    checkpoint = read_checkpoint(path / "checkpoints")
     recipe_text, recipe, recipe_problems = _read_recipe(path / "recipe.yaml")
     members = tuple(read_facts(member) for member in _members(path)) if recorded.run_id else ()
     damage = [listed.problem] if listed.status == "damaged" and listed.problem else []
@@ -227,29 +191,6 @@ def _members(path: Path) -> list[Path]:
     """Return the existing folders of the stages or trials, without links and names that leave the folder."""
     inside = [member for name, member in member_folders(path).items() if Path(name).name == name]
     return [member for member in inside if member.is_dir() and not member.is_symlink()]
-
-
-def _read_checkpoint(root: Path) -> CheckpointFacts | None:
-    """Return the facts of the best or else newest checkpoint in a run's `checkpoints`; None without a complete one."""
-    path = None
-    with suppress(OSError):
-        path = best_checkpoint(root) or newest_checkpoint(root)
-    if path is None:
-        return None
-    problems: list[str] = []
-    config: dict[str, Any] = {}
-    document, files = ModelDocument(), {}
-    try:
-        config = read_object(path / "config.json", 16 * MIB) if find_file(path, "config.json") else {}
-    except (ModelError, OSError) as error:
-        problems.append(f"{path.name}: {error}")
-    try:
-        document = read_tfkit_json(path)
-    except (ModelError, OSError) as error:
-        problems.append(f"{path.name}: {error}")
-    with suppress(ModelError, OSError):
-        files = read_manifest(path)
-    return CheckpointFacts(path, config, document, files, tuple(problems))
 
 
 def _read_ledgers(folder: Path, run_id: str | None) -> tuple[tuple[Attempt, ...], list[str]]:

@@ -1,0 +1,69 @@
+"""The facts of a run's best or newest checkpoint, as its files have them; what cannot be read is a problem in words."""
+
+import math
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from tfkit.errors import ModelError
+from tfkit.run.best_json import best_checkpoint
+from tfkit.run.checkpoints import newest_checkpoint
+from tfkit.run.manifest import Entry, read_manifest
+from tfkit.run.model_files import MIB, find_file, read_object
+from tfkit.run.safetensors_header import read_header
+from tfkit.run.tfkit_json import ModelDocument, read_tfkit_json
+
+
+@dataclass(frozen=True)
+class CheckpointFacts:
+    """The best complete checkpoint of a run, or else its newest."""
+
+    path: Path
+    config: Mapping[str, Any] = field(default_factory=dict)  # config.json
+    document: ModelDocument = field(default_factory=ModelDocument)  # tfkit.json
+    files: Mapping[str, Entry] = field(default_factory=dict)  # manifest.json: size and SHA-256 by name
+    problems: tuple[str, ...] = ()
+
+    @property
+    def is_adapter(self) -> bool:
+        """Whether it holds only an adapter, without the weights of its base model."""
+        return "adapter_config.json" in self.files
+
+    @property
+    def weights(self) -> dict[str, Entry]:
+        """The files of its weights, without those of its training state."""
+        return {name: file for name, file in self.files.items() if name.endswith(".safetensors") and not name.startswith("training_state/")}
+
+    @cached_property
+    def parameters(self) -> int | None:
+        """The parameters in its weights, for an adapter without those of its base model; None if a file is missing or damaged."""
+        try:
+            return sum(math.prod(one.shape) for name in self.weights for one in read_header(self.path / name).values()) or None
+        except ModelError:
+            return None
+
+
+def read_checkpoint(root: Path) -> CheckpointFacts | None:
+    """Return the facts of the best or else newest checkpoint in a run's `checkpoints`; None without a complete one."""
+    path = None
+    with suppress(OSError):
+        path = best_checkpoint(root) or newest_checkpoint(root)
+    if path is None:
+        return None
+    problems: list[str] = []
+    config: dict[str, Any] = {}
+    document, files = ModelDocument(), {}
+    try:
+        config = read_object(path / "config.json", 16 * MIB) if find_file(path, "config.json") else {}
+    except (ModelError, OSError) as error:
+        problems.append(f"{path.name}: {error}")
+    try:
+        document = read_tfkit_json(path)
+    except (ModelError, OSError) as error:
+        problems.append(f"{path.name}: {error}")
+    with suppress(ModelError, OSError):
+        files = read_manifest(path)
+    return CheckpointFacts(path, config, document, files, tuple(problems))
