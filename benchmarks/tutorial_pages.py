@@ -5,7 +5,8 @@
 
 In a page, a block of Python or YAML whose first line is `# NAME` is a file that the reader saves. A block of `sh` holds commands; the
 block of `text` after it is their output, written by this script, as is the time of a page, between `<!-- time -->` and `<!-- /time -->`:
-the processor time of its commands with one thread, which is about the same on a busy machine.
+the processor time of its commands with one thread, which is about the same on a busy machine. The commands find this Python's tfkit, and a
+cache of their own in the folder, as a new reader's is empty.
 """
 
 import argparse
@@ -113,9 +114,11 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=Path("tutorial-work"), help="the reader's folder (default %(default)s)")
     options = parser.parse_args()
     options.work.mkdir(parents=True, exist_ok=True)
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    environment = {"OMP_NUM_THREADS": "1", "TFKIT_CACHE": str(options.work.resolve() / ".cache"), "PATH": path}
     for page in pages(options.pages):
         started = time.monotonic()
-        page.write_text(run_page(page.read_text(encoding="utf-8"), options.work, {"OMP_NUM_THREADS": "1"}), encoding="utf-8")
+        page.write_text(run_page(page.read_text(encoding="utf-8"), options.work, environment), encoding="utf-8")
         print(f"{page.name}: {time.monotonic() - started:.0f} s")
 
 

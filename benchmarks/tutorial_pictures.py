@@ -237,7 +237,7 @@ def head(work: Path) -> Picture:
     words = [token.replace("Ġ", "") for token in read.tokens]
     weights = read.maps["decoder"][layer][number].tolist()
     shown = {"source": words, "target": words, "weights": weights, "layer": layer, "head": number}
-    return _heat_of(shown, "A head that looks at the word before", "looks at")
+    return _heat_of(shown, "A head that looks back at the small word of each phrase", "looks at")
 
 
 def alignment(work: Path) -> Picture:
@@ -287,7 +287,7 @@ def heat(
     for row, word in enumerate(rows):
         picture.text(x - 7, y + (row + 0.5) * size + 4, word, "end", "small")
     width, height = size * len(weights[0]), size * len(weights)
-    seen = [row + 1 if causal else len(columns) for row in range(len(rows))]
+    seen = [row + 1 if causal else len(columns) for row in range(len(weights))]
     steps = [f"M{x:.1f} {y + row * size:.1f}h{count * size:.1f}v{size:.1f}h-{count * size:.1f}z" for row, count in enumerate(seen)]
     picture.parts.append(f'<path class="empty" d="{"".join(steps)}"/>')
     for level in range(1, SHADES + 1):  # a path for each shade, since a square of its own takes five times as many bytes
