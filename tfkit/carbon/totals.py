@@ -56,7 +56,7 @@ def read_seconds(run_folder: Path, run_id: str) -> dict[int, float]:
 
 
 def wall_seconds(attempts: Iterable[Attempt]) -> dict[int, float]:
-    """Return the wall seconds of attempts by number; nodes work at the same time, so the longest of them counts."""
+    """Return the wall seconds of each attempt, by its number; its nodes work at the same time, so the longest time of a node counts."""
     nodes: dict[tuple[int, int], float] = {}
     for attempt in attempts:
         key = attempt.header["attempt"], attempt.header["node"]

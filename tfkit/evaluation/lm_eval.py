@@ -109,7 +109,7 @@ class TfkitLM(LM):  # type: ignore[misc]  # the harness has no types
     def _continued(self, contexts: Sequence[str], settings: GenerationSection, first: int) -> list[str]:
         """Continue contexts, which are truncated on the left to leave room for `max_new_tokens`.
 
-        `first`: the number of earlier contexts with these settings, so that each context has its own seed, whatever the batches.
+        `first`: the number of earlier contexts with these settings, so that each context has its own seed, whatever the batch size.
         """
         prompts = self.codec.encode_texts(contexts)
         room = length = self.loaded.config.context_length

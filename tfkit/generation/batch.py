@@ -40,7 +40,7 @@ class GenerationBatch:
     def begin(
         cls, model: Transformer, texts: Sequence[Sequence[int]], sources: Sequence[Sequence[int]] | None = None, room: int = 0
     ) -> "GenerationBatch":
-        """Return a batch with space for the decoder's first ids, `texts`, and `room` new ones. `sources`: an encoder's input."""
+        """Return a batch whose decoder begins with the ids `texts`, with cache space for `room` new ones. `sources`: an encoder's input."""
         device = model.embedding.tokens.weight.device
         return cls(model, *_padded(texts, device, left=True), None if sources is None else _padded(sources, device, left=False), room)
 

@@ -176,13 +176,12 @@ def to_foreign(tensors: Mapping[str, Tensor], family: Family | None, config: Mod
 
 
 def by_head(tensor: Tensor, rule: Rule, config: ModelConfig) -> Tensor:
-    """Return the rows of our matrices, given one matrix after another, in the rule's order, in which matrices may alternate from head to
-    head."""
+    """Reorder the rows of our concatenated matrices (q | k | v) into the rule's order, which may be by head (q1 | k1 | v1 | q2 ...)."""
     return tensor.unflatten(0, (len(rule.ours), config.num_heads, -1)).transpose(0, 1).flatten(0, 2) if rule.by_head else tensor
 
 
 def apart(tensor: Tensor, rule: Rule, config: ModelConfig) -> Tensor:
-    """Return rows that are in the rule's order in the order of our matrices, one matrix after another."""
+    """Reorder rows from the rule's order into that of our concatenated matrices: the inverse of `by_head`."""
     return tensor.unflatten(0, (config.num_heads, len(rule.ours), -1)).transpose(0, 1).flatten(0, 2) if rule.by_head else tensor
 
 

@@ -1,6 +1,6 @@
-"""The tensors of a folder's safetensors files: first their headers, then, once these are known to fit config.json, their values.
+"""Reading of a folder's safetensors files: the headers first, and the tensors once the headers are known to fit config.json.
 
-The mean of several checkpoints of one model is that by which the 2017 Transformer was evaluated (arXiv 1706.03762, section 6.1).
+Also the mean of several checkpoints of one model, as the 2017 Transformer was evaluated (arXiv 1706.03762, section 6.1).
 """
 
 import math

@@ -62,9 +62,9 @@ def _tokens_by_expert(chosen: Tensor, count: int) -> list[int]:
 def balance_loss(routed: Sequence[Tensor], active: int, real: Tensor | None) -> Tensor:
     """Return the sum over real tokens of the balancing loss of their row: a scalar that is `active` per token if experts are used equally.
 
-    That of a row in a layer is N sum over experts e of f_e P_e (arXiv 2101.03961, equations 4 to 6): f_e is how often e was chosen, and P_e
-    its probability, both per real token; then the mean over layers is taken. `routed`: the logits (B, T, N) of each layer; `real` (B, T):
-    True = a real token; None: all are.
+    A row's loss is the mean over layers of N sum_e f_e P_e over the N experts e (arXiv 2101.03961, equations 4 to 6): f_e is how often e
+    was chosen, and P_e its probability, both per real token. `routed`: the logits (B, T, N) of each layer; `real` (B, T): True = a real
+    token; None: all are.
 
     transformers' load_balancing_loss_func multiplies f and P of the whole micro-batch and of all layers together, so that its value
     depends on how a step is cut into micro-batches. Both are equal for one row and one layer with experts. Fractions of a row ask for a

@@ -220,8 +220,10 @@ def _numbered_alike(held: Held) -> Iterator[tuple[str, dict[str, str]]]:
 
 
 def _label(held: Held, stem: str, group: Mapping[str, str], answer: str) -> str | None:
-    """Return the column, or the template of a column's name, that says which answer of a group is right: by a number from 0, a letter, the
-    name of its column or its end, or its text. None if the column says something else, or if some answer is never right.
+    """Return the recipe's `label` for a group of answers of which the column `answer` names the right one.
+
+    The label is that column, if it holds numbers from 0, capital letters, the names of the answers' columns, or texts of answers; if it
+    holds the ends of these names, a template of a name. None if it holds something else, or if it never names some answer.
     """
     values = [str(value).strip().removesuffix(".0") for value in held[answer] if value is not None]
     named, count = {*values} - {"", "-1"}, len(group)

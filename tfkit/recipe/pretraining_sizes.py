@@ -73,7 +73,7 @@ class Sizes:
     reasons: list[str] = field(default_factory=list)
 
     def decide(self, name: str, value: Any, before: Any, because: str) -> Any:
-        """Return the value that holds for a field: the decided one, or that of the recipe if the user names it."""
+        """Decide `value` for a field, in place of the recipe's `before`, unless the user sets the field; return the value that holds."""
         if value == before or is_named(name, self.named):
             return before
         self.fields[name] = value
@@ -82,7 +82,7 @@ class Sizes:
         return value
 
     def set(self, name: str, value: Any) -> None:
-        """Set a field that needs no reason, unless the user names it."""
+        """Set a field that needs no reason, unless the user sets it."""
         if not is_named(name, self.named):
             self.fields[name] = value
 

@@ -1,1 +1,1 @@
-"""The run folder: its lock, receipt, metrics, signals and checkpoints. Free of torch."""
+"""The run folder: its lock, run.json, metrics and checkpoints, with their files; and stop signals. Free of torch."""

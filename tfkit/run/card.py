@@ -137,7 +137,7 @@ def _section(impact: CardImpact) -> str:
 
 
 def _number(value: float | None) -> str:
-    """Format a number; None was not finite before it was written as JSON."""
+    """Format a number; None, as JSON has it, for one that is not finite."""
     return "not finite" if value is None else f"{value:,.4g}"
 
 

@@ -42,7 +42,10 @@ def _arithmetic_of(document: dict[str, Any]) -> dict[str, Any]:
 
 
 class RunFolder:
-    """An open run folder, locked until `close`. As a context manager, it also ends a running attempt as stopped or failed."""
+    """An open run folder, locked until `close`. As a context manager, it also ends a running attempt as stopped or failed.
+
+    Except in `begin_attempt`, a failure to write run.json is only a warning, given once.
+    """
 
     def __init__(self, path: Path, lock: FolderLock, receipt: Receipt, warn: Callable[[str], None]):
         self.path = path
@@ -141,15 +144,15 @@ class RunFolder:
             raise _cannot_write(self.path, error) from error
 
     def record_resume(self, resumed_from: Path, step: int) -> None:
-        """Record the checkpoint from which the attempt resumes, and its machine. A full disk only warns."""
+        """Record the checkpoint from which the attempt resumes, and its machine."""
         self._write(lambda: self._receipt.record_resume(resumed_from.name, step, {**describe_machine(), "commit": checked_out_commit()}))
 
     def record(self, **fields: Any) -> None:
-        """Set fields of run.json, such as threads, data, totals, result; each value replaces the old one. A full disk only warns."""
+        """Set fields of run.json, such as threads, data, totals, result; each value replaces the old one."""
         self._write(lambda: self._receipt.record(fields))
 
     def record_totals(self, fields: Mapping[str, Any]) -> None:
-        """Set fields of `totals`; others are kept. A full disk only warns."""
+        """Set fields of `totals`; others are kept."""
         self.record(totals={**(self._receipt.document.get("totals") or {}), **fields})
 
     def write_recipe(self, text: str) -> None:
@@ -162,18 +165,15 @@ class RunFolder:
             ) from error
 
     def update_time(self) -> None:
-        """Record the time of the running attempt every few seconds, so that a kill loses no more of it. A full disk only warns."""
+        """Record the time of the running attempt every few seconds, so that a kill loses no more of it."""
         self._write(self._receipt.update_time)
 
     def confirm_finished(self) -> None:
-        """Record that a run whose result is repeated is finished: an attempt to lengthen it may have failed. A full disk only warns."""
+        """Record that a run whose result is repeated is finished: an attempt to lengthen it may have failed."""
         self._write(self._receipt.confirm_finished)
 
     def end_attempt(self, status: End, *, step: int | None = None, error: str | None = None, **fields: Any) -> None:
-        """Write how the attempt ended, its last step, the message of its error, and fields. A second call changes nothing.
-
-        A full disk only warns.
-        """
+        """Write how the attempt ended, its last step, the message of its error, and fields. A second call changes nothing."""
         self._write(lambda: self._receipt.end_attempt(status, step, error, fields))
 
     def close(self) -> None:

@@ -1,4 +1,4 @@
-"""The runs in a folder, described from their receipts and checkpoints. Free of torch, and fast with hundreds of runs."""
+"""The runs in a folder, described from their run.json and checkpoints. Free of torch, and fast with hundreds of runs."""
 
 import os
 import shlex

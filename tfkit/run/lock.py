@@ -1,7 +1,7 @@
 """The exclusive lock of a run folder, which names its owner and is released when the owner exits.
 
-The package filelock would not do: it does not name the owner, fails on file systems without locks (ENOLCK), and opens a lock for writing
-also to test it, which another user's folder refuses.
+The package filelock is not used for this: it does not name the owner, fails on file systems without locks (ENOLCK), and opens a lock for
+writing also to test it, which another user's folder refuses.
 """
 
 import errno

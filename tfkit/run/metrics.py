@@ -169,5 +169,5 @@ def read_lines(path: Path) -> Iterator[tuple[bytes, dict[str, Any] | None]]:
 
 
 def is_foreign(line: bytes, record: dict[str, Any] | None) -> bool:
-    """Whether a line is not a record; a last line without an end is none that is complete: a kill leaves it, or it is being written."""
+    """Whether a complete line is not a record. A last line without its end is incomplete: a kill left it, or it is being written."""
     return record is None and line.endswith(b"\n")

@@ -111,7 +111,7 @@ def read_run_json(folder: Path) -> RunDocument:
 
 
 def known_of(folder: Path) -> RunDocument:
-    """Return the content of the run.json of a run folder; nothing is known if it is missing or cannot be read."""
+    """Return the content of the run.json of a run folder, empty if it is missing or cannot be read."""
     with suppress(OSError, ValueError):
         return read_run_json(folder)
     return RunDocument()
@@ -190,8 +190,7 @@ class Receipt:
         """Read `path`, and mark attempts that are still "running" as killed; without the file, begin a new run.
 
         A damaged file is renamed, with a warning. `saved_step`: the step of the newest checkpoint, recorded as the last step of a killed
-        attempt.
-        Raises OtherVersionError if a later version of tfkit wrote the file.
+        attempt. Raises OtherVersionError if a later version of tfkit wrote the file.
         """
         new = {"schema_version": SCHEMA_VERSION, "run_id": str(uuid.uuid4()), "name": "", "command": [], "status": "new", "attempts": []}
         try:
@@ -260,7 +259,7 @@ class Receipt:
         self.document.pop("result", None)
 
     def confirm_finished(self) -> None:
-        """Record that the run is finished, as its result says, whatever became of later attempts, which took no step."""
+        """Record that the run is finished, as its result says, however later attempts ended, since they took no step."""
         if self.document["status"] != "finished":
             self.document["status"] = "finished"
             self.write()

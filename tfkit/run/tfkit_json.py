@@ -35,7 +35,7 @@ class ModelDocument:
 
 
 def read_tfkit_json(folder: Path) -> ModelDocument:
-    """Return the content of the tfkit.json of a checkpoint; nothing is known without one. Raises ModelError."""
+    """Return the content of the tfkit.json of a checkpoint, empty without one. Raises ModelError."""
     path = find_named(folder, NAME)
     if path is None:
         return ModelDocument()

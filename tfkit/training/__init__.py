@@ -1,1 +1,1 @@
-"""Training: the loop, the step, the optimizers, the schedule, and the training state of checkpoints."""
+"""Training: the loop, the step, the optimizers, the schedule, mixed precision, and the memory and the FLOPs of a step."""

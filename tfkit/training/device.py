@@ -90,7 +90,7 @@ def make_deterministic(device: torch.device) -> None:
 
 
 def set_determinism(mode: int) -> None:
-    """Have an operation without a deterministic algorithm allowed (0), warned of (1), or refused (2)."""
+    """Allow (0), warn of (1) or refuse (2) operations without a deterministic algorithm."""
     os.environ["TORCHINDUCTOR_DETERMINISTIC"] = str(int(mode > 0))  # the compiler reads it when it is imported
     if "torch._inductor" in sys.modules:
         torch.use_deterministic_algorithms(mode > 0, warn_only=mode == 1)

@@ -180,7 +180,7 @@ class _Walk:
         return stream or self.is_trained(sublayer) or (op.cross and source)
 
     def _distances(self, op: Attention, vectors: DistanceVectors, states: int, queries: bool, keys: bool) -> None:
-        """Collect the products of queries and of keys with the vectors of distances, in the places of tokens."""
+        """Collect the products for the vectors of distances (DeBERTa): their projections, and their scores with all queries and keys."""
         count = 2 * vectors.buckets
         trained = self.is_trained(vectors)
         of_queries, of_keys = (self.linear(projection, count, trained) for projection in (op.q_proj, op.k_proj))

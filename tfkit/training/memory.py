@@ -22,8 +22,7 @@ from tfkit.training.optimizer import reads_narrow_gradients, state_numel
 from tfkit.training.precision import HOLDS_NARROW_GRADIENTS
 
 # The limits of a micro-batch that is chosen here: a larger one, in tokens or in bytes of activations with their margin, is no faster.
-# SmolLM2-135M takes 1.2 MB
-# per token on a CPU: 3,600 tokens.
+# SmolLM2-135M takes 1.2 MB per token on a CPU, so its limit is 3,600 tokens.
 AUTO_MICRO_BATCH_TOKENS = 16_384
 AUTO_MICRO_BATCH_BYTES = 4 * 2**30
 _PROBE_TOKENS = 16
@@ -73,9 +72,8 @@ def model_bytes(
     """Return the bytes of a model whose steps compute in `dtype`, on the first of the ranks over which its weights are sharded.
 
     `parameters`: by name, with the shapes of the whole model; they may be on the meta device. `section`: the recipe's section of its
-    optimizer; None: it is not trained. `has_mean`, `whole`: as in `Weights`. `reshard`: free the weights of a block after its forward.
-    `sums_gradients`: of several
-    micro-batches or ranks.
+    optimizer; None: it is not trained. `has_mean`, `whole`: as in `Weights`. `reshard`: free the weights of a block after its forward
+    pass. `sums_gradients`: gradients of several micro-batches or ranks are added up.
     """
     parts = {name: torch.Size((-(-one.shape[0] // shards), *one.shape[1:])) if one.dim() else one.shape for name, one in parameters.items()}
     trained = {name: part for name, part in parts.items() if section is not None and parameters[name].requires_grad}

@@ -125,8 +125,8 @@ def _fitting_together() -> Iterator[None]:
 
 
 class FreedMemory:
-    """A limit on the freed memory that the C library keeps (Linux, glibc), for ranks with sharded weights. Such a rank
-    keeps allocating and freeing whole tables and gradients beside its shards, which fragments the free memory.
+    """A limit on the freed memory that the C library keeps (Linux, glibc), for ranks with sharded weights. Such a rank keeps allocating
+    and freeing whole tables and gradients beside its shards, which fragments the free memory.
     """
 
     def __init__(self, large: int):
@@ -144,9 +144,9 @@ class FreedMemory:
             self._other_bytes = self._resident() - self._used()  # memory of other libraries
 
     def trim(self) -> None:
-        """Return free memory to the system if there is much of it while the memory in use is near its peak: their joint peak is then lower.
+        """Return free memory to the system if there is much of it while the memory in use is near its peak: the peak of both is then lower.
 
-        At other times it is kept for the next tensors: its pages need not be zeroed again.
+        At other times free memory is kept for the next tensors, so that the system need not zero its pages again.
         """
         if self._libc is None:
             return

@@ -76,7 +76,7 @@ class Stepper:
 
     def preparing(self) -> contextlib.AbstractContextManager[None]:
         """Enclose the preparation of a step's micro-batches. If one rank runs out of memory, all ranks raise a MemoryError, so that all
-        halve them; for sampled responses, whose preparation exchanges results, the exchanges themselves do so.
+        halve them. Nothing is enclosed for sampled responses: there the exchanges of results raise the error on all ranks.
         """
         return self.peers.fitting() if self.objective.rollouts is None else contextlib.nullcontext()
 

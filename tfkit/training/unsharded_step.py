@@ -17,14 +17,14 @@ if TYPE_CHECKING:
 
 
 def is_shard_of(state: Tensor, parameter: Tensor) -> bool:
-    """Whether a tensor of a parameter's state has the parameter's shape, so that it is sharded like the parameter."""
+    """Whether a tensor of a parameter's state has as many dimensions as the parameter: it then has its shape, and is sharded like it."""
     return state.dim() == parameter.dim()
 
 
 @torch.no_grad()
 def step_unsharded(optimizer: "Algorithm", parameters: Mapping[str, nn.Parameter], sharding: "Sharding") -> None:
-    """Take a step of an optimizer of this rank's shards of `parameters`. State of another shape than its parameter's, such as means over
-    rows, is whole on every rank.
+    """Take a step of an optimizer whose `parameters` are this rank's shards. State of another shape than its parameter's, such as means
+    over rows, is whole on every rank.
     """
     updated = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
     gradients = {name: shard.grad for name, shard in parameters.items() if id(shard) in updated and shard.grad is not None}

@@ -1,7 +1,7 @@
 """Readers of JSON lines, with an object a line, and of JSON, with an array of objects or of arrays that is read item by item.
 
-The package ijson would not do: an integer of 4301 digits ends the process (3.6.0), half a surrogate pair silently becomes "?", and a byte
-that is not UTF-8 ends the file, not its item.
+The package ijson (3.6.0) is not used for this: an integer of 4301 digits crashes its process, half a surrogate pair silently becomes "?",
+and a byte that is not UTF-8 ends the whole file, not only the item that it is in.
 """
 
 import codecs

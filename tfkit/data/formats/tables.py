@@ -107,7 +107,7 @@ class _PlainReader:
         return bare.split(self._delimiter) if bare else []
 
     def _is_plain_quote(self, line: str) -> bool:
-        """Whether a quote that is not doubled is inside a field: a writer of quoted fields would have doubled it."""
+        """Whether a field has an undoubled quote inside, which no writer of quoted fields leaves: quotes are then plain characters."""
         return self._quote_within.search(line.replace('""', "")) is not None
 
 

@@ -131,9 +131,9 @@ def _class_folders(root: Path, paths: Sequence[Path], only: Sequence[str], colum
 
 
 def _find_parallel(section: SourceSection, pattern: str, paths: tuple[Path, ...], columns: Columns) -> "ParallelFiles | None":
-    """Return the parallel files of a source whose layout the recipe does not describe.
+    """Return the parallel files of a source; None if there are none, or if the recipe describes the layout.
 
-    If rows are a text alone, each file is a text: the one that is named, or that of each language.
+    Where a row is only a text, a single named file is read alone, and files in several languages are separate texts.
     """
     described = (section.format, section.header, section.field) != (None, None, None) or section.beside
     of_text = columns.roles == TEXT and not columns.beyond_roles

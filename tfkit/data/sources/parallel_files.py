@@ -49,7 +49,7 @@ class ParallelFiles:
 def find_parallel(pattern: str, paths: Sequence[Path], *, of_languages: bool) -> ParallelFiles | None:
     """Return the parallel files of a path, folder or glob, given the files of a path or glob; None if they are not parallel.
 
-    `of_languages`: also files of the same texts in several languages, if they have equally many lines; otherwise each is a text.
+    `of_languages`: files in several languages are parallel, too, if they have equally many lines.
     """
     named = paths[0] if len(paths) == 1 and Path(pattern).expanduser().is_file() else None
     folder = named.parent if named is not None else Path(pattern).expanduser()

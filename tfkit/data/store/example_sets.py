@@ -213,7 +213,7 @@ class _Writers:
         self.examples += 1
 
     def finish(self) -> list[str]:
-        """Write the end of the last example, and return the names of the arrays."""
+        """Write the offset at which the last example of each array ends, and return the names of the arrays."""
         for name, end in self.ends.items():
             self._file(f"{name}.starts").write(np.array([end], "<i8").tobytes())
         return self._names()

@@ -1,4 +1,4 @@
-"""The checkpoint that a fine-tuning starts from: its description, its weights under the objective's head, its entry among the parents."""
+"""The checkpoint that a fine-tuning starts from: its description, its weights with the objective's head, its entry among the parents."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

@@ -150,7 +150,7 @@ def _check(recipe: Recipe, data: TrainingData, model: Transformer) -> None:
 def assemble_stepper(
     recipe: Recipe, objective: Objective, model: Transformer, device: torch.device, precision: torch.dtype, peers: Peers = ALONE
 ) -> tuple[Stepper, FrozenReference | None]:
-    """Return what takes the steps, with unsharded weights, and the initial model, for an objective that reads it in every step."""
+    """Return the stepper, with unsharded weights, and the reference, if the objective reads the initial model in every step."""
     training = recipe.training
     companions = place_companions(recipe, objective, device, precision) if objective.companions else {}
     move(model, device)
@@ -211,7 +211,7 @@ def in_steps(every: int | Literal["epoch"] | None, rows: Rows, sizes: BatchSizes
 
 
 def choose_trained(recipe: Recipe, model: Transformer, new: Sequence[str] = ()) -> None:
-    """Add the recipe's adapter, and freeze what it names; `new`: parameters that are trained with an adapter. Raises UsageError."""
+    """Add the recipe's adapter, and freeze the parameters that it names; `new`: those trained beside an adapter. Raises UsageError."""
     training = recipe.training
     if training.adapter is not None:
         add_lora(model, training.adapter, training.seed, new)

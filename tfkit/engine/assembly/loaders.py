@@ -1,4 +1,4 @@
-"""The loaders of a run other than that of stored rows: of sampled responses, with text mixed in, of all ranks; and a loader's state."""
+"""The loaders of a run beside that of stored rows: of sampled responses, with text mixed in, and of the micro-batches of all ranks."""
 
 from collections.abc import Callable, Mapping
 from copy import copy

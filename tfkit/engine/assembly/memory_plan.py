@@ -122,7 +122,7 @@ def require_memory(recipe: Recipe, model: Transformer, device: torch.device, cop
 
 
 def require_memory_for_blocks(recipe: Recipe, device: torch.device, copies: float = 1.0) -> None:
-    """Do the same for a randomly initialized model before the data are read, while its vocabulary is not known.
+    """Call `require_memory` before the data are read, for a randomly initialized model whose vocabulary is not known yet.
 
     Only one block of each stack is built, on the meta device.
     """

@@ -26,8 +26,8 @@ from tfkit.training.optimizer import Optimizer
 from tfkit.training.precision import Weights
 from tfkit.training.step import Stepper, TrainedModel
 
-# Prefixes of the latest weights, of their mean, of what belongs to a companion, and of the loader's tensors; no parameter has them, and
-# the optimizer's state has none.
+# Prefixes of the latest weights, their mean, the tensors of a companion, and the loader's; no parameter begins with one, and the
+# optimizer's state needs none.
 _LATEST, _MEAN, COMPANIONS, _LOADER = "latest/", "mean/", "companions/", "loader/"
 
 _TENSORS = f"{FOLDER}/optimizer.safetensors"
@@ -39,8 +39,8 @@ def state_tensors(
     """Return the tensors of a checkpoint's training state: the optimizer's state, the trained companions, and the latest weights if the
     model's files hold others.
 
-    The files hold the mean, if there is one. An adapter's `factors` are in the model's files in Hugging Face's layout, or merged, so the
-    mean of the factors is here, too.
+    The model's files hold the mean, if there is one. `factors`: the trained weights are LoRA matrices, which the files have in another
+    layout, or merged; so they and their mean are here, too.
     """
     trained = weights.trained
     latest = {f"{_LATEST}{name}": parameter for name, parameter in trained.items()} if weights.mean or factors else {}
@@ -49,9 +49,9 @@ def state_tensors(
 
 
 def owner_of(key: str) -> tuple[str, str]:
-    """Return the trained companion and the parameter to which a tensor of `state_tensors`, or a weight by its plain name, belongs.
+    """Return the names of the companion and the parameter to which a tensor of the training state belongs; "" for the trained model itself.
 
-    The companion is empty for the model of the run.
+    `key`: its name in `state_tensors`, or the plain name of a weight.
     """
     if key.startswith(COMPANIONS):
         return _companion_parameter(key)

@@ -34,7 +34,7 @@ class SetScores:
 def score_validation(
     recipe: Recipe, data: TrainingData, model: Transformer, should_stop: Callable[[], bool], reference: FrozenReference | None = None
 ) -> SetScores | None:
-    """Return `loss` and the objective's other metrics; with several sets also those of each, as `<name>.loss`. None if it was stopped.
+    """Return `loss` and the objective's other metrics; with several sets also those of each, as `<name>.loss`. None if stopped.
 
     A causal language model is scored text by text, as `tfkit evaluate` does; other objectives by their own rows; a student by the objective
     that it learns from the rows, without its teacher. `evaluation.max_tokens` limits all sets together, so the last ones may be left out.
@@ -69,7 +69,7 @@ def score_sets(
     *,
     work: BatchWork = UNWATCHED,
 ) -> SetScores | None:
-    """Return the scores of all sets together and of each set. None if it was stopped."""
+    """Return the scores of all sets together and of each set; None if `work` was stopped."""
     names, labelled = [one.name for one in sets], objective.labelled
     if labelled is not None and labelled.evaluates_answers:
         judged = judge_sets(settings, order, labelled, [one.stored for one in sets], model, work=work)
@@ -98,7 +98,7 @@ def score_sets(
 def opened_sets(
     objective: Objective, order: RowOrder, sets: Iterable[Stored], max_tokens: int | None
 ) -> Iterator[tuple[Rows, int | None, int]]:
-    """Yield the rows of each set that is scored, the tokens left for them, and how many rows these are; the last sets may be left out."""
+    """Yield the rows of each scored set, the tokens left for them, and how many rows these allow; the last sets may be left out."""
     budget = TokenBudget(max_tokens)
     for stored in budget.until_spent(sets):
         rows = objective.open_rows([(stored, 1.0)], order)
@@ -128,7 +128,7 @@ def judge_sets(
     *,
     work: BatchWork = UNWATCHED,
 ) -> list[list[RowPrediction]] | None:
-    """Return the results of each set, row by row; None if it was stopped."""
+    """Return the results of each set, row by row; None if `work` was stopped."""
     results: list[list[RowPrediction]] = []
     for rows, left, _ in opened_sets(objective, order, sets, settings.max_tokens):
         judged = judge_rows(model, objective, rows, settings.batch_size, max_tokens=left, work=work)

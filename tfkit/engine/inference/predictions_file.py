@@ -1,4 +1,4 @@
-"""A file of predictions, with a line for each row of the data: JSON lines or a table. It is checked before anything is computed."""
+"""Writing of predictions, a line for each row of the data: JSON lines or a table. The path is checked before anything is computed."""
 
 import csv
 import errno

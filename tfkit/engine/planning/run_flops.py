@@ -152,7 +152,7 @@ def run_flops(
 def _other_work(
     recipe: Recipe, data: TrainingData, model: Transformer, loader: Loader[Any], steps: int, evaluations: int
 ) -> dict[str, float]:
-    """Return the work of decoding, checkpoints and weights, by the names of RunWork."""
+    """Return the fields of RunWork for decoding, checkpoints and weights, by name."""
     decoded = float(evaluations * recipe.generation.max_new_tokens) if recipe.generation.prompts else 0.0
     sampled = decoded * len(recipe.generation.prompts)
     if (rollouts := data.objective.rollouts) is not None:

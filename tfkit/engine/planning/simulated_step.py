@@ -1,4 +1,4 @@
-"""Simulate steps of rank 0 with the training code, on tensors without memory and with collectives that send nothing.
+"""Simulate steps of rank 0 with the training code, on fake tensors and with collectives that send nothing.
 
 PyTorch's `fake` process group has the planned number of ranks; this process is the first, whose shards are the largest. Only the bytes and
 the traffic of tensors are counted, without the allocator's overhead and the libraries.

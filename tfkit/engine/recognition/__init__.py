@@ -1,1 +1,1 @@
-"""From a stranger's data and checkpoint to a recipe, with its reasons."""
+"""Decide the recipe for a user's data and checkpoint, with reasons, if the user gives none."""

@@ -83,7 +83,7 @@ class UnwrittenRecipe:
 
     @property
     def inputs(self) -> Inputs:
-        """The inputs that the command line names."""
+        """The named data and checkpoint, which outputs must not replace."""
         return inputs_of([], self.sources, [self.start])
 
     def decide(self, _listener: Listener) -> ResolvedRecipe:
@@ -149,9 +149,10 @@ def tuning_overrides(
 
 
 def with_length(overrides: Overrides, source: RecipeText | None, tokens: int | None, minutes: float | None) -> Overrides:
-    """Return the overrides with a length in tokens, which is that of a recipe's first stage. Raises UsageError for several lengths or none.
+    """Return the overrides with the length in `tokens`; in a recipe with stages, it is that of the first stage.
 
-    `minutes` become steps by a forecast, once the data are prepared (fit_length).
+    `minutes` become steps by a forecast, once the data are prepared (fit_length). Raises UsageError for more than one length, and for
+    `minutes` that are not a positive number or with stages.
     """
     if tokens is None and minutes is None:
         return overrides

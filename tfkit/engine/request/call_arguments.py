@@ -1,4 +1,4 @@
-"""The arguments of a call in Python as the engine takes them. Each function raises UsageError for what is none of its kind."""
+"""The arguments of a call in Python as the engine takes them. Each function raises UsageError for a value of another kind."""
 
 from collections.abc import Mapping, Sequence
 from os import PathLike
@@ -34,7 +34,7 @@ def recipe_text(recipe: AnyRecipe) -> RecipeText:
 
 
 def path_text(name: str, path: object) -> str | None:
-    """Return the path of an argument as text; None: it is not given. A table of pandas, for instance, is none."""
+    """Return the path of an argument as text; None if it is not given. A table of pandas, for instance, is refused."""
     if not isinstance(path, str | PathLike | None):
         raise UsageError(f"{argument(name)} is a path, and this is a {type(path).__name__}; {_WHAT_TO_GIVE[name]}")
     return None if path is None else str(path)
@@ -49,12 +49,12 @@ def required_path(name: str, path: object) -> str:
 
 
 def run_folder(run: str | Path | None, name: str) -> Path:
-    """Return the run folder of a call; without one, that of the name below runs/."""
+    """Return the run folder of a call, by default runs/`name`."""
     return Path(path_text("run", run) or Path("runs") / name)
 
 
 def stage_names(stages: str | Sequence[str]) -> tuple[str, ...]:
-    """Return the chosen stages of a call; a text is one of them."""
+    """Return the chosen stages of a call; a single one may be given as text."""
     return (stages,) if isinstance(stages, str) else tuple(stages)
 
 

@@ -107,7 +107,7 @@ def _defaults_of_other_objectives() -> dict[str, Any]:
 
 
 def _without_recipe(checkpoint: Path, overrides: Overrides) -> EvaluationSettings:
-    """Return the defaults, changed by the overrides: of a training of the checkpoint on the rows that are scored. Raises RecipeError."""
+    """Return the defaults with the overrides, as for a training of the checkpoint on the scored rows. Raises RecipeError."""
     tree = Mapping(OVERRIDES)
     training = {"model.from": str(checkpoint), "data": {}, "objective.kind": "causal_lm", "training.steps": 1}
     problems = apply_overrides(tree, {**training, **overrides})
@@ -135,7 +135,7 @@ def _without_recipe(checkpoint: Path, overrides: Overrides) -> EvaluationSetting
 
 
 def _read_as_trained(data: DataSection, path: str) -> DataSection:
-    """Return the data with the columns of data.train's first source for the source that is scored, unless it names its own.
+    """Give the scored source the columns of data.train's first source, unless it names its own; return the data.
 
     The settings for files without a header apply in the same way, if the types of the files are the same.
     """

@@ -35,8 +35,8 @@ class Inputs:
     def refuse_output(self, path: Path, option: str, run: Path | None = None) -> None:
         """Raise UsageError for an output that is an input, would be read as one, or lies in a run folder or a model folder.
 
-        The one rule for every option that names an output, which holds for its path and for where its links lead, also hard links. `run`:
-        the run folder of the command.
+        This is the one rule for every option that names an output. It holds for the path itself and for the file that it leads to, also by
+        a hard link. `run`: the run folder of the command.
         """
         for source in self.sources:
             if _is_read_by(path, source):
@@ -80,7 +80,7 @@ def sections_of(data: DataSection) -> list[SourceSection]:
 
 
 def inputs_of(files: Iterable[Path], sections: Iterable[SourceSection], models: Iterable[str | Path | None]) -> Inputs:
-    """Return files, sources and models as inputs: all checkpoints of a run folder named as a model; nothing for a model on the hub."""
+    """Return the inputs. A run folder that is named as a model means all its checkpoints; a model on the hub is left out."""
     sections = list(sections)
     sources = [path for section in sections for path in (section.path, *section.beside.values()) if path is not None]
     folders = [Path(name) for name in (*models, *(section.hub for section in sections)) if name and not str(name).startswith("hub:")]

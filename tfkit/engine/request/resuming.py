@@ -25,7 +25,7 @@ from tfkit.run.manifest import verify
 from tfkit.run.strict_json import is_number
 
 _PATIENCE = "training.patience"  # changes the end of a run, not its steps
-_GUARDS = ("training.max_skipped_steps", "training.loss_jump_sigmas", "data.max_lost")  # raised or set after they ended a run
+_GUARDS = ("training.max_skipped_steps", "training.loss_jump_sigmas", "data.max_lost")  # raised by the user after they ended a run
 _ROUNDING = ("training.compile", "training.activation_checkpointing")  # change the rounding only, as another machine does
 # What may change between attempts: it has no effect on the steps so far.
 _FREE = (
@@ -105,7 +105,7 @@ def merged(before: RequestRecord, now: RequestRecord) -> RequestRecord:
 
 
 def _changed_by(before: RequestRecord, now: RequestRecord) -> dict[str, Any]:
-    """Return what a later request changes: the edits of the file that the overrides would hide, and its own new overrides."""
+    """Return what a later request changes: edits of the file that the earlier overrides would hide, and its own new overrides."""
     given = now.overrides.items()
     new = {name: value for name, value in given if _last(now, name) == (name, value) != _last(before, name)}
     if not before.recipe or not now.recipe:
@@ -117,7 +117,7 @@ def _changed_by(before: RequestRecord, now: RequestRecord) -> dict[str, Any]:
 
 
 def _last(request: RequestRecord, name: str) -> tuple[str, Any] | None:
-    """Return the last override of a field, which holds; the units of the length are one field."""
+    """Return the last override of a field, which is the valid one; the units of the length are one field."""
     names = _alternatives(name)
     return next((one for one in reversed([*request.overrides.items()]) if one[0] in names), None)
 
@@ -174,8 +174,8 @@ def report_changes(folder: RunFolder, resumption: Resumption, listener: Listener
     lengths = [line for name, line in changes.items() if name in LENGTH]
     if lengths and recipe.schedule.kind in _LENGTH_SCHEDULES:
         listener.warn(
-            f"{'; '.join(lengths)}. The {recipe.schedule.kind} schedule follows from the length, so the learning rate continues along "
-            "another curve than it came"
+            f"{'; '.join(lengths)}. The {recipe.schedule.kind} schedule follows from the length, so from here on the learning "
+            "rate has another curve than before"
         )
     if judged := changes.get("evaluation.metric"):
         listener.warn(f"{judged}. From now on the best checkpoint is chosen by the new one")

@@ -1,6 +1,6 @@
-"""The totals in run.json: of all attempts of a run, and of the stages of a recipe or the trials of a sweep, with the results of these.
+"""The totals in run.json, of all attempts of a run, all stages of a recipe or all trials of a sweep; and the results of the latter two.
 
-Those of a run whose process was killed are completed by the next command. Torch-free.
+The totals of a run whose process was killed are completed by the next command. Torch-free.
 """
 
 from collections.abc import Iterable, Mapping
@@ -38,9 +38,10 @@ def stage_facts(folders: Mapping[str, Path]) -> dict[str, Any]:
 
 
 def chain_result(folder: Path, status: str, results: Mapping[str, dict[str, Any]], facts: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the result of docs/cli.md; `results`: those of the stages that this command ran, in order.
+    """Return the result of a recipe with stages (docs/cli.md); `results`: those of the stages that this command ran, in order.
 
-    Fields of a single model are those of the last of these; steps, tokens, time, energy and emissions are sums of all stages in the folder.
+    Fields of a single model are those of the last of these stages; steps, tokens, time, energy and emissions are sums of all stages in the
+    folder.
     """
     last = [*results.values()][-1] if results else {}
     totals, stages = facts["totals"], facts["stages"]
@@ -122,7 +123,7 @@ def sweep_facts(folder: Path, trials: list[Trial]) -> dict[str, Any]:
 
 
 def sweep_result(folder: Path, status: str, planned: int, facts: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the result of docs/cli.md."""
+    """Return the result of a sweep (docs/cli.md)."""
     trials, totals = facts["trials"], facts["totals"]
     listed = [_trial_document(folder, name, trial) for name, trial in trials.items()]
     best = trials.get(facts["best_trial"])
@@ -172,7 +173,7 @@ def _selection_factor(total: float | None, best: Mapping[str, Any] | None) -> fl
 def record_totals(folder: RunFolder, reading: Reading, counts: dict[str, Any]) -> None:
     """Record the totals of all attempts of a run, however the last one ended: time, energy, rework, and the caller's counts.
 
-    Time and energy are those of the ledgers. `reading`, the meter's last one, replaces them if the disk did not store all of theirs.
+    Time and energy are those of the ledgers. `reading`, the meter's last one, replaces them if the disk did not store them completely.
     """
     seconds = round(folder.recorded.seconds(read_seconds(folder.path, folder.run_id)), 3)
     stored = ledger_totals(folder.path, folder.run_id, seconds)
@@ -185,9 +186,9 @@ def record_totals(folder: RunFolder, reading: Reading, counts: dict[str, Any]) -
 
 
 def finalize_killed_run(path: str | Path) -> None:
-    """Mark a killed attempt in run.json, and record its totals. `path`: a value of --from; anything but a killed run is left unchanged.
+    """Mark a killed attempt in run.json, and record its totals. `path`: a run folder, or a checkpoint in one.
 
-    So is a folder that cannot be written.
+    Anything but a killed run, and a folder that cannot be written, is left unchanged.
     """
     folder = Path(path)
     if folder.parent.name == "checkpoints":

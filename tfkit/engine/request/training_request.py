@@ -48,7 +48,7 @@ def kind_of(recipe: "Recipe") -> TrainingKind:
 
 @dataclass(frozen=True)
 class RequestRecord:
-    """The recipe of a run as it was given, and its overrides; without a recipe, the overrides are all.
+    """The recipe of a run as it was given, and its overrides; without a recipe, the overrides alone.
 
     run.json keeps it, since only a comparison with it shows what a resume changes: an edit of the file or a different override is a
     change, an override that is left out the second time is not.
@@ -88,9 +88,10 @@ class RequestRecord:
 class TrainingRequest:
     """A training that a command or a call requests: from random weights by a recipe, or from a checkpoint by a recipe or its data.
 
-    `kind`: None: as the recipe has it. `overrides` include those of `model.from` and `data.train`; in a recipe with stages each begins with
-    a stage's name. `is_named`: the user named this recipe in this command, so that its code may be run; it does not come from the folder of
-    an earlier one. `unwritten`: what is made from the data: the recipe where there is no source, else the fields that follow from its size.
+    `kind`: None if the recipe decides it. `overrides` include those of `model.from` and `data.train`; in a recipe with stages each begins
+    with a stage's name. `is_named`: the user named this recipe in this command, so that its code may be run; it does not come from the
+    folder of an earlier one. `unwritten`: what is made from the data: the recipe where there is no source, else the fields that follow from
+    their size.
     """
 
     kind: TrainingKind | None
@@ -133,7 +134,7 @@ class TrainingRequest:
     def check(self) -> "Recipe | None":
         """Check the request, and return its recipe; None: it is yet to be made from the data, which are not read here. Raises UsageError.
 
-        A killed run from which the training starts gets its receipt completed.
+        The run.json of a killed run from which the training starts is completed.
         """
         if self.written is None:
             for model in self.inputs.models:

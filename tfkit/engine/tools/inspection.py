@@ -31,7 +31,7 @@ Kind = Literal["loss", "no loss", "padding"]
 
 @dataclass(frozen=True)
 class ShownToken:
-    """One position. `label`: its target, if the model predicts one from the position itself; `document`: the number of its document."""
+    """The token at a position. `label`: the target at this position, unless it is the next token; `document`: its document's number."""
 
     id: int
     token: str  # the entry of the vocabulary
@@ -42,7 +42,7 @@ class ShownToken:
 
 @dataclass
 class ShownRow:
-    """A row: its tokens; the target of a decoder; and the facts of the whole row (`label`, `next_sentence`)."""
+    """A sequence of a batch. `target`: for an encoder-decoder; `facts`: values of the whole row, such as `label` and `next_sentence`."""
 
     tokens: list[ShownToken]
     target: list[ShownToken] | None = None
@@ -61,7 +61,7 @@ class Reader:
         self.tokenizer, self.head, self.labels = tokenizer, head, labels
 
     def rows(self, batch: Batch) -> list[ShownRow]:
-        """Return every sequence of the batch; each one of a choice between several is a row."""
+        """Return every sequence of the batch; in multiple choice, each answer is a row of its own."""
         return [self._row(batch, number) for number in range(len(batch.input_ids))]
 
     def _row(self, batch: Batch, number: int) -> ShownRow:

@@ -1,6 +1,6 @@
-"""An assembled run: its weights, optimizer, loader and hooks, as new or as its newest good checkpoint has them.
+"""An assembled run: its weights, optimizer, loader and hooks, new or restored from its newest good checkpoint.
 
-It is ready for its next step: it records itself, trains and finishes.
+It is ready for its next step: it records itself in run.json, trains and finishes.
 """
 
 import warnings
@@ -165,7 +165,7 @@ class AssembledRun:
         return document
 
     def finish(self) -> dict[str, Any]:
-        """Write the card of the last checkpoint and the receipt of a finished run; return its result."""
+        """Write the card of the last checkpoint, and record the finished run in run.json; return its result."""
         result = self.result("finished")
         for warning in self.hooks.checkpointer.best.warnings(self.baselines, new_head=result["new_head"]):
             self.run.listener.warn(warning)

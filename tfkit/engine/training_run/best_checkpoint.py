@@ -21,13 +21,13 @@ class BestCheckpoint:
         self.metric = run.recipe.evaluation.metric or run.recipe.objective.trained_for.best_by
 
     def score(self, metrics: Mapping[str, float | None]) -> float:
-        """Return the score by which checkpoints are compared; NaN, which is never better, if there is none or it may not be the best."""
+        """Return the score by which checkpoints are compared; NaN, which is never better, without one or if the objective rules it out."""
         value = metrics.get(self.metric)
         known = {name: number for name, number in metrics.items() if number is not None}
         return value if value is not None and self.run.recipe.objective.may_be_best(known) else math.nan
 
     def record(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Record the scores of a step's checkpoint. An error of the disk is only a warning."""
+        """Record the scores of a step's checkpoint. A disk error causes only a warning."""
         try:
             self._record(step, metrics)
         except OSError as error:

@@ -91,7 +91,7 @@ class Checkpointer:
         return sum_inherited(self.run.ancestry.ancestors)
 
     def lineage(self) -> Lineage:
-        """Return the energy of this run by the latest reading, since a save does not wait for the meter, its parents and its ancestors."""
+        """Return the run's energy by the latest reading, its parents and its ancestors; a save does not wait for the meter."""
         own = OwnTotals.of(self.run.meter.reading(), intensity_of(self.run.recipe.carbon))
         return Lineage(self.kind, tuple(ParentEntry(**parent.document()) for parent in self.run.parents), own, self.run.ancestry.ancestors)
 
@@ -146,7 +146,7 @@ class Checkpointer:
 
     @property
     def _adapter(self) -> LoraSection | None:
-        """The adapter as which the checkpoints are written; None: they are whole models."""
+        """The adapter, if checkpoints are written as one; None: they are whole models."""
         adapter = self.run.recipe.training.adapter
         return None if self.data.start is None or adapter is None or adapter.merge else adapter
 

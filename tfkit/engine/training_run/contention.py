@@ -17,7 +17,7 @@ from tfkit.run.machine import usable_cores
 WINDOW_SECONDS = 60.0  # of steps; the system's shortest average of the load is over a minute, too
 _MARGIN = 0.5  # processes that wait for a core, on average, without being reported
 _LOOKS = 20  # samples of the threads that are ready, since one may wait for its data at that moment
-_LOST = 0.25  # cores that the run may lack without a report
+_LOST = 0.25  # cores' worth of time that the run may lose without a report
 
 
 def busy_neighbours() -> int:
@@ -27,10 +27,10 @@ def busy_neighbours() -> int:
     """
     try:
         average = os.getloadavg()[0]
-    except (OSError, AttributeError):  # a system that has none
+    except (OSError, AttributeError):  # a system without load averages
         return 0
     ready = average
-    with contextlib.suppress(OSError, ValueError, IndexError):  # Linux alone says it
+    with contextlib.suppress(OSError, ValueError, IndexError):  # only Linux reports it
         ready = (
             max(int(Path("/proc/loadavg").read_text(encoding="ascii").split()[3].partition("/")[0]) for _ in range(_LOOKS)) - 1
         )  # without this process

@@ -2,8 +2,8 @@
 prepare the same rows and model, take every step, and wait for it or take part (model_work.py). This module has both ends of the messages
 that they exchange.
 
-Rank 0, not their command line, sends them its recipe, the checkpoint that it continues from, the size of its micro-batches and which code
-may be run.
+Rank 0 sends them its recipe, the checkpoint that it continues from, the size of its micro-batches and which code may be run, whatever
+their own command lines say.
 """
 
 import gc
@@ -49,7 +49,7 @@ class AgreedStop:
         self._group, self._stop, self.code = group, stop, 0
 
     def stepped(self, seconds: float) -> None:
-        """Agree, after a step that took `seconds`, whether to stop: on the number of a signal, or that of SIGINT."""
+        """Agree, after a step that took `seconds`, whether to stop, on the number of the signal; without a signal, that of SIGINT."""
         self.code = self._group.agree_after_step(getattr(self._stop, "requested", None) or 2 * self._stop.should_stop(), seconds)
 
     def should_stop(self) -> bool:
@@ -83,7 +83,7 @@ class FollowingHooks:
         return "Rank 0 has recorded the step"
 
     def save(self, progress: Progress) -> None:
-        """Begin the part of the steps after this one in the measurements of this machine."""
+        """Begin a new phase in the energy measurement of this machine: the steps after this one."""
         self._meter.phase("train", progress.step)
 
     evaluate = save
@@ -95,8 +95,8 @@ class FollowingHooks:
 
 
 class RankHooks:
-    """The hooks of one of several ranks, around its own. Where rank 0 saves, evaluates or records a step, the others wait for the outcome,
-    and take part in the work that it announces meanwhile.
+    """The hooks of one of several ranks, which call the `hooks` of its role. Where rank 0 saves, evaluates or records a step, the others
+    wait for the outcome, and take part in the work that it announces meanwhile.
     """
 
     def __init__(self, hooks: LoopHooks | FollowingHooks, group: ProcessGroup, stop: StopRequest, work: ModelWork, start: dict[str, Any]):
@@ -242,8 +242,8 @@ def _take_part(message: dict[str, Any], group: ProcessGroup, listener: Listener,
 
 
 def _begin(message: dict[str, Any], group: ProcessGroup, listener: Listener, stop: StopRequest, meter: Meter) -> MicroBatches:
-    """Prepare the data, from the cache that rank 0 has filled if it is shared, and assemble the same components as rank 0, which are those
-    of the micro-batches.
+    """Prepare the data, from the cache that rank 0 has filled if it is shared, and assemble the same components as rank 0. Return the
+    micro-batches, which hold the components.
     """
     recipe = read_document(message["recipe"], "the recipe of rank 0").recipe
     device = pick_device(rank_device(message["device"], group.ranks))

@@ -1,4 +1,4 @@
-"""The estimate of a run before its first step, with the size of its learning rate trial, and the protocol of what estimates. Torch-free.
+"""The estimate of a run before its first step, with the size of its learning rate trial, and the protocol of forecasters. Torch-free.
 
 A trial is short trainings before the first step, which choose the best of several rates (rate_trial.py). The optimal rate of a shorter
 training is higher: it falls with the number of tokens to the power of 0.32 (Bjorck et al. 2024, arXiv 2409.19913, for lengths within a
@@ -207,10 +207,10 @@ class Forecaster(Protocol):
 
 
 def fit_length(run: "Run", minutes: float, named: Collection[str], *, measures: bool = False) -> dict[str, Any]:
-    """Give the prepared run the number of steps that takes about so long, and return the fields that this decides.
+    """Give the prepared run the number of steps that takes about this many minutes, and return the fields that this decides.
 
-    What the recipe gives in steps keeps its place in the run, unless it is `named` by the user. `measures`: the time is that of a few
-    steps, on the machine as it is now, and not that of the forecast alone, if one process trains.
+    Fields that the recipe gives in steps are scaled with the length, unless they are `named` by the user. `measures`: correct the
+    forecast by the time of a few real steps, if a single process trains.
     """
     recipe, own, how = run.recipe, run.recipe.training.steps, "by a forecast"
 

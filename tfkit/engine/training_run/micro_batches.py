@@ -36,8 +36,8 @@ _SLOW_STEP_SECONDS = 0.05  # of a step or an evaluation, whatever its size
 def limit_batch_size(recipe: Recipe, data: TrainingData, listener: Listener, ranks: int) -> Recipe:
     """Return the recipe with a batch of at most the available rows, with a warning: a larger one would read them several times a step.
 
-    It is the same for any number of ranks. Sampled responses are not limited: those to the same prompt are different rows. Raises
-    UsageError if it cannot be divided evenly among the ranks.
+    The batch is the same for any number of ranks. Sampled responses are not limited: those to the same prompt are different rows. Raises
+    UsageError if the limited batch cannot be divided evenly among the ranks.
     """
     training = recipe.training
     if (
@@ -76,7 +76,7 @@ def is_short(recipe: Recipe, data: TrainingData, model: Transformer, device: tor
 
 
 class MicroBatches:
-    """Sets `loader.micro_batch_size`. `restored`: the optimizer's state is in memory already."""
+    """Chooses and halves the micro-batches of a run's loader. `restored`: the optimizer's state is in memory already."""
 
     def __init__(self, recipe: Recipe, device: torch.device, listener: Listener, components: Components, *, restored: bool):
         self.recipe, self.device, self.listener = recipe, device, listener

@@ -93,7 +93,7 @@ class ModelWork:
         return self._shardings[companion].gather(name, self._local_tensors(kind)[key])
 
     def serve(self) -> dict[str, Any]:
-        """Take part in the work that rank 0 announces, until it announces something else. Return that."""
+        """Take part in the work that rank 0 announces; return its first other announcement."""
         while (work := (message := self.group.receive()).get("work")) is not None:
             assert work in _ANNOUNCED, work
             getattr(self, work)(*message["of"])

@@ -1,4 +1,4 @@
-"""The ranks of a command: found or started, met, watched and ended. Torch-free."""
+"""The ranks of a command: they are found or started, connected, watched and ended. Torch-free."""
 
 import os
 import sys

@@ -113,7 +113,7 @@ def try_rates(run: "Run", plan: RateTrialPlan) -> tuple[Recipe, dict[str, Any] |
 
 
 def _rare_labels(recipe: Recipe, data: TrainingData, plan: RateTrialPlan) -> int | None:
-    """Count the rows or words of a trial's held-out rows that do not have the most frequent class; None if an F1 need not decide."""
+    """Count the rows or words of a trial's held-out rows that do not have the most frequent class; None if the loss decides."""
     objective = data.objective.labelled
     if recipe.evaluation.metric not in RARE_METRICS or objective is None:
         return None
@@ -184,7 +184,7 @@ def _try_rate(run: "Run", recipe: Recipe, plan: RateTrialPlan, advance: Callable
 def _score(
     model: Transformer, judge: Objective, rows: Rows, batch_size: int, work: BatchWork, judged_by: str | None
 ) -> dict[str, float] | None:
-    """Return the metrics of the rows; those of answers, too, if one of them is needed. None if it was stopped."""
+    """Return the metrics of the rows: of the answers if `judged_by` is given, else of the loss; None if `work` was stopped."""
     if judged_by is None or judge.labelled is None:
         sums = score_rows(model, judge, rows, batch_size, work=work)
         return None if sums is None else judge.metrics(sums)
@@ -207,7 +207,7 @@ class RowSubset:
     def order(self, epoch: int) -> NDArray[np.int64]:
         """Return the row numbers of an epoch, in reading order: (len(self),).
 
-        Of weighted sources another epoch may read more or fewer of these rows; it then reads those of the first one.
+        With weighted sources, a later epoch of the full set may read more or fewer of these rows; then the first epoch's order is used.
         """
         kept = self._kept(epoch)
         return kept if len(kept) == len(self) else self._first

@@ -1,4 +1,4 @@
-"""A run before its first weight: its data prepared, its length, its rate and its forecast, for a training as for a plan."""
+"""A run before it has weights: its data prepared, its length, its rate and its forecast, for a training as for a plan."""
 
 import time
 from collections.abc import Callable

@@ -1,7 +1,7 @@
 """The programs that trackers send metrics to: TensorBoard, wandb, mlflow, trackio and aim. Imported only if one of them is asked for.
 
 Each has a run for a run of tfkit, and finds it again by the uuid of run.json, so that a run that is resumed, or sent once more, has each
-point once there. A library is imported when its run is opened; where it stores that run is for its own settings and environment variables.
+point once there. A library is imported when its run is opened; its own settings and environment variables decide where it stores that run.
 """
 
 import contextvars
@@ -48,7 +48,7 @@ class Program(Protocol):
     place: str
 
     def steps(self, name: str) -> Collection[int]:
-        """Return the steps at which this run has a point with this name, which it would keep beside a second one."""
+        """Return the steps whose point with this name the program has, and must not be sent again: it would keep both points, or refuse."""
 
     def add(self, step: int, values: Mapping[str, float]) -> None:
         """Store the values of one step."""
@@ -128,7 +128,7 @@ def _steps_in_event_files(folder: Path) -> dict[str, set[int]]:
 
 
 class _Wandb:
-    """A run of Weights & Biases whose id is the run's. It takes points in the order of steps only, so those up to its last are known."""
+    """A run of Weights & Biases whose id is the run's. It takes points only in the order of steps, so it has those up to its last step."""
 
     def __init__(self, run: TrackedRun, project: str):
         import wandb
@@ -184,7 +184,7 @@ def offline_records(path: Path) -> Iterator[Any]:
 
 
 class _Mlflow:
-    """A run of MLflow, found again by its tag. MLflow keeps every point that it is given, so those that it has are asked for."""
+    """A run of MLflow, found again by its tag. MLflow keeps every point that it is given, so it is asked which it has."""
 
     def __init__(self, run: TrackedRun, project: str):
         from mlflow import MlflowClient
@@ -225,7 +225,7 @@ class _Mlflow:
 
 
 class _Trackio:
-    """A run of Trackio, found again by its name. Trackio keeps every point that it is given, so those up to its last step are known."""
+    """A run of Trackio, found again by its name. Trackio keeps every point that it is given; it has those up to its last step."""
 
     def __init__(self, run: TrackedRun, project: str):
         import trackio

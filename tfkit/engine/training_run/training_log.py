@@ -22,8 +22,7 @@ from tfkit.units import format_metrics
 class TrainingLog:
     """The log of one attempt, truncated to the step that it resumes after. As a context manager it shows the live line.
 
-    `saved`: the part that the checkpoint keeps; None without a checkpoint, or with one of an
-    older version: then metrics.jsonl counts.
+    `saved`: the part that the checkpoint keeps; None without a checkpoint, or with one of an older version: metrics.jsonl is then read.
     """
 
     def __init__(self, run: Run, components: Components, saved: SavedLog | None):
@@ -153,7 +152,7 @@ class TrainingLog:
             self.show(line.loss, line.lr, rate, line.observed)
 
     def scores(self, step: int, metrics: dict[str, float], confusion: Mapping[str, Mapping[str, int]] | None) -> None:
-        """Append the scores of an evaluation, if known with the predictions of each class, and show the scores."""
+        """Append and show the scores of an evaluation; the predictions of each class, if known, are only appended."""
         self._metrics.append({"step": step, "evaluation": metrics} | ({"confusion": confusion} if confusion else {}))
         self._show_scores(step, f"step {step}", metrics)
 
