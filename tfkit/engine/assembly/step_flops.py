@@ -6,6 +6,8 @@ from functools import reduce
 from operator import add
 from typing import Any
 
+import numpy as np
+
 from tfkit.data import Loader
 from tfkit.engine.assembly.training_data import TrainingData
 from tfkit.model.config import ModelConfig
@@ -14,6 +16,7 @@ from tfkit.objectives.companion import Companion
 from tfkit.objectives.context import tokens_of
 from tfkit.objectives.objective import Batch, Objective
 from tfkit.objectives.registry import row_order
+from tfkit.objectives.rollouts import Response, response_batch
 from tfkit.objectives.vocabulary_loss import LOGITS_BYTES
 from tfkit.recipe.schema.sections import Recipe
 from tfkit.training.flops import Flops, ForwardShape, backward_flops, forward_flops, trained_shape
@@ -109,9 +112,6 @@ def _with_responses(objective: Objective, batch: Batch) -> Batch:
     """Return a batch of prompts with responses of the maximum length, as the loss reads them; any other batch unchanged."""
     if objective.rollouts is None:
         return batch
-    import numpy as np
-
-    from tfkit.objectives.rollouts import Response, response_batch
 
     lengths = [batch.input_ids.shape[1]] * len(batch.input_ids) if batch.padding_mask is None else batch.padding_mask.sum(1).tolist()
     new = np.zeros(objective.rollouts.section.max_new_tokens, np.int64)

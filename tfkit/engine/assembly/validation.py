@@ -10,6 +10,8 @@ from tfkit.errors import DataError, UsageError
 from tfkit.evaluation.lost_rows import completed, within, wrong_answers
 from tfkit.evaluation.row_scores import RowPrediction, TokenBudget, answer_metrics, first_rows, judge_rows, score_rows, tokens_of_first
 from tfkit.evaluation.text_scores import score_streams
+from tfkit.generation.complete import encode_prompts
+from tfkit.generation.decoding import check_length
 from tfkit.model.transformer import Transformer
 from tfkit.objectives.context import RowOrder, Stored, row_length
 from tfkit.objectives.labelled import LabelledObjective
@@ -176,9 +178,6 @@ def join_metrics(together: Mapping[str, float], each: Sequence[Mapping[str, floa
 
 def check_prompts(recipe: Recipe, data: TrainingData, model: Transformer) -> None:
     """Raise UsageError before the first step if the evaluations could not continue a prompt of the recipe."""
-    from tfkit.generation.complete import encode_prompts
-    from tfkit.generation.decoding import check_length
-
     texts, rendered = data.objective.prompts(recipe.generation.prompts)
     for number, ids in enumerate(encode_prompts(model, data.tokenizer, texts, rendered=rendered)):
         try:

@@ -1,7 +1,7 @@
 """Evaluation by sampled responses: one to each prompt of data.validation, as the evaluations of a training do."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from tfkit.adapters import FrozenReference, load
 from tfkit.alignment.held_out import JudgedResponse, judge_prompts, response_metrics
@@ -13,20 +13,16 @@ from tfkit.engine.assembly.training_data import ValidationSet, report_rows
 from tfkit.engine.assembly.validation import join_metrics, rows_within
 from tfkit.engine.inference.answering_model import open_finished
 from tfkit.engine.inference.by_row import Scored, scored_sources, stored_sets
-from tfkit.engine.inference.session import WHOLE
+from tfkit.engine.inference.session import WHOLE, Session
 from tfkit.engine.request.evaluation_settings import EvaluationSettings, saved_recipe
 from tfkit.errors import ModelError, TfkitError
 from tfkit.evaluation.lost_rows import reasons, wrong_answers
 from tfkit.evaluation.row_scores import loss_metrics
-from tfkit.hub import content_hash
-
-if TYPE_CHECKING:
-    from tfkit.engine.inference.session import Session
-    from tfkit.hub import Loaded
+from tfkit.hub import Loaded, content_hash
 
 
 def evaluate_rollouts(
-    settings: EvaluationSettings, loaded: "Loaded", session: "Session", code: CodePermission, *, each: bool = False
+    settings: EvaluationSettings, loaded: Loaded, session: Session, code: CodePermission, *, each: bool = False
 ) -> Scored:
     """Sample and reward a response to each prompt; `each`: also return a line for every prompt.
 
@@ -68,7 +64,7 @@ def evaluate_rollouts(
     )
 
 
-def _reference(loaded: "Loaded", session: "Session") -> FrozenReference | None:
+def _reference(loaded: Loaded, session: Session) -> FrozenReference | None:
     """Return the initial model of the checkpoint's run; None, with a warning, if it can no longer be read."""
     try:
         saved = saved_recipe(loaded.folder)

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from tfkit.data import ExampleSet, Source
 from tfkit.data.sources.open_sources import validation_sources
@@ -15,7 +15,7 @@ from tfkit.engine.assembly.training_rows import evaluation_baselines, scored_row
 from tfkit.engine.assembly.validation import join_metrics, judge_sets, opened_sets, rows_within, score_sets
 from tfkit.engine.assembly.verdict import predicts_one_class
 from tfkit.engine.inference.answering_model import open_finished
-from tfkit.engine.inference.session import WHOLE
+from tfkit.engine.inference.session import WHOLE, Session
 from tfkit.engine.inference.shared_inputs import SharedInput, number_inputs, shared_inputs, with_texts
 from tfkit.engine.request.evaluation_settings import EvaluationSettings
 from tfkit.errors import UsageError, argument
@@ -23,6 +23,7 @@ from tfkit.evaluation.baselines import Baselines
 from tfkit.evaluation.lost_rows import completed, only_class, reasons, wrong_answers
 from tfkit.evaluation.row_scores import RowPrediction, answer_metrics, tokens_of_first, written_metrics
 from tfkit.evaluation.written import deterministic, rows_of
+from tfkit.hub import Loaded
 from tfkit.objectives.context import RowOrder, Stored, row_length, tokens_of
 from tfkit.objectives.labelled import LabelledObjective, LabelProbabilities
 from tfkit.objectives.metrics import Scores, unit_weights
@@ -32,10 +33,6 @@ from tfkit.recipe.schema.data_sections import DataSection
 from tfkit.recipe.schema.objective_facts import ObjectiveSection
 from tfkit.recipe.schema.roles import Role
 from tfkit.tokenizer import Tokenizer
-
-if TYPE_CHECKING:
-    from tfkit.engine.inference.session import Session
-    from tfkit.hub import Loaded
 
 _DECODING = {
     *("max_new_tokens", "num_beams", "length_penalty", "length_law"),
@@ -66,7 +63,7 @@ class Scored:
     baselines: Baselines = field(default_factory=dict)
 
 
-def evaluate_rows(settings: EvaluationSettings, loaded: "Loaded", session: "Session", *, each: bool = False) -> Scored:
+def evaluate_rows(settings: EvaluationSettings, loaded: Loaded, session: Session, *, each: bool = False) -> Scored:
     """Score the rows of data.validation by the objective; by the student's own objective for a distillation.
 
     `each`: also return a prediction for every row that has an answer.
@@ -105,8 +102,8 @@ def stored_sets(
     sources: Sequence[Source],
     objective: Objective,
     tokenizer: Tokenizer,
-    loaded: "Loaded",
-    session: "Session",
+    loaded: Loaded,
+    session: Session,
 ) -> tuple[list[ValidationSet], RowOrder]:
     """Return the set of each source, with its truncated rows counted, and the order of the rows of a set."""
     for source in sources:
@@ -120,7 +117,7 @@ def stored_sets(
 
 
 def _with_reference(
-    settings: EvaluationSettings, objective: LabelledObjective, sets: Sequence[ValidationSet], loaded: "Loaded", session: "Session"
+    settings: EvaluationSettings, objective: LabelledObjective, sets: Sequence[ValidationSet], loaded: Loaded, session: Session
 ) -> list[ValidationSet]:
     """Return the sets with the reference's log-probabilities of their rows, for an objective that compares the model with one."""
     stored = [held_out.stored for held_out in sets if isinstance(held_out.stored, ExampleSet)]
@@ -130,7 +127,7 @@ def _with_reference(
 
 
 def _score_unlabelled(
-    settings: EvaluationSettings, order: RowOrder, objective: Objective, sets: list[ValidationSet], loaded: "Loaded", session: "Session"
+    settings: EvaluationSettings, order: RowOrder, objective: Objective, sets: list[ValidationSet], loaded: Loaded, session: Session
 ) -> Scored:
     """Score rows that are cut from texts, by the metrics of the objective, without answers."""
     all_stored, scored = [held_out.stored for held_out in sets], list[Stored]()
@@ -152,8 +149,8 @@ def _score_labelled(
     sources: Sequence[Source],
     sets: Sequence[ValidationSet],
     counts: Sequence[int],
-    loaded: "Loaded",
-    session: "Session",
+    loaded: Loaded,
+    session: Session,
     *,
     each: bool,
 ) -> Scored:

@@ -2,8 +2,9 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from tfkit.data import Encoded
 from tfkit.data.columns.rows import BadRow, Row
 from tfkit.data.sources.prediction_rows import PredictionColumns
 from tfkit.engine.inference.row_answers import RowAnswers
@@ -12,14 +13,10 @@ from tfkit.engine.inference.task_settings import read_task_settings
 from tfkit.engine.request.evaluation_settings import EvaluationSettings
 from tfkit.engine.request.run_totals import finalize_killed_run
 from tfkit.errors import UsageError
-from tfkit.hub import find_checkpoint
+from tfkit.generation.answer_precision import Precision
+from tfkit.hub import Loaded, find_checkpoint
 from tfkit.parallel.rank_map import RankMap, serial_map
 from tfkit.recipe.reading.overrides import Overrides
-
-if TYPE_CHECKING:
-    from tfkit.data import Encoded
-    from tfkit.generation.answer_precision import Precision
-    from tfkit.hub import Loaded
 
 
 class Predictor(RowAnswers):
@@ -27,7 +24,7 @@ class Predictor(RowAnswers):
 
     name = "prediction"
 
-    def __init__(self, checkpoint: str | Path, folder: Path, settings: EvaluationSettings, precision: "Precision", *, all_labels: bool):
+    def __init__(self, checkpoint: str | Path, folder: Path, settings: EvaluationSettings, precision: Precision, *, all_labels: bool):
         super().__init__(checkpoint, folder, settings, precision)
         self.section, self.all_labels = settings.objective.trained_for.judged_alone, all_labels
 
@@ -35,7 +32,7 @@ class Predictor(RowAnswers):
         """Return the columns of the objective's roles that need no label."""
         return PredictionColumns(self.section.asked_roles, named)
 
-    def use(self, loaded: "Loaded", deal: RankMap = serial_map) -> None:
+    def use(self, loaded: Loaded, deal: RankMap = serial_map) -> None:
         """Use a loaded model with its objective; `deal` computes its batches. Raises ModelError if they do not fit each other."""
         from tfkit.engine.inference.answering_model import open_finished
 
@@ -44,11 +41,11 @@ class Predictor(RowAnswers):
         assert objective is not None  # it reads rows
         self.objective = objective
 
-    def encode(self, rows: Sequence[Row]) -> "list[Encoded | BadRow]":
+    def encode(self, rows: Sequence[Row]) -> list[Encoded | BadRow]:
         """Return the example of each row, or the reason why it cannot be read."""
         return self.objective.encode_unlabelled(rows)
 
-    def answer(self, rows: Sequence[Any], encoded: "Sequence[Encoded]") -> list[dict[str, Any]]:
+    def answer(self, rows: Sequence[Any], encoded: Sequence[Encoded]) -> list[dict[str, Any]]:
         """Return the prediction for each row."""
         from tfkit.engine.inference.answering_model import answer_rows
 
@@ -60,7 +57,7 @@ class Predictor(RowAnswers):
 
 
 def open_predictor(
-    checkpoint: str | Path, overrides: Overrides, data: str = "-", *, all_labels: bool = False, precision: "Precision" = "auto"
+    checkpoint: str | Path, overrides: Overrides, data: str = "-", *, all_labels: bool = False, precision: Precision = "auto"
 ) -> Predictor:
     """Read the settings by which a checkpoint answers rows: its objective, and the columns that its training read. Raises UsageError.
 

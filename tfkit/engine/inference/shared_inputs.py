@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -10,12 +9,10 @@ from tfkit.data import ExampleSet, Source
 from tfkit.engine.request.evaluation_settings import EvaluationSettings
 from tfkit.evaluation.row_scores import RowPrediction
 from tfkit.evaluation.written import deterministic, rows_of, write_texts
+from tfkit.hub import Loaded
 from tfkit.objectives.labelled import WritingObjective
 from tfkit.objectives.metrics import Numbers
 from tfkit.parallel.rank_map import BatchWork
-
-if TYPE_CHECKING:
-    from tfkit.hub import Loaded
 
 
 @dataclass(frozen=True)
@@ -56,7 +53,7 @@ def with_texts(
     stored: ExampleSet,
     judged: Sequence[RowPrediction],
     inputs: Sequence[SharedInput],
-    loaded: "Loaded",
+    loaded: Loaded,
     work: BatchWork,
 ) -> list[RowPrediction]:
     """Return the same rows with the text that the model generates for the input of each, and its references."""

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from tfkit.engine.request.evaluation_settings import EvaluationSettings, read_settings
 from tfkit.errors import ModelError
+from tfkit.model.config import ModelConfig
 from tfkit.recipe import RecipeText
 from tfkit.recipe.reading.checks import fitting_problems
 from tfkit.recipe.reading.overrides import Overrides
@@ -13,7 +14,6 @@ from tfkit.recipe.schema.objective_facts import OWN_HEADS, SECTIONS, ObjectiveSe
 
 if TYPE_CHECKING:
     from tfkit.hub import Described
-    from tfkit.model.config import ModelConfig
 
 _SECTIONS = ("data", "objective", "evaluation", "generation", "carbon")
 
@@ -76,12 +76,12 @@ def _fits(section: type[ObjectiveSection], model: "Described") -> bool:
     return config.stacks in section.stacks and section.head == _head(config) and answers
 
 
-def _head(config: "ModelConfig") -> str:
+def _head(config: ModelConfig) -> str:
     """Return the kind of the head; "choices" for a language model that also scores whole sequences."""
     return "choices" if getattr(config.head, "choices", False) else config.head.kind
 
 
-def _describe_head(config: "ModelConfig") -> str:
+def _describe_head(config: ModelConfig) -> str:
     return {
         "none": "this model has no head",
         "lm": "this model continues texts, and has no chat template",

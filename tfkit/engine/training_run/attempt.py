@@ -17,26 +17,27 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tfkit.alignment.user_code import NO_CODE, CodePermission
+from tfkit.carbon import Meter, attempts_of, missing_nodes
 from tfkit.engine.listener import Listener, StopRequest
 from tfkit.engine.request.gate import Gate, judge, training_gates, training_metrics
 from tfkit.engine.request.rank_checks import rank_device, rank_threads, require_divisible
+from tfkit.engine.request.run_totals import record_totals
 from tfkit.engine.request.training_request import RequestRecord, TrainingRequest, kind_of, require_trainable
 from tfkit.engine.training_run.ranks_of_command import RankConnection
 from tfkit.errors import BudgetReached, Stopped, UsageError, argument, stop_reason
 from tfkit.parallel.ranks import Ranks
 from tfkit.recipe.reading.overrides import Overrides
 from tfkit.recipe.schema.optimizer_sections import ParallelSection
+from tfkit.recipe.schema.sections import Recipe
 from tfkit.recipe.starting_points import DECISIONS
 from tfkit.run import strict_json
 from tfkit.run.folder import RunFolder, is_begun
 
 if TYPE_CHECKING:
-    from tfkit.carbon import Meter
     from tfkit.engine.training_run.assembled_run import AssembledRun
     from tfkit.engine.training_run.budget import Budget
     from tfkit.engine.training_run.estimate import Forecaster
     from tfkit.engine.training_run.run import Run
-    from tfkit.recipe.schema.sections import Recipe
 
 _LOOK_SECONDS = 0.05  # between checks of a stop while the idle machine is measured
 
@@ -123,7 +124,7 @@ def _attempt(request: TrainingRequest, options: RunOptions, listener: Listener, 
             raise
 
 
-def _decide(request: TrainingRequest, folder: RunFolder, listener: Listener, stop: StopRequest) -> "tuple[Recipe, RequestRecord]":
+def _decide(request: TrainingRequest, folder: RunFolder, listener: Listener, stop: StopRequest) -> tuple[Recipe, RequestRecord]:
     """Return the recipe of a new run, and the record of what was given, with what was decided from the data."""
     if request.source is None and request.unwritten is None:
         raise UsageError(f"{folder.path}: the checkpoints of this run are gone; start it again with its recipe")
@@ -138,7 +139,7 @@ def _decide(request: TrainingRequest, folder: RunFolder, listener: Listener, sto
     return decided.recipe, given
 
 
-def _budget(recipe: "Recipe", options: RunOptions, folder: RunFolder, listener: Listener, stop: StopRequest) -> "Budget | None":
+def _budget(recipe: Recipe, options: RunOptions, folder: RunFolder, listener: Listener, stop: StopRequest) -> "Budget | None":
     """Return the budget of an attempt, by its recipe or, for a new run, its length in minutes; None if it has no limit."""
     carbon, minutes = recipe.carbon, None if folder.begun else options.minutes
     if minutes is None and not carbon.limits:
@@ -148,7 +149,7 @@ def _budget(recipe: "Recipe", options: RunOptions, folder: RunFolder, listener: 
     return Budget(carbon if minutes is None else with_latest_end(carbon, minutes), folder.path, stop, listener)
 
 
-def _gates(options: RunOptions, recipe: "Recipe") -> list[Gate]:
+def _gates(options: RunOptions, recipe: Recipe) -> list[Gate]:
     return training_gates(options.fail_if, recipe) if options.fail_if else []
 
 
@@ -161,7 +162,7 @@ def _with_verdicts(result: dict[str, Any], gates: Collection[Gate]) -> dict[str,
 class _Attempt:
     """An attempt whose folder is locked and whose recipe is known. `stop`: that of the budget, if there is one."""
 
-    recipe: "Recipe"
+    recipe: Recipe
     given: RequestRecord
     options: RunOptions
     gates: Collection[Gate]
@@ -172,9 +173,6 @@ class _Attempt:
 
     def train(self) -> dict[str, Any]:
         """Train with a meter, which is stopped however the attempt ends; its reading goes into the totals. Raises Stopped."""
-        from tfkit.carbon import Meter, attempts_of, missing_nodes
-        from tfkit.engine.request.run_totals import record_totals
-
         recipe, folder, budget = self.recipe, self.folder, self.budget
         folder.begin_attempt(self.options.threads, kind=kind_of(recipe))
         assembled: AssembledRun | None = None
@@ -216,7 +214,7 @@ class _Attempt:
         name = folder.path.name if recipe is None else recipe.name
         return {"run_id": folder.run_id, "attempt": folder.attempt, "project": name, "nodes": self.options.ranks.nodes}
 
-    def _prepare(self, meter: "Meter") -> "Run":
+    def _prepare(self, meter: Meter) -> "Run":
         """Return the run with its device, peers and data, but without weights."""
         import torch
 
@@ -262,7 +260,7 @@ class _Attempt:
         return given
 
 
-def _measure_idle(meter: "Meter", seconds: float, listener: Listener, stop: StopRequest) -> None:
+def _measure_idle(meter: Meter, seconds: float, listener: Listener, stop: StopRequest) -> None:
     """Wait idly for `seconds`, once the meter has started, in a phase of its own; not without a meter. Raises Stopped.
 
     The idle power of the machine is measured before the training, as arXiv 2211.02001 reports it for BLOOM.
