@@ -13,8 +13,10 @@ from tfkit.engine.inference.session import named_precision
 from tfkit.engine.request.evaluation_settings import EvaluationSettings, read_settings
 from tfkit.engine.request.run_totals import finalize_killed_run
 from tfkit.errors import UsageError, argument
+from tfkit.evaluation.embeddings import embed_ids
 from tfkit.generation.answer_precision import Precision
 from tfkit.hub import find_checkpoint
+from tfkit.objectives.text_pairs import encode_texts
 from tfkit.recipe.reading.overrides import Overrides
 from tfkit.recipe.schema.objective_facts import ObjectiveSection
 from tfkit.recipe.schema.roles import TEXT, Role
@@ -39,8 +41,6 @@ class Embedder(RowAnswers):
 
     def encode(self, rows: Sequence[Row]) -> list[Encoded | BadRow]:
         """Return the token ids of each text, or a BadRow for a text without a token."""
-        from tfkit.objectives.text_pairs import encode_texts
-
         context, tokenizer = self.loaded.config.context_length, self.loaded.require_tokenizer()
         texts = encode_texts(tokenizer, [(row.text, None) for row in rows], min(context, self.settings.sequence_length or context))
         return [
@@ -52,8 +52,6 @@ class Embedder(RowAnswers):
 
     def answer(self, rows: Sequence[Any], encoded: Sequence[Encoded]) -> list[dict[str, Any]]:
         """Return the vector of each text, (D,)."""
-        from tfkit.evaluation.embeddings import embed_ids
-
         ids, tokenizer = [[*one.arrays["input_ids"]] for one in encoded], self.loaded.require_tokenizer()
         vectors = embed_ids(self.loaded.model, tokenizer, ids, self.settings.evaluation.batch_size, self.deal)
         return [{"embedding": vector} for vector in vectors]

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from tfkit.engine.inference.attended_text import AttendedText
+from tfkit.engine.inference.attended_text import AttendedText, attend_text
 from tfkit.engine.inference.pipe import require_iterable
 from tfkit.engine.listener import Silent
 from tfkit.engine.request.call_arguments import plain_columns, plain_overrides
@@ -105,8 +105,6 @@ class LoadedModel(Loaded):
             attended = loaded.attention("the cat sat on the mat")
             attended.maps["decoder"][0, 3]  # (to, from): the weights of layer 0, head 3
         """
-        from tfkit.engine.inference.attended_text import attend_text
-
         if target is None and self.model.encoder is not None and self.model.decoder is not None:
             target = self.generate(text, {"generation.temperature": 0.0, "generation.max_new_tokens": _LONGEST_TARGET})[0].completion
         return attend_text(self, text, target, next_tokens)

@@ -4,7 +4,7 @@ import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from tfkit.engine.inference.prompt_lines import MOST_PROMPTS, Prompt, given_prompts
 from tfkit.engine.inference.session import Session, open_model
@@ -17,14 +17,12 @@ from tfkit.generation.answer_precision import Precision
 from tfkit.generation.complete import OnText, TextCompletion, complete, encode_prompts
 from tfkit.generation.config_file import SHOWN, CheckpointSettings, checkpoint_settings, describe
 from tfkit.generation.decoding import AT_ONCE
+from tfkit.generation.fill import Filling, fill
 from tfkit.hub import Loaded, find_checkpoint
 from tfkit.recipe.reading.overrides import Overrides, given_sections
 from tfkit.tokenizer.chat_formats import UnfitError
 from tfkit.tokenizer.template import ChatTemplate, open_template
 from tfkit.tokenizer.tool_calls import read_tools, with_plain_calls
-
-if TYPE_CHECKING:
-    from tfkit.generation.fill import Filling
 
 __all__ = ["TextCompletion", "TextGenerator"]
 _SECTIONS = ("generation", "carbon")
@@ -94,10 +92,8 @@ class TextGenerator:
             self.session.stop.raise_if_requested(f"{len(completions):,} prompts were continued")
         return completions
 
-    def fill(self, texts: Sequence[str], first_row: int = 0) -> "list[Filling]":
+    def fill(self, texts: Sequence[str], first_row: int = 0) -> list[Filling]:
         """Fill the masks of each text."""
-        from tfkit.generation.fill import fill
-
         return fill(self.loaded.model, self.codec, texts, first_row=first_row)
 
     @contextmanager
