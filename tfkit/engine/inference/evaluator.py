@@ -6,8 +6,7 @@ from typing import TYPE_CHECKING, Any
 from tfkit.alignment.user_code import CodePermission
 from tfkit.carbon import Footprint, Reading
 from tfkit.engine.inference.session import WHOLE, Session, open_model, own_precision
-from tfkit.engine.inference.task_settings import read_task_settings
-from tfkit.engine.request.evaluation_settings import settings_inputs
+from tfkit.engine.request.evaluation_settings import read_task_settings, settings_inputs
 from tfkit.engine.request.gate import Gate, metrics_of_sets, parse_gate, parse_gates
 from tfkit.engine.request.inputs import Inputs
 from tfkit.engine.request.run_totals import finalize_killed_run

@@ -7,10 +7,10 @@ from typing import Any
 from tfkit.data import Encoded
 from tfkit.data.columns.rows import BadRow, Row
 from tfkit.data.sources.prediction_rows import PredictionColumns
+from tfkit.engine.inference.answering_model import answer_rows, open_finished
 from tfkit.engine.inference.row_answers import RowAnswers
 from tfkit.engine.inference.session import named_precision
-from tfkit.engine.inference.task_settings import read_task_settings
-from tfkit.engine.request.evaluation_settings import EvaluationSettings
+from tfkit.engine.request.evaluation_settings import EvaluationSettings, read_task_settings
 from tfkit.engine.request.run_totals import finalize_killed_run
 from tfkit.errors import UsageError
 from tfkit.generation.answer_precision import Precision
@@ -34,8 +34,6 @@ class Predictor(RowAnswers):
 
     def use(self, loaded: Loaded, deal: RankMap = serial_map) -> None:
         """Use a loaded model with its objective; `deal` computes its batches. Raises ModelError if they do not fit each other."""
-        from tfkit.engine.inference.answering_model import open_finished
-
         super().use(loaded, deal)
         objective = open_finished(self.section, loaded, self.settings)[0].labelled
         assert objective is not None  # it reads rows
@@ -47,8 +45,6 @@ class Predictor(RowAnswers):
 
     def answer(self, rows: Sequence[Any], encoded: Sequence[Encoded]) -> list[dict[str, Any]]:
         """Return the prediction for each row."""
-        from tfkit.engine.inference.answering_model import answer_rows
-
         return answer_rows(self.loaded, self.objective, self.settings, rows, encoded, self.deal, all_labels=self.all_labels)
 
     def facts(self) -> dict[str, Any]:
