@@ -4,18 +4,24 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from tfkit.data import Encoded
+import numpy as np
+
+from tfkit.data import Encoded, ExampleBatch
 from tfkit.data.columns.rows import BadRow, Row
 from tfkit.data.sources.prediction_rows import PredictionColumns
-from tfkit.engine.inference.answering_model import answer_rows, open_finished
+from tfkit.engine.inference.answering_model import open_finished
 from tfkit.engine.inference.row_answers import RowAnswers
 from tfkit.engine.inference.session import named_precision
 from tfkit.engine.request.evaluation_settings import EvaluationSettings, read_task_settings
 from tfkit.engine.request.run_totals import finalize_killed_run
 from tfkit.errors import UsageError
+from tfkit.evaluation.written import deterministic, write_texts
 from tfkit.generation.answer_precision import Precision
+from tfkit.generation.complete import check_vocabulary
+from tfkit.generation.inference import inference
 from tfkit.hub import Loaded, find_checkpoint
-from tfkit.parallel.rank_map import RankMap, serial_map
+from tfkit.objectives.labelled import Answer
+from tfkit.parallel.rank_map import BatchWork, RankMap, serial_map
 from tfkit.recipe.reading.overrides import Overrides
 
 
@@ -44,8 +50,28 @@ class Predictor(RowAnswers):
         return self.objective.encode_unlabelled(rows)
 
     def answer(self, rows: Sequence[Any], encoded: Sequence[Encoded]) -> list[dict[str, Any]]:
-        """Return the prediction for each row."""
-        return answer_rows(self.loaded, self.objective, self.settings, rows, encoded, self.deal, all_labels=self.all_labels)
+        """Return the prediction for each row; batches have rows of similar lengths."""
+        model, objective, size = self.loaded.model, self.objective, self.settings.evaluation.batch_size
+        examples = [one.example() for one in encoded]
+        check_vocabulary([example[name].tolist() for example in examples for name in objective.ids], self.loaded.config.vocab_size)
+        if objective.writer is not None:
+            generation = deterministic(self.settings.generation)
+            texts = write_texts(model, objective.writer, examples, generation, size, BatchWork(deal=self.deal))
+            return [Answer(text).fields() for text in texts]
+        device = next(model.parameters()).device
+        order = sorted(range(len(examples)), key=lambda number: -encoded[number].length)
+
+        def answer(numbers: Sequence[int]) -> list[Answer]:
+            indices = np.array(numbers, np.int64)
+            batch = objective.collate(ExampleBatch([[examples[number]] for number in numbers], np.zeros_like(indices), indices)).to(device)
+            return list(objective.answers(model, batch, [rows[number] for number in numbers], all_labels=self.all_labels))
+
+        answers: dict[int, Answer] = {}
+        batches = [order[first : first + size] for first in range(0, len(order), size)]
+        with inference(model):
+            for numbers, answered in zip(batches, self.deal(answer, batches), strict=True):
+                answers |= {number: Answer(*fields) for number, fields in zip(numbers, answered, strict=True)}
+        return [answers[number].fields() for number in range(len(examples))]
 
     def facts(self) -> dict[str, Any]:
         """Return the kind of the objective."""
