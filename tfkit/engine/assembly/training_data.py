@@ -52,6 +52,12 @@ class ValidationSet:
     source: Source  # of its rows
     lost: Sequence[LostRow] = ()  # labelled rows that are in no example, and count as wrong
 
+    @property
+    def examples(self) -> ExampleSet:
+        """The rows, each of which is an example of its own."""
+        assert isinstance(self.stored, ExampleSet)
+        return self.stored
+
 
 @dataclass(frozen=True)
 class TrainingData:

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from tfkit.adapters import FrozenReference
-from tfkit.data import ExampleSet, Rows, TokenStream
+from tfkit.data import Rows, TokenStream
 from tfkit.engine.assembly.training_data import TrainingData, ValidationSet
 from tfkit.errors import DataError, UsageError
 from tfkit.evaluation.lost_rows import completed, within, wrong_answers
@@ -78,7 +78,10 @@ def score_sets(
         if judged is None:
             return None
         judged = [
-            [*_with_cut_answers(labelled, one, part), *wrong_answers(labelled, within(one.lost, len(part), len(one.stored)), len(part))]
+            [
+                *completed(labelled, one.source, one.examples, part),
+                *wrong_answers(labelled, within(one.lost, len(part), len(one.stored)), len(part)),
+            ]
             for part, one in zip(judged, sets, strict=False)
         ]
         everything = [one for part in judged for one in part]  # F1 and correlations over all sets are not means over the sets
@@ -112,13 +115,6 @@ def opened_sets(
 def rows_within(objective: Objective, order: RowOrder, sets: Iterable[Stored], max_tokens: int | None) -> list[int]:
     """Return how many rows of each set are scored; the last sets may be left out."""
     return [count for _, _, count in opened_sets(objective, order, sets, max_tokens)]
-
-
-def _with_cut_answers(objective: LabelledObjective, held_out: ValidationSet, judged: Sequence[RowPrediction]) -> Sequence[RowPrediction]:
-    """Return the results of a set, in which the parts of answers that were cut off count as wrong."""
-    if not isinstance(held_out.stored, ExampleSet):
-        return judged
-    return completed(objective, held_out.source, held_out.stored, judged)
 
 
 def judge_sets(
@@ -159,7 +155,7 @@ def _responses(
     objective, settings, seed = data.objective, recipe.evaluation, recipe.generation.seed
     assert objective.rollouts is not None
     assert data.rules is not None, "without rules a training is only planned"
-    prompts = [held_out.stored for held_out in data.validation if isinstance(held_out.stored, ExampleSet)]
+    prompts = [held_out.examples for held_out in data.validation]
     counts = rows_within(objective, order, prompts, settings.max_tokens)
     given = (model, reference, prompts, counts, objective.rollouts, data.rules)
     judged = judge_prompts(*given, seed=seed, batch_size=settings.batch_size, work=work)

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
-from tfkit.data import ExampleSet, Source
+from tfkit.data import Source
 from tfkit.data.sources.open_sources import validation_sources
 from tfkit.data.store.overlap import Hashes
 from tfkit.data.store.token_stream import check_ids
@@ -63,110 +63,101 @@ class Scored:
     baselines: Baselines = field(default_factory=dict)
 
 
-def evaluate_rows(settings: EvaluationSettings, loaded: Loaded, session: Session, *, each: bool = False) -> Scored:
-    """Score the rows of data.validation by the objective; by the student's own objective for a distillation.
+@dataclass(frozen=True)
+class Evaluation:
+    """A model that is evaluated. `each`: also return a prediction for every row that has an answer."""
 
-    `each`: also return a prediction for every row that has an answer.
+    settings: EvaluationSettings
+    loaded: Loaded
+    session: Session
+    each: bool
+
+    def sources(self, roles: tuple[Role, ...], what: str) -> tuple[DataSection, list[Source]]:
+        """Return the sources that are scored. Raises UsageError if there are none; `what`: for the message, as in "rows to score"."""
+        data = self.settings.data
+        sources = validation_sources(data, roles, self.settings.seed) if data is not None else []
+        if data is None or not sources:
+            raise UsageError(f"there are no {what}: give them as {argument('data', 'F')}, or a recipe with data.validation")
+        return data, sources
+
+    def sets(self, roles: tuple[Role, ...], what: str, objective: Objective, tokenizer: Tokenizer) -> tuple[list[ValidationSet], RowOrder]:
+        """Return the set of each source, with its truncated rows counted, and the order of the rows of a set."""
+        settings, listener, config = self.settings, self.session.listener, self.loaded.config
+        data, sources = self.sources(roles, what)
+        for source in sources:
+            listener.say(source.describe())
+        with self.session.first_alone(), self.session.stop.at_once():
+            stored = [store(source, data, objective, tokenizer, listener, counts_lost=True) for source in sources]
+        for examples in stored:
+            check_ids(examples.name, examples.max_id, config.vocab_size)
+        order = RowOrder(row_length(data.sequence_length, config), settings.seed, settings.batch_size, data.length_groups)
+        return [ValidationSet(*examples) for examples in zip(set_names(data, sources), stored, sources, strict=True)], order
+
+    def scored_sets(
+        self, objective: LabelledObjective, order: RowOrder, sets: Sequence[ValidationSet]
+    ) -> tuple[list[ValidationSet], list[int]]:
+        """Return the sets that are scored, with their lost rows, and how many rows of each are scored."""
+        counts = rows_within(objective, order, [held_out.examples for held_out in sets], self.settings.evaluation.max_tokens)
+        scored = [with_lost(held_out, objective, self.session.listener, count) for held_out, count in zip(sets, counts, strict=False)]
+        report_rows([held_out.stored for held_out in scored], self.session.listener)
+        return scored, counts
+
+
+def evaluate_rows(evaluation: Evaluation) -> Scored:
+    """Score the rows of data.validation by the objective; by the student's own objective for a distillation.
 
     Raises ModelError if the model does not fit the objective or its classes are not known, UsageError if there are no rows.
     """
+    settings, session = evaluation.settings, evaluation.session
     section = settings.objective.trained_for.judged_alone
-    objective, tokenizer = open_finished(section, loaded, settings)
+    objective, tokenizer = open_finished(section, evaluation.loaded, settings)
     if section.answers_in_text:
         require_libraries(settings.evaluation.text_metrics)
-    data, sources = scored_sources(settings, section.roles, "rows to score")
-    sets, order = stored_sets(settings, data, sources, objective, tokenizer, loaded, session)
-    if objective.labelled is not None:
-        examples = [held_out.stored for held_out in sets if isinstance(held_out.stored, ExampleSet)]
-        counts = rows_within(objective.labelled, order, examples, settings.evaluation.max_tokens)
-        sets = [with_lost(held_out, objective.labelled, session.listener, count) for held_out, count in zip(sets, counts, strict=False)]
+    sets, order = evaluation.sets(section.roles, "rows to score", objective, tokenizer)
+    if objective.labelled is None:
         report_rows([held_out.stored for held_out in sets], session.listener)
-        sets = _with_reference(settings, objective.labelled, sets, loaded, session)
-        return _score_labelled(settings, order, objective.labelled, sources, sets, counts, loaded, session, each=each)
-    report_rows([held_out.stored for held_out in sets], session.listener)
-    return _score_unlabelled(settings, order, objective, sets, loaded, session)
-
-
-def scored_sources(settings: EvaluationSettings, roles: tuple[Role, ...], what: str) -> tuple[DataSection, list[Source]]:
-    """Return the sources that are scored. Raises UsageError if there are none; `what`: for the message, as in "rows to score"."""
-    data = settings.data
-    sources = validation_sources(data, roles, settings.seed) if data is not None else []
-    if data is None or not sources:
-        raise UsageError(f"there are no {what}: give them as {argument('data', 'F')}, or a recipe with data.validation")
-    return data, sources
-
-
-def stored_sets(
-    settings: EvaluationSettings,
-    data: DataSection,
-    sources: Sequence[Source],
-    objective: Objective,
-    tokenizer: Tokenizer,
-    loaded: Loaded,
-    session: Session,
-) -> tuple[list[ValidationSet], RowOrder]:
-    """Return the set of each source, with its truncated rows counted, and the order of the rows of a set."""
-    for source in sources:
-        session.listener.say(source.describe())
-    with session.first_alone(), session.stop.at_once():
-        stored = [store(source, data, objective, tokenizer, session.listener, counts_lost=True) for source in sources]
-    for examples in stored:
-        check_ids(examples.name, examples.max_id, loaded.config.vocab_size)
-    order = RowOrder(row_length(data.sequence_length, loaded.config), settings.seed, settings.batch_size, data.length_groups)
-    return [ValidationSet(*examples) for examples in zip(set_names(data, sources), stored, sources, strict=True)], order
-
-
-def _with_reference(
-    settings: EvaluationSettings, objective: LabelledObjective, sets: Sequence[ValidationSet], loaded: Loaded, session: Session
-) -> list[ValidationSet]:
-    """Return the sets with the reference's log-probabilities of their rows, for an objective that compares the model with one."""
-    stored = [held_out.stored for held_out in sets if isinstance(held_out.stored, ExampleSet)]
+        return _score_unlabelled(evaluation, order, objective, sets)
+    sets, counts = evaluation.scored_sets(objective.labelled, order, sets)
+    examples, size = [held_out.examples for held_out in sets], settings.evaluation.batch_size
     with session.first_alone(), session.stop.at_once(WHOLE):
-        referenced = with_finished_reference(stored, objective, loaded, settings.evaluation.batch_size, session.listener)
-    return [replace(held_out, stored=examples) for held_out, examples in zip(sets, referenced, strict=True)]
+        referenced = with_finished_reference(examples, objective.labelled, evaluation.loaded, size, session.listener)
+    sets = [replace(held_out, stored=stored) for held_out, stored in zip(sets, referenced, strict=True)]
+    return _score_labelled(evaluation, order, objective.labelled, sets, counts)
 
 
-def _score_unlabelled(
-    settings: EvaluationSettings, order: RowOrder, objective: Objective, sets: list[ValidationSet], loaded: Loaded, session: Session
-) -> Scored:
+def _score_unlabelled(evaluation: Evaluation, order: RowOrder, objective: Objective, sets: list[ValidationSet]) -> Scored:
     """Score rows that are cut from texts, by the metrics of the objective, without answers."""
+    settings, session = evaluation.settings.evaluation, evaluation.session
     all_stored, scored = [held_out.stored for held_out in sets], list[Stored]()
     rows = tokens = 0
-    opened_each = opened_sets(objective, order, all_stored, settings.evaluation.max_tokens)
+    opened_each = opened_sets(objective, order, all_stored, settings.max_tokens)
     for stored, (opened, _, count) in zip(all_stored, opened_each, strict=False):
         scored.append(stored)
         rows, tokens = rows + count, tokens + (tokens_of(stored) if count == len(opened) else tokens_of_first(opened, count))
     with session.listener.progress("scoring", rows, "rows") as bar, session.stop.at_once(WHOLE):
-        scores = score_sets(settings.evaluation, order, objective, sets, loaded.model, work=session.batches(bar))
+        scores = score_sets(settings, order, objective, sets, evaluation.loaded.model, work=session.batches(bar))
     assert scores is not None  # nothing asked it to stop
     return Scored(scores.metrics, rows, tokens, scored, texts=[held_out.texts for held_out in scored])
 
 
 def _score_labelled(
-    settings: EvaluationSettings,
-    order: RowOrder,
-    objective: LabelledObjective,
-    sources: Sequence[Source],
-    sets: Sequence[ValidationSet],
-    counts: Sequence[int],
-    loaded: Loaded,
-    session: Session,
-    *,
-    each: bool,
+    evaluation: Evaluation, order: RowOrder, objective: LabelledObjective, sets: Sequence[ValidationSet], counts: Sequence[int]
 ) -> Scored:
     """Score rows with one answer each, including those that are lost."""
+    settings, loaded, session = evaluation.settings, evaluation.loaded, evaluation.session
+    section = settings.objective.trained_for
     writer = objective.writer if settings.evaluation.text_metrics else None
     text_metrics = settings.evaluation.text_metrics if writer else ()
-    used = [held_out.stored for held_out in sets if isinstance(held_out.stored, ExampleSet)]
     inputs: list[list[SharedInput]] = []
     if writer is not None:
-        inputs = [shared_inputs(writer, *one) for one in zip(sources, used, counts, strict=False)]
+        inputs = [shared_inputs(writer, *one) for one in zip(sets, counts, strict=True)]
     with session.listener.progress("scoring", sum(counts) + sum(map(len, inputs)), "rows") as bar, session.stop.at_once(WHOLE):
-        results = judge_sets(settings.evaluation, order, objective, used, loaded.model, work=session.batches(bar))
+        used, work = [held_out.examples for held_out in sets], session.batches(bar)
+        results = judge_sets(settings.evaluation, order, objective, used, loaded.model, work=work)
         assert results is not None  # nothing asked it to stop
         if writer is not None:
-            results = [with_texts(settings, writer, *one, loaded, session.batches(bar)) for one in zip(used, results, inputs, strict=True)]
-        results = [completed(objective, *one) for one in zip(sources, used, results, strict=False)]
+            results = [with_texts(settings, writer, *one, loaded, work) for one in zip(used, results, inputs, strict=True)]
+        results = [completed(objective, one.source, one.examples, rows) for one, rows in zip(sets, results, strict=True)]
         wrong = [wrong_answers(objective, held_out.lost, count) for held_out, count in zip(sets, counts, strict=True)]
         if writer is not None:
             inputs = [
@@ -184,8 +175,9 @@ def _score_labelled(
     if writer is not None:
         facts |= _generation_facts(settings, units, inputs)
     with session.stop.at_once(WHOLE):
-        baselines = evaluation_baselines(settings.objective.trained_for, text_metrics, loaded.folder, scored_rows(sources, used, results))
-        lines = _prediction_lines(settings.objective.trained_for, objective, sources, sets, results) if each else []
+        rows = scored_rows([held_out.source for held_out in sets], used, results)
+        baselines = evaluation_baselines(section, text_metrics, loaded.folder, rows)
+        lines = _prediction_lines(section, objective, sets, results) if evaluation.each else []
     return Scored(
         metrics,
         len(predictions),
@@ -229,17 +221,12 @@ def _metrics(
 
 
 def _prediction_lines(
-    section: ObjectiveSection,
-    objective: LabelledObjective,
-    sources: Sequence[Source],
-    sets: Sequence[ValidationSet],
-    judged: Sequence[Sequence[RowPrediction]],
+    section: ObjectiveSection, objective: LabelledObjective, sets: Sequence[ValidationSet], judged: Sequence[Sequence[RowPrediction]]
 ) -> list[dict[str, Any]]:
     """Return a line for each row that was judged, or is lost; the sources are read again for the inputs."""
     lines = []
-    for source, held_out, results in zip(sources, sets, judged, strict=False):
-        assert isinstance(held_out.stored, ExampleSet), "labelled rows are examples"
-        rows = [row for _, row in zip(results, rows_of(source, held_out.stored), strict=False)]
+    for held_out, results in zip(sets, judged, strict=True):
+        rows = [row for _, row in zip(results, rows_of(held_out.source, held_out.examples), strict=False)]
         places = [(number, 1, row, None) for number, row in enumerate(rows)] + [(lost.before, 0, lost.row, lost) for lost in held_out.lost]
         for number, _, row, lost in sorted(places, key=lambda place: place[:2]):
             asked = {role.name: row.values[role.name] for role in section.asked_roles if role.name in row.values}

@@ -7,9 +7,8 @@ from tfkit.data import Source, TokenStream, token_stream
 from tfkit.data.columns.rows import describe_skipped
 from tfkit.engine.assembly.training_data import set_names
 from tfkit.engine.assembly.validation import join_metrics
-from tfkit.engine.inference.by_row import Scored, scored_sources
+from tfkit.engine.inference.by_row import Evaluation, Scored
 from tfkit.engine.inference.session import WHOLE, Session
-from tfkit.engine.request.evaluation_settings import EvaluationSettings
 from tfkit.errors import ModelError
 from tfkit.evaluation.row_scores import TokenBudget
 from tfkit.evaluation.text_scores import TextScore, count_targets, score_streams, text_score_metrics
@@ -18,11 +17,12 @@ from tfkit.objectives.context import piece_length
 from tfkit.recipe.schema.roles import TEXT
 
 
-def evaluate_texts(settings: EvaluationSettings, loaded: Loaded, session: Session, *, each: bool) -> Scored:
+def evaluate_texts(evaluation: Evaluation) -> Scored:
     """Score the texts of data.validation; `each`: also return the scores of every text.
 
     Raises ModelError if the model is no language model, UsageError if there are no texts.
     """
+    settings, loaded, session = evaluation.settings, evaluation.loaded, evaluation.session
     config = loaded.config
     if config.head.kind != "lm" or config.encoder_layers:
         what = "is not a language model" if config.head.kind != "lm" else "has an encoder"
@@ -30,7 +30,7 @@ def evaluate_texts(settings: EvaluationSettings, loaded: Loaded, session: Sessio
             f"{loaded.folder}: this model {what}, so a text alone has no score; name the objective that it was trained for, such as "
             "objective.kind=masked_lm, or fine-tune it on labelled rows"
         )
-    data, sources = scored_sources(settings, TEXT, "texts to score")
+    data, sources = evaluation.sources(TEXT, "texts to score")
     with session.first_alone():
         streams = _streams(sources, loaded, session)
     length = piece_length(settings.sequence_length, loaded.config)
@@ -42,7 +42,7 @@ def evaluate_texts(settings: EvaluationSettings, loaded: Loaded, session: Sessio
     tokens = whole.target_tokens + len(whole.targets)
     metrics = join_metrics(whole.metrics(), [score.metrics() for score in scores], set_names(data, sources))
     lines: list[dict[str, Any]] = []
-    if each:
+    if evaluation.each:
         with session.stop.at_once(WHOLE):
             lines = _text_predictions(sources, scores)
     rows, used = len(whole.targets), streams[: len(scores)]

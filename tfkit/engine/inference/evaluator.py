@@ -70,19 +70,15 @@ class Evaluator:
 
     def _scored(self, loaded: Loaded, session: Session, *, each: bool) -> "Scored":
         from tfkit.engine.inference.by_likelihood import evaluate_likelihood
-        from tfkit.engine.inference.by_row import evaluate_rows
+        from tfkit.engine.inference.by_row import Evaluation, evaluate_rows
         from tfkit.engine.inference.by_text import evaluate_texts
 
-        scored_by = self.settings.objective.trained_for.scored_by
-        if scored_by == "text":
-            return evaluate_texts(self.settings, loaded, session, each=each)
-        if scored_by == "likelihood":
-            return evaluate_likelihood(self.settings, loaded, session)
+        evaluation, scored_by = Evaluation(self.settings, loaded, session, each), self.settings.objective.trained_for.scored_by
         if scored_by == "rollout":
             from tfkit.engine.inference.by_rollout import evaluate_rollouts
 
-            return evaluate_rollouts(self.settings, loaded, session, self.code, each=each)
-        return evaluate_rows(self.settings, loaded, session, each=each)
+            return evaluate_rollouts(evaluation, self.code)
+        return {"text": evaluate_texts, "likelihood": evaluate_likelihood, "row": evaluate_rows}[scored_by](evaluation)
 
     def _result(self, loaded: Loaded, scored: "Scored", reading: Reading) -> dict[str, Any]:
         from tfkit.engine.assembly.training_rows import count_trained_rows
