@@ -7,9 +7,9 @@ from tfkit.adapters import FrozenReference, load
 from tfkit.alignment.held_out import JudgedResponse, judge_prompts, response_metrics
 from tfkit.alignment.rewards import Rules
 from tfkit.alignment.user_code import CodePermission
+from tfkit.engine.assembly.base_model import open_finished
 from tfkit.engine.assembly.training_data import ValidationSet
 from tfkit.engine.assembly.validation import join_metrics
-from tfkit.engine.inference.answering_model import open_finished
 from tfkit.engine.inference.by_row import Evaluation, Scored
 from tfkit.engine.inference.session import WHOLE, Session
 from tfkit.engine.request.evaluation_settings import saved_recipe

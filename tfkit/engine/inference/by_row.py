@@ -8,13 +8,13 @@ from tfkit.data import Source
 from tfkit.data.sources.open_sources import validation_sources
 from tfkit.data.store.overlap import Hashes
 from tfkit.data.store.token_stream import check_ids
+from tfkit.engine.assembly.base_model import open_finished
 from tfkit.engine.assembly.preflight import with_lost
 from tfkit.engine.assembly.reference_model import with_finished_reference
 from tfkit.engine.assembly.training_data import ValidationSet, report_rows, set_names, store
 from tfkit.engine.assembly.training_rows import evaluation_baselines, scored_rows
 from tfkit.engine.assembly.validation import join_metrics, judge_sets, opened_sets, rows_within, score_sets
 from tfkit.engine.assembly.verdict import predicts_one_class
-from tfkit.engine.inference.answering_model import open_finished
 from tfkit.engine.inference.session import WHOLE, Session
 from tfkit.engine.inference.shared_inputs import SharedInput, number_inputs, shared_inputs, with_texts
 from tfkit.engine.request.evaluation_settings import EvaluationSettings

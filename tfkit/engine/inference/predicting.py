@@ -9,7 +9,7 @@ import numpy as np
 from tfkit.data import Encoded, ExampleBatch
 from tfkit.data.columns.rows import BadRow, Row
 from tfkit.data.sources.prediction_rows import PredictionColumns
-from tfkit.engine.inference.answering_model import open_finished
+from tfkit.engine.assembly.base_model import open_finished
 from tfkit.engine.inference.row_answers import RowAnswers
 from tfkit.engine.inference.session import named_precision
 from tfkit.engine.request.evaluation_settings import EvaluationSettings, read_task_settings

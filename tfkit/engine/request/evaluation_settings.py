@@ -39,8 +39,7 @@ class EvaluationSettings:
     carbon: CarbonSection
     seed: int
     batch_size: int
-    has_recipe: bool
-    path: Path | None = None  # the file that the recipe was read from
+    path: Path | None = None  # the file that the recipe was read from; None: there is none
 
     @property
     def sequence_length(self) -> int | None:
@@ -101,7 +100,7 @@ def read_settings(
     if data is not None and own_length and read.objective.trained_for.scored_by == "text":
         data = data.model_copy(update={"sequence_length": None})
     sections_read = (read.objective, read.evaluation, read.generation, read.carbon)
-    return EvaluationSettings(data, *sections_read, read.training.seed, read.training.batch_size, has_recipe=True, path=source.path)
+    return EvaluationSettings(data, *sections_read, read.training.seed, read.training.batch_size, source.path)
 
 
 def read_task_settings(
@@ -114,7 +113,7 @@ def read_task_settings(
     Raises UsageError, or ModelError if the files of the model do not show its task.
     """
     settings = read_settings(recipe, folder, overrides, TASK_SECTIONS, data)
-    if settings.has_recipe or any(name.partition(".")[0] == "objective" for name in overrides):
+    if settings.path is not None or any(name.partition(".")[0] == "objective" for name in overrides):
         return settings
     from tfkit.adapters import describe
 
@@ -158,7 +157,7 @@ def _without_recipe(checkpoint: Path, overrides: Overrides) -> EvaluationSetting
     if data is not None and not has_examples:
         data = data.model_copy(update={"train": data.validation})
     sections = (section, read.evaluation, read.generation, read.carbon)
-    return EvaluationSettings(data, *sections, read.training.seed, read.training.batch_size, has_recipe=False)
+    return EvaluationSettings(data, *sections, read.training.seed, read.training.batch_size)
 
 
 def _read_as_trained(data: DataSection, path: str) -> DataSection:
