@@ -166,7 +166,8 @@ def _open_objective(
     is_finished = start is not None or recipe.tokenizer.path is not None
     tokenizer = objective_tokenizer(recipe.objective, base, is_finished=is_finished)
     # A part that is held out by chance may have a class that the rest lacks; separate validation data may not.
-    labels = _labels(recipe, [*sources, *held_out] if isinstance(recipe.data.validation, float) else sources)
+    labelled = [*sources, *held_out] if isinstance(recipe.data.validation, float) else sources
+    labels = (recipe.objective.named_labels or find_labels(labelled, recipe.objective.labels_in)) if recipe.objective.has_labels else []
     if start is not None:
         labels = kept_labels(start, recipe, labels)
         config = tuned_config(start, recipe, labels, tokenizer)
@@ -204,11 +205,6 @@ def report_rows(stored: Sequence[Stored], listener: Listener) -> None:
             listener.warn(note)
     for note in dict.fromkeys(rows.describe() for rows in stored if isinstance(rows, ExampleSet)):
         listener.say(note)
-
-
-def _labels(recipe: Recipe, sources: Sequence[Source]) -> list[str]:
-    """Return the classes or tags: those that the recipe names, else those of the rows."""
-    return (recipe.objective.named_labels or find_labels(sources, recipe.objective.labels_in)) if recipe.objective.has_labels else []
 
 
 def set_names(data: DataSection, held_out: Sequence[Source]) -> list[str]:

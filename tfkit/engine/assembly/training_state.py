@@ -54,7 +54,8 @@ def owner_of(key: str) -> tuple[str, str]:
     The companion is empty for the model of the run.
     """
     if key.startswith(COMPANIONS):
-        return _companion_parameter(key)
+        companion, kind, name = key.removeprefix(COMPANIONS).split("/", 2)
+        return companion, name if kind == "weights" else name.rpartition("/")[0]
     return "", key.removeprefix(_LATEST).removeprefix(_MEAN) if key.startswith((_LATEST, _MEAN)) else key.rpartition("/")[0] or key
 
 
@@ -70,12 +71,6 @@ def companion_tensors(trained: Mapping[str, TrainedModel]) -> dict[str, Tensor]:
         tensors |= {weight_key(name, parameter): tensor for parameter, tensor in companion.weights.trained.items()}
         tensors |= {f"{COMPANIONS}{name}/optimizer/{state}": tensor for state, tensor in companion.optimizer.state().items()}
     return tensors
-
-
-def _companion_parameter(key: str) -> tuple[str, str]:
-    """Return the companion, and its parameter, to which a tensor of `companion_tensors` belongs."""
-    companion, kind, name = key.removeprefix(COMPANIONS).split("/", 2)
-    return companion, name if kind == "weights" else name.rpartition("/")[0]
 
 
 def load_companion_tensors(
