@@ -11,7 +11,7 @@ from tfkit.data.store.token_stream import check_ids
 from tfkit.engine.assembly.base_model import open_finished
 from tfkit.engine.assembly.preflight import with_lost
 from tfkit.engine.assembly.reference_model import with_finished_reference
-from tfkit.engine.assembly.training_data import ValidationSet, report_rows, set_names, store
+from tfkit.engine.assembly.training_data import RowStore, ValidationSet, report_rows, set_names
 from tfkit.engine.assembly.training_rows import evaluation_baselines, scored_rows
 from tfkit.engine.assembly.validation import join_metrics, judge_sets, opened_sets, rows_within, score_sets
 from tfkit.engine.assembly.verdict import predicts_one_class
@@ -87,7 +87,8 @@ class Evaluation:
         for source in sources:
             listener.say(source.describe())
         with self.session.first_alone(), self.session.stop.at_once():
-            stored = [store(source, data, objective, tokenizer, listener, counts_lost=True) for source in sources]
+            store = RowStore(data, objective, tokenizer, listener)
+            stored = [store.rows(source, counts_lost=True) for source in sources]
         for examples in stored:
             check_ids(examples.name, examples.max_id, config.vocab_size)
         order = RowOrder(row_length(data.sequence_length, config), settings.seed, settings.batch_size, data.length_groups)
