@@ -31,9 +31,9 @@ def evaluate_rollouts(evaluation: Evaluation, code: CodePermission) -> Scored:
     assert labelled is not None
     assert rollouts is not None
     rules = Rules(rollouts.section.rules, code)
-    all_sets, order = evaluation.sets(settings.objective.roles, "prompts to answer", objective, tokenizer)
+    all_sets, scorer = evaluation.sets(settings.objective.roles, "prompts to answer", objective, tokenizer)
     stored = [held_out.examples for held_out in all_sets]
-    sets, counts = evaluation.scored_sets(labelled, order, all_sets)
+    sets, counts = evaluation.scored_sets(scorer, all_sets)
     reference, seed = _reference(loaded, session), settings.generation.seed
     with session.listener.progress("answering", sum(counts), "prompts") as bar, session.stop.at_once(WHOLE):
         given = (loaded.model, reference, stored, counts, rollouts, rules)

@@ -13,7 +13,7 @@ from tfkit.engine.assembly.preflight import with_lost
 from tfkit.engine.assembly.reference_model import with_finished_reference
 from tfkit.engine.assembly.training_data import RowStore, ValidationSet, report_rows, set_names
 from tfkit.engine.assembly.training_rows import evaluation_baselines, scored_rows
-from tfkit.engine.assembly.validation import join_metrics, judge_sets, opened_sets, rows_within, score_sets
+from tfkit.engine.assembly.validation import SetScorer, join_metrics
 from tfkit.engine.assembly.verdict import predicts_one_class
 from tfkit.engine.inference.session import WHOLE, Session
 from tfkit.engine.inference.shared_inputs import SharedInput, number_inputs, shared_inputs, with_texts
@@ -80,8 +80,8 @@ class Evaluation:
             raise UsageError(f"there are no {what}: give them as {argument('data', 'F')}, or a recipe with data.validation")
         return data, sources
 
-    def sets(self, roles: tuple[Role, ...], what: str, objective: Objective, tokenizer: Tokenizer) -> tuple[list[ValidationSet], RowOrder]:
-        """Return the set of each source, with its truncated rows counted, and the order of the rows of a set."""
+    def sets(self, roles: tuple[Role, ...], what: str, objective: Objective, tokenizer: Tokenizer) -> tuple[list[ValidationSet], SetScorer]:
+        """Return the set of each source, with its truncated rows counted, and how the sets are scored."""
         settings, listener, config = self.settings, self.session.listener, self.loaded.config
         data, sources = self.sources(roles, what)
         for source in sources:
@@ -92,15 +92,15 @@ class Evaluation:
         for examples in stored:
             check_ids(examples.name, examples.max_id, config.vocab_size)
         order = RowOrder(row_length(data.sequence_length, config), settings.seed, settings.batch_size, data.length_groups)
-        return [ValidationSet(*examples) for examples in zip(set_names(data, sources), stored, sources, strict=True)], order
+        sets = [ValidationSet(*examples) for examples in zip(set_names(data, sources), stored, sources, strict=True)]
+        return sets, SetScorer(settings.evaluation, order, objective)
 
-    def scored_sets(
-        self, objective: LabelledObjective, order: RowOrder, sets: Sequence[ValidationSet]
-    ) -> tuple[list[ValidationSet], list[int]]:
-        """Return the sets that are scored, with their lost rows, and how many rows of each are scored."""
-        counts = rows_within(objective, order, [held_out.examples for held_out in sets], self.settings.evaluation.max_tokens)
-        scored = [with_lost(held_out, objective, self.session.listener, count) for held_out, count in zip(sets, counts, strict=False)]
-        report_rows([held_out.stored for held_out in scored], self.session.listener)
+    def scored_sets(self, scorer: SetScorer, sets: Sequence[ValidationSet]) -> tuple[list[ValidationSet], list[int]]:
+        """Return the sets of labelled rows that are scored, with their lost rows, and how many rows of each are scored."""
+        labelled, listener, counts = scorer.objective.labelled, self.session.listener, scorer.counts(sets)
+        assert labelled is not None
+        scored = [with_lost(held_out, labelled, listener, count) for held_out, count in zip(sets, counts, strict=False)]
+        report_rows([held_out.stored for held_out in scored], listener)
         return scored, counts
 
 
@@ -114,35 +114,33 @@ def evaluate_rows(evaluation: Evaluation) -> Scored:
     objective, tokenizer = open_finished(section, evaluation.loaded, settings)
     if section.answers_in_text:
         require_libraries(settings.evaluation.text_metrics)
-    sets, order = evaluation.sets(section.roles, "rows to score", objective, tokenizer)
+    sets, scorer = evaluation.sets(section.roles, "rows to score", objective, tokenizer)
     if objective.labelled is None:
         report_rows([held_out.stored for held_out in sets], session.listener)
-        return _score_unlabelled(evaluation, order, objective, sets)
-    sets, counts = evaluation.scored_sets(objective.labelled, order, sets)
+        return _score_unlabelled(evaluation, scorer, sets)
+    sets, counts = evaluation.scored_sets(scorer, sets)
     examples, size = [held_out.examples for held_out in sets], settings.evaluation.batch_size
     with session.first_alone(), session.stop.at_once(WHOLE):
         referenced = with_finished_reference(examples, objective.labelled, evaluation.loaded, size, session.listener)
     sets = [replace(held_out, stored=stored) for held_out, stored in zip(sets, referenced, strict=True)]
-    return _score_labelled(evaluation, order, objective.labelled, sets, counts)
+    return _score_labelled(evaluation, scorer, objective.labelled, sets, counts)
 
 
-def _score_unlabelled(evaluation: Evaluation, order: RowOrder, objective: Objective, sets: list[ValidationSet]) -> Scored:
+def _score_unlabelled(evaluation: Evaluation, scorer: SetScorer, sets: list[ValidationSet]) -> Scored:
     """Score rows that are cut from texts, by the metrics of the objective, without answers."""
-    settings, session = evaluation.settings.evaluation, evaluation.session
-    all_stored, scored = [held_out.stored for held_out in sets], list[Stored]()
+    session, scored = evaluation.session, list[Stored]()
     rows = tokens = 0
-    opened_each = opened_sets(objective, order, all_stored, settings.max_tokens)
-    for stored, (opened, _, count) in zip(all_stored, opened_each, strict=False):
-        scored.append(stored)
-        rows, tokens = rows + count, tokens + (tokens_of(stored) if count == len(opened) else tokens_of_first(opened, count))
+    for held_out, (opened, _, count) in zip(sets, scorer.opened(sets), strict=False):
+        scored.append(held_out.stored)
+        rows, tokens = rows + count, tokens + (tokens_of(held_out.stored) if count == len(opened) else tokens_of_first(opened, count))
     with session.listener.progress("scoring", rows, "rows") as bar, session.stop.at_once(WHOLE):
-        scores = score_sets(settings, order, objective, sets, evaluation.loaded.model, work=session.batches(bar))
+        scores = scorer.scores(sets, evaluation.loaded.model, session.batches(bar))
     assert scores is not None  # nothing asked it to stop
-    return Scored(scores.metrics, rows, tokens, scored, texts=[held_out.texts for held_out in scored])
+    return Scored(scores.metrics, rows, tokens, scored, texts=[stored.texts for stored in scored])
 
 
 def _score_labelled(
-    evaluation: Evaluation, order: RowOrder, objective: LabelledObjective, sets: Sequence[ValidationSet], counts: Sequence[int]
+    evaluation: Evaluation, scorer: SetScorer, objective: LabelledObjective, sets: Sequence[ValidationSet], counts: Sequence[int]
 ) -> Scored:
     """Score rows with one answer each, including those that are lost."""
     settings, loaded, session = evaluation.settings, evaluation.loaded, evaluation.session
@@ -154,7 +152,7 @@ def _score_labelled(
         inputs = [shared_inputs(writer, *one) for one in zip(sets, counts, strict=True)]
     with session.listener.progress("scoring", sum(counts) + sum(map(len, inputs)), "rows") as bar, session.stop.at_once(WHOLE):
         used, work = [held_out.examples for held_out in sets], session.batches(bar)
-        results = judge_sets(settings.evaluation, order, objective, used, loaded.model, work=work)
+        results = scorer.judge(sets, loaded.model, work)
         assert results is not None  # nothing asked it to stop
         if writer is not None:
             results = [with_texts(settings, writer, *one, loaded, work) for one in zip(used, results, inputs, strict=True)]
