@@ -14,10 +14,10 @@ from tiny_runs import WORDS, Done, hashes, kept, pretrain, records, run_tfkit, s
 
 from tfkit.adapters import describe
 from tfkit.adapters import load as load_any
-from tfkit.engine.inference.task_settings import infer_objective
 from tfkit.engine.recognition import decided_size
 from tfkit.engine.recognition.decided_recipe import _inspect_data
 from tfkit.engine.recognition.own_data import _data_name, _model_name
+from tfkit.engine.request.evaluation_settings import infer_objective
 from tfkit.hub import load
 from tfkit.recipe import read_recipe
 from tfkit.recipe.schema.data_sections import SourceSection

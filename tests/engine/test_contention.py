@@ -11,25 +11,20 @@ from tfkit.engine.training_run.contention import Contention, busy_neighbours
 class Machine:
     """Clocks and a load that a test sets."""
 
-    def __init__(self, load: float, used: float):
-        self.now, self.processor_seconds, self.load, self.used = 0.0, 0.0, load, used
+    def __init__(self, patch: pytest.MonkeyPatch, load: float, used: float, threads: int = 4):
+        self.now, self.processor_seconds, self.used = 0.0, 0.0, used
         self.warnings: list[str] = []
+        patch.setattr("time.perf_counter", lambda: self.now)
+        patch.setattr("time.process_time", lambda: self.processor_seconds)
+        patch.setattr("os.getloadavg", lambda: (load, 0.0, 0.0))
+        patch.setattr("torch.get_num_threads", lambda: threads)
+        self.watch = Contention(Path("runs/x"), self.warnings.append)
 
-    def watch(self, threads: int) -> Contention:
-        return Contention(
-            Path("runs/x"),
-            self.warnings.append,
-            threads=threads,
-            wall=lambda: self.now,
-            processor=lambda: self.processor_seconds,
-            load=lambda: (self.load, 0.0, 0.0),
-        )
-
-    def step(self, watch: Contention, seconds: float, between: float = 0.0) -> None:
+    def step(self, seconds: float, between: float = 0.0) -> None:
         """Pass the time of a step, and before it some that another thing took, without a processor."""
         self.now += between + seconds
         self.processor_seconds += self.used * seconds
-        watch.stepped(seconds)
+        self.watch.stepped(seconds)
 
 
 @pytest.fixture(autouse=True)
@@ -38,14 +33,13 @@ def cores(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("os.cpu_count", lambda: 4)
 
 
-def test_it_is_reported_once_with_the_threads_that_are_free() -> None:
-    machine = Machine(load=5.2, used=3.1)
-    watch = machine.watch(threads=4)
+def test_it_is_reported_once_with_the_threads_that_are_free(monkeypatch: pytest.MonkeyPatch) -> None:
+    machine = Machine(monkeypatch, load=5.2, used=3.1)
     for _ in range(29):
-        machine.step(watch, 2)
+        machine.step(2)
     assert not machine.warnings
     for _ in range(100):
-        machine.step(watch, 2)
+        machine.step(2)
     (warning,) = machine.warnings
     assert "at a load of 5.2 on 4 cores this run's 4 threads get the time of 3.1," in warning
     assert "`tfkit resume runs/x --threads 3`" in warning
@@ -60,31 +54,32 @@ def test_it_is_reported_once_with_the_threads_that_are_free() -> None:
         (9.0, 1.9, 2),  # both threads have their core
     ],
 )
-def test_no_contention(load: float, used: float, threads: int) -> None:
-    machine = Machine(load, used)
-    watch = machine.watch(threads)
+def test_no_contention(load: float, used: float, threads: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    machine = Machine(monkeypatch, load, used, threads)
     for _ in range(200):
-        machine.step(watch, 2)
+        machine.step(2)
     assert not machine.warnings
 
 
-def test_time_between_steps_does_not_count() -> None:
+def test_time_between_steps_does_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
     """A minute on the disk, without a processor, is no contention."""
-    machine = Machine(load=6.0, used=4.0)
-    watch = machine.watch(threads=4)
+    machine = Machine(monkeypatch, load=6.0, used=4.0)
     for _ in range(100):
-        machine.step(watch, 2, between=60)
+        machine.step(2, between=60)
     assert not machine.warnings
     machine.used = 2.0
     for _ in range(100):
-        machine.step(watch, 2, between=0.1)
+        machine.step(2, between=0.1)
     assert len(machine.warnings) == 1
     assert "--threads 2`" in machine.warnings[0]
 
 
-def test_a_system_without_a_load() -> None:
-    watch = Contention(Path("runs/x"), pytest.fail, threads=4, load=None)
-    watch.stepped(100.0)
+def test_a_system_without_a_load(monkeypatch: pytest.MonkeyPatch) -> None:
+    machine = Machine(monkeypatch, load=9.0, used=0.5)
+    monkeypatch.delattr("os.getloadavg")
+    machine.watch = Contention(Path("runs/x"), pytest.fail)
+    for _ in range(200):
+        machine.step(2)
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from tfkit.alignment.user_code import CodePermission
 from tfkit.engine.listener import Listener, Silent, StopRequest
-from tfkit.engine.recognition.own_data import with_length
+from tfkit.engine.recognition.own_data import training_request, with_length
 from tfkit.engine.request.call_arguments import (
     AnyRecipe,
     path_text,
@@ -406,7 +406,6 @@ def _request(
     tokens: int | None = None,
     minutes: float | None = None,
 ) -> TrainingRequest:
-    from tfkit.engine.recognition.own_data import training_request
 
     source = recipe_text(recipe) if recipe is not None else None
     changes = with_length(plain_overrides(overrides), source, tokens, minutes)

@@ -1,4 +1,4 @@
-"""The checkpoint that a fine-tuning starts from: its description, its weights with the objective's head, its entry among the parents."""
+"""A checkpoint under an objective: a base to fine-tune, with its head and its entry among the parents, or a finished model."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -6,17 +6,21 @@ from pathlib import Path
 from typing import Any
 
 from tfkit.adapters import base_folder, describe, how_to_merge, is_adapter, load
+from tfkit.engine.request.evaluation_settings import EvaluationSettings
 from tfkit.errors import ModelError, UsageError, argument
 from tfkit.families import FAMILIES
-from tfkit.hub import Described, content_hash, run_id_of
+from tfkit.hub import Described, Loaded, content_hash, run_id_of
 from tfkit.hub.config_json import TRAINING_ONLY_FIELDS, apply_changes, are_unnamed
 from tfkit.hub.growing import with_fewer_positions, with_more_entries
 from tfkit.model.config import ClassesHeadConfig, HeadConfig, LanguageModelHeadConfig, ModelConfig, TagsHeadConfig
 from tfkit.model.transformer import Transformer
+from tfkit.objectives.context import ModelContext
 from tfkit.objectives.objective import Objective
+from tfkit.objectives.registry import objective_tokenizer, open_objective
 from tfkit.recipe import read_recipe
 from tfkit.recipe.reading.checks import fitting_problems
 from tfkit.recipe.schema.heads import new_head
+from tfkit.recipe.schema.objective_facts import ObjectiveSection
 from tfkit.recipe.schema.sections import ModelSection, Recipe
 from tfkit.run.ancestors import Parent
 from tfkit.run.folder import RunFolder
@@ -196,6 +200,34 @@ def start_model(
         return model, loaded.new_parameters
     grown = with_more_entries(model, config.vocab_size, recipe.training.seed)
     return grown, (*loaded.new_parameters, f"the last {f'{added} entries' if added > 1 else 'entry'} of the vocabulary")
+
+
+def open_finished(section: ObjectiveSection, loaded: Loaded, settings: EvaluationSettings) -> tuple[Objective, Tokenizer]:
+    """Return the objective for a finished model, and its tokenizer. Raises ModelError if the model does not fit the objective."""
+    if problems := fitting_problems(section, loaded.config):
+        raise ModelError(f"{loaded.folder}: {'; '.join(problems)}; give a recipe with the objective that it was trained for")
+    assert loaded.codec is not None
+    tokenizer = objective_tokenizer(section, loaded.codec, is_finished=True)
+    labels, facts = _finished_labels(section, loaded), loaded.facts
+    context = ModelContext(loaded.config, tokenizer, labels, settings.seed, loaded.folder, facts, settings.sequence_length)
+    return open_objective(section, context), tokenizer
+
+
+def _finished_labels(section: ObjectiveSection, loaded: Loaded) -> list[str]:
+    """Return the classes of the checkpoint, in its own order, with the names that the section gives them, if any."""
+    if not section.has_labels:
+        return []
+    if named := section.named_labels:
+        count = getattr(loaded.config.head, "count", 0)
+        if len(named) != count:
+            raise UsageError(
+                f"objective.labels names {len(named)} classes, and {loaded.folder} has {count}: name all, in its order, or leave it out"
+            )
+        check_order(str(loaded.folder), loaded.labels, named)
+        return named
+    if not loaded.labels:
+        raise ModelError(f"{loaded.folder}: config.json names no labels (id2label), so its classes are not known; name them there")
+    return list(loaded.labels)
 
 
 def pin_models(recipe: Recipe, start: Start | None, objective: Objective, folder: RunFolder) -> Recipe:

@@ -1,12 +1,9 @@
 """The loaders of a run beside that of stored rows: of sampled responses, with text mixed in, and of the micro-batches of all ranks."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from copy import copy
 from functools import partial
 from typing import Any
-
-import numpy as np
-from numpy.typing import NDArray
 
 from tfkit.adapters import FrozenReference
 from tfkit.data import BatchSizes, Loader, Rows, StepLoader
@@ -29,9 +26,10 @@ class MixedLoader:
     """
 
     def __init__(self, main: StepLoader[Batch], text: Rows, collate: Callable[[Any], Batch], ratio: int):
-        self.main, self.text, self.collate = main, text, collate
-        self.rows, self.sizes, self._text_rows = main.rows, main.sizes, ratio * main.sizes.full
-        self.rank, self.ranks = main.rank, main.ranks
+        self.main, self.text, self.collate, self.ratio = main, text, collate, ratio
+        self.rows, self.sizes, self.rank, self.ranks = main.rows, main.sizes, main.rank, main.ranks
+        # The text of step n depends on n alone.
+        self.numbers, self.observed, self.state, self.restore = main.numbers, main.observed, main.state, main.restore
 
     @property
     def micro_batch_size(self) -> int:
@@ -45,25 +43,10 @@ class MixedLoader:
     def step(self, n: int) -> list[Batch]:
         """Return this rank's micro-batches of step n, counted from 0."""
         most = max(1, self.main.micro_batch_size * self.rows.longest // self.text.longest)
-        text = Loader(self.text, self.collate, BatchSizes(self._text_rows), largest_divisor(self._text_rows // self.ranks, most))
+        rows = self.ratio * self.sizes.full
+        text = Loader(self.text, self.collate, BatchSizes(rows), largest_divisor(rows // self.ranks, most))
         text.rank, text.ranks = self.rank, self.ranks
         return [*self.main.step(n), *text.step(n)]
-
-    def numbers(self, n: int) -> NDArray[np.int64]:
-        """Return the row numbers of `main` in step n, (B,)."""
-        return self.main.numbers(n)
-
-    def observed(self) -> dict[str, float]:
-        """Return the quantities that `main` observed."""
-        return self.main.observed()
-
-    def state(self, n: int) -> tuple[dict[str, Any], dict[str, Any]]:
-        """Return the state of `main`: the text of step n depends on n alone."""
-        return self.main.state(n)
-
-    def restore(self, tensors: Mapping[str, Any], state: Mapping[str, Any]) -> None:
-        """Restore the result of `state`."""
-        self.main.restore(tensors, state)
 
 
 def sampling_loader(
@@ -94,8 +77,8 @@ def whole_loader(loader: StepLoader[Batch]) -> StepLoader[Batch]:
     """Return a loader of the micro-batches of all ranks."""
     if loader.ranks == 1:
         return loader
+    if isinstance(loader, MixedLoader):
+        return MixedLoader(whole_loader(loader.main), loader.text, loader.collate, loader.ratio)
     whole = copy(loader)
     whole.rank, whole.ranks = 0, 1
-    if isinstance(whole, MixedLoader):
-        whole.main = whole_loader(whole.main)
     return whole

@@ -100,10 +100,9 @@ def with_lost(
 
     `by_loss`: for an evaluation that has only the loss.
     """
-    if not isinstance(held_out.stored, ExampleSet):
-        return held_out
-    lost = lost_rows(held_out.source, held_out.stored, objective, len(held_out.stored) if count is None else count)
+    stored = held_out.examples
+    lost = lost_rows(held_out.source, stored, objective, len(stored) if count is None else count)
     if note := describe_lost(held_out.source.name, lost, by_loss=by_loss):
         listener.warn(note)
-    kept = {kind: skipped for kind, skipped in held_out.stored.skipped.items() if kind not in reasons(lost)}
-    return replace(held_out, stored=replace(held_out.stored, skipped=kept), lost=lost)
+    kept = {kind: skipped for kind, skipped in stored.skipped.items() if kind not in reasons(lost)}
+    return replace(held_out, stored=replace(stored, skipped=kept), lost=lost)

@@ -7,7 +7,6 @@ data; no second model is needed then.
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +15,7 @@ from tfkit.adapters import load
 from tfkit.data import ExampleBatch, ExampleSet
 from tfkit.data.store.folder_cache import cache_folder, indexed_folder, is_built, write_index
 from tfkit.data.store.hashes import digest
+from tfkit.engine.assembly.training_data import TrainingData
 from tfkit.engine.listener import Listener
 from tfkit.errors import ModelError
 from tfkit.generation.inference import inference
@@ -28,13 +28,10 @@ from tfkit.run.tfkit_json import read_tfkit_json
 from tfkit.training.replay import weights_sha256
 from tfkit.training.step import Stepper
 
-if TYPE_CHECKING:
-    from tfkit.engine.assembly.training_data import TrainingData
-
 _VERSION = 1  # of the folder in the cache
 
 
-def data_with_reference(data: "TrainingData", stepper: Stepper, batch_size: int, listener: Listener) -> "TrainingData":
+def data_with_reference(data: TrainingData, stepper: Stepper, batch_size: int, listener: Listener) -> TrainingData:
     """Return the data with the reference's log-probabilities of each row, by the model of a stepper that has taken no step yet."""
     weights, objective = stepper.weights, data.objective.labelled
     assert objective is not None, "it reads rows"

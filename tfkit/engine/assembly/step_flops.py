@@ -6,14 +6,16 @@ from functools import reduce
 from operator import add
 from typing import Any
 
+import numpy as np
+
 from tfkit.data import Loader
 from tfkit.engine.assembly.training_data import TrainingData
-from tfkit.model.config import ModelConfig
 from tfkit.model.transformer import Transformer
 from tfkit.objectives.companion import Companion
 from tfkit.objectives.context import tokens_of
 from tfkit.objectives.objective import Batch, Objective
 from tfkit.objectives.registry import row_order
+from tfkit.objectives.rollouts import Response, response_batch
 from tfkit.objectives.vocabulary_loss import LOGITS_BYTES
 from tfkit.recipe.schema.sections import Recipe
 from tfkit.training.flops import Flops, ForwardShape, backward_flops, forward_flops, trained_shape
@@ -109,9 +111,6 @@ def _with_responses(objective: Objective, batch: Batch) -> Batch:
     """Return a batch of prompts with responses of the maximum length, as the loss reads them; any other batch unchanged."""
     if objective.rollouts is None:
         return batch
-    import numpy as np
-
-    from tfkit.objectives.rollouts import Response, response_batch
 
     lengths = [batch.input_ids.shape[1]] * len(batch.input_ids) if batch.padding_mask is None else batch.padding_mask.sum(1).tolist()
     new = np.zeros(objective.rollouts.section.max_new_tokens, np.int64)
@@ -122,17 +121,12 @@ def _companion_flops(objective: Objective, companion: Companion, batch: Batch) -
     """Return the FLOPs of a companion in a step: a backward pass only if it is trained; none for a reward model, which scores rollouts."""
     if objective.rollouts is not None and not companion.trained:
         return 0.0
-    shape = _companion_shape(objective, companion.model.config, batch)
+    config, states = companion.model.config, objective.companion_states(batch)
+    shape = ForwardShape.of(batch, config, states)
+    if objective.rollouts is not None and config.head.kind == "classes":  # a value model's head reads the state of each response token
+        shape = replace(shape, states=states)
     forward = forward_flops(companion.model, shape).total
     return forward + (backward_flops(companion.model, shape).total if companion.trained else 0.0)
-
-
-def _companion_shape(objective: Objective, config: ModelConfig, batch: Batch) -> ForwardShape:
-    """Return the shape of a companion's forward pass on a batch; a value model's head reads the state of each response token."""
-    shape = ForwardShape.of(batch, config, objective.companion_states(batch))
-    if objective.rollouts is not None and config.head.kind == "classes":
-        shape = replace(shape, states=objective.companion_states(batch))
-    return shape
 
 
 def _rollout_flops(objective: Objective, model: Transformer, shape: ForwardShape) -> tuple[float, float]:

@@ -52,6 +52,12 @@ class ValidationSet:
     source: Source  # of its rows
     lost: Sequence[LostRow] = ()  # labelled rows that are in no example, and count as wrong
 
+    @property
+    def examples(self) -> ExampleSet:
+        """The rows, each of which is an example of its own."""
+        assert isinstance(self.stored, ExampleSet)
+        return self.stored
+
 
 @dataclass(frozen=True)
 class TrainingData:
@@ -89,6 +95,48 @@ class TrainingData:
         return sizes
 
 
+@dataclass(frozen=True)
+class RowStore:
+    """The rows of sources as an objective reads them, from the cache, where they are built if they are missing.
+
+    `feedback`: the encoder of prompts whose responses are ranked.
+    """
+
+    data: DataSection
+    objective: Objective
+    tokenizer: Tokenizer
+    listener: Listener
+    feedback: "FeedbackEncoder | None" = None
+
+    def text(self, source: Source, *, sentences: bool = False) -> TokenStream:
+        """Return a source as a stream of text."""
+        with self.listener.progress(f"tokenizing {source.name}", source.size_bytes, "bytes") as bar:
+            return token_stream(source, self.tokenizer, bar.advance, sentences=sentences)
+
+    def rows(self, source: Source, *, counts_lost: bool = False) -> Stored:
+        """Return the rows of a source; `counts_lost`: for an evaluation that counts lost rows."""
+        if self.feedback is not None:
+            with self.listener.progress(f"sampling and judging responses to {source.name}", source.size_bytes, "bytes") as bar:
+                return example_set(source, self.feedback, self.data.on_bad_row, bar.advance)
+        encoder = self.objective.labelled
+        if encoder is None:
+            return self.text(source, sentences=self.objective.reads_sentences)
+        with self.listener.progress(f"tokenizing {source.name}", source.size_bytes, "bytes") as bar:
+            return (scored_examples if counts_lost else example_set)(source, encoder, self.data.on_bad_row, bar.advance)
+
+    def validation_sets(self, held_out: Sequence[Source]) -> list[ValidationSet]:
+        """Return the held-out sets, with their lost rows where the evaluation counts these."""
+        judged = self.objective.labelled if self.feedback is None else None
+        counts_lost = judged is not None and (judged.evaluates_answers or judged.writer is not None)
+        stored = [self.rows(source, counts_lost=counts_lost) for source in held_out]
+        for rows in stored:
+            rows.check_targets()
+        sets = [ValidationSet(*named) for named in zip(set_names(self.data, held_out), stored, held_out, strict=True)]
+        if judged is None or not counts_lost:
+            return sets
+        return [with_lost(rows, judged, self.listener, by_loss=not judged.evaluates_answers) for rows in sets]
+
+
 def prepare_data(
     recipe: Recipe,
     device: torch.device,
@@ -121,10 +169,10 @@ def prepare_data(
         for source in sources if is_finished else ():
             if (warning := misfit(source, tokenizer, config.stacks)) is not None:
                 listener.warn(warning)
-        mixed = [text_stream(source, tokenizer, listener) for source in texts]
-        encoder = _feedback_encoder(recipe, objective, device)
-        stored = [store(source, recipe.data, objective, tokenizer, listener, encoder) for source in sources]
-        sets = _validation_sets(recipe.data, held_out, objective, tokenizer, listener, encoder)
+        store = RowStore(recipe.data, objective, tokenizer, listener, _feedback_encoder(recipe, objective, device))
+        mixed = [store.text(source) for source in texts]
+        stored = [store.rows(source) for source in sources]
+        sets = store.validation_sets(held_out)
     _report(stored, [rows.stored for rows in sets], tokenizer, listener)
     report_rows(mixed, listener)
     if recipe.data.max_lost is not None:
@@ -160,7 +208,8 @@ def _open_objective(
     is_finished = start is not None or recipe.tokenizer.path is not None
     tokenizer = objective_tokenizer(recipe.objective, base, is_finished=is_finished)
     # A part that is held out by chance may have a class that the rest lacks; separate validation data may not.
-    labels = _labels(recipe, [*sources, *held_out] if isinstance(recipe.data.validation, float) else sources)
+    labelled = [*sources, *held_out] if isinstance(recipe.data.validation, float) else sources
+    labels = (recipe.objective.named_labels or find_labels(labelled, recipe.objective.labels_in)) if recipe.objective.has_labels else []
     if start is not None:
         labels = kept_labels(start, recipe, labels)
         config = tuned_config(start, recipe, labels, tokenizer)
@@ -200,11 +249,6 @@ def report_rows(stored: Sequence[Stored], listener: Listener) -> None:
         listener.say(note)
 
 
-def _labels(recipe: Recipe, sources: Sequence[Source]) -> list[str]:
-    """Return the classes or tags: those that the recipe names, else those of the rows."""
-    return (recipe.objective.named_labels or find_labels(sources, recipe.objective.labels_in)) if recipe.objective.has_labels else []
-
-
 def set_names(data: DataSection, held_out: Sequence[Source]) -> list[str]:
     """Return the names of the validation sets: the recipe's, or numbers for those that are held out of the training sources."""
     sections = data.validation if isinstance(data.validation, list) else []
@@ -236,32 +280,6 @@ def _tokenizer(recipe: Recipe, sources: Sequence[Source], listener: Listener) ->
     return tokenizer
 
 
-def _validation_sets(
-    data: DataSection,
-    held_out: Sequence[Source],
-    objective: Objective,
-    tokenizer: Tokenizer,
-    listener: Listener,
-    encoder: "FeedbackEncoder | None",
-) -> list[ValidationSet]:
-    """Return the held-out sets, with their lost rows where the evaluation counts these. `encoder`: as `store`'s `feedback`."""
-    judged = objective.labelled if encoder is None else None
-    counts_lost = judged is not None and (judged.evaluates_answers or judged.writer is not None)
-    stored = [store(source, data, objective, tokenizer, listener, encoder, counts_lost=counts_lost) for source in held_out]
-    for rows in stored:
-        rows.check_targets()
-    sets = [ValidationSet(*named) for named in zip(set_names(data, held_out), stored, held_out, strict=True)]
-    if judged is None or not counts_lost:
-        return sets
-    return [with_lost(rows, judged, listener, by_loss=not judged.evaluates_answers) for rows in sets]
-
-
-def text_stream(source: Source, tokenizer: Tokenizer, listener: Listener, *, sentences: bool = False) -> TokenStream:
-    """Return a source as a stream of text from the cache, where it is built if it is missing."""
-    with listener.progress(f"tokenizing {source.name}", source.size_bytes, "bytes") as bar:
-        return token_stream(source, tokenizer, bar.advance, sentences=sentences)
-
-
 def _rules(objective: Objective, code: CodePermission | None) -> "Rules | None":
     """Return the reward of an objective whose responses are sampled; None for another one, or if no code may be run."""
     if objective.rollouts is None or code is None:
@@ -278,27 +296,3 @@ def _feedback_encoder(recipe: Recipe, objective: Objective, device: torch.device
     from tfkit.alignment.feedback import FeedbackEncoder
 
     return FeedbackEncoder(objective.feedback, device, pick_precision(recipe.training.precision, device))
-
-
-def store(
-    source: Source,
-    data: DataSection,
-    objective: Objective,
-    tokenizer: Tokenizer,
-    listener: Listener,
-    feedback: "FeedbackEncoder | None" = None,
-    *,
-    counts_lost: bool = False,
-) -> Stored:
-    """Return the rows of a source from the cache, where they are built if they are missing.
-
-    `feedback`: the encoder of prompts whose responses are ranked; `counts_lost`: for an evaluation that counts lost rows.
-    """
-    if feedback is not None:
-        with listener.progress(f"sampling and judging responses to {source.name}", source.size_bytes, "bytes") as bar:
-            return example_set(source, feedback, data.on_bad_row, bar.advance)
-    encoder = objective.labelled
-    if encoder is None:
-        return text_stream(source, tokenizer, listener, sentences=objective.reads_sentences)
-    with listener.progress(f"tokenizing {source.name}", source.size_bytes, "bytes") as bar:
-        return (scored_examples if counts_lost else example_set)(source, encoder, data.on_bad_row, bar.advance)

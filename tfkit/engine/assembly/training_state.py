@@ -31,6 +31,7 @@ from tfkit.training.step import Stepper, TrainedModel
 _LATEST, _MEAN, COMPANIONS, _LOADER = "latest/", "mean/", "companions/", "loader/"
 
 _TENSORS = f"{FOLDER}/optimizer.safetensors"
+Reading = Callable[[Mapping[str, Tensor]], Mapping[str, Tensor]]  # the weights as they are read
 
 
 def state_tensors(
@@ -54,7 +55,8 @@ def owner_of(key: str) -> tuple[str, str]:
     `key`: its name in `state_tensors`, or the plain name of a weight.
     """
     if key.startswith(COMPANIONS):
-        return _companion_parameter(key)
+        companion, kind, name = key.removeprefix(COMPANIONS).split("/", 2)
+        return companion, name if kind == "weights" else name.rpartition("/")[0]
     return "", key.removeprefix(_LATEST).removeprefix(_MEAN) if key.startswith((_LATEST, _MEAN)) else key.rpartition("/")[0] or key
 
 
@@ -72,25 +74,18 @@ def companion_tensors(trained: Mapping[str, TrainedModel]) -> dict[str, Tensor]:
     return tensors
 
 
-def _companion_parameter(key: str) -> tuple[str, str]:
-    """Return the companion, and its parameter, to which a tensor of `companion_tensors` belongs."""
-    companion, kind, name = key.removeprefix(COMPANIONS).split("/", 2)
-    return companion, name if kind == "weights" else name.rpartition("/")[0]
+def _below(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the tensors whose names have this prefix, without it."""
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
 
 
 def load_companion_tensors(
-    trained: Mapping[str, TrainedModel],
-    tensors: Mapping[str, Tensor],
-    reading: Callable[[Mapping[str, Tensor]], Mapping[str, Tensor]] = lambda weights: weights,
+    trained: Mapping[str, TrainedModel], tensors: Mapping[str, Tensor], reading: Reading = lambda weights: weights
 ) -> None:
     """Load the result of `companion_tensors` into the companions, the weights through `reading`; other tensors are ignored."""
     for name, companion in trained.items():
-        weights, state = (
-            {key.removeprefix(prefix): tensor for key, tensor in tensors.items() if key.startswith(prefix)}
-            for prefix in (f"{COMPANIONS}{name}/weights/", f"{COMPANIONS}{name}/optimizer/")
-        )
-        companion.optimizer.load_state(state)
-        companion.weights.load(reading(weights))
+        companion.optimizer.load_state(_below(f"{COMPANIONS}{name}/optimizer/", tensors))
+        companion.weights.load(reading(_below(f"{COMPANIONS}{name}/weights/", tensors)))
 
 
 def loader_state(loader: StepLoader[Batch], step: int) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -107,11 +102,10 @@ def restore(stepper: Stepper, loader: StepLoader[Batch], checkpoint: Path) -> Pr
     )
     digest = WeightsHash()  # the ranks read all weights, and compare them before the first step
     shards = stepper.weights.sharding is not None
-    reading: Callable[[Mapping[str, Tensor]], Mapping[str, Tensor]] = digest.reading if shards else lambda weights: weights
+    reading: Reading = digest.reading if shards else lambda weights: weights
     load_companion_tensors(stepper.companions, tensors, reading)
-    latest: Mapping[str, Tensor]
-    mean: Mapping[str, Tensor]
-    latest, mean = ({n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)} for prefix in (_LATEST, _MEAN))
+    latest: Mapping[str, Tensor] = _below(_LATEST, tensors)
+    mean: Mapping[str, Tensor] = _below(_MEAN, tensors)
     _restore_loader(loader, checkpoint, tensors, state.loader)
     with ExitStack() as stack:
         if not latest or (state.mean_steps and not mean):  # the model's own files hold them
@@ -127,9 +121,8 @@ def restore(stepper: Stepper, loader: StepLoader[Batch], checkpoint: Path) -> Pr
 
 def _restore_loader(loader: StepLoader[Batch], checkpoint: Path, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
     """Restore the result of `loader_state`. Raises ModelError for anything else."""
-    loader_tensors = {name.removeprefix(_LOADER): tensor for name, tensor in tensors.items() if name.startswith(_LOADER)}
     try:
-        loader.restore(loader_tensors, state)
+        loader.restore(_below(_LOADER, tensors), state)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise ModelError(
             f"{checkpoint}: its training state has no whole iteration of responses ({error!r}); resume from another checkpoint"

@@ -4,19 +4,20 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from tfkit.adapters import FrozenReference
-from tfkit.data import ExampleSet, Rows, TokenStream
+from tfkit.data import Rows, TokenStream
 from tfkit.engine.assembly.training_data import TrainingData, ValidationSet
 from tfkit.errors import DataError, UsageError
 from tfkit.evaluation.lost_rows import completed, within, wrong_answers
 from tfkit.evaluation.row_scores import RowPrediction, TokenBudget, answer_metrics, first_rows, judge_rows, score_rows, tokens_of_first
 from tfkit.evaluation.text_scores import score_streams
+from tfkit.generation.complete import encode_prompts
+from tfkit.generation.decoding import check_length
 from tfkit.model.transformer import Transformer
-from tfkit.objectives.context import RowOrder, Stored, row_length
-from tfkit.objectives.labelled import LabelledObjective
+from tfkit.objectives.context import RowOrder, row_length
 from tfkit.objectives.metrics import unit_weights
 from tfkit.objectives.objective import Objective, Sum
 from tfkit.objectives.registry import open_rows, row_order
-from tfkit.parallel.rank_map import UNWATCHED, BatchWork
+from tfkit.parallel.rank_map import BatchWork
 from tfkit.recipe.schema.output_sections import EvaluationSection
 from tfkit.recipe.schema.sections import Recipe
 
@@ -31,10 +32,72 @@ class SetScores:
     confusion: dict[str, dict[str, int]] | None = None
 
 
+@dataclass(frozen=True)
+class SetScorer:
+    """How sets are scored: the rows of all of them together, up to `evaluation.max_tokens`, so that the last sets may be left out."""
+
+    settings: EvaluationSection
+    order: RowOrder
+    objective: Objective
+
+    def opened(self, sets: Iterable[ValidationSet]) -> Iterator[tuple[Rows, int | None, int]]:
+        """Yield the rows of each set that is scored, the tokens left for them, and how many rows these are."""
+        budget = TokenBudget(self.settings.max_tokens)
+        for held_out in budget.until_spent(sets):
+            rows = self.objective.open_rows([(held_out.stored, 1.0)], self.order)
+            count = first_rows(rows, budget.left)
+            yield rows, budget.left, count
+            budget.spend(tokens_of_first(rows, count))
+
+    def counts(self, sets: Iterable[ValidationSet]) -> list[int]:
+        """Return how many rows of each set are scored."""
+        return [count for _, _, count in self.opened(sets)]
+
+    def judge(self, sets: Iterable[ValidationSet], model: Transformer, work: BatchWork) -> list[list[RowPrediction]] | None:
+        """Return the results of each set, row by row, for an objective of labelled rows; None if `work` was stopped."""
+        assert self.objective.labelled is not None
+        results: list[list[RowPrediction]] = []
+        for rows, left, _ in self.opened(sets):
+            judged = judge_rows(model, self.objective.labelled, rows, self.settings.batch_size, max_tokens=left, work=work)
+            if judged is None:
+                return None
+            results.append(judged)
+        return results
+
+    def scores(self, sets: Sequence[ValidationSet], model: Transformer, work: BatchWork) -> SetScores | None:
+        """Return the scores of all sets together and of each set; None if `work` was stopped."""
+        names, objective, labelled = [one.name for one in sets], self.objective, self.objective.labelled
+        if labelled is not None and labelled.evaluates_answers:
+            judged = self.judge(sets, model, work)
+            if judged is None:
+                return None
+            judged = [
+                [
+                    *completed(labelled, one.source, one.examples, part),
+                    *wrong_answers(labelled, within(one.lost, len(part), len(one.stored)), len(part)),
+                ]
+                for part, one in zip(judged, sets, strict=False)
+            ]
+            everything = [one for part in judged for one in part]  # F1 and correlations over all sets are not means over the sets
+            whole, *parts = (answer_metrics(labelled, part)(unit_weights(len(part))) for part in (everything, *judged))
+            confusion: dict[str, dict[str, int]] | None = labelled.label_metrics([one.prediction for one in everything]).get("confusion")
+            is_small = confusion is not None and sum(map(len, confusion.values())) <= _MOST_COUNTS
+            return SetScores(join_metrics(whole, parts, names), confusion if is_small else None)
+        together: dict[str, Sum] = {}
+        each = []
+        for rows, left, _ in self.opened(sets):
+            sums = score_rows(model, objective, rows, self.settings.batch_size, max_tokens=left, work=work)
+            if sums is None:
+                return None
+            together = {name: together[name] + added if name in together else added for name, added in sums.items()}
+            each.append(objective.metrics(sums))
+        return SetScores(join_metrics(objective.metrics(together), each, names))
+
+
 def score_validation(
     recipe: Recipe, data: TrainingData, model: Transformer, should_stop: Callable[[], bool], reference: FrozenReference | None = None
 ) -> SetScores | None:
-    """Return `loss` and the objective's other metrics; with several sets also those of each, as `<name>.loss`. None if stopped.
+    """Return `loss` and the objective's other metrics; with several sets also those of each, as `<name>.loss`. None if it was stopped.
 
     A causal language model is scored text by text, as `tfkit evaluate` does; other objectives by their own rows; a student by the objective
     that it learns from the rows, without its teacher. `evaluation.max_tokens` limits all sets together, so the last ones may be left out.
@@ -45,7 +108,7 @@ def score_validation(
     order = row_order(recipe, data.config)
     if data.objective.rollouts is not None:
         return _responses(recipe, data, order, model, reference, work)
-    return score_sets(recipe.evaluation, order, data.objective.evaluation_objective, data.validation, model, work=work)
+    return SetScorer(recipe.evaluation, order, data.objective.evaluation_objective).scores(data.validation, model, work)
 
 
 def check_validation(recipe: Recipe, data: TrainingData) -> None:
@@ -58,84 +121,6 @@ def check_validation(recipe: Recipe, data: TrainingData) -> None:
     if recipe.objective.trained_for.scored_by != "text":
         for held_out in data.validation:
             open_rows(recipe, objective, [(held_out.stored, 1.0)], data.config)
-
-
-def score_sets(
-    settings: EvaluationSection,
-    order: RowOrder,
-    objective: Objective,
-    sets: Sequence[ValidationSet],
-    model: Transformer,
-    *,
-    work: BatchWork = UNWATCHED,
-) -> SetScores | None:
-    """Return the scores of all sets together and of each set; None if `work` was stopped."""
-    names, labelled = [one.name for one in sets], objective.labelled
-    if labelled is not None and labelled.evaluates_answers:
-        judged = judge_sets(settings, order, labelled, [one.stored for one in sets], model, work=work)
-        if judged is None:
-            return None
-        judged = [
-            [*_with_cut_answers(labelled, one, part), *wrong_answers(labelled, within(one.lost, len(part), len(one.stored)), len(part))]
-            for part, one in zip(judged, sets, strict=False)
-        ]
-        everything = [one for part in judged for one in part]  # F1 and correlations over all sets are not means over the sets
-        whole, *parts = (answer_metrics(labelled, part)(unit_weights(len(part))) for part in (everything, *judged))
-        confusion: dict[str, dict[str, int]] | None = labelled.label_metrics([one.prediction for one in everything]).get("confusion")
-        is_small = confusion is not None and sum(map(len, confusion.values())) <= _MOST_COUNTS
-        return SetScores(join_metrics(whole, parts, names), confusion if is_small else None)
-    together: dict[str, Sum] = {}
-    each = []
-    for rows, left, _ in opened_sets(objective, order, [one.stored for one in sets], settings.max_tokens):
-        sums = score_rows(model, objective, rows, settings.batch_size, max_tokens=left, work=work)
-        if sums is None:
-            return None
-        together = {name: together[name] + added if name in together else added for name, added in sums.items()}
-        each.append(objective.metrics(sums))
-    return SetScores(join_metrics(objective.metrics(together), each, names))
-
-
-def opened_sets(
-    objective: Objective, order: RowOrder, sets: Iterable[Stored], max_tokens: int | None
-) -> Iterator[tuple[Rows, int | None, int]]:
-    """Yield the rows of each scored set, the tokens left for them, and how many rows these allow; the last sets may be left out."""
-    budget = TokenBudget(max_tokens)
-    for stored in budget.until_spent(sets):
-        rows = objective.open_rows([(stored, 1.0)], order)
-        count = first_rows(rows, budget.left)
-        yield rows, budget.left, count
-        budget.spend(tokens_of_first(rows, count))
-
-
-def rows_within(objective: Objective, order: RowOrder, sets: Iterable[Stored], max_tokens: int | None) -> list[int]:
-    """Return how many rows of each set are scored; the last sets may be left out."""
-    return [count for _, _, count in opened_sets(objective, order, sets, max_tokens)]
-
-
-def _with_cut_answers(objective: LabelledObjective, held_out: ValidationSet, judged: Sequence[RowPrediction]) -> Sequence[RowPrediction]:
-    """Return the results of a set, in which the parts of answers that were cut off count as wrong."""
-    if not isinstance(held_out.stored, ExampleSet):
-        return judged
-    return completed(objective, held_out.source, held_out.stored, judged)
-
-
-def judge_sets(
-    settings: EvaluationSection,
-    order: RowOrder,
-    objective: LabelledObjective,
-    sets: Iterable[Stored],
-    model: Transformer,
-    *,
-    work: BatchWork = UNWATCHED,
-) -> list[list[RowPrediction]] | None:
-    """Return the results of each set, row by row; None if `work` was stopped."""
-    results: list[list[RowPrediction]] = []
-    for rows, left, _ in opened_sets(objective, order, sets, settings.max_tokens):
-        judged = judge_rows(model, objective, rows, settings.batch_size, max_tokens=left, work=work)
-        if judged is None:
-            return None
-        results.append(judged)
-    return results
 
 
 def _texts(recipe: Recipe, data: TrainingData, model: Transformer, work: BatchWork) -> SetScores | None:
@@ -157,8 +142,8 @@ def _responses(
     objective, settings, seed = data.objective, recipe.evaluation, recipe.generation.seed
     assert objective.rollouts is not None
     assert data.rules is not None, "without rules a training is only planned"
-    prompts = [held_out.stored for held_out in data.validation if isinstance(held_out.stored, ExampleSet)]
-    counts = rows_within(objective, order, prompts, settings.max_tokens)
+    prompts = [held_out.examples for held_out in data.validation]
+    counts = SetScorer(settings, order, objective).counts(data.validation)
     given = (model, reference, prompts, counts, objective.rollouts, data.rules)
     judged = judge_prompts(*given, seed=seed, batch_size=settings.batch_size, work=work)
     if judged is None:
@@ -176,9 +161,6 @@ def join_metrics(together: Mapping[str, float], each: Sequence[Mapping[str, floa
 
 def check_prompts(recipe: Recipe, data: TrainingData, model: Transformer) -> None:
     """Raise UsageError before the first step if the evaluations could not continue a prompt of the recipe."""
-    from tfkit.generation.complete import encode_prompts
-    from tfkit.generation.decoding import check_length
-
     texts, rendered = data.objective.prompts(recipe.generation.prompts)
     for number, ids in enumerate(encode_prompts(model, data.tokenizer, texts, rendered=rendered)):
         try:

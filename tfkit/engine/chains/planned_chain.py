@@ -6,6 +6,7 @@ from dataclasses import replace
 from functools import reduce
 from operator import add
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -29,6 +30,8 @@ from tfkit.recipe import Chain
 from tfkit.recipe.schema.sections import Recipe
 from tfkit.tokenizer.conversations import end_ids
 from tfkit.training.device import pick_device
+
+_SUMMED = ("tokens", "steps", "disk_bytes", "seconds", "energy_kwh", "emissions_g")  # of an estimate, over the stages
 
 
 def make_plan(request: PlanRequest, session: Session, options: PlanOptions) -> Estimate:
@@ -123,16 +126,12 @@ def _sum_stages(stages: dict[str, Estimate]) -> Estimate:
     if len(full) == len(estimates):
         hours, emissions = sum(stage.hours for stage in full), sum(stage.emissions_g for stage in full)
         total_full = replace(full[0], hours=hours, emissions_g=emissions)
+    sums: dict[str, Any] = {name: reduce(add, (getattr(stage, name) for stage in estimates)) for name in _SUMMED}
     return replace(
         last,
-        tokens=sum(stage.tokens for stage in estimates),
-        steps=sum(stage.steps for stage in estimates),
+        **sums,
         flops={name: sum(stage.flops.get(name, 0.0) for stage in estimates) for name in last.flops},
         memory_bytes=max(stage.memory_bytes for stage in estimates),
-        disk_bytes=sum(stage.disk_bytes for stage in estimates),
-        seconds=reduce(add, (stage.seconds for stage in estimates)),
-        energy_kwh=reduce(add, (stage.energy_kwh for stage in estimates)),
-        emissions_g=reduce(add, (stage.emissions_g for stage in estimates)),
         basis=", ".join(dict.fromkeys(stage.basis for stage in estimates)),
         assumptions={name: _join_assumptions(stages, name) for name in last.assumptions},
         full_power=total_full,

@@ -18,6 +18,7 @@ from tfkit.errors import BudgetReached, Stopped, TfkitError, stop_reason
 from tfkit.recipe.reading.overrides import Overrides
 from tfkit.run.folder import RunFolder
 from tfkit.run.run_json import CHAIN
+from tfkit.training.isolation import isolated
 
 
 def run_stages(request: TrainingRequest, options: RunOptions, listener: Listener, stop: StopRequest) -> dict[str, Any]:
@@ -68,8 +69,6 @@ def _run_stage(
     planned: PlannedStage, done: int, plan: ChainPlan, options: RunOptions, listener: Listener, stop: StopRequest
 ) -> dict[str, Any]:
     """Start or continue the run of a stage, and return its result; `done`: the number of stages before it."""
-    from tfkit.training.isolation import isolated
-
     todo = len(plan.todo)
     try:
         stop.raise_if_requested(f"{done} of {todo} stages are done, and {planned.name} was not started")

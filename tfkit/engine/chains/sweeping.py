@@ -17,6 +17,7 @@ from tfkit.recipe.reading.overrides import Overrides
 from tfkit.recipe.search_space import SearchSpace
 from tfkit.run.folder import RunFolder, is_begun
 from tfkit.run.run_json import SWEEP
+from tfkit.training.isolation import isolated
 
 
 def run_sweep(
@@ -81,8 +82,6 @@ def _next(plan: SweepPlan, folder: RunFolder, trials: list[Trial]) -> int | None
 
 def _run_trial(plan: SweepPlan, trial: Trial, options: RunOptions, listener: Listener, stop: StopRequest) -> Trial:
     """Start or continue the run of a trial; return the trial, with the error if its values made it fail."""
-    from tfkit.training.isolation import isolated
-
     folder = options.run / trial.name
     own = replace(options, run=folder, resume=True, fail_if=(), stages=())
     stop.raise_if_requested(f"{trial.name} was not started")

@@ -3,22 +3,22 @@
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from tfkit.engine.inference.head_patterns import HeadPattern, head_patterns
 from tfkit.errors import DataError, ModelError, UsageError, argument
 from tfkit.generation.complete import check_vocabulary, encode_prompts
 from tfkit.generation.inference import inference
 from tfkit.hub import Loaded
+from tfkit.model.attention import Attention
+from tfkit.model.head import VocabularyHead
+from tfkit.model.transformer import Transformer
 from tfkit.tokenizer.entries import readable_entry
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from tfkit.model.transformer import Transformer
 
 _MOST_WEIGHTS = 1 << 28  # of all layers and heads, 1 GiB in float32
 _DIGITS = 6  # of a weight in JSON
@@ -91,10 +91,6 @@ def attend_text(loaded: Loaded, text: str, target: str | None, next_tokens: int 
     `next_tokens`: how many of the likeliest next tokens are kept. Raises DataError for a text without tokens or one that is too long,
     UsageError for a target of another model, ModelError for next tokens of a model that predicts none.
     """
-    import torch
-
-    from tfkit.model.head import VocabularyHead
-
     model, codec = loaded.model, loaded.require_tokenizer()
     both = model.encoder is not None and model.decoder is not None
     if target is not None and not both:
@@ -120,12 +116,10 @@ def attend_text(loaded: Loaded, text: str, target: str | None, next_tokens: int 
 
 
 @contextmanager
-def record_weights(model: "Transformer") -> "Iterator[dict[str, list[tuple[Tensor, Tensor]]]]":
+def record_weights(model: Transformer) -> Iterator[dict[str, list[tuple[Tensor, Tensor]]]]:
     """Record the weights of the forward pass in the block, which nothing else changes: for "encoder", "decoder" and "cross", as the model
     has them, and for each layer, the weights and which key is visible, both (B, H, T, S).
     """
-    from tfkit.model.attention import Attention
-
     layers: dict[str, list[tuple[Tensor, Tensor]]] = {}
 
     def recorder(kind: str) -> Any:
@@ -179,7 +173,7 @@ def _entries(loaded: Loaded, ids: Sequence[int]) -> list[str]:
     return [readable_entry(loaded.require_tokenizer(), token_id) for token_id in ids]
 
 
-def _next_tokens(loaded: Loaded, probabilities: "Tensor", ids: Sequence[int], count: int) -> list[NextTokens]:
+def _next_tokens(loaded: Loaded, probabilities: Tensor, ids: Sequence[int], count: int) -> list[NextTokens]:
     """Return what is expected after each of the ids, from probabilities (T, V)."""
     best = probabilities.topk(min(count, probabilities.shape[1]))
     tokens = _entries(loaded, ids)

@@ -1,17 +1,15 @@
 """Evaluation by objectives that judge and do not train: minimal pairs, and multiple choice with examples in the prompt."""
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
 from tfkit.data import Row, Source
 from tfkit.data.columns.rows import Skipped, describe_skipped
 from tfkit.data.sources.open_sources import training_sources
 from tfkit.engine.assembly.training_data import set_names
 from tfkit.engine.assembly.validation import join_metrics
-from tfkit.engine.inference.by_row import ReadSet, Scored, scored_sources
+from tfkit.engine.inference.by_row import Evaluation, ReadSet, Scored
 from tfkit.engine.inference.session import WHOLE
 from tfkit.engine.listener import Listener
-from tfkit.engine.request.evaluation_settings import EvaluationSettings
 from tfkit.errors import DataError, ModelError
 from tfkit.evaluation.judging import JUDGES, Judgement, judge_by_likelihood, verdict_metrics
 from tfkit.evaluation.row_scores import TokenBudget
@@ -20,18 +18,15 @@ from tfkit.recipe.reading.checks import fitting_problems
 from tfkit.recipe.schema.data_sections import DataSection
 from tfkit.recipe.schema.objective_facts import ObjectiveSection
 
-if TYPE_CHECKING:
-    from tfkit.engine.inference.session import Session
-    from tfkit.hub import Loaded
 
-
-def evaluate_likelihood(settings: EvaluationSettings, loaded: "Loaded", session: "Session") -> Scored:
+def evaluate_likelihood(evaluation: Evaluation) -> Scored:
     """Judge the rows of data.validation. Raises ModelError if the model gives no likelihoods, UsageError if there are no rows."""
+    settings, loaded, session = evaluation.settings, evaluation.loaded, evaluation.session
     section = settings.objective
     if problems := fitting_problems(section, loaded.config):
         raise ModelError(f"{loaded.folder}: {'; '.join(problems)}; only a language model gives the probability of a text")
     assert loaded.codec is not None
-    data, sources = scored_sources(settings, section.roles, "rows to score")
+    data, sources = evaluation.sources(section.roles, "rows to score")
     start_id = loaded.start_id if loaded.config.encoder_layers else None
     if loaded.config.encoder_layers and start_id is None:
         raise ModelError(f"{loaded.folder}: the start token of its decoder is not known; name decoder_start_token_id in config.json")

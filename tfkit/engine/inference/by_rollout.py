@@ -1,49 +1,39 @@
 """Evaluation by sampled responses: one to each prompt of data.validation, as the evaluations of a training do."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from tfkit.adapters import FrozenReference, load
 from tfkit.alignment.held_out import JudgedResponse, judge_prompts, response_metrics
 from tfkit.alignment.rewards import Rules
 from tfkit.alignment.user_code import CodePermission
-from tfkit.data import ExampleSet
-from tfkit.engine.assembly.preflight import with_lost
-from tfkit.engine.assembly.training_data import ValidationSet, report_rows
-from tfkit.engine.assembly.validation import join_metrics, rows_within
-from tfkit.engine.inference.answering_model import open_finished
-from tfkit.engine.inference.by_row import Scored, scored_sources, stored_sets
-from tfkit.engine.inference.session import WHOLE
-from tfkit.engine.request.evaluation_settings import EvaluationSettings, saved_recipe
+from tfkit.engine.assembly.base_model import open_finished
+from tfkit.engine.assembly.training_data import ValidationSet
+from tfkit.engine.assembly.validation import join_metrics
+from tfkit.engine.inference.by_row import Evaluation, Scored
+from tfkit.engine.inference.session import WHOLE, Session
+from tfkit.engine.request.evaluation_settings import saved_recipe
 from tfkit.errors import ModelError, TfkitError
 from tfkit.evaluation.lost_rows import reasons, wrong_answers
 from tfkit.evaluation.row_scores import loss_metrics
-from tfkit.hub import content_hash
-
-if TYPE_CHECKING:
-    from tfkit.engine.inference.session import Session
-    from tfkit.hub import Loaded
+from tfkit.hub import Loaded, content_hash
 
 
-def evaluate_rollouts(
-    settings: EvaluationSettings, loaded: "Loaded", session: "Session", code: CodePermission, *, each: bool = False
-) -> Scored:
-    """Sample and reward a response to each prompt; `each`: also return a line for every prompt.
+def evaluate_rollouts(evaluation: Evaluation, code: CodePermission) -> Scored:
+    """Sample and reward a response to each prompt.
 
     `code`: which reward functions may be run. The KL divergence from the initial model of the run is a metric if that model can still be
     read. Raises UsageError if there are no prompts.
     """
+    settings, loaded, session = evaluation.settings, evaluation.loaded, evaluation.session
     objective, tokenizer = open_finished(settings.objective.trained_for, loaded, settings)
     labelled, rollouts = objective.labelled, objective.rollouts
     assert labelled is not None
     assert rollouts is not None
-    data, sources = scored_sources(settings, settings.objective.roles, "prompts to answer")
     rules = Rules(rollouts.section.rules, code)
-    all_sets, order = stored_sets(settings, data, sources, objective, tokenizer, loaded, session)
-    stored = [held_out.stored for held_out in all_sets if isinstance(held_out.stored, ExampleSet)]
-    counts = rows_within(labelled, order, stored, settings.evaluation.max_tokens)
-    sets = [with_lost(held_out, labelled, session.listener, count) for held_out, count in zip(all_sets, counts, strict=False)]
-    report_rows([held_out.stored for held_out in sets], session.listener)
+    all_sets, scorer = evaluation.sets(settings.objective.roles, "prompts to answer", objective, tokenizer)
+    stored = [held_out.examples for held_out in all_sets]
+    sets, counts = evaluation.scored_sets(scorer, all_sets)
     reference, seed = _reference(loaded, session), settings.generation.seed
     with session.listener.progress("answering", sum(counts), "prompts") as bar, session.stop.at_once(WHOLE):
         given = (loaded.model, reference, stored, counts, rollouts, rules)
@@ -62,13 +52,13 @@ def evaluate_rollouts(
         [held_out.stored for held_out in sets],
         loss_metrics(objective, [response.sums for response in everything]),
         len(everything),
-        _lines(sets, judged) if each else [],
+        _lines(sets, judged) if evaluation.each else [],
         {"temperature": rollouts.section.temperature, "lost": reasons([lost for held_out in sets for lost in held_out.lost])},
         [prompts.texts[: len(responses)] for prompts, responses in zip(stored, judged, strict=False)],
     )
 
 
-def _reference(loaded: "Loaded", session: "Session") -> FrozenReference | None:
+def _reference(loaded: Loaded, session: Session) -> FrozenReference | None:
     """Return the initial model of the checkpoint's run; None, with a warning, if it can no longer be read."""
     try:
         saved = saved_recipe(loaded.folder)
@@ -91,9 +81,8 @@ def _lines(sets: Sequence[ValidationSet], judged: Sequence[Sequence[JudgedRespon
     """Return a line for each prompt: its place, the response, its reward and length, and whether it ended; or why it has no response."""
     lines = []
     for held_out, responses in zip(sets, judged, strict=True):
-        assert isinstance(held_out.stored, ExampleSet), "prompts are examples"
         for number, response in enumerate(responses):
             sums = {name: value.total for name, value in response.sums.items() if name != "accuracy"}
-            lines.append({"place": held_out.stored.place(number), "response": response.text, **sums})
+            lines.append({"place": held_out.examples.place(number), "response": response.text, **sums})
         lines += [{"place": lost.row.place, "lost": lost.reason} for lost in held_out.lost]
     return lines

@@ -2,20 +2,20 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
-from tfkit.data import ExampleSet, Source
+from tfkit.data import Source
 from tfkit.data.sources.open_sources import validation_sources
 from tfkit.data.store.overlap import Hashes
 from tfkit.data.store.token_stream import check_ids
+from tfkit.engine.assembly.base_model import open_finished
 from tfkit.engine.assembly.preflight import with_lost
 from tfkit.engine.assembly.reference_model import with_finished_reference
-from tfkit.engine.assembly.training_data import ValidationSet, report_rows, set_names, store
+from tfkit.engine.assembly.training_data import RowStore, ValidationSet, report_rows, set_names
 from tfkit.engine.assembly.training_rows import evaluation_baselines, scored_rows
-from tfkit.engine.assembly.validation import join_metrics, judge_sets, opened_sets, rows_within, score_sets
+from tfkit.engine.assembly.validation import SetScorer, join_metrics
 from tfkit.engine.assembly.verdict import predicts_one_class
-from tfkit.engine.inference.answering_model import open_finished
-from tfkit.engine.inference.session import WHOLE
+from tfkit.engine.inference.session import WHOLE, Session
 from tfkit.engine.inference.shared_inputs import SharedInput, number_inputs, shared_inputs, with_texts
 from tfkit.engine.request.evaluation_settings import EvaluationSettings
 from tfkit.errors import UsageError, argument
@@ -23,6 +23,7 @@ from tfkit.evaluation.baselines import Baselines
 from tfkit.evaluation.lost_rows import completed, only_class, reasons, wrong_answers
 from tfkit.evaluation.row_scores import RowPrediction, answer_metrics, tokens_of_first, written_metrics
 from tfkit.evaluation.written import deterministic, rows_of
+from tfkit.hub import Loaded
 from tfkit.objectives.context import RowOrder, Stored, row_length, tokens_of
 from tfkit.objectives.labelled import LabelledObjective, LabelProbabilities
 from tfkit.objectives.metrics import Scores, unit_weights
@@ -32,10 +33,6 @@ from tfkit.recipe.schema.data_sections import DataSection
 from tfkit.recipe.schema.objective_facts import ObjectiveSection
 from tfkit.recipe.schema.roles import Role
 from tfkit.tokenizer import Tokenizer
-
-if TYPE_CHECKING:
-    from tfkit.engine.inference.session import Session
-    from tfkit.hub import Loaded
 
 _DECODING = {
     *("max_new_tokens", "num_beams", "length_penalty", "length_law"),
@@ -66,110 +63,100 @@ class Scored:
     baselines: Baselines = field(default_factory=dict)
 
 
-def evaluate_rows(settings: EvaluationSettings, loaded: "Loaded", session: "Session", *, each: bool = False) -> Scored:
-    """Score the rows of data.validation by the objective; by the student's own objective for a distillation.
+@dataclass(frozen=True)
+class Evaluation:
+    """A model that is evaluated. `each`: also return a prediction for every row that has an answer."""
 
-    `each`: also return a prediction for every row that has an answer.
+    settings: EvaluationSettings
+    loaded: Loaded
+    session: Session
+    each: bool
+
+    def sources(self, roles: tuple[Role, ...], what: str) -> tuple[DataSection, list[Source]]:
+        """Return the sources that are scored. Raises UsageError if there are none; `what`: for the message, as in "rows to score"."""
+        data = self.settings.data
+        sources = validation_sources(data, roles, self.settings.seed) if data is not None else []
+        if data is None or not sources:
+            raise UsageError(f"there are no {what}: give them as {argument('data', 'F')}, or a recipe with data.validation")
+        return data, sources
+
+    def sets(self, roles: tuple[Role, ...], what: str, objective: Objective, tokenizer: Tokenizer) -> tuple[list[ValidationSet], SetScorer]:
+        """Return the set of each source, with its truncated rows counted, and how the sets are scored."""
+        settings, listener, config = self.settings, self.session.listener, self.loaded.config
+        data, sources = self.sources(roles, what)
+        for source in sources:
+            listener.say(source.describe())
+        with self.session.first_alone(), self.session.stop.at_once():
+            store = RowStore(data, objective, tokenizer, listener)
+            stored = [store.rows(source, counts_lost=True) for source in sources]
+        for examples in stored:
+            check_ids(examples.name, examples.max_id, config.vocab_size)
+        order = RowOrder(row_length(data.sequence_length, config), settings.seed, settings.batch_size, data.length_groups)
+        sets = [ValidationSet(*examples) for examples in zip(set_names(data, sources), stored, sources, strict=True)]
+        return sets, SetScorer(settings.evaluation, order, objective)
+
+    def scored_sets(self, scorer: SetScorer, sets: Sequence[ValidationSet]) -> tuple[list[ValidationSet], list[int]]:
+        """Return the sets of labelled rows that are scored, with their lost rows, and how many rows of each are scored."""
+        labelled, listener, counts = scorer.objective.labelled, self.session.listener, scorer.counts(sets)
+        assert labelled is not None
+        scored = [with_lost(held_out, labelled, listener, count) for held_out, count in zip(sets, counts, strict=False)]
+        report_rows([held_out.stored for held_out in scored], listener)
+        return scored, counts
+
+
+def evaluate_rows(evaluation: Evaluation) -> Scored:
+    """Score the rows of data.validation by the objective; by the student's own objective for a distillation.
 
     Raises ModelError if the model does not fit the objective or its classes are not known, UsageError if there are no rows.
     """
+    settings, session = evaluation.settings, evaluation.session
     section = settings.objective.trained_for.judged_alone
-    objective, tokenizer = open_finished(section, loaded, settings)
+    objective, tokenizer = open_finished(section, evaluation.loaded, settings)
     if section.answers_in_text:
         require_libraries(settings.evaluation.text_metrics)
-    data, sources = scored_sources(settings, section.roles, "rows to score")
-    sets, order = stored_sets(settings, data, sources, objective, tokenizer, loaded, session)
-    if objective.labelled is not None:
-        examples = [held_out.stored for held_out in sets if isinstance(held_out.stored, ExampleSet)]
-        counts = rows_within(objective.labelled, order, examples, settings.evaluation.max_tokens)
-        sets = [with_lost(held_out, objective.labelled, session.listener, count) for held_out, count in zip(sets, counts, strict=False)]
+    sets, scorer = evaluation.sets(section.roles, "rows to score", objective, tokenizer)
+    if objective.labelled is None:
         report_rows([held_out.stored for held_out in sets], session.listener)
-        sets = _with_reference(settings, objective.labelled, sets, loaded, session)
-        return _score_labelled(settings, order, objective.labelled, sources, sets, counts, loaded, session, each=each)
-    report_rows([held_out.stored for held_out in sets], session.listener)
-    return _score_unlabelled(settings, order, objective, sets, loaded, session)
-
-
-def scored_sources(settings: EvaluationSettings, roles: tuple[Role, ...], what: str) -> tuple[DataSection, list[Source]]:
-    """Return the sources that are scored. Raises UsageError if there are none; `what`: for the message, as in "rows to score"."""
-    data = settings.data
-    sources = validation_sources(data, roles, settings.seed) if data is not None else []
-    if data is None or not sources:
-        raise UsageError(f"there are no {what}: give them as {argument('data', 'F')}, or a recipe with data.validation")
-    return data, sources
-
-
-def stored_sets(
-    settings: EvaluationSettings,
-    data: DataSection,
-    sources: Sequence[Source],
-    objective: Objective,
-    tokenizer: Tokenizer,
-    loaded: "Loaded",
-    session: "Session",
-) -> tuple[list[ValidationSet], RowOrder]:
-    """Return the set of each source, with its truncated rows counted, and the order of the rows of a set."""
-    for source in sources:
-        session.listener.say(source.describe())
-    with session.first_alone(), session.stop.at_once():
-        stored = [store(source, data, objective, tokenizer, session.listener, counts_lost=True) for source in sources]
-    for examples in stored:
-        check_ids(examples.name, examples.max_id, loaded.config.vocab_size)
-    order = RowOrder(row_length(data.sequence_length, loaded.config), settings.seed, settings.batch_size, data.length_groups)
-    return [ValidationSet(*examples) for examples in zip(set_names(data, sources), stored, sources, strict=True)], order
-
-
-def _with_reference(
-    settings: EvaluationSettings, objective: LabelledObjective, sets: Sequence[ValidationSet], loaded: "Loaded", session: "Session"
-) -> list[ValidationSet]:
-    """Return the sets with the reference's log-probabilities of their rows, for an objective that compares the model with one."""
-    stored = [held_out.stored for held_out in sets if isinstance(held_out.stored, ExampleSet)]
+        return _score_unlabelled(evaluation, scorer, sets)
+    sets, counts = evaluation.scored_sets(scorer, sets)
+    examples, size = [held_out.examples for held_out in sets], settings.evaluation.batch_size
     with session.first_alone(), session.stop.at_once(WHOLE):
-        referenced = with_finished_reference(stored, objective, loaded, settings.evaluation.batch_size, session.listener)
-    return [replace(held_out, stored=examples) for held_out, examples in zip(sets, referenced, strict=True)]
+        referenced = with_finished_reference(examples, objective.labelled, evaluation.loaded, size, session.listener)
+    sets = [replace(held_out, stored=stored) for held_out, stored in zip(sets, referenced, strict=True)]
+    return _score_labelled(evaluation, scorer, objective.labelled, sets, counts)
 
 
-def _score_unlabelled(
-    settings: EvaluationSettings, order: RowOrder, objective: Objective, sets: list[ValidationSet], loaded: "Loaded", session: "Session"
-) -> Scored:
+def _score_unlabelled(evaluation: Evaluation, scorer: SetScorer, sets: list[ValidationSet]) -> Scored:
     """Score rows that are cut from texts, by the metrics of the objective, without answers."""
-    all_stored, scored = [held_out.stored for held_out in sets], list[Stored]()
+    session, scored = evaluation.session, list[Stored]()
     rows = tokens = 0
-    opened_each = opened_sets(objective, order, all_stored, settings.evaluation.max_tokens)
-    for stored, (opened, _, count) in zip(all_stored, opened_each, strict=False):
-        scored.append(stored)
-        rows, tokens = rows + count, tokens + (tokens_of(stored) if count == len(opened) else tokens_of_first(opened, count))
+    for held_out, (opened, _, count) in zip(sets, scorer.opened(sets), strict=False):
+        scored.append(held_out.stored)
+        rows, tokens = rows + count, tokens + (tokens_of(held_out.stored) if count == len(opened) else tokens_of_first(opened, count))
     with session.listener.progress("scoring", rows, "rows") as bar, session.stop.at_once(WHOLE):
-        scores = score_sets(settings.evaluation, order, objective, sets, loaded.model, work=session.batches(bar))
+        scores = scorer.scores(sets, evaluation.loaded.model, session.batches(bar))
     assert scores is not None  # nothing asked it to stop
-    return Scored(scores.metrics, rows, tokens, scored, texts=[held_out.texts for held_out in scored])
+    return Scored(scores.metrics, rows, tokens, scored, texts=[stored.texts for stored in scored])
 
 
 def _score_labelled(
-    settings: EvaluationSettings,
-    order: RowOrder,
-    objective: LabelledObjective,
-    sources: Sequence[Source],
-    sets: Sequence[ValidationSet],
-    counts: Sequence[int],
-    loaded: "Loaded",
-    session: "Session",
-    *,
-    each: bool,
+    evaluation: Evaluation, scorer: SetScorer, objective: LabelledObjective, sets: Sequence[ValidationSet], counts: Sequence[int]
 ) -> Scored:
     """Score rows with one answer each, including those that are lost."""
+    settings, loaded, session = evaluation.settings, evaluation.loaded, evaluation.session
+    section = settings.objective.trained_for
     writer = objective.writer if settings.evaluation.text_metrics else None
     text_metrics = settings.evaluation.text_metrics if writer else ()
-    used = [held_out.stored for held_out in sets if isinstance(held_out.stored, ExampleSet)]
     inputs: list[list[SharedInput]] = []
     if writer is not None:
-        inputs = [shared_inputs(writer, *one) for one in zip(sources, used, counts, strict=False)]
+        inputs = [shared_inputs(writer, *one) for one in zip(sets, counts, strict=True)]
     with session.listener.progress("scoring", sum(counts) + sum(map(len, inputs)), "rows") as bar, session.stop.at_once(WHOLE):
-        results = judge_sets(settings.evaluation, order, objective, used, loaded.model, work=session.batches(bar))
+        used, work = [held_out.examples for held_out in sets], session.batches(bar)
+        results = scorer.judge(sets, loaded.model, work)
         assert results is not None  # nothing asked it to stop
         if writer is not None:
-            results = [with_texts(settings, writer, *one, loaded, session.batches(bar)) for one in zip(used, results, inputs, strict=True)]
-        results = [completed(objective, *one) for one in zip(sources, used, results, strict=False)]
+            results = [with_texts(settings, writer, *one, loaded, work) for one in zip(used, results, inputs, strict=True)]
+        results = [completed(objective, one.source, one.examples, rows) for one, rows in zip(sets, results, strict=True)]
         wrong = [wrong_answers(objective, held_out.lost, count) for held_out, count in zip(sets, counts, strict=True)]
         if writer is not None:
             inputs = [
@@ -187,8 +174,9 @@ def _score_labelled(
     if writer is not None:
         facts |= _generation_facts(settings, units, inputs)
     with session.stop.at_once(WHOLE):
-        baselines = evaluation_baselines(settings.objective.trained_for, text_metrics, loaded.folder, scored_rows(sources, used, results))
-        lines = _prediction_lines(settings.objective.trained_for, objective, sources, sets, results) if each else []
+        rows = scored_rows([held_out.source for held_out in sets], used, results)
+        baselines = evaluation_baselines(section, text_metrics, loaded.folder, rows)
+        lines = _prediction_lines(section, objective, sets, results) if evaluation.each else []
     return Scored(
         metrics,
         len(predictions),
@@ -232,17 +220,12 @@ def _metrics(
 
 
 def _prediction_lines(
-    section: ObjectiveSection,
-    objective: LabelledObjective,
-    sources: Sequence[Source],
-    sets: Sequence[ValidationSet],
-    judged: Sequence[Sequence[RowPrediction]],
+    section: ObjectiveSection, objective: LabelledObjective, sets: Sequence[ValidationSet], judged: Sequence[Sequence[RowPrediction]]
 ) -> list[dict[str, Any]]:
     """Return a line for each row that was judged, or is lost; the sources are read again for the inputs."""
     lines = []
-    for source, held_out, results in zip(sources, sets, judged, strict=False):
-        assert isinstance(held_out.stored, ExampleSet), "labelled rows are examples"
-        rows = [row for _, row in zip(results, rows_of(source, held_out.stored), strict=False)]
+    for held_out, results in zip(sets, judged, strict=True):
+        rows = [row for _, row in zip(results, rows_of(held_out.source, held_out.examples), strict=False)]
         places = [(number, 1, row, None) for number, row in enumerate(rows)] + [(lost.before, 0, lost.row, lost) for lost in held_out.lost]
         for number, _, row, lost in sorted(places, key=lambda place: place[:2]):
             asked = {role.name: row.values[role.name] for role in section.asked_roles if role.name in row.values}

@@ -1,31 +1,28 @@
 """Evaluation of a causal language model: how well it predicts whole texts."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from tfkit.data import Source, TokenStream, token_stream
 from tfkit.data.columns.rows import describe_skipped
 from tfkit.engine.assembly.training_data import set_names
 from tfkit.engine.assembly.validation import join_metrics
-from tfkit.engine.inference.by_row import Scored, scored_sources
-from tfkit.engine.inference.session import WHOLE
+from tfkit.engine.inference.by_row import Evaluation, Scored
+from tfkit.engine.inference.session import WHOLE, Session
 from tfkit.errors import ModelError
 from tfkit.evaluation.row_scores import TokenBudget
 from tfkit.evaluation.text_scores import TextScore, count_targets, score_streams, text_score_metrics
+from tfkit.hub import Loaded
 from tfkit.objectives.context import piece_length
 from tfkit.recipe.schema.roles import TEXT
 
-if TYPE_CHECKING:
-    from tfkit.engine.inference.session import Session
-    from tfkit.engine.request.evaluation_settings import EvaluationSettings
-    from tfkit.hub import Loaded
 
-
-def evaluate_texts(settings: "EvaluationSettings", loaded: "Loaded", session: "Session", *, each: bool) -> Scored:
+def evaluate_texts(evaluation: Evaluation) -> Scored:
     """Score the texts of data.validation; `each`: also return the scores of every text.
 
     Raises ModelError if the model is no language model, UsageError if there are no texts.
     """
+    settings, loaded, session = evaluation.settings, evaluation.loaded, evaluation.session
     config = loaded.config
     if config.head.kind != "lm" or config.encoder_layers:
         what = "is not a language model" if config.head.kind != "lm" else "has an encoder"
@@ -33,7 +30,7 @@ def evaluate_texts(settings: "EvaluationSettings", loaded: "Loaded", session: "S
             f"{loaded.folder}: this model {what}, so a text alone has no score; name the objective that it was trained for, such as "
             "objective.kind=masked_lm, or fine-tune it on labelled rows"
         )
-    data, sources = scored_sources(settings, TEXT, "texts to score")
+    data, sources = evaluation.sources(TEXT, "texts to score")
     with session.first_alone():
         streams = _streams(sources, loaded, session)
     length = piece_length(settings.sequence_length, loaded.config)
@@ -45,7 +42,7 @@ def evaluate_texts(settings: "EvaluationSettings", loaded: "Loaded", session: "S
     tokens = whole.target_tokens + len(whole.targets)
     metrics = join_metrics(whole.metrics(), [score.metrics() for score in scores], set_names(data, sources))
     lines: list[dict[str, Any]] = []
-    if each:
+    if evaluation.each:
         with session.stop.at_once(WHOLE):
             lines = _text_predictions(sources, scores)
     rows, used = len(whole.targets), streams[: len(scores)]
@@ -54,7 +51,7 @@ def evaluate_texts(settings: "EvaluationSettings", loaded: "Loaded", session: "S
     return Scored(metrics, rows, tokens, used, text_score_metrics(whole), rows, lines, facts, texts)
 
 
-def _streams(sources: list[Source], loaded: "Loaded", session: "Session") -> list[TokenStream]:
+def _streams(sources: list[Source], loaded: Loaded, session: Session) -> list[TokenStream]:
     assert loaded.codec is not None
     streams = []
     for source in sources:

@@ -3,8 +3,9 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from tfkit.data import Encoded
 from tfkit.data.columns.rows import BadRow, Row
 from tfkit.data.sources.prediction_rows import PredictionColumns
 from tfkit.engine.inference.row_answers import RowAnswers
@@ -12,14 +13,13 @@ from tfkit.engine.inference.session import named_precision
 from tfkit.engine.request.evaluation_settings import EvaluationSettings, read_settings
 from tfkit.engine.request.run_totals import finalize_killed_run
 from tfkit.errors import UsageError, argument
+from tfkit.evaluation.embeddings import embed_ids
+from tfkit.generation.answer_precision import Precision
 from tfkit.hub import find_checkpoint
+from tfkit.objectives.text_pairs import encode_texts
 from tfkit.recipe.reading.overrides import Overrides
 from tfkit.recipe.schema.objective_facts import ObjectiveSection
 from tfkit.recipe.schema.roles import TEXT, Role
-
-if TYPE_CHECKING:
-    from tfkit.data import Encoded
-    from tfkit.generation.answer_precision import Precision
 
 _SECTIONS = ("data", "evaluation", "carbon")
 
@@ -29,7 +29,7 @@ class Embedder(RowAnswers):
 
     name = "embedding"
 
-    def __init__(self, checkpoint: str | Path, folder: Path, settings: EvaluationSettings, precision: "Precision", *, field: str | None):
+    def __init__(self, checkpoint: str | Path, folder: Path, settings: EvaluationSettings, precision: Precision, *, field: str | None):
         super().__init__(checkpoint, folder, settings, precision)
         self.field, self.role = field, _text_role(settings.objective.trained_for)
 
@@ -39,11 +39,8 @@ class Embedder(RowAnswers):
         own = {read.name: named[read.name]} if read.name in named else {}
         return PredictionColumns((read,), own, option=argument("field"), takes_lines=self.field in (None, "text"))
 
-    def encode(self, rows: Sequence[Row]) -> "list[Encoded | BadRow]":
+    def encode(self, rows: Sequence[Row]) -> list[Encoded | BadRow]:
         """Return the token ids of each text, or a BadRow for a text without a token."""
-        from tfkit.data import Encoded
-        from tfkit.objectives.text_pairs import encode_texts
-
         context, tokenizer = self.loaded.config.context_length, self.loaded.require_tokenizer()
         texts = encode_texts(tokenizer, [(row.text, None) for row in rows], min(context, self.settings.sequence_length or context))
         return [
@@ -53,10 +50,8 @@ class Embedder(RowAnswers):
             for row, text in zip(rows, texts, strict=True)
         ]
 
-    def answer(self, rows: Sequence[Any], encoded: "Sequence[Encoded]") -> list[dict[str, Any]]:
+    def answer(self, rows: Sequence[Any], encoded: Sequence[Encoded]) -> list[dict[str, Any]]:
         """Return the vector of each text, (D,)."""
-        from tfkit.evaluation.embeddings import embed_ids
-
         ids, tokenizer = [[*one.arrays["input_ids"]] for one in encoded], self.loaded.require_tokenizer()
         vectors = embed_ids(self.loaded.model, tokenizer, ids, self.settings.evaluation.batch_size, self.deal)
         return [{"embedding": vector} for vector in vectors]
@@ -67,7 +62,7 @@ class Embedder(RowAnswers):
 
 
 def open_embedder(
-    checkpoint: str | Path, overrides: Overrides, data: str, *, field: str | None, needs_all: bool, precision: "Precision"
+    checkpoint: str | Path, overrides: Overrides, data: str, *, field: str | None, needs_all: bool, precision: Precision
 ) -> Embedder:
     """Read the settings by which the texts of rows are embedded. Raises UsageError.
 

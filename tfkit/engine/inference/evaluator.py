@@ -4,21 +4,19 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from tfkit.alignment.user_code import CodePermission
-from tfkit.engine.inference.session import open_model, own_precision
-from tfkit.engine.inference.task_settings import read_task_settings
-from tfkit.engine.request.evaluation_settings import settings_inputs
+from tfkit.carbon import Footprint, Reading
+from tfkit.engine.inference.session import WHOLE, Session, open_model, own_precision
+from tfkit.engine.request.evaluation_settings import read_task_settings, settings_inputs
 from tfkit.engine.request.gate import Gate, metrics_of_sets, parse_gate, parse_gates
 from tfkit.engine.request.inputs import Inputs
 from tfkit.engine.request.run_totals import finalize_killed_run
-from tfkit.hub import find_checkpoint
+from tfkit.hub import Loaded, find_checkpoint
 from tfkit.recipe import RecipeText
 from tfkit.recipe.reading.overrides import Overrides
+from tfkit.recipe.schema.objective_sections import metrics_of_texts
 
 if TYPE_CHECKING:
-    from tfkit.carbon import Reading
     from tfkit.engine.inference.by_row import Scored
-    from tfkit.engine.inference.session import Session
-    from tfkit.hub import Loaded
 
 _SEED = 1  # of the bootstrap
 _MANY_TRAINED = 0.05  # fraction of the scored texts that were trained on beyond which a score is no longer one of unseen texts
@@ -41,8 +39,6 @@ class Evaluator:
 
     def gates(self, texts: Sequence[str]) -> list[Gate]:
         """Parse gates over the metrics that the evaluation may have. Raise UsageError for another; groups of rows are checked later."""
-        from tfkit.recipe.schema.objective_sections import metrics_of_texts
-
         section = self.settings.objective.trained_for
         of_texts, written = metrics_of_texts(section), self.settings.evaluation.text_metrics
         names = [name for name in section.training_metrics if of_texts.get(name) in (None, *written)]
@@ -51,10 +47,8 @@ class Evaluator:
             return [parse_gate(text, names) for text in texts]
         return parse_gates(texts, metrics_of_sets(names, self.settings.data))
 
-    def score(self, session: "Session", *, each: bool = False) -> "tuple[dict[str, Any], list[dict[str, Any]], Reading]":
+    def score(self, session: Session, *, each: bool = False) -> tuple[dict[str, Any], list[dict[str, Any]], Reading]:
         """Return the result of docs/cli.md, a prediction for each row if `each`, and the energy. Raises Stopped, without a result."""
-        from tfkit.engine.inference.session import WHOLE
-
         loaded, scored = self.compute(session, each=each)
         with session.stop.at_once(WHOLE):
             reading = session.reading(last=True)  # waits for a first measurement
@@ -67,31 +61,26 @@ class Evaluator:
         session.finish(result, data=result["data"])
         return result, scored.predictions, reading
 
-    def compute(self, session: "Session", *, each: bool = False) -> "tuple[Loaded, Scored]":
+    def compute(self, session: Session, *, each: bool = False) -> "tuple[Loaded, Scored]":
         """Return the loaded model and its scores: the part of `score` that all ranks compute."""
         with session.stop.at_once():
             loaded = open_model(self.folder, session, self.inputs, own_precision(self.settings), packs=False).loaded
             loaded.require_tokenizer()
         return loaded, self._scored(loaded, session, each=each)
 
-    def _scored(self, loaded: "Loaded", session: "Session", *, each: bool) -> "Scored":
+    def _scored(self, loaded: Loaded, session: Session, *, each: bool) -> "Scored":
         from tfkit.engine.inference.by_likelihood import evaluate_likelihood
-        from tfkit.engine.inference.by_row import evaluate_rows
+        from tfkit.engine.inference.by_row import Evaluation, evaluate_rows
         from tfkit.engine.inference.by_text import evaluate_texts
 
-        scored_by = self.settings.objective.trained_for.scored_by
-        if scored_by == "text":
-            return evaluate_texts(self.settings, loaded, session, each=each)
-        if scored_by == "likelihood":
-            return evaluate_likelihood(self.settings, loaded, session)
+        evaluation, scored_by = Evaluation(self.settings, loaded, session, each), self.settings.objective.trained_for.scored_by
         if scored_by == "rollout":
             from tfkit.engine.inference.by_rollout import evaluate_rollouts
 
-            return evaluate_rollouts(self.settings, loaded, session, self.code, each=each)
-        return evaluate_rows(self.settings, loaded, session, each=each)
+            return evaluate_rollouts(evaluation, self.code)
+        return {"text": evaluate_texts, "likelihood": evaluate_likelihood, "row": evaluate_rows}[scored_by](evaluation)
 
-    def _result(self, loaded: "Loaded", scored: "Scored", reading: "Reading") -> dict[str, Any]:
-        from tfkit.carbon import Footprint
+    def _result(self, loaded: Loaded, scored: "Scored", reading: Reading) -> dict[str, Any]:
         from tfkit.engine.assembly.training_rows import count_trained_rows
         from tfkit.engine.assembly.verdict import compare, comparison_fields
         from tfkit.objectives.context import row_length

@@ -3,8 +3,11 @@
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import torch
+
+from tfkit.engine.inference.attended_text import AttendedText, attend_text
 from tfkit.engine.inference.pipe import require_iterable
 from tfkit.engine.listener import Silent
 from tfkit.engine.request.call_arguments import plain_columns, plain_overrides
@@ -13,13 +16,9 @@ from tfkit.engine.results import Completion
 from tfkit.errors import UsageError
 from tfkit.hub import Loaded
 from tfkit.recipe.reading.overrides import Overrides, scored_overrides
+from tfkit.recipe.schema.carbon_section import CarbonSection
 from tfkit.run.signals import interrupts
 from tfkit.training.isolation import isolated
-
-if TYPE_CHECKING:
-    import torch
-
-    from tfkit.engine.inference.attended_text import AttendedText
 
 _TEXTS_AT_ONCE = 32  # in a batch of `embed`
 _LONGEST_TARGET = 64  # tokens of the answer that `attention` lets an encoder-decoder write
@@ -72,7 +71,6 @@ class LoadedModel(Loaded):
         """Continue each prompt, in order, as `tfkit.generate` does; no energy is measured."""
         from tfkit.engine.inference.session import open_session
         from tfkit.engine.inference.text_generator import TextGenerator
-        from tfkit.recipe.schema.carbon_section import CarbonSection
 
         generator = TextGenerator(str(self.folder), plain_overrides(overrides), chat=chat)
         unmetered = CarbonSection(enabled=False)
@@ -80,7 +78,7 @@ class LoadedModel(Loaded):
             generator.use(self, session)
             return generator.all_completions(prompts)
 
-    def embed(self, texts: str | Iterable[str]) -> "torch.Tensor":
+    def embed(self, texts: str | Iterable[str]) -> torch.Tensor:
         """Return a vector for each text, (N, dim), float32, on the CPU: the mean of the last hidden states over the text's tokens.
 
         The states are those after the last norm, for an encoder-decoder those of its encoder. The special tokens that the tokenizer adds
@@ -95,7 +93,7 @@ class LoadedModel(Loaded):
                 raise UsageError(f"text {number}: is of type {type(text).__name__}; give a text")
         return embed(self.model, self.require_tokenizer(), given, _TEXTS_AT_ONCE)
 
-    def attention(self, text: str, target: str | None = None, *, next_tokens: int = 0) -> "AttendedText":
+    def attention(self, text: str, target: str | None = None, *, next_tokens: int = 0) -> AttendedText:
         """Return what each head attends to while the model reads a text: `.tokens`, `.target_tokens`, `.maps`, `.visible`.
 
         The text has the special tokens of the tokenizer, but no chat template. `target`: what the decoder of an encoder-decoder reads;
@@ -107,8 +105,6 @@ class LoadedModel(Loaded):
             attended = loaded.attention("the cat sat on the mat")
             attended.maps["decoder"][0, 3]  # (to, from): the weights of layer 0, head 3
         """
-        from tfkit.engine.inference.attended_text import attend_text
-
         if target is None and self.model.encoder is not None and self.model.decoder is not None:
             target = self.generate(text, {"generation.temperature": 0.0, "generation.max_new_tokens": _LONGEST_TARGET})[0].completion
         return attend_text(self, text, target, next_tokens)

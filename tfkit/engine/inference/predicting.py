@@ -2,24 +2,27 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import numpy as np
+
+from tfkit.data import Encoded, ExampleBatch
 from tfkit.data.columns.rows import BadRow, Row
 from tfkit.data.sources.prediction_rows import PredictionColumns
+from tfkit.engine.assembly.base_model import open_finished
 from tfkit.engine.inference.row_answers import RowAnswers
 from tfkit.engine.inference.session import named_precision
-from tfkit.engine.inference.task_settings import read_task_settings
-from tfkit.engine.request.evaluation_settings import EvaluationSettings
+from tfkit.engine.request.evaluation_settings import EvaluationSettings, read_task_settings
 from tfkit.engine.request.run_totals import finalize_killed_run
 from tfkit.errors import UsageError
-from tfkit.hub import find_checkpoint
-from tfkit.parallel.rank_map import RankMap, serial_map
+from tfkit.evaluation.written import deterministic, write_texts
+from tfkit.generation.answer_precision import Precision
+from tfkit.generation.complete import check_vocabulary
+from tfkit.generation.inference import inference
+from tfkit.hub import Loaded, find_checkpoint
+from tfkit.objectives.labelled import Answer
+from tfkit.parallel.rank_map import BatchWork, RankMap, serial_map
 from tfkit.recipe.reading.overrides import Overrides
-
-if TYPE_CHECKING:
-    from tfkit.data import Encoded
-    from tfkit.generation.answer_precision import Precision
-    from tfkit.hub import Loaded
 
 
 class Predictor(RowAnswers):
@@ -27,7 +30,7 @@ class Predictor(RowAnswers):
 
     name = "prediction"
 
-    def __init__(self, checkpoint: str | Path, folder: Path, settings: EvaluationSettings, precision: "Precision", *, all_labels: bool):
+    def __init__(self, checkpoint: str | Path, folder: Path, settings: EvaluationSettings, precision: Precision, *, all_labels: bool):
         super().__init__(checkpoint, folder, settings, precision)
         self.section, self.all_labels = settings.objective.trained_for.judged_alone, all_labels
 
@@ -35,24 +38,40 @@ class Predictor(RowAnswers):
         """Return the columns of the objective's roles that need no label."""
         return PredictionColumns(self.section.asked_roles, named)
 
-    def use(self, loaded: "Loaded", deal: RankMap = serial_map) -> None:
+    def use(self, loaded: Loaded, deal: RankMap = serial_map) -> None:
         """Use a loaded model with its objective; `deal` computes its batches. Raises ModelError if they do not fit each other."""
-        from tfkit.engine.inference.answering_model import open_finished
-
         super().use(loaded, deal)
         objective = open_finished(self.section, loaded, self.settings)[0].labelled
         assert objective is not None  # it reads rows
         self.objective = objective
 
-    def encode(self, rows: Sequence[Row]) -> "list[Encoded | BadRow]":
+    def encode(self, rows: Sequence[Row]) -> list[Encoded | BadRow]:
         """Return the example of each row, or the reason why it cannot be read."""
         return self.objective.encode_unlabelled(rows)
 
-    def answer(self, rows: Sequence[Any], encoded: "Sequence[Encoded]") -> list[dict[str, Any]]:
-        """Return the prediction for each row."""
-        from tfkit.engine.inference.answering_model import answer_rows
+    def answer(self, rows: Sequence[Any], encoded: Sequence[Encoded]) -> list[dict[str, Any]]:
+        """Return the prediction for each row; batches have rows of similar lengths."""
+        model, objective, size = self.loaded.model, self.objective, self.settings.evaluation.batch_size
+        examples = [one.example() for one in encoded]
+        check_vocabulary([example[name].tolist() for example in examples for name in objective.ids], self.loaded.config.vocab_size)
+        if objective.writer is not None:
+            generation = deterministic(self.settings.generation)
+            texts = write_texts(model, objective.writer, examples, generation, size, BatchWork(deal=self.deal))
+            return [Answer(text).fields() for text in texts]
+        device = next(model.parameters()).device
+        order = sorted(range(len(examples)), key=lambda number: -encoded[number].length)
 
-        return answer_rows(self.loaded, self.objective, self.settings, rows, encoded, self.deal, all_labels=self.all_labels)
+        def answer(numbers: Sequence[int]) -> list[Answer]:
+            indices = np.array(numbers, np.int64)
+            batch = objective.collate(ExampleBatch([[examples[number]] for number in numbers], np.zeros_like(indices), indices)).to(device)
+            return list(objective.answers(model, batch, [rows[number] for number in numbers], all_labels=self.all_labels))
+
+        answers: dict[int, Answer] = {}
+        batches = [order[first : first + size] for first in range(0, len(order), size)]
+        with inference(model):
+            for numbers, answered in zip(batches, self.deal(answer, batches), strict=True):
+                answers |= {number: Answer(*fields) for number, fields in zip(numbers, answered, strict=True)}
+        return [answers[number].fields() for number in range(len(examples))]
 
     def facts(self) -> dict[str, Any]:
         """Return the kind of the objective."""
@@ -60,7 +79,7 @@ class Predictor(RowAnswers):
 
 
 def open_predictor(
-    checkpoint: str | Path, overrides: Overrides, data: str = "-", *, all_labels: bool = False, precision: "Precision" = "auto"
+    checkpoint: str | Path, overrides: Overrides, data: str = "-", *, all_labels: bool = False, precision: Precision = "auto"
 ) -> Predictor:
     """Read the settings by which a checkpoint answers rows: its objective, and the columns that its training read. Raises UsageError.
 

@@ -17,7 +17,6 @@ from tfkit.engine.inference.pipe import Pipe, require_iterable
 from tfkit.errors import DataError, ModelError, Stopped, UsageError, argument
 
 if TYPE_CHECKING:
-    from tfkit.engine.inference.session import Session
     from tfkit.engine.inference.text_generator import TextCompletion, TextGenerator
     from tfkit.tokenizer.template import ChatTemplate
 
@@ -189,28 +188,8 @@ def answer_prompts(
     `template`: the chat template, if prompts are conversations. An error in a prompt is raised after the lines of the prompts before it,
     and Stopped after a signal.
     """
-    if generator.fills_masks:
-        return _answer_all(batches, partial(_fill_lines, generator), generator.session, "filled")
-    return _answer_all(batches, partial(_continue_lines, generator, template), generator.session, "continued")
-
-
-def prompt_texts(generator: "TextGenerator", template: "ChatTemplate | None", prompts: Sequence[Prompt]) -> list[str]:
-    """Return the text of each prompt or, with a template, of its conversation."""
-    if template is None:
-        return [one.text for one in prompts]
-    with generator.session.stop.at_once():
-        return [generator.conversation_text(template, one.conversation, one.tools, one.place) for one in prompts]
-
-
-def line_of(completion: "TextCompletion") -> dict[str, Any]:
-    """Return the fields that the JSON line has in addition to the prompt."""
-    return {"completion": completion.text, "tokens": completion.tokens, "finish": completion.finish}
-
-
-def _answer_all(
-    batches: Iterator[list[Prompt]], answer: _Answer, session: "Session", done: str
-) -> Generator[tuple[Prompt, dict[str, Any]]]:
-    """Yield the prompts with their lines. `answer` gets prompts and the number of the first; `done`: the participle for messages."""
+    session, done = generator.session, "filled" if generator.fills_masks else "continued"
+    answer: _Answer = partial(_fill_lines, generator) if generator.fills_masks else partial(_continue_lines, generator, template)
     count = 0
     pending: deque[list[Prompt]] = deque()  # batches whose lines were not yielded yet
 
@@ -248,6 +227,19 @@ def _answer_all(
                 kind, message = answered["error"]
                 raise getattr(errors, kind)(message)
             bar.advance(len(batch))
+
+
+def prompt_texts(generator: "TextGenerator", template: "ChatTemplate | None", prompts: Sequence[Prompt]) -> list[str]:
+    """Return the text of each prompt or, with a template, of its conversation."""
+    if template is None:
+        return [one.text for one in prompts]
+    with generator.session.stop.at_once():
+        return [generator.conversation_text(template, one.conversation, one.tools, one.place) for one in prompts]
+
+
+def line_of(completion: "TextCompletion") -> dict[str, Any]:
+    """Return the fields that the JSON line has in addition to the prompt."""
+    return {"completion": completion.text, "tokens": completion.tokens, "finish": completion.finish}
 
 
 def _answer_lines(batch: Sequence[Prompt], first: int, answer: _Answer) -> Iterator[dict[str, Any] | None]:

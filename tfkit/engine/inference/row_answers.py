@@ -9,6 +9,8 @@ from itertools import chain
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, ClassVar, cast
 
+from tfkit.carbon import Footprint, Reading
+from tfkit.data import Encoded
 from tfkit.data.columns.rows import BadRow, Row, Skipped, describe_skipped, skip
 from tfkit.data.formats.file_content import BOM, Content
 from tfkit.data.formats.readers import Layout
@@ -16,16 +18,13 @@ from tfkit.data.sources.derived_rows import draw, select
 from tfkit.data.sources.open_sources import open_source
 from tfkit.data.sources.prediction_rows import PredictionColumns, PredictionInput, prediction_rows, prediction_stream
 from tfkit.engine.inference.pipe import Pipe, require_iterable
-from tfkit.engine.inference.session import open_model
+from tfkit.engine.inference.session import Session, open_model
 from tfkit.engine.request.evaluation_settings import EvaluationSettings, settings_inputs
 from tfkit.errors import DataError, UsageError
 from tfkit.parallel.rank_map import RankMap, serial_map
 from tfkit.recipe.schema.data_sections import SourceSection
 
 if TYPE_CHECKING:
-    from tfkit.carbon import Reading
-    from tfkit.data import Encoded
-    from tfkit.engine.inference.session import Session
     from tfkit.generation.answer_precision import Precision
     from tfkit.hub import Loaded
 
@@ -67,11 +66,11 @@ class RowAnswers(ABC):
         """Return the columns that are read from a source; `named`: those that it names, by role."""
 
     @abstractmethod
-    def encode(self, rows: Sequence[Row]) -> "list[Encoded | BadRow]":
+    def encode(self, rows: Sequence[Row]) -> list[Encoded | BadRow]:
         """Return the example of each row, or the reason why it cannot be read."""
 
     @abstractmethod
-    def answer(self, rows: Sequence[Any], encoded: "Sequence[Encoded]") -> list[dict[str, Any]]:
+    def answer(self, rows: Sequence[Any], encoded: Sequence[Encoded]) -> list[dict[str, Any]]:
         """Return the fields that the answer adds to each row, from the loaded model, whose batches `deal` computes."""
 
     @abstractmethod
@@ -92,7 +91,7 @@ class RowAnswers(ABC):
                 raise UsageError(f"row {number}: a row is a dict or a text, and this is of type {type(row).__name__}")
             yield columns.asked(row, f"row {number}")
 
-    def load(self, session: "Session") -> None:
+    def load(self, session: Session) -> None:
         """Load the model. Raises ModelError for one that does not fit the task."""
         opened = open_model(self.folder, session, self.inputs, self.precision)
         self.precision = opened.precision
@@ -132,10 +131,8 @@ class RowAnswers(ABC):
         replaced = f"the rows have the fields {', '.join(sorted(counts.replaced))} already, which are replaced" if counts.replaced else ""
         return [text for text in (describe_skipped(f"{self.name}s", counts.skipped), cut if counts.truncated else "", replaced) if text]
 
-    def result(self, reading: "Reading") -> dict[str, Any]:
+    def result(self, reading: Reading) -> dict[str, Any]:
         """Return the document of docs/cli.md, with the energy of `reading`."""
-        from tfkit.carbon import Footprint
-
         counts = self.counts
         return {
             "schema_version": 1,
@@ -168,12 +165,12 @@ class RowAnswers(ABC):
             return prediction_rows(source)
         return select(prediction_rows(source), draw(prediction_rows(source), count, self.settings.seed))
 
-    def _encode_window(self, window: Sequence[PredictionInput]) -> "list[Encoded | BadRow]":
+    def _encode_window(self, window: Sequence[PredictionInput]) -> list[Encoded | BadRow]:
         rows = [asked.row for asked in window if isinstance(asked.row, Row)]
         encoded = iter(self.encode(rows) if rows else ())
         return [next(encoded) if isinstance(asked.row, Row) else asked.row for asked in window]
 
-    def _lines(self, window: Sequence[PredictionInput], encoded: "Sequence[Encoded | BadRow]") -> list[dict[str, Any]]:
+    def _lines(self, window: Sequence[PredictionInput], encoded: Sequence[Encoded | BadRow]) -> list[dict[str, Any]]:
         """Return the fields of each row with its answer or error."""
         good = {number: example for number, example in enumerate(encoded) if not isinstance(example, BadRow)}
         answers = self.answer([window[number].row for number in good], list(good.values()))

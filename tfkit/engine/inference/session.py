@@ -15,6 +15,7 @@ from tfkit.engine.request.run_totals import record_totals
 from tfkit.errors import DataError
 from tfkit.parallel.rank_map import BatchWork, PeerDoneError, RankMap, serial_map
 from tfkit.parallel.ranks import ONE_PROCESS, Ranks
+from tfkit.recipe.reading.overrides import Overrides
 from tfkit.recipe.schema.carbon_section import CarbonSection
 from tfkit.run.folder import RunFolder
 
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
     from tfkit.engine.request.evaluation_settings import EvaluationSettings
     from tfkit.engine.request.inputs import Inputs
     from tfkit.generation.answer_precision import OpenedModel, Precision
-    from tfkit.recipe.reading.overrides import Overrides
 
 
 WHOLE = "there is no result, since it needs all rows"
@@ -205,6 +205,6 @@ def own_precision(settings: "EvaluationSettings") -> "Precision":
     return "float32" if settings.evaluation.precision == "float32" else "bf16"
 
 
-def named_precision(settings: "EvaluationSettings", overrides: "Overrides", precision: "Precision") -> "Precision":
+def named_precision(settings: "EvaluationSettings", overrides: Overrides, precision: "Precision") -> "Precision":
     """Return the precision of a command; in place of auto the evaluation.precision among its overrides, if it is there."""
     return own_precision(settings) if "evaluation.precision" in overrides and precision == "auto" else precision

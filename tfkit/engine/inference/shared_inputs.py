@@ -2,20 +2,18 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
 import numpy as np
 
-from tfkit.data import ExampleSet, Source
+from tfkit.data import ExampleSet
+from tfkit.engine.assembly.training_data import ValidationSet
 from tfkit.engine.request.evaluation_settings import EvaluationSettings
 from tfkit.evaluation.row_scores import RowPrediction
 from tfkit.evaluation.written import deterministic, rows_of, write_texts
+from tfkit.hub import Loaded
 from tfkit.objectives.labelled import WritingObjective
 from tfkit.objectives.metrics import Numbers
 from tfkit.parallel.rank_map import BatchWork
-
-if TYPE_CHECKING:
-    from tfkit.hub import Loaded
 
 
 @dataclass(frozen=True)
@@ -26,13 +24,13 @@ class SharedInput:
     references: list[str]
 
 
-def shared_inputs(objective: WritingObjective, source: Source, stored: ExampleSet, count: int) -> list[SharedInput]:
+def shared_inputs(objective: WritingObjective, held_out: ValidationSet, count: int) -> list[SharedInput]:
     """Return the inputs of the first `count` rows of a set, in the order of their first rows.
 
     Rows share an input if the model reads the same of both; what was cut off to fit the context is compared, too.
     """
-    inputs: dict[object, SharedInput] = {}
-    for number, row in zip(range(count), rows_of(source, stored), strict=False):
+    inputs, stored = dict[object, SharedInput](), held_out.examples
+    for number, row in zip(range(count), rows_of(held_out.source, stored), strict=False):
         example = stored[number]
         shared = inputs.setdefault((tuple(objective.prompt_ids(example)), row.input_key), SharedInput([], []))
         shared.rows.append(number)
@@ -56,7 +54,7 @@ def with_texts(
     stored: ExampleSet,
     judged: Sequence[RowPrediction],
     inputs: Sequence[SharedInput],
-    loaded: "Loaded",
+    loaded: Loaded,
     work: BatchWork,
 ) -> list[RowPrediction]:
     """Return the same rows with the text that the model generates for the input of each, and its references."""

@@ -4,29 +4,25 @@ import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from tfkit.engine.inference.prompt_lines import MOST_PROMPTS, Prompt, given_prompts
-from tfkit.engine.inference.session import open_model
+from tfkit.engine.inference.session import Session, open_model
 from tfkit.engine.request.evaluation_settings import read_settings
 from tfkit.engine.request.inputs import inputs_of
 from tfkit.engine.request.run_totals import finalize_killed_run
 from tfkit.engine.results import Completion
 from tfkit.errors import DataError, ModelError, UsageError, argument
+from tfkit.generation.answer_precision import Precision
 from tfkit.generation.complete import OnText, TextCompletion, complete, encode_prompts
 from tfkit.generation.config_file import SHOWN, CheckpointSettings, checkpoint_settings, describe
 from tfkit.generation.decoding import AT_ONCE
-from tfkit.hub import find_checkpoint
+from tfkit.generation.fill import Filling, fill
+from tfkit.hub import Loaded, find_checkpoint
 from tfkit.recipe.reading.overrides import Overrides, given_sections
 from tfkit.tokenizer.chat_formats import UnfitError
 from tfkit.tokenizer.template import ChatTemplate, open_template
 from tfkit.tokenizer.tool_calls import read_tools, with_plain_calls
-
-if TYPE_CHECKING:
-    from tfkit.engine.inference.session import Session
-    from tfkit.generation.answer_precision import Precision
-    from tfkit.generation.fill import Filling
-    from tfkit.hub import Loaded
 
 __all__ = ["TextCompletion", "TextGenerator"]
 _SECTIONS = ("generation", "carbon")
@@ -45,7 +41,7 @@ class TextGenerator:
     """
 
     def __init__(
-        self, checkpoint: str, overrides: Overrides, *, chat: bool = False, files: Sequence[Path] = (), precision: "Precision" = "auto"
+        self, checkpoint: str, overrides: Overrides, *, chat: bool = False, files: Sequence[Path] = (), precision: Precision = "auto"
     ):
         finalize_killed_run(checkpoint)
         self.folder = find_checkpoint(checkpoint)
@@ -53,11 +49,11 @@ class TextGenerator:
         self.settings = read_settings(None, self.folder, overrides, _SECTIONS)
         self.inputs = inputs_of(files, [], [self.folder, checkpoint])
 
-    def load(self, session: "Session") -> None:
+    def load(self, session: Session) -> None:
         """Load the model. Raises ModelError for one that writes no text, UsageError for settings that it would not read."""
         self.use(open_model(self.folder, session, self.inputs, self.precision).loaded, session)
 
-    def use(self, loaded: "Loaded", session: "Session") -> None:
+    def use(self, loaded: Loaded, session: Session) -> None:
         """Use a loaded model. Raises as `load`."""
         self.session, self.loaded = session, loaded
         self.codec = loaded.require_tokenizer()
@@ -96,10 +92,8 @@ class TextGenerator:
             self.session.stop.raise_if_requested(f"{len(completions):,} prompts were continued")
         return completions
 
-    def fill(self, texts: Sequence[str], first_row: int = 0) -> "list[Filling]":
+    def fill(self, texts: Sequence[str], first_row: int = 0) -> list[Filling]:
         """Fill the masks of each text."""
-        from tfkit.generation.fill import fill
-
         return fill(self.loaded.model, self.codec, texts, first_row=first_row)
 
     @contextmanager

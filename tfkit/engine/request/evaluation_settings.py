@@ -1,25 +1,31 @@
-"""The settings of evaluate and generate: from a recipe, from the run that made the checkpoint, and from overrides."""
+"""The settings with which a checkpoint is evaluated or asked: those of a recipe or of its run, else what its files show, and overrides."""
 
 from collections.abc import Collection
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from tfkit.alignment.user_code import CodePermission as CodePermission
 from tfkit.data.sources.split_files import evaluated_files
 from tfkit.engine.request.inputs import Inputs, files_of, inputs_of, sections_of
-from tfkit.errors import UsageError
+from tfkit.errors import ModelError, UsageError
+from tfkit.model.config import ModelConfig
 from tfkit.recipe import RecipeError, RecipeText, open_recipe
-from tfkit.recipe.reading.checks import unread_length
+from tfkit.recipe.reading.checks import fitting_problems, unread_length
 from tfkit.recipe.reading.overrides import Overrides, apply_overrides, split_overrides
 from tfkit.recipe.reading.problems import Problem
 from tfkit.recipe.reading.read import check_tree
 from tfkit.recipe.reading.tree import OVERRIDES, Mapping, plain
 from tfkit.recipe.schema.carbon_section import CarbonSection
 from tfkit.recipe.schema.data_sections import DataSection
-from tfkit.recipe.schema.objective_facts import ObjectiveSection
+from tfkit.recipe.schema.objective_facts import OWN_HEADS, SECTIONS, ObjectiveSection
 from tfkit.recipe.schema.output_sections import EvaluationSection, GenerationSection
+
+if TYPE_CHECKING:
+    from tfkit.hub import Described
+
+TASK_SECTIONS = ("data", "objective", "evaluation", "generation", "carbon")  # that evaluate and predict read
 
 
 @dataclass(frozen=True)
@@ -33,8 +39,7 @@ class EvaluationSettings:
     carbon: CarbonSection
     seed: int
     batch_size: int
-    has_recipe: bool
-    path: Path | None = None  # the file that the recipe was read from
+    path: Path | None = None  # the file that the recipe was read from; None: there is none
 
     @property
     def sequence_length(self) -> int | None:
@@ -95,7 +100,28 @@ def read_settings(
     if data is not None and own_length and read.objective.trained_for.scored_by == "text":
         data = data.model_copy(update={"sequence_length": None})
     sections_read = (read.objective, read.evaluation, read.generation, read.carbon)
-    return EvaluationSettings(data, *sections_read, read.training.seed, read.training.batch_size, has_recipe=True, path=source.path)
+    return EvaluationSettings(data, *sections_read, read.training.seed, read.training.batch_size, source.path)
+
+
+def read_task_settings(
+    recipe: RecipeText | None, folder: Path, overrides: Overrides, data: str | None, *, scores_texts: bool = False
+) -> EvaluationSettings:
+    """Return the settings as `read_settings` does; without a recipe, with the objective that the model was trained for.
+
+    `scores_texts`: a decoder without another head is scored on texts, also if it has a chat template.
+
+    Raises UsageError, or ModelError if the files of the model do not show its task.
+    """
+    settings = read_settings(recipe, folder, overrides, TASK_SECTIONS, data)
+    if settings.path is not None or any(name.partition(".")[0] == "objective" for name in overrides):
+        return settings
+    from tfkit.adapters import describe
+
+    model = describe(folder)
+    if scores_texts and model.config.stacks == "decoder" and model.config.head.kind == "lm":
+        return settings
+    named = {f"objective.{name}": value for name, value in infer_objective(model).items()}
+    return read_settings(recipe, folder, {**named, **overrides}, TASK_SECTIONS, data)
 
 
 def _defaults_of_other_objectives() -> dict[str, Any]:
@@ -131,7 +157,7 @@ def _without_recipe(checkpoint: Path, overrides: Overrides) -> EvaluationSetting
     if data is not None and not has_examples:
         data = data.model_copy(update={"train": data.validation})
     sections = (section, read.evaluation, read.generation, read.carbon)
-    return EvaluationSettings(data, *sections, read.training.seed, read.training.batch_size, has_recipe=False)
+    return EvaluationSettings(data, *sections, read.training.seed, read.training.batch_size)
 
 
 def _read_as_trained(data: DataSection, path: str) -> DataSection:
@@ -158,3 +184,53 @@ def saved_recipe(checkpoint: Path) -> RecipeText | None:
     folder = checkpoint.resolve().parent
     saved = folder.parent / "recipe.yaml"
     return open_recipe(str(saved)) if folder.name == "checkpoints" and saved.is_file() else None
+
+
+def infer_objective(model: "Described") -> dict[str, Any]:
+    """Return the section of the objective of labelled rows that a model was trained for, by its files alone. Raise ModelError if none fits.
+
+    It is the one that tfkit.json names, else the one with the model's head and problem type.
+    """
+    kinds = [kind for kind, section in SECTIONS.items() if _reads_rows(section) and _fits(section, model)]
+    if not kinds:
+        head = _head(model.config)
+        if unfit := [kind for kind, section in SECTIONS.items() if _reads_rows(section) and section.head == head in OWN_HEADS]:
+            section = SECTIONS[unfit[0]].model_validate({"kind": unfit[0]})
+            raise ModelError(f"{model.folder}: {'; '.join(fitting_problems(section, model.config))}")
+        raise ModelError(
+            f"{model.folder}: {_describe_head(model.config)}, so its task is not known; fine-tune it on labelled rows, name its "
+            'objective, such as "objective={kind: classification}", or continue texts with tfkit generate'
+        )
+    if model.objective in kinds:
+        kinds = [model.objective]
+    sections = [SECTIONS[kind].model_validate({"kind": kind}) for kind in kinds]
+    typed = next((section for section in sections if section.problem_type == model.problem_type is not None), sections[0])
+    may_be_number = "regression" in type(typed).model_fields
+    is_number = may_be_number and (model.problem_type == "regression" or getattr(model.config.head, "count", 0) == 1)
+    settings = {name: value for name, value in model.objective_settings.items() if name in typed.needed_alone}
+    return {"kind": typed.kind} | ({"regression": True} if is_number else {}) | (settings if typed.kind == model.objective else {})
+
+
+def _reads_rows(section: type[ObjectiveSection]) -> bool:
+    """Whether an objective answers rows; one that compares the model with the initial one does not."""
+    return not section.reads_text and section.scored_by == "row" and not section.needs_start
+
+
+def _fits(section: type[ObjectiveSection], model: "Described") -> bool:
+    """Whether the model has the stacks, the head and, for a chat, the template of an objective."""
+    config = model.config
+    answers = section.head != "lm" or config.stacks == "both" or (model.codec is not None and model.codec.chat_template is not None)
+    return config.stacks in section.stacks and section.head == _head(config) and answers
+
+
+def _head(config: ModelConfig) -> str:
+    """Return the kind of the head; "choices" for a language model that also scores whole sequences."""
+    return "choices" if getattr(config.head, "choices", False) else config.head.kind
+
+
+def _describe_head(config: ModelConfig) -> str:
+    return {
+        "none": "this model has no head",
+        "lm": "this model continues texts, and has no chat template",
+        "masked_lm": "this model fills the masks of a text",
+    }.get(_head(config), f"this model has a head of kind {_head(config)}")

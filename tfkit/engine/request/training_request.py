@@ -5,8 +5,9 @@ import json
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol, Self
+from typing import Any, Literal, Protocol, Self
 
+from tfkit.carbon import resolve_place
 from tfkit.engine.listener import Listener
 from tfkit.engine.request.inputs import Inputs, recipe_inputs
 from tfkit.engine.request.run_totals import finalize_killed_run
@@ -14,10 +15,9 @@ from tfkit.errors import UsageError, argument
 from tfkit.recipe import RecipeText, ResolvedRecipe
 from tfkit.recipe.dump import recipe_document
 from tfkit.recipe.reading.overrides import Overrides, followed_by
+from tfkit.recipe.reading.read import read_document
 from tfkit.recipe.schema.objective_facts import judges_only
-
-if TYPE_CHECKING:
-    from tfkit.recipe.schema.sections import Recipe
+from tfkit.recipe.schema.sections import Recipe
 
 
 class RecipeFromData(Protocol):
@@ -41,7 +41,7 @@ class RecipeFromData(Protocol):
 TrainingKind = Literal["pre-training", "fine-tuning"]
 
 
-def kind_of(recipe: "Recipe") -> TrainingKind:
+def kind_of(recipe: Recipe) -> TrainingKind:
     """Return whether a recipe is pre-training or fine-tuning."""
     return "pre-training" if recipe.model.start is None else "fine-tuning"
 
@@ -131,7 +131,7 @@ class TrainingRequest:
         assert self.unwritten is not None
         return self.unwritten.inputs
 
-    def check(self) -> "Recipe | None":
+    def check(self) -> Recipe | None:
         """Check the request, and return its recipe; None: it is yet to be made from the data, which are not read here. Raises UsageError.
 
         The run.json of a killed run from which the training starts is completed.
@@ -162,10 +162,8 @@ class TrainingRequest:
         return self.written
 
 
-def require_trainable(recipe: "Recipe") -> None:
+def require_trainable(recipe: Recipe) -> None:
     """Raise UsageError for an objective that only judges, and for an unknown place."""
-    from tfkit.carbon import resolve_place
-
     if recipe.objective.scored_by == "likelihood":
         raise judges_only(recipe.objective)
     resolve_place(recipe.carbon)
@@ -174,7 +172,6 @@ def require_trainable(recipe: "Recipe") -> None:
 def _with_checkpoint(source: RecipeText, decided: ResolvedRecipe, overrides: Overrides, listener: Listener) -> ResolvedRecipe:
     """Return a run's resolved recipe with another checkpoint, to which its description of the model does not apply, except dropout."""
     from tfkit.hub import content_hash, find_checkpoint
-    from tfkit.recipe.reading.read import read_document
 
     checkpoint = overrides["model.from"]
     if content_hash(find_checkpoint(checkpoint)) == decided.recipe.model.sha256:

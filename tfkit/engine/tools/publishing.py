@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from tfkit.engine.listener import Listener
 from tfkit.errors import MachineError, ModelError, TfkitError, UsageError, argument
+from tfkit.hub.config_json import LIMIT
 from tfkit.hub.find import ADAPTER, find_checkpoint
 from tfkit.network import is_offline, status_of, with_retries
 from tfkit.run import strict_json
@@ -113,7 +114,6 @@ def _without_local_paths(value: Any, key: str = "") -> Any:
 def _refuse_local_base(folder: Path) -> None:
     """Raise ModelError for an adapter whose base model is a folder of this machine, which nobody else has."""
     from tfkit.adapters.peft_config import how_to_merge, is_hub_name
-    from tfkit.hub.config_json import LIMIT
 
     base = read_object(folder / ADAPTER, LIMIT).get("base_model_name_or_path")
     if not is_hub_name(base):

@@ -17,26 +17,29 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tfkit.alignment.user_code import NO_CODE, CodePermission
+from tfkit.carbon import Meter, attempts_of, missing_nodes
+from tfkit.carbon.place import require_long_series
 from tfkit.engine.listener import Listener, StopRequest
 from tfkit.engine.request.gate import Gate, judge, training_gates, training_metrics
 from tfkit.engine.request.rank_checks import rank_device, rank_threads, require_divisible
+from tfkit.engine.request.resuming import check_resumption, nothing_to_resume, repeated_result, resolve_resumption
+from tfkit.engine.request.run_totals import record_totals
 from tfkit.engine.request.training_request import RequestRecord, TrainingRequest, kind_of, require_trainable
+from tfkit.engine.training_run.budget import Budget, with_latest_end
+from tfkit.engine.training_run.estimate import Forecaster, fit_length
 from tfkit.engine.training_run.ranks_of_command import RankConnection
 from tfkit.errors import BudgetReached, Stopped, UsageError, argument, stop_reason
 from tfkit.parallel.ranks import Ranks
 from tfkit.recipe.reading.overrides import Overrides
 from tfkit.recipe.schema.optimizer_sections import ParallelSection
+from tfkit.recipe.schema.sections import Recipe
 from tfkit.recipe.starting_points import DECISIONS
 from tfkit.run import strict_json
 from tfkit.run.folder import RunFolder, is_begun
 
 if TYPE_CHECKING:
-    from tfkit.carbon import Meter
     from tfkit.engine.training_run.assembled_run import AssembledRun
-    from tfkit.engine.training_run.budget import Budget
-    from tfkit.engine.training_run.estimate import Forecaster
     from tfkit.engine.training_run.run import Run
-    from tfkit.recipe.schema.sections import Recipe
 
 _LOOK_SECONDS = 0.05  # between checks of a stop while the idle machine is measured
 
@@ -46,7 +49,7 @@ class RunOptions:
     """The options of a run, apart from its recipe."""
 
     run: Path
-    forecaster: "Forecaster"
+    forecaster: Forecaster
     resume: bool = False
     exact: bool = False  # do not fall back to an older checkpoint
     force: bool = False  # start even if the planned checkpoints do not fit the disk
@@ -82,8 +85,6 @@ def start_run(request: TrainingRequest, options: RunOptions, listener: Listener,
 def resume_run(overrides: Overrides, options: RunOptions, listener: Listener, stop: StopRequest) -> dict[str, Any]:
     """Continue a run as it was started, from its folder alone. Return the result of docs/cli.md."""
     if not is_begun(options.run):
-        from tfkit.engine.request.resuming import nothing_to_resume
-
         raise nothing_to_resume(options.run)
     return _attempt(TrainingRequest(None, None, overrides), options, listener, stop)
 
@@ -97,8 +98,6 @@ def _attempt(request: TrainingRequest, options: RunOptions, listener: Listener, 
         raise UsageError(f"{argument('stages', ','.join(options.stages))}: the recipe has no stages; leave it out")
     with RunFolder.open(options.run, resume=options.resume, command=[*options.command], warn=listener.warn) as folder:
         if folder.begun:
-            from tfkit.engine.request.resuming import check_resumption, repeated_result, resolve_resumption
-
             resumption = resolve_resumption(folder, request.given)
             recipe, given = resumption.recipe, resumption.given
             gates = _gates(options, recipe)
@@ -123,7 +122,7 @@ def _attempt(request: TrainingRequest, options: RunOptions, listener: Listener, 
             raise
 
 
-def _decide(request: TrainingRequest, folder: RunFolder, listener: Listener, stop: StopRequest) -> "tuple[Recipe, RequestRecord]":
+def _decide(request: TrainingRequest, folder: RunFolder, listener: Listener, stop: StopRequest) -> tuple[Recipe, RequestRecord]:
     """Return the recipe of a new run, and the record of what was given, with what was decided from the data."""
     if request.source is None and request.unwritten is None:
         raise UsageError(f"{folder.path}: the checkpoints of this run are gone; start it again with its recipe")
@@ -138,17 +137,15 @@ def _decide(request: TrainingRequest, folder: RunFolder, listener: Listener, sto
     return decided.recipe, given
 
 
-def _budget(recipe: "Recipe", options: RunOptions, folder: RunFolder, listener: Listener, stop: StopRequest) -> "Budget | None":
+def _budget(recipe: Recipe, options: RunOptions, folder: RunFolder, listener: Listener, stop: StopRequest) -> Budget | None:
     """Return the budget of an attempt, by its recipe or, for a new run, its length in minutes; None if it has no limit."""
     carbon, minutes = recipe.carbon, None if folder.begun else options.minutes
     if minutes is None and not carbon.limits:
         return None
-    from tfkit.engine.training_run.budget import Budget, with_latest_end
-
     return Budget(carbon if minutes is None else with_latest_end(carbon, minutes), folder.path, stop, listener)
 
 
-def _gates(options: RunOptions, recipe: "Recipe") -> list[Gate]:
+def _gates(options: RunOptions, recipe: Recipe) -> list[Gate]:
     return training_gates(options.fail_if, recipe) if options.fail_if else []
 
 
@@ -161,20 +158,17 @@ def _with_verdicts(result: dict[str, Any], gates: Collection[Gate]) -> dict[str,
 class _Attempt:
     """An attempt whose folder is locked and whose recipe is known. `stop`: that of the budget, if there is one."""
 
-    recipe: "Recipe"
+    recipe: Recipe
     given: RequestRecord
     options: RunOptions
     gates: Collection[Gate]
     folder: RunFolder
     listener: Listener
     stop: StopRequest
-    budget: "Budget | None"
+    budget: Budget | None
 
     def train(self) -> dict[str, Any]:
         """Train with a meter, which is stopped however the attempt ends; its reading goes into the totals. Raises Stopped."""
-        from tfkit.carbon import Meter, attempts_of, missing_nodes
-        from tfkit.engine.request.run_totals import record_totals
-
         recipe, folder, budget = self.recipe, self.folder, self.budget
         folder.begin_attempt(self.options.threads, kind=kind_of(recipe))
         assembled: AssembledRun | None = None
@@ -216,7 +210,7 @@ class _Attempt:
         name = folder.path.name if recipe is None else recipe.name
         return {"run_id": folder.run_id, "attempt": folder.attempt, "project": name, "nodes": self.options.ranks.nodes}
 
-    def _prepare(self, meter: "Meter") -> "Run":
+    def _prepare(self, meter: Meter) -> "Run":
         """Return the run with its device, peers and data, but without weights."""
         import torch
 
@@ -240,8 +234,6 @@ class _Attempt:
         if run.needs_forecast:
             estimate = run.forecast()
             if not folder.begun:
-                from tfkit.carbon.place import require_long_series
-
                 require_long_series(recipe.carbon, estimate.seconds.low)
         return run
 
@@ -252,8 +244,6 @@ class _Attempt:
         for gate in self.gates:
             run.data.objective.evaluation_objective.check_metric(gate.metric.rpartition(".")[2])
         if options.minutes is not None and not self.folder.begun:
-            from tfkit.engine.training_run.estimate import fit_length
-
             given = given.with_decided(fit_length(run, options.minutes, options.named, measures=True))
         if self.recipe.training.trial_rates is not None:
             from tfkit.engine.training_run.rate_trial import choose_rate
@@ -262,7 +252,7 @@ class _Attempt:
         return given
 
 
-def _measure_idle(meter: "Meter", seconds: float, listener: Listener, stop: StopRequest) -> None:
+def _measure_idle(meter: Meter, seconds: float, listener: Listener, stop: StopRequest) -> None:
     """Wait idly for `seconds`, once the meter has started, in a phase of its own; not without a meter. Raises Stopped.
 
     The idle power of the machine is measured before the training, as arXiv 2211.02001 reports it for BLOOM.

@@ -27,7 +27,9 @@ SILENT_TICKS = 2  # ticks without a good reading after which the meter has faile
 
 def format_amount(name: str, value: float) -> str:
     """Format the value of a field of `Amounts`."""
-    return {"g": format_mass, "kwh": lambda kwh: format_energy(1000 * kwh), "seconds": _seconds}[name](value)
+    if name == "seconds":
+        return format_seconds(value) if value >= 60 else f"{value:.3g} s"
+    return format_mass(value) if name == "g" else format_energy(1000 * value)
 
 
 def with_latest_end(carbon: CarbonSection, minutes: float) -> CarbonSection:
@@ -240,7 +242,3 @@ def _used(name: str, used: float, limit: float) -> str:
 def _larger(used: float) -> str:
     """Return a larger budget to suggest: twice what is used, with two digits."""
     return f"{float(f'{2 * used:.1e}'):.12g}"
-
-
-def _seconds(seconds: float) -> str:
-    return format_seconds(seconds) if seconds >= 60 else f"{seconds:.3g} s"

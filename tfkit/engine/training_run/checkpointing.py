@@ -39,12 +39,6 @@ from tfkit.tokenizer.conversations import end_ids
 from tfkit.training.loop import Progress
 
 
-def _hardware(device: torch.device) -> str:
-    """Return the names of the GPU, if the device is one, and of the processor."""
-    gpu = f"{torch.cuda.get_device_name(device)}, " if device.type == "cuda" else ""
-    return f"{gpu}{processor()['name']}"
-
-
 class Checkpointer:
     """Writes the checkpoints of a run, deletes those that are not kept, and keeps their cards up to date."""
 
@@ -169,7 +163,8 @@ class Checkpointer:
     def _impact(self, totals: RunTotals) -> CardImpact:
         carbon, tokens = self.run.recipe.carbon, self.log.progress.tokens
         now = RunTotals(tokens=tokens, train_flops=self.log.flops_per_token * tokens, pue=carbon.pue, intensity=intensity_of(carbon))
-        return CardImpact(self.run.meter.reading(), _hardware(self.run.device), self.inherited, totals.filled_from(now))
+        gpu = f"{torch.cuda.get_device_name(self.run.device)}, " if self.run.device.type == "cuda" else ""
+        return CardImpact(self.run.meter.reading(), f"{gpu}{processor()['name']}", self.inherited, totals.filled_from(now))
 
 
 def family_name(recipe: Recipe, data: TrainingData) -> str | None:

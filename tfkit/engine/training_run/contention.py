@@ -40,27 +40,18 @@ def busy_neighbours() -> int:
 class Contention:
     """Watches the steps of a run on the processor; `warn` is called at most once."""
 
-    def __init__(
-        self,
-        run: Path,
-        warn: Callable[[str], None],
-        *,
-        threads: int | None = None,
-        wall: Callable[[], float] = time.perf_counter,
-        processor: Callable[[], float] = time.process_time,
-        load: Callable[[], tuple[float, float, float]] | None = getattr(os, "getloadavg", None),
-    ):
-        self.run, self.warn, self.wall, self.processor, self.load = run, warn, wall, processor, load
-        self.threads, self.cores, self.machine = threads or torch.get_num_threads(), usable_cores(), os.cpu_count() or 1
-        self.watching = self.threads > 1 and load is not None
-        self._wall, self._processor = wall(), processor()
+    def __init__(self, run: Path, warn: Callable[[str], None]):
+        self.run, self.warn = run, warn
+        self.threads, self.cores, self.machine = torch.get_num_threads(), usable_cores(), os.cpu_count() or 1
+        self.watching = self.threads > 1 and hasattr(os, "getloadavg")
+        self._wall, self._processor = time.perf_counter(), time.process_time()
         self._step_seconds, self._used = 0.0, 0.0  # of this window
 
     def stepped(self, seconds: float) -> None:
         """Count a step that took `seconds` and has just ended; time between two steps, for an evaluation or a save, does not count."""
         if not self.watching:
             return
-        wall, processor = self.wall(), self.processor()
+        wall, processor = time.perf_counter(), time.process_time()
         if wall - self._wall < 1.1 * seconds + 0.1:
             self._step_seconds, self._used = self._step_seconds + wall - self._wall, self._used + processor - self._processor
         self._wall, self._processor = wall, processor
@@ -70,8 +61,7 @@ class Contention:
 
     def _judge(self, used: float) -> None:
         """Report contention if more processes than cores are ready to run, and the run's threads get less than their time."""
-        assert self.load is not None
-        load = self.load()[0]
+        load = os.getloadavg()[0]
         if load <= self.machine + _MARGIN or used >= min(self.threads, self.cores) - _LOST:
             return
         self.watching = False

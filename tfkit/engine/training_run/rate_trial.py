@@ -8,7 +8,7 @@ import gc
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +20,7 @@ from tfkit.engine.assembly.training_data import TrainingData
 from tfkit.engine.listener import Silent
 from tfkit.engine.training_run.estimate import RARE_METRICS, RateTrialPlan
 from tfkit.engine.training_run.micro_batches import MicroBatches
+from tfkit.engine.training_run.run import Run
 from tfkit.errors import Stopped
 from tfkit.evaluation.row_scores import answer_metrics, judge_rows, score_rows
 from tfkit.model.transformer import Transformer
@@ -31,9 +32,6 @@ from tfkit.recipe.schema.sections import Recipe
 from tfkit.training.device import keep_freed_memory, make_deterministic
 from tfkit.training.health import UnhealthyStepError
 from tfkit.training.loop import deterministic_if_possible
-
-if TYPE_CHECKING:
-    from tfkit.engine.training_run.run import Run
 
 _CLEAR = 0.05  # fraction of the loss, or F1, by which another rate has to be better: less is the noise of so short a training
 _MIN_RARE = 16  # rows or words of the rarer classes on which an F1 can be compared
@@ -58,7 +56,7 @@ class _Outcome:
         return -(self.f1 or 0.0), self.loss
 
 
-def choose_rate(run: "Run") -> None:
+def choose_rate(run: Run) -> None:
     """Give the run the learning rate that a trial chooses, or its own if the forecast has no trial. Raises Stopped."""
     assert run.planned is not None  # a trial is planned by the forecast
     plan = run.planned.rate_trial
@@ -75,7 +73,7 @@ def choose_rate(run: "Run") -> None:
         run.folder.record(rate_trial=trial)
 
 
-def try_rates(run: "Run", plan: RateTrialPlan) -> tuple[Recipe, dict[str, Any] | None]:
+def try_rates(run: Run, plan: RateTrialPlan) -> tuple[Recipe, dict[str, Any] | None]:
     """Return the recipe with the best rate, and the trial's entry in run.json, or None if its rows cannot decide. Raises Stopped.
 
     The recipe's own rate is kept unless the loss of another is lower by a twentieth. Where classes are unequal, a low loss is reached by
@@ -142,7 +140,7 @@ def _trial_recipe(recipe: Recipe, plan: RateTrialPlan, rate: float) -> Recipe:
     )
 
 
-def _try_rate(run: "Run", recipe: Recipe, plan: RateTrialPlan, advance: Callable[[int], None], judged_by: str | None) -> _Outcome:
+def _try_rate(run: Run, recipe: Recipe, plan: RateTrialPlan, advance: Callable[[int], None], judged_by: str | None) -> _Outcome:
     """Return the scores on the held-out rows after a short training by `recipe`. `judged_by`: a metric besides the loss."""
     data, device, should_stop = run.data, run.device, run.stop.should_stop
     model = first_model(recipe, data, Silent())

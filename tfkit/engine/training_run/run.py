@@ -3,7 +3,6 @@
 import time
 from collections.abc import Callable
 from functools import cached_property
-from typing import TYPE_CHECKING
 
 import torch
 
@@ -15,6 +14,7 @@ from tfkit.engine.assembly.components import meta_model
 from tfkit.engine.assembly.memory_plan import require_memory, require_memory_for_blocks
 from tfkit.engine.assembly.training_data import TrainingData, prepare_data, tokenizer_folder
 from tfkit.engine.listener import Listener, StopRequest
+from tfkit.engine.training_run.budget import Budget
 from tfkit.engine.training_run.estimate import Estimate, Forecaster
 from tfkit.engine.training_run.micro_batches import is_short, limit_batch_size
 from tfkit.hub import content_hash, run_id_of
@@ -23,9 +23,6 @@ from tfkit.parallel.ranks import ALONE, Peers
 from tfkit.recipe.schema.sections import Recipe
 from tfkit.run.ancestors import FoundAncestors, Parent, find_ancestors
 from tfkit.run.folder import RunFolder
-
-if TYPE_CHECKING:
-    from tfkit.engine.training_run.budget import Budget
 
 
 class Run:
@@ -37,7 +34,7 @@ class Run:
     data: TrainingData
     shapes: Transformer  # the model on the meta device
     folder: RunFolder
-    budget: "Budget | None" = None
+    budget: Budget | None = None
 
     def __init__(
         self,
