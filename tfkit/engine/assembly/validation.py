@@ -1,12 +1,13 @@
 """The scores of the validation sets during a training: of all together and, if there are several, of each by its name."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 from tfkit.adapters import FrozenReference
 from tfkit.data import ExampleSet, Rows, TokenStream
 from tfkit.engine.assembly.training_data import TrainingData, ValidationSet
-from tfkit.errors import DataError, UsageError
+from tfkit.errors import DataError, Stopped, UsageError
 from tfkit.evaluation.lost_rows import completed, within, wrong_answers
 from tfkit.evaluation.row_scores import RowPrediction, TokenBudget, answer_metrics, first_rows, judge_rows, score_rows, tokens_of_first
 from tfkit.evaluation.text_scores import score_streams
@@ -40,12 +41,14 @@ def score_validation(
     that it learns from the rows, without its teacher. `evaluation.max_tokens` limits all sets together, so the last ones may be left out.
     """
     work = BatchWork(should_stop=should_stop)
-    if recipe.objective.trained_for.scored_by == "text":
-        return _texts(recipe, data, model, work)
-    order = row_order(recipe, data.config)
-    if data.objective.rollouts is not None:
-        return _responses(recipe, data, order, model, reference, work)
-    return score_sets(recipe.evaluation, order, data.objective.evaluation_objective, data.validation, model, work=work)
+    with suppress(Stopped):
+        if recipe.objective.trained_for.scored_by == "text":
+            return _texts(recipe, data, model, work)
+        order = row_order(recipe, data.config)
+        if data.objective.rollouts is not None:
+            return _responses(recipe, data, order, model, reference, work)
+        return score_sets(recipe.evaluation, order, data.objective.evaluation_objective, data.validation, model, work=work)
+    return None
 
 
 def check_validation(recipe: Recipe, data: TrainingData) -> None:
@@ -68,13 +71,11 @@ def score_sets(
     model: Transformer,
     *,
     work: BatchWork = UNWATCHED,
-) -> SetScores | None:
-    """Return the scores of all sets together and of each set. None if it was stopped."""
+) -> SetScores:
+    """Return the scores of all sets together and of each set. Raises Stopped."""
     names, labelled = [one.name for one in sets], objective.labelled
     if labelled is not None and labelled.evaluates_answers:
         judged = judge_sets(settings, order, labelled, [one.stored for one in sets], model, work=work)
-        if judged is None:
-            return None
         judged = [
             [*_with_cut_answers(labelled, one, part), *wrong_answers(labelled, within(one.lost, len(part), len(one.stored)), len(part))]
             for part, one in zip(judged, sets, strict=False)
@@ -88,8 +89,6 @@ def score_sets(
     each = []
     for rows, left, _ in opened_sets(objective, order, [one.stored for one in sets], settings.max_tokens):
         sums = score_rows(model, objective, rows, settings.batch_size, max_tokens=left, work=work)
-        if sums is None:
-            return None
         together = {name: together[name] + added if name in together else added for name, added in sums.items()}
         each.append(objective.metrics(sums))
     return SetScores(join_metrics(objective.metrics(together), each, names))
@@ -127,31 +126,26 @@ def judge_sets(
     model: Transformer,
     *,
     work: BatchWork = UNWATCHED,
-) -> list[list[RowPrediction]] | None:
-    """Return the results of each set, row by row; None if it was stopped."""
-    results: list[list[RowPrediction]] = []
-    for rows, left, _ in opened_sets(objective, order, sets, settings.max_tokens):
-        judged = judge_rows(model, objective, rows, settings.batch_size, max_tokens=left, work=work)
-        if judged is None:
-            return None
-        results.append(judged)
-    return results
+) -> list[list[RowPrediction]]:
+    """Return the results of each set, row by row. Raises Stopped."""
+    return [
+        judge_rows(model, objective, rows, settings.batch_size, max_tokens=left, work=work)
+        for rows, left, _ in opened_sets(objective, order, sets, settings.max_tokens)
+    ]
 
 
-def _texts(recipe: Recipe, data: TrainingData, model: Transformer, work: BatchWork) -> SetScores | None:
+def _texts(recipe: Recipe, data: TrainingData, model: Transformer, work: BatchWork) -> SetScores:
     settings = recipe.evaluation
     streams = [held_out.stored for held_out in data.validation if isinstance(held_out.stored, TokenStream)]
     length = row_length(recipe.data.sequence_length, model.config)
     scores = score_streams(model, streams, length, settings.batch_size, max_tokens=settings.max_tokens, work=work)
-    if scores is None:
-        return None
     names = [held_out.name for held_out in data.validation]
     return SetScores(join_metrics(sum(scores[1:], start=scores[0]).metrics(), [score.metrics() for score in scores], names))
 
 
 def _responses(
     recipe: Recipe, data: TrainingData, order: RowOrder, model: Transformer, reference: FrozenReference | None, work: BatchWork
-) -> SetScores | None:
+) -> SetScores:
     from tfkit.alignment.held_out import judge_prompts, response_metrics
 
     objective, settings, seed = data.objective, recipe.evaluation, recipe.generation.seed
@@ -161,8 +155,6 @@ def _responses(
     counts = rows_within(objective, order, prompts, settings.max_tokens)
     given = (model, reference, prompts, counts, objective.rollouts, data.rules)
     judged = judge_prompts(*given, seed=seed, batch_size=settings.batch_size, work=work)
-    if judged is None:
-        return None
     whole, *parts = (response_metrics(objective, part) for part in ([one for part in judged for one in part], *judged))
     return SetScores(join_metrics(whole, parts, [one.name for one in data.validation]))
 

@@ -141,7 +141,6 @@ def _score_unlabelled(
         rows, tokens = rows + count, tokens + (tokens_of(stored) if count == len(opened) else tokens_of_first(opened, count))
     with session.listener.progress("scoring", rows, "rows") as bar, session.stop.at_once(WHOLE):
         scores = score_sets(settings.evaluation, order, objective, sets, loaded.model, work=session.batches(bar))
-    assert scores is not None  # nothing asked it to stop
     return Scored(scores.metrics, rows, tokens, scored, texts=[held_out.texts for held_out in scored])
 
 
@@ -166,7 +165,6 @@ def _score_labelled(
         inputs = [shared_inputs(writer, *one) for one in zip(sources, used, counts, strict=False)]
     with session.listener.progress("scoring", sum(counts) + sum(map(len, inputs)), "rows") as bar, session.stop.at_once(WHOLE):
         results = judge_sets(settings.evaluation, order, objective, used, loaded.model, work=session.batches(bar))
-        assert results is not None  # nothing asked it to stop
         if writer is not None:
             results = [with_texts(settings, writer, *one, loaded, session.batches(bar)) for one in zip(used, results, inputs, strict=True)]
         results = [completed(objective, *one) for one in zip(sources, used, results, strict=False)]

@@ -171,25 +171,22 @@ def _try_rate(run: "Run", recipe: Recipe, plan: RateTrialPlan, advance: Callable
         advance(1)
         if should_stop():
             raise Stopped(_STOPPED)
-    with components.stepper.weights.use_result():
-        metrics = _score(
-            components.stepper.model, judge, held_out, recipe.evaluation.batch_size, BatchWork(should_stop=should_stop), judged_by
-        )
-    if metrics is None:
-        raise Stopped(_STOPPED)
+    try:
+        with components.stepper.weights.use_result():
+            work = BatchWork(should_stop=should_stop)
+            metrics = _score(components.stepper.model, judge, held_out, recipe.evaluation.batch_size, work, judged_by)
+    except Stopped:
+        raise Stopped(_STOPPED) from None
     loss = metrics["loss"]
     return _Outcome(loss if math.isfinite(loss) else math.inf, None if judged_by is None else metrics[judged_by])
 
 
-def _score(
-    model: Transformer, judge: Objective, rows: Rows, batch_size: int, work: BatchWork, judged_by: str | None
-) -> dict[str, float] | None:
-    """Return the metrics of the rows; those of answers, too, if one of them is needed. None if it was stopped."""
+def _score(model: Transformer, judge: Objective, rows: Rows, batch_size: int, work: BatchWork, judged_by: str | None) -> dict[str, float]:
+    """Return the metrics of the rows; those of answers, too, if one of them is needed. Raises Stopped."""
     if judged_by is None or judge.labelled is None:
-        sums = score_rows(model, judge, rows, batch_size, work=work)
-        return None if sums is None else judge.metrics(sums)
+        return judge.metrics(score_rows(model, judge, rows, batch_size, work=work))
     judged = judge_rows(model, judge.labelled, rows, batch_size, work=work)
-    return None if judged is None else answer_metrics(judge.labelled, judged)(unit_weights(len(judged)))
+    return answer_metrics(judge.labelled, judged)(unit_weights(len(judged)))
 
 
 class RowSubset:
