@@ -141,7 +141,7 @@ def score_streams(
     max_tokens: int | None = None,
     work: BatchWork = UNWATCHED,
 ) -> list[TextScore]:
-    """Return the `score_texts` of each stream; `max_tokens` is for all streams together, so the last ones may be skipped. Raises Stopped."""
+    """return the `score_texts` of each stream; `max_tokens` is for all streams together, so the last may be skipped. Raises Stopped."""
     scores: list[TextScore] = []
     budget = TokenBudget(max_tokens)
     for stream in budget.until_spent(streams):
