@@ -5,7 +5,7 @@ import pytest
 from tiny_runs import run_here
 
 from tfkit import __version__
-from tfkit.cli.env import lines
+from tfkit.cli.env import text
 from tfkit.engine.tools.environment import LIBRARIES
 from tfkit.run.machine import version
 
@@ -58,7 +58,7 @@ def test_what_is_missing_is_said() -> None:
         "cache": {"folder": None, "bytes": None, "error": "cannot be written"},
         "forecasts": {"file": None, "machine": "x", "runs": 0, "median_error_seconds": None, "median_error_energy_kwh": None},
     }
-    shown = "\n".join(lines(document))
+    shown = text(document)
     for words in ("not installed", "bf16 unknown", "none: torch", "cannot be written", "none yet"):
         assert words in shown
     run_here(["env", "--foo"]).exits(2)

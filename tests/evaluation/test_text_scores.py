@@ -7,7 +7,7 @@ from tiny_files import write_rows
 
 from tfkit.data import open_source, token_stream
 from tfkit.data.store.token_stream import TokenStream
-from tfkit.errors import DataError, ModelError
+from tfkit.errors import DataError, ModelError, Stopped
 from tfkit.evaluation import text_scores
 from tfkit.evaluation.text_scores import count_targets, score_texts
 from tfkit.model.config import ModelConfig
@@ -163,7 +163,8 @@ def test_progress_counts_every_target(stream, tokenizer):
 
 def test_half_a_score_is_no_score(stream, tokenizer):
     answers = iter([False, False, True])
-    assert score_texts(tiny_model(tokenizer.size), stream, CONTEXT, 4, work=BatchWork(should_stop=lambda: next(answers))) is None
+    with pytest.raises(Stopped):
+        score_texts(tiny_model(tokenizer.size), stream, CONTEXT, 4, work=BatchWork(should_stop=lambda: next(answers)))
 
 
 def test_nothing_to_score(tmp_path):

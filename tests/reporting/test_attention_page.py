@@ -24,7 +24,7 @@ def random_page(layers: int, heads: int, count: int, *, tokens: list[str] | None
     weights = np.random.default_rng(0).dirichlet(np.ones(count), (layers, heads, count)).astype(np.float32)
     names = tokens or [f"token{number}" for number in range(count)]
     kinds = [KindRow("~", "spread", layers * heads, [(0, 0, 0.5)], "evenness")]
-    letters = [[("spread", "~")] * heads] * layers
+    letters = [("spread", "~")] * heads * layers
     shown = ShownMap("encoder", names, names, weights, np.ones((layers, count, count), bool), kinds, letters)
     return attention_page("runs/some-model", names, None, [shown], next_tokens or [], date(2026, 11, 29))
 

@@ -20,7 +20,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny_files import receipt
 
-from tfkit.cli.results import show_training_result
+from tfkit.cli.results import training_text
 from tfkit.engine.request.resuming import is_training_result
 from tfkit.engine.request.training_request import RequestRecord
 from tfkit.errors import MachineError, OtherVersionError, Stopped, UsageError
@@ -283,7 +283,7 @@ def test_a_receipt_with_a_value_of_another_kind_is_never_a_bug(tmp_path_factory:
         RequestRecord.from_document(run.recorded.given)
         run.record_totals({"tokens": 1})
         if is_training_result(run.recorded.result):
-            show_training_result(run.recorded.result, as_json=False)
+            training_text(run.recorded.result)
         run.begin_attempt()
 
 

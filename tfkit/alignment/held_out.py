@@ -11,7 +11,6 @@ from tfkit.alignment.policy_forward import by_response, token_statistics
 from tfkit.alignment.response_sampling import SampledResponse, response_text, sample
 from tfkit.alignment.rewards import Rules
 from tfkit.data import ExampleSet
-from tfkit.errors import Stopped
 from tfkit.generation.inference import inference
 from tfkit.model.transformer import Transformer
 from tfkit.objectives.objective import Objective, Sum
@@ -38,10 +37,10 @@ def judge_prompts(
     seed: int,
     batch_size: int,
     work: BatchWork = UNWATCHED,
-) -> list[list[JudgedResponse]] | None:
+) -> list[list[JudgedResponse]]:
     """Sample a response to each of the first prompts of each set and evaluate it; without a reference there is no `kl`.
 
-    `counts`: the number of these prompts of each set; the last sets may be left out. Return None if the work was stopped.
+    `counts`: the number of these prompts of each set; the last sets may be left out. Raises Stopped.
     """
 
     def judge(examples: ExampleSet, count: int) -> list[JudgedResponse]:
@@ -52,10 +51,7 @@ def judge_prompts(
             divergences = [*_divergences(model, reference, responses, rollouts, batch_size, work)]
         return [_judged(response, kl, rollouts) for response, kl in zip(responses, divergences, strict=True)]
 
-    try:
-        return [judge(examples, count) for examples, count in zip(sets, counts, strict=False)]
-    except Stopped:
-        return None
+    return [judge(examples, count) for examples, count in zip(sets, counts, strict=False)]
 
 
 def response_metrics(objective: Objective, responses: Iterable[JudgedResponse]) -> dict[str, float]:

@@ -1,6 +1,5 @@
 """The part that predict and embed share: rows are read, answered and written in windows, and a summary is shown."""
 
-import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
@@ -10,12 +9,10 @@ from typing import TYPE_CHECKING, Any
 from tfkit import console
 from tfkit.cli.options import Execution
 from tfkit.cli.results import align_facts
-from tfkit.errors import DataError
 from tfkit.units import format_number_of
 
 if TYPE_CHECKING:
     from tfkit.carbon import Reading
-    from tfkit.engine.inference.pipe import Pipe
     from tfkit.engine.inference.row_answers import RowAnswers
     from tfkit.engine.inference.session import Session
 
@@ -34,7 +31,8 @@ class RowCommand:
 
 def answer_rows(command: RowCommand, execution: Execution, data: str, out: Path | None, *, as_json: bool) -> None:
     """Answer the rows of `data`, "-" for stdin, on all ranks of the command. Without `out` the answers are JSON lines on stdout."""
-    from tfkit.cli.session import leading_session, open_as_leader
+    from tfkit.cli.session import leading_session, open_as_leader, stdin_bytes
+    from tfkit.engine.inference.pipe import Pipe
 
     def follow(answers: "RowAnswers", session: "Session") -> None:
         rows = answers.open_rows()
@@ -47,7 +45,7 @@ def answer_rows(command: RowCommand, execution: Execution, data: str, out: Path 
         return
     with leading_session(command.name, answers, execution) as session:
         with session.stop.at_once():
-            pipe = _stdin_pipe() if data == "-" else None
+            pipe = Pipe(stdin_bytes("row", "--data F"), "stdin") if data == "-" else None
             rows = answers.open_rows(pipe)
             answers.load(session)
         try:
@@ -65,14 +63,6 @@ def answer_rows(command: RowCommand, execution: Execution, data: str, out: Path 
         result = answers.result(reading) | ({} if out is None else {"out": str(out)})
         session.finish(result)
         _show(result, reading, f"{answers.name}s", as_json=as_json)
-
-
-def _stdin_pipe() -> "Pipe":
-    from tfkit.engine.inference.pipe import Pipe
-
-    if sys.stdin is None:
-        raise DataError("stdin: closed, so no row can be read from it; give --data F")
-    return Pipe(getattr(sys.stdin.buffer, "raw", sys.stdin.buffer), "stdin")
 
 
 def _interruptible(answers: "RowAnswers", windows: Iterator[list[dict[str, Any]]], session: "Session") -> Iterator[list[dict[str, Any]]]:

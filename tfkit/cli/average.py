@@ -2,12 +2,13 @@
 
 import time
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from tfkit import console
 from tfkit.cli import options
+from tfkit.cli.results import show
 
 EXAMPLES = ("tfkit average runs/demo --last 2 --out models/demo-mean",)
 
@@ -29,14 +30,17 @@ def average(
         done = average_checkpoints(chosen, out, console)
         seconds = time.monotonic() - began
         reading = session.own(session.meter.stop())
-    if json:
-        facts = {"run": str(run), "model": str(out), "checkpoints": done.checkpoints, "step": done.step}
-        facts |= {"reward_shift": done.reward_shift} if done.reward_shift is not None else {}
-        console.json({"schema_version": 1, **facts, "seconds": round(seconds, 3), **vars(Footprint.from_reading(reading))})
-        return
-    console.result(f"{out}: the mean of {', '.join(done.checkpoints)}")
-    if done.reward_shift is not None:
-        console.result(
-            f"reward_shift is {done.reward_shift:.4g}, the mean of theirs: the scores of the best completions of the first training rows "
-            "average about 0"
-        )
+    document = {"run": str(run), "model": str(out), "checkpoints": done.checkpoints, "step": done.step}
+    document |= {"reward_shift": done.reward_shift} if done.reward_shift is not None else {}
+    document |= {"seconds": round(seconds, 3), **vars(Footprint.from_reading(reading))}
+    show(document, _text, as_json=json)
+
+
+def _text(document: dict[str, Any]) -> str:
+    text = f"{document['model']}: the mean of {', '.join(document['checkpoints'])}"
+    if (shift := document.get("reward_shift")) is None:
+        return text
+    return (
+        f"{text}\nreward_shift is {shift:.4g}, the mean of theirs: the scores of the best completions of the first training rows average "
+        "about 0"
+    )

@@ -1,11 +1,12 @@
 """tfkit check: all errors of a recipe at once, without importing torch."""
 
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from tfkit import console
 from tfkit.cli import options
+from tfkit.cli.results import show
 from tfkit.errors import UsageError
 
 EXAMPLES = (
@@ -41,13 +42,6 @@ def check(
         read_recipes(source, parse_overrides(overrides or ()), with_files=True, ranks=ranks)
     except RecipeError as error:
         if json:
-            console.json(_document(recipe, error.to_list()), error)
+            console.json({"schema_version": 1, "recipe": recipe, "valid": False, "errors": error.to_list()}, error)
         raise
-    if json:
-        console.json(_document(str(source.path), []))
-    else:
-        console.result(f"{source.path}: no errors")
-
-
-def _document(recipe: str, problems: list[dict[str, Any]]) -> dict[str, Any]:
-    return {"schema_version": 1, "recipe": recipe, "valid": not problems, "errors": problems}
+    show({"recipe": str(source.path), "valid": True, "errors": []}, lambda _: f"{source.path}: no errors", as_json=json)

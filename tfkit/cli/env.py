@@ -2,9 +2,8 @@
 
 from typing import Any
 
-from tfkit import console
 from tfkit.cli import options
-from tfkit.cli.results import align_facts
+from tfkit.cli.results import align_facts, show
 from tfkit.units import format_bytes
 
 EXAMPLES = ("tfkit env", "tfkit env --json")
@@ -14,12 +13,7 @@ def env(json: options.Json = False) -> None:
     """Show versions, processor, bf16 support, threads, devices, and the caches with their sizes."""
     from tfkit.engine.tools.environment import describe_environment
 
-    document = describe_environment()
-    if json:
-        console.json(document)
-        return
-    for line in lines(document):
-        console.result(line)
+    show(describe_environment(), text, as_json=json)
 
 
 def _forecasts(history: dict[str, Any]) -> str:
@@ -30,7 +24,7 @@ def _forecasts(history: dict[str, Any]) -> str:
     return f"off by {shown} in the median of {history['runs']:,} runs ({history['file']})"
 
 
-def lines(document: dict[str, Any]) -> list[str]:
+def text(document: dict[str, Any]) -> str:
     """Return the document as lines for people, each a name and a value."""
     bf16 = {True: "bf16", False: "no bf16", None: "bf16 unknown"}[document["processor"]["bf16"]]
     cache = document["cache"]
@@ -45,4 +39,4 @@ def lines(document: dict[str, Any]) -> list[str]:
         "cache": size,
         "forecasts": _forecasts(document["forecasts"]),
     }
-    return align_facts(rows).splitlines()
+    return align_facts(rows)

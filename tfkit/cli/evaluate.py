@@ -1,6 +1,7 @@
 """tfkit evaluate: the scores of a model on texts, labelled rows or choices, of each class, and whether they pass the gates."""
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -8,7 +9,7 @@ import typer
 
 from tfkit import console
 from tfkit.cli import options
-from tfkit.cli.results import align_columns, align_facts, beside_baseline, show_judged
+from tfkit.cli.results import align_columns, align_facts, beside_baseline, show
 from tfkit.engine.request.gate import gate_error, gate_metrics, judge
 from tfkit.errors import UsageError
 from tfkit.units import format_baselines, format_number_of, shown_metrics
@@ -78,7 +79,7 @@ def evaluate(
         judged = gate_metrics(result)
         result["gates"] = judge(gates, judged)
         error = gate_error(gates, judged)
-        show_judged(result, _table(result, reading), error, as_json=json)
+        show(result, partial(_table, reading=reading), error, as_json=json)
         if predictions is not None:
             write_predictions(predictions, scored, session.stop)
     if error is not None:
@@ -108,8 +109,8 @@ def _table(result: dict[str, Any], reading: "Reading") -> str:
         "scored": scored,
         "data": ", ".join(entry["name"] for entry in result["data"]),
         "checkpoint": result["checkpoint"],
+        "energy": reading.text if result["energy_kwh"] is not None else "",
     }
-    rows["energy"] = reading.text if result["energy_kwh"] is not None else ""
     return align_facts(rows) + class_tables(result)
 
 
@@ -152,6 +153,4 @@ def _most_confused(confusion: Mapping[str, Mapping[str, int]]) -> str:
 def _cut(name: str) -> str:
     """Return a name on one line, truncated if it is long."""
     name = " ".join(name.split())
-    while console.columns_of(name) > _MAX_NAME:
-        name = name.removesuffix("...")[:-1] + "..."
-    return name
+    return name if console.columns_of(name) <= _MAX_NAME else f"{console.cut(name, _MAX_NAME - 3)}..."

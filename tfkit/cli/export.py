@@ -2,12 +2,13 @@
 
 import time
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from tfkit import console
 from tfkit.cli import options
+from tfkit.cli.results import show
 from tfkit.engine.tools.gguf_export import FAMILIES, export_gguf
 from tfkit.units import format_bytes
 
@@ -29,9 +30,7 @@ def export(
     """
     began = time.monotonic()
     done = export_gguf(checkpoint, gguf, kind, console)
-    if json:
-        facts = {"checkpoint": checkpoint, "gguf": str(gguf), "type": kind, "architecture": done.architecture}
-        measured = {"tensors": done.tensors, "bytes": done.bytes, "kl": done.kl, "seconds": round(time.monotonic() - began, 3)}
-        console.json({"schema_version": 1, **facts, **measured})
-        return
-    console.result(f"{gguf}: {format_bytes(done.bytes)}, {kind}, {done.architecture} of llama.cpp; mean KL divergence {done.kl:.2g} nats")
+    document: dict[str, Any] = {"checkpoint": checkpoint, "gguf": str(gguf), "type": kind, "architecture": done.architecture}
+    document |= {"tensors": done.tensors, "bytes": done.bytes, "kl": done.kl, "seconds": round(time.monotonic() - began, 3)}
+    text = f"{gguf}: {format_bytes(done.bytes)}, {kind}, {done.architecture} of llama.cpp; mean KL divergence {done.kl:.2g} nats"
+    show(document, lambda _: text, as_json=json)

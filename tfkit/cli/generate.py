@@ -6,7 +6,7 @@ import io
 import signal
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -144,9 +144,9 @@ def _read_prompts(
         except OSError as error:
             raise DataError(f"{path}: cannot be read: {error.strerror}; --input takes a file of prompts") from error
         return prompt_batches(file, str(path), chat)
-    if sys.stdin is None:
-        raise DataError("stdin: closed, so no prompt can be read from it; give --prompt TEXT or --input F")
-    return prompt_batches(getattr(sys.stdin.buffer, "raw", sys.stdin.buffer), "stdin", chat)
+    from tfkit.cli.session import stdin_bytes
+
+    return prompt_batches(stdin_bytes("prompt", "--prompt TEXT or --input F"), "stdin", chat)
 
 
 def _write_line(prompt: Prompt, answer: dict[str, Any]) -> None:
@@ -180,15 +180,8 @@ def _write_text(generator: "TextGenerator", shown: str, text: str) -> int:
     live = sys.stdout is not None and sys.stdout.isatty()
     if live:
         console.piece(shown)
-
-    def on_text(_row: int, piece: str) -> None:
-        if live:
-            console.piece(piece)
-
-    [completion] = generator.complete([text], on_text=on_text)
-    if live:
-        console.result("")
-    elif completion.finish != "interrupted":
+    completion = _complete(generator, text, live=live)
+    if not live and completion.finish != "interrupted":
         console.piece(f"{shown}{completion.text}\n")
     generator.session.stop.raise_if_requested("the continuation is not complete")
     return completion.tokens
@@ -222,16 +215,18 @@ def _read_message(session: "Session") -> str | None:
 
 def _answer(generator: "TextGenerator", text: str, turn: int, as_json: bool) -> "TextCompletion":
     """Generate the model's turn, and write it as tokens arrive."""
-    session = generator.session
-
-    def on_text(_row: int, piece: str) -> None:
-        if not as_json:
-            console.piece(piece)
-
-    pressed = threading.Event()
+    session, pressed = generator.session, threading.Event()
     with forwarded(lambda _: pressed.set(), (signal.SIGINT,)):
-        [completion] = generator.complete([text], turn - 1, on_text, lambda: pressed.is_set() or session.should_stop())
-    if not as_json:
-        console.result("")
+        completion = _complete(generator, text, turn - 1, lambda: pressed.is_set() or session.should_stop(), live=not as_json)
     session.stop.raise_if_requested("the answer is not complete")
+    return completion
+
+
+def _complete(
+    generator: "TextGenerator", text: str, row: int = 0, should_stop: Callable[[], bool] | None = None, *, live: bool
+) -> "TextCompletion":
+    """Continue a text, which is row `row` of the command; if `live`, write a line of it as tokens arrive."""
+    [completion] = generator.complete([text], row, lambda _, piece: console.piece(piece) if live else None, should_stop)
+    if live:
+        console.result("")
     return completion

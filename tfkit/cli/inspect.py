@@ -63,7 +63,7 @@ def inspect(
     from tfkit.cli.session import command_session
     from tfkit.recipe.schema.carbon_section import CarbonSection
 
-    request, _ = tuned.request("inspect", None, recipe, overrides, needed=True)
+    request = tuned.request_of("inspect", recipe, overrides)
     shown = request.written.recipe if request.written is not None else None
     if is_trained := shown is None or tuned.checkpoint is not None or tuned.data is not None:  # else also one that only judges is shown
         request.check()

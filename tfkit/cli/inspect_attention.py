@@ -127,19 +127,16 @@ def _page(attended: "AttendedText", checkpoint: str, looked: Looked) -> str:
     from tfkit.reporting.attention_page import KindRow, NextRow, ShownMap, attention_page
 
     def shown(name: str) -> ShownMap:
-        patterns, heads = attended.patterns(name), attended.maps[name].shape[1]
-        letters = [(one.kind, _LETTERS[one.kind]) for one in patterns]
+        patterns = attended.patterns(name)
         kinds = [
             KindRow(
                 _LETTERS[one.kind], one.kind, one.count, [(*head.place, head.scores[one.kind]) for head in one.clearest], KINDS[one.kind]
             )
             for one in summarize(patterns, _CLEAREST)
         ]
-        rows = [letters[first : first + heads] for first in range(0, len(letters), heads)]
-        chosen = None
-        if looked.layer is not None and looked.head is not None and looked.layer < len(rows):
-            chosen = looked.layer, looked.head
-        return ShownMap(name, *attended.axes(name), attended.maps[name], attended.visible[name], kinds, rows, chosen)
+        heads = [(one.kind, _LETTERS[one.kind]) for one in patterns]
+        chosen = (looked.layer, looked.head) if looked.layer is not None and looked.head is not None else None
+        return ShownMap(name, *attended.axes(name), attended.maps[name], attended.visible[name], kinds, heads, chosen)
 
     following = [
         NextRow(token, one.actual, one.probability, one.likeliest)

@@ -2,8 +2,8 @@
 
 import inspect
 import re
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields, is_dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, is_dataclass
 from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -123,24 +123,22 @@ class Tuned:
     columns: Columns = None
     rows: Rows = None
 
-    def request(
-        self, command: str, kind: "TrainingKind | None", recipe: str | None, overrides: Sequence[str] | None, *, needed: bool = False
-    ) -> "tuple[TrainingRequest, list[str]]":
-        """Return the request of the training, and its recipe and changes as they were given.
-
-        `needed`: raise UsageError if neither a recipe, a checkpoint nor data are given.
-        """
+    def request(self, kind: "TrainingKind | None", recipe: str | None, changes: Sequence[str]) -> "TrainingRequest":
+        """Return the request of the training by a recipe, if there is one, with these changes."""
         from tfkit.engine.recognition.own_data import training_request
         from tfkit.recipe import open_recipe
         from tfkit.recipe.reading.overrides import parse_overrides
 
-        chosen, words = split_recipe(command, recipe, overrides)
-        if needed and chosen is None and self.checkpoint is None and self.data is None:
-            raise UsageError(f"{command}: which training? Give a RECIPE, or --data F, and --from CKPT to train a checkpoint")
-        source = open_recipe(chosen) if chosen is not None else None
+        source = open_recipe(recipe) if recipe is not None else None
         named = (self.checkpoint, self.data, named_columns(self.columns))
-        request = training_request(kind, source, parse_overrides(words), *named, rows=self.rows)
-        return request, [*([chosen] if chosen is not None else []), *words]
+        return training_request(kind, source, parse_overrides(changes), *named, rows=self.rows)
+
+    def request_of(self, command: str, recipe: str | None, overrides: Sequence[str] | None) -> "TrainingRequest":
+        """Return the request of a training that a command only looks at. Raise UsageError if nothing names one."""
+        chosen, changes = split_recipe(command, recipe, overrides)
+        if chosen is None and self.checkpoint is None and self.data is None:
+            raise UsageError(f"{command}: which training? Give a RECIPE, or --data F, and --from CKPT to train a checkpoint")
+        return self.request(None, chosen, changes)
 
     def changed(self, overrides: Mapping[str, Any], source: "RecipeText | None") -> dict[str, Any]:
         """Return the overrides with these added; in a recipe with stages they apply to the first stage. Raise UsageError."""
@@ -166,28 +164,42 @@ class Attempt:
     ranks: RankCount = None
 
 
+@dataclass(frozen=True, kw_only=True)
+class Training:
+    """The run of a training, and what is shown of it."""
+
+    run: RunFolder = None
+    resume: Resume = False
+    attempt: Attempt
+    fail_if: FailIf = None
+    stages: Stages = None
+    dry_run: DryRun = False
+    json: Json = False
+
+
 def flatten_options(command: Callable[..., object]) -> Callable[..., object]:
     """Return a command with the signature that Typer needs: each group of options is replaced by its fields, and --quiet is added."""
-    signature = inspect.signature(command)
-    groups: dict[str, Any] = {name: old.annotation for name, old in signature.parameters.items() if is_dataclass(old.annotation)}
 
     @wraps(command)
     def flat(**given: Any) -> None:
-        del given["quiet"]  # its callback has set it
-        grouped = {name: group(**{field.name: given.pop(field.name) for field in fields(group)}) for name, group in groups.items()}
-        command(**given, **grouped)
+        _call(command, given)  # without --quiet, whose callback has set it
 
-    def parameter(name: str, default: Any, annotation: Any) -> inspect.Parameter:
-        return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
-
-    parameters = []
-    for name, old in signature.parameters.items():
-        if name in groups:
-            parameters += [parameter(field.name, field.default, field.type) for field in fields(groups[name])]
-        else:
-            parameters.append(parameter(name, old.default, old.annotation))
-    flat.__signature__ = signature.replace(parameters=[*parameters, parameter("quiet", False, Quiet)])  # type: ignore[attr-defined]
+    quiet = inspect.Parameter("quiet", inspect.Parameter.KEYWORD_ONLY, default=False, annotation=Quiet)
+    flat.__signature__ = inspect.signature(command).replace(parameters=[*_flat(command), quiet])  # type: ignore[attr-defined]
     return flat
+
+
+def _flat(function: Any) -> Iterator[inspect.Parameter]:
+    """Yield the parameters of a command or a group, those of its groups in their places."""
+    for one in inspect.signature(function).parameters.values():
+        yield from _flat(one.annotation) if is_dataclass(one.annotation) else [one.replace(kind=inspect.Parameter.KEYWORD_ONLY)]
+
+
+def _call(function: Any, given: Mapping[str, Any]) -> Any:
+    """Call a command, or make a group, with those of the given options that it has."""
+    parameters = inspect.signature(function).parameters
+    values = {name: _call(one.annotation, given) if is_dataclass(one.annotation) else given[name] for name, one in parameters.items()}
+    return function(**values)
 
 
 def named_columns(columns: str | None) -> dict[str, Any]:

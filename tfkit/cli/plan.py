@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from tfkit.cli import options
-from tfkit.cli.results import align_facts, show_judged
+from tfkit.cli.results import align_facts, show
 from tfkit.engine.request.gate import failed_gates, judge, plan_gates, plan_metrics
 from tfkit.units import format_bytes, format_count, format_energy, format_mass, format_seconds
 
@@ -51,7 +51,7 @@ def plan(
     from tfkit.engine.planning.plan_request import PlanOptions, check_plan_request
     from tfkit.engine.request.evaluation_settings import CodePermission
 
-    request, _ = tuned.request("plan", None, recipe, overrides, needed=True)
+    request = tuned.request_of("plan", recipe, overrides)
     selected = options.stage_names(stages)
     planned = check_plan_request(request, selected)
     gates = plan_gates(fail_if or (), selected or (planned.chain.names if planned.chain is not None else ()))
@@ -65,7 +65,7 @@ def plan(
     document = estimate.to_dict() | {"plan_energy_kwh": used.energy_kwh, "plan_emissions_g": used.emissions_g}
     document |= {"carbon_status": used.carbon_status, "gates": judge(gates, plan_metrics(document))}
     error = failed_gates(document["gates"])
-    show_judged(document, "\n".join(lines(estimate)), error, as_json=json)
+    show(document, lambda _: "\n".join(lines(estimate)), error, as_json=json)
     if error is not None:
         raise error
 

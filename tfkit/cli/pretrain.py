@@ -1,7 +1,5 @@
 """tfkit pretrain: a model trained from random weights."""
 
-from pathlib import Path
-
 from tfkit.cli import options
 
 EXAMPLES = (
@@ -20,14 +18,8 @@ def pretrain(
     rows: options.Rows = None,
     tokens: options.Tokens = None,
     minutes: options.Minutes = None,
-    run: options.RunFolder = None,
-    resume: options.Resume = False,
     *,
-    attempt: options.Attempt,
-    fail_if: options.FailIf = None,
-    stages: options.Stages = None,
-    dry_run: options.DryRun = False,
-    json: options.Json = False,
+    training: options.Training,
 ) -> None:
     """Train the model of a recipe from random weights. Ctrl-C saves a checkpoint, and --resume continues from it.
 
@@ -35,8 +27,7 @@ def pretrain(
     unless a key=value sets them. Without a recipe, a small decoder is trained. A recipe with stages is run one stage after another, each in
     a folder of its own below the run folder; --data and --tokens belong to the first.
     """
-    from tfkit.cli.ranks import join_training
-    from tfkit.cli.train import start_training, to_run_options
+    from tfkit.cli.train import start_training
     from tfkit.engine.request.training_request import TrainingRequest
     from tfkit.errors import UsageError
     from tfkit.recipe import open_recipe
@@ -56,10 +47,6 @@ def pretrain(
         longer = with_length(changes, source, tokens, minutes)
         return training_request("pre-training", source, longer, None, data, options.named_columns(columns), minutes, rows)
 
-    if (ranks := join_training(attempt.ranks, attempt.threads, request, planned=dry_run)) is None:
-        return
-    opened = request()
-    run_options = to_run_options(attempt, ranks, run or Path("runs") / opened.run_name, resume, fail_if, stages, opened, minutes)
     command = ["pretrain", *([chosen] if chosen is not None else []), *words]
     command += options.option_words(("data", data), ("columns", columns), ("rows", rows), ("tokens", tokens), ("minutes", minutes))
-    start_training(opened, command, run_options, dry_run=dry_run, as_json=json)
+    start_training(request, command, training, minutes)

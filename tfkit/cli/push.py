@@ -6,6 +6,7 @@ import typer
 
 from tfkit import console
 from tfkit.cli import options
+from tfkit.cli.results import show
 from tfkit.errors import UsageError
 from tfkit.units import format_bytes
 
@@ -31,19 +32,12 @@ def push(
     publication = prepare(checkpoint, repository, console)
     sizes = publication.sizes()
     facts = {"checkpoint": str(publication.folder), "repository": repository, "public": public, "dry_run": dry_run}
-    document = {"schema_version": 1, **facts, "files": [{"name": name, "bytes": size} for name, size in sizes.items()]}
+    document = {**facts, "files": [{"name": name, "bytes": size} for name, size in sizes.items()]}
     if dry_run:
-        if json:
-            console.json(document)
-            return
-        for name, size in sizes.items():
-            console.result(f"{format_bytes(size):>10}  {name}")
-        console.result(f"{format_bytes(sum(sizes.values())):>10}  for {repository}, {'public' if public else 'private'}; nothing was sent")
-        return
+        lines = [f"{format_bytes(size):>10}  {name}" for name, size in sizes.items()]
+        sent = f"{format_bytes(sum(sizes.values())):>10}  for {repository}, {'public' if public else 'private'}; nothing was sent"
+        return show(document, lambda _: "\n".join([*lines, sent]), as_json=json)
     done = publish(publication, public, console)
-    if json:
-        console.json({**document, "url": done.url, "commit": done.commit, "changed": done.changed})
-        return
-    console.result(done.url)
-    if not done.changed:
+    show({**document, "url": done.url, "commit": done.commit, "changed": done.changed}, lambda _: done.url, as_json=json)
+    if not (done.changed or json):
         console.say(f"{repository} already had the same files")

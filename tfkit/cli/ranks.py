@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from tfkit import console
+from tfkit.cli.options import Attempt
 from tfkit.cli.program import AlreadyReportedError, set_crash_folder, words_of_command
 from tfkit.engine.training_run.ranks_of_command import Ranks, find_or_start, find_ranks
 from tfkit.errors import Stopped, UsageError
@@ -14,23 +15,21 @@ if TYPE_CHECKING:
     from tfkit.engine.request.training_request import TrainingRequest
 
 
-def join_training(
-    requested: int | None, threads: int | None, request: "Callable[[], TrainingRequest] | None" = None, *, planned: bool = False
-) -> Ranks | None:
+def join_training(attempt: Attempt, request: "Callable[[], TrainingRequest] | None" = None, *, planned: bool = False) -> Ranks | None:
     """Return the ranks of a training if this process leads it; None if its part is done.
 
-    With --ranks N (`requested`), a process that is no rank starts N processes of the same command and waits for them. Ranks other than the
+    With --ranks N, a process that is no rank starts N processes of the same command and waits for them. Ranks other than the
     first follow it, and warn if the recipe of their command, which `request` opens, is not rank 0's. Raises AlreadyReportedError with the
     exit code of the started processes. `planned`: the training is only planned, and no process is started: return the ranks as rank 0
     will see them.
     """
     if planned:
         ranks = find_ranks()
-        size = requested or ranks.size
+        size = attempt.ranks or ranks.size
         return Ranks(size=size, local_size=ranks.local_size if ranks.size == size else size) if ranks.is_first else None
-    if (started := start_ranks(requested)) is None or started.is_first:
+    if (started := start_ranks(attempt.ranks)) is None or started.is_first:
         return started
-    _follow(started, threads, request)
+    _follow(started, attempt.threads, request)
     return None
 
 

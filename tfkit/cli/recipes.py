@@ -3,12 +3,13 @@
 import sys
 import textwrap
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from tfkit import console
 from tfkit.cli import options
+from tfkit.cli.results import show
 from tfkit.errors import UsageError
 from tfkit.units import format_bytes
 
@@ -38,23 +39,23 @@ def recipes(
         recipe = _find(name)
         if fetch:
             return _fetch(recipe, json)
-        about = {"name": recipe.name, "path": str(recipe.path), "summary": recipe.summary}
         text = recipe.path.read_text(encoding="utf-8")
-        return console.json({"schema_version": 1, **about, "text": text}) if json else console.result(text.rstrip("\n"))
+        return show({**_about(recipe), "text": text}, lambda _: text.rstrip("\n"), as_json=json)
     if fetch:
         raise UsageError("--fetch: the data of which recipe? Give its NAME; `tfkit recipes` lists them")
     bundled = bundled_recipes()
-    if json:
-        listed = [{"name": recipe.name, "path": str(recipe.path), "summary": recipe.summary} for recipe in bundled]
-        console.json({"schema_version": 1, "recipes": listed})
-        return
-    width = max((len(recipe.name) for recipe in bundled), default=0)
-    room = (console.result_columns() or sys.maxsize) - width - 2
+    indent = max(len(recipe.name) for recipe in bundled) + 2
+    wrap = textwrap.TextWrapper(max(console.result_columns() or sys.maxsize, indent + 20), break_on_hyphens=False)
+    wrap.subsequent_indent = " " * indent
+    lines = []
     for recipe in bundled:
-        first, *rest = textwrap.wrap(recipe.summary, max(room, 20), break_on_hyphens=False) or [""]
-        console.result(f"{recipe.name:{width}}  {first}".rstrip())
-        for line in rest:
-            console.result(" " * (width + 2) + line)
+        wrap.initial_indent = recipe.name.ljust(indent)
+        lines += wrap.wrap(recipe.summary)
+    show({"recipes": [*map(_about, bundled)]}, lambda _: "\n".join(lines), as_json=json)
+
+
+def _about(recipe: "BundledRecipe") -> dict[str, Any]:
+    return {"name": recipe.name, "path": str(recipe.path), "summary": recipe.summary}
 
 
 def _find(name: str) -> "BundledRecipe":
@@ -74,13 +75,9 @@ def _fetch(recipe: "BundledRecipe", json: bool) -> None:
     for data_set in sets:
         console.say(f"{data_set.source}, licence: {data_set.licence}")
     fetched = fetch_files(sets, console)
-    if json:
-        files = [{"path": each.file.path, "url": each.file.url, "hash": each.file.hash, "fetched": each.fetched} for each in fetched]
-        console.json({"schema_version": 1, "name": recipe.name, "files": files})
-        return
-    for each in fetched:
-        size = format_bytes(Path(each.file.path).stat().st_size)
-        console.result(f"{each.file.path}  {size}" + ("" if each.fetched else ", already there"))
-    if not fetched:
-        console.result(f"{recipe.name} needs no data files")
-    console.say(f"now: {recipe.command}")
+    files = [{"path": each.file.path, "url": each.file.url, "hash": each.file.hash, "fetched": each.fetched} for each in fetched]
+    sizes = [format_bytes(Path(each.file.path).stat().st_size) + ("" if each.fetched else ", already there") for each in fetched]
+    lines = [f"{each.file.path}  {size}" for each, size in zip(fetched, sizes, strict=True)] or [f"{recipe.name} needs no data files"]
+    show({"name": recipe.name, "files": files}, lambda _: "\n".join(lines), as_json=json)
+    if not json:
+        console.say(f"now: {recipe.command}")

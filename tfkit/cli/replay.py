@@ -5,8 +5,8 @@ from typing import Annotated, Any
 
 import typer
 
-from tfkit import console
 from tfkit.cli import options
+from tfkit.cli.results import show
 from tfkit.errors import ModelError
 
 EXAMPLES = ("tfkit replay runs/demo",)
@@ -40,7 +40,7 @@ def replay(
         from tfkit.engine.tools.replaying import replay_step
 
         result = replay_step(run, recipe, document, session, code, device, threads)
-    console.json(result) if json else console.result(_table(result))
+    show(result, _table, as_json=json)
 
 
 def _table(result: dict[str, Any]) -> str:

@@ -1,10 +1,11 @@
 """The display of results: text in columns, trainings, and commands with gates."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
 from tfkit import console
+from tfkit.carbon.footprint import describe_sources
 from tfkit.errors import Stopped, TfkitError
 from tfkit.recipe.schema.objective_sections import HIGHER, best_value
 from tfkit.run import strict_json
@@ -57,32 +58,36 @@ def _pad(cell: str, width: int, left: bool) -> str:
     return cell + space if left else space + cell
 
 
-def show_judged(document: dict[str, Any], text: str, error: TfkitError | None, *, as_json: bool) -> None:
-    """Show a result that gates have judged: as JSON, with their error, or as `text`. If the reader is gone, the exit code remains."""
+def show(
+    document: dict[str, Any], text: Callable[[dict[str, Any]], str], error: TfkitError | Stopped | None = None, *, as_json: bool
+) -> None:
+    """Show a result as JSON, with the error that ends the command, or as text. If the reader is gone, the exit code remains."""
     with suppress(console.ReaderGone):
         if as_json:
-            console.json(strict_json.finite(document), error)
+            console.json(strict_json.finite({"schema_version": 1, **document}), error)
         else:
-            console.result(text)
+            console.result(text(document))
 
 
-def show_training_result(result: dict[str, Any], as_json: bool, error: TfkitError | Stopped | None = None) -> None:
-    """Show a result as one document, with the error that ends the command, or as text for people; for a chain, that of each stage."""
-    if as_json:
-        console.json(result, error)
-    elif "trials" in result:
-        console.result(_sweep(result))
-    elif "stages" in result:
-        console.result("\n\n".join([*(f"{name}\n{_lines(stage)}" for name, stage in result["stages"].items()), _totals(result)]))
-    else:
-        console.result(_lines(result))
+def training_text(result: dict[str, Any]) -> str:
+    """Return the result of a training as text for people; of a chain, that of each stage."""
+    if "trials" in result:
+        return _sweep(result)
+    if "stages" in result:
+        return "\n\n".join([*(f"{name}\n{_lines(stage)}" for name, stage in result["stages"].items()), _totals(result)])
+    return _lines(result)
 
 
 def _totals(result: dict[str, Any], name: str = "all stages") -> str:
-    energy, mass = result["energy_kwh"], result["emissions_g"]
-    used = f", {_at_least(result)}{format_energy(1000 * energy)}, {format_mass(mass)} CO2e" if energy and mass is not None else ""
+    used = f", {footprint}" if (footprint := _footprint(result)) else ""
     ancestors = f"; {lineage}" if (lineage := _lineage(result)) else ""
     return f"{name}: {format_count(result['tokens'] or 0)} tokens in {format_seconds(result['seconds'] or 0.0)}{used}{ancestors}"
+
+
+def _footprint(result: dict[str, Any]) -> str:
+    """Return the energy and the emissions; empty if nothing was measured."""
+    energy, mass = result["energy_kwh"], result["emissions_g"]
+    return f"{_at_least(result)}{format_energy(1000 * energy)}, {format_mass(mass)} CO2e" if energy and mass is not None else ""
 
 
 def _at_least(result: dict[str, Any]) -> str:
@@ -120,7 +125,7 @@ def _lineage(result: dict[str, Any]) -> str:
 
 
 def _lines(result: dict[str, Any]) -> str:
-    loss, evaluation, energy, mass = (result[name] for name in ("loss", "evaluation", "energy_kwh", "emissions_g"))
+    loss, evaluation, used = result["loss"], result["evaluation"], _footprint(result)
     best = result.get("best")  # None: nothing was scored, or a run of an older version
     steps, tokens = format_number_of(result["steps"], "step"), format_count(result["tokens"])
     # In a result of version 0.1.0, `seconds` is the time of the loop.
@@ -135,12 +140,10 @@ def _lines(result: dict[str, Any]) -> str:
         "loss": f"{loss:.4f} on training rows" if loss is not None else "",
         "validation": format_metrics(evaluation) + _pieces(result) + (", at the last step" if evaluation and earlier is not None else ""),
         "before": before + (", with a head of random weights" if before and result.get("new_head") else ""),
-        "energy": f"{_at_least(result)}{format_energy(1000 * energy)}, {format_mass(mass)} CO2e{place}"
-        if energy and mass is not None
-        else "",
+        "energy": used and f"{used}{place}",
+        "measured": _measured(result),
+        "lineage": _lineage(result),
     }
-    rows["measured"] = _measured(result)
-    rows["lineage"] = _lineage(result)
     # The lines that decide are the last ones.
     if trial := result.get("rate_trial"):
         rows["rate"] = f"{trial['lr']:g}, of {', '.join(sorted(trial['losses'], key=float))}, which were tried"
@@ -187,15 +190,15 @@ def _since_before(result: dict[str, Any]) -> str:
 
 def _measured(result: dict[str, Any]) -> str:
     """Return how the energy was measured, and its bounds; empty if they are unknown."""
-    energy, seconds, sources = result["energy_kwh"], result["seconds"], result.get("provenance") or {}
+    energy, seconds = result["energy_kwh"], result["seconds"]
     low, high = result.get("energy_kwh_low"), result.get("energy_kwh_high")
     if not energy or not seconds or low is None or high is None:
         return ""
-    parts = ", ".join(f"{part.upper()} {sources[part]}" for part in ("gpu", "cpu", "ram") if sources.get(part))
+    sources = describe_sources(result.get("provenance") or {})
     idle = result.get("idle_kwh")
     apart = f"; the idle machine would have taken {format_energy(1000 * idle)}" if idle else ""
     power = "in part" if _at_least(result) else f"{energy * 3.6e6 / seconds:.3g} W"
-    return f"{power} ({parts}), {format_range(low * 1000, high * 1000)}{apart}"
+    return f"{power} ({sources}), {format_range(low * 1000, high * 1000)}{apart}"
 
 
 def _number(value: float | None) -> str:

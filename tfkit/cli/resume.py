@@ -30,8 +30,9 @@ def resume(
     from tfkit.engine.chains.sweeping import resume as resume_any
     from tfkit.recipe.reading.overrides import parse_overrides
 
-    if (ranks := join_training(attempt.ranks, attempt.threads)) is None:
+    if (ranks := join_training(attempt)) is None:
         return
-    changes, run_options = parse_overrides(overrides or ()), to_run_options(attempt, ranks, run, True, fail_if, stages)
+    training = options.Training(resume=True, attempt=attempt, fail_if=fail_if, stages=stages)
+    changes, run_options = parse_overrides(overrides or ()), to_run_options(training, ranks, run)
     words = ["resume", str(run), *(overrides or ())]
     run_training(lambda signals: resume_any(changes, run_options, console, signals), run_options, words, as_json=json)

@@ -10,7 +10,7 @@ import typer
 
 from tfkit import console
 from tfkit.cli import options
-from tfkit.cli.results import align_columns, format_amounts
+from tfkit.cli.results import align_columns, format_amounts, show
 from tfkit.errors import UsageError
 from tfkit.reporting.amount_texts import score, steps
 
@@ -51,11 +51,8 @@ def runs(
     listed = list_runs(folder)
     deleted = _delete(unfinished_runs(listed, with_checkpoints), yes=yes) if delete_unfinished else []
     kept = list_runs(folder) if deleted else listed
-    if json:
-        document = {"schema_version": 1, "runs": [entry.to_dict() for entry in kept]}
-        console.json(document | ({"deleted": deleted} if delete_unfinished else {}))
-        return
-    console.result(_table(kept) if kept else f"{folder}: no runs")
+    document = {"runs": [entry.to_dict() for entry in kept], **({"deleted": deleted} if delete_unfinished else {})}
+    show(document, lambda _: _table(kept) if kept else f"{folder}: no runs", as_json=json)
 
 
 def _delete(unfinished: "Sequence[ListedRun]", *, yes: bool) -> list[str]:

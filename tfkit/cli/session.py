@@ -4,7 +4,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from tfkit import console
 from tfkit.cli.options import Execution
@@ -13,12 +13,20 @@ from tfkit.cli.ranks import start_ranks
 from tfkit.engine.inference.predictions_file import require_writable
 from tfkit.engine.inference.session import Session, follow_command, open_session
 from tfkit.engine.training_run.ranks_of_command import ONE_PROCESS, Ranks, find_ranks
-from tfkit.errors import UsageError
+from tfkit.errors import DataError, UsageError
 from tfkit.run.signals import StopSignals
 
 if TYPE_CHECKING:
     from tfkit.engine.request.evaluation_settings import OpenedCheckpoint
     from tfkit.recipe.schema.carbon_section import CarbonSection
+
+
+def stdin_bytes(content: str, remedy: str) -> Any:
+    """Return the bytes of stdin, unbuffered. Raises DataError if it is closed; `content`: of which there is none then."""
+    if sys.stdin is None:
+        raise DataError(f"stdin: closed, so no {content} can be read from it; give {remedy}")
+    return getattr(sys.stdin.buffer, "raw", sys.stdin.buffer)
+
 
 T = TypeVar("T", bound="OpenedCheckpoint")
 

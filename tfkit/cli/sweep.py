@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
@@ -10,10 +10,6 @@ from tfkit.cli import options
 from tfkit.errors import UsageError
 from tfkit.recipe.reading.overrides import NO_OVERRIDES
 from tfkit.recipe.search_space import SearchSpace, read_space
-
-if TYPE_CHECKING:
-    from tfkit.engine.request.training_request import TrainingRequest
-    from tfkit.engine.training_run.attempt import RunOptions
 
 EXAMPLES = (
     "tfkit sweep gpt2-stdlib optimizer.lr=3e-4,1e-3,3e-3 training.steps=200",
@@ -42,11 +38,14 @@ def sweep(
     task is recognised by the columns of the data and the kind of the model, once for all trials.
     """
     from tfkit import console
+    from tfkit.cli.dry_run import show_dry_run
     from tfkit.cli.ranks import join_training
     from tfkit.cli.train import run_training, to_run_options
-    from tfkit.engine.chains.sweep_plan import decide_source
+    from tfkit.engine.chains.sweep_plan import decide_source, plan_sweep
     from tfkit.engine.chains.sweeping import run_sweep
+    from tfkit.engine.listener import Silent
     from tfkit.engine.recognition.own_data import UnwrittenRecipe
+    from tfkit.engine.request.run_totals import Trial
     from tfkit.engine.request.training_request import TrainingRequest
     from tfkit.recipe import open_recipe
 
@@ -60,24 +59,14 @@ def sweep(
         space = replace(space, fixed=tuned.changed(space.fixed, source))
         return TrainingRequest(None, source, space.fixed, unwritten=UnwrittenRecipe(space.fixed)), space
 
-    if (ranks := join_training(attempt.ranks, attempt.threads, lambda: open_space()[0], planned=dry_run)) is None:
+    if (ranks := join_training(attempt, lambda: open_space()[0], planned=dry_run)) is None:
         return
     request, space = open_space()
     folder = run or Path("runs") / f"{request.run_name}-sweep"
-    run_options = to_run_options(attempt, ranks, folder, resume, request=request)
+    run_options = to_run_options(options.Training(resume=resume, attempt=attempt), ranks, folder, request)
     if dry_run:
-        return _show_plan(request, space, trials, run_options, json)
+        plan = plan_sweep(request.source, space, trials, run_options, Silent())
+        return show_dry_run(plan.request(Trial("", plan.space.first)), run_options, json, sweep=plan)
     given = [*([chosen] if chosen is not None else []), *changes, *options.option_words(("trials", trials)), *tuned.words()]
     words = ["sweep", *given, "--run", str(folder), "--resume"]
     run_training(lambda signals: run_sweep(request.source, space, trials, run_options, console, signals), run_options, words, as_json=json)
-
-
-def _show_plan(request: "TrainingRequest", space: SearchSpace, trials: int | None, run_options: "RunOptions", json: bool) -> None:
-    """Show the number of trials and the plan of one of them."""
-    from tfkit.cli.dry_run import show_dry_run
-    from tfkit.engine.chains.sweep_plan import plan_sweep
-    from tfkit.engine.listener import Silent
-    from tfkit.engine.request.run_totals import Trial
-
-    plan = plan_sweep(request.source, space, trials, run_options, Silent())
-    show_dry_run(plan.request(Trial("", plan.space.first)), run_options, json, sweep=plan)

@@ -8,6 +8,7 @@ import typer
 
 from tfkit import console
 from tfkit.cli import options
+from tfkit.cli.results import show
 
 EXAMPLES = ("tfkit track runs/demo --to wandb --project demos", "tfkit track runs/demo --to tensorboard")
 
@@ -28,9 +29,6 @@ def track(
     from tfkit.engine.tools.tracking import track_run
 
     done = track_run(run, to, project, console)
-    if json:
-        console.json({"schema_version": 1, "runs": [asdict(one) for one in done]})
-        return
-    for one in done:
-        had = f", which had {one.known:,} of them" if one.known else ""
-        console.result(f"{one.run}: {one.points:,} points sent to {one.to}{had}: {one.place}")
+    had = [f", which had {one.known:,} of them" if one.known else "" for one in done]
+    lines = (f"{one.run}: {one.points:,} points sent to {one.to}{known}: {one.place}" for one, known in zip(done, had, strict=True))
+    show({"runs": [asdict(one) for one in done]}, lambda _: "\n".join(lines), as_json=json)

@@ -3,14 +3,14 @@
 import shlex
 import sys
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from tfkit import console
-from tfkit.cli.options import Attempt, option_words, stage_names
+from tfkit.cli.options import Training, option_words, stage_names
 from tfkit.cli.program import set_crash_folder
-from tfkit.cli.results import show_training_result
+from tfkit.cli.ranks import join_training
+from tfkit.cli.results import show, training_text
 from tfkit.engine.planning.run_forecaster import RunForecaster
 from tfkit.engine.request.evaluation_settings import CodePermission
 from tfkit.engine.request.gate import failed_gates
@@ -42,23 +42,28 @@ def run_training(attempt: Callable[[StopSignals], dict[str, Any]], options: RunO
             if isinstance(stopped, BudgetReached):
                 error = BudgetReached(f"{stopped}\n{command}", stopped.key, stopped.larger)
             if stopped.result is not None and (as_json or isinstance(error, BudgetReached)):
-                with suppress(console.ReaderGone):
-                    show_training_result(stopped.result, as_json, error)
+                show(stopped.result, training_text, error, as_json=as_json)
             raise error from None
         failed = failed_gates(result["gates"])
-        with suppress(console.ReaderGone):  # the exit code is still that of the gates
-            show_training_result(result, as_json, failed)
+        show(result, training_text, failed, as_json=as_json)
     if failed is not None:
         raise failed
 
 
-def start_training(request: TrainingRequest, words: Sequence[str], options: RunOptions, *, dry_run: bool, as_json: bool) -> None:
-    """Run a training, or only show its plan. `words`: the command and its arguments, without --run and --resume."""
-    if dry_run:
+def start_training(
+    open_request: Callable[[], TrainingRequest], words: Sequence[str], training: Training, minutes: float | None = None
+) -> None:
+    """Run the training of a command, or only show its plan. `words`: the command and its arguments, without --run and --resume."""
+    if (ranks := join_training(training.attempt, open_request, planned=training.dry_run)) is None:
+        return
+    request = open_request()
+    is_named = request.source is not None or not training.dry_run  # else its data, which give the name, are yet to be checked
+    folder = training.run or Path("runs") / (request.run_name if is_named else "")
+    options = to_run_options(training, ranks, folder, request, minutes)
+    if training.dry_run:
         from tfkit.cli.dry_run import show_dry_run
 
-        return show_dry_run(request, options, as_json)
-    resume_words = [*words, "--run", str(options.run), "--resume"]
+        return show_dry_run(request, options, training.json)
 
     def train(signals: StopSignals) -> dict[str, Any]:
         if request.has_stages:
@@ -67,31 +72,25 @@ def start_training(request: TrainingRequest, words: Sequence[str], options: RunO
             return run_stages(request, options, console, signals)
         return start_run(request, options, console, signals)
 
-    run_training(train, options, resume_words, as_json=as_json)
+    run_training(train, options, [*words, "--run", str(folder), "--resume"], as_json=training.json)
 
 
 def to_run_options(
-    attempt: Attempt,
-    ranks: Ranks,
-    run: Path,
-    resume: bool,
-    fail_if: Sequence[str] | None = None,
-    stages: str | None = None,
-    request: TrainingRequest | None = None,
-    minutes: float | None = None,
+    training: Training, ranks: Ranks, folder: Path, request: TrainingRequest | None = None, minutes: float | None = None
 ) -> RunOptions:
     """Convert the options of a command for the engine."""
+    attempt = training.attempt
     return RunOptions(
-        run,
+        folder,
         RunForecaster(),
-        resume=resume,
+        resume=training.resume,
         exact=attempt.exact,
         force=attempt.force,
         device=attempt.device,
         threads=attempt.threads,
         command=["tfkit", *sys.argv[1:]],
-        fail_if=fail_if or (),
-        stages=stage_names(stages),
+        fail_if=training.fail_if or (),
+        stages=stage_names(training.stages),
         connection=RankConnection(ranks, given=request.given if request is not None else None),
         code=CodePermission(every_file=attempt.allow_code),
         minutes=minutes,

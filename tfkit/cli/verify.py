@@ -1,6 +1,5 @@
 """tfkit verify: compares every file of a checkpoint, or of all checkpoints of runs, with its checksum, and the energy with the ledgers."""
 
-from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -8,6 +7,7 @@ import typer
 
 from tfkit import console
 from tfkit.cli import options
+from tfkit.cli.results import show
 
 if TYPE_CHECKING:
     from tfkit.engine.tools.audit import Audit
@@ -26,14 +26,10 @@ def verify(
     from tfkit.engine.tools.verification import verify_path
 
     verification = verify_path(checkpoint, console)
-    with suppress(console.ReaderGone):  # the exit code reports it, too
-        if json:
-            console.json(verification.to_dict(), verification.error)
-        else:
-            verdict_lines = (line for verdict in verification.verdicts for line in _verdict_lines(verdict))
-            carbon_lines = (line for audit in verification.audits for line in _carbon_lines(audit))
-            for line in (*verdict_lines, *verification.notes, *carbon_lines):
-                console.result(line)
+    verdict_lines = (line for verdict in verification.verdicts for line in _verdict_lines(verdict))
+    carbon_lines = (line for audit in verification.audits for line in _carbon_lines(audit))
+    lines = (*verdict_lines, *verification.notes, *carbon_lines)
+    show(verification.to_dict(), lambda _: "\n".join(lines), verification.error, as_json=json)
     if verification.error is not None:
         raise verification.error
 

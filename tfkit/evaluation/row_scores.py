@@ -11,7 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tfkit.data import ExampleRows, Rows
-from tfkit.generation.inference import Interrupted, inference
+from tfkit.errors import Stopped
+from tfkit.generation.inference import inference
 from tfkit.model.transformer import Transformer
 from tfkit.objectives.labelled import LabelledObjective, LabelProbabilities
 from tfkit.objectives.metrics import Numbers, Scores, together
@@ -24,22 +25,16 @@ Set = TypeVar("Set")
 
 def score_rows(
     model: Transformer, objective: Objective, rows: Rows, batch_size: int, *, max_tokens: int | None = None, work: BatchWork = UNWATCHED
-) -> Mapping[str, Sum] | None:
-    """Return the objective's sums over all rows, or over the first rows with at most `max_tokens` in total, in float64.
-
-    Return None if the work was stopped.
-    """
+) -> Mapping[str, Sum]:
+    """Return the objective's sums over all rows, or over the first rows with at most `max_tokens` in total, in float64. Raises Stopped."""
     sums: dict[str, Sum] = {}
 
     def measure(batch: Batch) -> dict[str, Sum]:
         return dict(objective.measure(model, batch))
 
-    try:
-        for _, measured in judged_batches(model, objective, rows, batch_size, measure, max_tokens, work):
-            for name, value in measured.items():
-                sums[name] = sums[name] + Sum(*value) if name in sums else Sum(*value)
-    except Interrupted:
-        return None
+    for _, measured in judged_batches(model, objective, rows, batch_size, measure, max_tokens, work):
+        for name, value in measured.items():
+            sums[name] = sums[name] + Sum(*value) if name in sums else Sum(*value)
     return sums
 
 
@@ -54,13 +49,13 @@ def judged_batches(
 ) -> Iterator[tuple[NDArray[np.int64], Result]]:
     """Yield the row numbers of each batch and the result of `compute`, in inference mode; arguments as in `score_rows`.
 
-    The choice of rows depends only on their order in the data, not on a seed or the batch size. Raises Interrupted if the work is stopped.
+    The choice of rows depends only on their order in the data, not on a seed or the batch size. Raises Stopped.
     """
     device = next(model.parameters()).device
 
     def compute_batch(numbers: NDArray[np.int64]) -> Result:
         if work.is_stopped():
-            raise Interrupted
+            raise Stopped("stopped during the evaluation")
         return compute(objective.collate(rows.gather(np.zeros(len(numbers), np.int64), numbers)).to(device))
 
     with inference(model):
@@ -125,19 +120,16 @@ def judge_rows(
     *,
     max_tokens: int | None = None,
     work: BatchWork = UNWATCHED,
-) -> list[RowPrediction] | None:
-    """Return the results of the rows that `score_rows` scores, in the order of the data; None if the work was stopped."""
+) -> list[RowPrediction]:
+    """Return the results of the rows that `score_rows` scores, in the order of the data. Raises Stopped."""
     judged: list[RowPrediction] = []
 
     def predict(batch: Batch) -> list[tuple[dict[str, Sum], dict[str, Any]]]:
         return [(result.sums, _packed(result.prediction)) for result in objective.predict(model, batch)]
 
-    try:
-        for numbers, results in judged_batches(model, objective, rows, batch_size, predict, max_tokens, work):
-            for number, (sums, prediction) in zip(numbers, results, strict=True):
-                judged.append(RowPrediction(int(number), {name: Sum(*value) for name, value in sums.items()}, _unpacked(prediction)))
-    except Interrupted:
-        return None
+    for numbers, results in judged_batches(model, objective, rows, batch_size, predict, max_tokens, work):
+        for number, (sums, prediction) in zip(numbers, results, strict=True):
+            judged.append(RowPrediction(int(number), {name: Sum(*value) for name, value in sums.items()}, _unpacked(prediction)))
     return sorted(judged, key=lambda result: result.number)
 
 

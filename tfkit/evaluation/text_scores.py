@@ -16,9 +16,9 @@ import numpy as np
 import torch
 
 from tfkit.data.store.token_stream import TokenStream, check_ids
-from tfkit.errors import DataError, ModelError
+from tfkit.errors import DataError, ModelError, Stopped
 from tfkit.evaluation.row_scores import TokenBudget
-from tfkit.generation.inference import Interrupted, inference
+from tfkit.generation.inference import inference
 from tfkit.model.head import vocabulary_head
 from tfkit.model.padding import pad, real_tokens
 from tfkit.model.transformer import Transformer
@@ -104,11 +104,11 @@ def score_texts(
     *,
     max_tokens: int | None = None,
     work: BatchWork = UNWATCHED,
-) -> TextScore | None:
+) -> TextScore:
     """Score each text of the stream separately, in pieces of at most `piece_length` ids, at most `batch_size` pieces per forward pass.
 
-    The result does not depend on the batch size beyond rounding. Progress counts scored targets. Return None if the work was stopped.
-    Raises DataError if no text has a target, ModelError if an id is outside the model's vocabulary.
+    The result does not depend on the batch size beyond rounding. Progress counts scored targets. Raises Stopped, DataError if no
+    text has a target, ModelError if an id is outside the model's vocabulary.
     """
     check_ids(stream.name, stream.max_id, model.config.vocab_size)
     targets = count_targets(stream, max_tokens)
@@ -120,18 +120,15 @@ def score_texts(
 
     def score(pieces: _Pieces) -> list[float]:
         if work.is_stopped():
-            raise Interrupted
+            raise Stopped("stopped during the evaluation")
         positions = zip(pieces.texts, pieces.starts, pieces.lengths, strict=True)
         return _score(model, [stream.document(int(text))[start : start + length] for text, start, length in positions])
 
     batches = _batches(_cut(targets, piece_length), batch_size)
-    try:
-        with inference(model):
-            for pieces, sums in zip(batches, work.deal(score, batches), strict=True):
-                np.add.at(losses, pieces.texts, np.array(sums))
-                work.progress(int(pieces.lengths.sum()) - len(sums))  # a piece's first id is no target
-    except Interrupted:
-        return None
+    with inference(model):
+        for pieces, sums in zip(batches, work.deal(score, batches), strict=True):
+            np.add.at(losses, pieces.texts, np.array(sums))
+            work.progress(int(pieces.lengths.sum()) - len(sums))  # a piece's first id is no target
     return TextScore(losses, targets, np.asarray(stream.text_bytes[: len(targets)], dtype=np.int64))
 
 
@@ -143,17 +140,13 @@ def score_streams(
     *,
     max_tokens: int | None = None,
     work: BatchWork = UNWATCHED,
-) -> list[TextScore] | None:
-    """Return the `score_texts` of each stream; `max_tokens` is for all streams together, so the last ones may be skipped."""
+) -> list[TextScore]:
+    """return the `score_texts` of each stream; `max_tokens` is for all streams together, so the last may be skipped. Raises Stopped."""
     scores: list[TextScore] = []
     budget = TokenBudget(max_tokens)
     for stream in budget.until_spent(streams):
-        left = budget.left
-        score = score_texts(model, stream, piece_length, batch_size, max_tokens=left, work=work)
-        if score is None:
-            return None
-        scores.append(score)
-        budget.spend(score.target_tokens)
+        scores.append(score_texts(model, stream, piece_length, batch_size, max_tokens=budget.left, work=work))
+        budget.spend(scores[-1].target_tokens)
     return scores
 
 

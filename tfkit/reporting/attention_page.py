@@ -40,7 +40,7 @@ class KindRow:
 
 @dataclass(frozen=True)
 class ShownMap:
-    """The weights of one kind of attention (L, H, T, S), what is visible (L, T, S), and the kind and letter of each head, by layer."""
+    """The weights of one kind of attention (L, H, T, S), what is visible (L, T, S), and the kind and letter of each head (L * H)."""
 
     name: str
     to: Sequence[str]
@@ -48,14 +48,16 @@ class ShownMap:
     weights: NDArray[np.float32]
     visible: NDArray[np.bool_]
     kinds: Sequence[KindRow]
-    letters: Sequence[Sequence[tuple[str, str]]]
-    chosen: tuple[int, int] | None = None  # the layer and the head that are enlarged at first; None: the most clearly of a kind
+    letters: Sequence[tuple[str, str]]
+    chosen: tuple[int, int] | None = None  # the layer and the head that are enlarged at first, if there; None: the most clearly of a kind
 
     @property
     def enlarged(self) -> tuple[int, int]:
         """The layer and the head that are enlarged at first; not one of the first token, to which most heads of a decoder attend."""
+        if self.chosen is not None and self.chosen[0] < len(self.weights):
+            return self.chosen
         named = (head for kind in self.kinds if kind.name not in ("spread", "first token") for head in kind.clearest)
-        return self.chosen or max(named, key=lambda head: head[2], default=(0, 0, 0.0))[:2]
+        return max(named, key=lambda head: head[2], default=(0, 0, 0.0))[:2]
 
 
 @dataclass(frozen=True)
@@ -109,7 +111,7 @@ def _section(map_: ShownMap) -> Mapping[str, object]:
         "from_": [visible(token) for token in map_.from_],
         "weights": base64.b64encode(_quantized(map_).tobytes()).decode(),
         "kinds": map_.kinds,
-        "letters": map_.letters,
+        "letters": [map_.letters[first : first + heads] for first in range(0, len(map_.letters), heads)],
     }
 
 

@@ -1,12 +1,13 @@
 """The scores of the validation sets during a training: of all together and, if there are several, of each by its name."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 from tfkit.adapters import FrozenReference
 from tfkit.data import Rows, TokenStream
 from tfkit.engine.assembly.training_data import TrainingData, ValidationSet
-from tfkit.errors import DataError, UsageError
+from tfkit.errors import DataError, Stopped, UsageError
 from tfkit.evaluation.lost_rows import completed, within, wrong_answers
 from tfkit.evaluation.row_scores import RowPrediction, TokenBudget, answer_metrics, first_rows, judge_rows, score_rows, tokens_of_first
 from tfkit.evaluation.text_scores import score_streams
@@ -53,24 +54,19 @@ class SetScorer:
         """Return how many rows of each set are scored."""
         return [count for _, _, count in self.opened(sets)]
 
-    def judge(self, sets: Iterable[ValidationSet], model: Transformer, work: BatchWork) -> list[list[RowPrediction]] | None:
-        """Return the results of each set, row by row, for an objective of labelled rows; None if `work` was stopped."""
+    def judge(self, sets: Iterable[ValidationSet], model: Transformer, work: BatchWork) -> list[list[RowPrediction]]:
+        """Return the results of each set, row by row, for an objective of labelled rows. Raises Stopped."""
         assert self.objective.labelled is not None
-        results: list[list[RowPrediction]] = []
-        for rows, left, _ in self.opened(sets):
-            judged = judge_rows(model, self.objective.labelled, rows, self.settings.batch_size, max_tokens=left, work=work)
-            if judged is None:
-                return None
-            results.append(judged)
-        return results
+        return [
+            judge_rows(model, self.objective.labelled, rows, self.settings.batch_size, max_tokens=left, work=work)
+            for rows, left, _ in self.opened(sets)
+        ]
 
-    def scores(self, sets: Sequence[ValidationSet], model: Transformer, work: BatchWork) -> SetScores | None:
-        """Return the scores of all sets together and of each set; None if `work` was stopped."""
+    def scores(self, sets: Sequence[ValidationSet], model: Transformer, work: BatchWork) -> SetScores:
+        """Return the scores of all sets together and of each set. Raises Stopped."""
         names, objective, labelled = [one.name for one in sets], self.objective, self.objective.labelled
         if labelled is not None and labelled.evaluates_answers:
             judged = self.judge(sets, model, work)
-            if judged is None:
-                return None
             judged = [
                 [
                     *completed(labelled, one.source, one.examples, part),
@@ -87,8 +83,6 @@ class SetScorer:
         each = []
         for rows, left, _ in self.opened(sets):
             sums = score_rows(model, objective, rows, self.settings.batch_size, max_tokens=left, work=work)
-            if sums is None:
-                return None
             together = {name: together[name] + added if name in together else added for name, added in sums.items()}
             each.append(objective.metrics(sums))
         return SetScores(join_metrics(objective.metrics(together), each, names))
@@ -103,12 +97,14 @@ def score_validation(
     that it learns from the rows, without its teacher. `evaluation.max_tokens` limits all sets together, so the last ones may be left out.
     """
     work = BatchWork(should_stop=should_stop)
-    if recipe.objective.trained_for.scored_by == "text":
-        return _texts(recipe, data, model, work)
-    order = row_order(recipe, data.config)
-    if data.objective.rollouts is not None:
-        return _responses(recipe, data, order, model, reference, work)
-    return SetScorer(recipe.evaluation, order, data.objective.evaluation_objective).scores(data.validation, model, work)
+    with suppress(Stopped):
+        if recipe.objective.trained_for.scored_by == "text":
+            return _texts(recipe, data, model, work)
+        order = row_order(recipe, data.config)
+        if data.objective.rollouts is not None:
+            return _responses(recipe, data, order, model, reference, work)
+        return SetScorer(recipe.evaluation, order, data.objective.evaluation_objective).scores(data.validation, model, work)
+    return None
 
 
 def check_validation(recipe: Recipe, data: TrainingData) -> None:
@@ -123,20 +119,18 @@ def check_validation(recipe: Recipe, data: TrainingData) -> None:
             open_rows(recipe, objective, [(held_out.stored, 1.0)], data.config)
 
 
-def _texts(recipe: Recipe, data: TrainingData, model: Transformer, work: BatchWork) -> SetScores | None:
+def _texts(recipe: Recipe, data: TrainingData, model: Transformer, work: BatchWork) -> SetScores:
     settings = recipe.evaluation
     streams = [held_out.stored for held_out in data.validation if isinstance(held_out.stored, TokenStream)]
     length = row_length(recipe.data.sequence_length, model.config)
     scores = score_streams(model, streams, length, settings.batch_size, max_tokens=settings.max_tokens, work=work)
-    if scores is None:
-        return None
     names = [held_out.name for held_out in data.validation]
     return SetScores(join_metrics(sum(scores[1:], start=scores[0]).metrics(), [score.metrics() for score in scores], names))
 
 
 def _responses(
     recipe: Recipe, data: TrainingData, order: RowOrder, model: Transformer, reference: FrozenReference | None, work: BatchWork
-) -> SetScores | None:
+) -> SetScores:
     from tfkit.alignment.held_out import judge_prompts, response_metrics
 
     objective, settings, seed = data.objective, recipe.evaluation, recipe.generation.seed
@@ -146,8 +140,6 @@ def _responses(
     counts = SetScorer(settings, order, objective).counts(data.validation)
     given = (model, reference, prompts, counts, objective.rollouts, data.rules)
     judged = judge_prompts(*given, seed=seed, batch_size=settings.batch_size, work=work)
-    if judged is None:
-        return None
     whole, *parts = (response_metrics(objective, part) for part in ([one for part in judged for one in part], *judged))
     return SetScores(join_metrics(whole, parts, [one.name for one in data.validation]))
 

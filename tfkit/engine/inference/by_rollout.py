@@ -38,7 +38,6 @@ def evaluate_rollouts(evaluation: Evaluation, code: CodePermission) -> Scored:
     with session.listener.progress("answering", sum(counts), "prompts") as bar, session.stop.at_once(WHOLE):
         given = (loaded.model, reference, stored, counts, rollouts, rules)
         judged = judge_prompts(*given, seed=seed, batch_size=settings.evaluation.batch_size, work=session.batches(bar))
-    assert judged is not None  # nothing asked it to stop
     by_set = [
         [*responses, *(JudgedResponse("", lost.sums) for lost in wrong_answers(labelled, held_out.lost, 0))]
         for responses, held_out in zip(judged, sets, strict=True)

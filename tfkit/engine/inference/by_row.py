@@ -135,7 +135,6 @@ def _score_unlabelled(evaluation: Evaluation, scorer: SetScorer, sets: list[Vali
         rows, tokens = rows + count, tokens + (tokens_of(held_out.stored) if count == len(opened) else tokens_of_first(opened, count))
     with session.listener.progress("scoring", rows, "rows") as bar, session.stop.at_once(WHOLE):
         scores = scorer.scores(sets, evaluation.loaded.model, session.batches(bar))
-    assert scores is not None  # nothing asked it to stop
     return Scored(scores.metrics, rows, tokens, scored, texts=[stored.texts for stored in scored])
 
 
@@ -153,7 +152,6 @@ def _score_labelled(
     with session.listener.progress("scoring", sum(counts) + sum(map(len, inputs)), "rows") as bar, session.stop.at_once(WHOLE):
         used, work = [held_out.examples for held_out in sets], session.batches(bar)
         results = scorer.judge(sets, loaded.model, work)
-        assert results is not None  # nothing asked it to stop
         if writer is not None:
             results = [with_texts(settings, writer, *one, loaded, work) for one in zip(used, results, inputs, strict=True)]
         results = [completed(objective, one.source, one.examples, rows) for one, rows in zip(sets, results, strict=True)]

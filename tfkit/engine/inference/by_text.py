@@ -37,7 +37,6 @@ def evaluate_texts(evaluation: Evaluation) -> Scored:
     limit, size = settings.evaluation.max_tokens, settings.evaluation.batch_size
     with session.listener.progress("scoring", _targets_within(streams, limit), "tokens") as bar, session.stop.at_once(WHOLE):
         scores = score_streams(loaded.model, streams, length, size, max_tokens=limit, work=session.batches(bar))
-    assert scores is not None  # nothing asked it to stop
     whole = sum(scores[1:], start=scores[0])
     tokens = whole.target_tokens + len(whole.targets)
     metrics = join_metrics(whole.metrics(), [score.metrics() for score in scores], set_names(data, sources))

@@ -8,7 +8,7 @@ import gc
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,7 +20,6 @@ from tfkit.engine.assembly.training_data import TrainingData
 from tfkit.engine.listener import Silent
 from tfkit.engine.training_run.estimate import RARE_METRICS, RateTrialPlan
 from tfkit.engine.training_run.micro_batches import MicroBatches
-from tfkit.engine.training_run.run import Run
 from tfkit.errors import Stopped
 from tfkit.evaluation.row_scores import answer_metrics, judge_rows, score_rows
 from tfkit.model.transformer import Transformer
@@ -32,6 +31,9 @@ from tfkit.recipe.schema.sections import Recipe
 from tfkit.training.device import keep_freed_memory, make_deterministic
 from tfkit.training.health import UnhealthyStepError
 from tfkit.training.loop import deterministic_if_possible
+
+if TYPE_CHECKING:
+    from tfkit.engine.training_run.run import Run
 
 _CLEAR = 0.05  # fraction of the loss, or F1, by which another rate has to be better: less is the noise of so short a training
 _MIN_RARE = 16  # rows or words of the rarer classes on which an F1 can be compared
@@ -56,7 +58,7 @@ class _Outcome:
         return -(self.f1 or 0.0), self.loss
 
 
-def choose_rate(run: Run) -> None:
+def choose_rate(run: "Run") -> None:
     """Give the run the learning rate that a trial chooses, or its own if the forecast has no trial. Raises Stopped."""
     assert run.planned is not None  # a trial is planned by the forecast
     plan = run.planned.rate_trial
@@ -73,7 +75,7 @@ def choose_rate(run: Run) -> None:
         run.folder.record(rate_trial=trial)
 
 
-def try_rates(run: Run, plan: RateTrialPlan) -> tuple[Recipe, dict[str, Any] | None]:
+def try_rates(run: "Run", plan: RateTrialPlan) -> tuple[Recipe, dict[str, Any] | None]:
     """Return the recipe with the best rate, and the trial's entry in run.json, or None if its rows cannot decide. Raises Stopped.
 
     The recipe's own rate is kept unless the loss of another is lower by a twentieth. Where classes are unequal, a low loss is reached by
@@ -111,7 +113,7 @@ def try_rates(run: Run, plan: RateTrialPlan) -> tuple[Recipe, dict[str, Any] | N
 
 
 def _rare_labels(recipe: Recipe, data: TrainingData, plan: RateTrialPlan) -> int | None:
-    """Count the rows or words of a trial's held-out rows that do not have the most frequent class; None if the loss decides."""
+    """Count the rows or words of a trial's held-out rows that do not have the most frequent class; None if an F1 need not decide."""
     objective = data.objective.labelled
     if recipe.evaluation.metric not in RARE_METRICS or objective is None:
         return None
@@ -140,7 +142,7 @@ def _trial_recipe(recipe: Recipe, plan: RateTrialPlan, rate: float) -> Recipe:
     )
 
 
-def _try_rate(run: Run, recipe: Recipe, plan: RateTrialPlan, advance: Callable[[int], None], judged_by: str | None) -> _Outcome:
+def _try_rate(run: "Run", recipe: Recipe, plan: RateTrialPlan, advance: Callable[[int], None], judged_by: str | None) -> _Outcome:
     """Return the scores on the held-out rows after a short training by `recipe`. `judged_by`: a metric besides the loss."""
     data, device, should_stop = run.data, run.device, run.stop.should_stop
     model = first_model(recipe, data, Silent())
@@ -169,25 +171,22 @@ def _try_rate(run: Run, recipe: Recipe, plan: RateTrialPlan, advance: Callable[[
         advance(1)
         if should_stop():
             raise Stopped(_STOPPED)
-    with components.stepper.weights.use_result():
-        metrics = _score(
-            components.stepper.model, judge, held_out, recipe.evaluation.batch_size, BatchWork(should_stop=should_stop), judged_by
-        )
-    if metrics is None:
-        raise Stopped(_STOPPED)
+    try:
+        with components.stepper.weights.use_result():
+            work = BatchWork(should_stop=should_stop)
+            metrics = _score(components.stepper.model, judge, held_out, recipe.evaluation.batch_size, work, judged_by)
+    except Stopped:
+        raise Stopped(_STOPPED) from None
     loss = metrics["loss"]
     return _Outcome(loss if math.isfinite(loss) else math.inf, None if judged_by is None else metrics[judged_by])
 
 
-def _score(
-    model: Transformer, judge: Objective, rows: Rows, batch_size: int, work: BatchWork, judged_by: str | None
-) -> dict[str, float] | None:
-    """Return the metrics of the rows: of the answers if `judged_by` is given, else of the loss; None if `work` was stopped."""
+def _score(model: Transformer, judge: Objective, rows: Rows, batch_size: int, work: BatchWork, judged_by: str | None) -> dict[str, float]:
+    """Return the metrics of the rows: of the answers if `judged_by` is given, else of the loss. Raises Stopped."""
     if judged_by is None or judge.labelled is None:
-        sums = score_rows(model, judge, rows, batch_size, work=work)
-        return None if sums is None else judge.metrics(sums)
+        return judge.metrics(score_rows(model, judge, rows, batch_size, work=work))
     judged = judge_rows(model, judge.labelled, rows, batch_size, work=work)
-    return None if judged is None else answer_metrics(judge.labelled, judged)(unit_weights(len(judged)))
+    return answer_metrics(judge.labelled, judged)(unit_weights(len(judged)))
 
 
 class RowSubset:
@@ -205,7 +204,7 @@ class RowSubset:
     def order(self, epoch: int) -> NDArray[np.int64]:
         """Return the row numbers of an epoch, in reading order: (len(self),).
 
-        With weighted sources, a later epoch of the full set may read more or fewer of these rows; then the first epoch's order is used.
+        Of weighted sources another epoch may read more or fewer of these rows; it then reads those of the first one.
         """
         kept = self._kept(epoch)
         return kept if len(kept) == len(self) else self._first
