@@ -16,7 +16,7 @@ from transformers import PreTrainedConfig
 
 from tfkit.errors import ModelError
 from tfkit.families import MODEL_TYPES
-from tfkit.families.rules import FOREIGN_KEYS
+from tfkit.families.config_fields import FOREIGN_KEYS
 from tfkit.hub import load
 
 BASES = {"llama": "llama", "mistral": "mistral", "gemma2": "gemma2", "gpt2": "gpt2", "openai-gpt": "gpt", "t5": "t5 1.1"}

@@ -9,18 +9,8 @@ Sizes: table 1 (base, large) and the released vocabularies; the small ones are T
 from types import MappingProxyType
 from typing import Any
 
-from tfkit.families.rules import (
-    ACTIVATIONS,
-    USUAL_FIELDS,
-    Architectures,
-    Family,
-    Fields,
-    Rule,
-    UnsupportedError,
-    activation_from_hf,
-    head_from_hf,
-    module_rules,
-)
+from tfkit.families.config_fields import ACTIVATIONS, USUAL_FIELDS, Fields, UnsupportedError, activation_from_hf, head_from_hf
+from tfkit.families.rules import Architectures, Family, Rule, module_rules
 from tfkit.model.config import ModelConfig
 
 _BASE: dict[str, Any] = {

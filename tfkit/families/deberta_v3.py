@@ -9,7 +9,8 @@ Hugging Face's class has dropout on the vectors of distances, too. DeBERTa 1, an
 from typing import Any
 
 from tfkit.families import bert
-from tfkit.families.rules import Architectures, Family, Rule, UnsupportedError, module_rules
+from tfkit.families.config_fields import UnsupportedError
+from tfkit.families.rules import Architectures, Family, Rule, module_rules
 from tfkit.model.config import EmbeddingConfig, ModelConfig
 
 _BASE: dict[str, Any] = bert.PRESETS["bert-base"] | {

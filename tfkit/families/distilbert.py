@@ -8,7 +8,8 @@ Hugging Face's class has no dropout on the attention's output; here every sublay
 from typing import Any
 
 from tfkit.families import bert
-from tfkit.families.rules import ACTIVATIONS, Family, Fields, Rule, activation_from_hf, head_from_hf, module_rules
+from tfkit.families.config_fields import ACTIVATIONS, Fields, activation_from_hf, head_from_hf
+from tfkit.families.rules import Family, Rule, module_rules
 from tfkit.model.config import ModelConfig
 
 _EPS = 1e-12  # hard-coded in Hugging Face's class

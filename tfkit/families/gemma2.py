@@ -10,7 +10,8 @@ from dataclasses import replace
 from typing import Any
 
 from tfkit.families import gemma, llama
-from tfkit.families.rules import Rule, UnsupportedError, check_heads, decoder_classes, first_window, layer_types, windows_from_hf
+from tfkit.families.config_fields import UnsupportedError, check_heads, first_window, layer_types, windows_from_hf
+from tfkit.families.rules import Rule, decoder_classes
 from tfkit.model.config import ModelConfig
 
 _BASE: dict[str, Any] = gemma.BASE | {  # the vocabulary as in the released files; the paper counts 256,128 rows

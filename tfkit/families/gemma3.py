@@ -9,9 +9,10 @@ from dataclasses import replace
 from typing import Any
 
 from tfkit.families import gemma, gemma2, llama
+from tfkit.families.config_fields import windows_from_hf
 from tfkit.families.qwen3 import QK_NORMS
 from tfkit.families.rotary import position_by_layer
-from tfkit.families.rules import Architectures, decoder_classes, windows_from_hf
+from tfkit.families.rules import Architectures, decoder_classes
 from tfkit.model.config import ModelConfig
 
 _PERIOD = 6

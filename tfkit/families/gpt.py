@@ -9,7 +9,8 @@ separate tables, and applies dropout to their sum. One size was released, with 1
 
 from typing import Any
 
-from tfkit.families.rules import Architectures, Family, Fields, Rule, UnsupportedError, head_from_hf, module_rules
+from tfkit.families.config_fields import Fields, UnsupportedError, head_from_hf
+from tfkit.families.rules import Architectures, Family, Rule, module_rules
 from tfkit.model.config import ModelConfig
 
 PRESETS: dict[str, dict[str, Any]] = {

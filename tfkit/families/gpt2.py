@@ -7,8 +7,9 @@ sqrt(2 * layers). Layers, widths and counts as released (124,439,808 to 1,557,61
 
 from typing import Any
 
+from tfkit.families.config_fields import ACTIVATIONS, activation_from_hf, head_from_hf
 from tfkit.families.gpt import ALIASES, BLOCK_RULES, FIELDS, HEAD_RULES, SUMMARY, check_summary
-from tfkit.families.rules import ACTIVATIONS, Architectures, Family, Rule, activation_from_hf, head_from_hf, module_rules
+from tfkit.families.rules import Architectures, Family, Rule, module_rules
 from tfkit.model.config import ModelConfig
 
 # Dropout: the report does not mention it, and Hugging Face's config has 0.1. Here it is off: one pass over the data does not overfit.

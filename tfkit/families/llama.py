@@ -8,20 +8,9 @@ rotation for a context of 128 k. More tokens for fewer parameters.
 from collections.abc import Container
 from typing import Any
 
+from tfkit.families.config_fields import ACTIVATIONS, USUAL_FIELDS, Fields, activation_from_hf, check_heads, head_from_hf
 from tfkit.families.rotary import position_from_hf, position_to_hf
-from tfkit.families.rules import (
-    ACTIVATIONS,
-    USUAL_FIELDS,
-    Architectures,
-    Family,
-    Fields,
-    Rule,
-    activation_from_hf,
-    check_heads,
-    decoder_classes,
-    head_from_hf,
-    module_rules,
-)
+from tfkit.families.rules import Architectures, Family, Rule, decoder_classes, module_rules
 from tfkit.model.config import ModelConfig
 
 BASE: dict[str, Any] = {  # also of families derived from Llama

@@ -8,23 +8,20 @@ Hugging Face's class has dropout before the output layer for answers, too.
 
 from typing import Any
 
-from tfkit.families.rules import (
+from tfkit.families.config_fields import (
     ACTIVATIONS,
     LAYER_TYPES,
     USUAL_FIELDS,
-    Architectures,
-    Family,
     Fields,
-    Rule,
     UnsupportedError,
     activation_from_hf,
     check_heads,
     first_window,
     head_from_hf,
     layer_types,
-    module_rules,
     windows_from_hf,
 )
+from tfkit.families.rules import Architectures, Family, Rule, module_rules
 from tfkit.model.config import ModelConfig
 
 _THETA, _LOCAL_THETA, _WINDOW = 160_000.0, 10_000.0, 65  # a token and the 64 on either side: local_attention 128

@@ -7,7 +7,8 @@ positions, which are counted as in RoBERTa, one bias of relative positions, as i
 from typing import Any
 
 from tfkit.families import bert, roberta
-from tfkit.families.rules import Family, Rule, UnsupportedError, module_rules
+from tfkit.families.config_fields import UnsupportedError
+from tfkit.families.rules import Family, Rule, module_rules
 from tfkit.model.config import EmbeddingConfig, ModelConfig
 
 _POSITION: dict[str, Any] = {"kind": "learned", "offset": 2, "relative": {"kind": "relative", "buckets": 32, "max_distance": 128}}

@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import Any
 
 from tfkit.families import t5
-from tfkit.families.rules import UnsupportedError
+from tfkit.families.config_fields import UnsupportedError
 from tfkit.model.config import ModelConfig
 
 _VOCABULARY = {"vocab_size": 250112}  # 250,000 pieces, 100 sentinels, and unused rows

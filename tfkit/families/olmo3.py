@@ -8,8 +8,9 @@ from dataclasses import replace
 from typing import Any
 
 from tfkit.families import llama, olmo2
+from tfkit.families.config_fields import first_window, layer_types, windows_from_hf
 from tfkit.families.rotary import position_by_layer
-from tfkit.families.rules import decoder_classes, first_window, layer_types, windows_from_hf
+from tfkit.families.rules import decoder_classes
 from tfkit.model.config import ModelConfig
 
 _THETA = 5e5

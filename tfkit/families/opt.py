@@ -7,17 +7,8 @@ and another matrix before the logits: its file is refused.
 
 from typing import Any
 
-from tfkit.families.rules import (
-    ACTIVATIONS,
-    Family,
-    Fields,
-    Rule,
-    UnsupportedError,
-    activation_from_hf,
-    decoder_classes,
-    head_from_hf,
-    module_rules,
-)
+from tfkit.families.config_fields import ACTIVATIONS, Fields, UnsupportedError, activation_from_hf, head_from_hf
+from tfkit.families.rules import Family, Rule, decoder_classes, module_rules
 from tfkit.model.config import ModelConfig
 
 

@@ -9,8 +9,9 @@ from dataclasses import replace
 from typing import Any
 
 from tfkit.families import llama
+from tfkit.families.config_fields import UnsupportedError, first_window
 from tfkit.families.rotary import position_from_hf
-from tfkit.families.rules import Rule, UnsupportedError, decoder_classes, first_window
+from tfkit.families.rules import Rule, decoder_classes
 from tfkit.model.config import ModelConfig, Rotary
 
 _PHI3: dict[str, Any] = {"vocab_size": 32064, "context_length": 4096, "attention": {"windows": [2047]}}

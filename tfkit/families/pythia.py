@@ -7,20 +7,10 @@ Pythia is made for research: all sizes saw the same data in the same order. Size
 
 from typing import Any
 
+from tfkit.families.config_fields import USUAL_FIELDS, Fields, activation_from_hf, check_heads, head_from_hf
 from tfkit.families.llama import LLAMA_ACTIVATIONS
 from tfkit.families.rotary import position_from_hf, position_to_hf
-from tfkit.families.rules import (
-    USUAL_FIELDS,
-    Architectures,
-    Family,
-    Fields,
-    Rule,
-    activation_from_hf,
-    check_heads,
-    decoder_classes,
-    head_from_hf,
-    module_rules,
-)
+from tfkit.families.rules import Architectures, Family, Rule, decoder_classes, module_rules
 from tfkit.model.config import ModelConfig, Rotary
 
 

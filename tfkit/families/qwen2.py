@@ -10,7 +10,8 @@ from dataclasses import replace
 from typing import Any
 
 from tfkit.families import llama
-from tfkit.families.rules import LAYER_TYPES, decoder_classes, first_window, layer_types, windows_from_hf
+from tfkit.families.config_fields import LAYER_TYPES, first_window, layer_types, windows_from_hf
+from tfkit.families.rules import decoder_classes
 from tfkit.model.config import ModelConfig
 
 

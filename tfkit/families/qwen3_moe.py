@@ -8,9 +8,10 @@ from dataclasses import replace
 from typing import Any
 
 from tfkit.families import llama, qwen2, qwen3
+from tfkit.families.config_fields import UnsupportedError, shortest_period
 from tfkit.families.mixtral import expert_fields
 from tfkit.families.olmoe import EXPERTS
-from tfkit.families.rules import UnsupportedError, decoder_classes, shortest_period
+from tfkit.families.rules import decoder_classes
 from tfkit.model.config import ModelConfig
 
 

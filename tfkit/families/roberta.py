@@ -8,7 +8,8 @@ no position. XLM-R and CamemBERT (xlm_roberta.py, camembert.py) have the same la
 from typing import Any
 
 from tfkit.families import bert
-from tfkit.families.rules import Architectures, Family, Rule, UnsupportedError, module_rules
+from tfkit.families.config_fields import UnsupportedError
+from tfkit.families.rules import Architectures, Family, Rule, module_rules
 from tfkit.model.config import ModelConfig
 
 # Section 3.1 and table 9; the vocabulary and the widths of the tables as released.

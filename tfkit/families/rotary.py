@@ -8,7 +8,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from tfkit.families.rules import LAYER_TYPES, UnsupportedError
+from tfkit.families.config_fields import LAYER_TYPES, UnsupportedError
 from tfkit.model.config import Position, Rotary
 
 _KINDS = ("default", "linear", "yarn", "llama3", "longrope")

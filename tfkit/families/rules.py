@@ -2,14 +2,9 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from operator import attrgetter
 from typing import Any
 
 from tfkit.model.config import ModelConfig
-
-
-class UnsupportedError(ValueError):
-    """Error for a config.json that requires a computation that tfkit does not have; the message names the field."""
 
 
 @dataclass(frozen=True)
@@ -45,36 +40,6 @@ def module_rules(
     )
 
 
-@dataclass(frozen=True)
-class Fields:
-    """The fields of a config.json that are numbers of ours, read in both directions.
-
-    `names`: a field of ModelConfig ("norm.eps": of a section) -> Hugging Face's name, and the class's default if a file may leave it out.
-    """
-
-    names: Mapping[str, tuple[Any, ...]]
-
-    def read(self, hf: Mapping[str, Any], **sections: Mapping[str, Any]) -> dict[str, Any]:
-        """Return values of a ModelConfig; `sections`: further values of its sections."""
-        values: dict[str, Any] = {name: dict(section) for name, section in sections.items()}
-        for ours, (theirs, *default) in self.names.items():
-            section, _, name = ours.rpartition(".")
-            (values.setdefault(section, {}) if section else values)[name] = hf.get(theirs, *default) if default else hf[theirs]
-        return values
-
-    def write(self, config: ModelConfig) -> dict[str, Any]:
-        """Return fields of a config.json."""
-        return {theirs: attrgetter(ours)(config) for ours, (theirs, *_) in self.names.items()}
-
-
-USUAL_FIELDS: Mapping[str, tuple[Any, ...]] = {  # names that many of transformers' classes share
-    "vocab_size": ("vocab_size",),
-    "context_length": ("max_position_embeddings",),
-    "dim": ("hidden_size",),
-    "hidden_dim": ("intermediate_size",),
-    "num_heads": ("num_attention_heads",),
-    "init.std": ("initializer_range", 0.02),
-}
 Architectures = Mapping[str, Mapping[str, Any]]  # Hugging Face's class -> the fields of our head that define it; the first is the default
 
 
@@ -121,66 +86,6 @@ class Family:
         return self.architectures if stacks == self.stacks else self.encoder_architectures if stacks == (True, False) else {}
 
 
-# Keys of config.json that change the computation, in every class of transformers or in those of other architectures whose files may have a
-# known model_type -> the values that do not change it. Null does not change it either, unless noted.
-FOREIGN_KEYS: Mapping[str, tuple[Any, ...]] = {
-    "quantization_config": (),
-    "per_layer_config": (),
-    "is_causal": (True,),  # null means false
-    "qk_norm": (False,),
-    "use_qk_norm": (False,),
-    "qk_layernorm": (False,),
-    "clip_qkv": (),
-    "query_pre_attn_scalar": (),
-    "attn_logit_softcapping": (),
-    "final_logit_softcapping": (),
-    "attention_multiplier": (),
-    "embedding_multiplier": (1,),
-    "residual_multiplier": (1,),
-    "logits_scaling": (1,),
-    "logit_scale": (1,),
-    "scale_emb": (1,),
-    "scale_depth": (),
-    "no_rope_layers": ([],),
-    "no_rope_layer_interval": (),
-    "rope_interleaved": (False,),
-    "partial_rotary_factor": (1,),
-    "rotary_pct": (1,),
-    "alibi": (False,),
-    "parallel_attn": (False,),
-    "use_parallel_residual": (False,),
-    "attention_chunk_size": (),
-    "num_local_experts": (0, 1),
-    "num_experts": (0, 1),
-    "n_routed_experts": (0, 1),
-}
-
-
-def normalize_keys(hf: Mapping[str, Any], family: Family) -> dict[str, Any]:
-    """Return the fields of a config.json under the names that the family's `from_hf` reads.
-    Raise UnsupportedError for a key that requires another computation, or for two names of one number with different values.
-    """
-    fields = dict(hf)
-    if hf.get("model_type") == family.container and isinstance(text := hf.get("text_config"), dict):
-        fields = {**text, **{name: hf[name] for name in ("architectures", "tie_word_embeddings") if name in hf}}
-    for alias, name in family.aliases.items():
-        if alias in fields and fields.setdefault(name, fields[alias]) != fields[alias]:
-            raise UnsupportedError(f"{alias} {fields[alias]!r} and {name} {fields[name]!r} differ, but are two names of one number")
-    for name, values in {**FOREIGN_KEYS, **family.fixed}.items():
-        if name not in fields or name in family.own_keys:
-            continue
-        value = fields[name]
-        if value not in values and (value is not None or name == "is_causal") and not (name == "no_rope_layers" and _all_one(value)):
-            wanted = f", only {' or '.join(map(repr, values))} is" if values else "; remove it if the model does without"
-            raise UnsupportedError(f"{name} {str(value)[:80]} is not supported for model_type {family.model_type}{wanted}")
-    return fields
-
-
-def _all_one(value: Any) -> bool:
-    """Whether a value of no_rope_layers is a list that gives every layer rotary positions."""
-    return isinstance(value, list) and all(flag == 1 for flag in value)
-
-
 def decoder_classes(name: str, *tasks: str) -> Architectures:
     """Return the classes of a decoder under transformers' usual names: for text, for `tasks` (kinds of heads), and without a head."""
     heads: dict[str, Mapping[str, Any]] = {
@@ -190,77 +95,3 @@ def decoder_classes(name: str, *tasks: str) -> Architectures:
     }
     for_tasks = {f"{name}{ending}": head for ending, head in heads.items() if head["kind"] in tasks}
     return {f"{name}ForCausalLM": {"kind": "lm"}, **for_tasks, f"{name}Model": {"kind": "none"}}
-
-
-def check_heads(config: ModelConfig) -> None:
-    """Raise UnsupportedError for a width that some classes of transformers refuse, though those of Llama and Gemma 2 read head_dim."""
-    if config.dim % config.num_heads:
-        raise UnsupportedError(f"hidden_size {config.dim} is not a multiple of num_attention_heads {config.num_heads}")
-
-
-LAYER_TYPES = ("sliding_attention", "full_attention")
-
-
-def windows_from_hf(hf: Mapping[str, Any], window: Any, default: Callable[[int], bool]) -> list[Any]:
-    """Return the shortest list that, repeated, gives every layer its window. `default`: whether a layer has one without layer_types."""
-    kinds, layers = hf.get("layer_types"), hf["num_hidden_layers"]
-    local, full = LAYER_TYPES
-    if kinds is None:
-        kinds = [local if default(layer) else full for layer in range(layers)] or [full]
-    elif not isinstance(kinds, list) or not kinds or len(kinds) != layers or any(kind not in LAYER_TYPES for kind in kinds):
-        raise UnsupportedError(f"layer_types does not name {local} or {full} for each of the num_hidden_layers")
-    if window is None and local in kinds:
-        raise UnsupportedError(f"layer_types names {local}, but sliding_window is null or use_sliding_window is false")
-    return shortest_period([window if kind == local else None for kind in kinds])
-
-
-def shortest_period(values: list[Any]) -> list[Any]:
-    """Return the shortest list that gives these values if it is repeated."""
-    periods = (values[:n] for n in range(1, len(values) + 1))
-    return next(part for part in periods if all(value == part[i % len(part)] for i, value in enumerate(values)))
-
-
-def layer_types(config: ModelConfig) -> list[str]:
-    """Return config.json's layer_types: whether each layer has a window."""
-    return [LAYER_TYPES[config.window(layer) is None] for layer in range(config.decoder_layers or config.encoder_layers)]
-
-
-def first_window(config: ModelConfig) -> int | None:
-    """Return the window of the first layer that has one; None if none has."""
-    return next((window for window in config.attention.windows if window is not None), None)
-
-
-# Hugging Face's name of each of our activations; files may also have the synonyms below.
-ACTIVATIONS = {"relu": "relu", "gelu": "gelu", "gelu_tanh": "gelu_new", "silu": "silu"}
-_FROM_ACTIVATIONS = dict(zip(ACTIVATIONS.values(), ACTIVATIONS, strict=True)) | {"gelu_pytorch_tanh": "gelu_tanh", "swish": "silu"}
-
-
-def activation_from_hf(hf: Mapping[str, Any], field: str, default: str) -> str:
-    """Return our name of the activation in this field of a config.json. Raise UnsupportedError for one that tfkit does not have."""
-    name = hf.get(field, default)
-    if not isinstance(name, str) or name not in _FROM_ACTIVATIONS:
-        raise UnsupportedError(f"{field} {name!r} is not one of {', '.join(_FROM_ACTIVATIONS)}")
-    return _FROM_ACTIVATIONS[name]
-
-
-def class_from_hf(hf: Mapping[str, Any], architectures: Architectures) -> str:
-    """Return the class that a config.json names, by default the first. Raise UnsupportedError for one that is not in `architectures`."""
-    named = hf.get("architectures") or [next(iter(architectures))]
-    name = named[0] if isinstance(named, list) else named
-    if not isinstance(name, str) or name not in architectures:
-        raise UnsupportedError(f"architectures names {name!r}, which is not one of {', '.join(architectures)}")
-    return name
-
-
-def head_from_hf(hf: Mapping[str, Any], architectures: Architectures, **vocabulary: Any) -> dict[str, Any]:
-    """Return our head for the class that a config.json names; `vocabulary`: further fields of a head over the vocabulary (tied, scale ...).
-
-    Raise UnsupportedError for a class that is not in `architectures`.
-    """
-    values = dict(architectures[class_from_hf(hf, architectures)])
-    if values["kind"] in ("lm", "masked_lm"):
-        return values | vocabulary
-    if values["kind"] in ("classes", "tags"):
-        labels = hf.get("id2label")
-        values["count"] = len(labels) if isinstance(labels, dict) else hf.get("num_labels", 2)
-    return values

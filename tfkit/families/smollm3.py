@@ -8,7 +8,8 @@ from dataclasses import replace
 from typing import Any
 
 from tfkit.families import llama, qwen2
-from tfkit.families.rules import UnsupportedError, decoder_classes, shortest_period
+from tfkit.families.config_fields import UnsupportedError, shortest_period
+from tfkit.families.rules import decoder_classes
 from tfkit.model.config import ModelConfig, Rotary
 
 _BASE: dict[str, Any] = {

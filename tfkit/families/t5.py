@@ -8,7 +8,8 @@ the output matrix, in 1.0 the embedding times 1 / sqrt(dim), by one of its own. 
 
 from typing import Any
 
-from tfkit.families.rules import Architectures, Family, Fields, Rule, UnsupportedError, class_from_hf, head_from_hf, module_rules
+from tfkit.families.config_fields import Fields, UnsupportedError, class_from_hf, head_from_hf
+from tfkit.families.rules import Architectures, Family, Rule, module_rules
 from tfkit.model.config import ModelConfig
 
 _CONTEXT = 512  # tokens in pretraining; relative positions extend beyond it

@@ -11,17 +11,8 @@ start at 0. A config without them is valid, too; no Hugging Face class computes 
 
 from typing import Any
 
-from tfkit.families.rules import (
-    ACTIVATIONS,
-    Architectures,
-    Family,
-    Fields,
-    Rule,
-    UnsupportedError,
-    activation_from_hf,
-    head_from_hf,
-    module_rules,
-)
+from tfkit.families.config_fields import ACTIVATIONS, Fields, UnsupportedError, activation_from_hf, head_from_hf
+from tfkit.families.rules import Architectures, Family, Rule, module_rules
 from tfkit.model.config import ModelConfig
 
 # Table 3 of the paper, which rounds the vocabulary (37,000 tokens for English and German) and states no maximum length.

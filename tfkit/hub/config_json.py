@@ -8,8 +8,9 @@ from pydantic import ValidationError
 
 from tfkit.errors import ModelError, UsageError
 from tfkit.families import FAMILIES, MODEL_TYPES
+from tfkit.families.config_fields import UnsupportedError, normalize_keys
 from tfkit.families.hub_models import nearest_type
-from tfkit.families.rules import Family, UnsupportedError, normalize_keys
+from tfkit.families.rules import Family
 from tfkit.model.config import (
     ClassesHeadConfig,
     HeadConfig,
