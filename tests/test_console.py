@@ -231,8 +231,6 @@ def test_rich_is_imported_only_for_a_terminal() -> None:
 def test_a_run_outlives_the_reader_of_its_log() -> None:
     code = "from tfkit import console\nfor _ in range(3): console.say('x' * 100000)\nconsole.json({'done': True})"
     process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT)
-    assert process.stderr is not None
-    assert process.stdout is not None
     process.stderr.close()
     assert json.loads(process.stdout.read()) == {"done": True}
     process.stdout.close()

@@ -148,7 +148,7 @@ def test_every_option_of_an_output_is_tried_here() -> None:
     group = typer.main.get_command(app)
     found = set()
     for name in COMMANDS:
-        for option in group.get_command(None, name).params:  # type: ignore[attr-defined, arg-type]
+        for option in group.get_command(None, name).params:
             found |= {(name, option.opts[0])} if option.metavar in ("F", "DIR") else set()
     assert {(name, option) for name, option in found if option not in ("--data", "--input", "--run")} == set(OUTPUTS)
 

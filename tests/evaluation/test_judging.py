@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 
 from tfkit.data import Row
-from tfkit.data.columns.rows import BadRow
 from tfkit.errors import DataError
 from tfkit.evaluation.judging import FewShot, Judgement, MinimalPairs, Verdict, judge_by_likelihood, verdict_metrics
 from tfkit.evaluation.likelihood import Likelihood, Question
@@ -97,14 +96,12 @@ def test_the_labels_of_a_classification_are_choices() -> None:
 )
 def test_a_row_that_cannot_be_asked_is_bad(values: dict[str, object], message: str) -> None:
     found = few_shot().questions(0, row(3, **values))
-    assert isinstance(found, BadRow)
     assert found.message.startswith("rows.jsonl:3: ")
     assert message in found.message
 
 
 def test_an_empty_sentence_is_bad_and_bad_examples_can_be_left_out() -> None:
     found = MinimalPairs().questions(0, row(0, good="the cat", bad=" "))
-    assert isinstance(found, BadRow)
     assert "the bad sentence is empty" in found.message
     bad = row(9, label="x")
     with pytest.raises(DataError, match="skip bad rows"):

@@ -114,10 +114,7 @@ def test_a_task_of_a_local_file_has_the_same_result(both: tuple[TfkitLM, HFLM], 
     write_rows(tmp_path / "rows.jsonl", rows)
     (tmp_path / "animals.yaml").write_text(TASK.replace("ROWS", json.dumps(str(tmp_path / "rows.jsonl"))), encoding="utf-8")
     tasks = TaskManager(include_path=str(tmp_path), include_defaults=False)
-    found = [
-        lm_eval.simple_evaluate(model, tasks=["animals"], task_manager=tasks, bootstrap_iters=0, log_samples=True)  # type: ignore[attr-defined]
-        for model in both
-    ]
+    found = [lm_eval.simple_evaluate(model, tasks=["animals"], task_manager=tasks, bootstrap_iters=0, log_samples=True) for model in both]
     scores = [{name: value for name, value in one["results"]["animals"].items() if name.startswith("acc")} for one in found]
     assert scores[0] == scores[1]
     assert 0 < scores[0]["acc,none"] < 1

@@ -63,7 +63,7 @@ def test_f28_two_nodes_resumed_three_times_have_one_total(base: Path, tmp_path: 
     assert main(["verify", str(run)]) == 0, capsys.readouterr().out
 
     def unmetered() -> None:
-        Meter._launch = lambda *_: None  # type: ignore[method-assign]
+        Meter._launch = lambda *_: None
 
     run = tmp_path / "silent"
     words[3] = str(run)

@@ -76,7 +76,7 @@ def batches(objective: Distillation, micro_batch_size: int, step: int = 0) -> li
     """The micro-batches of a step: rows of documents apart, with unequal numbers of targets."""
     pairs = [(stream(), 1.0)]
     masked = isinstance(objective.base, MaskedLM)
-    rows = FramedRows(pairs, 24, 1, objective.base.frame) if masked else PackedRows(pairs, 24, 1)  # type: ignore[union-attr]
+    rows = FramedRows(pairs, 24, 1, objective.base.frame) if masked else PackedRows(pairs, 24, 1)
     return Loader(rows, objective.collate, 8, micro_batch_size).step(step)
 
 

@@ -80,7 +80,6 @@ def test_any_number_of_ranks_reads_the_same_rows_in_each_step(place: Path, count
         for micro in (micro for micro in (None, 1, 2, 3, 4, 6) if batch % (micro or 1) == 0):
             recipe = source.read(parse_overrides([f"training.batch_size={batch}", f"training.micro_batch_size={json.dumps(micro)}"]))
             alone = limited(recipe, data, 1)
-            assert alone is not None
             assert alone.training.batch_size <= max(count, batch if batch <= count else 0)
             for ranks in (2, 3, 4):
                 if batch % (ranks * (micro or 1)):

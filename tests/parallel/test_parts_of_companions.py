@@ -82,7 +82,7 @@ def measuring(path: Path) -> Callable[[], None]:
             path.write_text(json.dumps(found), encoding="utf-8")
             return take(self, step, *arguments)
 
-        Stepper.take, RolloutLoader._sample = taken, sampled  # type: ignore[method-assign]
+        Stepper.take, RolloutLoader._sample = taken, sampled
         meter.__enter__()
 
     return before

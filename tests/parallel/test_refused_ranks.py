@@ -81,7 +81,7 @@ def test_a_rank_that_is_asked_to_stop_and_finds_another_gone_says_that_it_was_st
     recipe = write_recipe(tmp_path, write_corpus(tmp_path / "corpus"))
 
     def leave() -> None:
-        Stepper._accumulate = lambda *_: os._exit(143)  # type: ignore[method-assign]
+        Stepper._accumulate = lambda *_: os._exit(143)
 
     first, _ = run_ranks(tmp_path / "run", recipe, faults={1: leave} | ({0: strike(signal.SIGTERM, 1)} if is_asked else {}))
     if is_asked:

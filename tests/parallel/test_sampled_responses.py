@@ -138,7 +138,7 @@ def run_out_within(enter: Callable[..., AbstractContextManager[None]]) -> Callab
             with enter(self):
                 yield
 
-        AgreedCollective.allocate = counted  # type: ignore[method-assign]
+        AgreedCollective.allocate = counted
         setattr(Sharding, enter.__name__, entered)
 
     return before

@@ -57,7 +57,7 @@ def watched(weights: Weights, optimizer: Optimizer) -> list[int]:
             found.append(size(one.grad for one in weights.master.values()))
             update(*arguments)
 
-        algorithm.step = step  # type: ignore[method-assign]
+        algorithm.step = step
     return found
 
 

@@ -25,7 +25,6 @@ def test_a_plan_with_a_probe(name: str) -> None:
     plan = tfkit.plan(recipe_of(name), probe=3, threads=1)
     assert sorted(Path().iterdir()) == before
     assert (plan.basis, plan.steps) == ("probe", 4)
-    assert plan.probe is not None
     assert plan.probe["steps"] == 3
     assert 0 < plan.probe["seconds"] < plan.seconds.high
     assert plan.memory_bytes == plan.probe["memory_bytes"] > 1e8  # of this process
@@ -66,7 +65,7 @@ def test_a_probe_begins_once_the_meter_knows_a_power(monkeypatch: pytest.MonkeyP
     with interrupts(None) as stop:
         assert probe_steps._first_reading(meter, stop) == known
         for status in ("off", "degraded"):  # a power may never come
-            unmetered = Reading(status=status)  # type: ignore[arg-type]
+            unmetered = Reading(status=status)
             meter.fresh_reading = lambda reading=unmetered: reading
             assert probe_steps._first_reading(meter, stop) == unmetered
 

@@ -53,8 +53,6 @@ def test_the_flops_of_a_step_are_those_that_torch_counts(name: str, place: Path,
         run, components = prepared(recipe_of(name), stop)
         if name not in ("ppo", "grpo"):  # whose rows are sampled
             planned, loader = run.planned, components.loader
-            assert planned is not None
-            assert isinstance(loader, Loader)
             rows = Loader(loader.rows, run.data.objective.collate, loader.sizes, planned.micro_batch_size)
             of_token = flops_per_token(run.recipe, run.data, run.shapes, rows, components.plan.steps)
             assert of_token == pytest.approx(planned.training_flops / planned.tokens, rel=3e-3)  # which rounds the tokens

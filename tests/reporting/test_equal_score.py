@@ -71,10 +71,8 @@ def test_fine_tuning_beside_from_scratch_with_and_without_what_was_inherited(tmp
     assert (worse.value, worse.best_of, better.value, better.best_of) == (2.0, "scratch", 1.5, "tuned")
     grams = {label: one.emissions_g if one else None for label, one in worse.reached.items()}
     assert grams == {"scratch": 100.0, "tuned": 15.0}
-    tuned = worse.reached["tuned"]
-    assert tuned is not None
-    assert found.with_inherited("tuned", tuned, "emissions_g") == 265.0
-    assert found.with_inherited("tuned", tuned, "energy_kwh") == pytest.approx(2.65)
+    assert found.with_inherited("tuned", worse.reached["tuned"], "emissions_g") == 265.0
+    assert found.with_inherited("tuned", worse.reached["tuned"], "energy_kwh") == pytest.approx(2.65)
     assert better.reached["scratch"] is None
     assert main(["report", str(runs), str(tmp_path / "base")]) == 0
     lines = capsys.readouterr().out.splitlines()
@@ -108,7 +106,6 @@ def test_unequal_measurements_are_marked_and_unmeasured_runs_compared_by_time(tm
     (path / "metrics.jsonl").write_text(text)
     found = compare(tmp_path)
     reached = found.levels[0].reached["not"]
-    assert reached is not None
     assert (reached.emissions_g, reached.seconds) == (None, 6.0)
     assert ["not at all" in note for note in found.notes] == [True], "a run that was not measured is in no other place"
     ledger = write_run(tmp_path / "elsewhere", evaluations={3: 2.0}) / "carbon" / "0-1.jsonl"

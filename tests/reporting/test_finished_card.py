@@ -28,7 +28,6 @@ def run(tmp_path: Path) -> Path:
 
 def test_a_card_has_the_cost_of_the_whole_run_and_is_else_as_it_was(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     facts = read_facts(run)
-    assert facts.checkpoint is not None
     readme = facts.checkpoint.path / "README.md"
     readme.write_text(readme.read_text(encoding="utf-8") + "\nWords of mine: $1 \\1.\n\n## My section\n\nMore.\n", encoding="utf-8")
     assert main(["report", str(run), "--format", "card"]) == 0

@@ -161,7 +161,6 @@ def test_embodied_emissions_are_the_user_s_figure_with_its_source(tuned: RunFact
     with_it = replace(tuned, recipe={**tuned.recipe, **stated})
     rate, bare = sci(with_it, full=False), sci(tuned, full=False)
     seconds = tuned.amounts.seconds
-    assert seconds is not None
     assert rate["embodied_device_hours"] == seconds / 3600
     assert (rate["embodied_g"], rate["embodied_source"]) == (pytest.approx(20 * seconds / 3600), "the maker")
     for name in ("sci_g_per_unit", "low", "high"):
@@ -188,7 +187,6 @@ def test_the_european_form_answers_each_field_or_names_it_as_a_gap(tuned: RunFac
         assert f"\n  {field}: " in text, field
     assert "NOT KNOWN" not in text
     model = describe_model(tuned, full=False)
-    assert model.parameters is not None
     assert f"({model.parameters:,})\n" in text
     assert (tuned.recorded.totals.train_flops or 0) > 6 * model.parameters * 128 * 0.5
     assert f"  Amount of computation used for training (AI Office): {_power(tuned.recorded.totals.train_flops or 0)} FLOP\n" in text
@@ -207,7 +205,6 @@ def test_the_european_form_answers_each_field_or_names_it_as_a_gap(tuned: RunFac
 
 def test_an_adapter_s_own_numbers_are_not_those_of_its_model(tuned: RunFacts) -> None:
     """Its checkpoint has the updates alone; a form that gave their number would state a model of a thousandth of its size."""
-    assert tuned.checkpoint is not None
     of_adapter = replace(tuned.checkpoint, files={"adapter_config.json": {"size": 1, "sha256": "0"}, **tuned.checkpoint.files})
     run = replace(tuned, checkpoint=of_adapter, recorded=replace(tuned.recorded, totals=replace(tuned.recorded.totals, train_flops=None)))
     text = eu_gpai(run, full=False)
@@ -224,7 +221,6 @@ def _power(number: float) -> str:
 
 
 def _checkpoint(run: RunFacts) -> Path:
-    assert run.checkpoint is not None
     return run.checkpoint.path
 
 

@@ -149,7 +149,7 @@ def test_a_stop_between_micro_batches_saves_the_last_whole_step(whole: int, even
     """Once; before the first step is whole there is nothing to save."""
     hooks = Recorder()
     progress, asked = Progress(), iter(range(100))
-    hooks.should_stop = lambda: next(asked) == 2 * whole  # type: ignore[method-assign]  # asked within each step, and after it
+    hooks.should_stop = lambda: next(asked) == 2 * whole  # asked within each step, and after it
     with pytest.raises(Stopped, match=f"after step {whole} of 9; its" if whole else "within step 1 of 9: no step was taken yet"):
         go(hooks, Plan(steps=9, log_every=9, evaluate_every=None, save_every=2), progress)
     assert (hooks.events, progress.step, progress.tokens) == (events, whole, whole * 96)
@@ -189,10 +189,10 @@ def spoilt(taking: Stepper, *steps: int) -> Stepper:
 
     def counting(step: int, *arguments: Any) -> StepReport:
         factor = math.nan if step in steps else 1.0
-        taking.objective.loss = lambda model, batch: {name: value * factor for name, value in loss(model, batch).items()}  # type: ignore[method-assign]
+        taking.objective.loss = lambda model, batch: {name: value * factor for name, value in loss(model, batch).items()}
         return take(step, *arguments)
 
-    taking.take = counting  # type: ignore[method-assign]
+    taking.take = counting
     return taking
 
 
@@ -224,7 +224,7 @@ def test_out_of_memory_is_reported_and_the_step_taken_again() -> None:
             raise torch.OutOfMemoryError("CUDA out of memory.\nmore")
         return take(taking, step, *arguments)
 
-    taking.take = full  # type: ignore[method-assign]
+    taking.take = full
     train(taking, Batches(), Schedule(LINEAR, 3), Plan(3, 1, None, None), hooks, Progress())
     assert hooks.events == ["log 1", *["out of memory: CUDA out of memory."] * 2, "log 2", "log 3", "save 3", "evaluate 3"]
 
