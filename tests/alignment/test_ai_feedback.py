@@ -141,8 +141,7 @@ def test_a_reward_model_learns_from_it_and_names_its_makers(place: Path, tfkit: 
     (place / "pairs.jsonl").write_text('{"prompt": "the cat", "chosen": " sat", "rejected": " ran fast"}\n', encoding="utf-8")
     scored = tfkit("evaluate", "--from", "scores", "--data", "pairs.jsonl", "--json", "carbon.enabled=false").exits(0)
     assert json.loads(scored.out)["metrics"]["accuracy"] in (0.0, 1.0)
-    without = tfkit("evaluate", "--from", "scores", "carbon.enabled=false")
-    assert (without.code, "there are no rows to score: give them as --data F" in without.err) == (2, True)
+    tfkit("evaluate", "--from", "scores", "carbon.enabled=false").exits(2, "there are no rows to score: give them as --data F")
 
 
 def test_dpo_learns_from_it_too(place: Path, tfkit: Callable[..., Done]) -> None:
@@ -169,13 +168,11 @@ def test_a_policy_holds_the_rows_of_the_model(place: Path) -> None:
 def test_what_does_not_fit_is_refused(place: Path, tfkit: Callable[..., Done]) -> None:
     done = tfkit("finetune", "feedback.yaml", "objective.policy=judge", "--run", "no")
     assert (done.code, "objective.policy: judge cannot write for this model:\n  it does not continue a text" in done.err) == (4, True)
-    done = tfkit("finetune", "feedback.yaml", "objective.judge=base", "--run", "no")
-    assert (done.code, "objective.judge: base is not a text classifier" in done.err) == (4, True)
+    tfkit("finetune", "feedback.yaml", "objective.judge=base", "--run", "no").exits(4, "objective.judge: base is not a text classifier")
     for name in ("policy", "judge"):
         done = tfkit("finetune", "feedback.yaml", f"objective.{name}_sha256={'a' * 64}", "--run", "no")
         assert (done.code, f"objective.{name}: {('base', 'judge')[name == 'judge']} has changed" in done.err) == (4, True)
-    done = tfkit("finetune", "feedback.yaml", "objective.completions=1", "--run", "no")
-    assert (done.code, "objective.completions: must be at least 2" in done.err) == (2, True)
+    tfkit("finetune", "feedback.yaml", "objective.completions=1", "--run", "no").exits(2, "objective.completions: must be at least 2")
     assert not (place / "no" / "checkpoints").exists()
 
 

@@ -162,8 +162,7 @@ def make(model: str) -> str:
 
 @pytest.mark.sampled(9)
 @EACH
-def test_it_takes_two_steps(path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
+def test_it_takes_two_steps(path: Path, capsys: pytest.CaptureFixture[str], in_tmp_path: None) -> None:
     recipe = read_recipe(str(path)).recipe
     before = torch.are_deterministic_algorithms_enabled(), torch.get_num_threads()
     try:
@@ -187,10 +186,9 @@ STAGES = {
 @pytest.mark.thorough
 @pytest.mark.parametrize("path", CHAINS, ids=lambda path: path.stem)
 def test_a_recipe_with_stages_takes_two_steps_of_each(
-    path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], in_tmp_path: None
 ) -> None:
     """Each stage tiny; the rows of pairs are single sentences, good and bad."""
-    monkeypatch.chdir(tmp_path)
     chain = read_chain(open_recipe(str(path)))
     names = [stage.name for stage in chain.stages]
     assert names == STAGES[path.stem]
