@@ -365,7 +365,7 @@ def shown_on_a_terminal(script: str, stream: str, **environment: str) -> str:
     return shown
 
 
-def test_generated_text_is_data_in_a_file_and_escaped_on_a_terminal(tmp_path: Path) -> None:
+def test_generated_text_is_data_in_a_file_and_escaped_on_a_terminal() -> None:
     script = "from tfkit import console; console.piece('a\\x1b[2Jb\\u202e\\n')"
     plain = subprocess.run([sys.executable, "-c", script], capture_output=True, cwd=ROOT, env={**os.environ, "LC_ALL": "C.UTF-8"})
     assert plain.stdout.decode() == "a\x1b[2Jb\u202e\n"

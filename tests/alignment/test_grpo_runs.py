@@ -9,9 +9,8 @@ from pathlib import Path
 
 import pytest
 from tiny_files import read_rows, write_rows
-from tiny_runs import Done, exact, hashes, pretrain, records, run_tfkit, strike
+from tiny_runs import Done, exact, hashes, pretrain, records, run_here, run_tfkit, strike
 
-from tfkit.__main__ import main
 from tfkit.alignment import rollout_loader
 
 STEPS = 8
@@ -205,11 +204,10 @@ def test_an_unhealthy_step_within_an_iteration_is_replayed(tfkit: Callable[..., 
     ids=lambda value: value[0] if isinstance(value, list) else "",
 )
 def test_what_is_refused_says_where_and_what_to_do(
-    words: list[str], code: int, message: str, place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    words: list[str], code: int, message: str, place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(place)
     (place / "answerless.jsonl").write_text('{"prompt": "the cat"}\n', encoding="utf-8")
     (place / "messages.jsonl").write_text('{"messages": [{"role": "user", "content": "hi"}], "answer": 1}\n', encoding="utf-8")
-    assert main(["finetune", "grpo.yaml", "--run", "refused", "--threads", "1", *words]) == code
-    assert re.search(message, capsys.readouterr().err)
+    assert re.search(message, run_here(["finetune", "grpo.yaml", "--run", "refused", "--threads", "1", *words]).exits(code).err)
     assert not [*place.glob("refused/checkpoints/*")]

@@ -173,7 +173,7 @@ def test_offline(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     assert not server.asked
 
 
-def test_data_are_made_from_an_archive_and_from_another_set(server: Server, tmp_path: Path) -> None:
+def test_data_are_made_from_an_archive_and_from_another_set(server: Server) -> None:
     """Lines in turn, of ten pairs one to test and one to validation; text that was converted once too often; the archive does not stay."""
     sides = {side: "".join(f"{side} {number} \x96 a, b \n" for number in range(21)) for side in ("neg", "pos")}
     packed = io.BytesIO()

@@ -128,7 +128,7 @@ def test_a_model_is_saved_over_no_run_and_no_checkpoint(tmp_path: Path) -> None:
     assert tfkit.load(tmp_path / "model").config == loaded.config
 
 
-def test_a_loaded_model_writes_as_generate_does(tmp_path: Path) -> None:
+def test_a_loaded_model_writes_as_generate_does() -> None:
     settings = {"generation.max_new_tokens": 5, "generation.temperature": 0}
     prompts = ["the cat", "a dog", "hat"] * 7
     loaded = tfkit.load(FIXTURES / "finished")
