@@ -168,17 +168,6 @@ def test_a_run_that_runs_away_ends_with_6_and_its_last_checkpoint(tfkit: Callabl
     assert sorted(path.name for path in (place / "away" / "checkpoints").glob("step-*")) == ["step-000003"]
 
 
-def test_a_run_does_not_go_on_with_other_code_of_the_users(tfkit: Callable[..., Done], place: Path) -> None:
-    code = place / "mine.py"
-    code.write_text("def f(row, text):\n    return text.count('a')\n", encoding="utf-8")
-    rules = "objective.rules=[{kind: python, function: 'mine.py:f', allow_code: true}]"
-    tfkit("finetune", "grpo.yaml", "--run", "coded", "--threads", "1", "training.steps=3", rules).exits(0)
-    code.write_text("def f(row, text):\n    return text.count('b')\n", encoding="utf-8")
-    done = tfkit("resume", "coded", "training.steps=4", "--threads", "1").exits(3)
-    assert "the code of objective.rules is not what this run was started with" in done.err
-    code.unlink()
-
-
 def test_an_unhealthy_step_within_an_iteration_is_replayed(tfkit: Callable[..., Done], place: Path) -> None:
     words = ["--threads", "1", "optimizer={kind: adamw, lr: 1e30, clip_norm: null}", "schedule={kind: constant}"]
     tfkit("finetune", "grpo.yaml", "--run", "broken", *words).exits(6)

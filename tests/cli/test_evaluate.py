@@ -176,7 +176,7 @@ def test_nan_fails_any_gate(tmp_path, data):
         (['data.validation=[{path: a, name: "2"}, {path: b}]'], 2, "two sets have the name '2'"),
         (["carbon.country=XXX"], 2, "XXX"),
         (["carbon.budget_g=1"], 2, "carbon.budget_g: a budget is of a training"),
-        (["--device", "abacus"], 2, "abacus"),
+        (["--device", "abacus"], 2, "--device abacus: not a device"),
     ],
 )
 def test_errors(folder, arguments, code, message):

@@ -105,7 +105,7 @@ def test_rows_with_two_to_four_answers_are_each_their_own_softmax(tmp_path: Path
 
 @pytest.mark.parametrize(
     ("label", "choices", "right"),
-    [(1, ["a", "b"], 1), ("1", ["a", "b"], 1), ("b", ["a", "b"], 1), ("B", ["a", "b"], 1), ("2", ["1", "2"], 1), ("1", ["0", "1"], 1)],
+    [(1, ["a", "b"], 1), ("0", ["a", "b"], 0), ("a", ["a", "b"], 0), ("B", ["a", "b"], 1), ("2", ["1", "2"], 1), ("1", ["0", "1"], 1)],
 )
 def test_a_label_is_a_number_a_letter_or_a_text(tmp_path: Path, label: Any, choices: list[str], right: int) -> None:
     stored = examples(tmp_path, [{"context": "the", "choices": choices, "label": label}], MultipleChoiceSection.roles, choice())
