@@ -4,6 +4,7 @@ import math
 
 import numpy as np
 import pytest
+from tiny_layouts import GPT2_LAYOUT
 
 from tfkit.data import Row
 from tfkit.errors import DataError
@@ -134,14 +135,7 @@ def test_the_metrics_are_means_over_the_rows_that_have_them() -> None:
 def judged():
     tokenizer = train_byte_bpe(["question 1? yes no"] * 3, 280, add_bos=True)
     sizes = {"vocab_size": tokenizer.size, "context_length": 20, "decoder_layers": 1, "dim": 16, "num_heads": 2}
-    shape = {
-        "position": {"kind": "learned"},
-        "norm": {"kind": "layer"},
-        "mlp": {"activation": "gelu"},
-        "init": {"std": 0.3},
-        "head": {"tied": True},
-    }
-    model = build(ModelConfig.model_validate(sizes | shape), seed=2)
+    model = build(ModelConfig.model_validate(GPT2_LAYOUT | sizes | {"init": {"std": 0.3}}), seed=2)
 
     def judge(rows: list[Row], **options: object) -> Judgement:
         return judge_by_likelihood(model, tokenizer, few_shot(shots=2), rows, 3, **options)

@@ -14,6 +14,7 @@ from tfkit.objectives.causal_lm import CausalLM
 from tfkit.objectives.objective import Batch
 from tfkit.recipe.schema.optimizer_sections import AdamWSection, ScheduleSection
 from tfkit.training.health import LossHistory, StepReport, UnhealthyStepError
+from tfkit.training.isolation import isolated
 from tfkit.training.loop import Log, Plan, Progress, train, try_out
 from tfkit.training.schedule import Schedule
 from tfkit.training.step import Stepper
@@ -245,7 +246,6 @@ def test_a_jump_is_recognised_by_mean_and_deviation() -> None:
 
 def test_an_operation_without_a_deterministic_algorithm_is_allowed_when_it_is_tried_out(monkeypatch: pytest.MonkeyPatch) -> None:
     """put_ has none on any device."""
-    before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
     loss = CausalLM.loss
 
     def with_put(self: CausalLM, *arguments: Any) -> Any:
@@ -254,11 +254,9 @@ def test_an_operation_without_a_deterministic_algorithm_is_allowed_when_it_is_tr
 
     monkeypatch.setattr(CausalLM, "loss", with_put)
     recorder = Recorder()
-    try:
+    with isolated():
         torch.use_deterministic_algorithms(True)
         with pytest.warns(UserWarning, match="put_"):
             try_out(stepper(fresh()), Batches(), recorder, Progress())
-        [event] = recorder.events
-        assert event.startswith("nondeterministic: put_ ")
-    finally:
-        torch.use_deterministic_algorithms(before[0], warn_only=before[1])
+    [event] = recorder.events
+    assert event.startswith("nondeterministic: put_ ")
