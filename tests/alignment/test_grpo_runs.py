@@ -192,10 +192,7 @@ def test_an_unhealthy_step_within_an_iteration_is_replayed(tfkit: Callable[..., 
     ],
     ids=lambda value: value[0] if isinstance(value, list) else "",
 )
-def test_what_is_refused_says_where_and_what_to_do(
-    words: list[str], code: int, message: str, place: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(place)
+def test_what_is_refused_says_where_and_what_to_do(words: list[str], code: int, message: str, place: Path, in_place: None) -> None:
     (place / "answerless.jsonl").write_text('{"prompt": "the cat"}\n', encoding="utf-8")
     (place / "messages.jsonl").write_text('{"messages": [{"role": "user", "content": "hi"}], "answer": 1}\n', encoding="utf-8")
     assert re.search(message, run_here(["finetune", "grpo.yaml", "--run", "refused", "--threads", "1", *words]).exits(code).err)

@@ -264,9 +264,8 @@ READERS = {
 
 
 @pytest.mark.parametrize("reader", READERS)
-def test_a_run_is_forecast_if_something_reads_it(reader: str, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_is_forecast_if_something_reads_it(reader: str, in_place: None) -> None:
     """A run of a minute at most is not: it needs no table of speeds."""
-    monkeypatch.chdir(place)
     document = recipe_of("causal_lm")
     for section, fields in READERS[reader].items():
         document[section] = document.get(section, {}) | fields

@@ -155,8 +155,7 @@ QUICK = ("distillation", "span_corruption", "multiple_choice", "adapter", "ppo")
 
 @pytest.mark.sampled(4)
 @pytest.mark.parametrize("name", [*QUICK, *(pytest.param(name, marks=pytest.mark.slow) for name in RECIPES if name not in QUICK)])
-def test_every_objective_is_planned(name: str, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(place)
+def test_every_objective_is_planned(name: str, in_place: None) -> None:
     plan = tfkit.plan(recipe_of(name), ranks=2, threads=1)
     tensors = plan.cluster["tensor_bytes"]["replicated"]
     assert tensors["weights"] == pytest.approx(4 * plan.parameters, rel=0.1)  # plus the LoRA matrices
