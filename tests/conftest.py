@@ -28,7 +28,7 @@ for _name in ("HF_TOKEN", "NO_COLOR", "FORCE_COLOR", "COLUMNS", "GITHUB_ACTIONS"
 # A shell's background job ignores Ctrl-C, and so would every program that a test interrupts.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
-os.fsync = lambda descriptor: None  # type: ignore[assignment]  # half of a small run's time, and only a power cut would show it
+os.fsync = lambda descriptor: None  # half of a small run's time, and only a power cut would show it
 
 
 _COLLECTED = pytest.StashKey[dict[str, str]]()

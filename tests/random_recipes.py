@@ -206,7 +206,7 @@ def mutated_bytes(dice: random.Random) -> bytes:
 
 def mutated_tree(dice: random.Random) -> bytes:
     """Return a bundled recipe whose values and names were changed, removed or swapped."""
-    recipe = plain(parse(dice.choice(BUNDLED).decode(), "bundled")[0])  # type: ignore[arg-type]
+    recipe = plain(parse(dice.choice(BUNDLED).decode(), "bundled")[0])
     for _ in range(dice.randint(1, 3)):
         box, key = dice.choice(list(_boxes(recipe)))
         _MUTATIONS[dice.randrange(len(_MUTATIONS))](box, key, dice)

@@ -231,8 +231,6 @@ def test_rich_is_imported_only_for_a_terminal() -> None:
 def test_a_run_outlives_the_reader_of_its_log() -> None:
     code = "from tfkit import console\nfor _ in range(3): console.say('x' * 100000)\nconsole.json({'done': True})"
     process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT)
-    assert process.stderr is not None
-    assert process.stdout is not None
     process.stderr.close()
     assert json.loads(process.stdout.read()) == {"done": True}
     process.stdout.close()
@@ -367,7 +365,7 @@ def shown_on_a_terminal(script: str, stream: str, **environment: str) -> str:
     return shown
 
 
-def test_generated_text_is_data_in_a_file_and_escaped_on_a_terminal(tmp_path: Path) -> None:
+def test_generated_text_is_data_in_a_file_and_escaped_on_a_terminal() -> None:
     script = "from tfkit import console; console.piece('a\\x1b[2Jb\\u202e\\n')"
     plain = subprocess.run([sys.executable, "-c", script], capture_output=True, cwd=ROOT, env={**os.environ, "LC_ALL": "C.UTF-8"})
     assert plain.stdout.decode() == "a\x1b[2Jb\u202e\n"

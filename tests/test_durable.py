@@ -62,7 +62,7 @@ def test_after_a_passing_error_the_file_is_written_anew(tmp_path: Path, monkeypa
 
     def noted(descriptor: int, fsync: object = os.fsync) -> None:
         synced.append(os.fstat(descriptor).st_ino)
-        (once if function == "fsync" else fsync)(descriptor)  # type: ignore[operator]
+        (once if function == "fsync" else fsync)(descriptor)
 
     if function != "fsync":
         monkeypatch.setattr(os, function, once)

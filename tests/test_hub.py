@@ -152,21 +152,12 @@ def test_the_command_that_converts_a_pickle_names_the_class_of_the_model(tmp_pat
     assert f'transformers: {name}.from_pretrained("OLD")' in str(pickle_refusal(tmp_path / "pytorch_model.bin"))
 
 
-@pytest.mark.parametrize(
-    ("weight_map", "message"),
-    [
-        ({"a": ".."}, "weight_map does not map each tensor to a file"),
-        ({"a": 3}, "weight_map does not map each tensor to a file"),
-        (["a"], "weight_map does not map each tensor to a file"),
-        (None, "weight_map does not map each tensor to a file"),
-        ({}, "weight_map does not map each tensor to a file"),
-    ],
-)
-def test_an_index_that_names_no_shards(tmp_path: Path, weight_map: object, message: str) -> None:
+@pytest.mark.parametrize("weight_map", [{"a": ".."}, {"a": 3}, ["a"], None, {}])
+def test_an_index_that_names_no_shards(tmp_path: Path, weight_map: object) -> None:
     write(tmp_path)
     (tmp_path / "model.safetensors").unlink()
     (tmp_path / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}), encoding="utf-8")
-    assert message in refusal(tmp_path)
+    assert "weight_map does not map each tensor to a file" in refusal(tmp_path)
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{", '"gpt2"', "\ufffe"])

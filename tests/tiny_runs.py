@@ -223,7 +223,7 @@ class Program(subprocess.Popen[Any]):
                     os.close(end)
             _become_program(self.program, args[1:], folder, environment, self.before)
         self._child_created = True
-        self._close_pipe_fds(stdin, to_stdin, from_stdout, stdout, from_stderr, stderr)  # type: ignore[attr-defined]
+        self._close_pipe_fds(stdin, to_stdin, from_stdout, stdout, from_stderr, stderr)
 
 
 def _become_program(
@@ -265,7 +265,7 @@ def run_here(words: Sequence[object], folder: Path | None = None) -> Done:
         torch.set_num_threads(1)  # as above: a run may be forked after this one
         code = main([str(word) for word in words])
     faulthandler.cancel_dump_traceback_later()
-    texts = (stream.buffer.getvalue().decode() for stream in (out, err))  # type: ignore[attr-defined]
+    texts = (stream.buffer.getvalue().decode() for stream in (out, err))
     return Done(code, *texts, processor_seconds=sum(os.times()[:4]) - began)
 
 

@@ -98,9 +98,7 @@ def logits(model: nn.Module, config: ModelConfig) -> Tensor:
     given = {"decoder_input_ids": ids[:, :6]} if config.encoder_layers and config.decoder_layers else {}
     with torch.no_grad():
         found = model.eval()(ids, **given)
-    logits = torch.stack([found.start_logits, found.end_logits], -1) if hasattr(found, "start_logits") else found.logits
-    assert isinstance(logits, Tensor)
-    return logits
+    return torch.stack([found.start_logits, found.end_logits], -1) if hasattr(found, "start_logits") else found.logits
 
 
 @pytest.mark.sampled(4)

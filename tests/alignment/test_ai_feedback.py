@@ -53,10 +53,7 @@ def feedback(place: Path, seed: int = 1, rows: int | None = None, **fields: Any)
     given = {"policy": str(place / "base"), "judge": str(place / "judge"), "max_new_tokens": 5, "of": {"kind": "dpo"}}
     section = AIFeedbackSection.model_validate({"kind": "ai_feedback", **given, **fields})
     base = load(place / "base")
-    assert base.codec is not None
-    found = open_ai_feedback(section, ModelContext(base.config, base.codec, (), seed, place / "base", sequence_length=rows)).feedback
-    assert found is not None
-    return found
+    return open_ai_feedback(section, ModelContext(base.config, base.codec, (), seed, place / "base", sequence_length=rows)).feedback
 
 
 def encoder(found: Feedback) -> FeedbackEncoder:
@@ -95,7 +92,6 @@ def test_responses_are_the_policys_and_in_the_order_of_the_judges_scores(place: 
     found = encoder(made).encode(rows)
     assert len(found) == len(rows)
     for row, one in zip(rows, found, strict=True):
-        assert isinstance(one, Encoded)
         sequences = parts(one)
         prompt = [*tokenizer.prefix, *tokenizer.encode_bare([row.values["prompt"]])[0].tolist()]
         assert {*one.arrays["prompts"]} == {len(prompt)}
@@ -130,7 +126,6 @@ def test_a_prompt_whose_responses_are_equally_good_is_dropped(place: Path, monke
     monkeypatch.setattr(made.judge, "scores", lambda texts, batch_size: [0.5] * len(texts))
     found = encoder(made).encode(rows_of(place))
     assert all(isinstance(one, BadRow) and one.dropped for one in found)
-    assert found[0] is not None
     assert "prompts.jsonl:1: its responses are equally good" in str(found[0])
 
 
@@ -146,8 +141,7 @@ def test_a_reward_model_learns_from_it_and_names_its_makers(place: Path, tfkit: 
     (place / "pairs.jsonl").write_text('{"prompt": "the cat", "chosen": " sat", "rejected": " ran fast"}\n', encoding="utf-8")
     scored = tfkit("evaluate", "--from", "scores", "--data", "pairs.jsonl", "--json", "carbon.enabled=false").exits(0)
     assert json.loads(scored.out)["metrics"]["accuracy"] in (0.0, 1.0)
-    without = tfkit("evaluate", "--from", "scores", "carbon.enabled=false")
-    assert (without.code, "there are no rows to score: give them as --data F" in without.err) == (2, True)
+    tfkit("evaluate", "--from", "scores", "carbon.enabled=false").exits(2, "there are no rows to score: give them as --data F")
 
 
 def test_dpo_learns_from_it_too(place: Path, tfkit: Callable[..., Done]) -> None:
@@ -174,13 +168,11 @@ def test_a_policy_holds_the_rows_of_the_model(place: Path) -> None:
 def test_what_does_not_fit_is_refused(place: Path, tfkit: Callable[..., Done]) -> None:
     done = tfkit("finetune", "feedback.yaml", "objective.policy=judge", "--run", "no")
     assert (done.code, "objective.policy: judge cannot write for this model:\n  it does not continue a text" in done.err) == (4, True)
-    done = tfkit("finetune", "feedback.yaml", "objective.judge=base", "--run", "no")
-    assert (done.code, "objective.judge: base is not a text classifier" in done.err) == (4, True)
+    tfkit("finetune", "feedback.yaml", "objective.judge=base", "--run", "no").exits(4, "objective.judge: base is not a text classifier")
     for name in ("policy", "judge"):
         done = tfkit("finetune", "feedback.yaml", f"objective.{name}_sha256={'a' * 64}", "--run", "no")
         assert (done.code, f"objective.{name}: {('base', 'judge')[name == 'judge']} has changed" in done.err) == (4, True)
-    done = tfkit("finetune", "feedback.yaml", "objective.completions=1", "--run", "no")
-    assert (done.code, "objective.completions: must be at least 2" in done.err) == (2, True)
+    tfkit("finetune", "feedback.yaml", "objective.completions=1", "--run", "no").exits(2, "objective.completions: must be at least 2")
     assert not (place / "no" / "checkpoints").exists()
 
 
@@ -189,5 +181,4 @@ def test_a_plan_has_responses_of_the_largest_length(place: Path) -> None:
     planning = encoder(feedback(place, completions=3))
     planning.is_plan = True
     for one in planning.encode(rows_of(place)):
-        assert isinstance(one, Encoded)
         assert [len(ids) - length for (ids, _), length in zip(parts(one), one.arrays["prompts"], strict=True)] == [5] * 3

@@ -80,12 +80,10 @@ def test_a_response_has_an_end_only_as_its_last_token(
     tokenizer = TALKER if has_template else chat_codec("chatml")
     folder = checkpoint(tmp_path_factory.mktemp("ends") / "model", tokenizer, stated)
     loaded = load(folder)
-    assert loaded.codec is not None
     ends = {tokenizer.eos_id, *stated, *([TURN] if has_template else [])}
     assert {*loaded.eos_ids} == ends  # those of `tfkit generate`
     context = ModelContext(loaded.config, loaded.codec, [], 1, folder)
     for objective in objectives(context, is_chat and has_template):
-        assert objective.rollouts is not None
         assert objective.rollouts.end_ids == ends
         encoded = objective.encode([Row(text, "here", {"prompt": text}) for text in PROMPTS])
         examples = [one.example() for one in encoded if isinstance(one, Encoded)]
@@ -106,13 +104,11 @@ def test_the_end_of_a_turn_is_that_of_the_format_that_a_chat_trains(name: str, s
     system = system if FORMATS_BY_NAME[name].has_system else None
     tokenizer = chat.fit_tokenizer(ChatSection.model_validate({"kind": "chat", "format": name, "system": system}), chat_codec(name))
     form = resolve_format(name, tokenizer, system)
-    assert form is not None
     assert {*end_ids(tokenizer)} == {tokenizer.eos_id, Conversations(tokenizer, form, system, Path("here")).end_id} - {None}
 
 
 def test_a_tokenizer_that_an_objective_changes_keeps_the_ends(tmp_path: Path) -> None:
     described = load(checkpoint(tmp_path / "model", chat_codec("chatml"), [80, 81])).codec
-    assert described is not None
     changed = [chat.fit_tokenizer(ChatSection(kind="chat", format="chatml"), described), described.with_special_tokens(["<new>"])]
     changed.append(reward.fit_tokenizer(RewardSection(kind="reward"), described, is_finished=True))
     assert all({80, 81, described.eos_id} <= {*end_ids(tokenizer)} for tokenizer in changed)

@@ -31,7 +31,7 @@ def rewards() -> torch.Tensor:
     names: dict[str, object] = {}
     exec(REWARD, names)
     texts = ["".join(LETTERS[token] for token in one if token != END) for one in outcomes()]
-    return torch.tensor([names["reward"](None, text) for text in texts], dtype=torch.float64)  # type: ignore[operator]
+    return torch.tensor([names["reward"](None, text) for text in texts], dtype=torch.float64)
 
 
 @pytest.mark.slow

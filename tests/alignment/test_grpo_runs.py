@@ -9,9 +9,8 @@ from pathlib import Path
 
 import pytest
 from tiny_files import read_rows, write_rows
-from tiny_runs import Done, exact, hashes, pretrain, records, run_tfkit, strike
+from tiny_runs import Done, exact, hashes, pretrain, records, run_here, run_tfkit, strike
 
-from tfkit.__main__ import main
 from tfkit.alignment import rollout_loader
 
 STEPS = 8
@@ -134,8 +133,7 @@ def test_a_prompt_without_room_counts_as_wrong(whole: Path, tfkit: Callable[...,
     assert lines[2] == {"place": "long.jsonl:2", "lost": "no room for a response"}
     assert result["metrics"]["reward"] == pytest.approx((lines[0]["reward"] + lines[1]["reward"]) / 2)
     assert result["metrics"]["accuracy"] == pytest.approx(sum(line["reward"] == 1.5 for line in lines[:2]) / 3)
-    done = tfkit("finetune", "grpo.yaml", "--run", "long", "--threads", "1", "data.validation=[{path: long.jsonl}]").exits(3)
-    assert "long.jsonl:2: " in done.err
+    tfkit("finetune", "grpo.yaml", "--run", "long", "--threads", "1", "data.validation=[{path: long.jsonl}]").exits(3, "long.jsonl:2: ")
 
 
 def test_a_lora_policy_has_its_base_as_reference(tfkit: Callable[..., Done], place: Path) -> None:
@@ -170,17 +168,6 @@ def test_a_run_that_runs_away_ends_with_6_and_its_last_checkpoint(tfkit: Callabl
     assert sorted(path.name for path in (place / "away" / "checkpoints").glob("step-*")) == ["step-000003"]
 
 
-def test_a_run_does_not_go_on_with_other_code_of_the_users(tfkit: Callable[..., Done], place: Path) -> None:
-    code = place / "mine.py"
-    code.write_text("def f(row, text):\n    return text.count('a')\n", encoding="utf-8")
-    rules = "objective.rules=[{kind: python, function: 'mine.py:f', allow_code: true}]"
-    tfkit("finetune", "grpo.yaml", "--run", "coded", "--threads", "1", "training.steps=3", rules).exits(0)
-    code.write_text("def f(row, text):\n    return text.count('b')\n", encoding="utf-8")
-    done = tfkit("resume", "coded", "training.steps=4", "--threads", "1").exits(3)
-    assert "the code of objective.rules is not what this run was started with" in done.err
-    code.unlink()
-
-
 def test_an_unhealthy_step_within_an_iteration_is_replayed(tfkit: Callable[..., Done], place: Path) -> None:
     words = ["--threads", "1", "optimizer={kind: adamw, lr: 1e30, clip_norm: null}", "schedule={kind: constant}"]
     tfkit("finetune", "grpo.yaml", "--run", "broken", *words).exits(6)
@@ -205,12 +192,8 @@ def test_an_unhealthy_step_within_an_iteration_is_replayed(tfkit: Callable[..., 
     ],
     ids=lambda value: value[0] if isinstance(value, list) else "",
 )
-def test_what_is_refused_says_where_and_what_to_do(
-    words: list[str], code: int, message: str, place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.chdir(place)
+def test_what_is_refused_says_where_and_what_to_do(words: list[str], code: int, message: str, place: Path, in_place: None) -> None:
     (place / "answerless.jsonl").write_text('{"prompt": "the cat"}\n', encoding="utf-8")
     (place / "messages.jsonl").write_text('{"messages": [{"role": "user", "content": "hi"}], "answer": 1}\n', encoding="utf-8")
-    assert main(["finetune", "grpo.yaml", "--run", "refused", "--threads", "1", *words]) == code
-    assert re.search(message, capsys.readouterr().err)
+    assert re.search(message, run_here(["finetune", "grpo.yaml", "--run", "refused", "--threads", "1", *words]).exits(code).err)
     assert not [*place.glob("refused/checkpoints/*")]

@@ -87,7 +87,6 @@ def test_a_reward_model_scores_the_prompt_with_its_response(tmp_path: Path) -> N
     def drawn() -> list[SampledResponse]:
         return sample(world.policy, prompts, rollouts, world.rollouts.rules, completions=4, seed=1, batch_size=8)
 
-    assert rollouts.reward is not None
     for one in drawn():
         ids = torch.tensor([one.prompt + one.ids])
         text = "".join(LETTERS[token] for token in one.ids if token != END)
@@ -115,7 +114,6 @@ def test_the_value_loss_by_its_formula() -> None:
     # Clipped: 1.0 (inside), 0.7, -0.7, against returns 2, 0, 0: the larger of both squares.
     assert float(found["value"].detach()) == pytest.approx(0.5 * (1.0 + max(1.0, 0.49) + max(1.0, 0.49)))
     found["value"].backward()
-    assert values.grad is not None
     assert values.grad.tolist() == pytest.approx([-1.0, 1.0, -1.0])
     nearer = clipped_value_loss(torch.tensor([0.1]), torch.tensor([0.5]), torch.tensor([0.0]), 0.2)
     assert (float(nearer["value"]), int(nearer["value_clip_fraction"])) == (pytest.approx(0.5 * 0.09), 1)
@@ -129,7 +127,7 @@ def gradients(world: PPOWorld, step: int = 0) -> tuple[dict[str, torch.Tensor], 
         return lambda parameter: kept.__setitem__(name, parameter.grad.clone())
 
     for name, parameter in world.policy.named_parameters():
-        parameter.register_post_accumulate_grad_hook(keep(name))  # type: ignore[arg-type]
+        parameter.register_post_accumulate_grad_hook(keep(name))
     return kept, world.stepper.take(step + 1, world.loader.step(step), 1.0)
 
 

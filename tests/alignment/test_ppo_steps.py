@@ -81,7 +81,7 @@ def test_padding_changes_nothing() -> None:
                     torch.nn.functional.pad(tensor, (shift, 0), value=fill)
                     for tensor, fill in ((together.input_ids, 0), (together.labels, IGNORED))
                 ),
-                padding_mask=torch.nn.functional.pad(together.padding_mask, (shift, 0)),  # type: ignore[arg-type]
+                padding_mask=torch.nn.functional.pad(together.padding_mask, (shift, 0)),
             )
             for of in (lambda one: response_log_probs(model, one, TEMPERATURE), value.values, value.scores):
                 torch.testing.assert_close(of(batch), torch.cat([of(one) for one in alone]), atol=1e-6, rtol=0)

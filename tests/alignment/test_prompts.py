@@ -39,7 +39,6 @@ def encoded(folder: Path, made: GRPO, *rows: dict[str, Any]) -> list[Encoded | B
 
 
 def ids(one: Encoded | BadRow) -> list[int]:
-    assert isinstance(one, Encoded), one
     return list(one.arrays["input_ids"])
 
 
@@ -52,13 +51,13 @@ def test_messages_go_through_the_template_up_to_where_the_answer_begins(tmp_path
     assert by_template.endswith("the cat<|im_end|>\n<|im_start|>assistant\n")
     assert ids(rows[1]) == ids(rows[2]) == ids(rows[0])
     assert TALKER.decode(ids(rows[3]), skip_special_tokens=True) == "the cat"
-    assert [json.loads(stored_text(one.example(), "answers")) for one in rows if isinstance(one, Encoded)] == [
+    assert [json.loads(stored_text(one.example(), "answers")) for one in rows] == [
         ["42", "x"],
         ["42"],
         ["42"],
         ["42"],
     ]
-    assert stored_text(rows[0].example(), "prompt") == "the cat"  # type: ignore[union-attr]
+    assert stored_text(rows[0].example(), "prompt") == "the cat"
     turn = objective(tmp_path, TALKER, chat=True)
     assert ids(encoded(tmp_path, turn, {"prompt": "the cat", "answer": 1})[0]) == ids(rows[0])
     assert turn.fingerprint() != made.fingerprint()
@@ -77,6 +76,6 @@ def test_rows_that_cannot_be_used_are_bad_ones(tmp_path: Path) -> None:
     made = objective(tmp_path, codec(), max_new_tokens=60)
     found = encoded(tmp_path, made, *({"prompt": text, "answer": answer} for text, answer in (("abc", 1), ("abcab", 1), ("ab", " "))))
     assert isinstance(found[0], Encoded)
-    assert [one.kind for one in found[1:] if isinstance(one, BadRow)] == ["no room for a response", "no answer"]
+    assert [one.kind for one in found[1:]] == ["no room for a response", "no answer"]
     free = objective(tmp_path, codec(), rules=[{"kind": "valid_json"}])
     assert isinstance(encoded(tmp_path, free, {"prompt": "ab"})[0], Encoded)

@@ -66,7 +66,7 @@ def test_each_rule(section: dict[str, Any], good: list[str], bad: list[str]) -> 
 )
 def test_the_last_number_of_a_text(text: str, number: str | None) -> None:
     found = last_number(text)
-    assert found == (None if number is None else type(found)(number))  # type: ignore[misc]
+    assert found == (None if number is None else type(found)(number))
 
 
 @given(

@@ -10,8 +10,6 @@ from typing import Any
 
 import torch
 
-MAX_HEADER = 16 << 20
-
 
 def safetensors(header: Any, data: bytes = b"", length: int | None = None) -> bytes:
     """Return a file with this header (JSON, or bytes as given), with the header's own length unless `length` is given."""

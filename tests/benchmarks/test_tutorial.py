@@ -140,7 +140,6 @@ def test_a_page_is_whole(page: Path) -> None:
     assert any(block.language == "sh" for block in blocks)
     for block, following in zip(blocks, [*blocks[1:], None], strict=True):
         if block.language == "sh":
-            assert following is not None
             assert following.language == "text"
             assert following.text.strip(), f"no output below {block.text}"
             assert "/tmp/" not in following.text
@@ -203,6 +202,6 @@ def places(root: ElementTree.Element) -> Iterator[tuple[float, float]]:
             x, y = float(at.get("x", 0)), float(at.get("y", 0))
             yield from ((x, y), (x + float(at["width"]), y + float(at["height"])))
         elif part.tag.endswith("polyline"):
-            yield from (tuple(map(float, corner.split(","))) for corner in at["points"].split())  # type: ignore[misc]
+            yield from (tuple(map(float, corner.split(","))) for corner in at["points"].split())
         elif part.tag.endswith("circle"):
             yield float(at["cx"]), float(at["cy"])

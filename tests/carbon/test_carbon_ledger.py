@@ -207,13 +207,13 @@ def test_the_end_of_an_attempt_has_its_share_of_the_estimate(tmp_path):
     assert rework(attempts_of(tmp_path, "run"))["energy_wh"] == pytest.approx(2)
 
 
-@pytest.mark.parametrize(("late", "energy_wh"), [(0, 10), (3, 10), (5, 10)])
-def test_rework_has_its_share_of_the_estimate(tmp_path, late, energy_wh):
+@pytest.mark.parametrize("late", [0, 3, 5])
+def test_rework_has_its_share_of_the_estimate(tmp_path, late):
     """1 Wh a second, of which the first 5 s are estimated; steps begin after `late` seconds, and 10 s later the run is killed."""
     first = at("setup", late, 0, 0, 0)
     write(tmp_path, [first, at("train", 5, 0, 0), at("train", late + 10, late + 5, late + 5), estimated(5, 5.0)])
     write(tmp_path, [at("setup", 1, 1, 1, 0)], attempt=2)
-    assert rework(attempts_of(tmp_path, "run"))["energy_wh"] == pytest.approx(energy_wh)
+    assert rework(attempts_of(tmp_path, "run"))["energy_wh"] == pytest.approx(10)
 
 
 def test_an_attempt_says_how_its_measuring_went(tmp_path):

@@ -95,8 +95,7 @@ def test_each_phase_gets_its_own_energy(tmp_path):
     assert sum(float(row["energy_consumed"]) for row in emissions_rows(tmp_path)) * 1000 == pytest.approx(final.energy_wh)
 
 
-def test_without_a_run_folder_nothing_is_written(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
+def test_without_a_run_folder_nothing_is_written(tmp_path, in_tmp_path):
     meter = start(None)
     wait_for(lambda: meter.reading().status == "ok")
     meter.phase("generate")

@@ -78,7 +78,6 @@ def _measured(folder: Path, places: list[Place]) -> RunTotals:
 def test_measured_emissions_have_the_range_of_energy_and_intensity(tmp_path: Path) -> None:
     found = _measured(tmp_path / "one", [COAL])
     assert (found.emissions_g_low, found.emissions_g_high) == pytest.approx((0.95 * 400, 1.05 * 600))
-    assert found.intensity is not None
     assert found.intensity.document() == {
         "g_per_kwh": 500.0,
         "low_g_per_kwh": 400.0,
@@ -102,7 +101,6 @@ def test_stages_have_the_range_of_their_intensities(tmp_path: Path) -> None:
 
 
 def _ends(totals: RunTotals) -> list[float | None]:
-    assert totals.intensity is not None
     return [totals.intensity.g_per_kwh, totals.intensity.low_g_per_kwh, totals.intensity.high_g_per_kwh]
 
 
@@ -111,7 +109,7 @@ def test_a_printed_range_contains_the_printed_intensity() -> None:
         if row.get("carbon_intensity") is not None:
             place = resolve_place(CarbonSection(country=code))
             text = emissions_of(Range(1.0, 1.0, 1.0), place)[1]["emissions_g"]
-            used = float(re.search(r"([\d.e+]+) g/kWh \(", text)[1])  # type: ignore[index]
+            used = float(re.search(r"([\d.e+]+) g/kWh \(", text)[1])
             for low, high in re.findall(r"between ([\d.e+]+) and ([\d.e+]+) g/kWh", text):
                 assert float(low) <= used <= float(high), text
 

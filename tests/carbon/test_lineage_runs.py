@@ -72,9 +72,7 @@ def trained(name: str, command: str, *words: str) -> Path:
     if not Path(name).exists():
         recipe = "tiny.yaml" if command == "pretrain" else "tune.yaml"
         assert main([command, recipe, "--run", name, *METERED, *words]) == 0
-    found = newest_checkpoint(Path(name, "checkpoints"))
-    assert found is not None
-    return found
+    return newest_checkpoint(Path(name, "checkpoints"))
 
 
 def base() -> Path:
@@ -87,21 +85,15 @@ def tuned() -> Path:
 
 
 def lineage(folder: Path) -> Lineage:
-    found = read_lineage(folder)
-    assert found is not None
-    return found
+    return read_lineage(folder)
 
 
 def ancestors(folder: Path) -> tuple[Ancestor, ...]:
-    found = lineage(folder).ancestors
-    assert found is not None
-    return found
+    return lineage(folder).ancestors
 
 
 def own_grams(folder: Path) -> float:
     own = lineage(folder).own
-    assert own is not None
-    assert own.emissions_g is not None
     assert own.status == "ok"
     return own.emissions_g
 
@@ -123,10 +115,7 @@ def test_a_chain_has_the_totals_of_each_checkpoint_and_says_what_it_inherits(pla
     first = base()
     assert ancestors(first) == ()
     own = lineage(first).own
-    assert own is not None
-    assert own.energy_kwh is not None
     assert own.emissions_g == pytest.approx(own.energy_kwh * 100)
-    assert own.seconds is not None
     assert 0 < own.energy_kwh < 1.01 * 0.036 * own.seconds / 3600
     assert own.intensity == {"g_per_kwh": 100.0, "source": "carbon.intensity_g_per_kwh", "year": None, "kind": "user"}
     assert own.intensity == json.loads(Path("base/run.json").read_text())["totals"]["intensity"]

@@ -169,7 +169,7 @@ def _another_config(copy: Path) -> None:
 )
 def test_what_does_not_belong_together(run: Path, tmp_path: Path, spoil: object, said: str) -> None:
     shutil.copytree(run, tmp_path / "run")
-    spoil(checkpoint(tmp_path / "run", 5))  # type: ignore[operator]
+    spoil(checkpoint(tmp_path / "run", 5))
     run_here(["average", tmp_path / "run", "--last", "3", "--out", tmp_path / "mean"]).exits(4, said)
     assert [path.name for path in tmp_path.iterdir()] == ["run"]
 

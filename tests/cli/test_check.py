@@ -64,10 +64,7 @@ def test_it_starts_quickly(arguments: list[str], seconds: float) -> None:
     assert min(took) < 3 * seconds
 
 
-def test_files_that_are_missing_are_errors_among_the_others(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.chdir(tmp_path)
+def test_files_that_are_missing_are_errors_among_the_others(tmp_path: Path, in_tmp_path: None, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "rows").mkdir()
     (tmp_path / "rows" / "a.csv").touch()
     recipe = """model: {from: start}

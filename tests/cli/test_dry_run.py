@@ -15,6 +15,8 @@ from tfkit.errors import UsageError
 from tfkit.recipe import read_recipe
 from tfkit.recipe.reading.overrides import parse_overrides
 
+pytestmark = pytest.mark.usefixtures("in_place")
+
 PAIRS = [("cat", "mat"), ("dog", "hat")]
 ROWS = [{"text": f"the {animal} sat on the {place} {number}", "label": animal} for number in range(20) for animal, place in PAIRS]
 WORDS = ["--from", "start", "--data", "rows.jsonl", "--threads", "1"]
@@ -22,16 +24,10 @@ LATER = ["carbon.enabled=false", "training.precision=fp32"]
 
 
 @pytest.fixture(scope="module")
-def made(base: Path, starts: Path) -> Path:
+def place(base: Path, starts: Path) -> Path:
     shutil.copytree(starts / "bert", base / "start")
     write_rows(base / "rows.jsonl", ROWS)
     return base
-
-
-@pytest.fixture
-def place(made: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.chdir(made)
-    return made
 
 
 def command(*words: str) -> Done:
@@ -91,7 +87,7 @@ def test_a_recipe_with_changes_is_shown_with_them(place: Path) -> None:
     assert not (place / "runs").exists()
 
 
-def test_the_document(place: Path) -> None:
+def test_the_document() -> None:
     planned = command("finetune", *WORDS, *LATER, "training.batch_size=5000", "--dry-run", "--json")
     document = planned.document
     assert document["recipe"]["objective"] == {"kind": "classification"}
@@ -113,11 +109,11 @@ def test_the_document(place: Path) -> None:
         (["finetune", "tiny.yaml"], 2, "which checkpoint?"),
     ],
 )
-def test_errors_are_those_of_the_run(place: Path, words: list[str], code: int, message: str) -> None:
+def test_errors_are_those_of_the_run(words: list[str], code: int, message: str) -> None:
     command(*words, "--dry-run").refuses(code, message)
 
 
-def test_rows_are_inspected_without_a_recipe(place: Path) -> None:
+def test_rows_are_inspected_without_a_recipe() -> None:
     found = command("inspect", "--from", "start", "--data", "rows.jsonl", "--show", "1", "--json").exits(0)
     assert (found.document["objective"], found.document["labels"]) == ("classification", ["cat", "dog"])
     chosen = command("inspect", "--from", "start", "--data", "rows.jsonl", "objective={kind: masked_lm}", "--json")
@@ -189,7 +185,7 @@ def test_columns_are_an_argument_of_every_call_that_takes_data(place: Path) -> N
     with pytest.raises(UsageError, match=r"columns=\{'text': 'question', 'pair': 'sentence'\} for the"):
         tfkit.finetune(start="start", data="pairs.jsonl")
     with pytest.raises(UsageError, match="give a dict with the column of each role"):
-        tfkit.finetune(start="start", data="named.jsonl", columns="text=body")  # type: ignore[arg-type]
+        tfkit.finetune(start="start", data="named.jsonl", columns="text=body")
 
 
 @pytest.mark.thorough

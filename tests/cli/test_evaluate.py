@@ -12,7 +12,7 @@ from pathlib import Path
 import fake_codecarbon
 import pytest
 from tiny_files import read_rows, write_rows
-from tiny_layouts import TINY_GPT2
+from tiny_layouts import GPT2_LAYOUT, TINY_GPT2
 from tiny_runs import Done, Program, run_here
 
 from tfkit.carbon import Meter
@@ -176,7 +176,7 @@ def test_nan_fails_any_gate(tmp_path, data):
         (['data.validation=[{path: a, name: "2"}, {path: b}]'], 2, "two sets have the name '2'"),
         (["carbon.country=XXX"], 2, "XXX"),
         (["carbon.budget_g=1"], 2, "carbon.budget_g: a budget is of a training"),
-        (["--device", "abacus"], 2, "abacus"),
+        (["--device", "abacus"], 2, "--device abacus: not a device"),
     ],
 )
 def test_errors(folder, arguments, code, message):
@@ -280,12 +280,7 @@ def test_a_checkpoint_that_is_not_whole_is_passed_over_aloud(folder, data, tmp_p
 
 def test_a_model_of_another_kind_is_refused(tmp_path, data):
     trained = train_byte_bpe(TEXTS, 300, add_bos=False)
-    shape = {
-        "position": {"kind": "learned"},
-        "norm": {"kind": "layer"},
-        "mlp": {"activation": "gelu"},
-        "head": {"kind": "masked_lm", "tied": True},
-    }
+    shape = GPT2_LAYOUT | {"head": {"kind": "masked_lm", "tied": True}}
     config = {"vocab_size": trained.size, "context_length": 16, "encoder_layers": 1, "dim": 8, "num_heads": 2}
     model = build(ModelConfig.model_validate(config | shape), seed=1)
     (tmp_path / "encoder").mkdir()

@@ -104,14 +104,14 @@ def test_help(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def program(arguments: list[str], **options: object) -> "subprocess.Popen[bytes]":
-    return subprocess.Popen([sys.executable, "-m", "tfkit", *arguments], cwd=ROOT, **options)  # type: ignore[call-overload, no-any-return]
+    return subprocess.Popen([sys.executable, "-m", "tfkit", *arguments], cwd=ROOT, **options)
 
 
 @pytest.mark.sampled(2)
 @pytest.mark.parametrize("arguments", [["--help"], ["check", "--schema"]])
 def test_a_closed_pipe_ends_quietly(arguments: list[str]) -> None:
     process = program(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-    process.stdout.close()  # type: ignore[union-attr]
+    process.stdout.close()
     _, err = process.communicate()
     assert (process.returncode, err) == (0, b"")
 
@@ -138,7 +138,7 @@ def base(base: Path) -> Path:
 
 def a_bug() -> None:
     """The model divides by zero."""
-    Transformer.forward = lambda *_, **__: 1 // 0  # type: ignore[method-assign, assignment]
+    Transformer.forward = lambda *_, **__: 1 // 0
 
 
 @pytest.mark.sampled(3)

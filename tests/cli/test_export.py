@@ -65,7 +65,7 @@ def tokenizer(variant: str, kind: str = "byte_bpe") -> Tokenizer:
         document["pre_tokenizer"]["pretokenizers"][0]["pattern"] = {"Regex": QWEN}
         document["model"]["ignore_merges"] = False
         return Tokenizer.from_json(json.dumps(document), tokenizer("llama3").settings)
-    return train_tokenizer(TokenizerSection(kind=kind, variant=variant, vocab_size=600), [*CORPUS, Path(__file__).read_text()])  # type: ignore[arg-type]
+    return train_tokenizer(TokenizerSection(kind=kind, variant=variant, vocab_size=600), [*CORPUS, Path(__file__).read_text()])
 
 
 def make(folder: Path, preset: str, changes: dict[str, Any], codec: Tokenizer, **more: Any) -> Path:

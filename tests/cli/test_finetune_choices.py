@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from tiny_layouts import GPT2_LAYOUT
 from tiny_runs import hashes, pretrain, records, run_tfkit, write_corpus, write_recipe
 from transformers import AutoTokenizer, OpenAIGPTDoubleHeadsModel
 
@@ -83,8 +84,7 @@ def test_the_scores_of_such_a_run_and_its_end(place: Path) -> None:
 @pytest.mark.parametrize("tied", [True, False])
 def test_old_entries_have_the_same_logits_in_a_larger_vocabulary(tied: bool) -> None:
     sizes = {"vocab_size": 31, "context_length": 8, "decoder_layers": 2, "dim": 12, "num_heads": 2}
-    parts = {"position": {"kind": "learned"}, "norm": {"kind": "layer"}, "mlp": {"activation": "gelu"}, "init": {"std": 0.3}}
-    config = ModelConfig.model_validate({**sizes, **parts, "head": {"tied": tied, "bias": True}})
+    config = ModelConfig.model_validate(GPT2_LAYOUT | sizes | {"init": {"std": 0.3}, "head": {"tied": tied, "bias": True}})
     small = build(config, seed=1).eval()
     large = with_more_entries(small, 36, seed=2)
     assert large.config.vocab_size == 36

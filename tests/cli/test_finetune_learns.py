@@ -45,8 +45,7 @@ def run(folder: Path, *words: str) -> Done:
 
 @pytest.mark.thorough
 @pytest.mark.parametrize("name", PRETRAINED)
-def test_what_was_pretrained_here_learns_a_task(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
+def test_what_was_pretrained_here_learns_a_task(name: str, tmp_path: Path, in_tmp_path: None) -> None:
     pretrain(tmp_path / "base", write_recipe(tmp_path, write_corpus(tmp_path / "corpus")), *PRETRAINED[name]).exits(0)
     write_rows(tmp_path / "train.jsonl", 1, 400)
     write_rows(tmp_path / "test.jsonl", 2, 60)

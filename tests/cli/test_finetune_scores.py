@@ -12,6 +12,8 @@ import pytest
 from tiny_files import receipt
 from tiny_runs import Done, exact, finetune, records, run_tfkit, strike
 
+pytestmark = pytest.mark.usefixtures("in_place")
+
 TASK = """
 model: {from: start}
 data: {train: [{path: rows.jsonl}], validation: [{path: rows.jsonl}]}
@@ -37,19 +39,13 @@ def place(base: Path, starts: Path) -> Path:
     return base
 
 
-@pytest.fixture
-def work(place: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.chdir(place)
-    return place
-
-
 def exact_result(done: Done) -> dict[str, Any]:
     """Return the fields that a resumed run repeats, bit for bit."""
     result = done.document
     return {name: result[name] for name in ("steps", "tokens", "loss", "evaluation", "before", "improvement", "best", "gates")}
 
 
-def test_the_scores_before_the_first_step_are_those_of_the_start_and_survive_a_stop(work: Path) -> None:
+def test_the_scores_before_the_first_step_are_those_of_the_start_and_survive_a_stop(place: Path) -> None:
     words = ["--json", "--fail-if", "improvement < 0", "--fail-if", "loss > 100"]
     whole = finetune("whole", *words).exits(0)
     result = exact_result(whole)
@@ -57,8 +53,8 @@ def test_the_scores_before_the_first_step_are_those_of_the_start_and_survive_a_s
     assert 0 < result["improvement"] == result["before"]["loss"] - result["best"]["value"]
     assert [(gate["gate"], gate["failed"]) for gate in result["gates"]] == [("improvement < 0", False), ("loss > 100", False)]
     assert result["gates"][1]["value"] == result["evaluation"]["loss"]
-    assert receipt(work / "whole")["before"] == result["before"]
-    assert min(record["step"] for record in records(work / "whole")) == 1, "metrics.jsonl is of steps"
+    assert receipt(place / "whole")["before"] == result["before"]
+    assert min(record["step"] for record in records(place / "whole")) == 1, "metrics.jsonl is of steps"
     assert whole.err.count("before the first step: validation loss") == 1
     still = finetune("still", "--json", "optimizer.lr=1e-30", "optimizer.weight_decay=0", "training.steps=1")
     assert still.document["evaluation"] == still.document["before"] == result["before"]
@@ -67,12 +63,12 @@ def test_the_scores_before_the_first_step_are_those_of_the_start_and_survive_a_s
     assert "before the first step: validation" not in resumed.err
     again = exact_result(resumed) | {"best": None}
     assert again == result | {"best": None}
-    assert exact(work / "stopped") == exact(work / "whole")
+    assert exact(place / "stopped") == exact(place / "whole")
     repeated = finetune("whole", "--json", "--resume", "--fail-if", "improvement > 0")
     assert (repeated.code, exact_result(repeated)["before"]) == (8, result["before"])
 
 
-def test_a_run_that_makes_the_model_worse_says_so_last_and_fails_its_gate(work: Path) -> None:
+def test_a_run_that_makes_the_model_worse_says_so_last_and_fails_its_gate() -> None:
     finetune("own-head").exits(0)
     words = ["--from", "own-head", "optimizer.lr=30", "evaluation.metric=loss"]
     done = finetune("worse", *words).exits(0)
@@ -86,16 +82,16 @@ def test_a_run_that_makes_the_model_worse_says_so_last_and_fails_its_gate(work: 
     assert finetune("gated", "--fail-if", "improvement < 0", "--resume").code == 8, "a finished run is judged again"
 
 
-def test_what_a_new_head_answered_before_is_no_measure(work: Path) -> None:
+def test_what_a_new_head_answered_before_is_no_measure(place: Path) -> None:
     """A model that learns that no label is frequent answers none at first: worse than chance, as what it learned is no use yet."""
     words = ["objective={kind: multi_label}", "data.train.0.columns={labels: label}", "data.validation.0.columns={labels: label}"]
     done = finetune("few", *words, "evaluation.metric=f1_micro", "optimizer.lr=1e-2").exits(0)
-    assert receipt(work / "few")["before"]["f1_micro"] > 0
+    assert receipt(place / "few")["before"]["f1_micro"] > 0
     assert "worse" not in done.err + done.out.lower()
     assert re.search(r"does not beat its best baseline\. Its validation loss was still falling at the end \(0\.\d+\): try", done.err)
 
 
-def test_without_validation_data_there_is_no_score_before(work: Path) -> None:
+def test_without_validation_data_there_is_no_score_before() -> None:
     done = finetune("blind", "data.validation=null", "evaluation.every=null", "training.steps=1", "--json").exits(0)
     assert (done.document["before"], done.document["improvement"]) == (None, None)
 
@@ -110,28 +106,28 @@ def test_without_validation_data_there_is_no_score_before(work: Path) -> None:
         (["--fail-if", "loss"], "is not a comparison"),
     ],
 )
-def test_a_gate_on_what_there_will_not_be_is_refused_before_there_is_a_folder(work: Path, words: list[str], message: str) -> None:
+def test_a_gate_on_what_there_will_not_be_is_refused_before_there_is_a_folder(place: Path, words: list[str], message: str) -> None:
     finetune("refused", *words).refuses(2, message)
-    assert not (work / "refused").exists()
+    assert not (place / "refused").exists()
 
 
-def test_a_pretraining_has_gates_and_nothing_before(work: Path) -> None:
+def test_a_pretraining_has_gates_and_nothing_before(place: Path) -> None:
     words = ["tiny.yaml", "--run", "random", "--threads", "1", "training.steps=3", "--json"]
-    done = run_tfkit(work, ["pretrain", *words, "--fail-if", "perplexity < 1e9"])
+    done = run_tfkit(place, ["pretrain", *words, "--fail-if", "perplexity < 1e9"])
     result = done.document
     assert (done.code, result["before"], result["gates"][0]["value"]) == (8, None, result["evaluation"]["perplexity"]), done.err
-    run_tfkit(work, ["pretrain", *words, "--fail-if", "improvement < 0"]).exits(2, "unknown metric 'improvement'")
+    run_tfkit(place, ["pretrain", *words, "--fail-if", "improvement < 0"]).exits(2, "unknown metric 'improvement'")
 
 
-def test_a_batch_is_cut_to_the_rows(work: Path) -> None:
+def test_a_batch_is_cut_to_the_rows(place: Path) -> None:
     """Not of a run that has begun with the larger one."""
     done = finetune("cut", "training={epochs: 2, batch_size: 100000, micro_batch_size: 50}", "--json")
     assert (done.code, done.document["steps"]) == (0, 2), done.err
     assert "training.batch_size is 100,000, and there are 24 rows to train on: a step has 24 rows" in done.err
-    saved = (work / "cut" / "recipe.yaml").read_text(encoding="utf-8")
+    saved = (place / "cut" / "recipe.yaml").read_text(encoding="utf-8")
     assert " batch_size: 24" in saved
-    shutil.copytree(work / "cut", work / "older")
-    recipe = work / "older" / "recipe.yaml"
+    shutil.copytree(place / "cut", place / "older")
+    recipe = place / "older" / "recipe.yaml"
     recipe.write_text(saved.replace(" batch_size: 24", " batch_size: 48"), "utf-8")
-    done = run_tfkit(work, ["resume", "older", "training.epochs=4", "--json"])
+    done = run_tfkit(place, ["resume", "older", "training.epochs=4", "--json"])
     assert (done.code, "a step has" in done.err) == (0, False), done.err

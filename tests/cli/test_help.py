@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 import typer
+from tiny_runs import run_here
 
-from tfkit.__main__ import main
 from tfkit.cli import COMMANDS, app, examples
 from tfkit.cli.options import Execution, Json, Recipe, flatten_options
 from tfkit.recipe.bundled import find_bundled
@@ -38,27 +38,25 @@ def test_each_example_is_a_command_line_that_is_accepted(line: str) -> None:
 
 
 @pytest.mark.parametrize("line", [line for command in ("launch", "recipes") for line in examples(command)])
-def test_an_example_that_needs_no_data_runs(line: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main([word for word in words_of(line) if word != "--fetch"]) == 0, capsys.readouterr().err
+def test_an_example_that_needs_no_data_runs(line: str) -> None:
+    run_here([word for word in words_of(line) if word != "--fetch"]).exits(0)
 
 
 @pytest.mark.parametrize("line", [line for line in LINES if " gpt2-stdlib" in line and words_of(line)[0] in ("check", "plan", "pretrain")])
-def test_the_recipe_of_an_example_is_valid_with_its_overrides(line: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_recipe_of_an_example_is_valid_with_its_overrides(line: str) -> None:
     overrides = [word for word in words_of(line) if "=" in word]
-    assert main(["check", "gpt2-stdlib", *overrides]) == 0, capsys.readouterr().err
+    run_here(["check", "gpt2-stdlib", *overrides]).exits(0)
 
 
-def test_help_ends_with_the_examples_whole(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_help_ends_with_the_examples_whole(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "60")
-    assert main(["evaluate", "--help"]) == 0
-    out = capsys.readouterr().out.splitlines()
+    out = run_here(["evaluate", "--help"]).exits(0).out.splitlines()
     start = next(number for number, line in enumerate(out) if line.strip() == "Examples:")
     assert [line.strip() for line in out[start + 1 :] if line.strip()] == list(examples("evaluate"))
 
 
-def test_help_names_completion(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["--help"]) == 0
-    said = " ".join(capsys.readouterr().out.split())
+def test_help_names_completion() -> None:
+    said = " ".join(run_here(["--help"]).exits(0).out.split())
     assert "--install-completion Install completion for the current shell: writes a script to your home folder" in said
 
 

@@ -2,7 +2,6 @@
 
 import json
 import signal
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -40,8 +39,7 @@ NEEDED = {
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_every_command(command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.chdir(tmp_path)
+def test_every_command(command: str, in_tmp_path: None, capsys: pytest.CaptureFixture[str]) -> None:
     code = main([command, *NEEDED[command], "--json"])
     out, err = capsys.readouterr()
     assert len(out.splitlines()) == 1

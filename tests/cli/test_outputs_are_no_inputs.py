@@ -148,7 +148,7 @@ def test_every_option_of_an_output_is_tried_here() -> None:
     group = typer.main.get_command(app)
     found = set()
     for name in COMMANDS:
-        for option in group.get_command(None, name).params:  # type: ignore[attr-defined, arg-type]
+        for option in group.get_command(None, name).params:
             found |= {(name, option.opts[0])} if option.metavar in ("F", "DIR") else set()
     assert {(name, option) for name, option in found if option not in ("--data", "--input", "--run")} == set(OUTPUTS)
 
@@ -160,10 +160,7 @@ def contents(folder: Path) -> dict[Path, bytes]:
 @pytest.mark.thorough
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(drawn=st.data())
-def test_no_output_replaces_an_input_or_lies_in_a_run_or_a_model(
-    place: Path, monkeypatch: pytest.MonkeyPatch, drawn: st.DataObject
-) -> None:
-    monkeypatch.chdir(place)
+def test_no_output_replaces_an_input_or_lies_in_a_run_or_a_model(place: Path, in_place: None, drawn: st.DataObject) -> None:
     (name, option), (words, inputs) = drawn.draw(st.sampled_from(sorted(OUTPUTS.items())))
     if name == "evaluate" and drawn.draw(st.booleans()):
         words, inputs = WITH_RECIPE, ["tiny.yaml", "grid.csv", "corpus/0.txt"]
@@ -198,16 +195,14 @@ def test_no_output_replaces_an_input_or_lies_in_a_run_or_a_model(
     assert contents(place) == before
 
 
-def test_an_output_does_not_lie_in_the_run_folder_of_its_own_command(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(place)
+def test_an_output_does_not_lie_in_the_run_folder_of_its_own_command(place: Path, in_place: None) -> None:
     Path("kept").mkdir()
     words, _ = OUTPUTS["evaluate", "--predictions"]
     done = run_tfkit(place.parent, [*words, "--run", "kept", "--predictions", "kept/p.jsonl", "--threads", "1"])
     assert (done.code, list(Path("kept").iterdir())) == (2, []), done.err
 
 
-def test_files_of_functions_are_inputs(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(place)
+def test_files_of_functions_are_inputs(place: Path, in_place: None) -> None:
     Path("rule.py").write_text(RULE, encoding="utf-8")
     objective = "objective={kind: grpo, rules: [{kind: python, function: 'rule.py:reward', allow_code: true}], max_new_tokens: 4}"
     words = ["evaluate", "--from", "run", "--data", "mine.jsonl", objective, "--predictions", "rule.py", "--threads", "1", "--allow-code"]
@@ -220,9 +215,8 @@ def test_files_of_functions_are_inputs(place: Path, monkeypatch: pytest.MonkeyPa
 @pytest.mark.parametrize(("name", "option"), [key for key in OUTPUTS if key[0] in ("evaluate", "predict", "report")])
 @pytest.mark.parametrize("kind", ["device", "stdout", "pipe", "link"])
 def test_devices_pipes_and_links_are_written_directly(
-    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, option: str, kind: str
+    place: Path, tmp_path: Path, in_place: None, name: str, option: str, kind: str
 ) -> None:
-    monkeypatch.chdir(place)
     path = {"device": Path("/dev/null"), "stdout": Path("/dev/stdout")}.get(kind, tmp_path / "out")
     read: list[bytes] = []
     reader = threading.Thread(target=lambda: read.append(path.read_bytes()))
@@ -245,8 +239,7 @@ def test_devices_pipes_and_links_are_written_directly(
     assert kind == "device" or first in read[0].lower(), read
 
 
-def test_other_files_are_replaced(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(place)
+def test_other_files_are_replaced(place: Path, in_place: None) -> None:
     for name, option in (("evaluate", "--predictions"), ("predict", "--out")):
         Path("old.jsonl").write_text("mine", encoding="utf-8")
         run_tfkit(place.parent, [*OUTPUTS[name, option][0], option, "old.jsonl", "--threads", "1"]).exits(0)

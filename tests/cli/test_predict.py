@@ -241,8 +241,6 @@ def command(answers: Path, *words: object) -> list[str]:
 def test_a_row_from_a_pipe_is_answered_as_it_comes(answers: Path) -> None:
     """Without waiting for a full batch; and Ctrl-C ends the waiting."""
     program = Program(command(answers, "--data", "-"), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-    assert program.stdin is not None
-    assert program.stdout is not None
     for number in range(3):
         program.stdin.write(json.dumps({"id": number, "text": "the cat"}).encode() + b"\n{")
         program.stdin.flush()

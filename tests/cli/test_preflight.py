@@ -150,10 +150,6 @@ def test_more_bad_rows_than_the_limit_are_refused(place: Path) -> None:
     assert "bad.jsonl: 4 bad rows skipped: 4 no column 'text' (first bad.jsonl:1); of 20 rows: more than data.max_lost, 0.19" in done.err
 
 
-def test_a_limit_that_nothing_would_read_is_refused(place: Path) -> None:
-    run(place, "data.max_lost=0.1").exits(2, "data.max_lost: no row is lost: bad ones are errors, and causal_lm cuts none; remove it")
-
-
 # ---------------------------------------------------------------------------------------------------------------- what is known
 
 

@@ -214,17 +214,6 @@ def test_a_tokenizer_that_transformers_saved(base: Path, run: Path, recipe: Path
     ]
 
 
-@pytest.mark.parametrize(
-    ("words", "code", "message"),
-    [
-        (["--device", "abacus"], 2, "--device abacus: not a device"),
-        (["model.context_length=5000"], 3, "set a smaller data.sequence_length"),
-    ],
-)
-def test_errors(tmp_path: Path, recipe: Path, words: list[str], code: int, message: str) -> None:
-    pretrain(tmp_path / "run", recipe, *words).refuses(code, message)
-
-
 def test_what_fails_before_the_first_step_is_an_attempt_too(base: Path, recipe: Path) -> None:
     pretrain(base / "early", recipe, "data.train=[{path: nowhere.txt}]").exits(3)
     receipt = json.loads((base / "early" / "run.json").read_text(encoding="utf-8"))

@@ -20,6 +20,8 @@ from tfkit.hub import load
 from tfkit.recipe import read_recipe
 from tfkit.run.manifest import write_manifest
 
+pytestmark = pytest.mark.usefixtures("in_place")
+
 STEPS = 8
 COMMON = """
 data: {train: [{path: corpus}], validation: 0.3}
@@ -65,8 +67,8 @@ STUDENTS = pytest.mark.parametrize("student", TEACHERS)
 
 
 @pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of all runs, with the recipes, and the teachers trained."""
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of all runs, with the recipes, which name their teachers from there, and the teachers trained."""
     folder = tmp_path_factory.mktemp("distillation")
     write_corpus(folder / "corpus")
     for name, text in RECIPES.items():
@@ -77,23 +79,16 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture
-def place(base: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The recipes name their teachers from there."""
-    monkeypatch.chdir(base)
-    return base
-
-
 def taught(run: Path, student: str, *words: str, before: Callable[[], object] | None = None) -> Any:
     return pretrain(run, Path(f"{student}.yaml"), f"training.precision={PRECISION[student]}", *words, before=before)
 
 
 @pytest.fixture(scope="module")
-def unbroken(base: Path) -> Callable[[str], Path]:
+def unbroken(place: Path) -> Callable[[str], Path]:
     """The run of a student that was never stopped; made when it is first asked for."""
 
     def run(student: str) -> Path:
-        path = base / f"whole-{student}"
+        path = place / f"whole-{student}"
         if not path.exists():
             taught(path, student).exits(0)
         return path
@@ -122,7 +117,7 @@ def test_a_student_is_its_own_model_and_names_its_teacher(place: Path, unbroken:
     assert {"loss", "perplexity"} < evaluation.keys()
 
 
-def test_the_log_has_each_loss_of_its_own(place: Path, unbroken: Callable[[str], Path]) -> None:
+def test_the_log_has_each_loss_of_its_own(unbroken: Callable[[str], Path]) -> None:
     lines = [record for record in records(unbroken("distilbert")) if "loss" in record]
     assert [line["step"] for line in lines] == [3, 6, 8]
     for line in lines:
@@ -131,7 +126,7 @@ def test_the_log_has_each_loss_of_its_own(place: Path, unbroken: Callable[[str],
     assert not any("teacher_loss" in record for record in records(unbroken("small")))  # it is the loss
 
 
-def test_transformers_reads_the_student_as_a_distilbert(place: Path, unbroken: Callable[[str], Path]) -> None:
+def test_transformers_reads_the_student_as_a_distilbert(unbroken: Callable[[str], Path]) -> None:
     checkpoint = unbroken("distilbert") / "checkpoints" / "step-000008"
     theirs, ours = AutoModelForMaskedLM.from_pretrained(checkpoint).eval(), load(checkpoint).model
     assert type(theirs).__name__ == "DistilBertForMaskedLM"
@@ -142,7 +137,7 @@ def test_transformers_reads_the_student_as_a_distilbert(place: Path, unbroken: C
 
 @pytest.mark.thorough
 @STUDENTS
-def test_resuming_is_exact(place: Path, tmp_path: Path, unbroken: Callable[[str], Path], student: str) -> None:
+def test_resuming_is_exact(tmp_path: Path, unbroken: Callable[[str], Path], student: str) -> None:
     run = tmp_path / "run"
     taught(run, student, before=strike(signal.SIGTERM, 3)).exits(143)
     taught(run, student, "--resume", before=strike(signal.SIGKILL, 7)).exits(-signal.SIGKILL)
@@ -175,7 +170,7 @@ def test_a_run_does_not_go_on_with_another_teacher(place: Path, tmp_path: Path) 
     taught(run, "distilbert", "--resume").exits(0)  # the refusal has changed nothing
 
 
-def test_a_bad_step_of_a_student_is_replayed(place: Path, tmp_path: Path) -> None:
+def test_a_bad_step_of_a_student_is_replayed(tmp_path: Path) -> None:
     run = tmp_path / "run"
     fault = spoil("encoder.blocks.1.mlp.op.up_proj", 5)
     taught(run, "distilbert", before=fault).exits(6)
@@ -183,7 +178,7 @@ def test_a_bad_step_of_a_student_is_replayed(place: Path, tmp_path: Path) -> Non
     assert done.document["first_bad"] == {"module": "encoder.blocks.1.mlp.op.up_proj", "in": "forward", "micro_batch": 0}
 
 
-def test_a_teacher_that_does_not_fit_is_named_before_anything_is_tokenized(place: Path, tmp_path: Path) -> None:
+def test_a_teacher_that_does_not_fit_is_named_before_anything_is_tokenized(tmp_path: Path) -> None:
     done = taught(tmp_path / "run", "distilbert", "objective.copy_layers=[0, 4]")
     assert (done.code, "tokenizing" in done.err) == (4, False)
     assert "copy_layers: the teacher has no layer 4, only 0 to 3" in done.err
@@ -197,7 +192,7 @@ def test_a_teacher_that_does_not_fit_is_named_before_anything_is_tokenized(place
     taught(tmp_path / "large", "distilbert", before=large).exits(5, "weights of the teacher bert need")
 
 
-def test_an_adapter_teaches_as_the_model_that_it_makes(place: Path, tmp_path: Path) -> None:
+def test_an_adapter_teaches_as_the_model_that_it_makes(tmp_path: Path) -> None:
     """Its folder has no whole weights; what they need is read from its base."""
     tune = tmp_path / "tune.yaml"
     tune.write_text(f"# For a test.\nmodel: {{from: START}}\nobjective: {{kind: causal_lm}}\n{COMMON}", encoding="utf-8")
@@ -213,7 +208,7 @@ def test_an_adapter_teaches_as_the_model_that_it_makes(place: Path, tmp_path: Pa
     taught(tmp_path / "large", "small", f"objective.teacher={tmp_path / 'tuned'}", before=large).exits(5, "weights of the teacher")
 
 
-def test_a_student_is_tuned_with_a_teacher_and_has_two_parents(place: Path, tmp_path: Path, unbroken: Callable[[str], Path]) -> None:
+def test_a_student_is_tuned_with_a_teacher_and_has_two_parents(tmp_path: Path, unbroken: Callable[[str], Path]) -> None:
     objective = "objective: {kind: distillation, teacher: gpt, of: {kind: causal_lm}, text_weight: 1}"
     (tmp_path / "tuned.yaml").write_text(f"# A recipe for tests.\n{objective}{COMMON}", encoding="utf-8")
     start = str(unbroken("small"))
@@ -243,5 +238,5 @@ def test_a_student_is_tuned_with_a_teacher_and_has_two_parents(place: Path, tmp_
         ("objective.teacher_weight=0 | objective.temperature=1 | objective.masked_only=true", "objective.masked_only: only the divergence"),
     ],
 )
-def test_check_says_what_is_wrong(place: Path, tmp_path: Path, words: str, said: str) -> None:
+def test_check_says_what_is_wrong(tmp_path: Path, words: str, said: str) -> None:
     run_tfkit(tmp_path, ["check", "distilbert.yaml", *words.split(" | ")]).exits(2, f": {said}")

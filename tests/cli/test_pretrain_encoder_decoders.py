@@ -53,8 +53,7 @@ def write_rows(folder: Path, count: int = 60) -> None:
 
 @pytest.mark.sampled(2)
 @pytest.mark.parametrize("kind", RECIPES)
-def test_it_trains_resumes_opens_in_transformers_and_writes(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
+def test_it_trains_resumes_opens_in_transformers_and_writes(kind: str, tmp_path: Path, in_tmp_path: None) -> None:
     write_rows(tmp_path)
     recipe, whole, run = tmp_path / "recipe.yaml", tmp_path / "whole", tmp_path / "run"
     recipe.write_text(f"# For a test.{RECIPES[kind]}{REST.lstrip()}", encoding="utf-8")
@@ -79,9 +78,8 @@ def test_it_trains_resumes_opens_in_transformers_and_writes(kind: str, tmp_path:
     assert theirs.config.decoder_start_token_id == loaded.start_id == 0
 
 
-def test_a_start_that_is_not_pad_is_the_one_of_the_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_start_that_is_not_pad_is_the_one_of_the_training(tmp_path: Path, in_tmp_path: None) -> None:
     """A tokenizer with bos: the decoder begins with it in training, and by the folder's config.json wherever it is used."""
-    monkeypatch.chdir(tmp_path)
     write_rows(tmp_path)
     recipe, run = tmp_path / "recipe.yaml", tmp_path / "run"
     text = RECIPES["2017"].replace("variant: translation, vocab_size: 320", "variant: gemma, vocab_size: 330")
@@ -112,10 +110,7 @@ def test_a_start_that_is_not_pad_is_the_one_of_the_training(tmp_path: Path, monk
         (["data.length_groups=false"], "data.length_groups"),
     ],
 )
-def test_what_does_not_go_together_ends_before_the_first_step(
-    words: list[str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
+def test_what_does_not_go_together_ends_before_the_first_step(words: list[str], message: str, tmp_path: Path, in_tmp_path: None) -> None:
     write_rows(tmp_path)
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text(f"# For a test.{RECIPES['t5']}{REST.lstrip()}", encoding="utf-8")

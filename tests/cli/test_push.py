@@ -198,7 +198,6 @@ def test_the_scan_finds_what_it_looks_for() -> None:
 
 def test_an_adapter_names_its_base_on_the_hub_or_is_refused(kinds: Path) -> None:
     sent = prepare(str(kinds / "lora-of-hub"), "org/tiny", Silent()).files["adapter_config.json"]
-    assert isinstance(sent, Path)
     assert read_json(sent)["base_model_name_or_path"] == "org/tiny"
     err = run_here(["push", kinds / "lora", "org/tiny"]).exits(4).err
     assert "merge them, python -c" in err

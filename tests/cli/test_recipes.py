@@ -173,7 +173,7 @@ def test_offline(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     assert not server.asked
 
 
-def test_data_are_made_from_an_archive_and_from_another_set(server: Server, tmp_path: Path) -> None:
+def test_data_are_made_from_an_archive_and_from_another_set(server: Server) -> None:
     """Lines in turn, of ten pairs one to test and one to validation; text that was converted once too often; the archive does not stay."""
     sides = {side: "".join(f"{side} {number} \x96 a, b \n" for number in range(21)) for side in ("neg", "pos")}
     packed = io.BytesIO()
@@ -227,8 +227,7 @@ def test_the_command_for_a_file_of_several_recipes_is_that_of_its_own() -> None:
     assert bundled.fetch_command("data/multi30k/mine.gz") is None
 
 
-def test_a_missing_run_names_the_recipe_that_makes_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
+def test_a_missing_run_names_the_recipe_that_makes_it(in_tmp_path: None) -> None:
     run_here(["inspect", "python-packages"]).exits(
         4, "runs/bert-stdlib: there is no such folder; make it with `tfkit pretrain bert-stdlib`"
     )

@@ -11,6 +11,8 @@ from tiny_runs import WORDS, Done, assert_same_bits, run_tfkit, strike
 
 import tfkit.engine.assembly.training_data
 
+pytestmark = pytest.mark.usefixtures("in_place")
+
 TASK = """# For a test.
 model: {from: bert, dropout: {residual: 0.2}}
 data: {train: [{path: rows.jsonl}], validation: 0.3}
@@ -26,18 +28,13 @@ STARTS = {
 
 
 @pytest.fixture(scope="module")
-def base(base: Path, starts: Path) -> Path:
+def place(base: Path, starts: Path) -> Path:
     """A corpus, a recipe to pretrain, a BERT, labelled rows and a recipe to fine-tune it."""
     shutil.copytree(starts / "bert", base / "bert")
     rows = [{"text": " ".join([WORDS[i % 15], WORDS[i // 15]] * (1 + i % 5)), "label": ["good", "bad"][i % 2]} for i in range(60)]
     write_rows(base / "rows.jsonl", rows)
     (base / "task.yaml").write_text(TASK, encoding="utf-8")
     return base
-
-
-@pytest.fixture(autouse=True)
-def work(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(base)
 
 
 def last_line(done: Done) -> str:
@@ -51,38 +48,38 @@ STRUCK_AT_ITS_DATA = strike(signal.SIGTERM, 1, tfkit.engine.assembly.training_da
 
 @pytest.mark.sampled(3)
 @pytest.mark.parametrize("start", STARTS)
-def test_the_last_line_of_a_stopped_run_gives_the_bits_of_one_that_was_not(base: Path, tmp_path: Path, start: str) -> None:
+def test_the_last_line_of_a_stopped_run_gives_the_bits_of_one_that_was_not(place: Path, tmp_path: Path, start: str) -> None:
     whole, run = tmp_path / "whole", tmp_path / "run"
-    straight = run_tfkit(base, [*STARTS[start], "--run", str(whole)]).exits(0)
-    line = last_line(run_tfkit(base, [*STARTS[start], "--run", str(run)], strike(signal.SIGTERM, 2)))
+    straight = run_tfkit(place, [*STARTS[start], "--run", str(whole)]).exits(0)
+    line = last_line(run_tfkit(place, [*STARTS[start], "--run", str(run)], strike(signal.SIGTERM, 2)))
     assert line == f"tfkit resume {run} --json --threads 1"
-    again = last_line(run_tfkit(base, [*shlex.split(line)[1:], "--force"], strike(signal.SIGTERM, 2)))
+    again = last_line(run_tfkit(place, [*shlex.split(line)[1:], "--force"], strike(signal.SIGTERM, 2)))
     assert again == f"tfkit resume {run} --force --json --threads 1"
-    done = run_tfkit(base, shlex.split(again)[1:])
+    done = run_tfkit(place, shlex.split(again)[1:])
     warnings = {line for line in done.err.splitlines() if line.startswith("warning")}
     assert (done.code, "changes" in done.err) == (0, False), done.err
     assert warnings <= {*straight.err.splitlines()}, "of a model that has hardly been trained"
     assert_same_bits(run, whole, 6)
     names = ("steps", "tokens", "loss", "evaluation")
     assert [done.document[name] for name in names] == [straight.document[name] for name in names]
-    assert run_tfkit(base, ["resume", str(run), "--json"]).out == done.out  # a finished run repeats its result
+    assert run_tfkit(place, ["resume", str(run), "--json"]).out == done.out  # a finished run repeats its result
 
 
-def test_before_its_training_a_run_goes_on_by_the_command_that_was_given(base: Path, tmp_path: Path) -> None:
+def test_before_its_training_a_run_goes_on_by_the_command_that_was_given(place: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     start = ["pretrain", "tiny.yaml", "training.steps=4", "--run", str(run), "--threads", "1"]
-    line = last_line(run_tfkit(base, start, STRUCK_AT_ITS_DATA))
+    line = last_line(run_tfkit(place, start, STRUCK_AT_ITS_DATA))
     assert line == f"tfkit pretrain tiny.yaml training.steps=4 --run {run} --resume --threads 1"
-    last_line(run_tfkit(base, shlex.split(line)[1:], strike(signal.SIGTERM, 2)))
-    line = last_line(run_tfkit(base, ["resume", str(run), "training.steps=5", "--threads", "1"], STRUCK_AT_ITS_DATA))
+    last_line(run_tfkit(place, shlex.split(line)[1:], strike(signal.SIGTERM, 2)))
+    line = last_line(run_tfkit(place, ["resume", str(run), "training.steps=5", "--threads", "1"], STRUCK_AT_ITS_DATA))
     assert line == f"tfkit resume {run} training.steps=5 --threads 1"  # the run folder does not know of this length yet
-    line = last_line(run_tfkit(base, shlex.split(line)[1:], strike(signal.SIGTERM, 2)))
+    line = last_line(run_tfkit(place, shlex.split(line)[1:], strike(signal.SIGTERM, 2)))
     assert line == f"tfkit resume {run} --threads 1"
-    done = run_tfkit(base, [*shlex.split(line)[1:], "--json"])
+    done = run_tfkit(place, [*shlex.split(line)[1:], "--json"])
     assert (done.code, done.document["steps"]) == (0, 5), done.err
 
 
-def test_what_no_run_can_go_on_with_is_refused(base: Path, tmp_path: Path) -> None:
+def test_what_no_run_can_go_on_with_is_refused(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     for folder in (tmp_path / "empty", tmp_path / "gone"):
         run_tfkit(tmp_path, ["resume", str(folder)]).refuses(2, "there is no run to continue here")

@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 from tfkit.data.order.example_rows import ExampleBatch, ExampleRows
 from tfkit.data.order.loader import Loader
 from tfkit.data.store.example_sets import ExampleSet
-from tfkit.errors import DataError
 
 LENGTHS = st.lists(st.integers(1, 30), min_size=1, max_size=120)
 SIZES = st.sampled_from([1, 2, 3, 5, 8, 32])
@@ -118,11 +117,6 @@ def test_weights_are_copies_and_a_random_part(weight: float, epoch: int, groups:
     assert sum(weighted) == int(weight) * 100 + round(weight % 1 * 100)
     assert [counts[1000 + i] for i in range(20)] == [1] * 20
     assert rows.mean_tokens == pytest.approx((3 * sum(weighted) + 7 * 20) / len(rows))
-
-
-def test_a_weight_of_no_row_is_refused() -> None:
-    with pytest.raises(DataError, match=r"set: weight 0.1 of 3 rows is less than one row"):
-        rows_of([1, 2, 3], weight=0.1)
 
 
 # ------------------------------------------------------------------------------------------------------------------- packed

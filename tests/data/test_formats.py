@@ -294,8 +294,7 @@ def test_several_files_are_parallel_to_as_many(tmp_path: Path) -> None:
         rows(tmp_path / "*.en", PAIR, beside={"de": str(tmp_path / "*.de")}, **section)
 
 
-def test_one_path_may_be_absolute_and_the_other_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
+def test_one_path_may_be_absolute_and_the_other_not(tmp_path: Path, in_tmp_path: None) -> None:
     write(tmp_path / "a.en", "a\nb\n")
     write(tmp_path / "a.de", "c\nd\n")
     found = set()

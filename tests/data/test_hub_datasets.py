@@ -36,9 +36,7 @@ def write(folder: Path, rows: list[dict[str, Any]] = ROWS, name: str = "rows.jso
 
 def streamed(folder: Path | str, part: Any = "all", fraction: float | None = None, **fields: Any) -> StreamedSource:
     section = SourceSection(hub=str(folder), streamed=True, **fields)
-    source = open_source(section, part, fraction, "skip" if "skip" in str(folder) else "error")
-    assert isinstance(source, StreamedSource)
-    return source
+    return open_source(section, part, fraction, "skip" if "skip" in str(folder) else "error")
 
 
 def texts(rows: list[Row]) -> list[str]:

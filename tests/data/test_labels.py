@@ -86,7 +86,7 @@ def test_what_contradicts_the_objective_is_refused(tmp_path: Path, words: list[s
     assert message in str(error.value)
 
 
-def test_what_says_that_nobody_labelled_a_row_is_no_class(tmp_path: Path) -> None:
+def test_what_says_that_nobody_labelled_a_row_is_no_class() -> None:
     """A dash in SNLI's column, NaN as pandas writes a cell that is empty; a dash elsewhere is a label as any other."""
     columns = Columns(ClassificationSection.roles)
     for record, said in (({"text": "x", "gold_label": "-"}, "a dash alone"), ({"text": "x", "label": float("nan")}, "holds nan")):

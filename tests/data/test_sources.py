@@ -181,7 +181,7 @@ def test_rows_without_white_space_at_the_ends_are_divided_as_ever(tmp_path: Path
     sides(tmp_path / "files", [f"text {i}\n\n more\n" for i in range(50)])
 
 
-def test_the_fingerprint_says_that_a_row_is_on_another_side_than_in_version_0_1_0(tmp_path: Path) -> None:
+def test_the_fingerprint_says_that_a_row_is_on_another_side_than_in_version_0_1_0() -> None:
     texts = [f"text {i} " for i in range(200)]
     moved = next(text for text in texts if hash_fraction(text.encode()) < 0.5 <= hash_fraction(text.strip().encode()))
     rows = [Row(text, "", key=text.strip()) for text in (moved, "other")]

@@ -28,7 +28,6 @@ ROLES = {
 
 def found(task: str, code: str, path: str = "a.py") -> list[dict[str, Any]]:
     parsed = parse(dedent(code).encode())
-    assert parsed is not None
     return [values for _, values in TASKS[task].find(path, *parsed)]
 
 

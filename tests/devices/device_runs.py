@@ -67,7 +67,7 @@ def _little_memory(device: torch.device, rows: int) -> Any:
                 raise torch.OutOfMemoryError("out of memory, as the test has it")
             return accumulate(self, step, index, batch, *arguments)
 
-        Stepper._accumulate = limited  # type: ignore[method-assign]
+        Stepper._accumulate = limited
 
     return limit
 

@@ -28,7 +28,7 @@ class _Elsewhere(torch.Tensor):
     @staticmethod
     def __new__(cls, values: torch.Tensor) -> "_Elsewhere":
         shape, strides = values.shape, values.stride()
-        return torch.Tensor._make_wrapper_subclass(cls, shape, strides=strides, dtype=values.dtype, device=ELSEWHERE)  # type: ignore
+        return torch.Tensor._make_wrapper_subclass(cls, shape, strides=strides, dtype=values.dtype, device=ELSEWHERE)
 
     def __init__(self, values: torch.Tensor):
         self.values_on_cpu = values

@@ -95,7 +95,7 @@ def test_every_page_is_in_the_navigation_of_the_site_once() -> None:
     assert sorted(listed) == sorted(set(NAMES) - {"docs/log.md"})
 
 
-def test_broken_links_are_found(tmp_path: Path) -> None:
+def test_broken_links_are_found() -> None:
     page = ROOT / "docs" / "cli.md"
     text = "[a](no.md) [b](cli.md#no-such) [c](#exit-codes) ![d](no.svg) `[e](code.md)`\n\n    [f](code.md)\n\n"
     text += "[g](https://x.org) [h]\n\n[h]: gone.md\n"

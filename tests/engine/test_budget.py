@@ -88,7 +88,7 @@ def attempt(machine: Machine, folder: Path, listener: Silent | None = None, **li
     budget = Budget(carbon, folder, Never(), listener or Silent(), clock=lambda: machine.now)
     machine.before = Reading(energy_wh=spent_in(folder).kwh * 1000)
     machine.seen = replace(machine.seen, energy_wh=machine.before.energy_wh)
-    budget.start(machine)  # type: ignore[arg-type]
+    budget.start(machine)
     return budget
 
 
@@ -113,7 +113,7 @@ STEP = st.tuples(st.floats(0.05, 1.0), st.floats(1, 400))  # seconds, watts
 
 @settings(max_examples=60, deadline=None)
 @given(NAMES, st.floats(0.01, 1), st.lists(STEP, min_size=1, max_size=60), st.sets(st.integers(0, 59)), st.sampled_from([1.0, 5.0]))
-def test_a_budget_is_exceeded_by_a_tick_at_most_over_any_power_and_any_kills(tmp_path_factory, name, fraction, steps, kills, tick):  # type: ignore[no-untyped-def]
+def test_a_budget_is_exceeded_by_a_tick_at_most_over_any_power_and_any_kills(tmp_path_factory, name, fraction, steps, kills, tick):
     """Steps shorter than a tick; the one that reaches the limit is finished."""
     folder, machines = tmp_path_factory.mktemp("run") / "run", [Machine(tick)]
     whole = {"seconds": sum(seconds for seconds, _ in steps), "kwh": sum(seconds * watts for seconds, watts in steps) / 3.6e6}
@@ -247,7 +247,7 @@ def test_a_budget_ends_what_is_counted_where_it_is_reached(tmp_path: Path, monke
     monkeypatch.setattr(listener, "LOOK_SECONDS", 0.0)
     machine = Machine(1.0)
     budget = Budget(CarbonSection(enabled=False, budget_seconds=10.0), tmp_path, Never(), Silent(), lambda: machine.now)
-    budget.start(machine)  # type: ignore[arg-type]
+    budget.start(machine)
 
     def read() -> None:
         with budget.stop.at_once("no text was read"), StoppingListener(Silent(), budget.stop, "as it was read").progress("", 20) as count:

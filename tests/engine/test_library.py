@@ -204,8 +204,8 @@ def test_errors_have_their_exit_codes_and_places(base: Path, document: dict[str,
         "a wrong key": (lambda: tfkit.pretrain({**document, "trainin": {}}), 2, "trainin: unknown, did you mean training"),
         "a wrong override": (lambda: tfkit.pretrain(document, {"training.stepz": 3}), 2, "training.stepz: unknown, did you mean steps"),
         "a wrong value": (lambda: tfkit.pretrain(document, {"training.steps": -1}), 2, "training.steps"),
-        "overrides as words": (lambda: tfkit.pretrain(document, ["training.steps=3"]), 2, "overrides=['training.steps=3']: give a dict"),  # type: ignore[arg-type]
-        "recipe of no kind": (lambda: tfkit.pretrain(3), 2, "recipe=3: give a recipe's name, its path, a dict or a Recipe"),  # type: ignore[arg-type]
+        "overrides as words": (lambda: tfkit.pretrain(document, ["training.steps=3"]), 2, "overrides=['training.steps=3']: give a dict"),
+        "recipe of no kind": (lambda: tfkit.pretrain(3), 2, "recipe=3: give a recipe's name, its path, a dict or a Recipe"),
         "no YAML": (lambda: tfkit.pretrain({**document, "model": object()}), 2, "a value that YAML does not have"),
         "not a number": (lambda: tfkit.pretrain(document, {"optimizer.lr": float("nan")}), 2, "optimizer.lr"),
         "no recipe": (lambda: tfkit.plan("nothing"), 2, "nothing: no such file"),
@@ -216,13 +216,13 @@ def test_errors_have_their_exit_codes_and_places(base: Path, document: dict[str,
         ),
         "no checkpoint": (lambda: tfkit.finetune(document, run="tuned"), 2, "which checkpoint? Give start=CKPT, or model: {from: CKPT}"),
         "an override of no kind": (lambda: tfkit.pretrain(document, {"model.dim": object()}), 2, "model.dim: is of type object, which no"),
-        "no prompt": (lambda: tfkit.generate(3, start="unbroken"), 2, "generate takes prompts, and this is of type int; give a list of"),  # type: ignore[arg-type]
-        "a number as prompt": (lambda: tfkit.generate([3], start="unbroken"), 2, "prompt 1: a prompt is a text or a dict, and this is"),  # type: ignore[list-item]
+        "no prompt": (lambda: tfkit.generate(3, start="unbroken"), 2, "generate takes prompts, and this is of type int; give a list of"),
+        "a number as prompt": (lambda: tfkit.generate([3], start="unbroken"), 2, "prompt 1: a prompt is a text or a dict, and this is"),
         "a dict without prompt": (
             lambda: tfkit.generate({"text": "a"}, start="unbroken"),
             3,
             'prompt 1: no text under "prompt"; its fields are text',
-        ),  # type: ignore[arg-type]
+        ),
         "no stage": (lambda: tfkit.pretrain(document, run="one", stages="sft"), 2, "stages=sft: the recipe has no stages"),
         "no run": (lambda: tfkit.resume("nothing"), 2, "there is no run to continue here"),
         "no data": (lambda: tfkit.pretrain(document, {"data.train": [{"path": "nothing.txt"}]}), 3, "nothing.txt"),
@@ -310,7 +310,7 @@ def process_state() -> dict[str, Any]:
         "Python's random state": repr(random.getstate()),
         "deterministic": (torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()),
         "cudnn.benchmark": torch.backends.cudnn.benchmark,
-        "fill_uninitialized_memory": torch.utils.deterministic.fill_uninitialized_memory,  # type: ignore[attr-defined]
+        "fill_uninitialized_memory": torch.utils.deterministic.fill_uninitialized_memory,
         "gradients": torch.is_grad_enabled(),
         "autocast": torch.is_autocast_enabled("cpu"),
         "defaults": (str(torch.get_default_dtype()), str(torch.get_default_device())),

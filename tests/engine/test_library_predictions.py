@@ -84,10 +84,10 @@ def test_what_is_no_row() -> None:
     first, second = loaded.predict([{"text": "hat"}, {"other": "hat"}], {"data.on_bad_row": "skip"})
     assert (first["prediction"] is None, second["prediction"], second["other"]) == (False, None, "hat")
     with pytest.raises(UsageError, match="row 1: a row is a dict or a text, and this is of type int"):
-        loaded.predict([3])  # type: ignore[list-item]
+        loaded.predict([3])
 
     with pytest.raises(UsageError, match="predict takes rows, and this is of type NoneType"):
-        loaded.predict(None)  # type: ignore[arg-type]
+        loaded.predict(None)
     with pytest.raises(UsageError, match="causal_lm gives no answer to a row"):
         tfkit.predict(ROWS, start=FIXTURES / "finished")
 
@@ -97,15 +97,15 @@ def test_a_table_is_refused_and_a_series_or_a_data_set_is_read_row_by_row() -> N
     table = pandas.DataFrame({"text": texts})
     for answer, takes in ((loaded.predict, "predict takes rows"), (loaded.embed, "embed takes texts")):
         with pytest.raises(UsageError, match=f"{takes}, and this is of type DataFrame; give a list"):
-            answer(table)  # type: ignore[operator]
+            answer(table)
     expected = loaded.predict(texts)
     assert loaded.predict(table["text"]) == loaded.predict(datasets.Dataset.from_pandas(table)) == expected
     assert torch.equal(loaded.embed(table["text"]), loaded.embed(texts))
     with pytest.raises(UsageError, match="text 2: is of type int; give a text"):
-        loaded.embed(["hat", 3])  # type: ignore[list-item]
+        loaded.embed(["hat", 3])
     language_model = tfkit.load(FIXTURES / "finished")
     with pytest.raises(UsageError, match="generate takes prompts, and this is of type DataFrame; give a list of texts"):
-        language_model.generate(table)  # type: ignore[arg-type]
+        language_model.generate(table)
     settings = {"generation.max_new_tokens": 2}
     rows: Any = [{"prompt": text} for text in texts]
     assert language_model.generate(rows, settings) == language_model.generate(texts, settings)
@@ -128,7 +128,7 @@ def test_a_model_is_saved_over_no_run_and_no_checkpoint(tmp_path: Path) -> None:
     assert tfkit.load(tmp_path / "model").config == loaded.config
 
 
-def test_a_loaded_model_writes_as_generate_does(tmp_path: Path) -> None:
+def test_a_loaded_model_writes_as_generate_does() -> None:
     settings = {"generation.max_new_tokens": 5, "generation.temperature": 0}
     prompts = ["the cat", "a dog", "hat"] * 7
     loaded = tfkit.load(FIXTURES / "finished")
@@ -159,7 +159,6 @@ def test_vectors_are_the_mean_of_transformers_last_hidden_states(name: str) -> N
 
 def test_the_help_of_load_has_an_example() -> None:
     text = inspect.getdoc(tfkit.load)
-    assert text is not None
     for name in ("predict", "generate", "embed", "save"):
         assert f"loaded.{name}(" in text
         assert inspect.getdoc(getattr(type(tfkit.load(CLASSES)), name))

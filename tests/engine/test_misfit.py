@@ -18,7 +18,7 @@ SYLLABLES = {
 }
 
 
-def source(folder: Path, script: str, words: int = 600, seed: int = 0):  # type: ignore[no-untyped-def]
+def source(folder: Path, script: str, words: int = 600, seed: int = 0):
     random, syllables = np.random.default_rng(seed), SYLLABLES[script]
     made = ["".join(random.choice(syllables, 4)) for _ in range(words)]
     write_rows(folder / f"{script}-{seed}.jsonl", [{"text": " ".join(made[first : first + 20])} for first in range(0, words, 20)])
@@ -29,7 +29,7 @@ def source(folder: Path, script: str, words: int = 600, seed: int = 0):  # type:
 @pytest.mark.parametrize("kind", ["byte_bpe", "wordpiece", "unigram", "bpe_byte_fallback"])
 def test_a_misfit_is_of_another_script_than_the_tokenizer_was_trained_on(tmp_path: Path, kind: str) -> None:
     for script in SYLLABLES:
-        section = TokenizerSection(kind=kind, vocab_size=500 if kind != "wordpiece" else 300)  # type: ignore[arg-type]
+        section = TokenizerSection(kind=kind, vocab_size=500 if kind != "wordpiece" else 300)
         tokenizer = trained_tokenizer([source(tmp_path, script)], section, lambda _: None)
         for other in SYLLABLES:
             warning = misfit(source(tmp_path, other, seed=1), tokenizer, "encoder")

@@ -123,8 +123,6 @@ def test_the_library_trains_on_a_text_and_names_what_is_missing(tmp_path: Path) 
     result = tfkit.pretrain(data=tmp_path / "book.txt", overrides=tiny, tokens=8_000, run=tmp_path / "run")
     assert result.evaluation["loss"] < math.log(280)
     assert result.tokens >= 8_000
-    with pytest.raises(tfkit.errors.UsageError, match="Give a recipe, or data=F"):
-        tfkit.pretrain()
     with pytest.raises(tfkit.errors.UsageError, match="two lengths"):
         tfkit.pretrain("smoke", data=tmp_path / "book.txt", tokens=3, minutes=3)
 

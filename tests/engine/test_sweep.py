@@ -9,13 +9,11 @@ from typing import Any
 
 import pytest
 from tiny_files import read_json, write_rows
-from tiny_runs import WORDS, assert_same_bits, hashes, records, write_corpus
+from tiny_runs import WORDS, assert_same_bits, hashes, records, run_here, write_corpus
 
 import tfkit
-from tfkit.__main__ import main
 from tfkit.engine.chains.sweep_plan import Grid, OptunaSearch
 from tfkit.engine.request.run_totals import Trial
-from tfkit.engine.results import SweepResult
 from tfkit.errors import DataError, ModelError, UsageError
 from tfkit.hub import find_checkpoint
 from tfkit.recipe.search_space import Axis
@@ -79,23 +77,21 @@ def test_a_sweep_that_is_stopped_goes_on_with_the_trial_that_was_at_work(whole: 
     stopped = tfkit.sweep(RECIPE, SPACE, run="halved", threads=1, should_stop=enough)
     assert stopped.status == "stopped"
     assert 0 < len(stopped.trials) < 4
-    assert main(["resume", "halved", "--threads", "1"]) == 0
+    run_here(["resume", "halved", "--threads", "1"]).exits(0)
     document = read_json(Path("halved/run.json"))
     assert [one["status"] for one in document["trials"].values()] == ["finished"] * 4
     for trial in document["trials"]:
         assert hashes(Path("halved", trial), 2) == hashes(Path("whole", trial), 2)
 
 
-def test_a_trial_that_fails_is_counted_and_the_others_go_on(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_trial_that_fails_is_counted_and_the_others_go_on() -> None:
     result = tfkit.sweep(RECIPE, {"optimizer.lr": [1e-3, 1e-2], "model.init.std": [0.02, 1e30]}, run="failing", threads=1)
     assert [one["status"] for one in result.trials] == ["finished", "failed", "finished", "failed"]
     assert all("the loss is nan" in one["error"] for one in result.trials if one["error"])
     assert result.best["trial"] in ("trial-001", "trial-003")
-    assert main(["runs", "failing", "--json"]) == 0
-    listed = json.loads(capsys.readouterr().out)["runs"]
+    listed = run_here(["runs", "failing", "--json"]).exits(0).document["runs"]
     assert [(one["kind"], one["status"]) for one in listed[:3]] == [("sweep", "finished"), ("pretrain", "finished"), ("pretrain", "failed")]
-    assert main(["resume", "failing", "--threads", "1", "--json"]) == 0  # which repeats the result, and tries nothing again
-    again = json.loads(capsys.readouterr().out)
+    again = run_here(["resume", "failing", "--threads", "1", "--json"]).exits(0).document  # the result again: nothing is tried anew
     assert again["trials"] == result.trials
 
 
@@ -107,7 +103,6 @@ def test_a_finished_trial_whose_lengthening_failed_is_still_finished(whole: Any,
     assert read_run(tmp_path / "copy/trial-001").status == "failed"
     with contextlib.chdir(tmp_path):
         again = tfkit.resume("copy", threads=1)
-    assert isinstance(again, SweepResult)
     assert (again.status, again.metric, [one["values"] for one in again.trials]) == (
         "finished",
         whole.metric,
@@ -117,35 +112,30 @@ def test_a_finished_trial_whose_lengthening_failed_is_still_finished(whole: Any,
 
 
 @pytest.mark.thorough
-def test_a_budget_bounds_all_trials_together(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_budget_bounds_all_trials_together() -> None:
     """Of time, which needs no meter: a trial that is slow in its first step uses it up, and a larger one lets the sweep go on."""
     limit = {"carbon.budget_seconds": 0.01}
     stopped = tfkit.sweep(RECIPE, SPACE, limit, run="bounded", threads=1)
     assert (stopped.status, stopped.stopped_by, stopped.best) == ("stopped", "carbon.budget_seconds", None)
     assert len(stopped.trials) == 1
-    assert main(["resume", "bounded", "--threads", "1"]) == 2
-    assert "carbon.budget_seconds" in (said := capsys.readouterr().err)
-    assert "Give a larger budget to continue" in said
-    assert main(["resume", "bounded", "carbon.budget_seconds=1000", "--threads", "1", "--json"]) == 0
-    document = json.loads(capsys.readouterr().out)
+    run_here(["resume", "bounded", "--threads", "1"]).exits(2, "carbon.budget_seconds", "Give a larger budget to continue")
+    document = run_here(["resume", "bounded", "carbon.budget_seconds=1000", "--threads", "1", "--json"]).exits(0).document
     assert (document["status"], [one["status"] for one in document["trials"]]) == ("finished", ["finished"] * 4)
     assert document["seconds"] > 0.01
 
 
 @pytest.mark.thorough
-def test_a_sweep_of_stages_is_one_of_runs_within_runs(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_sweep_of_stages_is_one_of_runs_within_runs() -> None:
     """Listed, verified and used as a model as any other; the score is that of the last stage."""
     tune = {"from": "base", **{name: RECIPE[name] for name in ("data", "evaluation", "training", "carbon")}}
     result = tfkit.sweep({"stages": {"base": RECIPE, "tune": tune}}, {"tune.optimizer.lr": [1e-4, 1e-2]}, run="chains", threads=1)
     assert [one["status"] for one in result.trials] == ["finished"] * 2
     assert result.best["values"] == {"tune.optimizer.lr": 1e-2}
     assert find_checkpoint("chains").resolve() == Path(result.best["checkpoint"])
-    assert main(["runs", "chains", "--json"]) == 0
-    listed = json.loads(capsys.readouterr().out)["runs"]
+    listed = run_here(["runs", "chains", "--json"]).exits(0).document["runs"]
     assert [Path(one["run"]).name for one in listed] == ["chains", *["trial-001", "base", "tune"], *["trial-002", "base", "tune"]]
     assert (listed[0]["steps"], listed[0]["checkpoints"]) == (8, 4)
-    assert main(["verify", "chains", "--json"]) == 0
-    assert len(json.loads(capsys.readouterr().out)["checkpoints"]) == 4
+    assert len(run_here(["verify", "chains", "--json"]).exits(0).document["checkpoints"]) == 4
 
 
 def test_what_is_refused_before_the_first_trial(whole: Any) -> None:
@@ -163,24 +153,27 @@ def test_what_is_refused_before_the_first_trial(whole: Any) -> None:
         tfkit.sweep(RECIPE, {"optimizer.lr": "1e-4..1e-2"}, run="none")
     for single in (4, {"kind": "adamw"}):
         with pytest.raises(UsageError, match="a single value cannot be varied in a sweep"):
-            tfkit.sweep(RECIPE, {"optimizer": single}, run="none")  # type: ignore[dict-item]
+            tfkit.sweep(RECIPE, {"optimizer": single}, run="none")
     with pytest.raises(UsageError, match="too many"):
         tfkit.sweep(RECIPE, {"training.seed": range(40), "optimizer.lr": [0.1 / n for n in range(1, 41)]}, run="none")
     assert not Path("none").exists()
 
 
-def test_a_better_evaluation_that_was_not_saved_is_said(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_better_evaluation_that_was_not_saved_is_said() -> None:
     """Of a single run and of the trials of a sweep alike: the scores that are compared are those of checkpoints."""
     Path("recipe.yaml").write_text(json.dumps(RECIPE), encoding="utf-8")
     rows = [{"text": f"{WORDS[n % 7]} {WORDS[n % 5]}", "label": ["no", "yes"][n % 3 % 2]} for n in range(60)]
     write_rows(Path("labelled.jsonl"), rows)
     long = ["training.steps=8", "evaluation.every=2", "schedule={kind: constant, warmup_steps: 8}", "--threads", "1", "--quiet"]
     classes = ["objective={kind: classification}", "data.train=[{path: labelled.jsonl}]", "evaluation.metric=accuracy"]
-    assert main(["sweep", "recipe.yaml", *long, "optimizer.lr=3,1e-3", "--run", "unsaved"]) == 0
-    assert main(["pretrain", "recipe.yaml", *long, "optimizer.lr=3", "--run", "unsaved-alone"]) == 0
-    assert main(["pretrain", "recipe.yaml", *long, "optimizer.lr=3", "--run", "saved", "checkpoint.every=2"]) == 0
-    assert main(["pretrain", "recipe.yaml", *long, "optimizer.lr=0.5", "--run", "by-accuracy", *classes]) == 0
-    said = capsys.readouterr().err
+    said = ""
+    for command, *words in (
+        ["sweep", "optimizer.lr=3,1e-3", "--run", "unsaved"],
+        ["pretrain", "optimizer.lr=3", "--run", "unsaved-alone"],
+        ["pretrain", "optimizer.lr=3", "--run", "saved", "checkpoint.every=2"],
+        ["pretrain", "optimizer.lr=0.5", "--run", "by-accuracy", *classes],
+    ):
+        said += run_here([command, "recipe.yaml", *long, *words]).exits(0).err
     for run, metric, sign in (
         *(("unsaved/trial-001", "loss", 1), ("unsaved/trial-002", "loss", 1), ("unsaved-alone", "loss", 1)),
         *(("saved", "loss", 1), ("by-accuracy", "accuracy", -1)),
@@ -193,11 +186,9 @@ def test_a_better_evaluation_that_was_not_saved_is_said(capsys: pytest.CaptureFi
     assert said.count("was best in step") >= 2, "the rate is too high for a last step that is the best"
 
 
-def test_a_finished_sweep_says_that_a_change_comes_too_late(whole: Any, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["resume", "whole", "carbon.country=FRA"]) == 0
-    assert "whole: finished, so these changes have no effect:\n  carbon.country=FRA" in capsys.readouterr().err
-    assert main(["resume", "whole"]) == 0
-    assert "warning" not in capsys.readouterr().err
+def test_a_finished_sweep_says_that_a_change_comes_too_late(whole: Any) -> None:
+    run_here(["resume", "whole", "carbon.country=FRA"]).exits(0, "whole: finished, so these changes have no effect:\n  carbon.country=FRA")
+    assert "warning" not in run_here(["resume", "whole"]).exits(0).err
 
 
 def test_a_sweep_without_a_finished_trial_is_no_model(whole: Any) -> None:

@@ -27,7 +27,6 @@ def test_a_command_of_the_page_is_one(command: list[str]) -> None:
     data = command[command.index("--data") + 1] if "--data" in command else None
     settings = read_settings(None, Path("runs/my"), changes, ("data", "objective", "evaluation", "generation", "carbon"), data)
     assert settings.objective.kind in ("minimal_pairs", "few_shot")
-    assert settings.data is not None
     assert settings.data.validation
 
 

@@ -4,9 +4,9 @@ import math
 
 import numpy as np
 import pytest
+from tiny_layouts import GPT2_LAYOUT
 
 from tfkit.data import Row
-from tfkit.data.columns.rows import BadRow
 from tfkit.errors import DataError
 from tfkit.evaluation.judging import FewShot, Judgement, MinimalPairs, Verdict, judge_by_likelihood, verdict_metrics
 from tfkit.evaluation.likelihood import Likelihood, Question
@@ -97,14 +97,12 @@ def test_the_labels_of_a_classification_are_choices() -> None:
 )
 def test_a_row_that_cannot_be_asked_is_bad(values: dict[str, object], message: str) -> None:
     found = few_shot().questions(0, row(3, **values))
-    assert isinstance(found, BadRow)
     assert found.message.startswith("rows.jsonl:3: ")
     assert message in found.message
 
 
 def test_an_empty_sentence_is_bad_and_bad_examples_can_be_left_out() -> None:
     found = MinimalPairs().questions(0, row(0, good="the cat", bad=" "))
-    assert isinstance(found, BadRow)
     assert "the bad sentence is empty" in found.message
     bad = row(9, label="x")
     with pytest.raises(DataError, match="skip bad rows"):
@@ -137,14 +135,7 @@ def test_the_metrics_are_means_over_the_rows_that_have_them() -> None:
 def judged():
     tokenizer = train_byte_bpe(["question 1? yes no"] * 3, 280, add_bos=True)
     sizes = {"vocab_size": tokenizer.size, "context_length": 20, "decoder_layers": 1, "dim": 16, "num_heads": 2}
-    shape = {
-        "position": {"kind": "learned"},
-        "norm": {"kind": "layer"},
-        "mlp": {"activation": "gelu"},
-        "init": {"std": 0.3},
-        "head": {"tied": True},
-    }
-    model = build(ModelConfig.model_validate(sizes | shape), seed=2)
+    model = build(ModelConfig.model_validate(GPT2_LAYOUT | sizes | {"init": {"std": 0.3}}), seed=2)
 
     def judge(rows: list[Row], **options: object) -> Judgement:
         return judge_by_likelihood(model, tokenizer, few_shot(shots=2), rows, 3, **options)

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from tiny_layouts import GPT2_LAYOUT, LLAMA_LAYOUT
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from tfkit.errors import ModelError
@@ -26,11 +27,7 @@ QUESTIONS = [
     Question("the cat", " sat"),
     Question("the cat", " sat"),
 ]
-SHAPES = {
-    "gpt2": {"position": {"kind": "learned"}, "norm": {"kind": "layer"}, "mlp": {"activation": "gelu_tanh", "bias": True}, "num_heads": 3},
-    "llama": {"position": {"kind": "rotary"}, "norm": {"kind": "rms"}, "mlp": {"activation": "silu", "gated": True}, "num_heads": 6},
-}
-BIASES = {"attention": {"qkv_bias": True, "out_bias": True}}
+SHAPES = {"gpt2": GPT2_LAYOUT | {"num_heads": 3}, "llama": LLAMA_LAYOUT | {"num_heads": 6}}
 
 
 def tokenizer_of(add_bos: bool) -> Tokenizer:
@@ -39,8 +36,7 @@ def tokenizer_of(add_bos: bool) -> Tokenizer:
 
 def tiny(family: str, tokenizer: Tokenizer) -> Transformer:
     sizes = {"vocab_size": tokenizer.size, "context_length": CONTEXT, "decoder_layers": 2, "dim": 24, "hidden_dim": 96}
-    rest = {"head": {"tied": family == "gpt2"}, "init": {"std": 0.3}}
-    return build(ModelConfig.model_validate(SHAPES[family] | sizes | rest | (BIASES if family == "gpt2" else {})), seed=3)
+    return build(ModelConfig.model_validate(SHAPES[family] | sizes | {"init": {"std": 0.3}}), seed=3)
 
 
 @torch.no_grad()

@@ -13,6 +13,7 @@ from lm_eval.api.instance import Instance
 from lm_eval.models.huggingface import HFLM
 from lm_eval.tasks import TaskManager
 from tiny_files import write_rows
+from tiny_layouts import GPT2_LAYOUT
 
 from tfkit.errors import ModelError, UsageError
 from tfkit.evaluation.lm_eval import TfkitLM
@@ -44,9 +45,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("asked")
     tokenizer = train_byte_bpe([" ".join(WORDS)] * 3, 300, add_bos=True)
     sizes = {"vocab_size": tokenizer.size, "context_length": CONTEXT, "decoder_layers": 2, "dim": 24, "hidden_dim": 96, "num_heads": 3}
-    shape = {"position": {"kind": "learned"}, "norm": {"kind": "layer"}, "attention": {"qkv_bias": True, "out_bias": True}}
-    rest = {"mlp": {"activation": "gelu_tanh", "bias": True}, "head": {"tied": True}, "init": {"std": 0.3}}
-    config = ModelConfig.model_validate(sizes | shape | rest)
+    config = ModelConfig.model_validate(GPT2_LAYOUT | sizes | {"init": {"std": 0.3}})
     Loaded(model=build(config, seed=5), codec=tokenizer, config=config, family="gpt2", folder=path).save(path)
     return path
 
@@ -114,10 +113,7 @@ def test_a_task_of_a_local_file_has_the_same_result(both: tuple[TfkitLM, HFLM], 
     write_rows(tmp_path / "rows.jsonl", rows)
     (tmp_path / "animals.yaml").write_text(TASK.replace("ROWS", json.dumps(str(tmp_path / "rows.jsonl"))), encoding="utf-8")
     tasks = TaskManager(include_path=str(tmp_path), include_defaults=False)
-    found = [
-        lm_eval.simple_evaluate(model, tasks=["animals"], task_manager=tasks, bootstrap_iters=0, log_samples=True)  # type: ignore[attr-defined]
-        for model in both
-    ]
+    found = [lm_eval.simple_evaluate(model, tasks=["animals"], task_manager=tasks, bootstrap_iters=0, log_samples=True) for model in both]
     scores = [{name: value for name, value in one["results"]["animals"].items() if name.startswith("acc")} for one in found]
     assert scores[0] == scores[1]
     assert 0 < scores[0]["acc,none"] < 1

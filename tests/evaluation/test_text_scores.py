@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from tiny_files import write_rows
+from tiny_layouts import GPT2_LAYOUT, LLAMA_LAYOUT
 
 from tfkit.data import open_source, token_stream
 from tfkit.data.store.token_stream import TokenStream
@@ -27,10 +28,7 @@ TEXTS = [
     "cat hat sat",
     "on the mat the cat sat",
 ] * 3
-SHAPES = {
-    "gpt2": {"position": {"kind": "learned"}, "norm": {"kind": "layer"}, "mlp": {"activation": "gelu_tanh", "bias": True}, "num_heads": 3},
-    "llama": {"position": {"kind": "rotary"}, "norm": {"kind": "rms"}, "mlp": {"activation": "silu", "gated": True}, "num_heads": 6},
-}
+SHAPES = {"gpt2": GPT2_LAYOUT | {"num_heads": 3}, "llama": LLAMA_LAYOUT | {"num_heads": 6}}
 
 
 def tokenizer_of(add_bos: bool) -> Tokenizer:

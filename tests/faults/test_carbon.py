@@ -216,7 +216,7 @@ def _measure_waits(path: Path) -> None:
             granted[0] += math.inf if timeout is None else timeout
         return wait_for_condition(condition, predicate, timeout)
 
-    threading.Condition.wait_for = granting  # type: ignore[assignment,method-assign]
+    threading.Condition.wait_for = granting
 
     def timed(method: Callable[..., Any]) -> Callable[..., Any]:
         def call(*positional: Any, **named: Any) -> Any:
@@ -237,7 +237,7 @@ def _measure_waits(path: Path) -> None:
 
     for name in ("phase", "reading", "warning"):
         setattr(Meter, name, timed(getattr(Meter, name)))
-    Meter.stop = stop_and_write  # type: ignore[assignment,method-assign]
+    Meter.stop = stop_and_write
 
 
 def test_f25_what_hangs_does_not_outlive_a_killed_run(base: Path, tmp_path: Path) -> None:

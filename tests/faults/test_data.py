@@ -418,7 +418,7 @@ def struck(number: int, call: str, ended: Path) -> Callable[[], None]:
             return original(work, abandoned)
 
         started: list[bool] = []
-        tfkit.tokenizer.kinds.interruptible = tfkit.tokenizer.tokenizer.interruptible = watched  # type: ignore[attr-defined]
+        tfkit.tokenizer.kinds.interruptible = tfkit.tokenizer.tokenizer.interruptible = watched
 
     return before
 

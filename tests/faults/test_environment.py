@@ -74,7 +74,7 @@ ENVIRONMENTS: dict[str, Callable[[], None]] = {
     "NO_COLOR": setting(NO_COLOR="1"),
     "TERM=dumb": setting(TERM="dumb"),
     "no TERM": setting(TERM=None, LANG=None),
-    "stdin closed": lambda: (os.close(0), setattr(sys, "stdin", None)),  # type: ignore[return-value]
+    "stdin closed": lambda: (os.close(0), setattr(sys, "stdin", None)),
 }
 ASCII = ("LC_ALL=C", "ASCII streams")
 
@@ -129,7 +129,7 @@ def on_terminal(folder: Path, arguments: list[str], columns: int, before: Callab
         for descriptor in (0, 1, 2):
             os.dup2(slave, descriptor)
         for stream in (sys.stdout, sys.stderr):
-            stream.reconfigure(line_buffering=True)  # type: ignore[union-attr]
+            stream.reconfigure(line_buffering=True)
 
     process = Process(folder, arguments, prepare)
     os.close(slave)

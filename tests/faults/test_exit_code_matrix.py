@@ -51,6 +51,11 @@ def assert_ends(done: Done, code: int, said: str, lines: int = 1) -> None:
     assert len(done.exits(code, said).err.splitlines()) == lines, done.err
 
 
+def assert_refused(done: Done, code: int, said: str, lines: int = 1) -> None:
+    """As `assert_ends`, and there is no result."""
+    assert_ends(done.refuses(code), code, said, lines)
+
+
 PRETRAIN, EVALUATE, GENERATE = "pretrain tiny.yaml --threads 1 --run new", "evaluate --from run", "generate --from run --prompt the"
 RESUME = "resume new --threads 1"
 NO_CARBON = "carbon.enabled=false"
@@ -100,16 +105,13 @@ def test_f07_0_done(base: Path, tmp_path: Path, line: str) -> None:
 )
 def test_f32_f39_f51_2_usage_or_recipe(base: Path, tmp_path: Path, line: str, said: str) -> None:
     done = run(base, tmp_path, line)
-    assert_ends(done, 2, said, lines=len(done.err.splitlines()) if "in the run" in said else 1)
-    assert done.out == ""
+    assert_refused(done, 2, said, lines=len(done.err.splitlines()) if "in the run" in said else 1)
     assert not (tmp_path / "new").exists()
 
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_f32_2_an_option_that_there_is_not(base: Path, tmp_path: Path, command: str) -> None:
-    done = run(base, tmp_path, f"{command} --foo")
-    assert_ends(done, 2, "--foo", lines=len(done.err.splitlines()))
-    assert done.out == ""
+    run(base, tmp_path, f"{command} --foo").refuses(2, "--foo")
 
 
 @pytest.mark.parametrize(
@@ -127,9 +129,7 @@ def test_f32_2_an_option_that_there_is_not(base: Path, tmp_path: Path, command: 
     ],
 )
 def test_f36_3_data(base: Path, tmp_path: Path, line: str, said: str) -> None:
-    done = run(base, tmp_path, line)
-    assert_ends(done, 3, said)
-    assert done.out == ""
+    assert_refused(run(base, tmp_path, line), 3, said)
 
 
 @pytest.mark.parametrize("line", [f"{PRETRAIN} --resume", RESUME])
@@ -141,9 +141,7 @@ def test_f38_3_other_data(base: Path, tmp_path: Path, line: str) -> None:
     for path in (recipe, tmp_path / "tiny.yaml"):
         path.write_text(path.read_text(encoding="utf-8").replace(str(base / "corpus"), str(tmp_path / "corpus")), encoding="utf-8")
     (tmp_path / "corpus" / "0.txt").write_text("other words " * 300, encoding="utf-8")
-    done = run(tmp_path, tmp_path, line)
-    assert_ends(done, 3, "text is not what this run was started with")
-    assert done.out == ""
+    assert_refused(run(tmp_path, tmp_path, line), 3, "text is not what this run was started with")
 
 
 @pytest.mark.parametrize(
@@ -173,9 +171,7 @@ def test_f11_f13_4_model(base: Path, tmp_path: Path, line: str, said: str) -> No
 @pytest.mark.parametrize("line", [f"{PRETRAIN} --resume --exact", f"{RESUME} --exact"])
 def test_f09_4_no_checkpoint_to_resume_from(base: Path, tmp_path: Path, line: str) -> None:
     shutil.copytree(base / "damaged", tmp_path / "new")
-    done = run(base, tmp_path, line)
-    assert_ends(done, 4, "model.safetensors")
-    assert done.out == ""
+    assert_refused(run(base, tmp_path, line), 4, "model.safetensors")
 
 
 @pytest.mark.parametrize(
@@ -194,9 +190,7 @@ def test_f09_4_no_checkpoint_to_resume_from(base: Path, tmp_path: Path, line: st
 def test_f17_5_environment(base: Path, tmp_path: Path, line: str, said: str) -> None:
     if line.startswith("resume"):
         shutil.copytree(base / "stopped", tmp_path / "new")
-    done = run(base, tmp_path, line)
-    assert_ends(done, 5, said)
-    assert done.out == ""
+    assert_refused(run(base, tmp_path, line), 5, said)
 
 
 def test_f17_5_a_cache_that_cannot_be_written(base: Path, tmp_path: Path) -> None:
@@ -228,9 +222,7 @@ def test_f44_5_a_run_folder_in_use(base: Path, tmp_path: Path) -> None:
 
 def test_f20_6_unhealthy(base: Path, tmp_path: Path) -> None:
     """Weights so large that the very first loss is not a number, and nobody has to raise anything."""
-    done = run(base, tmp_path, f"{PRETRAIN} model.init.std=1e30")
-    assert_ends(done, 6, "step 1", lines=len(done.err.splitlines()))
-    assert done.out == ""
+    run(base, tmp_path, f"{PRETRAIN} model.init.std=1e30").refuses(6, "step 1")
 
 
 def test_f51_8_a_quality_gate(base: Path, tmp_path: Path) -> None:

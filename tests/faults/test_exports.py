@@ -52,7 +52,7 @@ def test_f52_a_full_disk(model: Path, size: int, tmp_path: Path, part: float) ->
         def limited(*arguments: object) -> int:
             resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
             try:
-                return whole(*arguments)  # type: ignore[arg-type]
+                return whole(*arguments)
             finally:
                 resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
 

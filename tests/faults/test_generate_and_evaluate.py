@@ -258,22 +258,20 @@ def test_f06_a_signal_while_a_prompt_is_waited_for(base: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("lines", "words", "code", "message"),
+    ("lines", "words", "message"),
     [
-        (['{"prompt": "a"}', '{"prompt": "b"}', '{"text": "c"}', '{"prompt": "d"}'], [], 3, "stdin:3: no text under"),
-        (['{"prompt": "a"}', '{"prompt": "b"}', json.dumps({"prompt": "a " * 4000}), '{"prompt": "d"}'], [], 3, "prompt 3 has "),
-        (['{"prompt": "a"}', '{"prompt": "b"}', '{"messages": []}'], ["--chat"], 3, 'stdin:3: "messages" holds no list of messages'),
+        (['{"prompt": "a"}', '{"prompt": "b"}', '{"text": "c"}', '{"prompt": "d"}'], [], "stdin:3: no text under"),
+        (['{"prompt": "a"}', '{"prompt": "b"}', json.dumps({"prompt": "a " * 4000}), '{"prompt": "d"}'], [], "prompt 3 has "),
+        (['{"prompt": "a"}', '{"prompt": "b"}', '{"messages": []}'], ["--chat"], 'stdin:3: "messages" holds no list of messages'),
     ],
     ids=["a row", "a length", "a conversation"],
 )
-def test_f07_an_error_in_a_line_comes_after_the_lines_before_it(
-    base: Path, lines: list[str], words: list[str], code: int, message: str
-) -> None:
+def test_f07_an_error_in_a_line_comes_after_the_lines_before_it(base: Path, lines: list[str], words: list[str], message: str) -> None:
     pipe = Pipe(base, *words)
     pipe.give("".join(f"{line}\n" for line in lines))
     found, done = pipe.end()
     assert [row["prompt"] for row in found] == ["a", "b"]
-    done.exits(code, message)
+    done.exits(3, message)
 
 
 def test_f07_the_first_answers_to_an_endless_pipe(base: Path) -> None:

@@ -140,17 +140,17 @@ def test_f21_a_jump_of_the_loss(base: Path, tmp_path: Path, skips: int, code: in
 
         def jumping(self: CausalLM, model: Any, batch: Any) -> dict[str, Tensor]:
             sums = loss(self, model, batch)
-            return {"lm": sums["lm"] * 3} if before.step == 14 else sums  # type: ignore[attr-defined]
+            return {"lm": sums["lm"] * 3} if before.step == 14 else sums
 
         take = Stepper.take
 
         def counting(self: Stepper, number: int, *arguments: Any) -> Any:
-            before.step = number  # type: ignore[attr-defined]
+            before.step = number
             return take(self, number, *arguments)
 
-        before.step = 0  # type: ignore[attr-defined]
-        CausalLM.loss = jumping  # type: ignore[method-assign]
-        Stepper.take = counting  # type: ignore[method-assign]
+        before.step = 0
+        CausalLM.loss = jumping
+        Stepper.take = counting
 
     words = [*COMMON, "training.steps=20", "training.loss_jump_sigmas=6", f"training.max_skipped_steps={skips}"]
     done = pretrain(tmp_path / "run", base / "tiny.yaml", *words, before=before).exits(code, "step 14: the loss jumps to ")

@@ -216,8 +216,7 @@ def test_f32_large_recipes_cost_little(name: str, tmp_path: Path, small_seconds:
         ("/proc/self/mem", "cannot be read"),
     ],
 )
-def test_f32_what_is_no_file(place: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
+def test_f32_what_is_no_file(place: str, said: str, tmp_path: Path, in_tmp_path: None) -> None:
     Path("folder").mkdir()
     os.mkfifo("fifo")
     Path("file").touch()

@@ -29,7 +29,7 @@ def no_locks() -> None:
     def flock(descriptor: int, operation: int) -> None:
         raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
 
-    fcntl.flock = flock  # type: ignore[assignment]
+    fcntl.flock = flock
 
 
 def with_locks() -> None:

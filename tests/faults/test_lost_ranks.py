@@ -12,10 +12,9 @@ import fake_codecarbon
 import pytest
 from fake_codecarbon import G_PER_KWH, POWER_W
 from tiny_files import read_json, receipt
-from tiny_runs import After, Before, Done, assert_same_bits, both, exact, hashes, kept, pretrain, slow_micro_batches, strike
+from tiny_runs import After, Before, Done, assert_same_bits, both, exact, hashes, kept, pretrain, run_here, slow_micro_batches, strike
 from two_ranks import ONE_EACH, run_ranks, start_ranks, with_unbroken_run
 
-from tfkit.__main__ import main
 from tfkit.carbon import Meter
 from tfkit.carbon.ledger import LedgerReader
 from tfkit.engine.training_run import checkpointing, validator
@@ -60,10 +59,10 @@ def test_f28_two_nodes_resumed_three_times_have_one_total(base: Path, tmp_path: 
     assert totals["energy_kwh"] * 3.6e6 == pytest.approx(POWER_W * sum(node_seconds), rel=0.05)
     assert hashes(run, STEPS) == hashes(base / "unbroken", STEPS)
     capsys.readouterr()
-    assert main(["verify", str(run)]) == 0, capsys.readouterr().out
+    run_here(["verify", run]).exits(0)
 
     def unmetered() -> None:
-        Meter._launch = lambda *_: None  # type: ignore[method-assign]
+        Meter._launch = lambda *_: None
 
     run = tmp_path / "silent"
     words[3] = str(run)
@@ -71,8 +70,7 @@ def test_f28_two_nodes_resumed_three_times_have_one_total(base: Path, tmp_path: 
     assert [one.code for one in done] == [0, 0], done[0].err + done[1].err
     assert "the energy is a lower bound: node 1 did not report in attempt 1" in done[0].err
     assert receipt(run)["totals"]["carbon_status"] == "degraded"
-    assert main(["verify", str(run)]) == 0
-    assert "node 1 did not report in attempt 1" in capsys.readouterr().out
+    assert "node 1 did not report in attempt 1" in run_here(["verify", run]).exits(0).out
 
 
 @pytest.mark.slow

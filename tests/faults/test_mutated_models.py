@@ -13,8 +13,7 @@ from typing import Any
 
 import pytest
 from attacks.mutations import mutate
-from safetensors.torch import load_file, save_file
-from test_untrusted_models import TINY, limit_memory
+from test_untrusted_models import TINY, limit_memory, write_shards
 from tiny_runs import run_tfkit, write_corpus
 from tokenizers import AddedToken, decoders, models, normalizers, pre_tokenizers, processors
 from tokenizers import Tokenizer as Backend
@@ -62,18 +61,9 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
         save_model(folder, config, build(config, seed=1).state_dict(), tokenizer)
         (folder / "chat_template.jinja").write_text("{{ messages }}", encoding="utf-8")
         if preset == "llama-7b":
-            shard(folder)
+            write_shards(folder)
         write_manifest(folder)
     return root
-
-
-def shard(folder: Path) -> None:
-    tensors = load_file(folder / "model.safetensors")
-    (folder / "model.safetensors").unlink()
-    weight_map = {name: f"model-{i % 2}.safetensors" for i, name in enumerate(tensors)}
-    for name in set(weight_map.values()):
-        save_file({tensor: tensors[tensor] for tensor in tensors if weight_map[tensor] == name}, folder / name, {"format": "pt"})
-    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}), encoding="utf-8")
 
 
 def damage(whole: Path, family: str, seed: int, place: Path) -> tuple[list[str], str]:

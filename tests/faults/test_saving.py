@@ -129,7 +129,7 @@ def test_f15_what_may_go_goes(saved: Base, small_disk: Path, is_known: bool) -> 
     leave(small_disk, recorded_bytes(run / "checkpoints" / "step-000004") // 2)
 
     def sees_nothing() -> None:
-        shutil.disk_usage = lambda path: SimpleNamespace(free=1 << 40)  # type: ignore[assignment, misc]
+        shutil.disk_usage = lambda path: SimpleNamespace(free=1 << 40)
 
     def gives_up_when_full() -> None:
         checkpoint_saving.disk_is_full = lambda error: False
@@ -141,7 +141,7 @@ def test_f15_what_may_go_goes(saved: Base, small_disk: Path, is_known: bool) -> 
 
 def test_f18_the_planned_checkpoints_do_not_fit(saved: Base, tmp_path: Path) -> None:
     def nearly_full() -> None:
-        shutil.disk_usage = lambda path: SimpleNamespace(free=12_345)  # type: ignore[assignment, misc]
+        shutil.disk_usage = lambda path: SimpleNamespace(free=12_345)
 
     run = tmp_path / "run"
     saved.run(run, before=nearly_full).refuses(5, "the planned checkpoints need 0.000", "the disk has 1.23e-05 GB free", "--force")

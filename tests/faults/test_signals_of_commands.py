@@ -107,7 +107,6 @@ def test_f05_a_second_signal_as_the_program_ends_changes_nothing(base: Path, num
     """Neither a traceback of the interpreter that ends, nor the signal as its exit code."""
     words = [sys.executable, "-m", "tfkit", "generate", "--from", str(base / "run"), "-"]
     with subprocess.Popen(words, stdin=subprocess.PIPE, stderr=subprocess.PIPE, cwd=base, text=True) as program:
-        assert program.stderr is not None
         assert "sampling" in program.stderr.readline()
         program.send_signal(number)
         last = f"stopped by {signal.Signals(number).name}: "

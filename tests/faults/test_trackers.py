@@ -70,7 +70,7 @@ def test_f29_the_alias_is_the_same_tracker(base: Path, untracked: Path, tmp_path
 
 def test_f29_without_its_extra_nothing_is_trained(base: Path, tmp_path: Path) -> None:
     def before() -> None:
-        sys.modules["torch.utils.tensorboard"] = None  # type: ignore[assignment]
+        sys.modules["torch.utils.tensorboard"] = None
 
     done = pretrain(tmp_path / "run", base / "tiny.yaml", *TRACKED, before=before).exits(5)
     assert "TensorBoard needs the extra tensorboard: in the folder of tfkit, pip install -e '.[tensorboard]'" in done.err

@@ -68,7 +68,7 @@ def test_blocks_that_nobody_sees_are_left_out() -> None:
 )
 def test_where_blocks_are_taken(change: dict[str, object], expected: bool) -> None:
     asked = {"mask": MASKS["documents"], "device": "cuda", "dtype": torch.bfloat16, "dropout": 0.0, "plain_scores": True, **change}
-    assert supports_blocks(**asked) is expected  # type: ignore[arg-type]
+    assert supports_blocks(**asked) is expected
 
 
 def windowed_config() -> ModelConfig:

@@ -32,7 +32,6 @@ def config_of(preset: str) -> ModelConfig:
 def filled(model: Transformer) -> Transformer:
     """Give the blocks their weights, in their order, as ranks that share them do."""
     blocks = {f"{name}.": module for name, module in model.named_modules() if isinstance(module, Block)}
-    assert model.fill_block is not None
     assert all(parameter.is_meta for block in blocks.values() for parameter in block.parameters())
     for name, block in blocks.items():
         model.fill_block(name, block)

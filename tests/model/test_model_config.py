@@ -62,7 +62,7 @@ def test_what_is_no_model(name: str, changes: dict[str, object], message: str) -
 
 def test_a_description_is_frozen() -> None:
     with pytest.raises(ValidationError, match="frozen"):
-        tiny_config("gpt2").dim = 3  # type: ignore[misc]
+        tiny_config("gpt2").dim = 3
 
 
 # -- padding
@@ -79,9 +79,7 @@ def test_rows_are_padded_on_the_right_or_on_the_left() -> None:
 def test_the_mask_is_true_for_real_tokens() -> None:
     assert real_tokens(ROWS).tolist() == [[True, True, True], [True, False, False], [True, True, False]]
     assert real_tokens(ROWS, left=True).tolist() == [[True, True, True], [False, False, True], [False, True, True]]
-    mask = padding_mask(ROWS)
-    assert mask is not None
-    assert torch.equal(mask, real_tokens(ROWS))
+    assert torch.equal(padding_mask(ROWS), real_tokens(ROWS))
 
 
 def test_rows_of_one_length_need_no_mask() -> None:

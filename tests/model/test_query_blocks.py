@@ -155,8 +155,6 @@ def test_value_and_gradients_are_those_of_float32_rounded_once(case: str) -> Non
     outs[0].backward(back)
     outs[1].backward(back.float())
     for ours, theirs in zip(found, expected, strict=True):
-        assert ours.grad is not None
-        assert theirs.grad is not None
         assert torch.equal(ours.grad, theirs.grad.to(torch.bfloat16))
 
 

@@ -36,7 +36,7 @@ def test_they_need_room_together_and_a_trained_one_its_gradient_and_moments(monk
 
     def require(free: int, **fields: Any) -> None:
         monkeypatch.setattr(memory_plan, "available_bytes", lambda swap=False: free)
-        require_memory_for_companions(SimpleNamespace(objective=TwoSection(**fields)))  # type: ignore[arg-type]
+        require_memory_for_companions(SimpleNamespace(objective=TwoSection(**fields)))
 
     trained = trained_bytes(1_000, torch.float32)
     require(4 * 1_000 + trained)
@@ -58,6 +58,6 @@ def test_each_has_a_pin_of_its_own() -> None:
 def test_a_trained_one_takes_the_memory_of_another_frozen_one_for_its_forward() -> None:
     frozen = Companion("reference", model(ENCODER), "frozen", "a" * 64)
     objective: Any = SimpleNamespace(companions=(frozen, replace(frozen, name="value", trained=True)))
-    one = companion_bytes_per_row(SimpleNamespace(companions=(frozen,)), 16, 4)  # type: ignore[arg-type]
+    one = companion_bytes_per_row(SimpleNamespace(companions=(frozen,)), 16, 4)
     assert companion_bytes_per_row(objective, 16, 4) == 2 * one  # what autograd keeps is measured with the model
     assert [one.parent()["role"] for one in objective.companions] == ["reference", "value"]

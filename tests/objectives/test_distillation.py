@@ -76,7 +76,7 @@ def batches(objective: Distillation, micro_batch_size: int, step: int = 0) -> li
     """The micro-batches of a step: rows of documents apart, with unequal numbers of targets."""
     pairs = [(stream(), 1.0)]
     masked = isinstance(objective.base, MaskedLM)
-    rows = FramedRows(pairs, 24, 1, objective.base.frame) if masked else PackedRows(pairs, 24, 1)  # type: ignore[union-attr]
+    rows = FramedRows(pairs, 24, 1, objective.base.frame) if masked else PackedRows(pairs, 24, 1)
     return Loader(rows, objective.collate, 8, micro_batch_size).step(step)
 
 
@@ -186,7 +186,7 @@ def test_losses_and_weights_do_not_depend_on_the_micro_batch(of: str) -> None:
 # ----------------------------------------------------------------------------------------------- what a student begins with
 
 
-def test_a_distilbert_begins_with_every_other_layer_of_its_bert(tmp_path: Path) -> None:
+def test_a_distilbert_begins_with_every_other_layer_of_its_bert() -> None:
     """By the names in their files, as DistilBERT's extract_distilbert.py has them; every tensor of the student is among them."""
     student, teacher = model(STUDENT), model(ENCODER | {"encoder_layers": 4, "head": ENCODER["head"] | {"next_sentence": True}})
     copy_layers(student, teacher, [0, 3])

@@ -130,7 +130,6 @@ def test_the_head_alone_is_trained_where_hidden_states_are_frozen(bounds: str) -
     expected = solve(torch.float32)[2]
     hidden, head, labels, above = problem(torch.float32)
     (token_log_probs(head, hidden.detach(), labels) * above).sum().backward()
-    assert head.weight.grad is not None
     assert relative_error(head.weight.grad, expected.double()) < 1e-6
 
 
@@ -141,7 +140,6 @@ def test_no_labels_at_all(bounds: str) -> None:
     found = token_log_probs(head, hidden, torch.zeros(0, dtype=torch.long))
     assert found.shape == (0,)
     found.sum().backward()
-    assert head.weight.grad is not None
     assert (head.weight.grad == 0).all()
     with torch.no_grad():
         assert token_log_probs(head, hidden, torch.zeros(0, dtype=torch.long)).shape == (0,)
@@ -166,8 +164,6 @@ def test_a_frozen_matrix_gets_no_gradient_and_the_rest_gets_its_own(bounds: str)
     frozen = Matrix(head.weight.detach(), torch.zeros(VOCABULARY, requires_grad=True))
     (token_log_probs(frozen, hidden, labels) * above).sum().backward()
     assert frozen.weight.grad is None
-    assert frozen.bias.grad is not None
-    assert hidden.grad is not None
     torch.testing.assert_close(hidden.grad, expected, atol=0, rtol=0)
     shares = (hidden @ head.weight.t()).softmax(-1) - F.one_hot(labels, VOCABULARY)
     torch.testing.assert_close(frozen.bias.grad, (-above[:, None].float() * shares).sum(0), atol=1e-4, rtol=1e-4)

@@ -12,12 +12,12 @@ from tiny_examples import tokenizer
 from tiny_files import write_rows
 
 from tfkit.data import ExampleRows, ExampleSet, Loader, example_set
-from tfkit.data.columns.rows import BadRow, Row
+from tfkit.data.columns.rows import Row
 from tfkit.data.sources.open_sources import training_sources, validation_sources
 from tfkit.errors import DataError, ModelError
 from tfkit.objectives.conversation_texts import ConversationTexts, PromptCompletion
 from tfkit.objectives.objective import IGNORED
-from tfkit.objectives.preference_rows import Preference, PreferenceEncoder, read_preference
+from tfkit.objectives.preference_rows import PreferenceEncoder, read_preference
 from tfkit.recipe.schema.data_sections import DataSection
 from tfkit.recipe.schema.objective_sections import ChatSection
 from tfkit.recipe.schema.preference_sections import PREFERENCE_ROLES
@@ -119,7 +119,6 @@ def test_good_and_bad_completions_of_a_prompt_are_joined_wherever_they_are(tmp_p
     ]
     first, second = read(tmp_path, *rows)
     assert first == ("p", ["c", "a", "d"], [0, 1, 1])
-    assert isinstance(second, BadRow)
     assert (second.dropped, second.kind) == (True, "only good completions of a prompt")
     whole = [{"messages": [*MESSAGES, answer(said)], "label": said == "a"} for said in ("b", "a")]  # the end is the completion
     assert read(tmp_path, *whole) == [(MESSAGES, [[answer("a")], [answer("b")]], [0, 1])]
@@ -241,7 +240,6 @@ def test_messages_go_through_the_chat_template_and_prompts_are_the_same_alone(tm
     said = stored(tmp_path, encoder(codec, 200, chat=True), {"chosen": f"{HUMAN} sat on", "rejected": f"{HUMAN} ran"})[0]
     assert said["input_ids"].tolist() == one["input_ids"].tolist()  # a dialogue of HH-RLHF is the same conversation
     bad = encoder(codec, 200).encode([Row("", "here", {"prompt": MESSAGES, "chosen": [answer("<|im_end|>")], "rejected": [answer("b")]})])
-    assert isinstance(bad[0], BadRow)
     assert "has '<|im_end|>', which would be read as a special token" in bad[0].message
 
 
@@ -308,7 +306,6 @@ def test_votes_in_columns_of_their_own_ties_and_what_is_no_vote(tmp_path: Path) 
     section = data(tmp_path, rows).train[0].model_copy(update={"columns": columns})
     [source] = training_sources(DataSection(train=[section]), PREFERENCE_ROLES)
     [found] = map(read_preference, source.rows())
-    assert isinstance(found, Preference)
     assert found.completions == ["no", "yes"]
     tie, other = ({"prompt": "is it", "response_a": "yes", "response_b": "no", "winner": winner} for winner in (["a", "b"], 0))
     [dropped] = read(tmp_path, tie)
@@ -326,5 +323,4 @@ def test_class_names_say_what_votes_that_are_numbers_from_0_mean(tmp_path: Path,
     section = data(tmp_path, [row]).train[0].model_copy(update={"class_names": names})
     [source] = training_sources(DataSection(train=[section]), PREFERENCE_ROLES)
     [found] = map(read_preference, source.rows())
-    assert isinstance(found, Preference)
     assert found.completions[0] == best

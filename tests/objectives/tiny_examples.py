@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from tiny_files import write_rows
+from tiny_layouts import BERT_LAYOUT
 
 from tfkit.data import ExampleBatch, ExampleRows, ExampleSet, Loader, example_set
 from tfkit.data.sources.open_sources import open_source
@@ -121,16 +122,4 @@ def assert_any_micro_batches(
     return losses
 
 
-ENCODER: dict[str, Any] = {
-    "vocab_size": 300,
-    "context_length": 24,
-    "encoder_layers": 2,
-    "dim": 24,
-    "num_heads": 3,
-    "embedding": {"norm": True, "segments": 2},
-    "position": {"kind": "learned"},
-    "norm": {"kind": "layer", "placement": "post"},
-    "attention": {"qkv_bias": True, "out_bias": True},
-    "mlp": {"activation": "gelu", "bias": True},
-    "head": {"kind": "masked_lm", "tied": True},
-}
+ENCODER = BERT_LAYOUT | {"vocab_size": 300, "context_length": 24, "encoder_layers": 2, "dim": 24, "num_heads": 3}

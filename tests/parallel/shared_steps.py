@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from tiny_layouts import GPT2_LAYOUT, LLAMA_LAYOUT
+from tiny_layouts import BERT_LAYOUT, GPT2_LAYOUT, LLAMA_LAYOUT
 from torch import Tensor
 
 from tfkit.adapters import add_lora, freeze
@@ -47,15 +47,7 @@ T5 = SMALL | {
     "mlp": {"activation": "relu"},
     "head": {"tied": True},
 }
-BERT = SMALL | {
-    "encoder_layers": 3,
-    "position": {"kind": "learned"},
-    "embedding": {"segments": 2, "norm": True},
-    "norm": {"kind": "layer", "placement": "post"},
-    "attention": {"qkv_bias": True, "out_bias": True},
-    "mlp": {"activation": "gelu", "bias": True},
-    "head": {"kind": "masked_lm", "tied": True, "next_sentence": False},
-}
+BERT = SMALL | BERT_LAYOUT | {"encoder_layers": 3}
 UNTIED = {"head": {"tied": False}}
 ADAMW, MUON = AdamWSection(lr=1e-2, clip_norm=None), MuonSection(kind="muon", lr=1e-2, clip_norm=None)
 ADAFACTOR = AdafactorSection(kind="adafactor", lr=1e-2, clip_norm=None)

@@ -32,9 +32,8 @@ def first_step(run: Path) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
 
 @pytest.mark.thorough
 @pytest.mark.parametrize("name", [*QUICK, *(pytest.param(name, marks=pytest.mark.slow) for name in RECIPES if name not in QUICK)])
-def test_step_1_has_the_gradients_of_one_process(name: str, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_step_1_has_the_gradients_of_one_process(name: str, place: Path, in_place: None) -> None:
     """In four micro-batches, whose targets are unequally many. No gradient is zero, but for those that are so by definition."""
-    monkeypatch.chdir(place)
     slug = name.replace(" ", "-")
     document = recipe_of(name, steps=1, micro_batch_size=1) | {"evaluation": {"every": None}}
     document["data"].pop("validation")

@@ -11,9 +11,8 @@ from typing import Any
 
 import pytest
 from ruamel.yaml import YAML
-from tiny_runs import kept, write_corpus, write_recipe
+from tiny_runs import kept, run_here, write_corpus, write_recipe
 
-from tfkit.__main__ import main
 from tfkit.engine.tools.launching import FILES, LaunchedTraining
 from tfkit.errors import UsageError
 
@@ -117,25 +116,20 @@ def test_words_that_cannot_be_printed_are_refused() -> None:
         training(words=("pretrain", "a\nb"))
 
 
-def test_the_command_checks_the_recipe_first(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_checks_the_recipe_first(tmp_path: Path) -> None:
     recipe = tmp_path / "my recipe.yaml"
     recipe.write_text("model: {preset: gpt2}\ndata: {train: [{stdlib: true}]}\ntraining: {steps: 3, batch_size: 8}\n", encoding="utf-8")
-    assert main(["launch", "slurm", str(recipe), "training.steps=4", "--nodes", "2", "--ranks-per-node", "2"]) == 0
-    out, err = capsys.readouterr()
-    assert (out.splitlines()[0], err) == ("#!/bin/bash", "")
-    assert f"python -m tfkit pretrain '{recipe}' training.steps=4 --run runs/my-recipe --resume" in out
-    assert main(["launch", "slurm", str(recipe), "--nodes", "3"]) == 2
-    assert "8 rows cannot be divided evenly among 3 ranks" in capsys.readouterr().err
-    assert main(["launch", "pbs", str(recipe)]) == 2
-    assert "give one of torchrun, slurm, skypilot, kubeflow" in capsys.readouterr().err
-    assert main(["launch", "torchrun", str(recipe), "parallel.shard=3", "--nodes", "2"]) == 2
-    capsys.readouterr()
+    done = run_here(["launch", "slurm", recipe, "training.steps=4", "--nodes", "2", "--ranks-per-node", "2"]).exits(0)
+    assert (done.out.splitlines()[0], done.err) == ("#!/bin/bash", "")
+    assert f"python -m tfkit pretrain '{recipe}' training.steps=4 --run runs/my-recipe --resume" in done.out
+    run_here(["launch", "slurm", recipe, "--nodes", "3"]).exits(2, "8 rows cannot be divided evenly among 3 ranks")
+    run_here(["launch", "pbs", recipe]).exits(2, "give one of torchrun, slurm, skypilot, kubeflow")
+    run_here(["launch", "torchrun", recipe, "parallel.shard=3", "--nodes", "2"]).exits(2)
     one = "model: {preset: gpt2}, data: {train: [{stdlib: true}]}, training: {steps: 3, batch_size: 8}"
     recipe.write_text(f"stages:\n  a: {{{one}}}\n  b: {{{one}}}\n", encoding="utf-8")
-    assert main(["launch", "torchrun", str(recipe), "--nodes", "2"]) == 0
-    assert f"tfkit pretrain '{recipe}' --run runs/my-recipe --resume" in capsys.readouterr().out
-    assert main(["launch", "torchrun", str(recipe), "b.training.batch_size=3", "--nodes", "2"]) == 2
-    assert "3 rows cannot be divided evenly among 2 ranks" in capsys.readouterr().err
+    torchrun = ["launch", "torchrun", recipe, "--nodes", "2"]
+    assert f"tfkit pretrain '{recipe}' --run runs/my-recipe --resume" in run_here(torchrun).exits(0).out
+    run_here([*torchrun, "b.training.batch_size=3"]).exits(2, "3 rows cannot be divided evenly among 2 ranks")
 
 
 def validated_by_skypilot(text: str, path: Path) -> Any:
@@ -162,14 +156,13 @@ def test_the_models_of_kubeflow_trainer_read_its_file(*, has_gpus: bool) -> None
 
 
 @pytest.mark.parametrize(("words", "each"), [((), "1"), (("--ranks-per-node", "4"), "4"), (("--gpus-per-node", "2"), "2")])
-def test_each_gpu_has_a_process(words: tuple[str, ...], each: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_each_gpu_has_a_process(words: tuple[str, ...], each: str, tmp_path: Path) -> None:
     recipe = tmp_path / "r.yaml"
     recipe.write_text("model: {preset: gpt2}\ndata: {train: [{stdlib: true}]}\ntraining: {steps: 3, batch_size: 8}\n", encoding="utf-8")
     gpus = "--gpus-per-node" in words
     found = {}
     for kind in FILES:
-        assert main(["launch", kind, str(recipe), "--nodes", "2", *words]) == 0
-        found[kind] = capsys.readouterr().out
+        found[kind] = run_here(["launch", kind, recipe, "--nodes", "2", *words]).exits(0).out
     assert f"--nproc-per-node {each} " in found["torchrun"]
     directives = dict(re.findall(r"^#SBATCH --([\w-]+)=(\S+)", found["slurm"], re.MULTILINE))
     assert (directives["ntasks-per-node"], directives.get("gpus-per-node")) == (each, each if gpus else None)
@@ -178,15 +171,13 @@ def test_each_gpu_has_a_process(words: tuple[str, ...], each: str, tmp_path: Pat
     trainer = yaml(found["kubeflow"])["spec"]["trainer"]
     assert trainer["numProcPerNode"] == int(each)
     assert trainer.get("resourcesPerNode") == ({"limits": {"nvidia.com/gpu": int(each)}} if gpus else None)
-    assert main(["launch", "slurm", str(recipe), "--gpus-per-node", "2", "--ranks-per-node", "4"]) == 2
-    assert "each process has its own GPU" in capsys.readouterr().err
+    run_here(["launch", "slurm", recipe, "--gpus-per-node", "2", "--ranks-per-node", "4"]).exits(2, "each process has its own GPU")
 
 
 @pytest.mark.slow
-def test_the_script_of_torchrun_trains_for_real(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_script_of_torchrun_trains_for_real(tmp_path: Path) -> None:
     recipe = write_recipe(tmp_path, write_corpus(tmp_path / "corpus"))
-    assert main(["launch", "torchrun", str(recipe), "--ranks-per-node", "2", "--run", str(tmp_path / "run")]) == 0
-    script = capsys.readouterr().out
+    script = run_here(["launch", "torchrun", recipe, "--ranks-per-node", "2", "--run", tmp_path / "run"]).exits(0).out
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
     environment = {**os.environ, "PATH": path, "PYTHONPATH": str(Path(__file__).parents[2]), "MASTER_PORT": "29763"}
     for _ in range(2):  # the second time it repeats the result

@@ -82,7 +82,7 @@ def measuring(path: Path) -> Callable[[], None]:
             path.write_text(json.dumps(found), encoding="utf-8")
             return take(self, step, *arguments)
 
-        Stepper.take, RolloutLoader._sample = taken, sampled  # type: ignore[method-assign]
+        Stepper.take, RolloutLoader._sample = taken, sampled
         meter.__enter__()
 
     return before
@@ -108,11 +108,10 @@ def assert_same_steps(names: str) -> None:
 
 @pytest.mark.sampled(99)
 @pytest.mark.parametrize("recipe", RECIPES)
-def test_ranks_begin_with_parts_and_take_the_steps_of_one_process(place: Path, recipe: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ranks_begin_with_parts_and_take_the_steps_of_one_process(place: Path, recipe: str, in_place: None) -> None:
     """Also from an adapter, with an adapter as a teacher, which is rounded after its updates, and with copied layers. The reference of a
     policy is cut, too.
     """
-    monkeypatch.chdir(place)
     files = {rank: place / f"{recipe}-{name}.json" for rank, name in ((None, "one"), (0, "0"), (1, "1"))}
     run_both(recipe, names=recipe, faults={rank: measuring(file) for rank, file in files.items()})
     one, first, second = (json.loads(file.read_text(encoding="utf-8")) for file in files.values())
@@ -125,9 +124,8 @@ def test_ranks_begin_with_parts_and_take_the_steps_of_one_process(place: Path, r
 
 
 @pytest.mark.thorough
-def test_a_teacher_that_does_not_fit_on_one_rank_halves_the_micro_batches_of_all(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_teacher_that_does_not_fit_on_one_rank_halves_the_micro_batches_of_all(place: Path, in_place: None) -> None:
     """The other rank waits for its part of the teacher's weights then."""
-    monkeypatch.chdir(place)
     full = Before(Block, "forward", raising(MemoryError("no more")), 8 + 3)  # the student has eight blocks
     words = ["training.batch_size=16", "training.micro_batch_size=null"]
     done = run_both("teacher", *words, names="large", faults={1: full})
@@ -137,10 +135,7 @@ def test_a_teacher_that_does_not_fit_on_one_rank_halves_the_micro_batches_of_all
 
 
 @pytest.mark.thorough
-def test_a_step_that_is_not_finite_is_recorded_with_the_whole_weights_of_the_value_model(
-    place: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(place)
+def test_a_step_that_is_not_finite_is_recorded_with_the_whole_weights_of_the_value_model(place: Path, in_place: None) -> None:
     run_both("ppo", "optimizer.lr=1e30", "schedule.warmup_steps=0", "checkpoint.every=1", names="ruined", code=6)
     one, two = (
         json.loads((place / f"ruined-{name}" / "replay" / "step-000002.json").read_text(encoding="utf-8")) for name in ("one", "two")
@@ -150,7 +145,6 @@ def test_a_step_that_is_not_finite_is_recorded_with_the_whole_weights_of_the_val
 
 @pytest.mark.slow
 @pytest.mark.parametrize("recipe", ["copied", "ppo"])
-def test_four_ranks_in_two_replicas_take_the_steps_of_one_process(place: Path, recipe: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(place)
+def test_four_ranks_in_two_replicas_take_the_steps_of_one_process(recipe: str, in_place: None) -> None:
     run_both(recipe, "training.micro_batch_size=1", names=f"{recipe}-4", size=4)
     assert_same_steps(f"{recipe}-4")

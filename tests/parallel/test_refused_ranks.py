@@ -9,10 +9,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny_runs import run_tfkit, strike, write_corpus, write_recipe
+from tiny_runs import run_here, run_tfkit, strike, write_corpus, write_recipe
 from two_ranks import HANG_SECONDS, run_ranks, start_ranks
 
-from tfkit.__main__ import main
 from tfkit.engine.request.rank_checks import gpu_of_rank, rank_device, rank_threads, require_divisible
 from tfkit.engine.training_run.ranks_of_command import RankConnection
 from tfkit.errors import MachineError, UsageError
@@ -44,11 +43,10 @@ def rank_0(monkeypatch: pytest.MonkeyPatch) -> None:
     ],
 )
 @pytest.mark.usefixtures("rank_0")
-def test_it_is_refused(tmp_path: Path, text: str, words: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_it_is_refused(tmp_path: Path, text: str, words: list[str], message: str) -> None:
     recipe = tmp_path / "r.yaml"
     recipe.write_text(text, encoding="utf-8")
-    assert main(["pretrain", str(recipe), "--run", str(tmp_path / "run"), *words]) == 2
-    assert message in capsys.readouterr().err
+    run_here(["pretrain", recipe, "--run", tmp_path / "run", *words]).exits(2, message)
     assert not (tmp_path / "run").exists()
 
 
@@ -81,7 +79,7 @@ def test_a_rank_that_is_asked_to_stop_and_finds_another_gone_says_that_it_was_st
     recipe = write_recipe(tmp_path, write_corpus(tmp_path / "corpus"))
 
     def leave() -> None:
-        Stepper._accumulate = lambda *_: os._exit(143)  # type: ignore[method-assign]
+        Stepper._accumulate = lambda *_: os._exit(143)
 
     first, _ = run_ranks(tmp_path / "run", recipe, faults={1: leave} | ({0: strike(signal.SIGTERM, 1)} if is_asked else {}))
     if is_asked:
@@ -120,21 +118,18 @@ def test_a_run_that_is_resumed_is_offered_other_numbers_of_ranks(tmp_path: Path)
 
 
 @pytest.mark.thorough
-def test_a_dry_run_plans_ranks_and_starts_none(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_dry_run_plans_ranks_and_starts_none(tmp_path: Path) -> None:
     recipe = write_recipe(tmp_path, write_corpus(tmp_path / "corpus"))
     words = ["pretrain", str(recipe), "--dry-run", "--run", str(tmp_path / "run"), "training.micro_batch_size=1", "--json"]
     estimates = []
     for ranks in ("1", "2"):
-        assert main([*words, "--ranks", ranks]) == 0
-        estimates.append(json.loads(capsys.readouterr().out)["estimate"])
+        estimates.append(run_here([*words, "--ranks", ranks]).exits(0).document["estimate"])
     one, two = estimates
     assert (one["cluster"], two["cluster"]["ranks"], two["cluster"]["rows_per_rank"]) == (None, 2, 2)
     assert (one["steps"], one["flops"]) == (two["steps"], two["flops"])
     assert two["memory_bytes"] == two["cluster"]["memory_bytes"]["replicated"]
-    assert main([*words[:-1], "--ranks", "2"]) == 0
-    assert "that memory is of each of 2 ranks, which take 2 rows of a step" in capsys.readouterr().err
-    assert main([*words, "--ranks", "3"]) == 2
-    assert "4 rows cannot be divided evenly among 3 ranks" in capsys.readouterr().err
+    run_here([*words[:-1], "--ranks", "2"]).exits(0, "that memory is of each of 2 ranks, which take 2 rows of a step")
+    run_here([*words, "--ranks", "3"]).exits(2, "4 rows cannot be divided evenly among 3 ranks")
     assert not (tmp_path / "run").exists()
 
 
@@ -168,7 +163,6 @@ def test_the_backends_of_the_ranks() -> None:
         RankConnection(Ranks(0, 2, 0, 2)).peers(torch.device("mps"))
 
 
-def test_a_part_of_the_variables_is_an_error_of_usage(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_part_of_the_variables_is_an_error_of_usage(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WORLD_SIZE", "2")
-    assert main(["pretrain", "demo"]) == 2
-    assert "WORLD_SIZE=2 is set, but not RANK" in capsys.readouterr().err
+    run_here(["pretrain", "demo"]).exits(2, "WORLD_SIZE=2 is set, but not RANK")

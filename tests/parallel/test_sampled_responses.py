@@ -56,9 +56,8 @@ def place(base: Path) -> Path:
 
 @pytest.mark.sampled(2)
 @pytest.mark.parametrize("kind", OBJECTIVES)
-def test_two_ranks_sample_and_train_as_one_process_also_resumed(place: Path, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_two_ranks_sample_and_train_as_one_process_also_resumed(place: Path, kind: str, in_place: None) -> None:
     """Responses are drawn by their number, rewards and log-probabilities come to both."""
-    monkeypatch.chdir(place)
     words = ["finetune", f"{kind}.yaml", "--threads", "1", "--run"]
     run_here([*words, f"{kind}-alone"]).exits(0)
     ended(start_ranks(place, [*words, f"{kind}-two"], {1: strike(signal.SIGTERM, 3)}), 143)
@@ -69,9 +68,8 @@ def test_two_ranks_sample_and_train_as_one_process_also_resumed(place: Path, kin
 
 @pytest.mark.thorough
 @pytest.mark.parametrize("kind", OBJECTIVES)
-def test_ranks_that_share_the_policy_have_it_whole_while_they_sample(place: Path, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ranks_that_share_the_policy_have_it_whole_while_they_sample(place: Path, kind: str, in_place: None) -> None:
     """Each then writes responses of its own lengths. They share the critic, too, whose parts a checkpoint within an iteration has whole."""
-    monkeypatch.chdir(place)
     if kind == "ppo":
         assert main(["plan", f"{kind}.yaml", "--ranks", "2", "--json"]) == 0  # as rank 0 of others, of which the forks must not know
     # Spaces are in about half of the responses; `eps` keeps AdamW from making whole steps of rounding errors.
@@ -91,9 +89,8 @@ def test_ranks_that_share_the_policy_have_it_whole_while_they_sample(place: Path
 
 @pytest.mark.thorough
 @pytest.mark.parametrize("mesh", ["{shard: 2, reshard: false}", "{shard: 1}"])
-def test_text_of_the_pretraining_is_dealt_too(place: Path, mesh: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_text_of_the_pretraining_is_dealt_too(place: Path, mesh: str, in_place: None) -> None:
     """Up to the order of sums: a step has more micro-batches than ranks, and the value model has no part in the last ones."""
-    monkeypatch.chdir(place)
     words = ["finetune", "ppo.yaml", "data.pretraining=[{path: corpus}]", "objective.ptx_weight=0.5", "objective.ptx_ratio=1"]
     words += ["training.steps=2", "evaluation.every=null", "--threads", "1", "--run"]
     if not Path("text-alone").exists():
@@ -110,8 +107,7 @@ def test_text_of_the_pretraining_is_dealt_too(place: Path, mesh: str, monkeypatc
 
 
 @pytest.mark.thorough
-def test_a_full_memory_while_one_rank_samples_is_heard_by_both(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(place)
+def test_a_full_memory_while_one_rank_samples_is_heard_by_both(place: Path, in_place: None) -> None:
     full = Before(response_sampling, "generate", raising(MemoryError("no more")), 1)
     words = ["finetune", "grpo.yaml", "--threads", "1", "evaluation.every=null", "training.steps=2", "--run", "full"]
     words += ["objective.completions=16", "training.micro_batch_size=null"]  # two batches, one for each rank
@@ -138,23 +134,21 @@ def run_out_within(enter: Callable[..., AbstractContextManager[None]]) -> Callab
             with enter(self):
                 yield
 
-        AgreedCollective.allocate = counted  # type: ignore[method-assign]
+        AgreedCollective.allocate = counted
         setattr(Sharding, enter.__name__, entered)
 
     return before
 
 
-def test_a_full_memory_while_one_rank_gathers_the_policy_is_heard_by_both(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_memory_while_one_rank_gathers_the_policy_is_heard_by_both(place: Path, in_place: None) -> None:
     """The others are about to gather the next block, and would wait for it; all begin the step again, with smaller micro-batches."""
-    monkeypatch.chdir(place)
     words = ["finetune", "grpo.yaml", "--threads", "1", "data.validation=null", "evaluation.every=null", "training.steps=2"]
     words += ["training.micro_batch_size=null", "parallel.shard=2", "--run", "gathered"]
     done = ended(start_ranks(place, words, {1: run_out_within(Sharding.unsharded)}), 0)
     assert all("out of memory in micro-batches of 2 rows: from now on they have 1" in one.err for one in done), done[0].err
 
 
-def test_a_full_memory_in_an_evaluation_of_shared_weights_ends_both_ranks(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(place)
+def test_a_full_memory_in_an_evaluation_of_shared_weights_ends_both_ranks(place: Path, in_place: None) -> None:
     words = ["pretrain", "tiny.yaml", "--threads", "1", "training.steps=2", "evaluation.every=1", "parallel.shard=2", "--run", "evaluated"]
     done = ended(start_ranks(place, words, {1: run_out_within(Sharding.at_inference)}), 5)
     assert "memory" in done[0].err, done[0].err

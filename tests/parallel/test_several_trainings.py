@@ -53,7 +53,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def ranks(*words: str, **faults: object) -> list[Done]:
-    return [process.wait() for process in start_ranks(Path.cwd(), [*words, "--threads", "1"], **faults)]  # type: ignore[arg-type]
+    return [process.wait() for process in start_ranks(Path.cwd(), [*words, "--threads", "1"], **faults)]
 
 
 @pytest.mark.thorough

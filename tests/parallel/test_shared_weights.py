@@ -10,10 +10,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from tiny_files import receipt
-from tiny_runs import exact, hashes, kept, pretrain, records, strike
+from tiny_runs import exact, hashes, kept, pretrain, records, run_here, strike
 from two_ranks import ended, raise_once, raise_within_backward, run_ranks
-
-from tfkit.__main__ import main
 
 STEPS = 8
 # Without clipping: the norm of a gradient of which each rank has a part is rounded otherwise. Of 32 numbers each has 16, which fill the
@@ -139,10 +137,7 @@ def test_two_one_four_and_two_ranks_take_the_same_steps(base: Path, tmp_path: Pa
         ),
     ],
 )
-def test_a_mesh_of_other_ranks_is_refused(
-    base: Path, tmp_path: Path, words: list[str], message: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert main(["check", str(base / "tiny.yaml"), *words]) == 0, "a recipe alone has no ranks yet"
-    assert main(["check", str(base / "tiny.yaml"), *words, "--ranks", "4"]) == (0 if "shard" in words[0] else 2)
-    assert main(["pretrain", str(base / "tiny.yaml"), "--run", str(tmp_path / "run"), *words]) == 2
-    assert message in capsys.readouterr().err
+def test_a_mesh_of_other_ranks_is_refused(base: Path, tmp_path: Path, words: list[str], message: str) -> None:
+    run_here(["check", base / "tiny.yaml", *words]).exits(0)  # a recipe alone has no ranks yet
+    run_here(["check", base / "tiny.yaml", *words, "--ranks", "4"]).exits(0 if "shard" in words[0] else 2)
+    run_here(["pretrain", base / "tiny.yaml", "--run", tmp_path / "run", *words]).exits(2, message)

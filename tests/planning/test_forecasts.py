@@ -52,7 +52,7 @@ def measured(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
     def measure(*arguments: object) -> MachineSpeed:
         times.append(1)
-        return real(*arguments)  # type: ignore[arg-type]
+        return real(*arguments)
 
     monkeypatch.setattr(machine_speed, "measure", measure)
     monkeypatch.setattr(speed_measurements, "SECONDS", 0.001)
@@ -199,7 +199,6 @@ def test_the_ratio_is_the_median_of_the_latest_comparable_runs(cache: Path) -> N
     assert correction_for("here", 1, "causal_lm", 12).time_ratio is None
     remember(RUN)
     single = correction_for("here", 1, "causal_lm", 12).time_ratio
-    assert single is not None
     assert (single.likely, single.low < 2 < single.high) == (2.0, True)
     for seconds in (10.0, 30.0, 30.0, 30.0, 40.0, 500.0):
         remember(replace(RUN, seconds=seconds))
@@ -207,11 +206,9 @@ def test_the_ratio_is_the_median_of_the_latest_comparable_runs(cache: Path) -> N
     remember(replace(RUN, seconds=5000.0, kwh=None, table=forecast_history.TABLE_VERSION - 1))  # a ratio to another table
     remember(replace(RUN, size=15, seconds=70.0))
     correction = correction_for("here", 1, "causal_lm", 12)
-    assert correction.time_ratio is not None
     assert (correction.time_ratio.likely, correction.runs) == (3.0, 7)
     assert correction.time_ratio.low == 2.0
     assert correction.time_ratio.high == 4.0  # neither the fastest nor the slowest
-    assert correction.watts is not None
     assert correction.watts.likely == pytest.approx(2e-3 * 3.6e6 / 30)
     for other in (("there", 1, "causal_lm", 12), ("here", 2, "causal_lm", 12)):
         assert correction_for(*other).time_ratio is None
@@ -219,7 +216,6 @@ def test_the_ratio_is_the_median_of_the_latest_comparable_runs(cache: Path) -> N
     assert (nearest.time_ratio and nearest.time_ratio.likely, nearest.runs) == (7.0, 1), "ten times larger is nearer than a hundredth"
     assert far.time_ratio is None, "a thousandth is too far"
     same_size = correction_for("here", 1, "reward", 15).time_ratio  # of another kind, since there is none of this kind
-    assert same_size is not None
     assert same_size.likely == 7.0
 
 
@@ -268,9 +264,8 @@ READERS = {
 
 
 @pytest.mark.parametrize("reader", READERS)
-def test_a_run_is_forecast_if_something_reads_it(reader: str, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_is_forecast_if_something_reads_it(reader: str, in_place: None) -> None:
     """A run of a minute at most is not: it needs no table of speeds."""
-    monkeypatch.chdir(place)
     document = recipe_of("causal_lm")
     for section, fields in READERS[reader].items():
         document[section] = document.get(section, {}) | fields

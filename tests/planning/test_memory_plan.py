@@ -57,7 +57,7 @@ def watched(weights: Weights, optimizer: Optimizer) -> list[int]:
             found.append(size(one.grad for one in weights.master.values()))
             update(*arguments)
 
-        algorithm.step = step  # type: ignore[method-assign]
+        algorithm.step = step
     return found
 
 
@@ -89,11 +89,8 @@ def held_by_others(components: Components) -> int:
     ],
     ids=lambda value: value if isinstance(value, str) else "-".join(map(str, value)) or "plain",
 )
-def test_real_steps_hold_the_planned_bytes(
-    name: str, training: dict[str, Any], more: dict[str, Any], place: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_real_steps_hold_the_planned_bytes(name: str, training: dict[str, Any], more: dict[str, Any], in_place: None) -> None:
     """To the byte, for each kind of tensor of the trained model and of its companions."""
-    monkeypatch.chdir(place)
     document = recipe_of(name, **training) | more
     with isolated(), interrupts(None) as stop:
         run, components = prepared(document, stop)
@@ -150,9 +147,8 @@ def test_a_simulated_rank_holds_the_planned_bytes(case: str, dtype: torch.dtype)
     assert (planned.gathered > 0) == (shards > 1)
 
 
-def test_a_plan_counts_narrow_gradients_where_a_step_has_one_micro_batch(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_plan_counts_narrow_gradients_where_a_step_has_one_micro_batch(in_place: None) -> None:
     """In bf16, they are not added up: 2 bytes less for each trained weight."""
-    monkeypatch.chdir(place)
     document = recipe_of("causal_lm", **BF16)
     sizes = ({"training.micro_batch_size": 1, "training.batch_size": rows} for rows in (1, 2))
     one, two = (tfkit.plan(document, changes, threads=1) for changes in sizes)

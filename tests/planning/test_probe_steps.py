@@ -1,15 +1,14 @@
 """Plans with a probe of real steps: their reports, and that they leave nothing behind."""
 
-import json
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from tiny_plans import recipe_of
+from tiny_runs import run_here
 
 import tfkit
-from tfkit.__main__ import main
 from tfkit.carbon import Reading
 from tfkit.engine.planning import probe_steps
 from tfkit.engine.planning.probe_steps import Probe, ProbeStep, extrapolate_growth
@@ -25,7 +24,6 @@ def test_a_plan_with_a_probe(name: str) -> None:
     plan = tfkit.plan(recipe_of(name), probe=3, threads=1)
     assert sorted(Path().iterdir()) == before
     assert (plan.basis, plan.steps) == ("probe", 4)
-    assert plan.probe is not None
     assert plan.probe["steps"] == 3
     assert 0 < plan.probe["seconds"] < plan.seconds.high
     assert plan.memory_bytes == plan.probe["memory_bytes"] > 1e8  # of this process
@@ -33,24 +31,22 @@ def test_a_plan_with_a_probe(name: str) -> None:
     assert plan.assumptions["memory_bytes"].endswith(f"by formula {plan.probe['formula_memory_bytes']:,}")
 
 
-def test_a_probe_is_no_longer_than_the_run_and_leaves_the_run_as_it_was(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_probe_is_no_longer_than_the_run_and_leaves_the_run_as_it_was(tmp_path: Path) -> None:
     document = recipe_of("causal_lm", steps=2)
     (tmp_path / "two.yaml").write_text(dump_document(document), encoding="utf-8")
     alone = tfkit.pretrain(document, run=tmp_path / "alone", threads=1)
-    assert main(["plan", str(tmp_path / "two.yaml"), "--probe", "50", "--threads", "1"]) == 0
-    assert "2 real steps in" in capsys.readouterr().out
+    assert "2 real steps in" in run_here(["plan", tmp_path / "two.yaml", "--probe", "50", "--threads", "1"]).exits(0).out
     after = tfkit.pretrain(document, run=tmp_path / "after", threads=1)
     assert alone.history[0]["loss"] == after.history[0]["loss"]
 
 
 @pytest.mark.slow
-def test_the_energy_of_a_probe_is_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_energy_of_a_probe_is_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The plan waits for the real meter, and uses the power that it measures."""
     monkeypatch.setattr(probe_steps, "_MIN_SECONDS", 0.0)
     document = recipe_of("causal_lm", steps=100) | {"carbon": {"intensity_g_per_kwh": 100}}
     (tmp_path / "metered.yaml").write_text(dump_document(document), encoding="utf-8")
-    assert main(["plan", str(tmp_path / "metered.yaml"), "--probe", "100", "--json", "--threads", "1"]) == 0
-    plan = json.loads(capsys.readouterr().out)
+    plan = run_here(["plan", tmp_path / "metered.yaml", "--probe", "100", "--json", "--threads", "1"]).exits(0).document
     assert plan["carbon_status"] == "ok"
     assert 0 < plan["probe"]["energy_kwh"] <= plan["plan_energy_kwh"]
     assert plan["assumptions"]["energy_kwh"].endswith("measured in these steps")
@@ -66,7 +62,7 @@ def test_a_probe_begins_once_the_meter_knows_a_power(monkeypatch: pytest.MonkeyP
     with interrupts(None) as stop:
         assert probe_steps._first_reading(meter, stop) == known
         for status in ("off", "degraded"):  # a power may never come
-            unmetered = Reading(status=status)  # type: ignore[arg-type]
+            unmetered = Reading(status=status)
             meter.fresh_reading = lambda reading=unmetered: reading
             assert probe_steps._first_reading(meter, stop) == unmetered
 

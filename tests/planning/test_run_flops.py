@@ -53,8 +53,6 @@ def test_the_flops_of_a_step_are_those_that_torch_counts(name: str, place: Path,
         run, components = prepared(recipe_of(name), stop)
         if name not in ("ppo", "grpo"):  # whose rows are sampled
             planned, loader = run.planned, components.loader
-            assert planned is not None
-            assert isinstance(loader, Loader)
             rows = Loader(loader.rows, run.data.objective.collate, loader.sizes, planned.micro_batch_size)
             of_token = flops_per_token(run.recipe, run.data, run.shapes, rows, components.plan.steps)
             assert of_token == pytest.approx(planned.training_flops / planned.tokens, rel=3e-3)  # which rounds the tokens
@@ -71,9 +69,8 @@ def test_the_flops_of_a_step_are_those_that_torch_counts(name: str, place: Path,
 
 
 @pytest.mark.parametrize("name", ["ppo", "grpo"])
-def test_the_flops_of_sampled_responses_are_those_that_torch_counts(name: str, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_flops_of_sampled_responses_are_those_that_torch_counts(name: str, in_place: None) -> None:
     """Sampling, forward passes of policy, reference and value model, and scores; the plan assumes responses of maximum length."""
-    monkeypatch.chdir(place)
     with isolated(), interrupts(None) as stop:
         run, components = prepared(recipe_of(name), stop)
         with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
@@ -86,8 +83,7 @@ def test_the_flops_of_sampled_responses_are_those_that_torch_counts(name: str, p
     assert counter.get_total_flops() < 1.4 * (planned["rollouts"] + planned["companions"])
 
 
-def test_the_parts_add_up(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(place)
+def test_the_parts_add_up(in_place: None) -> None:
     with isolated(), interrupts(None) as stop:
         plan = prepared(recipe_of("causal_lm") | {"generation": {"prompts": ["the cat"], "max_new_tokens": 8}}, stop)[0].planned
         checkpointed = prepared(recipe_of("causal_lm", activation_checkpointing=True), stop)[0].planned

@@ -177,10 +177,7 @@ def test_what_is_no_chain(text: str, wanted: str) -> None:
     assert any(line.startswith(wanted) for line in problems(text)), problems(text)
 
 
-def test_check_looks_for_files_but_not_for_the_stages(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.chdir(tmp_path)
+def test_check_looks_for_files_but_not_for_the_stages(in_tmp_path: None, capsys: pytest.CaptureFixture[str]) -> None:
     Path("chain.yaml").write_text(CHAIN, encoding="utf-8")
     assert main(["check", "chain.yaml", "tune.training.epochs=1"]) == 0
     assert capsys.readouterr().out == "chain.yaml: no errors\n"

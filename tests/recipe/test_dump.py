@@ -65,7 +65,7 @@ def test_any_text_and_number_survives(texts: list[str], lr: float, clip_norm: fl
     recipe = Recipe.model_validate(data | {"generation": {"prompts": texts}, "optimizer": optimizer})
     tree, problems = parse(dump_recipe(recipe, None), "f")
     assert not problems
-    read = plain(tree)  # type: ignore[arg-type]
+    read = plain(tree)
     assert read["generation"]["prompts"] == texts
     assert {name: read["optimizer"][name] for name in optimizer} == optimizer
 

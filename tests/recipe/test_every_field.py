@@ -101,7 +101,7 @@ def golds(seen: Seen) -> list[float]:
 def limits(seen: Seen) -> tuple[float | None, float | None]:
     """Of the distance from the reference; tests/alignment shows both at work."""
     section = seen.run.run.recipe.objective
-    return section.kl_limit, section.kl_stop  # type: ignore[attr-defined]
+    return section.kl_limit, section.kl_stop
 
 
 def card_languages(seen: Seen) -> str:

@@ -231,8 +231,7 @@ def test_data_in_the_place_of_a_recipe_is_named_with_its_option(tmp_path: Path, 
     assert open_recipe(str(tmp_path / "book.txt")).fields() == {"model.preset": "gpt2"}
 
 
-def test_finding_a_recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
+def test_finding_a_recipe(tmp_path: Path, in_tmp_path: None) -> None:
     (tmp_path / "gpt2-stdlib").mkdir()  # a folder does not hide a bundled recipe, a file does
     bundled = find_recipe("gpt2-stdlib")
     assert bundled == find_recipe("pretrain/gpt2-stdlib")

@@ -7,11 +7,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from random_recipes import has_stages
 from tiny_files import write_rows
+from tiny_runs import run_here
 
-from tfkit.__main__ import main
 from tfkit.recipe import bundled_recipes, model_config, open_recipe, read_chain, read_recipe
 from tfkit.recipe.schema.sections import Recipe
 
@@ -140,8 +139,8 @@ def write_data(folder: Path, objective: str) -> Path:
     return folder / "corpus"
 
 
-def take_two_steps(path: Path, run: str, more: Sequence[str] = ()) -> None:
-    """Of a recipe made tiny, in the current folder; where it begins with a model, or learns from one, after two steps of that one."""
+def take_two_steps(path: Path, run: str, more: Sequence[str] = ()) -> Any:
+    """Return the result of a recipe made tiny, in the current folder. The model that it begins with, or learns from, is made alike."""
     recipe = read_recipe(str(path)).recipe
     words = [*tiny(recipe, write_data(Path.cwd(), recipe.objective.kind)), *more]
     if teacher := getattr(recipe.objective, "teacher", None):
@@ -149,7 +148,7 @@ def take_two_steps(path: Path, run: str, more: Sequence[str] = ()) -> None:
     if recipe.model.start:
         words += ["--from", make(recipe.model.start)]
     command = "finetune" if recipe.model.start else "pretrain"
-    assert main([command, str(path), "--run", run, "--json", "--threads", "1", *words]) == 0
+    return run_here([command, path, "--run", run, "--json", "--threads", "1", *words]).exits(0).document
 
 
 def make(model: str) -> str:
@@ -162,16 +161,9 @@ def make(model: str) -> str:
 
 @pytest.mark.sampled(9)
 @EACH
-def test_it_takes_two_steps(path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
+def test_it_takes_two_steps(path: Path, in_tmp_path: None) -> None:
     recipe = read_recipe(str(path)).recipe
-    before = torch.are_deterministic_algorithms_enabled(), torch.get_num_threads()
-    try:
-        take_two_steps(path, "run")
-    finally:
-        torch.use_deterministic_algorithms(before[0])
-        torch.set_num_threads(before[1])
-    document = json.loads(capsys.readouterr().out.splitlines()[-1])
+    document = take_two_steps(path, "run")
     assert document["steps"] == 2
     assert document["tokens"] == 2 * 4 * 16 if recipe.objective.kind == "causal_lm" else document["tokens"] > 2 * 4
     assert -10 < document["loss"] < 10 if recipe.objective.kind == "grpo" else 0 < document["loss"] < 10
@@ -186,11 +178,8 @@ STAGES = {
 
 @pytest.mark.thorough
 @pytest.mark.parametrize("path", CHAINS, ids=lambda path: path.stem)
-def test_a_recipe_with_stages_takes_two_steps_of_each(
-    path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_recipe_with_stages_takes_two_steps_of_each(path: Path, tmp_path: Path, in_tmp_path: None) -> None:
     """Each stage tiny; the rows of pairs are single sentences, good and bad."""
-    monkeypatch.chdir(tmp_path)
     chain = read_chain(open_recipe(str(path)))
     names = [stage.name for stage in chain.stages]
     assert names == STAGES[path.stem]
@@ -212,9 +201,7 @@ def test_a_recipe_with_stages_takes_two_steps_of_each(
             words.append(f"{stage.name}.data.pretraining={json.dumps([{'path': str(text)}])}")
     if "gold" in names:
         words.append(f"gold.model.from={make('hub:sentence-transformers/all-MiniLM-L6-v2')}")
-    capsys.readouterr()
-    assert main(["pretrain", str(path), "--run", "run", "--json", "--threads", "1", *words]) == 0
-    document = json.loads(capsys.readouterr().out)
+    document = run_here(["pretrain", path, "--run", "run", "--json", "--threads", "1", *words]).exits(0).document
     assert {name: stage["steps"] for name, stage in document["stages"].items()} == dict.fromkeys(names, 2)
     assert 0 <= document["evaluation"].get("gold", 0) <= 1
     assert np.isfinite(document["evaluation"]["kl"]) if chain.stages[-1].recipe.objective.kind == "ppo" else document["loss"] < 10

@@ -1,14 +1,13 @@
 """Runs at equal validation loss: crossings that are known, scores that are never reached, what was inherited, and what is no comparison."""
 
-import json
 import math
 from pathlib import Path
 
 import pytest
 from tiny_files import read_rows, write_rows
+from tiny_runs import run_here
 from written_runs import write_run
 
-from tfkit.__main__ import main
 from tfkit.reporting.equal_score import Comparison, Cost, CurvePoint, compare_runs, cost_until, score_curve
 from tfkit.reporting.run_facts import read_facts
 from tfkit.reporting.run_set import open_runs
@@ -55,7 +54,7 @@ def test_the_course_of_a_run_has_the_costs_of_its_records(tmp_path: Path) -> Non
     ]
 
 
-def test_fine_tuning_beside_from_scratch_with_and_without_what_was_inherited(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_fine_tuning_beside_from_scratch_with_and_without_what_was_inherited(tmp_path: Path) -> None:
     """From scratch a run reaches 2.0 with 100 g; fine-tuned from a base of 250 g it takes 15 g, halfway between its evaluations."""
     runs = tmp_path / "runs"
     parent = {"role": "start", "path": "base", "run_id": "base", "sha256": "0"}
@@ -71,21 +70,17 @@ def test_fine_tuning_beside_from_scratch_with_and_without_what_was_inherited(tmp
     assert (worse.value, worse.best_of, better.value, better.best_of) == (2.0, "scratch", 1.5, "tuned")
     grams = {label: one.emissions_g if one else None for label, one in worse.reached.items()}
     assert grams == {"scratch": 100.0, "tuned": 15.0}
-    tuned = worse.reached["tuned"]
-    assert tuned is not None
-    assert found.with_inherited("tuned", tuned, "emissions_g") == 265.0
-    assert found.with_inherited("tuned", tuned, "energy_kwh") == pytest.approx(2.65)
+    assert found.with_inherited("tuned", worse.reached["tuned"], "emissions_g") == 265.0
+    assert found.with_inherited("tuned", worse.reached["tuned"], "energy_kwh") == pytest.approx(2.65)
     assert better.reached["scratch"] is None
-    assert main(["report", str(runs), str(tmp_path / "base")]) == 0
-    lines = capsys.readouterr().out.splitlines()
+    lines = run_here(["report", runs, tmp_path / "base"]).exits(0).out.splitlines()
     start = lines.index("CO2e until a validation score was reached (with what was inherited):")
     assert [[cell.strip() for cell in line.split("  ") if cell] for line in lines[start + 1 : start + 4]] == [
         ["loss <=", "scratch", "tuned"],
         ["2", "100 g", "15 g (265 g)"],
         ["1.5", "never reached", "20 g (270 g)"],
     ]
-    assert main(["report", str(runs), "--json"]) == 0
-    (document,) = json.loads(capsys.readouterr().out)["comparisons"]
+    (document,) = run_here(["report", runs, "--json"]).exits(0).document["comparisons"]
     assert document["levels"][1]["reached"]["scratch"] is None
     assert document["levels"][0]["reached"]["tuned"]["with_inherited_g"] is None  # its base is not among these runs
 
@@ -108,7 +103,6 @@ def test_unequal_measurements_are_marked_and_unmeasured_runs_compared_by_time(tm
     (path / "metrics.jsonl").write_text(text)
     found = compare(tmp_path)
     reached = found.levels[0].reached["not"]
-    assert reached is not None
     assert (reached.emissions_g, reached.seconds) == (None, 6.0)
     assert ["not at all" in note for note in found.notes] == [True], "a run that was not measured is in no other place"
     ledger = write_run(tmp_path / "elsewhere", evaluations={3: 2.0}) / "carbon" / "0-1.jsonl"

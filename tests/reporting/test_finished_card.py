@@ -5,9 +5,9 @@ import shutil
 from pathlib import Path
 
 import pytest
+from tiny_runs import run_here
 from written_runs import write_run
 
-from tfkit.__main__ import main
 from tfkit.errors import UsageError
 from tfkit.reporting.finished_card import finished_card
 from tfkit.reporting.run_facts import read_facts
@@ -26,13 +26,11 @@ def run(tmp_path: Path) -> Path:
     return path
 
 
-def test_a_card_has_the_cost_of_the_whole_run_and_is_else_as_it_was(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_card_has_the_cost_of_the_whole_run_and_is_else_as_it_was(run: Path) -> None:
     facts = read_facts(run)
-    assert facts.checkpoint is not None
     readme = facts.checkpoint.path / "README.md"
     readme.write_text(readme.read_text(encoding="utf-8") + "\nWords of mine: $1 \\1.\n\n## My section\n\nMore.\n", encoding="utf-8")
-    assert main(["report", str(run), "--format", "card"]) == 0
-    card = capsys.readouterr().out
+    card = run_here(["report", run, "--format", "card"]).exits(0).out
     lines = card.splitlines()
     assert lines.count("co2_eq_emissions:") == 1
     assert "  emissions: 12345.678" in lines
@@ -46,13 +44,11 @@ def test_a_card_has_the_cost_of_the_whole_run_and_is_else_as_it_was(run: Path, c
     assert finished_card(read_facts(run), full=False) == card
 
 
-def test_a_run_without_a_checkpoint_has_no_card(tmp_path: Path, run: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["report", str(write_run(tmp_path / "none")), "--format", "card"]) == 2
-    assert "no checkpoint" in capsys.readouterr().err
+def test_a_run_without_a_checkpoint_has_no_card(tmp_path: Path, run: Path) -> None:
+    run_here(["report", write_run(tmp_path / "none"), "--format", "card"]).exits(2, "no checkpoint")
     shutil.copytree(run, tmp_path / "two" / "a")
     shutil.copytree(run, tmp_path / "two" / "b")
-    assert main(["report", str(tmp_path / "two"), "--format", "card"]) == 2
-    assert "there are 2 runs (a, b); name one" in capsys.readouterr().err
+    run_here(["report", tmp_path / "two", "--format", "card"]).exits(2, "there are 2 runs (a, b); name one")
 
 
 def test_the_card_of_stages_is_the_last_one_s_and_of_a_sweep_the_best_one_s(tmp_path: Path, run: Path) -> None:
@@ -63,7 +59,7 @@ def test_the_card_of_stages_is_the_last_one_s_and_of_a_sweep_the_best_one_s(tmp_
     assert open_runs([chain]).of_one_model().path == chain / "tune"
     assert open_runs([sweep]).of_one_model().path == sweep / "2"
     assert open_runs([sweep]).amounts.emissions_g == pytest.approx(3 * 12345.678)
-    assert main(["report", str(chain), "--format", "card"]) == 0
+    run_here(["report", chain, "--format", "card"]).exits(0)
     (sweep / "run.json").write_text((sweep / "run.json").read_text().replace('"best_trial": "2"', '"best_trial": null'))
     with pytest.raises(UsageError, match="there are 4 runs"):
         open_runs([sweep]).of_one_model()

@@ -357,7 +357,6 @@ def test_every_text_of_a_template_is_shown_as_it_is_in_content_and_attributes(te
 
 def test_no_template_marks_a_text_as_safe_and_coordinates_are_rounded() -> None:
     names, loader = environment().list_templates(extensions=["jinja"]), environment().loader
-    assert loader is not None
     assert {"page.html.jinja", "head.html.jinja", "style.css.jinja"} <= set(names)
     for name in names:
         source = loader.get_source(environment(), name)[0]

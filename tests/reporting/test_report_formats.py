@@ -12,10 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tiny_runs import RECIPE, write_corpus
+from tiny_runs import RECIPE, run_here, write_corpus
 from written_runs import write_run
 
-from tfkit.__main__ import main
 from tfkit.carbon import Meter
 from tfkit.errors import UsageError
 from tfkit.reporting.formats.boamps import boamps
@@ -51,8 +50,8 @@ def tuned(tmp_path_factory: pytest.TempPathFactory) -> RunFacts:
         patch.syspath_prepend(str(Path(__file__).parent.parent / "carbon"))
         start = Meter.start
         patch.setattr(Meter, "start", lambda section, **options: start(section, **options, probe="scripted_probe:Steady"))
-        assert main(["pretrain", "base.yaml", "--run", "runs/base", *words]) == 0
-        assert main(["finetune", "tuned.yaml", "--from", "runs/base", "--run", "runs/tuned", *words]) == 0
+        run_here(["pretrain", "base.yaml", "--run", "runs/base", *words]).exits(0)
+        run_here(["finetune", "tuned.yaml", "--from", "runs/base", "--run", "runs/tuned", *words]).exits(0)
     return read_facts(folder / "runs" / "tuned")
 
 
@@ -161,7 +160,6 @@ def test_embodied_emissions_are_the_user_s_figure_with_its_source(tuned: RunFact
     with_it = replace(tuned, recipe={**tuned.recipe, **stated})
     rate, bare = sci(with_it, full=False), sci(tuned, full=False)
     seconds = tuned.amounts.seconds
-    assert seconds is not None
     assert rate["embodied_device_hours"] == seconds / 3600
     assert (rate["embodied_g"], rate["embodied_source"]) == (pytest.approx(20 * seconds / 3600), "the maker")
     for name in ("sci_g_per_unit", "low", "high"):
@@ -188,7 +186,6 @@ def test_the_european_form_answers_each_field_or_names_it_as_a_gap(tuned: RunFac
         assert f"\n  {field}: " in text, field
     assert "NOT KNOWN" not in text
     model = describe_model(tuned, full=False)
-    assert model.parameters is not None
     assert f"({model.parameters:,})\n" in text
     assert (tuned.recorded.totals.train_flops or 0) > 6 * model.parameters * 128 * 0.5
     assert f"  Amount of computation used for training (AI Office): {_power(tuned.recorded.totals.train_flops or 0)} FLOP\n" in text
@@ -207,7 +204,6 @@ def test_the_european_form_answers_each_field_or_names_it_as_a_gap(tuned: RunFac
 
 def test_an_adapter_s_own_numbers_are_not_those_of_its_model(tuned: RunFacts) -> None:
     """Its checkpoint has the updates alone; a form that gave their number would state a model of a thousandth of its size."""
-    assert tuned.checkpoint is not None
     of_adapter = replace(tuned.checkpoint, files={"adapter_config.json": {"size": 1, "sha256": "0"}, **tuned.checkpoint.files})
     run = replace(tuned, checkpoint=of_adapter, recorded=replace(tuned.recorded, totals=replace(tuned.recorded.totals, train_flops=None)))
     text = eu_gpai(run, full=False)
@@ -224,7 +220,6 @@ def _power(number: float) -> str:
 
 
 def _checkpoint(run: RunFacts) -> Path:
-    assert run.checkpoint is not None
     return run.checkpoint.path
 
 
@@ -242,13 +237,10 @@ def test_nothing_of_the_machine_is_in_a_form_unless_all_is_asked_for(tuned: RunF
     assert FORMS[form](known, full=False) == FORMS[form](tuned, full=False), "a form is a function of the facts alone"
 
 
-def test_the_command_writes_one_form_of_one_run(tuned: RunFacts, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["report", str(tuned.path), "--format", "spdx"]) == 0
-    assert json.loads(capsys.readouterr().out) == spdx(tuned, full=False)
-    assert main(["report", str(tuned.path), "--format", "eu-gpai"]) == 0
-    assert capsys.readouterr().out.startswith("Model Documentation Form")
-    assert main(["report", str(tuned.path.parent), "--format", "cyclonedx"]) == 2
-    assert "name one of them" in capsys.readouterr().err
+def test_the_command_writes_one_form_of_one_run(tuned: RunFacts) -> None:
+    assert run_here(["report", tuned.path, "--format", "spdx"]).exits(0).document == spdx(tuned, full=False)
+    assert run_here(["report", tuned.path, "--format", "eu-gpai"]).exits(0).out.startswith("Model Documentation Form")
+    run_here(["report", tuned.path.parent, "--format", "cyclonedx"]).exits(2, "name one of them")
 
 
 def test_a_run_that_knows_little_names_its_gaps(tmp_path: Path) -> None:

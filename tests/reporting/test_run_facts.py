@@ -23,14 +23,12 @@ def test_the_facts_of_a_run_of_0_1_0() -> None:
     run = read_facts(FIXTURES / "stopped")
     assert (run.name, run.status, run.kind, run.problems) == ("stopped", "stopped", "pretrain", ())
     assert run.amounts.emissions_g == run.recorded.totals.emissions_g
-    assert run.amounts.emissions_g is not None
     assert run.amounts.emissions_g > 0
     assert run.amounts.emissions_g == pytest.approx(sum(sums["emissions_g"] for sums in run.phases.values()))
     assert [*run.phases] == ["setup", "tokenize", "train", "evaluate", "checkpoint"]
     assert run.provenance == "CPU model, RAM constant"
     assert [int(record["step"]) for record in run.metrics.steps] == [1, 2, 3]
     assert run.recipe["training.batch_size"] == 4
-    assert run.checkpoint is not None
     assert (run.checkpoint.parameters, run.checkpoint.document.run_id) == (2856, run.run_id)
     assert len(run.checkpoint.files["model.safetensors"]["sha256"]) == 64
 
@@ -65,12 +63,10 @@ def test_a_damaged_receipt_leaves_the_rest(tmp_path: Path) -> None:
 def test_a_damaged_checkpoint_and_recipe_leave_the_rest(tmp_path: Path) -> None:
     run = Path(shutil.copytree(FIXTURES / "stopped", tmp_path / "stopped"))
     checkpoint = read_facts(run).checkpoint
-    assert checkpoint is not None
     for name in ("config.json", "tfkit.json", "model.safetensors", "../../recipe.yaml"):
         path = checkpoint.path / name
         path.write_bytes(b"{".ljust(path.stat().st_size))  # a file of another size is no part of a checkpoint
     facts = read_facts(run)
-    assert facts.checkpoint is not None
     assert facts.checkpoint.parameters is None
     named = [next(name for name in ("recipe.yaml", "config.json", "tfkit.json") if name in problem) for problem in facts.problems]
     assert named == ["recipe.yaml", "config.json", "tfkit.json"]

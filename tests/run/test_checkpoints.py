@@ -107,7 +107,6 @@ def test_killed_at_every_point_of_a_save(tmp_path: Path, step: int) -> None:
         status = in_child(killed)
         assert status in (0, -signal.SIGKILL)
         newest = newest_good(root, no_warning)
-        assert newest is not None
         assert (newest.name, content(newest)) in {("step-000002", "two"), (f"step-{step:06d}", "new")}
         assert checkpoints(root) == sorted(root.iterdir()), "leftovers"
         assert content(root / "step-000001") == "one"
@@ -258,7 +257,6 @@ def test_the_best_is_the_lowest_finite_value(tmp_path: Path) -> None:
         said.append(record_best(tmp_path, step, "loss", value))
     assert said == [True, False, True, False, False, False]
     best = read_best(tmp_path)
-    assert best is not None
     assert (best.step, best.metric, best.value) == (3, "loss", 2.0)
     assert best_checkpoint(tmp_path) == tmp_path / "step-000003"
 

@@ -49,7 +49,6 @@ def open_run(path: Path, resume: bool = False, **options: Any) -> RunFolder:
 def owner(path: Path) -> Iterator[subprocess.Popen[str]]:
     process = subprocess.Popen([sys.executable, "-c", OWNER, str(path)], stdout=subprocess.PIPE, text=True)
     try:
-        assert process.stdout is not None
         assert process.stdout.readline() == "running\n"
         yield process
     finally:

@@ -48,7 +48,7 @@ except Stopped as stopped:
 
 @contextmanager
 def child(code: str, **options: object) -> Iterator[subprocess.Popen[str]]:
-    process = subprocess.Popen([sys.executable, "-c", code], stdin=-1, stdout=-1, stderr=-1, text=True, **options)  # type: ignore[call-overload]
+    process = subprocess.Popen([sys.executable, "-c", code], stdin=-1, stdout=-1, stderr=-1, text=True, **options)
     try:
         assert process.stdout.readline() == "running\n", process.stderr.read()
         yield process

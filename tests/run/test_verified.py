@@ -173,7 +173,7 @@ def test_what_was_hashed_is_what_is_used(folder: Path) -> None:
 def test_one_start_hashes_each_file_once(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(manifest, "_SETTLED_NS", -(10**12))  # as if the files had been there for long
     read, settled = [], manifest.is_settled
-    monkeypatch.setattr(manifest, "is_settled", lambda identity: read.append(identity) or settled(identity))  # type: ignore[func-returns-value]
+    monkeypatch.setattr(manifest, "is_settled", lambda identity: read.append(identity) or settled(identity))
     described = describe(folder)
     content_hash(described.folder)
     tfkit.load(folder)

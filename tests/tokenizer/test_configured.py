@@ -146,13 +146,11 @@ def test_the_ids_are_those_of_transformers_or_the_folder_is_refused(tmp_path: Pa
             load_tokenizer(tmp_path)
         return
     ours, theirs = load_tokenizer(tmp_path), AutoTokenizer.from_pretrained(tmp_path)
-    assert ours is not None
     assert ours.encode_texts(TEXTS) == [theirs(text)["input_ids"] for text in TEXTS]
     assert ours.size == len(theirs) or name in ("GemmaTokenizer", "T5Tokenizer")  # which have tokens of their own behind the others
     (tmp_path / "saved").mkdir()
     save_tokenizer(ours, tmp_path / "saved")
     again, saved = load_tokenizer(tmp_path / "saved"), AutoTokenizer.from_pretrained(tmp_path / "saved")
-    assert again is not None
     assert again.fingerprint() == ours.fingerprint()
     assert again.encode_texts(TEXTS) == ours.encode_texts(TEXTS) == [saved(text)["input_ids"] for text in TEXTS]
 
@@ -164,7 +162,6 @@ def test_a_cased_vocabulary_is_refused_for_a_class_that_lowers_by_default(tmp_pa
     document["normalizer"]["lowercase"] = False
     (tmp_path / "tokenizer.json").write_text(json.dumps(document))
     ours, theirs = load_tokenizer(tmp_path), AutoTokenizer.from_pretrained(tmp_path)
-    assert ours is not None
     assert ours.encode_texts(TEXTS) == [theirs(text)["input_ids"] for text in TEXTS]
     (tmp_path / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "BertTokenizer", **settings}))
     with pytest.raises(ModelError, match=r"tokenizer_config.json: do_lower_case is True.*, but tokenizer.json was made with False"):

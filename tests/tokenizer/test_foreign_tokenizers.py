@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from test_kinds import PROBES, TRAINED, any_text
 
-from tfkit.tokenizer import Tokenizer, load_tokenizer, save_tokenizer
+from tfkit.tokenizer import load_tokenizer, save_tokenizer
 from tfkit.tokenizer.joined_texts import encode_pairs
 
 transformers = pytest.importorskip("transformers")
@@ -45,19 +45,13 @@ FOREIGN: dict[str, tuple[str, Callable[[Entries], Any]]] = {
 }
 
 
-def load(folder: Path) -> Tokenizer:
-    tokenizer = load_tokenizer(folder)
-    assert tokenizer is not None
-    return tokenizer
-
-
 @pytest.mark.sampled(16)
 @pytest.mark.parametrize("name", FOREIGN)
 def test_what_transformers_saves_has_the_same_ids_here(name: str, tmp_path: Path) -> None:
     source, make = FOREIGN[name]
     made, ours_again = tmp_path / "made", tmp_path / "again"
     make(entries(source)).save_pretrained(made)
-    ours, theirs = load(made), transformers.AutoTokenizer.from_pretrained(made)
+    ours, theirs = load_tokenizer(made), transformers.AutoTokenizer.from_pretrained(made)
     ours_again.mkdir()
     save_tokenizer(ours, ours_again)
     again = transformers.AutoTokenizer.from_pretrained(ours_again)
@@ -80,4 +74,4 @@ def test_what_transformers_saves_has_the_same_ids_here(name: str, tmp_path: Path
         assert getattr(ours, f"{role}_id") == getattr(theirs, f"{role}_token_id") == getattr(again, f"{role}_token_id"), role
     pair = encode_pairs(ours, [("the fox", "it's")])[0][:2]
     assert pair[0] == theirs("the fox", "it's")["input_ids"] == again("the fox", "it's")["input_ids"]
-    assert load(ours_again).fingerprint() == ours.fingerprint()
+    assert load_tokenizer(ours_again).fingerprint() == ours.fingerprint()

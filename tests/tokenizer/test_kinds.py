@@ -91,7 +91,6 @@ def theirs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
         folder = tmp_path_factory.mktemp(name.replace(" ", "-"))
         save_tokenizer(tokenizer, folder)
         loaded = load_tokenizer(folder)
-        assert loaded is not None
         assert loaded.fingerprint() == tokenizer.fingerprint()
         read[name] = transformers.AutoTokenizer.from_pretrained(folder)
     return read
@@ -278,7 +277,6 @@ def tokens(name: str, text: str) -> list[str]:
 
 def words(name: str, text: str) -> list[str]:
     splitter = TRAINED[name].backend.pre_tokenizer
-    assert splitter is not None
     return [word for word, _ in splitter.pre_tokenize_str(text)]
 
 

@@ -24,7 +24,6 @@ def test_two_steps_with_each_kind(base: Path, kind: str, variant: str | None) ->
 
     checkpoint = run / "checkpoints" / "step-000002"
     ours, theirs = load_tokenizer(checkpoint), transformers.AutoTokenizer.from_pretrained(checkpoint)
-    assert ours is not None
     assert ours.encode_texts(TEXTS) == [theirs(text)["input_ids"] for text in TEXTS]
     config = json.loads((checkpoint / "config.json").read_text(encoding="utf-8"))
     assert config["vocab_size"] == ours.size == len(theirs)

@@ -27,7 +27,6 @@ def auto_tokenizer(folder: Path):
 
 def assert_same_as_transformers(folder: Path) -> None:
     ours, theirs = load_tokenizer(folder), auto_tokenizer(folder)
-    assert ours is not None
     assert ours.encode_texts(TEXTS) == [theirs(text)["input_ids"] for text in TEXTS]
     for ids in ours.encode_texts(TEXTS):
         assert ours.decode(ids) == theirs.decode(ids)
@@ -43,7 +42,6 @@ def test_transformers_reads_what_was_trained(tmp_path: Path, add_bos: bool) -> N
     assert_same_as_transformers(tmp_path)
     assert auto_tokenizer(tmp_path).model_max_length == UNLIMITED
     loaded = load_tokenizer(tmp_path)
-    assert loaded is not None
     assert loaded.fingerprint() == tokenizer.fingerprint()
 
 
@@ -72,7 +70,6 @@ def test_a_foreign_tokenizer_reads_special_tokens_in_text_as_transformers_does(t
     write_foreign(tmp_path, {"bos_token": {"content": "<s>", "__type": "AddedToken"}, "eos_token": "</s>", "pad_token": None})
     assert_same_as_transformers(tmp_path)
     tokenizer = load_tokenizer(tmp_path)
-    assert tokenizer is not None
     assert (tokenizer.prefix, tokenizer.suffix) == ((1,), (2,))
     assert tokenizer.backend.token_to_id(END_OF_TEXT) in tokenizer.encode_texts([f"a {END_OF_TEXT}"])[0]
     assert [token_bytes(tokenizer, i) for i in (3, 260, 261)] == [1, 1, 1]
@@ -88,7 +85,6 @@ def test_saving_what_was_loaded_keeps_every_byte_and_setting(tmp_path: Path) -> 
     )
     (tmp_path / "a/chat_template.jinja").write_bytes(b"{{ bos_token }}\r\n{{ messages }}")
     tokenizer = load_tokenizer(tmp_path / "a")
-    assert tokenizer is not None
     assert (tokenizer.bos_id, tokenizer.eos_id, tokenizer.pad_id) == (1, 2, 2)
     save_tokenizer(tokenizer, tmp_path / "b")
     for name in ("tokenizer.json", "chat_template.jinja"):
@@ -110,7 +106,6 @@ def test_the_chat_template_of_a_config_is_kept(tmp_path: Path) -> None:
     for template, expected in (("X", "X"), (named, "D"), (None, None)):
         write_foreign(tmp_path, {"chat_template": template})
         tokenizer = load_tokenizer(tmp_path)
-        assert tokenizer is not None
         assert tokenizer.chat_template == expected
 
 

@@ -66,7 +66,6 @@ def test_the_ids_are_those_of_transformers(settings: dict[str, Any] | None, more
     """Text by text and in pairs, and again from the tokenizer.json that is saved of it."""
     folder = folder_of(tmp_path / "bert", ENTRIES, settings, **more)
     ours, theirs = load_tokenizer(folder), AutoTokenizer.from_pretrained(folder)
-    assert ours is not None
     drawn = texts()
     assert ours.encode_texts(drawn) == theirs(drawn)["input_ids"]
     pairs = list(zip(drawn[::2], drawn[1::2], strict=False))[:100]
@@ -75,7 +74,6 @@ def test_the_ids_are_those_of_transformers(settings: dict[str, Any] | None, more
     (tmp_path / "again").mkdir()
     save_tokenizer(ours, tmp_path / "again")
     again = load_tokenizer(tmp_path / "again")
-    assert again is not None
     assert again.fingerprint() == ours.fingerprint()
     assert AutoTokenizer.from_pretrained(tmp_path / "again")(drawn)["input_ids"] == theirs(drawn)["input_ids"]
 
@@ -83,7 +81,6 @@ def test_the_ids_are_those_of_transformers(settings: dict[str, Any] | None, more
 def test_windows_line_ends_and_repeated_entries(tmp_path: Path) -> None:
     folder = folder_of(tmp_path / "bert", [*ENTRIES, "the", " ", "x\u2003"], None, end="\r\n")
     ours, theirs = load_tokenizer(folder), AutoTokenizer.from_pretrained(folder)
-    assert ours is not None
     assert ours.encode_texts(["the cat x"]) == [theirs("the cat x")["input_ids"]]
     assert len(ENTRIES) in ours.encode_texts(["the"])[0]
 
@@ -111,7 +108,6 @@ def test_the_vocabularies_of_later_encoders(tmp_path: Path) -> None:
 def check_ids(folder: Path, again: Path, drawn: list[str]) -> None:
     """Texts and pairs have transformers' ids, and again from the tokenizer.json that is saved."""
     ours, theirs = load_tokenizer(folder), AutoTokenizer.from_pretrained(folder)
-    assert ours is not None
     assert ours.encode_texts(drawn) == theirs(drawn)["input_ids"]
     pairs = list(zip(drawn[::2], drawn[1::2], strict=False))[:50]
     expected = theirs(*map(list, zip(*pairs, strict=True)))["input_ids"]
@@ -204,7 +200,6 @@ def test_sentencepiece_models(name: str, tmp_path: Path) -> None:
 def test_bytes_need_no_file(tmp_path: Path) -> None:
     folder = write(tmp_path / "found", {"tokenizer_class": "ByT5Tokenizer"}, config={"model_type": "t5"})
     ours, theirs = load_tokenizer(folder), AutoTokenizer.from_pretrained(folder)
-    assert ours is not None
     drawn = [text for text in texts() if "<" not in text]
     assert ours.encode_texts(drawn) == [theirs(text)["input_ids"] for text in drawn]
     assert (ours.size, ours.eos_id, ours.pad_id) == (384, 1, 0)

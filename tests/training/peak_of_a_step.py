@@ -49,7 +49,7 @@ def made_taught(kind: str) -> Stepper:
     teacher = build(config(GPT2, **wide, attention=attention), seed=2).eval().requires_grad_(False)
     section = DistillationSection.model_validate({"kind": "distillation", "teacher": "made", "of": {"kind": "causal_lm"}})
     objective = Distillation(section, CausalLM(), Companion("teacher", teacher, "made", "0" * 64))
-    return stepper(build(config(GPT2, **BIG | {"decoder_layers": 1}), seed=1), objective=objective)  # type: ignore[arg-type]
+    return stepper(build(config(GPT2, **BIG | {"decoder_layers": 1}), seed=1), objective=objective)
 
 
 def objective(family: str) -> Objective:

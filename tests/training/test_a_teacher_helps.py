@@ -32,7 +32,7 @@ def stream(documents: int, seed: int) -> TokenStream:
 
 
 def train(model: Transformer, objective: CausalLM | Distillation, text: TokenStream, steps: int) -> Transformer:
-    taking = stepper(model, objective=objective, section=AdamWSection(lr=1e-2, weight_decay=0.0))  # type: ignore[arg-type]
+    taking = stepper(model, objective=objective, section=AdamWSection(lr=1e-2, weight_decay=0.0))
     loader = Loader(PackedRows([(text, 1.0)], 12, 1), objective.collate, 8, 8)
     for step in range(steps):
         taking.take(step + 1, loader.step(step), 1 - step / steps)

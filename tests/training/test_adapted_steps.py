@@ -31,7 +31,7 @@ def gradients(taking: Stepper, micro_batch_size: int) -> dict[str, Tensor]:
         held.update({name: p.grad.clone() for name, p in taking.weights.master.items() if p.grad is not None})
 
     taking.optimizer.section = taking.optimizer.section.model_copy(update={"clip_norm": None})
-    taking.optimizer.step = hold  # type: ignore[method-assign]
+    taking.optimizer.step = hold
     taking.take(1, batches(CausalLM(), micro_batch_size), 1.0)
     return held
 

@@ -52,7 +52,7 @@ def test_depths_of_an_encoder_decoder() -> None:
 def test_each_parameter_moves_at_its_own_rate(section: OptimizerSection) -> None:
     """The first step of each of these is in proportion to the rate: beside the step at 1.0, that of depth d is half as long d times."""
     moved: list[dict[str, torch.Tensor]] = []
-    for decay in (section.layer_decay, 1.0):  # type: ignore[union-attr]
+    for decay in (section.layer_decay, 1.0):
         model = build(config(T5), 3)
         before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
         random = torch.Generator().manual_seed(1)

@@ -7,6 +7,7 @@ import torch
 
 from tfkit.errors import MachineError, UsageError, is_out_of_memory
 from tfkit.training.device import has_bf16, make_deterministic, memory_bytes, pick_device, pick_precision
+from tfkit.training.isolation import isolated
 from tfkit.training.peak_speed import peak_flops, peak_of_gpu
 
 CPU = torch.device("cpu")
@@ -64,17 +65,14 @@ def test_the_peak_of_a_gpu_is_that_of_its_own_data_sheet(name: str, peak: float 
 @pytest.mark.parametrize("workspace", [None, ":0:0", ":16:8"])
 def test_on_cuda_an_operation_that_is_not_deterministic_is_an_error(workspace: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
     """With warnings alone CUDA's attention would stay random, and no run could be resumed exactly."""
-    before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
     monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
     if workspace is not None:
         monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", workspace)
-    try:
+    with isolated():
         make_deterministic(torch.device("cuda"))
         assert torch.are_deterministic_algorithms_enabled()
         assert not torch.is_deterministic_algorithms_warn_only_enabled()
         assert os.environ["CUBLAS_WORKSPACE_CONFIG"] in (":4096:8", ":16:8")
-    finally:
-        torch.use_deterministic_algorithms(before[0], warn_only=before[1])
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ from tfkit.objectives.causal_lm import CausalLM
 from tfkit.objectives.objective import Batch
 from tfkit.recipe.schema.optimizer_sections import AdamWSection, ScheduleSection
 from tfkit.training.health import LossHistory, StepReport, UnhealthyStepError
+from tfkit.training.isolation import isolated
 from tfkit.training.loop import Log, Plan, Progress, train, try_out
 from tfkit.training.schedule import Schedule
 from tfkit.training.step import Stepper
@@ -149,7 +150,7 @@ def test_a_stop_between_micro_batches_saves_the_last_whole_step(whole: int, even
     """Once; before the first step is whole there is nothing to save."""
     hooks = Recorder()
     progress, asked = Progress(), iter(range(100))
-    hooks.should_stop = lambda: next(asked) == 2 * whole  # type: ignore[method-assign]  # asked within each step, and after it
+    hooks.should_stop = lambda: next(asked) == 2 * whole  # asked within each step, and after it
     with pytest.raises(Stopped, match=f"after step {whole} of 9; its" if whole else "within step 1 of 9: no step was taken yet"):
         go(hooks, Plan(steps=9, log_every=9, evaluate_every=None, save_every=2), progress)
     assert (hooks.events, progress.step, progress.tokens) == (events, whole, whole * 96)
@@ -189,10 +190,10 @@ def spoilt(taking: Stepper, *steps: int) -> Stepper:
 
     def counting(step: int, *arguments: Any) -> StepReport:
         factor = math.nan if step in steps else 1.0
-        taking.objective.loss = lambda model, batch: {name: value * factor for name, value in loss(model, batch).items()}  # type: ignore[method-assign]
+        taking.objective.loss = lambda model, batch: {name: value * factor for name, value in loss(model, batch).items()}
         return take(step, *arguments)
 
-    taking.take = counting  # type: ignore[method-assign]
+    taking.take = counting
     return taking
 
 
@@ -224,7 +225,7 @@ def test_out_of_memory_is_reported_and_the_step_taken_again() -> None:
             raise torch.OutOfMemoryError("CUDA out of memory.\nmore")
         return take(taking, step, *arguments)
 
-    taking.take = full  # type: ignore[method-assign]
+    taking.take = full
     train(taking, Batches(), Schedule(LINEAR, 3), Plan(3, 1, None, None), hooks, Progress())
     assert hooks.events == ["log 1", *["out of memory: CUDA out of memory."] * 2, "log 2", "log 3", "save 3", "evaluate 3"]
 
@@ -245,7 +246,6 @@ def test_a_jump_is_recognised_by_mean_and_deviation() -> None:
 
 def test_an_operation_without_a_deterministic_algorithm_is_allowed_when_it_is_tried_out(monkeypatch: pytest.MonkeyPatch) -> None:
     """put_ has none on any device."""
-    before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
     loss = CausalLM.loss
 
     def with_put(self: CausalLM, *arguments: Any) -> Any:
@@ -254,11 +254,9 @@ def test_an_operation_without_a_deterministic_algorithm_is_allowed_when_it_is_tr
 
     monkeypatch.setattr(CausalLM, "loss", with_put)
     recorder = Recorder()
-    try:
+    with isolated():
         torch.use_deterministic_algorithms(True)
         with pytest.warns(UserWarning, match="put_"):
             try_out(stepper(fresh()), Batches(), recorder, Progress())
-        [event] = recorder.events
-        assert event.startswith("nondeterministic: put_ ")
-    finally:
-        torch.use_deterministic_algorithms(before[0], warn_only=before[1])
+    [event] = recorder.events
+    assert event.startswith("nondeterministic: put_ ")

@@ -15,7 +15,7 @@ SIZES = (1, 2, 4, 8)
 
 
 def run(micro_batch_size: int, values: dict[str, object], documents: str, steps: int = 4) -> tuple[list[float], dict[str, torch.Tensor]]:
-    objective = CausalLM(documents, separator_id=None)  # type: ignore[arg-type]
+    objective = CausalLM(documents, separator_id=None)
     # With AdamW's usual eps, an entry whose gradient is all rounding moves by a whole learning rate, in either direction.
     taking = stepper(fresh(values, init={"std": 0.1}), objective=objective, section=AdamWSection(lr=3e-3, eps=1e-3))
     losses = [taking.take(step + 1, batches(objective, micro_batch_size, step), 1.0).loss for step in range(steps)]

@@ -86,7 +86,7 @@ def _steps_of_one_micro_batch(clip_norm: float | None, *, widened: bool) -> list
             parameter.grad = parameter.grad.float() if widened else parameter.grad
         return norm
 
-    taking.weights.clip_gradients = clip_gradients  # type: ignore[method-assign]
+    taking.weights.clip_gradients = clip_gradients
     losses = [taking.take(step + 1, batches(CausalLM(), 8, step), 1.0).loss for step in range(2)]
     return [*losses, bits(taking.weights.master), bits(taking.optimizer.state())]
 
@@ -96,7 +96,7 @@ def test_no_gradient_stays_with_the_working_weights() -> None:
     taking = stepper(fresh(LLAMA), dtype=torch.bfloat16)
     held = []
     step = taking.optimizer.step
-    taking.optimizer.step = lambda *factors: held.append(_held(taking.weights)) or step(*factors)  # type: ignore[method-assign, func-returns-value]
+    taking.optimizer.step = lambda *factors: held.append(_held(taking.weights)) or step(*factors)
     taking.take(1, batches(objective, 2), 1.0)
     assert held == [(0, len(taking.weights.master))]  # before the update
     assert _held(taking.weights) == (0, 0)
@@ -106,7 +106,7 @@ def test_no_gradient_stays_with_the_working_weights() -> None:
 
 def _held(weights: Weights) -> tuple[int, int]:
     """Gradients on the working and on the master weights."""
-    return tuple(sum(p.grad is not None for p in part.values()) for part in (weights.working, weights.master))  # type: ignore[return-value]
+    return tuple(sum(p.grad is not None for p in part.values()) for part in (weights.working, weights.master))
 
 
 def test_a_tied_embedding_is_one_weight_with_the_gradient_of_both_uses() -> None:

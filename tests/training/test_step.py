@@ -59,7 +59,7 @@ def _gradient(clip_norm: float | None) -> tuple[float, float]:
     """The norm that was reported, and the norm of what reached the optimizer."""
     taking = stepper(fresh(GPT2), section=AdamWSection(clip_norm=clip_norm))
     reached = []
-    taking.optimizer.step = lambda lr_factor, factor: reached.append(  # type: ignore[method-assign]
+    taking.optimizer.step = lambda lr_factor, factor: reached.append(
         factor * float(torch.stack([p.grad.norm() for p in taking.weights.master.values() if p.grad is not None]).norm())
     )
     return taking.take(1, batches(OBJECTIVE, 4), 1.0).grad_norm, reached[0]
