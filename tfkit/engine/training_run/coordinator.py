@@ -1,6 +1,6 @@
 """The steps of several ranks: rank 0 alone reads the command, writes the run folder, evaluates and reports; the others follow it,
-prepare the same rows and model, take every step, and wait for it or take part (model_work.py). This module has both ends of the messages
-that they exchange.
+prepare the same rows and model, take every step, and wait for it or take part. This module has both ends of the messages that they
+exchange, except for the work on sharded weights (model_work.py).
 
 Rank 0, not their command line, sends them its recipe, the checkpoint that it continues from, the size of its micro-batches and which code
 may be run.
@@ -8,7 +8,7 @@ may be run.
 
 import gc
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -99,8 +99,8 @@ class RankHooks:
     and take part in the work that it announces meanwhile.
     """
 
-    def __init__(self, hooks: LoopHooks | FollowingHooks, group: ProcessGroup, stop: StopRequest, work: ModelWork, start: dict[str, Any]):
-        self._hooks, self._group, self._work, self.stop = hooks, group, work, AgreedStop(group, stop)
+    def __init__(self, hooks: LoopHooks | FollowingHooks, work: ModelWork, stop: StopRequest, start: dict[str, Any]):
+        self._hooks, self._group, self._work, self.stop = hooks, work.group, work, AgreedStop(work.group, stop)
         self._evaluated, self._ends_early = bool(start["evaluated"]), bool(start["ends_early"])
         self.skipped, self.nondeterministic, self.log = hooks.skipped, hooks.nondeterministic, hooks.log
         self.out_of_memory, self.should_stop = hooks.out_of_memory, self.stop.should_stop
@@ -153,6 +153,11 @@ class RankHooks:
         return result
 
 
+def announce_meter(group: ProcessGroup, facts: dict[str, Any]) -> None:
+    """Let a rank of each other machine measure its energy, with the `facts` of rank 0's meter."""
+    group.announce({"metered": facts})
+
+
 def announce_run(run: Run, checkpoint: Path | None, micro_batch_size: int) -> None:
     """Announce the run to the other ranks: its resolved recipe, the checkpoint that it continues from, the device, and the code that is
     run. Then wait until they have prepared the same data (`follow`). Raises DataError or ModelError on all ranks if an input differs.
@@ -162,6 +167,13 @@ def announce_run(run: Run, checkpoint: Path | None, micro_batch_size: int) -> No
     facts = {"micro_batch_size": micro_batch_size, "device": run.device.type, "code": run.data.code_hashes}
     run.peers.announce({**where, "recipe": recipe_document(run.recipe, None), **facts})
     require_same_inputs([*inputs_on_rank(run.recipe, run.data, checkpoint)], CommonWork(run.peers).exchange)
+
+
+def announce_end(group: ProcessGroup) -> None:
+    """Release the other ranks at the end of the command. One that has ended meanwhile, as by a signal, does not affect the result."""
+    group.announce({"finished": True})
+    with suppress(PeerLostError):
+        group.agree(0)
 
 
 @contextmanager
@@ -184,7 +196,7 @@ def steps_of_ranks(
         components.loader.micro_batch_size = start["micro_batch_size"]
     if components.stepper.weights.sharding is None:  # sharded weights were compared when they were sharded
         require_same(group, weights_sha256(components.stepper))
-    of_rank = RankHooks(hooks, group, stop, work, start)
+    of_rank = RankHooks(hooks, work, stop, start)
     with group.to_the_end((Stopped, UnhealthyError), last), of_rank.stop.exit_code():
         yield of_rank
 
