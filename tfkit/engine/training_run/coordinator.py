@@ -136,6 +136,8 @@ class RankHooks:
             outcome = self._work.serve()
             if (stopped := outcome.get("stopped")) is not None:
                 raise Stopped(stopped)
+            if (unhealthy := outcome.get("unhealthy")) is not None:
+                raise UnhealthyError(unhealthy)
             if (error := outcome.get("error")) is not None:
                 raise PeerLostError(f"rank 0 ended the run: {error}")
             self._ends_early = bool(outcome["ends_early"])
@@ -144,6 +146,9 @@ class RankHooks:
             result = work()
         except Stopped as stopped:
             self._group.announce({"stopped": str(stopped)})
+            raise
+        except UnhealthyError as unhealthy:  # a weight that is not finite, which is found when it is saved
+            self._group.announce({"unhealthy": str(unhealthy)})
             raise
         except BaseException as error:
             self._group.announce({"error": f"{type(error).__name__}: {error}"})
