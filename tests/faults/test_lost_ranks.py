@@ -10,6 +10,7 @@ from pathlib import Path
 
 import fake_codecarbon
 import pytest
+import torch
 from fake_codecarbon import G_PER_KWH, POWER_W
 from tiny_files import read_json, receipt
 from tiny_runs import After, Before, Done, assert_same_bits, both, exact, hashes, kept, pretrain, run_here, slow_micro_batches, strike
@@ -21,6 +22,7 @@ from tfkit.engine.training_run import checkpointing, validator
 from tfkit.engine.training_run.budget import Budget
 from tfkit.parallel import collectives, heartbeat
 from tfkit.training.loop import Progress
+from tfkit.training.optimizer import Optimizer
 from tfkit.training.step import Stepper
 
 STEPS = 12
@@ -184,6 +186,21 @@ def test_f43_a_step_that_is_unhealthy_on_one_rank_is_so_on_all(base: Path, tmp_p
     if not skipped:
         assert [one.code for one in run_ranks(run, base / "tiny.yaml", *ONE_EACH, "--resume")] == [0, 0]
         assert hashes(run, STEPS) == hashes(base / "unbroken", STEPS)
+
+
+@pytest.mark.thorough
+def test_f43_weights_that_are_no_numbers_are_not_saved_and_all_ranks_say_so(base: Path, tmp_path: Path) -> None:
+    """They come of the last update, on every rank alike; rank 0 finds them when it saves."""
+
+    def spoilt(_: None, optimizer: Optimizer, *factors: float) -> None:
+        with torch.no_grad():
+            optimizer.parameters["decoder.norm.weight"][0] = math.inf
+
+    fault = After(Optimizer, "step", spoilt, 8)
+    done = run_ranks(tmp_path / "run", base / "tiny.yaml", *ONE_EACH, faults={0: fault, 1: fault})
+    assert [one.code for one in done] == [6, 6], done[0].err + done[1].err
+    assert all("step 8: a weight is no longer finite, so this step is not saved" in one.err for one in done)
+    assert kept(tmp_path / "run") == ["step-000004"]
 
 
 @pytest.mark.slow

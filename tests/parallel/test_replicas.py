@@ -165,6 +165,18 @@ def test_no_better_score_ends_all_ranks(base: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.thorough
+def test_the_rate_that_rank_0_tries_and_chooses_is_that_of_all_ranks(base: Path, tmp_path: Path) -> None:
+    """The recipe has another rate, and rank 0 alone tries them."""
+    steps = 26  # so many that trials take less than half of the run
+    words = (*ONE_EACH, f"training.steps={steps}", "evaluation={every: null}")
+    tried = ("optimizer.lr=3e-6", "training.trial_rates=[3e-2, 1e-7]")
+    ended(run_ranks(tmp_path / "tried", base / "tiny.yaml", *words, *tried), 0)
+    assert receipt(tmp_path / "tried")["rate_trial"]["lr"] == 3e-2
+    assert pretrain(tmp_path / "given", base / "tiny.yaml", *words, "optimizer.lr=3e-2").code == 0
+    assert hashes(tmp_path / "tried", steps) == hashes(tmp_path / "given", steps)
+
+
+@pytest.mark.thorough
 def test_a_rank_that_is_stopped_after_the_last_step_takes_nothing_from_the_result(base: Path, tmp_path: Path) -> None:
     def stop_at_the_end(message: dict[str, Any], _: collectives.ProcessGroup) -> dict[str, Any]:
         if message.get("finished"):

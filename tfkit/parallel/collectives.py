@@ -50,7 +50,6 @@ class ProcessGroup(Peers):
         cls,
         ranks: Ranks,
         *,
-        step_seconds: float = STEP_SECONDS,
         watch: Callable[[], None] | None = None,
         say: Callable[[str], None] | None = None,
         given: str = "",
@@ -61,17 +60,17 @@ class ProcessGroup(Peers):
 
         Raises PeerLostError if one of them does not come.
         """
-        timeout = timedelta(seconds=step_seconds)
+        timeout = timedelta(seconds=STEP_SECONDS)
         of_launcher = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"  # torchrun's own process serves the store
         restarts = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")  # keys of an earlier attempt may still be in the store
         with lost(ranks, f"did not meet all {ranks.size} ranks at {ranks.address}:{ranks.port}"):
             serves = ranks.is_first and not of_launcher
             if not serves:
-                _await_server(ranks, step_seconds)
+                _await_server(ranks)
             tcp = dist.TCPStore(ranks.address, ranks.port, ranks.size, serves, timeout, wait_for_workers=False)  # type: ignore[attr-defined]
             store = dist.PrefixStore(f"tfkit/{restarts}", tcp)  # type: ignore[attr-defined]
             store.set(f"here/{ranks.rank}", given)
-            _await_all(store, ranks, step_seconds, watch, say)
+            _await_all(store, ranks, watch, say)
             backends = backends_of(torch.cuda.is_available() and dist.is_nccl_available())
             dist.init_process_group(backends, store=store, rank=ranks.rank, world_size=ranks.size, timeout=timeout)
         group = cls(ranks, store)
@@ -216,12 +215,12 @@ def backends_of(has_nccl: bool) -> str:
     return "cpu:gloo,cuda:nccl" if has_nccl else "gloo"
 
 
-def _await_server(ranks: Ranks, seconds: float) -> None:
+def _await_server(ranks: Ranks) -> None:
     """Wait until rank 0 listens. Unlike PyTorch's own wait, this one obeys signals and does not back off.
 
     Raises RuntimeError after the time-out, as PyTorch does.
     """
-    end = time.monotonic() + seconds
+    end = time.monotonic() + STEP_SECONDS
     while True:
         try:
             socket.create_connection((ranks.address, ranks.port), _CONNECT_SECONDS).close()
@@ -233,7 +232,7 @@ def _await_server(ranks: Ranks, seconds: float) -> None:
             return
 
 
-def _await_all(store: "Store", ranks: Ranks, seconds: float, watch: Callable[[], None] | None, say: Callable[[str], None] | None) -> None:
+def _await_all(store: "Store", ranks: Ranks, watch: Callable[[], None] | None, say: Callable[[str], None] | None) -> None:
     """Wait until all ranks have connected, obeying signals and naming the missing ones. Raises RuntimeError after the time-out."""
     names = [f"here/{rank}" for rank in range(ranks.size)]
     began = time.monotonic()
@@ -241,12 +240,12 @@ def _await_all(store: "Store", ranks: Ranks, seconds: float, watch: Callable[[],
         if watch is not None:
             watch()
         waited = time.monotonic() - began
-        if waited > seconds or (waited > _LATE_SECONDS and say is not None):
+        if waited > STEP_SECONDS or (waited > _LATE_SECONDS and say is not None):
             missing = ", ".join(str(rank) for rank, name in enumerate(names) if not store.check([name]))
-            if waited > seconds:
-                raise RuntimeError(f"no message came from rank {missing} within {seconds:g} s")
+            if waited > STEP_SECONDS:
+                raise RuntimeError(f"no message came from rank {missing} within {STEP_SECONDS:g} s")
             assert say is not None
-            say(f"waiting at {ranks.address}:{ranks.port} for rank {missing} of {ranks.size}, at most {seconds:g} s in all")
+            say(f"waiting at {ranks.address}:{ranks.port} for rank {missing} of {ranks.size}, at most {STEP_SECONDS:g} s in all")
             say = None  # once
         time.sleep(_AGAIN_SECONDS)
 

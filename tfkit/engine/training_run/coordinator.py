@@ -1,6 +1,6 @@
 """The steps of several ranks: rank 0 alone reads the command, writes the run folder, evaluates and reports; the others follow it,
-prepare the same rows and model, take every step, and wait for it or take part (model_work.py). This module has both ends of the messages
-that they exchange.
+prepare the same rows and model, take every step, and wait for it or take part. This module has both ends of the messages that they
+exchange, except for the work on sharded weights (model_work.py).
 
 Rank 0 sends them its recipe, the checkpoint that it continues from, the size of its micro-batches and which code may be run, whatever
 their own command lines say.
@@ -8,7 +8,7 @@ their own command lines say.
 
 import gc
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -99,8 +99,8 @@ class RankHooks:
     wait for the outcome, and take part in the work that it announces meanwhile.
     """
 
-    def __init__(self, hooks: LoopHooks | FollowingHooks, group: ProcessGroup, stop: StopRequest, work: ModelWork, start: dict[str, Any]):
-        self._hooks, self._group, self._work, self.stop = hooks, group, work, AgreedStop(group, stop)
+    def __init__(self, hooks: LoopHooks | FollowingHooks, work: ModelWork, stop: StopRequest, start: dict[str, Any]):
+        self._hooks, self._group, self._work, self.stop = hooks, work.group, work, AgreedStop(work.group, stop)
         self._evaluated, self._ends_early = bool(start["evaluated"]), bool(start["ends_early"])
         self.skipped, self.nondeterministic, self.log = hooks.skipped, hooks.nondeterministic, hooks.log
         self.out_of_memory, self.should_stop = hooks.out_of_memory, self.stop.should_stop
@@ -136,6 +136,8 @@ class RankHooks:
             outcome = self._work.serve()
             if (stopped := outcome.get("stopped")) is not None:
                 raise Stopped(stopped)
+            if (unhealthy := outcome.get("unhealthy")) is not None:
+                raise UnhealthyError(unhealthy)
             if (error := outcome.get("error")) is not None:
                 raise PeerLostError(f"rank 0 ended the run: {error}")
             self._ends_early = bool(outcome["ends_early"])
@@ -145,12 +147,20 @@ class RankHooks:
         except Stopped as stopped:
             self._group.announce({"stopped": str(stopped)})
             raise
+        except UnhealthyError as unhealthy:  # a weight that is not finite, which is found when it is saved
+            self._group.announce({"unhealthy": str(unhealthy)})
+            raise
         except BaseException as error:
             self._group.announce({"error": f"{type(error).__name__}: {error}"})
             raise
         self._ends_early = self._hooks.should_stop_early()
         self._group.announce({"ends_early": self._ends_early})
         return result
+
+
+def announce_meter(group: ProcessGroup, facts: dict[str, Any]) -> None:
+    """Let a rank of each other machine measure its energy, with the `facts` of rank 0's meter."""
+    group.announce({"metered": facts})
 
 
 def announce_run(run: Run, checkpoint: Path | None, micro_batch_size: int) -> None:
@@ -162,6 +172,13 @@ def announce_run(run: Run, checkpoint: Path | None, micro_batch_size: int) -> No
     facts = {"micro_batch_size": micro_batch_size, "device": run.device.type, "code": run.data.code_hashes}
     run.peers.announce({**where, "recipe": recipe_document(run.recipe, None), **facts})
     require_same_inputs([*inputs_on_rank(run.recipe, run.data, checkpoint)], CommonWork(run.peers).exchange)
+
+
+def announce_end(group: ProcessGroup) -> None:
+    """Release the other ranks at the end of the command. One that has ended meanwhile, as by a signal, does not affect the result."""
+    group.announce({"finished": True})
+    with suppress(PeerLostError):
+        group.agree(0)
 
 
 @contextmanager
@@ -184,7 +201,7 @@ def steps_of_ranks(
         components.loader.micro_batch_size = start["micro_batch_size"]
     if components.stepper.weights.sharding is None:  # sharded weights were compared when they were sharded
         require_same(group, weights_sha256(components.stepper))
-    of_rank = RankHooks(hooks, group, stop, work, start)
+    of_rank = RankHooks(hooks, work, stop, start)
     with group.to_the_end((Stopped, UnhealthyError), last), of_rank.stop.exit_code():
         yield of_rank
 

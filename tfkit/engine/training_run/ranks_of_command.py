@@ -3,7 +3,7 @@
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -53,8 +53,10 @@ class RankConnection:
     def meter_nodes(self, device: "torch.device", facts: dict[str, Any]) -> None:
         """Let a rank of each other machine measure its energy, with the `facts` of rank 0's meter."""
         if self.ranks.nodes > 1:
+            from tfkit.engine.training_run.coordinator import announce_meter
+
             self.peers(device)
-            self._join().announce({"metered": facts})
+            announce_meter(self._join(), facts)
 
     @contextmanager
     def open(self) -> Iterator[None]:
@@ -62,10 +64,9 @@ class RankConnection:
         try:
             yield
             if not self.ranks.is_alone:
-                group = self._join()  # torchrun waits for all ranks, even if the run was already finished
-                group.announce({"finished": True})
-                with suppress(PeerLostError):  # a rank that has ended meanwhile, as by a signal, does not affect the result
-                    group.agree(0)
+                from tfkit.engine.training_run.coordinator import announce_end
+
+                announce_end(self._join())  # torchrun waits for all ranks, even if the run was already finished
         finally:
             if self._group is not None:
                 self._group.close()
