@@ -33,7 +33,7 @@ class Tracker(Protocol):
 
 
 class TrackerQueue:
-    """Feeds one tracker. Points that it does not accept are counted, and reported by `close`; that it ended, as by a missing login, at once.
+    """Feeds one tracker. Points that it does not accept are counted, and reported by `close`; an end, as by a missing login, at once.
 
     `name` and `place` are for its messages; `open_tracker` is called on the thread.
     """
