@@ -79,7 +79,7 @@ def test_a_rank_that_waits_for_others_says_so_and_obeys_a_signal(tmp_path: Path,
     process.kill(signal.SIGTERM)
     done = process.wait().exits(143)
     assert re.search(r"waiting at 127.0.0.1:\d+ for rank 1 of 2, at most 1800 s in all", done.err)
-    assert "stopped by SIGTERM: noth" in done.err
+    assert "stopped by SIGTERM: no" in done.err
 
 
 def test_a_port_that_another_program_has_is_named(tmp_path: Path) -> None:
