@@ -250,6 +250,13 @@ def test_f17_a_run_of_another_user_that_is_closed_hides_no_other(base: Path, tmp
     assert "without-checkpoints: damaged, and left out (checkpoints: Permission denied)" in done.out + done.err
 
 
+def test_f17_the_weights_of_another_user_that_are_closed(base: Path, tmp_path: Path, open_folder: Path) -> None:
+    run = shutil.copytree(base / "stopped", open_folder / "run")
+    (run / "checkpoints" / "step-000004" / "model.safetensors").chmod(0)
+    done = run_tfkit(tmp_path, ["evaluate", "--from", run, "carbon.enabled=false"], as_nobody)
+    done.exits(4, "model.safetensors: cannot be read (Permission denied); check its permissions and its disk")
+
+
 @pytest.mark.parametrize("closed", ["corpus", "corpus/part", "corpus/.cache"])
 def test_f17_a_folder_of_data_that_is_closed_is_not_left_out(base: Path, tmp_path: Path, open_folder: Path, closed: str) -> None:
     recipe = shutil.copy(base / "tiny.yaml", open_folder)
