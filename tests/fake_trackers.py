@@ -2,6 +2,7 @@
 
 import builtins
 import importlib.machinery
+import os
 import sys
 from collections import defaultdict
 from pathlib import Path
@@ -78,7 +79,7 @@ def _wandb(server: Server) -> dict[str, dict[str, Any]]:
 
 def _mlflow(server: Server) -> dict[str, dict[str, Any]]:
     class MlflowClient:
-        """It keeps every point, and refuses another value of a parameter."""
+        """It keeps every point, refuses another value of a parameter, and prints, as a client of a server does."""
 
         tracking_uri = "memory"
 
@@ -122,7 +123,8 @@ def _mlflow(server: Server) -> dict[str, dict[str, Any]]:
             server.facts[self._key(run)][name] = value
 
         def set_terminated(self, run: str) -> None:
-            self._key(run)
+            if os.environ.get("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT") != "true":
+                print(f"* View {self._key(run)}")
 
     def metric(key: str, value: float, timestamp: int, step: int) -> Any:
         return SimpleNamespace(key=key, value=value, step=step)

@@ -234,6 +234,10 @@ def test_the_forms_of_a_path(tmp_path: Path) -> None:
     (second / "manifest.json").unlink()
     with pytest.raises(ModelError, match=r"run: this run has no readable run\.json, and has no complete checkpoint yet"):
         find_checkpoint(run)
+    receipt = {"schema_version": 1, "run_id": "1", "status": "running", "attempts": []}
+    (run / "run.json").write_text(json.dumps(receipt), encoding="utf-8")
+    with pytest.raises(ModelError, match=r"run: this run is in progress or was killed, and has no complete checkpoint yet"):
+        find_checkpoint(run)
 
 
 def test_paths_that_mean_nothing(tmp_path: Path) -> None:

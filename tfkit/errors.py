@@ -104,6 +104,8 @@ _REFUSALS = {
 
 def refusal(error: BaseException) -> str | None:
     """Return the message for a refusal by the operating system; None if `error` may be a bug."""
+    if isinstance(error, ImportError) and "failed to map segment" in str(error):
+        return f"{error}: this library cannot be loaded; allow the process more memory (ulimit -v), or use a disk without noexec"
     if not isinstance(error, OSError) or error.errno not in _REFUSALS:
         return None
     place = f"{error.filename}: " if error.filename is not None else ""

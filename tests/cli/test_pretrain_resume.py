@@ -181,8 +181,15 @@ def test_samples_without_validation_are_made_up_for_too(base: Path, tmp_path: Pa
 def test_a_signal_before_the_training(base: Path, tmp_path: Path) -> None:
     pretrain(
         tmp_path / "run", base / "tiny.yaml", before=strike(signal.SIGTERM, 1, tfkit.engine.assembly.training_data, "training_sources")
-    ).exits(143, "nothing was trained yet")
+    ).exits(143, "no step was taken")
     pretrain(tmp_path / "run", base / "tiny.yaml", "training.steps=2").exits(0)
+
+
+def test_a_signal_before_the_training_of_a_run_with_steps(base: Path, tmp_path: Path) -> None:
+    pretrain(tmp_path / "run", base / "tiny.yaml", "training.steps=2").exits(0)
+    early = strike(signal.SIGTERM, 1, tfkit.engine.assembly.training_data, "training_sources")
+    done = pretrain(tmp_path / "run", base / "tiny.yaml", "training.steps=4", "--resume", before=early).exits(143)
+    assert "stopped by SIGTERM: no step was taken\n" in done.err, "nor is it said that nothing was trained"
 
 
 def stopped_run(base: Path, folder: Path, *words: str) -> Path:

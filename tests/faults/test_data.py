@@ -438,7 +438,7 @@ def test_f04_a_signal_while_rust_is_at_work(tmp_path: Path, call: str, kind: str
     path.write_bytes(many_words(1_000_000) if call == "Corpus" else many_words(3_000_000).replace(b" ", b"s"))
     word = "tokenizer.vocab_size=30000" if call == "Corpus" else "tokenizer.sample_bytes=100000"
     done = train_on(path, tmp_path, word, f"tokenizer.kind={kind}", before=struck(number, call, tmp_path / "ended"))
-    done.exits(code, "nothing was trained yet")
+    done.exits(code, "no step was taken")
     assert not (tmp_path / "ended").exists()
     assert not list(cache_folder().glob("streams/*"))
     assert len(list(cache_folder().glob("tokenizers/*"))) == (call == "_encode")
@@ -455,7 +455,7 @@ def test_f04_a_fresh_process_leaves_with_its_code(tmp_path: Path) -> None:
         assert "1 file" in process.stderr.readline()
         time.sleep(0.5)
         process.send_signal(signal.SIGTERM)
-        assert "nothing was trained yet" in process.stderr.read()
+        assert "no step was taken" in process.stderr.read()
         assert process.wait() == 143
 
 

@@ -240,7 +240,7 @@ def test_f03_f06_f08_129_130_143_signals(base: Path, tmp_path: Path, line: str, 
     done = run(base, tmp_path, line, before=strike(number, 1, Transformer, "forward").__call__)  # a fork: its stderr is a file
     name, at_a_place_of_its_own = signal.Signals(number).name, not line.startswith(EVALUATE)  # which ends where the signal strikes
     if line == PRETRAIN:  # which measures the memory of a row first; and the command that continues
-        assert_ends(done, code, f"stopped by {name}: no step was taken yet", lines=3)
+        assert_ends(done, code, f"stopped by {name}: no step was taken", lines=3)
     elif line == RESUME:  # which first makes up for the evaluation that the first signal prevented
         assert_ends(done, code, "stopped during the evaluation", lines=3)
     else:

@@ -118,6 +118,17 @@ def test_f48_memory_below_the_need_is_refused_and_above_it_is_enough(base: Path,
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems do not limit the address space")
+def test_f48_too_little_memory_to_load_pytorch_is_no_bug(base: Path, tmp_path: Path) -> None:
+    def limit() -> None:
+        resource.setrlimit(resource.RLIMIT_AS, (300_000_000, 300_000_000))
+
+    words = [sys.executable, "-m", "tfkit", "pretrain", base / "tiny.yaml", "--run", tmp_path / "run", "carbon.enabled=false"]
+    done = subprocess.run(words, cwd=ROOT, preexec_fn=limit, capture_output=True, text=True)
+    assert done.returncode == 5, done.stderr
+    assert "this library cannot be loaded; allow the process more memory (ulimit -v)" in done.stderr
+
+
 def test_f48_few_file_descriptors(base: Path, tmp_path: Path) -> None:
     def before() -> None:
         os.closerange(3, 4096)  # those of the tests

@@ -232,6 +232,51 @@ def test_f17_a_read_only_place(base: Path, tmp_path: Path, open_folder: Path, wh
     assert "Permission denied" in refused_place(tmp_path, Path(recipe), run, as_nobody)
 
 
+def test_f17_a_run_of_another_user_that_is_closed_hides_no_other(base: Path, tmp_path: Path, open_folder: Path) -> None:
+    for name in ("closed", "open", "without-checkpoints"):
+        shutil.copytree(base / "stopped", open_folder / "runs" / name)
+    (open_folder / "runs" / "closed").chmod(0o700)
+    (open_folder / "runs" / "without-checkpoints" / "checkpoints").chmod(0o700)
+    done = run_tfkit(tmp_path, ["runs", open_folder / "runs", "--json"], as_nobody).exits(0)
+    found = {Path(run["run"]).name: (run["status"], run["problem"]) for run in json.loads(done.out)["runs"]}
+    assert found == {
+        "closed": ("damaged", "run.json: Permission denied"),
+        "open": ("stopped", None),
+        "without-checkpoints": ("damaged", "checkpoints: Permission denied"),
+    }
+    done = run_tfkit(tmp_path, ["report", open_folder / "runs"], as_nobody).exits(0)
+    assert done.out.splitlines()[0].split() == ["run", "open:", "pretrain,", "stopped"]
+    assert f"{open_folder / 'runs' / 'closed'}: cannot be read, and left out (Permission denied)" in done.out + done.err
+    assert "without-checkpoints: damaged, and left out (checkpoints: Permission denied)" in done.out + done.err
+
+
+def test_f17_the_weights_of_another_user_that_are_closed(base: Path, tmp_path: Path, open_folder: Path) -> None:
+    run = shutil.copytree(base / "stopped", open_folder / "run")
+    (run / "checkpoints" / "step-000004" / "model.safetensors").chmod(0)
+    done = run_tfkit(tmp_path, ["evaluate", "--from", run, "carbon.enabled=false"], as_nobody)
+    done.exits(4, "model.safetensors: cannot be read (Permission denied); check its permissions and its disk")
+
+
+@pytest.mark.parametrize("closed", ["corpus", "corpus/part", "corpus/.cache"])
+def test_f17_a_folder_of_data_that_is_closed_is_not_left_out(base: Path, tmp_path: Path, open_folder: Path, closed: str) -> None:
+    recipe = shutil.copy(base / "tiny.yaml", open_folder)
+    corpus = shutil.copytree(base / "corpus", open_folder / "corpus")
+    (open_folder / closed).mkdir(exist_ok=True)
+    (open_folder / closed).chmod(0)
+    (open_folder / "run").mkdir()
+    (open_folder / "run").chmod(0o777)
+
+    def prepare() -> None:
+        as_nobody()
+        os.environ["TFKIT_CACHE"] = str(open_folder / "run" / "cache")
+
+    done = run_tfkit(tmp_path, ["inspect", recipe, f"data.train=[{{path: {corpus}}}]"], prepare)
+    if closed == "corpus/.cache":
+        done.exits(0)
+    else:
+        assert_refused(done, 3, f"{open_folder / closed}: cannot be read (Permission denied); check")
+
+
 @pytest.mark.sampled(4)
 @pytest.mark.parametrize("resume", [False, True])
 @pytest.mark.parametrize("kind", ["other", "pipe"])

@@ -134,7 +134,9 @@ def test_f29_what_is_not_written_is_counted_and_reported_once(
     assert given > 60
     assert lost == given if method != "flush" else 0 < lost <= given
     assert why == reason
-    assert done.err.count("warning:") == 1
+    at_once = done.err.partition("step 12/12")[0].count(f"TensorBoard takes no points ({reason}); tfkit track sends them later")
+    assert at_once == (method == "__init__" and fault is not hanging)
+    assert done.err.count("warning:") == 1 + at_once
 
 
 @pytest.mark.sampled(2)

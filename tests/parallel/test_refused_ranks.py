@@ -4,12 +4,13 @@ import json
 import os
 import re
 import signal
+import socket
 import time
 from pathlib import Path
 
 import pytest
 import torch
-from tiny_runs import run_here, run_tfkit, strike, write_corpus, write_recipe
+from tiny_runs import Process, run_here, run_tfkit, strike, write_corpus, write_recipe
 from two_ranks import HANG_SECONDS, run_ranks, start_ranks
 
 from tfkit.engine.request.rank_checks import gpu_of_rank, rank_device, rank_threads, require_divisible
@@ -50,6 +51,14 @@ def test_it_is_refused(tmp_path: Path, text: str, words: list[str], message: str
     assert not (tmp_path / "run").exists()
 
 
+def wait_for_text(process: Process, text: str) -> None:
+    """Wait until a process has written this to stderr."""
+    for _ in range(20 * HANG_SECONDS):  # after which the process ends itself
+        if process.files[1].exists() and text in process.files[1].read_text():
+            return
+        time.sleep(0.05)
+
+
 @pytest.mark.parametrize("command", ["pretrain", "evaluate"])
 def test_a_rank_that_waits_for_others_says_so_and_obeys_a_signal(tmp_path: Path, command: str) -> None:
     recipe = write_recipe(tmp_path, write_corpus(tmp_path / "corpus"))
@@ -64,14 +73,50 @@ def test_a_rank_that_waits_for_others_says_so_and_obeys_a_signal(tmp_path: Path,
         collectives._LATE_SECONDS = 0.0
 
     [process] = start_ranks(tmp_path, [command, *words[command]], {0: impatient}, alone=True)
-    for _ in range(20 * HANG_SECONDS):  # after which the process ends itself
-        if process.files[1].exists() and "waiting at" in process.files[1].read_text():
-            break
-        time.sleep(0.05)
+    wait_for_text(process, "waiting at")
     process.kill(signal.SIGTERM)
     done = process.wait().exits(143)
     assert re.search(r"waiting at 127.0.0.1:\d+ for rank 1 of 2, at most 1800 s in all", done.err)
-    assert "stopped by SIGTERM: noth" in done.err
+    assert "stopped by SIGTERM: no" in done.err
+
+
+def test_a_port_that_another_program_has_is_named(tmp_path: Path) -> None:
+    recipe = write_recipe(tmp_path, write_corpus(tmp_path / "corpus"))
+    with socket.create_server(("", 0)) as other:
+        port = other.getsockname()[1]
+        [process] = start_ranks(
+            tmp_path,
+            ["pretrain", str(recipe), "--run", str(tmp_path / "run")],
+            {0: lambda: os.environ.update(MASTER_PORT=str(port))},
+            alone=True,
+        )
+        done = process.wait().exits(5)
+    assert f"rank 0 cannot listen at port {port} of this machine (another program listens there): set MASTER_PORT" in done.err
+
+
+def test_rank_0_need_not_know_the_name_of_its_machine(tmp_path: Path) -> None:
+    def prepare() -> None:
+        collectives._LATE_SECONDS = 0.0
+        os.environ["MASTER_ADDR"] = "no-such-host.invalid"
+
+    recipe = write_recipe(tmp_path, write_corpus(tmp_path / "corpus"))
+    [process] = start_ranks(tmp_path, ["pretrain", str(recipe), "--run", str(tmp_path / "run")], {0: prepare}, alone=True)
+    wait_for_text(process, "waiting at no-such-host.invalid")
+    process.kill(signal.SIGTERM)
+    process.wait().exits(143)
+
+
+def test_a_rank_that_waits_for_an_answer_obeys_a_signal(tmp_path: Path) -> None:
+    recipe = write_recipe(tmp_path, write_corpus(tmp_path / "corpus"))
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        values = {"RANK": "1", "LOCAL_RANK": "1", "MASTER_PORT": str(silent.getsockname()[1])}
+        [process] = start_ranks(
+            tmp_path, ["pretrain", str(recipe), "--run", str(tmp_path / "run")], {0: lambda: os.environ.update(values)}, alone=True
+        )
+        asking, waiting = (silent.accept()[0] for _ in range(2))  # the first only asks whether somebody listens
+        with asking, waiting:
+            process.kill(signal.SIGTERM)
+            process.wait().exits(143)
 
 
 @pytest.mark.parametrize("is_asked", [True, False])

@@ -108,7 +108,7 @@ def _describe_state(folder: Path) -> str:
         run = read_run_json(folder)
     except (OSError, ValueError):
         return "has no readable run.json"
-    states = {"running": "is in progress", "stopped": "was stopped", "killed": "was killed", "new": "was not started"}
+    states = {"running": "is in progress or was killed", "stopped": "was stopped", "killed": "was killed", "new": "was not started"}
     return f"failed ({run.last.error})" if run.status == "failed" else states.get(run.status, "is finished")
 
 

@@ -11,8 +11,10 @@ import math
 import os
 import re
 import socket
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future
 from contextlib import contextmanager
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Self
@@ -21,7 +23,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from tfkit.errors import PeerLostError, argument, is_out_of_memory
+from tfkit.errors import MachineError, PeerLostError, argument, is_out_of_memory
 from tfkit.parallel.heartbeat import Heartbeat, await_key, silent_ranks
 from tfkit.parallel.ranks import Peers, RankOutOfMemoryError, Ranks
 
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
 STEP_SECONDS = 1800.0  # the longest wait for a slower rank within a step, before a step has been timed
 _LEAST_SECONDS, _TIMES_A_STEP = 300.0, 20.0  # afterwards: long enough for a slow disk or network
 _CONNECT_SECONDS, _AGAIN_SECONDS = 10.0, 0.1
+_THIS_MACHINE = "127.0.0.1"
 _LATE_SECONDS = 30.0  # time for processes that start together to import their modules
 _BUCKET = 1 << 22  # elements per all-reduce
 _FIT, _DOES_NOT_FIT = 0, 1
@@ -58,7 +61,7 @@ class ProcessGroup(Peers):
 
         `given`: a hash of what this rank's command was given; rank 0's is `given_by_first` on all ranks.
 
-        Raises PeerLostError if one of them does not come.
+        Raises PeerLostError if one of them does not come, and MachineError if rank 0 cannot listen at its port.
         """
         timeout = timedelta(seconds=STEP_SECONDS)
         of_launcher = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"  # torchrun's own process serves the store
@@ -67,8 +70,7 @@ class ProcessGroup(Peers):
             serves = ranks.is_first and not of_launcher
             if not serves:
                 _await_server(ranks)
-            tcp = dist.TCPStore(ranks.address, ranks.port, ranks.size, serves, timeout, wait_for_workers=False)  # type: ignore[attr-defined]
-            store = dist.PrefixStore(f"tfkit/{restarts}", tcp)  # type: ignore[attr-defined]
+            store = dist.PrefixStore(f"tfkit/{restarts}", _connect(ranks, serves, timeout))  # type: ignore[attr-defined]
             store.set(f"here/{ranks.rank}", given)
             _await_all(store, ranks, watch, say)
             backends = backends_of(torch.cuda.is_available() and dist.is_nccl_available())
@@ -213,6 +215,32 @@ def backends_of(has_nccl: bool) -> str:
     NCCL connects the ranks only when the first GPU tensor is sent.
     """
     return "cpu:gloo,cuda:nccl" if has_nccl else "gloo"
+
+
+def _connect(ranks: Ranks, serves: bool, timeout: timedelta) -> "Store":
+    """Return the store of the ranks, connected on a thread of its own: PyTorch does not return for a signal while it waits for an answer.
+
+    The server connects to itself by a number, since a machine may not know its own name. Raises MachineError if it cannot listen.
+    """
+    address = _THIS_MACHINE if serves else ranks.address
+    store: Future[Store] = Future()
+
+    def connect() -> None:
+        try:
+            store.set_result(dist.TCPStore(address, ranks.port, ranks.size, serves, timeout, wait_for_workers=False))  # type: ignore[attr-defined]
+        except RuntimeError as error:
+            store.set_exception(error)
+
+    threading.Thread(target=connect, name="store", daemon=True).start()
+    try:
+        return store.result()
+    except RuntimeError as error:
+        if "failed to listen" not in str(error):
+            raise
+        reason = "another program listens there" if "EADDRINUSE" in str(error) else _reason(str(error).rpartition("message: ")[2])
+        raise MachineError(
+            f"rank 0 cannot listen at port {ranks.port} of this machine ({reason}): set MASTER_PORT to a free port on all ranks"
+        ) from error
 
 
 def _await_server(ranks: Ranks) -> None:

@@ -134,9 +134,11 @@ def open_runs(paths: Sequence[Path]) -> RunSet:
     for path in paths:
         if not path.is_dir():
             raise UsageError(f"{path}: no such folder; give a run, or a folder that runs are in")
-        below = _runs_below(path.resolve() if path.is_symlink() else path)
+        below, closed = _runs_below(path.resolve() if path.is_symlink() else path)
+        problems += closed
         if not below:
-            raise UsageError(f"{path}: no runs; give a run, or the folder that runs are in, as {argument('run')} named it")
+            reason = "; ".join(["no runs", *closed])
+            raise UsageError(f"{path}: {reason}; give a run, or the folder that runs are in, as {argument('run')} named it")
         found |= {run.resolve(): run for run in below if run.resolve() not in found}
     runs: list[RunFacts] = []
     for path in found.values():
@@ -154,15 +156,20 @@ def open_runs(paths: Sequence[Path]) -> RunSet:
     return RunSet(tuple(entries), tuple(problems))
 
 
-def _runs_below(folder: Path) -> list[Path]:
-    """Return the run folders in `folder`, including itself, by path. Links in it are not followed."""
+def _runs_below(folder: Path) -> tuple[list[Path], list[str]]:
+    """Return the run folders in `folder`, including itself, by path, and the folders that cannot be read. Links in it are not followed."""
     runs: list[Path] = []
-    for parent, names, files in os.walk(folder):
+    closed: list[str] = []
+
+    def leave_out(error: OSError) -> None:
+        closed.append(f"{error.filename}: cannot be read, and left out ({error.strerror})")
+
+    for parent, names, files in os.walk(folder, onerror=leave_out):
         if "run.json" in files or lost_receipt(Path(parent)):
             runs.append(Path(parent))
             names[:] = [name for name in names if name not in _INSIDE_A_RUN]
         names[:] = sorted(name for name in names if not name.startswith("."))
-    return runs
+    return runs, closed
 
 
 def _copies(runs: Mapping[str, RunFacts]) -> list[str]:

@@ -51,11 +51,7 @@ def list_runs(folder: Path) -> list[ListedRun]:
     """
     if (folder / "run.json").exists() or lost_receipt(folder):
         return [*map(read_run, _with_members(folder.resolve() if folder.is_symlink() else folder))]
-    runs: list[ListedRun] = []
-    for path in sorted(path for path in folder.iterdir() if path.is_dir()):
-        nested = [] if (path / "run.json").exists() else sorted(inner.parent for inner in path.glob("*/run.json"))  # a folder of runs
-        runs += map(read_run, nested or _with_members(path))
-    return runs
+    return [run for path in sorted(path for path in folder.iterdir() if path.is_dir()) for run in _runs_at(path)]
 
 
 def unfinished_runs(runs: Sequence[ListedRun], with_checkpoints: bool) -> list[ListedRun]:
@@ -68,6 +64,19 @@ def unfinished_runs(runs: Sequence[ListedRun], with_checkpoints: bool) -> list[L
     members = {run.run: [str(path) for path in member_folders(Path(run.run)).values() if path.exists()] for run in chosen}
     chosen = [run for run in chosen if names.issuperset(members[run.run])]
     return sorted(chosen, key=lambda run: -len(Path(run.run).parts))
+
+
+def _runs_at(path: Path) -> list[ListedRun]:
+    """Return the run in a folder and its stages or trials, or the runs that it holds. Another user's folder may be closed to this one."""
+    try:
+        nested = [] if (path / "run.json").exists() else sorted(inner.parent for inner in path.glob("*/run.json"))
+        return [*map(read_run, nested or _with_members(path))]
+    except OSError as error:
+        return [_unreadable(path, error)]
+
+
+def _unreadable(path: Path, error: OSError) -> ListedRun:
+    return ListedRun(str(path), "damaged", problem=f"{Path(error.filename or path).name}: {error.strerror or error}")
 
 
 def _with_members(path: Path) -> list[Path]:
@@ -84,6 +93,13 @@ def read_run_and_document(path: Path) -> tuple[ListedRun, RunDocument]:
     """Describe one folder, without changing it, and return its run.json, empty if it cannot be read."""
     if path.is_symlink():
         return ListedRun(str(path), "foreign", problem="a link"), RunDocument()
+    try:
+        return _read(path)
+    except OSError as error:
+        return _unreadable(path, error), RunDocument()
+
+
+def _read(path: Path) -> tuple[ListedRun, RunDocument]:
     try:
         document = read_run_json(path)
     except FileNotFoundError:

@@ -109,7 +109,9 @@ def _compare(paths: Mapping[str, Path], entries: Mapping[str, Entry], names: Ite
         except InterruptedError:
             break
         except OSError as error:
-            raise ModelError(f"{path}: cannot be read ({error.strerror}); check the disk, or copy the file again") from None
+            raise ModelError(
+                f"{path}: cannot be read ({error.strerror}); check its permissions and its disk, or copy the file again"
+            ) from None
         if sha256 != entries[name]["sha256"]:
             raise ModelError(
                 f"{path}: damaged: its SHA-256 is not that of {NAME}. Restore the file, or name another checkpoint; "

@@ -212,8 +212,15 @@ def _find_in_folder(folder: Path, *, recognises: bool) -> list[Path]:
 
 
 def walk(folder: Path) -> Iterator[Path]:
-    """Yield the regular files below a folder."""
-    for parent, _, names in os.walk(folder):
+    """Yield the regular files below a folder. Raises DataError for a folder that cannot be read, unless its files would be left out."""
+
+    def refuse(error: OSError) -> None:
+        below = Path(error.filename).relative_to(folder)
+        if not is_hidden(below) and below.name != "lost+found":  # of the root of a disk
+            with reading(error.filename):
+                raise error
+
+    for parent, _, names in os.walk(folder, onerror=refuse):
         for name in names:
             if (path := Path(parent, name)).is_file():  # neither a pipe nor a broken link
                 yield path

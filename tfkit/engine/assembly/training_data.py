@@ -152,8 +152,8 @@ def prepare_data(
     which weights, also those of companions, are sharded if the recipe says so. `copies`: as for Run.prepare. Raises Stopped.
     """
     meter.phase("tokenize")
-    listener = StoppingListener(listener, stop, "nothing was trained yet")
-    with stop.at_once("nothing was trained yet"):
+    listener = StoppingListener(listener, stop, "no step was taken")
+    with stop.at_once("no step was taken"):
         require_memory_for_companions(recipe, peers.ranks.copies_on_machine(recipe.parallel.shard) if copies is None else copies)
         start = open_start(recipe.model) if recipe.model.start is not None else None  # first: reading the data may take longer
         sources, held_out, texts = _open_sources(recipe, listener)

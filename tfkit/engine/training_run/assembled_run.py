@@ -253,7 +253,7 @@ def assemble_run(run: Run, *, exact: bool, force: bool) -> AssembledRun:
     for problem in run.ancestry.problems:
         listener.warn(problem)
     hooks = LoopHooks(run, components, log, micro_batches)
-    with run.stop.at_once("no step was taken yet"):
+    with run.stop.at_once("no step was taken"):
         baselines = training_baselines(recipe) if run.data.validation else {}
     return AssembledRun(run, pinned, components, resumed_from, micro_batches, log, hooks, baselines)
 

@@ -224,7 +224,7 @@ class _Attempt:
         if threads is not None:
             torch.set_num_threads(threads)
         device = pick_device(device_name)
-        with stop.at_once("nothing was trained yet"):  # the other ranks may be late
+        with stop.at_once("no step was taken"):  # the other ranks may be late
             peers = options.connection.peers(device, self.listener.say)
             carbon = {"carbon": recipe.carbon.model_dump(mode="json"), "folder": str(folder.path.resolve())}
             options.connection.meter_nodes(device, carbon | self._meter_facts)
@@ -260,7 +260,7 @@ def _measure_idle(meter: Meter, seconds: float, listener: Listener, stop: StopRe
     if not seconds or meter.reading().status == "off":
         return
     listener.say(f"measuring the idle machine for {seconds:g} s")
-    with stop.at_once("nothing was trained yet"):
+    with stop.at_once("no step was taken"):
         while meter.reading().status == "starting":
             _wait(_LOOK_SECONDS, stop)
         if meter.reading().status == "ok":
@@ -272,5 +272,5 @@ def _measure_idle(meter: Meter, seconds: float, listener: Listener, stop: StopRe
 def _wait(seconds: float, stop: StopRequest) -> None:
     end = time.monotonic() + seconds
     while (left := end - time.monotonic()) > 0:
-        stop.raise_if_requested("nothing was trained yet")
+        stop.raise_if_requested("no step was taken")
         time.sleep(min(left, _LOOK_SECONDS))

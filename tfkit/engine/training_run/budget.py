@@ -126,7 +126,7 @@ class Budget:
     def wait_for_meter(self) -> None:
         """Wait until the meter has started: steps before that would not be counted. Raises Stopped."""
         while self._meters and (meter := self._usage.meter) is not None and meter.reading().status == "starting":
-            self._asked.raise_if_requested("no step was taken yet")
+            self._asked.raise_if_requested("no step was taken")
             time.sleep(0.02)
 
     def begin_steps(self, left: int, planned: dict[str, float]) -> None:

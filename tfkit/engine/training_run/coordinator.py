@@ -196,7 +196,7 @@ def steps_of_ranks(
         start |= {"ends_early": hooks.should_stop_early()}
         group.announce(start)
     else:
-        with stop.at_once("no step was taken yet"):
+        with stop.at_once("no step was taken"):
             start = work.serve()  # requests such as the scores before the first step
         components.loader.micro_batch_size = start["micro_batch_size"]
     if components.stepper.weights.sharding is None:  # sharded weights were compared when they were sharded
@@ -214,7 +214,7 @@ def follow(ranks: Ranks, threads: int, listener: Listener, stop: StopRequest, gi
     Raises Stopped as rank 0 does, PeerLostError if rank 0 fails or is lost, UnhealthyError if it ends after an unhealthy step.
     """
     torch.set_num_threads(threads)
-    with stop.at_once("no step was taken yet"):
+    with stop.at_once("no step was taken"):
         group = ProcessGroup.join(ranks, given=given.sha256() if given else "")
     if given and group.given_by_first not in ("", given.sha256()):
         source = given.recipe.path if given.recipe else "the command"
@@ -224,7 +224,7 @@ def follow(ranks: Ranks, threads: int, listener: Listener, stop: StopRequest, gi
     try:
         while True:
             try:
-                with stop.at_once("no step was taken yet"):
+                with stop.at_once("no step was taken"):
                     message = group.receive()
             except PeerLostError as lost:
                 raise unhealthy or lost from None
@@ -245,7 +245,7 @@ def follow(ranks: Ranks, threads: int, listener: Listener, stop: StopRequest, gi
 
 def _take_part(message: dict[str, Any], group: ProcessGroup, listener: Listener, stop: StopRequest, meter: Meter) -> None:
     """Take part in one training."""
-    with stop.at_once("no step was taken yet"):
+    with stop.at_once("no step was taken"):
         write_into(Path(message["folder"]))
         micro_batches = _begin(message, group, listener, stop, meter)
     components, progress = micro_batches.components, micro_batches.components.progress

@@ -66,7 +66,7 @@ class Run:
         self.shapes = meta_model(self.recipe, self.data.config)
         require_memory(self.recipe, self.shapes, self.device, copies)
         if not begun:
-            with self.stop.at_once("nothing was trained yet"):
+            with self.stop.at_once("no step was taken"):
                 self.recipe = limit_batch_size(self.recipe, self.data, self.listener, ranks or self.peers.ranks.size)
 
     def forecast(self, *, ahead: bool = False) -> Estimate:
@@ -75,7 +75,7 @@ class Run:
         def seconds() -> float:
             return time.monotonic() - self.began - (BuildingTime.seconds - self._built if ahead else 0.0)
 
-        with self.stop.at_once("nothing was trained yet"):
+        with self.stop.at_once("no step was taken"):
             self.planned = self.forecaster.estimate(self, seconds)
         return self.planned
 

@@ -6,6 +6,7 @@ point once there. A library is imported when its run is opened; its own settings
 
 import contextvars
 import json
+import os
 import struct
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
@@ -187,6 +188,7 @@ class _Mlflow:
     """A run of MLflow, found again by its tag. MLflow keeps every point that it is given, so it is asked which it has."""
 
     def __init__(self, run: TrackedRun, project: str):
+        os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")  # stdout is for the result
         from mlflow import MlflowClient
         from mlflow.entities import Metric, Param
 

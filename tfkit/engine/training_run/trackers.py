@@ -33,7 +33,7 @@ class Tracker(Protocol):
 
 
 class TrackerQueue:
-    """Feeds one tracker. Points that it does not accept are counted, and reported once, by `close`.
+    """Feeds one tracker. Points that it does not accept are counted, and reported by `close`; an end, as by a missing login, at once.
 
     `name` and `place` are for its messages; `open_tracker` is called on the thread.
     """
@@ -43,6 +43,7 @@ class TrackerQueue:
         self._lines: queue.Queue[tuple[int, dict[str, float]] | None] = queue.Queue(WAITING)
         self._given = self._taken = 0  # points
         self._trouble = "the queue was full"
+        self._end_is_reported = False
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         self._thread.start()
 
@@ -50,6 +51,9 @@ class TrackerQueue:
         """Queue the values of one step, at once; None is left out."""
         points = {name: value for name, value in values.items() if value is not None}
         self._given += len(points)
+        if not self._thread.is_alive() and not self._end_is_reported:
+            self._end_is_reported = True
+            self._warn(f"{self._place}: {self._name} takes no points ({self._trouble}); tfkit track sends them later")
         with contextlib.suppress(queue.Full):  # then these points are counted as given, and never as taken
             self._lines.put_nowait((step, points))
 
@@ -89,8 +93,8 @@ def open_trackers(
 ) -> list[TrackerQueue]:
     """Start the trackers of a recipe, each section once; points that an earlier attempt left from `first_step` on are not doubled.
 
-    `totals` gives the run's energy and emissions, on the thread of a tracker that is closed. `warn` is called at most once for each
-    tracker, when it is closed. Raises MachineError if a tracker's extra is not installed.
+    `totals` gives the run's energy and emissions, on the thread of a tracker that is closed. `warn` is called for a tracker that
+    ended, and when one is closed that lacks points. Raises MachineError if a tracker's extra is not installed.
     """
     from tfkit.engine.training_run.tracker_adapters import TrackedRun, tracker_of
 
