@@ -61,7 +61,7 @@ def parse(content: bytes) -> tuple[str, ast.Module] | None:
     try:
         text = content.decode("utf-8-sig").replace("\r\n", "\n").replace("\r", "\n")
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # invalid escapes in other people's strings
+            warnings.simplefilter("ignore")  # about invalid escapes in the parsed code
             return text, ast.parse(text)
     except (SyntaxError, ValueError, RecursionError):
         return None

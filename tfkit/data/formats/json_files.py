@@ -140,7 +140,7 @@ def _arrays(text: "_JsonStream", *, named: bool = False) -> Iterator[tuple[str, 
 
 
 def _rows(items: Iterator[_Item], columns: Columns, header: Sequence[str], *, numbered: bool) -> Records:
-    """Yield the records of items that are objects, or arrays under this header; without a header, it is detected."""
+    """Yield the records of items that are objects, or arrays under this header; without one, the columns' names are detected."""
     first = list(islice(items, _HEADER_ROWS))
     if not first or not isinstance(first[0].value, list):
         header = ()

@@ -57,7 +57,7 @@ class WeightedOrder:
 
 
 def count_repeats(name: str, weight: float, rows: int) -> tuple[int, int]:
-    """Return the whole passes over a source in an epoch, and the rows that are read once more. Raises DataError for none or too many."""
+    """Return how many whole passes an epoch makes over a source, and how many rows it adds. Raises DataError for none or too many."""
     passes, extra = int(weight), round((weight % 1) * rows)
     if not passes * rows + extra:
         raise DataError(f"{name}: weight {weight} of {rows} rows is less than one row; set a larger weight, or give more rows")

@@ -55,8 +55,8 @@ class DerivedRows:
 
 
 def joined_rows(source: Source) -> DerivedRows:
-    """Return a source whose rows with a `completion` and a `label` are joined into rows with `completions` and `labels`, one for a prompt,
-    as KTO's unpaired preferences (arXiv 2402.01306).
+    """Return a source whose rows with a `completion` and a `label` are joined by their prompt into rows with `completions` and
+    `labels`, as for KTO's unpaired preferences (arXiv 2402.01306).
 
     A prompt with many completions gives several rows of about eight completions, with good and bad ones in each, since all pairs in a row
     are compared; with one good and 200 bad ones the good one is in each row. Rows are in the order in which their prompts first occur, and
@@ -123,17 +123,17 @@ def drawn_rows(source: Source, count: int, seed: int) -> DerivedRows:
 
 
 def draw(rows: Iterable[object], count: int, seed: int) -> frozenset[int]:
-    """Return the places of `count` rows, counted from 0; if there are fewer rows, all places."""
+    """Return the indices, from 0, of `count` rows that the seed draws; if there are fewer rows, all indices."""
     return frozenset(place for _, place in nsmallest(count, ((hash_fraction(f"{seed}\0{n}".encode()), n) for n, _ in enumerate(rows))))
 
 
 def select(rows: Iterable[One], drawn: frozenset[int]) -> Iterator[One]:
-    """Yield the rows at these places."""
+    """Yield the rows with these indices."""
     return (row for place, row in enumerate(rows) if place in drawn)
 
 
 def cut_text(row: Row, part: Part) -> Row | None:
-    """Return a part of a row that is one text; None if it is empty. The place of a held-out part includes its first line.
+    """Return a part of a row that is one text; None if it is empty. The place of a held-out part includes the number of its first line.
 
     The held-out part is the end of the text, from the beginning of a paragraph, or else of a line, a sentence or a word.
     """

@@ -1,4 +1,4 @@
-"""Local files as a source: a file, or the files of a folder or glob in sorted order, each read by its format; few texts are cut inside."""
+"""Local files as a source: a file, or the files of a folder or glob in sorted order. Whole texts too few to split are cut in two."""
 
 import codecs
 import glob
