@@ -37,7 +37,7 @@ _WORD = re.compile(r"\S+")
 
 
 def parse(text: str, file: str, fixed_place: Place | None = None) -> tuple[Node | None, list[Problem]]:
-    """Return the tree of a text (None: it is empty), and problems that leave it readable. Raises RecipeError for invalid or too much YAML.
+    """Return the tree of a text (None if empty), and problems that leave it readable. Raises RecipeError for invalid or too much YAML.
 
     `fixed_place` replaces every position, for a text that is not in a file.
     """

@@ -97,7 +97,7 @@ class RecipeText:
 class ResolvedRecipe:
     """A recipe that passed every check, its source, and its document as it was written, with the overrides.
 
-    `decided`: the fields that nobody wrote, if others were: they followed from the data.
+    `decided`: the fields that follow from the amount of data, in a recipe whose other fields are written.
     """
 
     recipe: Recipe
@@ -233,7 +233,7 @@ def _read_pipe(path: Path) -> bytes:
 
 
 def check_tree(tree: Mapping, *, across: bool = True) -> tuple[Recipe | None, list[Problem]]:
-    """Return the recipe of a tree (None: a field is invalid), and all problems, also across fields."""
+    """Return the recipe of a tree (None if a field is invalid), and all problems; if `across`, also those between fields."""
     data = plain(tree)
     _fill_kinds(Recipe, data)
     recipe, problems = _validate(data, tree)
@@ -246,7 +246,7 @@ def check_tree(tree: Mapping, *, across: bool = True) -> tuple[Recipe | None, li
 
 def _validate(data: dict[str, Any], tree: Node) -> tuple[Recipe | None, list[Problem]]:
     try:
-        # As JSON: there, strict validation of types still accepts a list for a tuple.
+        # From JSON, since strict validation then accepts a list for a tuple.
         return Recipe.model_validate_json(json.dumps(data), strict=True), []
     except ValidationError as error:
         return None, problems_in(error, Recipe, data, tree)

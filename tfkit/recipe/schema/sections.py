@@ -89,7 +89,7 @@ class LoraSection(Data):
     )
 
 
-LENGTHS = ("steps", "epochs", "tokens")  # a training has one of these
+LENGTHS = ("steps", "epochs", "tokens")  # a training has exactly one of these
 
 
 class TrainingSection(Data):
