@@ -40,7 +40,7 @@ def byte_bpe(vocab: dict[str, int], merges: list[tuple[str, str]], splitter: pre
 
 
 def bert_normalizer(lowercase: bool = True, strip_accents: bool | None = None, chinese: bool = True) -> normalizers.Normalizer:
-    """Build BERT's normalizer: it removes control characters, makes all white space spaces, and isolates Chinese characters."""
+    """Build BERT's normalizer: it removes control characters, turns white space into spaces, and isolates Chinese characters."""
     return normalizers.BertNormalizer(clean_text=True, handle_chinese_chars=chinese, strip_accents=strip_accents, lowercase=lowercase)
 
 

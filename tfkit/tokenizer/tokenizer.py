@@ -83,7 +83,7 @@ class Tokenizer:
 
     @property
     def reads_openings_twice(self) -> bool:
-        """Whether it begins texts with a special token, and also recognizes one that is written in a text."""
+        """Whether it puts a special token before each text, and also parses one that is written in it, so that it may begin with two."""
         return bool(self.prefix) and not self.backend.encode_special_tokens
 
     @property
