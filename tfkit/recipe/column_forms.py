@@ -105,7 +105,7 @@ class LabelSets:
 def find_label_sets(values: Sequence[Any]) -> LabelSets | None:
     """Return the form of the label sets, given the rows' values of the role `labels`; None if rows have one label each, or no labels.
 
-    Values are labels only if each occurs in at least `FEW` rows on average.
+    Values are labels only if they occur `FEW` times each, on average, or more often.
     """
     if values and all(isinstance(value, Mapping) for value in values):
         return LabelSets(len({name for value in values for name in value}))

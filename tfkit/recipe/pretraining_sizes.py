@@ -112,7 +112,7 @@ def decide_sizes(
 ) -> Sizes:
     """Decide the fields of a recipe that follow from the amount of text.
 
-    `named`: the user's changes, which `recipe` has; `own_steps`: its steps without them, None if its length is in epochs or tokens.
+    `named`: the user's changes, which `recipe` includes; `own_steps`: its steps without them, None if its length is in epochs or tokens.
     `minutes`: the length, which a forecast will turn into steps. `grows`: nobody wrote the model, so its size follows from the length.
     """
     sizes = Sizes(named, not grows)

@@ -44,7 +44,7 @@ def rates_beside(rate: float) -> list[float]:
 
 @dataclass(frozen=True)
 class StartingPoint:
-    """Default hyperparameters: an optimizer, a schedule, a length, and rates by the largest number of parameters, each with its basis."""
+    """Default hyperparameters: optimizer, schedule, length, and learning rates, each with its largest parameter count and source."""
 
     source: str
     optimizer: dict[str, Any]
@@ -86,7 +86,7 @@ class StartingPoint:
         return size
 
     def epochs_for(self, rows: int, batch_size: int, classes: int = 0) -> int:
-        """Return the epochs: `epochs`, or up to `most_epochs` for at least `steps` steps and thirty examples of each of `classes`."""
+        """Return the epochs: `epochs`, or more, up to `most_epochs`, to reach `steps` steps and thirty examples of each of `classes`."""
         examples = max(self.steps * batch_size, _EXAMPLES_PER_CLASS * classes)
         return max(self.epochs, min(self.most_epochs, math.ceil(examples / max(1, rows))))
 

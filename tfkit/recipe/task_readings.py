@@ -81,7 +81,7 @@ def _fillings(reading: _Reading, held: Held, forms: Mapping[str, str]) -> list[d
 
 
 def _fill(reading: _Reading, forms: Mapping[str, str]) -> dict[str, str]:
-    """Return a column for each role of a reading; empty if there are too few, or texts that it would leave out."""
+    """Return a column for each role of a reading; empty if there are too few columns, or if columns of text would be left out."""
     columns: dict[str, str] = {}
     for form in dict.fromkeys(reading.roles.values()):
         roles = [role for role, wanted in reading.roles.items() if wanted == form]

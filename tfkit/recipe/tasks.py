@@ -237,7 +237,7 @@ def rare_share(counts: Mapping[str, int]) -> float:
 
 
 def is_unequal(counts: Mapping[str, int]) -> bool:
-    """Return whether one class has so many of the rows that always answering it has a good accuracy."""
+    """Return whether one class has so many of the rows that always predicting it gives a good accuracy."""
     return 0 < rare_share(counts) < 1 - UNEQUAL
 
 

@@ -13,7 +13,7 @@ _MIN_LAST_LINES = 8  # a shorter last chunk has too little information
 
 
 def packages(path: str, text: str, tree: ast.Module) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Yield the first line, the text and the package, as the label, of each chunk of code; nothing for a module outside any package.
+    """Yield the first line, and the text with its package as the label, of each chunk of code; nothing for a module outside any package.
 
     Import statements are removed, since most of them name the package.
     """

@@ -49,7 +49,7 @@ def _read_item(value: Any) -> float | Unfit:
 def read_votes(value: Any) -> list[float] | Unfit:
     """Read how many votes the first and the second of two completions have: one vote, a list of them, or the number of each by name.
 
-    A vote is a, 1, or a name that ends in it (model_a); b or 2; or a tie, which is half a vote for each.
+    A vote is `a` or `1`, `b` or `2`, a name that ends in one of these (model_a), or a tie, which is half a vote for each.
     """
     votes = [0.0, 0.0]
     pairs = value.items() if isinstance(value, Mapping) else [(vote, 1) for vote in (value if isinstance(value, list) else [value])]

@@ -76,7 +76,7 @@ class Columns:
         return {name: column for name, (value, column) in reads.items() if value is not MISSING}
 
     def check(self, available: Iterable[str], place: str) -> None:
-        """Raise DataError if the available columns, with those of parallel files, lack a required role."""
+        """Raise DataError if the available columns, with those of parallel files, lack the column of a required role."""
         names = dict.fromkeys([*available, *self.beside])
 
         def has(role: Role) -> bool:
@@ -124,7 +124,7 @@ class Columns:
         return self.select_read(available)
 
     def missing(self, role: Role, available: Mapping[str, Any], place: str) -> BadRow:
-        """Error for a record that lacks a role's column. For a template or a list, it names only the missing columns."""
+        """Error for a record that lacks a role's column. For a template or a list, the error names only the missing columns."""
         names = self._names(role)
         if is_named := role.name in self.named:
             absent = [name for name in names if name not in available and _root(name) not in available]

@@ -149,7 +149,7 @@ class Source(Protocol):
 
 @dataclass(frozen=True)
 class Part:
-    """One side of a held-out split of a source. Without a fraction, a part of any name is the whole source.
+    """One side of a held-out split of a source. Without a fraction, every part is the whole source.
 
     The hash of a row's key decides its side, so the split is the same on every machine, in every order, and after rows are added. Rows
     with equal keys land in the same split. The key is the row's input, or all its text (`by="row"`, as in tfkit 0.1).

@@ -20,7 +20,7 @@ class Choices(list[str]):
     labels: tuple[str, ...]
 
     def __init__(self, texts: Sequence[str], labels: Sequence[str] = ()):
-        """Create it from texts, and labels in the same order; empty if the answers have none."""
+        """Create it from texts, and from their labels in the same order; `labels` is empty if the answers have none."""
         super().__init__(texts)
         self.labels = tuple(labels)
 

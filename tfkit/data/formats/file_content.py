@@ -51,7 +51,7 @@ class Piece(NamedTuple):
 
 
 def content_of(path: Path) -> Content:
-    """Return the content of a file, decompressed if its suffix is that of a compression."""
+    """Return the content of a file, decompressed if its suffix names a compression."""
     return Content(str(path), suffix_of(path), compression_of(path), lambda: _open(path))
 
 

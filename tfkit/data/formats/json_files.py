@@ -121,7 +121,7 @@ def _items(text: "_JsonStream", where: str = "") -> Iterator[_Item]:
 def _arrays(text: "_JsonStream", *, named: bool = False) -> Iterator[tuple[str, str, Iterator[_Item]]]:
     """Yield the arrays in an object: key, first character of the first item, items. Items that the caller does not read are skipped.
 
-    `named`: the places of the items hold the key.
+    `named`: the places of the items include the key.
     """
     text.expect("{")
     more = text.peek() != "}"

@@ -97,7 +97,7 @@ def is_archive(path: PurePath) -> bool:
 
 
 def is_searched(path: PurePath) -> bool:
-    """Whether a file in a folder or an archive is read as data; the path is relative to it."""
+    """Whether a file in a folder or an archive is read as data; `path` is relative to that."""
     return suffix_of(path) in _SEARCHED and not is_hidden(path)
 
 

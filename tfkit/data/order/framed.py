@@ -101,7 +101,7 @@ class FramedRows:
         return pad_rows(framed, texts, self.frame, epochs, numbers, token_counts=self.token_counts)
 
     def _texts(self, number: int, row: int) -> list[NDArray[Any]]:
-        """Return the part of each document in a row of stream `number`, without [CLS] and [SEP]; one empty text if it has no document."""
+        """Return the parts of documents that are in a row of stream `number`, without [CLS] and [SEP]; one empty text if there are none."""
         stream, width = self.streams[number], self.length - 2
         begin, end = row * width, min((row + 1) * width, len(stream.tokens))
         documents = range(int(np.searchsorted(stream.starts, begin, side="right")) - 1, int(np.searchsorted(stream.starts, end)))

@@ -42,7 +42,7 @@ class WeightedOrder:
         return self._order(epoch)
 
     def draw(self, bits: np.random.PCG64) -> NDArray[np.int64]:
-        """Return the row numbers of an epoch, each repeated by its source's weight, in a random order: (len(self),)."""
+        """Return the row numbers of an epoch, each as often as the weight of its source says, in a random order: (len(self),)."""
         numbers = []
         for first, count, stride, (passes, extra) in zip(self._first, self._counts, self._strides, self.repeats, strict=False):
             numbers += [first + i * stride + np.arange(count) for i in range(passes)]

@@ -24,7 +24,7 @@ One = TypeVar("One")
 
 @dataclass(frozen=True)
 class DerivedRows:
-    """A source whose rows are made from those of another. `rule`: in the fingerprint; `note`: in the description."""
+    """A source whose rows are made from those of another. `rule` is added to the fingerprint, `note` to the description."""
 
     source: Source
     derive: Callable[[Iterator[Row]], Iterator[Row]]
@@ -92,7 +92,7 @@ def _split_prompt(row: Row) -> Row:
 def _divide(rows: list[Row]) -> list[list[Row]]:
     """Divide the rows of a prompt into groups of about COMPLETIONS, each with at least one good and one bad row.
 
-    If there are fewer rows of one kind than groups, they are in several groups, one in each.
+    If one kind has fewer rows than there are groups, each of its rows is in several groups, one row in each group.
     """
     flags = [read_flag(str(row.values["label"])) for row in rows]
     kinds = [[row for row, flag in zip(rows, flags, strict=True) if flag is is_good] for is_good in (True, False)]
@@ -115,7 +115,7 @@ def _join(rows: list[Row]) -> Row:
 def drawn_rows(source: Source, count: int, seed: int) -> DerivedRows:
     """Return at most `count` rows of a source, in their order, for a quick try.
 
-    All are read, since any may be drawn, and one is in memory at a time.
+    All rows are read, since any may be drawn, with one in memory at a time.
     """
     drawn = cache(lambda: draw(source.rows({}), count, seed))
     note = f"; {count:,} rows of these at most, drawn by the seed {seed}"

@@ -51,7 +51,7 @@ def plain_value(value: Any) -> Any:
 
 
 def scored_overrides(columns: Overrides, rows: int | None = None) -> dict[str, Any]:
-    """Return the overrides for the columns of the rows to score or to answer, and for how many of them are drawn."""
+    """Return the overrides for the columns of the rows to score or to answer, and for the number of rows that are drawn."""
     return ({"data.validation.0.columns": dict(columns)} if columns else {}) | ({} if rows is None else {"data.rows": rows})
 
 

@@ -81,7 +81,7 @@ class RecipeText:
             return False
 
     def fields(self) -> dict[str, Any]:
-        """Return the written values under dotted names, lists as a whole; in a chain, names begin with the stage's.
+        """Return the written values under dotted names, lists as a whole; in a chain, names begin with the name of the stage.
 
         Raises RecipeError if the text is not YAML.
         """
@@ -122,7 +122,7 @@ class ResolvedRecipe:
 
 
 def open_recipe(name_or_path: str) -> RecipeText:
-    """Read a recipe's text without checking it. Raises UsageError if it cannot be found or read, or if it is data by its name and text."""
+    """Read a recipe's text without checking it. Raises UsageError if it cannot be found or read, or is data by its name and text."""
     path = find_recipe(name_or_path)
     try:
         recipe = RecipeText(path, _text(path))
