@@ -44,7 +44,7 @@ def token_bytes(tokenizer: Tokenizer, token_id: int) -> int:
 def opening_bytes(tokenizer: Tokenizer, text: str, ids: Sequence[int] | NDArray[np.uint32]) -> int:
     """Return the number of UTF-8 bytes that a text's first id covers: all bytes if the text has no ids.
 
-    Unlike `token_bytes`, this is also exact for lossy tokenizers: with BERT's, the letters of an unknown word count.
+    Unlike `token_bytes`, this is also exact for lossy tokenizers: with BERT's, the letters of an unknown word are counted.
     """
     if len(ids) == 0:
         return len(text.encode())

@@ -99,8 +99,8 @@ def gemma_bpe(vocab: dict[str, int], merges: list[tuple[str, str]]) -> Backend:
 
 
 def template_parts(roles: dict[str, str], add_bos: bool) -> tuple[str, str] | None:
-    """Return the templates for one text and for two: RoBERTa's or BERT's, else bos before each text, else eos after it. None: no special
-    tokens.
+    """Return the templates for one text and for two: RoBERTa's or BERT's, else bos before each text, else eos after it. None if there are
+    no special tokens.
     """
     bos, eos, cls, sep = (roles.get(f"{role}_token") for role in ("bos", "eos", "cls", "sep"))
     if cls and bos:
