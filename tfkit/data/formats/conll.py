@@ -17,7 +17,7 @@ from tfkit.recipe.schema.roles import normalized
 
 _DOCUMENT_START = "-DOCSTART-"  # begins the line before a document
 _CONLLU_COLUMNS = ("tokens", "lemmas", "upos", "xpos", "feats", "heads", "deprels", "deps", "misc")
-_SEARCHED_ROWS = 200  # of a table, for a blank one
+_SEARCHED_ROWS = 200  # rows of a table that are searched for a blank one
 _WORDS, _SENTENCES = (
     ("word", "token", "tokens", "words"),
     ("sentence_#", "sentence_id", "sent_id", "sentence_idx", "sentence_number", "sentence"),

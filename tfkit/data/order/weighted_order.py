@@ -24,7 +24,7 @@ class WeightedOrder:
         """
         self._counts = np.array([rows for _, _, rows in sources], np.int64)
         self.repeats = [count_repeats(name, weight, rows) for name, weight, rows in sources]
-        self._strides = [rows * distinct for _, _, rows in sources]  # the distance between the numbers that a row has in two passes
+        self._strides = [rows * distinct for _, _, rows in sources]  # the distance between a row's numbers in two successive passes
         used = [rows + passes * stride for rows, (passes, _), stride in zip(self._counts, self.repeats, self._strides, strict=True)]
         self._first = np.concatenate([[0], np.cumsum(used)])  # number of each source's first row
         self._order = by_epoch(lambda epoch: self.draw(np.random.PCG64([seed, epoch])))
@@ -57,7 +57,7 @@ class WeightedOrder:
 
 
 def count_repeats(name: str, weight: float, rows: int) -> tuple[int, int]:
-    """Return how many whole passes an epoch makes over a source, and how many rows it adds. Raises DataError for none or too many."""
+    """Return an epoch's number of whole passes over a source, and of rows read once more. Raises DataError for none or too many."""
     passes, extra = int(weight), round((weight % 1) * rows)
     if not passes * rows + extra:
         raise DataError(f"{name}: weight {weight} of {rows} rows is less than one row; set a larger weight, or give more rows")

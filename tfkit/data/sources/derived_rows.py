@@ -12,7 +12,7 @@ from typing import TypeVar
 from tfkit.data.columns.preference_forms import is_whole, read_flag
 from tfkit.data.columns.rows import Part, Row, Skipped, Source, hash_fraction
 
-UNPAIRED = "unpaired"  # the shape of a row with one labelled completion
+UNPAIRED = "unpaired"  # the `shape` of roles for rows with one labelled completion
 COMPLETIONS = 8  # in a joined row, approximately
 _VERSION = 2
 # Where a text may be cut, in order of preference: before a paragraph, a line, a sentence, a word.

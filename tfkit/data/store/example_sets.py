@@ -23,7 +23,7 @@ from tfkit.errors import DataError
 
 EXAMPLES_VERSION = 2  # part of the fingerprint: raise it when the same rows and encoder give other examples
 _BATCH = 512  # rows encoded at once
-_RESERVED = frozenset({"lengths", "texts", "places"})  # names of files that are no arrays
+_RESERVED = frozenset({"lengths", "texts", "places"})  # names of files that are not arrays of the examples
 
 
 class Encoded(NamedTuple):

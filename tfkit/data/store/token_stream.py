@@ -28,7 +28,7 @@ from tfkit.tokenizer.entries import opening_bytes
 from tfkit.tokenizer.pieces import BATCH, batches
 
 STREAM_VERSION = 2  # part of the fingerprint: raise it when the same text and tokenizer give another stream
-SENTENCES_VERSION = 1  # the same for the splitting into sentences
+SENTENCES_VERSION = 1  # the same for changes in the splitting into sentences
 _FILES = ("tokens.bin", "starts.bin", "text_bytes.bin")
 _SENTENCES = "sentences.bin"
 TEXTS = "texts.bin"  # a hash of each document's text
