@@ -30,7 +30,7 @@ class Stage:
 
     name: str
     recipe: Recipe
-    document: dict[str, Any]  # as it was written, with the overrides
+    document: dict[str, Any]  # the stage as it was written, with the overrides
     uses: tuple[str, ...]  # the earlier stages that it names
 
     def placed(self, file: Path, folder: Path) -> RecipeText:

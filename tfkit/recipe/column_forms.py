@@ -16,7 +16,7 @@ from tfkit.recipe.schema.roles import normalized
 FEW = 5  # minimum mean number of rows per class: a column with fewer holds names or numbers, not classes
 _LONG, _SPACES = 60, 6  # minimum median numbers of characters and spaces in a column of longer texts
 _CONTAINED = 20  # minimum characters of a text whose repetition in another is no coincidence
-_DELIMITERS, _MAX_LABEL = ("|", ";", ","), 40  # of a set of labels, and characters of a label
+_DELIMITERS, _MAX_LABEL = ("|", ";", ","), 40  # between the labels of a set, and the most characters of a label
 
 Held = Mapping[str, Sequence[Any]]  # the values of each column, row by row; None where a row has none
 Named = dict[str, str | list[str]]  # the column of each role, or several

@@ -12,8 +12,7 @@ from tfkit.recipe.presets import model_config
 from tfkit.recipe.schema.sections import LENGTHS, Recipe
 from tfkit.recipe.starting_points import HELD_OUT, held_out_for
 
-# Pretraining without a recipe. Fields that count steps are scaled with the decided number of steps, so that each keeps its place in the
-# run.
+# The recipe of a pretraining for which none is given. Fields that count steps are scaled with the decided number of steps.
 SMALL_DECODER = """\
 model:
   preset: gemma-2b

@@ -1,4 +1,4 @@
-"""YAML 1.2 to a tree with positions. Strict: no duplicate keys, no tags, no second document, limited size, depth and aliases.
+"""Parsing of YAML 1.2 into a tree with positions. Strict: no duplicate keys, no tags, no second document, limited size, depth and aliases.
 
 ruamel.yaml yields the events; they are interpreted here, so that `no` is a word, 1e-4 is a number, and nothing is ever constructed.
 """

@@ -1,4 +1,4 @@
-"""Validation of a tree: pydantic finds the errors, which are explained here in the terms of a recipe, with their positions."""
+"""Validation of a tree: pydantic finds the errors, which are explained here in terms of the recipe, with their positions."""
 
 import difflib
 import typing

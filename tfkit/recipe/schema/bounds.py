@@ -10,7 +10,7 @@ from pydantic import Field
 # Steps, rows, intervals: thirty years at a thousand a second.
 Count = Annotated[int, Field(gt=0, le=10**12)]
 CountOrZero = Annotated[int, Field(ge=0, le=10**12)]
-# Tokens: a thousand times the training of the largest models. In float64 every integer up to this bound is exact.
+# Tokens: a thousand times those that the largest models were trained on. In float64 every integer up to this bound is exact.
 Tokens = Annotated[int, Field(gt=0, le=9 * 10**15)]
 # Rows gathered at once, which takes up to 50 us each: LAMB's largest batch (arXiv 1904.00962) has 65,536, GPT-3's 1,600.
 BatchSize = Annotated[int, Field(gt=0, le=1 << 17)]

@@ -25,13 +25,13 @@ class ObjectiveSection(Data):
     kind: str
 
     roles: ClassVar[tuple[Role, ...]] = TEXT  # the roles of a row's parts
-    stacks: ClassVar[tuple[Stacks, ...]] = ("decoder",)  # of the models that it trains or evaluates
+    stacks: ClassVar[tuple[Stacks, ...]] = ("decoder",)  # the stacks of the models that it trains or evaluates
     head: ClassVar[str] = "lm"  # the kind of head that it trains
     reads_text: ClassVar[bool] = True  # whether rows are cut from a stream of text; if not, each row of data is an example
     has_baselines: ClassVar[bool] = False  # whether scores are compared with baselines that need no model (evaluation/baselines.py)
     needs_start: ClassVar[bool] = False  # whether it trains only a finished model, never random weights
     answers_in_text: ClassVar[bool] = False  # whether generated texts are compared with references in the rows
-    scored_by: ClassVar[ScoredBy] = "row"  # rollout: by sampled responses. likelihood: for evaluation only
+    scored_by: ClassVar[ScoredBy] = "row"  # rollout: by sampled responses. likelihood: by log-probabilities, for evaluation only
     best_by: ClassVar[str] = "loss"  # the metric of the best checkpoint if the recipe names none
     metrics: ClassVar[tuple[str, ...]] = ("loss", "perplexity", "bits_per_byte", "target_tokens")  # metrics that an evaluation may report
     # The fields that name further models, and whether each is trained, too. The field `<name>_sha256` fixes the hash of its weights.
