@@ -1,7 +1,7 @@
 """The vocabulary files of older folders, which have no tokenizer.json, converted to the tokenizer.json of transformers' class.
 
 vocab.txt               a line for each entry of WordPiece; its number is the id         BERT, DistilBERT, ELECTRA, MPNet
-vocab.json, merges.txt  the ids of a byte-level BPE, and its merges, the first first     GPT-2, RoBERTa, BART
+vocab.json, merges.txt  the ids of a byte-level BPE, and its merges by priority          GPT-2, RoBERTa, BART
 *.model                 pieces with scores (sentencepiece_file.py)                       T5, mT5, XLM-R, CamemBERT, mBART, DeBERTa v3
 none                    the bytes themselves                                             ByT5
 """
