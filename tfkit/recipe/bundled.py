@@ -43,7 +43,7 @@ class DataSet:
     licence: str
     files: tuple[DataFile, ...]
     archive: DataFile | None
-    made_of: str | None  # the name of the other data set
+    made_of: str | None  # the name of the data set from which the files are made
 
 
 def bundled_folder() -> Path:

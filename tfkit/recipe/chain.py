@@ -26,11 +26,11 @@ _MISSING_HEAD = {  # what a model without this kind of head cannot do, and which
 
 @dataclass(frozen=True)
 class Stage:
-    """A recipe of a chain. Where it uses the model of an earlier stage, `recipe` and `document` have that stage's name for the path."""
+    """A recipe of a chain. Where it uses an earlier stage's model, `recipe` and `document` have that stage's name in place of a path."""
 
     name: str
     recipe: Recipe
-    document: dict[str, Any]  # as it was written, with the overrides
+    document: dict[str, Any]  # the stage as it was written, with the overrides
     uses: tuple[str, ...]  # the earlier stages that it names
 
     def placed(self, file: Path, folder: Path) -> RecipeText:
@@ -43,7 +43,7 @@ class Stage:
         return RecipeText(file.with_name(f"{file.name}:{self.name}"), dump_document(document))
 
     def folder_named_in(self, fields: Overrides) -> Path | None:
-        """Return the `folder` with which `placed` gave a recipe these fields, by dotted names; None if it names no earlier stage."""
+        """Return the `folder` given to `placed`, from the `fields`, by dotted names, of its result; None if no earlier stage is used."""
         paths = (fields.get(f"{section}.{field}") for (section, field), value in model_paths(self.document) if value in self.uses)
         return next((Path(path).parent for path in paths if isinstance(path, str)), None)
 

@@ -1,4 +1,4 @@
-"""Columns by their values: the form of each one, those of text that a task would not read, and those that mean something together (texts in
+"""Classification of columns by their values: the form of each, texts that a task would not read, and columns that belong together (texts in
 several languages, labels of 0 and 1, answers to choose from). Torch-free.
 """
 
@@ -15,15 +15,15 @@ from tfkit.recipe.schema.roles import normalized
 
 FEW = 5  # minimum mean number of rows per class: a column with fewer holds names or numbers, not classes
 _LONG, _SPACES = 60, 6  # minimum median numbers of characters and spaces in a column of longer texts
-_CONTAINED = 20  # minimum characters of a text that another contains not just by chance
-_DELIMITERS, _MAX_LABEL = ("|", ";", ","), 40  # of a set of labels, and characters of a label
+_CONTAINED = 20  # minimum characters of a text whose repetition in another is no coincidence
+_DELIMITERS, _MAX_LABEL = ("|", ";", ","), 40  # between the labels of a set, and the most characters of a label
 
 Held = Mapping[str, Sequence[Any]]  # the values of each column, row by row; None where a row has none
 Named = dict[str, str | list[str]]  # the column of each role, or several
 _TEXTS, _LABELS = (next(role.columns for role in MultiLabelSection.roles if role.name == name) for name in ("text", "labels"))
 _CONTEXT, _CHOICES, _ANSWER = MultipleChoiceSection.roles
 _ALIKE = re.compile(r"(.*?)([0-9]|[A-Ja-j])")
-_SERIES = ("0123456789", "123456789", "ABCDEFGHIJ", "abcdefghij")  # what numbers columns
+_SERIES = ("0123456789", "123456789", "ABCDEFGHIJ", "abcdefghij")  # the ends of names by which columns are numbered
 _WRONG = re.compile("distract|incorrect|wrong|false")
 _NUMBER = re.compile(r"\s*[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)(e[+-]?[0-9]+)?\s*", re.IGNORECASE)
 # The codes of languages (ISO 639-1), by which columns and files of translations are named.
@@ -105,7 +105,7 @@ class LabelSets:
 def find_label_sets(values: Sequence[Any]) -> LabelSets | None:
     """Return the form of the label sets, given the rows' values of the role `labels`; None if rows have one label each, or no labels.
 
-    Values are labels only if each occurs in at least `FEW` rows on average.
+    Values are labels only if they occur `FEW` times each, on average, or more often.
     """
     if values and all(isinstance(value, Mapping) for value in values):
         return LabelSets(len({name for value in values for name in value}))
@@ -141,16 +141,16 @@ def flag_columns(held: Held) -> Named:
 
 
 def languages_in(held: Held) -> list[str]:
-    """Return the columns of texts that are named by their languages, of which a translation has several."""
+    """Return the columns of texts whose names are languages; data for translation have several."""
     return [name for name in held if name.removeprefix("translation.") in LANGUAGES and form_of(held[name]) == "text"]
 
 
 def translation(name: str, columns: Sequence[str]) -> Named:
-    """Return the source and the target of a translation whose columns are named by their languages; empty for others. They may be those of
-    an object called translation, as on the Hub.
+    """Return the source and the target of a translation whose columns are named by their languages; empty for others. The
+    columns may be inside an object called `translation`, as on the Hub.
 
-    The direction is that in the name of the data (`en-de`), or of two from the language of the file that is named (`train.en`) to the other
-    one; without either, it is not known.
+    The direction is the one in the name of the data (`en-de`), or, for two languages, from that of the named file (`train.en`) to the
+    other. If neither gives it, the result is empty, too.
     """
     within = {language_of(column): column for column in columns if column.startswith("translation.")}
     by_language = within or {column: column for column in columns if column in LANGUAGES}
@@ -164,7 +164,7 @@ def translation(name: str, columns: Sequence[str]) -> Named:
 
 
 def instructed(languages: Mapping[str, str | list[str]]) -> Named:
-    """Return the instruction and the output for a model of conversations that learns a translation; empty without one."""
+    """Return the instruction and the output by which a chat model learns this translation; empty if there is none."""
     if not languages:
         return {}
     source, target = map(str, languages.values())
@@ -177,8 +177,8 @@ def language_of(column: str) -> str:
 
 
 def choice_columns(held: Held) -> Named:
-    """Return context, choices and label if a column that is called the answer names one of several columns numbered alike, or the context
-    alone if several columns are that of a list of answers; else empty.
+    """Return context, choices and label if a column with the name of an answer names the right one of several numbered columns. If the
+    choices are a list, and the context is several columns, return only the context. Else empty.
     """
     answers = [name for name in held if _ANSWER.knows(name)]
     contexts = [name for name in held if _CONTEXT.knows(name) and form_of(held[name]) in ("text", "label")]
@@ -187,7 +187,7 @@ def choice_columns(held: Held) -> Named:
 
 
 def choices_by(held: Held, answer: str) -> Iterator[Named]:
-    """Yield the context, choices and label for each group of columns numbered alike of which this column names the right one."""
+    """Yield context, choices and label for each group of numbered columns whose right one `answer` names, or holds, if all are wrong."""
     for stem, group in _numbered_alike(held):
         label, options = _label(held, stem, group, answer), [*group.values()]
         if _WRONG.search(stem.lower()):
@@ -205,9 +205,9 @@ def _joined(columns: Sequence[str]) -> str:
 
 
 def _numbered_alike(held: Held) -> Iterator[tuple[str, dict[str, str]]]:
-    """Yield the groups of columns whose names differ only in the number or letter at their end: what they share, and each by its number.
+    """Yield groups of columns whose names differ only in the number or letter at the end: their common beginning, and the column of each.
 
-    Two columns that another task knows by their names, as `sentence1` and `sentence2`, are that task's.
+    Two columns whose names another task knows, such as `sentence1` and `sentence2`, are left to that task.
     """
     groups: dict[str, dict[str, str]] = {}
     for name in held:

@@ -17,7 +17,7 @@ _WORDS = {"null", "true", "false", "yes", "no", "on", "off", "y", "n"}  # also t
 
 
 class _Representer(SafeRepresenter):
-    """Quotes every text that is not plain: the emitter itself would fold Unicode line breaks into spaces."""
+    """Quotes texts with unprintable characters: the emitter itself would fold Unicode line breaks into spaces."""
 
     def represent_str(self, data: str) -> Any:
         """Represent a text: in double quotes, with escapes, if it has unprintable characters or would be read as a key."""

@@ -12,8 +12,7 @@ from tfkit.recipe.presets import model_config
 from tfkit.recipe.schema.sections import LENGTHS, Recipe
 from tfkit.recipe.starting_points import HELD_OUT, held_out_for
 
-# Pretraining without a recipe. Fields that count steps are scaled with the decided number of steps, so that each keeps its place in the
-# run.
+# The recipe of a pretraining for which none is given. Fields that count steps are scaled with the decided number of steps.
 SMALL_DECODER = """\
 model:
   preset: gemma-2b
@@ -33,21 +32,21 @@ training: {steps: 1000, batch_size: 16}
 checkpoint: {keep: 1}
 generation: {prompts: [The], max_new_tokens: 96, temperature: 0.7}
 """
-# A larger model needs more tokens than parameters to be better: from how many tokens read, and from how many characters of text.
+# A larger model is better only if it reads more tokens than it has parameters. Each has a minimum of tokens read and of characters.
 _LARGER = (
     (60_000_000, 20_000_000, {"model.dim": 384, "model.num_heads": 6, "model.num_kv_heads": 2, "model.decoder_layers": 6}),
     (12_000_000, 5_000_000, {"model.dim": 256, "model.num_heads": 4, "model.num_kv_heads": 2}),
 )
-# The vocabulary up to a number of characters: entries that are hardly ever seen are not learned, and cost most of a small model's time.
+# The most characters of text, and the vocabulary size: rare entries are not learned, and cost most of a small model's time.
 _VOCABULARIES = ((300_000, 1024), (3_000_000, 2048), (20_000_000, 4096))
-_ROWS, _SHORTEST_ROW = 100, 64  # a text gives as many rows, unless they would be shorter
+_ROWS, _SHORTEST_ROW = 100, 64  # a text is cut into at least 100 rows, unless they would have fewer than 64 tokens
 _STEPS_PER_EPOCH, _MIN_BATCH = 25, 8
-_TOKENS_PER_MINUTE = 300_000  # of the second of these models on two cores, roughly
+_TOKENS_PER_MINUTE = 300_000  # speed of the second model in _LARGER on two cores, roughly
 # After so many epochs the loss on held-out text hardly falls; Muon, which the small decoder has, begins to overfit sooner.
 _EPOCHS, _EPOCHS_OF_MUON = 10, 6
-_MIN_STEPS = 10  # of a text of a few words, so that warm-up and decay have a place
-# Held-out tokens of an evaluation: at least this number, or this fraction of the tokens to read. Ten evaluations of that fraction take a
-# tenth of the time; a run that is so short that the number is a larger fraction has fewer.
+_MIN_STEPS = 10  # even for a text of a few words, so that there are steps for warm-up and decay
+# Held-out tokens of an evaluation: this number, or this fraction of the tokens to read if that is more. Ten evaluations of that fraction
+# take a tenth of the time; a run so short that the number is more has fewer evaluations.
 _SCORED, _SCORED_SHARE = 20_000, 0.03
 _ONCE, _EVALUATIONS = 2, 10  # beyond this many epochs the best checkpoint may be an earlier one, so the run is evaluated and saved often
 _IN_STEPS = ("checkpoint.every", "evaluation.every", "schedule.warmup_steps")
@@ -59,8 +58,8 @@ class TextSize:
 
     rows: int
     characters: int
-    is_counted: bool = True  # there is no more
-    beginning: str = ""  # a few words of it
+    is_counted: bool = True  # whether this is all text; if not, there is more
+    beginning: str = ""  # the first few words
 
 
 @dataclass
@@ -93,7 +92,7 @@ def is_named(path: str, named: Collection[str]) -> bool:
 
 
 def scaled_to(recipe: Recipe, own: int | None, steps: int, named: Collection[str]) -> dict[str, Any]:
-    """Return the fields that a recipe of `own` steps gives in steps, for another number of steps: each keeps its place in the run."""
+    """Return the fields that count steps in a recipe of `own` steps, scaled to a run of `steps` steps."""
     found: dict[str, Any] = {}
     if own is None:
         return found
@@ -112,7 +111,7 @@ def decide_sizes(
 ) -> Sizes:
     """Decide the fields of a recipe that follow from the amount of text.
 
-    `named`: the user's changes, which `recipe` has; `own_steps`: its steps without them, None if its length is in epochs or tokens.
+    `named`: the user's changes, which `recipe` includes; `own_steps`: its steps without them, None if its length is in epochs or tokens.
     `minutes`: the length, which a forecast will turn into steps. `grows`: nobody wrote the model, so its size follows from the length.
     """
     sizes = Sizes(named, not grows)
@@ -168,7 +167,7 @@ def _decide_rows(sizes: Sizes, recipe: Recipe, text: TextSize) -> tuple[float, i
 
 
 def _decide_length(sizes: Sizes, recipe: Recipe, batch: int, length: float, epoch: float, minutes: float | None) -> int:
-    """Decide the length, and return it in steps: the recipe's own number of rows, or as many epochs as teach something."""
+    """Decide the length, and return it in steps: the given one, or at most the recipe's own rows and the epochs that teach something."""
     training = recipe.training
     if minutes is not None:
         return math.ceil(minutes * _TOKENS_PER_MINUTE / (batch * length))
@@ -180,7 +179,7 @@ def _decide_length(sizes: Sizes, recipe: Recipe, batch: int, length: float, epoc
     epochs = _EPOCHS_OF_MUON if recipe.optimizer.kind == "muon" else _EPOCHS
     whole, longest = math.ceil(own * training.batch_size / batch), math.ceil(epochs * epoch)
     another = "; --tokens N or --minutes N sets another length"
-    if not sizes.is_written and _MIN_STEPS <= longest <= whole:  # exact, where the tokens of the text are only estimated here
+    if not sizes.is_written and _MIN_STEPS <= longest <= whole:  # exact, whereas steps would rest on an estimate of the tokens
         sizes.decide("training.epochs", epochs, None, f"of which the best is kept{another}")
         sizes.fields["training.steps"] = None
         return longest

@@ -41,7 +41,7 @@ class Axis:
         return self.values[0] if self.ends is None else self.number(self.ends[0])
 
     def number(self, value: float) -> float:
-        """Return a number of a range, which may be one of integers."""
+        """Return a number of the range, rounded if the range is one of integers."""
         return round(value) if self.whole else float(value)
 
     def document(self) -> Any:

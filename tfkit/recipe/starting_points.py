@@ -1,7 +1,7 @@
 """The default hyperparameters of fine-tuning: for each kind of task those of a paper, or measured ones. Torch-free.
 
-The smallest models have the largest rates: a rule of size for each kind of task, in which each rate says what it was measured on, or that
-it is extrapolated. The rest is tfkit's choice: a tenth of the rows held out, an evaluation and a checkpoint after
+The smallest models have the largest learning rates: each kind of task has rates by model size, and each rate says what it was measured
+on, or that it is extrapolated. The rest is tfkit's choice: a tenth of the rows held out, an evaluation and a checkpoint after
 each epoch, the best of which is kept; for T5 the batch and the epochs (the paper trains 2^18 steps of 128 sequences); and smaller batches
 and more epochs for few rows. docs/decisions.md compares them with a grid (benchmarks/decisions.py).
 """
@@ -11,17 +11,17 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 DECISIONS = 10  # the version of these rules and those of tfkit/engine/recognition/decided_recipe.py: raise it with any change
-HELD_OUT, _MAX_HELD_OUT, _MIN_HELD_OUT_ROWS = 0.1, 0.3, 20  # fractions; and the rows that can select the best checkpoint
+HELD_OUT, _MAX_HELD_OUT, _MIN_HELD_OUT_ROWS = 0.1, 0.3, 20  # two fractions, and the fewest rows that can select the best checkpoint
 _LATER_ADAM = {"kind": "adamw", "betas": [0.9, 0.999], "weight_decay": 0.01, "clip_norm": 1.0}
 _BILLION, _UNLIMITED = 10**9, 10**18
 LORA = {"rank": 16, "alpha": 32, "targets": ["q_proj", "k_proj", "v_proj", "o_proj"]}  # if the memory is too small to train all weights
 
-# A smaller batch is mostly noise, and slow; a class is hardly learned from fewer examples, repeated ones included.
+# A smaller batch has a noisy gradient, and is slow; a class is hardly learned from fewer examples, repeated ones included.
 _STEPS_PER_EPOCH, _MIN_BATCH, _EXAMPLES_PER_CLASS = 25, 8, 30
 _STEP_FLOPS, _MIN_TOKENS, _MAX_TOKENS = 2e12, 1024, 8192  # of a step, which takes a CPU some ten seconds
-ENOUGH_ROWS, ENOUGH_CHARACTERS = 100_000, 20_000_000  # counting stops here, since more change no decision
-RARE = 0.1  # of the labels: if all classes but the most frequent one have fewer, a model first learns to answer that one
-MANY_ROWS = 4000  # the rows of a data set that is not counted, since it would be downloaded
+ENOUGH_ROWS, ENOUGH_CHARACTERS = 100_000, 20_000_000  # counting stops here, since more would change no decision
+RARE = 0.1  # of the labels: if all classes but the most frequent have less, a model first learns to answer only that one
+MANY_ROWS = 4000  # assumed for a data set whose rows are not counted, since that would download it
 
 
 def step_tokens(parameters: int) -> int:
@@ -32,7 +32,7 @@ def step_tokens(parameters: int) -> int:
 def held_out_for(rows: int) -> float:
     """Return the fraction of labelled rows to hold out: a tenth; for fewer than 200 rows as much as gives 20 rows, but at most 0.3.
 
-    With rare classes only their own rows count: if three of them are held out, the best checkpoint is chosen by chance.
+    With rare classes, `rows` are only the rows of these: if three of them are held out, the best checkpoint is chosen by chance.
     """
     return round(max(HELD_OUT, min(_MAX_HELD_OUT, _MIN_HELD_OUT_ROWS / max(1, rows))), 2)
 
@@ -44,7 +44,7 @@ def rates_beside(rate: float) -> list[float]:
 
 @dataclass(frozen=True)
 class StartingPoint:
-    """Default hyperparameters: an optimizer, a schedule, a length, and rates by the largest number of parameters, each with its basis."""
+    """Default hyperparameters: optimizer, schedule, length, and learning rates, each with its largest parameter count and source."""
 
     source: str
     optimizer: dict[str, Any]
@@ -52,8 +52,8 @@ class StartingPoint:
     schedule: dict[str, Any]
     epochs: int
     batch_size: int  # used if there are enough rows
-    steps: int = 50  # at least: fewer hardly change a model
-    most_epochs: int = 10  # as many are read at most to reach `steps`
+    steps: int = 50  # the fewest: fewer hardly change a model
+    most_epochs: int = 10  # the most that are read to reach `steps`
     scaled: bool = False  # whether a smaller batch than batch_size lowers the rate by its square root (arXiv 2205.10287)
 
     def for_rare_classes(self) -> "StartingPoint":
@@ -71,7 +71,7 @@ class StartingPoint:
         return float(f"{rate * math.sqrt(batch_size / self.batch_size):.2g}")
 
     def basis(self, parameters: int) -> str:
-        """Return what the rate for a model with this many parameters rests on."""
+        """Return the source of the rate for a model with this many parameters, for the reasons that are shown."""
         return next(basis for most, _, basis in self.rates if parameters <= most)
 
     def batch_for(self, rows: int, row_tokens: float, most_tokens: int, least: int | None = None) -> int:
@@ -86,7 +86,7 @@ class StartingPoint:
         return size
 
     def epochs_for(self, rows: int, batch_size: int, classes: int = 0) -> int:
-        """Return the epochs: `epochs`, or up to `most_epochs` for at least `steps` steps and thirty examples of each of `classes`."""
+        """Return the epochs: `epochs`, or more, up to `most_epochs`, to reach `steps` steps and thirty examples of each of `classes`."""
         examples = max(self.steps * batch_size, _EXAMPLES_PER_CLASS * classes)
         return max(self.epochs, min(self.most_epochs, math.ceil(examples / max(1, rows))))
 

@@ -53,13 +53,13 @@ def remedies(held: Held, stacks: Stacks) -> list[str]:
 
 
 def labelled(stacks: Stacks) -> str:
-    """Return the line that names the columns of a labelled task of a model, without knowing them."""
+    """Return the line for a labelled task of a model, with NAME in place of each column, since none is recognised."""
     columns, purpose = _LABELLED[stacks]
     return f"{columns_option(columns)} {purpose}"
 
 
 def readings(held: Held, kinds: Collection[str]) -> list[str]:
-    """Return a line to copy for each reading of the columns by objectives of these kinds, for texts in several languages in each direction.
+    """Return a line to copy for each reading of the columns by objectives of these kinds, and for each direction of a translation.
 
     A line says which columns of texts or labels it would not read.
     """
@@ -68,7 +68,7 @@ def readings(held: Held, kinds: Collection[str]) -> list[str]:
 
 
 def _fillings(reading: _Reading, held: Held, forms: Mapping[str, str]) -> list[dict[str, Any]]:
-    """Return the columns for the roles of a reading, or each choice of them; empty if they do not fit."""
+    """Return each possible choice of columns for the roles of a reading; empty if the columns do not fit."""
     languages = languages_in(held)
     if len(languages) > 1 and {"output", "target"} & reading.roles.keys():
         pairs = [dict(zip(("source", "target"), pair, strict=True)) for pair in islice(permutations(languages, 2), MAX_LISTED)]
@@ -81,7 +81,7 @@ def _fillings(reading: _Reading, held: Held, forms: Mapping[str, str]) -> list[d
 
 
 def _fill(reading: _Reading, forms: Mapping[str, str]) -> dict[str, str]:
-    """Return a column for each role of a reading; empty if there are too few, or texts that it would leave out."""
+    """Return a column for each role of a reading; empty if there are too few columns, or if columns of text would be left out."""
     columns: dict[str, str] = {}
     for form in dict.fromkeys(reading.roles.values()):
         roles = [role for role, wanted in reading.roles.items() if wanted == form]

@@ -15,7 +15,7 @@ from tfkit.recipe.schema.objective_facts import OWN_HEADS, SECTIONS, Stacks
 from tfkit.recipe.schema.roles import normalized
 from tfkit.recipe.task_readings import MAX_LISTED, PRETRAINING, columns_option, labelled, readings, remedies
 
-UNEQUAL = 0.6  # fraction of the rows with the most frequent class beyond which accuracy says little
+UNEQUAL = 0.6  # if the most frequent class has more than this fraction of the rows, accuracy says little
 
 
 @dataclass
@@ -153,12 +153,12 @@ def _labelled_objective(seen: DataSummary, model: ModelSummary) -> str | None:
     certain += ["chat"] if seen.conversations else []
     sets = seen.label_sets
     of_classes = "multi_label" if sets and "multi_label" not in seen.named else "classification"
-    by_folder = model.stacks == "decoder" and seen.reads.get("classification", {}).get("label") == "folder"  # these may be just notes
+    by_folder = model.stacks == "decoder" and seen.reads.get("classification", {}).get("label") == "folder"  # may just sort texts
     fitting = certain[:1] or [kind for kind in ("chat", "text_to_text", of_classes) if kind in seen.reads and not by_folder]
     if not fitting and sets and model.stacks == "encoder":  # a language model may be meant to read the text beside columns of 0 and 1
         fitting = ["multi_label"]
     labels = seen.reads.get("multi_label", {}).get("labels")
-    is_recognised = "causal_lm" in seen.reads and labels not in ("labels", "label")  # a note about a text may have such a name
+    is_recognised = "causal_lm" in seen.reads and labels not in ("labels", "label")  # such a column may be a note about the text
     if fitting == ["multi_label"] and model.stacks == "decoder" and is_recognised:
         what = f"the column {labels!r} may be the labels of the text"
         raise _task_error(seen, model, what, "objective.kind=multi_label", "objective.kind=causal_lm, if it is not")
@@ -237,7 +237,7 @@ def rare_share(counts: Mapping[str, int]) -> float:
 
 
 def is_unequal(counts: Mapping[str, int]) -> bool:
-    """Return whether one class has so many of the rows that always answering it has a good accuracy."""
+    """Return whether one class has so many of the rows that always predicting it gives a good accuracy."""
     return 0 < rare_share(counts) < 1 - UNEQUAL
 
 

@@ -72,7 +72,7 @@ class Conversations:
                 yield partial(_render, template)
 
     def literal(self, text: str) -> str | None:
-        """Return a special token or marker of the format in a text that would be parsed as such; None if there is none."""
+        """Return the first special token or marker of the format that a text contains, and that would be parsed; None if there is none."""
         return self._control_tokens.find(text)
 
     def encode(self, texts: Sequence[tuple[str, Spans]]) -> list[ChatIds]:

@@ -16,7 +16,7 @@ _HEAD = 256  # characters, in which a second token begins unless a word is very 
 
 
 def readable_entry(tokenizer: Tokenizer, token_id: int) -> str:
-    """Return an entry of the vocabulary; a byte-level one as text if its bytes are whole characters, with marks for spaces only."""
+    """Return a readable entry: a byte-level one is decoded if its bytes are whole characters, and keeps only the signs for white space."""
     entry = tokenizer.backend.id_to_token(token_id) or f"<{token_id}>"
     if entry.isascii() or not tokenizer.byte_level or any(character not in BYTE_OF for character in entry):
         return entry
@@ -28,7 +28,7 @@ def readable_entry(tokenizer: Tokenizer, token_id: int) -> str:
 
 
 def token_bytes(tokenizer: Tokenizer, token_id: int) -> int:
-    """Return the number of UTF-8 bytes of an id's text at the beginning of a text. Raise ValueError for an id outside the vocabulary."""
+    """Return how many UTF-8 bytes an id decodes to at the beginning of a text. Raise ValueError for an id outside the vocabulary."""
     token = tokenizer.backend.id_to_token(int(token_id))
     if token is None:
         raise ValueError(f"token id {token_id} is not in the vocabulary of {tokenizer.size} entries")
@@ -44,7 +44,7 @@ def token_bytes(tokenizer: Tokenizer, token_id: int) -> int:
 def opening_bytes(tokenizer: Tokenizer, text: str, ids: Sequence[int] | NDArray[np.uint32]) -> int:
     """Return the number of UTF-8 bytes that a text's first id covers: all bytes if the text has no ids.
 
-    Unlike `token_bytes`, this is also exact for lossy tokenizers: with BERT's, the letters of an unknown word count.
+    Unlike `token_bytes`, this is also exact for lossy tokenizers: with BERT's, the letters of an unknown word are counted.
     """
     if len(ids) == 0:
         return len(text.encode())

@@ -14,10 +14,10 @@ if TYPE_CHECKING:
 
 _NORMAL, _UNKNOWN, _CONTROL, _USER_DEFINED, _UNUSED, _BYTE = range(1, 7)  # llama.cpp's token types
 _SPLITTERS = {"gpt2": "gpt-2", "smollm2": "smollm", "llama3": "dbrx"}  # llama.cpp's names of tfkit's splitters
-_QWEN2 = (  # of the tokenizer.json of Qwen 2 and later; llama.cpp has it without the normal form C, in which nearly all texts are
+_QWEN2 = (  # in the tokenizer.json of Qwen 2 and later, after normalization to NFC, which llama.cpp omits; it changes hardly any text
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
-_WHOLE_WORDS = "llama-bpe"  # dbrx's, except that a word that is itself an entry is not split (`ignore_merges`)
+_WHOLE_WORDS = "llama-bpe"  # the splitter of dbrx, except that a word that is itself an entry is not split (`ignore_merges`)
 
 
 @dataclass(frozen=True)

@@ -70,7 +70,7 @@ class Corpus:
         interruptible(lambda: backend.train_from_iterator(parts(), trainer), abandoned)
 
     def _parts(self, abandoned: threading.Event) -> Iterator[str]:
-        """Yield the texts in pieces with the same words (pieces.py), except very long words: the trainer holds 200 bytes a word."""
+        """Yield the texts in pieces that end between words (pieces.py); only very long words are cut. The trainer holds 200 B a word."""
         for text in self._texts:
             for piece in pieces(text):
                 if abandoned.is_set():

@@ -21,8 +21,8 @@ SPACE_BORDER = re.compile(r"[A-Za-z0-9](?=[ \n])")
 def safe_border(tokenizer_json: Mapping[str, Any], split_special_tokens: bool) -> re.Pattern[str] | None:
     """Return a pattern whose matches always end at the end of a token, so that texts may be cut there. None for other tokenizers.
 
-    No token may cross such a border: there may be no added token with white space around or in it, nor, if special tokens in texts are
-    parsed (`split_special_tokens` is false), one with a border inside.
+    No token may cross a border. If an added token has white space around or in it, the result is None. If one has a border of letters or
+    digits inside, borders are only at spaces; of special tokens this holds if they are parsed in texts (`split_special_tokens` is false).
     """
     added = tokenizer_json.get("added_tokens") or []
     if any(token["lstrip"] or token["rstrip"] or token["single_word"] or re.search(r"\s", token["content"]) for token in added):
@@ -51,8 +51,8 @@ def _splits_as_gpt2(steps: list[dict[str, Any]]) -> bool:
     return all(step.get("type") == "Digits" for step in before) and byte_level.get("use_regex", True)
 
 
-# Meta's llama-models, tokenizer.py: GPT-2's pattern, but with digits in groups of three, any mark in place of a word's space, and new
-# lines separate.
+# Meta's llama-models, tokenizer.py: GPT-2's pattern, but digits are in groups of three, a word may begin with any mark in place of a
+# space, and new lines are separate.
 LLAMA3 = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 
 

@@ -40,7 +40,7 @@ def byte_bpe(vocab: dict[str, int], merges: list[tuple[str, str]], splitter: pre
 
 
 def bert_normalizer(lowercase: bool = True, strip_accents: bool | None = None, chinese: bool = True) -> normalizers.Normalizer:
-    """Build BERT's normalizer: it removes control characters, makes all white space spaces, and isolates Chinese characters."""
+    """Build BERT's normalizer: it removes control characters, turns white space into spaces, and isolates Chinese characters."""
     return normalizers.BertNormalizer(clean_text=True, handle_chinese_chars=chinese, strip_accents=strip_accents, lowercase=lowercase)
 
 
@@ -99,8 +99,8 @@ def gemma_bpe(vocab: dict[str, int], merges: list[tuple[str, str]]) -> Backend:
 
 
 def template_parts(roles: dict[str, str], add_bos: bool) -> tuple[str, str] | None:
-    """Return the templates for one text and for two: RoBERTa's or BERT's, else bos before each text, else eos after it. None: no special
-    tokens.
+    """Return the templates for one text and for two: RoBERTa's or BERT's, else bos before each text, else eos after it. None if there are
+    no special tokens.
     """
     bos, eos, cls, sep = (roles.get(f"{role}_token") for role in ("bos", "eos", "cls", "sep"))
     if cls and bos:

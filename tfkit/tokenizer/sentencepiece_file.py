@@ -1,6 +1,6 @@
 """SentencePiece's model file, read as data: its pieces and the table of its normalizer (google/sentencepiece, sentencepiece_model.proto).
 
-The file is a message of protocol buffers; the few fields that are needed are read here, without that library and SentencePiece's own.
+The file is a message of protocol buffers; the few fields that are needed are read here, without the libraries protobuf and sentencepiece.
 """
 
 import struct

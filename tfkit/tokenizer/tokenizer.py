@@ -1,6 +1,6 @@
 """The tokenizer of every command: a `tokenizers.Tokenizer` with its special ids, and the text of its tokenizer.json.
 
-Special tokens that a text contains literally (`<|endoftext|>` in a file about GPT-2): transformers parses them as special tokens unless
+A text may contain special tokens literally (`<|endoftext|>` in a file about GPT-2): transformers parses them as special tokens unless
 tokenizer_config.json has `split_special_tokens: true`; the setting is not part of tokenizer.json. tfkit follows the setting, so its ids
 always equal AutoTokenizer's. Tokenizers trained by tfkit set it, so that no text can end a document, except wordpiece and unigram:
 prompts for these may contain [MASK] or a sentinel.
@@ -83,7 +83,7 @@ class Tokenizer:
 
     @property
     def reads_openings_twice(self) -> bool:
-        """Whether it begins texts with a special token, and also recognizes one that is written in a text."""
+        """Whether it puts a special token before each text, and also parses one that is written in it, so that it may begin with two."""
         return bool(self.prefix) and not self.backend.encode_special_tokens
 
     @property

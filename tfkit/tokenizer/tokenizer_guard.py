@@ -1,4 +1,4 @@
-"""Calls of the tokenizers library, guarded: its errors become ours, and a long call can be stopped."""
+"""Guards for calls of the tokenizers library: its errors become ModelErrors, and a long call can be interrupted."""
 
 import atexit
 import os

@@ -35,7 +35,7 @@ def message_calls(message: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def with_plain_calls(message: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a message with its calls as objects, and with empty content if it has calls alone. Raise UnfitError."""
+    """Return a message with its calls as objects, and with empty content if it has only calls. Raise UnfitError."""
     calls = message_calls(message)
     rest = {name: value for name, value in message.items() if name != "tool_calls"}
     return {**rest, "content": message.get("content") or "", "tool_calls": calls} if calls else rest

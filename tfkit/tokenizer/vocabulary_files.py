@@ -1,7 +1,7 @@
-"""The vocabulary files of older folders, which have no tokenizer.json, converted into the one that transformers' class would write.
+"""The vocabulary files of older folders, which have no tokenizer.json, converted to the tokenizer.json of transformers' class.
 
 vocab.txt               a line for each entry of WordPiece; its number is the id         BERT, DistilBERT, ELECTRA, MPNet
-vocab.json, merges.txt  the ids of a byte-level BPE, and its merges, the first first     GPT-2, RoBERTa, BART
+vocab.json, merges.txt  the ids of a byte-level BPE, and its merges by priority          GPT-2, RoBERTa, BART
 *.model                 pieces with scores (sentencepiece_file.py)                       T5, mT5, XLM-R, CamemBERT, mBART, DeBERTa v3
 none                    the bytes themselves                                             ByT5
 """
@@ -34,9 +34,9 @@ Made = tuple[Backend, Sequence[AddedToken]]  # a tokenizer, and tokens that its 
 
 
 class _Class(NamedTuple):
-    """A class of transformers: its files (of several models any one), special tokens by role, and how they become a tokenizer.
+    """A class of transformers: the files that it needs, each with its possible names, special tokens by role, and a builder of tokenizers.
 
-    `template`: for one text and for two; None: that of the roles (pipelines.template_parts).
+    `template`: for one text and for two; None: the one that follows from the roles (pipelines.template_parts).
     """
 
     files: tuple[tuple[str, ...], ...]
@@ -115,14 +115,14 @@ def _of_pieces(
 
 
 def _mbart(paths: Sequence[Path], settings: Settings, roles: Mapping[str, str]) -> Made:
-    """Build mBART's, without the SentencePiece model's normalizer, as transformers' class does."""
+    """Build mBART's tokenizer, without the SentencePiece model's normalizer, as transformers' class does."""
     backend, added = _of_pieces(("<s>", "<pad>", "</s>", "<unk>"), 3, lambda _: (*_LANGUAGES, "<mask>"))(paths, settings, roles)
     backend.normalizer = None
     return backend, added
 
 
 def _deberta(paths: Sequence[Path], settings: Settings, roles: Mapping[str, str]) -> Made:
-    """Build DeBERTa v2's and v3's, with the normalizer of transformers' class instead of the SentencePiece model's."""
+    """Build DeBERTa v2's and v3's tokenizer, with the normalizer of transformers' class instead of the SentencePiece model's."""
     model = sentencepiece_file.read_model(paths[0])
     backend = Backend(models.Unigram([(piece.text, piece.score) for piece in model.pieces], unk_id=model.unknown, byte_fallback=False))
     steps: list[normalizers.Normalizer] = [normalizers.Lowercase()] if settings.get("do_lower_case", False) else []
@@ -139,7 +139,7 @@ def _deberta(paths: Sequence[Path], settings: Settings, roles: Mapping[str, str]
 
 
 def _bytes(paths: Sequence[Path], settings: Settings, roles: Mapping[str, str]) -> Made:
-    """Build ByT5's: id 3 + b for the byte b, then the sentinels, here the first first."""
+    """Build ByT5's tokenizer: id 3 + b for the byte b, then the sentinels, here in ascending order."""
     first = [roles[f"{name}_token"] for name in ("pad", "eos", "unk")]
     signs = {byte: sign for sign, byte in pipelines.BYTE_OF.items()}
     vocab = {token: number for number, token in enumerate([*first, *(signs[byte] for byte in range(256))])}

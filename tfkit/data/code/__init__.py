@@ -13,7 +13,7 @@ _MIN_LAST_LINES = 8  # a shorter last chunk has too little information
 
 
 def packages(path: str, text: str, tree: ast.Module) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Yield the first line, the text and the package, as the label, of each chunk of code; nothing for a module outside any package.
+    """Yield the first line, and the text with its package as the label, of each chunk of code; nothing for a module outside any package.
 
     Import statements are removed, since most of them name the package.
     """
@@ -61,7 +61,7 @@ def parse(content: bytes) -> tuple[str, ast.Module] | None:
     try:
         text = content.decode("utf-8-sig").replace("\r\n", "\n").replace("\r", "\n")
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # invalid escapes in other people's strings
+            warnings.simplefilter("ignore")  # about invalid escapes in the parsed code
             return text, ast.parse(text)
     except (SyntaxError, ValueError, RecursionError):
         return None

@@ -16,7 +16,7 @@ _HAVE_DOCSTRINGS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
 
 
 def docstrings(path: str, text: str, tree: ast.Module) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Yield the line, and the source, target and name, of every documented function and method."""
+    """Yield the line, and the source, target and name, of each function and method whose docstring gives a usable summary."""
     lines = text.split("\n")  # ast splits lines in this way; splitlines would also split at form feeds
     cuts = [(node.body[0], len(node.body) == 1) for node in ast.walk(tree) if isinstance(node, _HAVE_DOCSTRINGS) and _docstring(node)]
     for name, node in _functions(tree, ""):

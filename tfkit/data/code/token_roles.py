@@ -16,8 +16,8 @@ import tokenize
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-_MAX_TOKENS = 48  # the most in a row that takes several lines
-_MAX_LINE_TOKENS = 96  # the most in a row that takes one line
+_MAX_TOKENS = 48  # in a row of several lines
+_MAX_LINE_TOKENS = 96  # in a row of a single line
 _MIN_TOKENS = 4
 _MAX_STRING = 60  # characters
 _KEPT = {tokenize.NAME: "variable", tokenize.NUMBER: "number", tokenize.STRING: "string", tokenize.OP: "operator"}
@@ -110,7 +110,7 @@ def _roles(tree: ast.Module, lines: list[str]) -> Iterator[tuple[Position, str]]
 
 
 def _walk(node: ast.AST) -> Iterator[ast.AST]:
-    """Yield a node and its descendants, except inside an f-string that is a single token: positions in it are not the file's."""
+    """Yield a node and its descendants, except inside an f-string that is a single token, whose positions do not refer to the file."""
     yield node
     if not isinstance(node, ast.JoinedStr) or _PARTS_OF_STRINGS:
         for inner in ast.iter_child_nodes(node):

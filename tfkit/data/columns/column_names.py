@@ -1,4 +1,4 @@
-"""The names of columns: a path into nested values, and the alias by which a column is found."""
+"""Column names in recipes and data: aliases, paths into nested values, and templates of several columns."""
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -8,14 +8,14 @@ from typing import Any
 from tfkit.data.columns.forms import Unfit, read_literal, read_text
 from tfkit.recipe.schema.roles import Role, normalized
 
-# Aliases of columns: names in common public data sets, recognised in any case if a row has none of a role's standard names.
+# Aliases of columns: names in common public data sets, recognised in upper or lower case if a row has none of a role's standard names.
 #
 # A role's standard names (`columns` in recipe/schema/roles.py) take precedence, so that rows are read as in earlier versions.
 
 
 @lru_cache(256)
 def find_alias(role: Role, names: tuple[str, ...]) -> str | None:
-    """Return the column whose name is an alias of a role, or one of its standard names in another case; None if there is none."""
+    """Return the column whose name is an alias of a role, or a standard name of it in upper or lower case; None if there is none."""
     by_normalized = {normalized(name): name for name in reversed(names)}
     return next((by_normalized[alias] for alias in map(normalized, (*role.columns, *role.later)) if alias in by_normalized), None)
 
@@ -37,7 +37,7 @@ _FIELD = re.compile(r"\{\{|\}\}|\{([^{}]*)\}")
 
 
 def columns_of(name: str) -> list[str]:
-    """Return the columns of a template; a plain name is its only column."""
+    """Return the columns that a template names; for a plain name, only that name."""
     return [match[1] for match in _FIELD.finditer(name) if match[1] is not None] if "{" in name else [name]
 
 
@@ -62,7 +62,7 @@ def _at(values: list[Any], index: str) -> Any:
 
 
 def _fill(template: str, values: Mapping[str, Any]) -> Any:
-    """Return the text of a template; MISSING if a column is missing; the value of a column that is not text, unchanged."""
+    """Fill in a template. Return MISSING if a column is missing, or the value of a column that cannot be written as text, unchanged."""
     parts, end = [], 0
     for match in _FIELD.finditer(template):
         parts.append(template[end : match.start()])

@@ -37,7 +37,7 @@ def by_number(value: Any) -> Any:
 
 
 def with_class_names(value: str | list[str] | Unfit, names: Sequence[str]) -> Any:
-    """Return a label, or each of a list, by its name if it is the number of a class; Unfit if it is neither a number nor a name."""
+    """Return a label, or a list of labels, with the name in place of the number of a class; Unfit if a label is neither of a class."""
     if isinstance(value, list):
         labels = [with_class_names(label, names) for label in value]
         return next((label for label in labels if isinstance(label, Unfit)), labels)
@@ -80,8 +80,8 @@ def _read_label(value: Any) -> str | Unfit:
 
 
 def list_of(read: Callable[[Any], Part | Unfit], wanted: str, *, splits: bool = False) -> Callable[[Any], list[Part] | Unfit]:
-    """Return a reader of lists whose parts `read` reads; `wanted`: what they are, for messages. `splits`: a text is a list of its words, as
-    in a table, whose cells hold no lists.
+    """Return a reader of lists that reads each part with `read`. `wanted`: the kind of the parts, for messages; `splits`: a text is split
+    into words, since the cells of a table cannot hold lists.
     """
 
     def read_list(value: Any) -> list[Part] | Unfit:

@@ -21,7 +21,7 @@ _SIDES = ({"a", "1", "first", "left", *_TIES}, {"b", "2", "second", "right", *_T
 
 
 def read_turns(value: Any) -> str | list[dict[str, Any]] | Unfit:
-    """Read a text, a message, or a list of messages, as mappings."""
+    """Read a text, which is returned as it is, or one or more messages, which are returned as a list of mappings."""
     match value:
         case str():
             return value
@@ -49,7 +49,7 @@ def _read_item(value: Any) -> float | Unfit:
 def read_votes(value: Any) -> list[float] | Unfit:
     """Read how many votes the first and the second of two completions have: one vote, a list of them, or the number of each by name.
 
-    A vote is a, 1, or a name that ends in it (model_a); b or 2; or a tie, which is half a vote for each.
+    A vote is `a` or `1`, `b` or `2`, a name that ends in one of these (model_a), or a tie, which is half a vote for each.
     """
     votes = [0.0, 0.0]
     pairs = value.items() if isinstance(value, Mapping) else [(vote, 1) for vote in (value if isinstance(value, list) else [value])]
@@ -71,7 +71,7 @@ def _sides_of(vote: object) -> list[int]:
 
 
 def vote_columns(held: Mapping[str, Sequence[object]]) -> list[str]:
-    """Return the columns of 0 and 1 that are votes by their names, as `winner_a`, `winner_b` and `winner_tie`; empty if a side has none.
+    """Return the columns of 0 and 1 whose names are votes, as `winner_a`, `winner_b` and `winner_tie`; empty if a completion has none.
 
     `held`: the values of each column, row by row.
     """
@@ -98,12 +98,12 @@ def is_dialogue(text: str) -> bool:
 
 
 def is_whole(messages: Sequence[Mapping[str, object]]) -> bool:
-    """Whether messages are a whole conversation: several, which begin with the prompt and not with the assistant."""
+    """Whether messages are a whole conversation: more than one, and the first is not the assistant's."""
     return len(messages) > 1 and messages[0].get("role", messages[0].get("from")) not in ("assistant", "gpt")
 
 
 def opening(turns: str | list[dict[str, Any]]) -> Any:
-    """Return the opening of a conversation, up to the first user turn, by which rows are held out; all of a text that is no dialogue."""
+    """Return a conversation up to its first user turn, the key by which rows are held out; a text that is no dialogue is returned whole."""
     if isinstance(turns, list):
         return first_turn(turns)
     return turns.partition(ASSISTANT)[0] if turns.startswith(HUMAN) else turns

@@ -42,7 +42,7 @@ class Columns:
     named: Mapping[str, str | list[str]] = field(default_factory=dict)
     beside: tuple[str, ...] = ()
     class_names: tuple[str, ...] = ()
-    beyond_roles: ClassVar[tuple[str, ...]] = ()  # not empty: columns are read whatever the roles; part of the key of cached records
+    beyond_roles: ClassVar[tuple[str, ...]] = ()  # not empty: columns of no role are kept, too; part of the key of cached records
 
     def take(self, record: Record) -> Row | BadRow:
         """Return the row of a record, or a BadRow if a column is missing or does not fit its role."""
@@ -76,7 +76,7 @@ class Columns:
         return {name: column for name, (value, column) in reads.items() if value is not MISSING}
 
     def check(self, available: Iterable[str], place: str) -> None:
-        """Raise DataError if the available columns, with those of parallel files, lack a required role."""
+        """Raise DataError if the available columns, with those of parallel files, lack the column of a required role."""
         names = dict.fromkeys([*available, *self.beside])
 
         def has(role: Role) -> bool:
@@ -124,7 +124,7 @@ class Columns:
         return self.select_read(available)
 
     def missing(self, role: Role, available: Mapping[str, Any], place: str) -> BadRow:
-        """Error for a record that lacks a role's column. For a template or a list, it names only the missing columns."""
+        """Error for a record that lacks a role's column. For a template or a list, the error names only the missing columns."""
         names = self._names(role)
         if is_named := role.name in self.named:
             absent = [name for name in names if name not in available and _root(name) not in available]
@@ -169,8 +169,8 @@ class Columns:
         return self._matching_roles(lambda role: self._find(role, values)[0] is not MISSING)
 
     def _shapes(self) -> list[tuple[Role, ...]]:
-        """Return the roles of each shape, such as a conversation, or a prompt with its completion; only of the shapes whose columns the
-        recipe names, if it names any. Empty if roles have no shapes.
+        """Return the roles of each shape, such as a conversation, or a prompt with its completion. If the recipe names columns of some
+        shapes, only these are returned. Empty if roles have no shapes.
         """
         by_shape: dict[str, list[Role]] = {}
         for role in self.roles:
@@ -200,7 +200,7 @@ class Columns:
         if isinstance(names := self.named.get(role.name), list):
             items = [value_of(name, values) for name in names]
             value: Any = items
-            if role.form in ("label_set", "votes"):  # a column for each
+            if role.form in ("label_set", "votes"):  # a column for each label or vote
                 value = dict(zip(names, items, strict=True))
             elif role.form == "choices" and not any(map(str.isdecimal, names)):  # an answer may be named by its column
                 value = [{"text": item, "label": name} for name, item in zip(names, items, strict=True)]

@@ -13,7 +13,7 @@ SplitBy = Literal["input", "row"]
 OnBadRow = Literal["error", "skip"]
 BAD_ROWS_VERSION = 3  # part of the fingerprint if bad rows are skipped: raise it when the criteria for bad rows change
 FIRST_ROWS = 1000  # rows that are checked before anything is built from a source
-_MAX_CHECKED = 4_000_000  # characters, a tenth of a second
+_MAX_CHECKED = 4_000_000  # characters, which are read in a tenth of a second
 
 
 class Row(NamedTuple):
@@ -33,7 +33,7 @@ class Row(NamedTuple):
 class BadRow(NamedTuple):
     """A row that cannot be used: the kind of error, by which rows are counted (`not UTF-8`), and the full message, with place and remedy.
 
-    `lost`: the row is valid, but too long for the model, or its answer is not among the model's: an evaluation counts it as wrong.
+    `lost`: the row is valid, but too long for the model, or the model cannot give its answer: an evaluation counts it as wrong.
     `dropped`: the row has no information, such as a tie between completions or an empty text: it is skipped and counted, but is never an
     error.
     """
@@ -133,7 +133,7 @@ class Source(Protocol):
 
     @property
     def size_bytes(self) -> int | None:
-        """The approximate bytes of the rows, for progress bars; None: unknown, as of packed files and of rows that are drawn."""
+        """The approximate bytes of the rows, for progress bars; None if unknown, as for compressed files and for a sample of rows."""
 
     def describe(self) -> str:
         """Describe the data found: files, MB, part."""
@@ -142,14 +142,14 @@ class Source(Protocol):
         """Return a hash of all content and of the settings that select from it, equal only for equal rows. Reads all data once."""
 
     def rows(self, skipped: dict[str, Skipped] | None = None) -> Iterator[Row]:
-        """Yield every row of the part. Raises DataError with file, row and remedy. Skipped bad rows are counted in `skipped`, by kind;
-        those of the whole source, since a row that cannot be read belongs to no part.
+        """Yield every row of the part. Raises DataError with file, row and remedy. Skipped bad rows are counted in `skipped`, by kind,
+        over the whole source, since a row that cannot be read belongs to no part.
         """
 
 
 @dataclass(frozen=True)
 class Part:
-    """One side of a held-out split of a source. Without a fraction, a part of any name is the whole source.
+    """One side of a held-out split of a source. Without a fraction, every part is the whole source.
 
     The hash of a row's key decides its side, so the split is the same on every machine, in every order, and after rows are added. Rows
     with equal keys land in the same split. The key is the row's input, or all its text (`by="row"`, as in tfkit 0.1).
@@ -171,7 +171,7 @@ class Part:
         """Return the part's contribution to the fingerprint of a source with these rows.
 
         A word is added for each earlier rule that would put a row on the other side, so that caches of that version are not used: `keys`
-        for version 0.1.0, which hashed texts with the white space at their ends; `inputs` for later versions, which hashed whole texts.
+        for version 0.1.0, which hashed texts with leading and trailing white space; `inputs` for later versions, which hashed whole texts.
         """
         if not self.is_split:
             return str(self)

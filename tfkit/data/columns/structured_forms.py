@@ -20,7 +20,7 @@ class Choices(list[str]):
     labels: tuple[str, ...]
 
     def __init__(self, texts: Sequence[str], labels: Sequence[str] = ()):
-        """Create it from texts, and labels in the same order; empty if the answers have none."""
+        """Create it from texts, and from their labels in the same order; `labels` is empty if the answers have none."""
         super().__init__(texts)
         self.labels = tuple(labels)
 
@@ -50,7 +50,7 @@ def _read_tools(value: Any) -> list[dict[str, Any]] | Unfit:
 def _read_choices(value: Any) -> list[str] | Unfit:
     """Read a list of texts; or of objects with a `text` and a `label`, as in ARC's files; or an object with a list of each, as on the Hub.
 
-    Null and blank texts at the end are no answers: rows of a table may have fewer than it has columns.
+    Nulls and empty texts at the end are no answers: a row of a table may have fewer answers than the table has columns for them.
     """
     if isinstance(value, Mapping) and isinstance(value.get("text"), list):
         labels = value.get("label") or []
@@ -67,8 +67,8 @@ def _read_choices(value: Any) -> list[str] | Unfit:
 
 
 def read_label_set(value: Any) -> str | list[str] | dict[str, bool] | Unfit:
-    """Read the labels of a row: a list; a text, which the objective splits; or a mapping from label names to 0 or 1, such as the mapping
-    of several columns. Null and an empty text are no label.
+    """Read the labels of a row: a list; a text, which the objective splits; or a mapping from label names to 0 or 1, as several
+    columns give. Null and an empty text are no label.
     """
     match value:
         case None:
@@ -84,7 +84,7 @@ def read_label_set(value: Any) -> str | list[str] | dict[str, bool] | Unfit:
 
 
 def _read_flags(value: Mapping[str, Any]) -> list[str] | dict[str, bool] | Unfit:
-    """Read a mapping from label names to 0 or 1. Otherwise, each value that is not blank is a label."""
+    """Read a mapping from label names to 0 or 1; in a mapping with other values, each value that is not blank is a label."""
     literals = {str(name): "" if cell is None else read_literal(cell) for name, cell in value.items()}
     for name, literal in literals.items():
         if isinstance(literal, Unfit):

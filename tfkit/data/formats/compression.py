@@ -12,7 +12,7 @@ from tfkit.data.formats.suffixes import compression_of
 from tfkit.errors import DataError
 
 # Text compresses by a factor of 3 to 20; deflate can reach 1000.
-_MAX_RATIO, _MIN_BUDGET = 250, 1 << 28  # decompressed bytes per compressed byte, and bytes that any file may have
+_MAX_RATIO, _MIN_BUDGET = 250, 1 << 28  # decompressed bytes per compressed byte, and bytes that even a small file may have
 
 
 class Budget:

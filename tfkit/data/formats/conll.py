@@ -17,7 +17,7 @@ from tfkit.recipe.schema.roles import normalized
 
 _DOCUMENT_START = "-DOCSTART-"  # begins the line before a document
 _CONLLU_COLUMNS = ("tokens", "lemmas", "upos", "xpos", "feats", "heads", "deprels", "deps", "misc")
-_SEARCHED_ROWS = 200  # of a table, for a blank one
+_SEARCHED_ROWS = 200  # rows of a table that are searched for a blank one
 _WORDS, _SENTENCES = (
     ("word", "token", "tokens", "words"),
     ("sentence_#", "sentence_id", "sent_id", "sentence_idx", "sentence_number", "sentence"),
@@ -40,8 +40,8 @@ def read_conll(content: Content, columns: Columns, header: tuple[str, ...] = ())
     one column is enough.
 
     Columns are separated by tabs if the line has a tab, else by spaces. A first line such as `word ner` is a header, whose last column
-    holds the tags. Lines before a sentence that begin with #, and have not as many columns as the words, are comments. A record's place is
-    the first line of its sentence.
+    holds the tags. Lines before a sentence are comments if they begin with # and have another number of columns than the words. A
+    record's place is the first line of its sentence.
     """
     forms = {role.form for role in columns.roles}
     width, fewest = len(header), 1 if header or ("texts" in forms and "labels" not in forms) else 2
@@ -70,12 +70,12 @@ def read_conll(content: Content, columns: Columns, header: tuple[str, ...] = ())
 
 
 def _without_comments(rows: list[_Token], width: int) -> list[_Token]:
-    """Return the lines of a sentence without the comments before its words: they begin with #, and have not `width` columns."""
+    """Return the lines of a sentence without the comments before its words, which begin with # and do not have `width` columns."""
     return [*dropwhile(lambda row: _is_comment(row.fields[0]) and len(row.fields) != width, rows)]
 
 
 def is_conll_header(fields: list[str]) -> bool:
-    """Whether a file's first line names its columns: the first that of words, the last that of tags."""
+    """Whether the fields of a file's first line are names of columns: the first of the words, the last of the tags."""
     tags = next(role for role in SECTIONS["tagging"].roles if role.name == "tags")
     return normalized(fields[0]) in _WORDS and normalized(fields[-1]) in ("label", *tags.columns, *tags.later)
 
@@ -122,8 +122,8 @@ def read_conllu(content: Content, columns: Columns, header: tuple[str, ...] = ()
 
 
 def sentences_of(records: Records, columns: Columns) -> Records:
-    """Return the rows of a table as sentences, if words are read and each row holds one: a column numbers or names the sentences, or blank
-    rows are between them. The columns become lists, of which the words are the tokens, too, and the last the tags.
+    """Group the rows of a table into sentences, if words are read and each row holds one word: a column numbers or names the sentences, or
+    blank rows separate them. Each column becomes a list; the column of the words is also `tokens`, and the last column also `tags`.
     """
     first = [*islice(records, _SEARCHED_ROWS)]
     rows = chain(first, records)
@@ -137,13 +137,13 @@ def sentences_of(records: Records, columns: Columns) -> Records:
 
 
 class _Sentences:
-    """The number of a row's sentence, for each row in turn; None for a blank row, which ends a sentence. `number`: its column, if any."""
+    """A function that is called for each row in turn, to group rows into sentences. `number`: the column that numbers sentences, if any."""
 
     def __init__(self, number: str | None):
         self.number, self.current = number, ""
 
     def __call__(self, record: Record | BadRow) -> str | None:
-        """Return the number, or the name, of the sentence."""
+        """Return the number, or the name, of the row's sentence; None for a blank row, which ends a sentence."""
         if isinstance(record, BadRow):
             return self.current
         if not any(record.values.values()):
@@ -153,7 +153,7 @@ class _Sentences:
 
 
 def _sentence(rows: Sequence[Record | BadRow], word: str) -> Record | BadRow:
-    """Return the sentence of these rows, or the first bad one of them."""
+    """Return the sentence of these rows, or the first bad row."""
     words = [row for row in rows if isinstance(row, Record)]
     if len(words) < len(rows):
         return next(row for row in rows if isinstance(row, BadRow))

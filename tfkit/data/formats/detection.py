@@ -25,11 +25,11 @@ _DELIMITERS = ",;\t|"
 _NAMES = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "vertical bars"}
 _IOB = re.compile(r"O|[BIESLU]-\S+")
 _LICENCE = re.compile(r"CC[-0 ]|https?://|©", re.IGNORECASE)  # how a note on the origin of a row begins
-_SCORE = re.compile(r"-?[0-9]*\.[0-9]+")  # a number with a fraction: whole numbers may count the rows
-_MAX_TAGS, _MIN_TOKENS = 60, 20  # distinct tags and tokens, for tags other than IOB's
-_MIN_ROWS = 3  # lines of a text that is a table
+_SCORE = re.compile(r"-?[0-9]*\.[0-9]+")  # a number with a fraction: whole numbers may be row numbers
+_MAX_TAGS, _MIN_TOKENS = 60, 20  # most distinct tags, and fewest tokens, for tags other than IOB's
+_MIN_ROWS = 3  # fewest lines of a text that is taken for a table, or for fastText's format
 _MAX_NAME, _MAX_NAME_WORDS = 60, 5  # characters and words in the name of a column
-_ROWS_PER_LABEL = 5  # mean number of rows for each value in a column of labels, at least
+_ROWS_PER_LABEL = 5  # smallest mean number of rows for each value in a column of labels
 
 
 class Table(NamedTuple):
@@ -46,7 +46,7 @@ class Table(NamedTuple):
 
 
 def detect_json_lines(content: Content) -> bool:
-    """Whether a JSON file has an object on each of its first two lines, so that it is no JSON value as a whole."""
+    """Whether a JSON file has an object on each of its first two lines, so that the file as a whole is not one JSON value."""
     with opened(content) as file, suppress(ValueError, RecursionError):  # the content is not JSON, or not UTF-8
         lines = (file.readline(_MAX_JSON_LINE).removeprefix(BOM).strip() for _ in range(_LINES))
         first, second, *_ = [*islice(filter(None, lines), 2), b"", b""]
@@ -96,7 +96,7 @@ def detect_table(content: Content, columns: Columns, default: str, *, numbered: 
 
 
 def detect_header(rows: Sequence[Sequence[str]], columns: Columns, *, numbered: bool = False) -> tuple[str, ...]:
-    """Return names for the columns of a table without a header; empty if the first row is one. `numbered`: all names are numbers."""
+    """Return names for the columns of a table without a header; empty if the first row is one. `numbered`: the names are numbers only."""
     choices = _name_choices(rows)
     if len(rows) < 2 or not (choices or not _has_header(rows, columns)):
         return ()
@@ -113,7 +113,7 @@ def _first_lines(content: Content) -> Iterator[str]:
 
 
 def _detect_delimiter(lines: Sequence[str], default: str) -> str:
-    """Return the default delimiter if it gives all rows the same number of fields, at least two; else the one that gives the most."""
+    """Return the default delimiter if it gives all rows the same number of fields, at least two; else the one with most fields."""
     widths = {}
     for delimiter in _DELIMITERS:
         lengths = {len(row) for row in _rows(lines, delimiter)}
@@ -134,9 +134,9 @@ def _rows(lines: Sequence[str], delimiter: str) -> list[list[str]]:
 
 
 def _has_header(rows: Sequence[Sequence[str]], columns: Columns) -> bool:
-    """Whether the first row is a header: a cell is the name of a read or known column and no label of its column, or no cell is data.
+    """Whether the first row is a header: a cell names a read or known column and is no label of its column, or no cell looks like data.
 
-    Empty cells, as below a delimiter at the end of each line, are neither names nor labels.
+    Empty cells, as after a delimiter at the end of each line, are neither names nor labels.
     """
     first, *rest = rows
     known = _known_names()
@@ -162,20 +162,20 @@ def _is_label(cell: str, below: Sequence[str]) -> bool:
 
 
 def _name_choices(rows: Sequence[Sequence[str]]) -> tuple[str, ...]:
-    """Return the names of a question, its answers and the letter of the right one, as in MMLU's files; empty for other rows."""
+    """Return column names for rows of a question, its answers and the letter of the right one, as in MMLU's files; empty for other rows."""
     letters = "ABCDEFGHIJ"[: len(rows[0]) - 2] if rows else ""
     are_letters = len(letters) > 1 and all(len(row) == len(rows[0]) and len(row[-1]) == 1 and row[-1] in letters for row in rows)
     return ("question", *letters, "answer") if are_letters and len({row[-1] for row in rows}) > 1 else ()
 
 
 def _name_columns(rows: Sequence[Sequence[str]]) -> tuple[str, ...]:
-    """Number the columns, but name one or two columns of texts and, with them, a column of labels or, if there is none, of scores."""
+    """Name columns by number, except a column of labels, or else of scores, with its texts; or two columns of texts without labels."""
     width = min(map(len, rows))
     values = [[row[index].strip() for row in rows] for index in range(width)]
     labels = [index for index, cells in enumerate(values) if 2 <= len({*cells}) <= max(2, len(cells) // _ROWS_PER_LABEL)]
     texts = [index for index, cells in enumerate(values) if index not in labels and _are_texts(cells)]
     notes = [index for index, cells in enumerate(values) if all(map(_LICENCE.match, cells))]
-    if width == 3 and len(notes) == 1:  # Tatoeba's sentences, also of one word, with their licence and authors
+    if width == 3 and len(notes) == 1:  # Tatoeba: two sentences, which may be single words, and a note on their licence and authors
         texts, labels = [index for index in range(width) if index not in notes], []
     labels = labels or [index for index, cells in enumerate(values) if all(map(_SCORE.fullmatch, cells))]
     names = [str(index) for index in range(width)]

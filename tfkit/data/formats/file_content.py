@@ -1,7 +1,7 @@
 """The bytes of a file or of a member of an archive, decompressed as they are read, and their lines as text.
 
-A damaged file raises DataError. A line that is not UTF-8 is a BadRow; so is a text, unless it looks like a Western language in
-Windows-1252.
+A damaged file raises DataError. A line that is not UTF-8 is a BadRow; so is a whole text, unless it looks like a Western European
+language in Windows-1252.
 """
 
 import codecs
@@ -26,7 +26,7 @@ from tfkit.errors import DataError
 
 BOM = b"\xef\xbb\xbf"
 _CHUNK = 1 << 20
-_CONTROL = re.compile(rb"[\0-\x08]")  # in no text, though UTF-8
+_CONTROL = re.compile(rb"[\0-\x08]")  # valid UTF-8, but in no text
 _DAMAGE = (EOFError, zlib.error, gzip.BadGzipFile, lzma.LZMAError, tarfile.TarError, zipfile.BadZipFile)
 
 
@@ -51,7 +51,7 @@ class Piece(NamedTuple):
 
 
 def content_of(path: Path) -> Content:
-    """Return the content of a file, decompressed if its suffix is that of a compression."""
+    """Return the content of a file, decompressed if its suffix names a compression."""
     return Content(str(path), suffix_of(path), compression_of(path), lambda: _open(path))
 
 
@@ -86,7 +86,7 @@ def opened(content: Content) -> Iterator[IO[bytes]]:
 
 @contextmanager
 def seekable(content: Content) -> Iterator[IO[bytes]]:
-    """Open as `opened` does, as a seekable file; a compressed file is copied into an unnamed temporary file."""
+    """Open as `opened` does, but return a seekable file; a compressed one is copied into an unnamed temporary file."""
     with opened(content) as file:
         if not content.packed:
             yield file
@@ -129,7 +129,7 @@ def is_utf8(content: Content) -> bool:
 
 
 def decode(piece: Piece, *, may_be_western: bool = False) -> str | BadRow:
-    """Return the text of a piece: UTF-8, or, if it `may_be_western`, Windows-1252 in a file that is not marked as UTF-8; else a BadRow."""
+    """Decode a piece as UTF-8, or, if it `may_be_western` and its file has no byte order mark, as Windows-1252; BadRow if neither fits."""
     content, place, offset, is_marked = piece
     if offset == 0 and _CONTROL.search(content[:TAR_BYTES]) and (bad := encoding_error(content, place)):
         return bad

@@ -121,7 +121,7 @@ def _items(text: "_JsonStream", where: str = "") -> Iterator[_Item]:
 def _arrays(text: "_JsonStream", *, named: bool = False) -> Iterator[tuple[str, str, Iterator[_Item]]]:
     """Yield the arrays in an object: key, first character of the first item, items. Items that the caller does not read are skipped.
 
-    `named`: the places of the items hold the key.
+    `named`: the places of the items include the key.
     """
     text.expect("{")
     more = text.peek() != "}"
@@ -140,7 +140,7 @@ def _arrays(text: "_JsonStream", *, named: bool = False) -> Iterator[tuple[str, 
 
 
 def _rows(items: Iterator[_Item], columns: Columns, header: Sequence[str], *, numbered: bool) -> Records:
-    """Yield the records of items that are objects, or arrays under this header; without a header, it is detected."""
+    """Yield the records of items that are objects, or arrays under this header; without one, the columns' names are detected."""
     first = list(islice(items, _HEADER_ROWS))
     if not first or not isinstance(first[0].value, list):
         header = ()

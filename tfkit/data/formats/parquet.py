@@ -53,8 +53,8 @@ def _batches(file: IO[bytes], columns: Columns, name: str) -> Iterator[Any]:
 def _chunks(table: Any, size: int, wanted: Sequence[str]) -> Iterator[tuple[int, Any]]:
     """Yield the row group number and the metadata of each column chunk that is read.
 
-    Damaged metadata of a chunk end the process in `RowGroupMetaData.column` (pyarrow 26 does not catch an exception of C++), but not in a
-    reader: so first a reader of that chunk alone is made, which raises, or gets as far as its first page.
+    Damaged metadata of a chunk crash the process in `RowGroupMetaData.column` (pyarrow 26 does not catch a C++ exception), but raise in a
+    reader. So each chunk is first opened by a reader of its own, which either raises or reaches the first page.
     """
     import pyarrow.parquet
 

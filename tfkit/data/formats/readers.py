@@ -31,7 +31,7 @@ class Layout:
     """The recipe's description of the layout of a source's files.
 
     `format`: the format of all files; None: by their suffixes. `header`: the column names of files without a header line.
-    `beside`: further columns, each from parallel files: one for each file, with a line for each row. `keys`: the keys of a JSON object
+    `beside`: further columns, each from parallel files: one for each file, which has a line for each row. `keys`: the keys of a JSON object
     that hold the rows; empty: its only array. `recognises`: also detect the layout from the first lines of a file (not in tfkit 0.1).
     `by_folder`: a text has the name of its folder as the column `folder`. `only`: the files of an archive that are read; empty: all.
     """
@@ -42,7 +42,7 @@ class Layout:
     keys: tuple[str, ...] = ()
     array_columns: tuple[str, ...] = ()  # the column names of the arrays under `keys`, detected from all of them
     recognises: bool = True
-    numbered: bool = False  # the recipe refers to columns by number, so detected headers have numbers alone
+    numbered: bool = False  # the recipe refers to columns by number, so detected headers are numbers only
     by_folder: bool = False
     only: tuple[str, ...] = ()
 
@@ -96,7 +96,7 @@ def read_fasttext(content: Content, columns: Columns, header: tuple[str, ...] = 
 
 
 def read_lines(content: Content, columns: Columns, header: tuple[str, ...] = ()) -> Records:
-    """Read each line, also an empty one, as a record with the column `text`, or that of the header, without its line end."""
+    """Read each line, also an empty one, without its line end, as a record of one column: the one in the header, or else `text`."""
     name = header[0] if header else "text"
     for line in raw_lines(content):
         text = decode(line)
@@ -153,8 +153,8 @@ def _format_of(content: Content, layout: Layout) -> str:
 
 
 def _detect_format(content: Content, columns: Columns, layout: Layout) -> str:
-    """Return the format of a file. It is the format of its lines if they are CoNLL and a role reads tokens, if they are JSON, or if they
-    are a table or fastText's and more than texts is read; otherwise the given one, or that of the suffix.
+    """Return the given format of a file. If none is given, return the format detected from its lines: JSON lines; CoNLL, if a role reads
+    tokens; fastText's or a table, if more than texts is read. Otherwise, return the format of the suffix.
     """
     name = _format_of(content, layout)
     if not layout.recognises or layout.format is not None:

@@ -1,7 +1,7 @@
 """SQuAD's nested JSON as rows: an article has paragraphs, each a context with questions (arXiv 1606.05250; SQuAD 2.0: 1806.03822).
 
 The contexts may also be the outermost objects, as in the files of CMRC and MRQA (1810.07366, 1910.09753). The intents of a chatbot are
-nested, too: each has texts that mean it, and responses.
+nested, too: each has example texts, and responses.
 """
 
 from collections.abc import Iterator, Mapping
@@ -12,7 +12,7 @@ from tfkit.data.columns.record_columns import Columns, Record
 
 def questions_of(record: Record, columns: Columns) -> Iterator[Record]:
     """Yield a record for each question of an article or a context, and for each text of an intent; other records unchanged. Contexts are
-    divided only if a column of the questions is read, intents only if a label is read, or rows without a label are to be answered.
+    divided only if a column of the questions is read, intents only if labels are read, or are to be predicted from texts.
     """
     paragraphs: Any = record.values.get("paragraphs")
     questions: Any = record.values.get("qas")
@@ -29,7 +29,7 @@ def questions_of(record: Record, columns: Columns) -> Iterator[Record]:
 
 
 def _are_texts_read(columns: Columns) -> bool:
-    """Whether each text of an intent is a row: with its label, or as a text that is kept with its whole record, for a prediction."""
+    """Whether each text of an intent is a row: its label is read, or its text is read for a prediction, which keeps the whole record."""
     return bool(columns.select_read(["label"]) or (columns.select_kept(["label"]) and columns.select_read(["text"])))
 
 

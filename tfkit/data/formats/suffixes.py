@@ -37,7 +37,7 @@ KINDS = "text, jsonl, json, csv, tsv, parquet or CoNLL"  # for messages
 _COMPRESSIONS = {".gz": "gzip", ".bz2": "bzip2", ".xz": "xz", ".lzma": "xz", ".zst": "zstd"}
 _TARS = {".tgz": ".tar.gz", ".tbz": ".tar.bz2", ".tbz2": ".tar.bz2", ".txz": ".tar.xz", ".tzst": ".tar.zst"}
 
-# The words in the names of files that hold a column of rows each, and the column.
+# Words in the names of files that each hold one column of the rows, and the name of that column.
 _COLUMNS = {
     **dict.fromkeys(("text", "texts", "sentence", "sentences"), "text"),
     **dict.fromkeys(("label", "labels"), "label"),
@@ -70,13 +70,13 @@ def stem_of(path: PurePath) -> str:
 
 
 def _full(path: PurePath) -> PurePath:
-    """Return the name in lower case, with the full suffixes of a compressed tar archive."""
+    """Return the name in lower case, with the full suffixes of a compressed tar archive (`.tar.gz` for `.tgz`)."""
     name = PurePath(path.name.lower())
     return name.with_suffix(_TARS[name.suffix]) if name.suffix in _TARS else name
 
 
 def column_in(path: PurePath) -> tuple[str, str] | None:
-    """Return a file's name without the last word that names a column, and the column; None if it has no such word, or columns of its own.
+    """Return a file's name with * for the last word that names a column, and the column; None without such a word or for a file of columns.
 
     `train_labels.txt` holds the labels of `train_*.txt`, and `train.de.gz` the German of `train.*`.
     """
@@ -97,7 +97,7 @@ def is_archive(path: PurePath) -> bool:
 
 
 def is_searched(path: PurePath) -> bool:
-    """Whether a file in a folder or an archive is read as data; the path is relative to it."""
+    """Whether a file in a folder or an archive is read as data; `path` is relative to that."""
     return suffix_of(path) in _SEARCHED and not is_hidden(path)
 
 

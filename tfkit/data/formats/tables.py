@@ -26,7 +26,7 @@ class _PlainReader:
 
     A quote that is not closed in its line may begin a field of several lines, or be an ordinary character. The lines up to the closing
     quote are one record if together they have the header's number of fields, unless they look like rows themselves: most of them have
-    that number of fields, including one between the first and the last. If none between them has, they are rows only if the file
+    that number of fields, including one between the first and the last. If no line between these has it, they are rows only if the file
     contains a quote that no writer of quoted fields would leave.
     """
 
@@ -112,8 +112,8 @@ class _PlainReader:
 
 
 def read_separated(content: Content, columns: Columns, given: tuple[str, ...] = (), *, delimiter: str) -> Records:
-    """Read records with this delimiter under a header line or the given header. A quoted field may contain the delimiter and line ends; of
-    records that are separated by commas all quotes are such (RFC 4180), of others see _PlainReader. Raise DataError for an unusable header.
+    """Read records with this delimiter under a header line or the given header. A quoted field may contain the delimiter and line ends.
+    With commas, every quote delimits a field (RFC 4180); else see _PlainReader. Raise DataError for an unusable header.
     """
     csv.field_size_limit(2**31 - 1)  # the default refuses fields over 128 kB
     bad_lines: list[BadRow] = []  # the bad lines of the current record

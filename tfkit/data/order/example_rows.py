@@ -18,7 +18,7 @@ class ExampleBatch:
     """The B rows of a micro-batch. A row is one example, or several if examples are packed."""
 
     rows: list[list[Example]]
-    epochs: NDArray[np.int64]  # (B,) the epoch of each row: with its number, the seed of what is drawn anew in each epoch
+    epochs: NDArray[np.int64]  # (B,) the epoch of each row; (epoch, number) is the seed of what is drawn anew in each epoch
     numbers: NDArray[np.int64]  # (B,) the number of each row
 
     def single(self) -> list[Example]:
@@ -101,11 +101,11 @@ class ExampleRows:
     def _grouped(self, rows: NDArray[np.int64], epoch: int, bits: np.random.PCG64) -> NDArray[np.int64]:
         """Return batches of similar lengths in a random order. The first batch of the run has the longest rows, to fail early on memory.
 
-        The last step of an epoch may need rows of the next epoch: they are its first `rest` rows, and the batches begin after them.
+        The last step of an epoch may also read rows of the next epoch: the first `rest` of them, after which that epoch's batches begin.
         """
         size = self.batch_size
         rest = min(-epoch * len(self) % size, len(rows))
-        if epoch == 0:  # the longest row is not in the tail
+        if epoch == 0:  # so that the longest row is not in the tail
             longest = int(self.lengths[rows].argmax())
             rows[[0, longest]] = rows[[longest, 0]]
         head, rows = rows[:rest], rows[rest:]

@@ -47,8 +47,8 @@ class FramedBatch:
 
     ids: NDArray[np.int64]  # (B, T)
     lengths: NDArray[np.int64]  # (B,) ids without padding
-    texts: NDArray[np.int64]  # (B, T) the text of each id, from 0 in each row; a text includes its [SEP], and the first the [CLS]
-    epochs: NDArray[np.int64]  # (B,) the epoch of each row: with its number, the seed of what is drawn anew in each epoch
+    texts: NDArray[np.int64]  # (B, T) the text of each id, from 0 in each row; a text includes its [SEP], and a [CLS] before it
+    epochs: NDArray[np.int64]  # (B,) the epoch of each row; (epoch, number) is the seed of what is drawn anew in each epoch
     numbers: NDArray[np.int64]  # (B,) the number of each row
     token_counts: NDArray[np.int64] | None = None  # (largest id + 1,) occurrences of each id in the sources; None: not counted
     unrelated: NDArray[np.int64] | None = None  # (B,) for pairs: 0, the second text follows the first; 1, it is from another document
@@ -57,7 +57,7 @@ class FramedBatch:
 class FramedRows:
     """The rows of weighted streams, in a WeightedOrder. Everything is a function of (streams, length, seed, epoch).
 
-    A row that an epoch reads again, by its weight, has another number each time, so that other masks are drawn for it.
+    A row that an epoch reads again, because of its weight, has another number each time, so that other masks are drawn for it.
     """
 
     def __init__(self, streams: Sequence[tuple[TokenStream, float]], length: int, seed: int, frame: Frame, *, count_tokens: bool = False):
@@ -101,7 +101,7 @@ class FramedRows:
         return pad_rows(framed, texts, self.frame, epochs, numbers, token_counts=self.token_counts)
 
     def _texts(self, number: int, row: int) -> list[NDArray[Any]]:
-        """Return the part of each document in a row of stream `number`, without [CLS] and [SEP]; one empty text if it has no document."""
+        """Return the parts of documents that are in a row of stream `number`, without [CLS] and [SEP]; one empty text if there are none."""
         stream, width = self.streams[number], self.length - 2
         begin, end = row * width, min((row + 1) * width, len(stream.tokens))
         documents = range(int(np.searchsorted(stream.starts, begin, side="right")) - 1, int(np.searchsorted(stream.starts, end)))

@@ -25,7 +25,7 @@ class PackedBatch:
 
     ids: NDArray[np.int64]  # (B, length + shared)
     document_ids: NDArray[np.int64]  # (B, length + shared) from 0 in each row, incremented where a document begins
-    epochs: NDArray[np.int64] | None = None  # (B,) the epoch of each row: with its number, the seed of what is drawn anew in each epoch
+    epochs: NDArray[np.int64] | None = None  # (B,) the epoch of each row; (epoch, number) is the seed of what is drawn anew in each epoch
     numbers: NDArray[np.int64] | None = None  # (B,) the number of each row
 
 

@@ -170,7 +170,7 @@ class _Documents:
                     sentence = end
                 sizes = fit(first[1] - first[0], second[1] - second[0], most)
                 for (begin, stop), size in zip((first, second), sizes, strict=True):
-                    starts.append(begin + draws.binomial_half(stop - begin - size))  # a long text loses each id at a random end
+                    starts.append(begin + draws.binomial_half(stop - begin - size))  # ids that do not fit are cut at random ends
                     lengths.append(size)
                 unrelated.append(is_unrelated)
         return Pairs(np.array(starts).reshape(-1, 2), np.array(lengths).reshape(-1, 2), np.array(unrelated))
@@ -182,7 +182,7 @@ class _Documents:
         return [*begins, int(self.stream.starts[document + 1]) - 1]
 
     def _draw_elsewhere(self, number: int, target: int, draws: Draws) -> tuple[int, int]:
-        """Return begin and end of sentences in another document, from a random one on: at least one, and `target` ids if there are."""
+        """Return where sentences of another document, from a random one on, begin and end: at least one, and `target` ids if there are."""
         other = draws.integer(len(self.kept) - 1)
         document = self.kept[other + (other >= number)]
         first, last = int(self.first[document]), int(self.first[document + 1])

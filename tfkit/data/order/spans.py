@@ -44,7 +44,7 @@ def span_lengths(raw: int, rate: float, mean_span: float) -> SpanLengths:
 
 
 def longest_row(length: int, rate: float, mean_span: float) -> SpanLengths:
-    """Return the lengths of the longest row whose inputs fit into `length`, at least 3. Inputs fill it, except at rates near 1."""
+    """Return the lengths of the longest row whose inputs fit into `length`, at least 3. They have this length, except at rates near 1."""
     longest = span_lengths(2, rate, mean_span)
     while (longer := span_lengths(longest.raw + 1, rate, mean_span)).inputs <= length:
         longest = longer
@@ -64,7 +64,7 @@ class SpanRows:
     """The rows of weighted streams, of `lengths.raw` tokens each, weighted and ordered as in PackedRows.
 
     The spans are a function of (seed, epoch, row), or, if `static`, of (seed, row): the same in every epoch. A row that an epoch reads
-    twice, by its weight, has the same spans both times. Spans may cross the separator between documents, as in T5's own rows.
+    twice, because of its weight, has the same spans both times. Spans may cross the separator between documents, as in T5's own rows.
     """
 
     def __init__(self, streams: Sequence[tuple[TokenStream, float]], lengths: SpanLengths, seed: int, static: bool = False):
@@ -86,7 +86,7 @@ class SpanRows:
         raw, noise, spans = self.lengths
         parts = []
         for epoch, number in zip(np.zeros_like(epochs) if self.static else epochs, numbers, strict=True):
-            # + 1: a seed that ends in 0 equals the seed without it, which already draws the order of the rows
+            # + 1: a list of seeds that ends in 0 equals the list without it, which already draws the order of the rows
             bits = np.random.PCG64([self.seed, int(epoch), int(number) + 1])
             parts.append((_draw_lengths(bits, raw - noise, spans), _draw_lengths(bits, noise, spans)))
         kept_lengths, noise_lengths = (np.stack(lengths) for lengths in zip(*parts, strict=True))

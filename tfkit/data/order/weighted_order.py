@@ -24,7 +24,7 @@ class WeightedOrder:
         """
         self._counts = np.array([rows for _, _, rows in sources], np.int64)
         self.repeats = [count_repeats(name, weight, rows) for name, weight, rows in sources]
-        self._strides = [rows * distinct for _, _, rows in sources]  # the distance between the numbers that a row has in two passes
+        self._strides = [rows * distinct for _, _, rows in sources]  # the distance between a row's numbers in two successive passes
         used = [rows + passes * stride for rows, (passes, _), stride in zip(self._counts, self.repeats, self._strides, strict=True)]
         self._first = np.concatenate([[0], np.cumsum(used)])  # number of each source's first row
         self._order = by_epoch(lambda epoch: self.draw(np.random.PCG64([seed, epoch])))
@@ -42,7 +42,7 @@ class WeightedOrder:
         return self._order(epoch)
 
     def draw(self, bits: np.random.PCG64) -> NDArray[np.int64]:
-        """Return the row numbers of an epoch, each repeated by its source's weight, in a random order: (len(self),)."""
+        """Return the row numbers of an epoch, each as often as the weight of its source says, in a random order: (len(self),)."""
         numbers = []
         for first, count, stride, (passes, extra) in zip(self._first, self._counts, self._strides, self.repeats, strict=False):
             numbers += [first + i * stride + np.arange(count) for i in range(passes)]
@@ -57,7 +57,7 @@ class WeightedOrder:
 
 
 def count_repeats(name: str, weight: float, rows: int) -> tuple[int, int]:
-    """Return the whole passes over a source in an epoch, and the rows that are read once more. Raises DataError for none or too many."""
+    """Return an epoch's number of whole passes over a source, and of rows read once more. Raises DataError for none or too many."""
     passes, extra = int(weight), round((weight % 1) * rows)
     if not passes * rows + extra:
         raise DataError(f"{name}: weight {weight} of {rows} rows is less than one row; set a larger weight, or give more rows")

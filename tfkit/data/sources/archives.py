@@ -1,8 +1,8 @@
 """Zip and tar archives, read like folders: their data files in sorted order, each decompressed as it is read. Only a compressed tar archive
 is first decompressed as a whole, into an unnamed temporary file.
 
-Archives are untrusted: a member's name is only shown in messages, never used as a path, and its claimed size is a limit. Links in them are
-not read.
+Archives are untrusted: a member's name is only shown in messages, never used as a path, and no more than its claimed size is read. Links
+in them are not read.
 """
 
 import struct
@@ -36,7 +36,7 @@ class _Member(NamedTuple):
 def members(path: Path, *, recognises: bool = True, only: Collection[str] = ()) -> Iterator[Content]:
     """Yield the data files of an archive; each must be read before the next. Raise DataError if it is damaged, unsafe or has none.
 
-    `recognises`: leave out a README or a licence beside other files (tfkit 0.1 read them). `only`: the names of those to read; empty: all.
+    `recognises`: leave out a README or a licence beside other files (tfkit 0.1 read them). `only`: names of files to read; empty: all.
     """
     with _opened(path) as files:
         kind, size = _kind(path), path.stat().st_size
@@ -84,7 +84,7 @@ def _files_of_zip(archive: zipfile.ZipFile) -> list[_Member]:
 
 
 def _files_of_tar(archive: tarfile.TarFile, file: IO[bytes]) -> list[_Member]:
-    """List the regular files; the last of those with equal names. Raise ValueError for a damaged header: tarfile takes it for the end."""
+    """List the regular files, of equal names the last. Raise ValueError for a damaged header, which tarfile takes for the archive's end."""
     infos: dict[str, tarfile.TarInfo] = {}
     offset = -1
     for info in archive:

@@ -12,7 +12,7 @@ from typing import TypeVar
 from tfkit.data.columns.preference_forms import is_whole, read_flag
 from tfkit.data.columns.rows import Part, Row, Skipped, Source, hash_fraction
 
-UNPAIRED = "unpaired"  # the shape of a row with one labelled completion
+UNPAIRED = "unpaired"  # the `shape` of roles for rows with one labelled completion
 COMPLETIONS = 8  # in a joined row, approximately
 _VERSION = 2
 # Where a text may be cut, in order of preference: before a paragraph, a line, a sentence, a word.
@@ -24,7 +24,7 @@ One = TypeVar("One")
 
 @dataclass(frozen=True)
 class DerivedRows:
-    """A source whose rows are made from those of another. `rule`: in the fingerprint; `note`: in the description."""
+    """A source whose rows are made from those of another. `rule` is added to the fingerprint, `note` to the description."""
 
     source: Source
     derive: Callable[[Iterator[Row]], Iterator[Row]]
@@ -55,8 +55,8 @@ class DerivedRows:
 
 
 def joined_rows(source: Source) -> DerivedRows:
-    """Return a source whose rows with a `completion` and a `label` are joined into rows with `completions` and `labels`, one for a prompt,
-    as KTO's unpaired preferences (arXiv 2402.01306).
+    """Return a source whose rows with a `completion` and a `label` are joined by their prompt into rows with `completions` and
+    `labels`, as for KTO's unpaired preferences (arXiv 2402.01306).
 
     A prompt with many completions gives several rows of about eight completions, with good and bad ones in each, since all pairs in a row
     are compared; with one good and 200 bad ones the good one is in each row. Rows are in the order in which their prompts first occur, and
@@ -92,7 +92,7 @@ def _split_prompt(row: Row) -> Row:
 def _divide(rows: list[Row]) -> list[list[Row]]:
     """Divide the rows of a prompt into groups of about COMPLETIONS, each with at least one good and one bad row.
 
-    If there are fewer rows of one kind than groups, they are in several groups, one in each.
+    If one kind has fewer rows than there are groups, each of its rows is in several groups, one row in each group.
     """
     flags = [read_flag(str(row.values["label"])) for row in rows]
     kinds = [[row for row, flag in zip(rows, flags, strict=True) if flag is is_good] for is_good in (True, False)]
@@ -115,7 +115,7 @@ def _join(rows: list[Row]) -> Row:
 def drawn_rows(source: Source, count: int, seed: int) -> DerivedRows:
     """Return at most `count` rows of a source, in their order, for a quick try.
 
-    All are read, since any may be drawn, and one is in memory at a time.
+    All rows are read, since any may be drawn, with one in memory at a time.
     """
     drawn = cache(lambda: draw(source.rows({}), count, seed))
     note = f"; {count:,} rows of these at most, drawn by the seed {seed}"
@@ -123,17 +123,17 @@ def drawn_rows(source: Source, count: int, seed: int) -> DerivedRows:
 
 
 def draw(rows: Iterable[object], count: int, seed: int) -> frozenset[int]:
-    """Return the places of `count` rows, counted from 0; if there are fewer rows, all places."""
+    """Return the indices, from 0, of `count` rows that the seed draws; if there are fewer rows, all indices."""
     return frozenset(place for _, place in nsmallest(count, ((hash_fraction(f"{seed}\0{n}".encode()), n) for n, _ in enumerate(rows))))
 
 
 def select(rows: Iterable[One], drawn: frozenset[int]) -> Iterator[One]:
-    """Yield the rows at these places."""
+    """Yield the rows with these indices."""
     return (row for place, row in enumerate(rows) if place in drawn)
 
 
 def cut_text(row: Row, part: Part) -> Row | None:
-    """Return a part of a row that is one text; None if it is empty. The place of a held-out part includes its first line.
+    """Return a part of a row that is one text; None if it is empty. The place of a held-out part includes the number of its first line.
 
     The held-out part is the end of the text, from the beginning of a paragraph, or else of a line, a sentence or a word.
     """

@@ -1,4 +1,4 @@
-"""Local files as a source: a file, or the files of a folder or glob in sorted order, each read by its format; few texts are cut inside."""
+"""Local files as a source: a file, or the files of a folder or glob in sorted order. Whole texts too few to split are cut in two."""
 
 import codecs
 import glob
@@ -46,7 +46,7 @@ class FileSource:
     part: Part
     on_bad_row: OnBadRow = "error"
     layout: Layout = field(default_factory=Layout)
-    uses: str = ""  # a description of the use of the other files of the folder, or of the files beside a single file
+    uses: str = ""  # describes how the other files of the folder are used, or the files beside a single file
 
     @property
     def size_bytes(self) -> int | None:
@@ -173,7 +173,7 @@ def is_read_by(path: Path, pattern: str) -> bool:
         parts = source.absolute().parts
         first = next((number for number, part in enumerate(parts) if glob.has_magic(part)), len(parts))
         return _matches(path.parts, (*Path(*parts[:first]).resolve().parts, *parts[first:]))
-    except (OSError, RuntimeError, ValueError):  # no such home folder, a loop of links, a name that no file can have
+    except (OSError, RuntimeError, ValueError):  # no such user, a loop of links, or a name that no file can have
         return False
 
 

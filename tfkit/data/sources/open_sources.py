@@ -33,7 +33,7 @@ from tfkit.recipe.schema.roles import TEXT, Role
 if TYPE_CHECKING:
     from tfkit.data.sources.parallel_files import ParallelFiles
 
-_FILES_PER_CLASS = 5  # mean number of texts in a folder that is a class, at least
+_FILES_PER_CLASS = 5  # smallest mean number of texts in each folder, if folders are classes
 
 
 def open_source(
@@ -172,7 +172,7 @@ def training_sources(data: DataSection, roles: tuple[Role, ...] = TEXT, seed: in
 
 
 def _open_part(data: DataSection, sections: Sequence[SourceSection], part: PartName, roles: tuple[Role, ...], seed: int) -> list[Source]:
-    """Open a part of the sources: with unpaired rows joined if rows of these roles may be unpaired, and with data.rows drawn."""
+    """Open a part of each source. If the roles allow unpaired rows, these are joined; if data.rows is set, only as many rows are drawn."""
     fraction = data.validation if isinstance(data.validation, float) else None
     sources = [open_source(section, part, fraction, data.on_bad_row, roles, split_by=data.split_by) for section in sections]
     if any(role.shape == UNPAIRED for role in roles):

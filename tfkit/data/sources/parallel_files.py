@@ -1,6 +1,6 @@
 """Parallel files, recognised by their names: one row on each line, one column in each file, as `train_text.txt` beside `train_labels.txt`
-(TweetEval), `train.src` beside `train.tgt`, `train.en` beside `train.de`, `seq.in` beside `seq.out` (ATIS). Their recipe is `format: lines`
-with `beside`.
+(TweetEval), `train.src` beside `train.tgt`, `train.en` beside `train.de`, `seq.in` beside `seq.out` (ATIS). A recipe describes them by
+`format: lines` with `beside`.
 """
 
 import os
@@ -80,7 +80,7 @@ def find_parallel(pattern: str, paths: Sequence[Path], *, of_languages: bool) ->
 
 
 def _set_of(group: Mapping[str, Path], *, of_languages: bool) -> dict[str, Path] | None:
-    """Return the columns of one group of files; None if they are no set of columns."""
+    """Return the file of each column in one group of files; None if the group is not parallel."""
     for columns in _SETS:
         if all(column in group for column in columns):
             return {column: group[column] for column in columns}

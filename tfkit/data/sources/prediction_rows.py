@@ -1,4 +1,4 @@
-"""Rows that keep all fields of their records: for predictions, in addition to the row that the objective reads, or alone."""
+"""Rows that keep all fields of their records: for predictions, beside the row that the objective reads, or by themselves."""
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
@@ -32,7 +32,7 @@ class PredictionColumns(Columns):
     """Columns that keep the whole record with its row.
 
     `option`: the option that names the only column, for error messages; empty: --columns. `takes_lines`: whether plain texts may
-    take the place of the column that is named.
+    be read in place of the named column.
     """
 
     option: str = ""
@@ -45,7 +45,7 @@ class PredictionColumns(Columns):
     def input_of(self, record: Record) -> PredictionInput:
         """Return a record's fields with its row, or with the error in it.
 
-        Where words are read and there is a text alone, it is split into words, with punctuation apart, as in data sets of tagged words.
+        If words are read and the record is only a text, it is split into words, with punctuation apart, as in data sets of tagged words.
         """
         if {*record.values} == {"text"} and [role.form for role in self.roles if role.required] == ["texts"]:
             record = record._replace(values={**record.values, "tokens": _WORD.findall(str(record.values["text"]))})

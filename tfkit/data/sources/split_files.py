@@ -88,7 +88,7 @@ def evaluated_files(pattern: str) -> str:
 
 
 def files_by_split(pattern: str, paths: Sequence[Path], *, may_be_code: bool = True) -> dict[Split | None, list[Path]]:
-    """Return the files of a folder or glob by split; a single file has none. `may_be_code`: train.pl may be a program, not Polish."""
+    """Return the files of a folder or glob by split; a single file has none. `may_be_code`: train.pl is a program, not a Polish text."""
     if Path(pattern).expanduser().is_file():
         return {None: [*paths]}
     root = _root(pattern)
@@ -103,7 +103,7 @@ def members_by_split(paths: Sequence[Path]) -> dict[Split | None, list[str]]:
 
 
 def keys_by_split(arrays: Arrays) -> dict[Split | None, list[str]]:
-    """Return the keys of a JSON object's arrays by split; empty if they name no splits, and the reader finds the array itself."""
+    """Return the keys of a JSON object's arrays by split; empty if all are of one split, unless there is only an array of arrays."""
     groups = _grouped(arrays.keys, lambda key: split_of(PurePath(f"{key}.json")))
     return groups if len(groups) > 1 or (len(arrays.keys) == 1 and arrays.first_rows) else {}
 
@@ -122,7 +122,7 @@ def json_arrays(paths: Sequence[Path]) -> Arrays:
 
 
 def siblings(path: Path, *, of_column: bool) -> list[str]:
-    """Return the names of the validation and test files beside a file that is called train; `of_column`: those of its column alone."""
+    """Return the names of the validation and test files beside a file that is called train; `of_column`: only those of its column."""
     if split_of(PurePath(path.name)) != "train":
         return []
     beside = sorted(

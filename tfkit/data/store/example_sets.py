@@ -1,4 +1,4 @@
-"""Rows encoded as examples, each row as one example: encoded once by an objective, and cached.
+"""The examples of a source: each row is one example, encoded once by an objective, and cached.
 
 An example is a few arrays (ids, labels, segments ...), with the same names for every row. Folder of the cache: for each array `<name>.bin`
 (int32, or the encoder's type) and `<name>.starts.bin` (int64, examples + 1); lengths.bin, texts.bin (a hash of each row's text),
@@ -23,7 +23,7 @@ from tfkit.errors import DataError
 
 EXAMPLES_VERSION = 2  # part of the fingerprint: raise it when the same rows and encoder give other examples
 _BATCH = 512  # rows encoded at once
-_RESERVED = frozenset({"lengths", "texts", "places"})  # names of files that are no arrays
+_RESERVED = frozenset({"lengths", "texts", "places"})  # names of files that are not arrays of the examples
 
 
 class Encoded(NamedTuple):
@@ -243,7 +243,7 @@ def _to_stored_type(numbers: Sequence[int] | NDArray[Any]) -> NDArray[Any]:
 
 
 def _folder_of(source: Source) -> str | None:
-    """Return the folder of a source's files, as their names in places begin; None if its rows are not those of files."""
+    """Return the folder of a source's files, with which the places of its rows begin; None if its rows are not from files."""
     while (inner := getattr(source, "source", None)) is not None:  # of DerivedRows
         source = inner
     paths: Sequence[Path] = getattr(source, "paths", ())

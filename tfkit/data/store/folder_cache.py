@@ -23,7 +23,7 @@ from tfkit.data.store.hashes import HASHES, HashedFiles, find_damage, write_hash
 from tfkit.durable import DISK_FULL, rename, sync_tree, user_folder
 from tfkit.errors import MachineError
 
-ATTEMPTS = 5  # at a folder that is deleted again and again
+ATTEMPTS = 5  # to make a folder that is deleted again and again
 _Opened = TypeVar("_Opened")
 
 

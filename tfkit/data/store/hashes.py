@@ -99,7 +99,7 @@ class HashedArray:
 
 
 class HashedFiles:
-    """The files of a cache folder as arrays, after build_once has verified the folder. All are mapped at once, and outlive its deletion."""
+    """The files of a cache folder as arrays, after build_once has verified the folder. All are mapped at once, so they outlive deletion."""
 
     def __init__(self, folder: Path):
         self._folder, self._hashes = folder, read_hashes(folder)

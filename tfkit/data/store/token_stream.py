@@ -28,7 +28,7 @@ from tfkit.tokenizer.entries import opening_bytes
 from tfkit.tokenizer.pieces import BATCH, batches
 
 STREAM_VERSION = 2  # part of the fingerprint: raise it when the same text and tokenizer give another stream
-SENTENCES_VERSION = 1  # the same for the splitting into sentences
+SENTENCES_VERSION = 1  # the same for changes in the splitting into sentences
 _FILES = ("tokens.bin", "starts.bin", "text_bytes.bin")
 _SENTENCES = "sentences.bin"
 TEXTS = "texts.bin"  # a hash of each document's text
@@ -41,7 +41,7 @@ class TokenStream:
 
     name: str  # the name of the source
     tokens: NDArray[Any] | HashedArray  # (tokens,) uint16 or uint32, memory-mapped
-    starts: NDArray[np.int64]  # (documents + 1,) where each document begins, and where another one would
+    starts: NDArray[np.int64]  # (documents + 1,) where each document begins, and where a further one would begin
     text_bytes: NDArray[np.int64]  # (documents,) UTF-8 bytes covered by the ids that are targets if the document is scored alone
     separator: int  # ids appended to each document: 1 (eos), or 0 if the next document's first id ends it
     max_id: int
@@ -84,7 +84,7 @@ def token_stream(
     """Return the stream of a source, built in the cache if it lacks it. Raises DataError for a bad row that is not skipped, or no text.
 
     `progress` is called with the bytes of text tokenized since its last call, and may raise to stop. `sentences`: store the positions of
-    sentences, too; the cache has such streams separately.
+    sentences, too; such streams are cached separately.
     """
     versions = [SENTENCES_VERSION] if sentences else []
     fingerprint = digest(STREAM_VERSION, source.fingerprint(), tokenizer.fingerprint(), *versions)
@@ -212,8 +212,8 @@ class _Writer:
 def split_sentences(text: str) -> list[str]:
     """Return the sentences of a text for next sentence prediction, each with the white space before it; together they are the whole text.
 
-    A sentence ends at the end of its line, or after final punctuation that is followed by white space and no lower-case letter (`e.g. this`
-    is not split). Lines of code are sentences, too. Texts are cut before white space, where BERT's tokenizer begins a new word anyway.
+    A sentence ends at the end of its line, or after final punctuation, if white space and no lower-case letter follow (`e.g. this` is not
+    split). Lines of code are sentences, too. Texts are cut before white space, where BERT's tokenizer begins a new word anyway.
     """
     ends = [match.end() for match in _SENTENCE_END.finditer(text)]
     starts = [0, *(end for end in ends if end < len(text))]

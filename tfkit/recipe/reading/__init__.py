@@ -1,1 +1,1 @@
-"""From YAML and key=value to a checked recipe, with the place of every error."""
+"""Reading of YAML and key=value into a checked recipe, with the place of every error."""

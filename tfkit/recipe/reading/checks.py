@@ -129,8 +129,8 @@ def unread_length(objective: ObjectiveSection) -> str:
 
 def _vocabulary(recipe: Recipe) -> Iterator[tuple[Path, str]]:
     stated = recipe.model.changes.get("vocab_size")
-    # A full description may be that of a run whose text gave fewer entries than requested: it is checked once the tokenizer is trained. One
-    # of an earlier version lacks the fields that are newer, which have defaults.
+    # A full description may be that of a run whose text gave fewer entries than requested: it is checked once the tokenizer is trained. A
+    # full description by an earlier version lacks newer fields, all of which have defaults.
     needed = {name for name, field in ModelConfig.model_fields.items() if field.is_required()}
     trained = recipe.model.start is None and recipe.tokenizer.path is None and not recipe.model.changes.keys() >= needed
     if isinstance(stated, int) and trained and recipe.tokenizer.vocab_size > stated:

@@ -1,4 +1,4 @@
-"""The files and folders that a recipe names: a recipe is valid if this machine lacks them, but cannot run."""
+"""The files and folders that a recipe names: a recipe is valid without them, but cannot run."""
 
 import glob
 from collections.abc import Iterator

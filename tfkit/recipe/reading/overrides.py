@@ -51,7 +51,7 @@ def plain_value(value: Any) -> Any:
 
 
 def scored_overrides(columns: Overrides, rows: int | None = None) -> dict[str, Any]:
-    """Return the overrides for the columns of the rows to score or to answer, and for how many of them are drawn."""
+    """Return the overrides for the columns of the rows to score or to answer, and for the number of rows that are drawn."""
     return ({"data.validation.0.columns": dict(columns)} if columns else {}) | ({} if rows is None else {"data.rows": rows})
 
 
@@ -150,10 +150,10 @@ def _error(path: Path, message: str) -> RecipeError:
     return RecipeError([Problem(OVERRIDES, path, message)])
 
 
-# Recipes that an earlier version wrote with all of its fields, as for every run: later fields get the values that it implied.
+# tfkit 0.1 wrote the recipe of each run with all of its fields. There, later fields get the values that version 0.1 implied.
 
 
-_DATA_0_1 = {"train", "validation", "on_bad_row", "max_lost", "length_groups"}  # all fields of the section then
+_DATA_0_1 = {"train", "validation", "on_bad_row", "max_lost", "length_groups"}  # all fields of the section in version 0.1
 
 
 def add_later_fields(recipe: Mapping) -> None:
@@ -164,5 +164,5 @@ def add_later_fields(recipe: Mapping) -> None:
 
 
 def split_overrides(begun: Recipe, written: Collection[str]) -> dict[str, Any]:
-    """Return the overrides that make a recipe with these written fields split its rows as the run `begun`, unless it sets the split."""
+    """Return the override by which a recipe splits its rows as the run `begun` does; empty if the split is among its `written` fields."""
     return {} if "data.split_by" in written else {"data.split_by": begun.data.split_by}

@@ -1,4 +1,4 @@
-"""YAML 1.2 to a tree with positions. Strict: no duplicate keys, no tags, no second document, limited size, depth and aliases.
+"""Parsing of YAML 1.2 into a tree with positions. Strict: no duplicate keys, no tags, no second document, limited size, depth and aliases.
 
 ruamel.yaml yields the events; they are interpreted here, so that `no` is a word, 1e-4 is a number, and nothing is ever constructed.
 """
@@ -37,7 +37,7 @@ _WORD = re.compile(r"\S+")
 
 
 def parse(text: str, file: str, fixed_place: Place | None = None) -> tuple[Node | None, list[Problem]]:
-    """Return the tree of a text (None: it is empty), and problems that leave it readable. Raises RecipeError for invalid or too much YAML.
+    """Return the tree of a text (None if empty), and problems that leave it readable. Raises RecipeError for invalid or too much YAML.
 
     `fixed_place` replaces every position, for a text that is not in a file.
     """

@@ -81,7 +81,7 @@ class RecipeText:
             return False
 
     def fields(self) -> dict[str, Any]:
-        """Return the written values under dotted names, lists as a whole; in a chain, names begin with the stage's.
+        """Return the written values under dotted names, lists as a whole; in a chain, names begin with the name of the stage.
 
         Raises RecipeError if the text is not YAML.
         """
@@ -97,7 +97,7 @@ class RecipeText:
 class ResolvedRecipe:
     """A recipe that passed every check, its source, and its document as it was written, with the overrides.
 
-    `decided`: the fields that nobody wrote, if others were: they followed from the data.
+    `decided`: the fields that follow from the amount of data, in a recipe whose other fields are written.
     """
 
     recipe: Recipe
@@ -122,7 +122,7 @@ class ResolvedRecipe:
 
 
 def open_recipe(name_or_path: str) -> RecipeText:
-    """Read a recipe's text without checking it. Raises UsageError if it cannot be found or read, or if it is data by its name and text."""
+    """Read a recipe's text without checking it. Raises UsageError if it cannot be found or read, or is data by its name and text."""
     path = find_recipe(name_or_path)
     try:
         recipe = RecipeText(path, _text(path))
@@ -233,7 +233,7 @@ def _read_pipe(path: Path) -> bytes:
 
 
 def check_tree(tree: Mapping, *, across: bool = True) -> tuple[Recipe | None, list[Problem]]:
-    """Return the recipe of a tree (None: a field is invalid), and all problems, also across fields."""
+    """Return the recipe of a tree (None if a field is invalid), and all problems; if `across`, also those between fields."""
     data = plain(tree)
     _fill_kinds(Recipe, data)
     recipe, problems = _validate(data, tree)
@@ -246,7 +246,7 @@ def check_tree(tree: Mapping, *, across: bool = True) -> tuple[Recipe | None, li
 
 def _validate(data: dict[str, Any], tree: Node) -> tuple[Recipe | None, list[Problem]]:
     try:
-        # As JSON: there, strict validation of types still accepts a list for a tuple.
+        # From JSON, since strict validation then accepts a list for a tuple.
         return Recipe.model_validate_json(json.dumps(data), strict=True), []
     except ValidationError as error:
         return None, problems_in(error, Recipe, data, tree)

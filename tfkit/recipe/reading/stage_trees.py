@@ -11,7 +11,7 @@ from tfkit.recipe.schema.sections import Recipe
 
 START = "from"  # of a stage: short for model: {from: ...}
 STAGE_NAME = r"[A-Za-z][A-Za-z0-9_-]{0,63}"  # also the name of a folder, and the beginning of dotted names
-# The names of sections, and of the entries of a run folder.
+# Names that no stage may have: those of sections, and of the entries of a run folder.
 _RESERVED = {*Recipe.model_fields, STAGES, START, "checkpoints", "tensorboard", "replay", "lock"}
 
 

@@ -9,7 +9,7 @@ from typing import Any
 from tfkit.errors import argument
 
 Path = tuple[str | int, ...]
-MAX_INTEGER = 2**63  # no field holds one of this size
+MAX_INTEGER = 2**63  # no field holds an integer of this size
 
 
 @dataclass(frozen=True, order=True)
@@ -25,7 +25,7 @@ class Place:
 
     @property
     def name(self) -> str:
-        """The file, or what the caller gives the overrides with: the command line, or the argument."""
+        """The file; for overrides, the command line, or the argument of the library that gives them."""
         return self.file or argument("overrides").strip("`")
 
 
@@ -83,7 +83,7 @@ def has_stages(tree: Node | None) -> bool:
 
 
 def tree_of(value: Any, levels: int) -> Node:
-    """Return the tree of a value that is in no file. Raises ValueError for more levels, and for what no recipe can hold."""
+    """Return the tree of a value that is in no file. Raises ValueError for more than `levels`, or for what no recipe can hold."""
     if not levels:
         raise ValueError("is nested too deep")
     if hasattr(value, "tolist"):  # numbers and arrays of NumPy, pandas and PyTorch
@@ -132,7 +132,7 @@ def child(node: Node, step: str | int) -> Node | None:
 def place_of(root: Node, path: Path, *, key: bool) -> Place:
     """Return the place of an error at `path`: a section or an unknown field at its key, a wrong value (`key` false) at the value.
 
-    A value that is not written (a missing field, a value of a preset) has the place of the nearest section that is.
+    A value that is not written (a missing field, a value of a preset) has the place of the nearest section that is written.
     """
     place, node = root.place, root
     for depth, step in enumerate(path, 1):

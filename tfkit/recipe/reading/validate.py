@@ -1,4 +1,4 @@
-"""Validation of a tree: pydantic finds the errors, which are explained here in the terms of a recipe, with their positions."""
+"""Validation of a tree: pydantic finds the errors, which are explained here in terms of the recipe, with their positions."""
 
 import difflib
 import typing
@@ -55,7 +55,7 @@ def one_of(value: Any, allowed: Iterable[str]) -> str:
 
 
 def _without_other_branches(details: list[ErrorDetails], data: Any) -> list[tuple[Path, ErrorDetails]]:
-    """Return errors with their paths in the data; of a union, those of the branch with the value's shape, or one error if there is none."""
+    """Return errors with their paths in the data; for a union, those of branches of the value's type, or one error if there are none."""
     kept: list[tuple[Path, ErrorDetails]] = []
     unions: dict[Path, dict[str, list[tuple[Path, ErrorDetails]]]] = defaultdict(lambda: defaultdict(list))
     for detail in details:
@@ -76,7 +76,7 @@ def _without_other_branches(details: list[ErrorDetails], data: Any) -> list[tupl
 
 
 def _locate(detail: ErrorDetails, data: Any) -> tuple[Path, Path | None, str]:
-    """Return pydantic's location without the branches of unions, and the path and the name of the removed branch (None, "": none)."""
+    """Return pydantic's location without the branches of unions, and the path and the name of the removed branch (None and "" if none)."""
     path: Path = ()
     union, branch = None, ""
     for step in detail["loc"]:
@@ -193,7 +193,7 @@ def _remedy(kind: str, value: Any) -> str:
 
 # Lookup of the fields by path, for suggestions and for the kinds of unions.
 
-# Other tools' names for fields that have one name here.
+# Names that other tools have for fields, by the name in tfkit.
 _FOREIGN = {
     "dim": ("n_embd", "d_model", "hidden_size"),
     "hidden_dim": ("intermediate_size",),
@@ -271,7 +271,7 @@ def did_you_mean(name: str, known: Iterable[str]) -> str | None:
 
 
 def sections_with(name: str) -> list[str]:
-    """Return the sections of the recipe that have a field of this name, here or under another tool's name."""
+    """Return the sections of the recipe that have a field of this name; it may be another tool's name for the field."""
     wanted = {name, FOREIGN_NAMES.get(name)}
     return [
         section

@@ -10,7 +10,7 @@ from pydantic import Field
 # Steps, rows, intervals: thirty years at a thousand a second.
 Count = Annotated[int, Field(gt=0, le=10**12)]
 CountOrZero = Annotated[int, Field(ge=0, le=10**12)]
-# Tokens: a thousand times the training of the largest models. In float64 every integer up to this bound is exact.
+# Tokens: a thousand times those that the largest models were trained on. In float64 every integer up to this bound is exact.
 Tokens = Annotated[int, Field(gt=0, le=9 * 10**15)]
 # Rows gathered at once, which takes up to 50 us each: LAMB's largest batch (arXiv 1904.00962) has 65,536, GPT-3's 1,600.
 BatchSize = Annotated[int, Field(gt=0, le=1 << 17)]
@@ -22,7 +22,7 @@ SampleBytes = Annotated[int, Field(gt=0, le=1 << 40)]
 # How often an epoch reads each row of a source; ten in BERT.
 SourceWeight = Annotated[float, Field(gt=0, le=10_000)]
 Epochs = Annotated[float, Field(gt=0, le=1_000_000)]
-# Its product with any weight decay fits float32. If it breaks a training, the training's own guards end it (exit code 6).
+# Its product with any weight decay fits float32. A run that diverges at such a rate is ended by the checks of training (exit code 6).
 LearningRate = Annotated[float, Field(gt=0, le=1e30)]
 # Factors and divisors: their square and cube fit float32.
 Positive = Annotated[float, Field(gt=0, le=1_000_000)]
@@ -30,9 +30,9 @@ Weight = Annotated[float, Field(ge=0, le=1_000_000)]
 LARGEST_REWARD = 1_000_000  # in absolute value: far beyond any use, and far from an overflow of sums and squares
 RewardValue = Annotated[float, Field(ge=-LARGEST_REWARD, le=LARGEST_REWARD)]
 Epsilon = Annotated[float, Field(gt=0, le=1)]
-# The rank of an update: a matrix has no more than its width, and the widest published have 65,536.
+# The rank of a LoRA update: it cannot exceed a matrix's width, which is at most 65,536 in published models.
 Rank = Annotated[int, Field(gt=0, le=1 << 16)]
-# Resamples of a bootstrap, each over all rows: thousands give an interval's digits.
+# Resamples of a bootstrap, each over all rows: a few thousand are enough for a precise interval.
 Resamples = Annotated[int, Field(gt=0, le=100_000)]
 # Tokens of a continuation: ten times the longest context of any model.
 NewTokens = Annotated[int, Field(gt=0, le=100_000_000)]

@@ -38,6 +38,6 @@ class CarbonSection(Data):
 
     @property
     def limits(self) -> dict[str, float]:
-        """The limits of the budget by their units, `g`, `kwh` and `seconds`; empty: there is no budget."""
+        """The limits of the budget by their units, `g`, `kwh` and `seconds`; empty if there is no budget."""
         limits = {"g": self.budget_g, "kwh": self.budget_kwh, "seconds": self.budget_seconds}
         return {name: limit for name, limit in limits.items() if limit is not None}

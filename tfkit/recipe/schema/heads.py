@@ -1,4 +1,4 @@
-"""The head for an objective if the recipe names none: the head that the model's family uses for such tasks. Torch-free."""
+"""The head for an objective if the recipe describes none: the one that the model's family has for such tasks. Torch-free."""
 
 from typing import Any
 
@@ -15,7 +15,7 @@ def new_head(
 ) -> dict[str, Any] | None:
     """Return the config of the head that a finished model needs for an objective; None if the model has it already.
 
-    `labels`: the number of classes or tags; `same_labels`: the head was trained for these.
+    `labels`: the number of classes or tags; `same_labels`: whether the model's head was trained for these labels.
     """
     objective, head = objective.trained_for, config.head
     kind = objective.head
@@ -39,7 +39,7 @@ def new_head(
 
 
 def task_head(recipe: Recipe, labels: int) -> dict[str, Any] | None:
-    """Return the config of the head for a recipe's objective; None if the model's own fits, or the recipe has one.
+    """Return the config of the head for a recipe's objective; None if the model's own head fits, or the recipe describes one.
 
     `labels`: the number of classes or tags; 1 for regression.
     """
@@ -56,7 +56,7 @@ def task_head(recipe: Recipe, labels: int) -> dict[str, Any] | None:
 
 
 def _family_head(family: Family | None, kind: str, labels: int, *, decoder: bool) -> dict[str, Any]:
-    """Return the config of a family's head of a kind. By default, classes read the last token of a decoder, the first of an encoder."""
+    """Return the config of a family's head of a kind. By default, a head of classes reads a decoder's last token, or an encoder's first."""
     known = [values for values in (family.architectures.values() if family else ()) if values["kind"] == kind]
     values: dict[str, Any] = {**known[0]} if known else {"kind": kind}
     if kind in ("classes", "tags"):

@@ -33,7 +33,7 @@ _TEXT_NAMES = (
 _PAIR_NAMES = ("sentence_b", "sentence_2", "text_b", "text_2", "text2", "sent2", "string2")
 _LABEL_NAMES = (
     *("sentiment", "sentiment_label", "airline_sentiment", "polarity", "rating", "star_rating", "stars", "overall", "emotion", "topic"),
-    # A folder is that of a text, where each holds the texts of a class.
+    # `folder`: the name of a text's folder, for data with a folder for each class.
     *("target", "class_label", "class_index", "class_name", "label_text", "category_name", "folder", "intent_name", "is_spam", "spam"),
     *("toxic", "hate_speech"),
     *("is_duplicate", "similarity", "similarity_score", "relatedness_score", "entailment_judgment", "entailment_label", "stance", "v1"),
@@ -79,7 +79,7 @@ class ClassificationSection(ObjectiveSection):
 
     @property
     def problem_type(self) -> str | None:
-        """`regression` if the label is a number: a head with one output could also be for one class."""
+        """`regression` if the label is a number: a head with one output could also be that of a single class."""
         return "regression" if self.regression else None
 
     @model_validator(mode="after")
@@ -143,7 +143,7 @@ class MultipleChoiceSection(ObjectiveSection):
         Role("choices", "choices", ("choices", "endings", "options", "answers"), in_input=False, within=("question.choices",)),
         Role("label", "label", ("label", "labels", "answer", "answerKey", "gold"), by_number=True, later=_RIGHT_NAMES),
     )
-    head: ClassVar[str] = "choices"  # of a language model that also scores whole sequences
+    head: ClassVar[str] = "choices"  # a language model's head that also scores whole sequences
     reads_text: ClassVar[bool] = False
     has_baselines: ClassVar[bool] = True
     metrics: ClassVar[tuple[str, ...]] = ("loss", "choices", "lm", "accuracy")
@@ -221,7 +221,7 @@ class FewShotSection(ObjectiveSection):
 
     @property
     def reads_training(self) -> bool:
-        """Whether it reads data.train: for the examples of its prompts, if there are any."""
+        """Whether it reads data.train, which has the examples for its prompts: not without examples."""
         return self.shots > 0
 
     @model_validator(mode="after")

@@ -1,4 +1,4 @@
-"""The facts of an objective that need no model, and the registry of objective sections. Torch-free."""
+"""The properties of an objective that need no model, and the registry of objective sections. Torch-free."""
 
 from collections.abc import Iterable, Mapping
 from functools import reduce
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 Stacks = Literal["encoder", "decoder", "both"]
 ScoredBy = Literal["text", "row", "rollout", "likelihood"]
-OWN_HEADS = ("classes", "tags", "spans")  # heads of tasks, which replace that of pretraining
+OWN_HEADS = ("classes", "tags", "spans")  # heads of tasks, which replace the head of pretraining
 Contradiction = tuple[tuple[str | int, ...], str]  # the path of a field, and what is wrong with it
 
 
@@ -25,19 +25,19 @@ class ObjectiveSection(Data):
     kind: str
 
     roles: ClassVar[tuple[Role, ...]] = TEXT  # the roles of a row's parts
-    stacks: ClassVar[tuple[Stacks, ...]] = ("decoder",)  # of the models that it trains or evaluates
+    stacks: ClassVar[tuple[Stacks, ...]] = ("decoder",)  # the stacks of the models that it trains or evaluates
     head: ClassVar[str] = "lm"  # the kind of head that it trains
-    reads_text: ClassVar[bool] = True  # rows cut from a stream of text; else each row is an example of its own
-    has_baselines: ClassVar[bool] = False  # scores of the same rows that need no model (evaluation/baselines.py)
-    needs_start: ClassVar[bool] = False  # never random weights, only a finished model
-    answers_in_text: ClassVar[bool] = False  # each row has a reference for a generated text
-    scored_by: ClassVar[ScoredBy] = "row"  # rollout: by sampled responses. likelihood: for evaluation only
+    reads_text: ClassVar[bool] = True  # whether rows are cut from a stream of text; if not, each row of data is an example
+    has_baselines: ClassVar[bool] = False  # whether scores are compared with baselines that need no model (evaluation/baselines.py)
+    needs_start: ClassVar[bool] = False  # whether it trains only a finished model, never random weights
+    answers_in_text: ClassVar[bool] = False  # whether generated texts are compared with references in the rows
+    scored_by: ClassVar[ScoredBy] = "row"  # rollout: by sampled responses. likelihood: by log-probabilities, for evaluation only
     best_by: ClassVar[str] = "loss"  # the metric of the best checkpoint if the recipe names none
     metrics: ClassVar[tuple[str, ...]] = ("loss", "perplexity", "bits_per_byte", "target_tokens")  # metrics that an evaluation may report
-    # The fields that name further models, and whether these are trained, too. The field `<name>_sha256` of each pins its weights.
+    # The fields that name further models, and whether each is trained, too. The field `<name>_sha256` fixes the hash of its weights.
     companions: ClassVar[Mapping[str, bool]] = {}
-    companion_heads: ClassVar[Mapping[str, str]] = {}  # the kind of head that a companion needs; missing: any
-    needed_alone: ClassVar[frozenset[str]] = frozenset()  # fields, besides its kind, that a checkpoint needs for prediction
+    companion_heads: ClassVar[Mapping[str, str]] = {}  # the kind of head that a companion needs; any kind if missing
+    needed_alone: ClassVar[frozenset[str]] = frozenset()  # fields, besides `kind`, that a checkpoint keeps for predictions
 
     @property
     def asked_roles(self) -> tuple[Role, ...]:
@@ -70,7 +70,7 @@ class ObjectiveSection(Data):
 
     @property
     def reads_training(self) -> bool:
-        """Whether it reads the rows of data.train: an objective that only evaluates does not, unless it says so."""
+        """Whether it reads the rows of data.train: by default not, if it is for evaluation only."""
         return self.scored_by != "likelihood"
 
     @property
@@ -85,7 +85,7 @@ class ObjectiveSection(Data):
 
     @property
     def named_labels(self) -> list[str] | None:
-        """The recipe's `labels`: classes or tags; None: they are taken from the data."""
+        """The recipe's `labels`, classes or tags; None if they are taken from the data."""
         return getattr(self, "labels", None)
 
     def labels_in(self, value: Any) -> Mapping[str, bool]:
@@ -99,7 +99,7 @@ class ObjectiveSection(Data):
 
     @property
     def code_files(self) -> dict[str, str]:
-        """The path of each file of code that it runs, by the field that names it."""
+        """The path of each code file that the objective runs, by the field that names it."""
         return {}
 
     def problems(self, recipe: "Recipe", model: dict[str, Any]) -> Iterable[Contradiction]:
@@ -120,11 +120,11 @@ class ObjectiveSection(Data):
 
     @property
     def pins(self) -> dict[str, str | None]:
-        """The required SHA-256 of each companion; None: any."""
+        """The required SHA-256 of each companion; None if any is accepted."""
         return {name: getattr(self, f"{name}_sha256") for name in self.companions}
 
     def pinned(self, hashes: Mapping[str, str | None]) -> Self:
-        """Return the same section with the SHA-256 of its companions."""
+        """Return the same section with these SHA-256 of its companions."""
         return self.model_copy(update={f"{name}_sha256": sha256 for name, sha256 in hashes.items()})
 
 

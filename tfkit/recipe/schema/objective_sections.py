@@ -1,4 +1,4 @@
-"""The objectives of a recipe, one section each: its fields, and the facts of its kind that need no model. Torch-free."""
+"""The objectives of a recipe, one section each: its fields, and the properties of its kind that need no model. Torch-free."""
 
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
@@ -38,7 +38,7 @@ TEXT_METRICS = {  # the metrics of generated texts, and the entry of evaluation.
     "rougeL": "rouge",
 }
 
-# Metrics by their better direction.
+# Metrics of which lower values are better, and those of which higher values are.
 LOWER = frozenset({"loss", "perplexity", "bits_per_byte", "rmse", "nll", "mlm_loss", "next_sentence_loss", "choices", "lm", "calibration"})
 HIGHER = frozenset(
     {
@@ -50,7 +50,7 @@ HIGHER = frozenset(
 
 
 def best_value(metric: str) -> float:
-    """Return the value of a metric of rows than which none is better."""
+    """Return the best possible value of a metric of rows."""
     return 100 if metric in ("bleu", "chrf") else 1 if metric in HIGHER else 0
 
 
@@ -160,7 +160,7 @@ class TextToTextSection(ObjectiveSection):
     )
 
     roles: ClassVar[tuple[Role, ...]] = (
-        # No `input` and no `question`: rows with such a column often have an `instruction` or a `context`, too.
+        # Not `input` or `question`: rows with such a column often have an `instruction` or a `context`, too.
         Role("source", "text", ("source", "src", "inputs", "document", "article", "dialogue", "text", "en"), later=_SOURCE_NAMES),
         Role("target", "references", ("target", "tgt", "targets", "summary", "highlights", "fr", "de"), later=_TARGET_NAMES),
     )
@@ -171,7 +171,7 @@ class TextToTextSection(ObjectiveSection):
 
     @property
     def training_metrics(self) -> tuple[str, ...]:
-        """The metrics; the loss without smoothing only if labels are smoothed."""
+        """The metrics; `nll`, the loss without smoothing, only if labels are smoothed."""
         return self.metrics if self.label_smoothing else tuple(name for name in self.metrics if name != "nll")
 
 

@@ -1,4 +1,4 @@
-"""The sections for how steps are taken: the optimizers, one for each kind, the learning rate's schedule, and the ranks."""
+"""The sections for the training step: the optimizers, one for each kind, the schedule of the learning rate, and the ranks."""
 
 from typing import Annotated, Literal
 

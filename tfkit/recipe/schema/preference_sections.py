@@ -1,4 +1,4 @@
-"""The objectives that learn from preferences among the completions of a prompt. Torch-free."""
+"""The sections of the objectives that learn from preferences among the completions of a prompt. Torch-free."""
 
 from collections.abc import Mapping
 from typing import Annotated, ClassVar, Literal

@@ -44,11 +44,11 @@ class Role(NamedTuple):
     form: Form
     columns: tuple[str, ...]
     required: bool = True
-    shape: str | None = None  # None: of every shape
+    shape: str | None = None  # None if it is in every shape
     by_number: bool = False
-    in_input: bool = True  # False: rows that differ in this part only share their input
+    in_input: bool = True  # False: rows that differ only in this part share their input
     later: tuple[str, ...] = ()  # further names, in any letter case, for rows that have none of `columns`
-    is_later: bool = False  # not known to tfkit 0.1: part of a fingerprint only if it is named, so that runs of earlier versions resume
+    is_later: bool = False  # not in tfkit 0.1: in a fingerprint only if the recipe names it, so that earlier runs can be resumed
     within: tuple[str, ...] = ()  # paths into nested columns, which go before `columns`: the `stem` of ARC's `question`
 
     @property

@@ -89,7 +89,7 @@ class LoraSection(Data):
     )
 
 
-LENGTHS = ("steps", "epochs", "tokens")  # a training has one of these
+LENGTHS = ("steps", "epochs", "tokens")  # a training has exactly one of these
 
 
 class TrainingSection(Data):
@@ -201,7 +201,7 @@ class Recipe(Data):
     carbon: CarbonSection = CarbonSection()
 
     def with_fields(self, fields: Mapping[str, Any]) -> "Recipe":
-        """Return the recipe with these fields of its sections, by dotted name; a length in steps replaces another one."""
+        """Return the recipe with these fields of its sections, by dotted name; a length in steps, epochs or tokens replaces the others."""
         sections: dict[str, Any] = {}
         for field, value in fields.items():
             section, name = field.split(".")

@@ -1,7 +1,7 @@
 """The entries that each kind of tokenizer has before training: its special tokens, in the order of their ids, and its bytes.
 
 Sources: the tokenizer files of the systems in `transformers`. Where a released vocabulary has its special tokens at the end
-(GPT-2, Llama 3), ours begins with them: a model reads the ids from its own configuration.
+(GPT-2, Llama 3), ours begins with them: a model has their ids in its own configuration.
 """
 
 from typing import NamedTuple
@@ -24,7 +24,7 @@ _END_OF_TEXT = {"bos_token": "<|endoftext|>", "eos_token": "<|endoftext|>"}
 
 class Vocabulary(NamedTuple):
     """The fixed entries: `first` have the ids from 0 on, `last` those after all learned entries; `symbols` is the least number of entries
-    between them: the 256 bytes, or one character in both its forms. `roles` maps roles to special tokens. `in_prompts`: whether a text may
+    between them: the 256 bytes, or a few pieces of text. `roles` maps roles to special tokens. `in_prompts`: whether a text may
     contain special tokens, such as [MASK] and sentinels; otherwise they are not parsed, so that no text can end a document.
     """
 
