@@ -69,7 +69,7 @@ class CausalLM(Objective):
         """Warn if the model does not learn to end a text: no token marks the end, or no text ends within a row."""
         streams = [source for source in stored if isinstance(source, TokenStream)]
         if tokenizer.eos_id is None and not tokenizer.suffix:
-            if not is_finished:  # its kind has no such token, as GPT's
+            if not is_finished:  # tokenizers of its kind, such as GPT's, have no such token
                 return []
             return [
                 "the tokenizer has no token that ends a text, so the model does not learn to end one; name the eos_token in its "

@@ -1,7 +1,7 @@
 """Encoding of texts, or pairs of texts, that fit a context, with special tokens from the tokenizer's template; and their batches.
 
-If the template puts nothing between two texts (GPT's, GPT-2's), eos separates them; without eos pairs are an error, and a template of
-columns is the remedy.
+If the template puts nothing between two texts (GPT's, GPT-2's), eos separates them; without eos pairs are an error, whose remedy is
+one text made from both columns by a template.
 """
 
 from collections.abc import Sequence
