@@ -98,7 +98,7 @@ class Loaded(ModelFolder):
     def save(self, folder: str | Path) -> None:
         """Write a model folder as training does: float32 weights, configuration, tokenizer, and the lineage of the loaded model.
 
-        Raises ModelError for one whose weights have 8 bits.
+        Raises ModelError for a model whose weights have 8 bits.
         """
         if any(isinstance(module, Int8Linear) for module in self.model.modules()):
             raise ModelError(

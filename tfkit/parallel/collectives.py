@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from torch._C._distributed_c10d import Store
 
 STEP_SECONDS = 1800.0  # the longest wait for a slower rank within a step, before a step has been timed
-_LEAST_SECONDS, _TIMES_A_STEP = 300.0, 20.0  # afterwards: long enough for a slow disk or network
+_LEAST_SECONDS, _TIMES_A_STEP = 300.0, 20.0  # afterwards the larger of both: a least wait, and a multiple of the longest step
 _CONNECT_SECONDS, _AGAIN_SECONDS = 10.0, 0.1
 _LATE_SECONDS = 30.0  # time for processes that start together to import their modules
 _BUCKET = 1 << 22  # elements per all-reduce
@@ -41,8 +41,8 @@ class ProcessGroup(Peers):
 
     def __init__(self, ranks: Ranks, store: "Store"):
         self.ranks, self._store, self._announced = ranks, store, 0
-        self.given_by_first = ""  # what rank 0 gave to `join`
-        self._longest = 0.0  # step of any rank, in seconds
+        self.given_by_first = ""  # the `given` of rank 0 in `join`
+        self._longest = 0.0  # the longest step of any rank, in seconds
         self._heartbeat: Heartbeat | None = None
 
     @classmethod
@@ -59,7 +59,7 @@ class ProcessGroup(Peers):
 
         `given`: a hash of what this rank's command was given; rank 0's is `given_by_first` on all ranks.
 
-        Raises PeerLostError if one of them does not come.
+        Raises PeerLostError if one of them does not connect in time.
         """
         timeout = timedelta(seconds=step_seconds)
         of_launcher = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"  # torchrun's own process serves the store
@@ -176,7 +176,7 @@ class ProcessGroup(Peers):
 
     @contextmanager
     def to_the_end(self, ordinary: tuple[type[Exception], ...], last: Callable[[], object] = lambda: None) -> Iterator[None]:
-        """Enclose steps. At their end, or after an `ordinary` exception, the ranks wait for each other before and after `last`."""
+        """Enclose steps. At their end or after an `ordinary` exception, all ranks call `last`, and wait for each other before and after."""
         try:
             with lost(
                 self.ranks, "lost another rank within a step", only_of_backends=True

@@ -45,7 +45,7 @@ class Ranks:
         return self.rank == 0
 
     def share(self, shard: int) -> bool:
-        """Whether the ranks hold parts of the weights, if a recipe divides these among `shard` of them."""
+        """Whether each rank holds only a part of the weights; `shard`: the number of ranks among which a recipe divides them."""
         return shard > 1 and not self.is_alone
 
     def copies_on_machine(self, shard: int) -> float:
