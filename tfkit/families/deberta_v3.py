@@ -34,7 +34,7 @@ ARCHITECTURES: Architectures = {
 
 
 def _theirs(name: str) -> str:
-    """Return their name of a tensor of BERT's."""
+    """Return the name in DeBERTa's files for a tensor of BERT's."""
     for part in ("query", "key", "value"):
         name = name.replace(f"self.{part}.", f"self.{part}_proj.")
     return f"deberta{name.removeprefix('bert')}" if name.startswith("bert.") else name

@@ -47,7 +47,7 @@ def module_rules(
 
 @dataclass(frozen=True)
 class Fields:
-    """The fields of a config.json that are numbers of ours, read in both directions.
+    """The fields of a config.json whose values equal fields of ModelConfig, read in both directions.
 
     `names`: a field of ModelConfig ("norm.eps": of a section) -> Hugging Face's name, and the class's default if a file may leave it out.
     """
@@ -158,7 +158,7 @@ FOREIGN_KEYS: Mapping[str, tuple[Any, ...]] = {
 
 def normalize_keys(hf: Mapping[str, Any], family: Family) -> dict[str, Any]:
     """Return the fields of a config.json under the names that the family's `from_hf` reads.
-    Raise UnsupportedError for a key that requires another computation, or for two names of one number with different values.
+    Raise UnsupportedError for a key that requires another computation, or for two names of one field with different values.
     """
     fields = dict(hf)
     if hf.get("model_type") == family.container and isinstance(text := hf.get("text_config"), dict):
@@ -193,7 +193,7 @@ def decoder_classes(name: str, *tasks: str) -> Architectures:
 
 
 def check_heads(config: ModelConfig) -> None:
-    """Raise UnsupportedError for a width that some classes of transformers refuse, though those of Llama and Gemma 2 read head_dim."""
+    """Raise UnsupportedError unless num_heads divides dim: some classes require it, even Llama's and Gemma 2's, which read head_dim."""
     if config.dim % config.num_heads:
         raise UnsupportedError(f"hidden_size {config.dim} is not a multiple of num_attention_heads {config.num_heads}")
 
