@@ -122,7 +122,7 @@ def _text(moment: float) -> str:
 
 
 class IntensityCorrection:
-    """Corrects the probe's emissions, which have a constant intensity, by a series of intensities.
+    """Corrects the probe's emissions, which assume a constant intensity, by a series of intensities.
 
     A series whose values equal the constant changes nothing, to the last bit. `series`: the fields of an IntensitySeries, or None;
     `g_per_kwh`: the constant; `offset`: the wall clock minus the monotonic clock at the start, so that setting the clock has no effect.

@@ -253,7 +253,7 @@ def _full_load_energy(attempt: Attempt) -> float:
 def rework(attempts: Sequence[Attempt]) -> dict[str, float]:
     """Return the sums that a run used for work that was lost and repeated: the cost of kills, included in the totals.
 
-    Lost are the steps and evaluations of an attempt after the checkpoint from which a later attempt resumed. Start-up, and the end of an
+    The steps and evaluations of an attempt after the checkpoint from which a later attempt resumed are lost. Start-up, and the end of an
     attempt that had saved its last step, do not count.
     """
     sums = dict.fromkeys(SUMS, 0.0)

@@ -11,7 +11,7 @@ from tfkit.model.mlp import Mlp
 
 
 class Experts(nn.Module):
-    """sum over the chosen experts e of p_e MLP_e(x), where p = softmax(router x), whose largest few choose them."""
+    """sum over the chosen experts e of p_e MLP_e(x), where p = softmax(router x); those with the largest p are chosen."""
 
     def __init__(self, config: ModelConfig):
         super().__init__()
@@ -49,9 +49,7 @@ def active_numel(model: nn.Module) -> int:
 
 
 def _tokens_by_expert(chosen: Tensor, count: int) -> list[int]:
-    """Return how many tokens each expert computes; where PyTorch's fake tensors have no values, in plans, all about equally
-    many.
-    """
+    """Return how many tokens each expert computes; in plans, where PyTorch's fake tensors have no values, about equally many each."""
     if hasattr(chosen, "fake_mode"):
         few, more = divmod(chosen.numel(), count)
         return [few + (expert < more) for expert in range(count)]

@@ -37,7 +37,7 @@ def rotation_at(position_ids: Tensor, head_dim: int, rotary: Rotary, dtype: torc
 
 
 def text_lengths(position_ids: Tensor) -> Tensor:
-    """Return at each new token how many tokens its text has so far: (..., T) -> (..., T). In each row, texts begin at 0."""
+    """Return for each new token the length of its text, the last new token included: (..., T) -> (..., T). Texts of a row begin at 0."""
     text = (position_ids == 0).long().cumsum(dim=-1)  # its number in the row
     last = position_ids.new_zeros(*text.shape[:-1], text.shape[-1] + 1).scatter_reduce(-1, text, position_ids, "amax")
     return last.gather(-1, text) + 1

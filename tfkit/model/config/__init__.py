@@ -172,7 +172,7 @@ class ModelConfig(Data):
 
     @property
     def period(self) -> int:
-        """The number of layers after which they are alike again."""
+        """The number of layers after which windows, rotations and experts repeat."""
         of_rotation = len(self.position.layers) if isinstance(self.position, Rotary) else 1
         return math.lcm(len(self.attention.windows), of_rotation, len(self.mlp.experts.layers) if self.mlp.experts else 1)
 
