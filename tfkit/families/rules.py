@@ -121,8 +121,8 @@ class Family:
         return self.architectures if stacks == self.stacks else self.encoder_architectures if stacks == (True, False) else {}
 
 
-# Keys of config.json that change the computation, in every class of transformers or in those of other architectures whose files may have a
-# known model_type -> the values that do not change it. Null does not change it either, unless noted.
+# Keys of config.json that change the computation in every class of transformers, or in classes of other architectures whose files may claim
+# a known model_type -> the values that do not change it. Null does not change it either, unless noted.
 FOREIGN_KEYS: Mapping[str, tuple[Any, ...]] = {
     "quantization_config": (),
     "per_layer_config": (),
@@ -202,7 +202,7 @@ LAYER_TYPES = ("sliding_attention", "full_attention")
 
 
 def windows_from_hf(hf: Mapping[str, Any], window: Any, default: Callable[[int], bool]) -> list[Any]:
-    """Return the shortest list that, repeated, gives every layer its window. `default`: whether a layer has one without layer_types."""
+    """Return the shortest list that, repeated, gives every layer its window. `default`: whether a layer has one if layer_types is null."""
     kinds, layers = hf.get("layer_types"), hf["num_hidden_layers"]
     local, full = LAYER_TYPES
     if kinds is None:

@@ -56,8 +56,8 @@ def resolve_names(weights: Mapping[str, Weight], family: Family, config: ModelCo
 
 
 def _experts_apart(weights: Mapping[str, Weight], family: Family, config: ModelConfig) -> Iterator[tuple[str, Weight]]:
-    """Yield the weights by name, each matrix of an expert as one. transformers can save the matrices of all experts of a layer as one
-    tensor, with up after gate: there each matrix is a part of that tensor.
+    """Yield the weights by name, one for each matrix of an expert. transformers can save the matrices of all experts of a layer as one
+    tensor, with the rows of gate before those of up: then each of these weights is a part of that tensor.
     """
     rules = {rule.ours[0].rpartition(".{e}.")[2]: rule.theirs for rule in family.rules if "{e}" in rule.theirs}
     count = config.mlp.experts.count if config.mlp.experts is not None else 0

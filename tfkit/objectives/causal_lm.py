@@ -18,9 +18,9 @@ from tfkit.tokenizer import Tokenizer
 class CausalLM(Objective):
     """Next-token prediction over packed rows.
 
-    `documents` apart: no token attends to another document of its row, and the first token of a document is no target. The exception is a
-    tokenizer whose `separator_id` both ends and begins documents, as GPT-2's: there the next document's first id ends this one. Joined:
-    plain packing, as in the training of GPT-2 and GPT-3.
+    `documents` "apart": no token attends to another document of its row, and the first token of a document is no target, unless it is a
+    `separator_id` that both ends and begins documents, as GPT-2's: there the next document's first id ends this one. "joined": plain
+    packing, as in the training of GPT-2 and GPT-3.
     """
 
     terms: Mapping[str, float] = {"lm": 1.0}

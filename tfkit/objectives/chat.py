@@ -104,7 +104,7 @@ class Chat(TokenTargets, WritingObjective):
         return ids
 
     def references(self, row: Row, example: Example) -> list[str]:
-        """Return all outputs of an exchange, or the last answer of a conversation that was not truncated."""
+        """Return all outputs of an exchange or, for a conversation, the last of the answers that have a loss."""
         if "output" in row.values:
             return not_blank(row.values["output"])
         answers = answer_texts(row)

@@ -74,7 +74,7 @@ class Classification(TextLabelling):
     def prepare(self, train: Sequence[tuple[Stored, float]]) -> None:
         """Set class weights of N / (classes * rows of the class), as scikit-learn's `balanced`: their mean over rows is 1.
 
-        A row counts as often as an epoch reads it, by its source's weight; as often as on average if that reads a random part of a source.
+        A row counts as often as an epoch reads it, by its source's weight; on average, if an epoch reads a random part of the source.
         """
         if self.section.class_weights is not None:
             repeats = [(stored, *count_repeats(stored.name, weight, len(stored))) for stored, weight in train]

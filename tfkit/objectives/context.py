@@ -22,7 +22,7 @@ def tokens_of(stored: Stored) -> int:
 
 
 def row_length(sequence_length: int | None, config: ModelConfig) -> int:
-    """Return the number of tokens of a row: data.sequence_length, or the model's context if None. Raises UsageError if that is longer."""
+    """Return the number of tokens of a row: data.sequence_length, or the model's context if None. Raises UsageError beyond that."""
     length = sequence_length or config.context_length
     if length > config.context_length and config.position.kind != "relative":
         raise UsageError(

@@ -91,7 +91,7 @@ def _single(tokenizer: Tokenizer, ids: list[int], length: int) -> TextIds:
 
 
 class TextLabelling(LabelledObjective, Protocol):
-    """An objective of rows with the roles `text` and `pair`, which are read as a whole, and a label.
+    """An objective that predicts the label of each row's `text`, or of `text` and `pair` together, read as a whole.
 
     A T5 reads the text in the encoder and again, shifted right, in the decoder, whose last state is classified (as transformers'
     T5ForSequenceClassification).
