@@ -21,7 +21,7 @@ from tfkit.regular_files import read_limited
 
 COLUMNS = ["timestamp_utc", "g_per_kwh"]
 MOST_G_PER_KWH = 100_000.0  # the same limit as that of carbon.intensity_g_per_kwh
-_MOST_BYTES = 16 << 20  # five years of values for each five minutes
+_MOST_BYTES = 16 << 20  # about five years of a value every five minutes
 _EXAMPLE = "2026-11-26T17:00:00Z"
 
 

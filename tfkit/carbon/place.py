@@ -57,7 +57,7 @@ class Place:
     source: str = "place unknown"
     kind: str = "world average"  # the source of the intensity; also "annual mean", "user" or "series"
     year: int | None = 2018  # the year of the intensity; None: not known
-    dataset: str = "IEA, Global Energy & CO2 Status Report 2019"  # the data set from which the intensity is
+    dataset: str = "IEA, Global Energy & CO2 Status Report 2019"  # the data set from which the intensity comes
     low_g_per_kwh: float | None = None  # None: no range is known, or the user gave the intensity
     high_g_per_kwh: float | None = None
     range_source: str | None = None

@@ -241,7 +241,7 @@ def _part_range(attempt: Attempt, part: str) -> tuple[float, float]:
 
 
 def _full_load_energy(attempt: Attempt) -> float:
-    """Return the energy of the processor at its TDP for the whole attempt, in Wh; an unknown TDP follows from the model and its energy."""
+    """Return the energy of the processor at its TDP for the whole attempt, in Wh; an unknown TDP is inferred from its recorded energy."""
     tdp, pue = attempt.machine.get("tdp_w"), attempt.header.get("pue")
     if tdp:
         hours = (attempt.measured_seconds + attempt.estimate["seconds"]) / 3600

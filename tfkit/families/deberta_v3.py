@@ -104,7 +104,7 @@ FAMILY = Family(
     to_hf=_to_hf,
     renamed=(
         *bert.FAMILY.renamed,
-        # The masked head as it was pretrained, which Hugging Face's class reads only with legacy: false.
+        # The head for masked tokens from pretraining, which Hugging Face's class reads only with legacy: false.
         (r"^lm_predictions\.lm_head\.(dense|LayerNorm)\.", r"cls.predictions.transform.\1."),
         (r"^lm_predictions\.lm_head\.bias$", "cls.predictions.bias"),
     ),

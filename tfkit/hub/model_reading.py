@@ -80,7 +80,7 @@ class Loaded(ModelFolder):
 
     @property
     def eos_ids(self) -> list[int]:
-        """The ids that end a text, as everywhere (`tokenizer.conversations.end_ids`); without a tokenizer those that the files state."""
+        """The ids that end a text (`tokenizer.conversations.end_ids`); without a tokenizer, the ends that the folder's files state."""
         return [*(stated_ends(self.special_ids) if self.codec is None else end_ids(self.codec))]
 
     @property

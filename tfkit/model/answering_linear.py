@@ -23,7 +23,7 @@ _SMALL = 2**22  # weights; with fewer, preparing the inputs takes longer than on
 
 
 class PackedLinear(nn.Module):
-    """x W^T + b with the weights laid out as oneDNN's kernels read them, once and not at every call; they cannot be read back."""
+    """x W^T + b, with the weights converted once, not at every call, to the layout of oneDNN's kernels; they cannot be read back."""
 
     def __init__(self, weight: Tensor, bias: Tensor | None):
         super().__init__()

@@ -66,7 +66,7 @@ def balance_loss(routed: Sequence[Tensor], active: int, real: Tensor | None) -> 
 
     transformers' load_balancing_loss_func multiplies f and P of the whole micro-batch and of all layers together, so that its value
     depends on how a step is cut into micro-batches. Both are equal for one row and one layer with experts. Fractions of a row ask for a
-    balance within each row (DeepSeek-V3, arXiv 2412.19437, section 2.1.2), and the same whatever rows are computed together.
+    balance within it (DeepSeek-V3, arXiv 2412.19437, section 2.1.2), and do not depend on which rows are computed together.
     """
     total = routed[0].new_zeros((), dtype=torch.float32)
     mask = torch.ones(routed[0].shape[:2], device=total.device) if real is None else real.float()

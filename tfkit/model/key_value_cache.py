@@ -49,7 +49,7 @@ class KeyValueCache:
         return sum(tensor.numel() for pair in (*self._pairs, *self._prompts.values(), *self._cross.values()) for tensor in pair)
 
     def append(self, layer: int, keys: Tensor, values: Tensor) -> Pair:
-        """Store one layer's new keys and values (B, K, T, E); return all that the new tokens may see but those of `prompt`."""
+        """Store one layer's new keys and values (B, K, T, E); return all that the new tokens may see, except those of `prompt`."""
         stored, limit = self._pairs[layer], self._limits[layer]
         keys, values = keys.to(self.dtype), values.to(self.dtype)
         filled = self._filled(limit)

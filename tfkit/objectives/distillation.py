@@ -85,7 +85,7 @@ class Distillation(Objective):
         return {term: counts[term] for term in self.terms}
 
     def vocabulary_states(self, batch: Batch) -> int:
-        """Return the number of states of the base objective, and of those with the teacher's loss."""
+        """Return the number of states of the base objective plus the number of states with the teacher's loss."""
         base_states = self.base.vocabulary_states(batch) if self.section.text_weight else 0
         return base_states + self.companion_states(batch)
 

@@ -103,7 +103,7 @@ class ProcessGroup(Peers):
         return int(self._reduced(torch.tensor([code], dtype=torch.int64), dist.ReduceOp.MAX)[0])
 
     def agree_after_step(self, code: int, seconds: float) -> int:
-        """Return the maximum of `code` over all ranks; the time-out of the next step is chosen by `seconds`, the duration of this one."""
+        """Return the maximum of `code` over all ranks, and set the time-out by the longest step so far. `seconds`: that of this step."""
         found, milliseconds = self._reduced(torch.tensor([code, math.ceil(1000 * seconds)], dtype=torch.int64), dist.ReduceOp.MAX).tolist()
         if milliseconds / 1000 > self._longest:
             self._longest = milliseconds / 1000
@@ -156,7 +156,7 @@ class ProcessGroup(Peers):
     @contextmanager
     def fitting(self) -> Iterator[None]:
         """Enclose work that calls `go_on` before each of its collectives. If one rank runs out of memory in it, all ranks raise
-        RankOutOfMemoryError. It may be nested.
+        RankOutOfMemoryError. Such contexts may be nested.
         """
         try:
             yield

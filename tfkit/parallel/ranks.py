@@ -159,7 +159,7 @@ class RankOutOfMemoryError(MemoryError):
 
 
 class Peers:
-    """The ranks of a training, which call the methods in the same order: here a single process, for which each is an identity."""
+    """The ranks of a training, which call the methods in the same order: here a single process, for which each method is an identity."""
 
     ranks = ONE_PROCESS
 

@@ -29,7 +29,7 @@ _OTHERS_OF_REFUSED_SECONDS = 0.3  # if rank 0 ended with an error of its own, su
 _LOST = 9
 _PIPE = "TFKIT_LAUNCHER_PIPE"  # closed when the launcher ends
 _OUTPUT = "TFKIT_RANK_OUTPUT"  # the descriptor of a rank's output file until its run folder is known
-_MOVED = b"\0"  # begins this file once the output goes to another one, whose path follows
+_MOVED = b"\0"  # begins that file once the output goes to another one, whose path follows
 
 
 @dataclass
