@@ -1,6 +1,6 @@
 """emissions.csv: one row per phase, attempt and node, in CodeCarbon's columns and units (kg, kWh), derived from the ledgers.
 
-The columns are the fields of the installed CodeCarbon's record, in its order: it moves a file with any other set of columns aside.
+The columns are the fields of the installed CodeCarbon's record, in its order: CodeCarbon moves a file with any other columns aside.
 The file is replaced atomically. Rows of other trackers are kept; a file that cannot be merged is first copied to emissions.csv.bak.
 Writers of the same run folder, one on each node, need no lock: after replacing the file, each derives the rows again if a ledger has grown
 meanwhile, so the last writer has read all ledgers.
@@ -101,7 +101,7 @@ def _row(attempt: Attempt, index: int, phase: Phase) -> dict[str, Any]:
 
 
 def _read(path: Path, columns: tuple[str, ...]) -> list[dict[str, str]]:
-    """Return the rows of the present file. One that is empty, has other columns or torn rows is backed up before these are dropped."""
+    """Return the complete rows of the present file; none if it has other columns. If that drops anything, the file is first backed up."""
     try:
         data = path.read_bytes()
         header, *lines = csv.reader(io.StringIO(data.decode("utf-8-sig"), newline=""))

@@ -21,7 +21,7 @@ from tfkit.regular_files import read_limited
 
 COLUMNS = ["timestamp_utc", "g_per_kwh"]
 MOST_G_PER_KWH = 100_000.0  # the same limit as that of carbon.intensity_g_per_kwh
-_MOST_BYTES = 16 << 20  # five years of values for each five minutes
+_MOST_BYTES = 16 << 20  # about five years of a value every five minutes
 _EXAMPLE = "2026-11-26T17:00:00Z"
 
 
@@ -122,7 +122,7 @@ def _text(moment: float) -> str:
 
 
 class IntensityCorrection:
-    """Corrects the probe's emissions, which have a constant intensity, by a series of intensities.
+    """Corrects the probe's emissions, which assume a constant intensity, by a series of intensities.
 
     A series whose values equal the constant changes nothing, to the last bit. `series`: the fields of an IntensitySeries, or None;
     `g_per_kwh`: the constant; `offset`: the wall clock minus the monotonic clock at the start, so that setting the clock has no effect.

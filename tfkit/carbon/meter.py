@@ -82,7 +82,7 @@ class Meter:
 
     @classmethod
     def on_node(cls, facts: dict[str, Any]) -> Self:
-        """Start the meter of a machine other than rank 0's, with the facts that rank 0 sent; a ledger is next to that of rank 0."""
+        """Start the meter of a machine other than rank 0's, with the facts that rank 0 sent; its ledger is next to that of rank 0."""
         from tfkit.recipe.schema.carbon_section import CarbonSection
 
         folder = None if facts["folder"] is None else Path(facts["folder"])

@@ -42,7 +42,7 @@ _PLANTS = {  # grams of CO2e per kWh, low and high, by column of the table
     "hydroelectricity_TWh": (3.0, 7.0),
 }
 _LEAST_SHARE = 0.9  # the least fraction of a country's electricity from known kinds of plants
-Range = tuple[float | None, float | None, str | None]  # in grams of CO2e per kWh, and its basis in words; None: not known
+Range = tuple[float | None, float | None, str | None]  # low and high, in grams of CO2e per kWh, and their basis in words; None: not known
 _UNKNOWN: Range = (None, None, None)
 _WORLD_CUT = 20  # the lowest and the highest twentieth of the countries are excluded
 
@@ -57,7 +57,7 @@ class Place:
     source: str = "place unknown"
     kind: str = "world average"  # the source of the intensity; also "annual mean", "user" or "series"
     year: int | None = 2018  # the year of the intensity; None: not known
-    dataset: str = "IEA, Global Energy & CO2 Status Report 2019"  # the data set from which the intensity is
+    dataset: str = "IEA, Global Energy & CO2 Status Report 2019"  # the data set from which the intensity comes
     low_g_per_kwh: float | None = None  # None: no range is known, or the user gave the intensity
     high_g_per_kwh: float | None = None
     range_source: str | None = None

@@ -241,7 +241,7 @@ def _part_range(attempt: Attempt, part: str) -> tuple[float, float]:
 
 
 def _full_load_energy(attempt: Attempt) -> float:
-    """Return the energy of the processor at its TDP for the whole attempt, in Wh; an unknown TDP follows from the model and its energy."""
+    """Return the energy of the processor at its TDP for the whole attempt, in Wh; an unknown TDP is inferred from its recorded energy."""
     tdp, pue = attempt.machine.get("tdp_w"), attempt.header.get("pue")
     if tdp:
         hours = (attempt.measured_seconds + attempt.estimate["seconds"]) / 3600
@@ -253,7 +253,7 @@ def _full_load_energy(attempt: Attempt) -> float:
 def rework(attempts: Sequence[Attempt]) -> dict[str, float]:
     """Return the sums that a run used for work that was lost and repeated: the cost of kills, included in the totals.
 
-    Lost are the steps and evaluations of an attempt after the checkpoint from which a later attempt resumed. Start-up, and the end of an
+    The steps and evaluations of an attempt after the checkpoint from which a later attempt resumed are lost. Start-up, and the end of an
     attempt that had saved its last step, do not count.
     """
     sums = dict.fromkeys(SUMS, 0.0)

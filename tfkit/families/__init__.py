@@ -26,7 +26,7 @@ _TYPES: dict[str, tuple[str, ...]] = {
     "gemma3": ("gemma3", "gemma3_text"),  # with a part for images, and the text part alone
     "xlm_roberta": ("xlm-roberta",),
     "deberta_v3": ("deberta-v2",),
-    **dict.fromkeys(("gpt3", "smollm2", "flan_t5", "byt5"), ()),  # another family has their type
+    **dict.fromkeys(("gpt3", "smollm2", "flan_t5", "byt5"), ()),  # they have the type of another family
 }  # Hugging Face's model_types of a family, if it is not the family's name alone
 _MODEL_TYPES = {kind: name for name, kinds in _TYPES.items() for kind in kinds if kind != name}
 _MODEL_TYPES |= {name: name for name in _NAMES if name in _TYPES.get(name, (name,))}
@@ -38,7 +38,7 @@ GGUF_ARCHITECTURES = {
 
 
 class _Lookup(Mapping[str, Value]):
-    """Values by name, each found when it is looked up. `names`: yields the names; `find`: raises KeyError for another one."""
+    """Values by name, each found when it is looked up. `names`: yields the names; `find`: raises KeyError for an unknown one."""
 
     def __init__(self, names: Callable[[], Iterable[str]], find: Callable[[str], Value]):
         self._names, self._find = names, find

@@ -11,7 +11,7 @@ from tfkit.families import transformer_2017
 from tfkit.families.rules import Architectures, Family, Rule, module_rules
 from tfkit.model.config import ModelConfig
 
-_OFFSET = 2  # fairseq's rows for padding and the id before it, whatever the id of padding
+_OFFSET = 2  # the rows that fairseq reserves up to its padding id, 1, whatever the id of padding here
 BASE: dict[str, Any] = transformer_2017.PRESETS["transformer-2017-base"] | {
     "vocab_size": 50265,
     "context_length": 1024,
@@ -44,8 +44,8 @@ def family(name: str, prefix: str, presets: dict[str, dict[str, Any]], placement
     """Return a family of BART's layout. `prefix`: how the names of Hugging Face's classes begin; `placement`: that of norms."""
     architectures: Architectures = {
         f"{prefix}ForConditionalGeneration": {"kind": "lm"},
-        # It reads the decoder at </s>, a text's last token; the decoder's input is the text itself, shifted right by one. Hugging Face's
-        # class has dropout before the dense layer, too.
+        # This class reads the decoder at </s>, a text's last token; the decoder's input is the text itself, shifted right by one. Hugging
+        # Face's class has dropout before the dense layer, too.
         f"{prefix}ForSequenceClassification": {"kind": "classes", "pool": "last", "dense": "tanh", "bias": True},
         f"{prefix}ForQuestionAnswering": {"kind": "spans"},
         f"{prefix}Model": {"kind": "none", "pooler": False},

@@ -41,7 +41,7 @@ PRESETS = {
 
 
 def encoder_classes(name: str, dense: str, pretraining: Architectures = MappingProxyType({}), **body: Any) -> Architectures:
-    """Return the classes of an encoder under transformers' usual names. `dense`: the activation of the layer before that for classes;
+    """Return the classes of an encoder under transformers' usual names. `dense`: the activation of the dense layer in the head for classes;
     `pretraining`: further classes with a head for masked tokens; `body`: fields of the model without a head.
     """
     return {

@@ -1,6 +1,6 @@
 """CamemBERT (Martin et al. 2019, arXiv 1911.03894).
 
-New compared with RoBERTa: French text alone, in whole-word masks, and a SentencePiece vocabulary of 32,000 entries.
+New compared with RoBERTa: French text alone, masked by whole words, and a SentencePiece vocabulary of 32,000 entries.
 """
 
 from tfkit.families import roberta

@@ -15,7 +15,7 @@ class UnsupportedError(ValueError):
 
 @dataclass(frozen=True)
 class Fields:
-    """The fields of a config.json that are numbers of ours, read in both directions.
+    """The fields of a config.json whose values equal fields of ModelConfig, read in both directions.
 
     `names`: a field of ModelConfig ("norm.eps": of a section) -> Hugging Face's name, and the class's default if a file may leave it out.
     """
@@ -45,8 +45,8 @@ USUAL_FIELDS: Mapping[str, tuple[Any, ...]] = {  # names that many of transforme
 }
 
 
-# Keys of config.json that change the computation, in every class of transformers or in those of other architectures whose files may have a
-# known model_type -> the values that do not change it. Null does not change it either, unless noted.
+# Keys of config.json that change the computation in every class of transformers, or in classes of other architectures whose files may claim
+# a known model_type -> the values that do not change it. Null does not change it either, unless noted.
 FOREIGN_KEYS: Mapping[str, tuple[Any, ...]] = {
     "quantization_config": (),
     "per_layer_config": (),
@@ -82,7 +82,7 @@ FOREIGN_KEYS: Mapping[str, tuple[Any, ...]] = {
 
 def normalize_keys(hf: Mapping[str, Any], family: Family) -> dict[str, Any]:
     """Return the fields of a config.json under the names that the family's `from_hf` reads.
-    Raise UnsupportedError for a key that requires another computation, or for two names of one number with different values.
+    Raise UnsupportedError for a key that requires another computation, or for two names of one field with different values.
     """
     fields = dict(hf)
     if hf.get("model_type") == family.container and isinstance(text := hf.get("text_config"), dict):
@@ -106,7 +106,7 @@ def _all_one(value: Any) -> bool:
 
 
 def check_heads(config: ModelConfig) -> None:
-    """Raise UnsupportedError for a width that some classes of transformers refuse, though those of Llama and Gemma 2 read head_dim."""
+    """Raise UnsupportedError unless num_heads divides dim: some classes require it, even Llama's and Gemma 2's, which read head_dim."""
     if config.dim % config.num_heads:
         raise UnsupportedError(f"hidden_size {config.dim} is not a multiple of num_attention_heads {config.num_heads}")
 
@@ -115,7 +115,7 @@ LAYER_TYPES = ("sliding_attention", "full_attention")
 
 
 def windows_from_hf(hf: Mapping[str, Any], window: Any, default: Callable[[int], bool]) -> list[Any]:
-    """Return the shortest list that, repeated, gives every layer its window. `default`: whether a layer has one without layer_types."""
+    """Return the shortest list that, repeated, gives every layer its window. `default`: whether a layer has one if layer_types is null."""
     kinds, layers = hf.get("layer_types"), hf["num_hidden_layers"]
     local, full = LAYER_TYPES
     if kinds is None:

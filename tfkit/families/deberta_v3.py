@@ -35,7 +35,7 @@ ARCHITECTURES: Architectures = {
 
 
 def _theirs(name: str) -> str:
-    """Return their name of a tensor of BERT's."""
+    """Return the name in DeBERTa's files for a tensor of BERT's."""
     for part in ("query", "key", "value"):
         name = name.replace(f"self.{part}.", f"self.{part}_proj.")
     return f"deberta{name.removeprefix('bert')}" if name.startswith("bert.") else name
@@ -105,7 +105,7 @@ FAMILY = Family(
     to_hf=_to_hf,
     renamed=(
         *bert.FAMILY.renamed,
-        # The masked head as it was pretrained, which Hugging Face's class reads only with legacy: false.
+        # The head for masked tokens from pretraining, which Hugging Face's class reads only with legacy: false.
         (r"^lm_predictions\.lm_head\.(dense|LayerNorm)\.", r"cls.predictions.transform.\1."),
         (r"^lm_predictions\.lm_head\.bias$", "cls.predictions.bias"),
     ),

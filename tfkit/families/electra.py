@@ -72,5 +72,5 @@ FAMILY = Family(
     from_hf=_from_hf,
     to_hf=_to_hf,
     renamed=bert.OLD_NORMS,
-    fixed={**bert.FAMILY.fixed, "hidden_act": ("gelu",)},  # two of the heads have this one, whatever the field says
+    fixed={**bert.FAMILY.fixed, "hidden_act": ("gelu",)},  # two of the heads have this activation, whatever the field says
 )

@@ -34,7 +34,7 @@ _OURS, _THEIRS = "decoder.blocks.{i}", "model.layers.{i}"
 
 RULES = (
     *(rule for rule in llama.RULES if "post_attention_layernorm" not in rule.theirs),
-    Rule(f"{_THEIRS}.post_attention_layernorm.weight", (f"{_OURS}.self_attention.post_norm.weight",)),  # here the name is right
+    Rule(f"{_THEIRS}.post_attention_layernorm.weight", (f"{_OURS}.self_attention.post_norm.weight",)),  # after attention, unlike Llama's
     Rule(f"{_THEIRS}.pre_feedforward_layernorm.weight", (f"{_OURS}.mlp.norm.weight",)),
     Rule(f"{_THEIRS}.post_feedforward_layernorm.weight", (f"{_OURS}.mlp.post_norm.weight",)),
 )

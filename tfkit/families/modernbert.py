@@ -2,7 +2,7 @@
 
 New compared with RoBERTa: texts of 8,192 tokens. Two of three layers see only the 64 tokens on either side, and rotate by a smaller base
 than the layers that see all; a gated MLP; a norm before each sublayer, apart from the first attention, whose input the norm of the
-embeddings has just produced; no biases but that of the output; no segments. Every head has the dense layer and the norm of the masked one.
+embeddings has just produced; no biases but that of the output; no segments. All heads have the dense layer and norm of the masked-LM head.
 Hugging Face's class has dropout before the output layer for answers, too.
 """
 

@@ -1,8 +1,8 @@
 """mT5 (Xue et al. 2020, arXiv 2010.11934).
 
 T5 1.1 on text of a hundred languages, with a vocabulary of 250,000 entries, which is most of a small model. As published, the output matrix
-is one of its own. Since version 5, transformers sets tie_word_embeddings to true in every mT5, but still reads an output matrix that
-differs from the embedding as one of its own, and so does tfkit; hidden states are scaled before it in neither case.
+is not the embedding. Since version 5, transformers sets tie_word_embeddings to true in every mT5, but still reads a separate output matrix
+if the file has one that differs from the embedding, and so does tfkit; hidden states are scaled before it in neither case.
 """
 
 from dataclasses import replace

@@ -37,7 +37,7 @@ _HEADS = {
 
 
 def heads(body: str) -> tuple[Rule, ...]:
-    """Return the rules of the heads; `body`: the name of the model without one."""
+    """Return the rules of the heads; `body`: the name of the model without a head."""
     return (
         *module_rules(_HEADS),
         Rule("lm_head.decoder.weight", ("head.output.weight",)),
@@ -69,7 +69,7 @@ def to_hf(config: ModelConfig) -> dict[str, Any]:
 
 
 RENAMED = (*bert.OLD_NORMS, (r"^lm_head\.decoder\.bias$", "lm_head.bias"))
-FIXED = {**bert.FAMILY.fixed, "hidden_act": ("gelu",)}  # the output layer has this one, whatever the field says
+FIXED = {**bert.FAMILY.fixed, "hidden_act": ("gelu",)}  # the output layer has this activation, whatever the field says
 
 
 def family(name: str, model_type: str, prefix: str, presets: dict[str, dict[str, Any]]) -> Family:

@@ -48,7 +48,7 @@ class Family:
     """All that distinguishes a family.
 
     `from_hf` reads a config.json into the values of a ModelConfig (KeyError: a field is missing; UnsupportedError); `to_hf` writes one.
-    Several families may share a `model_type`: their presets differ, their layout does not. None: no Hugging Face class computes the model.
+    Several families may share a `model_type`: their presets differ, their layout does not. It is None if no Hugging Face class fits.
     """
 
     name: str

@@ -59,7 +59,7 @@ PRESETS = {
 ARCHITECTURES: Architectures = {
     "T5ForConditionalGeneration": {"kind": "lm"},
     "T5WithLMHeadModel": {"kind": "lm"},  # its name in the first released files
-    # It reads the decoder at </s>, a text's last token; the decoder's input is the text itself, shifted right by one.
+    # This class reads the decoder at </s>, a text's last token; the decoder's input is the text itself, shifted right by one.
     "T5ForSequenceClassification": {"kind": "classes", "pool": "last", "dense": "tanh", "bias": True},
     "T5ForQuestionAnswering": {"kind": "spans"},  # in the decoder's input, which is the text itself here, too
     "T5Model": {"kind": "none"},

@@ -59,7 +59,7 @@ RULES = (
     Rule("final_logits_bias", ("head.bias",), row=True),
 )
 
-# Marian has one of each for either stack; tfkit has one for both.
+# Marian has each of these fields once per stack; tfkit has one for both stacks.
 _EQUAL_FIELDS = (
     ("encoder_ffn_dim", "decoder_ffn_dim"),
     ("encoder_attention_heads", "decoder_attention_heads"),

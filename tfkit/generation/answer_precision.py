@@ -52,10 +52,10 @@ class OpenedModel(NamedTuple):
 def open_in_precision(
     load: Callable[[torch.dtype], Loaded], wanted: Precision, device: torch.device, agree: Callable[[bool], bool], *, has_bf16: bool
 ) -> OpenedModel:
-    """Load a model for a device in an arithmetic. `has_bf16`: whether the device multiplies in bf16; `agree`: whether all ranks say so.
+    """Load a model in the `wanted` arithmetic. `has_bf16`: whether the device multiplies in bf16; `agree(x)`: whether x holds on all ranks.
 
     auto is bf16 where that is faster and changes at most one in ten of the model's answers to a few sentences: the likeliest token at
-    each position, the class of each text, or the tag of each token. Raises UsageError for an unknown one,
+    each position, the class of each text, the tag of each token, or the ends of each span. Raises UsageError for an unknown arithmetic,
     MachineError for int8 on a device without its products.
     """
     if wanted not in PRECISIONS:
@@ -81,7 +81,7 @@ def open_in_precision(
 
 
 def is_large(model: Transformer) -> bool:
-    """Whether an answer takes mostly the time of reading the weights."""
+    """Whether reading the weights takes most of the time of an answer."""
     return sum(parameter.numel() for parameter in model.parameters()) >= _FEW_PARAMETERS
 
 

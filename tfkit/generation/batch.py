@@ -27,12 +27,12 @@ class GenerationBatch:
     ):
         """`input_ids` (B, T) of the next step; `real` (B, columns so far); `source`: ids and mask of an encoder's input, (prompts, M) each.
 
-        `sharing`: arguments of the cache.
+        `sharing`: the arguments `copies` and `shared` of the cache.
         """
         self.model, self.input_ids, self.real, self.source = model, input_ids, real, source
         self.is_padded = not bool(real.all())
         weight = model.embedding.tokens.weight
-        # On a CPU torch's kernel takes several times as long for one query in bf16 as in float32. What a training samples keeps its bits.
+        # On a CPU torch's kernel takes several times as long for one query in bf16 as in float32. Training keeps the type of the weights.
         cache_type = torch.float32 if weight.device.type == "cpu" and model.only_answers else weight.dtype
         self.cache = KeyValueCache(model.config, len(real), real.shape[1] + room, cache_type, weight.device, **sharing)
 
@@ -46,7 +46,7 @@ class GenerationBatch:
 
     @classmethod
     def join(cls, parts: Sequence[tuple["GenerationBatch", Sequence[int]]], room: int, copies: int = 1) -> "GenerationBatch":
-        """Return a batch of these rows of others, which may repeat; the others' caches are emptied.
+        """Return a batch of rows of other batches, which may repeat; the caches of those are emptied.
 
         `room`: the number of tokens to come, the next input included. `copies`: this many successive rows of one other batch share a
         prompt, whose keys and values are kept once.

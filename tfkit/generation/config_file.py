@@ -1,7 +1,7 @@
 """Read and write generation_config.json: generation settings, and the checkpoint's constraints on every text.
 
-The keys have transformers' meaning: without `do_sample` the likeliest token is taken, and with it the 50 likeliest are drawn from unless
-`top_k` is 0 or another number.
+The keys have transformers' meaning: without `do_sample` the likeliest token is taken, and with it a token is drawn from the 50
+likeliest, unless `top_k` states another number (0: from all).
 """
 
 from collections.abc import Collection, Mapping
@@ -15,7 +15,7 @@ from tfkit.errors import ModelError
 from tfkit.generation.constraints import Constraints
 from tfkit.recipe.schema.output_sections import GenerationSection
 
-SHOWN = ("temperature", "top_k", "top_p", "min_p", "num_beams", "max_new_tokens")  # fields that a description of the settings has
+SHOWN = ("temperature", "top_k", "top_p", "min_p", "num_beams", "max_new_tokens")  # the fields that a description of the settings shows
 _SAMPLING = ("temperature", "top_k", "top_p", "min_p")
 _DEFAULT_TOP_K = 50  # the default of transformers
 _RENAMED = {"no_repeat_ngram_size": "no_repeat_ngram", "stop_strings": "stop"}

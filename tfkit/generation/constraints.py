@@ -14,7 +14,7 @@ _EXCLUDED = float("-inf")
 
 
 class UnfinishedText(NamedTuple):
-    """An unfinished text: the decoder's first ids (such as the prompt), the generated ids, and their largest number."""
+    """An unfinished text: the decoder's first ids (such as the prompt), the generated ids, and the most that may be generated."""
 
     text: Sequence[int]
     ids: Sequence[int]

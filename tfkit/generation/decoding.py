@@ -92,7 +92,7 @@ def generate(
 
     A row ends with "stop" at one of `eos_ids` (not part of the result) or when `on_token(row, id)` returns true, and with "length" after
     `settings.max_new_tokens` or when prompt and continuation fill the model's context. Beam search, whose text is
-    known only at the end, calls `on_token` there, and `ended(row, ids)` for each candidate. `should_stop` is called before every step, and
+    known only at the end, calls `on_token` then, and `ended(row, ids)` for each candidate. `should_stop` is called before every step, and
     before every module while the prompts are read; once it returns true, the unfinished rows end as "interrupted". Row i is sampled with
     the seed (settings.seed, first_row + i). `constraints`: the checkpoint's. Stop strings are handled by complete.py. Raises DataError for
     an empty prompt or one that leaves no room, ModelError for a model that cannot generate. `at_once`: the largest number of rows, beams
@@ -129,7 +129,7 @@ def _beginning(model: Transformer, start_id: int | None) -> list[int] | None:
 
 
 def _context(model: Transformer, length: int = sys.maxsize) -> int:
-    """Return the largest number of tokens in a text that begins with `length`; unlimited with relative positions.
+    """Return the largest number of tokens of a text whose prompt has `length`; unlimited with relative positions.
 
     With longrope a text does not grow from a short one into a long one: its earlier keys and values, which are cached, would change.
     """
@@ -162,7 +162,7 @@ class _Waiting:
     def take(self, running: Sequence[_Row] = (), beams: int = 1) -> list[list[_Row]]:
         """Return the rows that can begin beside those that run, in groups whose prompts are read together.
 
-        None begin before a quarter of the places is free, since all keys and values are copied then.
+        None begin before a quarter of the places is free, since all keys and values are copied when rows begin.
         """
         if self.at_once is None:
             groups = [[*self.rows]] if self.rows else []
@@ -263,4 +263,4 @@ def _search(model: Transformer, waiting: _Waiting, options: _Options) -> None:
             for token in one.best:
                 _accept(row, token, (), options.on_token)
             if one.done and not row.done:
-                row.end(one.completed[0].ending if one.completed else "stop")  # without a complete text every next token is excluded
+                row.end(one.completed[0].ending if one.completed else "stop")  # none complete: every next token was excluded

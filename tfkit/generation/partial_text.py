@@ -92,7 +92,7 @@ def context_of(decode: Decode, ids: Sequence[int]) -> list[int]:
 
 
 def text_after(decode: Decode, context: Sequence[int], ids: Sequence[int]) -> str:
-    """Return the text of a whole continuation after a `context_of` its prompt, with replacement characters for an incomplete one."""
+    """Return the text of a whole continuation after the `context_of` of its prompt, with replacement characters for an incomplete one."""
     before = _text_of(decode, context)
     return _decode_after(decode, context, before, ids)[len(before) :]
 

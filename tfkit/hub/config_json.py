@@ -98,7 +98,7 @@ def _expresses(family: Family, config: ModelConfig) -> bool:
 
 
 def computation(config: ModelConfig) -> dict[str, Any]:
-    """Return all that a model computes, with the windows, rotation and experts of each layer in place of the lists that are repeated."""
+    """Return all fields that determine a model's output, with windows, rotations and experts for each layer instead of repeated lists."""
     layers = range(max(config.encoder_layers, config.decoder_layers))
     windows, rotations, has_experts = ([of(layer) for layer in layers] for of in (config.window, config.rotation, config.has_experts))
     values = config.model_dump(

@@ -1,5 +1,5 @@
-"""The model folder of a path: a checkpoint, a run folder, a Hugging Face model folder, or a repository of the Hub; and the identity of its
-model, whatever the folder's name.
+"""The model folder of a path: a checkpoint, a run folder, a Hugging Face model folder, or a repository of the Hub; and the hash and the run
+id that identify its model.
 """
 
 import hashlib

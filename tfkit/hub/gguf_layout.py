@@ -1,8 +1,8 @@
 """A model in the layout of GGUF, the files of llama.cpp: the fields that describe it, and its tensors under GGUF's names.
 
 The `gguf` package maps Hugging Face's names to GGUF's. Three things differ from our layout: Gemma's norm weights are stored plus 1; the
-rows of Llama's and SmolLM3's q_proj and k_proj are interleaved, since llama.cpp rotates their neighbours and Hugging Face halves; and one
-matrix of all experts of a layer is one tensor.
+rows of Llama's and SmolLM3's q_proj and k_proj are interleaved, since llama.cpp rotates neighbours together, and Hugging Face rows that are
+half a head apart; and the matrices of all experts of a layer are stacked, such as all their up_proj in one tensor.
 """
 
 import re
@@ -28,10 +28,10 @@ if TYPE_CHECKING:
     from gguf import GGUFWriter
 
 _ROTATES_NEIGHBOURS = ("llama", "smollm3")
-_TANH = ("gpt2", "gemma", "gemma2", "gemma3")  # with a GELU in its tanh form; the others have a SiLU
-_OPTIONAL_BIASES = ("llama", "gpt2", "qwen2")  # the others are read without
+_TANH = ("gpt2", "gemma", "gemma2", "gemma3")  # architectures with a GELU in its tanh form; the others have a SiLU
+_OPTIONAL_BIASES = ("llama", "gpt2", "qwen2")  # llama.cpp reads biases of these, if there are any, and none of the others
 _NOT_NORMALIZED = ("olmoe",)  # families whose chosen experts keep their probabilities; others divide these by their sum
-_WINDOWS = {"gemma2": 2, "gemma3": 6}  # layers after which one without a window comes
+_WINDOWS = {"gemma2": 2, "gemma3": 6}  # n: every n-th layer has no window
 _EXPERT = re.compile(r"\.experts\.(\d+)\.")
 _THETA_GEMMA3 = 1e4  # in layers with a window
 _FACTORS = "rope_freqs.weight"  # llama.cpp divides the rotary frequencies by these factors

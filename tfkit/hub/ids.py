@@ -1,4 +1,4 @@
-"""The ids of tokens that a model folder's files state. Each must be in the vocabulary: an id outside it has no embedding."""
+"""The token ids that the files of a model folder state. Each must be in the vocabulary: an id outside it has no embedding."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
@@ -73,7 +73,7 @@ def read_tokenizer(folder: Path, vocab_size: int) -> Tokenizer | None:
 
 
 def with_model_ids(tokenizer: Tokenizer | None, special_ids: Mapping[str, Any]) -> Tokenizer | None:
-    """Return the tokenizer with the ids of `read_ids` that start a decoder, begin its texts, and end a text."""
+    """Return the tokenizer with three ids of `read_ids`: the decoder's start, the forced first id of its texts, and the ends of a text."""
     if tokenizer is None:
         return None
     start = special_ids.get("decoder_start_token_id", tokenizer.decoder_start_id)
@@ -94,5 +94,5 @@ def _ids(stated: Mapping[str, Any]) -> Iterator[tuple[str, int]]:
 
 
 def _are_ids(name: str, value: Any) -> bool:
-    """Whether a value is an id, or a list of ids where eos may be one."""
+    """Whether a value is an id or, for eos, a list of ids."""
     return all(type(one) is int for one in (value if name == _EOS and isinstance(value, list) else [value]))

@@ -80,7 +80,7 @@ class Loaded(ModelFolder):
 
     @property
     def eos_ids(self) -> list[int]:
-        """The ids that end a text, as everywhere (`tokenizer.conversations.end_ids`); without a tokenizer those that the files state."""
+        """The ids that end a text (`tokenizer.conversations.end_ids`); without a tokenizer, the ends that the folder's files state."""
         return [*(stated_ends(self.special_ids) if self.codec is None else end_ids(self.codec))]
 
     @property
@@ -98,7 +98,7 @@ class Loaded(ModelFolder):
     def save(self, folder: str | Path) -> None:
         """Write a model folder as training does: float32 weights, configuration, tokenizer, and the lineage of the loaded model.
 
-        Raises ModelError for one whose weights have 8 bits.
+        Raises ModelError for a model whose weights have 8 bits.
         """
         if any(isinstance(module, Int8Linear) for module in self.model.modules()):
             raise ModelError(
@@ -148,8 +148,8 @@ def load(
 ) -> Loaded:
     """Load a checkpoint, a run folder (its best checkpoint, else its newest) or any Hugging Face model folder with safetensors.
 
-    The model has the head that config.json names, or `head`: parameters of it that the files lack are drawn with `seed`, and
-    `new_parameters` names them; with `other_labels` (the classes differ from the file's), also those with a row for each class. `changes`:
+    The model has the head that config.json names, or `head`: its parameters that the files lack are drawn with `seed`, and
+    `new_parameters` names them; so are those with a row for each class if the classes differ from the file's (`other_labels`). `changes`:
     fields of the config, such as dropout, that replace the file's. `defer_blocks`: the model is in float32 on the CPU, its blocks stay on
     the meta device, and its `fill_block` reads each. Raise ModelError if the folder is missing, damaged, unsupported or does not fit its
     own configuration. Files are compared with the folder's manifest, if there is one, while they are read.

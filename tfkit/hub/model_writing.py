@@ -19,7 +19,7 @@ from tfkit.tokenizer import Tokenizer, save_tokenizer
 _START = "decoder_start_token_id"
 _PAD = "pad_token_id"
 _FORCED = "forced_eos_token_id"
-_STATED = ("bos_token_id", "eos_token_id", _PAD)  # null if there is none
+_STATED = ("bos_token_id", "eos_token_id", _PAD)  # written as null if there is none
 
 
 def save_model(
@@ -80,7 +80,7 @@ def save_model(
 
 
 def _generation(stated: Mapping[str, Any], ids: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the content of generation_config.json: all keys that the model had, with these ids."""
+    """Return the content of generation_config.json: all keys of the one that the model had (`stated`), with these ids."""
     if not stated:
         return {"_from_model_config": True, **ids}
     # A forced eos id of config.json alone is not added: transformers reads generation_config.json alone.

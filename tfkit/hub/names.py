@@ -56,8 +56,8 @@ def resolve_names(weights: Mapping[str, Weight], family: Family, config: ModelCo
 
 
 def _experts_apart(weights: Mapping[str, Weight], family: Family, config: ModelConfig) -> Iterator[tuple[str, Weight]]:
-    """Yield the weights by name. transformers computes with one tensor for the matrices of all experts of a layer, gate and up after each
-    other, and can save it so: each matrix is a part of it.
+    """Yield the weights by name, one for each matrix of an expert. transformers can save the matrices of all experts of a layer as one
+    tensor, with the rows of gate before those of up: then each of these weights is a part of that tensor.
     """
     rules = {rule.ours[0].rpartition(".{e}.")[2]: rule.theirs for rule in family.rules if "{e}" in rule.theirs}
     count = config.mlp.experts.count if config.mlp.experts is not None else 0
@@ -107,7 +107,7 @@ def rules_of(family: str, config: ModelConfig) -> tuple[Rule, ...]:
 
 
 def missing_of_head(weights: Mapping[str, Weight], family: Family | None, config: ModelConfig) -> frozenset[str]:
-    """Return the tensors of the model's head that the resolved files lack, under their names in files."""
+    """Return the names, in files, of the tensors of the model's head that the resolved weights lack."""
     names = {rule.theirs: rule.ours for rule in _expand(family, config)} if family else {}
     lacking = expected_shapes(family, config).keys() - weights.keys()
     return frozenset(name for name in lacking if all(ours.startswith("head.") for ours in names.get(name, (name,))))
@@ -119,7 +119,7 @@ def is_head_incomplete(tensors: Tensors, config: ModelConfig) -> bool:
 
 
 def without_own_head(weights: Mapping[str, Weight], family: Family, config: ModelConfig, own: ModelConfig) -> dict[str, Weight]:
-    """Return the weights without those of the file's own head that the requested head lacks, or whose names are another parameter's in it.
+    """Return the weights without those of the file's own head that the requested head lacks, or whose names it gives to other parameters.
 
     BERT's `classifier` may be of classes or of tags; RoBERTa's `classifier.dense` is of classes alone. `own`: the config with the file's
     head.

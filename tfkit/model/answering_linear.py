@@ -15,15 +15,15 @@ from tfkit.model.transformer import Transformer
 
 Make = Callable[[Tensor, Tensor | None], nn.Module]  # from weight and bias
 _LARGEST = 127  # the largest integer, on both sides of 0
-_ZERO = 128  # in oneDNN's unsigned integers
-_LARGEST_16 = 127 * 257  # of the integers of 16 bits whose two bytes, less _ZERO each, are signed
+_ZERO = 128  # the unsigned integer that represents 0 in oneDNN
+_LARGEST_16 = 127 * 257  # the largest 256 h + l with h and l up to 127
 _TINY = 1e-20
 _FEW_ROWS, _STRIDE = 4, 16  # torch's kernel is made for few rows; it reads this many columns at once, even beyond the end
 _SMALL = 2**22  # weights; with fewer, preparing the inputs takes longer than oneDNN's quicker product saves
 
 
 class PackedLinear(nn.Module):
-    """x W^T + b with the weights laid out as oneDNN's kernels read them, once and not at every call; they cannot be read back."""
+    """x W^T + b, with the weights converted once, not at every call, to the layout of oneDNN's kernels; they cannot be read back."""
 
     def __init__(self, weight: Tensor, bias: Tensor | None):
         super().__init__()
@@ -39,7 +39,7 @@ class PackedLinear(nn.Module):
 class Int8Linear(nn.Module):
     """x W^T + b, where row i of W is integers of 8 bits times `scales[i]`.
 
-    Each row of x becomes s (256 h + l) with a scale s and integers h and l from -128 to 127, the bytes of one of 16 bits, and oneDNN
+    Each row of x becomes s (256 h + l) with a scale s and integers h and l from -128 to 127, the bytes of a 16-bit integer; oneDNN
     multiplies both by the weights at once: weights are read once, sums are exact, and x keeps 16 bits. Small weights are kept in a second
     layout, too, in which a kernel that converts each integer multiplies up to four rows of x in bf16.
     """
@@ -55,7 +55,7 @@ class Int8Linear(nn.Module):
         self.integers = integers if is_small else None  # (out, in)
         self.scales, self.scales_16 = scales, scales.bfloat16()  # (out,): the same numbers
         self.zeros = torch.zeros(len(scales), dtype=torch.int32)  # the integers that represent 0
-        self.offset = torch.tensor(257 * _ZERO + 0.5)  # of both bytes, and to round by cutting off
+        self.offset = torch.tensor(257 * _ZERO + 0.5)  # shifts both bytes by _ZERO, and makes truncation round
         self.bias = None if bias is None else bias.detach().float()
 
     def forward(self, x: Tensor) -> Tensor:
@@ -89,7 +89,7 @@ def has_int8(device: torch.device) -> bool:
 
 
 def pack(model: Transformer) -> None:
-    """Lay out the weights of every linear layer, and the output matrix of a language model, for its products. It can then only answer.
+    """Lay out the weights of every linear layer, and the output matrix of a language model, as oneDNN reads them. It can then only answer.
 
     A tied embedding keeps its own table, of which only the rows of a text are read.
     """

@@ -19,8 +19,8 @@ from tfkit.model.rotary_position import Rotation, rotate
 if TYPE_CHECKING:
     from torch.nn.attention.flex_attention import BlockMask
 
-# On a CPU torch's bf16 kernel calls a library for each small block of its backward pass. With few keys, float32 takes less time than that
-# and than blocks of queries (0.9 of theirs with 32 keys, 1.3 with 64 and 128: two cores of a Zen 4), and is more exact.
+# On a CPU torch's bf16 kernel calls a library for each small block of its backward pass. With few keys, float32 takes less time
+# and is more exact; it takes 0.9 of the time of blocks of queries with 32 keys, and 1.3 with 64 and 128 (two cores of a Zen 4).
 _MAX_FLOAT32_KEYS = 64
 
 
@@ -43,7 +43,7 @@ class AttentionContext:
         use_blocks: Callable[[Mask], bool] = lambda mask: False,
     ):
         """`masks`: one for each distinct window. `rotations`: by the names of `ModelConfig.rotation`. `bias` (1, H, T, S) is added to the
-        scores; or each layer makes its own of vectors of distances and their numbers (relative_position.py).
+        scores; or is the pair from which each layer computes its own, vectors of distances and their numbers (relative_position.py).
         `encoder_output` (B, S, D); `encoder_padding` (B, S): True = real token; None: all are real. `use_blocks`: whether
         block_attention.py computes the attention under a mask.
         """

@@ -13,7 +13,7 @@ from tfkit.model.norm import build_dropout, build_norm
 class Embedding(nn.Module):
     """tokens[id], optionally scaled, plus optional position and segment vectors, then an optional norm and projection.
 
-    An encoder-decoder's stacks share it, or the token vectors alone if there are other parameters (BART): then `decoder` is the decoder's.
+    An encoder-decoder's stacks share it or, if it has further parameters (BART), only its token vectors: then `decoder` is the decoder's.
     """
 
     def __init__(self, config: ModelConfig, tokens: nn.Embedding | None = None):

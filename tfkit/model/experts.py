@@ -11,7 +11,7 @@ from tfkit.model.mlp import Mlp
 
 
 class Experts(nn.Module):
-    """sum over the chosen experts e of p_e MLP_e(x), where p = softmax(router x), whose largest few choose them."""
+    """sum over the chosen experts e of p_e MLP_e(x), where p = softmax(router x); those with the largest p are chosen."""
 
     def __init__(self, config: ModelConfig):
         super().__init__()
@@ -49,9 +49,7 @@ def active_numel(model: nn.Module) -> int:
 
 
 def _tokens_by_expert(chosen: Tensor, count: int) -> list[int]:
-    """Return how many tokens each expert computes; where PyTorch's fake tensors have no values, in plans, all about equally
-    many.
-    """
+    """Return how many tokens each expert computes; in plans, where PyTorch's fake tensors have no values, about equally many each."""
     if hasattr(chosen, "fake_mode"):
         few, more = divmod(chosen.numel(), count)
         return [few + (expert < more) for expert in range(count)]
@@ -68,7 +66,7 @@ def balance_loss(routed: Sequence[Tensor], active: int, real: Tensor | None) -> 
 
     transformers' load_balancing_loss_func multiplies f and P of the whole micro-batch and of all layers together, so that its value
     depends on how a step is cut into micro-batches. Both are equal for one row and one layer with experts. Fractions of a row ask for a
-    balance within each row (DeepSeek-V3, arXiv 2412.19437, section 2.1.2), and the same whatever rows are computed together.
+    balance within it (DeepSeek-V3, arXiv 2412.19437, section 2.1.2), and do not depend on which rows are computed together.
     """
     total = routed[0].new_zeros((), dtype=torch.float32)
     mask = torch.ones(routed[0].shape[:2], device=total.device) if real is None else real.float()

@@ -19,7 +19,7 @@ class KeyValueCache:
     A layer with a window keeps only the positions that its next token can still see, however long the text grows. Keys and values of an
     encoder's output are computed in the first forward pass and kept.
 
-    With `copies` > 1 that many rows after each other continue one prompt: its encoder's output and, in layers without a window, its first
+    With `copies` > 1 that many successive rows continue one prompt: its encoder's output and, in layers without a window, its first
     positions are kept once for all of them.
     """
 
@@ -49,7 +49,7 @@ class KeyValueCache:
         return sum(tensor.numel() for pair in (*self._pairs, *self._prompts.values(), *self._cross.values()) for tensor in pair)
 
     def append(self, layer: int, keys: Tensor, values: Tensor) -> Pair:
-        """Store one layer's new keys and values (B, K, T, E); return all that the new tokens may see but those of `prompt`."""
+        """Store one layer's new keys and values (B, K, T, E); return all that the new tokens may see, except those of `prompt`."""
         stored, limit = self._pairs[layer], self._limits[layer]
         keys, values = keys.to(self.dtype), values.to(self.dtype)
         filled = self._filled(limit)
@@ -90,7 +90,7 @@ class KeyValueCache:
         """Fill this empty cache with rows of others, which it empties; a row may occur twice.
 
         All rows end at position `columns`. Positions before their own are padding, and those that do not fit are left out. With `copies`
-        there is one other cache, in which rows of the same prompt come after each other, too.
+        there is one other cache, in which rows of the same prompt are successive, too.
         """
         self.length = columns
         for layer, (pair, limit) in enumerate(zip(self._pairs, self._limits, strict=True)):
@@ -136,7 +136,7 @@ def attend_after_prompts(
 ) -> Tensor:
     """Attend from one query of each row (B, H, 1, E) to the keys of its prompt and then to its own, each (rows, K, S, E).
 
-    Rows after each other have the same prompt: their queries are multiplied with its keys at once.
+    Successive rows have the same prompt: their queries are multiplied with its keys at once.
     """
     copies, heads = len(queries) // len(prompt[0]), prompt[0].shape[1]
 

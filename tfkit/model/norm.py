@@ -59,7 +59,7 @@ class OffsetRMSNorm(nn.Module):
 
 class _RMSNormOnCpu(torch.autograd.Function):
     """RMSNorm with a backward pass in closed form. On a CPU, torch runs a chain of small kernels instead, which takes up to twice as long.
-    In bf16 they run over pieces of rows that fit the caches; in float32 over all rows, whose sums then have one order.
+    In bf16 both passes run over pieces of rows that fit the caches; in float32 over all rows, whose sums then have one order.
     """
 
     @staticmethod
@@ -90,7 +90,7 @@ class _RMSNormOnCpu(torch.autograd.Function):
 
 
 def _pieces(*wholes: Tensor) -> Iterator[tuple[Tensor, ...]]:
-    """Yield pieces of tensors of one number of rows, (..., D) -> (n, D) each."""
+    """Yield corresponding pieces of tensors with the same number of rows, (..., D) -> (n, D) each."""
     rows = [whole.view(-1, whole.shape[-1]) for whole in wholes]
     count = len(rows[0]) if wholes[0].dtype == torch.float32 else PIECE // wholes[0].shape[-1]
     return zip(*(part.split(max(1, count)) for part in rows), strict=True)

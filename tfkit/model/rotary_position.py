@@ -11,7 +11,7 @@ Rotation = tuple[Tensor, Tensor]  # cos and sin, each (T, R / 2) or (B, 1, T, R 
 
 
 def rotations_at(position_ids: Tensor, head_dim: int, rotary: Rotary, dtype: torch.dtype) -> dict[str, Rotation]:
-    """Return the rotations of the layers by the names of `ModelConfig.rotation`."""
+    """Return the rotations of all layers by the names of `ModelConfig.rotation`: global and, if there is a local_theta, local."""
     kinds = {"global": rotary}
     if rotary.local_theta is not None:
         kinds["local"] = rotary.model_copy(update={"theta": rotary.local_theta, "scaling": None})
@@ -37,14 +37,14 @@ def rotation_at(position_ids: Tensor, head_dim: int, rotary: Rotary, dtype: torc
 
 
 def text_lengths(position_ids: Tensor) -> Tensor:
-    """Return at each new token how many tokens its text has so far: (..., T) -> (..., T). In each row, texts begin at 0."""
+    """Return for each new token the length of its text, the last new token included: (..., T) -> (..., T). Texts of a row begin at 0."""
     text = (position_ids == 0).long().cumsum(dim=-1)  # its number in the row
     last = position_ids.new_zeros(*text.shape[:-1], text.shape[-1] + 1).scatter_reduce(-1, text, position_ids, "amax")
     return last.gather(-1, text) + 1
 
 
 def rotary_frequencies(head_dim: int, rotary: Rotary, device: torch.device | None = None) -> Tensor:
-    """Return the angle per position of each pair j, theta^(-2j / R), with the scaling that all texts have, if any: (R / 2,), float32."""
+    """Return the angle per position of each pair j, theta^(-2j / R), with the scaling, unless it varies by text: (R / 2,), float32."""
     rotated, scaling = rotary.rotated(head_dim), rotary.scaling
     pairs = torch.arange(0, rotated, 2, dtype=torch.float32, device=device)  # (R / 2,)
     frequencies = rotary.theta ** (-pairs / rotated)

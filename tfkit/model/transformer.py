@@ -203,8 +203,8 @@ def on_meta(config: ModelConfig) -> Transformer:
 
 
 def parameter_shapes(config: ModelConfig) -> Mapping[str, tuple[int, ...]]:
-    """Return all parameters' shapes. The blocks of a stack after its first are alike, those with experts and those without, so that at most
-    three are built, however many are claimed.
+    """Return the shapes of all parameters. After its first block, a stack has at most two kinds, with experts and without, so that at most
+    three of its blocks are built, however many are claimed.
     """
     return _parameter_shapes(config.model_dump_json())
 

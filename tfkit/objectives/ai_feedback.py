@@ -1,6 +1,6 @@
 """AI feedback: a policy's responses to each prompt, ranked by a judge, are the preferences of a reward model or of DPO.
 
-The objective is the one that learns from them; this module describes how its examples are made from prompts.
+The objective of the section's field `of` (reward or DPO) learns from them; this module defines how its examples are made from prompts.
 """
 
 from collections.abc import Sequence
@@ -44,7 +44,7 @@ def open_ai_feedback(section: AIFeedbackSection, context: ModelContext) -> Rewar
     rollout = GRPOSection(kind="grpo", chat=section.of.chat, **sampled)
     prompts, judge = PromptEncoder(rollout, context), GoldModel(open_companion(section, "judge"))
     assert policy.tokenizer is not None, "it was checked"
-    writer = replace(context.tokenizer, stated_end_ids=end_ids(policy.tokenizer))  # a text ends where the policy ends it, too
+    writer = replace(context.tokenizer, stated_end_ids=end_ids(policy.tokenizer))  # the policy's end ids end a text, too
     rollouts = Rollouts(rollout, writer, GroupBaseline(is_scaled=False), gold=judge)
     objective.feedback = Feedback(policy, judge, prompts, rollouts, context.seed)
     return objective
@@ -56,7 +56,7 @@ def fit_tokenizer(section: AIFeedbackSection, tokenizer: Tokenizer, *, is_finish
 
 
 def _check_policy(policy: Companion, context: ModelContext) -> None:
-    """Raise ModelError, with all reasons, if the model cannot read the policy's texts."""
+    """Raise ModelError, with all reasons, if the policy cannot write texts that the model reads."""
     config, reasons = policy.model.config, []
     if config.encoder_layers or config.head.kind != "lm":
         reasons.append("it does not continue a text: name a language model with a decoder alone")

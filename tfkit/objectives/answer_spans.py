@@ -1,4 +1,4 @@
-"""From the logits of windows to the best answer spans of each question."""
+"""The best answer spans of each question, from the logits of its windows."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-_BEST = 20  # candidates, over which probabilities are normalised, as in BERT's run_squad.py
+_BEST = 20  # the number of candidates, over which probabilities are normalised, as in BERT's run_squad.py
 
 
 class Span(NamedTuple):

@@ -18,9 +18,9 @@ from tfkit.tokenizer import Tokenizer
 class CausalLM(Objective):
     """Next-token prediction over packed rows.
 
-    `documents` apart: no token attends to another document of its row, and the first token of a document is no target. The exception is a
-    tokenizer whose `separator_id` both ends and begins documents, as GPT-2's: there the next document's first id ends this one. Joined:
-    plain packing, as in the training of GPT-2 and GPT-3.
+    `documents` "apart": no token attends to another document of its row, and the first token of a document is no target, unless it is a
+    `separator_id` that both ends and begins documents, as GPT-2's: there the next document's first id ends this one. "joined": plain
+    packing, as in the training of GPT-2 and GPT-3.
     """
 
     terms: Mapping[str, float] = {"lm": 1.0}
@@ -69,7 +69,7 @@ class CausalLM(Objective):
         """Warn if the model does not learn to end a text: no token marks the end, or no text ends within a row."""
         streams = [source for source in stored if isinstance(source, TokenStream)]
         if tokenizer.eos_id is None and not tokenizer.suffix:
-            if not is_finished:  # its kind has no such token, as GPT's
+            if not is_finished:  # tokenizers of its kind, such as GPT's, have no such token
                 return []
             return [
                 "the tokenizer has no token that ends a text, so the model does not learn to end one; name the eos_token in its "

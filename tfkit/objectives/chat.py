@@ -45,7 +45,7 @@ class Chat(TokenTargets, WritingObjective):
     reads_special_tokens = True  # `checked_text` rejects them anywhere in a message
 
     def __init__(self, section: ChatSection, tokenizer: Tokenizer, row_length: int, folder: Path):
-        """`tokenizer`: from `fit_tokenizer`; `folder`: from which it was loaded, for errors. Raises UsageError or ModelError."""
+        """`tokenizer`: that of `fit_tokenizer`; `folder`: where it was loaded from, for errors. Raises UsageError or ModelError."""
         self.section, self.tokenizer, self.row_length = section, tokenizer, row_length
         form = resolve_format(section.format, tokenizer, section.system)
         self.conversations = Conversations(tokenizer, form, section.system, folder)
@@ -79,9 +79,9 @@ class Chat(TokenTargets, WritingObjective):
         return [text if isinstance(text, BadRow) else self._example(row, next(encoded)) for row, text in zip(rows, texts, strict=True)]
 
     def encode_unlabelled(self, rows: Sequence[Row]) -> list[Encoded | BadRow]:
-        """Return the ids of each conversation up to the beginning of the requested answer, which the only label marks.
+        """Return the ids of each conversation up to the beginning of the requested answer. The only label, at the last id, marks it.
 
-        If the messages end with an answer, it is the requested one.
+        If the messages end with an answer, that answer is left out and requested.
         """
         with self.conversations.renderer() as render:
             texts = [self._text(row, render, is_prompt=True) for row in rows]
@@ -104,7 +104,7 @@ class Chat(TokenTargets, WritingObjective):
         return ids
 
     def references(self, row: Row, example: Example) -> list[str]:
-        """Return all outputs of an exchange, or the last answer of a conversation that is in the example."""
+        """Return all outputs of an exchange or, for a conversation, the last of the answers that have a loss."""
         if "output" in row.values:
             return not_blank(row.values["output"])
         answers = answer_texts(row)

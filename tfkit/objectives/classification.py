@@ -22,7 +22,7 @@ from tfkit.objectives.text_pairs import TextLabelling
 from tfkit.recipe.schema.label_sections import ClassificationSection
 from tfkit.tokenizer import Tokenizer
 
-_IMBALANCE = 3  # the ratio of the largest to the smallest class above which they are reported
+_IMBALANCE = 3  # the ratio of the largest to the smallest class above which both are reported
 
 
 class Classification(TextLabelling):
@@ -74,7 +74,7 @@ class Classification(TextLabelling):
     def prepare(self, train: Sequence[tuple[Stored, float]]) -> None:
         """Set class weights of N / (classes * rows of the class), as scikit-learn's `balanced`: their mean over rows is 1.
 
-        Rows count as often as an epoch reads them, by the weights of their sources; of a random part of a source, as often as on average.
+        A row counts as often as an epoch reads it, by its source's weight; on average, if an epoch reads a random part of the source.
         """
         if self.section.class_weights is not None:
             repeats = [(stored, *count_repeats(stored.name, weight, len(stored))) for stored, weight in train]

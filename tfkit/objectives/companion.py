@@ -36,7 +36,7 @@ class Companion:
 
 
 def refuse_misfit(companion: Companion, what: str, reasons: Sequence[str]) -> None:
-    """Raise ModelError, with all reasons why a companion cannot do `what`; do nothing without any."""
+    """Raise ModelError with all reasons, if there are any, why a companion cannot do `what`."""
     if reasons:
         raise ModelError("\n  ".join([f"objective.{companion.name}: {companion.path} cannot {what}:", *reasons]))
 
@@ -44,7 +44,7 @@ def refuse_misfit(companion: Companion, what: str, reasons: Sequence[str]) -> No
 def open_companion(section: ObjectiveSection, name: str, *, defer_blocks: bool = False) -> Companion:
     """Load the model that a field of the section names. Raises ModelError, for example if its SHA-256 is not the one that the recipe pins.
 
-    `defer_blocks`: as in `tfkit.hub.load`, for ranks that shard it.
+    `defer_blocks`: as in `tfkit.hub.load`, for ranks that shard the model.
     """
     path, trained = section.companion_paths[name], section.companions[name]
     loaded = load(path, defer_blocks=defer_blocks)

@@ -10,7 +10,7 @@ from tfkit.errors import UsageError
 from tfkit.model.config import ModelConfig
 from tfkit.tokenizer import Tokenizer
 
-MOST_PIECE = 1024  # tokens of a piece of text that is scored, unless a longer one is asked for
+MOST_PIECE = 1024  # the most tokens of a piece in which a text is scored, unless more are requested
 LONGER_ROWS = "allow longer rows (data.sequence_length, model.context_length)"  # the remedy for rows that are too short
 
 Stored = TokenStream | ExampleSet  # the cached form of a source
@@ -22,7 +22,7 @@ def tokens_of(stored: Stored) -> int:
 
 
 def row_length(sequence_length: int | None, config: ModelConfig) -> int:
-    """Return the number of tokens of a row: data.sequence_length, or the model's context if None. Raises UsageError beyond the context."""
+    """Return the number of tokens of a row: data.sequence_length, or the model's context if None. Raises UsageError beyond that."""
     length = sequence_length or config.context_length
     if length > config.context_length and config.position.kind != "relative":
         raise UsageError(

@@ -1,4 +1,4 @@
-"""The texts of conversations, without special tokens of their own, and the ids of prompts and completions.
+"""The rendered texts of conversations, whose messages must hold no special tokens, and the ids of prompts and completions.
 
 Messages are rendered by the checkpoint's chat template; texts are encoded as they are, followed by eos. A completion is generated after its
 prompt, so the ids of a prompt never depend on the completion.
@@ -38,7 +38,7 @@ def plain_message(number: int, message: Mapping[str, Any]) -> dict[str, Any]:
     role, content = (message.get(name, message.get(other)) for name, other in (("role", "from"), ("content", "value")))
     if isinstance(content, list) and all(map(_is_text, content)):
         content = "".join(part["text"] for part in content)  # the form of chat APIs
-    if role == "function_call":  # ShareGPT: the content is the calls
+    if role == "function_call":  # in ShareGPT, the content of this role is the calls
         message, content = {**message, "tool_calls": content}, None
     if content is None and message.get("tool_calls"):
         content = ""
@@ -116,7 +116,7 @@ def _texts(value: Any) -> Iterator[str]:
 
 
 def _without_special_tokens(value: Any, literal: Callable[[str], str | None]) -> Any:
-    """Return a JSON value with each text that holds a special token made empty."""
+    """Return a JSON value in which an empty text replaces each text that holds a special token."""
     if isinstance(value, str):
         return "" if literal(value) is not None else value
     if isinstance(value, Mapping):
@@ -125,7 +125,7 @@ def _without_special_tokens(value: Any, literal: Callable[[str], str | None]) ->
 
 
 class PromptCompletion(NamedTuple):
-    """A prompt with a completion; None: the prompt alone. `place`: that of its row, for errors."""
+    """A prompt with its completion, or alone if that is None. `place`: where its row is, for errors."""
 
     place: str
     prompt: Turns

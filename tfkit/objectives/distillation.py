@@ -2,7 +2,7 @@
 
 DistilBERT (Sanh et al. 2019, arXiv 1910.01108) adds three losses: the divergence from the softened teacher, the masked language modelling
 loss, and the cosine distance of the last hidden states. Gemma 2 (arXiv 2408.00118, section 3.2) has the teacher's loss alone: the
-cross-entropy with its probabilities, which has the gradient of the divergence.
+cross-entropy with its probabilities, whose gradient equals that of the divergence.
 """
 
 from collections.abc import Mapping, Sequence
@@ -85,7 +85,7 @@ class Distillation(Objective):
         return {term: counts[term] for term in self.terms}
 
     def vocabulary_states(self, batch: Batch) -> int:
-        """Return the number of states of the base objective, and of those with the teacher's loss."""
+        """Return the number of states of the base objective plus the number of states with the teacher's loss."""
         base_states = self.base.vocabulary_states(batch) if self.section.text_weight else 0
         return base_states + self.companion_states(batch)
 

@@ -44,7 +44,7 @@ class GRPO(RolloutObjective):
         """Return the sum of the clipped loss over tokens, the number of clipped tokens, and the largest ratio."""
         targets = batch.labels != IGNORED
         log_probs = response_log_probs(model, batch, self.section.temperature)
-        if not len(log_probs):  # a batch of prompts
+        if not len(log_probs):  # a batch of prompts alone
             return {"policy": log_probs.sum()}
         return clipped_loss(log_probs, batch.extras["log_probs"][targets], batch.extras["advantages"][targets], self.clip_range)
 

@@ -1,7 +1,7 @@
 """Objectives of labelled rows: each row is an example with an answer, which the model predicts.
 
 An objective predicts rows without labels by two methods: `encode_unlabelled` makes their examples, and `answers` yields an Answer for each
-row of the batch that `collate` makes of them. The section's `asked_roles` are the columns that this reads. If answers are generated
+row of the batch that `collate` makes of them. The section's `asked_roles` are the columns that these read. If answers are generated
 texts, `prompt_ids` takes the place of `answers`.
 """
 
@@ -35,8 +35,8 @@ class RowResult(NamedTuple):
 class Answer(NamedTuple):
     """The model's answer to a row, as JSON values.
 
-    None: the answer has no probability, or the probabilities of all labels were not requested. If the answer is a list, such as the tags of
-    words, so are both fields.
+    A field is None if the answer has no probability, or if the probabilities of all labels were not requested. If the prediction is a list,
+    such as the tags of words, so are the other two fields.
     """
 
     prediction: Any
@@ -94,7 +94,7 @@ class LabelledObjective(Objective, Encoder, Protocol):
         return None
 
     def wrong(self, row: Row) -> RowResult | None:
-        """Return the result of a row that cannot be encoded: a wrong answer. None by default: a number is neither right nor wrong."""
+        """Return the result of a row that cannot be encoded: a wrong answer; None (the default) if no answer is right or wrong."""
         return None
 
     def completed(self, row: Row, result: RowResult) -> RowResult:

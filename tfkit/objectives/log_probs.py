@@ -37,7 +37,7 @@ class TokenScores(NamedTuple):
     """The scores of predictions, (N,) each, without gradients."""
 
     log_probs: Tensor  # the log-probability of the label
-    mean_log_probs: Tensor  # over all entries, for label smoothing
+    mean_log_probs: Tensor  # the mean over all vocabulary entries, for label smoothing
     right: Tensor  # whether the label is the likeliest entry
 
 

@@ -102,8 +102,8 @@ class MaskedLM(Objective):
 class Masking:
     """The masks of BERT: which tokens of a row are predicted, and their replacements, as a function of (seed, epoch, row) alone.
 
-    As in create_pretraining_data.py, round(rate * n) of a row's n tokens are chosen, [CLS] and [SEP] being counted but never chosen. 80 %
-    of them become [MASK], 10 % a random entry of the vocabulary, and 10 % are unchanged. Whole words are added one by one while they fit.
+    As in create_pretraining_data.py, round(rate * n) of a row's n tokens are chosen, [CLS] and [SEP] being counted but never chosen. By
+    default 80 % of those become [MASK], 10 % a random entry of the vocabulary, and 10 % stay. Whole words are added in turn while they fit.
     Raises ModelError if the tokenizer has no [MASK] or, for whole words, is not WordPiece.
     """
 

@@ -1,7 +1,7 @@
 """Multiple choice as GPT was fine-tuned (Radford et al. 2018, sections 3.2 and 3.3): which of several answers goes with a context.
 
 Each answer makes a sequence, `start context delimiter answer classify`, whose score is read at `classify`; the probabilities of a row's
-answers are the softmax of their scores. An auxiliary language modelling loss covers all tokens of all sequences but the first. GPT's code
+answers are the softmax of their scores. An auxiliary language modelling loss covers all tokens of each sequence but its first. GPT's code
 takes its mean over the tokens of a sequence and then over sequences; here, as in transformers, every token has the same weight. GPT's
 code uses the same dropout for all answers of a row; here each answer has its own.
 """
@@ -56,7 +56,7 @@ class MultipleChoice(LabelledObjective):
         return self._encoded(rows, [right_choice(row.place, row.values["choices"], row.values["label"]) for row in rows])
 
     def encode_unlabelled(self, rows: Sequence[Row]) -> list[Encoded | BadRow]:
-        """Return the same with the first answer as the right one, a placeholder."""
+        """Return the same, with the first answer as a placeholder for the right one."""
         return self._encoded(rows, [bad_choices(row.place, row.values["choices"]) or 0 for row in rows])
 
     def _encoded(self, rows: Sequence[Row], rights: Sequence[int | BadRow]) -> list[Encoded | BadRow]:
@@ -120,7 +120,7 @@ class MultipleChoice(LabelledObjective):
         return sums | {"accuracy": Sum(float(right[table.argmax(dim=1)].sum()), counts["choices"])}
 
     def predict(self, model: Transformer, batch: Batch) -> Iterator[RowResult]:
-        """Yield the number of each row's answer with the highest score, from 0; the `lm` sums are over all its answers."""
+        """Yield the number, from 0, of each row's answer with the highest score; the `lm` sums are over all answers of the row."""
         output = model(**batch.inputs())
         rows = batch.extras["row"]
         scores = output.extra_logits[:, 0].float()  # (C,)

@@ -128,7 +128,7 @@ class Objective(Protocol):
     observed: Mapping[str, Observation] = {}  # the other numbers that `loss` returns, by name
     feedback: "Feedback | None" = None  # how a policy and a judge make its examples from prompts; None: it learns from the rows themselves
     reference_use: ReferenceUse = "none"  # whether the loss reads outputs of the initial model: for each row once, or in every step
-    draws_dropout: bool = True  # in a training step; not if the loss compares the log-probabilities of two forward passes
+    draws_dropout: bool = True  # whether training steps use it; not if the loss compares log-probabilities of two passes
     has_facts: bool = False  # whether it computes `facts` for each checkpoint
     reads_second_output: bool = False  # whether `loss` reads the second output of the model's head
     reads_sentences: bool = False  # whether its streams of text need the beginnings of sentences
@@ -160,7 +160,7 @@ class Objective(Protocol):
         return int((batch.labels != IGNORED).sum())
 
     def companion_states(self, batch: Batch) -> int:
-        """Return the same number for the head of a companion, which may be of another kind."""
+        """Return the number of hidden states that the head of a companion reads, whatever its kind."""
         return int((batch.labels != IGNORED).sum())
 
     @property
@@ -205,7 +205,7 @@ class Objective(Protocol):
         raise AssertionError("the objective has no facts")
 
     def check_metric(self, name: str | None) -> None:
-        """Raise UsageError if evaluations with these labels do not report the metric that selects the best checkpoint."""
+        """Raise UsageError if evaluations with the objective's labels do not report the metric that selects the best checkpoint."""
         return
 
     def notes(self, stored: Sequence[Stored]) -> list[str]:

@@ -81,7 +81,7 @@ class PPO(RolloutObjective):
         assert self.value is not None, "an evaluation has no loss"
         targets = batch.labels != IGNORED
         log_probs, values = response_log_probs(model, batch, self.section.temperature), self.value.values(batch)
-        if not len(log_probs):  # a batch of prompts
+        if not len(log_probs):  # a batch of prompts alone
             return {**zeros, "policy": log_probs.sum(), "value": values.sum()}
         before, advantages, old_values, returns = (batch.extras[name][targets] for name in ("log_probs", "advantages", "values", "returns"))
         difference = (log_probs - before).detach()

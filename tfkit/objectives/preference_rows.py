@@ -26,7 +26,7 @@ from tfkit.objectives.metrics import Numbers, Scores
 from tfkit.objectives.objective import IGNORED, Batch, Sum
 
 IDS = ("input_ids",)
-_BINS = 10  # of confidences
+_BINS = 10  # the number of bins of confidence
 
 
 class Preference(NamedTuple):
@@ -219,8 +219,8 @@ def differences(values: Tensor, batch: Batch) -> Tensor:
 def calibration_metrics(margins: Sequence[Sequence[float]]) -> Scores:
     """Return the expected calibration error (Guo et al. 2017, arXiv 1706.04599) of pairs, from the margins of each row (N lists).
 
-    A pair with margin m is decided with confidence sigmoid(|m|), in one of ten bins from 0.5 to 1. `calibration` is the mean over pairs of
-    the distance between the confidence and the accuracy of their bin.
+    The confidence in a pair with margin m is sigmoid(|m|), which is in one of ten bins from 0.5 to 1. `calibration` is the mean over pairs
+    of the distance between the confidence and the accuracy of their bin.
     """
     rows = np.repeat(np.arange(len(margins)), [len(row) for row in margins])
     values = np.array([value for row in margins for value in row], np.float64)

@@ -31,7 +31,7 @@ from tfkit.recipe.schema.question_answering_section import QuestionAnsweringSect
 from tfkit.tokenizer import Tokenizer
 from tfkit.tokenizer.joined_texts import QuestionWindows, Window, WindowEncoder, joins_pairs
 
-_FORWARD_WINDOWS = 64  # in a forward pass without gradients, however many a question has
+_FORWARD_WINDOWS = 64  # the most in a forward pass without gradients; a question may have more
 Answers = Sequence[Mapping[str, Any]]  # the right answers of a row, each with text and answer_start
 
 
@@ -48,7 +48,7 @@ class QuestionAnswering(LabelledObjective):
                 "between two; use a model with one of WordPiece, such as BERT's"
             )
         self.section, self.tokenizer, self.row_length = section, tokenizer, row_length
-        self.means = section.training_metrics[1:]  # the loss is in nats per window and end
+        self.means = section.training_metrics[1:]  # all but the loss, which is in nats per window and end
         try:
             self._windows = WindowEncoder(tokenizer, row_length, section.doc_stride)
         except ValueError:
@@ -182,7 +182,7 @@ class QuestionAnswering(LabelledObjective):
 
 
 def _score_sums(exact: float, f1: float, *, has: bool) -> dict[str, Sum]:
-    """Return the scores of a question, which has an answer or not, for the metrics of all questions and of its kind."""
+    """Return the scores of a question for the metrics of all questions and for those of its kind; `has`: it has an answer."""
     return {
         "exact_match": Sum(exact, 1),
         "f1": Sum(f1, 1),

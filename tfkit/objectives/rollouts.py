@@ -47,7 +47,7 @@ class ValueBaseline:
     gamma: float
     gae_lambda: float
     kl_target: float | None  # nats per response, the target of an adaptive beta; None: beta is constant
-    kl_horizon: float  # the number of responses
+    kl_horizon: float  # the number of responses over which beta adapts
 
 
 @dataclass(frozen=True)

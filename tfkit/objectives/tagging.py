@@ -152,9 +152,9 @@ class Tagging(LabelledObjective):
         return None if unknown is None else unknown_label(row.place, unknown, self.labels)
 
     def _example(self, row: Row, encoded: tuple[list[int], list[int | None], bool]) -> Encoded | BadRow:
-        """Return the example of a row; its error if a word has no token, and the tokenizer has none for unknown words."""
+        """Return the example of a row, or its error if the tokenizer gives no token for a word."""
         ids, words, truncated = encoded
-        labels, seen = [], -1  # the last word with a token
+        labels, seen = [], -1  # `seen`: the last word with a token
         for word in words:
             if word is not None and word > seen + 1:
                 return _no_token(row, seen + 1)
@@ -181,7 +181,7 @@ def _flat(rows: Sequence[Sequence[str]], numbers: Mapping[str, int]) -> NDArray[
 
 
 def _names(predicted: Sequence[Sequence[str]]) -> list[list[str]]:
-    """Return tags with words without a prediction as outside of names."""
+    """Return the tags, with O (outside of names) for words without a prediction."""
     return [["O" if tag == NO_LABEL else tag for tag in row] for row in predicted]
 
 

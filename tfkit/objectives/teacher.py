@@ -14,7 +14,7 @@ from tfkit.objectives.companion import Companion, open_companion, refuse_misfit
 from tfkit.objectives.context import ModelContext
 from tfkit.recipe.schema.objective_sections import DistillationSection
 
-# The configuration beside the shapes that gives copied tensors their meaning.
+# The settings, beside the shapes of tensors, on which the meaning of copied tensors depends.
 _ARCHITECTURE: dict[str, Any] = {
     **dict.fromkeys(("num_heads", "num_kv_heads", "head_dim", "position", "norm", "mlp"), True),
     "embedding": {"scale"},
@@ -24,7 +24,7 @@ _MAX_PROBLEMS = 12
 
 
 def open_teacher(section: DistillationSection, context: ModelContext) -> Companion:
-    """Load the teacher of a student. Raises ModelError, with all reasons, if they do not fit."""
+    """Load the teacher of a student. Raises ModelError, with all reasons, if it cannot teach the student."""
     teacher = open_companion(section, "teacher", defer_blocks=context.defer_blocks)
     refuse_misfit(teacher, "teach this model", _misfits(teacher, section, context))
     if section.copy_layers is not None:

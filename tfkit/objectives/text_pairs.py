@@ -1,7 +1,7 @@
 """Encoding of texts, or pairs of texts, that fit a context, with special tokens from the tokenizer's template; and their batches.
 
-If the template puts nothing between two texts (GPT's, GPT-2's), eos separates them; without eos pairs are an error, and a template of
-columns is the remedy.
+If the template puts nothing between two texts (GPT's, GPT-2's), eos separates them; without eos pairs are an error, whose remedy is
+one text made from both columns by a template.
 """
 
 from collections.abc import Sequence
@@ -91,7 +91,7 @@ def _single(tokenizer: Tokenizer, ids: list[int], length: int) -> TextIds:
 
 
 class TextLabelling(LabelledObjective, Protocol):
-    """An objective of rows with the roles `text` and `pair`, which are read as a whole, and a label.
+    """An objective that predicts the label of each row's `text`, or of `text` and `pair` together, read as a whole.
 
     A T5 reads the text in the encoder and again, shifted right, in the decoder, whose last state is classified (as transformers'
     T5ForSequenceClassification).

@@ -41,7 +41,7 @@ class Regression(TextLabelling):
         return digest("classification", section, (), self.tokenizer.fingerprint(), self.row_length, "float32")
 
     def target(self, row: Row) -> NDArray[np.float32] | BadRow:
-        """Return the value of a row's label, or its error. For a data set's class the number in its name (of stars) precedes its index."""
+        """Return the value of a row's label, or its error. A data set's class counts as the number in its name, else as its index."""
         written = row.values["label"]
         value = read_number(written)
         if value is None and isinstance(written, ClassName):
@@ -88,7 +88,7 @@ class Regression(TextLabelling):
 
 
 def regression_metrics(targets: Numbers, predictions: Numbers) -> Scores:
-    """Return the metrics of numbers, (N,) each: `rmse`, `pearson`, and `spearman`, Pearson's correlation of ranks (of ties: the mean).
+    """Return the metrics of numbers, (N,) each: `rmse`, `pearson`, and `spearman`, Pearson's correlation of ranks (ties: mean rank).
 
     They equal scipy's: a correlation with a constant is NaN.
     """
@@ -120,6 +120,6 @@ def _pearson(first: Numbers, second: Numbers, weights: Numbers) -> float:
 
 
 def _ranks(numbers: Numbers, weights: Numbers) -> Numbers:
-    """Return the mean rank of each row among the weighted rows; `numbers` (N,): the index of its value among the sorted distinct ones."""
+    """Return the mean rank of each row among the weighted rows; `numbers` (N,): the places of the values among the sorted distinct ones."""
     counts = np.bincount(numbers, weights)
     return (counts.cumsum() - (counts - 1) / 2)[numbers]

@@ -22,7 +22,7 @@ class TextToText(TokenTargets, WritingObjective):
     """Cross-entropy over the target ids, including eos; labels may be smoothed (`token_log_probs` has the formula)."""
 
     ids = ("source", "target")
-    start_id: int  # that of bos or pad
+    start_id: int  # the id of bos or pad
 
     def __init__(self, section: TextToTextSection, tokenizer: Tokenizer, row_length: int):
         """Sources and targets are truncated to `row_length` ids each. Raises ModelError if the tokenizer cannot end or begin a target."""

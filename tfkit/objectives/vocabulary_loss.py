@@ -34,7 +34,7 @@ class BlockLoss(Protocol):
 
 
 def vocabulary_loss(head: VocabularyHead, hidden: Tensor, loss: BlockLoss, *targets: Tensor, target_bytes: int = 0) -> Tensor:
-    """Return the loss of each row: hidden (N, D), targets (N, ...) without gradients -> (N,). `target_bytes`: per row, beside logits."""
+    """Return the loss of each row: hidden (N, D), targets (N, ...) without gradients -> (N,). `target_bytes`: further bytes per row."""
     hidden, weight = head.prepare(hidden), head.weight
     rows = block_rows(weight, hidden, target_bytes)
     if torch.is_grad_enabled():
@@ -147,7 +147,7 @@ def overwrite(logits: Tensor, errors: Tensor, cap: float | None) -> None:
 
 
 def block_cross_entropy(head: VocabularyHead, hidden: Tensor, labels: Tensor, smoothing: float, temperature: float) -> Tensor:
-    """Return the loss of each row in float32, as log_probs.py: prepared hidden (N, D), labels (N,) -> (N,)."""
+    """Return the loss of each row in float32, as in log_probs.py: prepared hidden (N, D), labels (N,) -> (N,)."""
     given = head.weight, head.bias, labels, head.softcap, smoothing, temperature
     losses: Tensor = _BlockCrossEntropy.apply(hidden, *given)  # type: ignore[no-untyped-call]
     return losses
@@ -206,5 +206,5 @@ class _BlockCrossEntropy(torch.autograd.Function):
 
 
 def _places(labels: Tensor, begin: int, end: int) -> tuple[Tensor, Tensor]:
-    """Return the place of each label in a block, and whether it is in the block, (N, 1) each. Ignore the place of a label outside."""
+    """Return the place of each label in a block, and whether it is in the block, (N, 1) each. That of a label outside has no meaning."""
     return (labels - begin).clamp(0, end - begin - 1)[:, None], ((labels >= begin) & (labels < end))[:, None]

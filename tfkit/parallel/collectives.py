@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from torch._C._distributed_c10d import Store
 
 STEP_SECONDS = 1800.0  # the longest wait for a slower rank within a step, before a step has been timed
-_LEAST_SECONDS, _TIMES_A_STEP = 300.0, 20.0  # afterwards: long enough for a slow disk or network
+_LEAST_SECONDS, _TIMES_A_STEP = 300.0, 20.0  # afterwards the larger of both: a least wait, and a multiple of the longest step
 _CONNECT_SECONDS, _AGAIN_SECONDS = 10.0, 0.1
 _THIS_MACHINE = "127.0.0.1"
 _LATE_SECONDS = 30.0  # time for processes that start together to import their modules
@@ -44,8 +44,8 @@ class ProcessGroup(Peers):
 
     def __init__(self, ranks: Ranks, store: "Store"):
         self.ranks, self._store, self._announced = ranks, store, 0
-        self.given_by_first = ""  # what rank 0 gave to `join`
-        self._longest = 0.0  # step of any rank, in seconds
+        self.given_by_first = ""  # the `given` of rank 0 in `join`
+        self._longest = 0.0  # the longest step of any rank, in seconds
         self._heartbeat: Heartbeat | None = None
 
     @classmethod
@@ -61,7 +61,7 @@ class ProcessGroup(Peers):
 
         `given`: a hash of what this rank's command was given; rank 0's is `given_by_first` on all ranks.
 
-        Raises PeerLostError if one of them does not come, and MachineError if rank 0 cannot listen at its port.
+        Raises PeerLostError if one of them does not connect in time, and MachineError if rank 0 cannot listen at its port.
         """
         timeout = timedelta(seconds=STEP_SECONDS)
         of_launcher = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"  # torchrun's own process serves the store
@@ -104,7 +104,7 @@ class ProcessGroup(Peers):
         return int(self._reduced(torch.tensor([code], dtype=torch.int64), dist.ReduceOp.MAX)[0])
 
     def agree_after_step(self, code: int, seconds: float) -> int:
-        """Return the maximum of `code` over all ranks; the time-out of the next step is chosen by `seconds`, the duration of this one."""
+        """Return the maximum of `code` over all ranks, and set the time-out by the longest step so far. `seconds`: that of this step."""
         found, milliseconds = self._reduced(torch.tensor([code, math.ceil(1000 * seconds)], dtype=torch.int64), dist.ReduceOp.MAX).tolist()
         if milliseconds / 1000 > self._longest:
             self._longest = milliseconds / 1000
@@ -157,7 +157,7 @@ class ProcessGroup(Peers):
     @contextmanager
     def fitting(self) -> Iterator[None]:
         """Enclose work that calls `go_on` before each of its collectives. If one rank runs out of memory in it, all ranks raise
-        RankOutOfMemoryError. It may be nested.
+        RankOutOfMemoryError. Such contexts may be nested.
         """
         try:
             yield
@@ -177,7 +177,7 @@ class ProcessGroup(Peers):
 
     @contextmanager
     def to_the_end(self, ordinary: tuple[type[Exception], ...], last: Callable[[], object] = lambda: None) -> Iterator[None]:
-        """Enclose steps. At their end, or after an `ordinary` exception, the ranks wait for each other before and after `last`."""
+        """Enclose steps. At their end or after an `ordinary` exception, all ranks call `last`, and wait for each other before and after."""
         try:
             with lost(
                 self.ranks, "lost another rank within a step", only_of_backends=True

@@ -50,7 +50,7 @@ class CommonWork:
 
     @contextmanager
     def sharing_errors(self) -> Iterator[None]:
-        """Enclose work that an `exchange` follows on all ranks: there, an error of this rank's work is raised on the others, too."""
+        """Enclose work after which all ranks call `exchange`, which then raises an error of this rank's work on the others, too."""
         try:
             yield
         except Exception as error:

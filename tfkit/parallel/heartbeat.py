@@ -82,7 +82,7 @@ class _KeyQuery:
 
 
 def silent_ranks(store: "Store", ranks: Ranks) -> str:
-    """Return the ranks that are not waiting for the others, as this rank is. A thread queries the store, which may not answer either."""
+    """Name the ranks that do not report that they wait, as this rank does. A thread queries the store, which may not answer either."""
     silent = [0]
 
     def call() -> None:

@@ -45,7 +45,7 @@ class Ranks:
         return self.rank == 0
 
     def share(self, shard: int) -> bool:
-        """Whether the ranks hold parts of the weights, if a recipe divides these among `shard` of them."""
+        """Whether each rank holds only a part of the weights; `shard`: the number of ranks among which a recipe divides them."""
         return shard > 1 and not self.is_alone
 
     def copies_on_machine(self, shard: int) -> float:
@@ -159,7 +159,7 @@ class RankOutOfMemoryError(MemoryError):
 
 
 class Peers:
-    """The ranks of a training, which call the methods in the same order: here a single process, for which each is an identity."""
+    """The ranks of a training, which call the methods in the same order: here a single process, for which each method is an identity."""
 
     ranks = ONE_PROCESS
 

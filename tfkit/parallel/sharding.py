@@ -76,7 +76,7 @@ class Sharding:
     ):
         """Shard the model, block by block.
 
-        `blocks`: by the prefix of their parameters' names. `fill` initializes a block just before it is sharded; None: all blocks have
+        `blocks`: each by the prefix of its parameters' names. `fill` initializes a block just before it is sharded; None: all blocks have
         their weights. `dtype`: that of the gathered weights. `root`: the module whose forward and backward pass read the parameters outside
         the blocks; the model itself, or a module around it that also computes the loss. `reshard`: free the weights of a block after its
         forward, and reduce gradients after every micro-batch; otherwise weights are kept for the backward pass, and gradients are reduced
@@ -106,7 +106,7 @@ class Sharding:
         register_fsdp_forward_method(root, "empty_pass")
         self._empty_pass: Callable[[], Tensor] = root.empty_pass  # type: ignore[assignment]
         with self._fitting():
-            self._empty_pass()  # FSDP takes the first module that is called as the root: a generation would call a block
+            self._empty_pass()  # FSDP takes the first module that is called as the root: generation would call a block first
         self._reshard_all()
 
     def begin_micro_batch(self, *, is_last: bool) -> None:
@@ -133,7 +133,7 @@ class Sharding:
             self._root.reset_iter_state()
             if not self.is_frozen:
                 self._root.set_requires_gradient_sync(True)
-                self._root.set_reduce_scatter_unused_params(True)  # each rank may have other gradients
+                self._root.set_reduce_scatter_unused_params(True)  # ranks may have gradients of different parameters
                 self._empty_pass().backward()
                 self._root.set_reduce_scatter_unused_params(False)
         self._reshard_all()

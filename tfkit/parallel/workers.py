@@ -1,7 +1,7 @@
 """Start the ranks of a training as processes on this machine, with torchrun's variables, watch them and end them together. Torch-free.
 
 A launcher and its ranks share a pipe, and an output file for every rank but the first, until the run folder is known: then the output goes
-there. That file has no name, so that nothing is left of a launcher that was killed.
+there. Those files have no names, so that a launcher that is killed leaves nothing behind.
 """
 
 import contextlib
@@ -20,16 +20,16 @@ from typing import IO
 
 _POLL_SECONDS = 0.05
 _SHOWN_LINES = 60  # of the output of a rank that failed
-# After the first failure the other ranks end by themselves, since a connection is closed. Rank 0, which may have something to write, is
-# otherwise asked to stop (SIGTERM), then killed.
+# After the first failure the other ranks end by themselves, since a connection is closed. Those that do not are asked to stop (SIGTERM),
+# then killed: rank 0 may have something to write.
 _ASK_SECONDS, _END_SECONDS = 5.0, 15.0
 _ASK_AFTER_KILL_SECONDS, _END_AFTER_KILL_SECONDS = 0.0, 4.0
 _OTHERS_SECONDS = 4.0  # time that the other ranks have after the end of rank 0
-_OTHERS_OF_REFUSED_SECONDS = 0.3  # after an error of its own, such as a refused recipe: the ranks may not even be connected
+_OTHERS_OF_REFUSED_SECONDS = 0.3  # if rank 0 ended with an error of its own, such as a refused recipe: ranks may not be connected
 _LOST = 9
 _PIPE = "TFKIT_LAUNCHER_PIPE"  # closed when the launcher ends
 _OUTPUT = "TFKIT_RANK_OUTPUT"  # the descriptor of a rank's output file until its run folder is known
-_MOVED = b"\0"  # begins this file once the output goes to another one, whose path follows
+_MOVED = b"\0"  # begins that file once the output goes to another one, whose path follows
 
 
 @dataclass

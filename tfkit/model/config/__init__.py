@@ -1,6 +1,6 @@
 """The description of a model: one frozen, torch-free tree. The other modules of tfkit/model build a Transformer from it.
 
-A field exists only if one of the systems uses it, and a field that applies to one kind only is in that kind's member of a union.
+A field exists only if one of the model families uses it, and a field that applies to one kind only is in that kind's member of a union.
 
 layer_config.py has the parts of a layer, position_config.py the kinds of positions, head_config.py those of output layers,
 training_only.py what acts in training alone, sizes.py the bounds of all sizes.
@@ -172,7 +172,7 @@ class ModelConfig(Data):
 
     @property
     def period(self) -> int:
-        """The number of layers after which they are alike again."""
+        """The number of layers after which windows, rotations and experts repeat."""
         of_rotation = len(self.position.layers) if isinstance(self.position, Rotary) else 1
         return math.lcm(len(self.attention.windows), of_rotation, len(self.mlp.experts.layers) if self.mlp.experts else 1)
 

@@ -76,7 +76,7 @@ PairFactors = Annotated[list[Factor], Field(min_length=1, max_length=1 << 19)]
 
 
 class LongRopeScaling(Data):
-    """Each pair's wavelength is multiplied by a factor of its own, of two sets: that of short texts, or of long ones (arXiv 2402.13753)."""
+    """Each pair's wavelength is multiplied by a factor of its own, from a set for short texts or one for long texts (arXiv 2402.13753)."""
 
     kind: Literal["longrope"]
     short_factors: PairFactors = Field(description="Of each pair that is rotated, in texts of at most original_context_length tokens.")
@@ -121,7 +121,7 @@ class Rotary(Data):
 
 
 class Disentangled(Data):
-    """Scores of a token with a distance besides those of two tokens, in both directions, by learned vectors of distances (DeBERTa v3)."""
+    """Scores of token with distance and of distance with token, by learned vectors, added to those of two tokens (DeBERTa v3)."""
 
     kind: Literal["disentangled"]
     buckets: int = Field(256, ge=4, le=1 << 16, description="Vectors of each direction: the first half for one distance each.")

@@ -1,4 +1,4 @@
-"""The record and the sizes that all parts of a model's description are made of."""
+"""The base class of all parts of a model's description, and the bounds of their sizes."""
 
 from typing import Annotated
 

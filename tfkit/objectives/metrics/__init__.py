@@ -1,5 +1,5 @@
-"""Metrics of whole sets, as functions of row weights: `unit_weights` give the metric itself, resampled counts its bootstrap, from which
-`intervals` gives confidence intervals.
+"""Metrics of whole sets, as functions of row weights: `unit_weights` give the metric itself, and the counts of a resample one bootstrap
+value of it, from which `intervals` computes confidence intervals.
 """
 
 from collections.abc import Callable
@@ -50,7 +50,7 @@ def _interval(values: np.ndarray, estimate: float) -> list[float]:
     values = values[~np.isnan(values)]
     if not len(values):
         return [np.nan, np.nan]
-    is_finite = bool(np.isfinite(values).all()) and np.isfinite(estimate)  # an infinite perplexity, or no value, has no interval
+    is_finite = bool(np.isfinite(values).all()) and np.isfinite(estimate)  # infinite perplexities cannot be interpolated or shifted
     low, middle, high = np.percentile(values, (_COVERAGE[0], 50, _COVERAGE[1]), method="linear" if is_finite else "nearest")
     if not is_finite:
         return [float(low), float(high)]

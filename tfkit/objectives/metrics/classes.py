@@ -77,7 +77,7 @@ def _matthews(hits: float, targets: Numbers, predictions: Numbers, total: float)
 
 
 def label_set_metrics(targets: Sequence[Sequence[int]], predictions: Sequence[Sequence[int]], count: int) -> Scores:
-    """Return the metrics of label numbers of each row; `count`: the number of labels.
+    """Return the metrics of sets of label numbers, one set per row; `count`: the number of labels.
 
     `f1_micro`, `precision` and `recall` are over all pairs of a row and a label; `f1_macro` is the mean over labels, with 0 for a label
     that is neither a target nor predicted.
@@ -110,12 +110,12 @@ def label_set_figures(targets: Sequence[Sequence[int]], predictions: Sequence[Se
 
 
 def _entries(targets: Sequence[Sequence[int]], predictions: Sequence[Sequence[int]]) -> list[tuple[Numbers, Numbers]]:
-    """Return the rows and the labels of hits, of targets, and of predictions."""
+    """Return the pairs of a row and a label, as two arrays each, that are hits, targets, and predictions."""
     pairs = [({*right}, {*predicted}) for right, predicted in zip(targets, predictions, strict=True)]
     return [_flat(sets) for sets in ([r & p for r, p in pairs], [r for r, _ in pairs], [p for _, p in pairs])]
 
 
 def _flat(sets: Sequence[set[int]]) -> tuple[Numbers, Numbers]:
-    """Return the rows and the labels of all elements of the sets, of which each row has one."""
+    """Return the row and the label of each element of the sets, one set per row."""
     rows = np.repeat(np.arange(len(sets)), [len(labels) for labels in sets])
     return rows, np.array([label for labels in sets for label in sorted(labels)], np.int64)

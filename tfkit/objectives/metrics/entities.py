@@ -47,7 +47,7 @@ def _ends(last: str, letter: str) -> bool:
 
 
 def _begins(last: str, letter: str) -> bool:
-    """Whether a span begins between them."""
+    """Whether a span begins at the second of two words whose tags begin with these letters."""
     return letter in ("B", "S") or (last in ("E", "S", "O") and letter in ("E", "I"))
 
 

@@ -1,4 +1,4 @@
-"""Metrics of texts: BLEU and chrF by sacreBLEU (arXiv 1804.08771), ROUGE by rouge-score; of short answers exact match and F1.
+"""Metrics of texts: BLEU and chrF by sacreBLEU (arXiv 1804.08771), ROUGE by rouge-score; for short answers, exact match and F1.
 
 BLEU and chrF are sacreBLEU's defaults, from 0 to 100: corpus BLEU with the tokenizer 13a (or a named one) and exponential smoothing, and
 chrF2. ROUGE is the mean over rows of the F-measure, from 0 to 1, without stemming; of several references the best one counts.
@@ -51,7 +51,7 @@ def _exact_match(texts: list[str], references: Sequence[Sequence[str]]) -> Score
 
 
 def _bleu(tokenize: str, texts: list[str], references: Sequence[Sequence[str]]) -> Scores:
-    bleu = _library("bleu").BLEU(tokenize=tokenize, force=True)  # force: no advice about texts that look tokenized
+    bleu = _library("bleu").BLEU(tokenize=tokenize, force=True)  # force: no warning about texts that look tokenized
     return _sacrebleu("bleu", bleu, texts, references)
 
 
