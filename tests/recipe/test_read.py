@@ -127,6 +127,7 @@ def test_errors_of_overrides_name_the_command_line(tmp_path: Path) -> None:
         "model.dmi=3",
         "data.train.4.path=x",
         "data.train.0.weight=-1",
+        "generation.top_k=0",
         "training.steps.more=1",
         "optimizer={kind: adamw, lrr: 1}",
     )
@@ -135,6 +136,7 @@ def test_errors_of_overrides_name_the_command_line(tmp_path: Path) -> None:
         "overrides: data.train.4: there is no such entry: data.train has only the entry 0",
         "overrides: training.steps: is 10, which has no part 'more'; give the whole: training.steps={...}",
         "overrides: data.train.0.weight: must be greater than 0, not -1",
+        "overrides: generation.top_k: must be greater than 0, not 0; or write null",
         "overrides: optimizer.lrr: unknown, did you mean lr",
         "overrides: model.dmi: unknown, did you mean dim",
     ]
