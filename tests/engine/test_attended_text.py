@@ -48,6 +48,13 @@ def test_the_tokens_are_what_the_model_reads(tmp_path: Path) -> None:
     assert len(attended.target_tokens or []) == 1 + len(tokenizer.encode_bare(["a dog ran"])[0])
 
 
+def test_a_notebook_shows_a_model_in_a_line(tmp_path: Path) -> None:
+    folder = write_attended(tmp_path, "t5")
+    loaded = tfkit.load(folder)
+    count = sum(parameter.numel() for parameter in loaded.model.parameters())
+    assert repr(loaded) == f"LoadedModel({str(loaded.folder)!r}, head {loaded.config.head.kind}, {count:,} parameters)"
+
+
 def test_a_target_follows_the_token_that_the_decoder_is_forced_to_write_first(tmp_path: Path) -> None:
     """As BART's decoder reads </s> <s> text."""
     folder = write_attended(tmp_path, "t5")
