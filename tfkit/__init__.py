@@ -27,4 +27,4 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     """Return the public names, for completion in a notebook."""
-    return sorted(__all__)
+    return sorted([*__all__, "console", "errors"])

@@ -3,7 +3,7 @@ import json
 import pytest
 
 from tfkit.carbon.emissions_file import CODECARBON_3_3, installed_columns
-from tfkit.carbon.place import Place, _countries, codecarbon_folder, codecarbon_settings, resolve_place
+from tfkit.carbon.place import Place, _countries, broken_codecarbon_files, codecarbon_folder, codecarbon_settings, resolve_place
 from tfkit.errors import UsageError
 from tfkit.recipe.schema.carbon_section import CarbonSection
 
@@ -88,6 +88,8 @@ def test_a_broken_codecarbon_file_counts_as_absent(nowhere):
     (nowhere / "home/.codecarbon.config").write_text("no section here\n\x00")
     (nowhere / "here/.codecarbon.config").write_text("[codecarbon]\nforce_ram_power = 7\n")
     assert codecarbon_settings()["force_ram_power"] == "7"
+    [problem] = broken_codecarbon_files()
+    assert problem.startswith(f"{nowhere / 'home/.codecarbon.config'} cannot be read, so its settings are ignored (")
     assert place().country_iso_code == "WLD"
 
 

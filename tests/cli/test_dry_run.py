@@ -201,6 +201,8 @@ def test_a_few_rows_for_a_quick_try_wherever_data_are_taken(place: Path) -> None
     assert command("sweep", "optimizer.lr=1e-3,1e-2", *trained, "--run", "few-rates").exits(0).err.count("7 rows of these") == 4
     for words, rows in (([], 7), (["--data", "rows.jsonl"], 40), (["--data", "rows.jsonl", "--rows", "9"], 9)):
         assert command("evaluate", "--from", "few", *words, "--json").exits(0).document["examples"] == rows
+    sections = ["data={train: [{path: rows.jsonl}], validation: [{path: rows.jsonl}]}", "--rows", "5"]  # the section names no rows
+    assert command("evaluate", "--from", "few", *sections, "--json").exits(0).document["examples"] == 5
     everything = [json.loads(line) for line in (place / "rows.jsonl").read_text(encoding="utf-8").splitlines()]
     for name in ("predict", "embed"):
         lines = [json.loads(line) for line in command(name, "--from", "few", *WORDS[2:], "--rows", "6").exits(0).out.splitlines()]

@@ -128,6 +128,9 @@ DATA = {
     "flags": rows(
         remark=lambda n, t: f"{n} " + t * 9, toxic=lambda n, t: n % 2, insult=lambda n, t: int(n % 3 == 0), threat=lambda n, t: 0
     ),
+    "comments": rows(  # as in Jigsaw's data set, of which one label has the name of a class
+        id=lambda n, t: n, comment_text=a_text, toxic=lambda n, t: n % 2, obscene=lambda n, t: int(n % 3 == 0)
+    ),
     "spaced": rows(**{"the remark": a_text, "kind ": lambda n, t: ["one", "two"][n % 2]}),
     "odd": rows(cs=a_text, pl=lambda n, t: f"{t} {n}", kind=lambda n, t: ["one", "two"][n % 2]),
     "words": rows(word=lambda n, t: t.split()[0], tag=lambda n, t: "O"),
@@ -143,6 +146,7 @@ RECOGNISED = [
     ("bert", "genres", {"kind": "multi_label", "delimiter": "|"}, "f1_micro", "any number of labels: of 3 in these rows."),
     ("gpt", "topics", {"kind": "multi_label", "delimiter": ";"}, "f1_micro", "of 3 in these rows, separated by ';'."),
     ("bert", "flags", {"kind": "multi_label"}, "f1_micro", "of 3 in these rows, each a column of 0 and 1"),
+    ("bert", "comments", {"kind": "multi_label"}, "f1_micro", "of 2 in these rows, each a column of 0 and 1"),
     ("bert", "asked", {"kind": "question_answering", "unanswerable": True}, "f1", "the answers in them; some questions have none."),
     ("bert", "names", {"kind": "tagging"}, "f1", "parts of names"),
     ("bert", "parts", {"kind": "tagging"}, "f1_macro", "tokens and their tags."),
@@ -182,6 +186,7 @@ READ = {
     "ballots": "prompt from 'prompt', response_a from 'response_a', response_b from 'response_b', "
     "winner from 'winner_model_a, winner_model_b, winner_tie'",
     "asked": "question from 'question', context from 'context', answers from 'answers'",
+    "comments": "text from 'comment_text', labels from 'toxic, obscene'",
     "flags": "text from 'remark', labels from 'toxic, insult, threat'",
     "magpie": "messages from 'conversations'",
     "orders": "instruction from 'instruction', output from 'output'",
@@ -354,6 +359,8 @@ REFUSED = {  # by the checkpoint, the data and further words: parts of the messa
     "t5 tongues objective.kind=text_to_text": """the texts are in 3 languages ...
         "source=cs,target=fr" to write one text for another ('en' is not read)""",
     "gpt genres": "'genres' may be the labels of the text ... objective.kind=multi_label\n  objective.kind=causal_lm, if it is not",
+    "gpt comments": """no task has these columns ... objective.kind=multi_label for any number of labels of a text ...
+        "text=comment_text,label=toxic" for the classes of texts ('obscene' is not read)""",
     "gpt asked": """columns of question_answering ... --from an encoder ... "instruction=question,output=context" ...
         "text={question} {context}\"""",
     "t5 parts": "columns of tagging ... tokens, upos ... --from an encoder or a decoder",

@@ -97,7 +97,8 @@ def test_stop_strings(folder):
 
 def test_beam_search(folder):
     rows = expected(folder, ["the cat", "a"], num_beams=4, max_new_tokens=12)
-    done = run("--from", folder, "--prompt", "the cat", "--num-beams", 4, "--max-new-tokens", 12).exits(0)
+    done = run("--from", folder, "--prompt", "the cat", "--num-beams", 4, "--max-new-tokens", 12, "--temperature", 2).exits(0)
+    assert "beam search does not sample, so generation.temperature has no effect" in done.err
     assert done.out == f"the cat{rows[0]['completion']}\n"
     assert rows != expected(folder, ["the cat", "a"], temperature=0, max_new_tokens=12)
     done = run("--from", folder, "--prompt", "a", "--json", "--max-new-tokens", 12, "generation.num_beams=4").exits(0)

@@ -1,5 +1,6 @@
 """The weights of the heads of a loaded model, and the rules that name heads."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -45,6 +46,24 @@ def test_the_tokens_are_what_the_model_reads(tmp_path: Path) -> None:
     assert len(attended.tokens) == len(tokenizer.encode_texts([TEXT])[0])
     assert attended.tokens[:2] == ["the", "Ġcat"]
     assert len(attended.target_tokens or []) == 1 + len(tokenizer.encode_bare(["a dog ran"])[0])
+
+
+def test_a_notebook_shows_a_model_in_a_line(tmp_path: Path) -> None:
+    folder = write_attended(tmp_path, "t5")
+    loaded = tfkit.load(folder)
+    count = sum(parameter.numel() for parameter in loaded.model.parameters())
+    assert repr(loaded) == f"LoadedModel({str(loaded.folder)!r}, head {loaded.config.head.kind}, {count:,} parameters)"
+
+
+def test_a_target_follows_the_token_that_the_decoder_is_forced_to_write_first(tmp_path: Path) -> None:
+    """As BART's decoder reads </s> <s> text."""
+    folder = write_attended(tmp_path, "t5")
+    plain = tfkit.load(folder).attention(TEXT, "a dog ran").target_tokens or []
+    (folder / "generation_config.json").write_text(json.dumps({"forced_bos_token_id": 7}))
+    loaded = tfkit.load(folder, verify=False)
+    forced = loaded.attention(TEXT, "a dog ran").target_tokens or []
+    assert (forced[:1], forced[2:]) == (plain[:1], plain[1:])
+    assert len(loaded.attention(TEXT).target_tokens or []) >= 2
 
 
 def test_without_a_target_an_encoder_decoder_reads_its_own_answer(tmp_path: Path) -> None:

@@ -132,6 +132,10 @@ BITS = ["0", "1"] * 10
     [
         ({"text": LONG, "toxic": BITS, "threat": BITS}, {"labels": ["toxic", "threat"]}),
         ({"comment": LONG, "toxic": BITS, "threat": BITS}, {"text": "comment", "labels": ["toxic", "threat"]}),
+        (
+            {"id": ["1", "2"], "comment_text": ["a", "b"], "toxic": BITS, "obscene": BITS},
+            {"text": "comment_text", "labels": ["toxic", "obscene"]},
+        ),
         ({"comment": LONG, "reply": LONG, "toxic": BITS, "threat": BITS}, {}),  # which of the two?
         ({"text": LONG, "toxic": BITS}, {}),
         ({"text": LONG, "toxic": BITS, "threat": BITS, "label": BITS}, {}),

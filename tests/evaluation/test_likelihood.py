@@ -1,6 +1,7 @@
 """The likelihood of continuations, against transformers' logits of the same files, and of texts that fit no model at once."""
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -158,6 +159,14 @@ def test_an_encoder_reads_the_context() -> None:
         expected = logits.double().log_softmax(-1).gather(1, torch.tensor(target)[:, None]).sum().item()
         assert one.log_prob == pytest.approx(expected, abs=1e-4)
         assert one.tokens == len(target)
+
+
+def test_a_continuation_follows_the_token_that_the_decoder_is_forced_to_write_first() -> None:
+    """It is read, as BART's <s> after </s>, and not scored."""
+    tokenizer = tokenizer_of(False)
+    [ids] = encode_questions(replace(tokenizer, forced_first_id=7), [Question("the cat", " sat")], start_id=5)
+    [plain] = encode_questions(tokenizer, [Question("the cat", " sat")], start_id=5)
+    assert (ids.ids, ids.first, ids.source) == ([5, 7, *plain.ids[1:]], 2, plain.source)
 
 
 def test_a_tokenizer_of_another_model_is_refused() -> None:

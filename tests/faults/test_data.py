@@ -175,6 +175,7 @@ BAD_ROWS = {  # the file, where the message says the trouble is, a part of what 
     "quotes.csv": (b"text,n\n" + TEXT.encode() + b',1\n"a"b,2\nc,3\n', ":3", "not a valid record", "not CSV"),
     "utf8.json": (b"[" + jsonl(GOOD) + b', {"text": "\xe9"}]', ", item 2", "a byte (0xe9) that is not UTF-8", "not UTF-8"),
     "type.json": (json.dumps([GOOD, "text"]).encode(), ", item 2", "expected a JSON object, found str", "not a JSON object"),
+    "macintosh.csv": (b"text\n" + TEXT.encode() + b"\nb\rc\n", ":3", "convert the file (tr '\\r' '\\n' < OLD > NEW)", "not CSV"),
     "open.csv": (b"text\n" + TEXT.encode() + b'\n"b\n', ":3", "close the quotes", "not CSV"),
 }
 

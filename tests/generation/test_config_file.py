@@ -125,6 +125,8 @@ def test_the_command_line_wins() -> None:
     assert decide({"do_sample": False}, "top_p", top_p=0.5).settings.temperature == 1
     assert decide({"temperature": 0.6, "top_p": 0.9}).taken == {"temperature": 0.0}  # transformers ignores them without do_sample, too
     assert decide({"num_beams": 4}, "temperature", temperature=0.5).settings.num_beams == 1
+    assert decide({}, "temperature", "top_k", "num_beams", temperature=0.5, top_k=2, num_beams=4).unread == ["temperature", "top_k"]
+    assert decide({}, "temperature", "num_beams", temperature=0, num_beams=4).unread == []
     limited = decide({"max_length": 30}, "max_new_tokens", max_new_tokens=100)
     assert limited.constraints.limit(25, limited.settings.max_new_tokens) == 100
     assert decide({"max_length": 30}).constraints.limit(25, 30) == 5

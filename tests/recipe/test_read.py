@@ -5,7 +5,7 @@ import pytest
 
 from tfkit.errors import UsageError
 from tfkit.recipe import RecipeError, find_recipe, open_recipe, read_recipe
-from tfkit.recipe.reading.overrides import parse_overrides
+from tfkit.recipe.reading.overrides import parse_overrides, scored_overrides, within_sections
 from tfkit.recipe.reading.validate import section_types, tags
 from tfkit.recipe.schema.optimizer_sections import AdamWSection, MuonSection
 from tfkit.recipe.schema.sections import Recipe
@@ -127,6 +127,7 @@ def test_errors_of_overrides_name_the_command_line(tmp_path: Path) -> None:
         "model.dmi=3",
         "data.train.4.path=x",
         "data.train.0.weight=-1",
+        "generation.top_k=0",
         "training.steps.more=1",
         "optimizer={kind: adamw, lrr: 1}",
     )
@@ -135,6 +136,7 @@ def test_errors_of_overrides_name_the_command_line(tmp_path: Path) -> None:
         "overrides: data.train.4: there is no such entry: data.train has only the entry 0",
         "overrides: training.steps: is 10, which has no part 'more'; give the whole: training.steps={...}",
         "overrides: data.train.0.weight: must be greater than 0, not -1",
+        "overrides: generation.top_k: must be greater than 0, not 0; or write null",
         "overrides: optimizer.lrr: unknown, did you mean lr",
         "overrides: model.dmi: unknown, did you mean dim",
     ]
@@ -165,6 +167,15 @@ def test_sections_that_contradict_each_other(tmp_path: Path, addition: str, expe
 def test_a_vocabulary_larger_than_the_model(tmp_path: Path) -> None:
     (found,) = errors(tmp_path, MINIMAL.replace("gpt2", "gpt2, vocab_size: 1000") + "tokenizer: {vocab_size: 2000}\n")
     assert found.startswith("r.yaml:5:25: tokenizer.vocab_size: 2000 entries are more than model.vocab_size, which is 1000")
+
+
+def test_an_option_is_not_lost_in_a_section_that_is_replaced() -> None:
+    """Fields of the options come after the section, and before fields that are given themselves."""
+    named = scored_overrides({"text": "body"}, {"data": {"train": []}, "seed": 1, "data.rows": 3}, 5)
+    assert [*named.items()] == [("data", {"train": []}), ("data.validation.0.columns", {"text": "body"}), ("data.rows", 3), ("seed", 1)]
+    named = within_sections({"data.train": "F", "data.train.0.columns": {}}, {"data.train": "mine"})
+    assert [*named.items()] == [("data.train", "mine"), ("data.train.0.columns", {})]
+    assert scored_overrides({}, {"data.rows": 7, "data": {"train": []}}, 5) == {"data": {"train": []}, "data.rows": 5}
 
 
 @pytest.mark.parametrize(("field", "value"), [("split", "test"), ("revision", "main"), ("config", "en")])

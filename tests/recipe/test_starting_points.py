@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 
 from tfkit.recipe.starting_points import BERT, DPO, GPT, SMOLLM2, TUNED, starting_point, step_tokens
+from tfkit.recipe.task_readings import readings
 
 
 @pytest.mark.parametrize(
@@ -97,3 +98,11 @@ def test_an_adapter_takes_ten_times_the_rate_of_a_tuned_model_at_any_batch() -> 
         assert "LoRA" in point.source
     assert starting_point("dpo", "decoder", 135_000_000, True, adapter=True) == DPO
     assert starting_point("classification", "encoder", 22_000_000, adapter=True) == BERT
+
+
+def test_lists_of_different_lengths_are_not_offered_as_words_and_their_tags() -> None:
+    """SciTLDR's sentences of a paper and its summaries, for example."""
+    words = [["a", "b"], ["c"]] * 9
+    [line] = readings({"one": words, "other": [["X", "Y"], ["Z"]] * 9}, ["tagging"])
+    assert line == "columns={'tokens': 'one', 'tags': 'other'} for the tags of words"
+    assert readings({"one": words, "other": [["X"], ["Z"]] * 9}, ["tagging"]) == []

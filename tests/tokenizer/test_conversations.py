@@ -147,6 +147,16 @@ def test_a_template_that_rewrites_a_longer_conversation_is_found_out_there() -> 
         encoded(made, TURNS)
 
 
+def test_a_conversation_that_the_assistant_begins_is_refused_with_the_reason() -> None:
+    """Under a template that writes a system message of its own before the first message, as SmolLM2's does."""
+    own = "{% if loop.first and message['role'] != 'system' %}{{ '<|im_start|>system\nHi<|im_end|>\n' }}{% endif %}"
+    made = by_template(chat_codec("chatml"), TAGGED.replace("in messages %}", "in messages %}" + own, 1))
+    answer = {"role": "assistant", "content": "the"}
+    with pytest.raises(UnfitError, match=r"the assistant speaks first.*; begin with a message by the user or the system"):
+        encoded(made, [answer, *TURNS])
+    assert encoded(made, [{"role": "system", "content": "Hi"}, answer]).targets.any()
+
+
 def test_the_format_follows_from_the_tokenizer() -> None:
     assert resolve_format("auto", chat_codec("chatml"), None) == OURS["chatml"]
     assert resolve_format("auto", chat_codec("llama3"), None) == OURS["llama3"]
@@ -163,10 +173,13 @@ def test_the_format_follows_from_the_tokenizer() -> None:
 
 
 def test_a_tokenizer_without_the_tokens_of_a_format_is_refused() -> None:
-    with pytest.raises(UsageError, match=r'<start_of_turn> and <end_of_turn> .* tokenizer.special_tokens: \["<start_of_turn>"'):
+    lacks = r'<start_of_turn> and <end_of_turn> .* tokenizer.special_tokens: \["<start_of_turn>", .*format: chatml, llama2, llama3, mistral'
+    with pytest.raises(UsageError, match=lacks):
         Conversations(chat_codec("chatml"), OURS["gemma"], None, Path("tokenizer"))
-    with pytest.raises(UsageError, match=r"objective\.system: the format gemma has no system message"):
+    with pytest.raises(
+        UsageError, match=r"objective\.system: the format gemma has no system message; .*: chatml, llama2, llama3, chatml_tools$"
+    ):
         Conversations(chat_codec("gemma"), OURS["gemma"], "Rhyme.", Path("tokenizer"))
     settings = {name: value for name, value in chat_codec("llama2").settings.items() if name != "bos_token"}
-    with pytest.raises(UsageError, match="llama2 writes bos, which the tokenizer lacks"):
+    with pytest.raises(UsageError, match=r"llama2 writes bos, which the tokenizer lacks; name another objective.format: chatml, llama3,"):
         Conversations(Tokenizer.from_json(chat_codec("llama2").tokenizer_json, settings), OURS["llama2"], None, Path("tokenizer"))

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from tfkit.carbon.emissions_file import write_emissions
 from tfkit.carbon.intensity_series import IntensitySeries
-from tfkit.carbon.place import Place, codecarbon_settings, resolve_place, series_of
+from tfkit.carbon.place import Place, broken_codecarbon_files, codecarbon_settings, resolve_place, series_of
 from tfkit.carbon.reading import SUMS, Reading, Status
 from tfkit.carbon.totals import read_totals
 
@@ -170,6 +170,8 @@ class Meter:
         except Exception as error:  # commands that must reject an invalid place resolve it before
             place, series = Place(), None
             self._degrade(str(error), "starting")
+        for problem in broken_codecarbon_files():
+            self._warn(problem)
         self._reading = replace(self._reading, status="starting", place=place.describe())
         self._silence += 3 * section.every_seconds
         self._process = SidecarProcess.start(spec | _settings(section, folder, place, series, self.began), self._receive, self._end)

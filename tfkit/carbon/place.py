@@ -11,6 +11,7 @@ import re
 import statistics
 import time
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -126,19 +127,42 @@ def _place_of_series(section: "CarbonSection") -> Place:
 def codecarbon_settings() -> dict[str, str]:
     """Return the settings that CodeCarbon would read: ~/.codecarbon.config, ./.codecarbon.config, CODECARBON_* variables; the last wins.
 
-    CodeCarbon's own reader would import the whole package. An invalid file is ignored, since it must not stop a run.
+    CodeCarbon's own reader would import the whole package. An invalid file is ignored, since it must not stop a run; see
+    `broken_codecarbon_files`.
     """
     settings: dict[str, str] = {}
-    for folder in (Path(os.path.expanduser("~")), Path()):
-        try:
-            text = (folder / ".codecarbon.config").read_text(encoding="utf-8")
-            parser = configparser.ConfigParser()
-            parser.read_string(text)
-            settings |= dict(parser["codecarbon"]) if parser.has_section("codecarbon") else {}
-        except (configparser.Error, OSError, UnicodeDecodeError):
-            continue
+    for path in _codecarbon_files():
+        with suppress(*_UNREADABLE):
+            settings |= _codecarbon_section(path)
     prefix = "codecarbon_"
     return settings | {name.lower()[len(prefix) :]: value for name, value in os.environ.items() if name.lower().startswith(prefix)}
+
+
+def broken_codecarbon_files() -> list[str]:
+    """Return a sentence about each of CodeCarbon's files that exists and cannot be read."""
+    problems = []
+    for path in dict.fromkeys(file.resolve() for file in _codecarbon_files()):
+        try:
+            _codecarbon_section(path)
+        except FileNotFoundError:
+            continue
+        except _UNREADABLE as error:
+            first = str(error).partition("\n")[0]
+            problems.append(f"{path} cannot be read, so its settings are ignored ({first}); correct or remove it")
+    return problems
+
+
+_UNREADABLE = (configparser.Error, OSError, UnicodeDecodeError)
+
+
+def _codecarbon_files() -> list[Path]:
+    return [folder / ".codecarbon.config" for folder in (Path(os.path.expanduser("~")), Path())]
+
+
+def _codecarbon_section(path: Path) -> dict[str, str]:
+    parser = configparser.ConfigParser()
+    parser.read_string(path.read_text(encoding="utf-8"), str(path))
+    return dict(parser["codecarbon"]) if parser.has_section("codecarbon") else {}
 
 
 def _intensity(value: Any, source: str) -> float:

@@ -54,7 +54,7 @@ def embed(
     def open_embedder() -> "RowAnswers":
         from tfkit.engine.inference.embedded_rows import open_embedder
 
-        given = scored_overrides({}, rows) | parse_overrides(changes)
+        given = scored_overrides({}, parse_overrides(changes), rows)
         return open_embedder(checkpoint, given, data, field=field, needs_all=out is not None, precision=precision)
 
     command = RowCommand("embed", "embedding", open_embedder, lambda path, answers, _: vectors_file(path, answers.loaded.config.dim))

@@ -63,7 +63,7 @@ def evaluate(
         from tfkit.engine.inference.evaluator import Evaluator
 
         source = open_recipe(chosen) if chosen is not None else None
-        given = scored_overrides(options.named_columns(columns), rows) | parse_overrides(changes)
+        given = scored_overrides(options.named_columns(columns), parse_overrides(changes), rows)
         return Evaluator(checkpoint, source, given, data, CodePermission(every_file=allow_code))
 
     evaluator = open_as_leader(

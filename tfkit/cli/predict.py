@@ -55,7 +55,7 @@ def predict(
     def open_predictor() -> "RowAnswers":
         from tfkit.engine.inference.predicting import open_predictor
 
-        given = scored_overrides(options.named_columns(columns), rows) | parse_overrides(changes)
+        given = scored_overrides(options.named_columns(columns), parse_overrides(changes), rows)
         predictor = open_predictor(checkpoint, given, data, all_labels=all_, precision=precision)
         if out is not None:
             from tfkit.engine.inference.predictions_file import require_suffix

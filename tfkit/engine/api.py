@@ -256,7 +256,7 @@ def evaluate(
 
     with isolated(), interrupts(should_stop) as stop:
         source = recipe_text(recipe) if recipe is not None else None
-        changes = scored_overrides(plain_columns(columns)) | plain_overrides(overrides)
+        changes = scored_overrides(plain_columns(columns), plain_overrides(overrides))
         evaluator = Evaluator(
             required_path("start", start), source, changes, path_text("data", data), CodePermission(every_file=allow_code)
         )
@@ -316,7 +316,7 @@ def predict(
     """
     from tfkit.engine.inference.predicting import open_predictor
 
-    changes = scored_overrides(plain_columns(columns)) | plain_overrides(overrides)
+    changes = scored_overrides(plain_columns(columns), plain_overrides(overrides))
     predictor = open_predictor(required_path("start", start), changes, all_labels=all_labels, precision=precision)
     return _predictions(predictor, rows, _session_of("predict", predictor, run, device, threads, listener), should_stop)
 

@@ -72,7 +72,8 @@ def encode_questions(tokenizer: Tokenizer, questions: Sequence[Question], start_
     if start_id is not None:
         sources = tokenizer.encode_texts([context for context, _ in moved])
         targets = tokenizer.encode_bare([continuation for _, continuation in moved])
-        return [Ids([start_id, *target.tolist()], 1, source or [start_id]) for source, target in zip(sources, targets, strict=True)]
+        begin = [start_id, *tokenizer.forced_ids]
+        return [Ids([*begin, *target.tolist()], len(begin), source or [start_id]) for source, target in zip(sources, targets, strict=True)]
     opening = tokenizer.bos_id if tokenizer.bos_id is not None else tokenizer.eos_id
     alone = list(tokenizer.prefix) or ([] if opening is None else [opening])  # before a continuation without context
     wholes = tokenizer.encode_bare([context + continuation for context, continuation in moved])

@@ -48,12 +48,15 @@ _UNSUPPORTED_SAMPLING: dict[str, tuple[Any, ...]] = {"epsilon_cutoff": (0,), "et
 
 @dataclass(frozen=True)
 class CheckpointSettings:
-    """The merged settings, the fields that the checkpoint changes, its constraints on every text, and its unsupported keys."""
+    """The merged settings, the fields that the checkpoint changes, its constraints on every text, its unsupported keys, and the given
+    fields that beam search does not read.
+    """
 
     settings: GenerationSection
     taken: dict[str, Any]
     constraints: Constraints
     unsupported: list[str]
+    unread: list[str]
 
 
 def checkpoint_settings(
@@ -90,7 +93,8 @@ def checkpoint_settings(
     if samples and merged.num_beams > 1 and "num_beams" in taken:
         unsupported.append("do_sample with num_beams")
     changed = {name: value for name, value in taken.items() if value != getattr(settings, name)}
-    return CheckpointSettings(merged, changed, constraints, sorted(unsupported))
+    unread = [name for name in _SAMPLING if name in given and merged.num_beams > 1 and merged.temperature > 0]
+    return CheckpointSettings(merged, changed, constraints, sorted(unsupported), unread)
 
 
 def stated_settings(settings: GenerationSection, base: Mapping[str, Any] | None) -> dict[str, Any]:

@@ -32,11 +32,10 @@ class TextToText(TokenTargets, WritingObjective):
         if tokenizer.start_id is None:
             raise ModelError("text to text needs a start token, bos or pad, and the tokenizer has none")
         self.eos_id, self.start_id = tokenizer.eos_id, tokenizer.start_id
-        self._first_ids = [] if tokenizer.forced_first_id is None else [tokenizer.forced_first_id]
 
     def fingerprint(self) -> str:
         """Return a hash of everything that `encode` depends on."""
-        return digest("text_to_text", self.tokenizer.fingerprint(), self.row_length, *self._first_ids)
+        return digest("text_to_text", self.tokenizer.fingerprint(), self.row_length, *self.tokenizer.forced_ids)
 
     def encode(self, rows: Sequence[Row]) -> list[Encoded | BadRow]:
         """Return the ids of source and target. The first of several references is the target."""
@@ -91,8 +90,8 @@ class TextToText(TokenTargets, WritingObjective):
             return BadRow(
                 "an end within a target", f"{row.place}: the target has {end!r}, which ends it, in its text; remove it there", lost=True
             )
-        ids = [*[*self._first_ids, *target][: self.row_length - 1], self.eos_id]
-        truncated = source.truncated or len(self._first_ids) + len(target) >= self.row_length
+        ids = [*[*self.tokenizer.forced_ids, *target][: self.row_length - 1], self.eos_id]
+        truncated = source.truncated or len(self.tokenizer.forced_ids) + len(target) >= self.row_length
         unread = max(0, len(row.values["target"]) - 1)
         return Encoded({"source": source.ids, "target": ids}, len(source.ids) + len(ids), truncated, unread)
 

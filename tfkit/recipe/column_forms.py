@@ -20,7 +20,7 @@ _DELIMITERS, _MAX_LABEL = ("|", ";", ","), 40  # between the labels of a set, an
 
 Held = Mapping[str, Sequence[Any]]  # the values of each column, row by row; None where a row has none
 Named = dict[str, str | list[str]]  # the column of each role, or several
-_TEXTS, _LABELS = (next(role.columns for role in MultiLabelSection.roles if role.name == name) for name in ("text", "labels"))
+_TEXT, _LABELS = (next(role for role in MultiLabelSection.roles if role.name == name) for name in ("text", "labels"))
 _CONTEXT, _CHOICES, _ANSWER = MultipleChoiceSection.roles
 _ALIKE = re.compile(r"(.*?)([0-9]|[A-Ja-j])")
 _SERIES = ("0123456789", "123456789", "ABCDEFGHIJ", "abcdefghij")  # the ends of names by which columns are numbered
@@ -132,11 +132,11 @@ def _are_labels(lists: Sequence[Sequence[str]]) -> bool:
 def flag_columns(held: Held) -> Named:
     """Return the columns by role if several columns of 0 and 1 are the labels of one text; else empty."""
     flags = [name for name, values in held.items() if values and all(str(value) in ("0", "1") for value in values)]
-    if {*_LABELS} & held.keys() or sum(any(str(value) == "1" for value in held[name]) for name in flags) < 2:
+    if {*_LABELS.columns} & held.keys() or sum(any(str(value) == "1" for value in held[name]) for name in flags) < 2:
         return {}
-    if known := [name for name in _TEXTS if name in held]:
+    if known := [name for name in _TEXT.columns if name in held]:
         return {"labels": flags} if len(known) == 1 else {}
-    texts = [name for name in held if long_texts(held[name])]
+    texts = [name for name in held if long_texts(held[name])] or [name for name in held if _TEXT.knows(name)]
     return {"text": texts[0], "labels": flags} if len(texts) == 1 else {}
 
 

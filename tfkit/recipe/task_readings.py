@@ -76,6 +76,8 @@ def _fillings(reading: _Reading, held: Held, forms: Mapping[str, str]) -> list[d
     if reading.roles is _VOTES:
         forms = {name: "label" if _votes_in(held[name]) == {"0", "1"} else form for name, form in forms.items()}
     columns = {} if len(languages) > 2 and not reading.joins else _fill(reading, forms)
+    if reading.kind == "tagging" and columns and not _are_parallel(held[columns["tokens"]], held[columns["tags"]]):
+        return []
     numbered = [named for answer in held for named in choices_by(held, answer)] if reading is _CHOICES else []
     return [columns] if columns else numbered
 
@@ -93,6 +95,12 @@ def _fill(reading: _Reading, forms: Mapping[str, str]) -> dict[str, str]:
             found = [found[0] if rest == 1 else " ".join(f"{{{column}}}" for column in found[:rest]), *found[rest:]]
         columns |= dict(zip(roles, found, strict=False))
     return {role: columns[role] for role in reading.roles}
+
+
+def _are_parallel(tokens: Sequence[object], tags: Sequence[object]) -> bool:
+    """Whether each list of words has a list of as many tags."""
+    pairs = zip(tokens, tags, strict=False)
+    return all(len(words) == len(names) for words, names in pairs if isinstance(words, list) and isinstance(names, list))
 
 
 def _votes_in(values: Sequence[object]) -> set[str]:

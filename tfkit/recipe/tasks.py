@@ -152,8 +152,9 @@ def _labelled_objective(seen: DataSummary, model: ModelSummary) -> str | None:
     certain: list[str] = [kind for kind in ("dpo", "tagging", "question_answering", "multiple_choice") if kind in seen.reads]
     certain += ["chat"] if seen.conversations else []
     sets = seen.label_sets
-    of_classes = "multi_label" if sets and "multi_label" not in seen.named else "classification"
-    by_folder = model.stacks == "decoder" and seen.reads.get("classification", {}).get("label") == "folder"  # may just sort texts
+    label, flags = seen.reads.get("classification", {}).get("label"), seen.named.get("multi_label", {}).get("labels", ())
+    of_classes = "multi_label" if sets and ("multi_label" not in seen.named or label in flags) else "classification"
+    by_folder = model.stacks == "decoder" and label == "folder"  # may just sort texts
     fitting = certain[:1] or [kind for kind in ("chat", "text_to_text", of_classes) if kind in seen.reads and not by_folder]
     if not fitting and sets and model.stacks == "encoder":  # a language model may be meant to read the text beside columns of 0 and 1
         fitting = ["multi_label"]
@@ -185,7 +186,8 @@ def _pretraining_objective(seen: DataSummary, model: ModelSummary) -> str:
         words, tags = (any(map(role.knows, seen.held)) for role in TaggingSection.roles)
         of_words = ": each row has a word and its tag, and no column, such as 'sentence', says which rows are a sentence"
         what = f"no task has these columns{of_words if words and tags else ''}"
-        raise _task_error(seen, model, what, *remedies(seen.held, model.stacks))
+        several = ["objective.kind=multi_label for any number of labels of a text"] if seen.label_sets else []
+        raise _task_error(seen, model, what, *several, *remedies(seen.held, model.stacks))
     if model.head in OWN_HEADS:
         what = f"the data has text alone, but the model's head predicts {model.head}"
         raise _task_error(seen, model, what, columns_option({"label": "NAME"}), f"objective.kind={kind}, for another head")

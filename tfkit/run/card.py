@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from tfkit.model.config import ClassesHeadConfig, ModelConfig, TagsHeadConfig
-from tfkit.run.card_facts import BaseCard, CardData, last_name
+from tfkit.run.card_facts import BaseCard, CardData, hub_name, last_name
 from tfkit.run.card_impact import CardImpact
 
 _MOST_LABELS = 20  # in the table
@@ -70,7 +70,8 @@ def model_card(model: CardModel, training: CardTraining, data: CardData, impact:
     front = [f"library_name: {library}", f"pipeline_tag: {task}", "tags: [tfkit]"]
     front += _list("language", data.languages or base_card.languages)
     front += [f"license: {_yaml(base_card.license)}"] if base_card.license else []
-    front += [f"base_model: {_yaml(base)}", f"base_model_relation: {'adapter' if adapter else 'finetune'}"] if base else []
+    on_hub = hub_name(start.path) if start else None
+    front += [f"base_model: {_yaml(on_hub)}", f"base_model_relation: {'adapter' if adapter else 'finetune'}"] if on_hub else []
     front += _list("datasets", data.hub)
     front += _impact_front(impact, training.kind)
     front += _model_index(model.name, task, data, evaluation)

@@ -51,16 +51,28 @@ def is_repository(name: str) -> bool:
     return re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", name) is not None and not Path(name).exists()
 
 
-def last_name(path: str) -> str:
-    """Return the name of a model or of data without the folders above it: for a checkpoint that of its run, for the Hub `org/name`."""
+def hub_name(path: str) -> str | None:
+    """Return `org/name` of a model on the Hub or in its cache; None for another folder, whose name on the Hub would be another model."""
     if path.startswith("hub:"):
         return path[4:].partition("@")[0]
-    parts = [part for part in re.split(r"[/\\]", path) if part not in ("", ".", "..")]
-    if parts[-2:-1] == ["snapshots"] and len(parts) > 2 and parts[-3].startswith("models--"):  # in the Hub's cache
+    parts = _parts(path)
+    if parts[-2:-1] == ["snapshots"] and len(parts) > 2 and parts[-3].startswith("models--"):
         return parts[-3].removeprefix("models--").replace("--", "/", 1)
+    return None
+
+
+def last_name(path: str) -> str:
+    """Return the name of a model or of data without the folders above it: for a checkpoint that of its run, for the Hub `org/name`."""
+    if (name := hub_name(path)) is not None:
+        return name
+    parts = _parts(path)
     if parts[-2:-1] == ["checkpoints"] and parts[-1].startswith("step-") and len(parts) > 2:
         return parts[-3]
     return parts[-1] if parts else path
+
+
+def _parts(path: str) -> list[str]:
+    return [part for part in re.split(r"[/\\]", path) if part not in ("", ".", "..")]
 
 
 @dataclass(frozen=True)

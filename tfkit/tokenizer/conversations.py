@@ -6,7 +6,7 @@ special tokens in it are parsed, and none is added. Character offsets show which
 
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from functools import lru_cache, partial
 from pathlib import Path
@@ -94,18 +94,19 @@ class Conversations:
     def _check_tokens(self, chat_format: ChatFormat) -> None:
         """Raise UsageError if the tokenizer lacks tokens that the format writes, or the format cannot express the system message."""
         if self.system is not None and not chat_format.has_system:
-            raise UsageError(f"objective.system: the format {chat_format.name} has no system message; remove it, or {_REMEDY}")
-        needed = list(chat_format.special)
+            able = [other.name for other in FORMATS.values() if other.has_system]
+            raise UsageError(f"objective.system: the format {chat_format.name} has no system message; remove it, or {_remedy(able)}")
+        needed, others = list(chat_format.special), _remedy(name for name in FORMATS if name != chat_format.name)
         for name, wanted in (("bos", chat_format.bos), ("eos", chat_format.turn_end is None)):
             token = getattr(self._ends, name)
             if wanted and not token:
-                raise UsageError(f"objective.format: {chat_format.name} writes {name}, which the tokenizer lacks; {_REMEDY}")
+                raise UsageError(f"objective.format: {chat_format.name} writes {name}, which the tokenizer lacks; {others}")
             needed += [token] if wanted else []
         lacking = [token for token in needed if len(self._backend.encode(token, add_special_tokens=False).ids) != 1]
         if lacking:
             raise UsageError(
                 f"objective.format: {chat_format.name} needs {' and '.join(lacking)} as special tokens, which the tokenizer does not have; "
-                f"train it with tokenizer.special_tokens: {json.dumps(lacking)}, or {_REMEDY}"
+                f"train it with tokenizer.special_tokens: {json.dumps(lacking)}, or {others}"
             )
 
     def _find_end_id(self) -> int:
@@ -114,23 +115,24 @@ class Conversations:
             with self.renderer() as render:
                 text, spans = render(_SAMPLE, "")
         except UnfitError as error:
-            raise ModelError(f"{self.folder}: the chat template cannot be trained on: {error}; {_REMEDY}") from None
+            raise ModelError(f"{self.folder}: the chat template cannot be trained on: {error}; {_remedy()}") from None
         [chat, prompt] = self.encode([(text, spans), (text[: spans[0][0]], [])])
         if not chat.targets.any() or not self.ends_turn(chat):
             raise ModelError(
                 f"{self.folder}: the chat template ends an answer with {text[-20:]!r}, which is not a special token, so a model "
-                f"would not learn to stop; {_REMEDY}"
+                f"would not learn to stop; {_remedy()}"
             )
         bos = self.tokenizer.bos_id
         if len(chat.ids) > 1 and bos is not None and chat.ids[0] == chat.ids[1] == bos:
-            raise ModelError(f"{self.folder}: the chat template begins with two {self._ends.bos}; {_REMEDY}")
+            raise ModelError(f"{self.folder}: the chat template begins with two {self._ends.bos}; {_remedy()}")
         first = int(chat.targets.argmax())
         if prompt.ids.tolist() != chat.ids[:first].tolist():
-            raise ModelError(f"{self.folder}: the ids of a prompt alone differ from its ids in the whole text; {_REMEDY}")
+            raise ModelError(f"{self.folder}: the ids of a prompt alone differ from its ids in the whole text; {_remedy()}")
         return int(chat.ids[chat.targets][-1])
 
 
-_REMEDY = f"name another objective.format: {', '.join(FORMATS)}"
+def _remedy(formats: Iterable[str] = FORMATS) -> str:
+    return f"name another objective.format: {', '.join(formats)}"
 
 
 class ControlTokens:
@@ -169,19 +171,19 @@ def resolve_format(name: str, tokenizer: Tokenizer, system: str | None) -> ChatF
     `auto`: the tokenizer's template if it has one, otherwise the format whose special tokens it has.
     """
     if name == "template" and tokenizer.chat_template is None:
-        raise UsageError(f"objective.format: the tokenizer has no chat template; {_REMEDY}")
+        raise UsageError(f"objective.format: the tokenizer has no chat template; {_remedy()}")
     if name in FORMATS:
         return FORMATS[name]
     if tokenizer.chat_template is not None:  # a template saved by tfkit is that of a format
         saved = next((chat_format for chat_format in FORMATS.values() if chat_format.jinja(system) == tokenizer.chat_template), None)
         if saved is None and system is not None:
-            raise UsageError(f"objective.system: the tokenizer's own chat template would ignore it; remove it, or {_REMEDY}")
+            raise UsageError(f"objective.system: the tokenizer's own chat template would ignore it; remove it, or {_remedy()}")
         return saved
     for chat_format in FORMATS.values():
         if chat_format.special and all(tokenizer.backend.token_to_id(token) is not None for token in chat_format.special):
             return chat_format
     raise UsageError(
-        f"objective.format: the tokenizer has no chat template, and the special tokens of no format; {_REMEDY}; chatml, llama3 and gemma "
+        f"objective.format: the tokenizer has no chat template, and the special tokens of no format; {_remedy()}; chatml, llama3 and gemma "
         "need tokenizer.special_tokens"
     )
 
@@ -220,6 +222,11 @@ def _render(template: ChatTemplate, messages: Sequence[Json], place: str, tools:
             continue
         before = template.render(messages[:number], tools=tools, add_generation_prompt=True, place=place)
         after = template.render(messages[: number + 1], tools=tools, place=place)
+        if number == 0 and not after.startswith(before):
+            raise UnfitError(
+                "the assistant speaks first",
+                "the assistant speaks first, for which the chat template has no prompt; begin with a message by the user or the system",
+            )
         if not (after.startswith(before) and whole.startswith(after)):
             raise UnfitError(
                 "the chat template rewrites earlier messages",

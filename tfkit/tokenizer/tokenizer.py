@@ -71,6 +71,11 @@ class Tokenizer:
         ids = {name: getattr(self, name) for name in ("decoder_start_id", "forced_first_id", "stated_end_ids")}
         return replace(changed, **ids)
 
+    @property
+    def forced_ids(self) -> tuple[int, ...]:
+        """The ids between `start_id` and the text that the decoder of an encoder-decoder reads."""
+        return () if self.forced_first_id is None else (self.forced_first_id,)
+
     @cached_property
     def prefix(self) -> tuple[int, ...]:
         """The ids that the template adds before every text."""

@@ -133,7 +133,7 @@ def read_separated(content: Content, columns: Columns, given: tuple[str, ...] = 
             return
         except csv.Error as error:
             fields = []
-            bad_lines.append(BadRow("not CSV", f"{place}: not a valid record ({error}); close the quotes, repair the row"))
+            bad_lines.append(BadRow("not CSV", f"{place}: {_explain(error)}"))
         start = reader.line_num + 1
         if bad_lines:
             if not header:
@@ -150,6 +150,12 @@ def read_separated(content: Content, columns: Columns, given: tuple[str, ...] = 
             raise DataError(f"{place}: the file has this header itself; remove header")
         elif fields:
             yield _separated_record(fields, header, place)
+
+
+def _explain(error: csv.Error) -> str:
+    if str(error).startswith("new-line character"):
+        return "the lines end with a carriage return alone, as on old Macintosh systems; convert the file (tr '\\r' '\\n' < OLD > NEW)"
+    return f"not a valid record ({error}); close the quotes, repair the row"
 
 
 def _separated_record(fields: list[str], header: list[str], place: str) -> Record | BadRow:

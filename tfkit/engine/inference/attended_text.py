@@ -140,13 +140,16 @@ def record_weights(model: Transformer) -> Iterator[dict[str, list[tuple[Tensor, 
 
 
 def _target_ids(loaded: Loaded, target: str) -> list[int]:
-    """Return what the decoder of an encoder-decoder reads: the start token, and the target without an end token."""
+    """Return what the decoder of an encoder-decoder reads: the start token, one that it is forced to write first, and the target without
+    an end token.
+    """
     if loaded.start_id is None:
         raise ModelError(
             f"{loaded.folder}: config.json does not name the token that starts the texts of this encoder-decoder: give it a "
             "decoder_start_token_id, or a pad_token_id"
         )
-    return [loaded.start_id, *loaded.require_tokenizer().encode_bare([target])[0].tolist()]
+    codec = loaded.require_tokenizer()
+    return [loaded.start_id, *codec.forced_ids, *codec.encode_bare([target])[0].tolist()]
 
 
 def _require_room(loaded: Loaded, ids: Sequence[int], target_ids: Sequence[int]) -> None:

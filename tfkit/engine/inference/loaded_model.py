@@ -28,6 +28,11 @@ _LONGEST_TARGET = 64  # tokens of the answer that `attention` lets an encoder-de
 class LoadedModel(Loaded):
     """A model in memory, with the tokenizer and the configuration of its folder. Its methods use the current weights of `model`."""
 
+    def __repr__(self) -> str:
+        """Return a line for a notebook; the weights and the vocabulary would be thousands."""
+        count = sum(parameter.numel() for parameter in self.model.parameters())
+        return f"LoadedModel({str(self.folder)!r}, head {self.config.head.kind}, {count:,} parameters)"
+
     def save(self, folder: str | Path) -> None:
         """Write a model folder as training does: float32 weights, configuration, tokenizer, and the lineage of the loaded model.
 
@@ -55,7 +60,7 @@ class LoadedModel(Loaded):
         """
         from tfkit.engine.inference.predicting import open_predictor
 
-        changes = scored_overrides(plain_columns(columns)) | plain_overrides(overrides)
+        changes = scored_overrides(plain_columns(columns), plain_overrides(overrides))
         predictor = open_predictor(self.folder, changes, all_labels=all_labels)
         with isolated():
             predictor.use(self)

@@ -165,6 +165,9 @@ class TextGenerator:
                 f"{describe(decided.settings)}; at most {decided.settings.max_new_tokens:,} tokens{taken}: by the checkpoint's "
                 f"generation_config.json, unless options such as {argument('temperature')} say otherwise"
             )
+        if not self.fills_masks and decided.unread:
+            names = ", ".join(f"generation.{name}" for name in decided.unread)
+            listener.warn(f"beam search does not sample, so {names} has no effect; leave that out, or set generation.num_beams=1")
         if decided.unsupported and not self.fills_masks:
             listener.warn(f"generation_config.json: not supported and ignored: {', '.join(decided.unsupported)}")
         return decided

@@ -23,7 +23,7 @@ from tfkit.errors import UsageError, argument
 from tfkit.recipe import RecipeError, RecipeText, ResolvedRecipe
 from tfkit.recipe.pretraining_sizes import SMALL_DECODER, TextSize, decide_sizes
 from tfkit.recipe.reading import tree
-from tfkit.recipe.reading.overrides import LENGTH, NO_OVERRIDES, Overrides, followed_by, given_sections
+from tfkit.recipe.reading.overrides import LENGTH, NO_OVERRIDES, Overrides, followed_by, given_sections, within_sections
 from tfkit.recipe.reading.read import slug
 from tfkit.recipe.reading.validate import problems_in
 from tfkit.recipe.schema.data_sections import SourceSection
@@ -145,7 +145,7 @@ def tuning_overrides(
     named |= {f"{stage}data.train.0.columns": dict(columns)} if columns else {}
     named |= {} if rows is None else {f"{stage}data.rows": rows}
     base = {} if start is None else {f"{stage}model.from": start}
-    return followed_by({**named, **overrides}, base)
+    return followed_by(within_sections(named, overrides), base)
 
 
 def with_length(overrides: Overrides, source: RecipeText | None, tokens: int | None, minutes: float | None) -> Overrides:

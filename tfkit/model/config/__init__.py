@@ -189,7 +189,7 @@ class ModelConfig(Data):
     def _check_experts(self) -> "ModelConfig":
         if self.mlp.experts is None:
             if self.routing is not None:
-                raise ValueError("routing is for a mixture of experts, but mlp.experts is null; remove it")
+                raise ValueError("routing is for a mixture of experts, but mlp.experts is null; set model.routing to null, too")
         elif self.encoder_layers:
             raise ValueError("a mixture of experts is for a decoder alone; remove mlp.experts or encoder_layers")
         elif not any(map(self.has_experts, range(self.decoder_layers))):

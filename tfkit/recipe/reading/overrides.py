@@ -50,9 +50,22 @@ def plain_value(value: Any) -> Any:
     return plain(tree_of(value, MAX_DEPTH))
 
 
-def scored_overrides(columns: Overrides, rows: int | None = None) -> dict[str, Any]:
-    """Return the overrides for the columns of the rows to score or to answer, and for the number of rows that are drawn."""
-    return ({"data.validation.0.columns": dict(columns)} if columns else {}) | ({} if rows is None else {"data.rows": rows})
+def scored_overrides(columns: Overrides, overrides: Overrides, rows: int | None = None) -> dict[str, Any]:
+    """Return the overrides with those for the columns of the rows to score or to answer, and for the number of rows that are drawn."""
+    named = ({"data.validation.0.columns": dict(columns)} if columns else {}) | ({} if rows is None else {"data.rows": rows})
+    return within_sections(named, overrides)
+
+
+def within_sections(named: Overrides, overrides: Overrides) -> dict[str, Any]:
+    """Return the overrides with those of a command's options, `named`, which come first, but after a section that they belong to:
+    `data={...}` would replace `data.rows`.
+    """
+    given = [*overrides.items()]
+    sections = [
+        number for number, (key, _) in enumerate(given, 1) if key not in named and any(name.startswith(f"{key}.") for name in named)
+    ]
+    first = max(sections, default=0)
+    return followed_by(dict(given[:first]), named) | dict(given[first:])
 
 
 def assignment(name: str, value: Any) -> str:

@@ -128,7 +128,8 @@ def _explain(detail: ErrorDetails, path: Path, schema: type[BaseModel], data: An
         case kind if kind in _EXPECTED:
             return path, f"must be {_EXPECTED[kind]}, not {_shown(value)}{_remedy(kind, value)}", False
         case kind:
-            return path, _bound(kind, context, value) or detail["msg"], False
+            none = "; or write null" if value == 0 and _takes_null(field_at(schema, path, data)) else ""
+            return path, (_bound(kind, context, value) or detail["msg"]) + none, False
 
 
 def _unknown_at(path: Path, schema: type[BaseModel], data: Any) -> str:
@@ -158,6 +159,10 @@ def _bound(kind: str, context: dict[str, Any], value: Any) -> str | None:
         case "too_long":
             return f"has {context['actual_length']} entries; at most {context['max_length']} fit"
     return None
+
+
+def _takes_null(field: FieldInfo | None) -> bool:
+    return field is not None and type(None) in typing.get_args(field.annotation)
 
 
 def _number(bound: float) -> str:

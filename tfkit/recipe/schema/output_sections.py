@@ -54,7 +54,7 @@ class GenerationSection(Data):
     )
     max_new_tokens: NewTokens = Field(128, description="The longest continuation.")
     temperature: Weight = Field(1.0, description="Divides the logits; 0 is greedy.")
-    top_k: Count | None = Field(None, description="Draw from the k likeliest tokens only.")
+    top_k: Count | None = Field(None, description="Draw from the k likeliest tokens only; null: from all.")
     top_p: float = Field(1.0, gt=0, le=1, description="Draw from the likeliest tokens that hold this much of the probability.")
     min_p: float = Field(0.0, ge=0, le=1, description="Draw from tokens with at least this fraction of the likeliest one's probability.")
     repetition_penalty: float = Field(1.0, ge=0.01, le=100, description="Above 1: tokens that the text already has become less likely.")
