@@ -134,6 +134,8 @@ def test_one_run_in_detail_with_its_curve(tmp_path: Path, capsys: pytest.Capture
     assert not [line for line in lines if line.startswith("rework")]  # no attempt was lost
     path = write_run(tmp_path / "stopped", status="stopped", predicted=planned)
     assert "measured 0:30 so far; 4 g (2 g to 8 g), measured 3 g so far" in report(capsys, str(path))
+    path = write_run(tmp_path / "partly", predicted=planned, ledger=False, carbon_status="degraded")
+    assert "measured 0:30; 4 g (2 g to 8 g), measured at least 3 g" in report(capsys, str(path))
 
 
 def test_inherited_costs_are_found_among_the_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

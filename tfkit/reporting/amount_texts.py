@@ -61,7 +61,8 @@ def format_forecast(run: RunFacts, name: str, *, measured: bool = False) -> str:
     actual = getattr(run.amounts, name)
     if not measured or actual is None:
         return text
-    return f"{text}, measured {format_field(name, actual)}{'' if run.status == 'finished' else ' so far'}"
+    least = "at least " if run.is_lower_bound and name != "seconds" else ""
+    return f"{text}, measured {least}{format_field(name, actual)}{'' if run.status == 'finished' else ' so far'}"
 
 
 def steps(run: ListedRun) -> str:

@@ -66,7 +66,9 @@ class TrackerQueue:
         self._thread.join(max(0.0, deadline - time.monotonic()))
         trouble = "it did not answer in time" if self._thread.is_alive() else self._trouble
         if lost := self._given - self._taken:
-            self._warn(f"{self._place}: {lost} of {self._given} points for {self._name} were not written ({trouble})")
+            self._warn(
+                f"{self._place}: {lost} of {self._given} points for {self._name} were not written ({trouble}); tfkit track sends them"
+            )
 
     def _run(self) -> None:
         try:

@@ -30,7 +30,9 @@ class EvaluationSection(Data):
         "sampled.",
     )
     batch_size: BatchSize = Field(16, description="Rows per forward pass; for long texts, at most 16,384 tokens together.")
-    max_tokens: Tokens | None = Field(None, description="Score only the first texts, up to this many tokens; null: every byte.")
+    max_tokens: Tokens | None = Field(
+        None, description="Score only the first texts, with at most this many tokens, but always the first one; null: every byte."
+    )
     precision: Literal["float32", "bfloat16"] = Field(
         "float32", description="Arithmetic of tfkit evaluate; training uses its working weights."
     )
