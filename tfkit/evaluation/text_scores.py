@@ -189,5 +189,5 @@ def _score(model: Transformer, pieces: list[Numbers]) -> list[float]:
 
 
 def text_score_metrics(score: TextScore) -> Scores:
-    """Return the loss, perplexity and bits per byte of a language model over texts."""
+    """Return a function from the weights of the texts to a language model's loss, perplexity and bits per byte over them."""
     return lambda weights: text_metrics(*(float(weights @ part) for part in (score.losses, score.targets, score.bytes)))

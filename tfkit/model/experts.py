@@ -11,7 +11,7 @@ from tfkit.model.mlp import Mlp
 
 
 class Experts(nn.Module):
-    """sum over the chosen experts e of p_e MLP_e(x), where p = softmax(router x); those with the largest p are chosen."""
+    """Sum of p_e MLP_e(x) over the experts e with the largest p = softmax(router x); if `normalized`, these p are divided by their sum."""
 
     def __init__(self, config: ModelConfig):
         super().__init__()
@@ -65,8 +65,8 @@ def balance_loss(routed: Sequence[Tensor], active: int, real: Tensor | None) -> 
     token; None: all are.
 
     transformers' load_balancing_loss_func multiplies f and P of the whole micro-batch and of all layers together, so that its value
-    depends on how a step is cut into micro-batches. Both are equal for one row and one layer with experts. Fractions of a row ask for a
-    balance within it (DeepSeek-V3, arXiv 2412.19437, section 2.1.2), and do not depend on which rows are computed together.
+    depends on how a step is cut into micro-batches; for one row and one layer with experts it is the row's loss. With f and P of a row, the
+    loss asks for balance in it (DeepSeek-V3, arXiv 2412.19437, section 2.1.2), whichever rows are computed together.
     """
     total = routed[0].new_zeros((), dtype=torch.float32)
     mask = torch.ones(routed[0].shape[:2], device=total.device) if real is None else real.float()

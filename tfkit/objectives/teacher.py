@@ -36,7 +36,7 @@ def open_teacher(section: DistillationSection, context: ModelContext) -> Compani
 def copy_layers(student: Transformer, teacher: Transformer, layers: Sequence[int]) -> None:
     """Copy the teacher's weights: layer i of the student is the teacher's layer `layers[i]`, and other parameters have equal names.
 
-    If the blocks are loaded later, the student's blocks will be read from the files of the teacher.
+    If the teacher's blocks are loaded on demand (`fill_block`), so are the student's, each from the source of its teacher's block.
     """
     parameters = dict(student.named_parameters())
     for name, tensor in copied_tensors(student, teacher, layers).items():

@@ -91,8 +91,8 @@ class SearchSpace:
 def read_space(words: Iterable[str], fixed: Overrides, source: Callable[[Overrides], RecipeText]) -> SearchSpace:
     """Divide key=value into overrides, added to `fixed`, and varied fields. Raises UsageError if nothing varies, or for malformed values.
 
-    Several values are separated by commas, or are the items of a YAML list that the field does not accept as one value. Only to decide
-    this for a list is the recipe read: `source` returns it for the other overrides and the first value of each other varied field.
+    Several values are separated by commas, or are the items of a YAML list that the field does not accept as one value. Whether it does is
+    checked in the recipe that `source` returns for the overrides and the first of each field's comma-separated values.
     """
     shared: list[str] = []
     axes: dict[str, Axis] = {}

@@ -1,7 +1,7 @@
 """RunFacts: all facts of a report about one run, read once from its folder. Every report format is a function of these facts.
 
-No content of a folder raises an error: it is read as far as possible, and the problems are listed without paths. The amounts of a run that
-is in progress or was killed come from its ledgers.
+Whatever the folder contains, no error is raised: it is read as far as possible, and its problems are listed with paths relative to it. The
+amounts of a run that is in progress or was killed come from its ledgers.
 """
 
 from collections.abc import Mapping, Sequence

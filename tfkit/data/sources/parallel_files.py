@@ -22,7 +22,7 @@ MAPPING = "mapping.txt"  # TweetEval's file of class names
 
 @dataclass(frozen=True)
 class ParallelFiles:
-    """The files of each column, in the same order. The first column's files are the rows; the other columns are read beside them."""
+    """The files of each column, in the same order: the i-th files of all columns have the same rows, one on each line."""
 
     columns: Mapping[str, tuple[Path, ...]]
     others: tuple[Path, ...] = ()  # the other files of the folder or glob

@@ -1,6 +1,6 @@
 """Folders of the cache: each is built once, is either complete or absent, and may be deleted at any time: then it is built again.
 
-A process builds a folder under a hidden name beside it and holds a lock on it (flock on the folder itself), so that later processes can
+A process builds a folder under a hidden name beside its final path, and locks it there (flock on the folder itself). Later processes can so
 distinguish the leftovers of a dead process, which they remove, from work in progress. The lock ends with its process, however that ends.
 """
 

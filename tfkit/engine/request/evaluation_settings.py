@@ -133,7 +133,7 @@ def _defaults_of_other_objectives() -> dict[str, Any]:
 
 
 def _without_recipe(checkpoint: Path, overrides: Overrides) -> EvaluationSettings:
-    """Return the defaults with the overrides, as for a training of the checkpoint on the scored rows. Raises RecipeError."""
+    """Return the settings for a checkpoint without a recipe: the defaults, changed by the overrides. Raises RecipeError."""
     tree = Mapping(OVERRIDES)
     training = {"model.from": str(checkpoint), "data": {}, "objective.kind": "causal_lm", "training.steps": 1}
     problems = apply_overrides(tree, {**training, **overrides})

@@ -60,7 +60,7 @@ class Contention:
             self._step_seconds, self._used = 0.0, 0.0
 
     def _judge(self, used: float) -> None:
-        """Report contention if more processes than cores are ready to run, and the run's threads get less than their time."""
+        """Report contention if more processes than cores are ready to run, and the run's threads use less than a core each."""
         load = os.getloadavg()[0]
         if load <= self.machine + _MARGIN or used >= min(self.threads, self.cores) - _LOST:
             return

@@ -30,7 +30,7 @@ _CALLS = 64  # calls of `should_stop`, which is called before every module of a 
 
 
 class ModelWork:
-    """Scores, completions, facts and tensors of a model. Rank 0 calls the methods, which announce themselves; the others `serve` it."""
+    """Computes a model's scores, completions and stored facts, and gathers its tensors. Rank 0 calls the methods; the others `serve` it."""
 
     def __init__(self, recipe: Recipe, components: Components, should_stop: Callable[[], bool]):
         self.recipe, self.components, self.should_stop = recipe, components, should_stop

@@ -82,7 +82,7 @@ class NewPoints:
 
 
 def tracker_of(section: TrackerSection, run: TrackedRun) -> Callable[[], NewPoints]:
-    """Return a function that opens the run of a tracker, a new one or the one that it has. Raises MachineError without the extra."""
+    """Return a function that opens the run of a tracker, a new one or the one that it has. Raises MachineError if it is not installed."""
     if isinstance(section, TensorBoardSection):
         try:
             import torch.utils.tensorboard  # noqa: F401

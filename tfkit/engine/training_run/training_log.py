@@ -101,7 +101,7 @@ class TrainingLog:
 
     @property
     def peak_flops(self) -> float | None:
-        """The peak FLOP/s of the device; measuring it takes a tenth of a second, which the first step need not wait for."""
+        """The peak FLOP/s of the device; on a CPU it is measured, in a tenth of a second, when it is first needed."""
         return peak_flops(self.run.device, self._precision)
 
     def show(self, loss: float, lr: float, tokens_per_second: float, observed: Mapping[str, float]) -> None:

@@ -93,7 +93,7 @@ class Usage:
 
     @contextmanager
     def saving(self) -> Iterator[None]:
-        """Measure a save: the attempt ends with one that takes as long."""
+        """Time a save. The longest so far is the estimate for the save at the end of the attempt."""
         began = self._clock()
         yield
         self._longest_save = max(self._longest_save, self._clock() - began)

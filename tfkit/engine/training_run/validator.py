@@ -61,7 +61,7 @@ class Validator:
         return scores
 
     def _record_scores(self, step: int, scores: SetScores) -> None:
-        """Record the scores, in the log last: a run that is killed before then evaluates again, and all of this is repeated."""
+        """Record the scores, last in metrics.jsonl: a run that is killed before that line is written evaluates and records them again."""
         metrics = self.log.evaluations[step] = scores.metrics
         self.checkpointer.record_scores(step, metrics)
         self.log.scores(step, metrics, scores.confusion)
