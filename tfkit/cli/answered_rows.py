@@ -21,7 +21,7 @@ WriteRows = Callable[[Sequence[Mapping[str, Any]]], object]
 
 @dataclass(frozen=True)
 class RowCommand:
-    """A command that answers rows. `open_file`: opens the file of --out, whose first argument is its path."""
+    """A command that answers rows. `open_file`: opens the file of --out, given its path first."""
 
     name: str
     doing: str  # for the progress bar

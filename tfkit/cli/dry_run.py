@@ -26,7 +26,7 @@ _ROWS_SHOWN, _LINES_OF_A_ROW = 2, 12
 def show_dry_run(request: TrainingRequest, options: RunOptions, json: bool, sweep: "SweepPlan | None" = None) -> None:
     """Show the plan of a training: the recipe on stdout, all else on stderr; with --json all in one document.
 
-    `sweep`: the training is that of one of its trials.
+    `sweep`: the sweep of which this training is the first trial.
     """
     if options.resume:
         raise UsageError("--dry-run plans a new run; leave --resume out")

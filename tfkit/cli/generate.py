@@ -225,7 +225,7 @@ def _answer(generator: "TextGenerator", text: str, turn: int, as_json: bool) -> 
 def _complete(
     generator: "TextGenerator", text: str, row: int = 0, should_stop: Callable[[], bool] | None = None, *, live: bool
 ) -> "TextCompletion":
-    """Continue a text, which is row `row` of the command; if `live`, write a line of it as tokens arrive."""
+    """Continue a text, which is row `row` of the command; if `live`, write the continuation as tokens arrive, and end the line."""
     [completion] = generator.complete([text], row, lambda _, piece: console.piece(piece) if live else None, should_stop)
     if live:
         console.result("")

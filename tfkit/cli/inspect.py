@@ -29,7 +29,7 @@ _STYLE = {"loss": "green", "no loss": "", "padding": "dim"}
 # The values of a row's facts in words. The fact `row` is part of the row's place already.
 _VALUES: dict[str, dict[int, str]] = {"next_sentence": {0: "follows", 1: "does not follow"}, "right": {True: "yes", False: "no"}}
 _HIDDEN = ("row",)
-_DRAWN = {"#": "█"}  # of a mask; the others are drawn as they are
+_DRAWN = {"#": "█"}  # the cells of a mask; other characters are drawn as they are
 _PARTLY = "▒"
 
 
@@ -65,7 +65,7 @@ def inspect(
 
     request = tuned.request_of("inspect", recipe, overrides)
     shown = request.written.recipe if request.written is not None else None
-    if is_trained := shown is None or tuned.checkpoint is not None or tuned.data is not None:  # else also one that only judges is shown
+    if is_trained := shown is None or tuned.checkpoint is not None or tuned.data is not None:  # otherwise, a recipe that only evaluates is shown, too
         request.check()
     with command_session("inspect", CarbonSection(enabled=False)) as session:
         from tfkit.engine.tools.inspection import inspect_first_step
@@ -83,7 +83,7 @@ def inspect(
 
 
 def lines(inspection: "Inspection", width: int, most: int | None = None) -> Iterator[list[Part]]:
-    """Yield the output line by line; `most`: the number of lines of a row, from both its ends; None: all."""
+    """Yield the output line by line; `most`: how many lines of a row to show, from its beginning and its end; None: all."""
     for place, row in inspection.rows:
         real = sum(token.kind != "padding" for token in (*row.tokens, *(row.target or ())))
         words = {name: _in_words(name, value) for name, value in row.facts.items() if name not in _HIDDEN}
@@ -135,7 +135,7 @@ def _shorten(lines: list[list[Part]], most: int | None) -> Iterator[list[Part]]:
 
 
 def _mask_lines(masks: "Sequence[ShownMask]", width: int) -> Iterator[list[Part]]:
-    """Yield the masks line by line: a row for each token, a column for each that it may see; of a long row for several tokens together."""
+    """Yield the masks line by line: a row for each token, a column for each token it may see; in a long text, one for several."""
     from tfkit.engine.tools.inspection import MEANINGS
 
     seen: set[str] = set()
@@ -167,6 +167,6 @@ def _title(mask: "ShownMask") -> str:
 
 
 def _drawn(rows: Sequence[str], column: int, together: int) -> str:
-    """Return the character for some rows and columns: what all of them are, or the most frequent reason if none is seen."""
+    """Return the character for a block of cells: the one that all have, _PARTLY if some are seen, or else the most frequent reason."""
     cells = Counter("".join(row[column : column + together] for row in rows))
     return next(iter(cells)) if len(cells) == 1 else _PARTLY if "#" in cells else max(cells, key=lambda one: cells[one])

@@ -42,7 +42,7 @@ LABEL = 14  # columns of a token's name, at most
 
 @dataclass(frozen=True, kw_only=True)
 class Looked:
-    """A text whose attention is shown, and which part of it."""
+    """The text in which attention is shown, and the part that is shown."""
 
     attention: Annotated[str | None, typer.Option(metavar="TEXT", help="Show what each head of --from attends to in TEXT.")] = None
     target: Annotated[

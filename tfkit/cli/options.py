@@ -124,7 +124,7 @@ class Tuned:
     rows: Rows = None
 
     def request(self, kind: "TrainingKind | None", recipe: str | None, changes: Sequence[str]) -> "TrainingRequest":
-        """Return the request of the training by a recipe, if there is one, with these changes."""
+        """Return the request for a training by the recipe, if there is one, with these changes."""
         from tfkit.engine.recognition.own_data import training_request
         from tfkit.recipe import open_recipe
         from tfkit.recipe.reading.overrides import parse_overrides
@@ -134,20 +134,20 @@ class Tuned:
         return training_request(kind, source, parse_overrides(changes), *named, rows=self.rows)
 
     def request_of(self, command: str, recipe: str | None, overrides: Sequence[str] | None) -> "TrainingRequest":
-        """Return the request of a training that a command only looks at. Raise UsageError if nothing names one."""
+        """Return the request for a training that a command shows or plans without running it. Raise UsageError if nothing names one."""
         chosen, changes = split_recipe(command, recipe, overrides)
         if chosen is None and self.checkpoint is None and self.data is None:
             raise UsageError(f"{command}: which training? Give a RECIPE, or --data F, and --from CKPT to train a checkpoint")
         return self.request(None, chosen, changes)
 
     def changed(self, overrides: Mapping[str, Any], source: "RecipeText | None") -> dict[str, Any]:
-        """Return the overrides with these added; in a recipe with stages they apply to the first stage. Raise UsageError."""
+        """Return the overrides with these options added, in a recipe with stages to the first stage. Raise UsageError."""
         from tfkit.engine.recognition.own_data import tuning_overrides
 
         return tuning_overrides(overrides, source, self.checkpoint, self.data, named_columns(self.columns), self.rows)
 
     def words(self) -> list[str]:
-        """Return the given ones as words of a command line."""
+        """Return the options that were given as words of a command line."""
         return option_words(("from", self.checkpoint), ("data", self.data), ("columns", self.columns), ("rows", self.rows))
 
 
@@ -166,7 +166,7 @@ class Attempt:
 
 @dataclass(frozen=True, kw_only=True)
 class Training:
-    """The run of a training, and what is shown of it."""
+    """The run folder of a training, its attempt, its stages, and the form of the output."""
 
     run: RunFolder = None
     resume: Resume = False

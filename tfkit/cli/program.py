@@ -18,7 +18,7 @@ from tfkit.cli.options import has_outer_space
 from tfkit.errors import MachineError, Stopped, TfkitError, UsageError, is_out_of_memory, naming, refusal
 from tfkit.run.signals import StopSignals
 
-# The errors of a wrong command line, from the click within Typer or the one that it depends on.
+# The class of errors in a command line, from the copy of click within Typer, or from the click that Typer depends on.
 _ClickException: type[Exception] = next(kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "ClickException")
 
 COMPLETION = "_TFKIT_COMPLETE"  # set by the script that --install-completion installs

@@ -23,7 +23,7 @@ EXAMPLES = (
 )
 
 
-# Each format is a function in a module of tfkit.reporting: of the runs, or of the facts of one run; and of --full.
+# Each format is a function in a module of tfkit.reporting, called with the runs, or the facts of one run, and with `full`.
 _OF_RUNS = {"json": "report_document:report_document", "csv": "report_document:report_csv"}
 _OF_ONE_RUN = {"card": "finished_card:finished_card", "eu-gpai": "formats.eu_gpai:eu_gpai"}
 _OF_ONE_RUN |= {name: f"formats.{name}:{name}" for name in ("cyclonedx", "spdx", "sci", "boamps")}

@@ -1,7 +1,7 @@
 """Baselines without a Transformer, on the same rows and metrics, for models of labels, tags, numbers or texts.
 
-They take one pass over the training rows, at most MAX_CHARACTERS of them, counting at most 100,000 distinct words, and one over the
-scored rows, and at most MAX_OPERATIONS beyond.
+The training rows are read once, up to MAX_CHARACTERS and with at most MAX_WORDS distinct words, and the scored rows once; a naive Bayes
+classifier that needs more than MAX_OPERATIONS is left out.
 """
 
 import math
@@ -68,7 +68,7 @@ class NaiveBayes:
             yield labels[int(scores.argmax())]
 
     def _gain(self, word: str) -> tuple[Numbers, Numbers]:
-        """Return the numbers of the classes with a word, and the logarithms of its counts plus one."""
+        """Return the numbers of the classes in which a word occurs, and log(1 + its count) in each."""
         if word not in self._gains:
             counts = self._counts[word]
             self._gains[word] = np.array([*counts.keys()]), np.log1p([*counts.values()])
@@ -76,7 +76,7 @@ class NaiveBayes:
 
 
 class LabelNaiveBayes:
-    """A NaiveBayes for each label, between the rows with it and the others, from the counts of words in the rows with it."""
+    """A naive Bayes classifier for each label: rows with it or without it. Only the word counts of the rows with each label are stored."""
 
     def __init__(self, labels: int) -> None:
         self._rows, self._words = np.zeros(labels), np.zeros(labels)  # the rows with each label, and the number of their words
@@ -115,7 +115,7 @@ class LabelNaiveBayes:
             yield np.flatnonzero(scores > 0).tolist()
 
     def _gain(self, word: str) -> tuple[Numbers | slice, Numbers]:
-        """Return the labels of the rows with a word, and how much more the word adds to their scores than to those of the other labels."""
+        """Return the labels that rows with a word have, and how much more the word adds to the score of each than to any other's."""
         if word not in self._gains:
             labels, counts = (np.array([*part], np.int64) for part in (self._counts[word], self._counts[word].values()))
             total = self._totals[word]
@@ -162,7 +162,7 @@ def _classes(train: Iterable[Row] | None, scored: Iterable[Row]) -> Baselines:
 
 
 def _label_sets(section: ObjectiveSection, train: Iterable[Row] | None, scored: Iterable[Row]) -> Baselines:
-    """Score the most frequent set of labels, and a naive Bayes classifier for each label, from at most MAX_LABEL_SETS rows."""
+    """Score the most frequent set of labels, and a naive Bayes classifier for each label, both from MAX_LABEL_SETS training rows at most."""
     rows = list(_with_sets(section, scored))
     known = rows if train is None else list(_with_sets(section, islice(train, MAX_LABEL_SETS)))
     frequent = set(_most_frequent(Counter("\0".join(sorted(labels)) for _, labels in known), 1)[0].split("\0")) - {""}
@@ -182,7 +182,7 @@ def _label_sets(section: ObjectiveSection, train: Iterable[Row] | None, scored: 
 
 
 def _tags(train: Iterable[Row] | None, scored: Iterable[Row]) -> Baselines:
-    """Score two baselines: the most frequent tag of all, and the most frequent tag of each word (for unknown words, of all)."""
+    """Score two baselines: the most frequent tag of all words, and the most frequent tag of each word (of all words, if it is unknown)."""
     rows = list(_tagged(scored))
     targets = [tags for _, tags in rows]
     if train is None:
@@ -307,7 +307,7 @@ def _references(target: str | Sequence[str]) -> list[str]:
 
 
 def _most_frequent(counts: Counter[str], times: int) -> list[str]:
-    """Return the most frequent key `times` times; the first in the alphabet if several are, so that the row order is irrelevant."""
+    """Return the most frequent key `times` times; of equally frequent ones the alphabetically first, so that row order is irrelevant."""
     return [min(counts, key=lambda key: (-counts[key], key))] * times
 
 

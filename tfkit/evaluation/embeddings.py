@@ -31,9 +31,9 @@ def embed(model: Transformer, tokenizer: Tokenizer, texts: Sequence[str], batch_
 def embed_ids(
     model: Transformer, tokenizer: Tokenizer, rows: Sequence[Sequence[int]], batch_size: int, deal: RankMap = serial_map
 ) -> NDArray[np.float32]:
-    """Return the embeddings of texts as token ids, (N, D), in float32; not normalised. `deal` computes the batches.
+    """Return the embeddings of texts as token ids, (N, D), in float32; not normalised. `deal` distributes the batches over ranks.
 
-    The states are those after the last norm, of an encoder-decoder those of its encoder, and include the special tokens of the template.
+    The mean is over the states after the last norm (of the encoder, if there is one), those of the template's special tokens included.
     """
     check_vocabulary(rows, model.config.vocab_size)
     both = model.encoder is not None and model.decoder is not None

@@ -1,4 +1,4 @@
-"""Evaluation of rows by the likelihood of texts: questions about each row, its scores from their answers, and the judges that ask them."""
+"""Evaluation of rows by the likelihood of texts: a judge asks for log P(continuation | context), and scores each row by the answers."""
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
@@ -64,7 +64,7 @@ def judge_by_likelihood(
 ) -> Judgement:
     """Score all rows, or the first rows with at most `max_tokens` in total; the first row is always scored.
 
-    `start_id` is for an encoder-decoder. Raises DataError for a bad row, unless bad rows are skipped and counted in `skipped` by kind.
+    `start_id`: the decoder's start token, in an encoder-decoder. Raises DataError for a bad row, unless these are counted in `skipped`.
     """
     judgement, numbered = Judgement(), enumerate(rows)
     while block := list(islice(numbered, _BLOCK_ROWS)):
@@ -99,7 +99,7 @@ def judge_by_likelihood(
 
 
 def verdict_metrics(verdicts: Sequence[Verdict]) -> Scores:
-    """Return the mean of each metric over the rows that have it; NaN if none has."""
+    """Return a function from the weights of the rows to the mean of each metric over the rows that have it, NaN if no row has it."""
     names = list(dict.fromkeys(name for verdict in verdicts for name in verdict.scores))
     table = [[verdict.scores.get(name, np.nan) for name in names] for verdict in verdicts]
     known = np.array(table, np.float64).reshape(len(verdicts), len(names))  # (N, names), for no rows too
@@ -114,8 +114,8 @@ def verdict_metrics(verdicts: Sequence[Verdict]) -> Scores:
 
 
 class FewShot:
-    """Multiple choice by likelihood, with or without examples in the prompt (GPT-3, Brown et al. 2020, arXiv 2005.14165, 2.4): it chooses
-    the most probable answer, by each normalization.
+    """Multiple choice by likelihood, with or without examples in the prompt (GPT-3, Brown et al. 2020, arXiv 2005.14165, 2.4): the
+    most probable answer under each normalization is chosen.
 
         context and answer of row 17         each formatted by the template
         <separator>
@@ -129,7 +129,7 @@ class FewShot:
         self.section = section
         before, _, self._between = section.template.removesuffix("{answer}").partition("{context}")
         self._before = before
-        self._alone = self._between.lstrip() or self._between  # a text of spaces alone is kept, since they belong to the answer
+        self._alone = self._between.lstrip() or self._between  # spaces alone are not stripped: they belong to the answer
         self._examples: list[tuple[bytes, str]] = []  # the hash of each example's row, and the formatted example
         for row in examples if section.shots else ():
             right = self._right(row)
@@ -141,7 +141,7 @@ class FewShot:
         self._copies = Counter(text_hash for text_hash, _ in self._examples)
 
     def prompt(self, number: int, row: Row) -> str:
-        """Return the text before the answers of row `number` of its set: examples, a function of seed and number, and the row's context."""
+        """Return the text before the answers of row `number` of its set: examples, drawn by seed and `number`, and the row's context."""
         return self.section.separator.join([*self._drawn(number, row), self._question(row)])
 
     def questions(self, number: int, row: Row) -> list[Question] | BadRow:

@@ -42,7 +42,7 @@ class Likelihood:
     tokens: int  # the number of tokens of the continuation
     bytes: int  # the continuation's length in UTF-8
     greedy: bool
-    cut: bool  # whether the context was truncated on the left, because both do not fit the model
+    cut: bool  # whether the context was truncated on the left, because it and the continuation do not fit the model
 
 
 class Ids(NamedTuple):
@@ -130,7 +130,7 @@ def _spaces_moved(question: Question) -> Question:
 
 
 def _split(alone: list[int], prefix: list[int], whole: list[int], context: int) -> Ids:
-    """Return a text's ids after its opening, which is `alone` without a context, else `prefix`. At least one id is scored."""
+    """Put the opening before a text's ids: `prefix`, or `alone` if its first `context` ids are none. At least one id is scored."""
     context = max(0, min(context, len(whole) - 1))
     opening = prefix if context else alone
     if opening and whole[:1] == opening[-1:]:  # the text itself begins with the opening
@@ -139,7 +139,7 @@ def _split(alone: list[int], prefix: list[int], whole: list[int], context: int) 
 
 
 def _windows(number: int, question: Ids, length: int) -> Iterator[_Window]:
-    """Yield windows of at most length + 1 ids, as the last is not an input: lm-evaluation-harness' rolling windows."""
+    """Yield lm-evaluation-harness' rolling windows, of at most `length` + 1 ids, since a window's last id is not an input."""
     first, whole = question.first, len(question.ids)
     while first < whole:
         end = min(first + length, whole)

@@ -55,8 +55,8 @@ class TfkitLM(LM):  # type: ignore[misc]  # the harness has no types
     def loglikelihood_rolling(self, requests: list[Instance], disable_tqdm: bool = False) -> list[float]:
         """Return the log-probability of whole texts after bos or eos.
 
-        As in the harness' own models, the special tokens of the tokenizer's template are part of a text: if they begin with bos, the text
-        has it twice, and the second one is scored.
+        As in the harness' own models, the special tokens of the tokenizer's template are part of a text: if the template begins with bos,
+        a text begins with two, and the second one is scored.
         """
         if self.start_id is not None:
             raise UsageError(f"{self.loaded.folder}: an encoder-decoder has no probability of a whole text")
@@ -82,7 +82,7 @@ class TfkitLM(LM):  # type: ignore[misc]  # the harness has no types
         return [completions[number] for number in range(len(requests))]
 
     def _by_settings(self, requests: Sequence[Instance]) -> Iterator[tuple[GenerationSection, list[int]]]:
-        """Yield each distinct settings with the numbers of their requests."""
+        """Yield each distinct set of settings with the numbers of its requests."""
         kinds: dict[str, tuple[GenerationSection, list[int]]] = {}
         for number, request in enumerate(requests):
             settings = self._settings(dict(request.args[1]))

@@ -55,7 +55,7 @@ def _missing(source: Source, stored: ExampleSet, count: int) -> Iterator[tuple[R
 
 
 def within(lost: Sequence[LostRow], count: int, total: int) -> list[LostRow]:
-    """Return the lost rows before the end of the first `count` of `total` examples; all lost rows if these are all examples."""
+    """Return the lost rows among the first `count` of `total` examples; all lost rows if `count` is `total`."""
     return [row for row in lost if row.before < count or count == total]
 
 
@@ -66,7 +66,7 @@ def wrong_answers(objective: LabelledObjective, lost: Sequence[LostRow], first: 
 
 
 def completed(objective: LabelledObjective, source: Source, stored: ExampleSet, judged: Sequence[RowPrediction]) -> list[RowPrediction]:
-    """Return the results of rows with truncated parts of answers counted as wrong."""
+    """Return the results, in which the parts of answers that were truncated count as wrong."""
     if not (objective.cuts_answers and stored.truncated):
         return list(judged)
     by_number = {result.number: result for result in judged}
@@ -81,7 +81,7 @@ def reasons(lost: Sequence[LostRow]) -> dict[str, int]:
 
 
 def describe_lost(name: str, lost: Sequence[LostRow], *, by_loss: bool = False) -> str:
-    """Return a sentence about the lost rows of a set; empty without any. `by_loss`: only the loss is reported, without these rows."""
+    """Return a sentence about the lost rows of a set; empty without any. `by_loss`: the set's score is the loss, which they are not in."""
     if not lost:
         return ""
     first = {row.reason: row.row.place for row in reversed(lost)}

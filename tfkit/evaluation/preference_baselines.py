@@ -30,8 +30,8 @@ class Pair(NamedTuple):
 
 
 def preference_baselines(train: Iterable[Row] | None, scored: Iterable[Row]) -> dict[str, dict[str, float]]:
-    """Return the accuracies over pairs of the longer completion (the shorter one, if that is better in the training rows), and of a
-    Bradley-Terry model over the words that only one of the completions has. `train`: the training rows, None if unknown.
+    """Return the accuracies over pairs of two baselines: the longer completion (the shorter one, if it is mostly better in training), and
+    a Bradley-Terry model over the words that only one of the completions has. `train`: the training rows, None if unknown.
     """
     pairs = list(_pairs(scored))
     if not pairs:

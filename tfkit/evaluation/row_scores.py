@@ -1,6 +1,6 @@
 """Scores of an objective on held-out rows: each row once, in a fixed order, with the same random choices every time.
 
-Of labelled rows also the prediction and the right answer of each, and the metrics that follow from them.
+For labelled rows, also the prediction and the right answer of each row, and the metrics computed from these.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -82,7 +82,7 @@ def tokens_of_first(rows: Rows, count: int) -> int:
 
 
 class TokenBudget:
-    """The number of tokens that may still be scored; None: unlimited. All sets of an evaluation share it; the last may be skipped."""
+    """The number of tokens that may still be scored; None: unlimited. All sets of an evaluation share it, so the last may be skipped."""
 
     def __init__(self, max_tokens: int | None):
         self.left = max_tokens
@@ -134,7 +134,7 @@ def judge_rows(
 
 
 def _packed(prediction: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a prediction as JSON values, without loss of bits."""
+    """Return a prediction as JSON values, without loss of precision."""
     return {
         name: {_PROBABILITIES: [value.labels, value.values.tolist()]} if isinstance(value, LabelProbabilities) else value
         for name, value in prediction.items()
@@ -151,7 +151,7 @@ def _unpacked(prediction: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def loss_metrics(objective: Objective, rows: Sequence[Mapping[str, Sum]]) -> Scores:
-    """Return the objective's metrics from the sums of each row; a lost row may lack some."""
+    """Return a function from the weights of the rows to the objective's metrics, from the sums of each row; a lost row may lack some."""
     names, zero = list(dict.fromkeys(name for row in rows for name in row)), Sum(0.0, 0)
     totals, targets = (
         np.array([[getattr(row.get(name, zero), part) for name in names] for row in rows], np.float64) for part in ("total", "targets")
@@ -165,7 +165,7 @@ def loss_metrics(objective: Objective, rows: Sequence[Mapping[str, Sum]]) -> Sco
 
 
 def answer_metrics(objective: LabelledObjective, judged: Sequence[RowPrediction]) -> Scores:
-    """Return the objective's metrics from sums, and those that are not sums over rows."""
+    """Return a function from the weights of the rows to the objective's metrics, those that are no sums over rows included."""
     of_sums = loss_metrics(objective, [result.sums for result in judged])
     return together([of_sums, *objective.answer_metrics([result.prediction for result in judged])])
 
@@ -173,9 +173,9 @@ def answer_metrics(objective: LabelledObjective, judged: Sequence[RowPrediction]
 def written_metrics(
     objective: LabelledObjective, judged: Sequence[RowPrediction], of_input: Numbers, text_metrics: Sequence[str], bleu_tokenize: str
 ) -> Scores:
-    """Return the metrics of rows, and the named metrics of generated texts. `of_input` (N,): the number of each row's input.
+    """Return a function from the weights of the inputs to the metrics of the rows and the named metrics of the generated texts.
 
-    The weights are of inputs: each row has the weight of its input, whose one generated text is compared with all its references.
+    `of_input` (N,): the number of each row's input, whose weight the row has. An input's text is compared with all its references.
     """
     row_metrics, firsts = answer_metrics(objective, judged), np.unique(of_input, return_index=True)[1]
     texts = [judged[first].prediction for first in firsts]

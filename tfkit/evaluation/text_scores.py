@@ -36,7 +36,7 @@ class TextScore:
 
     losses: Numbers  # float64, nats: the sum over a text's targets
     targets: Numbers  # int64: the number of predicted ids
-    bytes: Numbers  # int64: the number of UTF-8 bytes of their text
+    bytes: Numbers  # int64: the number of UTF-8 bytes of the predicted text
 
     def __add__(self, other: "TextScore") -> "TextScore":
         """Return the scores of both sets of texts."""
@@ -141,7 +141,7 @@ def score_streams(
     max_tokens: int | None = None,
     work: BatchWork = UNWATCHED,
 ) -> list[TextScore]:
-    """return the `score_texts` of each stream; `max_tokens` is for all streams together, so the last may be skipped. Raises Stopped."""
+    """Return the `score_texts` of each stream; `max_tokens` is for all streams together, so the last may be skipped. Raises Stopped."""
     scores: list[TextScore] = []
     budget = TokenBudget(max_tokens)
     for stream in budget.until_spent(streams):

@@ -1,7 +1,7 @@
 """The attention of a model to a text as one static HTML page: all heads as small pictures, one enlarged, its tokens linked by lines.
 
-attention.html.jinja has its content, and attention.js draws it from the weights, a byte each. The page loads nothing, and runs this script
-alone: its policy names the script's hash.
+attention.html.jinja has its content, and attention.js draws it from the weights, a byte each. The page loads nothing, and runs no other
+script: its content security policy contains the hash of this one.
 """
 
 import base64
@@ -29,7 +29,7 @@ _TITLES = {
 
 @dataclass(frozen=True)
 class KindRow:
-    """A kind of heads: how many are of it, the clearest ones (layer, head, score), and the meaning of the score."""
+    """A kind of heads: the number of its heads, the clearest ones (layer, head, score), and the meaning of the score."""
 
     letter: str
     name: str
@@ -49,11 +49,11 @@ class ShownMap:
     visible: NDArray[np.bool_]
     kinds: Sequence[KindRow]
     letters: Sequence[tuple[str, str]]
-    chosen: tuple[int, int] | None = None  # the layer and the head that are enlarged at first, if there; None: the most clearly of a kind
+    chosen: tuple[int, int] | None = None  # the layer and head to enlarge at first, if the map has the layer; None: the clearest head
 
     @property
     def enlarged(self) -> tuple[int, int]:
-        """The layer and the head that are enlarged at first; not one of the first token, to which most heads of a decoder attend."""
+        """The layer and head enlarged at first; by default none that attends to the first token, as most heads of a decoder do."""
         if self.chosen is not None and self.chosen[0] < len(self.weights):
             return self.chosen
         named = (head for kind in self.kinds if kind.name not in ("spread", "first token") for head in kind.clearest)
@@ -62,7 +62,7 @@ class ShownMap:
 
 @dataclass(frozen=True)
 class NextRow:
-    """The token that follows another in the text, None at its end, with its probability, and the likeliest tokens with theirs."""
+    """A token of the text, the one that follows it (None at the end) with its probability, and the likeliest next tokens with theirs."""
 
     after: str
     follows: str | None
@@ -121,6 +121,6 @@ def _quantized(map_: ShownMap) -> NDArray[np.uint8]:
 
 
 def _has_window(map_: ShownMap) -> bool:
-    """Whether a token does not see all that the direction of its stack allows."""
+    """Whether some token sees fewer tokens than the direction of its stack allows."""
     everything = np.ones(map_.visible.shape[1:], np.bool_)
     return bool((map_.visible != (np.tril(everything) if map_.name == "decoder" else everything)).any())

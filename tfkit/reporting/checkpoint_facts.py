@@ -1,4 +1,4 @@
-"""The facts of a run's best or newest checkpoint, as its files have them; what cannot be read is a problem in words."""
+"""The facts of a run's best or newest checkpoint, read from its files; `problems` describes what cannot be read."""
 
 import math
 from collections.abc import Mapping
@@ -39,7 +39,7 @@ class CheckpointFacts:
 
     @cached_property
     def parameters(self) -> int | None:
-        """The parameters in its weights, for an adapter without those of its base model; None if a file is missing or damaged."""
+        """The number of parameters in its weights, of an adapter without its base model's; None if a file is missing or damaged."""
         try:
             return sum(math.prod(one.shape) for name in self.weights for one in read_header(self.path / name).values()) or None
         except ModelError:

@@ -15,7 +15,7 @@ from tfkit.recipe.schema.objective_sections import HIGHER
 from tfkit.reporting.run_facts import RunFacts, number_of
 from tfkit.reporting.run_set import Entry, RunSet
 
-MOST_RUNS = 8  # a comparison has at most these many runs, those with the best scores
+MOST_RUNS = 8  # the largest number of runs in a comparison: those with the best scores
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ class Comparison:
 
     @cached_property
     def field(self) -> str:
-        """The field of Cost to show: emissions_g if all runs have one place, else energy_kwh; seconds if these are not known."""
+        """The field of Cost to show: emissions_g if all runs have the same place, else energy_kwh; seconds if these are not known."""
         costs = [cost for level in self.levels for cost in level.reached.values() if cost is not None]
         fields = ("emissions_g", "energy_kwh") if len({entry.run.place for entry in self.entries}) == 1 else ("energy_kwh",)
         return next((name for name in fields if all(getattr(cost, name) is not None for cost in costs)), "seconds")
@@ -79,7 +79,7 @@ class Comparison:
         return self.field != "seconds" and any(entry.inherited.ancestors for entry in self.entries)
 
     def with_inherited(self, label: str, cost: Cost, name: str) -> float | None:
-        """Return the field `energy_kwh` or `emissions_g` of a cost plus that of all ancestors of the run; None without or if unknown."""
+        """Return the field `energy_kwh` or `emissions_g` of a cost plus that of all ancestors of the run; None if either is unknown."""
         inherited = next(getattr(entry.inherited.sums, name, None) for entry in self.entries if entry.label == label)
         own = getattr(cost, name)
         return None if inherited is None or own is None else inherited + own

@@ -1,7 +1,7 @@
 """The report as one static HTML page, with inline SVG and without scripts or external resources, for screens of any width and for paper.
 
-page.html.jinja has its content; this module gives it the data. head.html.jinja and style.css.jinja are of all pages of tfkit, as are the
-environment of the templates and the file of a page: a new one or an earlier page, replaced atomically, or a device, a pipe or a link.
+page.html.jinja has its content, with data from this module. All pages of tfkit share head.html.jinja, style.css.jinja, `environment` and
+`write_page`, which replaces an earlier page atomically, and also writes to a device, a pipe or a link.
 """
 
 from collections.abc import Sequence
@@ -93,7 +93,7 @@ def _entries_to_draw(runs: RunSet, comparisons: Sequence[Comparison]) -> list[En
 
 
 def _name(runs: RunSet) -> str:
-    """Return the name of the only run, or of the recipe with stages or sweep that has all others, or else the number of runs."""
+    """Return the name of the only run, or of the sweep or recipe with stages that all the others belong to, or else the number."""
     first, count = runs.entries[0], len(runs.single)
     if len(runs.entries) == 1:
         return first.label
@@ -101,7 +101,7 @@ def _name(runs: RunSet) -> str:
 
 
 def _sums(runs: RunSet) -> str:
-    """Return the sums over all runs, also by status, beside those of the best run; empty if they are not known."""
+    """Return the sums over all runs, also by status, and as a multiple of the best run's; empty if they are not known."""
     total = runs.amounts
     if len(runs.entries) < 2 or total.energy_kwh is None or total.emissions_g is None:
         return ""

@@ -19,7 +19,7 @@ class Ancestry:
 
 
 def ancestry_of(run: RunFacts, others: Iterable[RunFacts] = ()) -> Ancestry:
-    """Return the ancestors of a run; for a recipe with stages or a sweep, those of all its runs, without these runs.
+    """Return the ancestors of a run; for a recipe with stages or a sweep, those of all its runs, except these runs themselves.
 
     If an older version recorded only the parents, these are looked up by run id among `others`.
     """
@@ -39,7 +39,7 @@ def ancestry_of(run: RunFacts, others: Iterable[RunFacts] = ()) -> Ancestry:
 def _collect(run: RunFacts, by_id: Mapping[str, RunFacts], ancestors: list[Ancestor], descendants: Collection[str]) -> list[int]:
     """Append the ancestors of a run, not merged yet, and return the positions of its parents. `descendants`: run ids, to stop at cycles."""
     recorded = None
-    with suppress(ValueError):  # it cannot be read
+    with suppress(ValueError):  # a lineage that cannot be read
         recorded = parse_lineage(run.checkpoint.document.fields.get("lineage", {})).ancestors if run.checkpoint else None
     if recorded is not None:
         first = len(ancestors)

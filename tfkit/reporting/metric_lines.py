@@ -13,7 +13,7 @@ MOST_SAMPLES = 4  # of a step
 MOST_SAMPLED = 6  # steps with samples to keep, evenly spaced, and the last one
 MOST_CHARACTERS = 2_000  # of a sample's text
 _LARGEST = 1 << 53  # of the integers that floats represent exactly
-Confusion = Mapping[str, Mapping[str, int]]  # how often each class was predicted, by the right class; counts of 0 may lack
+Confusion = Mapping[str, Mapping[str, int]]  # how often each class was predicted, by the right class; counts of 0 may be missing
 
 
 class ThinnedSeries(Generic[_T]):
@@ -79,7 +79,7 @@ def read_metric_lines(path: Path, best_step: int | None = None) -> MetricLines:
     """Read a metrics.jsonl. A missing file has no records; what could not be read is listed in `problems`."""
     steps, evaluations = ThinnedSeries[dict[str, float]](MOST_RECORDS), ThinnedSeries[tuple[int, dict[str, float]]](MOST_RECORDS)
     samples = ThinnedSeries[list[Sample]](MOST_SAMPLED)
-    confusions: dict[bool, Confusion] = {}  # the latest, and the latest of the best step
+    confusions: dict[bool, Confusion] = {}  # the latest counts of the best step (True), and of the others (False)
     foreign, problems = 0, []
     try:
         for line, record in read_lines(path):
@@ -107,7 +107,7 @@ def read_metric_lines(path: Path, best_step: int | None = None) -> MetricLines:
 
 
 def confusion_of(record: Mapping[str, Any]) -> Confusion:
-    """Return the counts of predictions for each class of a record or result; empty if it has none, or what has another form."""
+    """Return the counts of predictions for each class of a record or result; empty if it has none, or none of this form."""
     rows = record.get("confusion")
     if not isinstance(rows, dict) or not all(isinstance(row, dict) for row in rows.values()):
         return {}

@@ -14,10 +14,10 @@ from tfkit.reporting.equal_score import Comparison, score_curve
 from tfkit.reporting.run_set import Entry
 from tfkit.units import format_count, format_energy, format_mass, format_seconds, shown_metrics
 
-COLOURS = 8  # of lines, in the template
+COLOURS = 8  # the number of colours of lines in the template
 MOST_ANCESTORS = 40
 _WIDTH, _HEIGHT, _RIGHT, _TOP, _BOTTOM = 380, 230, 366, 12, 190  # of a chart, and of the area of its lines
-_CHARACTER = 8  # width of one of an axis
+_CHARACTER = 8  # the width of a character of an axis
 _BUCKETS = 150
 _BOX_WIDTH, _BOX_HEIGHT, _GAP, _DOWN = 164, 62, 16, 44  # of a lineage
 _MOST_SCORES = 5  # charts of validation scores
@@ -33,7 +33,7 @@ Format = Callable[[float], str]
 
 
 def learning_charts(entries: Sequence[Entry]) -> tuple[list[Chart], list[Chart]]:
-    """Return charts over the steps: of the metrics that choose the best checkpoints, losses and learning rates; and of all else.
+    """Return two lists of charts over the steps: the metrics that choose the best checkpoints, losses and learning rates; and all else.
 
     Runs of one objective are in one chart.
     """
@@ -56,7 +56,7 @@ def learning_charts(entries: Sequence[Entry]) -> tuple[list[Chart], list[Chart]]
 
 
 def _learning(runs: Coloured, suffix: str) -> tuple[list[Chart | None], list[Chart | None]]:
-    """Return the charts of the metrics that chose the best checkpoints and of the losses of runs alike, and those of other metrics."""
+    """Return two lists of charts of runs of one objective: the losses and the metrics of their best checkpoints; and other metrics."""
     names = dict.fromkeys(name for _, entry in runs for _, values in entry.run.metrics.evaluations[:1] for name in shown_metrics(values))
     chosen = dict.fromkeys(entry.run.score[0] for _, entry in runs if entry.run.score is not None)
     losses = [_of_scores(runs, "loss", suffix), _of_steps(runs, "loss", f"training loss{suffix}")]
@@ -150,7 +150,7 @@ def _lines(
 ) -> Chart | None:
     """Return a chart with a line for each series; None if there are no two points with different x.
 
-    `dotted`: with a dot at each point; `marks`: by label, the x at which a point is marked; `legend`: the chart has one of its own.
+    `dotted`: with a dot at each point; `marks`: by label, the x at which a point is marked; `legend`: with a legend of its own.
     """
     drawn = [(colour % COLOURS, label, drawable(points)) for colour, label, points in series]
     drawn = [(colour, label, points) for colour, label, points in drawn if len(points) > 1 or (points and dotted)]
@@ -212,7 +212,7 @@ def _lineage(entry: Entry) -> Chart:
 
 
 def _generations(parents: Sequence[Sequence[int]]) -> list[list[int]]:
-    """Return the models by level, the furthest from the last one first. A cycle, possible only in an edited lineage, is cut."""
+    """Return the models by generation, from the furthest ancestors to the run. A cycle, possible only in an edited lineage, is cut."""
     own = len(parents) - 1
     depth = {own: 0}
     pending = [own]

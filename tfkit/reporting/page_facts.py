@@ -20,7 +20,7 @@ _TRAINED = [
 
 
 class _Score(NamedTuple):
-    """A score beside others, with the name and kind of what has it, and the number of its colour."""
+    """A row in a table of scores: the score, the name and kind of its owner (a run, a baseline), and the number of its colour."""
 
     value: float
     name: str
@@ -29,7 +29,7 @@ class _Score(NamedTuple):
 
 
 def answer(runs: RunSet) -> tuple[str, list[str]]:
-    """Return the best score, and what it is to be compared with, or why there is none; empty if the runs have no score in common."""
+    """Return the best score (without one, the status), and remarks on it, such as scores to compare it with; empty if runs share none."""
     several = len(runs.entries) > 1
     entry = runs.best if several and len(runs.trained) != 1 else [*runs.trained, *runs.entries][0]
     if entry is None:
@@ -50,7 +50,7 @@ def answer(runs: RunSet) -> tuple[str, list[str]]:
 
 
 def score_tables(entries: Sequence[Entry], full: bool) -> list[tuple[str, Table]]:
-    """Return the scores of the runs, their baselines and the models before training, the best first: a table for runs evaluated alike."""
+    """Return a table for each group of runs evaluated alike: their scores, baselines and models before training, the best first."""
     tables = []
     for metric, scored in _groups(entries):
         first, *others = (_Score(value, entry.label, "run", _OTHER) for value, entry in scored)
@@ -100,7 +100,7 @@ def _references(run: RunFacts, metric: str) -> list[_Score]:
 
 
 def _is_high(metric: str) -> bool:
-    """Whether a higher value of the metric, perhaps of one set of several, is better."""
+    """Whether a higher value of the metric is better; its name may begin with that of a set."""
     return metric.rpartition(".")[2] in HIGHER
 
 
@@ -109,7 +109,7 @@ def _plain(name: str) -> str:
 
 
 def trained_table(entries: Sequence[Entry], full: bool) -> Table:
-    """Return the table of what each run trained on what, and how."""
+    """Return the table of the model, data and settings of each run."""
     return Table(["run", *_TRAINED], [[entry.label, *_trained(entry.run, full)] for entry in entries])
 
 

@@ -84,7 +84,7 @@ class Matrix:
 
 
 def confusion_table(confusion: Confusion) -> Matrix | Table:
-    """Return the confusion matrix, or of many classes the pairs that are confused most often."""
+    """Return the confusion matrix, or, if there are many classes, the pairs that are confused most often."""
     labels = list(dict.fromkeys([*confusion, *(other for row in confusion.values() for other in row)]))
     if len(labels) > _MOST_CLASSES:
         return _most_confused(confusion)
@@ -129,7 +129,7 @@ def forecast_table(entries: Sequence[Entry]) -> Table:
 
 
 def _forecasts(run: RunFacts) -> Iterator[tuple[str, str, float | None, float | None, Callable[[float], str]]]:
-    """Yield the name, text, likely value, measured value and format of each forecast, last those without a range; empty texts for none."""
+    """Yield the name, text, likely value, measured value and format of each forecast, last those without a range; an empty text: no forecast."""
     for name, words in FORECAST_WORDS.items():
         yield words, format_forecast(run, name), forecast_of(run, name)[0], getattr(run.amounts, name), partial(format_field, name)
     for name, words, write in (("memory_bytes", "memory", format_bytes), ("flops", "FLOPs of the steps", "{:.3g}".format)):
@@ -167,5 +167,5 @@ def value_text(recipe: Mapping[str, Any], name: str) -> str:
 
 
 def truncated(text: str) -> str:
-    """Return a text, of a long one the beginning and its length."""
+    """Return a text, or the beginning and the length of a long one."""
     return text if len(text) <= _LONGEST_VALUE else f"{text[:_LONGEST_VALUE]}... ({len(text):,} characters)"

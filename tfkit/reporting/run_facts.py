@@ -105,7 +105,7 @@ class RunFacts:
 
     @property
     def baselines(self) -> dict[str, dict[str, float]]:
-        """The scores of the validation rows that need no model, by name and metric; empty if none are recorded."""
+        """The scores of baselines on the validation rows, by baseline and metric; empty if none are recorded."""
         scores = {str(name): one for name, one in mapping_of(self.recorded.result, "baselines").items() if isinstance(one, Mapping)}
         return {name: {metric: value for metric in one if (value := number_of(one, metric)) is not None} for name, one in scores.items()}
 
@@ -117,7 +117,7 @@ class RunFacts:
 
     @property
     def score(self) -> tuple[str, float] | None:
-        """The score of the best checkpoint, or else of the latest evaluation, by the metric of the baselines or that chose the best one."""
+        """The score of the best checkpoint, or else of the latest evaluation, by the baselines' metric, or else by the one that chose it."""
         best = self.listed.best or {}
         chosen = str(best.get("metric") or next(iter(self.listed.metrics), ""))
         known = {chosen: best["value"]} | self.best_metrics if best else self.listed.metrics
@@ -142,7 +142,7 @@ class RunFacts:
 
     @property
     def is_lower_bound(self) -> bool:
-        """Whether the energy of an attempt was not measured, or not completely, and is missing in the amounts."""
+        """Whether energy is missing in the amounts, because an attempt was not measured, or not completely."""
         if self.is_group:
             return any(member.is_lower_bound for member in self.members)
         if not self.attempts:

@@ -38,7 +38,7 @@ class Entry:
 
 @dataclass(frozen=True)
 class RunSet:
-    """The runs of a report, in the order of their paths; `problems`: with the folders, some of which are omitted."""
+    """The runs of a report, in the order of their paths; `problems`: folders that were left out or not read, and copies."""
 
     entries: tuple[Entry, ...]
     problems: tuple[str, ...] = ()
@@ -94,7 +94,7 @@ class RunSet:
 
     @cached_property
     def all_problems(self) -> list[str]:
-        """The errors of failed runs, and the problems of all runs and with the folders."""
+        """The errors of failed runs, and the problems of all runs and of the folders."""
         errors = [(entry, one) for entry in self.entries if (one := entry.run.listed.problem)]
         others = [(entry, one) for entry in self.entries for one in entry.run.problems if one != entry.run.listed.problem]
         lines = [f"{entry.label}: {entry.run.status}: {one}" for entry, one in errors]
@@ -115,12 +115,12 @@ class RunSet:
 
 
 def _all_members(run: RunFacts) -> list[RunFacts]:
-    """Return the stages or trials of a run, and theirs."""
+    """Return the stages or trials of a run, and those of each of them."""
     return [inner for member in run.members for inner in (member, *_all_members(member))]
 
 
 def _model_run(run: RunFacts) -> RunFacts | None:
-    """Return the run of the model that a folder is for; None for a sweep without a finished trial, or if there is no run."""
+    """Return the run whose model is that of the whole: the last stage, or the best trial; None for a sweep without a finished trial."""
     if not run.is_group:
         return run
     members = run.members if run.kind == CHAIN else [member for member in run.members if member.name == run.recorded.best_trial]
@@ -173,7 +173,7 @@ def _runs_below(folder: Path) -> tuple[list[Path], list[str]]:
 
 
 def _copies(runs: Mapping[str, RunFacts]) -> list[str]:
-    """Return a note on each copied run folder, whose run id an earlier run has and whose energy was used only once."""
+    """Return a note on each run folder that is a copy: an earlier one has the same run id, so the energy was used only once."""
     first: dict[str, str] = {}
     notes = []
     for label, run in runs.items():
@@ -200,7 +200,7 @@ def _labels(runs: Sequence[RunFacts]) -> list[str]:
 def _owners(runs: Mapping[str, RunFacts]) -> dict[str, str]:
     """Return by label, for each run that evaluated or used a checkpoint, the label of the run that owns this checkpoint.
 
-    The owner is found by path, or for a path of another machine by a unique name of its folder.
+    The owner is found by path, or, if the path is of another machine, by the name of the folder, if only one run has it.
     """
     folders = {label: run.path.resolve() for label, run in runs.items()}
     owners: dict[str, str] = {}

@@ -94,7 +94,7 @@ def _components(model: ModelFacts) -> list[dict[str, Any]]:
 
 
 def _quality(model: ModelFacts) -> str | None:
-    """Return the quality of the energy, by the largest error that its range allows; None without a range."""
+    """Return the quality of the energy's measurement, by the largest error that its range allows; None without a range."""
     energy, low, high = (getattr(model.run.amounts, name) for name in ("energy_kwh", "energy_kwh_low", "energy_kwh_high"))
     if not energy or low is None or high is None:
         return None

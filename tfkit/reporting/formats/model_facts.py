@@ -62,7 +62,7 @@ class ModelFacts:
 
     @property
     def phases(self) -> dict[str, tuple[float, float]]:
-        """The kWh and grams of each phase; those of the training as a whole if ledgers were lost, so that the phases do not add up."""
+        """The kWh and grams of each phase, or of the training as a whole if the phases do not add up to it, because ledgers were lost."""
         total, grams = self.run.amounts.energy_kwh or 0.0, self.run.amounts.emissions_g or 0.0
         phases = {name: (sums["energy_wh"] / 1000, sums["emissions_g"]) for name, sums in self.run.phases.items()}
         return phases if abs(sum(energy for energy, _ in phases.values()) - total) <= 0.001 * total else {"train": (total, grams)}
