@@ -1,4 +1,4 @@
-"""Adapter folders, as `peft` opens them: written, and read with their base as the whole model. `tfkit.hub` reads other model folders."""
+"""Adapter folders in the format of `peft`: written, and read with their base as one model. `tfkit.hub` reads other model folders."""
 
 import json
 from collections.abc import Callable, Mapping
@@ -117,7 +117,7 @@ def _load(
     has_own_head = wanted_head == opened.config.head and not other_labels
     redrawn = label_tensors(None, base.config) if other_labels else frozenset()  # under our names, as the updates are
     parameters = dict(base.model.named_parameters())
-    replaced = {  # the others belong to another head
+    replaced = {  # those left out belong to another head
         name: tensor
         for name, tensor in updates.replaced.items()
         if name in parameters and name not in redrawn and parameters[name].shape == tensor.shape

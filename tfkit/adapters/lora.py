@@ -3,7 +3,7 @@
     y = W x + b + alpha / rank * B A dropout(x)        A (rank, in), B (out, rank)
 
 B starts at zero, so that the model starts unchanged. Merged into W, the update costs nothing. With its updates off, the model is the frozen
-reference of its own training. Also here: the choice of the matrices and of the parameters that are frozen, by the patterns of a recipe.
+reference of its own training. Also here: a recipe's patterns choose the matrices that get an update and the parameters that are frozen.
 """
 
 import contextlib
@@ -183,7 +183,7 @@ class FrozenReference:
     """The model before the first step, in its own precision: later training does not change it, so preferences and rollouts measure the
     policy's distance from it.
 
-    If all trained parameters are LoRA matrices, it is the model itself with its updates off, which needs no memory: they start at zero.
+    If all trained parameters are LoRA matrices, it is the model itself with its updates off, since these start at zero; this needs no memory.
     Otherwise it is a copy.
     """
 

@@ -37,7 +37,7 @@ class PeftConfig:
     revision: str | None = None
     alpha: float = 8.0
     alpha_pattern: dict[str, float] = field(default_factory=dict)  # regular expression -> alpha of the modules whose names end with a match
-    by_root: bool = False  # alpha is divided by the root of the rank (rsLoRA, arXiv 2312.03732)
+    by_root: bool = False  # whether alpha is divided by the square root of the rank (rsLoRA, arXiv 2312.03732)
     task: str | None = None
 
     def scale(self, module: str, rank: int) -> float:

@@ -32,7 +32,7 @@ from tfkit.run.verified import find_named
 NAME = "adapter_model.safetensors"
 _PREFIX = "base_model.model."
 _A, _B = ".lora_A.weight", ".lora_B.weight"
-_EMBEDDING = ".lora_embedding_"  # in the names of an embedding's factors, which peft applies otherwise
+_EMBEDDING = ".lora_embedding_"  # in the names of an embedding's factors, which peft applies in another way
 _FLOATS = ("F32", "F16", "BF16", "F64")
 _MAX_LISTED = 20  # problems in a message
 
@@ -45,7 +45,7 @@ class PeftTensors:
     ranks: dict[str, int]  # the rank of the update of each module that has one
     saved: list[str]  # the modules that are trained in full
     modules: list[str]  # all modules of the class
-    transposed: bool  # matrices with an update are stored as (in, out)
+    transposed: bool  # whether the matrices with an update are stored as (in, out)
 
 
 def to_peft(tensors: Mapping[str, Tensor], family: str, config: ModelConfig) -> PeftTensors:

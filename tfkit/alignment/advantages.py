@@ -57,7 +57,7 @@ def generalized_advantages(
 def whiten(values: Tensor, real: Tensor) -> Tensor:
     """Return the values (B, T) with mean 0 and variance 1 over the real tokens of all rows together, and 0 elsewhere.
 
-    A single real token becomes 0. In float64, returned in the dtype of the values.
+    A single real token becomes 0. The result is computed in float64, and has the dtype of the values.
     """
     selected = values[real].double()
     centred = values.double() - selected.mean()
@@ -106,8 +106,8 @@ def token_credit(
 def k3(log_ratios: Tensor) -> Tensor:
     """Return k3 from log-ratios, which are k1: e^-k1 - 1 + k1, never negative, with less variance than k1.
 
-    They are those of Schulman 2020 (joschu.net/blog/kl-approx.html). k1 is part of the reward, without a gradient; k3 is only logged. Used
-    as a loss, either would have another gradient than the divergence itself (arXiv 2512.21852).
+    k1 and k3 are estimators of the KL divergence (Schulman 2020, joschu.net/blog/kl-approx.html). k1 is part of the reward, without a
+    gradient; k3 is only logged. As a loss, either would have another gradient than the divergence itself (arXiv 2512.21852).
     """
     return (-log_ratios).expm1() + log_ratios
 

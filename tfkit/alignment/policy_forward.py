@@ -45,7 +45,7 @@ def initial_statistics(
     device: torch.device,
     work: BatchWork,
 ) -> tuple[list[Tensor], list[Tensor], list[Tensor], list[Tensor]]:
-    """Return four values of the tokens of each response: log-probabilities by policy and by reference, the policy's entropies, and values.
+    """Return four lists of a tensor (n,) for each response: log-probabilities by policy and by reference, the policy's entropies, values.
 
     `batches`: the indices of the responses in the micro-batches of the first training pass. The forward passes here use the same batches,
     so that the first ratio of the loss is exactly 1. The values are empty without a value model. Raises Stopped.
@@ -72,7 +72,7 @@ def by_response(
     when: str,
     forward: Callable[[Batch], Iterable[Tensor]],
 ) -> list[list[Tensor]]:
-    """Return each output of `forward` for the tokens of each response, in float32 on the CPU; `batches`: the indices of their responses.
+    """Return each output of `forward` for the tokens of each response, in float32 on the CPU; `batches`: indices of the responses.
 
     Raises Stopped, which says `when`.
     """

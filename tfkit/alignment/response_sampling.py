@@ -51,7 +51,7 @@ def sample(
     """Sample `completions` responses to each prompt, in the order of the prompts, and reward them.
 
     Response c to prompt j is drawn by the seed (seed, j * completions + c), so it does not depend on the batch size, except for ties in
-    rounding. Raises Stopped if the work is stopped, UsageError if a user's rule fails, ModelError for a score of no or absurd size.
+    rounding. Raises Stopped if the work is stopped, UsageError if a user's rule fails, ModelError for a score that is not finite or huge.
     """
     section = rollouts.section
     settings = GenerationSection(temperature=section.temperature, max_new_tokens=section.max_new_tokens, seed=seed)

@@ -175,7 +175,7 @@ def _user_function(target: str, module: ModuleType, place: str) -> Scorer:
 def compile_limited(pattern: str) -> "regex.Pattern[str]":
     """Compile a pattern that is valid for `re`, with the same meaning. Its search needs `timeout=SECONDS`. Raises regex.error.
 
-    It is matched by the `regex` library, which has a time limit, and reads some syntax differently.
+    The pattern is translated for the `regex` library, which has a time limit, but reads some syntax differently.
     """
     flags = re.compile(pattern).flags
     parts = _PARTS % (r"|#[^\n]*" if flags & re.VERBOSE else "")

@@ -4,7 +4,7 @@
         ->  log-probabilities before the first step, by policy and reference  ->  advantages
         ->  steps: the responses, permuted by (seed, i, pass), in batches
 
-An iteration depends only on the weights before its first step, and a checkpoint within it stores it, so that a resumed run continues it.
+An iteration depends only on the weights before its first step. A checkpoint within an iteration stores it, so that a resumed run goes on.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -44,7 +44,7 @@ class Experience:
     observed: Mapping[str, float]
 
     def tensors(self) -> dict[str, Tensor]:
-        """Return everything but `state` for the training state of a checkpoint."""
+        """Return the prompts, responses and their token values as tensors, for the training state of a checkpoint."""
         sequences = {"prompts": [response.prompt for response in self.responses], "ids": [response.ids for response in self.responses]}
         tensors = {name: torch.from_numpy(np.concatenate(arrays)) for name, arrays in sequences.items()}
         tensors |= {f"{name}.sizes": torch.tensor([len(array) for array in arrays]) for name, arrays in sequences.items()}
@@ -59,7 +59,7 @@ class Experience:
 
     @classmethod
     def restored(cls, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> Self:
-        """Restore the results of `tensors` and `state`. Raises KeyError, TypeError or ValueError for other content."""
+        """Return the experience from what its `tensors` and `state` returned. Raises KeyError, TypeError or ValueError for other content."""
         sizes = tensors["ids.sizes"].tolist()
         prompts = _split(tensors["prompts"], tensors["prompts.sizes"].tolist())
         ids = _split(tensors["ids"], sizes)
@@ -82,7 +82,7 @@ def _split(values: Tensor, sizes: Sequence[int]) -> list[NDArray[Any]]:
 class RolloutLoader:
     """Samples an iteration at its first step, and returns its batches. `micro_batch_size` may change at any time.
 
-    `policy`: the model in training; `uncompiled`: a context in which it runs without torch.compile; `work`: how responses are sampled.
+    `policy`: the model in training; `uncompiled`: a context in which it runs without torch.compile; `work`: shares sampling among ranks.
     """
 
     def __init__(
@@ -146,7 +146,7 @@ class RolloutLoader:
         return self._experience.tensors(), self._experience.state() | beta
 
     def restore(self, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
-        """Restore the results of `state`."""
+        """Restore the loader from what `state` returned."""
         self._experience = Experience.restored(tensors, state) if tensors else None
         if self._coefficient is not None and "beta" in state:
             self._coefficient = replace(self._coefficient, value=float(state["beta"]))

@@ -83,7 +83,7 @@ def code_hashes(files: Mapping[str, str]) -> list[str]:
 def open_code(place: str, path: str, permission: CodePermission) -> tuple[ModuleType, str]:
     """Run a file of code, and return its module and its SHA-256. Raises UsageError if it may not be run, or fails.
 
-    It is run as it was read and compared: a file of compiled code beside it, which Python would prefer, is ignored.
+    The content whose hash was checked is run: a file of compiled code beside it, which Python would prefer, is ignored.
     """
     content = read_code(place, path)
     sha256 = permission._check(place, path, content)

@@ -65,7 +65,7 @@ def inspect(
 
     request = tuned.request_of("inspect", recipe, overrides)
     shown = request.written.recipe if request.written is not None else None
-    if is_trained := shown is None or tuned.checkpoint is not None or tuned.data is not None:  # otherwise, a recipe that only evaluates is shown, too
+    if is_trained := shown is None or tuned.checkpoint is not None or tuned.data is not None:  # else, one that only scores is shown, too
         request.check()
     with command_session("inspect", CarbonSection(enabled=False)) as session:
         from tfkit.engine.tools.inspection import inspect_first_step

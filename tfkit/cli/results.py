@@ -144,7 +144,7 @@ def _lines(result: dict[str, Any]) -> str:
         "measured": _measured(result),
         "lineage": _lineage(result),
     }
-    # The lines that decide are the last ones.
+    # The most important lines are the last ones.
     if trial := result.get("rate_trial"):
         rows["rate"] = f"{trial['lr']:g}, of {', '.join(sorted(trial['losses'], key=float))}, which were tried"
     rows["baselines"] = format_baselines(result.get("baselines") or {}, best["metric"] if best else None)

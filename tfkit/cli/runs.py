@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 EXAMPLES = ("tfkit runs", "tfkit runs runs --json")
 
-_LEFT_OUT = ("energy", "kind", "steps", "time", "CO2e")  # in this order, if the table is too wide
+_LEFT_OUT = ("energy", "kind", "steps", "time", "CO2e")  # columns, in the order in which they are left out of a table that is too wide
 _HEAD = ("run", "kind", "status", "steps", "best score", "time", "energy", "CO2e")
 
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 def stdin_bytes(content: str, remedy: str) -> Any:
-    """Return the bytes of stdin, unbuffered. Raises DataError if it is closed; `content`: of which there is none then."""
+    """Return the bytes of stdin, unbuffered. If stdin is closed, raises DataError, which names the `content` and the `remedy`."""
     if sys.stdin is None:
         raise DataError(f"stdin: closed, so no {content} can be read from it; give {remedy}")
     return getattr(sys.stdin.buffer, "raw", sys.stdin.buffer)
@@ -66,7 +66,7 @@ def open_as_leader(
 
 
 def leading_session(command: str, opened: "OpenedCheckpoint", execution: Execution) -> AbstractContextManager[Session]:
-    """Meter the block, in which this process leads the command; see `open_as_leader`."""
+    """Return the context of `command_session` for a command that this process leads; see `open_as_leader`."""
     return command_session(command, opened.settings.carbon, execution, find_ranks())
 
 
@@ -74,7 +74,7 @@ def leading_session(command: str, opened: "OpenedCheckpoint", execution: Executi
 def command_session(
     command: str, carbon: "CarbonSection", execution: Execution = Execution(), ranks: Ranks = ONE_PROCESS
 ) -> Iterator[Session]:
-    """Meter the block, under the name of the command; see `engine/inference/session.py`."""
+    """Yield a command's session, which measures the energy of the block under the command's name; see `engine/inference/session.py`."""
     device, threads = execution.device, execution.threads
     set_crash_folder(execution.run)
     with (

@@ -22,7 +22,7 @@ from tfkit.run.signals import StopSignals
 
 
 def run_training(attempt: Callable[[StopSignals], dict[str, Any]], options: RunOptions, words: Sequence[str], *, as_json: bool) -> None:
-    """Run an attempt and show its result. If a signal or a budget stops it, the last line is the command that continues the run.
+    """Run an attempt and show its result. If a signal or a budget stops it, the last line of the output is the command that continues it.
 
     `words`, the command and its arguments, repeat an attempt that ends before its training begins: until then the run folder lacks the
     recipe and the changes of this attempt.
@@ -57,7 +57,7 @@ def start_training(
     if (ranks := join_training(training.attempt, open_request, planned=training.dry_run)) is None:
         return
     request = open_request()
-    is_named = request.source is not None or not training.dry_run  # else its data, which give the name, are yet to be checked
+    is_named = request.source is not None or not training.dry_run  # otherwise the data give the name, and are not checked yet
     folder = training.run or Path("runs") / (request.run_name if is_named else "")
     options = to_run_options(training, ranks, folder, request, minutes)
     if training.dry_run:

@@ -1,6 +1,6 @@
 """The only place that prints. The result goes to stdout, and nothing else does; messages, warnings and progress go to stderr.
 
-Texts hold names and labels from folders of others: what is written for people shows control characters as escape sequences.
+Names and labels may come from folders of others, so control characters are escape sequences in all that is written for people.
 
 On a terminal and in a notebook, progress is a live line (rich, imported when the first is drawn); elsewhere it is plain lines. Where the
 locale is C or the stream cannot encode a character, messages are ASCII; a result is data and stays as it is, its JSON escaped.
@@ -25,7 +25,7 @@ from tfkit.errors import MachineError, Stopped, TfkitError, error_document
 
 _RED, _YELLOW, _RESET = "\x1b[31m", "\x1b[33m", "\x1b[0m"
 _STYLES = {"red": _RED, "yellow": _YELLOW, "green": "\x1b[32m", "dim": "\x1b[2m", "bold": "\x1b[1m"}
-# JSON allows them in a string, but readers split lines at the separators, and terminals obey the others.
+# JSON allows these characters in a string, but some readers split lines at U+2028 and U+2029, and terminals obey the others.
 _JSON_ESCAPES = {code: f"\\u{code:04x}" for code in (*OBEYED, 0x2028, 0x2029)}
 _quiet = False
 _json_wanted = False  # an error is then a document on stdout, too
@@ -99,7 +99,7 @@ def json(document: Any, error: TfkitError | Stopped | None = None) -> None:
 
 
 def error_result(text: str, code: int) -> None:
-    """Write an error as a JSON document, unless the command writes text, or its result, which may describe the error better, is written."""
+    """Write an error as a JSON document, unless the command writes text, or has written its result, which may describe the error better."""
     if _json_wanted and not _json_written:
         with contextlib.suppress(ReaderGone, MachineError):  # stdout is closed or full: stderr and the exit code remain
             json(error_document(code, text))

@@ -18,7 +18,7 @@ _ASCII = str.maketrans(
     | {"₂": "2", "\xa0": " ", "°": " deg"}
 )
 
-# The characters that a terminal obeys: C0, DEL, C1, and those that override the direction of writing of what is around them.
+# The characters that a terminal obeys: C0, DEL, C1, and those that override the writing direction of the text around them.
 OBEYED = (*range(0x20), *range(0x7F, 0xA0), *range(0x202A, 0x202F), *range(0x2066, 0x206A))
 _ESCAPES = {code: f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}" for code in OBEYED}
 _ESCAPES_IN_TEXT = {code: escape for code, escape in _ESCAPES.items() if chr(code) not in "\n\t"}
@@ -30,7 +30,7 @@ def escaped(text: str) -> str:
 
 
 def escaped_line(text: str) -> str:
-    """Do the same for a text on one line, such as a name: line breaks and tabs are escaped, too."""
+    """Return the text, such as a name, on one line: like `escaped`, but with line breaks and tabs escaped, too."""
     return text.translate(_ESCAPES)
 
 
@@ -70,7 +70,7 @@ def cut(text: str, columns: int) -> str:
 
 
 def fitted(text: str, columns: int) -> str:
-    """Return a text in exactly so many columns."""
+    """Return a text cut or padded to exactly this many columns."""
     text = cut(text, columns)
     return text + " " * (columns - columns_of(text))
 

@@ -1,4 +1,4 @@
-"""A progress line that replaces the previous one, drawn by rich, which is imported for the first; elsewhere plain lines at intervals."""
+"""A progress line that replaces the previous one, drawn by rich, which is imported for the first line; elsewhere plain lines at intervals."""
 
 import builtins
 import contextlib
@@ -48,7 +48,7 @@ class Counter:
             self._draw(now)
 
     def finish(self) -> None:
-        """Draw a last plain line, if there was any."""
+        """Write a last plain line, if there was an earlier one."""
         if self.shown and not self.show.terminal:
             self._draw(time.monotonic())
 

@@ -162,7 +162,7 @@ def _classes(train: Iterable[Row] | None, scored: Iterable[Row]) -> Baselines:
 
 
 def _label_sets(section: ObjectiveSection, train: Iterable[Row] | None, scored: Iterable[Row]) -> Baselines:
-    """Score the most frequent set of labels, and a naive Bayes classifier for each label, both from MAX_LABEL_SETS training rows at most."""
+    """Score the most frequent set of labels, and a naive Bayes classifier for each label; both learn from at most MAX_LABEL_SETS rows."""
     rows = list(_with_sets(section, scored))
     known = rows if train is None else list(_with_sets(section, islice(train, MAX_LABEL_SETS)))
     frequent = set(_most_frequent(Counter("\0".join(sorted(labels)) for _, labels in known), 1)[0].split("\0")) - {""}

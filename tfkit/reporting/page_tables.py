@@ -129,7 +129,7 @@ def forecast_table(entries: Sequence[Entry]) -> Table:
 
 
 def _forecasts(run: RunFacts) -> Iterator[tuple[str, str, float | None, float | None, Callable[[float], str]]]:
-    """Yield the name, text, likely value, measured value and format of each forecast, last those without a range; an empty text: no forecast."""
+    """Yield the name, text, likely value, measured value and format of each forecast, last those without a range; the text may be empty."""
     for name, words in FORECAST_WORDS.items():
         yield words, format_forecast(run, name), forecast_of(run, name)[0], getattr(run.amounts, name), partial(format_field, name)
     for name, words, write in (("memory_bytes", "memory", format_bytes), ("flops", "FLOPs of the steps", "{:.3g}".format)):

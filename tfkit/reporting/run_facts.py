@@ -117,7 +117,7 @@ class RunFacts:
 
     @property
     def score(self) -> tuple[str, float] | None:
-        """The score of the best checkpoint, or else of the latest evaluation, by the baselines' metric, or else by the one that chose it."""
+        """The score of the best checkpoint, or else of the latest evaluation, by the baselines' metric, or else the one that chose it."""
         best = self.listed.best or {}
         chosen = str(best.get("metric") or next(iter(self.listed.metrics), ""))
         known = {chosen: best["value"]} | self.best_metrics if best else self.listed.metrics

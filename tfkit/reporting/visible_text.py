@@ -31,5 +31,5 @@ def _visible(character: str, lines: bool) -> str:
 
 
 def shareable(text: str, *, full: bool) -> str:
-    """Return a text; unless `full`, each path in it is shortened to its last name: `x: no such folder` for `/home/ada/x: no such folder`."""
+    """Return a text; unless `full`, its paths are shortened to their last names: `x: no such folder` for `/home/ada/x: no such folder`."""
     return text if full else _PATH.sub(lambda match: last_name(match[0]), text)

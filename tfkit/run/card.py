@@ -138,7 +138,7 @@ def _section(impact: CardImpact) -> str:
 
 
 def _number(value: float | None) -> str:
-    """Format a number; None, as JSON has it, for one that is not finite."""
+    """Format a number; None is one that is not finite, as in tfkit's JSON."""
     return "not finite" if value is None else f"{value:,.4g}"
 
 

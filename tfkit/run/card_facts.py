@@ -52,7 +52,7 @@ def is_repository(name: str) -> bool:
 
 
 def hub_name(path: str) -> str | None:
-    """Return `org/name` of a model on the Hub or in its cache; None for another folder, whose name on the Hub would be another model."""
+    """Return `org/name` of a model on the Hub or in its cache; None for another folder: on the Hub, its name may be another model's."""
     if path.startswith("hub:"):
         return path[4:].partition("@")[0]
     parts = _parts(path)
