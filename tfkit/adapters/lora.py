@@ -183,7 +183,7 @@ class FrozenReference:
     """The model before the first step, in its own precision: later training does not change it, so preferences and rollouts measure the
     policy's distance from it.
 
-    If all trained parameters are LoRA matrices, it is the model itself with its updates off, since these start at zero; this needs no memory.
+    If all trained parameters are LoRA matrices, it is the model itself with its updates off, which start at zero; this needs no memory.
     Otherwise it is a copy.
     """
 

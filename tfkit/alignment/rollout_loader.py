@@ -59,7 +59,7 @@ class Experience:
 
     @classmethod
     def restored(cls, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> Self:
-        """Return the experience from what its `tensors` and `state` returned. Raises KeyError, TypeError or ValueError for other content."""
+        """Restore an Experience from its `tensors` and `state`. Raises KeyError, TypeError or ValueError for other content."""
         sizes = tensors["ids.sizes"].tolist()
         prompts = _split(tensors["prompts"], tensors["prompts.sizes"].tolist())
         ids = _split(tensors["ids"], sizes)

@@ -1,4 +1,4 @@
-"""A progress line that replaces the previous one, drawn by rich, which is imported for the first line; elsewhere plain lines at intervals."""
+"""A progress line that replaces the previous one, drawn by rich, imported for the first line; elsewhere plain lines at intervals."""
 
 import builtins
 import contextlib

@@ -169,7 +169,7 @@ class RunFolder:
         self._write(self._receipt.update_time)
 
     def confirm_finished(self) -> None:
-        """Record that a run whose result is repeated is finished: an attempt to lengthen it may have failed."""
+        """Record that a run whose result is shown again is finished, though a later attempt to lengthen it may have failed."""
         self._write(self._receipt.confirm_finished)
 
     def end_attempt(self, status: End, *, step: int | None = None, error: str | None = None, **fields: Any) -> None:
@@ -187,7 +187,7 @@ class RunFolder:
         if self._is_new and isinstance(error, TfkitError | Stopped) and not self._receipt.document["attempts"]:
             with suppress(OSError):
                 _delete(self.path)  # no attempt was begun
-        # A caller, or the reader of a pipe, may want no more answers: that is no failure, and a command ends with exit code 0.
+        # A caller or the reader of a pipe that wants no more answers is no failure: a command then ends with exit code 0.
         stopped = isinstance(error, Stopped | KeyboardInterrupt | GeneratorExit) or getattr(error, "exit_code", None) == 0
         message = f"{type(error).__name__}: {error}" if error else "ended without a status"
         self.end_attempt("stopped" if stopped else "failed", error=message)

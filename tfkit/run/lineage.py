@@ -80,7 +80,7 @@ class Inherited:
 
     energy_kwh: float | None
     emissions_g: float | None
-    is_lower_bound: bool  # the emissions of an ancestor are unknown, or a lower bound
+    is_lower_bound: bool  # whether the emissions of an ancestor are unknown, or a lower bound
 
     def fields(self) -> dict[str, Any]:
         """Return the fields of a result (docs/cli.md)."""

@@ -47,7 +47,7 @@ class ListedRun:
 def list_runs(folder: Path) -> list[ListedRun]:
     """Return the runs and other folders in a folder, by name, or the single run if `folder` is one. Raises OSError if it cannot be read.
 
-    A link is followed if it is `folder` itself; one in it could lead to a run that is listed already.
+    A link is followed only if it is `folder` itself: a link inside could lead to a run that is listed already.
     """
     if (folder / "run.json").exists() or lost_receipt(folder):
         return [*map(read_run, _with_members(folder.resolve() if folder.is_symlink() else folder))]
@@ -67,7 +67,7 @@ def unfinished_runs(runs: Sequence[ListedRun], with_checkpoints: bool) -> list[L
 
 
 def _runs_at(path: Path) -> list[ListedRun]:
-    """Return the run in a folder and its stages or trials, or the runs that it holds. Another user's folder may be closed to this one."""
+    """Return the run in a folder and its stages or trials, or the runs that it holds. A folder that cannot be read is listed as damaged."""
     try:
         nested = [] if (path / "run.json").exists() else sorted(inner.parent for inner in path.glob("*/run.json"))
         return [*map(read_run, nested or _with_members(path))]
@@ -80,7 +80,7 @@ def _unreadable(path: Path, error: OSError) -> ListedRun:
 
 
 def _with_members(path: Path) -> list[Path]:
-    """Return a run, followed by its existing stages or trials, and theirs."""
+    """Return a run, followed by its existing stages or trials, each with its own."""
     return [path, *(inner for member in member_folders(path).values() if member.exists() for inner in _with_members(member))]
 
 

@@ -1,7 +1,7 @@
 """The exclusive lock of a run folder, which names its owner and is released when the owner exits.
 
 The package filelock is not used for this: it does not name the owner, fails on file systems without locks (ENOLCK), and opens a lock for
-writing also to test it, which another user's folder refuses.
+writing even to test it, which fails in another user's folder.
 """
 
 import errno
@@ -97,7 +97,7 @@ def is_locked(path: Path) -> bool:
 
 
 def _identity(folder: Path) -> tuple[int, int] | None:
-    """Return the device and the inode of a folder, in which it differs from another one at the same path; None if there is none."""
+    """Return the device and inode of a folder, which differ from those of a later folder at the same path; None if there is no folder."""
     try:
         found = folder.stat()
     except OSError:

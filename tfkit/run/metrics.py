@@ -161,7 +161,7 @@ def read_metrics(path: Path) -> Iterator[dict[str, Any]]:
 def read_lines(path: Path) -> Iterator[tuple[bytes, dict[str, Any] | None]]:
     """Yield each line with its record: a long training has millions of them, which would not fit the memory together.
 
-    A line that is too long, which is no record, comes in pieces. Raises OSError, also for a pipe or a device, which could block.
+    A line longer than LONGEST_LINE is no record, and comes in pieces. Raises OSError, also for a pipe or a device, which could block.
     """
     with open_regular(path) as file:
         while line := file.readline(LONGEST_LINE):

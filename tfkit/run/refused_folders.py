@@ -55,7 +55,7 @@ def refuse_content(path: Path) -> None:
 
 
 def lost_receipt(path: Path) -> str | None:
-    """Return the problem of a run that has lost its run.json; None for another folder. Its checkpoints or ledgers show that it is one."""
+    """Return the problem of a run without its run.json, recognized by its checkpoints or ledgers; None for any other folder."""
     if any((path / name).exists() for name in ("run.json", "run.json.damaged")):
         return None
     if not any((*(path / "checkpoints").glob("step-*"), *(path / "carbon").glob("*.jsonl"))):
@@ -67,14 +67,14 @@ def lost_receipt(path: Path) -> str | None:
 
 
 def refuse_checkpoints(path: Path, resume: bool | None) -> None:
-    """Raise UsageError for a folder with checkpoints, unless they are to be resumed. None: the command is no training, so it cannot."""
+    """Raise UsageError for a folder with checkpoints, unless they are to be resumed. `resume`: None if the command is no training."""
     if not resume and any((path / "checkpoints").glob("step-*")):
         remedy = "Give" if resume is None else f"Resume it with {argument('resume', True)}, or give"
         raise UsageError(f"{path}: holds checkpoints of an earlier run. {remedy} another folder with {argument('run')}")
 
 
 def refuse_other_kind(path: Path, kind: object, group: str | None) -> None:
-    """Raise UsageError if the `kind` in run.json is not the kind `group` of several runs, or None for a single run."""
+    """Raise UsageError for a folder of another group of runs than `group` (None: a single run), or a group's folder with checkpoints."""
     if group is not None and any((path / "checkpoints").glob("step-*")):
         raise UsageError(
             f"{path}: holds the checkpoints of a run, and {_GROUPS[group]} needs a folder for all of its runs. Give another folder "

@@ -12,7 +12,7 @@ monotonic time until the file was last written, also for a killed attempt.
 
 Stages of a recipe, in order, and trials of a sweep are runs in folders of one folder, runs/<name>/<stage or trial>/, with its own run.json.
 
-`Receipt` writes the file, `read_run_json` reads it. Of an older version, or a damaged file, only what identifies the run must be valid.
+`Receipt` writes the file, `read_run_json` reads it. If it is damaged or of an older version, only what identifies the run must be valid.
 """
 
 import math
@@ -90,7 +90,7 @@ class RunDocument:
     trials: dict[str, dict[str, Any]] | None = None  # of a sweep
     best_trial: str | None = None
     space: dict[str, Any] | None = None  # of a sweep: the varied fields
-    asked: int | None = None  # trials
+    asked: int | None = None  # the number of trials that was asked for
 
     @property
     def last(self) -> AttemptEntry:
@@ -98,7 +98,7 @@ class RunDocument:
         return self.attempts[-1] if self.attempts else AttemptEntry()
 
     def seconds(self, metered: Mapping[int, float]) -> float:
-        """Return the wall time of all attempts: from `metered`, by number, and for the others as recorded."""
+        """Return the wall time of all attempts: that in `metered`, by the attempt's number, or else the recorded one."""
         return sum(metered.get(number, attempt.seconds or 0.0) for number, attempt in enumerate(self.attempts, 1))
 
 

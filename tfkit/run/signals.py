@@ -50,7 +50,7 @@ class StopSignals:
     """A context in which a first stop signal sets `requested`, a second changes nothing, so that no save is torn, and a third kills.
 
     A signal that is ignored on entry stays ignored (nohup, a shell's background job). Outside the main thread, where Python allows no
-    handlers, it does nothing. Within another StopSignals it replaces its handlers, and raises Stopped on entry if one got a signal.
+    handlers, it does nothing. Within another StopSignals, it replaces the other's handlers, and raises Stopped if the other got a signal.
 
     `acknowledge` is called immediately, in a separate thread, with a sentence for each signal.
     """
@@ -114,7 +114,7 @@ class StopSignals:
             for number in (signal.Signals[name] for name in self._names):
                 previous = signal.getsignal(number)
                 if isinstance(outer := getattr(previous, "__self__", None), StopSignals):
-                    outer.raise_if_requested()  # a library has swallowed its exception
+                    outer.raise_if_requested()  # a library has swallowed the outer one's exception
                 if previous is signal.SIG_IGN:
                     continue
                 self._previous[number] = previous

@@ -73,7 +73,7 @@ def move(model: nn.Module, device: torch.device, dtype: torch.dtype | None = Non
     def is_moved(tensor: Tensor) -> bool:
         return (tensor.is_meta or tensor.device == device) and (dtype in (None, tensor.dtype) or not tensor.is_floating_point())
 
-    if not all(map(is_moved, (*model.parameters(), *model.buffers()))):  # PyTorch could not convert those of a simulated rank
+    if not all(map(is_moved, (*model.parameters(), *model.buffers()))):  # PyTorch could not convert a simulated rank's tensors
         model._apply(moved)
 
 

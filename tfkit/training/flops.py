@@ -134,7 +134,7 @@ class _Walk:
         return stream or self.is_trained(module)
 
     def stack(self, stack: Stack, rows: int, length: int, stream: bool, *, source: int = 0, encoded: bool = False) -> bool:
-        """`source`: the positions of the encoder; `encoded`: whether its output needs a gradient."""
+        """Collect the products of a stack. `source`: the encoder's positions; `encoded`: whether the encoder's output needs a gradient."""
         bias = self.is_trained(stack.position_bias)
         vectors = stack.position_bias if isinstance(stack.position_bias, DistanceVectors) else None
         for block in stack.blocks:
@@ -163,7 +163,7 @@ class _Walk:
         bias: bool,
         vectors: DistanceVectors | None = None,
     ) -> bool:
-        """`source`, `bias`: whether the keys' source, and the position bias, need a gradient."""
+        """Collect the products of an attention. `source`, `bias`: whether the keys' source, and the position bias, need a gradient."""
         op = sublayer.op
         assert isinstance(op, Attention)
         normed = stream or (sublayer.norms_input and self.is_trained(sublayer.norm))
@@ -192,7 +192,7 @@ class _Walk:
         op, normed = sublayer.op, stream or (sublayer.norms_input and self.is_trained(sublayer.norm))
         weighted = isinstance(op, Experts) and self.linear(op.router, states, normed)
         if isinstance(op, Experts):
-            states, op = states * op.active, op.experts[0]  # whichever experts a token has: all are alike
+            states, op = states * op.active, op.experts[0]  # all experts have the same shapes
         projections = [module for module in (op.gate_proj, op.up_proj) if isinstance(module, nn.Linear)]
         hidden = [self.linear(module, states, normed) for module in projections]
         assert isinstance(op.down_proj, nn.Linear)

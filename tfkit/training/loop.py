@@ -23,7 +23,7 @@ class Progress:
 
     step: int = 0  # steps taken or skipped
     tokens: int = 0  # positions trained on
-    loss_sum: float = 0.0  # over the steps since the last line of the log, as the next four
+    loss_sum: float = 0.0  # over the steps since the last line of the log, as the next four fields
     loss_steps: int = 0
     term_sums: dict[str, float] = field(default_factory=dict)  # each term's own loss
     observed: dict[str, list[float]] = field(default_factory=dict)  # each observation's sum, and the number of steps that had it
@@ -89,7 +89,7 @@ class Log:
     loss: float  # mean over the steps since the last line; NaN if all of them were skipped
     lr: float
     grad_norm: float
-    skipped: int  # steps since the run began
+    skipped: int  # the number of steps that were skipped since the run began
     tokens_per_second: float
     terms: dict[str, float] = field(default_factory=dict)  # each term's own loss, over the steps of `loss`
     observed: dict[str, float] = field(default_factory=dict)  # the observations of these steps: means, or maxima
@@ -223,7 +223,7 @@ def _take(stepper: Stepper, loader: StepLoader[Batch], factor: float, plan: Plan
 def deterministic_if_possible(
     attempt: Callable[[], Result], stepper: Stepper, out_of_memory: Callable[[str], None], nondeterministic: Callable[[str], None]
 ) -> Result:
-    """Return the attempt's result, as `until_it_fits` does. If the device has no deterministic algorithm for an operation, others are
+    """Return the attempt's result, as `until_it_fits` does. If the device has no deterministic algorithm for an operation, any are
     allowed from then on, `nondeterministic` is called with the reason, and the attempt is repeated.
     """
     try:
@@ -239,8 +239,8 @@ def deterministic_if_possible(
 
 
 def until_it_fits(attempt: Callable[[], Result], stepper: Stepper, out_of_memory: Callable[[str], None]) -> Result:
-    """Return the attempt's result. While it runs out of memory, `out_of_memory` makes the micro-batches smaller, and it is repeated: since
-    losses are sums, divided by counts, the step stays the same.
+    """Return the attempt's result. While it runs out of memory, `out_of_memory` makes the micro-batches smaller, and the attempt is
+    repeated: since losses are sums, divided by counts, the step stays the same.
     """
     while True:
         try:

@@ -29,7 +29,7 @@ class LossModule(nn.Module):
         routing = model.config.routing
         weights = {"balance": routing.balance, "router_z": routing.z_loss} if routing else {}
         self._of_routers = {term: weight for term, weight in weights.items() if weight}
-        # Of the forward passes of a loss that have a gradient: the routers' logits, and which tokens are real.
+        # From each forward pass of a loss that has a gradient: the routers' logits, and which tokens are real.
         self._routed: list[tuple[list[Tensor], Tensor | None]] = []
         if self._of_routers:
             model.register_forward_hook(self._keep)

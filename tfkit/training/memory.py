@@ -1,7 +1,7 @@
-"""The memory of a step: its one model, from which a CPU's micro-batch is chosen and plans are made. On a GPU, sizes are tried out.
+"""The memory of a step, estimated in this one place: a CPU's micro-batch is chosen and plans are made by it. A GPU's sizes are tried out.
 
 For each model, a rank holds weights, a working copy, gradients, optimizer state and a mean (`ModelBytes`). A micro-batch adds activations
-and logits; those of a row are estimated from the config alone, or measured with a short row.
+and logits; their bytes for a row are estimated from the config alone, or measured with a short row.
 """
 
 import sys
@@ -71,9 +71,9 @@ def model_bytes(
 ) -> ModelBytes:
     """Return the bytes of a model whose steps compute in `dtype`, on the first of the ranks over which its weights are sharded.
 
-    `parameters`: by name, with the shapes of the whole model; they may be on the meta device. `section`: the recipe's section of its
-    optimizer; None: it is not trained. `has_mean`, `whole`: as in `Weights`. `reshard`: free the weights of a block after its forward
-    pass. `sums_gradients`: gradients of several micro-batches or ranks are added up.
+    `parameters`: by name, with the shapes of the whole model; they may be on the meta device. `section`: the optimizer's section,
+    None for a model that is not trained. `has_mean`, `whole`: as in `Weights`. `reshard`: free the weights of a block after its forward
+    pass. `sums_gradients`: whether gradients of several micro-batches or ranks are added up.
     """
     parts = {name: torch.Size((-(-one.shape[0] // shards), *one.shape[1:])) if one.dim() else one.shape for name, one in parameters.items()}
     trained = {name: part for name, part in parts.items() if section is not None and parameters[name].requires_grad}
@@ -111,12 +111,12 @@ def trained_bytes(parameters: int, dtype: torch.dtype = torch.bfloat16) -> int:
 
 @dataclass(frozen=True)
 class Units:
-    """The numbers of weights that ranks gather at once of a sharded model."""
+    """The parts of a sharded model that ranks gather at once: the numbers of their weights."""
 
     count: int  # the number of blocks
-    largest: int  # block
-    blocks: int  # all of them
-    root: int  # outside the blocks: they stay gathered from the forward to the end of the backward pass
+    largest: int  # the weights of the largest block
+    blocks: int  # the weights of all blocks
+    root: int  # the weights outside the blocks: they stay gathered from the forward to the end of the backward pass
 
     @classmethod
     def of(cls, parameters: Mapping[str, Tensor]) -> "Units":
@@ -131,8 +131,8 @@ class Units:
 def choose_micro_batch(unit: int, longest: int, row_bytes: int, left: int | None, ranks: int = 1) -> int:
     """Choose the rows of a micro-batch: the largest divisor of a rank's part of `unit` rows that fits into memory; at least 1.
 
-    `longest`: tokens of the longest row; `row_bytes`: its activations; `left`: bytes for activations and two blocks of logits, None if
-    unknown.
+    `longest`: tokens of the longest row; `row_bytes`: bytes of its activations; `left`: bytes for activations and two blocks of logits,
+    None if unknown.
     """
     useful = min(AUTO_MICRO_BATCH_TOKENS // longest, AUTO_MICRO_BATCH_BYTES // max(1, row_bytes))
     fitting = sys.maxsize if left is None else (left - 2 * LOGITS_BYTES) // max(1, row_bytes)
@@ -166,8 +166,8 @@ def planned_row_bytes(config: ModelConfig, objective: Objective, length: int, it
 
 
 def companion_bytes_per_row(objective: Objective, length: int, itemsize: int) -> int:
-    """Return the peak bytes of the companions' forward passes for a row, each of one block, without gradients: the residual stream, and the
-    MLP or, if scores are capped, the attention.
+    """Return the peak bytes of the companions' forward passes for a row, without gradients: of one block at a time, the residual stream,
+    and the MLP or, if scores are capped, the attention.
 
     What autograd keeps of a trained companion is measured with the model's own.
     """

@@ -75,7 +75,7 @@ def shard_models(
 
 @dataclass(frozen=True)
 class _ModelSharder:
-    """How the models of a run are sharded. `agreement` is that of Sharding; `on_block` is called with each block that was initialized."""
+    """Shards the models of a run. `agreement` is that of Sharding; `on_block` is called with each block that was initialized."""
 
     mesh: "DeviceMesh"
     device: torch.device
@@ -144,7 +144,7 @@ class FreedMemory:
             self._other_bytes = self._resident() - self._used()  # memory of other libraries
 
     def trim(self) -> None:
-        """Return free memory to the system if there is much of it while the memory in use is near its peak: the peak of both is then lower.
+        """Return free memory to the system if there is much of it while the memory in use is near its peak, to lower the peak of their sum.
 
         At other times free memory is kept for the next tensors, so that the system need not zero its pages again.
         """

@@ -57,7 +57,7 @@ class AdamW:
 
 
 def _portions(whole: Sequence[tuple[Tensor, ...]]) -> Iterator[list[tuple[Tensor, ...]]]:
-    """Cut tensors of one shape, and a number that belongs to them, into lists of parts to be updated at once."""
+    """Yield lists of parts to be updated at once; an item of `whole` is a parameter's tensors, of one shape, and its number of steps."""
     portion: list[tuple[Tensor, ...]] = []
     held = 0
     for *tensors, step in whole:
@@ -90,7 +90,7 @@ class Muon(torch.optim.Muon):
         )
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
-        """Add a group to the empty list of them."""
+        """Add a group of parameters with the default settings, unchecked."""
         self.param_groups.append(self.defaults | param_group)
 
 

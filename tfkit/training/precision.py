@@ -1,8 +1,8 @@
 """Mixed precision: an fp32 master copy of the weights, which the optimizer updates, and a working copy, which the model computes with.
 
 In bf16, an update smaller than 1/256 of a weight would be lost to rounding; the master keeps it. Gradients of the working copy are moved to
-the master during the backward pass, one parameter at a time, so that no second full set of gradients exists. That of the first micro-batch
-stays in bf16; from the second one on they are added up in fp32.
+the master during the backward pass, one parameter at a time, so that no second full set of gradients exists. The gradient of the first
+micro-batch stays in bf16; from the second micro-batch on, gradients are added up in fp32.
 
 With ema_decay, there is a third copy in fp32: the exponential moving average of the master over the steps, which is then the result.
 
@@ -37,7 +37,7 @@ class Weights:
         """`whole`: the result includes frozen parameters in fp32. Checkpoints of adapters do not need them, which saves memory."""
         self.dtype, self.ema_decay = dtype, ema_decay
         self.mean: dict[str, Tensor] = {}  # empty before the first step
-        self.mean_steps = 0  # the number of steps in it
+        self.mean_steps = 0  # the number of steps in the mean
         self.gradient_factor = 1.0  # the next update multiplies gradients by it, so that clipping needs no pass over the memory
         self.working = dict(model.named_parameters())
         self._trained = [name for name, parameter in self.working.items() if parameter.requires_grad]
@@ -202,7 +202,7 @@ def _in_place(parameters: Mapping[str, nn.Parameter], tensors: Mapping[str, Tens
 
 
 def _norm(grads: Sequence[Tensor]) -> float:
-    """Return the 2-norm of all gradients together, in fp32. On a CPU torch would widen a whole gradient in bf16 for it, more slowly."""
+    """Return the 2-norm of all gradients together, in fp32. On a CPU, torch would widen a whole bf16 gradient at once, more slowly."""
     narrow = [grad for grad in grads if grad.dtype != torch.float32 and grad.device.type == "cpu"]
     others = [grad for grad in grads if grad.dtype == torch.float32 or grad.device.type != "cpu"]
     norms = [*torch._foreach_norm(others, 2, torch.float32)] if others else []

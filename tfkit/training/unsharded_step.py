@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def is_shard_of(state: Tensor, parameter: Tensor) -> bool:
-    """Whether a tensor of a parameter's state has as many dimensions as the parameter: it then has its shape, and is sharded like it."""
+    """Whether a tensor of a parameter's state has as many dimensions as the parameter: it then has the same shape, and is sharded alike."""
     return state.dim() == parameter.dim()
 
 
