@@ -69,7 +69,7 @@ class LazyGroup(TyperGroup):
         return typer.main.get_command(single)
 
     def get_params(self, ctx: Any) -> list[Any]:
-        """Return the options, with what --install-completion changes."""
+        """Return the options; the help of --install-completion names the files that it changes."""
         params: list[Any] = super().get_params(ctx)
         for param in params:
             if param.name == "install_completion":

@@ -105,7 +105,7 @@ Quiet = Annotated[
 
 @dataclass(frozen=True, kw_only=True)
 class Execution:
-    """Where a command runs, on how many ranks, and in which run folder it keeps the result."""
+    """The device, threads and ranks of a command, and the run folder in which it keeps the result."""
 
     run: RunFolder = None
     no_verify: NoVerify = False
@@ -153,7 +153,7 @@ class Tuned:
 
 @dataclass(frozen=True, kw_only=True)
 class Attempt:
-    """How and where an attempt at a training runs."""
+    """The options of an attempt at a training: what is allowed, and the device, threads and ranks."""
 
     exact: Exact = False
     force: Force = False
@@ -190,7 +190,7 @@ def flatten_options(command: Callable[..., object]) -> Callable[..., object]:
 
 
 def _flat(function: Any) -> Iterator[inspect.Parameter]:
-    """Yield the parameters of a command or a group, those of its groups in their places."""
+    """Yield the parameters of a command or a group; each one that is a group is replaced by its own parameters."""
     for one in inspect.signature(function).parameters.values():
         yield from _flat(one.annotation) if is_dataclass(one.annotation) else [one.replace(kind=inspect.Parameter.KEYWORD_ONLY)]
 
@@ -235,7 +235,7 @@ def stage_names(stages: str | None) -> tuple[str, ...]:
 
 
 def split_arguments(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Return the positional arguments of a command line, and its key=value. A path may contain "=" after a slash."""
+    """Return the positional arguments of a command line, and its key=value words. A path may contain "=" after a slash."""
     overrides = [argument for argument in arguments if "=" in argument.partition("/")[0]]
     return [argument for argument in arguments if argument not in overrides], overrides
 

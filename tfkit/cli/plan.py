@@ -107,7 +107,7 @@ def _table(plan: "Estimate") -> str:
 
 
 def _rank_rows(cluster: dict[str, Any]) -> dict[str, str]:
-    """Return the rows on the ranks: memory and traffic in both layouts, and their parts in the planned one."""
+    """Return the table's rows about ranks: memory and traffic in both layouts, and their parts in the planned one."""
     layout, units = cluster["layout"], cluster["gathered_units"]
     fits = "" if cluster["fits"] else ": DOES NOT FIT the memory"
     memory, traffic = cluster["memory_bytes"], cluster["traffic_bytes_per_step"]

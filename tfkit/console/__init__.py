@@ -187,7 +187,7 @@ def _write_line(text: str, colour: str = "") -> None:
 
 
 def _discard_buffer(stream: TextIO) -> None:
-    """Redirect a stream to the null device: the interpreter flushes its buffer once more at exit."""
+    """Redirect a stream to the null device, since the interpreter flushes its buffer once more at exit."""
     with contextlib.suppress(OSError, ValueError), open(os.devnull, "w") as null:
         os.dup2(null.fileno(), stream.fileno())
 

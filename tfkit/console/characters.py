@@ -40,7 +40,7 @@ def ascii_only(text: str) -> str:
 
 
 def supports_unicode(stream: "IO[str] | TextIO | None") -> bool:
-    """Return whether the stream and the locale support every character. Python itself writes UTF-8 in the C locale."""
+    """Return whether the stream and the locale support every character. The encoding does not suffice: in the C locale, it is UTF-8."""
     if os.name == "posix":
         locale = next((value for name in ("LC_ALL", "LC_CTYPE", "LANG") if (value := os.environ.get(name))), "C")
         if locale in ("C", "POSIX"):

@@ -127,7 +127,7 @@ class LabelNaiveBayes:
 
 
 def has_baselines(section: ObjectiveSection, text_metrics: Sequence[str]) -> bool:
-    """Whether an objective has baselines; one with generated texts only with text metrics."""
+    """Whether an objective has baselines; one that generates texts has them only if there are text metrics."""
     return section.has_baselines or (section.kind == "text_to_text" and bool(text_metrics))
 
 
@@ -223,7 +223,7 @@ def _choices(_: Iterable[Row] | None, scored: Iterable[Row]) -> Baselines:
 
 
 def _answers(_: Iterable[Row] | None, scored: Iterable[Row]) -> Baselines:
-    """Score the sentence with the most words of the question and, if some questions have no answer, always predicting none."""
+    """Score as the answer the sentence with the most words of the question and, if some questions have none, an empty answer to all."""
     sentences, no_answers, some_have_none = [], [], False
     for row in scored:
         question, right = set(_WORD.findall(row.values["question"].lower())), [answer["text"] for answer in row.values["answers"]]
@@ -257,7 +257,7 @@ _OF_KIND: Mapping[str, Callable[[Iterable[Row] | None, Iterable[Row]], Baselines
 
 
 def _is_affordable(operations: int) -> bool:
-    """Whether a naive Bayes classifier is trained and used; warn if not."""
+    """Whether a naive Bayes classifier that needs this many operations is used; warn if not."""
     if operations > MAX_OPERATIONS:
         warnings.warn(f"naive Bayes is left out of the baselines: it would take {operations:,} operations", stacklevel=1)
     return operations <= MAX_OPERATIONS

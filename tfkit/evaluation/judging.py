@@ -64,7 +64,7 @@ def judge_by_likelihood(
 ) -> Judgement:
     """Score all rows, or the first rows with at most `max_tokens` in total; the first row is always scored.
 
-    `start_id`: the decoder's start token, in an encoder-decoder. Raises DataError for a bad row, unless these are counted in `skipped`.
+    `start_id`: the decoder's start token, in an encoder-decoder. Raises DataError for a bad row; skipped ones are counted in `skipped`.
     """
     judgement, numbered = Judgement(), enumerate(rows)
     while block := list(islice(numbered, _BLOCK_ROWS)):

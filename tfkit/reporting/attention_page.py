@@ -96,7 +96,7 @@ def attention_page(
 
 
 def _section(map_: ShownMap) -> Mapping[str, object]:
-    """Return the values of a map's section."""
+    """Return the template's values for a map's section of the page."""
     title, explanation = _TITLES[map_.name]
     layers, heads = map_.weights.shape[:2]
     return {

@@ -29,7 +29,7 @@ class _Score(NamedTuple):
 
 
 def answer(runs: RunSet) -> tuple[str, list[str]]:
-    """Return the best score (without one, the status), and remarks on it, such as scores to compare it with; empty if runs share none."""
+    """Return the best score (without one, the status), and remarks, such as scores to compare it with; empty if runs cannot be compared."""
     several = len(runs.entries) > 1
     entry = runs.best if several and len(runs.trained) != 1 else [*runs.trained, *runs.entries][0]
     if entry is None:

@@ -50,7 +50,7 @@ class RunSet:
 
     @property
     def single(self) -> list[Entry]:
-        """The runs with stages and trials instead of the folder that holds them."""
+        """All runs, with stages and trials as separate runs instead of the folder that holds them."""
         return [entry for entry in self.entries if not (entry.run.is_group and entry.run.members)]
 
     @cached_property
@@ -120,7 +120,7 @@ def _all_members(run: RunFacts) -> list[RunFacts]:
 
 
 def _model_run(run: RunFacts) -> RunFacts | None:
-    """Return the run whose model is that of the whole: the last stage, or the best trial; None for a sweep without a finished trial."""
+    """Return the run of a folder's model: itself, the last stage or the best trial; None for a sweep without a finished trial."""
     if not run.is_group:
         return run
     members = run.members if run.kind == CHAIN else [member for member in run.members if member.name == run.recorded.best_trial]

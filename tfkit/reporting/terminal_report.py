@@ -90,7 +90,7 @@ def _curve(run: RunFacts, columns: int | None) -> list[str]:
 
 
 def text_curve(series: Mapping[str, Points], columns: int | None) -> list[str]:
-    """Return the lines of a plot with a character for each series, the later series over the earlier; none without two points.
+    """Return the lines of a plot with a character for each series, the later series over the earlier; none without two values of x.
 
     `columns`: the width of the terminal; None: no limit. Points that are not finite are omitted.
     """

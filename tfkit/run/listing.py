@@ -57,7 +57,7 @@ def list_runs(folder: Path) -> list[ListedRun]:
 def unfinished_runs(runs: Sequence[ListedRun], with_checkpoints: bool) -> list[ListedRun]:
     """Return the unfinished runs, in an order in which they can be deleted: stages and trials before the folder that holds them.
 
-    Runs with checkpoints only if `with_checkpoints`; a folder of several runs only if all of its stages or trials are included.
+    Runs with checkpoints are included only if `with_checkpoints`; a folder of several runs, only if all its stages or trials are.
     """
     chosen = [run for run in runs if run.status in UNFINISHED and (with_checkpoints or not run.checkpoints)]
     names = {run.run for run in chosen}

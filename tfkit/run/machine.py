@@ -79,7 +79,7 @@ def _cpuinfo() -> dict[str, str]:
 
 
 def _mac() -> dict[str, str]:
-    """Return the corresponding fields on a Mac."""
+    """Return a Mac's processor in fields of /proc/cpuinfo: `model name` and, for bf16, `flags`."""
     bf16 = {"1": "bf16", "0": "none"}.get(_output(["sysctl", "-n", _MAC_BF16]) or "", "")
     return {"model name": _output(["sysctl", "-n", "machdep.cpu.brand_string"]) or "", "flags": bf16}
 

@@ -14,7 +14,7 @@ MIB = 1 << 20
 
 
 def find_file(folder: Path, name: str) -> Path | None:
-    """Return the path of the file `name`; None if it does not exist. Raises ModelError for a link out of the folder, a folder or a device.
+    """Return the path of the file `name`; None if it does not exist. Raises ModelError for a link out of the folder or a non-regular file.
 
     Links of the Hub's cache, from snapshots/... to blobs/ of the same repository, are allowed.
     """

@@ -22,7 +22,7 @@ class SavedLog:
     """The part of the log that a checkpoint keeps: all that determines how the run continues, so that metrics.jsonl may be lost."""
 
     lines: int  # records of steps
-    loss: float | None  # of the last of them; None: not finite, or none yet
+    loss: float | None  # of the last of these records; None: not finite, or no record yet
     evaluations: list[tuple[int, dict[str, float | None]]]  # step and scores; None: not finite
     before: dict[str, float | str] | None = None  # the scores before the first step, as text if not finite; an older version has none
 
@@ -46,7 +46,7 @@ class TrainingState:
     progress: dict[str, Any] = field(default_factory=dict)  # training/loop.py
     micro_batch_size: int = 0
     data: dict[str, list[str]] = field(default_factory=dict)  # fingerprints by part
-    mean_steps: int = 0  # in the mean of the weights
+    mean_steps: int = 0  # the number of steps in the mean of the weights
     log: SavedLog | None = None  # None: an older version
     loader: dict[str, Any] = field(default_factory=dict)
 

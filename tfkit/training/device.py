@@ -94,7 +94,7 @@ def set_determinism(mode: int) -> None:
     os.environ["TORCHINDUCTOR_DETERMINISTIC"] = str(int(mode > 0))  # the compiler reads it when it is imported
     if "torch._inductor" in sys.modules:
         torch.use_deterministic_algorithms(mode > 0, warn_only=mode == 1)
-    else:  # use_deterministic_algorithms would import the compiler, in a second
+    else:  # use_deterministic_algorithms would import the compiler, which takes a second
         torch.set_deterministic_debug_mode(mode)
 
 
@@ -122,7 +122,7 @@ def keep_freed_memory() -> None:
 
 
 def compile_model(model: Transformer, *, by_block: bool) -> None:
-    """Compile each stack, or `by_block` each block, for ranks that gather shared weights between blocks.
+    """Compile each stack, or `by_block` each block, for ranks that gather sharded weights between blocks.
 
     A mixture of experts, whose shapes change with every batch, runs uncompiled.
     """

@@ -69,7 +69,7 @@ class ForwardShape:
 
     @classmethod
     def of(cls, batch: Batch, config: ModelConfig, states: int, *, reads_second_output: bool = False) -> "ForwardShape":
-        """Return the shape of the forward pass of a batch; `states`: the objective's number for a head over the vocabulary."""
+        """Return the shape of the forward pass of a batch; `states`: how many the objective reads, for a head over the vocabulary."""
         rows, length = batch.input_ids.shape
         decoder = 0 if batch.decoder_input_ids is None else batch.decoder_input_ids.shape[1]
         if config.head.kind in ("tags", "spans"):

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from tfkit.errors import UnhealthyError
 
 _WINDOW = 32  # steps in the exponentially weighted mean and deviation of the loss
-_MIN_STEPS = 10  # a jump is detected after so many steps
+_MIN_STEPS = 10  # a jump is detected only after this many steps
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ _ROWS = 64  # portions end where the kernel's vectors end, so that the bits are 
 
 class AdamW:
     """torch.optim.AdamW with the fused kernel, whose one pass over the memory takes 66 ms instead of 311 for 124M parameters on two cores.
-    That class imports PyTorch's compiler, in a second; only its kernel is called here. Gradients in bf16 are widened a portion at a time.
+    That class imports PyTorch's compiler, which takes a second; here, only the kernel is called. bf16 gradients are widened in portions.
     """
 
     def __init__(self, groups: list[dict[str, Any]], section: AdamWSection | AdamSection | MuonSection):
@@ -77,7 +77,7 @@ def _portions(whole: Sequence[tuple[Tensor, ...]]) -> Iterator[list[tuple[Tensor
 
 
 class Muon(torch.optim.Muon):
-    """Muon whose groups need no check, for which torch's method would import PyTorch's compiler."""
+    """torch.optim.Muon without the check of parameter groups, which would import PyTorch's compiler."""
 
     def __init__(self, parameters: Iterable[nn.Parameter], section: MuonSection):
         super().__init__(

@@ -190,7 +190,7 @@ class Weights:
 
 @contextlib.contextmanager
 def _in_place(parameters: Mapping[str, nn.Parameter], tensors: Mapping[str, Tensor]) -> Iterator[None]:
-    """In the block, let the parameters of these names have these tensors."""
+    """Within the block, replace the data of parameters by the tensors of the same names."""
     before = {name: parameters[name].data for name in tensors}
     try:
         for name, tensor in tensors.items():
