@@ -167,7 +167,7 @@ class _Opened:
 
 
 def _has_other_count(head: HeadConfig, base: HeadConfig) -> bool:
-    """Whether both heads have classes, or both tags, but different numbers of them."""
+    """Whether the heads are of one kind, classes or tags, but have different numbers of labels."""
     if not isinstance(base, ClassesHeadConfig | TagsHeadConfig) or not isinstance(head, ClassesHeadConfig | TagsHeadConfig):
         return False
     return head.kind == base.kind and head.count != base.count

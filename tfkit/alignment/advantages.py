@@ -27,7 +27,7 @@ def group_advantages(rewards: Tensor, scale: Scale) -> Tensor:
     prompts are not overweighted. The advantages of a group of equal rewards are exactly 0.
     """
     rewards = rewards.double()
-    equal = (rewards == rewards[:, :1]).all(dim=1, keepdim=True)  # their mean may differ from them by rounding
+    equal = (rewards == rewards[:, :1]).all(dim=1, keepdim=True)  # the mean of equal rewards may differ from them by rounding
     centred = (rewards - rewards.mean(dim=1, keepdim=True)).masked_fill(equal, 0.0)
     if scale == "none":
         return centred

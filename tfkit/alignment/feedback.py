@@ -29,7 +29,7 @@ class FeedbackEncoder:
         self.is_plan = PLACEHOLDER in feedback.policy.facts
 
     def fingerprint(self) -> str:
-        """Return a hash of the encoding of prompts, both models, their precision and device, and the sampling."""
+        """Return a hash of the encoding of prompts, the companion models, their precision and device, and the sampling."""
         feedback, section = self.feedback, self.feedback.rollouts.section
         about = [_VERSION, feedback.prompts.fingerprint(), *(model.sha256 for model in feedback.companions), self.precision]
         about += [self.device.type, section.completions, section.temperature, section.max_new_tokens, feedback.seed, self.is_plan]

@@ -166,7 +166,7 @@ class Attempt:
 
 @dataclass(frozen=True, kw_only=True)
 class Training:
-    """The run folder of a training, its attempt, its stages, and the form of the output."""
+    """The options of a training: its run folder, attempt, gates and stages, and the form of the output."""
 
     run: RunFolder = None
     resume: Resume = False

@@ -1,4 +1,4 @@
-"""The display of results: text in columns, trainings, and commands with gates."""
+"""The display of results: facts and tables in columns, results of trainings and sweeps, and JSON."""
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress

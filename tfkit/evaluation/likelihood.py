@@ -1,8 +1,8 @@
 """The log-probability of a continuation given its context, for minimal pairs and multiple choice by likelihood.
 
-Text is split as in lm-evaluation-harness: spaces at the end of a context belong to the continuation; both are encoded together, and the
-ids after the first n are the continuation, where n is the number of ids of the context alone. If a token spans both texts, the harness
-reads the context's ids and drops that token; here the ids of the whole text are read.
+Text is split as in lm-evaluation-harness: spaces at the end of a context belong to the continuation. Context and continuation are encoded
+together, and the ids after the first n are the continuation, where n is the number of ids of the context alone. If a token spans both
+texts, the harness reads the context's ids and drops that token; here the ids of the whole text are read.
 
     ids        0 1 2 3 4 5 6        a context of 4 ids, a continuation of 3
     read       0 1 2 3 4 5
@@ -130,7 +130,7 @@ def _spaces_moved(question: Question) -> Question:
 
 
 def _split(alone: list[int], prefix: list[int], whole: list[int], context: int) -> Ids:
-    """Put the opening before a text's ids: `prefix`, or `alone` if its first `context` ids are none. At least one id is scored."""
+    """Put an opening before a text's ids: `prefix`, or `alone` if the context has no ids (`context` is 0). At least one id is scored."""
     context = max(0, min(context, len(whole) - 1))
     opening = prefix if context else alone
     if opening and whole[:1] == opening[-1:]:  # the text itself begins with the opening

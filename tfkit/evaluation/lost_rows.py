@@ -1,4 +1,4 @@
-"""Lost rows of an evaluation, which the model cannot read or whose label it does not have: they count as wrong, and are reported."""
+"""Lost rows of an evaluation, which the model cannot read or whose label it cannot predict: they count as wrong, and are reported."""
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence

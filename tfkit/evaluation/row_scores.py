@@ -165,7 +165,7 @@ def loss_metrics(objective: Objective, rows: Sequence[Mapping[str, Sum]]) -> Sco
 
 
 def answer_metrics(objective: LabelledObjective, judged: Sequence[RowPrediction]) -> Scores:
-    """Return a function from the weights of the rows to the objective's metrics, those that are no sums over rows included."""
+    """Return a function from the weights of the rows to the objective's metrics, including those that are not sums over rows."""
     of_sums = loss_metrics(objective, [result.sums for result in judged])
     return together([of_sums, *objective.answer_metrics([result.prediction for result in judged])])
 

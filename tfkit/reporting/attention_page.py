@@ -1,4 +1,4 @@
-"""The attention of a model to a text as one static HTML page: all heads as small pictures, one enlarged, its tokens linked by lines.
+"""The attention of a model to a text as one static HTML page: all heads as small pictures, and one enlarged, with lines between tokens.
 
 attention.html.jinja has its content, and attention.js draws it from the weights, a byte each. The page loads nothing, and runs no other
 script: its content security policy contains the hash of this one.

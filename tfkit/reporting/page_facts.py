@@ -1,4 +1,4 @@
-"""The facts that a person asks of runs first: what was trained on what, how good it is, and what it is to be compared with."""
+"""The facts about runs that a reader wants first: what was trained on what, how good it is, and what to compare it with."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple

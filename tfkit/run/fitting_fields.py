@@ -1,4 +1,4 @@
-"""Tolerant reading of a JSON object as a dataclass: a field whose value is not of its type, as in a damaged file, has its default."""
+"""Tolerant reading of a JSON object as a dataclass: a field whose value is not of its type, as in a damaged file, gets its default."""
 
 from collections.abc import Callable
 from contextlib import suppress
@@ -14,7 +14,7 @@ _T = TypeVar("_T")
 
 
 def fitting(kind: Callable[..., _T], document: Any, **others: Any) -> _T:
-    """Return a dataclass with `others`, and the values of a JSON object that fit its other fields: a damaged field has its default."""
+    """Return a dataclass with `others`, and the values of a JSON object that fit its other fields: a damaged field gets its default."""
     values: dict[str, Any] = {}
     for name, hint in _hints(kind).items() if isinstance(document, dict) else ():
         with suppress(ValidationError):

@@ -2,7 +2,7 @@
 
 A file that the manifest does not list is ignored, since it was not saved with the checkpoint.
 
-Weights are hashed in a thread while they are loaded from the same pages, so the disk is read once and there is no second copy.
+Weights are hashed in a thread while they are loaded from the same cached pages, so the disk is read once and there is no second copy.
 """
 
 import threading

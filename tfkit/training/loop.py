@@ -224,7 +224,7 @@ def deterministic_if_possible(
     attempt: Callable[[], Result], stepper: Stepper, out_of_memory: Callable[[str], None], nondeterministic: Callable[[str], None]
 ) -> Result:
     """Return the attempt's result, as `until_it_fits` does. If the device has no deterministic algorithm for an operation, any are
-    allowed from then on, `nondeterministic` is called with the reason, and the attempt is repeated.
+    allowed from then on, `nondeterministic` is called with the message, and the attempt is repeated.
     """
     try:
         return until_it_fits(attempt, stepper, out_of_memory)

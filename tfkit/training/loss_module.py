@@ -1,7 +1,7 @@
 """The one module that a training step calls: it maps a micro-batch to the sums of the losses of the objective, and of the model's routers.
 
 All computation with weights happens within its forward pass, including the output matrix in the loss. A wrapper, such as a sharding that
-gathers a module's weights for its forward pass, thus covers every use of them, and the step needs to know no head.
+gathers a module's weights for its forward pass, thus covers every use of them, and the step need not know the head.
 """
 
 from collections.abc import Mapping, Sequence

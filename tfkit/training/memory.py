@@ -1,4 +1,4 @@
-"""The memory of a step, estimated in this one place: a CPU's micro-batch is chosen and plans are made by it. A GPU's sizes are tried out.
+"""The memory of a step: one estimate for plans and for the choice of a CPU's micro-batch. On a GPU, micro-batch sizes are tried out.
 
 For each model, a rank holds weights, a working copy, gradients, optimizer state and a mean (`ModelBytes`). A micro-batch adds activations
 and logits; their bytes for a row are estimated from the config alone, or measured with a short row.

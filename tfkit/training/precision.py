@@ -8,7 +8,7 @@ With ema_decay, there is a third copy in fp32: the exponential moving average of
 
 A frozen parameter has a master only if checkpoints hold the whole model; its mean is the parameter itself.
 
-Of sharded weights, the master and the mean are this rank's shards, and the working copy is rounded when it is gathered.
+If weights are sharded, the master and the mean are this rank's shards, and the working copy is rounded when it is gathered.
 """
 
 import contextlib

@@ -2,7 +2,7 @@
 rows and columns.
 
 One parameter at a time, all ranks gather its weights, gradient and state, compute the same update, and keep their own shard of it. The
-update thus has the bits of a single process.
+update thus has the same bits as in a single process.
 """
 
 from collections.abc import Mapping
