@@ -65,7 +65,7 @@ def inspect(
 
     request = tuned.request_of("inspect", recipe, overrides)
     shown = request.written.recipe if request.written is not None else None
-    if is_trained := shown is None or tuned.checkpoint is not None or tuned.data is not None:  # else, one that only scores is shown, too
+    if is_trained := shown is None or tuned.checkpoint is not None or tuned.data is not None:  # else the recipe may be an evaluation's
         request.check()
     with command_session("inspect", CarbonSection(enabled=False)) as session:
         from tfkit.engine.tools.inspection import inspect_first_step
@@ -135,7 +135,7 @@ def _shorten(lines: list[list[Part]], most: int | None) -> Iterator[list[Part]]:
 
 
 def _mask_lines(masks: "Sequence[ShownMask]", width: int) -> Iterator[list[Part]]:
-    """Yield the masks line by line: a row for each token, a column for each token it may see; in a long text, one for several."""
+    """Yield the masks line by line: a row for each token, a column for each token it may see; in a long text, for several tokens."""
     from tfkit.engine.tools.inspection import MEANINGS
 
     seen: set[str] = set()

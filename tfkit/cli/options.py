@@ -141,7 +141,7 @@ class Tuned:
         return self.request(None, chosen, changes)
 
     def changed(self, overrides: Mapping[str, Any], source: "RecipeText | None") -> dict[str, Any]:
-        """Return the overrides with these options added, in a recipe with stages to the first stage. Raise UsageError."""
+        """Return the overrides with these options added (in a recipe with stages, for its first stage). Raise UsageError."""
         from tfkit.engine.recognition.own_data import tuning_overrides
 
         return tuning_overrides(overrides, source, self.checkpoint, self.data, named_columns(self.columns), self.rows)

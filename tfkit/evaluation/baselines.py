@@ -115,7 +115,7 @@ class LabelNaiveBayes:
             yield np.flatnonzero(scores > 0).tolist()
 
     def _gain(self, word: str) -> tuple[Numbers | slice, Numbers]:
-        """Return the labels that rows with a word have, and how much more the word adds to the score of each than to any other's."""
+        """Return the labels that rows with a word have, and how much more the word adds to their scores than to other labels' scores."""
         if word not in self._gains:
             labels, counts = (np.array([*part], np.int64) for part in (self._counts[word], self._counts[word].values()))
             total = self._totals[word]

@@ -39,7 +39,7 @@ class CheckpointFacts:
 
     @cached_property
     def parameters(self) -> int | None:
-        """The number of parameters in its weights, of an adapter without its base model's; None if a file is missing or damaged."""
+        """The number of parameters in its weights (for an adapter, without its base model); None if a file is missing or damaged."""
         try:
             return sum(math.prod(one.shape) for name in self.weights for one in read_header(self.path / name).values()) or None
         except ModelError:

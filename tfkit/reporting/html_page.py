@@ -93,7 +93,7 @@ def _entries_to_draw(runs: RunSet, comparisons: Sequence[Comparison]) -> list[En
 
 
 def _name(runs: RunSet) -> str:
-    """Return the name of the only run, or of the sweep or recipe with stages that all the others belong to, or else the number."""
+    """Return the name of the only run, or of the sweep or recipe with stages that all others belong to, else the number of runs."""
     first, count = runs.entries[0], len(runs.single)
     if len(runs.entries) == 1:
         return first.label

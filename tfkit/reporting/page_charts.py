@@ -56,7 +56,7 @@ def learning_charts(entries: Sequence[Entry]) -> tuple[list[Chart], list[Chart]]
 
 
 def _learning(runs: Coloured, suffix: str) -> tuple[list[Chart | None], list[Chart | None]]:
-    """Return two lists of charts of runs of one objective: the losses and the metrics of their best checkpoints; and other metrics."""
+    """Return two lists of charts of runs of one objective: the losses and the metrics that choose checkpoints; and other metrics."""
     names = dict.fromkeys(name for _, entry in runs for _, values in entry.run.metrics.evaluations[:1] for name in shown_metrics(values))
     chosen = dict.fromkeys(entry.run.score[0] for _, entry in runs if entry.run.score is not None)
     losses = [_of_scores(runs, "loss", suffix), _of_steps(runs, "loss", f"training loss{suffix}")]

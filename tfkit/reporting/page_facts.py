@@ -100,7 +100,7 @@ def _references(run: RunFacts, metric: str) -> list[_Score]:
 
 
 def _is_high(metric: str) -> bool:
-    """Whether a higher value of the metric is better; its name may begin with that of a set."""
+    """Whether a higher value of the metric is better; its name may begin with that of a validation set."""
     return metric.rpartition(".")[2] in HIGHER
 
 

@@ -223,8 +223,8 @@ def _take(stepper: Stepper, loader: StepLoader[Batch], factor: float, plan: Plan
 def deterministic_if_possible(
     attempt: Callable[[], Result], stepper: Stepper, out_of_memory: Callable[[str], None], nondeterministic: Callable[[str], None]
 ) -> Result:
-    """Return the attempt's result, as `until_it_fits` does. If the device has no deterministic algorithm for an operation, any are
-    allowed from then on, `nondeterministic` is called with the message, and the attempt is repeated.
+    """Return the attempt's result, as `until_it_fits` does. If the device has no deterministic algorithm for an operation, any
+    algorithm is allowed from then on, `nondeterministic` is called with PyTorch's message, and the attempt is repeated.
     """
     try:
         return until_it_fits(attempt, stepper, out_of_memory)
