@@ -95,7 +95,7 @@ class RunFacts:
 
     @cached_property
     def measurement(self) -> RunTotals:
-        """The facts on how the energy was obtained (coverage, provenance, pue, intensity, ...), from the recorded totals, else the ledgers."""
+        """The facts on how the energy was obtained (coverage, provenance, pue, ...), from the recorded totals, or else from the ledgers."""
         return self._of_ledgers if self.status in ("running", "killed") else self.recorded.totals.filled_from(self._of_ledgers)
 
     @cached_property

@@ -10,7 +10,7 @@ _PAGE = resource.getpagesize()
 
 
 def available_bytes(swap: bool = False) -> int | None:
-    """Return how many bytes this process may still allocate, given the machine (and its swap, with `swap`), its control groups and its limit.
+    """Return how many bytes this process may still allocate, given the machine (with `swap`, its swap, too), its control groups and limit.
 
     None if all of them are unknown.
     """
