@@ -211,7 +211,7 @@ def in_steps(every: int | Literal["epoch"] | None, rows: Rows, sizes: BatchSizes
 
 
 def choose_trained(recipe: Recipe, model: Transformer, new: Sequence[str] = ()) -> None:
-    """Add the recipe's adapter, and freeze the parameters that it names; `new`: those trained beside an adapter. Raises UsageError."""
+    """Add the recipe's adapter and freeze training.frozen; `new`: parameters to train beside the adapter. Raises UsageError."""
     training = recipe.training
     if training.adapter is not None:
         add_lora(model, training.adapter, training.seed, new)

@@ -44,7 +44,7 @@ class RunMemory:
 
     @property
     def total(self) -> int:
-        """The most at once, apart from activations."""
+        """The peak bytes, apart from activations."""
         return max(self.loading, self.own.held + self.own.in_step) + self.further.held + self.further.in_step
 
     @property
@@ -72,7 +72,7 @@ def run_memory(
     for companion in objective.companions:
         further += _companion_bytes(recipe, objective, companion, dtype, shards, sums_gradients=sums_gradients)
     if objective.reference_use == "throughout" and needs_copy(model):
-        further += replace(model_bytes(parameters, dtype, None, whole=False, shards=shards), gathered=0)  # it is not read in a step
+        further += replace(model_bytes(parameters, dtype, None, whole=False, shards=shards), gathered=0)  # it is read between steps only
     return RunMemory(own, further, 0 if shards > 1 else 4 * sum(one.numel() for one in parameters.values()))
 
 

@@ -1,7 +1,7 @@
 """The reference: the initial model, with which an objective compares the trained one, and its log-probabilities of each row.
 
-If an objective reads these once, they are computed before the first step and kept in the cache, by the content of the weights and of the
-data; no second model is needed then.
+If an objective reads these once, they are computed before the first step and cached under a hash of the weights and the data; no second
+model is needed then.
 """
 
 from collections.abc import Callable, Sequence

@@ -77,7 +77,7 @@ def sampled_flops(recipe: Recipe, data: TrainingData, model: Transformer, loader
 
 
 def reference_flops(data: TrainingData, sample: StepFlops) -> float:
-    """Return the FLOPs of a reference model that reads all rows once, if the objective has one. `sample`: those of some steps."""
+    """Return the FLOPs of a reference model that reads all rows once, or 0 without one. `sample`: the FLOPs of some steps."""
     if data.objective.reference_use != "once":
         return 0.0
     read = [stored for stored, _ in data.train] + [held_out.stored for held_out in data.validation]
@@ -133,7 +133,7 @@ def _rollout_flops(objective: Objective, model: Transformer, shape: ForwardShape
     """Return the FLOPs before the first step of an iteration, for each row of its steps: of the policy, and of the further models.
 
     Sampling a response with a cache takes the FLOPs of one forward pass on its tokens; then the policy, the reference and each companion
-    read it.
+    read the response.
     """
     rollouts = objective.rollouts
     assert rollouts is not None

@@ -147,9 +147,9 @@ def prepare_data(
     peers: Peers = ALONE,
     copies: float | None = None,
 ) -> TrainingData:
-    """Find the text, train or load the tokenizer, and tokenize; on the device, sample responses that a judge ranks. All of it may be in the
-    cache already. `code`: which reward functions may be run; None: the training is only planned, and none is run. `peers`: the ranks over
-    which weights, also those of companions, are sharded if the recipe says so. `copies`: as for Run.prepare. Raises Stopped.
+    """Find the text, train or load the tokenizer, and tokenize; if a judge ranks responses, sample these on the device. All of it may be in
+    the cache. `code`: which reward functions may be run; None: the training is only planned, and none is run. `peers`: the ranks over which
+    weights, also those of companions, are sharded if the recipe says so. `copies`: as for Run.prepare. Raises Stopped.
     """
     meter.phase("tokenize")
     listener = StoppingListener(listener, stop, "no step was taken")
@@ -281,7 +281,7 @@ def _tokenizer(recipe: Recipe, sources: Sequence[Source], listener: Listener) ->
 
 
 def _rules(objective: Objective, code: CodePermission | None) -> "Rules | None":
-    """Return the reward of an objective whose responses are sampled; None for another one, or if no code may be run."""
+    """Return the reward rules of an objective that samples responses; None for any other objective, or if no code may be run."""
     if objective.rollouts is None or code is None:
         return None
     from tfkit.alignment.rewards import Rules
@@ -290,7 +290,7 @@ def _rules(objective: Objective, code: CodePermission | None) -> "Rules | None":
 
 
 def _feedback_encoder(recipe: Recipe, objective: Objective, device: torch.device) -> "FeedbackEncoder | None":
-    """Return the encoder of an objective whose examples are made of prompts; None for another one."""
+    """Return the encoder of an objective whose examples are made of prompts; None for any other objective."""
     if objective.feedback is None:
         return None
     from tfkit.alignment.feedback import FeedbackEncoder

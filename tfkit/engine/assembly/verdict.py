@@ -10,7 +10,7 @@ from tfkit.recipe.schema.objective_sections import HIGHER, best_value
 from tfkit.units import baseline_metric
 
 Metrics = Mapping[str, float | None]
-_HARDLY = 0.02  # fraction of the first loss by which it must have changed at least, to have learned or lost anything
+_HARDLY = 0.02  # fraction of the first loss; a smaller change of the loss counts as none
 
 
 @dataclass(frozen=True)

@@ -134,7 +134,7 @@ def _write_json(file: IO[str], line: Mapping[str, Any]) -> None:
 
 
 def _write_conll(file: IO[str], line: Mapping[str, Any]) -> None:
-    """Write the words of a row with their tags, or without if it could not be read: one a line, and an empty line after them."""
+    """Write the words of a row, one a line, with their tags ("_" if the row could not be read), and an empty line after them."""
     words, tags = line.get("tokens") or [], line.get("prediction") or []
     for word, tag in zip_longest(words, tags[: len(words)], fillvalue="_"):
         file.write(f"{word}\t{tag}\n")

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from tfkit.generation.answer_precision import Precision
     from tfkit.hub import Loaded
 
-_NAME = re.compile(r"[A-Za-z_]\w*")  # of a column, in a line that is nothing else
+_NAME = re.compile(r"[A-Za-z_]\w*")  # of a column, in a line that has only such names
 _MOST_BATCHES = 32  # of a window, whose rows are sorted by length
 _MOST_CHARACTERS = 1 << 24  # of the texts of a window
 
@@ -103,7 +103,7 @@ class RowAnswers(ABC):
         self.loaded, self.deal = loaded, deal
 
     def windows(self, rows: Iterable[PredictionInput], is_ready: Callable[[], bool] = lambda: True) -> Iterator[list[dict[str, Any]]]:
-        """Yield the fields of the rows with their answers, in order, in windows, which end early if `is_ready` has no further row.
+        """Yield the fields of the rows with their answers, in order, in windows, which end early if `is_ready()` is False.
 
         Raises DataError for a row that cannot be read, after the rows before it; with data.on_bad_row: skip, such a row gets an `error` and
         no answer.

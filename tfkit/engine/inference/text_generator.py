@@ -68,7 +68,7 @@ class TextGenerator:
     def complete(
         self, texts: Sequence[str], first_row: int = 0, on_text: OnText | None = None, should_stop: Callable[[], bool] | None = None
     ) -> list[TextCompletion]:
-        """Continue each text; in a chat each is that of a conversation. `first_row`: the number of the first one, for the draws."""
+        """Continue each text; in a chat it is a rendered conversation. `first_row`: the number of the first text, for its draws."""
         return complete(
             self.loaded.model,
             self.codec,

@@ -41,7 +41,7 @@ def vectors_file(path: Path, dim: int) -> Iterator[Callable[[Sequence[Mapping[st
 
 @contextmanager
 def _array(file: IO[bytes], dim: int) -> Iterator[Callable[[Sequence[Mapping[str, Any]]], None]]:
-    """Write vectors behind the header of an array, in which their number is written at the end: NumPy reserves room for its digits."""
+    """Write vectors after an array's header, which is rewritten with their number at the end: NumPy reserves room for its digits."""
     rows = 0
 
     def write_header() -> None:

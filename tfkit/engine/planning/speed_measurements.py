@@ -47,7 +47,7 @@ def product(device: torch.device, precision: torch.dtype, width: int) -> float:
 
 
 def forward(device: torch.device, precision: torch.dtype) -> float:
-    """Return the FLOP/s of a matrix product without gradients, divided by those with them."""
+    """Return the FLOP/s of a matrix product without gradients, divided by the FLOP/s with gradients."""
     width = 512
     rows, matrix, _ = _factors(device, precision, width)
     with torch.no_grad():
@@ -127,7 +127,7 @@ def blocks(device: torch.device, precision: torch.dtype) -> float:
 
 
 def writing(device: torch.device, precision: torch.dtype) -> dict[str, float]:
-    """Return the blocks per second of the same model in generation, and the tokens per second drawn for each further row of a batch."""
+    """Return the blocks per second of a tiny model in generation, and the tokens per second drawn for each further row of a batch."""
     model = _tiny(device, precision)
     settings = GenerationSection(max_new_tokens=_TOKENS)
 
