@@ -150,7 +150,7 @@ def _totals(folder: Path, document: RunDocument, attempts: list[Attempt], behind
 
 
 def _recorded(document: RunDocument, name: str) -> Any:
-    """Return a field of the totals; as text if it is not of its type."""
+    """Return a field of the totals; as text if the recorded value is not of the field's type."""
     value, written = document.totals.document([name])[name], (document.fields.get("totals") or {}).get(name)
     return str(written) if value is None and written is not None else value
 

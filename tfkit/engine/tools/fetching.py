@@ -29,7 +29,7 @@ _TIME_OUT = 30.0  # seconds without a byte
 _TRANSIENT = (408, 425, 429, 500, 502, 503, 504)
 _ERRORS = (urllib.error.URLError, http.client.HTTPException, ConnectionError, TimeoutError)  # of a connection
 _CHUNK = 1 << 16
-# From control characters of Latin-1 to the punctuation of Windows-1252 that they were before the text was decoded wrongly.
+# Maps control characters of Latin-1 to the punctuation of Windows-1252 that was decoded wrongly as these.
 _WINDOWS = {code: bytes([code]).decode("cp1252", "ignore") or chr(code) for code in range(0x80, 0xA0)}
 
 

@@ -156,7 +156,7 @@ def launch_file(
         require_divisible(checked, nodes * processes)
     command = "pretrain" if recipes[0].model.start is None else "finetune"
     folder = run or Path("runs") / source.name
-    # Submitted again it resumes, and a node need not know what is allowed here.
+    # A job that is submitted again resumes its run, possibly on a node where this code was not allowed before.
     code = ["--allow-code"] if any(checked.objective.code_files for checked in recipes) else []
     launched = (command, recipe, *words, "--run", str(folder), "--resume", *code)
     return FILES[kind](LaunchedTraining(launched, source.name, nodes, processes, gpus_per_node is not None))

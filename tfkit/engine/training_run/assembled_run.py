@@ -69,8 +69,8 @@ class AssembledRun:
     def totals(self) -> dict[str, float]:
         """Seconds, tokens and FLOPs of all steps, including those of earlier attempts.
 
-        `train_flops` are those of the tokens by the architecture (training/flops.py); `hardware_flops_bound` is what the device could have
-        computed in that time at its peak: that of a GPU's data sheet, elsewhere as measured.
+        `train_flops` follow from the tokens and the architecture (training/flops.py); `hardware_flops_bound` is what the device could have
+        computed in that time at its peak, which is taken from the data sheet of a GPU, and measured elsewhere.
         """
         seconds, tokens, peak = round(self.progress.seconds, 3), self.progress.tokens, self.log.peak_flops
         totals = {"train_seconds": seconds, "tokens": tokens, "train_flops": tokens * self.log.flops_per_token if tokens else 0.0}
@@ -97,7 +97,7 @@ class AssembledRun:
             planned |= {"predicted": predicted, "actual": None}
         data: dict[str, Any] = {"data": run.data.fingerprints(), "data_sizes": run.data.sizes()}
         run.folder.record(**arithmetic, **planned, **data, parents=[parent.document() for parent in run.parents])
-        run.folder.write_recipe(dump_recipe(self.pinned, run.data.config))  # only now: the result of another length is dropped
+        run.folder.write_recipe(dump_recipe(self.pinned, run.data.config))  # only now that an earlier result is dropped
         run.folder.record(given=given.document())
 
     def train(self) -> None:

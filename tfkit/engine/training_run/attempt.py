@@ -156,7 +156,7 @@ def _with_verdicts(result: dict[str, Any], gates: Collection[Gate]) -> dict[str,
 
 @dataclass(frozen=True)
 class _Attempt:
-    """An attempt whose folder is locked and whose recipe is known. `stop`: that of the budget, if there is one."""
+    """An attempt whose folder is locked and whose recipe is known. `stop`: the budget's stop request, if there is a budget."""
 
     recipe: Recipe
     given: RequestRecord
@@ -238,7 +238,7 @@ class _Attempt:
         return run
 
     def _decide_by_data(self, run: "Run") -> RequestRecord:
-        """Check the gates, and choose the length and the rate that are asked for; return what was given, with what was decided."""
+        """Check the gates, and choose the length and the rate that are left to tfkit; return what was given, with what was decided."""
         options, given = self.options, self.given
         run.budget = self.budget
         for gate in self.gates:
