@@ -1,8 +1,8 @@
 """The budget of a run in grams, energy or time, over all its attempts and its sibling runs, and the stop of a run that has used it up.
 
-It is checked after each step, and wherever a run checks whether to stop. The last step is the one that reaches the limit, or the one before a
-step that would exceed it: a limit of time includes the end of the attempt, and one of energy may be exceeded by as much as is used between
-two readings of the meter.
+It is checked after each step, and wherever a run checks whether to stop. The last step is the one that reaches the limit, or the one before
+a step that would exceed it: a limit of time includes the end of the attempt, and one of energy may be exceeded by as much as is used
+between two readings of the meter.
 """
 
 import time

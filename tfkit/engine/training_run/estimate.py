@@ -228,7 +228,7 @@ def fit_length(run: "Run", minutes: float, named: Collection[str], *, measures: 
 
     with_steps(2 * steps)
     longer = corrected(run.forecast())
-    per_step = (longer.seconds.likely - shorter.seconds.likely) / steps  # the rest, as the start, takes the same time in both
+    per_step = (longer.seconds.likely - shorter.seconds.likely) / steps  # the rest, such as the start, takes equally long in both
     fitting = steps + (60 * minutes - shorter.seconds.likely) / max(per_step, 1e-6)
     fields = with_steps(max(1, round(fitting)))
     if fitting < 1:

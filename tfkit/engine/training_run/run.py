@@ -1,4 +1,4 @@
-"""A run before it has weights: its data prepared, its length, its rate and its forecast, for a training as for a plan."""
+"""A run before it has weights: its prepared data, its length, its learning rate and its forecast, for a training or a plan."""
 
 import time
 from collections.abc import Callable
@@ -105,5 +105,5 @@ class Run:
 
     @property
     def should_end(self) -> Callable[[], bool]:
-        """Whether the steps should end; a budget is checked after each of them, and not again by this."""
+        """The function that says whether the steps should end; it does not check a budget, which is checked after each step."""
         return self.stop.should_stop if self.budget is None else self.budget.should_end
