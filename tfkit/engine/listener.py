@@ -110,7 +110,7 @@ class StoppingListener:
             yield _Watched(count, self)
 
     def check(self) -> None:
-        """Raise Stopped if the work should stop; this is looked up once in LOOK_SECONDS, and other calls return at once."""
+        """Raise Stopped if the work should stop; the request is checked once in LOOK_SECONDS, and other calls return at once."""
         now = time.monotonic()
         if now - self._checked >= LOOK_SECONDS:
             self._checked = now

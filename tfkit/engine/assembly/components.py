@@ -44,7 +44,7 @@ class Components:
     plan: Plan
     schedule: Schedule
     stepper: Stepper
-    reference: FrozenReference | None  # the initial model, for an objective that reads it in every step
+    reference: FrozenReference | None  # the initial model, for an objective that reads it throughout the training
     data: TrainingData  # with the initial model's log-probabilities, for an objective that reads them once
     progress: Progress = field(default_factory=Progress)
 
@@ -150,7 +150,7 @@ def _check(recipe: Recipe, data: TrainingData, model: Transformer) -> None:
 def assemble_stepper(
     recipe: Recipe, objective: Objective, model: Transformer, device: torch.device, precision: torch.dtype, peers: Peers = ALONE
 ) -> tuple[Stepper, FrozenReference | None]:
-    """Return the stepper, with unsharded weights, and the reference, if the objective reads the initial model in every step."""
+    """Return the stepper, with unsharded weights, and the reference, if the objective reads the initial model throughout."""
     training = recipe.training
     companions = place_companions(recipe, objective, device, precision) if objective.companions else {}
     move(model, device)

@@ -24,7 +24,7 @@ from tfkit.training.memory import ModelBytes, model_bytes, trained_bytes
 
 
 def holds_whole_model(recipe: Recipe) -> bool:
-    """Whether checkpoints hold the frozen weights, too, unrounded; those of an adapter do not."""
+    """Whether checkpoints also hold the frozen weights, and these unrounded; checkpoints of an adapter do not."""
     adapter = recipe.training.adapter
     return adapter is None or adapter.merge
 
@@ -63,7 +63,7 @@ def run_memory(
 ) -> RunMemory:
     """Return the memory of a run on the first of the ranks over which its models are sharded.
 
-    `model`: its shapes, with the trained parameters chosen already; `sums_gradients`: as for `model_bytes`.
+    `model`: may be on the meta device; its trained parameters are chosen already. `sums_gradients`: as for `model_bytes`.
     """
     parameters = dict(model.named_parameters())
     layout = {"shards": shards, "reshard": recipe.parallel.reshard is not False, "sums_gradients": sums_gradients}

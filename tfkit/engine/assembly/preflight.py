@@ -30,7 +30,7 @@ _MULTILINGUAL = {"encoder": "hub:distilbert/distilbert-base-multilingual-cased",
 def check_openings(sources: Sequence[Source], roles: Sequence[Role], tokenizer: Tokenizer) -> None:
     """Raise DataError if a text begins with the special token that the tokenizer puts before every text.
 
-    A tokenizer that `reads_openings_twice` then encodes it twice, which the model never sees when it generates.
+    A tokenizer that `reads_openings_twice` then encodes the token twice, which the model never sees when it generates.
     """
     opening = tokenizer.prefix[-1]
     for source in sources:

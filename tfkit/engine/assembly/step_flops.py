@@ -71,7 +71,7 @@ class StepFlops:
 
 
 def sampled_flops(recipe: Recipe, data: TrainingData, model: Transformer, loader: Loader[Any], steps: int) -> StepFlops:
-    """Return the FLOPs of some steps across the first epoch, as many as represent all of them."""
+    """Return the FLOPs of some steps across the first epoch, enough to represent all steps."""
     checkpointing, batches = recipe.training.activation_checkpointing, sampled_batches(data, loader, steps)
     return reduce(add, (StepFlops.of(data.objective, model, batch, count, checkpointing=checkpointing) for batch, count in batches))
 

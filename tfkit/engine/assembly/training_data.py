@@ -86,7 +86,7 @@ class TrainingData:
         return hashes | ({"code": self.code_hashes} if self.code_hashes else {})
 
     def sizes(self) -> dict[str, dict[str, int]]:
-        """Return the rows, of plain text the documents, and the tokens of the training and of the validation data."""
+        """Return the numbers of rows (of plain text: documents) and of tokens, for the training and for the validation data."""
         parts = {"train": [stored for stored, _ in self.train], "validation": [held_out.stored for held_out in self.validation]}
         sizes: dict[str, dict[str, int]] = {}
         for part, stored in parts.items():

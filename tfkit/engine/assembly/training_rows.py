@@ -49,7 +49,7 @@ def evaluation_baselines(section: ObjectiveSection, text_metrics: Sequence[str],
 
 
 def scored_rows(sources: Sequence[Source], stored: Sequence[ExampleSet], judged: Sequence[Sequence[RowPrediction]]) -> Iterator[Row]:
-    """Yield the rows that were judged: all rows of a source, also those that the model cannot read, or only the first, if so judged."""
+    """Yield the rows that were judged: the first ones of a source or, if all examples were judged, all rows, unreadable ones included."""
     for source, examples, results in zip(sources, stored, judged, strict=False):
         yield from islice(source.rows({}), None if len(results) == len(examples) else len(results))
 

@@ -34,7 +34,7 @@ class Comparison:
         return self.score == self.value == best_value(self.metric)
 
     def fields(self) -> dict[str, Any]:
-        """Return the fields of a result."""
+        """Return the fields that a result has for a comparison."""
         best = {"name": self.baseline, "metric": self.metric, "value": self.value, "score": self.score}
         return {"beats_baseline": int(self.beats), "best_baseline": best}
 
@@ -51,7 +51,7 @@ def compare(baselines: Baselines, metrics: Metrics, preferred: str | None = None
 
 
 def comparison_fields(comparison: Comparison | None) -> dict[str, Any]:
-    """Return the fields of a result, also without baselines."""
+    """Return the fields that a result has for a comparison; without baselines their values are None."""
     return {"beats_baseline": None, "best_baseline": None} if comparison is None else comparison.fields()
 
 

@@ -203,7 +203,7 @@ def _metrics(
     judged: Sequence[Sequence[RowPrediction]],
     inputs: Sequence[Sequence[SharedInput]],
 ) -> tuple[dict[str, float], Scores, int]:
-    """Return the metrics, the same as a function of the units' weights, and the number of units: inputs of generated texts, else rows."""
+    """Return the metrics, the function from weights of the units to them, and the number of units: inputs of generated texts, else rows."""
 
     def scores_of(sets: Sequence[Sequence[RowPrediction]], shared: Sequence[Sequence[SharedInput]]) -> tuple[Scores, int]:
         rows = [one for part in sets for one in part]

@@ -1,4 +1,4 @@
-"""The evaluation of a checkpoint by text, row, likelihood or rollout, as its objective requires, and the result of docs/cli.md."""
+"""Evaluate a checkpoint by text, row, likelihood or rollout, as its objective requires; return the result that docs/cli.md describes."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any

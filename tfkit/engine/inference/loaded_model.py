@@ -102,7 +102,7 @@ class LoadedModel(Loaded):
         """Return what each head attends to while the model reads a text: `.tokens`, `.target_tokens`, `.maps`, `.visible`.
 
         The text has the special tokens of the tokenizer, but no chat template. `target`: what the decoder of an encoder-decoder reads;
-        None: the model's own answer, decoded greedily. `next_tokens`: keep so many of the likeliest next tokens of each position. Raises
+        None: the model's own answer, decoded greedily. `next_tokens`: keep this many of the likeliest next tokens of each position. Raises
         DataError for a text that does not fit the model's context, UsageError for a target of a model that reads none.
 
         Example:

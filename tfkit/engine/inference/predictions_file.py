@@ -1,4 +1,4 @@
-"""Writing of predictions, a line for each row of the data: JSON lines or a table. The path is checked before anything is computed."""
+"""Write predictions, a line for each row of the data, as JSON lines or a table. The path is checked before anything is computed."""
 
 import csv
 import errno

@@ -49,7 +49,7 @@ def prompt_of(place: str, text: str) -> Prompt:
 
 
 def given_prompts(prompts: object, chat: bool) -> list[Prompt]:
-    """Return the prompts of a call in Python, or a single one: texts, or dicts with the fields of a JSON line; in a chat also lists of
+    """Return the one or several prompts of a call in Python: texts, or dicts with the fields of a JSON line; in a chat also lists of
     messages. Raises UsageError for anything else, DataError for a dict without a prompt.
     """
     given = [prompts] if isinstance(prompts, str | Mapping) else prompts

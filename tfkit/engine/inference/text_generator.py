@@ -50,7 +50,7 @@ class TextGenerator:
         self.inputs = inputs_of(files, [], [self.folder, checkpoint])
 
     def load(self, session: Session) -> None:
-        """Load the model. Raises ModelError for one that writes no text, UsageError for settings that it would not read."""
+        """Load the model. Raises ModelError for one that writes no text, UsageError for settings that it would not use."""
         self.use(open_model(self.folder, session, self.inputs, self.precision).loaded, session)
 
     def use(self, loaded: Loaded, session: Session) -> None:

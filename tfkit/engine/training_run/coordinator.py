@@ -49,7 +49,7 @@ class AgreedStop:
         self._group, self._stop, self.code = group, stop, 0
 
     def stepped(self, seconds: float) -> None:
-        """Agree with the other ranks, after a step that took `seconds`, on the signal to stop by: 0: none; SIGINT: another request."""
+        """Agree, after a step that took `seconds`, on the signal to stop by: 0 for none, and SIGINT's for a request without a signal."""
         self.code = self._group.agree_after_step(getattr(self._stop, "requested", None) or 2 * self._stop.should_stop(), seconds)
 
     def should_stop(self) -> bool:

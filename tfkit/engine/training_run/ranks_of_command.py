@@ -60,7 +60,7 @@ class RankConnection:
 
     @contextmanager
     def open(self) -> Iterator[None]:
-        """Enclose the command: at its end the other ranks are released. After an error they notice that rank 0 is gone."""
+        """Enclose the command: when it ends, the other ranks are released; after an error they notice that rank 0 is gone."""
         try:
             yield
             if not self.ranks.is_alone:

@@ -1,6 +1,6 @@
 """The programs that trackers send metrics to: TensorBoard, wandb, mlflow, trackio and aim. Imported only if one of them is asked for.
 
-Each has a run for a run of tfkit, and finds it again by the uuid of run.json, so that a run that is resumed, or sent once more, has each
+Each has a run of its own for a run of tfkit, and finds it by the uuid in run.json, so that a run that is resumed or sent again has each
 point once there. A library is imported when its run is opened; its own settings and environment variables decide where it stores that run.
 """
 
@@ -129,7 +129,7 @@ def _steps_in_event_files(folder: Path) -> dict[str, set[int]]:
 
 
 class _Wandb:
-    """A run of Weights & Biases whose id is the run's. It takes points only in the order of steps, so it has all up to its last step."""
+    """A run of Weights & Biases whose id is the run's. It takes points in the order of steps, so all up to its last count as sent."""
 
     def __init__(self, run: TrackedRun, project: str):
         import wandb
@@ -227,7 +227,7 @@ class _Mlflow:
 
 
 class _Trackio:
-    """A run of Trackio, found again by its name. Trackio would keep a point that is sent twice; it has all up to its last step."""
+    """A run of Trackio, found again by its name. It would keep a point that is sent twice, so all up to its last step count as sent."""
 
     def __init__(self, run: TrackedRun, project: str):
         import trackio

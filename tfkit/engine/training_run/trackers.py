@@ -33,7 +33,7 @@ class Tracker(Protocol):
 
 
 class TrackerQueue:
-    """Feeds one tracker. Points that it does not accept are counted and reported by `close`; its end, as without a login, at the next line.
+    """Feeds one tracker. Points that it does not accept are counted and reported by `close`; if it ends, as without a login, by `add`.
 
     `name` and `place` are for its messages; `open_tracker` is called on the thread.
     """
