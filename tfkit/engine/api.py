@@ -1,4 +1,4 @@
-"""The calls of the library: `tfkit.pretrain` and the others of docs/library.md.
+"""The functions of the library, such as `tfkit.pretrain`, which docs/library.md describes.
 
 Nothing is printed unless a listener prints it, errors are the classes of tfkit.errors, and a call leaves its process as it found it.
 `recipe` is a bundled name, a path, a dict or a Recipe; `overrides` is a dict of dotted names, or of sections. Ctrl-C is deferred until

@@ -214,7 +214,7 @@ def open_finished(section: ObjectiveSection, loaded: Loaded, settings: Evaluatio
 
 
 def _finished_labels(section: ObjectiveSection, loaded: Loaded) -> list[str]:
-    """Return the classes of the checkpoint, in its own order, with the names that the section gives them, if any."""
+    """Return the classes of the checkpoint, in the checkpoint's order, with the names that the section gives them, if any."""
     if not section.has_labels:
         return []
     if named := section.named_labels:

@@ -79,7 +79,7 @@ def first_model(recipe: Recipe, data: TrainingData, listener: Listener, peers: P
 
 
 def _untrained_tokens(data: TrainingData, model: Transformer) -> list[str]:
-    """Return the tokens that the run adds to those of its checkpoint without training their rows of the output matrix."""
+    """Return the tokens that the run adds to its checkpoint's vocabulary without training their rows of the output matrix."""
     if data.start is None or not isinstance(model.head, VocabularyHead) or model.head.weight.requires_grad:
         return []
     tokenizer = data.tokenizer

@@ -20,7 +20,7 @@ ShouldStop = Callable[[], bool] | None
 
 
 class MixedLoader:
-    """The micro-batches of the loader `main`, followed by those of `ratio` rows of text for each of its rows, in the text's own order.
+    """The micro-batches of the loader `main`, followed by those of text, `ratio` rows for each row of `main`, in the text's own order.
 
     A micro-batch of text has about as many tokens as the largest one of `main`, and so takes as much memory.
     """

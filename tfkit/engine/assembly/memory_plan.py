@@ -167,7 +167,7 @@ def require_memory_for_companions(recipe: Recipe, copies: float = 1.0) -> None:
 
 
 def _count_parameters(folder: Path) -> int:
-    """Return the number of parameters of a model folder; for an adapter, that of the whole model."""
+    """Return the number of parameters of the model in a folder; for an adapter, with those of its base model."""
     if is_adapter(folder):
         return sum(parameter.numel() for parameter in on_meta(describe(folder).config).parameters())
     return sum(math.prod(weight.stored.shape) for weight in find_weights(folder).values())

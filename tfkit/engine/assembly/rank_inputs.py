@@ -72,7 +72,7 @@ def _fingerprint(files: Mapping[str, Path]) -> str:
 
 
 def require_code_of_first(recipe: Recipe, first: Collection[str], rank: int) -> None:
-    """Raise DataError if a code file of the recipe has a SHA-256 that is not in `first`, those of rank 0. The code is not run here."""
+    """Raise DataError if a code file of the recipe has a SHA-256 that none of rank 0's files has (`first`). The code is not run here."""
     files = recipe.objective.code_files
     for (place, path), sha256 in zip(files.items(), code_hashes(files), strict=True):
         if sha256 not in first:

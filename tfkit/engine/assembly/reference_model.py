@@ -129,7 +129,7 @@ def with_finished_reference(
 
 
 def _load_first(path: str, finished: Loaded) -> Loaded:
-    """Load the model that a training started from as it was in the first step, with the configuration of the finished model."""
+    """Load the model that a training started from, as it was in the first step, with the configuration of the finished model."""
     config, weight = finished.config, next(finished.model.parameters())
     cut = config.position.kind == "learned"  # then the table itself is cut
     changes = config.model_dump(exclude={"head", "vocab_size", *(["context_length"] if cut else [])})

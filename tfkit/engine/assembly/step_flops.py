@@ -85,7 +85,7 @@ def reference_flops(data: TrainingData, sample: StepFlops) -> float:
 
 
 def flops_per_token(recipe: Recipe, data: TrainingData, model: Transformer, loader: Loader[Any], steps: int) -> float:
-    """Return the training FLOPs for each token of the steps, those of companions and rollouts included; recomputation is not counted."""
+    """Return the training FLOPs for each token of the steps, including companions and rollouts, but not recomputation."""
     sample, rows = sampled_flops(recipe, data, model, loader, steps), loader.sizes.before(steps)
     text, scale = pretraining_flops(recipe, data, model, rows), rows / sample.rows
     flops = sample.training * scale + text.training + reference_flops(data, sample)

@@ -42,7 +42,7 @@ class SetScorer:
     objective: Objective
 
     def opened(self, sets: Iterable[ValidationSet]) -> Iterator[tuple[Rows, int | None, int]]:
-        """Yield the rows of each set that is scored, the tokens left for them, and how many rows these are."""
+        """Yield, for each set that is scored, its rows, the tokens left for them, and how many of the rows are scored."""
         budget = TokenBudget(self.settings.max_tokens)
         for held_out in budget.until_spent(sets):
             rows = self.objective.open_rows([(held_out.stored, 1.0)], self.order)
@@ -91,7 +91,7 @@ class SetScorer:
 def score_validation(
     recipe: Recipe, data: TrainingData, model: Transformer, should_stop: Callable[[], bool], reference: FrozenReference | None = None
 ) -> SetScores | None:
-    """Return `loss` and the objective's other metrics; with several sets also those of each, as `<name>.loss`. None if it was stopped.
+    """Return `loss` and the objective's other metrics; with several sets also each set's, as `<name>.loss`. None if it was stopped.
 
     A causal language model is scored text by text, as `tfkit evaluate` does; other objectives by their own rows; a student by the objective
     that it learns from the rows, without its teacher. `evaluation.max_tokens` limits all sets together, so the last ones may be left out.

@@ -215,7 +215,7 @@ def _check(plan: ChainPlan, options: RunOptions) -> None:
 
 
 def _require_files(plan: ChainPlan) -> None:
-    """Raise RecipeError for missing files that a later stage reads: its own run would report them only after hours of earlier stages.
+    """Raise RecipeError for missing files that a later stage reads: that stage would report them only after hours of earlier stages.
 
     The first stage reports its own at once.
     """

@@ -41,7 +41,7 @@ class Pipe(io.BufferedIOBase):
         return bool(self._lines) or self._ended
 
     def first_line(self) -> bytes:
-        """Return the first line that is not blank without consuming it; empty if there is none."""
+        """Return, without consuming it, the first line that is not blank; empty if there is none."""
         index = 0
         while True:
             while len(self._lines) <= index and not self._ended:

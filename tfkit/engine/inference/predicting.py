@@ -83,7 +83,7 @@ def open_predictor(
 ) -> Predictor:
     """Return a Predictor with the checkpoint's objective and the columns that its training read; no model is loaded. Raises UsageError.
 
-    `overrides`: such as data.validation.0.columns for the rows. `data`: a file, folder or glob; "-": the rows are given in another way.
+    `overrides`: for example data.validation.0.columns. `data`: a file, folder or glob; "-": the rows are given in another way.
     `precision`: auto: as evaluation.precision among the overrides, else chosen for the model when it is loaded.
     """
     finalize_killed_run(checkpoint)

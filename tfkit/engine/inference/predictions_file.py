@@ -44,7 +44,7 @@ def require_writable(path: Path, option: str) -> None:
 
 
 def require_suffix(path: Path, *, of_tags: bool) -> None:
-    """Raise UsageError for a file of answers whose suffix is that of no format; `of_tags`: the answers are tags of words."""
+    """Raise UsageError for a file of answers whose suffix names no format; `of_tags`: the answers are tags of words."""
     suffix, known = path.suffix.lower(), (*_JSON_LINES[1:], *DELIMITERS, *(CONLL if of_tags else ()))
     if suffix not in ("", *known) and is_replaceable(path):
         raise UsageError(f"{argument('out', path)}: nothing is written in the format {suffix}; name a file in {', '.join(known)}")

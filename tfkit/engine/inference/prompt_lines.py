@@ -49,8 +49,8 @@ def prompt_of(place: str, text: str) -> Prompt:
 
 
 def given_prompts(prompts: object, chat: bool) -> list[Prompt]:
-    """Return the one or several prompts of a call in Python: texts, or dicts with the fields of a JSON line; in a chat also lists of
-    messages. Raises UsageError for anything else, DataError for a dict without a prompt.
+    """Return the prompts of a call in Python, or its single prompt: texts, or dicts with the fields of a JSON line; in a chat also lists
+    of messages. Raises UsageError for anything else, DataError for a dict without a prompt.
     """
     given = [prompts] if isinstance(prompts, str | Mapping) else prompts
     each = require_iterable(given, "generate takes prompts", "a list of texts, such as [*table['prompt']]")
@@ -69,7 +69,7 @@ def _read_given(prompt: object, place: str, chat: bool) -> Prompt:
 
 
 def prompt_batches(file: BinaryIO, place: str, chat: bool) -> Iterator[list[Prompt]]:
-    """Yield the prompts of the lines that are not empty in batches; from a pipe, of the lines that are available.
+    """Yield batches of prompts, one for each line that is not empty; a batch from a pipe has the lines that are available.
 
     If the first line is a JSON object, or the name is that of a JSON file, all lines must be JSON objects; else each line is a prompt as it
     is. An error in a line is raised after the batch of the lines before it. Raises DataError.

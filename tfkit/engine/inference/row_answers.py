@@ -82,7 +82,7 @@ class RowAnswers(ABC):
         return chain.from_iterable([self._open(section, pipe) for section in self.sources])
 
     def given_rows(self, rows: Iterable[Mapping[str, Any] | str] | Mapping[str, Any] | str) -> Iterator[PredictionInput]:
-        """Yield the one or several rows of a call in Python: mappings of fields, or texts. Raises UsageError for anything else."""
+        """Yield the rows of a call in Python, or its single row: mappings of fields, or texts. Raises UsageError for anything else."""
         given = [rows] if isinstance(rows, Mapping | str) else rows
         each = require_iterable(given, "predict takes rows", "a list of them, as table.to_dict('records') of pandas")
         columns = self._source_columns(self.sources[0])

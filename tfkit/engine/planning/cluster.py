@@ -90,7 +90,7 @@ def require_ranks(recipe: Recipe, ranks: int) -> None:
 
 
 def copies_elsewhere(recipe: Recipe, gpu: str | None) -> float:
-    """Return how many copies of the model this machine must have memory for: none to plan GPUs, else as many as each planned machine."""
+    """Return how many copies of the model must fit into this machine: 0 in a plan for GPUs, else as many as each planned machine holds."""
     return 0.0 if gpu is not None else 1 / recipe.parallel.shard
 
 

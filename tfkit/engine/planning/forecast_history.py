@@ -47,7 +47,7 @@ class PastRun:
 
     @property
     def ratio(self) -> float:
-        """The measured time after the start, divided by that of the table."""
+        """The measured time after the start, divided by the table's time after the start."""
         return max(0.0, self.seconds - self.start_seconds) / max(1e-9, self.table_seconds - self.start_seconds)
 
     @property

@@ -61,7 +61,7 @@ def _factors(device: torch.device, precision: torch.dtype, width: int) -> tuple[
 
 
 def attention(device: torch.device, precision: torch.dtype, length: int, head_dim: int, *, causal: bool) -> float:
-    """Return the FLOP/s of visible pairs, forward and backward, in the kernel that is used in training."""
+    """Return the FLOP/s of attention, counted for visible pairs, forward and backward, in the kernel that is used in training."""
     rows, heads = max(1, _ROWS // length), 4
     inputs = _queries_keys_values(device, precision, rows, heads, length, head_dim)
     flops = 3 * 2 * 2.0 * rows * heads * head_dim * visible_pairs(length, length, causal=causal, window=None)

@@ -125,7 +125,7 @@ def _given_length(model: ModelSummary, given: dict[str, Any]) -> Any:
 def _length(model: ModelSummary, tokens: RowTokens, tokens_per_step: int, *, reads_text: bool, may_grow: bool) -> int:
     """Return the tokens of a row of text; for labelled rows the model's context, or more if its positions allow it and rows are longer.
 
-    `may_grow`: whether the model's context may change; an adapter keeps that of its base.
+    `may_grow`: whether the model's context may change; an adapter keeps its base model's context.
     """
     if reads_text:
         return _text_length(model, model.context_length, tokens.most, tokens_per_step)

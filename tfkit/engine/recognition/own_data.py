@@ -72,7 +72,7 @@ class UnwrittenRecipe:
 
     @property
     def run_name(self) -> str:
-        """The name of the run, from those of the checkpoint and the data."""
+        """The name of the run, made from the names of the checkpoint and the data."""
         return slug(f"{_model_name(self.start)}-{self.data_name}")
 
     @property

@@ -208,7 +208,7 @@ def warn_of_other_rounding(folder: RunFolder, arithmetic: dict[str, Any], listen
 
 
 def repeated_result(folder: RunFolder, resumption: Resumption, listener: Listener) -> dict[str, Any] | None:
-    """Return the result of a finished run again, unless it is to become longer; None if there is something left to do."""
+    """Return the result of a finished run again, unless the run is to become longer; None if there is something left to do."""
     if not resumption.same_end or (result := finished_result(folder)) is None:
         return None
     warn_without_effect(folder.path, resumption.changes.values(), listener)

@@ -89,8 +89,8 @@ class TrainingRequest:
     """A training that a command or a call requests: from random weights by a recipe, or from a checkpoint by a recipe or its data.
 
     `kind`: None if the recipe decides it. `overrides` include those of `model.from` and `data.train`; in a recipe with stages each begins
-    with a stage's name. `is_named`: the user named this recipe in this command, so that its code may be run; it does not come from the
-    folder of an earlier one. `unwritten`: makes from the data the whole recipe, if there is no `source`, or fields that depend on
+    with a stage's name. `is_named`: the user named this recipe in this command, so that its code may be run; the recipe is not from
+    the folder of an earlier one. `unwritten`: makes from the data the whole recipe, if there is no `source`, or fields that depend on
     their amount.
     """
 

@@ -68,7 +68,7 @@ class DryRun:
 
 
 def dry_run(request: TrainingRequest, session: Session, *, rows: int, options: RunOptions) -> DryRun:
-    """Plan a checked training, with its first `rows` rows. Raises what the training would raise before its first step."""
+    """Plan a checked training, with its first `rows` rows. Raises the errors that the training would raise before its first step."""
     ranks = options.ranks.size
     with session.stop.at_once():
         decided = request.decide(session.listener)

@@ -171,8 +171,8 @@ def _download(url: str, part: Path, show: Callable[[int], object]) -> None:
 
 
 def _sentence_polarity(archive: Path) -> dict[str, str]:
-    """Return the csv files of Sentence Polarity v1.0 (Pang and Lee 2005) from nltk's archive, with the lines of both classes in turn: of
-    every ten pairs the first goes to test, the second to valid.
+    """Return the csv files of Sentence Polarity v1.0 (Pang and Lee 2005) from nltk's archive. The lines of the two classes alternate; of
+    every ten pairs of lines the first goes to test.csv, the second to valid.csv.
     """
     with zipfile.ZipFile(archive) as source:
         texts = [source.read(f"sentence_polarity/rt-polarity.{side}").decode().translate(_WINDOWS) for side in ("neg", "pos")]

@@ -141,7 +141,7 @@ def launch_file(
     ranks_per_node: int | None,
     gpus_per_node: int | None,
 ) -> str:
-    """Return the content of the file. `words`: the overrides as the command line has them. Raises UsageError."""
+    """Return the content of the file. `words`: the overrides as words of the command line. Raises UsageError."""
     if kind not in FILES:
         raise UsageError(f"{kind}: no kind of file; give one of {', '.join(FILES)}")
     processes = gpus_per_node or ranks_per_node or 1  # on each machine

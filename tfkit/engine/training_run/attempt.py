@@ -253,7 +253,7 @@ class _Attempt:
 
 
 def _measure_idle(meter: Meter, seconds: float, listener: Listener, stop: StopRequest) -> None:
-    """Wait idly for `seconds`, once the meter has started, in a phase of its own; not without a meter. Raises Stopped.
+    """Wait idly for `seconds`, once the meter has started, in a phase of its own; without a meter, do nothing. Raises Stopped.
 
     The idle power of the machine is measured before the training, as arXiv 2211.02001 reports it for BLOOM.
     """

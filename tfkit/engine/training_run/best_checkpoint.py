@@ -94,7 +94,7 @@ class BestCheckpoint:
         return compare(baselines, self.scores(), self.metric)
 
     def warnings(self, baselines: Baselines, *, new_head: bool) -> Iterator[str]:
-        """Yield warnings of a useless result, with what to try. `new_head`: the scores before the first step were those of chance."""
+        """Yield warnings of a useless result, with what to try. `new_head`: the scores before the first step were at chance level."""
         if predicts_one_class(self.scores()):
             yield "the best checkpoint predicts the same class for every validation row: it has not learned to distinguish the classes"
         comparison = self.comparison(baselines)

@@ -197,7 +197,7 @@ class Budget:
 
 @dataclass(frozen=True)
 class BudgetStop:
-    """A stop request made by a budget or by `asked`, another stop request, such as that of signals."""
+    """A stop request that combines a budget with `asked`, another stop request, such as the one that signals make."""
 
     asked: StopRequest
     budget: Budget

@@ -175,7 +175,7 @@ def announce_run(run: Run, checkpoint: Path | None, micro_batch_size: int) -> No
 
 
 def announce_end(group: ProcessGroup) -> None:
-    """Release the other ranks at the end of the command. One that has ended meanwhile, as by a signal, does not affect the result."""
+    """Release the other ranks at the end of the command. A rank that has ended meanwhile, as by a signal, does not affect the result."""
     group.announce({"finished": True})
     with suppress(PeerLostError):
         group.agree(0)

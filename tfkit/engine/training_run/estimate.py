@@ -39,7 +39,7 @@ class RateTrialPlan:
     flops: float
 
     def describe(self, total_flops: float) -> str:
-        """Describe the trial; `total_flops`: those of the run, the trial included."""
+        """Describe the trial; `total_flops`: the FLOPs of the run, including the trial."""
         rates = ", ".join(f"{rate:g}" for rate in sorted(self.rates))
         fraction = self.flops / max(1.0, total_flops - self.flops)
         steps = f"{self.steps:,} steps each, scored on {self.rows:,} training rows"

@@ -59,7 +59,7 @@ class _Outcome:
 
 
 def choose_rate(run: "Run") -> None:
-    """Give the run the learning rate that a trial chooses, or its own if the forecast has no trial. Raises Stopped."""
+    """Give the run the learning rate that a trial chooses, or its recipe's own if the forecast has no trial. Raises Stopped."""
     assert run.planned is not None  # a trial is planned by the forecast
     plan = run.planned.rate_trial
     if plan is None:
@@ -79,7 +79,7 @@ def try_rates(run: "Run", plan: RateTrialPlan) -> tuple[Recipe, dict[str, Any] |
     """Return the recipe with the best rate, and the trial's entry in run.json, or None if its rows cannot decide. Raises Stopped.
 
     The recipe's own rate is kept unless the loss of another is lower by a twentieth. Where classes are unequal, a low loss is reached by
-    always answering the most frequent one, so the F1 that the run is judged by decides, if there are enough rows of the others.
+    always answering the most frequent one, so the F1 that the run is judged by decides, if the other classes have enough rows.
     """
     make_deterministic(run.device)
     keep_freed_memory()

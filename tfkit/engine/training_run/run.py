@@ -56,7 +56,7 @@ class Run:
     def prepare(self, *, begun: bool = False, ranks: int | None = None, copies: float | None = None) -> None:
         """Read and tokenize the data, train or load the tokenizer, and describe the model.
 
-        `begun`: the run has taken steps, so its recipe is kept as it is. `ranks`: how many will train it, by default those of this run.
+        `begun`: the run has taken steps, so its recipe is kept as it is. `ranks`: how many ranks will train it; None: the run's peers.
         `copies`: how many copies of each model must fit into this machine's memory; None: as many as the ranks hold. Raises MachineError,
         UsageError.
         """

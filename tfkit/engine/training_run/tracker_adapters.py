@@ -38,7 +38,7 @@ class TrackedRun:
 
     @property
     def name(self) -> str:
-        """The name of the folder; of a stage or trial, after that of the folder that holds it."""
+        """The name of the folder; for a stage or trial, prefixed with the name of the folder that holds it."""
         above = self.folder.parent
         return f"{above.name}-{self.folder.name}" if (above / "run.json").is_file() else self.folder.name
 
@@ -49,7 +49,7 @@ class Program(Protocol):
     place: str
 
     def steps(self, name: str) -> Collection[int]:
-        """Return the steps whose point with this name the program has, and must not be sent again: it would keep both points, or refuse."""
+        """Return the steps for which the program has a point with this name; if sent again, the point would be kept twice, or refused."""
 
     def add(self, step: int, values: Mapping[str, float]) -> None:
         """Store the values of one step."""

@@ -33,7 +33,7 @@ class Tracker(Protocol):
 
 
 class TrackerQueue:
-    """Feeds one tracker. Points that it does not accept are counted and reported by `close`; if it ends, as without a login, by `add`.
+    """Feeds one tracker. Points that it does not accept are counted, and reported by `close`; if it ends (no login), `add` reports that.
 
     `name` and `place` are for its messages; `open_tracker` is called on the thread.
     """
