@@ -241,7 +241,7 @@ def pin_models(recipe: Recipe, start: Start | None, objective: Objective, folder
     if folder.has_checkpoints and folder.recipe.exists():
         begun = read_recipe(str(folder.recipe)).recipe
         before = {f"objective.{name}": sha256 for name, sha256 in begun.objective.pins.items()}
-        before["model.from"] = begun.model.sha256 or (start.sha256 if start is not None else None)  # removed by hand
+        before["model.from"] = begun.model.sha256 or (start.sha256 if start is not None else None)  # None: removed by hand
         for field, path, now in named:
             if before.get(field) != now:
                 raise ModelError(

@@ -108,7 +108,7 @@ def restore(stepper: Stepper, loader: StepLoader[Batch], checkpoint: Path) -> Pr
     mean: Mapping[str, Tensor] = _below(_MEAN, tensors)
     _restore_loader(loader, checkpoint, tensors, state.loader)
     with ExitStack() as stack:
-        if not latest or (state.mean_steps and not mean):  # the model's own files hold them
+        if not latest or (state.mean_steps and not mean):  # the model's own files hold what is missing
             saved = stack.enter_context(open_tensors(checkpoint))
             latest, mean = latest or saved, saved
         if state.mean_steps:

@@ -50,7 +50,7 @@ def _run(plan: ChainPlan, options: RunOptions, listener: Listener, stop: StopReq
                 results[stage.name] = _run_stage(stage, len(results), plan, options, listener, stop)
                 folder.record(**_facts(plan))
                 if any(gate["failed"] for gate in results[stage.name]["gates"]):
-                    break  # later stages would be built on it
+                    break  # later stages would start from its model
         except Stopped as stopped:
             stopped.runs_code = any(stage.recipe.objective.code_files for stage in plan.chain.stages)
             if stopped.result is not None:

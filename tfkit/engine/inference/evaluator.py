@@ -48,7 +48,7 @@ class Evaluator:
         return parse_gates(texts, metrics_of_sets(names, self.settings.data))
 
     def score(self, session: Session, *, each: bool = False) -> tuple[dict[str, Any], list[dict[str, Any]], Reading]:
-        """Return the result of docs/cli.md, a prediction for each row if `each`, and the energy. Raises Stopped, without a result."""
+        """Return the result (docs/cli.md), a prediction for each row if `each`, and the energy. Raises Stopped, without a result."""
         loaded, scored = self.compute(session, each=each)
         with session.stop.at_once(WHOLE):
             reading = session.reading(last=True)  # waits for a first measurement

@@ -132,7 +132,7 @@ class RowAnswers(ABC):
         return [text for text in (describe_skipped(f"{self.name}s", counts.skipped), cut if counts.truncated else "", replaced) if text]
 
     def result(self, reading: Reading) -> dict[str, Any]:
-        """Return the document of docs/cli.md, with the energy of `reading`."""
+        """Return the document of --json (docs/cli.md), with the energy of `reading`."""
         counts = self.counts
         return {
             "schema_version": 1,

@@ -42,7 +42,7 @@ class ProbeStep:
 
     tokens: int
     seconds: float
-    loading_seconds: float  # of the rows, or of sampling an iteration's responses, in its first step
+    loading_seconds: float  # of reading the rows or, in the first step of an iteration, of sampling its responses
 
 
 @dataclass(frozen=True)

@@ -72,12 +72,12 @@ def _inspect_data(section: SourceSection, on_bad_row: Any) -> DataSummary:
     given = dict.fromkeys(_KINDS, named) | found
     class_names = read_class_names(section.class_names)
     rows = {kind: _rows(kind, given[kind], records, class_names) for kind in _KINDS}
-    if not (named or found["text_to_text"]) and len(languages_in(held)) > 2:  # one may be translated to any other
+    if not (named or found["text_to_text"]) and len(languages_in(held)) > 2:  # it is unclear which to translate
         rows["text_to_text"] = []
     rows["tagging"] = [row for row in rows["tagging"] if len(row.values["tokens"]) == len(row.values["tags"])]
     if all(len(row.values["tokens"]) == 1 for row in rows["tagging"]):  # a word in each row is no sentence
         rows["tagging"] = []
-    answered = any(row.values["answers"] for row in rows["question_answering"])  # without answers they may be choices
+    answered = any(row.values["answers"] for row in rows["question_answering"])  # else the texts may be choices
     rows["question_answering"] = [row for row in rows["question_answering"] if answered and _are_in_context(row)]
     fitting = {kind: readable for kind, readable in rows.items() if 2 * len(readable) > len(records)}
     readers = {kind: Columns(SECTIONS[kind].roles, given[kind]) for kind in fitting}

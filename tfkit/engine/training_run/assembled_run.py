@@ -132,7 +132,7 @@ class AssembledRun:
                 run.meter.phase(FINISH)
 
     def result(self, status: Literal["finished", "stopped"]) -> dict[str, Any]:
-        """Return the result of docs/cli.md; the totals must have been recorded."""
+        """Return the result (docs/cli.md); the totals must have been recorded."""
         folder, progress, data, best = self.run.folder, self.progress, self.run.data, self.hooks.checkpointer.best
         recorded = folder.recorded
         result: dict[str, Any] = {
@@ -159,7 +159,7 @@ class AssembledRun:
             "tokens_per_second": round(progress.tokens / progress.seconds, 1) if progress.seconds else None,
             **recorded.totals.document(MEASURED),
             **self.hooks.checkpointer.inherited.fields(),
-            "gates": [],  # those of the command that asks for the result
+            "gates": [],  # the command that asks for the result adds its own
         }
         document: dict[str, Any] = strict_json.loads(strict_json.dumps(result))  # as --resume will read it: a perplexity may be infinite
         return document

@@ -70,7 +70,7 @@ class RunOptions:
 
 
 def start_run(request: TrainingRequest, options: RunOptions, listener: Listener, stop: StopRequest) -> dict[str, Any]:
-    """Start a run, or continue the one in the folder; return the result of docs/cli.md.
+    """Start a run, or continue the one in the folder; return the result (docs/cli.md).
 
     Problems of a new run's recipe are reported before its folder is created.
     """
@@ -83,7 +83,7 @@ def start_run(request: TrainingRequest, options: RunOptions, listener: Listener,
 
 
 def resume_run(overrides: Overrides, options: RunOptions, listener: Listener, stop: StopRequest) -> dict[str, Any]:
-    """Continue a run as it was started, from its folder alone. Return the result of docs/cli.md."""
+    """Continue a run as it was started, from its folder alone. Return the result (docs/cli.md)."""
     if not is_begun(options.run):
         raise nothing_to_resume(options.run)
     return _attempt(TrainingRequest(None, None, overrides), options, listener, stop)

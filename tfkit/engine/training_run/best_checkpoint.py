@@ -57,7 +57,7 @@ class BestCheckpoint:
         record_best(self.root, step, self.metric, self.score(metrics), self.metric in HIGHER, wins_ties=lower)
 
     def document(self) -> dict[str, Any] | None:
-        """Return the best checkpoint and its score, as in the result of docs/cli.md."""
+        """Return the best checkpoint and its score, as in the result of a training (docs/cli.md)."""
         path, best = best_checkpoint(self.root), read_best(self.root)
         return {"checkpoint": str(path), "step": best.step, "metric": best.metric, "value": best.value} if path and best else None
 

@@ -72,7 +72,7 @@ class TrainingLog:
         self._lines, self.before = saved.lines, saved.scores_before
         for step, values in saved.evaluations:
             logged = self.evaluations.get(step, {})
-            if {name: finite_or_none(value) for name, value in logged.items()} != values:  # else the same, with infinities
+            if {name: finite_or_none(value) for name, value in logged.items()} != values:  # if equal, those with infinities stay
                 self.evaluations[step] = dict(values)
 
     def __enter__(self) -> Self:
