@@ -133,7 +133,7 @@ class EvaluationResult(_Result, Footprint):
     classes: dict[str, dict[str, float]] | None  #: precision, recall, f1 and support of each class or tag
     entities: dict[str, dict[str, float]] | None  #: the same of each kind of entity that tags mark
     confusion: dict[str, dict[str, int]] | None  #: for each true class, how often each class was predicted; zeros are left out
-    lost: dict[str, int] | None  #: the number of labelled rows that the model could not process, by reason; as answers they count as wrong
+    lost: dict[str, int] | None  #: the number of labelled rows that the model could not process, by reason; they count as wrong answers
     decoding: dict[str, Any] | None  #: the settings of generated texts
     bleu_tokenize: str | None
     inputs: int | None  #: the number of generated texts

@@ -114,7 +114,7 @@ class RowStore:
             return token_stream(source, self.tokenizer, bar.advance, sentences=sentences)
 
     def rows(self, source: Source, *, counts_lost: bool = False) -> Stored:
-        """Return the rows of a source; `counts_lost`: for an evaluation that counts lost rows."""
+        """Return the rows of a source; `counts_lost`: lost rows are left out and are no errors, since the evaluation counts them."""
         if self.feedback is not None:
             with self.listener.progress(f"sampling and judging responses to {source.name}", source.size_bytes, "bytes") as bar:
                 return example_set(source, self.feedback, self.data.on_bad_row, bar.advance)

@@ -1,4 +1,4 @@
-"""Plan a recipe with stages: check all stages, and choose those of this command, before the first one starts. Imports no torch."""
+"""Plan a recipe with stages: check all stages, and choose those of this command, before the first one starts. Torch-free."""
 
 from collections.abc import Sequence
 from contextlib import suppress

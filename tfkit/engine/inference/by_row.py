@@ -81,7 +81,7 @@ class Evaluation:
         return data, sources
 
     def sets(self, roles: tuple[Role, ...], what: str, objective: Objective, tokenizer: Tokenizer) -> tuple[list[ValidationSet], SetScorer]:
-        """Return the set of each source, with its truncated rows counted, and the scorer of the sets."""
+        """Return the set of each source, without its lost rows (see `scored_sets`), and the scorer of the sets."""
         settings, listener, config = self.settings, self.session.listener, self.loaded.config
         data, sources = self.sources(roles, what)
         for source in sources:

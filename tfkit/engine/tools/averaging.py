@@ -25,7 +25,7 @@ from tfkit.run.tfkit_json import NAME, read_tfkit_json, write_tfkit_json
 if TYPE_CHECKING:
     from tfkit.hub.weights import Tensors
 
-_SAME = ("config.json", "tokenizer.json", "tokenizer_config.json")  # in all checkpoints of a run
+_SAME = ("config.json", "tokenizer.json", "tokenizer_config.json")  # equal in all checkpoints of a run
 _SHIFT = "reward_shift"
 
 
