@@ -1,4 +1,4 @@
-"""The calls of the library: `tfkit.pretrain` and the others of docs/library.md.
+"""The functions of the library, such as `tfkit.pretrain`, which docs/library.md describes.
 
 Nothing is printed unless a listener prints it, errors are the classes of tfkit.errors, and a call leaves its process as it found it.
 `recipe` is a bundled name, a path, a dict or a Recipe; `overrides` is a dict of dotted names, or of sections. Ctrl-C is deferred until
@@ -82,14 +82,14 @@ def pretrain(
     """Train the model of a recipe from random weights, in the folder `run` (default: runs/<recipe>).
 
     `data`: a file, folder or glob to train on, of which a part is held out; the fields of the recipe that depend on the amount of text
-    follow from it, unless the overrides set them, and without a recipe a small decoder is trained. `tokens` or `minutes`: the length.
+    are computed from it unless the overrides set them. Without a recipe a small decoder is trained. `tokens` or `minutes`: the length.
     A recipe with stages runs its stages in order, or only those in `stages`; its overrides begin with a stage's name.
     `should_stop` is called between micro-batches; the result of a run that it stops has the status "stopped", and the unfinished step is
     dropped. KeyboardInterrupt is raised once the last complete step is saved. Raises the classes of tfkit.errors.
 
     `ranks`: how many processes on this machine train together: this one, and others that are started for the call and end with it.
-    `allow_code`: run the code that the run's recipe names, also if it was not allowed before; that of a new run's recipe, which must say
-    allow_code, always is.
+    `allow_code`: run the code that the recipe of a resumed run names even if it was not allowed before. A new run does not need it: its
+    recipe says allow_code itself.
     """
     if recipe is None and data is None:
         raise UsageError("pretrain: what is trained? Give a recipe, or data=F, a text")
@@ -121,7 +121,7 @@ def finetune(
 ) -> TrainingResult:
     """Fine-tune the checkpoint `start` on `data` or the recipe's own. Without a recipe the task is inferred from the data and the model.
 
-    `columns`: those of the data for each role, {"text": "question", "label": "topic"}; the others are recognised. In a recipe with stages,
+    `columns`: the column of each role, {"text": "question", "label": "topic"}; others are recognised. In a recipe with stages,
     `start`, `data` and `columns` belong to the first stage. For the other arguments see `pretrain`.
     """
     request = _request("fine-tuning", recipe, overrides, start, data, columns)
@@ -146,7 +146,7 @@ def resume(
 ) -> TrainingResult | SweepResult:
     """Continue the run in a folder as it was started; a finished run returns its result again. For the other arguments see `pretrain`.
 
-    A folder of a sweep returns a SweepResult, any other one a TrainingResult.
+    Returns a SweepResult for the folder of a sweep, else a TrainingResult.
     """
     from tfkit.engine.chains import sweep_plan, sweeping
 
@@ -178,7 +178,7 @@ def sweep(
 ) -> SweepResult:
     """Train a recipe once for each combination of the values in `space`, and compare the trials by their scores on held-out rows.
 
-    Without a recipe it is inferred once from `start` and `data`, as by `finetune`, with the first value of each field.
+    If `recipe` is None, it is inferred once from `start` and `data`, as by `finetune`, with the first value of each field in `space`.
     `space`: {"optimizer.lr": [1e-3, 3e-3]}; with `trials`, whose values Optuna chooses, also ranges: {"optimizer.lr": "1e-5..1e-2"}. Each
     trial is a run in its own folder inside `run` (default: runs/<recipe>-sweep). For the other arguments see `pretrain` and `finetune`.
     """
@@ -246,11 +246,11 @@ def evaluate(
     listener: Listener | None = None,
     should_stop: ShouldStop = None,
 ) -> EvaluationResult:
-    """Score the checkpoint `start` on `data`, else on the recipe's data.validation, else on that of the run that made it.
+    """Score the checkpoint `start` on `data`, else on data.validation of the recipe, else of the run that made the checkpoint.
 
-    `columns`: those of `data` for each role, {"text": "question"}; the others are those of the training, or recognised.
-    `allow_code`: run the code that the recipe names, also if it was not allowed before. Raises Stopped if `should_stop` returns True: a
-    score of a part of the rows is discarded.
+    `columns`: the column of `data` for each role, {"text": "question"}; other roles have the columns of the training, or recognised ones.
+    `allow_code`: run the code that the recipe names even if it was not allowed before. Raises Stopped if `should_stop` returns True; the
+    scores of the rows so far are discarded.
     """
     from tfkit.engine.inference.evaluator import Evaluator
 
@@ -308,7 +308,7 @@ def predict(
     listener: Listener | None = None,
     should_stop: ShouldStop = None,
 ) -> Iterator[dict[str, Any]]:
-    """Yield each row, a dict or a text alone, with the `prediction` and `probability` that the checkpoint `start` gives it, in order.
+    """Yield each row, a dict or a string, with the `prediction` and `probability` that the checkpoint `start` gives it, in order.
 
     Rows need no label, and are read a few batches ahead. `all_labels`: also the `probabilities` of all labels. `precision`: auto, float32,
     bf16 or int8. `columns`: {"text": "body"}. Raises DataError for a row that cannot be read; with the override
@@ -385,8 +385,7 @@ def track(run: str | Path, *, to: str, project: str = "tfkit", listener: Listene
     """Send the metrics of a run, or of each stage or trial of one, to a tracker: wandb, mlflow, trackio, aim or tensorboard.
 
     `project`: the project in the tracker; for mlflow and aim the experiment. What the tracker has already is not sent again. Raises
-    UsageError
-    for a folder without metrics, and MachineError without the tracker's extra, or with its message if it refuses.
+    UsageError for a folder without metrics, and MachineError if the tracker is not installed or refuses (then with its message).
     """
     from tfkit.engine.tools.tracking import track_run
 
@@ -430,7 +429,7 @@ def _run_options(call: str, run: Path, allow_code: bool, **given: Any) -> "RunOp
 def _until_stopped(
     train: Train, options: "RunOptions", ranks: int, should_stop: ShouldStop, listener: Listener | None
 ) -> dict[str, Any] | Stopped:
-    """Return the result of a training, also of one that is stopped; a Stopped without one if it took no step."""
+    """Return the result of a training, stopped or not; if it was stopped before the first step, the Stopped, which has no result."""
     from tfkit.engine.training_run.ranks_of_command import local_ranks
 
     try:
@@ -470,7 +469,7 @@ def _session_of(
 
 
 def _predictions(predictor: "RowAnswers", rows: Any, open_session: OpenSession, should_stop: ShouldStop) -> Iterator[dict[str, Any]]:
-    """Load the model when the first row is requested. Between two windows the process has the caller's own state."""
+    """Yield the answered rows; the model is loaded when the first is requested. Between two windows the caller's process state is back."""
     import torch
 
     windows = predictor.windows(predictor.given_rows(rows))

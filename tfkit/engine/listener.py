@@ -71,7 +71,7 @@ class Silent:
 
 
 class StopRequest(Protocol):
-    """A request that a computation should stop. `run.signals.StopSignals` is one that is made by signals."""
+    """A request that a computation should stop. `run.signals.StopSignals` is one that a signal such as SIGINT makes."""
 
     def should_stop(self) -> bool:
         """Whether the computation should stop as soon as nothing is lost."""
@@ -97,7 +97,7 @@ class _Watched:
 
 
 class StoppingListener:
-    """A listener whose progress counts end the work if it should stop, also for a budget, which sends no signal."""
+    """A listener whose progress bars raise Stopped if the work should stop, also if a budget is reached, which sends no signal."""
 
     def __init__(self, inner: Listener, stop: StopRequest, message: str):
         self.say, self.warn, self.decided, self.live = inner.say, inner.warn, inner.decided, inner.live
@@ -110,7 +110,7 @@ class StoppingListener:
             yield _Watched(count, self)
 
     def check(self) -> None:
-        """Raise Stopped if the work should stop; at most every LOOK_SECONDS, others return at once."""
+        """Raise Stopped if the work should stop; the request is checked once in LOOK_SECONDS, and other calls return at once."""
         now = time.monotonic()
         if now - self._checked >= LOOK_SECONDS:
             self._checked = now

@@ -26,7 +26,7 @@ class _Result:
         return dict(self.document)
 
     def __repr__(self) -> str:
-        """Show the fields that have a value, a line each, and those of the energy last, as a notebook prints the result of a cell."""
+        """Show the fields that have a value, a line each, with those of the energy last; a notebook prints this for a cell's result."""
         names = sorted((one.name for one in fields(self) if one.repr), key=lambda name: name in MEASURED)
         shown = [f"    {name}={value!r},\n" for name in names if (value := getattr(self, name)) not in (None, [], {})]
         return f"{type(self).__name__}(\n{''.join(shown)})"
@@ -117,7 +117,7 @@ class EvaluationResult(_Result, Footprint):
 
     metrics: dict[str, float]
     baselines: dict[str, dict[str, float]]  #: scores of the same rows by simple methods, by the method's name
-    beats_baseline: int | None  #: 1: the model is better than each of them; 0: it is not; None: there is none
+    beats_baseline: int | None  #: 1: the model is better than each baseline; 0: it is not; None: there is none
     best_baseline: dict[str, Any] | None
     intervals: dict[str, tuple[float, float]]
     bootstrap: int | None
@@ -132,8 +132,8 @@ class EvaluationResult(_Result, Footprint):
     sequence_length: int
     classes: dict[str, dict[str, float]] | None  #: precision, recall, f1 and support of each class or tag
     entities: dict[str, dict[str, float]] | None  #: the same of each kind of entity that tags mark
-    confusion: dict[str, dict[str, int]] | None  #: how often each class was predicted for each; zeros are left out
-    lost: dict[str, int] | None  #: labelled rows that were not scored, by reason
+    confusion: dict[str, dict[str, int]] | None  #: for each true class, how often each class was predicted; zeros are left out
+    lost: dict[str, int] | None  #: the number of labelled rows that the model could not process, by reason; they count as wrong answers
     decoding: dict[str, Any] | None  #: the settings of generated texts
     bleu_tokenize: str | None
     inputs: int | None  #: the number of generated texts

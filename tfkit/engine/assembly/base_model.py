@@ -1,4 +1,4 @@
-"""A checkpoint under an objective: a base to fine-tune, with its head and its entry among the parents, or a finished model."""
+"""Open a checkpoint for an objective: as a base to fine-tune, with its head and its entry among the parents, or as a finished model."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -141,7 +141,7 @@ def tuned_config(start: Start, recipe: Recipe, labels: Sequence[str], tokenizer:
 def _unlike_weights(own: ModelConfig, wanted: ModelConfig) -> list[str]:
     """Return the sizes in the recipe to which the checkpoint's weights do not fit, as a list of problems."""
     sizes = {name: (getattr(own, name), getattr(wanted, name)) for name in ("encoder_layers", "decoder_layers", "dim", "hidden_dim")}
-    for name in ("num_heads", "num_kv_heads"):  # other heads of other widths may have the same matrices
+    for name in ("num_heads", "num_kv_heads"):  # another number of heads, of another width, may have the same matrices
         if getattr(own, name) * own.head_dim != getattr(wanted, name) * wanted.head_dim:
             sizes[name] = getattr(own, name), getattr(wanted, name)
     return [
@@ -150,7 +150,7 @@ def _unlike_weights(own: ModelConfig, wanted: ModelConfig) -> list[str]:
 
 
 def _adapter_problems(recipe: Recipe, described: Described, config: ModelConfig) -> list[str]:
-    """Return the reasons against an adapter, which holds only updates of the weights of an unchanged base model, and a head."""
+    """Return why the run cannot train an adapter, which holds only a head and updates of the weights of an otherwise unchanged model."""
     if recipe.training.adapter is None or recipe.training.adapter.merge:
         return []
     if is_adapter(described.folder):
@@ -185,7 +185,7 @@ def start_model(
     head = config.head if config.head != own.head or recipe.model.changes.get("head") else None
     has_others = has_other_labels(start, config.head, labels)
     cut = own.position.kind == config.position.kind == "learned" and config.context_length < own.context_length
-    later = ("head", "vocab_size", *(["context_length"] if cut else []))  # the tables of the last two change below
+    later = ("head", "vocab_size", *(["context_length"] if cut else []))  # the tables of the last two are resized below
     changes = {name: value for name, value in recipe.model.changes.items() if name not in later}
     loaded = load(
         start.described.folder,
@@ -214,7 +214,7 @@ def open_finished(section: ObjectiveSection, loaded: Loaded, settings: Evaluatio
 
 
 def _finished_labels(section: ObjectiveSection, loaded: Loaded) -> list[str]:
-    """Return the classes of the checkpoint, in its own order, with the names that the section gives them, if any."""
+    """Return the classes of the checkpoint, in the checkpoint's order, with the names that the section gives them, if any."""
     if not section.has_labels:
         return []
     if named := section.named_labels:
@@ -241,7 +241,7 @@ def pin_models(recipe: Recipe, start: Start | None, objective: Objective, folder
     if folder.has_checkpoints and folder.recipe.exists():
         begun = read_recipe(str(folder.recipe)).recipe
         before = {f"objective.{name}": sha256 for name, sha256 in begun.objective.pins.items()}
-        before["model.from"] = begun.model.sha256 or (start.sha256 if start is not None else None)  # a person may have removed it
+        before["model.from"] = begun.model.sha256 or (start.sha256 if start is not None else None)  # None: removed by hand
         for field, path, now in named:
             if before.get(field) != now:
                 raise ModelError(

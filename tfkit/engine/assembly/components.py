@@ -44,7 +44,7 @@ class Components:
     plan: Plan
     schedule: Schedule
     stepper: Stepper
-    reference: FrozenReference | None  # the initial model, for an objective that reads it in every step
+    reference: FrozenReference | None  # the initial model, for an objective that reads it throughout the training
     data: TrainingData  # with the initial model's log-probabilities, for an objective that reads them once
     progress: Progress = field(default_factory=Progress)
 
@@ -79,7 +79,7 @@ def first_model(recipe: Recipe, data: TrainingData, listener: Listener, peers: P
 
 
 def _untrained_tokens(data: TrainingData, model: Transformer) -> list[str]:
-    """Return the tokens that the run adds to those of its checkpoint without training their rows of the output matrix."""
+    """Return the tokens that the run adds to its checkpoint's vocabulary without training their rows of the output matrix."""
     if data.start is None or not isinstance(model.head, VocabularyHead) or model.head.weight.requires_grad:
         return []
     tokenizer = data.tokenizer
@@ -150,7 +150,7 @@ def _check(recipe: Recipe, data: TrainingData, model: Transformer) -> None:
 def assemble_stepper(
     recipe: Recipe, objective: Objective, model: Transformer, device: torch.device, precision: torch.dtype, peers: Peers = ALONE
 ) -> tuple[Stepper, FrozenReference | None]:
-    """Return the stepper, with unsharded weights, and the reference, if the objective reads the initial model in every step."""
+    """Return the stepper, with unsharded weights, and the reference, if the objective reads the initial model throughout."""
     training = recipe.training
     companions = place_companions(recipe, objective, device, precision) if objective.companions else {}
     move(model, device)
@@ -211,7 +211,7 @@ def in_steps(every: int | Literal["epoch"] | None, rows: Rows, sizes: BatchSizes
 
 
 def choose_trained(recipe: Recipe, model: Transformer, new: Sequence[str] = ()) -> None:
-    """Add the recipe's adapter, and freeze the parameters that it names; `new`: those trained beside an adapter. Raises UsageError."""
+    """Add the recipe's adapter and freeze training.frozen; `new`: parameters to train beside the adapter. Raises UsageError."""
     training = recipe.training
     if training.adapter is not None:
         add_lora(model, training.adapter, training.seed, new)

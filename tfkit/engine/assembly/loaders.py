@@ -1,4 +1,4 @@
-"""The loaders of a run beside that of stored rows: of sampled responses, with text mixed in, and of the micro-batches of all ranks."""
+"""Loaders other than that of stored rows: for sampled responses, for steps with text mixed in, and for the micro-batches of all ranks."""
 
 from collections.abc import Callable
 from copy import copy
@@ -20,7 +20,7 @@ ShouldStop = Callable[[], bool] | None
 
 
 class MixedLoader:
-    """The micro-batches of the loader `main`, followed by those of `ratio` rows of text for each of its rows, in the text's own order.
+    """The micro-batches of the loader `main`, followed by those of text, `ratio` rows for each row of `main`, in the text's own order.
 
     A micro-batch of text has about as many tokens as the largest one of `main`, and so takes as much memory.
     """
@@ -28,7 +28,7 @@ class MixedLoader:
     def __init__(self, main: StepLoader[Batch], text: Rows, collate: Callable[[Any], Batch], ratio: int):
         self.main, self.text, self.collate, self.ratio = main, text, collate, ratio
         self.rows, self.sizes, self.rank, self.ranks = main.rows, main.sizes, main.rank, main.ranks
-        # The text of step n depends on n alone.
+        # All state is that of `main`: the text of step n depends on n alone.
         self.numbers, self.observed, self.state, self.restore = main.numbers, main.observed, main.state, main.restore
 
     @property
@@ -52,7 +52,7 @@ class MixedLoader:
 def sampling_loader(
     data: TrainingData, rows: Rows, sizes: BatchSizes, size: int, stepper: Stepper, reference: FrozenReference | None, stop: ShouldStop
 ) -> StepLoader[Batch]:
-    """Return the loader of an objective whose responses are sampled, in micro-batches of `size`. `stop` ends it in a single process."""
+    """Return the loader of an objective that samples responses, in micro-batches of `size`. `stop` ends the sampling on a single rank."""
     from tfkit.alignment.rollout_loader import RolloutLoader
 
     assert data.rules is not None, "without rules a training is only planned"

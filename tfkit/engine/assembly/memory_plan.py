@@ -24,7 +24,7 @@ from tfkit.training.memory import ModelBytes, model_bytes, trained_bytes
 
 
 def holds_whole_model(recipe: Recipe) -> bool:
-    """Whether checkpoints hold the frozen weights, too, unrounded; those of an adapter do not."""
+    """Whether checkpoints also hold the frozen weights, and these unrounded; checkpoints of an adapter do not."""
     adapter = recipe.training.adapter
     return adapter is None or adapter.merge
 
@@ -44,7 +44,7 @@ class RunMemory:
 
     @property
     def total(self) -> int:
-        """The most at once, apart from activations."""
+        """The peak bytes, apart from activations."""
         return max(self.loading, self.own.held + self.own.in_step) + self.further.held + self.further.in_step
 
     @property
@@ -63,7 +63,7 @@ def run_memory(
 ) -> RunMemory:
     """Return the memory of a run on the first of the ranks over which its models are sharded.
 
-    `model`: its shapes, with the trained parameters chosen already; `sums_gradients`: as for `model_bytes`.
+    `model`: may be on the meta device; its trained parameters are chosen already. `sums_gradients`: as for `model_bytes`.
     """
     parameters = dict(model.named_parameters())
     layout = {"shards": shards, "reshard": recipe.parallel.reshard is not False, "sums_gradients": sums_gradients}
@@ -72,7 +72,7 @@ def run_memory(
     for companion in objective.companions:
         further += _companion_bytes(recipe, objective, companion, dtype, shards, sums_gradients=sums_gradients)
     if objective.reference_use == "throughout" and needs_copy(model):
-        further += replace(model_bytes(parameters, dtype, None, whole=False, shards=shards), gathered=0)  # it is not read in a step
+        further += replace(model_bytes(parameters, dtype, None, whole=False, shards=shards), gathered=0)  # it is read between steps only
     return RunMemory(own, further, 0 if shards > 1 else 4 * sum(one.numel() for one in parameters.values()))
 
 
@@ -167,7 +167,7 @@ def require_memory_for_companions(recipe: Recipe, copies: float = 1.0) -> None:
 
 
 def _count_parameters(folder: Path) -> int:
-    """Return the number of parameters of a model folder; for an adapter, that of the whole model."""
+    """Return the number of parameters of the model in a folder; for an adapter, with those of its base model."""
     if is_adapter(folder):
         return sum(parameter.numel() for parameter in on_meta(describe(folder).config).parameters())
     return sum(math.prod(weight.stored.shape) for weight in find_weights(folder).values())

@@ -30,7 +30,7 @@ _MULTILINGUAL = {"encoder": "hub:distilbert/distilbert-base-multilingual-cased",
 def check_openings(sources: Sequence[Source], roles: Sequence[Role], tokenizer: Tokenizer) -> None:
     """Raise DataError if a text begins with the special token that the tokenizer puts before every text.
 
-    A tokenizer that `reads_openings_twice` then encodes it twice, which the model never sees when it generates.
+    A tokenizer that `reads_openings_twice` then encodes the token twice, which the model never sees when it generates.
     """
     opening = tokenizer.prefix[-1]
     for source in sources:
@@ -53,7 +53,7 @@ def check_openings(sources: Sequence[Source], roles: Sequence[Role], tokenizer: 
 def misfit(source: Source, tokenizer: Tokenizer, stack: str) -> str | None:
     """Return a warning if most words of the first rows are read in pieces of one or two letters, or not at all; None if they are not.
 
-    A wide letter, as of Chinese, counts as three. `stack`: encoder, decoder or both, for the remedy.
+    A wide letter, such as a Chinese one, counts as three. `stack`: encoder, decoder or both, for the remedy.
     """
     found: dict[str, None] = {}
     for row in islice(source.rows({}), _ROWS):

@@ -23,7 +23,7 @@ _SHOWN = 3  # files in a message
 class RankInput:
     """An input, as this rank has it."""
 
-    place: str  # in the recipe, and what is there; or what the command line names
+    place: str  # the field of the recipe and its value, or an argument of the command line
     fingerprint: str  # equal only if all ranks compute the same with it
     error: type[TfkitError]  # raised if the ranks have different files
     files: Callable[[], dict[str, Path]]  # the files by names that are the same on all ranks
@@ -32,7 +32,7 @@ class RankInput:
 def inputs_on_rank(recipe: Recipe, data: TrainingData, checkpoint: Path | None) -> Iterator[RankInput]:
     """Yield the inputs of a training. An input from which another one is computed comes first: it is the cause if both differ.
 
-    `checkpoint`: that the run continues from. Raises ModelError if it is incomplete.
+    `checkpoint`: the one that the run continues from. Raises ModelError if it is incomplete.
     """
     if checkpoint is not None:
         yield RankInput(f"{checkpoint}", manifest_text(read_manifest(checkpoint)), ModelError, partial(_files_in, checkpoint))
@@ -72,7 +72,7 @@ def _fingerprint(files: Mapping[str, Path]) -> str:
 
 
 def require_code_of_first(recipe: Recipe, first: Collection[str], rank: int) -> None:
-    """Raise DataError if a file of code, which is not run here, is none of those of rank 0, whose SHA-256 are `first`."""
+    """Raise DataError if a code file of the recipe has a SHA-256 that none of rank 0's files has (`first`). The code is not run here."""
     files = recipe.objective.code_files
     for (place, path), sha256 in zip(files.items(), code_hashes(files), strict=True):
         if sha256 not in first:
@@ -104,6 +104,6 @@ def _describe_difference(first: dict[str, str], other: dict[str, str]) -> str:
 
 
 def _files_in(folder: Path | None, names: Container[str] | None = None) -> dict[str, Path]:
-    """Return the files of a model's folder by name, or those with these names; none for a model that exists in memory only."""
+    """Return the files of a model's folder by name, only those in `names` if given; none for a model that exists in memory only."""
     files = [path for path in folder.iterdir() if path.is_file()] if folder is not None else []
     return {path.name: path for path in files if names is None or path.name in names}

@@ -1,7 +1,7 @@
 """The reference: the initial model, with which an objective compares the trained one, and its log-probabilities of each row.
 
-If an objective reads these once, they are computed before the first step and kept in the cache, by the content of the weights and of the
-data; no second model is needed then.
+If an objective reads these once, they are computed before the first step and cached under a hash of the weights and the data; no second
+model is needed then.
 """
 
 from collections.abc import Callable, Sequence
@@ -129,7 +129,7 @@ def with_finished_reference(
 
 
 def _load_first(path: str, finished: Loaded) -> Loaded:
-    """Load the model that a training started from as it was in the first step, with the configuration of the finished model."""
+    """Load the model that a training started from, as it was in the first step, with the configuration of the finished model."""
     config, weight = finished.config, next(finished.model.parameters())
     cut = config.position.kind == "learned"  # then the table itself is cut
     changes = config.model_dump(exclude={"head", "vocab_size", *(["context_length"] if cut else [])})

@@ -71,13 +71,13 @@ class StepFlops:
 
 
 def sampled_flops(recipe: Recipe, data: TrainingData, model: Transformer, loader: Loader[Any], steps: int) -> StepFlops:
-    """Return the FLOPs of some steps across the first epoch, as many as represent all of them."""
+    """Return the FLOPs of some steps across the first epoch, enough to represent all steps."""
     checkpointing, batches = recipe.training.activation_checkpointing, sampled_batches(data, loader, steps)
     return reduce(add, (StepFlops.of(data.objective, model, batch, count, checkpointing=checkpointing) for batch, count in batches))
 
 
 def reference_flops(data: TrainingData, sample: StepFlops) -> float:
-    """Return the FLOPs of a reference model that reads all rows once, if the objective has one. `sample`: those of some steps."""
+    """Return the FLOPs of a reference model that reads all rows once, or 0 without one. `sample`: the FLOPs of some steps."""
     if data.objective.reference_use != "once":
         return 0.0
     read = [stored for stored, _ in data.train] + [held_out.stored for held_out in data.validation]
@@ -85,7 +85,7 @@ def reference_flops(data: TrainingData, sample: StepFlops) -> float:
 
 
 def flops_per_token(recipe: Recipe, data: TrainingData, model: Transformer, loader: Loader[Any], steps: int) -> float:
-    """Return the training FLOPs for each token of the steps, those of companions and rollouts included; recomputation is not counted."""
+    """Return the training FLOPs for each token of the steps, including companions and rollouts, but not recomputation."""
     sample, rows = sampled_flops(recipe, data, model, loader, steps), loader.sizes.before(steps)
     text, scale = pretraining_flops(recipe, data, model, rows), rows / sample.rows
     flops = sample.training * scale + text.training + reference_flops(data, sample)
@@ -133,7 +133,7 @@ def _rollout_flops(objective: Objective, model: Transformer, shape: ForwardShape
     """Return the FLOPs before the first step of an iteration, for each row of its steps: of the policy, and of the further models.
 
     Sampling a response with a cache takes the FLOPs of one forward pass on its tokens; then the policy, the reference and each companion
-    read it.
+    read the response.
     """
     rollouts = objective.rollouts
     assert rollouts is not None

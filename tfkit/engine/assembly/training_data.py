@@ -86,7 +86,7 @@ class TrainingData:
         return hashes | ({"code": self.code_hashes} if self.code_hashes else {})
 
     def sizes(self) -> dict[str, dict[str, int]]:
-        """Return the rows, of plain text the documents, and the tokens of the training and of the validation data."""
+        """Return the numbers of rows (of plain text: documents) and of tokens, for the training and for the validation data."""
         parts = {"train": [stored for stored, _ in self.train], "validation": [held_out.stored for held_out in self.validation]}
         sizes: dict[str, dict[str, int]] = {}
         for part, stored in parts.items():
@@ -114,7 +114,7 @@ class RowStore:
             return token_stream(source, self.tokenizer, bar.advance, sentences=sentences)
 
     def rows(self, source: Source, *, counts_lost: bool = False) -> Stored:
-        """Return the rows of a source; `counts_lost`: for an evaluation that counts lost rows."""
+        """Return the rows of a source; `counts_lost`: lost rows are left out and are no errors, since the evaluation counts them."""
         if self.feedback is not None:
             with self.listener.progress(f"sampling and judging responses to {source.name}", source.size_bytes, "bytes") as bar:
                 return example_set(source, self.feedback, self.data.on_bad_row, bar.advance)
@@ -147,9 +147,9 @@ def prepare_data(
     peers: Peers = ALONE,
     copies: float | None = None,
 ) -> TrainingData:
-    """Find the text, train or load the tokenizer, and tokenize; on the device, sample responses that a judge ranks. All of it may be in the
-    cache already. `code`: which reward functions may be run; None: the training is only planned, and none is run. `peers`: the ranks over
-    which weights, also those of companions, are sharded if the recipe says so. `copies`: as for Run.prepare. Raises Stopped.
+    """Find the text, train or load the tokenizer, and tokenize; if a judge ranks responses, sample these on the device. All of it may be in
+    the cache. `code`: which reward functions may be run; None: the training is only planned, and none is run. `peers`: the ranks over which
+    weights, also those of companions, are sharded if the recipe says so. `copies`: as for Run.prepare. Raises Stopped.
     """
     meter.phase("tokenize")
     listener = StoppingListener(listener, stop, "no step was taken")
@@ -281,7 +281,7 @@ def _tokenizer(recipe: Recipe, sources: Sequence[Source], listener: Listener) ->
 
 
 def _rules(objective: Objective, code: CodePermission | None) -> "Rules | None":
-    """Return the reward of an objective whose responses are sampled; None for another one, or if no code may be run."""
+    """Return the reward rules of an objective that samples responses; None for any other objective, or if no code may be run."""
     if objective.rollouts is None or code is None:
         return None
     from tfkit.alignment.rewards import Rules
@@ -290,7 +290,7 @@ def _rules(objective: Objective, code: CodePermission | None) -> "Rules | None":
 
 
 def _feedback_encoder(recipe: Recipe, objective: Objective, device: torch.device) -> "FeedbackEncoder | None":
-    """Return the encoder of an objective whose examples are made of prompts; None for another one."""
+    """Return the encoder of an objective whose examples are made of prompts; None for any other objective."""
     if objective.feedback is None:
         return None
     from tfkit.alignment.feedback import FeedbackEncoder

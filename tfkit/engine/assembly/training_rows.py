@@ -1,5 +1,4 @@
-"""The training rows of a run, compared with the rows that are scored: the baselines, which need no model, and how many rows occur in
-both."""
+"""Compare scored rows with the training rows of a run: baselines, which need no model, and the number of rows that occur in both."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
@@ -50,7 +49,7 @@ def evaluation_baselines(section: ObjectiveSection, text_metrics: Sequence[str],
 
 
 def scored_rows(sources: Sequence[Source], stored: Sequence[ExampleSet], judged: Sequence[Sequence[RowPrediction]]) -> Iterator[Row]:
-    """Yield the rows that were judged: all rows of a source, also those that the model cannot read, or the first ones."""
+    """Yield the rows that were judged: the first ones of a source or, if all examples were judged, all rows, unreadable ones included."""
     for source, examples, results in zip(sources, stored, judged, strict=False):
         yield from islice(source.rows({}), None if len(results) == len(examples) else len(results))
 
@@ -76,7 +75,7 @@ def _rows(sources: Iterable[Source]) -> Iterator[Row]:
 
 
 def count_trained_rows(checkpoint: Path, scored: Sequence[Hashes]) -> int | None:
-    """Return how many of the scored texts the run that made a checkpoint was trained on; None if its training texts are not known.
+    """Return how many scored texts are among the training texts of the run that made a checkpoint; None if these are not known.
 
     A text is not counted if the run was trained on a part of it.
     """

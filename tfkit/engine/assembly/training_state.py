@@ -26,22 +26,22 @@ from tfkit.training.optimizer import Optimizer
 from tfkit.training.precision import Weights
 from tfkit.training.step import Stepper, TrainedModel
 
-# Prefixes of the latest weights, their mean, the tensors of a companion, and the loader's; no parameter begins with one, and the
-# optimizer's state needs none.
+# Prefixes of the names of the latest weights, of their mean, of a companion's and of the loader's tensors; no parameter's name begins with
+# one. The optimizer's state needs none.
 _LATEST, _MEAN, COMPANIONS, _LOADER = "latest/", "mean/", "companions/", "loader/"
 
 _TENSORS = f"{FOLDER}/optimizer.safetensors"
-Reading = Callable[[Mapping[str, Tensor]], Mapping[str, Tensor]]  # the weights as they are read
+Reading = Callable[[Mapping[str, Tensor]], Mapping[str, Tensor]]  # wraps the weights, to hash each when it is read
 
 
 def state_tensors(
     weights: Weights, optimizer: Optimizer, companions: Mapping[str, TrainedModel] = MappingProxyType({}), *, factors: bool = False
 ) -> dict[str, Tensor]:
-    """Return the tensors of a checkpoint's training state: the optimizer's state, the trained companions, and the latest weights if the
-    model's files hold others.
+    """Return the tensors of a checkpoint's training state: the optimizer's state, the trained companions, and the latest weights if they
+    are not in the model's files.
 
-    The model's files hold the mean, if there is one. `factors`: the trained weights are LoRA matrices, which the files have in another
-    layout, or merged; so they and their mean are here, too.
+    These files hold the mean of the weights, if there is one. `factors`: the trained weights are LoRA matrices, which the files have in
+    another layout, or merged; so they and their mean are here, too.
     """
     trained = weights.trained
     latest = {f"{_LATEST}{name}": parameter for name, parameter in trained.items()} if weights.mean or factors else {}
@@ -108,7 +108,7 @@ def restore(stepper: Stepper, loader: StepLoader[Batch], checkpoint: Path) -> Pr
     mean: Mapping[str, Tensor] = _below(_MEAN, tensors)
     _restore_loader(loader, checkpoint, tensors, state.loader)
     with ExitStack() as stack:
-        if not latest or (state.mean_steps and not mean):  # the model's own files hold them
+        if not latest or (state.mean_steps and not mean):  # the model's own files hold what is missing
             saved = stack.enter_context(open_tensors(checkpoint))
             latest, mean = latest or saved, saved
         if state.mean_steps:

@@ -27,7 +27,7 @@ _MOST_COUNTS = 400  # of a confusion matrix, which is in the log once for each e
 
 @dataclass(frozen=True)
 class SetScores:
-    """The metrics of the validation sets, and for each class the counts of its predictions; None without classes, or with too many."""
+    """The metrics of the validation sets, and the confusion matrix, by class and prediction; None without classes, or with too many."""
 
     metrics: dict[str, float]
     confusion: dict[str, dict[str, int]] | None = None
@@ -35,14 +35,14 @@ class SetScores:
 
 @dataclass(frozen=True)
 class SetScorer:
-    """How sets are scored: the rows of all of them together, up to `evaluation.max_tokens`, so that the last sets may be left out."""
+    """Scores the rows of validation sets, up to `evaluation.max_tokens` in all sets together, so that the last sets may be left out."""
 
     settings: EvaluationSection
     order: RowOrder
     objective: Objective
 
     def opened(self, sets: Iterable[ValidationSet]) -> Iterator[tuple[Rows, int | None, int]]:
-        """Yield the rows of each set that is scored, the tokens left for them, and how many rows these are."""
+        """Yield, for each set that is scored, its rows, the tokens left for them, and how many of the rows are scored."""
         budget = TokenBudget(self.settings.max_tokens)
         for held_out in budget.until_spent(sets):
             rows = self.objective.open_rows([(held_out.stored, 1.0)], self.order)
@@ -91,7 +91,7 @@ class SetScorer:
 def score_validation(
     recipe: Recipe, data: TrainingData, model: Transformer, should_stop: Callable[[], bool], reference: FrozenReference | None = None
 ) -> SetScores | None:
-    """Return `loss` and the objective's other metrics; with several sets also those of each, as `<name>.loss`. None if it was stopped.
+    """Return `loss` and the objective's other metrics; with several sets also each set's, as `<name>.loss`. None if it was stopped.
 
     A causal language model is scored text by text, as `tfkit evaluate` does; other objectives by their own rows; a student by the objective
     that it learns from the rows, without its teacher. `evaluation.max_tokens` limits all sets together, so the last ones may be left out.
@@ -108,9 +108,9 @@ def score_validation(
 
 
 def check_validation(recipe: Recipe, data: TrainingData) -> None:
-    """Raise DataError if a set cannot be divided into rows (too little text, no second document): later it would end the run half-way.
+    """Raise DataError if a set cannot be divided into rows (too little text, no second document), which would end the run half-way.
 
-    Raises UsageError if these rows do not have the metric of the best checkpoint.
+    Raises UsageError if the metric that chooses the best checkpoint does not exist for these rows.
     """
     objective = data.objective.evaluation_objective
     objective.check_metric(recipe.evaluation.metric)
@@ -145,7 +145,7 @@ def _responses(
 
 
 def join_metrics(together: Mapping[str, float], each: Sequence[Mapping[str, float]], names: Sequence[str]) -> dict[str, float]:
-    """Return all metrics and, if there are several sets, those of each as `<name>.loss`. `each` may lack the last sets."""
+    """Return the metrics of all sets together and, if there are several, of each as `<name>.loss`. `each` may lack the last sets."""
     if len(names) < 2:
         return dict(together)
     return dict(together) | {f"{of}.{name}": value for of, metrics in zip(names, each, strict=False) for name, value in metrics.items()}

@@ -10,7 +10,7 @@ from tfkit.recipe.schema.objective_sections import HIGHER, best_value
 from tfkit.units import baseline_metric
 
 Metrics = Mapping[str, float | None]
-_HARDLY = 0.02  # fraction of the first loss by which it must have changed at least, to have learned or lost anything
+_HARDLY = 0.02  # fraction of the first loss; a smaller change of the loss counts as none
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Comparison:
         return self.score == self.value == best_value(self.metric)
 
     def fields(self) -> dict[str, Any]:
-        """Return the fields of a result."""
+        """Return the fields that a result has for a comparison."""
         best = {"name": self.baseline, "metric": self.metric, "value": self.value, "score": self.score}
         return {"beats_baseline": int(self.beats), "best_baseline": best}
 
@@ -51,7 +51,7 @@ def compare(baselines: Baselines, metrics: Metrics, preferred: str | None = None
 
 
 def comparison_fields(comparison: Comparison | None) -> dict[str, Any]:
-    """Return the fields of a result, also without baselines."""
+    """Return the fields that a result has for a comparison; without baselines their values are None."""
     return {"beats_baseline": None, "best_baseline": None} if comparison is None else comparison.fields()
 
 

@@ -1,1 +1,1 @@
-"""Many runs as one: stages and sweeps."""
+"""Several runs in one command: the stages of a recipe and the trials of a sweep."""

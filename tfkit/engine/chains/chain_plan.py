@@ -1,4 +1,4 @@
-"""The plan of a recipe with stages: all stages checked, those of this command chosen, before the first one starts. Torch-free."""
+"""Plan a recipe with stages: check all stages, and choose those of this command, before the first one starts. Torch-free."""
 
 from collections.abc import Sequence
 from contextlib import suppress
@@ -50,7 +50,7 @@ class PlannedStage:
 
     def require_intact_stages(self) -> None:
         """Raise ModelError if a stage that this one uses has lost the checkpoint that its result names, or if that is damaged: another
-        checkpoint of that stage never takes its place. A stage that is finished does not use them again.
+        checkpoint of that stage never takes its place. If this stage is finished, it does not use them again, and nothing is checked.
         """
         if read_run(self.options.run).status == "finished":
             return
@@ -78,7 +78,7 @@ class ChainPlan:
     stages: tuple[PlannedStage, ...]
     selected: tuple[str, ...]
     gates: tuple[Gate, ...]  # over the totals
-    continues: bool  # with what an earlier command was given, as the folder's run.json says
+    continues: bool  # a chain that an earlier command has started; its arguments are in the folder's run.json
 
     @property
     def todo(self) -> list[PlannedStage]:
@@ -215,7 +215,7 @@ def _check(plan: ChainPlan, options: RunOptions) -> None:
 
 
 def _require_files(plan: ChainPlan) -> None:
-    """Raise RecipeError for missing files that a later stage reads: its own run would report them only after hours of earlier stages.
+    """Raise RecipeError for missing files that a later stage reads: that stage would report them only after hours of earlier stages.
 
     The first stage reports its own at once.
     """

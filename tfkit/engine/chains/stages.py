@@ -22,9 +22,9 @@ from tfkit.training.isolation import isolated
 
 
 def run_stages(request: TrainingRequest, options: RunOptions, listener: Listener, stop: StopRequest) -> dict[str, Any]:
-    """Train by a recipe with stages, and return the result of docs/cli.md. The first stage has to be of the requested kind."""
+    """Train by a recipe with stages, and return the result that docs/cli.md describes. The first stage must be of the requested kind."""
     plan = plan_chain(request.given, request.kind, options)
-    if request.is_named and not plan.continues:  # noted for all stages at once: a later command may start the last ones
+    if request.is_named and not plan.continues:  # the code of all stages is noted as allowed: a later command may start the last ones
         paths = [path for stage in plan.chain.stages for path in stage.recipe.objective.code_files.values()]
         options = replace(options, code=options.code.with_named(paths, listener.warn))
     return _run(plan, options, listener, stop)
@@ -50,7 +50,7 @@ def _run(plan: ChainPlan, options: RunOptions, listener: Listener, stop: StopReq
                 results[stage.name] = _run_stage(stage, len(results), plan, options, listener, stop)
                 folder.record(**_facts(plan))
                 if any(gate["failed"] for gate in results[stage.name]["gates"]):
-                    break  # later stages would be built on it
+                    break  # later stages would start from its model
         except Stopped as stopped:
             stopped.runs_code = any(stage.recipe.objective.code_files for stage in plan.chain.stages)
             if stopped.result is not None:

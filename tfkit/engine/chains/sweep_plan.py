@@ -25,8 +25,8 @@ from tfkit.recipe.search_space import Axis, SearchSpace
 from tfkit.run.run_json import read_run_json, trial_folders
 
 MOST_TRIALS = 1000  # of a grid: a sweep of more is a mistake
-_DECIDED = Path("the recipe of what was seen")  # the name of the file that it would be, in messages
-_MAY_CHANGE = "carbon."  # the fields that a sweep that continues may change: place and budget
+_DECIDED = Path("the recipe of what was seen")  # in messages, in place of the path of a recipe file
+_MAY_CHANGE = "carbon."  # prefix of the fields that a continued sweep may change: place and budget
 _RETRIES = 50  # of a sampler that proposes a combination that was already tried
 
 Done = Sequence[tuple[Trial, float | None]]  # the trials so far, and the score of each; None: it has none
@@ -49,7 +49,7 @@ class Grid:
         return [dict(zip(keys, values, strict=True)) for values in itertools.product(*(axis.values for axis in self.axes))]
 
     def propose(self, done: Done) -> dict[str, Any] | None:
-        """Return the first combination that was not tried."""
+        """Return the first combination that was not tried; None if all were."""
         tried = [trial.values for trial, _ in done]
         return next((values for values in self.combinations() if values not in tried), None)
 
@@ -103,7 +103,7 @@ class SweepPlan:
     asked: int | None  # --trials
     continues: bool  # a sweep that an earlier command has started, as the folder's run.json says
     runs_code: bool
-    changes: tuple[str, ...]  # to the recipe since the sweep was started, as it names them in messages
+    changes: tuple[str, ...]  # to the recipe since the sweep was started, as messages name them
 
     def overrides(self, trial: Trial) -> dict[str, Any]:
         """Return the changes to the recipe that make a trial."""
@@ -132,8 +132,8 @@ def decide_source(overrides: Overrides, listener: Listener) -> RecipeText:
 def plan_sweep(source: RecipeText | None, space: SearchSpace, asked: int | None, options: RunOptions, listener: Listener) -> SweepPlan:
     """Check a sweep and, of a grid, every trial. Raise UsageError.
 
-    `source`: None: the recipe of the sweep in the folder, which continues, or else one that is decided once, with the first value of each
-    field. `asked`: the number of trials; None: all.
+    `source`: None for the recipe of the sweep in the folder, which continues; for a new sweep, one is inferred once, with the first value
+    of each field. `asked`: the number of trials; None: all.
     """
     before = read_run_json(options.run) if is_sweep(options.run) else None
     if before and not options.resume:
@@ -160,7 +160,7 @@ def plan_sweep(source: RecipeText | None, space: SearchSpace, asked: int | None,
     source = given.recipe
     if source is None:
         source = _decided(options.run, followed_by(space.fixed, space.first), listener, continues=before is not None)
-        space = replace(space, fixed={name: value for name, value in space.fixed.items() if is_free(name)})  # the others are part of it
+        space = replace(space, fixed={name: value for name, value in space.fixed.items() if is_free(name)})  # `source` has the others
     first = Trial("", space.first)
     with _of_trial(first):
         read = read_trial(source, followed_by(space.fixed, first.values))
@@ -178,7 +178,7 @@ def plan_sweep(source: RecipeText | None, space: SearchSpace, asked: int | None,
 
 
 def _decided(folder: Path, overrides: Overrides, listener: Listener, *, continues: bool) -> RecipeText:
-    """Return the recipe of a sweep without one: that in the folder of a sweep that continues, or a new one, which is reported."""
+    """Return the recipe of a sweep that was given none: the one in its folder if the sweep continues, else a new one, which is reported."""
     if continues and (folder / "recipe.yaml").exists():
         return RecipeText(_DECIDED, open_recipe(str(folder / "recipe.yaml")).text)
     source = decide_source(overrides, listener)
@@ -254,12 +254,12 @@ def _distribution(optuna: Any, axis: Axis) -> Any:
 
 
 def _drawn(axis: Axis, value: Any) -> Any:
-    """Return a value as Optuna draws it: of several values, the index."""
+    """Return a trial's value as Optuna draws it: the index in a list of values, or the number of a range."""
     return axis.values.index(value) if axis.ends is None else value
 
 
 def _rounded(axis: Axis, value: Any) -> Any:
-    """Return a drawn value: a number of a range with three digits."""
+    """Return the value that Optuna drew; a number that is not whole is rounded to three significant digits."""
     if axis.ends is None:
         return axis.values[value]
     return axis.number(value if axis.whole else min(max(float(f"{value:.3g}"), axis.ends[0]), axis.ends[1]))

@@ -23,7 +23,7 @@ from tfkit.training.isolation import isolated
 def run_sweep(
     source: RecipeText | None, space: SearchSpace, trials: int | None, options: RunOptions, listener: Listener, stop: StopRequest
 ) -> dict[str, Any]:
-    """Run a trial for each combination of the values in `space`; return the result of docs/cli.md.
+    """Run a trial for each combination of the values in `space`; return the result that docs/cli.md describes.
 
     `source`: None: the recipe is decided from the data and the checkpoint that `space` names. `trials`: the number of combinations, which
     Optuna chooses; None: all.
@@ -110,7 +110,7 @@ def _run_trial(plan: SweepPlan, trial: Trial, options: RunOptions, listener: Lis
 
 
 def _problem(plan: SweepPlan, trial: Trial, options: RunOptions) -> str | None:
-    """Return why the values of a trial make no valid recipe; those of a grid were checked before the first trial."""
+    """Return why the values of a trial make no valid recipe; None if they do. A grid was checked before its first trial."""
     try:
         check_trial(plan, trial, options)
     except UsageError as error:

@@ -1,1 +1,1 @@
-"""A checkpoint answers: evaluate, predict, generate and embed."""
+"""Use a checkpoint: evaluate, predict, generate and embed."""

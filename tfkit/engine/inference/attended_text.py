@@ -26,7 +26,7 @@ _DIGITS = 6  # of a weight in JSON
 
 @dataclass(frozen=True)
 class NextTokens:
-    """The tokens that are likeliest after a position, with their probabilities, and that of the token that follows in the text."""
+    """The likeliest tokens after a position, with their probabilities; and the token that follows in the text, with its probability."""
 
     likeliest: list[tuple[str, float]]
     actual: str | None  #: None: the text ends here
@@ -85,11 +85,11 @@ class AttendedText:
 
 
 def attend_text(loaded: Loaded, text: str, target: str | None, next_tokens: int = 0) -> AttendedText:
-    """Read a text with a model, and record the weights of its attention. `target`: what the decoder of an encoder-decoder reads, which
-    needs one.
+    """Read a text with a model, and record the weights of its attention. `target`: what the decoder of an encoder-decoder reads; None: only
+    its start token and the tokens that it is forced to write first.
 
     `next_tokens`: how many of the likeliest next tokens are kept. Raises DataError for a text without tokens or one that is too long,
-    UsageError for a target of another model, ModelError for next tokens of a model that predicts none.
+    UsageError for a target if the model is no encoder-decoder, ModelError for next tokens of a model that predicts none.
     """
     model, codec = loaded.model, loaded.require_tokenizer()
     both = model.encoder is not None and model.decoder is not None
@@ -117,8 +117,8 @@ def attend_text(loaded: Loaded, text: str, target: str | None, next_tokens: int 
 
 @contextmanager
 def record_weights(model: Transformer) -> Iterator[dict[str, list[tuple[Tensor, Tensor]]]]:
-    """Record the weights of the forward pass in the block, which nothing else changes: for "encoder", "decoder" and "cross", as the model
-    has them, and for each layer, the weights and which key is visible, both (B, H, T, S).
+    """Yield a dict that records the attention of forward passes in the block, whose outputs stay the same: for each of "encoder", "decoder"
+    and "cross" that the model has, and for each layer, the weights and which key is visible, both (B, H, T, S).
     """
     layers: dict[str, list[tuple[Tensor, Tensor]]] = {}
 

@@ -37,7 +37,7 @@ def evaluate_likelihood(evaluation: Evaluation) -> Scored:
         judge = JUDGES[section.kind](section, _examples(section, data, settings.seed) if section.reads_training else (), data.on_bad_row)
         for name, source in budget.until_spent(zip(names, sources, strict=True)):
             skipped: dict[str, Skipped] = {}
-            total = sum(1 for _ in source.rows({})) if budget.left is None else None  # of a limited number, the last row is not known
+            total = sum(1 for _ in source.rows({})) if budget.left is None else None  # not known if the tokens are limited
             with session.listener.progress(f"judging {source.name}", total, "rows") as bar:
                 judgement = judge_by_likelihood(
                     loaded.model,

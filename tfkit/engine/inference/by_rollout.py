@@ -65,7 +65,7 @@ def _reference(loaded: Loaded, session: Session) -> FrozenReference | None:
         if run is None or run.model.start is None:
             return None
         start, weight = run.model, next(loaded.model.parameters())
-        # A head that the start lacks, or another one than its own, was drawn with the run's seed.
+        # A head that the initial checkpoint lacks, or that differs from its own, was drawn with the run's seed.
         head, seed = loaded.config.head, run.training.seed
         initial = load(run.model.start, head=head, seed=seed, device=weight.device, dtype=weight.dtype)
         if start.sha256 is not None and content_hash(initial.folder) != start.sha256:

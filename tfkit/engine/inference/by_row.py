@@ -81,7 +81,7 @@ class Evaluation:
         return data, sources
 
     def sets(self, roles: tuple[Role, ...], what: str, objective: Objective, tokenizer: Tokenizer) -> tuple[list[ValidationSet], SetScorer]:
-        """Return the set of each source, with its truncated rows counted, and how the sets are scored."""
+        """Return the set of each source, without its lost rows (see `scored_sets`), and the scorer of the sets."""
         settings, listener, config = self.settings, self.session.listener, self.loaded.config
         data, sources = self.sources(roles, what)
         for source in sources:
@@ -127,7 +127,7 @@ def evaluate_rows(evaluation: Evaluation) -> Scored:
 
 
 def _score_unlabelled(evaluation: Evaluation, scorer: SetScorer, sets: list[ValidationSet]) -> Scored:
-    """Score rows that are cut from texts, by the metrics of the objective, without answers."""
+    """Score rows that are cut from texts and have no answers, by the metrics of the objective."""
     session, scored = evaluation.session, list[Stored]()
     rows = tokens = 0
     for held_out, (opened, _, count) in zip(sets, scorer.opened(sets), strict=False):
@@ -203,7 +203,7 @@ def _metrics(
     judged: Sequence[Sequence[RowPrediction]],
     inputs: Sequence[Sequence[SharedInput]],
 ) -> tuple[dict[str, float], Scores, int]:
-    """Return the metrics, the same as a function of the units' weights, and the number of units: inputs of generated texts, else rows."""
+    """Return the metrics, the function from weights of the units to them, and the number of units: inputs of generated texts, else rows."""
 
     def scores_of(sets: Sequence[Sequence[RowPrediction]], shared: Sequence[Sequence[SharedInput]]) -> tuple[Scores, int]:
         rows = [one for part in sets for one in part]

@@ -1,4 +1,4 @@
-"""A vector for the text of each row, as of tfkit embed; loaded.embed gives the same vectors."""
+"""Compute a vector for the text of each row, for tfkit embed; loaded.embed gives the same vectors."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -25,7 +25,7 @@ _SECTIONS = ("data", "evaluation", "carbon")
 
 
 class Embedder(RowAnswers):
-    """Rows and the vectors of their texts. `field`: the column of the text, if it is named."""
+    """Answers rows with the vectors of their texts. `field`: the column of the text; None: not named by the user."""
 
     name = "embedding"
 
@@ -34,7 +34,7 @@ class Embedder(RowAnswers):
         self.field, self.role = field, _text_role(settings.objective.trained_for)
 
     def columns(self, named: Mapping[str, str | list[str]]) -> PredictionColumns:
-        """Return the column of the text: the one that is named, else that of the role that the model was trained on."""
+        """Return the column of the text: that in `named`, else that of the role that the model was trained on."""
         read = TEXT[0] if "text" in named else self.role
         own = {read.name: named[read.name]} if read.name in named else {}
         return PredictionColumns((read,), own, option=argument("field"), takes_lines=self.field in (None, "text"))
@@ -64,10 +64,10 @@ class Embedder(RowAnswers):
 def open_embedder(
     checkpoint: str | Path, overrides: Overrides, data: str, *, field: str | None, needs_all: bool, precision: Precision
 ) -> Embedder:
-    """Read the settings by which the texts of rows are embedded. Raises UsageError.
+    """Return an Embedder whose settings are read and checked; no model is loaded yet. Raises UsageError.
 
-    `field`: the column of the text; None: the one that the checkpoint was trained on, else `text`. `needs_all`: no
-    row may lack a vector. `precision`: auto is float32, since the digits of a vector are its answer.
+    `field`: the column of the text; None: the one that the checkpoint was trained on, else `text`. `needs_all`:
+    every row needs a vector, so bad rows cannot be skipped. `precision`: auto is float32, since the digits of a vector are its answer.
     """
     finalize_killed_run(checkpoint)
     folder = find_checkpoint(checkpoint)

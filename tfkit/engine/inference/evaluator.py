@@ -1,4 +1,4 @@
-"""The evaluation of a checkpoint by text, row, likelihood or rollout, as its objective requires, and the result of docs/cli.md."""
+"""Evaluate a checkpoint by text, row, likelihood or rollout, as its objective requires; return the result that docs/cli.md describes."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -19,14 +19,14 @@ if TYPE_CHECKING:
     from tfkit.engine.inference.by_row import Scored
 
 _SEED = 1  # of the bootstrap
-_MANY_TRAINED = 0.05  # fraction of the scored texts that were trained on beyond which a score is no longer one of unseen texts
+_MANY_TRAINED = 0.05  # if more than this fraction of the scored texts was trained on, the metrics say little about unseen texts
 
 
 class Evaluator:
     """An evaluation whose settings are read and checked; nothing is loaded before `score`.
 
-    `recipe`: None: that of the run that made the checkpoint, else its task as its files show it. `data`: a file, folder or glob in place
-    of data.validation. `code`: which reward functions may be run. Raises UsageError for another.
+    `recipe`: None: that of the run that made the checkpoint or, without one, the task that its files show. `data`: a file, folder or glob
+    in place of data.validation. `code`: which reward functions may be run. Raises UsageError for any other.
     """
 
     def __init__(self, checkpoint: str, recipe: RecipeText | None, overrides: Overrides, data: str | None, code: CodePermission):
@@ -38,7 +38,7 @@ class Evaluator:
         self.inputs: Inputs = settings_inputs(self.settings, self.folder, checkpoint)
 
     def gates(self, texts: Sequence[str]) -> list[Gate]:
-        """Parse gates over the metrics that the evaluation may have. Raise UsageError for another; groups of rows are checked later."""
+        """Parse gates over the metrics that the evaluation may have. Raise UsageError for any other; groups of rows are checked later."""
         section = self.settings.objective.trained_for
         of_texts, written = metrics_of_texts(section), self.settings.evaluation.text_metrics
         names = [name for name in section.training_metrics if of_texts.get(name) in (None, *written)]
@@ -48,7 +48,7 @@ class Evaluator:
         return parse_gates(texts, metrics_of_sets(names, self.settings.data))
 
     def score(self, session: Session, *, each: bool = False) -> tuple[dict[str, Any], list[dict[str, Any]], Reading]:
-        """Return the result of docs/cli.md, a prediction for each row if `each`, and the energy. Raises Stopped, without a result."""
+        """Return the result (docs/cli.md), a prediction for each row if `each`, and the energy. Raises Stopped, without a result."""
         loaded, scored = self.compute(session, each=each)
         with session.stop.at_once(WHOLE):
             reading = session.reading(last=True)  # waits for a first measurement

@@ -28,7 +28,7 @@ _CLEAR, _EVEN = 0.5, 0.75  # the scores from which a head belongs to a kind; eve
 
 @dataclass(frozen=True)
 class HeadPattern:
-    """A head with its score, 0 to 1, for each kind that applies, and the name of the kind that it is of."""
+    """A head with its score, 0 to 1, for each kind that applies, and its kind."""
 
     layer: int
     head: int

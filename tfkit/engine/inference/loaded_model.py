@@ -29,7 +29,7 @@ class LoadedModel(Loaded):
     """A model in memory, with the tokenizer and the configuration of its folder. Its methods use the current weights of `model`."""
 
     def __repr__(self) -> str:
-        """Return a line for a notebook; the weights and the vocabulary would be thousands."""
+        """Return one line for a notebook; the weights and the vocabulary would fill thousands of lines."""
         count = sum(parameter.numel() for parameter in self.model.parameters())
         return f"LoadedModel({str(self.folder)!r}, head {self.config.head.kind}, {count:,} parameters)"
 
@@ -54,7 +54,7 @@ class LoadedModel(Loaded):
         columns: Mapping[str, str | Sequence[str]] | None = None,
         all_labels: bool = False,
     ) -> list[dict[str, Any]]:
-        """Return each row, a dict or a text alone, with its `prediction`. No energy is measured.
+        """Return each row, a dict or a string, with its `prediction`. No energy is measured.
 
         For more rows than fit into memory, `tfkit.predict` yields the same, one after another.
         """
@@ -102,7 +102,7 @@ class LoadedModel(Loaded):
         """Return what each head attends to while the model reads a text: `.tokens`, `.target_tokens`, `.maps`, `.visible`.
 
         The text has the special tokens of the tokenizer, but no chat template. `target`: what the decoder of an encoder-decoder reads;
-        None: the model's own answer, decoded greedily. `next_tokens`: keep so many of the likeliest next tokens of each position. Raises
+        None: the model's own answer, decoded greedily. `next_tokens`: keep this many of the likeliest next tokens of each position. Raises
         DataError for a text that does not fit the model's context, UsageError for a target of a model that reads none.
 
         Example:

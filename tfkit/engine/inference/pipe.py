@@ -1,4 +1,4 @@
-"""Lines of a pipe, a terminal or a socket, read as they arrive, and whether more can be read without waiting; and rows from Python."""
+"""Read lines of a pipe, a terminal or a socket as they arrive, and detect whether a read would wait; also accept rows from Python."""
 
 import io
 import os
@@ -14,7 +14,7 @@ _LONGEST_LINE = 16 << 20  # bytes: more than any row or prompt
 
 
 def require_iterable(given: object, call: str, remedy: str) -> Iterable[Any]:
-    """Return what a call takes one by one. Raises UsageError for a table, whose iteration yields the names of its columns, and the like."""
+    """Return `given` as an iterable. Raises UsageError if it is none, or a table, whose iteration yields the names of its columns."""
     if not isinstance(given, Iterable) or hasattr(given, "columns"):
         raise UsageError(f"{call}, and this is of type {type(given).__name__}; give {remedy}")
     return given
@@ -41,7 +41,7 @@ class Pipe(io.BufferedIOBase):
         return bool(self._lines) or self._ended
 
     def first_line(self) -> bytes:
-        """Return the first line that is not blank without consuming it; empty if there is none."""
+        """Return, without consuming it, the first line that is not blank; empty if there is none."""
         index = 0
         while True:
             while len(self._lines) <= index and not self._ended:

@@ -1,4 +1,4 @@
-"""Predictions of a checkpoint for rows that need no label, as of tfkit predict, tfkit.predict and loaded.predict."""
+"""Predictions of a checkpoint for rows that need no label, for tfkit predict, tfkit.predict and loaded.predict."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -26,7 +26,7 @@ from tfkit.recipe.reading.overrides import Overrides
 
 
 class Predictor(RowAnswers):
-    """Rows and their predictions. `all_labels`: with the probability of every label."""
+    """Answers rows with predictions. `all_labels`: with the probability of every label."""
 
     name = "prediction"
 
@@ -81,9 +81,9 @@ class Predictor(RowAnswers):
 def open_predictor(
     checkpoint: str | Path, overrides: Overrides, data: str = "-", *, all_labels: bool = False, precision: Precision = "auto"
 ) -> Predictor:
-    """Read the settings by which a checkpoint answers rows: its objective, and the columns that its training read. Raises UsageError.
+    """Return a Predictor with the checkpoint's objective and the columns that its training read; no model is loaded. Raises UsageError.
 
-    `overrides`: such as data.validation.0.columns for the rows. `data`: a file, folder or glob; "-": the rows are given in another way.
+    `overrides`: for example data.validation.0.columns. `data`: a file, folder or glob; "-": the rows are given in another way.
     `precision`: auto: as evaluation.precision among the overrides, else chosen for the model when it is loaded.
     """
     finalize_killed_run(checkpoint)

@@ -1,4 +1,4 @@
-"""Writing of predictions, a line for each row of the data: JSON lines or a table. The path is checked before anything is computed."""
+"""Write predictions, a line for each row of the data, as JSON lines or a table. The path is checked before anything is computed."""
 
 import csv
 import errno
@@ -44,7 +44,7 @@ def require_writable(path: Path, option: str) -> None:
 
 
 def require_suffix(path: Path, *, of_tags: bool) -> None:
-    """Raise UsageError for a file of answers whose suffix is that of no format; `of_tags`: the answers are tags of words."""
+    """Raise UsageError for a file of answers whose suffix names no format; `of_tags`: the answers are tags of words."""
     suffix, known = path.suffix.lower(), (*_JSON_LINES[1:], *DELIMITERS, *(CONLL if of_tags else ()))
     if suffix not in ("", *known) and is_replaceable(path):
         raise UsageError(f"{argument('out', path)}: nothing is written in the format {suffix}; name a file in {', '.join(known)}")
@@ -134,7 +134,7 @@ def _write_json(file: IO[str], line: Mapping[str, Any]) -> None:
 
 
 def _write_conll(file: IO[str], line: Mapping[str, Any]) -> None:
-    """Write the words of a row with their tags, or without if it could not be read: one a line, and an empty line after them."""
+    """Write the words of a row, one a line, with their tags ("_" if the row could not be read), and an empty line after them."""
     words, tags = line.get("tokens") or [], line.get("prediction") or []
     for word, tag in zip_longest(words, tags[: len(words)], fillvalue="_"):
         file.write(f"{word}\t{tag}\n")

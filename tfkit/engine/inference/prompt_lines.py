@@ -49,8 +49,8 @@ def prompt_of(place: str, text: str) -> Prompt:
 
 
 def given_prompts(prompts: object, chat: bool) -> list[Prompt]:
-    """Return the prompts of a call in Python, or a single one: texts, or dicts with the fields of a JSON line; in a chat also lists of
-    messages. Raises UsageError for anything else, DataError for a dict without a prompt.
+    """Return the prompts of a call in Python, or its single prompt: texts, or dicts with the fields of a JSON line; in a chat also lists
+    of messages. Raises UsageError for anything else, DataError for a dict without a prompt.
     """
     given = [prompts] if isinstance(prompts, str | Mapping) else prompts
     each = require_iterable(given, "generate takes prompts", "a list of texts, such as [*table['prompt']]")
@@ -69,10 +69,10 @@ def _read_given(prompt: object, place: str, chat: bool) -> Prompt:
 
 
 def prompt_batches(file: BinaryIO, place: str, chat: bool) -> Iterator[list[Prompt]]:
-    """Yield the prompts of the lines that are not empty in batches; from a pipe, of the lines that are available.
+    """Yield batches of prompts, one for each line that is not empty; a batch from a pipe has the lines that are available.
 
-    If the first line is a JSON object, or the name is that of a JSON file, all must be; else each line is a prompt as it is. An error in
-    a line is raised after the batch of the lines before it. Raises DataError.
+    If the first line is a JSON object, or the name is that of a JSON file, all lines must be JSON objects; else each line is a prompt as it
+    is. An error in a line is raised after the batch of the lines before it. Raises DataError.
     """
     suffix = PurePath(place).suffix.lower()
     if suffix in _TABLES:
@@ -97,7 +97,7 @@ def prompt_batches(file: BinaryIO, place: str, chat: bool) -> Iterator[list[Prom
 
 
 def prompts_in_batch(number: int) -> int:
-    """Return the most prompts of a batch; few at first, for quick first answers, and twice as many after every second one: two ranks take
+    """Return the most prompts of a batch; few at first, for quick first answers, and twice as many after every second batch: two ranks take
     turns.
     """
     return min(_FEWEST_PROMPTS << number // 2, MOST_PROMPTS)
@@ -173,7 +173,7 @@ _Answer = Callable[[Sequence[Prompt], int], Sequence[dict[str, Any] | None]]  # 
 
 
 class _Answered(TypedDict):
-    """The lines of a batch; `error`: the class and the message of an error that ended it early; `signal`: the number of one, or 0."""
+    """The lines of a batch; `error`: the class and the message of an error that ended it early; `signal`: the one that came, or 0."""
 
     lines: list[dict[str, Any] | None]
     error: tuple[str, str] | None

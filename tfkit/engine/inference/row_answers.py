@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from tfkit.generation.answer_precision import Precision
     from tfkit.hub import Loaded
 
-_NAME = re.compile(r"[A-Za-z_]\w*")  # of a column, in a line that is nothing else
+_NAME = re.compile(r"[A-Za-z_]\w*")  # of a column, in a line that has only such names
 _MOST_BATCHES = 32  # of a window, whose rows are sorted by length
 _MOST_CHARACTERS = 1 << 24  # of the texts of a window
 
@@ -82,7 +82,7 @@ class RowAnswers(ABC):
         return chain.from_iterable([self._open(section, pipe) for section in self.sources])
 
     def given_rows(self, rows: Iterable[Mapping[str, Any] | str] | Mapping[str, Any] | str) -> Iterator[PredictionInput]:
-        """Yield rows that are given in Python, or a single one: a mapping of fields, or a text. Raises UsageError for anything else."""
+        """Yield the rows of a call in Python, or its single row: mappings of fields, or texts. Raises UsageError for anything else."""
         given = [rows] if isinstance(rows, Mapping | str) else rows
         each = require_iterable(given, "predict takes rows", "a list of them, as table.to_dict('records') of pandas")
         columns = self._source_columns(self.sources[0])
@@ -103,7 +103,7 @@ class RowAnswers(ABC):
         self.loaded, self.deal = loaded, deal
 
     def windows(self, rows: Iterable[PredictionInput], is_ready: Callable[[], bool] = lambda: True) -> Iterator[list[dict[str, Any]]]:
-        """Yield the fields of the rows with their answers, in order, in windows, which end early if `is_ready` has no further row.
+        """Yield the fields of the rows with their answers, in order, in windows, which end early if `is_ready()` is False.
 
         Raises DataError for a row that cannot be read, after the rows before it; with data.on_bad_row: skip, such a row gets an `error` and
         no answer.
@@ -132,7 +132,7 @@ class RowAnswers(ABC):
         return [text for text in (describe_skipped(f"{self.name}s", counts.skipped), cut if counts.truncated else "", replaced) if text]
 
     def result(self, reading: Reading) -> dict[str, Any]:
-        """Return the document of docs/cli.md, with the energy of `reading`."""
+        """Return the document of --json (docs/cli.md), with the energy of `reading`."""
         counts = self.counts
         return {
             "schema_version": 1,

@@ -44,14 +44,14 @@ class Session:
     deal: RankMap = serial_map  # computes a list of batches, together with the other ranks
     exchange: Callable[[Any], list[Any]] = lambda value: [value]  # returns the values of all ranks
     first_alone: Callable[[], AbstractContextManager[None]] = nullcontext  # encloses the filling of a cache: rank 0 enters first
-    end_of_other_meters: Callable[[], list[Reading]] = list  # waits for those of other machines; without a run folder, their readings
+    end_of_other_meters: Callable[[], list[Reading]] = list  # waits for other machines' meters; without a run folder, their readings
 
     def should_stop(self) -> bool:
         """Whether the command should stop."""
         return self.stop.should_stop()
 
     def batches(self, bar: ProgressBar) -> BatchWork:
-        """Return how the batches of this command are computed and shown by a progress bar; `stop.at_once` ends them."""
+        """Return a BatchWork that computes this command's batches and advances a progress bar; `stop.at_once` ends it."""
         return BatchWork(bar.advance, deal=self.deal)
 
     def own(self, reading: Reading) -> Reading:
@@ -84,11 +84,11 @@ def open_session(
     words: Sequence[str] = (),
     ranks: Ranks = ONE_PROCESS,
 ) -> Iterator[Session]:
-    """Meter the block under the name of the command. `words`: the command line, for the receipt; `ranks`: this process is rank 0, whose
-    command the others follow.
+    """Open the session of a command, and meter it under the command's name. `words`: the command line, for the receipt; `ranks`: this
+    process is rank 0, whose command the others follow.
 
-    Raises UsageError for an unknown country, MachineError for a bad run folder. A series of intensities that does not cover the present,
-    as that of an earlier run, is left out with a warning.
+    Raises UsageError for an unknown country, MachineError for a bad run folder. A series of carbon intensities that does not cover the
+    present, such as that of an earlier run, is ignored with a warning.
     """
     carbon = _with_current_series(carbon, listener)
     with ExitStack() as stack:
@@ -134,7 +134,7 @@ def _with_current_series(carbon: CarbonSection, listener: Listener) -> CarbonSec
 
 def follow_command(ranks: Ranks, stop: StopRequest, device: str | None, threads: int | None, follow: Callable[[Session], object]) -> None:
     """Follow rank 0 through a command, without a run folder and without reports; `deal` exchanges the results of batches. The first rank of
-    another machine measures its energy.
+    each other machine measures that machine's energy.
     """
     place = rank_device(device, ranks), rank_threads(threads, ranks)
     alone = Session(stop, Silent(), Meter(), None, Reading(), False, *place)
@@ -206,5 +206,5 @@ def own_precision(settings: "EvaluationSettings") -> "Precision":
 
 
 def named_precision(settings: "EvaluationSettings", overrides: Overrides, precision: "Precision") -> "Precision":
-    """Return the precision of a command; in place of auto the evaluation.precision among its overrides, if it is there."""
+    """Return the precision of a command: `precision` or, in place of auto, the overrides' evaluation.precision, if they have one."""
     return own_precision(settings) if "evaluation.precision" in overrides and precision == "auto" else precision

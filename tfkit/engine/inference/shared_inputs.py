@@ -27,7 +27,7 @@ class SharedInput:
 def shared_inputs(objective: WritingObjective, held_out: ValidationSet, count: int) -> list[SharedInput]:
     """Return the inputs of the first `count` rows of a set, in the order of their first rows.
 
-    Rows share an input if the model reads the same of both; what was cut off to fit the context is compared, too.
+    Rows share an input if the model reads the same tokens for them, and if what was cut off to fit the context is the same, too.
     """
     inputs, stored = dict[object, SharedInput](), held_out.examples
     for number, row in zip(range(count), rows_of(held_out.source, stored), strict=False):
@@ -39,7 +39,7 @@ def shared_inputs(objective: WritingObjective, held_out: ValidationSet, count: i
 
 
 def number_inputs(sets: Sequence[Sequence[SharedInput]]) -> Numbers:
-    """Return the number of each row's input, (N,), counted over the rows and inputs of all sets."""
+    """Return the index of each row's input, (N,); rows and inputs are numbered across all sets."""
     inputs = [one for part in sets for one in part]
     firsts = np.cumsum([0, *(sum(len(one.rows) for one in part) for part in sets)])  # the first row of each set
     numbers = np.empty(firsts[-1], np.int64)
@@ -57,7 +57,7 @@ def with_texts(
     loaded: Loaded,
     work: BatchWork,
 ) -> list[RowPrediction]:
-    """Return the same rows with the text that the model generates for the input of each, and its references."""
+    """Return the judged rows, each with the text that the model generates for its input, and the references of that text."""
     examples = [stored[shared.rows[0]] for shared in inputs]
     decoding, size = deterministic(settings.generation), settings.evaluation.batch_size
     texts = write_texts(loaded.model, objective, examples, decoding, size, work)

@@ -50,7 +50,7 @@ class TextGenerator:
         self.inputs = inputs_of(files, [], [self.folder, checkpoint])
 
     def load(self, session: Session) -> None:
-        """Load the model. Raises ModelError for one that writes no text, UsageError for settings that it would not read."""
+        """Load the model. Raises ModelError for one that writes no text, UsageError for settings that it would not use."""
         self.use(open_model(self.folder, session, self.inputs, self.precision).loaded, session)
 
     def use(self, loaded: Loaded, session: Session) -> None:
@@ -68,7 +68,7 @@ class TextGenerator:
     def complete(
         self, texts: Sequence[str], first_row: int = 0, on_text: OnText | None = None, should_stop: Callable[[], bool] | None = None
     ) -> list[TextCompletion]:
-        """Continue each text; in a chat each is that of a conversation. `first_row`: the number of the first one, for the draws."""
+        """Continue each text; in a chat it is a rendered conversation. `first_row`: the number of the first text, for its draws."""
         return complete(
             self.loaded.model,
             self.codec,

@@ -28,7 +28,7 @@ def require_vectors_file(path: Path) -> None:
 
 @contextmanager
 def vectors_file(path: Path, dim: int) -> Iterator[Callable[[Sequence[Mapping[str, Any]]], None]]:
-    """Open a file for rows with vectors of this size, which gets its name when the block ends; after an error there is none.
+    """Open a file for rows with vectors of this size. It gets its name when the block ends; after an error there is no file.
 
     The file that a link leads to is replaced. Raises MachineError, and DataError for rows that do not fit a table.
     """
@@ -41,7 +41,7 @@ def vectors_file(path: Path, dim: int) -> Iterator[Callable[[Sequence[Mapping[st
 
 @contextmanager
 def _array(file: IO[bytes], dim: int) -> Iterator[Callable[[Sequence[Mapping[str, Any]]], None]]:
-    """Write vectors behind the header of an array, in which their number is written at the end: NumPy reserves room for its digits."""
+    """Write vectors after an array's header, which is rewritten with their number at the end: NumPy reserves room for its digits."""
     rows = 0
 
     def write_header() -> None:
@@ -101,7 +101,7 @@ class _ParquetRows:
 
 
 def _type_of(values: Sequence[Any]) -> Any:
-    """Return the type of a column with these values: that of numbers, truth values or times, else text."""
+    """Return the type of a column with these values: a type of numbers, truth values or times if it fits all, else text."""
     import pyarrow as pa
 
     try:

@@ -1,1 +1,1 @@
-"""The needs of a run before its first step: FLOPs, memory, disk, time, energy and emissions."""
+"""Estimate the needs of a run before its first step: FLOPs, memory, disk, time, energy and emissions."""

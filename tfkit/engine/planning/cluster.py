@@ -90,7 +90,7 @@ def require_ranks(recipe: Recipe, ranks: int) -> None:
 
 
 def copies_elsewhere(recipe: Recipe, gpu: str | None) -> float:
-    """Return the copies of the model for which this machine must have the memory: none for a GPU, else those of a machine like this one."""
+    """Return how many copies of the model must fit into this machine: 0 in a plan for GPUs, else as many as each planned machine holds."""
     return 0.0 if gpu is not None else 1 / recipe.parallel.shard
 
 
@@ -111,7 +111,7 @@ def with_cluster(plan: Estimate, recipe: Recipe, data: TrainingData, ranks: int,
     shards = recipe.parallel.shard if recipe.parallel.shard > 1 else ranks
     model = meta_model(recipe, data.config)
 
-    @cache  # one rank has one layout
+    @cache  # with one rank, the layouts are the same
     def simulated(shards: int) -> tuple[dict[str, int], dict[str, int]]:
         mesh = Mesh(ranks, shards, recipe.parallel.reshard is not False, per_rank // micro, dtype)
         step = simulate(recipe, data.config, data.objective, batch, mesh)

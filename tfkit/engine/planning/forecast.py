@@ -1,5 +1,5 @@
-"""Estimate a run before its first step, without weights: its size and memory, and its time, energy and emissions on this machine, from its
-table of speeds, corrected by earlier runs on it.
+"""Estimate a run before its first step, without weights: its size and memory, and its time, energy and emissions on this machine, from the
+machine's table of speeds, corrected by earlier runs.
 
 The prediction and the outcome of a run are recorded in run.json, and as a pair in the history from which later plans learn.
 """
@@ -116,7 +116,7 @@ def forecast(recipe: Recipe, work: RunWork, flops: float, device: torch.device, 
             f"from this machine's speeds, times {correction.time_ratio.likely:.3g}, the median ratio of {correction.runs} earlier runs here"
         )
     neighbours = busy_neighbours() if device.type == "cpu" else 0
-    on_a_core = math.ceil((threads + neighbours) / (os.cpu_count() or 1))  # threads that share one; a step waits for its slowest
+    on_a_core = math.ceil((threads + neighbours) / (os.cpu_count() or 1))  # threads that share a core; a step waits for its slowest thread
     if neighbours and on_a_core > 1:
         rest = replace(rest, high=rest.high * on_a_core)
         how += f"; up to {on_a_core} times as long while other processes keep {neighbours} threads busy, as they do now"

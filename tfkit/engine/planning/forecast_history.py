@@ -20,7 +20,7 @@ from tfkit.engine.training_run.estimate import Range
 from tfkit.errors import TfkitError
 
 NAME = "forecasts.jsonl"
-TABLE_VERSION = 2  # of the table of speeds (machine_speed.py): a ratio to another version corrects nothing
+TABLE_VERSION = 2  # of the table of speeds (machine_speed.py): a run's ratio to another version's table is not used
 _LATEST = 9  # runs of which a ratio is the median
 _MAX_BYTES = 2**20  # of the file, beyond which the older half is dropped
 _MAX_DISTANCE = 2  # in powers of ten of FLOPs: runs farther apart are not comparable
@@ -42,12 +42,12 @@ class PastRun:
     predicted_kwh: Amount | None = None
     kwh: Amount | None = None  # None: not metered
     pue: Amount = 1.0
-    start_seconds: Annotated[float, Field(ge=0)] = 0.0  # until the data were prepared, included in all three; not in older versions
+    start_seconds: Annotated[float, Field(ge=0)] = 0.0  # until the data were prepared, part of the three times above; older lines lack it
     table: int = 1  # the version of the table, which version 1 did not record
 
     @property
     def ratio(self) -> float:
-        """The measured time after the start, divided by that of the table."""
+        """The measured time after the start, divided by the table's time after the start."""
         return max(0.0, self.seconds - self.start_seconds) / max(1e-9, self.table_seconds - self.start_seconds)
 
     @property

@@ -1,6 +1,6 @@
 """GPUs by name, from the vendors' data sheets, and the power of this machine before any measurement. Torch-free.
 
-Its power is by CodeCarbon's constants, which the meter uses, too, if there is no power counter.
+That power comes from CodeCarbon's constants, which the meter also uses if there is no power counter.
 """
 
 import csv

@@ -32,8 +32,8 @@ FOLDER = "machine-speed"  # in the cache folder
 WIDTHS = (32, 128, 512, 1024)
 LENGTHS = (32, 128, 512)  # of rows, for attention
 HEAD_DIM = 64  # for attention
-# FLOPs of matrix products by their smallest size; FLOPs of visible pairs in fused kernels of attention by the length of a row, head_dim,
-# and whether it is causal; or the amount of what a field of MachineSpeed names.
+# Matrix products (FLOPs) by their smallest size; fused attention (FLOPs of visible pairs) by the length of a row, head_dim, and whether it
+# is causal; or another field of MachineSpeed, by name.
 Operation = tuple[Literal["products"], int] | tuple[Literal["attention"], int, int, bool] | str
 Speed = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 SpeedOfWidths = Annotated[tuple[Speed, ...], Field(min_length=len(WIDTHS), max_length=len(WIDTHS))]
@@ -61,7 +61,7 @@ class MachineSpeed:
     bytes: Speed  # bytes of weights, each multiplied by a single position; forward alone
 
     def of(self, operation: Operation) -> float:
-        """Return the speed of an operation, of products and attention interpolated."""
+        """Return the speed of an operation; for products and attention, it is interpolated."""
         match operation:
             case "products", width:
                 return _interpolate(WIDTHS, self.products, width)

@@ -36,7 +36,7 @@ class PlanRequest:
 
 
 def check_plan_request(request: TrainingRequest, stages: Sequence[str] = ()) -> PlanRequest:
-    """Check the training that is to be planned, of either kind. Raises UsageError."""
+    """Check the pre-training or fine-tuning that is to be planned. Raises UsageError."""
     if request.source is not None and request.has_stages:
         chain = read_chain(request.source, request.overrides)
         if unknown := [name for name in stages if name not in chain.names]:

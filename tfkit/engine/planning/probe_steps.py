@@ -30,7 +30,7 @@ from tfkit.training.device import compile_model, eager, keep_freed_memory, make_
 from tfkit.training.free_memory import resident_bytes
 from tfkit.training.health import UnhealthyStepError
 
-_START_PATIENCE_SECONDS = 30.0  # for the meter's first power
+_START_PATIENCE_SECONDS = 30.0  # the longest wait for the meter's first measurement of power
 _KERNELS_BYTES = 400_000_000  # of the 1,024 kernels that oneDNN caches; it compiles some for each new shape, of 0.1 to 0.6 MB each
 _MIN_SECONDS = 2.0  # of steps, for a measurement of power
 _SPREAD = 1.2  # factor to either side of the time, at least
@@ -42,7 +42,7 @@ class ProbeStep:
 
     tokens: int
     seconds: float
-    loading_seconds: float  # of the rows, or of sampling an iteration's responses, in its first step
+    loading_seconds: float  # of reading the rows or, in the first step of an iteration, of sampling its responses
 
 
 @dataclass(frozen=True)

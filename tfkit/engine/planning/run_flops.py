@@ -24,12 +24,12 @@ from tfkit.training.memory import has_logits
 
 _ASSEMBLY_SECONDS = 0.1  # of work before the first step, apart from the weights; measured on two cores
 _BYTES_PER_SECOND = 2e8  # of checkpoints written, hashed and synced, and of weights initialized, or read, hashed and rounded
-Workload = Mapping[Operation, float]  # how much of each operation forward and backward passes take
-_ROLLOUT_MICRO_BATCHES = 8  # as many responses are sampled at once as in rollout_loader.py
+Workload = Mapping[Operation, float]  # the amount of each operation in forward and backward passes
+_ROLLOUT_MICRO_BATCHES = 8  # of responses that are sampled at once, as in rollout_loader.py
 
 
 def step_workload(model: Transformer, shapes: Iterable[tuple[ForwardShape, float]]) -> Workload:
-    """Return the workload of the forward and backward passes of micro-batches of these shapes, each with its number."""
+    """Return the workload of the forward and backward passes of micro-batches, given as pairs of a shape and a count."""
     work: defaultdict[Operation, float] = defaultdict(float)
     config = model.config
     for shape, number in shapes:
@@ -132,7 +132,7 @@ def run_flops(
     }
     total = sum(parts.values())
     in_steps = parts["forward"] + parts["backward"] + parts["companions"] + parts["recomputed"]
-    distinct = 0 if recipe.training.trial_rates is None else len(np.unique(loader.rows.order(0)))  # fewer than an epoch reads, if weighted
+    distinct = 0 if recipe.training.trial_rates is None else len(np.unique(loader.rows.order(0)))  # an epoch with weights repeats rows
     trial = plan_trial(recipe, distinct, steps, total, in_steps / max(1, steps), forward.total / rows)
     parts["trial"] = trial.flops if isinstance(trial, RateTrialPlan) else 0.0
     total += parts["trial"]

@@ -1,6 +1,6 @@
 """The forecaster of all trainings: estimates from the speeds of this machine, corrected by earlier runs on it.
 
-It imports torch when it is first asked: a training is checked, and its folder locked, before.
+It imports torch in its first call: by then the training is checked, and its folder locked.
 """
 
 from collections.abc import Callable
@@ -15,7 +15,7 @@ _MEASURED_STEPS = 5  # the first two of them are slower
 
 
 class RunForecaster:
-    """A `Forecaster`, as training_run knows it."""
+    """The `Forecaster` of trainings that are run or planned."""
 
     def estimate(self, run: "Run", start: Callable[[], float]) -> "Estimate":
         """Return the estimate of a run; see `estimate_run`."""

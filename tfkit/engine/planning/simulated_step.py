@@ -220,5 +220,5 @@ def _shallower(config: ModelConfig, by: int) -> ModelConfig:
 
 
 def _block_parts(depth: int) -> list[str]:
-    """Return the part of a step of each block of a stack: the backward pass of the lowest or the highest may have the peak."""
+    """Return the part of a step to which the backward pass of each block belongs: that of the lowest or highest block may have the peak."""
     return ["lowest", *["between"] * (depth - 2), *["highest"] * (depth > 1)]

@@ -47,7 +47,7 @@ def product(device: torch.device, precision: torch.dtype, width: int) -> float:
 
 
 def forward(device: torch.device, precision: torch.dtype) -> float:
-    """Return the FLOP/s of a matrix product without gradients, divided by those with them."""
+    """Return the FLOP/s of a matrix product without gradients, divided by the FLOP/s with gradients."""
     width = 512
     rows, matrix, _ = _factors(device, precision, width)
     with torch.no_grad():
@@ -61,7 +61,7 @@ def _factors(device: torch.device, precision: torch.dtype, width: int) -> tuple[
 
 
 def attention(device: torch.device, precision: torch.dtype, length: int, head_dim: int, *, causal: bool) -> float:
-    """Return the FLOP/s of visible pairs, forward and backward, in the kernel that is used in training."""
+    """Return the FLOP/s of attention, counted for visible pairs, forward and backward, in the kernel that is used in training."""
     rows, heads = max(1, _ROWS // length), 4
     inputs = _queries_keys_values(device, precision, rows, heads, length, head_dim)
     flops = 3 * 2 * 2.0 * rows * heads * head_dim * visible_pairs(length, length, causal=causal, window=None)
@@ -127,7 +127,7 @@ def blocks(device: torch.device, precision: torch.dtype) -> float:
 
 
 def writing(device: torch.device, precision: torch.dtype) -> dict[str, float]:
-    """Return the blocks per second of the same model in generation, and the tokens per second drawn for each further row of a batch."""
+    """Return the blocks per second of a tiny model in generation, and the tokens per second drawn for each further row of a batch."""
     model = _tiny(device, precision)
     settings = GenerationSection(max_new_tokens=_TOKENS)
 

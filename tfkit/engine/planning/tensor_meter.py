@@ -80,7 +80,7 @@ class TensorMeter(TorchDispatchMode):
         return result
 
     def _is_counted(self, tensor: Tensor) -> bool:
-        """Whether a tensor counts: without `fake`, tensors without memory do not."""
+        """Whether a tensor counts: without `fake`, meta and fake tensors do not."""
         return self._fake is not None or not (tensor.is_meta or isinstance(tensor, FakeTensor))
 
     def _count(self, storage: torch.UntypedStorage) -> None:

@@ -39,7 +39,7 @@ from tfkit.tokenizer.conversations import resolve_format
 from tfkit.training.memory import activation_bytes_per_token
 
 _TEXT = next(role for role in ClassificationSection.roles if role.name == "text")
-_DECIDED = "the recipe of what was seen"  # the name of the file that it would be, in messages
+_DECIDED = "the recipe of what was seen"  # in messages, in place of the path of a recipe file
 _SAMPLE = 200  # rows whose tokens are counted
 _ANSWERS = ("label", "labels", "tags")  # roles whose values are not in the model's input
 # The objectives on labelled rows, and causal_lm for rows that have a text.
@@ -72,12 +72,12 @@ def _inspect_data(section: SourceSection, on_bad_row: Any) -> DataSummary:
     given = dict.fromkeys(_KINDS, named) | found
     class_names = read_class_names(section.class_names)
     rows = {kind: _rows(kind, given[kind], records, class_names) for kind in _KINDS}
-    if not (named or found["text_to_text"]) and len(languages_in(held)) > 2:  # one may be translated to any other
+    if not (named or found["text_to_text"]) and len(languages_in(held)) > 2:  # it is unclear which to translate
         rows["text_to_text"] = []
     rows["tagging"] = [row for row in rows["tagging"] if len(row.values["tokens"]) == len(row.values["tags"])]
     if all(len(row.values["tokens"]) == 1 for row in rows["tagging"]):  # a word in each row is no sentence
         rows["tagging"] = []
-    answered = any(row.values["answers"] for row in rows["question_answering"])  # without answers they may be choices
+    answered = any(row.values["answers"] for row in rows["question_answering"])  # else the texts may be choices
     rows["question_answering"] = [row for row in rows["question_answering"] if answered and _are_in_context(row)]
     fitting = {kind: readable for kind, readable in rows.items() if 2 * len(readable) > len(records)}
     readers = {kind: Columns(SECTIONS[kind].roles, given[kind]) for kind in fitting}
@@ -85,7 +85,7 @@ def _inspect_data(section: SourceSection, on_bad_row: Any) -> DataSummary:
     if not {"chosen", "winner"} & reads.get("dpo", {}).keys():  # one completion with a label may be anything
         reads.pop("dpo", None)
     preferred = {kind for kind in reads if _has_preferred_names(kind, reads[kind], given[kind])}
-    if any(not SECTIONS[kind].reads_text for kind in preferred):  # alternative names are for rows that no kind reads by preferred ones
+    if any(not SECTIONS[kind].reads_text for kind in preferred):  # alternative names count only if no kind has preferred ones
         reads = {kind: reads[kind] for kind in reads if kind in preferred}
     of_classes = reads.get("classification", {})
     unclear = "text" not in named and "pair" not in of_classes
@@ -116,7 +116,7 @@ def _check_named(section: SourceSection, named: Named, records: Sequence[Record]
 
 
 def _recognised_columns(name: str, held: Mapping[str, Sequence[Any]]) -> dict[str, Named]:
-    """Return the columns of roles that the columns' names and values show together, for each objective. `name`: the name of the data."""
+    """Return the columns of each objective's roles that are recognised from all names and values together. `name`: that of the data."""
     languages, votes = translation(name, [*held]), vote_columns(held)
     return {
         "multi_label": flag_columns(held),
@@ -137,18 +137,18 @@ def _unread_texts(kind: str, reads: Mapping[str, str], records: Sequence[Record]
 
 
 def _parts(names: Iterable[str]) -> set[str]:
-    """Return the columns that are read by these names: lists, templates and paths of columns."""
+    """Return the columns that these names read; a name may be a list, a template or a path of columns."""
     return {part for name in names for one in (name, *columns_of(name), *name.split(", ")) for part in (one, one.partition(".")[0])}
 
 
 def _are_in_context(row: Row) -> bool:
-    """Whether the context contains the answers, if they have no positions: else they may be choices, or written freely."""
+    """Whether the context contains all answers that have no positions: others may be choices, or written freely."""
     return all(answer["answer_start"] is not None or answer["text"] in row.values["context"] for answer in row.values["answers"])
 
 
 def _column_names(records: Sequence[Record]) -> list[str]:
-    """Return the names of the columns, with the paths to the texts of a column that is an object of texts alone."""
-    columns = {name: value for record in reversed(records) for name, value in record.values.items()}  # the first values
+    """Return the names of the columns or, for an object whose values are all texts, the paths to these."""
+    columns = {name: value for record in reversed(records) for name, value in record.values.items()}  # the first value of each
     names = dict.fromkeys(name for record in records for name in record.values)
     return [path for name in names for path in ([f"{name}.{key}" for key in columns[name]] if _is_of_texts(columns[name]) else [name])]
 
@@ -205,7 +205,7 @@ def _row_tokens(section: SourceSection, columns: Iterable[str], codec: Tokenizer
 
 
 def _inspect_model(start: str) -> tuple[ModelSummary, Tokenizer | None]:
-    """Return the kind of the checkpoint, without reading its weights, and its tokenizer. Raises ModelError."""
+    """Return a summary of the checkpoint, without reading its weights, and its tokenizer. Raises ModelError."""
     described = describe(start)
     config, codec = described.config, described.codec
     has_chat_tokens = codec is not None
@@ -246,7 +246,7 @@ def _document(task: Task, size: Size, given: dict[str, Any]) -> dict[str, Any]:
     judged = {"metric": task.metric} if task.metric else {}
     is_given = "lr" in own["optimizer"] or own["schedule"].get("kind") == "noam"
     tried = {} if is_given or not size.trial_rates else {"trial_rates": size.trial_rates}
-    every = own["evaluation"].get("every", "epoch") if "patience" in own["training"] else "epoch"  # its best checkpoint is saved
+    every = own["evaluation"].get("every", "epoch") if "patience" in own["training"] else "epoch"  # patience needs the best one
     return {
         "model": {"context_length": size.context_length} if size.context_length else {},
         "data": {"train": [], "validation": held_out} | ({"sequence_length": size.sequence_length} if size.sequence_length else {}),
@@ -284,7 +284,7 @@ def _named_columns(columns: Mapping[str, Any] | None, given: dict[str, Any]) -> 
 
 
 def _is_source(name: str, read: str, seen: DataSummary) -> bool:
-    """Whether a column that is read has its values from this one, as the words of a sentence, or a text of an intent from its list."""
+    """Whether the values of the column `read` are those of the column `name`, or items of its lists."""
     pairs = [*zip(seen.held[name], seen.held.get(read, ()), strict=False)]
     return bool(pairs) and all(value == whole or (isinstance(whole, list) and value in whole) for whole, value in pairs)
 

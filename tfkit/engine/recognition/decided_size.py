@@ -34,7 +34,7 @@ class RowTokens:
 
 @dataclass(frozen=True)
 class Size:
-    """The decisions; None: the model's own context, rows that fill it, the default of log_every, no adapter."""
+    """The decisions. None means the model's own context, rows as long as the context, the default of log_every, or no adapter."""
 
     point: StartingPoint
     context_length: int | None  # set if it is longer than the model's own
@@ -42,7 +42,7 @@ class Size:
     batch_size: int
     epochs: int
     lr: float
-    trial_rates: list[float]  # further ones to try
+    trial_rates: list[float]  # further rates to try
     log_every: int | None
     adapter: dict[str, Any] | None
     held_out: Any  # data.validation
@@ -125,7 +125,7 @@ def _given_length(model: ModelSummary, given: dict[str, Any]) -> Any:
 def _length(model: ModelSummary, tokens: RowTokens, tokens_per_step: int, *, reads_text: bool, may_grow: bool) -> int:
     """Return the tokens of a row of text; for labelled rows the model's context, or more if its positions allow it and rows are longer.
 
-    `may_grow`: whether the model's context may change; an adapter keeps that of its base.
+    `may_grow`: whether the model's context may change; an adapter keeps its base model's context.
     """
     if reads_text:
         return _text_length(model, model.context_length, tokens.most, tokens_per_step)
@@ -147,7 +147,7 @@ def _text_length(model: ModelSummary, context_length: int, texts: int, step: int
 
 
 def _adapter(model: ModelSummary, kind: str, training: dict[str, Any]) -> tuple[dict[str, Any] | None, str]:
-    """Return the adapter for a decoder whose training would not fit the free memory, and the reason; new tokens need all weights."""
+    """Return the adapter for a decoder whose training would not fit the free memory, and the reason; None if tokens must be added."""
     left, needed = available_bytes(), trained_bytes(model.parameters)
     speaks = kind == "causal_lm" or (kind == "chat" and model.has_chat_tokens)
     if left is None or needed <= left or not speaks or {"adapter", "frozen", "unfreeze_every"} & training.keys():

@@ -36,7 +36,7 @@ from tfkit.run.checkpoints import step_folders
 class UnwrittenRecipe:
     """The recipe of a fine-tuning that names data and a checkpoint only, in its overrides.
 
-    They are checked when something asks for them, the data are read by `decide`. Raises UsageError if one is missing.
+    These names are checked when they are first used, and the data are read by `decide`. Raises UsageError if a name is missing.
     """
 
     overrides: Overrides
@@ -51,7 +51,7 @@ class UnwrittenRecipe:
 
     @cached_property
     def source(self) -> SourceSection:
-        """The first of the data to learn from."""
+        """The first source of training data."""
         sources = self.given.get("data", {}).get("train")
         if not (isinstance(sources, list) and sources):
             raise UsageError(f"what should be learned? Give a RECIPE, or {argument('data', 'F')}")
@@ -72,12 +72,12 @@ class UnwrittenRecipe:
 
     @property
     def run_name(self) -> str:
-        """The name of the run, from those of the checkpoint and the data."""
+        """The name of the run, made from the names of the checkpoint and the data."""
         return slug(f"{_model_name(self.start)}-{self.data_name}")
 
     @property
     def sources(self) -> list[SourceSection]:
-        """The data to learn from, and those to validate on."""
+        """The source of training data, and those of validation data."""
         first, held_out = self.source, self.given["data"].get("validation")
         return [first, *map(_source, held_out if isinstance(held_out, list) else [])]
 
@@ -132,7 +132,7 @@ def tuning_overrides(
     """Return the overrides, with those added that name the checkpoint, the data, its columns and how many rows are drawn. In a recipe with
     stages these belong to the first.
 
-    A part of the data is held out in place of the recipe's own validation sources, and, from random weights, of its own fraction.
+    A part of `data` is held out in place of the recipe's own validation sources or, from random weights, of its own fraction.
     """
     fields = source.fields() if source is not None and (start or data or columns or rows) else {}
     stage = f"{next(iter(fields), '').partition('.')[0]}." if source is not None and source.has_stages else ""
@@ -151,8 +151,8 @@ def tuning_overrides(
 def with_length(overrides: Overrides, source: RecipeText | None, tokens: int | None, minutes: float | None) -> Overrides:
     """Return the overrides with the length in `tokens`; in a recipe with stages, it is that of the first stage.
 
-    `minutes` become steps by a forecast, once the data are prepared (fit_length). Raises UsageError for more than one length, and for
-    `minutes` that are not a positive number or with stages.
+    `minutes` become steps by a forecast, once the data are prepared (fit_length). Raises UsageError for more than one length, for
+    `minutes` that are not a positive number, and for `minutes` of a recipe with stages.
     """
     if tokens is None and minutes is None:
         return overrides
@@ -194,7 +194,7 @@ def training_request(
 
 @dataclass(frozen=True)
 class OwnData:
-    """A pretraining on data that the command names, by a recipe or by that of a small decoder."""
+    """A pretraining on data that the command names, with a given recipe or that of a small decoder."""
 
     source: RecipeText | None
     named: UnwrittenRecipe  # the data, as the command names them

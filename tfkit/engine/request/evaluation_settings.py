@@ -1,4 +1,4 @@
-"""The settings with which a checkpoint is evaluated or asked: those of a recipe or of its run, else what its files show, and overrides."""
+"""The settings with which a checkpoint is evaluated or predicts: from a recipe or its run, else from its files, changed by overrides."""
 
 from collections.abc import Collection
 from contextlib import suppress
@@ -108,7 +108,7 @@ def read_task_settings(
 ) -> EvaluationSettings:
     """Return the settings as `read_settings` does; without a recipe, with the objective that the model was trained for.
 
-    `scores_texts`: a decoder without another head is scored on texts, also if it has a chat template.
+    `scores_texts`: a decoder with a language model's head is scored on texts, even if it has a chat template.
 
     Raises UsageError, or ModelError if the files of the model do not show its task.
     """
@@ -125,7 +125,7 @@ def read_task_settings(
 
 
 def _defaults_of_other_objectives() -> dict[str, Any]:
-    """Return overrides that reset what the run's recipe sets for its own objective alone, since another one judges its checkpoint."""
+    """Return overrides that reset what the run's recipe sets for its own objective only: the checkpoint is scored by another objective."""
     evaluation, data = EvaluationSection.model_fields, DataSection.model_fields
     fields = {f"evaluation.{name}": evaluation[name] for name in ("metric", "text_metrics")}
     fields |= {f"data.{name}": data[name] for name in ("sequence_length", "max_lost", "length_groups", "pretraining")}
@@ -187,7 +187,7 @@ def saved_recipe(checkpoint: Path) -> RecipeText | None:
 
 
 def infer_objective(model: "Described") -> dict[str, Any]:
-    """Return the section of the objective of labelled rows that a model was trained for, by its files alone. Raise ModelError if none fits.
+    """Return the section of the labelled-row objective that a model was trained for, from its files alone. Raise ModelError if none fits.
 
     It is the one that tfkit.json names, else the one with the model's head and problem type.
     """

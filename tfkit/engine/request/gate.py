@@ -79,7 +79,7 @@ def metrics_of_sets(scored: Sequence[str], data: DataSection) -> list[str]:
 
 
 def parse_gates(texts: Sequence[str], known: Collection[str], stages: Sequence[str] = ()) -> list[Gate]:
-    """Parse gates over exactly the `known` metrics, or STAGE.METRIC with one of `stages`. Raise UsageError for another metric."""
+    """Parse gates over exactly the `known` metrics, or STAGE.METRIC with one of `stages`. Raise UsageError for any other metric."""
     gates = [parse_gate(text, known) for text in texts]
     of_stages = {f"{stage}.{name}" for stage in stages for name in known}
     if other := next((gate for gate in gates if gate.metric not in known and gate.metric not in of_stages), None):

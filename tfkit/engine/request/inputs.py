@@ -64,7 +64,7 @@ class Inputs:
 
 
 def recipe_inputs(recipe: Recipe, *files: Path) -> Inputs:
-    """Return the inputs of a recipe, with these files."""
+    """Return the inputs of a recipe, and these files among them."""
     models = [recipe.model.start, recipe.tokenizer.path, *recipe.objective.companion_paths.values()]
     return inputs_of([*files, *files_of(recipe.objective, recipe.carbon)], sections_of(recipe.data), models)
 

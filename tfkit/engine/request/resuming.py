@@ -40,7 +40,7 @@ class Resumption:
     """How a run continues."""
 
     recipe: Recipe
-    given: RequestRecord  # this command and those before it
+    given: RequestRecord  # to this command and those before it
     changes: dict[str, str]  # the fields that differ from the run's, each with a line that describes the difference
 
     @property
@@ -129,7 +129,7 @@ def _touches(name: str, overrides: Iterable[str]) -> bool:
 
 
 def _alternatives(name: str) -> tuple[str, ...]:
-    """Return a field with its alternatives: the units of a length, also of a stage's, are one field."""
+    """Return all names of a field: those of a length in any unit, also of a stage's length, and else the name alone."""
     for unit in LENGTH:
         if name == unit or name.endswith(f".{unit}"):
             return tuple(name.removesuffix(unit) + other for other in LENGTH)
@@ -184,7 +184,7 @@ def report_changes(folder: RunFolder, resumption: Resumption, listener: Listener
 
 
 def warn_without_effect(folder: Path, changes: Collection[str], listener: Listener) -> None:
-    """Warn of changes that come after the end of a run or a sweep, which only repeats its result."""
+    """Warn that changes have no effect: the run or sweep is finished, and only repeats its result."""
     if changes:
         lines = "\n  ".join(changes)
         listener.warn(f"{folder}: finished, so these changes have no effect:\n  {lines}")
@@ -208,7 +208,7 @@ def warn_of_other_rounding(folder: RunFolder, arithmetic: dict[str, Any], listen
 
 
 def repeated_result(folder: RunFolder, resumption: Resumption, listener: Listener) -> dict[str, Any] | None:
-    """Return the result of a finished run again, unless it is to become longer; None if there is something left to do."""
+    """Return the result of a finished run again, unless the run is to become longer; None if there is something left to do."""
     if not resumption.same_end or (result := finished_result(folder)) is None:
         return None
     warn_without_effect(folder.path, resumption.changes.values(), listener)
@@ -220,7 +220,7 @@ def repeated_result(folder: RunFolder, resumption: Resumption, listener: Listene
 def finished_result(folder: RunFolder) -> dict[str, Any] | None:
     """Return the result of a finished training whose checkpoint is intact; None if there is something left to do.
 
-    Its paths are those of today: the folder may have been moved since.
+    Its paths are in the folder's current place: the folder may have been moved since.
     """
     result = folder.recorded.result
     if not is_training_result(result):

@@ -1,4 +1,4 @@
-"""The totals in run.json, of all attempts of a run, all stages of a recipe or all trials of a sweep; and the results of the latter two.
+"""The totals in run.json, of all attempts of a run, all stages of a recipe or all trials of a sweep; and the results of stages and sweeps.
 
 The totals of a run whose process was killed are completed by the next command. Torch-free.
 """
@@ -32,7 +32,7 @@ _OF_A_TRIAL = ("status", "score", "steps", "seconds", "energy_kwh", "emissions_g
 
 
 def stage_facts(folders: Mapping[str, Path]) -> dict[str, Any]:
-    """Return `stages`, the status, steps and totals of each run folder, and `totals`, the sums of all, over all attempts."""
+    """Return `stages` (the status, steps and totals of each run folder) and `totals` (the sums of all, over all attempts)."""
     stages = {name: run_facts(folder) for name, folder in folders.items()}
     return {"stages": stages, "totals": summed_totals(stages.values()) | _inherited(folders.values())}
 
@@ -113,7 +113,7 @@ def recorded_trials(folder: Path) -> list[Trial]:
 
 
 def sweep_facts(folder: Path, trials: list[Trial]) -> dict[str, Any]:
-    """Return `trials`, the values, status, score and totals of each, `best_trial`, and `totals`, the sums of all, over all attempts."""
+    """Return `trials` (the values, status, score and totals of each), `best_trial` and `totals` (the sums of all, over all attempts)."""
     by_name = {trial.name: _trial_facts(folder / trial.name, trial) for trial in trials}
     metrics = {facts["metric"] for facts in by_name.values() if facts["metric"]}
     scores = {name: facts["score"] for name, facts in by_name.items() if facts["status"] == "finished" and facts["score"] is not None}
@@ -144,7 +144,7 @@ def sweep_result(folder: Path, status: str, planned: int, facts: Mapping[str, An
 
 
 def _trial_facts(folder: Path, trial: Trial) -> dict[str, Any]:
-    """Return the facts of one trial. Its score is that of its best checkpoint, with stages that of the last stage."""
+    """Return the facts of one trial. Its score is that of its best checkpoint; in a recipe with stages, that of the last stage's best."""
     facts = run_facts(folder)
     last = [folder, *stage_folders(folder).values()][-1]
     best = read_run(last).best or {}

@@ -21,7 +21,7 @@ from tfkit.recipe.schema.sections import Recipe
 
 
 class RecipeFromData(Protocol):
-    """A recipe, or those of its fields that nobody wrote, made from the data and the checkpoint (recognition)."""
+    """Makes a recipe, or the fields that a written one leaves open, from the data and the checkpoint (recognition)."""
 
     @property
     def run_name(self) -> str:
@@ -50,7 +50,7 @@ def kind_of(recipe: Recipe) -> TrainingKind:
 class RequestRecord:
     """The recipe of a run as it was given, and its overrides; without a recipe, the overrides alone.
 
-    run.json keeps it, since only a comparison with it shows what a resume changes: an edit of the file or a different override is a
+    run.json keeps this record, since only it shows what a resumed command changes: an edit of the file or a different override is a
     change, an override that is left out the second time is not.
     """
 
@@ -89,9 +89,9 @@ class TrainingRequest:
     """A training that a command or a call requests: from random weights by a recipe, or from a checkpoint by a recipe or its data.
 
     `kind`: None if the recipe decides it. `overrides` include those of `model.from` and `data.train`; in a recipe with stages each begins
-    with a stage's name. `is_named`: the user named this recipe in this command, so that its code may be run; it does not come from the
-    folder of an earlier one. `unwritten`: what is made from the data: the recipe where there is no source, else the fields that follow from
-    their size.
+    with a stage's name. `is_named`: the user named this recipe in this command, so that its code may be run; the recipe is not from
+    the folder of an earlier one. `unwritten`: makes from the data the whole recipe, if there is no `source`, or fields that depend on
+    their amount.
     """
 
     kind: TrainingKind | None
@@ -152,7 +152,7 @@ class TrainingRequest:
         return recipe
 
     def decide(self, listener: Listener) -> ResolvedRecipe:
-        """Return the recipe, made from the data where it is unwritten, once the run folder is locked. Raises UsageError and DataError."""
+        """Return the recipe; what is unwritten is made from the data. The run folder is locked by now. Raises UsageError and DataError."""
         if self.unwritten is not None:
             return self.unwritten.decide(listener)
         assert self.source is not None
@@ -170,7 +170,7 @@ def require_trainable(recipe: Recipe) -> None:
 
 
 def _with_checkpoint(source: RecipeText, decided: ResolvedRecipe, overrides: Overrides, listener: Listener) -> ResolvedRecipe:
-    """Return a run's resolved recipe with another checkpoint, to which its description of the model does not apply, except dropout."""
+    """Return a run's resolved recipe with another checkpoint: of the recipe's own changes to the model, only dropout is kept."""
     from tfkit.hub import content_hash, find_checkpoint
 
     checkpoint = overrides["model.from"]

@@ -100,7 +100,7 @@ def _chains(folder: Path, attempts: list[Attempt]) -> Iterator[str]:
 
 
 def _rows(folder: Path, attempts: list[Attempt], behind: bool) -> Iterator[str]:
-    """Yield the differences of emissions.csv; a run that lags behind may lack rows of the ledgers, or have earlier ones."""
+    """Yield the differences of emissions.csv from the ledgers; if a run lags behind, rows may be missing or be earlier ones."""
     path, ours = folder / NAME, {attempt.header["run_id"] for attempt in attempts}
     try:
         with path.open(newline="", encoding="utf-8") as file:
@@ -126,7 +126,7 @@ def _rows(folder: Path, attempts: list[Attempt], behind: bool) -> Iterator[str]:
 
 
 def _totals(folder: Path, document: RunDocument, attempts: list[Attempt], behind: bool) -> Iterator[str]:
-    """Yield the differences of the totals in run.json. What an older version did not record is not compared."""
+    """Yield the differences of the totals in run.json from the ledgers. What an older version did not record is not compared."""
     run_id, recorded, totals = document.run_id, document.totals, document.fields.get("totals") or {}
     path, metered = folder / "run.json", read_seconds(folder, run_id)
     known = len(metered) == len(document.attempts)
@@ -150,7 +150,7 @@ def _totals(folder: Path, document: RunDocument, attempts: list[Attempt], behind
 
 
 def _recorded(document: RunDocument, name: str) -> Any:
-    """Return a field of the totals; as text if it is not of its type."""
+    """Return a field of the totals; as text if the recorded value is not of the field's type."""
     value, written = document.totals.document([name])[name], (document.fields.get("totals") or {}).get(name)
     return str(written) if value is None and written is not None else value
 

@@ -1,4 +1,4 @@
-"""Which checkpoints of a run are averaged, and the folder of their mean, which `mean_weights` of hub/weights.py computes.
+"""Choose checkpoints of a run, and write a model folder with their mean, which `mean_weights` of hub/weights.py computes.
 
 torch is imported once the checkpoints are found.
 """
@@ -25,7 +25,7 @@ from tfkit.run.tfkit_json import NAME, read_tfkit_json, write_tfkit_json
 if TYPE_CHECKING:
     from tfkit.hub.weights import Tensors
 
-_SAME = ("config.json", "tokenizer.json", "tokenizer_config.json")  # in all checkpoints of a model
+_SAME = ("config.json", "tokenizer.json", "tokenizer_config.json")  # equal in all checkpoints of a run
 _SHIFT = "reward_shift"
 
 
@@ -41,7 +41,7 @@ class Averaged:
 def choose_checkpoints(run: Path, out: Path, last: int) -> list[Path]:
     """Return the newest `last` checkpoints of a run, by rising step.
 
-    Raises UsageError if `out` exists or lies in the run or `last` is no number of checkpoints, ModelError for missing checkpoints.
+    Raises UsageError if `out` exists or lies in the run, or if `last` is less than 1; ModelError for missing checkpoints.
     """
     require_count("last", last)
     if out.exists() or out.is_symlink():
@@ -66,7 +66,7 @@ def choose_checkpoints(run: Path, out: Path, last: int) -> list[Path]:
 
 
 def carbon_of(run: Path) -> CarbonSection:
-    """Return how the run was metered, for metering the averaging, too; the defaults if its recipe cannot be read."""
+    """Return the run's carbon section, by which the averaging is metered, too; the defaults if the run's recipe cannot be read."""
     try:
         return read_recipe(str(run / "recipe.yaml")).recipe.carbon
     except TfkitError:
@@ -99,8 +99,8 @@ def average_checkpoints(chosen: Sequence[Path], out: Path, listener: Listener) -
 def _facts_of_one_run(chosen: Sequence[Path], listener: Listener) -> dict[str, Any]:
     """Return tfkit.json of the newest checkpoint, after checking all files. Raises ModelError for damaged ones, or for several runs.
 
-    The shift of a reward model is the mean of theirs: that of the mean weights to first order, as their scores are the mean scores.
-    Computed anew it would need the training data.
+    The shift of a reward model's scores is the mean of the checkpoints' shifts: to first order, mean weights give mean scores. A new
+    computation of the shift would need the training data.
     """
     from tfkit.adapters import is_adapter
     from tfkit.objectives.reward import read_shift

@@ -68,7 +68,7 @@ class DryRun:
 
 
 def dry_run(request: TrainingRequest, session: Session, *, rows: int, options: RunOptions) -> DryRun:
-    """Plan a checked training, with its first `rows` rows. Raises what the training would raise before its first step."""
+    """Plan a checked training, with its first `rows` rows. Raises the errors that the training would raise before its first step."""
     ranks = options.ranks.size
     with session.stop.at_once():
         decided = request.decide(session.listener)
@@ -82,7 +82,7 @@ def dry_run(request: TrainingRequest, session: Session, *, rows: int, options: R
         fields = fit_length(run, options.minutes, options.named)
         decided = read_document(decided.document, str(decided.path), fields, decided.source.comment)
     estimate = run.forecast(ahead=True)
-    if ranks > 1:  # on this machine: they share its time and energy
+    if ranks > 1:  # the ranks share the time and energy of this machine
         of_ranks = with_cluster(estimate, run.recipe, run.data, ranks, None)
         estimate = replace(
             estimate, micro_batch_size=of_ranks.micro_batch_size, memory_bytes=of_ranks.memory_bytes, cluster=of_ranks.cluster

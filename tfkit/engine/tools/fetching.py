@@ -29,7 +29,7 @@ _TIME_OUT = 30.0  # seconds without a byte
 _TRANSIENT = (408, 425, 429, 500, 502, 503, 504)
 _ERRORS = (urllib.error.URLError, http.client.HTTPException, ConnectionError, TimeoutError)  # of a connection
 _CHUNK = 1 << 16
-# From control characters of Latin-1 to the punctuation of Windows-1252 that they were before the text was decoded wrongly.
+# Maps control characters of Latin-1 to the punctuation of Windows-1252 that was decoded wrongly as these.
 _WINDOWS = {code: bytes([code]).decode("cp1252", "ignore") or chr(code) for code in range(0x80, 0xA0)}
 
 
@@ -171,8 +171,8 @@ def _download(url: str, part: Path, show: Callable[[int], object]) -> None:
 
 
 def _sentence_polarity(archive: Path) -> dict[str, str]:
-    """Return the csv files of Sentence Polarity v1.0 (Pang and Lee 2005) from nltk's archive, with the lines of both classes in turn: of
-    every ten pairs the first goes to test, the second to valid.
+    """Return the csv files of Sentence Polarity v1.0 (Pang and Lee 2005) from nltk's archive. The lines of the two classes alternate; of
+    every ten pairs of lines the first goes to test.csv, the second to valid.csv.
     """
     with zipfile.ZipFile(archive) as source:
         texts = [source.read(f"sentence_polarity/rt-polarity.{side}").decode().translate(_WINDOWS) for side in ("neg", "pos")]

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from tfkit.tokenizer.gguf_vocabulary import GgufVocabulary
 
 FAMILIES = tuple(GGUF_ARCHITECTURES)
-TYPES = {"f16": 1e-3, "q8_0": 3e-2}  # with the largest mean KL divergence, in nats, of the file's predictions from the model's
+TYPES = {"f16": 1e-3, "q8_0": 3e-2}  # with the largest accepted mean KL divergence, in nats, of the file's predictions from the model's
 _BLOCK = 32  # numbers of a row that share a scale in q8_0
 _TEXTS = (
     "The cat sat on the mat, and looked at 3 dogs: 1,024 of them!",
@@ -44,7 +44,7 @@ def export_gguf(checkpoint: str, out: Path, kind: str, listener: Listener) -> Ex
 
     Raises UsageError for an existing file or an unknown type; ModelError for a model or tokenizer that llama.cpp does not support or
     computes differently, or numbers beyond the type's range; QualityGateError if the file's predictions differ from the model's by more
-    than its type allows; MachineError without the extra or room on the disk.
+    than its type allows; MachineError if the package gguf is not installed, or without room on the disk.
     """
     if kind not in TYPES:
         raise UsageError(f"{argument('type', kind)}: there is no such type; {' and '.join(TYPES)} are known")
@@ -132,7 +132,7 @@ def _type_of(name: str, tensor: "Tensor", kind: str) -> "GGMLQuantizationType":
 
 
 def _compare(path: Path, loaded: "Loaded", layout: "GgufLayout", listener: Listener) -> float:
-    """Return the mean KL divergence of the file's predictions from the model's on short texts. The model gets the file's weights."""
+    """Return the mean KL divergence of the file's predictions from the model's on short texts. The model then has the file's weights."""
     import gguf
     import torch
 

@@ -1,5 +1,5 @@
-"""The first rows of the first step of a training, as the model will see them, and their attention masks: which tokens each token sees, and
-why not the others.
+"""Show the first rows of the first step of a training, as the model will see them, and their attention masks: which tokens each token sees,
+and why it does not see the others.
 """
 
 from collections import Counter, defaultdict
@@ -133,7 +133,7 @@ class Reader:
 
 @dataclass(frozen=True)
 class ShownMask:
-    """The mask of some layers for one row. `cells`: for each query a character for each key, whose meanings are MEANINGS."""
+    """The mask of some layers for one row. `cells`: for each query a string with a character of MEANINGS for each key."""
 
     place: str
     attention: Literal["encoder", "decoder", "cross"]
@@ -178,7 +178,7 @@ def _self_attention(
 
 
 def _cells(mask: Mask) -> list[str]:
-    """Return the mask as the model computes it, with the reason for which each hidden key is hidden: the last in this order that holds."""
+    """Return the mask as the model computes it, with the reason why each hidden key is hidden; of several reasons, the last one below."""
     length, padding, documents = mask.positions.length, mask.positions.padding_mask, mask.positions.document_ids
     cells = np.full((length, length), BEYOND)
     if mask.causal:
@@ -230,8 +230,8 @@ class Inspection:
 def inspect_first_step(recipe: Recipe, count: int, session: Session, *, masks: bool = False) -> Inspection:
     """Show up to `count` rows of the first step, padded together; with `masks` also which tokens see which.
 
-    Text is tokenized as in training, and stays in the cache for it. Where too few rows are there to hold a part out, which a training would
-    refuse, all of them are shown.
+    Text is tokenized as in training, and stays in the cache for it. If there are too few rows to hold a part out, which a training would
+    refuse, all rows are shown.
     """
     try:
         data = _prepared(recipe, session)

@@ -141,7 +141,7 @@ def launch_file(
     ranks_per_node: int | None,
     gpus_per_node: int | None,
 ) -> str:
-    """Return the content of the file. `words`: the overrides as the command line has them. Raises UsageError."""
+    """Return the content of the file. `words`: the overrides as words of the command line. Raises UsageError."""
     if kind not in FILES:
         raise UsageError(f"{kind}: no kind of file; give one of {', '.join(FILES)}")
     processes = gpus_per_node or ranks_per_node or 1  # on each machine
@@ -156,7 +156,7 @@ def launch_file(
         require_divisible(checked, nodes * processes)
     command = "pretrain" if recipes[0].model.start is None else "finetune"
     folder = run or Path("runs") / source.name
-    # Submitted again it resumes, and a node need not know what is allowed here.
+    # A job that is submitted again resumes its run, possibly on a node where this code was not allowed before.
     code = ["--allow-code"] if any(checked.objective.code_files for checked in recipes) else []
     launched = (command, recipe, *words, "--run", str(folder), "--resume", *code)
     return FILES[kind](LaunchedTraining(launched, source.name, nodes, processes, gpus_per_node is not None))

@@ -1,4 +1,4 @@
-"""A model folder on the Hugging Face Hub: the files that are published, and their upload in one commit, which can be repeated."""
+"""Publish a model folder on the Hugging Face Hub: choose its files, and upload them in one commit, which can be repeated."""
 
 import hashlib
 from collections.abc import Callable
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 Result = TypeVar("Result")
 
-_FOREIGN = ("*.json", "*.safetensors", "*.jinja", "vocab.txt", "merges.txt", "*.model")  # of a folder that others wrote
+_FOREIGN = ("*.json", "*.safetensors", "*.jinja", "vocab.txt", "merges.txt", "*.model")  # of a folder that another program wrote
 _PATHS = ("_name_or_path", "name_or_path", "tokenizer_file", "vocab_file")  # fields of Hugging Face's files that may hold a local path
 
 
@@ -95,7 +95,7 @@ def _published(path: Path) -> Path | bytes:
     """Return a file, or its content without local paths if it names any."""
     try:
         document = strict_json.loads(path.read_bytes()) if path.suffix == ".json" else None
-    except ValueError:  # of a folder that others wrote
+    except ValueError:  # of a folder that another program wrote
         return path
     published = _without_local_paths(document)
     return path if published == document else strict_json.dumps(published, indent=2).encode() + b"\n"
@@ -127,7 +127,7 @@ def publish(publication: Publication, public: bool, listener: Listener) -> Publi
     """Upload the files in one commit, into a repository that is created if there is none: private unless `public`.
 
     Obsolete weights of an earlier push are removed. What was uploaded before a broken connection is not sent again. Raises UsageError for a
-    repository with the other visibility, and MachineError without a network, a token, or its permission.
+    repository with the other visibility, and MachineError without a network, or without a token that may write.
     """
     from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
     from huggingface_hub.utils import disable_progress_bars  # type: ignore[attr-defined]
@@ -170,7 +170,7 @@ def _repository(api: "HfApi", name: str, public: bool) -> "ModelInfo":
 
 
 def _ask(name: str, request: Callable[[], Result]) -> Result:
-    """Return the Hub's response, retrying after a transient error. Raises MachineError for another one."""
+    """Return the Hub's response, retrying after a transient error. Raises MachineError for any other error."""
     from huggingface_hub.errors import HfHubHTTPError
 
     try:

@@ -1,4 +1,4 @@
-"""The metrics of a run, sent to a tracker afterwards, with the names that a tracker gets while the run trains."""
+"""Send the metrics of a run to a tracker after the training, under the names that a tracker gets during a training."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -33,7 +33,7 @@ class Tracked:
 def track_run(run: Path, to: str, project: str, listener: Listener) -> list[Tracked]:
     """Send the points of a run, or of each stage or trial that has any, to its run in a tracker, which is opened again if there is one.
 
-    Raises UsageError for an unknown tracker, or a folder without metrics, and MachineError without the extra or if the tracker refuses.
+    Raises UsageError for an unknown tracker, or a folder without metrics, and MachineError if the tracker is not installed or refuses.
     """
     section = _section(to, project)
     run = run.resolve() if run.is_symlink() else run

@@ -31,7 +31,7 @@ class Verdict:
 
 @dataclass(frozen=True)
 class Verification:
-    """The findings at a path: the verdict on each checkpoint, notes on others, and the audits of the runs."""
+    """The findings at a path: the verdict on each checkpoint, notes on other files, and the audits of the runs."""
 
     path: Path
     verdicts: list[Verdict]
@@ -96,7 +96,7 @@ def _find(path: Path) -> tuple[list[Path], list[str]]:
         raise ModelError(f"{path}: there is no such folder; verify takes a checkpoint or a run folder")
     runs = [run for one in _runs(path) or [path] for run in runs_within(one)]
     roots = [run / "checkpoints" for run in runs if (run / "checkpoints").is_dir()]
-    if runs == [path] and not roots:  # an evaluation's, or a model folder
+    if runs == [path] and not roots:  # the run folder of an evaluation, or a model folder
         return ([], []) if (path / "carbon").is_dir() and (path / "run.json").is_file() else ([path], [])
     folders = [folder for root in roots for folder in step_folders(root)]
     notes = [note for root in roots for note in _notes(root)]

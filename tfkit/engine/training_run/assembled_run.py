@@ -69,8 +69,8 @@ class AssembledRun:
     def totals(self) -> dict[str, float]:
         """Seconds, tokens and FLOPs of all steps, including those of earlier attempts.
 
-        `train_flops` are those of the tokens by the architecture (training/flops.py); `hardware_flops_bound` is what the device could have
-        computed in that time at its peak: that of a GPU's data sheet, elsewhere as measured.
+        `train_flops` follow from the tokens and the architecture (training/flops.py); `hardware_flops_bound` is what the device could have
+        computed in that time at its peak, which is taken from the data sheet of a GPU, and measured elsewhere.
         """
         seconds, tokens, peak = round(self.progress.seconds, 3), self.progress.tokens, self.log.peak_flops
         totals = {"train_seconds": seconds, "tokens": tokens, "train_flops": tokens * self.log.flops_per_token if tokens else 0.0}
@@ -97,7 +97,7 @@ class AssembledRun:
             planned |= {"predicted": predicted, "actual": None}
         data: dict[str, Any] = {"data": run.data.fingerprints(), "data_sizes": run.data.sizes()}
         run.folder.record(**arithmetic, **planned, **data, parents=[parent.document() for parent in run.parents])
-        run.folder.write_recipe(dump_recipe(self.pinned, run.data.config))  # only now: the result of another length is dropped
+        run.folder.write_recipe(dump_recipe(self.pinned, run.data.config))  # only now that an earlier result is dropped
         run.folder.record(given=given.document())
 
     def train(self) -> None:
@@ -132,7 +132,7 @@ class AssembledRun:
                 run.meter.phase(FINISH)
 
     def result(self, status: Literal["finished", "stopped"]) -> dict[str, Any]:
-        """Return the result of docs/cli.md; the totals must have been recorded."""
+        """Return the result (docs/cli.md); the totals must have been recorded."""
         folder, progress, data, best = self.run.folder, self.progress, self.run.data, self.hooks.checkpointer.best
         recorded = folder.recorded
         result: dict[str, Any] = {
@@ -159,7 +159,7 @@ class AssembledRun:
             "tokens_per_second": round(progress.tokens / progress.seconds, 1) if progress.seconds else None,
             **recorded.totals.document(MEASURED),
             **self.hooks.checkpointer.inherited.fields(),
-            "gates": [],  # those of the command that asks for the result
+            "gates": [],  # the command that asks for the result adds its own
         }
         document: dict[str, Any] = strict_json.loads(strict_json.dumps(result))  # as --resume will read it: a perplexity may be infinite
         return document

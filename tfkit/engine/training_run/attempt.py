@@ -70,7 +70,7 @@ class RunOptions:
 
 
 def start_run(request: TrainingRequest, options: RunOptions, listener: Listener, stop: StopRequest) -> dict[str, Any]:
-    """Start a run, or continue the one in the folder; return the result of docs/cli.md.
+    """Start a run, or continue the one in the folder; return the result (docs/cli.md).
 
     Problems of a new run's recipe are reported before its folder is created.
     """
@@ -83,7 +83,7 @@ def start_run(request: TrainingRequest, options: RunOptions, listener: Listener,
 
 
 def resume_run(overrides: Overrides, options: RunOptions, listener: Listener, stop: StopRequest) -> dict[str, Any]:
-    """Continue a run as it was started, from its folder alone. Return the result of docs/cli.md."""
+    """Continue a run as it was started, from its folder alone. Return the result (docs/cli.md)."""
     if not is_begun(options.run):
         raise nothing_to_resume(options.run)
     return _attempt(TrainingRequest(None, None, overrides), options, listener, stop)
@@ -156,7 +156,7 @@ def _with_verdicts(result: dict[str, Any], gates: Collection[Gate]) -> dict[str,
 
 @dataclass(frozen=True)
 class _Attempt:
-    """An attempt whose folder is locked and whose recipe is known. `stop`: that of the budget, if there is one."""
+    """An attempt whose folder is locked and whose recipe is known. `stop`: the budget's stop request, if there is a budget."""
 
     recipe: Recipe
     given: RequestRecord
@@ -238,7 +238,7 @@ class _Attempt:
         return run
 
     def _decide_by_data(self, run: "Run") -> RequestRecord:
-        """Check the gates, and choose the length and the rate that are asked for; return what was given, with what was decided."""
+        """Check the gates, and choose the length and the rate that are left to tfkit; return what was given, with what was decided."""
         options, given = self.options, self.given
         run.budget = self.budget
         for gate in self.gates:
@@ -253,7 +253,7 @@ class _Attempt:
 
 
 def _measure_idle(meter: Meter, seconds: float, listener: Listener, stop: StopRequest) -> None:
-    """Wait idly for `seconds`, once the meter has started, in a phase of its own; not without a meter. Raises Stopped.
+    """Wait idly for `seconds`, once the meter has started, in a phase of its own; without a meter, do nothing. Raises Stopped.
 
     The idle power of the machine is measured before the training, as arXiv 2211.02001 reports it for BLOOM.
     """

@@ -21,7 +21,7 @@ class BestCheckpoint:
         self.metric = run.recipe.evaluation.metric or run.recipe.objective.trained_for.best_by
 
     def score(self, metrics: Mapping[str, float | None]) -> float:
-        """Return the score by which checkpoints are compared; NaN, which is never better, without one or if the objective rules it out."""
+        """Return the score that compares checkpoints; NaN, which is never better, if it is missing or the objective rules it out."""
         value = metrics.get(self.metric)
         known = {name: number for name, number in metrics.items() if number is not None}
         return value if value is not None and self.run.recipe.objective.may_be_best(known) else math.nan
@@ -50,14 +50,14 @@ class BestCheckpoint:
             )
 
     def _record(self, step: int, metrics: Mapping[str, float | None]) -> None:
-        """Record the scores. Of equal ones, such as an F1 of 0, those with the lower loss are better. Raises OSError."""
+        """Record the scores. Of checkpoints with equal scores, such as an F1 of 0, the lower loss is better. Raises OSError."""
         old, loss = read_best(self.root), metrics.get("loss")
         known = self.log.evaluations.get(old.step, {}).get("loss") if old else None
         lower = loss is not None and known is not None and loss < known
         record_best(self.root, step, self.metric, self.score(metrics), self.metric in HIGHER, wins_ties=lower)
 
     def document(self) -> dict[str, Any] | None:
-        """Return the best checkpoint and its score, as in the result of docs/cli.md."""
+        """Return the best checkpoint and its score, as in the result of a training (docs/cli.md)."""
         path, best = best_checkpoint(self.root), read_best(self.root)
         return {"checkpoint": str(path), "step": best.step, "metric": best.metric, "value": best.value} if path and best else None
 
@@ -90,11 +90,11 @@ class BestCheckpoint:
         return {} if best is None else {**self.log.evaluations.get(best["step"], {}), best["metric"]: best["value"]}
 
     def comparison(self, baselines: Baselines) -> Comparison | None:
-        """Compare the best checkpoint with the baselines; None without either."""
+        """Compare the best checkpoint with the baselines; None if there is no best checkpoint, or no baseline."""
         return compare(baselines, self.scores(), self.metric)
 
     def warnings(self, baselines: Baselines, *, new_head: bool) -> Iterator[str]:
-        """Describe a result that is of no use, and what to try. `new_head`: the scores before the first step were those of chance."""
+        """Yield warnings of a useless result, with what to try. `new_head`: the scores before the first step were at chance level."""
         if predicts_one_class(self.scores()):
             yield "the best checkpoint predicts the same class for every validation row: it has not learned to distinguish the classes"
         comparison = self.comparison(baselines)

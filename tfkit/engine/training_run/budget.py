@@ -1,8 +1,8 @@
 """The budget of a run in grams, energy or time, over all its attempts and its sibling runs, and the stop of a run that has used it up.
 
-It is checked after each step, and wherever a run checks whether to stop. The last step is the one that reaches the limit, or one before a
-step that would exceed it: a limit of time includes the end of the attempt, and one of energy may be exceeded by as much as is used between
-two readings of the meter.
+It is checked after each step, and wherever a run checks whether to stop. The last step is the one that reaches the limit, or the one before
+a step that would exceed it: a limit of time includes the end of the attempt, and one of energy may be exceeded by as much as is used
+between two readings of the meter.
 """
 
 import time
@@ -21,7 +21,7 @@ from tfkit.units import format_energy, format_mass, format_seconds
 NEAR = 0.8  # fraction of the limit that is worth a warning
 SURE_STEPS = 5  # steps from which the remaining ones are forecast
 LONGEST_TICK_SECONDS = 5.0
-LONGER, LATER_SECONDS = 1.2, 30.0  # a slow run is stopped after this factor times its minutes, and these seconds
+LONGER, LATER_SECONDS = 1.2, 30.0  # a slow run is stopped after this factor times its minutes, plus these seconds
 SILENT_TICKS = 2  # ticks without a good reading after which the meter has failed
 
 
@@ -33,7 +33,7 @@ def format_amount(name: str, value: float) -> str:
 
 
 def with_latest_end(carbon: CarbonSection, minutes: float) -> CarbonSection:
-    """Return the section with the time after which an attempt of so many minutes is stopped, unless the recipe limits its time."""
+    """Return the section with the time after which an attempt of this many minutes is stopped, unless the recipe limits its time."""
     latest = LONGER * 60 * minutes + LATER_SECONDS
     return carbon if carbon.budget_seconds is not None else carbon.model_copy(update={"budget_seconds": latest})
 
@@ -48,7 +48,7 @@ def require_unspent(carbon: CarbonSection, folder: Path, spent: Amounts) -> None
 
 
 class _MeterWatchdog:
-    """The time for which the meter of an energy budget has given no good reading."""
+    """Measures for how long the meter of an energy budget has given no good reading."""
 
     def __init__(self, carbon: CarbonSection, clock: Clock):
         self._longest, self._clock = SILENT_TICKS * min(carbon.every_seconds, LONGEST_TICK_SECONDS), clock
@@ -146,7 +146,7 @@ class Budget:
             self._forecast(totals, "by the steps so far")
 
     def saving(self) -> AbstractContextManager[None]:
-        """Measure a save within the block."""
+        """Measure how long the save in the block takes."""
         return self._usage.saving()
 
     def ending(self, stopped: Stopped) -> Stopped:
@@ -197,14 +197,14 @@ class Budget:
 
 @dataclass(frozen=True)
 class BudgetStop:
-    """A stop request made by a budget or by `asked`, another stop request, such as that of signals."""
+    """A stop request that combines a budget with `asked`, another stop request, such as the one that signals make."""
 
     asked: StopRequest
     budget: Budget
 
     @property
     def requested(self) -> int | None:
-        """The signal by which the run was asked to stop, if it was one."""
+        """The number of the signal by which the run was asked to stop; None if there was none."""
         number: int | None = getattr(self.asked, "requested", None)
         return number
 

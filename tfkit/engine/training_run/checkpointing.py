@@ -85,12 +85,12 @@ class Checkpointer:
         return sum_inherited(self.run.ancestry.ancestors)
 
     def lineage(self) -> Lineage:
-        """Return the run's energy by the latest reading, its parents and its ancestors; a save does not wait for the meter."""
+        """Return the run's energy (by the meter's latest reading, for which a save does not wait), its parents and its ancestors."""
         own = OwnTotals.of(self.run.meter.reading(), intensity_of(self.run.recipe.carbon))
         return Lineage(self.kind, tuple(ParentEntry(**parent.document()) for parent in self.run.parents), own, self.run.ancestry.ancestors)
 
     def write_card(self, checkpoint: Path, step: int, totals: RunTotals = RunTotals()) -> None:
-        """Write the card again, with the scores and the energy that are known by now: the manifest does not cover it.
+        """Write the card again, with the scores and the energy that are known by now: the manifest does not have the card.
 
         `totals`: those of run.json, once the attempt has ended and they are complete.
         """

@@ -1,4 +1,4 @@
-"""Contention for the processor: before a run, for its forecast; during it, by processor time and load, reported once with a remedy.
+"""Detect contention for the processor: before a run, for its forecast; and during a run, by processor time and load, to warn once.
 
 A parallel step waits for its slowest thread: one competing process can halve its speed. The number of threads is not changed
 automatically, since that changes the last bits of a run.
@@ -15,7 +15,7 @@ import torch
 from tfkit.run.machine import usable_cores
 
 WINDOW_SECONDS = 60.0  # of steps; the system's shortest average of the load is over a minute, too
-_MARGIN = 0.5  # processes that wait for a core, on average, without being reported
+_MARGIN = 0.5  # mean number of processes that may wait for a core without a report
 _LOOKS = 20  # samples of the threads that are ready, since one may wait for its data at that moment
 _LOST = 0.25  # cores' worth of time that the run may lose without a report
 

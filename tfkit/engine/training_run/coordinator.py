@@ -1,6 +1,6 @@
-"""The steps of several ranks: rank 0 alone reads the command, writes the run folder, evaluates and reports; the others follow it,
-prepare the same rows and model, take every step, and wait for it or take part. This module has both ends of the messages that they
-exchange, except for the work on sharded weights (model_work.py).
+"""The steps of several ranks: rank 0 alone reads the command, writes the run folder, evaluates and reports; the others prepare the same
+rows and model, take every step, and otherwise wait for rank 0 or take part in its work. This module has both ends of the messages that
+they exchange, except for the work on sharded weights (model_work.py).
 
 Rank 0 sends them its recipe, the checkpoint that it continues from, the size of its micro-batches and which code may be run, whatever
 their own command lines say.
@@ -49,7 +49,7 @@ class AgreedStop:
         self._group, self._stop, self.code = group, stop, 0
 
     def stepped(self, seconds: float) -> None:
-        """Agree, after a step that took `seconds`, whether to stop, on the number of the signal; without a signal, that of SIGINT."""
+        """Agree, after a step that took `seconds`, on the signal to stop by: 0 for none, and SIGINT's for a request without a signal."""
         self.code = self._group.agree_after_step(getattr(self._stop, "requested", None) or 2 * self._stop.should_stop(), seconds)
 
     def should_stop(self) -> bool:
@@ -58,7 +58,7 @@ class AgreedStop:
 
     @contextmanager
     def exit_code(self) -> Iterator[None]:
-        """Give a Stopped of the block the exit code of the signal that any rank has received."""
+        """Give a Stopped that the block raises the exit code of the signal that the ranks have agreed on."""
         try:
             yield
         except Stopped as stopped:
@@ -131,7 +131,7 @@ class RankHooks:
         self._by_first(lambda: self._hooks.evaluate(progress))
 
     def _by_first(self, work: Callable[[], Result]) -> Result:
-        """Do the work and announce its outcome; on another rank, await this outcome first."""
+        """On rank 0, do the work and announce its outcome; on another rank, do the work once that is announced."""
         if isinstance(self._hooks, FollowingHooks):
             outcome = self._work.serve()
             if (stopped := outcome.get("stopped")) is not None:
@@ -159,7 +159,7 @@ class RankHooks:
 
 
 def announce_meter(group: ProcessGroup, facts: dict[str, Any]) -> None:
-    """Let a rank of each other machine measure its energy, with the `facts` of rank 0's meter."""
+    """Let a rank of each other machine measure that machine's energy, with the `facts` of rank 0's meter."""
     group.announce({"metered": facts})
 
 
@@ -175,7 +175,7 @@ def announce_run(run: Run, checkpoint: Path | None, micro_batch_size: int) -> No
 
 
 def announce_end(group: ProcessGroup) -> None:
-    """Release the other ranks at the end of the command. One that has ended meanwhile, as by a signal, does not affect the result."""
+    """Release the other ranks at the end of the command. A rank that has ended meanwhile, as by a signal, does not affect the result."""
     group.announce({"finished": True})
     with suppress(PeerLostError):
         group.agree(0)
@@ -207,7 +207,7 @@ def steps_of_ranks(
 
 
 def follow(ranks: Ranks, threads: int, listener: Listener, stop: StopRequest, given: RequestRecord | None = None) -> None:
-    """Take part in the trainings that rank 0 leads, to their end. Their output goes into each run folder, once it is known.
+    """Take part in the trainings that rank 0 leads, to their end. This process's output goes into the run folder, once it is known.
 
     `given`: the recipe of this rank's command, if it has one; it is only compared with rank 0's.
 
@@ -259,7 +259,7 @@ def _take_part(message: dict[str, Any], group: ProcessGroup, listener: Listener,
 
 
 def _begin(message: dict[str, Any], group: ProcessGroup, listener: Listener, stop: StopRequest, meter: Meter) -> MicroBatches:
-    """Prepare the data, from the cache that rank 0 has filled if it is shared, and assemble the same components as rank 0. Return the
+    """Prepare the data, from the cache, which rank 0 has filled if they share it, and assemble the same components as rank 0. Return the
     micro-batches, which hold the components.
     """
     recipe = read_document(message["recipe"], "the recipe of rank 0").recipe

@@ -39,7 +39,7 @@ class RateTrialPlan:
     flops: float
 
     def describe(self, total_flops: float) -> str:
-        """Describe the trial; `total_flops`: those of the run, the trial included."""
+        """Describe the trial; `total_flops`: the FLOPs of the run, including the trial."""
         rates = ", ".join(f"{rate:g}" for rate in sorted(self.rates))
         fraction = self.flops / max(1.0, total_flops - self.flops)
         steps = f"{self.steps:,} steps each, scored on {self.rows:,} training rows"
@@ -228,7 +228,7 @@ def fit_length(run: "Run", minutes: float, named: Collection[str], *, measures: 
 
     with_steps(2 * steps)
     longer = corrected(run.forecast())
-    per_step = (longer.seconds.likely - shorter.seconds.likely) / steps  # the rest, as the start, takes the same time in both
+    per_step = (longer.seconds.likely - shorter.seconds.likely) / steps  # the rest, such as the start, takes equally long in both
     fitting = steps + (60 * minutes - shorter.seconds.likely) / max(per_step, 1e-6)
     fields = with_steps(max(1, round(fitting)))
     if fitting < 1:

@@ -76,7 +76,7 @@ class LoopHooks:
         return Contention(self.run.folder.path, self.run.listener.warn)
 
     def _report_time(self, step: int) -> None:
-        """Report the time and energy of the remaining steps, by those after the slower first one; nothing for a short run."""
+        """Report the time and energy of the remaining steps, by the second and third of this attempt; not for a short run."""
         seconds_per_step, left = sum(self._measured[1:]) / (MEASURED_STEPS - 1), self.components.plan.steps - step
         if (remaining := left * seconds_per_step) < WORTH_REPORTING_SECONDS:
             return

@@ -78,8 +78,8 @@ class ModelWork:
         return all(weights.finite() for weights in self.components.stepper.all_weights.values())
 
     def tensors(self, kind: str, beside: Mapping[str, Tensor] | None = None) -> Mapping[str, Tensor]:
-        """Return the tensors of the current `result`, of the `latest` weights or of the training `state`, and those in `beside`. Sharded
-        tensors are gathered one by one, when they are read.
+        """Return the tensors of a `kind` (the current `result`, the `latest` weights, or the training `state`), and those in `beside`.
+        Sharded tensors are gathered one by one, when they are read.
         """
         tensors = {**self._local_tensors(kind), **(beside or {})}
         if self.weights.sharding is None:
@@ -87,7 +87,7 @@ class ModelWork:
         return _Gathered(tensors, self._shardings, lambda key: self.gather(kind, key))
 
     def gather(self, kind: str, key: str) -> Tensor:
-        """Return a whole tensor of those that `tensors` returns."""
+        """Return one of the tensors that `tensors` returns, unsharded."""
         self._announce("gather", kind, key)
         companion, name = owner_of(key)
         return self._shardings[companion].gather(name, self._local_tensors(kind)[key])

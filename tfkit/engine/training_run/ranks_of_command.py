@@ -1,4 +1,4 @@
-"""The ranks of a command: they are found or started, connected, watched and ended. Torch-free."""
+"""Find or start the ranks of a command, connect and watch them, and end them. Torch-free."""
 
 import os
 import sys
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 class RankConnection:
     """Rank 0's connection to the ranks. `watch`, called while it waits for the others, may raise an error if they will not come.
 
-    `given`: the recipe of its command, which is trained whatever that of the others is.
+    `given`: the request of its command, which is trained whatever the commands of the others request.
     """
 
     def __init__(self, ranks: Ranks = ONE_PROCESS, watch: Callable[[], None] | None = None, given: RequestRecord | None = None):
@@ -51,7 +51,7 @@ class RankConnection:
         return self._join(say)
 
     def meter_nodes(self, device: "torch.device", facts: dict[str, Any]) -> None:
-        """Let a rank of each other machine measure its energy, with the `facts` of rank 0's meter."""
+        """Let a rank of each other machine measure that machine's energy, with the `facts` of rank 0's meter."""
         if self.ranks.nodes > 1:
             from tfkit.engine.training_run.coordinator import announce_meter
 
@@ -60,7 +60,7 @@ class RankConnection:
 
     @contextmanager
     def open(self) -> Iterator[None]:
-        """Enclose the command: at its end the other ranks are released. After an error they notice that rank 0 is gone."""
+        """Enclose the command: when it ends, the other ranks are released; after an error they notice that rank 0 is gone."""
         try:
             yield
             if not self.ranks.is_alone:

@@ -59,7 +59,7 @@ class _Outcome:
 
 
 def choose_rate(run: "Run") -> None:
-    """Give the run the learning rate that a trial chooses, or its own if the forecast has no trial. Raises Stopped."""
+    """Give the run the learning rate that a trial chooses, or its recipe's own if the forecast has no trial. Raises Stopped."""
     assert run.planned is not None  # a trial is planned by the forecast
     plan = run.planned.rate_trial
     if plan is None:
@@ -79,7 +79,7 @@ def try_rates(run: "Run", plan: RateTrialPlan) -> tuple[Recipe, dict[str, Any] |
     """Return the recipe with the best rate, and the trial's entry in run.json, or None if its rows cannot decide. Raises Stopped.
 
     The recipe's own rate is kept unless the loss of another is lower by a twentieth. Where classes are unequal, a low loss is reached by
-    always answering the most frequent one, so the F1 that the run is judged by decides, if there are enough rows of the others.
+    always answering the most frequent one, so the F1 that the run is judged by decides, if the other classes have enough rows.
     """
     make_deterministic(run.device)
     keep_freed_memory()
@@ -113,7 +113,7 @@ def try_rates(run: "Run", plan: RateTrialPlan) -> tuple[Recipe, dict[str, Any] |
 
 
 def _rare_labels(recipe: Recipe, data: TrainingData, plan: RateTrialPlan) -> int | None:
-    """Count the rows or words of a trial's held-out rows that do not have the most frequent class; None if an F1 need not decide."""
+    """Count the rows or words of a trial's held-out rows that do not have the most frequent class; None if no F1 decides the trial."""
     objective = data.objective.labelled
     if recipe.evaluation.metric not in RARE_METRICS or objective is None:
         return None
@@ -127,7 +127,7 @@ def _rare_labels(recipe: Recipe, data: TrainingData, plan: RateTrialPlan) -> int
 
 
 def _divided(recipe: Recipe, rows: Rows, plan: RateTrialPlan) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Return the numbers of the rows to score on, and of those to train on, of all that the first epoch reads."""
+    """Divide the rows that the first epoch reads; return the numbers of those to score on, and of those to train on."""
     numbers = np.unique(rows.order(0))
     drawn = numbers[permutation(np.random.PCG64([recipe.training.seed, _DRAW]), len(numbers))]
     return np.sort(drawn[: plan.rows]), np.sort(drawn[plan.rows :])
@@ -204,7 +204,7 @@ class RowSubset:
     def order(self, epoch: int) -> NDArray[np.int64]:
         """Return the row numbers of an epoch, in reading order: (len(self),).
 
-        Of weighted sources another epoch may read more or fewer of these rows; it then reads those of the first one.
+        With weighted sources, a later epoch of the full set may read more or fewer of these rows; the order of the first is then used.
         """
         kept = self._kept(epoch)
         return kept if len(kept) == len(self) else self._first

@@ -1,4 +1,4 @@
-"""A run before it has weights: its data prepared, its length, its rate and its forecast, for a training as for a plan."""
+"""A run before it has weights: its prepared data, its length, its learning rate and its forecast, for a training or a plan."""
 
 import time
 from collections.abc import Callable
@@ -56,7 +56,7 @@ class Run:
     def prepare(self, *, begun: bool = False, ranks: int | None = None, copies: float | None = None) -> None:
         """Read and tokenize the data, train or load the tokenizer, and describe the model.
 
-        `begun`: the run has taken steps, so its recipe is kept as it is. `ranks`: how many will train it, by default those of this run.
+        `begun`: the run has taken steps, so its recipe is kept as it is. `ranks`: how many ranks will train it; None: the run's peers.
         `copies`: how many copies of each model must fit into this machine's memory; None: as many as the ranks hold. Raises MachineError,
         UsageError.
         """
@@ -105,5 +105,5 @@ class Run:
 
     @property
     def should_end(self) -> Callable[[], bool]:
-        """Whether the steps should end; a budget is checked after each of them, and not again by this."""
+        """The function that says whether the steps should end; it does not check a budget, which is checked after each step."""
         return self.stop.should_stop if self.budget is None else self.budget.should_end

@@ -1,6 +1,6 @@
 """The programs that trackers send metrics to: TensorBoard, wandb, mlflow, trackio and aim. Imported only if one of them is asked for.
 
-Each has a run for a run of tfkit, and finds it again by the uuid of run.json, so that a run that is resumed, or sent once more, has each
+Each has a run of its own for a run of tfkit, and finds it by the uuid in run.json, so that a run that is resumed or sent again has each
 point once there. A library is imported when its run is opened; its own settings and environment variables decide where it stores that run.
 """
 
@@ -25,8 +25,8 @@ from tfkit.recipe.schema.output_sections import TensorBoardSection, TrackerSecti
 class TrackedRun:
     """A run, as its trackers have it.
 
-    `recipe`: resolved, as nested dicts. `first_step`: points of an earlier attempt from here on are replaced in TensorBoard; None: those
-    that it has are kept. `close_seconds`: the longest time that wandb may take to upload the rest; 0: unlimited.
+    `recipe`: resolved, as nested dicts. `first_step`: TensorBoard's points of an earlier attempt from this step on are replaced; None:
+    they are kept. `close_seconds`: the longest time that wandb may take to upload the rest; 0: unlimited.
     """
 
     folder: Path
@@ -38,7 +38,7 @@ class TrackedRun:
 
     @property
     def name(self) -> str:
-        """The name of the folder; of a stage or trial, after that of the folder that holds it."""
+        """The name of the folder; for a stage or trial, prefixed with the name of the folder that holds it."""
         above = self.folder.parent
         return f"{above.name}-{self.folder.name}" if (above / "run.json").is_file() else self.folder.name
 
@@ -49,7 +49,7 @@ class Program(Protocol):
     place: str
 
     def steps(self, name: str) -> Collection[int]:
-        """Return the steps whose point with this name the program has, and must not be sent again: it would keep both points, or refuse."""
+        """Return the steps for which the program has a point with this name; if sent again, the point would be kept twice, or refused."""
 
     def add(self, step: int, values: Mapping[str, float]) -> None:
         """Store the values of one step."""
@@ -129,7 +129,7 @@ def _steps_in_event_files(folder: Path) -> dict[str, set[int]]:
 
 
 class _Wandb:
-    """A run of Weights & Biases whose id is the run's. It takes points only in the order of steps, so it has those up to its last step."""
+    """A run of Weights & Biases whose id is the run's. It takes points in the order of steps, so all up to its last count as sent."""
 
     def __init__(self, run: TrackedRun, project: str):
         import wandb
@@ -185,7 +185,7 @@ def offline_records(path: Path) -> Iterator[Any]:
 
 
 class _Mlflow:
-    """A run of MLflow, found again by its tag. MLflow keeps every point that it is given, so it is asked which it has."""
+    """A run of MLflow, found again by its tag. MLflow would keep a point that is sent twice, so it is asked which it has."""
 
     def __init__(self, run: TrackedRun, project: str):
         os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")  # stdout is for the result
@@ -227,7 +227,7 @@ class _Mlflow:
 
 
 class _Trackio:
-    """A run of Trackio, found again by its name. Trackio keeps every point that it is given; it has those up to its last step."""
+    """A run of Trackio, found again by its name. It would keep a point that is sent twice, so all up to its last step count as sent."""
 
     def __init__(self, run: TrackedRun, project: str):
         import trackio
@@ -256,7 +256,7 @@ class _Trackio:
         self._last = step
 
     def close(self, totals: Mapping[str, float]) -> None:
-        if totals and self._last:  # there is no summary; without new points it has them
+        if totals and self._last:  # there is no summary; if no point was new, Trackio has the totals
             self._run.log(dict(totals), step=self._last)
         self._run.finish()
 

@@ -29,11 +29,11 @@ class Tracker(Protocol):
         """Store the values of one step so that a killed run has them. A line that raises counts as lost; the next is still tried."""
 
     def close(self) -> None:
-        """Finish what was added."""
+        """Send what was added and is not sent yet, and finish."""
 
 
 class TrackerQueue:
-    """Feeds one tracker. Points that it does not accept are counted, and reported by `close`; an end, as by a missing login, at once.
+    """Feeds one tracker. Points that it does not accept are counted, and reported by `close`; if it ends (no login), `add` reports that.
 
     `name` and `place` are for its messages; `open_tracker` is called on the thread.
     """

@@ -53,7 +53,7 @@ class TrainingLog:
             )
 
     def state(self) -> SavedLog:
-        """Return the part for a checkpoint."""
+        """Return the part that a checkpoint keeps."""
         return SavedLog.of(self._lines, self.latest.get("loss"), self.evaluations, self.before)
 
     def _restore(self, saved: SavedLog) -> None:
@@ -72,7 +72,7 @@ class TrainingLog:
         self._lines, self.before = saved.lines, saved.scores_before
         for step, values in saved.evaluations:
             logged = self.evaluations.get(step, {})
-            if {name: finite_or_none(value) for name, value in logged.items()} != values:  # else the same, with infinities
+            if {name: finite_or_none(value) for name, value in logged.items()} != values:  # if equal, those with infinities stay
                 self.evaluations[step] = dict(values)
 
     def __enter__(self) -> Self:
@@ -93,7 +93,7 @@ class TrainingLog:
 
     @cached_property
     def flops_per_token(self) -> float:
-        """The FLOPs of a token of the training, by the architecture; the first step need not wait for them."""
+        """The training FLOPs for each token, by the architecture; they are computed when they are first needed."""
         run, planned = self.run, self.run.planned
         if planned is not None:
             return planned.training_flops / planned.tokens
@@ -152,12 +152,12 @@ class TrainingLog:
             self.show(line.loss, line.lr, rate, line.observed)
 
     def scores(self, step: int, metrics: dict[str, float], confusion: Mapping[str, Mapping[str, int]] | None) -> None:
-        """Append and show the scores of an evaluation; the predictions of each class, if known, are only appended."""
+        """Append and show the scores of an evaluation; the confusion matrix, if there is one, is only appended."""
         self._metrics.append({"step": step, "evaluation": metrics} | ({"confusion": confusion} if confusion else {}))
         self._show_scores(step, f"step {step}", metrics)
 
     def scores_before(self, metrics: dict[str, float]) -> None:
-        """Record the scores before the first step in run.json and in each checkpoint, and show them: metrics.jsonl has those of steps."""
+        """Record the scores before the first step in run.json and in each checkpoint, and show them; metrics.jsonl has no step 0."""
         self.before = metrics
         self.run.folder.record(before=metrics)
         self._show_scores(0, "before the first step", metrics)

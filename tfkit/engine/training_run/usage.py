@@ -101,7 +101,7 @@ class Usage:
     def to_end(self, name: str) -> float:
         """Return the seconds that the attempt takes after its last step: a save, as the longest so far, and the meter's stop.
 
-        Its energy is little, and covered by that between two readings.
+        The energy of this end is taken as 0: it is less than what is used between two readings, by which a budget may be exceeded.
         """
         assert self.meter is not None
         return self._longest_save + self.meter.seconds_to_stop if name == "seconds" else 0.0

@@ -46,7 +46,7 @@ class Validator:
         return scored and (step in self.log.sampled or not self.prompts)
 
     def should_stop_early(self) -> bool:
-        """Whether training.patience evaluations have brought no better score."""
+        """Whether the last training.patience evaluations have brought no better score."""
         patience = self.run.recipe.training.patience
         if patience is None:
             return False
