@@ -127,7 +127,7 @@ class Objective(Protocol):
     terms: Mapping[str, float]  # the weight of each term of the loss, by name
     observed: Mapping[str, Observation] = {}  # the other numbers that `loss` returns, by name
     feedback: "Feedback | None" = None  # how a policy and a judge make its examples from prompts; None: it learns from the rows themselves
-    reference_use: ReferenceUse = "none"  # whether the loss reads outputs of the initial model: for each row once, or in every step
+    reference_use: ReferenceUse = "none"  # whether outputs of the initial model are read: once for each row, or throughout the training
     draws_dropout: bool = True  # whether training steps use it; not if the loss compares log-probabilities of two passes
     has_facts: bool = False  # whether it computes `facts` for each checkpoint
     reads_second_output: bool = False  # whether `loss` reads the second output of the model's head
