@@ -118,7 +118,7 @@ def find_tensors(folder: Path) -> dict[str, Weight]:
 
 
 def read_updates(folder: Path, peft: PeftConfig, family: str, config: ModelConfig) -> Updates:
-    """Read a folder's updates for a model of this config. Raise ModelError, listing every tensor that does not fit it."""
+    """Read a folder's updates for a model of this config. Raise ModelError, naming the tensors that do not fit it, at most 20 of them."""
     weights, shapes = find_tensors(folder), parameter_shapes(config)
     rules = {rule.theirs: rule for rule in rules_of(family, config)}
     if any(_EMBEDDING in name for name in weights):

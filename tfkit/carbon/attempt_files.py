@@ -1,4 +1,4 @@
-"""The files of a metered attempt: the writer of its ledger and of emissions.csv, beside the ledgers of earlier attempts and other nodes."""
+"""Writer of the files of a metered attempt: its ledger, and emissions.csv, the sum of it and those of earlier attempts and other nodes."""
 
 import contextlib
 import hashlib

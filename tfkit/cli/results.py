@@ -61,7 +61,7 @@ def _pad(cell: str, width: int, left: bool) -> str:
 def show(
     document: dict[str, Any], text: Callable[[dict[str, Any]], str], error: TfkitError | Stopped | None = None, *, as_json: bool
 ) -> None:
-    """Show a result as JSON, with the error that ends the command, or as text. If the reader is gone, the exit code remains."""
+    """Show a result as JSON, with the error that ends the command, or as text. A closed pipe at stdout does not change the exit code."""
     with suppress(console.ReaderGone):
         if as_json:
             console.json(strict_json.finite({"schema_version": 1, **document}), error)

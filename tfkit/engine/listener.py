@@ -97,7 +97,7 @@ class _Watched:
 
 
 class StoppingListener:
-    """A listener whose progress bars raise Stopped if the work should stop, also if a budget is reached, which sends no signal."""
+    """A listener whose progress bars raise Stopped if the work should stop: after a signal such as SIGINT, or when a budget is reached."""
 
     def __init__(self, inner: Listener, stop: StopRequest, message: str):
         self.say, self.warn, self.decided, self.live = inner.say, inner.warn, inner.decided, inner.live

@@ -54,7 +54,7 @@ class Ranks:
 
     @property
     def meters_its_node(self) -> bool:
-        """Whether this process measures the energy of its machine: the first rank of each machine but that of rank 0."""
+        """Whether this process measures its machine for rank 0, which measures its own: the first rank of each other machine."""
         return self.node > 0 and self.local_rank == 0
 
 

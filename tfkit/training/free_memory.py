@@ -1,4 +1,4 @@
-"""The memory that this process has, and may still allocate, by the machine, its control groups and its own limit."""
+"""The memory that this process holds, and may still allocate, given the machine, the control groups and the limit of the process."""
 
 import contextlib
 import resource

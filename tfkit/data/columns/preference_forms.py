@@ -47,7 +47,7 @@ def _read_item(value: Any) -> float | Unfit:
 
 
 def read_votes(value: Any) -> list[float] | Unfit:
-    """Read how many votes the first and the second of two completions have: one vote, a list of them, or the number of each by name.
+    """Return the votes for the first and the second of two completions. `value`: one vote, a list of votes, or the number of each by name.
 
     A vote is `a` or `1`, `b` or `2`, a name that ends in one of these (model_a), or a tie, which is half a vote for each.
     """

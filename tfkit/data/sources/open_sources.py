@@ -117,8 +117,8 @@ def _open_files(section: SourceSection, pattern: str, columns: Columns, part: Pa
 
 
 def _class_folders(root: Path, paths: Sequence[Path], only: Sequence[str], columns: Columns) -> list[str]:
-    """Return the folders whose names are the classes of the texts in them: a label is read, and there are several texts in each. Empty if
-    there are none. `only`: the files of the archive `root` that are read; empty: all.
+    """Return the folders if their names are classes of their texts: the columns read a label, and on average a folder has several texts.
+    Empty if they are not. `only`: the files of the archive `root` that are read; empty: all.
     """
     if "folder" not in columns.select_read(["text", "folder"]) or not (root.is_dir() or (root.is_file() and is_archive(root))):
         return []

@@ -106,8 +106,8 @@ def _deleted(folder: Path) -> MachineError:
 def build_once(folder: Path, is_whole: Callable[[Path], bool], build: Callable[[Path], None]) -> bool:
     """Ensure that `folder` exists, complete and undamaged (hashes.py); return whether this call built it.
 
-    `build` fills an empty temporary folder, which is then synced and renamed. Its errors propagate, and nothing remains. Of two processes
-    that build at once both return, with the result of one. An incomplete folder is replaced, and a damaged one with a RuntimeWarning;
+    `build` fills an empty temporary folder, which is then synced and renamed. Its errors propagate, and nothing remains. If two processes
+    build at once, both use the folder of the faster one. An incomplete folder is replaced, and a damaged one with a RuntimeWarning;
     processes that have its files mapped keep them. Raises MachineError on a full or read-only disk.
     """
     if is_whole(folder):

@@ -37,7 +37,7 @@ class ModelWork:
         self.model, self.weights, self.data = components.stepper.model, components.stepper.weights, components.data
 
     def scores(self) -> SetScores | None:
-        """Return the scores of the current result on the validation sets; None if the run is to stop."""
+        """Return the validation sets' scores of the current weights (with ema_decay, of their mean); None if the run is to stop."""
         self._announce("scores")
         with eager(self.model), self.weights.use_result():
             return score_validation(self.recipe, self.data, self.model, self._agreed_stop(), self.components.reference)

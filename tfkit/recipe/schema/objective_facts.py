@@ -89,7 +89,7 @@ class ObjectiveSection(Data):
         return getattr(self, "labels", None)
 
     def labels_in(self, value: Any) -> Mapping[str, bool]:
-        """Return the labels that a row's value of the role `labels` names, and whether each applies; empty without such a role."""
+        """Return the labels that are named in a row's value of the role `labels`, and whether each applies; empty without such a role."""
         return {}
 
     @property

@@ -70,8 +70,8 @@ class ValidPythonRule(_Rule):
 class PythonRule(_Rule):
     """A function of your own gives the number: `def reward(row, text): ...`, with `prompt`, a text, and `answers`, a list, in `row`.
 
-    It runs with all rights of your account: name only files that you trust. A command that opens a run runs its code only if you have
-    trained with the same file before, or with --allow-code.
+    It runs with all rights of your account: name only files that you trust. A command that opens a run, such as `resume`, runs this code
+    only if you have trained with the same file before, or if you give --allow-code.
     """
 
     kind: Literal["python"]
