@@ -77,6 +77,7 @@ def test_a_bug_in_a_run_leaves_its_traceback_there(
         (["pretrain", "smoke", "--run", ""], "the argument after --run is empty"),
         (["evaluate", "--from="], "the argument after --from is empty"),
         (["report", ""], "the argument after report is empty"),
+        (["check", "r.yaml", "\n", ""], r"the argument after '\n' is empty"),
         ([], "Usage: tfkit"),
     ],
 )

@@ -141,7 +141,9 @@ def _refuse_empty(words: list[str]) -> None:
         option, _, value = word.partition("=")
         is_empty_option = option.startswith("--") and word == f"{option}="
         if not value and (is_empty_option or not word) and (option or before) not in _TEXTS:
-            raise UsageError(f"command line: the argument after {option or before} is empty; give it a value, or leave it out")
+            place = option or before
+            shown = place if place.isprintable() else ascii(place)
+            raise UsageError(f"command line: the argument after {shown} is empty; give it a value, or leave it out")
 
 
 def _require_folder() -> None:
