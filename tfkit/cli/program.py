@@ -3,6 +3,7 @@
 import contextlib
 import io
 import os
+import re
 import traceback
 import warnings
 from collections.abc import Iterator, Mapping
@@ -138,10 +139,8 @@ def _warnings_on_one_line() -> Iterator[None]:
 def _refuse_empty(words: list[str]) -> None:
     """Raise UsageError for an empty argument, such as that of an unset variable: as a path it would be the current folder."""
     for before, word in pairwise(["tfkit", *words]):
-        option, _, value = word.partition("=")
-        is_empty_option = option.startswith("--") and word == f"{option}="
-        if not value and (is_empty_option or not word) and (option or before) not in _TEXTS:
-            place = option or before
+        place = word.removesuffix("=") or before
+        if re.fullmatch("(--[^=]*=)?", word) and place not in _TEXTS:
             shown = place if place.isprintable() else ascii(place)
             raise UsageError(f"command line: the argument after {shown} is empty; give it a value, or leave it out")
 
