@@ -228,7 +228,7 @@ def _connect(ranks: Ranks, serves: bool, timeout: timedelta) -> "Store":
     def connect() -> None:
         try:
             store.set_result(dist.TCPStore(address, ranks.port, ranks.size, serves, timeout, wait_for_workers=False))  # type: ignore[attr-defined]
-        except RuntimeError as error:
+        except BaseException as error:  # else this rank would wait for ever
             store.set_exception(error)
 
     threading.Thread(target=connect, name="store", daemon=True).start()
