@@ -16,7 +16,7 @@ from two_ranks import HANG_SECONDS, run_ranks, start_ranks
 from tfkit.engine.request.rank_checks import gpu_of_rank, rank_device, rank_threads, require_divisible
 from tfkit.engine.training_run.ranks_of_command import RankConnection
 from tfkit.errors import MachineError, UsageError
-from tfkit.parallel import collectives
+from tfkit.parallel import rendezvous
 from tfkit.parallel.collectives import backends_of
 from tfkit.parallel.ranks import Ranks
 from tfkit.recipe import bundled_recipes, open_recipe
@@ -70,7 +70,7 @@ def test_a_rank_that_waits_for_others_says_so_and_obeys_a_signal(tmp_path: Path,
         assert run_tfkit(tmp_path, ["pretrain", recipe, "--run", tmp_path / "one", "training.steps=1", "schedule.warmup_steps=0"]).code == 0
 
     def impatient() -> None:
-        collectives._LATE_SECONDS = 0.0
+        rendezvous._LATE_SECONDS = 0.0
 
     [process] = start_ranks(tmp_path, [command, *words[command]], {0: impatient}, alone=True)
     wait_for_text(process, "waiting at")
@@ -96,7 +96,7 @@ def test_a_port_that_another_program_has_is_named(tmp_path: Path) -> None:
 
 def test_rank_0_need_not_know_the_name_of_its_machine(tmp_path: Path) -> None:
     def prepare() -> None:
-        collectives._LATE_SECONDS = 0.0
+        rendezvous._LATE_SECONDS = 0.0
         os.environ["MASTER_ADDR"] = "no-such-host.invalid"
 
     recipe = write_recipe(tmp_path, write_corpus(tmp_path / "corpus"))

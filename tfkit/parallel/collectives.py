@@ -8,13 +8,7 @@ is by a roll call in the store.
 
 import json
 import math
-import os
-import re
-import socket
-import threading
-import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future
 from contextlib import contextmanager
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Self
@@ -23,18 +17,15 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from tfkit.errors import MachineError, PeerLostError, argument, is_out_of_memory
+from tfkit.errors import PeerLostError, argument, is_out_of_memory
 from tfkit.parallel.heartbeat import Heartbeat, await_key, silent_ranks
 from tfkit.parallel.ranks import Peers, RankOutOfMemoryError, Ranks
+from tfkit.parallel.rendezvous import STEP_SECONDS, first_sentence, meet
 
 if TYPE_CHECKING:
     from torch._C._distributed_c10d import Store
 
-STEP_SECONDS = 1800.0  # the longest wait for a slower rank within a step, before a step has been timed
 _LEAST_SECONDS, _TIMES_A_STEP = 300.0, 20.0  # afterwards the larger of both: a least wait, and a multiple of the longest step
-_CONNECT_SECONDS, _AGAIN_SECONDS = 10.0, 0.1
-_THIS_MACHINE = "127.0.0.1"
-_LATE_SECONDS = 30.0  # time for processes that start together to import their modules
 _BUCKET = 1 << 22  # elements per all-reduce
 _FIT, _DOES_NOT_FIT = 0, 1
 
@@ -63,17 +54,10 @@ class ProcessGroup(Peers):
 
         Raises PeerLostError if one of them does not connect in time, and MachineError if rank 0 cannot listen at its port.
         """
-        timeout = timedelta(seconds=STEP_SECONDS)
-        of_launcher = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"  # torchrun's own process serves the store
-        restarts = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")  # keys of an earlier attempt may still be in the store
         with lost(ranks, f"did not meet all {ranks.size} ranks at {ranks.address}:{ranks.port}"):
-            serves = ranks.is_first and not of_launcher
-            if not serves:
-                _await_server(ranks)
-            store = dist.PrefixStore(f"tfkit/{restarts}", _connect(ranks, serves, timeout))  # type: ignore[attr-defined]
-            store.set(f"here/{ranks.rank}", given)
-            _await_all(store, ranks, watch, say)
+            store = meet(ranks, given, watch, say)
             backends = backends_of(torch.cuda.is_available() and dist.is_nccl_available())
+            timeout = timedelta(seconds=STEP_SECONDS)
             dist.init_process_group(backends, store=store, rank=ranks.rank, world_size=ranks.size, timeout=timeout)
         group = cls(ranks, store)
         group._heartbeat = Heartbeat(store) if ranks.is_first else None
@@ -217,67 +201,6 @@ def backends_of(has_nccl: bool) -> str:
     return "cpu:gloo,cuda:nccl" if has_nccl else "gloo"
 
 
-def _connect(ranks: Ranks, serves: bool, timeout: timedelta) -> "Store":
-    """Return the store of the ranks, connected on a thread of its own: PyTorch does not return for a signal while it waits for an answer.
-
-    The server connects to itself by a number, since a machine may not know its own name. Raises MachineError if it cannot listen.
-    """
-    address = _THIS_MACHINE if serves else ranks.address
-    store: Future[Store] = Future()
-
-    def connect() -> None:
-        try:
-            store.set_result(dist.TCPStore(address, ranks.port, ranks.size, serves, timeout, wait_for_workers=False))  # type: ignore[attr-defined]
-        except BaseException as error:  # else this rank would wait for ever
-            store.set_exception(error)
-
-    threading.Thread(target=connect, name="store", daemon=True).start()
-    try:
-        return store.result()
-    except RuntimeError as error:
-        if "failed to listen" not in str(error):
-            raise
-        reason = "another program listens there" if "EADDRINUSE" in str(error) else _reason(str(error).rpartition("message: ")[2])
-        raise MachineError(
-            f"rank 0 cannot listen at port {ranks.port} of this machine ({reason}): set MASTER_PORT to a free port on all ranks"
-        ) from error
-
-
-def _await_server(ranks: Ranks) -> None:
-    """Wait until rank 0 listens. Unlike PyTorch's own wait, this one obeys signals and does not back off.
-
-    Raises RuntimeError after the time-out, as PyTorch does.
-    """
-    end = time.monotonic() + STEP_SECONDS
-    while True:
-        try:
-            socket.create_connection((ranks.address, ranks.port), _CONNECT_SECONDS).close()
-        except OSError as error:
-            if time.monotonic() > end:
-                raise RuntimeError(str(error)) from error
-            time.sleep(_AGAIN_SECONDS)
-        else:
-            return
-
-
-def _await_all(store: "Store", ranks: Ranks, watch: Callable[[], None] | None, say: Callable[[str], None] | None) -> None:
-    """Wait until all ranks have connected, obeying signals and naming the missing ones. Raises RuntimeError after the time-out."""
-    names = [f"here/{rank}" for rank in range(ranks.size)]
-    began = time.monotonic()
-    while not store.check(names):
-        if watch is not None:
-            watch()
-        waited = time.monotonic() - began
-        if waited > STEP_SECONDS or (waited > _LATE_SECONDS and say is not None):
-            missing = ", ".join(str(rank) for rank, name in enumerate(names) if not store.check([name]))
-            if waited > STEP_SECONDS:
-                raise RuntimeError(f"no message came from rank {missing} within {STEP_SECONDS:g} s")
-            assert say is not None
-            say(f"waiting at {ranks.address}:{ranks.port} for rank {missing} of {ranks.size}, at most {STEP_SECONDS:g} s in all")
-            say = None  # once
-        time.sleep(_AGAIN_SECONDS)
-
-
 def _buckets(gradients: Sequence[Tensor]) -> Iterator[list[Tensor]]:
     """Yield the tensors in groups of at most _BUCKET elements; a larger tensor is a group of its own."""
     bucket: list[Tensor] = []
@@ -292,12 +215,6 @@ def _buckets(gradients: Sequence[Tensor]) -> Iterator[list[Tensor]]:
         yield bucket
 
 
-def _reason(message: str) -> str:
-    """Return the first sentence of a library's error, without its source location and its request to report the error."""
-    first = message.partition("\n")[0]
-    return re.sub(r"^\[\S+:\d+\] ", "", first).partition(". ")[0]
-
-
 @contextmanager
 def lost(ranks: Ranks, what: str, *, only_of_backends: bool = False) -> Iterator[None]:
     """Convert connection errors to PeerLostError, which says what to do. `only_of_backends`: convert only errors of gloo and NCCL."""
@@ -306,7 +223,7 @@ def lost(ranks: Ranks, what: str, *, only_of_backends: bool = False) -> Iterator
     except RuntimeError as error:  # gloo and the store have no exception class of their own
         if only_of_backends and not any(sign in str(error) for sign in ("/gloo/", "NCCL")):
             raise
-        reason = _reason(str(error)) or type(error).__name__
+        reason = first_sentence(str(error)) or type(error).__name__
         raise PeerLostError(
             f"rank {ranks.rank} {what} ({reason}): its process ended, hangs, or cannot be reached. The last whole checkpoint is untouched: "
             f"look at what the other ranks reported, and continue with {argument('resume', True)}"

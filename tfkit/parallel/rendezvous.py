@@ -1,0 +1,108 @@
+"""The meeting of the ranks of a training: each connects to the store that rank 0, or torchrun, serves, and waits until all are there."""
+
+import os
+import re
+import socket
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import Future
+from datetime import timedelta
+from typing import TYPE_CHECKING
+
+import torch.distributed as dist
+
+from tfkit.errors import MachineError
+from tfkit.parallel.ranks import Ranks
+
+if TYPE_CHECKING:
+    from torch._C._distributed_c10d import Store
+
+STEP_SECONDS = 1800.0  # the longest wait for a slower rank within a step, before a step has been timed
+_CONNECT_SECONDS, _AGAIN_SECONDS = 10.0, 0.1
+_THIS_MACHINE = "127.0.0.1"
+_LATE_SECONDS = 30.0  # time for processes that start together to import their modules
+
+
+def meet(ranks: Ranks, given: str, watch: Callable[[], None] | None, say: Callable[[str], None] | None) -> "Store":
+    """Return the store of all ranks, once each of them has put what it was `given` there. The other arguments are those of
+    `ProcessGroup.join`.
+
+    Raises RuntimeError if a rank does not connect in time, and MachineError if rank 0 cannot listen at its port.
+    """
+    of_launcher = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"  # torchrun's own process serves the store
+    restarts = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")  # keys of an earlier attempt may still be in the store
+    serves = ranks.is_first and not of_launcher
+    if not serves:
+        _await_server(ranks)
+    store = dist.PrefixStore(f"tfkit/{restarts}", _connect(ranks, serves))  # type: ignore[attr-defined]
+    store.set(f"here/{ranks.rank}", given)
+    _await_all(store, ranks, watch, say)
+    return store
+
+
+def _connect(ranks: Ranks, serves: bool) -> "Store":
+    """Return the store of the ranks, connected on a thread of its own: PyTorch does not return for a signal while it waits for an answer.
+
+    The server connects to itself by a number, since a machine may not know its own name. Raises MachineError if it cannot listen.
+    """
+    address, timeout = _THIS_MACHINE if serves else ranks.address, timedelta(seconds=STEP_SECONDS)
+    store: Future[Store] = Future()
+
+    def connect() -> None:
+        try:
+            store.set_result(dist.TCPStore(address, ranks.port, ranks.size, serves, timeout, wait_for_workers=False))  # type: ignore[attr-defined]
+        except BaseException as error:  # else this rank would wait for ever
+            store.set_exception(error)
+
+    threading.Thread(target=connect, name="store", daemon=True).start()
+    try:
+        return store.result()
+    except RuntimeError as error:
+        if "failed to listen" not in str(error):
+            raise
+        reason = "another program listens there" if "EADDRINUSE" in str(error) else first_sentence(str(error).rpartition("message: ")[2])
+        raise MachineError(
+            f"rank 0 cannot listen at port {ranks.port} of this machine ({reason}): set MASTER_PORT to a free port on all ranks"
+        ) from error
+
+
+def _await_server(ranks: Ranks) -> None:
+    """Wait until rank 0 listens. Unlike PyTorch's own wait, this one obeys signals and does not back off.
+
+    Raises RuntimeError after the time-out, as PyTorch does.
+    """
+    end = time.monotonic() + STEP_SECONDS
+    while True:
+        try:
+            socket.create_connection((ranks.address, ranks.port), _CONNECT_SECONDS).close()
+        except OSError as error:
+            if time.monotonic() > end:
+                raise RuntimeError(str(error)) from error
+            time.sleep(_AGAIN_SECONDS)
+        else:
+            return
+
+
+def _await_all(store: "Store", ranks: Ranks, watch: Callable[[], None] | None, say: Callable[[str], None] | None) -> None:
+    """Wait until all ranks have connected, obeying signals and naming the missing ones. Raises RuntimeError after the time-out."""
+    names = [f"here/{rank}" for rank in range(ranks.size)]
+    began = time.monotonic()
+    while not store.check(names):
+        if watch is not None:
+            watch()
+        waited = time.monotonic() - began
+        if waited > STEP_SECONDS or (waited > _LATE_SECONDS and say is not None):
+            missing = ", ".join(str(rank) for rank, name in enumerate(names) if not store.check([name]))
+            if waited > STEP_SECONDS:
+                raise RuntimeError(f"no message came from rank {missing} within {STEP_SECONDS:g} s")
+            assert say is not None
+            say(f"waiting at {ranks.address}:{ranks.port} for rank {missing} of {ranks.size}, at most {STEP_SECONDS:g} s in all")
+            say = None  # once
+        time.sleep(_AGAIN_SECONDS)
+
+
+def first_sentence(message: str) -> str:
+    """Return the first sentence of a library's error, without its source location and its request to report the error."""
+    first = message.partition("\n")[0]
+    return re.sub(r"^\[\S+:\d+\] ", "", first).partition(". ")[0]
