@@ -1,4 +1,4 @@
-"""Labelled rows from Python source code, for the standard library tasks: the examples of one file at a time, as columns."""
+"""Labelled rows for the tasks on Python's standard library: the function of a task yields the examples in one source file."""
 
 import ast
 import warnings
@@ -8,14 +8,14 @@ from typing import Any, NamedTuple
 from tfkit.data.code.docstrings import docstrings
 from tfkit.data.code.token_roles import token_roles
 
-_LINES = 30  # minimum for a chunk of `packages`, which ends at the next blank line
+_LINES = 30  # the fewest lines of a chunk in `packages`; the chunk ends at the first blank line after them
 _MIN_LAST_LINES = 8  # a shorter last chunk has too little information
 
 
 def packages(path: str, text: str, tree: ast.Module) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Yield the first line, and the text with its package as the label, of each chunk of code; nothing for a module outside any package.
+    """Yield the number of the first line, and the columns `text` and `label` (its package), of each chunk of code.
 
-    Import statements are removed, since most of them name the package.
+    A module outside any package gives no chunks. Import statements are removed, since most of them name the package.
     """
     label, slash, _ = path.partition("/")
     if not slash:

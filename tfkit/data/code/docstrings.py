@@ -11,12 +11,12 @@ from collections.abc import Iterator
 from typing import Any
 
 _END = re.compile(r"(?<!\be\.g)(?<!\bi\.e)(?<!\betc)(?<!\bvs)[.!?](?=\s|$)")
-_WORDS = range(3, 61)  # in an informative sentence; some docstrings begin with a longer listing
+_WORDS = range(3, 61)  # the number of words in an informative sentence; some docstrings begin with a longer listing
 _HAVE_DOCSTRINGS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
 
 
 def docstrings(path: str, text: str, tree: ast.Module) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Yield the line, and the source, target and name, of each function and method whose docstring gives a usable summary."""
+    """Yield the line number and the columns (source, target, name) of each function or method with a usable summary in its docstring."""
     lines = text.split("\n")  # ast splits lines in this way; splitlines would also split at form feeds
     cuts = [(node.body[0], len(node.body) == 1) for node in ast.walk(tree) if isinstance(node, _HAVE_DOCSTRINGS) and _docstring(node)]
     for name, node in _functions(tree, ""):

@@ -5,7 +5,7 @@
 
 Roles of names: function and class (at the definition), parameter, argument (the name in `f(name=1)`), call (the last name of the
 callee), attribute (after a dot), import (in an import statement), keyword, and variable for all others. Other tokens: string, number,
-operator. Comments, docstrings and lines with long strings are excluded.
+operator. Comments, docstrings, overlong lines, and lines with a long or multi-line string are excluded.
 """
 
 import ast
@@ -37,7 +37,7 @@ class _Line(NamedTuple):
 
 
 def token_roles(path: str, text: str, tree: ast.Module) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Yield the first line, and the tokens and tags, of each short run of lines; a definition begins a new run."""
+    """Yield the number of the first line, and the tokens and tags, of each short run of lines; a definition begins a new run."""
     roles = dict(_roles(tree, text.split("\n")))
     run: list[_Line] = []
     for line in _lines(text, roles):
@@ -76,7 +76,9 @@ def _lines(text: str, roles: dict[Position, str]) -> Iterator[_Line]:
 
 
 def _role_of_name(name: str, known: str | None, before: list[str]) -> str:
-    """Return a name's role. The syntax tree has no position for a defined name, which is recognised by the keyword before it."""
+    """Return a name's role. `known`: its role in the syntax tree, which has no position for the name after `def` or `class`; `before`: the
+    token before the name, if any.
+    """
     if keyword.iskeyword(name):
         return "keyword"
     if before in (["def"], ["class"]):
@@ -85,7 +87,7 @@ def _role_of_name(name: str, known: str | None, before: list[str]) -> str:
 
 
 def _roles(tree: ast.Module, lines: list[str]) -> Iterator[tuple[Position, str]]:
-    """Yield the position and the role of each node's name; a called attribute is yielded last as `call`, which overrides `attribute`."""
+    """Yield the position and the role of each name in the tree; the names of callees come last, so that `call` overrides `attribute`."""
     called = []
     for node in _walk(tree):
         match node:
@@ -110,7 +112,7 @@ def _roles(tree: ast.Module, lines: list[str]) -> Iterator[tuple[Position, str]]
 
 
 def _walk(node: ast.AST) -> Iterator[ast.AST]:
-    """Yield a node and its descendants, except inside an f-string that is a single token, whose positions do not refer to the file."""
+    """Yield a node and its descendants. Before Python 3.12, those inside an f-string are left out: their positions are not in the file."""
     yield node
     if not isinstance(node, ast.JoinedStr) or _PARTS_OF_STRINGS:
         for inner in ast.iter_child_nodes(node):

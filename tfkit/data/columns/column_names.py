@@ -15,7 +15,7 @@ from tfkit.recipe.schema.roles import Role, normalized
 
 @lru_cache(256)
 def find_alias(role: Role, names: tuple[str, ...]) -> str | None:
-    """Return the column whose name is an alias of a role, or a standard name of it in upper or lower case; None if there is none."""
+    """Return the column whose name is, in upper or lower case, an alias or a standard name of a role; None if there is none."""
     by_normalized = {normalized(name): name for name in reversed(names)}
     return next((by_normalized[alias] for alias in map(normalized, (*role.columns, *role.later)) if alias in by_normalized), None)
 
@@ -62,7 +62,7 @@ def _at(values: list[Any], index: str) -> Any:
 
 
 def _fill(template: str, values: Mapping[str, Any]) -> Any:
-    """Fill in a template. Return MISSING if a column is missing, or the value of a column that cannot be written as text, unchanged."""
+    """Fill in a template. If a column is missing, MISSING is returned; if a value cannot be written as text, that value is returned."""
     parts, end = [], 0
     for match in _FIELD.finditer(template):
         parts.append(template[end : match.start()])

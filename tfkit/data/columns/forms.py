@@ -1,6 +1,6 @@
 """Readers of a column of texts or labels, one for each form of a role (recipe/schema/roles.py). Each returns the role's value, or Unfit.
 
-structured_forms.py has the readers of values with parts of their own.
+structured_forms.py and preference_forms.py have the readers of other values, such as messages and votes.
 """
 
 import math
@@ -37,7 +37,7 @@ def by_number(value: Any) -> Any:
 
 
 def with_class_names(value: str | list[str] | Unfit, names: Sequence[str]) -> Any:
-    """Return a label, or a list of labels, with the name in place of the number of a class; Unfit if a label is neither of a class."""
+    """Return a label, or a list of labels, with a class's number replaced by its name; Unfit if a label is no class's number or name."""
     if isinstance(value, list):
         labels = [with_class_names(label, names) for label in value]
         return next((label for label in labels if isinstance(label, Unfit)), labels)

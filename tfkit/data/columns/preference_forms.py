@@ -65,7 +65,7 @@ def read_votes(value: Any) -> list[float] | Unfit:
 
 
 def _sides_of(vote: object) -> list[int]:
-    """Return the completions that a vote names by its last word: the first, the second, or both."""
+    """Return the indices of the completions that a vote is for, by its last word: [0], [1], or for a tie [0, 1]; empty if it is no vote."""
     name = re.split(r"[\W_]+", str(vote).strip().lower().partition("(")[0].strip())[-1]
     return [side for side, names in enumerate(_SIDES) if name in names]
 
@@ -103,7 +103,7 @@ def is_whole(messages: Sequence[Mapping[str, object]]) -> bool:
 
 
 def opening(turns: str | list[dict[str, Any]]) -> Any:
-    """Return a conversation up to its first user turn, the key by which rows are held out; a text that is no dialogue is returned whole."""
+    """Return a conversation up to and including its first user turn, by which rows are held out; all of a text that is no dialogue."""
     if isinstance(turns, list):
         return first_turn(turns)
     return turns.partition(ASSISTANT)[0] if turns.startswith(HUMAN) else turns

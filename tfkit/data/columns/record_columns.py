@@ -42,7 +42,7 @@ class Columns:
     named: Mapping[str, str | list[str]] = field(default_factory=dict)
     beside: tuple[str, ...] = ()
     class_names: tuple[str, ...] = ()
-    beyond_roles: ClassVar[tuple[str, ...]] = ()  # not empty: columns of no role are kept, too; part of the key of cached records
+    beyond_roles: ClassVar[tuple[str, ...]] = ()  # if not empty, columns of no role are kept, too; part of the key of cached records
 
     def take(self, record: Record) -> Row | BadRow:
         """Return the row of a record, or a BadRow if a column is missing or does not fit its role."""
@@ -76,7 +76,9 @@ class Columns:
         return {name: column for name, (value, column) in reads.items() if value is not MISSING}
 
     def check(self, available: Iterable[str], place: str) -> None:
-        """Raise DataError if the available columns, with those of parallel files, lack the column of a required role."""
+        """Raise DataError if the column of a required role is not among the available ones and those of parallel files, or if several
+        columns could be the text.
+        """
         names = dict.fromkeys([*available, *self.beside])
 
         def has(role: Role) -> bool:
@@ -112,7 +114,7 @@ class Columns:
             )
 
     def select_read(self, available: Iterable[str]) -> list[str]:
-        """Return the available columns that roles are read from."""
+        """Return the available columns from which a role may be read."""
         read = {name for role in self.roles for name in (*self._names(role), *role.within)}
         roots = {_root(name) for name in read}
         available = list(available)
@@ -139,7 +141,7 @@ class Columns:
         )
 
     def _no_shape(self, available: Mapping[str, Any], place: str) -> BadRow:
-        """Error for a record whose columns match none of the shapes."""
+        """Error for a record whose columns match none of the roles' shapes (`_shapes`)."""
         needed = [[role.name for role in roles if role.required] for roles in self._shapes()]
         wanted = ", nor for ".join(" and ".join(names) for names in needed)
         remedies = " or ".join("columns: {" + ", ".join(f"{name}: NAME" for name in names) + "}" for names in needed)
@@ -149,7 +151,7 @@ class Columns:
         )
 
     def remedy(self, role: Role) -> str:
-        """Return the recipe field that names the column of a role, and the option, for error messages."""
+        """Return the recipe field that names the column of a role, with the command-line option if there is one, for error messages."""
         field = "text: NAME" if role.name == "text" else f"columns: {{{role.name}: NAME}}"
         option = argument("columns", {role.name: "NAME"})
         return f"{field} ({option})" if option.startswith("--") else field
@@ -157,8 +159,8 @@ class Columns:
     def fingerprint(self) -> str:
         """Return a string that differs if the same records would give other rows.
 
-        Roles that earlier versions did not read, such as tools, are left out unless the recipe names their column, so that their runs can
-        be resumed; an objective that uses tools has them in its own fingerprint.
+        Roles that earlier versions did not read, such as tools, are left out unless the recipe names their column, so that runs of these
+        versions can be resumed; an objective that uses tools has them in its own fingerprint.
         """
         roles = [role for role in self.roles if not role.is_later or role.name in self.named]
         names = [f"class_names={self.class_names}"] if self.class_names else []
@@ -170,7 +172,7 @@ class Columns:
 
     def _shapes(self) -> list[tuple[Role, ...]]:
         """Return the roles of each shape, such as a conversation, or a prompt with its completion. If the recipe names columns of some
-        shapes, only these are returned. Empty if roles have no shapes.
+        shapes, only the roles of these shapes are returned. Empty if no role has a shape.
         """
         by_shape: dict[str, list[Role]] = {}
         for role in self.roles:
@@ -262,7 +264,7 @@ def _row_text(roles: Sequence[Role], values: Mapping[str, Any], bare: bool = Fal
 
 
 def _input_key(roles: Sequence[Role], values: Mapping[str, Any]) -> str | None:
-    """Return the stripped text of a row's input, for a conversation up to the first user turn; None if the input is the whole row."""
+    """Return the stripped text of a row's input, which in a conversation ends with the first user turn; None if it is the whole row."""
     inputs = {role.name: values[role.name] for role in roles if role.is_input and role.name in values}
     if "messages" in inputs:
         inputs["messages"] = first_turn(inputs["messages"])

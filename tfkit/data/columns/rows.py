@@ -19,15 +19,15 @@ _MAX_CHECKED = 4_000_000  # characters, which are read in a tenth of a second
 class Row(NamedTuple):
     """One row: its whole text, its place (`corpus.jsonl:17`, or the path of a whole file), and its value for each role.
 
-    `named`: the roles whose columns the recipe names; the columns of other roles were recognised.
+    `named`: the roles whose columns are named in the recipe; the columns of the other roles were recognised.
     """
 
     text: str
     place: str
-    values: Mapping[str, Any] = MappingProxyType({})  # empty if the row is its text alone
+    values: Mapping[str, Any] = MappingProxyType({})  # empty if the row is only a text
     named: frozenset[str] = frozenset()
     key: str = ""  # the text, with each value stripped of white space
-    input_key: str | None = None  # the same for the model's input alone; None: the input is the whole row
+    input_key: str | None = None  # the key of the model's input alone; None: the input is the whole row
 
 
 class BadRow(NamedTuple):
@@ -98,7 +98,7 @@ def good_rows(rows: Iterable[Row | BadRow], on_bad_row: OnBadRow, skipped: dict[
 
 
 def check_rows(rows: Iterable[Row | BadRow], on_bad_row: OnBadRow, name: str, most: int = 1) -> None:
-    """Check the first `most` good rows, or as many as hold a few megabytes of text.
+    """Check the first `most` rows (if bad rows are skipped, up to the `most`-th good row), or as many as hold a few megabytes of text.
 
     Raises DataError for the bad rows among them, unless bad rows are skipped, and if a source has no good row.
     """
@@ -142,8 +142,8 @@ class Source(Protocol):
         """Return a hash of all content and of the settings that select from it, equal only for equal rows. Reads all data once."""
 
     def rows(self, skipped: dict[str, Skipped] | None = None) -> Iterator[Row]:
-        """Yield every row of the part. Raises DataError with file, row and remedy. Skipped bad rows are counted in `skipped`, by kind,
-        over the whole source, since a row that cannot be read belongs to no part.
+        """Yield every row of this part of the data. Raises DataError with file, row and remedy. Skipped bad rows are counted in `skipped`,
+        by kind, for all of the data, since a row that cannot be read belongs to no part.
         """
 
 
@@ -152,7 +152,7 @@ class Part:
     """One side of a held-out split of a source. Without a fraction, every part is the whole source.
 
     The hash of a row's key decides its side, so the split is the same on every machine, in every order, and after rows are added. Rows
-    with equal keys land in the same split. The key is the row's input, or all its text (`by="row"`, as in tfkit 0.1).
+    with equal keys land in the same part. The key is the row's input, or all its text (`by="row"`, as in tfkit 0.1).
     """
 
     name: PartName

@@ -15,7 +15,7 @@ _FLAGS = {"0": False, "1": True, "false": False, "true": True}
 
 
 class Choices(list[str]):
-    """The answers to choose from, with the label of each (`A`, `1`), by which the right one may be named."""
+    """The answers to choose from, with the label of each (`A`, `1`), by which a row may name the right answer."""
 
     labels: tuple[str, ...]
 
@@ -50,7 +50,8 @@ def _read_tools(value: Any) -> list[dict[str, Any]] | Unfit:
 def _read_choices(value: Any) -> list[str] | Unfit:
     """Read a list of texts; or of objects with a `text` and a `label`, as in ARC's files; or an object with a list of each, as on the Hub.
 
-    Nulls and empty texts at the end are no answers: a row of a table may have fewer answers than the table has columns for them.
+    Nulls and empty texts at the end, after the second text, are no answers: a row of a table may have fewer answers than the table has
+    columns for them.
     """
     if isinstance(value, Mapping) and isinstance(value.get("text"), list):
         labels = value.get("label") or []
@@ -102,7 +103,7 @@ def read_answers(value: Any) -> list[dict[str, Any]] | Unfit:
     """Read the answers to a question, each with its `text` and `answer_start`, the character offset at which it begins in the context.
 
     Answers are a list, as in SQuAD's files; an object of two lists, as on the Hub; or, in a table, either as JSON. Null and an empty
-    list are no answer. In a list of texts, each has None as its `answer_start`.
+    list are no answer. An answer in a list of texts has None as its `answer_start`.
     """
     if isinstance(value, str):
         try:
