@@ -54,7 +54,7 @@ class _BudgetedStream(io.RawIOBase):
 
 
 def unpacked(name: PurePath, packed: IO[bytes], budget: Budget) -> IO[bytes]:
-    """Return a stream that counts against the budget, decompressed as the name's suffix says."""
+    """Return the decompressed stream of `packed`, by the suffix of its name; the bytes read from it count against the budget."""
     return io.BufferedReader(_BudgetedStream(_decompressed(packed, compression_of(name)), packed, budget), 1 << 16)
 
 

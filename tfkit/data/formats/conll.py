@@ -1,5 +1,5 @@
 """Readers of CoNLL and of CoNLL-U (Universal Dependencies): one token a line with its tags in columns, a blank line between sentences.
-Tables may have a token in each row, too.
+Tables with a token in each row are read, too (`sentences_of`).
 
 https://universaldependencies.org/format.html
 """
@@ -36,8 +36,8 @@ class _Token(NamedTuple):
 
 
 def read_conll(content: Content, columns: Columns, header: tuple[str, ...] = ()) -> Records:
-    """Read a sentence as {tokens, tags}, its first and last columns; with a header, read all columns, named by it. If no tags are read,
-    one column is enough.
+    """Yield each sentence as {tokens, tags}, which are its first and last columns; with a `header`, as all columns, by the header's names.
+    If no tags are read, one column is enough.
 
     Columns are separated by tabs if the line has a tab, else by spaces. A first line such as `word ner` is a header, whose last column
     holds the tags. Lines before a sentence are comments if they begin with # and have another number of columns than the words. A
@@ -75,7 +75,7 @@ def _without_comments(rows: list[_Token], width: int) -> list[_Token]:
 
 
 def is_conll_header(fields: list[str]) -> bool:
-    """Whether the fields of a file's first line are names of columns: the first of the words, the last of the tags."""
+    """Whether the fields of a file's first line are column names: the first one names the words, the last one the tags."""
     tags = next(role for role in SECTIONS["tagging"].roles if role.name == "tags")
     return normalized(fields[0]) in _WORDS and normalized(fields[-1]) in ("label", *tags.columns, *tags.later)
 
@@ -85,7 +85,7 @@ def _fields(line: str) -> list[str]:
 
 
 def _token_error(fields: list[str], width: int, fewest: int, has_header: bool, place: str) -> BadRow | None:
-    """Return the error in a token's line, which should have `width` columns, at least `fewest`; None if it has none."""
+    """Return the error in a token's line, which should have `width` columns, and at least `fewest`; None if the line is right."""
     if len(fields) != width:
         where = "header" if has_header else "file's first sentence"
         reason = f"{len(fields)} columns, but the {where} has {width}"
@@ -98,7 +98,7 @@ def _token_error(fields: list[str], width: int, fewest: int, has_header: bool, p
 
 
 def read_conllu(content: Content, columns: Columns, header: tuple[str, ...] = ()) -> Records:
-    """Read a sentence as {tokens, lemmas, upos, xpos, feats, heads, deprels, deps, misc}, with its comments (text, sent_id) as columns.
+    """Yield each sentence as {tokens, lemmas, upos, xpos, feats, heads, deprels, deps, misc}, with its comments (text, sent_id) as columns.
 
     Multiword tokens (1-2) and empty nodes (8.1) are left out.
     """
@@ -122,8 +122,9 @@ def read_conllu(content: Content, columns: Columns, header: tuple[str, ...] = ()
 
 
 def sentences_of(records: Records, columns: Columns) -> Records:
-    """Group the rows of a table into sentences, if words are read and each row holds one word: a column numbers or names the sentences, or
-    blank rows separate them. Each column becomes a list; the column of the words is also `tokens`, and the last column also `tags`.
+    """Group the rows of a table into sentences if words are read and each row holds one word: the table has a column of words, and a column
+    that numbers or names the sentences or blank rows between them. Each column becomes a list; the column of the words is also `tokens`,
+    and the last column also `tags`. Other tables are returned unchanged.
     """
     first = [*islice(records, _SEARCHED_ROWS)]
     rows = chain(first, records)
@@ -172,7 +173,7 @@ def _comment(line: str) -> tuple[str, str]:
 
 
 def _word_error(fields: list[str], number: int, place: str) -> BadRow | None:
-    """Return the error in a word's line, which should be word `number` of its sentence; None if it has none."""
+    """Return the error in a word's line, which should be word `number` of its sentence; None if the line is right."""
     if len(fields) != len(_CONLLU_COLUMNS) + 1:
         reason = f"{len(fields)} columns; CoNLL-U has 10, separated by tabs"
         return BadRow("wrong number of columns", f"{place}: {reason}: repair the line, or set format: conll if it is another kind")

@@ -1,4 +1,4 @@
-"""Detection of a file's layout from its first lines: CoNLL or a table in a text, JSON lines in .json, the delimiter and header of tables.
+"""Detection of layouts from a file's first lines: texts that are CoNLL or tables, .json that is JSON lines, tables' delimiters and headers.
 
 Without clear evidence the defaults apply: text is plain text, the suffix gives the delimiter, and the first row is the header.
 """
@@ -26,7 +26,7 @@ _NAMES = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "vertical bars"}
 _IOB = re.compile(r"O|[BIESLU]-\S+")
 _LICENCE = re.compile(r"CC[-0 ]|https?://|©", re.IGNORECASE)  # how a note on the origin of a row begins
 _SCORE = re.compile(r"-?[0-9]*\.[0-9]+")  # a number with a fraction: whole numbers may be row numbers
-_MAX_TAGS, _MIN_TOKENS = 60, 20  # most distinct tags, and fewest tokens, for tags other than IOB's
+_MAX_TAGS, _MIN_TOKENS = 60, 20  # for tags other than IOB's: the largest number of distinct tags, and the smallest number of tokens
 _MIN_ROWS = 3  # fewest lines of a text that is taken for a table, or for fastText's format
 _MAX_NAME, _MAX_NAME_WORDS = 60, 5  # characters and words in the name of a column
 _ROWS_PER_LABEL = 5  # smallest mean number of rows for each value in a column of labels
@@ -96,7 +96,9 @@ def detect_table(content: Content, columns: Columns, default: str, *, numbered: 
 
 
 def detect_header(rows: Sequence[Sequence[str]], columns: Columns, *, numbered: bool = False) -> tuple[str, ...]:
-    """Return names for the columns of a table without a header; empty if the first row is one. `numbered`: the names are numbers only."""
+    """Return names for the columns of a table without a header; empty if the first row is a header, or the only row. `numbered`: the names
+    are numbers only.
+    """
     choices = _name_choices(rows)
     if len(rows) < 2 or not (choices or not _has_header(rows, columns)):
         return ()
@@ -104,7 +106,7 @@ def detect_header(rows: Sequence[Sequence[str]], columns: Columns, *, numbered: 
 
 
 def _first_lines(content: Content) -> Iterator[str]:
-    """Yield the first lines, up to one that is not UTF-8: the error is raised when the file is read."""
+    """Yield the first lines, at most to the first that is not UTF-8, which is reported when the file is read."""
     for line in islice(raw_lines(content), _LINES):
         text = decode(line)
         if not isinstance(text, str):
@@ -113,7 +115,9 @@ def _first_lines(content: Content) -> Iterator[str]:
 
 
 def _detect_delimiter(lines: Sequence[str], default: str) -> str:
-    """Return the default delimiter if it gives all rows the same number of fields, at least two; else the one with most fields."""
+    """Return the default delimiter if it gives all rows the same number of fields, at least two. Else return the delimiter that does so
+    with the most fields, or the default if none does.
+    """
     widths = {}
     for delimiter in _DELIMITERS:
         lengths = {len(row) for row in _rows(lines, delimiter)}
@@ -125,7 +129,9 @@ def _detect_delimiter(lines: Sequence[str], default: str) -> str:
 
 
 def _rows(lines: Sequence[str], delimiter: str) -> list[list[str]]:
-    """Return the records of the first lines. The last one may be cut, and is dropped unless it is the only one."""
+    """Return the records of the first lines. If more lines may follow, the last record may be cut off, and is dropped unless it is the
+    only one.
+    """
     try:
         rows = [row for row in csv.reader(lines, delimiter=delimiter) if row]
     except csv.Error:
@@ -134,7 +140,8 @@ def _rows(lines: Sequence[str], delimiter: str) -> list[list[str]]:
 
 
 def _has_header(rows: Sequence[Sequence[str]], columns: Columns) -> bool:
-    """Whether the first row is a header: a cell names a read or known column and is no label of its column, or no cell looks like data.
+    """Whether the first row is a header: a cell names a column that is read, or a well-known column and is no label like the cells below;
+    or no cell looks like data.
 
     Empty cells, as after a delimiter at the end of each line, are neither names nor labels.
     """
@@ -169,7 +176,9 @@ def _name_choices(rows: Sequence[Sequence[str]]) -> tuple[str, ...]:
 
 
 def _name_columns(rows: Sequence[Sequence[str]]) -> tuple[str, ...]:
-    """Name columns by number, except a column of labels, or else of scores, with its texts; or two columns of texts without labels."""
+    """Name columns by number, except those whose roles are clear. A single column of labels, or else of scores, is `label`, and its column
+    of texts `text` (if there are two, `text` and `pair`); two columns of texts without labels are `source` and `target`.
+    """
     width = min(map(len, rows))
     values = [[row[index].strip() for row in rows] for index in range(width)]
     labels = [index for index, cells in enumerate(values) if 2 <= len({*cells}) <= max(2, len(cells) // _ROWS_PER_LABEL)]
@@ -196,6 +205,6 @@ def _are_texts(values: Sequence[str]) -> bool:
 
 @cache
 def _known_names() -> frozenset[str]:
-    """Return the column names that any objective recognises, and common names that none reads."""
+    """Return the column names that any objective recognises, and common names that no objective reads."""
     names = [name for section in SECTIONS.values() for role in section.roles for name in role.columns + role.later]
     return frozenset(map(normalized, [*names, "id", "idx", "index", "guid", "title", "date", "user", "name", "url", "lang", "language"]))

@@ -7,11 +7,11 @@ from pathlib import Path
 from tfkit.data.columns.rows import BadRow
 
 _ENOUGH_BYTES = 200  # a text must be this long for its encoding to be recognised
-_TAR, TAR_BYTES = b"ustar", 512  # the mark at offset 257 of the first header, and the bytes of a header
+_TAR, TAR_BYTES = b"ustar", 512  # the mark at offset 257 of the first header, and the size of a header in bytes
 _UTF8_LETTER, _LETTER = re.compile(rb"[\xc2\xc3][\x80-\xbf]"), re.compile("[A-Za-z]")
 _NOT_WESTERN = re.compile(r"[^\x00-\x7f]{4}|[\x00-\x08\x0e-\x1fÿƒ]|[A-Za-z][^\x00-\x7f\w\s‘’´·–—…\xad][A-Za-z]|[A-Za-z][¹²³][A-Za-z]")
 _OTHER_BOMS = {b"\xff\xfe\x00\x00": "UTF-32", b"\x00\x00\xfe\xff": "UTF-32", b"\xff\xfe": "UTF-16", b"\xfe\xff": "UTF-16"}
-# The first bytes of formats that are not read, or only under their own suffix, by the remedy.
+# The first bytes of formats that are not read, or only under their own suffix, grouped by the remedy in the message.
 _SIGNATURES = {
     "name it with its suffix": {
         "gzip": b"\x1f\x8b",
@@ -47,8 +47,8 @@ _SIGNATURES = {
 def decode_western(content: bytes) -> str | None:
     """Decode Windows-1252, which includes Latin-1, if the text looks like a Western European language and is not short; else None.
 
-    In such a text, letters beyond ASCII are few and scattered. Texts of other alphabets have long runs of such bytes, those of Central
-    Europe have symbols within words, and UTF-8 with a damaged byte has whole letters of UTF-8.
+    In such a text, letters beyond ASCII are few and scattered. Read as Windows-1252, texts in other alphabets have long runs of such
+    letters, and Central European texts have symbols within words; UTF-8 with a damaged byte still has whole letters of UTF-8.
     """
     if len(content) < _ENOUGH_BYTES:
         return None

@@ -1,7 +1,7 @@
 """Readers of JSON lines, with an object a line, and of JSON, with an array of objects or of arrays that is read item by item.
 
 The package ijson (3.6.0) is not used for this: an integer of 4301 digits crashes its process, half a surrogate pair silently becomes "?",
-and a byte that is not UTF-8 ends the whole file, not only the item that it is in.
+and after a byte that is not UTF-8 it reads no further item of the file.
 """
 
 import codecs
@@ -54,8 +54,8 @@ def read_json(
 ) -> Records:
     """Read an array of objects or of arrays, or an object with one such array among its values. Places count items from 1.
 
-    `keys`: the keys of an object whose arrays are read, one after the other. `header`: the columns of an array of arrays; if empty, its
-    first array may hold them. `numbered`: as in `detect_header`. Raises DataError if the file is not JSON or has no such array.
+    `keys`: if the file is an object, the keys of the arrays that are read, one after the other. `header`: the column names of an array of
+    arrays; if empty, they are detected. `numbered`: as in `detect_header`. Raises DataError if the file is not JSON or has no such array.
     """
     with opened(content) as file:
         text = _JsonStream(file, content.name)
@@ -140,7 +140,9 @@ def _arrays(text: "_JsonStream", *, named: bool = False) -> Iterator[tuple[str, 
 
 
 def _rows(items: Iterator[_Item], columns: Columns, header: Sequence[str], *, numbered: bool) -> Records:
-    """Yield the records of items that are objects, or arrays under this header; without one, the columns' names are detected."""
+    """Yield the records of items that are objects, or arrays of values in the header's order. An empty header is detected, or else is the
+    first array.
+    """
     first = list(islice(items, _HEADER_ROWS))
     if not first or not isinstance(first[0].value, list):
         header = ()
@@ -204,7 +206,7 @@ class _JsonStream:
         self.text = self.decoder.decode(chunk.removeprefix(BOM))
 
     def read_more(self) -> bool:
-        """Read a chunk as long as the unparsed text, so that a long item takes linear time; return False at the end of the file."""
+        """Read a chunk as long as the unparsed text, or longer, so that a long item takes linear time; return False at the file's end."""
         chunk = self.file.read(max(_CHUNK, len(self.text) - self.at))
         self.dropped += self.at
         self.text, self.at = self.text[self.at :] + self.decoder.decode(chunk, final=not chunk), 0

@@ -31,8 +31,9 @@ class Layout:
     """The recipe's description of the layout of a source's files.
 
     `format`: the format of all files; None: by their suffixes. `header`: the column names of files without a header line.
-    `beside`: further columns, each from parallel files: one for each file, which has a line for each row. `keys`: the keys of a JSON object
-    that hold the rows; empty: its only array. `recognises`: also detect the layout from the first lines of a file (not in tfkit 0.1).
+    `beside`: further columns, each with its parallel files: one for each file of the source, with a line for each row. `keys`: the keys
+    under which a JSON object holds the rows; empty: its only array. `recognises`: also detect the layout from the first lines of a file
+    (not in tfkit 0.1).
     `by_folder`: a text has the name of its folder as the column `folder`. `only`: the files of an archive that are read; empty: all.
     """
 
@@ -53,7 +54,7 @@ class Layout:
 
 
 def read_rows(path: Path, columns: Columns, layout: Layout = Layout(), number: int = 0) -> Rows:
-    """Return the rows of a file, or of the files in an archive; `number` is the file's index in the source. Raise DataError."""
+    """Return the rows of a file, or of the files in an archive; `number` is the file's index in the source. Raises DataError."""
     contents = members(path, recognises=layout.recognises, only=layout.only) if is_archive(path) else iter([content_of(path)])
     records: Records = (record for content in contents for record in _records(content, columns, layout))
     if layout.beside:
@@ -86,7 +87,7 @@ def read_text(content: Content, columns: Columns, header: tuple[str, ...] = ()) 
 
 
 def read_fasttext(content: Content, columns: Columns, header: tuple[str, ...] = ()) -> Records:
-    """Read each line as its labels, joined by `|`, and the text without them: `__label__sauce __label__bread How is ...`."""
+    """Read each line, such as `__label__sauce __label__bread How is ...`, as its labels, joined by `|`, and the text without them."""
     for line in raw_lines(content):
         text = decode(line)
         if isinstance(text, BadRow):
@@ -153,8 +154,8 @@ def _format_of(content: Content, layout: Layout) -> str:
 
 
 def _detect_format(content: Content, columns: Columns, layout: Layout) -> str:
-    """Return the given format of a file. If none is given, return the format detected from its lines: JSON lines; CoNLL, if a role reads
-    tokens; fastText's or a table, if more than texts is read. Otherwise, return the format of the suffix.
+    """Return the format that the recipe gives for a file; else the format detected from its lines (JSON lines; CoNLL, if a role reads
+    tokens; fastText's or a table, if more than texts is read); else the format of its suffix.
     """
     name = _format_of(content, layout)
     if not layout.recognises or layout.format is not None:
@@ -186,7 +187,7 @@ def _records(content: Content, columns: Columns, layout: Layout) -> Records:
 
 
 def _with_parallel_columns(records: Records, path: Path, beside: Mapping[str, Path]) -> Records:
-    """Yield each record with the same line of each parallel file as a further column. Raise DataError if the lengths differ."""
+    """Yield the n-th record with the n-th line of each parallel file as a further column. Raise DataError if the lengths differ."""
     parallel = {column: read_lines(content_of(file), Columns()) for column, file in beside.items()}
     count = 0
     for count, record in enumerate(records, 1):

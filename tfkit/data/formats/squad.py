@@ -11,8 +11,10 @@ from tfkit.data.columns.record_columns import Columns, Record
 
 
 def questions_of(record: Record, columns: Columns) -> Iterator[Record]:
-    """Yield a record for each question of an article or a context, and for each text of an intent; other records unchanged. Contexts are
-    divided only if a column of the questions is read, intents only if labels are read, or are to be predicted from texts.
+    """Yield a record for each question of an article or a context, and for each text of an intent; yield other records unchanged.
+
+    A context outside an article is divided only if a column of its questions is read, an intent only if its label is read or a prediction
+    reads texts.
     """
     paragraphs: Any = record.values.get("paragraphs")
     questions: Any = record.values.get("qas")
@@ -34,7 +36,7 @@ def _are_texts_read(columns: Columns) -> bool:
 
 
 def _intent_of(record: Record) -> tuple[str, str] | None:
-    """Return the keys of an intent's texts and of its name; None if it has none."""
+    """Return the keys of an intent's texts and of its name; None if the record is no intent."""
     texts, names = ([name for name in known if name in record.values] for known in (("patterns", "text", "examples"), ("tag", "intent")))
     are_texts = texts and isinstance(found := record.values[texts[0]], list) and all(isinstance(text, str) for text in found)
     return (texts[0], names[0]) if are_texts and names else None

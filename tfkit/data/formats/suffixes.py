@@ -76,7 +76,8 @@ def _full(path: PurePath) -> PurePath:
 
 
 def column_in(path: PurePath) -> tuple[str, str] | None:
-    """Return a file's name with * for the last word that names a column, and the column; None without such a word or for a file of columns.
+    """Return a file's name with * for its last word that names a column, and the column. None if there is no such word, or if the file is a
+    table, an archive or a README.
 
     `train_labels.txt` holds the labels of `train_*.txt`, and `train.de.gz` the German of `train.*`.
     """
@@ -97,7 +98,7 @@ def is_archive(path: PurePath) -> bool:
 
 
 def is_searched(path: PurePath) -> bool:
-    """Whether a file in a folder or an archive is read as data; `path` is relative to that."""
+    """Whether a file in a folder or an archive is read as data; `path` is relative to the folder or archive."""
     return suffix_of(path) in _SEARCHED and not is_hidden(path)
 
 
@@ -112,6 +113,6 @@ def is_hidden(path: PurePath) -> bool:
 
 
 def list_names(items: Sequence[PurePath | str]) -> str:
-    """Return the names of files or keys, the first three of many."""
+    """Return the names of the first three files or keys, and the number of the others."""
     names = [item if isinstance(item, str) else item.name for item in items[:_MAX_NAMES]]
     return ", ".join(names) + (f" and {len(items) - _MAX_NAMES} more" if len(items) > _MAX_NAMES else "")

@@ -26,12 +26,12 @@ class _PlainReader:
 
     A quote that is not closed in its line may begin a field of several lines, or be an ordinary character. The lines up to the closing
     quote are one record if together they have the header's number of fields, unless they look like rows themselves: most of them have
-    that number of fields, including one between the first and the last. If no line between these has it, they are rows only if the file
-    contains a quote that no writer of quoted fields would leave.
+    that number of fields, including one between the first and the last. If no line between the first and the last has that number, the
+    lines are rows only if an earlier line, or one of the next 200, contains a quote that no writer of quoted fields would leave.
     """
 
     MAX_LINES = 10_000  # lines of one record: a quote that is never closed must not read the whole file into memory
-    MAX_LOOKAHEAD = 200  # lines that are searched for such a quote
+    MAX_LOOKAHEAD = 200  # lines that are searched for a quote that no writer of quoted fields would leave
 
     def __init__(self, lines: Iterator[_Line], delimiter: str, width: int, bad_lines: list[BadRow]):
         """`width`: the number of fields in a record; 0: as in the first line. Errors in a record's lines are appended to `bad_lines`."""
@@ -70,7 +70,7 @@ class _PlainReader:
         return fields
 
     def _are_rows(self, lines: list[str]) -> bool:
-        """Whether lines that could be one record are more likely one record each."""
+        """Whether lines that could together be one record are more likely separate records."""
         fit = [len(self._plain(line)) == self.width for line in lines]
         if 2 * sum(fit) <= len(fit):
             return False
