@@ -40,7 +40,7 @@ class ExampleRows:
     ):
         """`packed_length`: pack the examples once, in a random order, into rows of at most this many tokens; None: one example a row.
 
-        Raises DataError for a weight of less than one row or too many rows.
+        Raises DataError if a weight gives no rows or too many in an epoch.
         """
         self.seed, self.batch_size, self.length_groups = seed, batch_size, length_groups
         self.sets = [example_set for example_set, _ in sets]
@@ -99,7 +99,8 @@ class ExampleRows:
         return self._grouped(rows, epoch, bits) if self.length_groups else rows
 
     def _grouped(self, rows: NDArray[np.int64], epoch: int, bits: np.random.PCG64) -> NDArray[np.int64]:
-        """Return batches of similar lengths in a random order. The first batch of the run has the longest rows, to fail early on memory.
+        """Return the rows in batches of similar lengths, in a random order. The run's first batch has the longest row, so that a run that
+        needs too much memory fails early.
 
         The last step of an epoch may also read rows of the next epoch: the first `rest` of them, after which that epoch's batches begin.
         """

@@ -47,7 +47,7 @@ class FramedBatch:
 
     ids: NDArray[np.int64]  # (B, T)
     lengths: NDArray[np.int64]  # (B,) ids without padding
-    texts: NDArray[np.int64]  # (B, T) the text of each id, from 0 in each row; a text includes its [SEP], and a [CLS] before it
+    texts: NDArray[np.int64]  # (B, T) the number of each id's text, from 0 in each row; a text includes its [SEP], and a [CLS] before it
     epochs: NDArray[np.int64]  # (B,) the epoch of each row; (epoch, number) is the seed of what is drawn anew in each epoch
     numbers: NDArray[np.int64]  # (B,) the number of each row
     token_counts: NDArray[np.int64] | None = None  # (largest id + 1,) occurrences of each id in the sources; None: not counted
@@ -63,7 +63,7 @@ class FramedRows:
     def __init__(self, streams: Sequence[tuple[TokenStream, float]], length: int, seed: int, frame: Frame, *, count_tokens: bool = False):
         """`count_tokens`: count the ids of the streams, for `FramedBatch.token_counts`.
 
-        Raises DataError if a row has no room for a text, no text has a token, or a weight is less than one row an epoch.
+        Raises DataError if a row has no room for a text, a stream's texts have no token, or a weight gives no rows or too many in an epoch.
         """
         if length < 3:
             raise DataError(
@@ -117,7 +117,9 @@ def pad_rows(
     numbers: NDArray[np.int64],
     **extras: NDArray[np.int64] | None,
 ) -> FramedBatch:
-    """Return the padded batch of rows, each a list of parts; `texts` gives the text of each id. Padding counts as the last text."""
+    """Return the padded batch of rows, each a list of parts. `texts`: for each row, the number of each id's text; padding counts as the
+    last text.
+    """
     lengths = np.array([len(row_texts) for row_texts in texts], np.int64)
     ids = np.full((len(rows), int(lengths.max())), frame.padding, np.int64)
     padded = np.empty_like(ids)

@@ -60,7 +60,7 @@ def _levels(start: int, full: int, ramp_rows: float) -> list[tuple[int, int]]:
         count = max(0, math.ceil((ramp_rows * factor / (most - 1) - rows) / size))
         levels.append((size, count))
         rows += size * count
-    rest = -rows % full  # rows to the next multiple of `full`, which one more step of this size reads
+    rest = -rows % full  # rows to the next multiple of `full`, which are read by one more step of the level with this size
     return [(size, count + (size == rest)) for size, count in levels]
 
 

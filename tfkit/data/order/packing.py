@@ -4,8 +4,8 @@
     row 0    t0 t1 t2 t3                     targets t1 t2 t3
     row 1             t3 t4 t5 t6            targets t4 t5 t6
 
-Successive rows share one id, so that every id but the first is a target exactly once; or none (`shared` 0), if the targets are not the
-next ids. Ids at the end of a stream that do not fill a row are dropped.
+Successive rows share one id, so that every id but the first is a target exactly once. With `shared` 0 they share none, for objectives whose
+targets are not the next ids. Ids at the end of a stream that do not fill a row are dropped.
 """
 
 from collections.abc import Sequence
@@ -21,7 +21,7 @@ from tfkit.errors import DataError
 
 @dataclass(frozen=True)
 class PackedBatch:
-    """The B rows of a micro-batch; inputs are `ids[:, :-1]`, targets `ids[:, 1:]`."""
+    """The B rows of a micro-batch; the inputs of a causal model are `ids[:, :-1]`, its targets `ids[:, 1:]`."""
 
     ids: NDArray[np.int64]  # (B, length + shared)
     document_ids: NDArray[np.int64]  # (B, length + shared) from 0 in each row, incremented where a document begins
@@ -35,7 +35,7 @@ class PackedRows:
     def __init__(self, streams: Sequence[tuple[TokenStream, float]], length: int, seed: int, shared: int = 1):
         """`shared`: the number of ids that successive rows have in common.
 
-        Raises DataError if a stream fills no row, or its weight is less than one row an epoch.
+        Raises DataError if a stream fills no row, or its weight gives no rows or too many in an epoch.
         """
         self.length, self.shared = length, shared
         self.mean_tokens, self.longest = float(length), length  # all rows have one length

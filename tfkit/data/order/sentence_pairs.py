@@ -65,7 +65,8 @@ class SentencePairRows:
     ):
         """`short`: the fraction of rows that are filled only up to a random length. `static`: every epoch has the pairs of the first.
 
-        Raises DataError if a row has no room for two texts, or a stream has fewer than two documents or a weight of less than one row.
+        Raises DataError if a row has no room for two texts, a stream has fewer than two documents with text, or a weight gives no rows or
+        too many in an epoch.
         """
         if length < _SPECIAL + 2:
             raise DataError(
@@ -170,7 +171,7 @@ class _Documents:
                     sentence = end
                 sizes = fit(first[1] - first[0], second[1] - second[0], most)
                 for (begin, stop), size in zip((first, second), sizes, strict=True):
-                    starts.append(begin + draws.binomial_half(stop - begin - size))  # ids that do not fit are cut at random ends
+                    starts.append(begin + draws.binomial_half(stop - begin - size))  # ids that do not fit are cut off at random ends
                     lengths.append(size)
                 unrelated.append(is_unrelated)
         return Pairs(np.array(starts).reshape(-1, 2), np.array(lengths).reshape(-1, 2), np.array(unrelated))
@@ -182,7 +183,9 @@ class _Documents:
         return [*begins, int(self.stream.starts[document + 1]) - 1]
 
     def _draw_elsewhere(self, number: int, target: int, draws: Draws) -> tuple[int, int]:
-        """Return where sentences of another document, from a random one on, begin and end: at least one, and `target` ids if there are."""
+        """Return where a run of another document's sentences begins and ends. The run begins at a random sentence, and has at least
+        `target` ids, unless the document ends before.
+        """
         other = draws.integer(len(self.kept) - 1)
         document = self.kept[other + (other >= number)]
         first, last = int(self.first[document]), int(self.first[document + 1])

@@ -28,12 +28,12 @@ class SpanLengths(NamedTuple):
 
     @property
     def inputs(self) -> int:
-        """The length of the inputs: the kept tokens, a sentinel for each span, and the end."""
+        """The length of the inputs: the kept tokens, a sentinel for each span, and the end-of-sequence token."""
         return self.raw - self.noise + self.spans + 1
 
     @property
     def targets(self) -> int:
-        """The length of the targets: the noise, a sentinel before each span, and the end."""
+        """The length of the targets: the noise, a sentinel before each span, and the end-of-sequence token."""
         return self.noise + self.spans + 1
 
 
@@ -44,7 +44,7 @@ def span_lengths(raw: int, rate: float, mean_span: float) -> SpanLengths:
 
 
 def longest_row(length: int, rate: float, mean_span: float) -> SpanLengths:
-    """Return the lengths of the longest row whose inputs fit into `length`, at least 3. They have this length, except at rates near 1."""
+    """Return the lengths of the longest row whose inputs fit into `length` (at least 3); they fill it exactly, except at rates near 1."""
     longest = span_lengths(2, rate, mean_span)
     while (longer := span_lengths(longest.raw + 1, rate, mean_span)).inputs <= length:
         longest = longer
@@ -68,7 +68,7 @@ class SpanRows:
     """
 
     def __init__(self, streams: Sequence[tuple[TokenStream, float]], lengths: SpanLengths, seed: int, static: bool = False):
-        """Raises DataError if a stream fills no row, or its weight is less than one row an epoch."""
+        """Raises DataError if a stream fills no row, or its weight gives no rows or too many in an epoch."""
         self.lengths, self.seed, self.static = lengths, seed, static
         self.longest = lengths.inputs + lengths.targets  # all rows have one length
         self.mean_tokens = float(self.longest)

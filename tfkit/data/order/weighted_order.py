@@ -20,7 +20,7 @@ class WeightedOrder:
     def __init__(self, sources: Sequence[tuple[str, float, int]], seed: int, *, distinct: bool = False):
         """`sources`: name, weight and number of rows. `distinct`: a row that an epoch reads again has another number each time.
 
-        Raises DataError if a weight gives no row an epoch, or too many.
+        Raises DataError if a weight gives no rows or too many in an epoch.
         """
         self._counts = np.array([rows for _, _, rows in sources], np.int64)
         self.repeats = [count_repeats(name, weight, rows) for name, weight, rows in sources]
@@ -57,7 +57,9 @@ class WeightedOrder:
 
 
 def count_repeats(name: str, weight: float, rows: int) -> tuple[int, int]:
-    """Return an epoch's number of whole passes over a source, and of rows read once more. Raises DataError for none or too many."""
+    """Return how many whole passes over a source an epoch makes, and how many rows it then reads once more. Raises DataError if these are
+    no rows or too many.
+    """
     passes, extra = int(weight), round((weight % 1) * rows)
     if not passes * rows + extra:
         raise DataError(f"{name}: weight {weight} of {rows} rows is less than one row; set a larger weight, or give more rows")

@@ -108,10 +108,10 @@ class ExampleSet:
 def example_set(
     source: Source, encoder: Encoder, on_bad_row: OnBadRow, progress: Callable[[int], None] | None = None, *, keeps_lost: bool = False
 ) -> ExampleSet:
-    """Return the examples of a source, built in the cache if it lacks them. Raises DataError for a bad row that is not skipped, or no rows.
+    """Return the examples of a source from the cache, where missing ones are built. Raises DataError for an unskipped bad row, or no rows.
 
-    `progress` is called with the bytes of text encoded since its last call, and may raise to stop. `keeps_lost`: skip lost rows
-    whatever `on_bad_row`, for an evaluation that counts them itself.
+    `progress` is called with the bytes of text encoded since its last call, and may raise to stop. `keeps_lost`: skip lost rows even if
+    `on_bad_row` is "error", for an evaluation that counts them itself.
     """
     skips = f"{on_bad_row}{'+lost' * keeps_lost}"
     fingerprint = digest(EXAMPLES_VERSION, source.fingerprint(), encoder.fingerprint(), skips)

@@ -30,8 +30,8 @@ _Opened = TypeVar("_Opened")
 def cache_folder() -> Path:
     """Return TFKIT_CACHE, else XDG_CACHE_HOME/tfkit, else the platform's cache folder in the home folder; create it if it does not exist.
 
-    If that is not writable, it is a folder owned by the user in the temporary folder, with a RuntimeWarning.
-    Raises MachineError if TFKIT_CACHE is not writable.
+    Raises MachineError if TFKIT_CACHE is not writable. If TFKIT_CACHE is not set and the other folders are not writable, a folder that the
+    user owns in the temporary folder is returned, with a RuntimeWarning.
     """
     chosen = os.environ.get("TFKIT_CACHE")
     if chosen:
@@ -71,17 +71,17 @@ def cache_size() -> int:
 def build_and_open(
     folder: Path, is_whole: Callable[[Path], bool], build: Callable[[Path], None], open_folder: Callable[[Path], _Opened | None]
 ) -> tuple[_Opened, bool]:
-    """Return what `open_folder` reads or maps of a folder that `build_once` ensures, and whether this call built it.
+    """Return the result of `open_folder` for a folder that `build_once` provides, and whether this call built the folder.
 
-    If the cache is deleted before all is read, the work begins again; after `ATTEMPTS` such deletions, MachineError. `open_folder` returns
-    None, or raises FileNotFoundError, if a file is missing.
+    If the folder is deleted before it is opened, it is built again; after `ATTEMPTS` such deletions, MachineError is raised. `open_folder`
+    returns None, or raises FileNotFoundError, if a file is missing.
     """
     for _ in range(ATTEMPTS):
         try:
             built = build_once(folder, is_whole, build)
             if (opened := open_folder(folder)) is not None:
                 return opened, built
-        except (FileNotFoundError, FileExistsError) as error:  # FileExistsError: of mkdir, if the folder is gone when it looks again
+        except (FileNotFoundError, FileExistsError) as error:  # mkdir raises FileExistsError if the folder is deleted meanwhile
             if error.filename is None or not Path(error.filename).is_relative_to(folder.parent):
                 raise
     raise _deleted(folder)
@@ -89,7 +89,7 @@ def build_and_open(
 
 @contextlib.contextmanager
 def reading_cache(folder: Path) -> Iterator[None]:
-    """Read files of a folder of the cache: MachineError if they were deleted since the folder was ensured."""
+    """Raise MachineError in place of FileNotFoundError if files of a cache folder were deleted after the folder was built or checked."""
     try:
         yield
     except FileNotFoundError as error:
@@ -165,7 +165,7 @@ def _temporary_sibling(folder: Path) -> Iterator[Path]:
             fcntl.flock(descriptor, fcntl.LOCK_EX)
         if temporary.is_dir():
             break
-        os.close(descriptor)  # likewise
+        os.close(descriptor)  # removed before it was locked, too
     try:
         yield temporary
     finally:

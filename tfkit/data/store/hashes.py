@@ -34,7 +34,9 @@ def write_hashes(folder: Path) -> None:
 
 
 def find_damage(folder: Path) -> str | None:
-    """Return the name of a damaged file, or hashes.json if it is missing or damaged; else None. Files over `WHOLE` bytes are not read."""
+    """Return the name of a damaged file, or hashes.json if that is damaged or any file is missing; else None. Of files over `WHOLE` bytes,
+    only the size is checked.
+    """
     try:
         for name, expected in read_hashes(folder).items():
             if (folder / name).stat().st_size != expected.size or (expected.size <= WHOLE and _hashes_of(folder / name) != expected):

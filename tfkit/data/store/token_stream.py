@@ -43,7 +43,7 @@ class TokenStream:
     tokens: NDArray[Any] | HashedArray  # (tokens,) uint16 or uint32, memory-mapped
     starts: NDArray[np.int64]  # (documents + 1,) where each document begins, and where a further one would begin
     text_bytes: NDArray[np.int64]  # (documents,) UTF-8 bytes covered by the ids that are targets if the document is scored alone
-    separator: int  # ids appended to each document: 1 (eos), or 0 if the next document's first id ends it
+    separator: int  # number of ids appended to each document: 1 (eos), or 0 if the next document's first id ends it
     max_id: int
     fingerprint: str
     cached: bool  # whether it was in the cache already
@@ -81,7 +81,7 @@ def check_ids(name: str, max_id: int, vocab_size: int) -> None:
 def token_stream(
     source: Source, tokenizer: Tokenizer, progress: Callable[[int], None] | None = None, *, sentences: bool = False
 ) -> TokenStream:
-    """Return the stream of a source, built in the cache if it lacks it. Raises DataError for a bad row that is not skipped, or no text.
+    """Return the stream of a source from the cache, where a missing one is built. Raises DataError for an unskipped bad row, or no text.
 
     `progress` is called with the bytes of text tokenized since its last call, and may raise to stop. `sentences`: store the positions of
     sentences, too; such streams are cached separately.
@@ -212,8 +212,9 @@ class _Writer:
 def split_sentences(text: str) -> list[str]:
     """Return the sentences of a text for next sentence prediction, each with the white space before it; together they are the whole text.
 
-    A sentence ends at the end of its line, or after final punctuation, if white space and no lower-case letter follow (`e.g. this` is not
-    split). Lines of code are sentences, too. Texts are cut before white space, where BERT's tokenizer begins a new word anyway.
+    A sentence ends at the end of its line, after Chinese or Japanese final punctuation, or after other final punctuation if white space and
+    no lower-case letter follow (`e.g. this` is not split). Lines of code are sentences, too. Texts are cut before white space, where BERT's
+    tokenizer begins a new word anyway.
     """
     ends = [match.end() for match in _SENTENCE_END.finditer(text)]
     starts = [0, *(end for end in ends if end < len(text))]
