@@ -84,7 +84,9 @@ def _files_of_zip(archive: zipfile.ZipFile) -> list[_Member]:
 
 
 def _files_of_tar(archive: tarfile.TarFile, file: IO[bytes]) -> list[_Member]:
-    """List the regular files, of equal names the last. Raise ValueError for a damaged header, which tarfile takes for the archive's end."""
+    """List the regular files; of files with equal names, only the last. Raise ValueError for a damaged header, which tarfile takes for the
+    archive's end.
+    """
     infos: dict[str, tarfile.TarInfo] = {}
     offset = -1
     for info in archive:

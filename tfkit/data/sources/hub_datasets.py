@@ -1,6 +1,6 @@
 """A data set of the Hugging Face Hub, or a local data set folder, through the library `datasets` (imported only here, when used).
 
-One that is streamed is read once: its records are written to tfkit's cache, and read from there afterwards. Folder of the cache:
+A streamed data set is read once: its records are written to tfkit's cache, and read from there afterwards. Folder of the cache:
 records.jsonl, one record a line with the columns that are read (an earlier version wrote several such files), and index.json, written last,
 with the names of the classes that records hold as numbers. Later runs read the folder without the network, even if the data set has
 changed: name a revision for fixed content, or delete the folder to stream again.
@@ -168,7 +168,7 @@ class StreamedSource:
         return self.columns.take(record)
 
     def _records(self) -> dict[str, Any]:
-        """Return the index of the cache folder, which is filled first if it is not complete. Raise DataError."""
+        """Return the index of the cache folder, which is filled first if it is not complete. Raises DataError if the stream fails."""
         return indexed_folder(self.folder, RECORDS_VERSION, self._fill)[0]
 
     def _fill(self, folder: Path) -> None:
@@ -186,7 +186,9 @@ class StreamedSource:
         write_index(folder, RECORDS_VERSION, facts)
 
     def _stream(self) -> Any:
-        """Open the stream, a datasets.IterableDataset with the columns that are read. Raise DataError."""
+        """Return the opened stream, a datasets.IterableDataset with the columns that are read. Raises DataError if it cannot be opened or
+        lacks a column.
+        """
         stream = load_dataset(self.name, self.config, self.split, self.revision, streamed=True)
         if stream.column_names is None:  # files without a schema: each record has its own columns
             return stream
@@ -221,7 +223,7 @@ def _content_hash(classes: Mapping[str, Sequence[str]]) -> "hashlib.blake2b":
 
 
 def class_names(features: Mapping[str, Any] | None) -> dict[str, list[str]]:
-    """Return the class names, in order, of each column of `ClassLabel`s, or of lists of them, which a data set stores as numbers."""
+    """Return, for each column of `ClassLabel`s or of lists of them, the names of the classes whose numbers the column holds, in order."""
     names = {}
     for column, feature in (features or {}).items():
         inner = getattr(feature, "feature", feature)  # the feature of a list's elements
@@ -244,7 +246,7 @@ def with_class_names(values: Mapping[str, Any], classes: Mapping[str, Sequence[s
 def load_dataset(name: str, config: str | None, split: str, revision: str | None, streamed: bool = False) -> Any:
     """Load a datasets.Dataset, or if `streamed` a datasets.IterableDataset, from a local folder, the hub, or the cache of `datasets`.
 
-    Raise DataError, with TFKIT_OFFLINE=1 also for anything but a local folder.
+    Raises DataError if it cannot be loaded, or if TFKIT_OFFLINE=1 is set and it is not a local folder.
     """
     if Path(name).expanduser().is_dir():
         name = str(Path(name).expanduser())

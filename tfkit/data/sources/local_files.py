@@ -1,4 +1,6 @@
-"""Local files as a source: a file, or the files of a folder or glob in sorted order. Whole texts too few to split are cut in two."""
+"""Local files as a source: a file, or the files of a folder or glob in sorted order. If rows are whole texts, too few to be split by hash,
+each text is cut in two.
+"""
 
 import codecs
 import glob
@@ -146,9 +148,8 @@ def find_files(pattern: str, *, recognises: bool = True) -> list[Path]:
 
     Of the .json files in a folder, only those that hold an array or JSON lines are data. Hidden files are skipped, and links to folders
     are not followed, since they may be circular. `recognises`: a README or a licence beside other files in a folder is not data, and if no
-    file has the suffix of data, files of any name are. Without it, files are found as in tfkit 0.1, which read gzip only, and no tar
-    archive.
-    Raise DataError if nothing matches.
+    file has the suffix of data, text files of any name are read. If it is False, files are found as in tfkit 0.1, which read no compression
+    but gzip, and no tar archives. Raises DataError if nothing matches.
     """
     if "\0" in pattern:
         raise DataError(f"{pattern!r}: a path cannot hold a NUL character; correct the path")
@@ -216,7 +217,7 @@ def walk(folder: Path) -> Iterator[Path]:
 
     def refuse(error: OSError) -> None:
         below = Path(error.filename).relative_to(folder)
-        if not is_hidden(below) and below.name != "lost+found":  # of the root of a disk
+        if not is_hidden(below) and below.name != "lost+found":  # a folder at the root of a disk that only the system may read
             with reading(error.filename):
                 raise error
 

@@ -45,12 +45,12 @@ def open_source(
     columns: Columns | None = None,
     split_by: SplitBy = "input",
 ) -> Source:
-    """Find the files or the data set of a section and check the first rows. Raise DataError.
+    """Return the source that a section describes, after a check of its first rows. Raises DataError.
 
-    `fraction` of the rows is held out, by the hash of their input; of the standard library, whole files by the hash of their path, and
-    about 5 % without a fraction. Files and hub data sets without a fraction are not split: every part is the whole source. If files of a
+    A `fraction` of the rows is held out, by the hash of their input. Of the standard library, whole files are held out, by the hash of
+    their path; if the fraction is None, about 5 %. Other sources are not split if it is None: every part is the whole source. If files of a
     folder are called train, valid or test, the part `train` has the training files, and `held_out` the validation files, if there are
-    any. `roles`: the roles to read from each row; `columns` replaces them and the section's columns. `split_by`: see Part.
+    any. `roles`: the roles to read from each row; `columns`: replaces `roles` and the section's columns. `split_by`: see Part.
     """
     columns = columns or Columns(roles, section.columns | ({} if section.text is None else {"text": section.text}))
     if section.class_names is not None:
@@ -147,7 +147,9 @@ def _find_parallel(section: SourceSection, pattern: str, paths: tuple[Path, ...]
 def _select_split(
     section: SourceSection, pattern: str, items: tuple[Named, ...], groups: Mapping[Split | None, Sequence[Named]], part: Part
 ) -> tuple[tuple[Named, ...], Part, str]:
-    """Return the files (or keys of a JSON object) of a part, the part of their rows to read, and a description. Raise DataError."""
+    """Return the files (or keys of a JSON object) of a part, the part of their rows to read, and a description. Raises DataError if no file
+    has the split's name.
+    """
     if section.files == "all" or (section.files is None and (part.by == "row" or part.name == "all" or len(groups) < 2)):
         return items, part, ""
     if section.files is not None:
@@ -172,7 +174,9 @@ def training_sources(data: DataSection, roles: tuple[Role, ...] = TEXT, seed: in
 
 
 def _open_part(data: DataSection, sections: Sequence[SourceSection], part: PartName, roles: tuple[Role, ...], seed: int) -> list[Source]:
-    """Open a part of each source. If the roles allow unpaired rows, these are joined; if data.rows is set, only as many rows are drawn."""
+    """Open a part of each source. If the roles allow unpaired rows, these are joined; if data.rows is set, only that many rows of each
+    source are drawn.
+    """
     fraction = data.validation if isinstance(data.validation, float) else None
     sources = [open_source(section, part, fraction, data.on_bad_row, roles, split_by=data.split_by) for section in sections]
     if any(role.shape == UNPAIRED for role in roles):

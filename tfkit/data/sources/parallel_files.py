@@ -1,6 +1,6 @@
 """Parallel files, recognised by their names: one row on each line, one column in each file, as `train_text.txt` beside `train_labels.txt`
-(TweetEval), `train.src` beside `train.tgt`, `train.en` beside `train.de`, `seq.in` beside `seq.out` (ATIS). A recipe describes them by
-`format: lines` with `beside`.
+(TweetEval), `train.src` beside `train.tgt`, `train.en` beside `train.de`, `seq.in` beside `seq.out` (ATIS). Files with other names are
+described in the recipe, by `format: lines` with `beside`.
 """
 
 import os
@@ -47,9 +47,10 @@ class ParallelFiles:
 
 
 def find_parallel(pattern: str, paths: Sequence[Path], *, of_languages: bool) -> ParallelFiles | None:
-    """Return the parallel files of a path, folder or glob, given the files of a path or glob; None if they are not parallel.
+    """Return the parallel files of a folder or a glob, or those beside a single file; None if the files are not parallel.
 
-    `of_languages`: files in several languages are parallel, too, if they have equally many lines.
+    `paths`: the files that the pattern names; those of a folder are listed anew. `of_languages`: files in several languages are parallel,
+    too, if they have equally many lines.
     """
     named = paths[0] if len(paths) == 1 and Path(pattern).expanduser().is_file() else None
     folder = named.parent if named is not None else Path(pattern).expanduser()
@@ -111,7 +112,8 @@ def _counted(path: Path, _size: int, _changed: int) -> int:
 def read_class_names(given: Sequence[str] | str | Path | None) -> tuple[str, ...]:
     """Return the names of the classes 0, 1 and so on: those given, or those in a file, one on each line, alone or after its number.
 
-    Of a line with several columns, the first is the name (`0`, tab, `joy`). Raise DataError.
+    If a line has further columns after the number and the name (`0`, tab, `joy`, tab ...), they are ignored. Raises DataError if the file
+    cannot be read, or its numbers are not 0, 1 and so on.
     """
     if given is None or isinstance(given, list | tuple):
         return tuple(given or ())

@@ -16,7 +16,7 @@ from tfkit.errors import argument
 from tfkit.recipe.schema.data_sections import SourceSection
 from tfkit.recipe.schema.roles import Role
 
-_WORD = re.compile(r"\w+(?:[-'’.,]\w+)*|[^\w\s]")  # with inner hyphens, apostrophes, and the points of numbers
+_WORD = re.compile(r"\w+(?:[-'’.,]\w+)*|[^\w\s]")  # a word may have hyphens and apostrophes inside, a number points and commas
 _CARRIED = "prediction input"  # the only value of a row that `take` returns
 
 
@@ -112,12 +112,12 @@ class _AllColumns(Columns):
 
 
 def first_records(section: SourceSection, on_bad_row: OnBadRow = "error", most: int = FIRST_ROWS) -> list[Record]:
-    """Return the first `most` records, or all if there are fewer. Raise DataError."""
+    """Return the first `most` records, or all if there are fewer. Raises DataError as `open_source` does."""
     return [*all_records(section, on_bad_row, most)]
 
 
 def all_records(section: SourceSection, on_bad_row: OnBadRow, most: int) -> Iterator[Record]:
-    """Yield the records of a source, at most `most`. Raise DataError."""
+    """Yield the records of a source, at most `most`. Raises DataError as `open_source` does."""
     if section.streamed:  # download no more rows than are read
         section = section.model_copy(update={"rows": min(section.rows or most, most)})
     source = open_source(section, "train", None, on_bad_row, columns=_AllColumns(named={"": "everything"}))

@@ -63,7 +63,9 @@ class SplitFiles(Generic[Named]):
 
 
 def split_of(name: PurePath, *, may_be_code: bool = True) -> Split | None:
-    """Return the split named in a file's name, else in the name of its nearest folder. None if the name has no such word, or several."""
+    """Return the split that is named by a word in the file's name, else in the name of the nearest folder with such a word. None if there
+    is no such word, if that name has words for several splits, or if `may_be_code` and the suffix is that of source code.
+    """
     if may_be_code and suffix_of(name) in CODE_SUFFIXES:
         return None
     for part in reversed(name.parts):
@@ -96,14 +98,14 @@ def files_by_split(pattern: str, paths: Sequence[Path], *, may_be_code: bool = T
 
 
 def members_by_split(paths: Sequence[Path]) -> dict[Split | None, list[str]]:
-    """Return the files of a single archive by split; empty for other files, and where all of them are of one split."""
+    """Return the names of the files in a single archive by split; empty for other paths, and if all these files are of one split."""
     names = member_names(paths[0])[0] if len(paths) == 1 and is_archive(paths[0]) else []
     groups = _grouped(names, lambda name: split_of(PurePath(name)))
     return groups if len(groups) > 1 else {}
 
 
 def keys_by_split(arrays: Arrays) -> dict[Split | None, list[str]]:
-    """Return the keys of a JSON object's arrays by split; empty if all are of one split, unless there is only an array of arrays."""
+    """Return the keys of a JSON object's arrays by split; empty if all are of one split, except for a single array, of arrays."""
     groups = _grouped(arrays.keys, lambda key: split_of(PurePath(f"{key}.json")))
     return groups if len(groups) > 1 or (len(arrays.keys) == 1 and arrays.first_rows) else {}
 
@@ -122,7 +124,9 @@ def json_arrays(paths: Sequence[Path]) -> Arrays:
 
 
 def siblings(path: Path, *, of_column: bool) -> list[str]:
-    """Return the names of the validation and test files beside a file that is called train; `of_column`: only those of its column."""
+    """Return the names of the validation and test files beside a file that is called train. `of_column`: only files of the same column, as
+    among parallel files.
+    """
     if split_of(PurePath(path.name)) != "train":
         return []
     beside = sorted(
