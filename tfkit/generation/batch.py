@@ -25,7 +25,8 @@ class GenerationBatch:
     def __init__(
         self, model: Transformer, input_ids: Tensor, real: Tensor, source: tuple[Tensor, Tensor] | None, room: int = 0, **sharing: int
     ):
-        """`input_ids` (B, T) of the next step; `real` (B, columns so far); `source`: ids and mask of an encoder's input, (prompts, M) each.
+        """`input_ids`: those of the next step, (B, T). `real`: the mask of the columns so far, (B, columns). `source`: ids and mask of an
+        encoder's input, (prompts, M) each.
 
         `sharing`: the arguments `copies` and `shared` of the cache.
         """
@@ -46,7 +47,7 @@ class GenerationBatch:
 
     @classmethod
     def join(cls, parts: Sequence[tuple["GenerationBatch", Sequence[int]]], room: int, copies: int = 1) -> "GenerationBatch":
-        """Return a batch of rows of other batches, which may repeat; the caches of those are emptied.
+        """Return a batch of the given rows of other batches; a row may be given more than once. The caches of these batches are emptied.
 
         `room`: the number of tokens to come, the next input included. `copies`: this many successive rows of one other batch share a
         prompt, whose keys and values are kept once.
@@ -108,6 +109,6 @@ def _padded(rows: Sequence[Sequence[int]], device: torch.device, *, left: bool) 
 
 
 def _padded_right(rows: Sequence[Tensor]) -> Tensor:
-    """Return tensors (B, M) of several widths as one."""
+    """Concatenate tensors (B, M) of several widths, padded on the right to the largest width."""
     width = max(one.shape[1] for one in rows)
     return torch.cat([F.pad(one, (0, width - one.shape[1])) for one in rows])

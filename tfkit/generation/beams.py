@@ -72,7 +72,8 @@ class BeamSearch:
     def extend(self, candidates: Iterable[tuple[float, int, int]]) -> None:
         """Extend the beams by candidates (log-probability of the extended text, beam, token), likeliest first.
 
-        At least `num_beams` candidates must not end their text; only the first `num_beams` may end it, as in transformers.
+        At least `num_beams` candidates must leave their text unfinished. Only the first `num_beams` candidates can complete a text, as in
+        transformers.
         """
         beams, completed, running = self.settings.num_beams, self.completed, []
         for rank, (log_probability, parent, token) in enumerate(candidates):

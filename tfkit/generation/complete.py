@@ -28,8 +28,9 @@ class TextCompletion:
 def encode_prompts(model: Transformer, tokenizer: Tokenizer, prompts: Sequence[str], *, rendered: bool = False) -> list[list[int]]:
     """Return the model's input ids of each prompt.
 
-    They are encoded by the tokenizer's template, as in training; for a decoder alone without its suffix, which would end the text.
-    `rendered`: the prompts are conversations rendered by a chat template, in which special tokens are spelled out.
+    The prompts are encoded by the tokenizer's template, as in training; for a model that is only a decoder, the template's suffix is left
+    out, since it would end the text. `rendered`: the prompts are conversations rendered by a chat template, in which special tokens are
+    spelled out.
     """
     if rendered:
         return encode_rendered(tokenizer, prompts)

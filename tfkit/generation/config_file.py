@@ -98,10 +98,10 @@ def checkpoint_settings(
 
 
 def stated_settings(settings: GenerationSection, base: Mapping[str, Any] | None) -> dict[str, Any]:
-    """Return the keys of generation_config.json that a trained model gets, beside its token ids.
+    """Return the keys and values of a trained model's generation_config.json, except its token ids.
 
-    A model from random weights has all settings of its recipe. A fine-tuned one has those of its `base`, changed by the fields of the
-    recipe that differ from their defaults.
+    For a model from random weights, these are the recipe's sampling settings, and its other settings that differ from their defaults. For
+    a fine-tuned model, they are those of its `base`, changed by the fields of the recipe that differ from their defaults.
     """
     values = settings.model_dump()
     defaults = GenerationSection().model_dump()
@@ -112,7 +112,7 @@ def stated_settings(settings: GenerationSection, base: Mapping[str, Any] | None)
         stated = {name: value for name, value in stated.items() if name not in _SAMPLING} | {"do_sample": samples}
         stated |= {"temperature": settings.temperature, "top_k": settings.top_k or 0} if samples else {}
         stated |= {name: values[name] for name in changed & {"top_p", "min_p"} if samples}
-    names = {_RENAMED.get(name, name): name for name in _SETTINGS if name != "stop_strings"}  # these need a tokenizer in transformers
+    names = {_RENAMED.get(name, name): name for name in _SETTINGS if name != "stop_strings"}  # in transformers these need a tokenizer
     stated |= {name: values[field] for field, name in names.items() if field in changed}
     if "early_stopping" in changed:
         stated["early_stopping"] = next(theirs for theirs, ours in _EARLY_STOPPING.items() if ours == settings.early_stopping)

@@ -35,7 +35,7 @@ class Constraints:
     max_length: int | None = None
 
     def limit(self, length: int, limit: int) -> int:
-        """Return the largest number of new tokens after a text of `length`; at least 1. `limit`: from the settings and the context."""
+        """Return the largest number of new tokens after a text of `length`, at least 1. `limit`: what settings and context allow."""
         return limit if self.max_length is None else max(1, min(limit, self.max_length - length))
 
     def apply(self, scores: Tensor, rows: Iterable[UnfinishedText], eos_ids: Collection[int]) -> Tensor:

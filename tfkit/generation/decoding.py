@@ -1,7 +1,7 @@
 """Decoding with a key-value cache: forward passes over prompts, then one token per step for every unfinished row.
 
-Of many prompts the longest begin first, those of similar lengths are read together, and others take the places of rows that have ended:
-hardly anything is computed for padding, and a step has about as many rows as there are places.
+If there are many prompts, the longest begin first, prompts of similar lengths are read together, and waiting prompts take the places of
+rows that have ended: hardly anything is computed for padding, and a step has about as many rows as there are places.
 """
 
 import sys
@@ -129,9 +129,9 @@ def _beginning(model: Transformer, start_id: int | None) -> list[int] | None:
 
 
 def _context(model: Transformer, length: int = sys.maxsize) -> int:
-    """Return the largest number of tokens of a text whose prompt has `length`; unlimited with relative positions.
+    """Return the largest number of tokens of a text whose prompt has `length` tokens; unlimited with relative positions.
 
-    With longrope a text does not grow from a short one into a long one: its earlier keys and values, which are cached, would change.
+    With longrope, a text whose prompt fits the original context may not grow beyond this context: its cached keys and values would change.
     """
     config = model.config
     scaling = config.position.scaling if isinstance(config.position, Rotary) else None
@@ -186,14 +186,14 @@ def _begin(
 ) -> tuple[GenerationBatch, Tensor]:
     """Read the prompts of rows; return their batch, with space for `room` new tokens, and the logits (B, V) after them."""
     batch = GenerationBatch.begin(model, [row.text for row in rows], None if model.encoder is None else [row.prompt for row in rows], room)
-    with interruptible(model, should_stop):  # a step of one token is short; then checks between steps suffice
+    with interruptible(model, should_stop):  # later steps, of one token a row, are short: checks between them suffice
         return batch, batch.next_logits()
 
 
 def _decode(model: Transformer, waiting: _Waiting, options: _Options) -> None:
     """Generate one token per row and step, greedily or by sampling, until all rows end.
 
-    Finished rows are removed once they are at least half of the rows, so that all copies of the cache together cost no more than one.
+    Finished rows are removed once they are at least half of the rows: so all copies of the cache together cost no more than one whole copy.
     """
     parts: list[tuple[GenerationBatch, list[_Row]]] = []  # the batch, and those that join it
     while not (options.should_stop and options.should_stop()):

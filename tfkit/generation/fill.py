@@ -95,7 +95,9 @@ def _mask_probabilities(model: Transformer, rows: Sequence[Sequence[int]], mask_
 
 
 def _filling(tokenizer: Tokenizer, parts: Sequence[str], ids: list[int], mask_id: int, probabilities: Tensor, tokens: Tensor) -> Filling:
-    """Join the `parts` of a text by the first of the tokens (N, top) for each mask; all tokens are candidates."""
+    """Join the `parts` of a text by the likeliest token for each mask. `probabilities` and `tokens`, (N, top) each: the candidates for the
+    N masks, likeliest first.
+    """
     positions = [position for position, token in enumerate(ids) if token == mask_id]
     filled, text = list(ids), ""
     candidates = []

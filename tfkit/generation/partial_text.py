@@ -15,7 +15,7 @@ class TextStream:
     The ids are decoded after `context`, the end of the prompt (`context_of`), since some decoders (SentencePiece's) drop the space at the
     beginning of a text. Text is held back while its last bytes are an incomplete character, and while it may begin a stop string.
     `byte_ids`: the tokens of single bytes. A decoder turns a whole sequence of them into replacement characters if one byte is invalid, so
-    their text is final only after the sequence; but a stop string in it ends the text at once.
+    their text is final only after the sequence; but a stop string within such a sequence ends the text at once.
     """
 
     def __init__(self, decode: Decode, context: Sequence[int] = (), stop: Sequence[str] = (), byte_ids: Collection[int] = ()):
@@ -80,7 +80,7 @@ class TextStream:
 
 
 def context_of(decode: Decode, ids: Sequence[int]) -> list[int]:
-    """Return a suffix of the ids after which others decode as after all of them: it has text, and begins with a whole character."""
+    """Return a suffix of the ids after which further ids decode as they do after all the ids: it has text, and begins with a character."""
     length = _CONTEXT
     while length < len(ids):
         context = list(ids[-length:])
@@ -92,7 +92,9 @@ def context_of(decode: Decode, ids: Sequence[int]) -> list[int]:
 
 
 def text_after(decode: Decode, context: Sequence[int], ids: Sequence[int]) -> str:
-    """Return the text of a whole continuation after the `context_of` of its prompt, with replacement characters for an incomplete one."""
+    """Return the text of a whole continuation, decoded after `context`, the `context_of` its prompt. Replacement characters take the place
+    of an incomplete character.
+    """
     before = _text_of(decode, context)
     return _decode_after(decode, context, before, ids)[len(before) :]
 
