@@ -1,6 +1,6 @@
-"""AI feedback: a policy's responses to each prompt, ranked by a judge, are the preferences of a reward model or of DPO.
+"""AI feedback: a policy's responses to each prompt, ranked by a judge, are the preferences that a reward model or DPO learns from.
 
-The objective of the section's field `of` (reward or DPO) learns from them; this module defines how its examples are made from prompts.
+The section's field `of` is that objective's own section; this module defines how the examples are made from prompts.
 """
 
 from collections.abc import Sequence
@@ -36,7 +36,9 @@ class Feedback:
 
 
 def open_ai_feedback(section: AIFeedbackSection, context: ModelContext) -> Reward | DPO:
-    """Open the objective that learns from the preferences, with its feedback. Raises ModelError if policy, judge and model do not fit."""
+    """Open the objective that learns from the preferences, with its `feedback` set. Raises ModelError if policy, judge and model do not fit
+    together.
+    """
     objective = open_reward(section.of, context) if isinstance(section.of, RewardSection) else open_dpo(section.of, context)
     policy = open_companion(section, "policy")
     _check_policy(policy, context)

@@ -24,7 +24,8 @@ NO_ANSWER = (0, 0)
 def best_spans(logits: Tensor, spans: Tensor, longest: int) -> list[list[Span]]:
     """Return the best spans of each of C windows, of at most `longest` tokens, best first.
 
-    `logits` (C, T, 2): of first and last tokens; `spans` (C, T, 2): the characters of each token, -1 outside of the context.
+    `logits` (C, T, 2): those for the first and for the last token of an answer; `spans` (C, T, 2): where the characters of each token begin
+    and end, -1 outside of the context.
     """
     inside = spans[..., 0] >= 0
     starts, ends = (logits[..., side].masked_fill(~inside, -torch.inf) for side in (0, 1))  # (C, T)

@@ -18,9 +18,9 @@ from tfkit.tokenizer import Tokenizer
 class CausalLM(Objective):
     """Next-token prediction over packed rows.
 
-    `documents` "apart": no token attends to another document of its row, and the first token of a document is no target, unless it is a
-    `separator_id` that both ends and begins documents, as GPT-2's: there the next document's first id ends this one. "joined": plain
-    packing, as in the training of GPT-2 and GPT-3.
+    `documents` "apart": no token attends to another document of its row, and the first token of a document is no target, unless it is the
+    `separator_id`, one token that both ends and begins documents, as in GPT-2: then it is the target that ends the document before.
+    "joined": plain packing, as in the training of GPT-2 and GPT-3.
     """
 
     terms: Mapping[str, float] = {"lm": 1.0}
@@ -85,7 +85,7 @@ class CausalLM(Objective):
 
 
 def _first_end(stream: TokenStream, tokenizer: Tokenizer) -> int:
-    """Return the position of the first id that ends a text: its last id or, if one id both ends and begins texts, the next text's first."""
+    """Return the position of the first id that ends a text: the first text's last id or, if one id both ends and begins texts, the next."""
     last = int(stream.starts[1]) - 1
     ends = {tokenizer.eos_id, *tokenizer.suffix[-1:]}
     return last if int(stream.tokens[last]) in ends else last + 1

@@ -1,7 +1,7 @@
 """Supervised fine-tuning on conversations: only the assistant's answers, with the tokens that end its turns, have a loss.
 
 The positions of answers come from the rendered text (tokenizer/conversations.py), never from markers in a template. A row is stored as
-input ids, and as labels the ids of the next positions, IGNORED outside of answers.
+input ids and labels. The label of a position is the next id if this id belongs to an answer, else IGNORED.
 """
 
 import json
@@ -30,7 +30,7 @@ from tfkit.tokenizer.conversations import ANSWER, TRAINING_DATE, ChatIds, Conver
 def fit_tokenizer(section: ChatSection, tokenizer: Tokenizer, *, is_finished: bool = False) -> Tokenizer:
     """Return the tokenizer for checkpoints: it encodes special tokens, and has the chat template of the format.
 
-    A finished tokenizer gets the format's special tokens that it lacks. Raises UsageError.
+    A finished tokenizer gets the format's special tokens that it lacks. Raises UsageError if there is no usable format.
     """
     form = resolve_format(section.format, tokenizer, section.system)
     if form is not None and is_finished:
@@ -79,7 +79,7 @@ class Chat(TokenTargets, WritingObjective):
         return [text if isinstance(text, BadRow) else self._example(row, next(encoded)) for row, text in zip(rows, texts, strict=True)]
 
     def encode_unlabelled(self, rows: Sequence[Row]) -> list[Encoded | BadRow]:
-        """Return the ids of each conversation up to the beginning of the requested answer. The only label, at the last id, marks it.
+        """Return the ids of each conversation up to the beginning of the requested answer, with a single label, at the last id.
 
         If the messages end with an answer, that answer is left out and requested.
         """
@@ -112,7 +112,7 @@ class Chat(TokenTargets, WritingObjective):
         return [answers[count - 1]]
 
     def wrong(self, row: Row) -> RowResult:
-        """Return an empty text."""
+        """Return an empty text as the wrong answer."""
         answers = answer_texts(row)
         return RowResult({}, {"text": "", "references": not_blank(row.values.get("output", answers[-1:]))})
 
@@ -168,7 +168,7 @@ def _answer_positions(example: Example) -> list[int]:
 
 
 def conversation(row: Row) -> list[dict[str, Any]]:
-    """Return the messages of a row, each with role and content. Raises UnfitError.
+    """Return the messages of a row, each with role and content. Raises UnfitError if there is no answer, or an empty one.
 
     A system message among the messages takes precedence over a column that was recognised, but not named, as the system message.
     """
@@ -182,7 +182,7 @@ def conversation(row: Row) -> list[dict[str, Any]]:
 
 
 def prompt_messages(row: Row) -> list[dict[str, Any]]:
-    """Return the messages before a final answer, if there is one, and a placeholder for the answer. Raises UnfitError."""
+    """Return the messages without a final answer, and a placeholder for the answer. Raises UnfitError if no message is a user's."""
     messages = _messages(row)
     if messages[-1]["role"] == "assistant":
         messages = messages[:-1]

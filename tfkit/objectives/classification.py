@@ -83,7 +83,7 @@ class Classification(TextLabelling):
             self._weights = torch.from_numpy(counts.sum() / ((counts > 0).sum() * np.where(counts > 0, counts, 1.0))).float()
 
     def notes(self, stored: Sequence[Stored]) -> list[str]:
-        """Report that a class has more than three times the rows of another."""
+        """Report it if the largest class has more than three times the rows of the smallest."""
         counts = self._class_counts(stored)
         most, least = int(counts.argmax()), int(counts.argmin())
         if counts[most] <= _IMBALANCE * counts[least]:
@@ -114,7 +114,7 @@ class Classification(TextLabelling):
         yield from (class_answer(row, self.labels, all_labels=all_labels) for row in logits.softmax(-1).tolist())
 
     def answer_metrics(self, predictions: Sequence[Mapping[str, Any]]) -> list[Scores]:
-        """Return the metrics of classes."""
+        """Return the function that computes the metrics of classes."""
         return [classification_metrics(*self._class_numbers(predictions))]
 
     def label_metrics(self, predictions: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

@@ -22,7 +22,9 @@ def tokens_of(stored: Stored) -> int:
 
 
 def row_length(sequence_length: int | None, config: ModelConfig) -> int:
-    """Return the number of tokens of a row: data.sequence_length, or the model's context if None. Raises UsageError beyond that."""
+    """Return the number of tokens of a row: `sequence_length`, or if it is None the model's context. Raises UsageError if it exceeds the
+    context, unless positions are relative.
+    """
     length = sequence_length or config.context_length
     if length > config.context_length and config.position.kind != "relative":
         raise UsageError(
@@ -55,7 +57,7 @@ class ModelContext:
 
     @property
     def row_length(self) -> int:
-        """The largest number of tokens in a row. Raises UsageError if the model's context is shorter."""
+        """The largest number of tokens in a row. Raises UsageError if data.sequence_length exceeds the model's context."""
         return row_length(self.sequence_length, self.config)
 
     @property

@@ -34,7 +34,9 @@ _REMEDY = "name objective.format: chatml_tools, or take a checkpoint whose templ
 
 
 def plain_message(number: int, message: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a message of a data set with the fields that templates read, and its other fields unchanged. Raises UnfitError."""
+    """Return a data set's message as templates read it, with `role` and `content`, and its other fields as JSON values. Raises UnfitError
+    if one of the two is missing.
+    """
     role, content = (message.get(name, message.get(other)) for name, other in (("role", "from"), ("content", "value")))
     if isinstance(content, list) and all(map(_is_text, content)):
         content = "".join(part["text"] for part in content)  # the form of chat APIs
@@ -125,7 +127,7 @@ def _without_special_tokens(value: Any, literal: Callable[[str], str | None]) ->
 
 
 class PromptCompletion(NamedTuple):
-    """A prompt with its completion, or alone if that is None. `place`: where its row is, for errors."""
+    """A prompt, and its completion unless that is None. `place`: the file and line of the row, for errors."""
 
     place: str
     prompt: Turns
@@ -152,7 +154,9 @@ class ConversationTexts:
         return "\0".join([self.tokenizer.fingerprint(), str(self.chat), str(template), date])
 
     def encode(self, items: Sequence[PromptCompletion]) -> list[PromptedIds | BadRow]:
-        """Return the ids of each prompt and its completion, including the token that ends it. Raises ModelError without a chat template."""
+        """Return the ids of each prompt and its completion, including the token that ends the completion. Raises ModelError if a chat
+        template is needed and there is none.
+        """
         encoded: dict[int, PromptedIds | BadRow] = {}
         chats = [n for n, item in enumerate(items) if self.chat or isinstance(item.prompt, list) or isinstance(item.completion, list)]
         texts = [number for number in range(len(items)) if number not in {*chats}]

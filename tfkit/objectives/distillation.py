@@ -121,8 +121,8 @@ class Distillation(Objective):
         return self.base.metrics(sums)
 
     def _teacher_mask(self, batch: Batch) -> Tensor:
-        """Return the positions with the teacher's loss, (B, T): of a masked language model all real tokens (as in DistilBERT's script) or
-        the masked ones; of a causal one those with a target.
+        """Return the mask of the positions with the teacher's loss, (B, T): for a masked language model all real tokens (as in DistilBERT's
+        script) or, with `masked_only`, the masked ones; for a causal language model the positions with a target.
         """
         targets_only = self.section.of.kind == "causal_lm" or self.section.masked_only
         return batch.labels != IGNORED if targets_only else _real(batch)
@@ -139,7 +139,7 @@ def token_divergences(
     """Return KL(teacher || student) at each row, both softened by the temperature: hidden (N, D) and (N, D') -> (N,), in nats.
 
     It is the sum over the vocabulary of p_t (log p_t - log p_s), where p = softmax(logits / temperature), in float32 (float64 for float64).
-    Only the student gets a gradient. Blocks of rows are as in vocabulary_loss.py; LOGITS_BYTES bounds the logits of both together.
+    Only the student gets a gradient. Blocks of rows are as in vocabulary_loss.py; LOGITS_BYTES bounds the logits of both models together.
     """
     with torch.no_grad():
         teacher_hidden = teacher.prepare(teacher_hidden)

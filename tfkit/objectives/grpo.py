@@ -17,7 +17,7 @@ _LARGEST_DIFFERENCE = 20.0  # the bound to which differences of log-probabilitie
 
 
 class GRPO(RolloutObjective):
-    """max(-A r, -A clip(r)) of each token, where r is the ratio of its probability now to that at sampling.
+    """max(-A r, -A clip(r)) of each token, where A is its advantage, and r the ratio of its probability now to that at sampling.
 
     The sum over the tokens of all responses of a step, end tokens included, is divided once by their number (DAPO, arXiv 2503.14476).
     """
@@ -33,7 +33,7 @@ class GRPO(RolloutObjective):
 
     @property
     def rollouts(self) -> Rollouts:
-        """Groups of responses to each prompt."""
+        """The sampling of a group of responses to each prompt."""
         return Rollouts(self.section, self.tokenizer, self._baseline, self.reward, self.gold)
 
     def counts(self, batch: Batch) -> dict[str, int]:
@@ -44,7 +44,7 @@ class GRPO(RolloutObjective):
         """Return the sum of the clipped loss over tokens, the number of clipped tokens, and the largest ratio."""
         targets = batch.labels != IGNORED
         log_probs = response_log_probs(model, batch, self.section.temperature)
-        if not len(log_probs):  # a batch of prompts alone
+        if not len(log_probs):  # the batch has no response tokens
             return {"policy": log_probs.sum()}
         return clipped_loss(log_probs, batch.extras["log_probs"][targets], batch.extras["advantages"][targets], self.clip_range)
 

@@ -1,8 +1,8 @@
 """Objectives of labelled rows: each row is an example with an answer, which the model predicts.
 
 An objective predicts rows without labels by two methods: `encode_unlabelled` makes their examples, and `answers` yields an Answer for each
-row of the batch that `collate` makes of them. The section's `asked_roles` are the columns that these read. If answers are generated
-texts, `prompt_ids` takes the place of `answers`.
+row of the batch that `collate` makes of these examples. The section's `asked_roles` are the roles that the two methods read. If answers are
+generated texts, `prompt_ids` takes the place of `answers`.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -35,8 +35,8 @@ class RowResult(NamedTuple):
 class Answer(NamedTuple):
     """The model's answer to a row, as JSON values.
 
-    A field is None if the answer has no probability, or if the probabilities of all labels were not requested. If the prediction is a list,
-    such as the tags of words, so are the other two fields.
+    `probability` and `probabilities` are None if the answer has no probability; `probabilities` is also None if it was not requested. If
+    the prediction is a list, such as the tags of words, so are the other two fields.
     """
 
     prediction: Any
@@ -82,7 +82,7 @@ class LabelledObjective(Objective, Encoder, Protocol):
         raise AssertionError("the objective has no reference model")
 
     def answer_metrics(self, predictions: Sequence[Mapping[str, Any]]) -> list[Scores]:
-        """Return metrics that are not sums over rows, such as F1; none by default."""
+        """Return functions that compute metrics which are not sums over rows, such as F1; none by default."""
         return []
 
     def label_metrics(self, predictions: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -180,7 +180,7 @@ def class_answer(probabilities: Sequence[float], labels: Sequence[str], *, all_l
 
 
 def short(value: float) -> float:
-    """Return the number with the fewest digits that is equal in float32."""
+    """Return the number with the fewest digits that equals the value in float32."""
     return float(str(np.float32(value)))
 
 

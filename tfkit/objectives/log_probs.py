@@ -78,7 +78,7 @@ def _cross_entropy(logits: Tensor, labels: Tensor, *, gradient: bool, cap: float
 
 
 def _smoothed(values: Tensor, ids: Tensor, smoothing: float) -> Tensor:
-    """Return the expected log-probability under the smoothed target: values (n, V), labels (n, 1) -> (n, 1)."""
+    """Return the expected log-probability under the smoothed target: values (n, V), ids of the labels (n, 1) -> (n, 1)."""
     label_values = values.gather(1, ids)
     return label_values if not smoothing else (1 - smoothing) * label_values + smoothing * values.mean(-1, keepdim=True)
 

@@ -103,8 +103,8 @@ class Masking:
     """The masks of BERT: which tokens of a row are predicted, and their replacements, as a function of (seed, epoch, row) alone.
 
     As in create_pretraining_data.py, round(rate * n) of a row's n tokens are chosen, [CLS] and [SEP] being counted but never chosen. By
-    default 80 % of those become [MASK], 10 % a random entry of the vocabulary, and 10 % stay. Whole words are added in turn while they fit.
-    Raises ModelError if the tokenizer has no [MASK] or, for whole words, is not WordPiece.
+    default 80 % of those become [MASK], 10 % a random entry of the vocabulary, and 10 % stay. With `whole_words`, words in a random order
+    are chosen if they still fit into that number. Raises ModelError if the tokenizer has no [MASK] or, for whole words, is not WordPiece.
     """
 
     def __init__(self, section: MaskedLMSection, tokenizer: Tokenizer, seed: int):

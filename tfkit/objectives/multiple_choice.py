@@ -56,7 +56,7 @@ class MultipleChoice(LabelledObjective):
         return self._encoded(rows, [right_choice(row.place, row.values["choices"], row.values["label"]) for row in rows])
 
     def encode_unlabelled(self, rows: Sequence[Row]) -> list[Encoded | BadRow]:
-        """Return the same, with the first answer as a placeholder for the right one."""
+        """Return the arrays that `encode` returns, with the first answer as a placeholder for the right one."""
         return self._encoded(rows, [bad_choices(row.place, row.values["choices"]) or 0 for row in rows])
 
     def _encoded(self, rows: Sequence[Row], rights: Sequence[int | BadRow]) -> list[Encoded | BadRow]:

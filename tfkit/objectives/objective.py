@@ -37,9 +37,9 @@ class Batch:
     segment_ids: Tensor | None = None  # (B, T): 0 or 1, the text of a pair that a token belongs to
     decoder_input_ids: Tensor | None = None  # (B, T')
     decoder_padding_mask: Tensor | None = None  # (B, T')
-    # Further inputs of the loss, (B, ...) or of other sizes if it joins sequences. A batch with extras is never cropped.
+    # Further inputs of the loss: (B, ...), or of another length, such as one value for each pair. A batch with extras is never cropped.
     extras: Mapping[str, Tensor] = field(default_factory=dict)
-    is_pretraining: bool = False  # rows of data.pretraining, which a step reads after its own
+    is_pretraining: bool = False  # whether the rows are from data.pretraining; a step reads them after its own rows
 
     def to(self, device: torch.device) -> "Batch":
         """Return this batch on a device."""
@@ -94,8 +94,8 @@ _TENSORS = tuple(one.name for one in fields(Batch) if one.name not in ("extras",
 class Observation:
     """A number that a step reports and does not train on, such as the entropy of a policy.
 
-    With a `term`, `loss` returns its sum over the micro-batch, which is divided by the count of that term; without one, its maximum. A
-    micro-batch may lack it.
+    With a `term`, `loss` returns the sum of the observation over the micro-batch, and a step divides it by the count of that term; without
+    a term, `loss` returns the maximum. A micro-batch may lack the observation.
     """
 
     term: str | None = None
@@ -128,7 +128,7 @@ class Objective(Protocol):
     observed: Mapping[str, Observation] = {}  # the other numbers that `loss` returns, by name
     feedback: "Feedback | None" = None  # how a policy and a judge make its examples from prompts; None: it learns from the rows themselves
     reference_use: ReferenceUse = "none"  # whether outputs of the initial model are read: once for each row, or throughout the training
-    draws_dropout: bool = True  # whether training steps use it; not if the loss compares log-probabilities of two passes
+    draws_dropout: bool = True  # whether training steps use dropout; not if the loss compares log-probabilities of two passes
     has_facts: bool = False  # whether it computes `facts` for each checkpoint
     reads_second_output: bool = False  # whether `loss` reads the second output of the model's head
     reads_sentences: bool = False  # whether its streams of text need the beginnings of sentences
@@ -220,7 +220,7 @@ class Objective(Protocol):
         return []
 
     def legend(self) -> list[str]:
-        """Return the explanations of its marks that `tfkit inspect` prints."""
+        """Return explanations of the objective's marks in the output of `tfkit inspect`."""
         return []
 
 

@@ -47,7 +47,8 @@ class PPO(RolloutObjective):
     @classmethod
     def open(cls, section: PPOSection, context: ModelContext) -> "PPO":
         """Open the objective with its value model, unless it is for an evaluation. Raises ModelError if they do not fit the policy."""
-        opened = cls(section, context, None)  # the reward model first, so that an error in a checkpoint that both start from names `reward`
+        # The reward model is opened first: if both models start from one faulty checkpoint, the error is about `reward`.
+        opened = cls(section, context, None)
         value = open_score_model(section, "value", context)
         if value is not None:
             opened.value = replace(value, companion=replace(value.companion, lr=section.value_lr))
@@ -60,7 +61,7 @@ class PPO(RolloutObjective):
 
     @property
     def rollouts(self) -> Rollouts:
-        """Responses with advantages from the value model."""
+        """The sampling of responses, with advantages from the value model."""
         section = self.section
         baseline = ValueBaseline(self.value, section.gamma, section.gae_lambda, section.kl_target, section.kl_horizon)
         return Rollouts(section, self.tokenizer, baseline, self.reward, self.gold)
@@ -81,7 +82,7 @@ class PPO(RolloutObjective):
         assert self.value is not None, "an evaluation has no loss"
         targets = batch.labels != IGNORED
         log_probs, values = response_log_probs(model, batch, self.section.temperature), self.value.values(batch)
-        if not len(log_probs):  # a batch of prompts alone
+        if not len(log_probs):  # the batch has no response tokens
             return {**zeros, "policy": log_probs.sum(), "value": values.sum()}
         before, advantages, old_values, returns = (batch.extras[name][targets] for name in ("log_probs", "advantages", "values", "returns"))
         difference = (log_probs - before).detach()

@@ -114,11 +114,13 @@ class PreferenceEncoder:
         return digest("preferences", self.texts.fingerprint(), self.row_length)
 
     def encode(self, rows: Sequence[Row]) -> list[Encoded | BadRow]:
-        """Return each row's concatenated input_ids, and each sequence's size, prompt size and rank; or its error. Raises ModelError."""
+        """Return each row's concatenated input_ids, and each sequence's size, prompt size and rank; or the row's error. Raises ModelError
+        if a chat template is needed and there is none.
+        """
         return self._encoded(rows, [read_preference(row) for row in rows])
 
     def encode_unlabelled(self, rows: Sequence[Row]) -> list[Encoded | BadRow]:
-        """Return the same for a prompt with one completion."""
+        """Return what `encode` returns, for rows that have a prompt with one completion."""
         return self._encoded(rows, [Preference(row.values.get("prompt", ""), [row.values["completion"]], [0]) for row in rows])
 
     def _encoded(self, rows: Sequence[Row], preferences: Sequence[Preference | BadRow]) -> list[Encoded | BadRow]:
@@ -158,10 +160,10 @@ class PreferenceEncoder:
         return Encoded(arrays, sum(map(len, truncated)), any(len(sequence.ids) > self.row_length for sequence in kept))
 
     def collate(self, rows: ExampleBatch, pad_id: int) -> Batch:
-        """Return one sequence per completion, C in all, padded on the right; labels (C, T) are the completion's ids of the next positions.
+        """Return one sequence per completion, C in all, padded on the right, with labels (C, T) as in `_labels`.
 
         `extras`: the `row` of each sequence (C,); the `better` and the `worse` sequence of each pair (P,), and the pair's weight, `share`,
-        in the mean of its prompt (P,); and, if stored, the reference model's log-probability of each completion (C,).
+        in the mean of its prompt (P,); and, if stored, `reference`, the reference model's log-probability of each completion (C,).
         """
         examples = rows.single()
         sequences = [ids for example in examples for ids in np.split(example["input_ids"], np.cumsum(example["sizes"])[:-1])]
@@ -175,7 +177,7 @@ class PreferenceEncoder:
 
 
 def _labels(ids: NDArray[np.int32], prompt: int) -> NDArray[np.int64]:
-    """Return the ids of the next positions that belong to the completion; else IGNORED."""
+    """Return the label of each position: the id of the next position if it belongs to the completion, else IGNORED."""
     labels = np.append(ids[1:], IGNORED).astype(np.int64)
     labels[: max(0, prompt - 1)] = IGNORED
     return labels
@@ -217,7 +219,8 @@ def differences(values: Tensor, batch: Batch) -> Tensor:
 
 
 def calibration_metrics(margins: Sequence[Sequence[float]]) -> Scores:
-    """Return the expected calibration error (Guo et al. 2017, arXiv 1706.04599) of pairs, from the margins of each row (N lists).
+    """Return a function from row weights to the expected calibration error (Guo et al. 2017, arXiv 1706.04599) of pairs, given the margins
+    of each row (N lists).
 
     The confidence in a pair with margin m is sigmoid(|m|), which is in one of ten bins from 0.5 to 1. `calibration` is the mean over pairs
     of the distance between the confidence and the accuracy of their bin.
@@ -232,7 +235,7 @@ def calibration_metrics(margins: Sequence[Sequence[float]]) -> Scores:
         pair_weights = weights[rows]
         if bins is None or not pair_weights.sum():
             return {"calibration": math.nan}
-        gaps = np.bincount(bins, pair_weights * (right - confidence), _BINS)  # (bins,): accuracy minus confidence, times the pairs
+        gaps = np.bincount(bins, pair_weights * (right - confidence), _BINS)  # (bins,): (accuracy - confidence) times the pairs
         return {"calibration": float(np.abs(gaps).sum() / pair_weights.sum())}
 
     return scores

@@ -68,7 +68,7 @@ class QuestionAnswering(LabelledObjective):
         return self._encoded(rows, [self._answers(row) for row in rows])
 
     def encode_unlabelled(self, rows: Sequence[Row]) -> list[Encoded | BadRow]:
-        """Return the same without answers."""
+        """Return what `encode` returns, but without answers."""
         return self._encoded(rows, [()] * len(rows))
 
     def collate(self, rows: ExampleBatch) -> Batch:
@@ -182,7 +182,7 @@ class QuestionAnswering(LabelledObjective):
 
 
 def _score_sums(exact: float, f1: float, *, has: bool) -> dict[str, Sum]:
-    """Return the scores of a question for the metrics of all questions and for those of its kind; `has`: it has an answer."""
+    """Return a question's scores as sums for each metric, over all questions or over those with or without an answer. `has`: it has one."""
     return {
         "exact_match": Sum(exact, 1),
         "f1": Sum(f1, 1),

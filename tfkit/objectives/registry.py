@@ -93,9 +93,8 @@ def open_objective(section: ObjectiveSection, context: ModelContext) -> Objectiv
 
 
 def objective_tokenizer(section: ObjectiveSection, tokenizer: Tokenizer, *, is_finished: bool) -> Tokenizer:
-    """Return the tokenizer with the tokens that the objective adds, for its checkpoints. `is_finished`: it was not trained for this run.
-
-    Raises UsageError if the objective cannot use it.
+    """Return the tokenizer with the tokens that the objective adds, for its checkpoints. `is_finished`: the tokenizer was not trained for
+    this run. Raises UsageError if the objective cannot use the tokenizer.
     """
     return _registered(section).fit_tokenizer(section, tokenizer, is_finished=is_finished)
 

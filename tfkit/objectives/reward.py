@@ -56,7 +56,7 @@ class Reward(EncoderObjective):
         return self.encoder.encode_unlabelled(rows)
 
     def collate(self, rows: ExampleBatch) -> Batch:
-        """Return one sequence per completion, with ranks as labels (C,), 1 for the best; `extras` also has the `prompts` sizes (C,)."""
+        """Return one sequence per completion, with ranks as labels (C,), 1 for the best; `extras` also has `prompts`, their sizes (C,)."""
         assert self.tokenizer.pad_id is not None  # ensured by `fit_tokenizer`
         batch = self.encoder.collate(rows, self.tokenizer.pad_id)
         ranks = np.concatenate([example["ranks"] for example in rows.single()])
@@ -84,7 +84,7 @@ class Reward(EncoderObjective):
         yield from (Answer(short(score)) for score in (reward_scores(model, batch).double() - self.shift).tolist())
 
     def answer_metrics(self, predictions: Sequence[Mapping[str, Any]]) -> list[Scores]:
-        """Return the calibration of the pairs."""
+        """Return the function that computes the calibration of the pairs."""
         return [calibration_metrics([row["margins"] for row in predictions])]
 
     def wrong(self, row: Row) -> RowResult:
@@ -121,7 +121,9 @@ class Reward(EncoderObjective):
 
 
 def open_reward(section: RewardSection, context: ModelContext) -> Reward:
-    """Open the objective for a model. Raises ModelError if its shift is not a number, or if `every_token` needs another architecture."""
+    """Open the objective for a model. Raises ModelError if the shift in its tfkit.json is not a number, or if the section sets
+    `every_token` and the model is not a decoder alone.
+    """
     config = context.config
     if section.every_token and (config.encoder_layers or (isinstance(config.head, ClassesHeadConfig) and config.head.pool != "last")):
         raise ModelError(
@@ -144,7 +146,9 @@ def fit_tokenizer(section: RewardSection, tokenizer: Tokenizer, *, is_finished: 
 
 
 def read_shift(facts: Mapping[str, Any], place: str) -> float:
-    """Return the shift in a reward model's tfkit.json, which is subtracted from its scores; 0 if it has none. Raises ModelError."""
+    """Return the shift in a reward model's tfkit.json, which is subtracted from its scores; 0 if there is none. Raises ModelError if it is
+    not a number.
+    """
     shift = facts.get(_SHIFT, 0.0)
     if not isinstance(shift, int | float) or isinstance(shift, bool) or not math.isfinite(shift):
         raise ModelError(f"{place}: {_SHIFT} in tfkit.json is {shift!r}, which is not a number; take the file from the model's origin")

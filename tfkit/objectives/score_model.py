@@ -26,7 +26,7 @@ _ENCODING = ("model", "normalizer", "pre_tokenizer")  # the parts of tokenizer.j
 
 @dataclass(frozen=True)
 class ScoreModel:
-    """A companion with one class, read at the last token; `shift` is subtracted from its output."""
+    """A companion whose head has one output, read at the last token; `shift` is subtracted from that output."""
 
     companion: Companion
     shift: float = 0.0
@@ -52,7 +52,9 @@ class ScoreModel:
 
 
 def open_score_model(section: ObjectiveSection, name: str, context: ModelContext) -> ScoreModel | None:
-    """Load the score model that a field of the section names, for the texts of a policy; None if it names none. Raises ModelError."""
+    """Load the score model that a field of the section names, for the texts of a policy; None if the field is not set. Raises ModelError if
+    it cannot score them.
+    """
     if name not in section.companion_paths:
         return None
     return score_model(open_companion(section, name, defer_blocks=context.defer_blocks), context)
@@ -89,8 +91,8 @@ def gives_same_ids(theirs: Tokenizer, ours: Tokenizer) -> bool:
 class GoldModel:
     """A classifier that scores a text by the probability of the last class or, for a regression, by its output, with its own tokenizer.
 
-    Its scores of sampled texts are only logged: if the reward rises while they fall, the policy exploits the reward model. Gao et al. 2022
-    (arXiv 2210.10760) call it the gold reward model.
+    The scores of an objective's `gold` model are only logged: if the reward rises while they fall, the policy exploits the reward model.
+    Gao et al. 2022 (arXiv 2210.10760) call it the gold reward model. The judge of AI feedback is such a classifier, too.
     """
 
     def __init__(self, companion: Companion):
@@ -125,7 +127,7 @@ class GoldModel:
 
 
 def open_gold_model(section: ObjectiveSection, context: ModelContext) -> GoldModel | None:
-    """Load the gold model that the section names; None if it names none. Raises ModelError."""
+    """Load the gold model that the section names; None if it names none. Raises ModelError if it is not a text classifier."""
     if "gold" not in section.companion_paths:
         return None
     return GoldModel(open_companion(section, "gold", defer_blocks=context.defer_blocks))

@@ -55,7 +55,7 @@ class Tagging(LabelledObjective):
         return [self._example(*next(encoded)) if problem is None else problem for problem in problems]
 
     def encode_unlabelled(self, rows: Sequence[Row]) -> list[Encoded | BadRow]:
-        """Return the same with the number of each word at its first token instead of its tag; words without tokens are skipped."""
+        """Return what `encode` returns, with the number of each word in place of its tag; words without tokens are skipped."""
         encoded = encode_words(self.tokenizer, [row.values["tokens"] for row in rows], self.row_length)
         return [self._unlabelled_example(row, *words) for row, words in zip(rows, encoded, strict=True)]
 
@@ -109,7 +109,7 @@ class Tagging(LabelledObjective):
             yield Answer(tags, best, all_probabilities if all_labels else None)
 
     def answer_metrics(self, predictions: Sequence[Mapping[str, Any]]) -> list[Scores]:
-        """Return the metrics of tags and, if they mark names, of names."""
+        """Return the functions that compute the metrics of tags and, if these mark names, of names."""
         tags, predicted, numbers = _columns(predictions, self.labels)
         rows = np.repeat(np.arange(len(predictions)), [len(row) for row in tags])  # (W,): the row of each word
         of_tags = tag_metrics(_flat(tags, numbers), _flat(predicted, numbers), rows)

@@ -14,7 +14,7 @@ from tfkit.objectives.companion import Companion, open_companion, refuse_misfit
 from tfkit.objectives.context import ModelContext
 from tfkit.recipe.schema.objective_sections import DistillationSection
 
-# The settings, beside the shapes of tensors, on which the meaning of copied tensors depends.
+# The settings on which the meaning of copied tensors depends, in addition to their shapes.
 _ARCHITECTURE: dict[str, Any] = {
     **dict.fromkeys(("num_heads", "num_kv_heads", "head_dim", "position", "norm", "mlp"), True),
     "embedding": {"scale"},

@@ -1,7 +1,7 @@
 """Encoding of texts, or pairs of texts, that fit a context, with special tokens from the tokenizer's template; and their batches.
 
-If the template puts nothing between two texts (GPT's, GPT-2's), eos separates them; without eos pairs are an error, whose remedy is
-one text made from both columns by a template.
+If the template puts nothing between two texts (GPT's, GPT-2's), eos separates them, or sep if there is no eos. Without either, pairs are an
+error, whose remedy is one text made from both columns by a template.
 """
 
 from collections.abc import Sequence
@@ -93,8 +93,8 @@ def _single(tokenizer: Tokenizer, ids: list[int], length: int) -> TextIds:
 class TextLabelling(LabelledObjective, Protocol):
     """An objective that predicts the label of each row's `text`, or of `text` and `pair` together, read as a whole.
 
-    A T5 reads the text in the encoder and again, shifted right, in the decoder, whose last state is classified (as transformers'
-    T5ForSequenceClassification).
+    An encoder-decoder such as T5 reads the text in the encoder and again, shifted right, in the decoder, whose last state is classified (as
+    in transformers' T5ForSequenceClassification).
     """
 
     tokenizer: Tokenizer
@@ -114,7 +114,7 @@ class TextLabelling(LabelledObjective, Protocol):
         return self._encoded(rows, [self.target(row) for row in rows])
 
     def encode_unlabelled(self, rows: Sequence[Row]) -> list[Encoded | BadRow]:
-        """Return the same with the placeholder as the label."""
+        """Return what `encode` returns, with the placeholder as the label."""
         return self._encoded(rows, [self.placeholder] * len(rows))
 
     def _encoded(self, rows: Sequence[Row], labels: Sequence[NDArray[Any] | BadRow]) -> list[Encoded | BadRow]:

@@ -83,14 +83,15 @@ class Regression(TextLabelling):
         yield from (Answer(short(value)) for value in model(**batch.inputs()).logits.float()[:, 0].tolist())
 
     def answer_metrics(self, predictions: Sequence[Mapping[str, Any]]) -> list[Scores]:
-        """Return errors and correlations."""
+        """Return the function that computes the error and the correlations."""
         return [regression_metrics(*(np.array([row[name] for row in predictions]) for name in ("value", "predicted")))]
 
 
 def regression_metrics(targets: Numbers, predictions: Numbers) -> Scores:
-    """Return the metrics of numbers, (N,) each: `rmse`, `pearson`, and `spearman`, Pearson's correlation of ranks (ties: mean rank).
+    """Return a function from row weights to the metrics of numbers, (N,) each: `rmse`, `pearson`, and `spearman`, Pearson's correlation of
+    ranks (ties: mean rank).
 
-    They equal scipy's: a correlation with a constant is NaN.
+    The correlations equal scipy's: one with a constant is NaN.
     """
     targets, predictions = targets.astype(np.float64), predictions.astype(np.float64)
     (_, target_ranks), (_, predicted_ranks) = (np.unique(values, return_inverse=True) for values in (targets, predictions))
@@ -120,6 +121,6 @@ def _pearson(first: Numbers, second: Numbers, weights: Numbers) -> float:
 
 
 def _ranks(numbers: Numbers, weights: Numbers) -> Numbers:
-    """Return the mean rank of each row among the weighted rows; `numbers` (N,): the places of the values among the sorted distinct ones."""
+    """Return the mean rank of each row among the weighted rows. `numbers` (N,): the index of each row's value among the sorted values."""
     counts = np.bincount(numbers, weights)
     return (counts.cumsum() - (counts - 1) / 2)[numbers]

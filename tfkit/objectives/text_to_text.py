@@ -76,7 +76,7 @@ class TextToText(TokenTargets, WritingObjective):
         return not_blank(row.values["target"])
 
     def wrong(self, row: Row) -> RowResult:
-        """Return an empty text."""
+        """Return an empty text as the wrong answer."""
         return RowResult({}, {"text": "", "references": not_blank(row.values["target"])})
 
     def _is_empty(self, source: TextIds) -> bool:

@@ -206,5 +206,5 @@ class _BlockCrossEntropy(torch.autograd.Function):
 
 
 def _places(labels: Tensor, begin: int, end: int) -> tuple[Tensor, Tensor]:
-    """Return the place of each label in a block, and whether it is in the block, (N, 1) each. That of a label outside has no meaning."""
+    """Return the place of each label in a block, and whether the label is in the block: (N, 1) each. Outside, the place has no meaning."""
     return (labels - begin).clamp(0, end - begin - 1)[:, None], ((labels >= begin) & (labels < end))[:, None]

@@ -1,5 +1,5 @@
-"""Metrics of whole sets, as functions of row weights: `unit_weights` give the metric itself, and the counts of a resample one bootstrap
-value of it, from which `intervals` computes confidence intervals.
+"""Metrics of whole sets, as functions of row weights. With `unit_weights` they return the metric itself, with the counts of the rows in a
+resample one bootstrap value of it; from many such values, `intervals` computes a confidence interval.
 """
 
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""Metrics of classes, and of sets of labels. They equal scikit-learn's (for sets those of indicator matrices), including 0 / 0."""
+"""Metrics of classes, and of sets of labels. They equal scikit-learn's (for sets, those of indicator matrices), also for 0 / 0."""
 
 import math
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ from tfkit.objectives.metrics import Numbers, Scores
 
 
 def classification_metrics(targets: Numbers, predictions: Numbers) -> Scores:
-    """Return the metrics of class numbers, (N,) each.
+    """Return a function from row weights to the metrics of class numbers, (N,) each.
 
     `accuracy`; `f1_macro`, the unweighted mean over classes that are a target or a prediction; `f1_micro`, which equals the accuracy, as
     each row has one class; `matthews` (Gorodkin 2004, for any number of classes; 0 if all targets or all predictions are one class); and
@@ -38,7 +38,7 @@ def classification_metrics(targets: Numbers, predictions: Numbers) -> Scores:
 
 
 def tag_metrics(targets: Numbers, predictions: Numbers, rows: Numbers) -> Scores:
-    """Return the same metrics over words (W,), each with the weight of its row, `rows` (W,)."""
+    """Return `classification_metrics` over words, (W,) each; a word has the weight of its row, whose number is in `rows` (W,)."""
     words = classification_metrics(targets, predictions)
     return lambda weights: words(weights[rows])
 
@@ -77,7 +77,7 @@ def _matthews(hits: float, targets: Numbers, predictions: Numbers, total: float)
 
 
 def label_set_metrics(targets: Sequence[Sequence[int]], predictions: Sequence[Sequence[int]], count: int) -> Scores:
-    """Return the metrics of sets of label numbers, one set per row; `count`: the number of labels.
+    """Return a function from row weights to the metrics of sets of label numbers, one set per row. `count`: the number of labels.
 
     `f1_micro`, `precision` and `recall` are over all pairs of a row and a label; `f1_macro` is the mean over labels, with 0 for a label
     that is neither a target nor predicted.
@@ -110,7 +110,7 @@ def label_set_figures(targets: Sequence[Sequence[int]], predictions: Sequence[Se
 
 
 def _entries(targets: Sequence[Sequence[int]], predictions: Sequence[Sequence[int]]) -> list[tuple[Numbers, Numbers]]:
-    """Return the pairs of a row and a label, as two arrays each, that are hits, targets, and predictions."""
+    """Return the pairs of a row and a label that are hits, those that are targets, and those that are predictions, as two arrays each."""
     pairs = [({*right}, {*predicted}) for right, predicted in zip(targets, predictions, strict=True)]
     return [_flat(sets) for sets in ([r & p for r, p in pairs], [r for r, _ in pairs], [p for _, p in pairs])]
 

@@ -1,7 +1,7 @@
 """Precision, recall and F1 of the names that tags mark, as in seqeval's default mode: only an exact span and kind counts as right.
 
-B-person begins a name, I-person continues it, O is outside (Ramshaw and Marcus 1995; CoNLL-2003). Also IOE, where E- ends a name, and
-IOBES, where S- is a whole name. Invalid sequences are read as in seqeval's default mode.
+B-person begins a name, I-person continues it, O is outside (Ramshaw and Marcus 1995; CoNLL-2003). IOE, where E- ends a name, and IOBES,
+where S- is a whole name, are read, too. Invalid sequences are read as in seqeval's default mode.
 """
 
 from collections import Counter
@@ -52,7 +52,7 @@ def _begins(last: str, letter: str) -> bool:
 
 
 def entity_metrics(targets: Sequence[Sequence[str]], predictions: Sequence[Sequence[str]]) -> Scores:
-    """Return `precision`, `recall` and `f1` from the tags of each sentence; 0 for 0 / 0."""
+    """Return a function from sentence weights to `precision`, `recall` and `f1`, given the tags of each sentence; 0 for 0 / 0."""
     pairs = [(spans(right), spans(predicted)) for right, predicted in zip(targets, predictions, strict=True)]
     counts = np.array([(len(right & predicted), len(predicted), len(right)) for right, predicted in pairs], np.float64)  # (N, 3)
 

@@ -25,7 +25,8 @@ _PUNCTUATION = str.maketrans("", "", string.punctuation)
 def reference_metrics(
     texts: Sequence[str], references: Sequence[Sequence[str]], metrics: Sequence[str], bleu_tokenize: str = "13a"
 ) -> Scores:
-    """Return the named metrics of each text against its references, one or more; `bleu_tokenize`: the name of a sacreBLEU tokenizer.
+    """Return a function from row weights to the named metrics of texts against their references, one or more for each text.
+    `bleu_tokenize`: the name of a sacreBLEU tokenizer.
 
     Raises MachineError for a missing library.
     """
@@ -60,7 +61,7 @@ def _chrf(texts: list[str], references: Sequence[Sequence[str]]) -> Scores:
 
 
 def _sacrebleu(name: str, metric: Any, texts: list[str], references: Sequence[Sequence[str]]) -> Scores:
-    """Compute corpus_score in two steps, as sacreBLEU's significance tests do: the counts of each row, once, and the score of their sums.
+    """Compute corpus_score in two steps, as sacreBLEU's significance tests do: once the counts of each row, then the score of their sums.
 
     Neither step has a public name.
     """
