@@ -161,7 +161,7 @@ def _mistral(messages: Sequence[Message], ends: Ends) -> Iterator[Segment]:
 
 
 def _chatml_tools(messages: Sequence[Message], ends: Ends) -> Iterator[Segment]:
-    """Write consecutive tool results as one user turn."""
+    """Write ChatML with calls and results of tools; consecutive results are one user turn."""
     for before, (role, content, calls), after in zip([None, *messages], messages, [*messages[1:], None], strict=False):
         if role == TOOL:
             begins, is_last = before is None or before.role != TOOL, after is None or after.role != TOOL

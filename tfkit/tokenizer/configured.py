@@ -1,7 +1,7 @@
 """The settings of tokenizer_config.json that change tokenizer.json, applied as transformers 5 applies them.
 
-Tokens that the settings name and the vocabulary lacks are added after it, whatever the class. A class with its own pipeline, such as
-BertTokenizer, builds the pipeline from the settings and ignores tokenizer.json: if the two disagree, the folder is refused.
+Tokens that the settings name and the vocabulary lacks are added after its entries, whatever the class. A class with its own pipeline, such
+as BertTokenizer, builds the pipeline from the settings and ignores tokenizer.json: if the two disagree, the folder is refused.
 """
 
 import json
@@ -80,7 +80,7 @@ class TokenError(ValueError):
 
 
 def find_conflict(document: Any, settings: Mapping[str, Any]) -> str:
-    """Return the setting with which transformers would build another pipeline than tokenizer.json has; empty if they agree."""
+    """Describe the first setting with which transformers would build another pipeline than tokenizer.json has; empty if there is none."""
     name = str(settings.get("tokenizer_class") or "").removesuffix("Fast")
     if f"{name}Fast" == GENERIC or name == "TokenizersBackend" or not isinstance(document, dict):
         return ""

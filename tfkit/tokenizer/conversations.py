@@ -34,7 +34,9 @@ class Render(Protocol):
     """A function that renders conversations as text."""
 
     def __call__(self, messages: Sequence[Json], place: str, tools: Sequence[Json] = (), /) -> tuple[str, Spans]:
-        """Return the text and its answers. Raise UnfitError if the format cannot express the messages; `place` is for error messages."""
+        """Return the text and the spans of its answers; `place` is for error messages. Raise UnfitError if the format cannot express the
+        messages.
+        """
 
 
 class ChatIds(NamedTuple):
@@ -188,7 +190,7 @@ def resolve_format(name: str, tokenizer: Tokenizer, system: str | None) -> ChatF
     )
 
 
-@lru_cache(maxsize=2)  # a template is rendered in a process of its own
+@lru_cache(maxsize=2)  # since rendering a template starts a process
 def end_ids(tokenizer: Tokenizer) -> tuple[int, ...]:
     """Return the ids that end a generated text, wherever it is generated: eos, the end of a turn in the chat template, and those that the
     model's config.json and generation_config.json state.
@@ -211,7 +213,7 @@ def chat_tokenizer(tokenizer: Tokenizer, chat_format: ChatFormat | None, system:
 
 
 def _render(template: ChatTemplate, messages: Sequence[Json], place: str, tools: Sequence[Json] = ()) -> tuple[str, Spans]:
-    """Return the text that a template renders, and its answers: the text between the generation prompt and the end of each answer.
+    """Return the text that a template renders, and the span of each answer, which begins where the generation prompt ends.
 
     Raise UnfitError if the text of the first messages is not a prefix of the whole text.
     """
@@ -240,7 +242,7 @@ def _render(template: ChatTemplate, messages: Sequence[Json], place: str, tools:
 def _with_plain_offsets(tokenizer: Tokenizer) -> tokenizers.Tokenizer:
     """Return a copy of the backend that parses special tokens in texts, and whose offsets include a token's leading space.
 
-    GPT-2's post-processor excludes it from the offsets.
+    GPT-2's post-processor excludes this space from the offsets.
     """
     document = json.loads(tokenizer.tokenizer_json) | {"post_processor": None}
     backend = tokenizers.Tokenizer.from_str(json.dumps(document))

@@ -101,7 +101,7 @@ _BYTES = tuple(f"<0x{byte:02X}>" for byte in range(256))
 
 
 class _Task(NamedTuple):
-    """Input of a kind's trainer. `fixed`: the entries that the kind has without training; `first`: all entries from id 0 on."""
+    """Input of a kind's trainer. `fixed`: the entries that the kind has without training; `first`: the untrained entries from id 0 on."""
 
     section: TokenizerSection
     variant: str | None
@@ -156,7 +156,7 @@ def _bpe_eow(task: _Task) -> Backend:
 
 
 def _learn_words(task: _Task, normalizer: normalizers.Normalizer, **affix: str) -> dict[str, Any]:
-    """Learn the entries of BERT's words, in which each character has two forms, one of them with the affix."""
+    """Learn entries from texts that are split into words as by BERT; each character has two entries, one of them with the affix."""
     alphabet = task.corpus.alphabet(task.max_characters(forms=2), normalizer)
     splitter, size = pre_tokenizers.BertPreTokenizer(), task.section.vocab_size
     return _learn_bpe(task.corpus, splitter, task.first, size, normalizer=normalizer, alphabet=alphabet, **affix)

@@ -159,7 +159,7 @@ def open_template(tokenizer: Tokenizer, folder: Path, date: str | None = None) -
 
 
 def encode_rendered(tokenizer: Tokenizer, texts: Sequence[str]) -> list[list[int]]:
-    """Return the ids of rendered conversations; none is added, since their special tokens are in the texts."""
+    """Return the ids of rendered conversations. No special token is added, since the texts already have all of them."""
     before, after = len(tokenizer.prefix), len(tokenizer.suffix)
     return [ids[before : len(ids) - after] for ids in tokenizer.encode_texts(texts)]
 

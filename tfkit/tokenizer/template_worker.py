@@ -46,7 +46,7 @@ class _Dict:
 class _Namespace(Namespace):
     """`namespace` in a template, without names that begin with an underscore."""
 
-    def __init__(*args: Any, **kwargs: Any) -> None:  # so that a template may call a variable `self`
+    def __init__(*args: Any, **kwargs: Any) -> None:  # without the parameter `self`: a template's variable may have this name
         self, *rest = args
         values = dict(*rest, **kwargs)
         for name in values:

@@ -88,12 +88,12 @@ class Tokenizer:
 
     @property
     def reads_openings_twice(self) -> bool:
-        """Whether it puts a special token before each text, and also parses one that is written in it, so that it may begin with two."""
+        """Whether the template puts a special token before each text, and tokens in a text are parsed: its ids may begin with it twice."""
         return bool(self.prefix) and not self.backend.encode_special_tokens
 
     @property
     def start_id(self) -> int | None:
-        """The first id of an encoder-decoder's decoder: that of its config.json, else bos, else pad (as in T5 and Marian)."""
+        """The first id of an encoder-decoder's decoder: the one in the model's config.json, else bos, else pad (as in T5 and Marian)."""
         if self.decoder_start_id is not None:
             return self.decoder_start_id
         return self.pad_id if self.bos_id is None else self.bos_id
@@ -134,7 +134,7 @@ class Tokenizer:
         return digest.hexdigest()
 
     def truncating(self, length: int) -> tokenizers.Tokenizer:
-        """Return a copy of the backend that truncates to `length` ids; truncation is a setting of the backend, which is shared."""
+        """Return a copy of the backend that truncates to `length` ids: as a setting of the shared backend, it would affect all callers."""
         if length not in self._truncating_backends:
             backend = self._truncating_backends[length] = self.copy_backend()
             backend.enable_truncation(length, strategy="longest_first")

@@ -113,7 +113,7 @@ def _read_settings(folder: Path) -> dict[str, Any]:
 
 
 def _read_template(folder: Path, settings: dict[str, Any]) -> str | None:
-    """Read chat_template.jinja, else the config's template; if it names several, the one called default."""
+    """Read chat_template.jinja, else the template in the config; if the config has several, the one called default."""
     path = find_named(folder, TEMPLATE)
     if path is not None:
         return read_text(path, _TEMPLATE_LIMIT)

@@ -33,8 +33,8 @@ Result = TypeVar("Result")
 def interruptible(call: Callable[[], Result], abandoned: threading.Event | None = None) -> Result:
     """Return or raise what `call` returns or raises. An exception in a signal handler propagates at once.
 
-    It also sets the event `abandoned`, at which Python code in `call` should raise. Rust code continues until it or the process ends, and
-    its result is discarded.
+    The event `abandoned` is then set, at which Python code in `call` should raise. Rust code in `call` continues until it or the process
+    ends, and its result is discarded.
     """
     if threading.current_thread() is not threading.main_thread():
         return call()  # no handler runs in other threads

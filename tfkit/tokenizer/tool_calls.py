@@ -12,7 +12,7 @@ from tfkit.tokenizer.chat_formats import UnfitError
 
 
 def read_tools(value: Any) -> list[dict[str, Any]]:
-    """Return the tools of a conversation, given as a list or as JSON text. Raise UnfitError."""
+    """Return the tools of a conversation, given as a list or as JSON text. Raise UnfitError for anything else."""
     tools = _parse(value)
     if not isinstance(tools, list) or not all(isinstance(tool, Mapping) for tool in tools):
         raise UnfitError("tools that are none", "tools are a list of JSON Schemas of functions, or the text of one")
@@ -20,7 +20,7 @@ def read_tools(value: Any) -> list[dict[str, Any]]:
 
 
 def read_calls(value: Any) -> list[dict[str, Any]]:
-    """Return the calls of a message, given as a list, as a single call, or as JSON text. Raise UnfitError."""
+    """Return the calls of a message, given as a list, as a single call, or as JSON text. Raise UnfitError for anything else."""
     parsed = _parse(value)
     calls = [parsed] if isinstance(parsed, Mapping) else parsed
     if not isinstance(calls, list) or not all(isinstance(call, Mapping) for call in calls):
@@ -29,13 +29,13 @@ def read_calls(value: Any) -> list[dict[str, Any]]:
 
 
 def message_calls(message: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Return the calls of a message, which may have none. Raise UnfitError."""
+    """Return the calls of a message, which may have none. Raise UnfitError for malformed calls."""
     value = message.get("tool_calls")
     return read_calls(value) if value else []
 
 
 def with_plain_calls(message: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a message with its calls as objects, and with empty content if it has only calls. Raise UnfitError."""
+    """Return a message with its calls as objects, and with empty content if it has only calls. Raise UnfitError for malformed calls."""
     calls = message_calls(message)
     rest = {name: value for name, value in message.items() if name != "tool_calls"}
     return {**rest, "content": message.get("content") or "", "tool_calls": calls} if calls else rest

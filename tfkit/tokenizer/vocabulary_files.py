@@ -46,10 +46,10 @@ class _Class(NamedTuple):
 
 
 def read_vocabulary(folder: Path, settings: Settings, config: Settings, special: Settings, named: Settings) -> tuple[str, Settings] | None:
-    """Return the tokenizer.json for a folder's vocabulary files, and the settings with the class and special tokens that they do not name.
+    """Return the tokenizer.json for a folder's vocabulary files, and the settings, to which the class and missing special tokens are added.
 
     The class is that of tokenizer_config.json, else that of config.json's model_type. `special`, `named`: as in configured.py. None: the
-    folder has no such files, or they are of another class. Raise ModelError for damaged ones.
+    folder has no such files, or they are of another class. Raise ModelError for damaged files.
     """
     name = str(settings.get("tokenizer_class") or _OF_TYPES.get(str(config.get("model_type", "bert")))).removesuffix("Fast")
     kind = _CLASSES.get(name)
@@ -194,7 +194,7 @@ _CLASSES = {
     "DebertaV2Tokenizer": _Class(_MODEL, _DEBERTA, _deberta, lambda _: pipelines.template_parts(_BERT, False) or ("", "")),
     "ByT5Tokenizer": _Class((), _T5, _bytes),
 }
-_OF_TYPES = {  # the class of a model_type in folders that name none
+_OF_TYPES = {  # the class for a model_type, in folders that name no class
     "bert": "BertTokenizer",
     "distilbert": "BertTokenizer",
     "electra": "BertTokenizer",
