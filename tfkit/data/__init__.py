@@ -1,4 +1,4 @@
-"""The data path from text to batches: row sources, the cache, token streams, rows in a seeded order. Imports neither torch nor the model.
+"""The data path from text to batches: row sources, the cache, token streams, rows in a seeded order. It imports neither torch nor a model.
 
 `datasets` and `pyarrow` are imported only when a source needs them.
 """

@@ -47,9 +47,10 @@ def _read_item(value: Any) -> float | Unfit:
 
 
 def read_votes(value: Any) -> list[float] | Unfit:
-    """Return the votes for the first and the second of two completions. `value`: one vote, a list of votes, or the number of each by name.
+    """Return the votes for the first and the second of two completions. `value`: one vote, a list of votes, or the count of each vote.
 
-    A vote is `a` or `1`, `b` or `2`, a name that ends in one of these (model_a), or a tie, which is half a vote for each.
+    A vote is `a`, `1`, `first` or `left`; `b`, `2`, `second` or `right`; a name whose last word is one of these (model_a); or a tie, which
+    is half a vote for each.
     """
     votes = [0.0, 0.0]
     pairs = value.items() if isinstance(value, Mapping) else [(vote, 1) for vote in (value if isinstance(value, list) else [value])]
@@ -71,7 +72,8 @@ def _sides_of(vote: object) -> list[int]:
 
 
 def vote_columns(held: Mapping[str, Sequence[object]]) -> list[str]:
-    """Return the columns of 0 and 1 whose names are votes, as `winner_a`, `winner_b` and `winner_tie`; empty if a completion has none.
+    """Return the columns of 0 and 1 whose names are votes, such as `winner_a`, `winner_b` and `winner_tie`; empty if one of the completions
+    has no such column.
 
     `held`: the values of each column, row by row.
     """
@@ -103,7 +105,9 @@ def is_whole(messages: Sequence[Mapping[str, object]]) -> bool:
 
 
 def opening(turns: str | list[dict[str, Any]]) -> Any:
-    """Return a conversation up to and including its first user turn, by which rows are held out; all of a text that is no dialogue."""
+    """Return the beginning of a conversation by which rows are held out: all up to and including its first user turn. A text that is no
+    dialogue is returned whole.
+    """
     if isinstance(turns, list):
         return first_turn(turns)
     return turns.partition(ASSISTANT)[0] if turns.startswith(HUMAN) else turns

@@ -100,7 +100,7 @@ def good_rows(rows: Iterable[Row | BadRow], on_bad_row: OnBadRow, skipped: dict[
 def check_rows(rows: Iterable[Row | BadRow], on_bad_row: OnBadRow, name: str, most: int = 1) -> None:
     """Check the first `most` rows (if bad rows are skipped, up to the `most`-th good row), or as many as hold a few megabytes of text.
 
-    Raises DataError for the bad rows among them, unless bad rows are skipped, and if a source has no good row.
+    Raises DataError for bad rows among them, unless bad rows are skipped, and for a source without a good row.
     """
     bad: list[BadRow] = []
     good = characters = 0
@@ -170,8 +170,9 @@ class Part:
     def fingerprint(self, rows: Iterable[Row | BadRow]) -> str:
         """Return the part's contribution to the fingerprint of a source with these rows.
 
-        A word is added for each earlier rule that would put a row on the other side, so that caches of that version are not used: `keys`
-        for version 0.1.0, which hashed texts with leading and trailing white space; `inputs` for later versions, which hashed whole texts.
+        For each rule of an earlier version that would put a row on the other side, a word is added, so that caches of that version are not
+        used: `keys` for version 0.1.0, which hashed texts with leading and trailing white space; `inputs` for later versions, which hashed
+        whole texts.
         """
         if not self.is_split:
             return str(self)

@@ -48,7 +48,8 @@ def _read_tools(value: Any) -> list[dict[str, Any]] | Unfit:
 
 
 def _read_choices(value: Any) -> list[str] | Unfit:
-    """Read a list of texts; or of objects with a `text` and a `label`, as in ARC's files; or an object with a list of each, as on the Hub.
+    """Read a list of texts; a list of objects with a `text` and a `label`, as in ARC's files; or an object with a list of texts and one of
+    labels, as on the Hub.
 
     Nulls and empty texts at the end, after the second text, are no answers: a row of a table may have fewer answers than the table has
     columns for them.
@@ -102,7 +103,7 @@ def _read_flags(value: Mapping[str, Any]) -> list[str] | dict[str, bool] | Unfit
 def read_answers(value: Any) -> list[dict[str, Any]] | Unfit:
     """Read the answers to a question, each with its `text` and `answer_start`, the character offset at which it begins in the context.
 
-    Answers are a list, as in SQuAD's files; an object of two lists, as on the Hub; or, in a table, either as JSON. Null and an empty
+    Answers are a list, as in SQuAD's files; an object of two lists, as on the Hub; or, in a table, one of these as JSON. Null and an empty
     list are no answer. An answer in a list of texts has None as its `answer_start`.
     """
     if isinstance(value, str):

@@ -122,9 +122,9 @@ def read_conllu(content: Content, columns: Columns, header: tuple[str, ...] = ()
 
 
 def sentences_of(records: Records, columns: Columns) -> Records:
-    """Group the rows of a table into sentences if words are read and each row holds one word: the table has a column of words, and a column
-    that numbers or names the sentences or blank rows between them. Each column becomes a list; the column of the words is also `tokens`,
-    and the last column also `tags`. Other tables are returned unchanged.
+    """Group the rows of a table into sentences if words are read and each row holds one word: the table has a column of words, and either a
+    column that numbers or names the sentences, or blank rows between them. Each column becomes a list; the column of the words is also
+    `tokens`, and the last column also `tags`. Other tables are returned unchanged.
     """
     first = [*islice(records, _SEARCHED_ROWS)]
     rows = chain(first, records)

@@ -223,7 +223,7 @@ class _JsonStream:
                 return ""
 
     def expect(self, sign: str, where: str = "") -> None:
-        """Consume this character. Raise DataError if another follows."""
+        """Consume the character `sign`. Raise DataError if the next character is another one."""
         character = self.peek()
         if character != sign:
             what = f"{character!r}" if character else f"the end of the file{_CUT}"

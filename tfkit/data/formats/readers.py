@@ -43,7 +43,7 @@ class Layout:
     keys: tuple[str, ...] = ()
     array_columns: tuple[str, ...] = ()  # the column names of the arrays under `keys`, detected from all of them
     recognises: bool = True
-    numbered: bool = False  # the recipe refers to columns by number, so detected headers are numbers only
+    numbered: bool = False  # whether the recipe refers to columns by number; then detected headers are numbers only
     by_folder: bool = False
     only: tuple[str, ...] = ()
 
@@ -54,7 +54,9 @@ class Layout:
 
 
 def read_rows(path: Path, columns: Columns, layout: Layout = Layout(), number: int = 0) -> Rows:
-    """Return the rows of a file, or of the files in an archive; `number` is the file's index in the source. Raises DataError."""
+    """Return the rows of a file, or of the files in an archive. `number`: the file's index in the source. Raises DataError if a file is
+    damaged or cannot be read.
+    """
     contents = members(path, recognises=layout.recognises, only=layout.only) if is_archive(path) else iter([content_of(path)])
     records: Records = (record for content in contents for record in _records(content, columns, layout))
     if layout.beside:

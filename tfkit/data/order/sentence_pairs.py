@@ -108,13 +108,13 @@ class SentencePairRows:
         raise IndexError(f"epoch {epoch} has no such row")
 
     def _draw_pairs(self, epoch: int) -> list[Pairs]:
-        """Return the pairs of each stream."""
+        """Return the pairs of each stream in an epoch."""
         bits = np.random.PCG64([self.seed, epoch, 0, _PAIRS])
         draws = Draws(bits)
         by_stream = []
         for documents, weight in zip(self._documents, self.weights, strict=True):
             first = documents.draw_pairs(self.length - _SPECIAL, self.short, draws)
-            count_repeats(documents.stream.name, weight, len(first.starts))  # raises DataError
+            count_repeats(documents.stream.name, weight, len(first.starts))  # raises DataError if the weight gives no rows or too many
             passes = [first] * (weight >= 1)
             passes += [documents.draw_pairs(self.length - _SPECIAL, self.short, draws) for _ in range(int(weight) - 1)]
             if weight % 1:
@@ -124,7 +124,7 @@ class SentencePairRows:
         return by_stream
 
     def _draw_order(self, epoch: int) -> NDArray[np.int64]:
-        """Return the row numbers of an epoch. The first row of the run is as long as any, so that a lack of memory shows at once."""
+        """Return the row numbers of an epoch. The first row of the run is the longest, so that a lack of memory shows at once."""
         bits = np.random.PCG64([self.seed, epoch])
         sizes = np.concatenate([pairs.lengths.sum(axis=1) for pairs in self._pairs(0 if self.static else epoch)])
         order = np.concatenate([permutation(bits, len(sizes)) for _ in range(-(-self._rows // len(sizes)))])[: self._rows]

@@ -86,7 +86,7 @@ class SpanRows:
         raw, noise, spans = self.lengths
         parts = []
         for epoch, number in zip(np.zeros_like(epochs) if self.static else epochs, numbers, strict=True):
-            # + 1: a list of seeds that ends in 0 equals the list without it, which already draws the order of the rows
+            # + 1: with 0, these seeds would give the numbers of [seed, epoch], from which the order of the rows is drawn.
             bits = np.random.PCG64([self.seed, int(epoch), int(number) + 1])
             parts.append((_draw_lengths(bits, raw - noise, spans), _draw_lengths(bits, noise, spans)))
         kept_lengths, noise_lengths = (np.stack(lengths) for lengths in zip(*parts, strict=True))

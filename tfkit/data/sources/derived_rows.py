@@ -90,7 +90,7 @@ def _split_prompt(row: Row) -> Row:
 
 
 def _divide(rows: list[Row]) -> list[list[Row]]:
-    """Divide the rows of a prompt into groups of about COMPLETIONS, each with at least one good and one bad row.
+    """Divide the rows of a prompt into groups of about COMPLETIONS rows, each with at least one good and one bad row.
 
     If one kind has fewer rows than there are groups, each of its rows is in several groups, one row in each group.
     """
@@ -133,7 +133,7 @@ def select(rows: Iterable[One], drawn: frozenset[int]) -> Iterator[One]:
 
 
 def cut_text(row: Row, part: Part) -> Row | None:
-    """Return a part of a row that is one text; None if it is empty. The place of a held-out part includes the number of its first line.
+    """Return a part of a row that is one text; None if the part is empty. The place of a held-out part includes its first line's number.
 
     The held-out part is the end of the text, from the beginning of a paragraph, or else of a line, a sentence or a word.
     """

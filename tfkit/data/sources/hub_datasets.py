@@ -218,7 +218,7 @@ class StreamedSource:
 
 
 def _content_hash(classes: Mapping[str, Sequence[str]]) -> "hashlib.blake2b":
-    """Return a hash to which the records are then added; it starts with the class names."""
+    """Return a hash of the class names, to which the records are then added."""
     return hashlib.blake2b(json.dumps(classes).encode() if classes else b"", digest_size=16)
 
 

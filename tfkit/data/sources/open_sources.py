@@ -45,7 +45,7 @@ def open_source(
     columns: Columns | None = None,
     split_by: SplitBy = "input",
 ) -> Source:
-    """Return the source that a section describes, after a check of its first rows. Raises DataError.
+    """Return the source that a section describes, after a check of its first rows. Raises DataError if nothing is found, or a row is bad.
 
     A `fraction` of the rows is held out, by the hash of their input. Of the standard library, whole files are held out, by the hash of
     their path; if the fraction is None, about 5 %. Other sources are not split if it is None: every part is the whole source. If files of a

@@ -104,7 +104,7 @@ def _count_lines(path: Path) -> int:
 
 @lru_cache(1024)
 def _counted(path: Path, _size: int, _changed: int) -> int:
-    """Return the number of lines; a file's size and time are part of the key."""
+    """Return the number of lines in a file; its size and time are parameters so that the cache's key changes with them."""
     with opened(content_of(path)) as file:
         return sum(1 for _ in file)
 

@@ -61,7 +61,7 @@ class PredictionColumns(Columns):
         return f"{self.option} NAME" if self.option else argument("columns", {role.name: "NAME"})
 
     def of_texts(self) -> "PredictionColumns":
-        """Return columns for rows that are plain texts, in the column `text`: it is read for the first role that is a text."""
+        """Return columns for rows that are plain texts, in the column `text`, which is read for the first role that is a text."""
         role = next((role.name for role in self.roles if role.form == "text"), None)
         return self if role is None or not self.takes_lines else replace(self, named={role: "text"})
 

@@ -39,7 +39,7 @@ class SplitFiles(Generic[Named]):
 
     @classmethod
     def of(cls, groups: "Mapping[Split | None, Sequence[Named]]") -> "SplitFiles[Named]":
-        """Create it from the groups by split."""
+        """Create it from the files or keys of each split."""
         return cls(*(tuple(groups.get(split, ())) for split in (*_SPLITS, None)))
 
     @property
@@ -105,7 +105,7 @@ def members_by_split(paths: Sequence[Path]) -> dict[Split | None, list[str]]:
 
 
 def keys_by_split(arrays: Arrays) -> dict[Split | None, list[str]]:
-    """Return the keys of a JSON object's arrays by split; empty if all are of one split, except for a single array, of arrays."""
+    """Return the keys of a JSON object's arrays by split; empty if all are of one split, unless there is only one, an array of arrays."""
     groups = _grouped(arrays.keys, lambda key: split_of(PurePath(f"{key}.json")))
     return groups if len(groups) > 1 or (len(arrays.keys) == 1 and arrays.first_rows) else {}
 

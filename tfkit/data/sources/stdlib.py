@@ -34,7 +34,7 @@ _MIN_FILES = 8  # in a package: fewer are too few to split
 
 @dataclass(frozen=True)
 class StdlibSource:
-    """Every *.py file, sorted by path, as a row each; files are held out by the hash of their path."""
+    """The *.py files of the standard library, sorted by path, one row each; whole files are held out, by the hash of their path."""
 
     root: Path
     paths: tuple[str, ...]  # the files of this part, as posix paths relative to the root

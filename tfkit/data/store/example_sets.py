@@ -108,7 +108,8 @@ class ExampleSet:
 def example_set(
     source: Source, encoder: Encoder, on_bad_row: OnBadRow, progress: Callable[[int], None] | None = None, *, keeps_lost: bool = False
 ) -> ExampleSet:
-    """Return the examples of a source from the cache, where missing ones are built. Raises DataError for an unskipped bad row, or no rows.
+    """Return the examples of a source, which are built in the cache if they are not there yet. Raises DataError for a bad row that is not
+    skipped, or no rows.
 
     `progress` is called with the bytes of text encoded since its last call, and may raise to stop. `keeps_lost`: skip lost rows even if
     `on_bad_row` is "error", for an evaluation that counts them itself.
@@ -173,7 +174,7 @@ def _write(
 def no_rows(source: Source) -> DataError:
     """Return the error for a part of a source without rows: rows with equal inputs land in one part, and there may be few inputs."""
     problem = f"{source.describe()}: no rows here"
-    source = getattr(source, "source", source)  # of DerivedRows
+    source = getattr(source, "source", source)  # DerivedRows have an inner source
     part = getattr(source, "part", None)
     if isinstance(part, Part) and part.is_split and part.by == "input":
         whole: Any = replace(source, part=replace(part, name="all"))  # type: ignore[type-var]
@@ -244,7 +245,7 @@ def _to_stored_type(numbers: Sequence[int] | NDArray[Any]) -> NDArray[Any]:
 
 def _folder_of(source: Source) -> str | None:
     """Return the folder of a source's files, with which the places of its rows begin; None if its rows are not from files."""
-    while (inner := getattr(source, "source", None)) is not None:  # of DerivedRows
+    while (inner := getattr(source, "source", None)) is not None:  # DerivedRows have an inner source
         source = inner
     paths: Sequence[Path] = getattr(source, "paths", ())
     return os.path.commonpath([path.parent for path in paths]) if paths else None

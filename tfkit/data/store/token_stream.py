@@ -61,7 +61,7 @@ class TokenStream:
         return ids
 
     def check_targets(self) -> None:
-        """Raise DataError if no document has a target, an id that follows another."""
+        """Raise DataError if no document has a target (an id that follows another)."""
         if not (np.diff(self.starts) - self.separator > 1).any():
             raise DataError(
                 f"{self.name}: nothing to score: of {len(self):,} texts none has a token that follows another; "
@@ -81,7 +81,8 @@ def check_ids(name: str, max_id: int, vocab_size: int) -> None:
 def token_stream(
     source: Source, tokenizer: Tokenizer, progress: Callable[[int], None] | None = None, *, sentences: bool = False
 ) -> TokenStream:
-    """Return the stream of a source from the cache, where a missing one is built. Raises DataError for an unskipped bad row, or no text.
+    """Return the stream of a source, which is built in the cache if it is not there yet. Raises DataError for a bad row that is not
+    skipped, or no text.
 
     `progress` is called with the bytes of text tokenized since its last call, and may raise to stop. `sentences`: store the positions of
     sentences, too; such streams are cached separately.
@@ -187,7 +188,7 @@ class _Writer:
         self.max_id = max(self.max_id, int(ids.max(initial=0)))
 
     def _encode_sentences(self, texts: list[str]) -> tuple[list[NDArray[np.uint32]], list[NDArray[np.int64]]]:
-        """Return the ids of each text, and the positions in them at which a sentence with ids begins."""
+        """Return the ids of each text, and the positions of these at which sentences begin; sentences without ids are left out."""
         split = [split_sentences(text) for text in texts]
         encoded = iter(self.tokenizer.encode_bare([sentence for sentences in split for sentence in sentences]))
         prefix, suffix = (np.array(ids, np.uint32) for ids in (self.tokenizer.prefix, self.tokenizer.suffix))
