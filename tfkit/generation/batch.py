@@ -20,7 +20,7 @@ from tfkit.model.transformer import Transformer
 
 
 class GenerationBatch:
-    """The unfinished rows, their cache, and the mask of its columns that hold real tokens."""
+    """The unfinished rows, their cache, and the mask of the cache's columns that hold real tokens."""
 
     def __init__(
         self, model: Transformer, input_ids: Tensor, real: Tensor, source: tuple[Tensor, Tensor] | None, room: int = 0, **sharing: int

@@ -89,7 +89,7 @@ def complete(
     for row, stream in enumerate(streams):
         give(row, stream.close())
     return [
-        # A stop string may complete in `close`, which adds the last bytes; not in an interrupted row.
+        # The last bytes, which `close` adds, may complete a stop string; an interrupted row remains "interrupted".
         TextCompletion(stream.text, len(completion.ids), "stop" if stream.stopped and completion.finish == "length" else completion.finish)
         for stream, completion in zip(streams, completions, strict=True)
     ]

@@ -1,6 +1,6 @@
 """Tokens that a checkpoint excludes or forces, whatever the settings: bad words, suppressed and forced tokens, a minimum length.
 
-They equal transformers' logits processors of the same names, in the same order, after those against repetition.
+The constraints equal transformers' logits processors of the same names, and apply in the same order, after those against repetition.
 """
 
 from collections.abc import Collection, Iterable, Sequence
@@ -39,7 +39,7 @@ class Constraints:
         return limit if self.max_length is None else max(1, min(limit, self.max_length - length))
 
     def apply(self, scores: Tensor, rows: Iterable[UnfinishedText], eos_ids: Collection[int]) -> Tensor:
-        """Return the scores (B, V) of the next tokens, with -inf at excluded ones. `rows` is not iterated without constraints."""
+        """Return the scores (B, V) of the next tokens, with -inf at excluded ones. `rows` is not iterated if there are none."""
         if self in (_FREE, Constraints(max_length=self.max_length)):
             return scores
         scores = scores.clone()

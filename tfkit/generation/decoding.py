@@ -96,7 +96,7 @@ def generate(
     before every module while the prompts are read; once it returns true, the unfinished rows end as "interrupted". Row i is sampled with
     the seed (settings.seed, first_row + i). `constraints`: the checkpoint's. Stop strings are handled by complete.py. Raises DataError for
     an empty prompt or one that leaves no room, ModelError for a model that cannot generate. `at_once`: the largest number of rows, beams
-    included, that are continued at the same time, in any order; None: all, whose prompts are read in one forward pass.
+    included, that are continued at the same time, in any order; None: all rows, and their prompts are read in one forward pass.
     """
     if not prompts:
         return []
@@ -195,7 +195,7 @@ def _decode(model: Transformer, waiting: _Waiting, options: _Options) -> None:
 
     Finished rows are removed once they are at least half of the rows: so all copies of the cache together cost no more than one whole copy.
     """
-    parts: list[tuple[GenerationBatch, list[_Row]]] = []  # the batch, and those that join it
+    parts: list[tuple[GenerationBatch, list[_Row]]] = []  # the batch with its rows, and the batches that join it
     while not (options.should_stop and options.should_stop()):
         groups = waiting.take([row for _, rows in parts for row in rows if not row.done])
         is_alone = len(groups) == 1 and not parts  # then nothing is copied

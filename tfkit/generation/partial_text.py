@@ -44,7 +44,7 @@ class TextStream:
         return self._give(new)
 
     def close(self) -> str:
-        """Return the text that was held back, with replacement characters for incomplete ones."""
+        """Return the text that was held back, with a replacement character for each incomplete character."""
         if self.stopped:
             return ""
         rest = self._give(self._window_text()[self._read :])
@@ -80,7 +80,9 @@ class TextStream:
 
 
 def context_of(decode: Decode, ids: Sequence[int]) -> list[int]:
-    """Return a suffix of the ids after which further ids decode as they do after all the ids: it has text, and begins with a character."""
+    """Return a suffix of the ids after which further ids decode as after all of them. The suffix has text, and begins with a whole
+    character.
+    """
     length = _CONTEXT
     while length < len(ids):
         context = list(ids[-length:])

@@ -53,7 +53,7 @@ def without_repetition(scores: Tensor, texts: Iterable[Sequence[int]], settings:
 
 
 def keep_top_k(logits: Tensor, k: int) -> Tensor:
-    """Exclude all but the k likeliest; ties with the last of them are kept (transformers' TopKLogitsWarper)."""
+    """Exclude all but the k likeliest tokens; ties with the last of them are kept (transformers' TopKLogitsWarper)."""
     threshold = logits.topk(min(k, logits.shape[-1]), dim=-1).values[..., -1:]  # (..., 1)
     return logits.masked_fill(logits < threshold, _EXCLUDED)
 
@@ -71,7 +71,9 @@ def keep_top_p(logits: Tensor, p: float) -> Tensor:
 
 
 def keep_min_p(logits: Tensor, p: float) -> Tensor:
-    """Exclude tokens less likely than p times the likeliest (Nguyen et al. 2024, arXiv 2407.01082; transformers' MinPLogitsWarper)."""
+    """Exclude tokens with less than p times the probability of the likeliest (Nguyen et al. 2024, arXiv 2407.01082; transformers'
+    MinPLogitsWarper).
+    """
     probabilities = logits.softmax(dim=-1)
     return logits.masked_fill(probabilities < p * probabilities.amax(dim=-1, keepdim=True), _EXCLUDED)
 

@@ -1,6 +1,6 @@
 """AI feedback: a policy's responses to each prompt, ranked by a judge, are the preferences that a reward model or DPO learns from.
 
-The section's field `of` is that objective's own section; this module defines how the examples are made from prompts.
+The section's field `of` is the section of the objective that learns from them; this module defines how examples are made from prompts.
 """
 
 from collections.abc import Sequence

@@ -31,7 +31,7 @@ def best_spans(logits: Tensor, spans: Tensor, longest: int) -> list[list[Span]]:
     starts, ends = (logits[..., side].masked_fill(~inside, -torch.inf) for side in (0, 1))  # (C, T)
     length = starts.shape[1]
     most = min(longest, length)
-    # scores[c, n, t]: the span from token t to token t + n
+    # scores[c, n, t]: the score of the span from token t to token t + n of window c
     scores = torch.stack([F.pad(starts[:, : length - n] + ends[:, n:], (0, n), value=-torch.inf) for n in range(most)], dim=1)
     best, places = scores.flatten(1).topk(min(_BEST, most * length))
     offsets, firsts = (places // length).tolist(), (places % length).tolist()

@@ -40,7 +40,7 @@ class CausalLM(Objective):
             return Batch(torch.from_numpy(input_ids), torch.from_numpy(labels))
         crosses = rows.document_ids[:, 1:] != rows.document_ids[:, :-1]  # (B, T): the target belongs to the next document
         labels[crosses & (labels != self.separator_id)] = IGNORED
-        one_document = not crosses[:, :-1].any()  # in each row; then the causal kernel needs no mask
+        one_document = not crosses[:, :-1].any()  # whether each row is one document; then the causal kernel needs no mask
         documents = None if one_document else torch.from_numpy(rows.document_ids[:, :-1].astype(np.int64))
         return Batch(torch.from_numpy(input_ids), torch.from_numpy(labels), documents)
 
@@ -57,7 +57,7 @@ class CausalLM(Objective):
         return {"lm": -label_log_probs(model, output.hidden, batch.labels).sum()}
 
     def measure(self, model: Transformer, batch: Batch) -> dict[str, Sum]:
-        """Return the loss."""
+        """Return the sum of the losses of all targets."""
         return {"lm": Sum(float(self.loss(model, batch)["lm"]), self.counts(batch)["lm"])}
 
     def metrics(self, sums: Mapping[str, Sum]) -> dict[str, float]:

@@ -28,7 +28,7 @@ from tfkit.tokenizer.conversations import ANSWER, TRAINING_DATE, ChatIds, Conver
 
 
 def fit_tokenizer(section: ChatSection, tokenizer: Tokenizer, *, is_finished: bool = False) -> Tokenizer:
-    """Return the tokenizer for checkpoints: it encodes special tokens, and has the chat template of the format.
+    """Return the tokenizer for checkpoints: it parses special tokens in texts, and has the chat template of the format.
 
     A finished tokenizer gets the format's special tokens that it lacks. Raises UsageError if there is no usable format.
     """
@@ -45,7 +45,9 @@ class Chat(TokenTargets, WritingObjective):
     reads_special_tokens = True  # `checked_text` rejects them anywhere in a message
 
     def __init__(self, section: ChatSection, tokenizer: Tokenizer, row_length: int, folder: Path):
-        """`tokenizer`: that of `fit_tokenizer`; `folder`: where it was loaded from, for errors. Raises UsageError or ModelError."""
+        """`tokenizer`: the result of `fit_tokenizer`; `folder`: where it was loaded from, for errors. Raises UsageError if there is no
+        usable format, ModelError if the tokenizer's chat template cannot be trained on.
+        """
         self.section, self.tokenizer, self.row_length = section, tokenizer, row_length
         form = resolve_format(section.format, tokenizer, section.system)
         self.conversations = Conversations(tokenizer, form, section.system, folder)
@@ -55,7 +57,7 @@ class Chat(TokenTargets, WritingObjective):
         return example_rows(stored, order, packed=self.section.pack)
 
     def prompts(self, texts: Sequence[str]) -> tuple[list[str], bool]:
-        """Return conversations with these texts as user messages, up to the beginnings of the answers."""
+        """Return a conversation with each text as the user's message, up to the beginning of the answer; special tokens are spelled out."""
         with self.conversations.renderer() as render:
             rendered = [render([{"role": "user", "content": text}, *ANSWER], "generation.prompts") for text in texts]
         return [text[: spans[0][0]] for text, spans in rendered], True
@@ -104,7 +106,7 @@ class Chat(TokenTargets, WritingObjective):
         return ids
 
     def references(self, row: Row, example: Example) -> list[str]:
-        """Return all outputs of an exchange or, for a conversation, the last of the answers that have a loss."""
+        """Return all outputs of a row with an instruction or, for a conversation, the last of the answers that have a loss."""
         if "output" in row.values:
             return not_blank(row.values["output"])
         answers = answer_texts(row)
@@ -203,7 +205,7 @@ def _calls_as_text(message: Mapping[str, Any]) -> list[str]:
 
 
 def _messages(row: Row) -> list[dict[str, Any]]:
-    """Return the messages of a row; those of an exchange end with its answer, which may be empty."""
+    """Return the messages of a row; for a row with an instruction, the question and the answer, which may be empty."""
     values = row.values
     if "messages" in values:
         messages = [plain_message(number, message) for number, message in enumerate(values["messages"], 1)]
@@ -222,5 +224,5 @@ def _messages(row: Row) -> list[dict[str, Any]]:
 
 
 def exchange_answers(row: Row) -> list[str]:
-    """Return the answers of an exchange that are not blank, first the one that is the target; none for a conversation."""
+    """Return the outputs of a row with an instruction that are not blank, of which the first is the target; none for a conversation."""
     return [answer for answer in row.values.get("output", ()) if answer.strip()]

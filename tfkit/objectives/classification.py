@@ -60,21 +60,21 @@ class Classification(TextLabelling):
         return {"classes": len(batch.labels)}
 
     def loss(self, model: Transformer, batch: Batch) -> dict[str, Tensor]:
-        """Return the sum over texts, each weighted by its class."""
+        """Return the sum of the texts' cross-entropies, each weighted by its class."""
         logits = model(**batch.inputs()).logits
         weights = None if self._weights is None else self._weights.to(logits.device)
         return {"classes": F.cross_entropy(logits.float(), batch.labels, weights, reduction="sum")}
 
     def measure(self, model: Transformer, batch: Batch) -> dict[str, Sum]:
-        """Return the loss, and the number of right classes."""
+        """Return the loss, and the number of texts whose class is predicted correctly."""
         logits = model(**batch.inputs()).logits
         loss, right = F.cross_entropy(logits.float(), batch.labels, reduction="sum"), (logits.argmax(-1) == batch.labels).sum()
         return {"classes": Sum(float(loss), len(batch.labels)), "accuracy": Sum(float(right), len(batch.labels))}
 
     def prepare(self, train: Sequence[tuple[Stored, float]]) -> None:
-        """Set class weights of N / (classes * rows of the class), as scikit-learn's `balanced`: their mean over rows is 1.
+        """Set class weights of (all rows) / (classes * rows of the class), as scikit-learn's `balanced`: their mean over rows is 1.
 
-        A row counts as often as an epoch reads it, by its source's weight; on average, if an epoch reads a random part of the source.
+        A row counts as often as an epoch reads it, by its source's weight, or reads it on average, if only a random part is read.
         """
         if self.section.class_weights is not None:
             repeats = [(stored, *count_repeats(stored.name, weight, len(stored))) for stored, weight in train]
@@ -83,7 +83,7 @@ class Classification(TextLabelling):
             self._weights = torch.from_numpy(counts.sum() / ((counts > 0).sum() * np.where(counts > 0, counts, 1.0))).float()
 
     def notes(self, stored: Sequence[Stored]) -> list[str]:
-        """Report it if the largest class has more than three times the rows of the smallest."""
+        """Report the sizes of the largest and the smallest class if these differ by more than a factor of three."""
         counts = self._class_counts(stored)
         most, least = int(counts.argmax()), int(counts.argmin())
         if counts[most] <= _IMBALANCE * counts[least]:

@@ -31,7 +31,7 @@ class Companion:
     folder: Path | None = None  # the folder of its files; None: it exists in memory only
 
     def parent(self) -> dict[str, str | None]:
-        """Return its entry among the parents in tfkit.json."""
+        """Return the companion's entry among the parents in tfkit.json."""
         return {"role": self.name, "path": self.path, "run_id": self.run_id, "sha256": self.sha256}
 
 

@@ -46,7 +46,7 @@ class DPO(EncoderObjective):
         return {"dpo": prompts_in(batch)}
 
     def loss(self, model: Transformer, batch: Batch) -> dict[str, Tensor]:
-        """Return the sum over prompts of the mean over their pairs."""
+        """Return the sum over prompts of the mean loss of their pairs."""
         return {"dpo": pair_losses(self.rewards(model, batch), batch, self.section.label_smoothing).sum()}
 
     def rewards(self, model: Transformer, batch: Batch) -> Tensor:

@@ -59,7 +59,7 @@ class MultiLabel(TextLabelling):
         return {"labels": batch.labels.numel()}
 
     def loss(self, model: Transformer, batch: Batch) -> dict[str, Tensor]:
-        """Return the sum over texts and labels."""
+        """Return the sum of the binary cross-entropies over texts and labels."""
         return {"labels": _losses(model(**batch.inputs()).logits, batch.labels).sum()}
 
     def measure(self, model: Transformer, batch: Batch) -> dict[str, Sum]:

@@ -52,7 +52,9 @@ class MultipleChoice(LabelledObjective):
         return digest(*map(repr, about))
 
     def encode(self, rows: Sequence[Row]) -> list[Encoded | BadRow]:
-        """Return the concatenated input_ids of each row's sequences, their sizes, and the number of the right answer; or its error."""
+        """Return the concatenated input_ids of each row's sequences, the sizes of these, and the number of the right answer; or the row's
+        error.
+        """
         return self._encoded(rows, [right_choice(row.place, row.values["choices"], row.values["label"]) for row in rows])
 
     def encode_unlabelled(self, rows: Sequence[Row]) -> list[Encoded | BadRow]:
@@ -101,7 +103,7 @@ class MultipleChoice(LabelledObjective):
         return counts | ({"lm": int((batch.labels != IGNORED).sum())} if "lm" in self.terms else {})
 
     def loss(self, model: Transformer, batch: Batch) -> dict[str, Tensor]:
-        """Return the sums over rows and over tokens."""
+        """Return the sum of the rows' losses and, with a language modelling loss, that of the tokens' losses."""
         output = model(**batch.inputs())
         scores, right = output.extra_logits[:, 0].float(), batch.extras["right"]  # (C,)
         losses = {"choices": (_by_row(scores, batch).logsumexp(dim=1) - scores[right]).sum()}

@@ -1,6 +1,6 @@
 """The protocol of an objective: batches, target counts, loss sums, and the properties that the engine reads. No loss here is a mean.
 
-For each of its terms an objective returns the sum of the losses of a micro-batch and its number of targets. A step adds both up over its
+For each of its terms an objective returns the sum of the losses of a micro-batch and the number of targets. A step adds both up over its
 micro-batches and ranks and divides once, so that 1 x 8, 8 x 1 and 4 x 2 micro-batches are the same step.
 """
 
@@ -180,7 +180,7 @@ class Objective(Protocol):
 
     @property
     def companions(self) -> "Sequence[Companion]":
-        """The further models that it needs, such as a teacher."""
+        """The further models that the objective needs, such as a teacher."""
         return ()
 
     @property

@@ -46,7 +46,7 @@ class PPO(RolloutObjective):
 
     @classmethod
     def open(cls, section: PPOSection, context: ModelContext) -> "PPO":
-        """Open the objective with its value model, unless it is for an evaluation. Raises ModelError if they do not fit the policy."""
+        """Open the objective with its value model, unless it is for an evaluation. Raises ModelError if a model does not fit the policy."""
         # The reward model is opened first: if both models start from one faulty checkpoint, the error is about `reward`.
         opened = cls(section, context, None)
         value = open_score_model(section, "value", context)

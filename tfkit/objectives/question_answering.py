@@ -102,7 +102,7 @@ class QuestionAnswering(LabelledObjective):
         return {"spans": len(batch.labels)}
 
     def loss(self, model: Transformer, batch: Batch) -> dict[str, Tensor]:
-        """Return the sum over windows."""
+        """Return the sum of the windows' losses."""
         return {"spans": _losses(_logits(model, batch), batch.labels).sum()}
 
     def predict(self, model: Transformer, batch: Batch) -> Iterator[RowResult]:

@@ -41,7 +41,7 @@ class Reward(EncoderObjective):
     """The pair loss of scores, summed over prompts."""
 
     terms: Mapping[str, float] = {"reward": 1.0}
-    means = ("accuracy", "margin")  # over pairs; the loss, in nats, is over prompts
+    means = ("accuracy", "margin")  # means over pairs; the loss, in nats, is a mean over prompts
     draws_dropout = False
     evaluates_answers = True
     has_facts = True
@@ -68,7 +68,7 @@ class Reward(EncoderObjective):
         return {"reward": prompts_in(batch)}
 
     def loss(self, model: Transformer, batch: Batch) -> dict[str, Tensor]:
-        """Return the sum over prompts of the mean over their pairs."""
+        """Return the sum over prompts of the mean loss of their pairs."""
         if self.every_token:
             return {"reward": losses_at_every_token(model, batch).sum()}
         return {"reward": pair_losses(reward_scores(model, batch), batch).sum()}
@@ -102,7 +102,7 @@ class Reward(EncoderObjective):
     def facts(self, model: Transformer, stored: Sequence[Stored], batch_size: int) -> dict[str, Any]:
         """Return the mean score of the demonstrations, the best completions of the first 4,096 training rows.
 
-        It is exact except for an adapter trained in bf16, whose base model is rounded here but not when the adapter is loaded.
+        The mean is exact, except for an adapter trained in bf16, whose base model is rounded here but not when the adapter is loaded.
         """
         best = [example for part in stored if isinstance(part, ExampleSet) for example in _best(part)][:MAX_DEMONSTRATIONS]
         best.sort(key=lambda example: -int(example["sizes"][0]))  # to reduce padding
@@ -121,7 +121,7 @@ class Reward(EncoderObjective):
 
 
 def open_reward(section: RewardSection, context: ModelContext) -> Reward:
-    """Open the objective for a model. Raises ModelError if the shift in its tfkit.json is not a number, or if the section sets
+    """Open the objective for a model. Raises ModelError if the shift in the model's tfkit.json is not a number, or if the section sets
     `every_token` and the model is not a decoder alone.
     """
     config = context.config

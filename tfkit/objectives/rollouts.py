@@ -36,7 +36,7 @@ from tfkit.tokenizer.conversations import end_ids
 class GroupBaseline:
     """The advantage of a response is its reward minus the mean over the responses to the same prompt (GRPO)."""
 
-    is_scaled: bool  # advantages are divided by the group's standard deviation
+    is_scaled: bool  # whether advantages are divided by the group's standard deviation
 
 
 @dataclass(frozen=True)

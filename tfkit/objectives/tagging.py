@@ -71,7 +71,7 @@ class Tagging(LabelledObjective):
         return {"tags": int((batch.labels != IGNORED).sum())}
 
     def loss(self, model: Transformer, batch: Batch) -> dict[str, Tensor]:
-        """Return the sum over words."""
+        """Return the sum of the words' cross-entropies."""
         return {"tags": _losses(model(**batch.inputs()).logits, batch.labels)}
 
     def measure(self, model: Transformer, batch: Batch) -> dict[str, Sum]:

@@ -59,11 +59,11 @@ class Regression(TextLabelling):
         return {"values": len(batch.labels)}
 
     def loss(self, model: Transformer, batch: Batch) -> dict[str, Tensor]:
-        """Return the sum over texts."""
+        """Return the sum of the texts' squared errors."""
         return {"values": F.mse_loss(model(**batch.inputs()).logits.float()[:, 0], batch.labels, reduction="sum")}
 
     def measure(self, model: Transformer, batch: Batch) -> dict[str, Sum]:
-        """Return the loss."""
+        """Return the sum of the squared errors, and the number of texts."""
         return {"values": Sum(float(self.loss(model, batch)["values"]), len(batch.labels))}
 
     def metrics(self, sums: Mapping[str, Sum]) -> dict[str, float]:

@@ -1,7 +1,7 @@
 """Text to text: the encoder reads the source, the decoder writes the target (Sutskever et al. 2014; T5's form of every task).
 
-The source is encoded by the tokenizer's template. The target is its ids and one eos; the decoder reads it shifted right by one. A model
-whose generated texts are forced to begin with a token (BART's bos, mBART-50's language) has that token before each target, too.
+The source is encoded by the tokenizer's template. A target is encoded as its ids and one eos, and read by the decoder shifted right. If
+a model's generated texts are forced to begin with a token (BART's bos, mBART-50's language), each target begins with that token, too.
 """
 
 from collections.abc import Sequence

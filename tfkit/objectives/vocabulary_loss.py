@@ -7,7 +7,7 @@ so that there is no second pass over the logits.
 
 On a CPU, if the logits of a cross-entropy are too many to be kept, they are computed in blocks of entries instead. A block is computed
 twice, too, but gives a finished part of the output matrix's gradient, so no float32 sum of the whole matrix is read and written for each
-block. The denominators of the softmax are collected on the way.
+block. The denominators of the softmax are summed up when the blocks are computed for the first time.
 """
 
 from collections.abc import Sequence
@@ -34,7 +34,9 @@ class BlockLoss(Protocol):
 
 
 def vocabulary_loss(head: VocabularyHead, hidden: Tensor, loss: BlockLoss, *targets: Tensor, target_bytes: int = 0) -> Tensor:
-    """Return the loss of each row: hidden (N, D), targets (N, ...) without gradients -> (N,). `target_bytes`: further bytes per row."""
+    """Return the loss of each row: hidden (N, D), targets (N, ...) without gradients -> (N,). `target_bytes`: bytes per row that `loss`
+    needs beside the logits.
+    """
     hidden, weight = head.prepare(hidden), head.weight
     rows = block_rows(weight, hidden, target_bytes)
     if torch.is_grad_enabled():

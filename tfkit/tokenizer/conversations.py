@@ -74,7 +74,7 @@ class Conversations:
                 yield partial(_render, template)
 
     def literal(self, text: str) -> str | None:
-        """Return the first special token or marker of the format that a text contains, and that would be parsed; None if there is none."""
+        """Return the first special token in a text that would be parsed, or marker of the chat format; None if there is none."""
         return self._control_tokens.find(text)
 
     def encode(self, texts: Sequence[tuple[str, Spans]]) -> list[ChatIds]:
@@ -215,7 +215,7 @@ def chat_tokenizer(tokenizer: Tokenizer, chat_format: ChatFormat | None, system:
 def _render(template: ChatTemplate, messages: Sequence[Json], place: str, tools: Sequence[Json] = ()) -> tuple[str, Spans]:
     """Return the text that a template renders, and the span of each answer, which begins where the generation prompt ends.
 
-    Raise UnfitError if the text of the first messages is not a prefix of the whole text.
+    Raise UnfitError if the text of the messages up to an answer is not a prefix of the whole text.
     """
     whole = template.render(messages, tools=tools, place=place)
     spans = []

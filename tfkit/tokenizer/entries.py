@@ -16,7 +16,9 @@ _HEAD = 256  # characters, in which a second token begins unless a word is very 
 
 
 def readable_entry(tokenizer: Tokenizer, token_id: int) -> str:
-    """Return the readable form of an entry: a byte-level entry is decoded if its bytes are whole characters, except for white space."""
+    """Return the readable form of an entry. A byte-level entry is decoded if its bytes are whole characters; its white space keeps the
+    vocabulary's signs, such as Ġ.
+    """
     entry = tokenizer.backend.id_to_token(token_id) or f"<{token_id}>"
     if entry.isascii() or not tokenizer.byte_level or any(character not in BYTE_OF for character in entry):
         return entry

@@ -21,9 +21,9 @@ SPACE_BORDER = re.compile(r"[A-Za-z0-9](?=[ \n])")
 def safe_border(tokenizer_json: Mapping[str, Any], split_special_tokens: bool) -> re.Pattern[str] | None:
     """Return a pattern whose matches always end at the end of a token, so that texts may be cut there. None if no such pattern is known.
 
-    No token may cross a border. If an added token has white space in it, or takes in that around it, the result is None. If LETTER_BORDER
-    matches inside an added token, only spaces are borders; special tokens count if they are parsed in texts (`split_special_tokens` is
-    false).
+    No token may cross a border. If an added token has white space in it, or also matches white space around it, the result is None. If
+    LETTER_BORDER matches inside an added token, only spaces are borders; special tokens count if they are parsed in texts
+    (`split_special_tokens` is false).
     """
     added = tokenizer_json.get("added_tokens") or []
     if any(token["lstrip"] or token["rstrip"] or token["single_word"] or re.search(r"\s", token["content"]) for token in added):

@@ -17,7 +17,7 @@ from tfkit.tokenizer.pieces import LLAMA3
 SPACE = "▁"  # U+2581, SentencePiece's sign for a space
 SUFFIX, PREFIX = "</w>", "##"
 
-# GPT-2's alphabet: printable bytes are the same characters, the others those from U+0100 on.
+# GPT-2's alphabet: printable bytes are written as the same characters, the other bytes as the characters from U+0100 on.
 _PRINTABLE = [*range(33, 127), *range(161, 173), *range(174, 256)]
 _OTHERS = sorted({*range(256)} - {*_PRINTABLE})
 BYTE_OF = dict(zip(map(chr, [*_PRINTABLE, *range(256, 256 + len(_OTHERS))]), [*_PRINTABLE, *_OTHERS], strict=True))

@@ -88,7 +88,9 @@ class Tokenizer:
 
     @property
     def reads_openings_twice(self) -> bool:
-        """Whether the template puts a special token before each text, and tokens in a text are parsed: its ids may begin with it twice."""
+        """Whether the ids of a text that begins with a special token may begin with that token twice: the template adds one, and the one in
+        the text is parsed.
+        """
         return bool(self.prefix) and not self.backend.encode_special_tokens
 
     @property
@@ -108,7 +110,7 @@ class Tokenizer:
         return [np.concatenate([prefix, ids, suffix]) for ids in self.encode_bare(texts)]
 
     def encode_bare(self, texts: Sequence[str]) -> list[NDArray[np.uint32]]:
-        """Return the ids of each text without the template's; long texts are encoded in pieces (pieces.py)."""
+        """Return the ids of each text without those of the template; long texts are encoded in pieces (pieces.py)."""
         split = [[text] if self._border is None else list(pieces(text, border=self._border)) for text in texts]
         encoded = _encode(self.backend, (piece for parts in split for piece in parts))
         return [next(encoded) if len(parts) == 1 else np.concatenate(list(islice(encoded, len(parts)))) for parts in split]
@@ -200,7 +202,7 @@ def _special_id(backend: tokenizers.Tokenizer, settings: Mapping[str, Any], role
 
 
 def _encode(backend: tokenizers.Tokenizer, texts: Iterable[str]) -> Iterator[NDArray[np.uint32]]:
-    """Yield the ids of each text without the template's; each batch is encoded by parallel Rust threads."""
+    """Yield the ids of each text without those of the template; each batch is encoded by parallel Rust threads."""
 
     def encode(batch: list[str]) -> list[tokenizers.Encoding]:
         # encode_batch_fast computes no offsets, and is 1.6 times as fast.

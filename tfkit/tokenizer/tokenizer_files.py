@@ -86,7 +86,7 @@ def save_tokenizer(tokenizer: Tokenizer, folder: Path | str) -> None:
 
 
 def _expansion(tokenizer_json: Any) -> int:
-    """Return the largest number of characters into which replacements can expand one. Rust aborts the process if memory runs out."""
+    """Return the largest number of characters into which replacements can expand one character. Rust aborts if memory runs out."""
     steps = (tokenizer_json.get(part) for part in ("normalizer", "pre_tokenizer", "decoder")) if isinstance(tokenizer_json, dict) else ()
     return max([1, *map(_expansion_factor, steps)])
 
