@@ -1,5 +1,5 @@
-"""The arithmetic of models that are not trained but answer: float32, bf16, or weights of 8 bits. The default is bf16 where it is faster and
-changes few answers to a sample of texts.
+"""The arithmetic of models in inference: float32, bf16, or weights of 8 bits. The default is bf16 where it is faster and changes few
+answers to a sample of texts.
 """
 
 from collections.abc import Callable
@@ -95,7 +95,7 @@ def _gains_by_bf16(loaded: Loaded) -> bool:
 
 
 def _answers(loaded: Loaded) -> Tensor:
-    """Return the model's choices for the sample, one after the other: (N,)."""
+    """Return the numbers of the model's likeliest tokens, classes, tags or ends of spans for the sample, one after the other: (N,)."""
     model, codec = loaded.model, loaded.codec
     assert codec is not None
     encoded = [text.ids for text in encode_texts(codec, [(text, None) for text in _SAMPLE], loaded.config.context_length)]

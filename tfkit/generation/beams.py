@@ -120,7 +120,7 @@ def search(
     constraints: Constraints,
     should_stop: Callable[[], bool] | None,
 ) -> None:
-    """Run all searches to their ends. `batch` has a row for each, and `logits` (B, V) are those after the prompts."""
+    """Run all searches to their ends. `batch` has a row for each search, and `logits` (B, V) are those after the prompts."""
     running = list(searches)
     while True:
         rows_per_search = len(logits) // len(running)

@@ -91,11 +91,11 @@ def generate(
     An encoder-decoder reads the prompt, and its decoder generates a text after `start_id`.
 
     A row ends with "stop" at one of `eos_ids` (not part of the result) or when `on_token(row, id)` returns true, and with "length" after
-    `settings.max_new_tokens` or when prompt and continuation fill the model's context. Beam search, whose text is
-    known only at the end, calls `on_token` then, and `ended(row, ids)` for each candidate. `should_stop` is called before every step, and
-    before every module while the prompts are read; once it returns true, the unfinished rows end as "interrupted". Row i is sampled with
-    the seed (settings.seed, first_row + i). `constraints`: the checkpoint's. Stop strings are handled by complete.py. Raises DataError for
-    an empty prompt or one that leaves no room, ModelError for a model that cannot generate. `at_once`: the largest number of rows, beams
+    `settings.max_new_tokens` or when prompt and continuation fill the model's context. Beam search calls `on_token` only at its end, when
+    its text is known, and `ended(row, ids)` for each candidate during the search. `should_stop` is called before every step, and before
+    every module while the prompts are read; once it returns true, the unfinished rows end as "interrupted". Row i is sampled with the
+    seed (settings.seed, first_row + i). `constraints`: the checkpoint's. Stop strings are handled by complete.py. Raises DataError for an
+    empty prompt or one that leaves no room, ModelError for a model that cannot generate. `at_once`: the largest number of rows, beams
     included, that are continued at the same time, in any order; None: all rows, and their prompts are read in one forward pass.
     """
     if not prompts:

@@ -1,4 +1,4 @@
-"""Mask filling by a masked language model: one forward pass for a few texts, and at each mask the likeliest token."""
+"""Mask filling by a masked language model: one forward pass for up to 16 texts, and at each mask the likeliest token."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -22,8 +22,8 @@ def tokens_of(stored: Stored) -> int:
 
 
 def row_length(sequence_length: int | None, config: ModelConfig) -> int:
-    """Return the number of tokens of a row: `sequence_length`, or if it is None the model's context. Raises UsageError if it exceeds the
-    context, unless positions are relative.
+    """Return the number of tokens of a row: `sequence_length`, or if it is None the model's context. Raises UsageError if `sequence_length`
+    exceeds the context, unless positions are relative.
     """
     length = sequence_length or config.context_length
     if length > config.context_length and config.position.kind != "relative":

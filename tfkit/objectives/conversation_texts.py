@@ -90,7 +90,7 @@ def _check_tools(
     render: Callable[[Sequence[Json], Sequence[Json]], str],
     text: str,
 ) -> None:
-    """Raise UnfitError for tools with special tokens, and for tools and calls that are not rendered."""
+    """Raise UnfitError for tools with special tokens, and for tools and calls that the chat template does not render."""
     if (token := next(filter(None, map(conversations.literal, _texts([*tools]))), None)) is not None:
         raise UnfitError(CONTROL, f"a tool has {token!r}, which would be read as a special token")
     if tools and render(messages, ()) == text:

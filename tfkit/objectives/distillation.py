@@ -85,12 +85,12 @@ class Distillation(Objective):
         return {term: counts[term] for term in self.terms}
 
     def vocabulary_states(self, batch: Batch) -> int:
-        """Return the number of states of the base objective plus the number of states with the teacher's loss."""
+        """Return the base objective's number of hidden states plus the number of hidden states with the teacher's loss."""
         base_states = self.base.vocabulary_states(batch) if self.section.text_weight else 0
         return base_states + self.companion_states(batch)
 
     def companion_states(self, batch: Batch) -> int:
-        """Return the number of states with the teacher's loss."""
+        """Return the number of hidden states with the teacher's loss."""
         return int(self._teacher_mask(batch).sum()) if self.section.teacher_weight else 0
 
     def loss(self, model: Transformer, batch: Batch) -> dict[str, Tensor]:

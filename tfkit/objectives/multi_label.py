@@ -72,7 +72,7 @@ class MultiLabel(TextLabelling):
         }
 
     def predict(self, model: Transformer, batch: Batch) -> Iterator[RowResult]:
-        """Yield the labels of each text with a probability above 0.5, and the probabilities of all."""
+        """Yield, for each text, the labels with a probability above 0.5, and the probabilities of all labels."""
         logits = model(**batch.inputs()).logits.float()  # (B, labels)
         sums = _losses(logits, batch.labels).cpu().double().sum(1).tolist()
         columns = (sums, (logits > 0).tolist(), batch.labels.bool().tolist(), logits.sigmoid().cpu().numpy())
@@ -82,7 +82,7 @@ class MultiLabel(TextLabelling):
             yield RowResult({"labels": Sum(loss, len(self.labels)), "exact_match": Sum(float(right == predicted), 1)}, answer)
 
     def answers(self, model: Transformer, batch: Batch, rows: Sequence[Row], *, all_labels: bool = False) -> Iterator[Answer]:
-        """Yield the labels of each row with a probability above 0.5, and their probabilities."""
+        """Yield, for each row, the labels with a probability above 0.5, and their probabilities."""
         logits = model(**batch.inputs()).logits.float()
         for applies, values in zip((logits > 0).tolist(), logits.sigmoid().tolist(), strict=True):
             probabilities = {label: short(value) for label, value in zip(self.labels, values, strict=True)}

@@ -213,7 +213,7 @@ class Objective(Protocol):
         return []
 
     def warnings(self, stored: Sequence[Stored], tokenizer: Tokenizer, length: int, *, is_finished: bool) -> list[str]:
-        """Return warnings about training data that is valid, but probably not intended; `length`: tokens of a row.
+        """Return warnings about training data that is valid, but probably not intended. `length`: the number of tokens in a row.
 
         `is_finished`: the tokenizer was not trained for this run.
         """

@@ -182,7 +182,9 @@ class QuestionAnswering(LabelledObjective):
 
 
 def _score_sums(exact: float, f1: float, *, has: bool) -> dict[str, Sum]:
-    """Return a question's scores as sums for each metric, over all questions or over those with or without an answer. `has`: it has one."""
+    """Return a question's scores as sums for each metric, over all questions or over those with or without an answer. `has`: whether this
+    question has an answer.
+    """
     return {
         "exact_match": Sum(exact, 1),
         "f1": Sum(f1, 1),

@@ -116,7 +116,7 @@ class Reward(EncoderObjective):
         return {_SHIFT: total / len(best), "demonstrations": len(best)}
 
     def legend(self) -> list[str]:
-        """Explain the numbers of a row."""
+        """Explain the meaning of a row's choice numbers and labels."""
         return ["choice 0 is the best completion of its prompt; label: its rank"]
 
 
@@ -162,7 +162,7 @@ def reward_scores(model: Transformer, batch: Batch) -> Tensor:
 
 
 def losses_at_every_token(model: Transformer, batch: Batch) -> Tensor:
-    """Return each pair's mean loss over the tokens of its completions, times its weight in the mean of its prompt: (P,).
+    """Return each pair's mean loss over the tokens of its completions, times the pair's weight in the mean of its prompt: (P,).
 
     At token t the scores of both completions' first t tokens are compared; a shorter completion keeps its final score (Cobbe et al. 2021,
     arXiv 2110.14168, section 4.2, where a verifier is trained on every token of a solution).

@@ -138,7 +138,7 @@ def _differs(first: AddedToken, second: AddedToken) -> bool:
 def named_tokens(
     settings: Mapping[str, Any], special: Mapping[str, Any], named: Mapping[str, Any]
 ) -> Iterator[tuple[str, AddedToken, int | None]]:
-    """Yield each token that the settings name: the key that names it, the token, and its id, None if the settings give none."""
+    """Yield, for each token that the settings name, the key under which it is named, the token, and its id (None if not given)."""
     decoder = settings.get("added_tokens_decoder") or {}
     if isinstance(decoder, dict):
         listed = ((int(number), token) for number, token in decoder.items() if number.isdecimal() and isinstance(token, dict))

@@ -52,7 +52,7 @@ class Conversations:
     def __init__(self, tokenizer: Tokenizer, chat_format: ChatFormat | None, system: str | None, folder: Path):
         """`system`: a system message for conversations without one; `folder`: the folder of the tokenizer's template, for error messages.
 
-        Raises UsageError if the tokenizer lacks tokens that the format writes, and ModelError if its template cannot be trained on.
+        Raises UsageError if the tokenizer lacks tokens that the format writes, and ModelError if the chat template cannot be trained on.
         """
         self.tokenizer, self.format, self.system, self.folder = tokenizer, chat_format, system, folder
         self._backend = _with_plain_offsets(tokenizer)
@@ -168,7 +168,7 @@ def _any_of(tokens: Mapping[str, tokenizers.AddedToken | None]) -> re.Pattern[st
 
 
 def resolve_format(name: str, tokenizer: Tokenizer, system: str | None) -> ChatFormat | None:
-    """Return the chat format that a recipe names; None for the tokenizer's own template. Raise UsageError if there is none.
+    """Return the chat format that a recipe names; None for the tokenizer's own template. Raise UsageError if there is neither.
 
     `auto`: the tokenizer's template if it has one, otherwise the format whose special tokens it has.
     """
@@ -192,8 +192,8 @@ def resolve_format(name: str, tokenizer: Tokenizer, system: str | None) -> ChatF
 
 @lru_cache(maxsize=2)  # since rendering a template starts a process
 def end_ids(tokenizer: Tokenizer) -> tuple[int, ...]:
-    """Return the ids that end a generated text, wherever it is generated: eos, the end of a turn in the chat template, and those that the
-    model's config.json and generation_config.json state.
+    """Return the ids that end a generated text: eos, the id that ends a turn in the chat template, and the ids that the model's config.json
+    and generation_config.json state.
 
     A template that cannot be trained on has no known end.
     """

@@ -1,4 +1,4 @@
-"""Entries of a vocabulary: in a form that people can read, and the number of UTF-8 bytes that one covers, for bits per byte."""
+"""Entries of a vocabulary: their readable form, and the number of UTF-8 bytes that an entry covers, for bits per byte."""
 
 import re
 from collections.abc import Sequence

@@ -34,7 +34,8 @@ Made = tuple[Backend, Sequence[AddedToken]]  # a tokenizer, and tokens that its 
 
 
 class _Class(NamedTuple):
-    """A class of transformers: the files that it needs, each with its possible names, special tokens by role, and a builder of tokenizers.
+    """A class of transformers. `files`: those that it needs, each as its possible names; `roles`: its special tokens by role; `build`: the
+    function that builds its tokenizer.
 
     `template`: for one text and for two; None: the one that follows from the roles (pipelines.template_parts).
     """

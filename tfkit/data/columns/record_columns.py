@@ -264,7 +264,9 @@ def _row_text(roles: Sequence[Role], values: Mapping[str, Any], bare: bool = Fal
 
 
 def _input_key(roles: Sequence[Role], values: Mapping[str, Any]) -> str | None:
-    """Return the stripped text of a row's input, which in a conversation ends with the first user turn; None if it is the whole row."""
+    """Return the stripped text of a row's input, which in a conversation ends with the first user turn; None if the input is all of the
+    row.
+    """
     inputs = {role.name: values[role.name] for role in roles if role.is_input and role.name in values}
     if "messages" in inputs:
         inputs["messages"] = first_turn(inputs["messages"])

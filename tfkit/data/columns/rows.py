@@ -129,7 +129,7 @@ class Source(Protocol):
 
     @property
     def name(self) -> str:
-        """A short name of the source, for messages and receipts."""
+        """A short name of the source, for messages and the run's record (run.json)."""
 
     @property
     def size_bytes(self) -> int | None:

@@ -36,8 +36,8 @@ class _Token(NamedTuple):
 
 
 def read_conll(content: Content, columns: Columns, header: tuple[str, ...] = ()) -> Records:
-    """Yield each sentence as {tokens, tags}, which are its first and last columns; with a `header`, as all columns, by the header's names.
-    If no tags are read, one column is enough.
+    """Yield each sentence as {tokens, tags}, which are its first and last columns; with a `header`, as all its columns, under the header's
+    names. If no tags are read, one column is enough.
 
     Columns are separated by tabs if the line has a tab, else by spaces. A first line such as `word ner` is a header, whose last column
     holds the tags. Lines before a sentence are comments if they begin with # and have another number of columns than the words. A

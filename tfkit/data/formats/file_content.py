@@ -1,7 +1,7 @@
 """The bytes of a file or of a member of an archive, decompressed as they are read, and their lines as text.
 
-A damaged file raises DataError. A line that is not UTF-8 is a BadRow; so is a whole text, unless it looks like a Western European
-language in Windows-1252.
+A damaged file raises DataError. A line that is not UTF-8 is a BadRow; so is a file that is read as a whole, unless it looks like a Western
+European language in Windows-1252.
 """
 
 import codecs

@@ -140,8 +140,8 @@ def _arrays(text: "_JsonStream", *, named: bool = False) -> Iterator[tuple[str, 
 
 
 def _rows(items: Iterator[_Item], columns: Columns, header: Sequence[str], *, numbered: bool) -> Records:
-    """Yield the records of items that are objects, or arrays of values in the header's order. An empty header is detected, or else is the
-    first array.
+    """Yield the records of items that are objects, or arrays of values in the header's order. If the header is empty, names are detected;
+    if none are, the first array is the header.
     """
     first = list(islice(items, _HEADER_ROWS))
     if not first or not isinstance(first[0].value, list):

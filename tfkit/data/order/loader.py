@@ -117,7 +117,7 @@ class StepLoader(Protocol[Batch]):
 
 
 class Loader(StepLoader[Batch]):
-    """The batches of each step, from the rows of one epoch after another. A step may span epochs: no row is lost or read twice there."""
+    """The batches of each step, from one epoch after another. If a step spans epochs, no row is lost or read twice at their boundary."""
 
     def __init__(
         self, rows: Rows, collate: Callable[[Any], Batch], batch_size: int | BatchSizes, micro_batch_size: int, *, ahead: bool = False

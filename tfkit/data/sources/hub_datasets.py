@@ -90,7 +90,7 @@ class HubSource:
 
 @dataclass(frozen=True)
 class StreamedSource:
-    """The first `most` rows of a split, or all if None. Once they are in the cache, only the cache is read."""
+    """The first `most` rows of a split, or all rows if `most` is None. Once they are in the cache, only the cache is read."""
 
     name: str
     config: str | None

@@ -52,7 +52,7 @@ class FileSource:
 
     @property
     def size_bytes(self) -> int | None:
-        """The bytes on disk, times the part's fraction; None if a file is packed."""
+        """The bytes on disk, times the part's fraction; None if a file is compressed, an archive or Parquet."""
         is_packed = any(compression_of(path) or is_archive(path) or suffix_of(path) == ".parquet" for path in self.paths)
         return None if is_packed else int(self._bytes_on_disk() * self.part.expected_fraction)
 
@@ -132,7 +132,7 @@ class FileSource:
 
 
 def find_beside(pattern: str, paths: Sequence[Path]) -> tuple[Path, ...]:
-    """Return the files of a pattern that are parallel to `paths`, in order. Raise DataError if their numbers differ."""
+    """Return the files of a pattern that are parallel to `paths`, in order. Raise DataError if there are not as many as `paths`."""
     parallel = find_files(pattern)
     if len(parallel) != len(paths):
         raise DataError(

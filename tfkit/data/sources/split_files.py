@@ -90,7 +90,9 @@ def evaluated_files(pattern: str) -> str:
 
 
 def files_by_split(pattern: str, paths: Sequence[Path], *, may_be_code: bool = True) -> dict[Split | None, list[Path]]:
-    """Return the files of a folder or glob by split; a single file has none. `may_be_code`: train.pl is a program, not a Polish text."""
+    """Return the files of a folder or glob by split; a single file is of no split. `may_be_code`: whether train.pl is a program, or else a
+    Polish text.
+    """
     if Path(pattern).expanduser().is_file():
         return {None: [*paths]}
     root = _root(pattern)

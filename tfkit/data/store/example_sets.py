@@ -28,7 +28,7 @@ _RESERVED = frozenset({"lengths", "texts", "places"})  # names of files that are
 
 class Encoded(NamedTuple):
     """An encoded row. A plain sequence holds integers and is stored as int32; an array of booleans or numbers keeps its type, which must be
-    the same for every row. `length`: tokens that the model reads; `truncated`: whether tokens were cut off.
+    the same for every row. `length`: the number of tokens that the model reads; `truncated`: whether tokens were cut off.
 
     `unread`: the number of further, equally good targets of the row, which are not used.
     """

@@ -38,7 +38,9 @@ def classification_metrics(targets: Numbers, predictions: Numbers) -> Scores:
 
 
 def tag_metrics(targets: Numbers, predictions: Numbers, rows: Numbers) -> Scores:
-    """Return `classification_metrics` over words, (W,) each; a word has the weight of its row, whose number is in `rows` (W,)."""
+    """Return a function from row weights to `classification_metrics` over words, (W,) each. `rows` (W,): the row of each word, whose weight
+    the word has.
+    """
     words = classification_metrics(targets, predictions)
     return lambda weights: words(weights[rows])
 
