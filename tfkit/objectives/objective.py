@@ -147,7 +147,7 @@ class Objective(Protocol):
         """Return the number of targets of each term, without a forward pass."""
 
     def loss(self, model: Any, batch: Batch) -> dict[str, Tensor]:
-        """Return the sum of each term's losses, a scalar with a gradient, and the observations."""
+        """Return, by name, the sum of each term's losses (a scalar with a gradient) and the observations."""
 
     def measure(self, model: Any, batch: Batch) -> dict[str, Sum]:
         """Return the sums of an evaluation: the loss of each term under its name, and others, such as the number of right answers."""

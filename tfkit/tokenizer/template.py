@@ -40,7 +40,7 @@ class ChatTemplate:
     """A template and the process that renders it; a context manager, which ends the process.
 
     `file`: the template's file, for error messages; `special_tokens`: the texts of bos_token, eos_token and so on in the template;
-    `date`: the current date in the template (ISO 8601); None: today. Raises ModelError for a template of over 1 Mi characters.
+    `date`: the current date in the template (ISO 8601); None: today. Raises ModelError for a template of over 2^20 characters.
     """
 
     def __init__(self, text: str, file: Path, special_tokens: Mapping[str, str], date: str | None = None):

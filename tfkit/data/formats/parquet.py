@@ -17,7 +17,7 @@ _MAX_DECODED = 1 << 29  # bytes in a batch
 
 
 def read_parquet(content: Content, columns: Columns, header: tuple[str, ...] = ()) -> Records:
-    """Read the columns that roles need from a Parquet file, a batch of records at a time. Places count rows from 1."""
+    """Read the columns that roles need from a Parquet file, a batch of records at a time. Their places number the rows from 1."""
     import pyarrow  # type: ignore[import-untyped]
 
     name = content.name

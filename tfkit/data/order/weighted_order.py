@@ -18,7 +18,8 @@ class WeightedOrder:
     """Rows of several sources, numbered consecutively across sources. `len()` is the number of rows in every epoch."""
 
     def __init__(self, sources: Sequence[tuple[str, float, int]], seed: int, *, distinct: bool = False):
-        """`sources`: name, weight and number of rows. `distinct`: a row that an epoch reads again has another number each time.
+        """`sources`: the name, the weight and the number of rows of each. `distinct`: a row that an epoch reads again has another number
+        each time.
 
         Raises DataError if a weight gives no rows or too many in an epoch.
         """

@@ -117,7 +117,7 @@ class StreamedSource:
         return int(sum(index["files"].values()) * self.part.expected_fraction) if index else None
 
     def describe(self) -> str:
-        """Describe rows, MB and part, or how many rows will be read if they are not yet in the cache."""
+        """Describe rows, MB and part; if the rows are not yet in the cache, how many will be read."""
         index = read_index(self.folder, RECORDS_VERSION)
         about = f"{self._where}, streamed: "
         if index is None:
