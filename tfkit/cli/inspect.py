@@ -111,7 +111,7 @@ def _in_words(name: str, value: Any) -> Any:
 
 
 def _token_lines(tokens: "list[ShownToken]", width: int) -> Iterator[list[Part]]:
-    """Yield the lines of a row: its tokens, wrapped, after their kind at the left; a separator between documents."""
+    """Yield the lines of a row: at the left the kind of the tokens, then the tokens, wrapped; a separator line between documents."""
     for number, (_, document) in enumerate(groupby(tokens, key=lambda token: token.document)):
         if number:
             yield [("  ---", "bold")]
@@ -135,7 +135,7 @@ def _shorten(lines: list[list[Part]], most: int | None) -> Iterator[list[Part]]:
 
 
 def _mask_lines(masks: "Sequence[ShownMask]", width: int) -> Iterator[list[Part]]:
-    """Yield the masks line by line: a row for each token, a column for each token it may see; in a long text, for several tokens."""
+    """Yield the masks line by line: a row for each query token, a column for each key token; in a long text, one for several tokens."""
     from tfkit.engine.tools.inspection import MEANINGS
 
     seen: set[str] = set()

@@ -114,7 +114,7 @@ def _sweep(result: dict[str, Any]) -> str:
 
 
 def _lineage(result: dict[str, Any]) -> str:
-    """Return the emissions of the run, alone and with those of its ancestors; empty if it has none."""
+    """Return the emissions of the run, alone and with those of its ancestors; empty if the run has no ancestors."""
     own, inherited = result.get("emissions_g"), result.get("inherited_g")
     if inherited is None:
         is_unknown = result.get("inherited_is_lower_bound")
@@ -176,7 +176,7 @@ def beside_baseline(result: dict[str, Any]) -> str:
 
 
 def _since_before(result: dict[str, Any]) -> str:
-    """Compare the best checkpoint with the model before the first step; empty if that is unknown, or its head was new."""
+    """Compare the best checkpoint with the model before the first step, unless its head was random then; empty if that score is unknown."""
     gain, best, shown = result.get("improvement"), result.get("best"), result.get("best_baseline")
     if gain is None or not best:
         return ""
@@ -202,5 +202,5 @@ def _measured(result: dict[str, Any]) -> str:
 
 
 def _number(value: float | None) -> str:
-    """Format a value. None is a value that is not finite, which JSON cannot hold: the document names it in `nonfinite`."""
+    """Format a value of a result. None: the value was not finite, so that JSON cannot hold it."""
     return "not finite" if value is None else f"{value:.4g}"

@@ -99,7 +99,7 @@ def to_run_options(
 
 
 def _flags(options: RunOptions, as_json: bool, *, runs_code: bool) -> list[str]:
-    code = runs_code or options.code.every_file  # also where the files are allowed: the command may be run on another machine
+    code = runs_code or options.code.every_file  # also if the code files are allowed here: the command may be run on another machine
     given = {"exact": options.exact, "force": options.force, "allow-code": code, "json": as_json}
     flags = [f"--{name}" for name, is_given in given.items() if is_given]
     ranks, stages = None if options.ranks.is_alone else options.ranks.size, ",".join(options.stages) or None
