@@ -1,4 +1,4 @@
-"""The interfaces by which the engine reports, Listener, and is asked to stop, StopRequest; the console, and a notebook, implement them."""
+"""Two interfaces that a caller of the engine, such as the console, implements: Listener gets its reports, StopRequest asks it to stop."""
 
 import time
 from collections.abc import Iterator, Mapping
@@ -26,7 +26,7 @@ class Live(Protocol):
 
 
 class Listener(Protocol):
-    """The receiver of reports. `tfkit.console` writes them to stderr, `Silent` nowhere."""
+    """A receiver of reports. `tfkit.console` writes them to stderr; `Silent` shows none."""
 
     def say(self, text: str) -> None:
         """Report something worth knowing."""

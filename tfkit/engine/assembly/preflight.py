@@ -51,9 +51,10 @@ def check_openings(sources: Sequence[Source], roles: Sequence[Role], tokenizer: 
 
 
 def misfit(source: Source, tokenizer: Tokenizer, stack: str) -> str | None:
-    """Return a warning if most words of the first rows are read in pieces of one or two letters, or not at all; None if they are not.
+    """Return a warning if most words of the first rows are tokenized in pieces of one or two letters, or as unknown tokens; else None.
 
-    A wide letter, such as a Chinese one, counts as three. `stack`: encoder, decoder or both, for the remedy.
+    Also None if these rows have too few words. A wide letter, such as a Chinese one, counts as three. `stack`: encoder, decoder or both,
+    for the remedy.
     """
     found: dict[str, None] = {}
     for row in islice(source.rows({}), _ROWS):
@@ -96,9 +97,9 @@ def _over(limit: float) -> str:
 def with_lost(
     held_out: "ValidationSet", objective: LabelledObjective, listener: Listener, count: int | None = None, *, by_loss: bool = False
 ) -> "ValidationSet":
-    """Return a set with its lost rows among the first `count` examples; these are reported, and no longer count as skipped.
+    """Return a set with `lost`: the rows that no example could be made of, up to the first `count` examples (None: all).
 
-    `by_loss`: for an evaluation that has only the loss.
+    They are reported, and no longer count as skipped. `by_loss`: for an evaluation that has only the loss.
     """
     stored = held_out.examples
     lost = lost_rows(held_out.source, stored, objective, len(stored) if count is None else count)

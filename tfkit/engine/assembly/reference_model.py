@@ -32,7 +32,7 @@ _VERSION = 1  # of the folder in the cache
 
 
 def data_with_reference(data: TrainingData, stepper: Stepper, batch_size: int, listener: Listener) -> TrainingData:
-    """Return the data with the reference's log-probabilities of each row, by the model of a stepper that has taken no step yet."""
+    """Return the data with the reference's log-probabilities of each row, computed by a stepper's model before its first step."""
     weights, objective = stepper.weights, data.objective.labelled
     assert objective is not None, "it reads rows"
     key = f"{weights_sha256(stepper)}\0{weights.dtype}\0{stepper.device.type}"
@@ -102,9 +102,10 @@ def _log_probs(
 def with_finished_reference(
     sets: Sequence[ExampleSet], objective: LabelledObjective, finished: Loaded, batch_size: int, listener: Listener
 ) -> list[ExampleSet]:
-    """Return the sets with the log-probabilities of a finished model's reference, the model that its training started from.
+    """Return the sets with the log-probabilities of a finished model's reference, which is the model that its training started from.
 
-    Raises ModelError if the folder does not name that model, or if it is missing or was changed.
+    The sets are unchanged if the objective reads no such log-probabilities. Raises ModelError if the reference is not named in the finished
+    model's folder, is missing, or was changed.
     """
     if objective.reference_use != "once" or not sets:
         return list(sets)

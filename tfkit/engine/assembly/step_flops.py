@@ -130,7 +130,7 @@ def _companion_flops(objective: Objective, companion: Companion, batch: Batch) -
 
 
 def _rollout_flops(objective: Objective, model: Transformer, shape: ForwardShape) -> tuple[float, float]:
-    """Return the FLOPs before the first step of an iteration, for each row of its steps: of the policy, and of the further models.
+    """Return the FLOPs of sampling and reading responses, for each row of the later steps: those of the policy, and of the other models.
 
     Sampling a response with a cache takes the FLOPs of one forward pass on its tokens; then the policy, the reference and each companion
     read the response.

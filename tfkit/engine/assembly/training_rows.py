@@ -60,7 +60,7 @@ def _learns_from_rows(recipe: Recipe) -> bool:
 
 
 def _local_run(checkpoint: Path) -> Recipe | None:
-    """Return the recipe of the run that made a checkpoint; None if there is none, or if it reads rows of the hub. Raises TfkitError."""
+    """Return the recipe of the run that made a checkpoint; None without a recipe, or if it trains on rows of the Hub. Raises TfkitError."""
     saved = saved_recipe(checkpoint)
     run = saved.read() if saved is not None else None
     return None if run is None or any(source.hub for source in run.data.train) else run
@@ -77,7 +77,7 @@ def _rows(sources: Iterable[Source]) -> Iterator[Row]:
 def count_trained_rows(checkpoint: Path, scored: Sequence[Hashes]) -> int | None:
     """Return how many scored texts are among the training texts of the run that made a checkpoint; None if these are not known.
 
-    A text is not counted if the run was trained on a part of it.
+    A text is not counted if the run was trained only on a part of it.
     """
     known = _hashes(checkpoint) if scored else None
     return None if known is None else overlap(known, scored)

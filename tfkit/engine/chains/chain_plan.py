@@ -49,8 +49,8 @@ class PlannedStage:
         return next((name for name in self.stage.uses if not is_begun(self.options.run.parent / name)), None)
 
     def require_intact_stages(self) -> None:
-        """Raise ModelError if a stage that this one uses has lost the checkpoint that its result names, or if that is damaged: another
-        checkpoint of that stage never takes its place. If this stage is finished, it does not use them again, and nothing is checked.
+        """Raise ModelError if this stage uses an earlier one whose result names a checkpoint that is missing or damaged: another checkpoint
+        never takes its place. If this stage is finished, it does not use the earlier ones again, and nothing is checked.
         """
         if read_run(self.options.run).status == "finished":
             return
@@ -122,7 +122,10 @@ def plan_chain(now: RequestRecord, kind: TrainingKind | None, options: RunOption
 
 
 def _folder_of_begun(stage: Stage, run: Path) -> Path | None:
-    """Return the chain's folder as the begun run of a stage names it, which stays the same if the chain is moved; None if it names none."""
+    """Return the chain's folder by the name that the run of a stage recorded when it began; None if it recorded none.
+
+    The name stays the same if the chain is moved.
+    """
     with suppress(OSError, ValueError):
         given = RequestRecord.from_document(read_run_json(run).given)
         if given is not None and given.recipe is not None:
@@ -167,7 +170,7 @@ def _selected(chain: Chain, options: RunOptions) -> tuple[str, ...]:
 
 
 def _split_gates(texts: Sequence[str], chain: Chain) -> tuple[dict[str, list[str]], list[Gate]]:
-    """Return the gates of each stage, without its name, and those over the totals. Raises UsageError."""
+    """Return the gates of each stage, without the stage's name, and the gates over the totals. Raises UsageError."""
     metered = all(stage.recipe.carbon.enabled for stage in chain.stages)
     known = TOTALS if metered else TOTALS[:1]
     of_stages: dict[str, list[str]] = {name: [] for name in chain.names}
@@ -228,8 +231,9 @@ def _require_files(plan: ChainPlan) -> None:
 
 
 def check_begun(plan: ChainPlan, listener: Listener) -> None:
-    """Check that started stages can continue with their recipes, and that no stage changes its length once a later one has started from
-    its result."""
+    """Check that started stages can continue with their recipes, and that no stage changes its length once a later stage has started from
+    its result.
+    """
     for planned in plan.stages:
         if not is_begun(planned.options.run):
             continue

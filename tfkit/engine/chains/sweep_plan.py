@@ -64,7 +64,7 @@ class OptunaSearch:
     higher_is_better: bool
 
     def propose(self, done: Done) -> dict[str, Any] | None:
-        """Return the values that the sampler draws; values that were already tried are drawn again."""
+        """Return the values that the sampler draws; those that were already tried are redrawn, 50 times at most. None after all trials."""
         if len(done) >= self.count:
             return None
         tried = [trial.values for trial, _ in done]
@@ -132,8 +132,8 @@ def decide_source(overrides: Overrides, listener: Listener) -> RecipeText:
 def plan_sweep(source: RecipeText | None, space: SearchSpace, asked: int | None, options: RunOptions, listener: Listener) -> SweepPlan:
     """Check a sweep and, of a grid, every trial. Raise UsageError.
 
-    `source`: None for the recipe of the sweep in the folder, which continues; for a new sweep, one is inferred once, with the first value
-    of each field. `asked`: the number of trials; None: all.
+    `source`: None: the sweep in the folder continues with its own recipe; for a new sweep, a recipe is inferred, with the first value of
+    each varied field. `asked`: the number of trials; None: all.
     """
     before = read_run_json(options.run) if is_sweep(options.run) else None
     if before and not options.resume:

@@ -25,8 +25,8 @@ def run_sweep(
 ) -> dict[str, Any]:
     """Run a trial for each combination of the values in `space`; return the result that docs/cli.md describes.
 
-    `source`: None: the recipe is decided from the data and the checkpoint that `space` names. `trials`: the number of combinations, which
-    Optuna chooses; None: all.
+    `source`: None: the recipe is that of the folder's sweep or, for a new sweep, inferred from the data and the checkpoint in `space`.
+    `trials`: the number of combinations, which Optuna chooses; None: all.
     """
     with stop.at_once():
         plan = plan_sweep(source, space, trials, options, listener)

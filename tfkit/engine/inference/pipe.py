@@ -14,7 +14,7 @@ _LONGEST_LINE = 16 << 20  # bytes: more than any row or prompt
 
 
 def require_iterable(given: object, call: str, remedy: str) -> Iterable[Any]:
-    """Return `given` as an iterable. Raises UsageError if it is none, or a table, whose iteration yields the names of its columns."""
+    """Return `given`. Raises UsageError if it is not iterable, or is a table, whose iteration yields the names of its columns."""
     if not isinstance(given, Iterable) or hasattr(given, "columns"):
         raise UsageError(f"{call}, and this is of type {type(given).__name__}; give {remedy}")
     return given

@@ -35,7 +35,7 @@ class Predictor(RowAnswers):
         self.section, self.all_labels = settings.objective.trained_for.judged_alone, all_labels
 
     def columns(self, named: Mapping[str, str | list[str]]) -> PredictionColumns:
-        """Return the columns of the objective's roles that need no label."""
+        """Return the columns of the objective's roles, except its label."""
         return PredictionColumns(self.section.asked_roles, named)
 
     def use(self, loaded: Loaded, deal: RankMap = serial_map) -> None:
@@ -84,7 +84,7 @@ def open_predictor(
     """Return a Predictor with the checkpoint's objective and the columns that its training read; no model is loaded. Raises UsageError.
 
     `overrides`: for example data.validation.0.columns. `data`: a file, folder or glob; "-": the rows are given in another way.
-    `precision`: auto: as evaluation.precision among the overrides, else chosen for the model when it is loaded.
+    `precision`: auto: evaluation.precision if it is among the overrides, else chosen for the model when it is loaded.
     """
     finalize_killed_run(checkpoint)
     folder = find_checkpoint(checkpoint)

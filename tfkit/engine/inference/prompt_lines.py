@@ -97,8 +97,8 @@ def prompt_batches(file: BinaryIO, place: str, chat: bool) -> Iterator[list[Prom
 
 
 def prompts_in_batch(number: int) -> int:
-    """Return the most prompts of a batch; few at first, for quick first answers, and twice as many after every second batch: two ranks take
-    turns.
+    """Return the largest number of prompts in batch `number`, from 0: few at first, for quick first answers, and doubled after every second
+    batch, since two ranks take turns.
     """
     return min(_FEWEST_PROMPTS << number // 2, MOST_PROMPTS)
 
@@ -173,7 +173,7 @@ _Answer = Callable[[Sequence[Prompt], int], Sequence[dict[str, Any] | None]]  # 
 
 
 class _Answered(TypedDict):
-    """The lines of a batch; `error`: the class and the message of an error that ended it early; `signal`: the one that came, or 0."""
+    """The lines of a batch. `error`: the class and the message of an error that ended it early; `signal`: a signal's number, or 0."""
 
     lines: list[dict[str, Any] | None]
     error: tuple[str, str] | None

@@ -63,7 +63,7 @@ class RowAnswers(ABC):
 
     @abstractmethod
     def columns(self, named: Mapping[str, str | list[str]]) -> PredictionColumns:
-        """Return the columns that are read from a source; `named`: those that it names, by role."""
+        """Return the columns that are read from a source; `named`: those that its section in the recipe gives, by role."""
 
     @abstractmethod
     def encode(self, rows: Sequence[Row]) -> list[Encoded | BadRow]:
@@ -103,7 +103,7 @@ class RowAnswers(ABC):
         self.loaded, self.deal = loaded, deal
 
     def windows(self, rows: Iterable[PredictionInput], is_ready: Callable[[], bool] = lambda: True) -> Iterator[list[dict[str, Any]]]:
-        """Yield the fields of the rows with their answers, in order, in windows, which end early if `is_ready()` is False.
+        """Yield windows of rows, in order: the fields of each row with its answer. A window ends early if `is_ready()` is False.
 
         Raises DataError for a row that cannot be read, after the rows before it; with data.on_bad_row: skip, such a row gets an `error` and
         no answer.

@@ -99,9 +99,9 @@ def estimate_run(run: Run, start: Callable[[], float]) -> Estimate:
 
 
 def forecast(recipe: Recipe, work: RunWork, flops: float, device: torch.device, precision: torch.dtype, start: float) -> Forecast:
-    """Forecast a run from the table of this machine's speeds, times the ratio by which earlier runs differed from it, if there are any.
+    """Forecast a run from the table of this machine's speeds, corrected by how much longer or shorter earlier runs took, if there are any.
 
-    `start`: the measured seconds until its data are prepared.
+    `start`: the measured seconds until the run's data were prepared.
     """
     threads = torch.get_num_threads()
     parts = work.seconds_by_part(machine_speed(device, precision, threads), start)

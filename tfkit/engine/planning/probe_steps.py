@@ -66,7 +66,7 @@ class Probe:
         return self.steps[min(2, len(self.steps) - 1) :]
 
     def seconds_of(self, tokens: int, steps: int) -> Range:
-        """Return the time of all steps of a run."""
+        """Return the time of a run of this many steps, with this many tokens in all of them."""
         timed = self.timed
         mean = sum(step.seconds for step in timed) / max(1, sum(step.tokens for step in timed))  # seconds per token
         means = [step.seconds / max(1, step.tokens) for step in timed]
