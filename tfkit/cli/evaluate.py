@@ -1,4 +1,4 @@
-"""tfkit evaluate: a model's scores on texts, labelled rows or choices, in all and for each class, and whether they pass the gates."""
+"""tfkit evaluate: a model's scores on texts, labelled rows or choices, overall and for each class, and whether they pass the gates."""
 
 from collections.abc import Mapping, Sequence
 from functools import partial

@@ -47,7 +47,7 @@ class Sampling:
     seed: Annotated[int | None, typer.Option(metavar="S", help="The seed for sampling.")] = None
 
     def overrides(self) -> dict[str, Any]:
-        """Return the given options as overrides."""
+        """Return the options that were given, as overrides."""
         return {f"generation.{name}": value for name, value in asdict(self).items() if value not in (None, [])}
 
 
@@ -150,7 +150,7 @@ def _read_prompts(
 
 
 def _write_line(prompt: Prompt, answer: dict[str, Any]) -> None:
-    """Write the JSON line of docs/cli.md: the fields of the input, and those of the answer."""
+    """Write the JSON line that docs/cli.md describes: the fields of the input, and those of the answer."""
     console.json(json_line(prompt.given | answer))
 
 
@@ -214,7 +214,10 @@ def _read_message(session: "Session") -> str | None:
 
 
 def _answer(generator: "TextGenerator", text: str, turn: int, as_json: bool) -> "TextCompletion":
-    """Generate the model's answer to the rendered conversation `text`, which Ctrl-C ends; write it as tokens arrive, unless `as_json`."""
+    """Generate the model's answer to the rendered conversation `text`, and write it as tokens arrive, unless `as_json`.
+
+    Ctrl-C ends the answer.
+    """
     session, pressed = generator.session, threading.Event()
     with forwarded(lambda _: pressed.set(), (signal.SIGINT,)):
         completion = _complete(generator, text, turn - 1, lambda: pressed.is_set() or session.should_stop(), live=not as_json)

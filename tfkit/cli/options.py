@@ -134,14 +134,14 @@ class Tuned:
         return training_request(kind, source, parse_overrides(changes), *named, rows=self.rows)
 
     def request_of(self, command: str, recipe: str | None, overrides: Sequence[str] | None) -> "TrainingRequest":
-        """Return the request for a training that a command only shows or plans. Raise UsageError without a recipe, --data and --from."""
+        """Return the request for a training that is only shown or planned. Raise UsageError without a recipe, data and checkpoint."""
         chosen, changes = split_recipe(command, recipe, overrides)
         if chosen is None and self.checkpoint is None and self.data is None:
             raise UsageError(f"{command}: which training? Give a RECIPE, or --data F, and --from CKPT to train a checkpoint")
         return self.request(None, chosen, changes)
 
     def changed(self, overrides: Mapping[str, Any], source: "RecipeText | None") -> dict[str, Any]:
-        """Return the overrides with these options added (in a recipe with stages, for its first stage). Raise UsageError."""
+        """Return the overrides with these options added (with stages: for the first stage). Raise UsageError for invalid --columns."""
         from tfkit.engine.recognition.own_data import tuning_overrides
 
         return tuning_overrides(overrides, source, self.checkpoint, self.data, named_columns(self.columns), self.rows)
@@ -241,7 +241,7 @@ def split_arguments(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
 
 
 def split_recipe(command: str, recipe: str | None, overrides: Sequence[str] | None) -> tuple[str | None, list[str]]:
-    """Return the recipe, None if it was left out, and the changes. Without a recipe, the argument RECIPE is the first key=value.
+    """Return the recipe, None if it was left out, and the changes. If it was left out, the argument `recipe` is the first key=value.
 
     Raises UsageError for several recipes.
     """

@@ -126,7 +126,7 @@ def _rank_rows(cluster: dict[str, Any]) -> dict[str, str]:
 
 
 def _shares(flops: dict[str, float]) -> str:
-    """Return the parts of the FLOPs as fractions, largest first, then the fractions of the steps that attention and the head take."""
+    """Return the parts of the FLOPs as fractions, largest first, then the fractions of the steps' FLOPs in attention and in the head."""
     total = flops["total"] or 1.0
     parts = sorted(((value, name) for name, value in flops.items() if name not in ("total", *_PARTS_OF_STEPS) and value), reverse=True)
     shown = ", ".join(f"{name} {value / total:.0%}" for value, name in parts)

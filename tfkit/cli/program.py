@@ -38,7 +38,7 @@ class AlreadyReportedError(Exception):
 
 
 def run(words: list[str], signals: StopSignals) -> int:
-    """Run a command line and return the exit code. After a signal, raises Stopped, KeyboardInterrupt, or what a library made of them."""
+    """Run a command line and return the exit code. A signal raises Stopped or KeyboardInterrupt, which a library may wrap."""
     console.begin("--json" in words)
     set_crash_folder(None)
     words_of_command[:] = words

@@ -1,4 +1,4 @@
-"""--ranks N: a command that starts the processes of all ranks, and a command that is one of these processes."""
+"""--ranks N: the command that starts the processes of all ranks, and the same command as it runs in each of these processes."""
 
 import contextlib
 from collections.abc import Callable

@@ -40,7 +40,7 @@ class ReaderGone(Exception):
 
 
 def begin(as_json: bool) -> None:
-    """Reset the state for a new command: not quiet, and no result written yet. `as_json`: write its error as a JSON document, too."""
+    """Reset the state for a new command: not quiet, and no result written yet. `as_json`: write the command's error as JSON, too."""
     global _json_wanted, _json_written
     set_quiet(False)
     _json_wanted, _json_written = as_json, False
@@ -79,7 +79,7 @@ def result_text(text: str) -> str:
 
 
 def result_token(token: str) -> str:
-    """Return `result_text` of a vocabulary entry. If that differs from the entry, its marks of a space before a word (Ġ, ▁) become "_"."""
+    """Return `result_text` of a vocabulary entry. If that would differ from the entry, first replace the marks of a space (Ġ, ▁) by "_"."""
     shown = result_text(token)
     return shown if shown == token else result_text(token.replace("Ġ", "_").replace("▁", "_"))
 

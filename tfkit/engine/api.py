@@ -88,8 +88,8 @@ def pretrain(
     dropped. KeyboardInterrupt is raised once the last complete step is saved. Raises the classes of tfkit.errors.
 
     `ranks`: how many processes on this machine train together: this one, and others that are started for the call and end with it.
-    `allow_code`: run the code that the recipe of a resumed run names even if it was not allowed before. A new run does not need it: its
-    recipe says allow_code itself.
+    `allow_code`: run the code that the recipe of a resumed run names even if it was not allowed before. For a new run, the recipe's own
+    allow_code: true is enough.
     """
     if recipe is None and data is None:
         raise UsageError("pretrain: what is trained? Give a recipe, or data=F, a text")

@@ -144,7 +144,7 @@ class EvaluationResult(_Result, Footprint):
 
 @dataclass(frozen=True)
 class Completion:
-    """The continuation of one prompt, which generate returns. `finish` is stop or length."""
+    """The continuation of one prompt, which generate returns. `finish`: stop (an end token or a stop text), or length (the most tokens)."""
 
     prompt: str
     completion: str

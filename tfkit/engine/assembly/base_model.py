@@ -98,7 +98,8 @@ def has_other_labels(start: Start, head: HeadConfig, labels: Sequence[str]) -> b
 def has_new_head(start: Start, config: ModelConfig, labels: Sequence[str]) -> bool:
     """Whether a model of `config` has a head that the checkpoint lacks, and that therefore begins with random weights.
 
-    A soft cap or a scale of a language model's head has no weights, and an output matrix that was tied begins as the embedding.
+    A language model's head is not new because of another soft cap or scale, which have no weights, nor because its output matrix was tied:
+    the matrix then begins as the embedding.
     """
     own, head = start.described.config.head, config.head
     if isinstance(own, LanguageModelHeadConfig) and isinstance(head, LanguageModelHeadConfig):
@@ -179,7 +180,7 @@ def start_model(
 ) -> tuple[Transformer, tuple[str, ...]]:
     """Return the model of `config` with the checkpoint's weights, and the names of the parameters that are drawn with the recipe's seed.
 
-    `defer_blocks`: as in `tfkit.hub.load`.
+    `defer_blocks`: leave the blocks on the meta device, to be filled one by one (`fill_block`).
     """
     own = start.described.config
     head = config.head if config.head != own.head or recipe.model.changes.get("head") else None

@@ -53,7 +53,7 @@ class MixedLoader:
 def sampling_loader(
     data: TrainingData, rows: Rows, sizes: BatchSizes, size: int, stepper: Stepper, reference: FrozenReference | None, stop: ShouldStop
 ) -> StepLoader[Batch]:
-    """Return the loader of an objective that samples responses, in micro-batches of `size`. `stop` ends the sampling of a lone rank."""
+    """Return the loader of an objective that samples responses, in micro-batches of `size`. With one rank, `stop` ends the sampling."""
     from tfkit.alignment.rollout_loader import RolloutLoader
 
     assert data.rules is not None, "without rules a training is only planned"

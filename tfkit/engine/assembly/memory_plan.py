@@ -36,7 +36,7 @@ def trained_numel(model: Transformer) -> int:
 
 @dataclass(frozen=True)
 class RunMemory:
-    """The bytes of the models of a run on a rank."""
+    """The bytes that the models of a run take on one rank."""
 
     own: ModelBytes  # of the trained model
     further: ModelBytes  # of all companions, and of the reference that the policy is compared with
@@ -63,7 +63,7 @@ def run_memory(
 ) -> RunMemory:
     """Return the memory of a run on the first of the ranks over which its models are sharded.
 
-    `model`: may be on the meta device; its trained parameters are chosen already. `sums_gradients`: as for `model_bytes`.
+    `model`: may be on the meta device; its trained parameters are chosen already. `sums_gradients`: a step adds up several gradients.
     """
     parameters = dict(model.named_parameters())
     layout = {"shards": shards, "reshard": recipe.parallel.reshard is not False, "sums_gradients": sums_gradients}

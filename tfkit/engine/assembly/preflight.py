@@ -20,10 +20,10 @@ from tfkit.tokenizer import Tokenizer
 if TYPE_CHECKING:
     from tfkit.engine.assembly.training_data import ValidationSet
 
-_ROWS = 1_000  # of each source that are checked
+_ROWS = 1_000  # the first rows of each source, which are checked
 _HEAD = 256  # characters: more than any special token has
 _WORD = re.compile(r"[^\W\d_]{4,}")
-_FEWEST_WORDS, _MOST_WORDS = 200, 2_000  # different ones, of each source
+_FEWEST_WORDS, _MOST_WORDS = 200, 2_000  # different words of each source
 _MULTILINGUAL = {"encoder": "hub:distilbert/distilbert-base-multilingual-cased", "decoder": "hub:google/gemma-2-2b"}
 
 
@@ -97,7 +97,7 @@ def _over(limit: float) -> str:
 def with_lost(
     held_out: "ValidationSet", objective: LabelledObjective, listener: Listener, count: int | None = None, *, by_loss: bool = False
 ) -> "ValidationSet":
-    """Return a set with `lost`: the rows that no example could be made of, up to the first `count` examples (None: all).
+    """Return a set with `lost`: the valid rows that the model cannot process, among the first `count` examples (None: all).
 
     They are reported, and no longer count as skipped. `by_loss`: for an evaluation that has only the loss.
     """

@@ -58,8 +58,8 @@ def with_reference(
 ) -> ExampleSet:
     """Return a set with the reference's log-probability of each sequence, from the cache or computed by `model`, the initial one.
 
-    `key`: a hash of its weights and precision. `lacks_any`: for ranks that compute together; takes whether this rank's cache lacks the
-    values, and returns whether any rank's does.
+    `key`: a hash of the model's weights and precision. `lacks_any`: for ranks that compute together; takes whether this rank's cache lacks
+    the values, and returns whether any rank's cache does.
 
     Folder of the cache: values.bin (float32, one value for each element of `sizes`); index.json, written last; hashes.json.
     """
@@ -132,7 +132,7 @@ def with_finished_reference(
 def _load_first(path: str, finished: Loaded) -> Loaded:
     """Load the model that a training started from, as it was in the first step, with the configuration of the finished model."""
     config, weight = finished.config, next(finished.model.parameters())
-    cut = config.position.kind == "learned"  # then the table itself is cut
+    cut = config.position.kind == "learned"  # then the table of positions itself is cut
     changes = config.model_dump(exclude={"head", "vocab_size", *(["context_length"] if cut else [])})
     loaded = load(path, head=config.head, changes=changes, device=weight.device, dtype=weight.dtype)
     fewer = cut and config.context_length < loaded.config.context_length

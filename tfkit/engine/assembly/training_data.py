@@ -45,7 +45,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ValidationSet:
-    """Held-out data, with the name that its metrics have as prefix."""
+    """Held-out data; `name` is the prefix of their metrics."""
 
     name: str
     stored: Stored

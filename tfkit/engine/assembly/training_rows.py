@@ -35,8 +35,8 @@ def training_baselines(recipe: Recipe) -> Baselines:
 def evaluation_baselines(section: ObjectiveSection, text_metrics: Sequence[str], checkpoint: Path, scored: Iterable[Row]) -> Baselines:
     """Return the baselines for the rows of an evaluation.
 
-    They come from the training rows of the run that made the checkpoint. If these cannot be read, they come from the scored rows, and
-    the names of the baselines say so.
+    The baselines are computed from the training rows of the run that made the checkpoint. If these rows cannot be read, the scored rows are
+    used, and the names of the baselines say so.
     """
     if not has_baselines(section, text_metrics):
         return {}
@@ -55,7 +55,7 @@ def scored_rows(sources: Sequence[Source], stored: Sequence[ExampleSet], judged:
 
 
 def _learns_from_rows(recipe: Recipe) -> bool:
-    """Whether the model learns from the rows themselves, rather than from responses that are sampled to them as prompts."""
+    """Whether the model learns from the rows themselves, rather than from sampled responses to the rows."""
     return recipe.objective.roles == recipe.objective.trained_for.roles
 
 

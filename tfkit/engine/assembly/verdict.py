@@ -51,7 +51,7 @@ def compare(baselines: Baselines, metrics: Metrics, preferred: str | None = None
 
 
 def comparison_fields(comparison: Comparison | None) -> dict[str, Any]:
-    """Return the fields that a result has for a comparison; if that is None, so are their values."""
+    """Return the fields that a result has for a comparison; their values are None if there was no comparison."""
     return {"beats_baseline": None, "best_baseline": None} if comparison is None else comparison.fields()
 
 

@@ -41,7 +41,7 @@ class PlannedStage:
 
     @property
     def request(self) -> TrainingRequest:
-        """The request of its training."""
+        """The request for the stage's training."""
         return TrainingRequest(kind_of(self.stage.recipe), self.source)
 
     def missing_stage(self) -> str | None:
@@ -95,12 +95,13 @@ def is_chain(folder: Path) -> bool:
 def plan_chain(now: RequestRecord, kind: TrainingKind | None, options: RunOptions) -> ChainPlan:
     """Check a chain, all of its stages and the gates. Raises UsageError.
 
-    `now`: what this command was given; without a recipe, the chain in the folder continues. `kind`: that of the command.
+    `now`: what this command was given; without a recipe, the chain in the folder continues. `kind`: the kind of training that the command
+    is for; None: any.
     """
     recorded = known_of(options.run) if stage_folders(options.run) else None  # None also if run.json is damaged: opening sets it aside
     begun = recorded is not None and any(map(is_begun, stage_folders(options.run).values()))
     before = RequestRecord.from_document(recorded.given) if recorded is not None and (begun or now.recipe is None) else None
-    given = merged(before, now) if before is not None else now  # overrides hold until they or the file are changed
+    given = merged(before, now) if before is not None else now  # overrides hold until the user changes them or the file
     if given.recipe is None:  # run.json was damaged, and set aside
         given = replace(given, recipe=open_recipe(str(options.run / "recipe.yaml")))
     assert given.recipe is not None

@@ -177,7 +177,7 @@ def _entries(loaded: Loaded, ids: Sequence[int]) -> list[str]:
 
 
 def _next_tokens(loaded: Loaded, probabilities: Tensor, ids: Sequence[int], count: int) -> list[NextTokens]:
-    """Return what is expected after each of the ids, from probabilities (T, V)."""
+    """Return what the model expects after each of the ids, given its probabilities (T, V)."""
     best = probabilities.topk(min(count, probabilities.shape[1]))
     tokens = _entries(loaded, ids)
     following = [*ids[1:], None]

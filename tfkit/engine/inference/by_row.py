@@ -1,4 +1,4 @@
-"""Evaluation by an objective's own rows, for every objective but a causal language model's."""
+"""Evaluation by an objective that is scored on rows of its own: on labelled rows, or on rows that it cuts from texts."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -105,7 +105,7 @@ class Evaluation:
 
 
 def evaluate_rows(evaluation: Evaluation) -> Scored:
-    """Score the rows of data.validation by the objective; by the student's own objective for a distillation.
+    """Score the rows of data.validation by the objective; after a distillation, by the student's own objective.
 
     Raises ModelError if the model does not fit the objective or its classes are not known, UsageError if there are no rows.
     """

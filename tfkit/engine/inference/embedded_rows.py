@@ -79,7 +79,7 @@ def open_embedder(
             "away, for JSON lines"
         )
     update: dict[str, Any] = {}
-    if "data.sequence_length" not in overrides:  # the training's own length is meant for its rows
+    if "data.sequence_length" not in overrides:  # the training's length is for its own rows
         update["sequence_length"] = None
     if field is not None:
         assert isinstance(settings.data.validation, list)

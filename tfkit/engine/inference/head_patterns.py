@@ -92,7 +92,8 @@ def _kind(scores: Mapping[str, float]) -> str:
 def _targets(visible: NDArray[np.bool_], same: NDArray[np.bool_], *, cross: bool) -> dict[str, NDArray[np.bool_]]:
     """Return the keys of each kind for each query, (T, S); a query that has none is not counted.
 
-    Queries near an end, for which the first or last token is also the one before, after or itself, are left out of those kinds.
+    Queries near an end, for which the first or last token is also the previous token, the next token or the query's own, are left out of
+    these kinds.
     """
     count, length = visible.shape
     if cross:

@@ -1,4 +1,4 @@
-"""Read lines of a pipe, a terminal or a socket as they arrive, and detect whether a read would wait; also accept rows from Python."""
+"""Read lines of a pipe, a terminal or a socket as they arrive, and detect whether a read would wait; also check rows given in Python."""
 
 import io
 import os

@@ -39,7 +39,7 @@ class Predictor(RowAnswers):
         return PredictionColumns(self.section.asked_roles, named)
 
     def use(self, loaded: Loaded, deal: RankMap = serial_map) -> None:
-        """Use a loaded model with its objective; `deal` computes its batches. Raises ModelError if they do not fit each other."""
+        """Use a loaded model for the objective; `deal` computes the model's batches. Raises ModelError if the two do not fit together."""
         super().use(loaded, deal)
         objective = open_finished(self.section, loaded, self.settings)[0].labelled
         assert objective is not None  # it reads rows

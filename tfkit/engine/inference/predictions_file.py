@@ -146,7 +146,7 @@ class _Table:
 
     def __init__(self, file: IO[str], delimiter: str, further_columns: tuple[str, ...]):
         rows = SimpleNamespace(write=lambda row: file.write(row.removesuffix("\r\n") + "\n"))
-        self.writer = csv.writer(rows, delimiter=delimiter)  # its line end \r\n makes it quote fields that have either character
+        self.writer = csv.writer(rows, delimiter=delimiter)  # with its line end \r\n, it quotes fields that have either
         self.further_columns = further_columns
         self.header: list[str] | None = None
         self.waiting: list[Mapping[str, Any]] = []

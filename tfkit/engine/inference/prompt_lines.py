@@ -21,14 +21,14 @@ if TYPE_CHECKING:
     from tfkit.tokenizer.template import ChatTemplate
 
 _JSON, _TABLES = (".jsonl", ".ndjson", ".json"), (".csv", ".tsv", ".parquet")
-_FEWEST_PROMPTS, MOST_PROMPTS = 16, 128  # in the first batch, and in later ones
+_FEWEST_PROMPTS, MOST_PROMPTS = 16, 128  # at most, in the first batch and in later ones
 
 
 @dataclass(frozen=True)
 class Prompt:
     """A text to continue; with --chat a user's message, or all messages of a conversation. `place`: for errors.
 
-    `given`: the fields of its JSON line, which the line of its answer repeats.
+    `given`: the fields of the prompt's JSON line, which are repeated in the line of the answer.
     """
 
     place: str
@@ -104,7 +104,7 @@ def prompts_in_batch(number: int) -> int:
 
 
 def _lines(pipe: Pipe) -> Iterator[list[tuple[int, bytes]]]:
-    """Yield the lines that are not empty, with their numbers: at least one at once, and those available without waiting."""
+    """Yield batches of the lines that are not empty, with their numbers: at least one line, and those that need no waiting."""
     lines: list[tuple[int, bytes]] = []
     batches = 0
     for number, line in enumerate(pipe, 1):
@@ -238,7 +238,7 @@ def prompt_texts(generator: "TextGenerator", template: "ChatTemplate | None", pr
 
 
 def line_of(completion: "TextCompletion") -> dict[str, Any]:
-    """Return the fields that the JSON line has in addition to the prompt."""
+    """Return the fields that the JSON line of an answer has in addition to those of the prompt."""
     return {"completion": completion.text, "tokens": completion.tokens, "finish": completion.finish}
 
 

@@ -62,7 +62,7 @@ class Session:
         return replace(reading, **{name: max(0.0, getattr(reading, name) - getattr(self.before, name)) for name in SUMS})
 
     def reading(self, *, last: bool = False) -> Reading:
-        """Return what this command used, on all of its machines; called once, when its work is done. `last`: stop the meter."""
+        """Return what this command used, on all of its machines; to be called once, after the last batch. `last`: stop the meter."""
         others = self.end_of_other_meters()
         return add_readings(self.own(self.meter.stop() if last else self.meter.fresh_reading()), others)
 
@@ -134,8 +134,8 @@ def _with_current_series(carbon: CarbonSection, listener: Listener) -> CarbonSec
 
 
 def follow_command(ranks: Ranks, stop: StopRequest, device: str | None, threads: int | None, follow: Callable[[Session], object]) -> None:
-    """Follow rank 0 through a command, without a run folder and without reports; `deal` exchanges the results of batches. The first rank of
-    each other machine measures that machine's energy.
+    """Follow rank 0 through a command, without a run folder and without reports. The session's `deal` exchanges the results of batches. The
+    first rank of each other machine measures that machine's energy.
     """
     place = rank_device(device, ranks), rank_threads(threads, ranks)
     alone = Session(stop, Silent(), Meter(), None, Reading(), False, *place)

@@ -138,7 +138,7 @@ def build_forecast(
 
 
 def emissions_of(energy: Range, place: Place) -> tuple[Range, dict[str, str]]:
-    """Return the emissions of an energy, with the assumption behind them: the errors of energy and intensity are fully correlated."""
+    """Return the emissions of an energy, with a text on the intensity. The errors of energy and intensity count as fully correlated."""
     low, high = place.range_g_per_kwh
     text = place.describe()
     if place.range_source is not None:

@@ -52,7 +52,7 @@ class PastRun:
 
     @property
     def watts(self) -> float | None:
-        """The mean power of the machine, without PUE; None if it was not metered."""
+        """The mean power of the machine during the run, without PUE; None if the run was not metered."""
         return self.kwh / self.pue * 3.6e6 / self.seconds if self.kwh else None
 
 
