@@ -9,7 +9,7 @@ from typer.core import TyperCommand, TyperGroup
 
 from tfkit.cli.options import flatten_options
 
-# In the order of a project's life. Each is the function <name> of tfkit/cli/<name>.py, which also has its EXAMPLES.
+# In the order in which a project needs them. The command <name> is the function <name> in tfkit/cli/<name>.py, where its EXAMPLES are, too.
 COMMANDS = {
     "pretrain": "Train a model from random weights.",
     "finetune": "Train a checkpoint further, for a task of yours.",

@@ -21,7 +21,7 @@ WriteRows = Callable[[Sequence[Mapping[str, Any]]], object]
 
 @dataclass(frozen=True)
 class RowCommand:
-    """A command that answers rows. `open_file`: opens the file of --out, given its path first."""
+    """A command that answers rows. `open_file(path, answers, session)` opens the file of --out and yields a function that writes rows."""
 
     name: str
     doing: str  # for the progress bar
@@ -55,7 +55,7 @@ def answer_rows(command: RowCommand, execution: Execution, data: str, out: Path 
                 for lines in _interruptible(answers, answers.windows(rows, pipe.is_ready if pipe else lambda: True), session):
                     write(lines)
                     bar.advance(len(lines))
-        except BrokenPipeError as error:  # of --out
+        except BrokenPipeError as error:  # --out is a pipe whose reader is gone
             raise console.ReaderGone from error
         for warning in answers.warnings():
             console.warn(warning)

@@ -1,4 +1,4 @@
-"""--dry-run of pretrain, finetune and sweep: the recipe on stdout, and on stderr the first rows and the size of the run or stages."""
+"""--dry-run of pretrain, finetune and sweep: the recipe on stdout; on stderr the first rows and the size of the run or of each stage."""
 
 import shutil
 from dataclasses import replace

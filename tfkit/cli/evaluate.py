@@ -1,4 +1,4 @@
-"""tfkit evaluate: the scores of a model on texts, labelled rows or choices, of each class, and whether they pass the gates."""
+"""tfkit evaluate: a model's scores on texts, labelled rows or choices, overall and for each class, and whether they pass the gates."""
 
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -123,7 +123,7 @@ def class_tables(result: Mapping[str, Any]) -> str:
 
 
 def _metrics(classes: Mapping[str, Mapping[str, float]], noun: str) -> str:
-    """Return precision, recall and F1 of each class, or of the worst of many."""
+    """Return a table of the precision, recall and F1 of each class; if there are many classes, only of those with the lowest F1."""
     shown, header = list(classes), noun
     if len(classes) > _MAX_CLASSES:
         shown = sorted((name for name in classes if classes[name]["support"]), key=lambda name: classes[name]["f1"])[:_WORST]

@@ -47,7 +47,7 @@ class Sampling:
     seed: Annotated[int | None, typer.Option(metavar="S", help="The seed for sampling.")] = None
 
     def overrides(self) -> dict[str, Any]:
-        """Return the given options as overrides."""
+        """Return the options that were given, as overrides."""
         return {f"generation.{name}": value for name, value in asdict(self).items() if value not in (None, [])}
 
 
@@ -121,7 +121,7 @@ def _read_prompts(
 ) -> Iterator[list[Prompt]] | None:
     """Return the prompts in batches, read lazily; a file is opened now, and closed by `stack`.
 
-    A batch from a pipe holds the lines that have arrived: no line waits for the next. None only with --chat on a terminal, where a
+    A batch from a pipe holds the lines that have arrived: no line waits for the next. None if --chat is given alone on a terminal: a
     conversation begins. Raises UsageError, DataError; an error in a line is raised after the batch of the lines before it.
     """
     unknown = [word for word in words if word != "-"]
@@ -150,12 +150,12 @@ def _read_prompts(
 
 
 def _write_line(prompt: Prompt, answer: dict[str, Any]) -> None:
-    """Write the JSON line of docs/cli.md: the fields of the input, and those of the answer."""
+    """Write the JSON line that docs/cli.md describes: the fields of the input, and those of the answer."""
     console.json(json_line(prompt.given | answer))
 
 
 def _write_answers(generator: "TextGenerator", batches: Iterator[list[Prompt]], text: str | None) -> tuple[int, int]:
-    """Answer the prompts; return the numbers of prompts and new tokens. `text`: the only prompt, whose answer is written as text."""
+    """Answer the prompts; return the numbers of prompts and new tokens. `text`: the only prompt, if its answer is to be written as text."""
     count = tokens = 0
     with ExitStack() as stack:
         with generator.session.stop.at_once():
@@ -214,7 +214,10 @@ def _read_message(session: "Session") -> str | None:
 
 
 def _answer(generator: "TextGenerator", text: str, turn: int, as_json: bool) -> "TextCompletion":
-    """Generate the model's turn, and write it as tokens arrive."""
+    """Generate the model's answer to the rendered conversation `text`, and write it as tokens arrive, unless `as_json`.
+
+    Ctrl-C ends the answer.
+    """
     session, pressed = generator.session, threading.Event()
     with forwarded(lambda _: pressed.set(), (signal.SIGINT,)):
         completion = _complete(generator, text, turn - 1, lambda: pressed.is_set() or session.should_stop(), live=not as_json)

@@ -65,7 +65,7 @@ def inspect(
 
     request = tuned.request_of("inspect", recipe, overrides)
     shown = request.written.recipe if request.written is not None else None
-    if is_trained := shown is None or tuned.checkpoint is not None or tuned.data is not None:  # else the recipe may be an evaluation's
+    if is_trained := shown is None or tuned.checkpoint is not None or tuned.data is not None:  # else it may be for evaluation only
         request.check()
     with command_session("inspect", CarbonSection(enabled=False)) as session:
         from tfkit.engine.tools.inspection import inspect_first_step
@@ -111,7 +111,7 @@ def _in_words(name: str, value: Any) -> Any:
 
 
 def _token_lines(tokens: "list[ShownToken]", width: int) -> Iterator[list[Part]]:
-    """Yield the lines of a row: its tokens, wrapped, after their kind at the left; a separator between documents."""
+    """Yield the lines of a row: at the left the kind of the tokens, then the tokens, wrapped; a separator line between documents."""
     for number, (_, document) in enumerate(groupby(tokens, key=lambda token: token.document)):
         if number:
             yield [("  ---", "bold")]
@@ -135,7 +135,7 @@ def _shorten(lines: list[list[Part]], most: int | None) -> Iterator[list[Part]]:
 
 
 def _mask_lines(masks: "Sequence[ShownMask]", width: int) -> Iterator[list[Part]]:
-    """Yield the masks line by line: a row for each token, a column for each token it may see; in a long text, for several tokens."""
+    """Yield the masks line by line: a row for each query token, a column for each key token; in a long text, each for several tokens."""
     from tfkit.engine.tools.inspection import MEANINGS
 
     seen: set[str] = set()
@@ -167,6 +167,6 @@ def _title(mask: "ShownMask") -> str:
 
 
 def _drawn(rows: Sequence[str], column: int, together: int) -> str:
-    """Return the character for a block of cells: the one that all have, _PARTLY if some are seen, or else the most frequent reason."""
+    """Return the character for a block of cells: that of all cells if they agree; else _PARTLY if some are seen, or the most common one."""
     cells = Counter("".join(row[column : column + together] for row in rows))
     return next(iter(cells)) if len(cells) == 1 else _PARTLY if "#" in cells else max(cells, key=lambda one: cells[one])

@@ -1,4 +1,4 @@
-"""tfkit inspect --attention: what the heads of a checkpoint attend to in a text, and which tokens it expects next, as text."""
+"""tfkit inspect --attention: what the heads of a checkpoint attend to in a text, and which tokens the model expects next, as text."""
 
 import datetime
 from collections.abc import Iterator, Sequence
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from tfkit.engine.inference.head_patterns import HeadPattern
 
 Part = tuple[str, str]  # a text and its style
-_SHADES = ((0.75, "█"), (0.5, "▓"), (0.25, "▒"), (0.05, "░"), (0.0, "."))  # from this weight on
+_SHADES = ((0.75, "█"), (0.5, "▓"), (0.25, "▒"), (0.05, "░"), (0.0, "."))  # each from this weight on
 _UNSEEN = " "
 _LETTERS = {
     "previous token": "P",
@@ -42,7 +42,7 @@ LABEL = 14  # columns of a token's name, at most
 
 @dataclass(frozen=True, kw_only=True)
 class Looked:
-    """The text in which attention is shown, and the part that is shown."""
+    """The options of --attention: the text, the part of its attention that is shown, and the form of the output."""
 
     attention: Annotated[str | None, typer.Option(metavar="TEXT", help="Show what each head of --from attends to in TEXT.")] = None
     target: Annotated[
@@ -168,7 +168,7 @@ def _summary_lines(patterns: "Sequence[HeadPattern]", heads: int, width: int) ->
 
 
 def _head_lines(attended: "AttendedText", name: str, layer: int, head: int, width: int) -> Iterator[list[Part]]:
-    """Yield a line for each token of one head: the weights of all tokens as shades, if there is room, and the strongest by name."""
+    """Yield a line for each query token: the head's weights on all keys as shades, if there is room, and the keys of largest weight."""
     pattern = next(one for one in attended.patterns(name) if (one.layer, one.head) == (layer, head))
     weights, visible = attended.maps[name][layer, head], attended.visible[name][layer]
     queries, keys = ([console.result_token(token) for token in tokens] for tokens in attended.axes(name))

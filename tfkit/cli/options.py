@@ -124,7 +124,7 @@ class Tuned:
     rows: Rows = None
 
     def request(self, kind: "TrainingKind | None", recipe: str | None, changes: Sequence[str]) -> "TrainingRequest":
-        """Return the request for a training by the recipe, if there is one, with these changes."""
+        """Return the request for a training with these options and `changes`, by the recipe if one is given."""
         from tfkit.engine.recognition.own_data import training_request
         from tfkit.recipe import open_recipe
         from tfkit.recipe.reading.overrides import parse_overrides
@@ -134,20 +134,20 @@ class Tuned:
         return training_request(kind, source, parse_overrides(changes), *named, rows=self.rows)
 
     def request_of(self, command: str, recipe: str | None, overrides: Sequence[str] | None) -> "TrainingRequest":
-        """Return the request for a training that a command shows or plans without running it. Raise UsageError if nothing names one."""
+        """Return the request for a training that is only shown or planned. Raise UsageError without a recipe, data and checkpoint."""
         chosen, changes = split_recipe(command, recipe, overrides)
         if chosen is None and self.checkpoint is None and self.data is None:
             raise UsageError(f"{command}: which training? Give a RECIPE, or --data F, and --from CKPT to train a checkpoint")
         return self.request(None, chosen, changes)
 
     def changed(self, overrides: Mapping[str, Any], source: "RecipeText | None") -> dict[str, Any]:
-        """Return the overrides with these options added (in a recipe with stages, for its first stage). Raise UsageError."""
+        """Return the overrides with these options added (with stages: for the first stage). Raise UsageError for invalid --columns."""
         from tfkit.engine.recognition.own_data import tuning_overrides
 
         return tuning_overrides(overrides, source, self.checkpoint, self.data, named_columns(self.columns), self.rows)
 
     def words(self) -> list[str]:
-        """Return the options that were given as words of a command line."""
+        """Return the words of a command line for the options that were given."""
         return option_words(("from", self.checkpoint), ("data", self.data), ("columns", self.columns), ("rows", self.rows))
 
 
@@ -182,7 +182,7 @@ def flatten_options(command: Callable[..., object]) -> Callable[..., object]:
 
     @wraps(command)
     def flat(**given: Any) -> None:
-        _call(command, given)  # without --quiet, whose callback has set it
+        _call(command, given)  # --quiet is left out: its callback has applied it
 
     quiet = inspect.Parameter("quiet", inspect.Parameter.KEYWORD_ONLY, default=False, annotation=Quiet)
     flat.__signature__ = inspect.signature(command).replace(parameters=[*_flat(command), quiet])  # type: ignore[attr-defined]
@@ -196,14 +196,14 @@ def _flat(function: Any) -> Iterator[inspect.Parameter]:
 
 
 def _call(function: Any, given: Mapping[str, Any]) -> Any:
-    """Call a command, or make a group, with those of the given options that it has."""
+    """Call a command, or construct a group, with those of the given options that are its parameters."""
     parameters = inspect.signature(function).parameters
     values = {name: _call(one.annotation, given) if is_dataclass(one.annotation) else given[name] for name, one in parameters.items()}
     return function(**values)
 
 
 def named_columns(columns: str | None) -> dict[str, Any]:
-    """Return the column of each role that --columns names; empty without it. Raise UsageError.
+    """Return the column for each role in --columns; empty without the option. Raise UsageError for a part that is not ROLE=COLUMN.
 
     A comma separates two columns if a role follows it; `choices=[a, b]` names a column for each item. Quotes keep the spaces at the ends
     of a name: `label='topic '`.
@@ -225,7 +225,7 @@ def has_outer_space(name: str) -> bool:
 
 
 def option_words(*given: tuple[str, str | float | None]) -> list[str]:
-    """Return those of the options, by name and value, that are not None, as words of a command line."""
+    """Return the words of a command line for those of the (name, value) pairs whose value is not None."""
     return [word for name, value in given if value is not None for word in (f"--{name}", str(value))]
 
 
@@ -241,7 +241,7 @@ def split_arguments(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
 
 
 def split_recipe(command: str, recipe: str | None, overrides: Sequence[str] | None) -> tuple[str | None, list[str]]:
-    """Return the recipe, None if it was left out, and the changes. Without a recipe, the argument RECIPE is the first key=value.
+    """Return the recipe, None if it was left out, and the changes. If it was left out, the argument `recipe` is the first key=value.
 
     Raises UsageError for several recipes.
     """

@@ -20,7 +20,7 @@ EXAMPLES = (
     "tfkit plan --from hub:sentence-transformers/all-MiniLM-L6-v2 --data reviews.csv",
 )
 
-_MIN_TRAFFIC = 0.001  # fraction of the total that is shown: besides weights and gradients, ranks exchange a few numbers
+_MIN_TRAFFIC = 0.001  # a kind of traffic that is a smaller fraction of the total is not shown, such as a few numbers that ranks exchange
 _PARTS_OF_STEPS = ("attention", "head")  # included in forward and backward
 
 
@@ -107,7 +107,7 @@ def _table(plan: "Estimate") -> str:
 
 
 def _rank_rows(cluster: dict[str, Any]) -> dict[str, str]:
-    """Return the table's rows about ranks: memory and traffic in both layouts, and their parts in the planned one."""
+    """Return the table's rows about ranks: memory and traffic in each layout, and what they consist of in the planned layout."""
     layout, units = cluster["layout"], cluster["gathered_units"]
     fits = "" if cluster["fits"] else ": DOES NOT FIT the memory"
     memory, traffic = cluster["memory_bytes"], cluster["traffic_bytes_per_step"]
@@ -126,7 +126,7 @@ def _rank_rows(cluster: dict[str, Any]) -> dict[str, str]:
 
 
 def _shares(flops: dict[str, float]) -> str:
-    """Return the parts of the FLOPs as fractions, largest first, then the fractions of the steps that attention and the head take."""
+    """Return the parts of the FLOPs as fractions, largest first, then the fractions of the steps' FLOPs in attention and in the head."""
     total = flops["total"] or 1.0
     parts = sorted(((value, name) for name, value in flops.items() if name not in ("total", *_PARTS_OF_STEPS) and value), reverse=True)
     shown = ", ".join(f"{name} {value / total:.0%}" for value, name in parts)

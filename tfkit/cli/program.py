@@ -38,7 +38,7 @@ class AlreadyReportedError(Exception):
 
 
 def run(words: list[str], signals: StopSignals) -> int:
-    """Run a command line and return the exit code. Raises KeyboardInterrupt, and Stopped or the exception that a library made of it."""
+    """Run a command line and return the exit code. A signal raises Stopped or KeyboardInterrupt, which a library may wrap."""
     console.begin("--json" in words)
     set_crash_folder(None)
     words_of_command[:] = words

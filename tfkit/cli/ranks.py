@@ -1,4 +1,4 @@
-"""--ranks N: a command that starts the processes of all ranks, and a command that is one of these processes."""
+"""--ranks N: the command that starts the processes of all ranks, and the same command as it runs in each of these processes."""
 
 import contextlib
 from collections.abc import Callable
@@ -16,12 +16,12 @@ if TYPE_CHECKING:
 
 
 def join_training(attempt: Attempt, request: "Callable[[], TrainingRequest] | None" = None, *, planned: bool = False) -> Ranks | None:
-    """Return the ranks of a training if this process leads it; None if its part is done.
+    """Return the ranks of a training if this process is the first one, which leads it; None if this process has nothing left to do.
 
-    With --ranks N, a process that is no rank starts N processes of the same command and waits for them. Ranks other than the
-    first follow it, and warn if the recipe of their command, which `request` opens, is not rank 0's. Raises AlreadyReportedError with the
-    exit code of the started processes. `planned`: the training is only planned, and no process is started: return the ranks as rank 0
-    will see them.
+    With --ranks N, a process that is no rank starts N processes of the same command and waits for them. The other ranks follow the first
+    to the end, and warn if the recipe of their own command, which `request` opens, differs from that of rank 0. Raises AlreadyReportedError
+    with the exit code of started processes that failed. `planned`: the training is only planned, so that no process is started; the first
+    rank gets the ranks that the training would have.
     """
     if planned:
         ranks = find_ranks()
@@ -34,7 +34,7 @@ def join_training(attempt: Attempt, request: "Callable[[], TrainingRequest] | No
 
 
 def start_ranks(requested: int | None) -> Ranks | None:
-    """Return the ranks of this process; None if it has started them and all succeeded. Raises AlreadyReportedError if one failed."""
+    """Return this process's view of the ranks; None if it has started them and all succeeded. Raises AlreadyReportedError if one failed."""
     found = find_or_start(requested, words_of_command, forwarded, console.error)
     if isinstance(found, Ranks):
         return found
@@ -51,7 +51,7 @@ def _follow(ranks: Ranks, threads: int | None, request: "Callable[[], TrainingRe
     set_crash_folder(None)
     own = None
     if request is not None:
-        with contextlib.suppress(UsageError):  # a rank needs no recipe
+        with contextlib.suppress(UsageError):  # only rank 0 needs a recipe
             own = request().given
     with StopSignals(acknowledge=console.acknowledge) as signals:
         try:

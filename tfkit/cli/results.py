@@ -70,7 +70,7 @@ def show(
 
 
 def training_text(result: dict[str, Any]) -> str:
-    """Return the result of a training as text for people; of a chain, that of each stage."""
+    """Return the result of a training as text for people; for a chain, the results of its stages and their totals."""
     if "trials" in result:
         return _sweep(result)
     if "stages" in result:
@@ -114,7 +114,7 @@ def _sweep(result: dict[str, Any]) -> str:
 
 
 def _lineage(result: dict[str, Any]) -> str:
-    """Return the emissions of the run, alone and with those of its ancestors; empty if it has none."""
+    """Return the emissions of the run, alone and with those of its ancestors; empty if the run has no ancestors."""
     own, inherited = result.get("emissions_g"), result.get("inherited_g")
     if inherited is None:
         is_unknown = result.get("inherited_is_lower_bound")
@@ -128,7 +128,7 @@ def _lines(result: dict[str, Any]) -> str:
     loss, evaluation, used = result["loss"], result["evaluation"], _footprint(result)
     best = result.get("best")  # None: nothing was scored, or a run of an older version
     steps, tokens = format_number_of(result["steps"], "step"), format_count(result["tokens"])
-    # In a result of version 0.1.0, `seconds` is the time of the loop.
+    # In a result of version 0.1.0, `seconds` is the time of the training loop alone.
     seconds = format_seconds(result.get("train_seconds") or result["seconds"])
     place = f" ({result['place']})" if result.get("place") else ""  # a run of an older version has none
     earlier = best["step"] if best and best["step"] != result["steps"] else None
@@ -153,7 +153,7 @@ def _lines(result: dict[str, Any]) -> str:
 
 
 def _pieces(result: dict[str, Any]) -> str:
-    """Return the length of the pieces in which a language model's validation texts were scored, since scores depend on it."""
+    """Return the length of the pieces in which a language model's validation texts were scored: the scores depend on this length."""
     length = result.get("sequence_length")
     return f"  in pieces of at most {length:,} tokens" if length and "target_tokens" in result["evaluation"] else ""
 
@@ -176,7 +176,7 @@ def beside_baseline(result: dict[str, Any]) -> str:
 
 
 def _since_before(result: dict[str, Any]) -> str:
-    """Compare the best checkpoint with the model before the first step; empty if that is unknown, or its head was new."""
+    """Compare the best checkpoint with the model before the first step, unless that model's head was random, or its score is unknown."""
     gain, best, shown = result.get("improvement"), result.get("best"), result.get("best_baseline")
     if gain is None or not best:
         return ""
@@ -202,5 +202,5 @@ def _measured(result: dict[str, Any]) -> str:
 
 
 def _number(value: float | None) -> str:
-    """Format a value. None is a value that is not finite, which JSON cannot hold: the document names it in `nonfinite`."""
+    """Format a value of a result. None: the value was not finite, so that JSON cannot hold it."""
     return "not finite" if value is None else f"{value:.4g}"

@@ -56,7 +56,7 @@ def runs(
 
 
 def _delete(unfinished: "Sequence[ListedRun]", *, yes: bool) -> list[str]:
-    """Delete runs, after asking unless `yes`, and return them. Raises UsageError if nobody can be asked."""
+    """Delete runs, after asking unless `yes`; return the folders of the deleted ones. Raises UsageError if nobody can be asked."""
     from tfkit.run.folder import delete_run
 
     if not unfinished:
@@ -77,7 +77,7 @@ def _delete(unfinished: "Sequence[ListedRun]", *, yes: bool) -> list[str]:
 
 
 def _table(listed: "Sequence[ListedRun]") -> str:
-    """Return the runs as a table that fits the terminal, or 80 columns: if it is too wide, columns are left out, and named below it."""
+    """Return the runs as a table that fits the terminal (else 80 columns): columns for which there is no room are named below the table."""
     names, rows, width = [*_HEAD], [_HEAD, *map(_row, listed)], shutil.get_terminal_size().columns
     table, left_out = align_columns(rows, None), list[str]()
     for name in _LEFT_OUT:

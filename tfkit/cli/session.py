@@ -1,4 +1,4 @@
-"""The session of a command without gradients: its leading and following ranks, its energy meter, and its stop signals."""
+"""The session of a command that does not train: its leading and following ranks, its energy meter, and its stop signals."""
 
 import sys
 from collections.abc import Callable, Iterator
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 def stdin_bytes(content: str, remedy: str) -> Any:
-    """Return the bytes of stdin, unbuffered. If stdin is closed, raises DataError, which names the `content` and the `remedy`."""
+    """Return stdin as an unbuffered byte stream. Raises DataError if it is closed, with the `content` and the `remedy` in the message."""
     if sys.stdin is None:
         raise DataError(f"stdin: closed, so no {content} can be read from it; give {remedy}")
     return getattr(sys.stdin.buffer, "raw", sys.stdin.buffer)
@@ -40,10 +40,11 @@ def open_as_leader(
     out: Path | None = None,
     option: str = "--out",
 ) -> T | None:
-    """Open a checkpoint and return it if this process leads the command; None if its part is done.
+    """Open a checkpoint and return it if this process leads the command; None if this process has nothing left to do.
 
-    Ranks other than the first call `follow`. `refuse_ranks`: the reason why several ranks are refused, if they are. Raises UsageError and
-    MachineError, before anything is loaded, for a run folder or a file `out` that cannot be written or belongs to the inputs.
+    Ranks other than the first call `follow` before they return None. `refuse_ranks`: the reason why several ranks are refused, if they are.
+    Raises UsageError and MachineError, before anything is loaded, for a run folder or a file `out` that cannot be written or belongs to the
+    inputs.
     """
     size, place = execution.ranks or find_ranks().size, (execution.device, execution.threads)
     if refuse_ranks and size > 1:

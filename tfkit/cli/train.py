@@ -24,8 +24,8 @@ from tfkit.run.signals import StopSignals
 def run_training(attempt: Callable[[StopSignals], dict[str, Any]], options: RunOptions, words: Sequence[str], *, as_json: bool) -> None:
     """Run an attempt and show its result. If a signal or a budget stops it, the last line of the output is the command that continues it.
 
-    `words`, the command and its arguments, repeat an attempt that ends before its training begins: until then the run folder lacks the
-    recipe and the changes of this attempt.
+    `words`: the command and its arguments. They are that command if the attempt ends before its training begins: until then the run folder
+    lacks the recipe and the changes of the attempt, so that `tfkit resume` would not do the same.
     """
     set_crash_folder(options.run)
     with StopSignals(acknowledge=console.acknowledge) as signals:
@@ -99,7 +99,7 @@ def to_run_options(
 
 
 def _flags(options: RunOptions, as_json: bool, *, runs_code: bool) -> list[str]:
-    code = runs_code or options.code.every_file  # also where the files are allowed: the command may be run on another machine
+    code = runs_code or options.code.every_file  # also if the code files are allowed here: the command may be run on another machine
     given = {"exact": options.exact, "force": options.force, "allow-code": code, "json": as_json}
     flags = [f"--{name}" for name, is_given in given.items() if is_given]
     ranks, stages = None if options.ranks.is_alone else options.ranks.size, ",".join(options.stages) or None

@@ -1,9 +1,10 @@
 """The only place that prints. The result goes to stdout, and nothing else does; messages, warnings and progress go to stderr.
 
-Names and labels may come from folders of others, so control characters are escape sequences in all that is written for people.
+Names and labels may come from other people's folders, so control characters are replaced by escape sequences in all text for people.
 
-On a terminal and in a notebook, progress is a live line (rich, imported when the first is drawn); elsewhere it is plain lines. Where the
-locale is C or the stream cannot encode a character, messages are ASCII; a result is data and stays as it is, its JSON escaped.
+On a terminal and in a notebook, progress is a live line, drawn by rich, which is imported for the first one; elsewhere it is plain lines.
+In the C locale, or if the encoding of the stream is not a UTF, messages and `result_parts` are ASCII, and JSON has escapes; in any other
+result only the characters that the stream cannot encode are escaped.
 """
 
 import contextlib
@@ -28,7 +29,7 @@ _STYLES = {"red": _RED, "yellow": _YELLOW, "green": "\x1b[32m", "dim": "\x1b[2m"
 # JSON allows these characters in a string, but some readers split lines at U+2028 and U+2029, and terminals obey the others.
 _JSON_ESCAPES = {code: f"\\u{code:04x}" for code in (*OBEYED, 0x2028, 0x2029)}
 _quiet = False
-_json_wanted = False  # an error is then a document on stdout, too
+_json_wanted = False  # whether an error is also written to stdout, as a JSON document
 _json_written = False
 
 
@@ -39,14 +40,14 @@ class ReaderGone(Exception):
 
 
 def begin(as_json: bool) -> None:
-    """Begin a command: not quiet, and no result written yet; `as_json`: its errors are documents, too."""
+    """Reset the state for a new command: not quiet, and no result written yet. `as_json`: write the command's error as JSON, too."""
     global _json_wanted, _json_written
     set_quiet(False)
     _json_wanted, _json_written = as_json, False
 
 
 def set_quiet(quiet: bool) -> None:
-    """Silence `say`, and limit `progress` and `live` to one line a minute; results, decisions, warnings and errors are still written."""
+    """Set whether `say` is silent, and `progress` and `live` write a line a minute; results, decisions and warnings are always written."""
     global _quiet
     _quiet = quiet
 
@@ -60,7 +61,7 @@ def result(text: str) -> None:
 
 
 def piece(text: str) -> None:
-    """Write a part of a result that is data, such as a generated text, without a line break: it stays as it is, except on a terminal."""
+    """Write data, such as a generated text, as a part of the result: unchanged and without a line break; on a terminal it is escaped."""
     _write_result(escaped(text) if sys.stdout is not None and sys.stdout.isatty() else text)
 
 
@@ -72,24 +73,24 @@ def result_parts(parts: Sequence[tuple[str, str]]) -> None:
 
 
 def result_text(text: str) -> str:
-    """Return a text as `result_parts` writes it, which may be wider: with escape sequences, and in ASCII where the stream needs that."""
+    """Return a text as `result_parts` writes it: escaped, and in ASCII if stdout needs that. The result may be wider than `text`."""
     line = escaped_line(text)
     return line if supports_unicode(sys.stdout) else ascii_only(line)
 
 
 def result_token(token: str) -> str:
-    """Return an entry of a vocabulary as `result_text` does, but in ASCII with a plain mark for the space before a word."""
+    """Return `result_text` of a vocabulary entry. If that would differ from the entry, first replace the marks of a space (Ġ, ▁) by "_"."""
     shown = result_text(token)
     return shown if shown == token else result_text(token.replace("Ġ", "_").replace("▁", "_"))
 
 
 def result_columns() -> int | None:
-    """Return the width of the terminal that shows the result; None if it goes elsewhere, where no line is wrapped."""
+    """Return the width of the terminal that shows the result; None if stdout is no terminal, so that no line is wrapped."""
     return shutil.get_terminal_size().columns if is_terminal(sys.stdout) else None
 
 
 def json(document: Any, error: TfkitError | Stopped | None = None) -> None:
-    """Write a JSON document on one line, with the `error` that ends the command. ValueError for NaN and infinities: JSON has none."""
+    """Write a JSON document on one line, with the `error` that ends the command. Raises ValueError for NaN and infinities."""
     global _json_written
     if error is not None:
         document = {**error_document(error.exit_code, str(error)), **document}
@@ -99,9 +100,9 @@ def json(document: Any, error: TfkitError | Stopped | None = None) -> None:
 
 
 def error_result(text: str, code: int) -> None:
-    """Write an error as a JSON document, unless the command writes text, or has written its result, which may describe the error better."""
+    """With --json, write an error as a JSON document, unless the command has written its result, which may describe the error better."""
     if _json_wanted and not _json_written:
-        with contextlib.suppress(ReaderGone, MachineError):  # stdout is closed or full: stderr and the exit code remain
+        with contextlib.suppress(ReaderGone, MachineError):  # stdout is closed or full: the error is still reported on stderr
             json(error_document(code, text))
 
 
@@ -197,7 +198,10 @@ def _discard_buffer(stream: TextIO) -> None:
 
 @contextlib.contextmanager
 def progress(description: str, total: int | None = None, unit: str = "") -> Iterator[Counter]:
-    """Show a count up to `total` (None: unknown) in `unit`: off a terminal a line every ten seconds (quiet: a minute), and a last one."""
+    """Yield a counter that shows its progress: as a live line on a terminal; elsewhere as a line every ten seconds (quiet: every minute).
+
+    Off a terminal, a last line follows if there was an earlier one. `total`: the count at the end; None: unknown. `unit`: what is counted.
+    """
     with line_display(_quiet, _write_line) as show:
         yield (counter := Counter(description, total, unit, show))
         counter.finish()
@@ -205,6 +209,6 @@ def progress(description: str, total: int | None = None, unit: str = "") -> Iter
 
 @contextlib.contextmanager
 def live() -> Iterator[LiveLine]:
-    """Show the live line of training: one line that always fits the terminal; elsewhere a plain line for each update."""
+    """Yield the live line of a training, which always fits the terminal; elsewhere each update is a plain line (quiet: one a minute)."""
     with line_display(_quiet, _write_line) as show:
         yield LiveLine(show)

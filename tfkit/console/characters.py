@@ -40,7 +40,9 @@ def ascii_only(text: str) -> str:
 
 
 def supports_unicode(stream: "IO[str] | TextIO | None") -> bool:
-    """Return whether the stream and the locale support every character. The encoding does not suffice: in the C locale, it is UTF-8."""
+    """Return whether the stream and the locale support every character. The encoding alone does not show it: Python's is UTF-8 even in the
+    C locale.
+    """
     if os.name == "posix":
         locale = next((value for name in ("LC_ALL", "LC_CTYPE", "LANG") if (value := os.environ.get(name))), "C")
         if locale in ("C", "POSIX"):
@@ -88,7 +90,10 @@ def wrap(words: Iterable[str], width: int) -> Iterator[str]:
 
 
 def fit(parts: list[str], width: int, fraction: float | None = None, *, unicode: bool = True) -> str:
-    """Join parts into a line of at most `width` characters, from the left, as many as fit; if there is room, with a bar for `fraction`."""
+    """Join as many parts, from the first on, as fit into a line of `width` characters. If none fits, the first is cut.
+
+    If all fit and at least ten columns are free, the line ends with a bar for `fraction`.
+    """
     parts = parts if unicode else [ascii_only(part) for part in parts]
     line = ""
     for part in parts:

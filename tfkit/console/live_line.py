@@ -1,4 +1,4 @@
-"""A progress line that replaces the previous one, drawn by rich, imported for the first line; elsewhere plain lines at intervals."""
+"""A progress line that replaces the previous one, drawn by rich (imported for the first line); off a terminal, plain lines at intervals."""
 
 import builtins
 import contextlib
@@ -21,7 +21,10 @@ Write = Callable[[str], None]
 
 
 class LineDisplay(Protocol):
-    """Shows a line: on a `terminal` in place of the previous one, elsewhere as a plain line. Lines are `seconds` apart."""
+    """Shows a line: on a `terminal` in place of the previous one, elsewhere as a plain line.
+
+    `seconds`: the least time between two lines that are drawn on a terminal, or between two plain lines of a counter.
+    """
 
     terminal: bool
     seconds: float
@@ -82,7 +85,7 @@ class _PlainLines:
 
     def __init__(self, write: Write, *, quiet: bool):
         self.write, self.seconds = write, _QUIET_SECONDS if quiet else _PLAIN_SECONDS
-        self.due = time.monotonic() + self.seconds if quiet else None  # None: each record of a training is a line
+        self.due = time.monotonic() + self.seconds if quiet else None  # None: every line is written
 
     def __call__(self, parts: list[str], fraction: float | None) -> None:
         if self.due is not None:
@@ -111,7 +114,7 @@ class _RichLine:
 
 @contextlib.contextmanager
 def line_display(quiet: bool, write: Write) -> Iterator[LineDisplay]:
-    """Open a line display on stderr; off a terminal, `write` writes its plain lines, with `quiet` one a minute."""
+    """Open a display of lines on stderr. Off a terminal, or with `quiet`, lines are plain and go to `write`; with `quiet`, one a minute."""
     stream = sys.stderr
     if quiet or not (is_terminal(stream) or _is_notebook()):
         yield _PlainLines(write, quiet=quiet)
@@ -129,7 +132,7 @@ def line_display(quiet: bool, write: Write) -> Iterator[LineDisplay]:
 def _is_notebook() -> bool:
     """Return whether output goes to a Jupyter notebook in which rich, with ipywidgets, can redraw a line."""
     if not hasattr(builtins, "get_ipython") or importlib.util.find_spec("ipywidgets") is None:
-        return False  # without importing rich
+        return False  # decided without importing rich
     from rich.console import Console
 
     return Console().is_jupyter

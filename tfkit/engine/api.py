@@ -50,7 +50,7 @@ if TYPE_CHECKING:
 
 __all__ = ["average", "evaluate", "finetune", "generate", "load", "plan", "predict", "pretrain", "resume", "sweep", "track"]
 
-Columns = Mapping[str, str | Sequence[str]] | None  # of the data, by role: {"text": "question"}
+Columns = Mapping[str, str | Sequence[str]] | None  # the data's column for each role: {"text": "question"}
 ShouldStop = Callable[[], bool] | None
 Train = Callable[["RunOptions", Listener, StopRequest], dict[str, Any]]
 OpenSession = Callable[[StopRequest], AbstractContextManager["Session"]]
@@ -82,14 +82,14 @@ def pretrain(
     """Train the model of a recipe from random weights, in the folder `run` (default: runs/<recipe>).
 
     `data`: a file, folder or glob to train on, of which a part is held out; the fields of the recipe that depend on the amount of text
-    are computed from it unless the overrides set them. Without a recipe a small decoder is trained. `tokens` or `minutes`: the length.
+    are computed from it unless the overrides set them. Without a recipe a small decoder is trained. `tokens`, `minutes`: how long to train.
     A recipe with stages runs its stages in order, or only those in `stages`; its overrides begin with a stage's name.
     `should_stop` is called between micro-batches; the result of a run that it stops has the status "stopped", and the unfinished step is
     dropped. KeyboardInterrupt is raised once the last complete step is saved. Raises the classes of tfkit.errors.
 
     `ranks`: how many processes on this machine train together: this one, and others that are started for the call and end with it.
-    `allow_code`: run the code that the recipe of a resumed run names even if it was not allowed before. A new run does not need it: its
-    recipe says allow_code itself.
+    `allow_code`: run the code that the recipe of a resumed run names even if it was not allowed before. For a new run, the recipe's own
+    allow_code: true is enough.
     """
     if recipe is None and data is None:
         raise UsageError("pretrain: what is trained? Give a recipe, or data=F, a text")
@@ -119,10 +119,10 @@ def finetune(
     listener: Listener | None = None,
     should_stop: ShouldStop = None,
 ) -> TrainingResult:
-    """Fine-tune the checkpoint `start` on `data` or the recipe's own. Without a recipe the task is inferred from the data and the model.
+    """Fine-tune the checkpoint `start` on `data` (defaults: the recipe's). Without a recipe, the data and the model show what the task is.
 
-    `columns`: the column of each role, {"text": "question", "label": "topic"}; others are recognised. In a recipe with stages,
-    `start`, `data` and `columns` belong to the first stage. For the other arguments see `pretrain`.
+    `columns`: the column of `data` for each role, {"text": "question", "label": "topic"}; columns for other roles are recognised. In a
+    recipe with stages, `start`, `data` and `columns` belong to the first stage. For the other arguments see `pretrain`.
     """
     request = _request("fine-tuning", recipe, overrides, start, data, columns)
     given = {"resume": resume, "exact": exact, "force": force, "device": device, "threads": threads, "stages": stage_names(stages)}
@@ -144,9 +144,9 @@ def resume(
     listener: Listener | None = None,
     should_stop: ShouldStop = None,
 ) -> TrainingResult | SweepResult:
-    """Continue the run in a folder as it was started; a finished run returns its result again. For the other arguments see `pretrain`.
+    """Continue the run in the folder `run` as it was started. For the other arguments see `pretrain`.
 
-    Returns a SweepResult for the folder of a sweep, else a TrainingResult.
+    Returns a SweepResult for the folder of a sweep, else a TrainingResult; for a finished run, its result is returned again.
     """
     from tfkit.engine.chains import sweep_plan, sweeping
 
@@ -179,8 +179,9 @@ def sweep(
     """Train a recipe once for each combination of the values in `space`, and compare the trials by their scores on held-out rows.
 
     If `recipe` is None, it is inferred once from `start` and `data`, as by `finetune`, with the first value of each field in `space`.
-    `space`: {"optimizer.lr": [1e-3, 3e-3]}; with `trials`, whose values Optuna chooses, also ranges: {"optimizer.lr": "1e-5..1e-2"}. Each
-    trial is a run in its own folder inside `run` (default: runs/<recipe>-sweep). For the other arguments see `pretrain` and `finetune`.
+    `space`: {"optimizer.lr": [1e-3, 3e-3]}. `trials`: how many trials to run, with values that Optuna chooses, also from ranges in `space`:
+    {"optimizer.lr": "1e-5..1e-2"}; None: all combinations. Each trial is a run in its own folder inside `run` (default:
+    runs/<recipe>-sweep). For the other arguments see `pretrain` and `finetune`.
     """
     from tfkit.engine.chains import sweeping
 
@@ -246,9 +247,9 @@ def evaluate(
     listener: Listener | None = None,
     should_stop: ShouldStop = None,
 ) -> EvaluationResult:
-    """Score the checkpoint `start` on `data`, else on data.validation of the recipe, else of the run that made the checkpoint.
+    """Score the checkpoint `start` on `data`; by default on data.validation of the recipe or, without one, of the checkpoint's own run.
 
-    `columns`: the column of `data` for each role, {"text": "question"}; other roles have the columns of the training, or recognised ones.
+    `columns`: the column of `data` for each role, {"text": "question"}; other roles use the columns of the training, or recognised ones.
     `allow_code`: run the code that the recipe names even if it was not allowed before. Raises Stopped if `should_stop` returns True; the
     scores of the rows so far are discarded.
     """
@@ -332,9 +333,9 @@ def load(
 ) -> "LoadedModel":
     """Load a checkpoint, a run folder (its best checkpoint, else its newest), a Hugging Face model folder, or hub:org/name@revision.
 
-    An adapter, tfkit's or peft's, is loaded as its base with the updates added. `precision`: float32, bf16, int8 (a model that can
-    answer, and be neither trained nor saved), or auto; a `dtype` replaces it. `verify`: compare the files with the manifests of their
-    folders, if there are any. `options`: those of tfkit.hub.load. Raises ModelError.
+    An adapter, tfkit's or peft's, is loaded as its base with the updates added. `precision`: float32, bf16, int8 (such a model can answer,
+    but can be neither trained nor saved), or auto; it is ignored if `dtype` is given. `verify`: compare the files with the manifests of
+    their folders, if there are any. `options`: those of tfkit.hub.load. Raises ModelError.
 
     Example::
 
@@ -372,7 +373,7 @@ def average(
 ) -> "Averaged":
     """Write the mean of the weights of a run's `last` newest checkpoints to the model folder `out`, which must not exist yet.
 
-    Returns the names of the checkpoints and the step of the last one. Raises UsageError, ModelError and MachineError.
+    Returns the names of the averaged checkpoints and the step of the newest. Raises UsageError, ModelError and MachineError.
     """
     from tfkit.engine.tools.averaging import average_checkpoints, choose_checkpoints
 
@@ -384,8 +385,8 @@ def average(
 def track(run: str | Path, *, to: str, project: str = "tfkit", listener: Listener | None = None) -> "list[Tracked]":
     """Send the metrics of a run, or of each stage or trial of one, to a tracker: wandb, mlflow, trackio, aim or tensorboard.
 
-    `project`: the project in the tracker; for mlflow and aim the experiment. What the tracker has already is not sent again. Raises
-    UsageError for a folder without metrics, and MachineError if the tracker is not installed or refuses (then with its message).
+    `project`: the project in the tracker; for mlflow and aim the experiment. Points that the tracker already has are not sent again. Raises
+    UsageError for a folder without metrics, and MachineError if the tracker is not installed, or with the tracker's message if it refuses.
     """
     from tfkit.engine.tools.tracking import track_run
 
@@ -429,7 +430,7 @@ def _run_options(call: str, run: Path, allow_code: bool, **given: Any) -> "RunOp
 def _until_stopped(
     train: Train, options: "RunOptions", ranks: int, should_stop: ShouldStop, listener: Listener | None
 ) -> dict[str, Any] | Stopped:
-    """Return the result of a training, stopped or not; if it was stopped before the first step, the Stopped, which has no result."""
+    """Return the result of a training, also of one that was stopped; if it was stopped before it had a result, return the Stopped."""
     from tfkit.engine.training_run.ranks_of_command import local_ranks
 
     try:
@@ -457,7 +458,7 @@ def _sweep(train: Train, options: "RunOptions", ranks: int, should_stop: ShouldS
 def _session_of(
     command: str, opened: "OpenedCheckpoint", run: str | Path | None, device: str | None, threads: int | None, listener: Listener | None
 ) -> OpenSession:
-    """Return a function that opens the session of a call for a stop request. Raises UsageError for a run folder among the inputs."""
+    """Return a function that takes a stop request and opens the call's session. Raises UsageError for a run folder among the inputs."""
     from tfkit.engine.inference.session import open_session
 
     require_count("threads", threads)
@@ -469,7 +470,7 @@ def _session_of(
 
 
 def _predictions(predictor: "RowAnswers", rows: Any, open_session: OpenSession, should_stop: ShouldStop) -> Iterator[dict[str, Any]]:
-    """Yield the answered rows; the model is loaded when the first is requested. Between two windows the caller's process state is back."""
+    """Yield the answered rows. The model is loaded for the first one; between two windows, the caller's process state is restored."""
     import torch
 
     windows = predictor.windows(predictor.given_rows(rows))

@@ -1,4 +1,4 @@
-"""The interfaces by which the engine reports, Listener, and is asked to stop, StopRequest; the console, and a notebook, implement them."""
+"""Two interfaces that a caller of the engine, such as the console, implements: Listener gets its reports, StopRequest asks it to stop."""
 
 import time
 from collections.abc import Iterator, Mapping
@@ -17,7 +17,7 @@ class ProgressBar(Protocol):
 
 
 class Live(Protocol):
-    """The live line of a training. `terminal`: whether an update replaces the line, so that every step is shown, or adds another one."""
+    """The live line of a training. `terminal`: an update replaces the line, so that every step can be shown; else it adds a line."""
 
     terminal: bool
 
@@ -26,7 +26,7 @@ class Live(Protocol):
 
 
 class Listener(Protocol):
-    """The receiver of reports. `tfkit.console` writes them to stderr, `Silent` nowhere."""
+    """A receiver of reports. `tfkit.console` writes them to stderr; `Silent` shows none."""
 
     def say(self, text: str) -> None:
         """Report something worth knowing."""
@@ -71,7 +71,7 @@ class Silent:
 
 
 class StopRequest(Protocol):
-    """A request that a computation should stop. `run.signals.StopSignals` is one that a signal such as SIGINT makes."""
+    """A request that a computation should stop. `run.signals.StopSignals` implements it for signals such as SIGINT."""
 
     def should_stop(self) -> bool:
         """Whether the computation should stop as soon as nothing is lost."""
@@ -110,7 +110,7 @@ class StoppingListener:
             yield _Watched(count, self)
 
     def check(self) -> None:
-        """Raise Stopped if the work should stop; the request is checked once in LOOK_SECONDS, and other calls return at once."""
+        """Raise Stopped if the work should stop. The request is checked at most once in LOOK_SECONDS; other calls return at once."""
         now = time.monotonic()
         if now - self._checked >= LOOK_SECONDS:
             self._checked = now

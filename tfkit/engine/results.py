@@ -36,8 +36,8 @@ class _Result:
 class TrainingResult(_Result, Measurement):
     """The result of pretrain, finetune and resume. `status` is finished or stopped; seconds are wall time, over all attempts.
 
-    For a recipe with stages, `stages` has the result of each by name; steps, tokens, time, energy and emissions are then sums, and the
-    other fields are those of the last stage that was run.
+    For a recipe with stages, `stages` maps the name of each stage to its result; steps, tokens, time, energy and emissions are then sums,
+    and the other fields are those of the last stage that was run.
     """
 
     run: str
@@ -45,7 +45,7 @@ class TrainingResult(_Result, Measurement):
     status: str
     steps: int
     tokens: int
-    loss: float | None  #: nats per target, over the steps of the last line of the log
+    loss: float | None  #: nats per target, as the mean over the steps of the last line in the log
     evaluation: dict[str, float | None]
     before: dict[str, float | None] | None  #: the same metrics before the first step of a fine-tuning
     improvement: float | None  #: how much the best checkpoint is better than `before`, by the metric that chose it; positive is better
@@ -106,7 +106,7 @@ class SweepResult(_Result):
     energy_kwh_parts: dict[str, float] | None
     emissions_g: float | None
     carbon_status: str | None
-    stopped_by: str | None  #: the key of the budget that ended it, or "request"; None: it is finished
+    stopped_by: str | None  #: the key of the budget that ended the sweep, or "request"; None: it is finished
     selection_factor: float | None  #: grams of all trials for each gram of the best one
     gates: list[dict[str, Any]]
 
@@ -131,7 +131,7 @@ class EvaluationResult(_Result, Footprint):
     context_length: int
     sequence_length: int
     classes: dict[str, dict[str, float]] | None  #: precision, recall, f1 and support of each class or tag
-    entities: dict[str, dict[str, float]] | None  #: the same of each kind of entity that tags mark
+    entities: dict[str, dict[str, float]] | None  #: the same metrics for each kind of entity that tags mark
     confusion: dict[str, dict[str, int]] | None  #: for each true class, how often each class was predicted; zeros are left out
     lost: dict[str, int] | None  #: the number of labelled rows that the model could not process, by reason; they count as wrong answers
     decoding: dict[str, Any] | None  #: the settings of generated texts
@@ -144,7 +144,7 @@ class EvaluationResult(_Result, Footprint):
 
 @dataclass(frozen=True)
 class Completion:
-    """The continuation of one prompt, which generate returns. `finish` is stop or length."""
+    """The continuation of one prompt, which generate returns. `finish`: stop (an end token or a stop text), or length (the most tokens)."""
 
     prompt: str
     completion: str

@@ -1,1 +1,1 @@
-"""The parts of a training, from a recipe: data, base model, companions, optimizer, loader."""
+"""Assemble a training from a recipe: its data, base model, companions, optimizer and loader."""

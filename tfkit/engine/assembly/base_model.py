@@ -1,4 +1,4 @@
-"""Open a checkpoint for an objective: as a base to fine-tune, with its head and its entry among the parents, or as a finished model."""
+"""Open a checkpoint for an objective: as the base of a fine-tuning, with the objective's head, or as a finished model."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -60,9 +60,9 @@ def open_start(section: ModelSection) -> Start:
 
 
 def kept_labels(start: Start, recipe: Recipe, labels: list[str]) -> list[str]:
-    """Return the classes in the checkpoint's order if it knows all of `labels`, else `labels`.
+    """Return the checkpoint's classes if they include all `labels`, its head is of the objective's kind, and the recipe names no classes.
 
-    Raises UsageError if the recipe names the checkpoint's classes in another order.
+    Otherwise return `labels`. Raises UsageError if the recipe names the checkpoint's classes in another order.
     """
     own, head = list(start.described.labels), start.described.config.head.kind
     named = recipe.objective.named_labels
@@ -73,7 +73,7 @@ def kept_labels(start: Start, recipe: Recipe, labels: list[str]) -> list[str]:
 
 
 def check_order(checkpoint: str, own: Sequence[str], named: Sequence[str]) -> None:
-    """Raise UsageError if a recipe names the classes of a checkpoint in another order: its head would confuse them."""
+    """Raise UsageError if a recipe names the classes of a checkpoint in another order: the checkpoint's head would confuse them."""
     if [*named] != [*own] and {*named} == {*own}:
         raise UsageError(
             f"objective.labels: {checkpoint} has these classes in another order, and its head would take one for another; "
@@ -82,7 +82,7 @@ def check_order(checkpoint: str, own: Sequence[str], named: Sequence[str]) -> No
 
 
 def has_other_labels(start: Start, head: HeadConfig, labels: Sequence[str]) -> bool:
-    """Whether a head of the checkpoint's kind has classes that the checkpoint does not know, so that the head must be trained anew.
+    """Whether `head`, of the same kind as the checkpoint's, is for other classes than the checkpoint's, so that it must be trained anew.
 
     A checkpoint whose classes are only named LABEL_0 and so on accepts any names for the same number of classes.
     """
@@ -98,7 +98,8 @@ def has_other_labels(start: Start, head: HeadConfig, labels: Sequence[str]) -> b
 def has_new_head(start: Start, config: ModelConfig, labels: Sequence[str]) -> bool:
     """Whether a model of `config` has a head that the checkpoint lacks, and that therefore begins with random weights.
 
-    A soft cap or a scale of a language model's head has no weights, and an output matrix that was tied begins as the embedding.
+    A language model's head is not new because of another soft cap or scale, which have no weights, nor because its output matrix was tied:
+    the matrix then begins as the embedding.
     """
     own, head = start.described.config.head, config.head
     if isinstance(own, LanguageModelHeadConfig) and isinstance(head, LanguageModelHeadConfig):
@@ -107,7 +108,7 @@ def has_new_head(start: Start, config: ModelConfig, labels: Sequence[str]) -> bo
 
 
 def tuned_config(start: Start, recipe: Recipe, labels: Sequence[str], tokenizer: Tokenizer) -> ModelConfig:
-    """Return the checkpoint's configuration with the recipe's changes, the objective's head, and entries for tokens that it adds.
+    """Return the checkpoint's configuration with the recipe's changes, the objective's head, and entries for new tokens of `tokenizer`.
 
     Raises ModelError if the model does not fit the objective, UsageError for changes that the checkpoint does not allow.
     """
@@ -139,7 +140,7 @@ def tuned_config(start: Start, recipe: Recipe, labels: Sequence[str], tokenizer:
 
 
 def _unlike_weights(own: ModelConfig, wanted: ModelConfig) -> list[str]:
-    """Return the sizes in the recipe to which the checkpoint's weights do not fit, as a list of problems."""
+    """Return a list of problems: the sizes in the recipe that the checkpoint's weights do not have."""
     sizes = {name: (getattr(own, name), getattr(wanted, name)) for name in ("encoder_layers", "decoder_layers", "dim", "hidden_dim")}
     for name in ("num_heads", "num_kv_heads"):  # another number of heads, of another width, may have the same matrices
         if getattr(own, name) * own.head_dim != getattr(wanted, name) * wanted.head_dim:
@@ -150,7 +151,7 @@ def _unlike_weights(own: ModelConfig, wanted: ModelConfig) -> list[str]:
 
 
 def _adapter_problems(recipe: Recipe, described: Described, config: ModelConfig) -> list[str]:
-    """Return why the run cannot train an adapter, which holds only a head and updates of the weights of an otherwise unchanged model."""
+    """Return the reasons why the run cannot train an adapter, which holds only a head, and updates of an otherwise unchanged model."""
     if recipe.training.adapter is None or recipe.training.adapter.merge:
         return []
     if is_adapter(described.folder):
@@ -179,7 +180,7 @@ def start_model(
 ) -> tuple[Transformer, tuple[str, ...]]:
     """Return the model of `config` with the checkpoint's weights, and the names of the parameters that are drawn with the recipe's seed.
 
-    `defer_blocks`: as in `tfkit.hub.load`.
+    `defer_blocks`: leave the blocks on the meta device, to be filled one by one (`fill_block`).
     """
     own = start.described.config
     head = config.head if config.head != own.head or recipe.model.changes.get("head") else None
@@ -231,7 +232,7 @@ def _finished_labels(section: ObjectiveSection, loaded: Loaded) -> list[str]:
 
 
 def pin_models(recipe: Recipe, start: Start | None, objective: Objective, folder: RunFolder) -> Recipe:
-    """Return the recipe with the hashes of its checkpoint and companions. Raises ModelError if the run in the folder began with others."""
+    """Return the recipe with the hashes of its checkpoint and companions. Raises ModelError if the folder's run began with other hashes."""
     named, update = [(f"objective.{one.name}", one.path, one.sha256) for one in objective.recorded_companions], dict[str, Any]()
     if named:
         update["objective"] = recipe.objective.pinned({one.name: one.sha256 for one in objective.recorded_companions})
@@ -241,7 +242,8 @@ def pin_models(recipe: Recipe, start: Start | None, objective: Objective, folder
     if folder.has_checkpoints and folder.recipe.exists():
         begun = read_recipe(str(folder.recipe)).recipe
         before = {f"objective.{name}": sha256 for name, sha256 in begun.objective.pins.items()}
-        before["model.from"] = begun.model.sha256 or (start.sha256 if start is not None else None)  # None: removed by hand
+        # Without a pinned hash, which was then removed by hand, any checkpoint is accepted.
+        before["model.from"] = begun.model.sha256 or (start.sha256 if start is not None else None)
         for field, path, now in named:
             if before.get(field) != now:
                 raise ModelError(

@@ -54,9 +54,9 @@ class Components:
 
 
 def first_model(recipe: Recipe, data: TrainingData, listener: Listener, peers: Peers = ALONE) -> Transformer:
-    """Return the initial model, with random weights or those of a checkpoint, as the objective initializes them. Raises ModelError.
+    """Return the initial model: random weights or a checkpoint's, and what the objective itself initializes. Raises ModelError.
 
-    If its weights will be sharded over `peers`, its blocks are filled later, one by one.
+    If the weights will be sharded over `peers`, the model's blocks are filled later, one by one.
     """
     new: tuple[str, ...] | None = None
     later = peers.ranks.share(recipe.parallel.shard)
@@ -150,7 +150,7 @@ def _check(recipe: Recipe, data: TrainingData, model: Transformer) -> None:
 def assemble_stepper(
     recipe: Recipe, objective: Objective, model: Transformer, device: torch.device, precision: torch.dtype, peers: Peers = ALONE
 ) -> tuple[Stepper, FrozenReference | None]:
-    """Return the stepper, with unsharded weights, and the reference, if the objective reads the initial model throughout."""
+    """Return the stepper, with unsharded weights, and the reference, if the objective reads the initial model throughout the training."""
     training = recipe.training
     companions = place_companions(recipe, objective, device, precision) if objective.companions else {}
     move(model, device)

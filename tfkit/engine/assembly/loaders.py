@@ -20,9 +20,10 @@ ShouldStop = Callable[[], bool] | None
 
 
 class MixedLoader:
-    """The micro-batches of the loader `main`, followed by those of text, `ratio` rows for each row of `main`, in the text's own order.
+    """In each step, the micro-batches of the loader `main`, then micro-batches of text: `ratio` rows of text for each row of a full step.
 
-    A micro-batch of text has about as many tokens as the largest one of `main`, and so takes as much memory.
+    The text is read in its own order. Its micro-batches have about as many tokens as the largest ones of `main`, so they need about as much
+    memory.
     """
 
     def __init__(self, main: StepLoader[Batch], text: Rows, collate: Callable[[Any], Batch], ratio: int):
@@ -52,7 +53,7 @@ class MixedLoader:
 def sampling_loader(
     data: TrainingData, rows: Rows, sizes: BatchSizes, size: int, stepper: Stepper, reference: FrozenReference | None, stop: ShouldStop
 ) -> StepLoader[Batch]:
-    """Return the loader of an objective that samples responses, in micro-batches of `size`. `stop` ends the sampling on a single rank."""
+    """Return the loader of an objective that samples responses, in micro-batches of `size`. With one rank, `stop` ends the sampling."""
     from tfkit.alignment.rollout_loader import RolloutLoader
 
     assert data.rules is not None, "without rules a training is only planned"

@@ -1,4 +1,4 @@
-"""The memory and disk that the run of a recipe needs, by the model of training/memory.py, before it has weights."""
+"""Compute the memory and disk that the run of a recipe needs, before any weights exist. training/memory.py counts the bytes of a model."""
 
 import math
 from collections.abc import Mapping
@@ -24,7 +24,7 @@ from tfkit.training.memory import ModelBytes, model_bytes, trained_bytes
 
 
 def holds_whole_model(recipe: Recipe) -> bool:
-    """Whether checkpoints also hold the frozen weights, and these unrounded; checkpoints of an adapter do not."""
+    """Whether checkpoints also hold the frozen weights, in fp32; those of an adapter that is not merged do not."""
     adapter = recipe.training.adapter
     return adapter is None or adapter.merge
 
@@ -36,7 +36,7 @@ def trained_numel(model: Transformer) -> int:
 
 @dataclass(frozen=True)
 class RunMemory:
-    """The bytes of the models of a run on a rank."""
+    """The bytes that the models of a run take on one rank."""
 
     own: ModelBytes  # of the trained model
     further: ModelBytes  # of all companions, and of the reference that the policy is compared with
@@ -54,7 +54,7 @@ class RunMemory:
 
     @property
     def to_create(self) -> int:
-        """The bytes of optimizer state and mean, which the first step creates."""
+        """The bytes of the optimizer state and of the mean of the weights, which the first step creates."""
         return self.own.optimizer + self.own.mean + self.further.optimizer
 
 
@@ -63,7 +63,7 @@ def run_memory(
 ) -> RunMemory:
     """Return the memory of a run on the first of the ranks over which its models are sharded.
 
-    `model`: may be on the meta device; its trained parameters are chosen already. `sums_gradients`: as for `model_bytes`.
+    `model`: may be on the meta device; its trained parameters are chosen already. `sums_gradients`: a step adds up several gradients.
     """
     parameters = dict(model.named_parameters())
     layout = {"shards": shards, "reshard": recipe.parallel.reshard is not False, "sums_gradients": sums_gradients}
@@ -97,7 +97,7 @@ def sums_gradients(objective: Objective, rows: int, micro_batch_size: int, ranks
 
 
 def checkpoint_bytes(recipe: Recipe, model: Transformer, objective: Objective) -> int:
-    """Return the bytes on disk of a checkpoint: weights, optimizer state and mean in fp32, also of trained companions."""
+    """Return the bytes on disk of a checkpoint: weights, their mean and optimizer state in fp32; trained companions are included."""
     adapter, trained = recipe.training.adapter, trained_numel(model)
     weights = sum(parameter.numel() for parameter in model.parameters())
     if adapter is not None:
@@ -122,9 +122,9 @@ def require_memory(recipe: Recipe, model: Transformer, device: torch.device, cop
 
 
 def require_memory_for_blocks(recipe: Recipe, device: torch.device, copies: float = 1.0) -> None:
-    """Call `require_memory` before the data are read, for a randomly initialized model whose vocabulary is not known yet.
+    """Do the check of `require_memory` before the data are read, for a model with random weights, whose vocabulary is not known yet.
 
-    Only one block of each stack is built, on the meta device.
+    A model that starts from a checkpoint is not checked. At most three blocks of a stack are built, on the meta device.
     """
     if recipe.model.start is None:
         trained = not recipe.training.frozen and recipe.training.adapter is None

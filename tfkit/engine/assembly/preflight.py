@@ -20,10 +20,10 @@ from tfkit.tokenizer import Tokenizer
 if TYPE_CHECKING:
     from tfkit.engine.assembly.training_data import ValidationSet
 
-_ROWS = 1_000  # of each source that are checked
+_ROWS = 1_000  # the first rows of each source, which are checked
 _HEAD = 256  # characters: more than any special token has
 _WORD = re.compile(r"[^\W\d_]{4,}")
-_FEWEST_WORDS, _MOST_WORDS = 200, 2_000  # different ones, of each source
+_FEWEST_WORDS, _MOST_WORDS = 200, 2_000  # different words of each source
 _MULTILINGUAL = {"encoder": "hub:distilbert/distilbert-base-multilingual-cased", "decoder": "hub:google/gemma-2-2b"}
 
 
@@ -51,9 +51,10 @@ def check_openings(sources: Sequence[Source], roles: Sequence[Role], tokenizer: 
 
 
 def misfit(source: Source, tokenizer: Tokenizer, stack: str) -> str | None:
-    """Return a warning if most words of the first rows are read in pieces of one or two letters, or not at all; None if they are not.
+    """Return a warning if most words of the first rows are tokenized in pieces of one or two letters, or as unknown tokens; else None.
 
-    A wide letter, such as a Chinese one, counts as three. `stack`: encoder, decoder or both, for the remedy.
+    Also None if these rows have too few words. A wide letter, such as a Chinese one, counts as three. `stack`: encoder, decoder or both,
+    for the remedy.
     """
     found: dict[str, None] = {}
     for row in islice(source.rows({}), _ROWS):
@@ -96,9 +97,9 @@ def _over(limit: float) -> str:
 def with_lost(
     held_out: "ValidationSet", objective: LabelledObjective, listener: Listener, count: int | None = None, *, by_loss: bool = False
 ) -> "ValidationSet":
-    """Return a set with its lost rows among the first `count` examples; these are reported, and no longer count as skipped.
+    """Return a set with `lost`: the valid rows that the model cannot process, among the first `count` examples (None: all).
 
-    `by_loss`: for an evaluation that has only the loss.
+    They are reported, and no longer count as skipped. `by_loss`: for an evaluation that has only the loss.
     """
     stored = held_out.examples
     lost = lost_rows(held_out.source, stored, objective, len(stored) if count is None else count)

@@ -55,7 +55,7 @@ def inputs_on_rank(recipe: Recipe, data: TrainingData, checkpoint: Path | None) 
 
 
 def files_on_rank(folder: Path, inputs: Inputs) -> Iterator[RankInput]:
-    """Yield the inputs of a command that does not train: the model in a folder, the rows, and the files that it names."""
+    """Yield the inputs of a command that does not train: the model in `folder`, and the rows and files in `inputs`."""
     yield RankInput(
         f"{folder}", _fingerprint(_files_in(folder, (manifest.NAME,)) or _files_in(folder)), ModelError, partial(_files_in, folder)
     )
@@ -72,7 +72,7 @@ def _fingerprint(files: Mapping[str, Path]) -> str:
 
 
 def require_code_of_first(recipe: Recipe, first: Collection[str], rank: int) -> None:
-    """Raise DataError if a code file of the recipe has a SHA-256 that none of rank 0's files has (`first`). The code is not run here."""
+    """Raise DataError if the SHA-256 of a code file of the recipe is not in `first`, those of rank 0's code files. No code is run."""
     files = recipe.objective.code_files
     for (place, path), sha256 in zip(files.items(), code_hashes(files), strict=True):
         if sha256 not in first:
@@ -80,9 +80,9 @@ def require_code_of_first(recipe: Recipe, first: Collection[str], rank: int) -> 
 
 
 def require_same_inputs(inputs: Sequence[RankInput], exchange: Callable[[Any], list[Any]]) -> None:
-    """Raise an error on all ranks for the first input that is not the same on all, with the rank and the files.
+    """Raise an error on all ranks for the first input that is not the same on all; the message names the ranks and the files.
 
-    `exchange` returns the values of all ranks. Files are hashed only after a difference.
+    `exchange` takes this rank's value, and returns those of all ranks. Files are hashed only if fingerprints differ.
     """
     by_rank = exchange([one.fingerprint for one in inputs])
     for one, found in zip(inputs, zip(*by_rank, strict=True), strict=True):

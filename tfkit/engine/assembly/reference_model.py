@@ -32,7 +32,7 @@ _VERSION = 1  # of the folder in the cache
 
 
 def data_with_reference(data: TrainingData, stepper: Stepper, batch_size: int, listener: Listener) -> TrainingData:
-    """Return the data with the reference's log-probabilities of each row, by the model of a stepper that has taken no step yet."""
+    """Return the data with the reference's log-probabilities of each row, computed by a stepper's model before its first step."""
     weights, objective = stepper.weights, data.objective.labelled
     assert objective is not None, "it reads rows"
     key = f"{weights_sha256(stepper)}\0{weights.dtype}\0{stepper.device.type}"
@@ -58,8 +58,8 @@ def with_reference(
 ) -> ExampleSet:
     """Return a set with the reference's log-probability of each sequence, from the cache or computed by `model`, the initial one.
 
-    `key`: a hash of its weights and precision. `lacks_any`: for ranks that compute together; takes whether this rank's cache lacks the
-    values, and returns whether any rank's does.
+    `key`: a hash of the model's weights and precision. `lacks_any`: for ranks that compute together; takes whether this rank's cache lacks
+    the values, and returns whether any rank's cache does.
 
     Folder of the cache: values.bin (float32, one value for each element of `sizes`); index.json, written last; hashes.json.
     """
@@ -102,9 +102,10 @@ def _log_probs(
 def with_finished_reference(
     sets: Sequence[ExampleSet], objective: LabelledObjective, finished: Loaded, batch_size: int, listener: Listener
 ) -> list[ExampleSet]:
-    """Return the sets with the log-probabilities of a finished model's reference, the model that its training started from.
+    """Return the sets with the log-probabilities of a finished model's reference, which is the model that its training started from.
 
-    Raises ModelError if the folder does not name that model, or if it is missing or was changed.
+    The sets are unchanged if the objective reads no such log-probabilities. Raises ModelError if the reference is not named in the finished
+    model's folder, is missing, or was changed.
     """
     if objective.reference_use != "once" or not sets:
         return list(sets)
@@ -131,7 +132,7 @@ def with_finished_reference(
 def _load_first(path: str, finished: Loaded) -> Loaded:
     """Load the model that a training started from, as it was in the first step, with the configuration of the finished model."""
     config, weight = finished.config, next(finished.model.parameters())
-    cut = config.position.kind == "learned"  # then the table itself is cut
+    cut = config.position.kind == "learned"  # then the table of positions itself is cut
     changes = config.model_dump(exclude={"head", "vocab_size", *(["context_length"] if cut else [])})
     loaded = load(path, head=config.head, changes=changes, device=weight.device, dtype=weight.dtype)
     fewer = cut and config.context_length < loaded.config.context_length

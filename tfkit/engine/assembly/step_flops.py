@@ -27,7 +27,7 @@ _SAMPLED_STEPS = 8  # across the first epoch
 
 @dataclass(frozen=True)
 class StepFlops:
-    """The FLOPs of a number of training rows, of the trained model and of further models."""
+    """The FLOPs that a number of training rows take: of the trained model, and of further models."""
 
     rows: float = 0
     tokens: float = 0
@@ -37,7 +37,7 @@ class StepFlops:
     companions_in_rollouts: float = 0.0  # scoring sampled responses before the first step of an iteration
     rollouts: float = 0.0  # sampling, and the policy's own forward pass on the responses
     recomputed: float = 0.0
-    shapes: tuple[tuple[ForwardShape, float], ...] = ()  # of the trained model's passes, each with its number
+    shapes: tuple[tuple[ForwardShape, float], ...] = ()  # of the trained model's passes, each with how often it occurs
 
     @classmethod
     def of(cls, objective: Objective, model: Transformer, batch: Batch, rows: int, *, checkpointing: bool = False) -> "StepFlops":
@@ -130,7 +130,7 @@ def _companion_flops(objective: Objective, companion: Companion, batch: Batch) -
 
 
 def _rollout_flops(objective: Objective, model: Transformer, shape: ForwardShape) -> tuple[float, float]:
-    """Return the FLOPs before the first step of an iteration, for each row of its steps: of the policy, and of the further models.
+    """Return the FLOPs of sampling and reading responses, for each row of the later steps: those of the policy, and of the other models.
 
     Sampling a response with a cache takes the FLOPs of one forward pass on its tokens; then the policy, the reference and each companion
     read the response.

@@ -45,7 +45,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ValidationSet:
-    """Held-out data, with the name that its metrics have as prefix."""
+    """Held-out data; `name` is the prefix of their metrics."""
 
     name: str
     stored: Stored
@@ -147,9 +147,10 @@ def prepare_data(
     peers: Peers = ALONE,
     copies: float | None = None,
 ) -> TrainingData:
-    """Find the text, train or load the tokenizer, and tokenize; if a judge ranks responses, sample these on the device. All of it may be in
-    the cache. `code`: which reward functions may be run; None: the training is only planned, and none is run. `peers`: the ranks over which
-    weights, also those of companions, are sharded if the recipe says so. `copies`: as for Run.prepare. Raises Stopped.
+    """Find the text, train or load the tokenizer, and tokenize; if a judge ranks responses, sample these on the device. Every result may
+    come from the cache. `code`: which reward functions may be run; None: the training is only planned, and none is run. `peers`: the ranks
+    over which weights, also those of companions, are sharded if the recipe says so. `copies`: how many copies of each companion must fit
+    into this machine's memory; None: as many as the ranks hold. Raises Stopped.
     """
     meter.phase("tokenize")
     listener = StoppingListener(listener, stop, "no step was taken")
@@ -281,7 +282,7 @@ def _tokenizer(recipe: Recipe, sources: Sequence[Source], listener: Listener) ->
 
 
 def _rules(objective: Objective, code: CodePermission | None) -> "Rules | None":
-    """Return the reward rules of an objective that samples responses; None for any other objective, or if no code may be run."""
+    """Return the reward rules of an objective that samples responses; None for any other objective, and for a plan, without `code`."""
     if objective.rollouts is None or code is None:
         return None
     from tfkit.alignment.rewards import Rules

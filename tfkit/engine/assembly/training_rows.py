@@ -35,8 +35,8 @@ def training_baselines(recipe: Recipe) -> Baselines:
 def evaluation_baselines(section: ObjectiveSection, text_metrics: Sequence[str], checkpoint: Path, scored: Iterable[Row]) -> Baselines:
     """Return the baselines for the rows of an evaluation.
 
-    They come from the training rows of the run that made the checkpoint. If these cannot be read, they come from the scored rows, and
-    the names of the baselines say so.
+    The baselines are computed from the training rows of the run that made the checkpoint. If these rows cannot be read, the scored rows are
+    used, and the names of the baselines say so.
     """
     if not has_baselines(section, text_metrics):
         return {}
@@ -55,12 +55,12 @@ def scored_rows(sources: Sequence[Source], stored: Sequence[ExampleSet], judged:
 
 
 def _learns_from_rows(recipe: Recipe) -> bool:
-    """Whether the model learns from the rows themselves, rather than from responses that are sampled to them as prompts."""
+    """Whether the model learns from the rows themselves, rather than from sampled responses to the rows."""
     return recipe.objective.roles == recipe.objective.trained_for.roles
 
 
 def _local_run(checkpoint: Path) -> Recipe | None:
-    """Return the recipe of the run that made a checkpoint; None if there is none, or if it reads rows of the hub. Raises TfkitError."""
+    """Return the recipe of the run that made a checkpoint; None without a recipe, or if it trains on rows of the Hub. Raises TfkitError."""
     saved = saved_recipe(checkpoint)
     run = saved.read() if saved is not None else None
     return None if run is None or any(source.hub for source in run.data.train) else run
@@ -77,7 +77,7 @@ def _rows(sources: Iterable[Source]) -> Iterator[Row]:
 def count_trained_rows(checkpoint: Path, scored: Sequence[Hashes]) -> int | None:
     """Return how many scored texts are among the training texts of the run that made a checkpoint; None if these are not known.
 
-    A text is not counted if the run was trained on a part of it.
+    A text is not counted if the run was trained only on a part of it.
     """
     known = _hashes(checkpoint) if scored else None
     return None if known is None else overlap(known, scored)

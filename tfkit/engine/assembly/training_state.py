@@ -26,8 +26,8 @@ from tfkit.training.optimizer import Optimizer
 from tfkit.training.precision import Weights
 from tfkit.training.step import Stepper, TrainedModel
 
-# Prefixes of the names of the latest weights, of their mean, of a companion's and of the loader's tensors; no parameter's name begins with
-# one. The optimizer's state needs none.
+# Prefixes for the names of the latest weights, of the mean of the weights, of companions' tensors and of the loader's. No name of a
+# parameter begins with one of them. The optimizer's state has no prefix.
 _LATEST, _MEAN, COMPANIONS, _LOADER = "latest/", "mean/", "companions/", "loader/"
 
 _TENSORS = f"{FOLDER}/optimizer.safetensors"
@@ -40,8 +40,8 @@ def state_tensors(
     """Return the tensors of a checkpoint's training state: the optimizer's state, the trained companions, and the latest weights if they
     are not in the model's files.
 
-    These files hold the mean of the weights, if there is one. `factors`: the trained weights are LoRA matrices, which the files have in
-    another layout, or merged; so they and their mean are here, too.
+    The model's files hold the mean of the weights, if there is one. `factors`: the trained weights are LoRA matrices, which those files
+    have in another layout, or merged; then the matrices and their mean are returned, too.
     """
     trained = weights.trained
     latest = {f"{_LATEST}{name}": parameter for name, parameter in trained.items()} if weights.mean or factors else {}
@@ -120,7 +120,7 @@ def restore(stepper: Stepper, loader: StepLoader[Batch], checkpoint: Path) -> Pr
 
 
 def _restore_loader(loader: StepLoader[Batch], checkpoint: Path, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
-    """Restore the result of `loader_state`. Raises ModelError for anything else."""
+    """Restore the loader from what `loader_state` returned. Raises ModelError for anything else."""
     try:
         loader.restore(_below(_LOADER, tensors), state)
     except (KeyError, TypeError, ValueError, AttributeError) as error:

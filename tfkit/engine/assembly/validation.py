@@ -93,8 +93,9 @@ def score_validation(
 ) -> SetScores | None:
     """Return `loss` and the objective's other metrics; with several sets also each set's, as `<name>.loss`. None if it was stopped.
 
-    A causal language model is scored text by text, as `tfkit evaluate` does; other objectives by their own rows; a student by the objective
-    that it learns from the rows, without its teacher. `evaluation.max_tokens` limits all sets together, so the last ones may be left out.
+    A causal language model is scored text by text, as by `tfkit evaluate`; any other model on the rows of its objective; a distilled
+    student by the objective of its rows, without the teacher. `evaluation.max_tokens` limits all sets together, so the last ones may be
+    left out.
     """
     work = BatchWork(should_stop=should_stop)
     with suppress(Stopped):

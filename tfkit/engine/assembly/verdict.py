@@ -25,7 +25,7 @@ class Comparison:
 
     @property
     def beats(self) -> bool:
-        """Whether the model is better than the baseline; not if it is equal, or if it always gives one answer, as a baseline does."""
+        """Whether the model is better than the baseline. False if the scores are equal, or if the model always gives one answer."""
         return not self.is_constant and (self.score > self.value if self.metric in HIGHER else self.score < self.value)
 
     @property
@@ -51,12 +51,12 @@ def compare(baselines: Baselines, metrics: Metrics, preferred: str | None = None
 
 
 def comparison_fields(comparison: Comparison | None) -> dict[str, Any]:
-    """Return the fields that a result has for a comparison; without baselines their values are None."""
+    """Return the fields that a result has for a comparison; their values are None if there was no comparison."""
     return {"beats_baseline": None, "best_baseline": None} if comparison is None else comparison.fields()
 
 
 def predicts_one_class(metrics: Metrics) -> bool:
-    """Whether a model of classes predicted the same one for all rows, as its metrics show.
+    """Whether a classifier predicted the same class for all rows, judged by its metrics.
 
     The correlation is then 0, and only one of the k classes has an F1 above 0: 2a / (1 + a), since its recall is 1 and its precision is
     the accuracy a. Among a few rows, several predicted classes may give such metrics by chance.

@@ -41,7 +41,7 @@ class PlannedStage:
 
     @property
     def request(self) -> TrainingRequest:
-        """The request of its training."""
+        """The request for the stage's training."""
         return TrainingRequest(kind_of(self.stage.recipe), self.source)
 
     def missing_stage(self) -> str | None:
@@ -49,8 +49,8 @@ class PlannedStage:
         return next((name for name in self.stage.uses if not is_begun(self.options.run.parent / name)), None)
 
     def require_intact_stages(self) -> None:
-        """Raise ModelError if a stage that this one uses has lost the checkpoint that its result names, or if that is damaged: another
-        checkpoint of that stage never takes its place. If this stage is finished, it does not use them again, and nothing is checked.
+        """Raise ModelError if this stage uses an earlier one whose result names a checkpoint that is missing or damaged: another checkpoint
+        never takes its place. If this stage is finished, it does not use the earlier ones again, and nothing is checked.
         """
         if read_run(self.options.run).status == "finished":
             return
@@ -95,12 +95,13 @@ def is_chain(folder: Path) -> bool:
 def plan_chain(now: RequestRecord, kind: TrainingKind | None, options: RunOptions) -> ChainPlan:
     """Check a chain, all of its stages and the gates. Raises UsageError.
 
-    `now`: what this command was given; without a recipe, the chain in the folder continues. `kind`: that of the command.
+    `now`: what this command was given; without a recipe, the chain in the folder continues. `kind`: the kind of training that the command
+    is for; None: any.
     """
     recorded = known_of(options.run) if stage_folders(options.run) else None  # None also if run.json is damaged: opening sets it aside
     begun = recorded is not None and any(map(is_begun, stage_folders(options.run).values()))
     before = RequestRecord.from_document(recorded.given) if recorded is not None and (begun or now.recipe is None) else None
-    given = merged(before, now) if before is not None else now  # overrides hold until they or the file are changed
+    given = merged(before, now) if before is not None else now  # overrides hold until the user changes them or the file
     if given.recipe is None:  # run.json was damaged, and set aside
         given = replace(given, recipe=open_recipe(str(options.run / "recipe.yaml")))
     assert given.recipe is not None
@@ -122,7 +123,10 @@ def plan_chain(now: RequestRecord, kind: TrainingKind | None, options: RunOption
 
 
 def _folder_of_begun(stage: Stage, run: Path) -> Path | None:
-    """Return the chain's folder as the begun run of a stage names it, which stays the same if the chain is moved; None if it names none."""
+    """Return the chain's folder by the name that the run of a stage recorded when it began; None if it recorded none.
+
+    The name stays the same if the chain is moved.
+    """
     with suppress(OSError, ValueError):
         given = RequestRecord.from_document(read_run_json(run).given)
         if given is not None and given.recipe is not None:
@@ -167,7 +171,7 @@ def _selected(chain: Chain, options: RunOptions) -> tuple[str, ...]:
 
 
 def _split_gates(texts: Sequence[str], chain: Chain) -> tuple[dict[str, list[str]], list[Gate]]:
-    """Return the gates of each stage, without its name, and those over the totals. Raises UsageError."""
+    """Return the gates of each stage, without the stage's name, and the gates over the totals. Raises UsageError."""
     metered = all(stage.recipe.carbon.enabled for stage in chain.stages)
     known = TOTALS if metered else TOTALS[:1]
     of_stages: dict[str, list[str]] = {name: [] for name in chain.names}
@@ -228,8 +232,9 @@ def _require_files(plan: ChainPlan) -> None:
 
 
 def check_begun(plan: ChainPlan, listener: Listener) -> None:
-    """Check that started stages can continue with their recipes, and that no stage changes its length once a later one has started from
-    its result."""
+    """Check that started stages can continue with their recipes, and that no stage changes its length once a later stage has started from
+    its result.
+    """
     for planned in plan.stages:
         if not is_begun(planned.options.run):
             continue

@@ -64,7 +64,7 @@ class OptunaSearch:
     higher_is_better: bool
 
     def propose(self, done: Done) -> dict[str, Any] | None:
-        """Return the values that the sampler draws; values that were already tried are drawn again."""
+        """Return the values that the sampler draws; those that were already tried are redrawn, 50 times at most. None after all trials."""
         if len(done) >= self.count:
             return None
         tried = [trial.values for trial, _ in done]
@@ -110,7 +110,7 @@ class SweepPlan:
         return followed_by(self.space.fixed, trial.values)
 
     def request(self, trial: Trial) -> TrainingRequest:
-        """Return the training of a trial. Raise UsageError."""
+        """Return the request for the training of a trial. Raise UsageError."""
         overrides = self.overrides(trial)
         recipe = read_trial(self.source, overrides)
         kind = kind_of(recipe if isinstance(recipe, Recipe) else recipe.stages[0].recipe)
@@ -130,10 +130,10 @@ def decide_source(overrides: Overrides, listener: Listener) -> RecipeText:
 
 
 def plan_sweep(source: RecipeText | None, space: SearchSpace, asked: int | None, options: RunOptions, listener: Listener) -> SweepPlan:
-    """Check a sweep and, of a grid, every trial. Raise UsageError.
+    """Plan a sweep, and check it; if it is a grid, check every trial. Raise UsageError.
 
-    `source`: None for the recipe of the sweep in the folder, which continues; for a new sweep, one is inferred once, with the first value
-    of each field. `asked`: the number of trials; None: all.
+    `source`: None: the sweep in the folder continues with its own recipe; for a new sweep, a recipe is inferred, with the first value of
+    each varied field. `asked`: the number of trials; None: all.
     """
     before = read_run_json(options.run) if is_sweep(options.run) else None
     if before and not options.resume:
@@ -216,7 +216,7 @@ def _check(plan: SweepPlan, options: RunOptions) -> None:
 
 @contextmanager
 def _of_trial(trial: Trial) -> Iterator[None]:
-    """Let errors of a recipe name the trial."""
+    """Add the trial to the message of a UsageError in the block."""
     try:
         yield
     except UsageError as error:

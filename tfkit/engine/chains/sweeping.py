@@ -25,8 +25,8 @@ def run_sweep(
 ) -> dict[str, Any]:
     """Run a trial for each combination of the values in `space`; return the result that docs/cli.md describes.
 
-    `source`: None: the recipe is decided from the data and the checkpoint that `space` names. `trials`: the number of combinations, which
-    Optuna chooses; None: all.
+    `source`: None: the recipe is that of the folder's sweep or, for a new sweep, inferred from the data and the checkpoint in `space`.
+    `trials`: the number of combinations, which Optuna chooses; None: all.
     """
     with stop.at_once():
         plan = plan_sweep(source, space, trials, options, listener)
@@ -81,7 +81,7 @@ def _next(plan: SweepPlan, folder: RunFolder, trials: list[Trial]) -> int | None
 
 
 def _run_trial(plan: SweepPlan, trial: Trial, options: RunOptions, listener: Listener, stop: StopRequest) -> Trial:
-    """Start or continue the run of a trial; return the trial, with the error if its values made it fail."""
+    """Start or continue the run of a trial; return the trial, with an error if its values made the training fail."""
     folder = options.run / trial.name
     own = replace(options, run=folder, resume=True, fail_if=(), stages=())
     stop.raise_if_requested(f"{trial.name} was not started")
@@ -110,7 +110,7 @@ def _run_trial(plan: SweepPlan, trial: Trial, options: RunOptions, listener: Lis
 
 
 def _problem(plan: SweepPlan, trial: Trial, options: RunOptions) -> str | None:
-    """Return why the values of a trial make no valid recipe; None if they do. A grid was checked before its first trial."""
+    """Return why the values of a trial make no valid recipe; None if the recipe is valid. A grid was checked before its first trial."""
     try:
         check_trial(plan, trial, options)
     except UsageError as error:

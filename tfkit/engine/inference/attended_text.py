@@ -37,10 +37,10 @@ class NextTokens:
 class AttendedText:
     """The weights of all heads for one text. Entry [layer, head, to, from] of a map: how much the token `to` takes from the token `from`.
 
-    `tokens`: what the encoder reads, or the decoder of a model without one; `target_tokens`: what the decoder of an encoder-decoder reads,
-    after its start token. `maps`: "encoder", "decoder" and "cross" (to the target from the text), as the model has them, float32.
-    `visible`: for the same names, which token sees which, (layers, to, from); the weights of the others are exactly 0.
-    `next_tokens`: for each token that the decoder reads, what the model expects after it, if that was asked.
+    `tokens`: the text that the encoder reads or, without an encoder, the decoder; `target_tokens`: what the decoder of an encoder-decoder
+    reads, its start token first. `maps`: those of "encoder", "decoder" and "cross" (to the target from the text) that the model has,
+    float32. `visible`: by the same names, which token sees which, (layers, to, from); the weight of a token that is not seen is exactly 0.
+    `next_tokens`: what the model expects after each token that the decoder reads; None if this was not requested.
     """
 
     tokens: list[str]
@@ -117,8 +117,8 @@ def attend_text(loaded: Loaded, text: str, target: str | None, next_tokens: int 
 
 @contextmanager
 def record_weights(model: Transformer) -> Iterator[dict[str, list[tuple[Tensor, Tensor]]]]:
-    """Yield a dict that records the attention of forward passes in the block, whose outputs stay the same: for each of "encoder", "decoder"
-    and "cross" that the model has, and for each layer, the weights and which key is visible, both (B, H, T, S).
+    """Yield a dict in which the attention of the block's forward passes is recorded; their outputs stay the same. For each of "encoder",
+    "decoder" and "cross" that the model has, it lists each layer's weights and which keys are visible, both (B, H, T, S).
     """
     layers: dict[str, list[tuple[Tensor, Tensor]]] = {}
 
@@ -140,8 +140,8 @@ def record_weights(model: Transformer) -> Iterator[dict[str, list[tuple[Tensor, 
 
 
 def _target_ids(loaded: Loaded, target: str) -> list[int]:
-    """Return what the decoder of an encoder-decoder reads: the start token, one that it is forced to write first, and the target without
-    an end token.
+    """Return what the decoder of an encoder-decoder reads: the start token, the tokens that it is forced to write first, and the target
+    without an end token.
     """
     if loaded.start_id is None:
         raise ModelError(
@@ -153,7 +153,7 @@ def _target_ids(loaded: Loaded, target: str) -> list[int]:
 
 
 def _require_room(loaded: Loaded, ids: Sequence[int], target_ids: Sequence[int]) -> None:
-    """Raise DataError if a text has no token, does not fit the context, or would give more weights than can be looked at."""
+    """Raise DataError if a text has no token, does not fit the context, or would give more weights than are kept."""
     config = loaded.config
     if not ids:
         raise DataError("the text gives no token, and so there is nothing to attend to; give a longer one")
@@ -177,7 +177,7 @@ def _entries(loaded: Loaded, ids: Sequence[int]) -> list[str]:
 
 
 def _next_tokens(loaded: Loaded, probabilities: Tensor, ids: Sequence[int], count: int) -> list[NextTokens]:
-    """Return what is expected after each of the ids, from probabilities (T, V)."""
+    """Return what the model expects after each of the ids, given its probabilities (T, V)."""
     best = probabilities.topk(min(count, probabilities.shape[1]))
     tokens = _entries(loaded, ids)
     following = [*ids[1:], None]

@@ -1,4 +1,4 @@
-"""Evaluation by objectives that judge and do not train: minimal pairs, and multiple choice with examples in the prompt."""
+"""Evaluation by objectives that no model is trained for: minimal pairs, and multiple choice with examples in the prompt."""
 
 from collections.abc import Iterator
 

@@ -1,4 +1,4 @@
-"""Evaluation by sampled responses: one to each prompt of data.validation, as the evaluations of a training do."""
+"""Evaluation by sampled responses: one to each prompt of data.validation, as in the evaluations during a training."""
 
 from collections.abc import Sequence
 from typing import Any

@@ -1,4 +1,4 @@
-"""Evaluation by an objective's own rows, for every objective but a causal language model's."""
+"""Evaluation by an objective that is scored on rows of its own: on labelled rows, or on rows that it cuts from texts."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -41,7 +41,7 @@ _DECODING = {
 
 
 class ReadSet(NamedTuple):
-    """The entry of the receipt for data that was read."""
+    """The name and the fingerprint of data that was read, as the result lists them."""
 
     name: str
     fingerprint: str
@@ -105,7 +105,7 @@ class Evaluation:
 
 
 def evaluate_rows(evaluation: Evaluation) -> Scored:
-    """Score the rows of data.validation by the objective; by the student's own objective for a distillation.
+    """Score the rows of data.validation by the objective; after a distillation, by the student's own objective.
 
     Raises ModelError if the model does not fit the objective or its classes are not known, UsageError if there are no rows.
     """
@@ -141,7 +141,7 @@ def _score_unlabelled(evaluation: Evaluation, scorer: SetScorer, sets: list[Vali
 def _score_labelled(
     evaluation: Evaluation, scorer: SetScorer, objective: LabelledObjective, sets: Sequence[ValidationSet], counts: Sequence[int]
 ) -> Scored:
-    """Score rows with one answer each, including those that are lost."""
+    """Score rows with one answer each, including the lost ones, whose answers count as wrong."""
     settings, loaded, session = evaluation.settings, evaluation.loaded, evaluation.session
     section = settings.objective.trained_for
     writer = objective.writer if settings.evaluation.text_metrics else None
@@ -203,7 +203,10 @@ def _metrics(
     judged: Sequence[Sequence[RowPrediction]],
     inputs: Sequence[Sequence[SharedInput]],
 ) -> tuple[dict[str, float], Scores, int]:
-    """Return the metrics, the function from weights of the units to them, and the number of units: inputs of generated texts, else rows."""
+    """Return the metrics, a function that computes them from a weight for each unit, and the number of units.
+
+    A unit is a row or, if texts are generated, an input.
+    """
 
     def scores_of(sets: Sequence[Sequence[RowPrediction]], shared: Sequence[Sequence[SharedInput]]) -> tuple[Scores, int]:
         rows = [one for part in sets for one in part]

@@ -67,7 +67,7 @@ def open_embedder(
     """Return an Embedder whose settings are read and checked; no model is loaded yet. Raises UsageError.
 
     `field`: the column of the text; None: the one that the checkpoint was trained on, else `text`. `needs_all`:
-    every row needs a vector, so bad rows cannot be skipped. `precision`: auto is float32, since the digits of a vector are its answer.
+    every row needs a vector, so bad rows cannot be skipped. `precision`: auto is float32, since every digit of a vector is returned.
     """
     finalize_killed_run(checkpoint)
     folder = find_checkpoint(checkpoint)
@@ -79,7 +79,7 @@ def open_embedder(
             "away, for JSON lines"
         )
     update: dict[str, Any] = {}
-    if "data.sequence_length" not in overrides:  # the training's own length is meant for its rows
+    if "data.sequence_length" not in overrides:  # the training's length is for its own rows
         update["sequence_length"] = None
     if field is not None:
         assert isinstance(settings.data.validation, list)
@@ -90,6 +90,6 @@ def open_embedder(
 
 
 def _text_role(section: ObjectiveSection) -> Role:
-    """Return the role of an objective's rows that is embedded: its first text, which may also be in a column `text`."""
+    """Return the role that is embedded: the first required text of the objective's rows; its column may also be named `text`."""
     role = next((role for role in section.asked_roles if role.form == "text" and role.required and role.shape is None), TEXT[0])
     return role._replace(columns=tuple(dict.fromkeys((*role.columns, "text"))))

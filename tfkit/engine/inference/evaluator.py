@@ -26,7 +26,7 @@ class Evaluator:
     """An evaluation whose settings are read and checked; nothing is loaded before `score`.
 
     `recipe`: None: that of the run that made the checkpoint or, without one, the task that its files show. `data`: a file, folder or glob
-    in place of data.validation. `code`: which reward functions may be run. Raises UsageError for any other.
+    in place of data.validation. `code`: which reward functions may be run. Raises UsageError if the recipe has another one.
     """
 
     def __init__(self, checkpoint: str, recipe: RecipeText | None, overrides: Overrides, data: str | None, code: CodePermission):
@@ -38,7 +38,7 @@ class Evaluator:
         self.inputs: Inputs = settings_inputs(self.settings, self.folder, checkpoint)
 
     def gates(self, texts: Sequence[str]) -> list[Gate]:
-        """Parse gates over the metrics that the evaluation may have. Raise UsageError for any other; groups of rows are checked later."""
+        """Parse gates over the metrics that the evaluation may have. Raise UsageError for others; groups of rows are checked later."""
         section = self.settings.objective.trained_for
         of_texts, written = metrics_of_texts(section), self.settings.evaluation.text_metrics
         names = [name for name in section.training_metrics if of_texts.get(name) in (None, *written)]

@@ -1,4 +1,4 @@
-"""Rules that name what a head attends to, by the mean weight that it gives to a kind of key: to the token before, to itself, to the first.
+"""Rules that name what a head attends to, by the mean weight of a kind of key: the token before the query, the query's own, the first one.
 
 Heads of trained models are often of one such kind (Clark et al. 2019, arXiv 1906.04341; Vig and Belinkov 2019, arXiv 1906.04284).
 """
@@ -43,7 +43,7 @@ class HeadPattern:
 
 @dataclass(frozen=True)
 class KindSummary:
-    """A kind of heads: how many heads belong to it, and the heads with the highest scores for it, even if they belong to another."""
+    """A kind of heads: how many heads belong to it, and the heads with the highest scores for it, even if they are of another kind."""
 
     kind: str
     count: int
@@ -68,7 +68,7 @@ def head_patterns(
     *,
     cross: bool,
 ) -> list[HeadPattern]:
-    """Return the pattern of each head. `weights` (L, H, T, S); `visible` (L, T, S); `queries` and `keys`: their tokens, T and S."""
+    """Return the pattern of each head. `weights` (L, H, T, S); `visible` (L, T, S); `queries`, `keys`: the T and the S tokens."""
     same = np.array(queries)[:, None] == np.array(keys)[None, :]  # (T, S)
     patterns = []
     for layer, (heads, seen) in enumerate(zip(weights, visible, strict=True)):
@@ -92,7 +92,8 @@ def _kind(scores: Mapping[str, float]) -> str:
 def _targets(visible: NDArray[np.bool_], same: NDArray[np.bool_], *, cross: bool) -> dict[str, NDArray[np.bool_]]:
     """Return the keys of each kind for each query, (T, S); a query that has none is not counted.
 
-    Queries near an end, for which the first or last token is also the one before, after or itself, are left out of those kinds.
+    Queries near an end, for which the first or last token is also the previous token, the next token or the query's own, are left out of
+    these kinds.
     """
     count, length = visible.shape
     if cross:

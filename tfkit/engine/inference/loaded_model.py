@@ -88,7 +88,7 @@ class LoadedModel(Loaded):
 
         The states are those after the last norm, for an encoder-decoder those of its encoder. The special tokens that the tokenizer adds
         are included, and tokens beyond the context are not read. Vectors are not normalised: their cosine is
-        torch.nn.functional.cosine_similarity. Raises DataError for a text without a token, UsageError for what is no text.
+        torch.nn.functional.cosine_similarity. Raises DataError for a text without a token, UsageError for anything but a text.
         """
         from tfkit.evaluation.embeddings import embed
 

@@ -1,4 +1,4 @@
-"""Read lines of a pipe, a terminal or a socket as they arrive, and detect whether a read would wait; also accept rows from Python."""
+"""Read lines of a pipe, a terminal or a socket as they arrive, and detect whether a read would wait; also check rows given in Python."""
 
 import io
 import os
@@ -14,7 +14,7 @@ _LONGEST_LINE = 16 << 20  # bytes: more than any row or prompt
 
 
 def require_iterable(given: object, call: str, remedy: str) -> Iterable[Any]:
-    """Return `given` as an iterable. Raises UsageError if it is none, or a table, whose iteration yields the names of its columns."""
+    """Return `given`. Raises UsageError if it is not iterable, or is a table, whose iteration yields the names of its columns."""
     if not isinstance(given, Iterable) or hasattr(given, "columns"):
         raise UsageError(f"{call}, and this is of type {type(given).__name__}; give {remedy}")
     return given

@@ -35,11 +35,11 @@ class Predictor(RowAnswers):
         self.section, self.all_labels = settings.objective.trained_for.judged_alone, all_labels
 
     def columns(self, named: Mapping[str, str | list[str]]) -> PredictionColumns:
-        """Return the columns of the objective's roles that need no label."""
+        """Return the columns of the objective's roles, except its label."""
         return PredictionColumns(self.section.asked_roles, named)
 
     def use(self, loaded: Loaded, deal: RankMap = serial_map) -> None:
-        """Use a loaded model with its objective; `deal` computes its batches. Raises ModelError if they do not fit each other."""
+        """Use a loaded model for the objective; `deal` computes the model's batches. Raises ModelError if the two do not fit together."""
         super().use(loaded, deal)
         objective = open_finished(self.section, loaded, self.settings)[0].labelled
         assert objective is not None  # it reads rows
@@ -84,7 +84,7 @@ def open_predictor(
     """Return a Predictor with the checkpoint's objective and the columns that its training read; no model is loaded. Raises UsageError.
 
     `overrides`: for example data.validation.0.columns. `data`: a file, folder or glob; "-": the rows are given in another way.
-    `precision`: auto: as evaluation.precision among the overrides, else chosen for the model when it is loaded.
+    `precision`: auto: evaluation.precision if it is among the overrides, else chosen for the model when it is loaded.
     """
     finalize_killed_run(checkpoint)
     folder = find_checkpoint(checkpoint)

@@ -61,7 +61,7 @@ def write_predictions(path: Path, predictions: Iterable[Mapping[str, Any]], stop
 def lines_file(
     path: Path, stop: StopRequest, option: str, delimiter: str | None = None, further_columns: tuple[str, ...] = ()
 ) -> Iterator[WriteLine]:
-    """Open a file for lines, each written as it is given: of JSON, or of a table if there is a `delimiter`.
+    """Open a file, and yield a function that writes a row: as a line of a table if there is a `delimiter`, else as JSON or as CoNLL.
 
     A new file gets its name when the block ends; after an error there is none. A device, a pipe or a link is written directly: a pipe may
     have no reader yet, or a slow one, and a signal ends the wait. `further_columns`: columns of a table that its first rows may lack.
@@ -142,11 +142,11 @@ def _write_conll(file: IO[str], line: Mapping[str, Any]) -> None:
 
 
 class _Table:
-    """Writes rows under a header: the fields of the first row with a prediction, until which rows are held back, and `further_columns`."""
+    """Writes rows under a header: the fields of the first row with a prediction, and `further_columns`. Earlier rows wait for that row."""
 
     def __init__(self, file: IO[str], delimiter: str, further_columns: tuple[str, ...]):
         rows = SimpleNamespace(write=lambda row: file.write(row.removesuffix("\r\n") + "\n"))
-        self.writer = csv.writer(rows, delimiter=delimiter)  # its line end \r\n makes it quote fields that have either character
+        self.writer = csv.writer(rows, delimiter=delimiter)  # with its line end \r\n, it quotes fields that have either
         self.further_columns = further_columns
         self.header: list[str] | None = None
         self.waiting: list[Mapping[str, Any]] = []
@@ -162,7 +162,7 @@ class _Table:
             self._write_waiting(self.waiting[0])
 
     def _write_waiting(self, first: Mapping[str, Any]) -> None:
-        """Write the rows that are held back; before the first of the table a header with the fields of the row `first`."""
+        """Write the rows that are held back; if the table has no header yet, write one first, with the fields of the row `first`."""
         if self.header is None:
             self.header = [*first, *(name for name in self.further_columns if name not in first)]
             self.writer.writerow(self.header)

@@ -21,14 +21,14 @@ if TYPE_CHECKING:
     from tfkit.tokenizer.template import ChatTemplate
 
 _JSON, _TABLES = (".jsonl", ".ndjson", ".json"), (".csv", ".tsv", ".parquet")
-_FEWEST_PROMPTS, MOST_PROMPTS = 16, 128  # in the first batch, and in later ones
+_FEWEST_PROMPTS, MOST_PROMPTS = 16, 128  # at most, in the first batch and in later ones
 
 
 @dataclass(frozen=True)
 class Prompt:
     """A text to continue; with --chat a user's message, or all messages of a conversation. `place`: for errors.
 
-    `given`: the fields of its JSON line, which the line of its answer repeats.
+    `given`: the fields of the prompt's JSON line, which are repeated in the line of the answer.
     """
 
     place: str
@@ -97,14 +97,14 @@ def prompt_batches(file: BinaryIO, place: str, chat: bool) -> Iterator[list[Prom
 
 
 def prompts_in_batch(number: int) -> int:
-    """Return the most prompts of a batch; few at first, for quick first answers, and twice as many after every second batch: two ranks take
-    turns.
+    """Return the largest number of prompts in batch `number`, from 0: few at first, for quick first answers, and doubled after every second
+    batch, since two ranks take turns.
     """
     return min(_FEWEST_PROMPTS << number // 2, MOST_PROMPTS)
 
 
 def _lines(pipe: Pipe) -> Iterator[list[tuple[int, bytes]]]:
-    """Yield the lines that are not empty, with their numbers: at least one at once, and those available without waiting."""
+    """Yield batches of the lines that are not empty, with their numbers: at least one line, and those that need no waiting."""
     lines: list[tuple[int, bytes]] = []
     batches = 0
     for number, line in enumerate(pipe, 1):
@@ -173,7 +173,7 @@ _Answer = Callable[[Sequence[Prompt], int], Sequence[dict[str, Any] | None]]  # 
 
 
 class _Answered(TypedDict):
-    """The lines of a batch; `error`: the class and the message of an error that ended it early; `signal`: the one that came, or 0."""
+    """The lines of a batch. `error`: the class and the message of an error that ended it early; `signal`: a signal's number, or 0."""
 
     lines: list[dict[str, Any] | None]
     error: tuple[str, str] | None
@@ -238,7 +238,7 @@ def prompt_texts(generator: "TextGenerator", template: "ChatTemplate | None", pr
 
 
 def line_of(completion: "TextCompletion") -> dict[str, Any]:
-    """Return the fields that the JSON line has in addition to the prompt."""
+    """Return the fields that the JSON line of an answer has in addition to those of the prompt."""
     return {"completion": completion.text, "tokens": completion.tokens, "finish": completion.finish}
 
 

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from tfkit.generation.answer_precision import Precision
     from tfkit.hub import Loaded
 
-_NAME = re.compile(r"[A-Za-z_]\w*")  # of a column, in a line that has only such names
+_NAME = re.compile(r"[A-Za-z_]\w*")  # of a column; a line of such names only is a header
 _MOST_BATCHES = 32  # of a window, whose rows are sorted by length
 _MOST_CHARACTERS = 1 << 24  # of the texts of a window
 
@@ -40,13 +40,13 @@ class Counts:
     rows: int = 0
     tokens: int = 0
     truncated: int = 0
-    first_truncated: str = ""  # place of the first such row
+    first_truncated: str = ""  # place of the first truncated row
     skipped: dict[str, Skipped] = field(default_factory=dict)  # rows without an answer, by reason
     replaced: set[str] = field(default_factory=set)  # fields of the rows that a field of the answer replaces
 
 
 class RowAnswers(ABC):
-    """The rows of a command, and the answers of its checkpoint to them: a Predictor or an Embedder.
+    """Answers the rows of a command with a checkpoint. The subclasses are Predictor and Embedder.
 
     Nothing is loaded before `load` or `use`. `precision`: auto: chosen for the model when it is loaded.
     """
@@ -63,7 +63,7 @@ class RowAnswers(ABC):
 
     @abstractmethod
     def columns(self, named: Mapping[str, str | list[str]]) -> PredictionColumns:
-        """Return the columns that are read from a source; `named`: those that it names, by role."""
+        """Return the columns that are read from a source; `named`: those that its section in the recipe gives, by role."""
 
     @abstractmethod
     def encode(self, rows: Sequence[Row]) -> list[Encoded | BadRow]:
@@ -98,12 +98,12 @@ class RowAnswers(ABC):
         self.use(opened.loaded, session.deal)
 
     def use(self, loaded: "Loaded", deal: RankMap = serial_map) -> None:
-        """Use a loaded model; `deal` computes its batches. Raises ModelError."""
+        """Use a loaded model; `deal` computes the model's batches. Raises ModelError."""
         loaded.require_tokenizer()
         self.loaded, self.deal = loaded, deal
 
     def windows(self, rows: Iterable[PredictionInput], is_ready: Callable[[], bool] = lambda: True) -> Iterator[list[dict[str, Any]]]:
-        """Yield the fields of the rows with their answers, in order, in windows, which end early if `is_ready()` is False.
+        """Yield windows of rows, in order: the fields of each row with its answer. A window ends early if `is_ready()` is False.
 
         Raises DataError for a row that cannot be read, after the rows before it; with data.on_bad_row: skip, such a row gets an `error` and
         no answer.
@@ -121,7 +121,7 @@ class RowAnswers(ABC):
                 raise bad_row.refusal()
 
     def warnings(self) -> list[str]:
-        """Return warnings about the rows so far that were skipped or truncated."""
+        """Return warnings about the rows that were skipped or truncated so far, and about their fields that answers replaced."""
         counts, length = self.counts, self.settings.sequence_length
         limit = f"the model's context of {self.loaded.config.context_length:,}" if length is None else f"data.sequence_length, {length:,}"
         cut = (
@@ -226,8 +226,8 @@ def _from_pipe(pipe: Pipe, columns: PredictionColumns, section: SourceSection) -
 def _format_of(line: bytes, columns: PredictionColumns) -> tuple[str, str | None]:
     """Return the format of data that begin with this line, and the delimiter of a table.
 
-    The formats are JSON lines, a table whose header has the columns that are read, and a text per line. A line that consists of names is
-    taken for the header of a table without these columns, which its reader refuses.
+    The formats are JSON lines, a table whose header has the columns that are read, and a text per line. A line that consists of other names
+    only is taken for the header of a table, which is refused when it is read.
     """
     text = line.removeprefix(BOM).decode(errors="replace").strip()
     if text.startswith("{"):

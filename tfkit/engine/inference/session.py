@@ -44,14 +44,15 @@ class Session:
     deal: RankMap = serial_map  # computes a list of batches, together with the other ranks
     exchange: Callable[[Any], list[Any]] = lambda value: [value]  # returns the values of all ranks
     first_alone: Callable[[], AbstractContextManager[None]] = nullcontext  # encloses the filling of a cache: rank 0 enters first
-    end_of_other_meters: Callable[[], list[Reading]] = list  # waits for other machines' meters; without a run folder, their readings
+    # Waits until other machines' meters have stopped; returns their readings, or none if there is a run folder, which has their ledgers.
+    end_of_other_meters: Callable[[], list[Reading]] = list
 
     def should_stop(self) -> bool:
         """Whether the command should stop."""
         return self.stop.should_stop()
 
     def batches(self, bar: ProgressBar) -> BatchWork:
-        """Return a BatchWork that computes this command's batches and advances a progress bar; `stop.at_once` ends it."""
+        """Return a BatchWork that computes this command's batches and advances a progress bar. A signal ends it within `stop.at_once`."""
         return BatchWork(bar.advance, deal=self.deal)
 
     def own(self, reading: Reading) -> Reading:
@@ -61,7 +62,7 @@ class Session:
         return replace(reading, **{name: max(0.0, getattr(reading, name) - getattr(self.before, name)) for name in SUMS})
 
     def reading(self, *, last: bool = False) -> Reading:
-        """Return what this command used, on all of its machines; called once, when its work is done. `last`: stop the meter."""
+        """Return what this command used, on all of its machines; to be called once, after the last batch. `last`: stop the meter."""
         others = self.end_of_other_meters()
         return add_readings(self.own(self.meter.stop() if last else self.meter.fresh_reading()), others)
 
@@ -84,8 +85,8 @@ def open_session(
     words: Sequence[str] = (),
     ranks: Ranks = ONE_PROCESS,
 ) -> Iterator[Session]:
-    """Open the session of a command, and meter it under the command's name. `words`: the command line, for the receipt; `ranks`: this
-    process is rank 0, whose command the others follow.
+    """Open the session of a command, and meter it under the command's name. `words`: the command line, for run.json; `ranks`: this process
+    is rank 0, whose command the others follow.
 
     Raises UsageError for an unknown country, MachineError for a bad run folder. A series of carbon intensities that does not cover the
     present, such as that of an earlier run, is ignored with a warning.
@@ -133,8 +134,8 @@ def _with_current_series(carbon: CarbonSection, listener: Listener) -> CarbonSec
 
 
 def follow_command(ranks: Ranks, stop: StopRequest, device: str | None, threads: int | None, follow: Callable[[Session], object]) -> None:
-    """Follow rank 0 through a command, without a run folder and without reports; `deal` exchanges the results of batches. The first rank of
-    each other machine measures that machine's energy.
+    """Follow rank 0 through a command, without a run folder and without reports. The session's `deal` exchanges the results of batches. The
+    first rank of each other machine measures that machine's energy.
     """
     place = rank_device(device, ranks), rank_threads(threads, ranks)
     alone = Session(stop, Silent(), Meter(), None, Reading(), False, *place)
@@ -201,7 +202,7 @@ def open_model(folder: Path, session: "Session", inputs: "Inputs", precision: "P
 
 
 def own_precision(settings: "EvaluationSettings") -> "Precision":
-    """Return the precision that the settings of an evaluation name."""
+    """Return the precision in the settings of an evaluation."""
     return "float32" if settings.evaluation.precision == "float32" else "bf16"
 
 

@@ -18,7 +18,7 @@ from tfkit.parallel.rank_map import BatchWork
 
 @dataclass(frozen=True)
 class SharedInput:
-    """One input: the numbers of its rows in their set, in order, and their different answers."""
+    """One input: the numbers of its rows in their set, in order, and the distinct answers of these rows."""
 
     rows: list[int]
     references: list[str]

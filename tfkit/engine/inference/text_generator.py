@@ -35,7 +35,7 @@ _PURPOSES = {
 
 
 class TextGenerator:
-    """Generates text with the settings of the run that made the checkpoint, else of its generation_config.json, changed by overrides.
+    """Generates text with the settings of the run that made the checkpoint, or those in generation_config.json, changed by overrides.
 
     Nothing is loaded before `load`. `chat`: prompts are conversations. `files`: those with the prompts.
     """
@@ -54,7 +54,7 @@ class TextGenerator:
         self.use(open_model(self.folder, session, self.inputs, self.precision).loaded, session)
 
     def use(self, loaded: Loaded, session: Session) -> None:
-        """Use a loaded model. Raises as `load`."""
+        """Use a loaded model. Raises the same errors as `load`."""
         self.session, self.loaded = session, loaded
         self.codec = loaded.require_tokenizer()
         self.fills_masks = self._check_kind()
@@ -68,7 +68,7 @@ class TextGenerator:
     def complete(
         self, texts: Sequence[str], first_row: int = 0, on_text: OnText | None = None, should_stop: Callable[[], bool] | None = None
     ) -> list[TextCompletion]:
-        """Continue each text; in a chat it is a rendered conversation. `first_row`: the number of the first text, for its draws."""
+        """Continue each text; in a chat it is a rendered conversation. `first_row`: number of the first text; random draws depend on it."""
         return complete(
             self.loaded.model,
             self.codec,
@@ -84,7 +84,7 @@ class TextGenerator:
         )
 
     def all_completions(self, prompts: object) -> list[Completion]:
-        """Continue the prompts of a call, in batches. Raises Stopped between two batches, UsageError and DataError as given_prompts."""
+        """Continue the prompts of a call, in batches. Raises Stopped between two batches, and the errors of `given_prompts`."""
         everything = given_prompts(prompts, self.chat)
         completions: list[Completion] = []
         for first in range(0, len(everything), MOST_PROMPTS):
@@ -129,7 +129,7 @@ class TextGenerator:
         return [Completion(prompt, one.text, one.tokens, one.finish) for prompt, one in completed]
 
     def _check_kind(self) -> bool:
-        """Whether the model fills masks rather than continuing texts. Raises as `load`."""
+        """Whether the model fills masks rather than continuing texts. Raises the same errors as `load`."""
         kind = self.loaded.config.head.kind
         if kind in _PURPOSES:
             raise ModelError(

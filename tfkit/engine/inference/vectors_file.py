@@ -41,7 +41,7 @@ def vectors_file(path: Path, dim: int) -> Iterator[Callable[[Sequence[Mapping[st
 
 @contextmanager
 def _array(file: IO[bytes], dim: int) -> Iterator[Callable[[Sequence[Mapping[str, Any]]], None]]:
-    """Write vectors after an array's header, which is rewritten with their number at the end: NumPy reserves room for its digits."""
+    """Write vectors after an array's header, which is rewritten at the end with their number: NumPy reserves room for more digits."""
     rows = 0
 
     def write_header() -> None:
@@ -62,7 +62,7 @@ def _array(file: IO[bytes], dim: int) -> Iterator[Callable[[Sequence[Mapping[str
 
 class _ParquetRows:
     """Writes a row group for each window. The first window decides the columns and their types: a field that is not a number, a truth
-    value or a time in all of its rows is text; other values in it are written as JSON.
+    value or a time in all of its rows is text, and those of its values that are no text are written as JSON.
     """
 
     def __init__(self, file: IO[bytes], dim: int, stack: ExitStack):
@@ -70,7 +70,7 @@ class _ParquetRows:
         self.writer: Any = None
 
     def write(self, lines: Sequence[Mapping[str, Any]]) -> None:
-        """Write a window. Raises DataError for a row with a further field, or with a value of another type."""
+        """Write a window. Raises DataError for a row with a field that the first window lacks, or with a value of another type."""
         import pyarrow as pa  # type: ignore[import-untyped]
         import pyarrow.parquet as parquet  # type: ignore[import-untyped]
 

@@ -1,5 +1,5 @@
 """A plan for several ranks, or for a GPU that this machine does not have: memory and traffic from simulated steps (simulated_step.py), time
-and energy from data sheets. None of it is measured.
+and energy from data sheets. No number is measured.
 
 The layouts are those of ZeRO (Rajbhandari et al. 2019, arXiv 1910.02054): replicated, each rank holds all weights and gradients are
 all-reduced; sharded (stage 3), each rank holds a shard of weights, gradients and optimizer state, and gathers the weights of one block at a
@@ -99,7 +99,7 @@ def with_cluster(plan: Estimate, recipe: Recipe, data: TrainingData, ranks: int,
 
     Raises UsageError if the ranks do not form the mesh of the recipe.
     """
-    # Imports PyTorch's compiler: a second that other plans save.
+    # Imports PyTorch's compiler, which takes a second, and which other plans do not need.
     from tfkit.engine.planning.simulated_step import Mesh, simulate
 
     require_mesh(recipe, ranks)
@@ -135,7 +135,7 @@ def with_cluster(plan: Estimate, recipe: Recipe, data: TrainingData, ranks: int,
 
 
 def _simulated_batch(recipe: Recipe, data: TrainingData, ranks: int, dtype: torch.dtype, steps: int, *, on_gpu: bool) -> tuple[Batch, int]:
-    """Return a micro-batch with the most tokens, preferably one that needs a mask, and the rows that a micro-batch of a rank has."""
+    """Return a micro-batch with the most tokens, preferably one that needs a mask, and the number of rows in a rank's micro-batches."""
     rows = open_rows(recipe, data.objective, data.train, data.config)
     row_bytes = planned_row_bytes(data.config, data.objective, rows.longest, dtype.itemsize, has_fused_dropout=on_gpu)
     sizes = batch_sizes(recipe, rows)
@@ -146,8 +146,8 @@ def _simulated_batch(recipe: Recipe, data: TrainingData, ranks: int, dtype: torc
 
 
 def _tensor_bytes(recipe: Recipe, objective: Objective, model: Transformer, mesh: "Mesh", step: "SimulatedStep") -> dict[str, int]:
-    """Return the bytes of a rank's tensors by kind, and their peak, which is in a step or where responses are sampled: there a rank with
-    sharded weights gathers one whole model at a time, the policy or a companion.
+    """Return the bytes of a rank's tensors by kind, and their peak: that of a step or, if it is higher, that of sampling responses. For the
+    latter, a rank with sharded weights gathers one whole model at a time, the policy or a companion.
     """
     sums = sums_gradients(objective, mesh.micro_batches, 1, mesh.ranks)
     models = run_memory(recipe, objective, model, mesh.dtype, shards=mesh.shards, sums_gradients=sums)

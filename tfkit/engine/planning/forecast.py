@@ -99,9 +99,9 @@ def estimate_run(run: Run, start: Callable[[], float]) -> Estimate:
 
 
 def forecast(recipe: Recipe, work: RunWork, flops: float, device: torch.device, precision: torch.dtype, start: float) -> Forecast:
-    """Forecast a run from the table of this machine's speeds, times the ratio by which earlier runs differed from it, if there are any.
+    """Forecast a run from the table of this machine's speeds, corrected by how much longer or shorter earlier runs took, if there are any.
 
-    `start`: the measured seconds until its data are prepared.
+    `start`: the measured seconds until the run's data were prepared.
     """
     threads = torch.get_num_threads()
     parts = work.seconds_by_part(machine_speed(device, precision, threads), start)
@@ -138,7 +138,7 @@ def build_forecast(
 
 
 def emissions_of(energy: Range, place: Place) -> tuple[Range, dict[str, str]]:
-    """Return the emissions of an energy, with the assumption behind them: the errors of energy and intensity are fully correlated."""
+    """Return the emissions of an energy, with a text on the intensity. The errors of energy and intensity count as fully correlated."""
     low, high = place.range_g_per_kwh
     text = place.describe()
     if place.range_source is not None:

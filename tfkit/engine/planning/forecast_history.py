@@ -52,7 +52,7 @@ class PastRun:
 
     @property
     def watts(self) -> float | None:
-        """The mean power of the machine, without PUE; None if it was not metered."""
+        """The mean power of the machine during the run, without PUE; None if the run was not metered."""
         return self.kwh / self.pue * 3.6e6 / self.seconds if self.kwh else None
 
 
@@ -100,7 +100,7 @@ def _parse(line: bytes) -> PastRun | None:
 
 
 def correction_for(machine: str, threads: int, kind: str, size: int) -> Correction:
-    """Return the correction by the latest runs on this machine of the same kind and the nearest size, else by those of the same size.
+    """Return the correction by the latest runs here of the same kind of objective and the nearest size, else by those of the same size.
 
     The power is that of all runs with this many threads: it depends on the machine alone.
     """
@@ -127,9 +127,9 @@ def median_errors(machine: str) -> dict[str, Any]:
 
 
 def _spread(values: Sequence[float]) -> Range | None:
-    """Return the median of the values, with the second lowest and highest of five or more, or the extremes, and at least a margin.
+    """Return the median of the values, with the lowest and the highest as bounds; of five or more values, the second lowest and highest.
 
-    None without values.
+    Each bound is at least a margin away from the median. None without values.
     """
     if not values:
         return None

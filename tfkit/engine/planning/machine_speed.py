@@ -32,8 +32,8 @@ FOLDER = "machine-speed"  # in the cache folder
 WIDTHS = (32, 128, 512, 1024)
 LENGTHS = (32, 128, 512)  # of rows, for attention
 HEAD_DIM = 64  # for attention
-# Matrix products (FLOPs) by their smallest size; fused attention (FLOPs of visible pairs) by the length of a row, head_dim, and whether it
-# is causal; or another field of MachineSpeed, by name.
+# Matrix products, with their smallest size; fused attention, with the length of a row, head_dim, and whether it is causal; or another field
+# of MachineSpeed, by name. Products are counted in FLOPs, attention in FLOPs of visible pairs.
 Operation = tuple[Literal["products"], int] | tuple[Literal["attention"], int, int, bool] | str
 Speed = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 SpeedOfWidths = Annotated[tuple[Speed, ...], Field(min_length=len(WIDTHS), max_length=len(WIDTHS))]
@@ -148,7 +148,7 @@ def _read(path: Path) -> MachineSpeed | None:
 
 
 def _load() -> float:
-    """Return the system's load average per core; 0 where it has none."""
+    """Return the system's load average per core; 0 if the system reports none."""
     try:
         return os.getloadavg()[0] / usable_cores()
     except OSError:

@@ -1,4 +1,4 @@
-"""The request for a plan: the training, and the options. Torch-free: a command, like a run, is metered before torch is imported."""
+"""The request for a plan: the training, and the options. Torch-free, so that the meter starts before torch is imported."""
 
 from collections.abc import Sequence
 from contextlib import suppress

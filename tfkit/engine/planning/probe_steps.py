@@ -66,7 +66,7 @@ class Probe:
         return self.steps[min(2, len(self.steps) - 1) :]
 
     def seconds_of(self, tokens: int, steps: int) -> Range:
-        """Return the time of all steps of a run."""
+        """Return the time of a run of this many steps, with this many tokens in all of them."""
         timed = self.timed
         mean = sum(step.seconds for step in timed) / max(1, sum(step.tokens for step in timed))  # seconds per token
         means = [step.seconds / max(1, step.tokens) for step in timed]
@@ -121,7 +121,7 @@ def probe_run(run: Run, count: int) -> Probe:
 
 
 def _first_reading(meter: Meter, stop: StopRequest) -> Reading:
-    """Return the meter's reading once it knows a power: by then the estimate for the time before its start is included."""
+    """Return the meter's reading once it has a power: it then includes the estimate for the time before the meter started."""
     deadline = time.perf_counter() + _START_PATIENCE_SECONDS
     while True:
         reading = meter.fresh_reading()
@@ -174,7 +174,7 @@ def _take_step(components: Components, number: int, stop: StopRequest) -> ProbeS
 
 
 def _power(probe: Probe, recipe: Recipe, device: torch.device) -> Power:
-    """Return the power of the steps: as measured, or that of earlier runs here, or that of the meter's model at the measured load."""
+    """Return the power during the steps: the measured one, else that of earlier runs here, else the meter's model at the measured load."""
     if (watts := probe.watts) is not None:
         return Power(Range(watts / 1.15, watts, watts * 1.15), "measured in these steps")
     past = correction_for(device_name(device), torch.get_num_threads(), recipe.objective.kind, 0).watts

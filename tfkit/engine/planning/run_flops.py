@@ -1,5 +1,6 @@
-"""Count the FLOPs of a whole run by part: its steps, evaluations, samples and its trial of learning rates; and its workload, in the
-quantities whose speeds are measured (machine_speed.py), with the time that it takes.
+"""Count the FLOPs of a whole run by part: its steps, evaluations, samples and its trial of learning rates.
+
+Also count the run's workload, in the operations whose speeds are measured (machine_speed.py), and compute the time of a workload.
 """
 
 from collections import defaultdict
@@ -132,7 +133,7 @@ def run_flops(
     }
     total = sum(parts.values())
     in_steps = parts["forward"] + parts["backward"] + parts["companions"] + parts["recomputed"]
-    distinct = 0 if recipe.training.trial_rates is None else len(np.unique(loader.rows.order(0)))  # an epoch with weights repeats rows
+    distinct = 0 if recipe.training.trial_rates is None else len(np.unique(loader.rows.order(0)))  # weighted sources repeat rows
     trial = plan_trial(recipe, distinct, steps, total, in_steps / max(1, steps), forward.total / rows)
     parts["trial"] = trial.flops if isinstance(trial, RateTrialPlan) else 0.0
     total += parts["trial"]

@@ -1,6 +1,6 @@
-"""The forecaster of all trainings: estimates from the speeds of this machine, corrected by earlier runs on it.
+"""The forecaster of all trainings: it estimates a run from the speeds of this machine, corrected by earlier runs here.
 
-It imports torch in its first call: by then the training is checked, and its folder locked.
+Torch is imported by the forecaster's first call: by then the training is checked, and its folder locked.
 """
 
 from collections.abc import Callable

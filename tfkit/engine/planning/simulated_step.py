@@ -1,9 +1,9 @@
 """Simulate steps of rank 0 with the training code, on fake tensors and with collectives that send nothing.
 
-PyTorch's `fake` process group has the planned number of ranks; this process is the first, whose shards are the largest. Only the bytes and
-the traffic of tensors are counted, without the allocator's overhead and the libraries.
+PyTorch's `fake` process group has the planned number of ranks; this process is rank 0, which has the largest shards. Only the bytes and the
+traffic of tensors are counted, without the allocator's overhead and the libraries.
 
-A deep model is extrapolated from two models with fewer blocks, since each block adds the same.
+A deep model is extrapolated from two models with fewer blocks, since each block adds the same number of bytes.
 """
 
 import copy
@@ -61,13 +61,13 @@ class SimulatedStep:
 
 
 def _is_substituted(objective: Objective) -> bool:
-    """Whether a substitute loss is simulated: for trained companions, sampled responses and references."""
+    """Whether a substitute loss is simulated: for an objective with trained companions, sampled responses or a reference."""
     has_trained = any(companion.trained for companion in objective.companions)
     return has_trained or objective.rollouts is not None or objective.reference_use != "none"
 
 
 def simulate(recipe: Recipe, config: ModelConfig, objective: Objective, batch: Batch, mesh: Mesh) -> SimulatedStep:
-    """Take steps as rank 0 of the mesh, in which each micro-batch is `batch`. Raises UsageError within a process group."""
+    """Take steps as rank 0 of the mesh, with `batch` as each micro-batch. Raises UsageError within a process group."""
     if dist.is_initialized():
         raise UsageError("plan: this process already belongs to a torch.distributed process group; plan from another process")
     depth, period = min(_depths(config).values()), config.period
@@ -163,7 +163,7 @@ class _SubstituteLoss(CausalLM):
 
 
 def _stepper(recipe: Recipe, config: ModelConfig, objective: Objective, mesh: Mesh, group: ProcessGroup) -> Stepper:
-    """Assemble a stepper as a training does, with new models on the simulated rank."""
+    """Assemble a stepper as for a training, with new models of the same shapes, on the simulated rank."""
     objective = _SubstituteLoss() if _is_substituted(objective) else _with_simulated_companions(objective, mesh.dtype)
     model = Transformer(config)
     choose_trained(recipe, model)

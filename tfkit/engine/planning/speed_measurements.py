@@ -25,7 +25,7 @@ _BATCH = 64  # rows generated at once
 
 
 def rate(amount: float, work: Callable[[], Tensor | None]) -> float:
-    """Return the speed, per second, of `work`, which processes `amount`; its result is waited for."""
+    """Return how much is processed per second: one call of `work` processes `amount`, and its result is waited for."""
     _wait(work())
     best, end = math.inf, time.perf_counter() + SECONDS
     while time.perf_counter() < end or math.isinf(best):

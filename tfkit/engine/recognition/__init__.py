@@ -1,1 +1,1 @@
-"""Decide the recipe for a user's data and checkpoint, with reasons, if the user gives none."""
+"""Decide the recipe for a user's data and checkpoint, with reasons, if the user gives no recipe."""

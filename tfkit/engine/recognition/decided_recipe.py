@@ -72,7 +72,7 @@ def _inspect_data(section: SourceSection, on_bad_row: Any) -> DataSummary:
     given = dict.fromkeys(_KINDS, named) | found
     class_names = read_class_names(section.class_names)
     rows = {kind: _rows(kind, given[kind], records, class_names) for kind in _KINDS}
-    if not (named or found["text_to_text"]) and len(languages_in(held)) > 2:  # it is unclear which to translate
+    if not (named or found["text_to_text"]) and len(languages_in(held)) > 2:  # it is unclear which of them to translate
         rows["text_to_text"] = []
     rows["tagging"] = [row for row in rows["tagging"] if len(row.values["tokens"]) == len(row.values["tags"])]
     if all(len(row.values["tokens"]) == 1 for row in rows["tagging"]):  # a word in each row is no sentence
@@ -94,7 +94,7 @@ def _inspect_data(section: SourceSection, on_bad_row: Any) -> DataSummary:
         held,
         len(records),
         _count(section, on_bad_row, records, {kind: readers[kind] for kind in ("classification", "tagging") if kind in reads}),
-        reads | ({"reward": reads["dpo"]} if "dpo" in reads else {}),  # of the same rows
+        reads | ({"reward": reads["dpo"]} if "dpo" in reads else {}),  # a reward model learns from the same rows
         conversations="chat" in reads and any("messages" in row.values for row in fitting["chat"]),
         like_texts=tuple(name for name in held if name in _TEXT.columns) if unclear and of_classes else (),
         unread={} if named else {kind: _unread_texts(kind, reads[kind], records, held) for kind in reads},
@@ -116,7 +116,7 @@ def _check_named(section: SourceSection, named: Named, records: Sequence[Record]
 
 
 def _recognised_columns(name: str, held: Mapping[str, Sequence[Any]]) -> dict[str, Named]:
-    """Return the columns of each objective's roles that are recognised from all names and values together. `name`: that of the data."""
+    """Return, for each objective, the columns of roles that are recognised by all columns together. `name`: the name of the data."""
     languages, votes = translation(name, [*held]), vote_columns(held)
     return {
         "multi_label": flag_columns(held),
@@ -137,17 +137,17 @@ def _unread_texts(kind: str, reads: Mapping[str, str], records: Sequence[Record]
 
 
 def _parts(names: Iterable[str]) -> set[str]:
-    """Return the columns that these names read; a name may be a list, a template or a path of columns."""
+    """Return the columns whose values are read under these names; a name may be a list, a template or a path of columns."""
     return {part for name in names for one in (name, *columns_of(name), *name.split(", ")) for part in (one, one.partition(".")[0])}
 
 
 def _are_in_context(row: Row) -> bool:
-    """Whether the context contains all answers that have no positions: others may be choices, or written freely."""
+    """Whether the context contains each answer without a position. An answer that is not in it may be a choice, or written freely."""
     return all(answer["answer_start"] is not None or answer["text"] in row.values["context"] for answer in row.values["answers"])
 
 
 def _column_names(records: Sequence[Record]) -> list[str]:
-    """Return the names of the columns or, for an object whose values are all texts, the paths to these."""
+    """Return the names of the columns; for a column of objects whose values are all texts, the paths to these values."""
     columns = {name: value for record in reversed(records) for name, value in record.values.items()}  # the first value of each
     names = dict.fromkeys(name for record in records for name in record.values)
     return [path for name in names for path in ([f"{name}.{key}" for key in columns[name]] if _is_of_texts(columns[name]) else [name])]
@@ -231,7 +231,7 @@ def _inspect_model(start: str) -> tuple[ModelSummary, Tokenizer | None]:
 
 
 def _document(task: Task, size: Size, given: dict[str, Any]) -> dict[str, Any]:
-    """Return the decided recipe, without fields that the command line sets itself or would contradict."""
+    """Return the decided recipe, without fields that the command line sets, or that contradict those that it sets."""
     point = size.point
     own = {name: given.get(name, {}) for name in ("data", "optimizer", "schedule", "training", "evaluation")}
     held_out = size.held_out
@@ -246,7 +246,7 @@ def _document(task: Task, size: Size, given: dict[str, Any]) -> dict[str, Any]:
     judged = {"metric": task.metric} if task.metric else {}
     is_given = "lr" in own["optimizer"] or own["schedule"].get("kind") == "noam"
     tried = {} if is_given or not size.trial_rates else {"trial_rates": size.trial_rates}
-    every = own["evaluation"].get("every", "epoch") if "patience" in own["training"] else "epoch"  # patience needs the best one
+    every = own["evaluation"].get("every", "epoch") if "patience" in own["training"] else "epoch"  # any evaluation may be the best
     return {
         "model": {"context_length": size.context_length} if size.context_length else {},
         "data": {"train": [], "validation": held_out} | ({"sequence_length": size.sequence_length} if size.sequence_length else {}),

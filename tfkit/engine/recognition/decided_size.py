@@ -1,6 +1,6 @@
 """The size of a fine-tuning without a recipe: tokens of a row, rows of a step, epochs, learning rate, all weights or an adapter.
 
-It is decided from the number of rows, the tokens of the first ones, the model and the free memory, with reasons.
+The size is decided from the number of rows, the tokens of the first rows, the model and the free memory, with reasons.
 """
 
 import math
@@ -63,8 +63,7 @@ def row_tokens(texts: Sequence[str], codec: Tokenizer | None) -> RowTokens | Non
 
 
 def decide_size(counts: RowCounts, model: ModelSummary, kind: str, given: dict[str, Any], tokens: RowTokens | None) -> Size:
-    """Decide the size. `given`: the fields of the command line, which are kept. If `tokens` is None, they are estimated from the
-    characters."""
+    """Decide the size. `given`: the fields of the command line, which are kept. `tokens`: None: estimated from the characters."""
     training, reads_text = given.get("training", {}), SECTIONS[kind].reads_text
     adapter, adapter_reason = _adapter(model, kind, training)
     low_rank = training.get("adapter", adapter) is not None
@@ -117,13 +116,14 @@ def _labels(counts: RowCounts, kind: str) -> Mapping[str, int]:
 
 
 def _given_length(model: ModelSummary, given: dict[str, Any]) -> Any:
-    """Return the length of a row by the command line; None if it does not set one."""
+    """Return the length of a row that the command line sets; None if it sets none."""
     context = given.get("model", {}).get("context_length", model.context_length if "sequence_length" in given["data"] else None)
     return given["data"].get("sequence_length") or context
 
 
 def _length(model: ModelSummary, tokens: RowTokens, tokens_per_step: int, *, reads_text: bool, may_grow: bool) -> int:
-    """Return the tokens of a row of text; for labelled rows the model's context, or more if its positions allow it and rows are longer.
+    """Return the number of tokens in a row of text. For labelled rows, it is the model's context, or more if rows are longer and the
+    model's positions allow it.
 
     `may_grow`: whether the model's context may change; an adapter keeps its base model's context.
     """
@@ -137,7 +137,7 @@ def _length(model: ModelSummary, tokens: RowTokens, tokens_per_step: int, *, rea
 def _text_length(model: ModelSummary, context_length: int, texts: int, step: int) -> int:
     """Choose the tokens of a row of text: the length of the `texts`, rounded up to a multiple of 64.
 
-    At most the context and a quarter of the tokens of a `step`; halved until a row fits into free memory.
+    At least 128 and at most 1,024, the context, and a quarter of the tokens of a `step`; halved until a row fits into free memory.
     """
     length = min(context_length, _LONGEST_TEXT, max(_SHORTEST_TEXT, min(step // 4, texts + 63) // 64 * 64))
     left = available_bytes()
@@ -147,7 +147,7 @@ def _text_length(model: ModelSummary, context_length: int, texts: int, step: int
 
 
 def _adapter(model: ModelSummary, kind: str, training: dict[str, Any]) -> tuple[dict[str, Any] | None, str]:
-    """Return the adapter for a decoder whose training would not fit the free memory, and the reason; None if tokens must be added."""
+    """Return an adapter, with the reason, for a decoder whose full training would not fit the free memory; None if tokens must be added."""
     left, needed = available_bytes(), trained_bytes(model.parameters)
     speaks = kind == "causal_lm" or (kind == "chat" and model.has_chat_tokens)
     if left is None or needed <= left or not speaks or {"adapter", "frozen", "unfreeze_every"} & training.keys():

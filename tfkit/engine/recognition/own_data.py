@@ -1,8 +1,7 @@
-"""Training on data that the command names: fields that neither a recipe nor the user sets follow from the data. Torch-free until it is
-decided.
+"""Training on data that the command names: fields that neither a recipe nor the user sets follow from the data.
 
-From random weights these are the fields that depend on the amount of text (recipe/pretraining_sizes.py), or a whole small decoder; from a
-checkpoint the whole recipe.
+For a training from random weights, these are the fields that depend on the amount of text (recipe/pretraining_sizes.py), or the whole
+recipe of a small decoder; from a checkpoint, the whole recipe. Torch-free until the recipe is decided.
 """
 
 import json
@@ -34,9 +33,9 @@ from tfkit.run.checkpoints import step_folders
 
 @dataclass(frozen=True)
 class UnwrittenRecipe:
-    """The recipe of a fine-tuning that names data and a checkpoint only, in its overrides.
+    """The recipe, not written yet, of a fine-tuning whose overrides name only data and a checkpoint.
 
-    These names are checked when they are first used, and the data are read by `decide`. Raises UsageError if a name is missing.
+    The names are checked when they are first used, and the data are read by `decide`. Raises UsageError if a name is missing.
     """
 
     overrides: Overrides
@@ -129,10 +128,11 @@ def tuning_overrides(
     columns: Mapping[str, Any] = NO_OVERRIDES,
     rows: int | None = None,
 ) -> dict[str, Any]:
-    """Return the overrides, with those added that name the checkpoint, the data, its columns and how many rows are drawn. In a recipe with
-    stages these belong to the first.
+    """Return the overrides, and further ones for the checkpoint, the data, their columns and the number of rows to draw; in a recipe with
+    stages, the further ones are for the first stage.
 
-    A part of `data` is held out in place of the recipe's own validation sources or, from random weights, of its own fraction.
+    A part of `data` is held out. It replaces the recipe's validation sources or, for a training from random weights, the part that the
+    recipe holds out.
     """
     fields = source.fields() if source is not None and (start or data or columns or rows) else {}
     stage = f"{next(iter(fields), '').partition('.')[0]}." if source is not None and source.has_stages else ""
@@ -179,7 +179,10 @@ def training_request(
     minutes: float | None = None,
     rows: int | None = None,
 ) -> TrainingRequest:
-    """Return the request of a training, whose data and checkpoint a command may name; `minutes`: its length. Raises UsageError."""
+    """Return the request for a training. `start`, `data`, `columns`, `rows`: as the command names them; `minutes`: how long to train.
+
+    Raises UsageError.
+    """
     changes = tuning_overrides(overrides, source, start, data, columns, rows)
     unwritten: RecipeFromData | None
     named = UnwrittenRecipe(changes)

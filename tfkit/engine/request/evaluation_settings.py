@@ -1,4 +1,4 @@
-"""The settings with which a checkpoint is evaluated or predicts: from a recipe or its run, else from its files, changed by overrides."""
+"""The settings for evaluating and predicting with a checkpoint: from a recipe, or the checkpoint's run or files, changed by overrides."""
 
 from collections.abc import Collection
 from contextlib import suppress
@@ -96,7 +96,7 @@ def read_settings(
         data = _read_as_trained(read.data, scored)
     elif read.objective.roles != read.objective.trained_for.roles:  # the recipe's rows are prompts, to which responses were sampled
         data = None
-    own_length = recipe is None and "data.sequence_length" not in overrides  # of the run that made the checkpoint
+    own_length = recipe is None and "data.sequence_length" not in overrides  # that of the checkpoint's run
     if data is not None and own_length and read.objective.trained_for.scored_by == "text":
         data = data.model_copy(update={"sequence_length": None})
     sections_read = (read.objective, read.evaluation, read.generation, read.carbon)
@@ -180,16 +180,16 @@ def _read_as_trained(data: DataSection, path: str) -> DataSection:
 
 
 def saved_recipe(checkpoint: Path) -> RecipeText | None:
-    """Return the recipe.yaml of the run folder that holds a checkpoint; None if it is in none."""
+    """Return the recipe.yaml of the run folder that holds a checkpoint; None if the checkpoint is in no run folder, or there is no file."""
     folder = checkpoint.resolve().parent
     saved = folder.parent / "recipe.yaml"
     return open_recipe(str(saved)) if folder.name == "checkpoints" and saved.is_file() else None
 
 
 def infer_objective(model: "Described") -> dict[str, Any]:
-    """Return the section of the labelled-row objective that a model was trained for, from its files alone. Raise ModelError if none fits.
+    """Return the recipe section of the objective on labelled rows that fits a model, by its files alone. Raise ModelError if none fits.
 
-    It is the one that tfkit.json names, else the one with the model's head and problem type.
+    It is the objective in the model's tfkit.json or, without one, the objective with the model's head and problem type.
     """
     kinds = [kind for kind, section in SECTIONS.items() if _reads_rows(section) and _fits(section, model)]
     if not kinds:
@@ -212,7 +212,7 @@ def infer_objective(model: "Described") -> dict[str, Any]:
 
 
 def _reads_rows(section: type[ObjectiveSection]) -> bool:
-    """Whether an objective answers rows; one that compares the model with the initial one does not."""
+    """Whether an objective gives an answer to each row; one that compares the model with its initial state gives none."""
     return not section.reads_text and section.scored_by == "row" and not section.needs_start
 
 

@@ -132,7 +132,8 @@ def failed_gates(verdicts: Collection[Mapping[str, Any]]) -> QualityGateError | 
 def plan_gates(texts: Sequence[str], stages: Sequence[str] = ()) -> list[Gate]:
     """Parse the gates of a plan before it is made. Raise UsageError for a number that no plan has.
 
-    `seconds`, `energy_kwh` and `emissions_g` are the likely values; `emissions_g.high` is the upper one, and `STAGE.seconds` a stage's.
+    `seconds`, `energy_kwh` and `emissions_g` are the likely values; `emissions_g.high` is an upper bound, `STAGE.seconds` the value of a
+    stage.
     """
     known = [*_PLANNED_NUMBERS, *_PLANNED_RANGES, *(f"{name}.{part}" for name in _PLANNED_RANGES for part in _PARTS)]
     return parse_gates(texts, known, stages)

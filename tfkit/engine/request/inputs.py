@@ -92,7 +92,7 @@ def _is_run_or_model(folder: Path) -> bool:
     """Whether a folder is that of a run, or a model folder of tfkit, Hugging Face or the peft library."""
     if any(os.path.isfile(folder / name) for name in ("run.json", "tfkit.json", "adapter_config.json")):
         return True
-    with suppress(OSError), open(folder / "config.json", "rb") as file:  # a common name: only with the field of every Hugging Face model
+    with suppress(OSError), open(folder / "config.json", "rb") as file:  # a common name: Hugging Face's has this field
         return b'"model_type"' in file.read(1 << 20)
     return False
 

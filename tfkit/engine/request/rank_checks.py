@@ -48,8 +48,8 @@ def rank_device(asked: str | None, ranks: Ranks) -> str | None:
 
 
 def gpu_of_rank(ranks: Ranks, visible: int) -> int:
-    """Return the number of a rank's GPU among the `visible` ones of its machine: that of its local rank, or 0 if each process sees only its
-    own GPU, as with Slurm's --gpus-per-task. Raises MachineError if there are too few.
+    """Return the number of a rank's GPU among the `visible` ones of its machine: its local rank, or 0 if each process sees only its own
+    GPU, as with Slurm's --gpus-per-task. Raises MachineError if there are too few GPUs.
     """
     if visible >= ranks.local_size:
         return ranks.local_rank
@@ -62,5 +62,5 @@ def gpu_of_rank(ranks: Ranks, visible: int) -> int:
 
 
 def rank_threads(asked: int | None, ranks: Ranks) -> int | None:
-    """Return the number of threads of this rank: `asked`, else its share of the cores; None, PyTorch's default, for a single process."""
+    """Return the number of threads of this rank: `asked`, or its share of the cores; for a single process, None: PyTorch's default."""
     return asked if asked is not None or ranks.is_alone else max(1, usable_cores() // ranks.local_size)

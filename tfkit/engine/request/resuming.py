@@ -25,7 +25,7 @@ from tfkit.run.manifest import verify
 from tfkit.run.strict_json import is_number
 
 _PATIENCE = "training.patience"  # changes the end of a run, not its steps
-_GUARDS = ("training.max_skipped_steps", "training.loss_jump_sigmas", "data.max_lost")  # raised by the user after they ended a run
+_GUARDS = ("training.max_skipped_steps", "training.loss_jump_sigmas", "data.max_lost")  # a user raises one that ended the run
 _ROUNDING = ("training.compile", "training.activation_checkpointing")  # change the rounding only, as another machine does
 # What may change between attempts: it has no effect on the steps so far.
 _FREE = (
@@ -50,7 +50,7 @@ class Resumption:
 
 
 def nothing_to_resume(run: Path) -> TfkitError:
-    """Return the error for a folder without a checkpoint to continue from; it says what the folder is."""
+    """Return the error for a folder without a checkpoint to continue from; its message says what the folder is."""
     listed = read_run(run)
     if is_locked(run / "lock"):
         return MachineError(
@@ -70,8 +70,8 @@ def nothing_to_resume(run: Path) -> TfkitError:
 def resolve_resumption(folder: RunFolder, now: RequestRecord) -> Resumption:
     """Return how a run continues: with its resolved recipe, and the changes between what was given before and what is given now.
 
-    Raises UsageError, with the list, for changes with which the run would have taken other steps. A run of a version that did not keep
-    what was given is compared with the whole recipe that is given now.
+    Raises UsageError, with a list of the changes, if the run would have taken other steps with them. If the run was begun by an older
+    version, which did not record what was given, its whole recipe is compared with the one that is given now.
     """
     begun = read_recipe(str(folder.recipe)).recipe
     before = RequestRecord.from_document(folder.recorded.given)
@@ -105,7 +105,7 @@ def merged(before: RequestRecord, now: RequestRecord) -> RequestRecord:
 
 
 def _changed_by(before: RequestRecord, now: RequestRecord) -> dict[str, Any]:
-    """Return what a later request changes: edits of the file that the earlier overrides would hide, and its own new overrides."""
+    """Return what the request `now` changes: edits of the file that the overrides of `before` would hide, and new overrides."""
     given = now.overrides.items()
     new = {name: value for name, value in given if _last(now, name) == (name, value) != _last(before, name)}
     if not before.recipe or not now.recipe:
@@ -117,19 +117,19 @@ def _changed_by(before: RequestRecord, now: RequestRecord) -> dict[str, Any]:
 
 
 def _last(request: RequestRecord, name: str) -> tuple[str, Any] | None:
-    """Return the last override of a field, which is the valid one; the units of the length are one field."""
+    """Return the last override of a field, which is the valid one; a length is the same field in every unit."""
     names = _alternatives(name)
     return next((one for one in reversed([*request.overrides.items()]) if one[0] in names), None)
 
 
 def _touches(name: str, overrides: Iterable[str]) -> bool:
-    """Whether one of the overrides sets a field, a part of it, or its section; the units of the length are one field."""
+    """Whether one of the overrides sets a field, a part of it, or its section; a length is the same field in every unit."""
     names = _alternatives(name)
     return any(field == key or field.startswith(f"{key}.") or key.startswith(f"{field}.") for key in overrides for field in names)
 
 
 def _alternatives(name: str) -> tuple[str, ...]:
-    """Return all names of a field: those of a length in any unit, also of a stage's length, and else the name alone."""
+    """Return all names of a field: for the length of a training or a stage, its name in each unit; for any other field, its one name."""
     for unit in LENGTH:
         if name == unit or name.endswith(f".{unit}"):
             return tuple(name.removesuffix(unit) + other for other in LENGTH)
@@ -146,7 +146,7 @@ def check_resumption(folder: RunFolder, resumption: Resumption, listener: Listen
 
 
 def require_same_text(begun: Mapping[str, list[str]], data: Mapping[str, list[str]]) -> None:
-    """Raise DataError if `data`, the fingerprints of the run's text, are not those with which it was begun."""
+    """Raise DataError if the fingerprints `data` of the text are not those with which the run was begun."""
     for part, now in data.items():
         if (before := begun.get(part, [])) != now:
             raise DataError(
@@ -156,7 +156,7 @@ def require_same_text(begun: Mapping[str, list[str]], data: Mapping[str, list[st
 
 
 def require_same_code(folder: RunFolder, recipe: Recipe) -> None:
-    """Raise DataError, before any code is run, if it is not that with which the run was started."""
+    """Raise DataError if the code files are not those with which the run was started. No code is run here."""
     before, now = folder.recorded.data.get("code"), code_hashes(recipe.objective.code_files)
     if isinstance(before, list) and before != now:
         raise DataError(
@@ -166,7 +166,7 @@ def require_same_code(folder: RunFolder, recipe: Recipe) -> None:
 
 
 def report_changes(folder: RunFolder, resumption: Resumption, listener: Listener) -> None:
-    """Report the changes, and warn of those that no uninterrupted run has: a bent curve of the learning rate, incomparable scores."""
+    """Report the changes, and warn of effects that no uninterrupted run has: a bent curve of the learning rate, incomparable scores."""
     changes, recipe = resumption.changes, resumption.recipe
     if changes:
         lines = "\n  ".join(changes.values())
@@ -208,7 +208,7 @@ def warn_of_other_rounding(folder: RunFolder, arithmetic: dict[str, Any], listen
 
 
 def repeated_result(folder: RunFolder, resumption: Resumption, listener: Listener) -> dict[str, Any] | None:
-    """Return the result of a finished run again, unless the run is to become longer; None if there is something left to do."""
+    """Return the result of a finished run again; None if its length or patience has changed, or something is left to do."""
     if not resumption.same_end or (result := finished_result(folder)) is None:
         return None
     warn_without_effect(folder.path, resumption.changes.values(), listener)
@@ -220,7 +220,7 @@ def repeated_result(folder: RunFolder, resumption: Resumption, listener: Listene
 def finished_result(folder: RunFolder) -> dict[str, Any] | None:
     """Return the result of a finished training whose checkpoint is intact; None if there is something left to do.
 
-    Its paths are in the folder's current place: the folder may have been moved since.
+    The paths in the result are those in the folder's current place: the folder may have been moved since.
     """
     result = folder.recorded.result
     if not is_training_result(result):
@@ -234,7 +234,7 @@ def finished_result(folder: RunFolder) -> dict[str, Any] | None:
 
 
 def is_training_result(result: Any) -> TypeGuard[dict[str, Any]]:
-    """Whether a document from run.json is the result of a training, of this version or an older one: an evaluation's is not."""
+    """Whether a document from run.json is the result of a training, of this version or an older one, and not that of an evaluation."""
     if not isinstance(result, dict) or not isinstance(result.get("checkpoint"), str) or not isinstance(result.get("evaluation"), dict):
         return False
     best = result.get("best") or {"step": 0, "metric": "", "value": None}
@@ -269,7 +269,7 @@ def _as_tried(wanted: Recipe, begun: Recipe) -> Recipe:
 def _with_changes(begun: Recipe, wanted: Recipe, changes: Iterable[str]) -> Recipe:
     """Return the run's recipe with the changed fields of the wanted one.
 
-    A hash is pinned only if it is given: whether a checkpoint or companion is the same is checked when it is opened.
+    A hash is pinned only if the wanted recipe has it: whether a checkpoint or companion is the same is checked when it is opened.
     """
     sections: dict[str, Any] = {"model": begun.model.model_copy(update={"sha256": wanted.model.sha256})}
     if begun.objective.companions:

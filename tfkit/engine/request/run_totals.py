@@ -1,6 +1,6 @@
 """The totals in run.json, of all attempts of a run, all stages of a recipe or all trials of a sweep; and the results of stages and sweeps.
 
-The totals of a run whose process was killed are completed by the next command. Torch-free.
+The totals of a run whose process was killed are completed by the next command that uses the run. Torch-free.
 """
 
 from collections.abc import Iterable, Mapping
@@ -76,7 +76,7 @@ def run_facts(folder: Path) -> dict[str, Any]:
 
 
 def _inherited(folders: Iterable[Path]) -> dict[str, Any]:
-    """Return what all stages together inherit from ancestors that are not stages themselves, each counted once."""
+    """Return the energy and emissions that all stages together inherit from ancestors that are no stages, each counted once."""
     ancestors: list[Ancestor] = []
     runs = set()
     for folder in folders:
@@ -89,7 +89,7 @@ def _inherited(folders: Iterable[Path]) -> dict[str, Any]:
 
 
 def summed_totals(runs: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
-    """Return the totals of the folder of several runs, from the facts of each."""
+    """Return the totals of several runs together, from the facts of each."""
     return sum_totals([totals_in(run) for run in runs]).document(_TOTALS)
 
 
@@ -107,7 +107,7 @@ class Trial:
 
 
 def recorded_trials(folder: Path) -> list[Trial]:
-    """Return the trials that the run.json of a sweep names, in order. Raise OSError or ValueError if it cannot be read."""
+    """Return the trials in the run.json of a sweep, in order. Raise OSError or ValueError if the file cannot be read."""
     trials = read_run_json(folder).trials or {}
     return [Trial(name, one["values"], one.get("error")) for name, one in trials.items()]
 
@@ -144,7 +144,7 @@ def sweep_result(folder: Path, status: str, planned: int, facts: Mapping[str, An
 
 
 def _trial_facts(folder: Path, trial: Trial) -> dict[str, Any]:
-    """Return the facts of one trial. Its score is that of its best checkpoint; in a recipe with stages, that of the last stage's best."""
+    """Return the facts of one trial. Its score is that of its best checkpoint; for a recipe with stages, the best one of the last stage."""
     facts = run_facts(folder)
     last = [folder, *stage_folders(folder).values()][-1]
     best = read_run(last).best or {}
@@ -173,7 +173,7 @@ def _selection_factor(total: float | None, best: Mapping[str, Any] | None) -> fl
 def record_totals(folder: RunFolder, reading: Reading, counts: dict[str, Any]) -> None:
     """Record the totals of all attempts of a run, however the last one ended: time, energy, rework, and the caller's counts.
 
-    Time and energy are those of the ledgers. `reading`, the meter's last one, replaces them if the disk did not store them completely.
+    Time and energy are those of the ledgers; if these are incomplete on the disk, the energy is that of `reading`, the meter's last one.
     """
     seconds = round(folder.recorded.seconds(read_seconds(folder.path, folder.run_id)), 3)
     stored = ledger_totals(folder.path, folder.run_id, seconds)

@@ -25,12 +25,12 @@ class RecipeFromData(Protocol):
 
     @property
     def run_name(self) -> str:
-        """The name of its run."""
+        """The name of the run that the recipe is for."""
         ...
 
     @property
     def inputs(self) -> Inputs:
-        """The files and the checkpoint to make it from. Raises UsageError if the command does not name them."""
+        """The files and the checkpoint that the recipe is made from. Raises UsageError if the command does not name them."""
         ...
 
     def decide(self, listener: Listener, /) -> ResolvedRecipe:
@@ -89,9 +89,9 @@ class TrainingRequest:
     """A training that a command or a call requests: from random weights by a recipe, or from a checkpoint by a recipe or its data.
 
     `kind`: None if the recipe decides it. `overrides` include those of `model.from` and `data.train`; in a recipe with stages each begins
-    with a stage's name. `is_named`: the user named this recipe in this command, so that its code may be run; the recipe is not from
-    the folder of an earlier one. `unwritten`: makes from the data the whole recipe, if there is no `source`, or fields that depend on
-    their amount.
+    with a stage's name. `is_named`: the user named this recipe in this command, so that its code may be run; the recipe was not read from
+    a run folder. `unwritten`: makes from the data the whole recipe, if there is no `source`, or the fields that depend on the amount of
+    data.
     """
 
     kind: TrainingKind | None
@@ -112,7 +112,7 @@ class TrainingRequest:
 
     @property
     def run_name(self) -> str:
-        """The name of the run, if the command gives it no folder. Raises UsageError without a recipe and data."""
+        """The name of the run, and of its folder if the command gives none. Raises UsageError without a recipe and data."""
         if self.source is not None:
             return self.source.name
         assert self.unwritten is not None

@@ -1,1 +1,1 @@
-"""The commands that neither train nor use a model's answers: one file each."""
+"""The commands other than training, planning and inference, one file each."""

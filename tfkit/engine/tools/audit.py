@@ -1,7 +1,7 @@
 """The audit of a run's energy, which is recomputed from the ledgers and compared with everything that is derived from them. Torch-free.
 
-emissions.csv, the totals of run.json and the card of a finished run's last checkpoint must agree exactly; the card of an earlier
-checkpoint must not exceed it. A run that is in progress, or was killed, may lag behind its ledgers, and must not exceed them either.
+emissions.csv, the totals in run.json and the card of a finished run's last checkpoint must agree with the ledgers; the card of an earlier
+checkpoint must not have more than the ledgers. If a run is in progress or was killed, all of these may have less, never more.
 """
 
 import csv

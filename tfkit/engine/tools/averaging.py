@@ -130,7 +130,7 @@ def _facts_of_one_run(chosen: Sequence[Path], listener: Listener) -> dict[str, A
 
 
 def _write(folder: Path, chosen: Sequence[Path], tensors: "Tensors", facts: dict[str, Any]) -> None:
-    """Write the newest checkpoint's files without its training state, the mean weights, and the lineage of the mean."""
+    """Write the mean weights, the lineage of the mean, and the newest checkpoint's other files, except its training state."""
     from tfkit.hub import content_hash
     from tfkit.hub.tensor_files import write_model_tensors
 

@@ -42,7 +42,7 @@ class Fetched:
 
 
 def sets_of(recipe: BundledRecipe) -> list[DataSet]:
-    """Return the data sets that a recipe reads, in its order. Raise DataError if one of them cannot be fetched."""
+    """Return the data sets that a recipe reads, in the recipe's order. Raise DataError if one of them cannot be fetched."""
     sections = [section for one in read_recipes(open_recipe(str(recipe.path))) for section in sections_of(one.data)]
     paths = [path for section in sections if section.path is not None for path in (section.path, *section.beside.values())]
     known, used = data_sets(), dict[str, DataSet]()

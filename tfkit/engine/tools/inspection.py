@@ -42,7 +42,7 @@ class ShownToken:
 
 @dataclass
 class ShownRow:
-    """A sequence of a batch. `target`: for an encoder-decoder; `facts`: values of the whole row, such as `label` and `next_sentence`."""
+    """A sequence of a batch. `target`: what an encoder-decoder has to write; `facts`: values of the whole row, such as `label`."""
 
     tokens: list[ShownToken]
     target: list[ShownToken] | None = None
@@ -55,7 +55,7 @@ class ShownRow:
 
 
 class Reader:
-    """Converts batches into shown rows, by their tokenizer, the kind of the head and the names of classes or tags."""
+    """Converts batches into shown rows, given the tokenizer, the kind of the head and the names of classes or tags."""
 
     def __init__(self, tokenizer: Tokenizer, head: str, labels: Sequence[str]):
         self.tokenizer, self.head, self.labels = tokenizer, head, labels
@@ -101,7 +101,7 @@ class Reader:
         return ShownToken(token.id, token.token, "loss", name, token.document)
 
     def _marked(self, tokens: list[ShownToken], first: int, last: int) -> list[ShownToken]:
-        """Return the tokens, with the answer marked; if that is the first token alone, there is no answer."""
+        """Return the tokens, with the answer marked; a row without an answer has the first token marked."""
         label = "answer" if last else "no answer"
         return [replace(token, kind="loss", label=label) if first <= place <= last else token for place, token in enumerate(tokens)]
 
@@ -178,7 +178,7 @@ def _self_attention(
 
 
 def _cells(mask: Mask) -> list[str]:
-    """Return the mask as the model computes it, with the reason why each hidden key is hidden; of several reasons, the last one below."""
+    """Return the mask as the model computes it, with the reason why a key is hidden. Of several reasons, the one written last counts."""
     length, padding, documents = mask.positions.length, mask.positions.padding_mask, mask.positions.document_ids
     cells = np.full((length, length), BEYOND)
     if mask.causal:

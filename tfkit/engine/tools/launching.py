@@ -48,7 +48,7 @@ class LaunchedTraining:
 
     @property
     def remarks(self) -> str:
-        """The comment at the beginning of each file: what it requires."""
+        """The comment at the beginning of each file, which says what the file requires."""
         gpus, network = (", each with a GPU", ", and NCCL_SOCKET_IFNAME") if self.has_gpus else ("", "")
         return (
             f"# tfkit on {self.nodes} x {self.ranks_per_node} processes{gpus}. Submitted again, it continues from the newest checkpoint.\n"
@@ -71,7 +71,7 @@ def torchrun_file(training: LaunchedTraining) -> str:
 
 
 def slurm_file(training: LaunchedTraining) -> str:
-    """Return a script for sbatch; srun starts the processes, which find their ranks in its variables."""
+    """Return a script for sbatch; srun starts the processes, which find their ranks in Slurm's variables."""
     command = ["-m", "tfkit", *training.words]
     gpus = f"#SBATCH --gpus-per-node={training.ranks_per_node}\n" if training.has_gpus else ""
     return (
@@ -141,7 +141,7 @@ def launch_file(
     ranks_per_node: int | None,
     gpus_per_node: int | None,
 ) -> str:
-    """Return the content of the file. `words`: the overrides as words of the command line. Raises UsageError."""
+    """Return the content of a file that starts the training. `words`: the overrides as words of the command line. Raises UsageError."""
     if kind not in FILES:
         raise UsageError(f"{kind}: no kind of file; give one of {', '.join(FILES)}")
     processes = gpus_per_node or ranks_per_node or 1  # on each machine

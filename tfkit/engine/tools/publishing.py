@@ -1,4 +1,4 @@
-"""Publish a model folder on the Hugging Face Hub: choose its files, and upload them in one commit, which can be repeated."""
+"""Publish a model folder on the Hugging Face Hub: choose its files, and upload them in one commit. Publishing can be repeated."""
 
 import hashlib
 from collections.abc import Callable
@@ -28,7 +28,7 @@ _PATHS = ("_name_or_path", "name_or_path", "tokenizer_file", "vocab_file")  # fi
 
 @dataclass(frozen=True)
 class Publication:
-    """The files of a model folder that are published, by their names in the repository: each a path, or the bytes that replace it."""
+    """The files of a model folder that are published, by name in the repository: the path of each, or the bytes that are sent instead."""
 
     folder: Path
     repository: str
@@ -41,7 +41,7 @@ class Publication:
 
 @dataclass(frozen=True)
 class Published:
-    """The address of the repository, and the hash of the commit; `changed`: the files differed before."""
+    """The address of the repository, and the hash of the commit; `changed`: whether the repository has changed."""
 
     url: str
     commit: str
@@ -92,7 +92,7 @@ def _own_files(folder: Path) -> dict[str, Path | bytes]:
 
 
 def _published(path: Path) -> Path | bytes:
-    """Return a file, or its content without local paths if it names any."""
+    """Return the path of a file or, if the file has local paths in it, its content without them."""
     try:
         document = strict_json.loads(path.read_bytes()) if path.suffix == ".json" else None
     except ValueError:  # of a folder that another program wrote
@@ -126,8 +126,8 @@ def _refuse_local_base(folder: Path) -> None:
 def publish(publication: Publication, public: bool, listener: Listener) -> Published:
     """Upload the files in one commit, into a repository that is created if there is none: private unless `public`.
 
-    Obsolete weights of an earlier push are removed. What was uploaded before a broken connection is not sent again. Raises UsageError for a
-    repository with the other visibility, and MachineError without a network, or without a token that may write.
+    Obsolete weights of an earlier push are removed. What was uploaded before a broken connection is not sent again. Raises UsageError if
+    the repository exists and contradicts `public`, and MachineError without a network, or without a token that may write.
     """
     from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
     from huggingface_hub.utils import disable_progress_bars  # type: ignore[attr-defined]
@@ -154,7 +154,7 @@ def publish(publication: Publication, public: bool, listener: Listener) -> Publi
 
 
 def _repository(api: "HfApi", name: str, public: bool) -> "ModelInfo":
-    """Return the repository, created if there is none. Raises UsageError if it has the other visibility."""
+    """Return the repository, created if there is none. Raises UsageError if it is private and `public` is true, or the reverse."""
     from huggingface_hub.errors import RepositoryNotFoundError
 
     try:

@@ -21,7 +21,7 @@ TRACKERS = ("wandb", "mlflow", "trackio", "aim", "tensorboard")
 
 @dataclass(frozen=True)
 class Tracked:
-    """A run that a tracker has: the points that were sent now, those that it had before, and where a person finds it."""
+    """A run in a tracker: the number of points that were sent now and that were known before, and the place of the run there."""
 
     run: str
     to: str
@@ -31,7 +31,7 @@ class Tracked:
 
 
 def track_run(run: Path, to: str, project: str, listener: Listener) -> list[Tracked]:
-    """Send the points of a run, or of each stage or trial that has any, to its run in a tracker, which is opened again if there is one.
+    """Send the points of a run, or of each of its stages or trials, to a tracker. A run that the tracker already has is continued.
 
     Raises UsageError for an unknown tracker, or a folder without metrics, and MachineError if the tracker is not installed or refuses.
     """
@@ -54,7 +54,7 @@ def _section(to: str, project: str) -> TrackerSection:
 
 
 def _points(folder: Path) -> Iterator[tuple[int, Mapping[str, float]]]:
-    """Yield the values of each record, as training_log.py gives them to trackers."""
+    """Yield the step and the values of each record, with the names that training_log.py gives them for trackers."""
     before: Mapping[str, Any] = known_of(folder).before
     if before:
         yield 0, _numbers(before, "evaluation/")

@@ -73,7 +73,7 @@ def verify_path(path: Path, listener: Listener) -> Verification:
 
 
 def _audits(path: Path) -> list[Audit]:
-    """Return the audits of the runs at a path, or of the run whose checkpoint it is."""
+    """Return the audits of the runs at a path; for the path of a checkpoint, the audits of its run."""
     path = path.resolve()
     runs = [path.parent.parent] if path.parent.name == "checkpoints" else _runs(path) or [path]
     return [audit for run in runs for audit in audit_runs(run)]

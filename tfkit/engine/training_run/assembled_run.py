@@ -1,6 +1,6 @@
 """An assembled run: its weights, optimizer, loader and hooks, new or restored from its newest good checkpoint.
 
-It is ready for its next step: it records itself in run.json, trains and finishes.
+The run is ready for its next step: its methods record it in run.json, train, and finish it.
 """
 
 import warnings
@@ -70,7 +70,7 @@ class AssembledRun:
         """Seconds, tokens and FLOPs of all steps, including those of earlier attempts.
 
         `train_flops` follow from the tokens and the architecture (training/flops.py); `hardware_flops_bound` is what the device could have
-        computed in that time at its peak, which is taken from the data sheet of a GPU, and measured elsewhere.
+        computed in that time at its peak speed, which comes from the data sheet of a GPU, and is measured on any other device.
         """
         seconds, tokens, peak = round(self.progress.seconds, 3), self.progress.tokens, self.log.peak_flops
         totals = {"train_seconds": seconds, "tokens": tokens, "train_flops": tokens * self.log.flops_per_token if tokens else 0.0}
@@ -181,7 +181,7 @@ class AssembledRun:
     # ----------------------------------------------------------------------------------------------------- the parts of train
 
     def _shared_hooks(self) -> "AbstractContextManager[LoopHooks | RankHooks]":
-        """Return a context for the steps, which begins them on the other ranks and yields the hooks."""
+        """Return a context that begins the steps on all ranks, and yields the hooks with which this rank takes them."""
         if self.run.peers.ranks.is_alone:
             return nullcontext(self.hooks)
         from tfkit.engine.training_run.coordinator import steps_of_ranks
@@ -201,7 +201,7 @@ class AssembledRun:
         budget.raise_if_reached(no_step_yet(self.resumed_from))
 
     def _try_out(self) -> None:
-        """Compile the model if asked and, on a GPU, try the largest micro-batch, while a stop can still end this at once.
+        """Compile the model if the recipe says so and, on a GPU, try the largest micro-batch. A stop request ends this at once.
 
         With sharded weights, the ranks compile in their first step, and try nothing.
         """
@@ -217,7 +217,7 @@ class AssembledRun:
 
 
 def assemble_run(run: Run, *, exact: bool, force: bool) -> AssembledRun:
-    """Build the model, and assemble its training from the newest good checkpoint on.
+    """Build the model, and assemble its training, from the newest good checkpoint on if there is one.
 
     `exact`: do not fall back to an older checkpoint; `force`: start even if the planned checkpoints do not fit the disk. Raises Stopped,
     ModelError, DataError, UsageError and MachineError.

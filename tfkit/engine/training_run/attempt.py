@@ -138,7 +138,7 @@ def _decide(request: TrainingRequest, folder: RunFolder, listener: Listener, sto
 
 
 def _budget(recipe: Recipe, options: RunOptions, folder: RunFolder, listener: Listener, stop: StopRequest) -> Budget | None:
-    """Return the budget of an attempt, by its recipe or, for a new run, its length in minutes; None if it has no limit."""
+    """Return the budget of an attempt, by its recipe or, for a new run, by its length in minutes; None if neither gives a limit."""
     carbon, minutes = recipe.carbon, None if folder.begun else options.minutes
     if minutes is None and not carbon.limits:
         return None

@@ -21,7 +21,7 @@ class BestCheckpoint:
         self.metric = run.recipe.evaluation.metric or run.recipe.objective.trained_for.best_by
 
     def score(self, metrics: Mapping[str, float | None]) -> float:
-        """Return the score that compares checkpoints; NaN, which is never better, if it is missing or the objective rules it out."""
+        """Return the value by which checkpoints are compared; NaN, which is never best, if it is missing or the objective excludes it."""
         value = metrics.get(self.metric)
         known = {name: number for name, number in metrics.items() if number is not None}
         return value if value is not None and self.run.recipe.objective.may_be_best(known) else math.nan
@@ -94,7 +94,7 @@ class BestCheckpoint:
         return compare(baselines, self.scores(), self.metric)
 
     def warnings(self, baselines: Baselines, *, new_head: bool) -> Iterator[str]:
-        """Yield warnings of a useless result, with what to try. `new_head`: the scores before the first step were at chance level."""
+        """Yield warnings of a useless result, with what to try. `new_head`: the head had random weights before the first step."""
         if predicts_one_class(self.scores()):
             yield "the best checkpoint predicts the same class for every validation row: it has not learned to distinguish the classes"
         comparison = self.comparison(baselines)

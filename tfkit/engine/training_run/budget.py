@@ -1,7 +1,7 @@
 """The budget of a run in grams, energy or time, over all its attempts and its sibling runs, and the stop of a run that has used it up.
 
-It is checked after each step, and wherever a run checks whether to stop. The last step is the one that reaches the limit, or the one before
-a step that would exceed it: a limit of time includes the end of the attempt, and one of energy may be exceeded by as much as is used
+The budget is checked after each step, and wherever a run checks whether to stop. The last step is the one that reaches the limit, or the
+one before a step that would exceed it. A limit of time includes the end of the attempt; one of energy may be exceeded by as much as is used
 between two readings of the meter.
 """
 
@@ -19,7 +19,7 @@ from tfkit.recipe.schema.carbon_section import CarbonSection
 from tfkit.units import format_energy, format_mass, format_seconds
 
 NEAR = 0.8  # fraction of the limit that is worth a warning
-SURE_STEPS = 5  # steps from which the remaining ones are forecast
+SURE_STEPS = 5  # after so many steps, the remaining ones are forecast
 LONGEST_TICK_SECONDS = 5.0
 LONGER, LATER_SECONDS = 1.2, 30.0  # a slow run is stopped after this factor times its minutes, plus these seconds
 SILENT_TICKS = 2  # ticks without a good reading after which the meter has failed
@@ -197,7 +197,7 @@ class Budget:
 
 @dataclass(frozen=True)
 class BudgetStop:
-    """A stop request that combines a budget with `asked`, another stop request, such as the one that signals make."""
+    """A stop request that combines a budget with `asked`, another stop request, such as that of signals."""
 
     asked: StopRequest
     budget: Budget

@@ -52,8 +52,9 @@ class Checkpointer:
         self.best = BestCheckpoint(run, log)
 
     def save(self, progress: Progress) -> None:
-        """Write a complete checkpoint, then delete old ones. Raises UnhealthyError if a weight is not finite,
-        and MachineError if the run folder was deleted or moved.
+        """Write a complete checkpoint, then delete old ones.
+
+        Raises UnhealthyError if a weight is not finite, and MachineError if the run folder was deleted or moved.
         """
         run = self.run
         run.folder.require_held()
@@ -71,7 +72,7 @@ class Checkpointer:
         run.meter.phase("train", progress.step)
 
     def record_scores(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Record the scores of a step's checkpoint, if the step has one: the best is kept."""
+        """Record the scores of a step's checkpoint, if the step has one, so that the best checkpoint is kept."""
         checkpoint = self.root / f"step-{step:06d}"
         if not checkpoint.is_dir():
             return
@@ -90,7 +91,7 @@ class Checkpointer:
         return Lineage(self.kind, tuple(ParentEntry(**parent.document()) for parent in self.run.parents), own, self.run.ancestry.ancestors)
 
     def write_card(self, checkpoint: Path, step: int, totals: RunTotals = RunTotals()) -> None:
-        """Write the card again, with the scores and the energy that are known by now: the manifest does not have the card.
+        """Write the card again, with the scores and the energy that are known by now. The manifest stays valid: it does not list the card.
 
         `totals`: those of run.json, once the attempt has ended and they are complete.
         """
@@ -122,7 +123,7 @@ class Checkpointer:
         save_training_state(folder, self.work.tensors("state", loader_tensors), state)
 
     def _write_model(self, folder: Path, facts: dict[str, Any]) -> None:
-        """Write the result of the training so far, with tokenizer, labels and `facts`."""
+        """Write the current weights (with ema_decay, their mean), with tokenizer, labels and `facts`."""
         recipe, data, config, result = self.run.recipe, self.data, self.model.config, self.work.tensors("result")
         options: dict[str, Any] = {
             "family": self.family,

@@ -49,7 +49,7 @@ class AgreedStop:
         self._group, self._stop, self.code = group, stop, 0
 
     def stepped(self, seconds: float) -> None:
-        """Agree, after a step that took `seconds`, on the signal to stop by: 0 for none, and SIGINT's for a request without a signal."""
+        """Agree with the other ranks, after a step of `seconds`, whether to stop, and by which signal (SIGINT if the request has none)."""
         self.code = self._group.agree_after_step(getattr(self._stop, "requested", None) or 2 * self._stop.should_stop(), seconds)
 
     def should_stop(self) -> bool:
@@ -58,7 +58,7 @@ class AgreedStop:
 
     @contextmanager
     def exit_code(self) -> Iterator[None]:
-        """Give a Stopped that the block raises the exit code of the signal that the ranks have agreed on."""
+        """If the block raises Stopped, set its exit code to that of the signal that the ranks have agreed on."""
         try:
             yield
         except Stopped as stopped:
@@ -79,7 +79,7 @@ class FollowingHooks:
         self._listener.warn(f"{error.summary}; it is skipped")
 
     def unhealthy(self, error: UnhealthyStepError) -> str:
-        """Refer to rank 0."""
+        """Return a sentence that says where the step is recorded: on rank 0."""
         return "Rank 0 has recorded the step"
 
     def save(self, progress: Progress) -> None:
@@ -95,8 +95,8 @@ class FollowingHooks:
 
 
 class RankHooks:
-    """The hooks of one of several ranks, which call the `hooks` of its role. Where rank 0 saves, evaluates or records a step, the others
-    wait for the outcome, and take part in the work that it announces meanwhile.
+    """The hooks of one of several ranks. They call `hooks`, those of rank 0 or of a rank that follows. While rank 0 saves, evaluates or
+    records a step, the others wait for the outcome, and take part in the work that rank 0 announces meanwhile.
     """
 
     def __init__(self, hooks: LoopHooks | FollowingHooks, work: ModelWork, stop: StopRequest, start: dict[str, Any]):
@@ -131,7 +131,7 @@ class RankHooks:
         self._by_first(lambda: self._hooks.evaluate(progress))
 
     def _by_first(self, work: Callable[[], Result]) -> Result:
-        """On rank 0, do the work and announce its outcome; on another rank, do the work once that is announced."""
+        """On rank 0, do the work and announce its outcome; on another rank, do the work once rank 0 has announced its outcome."""
         if isinstance(self._hooks, FollowingHooks):
             outcome = self._work.serve()
             if (stopped := outcome.get("stopped")) is not None:
@@ -175,7 +175,7 @@ def announce_run(run: Run, checkpoint: Path | None, micro_batch_size: int) -> No
 
 
 def announce_end(group: ProcessGroup) -> None:
-    """Release the other ranks at the end of the command. A rank that has ended meanwhile, as by a signal, does not affect the result."""
+    """Release the other ranks at the end of the command. A rank that has already ended, for example by a signal, changes nothing."""
     group.announce({"finished": True})
     with suppress(PeerLostError):
         group.agree(0)
@@ -185,8 +185,8 @@ def announce_end(group: ProcessGroup) -> None:
 def steps_of_ranks(
     hooks: LoopHooks | FollowingHooks, work: ModelWork, step: int, stop: StopRequest, last: Callable[[], object] = lambda: None
 ) -> Iterator[RankHooks]:
-    """Begin the steps on all ranks, after `step`, and yield the hooks with which this rank takes them in the block. At its end all ranks
-    have received the last announcement, and call `last`; a stop has the exit code of its signal.
+    """Begin the steps after `step` on all ranks, and yield the hooks with which this rank takes them in the block. At the end of the block
+    all ranks have received the last announcement, and call `last`; a stop has the exit code of its signal.
 
     Raises ModelError on all ranks if their initial weights differ in a bit.
     """
@@ -207,11 +207,11 @@ def steps_of_ranks(
 
 
 def follow(ranks: Ranks, threads: int, listener: Listener, stop: StopRequest, given: RequestRecord | None = None) -> None:
-    """Take part in the trainings that rank 0 leads, to their end. This process's output goes into the run folder, once it is known.
+    """Take part in the trainings that rank 0 leads, to their end. Once the run folder is known, this process's output goes there.
 
     `given`: the recipe of this rank's command, if it has one; it is only compared with rank 0's.
 
-    Raises Stopped as rank 0 does, PeerLostError if rank 0 fails or is lost, UnhealthyError if it ends after an unhealthy step.
+    Raises Stopped as rank 0 does, PeerLostError if rank 0 fails or is lost, UnhealthyError if rank 0 ends after an unhealthy step.
     """
     torch.set_num_threads(threads)
     with stop.at_once("no step was taken"):
@@ -259,8 +259,9 @@ def _take_part(message: dict[str, Any], group: ProcessGroup, listener: Listener,
 
 
 def _begin(message: dict[str, Any], group: ProcessGroup, listener: Listener, stop: StopRequest, meter: Meter) -> MicroBatches:
-    """Prepare the data, from the cache, which rank 0 has filled if they share it, and assemble the same components as rank 0. Return the
-    micro-batches, which hold the components.
+    """Prepare the data, and assemble the same components as rank 0. Return the micro-batches, which hold the components.
+
+    If this rank shares the cache of rank 0, the data are there already.
     """
     recipe = read_document(message["recipe"], "the recipe of rank 0").recipe
     device = pick_device(rank_device(message["device"], group.ranks))

@@ -1,8 +1,8 @@
 """The estimate of a run before its first step, with the size of its learning rate trial, and the protocol of forecasters. Torch-free.
 
-A trial is short trainings before the first step, which choose the best of several rates (rate_trial.py). The optimal rate of a shorter
-training is higher: it falls with the number of tokens to the power of 0.32 (Bjorck et al. 2024, arXiv 2409.19913, for lengths within a
-factor of ten). So the trial raises each rate according to how much shorter it is than the run.
+A trial consists of short trainings before the first step, which choose the best of several rates (rate_trial.py). The optimal rate of a
+shorter training is higher: it falls with the number of tokens to the power of 0.32 (Bjorck et al. 2024, arXiv 2409.19913, for lengths
+within a factor of ten). So each rate is raised in the trial, according to how much shorter the trial is than the run.
 """
 
 import math
@@ -158,7 +158,7 @@ class Estimate:
 
     @property
     def fraction_after_start(self) -> float:
-        """The fraction of the time after the start and the rate trial: steps, evaluations, samples and checkpoints."""
+        """The fraction of the run's time that comes after the start and the rate trial: steps, evaluations, samples and checkpoints."""
         whole = sum(self.table_seconds.values())
         return 1.0 - self._seconds("start", "weights", "trial") / whole if whole else 1.0
 
@@ -171,7 +171,7 @@ class Estimate:
         return sum(self.table_seconds.get(part, 0.0) for part in parts)
 
     def predicted(self, *, metered: bool) -> dict[str, Any]:
-        """Return `predicted` of run.json; energy and emissions are None if the run is not metered. `flops`: those of the steps."""
+        """Return the field `predicted` of run.json; energy and emissions are None if the run is not metered. `flops`: of the steps."""
         return {
             "seconds": asdict(self.seconds),
             "energy_kwh": asdict(self.energy_kwh) if metered else None,
@@ -198,7 +198,7 @@ class Forecaster(Protocol):
         ...
 
     def measure(self, run: "Run") -> Callable[[Estimate], Estimate]:
-        """Take a few steps of a run, which are discarded; return a function that corrects an estimate of any length by their time."""
+        """Take a few steps of a run, and discard them; return a function that corrects an estimate, for any length, by their time."""
         ...
 
     def remember(self, run: "Run", planned: Estimate, totals: "RunTotals") -> None:
@@ -207,7 +207,7 @@ class Forecaster(Protocol):
 
 
 def fit_length(run: "Run", minutes: float, named: Collection[str], *, measures: bool = False) -> dict[str, Any]:
-    """Give the prepared run the number of steps that takes about this many minutes, and return the fields that this decides.
+    """Give the prepared run the number of steps that takes about this many minutes, and return the changed fields of its recipe.
 
     Fields that the recipe gives in steps are scaled with the length, unless they are `named` by the user. `measures`: correct the
     forecast by the time of a few real steps, if a single process trains.

@@ -47,7 +47,7 @@ class LoopHooks:
         self.checkpointer.save(progress)
 
     def evaluate(self, progress: Progress) -> None:
-        """Evaluate the result of the training so far. Raises Stopped."""
+        """Evaluate the current weights (with ema_decay, their mean). Raises Stopped."""
         self.validator.evaluate(progress)
 
     def evaluated(self, step: int) -> bool:
@@ -76,7 +76,7 @@ class LoopHooks:
         return Contention(self.run.folder.path, self.run.listener.warn)
 
     def _report_time(self, step: int) -> None:
-        """Report the time and energy of the remaining steps, by the second and third of this attempt; not for a short run."""
+        """Report the time and energy of the remaining steps, estimated from the attempt's second and third step; not for a short run."""
         seconds_per_step, left = sum(self._measured[1:]) / (MEASURED_STEPS - 1), self.components.plan.steps - step
         if (remaining := left * seconds_per_step) < WORTH_REPORTING_SECONDS:
             return
@@ -92,7 +92,7 @@ class LoopHooks:
         self.run.listener.warn(f"{error.summary}; it is skipped, {done} of at most {most}")
 
     def unhealthy(self, error: UnhealthyStepError) -> str:
-        """Write a small file with which the step can be replayed from the last checkpoint; return a sentence about it."""
+        """Write a small file with which the step can be replayed from the last checkpoint; return a sentence about the file."""
         path = self.run.folder.path
         try:
             latest = self.checkpointer.work.tensors("latest")

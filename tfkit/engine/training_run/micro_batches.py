@@ -34,7 +34,8 @@ _SLOW_STEP_SECONDS = 0.05  # of a step or an evaluation, whatever its size
 
 
 def limit_batch_size(recipe: Recipe, data: TrainingData, listener: Listener, ranks: int) -> Recipe:
-    """Return the recipe with a batch of at most the available rows, with a warning: a larger one would read them several times a step.
+    """Return the recipe with a batch of at most the available rows. A larger batch, which would repeat rows in a step, is reduced with a
+    warning.
 
     The batch is the same for any number of ranks. Sampled responses are not limited: those to the same prompt are different rows. Raises
     UsageError if the limited batch cannot be divided evenly among the ranks.
@@ -85,7 +86,7 @@ class MicroBatches:
         self.restored = restored
 
     def choose(self) -> None:
-        """Set the size that `choose_micro_batch` returns for the free memory; on a GPU the memory is tried out instead."""
+        """Set the size that `choose_micro_batch` returns for the free memory; on a GPU for unlimited memory, and `halve` corrects it."""
         on_cpu = self.device.type == "cpu"
         left = available_bytes() if on_cpu else None
         left = None if left is None else left // self.ranks.local_size - self.bytes_to_come(sums=True)
@@ -121,7 +122,7 @@ class MicroBatches:
     def row_bytes(self) -> int:
         """Bytes of the activations of the longest row, on a CPU, measured with a short one.
 
-        With sharded weights, rank 0 cannot measure alone: then they are estimated from the model's configuration.
+        With sharded weights, rank 0 cannot measure alone: then the bytes are estimated from the model's configuration.
         """
         rows, itemsize, loss_module = self.loader.rows, self.weights.dtype.itemsize, self.components.stepper.loss_module
         if self.weights.sharding is not None:
@@ -144,7 +145,8 @@ class MicroBatches:
     def describe(self, planned: Estimate | None, progress: Progress) -> str:
         """Describe the remaining steps with their memory, time and energy, so that too much of one is noticed before the first step.
 
-        The time is extrapolated from the steps so far, else roughly the planned one; a run that is not forecast is a short one.
+        The time is extrapolated from the steps so far or, before the first one, roughly the planned time. `planned`: None for a run that is
+        too short to be forecast.
         """
         rows, sizes, micro_batch = self.loader.rows, self.loader.sizes, self.loader.micro_batch_size
         steps, epochs = self.components.plan.steps, sizes.before(self.components.plan.steps) / len(rows)

@@ -1,7 +1,7 @@
 """The work on a run's model for its evaluations and checkpoints.
 
 Rank 0 alone has the run folder and decides what is due. If weights are sharded, it holds only its shard of them, so the other ranks take
-part at its request: in its evaluations, and with the tensors of its checkpoints, one by one. Without sharding it does everything alone.
+part when rank 0 asks: in evaluations, and in gathering the tensors of checkpoints one by one. Without sharding, rank 0 works alone.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from tfkit.parallel.sharding import Sharding
 
 _ANNOUNCED = ("scores", "completions", "facts", "are_finite", "gather")  # the methods that all ranks call when rank 0 does
-_CALLS = 64  # calls of `should_stop`, which is called before every module of a forward, between two agreements
+_CALLS = 64  # between two agreements: calls of `should_stop`, which is called before every module of a forward pass
 
 
 class ModelWork:
@@ -78,8 +78,10 @@ class ModelWork:
         return all(weights.finite() for weights in self.components.stepper.all_weights.values())
 
     def tensors(self, kind: str, beside: Mapping[str, Tensor] | None = None) -> Mapping[str, Tensor]:
-        """Return the tensors of a `kind` (the current `result`, the `latest` weights, or the training `state`), and those in `beside`.
-        Sharded tensors are gathered one by one, when they are read.
+        """Return the tensors of a `kind`, and those in `beside`. Sharded tensors are gathered one by one, when they are read.
+
+        `kind`: "result", the current weights or, with ema_decay, their mean; "latest", the current fp32 weights, with those of trained
+        companions; "state", the training state.
         """
         tensors = {**self._local_tensors(kind), **(beside or {})}
         if self.weights.sharding is None:
@@ -93,7 +95,7 @@ class ModelWork:
         return self._shardings[companion].gather(name, self._local_tensors(kind)[key])
 
     def serve(self) -> dict[str, Any]:
-        """Take part in the work that rank 0 announces; return its first other announcement."""
+        """Take part in the work that rank 0 announces, until it announces something else; return that announcement."""
         while (work := (message := self.group.receive()).get("work")) is not None:
             assert work in _ANNOUNCED, work
             getattr(self, work)(*message["of"])
@@ -101,13 +103,13 @@ class ModelWork:
 
     @property
     def _shardings(self) -> "dict[str, Sharding]":
-        """The shardings of the run's model, under the empty name, and of trained companions."""
+        """The shardings of trained companions, by name, and that of the run's model under the name ""; only those that there are."""
         everything = self.components.stepper.all_weights
         return {name: weights.sharding for name, weights in everything.items() if weights.sharding is not None}
 
     @property
     def group(self) -> ProcessGroup:
-        """The ranks, if there are several."""
+        """The process group of the ranks, of which there are several."""
         group = self.components.stepper.peers
         assert isinstance(group, ProcessGroup)
         return group
@@ -145,7 +147,7 @@ class _Gathered(LazyTensors):
     """Tensors of which this rank may hold only a shard; they are gathered when they are read."""
 
     def __init__(self, local: Mapping[str, Tensor], shardings: "Mapping[str, Sharding]", gather: Callable[[str], Tensor]):
-        """`shardings`: by the names that `owner_of` returns."""
+        """`shardings`: by the name of the companion; "" for the trained model."""
         self._local, self._shardings, self._gather = local, shardings, gather
 
     def __getitem__(self, key: str) -> Tensor:

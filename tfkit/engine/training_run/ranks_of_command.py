@@ -23,9 +23,9 @@ if TYPE_CHECKING:
 
 
 class RankConnection:
-    """Rank 0's connection to the ranks. `watch`, called while it waits for the others, may raise an error if they will not come.
+    """Rank 0's connection to the ranks. `watch` is called while rank 0 waits for the others, and may raise an error if they will not come.
 
-    `given`: the request of its command, which is trained whatever the commands of the others request.
+    `given`: the request of rank 0's command, which is trained whatever the commands of the others request.
     """
 
     def __init__(self, ranks: Ranks = ONE_PROCESS, watch: Callable[[], None] | None = None, given: RequestRecord | None = None):
@@ -35,7 +35,7 @@ class RankConnection:
     def peers(self, device: "torch.device", say: Callable[[str], None] | None = None) -> "Peers":
         """Return the ranks that train together; `say` reports which are late.
 
-        Raises UsageError for a device that several ranks cannot use, PeerLostError.
+        Raises UsageError for a device that several ranks cannot use, and PeerLostError if a rank does not come.
         """
         from tfkit.parallel.ranks import ALONE
         from tfkit.training.device import use_device
@@ -89,8 +89,8 @@ def find_or_start(requested: int | None, words: Sequence[str], forwarding: Forwa
     """Return the rank of this process; or, if it is no rank and several are requested, start tfkit's processes, wait for their end, and
     return the exit code.
 
-    `words`: the command line of each process; `report` is called if one failed and has not said why. Raises UsageError if this process is
-    already one of another number of ranks.
+    `words`: the command line of each process; `report` is called if one failed and has not said why. Raises UsageError if this process is a
+    rank already, and the number of ranks is not the requested one.
     """
     ranks = find_ranks()
     if requested is not None and not ranks.is_alone and requested != ranks.size:

@@ -1,7 +1,7 @@
 """A trial of a few learning rates before the first step: each in a short training, scored on rows that are held out of the training rows.
 
-The validation rows are not used. As in the run itself, everything is a function of the recipe, its data and the threads; the energy is a
-separate phase of the ledger. A run that continues from a checkpoint has the rate in its recipe, and tries none.
+The validation rows are not used. As in the run itself, everything is a function of the recipe, its data and the threads. The trial's energy
+is a phase of its own in the ledger. A run that continues from a checkpoint has the rate in its recipe, and tries none.
 """
 
 import gc
@@ -46,7 +46,7 @@ class _Outcome:
     """The scores of a short training on the held-out rows. A loss that is not finite is infinite."""
 
     loss: float
-    f1: float | None = None  # the metric of the run's best checkpoint, if classes are unequal
+    f1: float | None = None  # if an F1 chooses the run's best checkpoint
 
     def is_clearly_better(self, other: "_Outcome") -> bool:
         if self.f1 is not None and other.f1 is not None and math.isfinite(other.loss):
@@ -78,8 +78,8 @@ def choose_rate(run: "Run") -> None:
 def try_rates(run: "Run", plan: RateTrialPlan) -> tuple[Recipe, dict[str, Any] | None]:
     """Return the recipe with the best rate, and the trial's entry in run.json, or None if its rows cannot decide. Raises Stopped.
 
-    The recipe's own rate is kept unless the loss of another is lower by a twentieth. Where classes are unequal, a low loss is reached by
-    always answering the most frequent one, so the F1 that the run is judged by decides, if the other classes have enough rows.
+    The recipe's own rate is kept unless the loss of another is lower by a twentieth. If the run is judged by an F1, the F1 decides instead,
+    since always answering the most frequent class may give a low loss; too few held-out rows of the other classes cannot decide.
     """
     make_deterministic(run.device)
     keep_freed_memory()
@@ -204,7 +204,7 @@ class RowSubset:
     def order(self, epoch: int) -> NDArray[np.int64]:
         """Return the row numbers of an epoch, in reading order: (len(self),).
 
-        With weighted sources, a later epoch of the full set may read more or fewer of these rows; the order of the first is then used.
+        With weighted sources, a later epoch of the full set may read more or fewer of these rows; then the first epoch's order is used.
         """
         kept = self._kept(epoch)
         return kept if len(kept) == len(self) else self._first

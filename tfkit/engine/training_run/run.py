@@ -28,7 +28,7 @@ from tfkit.run.folder import RunFolder
 class Run:
     """A training that is started or planned: its recipe, its device and, once it is prepared, its data and its forecast.
 
-    All parts of a training that is started share it, with its run folder and its budget, if it has one; a plan has neither.
+    All parts of a training share its Run, which has the run folder and, if there is one, the budget; the Run of a plan has neither.
     """
 
     data: TrainingData
@@ -100,7 +100,7 @@ class Run:
 
     @cached_property
     def ancestry(self) -> FoundAncestors:
-        """The models behind the parents."""
+        """The ancestors of the run: its parents, and theirs in turn."""
         return find_ancestors(self.parents, self.folder.run_id) if self.parents else FoundAncestors()
 
     @property

@@ -1,7 +1,7 @@
-"""The programs that trackers send metrics to: TensorBoard, wandb, mlflow, trackio and aim. Imported only if one of them is asked for.
+"""The programs that trackers send metrics to: TensorBoard, wandb, mlflow, trackio and aim. Imported only if one of them is requested.
 
-Each has a run of its own for a run of tfkit, and finds it by the uuid in run.json, so that a run that is resumed or sent again has each
-point once there. A library is imported when its run is opened; its own settings and environment variables decide where it stores that run.
+Each keeps a run of its own for a run of tfkit, found by the uuid in run.json, so that it has each point once, even if a run is resumed or
+sent again. A library is imported when its run is opened; its own settings and environment variables decide where it stores that run.
 """
 
 import contextvars
@@ -23,10 +23,10 @@ from tfkit.recipe.schema.output_sections import TensorBoardSection, TrackerSecti
 
 @dataclass(frozen=True)
 class TrackedRun:
-    """A run, as its trackers have it.
+    """The facts of a run that its trackers get.
 
     `recipe`: resolved, as nested dicts. `first_step`: TensorBoard's points of an earlier attempt from this step on are replaced; None:
-    they are kept. `close_seconds`: the longest time that wandb may take to upload the rest; 0: unlimited.
+    they are kept. `close_seconds`: the longest time that wandb may take to upload the remaining points; 0: unlimited.
     """
 
     folder: Path
@@ -82,7 +82,7 @@ class NewPoints:
 
 
 def tracker_of(section: TrackerSection, run: TrackedRun) -> Callable[[], NewPoints]:
-    """Return a function that opens the run of a tracker, a new one or the one that it has. Raises MachineError if it is not installed."""
+    """Return a function that opens `run` in a tracker, which may have it already. Raises MachineError if the tracker is not installed."""
     if isinstance(section, TensorBoardSection):
         try:
             import torch.utils.tensorboard  # noqa: F401
@@ -129,7 +129,7 @@ def _steps_in_event_files(folder: Path) -> dict[str, set[int]]:
 
 
 class _Wandb:
-    """A run of Weights & Biases whose id is the run's. It takes points in the order of steps, so all up to its last count as sent."""
+    """A run of Weights & Biases with the id of tfkit's run. Points must come in the order of steps, so all up to the last count as sent."""
 
     def __init__(self, run: TrackedRun, project: str):
         import wandb
@@ -185,7 +185,7 @@ def offline_records(path: Path) -> Iterator[Any]:
 
 
 class _Mlflow:
-    """A run of MLflow, found again by its tag. MLflow would keep a point that is sent twice, so it is asked which it has."""
+    """A run of MLflow, found again by its tag. MLflow would keep a point that is sent twice, so it is asked which points it has."""
 
     def __init__(self, run: TrackedRun, project: str):
         os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")  # stdout is for the result
@@ -227,7 +227,7 @@ class _Mlflow:
 
 
 class _Trackio:
-    """A run of Trackio, found again by its name. It would keep a point that is sent twice, so all up to its last step count as sent."""
+    """A run of Trackio, found again by its name. Trackio would keep a point twice, so all points up to its last step count as sent."""
 
     def __init__(self, run: TrackedRun, project: str):
         import trackio
@@ -284,7 +284,7 @@ class _Aim:
 
     def add(self, step: int, values: Mapping[str, float]) -> None:
         for name, value in values.items():
-            self._run.track(float(value), name=name, step=step)  # a sequence has one type
+            self._run.track(float(value), name=name, step=step)  # the values of a name have one type
 
     def close(self, totals: Mapping[str, float]) -> None:
         self._run["totals"] = {name.removeprefix("totals/"): value for name, value in totals.items()}

@@ -1,6 +1,6 @@
 """Trackers, which send a run's metrics elsewhere; metrics.jsonl is the authoritative record.
 
-No tracker can stop or slow a run: a queue and a daemon thread are between them, so that a tracker may raise, hang or exit.
+No tracker can stop or slow a run: each gets its points from a queue, on a daemon thread of its own, where it may raise, hang or exit.
 """
 
 import contextlib
@@ -26,16 +26,16 @@ class Tracker(Protocol):
     """Sends metrics to another program. It runs on the thread of its queue, and may raise, hang or exit there."""
 
     def add(self, step: int, values: Mapping[str, float]) -> None:
-        """Store the values of one step so that a killed run has them. A line that raises counts as lost; the next is still tried."""
+        """Store the values of one step so that a killed run has them. If this raises, they count as lost; the next step is still tried."""
 
     def close(self) -> None:
         """Send what was added and is not sent yet, and finish."""
 
 
 class TrackerQueue:
-    """Feeds one tracker. Points that it does not accept are counted, and reported by `close`; if it ends (no login), `add` reports that.
+    """Feeds one tracker. Points that the tracker does not accept are counted and reported by `close`; if it ends early, `add` reports that.
 
-    `name` and `place` are for its messages; `open_tracker` is called on the thread.
+    `name` and `place` are for messages; `open_tracker` is called on the thread of the queue.
     """
 
     def __init__(self, name: str, place: Path, open_tracker: Callable[[], Tracker], warn: Callable[[str], None]):
@@ -95,8 +95,8 @@ def open_trackers(
 ) -> list[TrackerQueue]:
     """Start the trackers of a recipe, each section once; points that an earlier attempt left from `first_step` on are not doubled.
 
-    `totals` gives the run's energy and emissions, on the thread of a tracker that is closed. `warn` is called for a tracker that
-    ended, and when one is closed that lacks points. Raises MachineError if a tracker's extra is not installed.
+    `totals` gives the run's energy and emissions, on the thread of a tracker that is closed. `warn` is called if a tracker ends early, or
+    lacks points when it is closed. Raises MachineError if a tracker's extra is not installed.
     """
     from tfkit.engine.training_run.tracker_adapters import TrackedRun, tracker_of
 

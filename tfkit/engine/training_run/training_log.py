@@ -1,4 +1,4 @@
-"""The log of a run: metrics.jsonl, the authoritative record, also of earlier attempts, with the live line and the trackers."""
+"""The log of a run: metrics.jsonl, which is the authoritative record of all attempts, the live line, and the trackers."""
 
 from collections.abc import Mapping
 from functools import cached_property
@@ -20,7 +20,7 @@ from tfkit.units import format_metrics
 
 
 class TrainingLog:
-    """The log of one attempt, truncated to the step that it resumes after. As a context manager it shows the live line.
+    """The log of one attempt, without lines after the step from which the attempt resumes. As a context manager it shows the live line.
 
     `saved`: the part that the checkpoint keeps; None without a checkpoint, or with one of an older version: metrics.jsonl is then read.
     """
@@ -72,7 +72,7 @@ class TrainingLog:
         self._lines, self.before = saved.lines, saved.scores_before
         for step, values in saved.evaluations:
             logged = self.evaluations.get(step, {})
-            if {name: finite_or_none(value) for name, value in logged.items()} != values:  # if equal, those with infinities stay
+            if {name: finite_or_none(value) for name, value in logged.items()} != values:  # else `logged` stays, with infinities
                 self.evaluations[step] = dict(values)
 
     def __enter__(self) -> Self:

@@ -1,6 +1,6 @@
-"""The amounts that a run has used so far, as its budget counts them: its attempts, its sibling runs, and its mean step.
+"""The amounts that a run has used so far, as its budget counts them: in its attempts and its sibling runs, and in a step on average.
 
-Siblings are the stages of one recipe or the trials of one sweep: one budget limits all.
+Siblings are the stages of one recipe or the trials of one sweep: one budget limits them all.
 """
 
 import math
@@ -35,9 +35,9 @@ class Amounts:
 
 
 class Usage:
-    """The amounts that the run in `folder` has used until now, by the meter's latest reading and its power since then.
+    """The amounts that the run in `folder` has used until now: those of the meter's latest reading, and since then by its power.
 
-    `every_seconds`: between two readings of the meter.
+    `every_seconds`: the time between two readings of the meter.
     """
 
     def __init__(self, folder: Path, every_seconds: float, clock: Clock):
@@ -101,13 +101,13 @@ class Usage:
     def to_end(self, name: str) -> float:
         """Return the seconds that the attempt takes after its last step: a save, as the longest so far, and the meter's stop.
 
-        The energy of this end is taken as 0: it is less than what is used between two readings, by which a budget may be exceeded.
+        The energy of that time is taken as 0: it is less than what is used between two readings, by which a budget may be exceeded.
         """
         assert self.meter is not None
         return self._longest_save + self.meter.seconds_to_stop if name == "seconds" else 0.0
 
     def per_reading(self, name: str) -> float:
-        """Return what is used between two readings: a budget may be exceeded by as much. The time is known without a reading."""
+        """Return what is used between two readings: a budget may be exceeded by as much. 0 for the time, which needs no reading."""
         if name == "seconds":
             return 0.0
         assert self.meter is not None

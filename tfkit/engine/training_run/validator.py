@@ -14,7 +14,7 @@ from tfkit.training.loop import Progress
 
 
 class Validator:
-    """Evaluates the result of the training so far, except for what metrics.jsonl already has."""
+    """Evaluates the current weights (with ema_decay, their mean), except for what metrics.jsonl already has."""
 
     def __init__(self, run: Run, components: Components, log: TrainingLog, checkpointer: Checkpointer):
         self.run, self.data, self.components, self.log, self.checkpointer = run, run.data, components, log, checkpointer
