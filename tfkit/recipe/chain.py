@@ -18,7 +18,7 @@ from tfkit.recipe.reading.stage_trees import drop_pin, stage_overrides, stage_tr
 from tfkit.recipe.reading.tree import Mapping, plain
 from tfkit.recipe.schema.sections import Recipe
 
-_MISSING_HEAD = {  # what a model without this kind of head cannot do, and which objectives train it
+_MISSING_HEAD = {  # what a model without this kind of head cannot do, and which objectives train such a head
     "classes": "gives a text no score: name a stage of reward or classification",
     "lm": "does not continue a text: name a stage of causal_lm or chat",
 }
@@ -34,8 +34,7 @@ class Stage:
     uses: tuple[str, ...]  # the earlier stages that it names
 
     def placed(self, file: Path, folder: Path) -> RecipeText:
-        """Return a stage of the chain in `file` as a recipe of its own, in which earlier stages are named by their run folders in
-        `folder`."""
+        """Return this stage as a recipe of its own that names earlier stages by their run folders in `folder`. `file`: the chain's file."""
         document = deepcopy(self.document)
         for (section, field), value in model_paths(document):
             if value in self.uses:
@@ -43,7 +42,10 @@ class Stage:
         return RecipeText(file.with_name(f"{file.name}:{self.name}"), dump_document(document))
 
     def folder_named_in(self, fields: Overrides) -> Path | None:
-        """Return the `folder` given to `placed`, from the `fields`, by dotted names, of its result; None if no earlier stage is used."""
+        """Return the `folder` that `placed` was given, found in the `fields` (by dotted name) of the recipe that `placed` returned.
+
+        None if this stage uses no earlier one.
+        """
         paths = (fields.get(f"{section}.{field}") for (section, field), value in model_paths(self.document) if value in self.uses)
         return next((Path(path).parent for path in paths if isinstance(path, str)), None)
 

@@ -62,7 +62,7 @@ class SearchSpace:
 
     @classmethod
     def of(cls, fixed: Overrides, varied: Mapping[str, str | Sequence[Any]]) -> "SearchSpace":
-        """Create it from several values for each varied field, or a range as text: 1e-5..1e-2. Raises UsageError for one value."""
+        """Create a space from several values for each varied field, or a range as text: 1e-5..1e-2. Raises UsageError for one value."""
         axes = []
         for key, values in varied.items():
             axis = _parse_axis(key, values) if isinstance(values, str) else _axis_of(key, values)

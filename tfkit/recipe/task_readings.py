@@ -1,4 +1,6 @@
-"""The lines to copy for data whose task is not clear: each names the columns for one task that they could serve. Torch-free."""
+"""The lines that an error shows to be copied if the task of the data is not clear: one for each task that the columns could serve.
+Torch-free.
+"""
 
 import re
 from collections.abc import Collection, Mapping, Sequence

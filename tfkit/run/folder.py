@@ -44,7 +44,7 @@ def _arithmetic_of(document: dict[str, Any]) -> dict[str, Any]:
 class RunFolder:
     """An open run folder, locked until `close`. As a context manager, it also ends a running attempt as stopped or failed.
 
-    Except in `begin_attempt`, a failure to write run.json is only a warning, given once.
+    A failure to write run.json is an error in `open` and `begin_attempt`; later it is only a warning, given once.
     """
 
     def __init__(self, path: Path, lock: FolderLock, receipt: Receipt, warn: Callable[[str], None]):
@@ -131,7 +131,7 @@ class RunFolder:
     def begin_attempt(self, threads: int | None = None, **fields: Any) -> None:
         """Write the attempt, its machine and fields to run.json; `threads`: the number that the user requested, None for the default.
 
-        If there are checkpoints, run.json keeps the machine that made them until `record_resume`, since this attempt may fail before.
+        If there are checkpoints, run.json keeps the machine that made them until `record_resume`: this attempt may fail before.
         Raises MachineError if run.json cannot be written; nothing is lost yet.
         """
         if not self.has_checkpoints:
@@ -173,7 +173,7 @@ class RunFolder:
         self._write(self._receipt.confirm_finished)
 
     def end_attempt(self, status: End, *, step: int | None = None, error: str | None = None, **fields: Any) -> None:
-        """Write how the attempt ended, its last step, the message of its error, and fields. A second call changes nothing."""
+        """Record how the attempt ended, its last step, the message of its error, and further fields. A second call changes nothing."""
         self._write(lambda: self._receipt.end_attempt(status, step, error, fields))
 
     def close(self) -> None:

@@ -1,4 +1,4 @@
-"""metrics.jsonl: one line of strict JSON per record, cut back to the checkpoint on resume. Its errors never stop training."""
+"""metrics.jsonl: one line of strict JSON per record, cut back to the checkpoint on resume. A failed write never stops training."""
 
 import os
 from collections.abc import Callable, Iterator, Mapping

@@ -98,7 +98,7 @@ class StopSignals:
         self.raise_if_requested(message)  # a library may have swallowed the exception
 
     def end(self, *, for_good: bool) -> None:
-        """While the command ends, ignore the next signal, and let one more kill it. `for_good`: also after the block."""
+        """While the command ends, ignore the next signal; the one after it kills the process. `for_good`: also after the block."""
         if threading.current_thread() is not threading.main_thread():
             return
         self._at_once, self._count = False, max(self._count, 1)

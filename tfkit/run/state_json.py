@@ -28,7 +28,7 @@ class SavedLog:
 
     @classmethod
     def of(cls, lines: int, loss: float | None, evaluations: dict[int, dict[str, Any]], before: dict[str, float] | None) -> Self:
-        """Return the log in numbers that JSON can represent."""
+        """Return the log with values that JSON can represent: None or a text in place of each number that is not finite."""
         finite = [(step, {name: finite_or_none(value) for name, value in values.items()}) for step, values in evaluations.items()]
         texts = None if before is None else {name: value if math.isfinite(value) else str(value) for name, value in before.items()}
         return cls(lines, finite_or_none(loss), finite, texts)

@@ -35,8 +35,9 @@ def unverified() -> Iterator[None]:
 def verified(folder: Path, *, weights: bool) -> Iterator[None]:
     """Verify the files that the block reads, except training state, against manifest.json. Raises ModelError for a difference.
 
-    Before the block, all sizes and the hashes of all files but weights are compared; with `weights`, those of weights while it runs. Damage
-    is reported instead of a ModelError of the block, of which it is the likely cause. A file that changes meanwhile is an error, too.
+    Before the block, all sizes and the hashes of all files but weights are compared; with `weights`, the hashes of the weights are compared
+    while the block runs. If the block raises ModelError and the weights are damaged, the damage, its likely cause, is reported instead. A
+    file that changes while it is read is an error, too.
     """
     entries = _entries(folder)
     paths = {name: _check_size(folder, name, entry) for name, entry in entries.items()}

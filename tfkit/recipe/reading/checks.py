@@ -20,7 +20,7 @@ from tfkit.recipe.schema.vocabularies import SENTINELS, VOCABULARIES, variant_of
 
 
 def cross_problems(recipe: Recipe, tree: Node) -> list[Problem]:
-    """Return the problems of a recipe whose fields are each valid."""
+    """Return the contradictions in a recipe whose fields are each valid on their own."""
     checks = (_lengths, _warmup, _vocabulary, _unread, source_problems, _row_length, _start, _budgets, _embodied, _trial)
     problems = [problem for check in checks for problem in check(recipe)]
     problems += [*recipe.objective.problems(recipe, model_values(recipe.model)), *_adapter(recipe), *_judging(recipe)]
@@ -67,7 +67,7 @@ def _trial(recipe: Recipe) -> Iterator[tuple[Path, str]]:
 
 
 def _judging(recipe: Recipe) -> Iterator[tuple[Path, str]]:
-    """Check that evaluations compute the metric of the best checkpoint, and that patience has evaluations, each with a checkpoint."""
+    """Check that evaluations compute the metric that decides which checkpoint is the best, and that with patience each has a checkpoint."""
     metric, patience = recipe.evaluation.metric, recipe.training.patience
     every, saved = recipe.evaluation.every, recipe.checkpoint.every
     if metric is not None and not recipe.data.validation:

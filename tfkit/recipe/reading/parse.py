@@ -193,7 +193,7 @@ class _Composer:
         self.problems.append(Problem(place, self.path, message))
 
     def _fail(self, place: Place, message: str) -> None:
-        """Raise RecipeError with all problems so far: the rest cannot be read."""
+        """Raise RecipeError with this problem and all earlier ones: the text after it cannot be read."""
         raise RecipeError([*self.problems, Problem(place, (), message)])
 
 

@@ -70,7 +70,7 @@ class ObjectiveSection(Data):
 
     @property
     def reads_training(self) -> bool:
-        """Whether it reads the rows of data.train: by default not, if it is for evaluation only."""
+        """Whether it reads the rows of data.train: by default, unless it is for evaluation only."""
         return self.scored_by != "likelihood"
 
     @property
@@ -103,7 +103,7 @@ class ObjectiveSection(Data):
         return {}
 
     def problems(self, recipe: "Recipe", model: dict[str, Any]) -> Iterable[Contradiction]:
-        """Return contradictions to other sections of the recipe; `model`: the config values of the model, as far as they are given."""
+        """Return the contradictions between this section and others; `model`: the config values of the recipe's model that are given."""
         return ()
 
     def misfits(self, model: "ModelSection", values: dict[str, Any], tokenizer: "TokenizerSection") -> Iterable[Contradiction]:

@@ -81,7 +81,7 @@ class RolloutSection(ObjectiveSection):
 
     @property
     def needs_answer(self) -> bool:
-        """Whether a rule compares with the answer of a row."""
+        """Whether a rule compares the response with the row's answer."""
         return any(rule.kind in ("exact_answer", "number") or (rule.kind == "contains" and rule.text is None) for rule in self.rules)
 
     @property

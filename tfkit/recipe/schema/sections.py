@@ -50,7 +50,7 @@ class ModelSection(Data):
 
     @property
     def sha256(self) -> str | None:
-        """The hash of that checkpoint, as a resolved recipe has it."""
+        """The hash of the checkpoint `start`, as a resolved recipe has it."""
         sha256 = (self.model_extra or {}).get("sha256")
         return sha256 if isinstance(sha256, str) else None
 
