@@ -1,7 +1,7 @@
 """BART (Lewis et al. 2019, arXiv 1910.13461).
 
-New compared with the Transformer of 2017: pretrained to restore spoilt texts, and tuned for summaries, translation and classes. Learned
-positions instead of sinusoids, whose table begins with two unused rows; a norm over the embeddings of each stack; GELU. mBART (mbart.py)
+New compared with the Transformer of 2017: pretrained to restore corrupted texts, and tuned for summaries, translation and classes. Learned
+positions, whose table begins with two unused rows, instead of sinusoids; a norm over the embeddings of each stack; GELU. mBART (mbart.py)
 has the same layout with norms before the sublayers.
 """
 

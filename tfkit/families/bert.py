@@ -143,7 +143,7 @@ def to_hf(config: ModelConfig) -> dict[str, Any]:
 
 
 def to_hf_with_pooler(config: ModelConfig) -> dict[str, Any]:
-    """Write config.json of a class that always has a pooler, with random weights if the file has none.
+    """Write config.json for a class of Hugging Face that always has a pooler, of random weights if the file holds none.
 
     Hugging Face's config has no field for a missing pooler, so tfkit adds one.
     """

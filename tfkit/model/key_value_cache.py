@@ -89,8 +89,8 @@ class KeyValueCache:
     def take(self, parts: Sequence[tuple["KeyValueCache", Tensor]], columns: int) -> None:
         """Fill this empty cache with rows of others, which it empties; a row may occur twice.
 
-        All rows end at position `columns`. Positions before their own are padding, and those that do not fit are left out. With `copies`
-        there is one other cache, in which rows of the same prompt are successive, too.
+        All rows end at position `columns`: a shorter row has padding before its own positions, and of a longer one the earliest are left
+        out. With `copies` there is one other cache, in which rows of the same prompt are successive, too.
         """
         self.length = columns
         for layer, (pair, limit) in enumerate(zip(self._pairs, self._limits, strict=True)):

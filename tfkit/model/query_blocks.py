@@ -1,7 +1,7 @@
 """Attention in training on a CPU, in blocks of queries: each is a batched matrix product with all keys that its queries may see.
 
-torch's fused kernel calls a library for every small tile of the scores, and reaches an eighth of the rate of a whole product. As there, the
-weights are not kept: the backward pass computes those of each block again (arXiv 2205.14135).
+torch's fused kernel calls a library for every small tile of the scores, and reaches an eighth of the rate of a whole product. As in that
+kernel, the weights are not kept: the backward pass computes those of each block again (arXiv 2205.14135).
 """
 
 from collections.abc import Iterator
@@ -20,7 +20,7 @@ class ScoreRule:
     """The rule of the scores: softcap(scale q k) + bias, where the mask shows the key to the query."""
 
     mask: Tensor | None  # (1 or B, 1, T, S), True where a query sees a key; None: it sees all
-    causal: bool  # query t sees none after key t, whatever the mask
+    causal: bool  # query t sees no key after t; a mask hides these keys, too
     scale: float
     softcap: float | None
 

@@ -41,7 +41,7 @@ class Sublayer(nn.Module):
 
     @property
     def norms_input(self) -> bool:
-        """Whether the operation reads the normed stream, or the stream itself."""
+        """Whether the operation reads the normed stream rather than the stream itself."""
         return self.placement in ("pre", "sandwich", "parallel")
 
     def forward(self, x: Tensor, *context: Any) -> Tensor:

@@ -25,7 +25,7 @@ from tfkit.parallel.rendezvous import STEP_SECONDS, first_sentence, meet
 if TYPE_CHECKING:
     from torch._C._distributed_c10d import Store
 
-_LEAST_SECONDS, _TIMES_A_STEP = 300.0, 20.0  # afterwards the larger of both: a least wait, and a multiple of the longest step
+_LEAST_SECONDS, _TIMES_A_STEP = 300.0, 20.0  # the time-out after the first step: at least so long, or so many times the longest step
 _BUCKET = 1 << 22  # elements per all-reduce
 _FIT, _DOES_NOT_FIT = 0, 1
 

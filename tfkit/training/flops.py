@@ -30,7 +30,7 @@ class Product(NamedTuple):
     part: Part
     flops: float
     gradients: int  # products of the same size in the backward pass, for the gradients of its two factors
-    width: int  # the smallest of its sizes that are not a number of positions; its speed depends on it
+    width: int  # the smallest of n, k and m that is not a number of positions; the speed of the product depends on it
     length: int = 0  # the number of keys of a row in attention, whose speed depends on this and on `causal`
     causal: bool = False
 
@@ -90,7 +90,7 @@ def forward_flops(model: Transformer, shape: ForwardShape) -> Flops:
 
 
 def backward_flops(model: Transformer, shape: ForwardShape) -> Flops:
-    """Return the FLOPs of the backward pass: frozen matrices have no gradient, and it ends at the lowest trained parameter."""
+    """Return the FLOPs of the backward pass: frozen matrices have no gradient, and the pass ends at the lowest trained parameter."""
     return _sum((product.part, product.flops * product.gradients) for product in products(model, shape))
 
 
@@ -112,7 +112,7 @@ def products(model: Transformer, shape: ForwardShape) -> list[Product]:
 
 
 class _Walk:
-    """The products of a forward pass. Each method returns whether its output needs a gradient; `stream`: whether its input needs one."""
+    """The products of a forward pass. A layer's method returns whether its output needs a gradient; `stream`: whether its input does."""
 
     def __init__(self) -> None:
         self.products: list[Product] = []

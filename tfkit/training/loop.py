@@ -23,7 +23,7 @@ class Progress:
 
     step: int = 0  # steps taken or skipped
     tokens: int = 0  # positions trained on
-    loss_sum: float = 0.0  # over the steps since the last line of the log, as the next four fields
+    loss_sum: float = 0.0  # over the steps since the last line of the log, like the next four fields
     loss_steps: int = 0
     term_sums: dict[str, float] = field(default_factory=dict)  # each term's own loss
     observed: dict[str, list[float]] = field(default_factory=dict)  # each observation's sum, and the number of steps that had it
@@ -136,8 +136,8 @@ def train(stepper: Stepper, loader: StepLoader[Batch], schedule: Schedule, plan:
     """Take the remaining steps, or fewer if the evaluations end the run early. Raises Stopped after saving a checkpoint of the last whole
     step, UnhealthyError before a bad update, and MachineError if a micro-batch of one row does not fit into memory.
 
-    A checkpoint is saved before the evaluation of its step, so that a failure there cannot lose it; a run resumed from such a checkpoint
-    evaluates first.
+    A checkpoint is saved before the evaluation of its step, so that a failed evaluation cannot lose it; a run that is resumed from such a
+    checkpoint evaluates first.
     """
     saved_step = progress.step
     seconds, tokens = 0.0, 0  # since the last line of the log

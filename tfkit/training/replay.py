@@ -76,7 +76,7 @@ class Watch:
 
 
 def describe_step(stepper: Stepper, loader: StepLoader[Batch], error: UnhealthyStepError, whole: Whole | None = None) -> dict[str, Any]:
-    """Describe a step that was not taken; the weights are still those before it. `whole` returns sharded weights."""
+    """Describe a step that was not taken; the weights are still those before it. `whole`: returns a sharded weight as a whole."""
     index, size = error.step - 1, loader.micro_batch_size
     numbers = loader.numbers(index)
     micro_batches = [

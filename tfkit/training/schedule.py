@@ -1,6 +1,7 @@
 """Learning-rate schedules: factors of optimizer.lr, a pure function of the step.
 
-With a growing batch size, the decay depends on the rows read, as GPT-3's on tokens; with a constant size, that is the same as on steps.
+The decay is a function of the rows read so far, as GPT-3's is one of the tokens; with a constant batch size it is the same function of the
+steps.
 """
 
 import math
@@ -12,7 +13,7 @@ from tfkit.recipe.schema.optimizer_sections import ScheduleSection
 
 @dataclass(frozen=True)
 class Schedule:
-    """The schedule of a run of `steps` steps, which read `sizes` rows of `mean_tokens` tokens on average, for a model of width `dim`."""
+    """The schedule of a run of `steps` steps with batches of `sizes`, in rows of `mean_tokens` tokens on average. `dim`: the model's."""
 
     section: ScheduleSection
     steps: int
