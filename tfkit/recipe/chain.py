@@ -74,7 +74,7 @@ class Chain:
 
 
 def read_chain(source: RecipeText, overrides: Overrides = NO_OVERRIDES, *, with_files: bool = False, ranks: int = 1) -> Chain:
-    """Check a recipe with stages; overrides begin with the name of a stage: `sft.training.epochs=1`.
+    """Check a recipe with stages, and return its chain; overrides begin with the name of a stage: `sft.training.epochs=1`.
 
     Raises RecipeError with the problems of all stages, one per line. `with_files`: missing files and folders are problems, too; `ranks`:
     the number of processes among which each step is to be divided.
@@ -106,7 +106,10 @@ def read_chain(source: RecipeText, overrides: Overrides = NO_OVERRIDES, *, with_
 
 
 def _long_rows(recipe: Recipe, stage: Mapping, name: str, models: dict[str, dict[str, Any]]) -> list[Problem]:
-    """Check that the rows of a stage fit the model of the earlier stage that it starts from; add its own model to `models`."""
+    """Return the problems if the rows of the stage `name` do not fit the model of the earlier stage that it starts from.
+
+    Add the config values of the stage's own model to `models`.
+    """
     start = models.get(recipe.model.start or "")
     if recipe.model.start is None or start is not None:
         models[name] = model_values(recipe.model, start)

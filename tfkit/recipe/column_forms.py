@@ -208,7 +208,7 @@ def _joined(columns: Sequence[str]) -> str:
 
 
 def _numbered_alike(held: Held) -> Iterator[tuple[str, dict[str, str]]]:
-    """Yield groups of columns whose names differ only in the number or letter at the end: the common beginning, and the column by its end.
+    """Yield groups of columns whose names differ only in the number or letter at the end: the common beginning, and a column for each end.
 
     Two columns whose names another task knows, such as `sentence1` and `sentence2`, are left to that task.
     """

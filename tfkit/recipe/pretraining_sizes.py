@@ -60,7 +60,7 @@ class TextSize:
 
     rows: int
     characters: int
-    is_counted: bool = True  # whether this is all text; if not, there is more
+    is_counted: bool = True  # whether all text was counted; if not, there is more
     beginning: str = ""  # the first few words
 
 

@@ -52,7 +52,7 @@ def is_repository(name: str) -> bool:
 
 
 def hub_name(path: str) -> str | None:
-    """Return `org/name` of a model on the Hub or in its cache; None for other folders, whose names may be those of other models there."""
+    """Return `org/name` of a model on the Hub or in its cache; None for any other folder: on the Hub another model may have its name."""
     if path.startswith("hub:"):
         return path[4:].partition("@")[0]
     parts = _parts(path)
@@ -117,9 +117,9 @@ def _base(front: str) -> str:
 
 
 def _grams(block: str) -> float | None:
-    """Return the first number in the value of `co2_eq_emissions`, or in its `emissions` if it is a mapping, as grams, as the Hub reads it.
+    """Return the grams that the Hub reads in the value of `co2_eq_emissions`: its first number, or, in a mapping, that of `emissions`.
 
-    Unlike the Hub, it reads exponents. None if there is no number, or one that is no possible amount.
+    Unlike the Hub, this function reads exponents, too. None if there is no number, or if it is no possible amount of emissions.
     """
     if re.match(r"[ \t]*(?:#[^\n]*)?\n|[ \t]*\{", block):  # a mapping
         inner = re.search(r"(?:^|[{,\s])[\"']?emissions[\"']?:([^\n,}]*)", block)

@@ -25,7 +25,7 @@ class CardImpact:
     totals: RunTotals = field(default_factory=RunTotals)
 
     def front(self, training_type: str) -> dict[str, Any]:
-        """Return the value of the Hub's `co2_eq_emissions`, in grams; {} if nothing, or too little to do without an exponent, was measured.
+        """Return the value of the Hub's `co2_eq_emissions`, in grams; {} without a measurement, or for less than 1e-4 g, which needs an exponent.
 
         `training_type` is "pre-training" or "fine-tuning".
         """
@@ -41,7 +41,7 @@ class CardImpact:
         }
 
     def sentence(self) -> str:
-        """Return one sentence on the energy and emissions, in suitable units, or on their not having been measured."""
+        """Return one sentence: the energy and emissions in suitable units, or that they were not or could not be measured."""
         reading = self.reading
         if reading.status == "off":
             return "Energy and emissions were not measured."

@@ -32,7 +32,7 @@ _SLUG = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
 def rounding_fields(machine: dict[str, Any]) -> dict[str, Any]:
-    """Return the fields on which floating-point rounding depends, from a machine as describe_machine and run.json describe it."""
+    """Return the fields on which floating-point rounding depends. `machine`: a description as of describe_machine or in run.json."""
     return {"processor": (machine.get("processor") or {}).get("name"), "torch": (machine.get("versions") or {}).get("torch")}
 
 
@@ -71,8 +71,8 @@ class RunFolder:
     ) -> "RunFolder":
         """Make the folder if it does not exist, and lock it.
 
-        `resume`: None for a command that is no training. `command`: None keeps the recorded one. `group`: the kind of a folder for several
-        runs (run_json.py).
+        `resume`: whether the folder's checkpoints are to be continued; None for a command that is no training. `command`: None keeps the
+        recorded one. `group`: the kind of a folder for several runs (run_json.py).
 
         Raises MachineError if the folder cannot be written or another process has locked it. Raises UsageError if it holds checkpoints
         without `resume`, several runs without `group`, files that tfkit did not write, or a link where a run writes; and for a folder
@@ -165,7 +165,7 @@ class RunFolder:
             ) from error
 
     def update_time(self) -> None:
-        """Record the time of the running attempt every few seconds, so that a kill loses no more of it."""
+        """Record the time of the running attempt if it was last recorded a few seconds ago: a kill then loses only these seconds."""
         self._write(self._receipt.update_time)
 
     def confirm_finished(self) -> None:

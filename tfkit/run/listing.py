@@ -80,7 +80,7 @@ def _unreadable(path: Path, error: OSError) -> ListedRun:
 
 
 def _with_members(path: Path) -> list[Path]:
-    """Return a run, followed by its existing stages or trials, each with its own."""
+    """Return a run, followed by its existing stages or trials, each followed by its own."""
     return [path, *(inner for member in member_folders(path).values() if member.exists() for inner in _with_members(member))]
 
 

@@ -34,7 +34,7 @@ _cache: dict[Identity, str] = {}  # the hashes of files that this process has re
 
 
 class Entry(TypedDict):
-    """The manifest's entry of a file: bytes, and lower-case hex."""
+    """The entry of a file in the manifest: its size in bytes, and its SHA-256 in lower-case hex."""
 
     size: int
     sha256: str

@@ -46,7 +46,7 @@ class MetricsLog:
             self._waiting.clear()
 
     def cut_back(self, step: int) -> None:
-        """Keep the records up to and including `step`. Raises MachineError, since nothing has been trained yet.
+        """Remove the records after `step`. Raises MachineError if the file cannot be changed: nothing has been trained yet.
 
         Lines that are not records are removed with a warning; a partial last line, which a kill leaves, is removed without one.
         """

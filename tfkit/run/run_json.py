@@ -87,7 +87,7 @@ class RunDocument:
     processor: dict[str, Any] = field(default_factory=dict)
     device: str | None = None
     larger_budget: str | None = None  # the key=value that continues a run which a budget ended
-    folder: str | None = None  # of a recipe with stages: the folder of the whole, as the recipes of its stages name it
+    folder: str | None = None  # of a recipe with stages: the folder of the chain, as the recipes of its stages name it
     stages: dict[str, Any] | None = None
     trials: dict[str, dict[str, Any]] | None = None  # of a sweep
     best_trial: str | None = None
@@ -131,7 +131,7 @@ def stage_folders(path: Path) -> dict[str, Path]:
 
 
 def trial_folders(path: Path) -> dict[str, Path]:
-    """Return the run folder of each trial of a sweep that was started, in order; none for a folder of another kind."""
+    """Return the run folder of each started trial of a sweep, in order; none for a folder of another kind."""
     run = known_of(path)
     return {name: path / name for name in (run.kind == SWEEP and run.trials) or ()}
 
@@ -248,7 +248,7 @@ class Receipt:
         return _parse(self.document)
 
     def update_time(self) -> None:
-        """Write the file if SECONDS_BETWEEN_WRITES have passed since it was written: a kill then loses no more of the recorded time."""
+        """Write the file, with the time of the attempt so far, if it was last written SECONDS_BETWEEN_WRITES or longer ago."""
         if time.monotonic() - self._written >= SECONDS_BETWEEN_WRITES:
             self.write()
 

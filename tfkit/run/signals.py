@@ -1,7 +1,8 @@
 """SIGTERM, SIGINT and SIGHUP as a flag that the loop polls, so that a run ends between two micro-batches with every complete step saved.
 
-Python runs signal handlers between two bytecode instructions, and a backward pass can be a single one of minutes. So a thread reads from
-the pipe to which the interpreter writes signal numbers immediately (signal.set_wakeup_fd). It acknowledges them; a third ends the process.
+Python runs signal handlers between two bytecode instructions, and a backward pass, which is a single one, can take minutes. So a thread
+reads from the pipe to which the interpreter writes signal numbers immediately (signal.set_wakeup_fd). The thread acknowledges each signal,
+and after a third one ends the process.
 """
 
 import contextlib

@@ -87,7 +87,7 @@ def read_state_json(folder: Path) -> TrainingState:
 
 
 def unread_state(checkpoint: Path, error: Exception) -> ModelError:
-    """Return the error for a training state of another form."""
+    """Return the error for a training state that this version cannot read."""
     first = str(error.errors()[0]["loc"]) if isinstance(error, ValidationError) else repr(error)
     return ModelError(
         f"{checkpoint}: its training state is not one that this version reads ({first}); {argument('start')} starts a new run "

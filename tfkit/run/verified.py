@@ -71,7 +71,7 @@ def find_named(folder: Path, name: str) -> Path | None:
 
 
 def check_files(folder: Path, names: Iterable[str]) -> None:
-    """Raise ModelError if one of these small files exists and differs from manifest.json."""
+    """Raise ModelError if a file of these names exists and differs from manifest.json. For small files, which are hashed at once."""
     entries = _entries(folder)
     paths = {name: path for name in names if name in entries and (path := find_file(folder, name)) is not None}
     _compare(paths, entries, paths, threading.Event())

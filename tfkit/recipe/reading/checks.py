@@ -67,7 +67,7 @@ def _trial(recipe: Recipe) -> Iterator[tuple[Path, str]]:
 
 
 def _judging(recipe: Recipe) -> Iterator[tuple[Path, str]]:
-    """Check that evaluations compute the metric that decides which checkpoint is the best, and that with patience each has a checkpoint."""
+    """Check that evaluations compute the metric of the best checkpoint, and that, with patience, each evaluation has a checkpoint."""
     metric, patience = recipe.evaluation.metric, recipe.training.patience
     every, saved = recipe.evaluation.every, recipe.checkpoint.every
     if metric is not None and not recipe.data.validation:
@@ -100,7 +100,7 @@ def _lengths(recipe: Recipe) -> Iterator[tuple[Path, str]]:
 
 
 def _row_length(recipe: Recipe) -> Iterator[tuple[Path, str]]:
-    """Check that the objective reads the length of rows, and that a row fits the model if the recipe describes it."""
+    """Check that the objective reads the length of rows, and that a row fits the model if the recipe describes one."""
     if recipe.model.start is None:
         yield from long_rows(recipe, model_values(recipe.model))
     if recipe.data.sequence_length is not None and recipe.objective.scored_by == "likelihood":

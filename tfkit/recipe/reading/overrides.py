@@ -17,7 +17,7 @@ LENGTH = tuple(f"training.{name}" for name in LENGTHS)
 
 
 def parse_overrides(words: Iterable[str]) -> dict[str, Any]:
-    """Return the overrides that a command line gives as key=value, with a YAML value. Raises RecipeError with a problem for each word."""
+    """Return the overrides that a command line gives as key=value, with a YAML value. Raises RecipeError with all problems of the words."""
     found: dict[str, Any] = {}
     problems: list[Problem] = []
     for word in words:
@@ -139,7 +139,7 @@ def _drop(root: Mapping, names: Iterable[str]) -> None:
 
 
 def _step(node: Node, name: str, path: Path) -> str | int:
-    """Return a key of a section, or an existing index of a list."""
+    """Return the step into `node` that `name` means: a key of a section, or an existing index of a list. Raises RecipeError for others."""
     if isinstance(node, Scalar):
         shown = cut(json.dumps(node.value, ensure_ascii=False), 60)
         raise _error(path, f"is {shown}, which has no part {quoted(name)}; give the whole: {dotted(path)}={{...}}")
@@ -163,7 +163,7 @@ def _error(path: Path, message: str) -> RecipeError:
     return RecipeError([Problem(OVERRIDES, path, message)])
 
 
-# tfkit 0.1 wrote the recipe of each run with all of its fields. To these, later fields are added with the values that it implied.
+# tfkit 0.1 wrote the recipe of each run with all of its fields. To these, later fields are added with the values that version 0.1 implied.
 
 
 _DATA_0_1 = {"train", "validation", "on_bad_row", "max_lost", "length_groups"}  # all fields of the section in version 0.1
@@ -177,5 +177,5 @@ def add_later_fields(recipe: Mapping) -> None:
 
 
 def split_overrides(begun: Recipe, written: Collection[str]) -> dict[str, Any]:
-    """Return the override by which a recipe splits its rows as the run `begun` does; empty if that field is `written` in it."""
+    """Return the override that makes a recipe split its rows as the run `begun` does; empty if data.split_by is in its `written` fields."""
     return {} if "data.split_by" in written else {"data.split_by": begun.data.split_by}

@@ -97,7 +97,7 @@ class RecipeText:
 class ResolvedRecipe:
     """A recipe that passed every check, its source, and its document as it was written, with the overrides.
 
-    `decided`: the fields that were chosen for the amount of data, in a recipe whose other fields somebody wrote.
+    `decided`: those of its fields that tfkit chose for the amount of data; empty if it chose none.
     """
 
     recipe: Recipe

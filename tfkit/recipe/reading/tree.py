@@ -83,7 +83,7 @@ def has_stages(tree: Node | None) -> bool:
 
 
 def tree_of(value: Any, levels: int) -> Node:
-    """Return the tree of a value that is in no file. Raises ValueError for more than `levels`, or for what no recipe can hold."""
+    """Return the tree of a value that is in no file. Raises ValueError for more than `levels` levels, or for what no recipe can hold."""
     if not levels:
         raise ValueError("is nested too deep")
     if hasattr(value, "tolist"):  # numbers and arrays of NumPy, pandas and PyTorch

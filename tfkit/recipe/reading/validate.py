@@ -55,7 +55,7 @@ def one_of(value: Any, allowed: Iterable[str]) -> str:
 
 
 def _without_other_branches(details: list[ErrorDetails], data: Any) -> list[tuple[Path, ErrorDetails]]:
-    """Return errors with their paths in the data; for a union, those of the branches that fit the value's type, or else one error."""
+    """Return errors with their paths in the data; for a union, those of branches that fit the value's type, or, if none fits, one."""
     kept: list[tuple[Path, ErrorDetails]] = []
     unions: dict[Path, dict[str, list[tuple[Path, ErrorDetails]]]] = defaultdict(lambda: defaultdict(list))
     for detail in details:
@@ -236,7 +236,7 @@ def tags(section: type[BaseModel]) -> tuple[str, ...]:
 
 
 def section_types_at(root: type[BaseModel], path: Path, data: Any) -> list[type[BaseModel]]:
-    """Return the section types that are allowed at a path; only the one of the data's `kind`, if it has one."""
+    """Return the section types that are allowed at a path; if the data there name a `kind`, only its type."""
     types = [root]
     for step in path:
         data = _value(data, step)

@@ -74,12 +74,12 @@ class ClassificationSection(ObjectiveSection):
 
     @property
     def has_labels(self) -> bool:
-        """Whether the head has classes: not for regression."""
+        """Whether the labels are classes: not in regression."""
         return not self.regression
 
     @property
     def problem_type(self) -> str | None:
-        """`regression` if the label is a number: a head with one output could also be that of a single class."""
+        """`regression` if the label is a number, else None: a head with one output could also be that of a single class."""
         return "regression" if self.regression else None
 
     @model_validator(mode="after")
@@ -92,7 +92,7 @@ class ClassificationSection(ObjectiveSection):
 
     @property
     def training_metrics(self) -> tuple[str, ...]:
-        """The metrics of classification, or those of regression."""
+        """The metrics of classification; with `regression`, those of regression."""
         return tuple(name for name in self.metrics if name == "loss" or (name in ("rmse", "pearson", "spearman")) == self.regression)
 
 

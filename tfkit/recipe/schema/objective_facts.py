@@ -46,7 +46,7 @@ class ObjectiveSection(Data):
 
     @property
     def training_metrics(self) -> tuple[str, ...]:
-        """The metrics that an evaluation computes, given the fields."""
+        """The metrics that an evaluation computes with these values of the fields."""
         return self.metrics
 
     def may_be_best(self, metrics: Mapping[str, float]) -> bool:
@@ -107,9 +107,9 @@ class ObjectiveSection(Data):
         return ()
 
     def misfits(self, model: "ModelSection", values: dict[str, Any], tokenizer: "TokenizerSection") -> Iterable[Contradiction]:
-        """Return why a model and its tokenizer, of a recipe or finished, do not fit the objective, apart from stacks and head.
+        """Return why a model and its tokenizer do not fit the objective, apart from stacks and head, which are checked elsewhere.
 
-        `values`: the config values of the model, as far as they are given.
+        The model may be one that a recipe describes, or a finished one. `values`: those of its config values that are given.
         """
         return ()
 

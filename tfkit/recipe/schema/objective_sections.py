@@ -60,7 +60,7 @@ def metrics_of_texts(section: ObjectiveSection) -> Mapping[str, str]:
 
 
 def metrics_of(objective: ObjectiveSection) -> list[str]:
-    """Return the metrics that can select an objective's best checkpoint; not those of generated texts, which only `tfkit evaluate` has."""
+    """Return the metrics that can select an objective's best checkpoint; not those of generated texts: only `tfkit evaluate` has them."""
     section = objective.trained_for
     return [name for name in section.training_metrics if name in LOWER | HIGHER and name not in metrics_of_texts(section)]
 
@@ -261,7 +261,7 @@ class DistillationSection(ObjectiveSection):
         return self.of
 
     def problems(self, recipe: "Recipe", model: dict[str, Any]) -> Iterator[Contradiction]:
-        """Check that the teacher is used, with its own tokens, and that each setting of the distillation is read."""
+        """Check that something is learned from the teacher, that the student has its tokens, and that each setting is read."""
         default = DistillationSection.model_fields
         if recipe.tokenizer.path is None and recipe.model.start is None:
             yield ("tokenizer",), "a student reads its teacher's tokens: set tokenizer.path to the value of objective.teacher"

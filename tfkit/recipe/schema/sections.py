@@ -44,7 +44,7 @@ class ModelSection(Data):
 
     @property
     def start(self) -> str | None:
-        """The checkpoint that fine-tuning starts from: {from: CKPT}, since `from` cannot be the name of a field in Python."""
+        """The checkpoint that fine-tuning starts from; None: none. In a recipe it is `from`, which cannot be a field's name in Python."""
         start = (self.model_extra or {}).get("from")
         return start if isinstance(start, str) else None
 
