@@ -2,7 +2,7 @@
 
 New compared with GPT-3: RMSNorm instead of LayerNorm, rotary positions instead of learned ones, a gated SiLU in the MLP, no biases and no
 dropout; Llama 2 (70B) and 3 share each key and value head among several query heads; 3.1 stretches the long wavelengths of the
-rotation for a context of 128 k. More tokens for fewer parameters.
+rotation for a context of 128 k. Fewer parameters, trained on more tokens.
 """
 
 from collections.abc import Container
@@ -98,7 +98,7 @@ def from_hf(
     position: dict[str, Any] | None = None,
     **vocabulary: Any,
 ) -> dict[str, Any]:
-    """Read a config.json with Llama's fields; families derived from Llama add their own.
+    """Return the values of a ModelConfig from a config.json with Llama's fields; families derived from Llama add their own.
 
     `act`: the name of the activation's field; `position`: replaces Llama's; `vocabulary`: further fields of a language model's head.
     """

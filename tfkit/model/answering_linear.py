@@ -13,7 +13,7 @@ from tfkit.model.head import VocabularyHead
 from tfkit.model.mlp import Mlp
 from tfkit.model.transformer import Transformer
 
-Make = Callable[[Tensor, Tensor | None], nn.Module]  # from weight and bias
+Make = Callable[[Tensor, Tensor | None], nn.Module]  # builds a layer from a weight and a bias
 _LARGEST = 127  # the largest integer, on both sides of 0
 _ZERO = 128  # the unsigned integer that represents 0 in oneDNN
 _LARGEST_16 = 127 * 257  # the largest 256 h + l with h and l up to 127

@@ -25,7 +25,7 @@ class Head(nn.Module):
         self.norm = build_norm(width, config.norm)
 
     def transformed(self, hidden: Tensor) -> Tensor:
-        """(..., D) -> (..., D)."""
+        """(..., D) -> (..., D): the hidden states after the dense layer, activation and norm, if the head has them."""
         return hidden if self.transform is None else self.norm(self.activation(self.transform(hidden)))
 
     def forward(self, hidden: Tensor, padding_mask: Tensor | None = None) -> Tensor:

@@ -116,7 +116,7 @@ class KeyValueCache:
             self._cross[layer] = torch.cat([keys for keys, _ in padded]), torch.cat([values for _, values in padded])
 
     def prompts_of(self, rows: Tensor, other: "KeyValueCache") -> Tensor:
-        """Return the numbers that this cache's prompts have in another cache."""
+        """Return the number in another cache of each prompt of this one, whose rows are the `rows` of the other."""
         return rows[:: self.copies] // other.copies
 
     def _filled(self, limit: int | None) -> int:

@@ -29,7 +29,7 @@ from tfkit.model.relative_position import DistanceVectors, RelativeBias
 
 
 class Sublayer(nn.Module):
-    """An operation on the residual stream with its norms; the only code that depends on their placement."""
+    """An operation on the residual stream, with its norms where the placement has them."""
 
     def __init__(self, op: nn.Module, config: ModelConfig, *, is_first: bool = False):
         super().__init__()

@@ -1,4 +1,4 @@
-"""The heartbeat of rank 0, by which the other ranks can distinguish long work of rank 0 alone, such as an evaluation, from its loss.
+"""The heartbeat of rank 0, by which the other ranks distinguish a rank 0 that works long alone, as in an evaluation, from a lost one.
 
 A process that ends closes its connections, which every other rank notices at once. A process that is suspended, or whose machine loses
 power or its network, does not.

@@ -168,7 +168,7 @@ class Peers:
         return code
 
     def total(self, counts: Mapping[str, int]) -> dict[str, int]:
-        """Return the sum of each count over all ranks, which have the same names."""
+        """Return the sum of each count over all ranks. All ranks pass the same names."""
         return dict(counts)
 
     def in_order(self, parts: "Sequence[Mapping[str, Tensor]]") -> "list[dict[str, Tensor]]":

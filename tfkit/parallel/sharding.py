@@ -110,7 +110,7 @@ class Sharding:
         self._reshard_all()
 
     def begin_micro_batch(self, *, is_last: bool) -> None:
-        """Prepare a micro-batch. Its backward pass reduces gradients if it is the last one of the step, or if the weights are resharded."""
+        """Prepare a micro-batch. Its backward pass reduces gradients if it is the last one of the step or, with `reshard`, always."""
         self._root.set_requires_gradient_sync(is_last or self._reshard)
 
     def end_micro_batch(self) -> None:

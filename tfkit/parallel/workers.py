@@ -231,7 +231,7 @@ def read_output(first: int) -> str:
 
 
 def _content(descriptor: int) -> bytes:
-    """Return the content of a file. Its position, which processes share, stays as it is."""
+    """Return the content of a file without moving its position, which several processes share."""
     return os.pread(descriptor, os.fstat(descriptor).st_size, 0)
 
 

@@ -25,7 +25,7 @@ class CardImpact:
     totals: RunTotals = field(default_factory=RunTotals)
 
     def front(self, training_type: str) -> dict[str, Any]:
-        """Return the value of the Hub's `co2_eq_emissions`, in grams; {} without a measurement, or for less than 1e-4 g, which needs an exponent.
+        """Return the value of the Hub's `co2_eq_emissions`, in grams; {} if less than 1e-4 g was measured, which needs an exponent.
 
         `training_type` is "pre-training" or "fine-tuning".
         """

@@ -29,7 +29,7 @@ class Product(NamedTuple):
 
     part: Part
     flops: float
-    gradients: int  # products of the same size in the backward pass, for the gradients of its two factors
+    gradients: int  # the number of products of this size in the backward pass, for the gradients of the two factors
     width: int  # the smallest of n, k and m that is not a number of positions; the speed of the product depends on it
     length: int = 0  # the number of keys of a row in attention, whose speed depends on this and on `causal`
     causal: bool = False

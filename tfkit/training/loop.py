@@ -42,7 +42,7 @@ class Progress:
         return cls(**{**state, "history": LossHistory(**state["history"])})
 
     def add(self, report: StepReport) -> None:
-        """Add a step that was taken to the next line of the log, without observations that are not finite: the sums are saved as JSON."""
+        """Add a step that was taken to the next line of the log, without observations that are not finite, which JSON cannot hold."""
         self.loss_sum, self.loss_steps = self.loss_sum + report.loss, self.loss_steps + 1
         for term, loss in report.losses.items():
             self.term_sums[term] = self.term_sums.get(term, 0.0) + loss

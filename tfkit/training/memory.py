@@ -37,7 +37,7 @@ class ModelBytes:
 
     weights: int = 0  # weights in fp32; frozen ones that checkpoints do not need, in the precision of the run
     working: int = 0  # the copy of unsharded fp32 weights in the precision of the run
-    gradients: int = 0  # at most, in a step
+    gradients: int = 0  # the most that a step holds
     optimizer: int = 0  # the optimizer's state
     mean: int = 0  # the moving average of the weights
     gathered: int = 0  # whole weights that are gathered in a micro-batch: the root parameters, and a block or all blocks
@@ -129,7 +129,8 @@ class Units:
 
 
 def choose_micro_batch(unit: int, longest: int, row_bytes: int, left: int | None, ranks: int = 1) -> int:
-    """Choose the rows of a micro-batch: the largest divisor of a rank's part of `unit` rows that fits into memory; at least 1.
+    """Choose the rows of a micro-batch: the largest divisor of a rank's part of `unit` rows that fits into memory and within the limits
+    AUTO_MICRO_BATCH_TOKENS and AUTO_MICRO_BATCH_BYTES; at least 1.
 
     `longest`: tokens of the longest row; `row_bytes`: bytes of its activations; `left`: bytes for activations and two blocks of logits,
     None if unknown.

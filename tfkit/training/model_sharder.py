@@ -108,7 +108,7 @@ class _ModelSharder:
 @contextmanager
 def _fitting_together() -> Iterator[None]:
     """Enclose micro-batches on sharded weights on GPUs, or with a PyTorch before 2.13. There the ranks do not agree before each collective
-    that all have memory left, so a rank without memory cannot repeat its micro-batch: the others would have to gather weights again.
+    that all have memory left, so a rank that runs out cannot repeat its micro-batch: the others would have to gather weights again.
 
     Raises MachineError if memory runs out.
     """

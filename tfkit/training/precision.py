@@ -34,7 +34,7 @@ class Weights:
     """
 
     def __init__(self, model: nn.Module, dtype: torch.dtype, ema_decay: float | None = None, *, whole: bool = True):
-        """`whole`: whether frozen parameters are kept in fp32, too. Checkpoints of adapters do not need them, and memory is saved."""
+        """`whole`: keep frozen parameters in fp32, too. Without this, memory is saved: checkpoints of adapters do not hold them."""
         self.dtype, self.ema_decay = dtype, ema_decay
         self.mean: dict[str, Tensor] = {}  # empty before the first step
         self.mean_steps = 0  # the number of steps in the mean
@@ -165,7 +165,7 @@ class Weights:
 
     @contextlib.contextmanager
     def _shared_result(self, sharding: "Sharding") -> Iterator[None]:
-        """A context as of `use_result`, for sharded weights: the model gathers them from the master, which holds the result meanwhile."""
+        """Implement `use_result` for sharded weights: the model gathers them from the master, which holds the result in the block."""
         latest = {name: self.master[name].detach().clone() for name in self.trained} if self.mean else {}
         for name in latest:
             self.master[name].data.copy_(self.mean[name])

@@ -1,7 +1,6 @@
 """Learning-rate schedules: factors of optimizer.lr, a pure function of the step.
 
-The decay is a function of the rows read so far, as GPT-3's is one of the tokens; with a constant batch size it is the same function of the
-steps.
+The decay is a function of the rows read so far, as GPT-3's is one of the tokens; with a constant batch size, rows are a multiple of steps.
 """
 
 import math
@@ -13,7 +12,7 @@ from tfkit.recipe.schema.optimizer_sections import ScheduleSection
 
 @dataclass(frozen=True)
 class Schedule:
-    """The schedule of a run of `steps` steps with batches of `sizes`, in rows of `mean_tokens` tokens on average. `dim`: the model's."""
+    """The schedule of a run of `steps` steps. `sizes`: rows per batch; `mean_tokens`: tokens per row; `dim`: the width of the model."""
 
     section: ScheduleSection
     steps: int

@@ -143,7 +143,7 @@ class ModelConfig(Data):
         return self.attention.windows[layer % len(self.attention.windows)]
 
     def rotation(self, layer: int) -> Literal["global", "local"] | None:
-        """Return whether this layer rotates queries and keys by theta or by local_theta; None: not at all."""
+        """Return `global` if this layer rotates queries and keys by theta, `local` if by local_theta, and None if not at all."""
         position = self.position
         if not isinstance(position, Rotary) or not position.layers[layer % len(position.layers)]:
             return None
