@@ -83,7 +83,7 @@ def can_pack(device: torch.device) -> bool:
 
 
 def has_int8(device: torch.device) -> bool:
-    """Whether the processor multiplies and sums integers of 8 bits exactly; older ones may overflow in between."""
+    """Whether the processor multiplies and sums integers of 8 bits exactly; in older ones intermediate sums may overflow."""
     capabilities = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
     return can_pack(device) and any(capabilities.get(name, False) for name in ("avx512_vnni", "avx_vnni", "amx_int8"))
 

@@ -1,7 +1,7 @@
-"""The heartbeat of rank 0, by which the other ranks distinguish a rank 0 that works long alone, as in an evaluation, from a lost one.
+"""The heartbeat of rank 0, which shows the other ranks that rank 0 is busy with long work of its own, such as an evaluation, and not lost.
 
 A process that ends closes its connections, which every other rank notices at once. A process that is suspended, or whose machine loses
-power or its network, does not.
+power or its network, closes none.
 """
 
 import threading

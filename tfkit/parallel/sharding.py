@@ -114,7 +114,7 @@ class Sharding:
         self._root.set_requires_gradient_sync(is_last or self._reshard)
 
     def end_micro_batch(self) -> None:
-        """Free the gathered parameters outside the blocks of a frozen model, which no backward pass frees."""
+        """Free the gathered parameters outside the blocks of a frozen model, which has no backward pass to free them."""
         if self.is_frozen:
             self._reshard_all()
 

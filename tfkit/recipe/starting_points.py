@@ -58,7 +58,7 @@ class StartingPoint:
 
     def for_rare_classes(self) -> "StartingPoint":
         """Return the defaults for data with RARE labels, measured with MiniLM (docs/log.md): a fifth of the rate, half the batch, twice the
-        epochs, and at least four times the steps.
+        epochs, and four times the minimum of steps.
         """
         rates = tuple((most, float(f"{rate / 5:.2g}"), basis) for most, rate, basis in self.rates)
         return replace(self, rates=rates, epochs=2 * self.epochs, batch_size=self.batch_size // 2, steps=4 * self.steps)

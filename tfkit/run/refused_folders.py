@@ -68,7 +68,7 @@ def lost_receipt(path: Path) -> str | None:
 
 
 def refuse_checkpoints(path: Path, resume: bool | None) -> None:
-    """Raise UsageError for a folder with checkpoints, unless they are to be resumed. `resume`: None if the command is no training."""
+    """Raise UsageError for a folder with checkpoints unless the run is to be resumed. `resume`: None if the command is no training."""
     if not resume and any((path / "checkpoints").glob("step-*")):
         remedy = "Give" if resume is None else f"Resume it with {argument('resume', True)}, or give"
         raise UsageError(f"{path}: holds checkpoints of an earlier run. {remedy} another folder with {argument('run')}")

@@ -107,7 +107,7 @@ class RunDocument:
 def read_run_json(folder: Path) -> RunDocument:
     """Return the content of the run.json of a run folder.
 
-    Raises OSError, ValueError if it is damaged, and OtherVersionError if a later version of tfkit wrote it.
+    Raises OSError if it cannot be read, ValueError if it is damaged, and OtherVersionError if a later version of tfkit wrote it.
     """
     return _parse(_load(folder / NAME))
 

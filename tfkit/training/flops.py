@@ -69,7 +69,7 @@ class ForwardShape:
 
     @classmethod
     def of(cls, batch: Batch, config: ModelConfig, states: int, *, reads_second_output: bool = False) -> "ForwardShape":
-        """Return the shape of the forward pass of a batch; `states`: how many the objective reads, for a head over the vocabulary."""
+        """Return the shape of the forward pass of a batch; `states`: the number of hidden states that a head over the vocabulary reads."""
         rows, length = batch.input_ids.shape
         decoder = 0 if batch.decoder_input_ids is None else batch.decoder_input_ids.shape[1]
         if config.head.kind in ("tags", "spans"):
@@ -134,7 +134,7 @@ class _Walk:
         return stream or self.is_trained(module)
 
     def stack(self, stack: Stack, rows: int, length: int, stream: bool, *, source: int = 0, encoded: bool = False) -> bool:
-        """Collect the products of a stack. `source`: the encoder's positions; `encoded`: whether the encoder's output needs a gradient."""
+        """Collect the products of a stack. `source`: the positions of the encoder's output; `encoded`: whether it needs a gradient."""
         bias = self.is_trained(stack.position_bias)
         vectors = stack.position_bias if isinstance(stack.position_bias, DistanceVectors) else None
         for block in stack.blocks:

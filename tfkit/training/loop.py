@@ -96,7 +96,7 @@ class Log:
 
 
 class Hooks(Protocol):
-    """The loop's calls into the run around it."""
+    """The methods of a run that the training loop calls."""
 
     def stepped(self, progress: Progress, report: StepReport, seconds: float) -> None:
         """A step was taken."""

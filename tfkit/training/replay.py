@@ -30,7 +30,7 @@ class Finding:
 
 @dataclass
 class Watch:
-    """A context that checks the outputs of a model's modules and the gradients of these outputs, also in `companions`, by name."""
+    """A context that checks the outputs of the modules of a model and of its `companions` (by name), and the gradients of these outputs."""
 
     model: nn.Module
     companions: Mapping[str, nn.Module] = field(default_factory=dict)

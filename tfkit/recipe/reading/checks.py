@@ -204,7 +204,7 @@ def _warmup(recipe: Recipe) -> Iterator[tuple[Path, str]]:
 
 
 def _budgets(recipe: Recipe) -> Iterator[tuple[Path, str]]:
-    """Check that energy is measured if it has a budget, and that on_meter_failure and intensity_file are read."""
+    """Check that energy is measured if there is a budget in kWh or grams, and that on_meter_failure and intensity_file are read."""
     carbon = recipe.carbon
     metered = [name for name in ("budget_g", "budget_kwh") if getattr(carbon, name) is not None]
     if not carbon.enabled:

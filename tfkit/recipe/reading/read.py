@@ -74,7 +74,7 @@ class RecipeText:
 
     @property
     def has_stages(self) -> bool:
-        """Whether it is a chain of recipes, which `read_chain` reads. False for a text that is not YAML, which `read` reports."""
+        """Whether this is a chain of recipes, which `read_chain` reads. False for a text that is not YAML, which `read` reports."""
         try:
             return has_stages(self._parsed[0])
         except RecipeError:
@@ -142,7 +142,7 @@ def read_recipe(name_or_path: str, overrides: Overrides = NO_OVERRIDES, *, with_
 
 
 def read_document(document: dict[str, Any], name: str, overrides: Overrides = NO_OVERRIDES, comment: str = "") -> ResolvedRecipe:
-    """Check a recipe that is not in a file, with overrides. `comment`: the lines that begin its text."""
+    """Check a recipe that is given as a document, with overrides, and return it. `comment`: the lines that begin its text."""
     tree, problems = parse(dump_document(document), name)
     recipe, changed = _read(tree, problems, name, overrides)
     return ResolvedRecipe(recipe, RecipeText(Path(name), comment), plain(changed))

@@ -55,7 +55,7 @@ def one_of(value: Any, allowed: Iterable[str]) -> str:
 
 
 def _without_other_branches(details: list[ErrorDetails], data: Any) -> list[tuple[Path, ErrorDetails]]:
-    """Return errors with their paths in the data; for a union, those of branches that fit the value's type, or, if none fits, one."""
+    """Return errors with their paths in the data; for a union, those of branches that fit the value's type, or one if none fits."""
     kept: list[tuple[Path, ErrorDetails]] = []
     unions: dict[Path, dict[str, list[tuple[Path, ErrorDetails]]]] = defaultdict(lambda: defaultdict(list))
     for detail in details:

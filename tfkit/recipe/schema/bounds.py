@@ -1,6 +1,6 @@
 """Bounds of the numbers in a recipe: far above anything published, but low enough that nothing overflows or allocates without limit.
 
-Whether a model and its batches fit a machine shows only on that machine (exit code 5).
+Whether a model and its batches fit into the memory of a machine is found out only on that machine (exit code 5).
 """
 
 from typing import Annotated

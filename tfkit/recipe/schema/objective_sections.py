@@ -55,7 +55,7 @@ def best_value(metric: str) -> float:
 
 
 def metrics_of_texts(section: ObjectiveSection) -> Mapping[str, str]:
-    """Return the metrics of the texts that an objective generates, as TEXT_METRICS; empty if it generates none."""
+    """Return the metrics of the texts that an objective generates, in the form of TEXT_METRICS; empty if it generates none."""
     return TEXT_METRICS if section.answers_in_text else {}
 
 
