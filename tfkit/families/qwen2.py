@@ -1,8 +1,8 @@
 """Qwen 2 and 2.5 (Yang et al. 2024, arXiv 2407.10671 and 2412.15115).
 
 New compared with Llama 2: a bias on queries, keys and values alone; a larger base of the rotary positions, for 32 k to 128 k tokens; small
-models share their input and output matrix. Qwen 2.5 keeps the architecture and has 18 instead of 7 trillion tokens. Sizes as in the
-released base models.
+models share their input and output matrix. Qwen 2.5 keeps the architecture and was trained on 18 instead of 7 trillion tokens. Sizes
+as in the released base models.
 """
 
 from collections.abc import Callable

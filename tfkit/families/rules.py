@@ -47,7 +47,8 @@ Architectures = Mapping[str, Mapping[str, Any]]  # Hugging Face's class -> the f
 class Family:
     """All that distinguishes a family.
 
-    `from_hf` reads a config.json into the values of a ModelConfig (KeyError: a field is missing; UnsupportedError); `to_hf` writes one.
+    `from_hf` reads a config.json into the values of a ModelConfig (KeyError: a field is missing; UnsupportedError); `to_hf` returns
+    its fields.
     Several families may share a `model_type`: their presets differ, their layout does not. `model_type` is None if no class of Hugging Face
     computes the models.
     """

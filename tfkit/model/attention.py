@@ -60,8 +60,8 @@ def kernel_mask(mask: Mask) -> tuple[Tensor | None, bool]:
 def supports_blocks(mask: Mask, device: str, dtype: torch.dtype, dropout: float, *, plain_scores: bool) -> bool:
     """Whether block_attention.py computes the attention under a mask. `plain_scores`: the scores have no bias and no soft cap.
 
-    Not for rows whose length is no multiple of the block size, for padded rows, or for rows that continue a cache: they are short, or
-    their lengths vary, and every new length would compile another kernel.
+    It computes no rows whose length is not a multiple of the block size, no padded rows and no rows that continue a cache: they are
+    short, or their lengths vary, and every new length would compile another kernel.
     """
     positions = mask.positions
     is_whole = positions.length % BLOCK == 0 and not positions.offset and positions.padding_mask is None

@@ -65,7 +65,7 @@ class KeyValueCache:
         return visible
 
     def prompt(self, layer: int) -> Pair | None:
-        """Return the keys and values (B / copies, K, S, E) of one layer's first positions, if rows share them."""
+        """Return the keys and values (B / copies, K, S, E) of one layer's first positions if rows share them, and else None."""
         return self._prompts.get(layer)
 
     def keep_cross(self, layer: int, keys: Tensor, values: Tensor) -> Pair:

@@ -71,7 +71,7 @@ class StartingPoint:
         return float(f"{rate * math.sqrt(batch_size / self.batch_size):.2g}")
 
     def basis(self, parameters: int) -> str:
-        """Return the source of the rate for a model with this many parameters, for the reasons that are shown."""
+        """Return the source of the rate for a model with this many parameters; it is shown among the reasons."""
         return next(basis for most, _, basis in self.rates if parameters <= most)
 
     def batch_for(self, rows: int, row_tokens: float, most_tokens: int, least: int | None = None) -> int:
@@ -87,7 +87,7 @@ class StartingPoint:
         return size
 
     def epochs_for(self, rows: int, batch_size: int, classes: int = 0) -> int:
-        """Return the epochs: `epochs`, or more, up to `most_epochs`, to reach `steps` steps and thirty examples of each of `classes`."""
+        """Return the number of epochs: `epochs`, or more if `steps` steps and 30 examples of each class need more, up to `most_epochs`."""
         examples = max(self.steps * batch_size, _EXAMPLES_PER_CLASS * classes)
         return max(self.epochs, min(self.most_epochs, math.ceil(examples / max(1, rows))))
 

@@ -131,7 +131,8 @@ class RunFolder:
     def begin_attempt(self, threads: int | None = None, **fields: Any) -> None:
         """Write the attempt, its machine and fields to run.json; `threads`: the number that the user requested, None for the default.
 
-        If there are checkpoints, run.json keeps the machine that made them until `record_resume`: this attempt may fail before.
+        If there are checkpoints, run.json keeps the machine that made them until `record_resume`, since this attempt may fail before it
+        takes a step.
         Raises MachineError if run.json cannot be written; nothing is lost yet.
         """
         if not self.has_checkpoints:

@@ -68,7 +68,10 @@ def unfinished_runs(runs: Sequence[ListedRun], with_checkpoints: bool) -> list[L
 
 
 def _runs_at(path: Path) -> list[ListedRun]:
-    """Return the run at `path` and its stages or trials, or, if this is no run, the runs in the folder. An unreadable folder is damaged."""
+    """Return the run at `path` and its stages or trials, or, if this is no run, the runs in the folder.
+
+    A folder that cannot be read is listed as damaged.
+    """
     try:
         nested = [] if (path / "run.json").exists() else sorted(inner.parent for inner in path.glob("*/run.json"))
         return [*map(read_run, nested or _with_members(path))]
@@ -91,7 +94,7 @@ def read_run(path: Path) -> ListedRun:
 
 
 def read_run_and_document(path: Path) -> tuple[ListedRun, RunDocument]:
-    """Describe one folder, without changing it, and return its run.json, empty if it cannot be read."""
+    """Return the description of one folder, which is not changed, and its run.json, empty if that cannot be read."""
     if path.is_symlink():
         return ListedRun(str(path), "foreign", problem="a link"), RunDocument()
     try:

@@ -79,7 +79,7 @@ class StopSignals:
         return self._requested is not None
 
     def raise_if_requested(self, message: str = "nothing was lost") -> None:
-        """Raise Stopped if a signal was received; `message`: what was saved, and how to resume. Call it after saving."""
+        """Raise Stopped if a signal was received; `message`: what was saved, and how to resume. To be called after saving."""
         if self._requested is not None:
             raise Stopped(f"stopped by {signal.Signals(self._requested).name}: {message}", self._requested)
 

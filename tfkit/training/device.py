@@ -41,7 +41,7 @@ def pick_device(name: str | None) -> torch.device:
 
 
 def use_device(device: torch.device) -> None:
-    """Make a GPU the default device of this process, which NCCL uses; for a CPU there is nothing to set."""
+    """Make a GPU the default device of this process, the one that NCCL uses; for a CPU there is nothing to set."""
     if device.type == "cuda":
         torch.cuda.set_device(device)
 

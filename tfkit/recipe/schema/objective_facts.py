@@ -41,7 +41,7 @@ class ObjectiveSection(Data):
 
     @property
     def asked_roles(self) -> tuple[Role, ...]:
-        """The roles of a row without an answer: all but labels and references."""
+        """The roles of a row whose answer is not known: all but labels and references."""
         return tuple(role for role in self.roles if role.form not in (*LABELS, *REFERENCES))
 
     @property

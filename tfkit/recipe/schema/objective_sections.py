@@ -50,7 +50,7 @@ HIGHER = frozenset(
 
 
 def best_value(metric: str) -> float:
-    """Return the best possible value of a metric of rows."""
+    """Return the best possible value of a metric that compares a model's answers with those of the rows."""
     return 100 if metric in ("bleu", "chrf") else 1 if metric in HIGHER else 0
 
 
@@ -113,12 +113,14 @@ class MaskedLMSection(ObjectiveSection):
 
     @property
     def training_metrics(self) -> tuple[str, ...]:
-        """The metrics; those of next-sentence prediction only if it is trained."""
+        """The metrics, without those of next-sentence prediction if next_sentence is false."""
         of_pairs = ("mlm_loss", "next_sentence_loss", "next_sentence_accuracy")
         return self.metrics if self.next_sentence else tuple(name for name in self.metrics if name not in of_pairs)
 
     def misfits(self, model: "ModelSection", values: dict[str, Any], tokenizer: "TokenizerSection") -> Iterator[Contradiction]:
-        """Check that the tokenizer has [MASK], and that the model has segments and an NSP head if and only if rows are two texts."""
+        """Check that the tokenizer has [CLS], [SEP] and [MASK], that the head predicts the next sentence if and only if the objective does,
+        and that the model then has segments.
+        """
         head = values.get("head")
         roles = VOCABULARIES[tokenizer.kind][variant_of(tokenizer.kind, tokenizer.variant)].roles
         if tokenizer.path is None and not {"cls_token", "sep_token", "mask_token"} <= roles.keys():

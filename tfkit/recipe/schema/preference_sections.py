@@ -68,7 +68,7 @@ class RewardSection(ObjectiveSection):
 
     @property
     def has_labels(self) -> bool:
-        """Whether the head has classes: not for a reward."""
+        """False: a reward is a number, not a class."""
         return False
 
     @property

@@ -48,7 +48,7 @@ class QuestionAnsweringSection(ObjectiveSection):
 
     @property
     def training_metrics(self) -> tuple[str, ...]:
-        """The metrics; those of questions with and without an answer only if `unanswerable`."""
+        """The metrics, without those of questions with and of questions without an answer if `unanswerable` is false."""
         return self.metrics if self.unanswerable else self.metrics[:3]
 
     def misfits(self, model: "ModelSection", values: dict[str, Any], tokenizer: "TokenizerSection") -> Iterator[Contradiction]:

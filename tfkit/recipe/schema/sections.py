@@ -60,7 +60,7 @@ class ModelSection(Data):
         return {name: value for name, value in (self.model_extra or {}).items() if name not in START_FIELDS}
 
     def pinned(self, sha256: str) -> "ModelSection":
-        """Return the same section with the hash of its checkpoint."""
+        """Return the same section with this hash of its checkpoint."""
         return ModelSection.model_validate({**self.model_dump(exclude_none=True), "sha256": sha256})
 
 
