@@ -37,7 +37,7 @@ def rotation_at(position_ids: Tensor, head_dim: int, rotary: Rotary, dtype: torc
 
 
 def text_lengths(position_ids: Tensor) -> Tensor:
-    """Return for each new token the length of its text up to the last new token: (..., T) -> (..., T). Texts of a row begin at 0."""
+    """Return for each new token the length of its text up to the last new token: (..., T) -> (..., T). Each text begins at position 0."""
     text = (position_ids == 0).long().cumsum(dim=-1)  # its number in the row
     last = position_ids.new_zeros(*text.shape[:-1], text.shape[-1] + 1).scatter_reduce(-1, text, position_ids, "amax")
     return last.gather(-1, text) + 1

@@ -89,7 +89,7 @@ class ProcessGroup(Peers):
         return int(self._reduced(torch.tensor([code], dtype=torch.int64), dist.ReduceOp.MAX)[0])
 
     def agree_after_step(self, code: int, seconds: float) -> int:
-        """Return the maximum of `code` over all ranks, and set the time-out by the longest step so far. `seconds`: that of this step."""
+        """Return the maximum of `code` over all ranks, and set the time-out by the longest step so far; this one took `seconds`."""
         found, milliseconds = self._reduced(torch.tensor([code, math.ceil(1000 * seconds)], dtype=torch.int64), dist.ReduceOp.MAX).tolist()
         if milliseconds / 1000 > self._longest:
             self._longest = milliseconds / 1000

@@ -82,7 +82,10 @@ class _KeyQuery:
 
 
 def silent_ranks(store: "Store", ranks: Ranks) -> str:
-    """Name the ranks that do not report that they wait, as this rank does. A thread queries the store, which may not answer either."""
+    """Name the ranks that do not report, as this rank does, that they wait; the network, if all do; rank 0, if its store does not answer.
+
+    A thread queries the store, since the query may never return.
+    """
     silent = [0]
 
     def call() -> None:

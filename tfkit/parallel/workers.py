@@ -221,7 +221,7 @@ def rank_environment(rank: int, size: int, port: int, pipe: int, output: int | N
 
 
 def read_output(first: int) -> str:
-    """Return the output of a rank, which first went to the file with the descriptor `first`."""
+    """Return the output of a rank from the file with the descriptor `first`, or from the file to which the output was moved."""
     with contextlib.suppress(OSError):
         content = _content(first)
         if content.startswith(_MOVED):

@@ -165,7 +165,7 @@ def position(ancestors: Sequence[Ancestor], run_id: Any, sha256: Any) -> int | N
 
 
 def parse_lineage(document: Any) -> Lineage:
-    """Read the field `lineage` of a tfkit.json, of this version or an older one. Raises ValueError if it is invalid."""
+    """Check and return the field `lineage` of a tfkit.json, which may be of an older version. Raises ValueError if it is invalid."""
     try:
         lineage = _LINEAGE.validate_python(document)
     except ValidationError as error:

@@ -51,7 +51,7 @@ class Schedule:
 
     @property
     def _stated_warmup(self) -> int:
-        """The steps of the warm-up, if it is given in steps or as a fraction of the run."""
+        """The number of warm-up steps, if the recipe gives this number or a fraction of the run."""
         ratio = self.section.warmup_ratio
         return self.section.warmup_steps if ratio is None else math.ceil(ratio * self.steps)
 

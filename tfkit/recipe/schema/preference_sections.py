@@ -138,5 +138,5 @@ class AIFeedbackSection(ObjectiveSection):
 
     @property
     def saved_kind(self) -> str:
-        """The kind of `of`."""
+        """The kind of the objective section `of`."""
         return self.of.kind
