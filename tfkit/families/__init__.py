@@ -1,6 +1,6 @@
 """The model families, one file of data each: presets, and a two-way mapping to the Hugging Face layout.
 
-No torch here: a family maps the names of tensors, `tfkit.hub` converts the tensors. The file of a family is imported when it is looked up.
+No torch here: a family maps the names of tensors, `tfkit.hub` converts the tensors. Each file is imported when its family is looked up.
 """
 
 import importlib

@@ -1,7 +1,7 @@
 """BART (Lewis et al. 2019, arXiv 1910.13461).
 
-New compared with the Transformer of 2017: pretrained to restore spoilt texts, and tuned for summaries, translation and classes. Learned
-positions instead of sinusoids, whose table begins with two unused rows; a norm over the embeddings of each stack; GELU. mBART (mbart.py)
+New compared with the Transformer of 2017: pretrained to restore corrupted texts, and tuned for summaries, translation and classes. Learned
+positions, whose table begins with two unused rows, instead of sinusoids; a norm over the embeddings of each stack; GELU. mBART (mbart.py)
 has the same layout with norms before the sublayers.
 """
 
@@ -41,7 +41,7 @@ RULES = (
 
 
 def family(name: str, prefix: str, presets: dict[str, dict[str, Any]], placement: str) -> Family:
-    """Return a family of BART's layout. `prefix`: how the names of Hugging Face's classes begin; `placement`: that of norms."""
+    """Return a family of BART's layout. `prefix`: how the names of Hugging Face's classes begin; `placement`: where the norms are."""
     architectures: Architectures = {
         f"{prefix}ForConditionalGeneration": {"kind": "lm"},
         # This class reads the decoder at </s>, a text's last token; the decoder's input is the text itself, shifted right by one. Hugging

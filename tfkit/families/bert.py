@@ -114,7 +114,7 @@ _FIELDS = Fields(
 
 
 def from_hf(hf: dict[str, Any], architectures: Architectures = ARCHITECTURES) -> dict[str, Any]:
-    """Read config.json, also those of later families with BERT's blocks."""
+    """Return the values of a ModelConfig from a config.json of BERT, or of a later family with BERT's blocks."""
     head = head_from_hf(hf, architectures, tied=hf.get("tie_word_embeddings", True))
     if head["kind"] == "none":
         head.setdefault("pooler", hf.get("add_pooling_layer", True))
@@ -130,7 +130,7 @@ def from_hf(hf: dict[str, Any], architectures: Architectures = ARCHITECTURES) ->
 
 
 def to_hf(config: ModelConfig) -> dict[str, Any]:
-    """Write config.json; later families with BERT's blocks use this, too."""
+    """Return the fields of a config.json; later families with BERT's blocks use this, too."""
     if config.embedding.segments is None:
         raise UnsupportedError("BERT has segment vectors")
     dropout = config.dropout
@@ -143,9 +143,9 @@ def to_hf(config: ModelConfig) -> dict[str, Any]:
 
 
 def to_hf_with_pooler(config: ModelConfig) -> dict[str, Any]:
-    """Write config.json of a class that always has a pooler, with random weights if the file has none.
+    """Return the fields of a config.json for a class that always has a pooler, of random weights if the file holds none.
 
-    Hugging Face's config has no field for a missing pooler, so tfkit adds one.
+    Hugging Face's config has no field that says that the pooler is missing, so tfkit adds one.
     """
     return to_hf(config) | ({"add_pooling_layer": False} if config.head.kind == "none" and not config.head.pooler else {})
 

@@ -15,7 +15,7 @@ class UnsupportedError(ValueError):
 
 @dataclass(frozen=True)
 class Fields:
-    """The fields of a config.json whose values equal fields of ModelConfig, read in both directions.
+    """The fields of a config.json whose values equal fields of ModelConfig, for reading and writing.
 
     `names`: a field of ModelConfig ("norm.eps": of a section) -> Hugging Face's name, and the class's default if a file may leave it out.
     """

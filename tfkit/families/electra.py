@@ -1,9 +1,9 @@
 """ELECTRA (Clark et al. 2020, arXiv 2003.10555).
 
 New compared with BERT: a small generator fills in masked tokens, and the model, a discriminator, learns which tokens were replaced, from
-every token instead of a seventh of them. Generators and small discriminators have narrower token vectors than blocks, and a matrix between.
-The discriminator's output for pretraining is left out here: it is read as an encoder, for heads of other tasks. A generator is a masked
-language model, whose output layer goes back to the width of its token vectors.
+every token instead of a seventh of them. Generators and small discriminators have token vectors narrower than their blocks, and a matrix
+that widens them. A discriminator is read here as an encoder for heads of other tasks, without its output for pretraining. A generator is a
+masked language model, whose output layer goes back to the width of its token vectors.
 """
 
 from typing import Any

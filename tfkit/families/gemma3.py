@@ -1,8 +1,8 @@
 """Gemma 3, its text models (Kamath et al. 2025, arXiv 2503.19786).
 
 New compared with Gemma 2: norms of queries and keys replace the soft caps; five layers with a window of 512 or 1,024 tokens come before
-each layer that sees all tokens. Only the latter rotate with a larger base, 1e6, and from 4B on with wavelengths eight times as long, for
-128 k tokens. The models from 4B on also read images: of such a folder the text part is read.
+each layer that sees all tokens. Only layers that see all tokens rotate with a larger base, 1e6, and, from 4B on, with wavelengths eight
+times as long, for 128 k tokens. The models from 4B on also read images; tfkit reads only the text part of their folders.
 """
 
 from dataclasses import replace

@@ -2,7 +2,7 @@
 
 New compared with the Transformer of 2017: the decoder alone, trained as a language model on unlabelled text and then fine-tuned, with a
 score for whole sequences next to the language model's head; learned positions, GELU, the output matrix tied to the embedding. A norm
-follows each sublayer, and there is none after the last block.
+follows each sublayer; the last block is not followed by a further one.
 OpenAI's code keeps positions and special tokens in the word embedding, and applies dropout to that matrix; like Hugging Face, tfkit has
 separate tables, and applies dropout to their sum. One size was released, with 116,534,784 parameters.
 """

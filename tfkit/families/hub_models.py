@@ -1,4 +1,4 @@
-"""Models of the Hugging Face Hub by name: the presets of released models, and the implemented type nearest to any other."""
+"""Models of the Hugging Face Hub by name: the presets of released models, and for other models the nearest implemented model_type."""
 
 import difflib
 

@@ -2,7 +2,7 @@
 
 New compared with GPT-3: RMSNorm instead of LayerNorm, rotary positions instead of learned ones, a gated SiLU in the MLP, no biases and no
 dropout; Llama 2 (70B) and 3 share each key and value head among several query heads; 3.1 stretches the long wavelengths of the
-rotation for a context of 128 k. More tokens for fewer parameters.
+rotation for a context of 128 k. Fewer parameters, trained on more tokens.
 """
 
 from collections.abc import Container
@@ -67,7 +67,7 @@ RULES = (
     Rule("model.embed_tokens.weight", ("embedding.tokens.weight",)),
     Rule(f"{_THEIRS}.input_layernorm.weight", (f"{_OURS}.self_attention.norm.weight",)),
     *module_rules({f"{_THEIRS}.self_attn.{name}_proj": f"{_OURS}.self_attention.op.{name}_proj" for name in "qkvo"}),
-    # Named for its place after attention, it is the norm before the MLP.
+    # Hugging Face names this norm for its place after attention; it is the norm before the MLP.
     Rule(f"{_THEIRS}.post_attention_layernorm.weight", (f"{_OURS}.mlp.norm.weight",)),
     *module_rules({f"{_THEIRS}.mlp.{name}_proj": f"{_OURS}.mlp.op.{name}_proj" for name in ("gate", "up", "down")}),
     Rule("model.norm.weight", ("decoder.norm.weight",)),
@@ -98,7 +98,7 @@ def from_hf(
     position: dict[str, Any] | None = None,
     **vocabulary: Any,
 ) -> dict[str, Any]:
-    """Read a config.json with Llama's fields; families derived from Llama add their own.
+    """Return the values of a ModelConfig from a config.json with Llama's fields; families derived from Llama add their own.
 
     `act`: the name of the activation's field; `position`: replaces Llama's; `vocabulary`: further fields of a language model's head.
     """
@@ -126,7 +126,10 @@ def to_hf(config: ModelConfig, left_out: Container[str] = ()) -> dict[str, Any]:
 
 
 def usual_head_dim(config: ModelConfig) -> tuple[str, ...]:
-    """Return the name of head_dim, to be left out, if it is dim / num_heads: some classes read the field without declaring it."""
+    """Return ("head_dim",), a field to leave out of config.json, if it is dim / num_heads, and else ().
+
+    Some of transformers' classes read the field without declaring it.
+    """
     return ("head_dim",) if config.head_dim * config.num_heads == config.dim else ()
 
 

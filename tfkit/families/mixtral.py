@@ -1,7 +1,7 @@
 """Mixtral 8x7B and 8x22B (Jiang et al. 2024, arXiv 2401.04088).
 
 New compared with Mistral 7B: eight MLPs in each layer, of which a router chooses two for each token, weighted by their probabilities
-among the two, so that a token costs 13 of 47 billion parameters. All tokens are attended to. Sizes as released.
+among the two, so that a token costs 13 of 47 billion parameters. There is no window. Sizes as released.
 """
 
 from dataclasses import replace
@@ -63,7 +63,7 @@ def _to_hf(config: ModelConfig) -> dict[str, Any]:
 
 
 def expert_fields(config: ModelConfig, count: str) -> dict[str, Any]:
-    """Return the fields of a config.json that describe experts of the width intermediate_size; `count`: the name of their number."""
+    """Return the fields of a config.json that describe experts of the width intermediate_size; `count`: the field for their number."""
     if config.mlp.experts is None or config.routing is None:
         return {}
     return {

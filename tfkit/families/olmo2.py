@@ -41,7 +41,7 @@ CLASS_DEFAULTS: dict[str, Any] = {"max_position_embeddings": 2048, "rms_norm_eps
 
 
 def from_hf(hf: dict[str, Any], architectures: Architectures = ARCHITECTURES, position: dict[str, Any] | None = None) -> dict[str, Any]:
-    """Read a config.json; OLMo 3 has other classes and positions."""
+    """Return the values of a ModelConfig from a config.json. OLMo 3 passes its own `architectures` and `position`."""
     values = llama.from_hf(CLASS_DEFAULTS | hf | {"mlp_bias": False}, architectures, position=position)
     values["norm"] |= {"placement": "reordered"}
     values["attention"] |= {"qk_norm": "projection"}

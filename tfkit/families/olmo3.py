@@ -1,7 +1,7 @@
 """OLMo 3 (OLMo team 2025, https://allenai.org/papers/olmo3).
 
-New compared with OLMo 2: three layers with a window of 4,096 tokens come before each layer that sees all tokens, and only the latter have
-YaRN's wavelengths, for 64 k tokens after 8 k in pretraining. Sizes as released.
+New compared with OLMo 2: three layers with a window of 4,096 tokens come before each layer that sees all tokens. Only layers that see
+all tokens have YaRN's wavelengths, for 64 k tokens after 8 k in pretraining. Sizes as released.
 """
 
 from dataclasses import replace

@@ -1,8 +1,8 @@
 """OLMoE 1B-7B (Muennighoff et al. 2024, arXiv 2409.02060).
 
 New compared with Mixtral: 64 small experts, of which eight compute each token, weighted by their probabilities among all; queries and keys
-are normed over the whole projection; no shared heads. Data, code and checkpoints are open. In pretraining, the logits of the routers are
-kept small, too (section 4.1.6), which transformers does not do. Sizes as released.
+are normed over the whole projection; each query head has its own key and value head. Data, code and checkpoints are open. In pretraining,
+the logits of the routers are kept small, too (section 4.1.6), which transformers does not do. Sizes as released.
 """
 
 from dataclasses import replace

@@ -1,8 +1,8 @@
 """Phi-3 and Phi-4 (Abdin et al. 2024, arXiv 2404.14219 and 2412.08905).
 
 Llama's architecture; new is the data: filtered pages, and texts written by larger models, chosen for small models. Queries, keys and
-values are one matrix in the files, and so are gate and up. Phi-3's 4 k models see 2,047 tokens back. Those of 128 k, and Phi-4-mini, have
-longrope, whose factors their files hold: they have no presets. Sizes as released.
+values are one matrix in the files, and so are gate and up. Phi-3's 4 k models have a window of 2,047 tokens. Its 128 k models and
+Phi-4-mini have longrope, whose factors are in their files alone, so they have no presets. Sizes as released.
 """
 
 from dataclasses import replace

@@ -1,8 +1,8 @@
 """Qwen 2 and 2.5 (Yang et al. 2024, arXiv 2407.10671 and 2412.15115).
 
 New compared with Llama 2: a bias on queries, keys and values alone; a larger base of the rotary positions, for 32 k to 128 k tokens; small
-models share their input and output matrix. Qwen 2.5 keeps the architecture and has 18 instead of 7 trillion tokens. Sizes as in the
-released base models.
+models share their input and output matrix. Qwen 2.5 keeps the architecture and was trained on 18 instead of 7 trillion tokens. Sizes
+as in the released base models.
 """
 
 from collections.abc import Callable
@@ -57,7 +57,7 @@ NO_BIAS = {"attention_bias": False, "mlp_bias": False}  # Llama's fields, which 
 
 
 def windows(hf: dict[str, Any], chosen: Callable[[int], bool] | None = None) -> list[Any]:
-    """Return the windows of a config.json: if it has any, they are in the layers that `chosen` selects; None: from max_window_layers on."""
+    """Return the windows of a config.json. `chosen`: whether a layer has one if the file does not say; None: from max_window_layers on."""
     window = hf["sliding_window"] if hf["use_sliding_window"] else None
     return windows_from_hf(hf, window, lambda layer: window is not None and (chosen(layer) if chosen else layer >= hf["max_window_layers"]))
 

@@ -1,7 +1,7 @@
 """Qwen 3, its mixtures of experts (Yang et al. 2025, arXiv 2505.09388).
 
-The attention is that of the dense models; each MLP is replaced by 128 small experts, of which eight compute each token. A file may leave
-some layers their MLP, of the width intermediate_size; the released models have experts in all layers. Sizes as released.
+The attention is that of the dense models; each MLP is replaced by 128 small experts, of which eight compute each token. In a file,
+some layers may have one MLP, of the width intermediate_size; the released models have experts in all layers. Sizes as released.
 """
 
 from dataclasses import replace

@@ -53,7 +53,7 @@ RULES = (*(Rule(f"roberta{rule.theirs.removeprefix('bert')}", rule.ours) for rul
 
 
 def from_hf(hf: dict[str, Any], classes: Architectures) -> dict[str, Any]:
-    """Read a config.json of RoBERTa's layout."""
+    """Return the values of a ModelConfig from a config.json of RoBERTa's layout."""
     values = bert.from_hf({"hidden_act": "gelu"} | hf, classes)
     padding, rows = hf.get("pad_token_id", 1), values["context_length"]
     if type(padding) is not int or type(rows) is not int or not 0 <= padding < rows - 1:
@@ -62,7 +62,7 @@ def from_hf(hf: dict[str, Any], classes: Architectures) -> dict[str, Any]:
 
 
 def to_hf(config: ModelConfig) -> dict[str, Any]:
-    """Write a config.json of RoBERTa's layout."""
+    """Return the fields of a config.json of RoBERTa's layout."""
     if config.position.kind != "learned" or not config.position.offset:
         raise UnsupportedError("RoBERTa's positions begin after the row of padding")
     return bert.to_hf_with_pooler(config) | {"max_position_embeddings": config.position_rows, "pad_token_id": config.position.offset - 1}

@@ -27,7 +27,7 @@ def position_from_hf(hf: Mapping[str, Any], *, partial: float | None = None) -> 
     rope = hf.get("rope_scaling") or hf.get("rope_parameters") or {"rope_type": "default"}  # in transformers' order
     if isinstance(rope, dict) and rope.keys() & set(LAYER_TYPES):
         raise UnsupportedError("rotary positions that differ between types of layers are not supported for this model_type")
-    # The file's own field takes precedence in transformers.
+    # In transformers, this field of the file itself takes precedence over the one in rope_scaling.
     original = hf.get("original_max_position_embeddings")
     position = _position(rope, original, hf["max_position_embeddings"], hf.get("rope_theta"))
     part = rope.get("partial_rotary_factor", hf.get("partial_rotary_factor"))

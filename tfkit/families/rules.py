@@ -47,8 +47,10 @@ Architectures = Mapping[str, Mapping[str, Any]]  # Hugging Face's class -> the f
 class Family:
     """All that distinguishes a family.
 
-    `from_hf` reads a config.json into the values of a ModelConfig (KeyError: a field is missing; UnsupportedError); `to_hf` writes one.
-    Several families may share a `model_type`: their presets differ, their layout does not. It is None if no Hugging Face class fits.
+    `from_hf` reads a config.json into the values of a ModelConfig (KeyError: a field is missing; UnsupportedError); `to_hf` returns
+    its fields.
+    Several families may share a `model_type`: their presets differ, their layout does not. `model_type` is None if no class of Hugging Face
+    computes the models.
     """
 
     name: str

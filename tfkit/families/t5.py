@@ -61,7 +61,7 @@ ARCHITECTURES: Architectures = {
     "T5WithLMHeadModel": {"kind": "lm"},  # its name in the first released files
     # This class reads the decoder at </s>, a text's last token; the decoder's input is the text itself, shifted right by one.
     "T5ForSequenceClassification": {"kind": "classes", "pool": "last", "dense": "tanh", "bias": True},
-    "T5ForQuestionAnswering": {"kind": "spans"},  # in the decoder's input, which is the text itself here, too
+    "T5ForQuestionAnswering": {"kind": "spans"},  # spans of the decoder's input, which is the text itself here, too
     "T5Model": {"kind": "none"},
 }
 ENCODER_ARCHITECTURES: Architectures = {"T5ForTokenClassification": {"kind": "tags"}, "T5EncoderModel": {"kind": "none"}}
@@ -136,7 +136,7 @@ _FIELDS = Fields(
 def from_hf(
     hf: dict[str, Any], architectures: Architectures = ARCHITECTURES, encoder_architectures: Architectures = ENCODER_ARCHITECTURES
 ) -> dict[str, Any]:
-    """Read config.json, also that of mT5."""
+    """Return the values of a ModelConfig from a config.json of T5 or mT5."""
     mlp = hf.get("feed_forward_proj", "relu")
     if str(mlp) not in _MLPS:
         raise UnsupportedError(f"feed_forward_proj {mlp!r} is not one of {', '.join(_MLPS)}")
@@ -166,7 +166,7 @@ def from_hf(
 
 
 def to_hf(config: ModelConfig) -> dict[str, Any]:
-    """Write config.json, also that of mT5."""
+    """Return the fields of a config.json of T5 or mT5."""
     names = {values: name for name, values in _MLPS.items()}
     mlp = config.mlp.activation, config.mlp.gated
     if mlp not in names:
@@ -174,7 +174,7 @@ def to_hf(config: ModelConfig) -> dict[str, Any]:
     head, position = config.head, config.position
     return {
         **_FIELDS.write(config),
-        "num_decoder_layers": config.decoder_layers or config.encoder_layers,  # of an encoder alone they are not built
+        "num_decoder_layers": config.decoder_layers or config.encoder_layers,  # for an encoder alone, transformers builds no decoder
         "relative_attention_num_buckets": getattr(position, "buckets", None),
         "relative_attention_max_distance": getattr(position, "max_distance", None),
         "feed_forward_proj": names[mlp],

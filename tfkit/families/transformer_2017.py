@@ -85,7 +85,7 @@ _FIELDS = Fields(
 
 
 def from_hf(hf: dict[str, Any], architectures: Architectures = ARCHITECTURES) -> dict[str, Any]:
-    """Read config.json, also those of later families with these blocks."""
+    """Return the values of a ModelConfig from a config.json of Marian, or of a later family with these blocks."""
     for first, second in _EQUAL_FIELDS:
         if hf.get(second) not in (None, hf[first]):
             raise UnsupportedError(f"{first} {hf[first]!r} and {second} {hf[second]!r} differ, but tfkit has one for both stacks")
@@ -100,7 +100,7 @@ def from_hf(hf: dict[str, Any], architectures: Architectures = ARCHITECTURES) ->
 
 
 def to_hf(config: ModelConfig) -> dict[str, Any]:
-    """Write config.json, also those of later families with these blocks."""
+    """Return the fields of a config.json of Marian, or of a later family with these blocks."""
     if config.head.kind == "lm" and not config.tied:
         raise UnsupportedError("Hugging Face's class without tie_word_embeddings has three embeddings, but tfkit has one for both stacks")
     return {

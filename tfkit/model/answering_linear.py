@@ -1,4 +1,4 @@
-"""Linear layers of models that only answer, on a CPU: a decoded token takes the time of reading all weights once."""
+"""Linear layers for inference alone, on a CPU, where decoding a token takes as long as reading all weights once."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -13,7 +13,7 @@ from tfkit.model.head import VocabularyHead
 from tfkit.model.mlp import Mlp
 from tfkit.model.transformer import Transformer
 
-Make = Callable[[Tensor, Tensor | None], nn.Module]  # from weight and bias
+Make = Callable[[Tensor, Tensor | None], nn.Module]  # builds a layer from a weight and a bias
 _LARGEST = 127  # the largest integer, on both sides of 0
 _ZERO = 128  # the unsigned integer that represents 0 in oneDNN
 _LARGEST_16 = 127 * 257  # the largest 256 h + l with h and l up to 127
@@ -40,8 +40,8 @@ class Int8Linear(nn.Module):
     """x W^T + b, where row i of W is integers of 8 bits times `scales[i]`.
 
     Each row of x becomes s (256 h + l) with a scale s and integers h and l from -128 to 127, the bytes of a 16-bit integer; oneDNN
-    multiplies both by the weights at once: weights are read once, sums are exact, and x keeps 16 bits. Small weights are kept in a second
-    layout, too, in which a kernel that converts each integer multiplies up to four rows of x in bf16.
+    multiplies both by the weights at once: weights are read once, sums are exact, and x keeps 16 bits. Small weights are also kept in a
+    second layout, for a kernel that converts each integer to bf16 and multiplies up to four rows of x.
     """
 
     def __init__(self, weight: Tensor, bias: Tensor | None):
@@ -51,7 +51,7 @@ class Int8Linear(nn.Module):
         integers = (weight / scales[:, None]).round().clamp(-_LARGEST, _LARGEST).to(torch.int8)
         self.packed = torch.ops.onednn.qlinear_prepack(integers, [2, weight.shape[1]])
         is_small = weight.numel() < _SMALL and not weight.shape[1] % _STRIDE
-        # Plain attributes are found sooner than buffers, and a model that only answers is neither moved nor saved.
+        # Plain attributes are found sooner than buffers, and a model for inference alone is neither moved nor saved.
         self.integers = integers if is_small else None  # (out, in)
         self.scales, self.scales_16 = scales, scales.bfloat16()  # (out,): the same numbers
         self.zeros = torch.zeros(len(scales), dtype=torch.int32)  # the integers that represent 0
@@ -83,21 +83,21 @@ def can_pack(device: torch.device) -> bool:
 
 
 def has_int8(device: torch.device) -> bool:
-    """Whether the processor multiplies and sums integers of 8 bits exactly; older ones may overflow in between."""
+    """Whether the processor multiplies and sums integers of 8 bits exactly; in older ones intermediate sums may overflow."""
     capabilities = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
     return can_pack(device) and any(capabilities.get(name, False) for name in ("avx512_vnni", "avx_vnni", "amx_int8"))
 
 
 def pack(model: Transformer) -> None:
-    """Lay out the weights of every linear layer, and the output matrix of a language model, as oneDNN reads them. It can then only answer.
+    """Lay out the weights of every linear layer, and the output matrix of a language model, as oneDNN reads them.
 
-    A tied embedding keeps its own table, of which only the rows of a text are read.
+    The model can then be used for inference alone. A tied embedding keeps its own table, of which only the rows of a text are read.
     """
     _replace(model, PackedLinear)
 
 
 def to_int8(model: Transformer) -> None:
-    """Give every linear layer, and the output matrix of a language model, weights of 8 bits. The model can then only answer.
+    """Give every linear layer, and the output matrix of a language model, weights of 8 bits, for inference alone.
 
     The routers of a mixture of experts stay as they are: they are small, and decide what is computed.
     """
@@ -119,7 +119,7 @@ def _replace(model: Transformer, make: Make) -> None:
 
 
 def _joined(owner: nn.Module, names: Sequence[str], make: Make) -> nn.Module:
-    """Return one layer in place of several of the same input, which are deleted; its outputs are theirs, one after the other."""
+    """Return one layer in place of several that read the same input, which are deleted. Its output is the concatenation of theirs."""
     layers: list[nn.Linear] = [getattr(owner, name) for name in names]
     joined = make(
         torch.cat([layer.weight for layer in layers]), None if layers[0].bias is None else torch.cat([layer.bias for layer in layers])

@@ -19,8 +19,8 @@ from tfkit.model.rotary_position import Rotation, rotate
 if TYPE_CHECKING:
     from torch.nn.attention.flex_attention import BlockMask
 
-# On a CPU torch's bf16 kernel calls a library for each small block of its backward pass. With few keys, float32 takes less time
-# and is more exact; it takes 0.9 of the time of blocks of queries with 32 keys, and 1.3 with 64 and 128 (two cores of a Zen 4).
+# On a CPU torch's bf16 kernel calls a library for each small block of its backward pass. With few keys, float32 takes less time and is more
+# exact. Compared with query_blocks.py, it takes 0.9 times as long with 32 keys, and 1.3 times with 64 and 128 (two cores of a Zen 4).
 _MAX_FLOAT32_KEYS = 64
 
 
@@ -42,9 +42,9 @@ class AttentionContext:
         *,
         use_blocks: Callable[[Mask], bool] = lambda mask: False,
     ):
-        """`masks`: one for each distinct window. `rotations`: by the names of `ModelConfig.rotation`. `bias` (1, H, T, S) is added to the
-        scores; or is the pair from which each layer computes its own, vectors of distances and their numbers (relative_position.py).
-        `encoder_output` (B, S, D); `encoder_padding` (B, S): True = real token; None: all are real. `use_blocks`: whether
+        """`masks`: one for each distinct window. `rotations`: by the names of `ModelConfig.rotation`. `bias`: a tensor (1, H, T, S) that is
+        added to the scores, or vectors of distances and their numbers (relative_position.py), from which each layer computes a bias of its
+        own. `encoder_output` (B, S, D); `encoder_padding` (B, S): True = real token; None: all are real. `use_blocks`: whether
         block_attention.py computes the attention under a mask.
         """
         self.masks = {mask.window: (block_mask(mask), False) if use_blocks(mask) else kernel_mask(mask) for mask in masks}
@@ -53,15 +53,15 @@ class AttentionContext:
 
 
 def kernel_mask(mask: Mask) -> tuple[Tensor | None, bool]:
-    """Return `mask` and `causal` of `attend`; computed once per forward pass."""
+    """Return the arguments `mask` and `causal` of `attend` for a mask; computed once per forward pass."""
     return (mask.dense(), mask.causal and not mask.positions.offset) if mask.pattern == "other" else (None, mask.pattern == "causal")
 
 
 def supports_blocks(mask: Mask, device: str, dtype: torch.dtype, dropout: float, *, plain_scores: bool) -> bool:
     """Whether block_attention.py computes the attention under a mask. `plain_scores`: the scores have no bias and no soft cap.
 
-    Rows that are not a multiple of the block size, padded rows and rows that continue a cache are excluded: they are short, or their
-    lengths vary, and every new length would compile another kernel.
+    It computes no rows whose length is not a multiple of the block size, no padded rows and no rows that continue a cache: they are
+    short, or their lengths vary, and every new length would compile another kernel.
     """
     positions = mask.positions
     is_whole = positions.length % BLOCK == 0 and not positions.offset and positions.padding_mask is None
@@ -155,9 +155,9 @@ class Attention(nn.Module):
         return Operands(queries, keys, values, mask, causal, bias, prompt)
 
     def _scores_of_distances(self, queries: Tensor, keys: Tensor, vectors: Tensor, numbers: Tensor) -> Tensor:
-        """Return the scores of queries with distances, and of distances with keys (DeBERTa, arXiv 2006.03654, equation 4).
+        """Return the sum of the scores of queries with distances and of distances with keys (DeBERTa, arXiv 2006.03654, equation 4).
 
-        Queries and keys (B, H, T, E), vectors (2 R, D) in the places of tokens, with the same projections, numbers (T, T) -> (B, H, T, T).
+        Queries and keys (B, H, T, E), numbers (T, T) -> (B, H, T, T). `vectors` (2 R, D) of distances are projected like those of tokens.
         """
         table = vectors[None]
         both = (self.q_proj(table), self.k_proj(table)) if self.qkv is None else self.qkv(table).split(self.widths, dim=-1)[:2]
@@ -199,8 +199,8 @@ def attend(
 ) -> Tensor:
     """Queries (B, H, T, E), keys and values (B, K, S, E) -> (B, H, T, E), in blocks of queries or by torch's kernel.
 
-    `mask`: True where a query sees a key; None: every query sees every key or, if `causal`, query t the keys 0 to t. With both, no query
-    sees a later key. `dropout`: a probability. `scale` None: 1 / sqrt(E).
+    `mask`: True where a query sees a key; None: every query sees every key or, if `causal`, query t the keys 0 to t. If both are
+    given, the mask hides later keys itself. `dropout`: a probability. `scale` None: 1 / sqrt(E).
     """
     trains_on_cpu = queries.dtype == torch.bfloat16 and queries.device.type == "cpu" and torch.is_grad_enabled() and not dropout
     has_few_keys = keys.shape[2] <= _MAX_FLOAT32_KEYS
@@ -231,7 +231,7 @@ def attend(
 
 
 def _visible(mask: Tensor | None, causal: bool, queries: Tensor, keys: Tensor) -> Tensor | None:
-    """Return the mask, with a dense causal mask in place of the fused kernel's own."""
+    """Return the mask, or a dense causal one if only `causal` is given; None if every query sees every key."""
     if mask is None and causal:
         return torch.ones(queries.shape[2], keys.shape[2], dtype=torch.bool, device=queries.device).tril()  # (T, S)
     return mask

@@ -13,7 +13,8 @@ from tfkit.model.norm import build_dropout, build_norm
 class Embedding(nn.Module):
     """tokens[id], optionally scaled, plus optional position and segment vectors, then an optional norm and projection.
 
-    An encoder-decoder's stacks share it or, if it has further parameters (BART), only its token vectors: then `decoder` is the decoder's.
+    The stacks of an encoder-decoder share this module, or only its token vectors if it has further parameters (BART): `decoder` is then the
+    embedding of the decoder.
     """
 
     def __init__(self, config: ModelConfig, tokens: nn.Embedding | None = None):

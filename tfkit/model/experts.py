@@ -23,8 +23,8 @@ class Experts(nn.Module):
     def forward(self, x: Tensor, routed: list[Tensor]) -> Tensor:
         """(B, T, D) -> (B, T, D). The router's logits (B, T, N), in the order of N experts, are appended to `routed`.
 
-        Tokens are sorted by expert, and each expert computes its own in one product. A token's outputs are added in float32, in the order
-        of the experts.
+        Tokens are sorted by expert, and each expert computes its tokens in one product. A token's outputs are added in float32, in the
+        order of the experts.
         """
         logits = self.router(x)  # (B, T, N)
         routed.append(logits)

@@ -19,13 +19,13 @@ class Head(nn.Module):
         self.transform: nn.Module | None = None
 
     def build_transform(self, config: ModelConfig, bias: bool, width: int) -> None:
-        """Build a dense layer to this width, the MLP's activation and a norm, which are computed before all else of this head."""
+        """Build a dense layer to this width, the MLP's activation and a norm, which the head applies to hidden states first."""
         self.transform = nn.Linear(config.dim, width, bias=bias)
         self.activation = ACTIVATIONS[config.mlp.activation]
         self.norm = build_norm(width, config.norm)
 
     def transformed(self, hidden: Tensor) -> Tensor:
-        """(..., D) -> (..., D)."""
+        """(..., D) -> (..., D): the hidden states after the dense layer, activation and norm, if the head has them."""
         return hidden if self.transform is None else self.norm(self.activation(self.transform(hidden)))
 
     def forward(self, hidden: Tensor, padding_mask: Tensor | None = None) -> Tensor:
@@ -53,7 +53,7 @@ class VocabularyHead(Head):
 
     @property
     def weight(self) -> Tensor:
-        """The output matrix (V, D), which a model that only answers (answering_linear.py) no longer has."""
+        """The output matrix (V, D). A model that was prepared for inference alone (answering_linear.py) no longer has it."""
         assert self.product is None
         owner = self._tokens if self.output is None else self.output
         return owner.weight

@@ -27,7 +27,7 @@ def initialize(model: nn.Module, config: ModelConfig, generator: torch.Generator
 
 
 class RandomBlocks:
-    """The random weights of a model's blocks, drawn one block at a time on demand, with the bits that `initialize` draws."""
+    """The random weights of a model's blocks, drawn one block at a time on demand, and equal, bit for bit, to those of `initialize`."""
 
     @torch.no_grad()
     def __init__(self, model: nn.Module, config: ModelConfig, generator: torch.Generator):

@@ -19,8 +19,8 @@ class KeyValueCache:
     A layer with a window keeps only the positions that its next token can still see, however long the text grows. Keys and values of an
     encoder's output are computed in the first forward pass and kept.
 
-    With `copies` > 1 that many successive rows continue one prompt: its encoder's output and, in layers without a window, its first
-    positions are kept once for all of them.
+    If `copies` > 1, each group of `copies` successive rows continues the same prompt. The encoder's output for this prompt and, in layers
+    without a window, the first positions of the prompt are kept once for the whole group.
     """
 
     def __init__(
@@ -65,7 +65,7 @@ class KeyValueCache:
         return visible
 
     def prompt(self, layer: int) -> Pair | None:
-        """Return the keys and values (B / copies, K, S, E) of one layer's first positions, if rows share them."""
+        """Return the keys and values (B / copies, K, S, E) of one layer's first positions if rows share them, and else None."""
         return self._prompts.get(layer)
 
     def keep_cross(self, layer: int, keys: Tensor, values: Tensor) -> Pair:
@@ -87,10 +87,10 @@ class KeyValueCache:
         self.length += positions
 
     def take(self, parts: Sequence[tuple["KeyValueCache", Tensor]], columns: int) -> None:
-        """Fill this empty cache with rows of others, which it empties; a row may occur twice.
+        """Fill this empty cache with rows of other caches, which are emptied; a row may occur twice.
 
-        All rows end at position `columns`. Positions before their own are padding, and those that do not fit are left out. With `copies`
-        there is one other cache, in which rows of the same prompt are successive, too.
+        All rows end at position `columns`: a shorter row has padding before its own positions, and of a longer one the earliest are left
+        out. If `copies` > 1, `parts` names a single cache, and its `rows` are in groups of the same prompt, too.
         """
         self.length = columns
         for layer, (pair, limit) in enumerate(zip(self._pairs, self._limits, strict=True)):
@@ -116,7 +116,7 @@ class KeyValueCache:
             self._cross[layer] = torch.cat([keys for keys, _ in padded]), torch.cat([values for _, values in padded])
 
     def prompts_of(self, rows: Tensor, other: "KeyValueCache") -> Tensor:
-        """Return the numbers that this cache's prompts have in another cache."""
+        """Return, for each prompt of this cache, its number in another cache, whose `rows` are the rows of this one."""
         return rows[:: self.copies] // other.copies
 
     def _filled(self, limit: int | None) -> int:

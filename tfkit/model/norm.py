@@ -59,7 +59,8 @@ class OffsetRMSNorm(nn.Module):
 
 class _RMSNormOnCpu(torch.autograd.Function):
     """RMSNorm with a backward pass in closed form. On a CPU, torch runs a chain of small kernels instead, which takes up to twice as long.
-    In bf16 both passes run over pieces of rows that fit the caches; in float32 over all rows, whose sums then have one order.
+    In bf16 both passes run over groups of rows that fit the caches; in float32 over all rows at once, so that sums over rows have a fixed
+    order.
     """
 
     @staticmethod

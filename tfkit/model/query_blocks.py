@@ -1,7 +1,7 @@
 """Attention in training on a CPU, in blocks of queries: each is a batched matrix product with all keys that its queries may see.
 
-torch's fused kernel calls a library for every small tile of the scores, and reaches an eighth of the rate of a whole product. As there, the
-weights are not kept: the backward pass computes those of each block again (arXiv 2205.14135).
+torch's fused kernel calls a library for every small tile of the scores, and reaches an eighth of the rate of a whole product. As in that
+kernel, the weights are not kept: the backward pass computes those of each block again (arXiv 2205.14135).
 """
 
 from collections.abc import Iterator
@@ -17,10 +17,10 @@ _BLOCK = 128  # queries
 
 @dataclass(frozen=True)
 class ScoreRule:
-    """The rule of the scores: softcap(scale q k) + bias, where the mask shows the key to the query."""
+    """The rule of the scores: softcap(scale q k) + bias for each pair of query and key that the mask allows, and else -inf."""
 
     mask: Tensor | None  # (1 or B, 1, T, S), True where a query sees a key; None: it sees all
-    causal: bool  # query t sees none after key t, whatever the mask
+    causal: bool  # query t sees no key after t; a mask hides these keys, too
     scale: float
     softcap: float | None
 
@@ -32,7 +32,9 @@ def attend_query_blocks(queries: Tensor, keys: Tensor, values: Tensor, bias: Ten
 
 
 class _QueryBlocks(torch.autograd.Function):
-    """Within, N = B K, and each key has G = H / K queries at a position: queries (N, G, T, E), keys and values (N, S, E)."""
+    """Attention and its gradients. Within, N = B K, and G = H / K query heads share a key head: queries (N, G, T, E), keys and values
+    (N, S, E).
+    """
 
     @staticmethod
     def forward(ctx: Any, queries: Tensor, keys: Tensor, values: Tensor, bias: Tensor | None, rule: ScoreRule) -> Tensor:
@@ -42,7 +44,7 @@ class _QueryBlocks(torch.autograd.Function):
             keys.flatten(0, 1),
             values.flatten(0, 1),
         )
-        out = torch.empty_like(queries)  # the heads of a position lie beside each other, as those of the queries
+        out = torch.empty_like(queries)  # laid out in memory as the queries, with the heads of a position side by side
         for begin, end, seen in _blocks(scaled, keys, rule):
             scores, _ = _scores(_rows(scaled, begin, end), keys[:, :seen], bias, rule, out.shape[:2], begin, end)
             out[:, :, begin:end] = torch.bmm(scores.softmax(-1), values[:, :seen]).view(out[:, :, begin:end].shape)

@@ -37,7 +37,7 @@ def rotation_at(position_ids: Tensor, head_dim: int, rotary: Rotary, dtype: torc
 
 
 def text_lengths(position_ids: Tensor) -> Tensor:
-    """Return for each new token the length of its text, the last new token included: (..., T) -> (..., T). Texts of a row begin at 0."""
+    """Return for each new token the length of its text up to the last new token: (..., T) -> (..., T). Each text begins at position 0."""
     text = (position_ids == 0).long().cumsum(dim=-1)  # its number in the row
     last = position_ids.new_zeros(*text.shape[:-1], text.shape[-1] + 1).scatter_reduce(-1, text, position_ids, "amax")
     return last.gather(-1, text) + 1
@@ -60,7 +60,7 @@ def rotary_frequencies(head_dim: int, rotary: Rotary, device: torch.device | Non
 
 
 def attention_factor(scaling: YarnScaling | LongRopeScaling) -> float:
-    """Return the factor of rotated queries and keys; where it is null, YaRN's (arXiv 2309.00071, equation 22)."""
+    """Return the scaling's factor of rotated queries and keys; if it is null, YaRN's default (arXiv 2309.00071, equation 22)."""
     if isinstance(scaling, LongRopeScaling):
         return scaling.attention_factor
     return scaling.attention_factor or 0.1 * math.log(max(scaling.factor, 1.0)) + 1.0

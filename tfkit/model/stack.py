@@ -29,7 +29,7 @@ from tfkit.model.relative_position import DistanceVectors, RelativeBias
 
 
 class Sublayer(nn.Module):
-    """An operation on the residual stream with its norms; the only code that depends on their placement."""
+    """An operation on the residual stream, with its norms where the placement has them."""
 
     def __init__(self, op: nn.Module, config: ModelConfig, *, is_first: bool = False):
         super().__init__()
@@ -41,7 +41,7 @@ class Sublayer(nn.Module):
 
     @property
     def norms_input(self) -> bool:
-        """Whether the operation reads the normed stream, or the stream itself."""
+        """Whether the operation reads the normed stream rather than the stream itself."""
         return self.placement in ("pre", "sandwich", "parallel")
 
     def forward(self, x: Tensor, *context: Any) -> Tensor:

@@ -1,4 +1,4 @@
-"""Output heads of tasks: classes of a text, tags of its tokens, the span of an answer; and none."""
+"""Output heads of tasks: classes of a text, tags of its tokens, the span of an answer; and a head without logits."""
 
 from collections.abc import Callable
 
@@ -14,7 +14,7 @@ from tfkit.model.norm import build_dropout
 
 
 class ClassesHead(Head):
-    """A logit for each class of a whole text, read at its first or last token, or from their mean."""
+    """A logit for each class of a whole text, read at its first token, at its last, or from the mean of all its tokens."""
 
     def __init__(self, config: ModelConfig, head: ClassesHeadConfig):
         super().__init__()

@@ -71,7 +71,7 @@ class Transformer(nn.Module):
 
     @property
     def only_answers(self) -> bool:
-        """Whether the weights of a language model are laid out for answers alone (answering_linear.py)."""
+        """Whether the weights of a language model are laid out for inference alone (answering_linear.py)."""
         return isinstance(self.head, VocabularyHead) and self.head.product is not None
 
     @property
@@ -203,8 +203,8 @@ def on_meta(config: ModelConfig) -> Transformer:
 
 
 def parameter_shapes(config: ModelConfig) -> Mapping[str, tuple[int, ...]]:
-    """Return the shapes of all parameters. After its first block, a stack has at most two kinds, with experts and without, so that at most
-    three of its blocks are built, however many are claimed.
+    """Return the shapes of all parameters. Apart from its first block, a stack has at most two kinds of blocks, with experts and without:
+    at most three blocks of a stack are built, however many the config claims.
     """
     return _parameter_shapes(config.model_dump_json())
 

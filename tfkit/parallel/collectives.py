@@ -25,7 +25,8 @@ from tfkit.parallel.rendezvous import STEP_SECONDS, first_sentence, meet
 if TYPE_CHECKING:
     from torch._C._distributed_c10d import Store
 
-_LEAST_SECONDS, _TIMES_A_STEP = 300.0, 20.0  # afterwards the larger of both: a least wait, and a multiple of the longest step
+# The time-out after the first step: the larger of these seconds and this multiple of the longest step.
+_LEAST_SECONDS, _TIMES_A_STEP = 300.0, 20.0
 _BUCKET = 1 << 22  # elements per all-reduce
 _FIT, _DOES_NOT_FIT = 0, 1
 
@@ -88,7 +89,7 @@ class ProcessGroup(Peers):
         return int(self._reduced(torch.tensor([code], dtype=torch.int64), dist.ReduceOp.MAX)[0])
 
     def agree_after_step(self, code: int, seconds: float) -> int:
-        """Return the maximum of `code` over all ranks, and set the time-out by the longest step so far. `seconds`: that of this step."""
+        """Return the maximum of `code` over all ranks, and set the time-out by the longest step so far; this one took `seconds`."""
         found, milliseconds = self._reduced(torch.tensor([code, math.ceil(1000 * seconds)], dtype=torch.int64), dist.ReduceOp.MAX).tolist()
         if milliseconds / 1000 > self._longest:
             self._longest = milliseconds / 1000
@@ -103,13 +104,13 @@ class ProcessGroup(Peers):
         return bool(highest == -lowest)
 
     def total(self, counts: Mapping[str, int]) -> dict[str, int]:
-        """Return the sum of each count over all ranks, which have the same names."""
+        """Return the sum of each count over all ranks. All ranks pass the same names."""
         names = sorted(counts)
         sums = self._reduced(torch.tensor([counts[name] for name in names], dtype=torch.int64), dist.ReduceOp.SUM).tolist()
         return dict(zip(names, sums, strict=True))
 
     def in_order(self, parts: Sequence[Mapping[str, Tensor]]) -> list[dict[str, Tensor]]:
-        """Return the values of all ranks' micro-batches, ordered by the micro-batch's index i in the step, which belongs to rank i mod N.
+        """Return the values of all ranks' micro-batches, ordered by their index in the step: micro-batch i belongs to rank i mod N.
 
         The k-th micro-batches of all ranks have the same names. Values are sent in float64, which rounds none of them, and returned in
         their own type, on the CPU.

@@ -38,7 +38,7 @@ class CommonWork:
             part: list[Item] = []
             try:
                 part.extend(item for item in islice(iterator, self._ranks.size))
-            except TfkitError as error:  # raised by the list of items, hence on all ranks: the items before it are computed
+            except TfkitError as error:  # raised by the iterator of items, hence on all ranks: earlier items are computed
                 refused = error
             if part:
                 with self.sharing_errors():

@@ -1,7 +1,7 @@
-"""The heartbeat of rank 0, by which the other ranks distinguish long work that it does alone, such as an evaluation, from a lost machine.
+"""The heartbeat of rank 0, which shows the other ranks that rank 0 is busy with long work of its own, such as an evaluation, and not lost.
 
 A process that ends closes its connections, which every other rank notices at once. A process that is suspended, or whose machine loses
-power or its network, does not.
+power or its network, closes none.
 """
 
 import threading
@@ -82,7 +82,10 @@ class _KeyQuery:
 
 
 def silent_ranks(store: "Store", ranks: Ranks) -> str:
-    """Name the ranks that do not report that they wait, as this rank does. A thread queries the store, which may not answer either."""
+    """Name the ranks that do not report, as this rank does, that they wait; the network, if all do; rank 0, if its store does not answer.
+
+    A thread queries the store, since the query may never return.
+    """
     silent = [0]
 
     def call() -> None:

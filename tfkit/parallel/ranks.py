@@ -54,7 +54,7 @@ class Ranks:
 
     @property
     def meters_its_node(self) -> bool:
-        """Whether this process measures its machine for rank 0, which measures its own: the first rank of each other machine."""
+        """Whether this process measures its machine for rank 0. The first rank of a machine does, except on rank 0's own machine."""
         return self.node > 0 and self.local_rank == 0
 
 
@@ -168,7 +168,7 @@ class Peers:
         return code
 
     def total(self, counts: Mapping[str, int]) -> dict[str, int]:
-        """Return the sum of each count over all ranks, which have the same names."""
+        """Return the sum of each count over all ranks. All ranks pass the same names."""
         return dict(counts)
 
     def in_order(self, parts: "Sequence[Mapping[str, Tensor]]") -> "list[dict[str, Tensor]]":

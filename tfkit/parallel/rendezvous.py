@@ -25,8 +25,7 @@ _LATE_SECONDS = 30.0  # time for processes that start together to import their m
 
 
 def meet(ranks: Ranks, given: str, watch: Callable[[], None] | None, say: Callable[[str], None] | None) -> "Store":
-    """Return the store of all ranks, once each of them has put what it was `given` there. The other arguments are those of
-    `ProcessGroup.join`.
+    """Return the store of all ranks, once each rank has put its `given` into it. The arguments are those of `ProcessGroup.join`.
 
     Raises RuntimeError if a rank does not connect in time, and MachineError if rank 0 cannot listen at its port.
     """
@@ -44,7 +43,7 @@ def meet(ranks: Ranks, given: str, watch: Callable[[], None] | None, say: Callab
 def _connect(ranks: Ranks, serves: bool) -> "Store":
     """Return the store of the ranks, connected on a thread of its own: PyTorch does not return for a signal while it waits for an answer.
 
-    The server connects to itself by a number, since a machine may not know its own name. Raises MachineError if it cannot listen.
+    Rank 0 connects to itself by an IP address, since a machine may not know its own name. Raises MachineError if it cannot listen.
     """
     address, timeout = _THIS_MACHINE if serves else ranks.address, timedelta(seconds=STEP_SECONDS)
     store: Future[Store] = Future()

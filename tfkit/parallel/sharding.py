@@ -35,8 +35,8 @@ def open_mesh(device: torch.device, ranks: int, shards: int) -> DeviceMesh:
 class OomAgreement:
     """How the ranks learn that one of them has run out of memory, so that all of them raise an error.
 
-    `go_on` is called before each collective of FSDP, and may raise that error: a rank that has run out of memory would leave the others
-    waiting. `fitting` encloses forwards without gradients, and reports a rank's own lack of memory to the others.
+    `go_on` is called before each collective of FSDP, and may raise that error: otherwise a rank that has run out of memory would leave the
+    others waiting. `fitting` encloses forwards without gradients, and reports a rank's own lack of memory to the others.
     """
 
     go_on: Callable[[], None]
@@ -44,7 +44,7 @@ class OomAgreement:
 
 
 class AgreedCollective:
-    """A collective of FSDP, in its `AllGather` and `ReduceScatter` protocols, before which the ranks agree to go on."""
+    """A collective as FSDP's protocols `AllGather` and `ReduceScatter` require it, before which the ranks agree to go on."""
 
     def __init__(self, collective: Callable[..., Any], go_on: Callable[[], None]):
         self._collective, self._go_on = collective, go_on
@@ -110,11 +110,11 @@ class Sharding:
         self._reshard_all()
 
     def begin_micro_batch(self, *, is_last: bool) -> None:
-        """Prepare a micro-batch, whose backward pass reduces gradients if it is the last, or if all do."""
+        """Prepare a micro-batch. Its backward pass reduces gradients if it is the last one of the step or, with `reshard`, always."""
         self._root.set_requires_gradient_sync(is_last or self._reshard)
 
     def end_micro_batch(self) -> None:
-        """Free the parameters of a frozen model, which has no backward pass, outside its blocks."""
+        """Free the gathered parameters outside the blocks of a frozen model, which has no backward pass to free them."""
         if self.is_frozen:
             self._reshard_all()
 
@@ -167,7 +167,7 @@ class Sharding:
         return shard.clone(memory_format=torch.contiguous_format)
 
     def as_dtensor(self, name: str, shard: Tensor) -> DTensor:
-        """Return the DTensor with the shape of a parameter that consists of each rank's shard. Involves no other rank."""
+        """Return the DTensor, of the shape of a parameter, of which `shard` is this rank's part. Involves no other rank."""
         like = self.parameters[name]
         assert isinstance(like, DTensor)
         return DTensor.from_local(
@@ -175,7 +175,7 @@ class Sharding:
         )
 
     def gather(self, name: str, shard: Tensor) -> Tensor:
-        """Return the whole tensor, which has the shape of a parameter. All ranks of the replica call it together."""
+        """Return the whole tensor, of the shape of a parameter, of which `shard` is this rank's part. All ranks of the replica call it."""
         return self.as_dtensor(name, shard).full_tensor()
 
     @contextmanager

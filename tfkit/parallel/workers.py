@@ -221,7 +221,7 @@ def rank_environment(rank: int, size: int, port: int, pipe: int, output: int | N
 
 
 def read_output(first: int) -> str:
-    """Return the output of a rank, which first went to the file with the descriptor `first`."""
+    """Return the output of a rank from the file with the descriptor `first`, or from the file to which the output was moved."""
     with contextlib.suppress(OSError):
         content = _content(first)
         if content.startswith(_MOVED):
@@ -231,7 +231,7 @@ def read_output(first: int) -> str:
 
 
 def _content(descriptor: int) -> bytes:
-    """Return the content of a file. Its position, which processes share, stays as it is."""
+    """Return the content of a file without moving its position, which several processes share."""
     return os.pread(descriptor, os.fstat(descriptor).st_size, 0)
 
 

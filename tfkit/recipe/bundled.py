@@ -1,4 +1,4 @@
-"""The recipes that come with tfkit, in a wheel beside the package's code, in a checkout at its root; and the sources of their data."""
+"""The recipes that come with tfkit, and the sources of their data. A wheel has them in the package's folder, a checkout at its root."""
 
 import json
 from collections.abc import Mapping
@@ -28,9 +28,9 @@ class BundledRecipe:
 class DataFile:
     """A public file that a recipe reads: the path in the recipe, the URL, and the hash of its content."""
 
-    path: str  # from the current folder
+    path: str  # relative to the current folder
     url: str
-    hash: str  # 64 digits: SHA-256; 40: the name of the file's blob in git, a SHA-1
+    hash: str  # SHA-256 if it has 64 digits; if it has 40, the SHA-1 of the file's blob in git
     bytes: int | None  # None: unknown
 
 

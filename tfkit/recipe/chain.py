@@ -18,7 +18,7 @@ from tfkit.recipe.reading.stage_trees import drop_pin, stage_overrides, stage_tr
 from tfkit.recipe.reading.tree import Mapping, plain
 from tfkit.recipe.schema.sections import Recipe
 
-_MISSING_HEAD = {  # what a model without this kind of head cannot do, and which objectives train it
+_MISSING_HEAD = {  # what a model without this kind of head cannot do, and which objectives train such a head
     "classes": "gives a text no score: name a stage of reward or classification",
     "lm": "does not continue a text: name a stage of causal_lm or chat",
 }
@@ -34,8 +34,7 @@ class Stage:
     uses: tuple[str, ...]  # the earlier stages that it names
 
     def placed(self, file: Path, folder: Path) -> RecipeText:
-        """Return a stage of the chain in `file` as a recipe of its own, in which earlier stages are named by their run folders in
-        `folder`."""
+        """Return this stage as a recipe of its own that names earlier stages by their run folders in `folder`. `file`: the chain's file."""
         document = deepcopy(self.document)
         for (section, field), value in model_paths(document):
             if value in self.uses:
@@ -43,7 +42,10 @@ class Stage:
         return RecipeText(file.with_name(f"{file.name}:{self.name}"), dump_document(document))
 
     def folder_named_in(self, fields: Overrides) -> Path | None:
-        """Return the `folder` given to `placed`, from the `fields`, by dotted names, of its result; None if no earlier stage is used."""
+        """Return the `folder` that `placed` was given, found in the `fields` (by dotted name) of the recipe that `placed` returned.
+
+        None if this stage uses no earlier one.
+        """
         paths = (fields.get(f"{section}.{field}") for (section, field), value in model_paths(self.document) if value in self.uses)
         return next((Path(path).parent for path in paths if isinstance(path, str)), None)
 
@@ -72,7 +74,7 @@ class Chain:
 
 
 def read_chain(source: RecipeText, overrides: Overrides = NO_OVERRIDES, *, with_files: bool = False, ranks: int = 1) -> Chain:
-    """Check a recipe with stages; overrides begin with the name of a stage: `sft.training.epochs=1`.
+    """Check a recipe with stages, and return its chain; overrides begin with the name of a stage: `sft.training.epochs=1`.
 
     Raises RecipeError with the problems of all stages, one per line. `with_files`: missing files and folders are problems, too; `ranks`:
     the number of processes among which each step is to be divided.
@@ -104,7 +106,10 @@ def read_chain(source: RecipeText, overrides: Overrides = NO_OVERRIDES, *, with_
 
 
 def _long_rows(recipe: Recipe, stage: Mapping, name: str, models: dict[str, dict[str, Any]]) -> list[Problem]:
-    """Check that the rows of a stage fit the model of the earlier stage that it starts from; add its own model to `models`."""
+    """Return the problems if the rows of the stage `name` do not fit the model of the earlier stage that it starts from.
+
+    Add the config values of the stage's own model to `models`.
+    """
     start = models.get(recipe.model.start or "")
     if recipe.model.start is None or start is not None:
         models[name] = model_values(recipe.model, start)

@@ -19,7 +19,7 @@ _CONTAINED = 20  # minimum characters of a text whose repetition in another is n
 _DELIMITERS, _MAX_LABEL = ("|", ";", ","), 40  # between the labels of a set, and the most characters of a label
 
 Held = Mapping[str, Sequence[Any]]  # the values of each column, row by row; None where a row has none
-Named = dict[str, str | list[str]]  # the column of each role, or several
+Named = dict[str, str | list[str]]  # the column or the columns of each role
 _TEXT, _LABELS = (next(role for role in MultiLabelSection.roles if role.name == name) for name in ("text", "labels"))
 _CONTEXT, _CHOICES, _ANSWER = MultipleChoiceSection.roles
 _ALIKE = re.compile(r"(.*?)([0-9]|[A-Ja-j])")
@@ -76,10 +76,10 @@ def long_texts(values: Sequence[object]) -> bool:
 
 
 def unread_texts(held: Held, read: Held, beside: Sequence[object]) -> tuple[str, ...]:
-    """Return the columns of longer texts that a task would not read. Columns that repeat what is read are left out: in a third of their
-    rows, a text that is read contains the column's text, or the column's text contains that of the column `beside`.
+    """Return the columns of longer texts that a task would not read. Columns that repeat what is read are left out: in at least a third of
+    their rows, a text that is read contains the column's text, or the column's text contains that of the column `beside`.
 
-    `held`: the columns that are not read; `read`: the values that are.
+    `held`: the columns that are not read; `read`: those that are.
     """
     return tuple(name for name, values in held.items() if long_texts(values) and not _repeats(values, beside, [*read.values()]))
 
@@ -177,8 +177,8 @@ def language_of(column: str) -> str:
 
 
 def choice_columns(held: Held) -> Named:
-    """Return context, choices and label if a column with the name of an answer names the right one of several numbered columns. If the
-    choices are a list, and the context is several columns, return only the context. Else empty.
+    """Return the context, the choices and the label if the values of an answer column, such as `answer`, say which of several numbered
+    columns is right. If the choices are a list, and the context is several columns, return only the context. Else empty.
     """
     answers = [name for name in held if _ANSWER.knows(name)]
     contexts = [name for name in held if _CONTEXT.knows(name) and form_of(held[name]) in ("text", "label")]
@@ -187,7 +187,10 @@ def choice_columns(held: Held) -> Named:
 
 
 def choices_by(held: Held, answer: str) -> Iterator[Named]:
-    """Yield context, choices and label for each group of numbered columns whose right one `answer` names, or holds, if all are wrong."""
+    """Yield the context, the choices and the label for each group of numbered columns that the column `answer` belongs to.
+
+    The values of `answer` say which column of the group is right; if the group has only wrong answers, `answer` holds the right one.
+    """
     for stem, group in _numbered_alike(held):
         label, options = _label(held, stem, group, answer), [*group.values()]
         if _WRONG.search(stem.lower()):
@@ -205,7 +208,7 @@ def _joined(columns: Sequence[str]) -> str:
 
 
 def _numbered_alike(held: Held) -> Iterator[tuple[str, dict[str, str]]]:
-    """Yield groups of columns whose names differ only in the number or letter at the end: their common beginning, and the column of each.
+    """Yield groups of columns whose names differ only in the number or letter at the end: the common beginning, and a column for each end.
 
     Two columns whose names another task knows, such as `sentence1` and `sentence2`, are left to that task.
     """
@@ -220,10 +223,10 @@ def _numbered_alike(held: Held) -> Iterator[tuple[str, dict[str, str]]]:
 
 
 def _label(held: Held, stem: str, group: Mapping[str, str], answer: str) -> str | None:
-    """Return the recipe's `label` for a group of answers of which the column `answer` names the right one.
+    """Return the recipe's `label` for a group of columns of answers, of which the column `answer` says which one is right.
 
-    The label is that column, if it holds numbers from 0, capital letters, the names of the answers' columns, or texts of answers; if it
-    holds the ends of these names, a template of a name. None if it holds something else, or if it never names some answer.
+    The label is that column if it holds numbers from 0, capital letters, the names of the group's columns, or texts of answers. If it
+    holds only the ends of those names, the label is a template that completes them. None for other values, or if an answer is never right.
     """
     values = [str(value).strip().removesuffix(".0") for value in held[answer] if value is not None]
     named, count = {*values} - {"", "-1"}, len(group)

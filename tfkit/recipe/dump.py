@@ -28,7 +28,7 @@ _Representer.add_representer(str, _Representer.represent_str)
 
 
 def dump_recipe(recipe: Recipe, config: ModelConfig | None) -> str:
-    """Return YAML from which read_recipe reads an equal recipe; with a config, the model section has all of its fields."""
+    """Return YAML from which read_recipe reads an equal recipe; with a config, the model section has all fields of the config."""
     return dump_document(recipe_document(recipe, config))
 
 
@@ -37,7 +37,7 @@ def recipe_document(recipe: Recipe, config: ModelConfig | None) -> dict[str, Any
     document = recipe.model_dump(mode="json")
     document["model"] = _model(recipe, config)
     if recipe.tokenizer.path is not None:
-        document["tokenizer"] = {"path": recipe.tokenizer.path}  # the training fields beside it would not be read
+        document["tokenizer"] = {"path": recipe.tokenizer.path}  # it is not trained, so the fields of its training are left out
     return document
 
 
@@ -62,7 +62,7 @@ def _block(value: dict[str, Any] | list[Any]) -> Iterator[str]:
 
 
 def _is_nested(value: Any) -> bool:
-    """Whether a list or a section holds others, which one line would not show well."""
+    """Whether a list or a section holds other lists or sections, which one line would not show well."""
     items = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
     return any(isinstance(item, dict | list) for item in items)
 
@@ -74,7 +74,7 @@ def _flow(value: Any) -> str:
 
 
 def _scalar(value: Any) -> str:
-    """Return a scalar as in a list on one line. Only values that could be misread go through ruamel.yaml's emitter, which is slow."""
+    """Return a scalar as it is written in a one-line list. Only values that could be misread go through ruamel.yaml's slow emitter."""
     if type(value) is int or (type(value) is str and _PLAIN.fullmatch(value) and value.lower() not in _WORDS):
         return str(value)
     if value is None or isinstance(value, bool):

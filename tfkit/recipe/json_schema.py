@@ -68,7 +68,7 @@ def _optional(record: dict[str, Any]) -> dict[str, Any]:
 
 
 def _renamed(value: Any) -> Any:
-    """Rename references to the model's sections, and turn unions into anyOf: without its kind, a section may match several members."""
+    """Rename references to the model's sections, and turn unions into anyOf: a section without `kind` may match several members."""
     if isinstance(value, list):
         return [_renamed(item) for item in value]
     if not isinstance(value, dict):

@@ -19,7 +19,7 @@ _DERIVED = ("hidden_dim", "num_kv_heads", "head_dim")
 
 
 def model_config(section: ModelSection, vocab_size: int, head: dict[str, Any] | None = None) -> ModelConfig:
-    """Return the config of a section. `vocab_size`: the tokenizer's size, if the section has none; `head`: replaces the preset's.
+    """Return the config of a section. `vocab_size`: the tokenizer's, used if the section has none; `head`: replaces the preset's.
 
     Raises UsageError if the section is invalid, or if its vocab_size is below the tokenizer's.
     """

@@ -1,6 +1,6 @@
 """The size of a pretraining on one's own data: vocabulary, row length, batch and steps from the amount of text. Torch-free.
 
-A field that the command line names is kept. docs/log.md has the measurements.
+A field that the command line sets keeps that value. docs/log.md has the measurements.
 """
 
 import math
@@ -32,21 +32,23 @@ training: {steps: 1000, batch_size: 16}
 checkpoint: {keep: 1}
 generation: {prompts: [The], max_new_tokens: 96, temperature: 0.7}
 """
-# A larger model is better only if it reads more tokens than it has parameters. Each has a minimum of tokens read and of characters.
+# A larger model is better only if it reads more tokens than it has parameters. In each row: the least tokens read, the least characters of
+# text, and the fields of the model.
 _LARGER = (
     (60_000_000, 20_000_000, {"model.dim": 384, "model.num_heads": 6, "model.num_kv_heads": 2, "model.decoder_layers": 6}),
     (12_000_000, 5_000_000, {"model.dim": 256, "model.num_heads": 4, "model.num_kv_heads": 2}),
 )
-# The most characters of text, and the vocabulary size: rare entries are not learned, and cost most of a small model's time.
+# The vocabulary size (second) for up to this many characters of text (first): rare entries are not learned, and cost most of a small
+# model's time.
 _VOCABULARIES = ((300_000, 1024), (3_000_000, 2048), (20_000_000, 4096))
 _ROWS, _SHORTEST_ROW = 100, 64  # a text is cut into at least 100 rows, unless they would have fewer than 64 tokens
 _STEPS_PER_EPOCH, _MIN_BATCH = 25, 8
 _TOKENS_PER_MINUTE = 300_000  # speed of the second model in _LARGER on two cores, roughly
-# After so many epochs the loss on held-out text hardly falls; Muon, which the small decoder has, begins to overfit sooner.
+# After this many epochs the loss on held-out text hardly falls; with Muon, the small decoder's optimizer, overfitting begins sooner.
 _EPOCHS, _EPOCHS_OF_MUON = 10, 6
 _MIN_STEPS = 10  # even for a text of a few words, so that there are steps for warm-up and decay
 # Held-out tokens of an evaluation: this number, or this fraction of the tokens to read if that is more. Ten evaluations of that fraction
-# take a tenth of the time; a run so short that the number is more has fewer evaluations.
+# take a tenth of the time; a run in which the fraction is less than the number has fewer evaluations.
 _SCORED, _SCORED_SHARE = 20_000, 0.03
 _ONCE, _EVALUATIONS = 2, 10  # beyond this many epochs the best checkpoint may be an earlier one, so the run is evaluated and saved often
 _IN_STEPS = ("checkpoint.every", "evaluation.every", "schedule.warmup_steps")
@@ -58,7 +60,7 @@ class TextSize:
 
     rows: int
     characters: int
-    is_counted: bool = True  # whether this is all text; if not, there is more
+    is_counted: bool = True  # whether all text was counted; if not, there is more
     beginning: str = ""  # the first few words
 
 
@@ -87,7 +89,7 @@ class Sizes:
 
 
 def is_named(path: str, named: Collection[str]) -> bool:
-    """Whether the user's changes set a field, itself or its section."""
+    """Whether the user's changes set the field `path`, or a section that contains it."""
     return any(path == name or path.startswith(f"{name}.") for name in named)
 
 
@@ -111,8 +113,9 @@ def decide_sizes(
 ) -> Sizes:
     """Decide the fields of a recipe that follow from the amount of text.
 
-    `named`: the user's changes, which `recipe` includes; `own_steps`: its steps without them, None if its length is in epochs or tokens.
-    `minutes`: the length, which a forecast will turn into steps. `grows`: nobody wrote the model, so its size follows from the length.
+    `named`: the user's changes, which `recipe` includes; `own_steps`: the steps of the recipe without these changes, None if its length is
+    in epochs or tokens. `minutes`: the length if it is given as a time, which a forecast will turn into steps. `grows`: nobody wrote the
+    model, so its size follows from the length.
     """
     sizes = Sizes(named, not grows)
     length, batch, epoch = _decide_rows(sizes, recipe, text)
@@ -145,7 +148,8 @@ def _decide_rows(sizes: Sizes, recipe: Recipe, text: TextSize) -> tuple[float, i
         fitting = next((size for most, size in _VOCABULARIES if text.characters <= most), vocabulary)
         amount = f"{'' if text.is_counted else 'at least '}{text.characters:,} characters"
         vocabulary = sizes.decide("tokenizer.vocab_size", min(fitting, vocabulary), vocabulary, f"for {amount} to train on")
-    tokens = text.characters / max(1.0, 0.4 * math.log2(vocabulary) - 1.5)  # measured on English text: 2.5 of 1,024 entries, 3.7 of 8,192
+    # The divisor is the characters per token, as measured on English text: 2.5 with 1,024 entries, 3.7 with 8,192.
+    tokens = text.characters / max(1.0, 0.4 * math.log2(vocabulary) - 1.5)
     rows, length = text.rows, tokens / max(1, text.rows)
     if recipe.objective.reads_text:
         context = model_config(recipe.model, vocabulary).context_length
@@ -167,7 +171,10 @@ def _decide_rows(sizes: Sizes, recipe: Recipe, text: TextSize) -> tuple[float, i
 
 
 def _decide_length(sizes: Sizes, recipe: Recipe, batch: int, length: float, epoch: float, minutes: float | None) -> int:
-    """Decide the length, and return it in steps: the given one, or at most the recipe's own rows and the epochs that teach something."""
+    """Decide the length of the training, and return it in steps.
+
+    It is the given length, or else the recipe's own number of rows, but no more than the epochs in which the held-out loss still falls.
+    """
     training = recipe.training
     if minutes is not None:
         return math.ceil(minutes * _TOKENS_PER_MINUTE / (batch * length))
@@ -179,7 +186,7 @@ def _decide_length(sizes: Sizes, recipe: Recipe, batch: int, length: float, epoc
     epochs = _EPOCHS_OF_MUON if recipe.optimizer.kind == "muon" else _EPOCHS
     whole, longest = math.ceil(own * training.batch_size / batch), math.ceil(epochs * epoch)
     another = "; --tokens N or --minutes N sets another length"
-    if not sizes.is_written and _MIN_STEPS <= longest <= whole:  # exact, whereas steps would rest on an estimate of the tokens
+    if not sizes.is_written and _MIN_STEPS <= longest <= whole:  # epochs are exact, whereas steps rest on an estimate of the tokens
         sizes.decide("training.epochs", epochs, None, f"of which the best is kept{another}")
         sizes.fields["training.steps"] = None
         return longest

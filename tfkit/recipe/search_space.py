@@ -62,7 +62,7 @@ class SearchSpace:
 
     @classmethod
     def of(cls, fixed: Overrides, varied: Mapping[str, str | Sequence[Any]]) -> "SearchSpace":
-        """Create it from several values for each varied field, or a range as text: 1e-5..1e-2. Raises UsageError for one value."""
+        """Create a space from several values for each varied field, or a range as text: 1e-5..1e-2. Raises UsageError for one value."""
         axes = []
         for key, values in varied.items():
             axis = _parse_axis(key, values) if isinstance(values, str) else _axis_of(key, values)
@@ -134,7 +134,7 @@ def _checked(space: SearchSpace) -> SearchSpace:
 
 
 def _parse_axis(key: str, text: str) -> Axis | None:
-    """Return the field that a text varies: a range, or several values. None for one value."""
+    """Return the axis that a text such as 1e-3,3e-3 or 1e-5..1e-2 describes; None for a single value. Raises UsageError."""
     if (match := _RANGE.fullmatch(text)) is not None:
         low, high = float(match[1]), float(match[2])
         if not low < high:

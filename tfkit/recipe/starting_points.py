@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 DECISIONS = 10  # the version of these rules and those of tfkit/engine/recognition/decided_recipe.py: raise it with any change
-HELD_OUT, _MAX_HELD_OUT, _MIN_HELD_OUT_ROWS = 0.1, 0.3, 20  # two fractions, and the fewest rows that can select the best checkpoint
+HELD_OUT, _MAX_HELD_OUT, _MIN_HELD_OUT_ROWS = 0.1, 0.3, 20  # usual and largest fraction; the fewest rows that can select a checkpoint
 _LATER_ADAM = {"kind": "adamw", "betas": [0.9, 0.999], "weight_decay": 0.01, "clip_norm": 1.0}
 _BILLION, _UNLIMITED = 10**9, 10**18
 LORA = {"rank": 16, "alpha": 32, "targets": ["q_proj", "k_proj", "v_proj", "o_proj"]}  # if the memory is too small to train all weights
@@ -20,7 +20,7 @@ LORA = {"rank": 16, "alpha": 32, "targets": ["q_proj", "k_proj", "v_proj", "o_pr
 _STEPS_PER_EPOCH, _MIN_BATCH, _EXAMPLES_PER_CLASS = 25, 8, 30
 _STEP_FLOPS, _MIN_TOKENS, _MAX_TOKENS = 2e12, 1024, 8192  # of a step, which takes a CPU some ten seconds
 ENOUGH_ROWS, ENOUGH_CHARACTERS = 100_000, 20_000_000  # counting stops here, since more would change no decision
-RARE = 0.1  # of the labels: if all classes but the most frequent have less, a model first learns to answer only that one
+RARE = 0.1  # of the labels: if the classes other than the most frequent have less together, a model first predicts only that one
 MANY_ROWS = 4000  # assumed for a data set whose rows are not counted, since that would download it
 
 
@@ -32,7 +32,7 @@ def step_tokens(parameters: int) -> int:
 def held_out_for(rows: int) -> float:
     """Return the fraction of labelled rows to hold out: a tenth; for fewer than 200 rows as much as gives 20 rows, but at most 0.3.
 
-    With rare classes, `rows` are only the rows of these: if three of them are held out, the best checkpoint is chosen by chance.
+    If some classes are rare, `rows` counts only their rows: with three of these held out, the best checkpoint would be chosen by chance.
     """
     return round(max(HELD_OUT, min(_MAX_HELD_OUT, _MIN_HELD_OUT_ROWS / max(1, rows))), 2)
 
@@ -54,30 +54,31 @@ class StartingPoint:
     batch_size: int  # used if there are enough rows
     steps: int = 50  # the fewest: fewer hardly change a model
     most_epochs: int = 10  # the most that are read to reach `steps`
-    scaled: bool = False  # whether a smaller batch than batch_size lowers the rate by its square root (arXiv 2205.10287)
+    scaled: bool = False  # whether the rate is lowered for a smaller batch, by the square root of the ratio (arXiv 2205.10287)
 
     def for_rare_classes(self) -> "StartingPoint":
-        """Return the defaults where labels are RARE, measured with MiniLM (docs/log.md): a fifth of the rate, twice the epochs and smaller
-        steps.
+        """Return the defaults for data with RARE labels, measured with MiniLM (docs/log.md): a fifth of the rate, half the batch, twice the
+        epochs, and four times the minimum of steps.
         """
         rates = tuple((most, float(f"{rate / 5:.2g}"), basis) for most, rate, basis in self.rates)
         return replace(self, rates=rates, epochs=2 * self.epochs, batch_size=self.batch_size // 2, steps=4 * self.steps)
 
     def lr(self, parameters: int, batch_size: int) -> float:
-        """Return the peak learning rate for a model with this many parameters."""
+        """Return the peak learning rate for a model with this many parameters, lowered for a smaller batch if `scaled`."""
         rate = next(rate for most, rate, _ in self.rates if parameters <= most)
         if not self.scaled or batch_size >= self.batch_size:
             return rate
         return float(f"{rate * math.sqrt(batch_size / self.batch_size):.2g}")
 
     def basis(self, parameters: int) -> str:
-        """Return the source of the rate for a model with this many parameters, for the reasons that are shown."""
+        """Return the source of the rate for a model with this many parameters; it is shown among the reasons."""
         return next(basis for most, _, basis in self.rates if parameters <= most)
 
     def batch_for(self, rows: int, row_tokens: float, most_tokens: int, least: int | None = None) -> int:
-        """Return the rows per step: as many as `most_tokens` hold, halved until an epoch of `rows` has 25 steps, but at least 8.
+        """Return the rows per step: as many as fit in `most_tokens` (a power of two), but at most `batch_size`; while they are more than 8,
+        they are halved until an epoch of `rows` has 25 steps.
 
-        `least`: the minimum where tokens limit the batch; None: 8.
+        `least`: the fewest rows if `most_tokens` is the limit; None: 8.
         """
         smallest = least or _MIN_BATCH
         size = min(self.batch_size, max(smallest, 1 << (int(most_tokens / max(1, row_tokens)) or 1).bit_length() - 1))
@@ -86,7 +87,7 @@ class StartingPoint:
         return size
 
     def epochs_for(self, rows: int, batch_size: int, classes: int = 0) -> int:
-        """Return the epochs: `epochs`, or more, up to `most_epochs`, to reach `steps` steps and thirty examples of each of `classes`."""
+        """Return the number of epochs: `epochs`, or more if `steps` steps and 30 examples of each class need more, up to `most_epochs`."""
         examples = max(self.steps * batch_size, _EXAMPLES_PER_CLASS * classes)
         return max(self.epochs, min(self.most_epochs, math.ceil(examples / max(1, rows))))
 

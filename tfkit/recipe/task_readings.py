@@ -1,4 +1,4 @@
-"""The lines to copy for data whose task is not clear: each names the columns for one task that they could serve. Torch-free."""
+"""Lines that an error offers to copy if the task of the data is not clear: one for each task that the columns could serve. Torch-free."""
 
 import re
 from collections.abc import Collection, Mapping, Sequence
@@ -45,7 +45,7 @@ _LABELLED: Mapping[str, tuple[Mapping[str, str], str]] = {
 
 
 def remedies(held: Held, stacks: Stacks) -> list[str]:
-    """Return a line for each task of a model that the columns could serve."""
+    """Return a line for each task that a model with these stacks can learn and that the columns could serve."""
     kind = PRETRAINING[stacks]
     kinds = [name for name, section in SECTIONS.items() if stacks in section.stacks and name not in PRETRAINING.values()]
     on_text = readings(held, [kind]) or [f"{columns_option({'text': 'NAME'})} for {kind}, on text alone"]

@@ -154,12 +154,12 @@ def _labelled_objective(seen: DataSummary, model: ModelSummary) -> str | None:
     sets = seen.label_sets
     label, flags = seen.reads.get("classification", {}).get("label"), seen.named.get("multi_label", {}).get("labels", ())
     of_classes = "multi_label" if sets and ("multi_label" not in seen.named or label in flags) else "classification"
-    by_folder = model.stacks == "decoder" and label == "folder"  # may just sort texts
+    by_folder = model.stacks == "decoder" and label == "folder"  # such folders may just sort texts
     fitting = certain[:1] or [kind for kind in ("chat", "text_to_text", of_classes) if kind in seen.reads and not by_folder]
     if not fitting and sets and model.stacks == "encoder":  # a language model may be meant to read the text beside columns of 0 and 1
         fitting = ["multi_label"]
     labels = seen.reads.get("multi_label", {}).get("labels")
-    is_recognised = "causal_lm" in seen.reads and labels not in ("labels", "label")  # such a column may be a note about the text
+    is_recognised = "causal_lm" in seen.reads and labels not in ("labels", "label")  # a column of another name may just describe the text
     if fitting == ["multi_label"] and model.stacks == "decoder" and is_recognised:
         what = f"the column {labels!r} may be the labels of the text"
         raise _task_error(seen, model, what, "objective.kind=multi_label", "objective.kind=causal_lm, if it is not")

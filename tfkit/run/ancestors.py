@@ -59,7 +59,7 @@ def find_ancestors(parents: Sequence[Parent], run_id: str) -> FoundAncestors:
 def _changes(child: Parent, parents: Sequence[Parent]) -> Iterator[str]:
     """Yield a problem for each parent whose weights have changed since `child` was trained from it.
 
-    Only model folders are compared, since the model at the path of a run or of a repository may change.
+    Only model folders are compared: at the path of a run or of a repository there may rightly be a newer model.
     """
     try:
         lineage = read_lineage(child.folder) if child.folder is not None else None

@@ -22,10 +22,11 @@ class Best:
 
 
 def record_best(root: Path, step: int, metric: str, value: float, higher_is_better: bool = False, *, wins_ties: bool = False) -> bool:
-    """Record the checkpoint of `step` as the best if its `value` is better than the record, and return whether it is. Raises OSError.
+    """Record the checkpoint of `step` as the best if its `value` is better than the recorded one. Return whether it was recorded.
 
-    `wins_ties`: also if it is equal. A value that is not finite is never recorded. A finite one always is if the record has another
-    metric or the same step (after resuming before it), or if its checkpoint no longer exists or is damaged.
+    `wins_ties`: record it also if the values are equal. A value that is not finite is never recorded. A finite value replaces in any case
+    a record with another metric, one of the same step (the run resumed before it), and one whose checkpoint is missing or damaged.
+    Raises OSError if the record cannot be written.
     """
     if not math.isfinite(value):
         return False
@@ -49,7 +50,7 @@ def read_best(root: Path) -> Best | None:
 
 
 def best_checkpoint(root: Path) -> Path | None:
-    """Return the folder of the best checkpoint, if one is recorded and complete."""
+    """Return the folder of the best checkpoint; None if none is recorded, or if it is not complete."""
     best = read_best(root)
     path = checkpoint_folder(root, best.step) if best else None
     return path if path and is_complete(path) else None

@@ -1,4 +1,4 @@
-"""The model card: README.md of a checkpoint, with the metadata that the Hub reads: base model, data, scores, carbon. No path is in it.
+"""The model card: README.md of a checkpoint, with the metadata that the Hub reads: base model, data, scores, carbon. Without paths.
 
 The metadata: https://huggingface.co/docs/hub/model-cards; scores as `model-index`.
 """

@@ -47,12 +47,12 @@ def source_name(source: SourceSection) -> str:
 
 
 def is_repository(name: str) -> bool:
-    """Return whether a data set is a repository of the Hub, not a folder. The form of its name decides, since a folder may be gone."""
+    """Return whether a data set is a repository of the Hub: its name has the form `org/name`, and there is no folder of this name."""
     return re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", name) is not None and not Path(name).exists()
 
 
 def hub_name(path: str) -> str | None:
-    """Return `org/name` of a model on the Hub or in its cache; None for another folder: on the Hub, its name may be another model's."""
+    """Return `org/name` of a model on the Hub or in its cache; None for any other folder: on the Hub another model may have its name."""
     if path.startswith("hub:"):
         return path[4:].partition("@")[0]
     parts = _parts(path)
@@ -111,13 +111,16 @@ def _block(front: str, key: str) -> str:
 
 
 def _base(front: str) -> str:
-    """Return the first model that `base_model` names."""
+    """Return the first model that is named in `base_model`; empty if there is none."""
     match = re.search(r"[\w.~/-]+", _block(front, "base_model").replace("- ", " "))
     return match[0] if match else ""
 
 
 def _grams(block: str) -> float | None:
-    """Return the first number of the value, or of its `emissions`, in grams, as the Hub reads it; exponents are allowed."""
+    """Return the grams that the Hub reads in the value of `co2_eq_emissions`: its first number, or, in a mapping, that of `emissions`.
+
+    Unlike the Hub, this function reads exponents, too. None if there is no number, or if it is no possible amount of emissions.
+    """
     if re.match(r"[ \t]*(?:#[^\n]*)?\n|[ \t]*\{", block):  # a mapping
         inner = re.search(r"(?:^|[{,\s])[\"']?emissions[\"']?:([^\n,}]*)", block)
         block = inner[1] if inner else ""

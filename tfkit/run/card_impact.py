@@ -16,7 +16,7 @@ _SMALLEST_GRAMS = 1e-4  # smaller numbers need an exponent, and the Hub reads 1.
 class CardImpact:
     """The energy and emissions of a training, as far as they are known when the card is written.
 
-    `totals`: those of run.json, which are complete only after the run; rows whose field is not known are left out.
+    `totals`: those of run.json, which are complete only after the run; rows of the table whose values are unknown are left out.
     """
 
     reading: Reading
@@ -25,7 +25,7 @@ class CardImpact:
     totals: RunTotals = field(default_factory=RunTotals)
 
     def front(self, training_type: str) -> dict[str, Any]:
-        """Return the value of the Hub's `co2_eq_emissions`, in grams; {} if too little was measured to write it without an exponent.
+        """Return the value of the Hub's `co2_eq_emissions`, in grams; {} if less than 1e-4 g was measured, which needs an exponent.
 
         `training_type` is "pre-training" or "fine-tuning".
         """
@@ -41,7 +41,7 @@ class CardImpact:
         }
 
     def sentence(self) -> str:
-        """Return the energy and emissions as one sentence, in suitable units; also without measured values."""
+        """Return one sentence: the energy and emissions in suitable units, or that they were not or could not be measured."""
         reading = self.reading
         if reading.status == "off":
             return "Energy and emissions were not measured."
@@ -105,7 +105,7 @@ def _grid(intensity: Intensity) -> str:
 
 
 def _modelled(reading: Reading) -> str:
-    """Return the fraction of the energy that no counter measured."""
+    """Return, as text, the fraction of the energy that was modelled, since no counter measured it; empty if it is unknown."""
     parts = {"CPU": reading.cpu_wh, "GPU": reading.gpu_wh, "RAM": reading.ram_wh}
     sources = dict(part.partition(" ")[::2] for part in reading.provenance.split(", ") if part)
     if not reading.energy_wh or not sources:

@@ -13,11 +13,11 @@ from tfkit.run.manifest import recorded_bytes, write_manifest
 
 
 def save_checkpoint(root: Path, step: int, write: Callable[[Path], None], make_room: Callable[[], object] | None = None) -> Path:
-    """Save a checkpoint as `root`/step-..., replacing one of the same step. `write` fills the empty folder that it is given.
+    """Save a checkpoint as `root`/step-..., replacing one of the same step, and return its path. `write` fills an empty folder.
 
     Only the owner of the run's lock may call it. Transient disk errors are retried. `make_room` (None: nothing can be deleted) is called
-    if the disk has less free space than the last checkpoint took, and if it is full, before the save is tried once more.
-    Raises MachineError for a disk error, and whatever `write` raises; no trace is left then, and the older checkpoints are untouched.
+    if the disk has less free space than the last checkpoint took, and again if the disk is full, before the save is tried once more.
+    Raises MachineError for a disk error, and whatever `write` raises; the unfinished checkpoint is then removed, older ones are untouched.
     """
     try:
         clear_leftovers(root)

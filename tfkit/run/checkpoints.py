@@ -48,8 +48,8 @@ def newest_good(root: Path, warn: Callable[[str], None], exact: bool = False) ->
     """Return the newest checkpoint whose hashes are correct; None if there are no checkpoints. Only for the owner of the run's lock.
 
     Each newer, damaged checkpoint is renamed, so that it no longer counts as the newest, and `warn` is called with the reason.
-    Raises ModelError, with nothing renamed, if all are damaged or one is of a later version of tfkit; with `exact`, if the newest is
-    damaged. Raises MachineError for a disk error.
+    Raises ModelError, with nothing renamed, if all are damaged, if one is of a later version of tfkit, or, with `exact`, if the newest
+    is damaged. Raises MachineError for a disk error.
     """
     clear_leftovers(root)
     damaged: dict[Path, str] = {}
@@ -144,7 +144,7 @@ def require_free_space(root: Path, needed_bytes: int) -> None:
 
 def _delete(path: Path) -> None:
     doomed = temporary_sibling(path.with_name(path.name.removesuffix(".damaged")), "del")
-    _rename(path, doomed, "cannot delete this old checkpoint")  # so that no partly deleted checkpoint has its name
+    _rename(path, doomed, "cannot delete this old checkpoint")  # so that no partly deleted folder has a checkpoint's name
     shutil.rmtree(doomed, ignore_errors=True)
 
 

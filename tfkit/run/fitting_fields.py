@@ -14,7 +14,10 @@ _T = TypeVar("_T")
 
 
 def fitting(kind: Callable[..., _T], document: Any, **others: Any) -> _T:
-    """Return a dataclass with `others`, and the values of a JSON object that fit its other fields: a damaged field gets its default."""
+    """Return an instance of the dataclass `kind`, with `others` and the values of a JSON object for its other fields.
+
+    A field whose value is missing, not of its type, not finite or as large as LARGEST gets its default.
+    """
     values: dict[str, Any] = {}
     for name, hint in _hints(kind).items() if isinstance(document, dict) else ():
         with suppress(ValidationError):

@@ -32,7 +32,7 @@ _SLUG = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
 def rounding_fields(machine: dict[str, Any]) -> dict[str, Any]:
-    """Return the fields on which floating-point rounding depends, from a machine as describe_machine and run.json describe it."""
+    """Return the fields on which floating-point rounding depends. `machine`: a description as of describe_machine or in run.json."""
     return {"processor": (machine.get("processor") or {}).get("name"), "torch": (machine.get("versions") or {}).get("torch")}
 
 
@@ -44,7 +44,7 @@ def _arithmetic_of(document: dict[str, Any]) -> dict[str, Any]:
 class RunFolder:
     """An open run folder, locked until `close`. As a context manager, it also ends a running attempt as stopped or failed.
 
-    Except in `begin_attempt`, a failure to write run.json is only a warning, given once.
+    A failure to write run.json is an error in `open` and `begin_attempt`; later it is only a warning, given once.
     """
 
     def __init__(self, path: Path, lock: FolderLock, receipt: Receipt, warn: Callable[[str], None]):
@@ -71,8 +71,8 @@ class RunFolder:
     ) -> "RunFolder":
         """Make the folder if it does not exist, and lock it.
 
-        `resume`: None for a command that is no training. `command`: None keeps the recorded one. `group`: the kind of a folder for several
-        runs (run_json.py).
+        `resume`: whether the folder's checkpoints are to be continued; None for a command that is no training. `command`: None keeps the
+        recorded one. `group`: the kind of a folder for several runs (run_json.py).
 
         Raises MachineError if the folder cannot be written or another process has locked it. Raises UsageError if it holds checkpoints
         without `resume`, several runs without `group`, files that tfkit did not write, or a link where a run writes; and for a folder
@@ -131,7 +131,8 @@ class RunFolder:
     def begin_attempt(self, threads: int | None = None, **fields: Any) -> None:
         """Write the attempt, its machine and fields to run.json; `threads`: the number that the user requested, None for the default.
 
-        If there are checkpoints, run.json keeps the machine that made them until `record_resume`, since this attempt may fail before.
+        If there are checkpoints, run.json keeps the machine that made them until `record_resume`, since this attempt may fail before it
+        takes a step.
         Raises MachineError if run.json cannot be written; nothing is lost yet.
         """
         if not self.has_checkpoints:
@@ -165,7 +166,7 @@ class RunFolder:
             ) from error
 
     def update_time(self) -> None:
-        """Record the time of the running attempt every few seconds, so that a kill loses no more of it."""
+        """Record the time of the running attempt if it was last recorded a few seconds ago: a kill then loses only these seconds."""
         self._write(self._receipt.update_time)
 
     def confirm_finished(self) -> None:
@@ -173,7 +174,7 @@ class RunFolder:
         self._write(self._receipt.confirm_finished)
 
     def end_attempt(self, status: End, *, step: int | None = None, error: str | None = None, **fields: Any) -> None:
-        """Write how the attempt ended, its last step, the message of its error, and fields. A second call changes nothing."""
+        """Record how the attempt ended, its last step, the message of its error, and further fields. A second call changes nothing."""
         self._write(lambda: self._receipt.end_attempt(status, step, error, fields))
 
     def close(self) -> None:

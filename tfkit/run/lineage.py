@@ -1,4 +1,4 @@
-"""The lineage of a model in tfkit.json: its own energy and emissions up to that checkpoint, its parents, and all of their ancestors.
+"""The lineage of a checkpoint, in its tfkit.json: the energy and emissions of its own run so far, its parents, and all ancestors.
 
     "lineage": {"training": "fine-tuning",
                 "parents": [{"role": "start", "path": "runs/base", "run_id": ..., "sha256": ...}],
@@ -49,7 +49,7 @@ class OwnTotals:
 
 @dataclass(frozen=True)
 class Ancestor:
-    """A run or a published model from which a model was made. `parents` are positions in the same list."""
+    """A run or a published model from which a model was made. `parents` are positions in the list of all ancestors."""
 
     name: Text
     roles: Texts
@@ -133,7 +133,8 @@ def merge_ancestors(entries: Sequence[Ancestor], without: Collection[str] = ()) 
     """Return each ancestor once, in the order of `entries`, without the runs whose ids are in `without`.
 
     Entries of one run are one ancestor, with the largest total among them. An entry without a run id, such as a copy that lost its
-    tfkit.json, is identified by its SHA-256, and without that by its name. `parents` are positions in `entries`.
+    tfkit.json, is identified by its SHA-256, and without that by its name. The `parents` of an entry are positions in `entries`, those
+    of a returned ancestor are positions in the result.
     """
     runs = {sha256: entry.run_id for entry in entries if entry.run_id is not None for sha256 in _hashes(entry)}
     groups: dict[tuple[str, str], list[Ancestor]] = {}
@@ -164,7 +165,7 @@ def position(ancestors: Sequence[Ancestor], run_id: Any, sha256: Any) -> int | N
 
 
 def parse_lineage(document: Any) -> Lineage:
-    """Read the field `lineage` of a tfkit.json, of this version or an older one. Raises ValueError if it is invalid."""
+    """Check and return the field `lineage` of a tfkit.json, which may be of an older version. Raises ValueError if it is invalid."""
     try:
         lineage = _LINEAGE.validate_python(document)
     except ValidationError as error:
@@ -179,7 +180,7 @@ def parse_lineage(document: Any) -> Lineage:
 
 
 def _hashes(ancestor: Ancestor) -> list[str]:
-    """Return the known SHA-256 of its checkpoints."""
+    """Return the known SHA-256 of the ancestor's checkpoints."""
     return [sha256 for sha256 in (ancestor.sha256, *ancestor.others) if sha256 is not None]
 
 

@@ -45,9 +45,10 @@ class ListedRun:
 
 
 def list_runs(folder: Path) -> list[ListedRun]:
-    """Return the runs and other folders in a folder, by name, or the single run if `folder` is one. Raises OSError if it cannot be read.
+    """Return the runs and the other folders in a folder, sorted by name, or the single run if `folder` is one.
 
-    A link is followed only if it is `folder` itself: a link inside could lead to a run that is listed already.
+    A link is followed only if it is `folder` itself: a link inside could lead to a run that is listed already. Raises OSError if the
+    folder cannot be read.
     """
     if (folder / "run.json").exists() or lost_receipt(folder):
         return [*map(read_run, _with_members(folder.resolve() if folder.is_symlink() else folder))]
@@ -67,7 +68,10 @@ def unfinished_runs(runs: Sequence[ListedRun], with_checkpoints: bool) -> list[L
 
 
 def _runs_at(path: Path) -> list[ListedRun]:
-    """Return the run in a folder and its stages or trials, or the runs that it holds. A folder that cannot be read is listed as damaged."""
+    """Return the run at `path` and its stages or trials, or, if this is no run, the runs in the folder.
+
+    A folder that cannot be read is listed as damaged.
+    """
     try:
         nested = [] if (path / "run.json").exists() else sorted(inner.parent for inner in path.glob("*/run.json"))
         return [*map(read_run, nested or _with_members(path))]
@@ -80,7 +84,7 @@ def _unreadable(path: Path, error: OSError) -> ListedRun:
 
 
 def _with_members(path: Path) -> list[Path]:
-    """Return a run, followed by its existing stages or trials, each with its own."""
+    """Return a run, followed by its existing stages or trials, each followed by its own."""
     return [path, *(inner for member in member_folders(path).values() if member.exists() for inner in _with_members(member))]
 
 
@@ -90,7 +94,7 @@ def read_run(path: Path) -> ListedRun:
 
 
 def read_run_and_document(path: Path) -> tuple[ListedRun, RunDocument]:
-    """Describe one folder, without changing it, and return its run.json, empty if it cannot be read."""
+    """Return the description of one folder, which is not changed, and its run.json, empty if that cannot be read."""
     if path.is_symlink():
         return ListedRun(str(path), "foreign", problem="a link"), RunDocument()
     try:

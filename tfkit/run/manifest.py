@@ -34,14 +34,14 @@ _cache: dict[Identity, str] = {}  # the hashes of files that this process has re
 
 
 class Entry(TypedDict):
-    """The manifest's entry of a file: bytes, and lower-case hex."""
+    """The entry of a file in the manifest: its size in bytes, and its SHA-256 in lower-case hex."""
 
     size: int
     sha256: str
 
 
 def write_manifest(folder: Path) -> None:
-    """Write the manifest of `folder`, without syncing it. Raises OSError, and ModelError for anything but files and folders."""
+    """Write the manifest of `folder`, without syncing it. Raises OSError, and ModelError if the folder holds a link, device or pipe."""
     entries: dict[str, Entry] = {}
     for path in regular_files(folder):
         name = path.relative_to(folder).as_posix()
@@ -80,7 +80,7 @@ def read_manifest(folder: Path) -> dict[str, Entry]:
 
 
 def refuse_later_version(folder: Path) -> None:
-    """Raise OtherVersionError if a later version of tfkit wrote the manifest, since the checkpoint is then not damaged."""
+    """Raise OtherVersionError if a later version of tfkit wrote the manifest: such a checkpoint must not be treated as damaged."""
     try:
         read_manifest(folder)
     except OtherVersionError:
@@ -155,7 +155,7 @@ def is_settled(identity: Identity) -> bool:
 
 
 def cached_sha256(path: Path) -> tuple[str, Identity] | None:
-    """Return the hash of a file that this process has hashed before and that has not changed since; else None. Raises OSError."""
+    """Return the hash and the identity of a file if this process has hashed it and it has not changed since; else None. Raises OSError."""
     identity = identity_of(path)
     return (_cache[identity], identity) if identity in _cache else None
 

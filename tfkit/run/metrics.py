@@ -1,4 +1,4 @@
-"""metrics.jsonl: one line of strict JSON per record, cut back to the checkpoint on resume. Its errors never stop training."""
+"""metrics.jsonl: one line of strict JSON per record, cut back to the checkpoint on resume. A failed write never stops training."""
 
 import os
 from collections.abc import Callable, Iterator, Mapping
@@ -46,7 +46,7 @@ class MetricsLog:
             self._waiting.clear()
 
     def cut_back(self, step: int) -> None:
-        """Keep the records up to and including `step`. Raises MachineError, since nothing has been trained yet.
+        """Remove the records after `step`. Raises MachineError if the file cannot be changed: nothing has been trained yet.
 
         Lines that are not records are removed with a warning; a partial last line, which a kill leaves, is removed without one.
         """

@@ -37,7 +37,8 @@ def refuse_links(path: Path) -> None:
 def refuse_content(path: Path) -> None:
     """Raise UsageError for links and the user's own files; tfkit writes run.json first, so without it a recipe.yaml is the user's.
 
-    Raise OSError for a file where a run needs a folder, or the reverse: at the start, not at the first checkpoint.
+    Raise OSError for a file where a run needs a folder, for the reverse, and for a folder that cannot be written: now, rather than at the
+    first checkpoint.
     """
     refuse_links(path)
     for name in WRITTEN:
@@ -67,14 +68,17 @@ def lost_receipt(path: Path) -> str | None:
 
 
 def refuse_checkpoints(path: Path, resume: bool | None) -> None:
-    """Raise UsageError for a folder with checkpoints, unless they are to be resumed. `resume`: None if the command is no training."""
+    """Raise UsageError for a folder with checkpoints unless the run is to be resumed. `resume`: None if the command is no training."""
     if not resume and any((path / "checkpoints").glob("step-*")):
         remedy = "Give" if resume is None else f"Resume it with {argument('resume', True)}, or give"
         raise UsageError(f"{path}: holds checkpoints of an earlier run. {remedy} another folder with {argument('run')}")
 
 
 def refuse_other_kind(path: Path, kind: object, group: str | None) -> None:
-    """Raise UsageError for a folder of another group of runs than `group` (None: a single run), or a group's folder with checkpoints."""
+    """Raise UsageError if the folder holds a chain or a sweep other than the `group` that is to run (None: a single run).
+
+    Raise it also if a group is to run in a folder that holds the checkpoints of a single run.
+    """
     if group is not None and any((path / "checkpoints").glob("step-*")):
         raise UsageError(
             f"{path}: holds the checkpoints of a run, and {_GROUPS[group]} needs a folder for all of its runs. Give another folder "

@@ -10,9 +10,11 @@
 "running" at the next start; its ended_utc is unknown, thus null). A run that has not begun is "new". Times are UTC; `seconds` is
 monotonic time until the file was last written, also for a killed attempt.
 
-Stages of a recipe, in order, and trials of a sweep are runs in folders of one folder, runs/<name>/<stage or trial>/, with its own run.json.
+The stages of a recipe and the trials of a sweep are runs, each with its run.json, in runs/<name>/<stage or trial>/. The folder runs/<name>/
+that holds them has a run.json, too.
 
-`Receipt` writes the file, `read_run_json` reads it. If it is damaged or of an older version, only what identifies the run must be valid.
+`Receipt` writes the file, `read_run_json` reads it. In a damaged file or one of an older version, only the fields that identify the run
+must be valid; the others then get their defaults.
 """
 
 import math
@@ -85,7 +87,7 @@ class RunDocument:
     processor: dict[str, Any] = field(default_factory=dict)
     device: str | None = None
     larger_budget: str | None = None  # the key=value that continues a run which a budget ended
-    folder: str | None = None  # of a recipe with stages, as its stages name it
+    folder: str | None = None  # of a recipe with stages: the folder of the chain, as the recipes of its stages name it
     stages: dict[str, Any] | None = None
     trials: dict[str, dict[str, Any]] | None = None  # of a sweep
     best_trial: str | None = None
@@ -98,14 +100,14 @@ class RunDocument:
         return self.attempts[-1] if self.attempts else AttemptEntry()
 
     def seconds(self, metered: Mapping[int, float]) -> float:
-        """Return the wall time of all attempts: that in `metered`, by the attempt's number, or else the recorded one."""
+        """Return the wall seconds of all attempts: of each the time in `metered`, by the attempt's number, or else the recorded time."""
         return sum(metered.get(number, attempt.seconds or 0.0) for number, attempt in enumerate(self.attempts, 1))
 
 
 def read_run_json(folder: Path) -> RunDocument:
     """Return the content of the run.json of a run folder.
 
-    Raises OSError, ValueError if it is damaged, and OtherVersionError if a later version of tfkit wrote it.
+    Raises OSError if it cannot be read, ValueError if it is damaged, and OtherVersionError if a later version of tfkit wrote it.
     """
     return _parse(_load(folder / NAME))
 
@@ -129,7 +131,7 @@ def stage_folders(path: Path) -> dict[str, Path]:
 
 
 def trial_folders(path: Path) -> dict[str, Path]:
-    """Return the run folder of each trial of a sweep that was started, in order; none for a folder of another kind."""
+    """Return the run folder of each started trial of a sweep, in order; none for a folder of another kind."""
     run = known_of(path)
     return {name: path / name for name in (run.kind == SWEEP and run.trials) or ()}
 
@@ -246,7 +248,7 @@ class Receipt:
         return _parse(self.document)
 
     def update_time(self) -> None:
-        """Write the file if SECONDS_BETWEEN_WRITES have passed, so that a kill loses no more time than that."""
+        """Write the file, with the time of the attempt so far, if it was last written SECONDS_BETWEEN_WRITES or longer ago."""
         if time.monotonic() - self._written >= SECONDS_BETWEEN_WRITES:
             self.write()
 

@@ -35,7 +35,7 @@ class Stored(NamedTuple):
 
 
 def read_header(path: Path) -> dict[str, Stored]:
-    """Return the tensors of a safetensors file by name, in file order. Raises ModelError with the file."""
+    """Return the tensors of a safetensors file by name, in file order. Raises ModelError, which names the file."""
     try:
         with path.open("rb") as file:
             start = file.read(8)

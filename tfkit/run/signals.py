@@ -1,7 +1,8 @@
 """SIGTERM, SIGINT and SIGHUP as a flag that the loop polls, so that a run ends between two micro-batches with every complete step saved.
 
-Python runs signal handlers between two bytecode instructions, and a backward pass can be a single one of minutes. So a thread reads from
-the pipe to which the interpreter writes signal numbers immediately (signal.set_wakeup_fd). It acknowledges them; a third ends the process.
+Python runs signal handlers between two bytecode instructions, and a backward pass, which is a single one, can take minutes. So a thread
+reads from the pipe to which the interpreter writes signal numbers immediately (signal.set_wakeup_fd). The thread acknowledges each signal,
+and after a third one ends the process.
 """
 
 import contextlib
@@ -78,7 +79,7 @@ class StopSignals:
         return self._requested is not None
 
     def raise_if_requested(self, message: str = "nothing was lost") -> None:
-        """Raise Stopped if a signal was received; `message`: what was saved, and how to resume. Call it after saving."""
+        """Raise Stopped if a signal was received; `message`: what was saved, and how to resume. To be called after saving."""
         if self._requested is not None:
             raise Stopped(f"stopped by {signal.Signals(self._requested).name}: {message}", self._requested)
 
@@ -98,7 +99,7 @@ class StopSignals:
         self.raise_if_requested(message)  # a library may have swallowed the exception
 
     def end(self, *, for_good: bool) -> None:
-        """While the command ends, ignore the next signal, and let one more kill it. `for_good`: also after the block."""
+        """While the command ends, ignore the next signal; the one after it kills the process. `for_good`: also after the block."""
         if threading.current_thread() is not threading.main_thread():
             return
         self._at_once, self._count = False, max(self._count, 1)

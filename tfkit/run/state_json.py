@@ -28,7 +28,7 @@ class SavedLog:
 
     @classmethod
     def of(cls, lines: int, loss: float | None, evaluations: dict[int, dict[str, Any]], before: dict[str, float] | None) -> Self:
-        """Return the log in numbers that JSON can represent."""
+        """Return the log with values that JSON can represent: None or a text in place of each number that is not finite."""
         finite = [(step, {name: finite_or_none(value) for name, value in values.items()}) for step, values in evaluations.items()]
         texts = None if before is None else {name: value if math.isfinite(value) else str(value) for name, value in before.items()}
         return cls(lines, finite_or_none(loss), finite, texts)
@@ -87,7 +87,7 @@ def read_state_json(folder: Path) -> TrainingState:
 
 
 def unread_state(checkpoint: Path, error: Exception) -> ModelError:
-    """Return the error for a training state of another form."""
+    """Return the error for a training state that this version cannot read."""
     first = str(error.errors()[0]["loc"]) if isinstance(error, ValidationError) else repr(error)
     return ModelError(
         f"{checkpoint}: its training state is not one that this version reads ({first}); {argument('start')} starts a new run "

@@ -1,4 +1,4 @@
-"""JSON as the standard defines it (no NaN, no Infinity), and without duplicate keys, against which it only advises.
+"""JSON as the standard defines it (no NaN, no Infinity), and without duplicate keys, against which the standard only advises.
 
 A number that is not finite is written as null and listed in the top-level object `nonfinite`, so that it differs from a missing value:
 `{"step": 7, "loss": null, "nonfinite": {"loss": "nan"}}`. Nested names are dotted (`evaluation.loss`); the values are nan, inf, -inf.

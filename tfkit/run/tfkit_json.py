@@ -1,4 +1,4 @@
-"""tfkit.json of a checkpoint: what config.json cannot say. Objectives add fields of their own (`reward_shift`).
+"""tfkit.json of a checkpoint: the facts for which config.json has no fields. Objectives add fields of their own (`reward_shift`).
 
 {"schema_version": 1, "model": {"dropout": ...}, "labels": [...], "objective": "causal_lm", "objective_settings": {...},
  "run_id": ..., "step": 500, "tokens": ..., "data": {"train": [fingerprints]}, "lineage": {...} (lineage.py), "averaged": {...}}

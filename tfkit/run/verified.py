@@ -35,8 +35,9 @@ def unverified() -> Iterator[None]:
 def verified(folder: Path, *, weights: bool) -> Iterator[None]:
     """Verify the files that the block reads, except training state, against manifest.json. Raises ModelError for a difference.
 
-    Before the block, all sizes and the hashes of all files but weights are compared; with `weights`, those of weights while it runs. Damage
-    is reported instead of a ModelError of the block, of which it is the likely cause. A file that changes meanwhile is an error, too.
+    Before the block, all sizes and the hashes of all files but weights are compared; with `weights`, the hashes of the weights are compared
+    while the block runs. If the block raises ModelError and the weights are damaged, the damage, its likely cause, is reported instead. A
+    file that changes while it is read is an error, too.
     """
     entries = _entries(folder)
     paths = {name: _check_size(folder, name, entry) for name, entry in entries.items()}
@@ -70,7 +71,7 @@ def find_named(folder: Path, name: str) -> Path | None:
 
 
 def check_files(folder: Path, names: Iterable[str]) -> None:
-    """Raise ModelError if one of these small files exists and differs from manifest.json."""
+    """Raise ModelError if a file of these names exists and differs from manifest.json. For small files, which are hashed at once."""
     entries = _entries(folder)
     paths = {name: path for name in names if name in entries and (path := find_file(folder, name)) is not None}
     _compare(paths, entries, paths, threading.Event())

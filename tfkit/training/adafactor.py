@@ -1,6 +1,6 @@
-"""Adafactor (Shazeer & Stern 2018, arXiv 1804.04235): no first moment, and for a matrix a second moment of rows + columns numbers.
+"""Adafactor (Shazeer & Stern 2018, arXiv 1804.04235): no first moment, and a factored second one: R + C numbers for an R x C matrix.
 
-It is used as for T5, and computes the same as `transformers.optimization.Adafactor` without relative_step, whose learning rate,
+The settings are T5's. The updates equal those of `transformers.optimization.Adafactor` without relative_step, whose learning rate,
 1 / sqrt(max(step, 10000)), is a schedule here. torch.optim.Adafactor departs from the paper: it bounds the learning rate by 1 / sqrt(step),
 and adds epsilon elsewhere. T5's own code does not factor the second moment of matrices with a side below 128; here all are factored.
 """
@@ -16,12 +16,13 @@ from tfkit.recipe.schema.optimizer_sections import AdafactorSection
 
 
 class Adafactor:
-    """The optimizer. A parameter's state is `step` and, for a matrix, `row` (..., R) and `column` (..., C), running means of its squared
-    gradient over columns and rows; for a vector `second`, of its shape. Scalars stay tensors, so that no step waits for the device.
+    """The optimizer. The state of a matrix is `step`, `row` (..., R) and `column` (..., C): running means of its squared gradient over the
+    columns and over the rows. That of a vector is `step` and `second`, of the vector's shape. Scalars stay tensors, so that no step
+    waits for the device.
     """
 
     def __init__(self, groups: list[dict[str, Any]], section: AdafactorSection):
-        """`groups`: their params, lr and weight_decay."""
+        """`groups`: parameter groups as in torch.optim, with params, lr and weight_decay."""
         self.param_groups, self._section = groups, section
         self.state: defaultdict[Tensor, dict[str, Tensor]] = defaultdict(dict)
 

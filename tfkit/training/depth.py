@@ -34,8 +34,8 @@ def _depth(name: str, layers: Mapping[str, int]) -> int:
 class Unfreezing:
     """Gradual unfreezing: only parameters of the least depth are trained at first; every `every` steps the next depth joins them.
 
-    It is a function of the step alone, so that a resumed run continues exactly. A matrix that is both embedding and head (tied) counts as
-    an embedding and joins last. A depth without trained parameters is skipped.
+    Which depths are frozen depends on the step alone, so that a resumed run continues exactly. A matrix that is both embedding and head
+    (tied) counts as an embedding and joins last. A depth without trained parameters is skipped.
     """
 
     def __init__(self, parameters: Mapping[str, nn.Parameter], every: int):

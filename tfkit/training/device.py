@@ -41,7 +41,7 @@ def pick_device(name: str | None) -> torch.device:
 
 
 def use_device(device: torch.device) -> None:
-    """Make a GPU the default device of this process, which NCCL uses; for a CPU there is nothing to set."""
+    """Make a GPU the default device of this process, the one that NCCL uses; for a CPU there is nothing to set."""
     if device.type == "cuda":
         torch.cuda.set_device(device)
 
@@ -80,7 +80,8 @@ def move(model: nn.Module, device: torch.device, dtype: torch.dtype | None = Non
 def make_deterministic(device: torch.device) -> None:
     """Make the same seed give the same bits, on one machine with the same number of threads.
 
-    On CUDA an operation without a deterministic algorithm is an error: with a warning instead, attention's kernels stay nondeterministic.
+    On a CPU and on CUDA, an operation without a deterministic algorithm is an error: with only a warning, as on mps, PyTorch would not
+    choose deterministic kernels for attention.
     """
     if os.environ.get("CUBLAS_WORKSPACE_CONFIG") not in (":4096:8", ":16:8"):
         os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"
@@ -91,7 +92,7 @@ def make_deterministic(device: torch.device) -> None:
 
 def set_determinism(mode: int) -> None:
     """Allow (0), warn of (1) or refuse (2) operations without a deterministic algorithm."""
-    os.environ["TORCHINDUCTOR_DETERMINISTIC"] = str(int(mode > 0))  # the compiler reads it when it is imported
+    os.environ["TORCHINDUCTOR_DETERMINISTIC"] = str(int(mode > 0))  # the compiler reads the variable on import
     if "torch._inductor" in sys.modules:
         torch.use_deterministic_algorithms(mode > 0, warn_only=mode == 1)
     else:  # use_deterministic_algorithms would import the compiler, which takes a second
@@ -122,7 +123,7 @@ def keep_freed_memory() -> None:
 
 
 def compile_model(model: Transformer, *, by_block: bool) -> None:
-    """Compile each stack, or `by_block` each block, for ranks that gather sharded weights between blocks.
+    """Compile each stack; with `by_block` each block, for ranks that gather sharded weights between blocks.
 
     A mixture of experts, whose shapes change with every batch, runs uncompiled.
     """
@@ -153,7 +154,7 @@ def _stacks_and_blocks(model: Transformer) -> list[nn.Module]:
 
 
 def seed_draws(device: torch.device, seed: int) -> None:
-    """Seed the random generators of this device and of the CPU. torch.manual_seed takes milliseconds on a machine without a GPU."""
+    """Seed the random generators of this device and of the CPU, faster than torch.manual_seed, which also seeds those of other devices."""
     torch.default_generator.manual_seed(seed)
     if device.type == "cuda":
         with torch.cuda.device(device):

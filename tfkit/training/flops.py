@@ -29,8 +29,8 @@ class Product(NamedTuple):
 
     part: Part
     flops: float
-    gradients: int  # products of the same size in the backward pass, for the gradients of its two factors
-    width: int  # the smallest of its sizes that are not a number of positions; its speed depends on it
+    gradients: int  # the number of products of this size in the backward pass, for the gradients of the two factors
+    width: int  # the smallest of n, k and m that is not a number of positions; the speed of the product depends on it
     length: int = 0  # the number of keys of a row in attention, whose speed depends on this and on `causal`
     causal: bool = False
 
@@ -69,7 +69,7 @@ class ForwardShape:
 
     @classmethod
     def of(cls, batch: Batch, config: ModelConfig, states: int, *, reads_second_output: bool = False) -> "ForwardShape":
-        """Return the shape of the forward pass of a batch; `states`: how many the objective reads, for a head over the vocabulary."""
+        """Return the shape of the forward pass of a batch; `states`: the number of hidden states that a head over the vocabulary reads."""
         rows, length = batch.input_ids.shape
         decoder = 0 if batch.decoder_input_ids is None else batch.decoder_input_ids.shape[1]
         if config.head.kind in ("tags", "spans"):
@@ -90,7 +90,7 @@ def forward_flops(model: Transformer, shape: ForwardShape) -> Flops:
 
 
 def backward_flops(model: Transformer, shape: ForwardShape) -> Flops:
-    """Return the FLOPs of the backward pass: frozen matrices have no gradient, and it ends at the lowest trained parameter."""
+    """Return the FLOPs of the backward pass: frozen matrices have no gradient, and the pass ends at the lowest trained parameter."""
     return _sum((product.part, product.flops * product.gradients) for product in products(model, shape))
 
 
@@ -112,7 +112,7 @@ def products(model: Transformer, shape: ForwardShape) -> list[Product]:
 
 
 class _Walk:
-    """The products of a forward pass. Each method returns whether its output needs a gradient; `stream`: whether its input needs one."""
+    """The products of a forward pass. A layer's method returns whether its output needs a gradient; `stream`: whether its input does."""
 
     def __init__(self) -> None:
         self.products: list[Product] = []
@@ -134,7 +134,7 @@ class _Walk:
         return stream or self.is_trained(module)
 
     def stack(self, stack: Stack, rows: int, length: int, stream: bool, *, source: int = 0, encoded: bool = False) -> bool:
-        """Collect the products of a stack. `source`: the encoder's positions; `encoded`: whether the encoder's output needs a gradient."""
+        """Collect the products of a stack. `source`: the positions of the encoder's output; `encoded`: whether it needs a gradient."""
         bias = self.is_trained(stack.position_bias)
         vectors = stack.position_bias if isinstance(stack.position_bias, DistanceVectors) else None
         for block in stack.blocks:

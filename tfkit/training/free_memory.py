@@ -10,9 +10,10 @@ _PAGE = resource.getpagesize()
 
 
 def available_bytes(swap: bool = False) -> int | None:
-    """Return how many bytes this process may still allocate, given the machine (with `swap`, its swap, too), its control groups and limit.
+    """Return how many bytes this process may still allocate: the least of what the machine (with `swap`, including its free swap), the
+    control groups and the process's own limit leave.
 
-    None if all of them are unknown.
+    None if all three are unknown.
     """
     known = [limit for limit in (_machine(swap), _control_group(), _address_space()) if limit is not None]
     return max(0, min(known)) if known else None
@@ -47,7 +48,7 @@ def _control_group() -> int | None:
 
 
 def _control_group_files() -> list[tuple[Path, Path, Path]]:
-    """Return the files with the limit, the usage and the statistics of each control group of this process and its parents."""
+    """Return the files with the limit, the usage and the statistics of each control group of this process, and of the groups above it."""
     files = []
     with contextlib.suppress(OSError):
         for line in (_ROOT / "proc/self/cgroup").read_text(encoding="utf-8").splitlines():

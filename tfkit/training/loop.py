@@ -23,7 +23,7 @@ class Progress:
 
     step: int = 0  # steps taken or skipped
     tokens: int = 0  # positions trained on
-    loss_sum: float = 0.0  # over the steps since the last line of the log, as the next four fields
+    loss_sum: float = 0.0  # over the steps since the last line of the log, like the next four fields
     loss_steps: int = 0
     term_sums: dict[str, float] = field(default_factory=dict)  # each term's own loss
     observed: dict[str, list[float]] = field(default_factory=dict)  # each observation's sum, and the number of steps that had it
@@ -42,7 +42,7 @@ class Progress:
         return cls(**{**state, "history": LossHistory(**state["history"])})
 
     def add(self, report: StepReport) -> None:
-        """Add a step that was taken to the next line of the log, without observations that are not finite: the sums are saved as JSON."""
+        """Add a step that was taken to the next line of the log, without observations that are not finite, which JSON cannot hold."""
         self.loss_sum, self.loss_steps = self.loss_sum + report.loss, self.loss_steps + 1
         for term, loss in report.losses.items():
             self.term_sums[term] = self.term_sums.get(term, 0.0) + loss
@@ -96,7 +96,7 @@ class Log:
 
 
 class Hooks(Protocol):
-    """The loop's calls into the run around it."""
+    """The methods of a run that the training loop calls."""
 
     def stepped(self, progress: Progress, report: StepReport, seconds: float) -> None:
         """A step was taken."""
@@ -136,8 +136,8 @@ def train(stepper: Stepper, loader: StepLoader[Batch], schedule: Schedule, plan:
     """Take the remaining steps, or fewer if the evaluations end the run early. Raises Stopped after saving a checkpoint of the last whole
     step, UnhealthyError before a bad update, and MachineError if a micro-batch of one row does not fit into memory.
 
-    A checkpoint is saved before the evaluation of its step, so that a failure there cannot lose it; a run resumed from such a checkpoint
-    evaluates first.
+    A checkpoint is saved before the evaluation of its step, so that a failed evaluation cannot lose it; a run that is resumed from such a
+    checkpoint evaluates first.
     """
     saved_step = progress.step
     seconds, tokens = 0.0, 0  # since the last line of the log

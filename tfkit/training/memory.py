@@ -28,7 +28,7 @@ AUTO_MICRO_BATCH_BYTES = 4 * 2**30
 _PROBE_TOKENS = 16
 _DROPOUT_BYTES = 3 * 4  # per pair of positions and head, if attention has dropout on a CPU
 _MARGIN = 1.6  # for temporary tensors within an operation: the measured peak is 1.2 to 1.5 times what autograd keeps
-_LIKELY = 1 / _MARGIN  # the likely fraction of an estimate with its margin: the probe's few tokens overestimate a long row by a seventh
+_LIKELY = 1 / _MARGIN  # removes the margin from an estimate: the few tokens of a probe overestimate a long row by a seventh anyway
 
 
 @dataclass(frozen=True)
@@ -37,8 +37,8 @@ class ModelBytes:
 
     weights: int = 0  # weights in fp32; frozen ones that checkpoints do not need, in the precision of the run
     working: int = 0  # the copy of unsharded fp32 weights in the precision of the run
-    gradients: int = 0  # at most, in a step
-    optimizer: int = 0  # its state
+    gradients: int = 0  # the most that a step holds
+    optimizer: int = 0  # the optimizer's state
     mean: int = 0  # the moving average of the weights
     gathered: int = 0  # whole weights that are gathered in a micro-batch: the root parameters, and a block or all blocks
     root_gradients: int = 0  # gradients of the gathered root parameters, until the ranks have summed them
@@ -129,7 +129,8 @@ class Units:
 
 
 def choose_micro_batch(unit: int, longest: int, row_bytes: int, left: int | None, ranks: int = 1) -> int:
-    """Choose the rows of a micro-batch: the largest divisor of a rank's part of `unit` rows that fits into memory; at least 1.
+    """Choose the rows of a micro-batch: the largest divisor of a rank's part of `unit` rows that fits into memory and within the limits
+    AUTO_MICRO_BATCH_TOKENS and AUTO_MICRO_BATCH_BYTES; at least 1.
 
     `longest`: tokens of the longest row; `row_bytes`: bytes of its activations; `left`: bytes for activations and two blocks of logits,
     None if unknown.
@@ -166,10 +167,10 @@ def planned_row_bytes(config: ModelConfig, objective: Objective, length: int, it
 
 
 def companion_bytes_per_row(objective: Objective, length: int, itemsize: int) -> int:
-    """Return the peak bytes of the companions' forward passes for a row, without gradients: of one block at a time, the residual stream,
-    and the MLP or, if scores are capped, the attention.
+    """Return the peak bytes of the companions' forward passes for a row, without gradients: for each companion the residual stream and, of
+    one block, the MLP or the scores of capped attention, whichever are more.
 
-    What autograd keeps of a trained companion is measured with the model's own.
+    What autograd keeps for a trained companion is counted elsewhere, with that of the model.
     """
     total = 0
     for config in (companion.model.config for companion in objective.companions):

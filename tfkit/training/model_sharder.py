@@ -107,8 +107,8 @@ class _ModelSharder:
 
 @contextmanager
 def _fitting_together() -> Iterator[None]:
-    """Enclose micro-batches on sharded weights on GPUs, or with a PyTorch before 2.13. No agreement precedes the collectives there, so a
-    rank that runs out of memory cannot repeat its micro-batch, for which the others would have to gather weights again.
+    """Enclose micro-batches on sharded weights on GPUs, or with a PyTorch before 2.13. There the ranks do not agree before each collective
+    that all have memory left, so a rank that runs out cannot repeat its micro-batch: the others would have to gather weights again.
 
     Raises MachineError if memory runs out.
     """
@@ -130,7 +130,7 @@ class FreedMemory:
     """
 
     def __init__(self, large: int):
-        """Return all free memory to the system, and from now on tensors of at least `large` bytes as soon as they are freed."""
+        """Return all free memory to the system now, and later the memory of each tensor of at least `large` bytes when it is freed."""
         self._libc: ctypes.CDLL | None = None
         self._most_used = 0
         if sys.platform != "linux":

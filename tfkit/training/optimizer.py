@@ -18,7 +18,7 @@ from tfkit.training.unsharded_step import is_shard_of, step_unsharded
 if TYPE_CHECKING:
     from tfkit.parallel.sharding import Sharding
 
-_PORTION, _GPU_PORTION = 2**20, 2**24  # numbers that one call updates: on a CPU what its caches hold
+_PORTION, _GPU_PORTION = 2**20, 2**24  # numbers that one call updates: on a CPU as many as its caches hold
 _ROWS = 64  # portions end where the kernel's vectors end, so that the bits are those of a single call
 
 
@@ -28,7 +28,7 @@ class AdamW:
     """
 
     def __init__(self, groups: list[dict[str, Any]], section: AdamWSection | AdamSection | MuonSection):
-        """`groups`: their params, lr and weight_decay. Adam is AdamW without weight decay."""
+        """`groups`: parameter groups with params, lr and weight_decay. Adam is AdamW without weight decay."""
         self.param_groups, self._section = groups, section
         self.state: defaultdict[Tensor, dict[str, Tensor]] = defaultdict(dict)
         # Without bias correction, steps count from infinity, so that the kernel divides by 1 - beta ^ infinity = 1.
@@ -57,7 +57,10 @@ class AdamW:
 
 
 def _portions(whole: Sequence[tuple[Tensor, ...]]) -> Iterator[list[tuple[Tensor, ...]]]:
-    """Yield lists of parts to be updated at once; an item of `whole` is a parameter's tensors, of one shape, and its number of steps."""
+    """Cut large parameters into parts, and yield lists of parts to be updated by one call.
+
+    An item of `whole`: a parameter and its gradient and moments, all of one shape, and then its number of steps.
+    """
     portion: list[tuple[Tensor, ...]] = []
     held = 0
     for *tensors, step in whole:
@@ -211,7 +214,10 @@ def _build(parameters: Mapping[str, nn.Parameter], section: OptimizerSection, na
 
 
 def _groups(parameters: Mapping[str, nn.Parameter], section: OptimizerSection, lr: float, names: Sequence[str]) -> list[dict[str, Any]]:
-    """Group matrices, which decay, and the other parameters, which do not; with layer_decay also by depth, at lr * layer_decay ^ depth."""
+    """Return a group of the matrices, which have weight decay, and one of the other parameters, which have none.
+
+    With layer_decay there are such groups for each depth, with the learning rate lr * layer_decay ^ depth.
+    """
     weight_decay = 0.0 if isinstance(section, AdamSection) else section.weight_decay
     layer_decay = 1.0 if isinstance(section, MuonSection) else section.layer_decay
     depths = {} if layer_decay == 1.0 else parameter_depths(names)

@@ -34,7 +34,7 @@ class Weights:
     """
 
     def __init__(self, model: nn.Module, dtype: torch.dtype, ema_decay: float | None = None, *, whole: bool = True):
-        """`whole`: the result includes frozen parameters in fp32. Checkpoints of adapters do not need them, which saves memory."""
+        """`whole`: keep frozen parameters in fp32, too. Without this, memory is saved: checkpoints of adapters do not hold them."""
         self.dtype, self.ema_decay = dtype, ema_decay
         self.mean: dict[str, Tensor] = {}  # empty before the first step
         self.mean_steps = 0  # the number of steps in the mean
@@ -122,7 +122,7 @@ class Weights:
     def use_unrounded_result(self) -> Iterator[None]:
         """A context in which the model computes in fp32 with `result`, as if loaded from a checkpoint.
 
-        If frozen parameters have no master, as with an adapter, it computes with the working weights, since a copy would need much memory.
+        If frozen parameters have no fp32 master, as with an adapter, this is `use_result`: copies in fp32 would need much memory.
         """
         assert self.sharding is None or self.dtype == torch.float32, "sharded weights are rounded when they are gathered"
         result = self.result
@@ -165,7 +165,7 @@ class Weights:
 
     @contextlib.contextmanager
     def _shared_result(self, sharding: "Sharding") -> Iterator[None]:
-        """`use_result` of sharded weights, which the model gathers from the memory of the master."""
+        """Implement `use_result` for sharded weights: the model gathers them from the master, which holds the result in the block."""
         latest = {name: self.master[name].detach().clone() for name in self.trained} if self.mean else {}
         for name in latest:
             self.master[name].data.copy_(self.mean[name])

@@ -30,7 +30,7 @@ class Finding:
 
 @dataclass
 class Watch:
-    """A context that checks the outputs of a model's modules and the gradients of these outputs, also in `companions`, by name."""
+    """A context that checks the outputs of the modules of a model and of its `companions` (by name), and the gradients of these outputs."""
 
     model: nn.Module
     companions: Mapping[str, nn.Module] = field(default_factory=dict)
@@ -76,7 +76,7 @@ class Watch:
 
 
 def describe_step(stepper: Stepper, loader: StepLoader[Batch], error: UnhealthyStepError, whole: Whole | None = None) -> dict[str, Any]:
-    """Describe a step that was not taken; the weights are still those before it. `whole` returns sharded weights."""
+    """Describe a step that was not taken; the weights are still those before it. `whole`: returns a sharded weight as a whole."""
     index, size = error.step - 1, loader.micro_batch_size
     numbers = loader.numbers(index)
     micro_batches = [

@@ -1,6 +1,6 @@
 """Learning-rate schedules: factors of optimizer.lr, a pure function of the step.
 
-With a growing batch size, the decay depends on the rows read, as GPT-3's on tokens; with a constant size, that is the same as on steps.
+The decay is a function of the rows read so far, as GPT-3's is one of the tokens; with a constant batch size, rows are a multiple of steps.
 """
 
 import math
@@ -12,7 +12,7 @@ from tfkit.recipe.schema.optimizer_sections import ScheduleSection
 
 @dataclass(frozen=True)
 class Schedule:
-    """The schedule of a run of `steps` steps, which read `sizes` rows of `mean_tokens` tokens on average, for a model of width `dim`."""
+    """The schedule of a run of `steps` steps. `sizes`: rows per batch; `mean_tokens`: tokens per row; `dim`: the width of the model."""
 
     section: ScheduleSection
     steps: int
@@ -51,7 +51,7 @@ class Schedule:
 
     @property
     def _stated_warmup(self) -> int:
-        """The steps of the warm-up, if it is given in steps or as a fraction of the run."""
+        """The number of warm-up steps, if the recipe gives this number or a fraction of the run."""
         ratio = self.section.warmup_ratio
         return self.section.warmup_steps if ratio is None else math.ceil(ratio * self.steps)
 

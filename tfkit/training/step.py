@@ -76,7 +76,8 @@ class Stepper:
 
     def preparing(self) -> contextlib.AbstractContextManager[None]:
         """Enclose the preparation of a step's micro-batches. If one rank runs out of memory, all ranks raise a MemoryError, so that all
-        halve them. Nothing is enclosed for sampled responses: there the exchanges of results raise the error on all ranks.
+        make their micro-batches smaller. With sampled responses this does nothing: the exchange of their results raises the error on all
+        ranks.
         """
         return self.peers.fitting() if self.objective.rollouts is None else contextlib.nullcontext()
 

@@ -120,7 +120,7 @@ class ModelConfig(Data):
 
     @property
     def adds_to_scores(self) -> bool:
-        """Whether positions add to the scores of the attention, for which the fast kernels have no place."""
+        """Whether positions add to the scores of the attention, which the fast kernels (FlashAttention) do not support."""
         return self.relative is not None or self.position.kind == "disentangled"
 
     @property
@@ -143,7 +143,7 @@ class ModelConfig(Data):
         return self.attention.windows[layer % len(self.attention.windows)]
 
     def rotation(self, layer: int) -> Literal["global", "local"] | None:
-        """Return whether this layer rotates queries and keys by theta or by local_theta; None: not at all."""
+        """Return `global` if this layer rotates queries and keys by theta, `local` if by local_theta, and None if not at all."""
         position = self.position
         if not isinstance(position, Rotary) or not position.layers[layer % len(position.layers)]:
             return None
@@ -161,7 +161,7 @@ class ModelConfig(Data):
 
     @property
     def has_mlp(self) -> bool:
-        """Whether a layer has one MLP for all tokens."""
+        """Whether any layer has one MLP for all tokens, in place of experts."""
         return self.encoder_layers > 0 or not all(map(self.has_experts, range(self.decoder_layers)))
 
     @property

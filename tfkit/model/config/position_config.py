@@ -111,7 +111,7 @@ class Rotary(Data):
     @model_validator(mode="before")
     @classmethod
     def _name_scaling(cls, values: Any) -> Any:
-        """Read a scaling without a kind, which in older files is Llama 3.1's."""
+        """Give a scaling without a kind, as in older files, the kind of Llama 3.1's."""
         scaling = values.get("scaling") if isinstance(values, dict) else None
         return values | {"scaling": {"kind": "llama3", **scaling}} if isinstance(scaling, dict) else values
 

@@ -20,7 +20,7 @@ from tfkit.recipe.schema.vocabularies import SENTINELS, VOCABULARIES, variant_of
 
 
 def cross_problems(recipe: Recipe, tree: Node) -> list[Problem]:
-    """Return the problems of a recipe whose fields are each valid."""
+    """Return the contradictions in a recipe whose fields are each valid on their own."""
     checks = (_lengths, _warmup, _vocabulary, _unread, source_problems, _row_length, _start, _budgets, _embodied, _trial)
     problems = [problem for check in checks for problem in check(recipe)]
     problems += [*recipe.objective.problems(recipe, model_values(recipe.model)), *_adapter(recipe), *_judging(recipe)]
@@ -30,13 +30,13 @@ def cross_problems(recipe: Recipe, tree: Node) -> list[Problem]:
 
 
 def fitting_problems(objective: ObjectiveSection, config: ModelConfig) -> list[str]:
-    """Return why a finished model, with this config and its own tokenizer, does not fit an objective; empty if it does."""
+    """Return why a finished model, with this config and its own tokenizer, does not fit an objective; empty if it fits."""
     model = ModelSection.model_validate(config.model_dump())
     return [message for _, message in _objective(objective.trained_for, model, TokenizerSection(path="its own"))]
 
 
 def _start(recipe: Recipe) -> Iterator[tuple[Path, str]]:
-    """Check that a checkpoint is given if the objective needs one, and that no tokenizer is given beside it: it has its own."""
+    """Check that a checkpoint is given if the objective needs one, and no tokenizer beside a checkpoint, which has its own."""
     if recipe.objective.needs_start and recipe.model.start is None:
         kind = recipe.objective.kind
         yield (
@@ -67,7 +67,7 @@ def _trial(recipe: Recipe) -> Iterator[tuple[Path, str]]:
 
 
 def _judging(recipe: Recipe) -> Iterator[tuple[Path, str]]:
-    """Check that evaluations compute the metric of the best checkpoint, and that patience has evaluations, each with a checkpoint."""
+    """Check that evaluations compute the metric of the best checkpoint, and that, with patience, each evaluation has a checkpoint."""
     metric, patience = recipe.evaluation.metric, recipe.training.patience
     every, saved = recipe.evaluation.every, recipe.checkpoint.every
     if metric is not None and not recipe.data.validation:
@@ -100,7 +100,7 @@ def _lengths(recipe: Recipe) -> Iterator[tuple[Path, str]]:
 
 
 def _row_length(recipe: Recipe) -> Iterator[tuple[Path, str]]:
-    """Check that the objective reads the length of rows, and that a row fits the model if the recipe describes it."""
+    """Check that the objective reads a length of rows that is given, and that such rows fit the model if the recipe describes one."""
     if recipe.model.start is None:
         yield from long_rows(recipe, model_values(recipe.model))
     if recipe.data.sequence_length is not None and recipe.objective.scored_by == "likelihood":
@@ -169,7 +169,7 @@ def _objective(objective: ObjectiveSection, model: ModelSection, tokenizer: Toke
 
 
 def _encoder_decoder(section: TokenizerSection, objective: ObjectiveSection) -> Iterator[tuple[Path, str]]:
-    """Check that the tokenizer has a start token for the decoder, an end token for targets, and sentinels for spans."""
+    """Check that the tokenizer has a start token for the decoder, an end token for targets, and, for span corruption, sentinels."""
     if section.path is not None:
         return
     vocabulary = VOCABULARIES[section.kind][variant_of(section.kind, section.variant)]
@@ -204,7 +204,7 @@ def _warmup(recipe: Recipe) -> Iterator[tuple[Path, str]]:
 
 
 def _budgets(recipe: Recipe) -> Iterator[tuple[Path, str]]:
-    """Check that energy is measured if it has a budget, and that on_meter_failure and intensity_file are read."""
+    """Check that energy is measured if there is a budget in kWh or grams, and that on_meter_failure and intensity_file are read."""
     carbon = recipe.carbon
     metered = [name for name in ("budget_g", "budget_kwh") if getattr(carbon, name) is not None]
     if not carbon.enabled:

@@ -17,7 +17,7 @@ LENGTH = tuple(f"training.{name}" for name in LENGTHS)
 
 
 def parse_overrides(words: Iterable[str]) -> dict[str, Any]:
-    """Return the overrides that a command line gives as key=value, with a YAML value. Raises RecipeError with a problem for each word."""
+    """Return the overrides that a command line gives as key=value, with a YAML value. Raises RecipeError with all problems of the words."""
     found: dict[str, Any] = {}
     problems: list[Problem] = []
     for word in words:
@@ -40,7 +40,7 @@ def parse_overrides(words: Iterable[str]) -> dict[str, Any]:
 
 
 def parse_value(text: str) -> tuple[Any, list[Problem]]:
-    """Parse the YAML value of a field, and return its problems. Raises RecipeError if it is no YAML."""
+    """Return the value of a field that is given as YAML, and its problems. Raises RecipeError if it is no YAML."""
     node, problems = parse(text, str(OVERRIDES), OVERRIDES)
     return (None if node is None else plain(node)), problems
 
@@ -51,14 +51,14 @@ def plain_value(value: Any) -> Any:
 
 
 def scored_overrides(columns: Overrides, overrides: Overrides, rows: int | None = None) -> dict[str, Any]:
-    """Return the overrides with those for the columns of the rows to score or to answer, and for the number of rows that are drawn."""
+    """Return the overrides, extended by the `columns` of the rows to score or answer, and by the number of `rows` that are drawn."""
     named = ({"data.validation.0.columns": dict(columns)} if columns else {}) | ({} if rows is None else {"data.rows": rows})
     return within_sections(named, overrides)
 
 
 def within_sections(named: Overrides, overrides: Overrides) -> dict[str, Any]:
-    """Return the overrides with those of a command's options, `named`, which come first, but after a section that they belong to:
-    `data={...}` would replace `data.rows`.
+    """Return the overrides, extended by those of a command's options, `named`. These come first, or behind the last override of a section
+    that contains one of them: a later `data={...}` would replace `data.rows`.
     """
     given = [*overrides.items()]
     sections = [
@@ -129,7 +129,7 @@ def _set(root: Mapping, steps: list[str], value: Node) -> None:
 
 
 def _drop(root: Mapping, names: Iterable[str]) -> None:
-    """Remove fields of `training` that an override replaces: the length in other units, or rates to try beside the given one."""
+    """Remove fields of `training` that an override replaces: the length in other units, or the trial rates if the rate is set."""
     training = root.values.get("training")
     if not isinstance(training, Mapping):
         return
@@ -139,7 +139,7 @@ def _drop(root: Mapping, names: Iterable[str]) -> None:
 
 
 def _step(node: Node, name: str, path: Path) -> str | int:
-    """Return a key of a section, or an existing index of a list."""
+    """Return the step into `node` that `name` means: a key of a section, or an existing index of a list. Raises RecipeError for others."""
     if isinstance(node, Scalar):
         shown = cut(json.dumps(node.value, ensure_ascii=False), 60)
         raise _error(path, f"is {shown}, which has no part {quoted(name)}; give the whole: {dotted(path)}={{...}}")
@@ -163,7 +163,7 @@ def _error(path: Path, message: str) -> RecipeError:
     return RecipeError([Problem(OVERRIDES, path, message)])
 
 
-# tfkit 0.1 wrote the recipe of each run with all of its fields. There, later fields get the values that version 0.1 implied.
+# tfkit 0.1 wrote the recipe of each run with all of its fields. To these, later fields are added with the values that version 0.1 implied.
 
 
 _DATA_0_1 = {"train", "validation", "on_bad_row", "max_lost", "length_groups"}  # all fields of the section in version 0.1
@@ -177,5 +177,5 @@ def add_later_fields(recipe: Mapping) -> None:
 
 
 def split_overrides(begun: Recipe, written: Collection[str]) -> dict[str, Any]:
-    """Return the override by which a recipe splits its rows as the run `begun` does; empty if the split is among its `written` fields."""
+    """Return the override that makes a recipe split its rows as the run `begun` does; empty if data.split_by is in its `written` fields."""
     return {} if "data.split_by" in written else {"data.split_by": begun.data.split_by}

@@ -37,7 +37,9 @@ _WORD = re.compile(r"\S+")
 
 
 def parse(text: str, file: str, fixed_place: Place | None = None) -> tuple[Node | None, list[Problem]]:
-    """Return the tree of a text (None if empty), and problems that leave it readable. Raises RecipeError for invalid or too much YAML.
+    """Return the tree of a text (None if empty), and the problems in spite of which it can be read.
+
+    Raises RecipeError for invalid or too much YAML.
 
     `fixed_place` replaces every position, for a text that is not in a file.
     """
@@ -61,7 +63,7 @@ def read_scalar(text: str) -> str | int | float | bool | None:
 
 
 class _Composer:
-    """Builds the tree from the events of the parser. The parser is lazy, so a limit stops it where it is exceeded."""
+    """Builds the tree from the events of the parser, which is lazy: reading stops where a limit is exceeded."""
 
     def __init__(self, text: str, file: str, fixed_place: Place | None):
         self.text, self.file, self.fixed_place = text, file, fixed_place
@@ -193,7 +195,7 @@ class _Composer:
         self.problems.append(Problem(place, self.path, message))
 
     def _fail(self, place: Place, message: str) -> None:
-        """Raise RecipeError with all problems so far: the rest cannot be read."""
+        """Raise RecipeError with this problem and all earlier ones: the text after it cannot be read."""
         raise RecipeError([*self.problems, Problem(place, (), message)])
 
 

@@ -51,7 +51,7 @@ class RecipeText:
         return parse(self.text, str(self.path))
 
     def _tree(self) -> tuple[Node | None, list[Problem]]:
-        """Return a copy of the tree, to be changed, and its problems. Raises RecipeError as `parse` does."""
+        """Return a copy of the tree, which the caller may change, and its problems. Raises RecipeError as `parse` does."""
         root, problems = self._parsed
         return None if root is None else copy_of(root), list(problems)
 
@@ -74,7 +74,7 @@ class RecipeText:
 
     @property
     def has_stages(self) -> bool:
-        """Whether it is a chain of recipes, which `read_chain` reads. False for a text that is not YAML, which `read` reports."""
+        """Whether this is a chain of recipes, which `read_chain` reads. False for a text that is not YAML, which `read` reports."""
         try:
             return has_stages(self._parsed[0])
         except RecipeError:
@@ -97,7 +97,7 @@ class RecipeText:
 class ResolvedRecipe:
     """A recipe that passed every check, its source, and its document as it was written, with the overrides.
 
-    `decided`: the fields that follow from the amount of data, in a recipe whose other fields are written.
+    `decided`: those of its fields that tfkit chose for the amount of data; empty if it chose none.
     """
 
     recipe: Recipe
@@ -122,7 +122,7 @@ class ResolvedRecipe:
 
 
 def open_recipe(name_or_path: str) -> RecipeText:
-    """Read a recipe's text without checking it. Raises UsageError if it cannot be found or read, or is data by its name and text."""
+    """Read a recipe's text without checking it. Raises UsageError if the file cannot be found or read, or is data, not a recipe."""
     path = find_recipe(name_or_path)
     try:
         recipe = RecipeText(path, _text(path))
@@ -142,7 +142,7 @@ def read_recipe(name_or_path: str, overrides: Overrides = NO_OVERRIDES, *, with_
 
 
 def read_document(document: dict[str, Any], name: str, overrides: Overrides = NO_OVERRIDES, comment: str = "") -> ResolvedRecipe:
-    """Check a recipe that is not in a file, with overrides. `comment`: the lines that begin its text."""
+    """Check a recipe that is given as a document, with overrides, and return it. `comment`: the lines that begin its text."""
     tree, problems = parse(dump_document(document), name)
     recipe, changed = _read(tree, problems, name, overrides)
     return ResolvedRecipe(recipe, RecipeText(Path(name), comment), plain(changed))
@@ -217,7 +217,7 @@ def _read_file(path: Path) -> bytes:
 
 
 def _read_pipe(path: Path) -> bytes:
-    """Read from a pipe, as in `tfkit check <(make-recipe)`. Raises UsageError if nothing is written to it."""
+    """Read from a pipe, as in `tfkit check <(make-recipe)`. Raises UsageError if it is silent for PIPE_SECONDS."""
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # otherwise opening waits for a writer
     content = b""
     try:
@@ -253,7 +253,7 @@ def _validate(data: dict[str, Any], tree: Node) -> tuple[Recipe | None, list[Pro
 
 
 def _fill_kinds(record: type[BaseModel], data: dict[str, Any]) -> None:
-    """Add the default kind to sections of unions that have none: `optimizer: {lr: 1e-3}` is AdamW."""
+    """Add the default `kind` to each section that needs one and names none: `optimizer: {lr: 1e-3}` is AdamW."""
     for name, info in record.model_fields.items():
         section = data.get(name)
         if info.discriminator and isinstance(section, dict) and isinstance(info.default, BaseModel):
@@ -261,7 +261,7 @@ def _fill_kinds(record: type[BaseModel], data: dict[str, Any]) -> None:
 
 
 def _planned_vocab_size(data: dict[str, Any]) -> int:
-    """Return the vocabulary size of a tokenizer that is still to be trained; 1 for a finished one, which is read later."""
+    """Return the vocabulary size in the recipe's tokenizer section; 1 if it has none, as for a finished tokenizer, which is read later."""
     tokenizer = data.get("tokenizer")
     size = tokenizer.get("vocab_size") if isinstance(tokenizer, dict) else None
     return size if isinstance(size, int) and 0 < size <= MAX_VOCAB_SIZE else 1  # an invalid size is a problem of its own

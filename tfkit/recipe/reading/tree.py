@@ -83,7 +83,7 @@ def has_stages(tree: Node | None) -> bool:
 
 
 def tree_of(value: Any, levels: int) -> Node:
-    """Return the tree of a value that is in no file. Raises ValueError for more than `levels`, or for what no recipe can hold."""
+    """Return the tree of a value that is in no file. Raises ValueError for more than `levels` levels, or for what no recipe can hold."""
     if not levels:
         raise ValueError("is nested too deep")
     if hasattr(value, "tolist"):  # numbers and arrays of NumPy, pandas and PyTorch
@@ -130,7 +130,7 @@ def child(node: Node, step: str | int) -> Node | None:
 
 
 def place_of(root: Node, path: Path, *, key: bool) -> Place:
-    """Return the place of an error at `path`: a section or an unknown field at its key, a wrong value (`key` false) at the value.
+    """Return the place of an error at `path`: the key of a section or of an unknown field (`key` true), else the value.
 
     A value that is not written (a missing field, a value of a preset) has the place of the nearest section that is written.
     """

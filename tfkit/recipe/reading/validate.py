@@ -37,7 +37,7 @@ def problems_in(error: ValidationError, schema: type[BaseModel], data: Any, tree
 
 
 def unknown(name: str, known: Iterable[str], elsewhere: list[str]) -> str:
-    """Return the message for an unknown field, with the field that was meant, its section, or the known fields."""
+    """Return the message for an unknown field, with the field that was probably meant, or its section, or the known fields."""
     known = sorted(known)
     if meant := did_you_mean(name, known):
         return f"unknown, did you mean {meant}"
@@ -55,7 +55,7 @@ def one_of(value: Any, allowed: Iterable[str]) -> str:
 
 
 def _without_other_branches(details: list[ErrorDetails], data: Any) -> list[tuple[Path, ErrorDetails]]:
-    """Return errors with their paths in the data; for a union, those of branches of the value's type, or one error if there are none."""
+    """Return errors with their paths in the data; for a union, those of branches that fit the value's type, or one if none fits."""
     kept: list[tuple[Path, ErrorDetails]] = []
     unions: dict[Path, dict[str, list[tuple[Path, ErrorDetails]]]] = defaultdict(lambda: defaultdict(list))
     for detail in details:
@@ -236,7 +236,7 @@ def tags(section: type[BaseModel]) -> tuple[str, ...]:
 
 
 def section_types_at(root: type[BaseModel], path: Path, data: Any) -> list[type[BaseModel]]:
-    """Return the section types that are allowed at a path; only the one of the data's `kind`, if it has one."""
+    """Return the section types that are allowed at a path; if the data there name a `kind`, only its type."""
     types = [root]
     for step in path:
         data = _value(data, step)

@@ -1,6 +1,6 @@
 """Bounds of the numbers in a recipe: far above anything published, but low enough that nothing overflows or allocates without limit.
 
-Whether a model and its batches fit a machine shows only on that machine (exit code 5).
+Whether a model and its batches fit into the memory of a machine is found out only on that machine (exit code 5).
 """
 
 from typing import Annotated
@@ -22,7 +22,8 @@ SampleBytes = Annotated[int, Field(gt=0, le=1 << 40)]
 # How often an epoch reads each row of a source; ten in BERT.
 SourceWeight = Annotated[float, Field(gt=0, le=10_000)]
 Epochs = Annotated[float, Field(gt=0, le=1_000_000)]
-# Its product with any weight decay fits float32. A run that diverges at such a rate is ended by the checks of training (exit code 6).
+# The product of a learning rate with any weight decay fits float32. A run that diverges at such a rate is ended by the checks of training
+# (exit code 6).
 LearningRate = Annotated[float, Field(gt=0, le=1e30)]
 # Factors and divisors: their square and cube fit float32.
 Positive = Annotated[float, Field(gt=0, le=1_000_000)]

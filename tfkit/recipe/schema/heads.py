@@ -56,7 +56,9 @@ def task_head(recipe: Recipe, labels: int) -> dict[str, Any] | None:
 
 
 def _family_head(family: Family | None, kind: str, labels: int, *, decoder: bool) -> dict[str, Any]:
-    """Return the config of a family's head of a kind. By default, a head of classes reads a decoder's last token, or an encoder's first."""
+    """Return the config of a new head of this kind, as the family has it. If the family has none, a head of classes reads a decoder's last
+    token, or an encoder's first.
+    """
     known = [values for values in (family.architectures.values() if family else ()) if values["kind"] == kind]
     values: dict[str, Any] = {**known[0]} if known else {"kind": kind}
     if kind in ("classes", "tags"):

@@ -74,12 +74,12 @@ class ClassificationSection(ObjectiveSection):
 
     @property
     def has_labels(self) -> bool:
-        """Whether the head has classes: not for regression."""
+        """Whether the labels are classes: not in regression."""
         return not self.regression
 
     @property
     def problem_type(self) -> str | None:
-        """`regression` if the label is a number: a head with one output could also be that of a single class."""
+        """`regression` if the label is a number, else None: a head with one output could also be that of a single class."""
         return "regression" if self.regression else None
 
     @model_validator(mode="after")
@@ -92,7 +92,7 @@ class ClassificationSection(ObjectiveSection):
 
     @property
     def training_metrics(self) -> tuple[str, ...]:
-        """The metrics of classification, or those of regression."""
+        """The metrics of classification; with `regression`, those of regression."""
         return tuple(name for name in self.metrics if name == "loss" or (name in ("rmse", "pearson", "spearman")) == self.regression)
 
 
@@ -150,7 +150,7 @@ class MultipleChoiceSection(ObjectiveSection):
 
     @property
     def training_metrics(self) -> tuple[str, ...]:
-        """The metrics; the language model's loss only if it is trained."""
+        """The metrics, without the language model's loss if lm_weight is 0."""
         return self.metrics if self.lm_weight else tuple(name for name in self.metrics if name != "lm")
 
     def misfits(self, model: "ModelSection", values: dict[str, Any], tokenizer: "TokenizerSection") -> Iterator[Contradiction]:
@@ -221,7 +221,7 @@ class FewShotSection(ObjectiveSection):
 
     @property
     def reads_training(self) -> bool:
-        """Whether it reads data.train, which has the examples for its prompts: not without examples."""
+        """Whether it reads data.train, from which the examples in its prompts are drawn: only if `shots` is above 0."""
         return self.shots > 0
 
     @model_validator(mode="after")
@@ -261,7 +261,7 @@ class MultiLabelSection(ObjectiveSection):
         return "multi_label_classification"
 
     def labels_in(self, value: Any) -> Mapping[str, bool]:
-        """Return the labels that a row's value of the role `labels` names, and whether each applies."""
+        """Return the labels that are named in a row's value of the role `labels`, and whether each applies."""
         if isinstance(value, Mapping):
             return value
         names = map(str.strip, value.split(self.delimiter)) if isinstance(value, str) else map(str, value)

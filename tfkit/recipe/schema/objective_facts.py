@@ -41,12 +41,12 @@ class ObjectiveSection(Data):
 
     @property
     def asked_roles(self) -> tuple[Role, ...]:
-        """The roles of a row without an answer: all but labels and references."""
+        """The roles of a row whose answer is not known: all but labels and references."""
         return tuple(role for role in self.roles if role.form not in (*LABELS, *REFERENCES))
 
     @property
     def training_metrics(self) -> tuple[str, ...]:
-        """The metrics that an evaluation computes, given the fields."""
+        """The metrics that an evaluation computes with these values of the fields."""
         return self.metrics
 
     def may_be_best(self, metrics: Mapping[str, float]) -> bool:
@@ -70,7 +70,7 @@ class ObjectiveSection(Data):
 
     @property
     def reads_training(self) -> bool:
-        """Whether it reads the rows of data.train: by default not, if it is for evaluation only."""
+        """Whether it reads the rows of data.train: by default, unless it is for evaluation only."""
         return self.scored_by != "likelihood"
 
     @property
@@ -103,13 +103,13 @@ class ObjectiveSection(Data):
         return {}
 
     def problems(self, recipe: "Recipe", model: dict[str, Any]) -> Iterable[Contradiction]:
-        """Return contradictions to other sections of the recipe; `model`: the config values of the model, as far as they are given."""
+        """Return the contradictions between this section and others; `model`: the config values of the recipe's model that are given."""
         return ()
 
     def misfits(self, model: "ModelSection", values: dict[str, Any], tokenizer: "TokenizerSection") -> Iterable[Contradiction]:
-        """Return why a model and its tokenizer, of a recipe or finished, do not fit the objective, apart from stacks and head.
+        """Return why a model and its tokenizer do not fit the objective, apart from stacks and head, which are checked elsewhere.
 
-        `values`: the config values of the model, as far as they are given.
+        The model may be one that a recipe describes, or a finished one. `values`: those of its config values that are given.
         """
         return ()
 

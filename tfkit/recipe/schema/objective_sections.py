@@ -50,17 +50,17 @@ HIGHER = frozenset(
 
 
 def best_value(metric: str) -> float:
-    """Return the best possible value of a metric of rows."""
+    """Return the best possible value of a metric that compares a model's answers with those of the rows."""
     return 100 if metric in ("bleu", "chrf") else 1 if metric in HIGHER else 0
 
 
 def metrics_of_texts(section: ObjectiveSection) -> Mapping[str, str]:
-    """Return the metrics of the texts that an objective generates, as TEXT_METRICS; empty if it generates none."""
+    """Return the metrics of the texts that an objective generates, in the form of TEXT_METRICS; empty if it generates none."""
     return TEXT_METRICS if section.answers_in_text else {}
 
 
 def metrics_of(objective: ObjectiveSection) -> list[str]:
-    """Return the metrics that can select an objective's best checkpoint; not those of generated texts, which only `tfkit evaluate` has."""
+    """Return the metrics that can select an objective's best checkpoint; not those of generated texts: only `tfkit evaluate` has them."""
     section = objective.trained_for
     return [name for name in section.training_metrics if name in LOWER | HIGHER and name not in metrics_of_texts(section)]
 
@@ -113,12 +113,14 @@ class MaskedLMSection(ObjectiveSection):
 
     @property
     def training_metrics(self) -> tuple[str, ...]:
-        """The metrics; those of next-sentence prediction only if it is trained."""
+        """The metrics, without those of next-sentence prediction if next_sentence is false."""
         of_pairs = ("mlm_loss", "next_sentence_loss", "next_sentence_accuracy")
         return self.metrics if self.next_sentence else tuple(name for name in self.metrics if name not in of_pairs)
 
     def misfits(self, model: "ModelSection", values: dict[str, Any], tokenizer: "TokenizerSection") -> Iterator[Contradiction]:
-        """Check that the tokenizer has [MASK], and that the model has segments and an NSP head if and only if rows are two texts."""
+        """Check that the tokenizer has [CLS], [SEP] and [MASK], that the head predicts the next sentence if and only if the objective does,
+        and that the model then has segments.
+        """
         head = values.get("head")
         roles = VOCABULARIES[tokenizer.kind][variant_of(tokenizer.kind, tokenizer.variant)].roles
         if tokenizer.path is None and not {"cls_token", "sep_token", "mask_token"} <= roles.keys():
@@ -261,7 +263,7 @@ class DistillationSection(ObjectiveSection):
         return self.of
 
     def problems(self, recipe: "Recipe", model: dict[str, Any]) -> Iterator[Contradiction]:
-        """Check that the teacher is used, with its own tokens, and that each setting of the distillation is read."""
+        """Check that something is learned from the teacher, that the student has its tokens, and that each setting is read."""
         default = DistillationSection.model_fields
         if recipe.tokenizer.path is None and recipe.model.start is None:
             yield ("tokenizer",), "a student reads its teacher's tokens: set tokenizer.path to the value of objective.teacher"

@@ -68,7 +68,7 @@ class RewardSection(ObjectiveSection):
 
     @property
     def has_labels(self) -> bool:
-        """Whether the head has classes: not for a reward."""
+        """False: a reward is a number, not a class."""
         return False
 
     @property
@@ -138,5 +138,5 @@ class AIFeedbackSection(ObjectiveSection):
 
     @property
     def saved_kind(self) -> str:
-        """The kind of `of`."""
+        """The kind of the objective section `of`."""
         return self.of.kind

@@ -32,7 +32,7 @@ class QuestionAnsweringSection(ObjectiveSection):
     max_answer_tokens: Count = Field(30, description="Tokens of the longest answer that is predicted.")
 
     roles: ClassVar[tuple[Role, ...]] = (
-        Role("question", "text", ("question", "query"), in_input=False, later=("query_text", "question_text")),  # held out by context
+        Role("question", "text", ("question", "query"), in_input=False, later=("query_text", "question_text")),  # rows share their context
         Role("context", "text", ("context", "passage", "paragraph"), later=("context_text", "passage_text", "paragraph_text")),
         Role("answers", "answers", ("answers", "answer")),
     )
@@ -48,7 +48,7 @@ class QuestionAnsweringSection(ObjectiveSection):
 
     @property
     def training_metrics(self) -> tuple[str, ...]:
-        """The metrics; those of questions with and without an answer only if `unanswerable`."""
+        """The metrics, without those of questions with and of questions without an answer if `unanswerable` is false."""
         return self.metrics if self.unanswerable else self.metrics[:3]
 
     def misfits(self, model: "ModelSection", values: dict[str, Any], tokenizer: "TokenizerSection") -> Iterator[Contradiction]:

@@ -30,14 +30,16 @@ def normalized(name: str) -> str:
 
 
 class Role(NamedTuple):
-    """A part of a row. `form`: a text; a label (a word or number); lists of these; choices, a list of texts, each perhaps with a label of
-    its own; the messages of a conversation; references, one text or a list of equally good texts; literals, the same with texts or numbers;
-    a set of labels; the answers to a question, as parts of its context; turns, a text or messages; completions, a list of turns; numbers, a
-    list of them; votes for one of two completions; the tools of a conversation.
+    """A part of a row.
 
-    `columns` are the recognised names; the first that a row has is used, unless a recipe names another. Rows may have one of several
-    shapes: a row needs the roles of the first shape that it has, or that a recipe names. `by_number`: a class that a data set stores as a
-    number is read as the number, not as its name. Rows that share their input are held out together.
+    The forms are: a text; a label (a word or number); texts and labels (lists); choices (a list of texts, each perhaps with a label of its
+    own); the messages of a conversation; references (one text, or several equally good ones); literals (the same, of texts or numbers); a
+    label_set; the answers to a question, as parts of its context; turns (a text or messages); completions (a list of turns); numbers (a
+    list); votes for one of two completions; the tools of a conversation.
+
+    `columns` are the recognised column names; the first that a row has is used, unless a recipe names another. Roles with a `shape` are
+    alternatives: a row needs the roles of the first shape that it has, or that a recipe names. `by_number`: a class that a data set stores
+    as a number is read as the number, not as its name. Rows that share their input are held out together.
     """
 
     name: str

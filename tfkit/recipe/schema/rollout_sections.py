@@ -81,12 +81,12 @@ class RolloutSection(ObjectiveSection):
 
     @property
     def needs_answer(self) -> bool:
-        """Whether a rule compares with the answer of a row."""
+        """Whether a rule compares the response with the row's answer."""
         return any(rule.kind in ("exact_answer", "number") or (rule.kind == "contains" and rule.text is None) for rule in self.rules)
 
     @property
     def code_files(self) -> dict[str, str]:
-        """The files of rules of the kind python."""
+        """The file of each rule of the kind python, by the field that names it."""
         return {f"objective.rules.{number}": rule.path for number, rule in enumerate(self.rules) if isinstance(rule, PythonRule)}
 
     def may_be_best(self, metrics: Mapping[str, float]) -> bool:
@@ -191,7 +191,7 @@ class PPOSection(RolloutSection):
         return _EvaluatedPPO.model_validate(self.model_dump())
 
     def problems(self, recipe: "Recipe", model: dict[str, Any]) -> Iterator[Contradiction]:
-        """Check the iteration, the value model, and that no setting is unread."""
+        """Check the size of an iteration, that the value model has a model to start from, and that no setting is unread."""
         yield from super().problems(recipe, model)
         if self.value is None and self.reward is None:
             yield ("objective", "value"), "there is no reward model from which the value model could start: name one"

@@ -44,13 +44,13 @@ class ModelSection(Data):
 
     @property
     def start(self) -> str | None:
-        """The checkpoint that fine-tuning starts from: {from: CKPT}, since `from` cannot be the name of a field in Python."""
+        """The checkpoint that fine-tuning starts from; None: none. In a recipe it is `from`, which cannot be a field's name in Python."""
         start = (self.model_extra or {}).get("from")
         return start if isinstance(start, str) else None
 
     @property
     def sha256(self) -> str | None:
-        """The hash of that checkpoint, as a resolved recipe has it."""
+        """The hash of the checkpoint `start`, as a resolved recipe has it."""
         sha256 = (self.model_extra or {}).get("sha256")
         return sha256 if isinstance(sha256, str) else None
 
@@ -60,7 +60,7 @@ class ModelSection(Data):
         return {name: value for name, value in (self.model_extra or {}).items() if name not in START_FIELDS}
 
     def pinned(self, sha256: str) -> "ModelSection":
-        """Return the same section with the hash of its checkpoint."""
+        """Return the same section with this hash of its checkpoint."""
         return ModelSection.model_validate({**self.model_dump(exclude_none=True), "sha256": sha256})
 
 
