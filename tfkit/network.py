@@ -34,7 +34,8 @@ def fetch(download: Callable[[], Result], repository: Path, discard: Callable[[R
     """Return the result of `download`, which writes its files into `repository`, a folder of the Hub's cache.
 
     After a transient error (a server that is down, a time-out, half a file, wrong content) there are two more attempts; then the last
-    error of `download` is raised, or WrongContentError. Files with wrong content are removed from the cache, and their result by `discard`.
+    error of `download` is raised, or WrongContentError. Files with wrong content are removed from the cache; `discard` removes the result
+    that was made from them.
     """
     for pause in (*_PAUSES, None):
         began = time.time()

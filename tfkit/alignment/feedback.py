@@ -74,7 +74,7 @@ class FeedbackEncoder:
 
 
 def _ranked(row: Row, prompt: Encoded, responses: Sequence[SampledResponse]) -> Encoded | BadRow:
-    """Return the example of a prompt: equal responses appear once, and equal scores share a rank; or its error."""
+    """Return the example of a prompt: equal responses appear once, and equal scores share a rank. If all are equal, return an error."""
     distinct = {tuple(response.ids): response for response in responses if response.gold is not None}
     best = sorted(distinct.values(), key=lambda response: -(response.gold or 0.0))
     scores = [response.gold for response in best]

@@ -72,9 +72,9 @@ def by_response(
     when: str,
     forward: Callable[[Batch], Iterable[Tensor]],
 ) -> list[list[Tensor]]:
-    """Return each output of `forward` for the tokens of each response, in float32 on the CPU; `batches`: indices of the responses.
+    """Return, for each output of `forward`, its values for the tokens of each response, (n,), in float32 on the CPU.
 
-    Raises Stopped, which says `when`.
+    `batches`: the indices of the responses in each batch. Raises Stopped, with `when` in its message.
     """
     responses = [Response(np.array(response.prompt), np.array(response.ids), {}) for response in sampled]
 

@@ -116,7 +116,7 @@ def _notes() -> Path | None:
 
 
 def _note(sha256: str, path: str) -> str | None:
-    """Note that the user has allowed a file; return why this is not possible, if it is not."""
+    """Note that the user has allowed a file. Return the reason if this is not possible, or else None."""
     folder = _notes()
     if folder is None:
         return "there is no home folder"

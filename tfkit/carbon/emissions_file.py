@@ -64,7 +64,7 @@ def write_emissions(run_folder: Path, ledgers: LedgerReader | None = None) -> No
 
 
 def emission_rows(attempts: list[Attempt]) -> list[dict[str, Any]]:
-    """Return the rows of the ledgers. They do not overlap, so their sums are those of the run."""
+    """Return the rows of the ledgers. No time or energy is in two rows, so the sums over the rows are those of the run."""
     return [_row(attempt, index, phase) for attempt in attempts for index, phase in enumerate(attempt.phases.values())]
 
 
@@ -101,7 +101,7 @@ def _row(attempt: Attempt, index: int, phase: Phase) -> dict[str, Any]:
 
 
 def _read(path: Path, columns: tuple[str, ...]) -> list[dict[str, str]]:
-    """Return the complete rows of the present file; none if it has other columns. If that drops anything, the file is first backed up."""
+    """Return the complete rows of the present file; none if it has other columns. A file of which rows are lost so is first backed up."""
     try:
         data = path.read_bytes()
         header, *lines = csv.reader(io.StringIO(data.decode("utf-8-sig"), newline=""))

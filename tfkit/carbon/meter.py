@@ -33,11 +33,11 @@ SILENCE_SECONDS = 90.0  # after this time and three ticks without a message, the
 
 
 class Meter:
-    """Created by `Meter.start`. Every method returns immediately, `fresh_reading` and `stop` within their time-outs."""
+    """The meter of a run, created by `Meter.start`. Every method returns immediately, `fresh_reading` and `stop` within their time-outs."""
 
     def __init__(self) -> None:
         self._pid = os.getpid()
-        self.began = time.monotonic()  # a monotonic clock for all processes
+        self.began = time.monotonic()  # on the monotonic clock, which the processes of a machine share
         self._changed = threading.Condition()
         self._reading = Reading()
         self._warning: str | None = None

@@ -173,7 +173,7 @@ def _leave_terminal() -> tuple[int, int]:
 
 
 def _ignore_signals() -> None:
-    """Ignore stop signals, since the trainer ends this process, and unblock them: the trainer had blocked them while it started it."""
+    """Ignore stop signals, since the trainer ends this process, and unblock them: the trainer blocked them when it started the process."""
     numbers = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}
     for number in numbers:
         signal.signal(number, signal.SIG_IGN)

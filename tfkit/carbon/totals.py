@@ -1,11 +1,11 @@
 """The totals of a run from its ledgers: sums over all attempts, and the sources and ranges of the numbers.
 
 The range of an attempt's energy depends on how that of each component was obtained. A counter (RAPL, NVML) is accurate to about 5 %.
-CodeCarbon's model of a processor is TDP x (0.1 + 0.9 u^3) at utilization u, so its range is 10 % to 100 % of the TDP. Its constant for
-memory is 5 W for each of an estimated number of modules, whose real power is between 2 W (idle) and 8 W (busy). A memory power that the
-user gives is exact; a processor power that the user gives is the TDP of the model. The components are assumed to err in the same
-direction, so the range of the total is the sum of their ranges. The range of the emissions is that of the energy times that of the
-intensity, if it has one (place.py).
+CodeCarbon's model of a processor is TDP x (0.1 + 0.9 u^3) at utilization u, so its range is 10 % to 100 % of the TDP. For memory CodeCarbon
+assumes 5 W for each of an estimated number of modules; the real power of a module is between 2 W (idle) and 8 W (busy). A memory power that
+the user gives is exact; a processor power that the user gives is used as the TDP of the model. The components are assumed to err in the
+same direction, so the range of the total is the sum of their ranges. The range of the emissions is that of the energy times that of the
+intensity, if the intensity has one (place.py).
 """
 
 import contextlib

@@ -1,8 +1,8 @@
 """A model in the layout of GGUF, the files of llama.cpp: the fields that describe it, and its tensors under GGUF's names.
 
 The `gguf` package maps Hugging Face's names to GGUF's. Three things differ from our layout: Gemma's norm weights are stored plus 1; the
-rows of Llama's and SmolLM3's q_proj and k_proj are interleaved, since llama.cpp rotates neighbours together, and Hugging Face rows that are
-half a head apart; and the matrices of all experts of a layer are stacked, such as all their up_proj in one tensor.
+rows of Llama's and SmolLM3's q_proj and k_proj are interleaved, since llama.cpp rotates neighbouring rows together, whereas Hugging Face
+rotates rows that are half a head apart; and the experts' matrices are stacked, such as the up_proj of all experts of a layer in one tensor.
 """
 
 import re

@@ -1,4 +1,4 @@
-"""Longer or shorter tables of a trained model: more entries in the vocabulary, fewer positions."""
+"""Longer or shorter embedding tables for a trained model: more entries in the vocabulary, or fewer positions."""
 
 import torch
 

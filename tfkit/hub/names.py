@@ -119,7 +119,7 @@ def is_head_incomplete(tensors: Tensors, config: ModelConfig) -> bool:
 
 
 def without_own_head(weights: Mapping[str, Weight], family: Family, config: ModelConfig, own: ModelConfig) -> dict[str, Weight]:
-    """Return the weights without those of the file's own head that the requested head lacks, or whose names it gives to other parameters.
+    """Return the weights, except those of the file's own head that the requested head lacks or in which their names mean other parameters.
 
     BERT's `classifier` may be of classes or of tags; RoBERTa's `classifier.dense` is of classes alone. `own`: the config with the file's
     head.

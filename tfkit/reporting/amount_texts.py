@@ -29,7 +29,10 @@ def format_amount(amounts: RunTotals, name: str, is_lower_bound: bool) -> str:
 
 
 def run_figures(entry: Entry, least: str) -> dict[str, str]:
-    """Return the figures of a run as texts by name; `inherited`, `rework`, `forecast`: emissions. `least`: text before a lower bound."""
+    """Return the figures of a run as texts by name; `inherited`, `rework` and `forecast` are emissions.
+
+    `least`: the text before inherited emissions that are a lower bound.
+    """
     run, amounts, inherited = entry.run, entry.run.amounts, entry.inherited.sums
     bound = least if inherited.is_lower_bound else ""
     grams = "unknown" if inherited.emissions_g is None else bound + format_mass(inherited.emissions_g)
@@ -91,7 +94,10 @@ def format_statuses(runs: RunSet) -> str:
 
 
 def format_cost(comparison: Comparison, label: str, cost: Cost | None) -> str:
-    """Return the compared field of the cost until a level, and in brackets its sum with the ancestors' cost; `never reached` for None."""
+    """Return a run's cost to reach a score as text, in the compared field, and in brackets its sum with the ancestors' cost.
+
+    A cost of None gives `never reached`, and one whose field is not known the step.
+    """
     if cost is None:
         return "never reached"
     name = comparison.field

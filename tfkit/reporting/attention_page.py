@@ -1,7 +1,7 @@
 """The attention of a model to a text as one static HTML page: all heads as small pictures, and one enlarged, with lines between tokens.
 
-attention.html.jinja has its content, and attention.js draws it from the weights, a byte each. The page loads nothing, and runs no other
-script: its content security policy contains the hash of this one.
+The template attention.html.jinja contains the page's text, and the script attention.js draws the pictures from the weights (a byte each).
+The page loads nothing, and runs no other script: its content security policy contains the hash of attention.js.
 """
 
 import base64
@@ -53,7 +53,10 @@ class ShownMap:
 
     @property
     def enlarged(self) -> tuple[int, int]:
-        """The layer and head enlarged at first; by default none that attends to the first token, as most heads of a decoder do."""
+        """The layer and head enlarged at first: `chosen`, or else the clearest of those that neither spread nor attend to the first token.
+
+        Most heads of a decoder attend to the first token.
+        """
         if self.chosen is not None and self.chosen[0] < len(self.weights):
             return self.chosen
         named = (head for kind in self.kinds if kind.name not in ("spread", "first token") for head in kind.clearest)
@@ -78,7 +81,7 @@ def attention_page(
     next_tokens: Sequence[NextRow],
     today: date,
 ) -> str:
-    """Return the page."""
+    """Return the page as HTML."""
     made = environment()
     script = made.get_template("attention.js").render()  # included in the page
     page = made.get_template("attention.html.jinja").render(

@@ -129,7 +129,10 @@ def _compare(group: Sequence[Entry]) -> Comparison | None:
 
 
 def _metric(group: Sequence[Entry]) -> tuple[str | None, list[str]]:
-    """Return the metric for the comparison, the validation loss if possible, and notes; None if the runs have no metric in common."""
+    """Return the metric to compare, and notes: bits per byte if the vocabularies differ, else the loss, else the metric of all best scores.
+
+    Of these, the first that all runs have; None if they have none in common.
+    """
     names = [{name for _, values in entry.run.metrics.evaluations for name in values} for entry in group]
     common = set.intersection(*names) - {"target_tokens"}
     sizes = {entry.run.checkpoint.config.get("vocab_size") for entry in group if entry.run.checkpoint}
@@ -160,7 +163,7 @@ def _differences(entries: Sequence[Entry]) -> list[str]:
 
 
 def score_curve(run: RunFacts, metric: str) -> list[CurvePoint]:
-    """Return the evaluations of a run with this metric, in order; for fine-tuning, also that before the first step, at no cost."""
+    """Return the evaluations of a run with this metric, in order; for fine-tuning, also the one before the first step, with a cost of 0."""
     costs = _costs(run)
     curve = [CurvePoint(values[metric], _cost_at(costs, step)) for step, values in run.metrics.evaluations if metric in values]
     before = number_of(run.recorded.before, metric)

@@ -1,7 +1,7 @@
 """The report as one static HTML page, with inline SVG and without scripts or external resources, for screens of any width and for paper.
 
-page.html.jinja has its content, with data from this module. All pages of tfkit share head.html.jinja, style.css.jinja, `environment` and
-`write_page`, which replaces an earlier page atomically, and also writes to a device, a pipe or a link.
+The template page.html.jinja contains the page's text, and this module gives it the data. All pages of tfkit share head.html.jinja,
+style.css.jinja, `environment` and `write_page`, which replaces an earlier page atomically, and also writes to a device, a pipe or a link.
 """
 
 from collections.abc import Sequence
@@ -79,8 +79,7 @@ def environment() -> Environment:
 
 
 def _shown(value: Any) -> Any:
-    """Return a value as text before it is escaped: a number in tenths, the output of a macro unchanged, and anything else as visible
-    text."""
+    """Return a value as text before it is escaped: a float with one decimal, a macro's output unchanged, anything else by `visible`."""
     if hasattr(value, "__html__"):
         return value
     return f"{round(value, 1):g}" if isinstance(value, float) else visible(str(value), lines=True)
@@ -101,7 +100,7 @@ def _name(runs: RunSet) -> str:
 
 
 def _sums(runs: RunSet) -> str:
-    """Return the sums over all runs, also by status, and as a multiple of the best run's; empty if they are not known."""
+    """Return the sums over all runs, also by status, and as a multiple of the best run's; empty for one run, or if they are not known."""
     total = runs.amounts
     if len(runs.entries) < 2 or total.energy_kwh is None or total.emissions_g is None:
         return ""

@@ -50,7 +50,10 @@ def answer(runs: RunSet) -> tuple[str, list[str]]:
 
 
 def score_tables(entries: Sequence[Entry], full: bool) -> list[tuple[str, Table]]:
-    """Return a table for each group of runs evaluated alike: their scores, baselines and models before training, the best first."""
+    """Return a title and a table for each group of runs that were evaluated alike.
+
+    A table has the scores of the runs, of their baselines and of their models before training, the best score first.
+    """
     tables = []
     for metric, scored in _groups(entries):
         first, *others = (_Score(value, entry.label, "run", _OTHER) for value, entry in scored)
@@ -148,7 +151,7 @@ def _model(run: RunFacts) -> tuple[str, str]:
 
 
 def _with_size(name: str, size: Mapping[str, Any]) -> str:
-    """Return a name with the rows or documents and the tokens of its data: `train.csv: 720 rows, 18k tokens`."""
+    """Return a name with the numbers of rows or documents and of tokens in its data: `train.csv: 720 rows, 18k tokens`."""
     counts = [format_number_of(int(count), noun[:-1]) for noun in ("rows", "documents") if (count := number_of(size, noun)) is not None]
     tokens = number_of(size, "tokens")
     return ": ".join(filter(None, (name, _joined(*counts, tokens and f"{format_count(tokens)} tokens"))))

@@ -117,7 +117,10 @@ class RunFacts:
 
     @property
     def score(self) -> tuple[str, float] | None:
-        """The score of the best checkpoint, or else of the latest evaluation, by the baselines' metric, or else the one that chose it."""
+        """The metric and the score of the best checkpoint, or else of the latest evaluation; None if there is none.
+
+        The metric is that of the baselines if the checkpoint has it, or else the one by which the best checkpoint is chosen.
+        """
         best = self.listed.best or {}
         chosen = str(best.get("metric") or next(iter(self.listed.metrics), ""))
         known = {chosen: best["value"]} | self.best_metrics if best else self.listed.metrics
