@@ -43,7 +43,7 @@ def with_retries(
 ) -> _T:
     """Return the result of `work`, retried after each pause while `should_retry` accepts its error.
 
-    `should_retry` None: retried after a transient error of the disk.
+    If `should_retry` is None, `work` is retried after a transient error of the disk.
 
     `work` must write everything again: after a failed fsync the kernel may have dropped unwritten data, and a second fsync of the same
     file succeeds (Rebello et al. 2020, "Can Applications Recover from fsync Failures?", USENIX ATC).
@@ -91,7 +91,7 @@ def write_folder(final: Path, fill: Callable[[Path], object], take_name: Callabl
     """Create the folder `final` with the content that `fill` writes into an empty temporary folder, whole or not at all.
 
     Once the content is on disk, `take_name(temporary, final)` renames the folder; None: a plain rename, OSError if the name is taken.
-    Passes on the errors of both, after removing the temporary folder.
+    Errors of `fill` and `take_name` are passed on after the temporary folder is removed.
     """
     temporary = temporary_sibling(final)
     try:

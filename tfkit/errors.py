@@ -145,7 +145,7 @@ def argument(name: str, value: object = None) -> str:
 
 @contextmanager
 def naming(form: Callable[[str, object], str]) -> Iterator[None]:
-    """Let messages of the block name arguments in this form."""
+    """Make messages within the block name arguments as `form` writes them."""
     global _form
     before, _form = _form, form
     try:

@@ -82,7 +82,7 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
 
 
 def _remove_wrong_files(repository: Path, since: float) -> list[str]:
-    """Remove new blobs whose content does not match their names, and return the files' names.
+    """Remove new blobs whose content does not match their names, and return the names of the files that linked to them.
 
     A blob is named by its SHA-256 if it is large, by git's SHA-1 if it is small.
     """

@@ -126,7 +126,7 @@ def baseline_metric(baselines: Mapping[str, Mapping[str, float]], preferred: str
 
 
 def format_baselines(baselines: Mapping[str, Mapping[str, float]], preferred: str | None = None) -> str:
-    """Format the baselines of a result by one metric: `accuracy 0.520 most frequent class, 0.781 naive bayes`; empty if there are none."""
+    """Format the baselines of a result by one metric: `accuracy 0.5204 most frequent class, 0.7812 naive bayes`; empty without any."""
     metric = baseline_metric(baselines, preferred)
     if metric is None:
         return ""

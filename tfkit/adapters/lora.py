@@ -42,7 +42,7 @@ class LoraLinear(nn.Linear):
         self.lora_b = nn.Parameter(self.weight.new_zeros(self.out_features, section.rank))
 
     def draw(self, generator: torch.Generator) -> None:
-        """Draw A: uniform within 1 / sqrt(in), as in peft."""
+        """Draw A uniformly between -1 / sqrt(in) and 1 / sqrt(in), as in peft."""
         nn.init.kaiming_uniform_(self.lora_a, a=math.sqrt(5), generator=generator)
 
     def forward(self, input: Tensor) -> Tensor:

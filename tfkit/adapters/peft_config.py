@@ -41,7 +41,7 @@ class PeftConfig:
     task: str | None = None
 
     def scale(self, module: str, rank: int) -> float:
-        """Return the factor of the update of a module, named as in Hugging Face's class."""
+        """Return the factor of a module's update, alpha / rank or alpha / sqrt(rank); `module`: its name in Hugging Face's class."""
         matching = (alpha for pattern, alpha in self.alpha_pattern.items() if re.fullmatch(rf"(.*\.)?({pattern})", module))
         return next(matching, self.alpha) / (rank**0.5 if self.by_root else rank)
 

@@ -22,14 +22,14 @@ from tfkit.parallel.rank_map import BatchWork
 
 
 class TokenStatistics(NamedTuple):
-    """The statistics of the response tokens of a batch, in its order, (targets,) each, in nats."""
+    """The statistics of the response tokens of a batch, in the order of the batch, (targets,) each, in nats."""
 
     log_probs: Tensor
     entropies: Tensor  # the entropy of the distribution from which each token was sampled
 
 
 def token_statistics(model: Transformer, batch: Batch, temperature: float) -> TokenStatistics:
-    """Compute the statistics by a model in evaluation mode, at the `temperature` of the sampling."""
+    """Compute the statistics with a model in evaluation mode, at the `temperature` of the sampling."""
     targets = batch.labels != IGNORED
     head, hidden = vocabulary_head(model.head), model(**batch.inputs()).hidden[targets]
     log_probs = token_log_probs(head, hidden, batch.labels[targets], temperature=temperature)

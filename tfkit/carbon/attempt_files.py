@@ -23,7 +23,7 @@ class Ledger:
     """The writer of one ledger."""
 
     def __init__(self, folder: Path, node: int, attempt: int, previous: str | None = None):
-        """Create the file, with a serial number if this attempt already has a ledger, because a lock failed. Raises OSError.
+        """Create the file; its name has a serial number if the attempt already has a ledger, as after a failed lock. Raises OSError.
 
         `previous`: the hash of the last line of the previous ledger on this node; None if there is none.
         """
@@ -40,7 +40,7 @@ class Ledger:
         self._previous, self._torn = previous, False
 
     def append(self, line: dict[str, Any]) -> None:
-        """Write and sync one line, with the hash of the last intact line. If that write was torn, a line break ends it. Raises OSError."""
+        """Write and sync one line, with the hash of the last intact line; after a torn line, a line break comes first. Raises OSError."""
         if self._torn:  # the failed line may have been written nevertheless
             self._previous = _last_hash(self.path.read_bytes()) or self._previous
         text = json.dumps(line | {PREVIOUS: self._previous}, ensure_ascii=False, allow_nan=False).encode()

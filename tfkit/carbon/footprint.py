@@ -33,7 +33,7 @@ class Intensity:
 
     @property
     def origin(self) -> str:
-        """Its source, year and kind as text."""
+        """The source, year and kind of the intensity as text."""
         return ", ".join(str(value) for value in (self.source, self.year, self.kind) if value)
 
 
@@ -82,7 +82,7 @@ MEASURED = tuple(Measurement.__dataclass_fields__)
 
 @dataclass(frozen=True, kw_only=True)
 class RunTotals(Measurement):
-    """The totals of a run over all attempts, as in its run.json: time, energy, counts, and the part that was lost and repeated."""
+    """The totals of a run over all attempts, as in its run.json: time, energy, counts, and the work that was lost and repeated."""
 
     seconds: float | None = None
     train_seconds: float | None = None
@@ -99,7 +99,7 @@ class RunTotals(Measurement):
         return {name: values[name] for name in names}
 
     def filled_from(self, other: "RunTotals") -> "RunTotals":
-        """Return these totals, with the values of `other` where they are not known."""
+        """Return these totals, in which values of `other` replace those that are not known."""
         return replace(other, **{name: value for name, value in vars(self).items() if value is not None})
 
     @property

@@ -1,8 +1,8 @@
 """A carbon intensity that changes with time: a csv of `timestamp_utc,g_per_kwh`.
 
-The energy between two readings is multiplied by the mean intensity between them.
-The value of a row holds from the row's time to the time of the next row; the last value holds for an interval of the same length. Times are
-UTC and equally spaced: in local time an hour would occur twice, or be missing, when the clocks change.
+The energy between two readings is multiplied by the mean intensity between them. The value of a row holds from the row's time to the time
+of the next row; the last value holds for an interval of the same length. Times are UTC and equally spaced: in local time an hour would
+occur twice, or be missing, when the clocks change.
 """
 
 import csv

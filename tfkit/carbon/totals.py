@@ -68,7 +68,7 @@ def wall_seconds(attempts: Iterable[Attempt]) -> dict[int, float]:
 
 
 def missing_nodes(attempts: Iterable[Attempt]) -> list[str]:
-    """Return a sentence for each node that has no ledger of an attempt, given the number of nodes in the ledgers of the others."""
+    """Return a sentence for each node that has no ledger of an attempt; the ledgers of the other nodes state the number of nodes."""
     present: dict[int, set[int]] = {}
     expected: dict[int, int] = {}
     for attempt in attempts:
@@ -170,7 +170,7 @@ def _intensity_range(attempts: Sequence[Attempt], intensity: float | None) -> di
 
 
 def _device_seconds(attempts: Iterable[Attempt]) -> dict[str, float]:
-    """Return the device seconds by name: for GPUs, the wall time times their number; for the processor, the wall time."""
+    """Return the device seconds by the device's name: for GPUs, the wall time times their number; for the processor, the wall time."""
     seconds: dict[str, float] = {}
     for attempt in attempts:
         record = attempt.machine.get("record", {})
@@ -220,7 +220,7 @@ def _emissions_range(attempt: Attempt) -> tuple[float, float]:
 
 
 def _intensity_factors(place: Mapping[str, Any]) -> tuple[float, float]:
-    """Return the lowest and highest intensity of a place relative to its intensity; 1 and 1 if it has no range."""
+    """Return the lowest and the highest intensity of a place, each divided by the intensity that is used; 1 and 1 if it has no range."""
     values = [place.get(name) for name in ("intensity_g_per_kwh", "low_g_per_kwh", "high_g_per_kwh")]
     mean, low, high = (value if isinstance(value, int | float) and 0 <= value < 1e300 else None for value in values)
     if not mean or low is None or high is None:

@@ -149,7 +149,10 @@ class FewShot:
         return self.section.separator.join([*self._drawn(number, row), self._question(row)])
 
     def questions(self, number: int, row: Row) -> list[Question] | BadRow:
-        """Return two questions per answer: first all answers after the prompt, then all after the part of the template before an answer."""
+        """Return two questions per answer: after the prompt, and after only the template's text between context and answer.
+
+        The questions of the first kind, one for each answer, come first.
+        """
         right = self._right(row)
         if isinstance(right, BadRow):
             return right
@@ -214,9 +217,9 @@ def _hash(row: Row) -> bytes:
 
 
 class MinimalPairs:
-    """The accuracy with which log P(good) > log P(bad) for whole sentences, as in BLiMP (Warstadt et al. 2020, arXiv 1912.00582).
+    """A judge of pairs of sentences: right if log P(good) > log P(bad), as in BLiMP (Warstadt et al. 2020, arXiv 1912.00582).
 
-    For rows with a group, also the accuracy within it, as `accuracy.<group>`.
+    Rows with a group also have the metric `accuracy.<group>`.
     """
 
     def questions(self, number: int, row: Row) -> list[Question] | BadRow:

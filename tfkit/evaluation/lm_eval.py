@@ -1,7 +1,7 @@
 """tfkit's models for lm-evaluation-harness (the extra tfkit[lm-eval]).
 
-`python -m tfkit.evaluation.lm_eval` runs the harness, to which `--model tfkit --model_args checkpoint=RUN` then gives a model of tfkit.
-The harness' own `--model hf` gives the same numbers for checkpoints that transformers can read.
+`python -m tfkit.evaluation.lm_eval` is the harness' own command, in which `--model tfkit --model_args checkpoint=RUN` selects a model of
+tfkit. `--model hf` of the harness gives the same numbers for checkpoints that transformers can read.
 """
 
 from collections.abc import Iterator, Sequence

@@ -67,7 +67,7 @@ class TextScore:
 
 
 def text_metrics(loss_sum: float, target_tokens: float, text_bytes: float) -> dict[str, float]:
-    """Return `loss`, `perplexity` and `bits_per_byte` from their sums; NaN without targets or bytes."""
+    """Return `loss`, `perplexity` and `bits_per_byte` from sums over texts; NaN without targets or bytes."""
     loss = loss_sum / target_tokens if target_tokens else math.nan
     return {
         "loss": loss,

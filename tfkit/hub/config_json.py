@@ -142,7 +142,7 @@ def read_labels(hf: Mapping[str, Any], head: HeadConfig) -> tuple[str, ...]:
 
 
 def are_unnamed(labels: Sequence[str]) -> bool:
-    """Whether these are Hugging Face's default names of classes."""
+    """Whether the labels have Hugging Face's default names."""
     return tuple(labels) == _default_names(len(labels))
 
 

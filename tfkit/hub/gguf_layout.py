@@ -103,7 +103,7 @@ class GgufLayout:
         return from_foreign(foreign, self.family, self.config)
 
     def _name(self, theirs: str) -> str:
-        """Return GGUF's name; the experts of a layer share one."""
+        """Return GGUF's name of a tensor; the experts of a layer share one name."""
         base, _, part = _EXPERT.sub(".experts.", theirs).rpartition(".")
         return f"{self._names.get_name(base)}.{part}"
 
@@ -115,7 +115,7 @@ class GgufLayout:
         return gguf.get_tensor_name_map(kind, self.config.decoder_layers)
 
     def _permute_rows(self, theirs: str, tensor: Tensor, parts: int) -> Tensor:
-        """Interleave the `parts` of each head's rows in q_proj and k_proj: 2 interleaves the halves, E / 2 separates them again."""
+        """Interleave the rows of each head in q_proj and k_proj, cut into `parts`: 2 interleaves the halves, E / 2 separates them again."""
         if self.architecture not in _ROTATES_NEIGHBOURS or not theirs.rpartition(".")[0].endswith(("q_proj", "k_proj")):
             return tensor
         return tensor.reshape(-1, parts, self.config.head_dim // parts, *tensor.shape[1:]).transpose(1, 2).reshape(tensor.shape)

@@ -56,7 +56,7 @@ class ModelFolder:
     generation: dict[str, Any] = field(default_factory=dict)  # generation_config.json, or the same settings of an older config.json
 
     def notes(self) -> list[str]:
-        """Return sentences about what was not read."""
+        """Return sentences about the parts of the folder that were not read."""
         return [f"{self.folder}: only the text part is read; left out: {', '.join(self.left_out)}"] if self.left_out else []
 
     def require_tokenizer(self) -> Tokenizer:
@@ -92,7 +92,7 @@ class Loaded(ModelFolder):
 
     @property
     def facts(self) -> Mapping[str, Any]:
-        """The content of its tfkit.json; empty without one."""
+        """The content of the folder's tfkit.json; empty without one."""
         return read_tfkit_json(self.folder).fields
 
     def save(self, folder: str | Path) -> None:

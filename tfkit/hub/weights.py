@@ -120,7 +120,7 @@ def check_claims(config: ModelConfig, weights: Mapping[str, Weight], folder: Pat
 
 
 def check_fit(weights: Mapping[str, Weight], expected: Mapping[str, tuple[int, ...]], folder: Path) -> None:
-    """Raise ModelError unless the tensors are those expected; it lists missing, unexpected, misshapen and mistyped ones, 20 of each."""
+    """Raise ModelError unless the tensors are those expected, listing at most 20 missing, unexpected, misshapen and mistyped ones each."""
     shapes = {name: weight.stored.shape for name, weight in weights.items()}
     types = {name: weight.stored.dtype for name, weight in weights.items()}
     kinds = [

@@ -49,7 +49,7 @@ def run_figures(entry: Entry, least: str) -> dict[str, str]:
 
 
 def forecast_of(run: RunFacts, name: str) -> tuple[float | None, float | None, float | None]:
-    """Return the likely, low and high forecast of a field; None: not recorded."""
+    """Return the likely, low and high forecast of a field; None for those that are not recorded."""
     predicted = mapping_of(run.recorded.predicted, name)
     return number_of(predicted, "likely"), number_of(predicted, "low"), number_of(predicted, "high")
 
@@ -77,7 +77,7 @@ def steps(run: ListedRun) -> str:
 
 
 def score(run: ListedRun) -> str:
-    """Return the best score, or else the first metric of the latest evaluation."""
+    """Return the best score as text, or else the first metric of the latest evaluation; empty if there is neither."""
     if run.best is not None:
         return f"{visible(run.best['metric'])} {run.best['value']:.4g}"
     name = next(iter(run.metrics), "")
@@ -96,7 +96,7 @@ def format_statuses(runs: RunSet) -> str:
 def format_cost(comparison: Comparison, label: str, cost: Cost | None) -> str:
     """Return a run's cost to reach a score as text, in the compared field, and in brackets its sum with the ancestors' cost.
 
-    A cost of None gives `never reached`, and one whose field is not known the step.
+    The text is `never reached` if the cost is None, and the step of the cost if the compared field is not known.
     """
     if cost is None:
         return "never reached"

@@ -40,7 +40,7 @@ class KindRow:
 
 @dataclass(frozen=True)
 class ShownMap:
-    """The weights of one kind of attention (L, H, T, S), what is visible (L, T, S), and the kind and letter of each head (L * H)."""
+    """The weights of one kind of attention (L, H, T, S), which tokens are visible (L, T, S), and each head's kind and letter (L * H)."""
 
     name: str
     to: Sequence[str]
@@ -53,9 +53,9 @@ class ShownMap:
 
     @property
     def enlarged(self) -> tuple[int, int]:
-        """The layer and head enlarged at first: `chosen`, or else the clearest of those that neither spread nor attend to the first token.
+        """The layer and head enlarged at first: `chosen`, or else the clearest head of a kind other than `spread` and `first token`.
 
-        Most heads of a decoder attend to the first token.
+        In a decoder, `first token` is the kind of most heads.
         """
         if self.chosen is not None and self.chosen[0] < len(self.weights):
             return self.chosen
@@ -124,6 +124,6 @@ def _quantized(map_: ShownMap) -> NDArray[np.uint8]:
 
 
 def _has_window(map_: ShownMap) -> bool:
-    """Whether some token sees fewer tokens than the direction of its stack allows."""
+    """Whether some token sees fewer tokens than without a window: than all, or in a decoder than itself and those before it."""
     everything = np.ones(map_.visible.shape[1:], np.bool_)
     return bool((map_.visible != (np.tril(everything) if map_.name == "decoder" else everything)).any())

@@ -79,14 +79,14 @@ def environment() -> Environment:
 
 
 def _shown(value: Any) -> Any:
-    """Return a value as text before it is escaped: a float with one decimal, a macro's output unchanged, anything else by `visible`."""
+    """Return a value as text before it is escaped: a float with one decimal, a macro's output unchanged, the rest as `visible` text."""
     if hasattr(value, "__html__"):
         return value
     return f"{round(value, 1):g}" if isinstance(value, float) else visible(str(value), lines=True)
 
 
 def _entries_to_draw(runs: RunSet, comparisons: Sequence[Comparison]) -> list[Entry]:
-    """Return the runs for the charts, at most one per colour: first those that are compared, then those that trained."""
+    """Return the runs for the charts, at most one per colour: first those that are compared, then those that trained, then the others."""
     compared = [entry for comparison in comparisons for entry in comparison.entries]
     return list({entry.label: entry for entry in (*compared, *runs.trained, *runs.single)}.values())[: page_charts.COLOURS]
 
@@ -111,7 +111,7 @@ def _sums(runs: RunSet) -> str:
 
 
 def check_page_path(path: Path, generator: str) -> None:
-    """Raise UsageError for a path that is a folder, or a file with other content than a page of this command."""
+    """Raise UsageError for a folder, a path in a folder that does not exist, or a file that is not a page of the command `generator`."""
     if path.is_dir():
         raise UsageError(f"{argument('html', path)}: is a folder; give the name of a file")
     if not path.parent.is_dir():

@@ -1,4 +1,4 @@
-"""The charts of the page as data: positions in the coordinates of an SVG. The value of `kind` selects the macro of page.html.jinja.
+"""The charts of the page as data: positions in the coordinates of an SVG. A chart's `kind` selects the macro of page.html.jinja for it.
 
 The scales have ticks at round numbers, and long series are thinned so that their extremes are kept.
 """
@@ -264,5 +264,5 @@ def thin(points: Points, buckets: int) -> list[tuple[float, float]]:
 
 
 def drawable(points: Points) -> list[tuple[float, float]]:
-    """Return the points with two finite coordinates, below 1e30 so that scales can be computed."""
+    """Return the points whose coordinates are finite, and below 1e30 so that scales can be computed."""
     return [point for point in points if all(abs(coordinate) < 1e30 for coordinate in point)]

@@ -173,7 +173,7 @@ def _percent(fraction: float) -> str:
 
 
 def _data_text(sources: object) -> str:
-    """Return the files and data sets of a recipe's data.train, truncated, in a form that `shareable` shortens."""
+    """Return the files and data sets of a list of sources as text, truncated, with paths that `shareable` can shorten."""
     named = [one for one in sources if isinstance(one, Mapping)] if isinstance(sources, list) else []
     names = (f"./{one['path']}" if one.get("path") else str(one.get("hub") or _library(one.get("stdlib"))) for one in named)
     return truncated(", ".join(names))

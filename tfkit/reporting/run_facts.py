@@ -1,4 +1,4 @@
-"""RunFacts: all facts of a report about one run, read once from its folder. Every report format is a function of these facts.
+"""RunFacts: all facts about one run that a report may need, read once from the run's folder. Every report is a function of these facts.
 
 Whatever the folder contains, no error is raised: it is read as far as possible, and its problems are listed with paths relative to it. The
 amounts of a run that is in progress or was killed come from its ledgers.
@@ -60,7 +60,7 @@ class RunFacts:
 
     @property
     def is_group(self) -> bool:
-        """Whether it is a recipe with stages or a sweep, whose amounts are those of its members."""
+        """Whether the run is a recipe with stages or a sweep, whose amounts are those of its members."""
         return self.kind in (CHAIN, SWEEP)
 
     @property
@@ -191,7 +191,7 @@ def read_facts(path: Path) -> RunFacts:
 
 
 def _members(path: Path) -> list[Path]:
-    """Return the existing folders of the stages or trials, without links and names that leave the folder."""
+    """Return the existing folders of the stages or trials, except links, and names that lead out of the folder."""
     inside = [member for name, member in member_folders(path).items() if Path(name).name == name]
     return [member for member in inside if member.is_dir() and not member.is_symlink()]
 
