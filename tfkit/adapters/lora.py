@@ -2,8 +2,8 @@
 
     y = W x + b + alpha / rank * B A dropout(x)        A (rank, in), B (out, rank)
 
-B starts at zero, so that the model starts unchanged. Merged into W, the update costs nothing. With its updates off, the model is the frozen
-reference of its own training. This module also finds the matrices to update and the parameters to freeze, by a recipe's patterns.
+B starts at zero, so that the model starts unchanged. Merged into W, the update adds no computation. With its updates off, the model is the
+frozen reference of its own training. This module also finds the matrices to update and the parameters to freeze, by a recipe's patterns.
 """
 
 import contextlib

@@ -32,7 +32,7 @@ CODECARBON_3_3 = (
 
 @functools.cache
 def installed_columns() -> tuple[str, ...]:
-    """Return the fields of `EmissionsData`, read from its source: importing CodeCarbon takes 0.2 s, and may fail or hang."""
+    """Return the fields of `EmissionsData`, read from its source code, since importing CodeCarbon takes 0.2 s, and may fail or hang."""
     try:
         path = codecarbon_folder() / "output_methods" / "emissions_data.py"
         for node in ast.parse(path.read_text(encoding="utf-8")).body:

@@ -35,7 +35,7 @@ class Mean(NamedTuple):
 
 @dataclass(frozen=True)
 class IntensitySeries:
-    """Intensities that hold from each of `times` until the next, the last until `end`; in seconds since 1970."""
+    """Intensities, each of which holds from its time until the next, the last until `end`; times are in seconds since 1970."""
 
     times: tuple[float, ...]
     g_per_kwh: tuple[float, ...]
