@@ -90,7 +90,8 @@ def is_replaceable(path: Path) -> bool:
 def write_folder(final: Path, fill: Callable[[Path], object], take_name: Callable[[Path, Path], object] | None = None) -> None:
     """Create the folder `final` with the content that `fill` writes into an empty temporary folder, whole or not at all.
 
-    Once the content is on disk, `take_name(temporary, final)` renames the folder; None: a plain rename, OSError if the name is taken.
+    Once the content is on disk, `take_name(temporary, final)` renames the folder; if it is None, `rename` does, with an OSError for a name
+    that is taken.
     Errors of `fill` and `take_name` are passed on after the temporary folder is removed.
     """
     temporary = temporary_sibling(final)

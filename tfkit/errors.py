@@ -1,6 +1,6 @@
 """Errors that a user can correct, each with the exit code of docs/cli.md. Any other exception is a bug (code 1).
 
-Messages are written for people, as "PLACE: what is wrong; what to do". Under --json commands write a document for them:
+Messages are written for people, as "PLACE: what is wrong; what to do". Under --json a command writes its error as a document:
 {"error": {"code", "kind", "message", "place", "remedy"}}.
 """
 

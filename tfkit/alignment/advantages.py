@@ -1,5 +1,5 @@
 """Advantages of sampled responses: from the mean of a group (GRPO), or from a value function (GAE), with the credit of each token in PPO;
-and estimators of the KL divergence of the policy from its reference, from their log-probabilities of sampled tokens.
+and estimators of the KL divergence of the policy from its reference, from the log-probabilities that both give to sampled tokens.
 
 Tensors of tokens are (B, T): the response tokens of a row come first, and `real` is True at each of them, including the end token.
 """

@@ -52,7 +52,7 @@ class Footprint:
 
     @classmethod
     def from_reading(cls, reading: Reading) -> Self:
-        """Return the energy of a meter's reading; None, not 0, if none was measured."""
+        """Return the footprint of a meter's reading; its energy is None, not 0, if none was measured."""
         unknown = cls(carbon_status=reading.outcome, place=reading.place or None)
         if reading.outcome not in ("ok", "degraded"):
             return unknown

@@ -217,7 +217,7 @@ def _hash(row: Row) -> bytes:
 
 
 class MinimalPairs:
-    """A judge of pairs of sentences: right if log P(good) > log P(bad), as in BLiMP (Warstadt et al. 2020, arXiv 1912.00582).
+    """A judge of pairs of sentences: a pair is right if log P(good) > log P(bad), as in BLiMP (Warstadt et al. 2020, arXiv 1912.00582).
 
     Rows with a group also have the metric `accuracy.<group>`.
     """

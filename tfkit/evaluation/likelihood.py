@@ -119,7 +119,7 @@ def score_questions(
 def likelihoods(
     model: Transformer, tokenizer: Tokenizer, questions: Sequence[Question], batch_size: int, *, start_id: int | None = None
 ) -> list[Likelihood]:
-    """Return the answer to each question: `encode_questions`, then `score_questions`."""
+    """Return the answer to each question, by `encode_questions` and `score_questions`."""
     return score_questions(model, questions, encode_questions(tokenizer, questions, start_id), batch_size)
 
 

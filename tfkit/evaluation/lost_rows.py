@@ -60,7 +60,7 @@ def within(lost: Sequence[LostRow], count: int, total: int) -> list[LostRow]:
 
 
 def wrong_answers(objective: LabelledObjective, lost: Sequence[LostRow], first: int) -> list[RowPrediction]:
-    """Return the wrong results of lost rows, numbered from `first`; none for an objective without wrong answers, such as regression."""
+    """Return results that count lost rows as wrong, numbered from `first`; none for an objective without wrong answers, as regression."""
     results = [objective.wrong(lost_row.row) for lost_row in lost]
     return [RowPrediction(first + number, *result) for number, result in enumerate(results) if result is not None]
 

@@ -71,7 +71,7 @@ def score_tables(entries: Sequence[Entry], full: bool) -> list[tuple[str, Table]
 
 
 def metrics_table(run: RunFacts) -> Table:
-    """Return all validation metrics of the best checkpoint of one run, beside the model before training and the baselines."""
+    """Return all validation metrics of the best checkpoint of a run, beside those of the model before training and of the baselines."""
     best = run.best_metrics
     columns = {"best checkpoint": best, "before training": run.recorded.before} | {_plain(name): one for name, one in run.baselines.items()}
     known = {name: [number_of(values, name) for values in columns.values()] for name in shown_metrics(best)}
