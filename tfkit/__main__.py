@@ -9,7 +9,7 @@ from tfkit.errors import Stopped
 from tfkit.run.signals import StopSignals, ignore_signals
 
 # By default the garbage collector visits the objects that torch has created, several times while a command starts, which takes a fifth of
-# a second, and once more at exit, which takes as long as importing torch. The steps of a training leave it no tensors.
+# a second, and once more at exit, which takes as long as importing torch. Training steps leave no tensors that only it could free.
 gc.set_threshold(10_000)
 atexit.register(gc.freeze)
 

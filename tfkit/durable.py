@@ -22,7 +22,7 @@ _NO_FOLDER_SYNC = frozenset({errno.EINVAL, errno.ENOTSUP, errno.EBADF})
 
 
 def user_folder(variable: str, in_home: str) -> Path | None:
-    """Return the folder of the user that an XDG variable names, else the one in the home folder; None without a home folder."""
+    """Return the user's folder: the value of an XDG variable, or else `in_home` in the home folder; None without a home folder."""
     xdg = os.environ.get(variable)
     if xdg and os.path.isabs(xdg):  # the XDG specification says to ignore relative paths
         return Path(xdg)
@@ -41,7 +41,9 @@ def temporary_sibling(path: Path, kind: str = "tmp") -> Path:
 def with_retries(
     work: Callable[[], _T], should_retry: Callable[[BaseException], bool] | None = None, pauses: Sequence[float] = PAUSES
 ) -> _T:
-    """Return the result of `work`, retried after each pause while `should_retry` accepts its error; None: a transient error of the disk.
+    """Return the result of `work`, retried after each pause while `should_retry` accepts its error.
+
+    If `should_retry` is None, `work` is retried after a transient error of the disk.
 
     `work` must write everything again: after a failed fsync the kernel may have dropped unwritten data, and a second fsync of the same
     file succeeds (Rebello et al. 2020, "Can Applications Recover from fsync Failures?", USENIX ATC).
@@ -59,13 +61,13 @@ def with_retries(
 def write_atomically(path: Path, text: str | Callable[[], Iterable[str]]) -> None:
     """Write `text` (UTF-8) to `path`, whole or not at all; a link is replaced, not followed. Raises OSError after the last attempt.
 
-    A text that is too long for the memory is a function that returns its parts, and is called in each attempt.
+    For a text that is too long for the memory, `text` is a function that returns its parts; it is called in each attempt.
     """
     with_retries(lambda: write_once(path, text))
 
 
 def write_once(path: Path, text: str | Callable[[], Iterable[str]]) -> None:
-    """Do the same in one attempt."""
+    """Write a text as `write_atomically` does, but in one attempt. Raises OSError."""
     temporary = temporary_sibling(path)
     try:
         with open(temporary, "x", encoding="utf-8", newline="\n") as file:
@@ -88,8 +90,9 @@ def is_replaceable(path: Path) -> bool:
 def write_folder(final: Path, fill: Callable[[Path], object], take_name: Callable[[Path, Path], object] | None = None) -> None:
     """Create the folder `final` with the content that `fill` writes into an empty temporary folder, whole or not at all.
 
-    Once the content is on disk, `take_name(temporary, final)` renames the folder; None: a plain rename, OSError if the name is taken.
-    Passes on the errors of both, after removing the temporary folder.
+    Once the content is on disk, `take_name(temporary, final)` renames the folder; if it is None, `rename` does, with an OSError for a name
+    that is taken.
+    Errors of `fill` and `take_name` are passed on after the temporary folder is removed.
     """
     temporary = temporary_sibling(final)
     try:

@@ -1,6 +1,6 @@
 """Errors that a user can correct, each with the exit code of docs/cli.md. Any other exception is a bug (code 1).
 
-Messages are written for people, as "PLACE: what is wrong; what to do". Under --json commands write a document for them:
+Messages are written for people, as "PLACE: what is wrong; what to do". Under --json a command writes its error as a document:
 {"error": {"code", "kind", "message", "place", "remedy"}}.
 """
 
@@ -145,7 +145,7 @@ def argument(name: str, value: object = None) -> str:
 
 @contextmanager
 def naming(form: Callable[[str, object], str]) -> Iterator[None]:
-    """Let messages of the block name arguments in this form."""
+    """Make messages within the block name arguments as `form` writes them."""
     global _form
     before, _form = _form, form
     try:

@@ -34,7 +34,8 @@ def fetch(download: Callable[[], Result], repository: Path, discard: Callable[[R
     """Return the result of `download`, which writes its files into `repository`, a folder of the Hub's cache.
 
     After a transient error (a server that is down, a time-out, half a file, wrong content) there are two more attempts; then the last
-    error of `download` is raised, or WrongContentError. Files with wrong content are removed from the cache, and their result by `discard`.
+    error of `download` is raised, or WrongContentError. Files with wrong content are removed from the cache; `discard` removes the result
+    that was made from them.
     """
     for pause in (*_PAUSES, None):
         began = time.time()
@@ -81,7 +82,7 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
 
 
 def _remove_wrong_files(repository: Path, since: float) -> list[str]:
-    """Remove new blobs whose content does not match their names, and return the files' names.
+    """Remove new blobs whose content does not match their names, and return the names of the files that linked to them.
 
     A blob is named by its SHA-256 if it is large, by git's SHA-1 if it is small.
     """

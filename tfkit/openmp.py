@@ -1,8 +1,8 @@
-"""A limit on the spinning of idle OpenMP threads, which PyTorch computes with: it occupies a core that another process may need.
+"""A limit on the spinning of idle OpenMP threads, with which PyTorch computes: spinning occupies a core that another process may need.
 
 GNU's OpenMP spins for milliseconds by default, which makes a training ten times slower beside one busy process on two cores. Without
 spinning, an otherwise idle machine loses a third of its speed in training and most of it in generation, whose parallel regions are far
-apart; a short spin costs it little (benchmarks/contention.py; docs/log.md).
+apart; with a short spin it loses little (benchmarks/contention.py; docs/log.md).
 """
 
 import os

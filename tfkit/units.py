@@ -10,7 +10,7 @@ def format_fields(fields: Mapping[str, Any]) -> list[str]:
     """Format the fields of a step for people: {"step": 120, "steps": 1000, "lr": 1e-3} gives `step 120/1000`, `lr 1.0e-3`.
 
     The names step, steps, lr, tokens_per_second, eta_seconds, energy_wh, energy_kwh and emissions_g have formats of their own; any other
-    float has four digits after its name. None is skipped.
+    float is written with four significant digits after its name. A value of None is skipped.
     """
     shown = {name: value for name, value in fields.items() if value is not None and not (name == "steps" and "step" in fields)}
     return [_format_field(name, value, fields) for name, value in shown.items()]
@@ -98,7 +98,7 @@ def _scaled(value: float, units: Mapping[str, float]) -> str:
     return text.removesuffix(".0") + unit
 
 
-# The metric by which baselines are shown: the first of these that one of them has.
+# The metric by which baselines are shown: the first of these that a baseline has.
 _BASELINE_METRICS = ("f1", "accuracy", "f1_micro", "rmse", "chrf", "rougeL", "exact_match", "bleu")
 _COUNTS = ("target_tokens", "majority")  # metrics for programs: people read the number of texts, and the baselines
 
@@ -126,7 +126,7 @@ def baseline_metric(baselines: Mapping[str, Mapping[str, float]], preferred: str
 
 
 def format_baselines(baselines: Mapping[str, Mapping[str, float]], preferred: str | None = None) -> str:
-    """Format the baselines of a result by one metric: `accuracy 0.520 most frequent class, 0.781 naive bayes`; empty if there are none."""
+    """Format the baselines of a result by one metric: `accuracy 0.5204 most frequent class, 0.7812 naive bayes`; empty without any."""
     metric = baseline_metric(baselines, preferred)
     if metric is None:
         return ""

@@ -2,8 +2,8 @@
 
     y = W x + b + alpha / rank * B A dropout(x)        A (rank, in), B (out, rank)
 
-B starts at zero, so that the model starts unchanged. Merged into W, the update costs nothing. With its updates off, the model is the frozen
-reference of its own training. Also here: a recipe's patterns choose the matrices that get an update and the parameters that are frozen.
+B starts at zero, so that the model starts unchanged. Merged into W, the update adds no computation. With its updates off, the model is the
+frozen reference of its own training. This module also finds the matrices to update and the parameters to freeze, by a recipe's patterns.
 """
 
 import contextlib
@@ -42,7 +42,7 @@ class LoraLinear(nn.Linear):
         self.lora_b = nn.Parameter(self.weight.new_zeros(self.out_features, section.rank))
 
     def draw(self, generator: torch.Generator) -> None:
-        """Draw A: uniform within 1 / sqrt(in), as in peft."""
+        """Draw A uniformly between -1 / sqrt(in) and 1 / sqrt(in), as in peft."""
         nn.init.kaiming_uniform_(self.lora_a, a=math.sqrt(5), generator=generator)
 
     def forward(self, input: Tensor) -> Tensor:
@@ -136,10 +136,10 @@ class _Merged(Mapping[str, Tensor]):
 
 
 def find_targets(model: Transformer, patterns: Sequence[str]) -> dict[str, nn.Linear]:
-    """Return the stacks' matrices that match a pattern: the end of a module's name, or a glob.
+    """Return the matrices of the stacks that match one of the patterns, each of which is the end of a module's name or a glob.
 
-    In a mixture of experts, only matrices of attention match: transformers holds a layer's experts in one tensor, and peft takes any MLP's
-    matrix for a part of it.
+    In a mixture of experts, only matrices of attention match: transformers holds a layer's experts in one tensor, and peft takes the matrix
+    of any MLP for a part of such a tensor.
 
     Raise UsageError if a pattern matches no matrix.
     """
@@ -183,8 +183,8 @@ class FrozenReference:
     """The model before the first step, in its own precision: later training does not change it, so preferences and rollouts measure the
     policy's distance from it.
 
-    If all trained parameters are LoRA matrices, it is the model itself with its updates off, which start at zero; this needs no memory.
-    Otherwise it is a copy.
+    If all trained parameters are LoRA matrices, the reference is the model itself with its updates off, since they start at zero; this
+    needs no memory. Otherwise the reference is a copy.
     """
 
     def __init__(self, model: Transformer):

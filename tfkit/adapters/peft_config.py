@@ -41,7 +41,7 @@ class PeftConfig:
     task: str | None = None
 
     def scale(self, module: str, rank: int) -> float:
-        """Return the factor of the update of a module, named as in Hugging Face's class."""
+        """Return the factor of a module's update, alpha / rank or alpha / sqrt(rank); `module`: its name in Hugging Face's class."""
         matching = (alpha for pattern, alpha in self.alpha_pattern.items() if re.fullmatch(rf"(.*\.)?({pattern})", module))
         return next(matching, self.alpha) / (rank**0.5 if self.by_root else rank)
 
@@ -123,7 +123,7 @@ def _short_names(targets: Sequence[str], modules: Sequence[str]) -> list[str]:
 def find_base(folder: Path, config: PeftConfig) -> Path:
     """Return the folder of the base model: found by its path, also relative to the adapter's folder, or by its name on the Hub.
 
-    Raise ModelError if it does not exist, or is not the model that tfkit.json names.
+    Raise ModelError if it does not exist, is an adapter itself, or is not the model that tfkit.json names.
     """
     record = _read_base_record(folder)
     candidates = [Path(config.base), folder / config.base, *([folder / record["path"]] if isinstance(record.get("path"), str) else [])]

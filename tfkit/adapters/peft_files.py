@@ -7,7 +7,7 @@ B_v A_v of rank r, on q and v only,
     |  0   0  | * | A_v |  =  |    0    |       of rank 2 r: the A's are stacked, each B has rows and columns of its own
     |  0  B_v |               | B_v A_v |
 
-and since peft divides its alpha by the total rank, 2 r, its alpha is 2 alpha. A and B are (rank, in) and (out, rank) even if the
+and since peft divides alpha by the total rank, 2 r, the file's alpha is 2 alpha. A and B are (rank, in) and (out, rank) even if the
 matrix itself is stored as (in, out), as in GPT-2: see fan_in_fan_out.
 """
 

@@ -1,1 +1,1 @@
-"""Sampling, rewards, advantages and KL estimates for PPO and GRPO, without a loop of their own."""
+"""Sampling, rewards, advantages and KL estimates for PPO and GRPO, without a training loop of their own."""

@@ -1,5 +1,5 @@
 """Advantages of sampled responses: from the mean of a group (GRPO), or from a value function (GAE), with the credit of each token in PPO;
-and estimators of the KL divergence of the policy from its reference, from their log-probabilities of sampled tokens.
+and estimators of the KL divergence of the policy from its reference, from the log-probabilities that both give to sampled tokens.
 
 Tensors of tokens are (B, T): the response tokens of a row come first, and `real` is True at each of them, including the end token.
 """
@@ -23,7 +23,7 @@ def group_advantages(rewards: Tensor, scale: Scale) -> Tensor:
     """Return the advantage of each response over its group: rewards (P, C) of C responses to each of P prompts -> (P, C) in float64.
 
     GRPO (Shao et al. 2024, arXiv 2402.03300, 4.1): the reward minus the mean of the group. `scale` group: divided by the group's sample
-    standard deviation, as there; none: not scaled, as in Dr. GRPO (Liu et al. 2025, arXiv 2503.20783), so that very easy and very hard
+    standard deviation, as in GRPO; none: not scaled, as in Dr. GRPO (Liu et al. 2025, arXiv 2503.20783), so that very easy and very hard
     prompts are not overweighted. The advantages of a group of equal rewards are exactly 0.
     """
     rewards = rewards.double()

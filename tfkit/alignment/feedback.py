@@ -39,7 +39,7 @@ class FeedbackEncoder:
     def encode(self, rows: Sequence[Row]) -> list[Encoded | BadRow]:
         """Return the sequences of the distinct responses to each prompt, from the best to the worst, with their ranks.
 
-        Sampling is a function of the seed and of all these prompts. A prompt whose responses have equal scores is dropped.
+        Sampling is a function of the seed and of all prompts in `rows`. A prompt whose responses have equal scores is dropped.
         """
         prompts = self.feedback.prompts.encode(rows)
         encoded = [prompt for prompt in prompts if isinstance(prompt, Encoded)]
@@ -74,7 +74,7 @@ class FeedbackEncoder:
 
 
 def _ranked(row: Row, prompt: Encoded, responses: Sequence[SampledResponse]) -> Encoded | BadRow:
-    """Return the example of a prompt: equal responses appear once, and equal scores share a rank; or its error."""
+    """Return the example of a prompt: equal responses appear once, and equal scores share a rank. If all are equal, return an error."""
     distinct = {tuple(response.ids): response for response in responses if response.gold is not None}
     best = sorted(distinct.values(), key=lambda response: -(response.gold or 0.0))
     scores = [response.gold for response in best]

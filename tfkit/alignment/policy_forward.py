@@ -22,14 +22,14 @@ from tfkit.parallel.rank_map import BatchWork
 
 
 class TokenStatistics(NamedTuple):
-    """The statistics of the response tokens of a batch, in its order, (targets,) each, in nats."""
+    """The statistics of the response tokens of a batch, in the order of the batch, (targets,) each, in nats."""
 
     log_probs: Tensor
     entropies: Tensor  # the entropy of the distribution from which each token was sampled
 
 
 def token_statistics(model: Transformer, batch: Batch, temperature: float) -> TokenStatistics:
-    """Compute the statistics by a model in evaluation mode, at the `temperature` of the sampling."""
+    """Compute the statistics with a model in evaluation mode, at the `temperature` of the sampling."""
     targets = batch.labels != IGNORED
     head, hidden = vocabulary_head(model.head), model(**batch.inputs()).hidden[targets]
     log_probs = token_log_probs(head, hidden, batch.labels[targets], temperature=temperature)
@@ -72,9 +72,9 @@ def by_response(
     when: str,
     forward: Callable[[Batch], Iterable[Tensor]],
 ) -> list[list[Tensor]]:
-    """Return each output of `forward` for the tokens of each response, in float32 on the CPU; `batches`: indices of the responses.
+    """Return, for each output of `forward`, its values for the tokens of each response, (n,), in float32 on the CPU.
 
-    Raises Stopped, which says `when`.
+    `batches`: the indices of the responses in each batch. Raises Stopped, with `when` in its message.
     """
     responses = [Response(np.array(response.prompt), np.array(response.ids), {}) for response in sampled]
 

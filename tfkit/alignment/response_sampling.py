@@ -50,8 +50,8 @@ def sample(
 ) -> list[SampledResponse]:
     """Sample `completions` responses to each prompt, in the order of the prompts, and reward them.
 
-    Response c to prompt j is drawn by the seed (seed, j * completions + c), so it does not depend on the batch size, except for ties in
-    rounding. Raises Stopped if the work is stopped, UsageError if a user's rule fails, ModelError for a score that is not finite or huge.
+    Response c to prompt j is drawn with the seed (seed, j * completions + c), so it does not depend on the batch size beyond rounding.
+    Raises Stopped if the work is stopped, UsageError if a user's rule fails, ModelError for a score that is huge or not finite.
     """
     section = rollouts.section
     settings = GenerationSection(temperature=section.temperature, max_new_tokens=section.max_new_tokens, seed=seed)

@@ -156,7 +156,7 @@ def _is_python(text: str) -> bool:
 
 
 def _user_function(target: str, module: ModuleType, place: str) -> Scorer:
-    """Return the function that `target` (file.py:function) names. It is given a copy of the row."""
+    """Return a scorer that calls the function that `target` (file.py:function) names, with a copy of the row."""
     path, _, name = target.rpartition(":")
     function = getattr(module, name, None)
     if not callable(function):

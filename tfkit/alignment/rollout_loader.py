@@ -4,7 +4,8 @@
         ->  log-probabilities before the first step, by policy and reference  ->  advantages
         ->  steps: the responses, permuted by (seed, i, pass), in batches
 
-An iteration depends only on the weights before its first step. A checkpoint within an iteration stores it, so that a resumed run goes on.
+An iteration depends only on the weights before its first step. A checkpoint that is saved within an iteration contains this iteration, so
+that a resumed run continues it.
 """
 
 from collections.abc import Callable, Mapping, Sequence

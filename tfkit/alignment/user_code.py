@@ -19,7 +19,7 @@ from tfkit.errors import UsageError, argument
 
 @dataclass(frozen=True)
 class CodePermission:
-    """The files of code that a command may run: those with these SHA-256, those that this user has allowed before, or all of them."""
+    """The files of code that a command may run: those with a SHA-256 in `hashes`, those that this user has allowed before, or all."""
 
     hashes: frozenset[str] = frozenset()
     every_file: bool = False  # --allow-code
@@ -49,7 +49,7 @@ class CodePermission:
             self._check(place, path, read_code(place, path))
 
     def _check(self, place: str, path: str, content: bytes) -> str:
-        """Return the SHA-256 of the content of a file that may be run. Raises UsageError."""
+        """Return the SHA-256 of a file's content. Raises UsageError if the file may not be run."""
         sha256 = _sha256(content)
         if not self.every_file and not self._has(sha256):
             raise UsageError(
@@ -116,7 +116,7 @@ def _notes() -> Path | None:
 
 
 def _note(sha256: str, path: str) -> str | None:
-    """Note that the user has allowed a file; return why this is not possible, if it is not."""
+    """Note that the user has allowed a file. Return the reason if this is not possible, or else None."""
     folder = _notes()
     if folder is None:
         return "there is no home folder"

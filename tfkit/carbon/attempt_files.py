@@ -1,4 +1,4 @@
-"""Writer of the files of a metered attempt: its ledger, and emissions.csv, the sum of it and those of earlier attempts and other nodes."""
+"""Writer of the files of a metered attempt: its ledger, and emissions.csv, whose rows come from the ledgers of all attempts and nodes."""
 
 import contextlib
 import hashlib
@@ -23,7 +23,7 @@ class Ledger:
     """The writer of one ledger."""
 
     def __init__(self, folder: Path, node: int, attempt: int, previous: str | None = None):
-        """Create a file, with a serial number if one of this attempt exists because a lock failed. Raises OSError.
+        """Create the file; its name has a serial number if the attempt already has a ledger, as after a failed lock. Raises OSError.
 
         `previous`: the hash of the last line of the previous ledger on this node; None if there is none.
         """
@@ -40,7 +40,7 @@ class Ledger:
         self._previous, self._torn = previous, False
 
     def append(self, line: dict[str, Any]) -> None:
-        """Write and sync one line with the hash of the previous one; a line break ends a torn line before it. Raises OSError."""
+        """Write and sync one line, with the hash of the last intact line; after a torn line, a line break comes first. Raises OSError."""
         if self._torn:  # the failed line may have been written nevertheless
             self._previous = _last_hash(self.path.read_bytes()) or self._previous
         text = json.dumps(line | {PREVIOUS: self._previous}, ensure_ascii=False, allow_nan=False).encode()
@@ -63,7 +63,7 @@ def _last_hash(data: bytes) -> str | None:
 def tick_line(
     at: float, phase: str, seconds: float, totals: Totals, power_w: float, status: str, reason: str | None = None, step: int | None = None
 ) -> dict[str, Any]:
-    """Return a tick. `reason`: the problems since the previous tick; `step`: the run can continue after that step, from here."""
+    """Return a tick. `reason`: the problems since the previous tick; `step`: the step after which the run can continue from this tick."""
     line = {"kind": "tick", "at": round(at, 3), "phase": phase, "seconds": round(seconds, 3), **asdict(totals), "power_w": power_w}
     return line | {"status": status} | ({"reason": reason} if reason else {}) | ({} if step is None else {"step": step})
 
@@ -75,7 +75,10 @@ def estimate_line(seconds: float, totals: Totals) -> dict[str, Any]:
 
 
 class AttemptFiles:
-    """The writer of one attempt. `spec`: the meter's first message; without a folder in it, nothing is written. `warn` is called once."""
+    """The writer of one attempt's files. `spec`: the meter's first message; if its folder is None, nothing is written.
+
+    `warn` is called at the first failure only.
+    """
 
     def __init__(self, spec: dict[str, Any], warn: Callable[[str], object]):
         self._spec, self._warn, self._warned = spec, warn, False

@@ -32,7 +32,7 @@ CODECARBON_3_3 = (
 
 @functools.cache
 def installed_columns() -> tuple[str, ...]:
-    """Return the fields of `EmissionsData`, read from its source: importing CodeCarbon takes 0.2 s, and may fail or hang."""
+    """Return the fields of `EmissionsData`, read from its source code, since importing CodeCarbon takes 0.2 s, and may fail or hang."""
     try:
         path = codecarbon_folder() / "output_methods" / "emissions_data.py"
         for node in ast.parse(path.read_text(encoding="utf-8")).body:
@@ -46,7 +46,7 @@ def installed_columns() -> tuple[str, ...]:
 
 
 def write_emissions(run_folder: Path, ledgers: LedgerReader | None = None) -> None:
-    """Derive the file from the ledgers in `run_folder`/carbon; without ledgers, only its header. Raises OSError if it cannot be written."""
+    """Write emissions.csv from the ledgers in `run_folder`/carbon; without ledgers, it has no rows of ours. Raises OSError."""
     ledgers = ledgers or LedgerReader(run_folder / "carbon")
     path, columns = run_folder / NAME, installed_columns()
     while True:
@@ -64,7 +64,7 @@ def write_emissions(run_folder: Path, ledgers: LedgerReader | None = None) -> No
 
 
 def emission_rows(attempts: list[Attempt]) -> list[dict[str, Any]]:
-    """Return the rows of the ledgers. They do not overlap, so their sums are those of the run."""
+    """Return the rows of the ledgers. No time or energy is in two rows, so the sums over the rows are those of the run."""
     return [_row(attempt, index, phase) for attempt in attempts for index, phase in enumerate(attempt.phases.values())]
 
 
@@ -101,7 +101,7 @@ def _row(attempt: Attempt, index: int, phase: Phase) -> dict[str, Any]:
 
 
 def _read(path: Path, columns: tuple[str, ...]) -> list[dict[str, str]]:
-    """Return the complete rows of the present file; none if it has other columns. If that drops anything, the file is first backed up."""
+    """Return the complete rows of the present file; none if it has other columns. If this leaves rows out, the file is first backed up."""
     try:
         data = path.read_bytes()
         header, *lines = csv.reader(io.StringIO(data.decode("utf-8-sig"), newline=""))
@@ -119,7 +119,7 @@ def _read(path: Path, columns: tuple[str, ...]) -> list[dict[str, str]]:
 
 
 def _back_up(path: Path, data: bytes) -> None:
-    """Copy to emissions.csv.bak, emissions.csv_0.bak, ..., as CodeCarbon names backups; the same content is copied only once."""
+    """Write the data to emissions.csv.bak, emissions.csv_0.bak, ..., as CodeCarbon names backups; the same data are written only once."""
     for suffix in (".bak", *(f"_{index}.bak" for index in range(1000))):
         backup = path.with_name(path.name + suffix)
         with contextlib.suppress(FileExistsError), backup.open("xb") as file:

@@ -1,6 +1,6 @@
-"""Footprint: the energy and emissions of work, and how they were obtained, under the names of run.json, results and reports.
+"""Footprint: the energy and emissions of a run or a command, and how they were obtained, by their names in run.json, results and reports.
 
-None: not known. Free of pydantic, which the process of the meter need not import.
+A value that is None is not known. Free of pydantic, so that the meter's process need not import it.
 """
 
 import math
@@ -27,19 +27,19 @@ class Intensity:
     kind: str | None = None
 
     def document(self) -> dict[str, Any]:
-        """Return the JSON object, without the range and the mean that it does not have."""
+        """Return the JSON object, without the range and the mean if they are not known."""
         always = ("g_per_kwh", "source", "year", "kind")
         return {name: value for name, value in vars(self).items() if value is not None or name in always}
 
     @property
     def origin(self) -> str:
-        """Its source, year and kind as text."""
+        """The source, year and kind of the intensity as text."""
         return ", ".join(str(value) for value in (self.source, self.year, self.kind) if value)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Footprint:
-    """The energy and emissions of work; `energy_kwh_parts`: the energy of cpu, gpu and ram.
+    """The energy and emissions of a run or a command; `energy_kwh_parts`: the energy of cpu, gpu and ram.
 
     `carbon_status`: ok; degraded: a lower bound; failed: metered without success; off: not metered.
     """
@@ -52,7 +52,7 @@ class Footprint:
 
     @classmethod
     def from_reading(cls, reading: Reading) -> Self:
-        """Return the energy of a meter's reading; None, not 0, if none was measured."""
+        """Return the footprint of a meter's reading; its energy is None, not 0, if none was measured."""
         unknown = cls(carbon_status=reading.outcome, place=reading.place or None)
         if reading.outcome not in ("ok", "degraded"):
             return unknown
@@ -82,7 +82,7 @@ MEASURED = tuple(Measurement.__dataclass_fields__)
 
 @dataclass(frozen=True, kw_only=True)
 class RunTotals(Measurement):
-    """The totals of a run over all attempts, as in its run.json: time, energy, counts, and the part that was lost and repeated."""
+    """The totals of a run over all attempts, as in its run.json: time, energy, counts, and the work that was lost and repeated."""
 
     seconds: float | None = None
     train_seconds: float | None = None
@@ -99,7 +99,7 @@ class RunTotals(Measurement):
         return {name: values[name] for name in names}
 
     def filled_from(self, other: "RunTotals") -> "RunTotals":
-        """Return these totals, with the values of `other` where they are not known."""
+        """Return these totals, in which values of `other` replace those that are not known."""
         return replace(other, **{name: value for name, value in vars(self).items() if value is not None})
 
     @property
@@ -128,7 +128,7 @@ def joined(values: Iterable[Any]) -> str | None:
 def sum_totals(parts: Sequence[RunTotals]) -> RunTotals:
     """Sum the totals of runs; a field is None if no run has it, and a range also if a run with energy lacks it.
 
-    If some runs have energy and others have none, the whole is degraded.
+    If the runs have different values of `carbon_status`, the sum is degraded.
     """
     metered = [part for part in parts if part.energy_kwh]
     outcomes = {part.carbon_status for part in parts if part.seconds is not None}
@@ -149,7 +149,7 @@ def sum_totals(parts: Sequence[RunTotals]) -> RunTotals:
 
 
 def _mean_intensity(parts: Sequence[RunTotals]) -> Intensity | None:
-    """Return the carbon intensity of all runs; if they differ, the mean over their energy."""
+    """Return the carbon intensity of all runs; if it differs between them, the mean weighted by their energy."""
     intensities = [part.intensity or Intensity() for part in parts]
     if not any(part.intensity for part in parts):
         return None
@@ -168,7 +168,7 @@ def _mean_intensity(parts: Sequence[RunTotals]) -> Intensity | None:
 
 
 def _mean_factor(parts: Iterable[RunTotals], name: str) -> float:
-    """Return an end of the intensity's range divided by the intensity, as the mean over the emissions; 1 for a run without a range."""
+    """Return an end of the range divided by the intensity, as the mean over the runs weighted by emissions; 1 for a run without a range."""
     pairs = []
     for part in parts:
         intensity = part.intensity or Intensity()

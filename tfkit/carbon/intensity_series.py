@@ -1,7 +1,8 @@
-"""A carbon intensity that changes with time: a csv of `timestamp_utc,g_per_kwh`, over which the energy of each reading is integrated.
+"""A carbon intensity that changes with time: a csv of `timestamp_utc,g_per_kwh`.
 
-The value of a row holds from its time to that of the next row, the last one for the same interval. Times are UTC and equally spaced: in
-local time an hour would occur twice, or be missing, when the clocks change.
+The energy between two readings is multiplied by the mean intensity between them. The value of a row holds from the row's time to the time
+of the next row; the last value holds for an interval of the same length. Times are UTC and equally spaced: in local time an hour would
+occur twice, or be missing, when the clocks change.
 """
 
 import csv
@@ -34,14 +35,14 @@ class Mean(NamedTuple):
 
 @dataclass(frozen=True)
 class IntensitySeries:
-    """Intensities that hold from each of `times` until the next, the last until `end`; in seconds since 1970."""
+    """Intensities, each of which holds from its time until the next, the last until `end`; times are in seconds since 1970."""
 
     times: tuple[float, ...]
     g_per_kwh: tuple[float, ...]
     end: float
 
     def at(self, moment: float) -> float:
-        """Return the value at a moment: before the series its first, after it its last."""
+        """Return the value at a moment: before the series the first value, after it the last."""
         return self.g_per_kwh[max(0, bisect_right(self.times, moment) - 1)]
 
     def mean(self, begin: float, end: float) -> Mean:
@@ -149,7 +150,10 @@ class IntensityCorrection:
         return replace(totals, emissions_g=max(0.0, totals.emissions_g + self._correction_g)) if self._correction_g else totals
 
     def take_fields(self) -> dict[str, Any]:
-        """Return the fields of the next tick: the mean intensity since the previous tick, and its seconds; none without a series."""
+        """Return the fields of the next tick: the mean intensity since the previous tick, and the seconds that the mean covers.
+
+        The next call begins a new mean. Without a series there are no fields.
+        """
         if self._series is None:
             return {}
         mean = self._intensity_seconds / self._seconds if self._seconds else self._g_per_kwh

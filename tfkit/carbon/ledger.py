@@ -227,7 +227,7 @@ class LedgerReader:
         self._read: dict[Path, tuple[int, Attempt]] = {}  # bytes read so far, and their sums
 
     def attempts(self) -> list[Attempt]:
-        """Return the sums of each ledger that has a header, by attempt and node."""
+        """Return the sums of each ledger that has a header, sorted by attempt and node."""
         attempts = {path: self._refresh(path) for path in self._paths()}
         self._read = {path: self._read[path] for path in attempts}
         with_header = [attempt for attempt in attempts.values() if attempt.header]

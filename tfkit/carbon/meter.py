@@ -33,11 +33,11 @@ SILENCE_SECONDS = 90.0  # after this time and three ticks without a message, the
 
 
 class Meter:
-    """Created by `Meter.start`. Every method returns immediately, `fresh_reading` and `stop` within their time-outs."""
+    """The meter of a run, created by `Meter.start`. Every method returns immediately, `fresh_reading` and `stop` within their time-outs."""
 
     def __init__(self) -> None:
         self._pid = os.getpid()
-        self.began = time.monotonic()  # a monotonic clock for all processes
+        self.began = time.monotonic()  # on the monotonic clock, which the processes of a machine share
         self._changed = threading.Condition()
         self._reading = Reading()
         self._warning: str | None = None
@@ -161,7 +161,7 @@ class Meter:
 
     @property
     def _forked(self) -> bool:
-        """Whether this is a copy in a forked worker, which must not use the pipes."""
+        """Whether this meter is a copy in a forked worker, which must not use the pipes."""
         return os.getpid() != self._pid
 
     def _launch(self, section: "CarbonSection", folder: Path | None, spec: dict[str, Any]) -> None:
@@ -257,7 +257,7 @@ class SidecarProcess:
     def _write(self) -> None:
         """Write the queued commands. This thread may wait for the pipe, and ends if the pipe breaks."""
         assert self._process.stdin is not None
-        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGPIPE})  # it would end training if its default action was restored
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGPIPE})  # which would end the training if its default action was restored
         with contextlib.suppress(OSError, ValueError), self._process.stdin as pipe:
             while (command := self._commands.get()) is not None:
                 pipe.write(json.dumps(command).encode() + b"\n")

@@ -30,7 +30,7 @@ WORLD_AVERAGE_G_PER_KWH = 475.0  # IEA, Global Energy & CO2 Status Report 2019; 
 # The mean of a country depends on the life-cycle emissions per kWh of each kind of plant. Its range is that of the same mix of plants with
 # the lower and upper quartile of the literature: IPCC, Special Report on Renewable Energy Sources, 2011, annex II, table A.II.4; for
 # biomass, whose quartiles this table does not separate from avoided emissions, with the minimum and maximum of IPCC, Fifth Assessment
-# Report, 2014, working group III, annex III, table A.III.2. It does not cover variation over time, which `carbon.intensity_file` describes.
+# Report, 2014, working group III, annex III, table A.III.2. The range does not cover variation over time: that needs carbon.intensity_file.
 _PLANTS = {  # grams of CO2e per kWh, low and high, by column of the table
     "coal_TWh": (877.0, 1130.0),
     "oil_TWh": (722.0, 907.0),
@@ -50,7 +50,7 @@ _WORLD_CUT = 20  # the lowest and the highest twentieth of the countries are exc
 
 @dataclass(frozen=True)
 class Place:
-    """A country (ISO 3166 alpha-3, or WLD), and the carbon intensity that is used with its source."""
+    """A country (ISO 3166 alpha-3, or WLD), and the carbon intensity that is used for it, with its source."""
 
     country_iso_code: str = WORLD
     country_name: str = "World"
@@ -214,7 +214,7 @@ def _countries() -> dict[str, dict[str, Any]]:
 
 
 def range_of_country(row: Mapping[str, Any]) -> Range:
-    """Return the range of a country's mean from its row of the table; unknown if the row lacks the country's kinds of plants."""
+    """Return the range of a country's mean from its row of the table; unknown if the row lacks the plants of over a tenth of the energy."""
     mix = {name: float(row.get(name) or 0.0) for name in _PLANTS}
     total, known = float(row.get("total_TWh") or 0.0), sum(mix.values())
     if not known > 0 or known < _LEAST_SHARE * total:

@@ -120,7 +120,7 @@ class CodeCarbonProbe:
         return {"gpu": "counter", **components} if self._record.gpu_count else components
 
     def read(self) -> Totals:
-        """Return the present sums. Raises RuntimeError if CodeCarbon gives none, with the error from its log, since it raises none."""
+        """Return the present sums. Raises RuntimeError if CodeCarbon gives none, with the error that it logged instead of raising it."""
         self._record = None
         if self._tracker.flush() is None or self._record is None:
             raise RuntimeError("CodeCarbon gave no reading" + (f" ({self._log.last})" if self._log.last else ""))
@@ -155,7 +155,7 @@ class LastError(logging.Handler):
 
 
 def _do_without_temporary_files() -> None:
-    """On a full disk Python finds no temporary folder: set any name, which CodeCarbon needs for a lock that is not used."""
+    """Set any name as the temporary folder if Python finds none, as on a full disk: CodeCarbon needs one for a lock that is not used."""
     try:
         tempfile.gettempdir()
     except FileNotFoundError:

@@ -51,7 +51,10 @@ class Reading:
 
 
 def add_readings(own: Reading, others: Iterable[Reading]) -> Reading:
-    """Add readings of other nodes of the same run: sums, the longest time, and degraded if one of them is not ok."""
+    """Add the readings of other nodes of the run to `own`: the sums, and the longest time.
+
+    The status is that of `own`, or degraded if another reading has neither this status nor ok.
+    """
     for other in others:
         sums = {name: getattr(own, name) + getattr(other, name) for name in SUMS} | {"seconds": max(own.seconds, other.seconds)}
         status = own.status if other.status in ("ok", own.status) else "degraded"

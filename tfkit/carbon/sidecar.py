@@ -115,7 +115,7 @@ class Sidecar:
     def _make_estimate(self, seconds: float, final: bool) -> dict[str, Any] | None:
         """Return the estimate for the time before CodeCarbon's start, once, when the power is known; None before and after.
 
-        `seconds`: those of the attempt until the latest reading.
+        `seconds`: the time from the attempt's start to the latest reading.
         """
         has_power = self._totals.energy_wh > 0 and self._totals.measured_seconds >= (FIRST_SECONDS / 4 if final else FIRST_SECONDS)
         if self._estimate is not None or not has_power:
@@ -173,7 +173,7 @@ def _leave_terminal() -> tuple[int, int]:
 
 
 def _ignore_signals() -> None:
-    """Ignore stop signals, since the trainer ends this process, and unblock them: the trainer had blocked them while it started it."""
+    """Ignore stop signals, since the trainer ends this process, and unblock them: the trainer blocked them when it started the process."""
     numbers = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}
     for number in numbers:
         signal.signal(number, signal.SIG_IGN)

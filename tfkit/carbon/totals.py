@@ -1,11 +1,11 @@
 """The totals of a run from its ledgers: sums over all attempts, and the sources and ranges of the numbers.
 
 The range of an attempt's energy depends on how that of each component was obtained. A counter (RAPL, NVML) is accurate to about 5 %.
-CodeCarbon's model of a processor is TDP x (0.1 + 0.9 u^3) at utilization u, so its range is 10 % to 100 % of the TDP. Its constant for
-memory is 5 W for each of an estimated number of modules, whose real power is between 2 W (idle) and 8 W (busy). A memory power that the
-user gives is exact; a processor power that the user gives is the TDP of the model. The components are assumed to err in the same
-direction, so the range of the total is the sum of their ranges. The range of the emissions is that of the energy times that of the
-intensity, if it has one (place.py).
+CodeCarbon's model of a processor is TDP x (0.1 + 0.9 u^3) at utilization u, so its range is 10 % to 100 % of the TDP. For memory CodeCarbon
+assumes 5 W for each of an estimated number of modules; the real power of a module is between 2 W (idle) and 8 W (busy). A memory power that
+the user gives is exact; a processor power that the user gives is used as the TDP of the model. The components are assumed to err in the
+same direction, so the range of the total is the sum of their ranges. The range of the emissions is that of the energy times that of the
+intensity, if the intensity has one (place.py).
 """
 
 import contextlib
@@ -68,7 +68,7 @@ def wall_seconds(attempts: Iterable[Attempt]) -> dict[int, float]:
 
 
 def missing_nodes(attempts: Iterable[Attempt]) -> list[str]:
-    """Return a sentence for each node that has no ledger of an attempt, given the number of nodes in the ledgers of the others."""
+    """Return a sentence for each node that has no ledger of an attempt; the ledgers of the other nodes state the number of nodes."""
     present: dict[int, set[int]] = {}
     expected: dict[int, int] = {}
     for attempt in attempts:
@@ -170,7 +170,7 @@ def _intensity_range(attempts: Sequence[Attempt], intensity: float | None) -> di
 
 
 def _device_seconds(attempts: Iterable[Attempt]) -> dict[str, float]:
-    """Return the device seconds by name: for GPUs, the wall time times their number; for the processor, the wall time."""
+    """Return the device seconds by the device's name: for GPUs, the wall time times their number; for the processor, the wall time."""
     seconds: dict[str, float] = {}
     for attempt in attempts:
         record = attempt.machine.get("record", {})
@@ -220,7 +220,7 @@ def _emissions_range(attempt: Attempt) -> tuple[float, float]:
 
 
 def _intensity_factors(place: Mapping[str, Any]) -> tuple[float, float]:
-    """Return the lowest and highest intensity of a place relative to its intensity; 1 and 1 if it has no range."""
+    """Return the lowest and the highest intensity of a place, each divided by the intensity that is used; 1 and 1 if it has no range."""
     values = [place.get(name) for name in ("intensity_g_per_kwh", "low_g_per_kwh", "high_g_per_kwh")]
     mean, low, high = (value if isinstance(value, int | float) and 0 <= value < 1e300 else None for value in values)
     if not mean or low is None or high is None:

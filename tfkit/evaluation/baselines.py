@@ -1,7 +1,7 @@
-"""Baselines without a Transformer, on the same rows and metrics, for models of labels, tags, numbers or texts.
+"""Baselines without a Transformer for models of labels, tags, numbers or texts, scored on the same rows and by the same metrics.
 
-The training rows are read once, up to MAX_CHARACTERS and with at most MAX_WORDS distinct words, and the scored rows once; a naive Bayes
-classifier that needs more than MAX_OPERATIONS is left out.
+The scored rows are read once, and so are the training rows, up to MAX_CHARACTERS; at most MAX_WORDS distinct words are counted. A naive
+Bayes classifier that needs more than MAX_OPERATIONS is left out.
 """
 
 import math
@@ -76,7 +76,10 @@ class NaiveBayes:
 
 
 class LabelNaiveBayes:
-    """A naive Bayes classifier for each label: rows with it or without it. Only the word counts of the rows with each label are stored."""
+    """A naive Bayes classifier for each label, which separates the rows with this label from those without.
+
+    The word counts of the rows with each label, and of all rows, are stored.
+    """
 
     def __init__(self, labels: int) -> None:
         self._rows, self._words = np.zeros(labels), np.zeros(labels)  # the rows with each label, and the number of their words
@@ -97,7 +100,7 @@ class LabelNaiveBayes:
         self._words[numbers] += count
 
     def operations(self, rows: Iterable[Iterable[str]]) -> int:
-        """Return the number of additions by which `classify` finds the labels of these rows."""
+        """Return the number of additions that `classify` needs for these rows."""
         return sum(len(self._rows) + sum(len(self._counts[word]) for word in words if word in self._counts) for words in rows)
 
     def classify(self, rows: Iterable[Iterable[str]]) -> Iterator[list[int]]:
@@ -223,7 +226,10 @@ def _choices(_: Iterable[Row] | None, scored: Iterable[Row]) -> Baselines:
 
 
 def _answers(_: Iterable[Row] | None, scored: Iterable[Row]) -> Baselines:
-    """Score as the answer the sentence with the most words of the question and, if some questions have none, an empty answer to all."""
+    """Score as the answer the sentence of the context that has the most words of the question.
+
+    If some questions have no answer, an empty answer to all questions is scored, too.
+    """
     sentences, no_answers, some_have_none = [], [], False
     for row in scored:
         question, right = set(_WORD.findall(row.values["question"].lower())), [answer["text"] for answer in row.values["answers"]]

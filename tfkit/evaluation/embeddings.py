@@ -33,7 +33,8 @@ def embed_ids(
 ) -> NDArray[np.float32]:
     """Return the embeddings of texts as token ids, (N, D), in float32; not normalised. `deal` distributes the batches over ranks.
 
-    The mean is over the states after the last norm (of the encoder, if there is one), those of the template's special tokens included.
+    An embedding is the mean of the states after the last norm (of the encoder, if there is one), over all tokens of the text, including the
+    template's special tokens.
     """
     check_vocabulary(rows, model.config.vocab_size)
     both = model.encoder is not None and model.decoder is not None

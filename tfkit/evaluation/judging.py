@@ -1,4 +1,4 @@
-"""Evaluation of rows by the likelihood of texts: a judge asks for log P(continuation | context), and scores each row by the answers."""
+"""Evaluation of rows by the likelihood of texts: a judge asks for values of log P(continuation | context), and scores each row by them."""
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
@@ -64,7 +64,8 @@ def judge_by_likelihood(
 ) -> Judgement:
     """Score all rows, or the first rows with at most `max_tokens` in total; the first row is always scored.
 
-    `start_id`: the decoder's start token, in an encoder-decoder. Raises DataError for a bad row; skipped ones are counted in `skipped`.
+    `start_id`: the decoder's start token, in an encoder-decoder. Raises DataError for a bad row; with `on_bad_row` "skip", bad rows are
+    counted in `skipped` instead.
     """
     judgement, numbered = Judgement(), enumerate(rows)
     while block := list(islice(numbered, _BLOCK_ROWS)):
@@ -99,7 +100,10 @@ def judge_by_likelihood(
 
 
 def verdict_metrics(verdicts: Sequence[Verdict]) -> Scores:
-    """Return a function from the weights of the rows to the mean of each metric over the rows that have it, NaN if no row has it."""
+    """Return a function from the weights of the rows to the weighted mean of each metric over the rows that have the metric.
+
+    The mean is NaN if the weights of these rows are all 0.
+    """
     names = list(dict.fromkeys(name for verdict in verdicts for name in verdict.scores))
     table = [[verdict.scores.get(name, np.nan) for name in names] for verdict in verdicts]
     known = np.array(table, np.float64).reshape(len(verdicts), len(names))  # (N, names), for no rows too
@@ -145,7 +149,10 @@ class FewShot:
         return self.section.separator.join([*self._drawn(number, row), self._question(row)])
 
     def questions(self, number: int, row: Row) -> list[Question] | BadRow:
-        """Return a question per answer after the prompt, then one per answer after only the template's text between context and answer."""
+        """Return two questions per answer: after the prompt, and after only the template's text between context and answer.
+
+        The questions of the first kind, one for each answer, come first.
+        """
         right = self._right(row)
         if isinstance(right, BadRow):
             return right
@@ -174,7 +181,7 @@ class FewShot:
         return Verdict(scores | {"chance": 1 / len(choices)}, prediction)
 
     def _drawn(self, number: int, row: Row) -> list[str]:
-        """Return the drawn examples, none of which has the row's own text."""
+        """Return the drawn examples, none of which has the text of `row`. Raises DataError if there are too few."""
         section = self.section
         if not section.shots:
             return []
@@ -210,8 +217,9 @@ def _hash(row: Row) -> bytes:
 
 
 class MinimalPairs:
-    """Scores log P(good) > log P(bad) of whole sentences, as in BLiMP (Warstadt et al. 2020, arXiv 1912.00582); also per group of rows, as
-    `accuracy.<group>`.
+    """A judge of pairs of sentences: a pair is right if log P(good) > log P(bad), as in BLiMP (Warstadt et al. 2020, arXiv 1912.00582).
+
+    Rows with a group also have the metric `accuracy.<group>`.
     """
 
     def questions(self, number: int, row: Row) -> list[Question] | BadRow:
@@ -229,7 +237,7 @@ class MinimalPairs:
         return Verdict(scores, {"good": good, "bad": bad, "right": good > bad} | ({} if group is None else {"group": group}))
 
 
-# The arguments: the section, the rows of data.train if the judge reads them, and data.on_bad_row.
+# A judge by the kind of its section, made from the section, the rows of data.train if the judge reads them, and data.on_bad_row.
 JUDGES: dict[str, Callable[[Any, Iterable[Row], OnBadRow], Judge]] = {
     "minimal_pairs": lambda section, examples, on_bad_row: MinimalPairs(),
     "few_shot": FewShot,

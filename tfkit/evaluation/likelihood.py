@@ -2,7 +2,7 @@
 
 Text is split as in lm-evaluation-harness: spaces at the end of a context belong to the continuation. Context and continuation are encoded
 together, and the ids after the first n are the continuation, where n is the number of ids of the context alone. If a token spans both
-texts, the harness reads the context's ids and drops that token; here the ids of the whole text are read.
+texts, the harness gives the model the ids of the context alone, without that token; here the model reads the ids of the whole text.
 
     ids        0 1 2 3 4 5 6        a context of 4 ids, a continuation of 3
     read       0 1 2 3 4 5
@@ -36,13 +36,13 @@ class Question(NamedTuple):
 
 @dataclass(frozen=True)
 class Likelihood:
-    """The answer to one question. `greedy`: whether each token of the continuation is the likeliest one."""
+    """The answer to one question. `greedy`: whether each token of the continuation is the model's likeliest token there."""
 
     log_prob: float  # nats, the sum over the tokens
     tokens: int  # the number of tokens of the continuation
     bytes: int  # the continuation's length in UTF-8
     greedy: bool
-    cut: bool  # whether the context was truncated on the left, because it and the continuation do not fit the model
+    cut: bool  # whether context and continuation together do not fit the model, so that the context was truncated on the left
 
 
 class Ids(NamedTuple):
@@ -65,8 +65,8 @@ class _Window(NamedTuple):
 def encode_questions(tokenizer: Tokenizer, questions: Sequence[Question], start_id: int | None = None) -> list[Ids]:
     """Return the ids of each question; `start_id` is for an encoder-decoder, whose encoder reads the context as a whole text.
 
-    A text begins as in training: with the prefix of the tokenizer's template, or else with bos or eos. Without any of them the first token
-    of a continuation without a context is not scored, since it has no probability.
+    A text begins with the prefix of the tokenizer's template, as in training; if there is neither prefix nor context, with bos or else eos.
+    Without any of these, the first token of a continuation without a context is not scored, since it has no probability.
     """
     moved = [_spaces_moved(question) for question in questions]
     if start_id is not None:
@@ -119,7 +119,7 @@ def score_questions(
 def likelihoods(
     model: Transformer, tokenizer: Tokenizer, questions: Sequence[Question], batch_size: int, *, start_id: int | None = None
 ) -> list[Likelihood]:
-    """Return the answer to each question: `encode_questions`, then `score_questions`."""
+    """Return the answer to each question, by `encode_questions` and `score_questions`."""
     return score_questions(model, questions, encode_questions(tokenizer, questions, start_id), batch_size)
 
 
@@ -130,7 +130,10 @@ def _spaces_moved(question: Question) -> Question:
 
 
 def _split(alone: list[int], prefix: list[int], whole: list[int], context: int) -> Ids:
-    """Put an opening before a text's ids: `prefix`, or `alone` if the context has no ids (`context` is 0). At least one id is scored."""
+    """Return a text's ids after `prefix`, or after `alone` if its context has no ids. At least one id is scored, if there are two.
+
+    `whole`: the ids of context and continuation; `context`: the number of ids of the context.
+    """
     context = max(0, min(context, len(whole) - 1))
     opening = prefix if context else alone
     if opening and whole[:1] == opening[-1:]:  # the text itself begins with the opening

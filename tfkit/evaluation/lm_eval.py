@@ -1,14 +1,13 @@
-"""tfkit's models for lm-evaluation-harness (the extra tfkit[lm-eval]): `python -m tfkit.evaluation.lm_eval` runs the harness with the model
+"""tfkit's models for lm-evaluation-harness (the extra tfkit[lm-eval]).
 
-    --model tfkit --model_args checkpoint=RUN
-
-The harness' own `--model hf` gives the same numbers for checkpoints that transformers can read.
+`python -m tfkit.evaluation.lm_eval` is the harness' own command, in which `--model tfkit --model_args checkpoint=RUN` selects a model of
+tfkit. `--model hf` of the harness gives the same numbers for checkpoints that transformers can read.
 """
 
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-import lm_eval.models  # noqa: F401  # registers the harness' own models, which it does not do by itself once others exist
+import lm_eval.models  # noqa: F401  # registers the harness' own models, which the harness does not do once others are registered
 import torch
 from lm_eval.__main__ import cli_evaluate
 from lm_eval.api.instance import Instance

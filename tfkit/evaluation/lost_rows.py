@@ -25,7 +25,7 @@ class LostRow(NamedTuple):
 def scored_examples(
     source: Source, objective: LabelledObjective, on_bad_row: OnBadRow, progress: Callable[[int], None] | None = None
 ) -> ExampleSet:
-    """Return the examples of a source; its lost rows are left out, and are no errors. Raises DataError for other bad rows."""
+    """Return the examples of a source without its lost rows, which are no errors here. Raises DataError for other bad rows."""
     try:
         return example_set(source, objective, on_bad_row, progress)
     except DataError:  # perhaps because of lost rows only
@@ -33,7 +33,7 @@ def scored_examples(
 
 
 def lost_rows(source: Source, stored: ExampleSet, objective: LabelledObjective, count: int) -> list[LostRow]:
-    """Return the lost rows among the first `count` examples of a set; if these are all examples, also the lost rows after them."""
+    """Return the lost rows between the first `count` examples of a set; if these are all examples, also those after the last one."""
     if not stored.skipped:
         return []
     missing = list(_missing(source, stored, count))
@@ -55,18 +55,18 @@ def _missing(source: Source, stored: ExampleSet, count: int) -> Iterator[tuple[R
 
 
 def within(lost: Sequence[LostRow], count: int, total: int) -> list[LostRow]:
-    """Return the lost rows among the first `count` of `total` examples; all lost rows if `count` is `total`."""
+    """Return the lost rows between the first `count` of `total` examples; all lost rows if `count` is `total`."""
     return [row for row in lost if row.before < count or count == total]
 
 
 def wrong_answers(objective: LabelledObjective, lost: Sequence[LostRow], first: int) -> list[RowPrediction]:
-    """Return the wrong results of lost rows, numbered from `first`; none for an objective without wrong answers, such as regression."""
+    """Return results that count lost rows as wrong, numbered from `first`; none for an objective without wrong answers, as regression."""
     results = [objective.wrong(lost_row.row) for lost_row in lost]
     return [RowPrediction(first + number, *result) for number, result in enumerate(results) if result is not None]
 
 
 def completed(objective: LabelledObjective, source: Source, stored: ExampleSet, judged: Sequence[RowPrediction]) -> list[RowPrediction]:
-    """Return the results, in which the parts of answers that were truncated count as wrong."""
+    """Return the results `judged`, completed so that the parts of answers that were truncated in the examples count as wrong."""
     if not (objective.cuts_answers and stored.truncated):
         return list(judged)
     by_number = {result.number: result for result in judged}
@@ -81,7 +81,7 @@ def reasons(lost: Sequence[LostRow]) -> dict[str, int]:
 
 
 def describe_lost(name: str, lost: Sequence[LostRow], *, by_loss: bool = False) -> str:
-    """Return a sentence about the lost rows of a set; empty without any. `by_loss`: the set's score is the loss, which they are not in."""
+    """Return a sentence about the lost rows of a set; empty without any. `by_loss`: the set's score is a loss, which leaves them out."""
     if not lost:
         return ""
     first = {row.reason: row.row.place for row in reversed(lost)}

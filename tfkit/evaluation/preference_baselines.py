@@ -23,15 +23,17 @@ _WORD = re.compile(r"\w+")
 
 
 class Pair(NamedTuple):
-    """The texts of two completions."""
+    """The texts of two completions of a prompt, of which the first is preferred."""
 
     better: str
     worse: str
 
 
 def preference_baselines(train: Iterable[Row] | None, scored: Iterable[Row]) -> dict[str, dict[str, float]]:
-    """Return the accuracies over pairs of two baselines: the longer completion (the shorter one, if it is mostly better in training), and
-    a Bradley-Terry model over the words that only one of the completions has. `train`: the training rows, None if unknown.
+    """Return the accuracies over pairs of two baselines.
+
+    One chooses the longer completion (or the shorter one, if that is the better one in most training pairs). The other is a Bradley-Terry
+    model over the words that only one completion of a pair has; it needs `train`, the training rows (None: unknown).
     """
     pairs = list(_pairs(scored))
     if not pairs:
@@ -62,7 +64,7 @@ def _pairs(rows: Iterable[Row]) -> Iterator[Pair]:
 
 
 def _by_words(train: Sequence[Pair], scored: Sequence[Pair]) -> Numbers:
-    """Train a weight per word, and return the margins of the scored pairs: (P,)."""
+    """Train a weight per word on the pairs `train`, and return the margins of the pairs `scored`: (P,)."""
     words = [(_words(pair.better), _words(pair.worse)) for pair in train]
     counts = Counter(word for better, worse in words for word in better ^ worse)
     frequent = sorted(counts.items(), key=lambda item: (-item[1], item[0]))[:MAX_WORDS]
@@ -84,7 +86,7 @@ def _by_words(train: Sequence[Pair], scored: Sequence[Pair]) -> Numbers:
 
 
 class Features(NamedTuple):
-    """A sparse matrix (P, words): for each pair 1 at the words of only the better completion, -1 at those of only the worse one."""
+    """A sparse matrix (P, words): 1 for a word that only the better completion of a pair has, -1 for one that only the worse one has."""
 
     pairs: int
     rows: Tensor  # (entries,)

@@ -1,6 +1,6 @@
 """Scores of an objective on held-out rows: each row once, in a fixed order, with the same random choices every time.
 
-For labelled rows, also the prediction and the right answer of each row, and the metrics computed from these.
+For labelled rows there are also the prediction and the right answer of each row, and the metrics computed from these.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -77,7 +77,7 @@ def first_rows(rows: Rows, max_tokens: int | None) -> int:
 
 
 def tokens_of_first(rows: Rows, count: int) -> int:
-    """Return the number of tokens of the first `count` rows; for rows cut from texts, an estimate from their mean."""
+    """Return the number of tokens of the first `count` rows; for rows cut from texts, an estimate from the mean length of a row."""
     return int(rows.row_lengths()[:count].sum()) if isinstance(rows, ExampleRows) else round(count * rows.mean_tokens)
 
 
@@ -151,7 +151,7 @@ def _unpacked(prediction: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def loss_metrics(objective: Objective, rows: Sequence[Mapping[str, Sum]]) -> Scores:
-    """Return a function from the weights of the rows to the objective's metrics, from the sums of each row; a lost row may lack some."""
+    """Return a function from the weights of the rows to the objective's metrics. `rows`: the sums of each row; a lost row may lack some."""
     names, zero = list(dict.fromkeys(name for row in rows for name in row)), Sum(0.0, 0)
     totals, targets = (
         np.array([[getattr(row.get(name, zero), part) for name in names] for row in rows], np.float64) for part in ("total", "targets")
@@ -173,9 +173,10 @@ def answer_metrics(objective: LabelledObjective, judged: Sequence[RowPrediction]
 def written_metrics(
     objective: LabelledObjective, judged: Sequence[RowPrediction], of_input: Numbers, text_metrics: Sequence[str], bleu_tokenize: str
 ) -> Scores:
-    """Return a function from the weights of the inputs to the metrics of the rows and the named metrics of the generated texts.
+    """Return a function from the weights of the inputs to the metrics of the rows, and to the `text_metrics` of the generated texts.
 
-    `of_input` (N,): the number of each row's input, whose weight the row has. An input's text is compared with all its references.
+    `of_input` (N,): the number of each row's input; the row has the weight of this input. The text generated for an input is compared with
+    all references of the input.
     """
     row_metrics, firsts = answer_metrics(objective, judged), np.unique(of_input, return_index=True)[1]
     texts = [judged[first].prediction for first in firsts]

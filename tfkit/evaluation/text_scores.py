@@ -67,7 +67,7 @@ class TextScore:
 
 
 def text_metrics(loss_sum: float, target_tokens: float, text_bytes: float) -> dict[str, float]:
-    """Return `loss`, `perplexity` and `bits_per_byte` from their sums; NaN without targets or bytes."""
+    """Return `loss`, `perplexity` and `bits_per_byte` from sums over texts; NaN without targets or bytes."""
     loss = loss_sum / target_tokens if target_tokens else math.nan
     return {
         "loss": loss,
@@ -86,7 +86,7 @@ class _Pieces:
 
 
 def count_targets(stream: TokenStream, max_tokens: int | None = None) -> Numbers:
-    """Return the number of targets of each scored text, int64. All texts are scored, or the first ones with at most `max_tokens` in total.
+    """Return the number of targets of each text to be scored, int64: of all texts, or of the first ones with at most `max_tokens` targets.
 
     The first text is always scored.
     """
@@ -141,7 +141,7 @@ def score_streams(
     max_tokens: int | None = None,
     work: BatchWork = UNWATCHED,
 ) -> list[TextScore]:
-    """Return the `score_texts` of each stream; `max_tokens` is for all streams together, so the last may be skipped. Raises Stopped."""
+    """Return the result of `score_texts` for each stream. `max_tokens` is for all together, so the last may be left out. Raises Stopped."""
     scores: list[TextScore] = []
     budget = TokenBudget(max_tokens)
     for stream in budget.until_spent(streams):
@@ -164,7 +164,7 @@ def _cut(targets: Numbers, piece_length: int) -> _Pieces:
 
 
 def _batches(pieces: _Pieces, batch_size: int) -> list[_Pieces]:
-    """Return batches of pieces, with fewer pieces if they are long."""
+    """Return batches of at most `batch_size` pieces, fewer if the pieces are long."""
     batches: list[_Pieces] = []
     begin = 0
     while begin < len(pieces.texts):

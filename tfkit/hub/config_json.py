@@ -70,7 +70,7 @@ def read_config(hf: Mapping[str, Any], folder: Path) -> tuple[Family | None, Mod
 
 
 def read_generation(hf: Mapping[str, Any], folder: Path) -> dict[str, Any]:
-    """Return the content of generation_config.json, or, without that file, an older config.json's settings of generation.
+    """Return the content of generation_config.json; without that file, the generation settings that an older config.json has.
 
     The file is optional: one that cannot be read counts as empty.
     """
@@ -98,7 +98,10 @@ def _expresses(family: Family, config: ModelConfig) -> bool:
 
 
 def computation(config: ModelConfig) -> dict[str, Any]:
-    """Return all fields that determine a model's output, with windows, rotations and experts for each layer instead of repeated lists."""
+    """Return all fields that determine a model's output, so that equal models have equal fields.
+
+    Windows, rotations and experts have a value for each layer, since in a config different lists can give the same values.
+    """
     layers = range(max(config.encoder_layers, config.decoder_layers))
     windows, rotations, has_experts = ([of(layer) for layer in layers] for of in (config.window, config.rotation, config.has_experts))
     values = config.model_dump(
@@ -139,12 +142,12 @@ def read_labels(hf: Mapping[str, Any], head: HeadConfig) -> tuple[str, ...]:
 
 
 def are_unnamed(labels: Sequence[str]) -> bool:
-    """Whether these are Hugging Face's default names of classes."""
+    """Whether the labels have Hugging Face's default names."""
     return tuple(labels) == _default_names(len(labels))
 
 
 def read_problem_type(hf: Mapping[str, Any]) -> str | None:
-    """Return the type of the labels in Hugging Face's words: numbers, one class, or any number of classes; None if it is not stated."""
+    """Return Hugging Face's word for the type of the labels (a number, one class, or any number of classes); None if there is none."""
     stated = hf.get("problem_type")
     return stated if stated in ("regression", "single_label_classification", "multi_label_classification") else None
 

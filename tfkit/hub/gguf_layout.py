@@ -1,8 +1,8 @@
 """A model in the layout of GGUF, the files of llama.cpp: the fields that describe it, and its tensors under GGUF's names.
 
 The `gguf` package maps Hugging Face's names to GGUF's. Three things differ from our layout: Gemma's norm weights are stored plus 1; the
-rows of Llama's and SmolLM3's q_proj and k_proj are interleaved, since llama.cpp rotates neighbours together, and Hugging Face rows that are
-half a head apart; and the matrices of all experts of a layer are stacked, such as all their up_proj in one tensor.
+rows of Llama's and SmolLM3's q_proj and k_proj are interleaved, since llama.cpp rotates neighbouring rows together, whereas Hugging Face
+rotates rows that are half a head apart; and the experts' matrices are stacked, such as the up_proj of all experts of a layer in one tensor.
 """
 
 import re
@@ -103,7 +103,7 @@ class GgufLayout:
         return from_foreign(foreign, self.family, self.config)
 
     def _name(self, theirs: str) -> str:
-        """Return GGUF's name; the experts of a layer share one."""
+        """Return GGUF's name of a tensor; the experts of a layer share one name."""
         base, _, part = _EXPERT.sub(".experts.", theirs).rpartition(".")
         return f"{self._names.get_name(base)}.{part}"
 
@@ -115,7 +115,7 @@ class GgufLayout:
         return gguf.get_tensor_name_map(kind, self.config.decoder_layers)
 
     def _permute_rows(self, theirs: str, tensor: Tensor, parts: int) -> Tensor:
-        """Interleave the `parts` of each head's rows in q_proj and k_proj: 2 interleaves the halves, E / 2 separates them again."""
+        """Interleave the rows of each head in q_proj and k_proj, cut into `parts`: 2 interleaves the halves, E / 2 separates them again."""
         if self.architecture not in _ROTATES_NEIGHBOURS or not theirs.rpartition(".")[0].endswith(("q_proj", "k_proj")):
             return tensor
         return tensor.reshape(-1, parts, self.config.head_dim // parts, *tensor.shape[1:]).transpose(1, 2).reshape(tensor.shape)

@@ -1,4 +1,4 @@
-"""Longer or shorter tables of a trained model: more entries in the vocabulary, fewer positions."""
+"""Longer or shorter embedding tables for a trained model: more entries in the vocabulary, or fewer positions."""
 
 import torch
 
@@ -11,7 +11,7 @@ _POSITIONS = {"embedding.positions.weight", "embedding.decoder.positions.weight"
 def with_more_entries(model: Transformer, vocab_size: int, seed: int) -> Transformer:
     """Return the same model with new entries after its own, up to `vocab_size`; their vectors are drawn with `seed` as in pretraining.
 
-    GPT's fine-tuning adds three (Radford et al. 2018, section 3.2).
+    GPT's fine-tuning adds three entries (Radford et al. 2018, section 3.2).
     """
     config, tensors = model.config, model.state_dict()
     few = {name: min(1, getattr(config, name)) for name in ("encoder_layers", "decoder_layers")}  # only the new rows are needed

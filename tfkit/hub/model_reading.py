@@ -56,7 +56,7 @@ class ModelFolder:
     generation: dict[str, Any] = field(default_factory=dict)  # generation_config.json, or the same settings of an older config.json
 
     def notes(self) -> list[str]:
-        """Return sentences about what was not read."""
+        """Return sentences about the parts of the folder that were not read."""
         return [f"{self.folder}: only the text part is read; left out: {', '.join(self.left_out)}"] if self.left_out else []
 
     def require_tokenizer(self) -> Tokenizer:
@@ -92,7 +92,7 @@ class Loaded(ModelFolder):
 
     @property
     def facts(self) -> Mapping[str, Any]:
-        """The content of its tfkit.json; empty without one."""
+        """The content of the folder's tfkit.json; empty without one."""
         return read_tfkit_json(self.folder).fields
 
     def save(self, folder: str | Path) -> None:
@@ -148,11 +148,11 @@ def load(
 ) -> Loaded:
     """Load a checkpoint, a run folder (its best checkpoint, else its newest) or any Hugging Face model folder with safetensors.
 
-    The model has the head that config.json names, or `head`: its parameters that the files lack are drawn with `seed`, and
-    `new_parameters` names them; so are those with a row for each class if the classes differ from the file's (`other_labels`). `changes`:
-    fields of the config, such as dropout, that replace the file's. `defer_blocks`: the model is in float32 on the CPU, its blocks stay on
-    the meta device, and its `fill_block` reads each. Raise ModelError if the folder is missing, damaged, unsupported or does not fit its
-    own configuration. Files are compared with the folder's manifest, if there is one, while they are read.
+    The model has the head `head`, or else the one that config.json names. Parameters of `head` that the files lack are drawn with `seed`,
+    and `new_parameters` has their names; with `other_labels`, for other classes than the file's, all parameters with a row for each class
+    are drawn. `changes`: fields of the config, such as dropout, that replace the file's. `defer_blocks`: the model is in float32 on the
+    CPU, its blocks stay on the meta device, and its `fill_block` reads one block. Raise ModelError if the folder is missing, damaged,
+    unsupported or does not fit its own configuration. Files are compared with the folder's manifest, if there is one, while they are read.
     """
     folder = find_checkpoint(path)
     with verified(folder, weights=True):

@@ -80,7 +80,7 @@ def save_model(
 
 
 def _generation(stated: Mapping[str, Any], ids: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the content of generation_config.json: all keys of the one that the model had (`stated`), with these ids."""
+    """Return the content of generation_config.json: all keys of `stated`, the file that the model had before, with these ids."""
     if not stated:
         return {"_from_model_config": True, **ids}
     # A forced eos id of config.json alone is not added: transformers reads generation_config.json alone.

@@ -21,8 +21,8 @@ _OUTPUT = "head.output.weight"
 
 
 def resolve_names(weights: Mapping[str, Weight], family: Family, config: ModelConfig) -> tuple[dict[str, Weight], ModelConfig]:
-    """Return the tensors that carry information, under the family's full names, and the config, untied if the file's matrices differ.
-    Raise ModelError if a file has two different tensors for one tensor of the model.
+    """Return the tensors that carry information, under the family's full names, and the config, untied if the file's output matrix differs
+    from its embedding. Raise ModelError if a file has two different tensors for one tensor of the model.
     """
     rules = {rule.theirs: rule for rule in _expand(family, config)}
     shapes = parameter_shapes(config)
@@ -119,7 +119,7 @@ def is_head_incomplete(tensors: Tensors, config: ModelConfig) -> bool:
 
 
 def without_own_head(weights: Mapping[str, Weight], family: Family, config: ModelConfig, own: ModelConfig) -> dict[str, Weight]:
-    """Return the weights without those of the file's own head that the requested head lacks, or whose names it gives to other parameters.
+    """Return the weights without those of the file's own head whose names the requested head lacks, or uses for other parameters.
 
     BERT's `classifier` may be of classes or of tags; RoBERTa's `classifier.dense` is of classes alone. `own`: the config with the file's
     head.
@@ -210,8 +210,8 @@ def _prefixes(family: Family) -> tuple[str, ...]:
 
 
 def _expand(family: Family, config: ModelConfig) -> Iterator[Rule]:
-    """Yield the rules that apply to this model, one for each layer and expert where a rule has {i} and {e}, with the prefix of its head's
-    class.
+    """Yield the rules that apply to this model, one for each layer and expert where a rule has {i} and {e}, with the prefix of the class
+    for the model's head.
     """
     prefix = family.prefixes.get(config.head.kind, family.prefix)
     for rule in family.rules:

@@ -34,7 +34,7 @@ class Weight:
     path: Path
     name: str  # in the file
     stored: Stored  # its type, shape and place
-    part: tuple[int, slice] | None = None  # if the file's tensor is a stack of matrices: the matrix, and rows of it
+    part: tuple[int, slice] | None = None  # of a tensor that is a stack of matrices: the number of the matrix, and its rows
 
 
 def find_weights(folder: Path) -> dict[str, Weight]:
@@ -120,7 +120,7 @@ def check_claims(config: ModelConfig, weights: Mapping[str, Weight], folder: Pat
 
 
 def check_fit(weights: Mapping[str, Weight], expected: Mapping[str, tuple[int, ...]], folder: Path) -> None:
-    """Raise ModelError unless the tensors are those expected; the error lists every missing, unexpected, misshapen and mistyped tensor."""
+    """Raise ModelError unless the tensors are those expected, listing at most 20 missing, unexpected, misshapen and mistyped ones each."""
     shapes = {name: weight.stored.shape for name, weight in weights.items()}
     types = {name: weight.stored.dtype for name, weight in weights.items()}
     kinds = [

@@ -3,6 +3,6 @@
     run folders -> read_facts -> RunFacts     (run_facts.py; metric_lines.py reads metrics.jsonl)
     RunFacts -> sums over runs, comparison at equal loss -> terminal table, documents, an HTML page (page.html.jinja)
 
-Nothing here writes into a run folder. Any folder (a run in progress, a killed or damaged run, a file of 10 GB) is read within bounds, and
-`problems` lists what was skipped.
+Nothing here writes into a run folder. Whatever a folder has (a run in progress, a killed or damaged run, a file of 10 GB), it is read with
+bounded memory, and `problems` lists what was skipped.
 """

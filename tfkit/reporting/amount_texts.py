@@ -29,7 +29,10 @@ def format_amount(amounts: RunTotals, name: str, is_lower_bound: bool) -> str:
 
 
 def run_figures(entry: Entry, least: str) -> dict[str, str]:
-    """Return the figures of a run as texts by name; `inherited`, `rework`, `forecast`: emissions. `least`: text before a lower bound."""
+    """Return the figures of a run as texts by name; `inherited`, `rework` and `forecast` are emissions.
+
+    `least`: the text before inherited emissions that are a lower bound.
+    """
     run, amounts, inherited = entry.run, entry.run.amounts, entry.inherited.sums
     bound = least if inherited.is_lower_bound else ""
     grams = "unknown" if inherited.emissions_g is None else bound + format_mass(inherited.emissions_g)
@@ -46,7 +49,7 @@ def run_figures(entry: Entry, least: str) -> dict[str, str]:
 
 
 def forecast_of(run: RunFacts, name: str) -> tuple[float | None, float | None, float | None]:
-    """Return the likely, low and high forecast of a field; None: not recorded."""
+    """Return the likely, low and high forecast of a field; None for those that are not recorded."""
     predicted = mapping_of(run.recorded.predicted, name)
     return number_of(predicted, "likely"), number_of(predicted, "low"), number_of(predicted, "high")
 
@@ -74,7 +77,7 @@ def steps(run: ListedRun) -> str:
 
 
 def score(run: ListedRun) -> str:
-    """Return the best score, or else the first metric of the latest evaluation."""
+    """Return the best score as text, or else the first metric of the latest evaluation; empty if there is neither."""
     if run.best is not None:
         return f"{visible(run.best['metric'])} {run.best['value']:.4g}"
     name = next(iter(run.metrics), "")
@@ -91,7 +94,10 @@ def format_statuses(runs: RunSet) -> str:
 
 
 def format_cost(comparison: Comparison, label: str, cost: Cost | None) -> str:
-    """Return the compared field of the cost until a level, and in brackets its sum with the ancestors' cost; `never reached` for None."""
+    """Return a run's cost to reach a score as text, in the compared field, and in brackets its sum with the ancestors' cost.
+
+    The text is `never reached` if the cost is None, and the step of the cost if the compared field is not known.
+    """
     if cost is None:
         return "never reached"
     name = comparison.field

@@ -1,7 +1,7 @@
 """The attention of a model to a text as one static HTML page: all heads as small pictures, and one enlarged, with lines between tokens.
 
-attention.html.jinja has its content, and attention.js draws it from the weights, a byte each. The page loads nothing, and runs no other
-script: its content security policy contains the hash of this one.
+The template attention.html.jinja contains the page's text, and the script attention.js draws the pictures from the weights (a byte each).
+The page loads nothing, and runs no other script: its content security policy contains the hash of attention.js.
 """
 
 import base64
@@ -40,7 +40,7 @@ class KindRow:
 
 @dataclass(frozen=True)
 class ShownMap:
-    """The weights of one kind of attention (L, H, T, S), what is visible (L, T, S), and the kind and letter of each head (L * H)."""
+    """The weights of one kind of attention (L, H, T, S), which tokens are visible (L, T, S), and each head's kind and letter (L * H)."""
 
     name: str
     to: Sequence[str]
@@ -53,7 +53,10 @@ class ShownMap:
 
     @property
     def enlarged(self) -> tuple[int, int]:
-        """The layer and head enlarged at first; by default none that attends to the first token, as most heads of a decoder do."""
+        """The layer and head enlarged at first: `chosen`, or else the clearest head of a kind other than `spread` and `first token`.
+
+        In a decoder, `first token` is the kind of most heads.
+        """
         if self.chosen is not None and self.chosen[0] < len(self.weights):
             return self.chosen
         named = (head for kind in self.kinds if kind.name not in ("spread", "first token") for head in kind.clearest)
@@ -78,7 +81,7 @@ def attention_page(
     next_tokens: Sequence[NextRow],
     today: date,
 ) -> str:
-    """Return the page."""
+    """Return the page as HTML."""
     made = environment()
     script = made.get_template("attention.js").render()  # included in the page
     page = made.get_template("attention.html.jinja").render(
@@ -121,6 +124,6 @@ def _quantized(map_: ShownMap) -> NDArray[np.uint8]:
 
 
 def _has_window(map_: ShownMap) -> bool:
-    """Whether some token sees fewer tokens than the direction of its stack allows."""
+    """Whether some token sees fewer tokens than without a window: than all, or in a decoder than itself and those before it."""
     everything = np.ones(map_.visible.shape[1:], np.bool_)
     return bool((map_.visible != (np.tril(everything) if map_.name == "decoder" else everything)).any())

@@ -29,17 +29,17 @@ class CheckpointFacts:
 
     @property
     def is_adapter(self) -> bool:
-        """Whether it holds only an adapter, without the weights of its base model."""
+        """Whether the checkpoint holds only an adapter, without the weights of the adapter's base model."""
         return "adapter_config.json" in self.files
 
     @property
     def weights(self) -> dict[str, Entry]:
-        """The files of its weights, without those of its training state."""
+        """The files of the checkpoint's weights, without those of the training state."""
         return {name: file for name, file in self.files.items() if name.endswith(".safetensors") and not name.startswith("training_state/")}
 
     @cached_property
     def parameters(self) -> int | None:
-        """The number of parameters in its weights (for an adapter, without its base model); None if a file is missing or damaged."""
+        """The number of parameters in these files (for an adapter, without its base model); None if one is missing or damaged."""
         try:
             return sum(math.prod(one.shape) for name in self.weights for one in read_header(self.path / name).values()) or None
         except ModelError:
@@ -47,7 +47,7 @@ class CheckpointFacts:
 
 
 def read_checkpoint(root: Path) -> CheckpointFacts | None:
-    """Return the facts of the best or else newest checkpoint in a run's `checkpoints`; None without a complete one."""
+    """Return the facts of the best or else newest checkpoint in `root`, a run's folder of checkpoints; None without a complete one."""
     path = None
     with suppress(OSError):
         path = best_checkpoint(root) or newest_checkpoint(root)

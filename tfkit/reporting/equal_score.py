@@ -28,7 +28,7 @@ class Cost:
     emissions_g: float | None
 
     def interpolate(self, other: "Cost", fraction: float) -> "Cost":
-        """Return the cost at a fraction of the way to `other`; a field is None if it is None in either."""
+        """Return the cost at a fraction of the way to `other`; a field is None if it is None in one of the two costs."""
         ends = zip(astuple(self)[1:], astuple(other)[1:], strict=True)
         between = (None if start is None or end is None else start + fraction * (end - start) for start, end in ends)
         return Cost(self.step + fraction * (other.step - self.step), *between)
@@ -70,12 +70,12 @@ class Comparison:
 
     @property
     def words(self) -> str:
-        """The name of the field that is shown."""
+        """The field to show, in words."""
         return {"emissions_g": "CO2e", "energy_kwh": "energy", "seconds": "time of the steps"}[self.field]
 
     @property
     def has_inherited(self) -> bool:
-        """Whether a run has ancestors, whose costs are shown, too."""
+        """Whether the costs of ancestors are shown, too: a run has ancestors, and the field to show is not the time."""
         return self.field != "seconds" and any(entry.inherited.ancestors for entry in self.entries)
 
     def with_inherited(self, label: str, cost: Cost, name: str) -> float | None:
@@ -129,7 +129,10 @@ def _compare(group: Sequence[Entry]) -> Comparison | None:
 
 
 def _metric(group: Sequence[Entry]) -> tuple[str | None, list[str]]:
-    """Return the metric for the comparison, the validation loss if possible, and notes; None if the runs have no metric in common."""
+    """Return the metric to compare, and notes; None if the runs have no suitable metric in common.
+
+    The metric is bits per byte if the vocabularies differ, or else the loss, or else the one by which all runs chose a best checkpoint.
+    """
     names = [{name for _, values in entry.run.metrics.evaluations for name in values} for entry in group]
     common = set.intersection(*names) - {"target_tokens"}
     sizes = {entry.run.checkpoint.config.get("vocab_size") for entry in group if entry.run.checkpoint}
@@ -160,7 +163,7 @@ def _differences(entries: Sequence[Entry]) -> list[str]:
 
 
 def score_curve(run: RunFacts, metric: str) -> list[CurvePoint]:
-    """Return the evaluations of a run with this metric, in order; for fine-tuning, also that before the first step, at no cost."""
+    """Return the evaluations of a run with this metric, in order; for fine-tuning, also the one before the first step, with a cost of 0."""
     costs = _costs(run)
     curve = [CurvePoint(values[metric], _cost_at(costs, step)) for step, values in run.metrics.evaluations if metric in values]
     before = number_of(run.recorded.before, metric)
@@ -172,7 +175,7 @@ def score_curve(run: RunFacts, metric: str) -> list[CurvePoint]:
 def cost_until(curve: Sequence[CurvePoint], level: float, *, higher_is_better: bool) -> Cost | None:
     """Return the cost when the score first reached `level`, interpolated between two evaluations; None if it never did.
 
-    A score that is not finite does not reach any level, and is not interpolated.
+    A score that is not finite does not reach any level, and no cost is interpolated from it.
     """
     sign = -1.0 if higher_is_better else 1.0
     last: CurvePoint | None = None

@@ -1,4 +1,4 @@
-"""The model card of a checkpoint with the energy and emissions of the whole run; its README.md has those at the time of the save."""
+"""The model card of a checkpoint with the energy and emissions of the whole run; README.md in the checkpoint has those up to the save."""
 
 from dataclasses import replace
 

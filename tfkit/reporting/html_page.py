@@ -1,7 +1,7 @@
 """The report as one static HTML page, with inline SVG and without scripts or external resources, for screens of any width and for paper.
 
-page.html.jinja has its content, with data from this module. All pages of tfkit share head.html.jinja, style.css.jinja, `environment` and
-`write_page`, which replaces an earlier page atomically, and also writes to a device, a pipe or a link.
+The template page.html.jinja contains the page's text, and this module gives it the data. All pages of tfkit share head.html.jinja,
+style.css.jinja, `environment` and `write_page`, which replaces an earlier page atomically, and also writes to a device, a pipe or a link.
 """
 
 from collections.abc import Sequence
@@ -79,15 +79,14 @@ def environment() -> Environment:
 
 
 def _shown(value: Any) -> Any:
-    """Return a value as text before it is escaped: a number in tenths, the output of a macro unchanged, and anything else as visible
-    text."""
+    """Return a value as text before it is escaped: a float with one decimal, a macro's output unchanged, the rest as `visible` text."""
     if hasattr(value, "__html__"):
         return value
     return f"{round(value, 1):g}" if isinstance(value, float) else visible(str(value), lines=True)
 
 
 def _entries_to_draw(runs: RunSet, comparisons: Sequence[Comparison]) -> list[Entry]:
-    """Return the runs for the charts, at most one per colour: first those that are compared, then those that trained."""
+    """Return the runs for the charts, at most one per colour: first those that are compared, then those that trained, then the others."""
     compared = [entry for comparison in comparisons for entry in comparison.entries]
     return list({entry.label: entry for entry in (*compared, *runs.trained, *runs.single)}.values())[: page_charts.COLOURS]
 
@@ -101,7 +100,7 @@ def _name(runs: RunSet) -> str:
 
 
 def _sums(runs: RunSet) -> str:
-    """Return the sums over all runs, also by status, and as a multiple of the best run's; empty if they are not known."""
+    """Return the sums over all runs, also by status, and as a multiple of the best run's; empty for one run, or if they are not known."""
     total = runs.amounts
     if len(runs.entries) < 2 or total.energy_kwh is None or total.emissions_g is None:
         return ""
@@ -112,7 +111,7 @@ def _sums(runs: RunSet) -> str:
 
 
 def check_page_path(path: Path, generator: str) -> None:
-    """Raise UsageError for a path that is a folder, or a file with other content than a page of this command."""
+    """Raise UsageError for a folder, a path in a folder that does not exist, or a file that is not a page of the command `generator`."""
     if path.is_dir():
         raise UsageError(f"{argument('html', path)}: is a folder; give the name of a file")
     if not path.parent.is_dir():

@@ -11,7 +11,7 @@ from tfkit.run.lineage import Ancestor, Inherited, Source, merge_ancestors, pars
 
 @dataclass(frozen=True)
 class Ancestry:
-    """The distinct ancestors of a run over all generations, the positions of its own parents among them, and their sums."""
+    """The distinct ancestors of a run over all generations, the positions of its parents in this list, and the sums over all ancestors."""
 
     ancestors: tuple[Ancestor, ...]
     parents: tuple[int, ...]

@@ -68,7 +68,7 @@ class Sample:
 class MetricLines:
     """The records of a run in order: the numbers of steps (`loss`, `lr`, ...) and of evaluations, and samples of a few steps."""
 
-    steps: tuple[dict[str, float], ...] = ()  # each with "step"; with numbers that are not finite
+    steps: tuple[dict[str, float], ...] = ()  # each has "step"; values may be NaN or infinite
     evaluations: tuple[tuple[int, dict[str, float]], ...] = ()
     samples: tuple[Sample, ...] = ()
     confusion: Confusion = field(default_factory=dict)  # of the best evaluation, or else of the latest; empty if none has one
@@ -107,7 +107,7 @@ def read_metric_lines(path: Path, best_step: int | None = None) -> MetricLines:
 
 
 def confusion_of(record: Mapping[str, Any]) -> Confusion:
-    """Return the counts of predictions for each class of a record or result; empty if it has none, or none of this form."""
+    """Return the `confusion` of a record or result, the counts of predictions for each class; empty if it is missing or malformed."""
     rows = record.get("confusion")
     if not isinstance(rows, dict) or not all(isinstance(row, dict) for row in rows.values()):
         return {}

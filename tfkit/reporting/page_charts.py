@@ -1,6 +1,6 @@
-"""The figures of the page as data: places in the coordinates of an SVG, drawn by the macro of page.html.jinja that `kind` names.
+"""The charts of the page as data: positions in the coordinates of an SVG. A chart's `kind` selects the macro of page.html.jinja for it.
 
-Their scales have ticks at round numbers, and long series are thinned so that their extremes are kept.
+The scales have ticks at round numbers, and long series are thinned so that their extremes are kept.
 """
 
 import math
@@ -33,9 +33,9 @@ Format = Callable[[float], str]
 
 
 def learning_charts(entries: Sequence[Entry]) -> tuple[list[Chart], list[Chart]]:
-    """Return two lists of charts over the steps: the metrics that choose the best checkpoints, losses and learning rates; and all else.
+    """Return two lists of charts over the steps: the metrics that choose the best checkpoints, losses and learning rates; and all others.
 
-    Runs of one objective are in one chart.
+    Metrics and losses have a chart for each objective, with its runs; the other charts have all runs.
     """
     groups: dict[str, list[tuple[int, Entry]]] = {}
     for colour, entry in enumerate(entries):
@@ -56,7 +56,7 @@ def learning_charts(entries: Sequence[Entry]) -> tuple[list[Chart], list[Chart]]
 
 
 def _learning(runs: Coloured, suffix: str) -> tuple[list[Chart | None], list[Chart | None]]:
-    """Return two lists of charts of runs of one objective: the losses and the metrics that choose checkpoints; and other metrics."""
+    """Return two lists of charts for runs with the same objective: losses and the metrics that choose checkpoints; and other metrics."""
     names = dict.fromkeys(name for _, entry in runs for _, values in entry.run.metrics.evaluations[:1] for name in shown_metrics(values))
     chosen = dict.fromkeys(entry.run.score[0] for _, entry in runs if entry.run.score is not None)
     losses = [_of_scores(runs, "loss", suffix), _of_steps(runs, "loss", f"training loss{suffix}")]
@@ -120,7 +120,7 @@ def _spent(ledgers: Sequence[Attempt]) -> list[tuple[float, float, float, float]
 
 
 def comparison_charts(comparison: Comparison, drawn: Sequence[Entry]) -> list[Chart]:
-    """Return a chart of the score of each run over its cost, in its colour among `drawn`."""
+    """Return a chart of the score of each run over its cost, with the colour that the run has in `drawn`; [] if it cannot be drawn."""
     name, labels = comparison.field, [entry.label for entry in drawn]
     series = []
     for index, (label, curve) in enumerate(comparison.curves.items()):
@@ -264,5 +264,5 @@ def thin(points: Points, buckets: int) -> list[tuple[float, float]]:
 
 
 def drawable(points: Points) -> list[tuple[float, float]]:
-    """Return the points with two finite coordinates, below 1e30 so that scales can be computed."""
+    """Return the points whose coordinates are finite, and below 1e30 so that scales can be computed."""
     return [point for point in points if all(abs(coordinate) < 1e30 for coordinate in point)]

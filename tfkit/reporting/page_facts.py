@@ -50,7 +50,10 @@ def answer(runs: RunSet) -> tuple[str, list[str]]:
 
 
 def score_tables(entries: Sequence[Entry], full: bool) -> list[tuple[str, Table]]:
-    """Return a table for each group of runs evaluated alike: their scores, baselines and models before training, the best first."""
+    """Return a title and a table for each group of runs that were evaluated alike.
+
+    A table has the scores of the runs, of their baselines and of their models before training, the best score first.
+    """
     tables = []
     for metric, scored in _groups(entries):
         first, *others = (_Score(value, entry.label, "run", _OTHER) for value, entry in scored)
@@ -68,7 +71,7 @@ def score_tables(entries: Sequence[Entry], full: bool) -> list[tuple[str, Table]
 
 
 def metrics_table(run: RunFacts) -> Table:
-    """Return all validation metrics of the best checkpoint of one run, beside the model before training and the baselines."""
+    """Return all validation metrics of the best checkpoint of a run, beside those of the model before training and of the baselines."""
     best = run.best_metrics
     columns = {"best checkpoint": best, "before training": run.recorded.before} | {_plain(name): one for name, one in run.baselines.items()}
     known = {name: [number_of(values, name) for values in columns.values()] for name in shown_metrics(best)}
@@ -148,7 +151,7 @@ def _model(run: RunFacts) -> tuple[str, str]:
 
 
 def _with_size(name: str, size: Mapping[str, Any]) -> str:
-    """Return a name with the rows or documents and the tokens of its data: `train.csv: 720 rows, 18k tokens`."""
+    """Return a name with the numbers of rows or documents and of tokens in its data: `train.csv: 720 rows, 18k tokens`."""
     counts = [format_number_of(int(count), noun[:-1]) for noun in ("rows", "documents") if (count := number_of(size, noun)) is not None]
     tokens = number_of(size, "tokens")
     return ": ".join(filter(None, (name, _joined(*counts, tokens and f"{format_count(tokens)} tokens"))))
@@ -170,7 +173,7 @@ def _percent(fraction: float) -> str:
 
 
 def _data_text(sources: object) -> str:
-    """Return the files and data sets of a recipe's data.train, truncated, in a form that `shareable` shortens."""
+    """Return the files and data sets of a list of sources as text, truncated, with paths that `shareable` can shorten."""
     named = [one for one in sources if isinstance(one, Mapping)] if isinstance(sources, list) else []
     names = (f"./{one['path']}" if one.get("path") else str(one.get("hub") or _library(one.get("stdlib"))) for one in named)
     return truncated(", ".join(names))

@@ -35,7 +35,7 @@ class Table:
 
     @property
     def columns(self) -> list[tuple[str, dict[str, str]]]:
-        """The name of each column, and the attributes of its cells, which have a class if all of them are numbers."""
+        """The name of each column, and the HTML attributes of its cells: a class if all of them are numbers."""
         cells = [[row[column] for row in self.rows if row[column]] for column in range(len(self.head))]
         has_numbers = [column > 0 and all(map(_NUMERIC.fullmatch, texts)) for column, texts in enumerate(cells)]
         return [(name, {"class": "number"} if numeric else {}) for name, numeric in zip(self.head, has_numbers, strict=True)]
@@ -51,7 +51,7 @@ class Table:
         return replace(self, head=self.head[1:], rows=[row[1:] for row in self.rows])
 
     def split(self) -> tuple[list[tuple[str, str]], "Table"]:
-        """Return the names and values of the columns whose cells are all equal, without empty ones, and the table of the others."""
+        """Return the names and values of the columns whose cells are all equal, without empty ones, and a table of the other columns."""
         common = [column for column in range(1, len(self.head)) if len({row[column] for row in self.rows}) == 1]
         facts = [(self.head[column], self.rows[0][column]) for column in common if self.rows[0][column]]
         return facts, self._of([column for column in range(len(self.head)) if column not in common])
@@ -160,7 +160,7 @@ def differences_table(entries: Sequence[Entry], full: bool) -> Table:
 
 
 def value_text(recipe: Mapping[str, Any], name: str) -> str:
-    """Return a value of a recipe as text, long ones truncated; empty if the recipe lacks it."""
+    """Return a value of a recipe as text, truncated if it is long; empty if the recipe lacks it."""
     if name not in recipe:
         return ""
     return truncated("null" if recipe[name] is None else str(recipe[name]))

@@ -43,7 +43,7 @@ def report_document(runs: RunSet, *, full: bool) -> dict[str, Any]:
 def report_csv(runs: RunSet, *, full: bool) -> str:
     """Return the runs as CSV with a header; cells of unknown values are empty."""
     table = io.StringIO(newline="")
-    writer = csv.DictWriter(table, _COLUMNS, extrasaction="ignore")  # its line end \r\n makes it quote cells that have either character
+    writer = csv.DictWriter(table, _COLUMNS, extrasaction="ignore")  # the line end is \r\n, so cells with one of the two are quoted
     writer.writeheader()
     for entry in runs.entries:
         row = _run(entry, full)

@@ -1,4 +1,4 @@
-"""RunFacts: all facts of a report about one run, read once from its folder. Every report format is a function of these facts.
+"""RunFacts: all facts about one run that a report may need, read once from the run's folder. Every report is a function of these facts.
 
 Whatever the folder contains, no error is raised: it is read as far as possible, and its problems are listed with paths relative to it. The
 amounts of a run that is in progress or was killed come from its ledgers.
@@ -60,7 +60,7 @@ class RunFacts:
 
     @property
     def is_group(self) -> bool:
-        """Whether it is a recipe with stages or a sweep, whose amounts are those of its members."""
+        """Whether the run is a recipe with stages or a sweep, whose amounts are those of its members."""
         return self.kind in (CHAIN, SWEEP)
 
     @property
@@ -117,7 +117,10 @@ class RunFacts:
 
     @property
     def score(self) -> tuple[str, float] | None:
-        """The score of the best checkpoint, or else of the latest evaluation, by the baselines' metric, or else the one that chose it."""
+        """The metric and the score of the best checkpoint, or else of the latest evaluation; None if there is none.
+
+        The metric is that of the baselines if the checkpoint has it, or else the one by which the best checkpoint is chosen.
+        """
         best = self.listed.best or {}
         chosen = str(best.get("metric") or next(iter(self.listed.metrics), ""))
         known = {chosen: best["value"]} | self.best_metrics if best else self.listed.metrics
@@ -188,7 +191,7 @@ def read_facts(path: Path) -> RunFacts:
 
 
 def _members(path: Path) -> list[Path]:
-    """Return the existing folders of the stages or trials, without links and names that leave the folder."""
+    """Return the existing folders of the stages or trials, except links, and names that lead out of the folder."""
     inside = [member for name, member in member_folders(path).items() if Path(name).name == name]
     return [member for member in inside if member.is_dir() and not member.is_symlink()]
 

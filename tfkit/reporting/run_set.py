@@ -67,7 +67,7 @@ class RunSet:
 
     @property
     def is_lower_bound(self) -> bool:
-        """Whether the energy of a run was not measured, or not completely."""
+        """Whether the energy of at least one run was not measured, or not completely."""
         return any(entry.run.is_lower_bound or entry.run.amounts.energy_kwh is None for entry in self.single)
 
     @cached_property
@@ -128,7 +128,7 @@ def _model_run(run: RunFacts) -> RunFacts | None:
 
 
 def open_runs(paths: Sequence[Path]) -> RunSet:
-    """Read the given runs, and all runs below the other given folders. Raises UsageError if there is no run."""
+    """Read the given runs, and all runs below the other given folders. Raises UsageError for a folder that is missing or has no run."""
     found: dict[Path, Path] = {}  # given paths by resolved path, so that a run that is given twice counts once
     problems: list[str] = []
     for path in paths:
@@ -157,7 +157,7 @@ def open_runs(paths: Sequence[Path]) -> RunSet:
 
 
 def _runs_below(folder: Path) -> tuple[list[Path], list[str]]:
-    """Return the run folders in `folder`, including itself, by path, and the folders that cannot be read. Links in it are not followed."""
+    """Return the run folders in `folder` (or `folder` itself) by path, and the folders that cannot be read. Links are not followed."""
     runs: list[Path] = []
     closed: list[str] = []
 

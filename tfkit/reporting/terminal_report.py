@@ -19,7 +19,7 @@ Width = Callable[[str], int]
 
 
 def terminal_report(runs: RunSet, columns: int | None, width_of: Width = len) -> list[str]:
-    """Return the lines. `columns`: the width of the terminal, None without a terminal; `width_of`: the width of a text, in columns."""
+    """Return the lines. `columns`: the terminal's width, None without a terminal; `width_of`: the width of a text, in columns."""
     lines = _table(runs.entries, columns, width_of)
     if len(runs.entries) == 1:
         lines = [*_details(runs.entries[0], columns), *_curve(runs.entries[0].run, columns)]
