@@ -32,7 +32,7 @@ BATCH_TOKENS = 16_384  # tokens per forward pass, but at least one piece: longer
 
 @dataclass(frozen=True)
 class TextScore:
-    """Sums of each text, in the order of the stream."""
+    """The losses of several texts: each array has one number for each text, in the order in which the texts were scored."""
 
     losses: Numbers  # float64, nats: the sum over a text's targets
     targets: Numbers  # int64: the number of predicted ids

@@ -114,7 +114,7 @@ class Chat(TokenTargets, WritingObjective):
         return [answers[count - 1]]
 
     def wrong(self, row: Row) -> RowResult:
-        """Return an empty text as the wrong answer."""
+        """Return the result of a row that cannot be encoded: an empty text, which counts as a wrong answer."""
         answers = answer_texts(row)
         return RowResult({}, {"text": "", "references": not_blank(row.values.get("output", answers[-1:]))})
 

@@ -126,7 +126,7 @@ class Classification(TextLabelling):
         return batch.labels.cpu().numpy()
 
     def wrong(self, row: Row) -> RowResult:
-        """Return NO_LABEL as a wrong prediction."""
+        """Return the result of a row that cannot be encoded: NO_LABEL, which counts as a wrong prediction."""
         return RowResult({"accuracy": Sum(0.0, 1)}, {"label": str(row.values["label"]), "predicted": NO_LABEL})
 
     def _all_labels(self, predictions: Sequence[Mapping[str, Any]]) -> list[str]:

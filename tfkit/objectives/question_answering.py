@@ -117,7 +117,7 @@ class QuestionAnswering(LabelledObjective):
             yield RowResult(sums, {"answers": answers, "predicted": text, "probability": probability, "answer_start": start})
 
     def wrong(self, row: Row) -> RowResult:
-        """Return an empty text as a wrong answer, even to a question without an answer."""
+        """Return the result of a row that cannot be encoded: an empty text, which counts as wrong even if the question has no answer."""
         answers = [answer["text"] for answer in row.values["answers"]]
         return RowResult(_score_sums(0.0, 0.0, has=bool(answers)), {"answers": answers, "predicted": ""})
 

@@ -88,7 +88,7 @@ class Reward(EncoderObjective):
         return [calibration_metrics([row["margins"] for row in predictions])]
 
     def wrong(self, row: Row) -> RowResult:
-        """Return one wrongly decided pair."""
+        """Return the result of a pair that cannot be encoded: it counts as wrongly decided."""
         return RowResult({"accuracy": Sum(0.0, 1)}, {"scores": [], "margins": []})
 
     def initialize(self, model: Transformer, new: Sequence[str] | None) -> None:

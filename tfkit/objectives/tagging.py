@@ -126,11 +126,11 @@ class Tagging(LabelledObjective):
         return batch.labels[batch.labels != IGNORED].cpu().numpy()
 
     def wrong(self, row: Row) -> RowResult:
-        """Return NO_LABEL for every word."""
+        """Return the result of a row that cannot be encoded: NO_LABEL for every word, which counts as wrong."""
         return self.completed(row, RowResult({"accuracy": Sum(0.0, 0)}, {"tags": [], "predicted": []}))
 
     def completed(self, row: Row, result: RowResult) -> RowResult:
-        """Add NO_LABEL for the words beyond the context."""
+        """Return the result of a truncated row with NO_LABEL for the words beyond the context, which count as wrong."""
         tags, right, count = list(map(str, row.values["tags"])), result.sums["accuracy"], len(result.prediction["predicted"])
         sums = result.sums | {"accuracy": Sum(right.total, len(tags))}
         return RowResult(sums, {"tags": tags, "predicted": [*result.prediction["predicted"], *[NO_LABEL] * (len(tags) - count)]})

@@ -144,7 +144,7 @@ def likely_peak(held: int, to_come: int, activations: int, logits: int) -> int:
     """Return the likely peak memory of a training run, in bytes.
 
     `held`: the process's memory before the first step; `to_come`: gradients and the optimizer's state; `activations`: those of a
-    micro-batch, whose margin is removed; `logits`: all logits, of which at most two blocks are held at once.
+    micro-batch, whose margin is removed; `logits`: all its logits, of which two blocks of at most LOGITS_BYTES each are counted.
     """
     return held + to_come + int(activations * _LIKELY) + 2 * min(logits, LOGITS_BYTES)
 

@@ -126,7 +126,7 @@ def _fitting_together() -> Iterator[None]:
 
 class FreedMemory:
     """A limit on the freed memory that the C library keeps (Linux, glibc), for ranks with sharded weights. Such a rank keeps allocating
-    and freeing whole tables and gradients beside its shards, which fragments the free memory.
+    and freeing whole weights and gradients beside its shards, which fragments the free memory.
     """
 
     def __init__(self, large: int):

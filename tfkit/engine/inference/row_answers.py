@@ -121,7 +121,7 @@ class RowAnswers(ABC):
                 raise bad_row.refusal()
 
     def warnings(self) -> list[str]:
-        """Return warnings about the rows that were skipped or truncated so far, and about their fields that answers replaced."""
+        """Return warnings about the rows so far: those that were skipped or truncated, and the fields that answers replaced."""
         counts, length = self.counts, self.settings.sequence_length
         limit = f"the model's context of {self.loaded.config.context_length:,}" if length is None else f"data.sequence_length, {length:,}"
         cut = (

@@ -41,7 +41,7 @@ def path_text(name: str, path: object) -> str | None:
 
 
 def required_path(name: str, path: object) -> str:
-    """Return the path of an argument that must be given, as text."""
+    """Return, as text, the path that is given for the required argument `name`. Raises UsageError if it is missing."""
     found = path_text(name, path)
     if not found:
         raise UsageError(f"{argument(name)} is missing; {_WHAT_TO_GIVE[name]}")

@@ -55,7 +55,7 @@ class OpenedCheckpoint(Protocol):
 
 
 def settings_inputs(settings: EvaluationSettings, *models: str | Path) -> Inputs:
-    """Return the inputs of a command with these settings, and these models."""
+    """Return what a command reads: the files and the sources of rows that `settings` name, their further models, and `models`."""
     files = [*([settings.path] if settings.path is not None else []), *files_of(settings.objective, settings.carbon)]
     sections = sections_of(settings.data) if settings.data is not None else []
     return inputs_of(files, sections, [*models, *settings.objective.companion_paths.values()])
