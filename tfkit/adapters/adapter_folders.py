@@ -32,7 +32,7 @@ from tfkit.tokenizer import Tokenizer
 
 
 def is_adapter(folder: Path) -> bool:
-    """Whether a model folder holds an adapter. Raise ModelError as `find_named` does."""
+    """Whether a model folder holds an adapter. Raise ModelError if its adapter_config.json is a link out of the folder, or no file."""
     return find_named(folder, ADAPTER) is not None
 
 

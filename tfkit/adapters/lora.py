@@ -206,13 +206,13 @@ class FrozenReference:
 
 
 def needs_copy(model: Transformer) -> bool:
-    """Whether the reference must be a copy of the model, since only LoRA matrices can be switched off."""
+    """Whether the reference model must be a copy: if only LoRA matrices are trained, the model without them is the reference."""
     trained = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
     return not trained or not all(name.endswith(LORA_PARAMETERS) for name in trained)
 
 
 def _frozen_copy(model: Transformer) -> Transformer:
-    """Return a frozen copy. Its blocks on the meta device are filled in the same way as the model's."""
+    """Return a frozen copy of a model. Blocks that are on the meta device are filled later, in the same way as the model's."""
     fill, model.fill_block = model.fill_block, None
     try:
         copied = copy.deepcopy(model).requires_grad_(False)

@@ -154,7 +154,7 @@ class AttemptFiles:
 
     @contextlib.contextmanager
     def _guarding(self) -> Iterator[None]:
-        """Turn a full disk or a lost folder into one warning, since the readings continue."""
+        """A context in which an error in writing, as on a full disk, is only a warning, given once: the readings continue."""
         try:
             yield
         except Exception as error:

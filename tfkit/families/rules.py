@@ -27,7 +27,7 @@ class Rule:
 def module_rules(
     modules: Mapping[str, str | tuple[str, ...]], when: Callable[[ModelConfig], bool] | None = None, *, transposed: bool = False
 ) -> tuple[Rule, ...]:
-    """Return the rules of modules that have a weight and, in some models, a bias; `modules`: their names -> ours."""
+    """Return the rules of modules that have a weight and, in some models, a bias; `modules`: Hugging Face's names -> ours."""
     return tuple(
         Rule(
             f"{theirs}.{part}",

@@ -34,7 +34,7 @@ _SAMPLE = (
 
 
 class OpenedModel(NamedTuple):
-    """A loaded model, its arithmetic, and how many of its answers to a sample of texts bf16 changed; 0 of 0: they were not compared."""
+    """A loaded model and its arithmetic. Of the model's `answers` to a sample of texts, bf16 changed `changed`; both 0: no comparison."""
 
     loaded: Loaded
     precision: Literal["float32", "bf16", "int8"]

@@ -153,7 +153,7 @@ def check_length(length: int, number: int, model: Transformer) -> None:
 
 
 class _Waiting:
-    """The rows that have not begun; with `at_once` the longest prompts first."""
+    """The rows whose generation has not begun. `at_once`: how many may run together, the longest prompts first; None: all, in order."""
 
     def __init__(self, rows: list[_Row], at_once: int | None):
         self.at_once = at_once

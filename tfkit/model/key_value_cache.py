@@ -120,7 +120,7 @@ class KeyValueCache:
         return rows[:: self.copies] // other.copies
 
     def _filled(self, limit: int | None) -> int:
-        """Return how many positions a row has in a layer with this limit, without those of a shared prompt."""
+        """Return how many positions of a row a layer holds that keeps at most `limit` (None: all), without those of a shared prompt."""
         return self.length - self.shared if limit is None else min(self.length, limit)
 
     def reorder_rows(self, rows: Tensor) -> None:

@@ -119,7 +119,7 @@ class Chat(TokenTargets, WritingObjective):
         return RowResult({}, {"text": "", "references": not_blank(row.values.get("output", answers[-1:]))})
 
     def notes(self, stored: Sequence[Stored]) -> list[str]:
-        """Report the fraction of the tokens that are targets."""
+        """Return a remark for the user: the fraction of the tokens that are targets."""
         labels = [np.asarray(examples.arrays["labels"][0]) for examples in stored if isinstance(examples, ExampleSet)]
         fraction = sum(int((part != IGNORED).sum()) for part in labels) / sum(map(len, labels))
         every, last = "what the assistant says, and the ends of its turns", "what the assistant says last, and the end of that turn"

@@ -83,7 +83,7 @@ class Classification(TextLabelling):
             self._weights = torch.from_numpy(counts.sum() / ((counts > 0).sum() * np.where(counts > 0, counts, 1.0))).float()
 
     def notes(self, stored: Sequence[Stored]) -> list[str]:
-        """Report the sizes of the largest and the smallest class if these differ by more than a factor of three."""
+        """Return a remark on the sizes of the largest and the smallest class if they differ by more than a factor of three; else none."""
         counts = self._class_counts(stored)
         most, least = int(counts.argmax()), int(counts.argmin())
         if counts[most] <= _IMBALANCE * counts[least]:
@@ -109,7 +109,7 @@ class Classification(TextLabelling):
             yield RowResult({"classes": Sum(loss, 1), "accuracy": Sum(float(predicted == right), 1)}, answer)
 
     def answers(self, model: Transformer, batch: Batch, rows: Sequence[Row], *, all_labels: bool = False) -> Iterator[Answer]:
-        """Yield the likeliest class of each row."""
+        """Yield the likeliest class of each row with its probability; `all_labels`: with the probabilities of all classes."""
         logits = model(**batch.inputs()).logits.float()  # (B, classes)
         yield from (class_answer(row, self.labels, all_labels=all_labels) for row in logits.softmax(-1).tolist())
 

@@ -88,7 +88,7 @@ class DPO(EncoderObjective):
             )
 
     def legend(self) -> list[str]:
-        """Explain the order of the sequences of a row."""
+        """Return a sentence for `tfkit inspect` on the order of the completions of a row."""
         return ["choice 0 is the best completion of its prompt"]
 
 

@@ -74,7 +74,7 @@ class LabelledObjective(Objective, Encoder, Protocol):
         return sum_results(self.predict(model, batch))
 
     def metrics(self, sums: Mapping[str, Sum]) -> dict[str, float]:
-        """Return `loss`, the weighted sum of the terms' mean losses, and the `means`."""
+        """Return `loss`, the weighted sum of the terms' mean losses, and the mean of each sum that `means` names, such as accuracy."""
         return {"loss": weighted_loss(self.terms, sums), **{name: sums[name].mean for name in self.means}}
 
     def reference_values(self, model: Transformer, batch: Batch) -> Tensor:

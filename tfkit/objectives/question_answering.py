@@ -131,7 +131,7 @@ class QuestionAnswering(LabelledObjective):
             yield Answer(text, short(probability), {name: short(value) for name, value in by_text.items()} if all_labels else None)
 
     def legend(self) -> list[str]:
-        """Explain how a window shows its answer."""
+        """Return a sentence for `tfkit inspect` on how a window is shown with its answer, or without one."""
         return ["->answer: a token of the answer, of which the first and the last are predicted; ->no answer: it is not in this window"]
 
     def _ranked(self, logits: Tensor, batch: Batch) -> Iterator[tuple[str, list[str], list[Span]]]:

@@ -116,7 +116,7 @@ class Reward(EncoderObjective):
         return {_SHIFT: total / len(best), "demonstrations": len(best)}
 
     def legend(self) -> list[str]:
-        """Explain the meaning of a row's choice numbers and labels."""
+        """Return a sentence for `tfkit inspect` on the meaning of a row's choice numbers and labels."""
         return ["choice 0 is the best completion of its prompt; label: its rank"]
 
 

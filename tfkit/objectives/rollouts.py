@@ -137,7 +137,7 @@ class RolloutObjective(EncoderObjective, Protocol):
         return RowResult({"accuracy": Sum(0.0, 1)}, {}) if self.section.rules else None
 
     def legend(self) -> list[str]:
-        """Explain that a prompt has no loss."""
+        """Return a sentence for `tfkit inspect`, which says that a prompt has no loss."""
         return ["the rows are prompts: the responses that have a loss are sampled in training"]
 
 

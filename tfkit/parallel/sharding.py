@@ -193,7 +193,7 @@ class Sharding:
 
     @contextmanager
     def unsharded(self) -> Iterator[None]:
-        """A context in which every rank has all weights, gathered once, and can run forwards without gradients independently."""
+        """A context in which every rank has all weights, gathered once, and can run forward passes without gradients independently."""
         self._reshard_all()
         try:
             with self._fitting():

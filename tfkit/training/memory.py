@@ -111,7 +111,7 @@ def trained_bytes(parameters: int, dtype: torch.dtype = torch.bfloat16) -> int:
 
 @dataclass(frozen=True)
 class Units:
-    """The parts of a sharded model that ranks gather at once: the numbers of their weights."""
+    """The numbers of weights in the units of a sharded model, the parts that ranks gather as a whole: its blocks, and the rest as root."""
 
     count: int  # the number of blocks
     largest: int  # the weights of the largest block

@@ -164,7 +164,7 @@ class Part:
         return (row for row in rows if self.keeps(self.key_of(row).encode()))
 
     def key_of(self, row: Row) -> str:
-        """Return the key that decides a row's side."""
+        """Return the key of a row, whose hash decides in which part the row is."""
         return row.input_key if self.by == "input" and row.input_key is not None else row.key
 
     def fingerprint(self, rows: Iterable[Row | BadRow]) -> str:
@@ -185,7 +185,7 @@ class Part:
 
     @property
     def is_split(self) -> bool:
-        """Whether this is one of two parts."""
+        """Whether this is one of two parts of a source, not the whole source."""
         return self.fraction is not None and self.name != "all"
 
     def keeps(self, key: bytes) -> bool:
@@ -203,7 +203,7 @@ class Part:
         return self.fraction if self.name == "held_out" else 1.0 - self.fraction
 
     def describe(self) -> str:
-        """Describe the part; empty if it is the whole source."""
+        """Return a description of the part; empty if it is the whole source."""
         if self.fraction is None or self.name == "all":
             return ""
         return f"{self.name.replace('_', ' ')} part, {self.expected_fraction:.2%} of the rows"

@@ -88,7 +88,9 @@ def detect_tabbed(content: Content) -> bool:
 
 
 def detect_table(content: Content, columns: Columns, default: str, *, numbered: bool = False) -> Table:
-    """Return the layout of a table; `default` is the delimiter of the file's suffix, `numbered` is as in `detect_header`."""
+    """Return the layout of a table. `default`: the delimiter by the file's suffix; `numbered`: columns without a header are named by
+    their numbers.
+    """
     lines = [*_first_lines(content)]
     delimiter = _detect_delimiter(lines, default)
     rows = _rows(lines, delimiter)

@@ -49,7 +49,7 @@ class Layout:
 
     @property
     def is_given(self) -> bool:
-        """Whether the recipe describes any of the layout."""
+        """Whether the recipe describes any part of the layout."""
         return (self.format, self.header, self.beside) != (None, (), {})
 
 

@@ -50,7 +50,9 @@ def members(path: Path, *, recognises: bool = True, only: Collection[str] = ()) 
 
 
 def member_names(path: Path, *, recognises: bool = True) -> tuple[list[str], list[str]]:
-    """Return the names of the files of an archive that are read, and of those that are skipped. Raise DataError as `members` does."""
+    """Return the names of the files of an archive that are read, and of those that are skipped. Raise DataError if the archive is damaged,
+    unsafe or has no data file.
+    """
     with _opened(path) as files:
         read = _data_files(files, path, recognises=recognises)
         return [str(file.name) for file in read], [_printable(file.name) for file in files if file not in read]

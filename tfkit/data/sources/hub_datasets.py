@@ -69,7 +69,7 @@ class HubSource:
         return self.part.select(good_rows(self._all_rows(), self.on_bad_row, skipped))
 
     def check(self) -> None:
-        """Check the columns and the first rows."""
+        """Raise DataError if a role has no column, or if one of the first rows is bad and bad rows are not skipped."""
         check_rows(self._all_rows(), self.on_bad_row, self._where, FIRST_ROWS)
 
     def _all_rows(self) -> Rows:
@@ -136,7 +136,7 @@ class StreamedSource:
         return self.part.select(good_rows(self._all_rows(), self.on_bad_row, skipped))
 
     def check(self) -> None:
-        """Check the first row, in the cache if it is there, else in the stream, without filling the cache."""
+        """Raise DataError for a bad first row: the one in the cache or, if there is none, that of the stream, without filling the cache."""
         if read_index(self.folder, RECORDS_VERSION) is not None:
             return check_rows(self._all_rows(), self.on_bad_row, self._where)
         stream = self._stream()

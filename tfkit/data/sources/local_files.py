@@ -120,7 +120,7 @@ class FileSource:
         return first is not None and all(side == first for side in sides)
 
     def check(self) -> None:
-        """Check the first rows."""
+        """Raise DataError if one of the first rows is bad, unless bad rows are skipped."""
         check_rows(self._all_rows(), self.on_bad_row, self.name, FIRST_ROWS)
 
     def _all_rows(self) -> Rows:

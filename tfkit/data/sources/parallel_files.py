@@ -92,7 +92,9 @@ def _set_of(group: Mapping[str, Path], *, of_languages: bool) -> dict[str, Path]
 
 
 def _holds(named: Path | None, columns: Mapping[str, Path]) -> bool:
-    """Whether a set is read: each set of a folder; if a file is named, the set with this file, unless the file only holds labels."""
+    """Whether a set of parallel files is read: if `named` is None, every set; else the set with this file, unless the file only has
+    labels.
+    """
     return named is None or (named in columns.values() and named != columns.get("label"))
 
 

@@ -140,7 +140,7 @@ class StdlibTask:
         return good_rows(self._all_rows(), self.on_bad_row, skipped)
 
     def check(self) -> None:
-        """Check the first row, for missing columns."""
+        """Raise DataError if the first row lacks a column that a role needs."""
         check_rows(self._all_rows(), self.on_bad_row, self.name)
 
     def _all_rows(self) -> Rows:

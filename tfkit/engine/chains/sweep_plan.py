@@ -34,7 +34,7 @@ Done = Sequence[tuple[Trial, float | None]]  # the trials so far, and the score 
 
 @dataclass(frozen=True)
 class Grid:
-    """All combinations; the last field varies fastest."""
+    """A search that tries all combinations of the values of its axes, in an order in which the last axis varies fastest."""
 
     axes: tuple[Axis, ...]
 

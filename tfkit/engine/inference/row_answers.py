@@ -35,7 +35,7 @@ _MOST_CHARACTERS = 1 << 24  # of the texts of a window
 
 @dataclass
 class Counts:
-    """Sums over the rows so far."""
+    """Counts of the rows that were read so far, of their tokens, and of those that were truncated or skipped."""
 
     rows: int = 0
     tokens: int = 0

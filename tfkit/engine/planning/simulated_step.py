@@ -67,7 +67,9 @@ def _is_substituted(objective: Objective) -> bool:
 
 
 def simulate(recipe: Recipe, config: ModelConfig, objective: Objective, batch: Batch, mesh: Mesh) -> SimulatedStep:
-    """Take steps as rank 0 of the mesh, with `batch` as each micro-batch. Raises UsageError within a process group."""
+    """Return the bytes of a step as rank 0 of the mesh takes it, with `batch` as each micro-batch. Raises UsageError within a process
+    group.
+    """
     if dist.is_initialized():
         raise UsageError("plan: this process already belongs to a torch.distributed process group; plan from another process")
     depth, period = min(_depths(config).values()), config.period

@@ -171,7 +171,7 @@ class Estimate:
         return sum(self.table_seconds.get(part, 0.0) for part in parts)
 
     def predicted(self, *, metered: bool) -> dict[str, Any]:
-        """Return the field `predicted` of run.json; energy and emissions are None if the run is not metered. `flops`: of the steps."""
+        """Return the field `predicted` of run.json; energy and emissions are None if the run is not metered. `flops` are the steps'."""
         return {
             "seconds": asdict(self.seconds),
             "energy_kwh": asdict(self.energy_kwh) if metered else None,

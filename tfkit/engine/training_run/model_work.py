@@ -103,7 +103,7 @@ class ModelWork:
 
     @property
     def _shardings(self) -> "dict[str, Sharding]":
-        """The shardings of trained companions, by name, and that of the run's model under the name ""; only those that there are."""
+        """The shardings of trained companions, by name, and that of the run's model under the name ""; unsharded models have none."""
         everything = self.components.stepper.all_weights
         return {name: weights.sharding for name, weights in everything.items() if weights.sharding is not None}
 
