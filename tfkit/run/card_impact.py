@@ -77,7 +77,7 @@ class CardImpact:
         return {label: value for label, value in rows.items() if value}
 
     def _inherited(self) -> str:
-        """Describe the emissions of the ancestors of this model."""
+        """Return, as text, the emissions of the ancestors of this model; empty if it has none."""
         inherited = self.inherited
         if inherited is None or (inherited.emissions_g is None and not inherited.is_lower_bound):
             return ""

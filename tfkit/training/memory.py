@@ -72,8 +72,9 @@ def model_bytes(
     """Return the bytes of a model whose steps compute in `dtype`, on the first of the ranks over which its weights are sharded.
 
     `parameters`: by name, with the shapes of the whole model; they may be on the meta device. `section`: the optimizer's section,
-    None for a model that is not trained. `has_mean`, `whole`: as in `Weights`. `reshard`: free the weights of a block after its forward
-    pass. `sums_gradients`: whether gradients of several micro-batches or ranks are added up.
+    None for a model that is not trained. `has_mean`: a moving average of the weights is kept; `whole`: frozen weights are kept in fp32,
+    too. `reshard`: free the weights of a block after its forward pass. `sums_gradients`: whether gradients of several micro-batches or
+    ranks are added up.
     """
     parts = {name: torch.Size((-(-one.shape[0] // shards), *one.shape[1:])) if one.dim() else one.shape for name, one in parameters.items()}
     trained = {name: part for name, part in parts.items() if section is not None and parameters[name].requires_grad}

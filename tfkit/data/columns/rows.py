@@ -67,7 +67,7 @@ def skip(row: BadRow, skipped: dict[str, Skipped]) -> None:
 
 
 def describe_skipped(name: str, skipped: Mapping[str, Skipped]) -> str:
-    """Describe the skipped rows of a source; empty if there are none."""
+    """Return a sentence about the skipped rows of a source; empty if there are none."""
     return f"{name}: {_count(skipped, 'skipped')}" if skipped else ""
 
 
@@ -136,7 +136,7 @@ class Source(Protocol):
         """The approximate bytes of the rows, for progress bars; None if unknown, as for compressed files and for a sample of rows."""
 
     def describe(self) -> str:
-        """Describe the data found: files, MB, part."""
+        """Return a description of the data that were found, for messages: the number of files, their megabytes, and the part."""
 
     def fingerprint(self) -> str:
         """Return a hash of all content and of the settings that select from it, equal only for equal rows. Reads all data once."""

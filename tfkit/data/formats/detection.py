@@ -39,7 +39,7 @@ class Table(NamedTuple):
     header: tuple[str, ...] = ()
 
     def describe(self) -> str:
-        """Describe the differences from a csv file with a header; empty if there are none."""
+        """Return, as text, how the layout differs from that of a csv file with a header; empty if it does not."""
         about = [f"separated by {_NAMES[self.delimiter]}"] if self.delimiter != "," else []
         about += [f"without a header, read as {', '.join(self.header)}"] if self.header else []
         return ", ".join(about)

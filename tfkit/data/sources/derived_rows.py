@@ -42,7 +42,7 @@ class DerivedRows:
         return None if self.note else self.source.size_bytes
 
     def describe(self) -> str:
-        """Describe the other source, and how its rows are used."""
+        """Return the description of the other source, and how its rows are used."""
         return f"{self.source.describe()}{self.note}"
 
     def fingerprint(self) -> str:

@@ -48,7 +48,7 @@ class HubSource:
         return int((self.dataset.data.nbytes or 0) * self.part.expected_fraction)
 
     def describe(self) -> str:
-        """Describe the split: rows, MB, part."""
+        """Return a description of the split, for messages: the number of rows, their megabytes, and the part."""
         about = f"{self._where}: {len(self.dataset):,} rows, {megabytes(self.dataset.data.nbytes)}"
         return f"{about}; {self.part.describe()}" if self.part.describe() else about
 
@@ -117,7 +117,9 @@ class StreamedSource:
         return int(sum(index["files"].values()) * self.part.expected_fraction) if index else None
 
     def describe(self) -> str:
-        """Describe rows, MB and part; if the rows are not yet in the cache, how many will be read."""
+        """Return a description of the split, for messages: rows, megabytes and part; before the rows are in the cache, how many will be
+        read.
+        """
         index = read_index(self.folder, RECORDS_VERSION)
         about = f"{self._where}, streamed: "
         if index is None:

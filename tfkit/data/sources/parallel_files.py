@@ -40,7 +40,7 @@ class ParallelFiles:
         return found[0] if found and "label" in self.columns else None
 
     def describe(self) -> str:
-        """Describe the columns, and the other files."""
+        """Return a description, for messages: the columns, and the files beside them that are not read."""
         about = f"parallel files, a row on each line: {', '.join(self.columns)}"
         about += f"; class names of {MAPPING}" if self.class_names else ""
         return about + (f"; beside them {list_names(self.others)}, not read" if self.others else "")

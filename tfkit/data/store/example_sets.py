@@ -93,7 +93,7 @@ class ExampleSet:
         return self.moved(bytes(names[starts[i] : starts[i + 1]]).decode())
 
     def describe(self) -> str:
-        """Describe the numbers of rows, of truncated rows, and of targets that are not used."""
+        """Return a sentence with the numbers of rows, of truncated rows, and of targets that are not used."""
         about = f"{self.name}: {len(self):,} row{'s' if len(self) > 1 else ''}"
         if self.truncated:
             about += f", {self.truncated:,} of them truncated (first {self.first_truncated})"

@@ -90,7 +90,7 @@ def output_file(
 ) -> Iterator[IO[Any]]:
     """Open a file that gets its name when the block ends; a device, a pipe or a link is opened itself, within `waiting()`.
 
-    `mode`, `settings`: those of `open`. Raises MachineError, and BrokenPipeError if a pipe has no reader any more.
+    `mode`, `settings`: arguments for Python's `open`. Raises MachineError, and BrokenPipeError if a pipe has no reader any more.
     """
     is_new = is_replaceable(path)
     temporary = temporary_sibling(path) if is_new else path
