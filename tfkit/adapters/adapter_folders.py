@@ -201,7 +201,7 @@ def _with_head(folder: Path, peft: PeftConfig, base: Described) -> ModelConfig:
 
 @dataclass(frozen=True)
 class Base:
-    """The base model of the updates."""
+    """The base model that the updates of an adapter belong to, and the hash of its weights."""
 
     path: str  # the checkpoint as the recipe names it: a folder, a run folder, or hub:org/name@revision
     folder: Path

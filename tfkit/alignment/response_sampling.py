@@ -33,7 +33,7 @@ class SampledResponse:
 
     @property
     def text_ids(self) -> list[int]:
-        """The ids without the end token."""
+        """The ids of the response without its end token, if it has one."""
         return self.ids[:-1] if self.ended else self.ids
 
 

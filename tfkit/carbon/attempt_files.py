@@ -20,7 +20,7 @@ from tfkit.durable import sync_folder
 
 
 class Ledger:
-    """The writer of one ledger."""
+    """The writer of one ledger, which appends a line of JSON for each tick (ledger.py)."""
 
     def __init__(self, folder: Path, node: int, attempt: int, previous: str | None = None):
         """Create the file; its name has a serial number if the attempt already has a ledger, as after a failed lock. Raises OSError.

@@ -62,7 +62,7 @@ class Footprint:
 
 @dataclass(frozen=True, kw_only=True)
 class Measurement(Footprint):
-    """A footprint with its range and its sources."""
+    """A footprint with the ranges of its energy and emissions, and the sources of these numbers."""
 
     energy_kwh_low: float | None = None  #: the range of the uncertainty of the measurement
     energy_kwh_high: float | None = None

@@ -106,7 +106,7 @@ _PROBABILITIES = "label probabilities"
 
 @dataclass(frozen=True)
 class RowPrediction:
-    """The result of one row."""
+    """The result of one row: its number, its sums, and its line in a file of predictions."""
 
     number: int  # among the rows of its set
     sums: dict[str, Sum]  # the objective's sums over this row

@@ -31,7 +31,7 @@ class Fields:
         return values
 
     def write(self, config: ModelConfig) -> dict[str, Any]:
-        """Return fields of a config.json."""
+        """Return these fields of a config.json, with the values that a ModelConfig has for them."""
         return {theirs: attrgetter(ours)(config) for ours, (theirs, *_) in self.names.items()}
 
 

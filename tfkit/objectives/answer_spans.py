@@ -58,5 +58,5 @@ def merge(windows: Sequence[Sequence[Span]], no_answer: float | None) -> list[Sp
 
 
 def probabilities(spans: Sequence[Span]) -> list[float]:
-    """Return the softmax of the scores."""
+    """Return the probability of each span among these spans: the softmax of their scores."""
     return torch.tensor([span.score for span in spans], dtype=torch.float64).softmax(0).tolist()

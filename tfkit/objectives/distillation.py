@@ -166,5 +166,5 @@ def _divergences(
 
 
 def _soften(logits: Tensor, temperature: float) -> Tensor:
-    """Return the softened log-probabilities, in float32 at least."""
+    """Return log softmax(logits / temperature), in float32 at least."""
     return logits.to(torch.promote_types(logits.dtype, torch.float32)).div(temperature).log_softmax(-1)

@@ -46,7 +46,7 @@ class DerivedRows:
         return f"{self.source.describe()}{self.note}"
 
     def fingerprint(self) -> str:
-        """Return the other source's fingerprint with the rule."""
+        """Return the fingerprint of the other source, extended by the rule that makes the rows."""
         return f"{self.source.fingerprint()}\0{self.rule}"
 
     def rows(self, skipped: dict[str, Skipped] | None = None) -> Iterator[Row]:

@@ -47,7 +47,8 @@ class Start:
 
 
 def open_start(section: ModelSection) -> Start:
-    """Return the checkpoint of `model: {from: CKPT}`, unloaded. Raises ModelError, also if its weights are not those that the recipe pins."""
+    """Return the checkpoint of `model: {from: CKPT}`, unloaded. Raises ModelError, also if its weights are not those of the recipe's hash.
+    """
     assert section.start is not None
     described = describe(section.start)
     sha256 = content_hash(described.folder)

@@ -60,7 +60,7 @@ class StepFlops:
         return self.forward.total + self.backward.total + further
 
     def __add__(self, other: "StepFlops") -> "StepFlops":
-        """Add two counts."""
+        """Return the FLOPs of the rows of both together."""
         return StepFlops(*(getattr(self, name) + getattr(other, name) for name in self.__dataclass_fields__))
 
     def __mul__(self, factor: float) -> "StepFlops":

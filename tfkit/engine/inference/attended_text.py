@@ -59,7 +59,7 @@ class AttendedText:
         return head_patterns(self.maps[name], self.visible[name], *self.axes(name), cross=name == "cross")
 
     def require_head(self, layer: int, head: int) -> None:
-        """Raise UsageError if no map has this head."""
+        """Raise UsageError if no map of attention weights has this layer and head."""
         layers, heads = max(len(map_) for map_ in self.maps.values()), next(iter(self.maps.values())).shape[1]
         if not (layer < layers and head < heads):
             raise UsageError(

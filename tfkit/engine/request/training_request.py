@@ -70,7 +70,7 @@ class RequestRecord:
         return cls(None, overrides) if recipe is None and text is None else None
 
     def document(self) -> dict[str, Any]:
-        """Return the document for run.json."""
+        """Return the record as run.json holds it: the recipe's path and text, and the overrides."""
         path, text = (str(self.recipe.path), self.recipe.text) if self.recipe else (None, None)
         return {"recipe": path, "text": text, "overrides": dict(self.overrides)}
 

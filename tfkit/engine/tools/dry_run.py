@@ -25,7 +25,7 @@ from tfkit.units import format_baselines, format_bytes, format_energy, format_ep
 
 @dataclass(frozen=True)
 class DryRun:
-    """The plan of a training."""
+    """The plan of a training that is not started: its recipe, first rows, estimate and baselines."""
 
     decided: ResolvedRecipe
     inspection: Inspection

@@ -123,11 +123,11 @@ class RankHooks:
         return self._by_first(lambda: self._hooks.unhealthy(error))
 
     def save(self, progress: Progress) -> None:
-        """Save a checkpoint."""
+        """Save a checkpoint on rank 0, while the other ranks wait and take part."""
         self._by_first(lambda: self._hooks.save(progress))
 
     def evaluate(self, progress: Progress) -> None:
-        """Evaluate. Raises Stopped."""
+        """Evaluate on rank 0, while the other ranks wait and take part. Raises Stopped."""
         self._by_first(lambda: self._hooks.evaluate(progress))
 
     def _by_first(self, work: Callable[[], Result]) -> Result:

@@ -103,7 +103,7 @@ class Range:
         return Range(self.low + other.low, self.likely + other.likely, self.high + other.high)
 
     def __mul__(self, factor: float) -> "Range":
-        """Scale the range."""
+        """Return the range with its three values multiplied by `factor`."""
         return Range(self.low * factor, self.likely * factor, self.high * factor)
 
 

@@ -164,7 +164,7 @@ class _Gathered(LazyTensors):
 
     @property
     def layout(self) -> dict[str, tuple[torch.dtype, torch.Size]]:
-        """The types and unsharded shapes."""
+        """The type and the unsharded shape of each tensor, by name."""
         return {key: (tensor.dtype, self._whole_shape(key) or tensor.shape) for key, tensor in self._local.items()}
 
     def _whole_shape(self, key: str) -> torch.Size | None:

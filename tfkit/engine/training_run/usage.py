@@ -53,7 +53,7 @@ class Usage:
         self.meter, self._started = meter, self._clock()
 
     def spent(self) -> Amounts:
-        """Return what was used until now."""
+        """Return the amounts that the run has used until now."""
         if self.meter is None:
             return self.earlier + self.siblings
         return Amounts.of(self.meter.extrapolated_reading(), self.earlier.seconds + self._clock() - self._started) + self.siblings
