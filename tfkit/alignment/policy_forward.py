@@ -29,7 +29,7 @@ class TokenStatistics(NamedTuple):
 
 
 def token_statistics(model: Transformer, batch: Batch, temperature: float) -> TokenStatistics:
-    """Compute the statistics with a model in evaluation mode, at the `temperature` of the sampling."""
+    """Return the TokenStatistics of a batch by a model in evaluation mode, at the `temperature` of the sampling."""
     targets = batch.labels != IGNORED
     head, hidden = vocabulary_head(model.head), model(**batch.inputs()).hidden[targets]
     log_probs = token_log_probs(head, hidden, batch.labels[targets], temperature=temperature)

@@ -63,7 +63,9 @@ def _last_hash(data: bytes) -> str | None:
 def tick_line(
     at: float, phase: str, seconds: float, totals: Totals, power_w: float, status: str, reason: str | None = None, step: int | None = None
 ) -> dict[str, Any]:
-    """Return a tick. `reason`: the problems since the previous tick; `step`: the step after which the run can continue from this tick."""
+    """Return the ledger's line for a tick. `reason`: the problems since the previous tick; `step`: the step after which the run can
+    continue from this tick.
+    """
     line = {"kind": "tick", "at": round(at, 3), "phase": phase, "seconds": round(seconds, 3), **asdict(totals), "power_w": power_w}
     return line | {"status": status} | ({"reason": reason} if reason else {}) | ({} if step is None else {"step": step})
 

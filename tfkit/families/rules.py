@@ -45,7 +45,7 @@ Architectures = Mapping[str, Mapping[str, Any]]  # Hugging Face's class -> the f
 
 @dataclass(frozen=True)
 class Family:
-    """All that distinguishes a family.
+    """All that distinguishes one model family from the others.
 
     `from_hf` reads a config.json into the values of a ModelConfig (KeyError: a field is missing; UnsupportedError); `to_hf` returns
     its fields.

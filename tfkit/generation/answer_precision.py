@@ -88,7 +88,7 @@ def is_large(model: Transformer) -> bool:
 
 
 def _gains_by_bf16(loaded: Loaded) -> bool:
-    """Whether bf16 saves time, and the answers are choices: a number would lose digits."""
+    """Whether bf16 saves time, and the model's answers are choices among tokens or labels: an answer that is a number would lose digits."""
     head = loaded.config.head
     gives_numbers = head.kind == "none" or (isinstance(head, ClassesHeadConfig) and head.count == 1)
     return loaded.codec is not None and is_large(loaded.model) and not gives_numbers

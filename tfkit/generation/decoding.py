@@ -162,7 +162,7 @@ class _Waiting:
     def take(self, running: Sequence[_Row] = (), beams: int = 1) -> list[list[_Row]]:
         """Return the rows that can begin beside those that run, in groups whose prompts are read together.
 
-        None begin before a quarter of the places is free, since all keys and values are copied when rows begin.
+        No row begins before a quarter of the `at_once` places is free, since all keys and values are copied when rows begin.
         """
         if self.at_once is None:
             groups = [[*self.rows]] if self.rows else []

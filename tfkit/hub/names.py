@@ -76,7 +76,7 @@ def _experts_apart(weights: Mapping[str, Weight], family: Family, config: ModelC
 
 
 def other_parts(weights: Iterable[str], family: Family | None) -> tuple[str, ...]:
-    """Return the parts beside the model to which some of these tensors belong, such as one that reads images."""
+    """Return the parts of a model folder, besides the model itself, that some of these tensors belong to, such as one that reads images."""
     matches = (re.fullmatch(family.other_parts, name) for name in weights) if family and family.other_parts else ()
     return tuple(dict.fromkeys(match[1] for match in matches if match))
 

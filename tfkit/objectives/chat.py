@@ -184,7 +184,7 @@ def conversation(row: Row) -> list[dict[str, Any]]:
 
 
 def prompt_messages(row: Row) -> list[dict[str, Any]]:
-    """Return the messages without a final answer, and a placeholder for the answer. Raises UnfitError if no message is a user's."""
+    """Return the messages without a final answer, followed by a placeholder for the answer. Raises UnfitError if no message is a user's."""
     messages = _messages(row)
     if messages[-1]["role"] == "assistant":
         messages = messages[:-1]

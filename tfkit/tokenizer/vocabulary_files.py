@@ -34,8 +34,8 @@ Made = tuple[Backend, Sequence[AddedToken]]  # a tokenizer, and tokens that its 
 
 
 class _Class(NamedTuple):
-    """A class of transformers. `files`: those that it needs, each as its possible names; `roles`: its special tokens by role; `build`: the
-    function that builds its tokenizer.
+    """A tokenizer class of transformers. `files`: the files that it needs, each by its possible names; `roles`: its special tokens by role;
+    `build`: the function that builds its tokenizer.
 
     `template`: for one text and for two; None: the one that follows from the roles (pipelines.template_parts).
     """

@@ -34,7 +34,8 @@ class _Member(NamedTuple):
 
 
 def members(path: Path, *, recognises: bool = True, only: Collection[str] = ()) -> Iterator[Content]:
-    """Yield the data files of an archive; each must be read before the next. Raise DataError if it is damaged, unsafe or has none.
+    """Yield the data files of an archive; each must be read before the next. Raise DataError if the archive is damaged, unsafe or
+    has no data file.
 
     `recognises`: leave out a README or a licence beside other files (tfkit 0.1 read them). `only`: names of files to read; empty: all.
     """

@@ -145,7 +145,7 @@ def cut_text(row: Row, part: Part) -> Row | None:
 
 
 def describe_cut(part: Part) -> str:
-    """Return a description of a part of a single text: `the last 10.00% of the text`, or all but this."""
+    """Return a description of a part of a single text: `the last 10.00% of the text`, or `all but the last 10.00% of the text`."""
     assert part.fraction is not None, "only a fraction is cut off"
     return f"{'' if part.name == 'held_out' else 'all but '}the last {part.fraction:.2%} of the text"
 

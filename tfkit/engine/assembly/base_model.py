@@ -47,7 +47,8 @@ class Start:
 
 
 def open_start(section: ModelSection) -> Start:
-    """Return the checkpoint of `model: {from: CKPT}`, unloaded. Raises ModelError, also if its weights are not those of the recipe's hash.
+    """Return the unloaded checkpoint of `model: {from: CKPT}`. Raises ModelError, also if its weights differ from those that the recipe
+    pins.
     """
     assert section.start is not None
     described = describe(section.start)

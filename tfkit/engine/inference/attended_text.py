@@ -117,8 +117,8 @@ def attend_text(loaded: Loaded, text: str, target: str | None, next_tokens: int 
 
 @contextmanager
 def record_weights(model: Transformer) -> Iterator[dict[str, list[tuple[Tensor, Tensor]]]]:
-    """Yield a dict in which the attention of the block's forward passes is recorded; their outputs stay the same. For each of "encoder",
-    "decoder" and "cross" that the model has, it lists each layer's weights and which keys are visible, both (B, H, T, S).
+    """Yield a dict that records the attention of the forward passes within the with block; their outputs stay the same. For each of
+    "encoder", "decoder" and "cross" that the model has, it lists each layer's weights and which keys are visible, both (B, H, T, S).
     """
     layers: dict[str, list[tuple[Tensor, Tensor]]] = {}
 

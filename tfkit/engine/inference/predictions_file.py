@@ -88,7 +88,7 @@ def lines_file(
 def output_file(
     path: Path, option: str, waiting: Callable[[], AbstractContextManager[None]] = nullcontext, mode: str = "", **settings: str
 ) -> Iterator[IO[Any]]:
-    """Open a file that gets its name when the block ends; a device, a pipe or a link is opened itself, within `waiting()`.
+    """Open a file that gets its name when the block ends; a device, a pipe or a link is opened itself, in the context `waiting()`.
 
     `mode`, `settings`: arguments for Python's `open`. Raises MachineError, and BrokenPipeError if a pipe has no reader any more.
     """

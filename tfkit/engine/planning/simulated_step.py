@@ -222,5 +222,7 @@ def _shallower(config: ModelConfig, by: int) -> ModelConfig:
 
 
 def _block_parts(depth: int) -> list[str]:
-    """Return the part of a step to which the backward pass of each block belongs: that of the lowest or highest block may have the peak."""
+    """Return, for each block, the part of a step that its backward pass is: the lowest and the highest block are parts of their own, since
+    the peak may be in theirs.
+    """
     return ["lowest", *["between"] * (depth - 2), *["highest"] * (depth > 1)]

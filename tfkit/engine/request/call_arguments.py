@@ -21,7 +21,7 @@ _WHAT_TO_GIVE = {
 
 
 def recipe_text(recipe: AnyRecipe) -> RecipeText:
-    """Return the text of a recipe in any of its forms."""
+    """Return the text of a recipe that is given in any form: a name, a path, a dict or a Recipe."""
     if isinstance(recipe, str | Path):
         return open_recipe(str(recipe))
     if not isinstance(recipe, Recipe | Mapping):

@@ -180,7 +180,9 @@ def _read_as_trained(data: DataSection, path: str) -> DataSection:
 
 
 def saved_recipe(checkpoint: Path) -> RecipeText | None:
-    """Return the recipe.yaml of the run folder that holds a checkpoint; None if the checkpoint is in no run folder, or there is no file."""
+    """Return the recipe.yaml of the run folder that holds a checkpoint; None if the checkpoint is in no run folder, or in one without this
+    file.
+    """
     folder = checkpoint.resolve().parent
     saved = folder.parent / "recipe.yaml"
     return open_recipe(str(saved)) if folder.name == "checkpoints" and saved.is_file() else None

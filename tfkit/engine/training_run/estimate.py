@@ -109,7 +109,9 @@ class Range:
 
 @dataclass(frozen=True)
 class FullPower:
-    """Emissions as ML CO2 Impact estimates them (Lacoste et al. 2019, arXiv 1910.09700), for comparison: full power for the likely time."""
+    """Emissions as ML CO2 Impact estimates them (Lacoste et al. 2019, arXiv 1910.09700), for comparison: as if the hardware used
+    its full power for the likely time.
+    """
 
     hardware: str
     watts: float
@@ -194,7 +196,7 @@ class Forecaster(Protocol):
     """Estimates a run before its first step, and learns from its outcome; all commands use planning/run_forecaster.py."""
 
     def estimate(self, run: "Run", start: Callable[[], float]) -> Estimate:
-        """Return the estimate of a prepared run. `start` returns the seconds since its command started."""
+        """Return the estimate of a prepared run. `start` returns the seconds since the run's command started."""
         ...
 
     def measure(self, run: "Run") -> Callable[[Estimate], Estimate]:
