@@ -18,7 +18,7 @@ from tfkit.tokenizer import Tokenizer
 
 
 def embed(model: Transformer, tokenizer: Tokenizer, texts: Sequence[str], batch_size: int) -> Tensor:
-    """Return the embeddings of texts, (N, D), as `embed_ids` does. Texts are truncated to the context.
+    """Return the embeddings of texts as a tensor, (N, D); `embed_ids` says what an embedding is. Texts are truncated to the context.
 
     Raises DataError for a text without tokens.
     """

@@ -141,7 +141,9 @@ def score_streams(
     max_tokens: int | None = None,
     work: BatchWork = UNWATCHED,
 ) -> list[TextScore]:
-    """Return the result of `score_texts` for each stream. `max_tokens` is for all together, so the last may be left out. Raises Stopped."""
+    """Return the result of `score_texts` for each stream. `max_tokens` limits all streams together, so the last ones may be left
+    out. Raises Stopped.
+    """
     scores: list[TextScore] = []
     budget = TokenBudget(max_tokens)
     for stream in budget.until_spent(streams):

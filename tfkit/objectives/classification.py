@@ -114,7 +114,7 @@ class Classification(TextLabelling):
         yield from (class_answer(row, self.labels, all_labels=all_labels) for row in logits.softmax(-1).tolist())
 
     def answer_metrics(self, predictions: Sequence[Mapping[str, Any]]) -> list[Scores]:
-        """Return the function that computes the metrics of classes."""
+        """Return a list with one function, from the weights of the rows to the metrics of classes."""
         return [classification_metrics(*self._class_numbers(predictions))]
 
     def label_metrics(self, predictions: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

@@ -82,7 +82,7 @@ class LabelledObjective(Objective, Encoder, Protocol):
         raise AssertionError("the objective has no reference model")
 
     def answer_metrics(self, predictions: Sequence[Mapping[str, Any]]) -> list[Scores]:
-        """Return functions that compute metrics which are not sums over rows, such as F1; none by default."""
+        """Return functions from the weights of the rows to metrics that are not sums over rows, such as F1; none by default."""
         return []
 
     def label_metrics(self, predictions: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

@@ -90,7 +90,7 @@ class MultiLabel(TextLabelling):
             yield Answer(names, [probabilities[label] for label in names], probabilities if all_labels else None)
 
     def answer_metrics(self, predictions: Sequence[Mapping[str, Any]]) -> list[Scores]:
-        """Return the function that computes the metrics of sets of labels."""
+        """Return a list with one function, from the weights of the rows to the metrics of sets of labels."""
         right, predicted, all_labels = self._sets(predictions)
         return [label_set_metrics(right, predicted, len(all_labels))]
 

@@ -84,7 +84,7 @@ class Reward(EncoderObjective):
         yield from (Answer(short(score)) for score in (reward_scores(model, batch).double() - self.shift).tolist())
 
     def answer_metrics(self, predictions: Sequence[Mapping[str, Any]]) -> list[Scores]:
-        """Return the function that computes the calibration of the pairs."""
+        """Return a list with one function, from the weights of the rows to the calibration of the pairs."""
         return [calibration_metrics([row["margins"] for row in predictions])]
 
     def wrong(self, row: Row) -> RowResult:

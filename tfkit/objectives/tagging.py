@@ -109,7 +109,7 @@ class Tagging(LabelledObjective):
             yield Answer(tags, best, all_probabilities if all_labels else None)
 
     def answer_metrics(self, predictions: Sequence[Mapping[str, Any]]) -> list[Scores]:
-        """Return the functions that compute the metrics of tags and, if these mark names, of names."""
+        """Return functions from the weights of the rows to the metrics of tags and, if the tags mark names, to those of names."""
         tags, predicted, numbers = _columns(predictions, self.labels)
         rows = np.repeat(np.arange(len(predictions)), [len(row) for row in tags])  # (W,): the row of each word
         of_tags = tag_metrics(_flat(tags, numbers), _flat(predicted, numbers), rows)

@@ -151,7 +151,7 @@ def likely_peak(held: int, to_come: int, activations: int, logits: int) -> int:
 
 
 def logits_bytes(config: ModelConfig, positions: int, itemsize: int) -> int:
-    """Return the bytes of the logits of this many positions over the vocabulary; 0 for another head."""
+    """Return the bytes of the logits of this many positions over the vocabulary; 0 for a head that has no such logits."""
     return positions * config.vocab_size * itemsize if has_logits(config) else 0
 
 
