@@ -116,7 +116,7 @@ class KeyValueCache:
             self._cross[layer] = torch.cat([keys for keys, _ in padded]), torch.cat([values for _, values in padded])
 
     def prompts_of(self, rows: Tensor, other: "KeyValueCache") -> Tensor:
-        """Return, for each prompt of this cache, its number in another cache, whose `rows` are the rows of this one."""
+        """Return the number of each prompt in the cache `other`, from whose rows, with the numbers `rows`, this cache is filled."""
         return rows[:: self.copies] // other.copies
 
     def _filled(self, limit: int | None) -> int:

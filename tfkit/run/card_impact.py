@@ -25,9 +25,10 @@ class CardImpact:
     totals: RunTotals = field(default_factory=RunTotals)
 
     def front(self, training_type: str) -> dict[str, Any]:
-        """Return the value of the Hub's `co2_eq_emissions`, in grams; {} if less than 1e-4 g was measured, which needs an exponent.
+        """Return the value of the Hub's `co2_eq_emissions`, in grams.
 
-        `training_type` is "pre-training" or "fine-tuning".
+        {} without a measurement, or below 1e-4 g, since the number is written without an exponent. `training_type` is "pre-training" or
+        "fine-tuning".
         """
         reading = self.reading
         if reading.status in ("off", "starting") or reading.emissions_g < _SMALLEST_GRAMS:

@@ -99,7 +99,7 @@ class Usage:
         self._longest_save = max(self._longest_save, self._clock() - began)
 
     def to_end(self, name: str) -> float:
-        """Return the seconds that the attempt takes after its last step: a save, as the longest so far, and the meter's stop.
+        """Return the seconds that the attempt will take after its last step: those of the longest save so far and of the meter's stop.
 
         The energy of that time is taken as 0: it is less than what is used between two readings, by which a budget may be exceeded.
         """
