@@ -196,7 +196,7 @@ def _sibling_name(folder: Path) -> Path:
 
 
 def _temporary_folder() -> Path:
-    """Return a folder that the user owns: others can write in the temporary folder, and could have created a link of that name."""
+    """Return a folder of the user's own in the system's temporary folder, where others could have created a link of the usual name."""
     folder = Path(tempfile.gettempdir()) / f"tfkit-{os.getuid()}"
     with contextlib.suppress(FileExistsError):
         folder.mkdir(mode=0o700)
