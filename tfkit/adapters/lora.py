@@ -80,7 +80,7 @@ def add_lora(model: Transformer, section: LoraSection, seed: int, new: Iterable[
 
 
 def _fill_with_updates(fill: Callable[[str, nn.Module], None], generator: torch.Generator, prefix: str, block: nn.Module) -> None:
-    """Fill a block with its weights and LoRA updates. All updates come from one generator, so blocks must be filled in the model's order."""
+    """Fill a block with its weights and LoRA updates. All updates come from one generator, so fill blocks in the order of the model."""
     fill(prefix, block)
     for layer in layers_of(block).values():
         put_weights(layer, {A: torch.empty(layer.lora_a.shape), B: torch.zeros(layer.lora_b.shape)})
