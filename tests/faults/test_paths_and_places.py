@@ -6,6 +6,7 @@ import os
 import shutil
 import signal
 import tempfile
+import textwrap
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -248,6 +249,27 @@ def test_f17_a_run_of_another_user_that_is_closed_hides_no_other(base: Path, tmp
     assert done.out.splitlines()[0].split() == ["run", "open:", "pretrain,", "stopped"]
     assert f"{open_folder / 'runs' / 'closed'}: cannot be read, and left out (Permission denied)" in done.out + done.err
     assert "without-checkpoints: damaged, and left out (checkpoints: Permission denied)" in done.out + done.err
+
+
+def test_f17_a_finished_run_that_is_read_only_gives_its_result_again(base: Path, tmp_path: Path, open_folder: Path) -> None:
+    recipe = (base / "tiny.yaml").read_text(encoding="utf-8").replace("steps: 12", "steps: 2")
+    for name, text, longer in (
+        ("single", recipe, "training.steps=3"),
+        ("chain", "stages:\n  only:\n" + textwrap.indent(recipe, "    "), "only.training.steps=3"),
+    ):
+        (open_folder / f"{name}.yaml").write_text(text, encoding="utf-8")
+        run = open_folder / name
+        result = run_here(["pretrain", open_folder / f"{name}.yaml", "--run", run, "--json"]).exits(0).document
+        folders = [path for path in (run, *run.rglob("*")) if path.is_dir()]
+        for folder in folders:
+            folder.chmod(0o555)
+        before = listing(run)
+        done = run_tfkit(tmp_path, ["resume", str(run), "--json"], as_nobody).exits(0, "here is its result again")
+        assert (done.document, "cannot be written" in done.err) == (result, False), done.err
+        run_tfkit(tmp_path, ["resume", str(run), longer], as_nobody).refuses(5, "cannot be a run folder (Permission denied)")
+        assert listing(run) == before
+        for folder in folders:
+            folder.chmod(0o755)
 
 
 def test_f17_the_weights_of_another_user_that_are_closed(base: Path, tmp_path: Path, open_folder: Path) -> None:
