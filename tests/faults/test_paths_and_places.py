@@ -279,10 +279,21 @@ def test_f17_the_weights_of_another_user_that_are_closed(base: Path, tmp_path: P
     done.exits(4, "model.safetensors: cannot be read (Permission denied); check its permissions and its disk")
 
 
-@pytest.mark.parametrize("closed", ["corpus", "corpus/part", "corpus/.cache"])
-def test_f17_a_folder_of_data_that_is_closed_is_not_left_out(base: Path, tmp_path: Path, open_folder: Path, closed: str) -> None:
+@pytest.mark.parametrize(
+    ("closed", "pattern"),
+    [
+        *((closed, "") for closed in ("corpus", "corpus/part", "corpus/.cache")),
+        *(("corpus/part", pattern) for pattern in ("*", "*/*", "*/0.txt", "*/more/**/*", "**/*")),
+        *((closed, "*/0.txt") for closed in ("corpus/.cache", "corpus/lost+found")),
+    ],
+)
+def test_f17_a_folder_of_data_that_is_closed_is_not_left_out(
+    base: Path, tmp_path: Path, open_folder: Path, closed: str, pattern: str
+) -> None:
     recipe = shutil.copy(base / "tiny.yaml", open_folder)
     corpus = shutil.copytree(base / "corpus", open_folder / "corpus")
+    shutil.copytree(base / "corpus", corpus / "open" / "more")
+    shutil.copy(corpus / "0.txt", corpus / "open")
     (open_folder / closed).mkdir(exist_ok=True)
     (open_folder / closed).chmod(0)
     (open_folder / "run").mkdir()
@@ -292,8 +303,8 @@ def test_f17_a_folder_of_data_that_is_closed_is_not_left_out(base: Path, tmp_pat
         as_nobody()
         os.environ["TFKIT_CACHE"] = str(open_folder / "run" / "cache")
 
-    done = run_tfkit(tmp_path, ["inspect", recipe, f"data.train=[{{path: {corpus}}}]"], prepare)
-    if closed == "corpus/.cache":
+    done = run_tfkit(tmp_path, ["inspect", recipe, f"data.train=[{{path: '{corpus / pattern}'}}]"], prepare)
+    if closed in ("corpus/.cache", "corpus/lost+found") or (closed, pattern) == ("corpus/part", "*"):
         done.exits(0)
     else:
         assert_refused(done, 3, f"{open_folder / closed}: cannot be read (Permission denied); check")
