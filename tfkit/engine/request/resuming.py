@@ -11,7 +11,7 @@ from tfkit.engine.listener import Listener
 from tfkit.engine.request.training_request import RequestRecord, require_trainable
 from tfkit.errors import DataError, MachineError, TfkitError, UsageError, argument
 from tfkit.model.config import ModelConfig
-from tfkit.recipe import model_config, read_recipe
+from tfkit.recipe import model_config, read_recipe, read_run_recipe
 from tfkit.recipe.presets import merge
 from tfkit.recipe.reading.overrides import LENGTH, followed_by, split_overrides
 from tfkit.recipe.reading.tree import flatten
@@ -70,10 +70,10 @@ def nothing_to_resume(run: Path) -> TfkitError:
 def resolve_resumption(folder: RunFolder, now: RequestRecord) -> Resumption:
     """Return how a run continues: with its resolved recipe, and the changes between what was given before and what is given now.
 
-    Raises UsageError, with the list, for changes with which the run would have taken other steps. A run of a version that did not keep
-    what was given is compared with the whole recipe that is given now.
+    Raises UsageError, with the list, for changes with which the run would have taken other steps, and ModelError if the run's recipe is
+    damaged. A run of a version that did not keep what was given is compared with the whole recipe that is given now.
     """
-    begun = read_recipe(str(folder.recipe)).recipe
+    begun = read_run_recipe(folder.path).recipe
     before = RequestRecord.from_document(folder.recorded.given)
     given, base, wanted = now, begun, None
     if now.recipe is None:
