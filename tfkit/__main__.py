@@ -15,7 +15,7 @@ atexit.register(gc.freeze)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command line (None: that of the process, which then ends) and return the exit code."""
+    """Run a command line and return its exit code. `arguments`: None: those of the process, which ends after the command."""
     is_process = arguments is None
     if is_process:
         atexit.register(ignore_signals)  # registered first, so called last

@@ -67,7 +67,7 @@ def write_atomically(path: Path, text: str | Callable[[], Iterable[str]]) -> Non
 
 
 def write_once(path: Path, text: str | Callable[[], Iterable[str]]) -> None:
-    """Write a text as `write_atomically` does, but in one attempt. Raises OSError."""
+    """Write a text as `write_atomically` does, but without trying again after an error. Raises OSError."""
     temporary = temporary_sibling(path)
     try:
         with open(temporary, "x", encoding="utf-8", newline="\n") as file:

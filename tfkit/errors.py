@@ -145,7 +145,7 @@ def argument(name: str, value: object = None) -> str:
 
 @contextmanager
 def naming(form: Callable[[str, object], str]) -> Iterator[None]:
-    """Make messages within the block name arguments as `form` writes them."""
+    """A context in which messages name an argument as `form`, given its name and value, writes it: as an option, or as Python."""
     global _form
     before, _form = _form, form
     try:

@@ -70,7 +70,7 @@ def _is_transient(error: BaseException) -> bool:
 
 
 def status_of(error: BaseException) -> int | None:
-    """Return the HTTP status of the response that caused an error; None: there was none. The first of several causes counts."""
+    """Return the HTTP status of the response that caused an error, of several responses the earliest one; None: there was none."""
     responses = [cause.response for cause in _causes(error) if getattr(cause, "response", None) is not None]  # type: ignore[attr-defined]
     return int(responses[-1].status_code) if responses else None
 

@@ -32,7 +32,7 @@ from tfkit.tokenizer import Tokenizer
 
 
 def is_adapter(folder: Path) -> bool:
-    """Whether a model folder holds an adapter. Raise ModelError as `find_named` does."""
+    """Whether a model folder holds an adapter. Raise ModelError if its adapter_config.json is a link out of the folder, or no file."""
     return find_named(folder, ADAPTER) is not None
 
 
@@ -204,7 +204,7 @@ def _with_head(folder: Path, peft: PeftConfig, base: Described) -> ModelConfig:
 
 @dataclass(frozen=True)
 class Base:
-    """The base model of the updates."""
+    """The base model that the updates of an adapter belong to, and the hash of its weights."""
 
     path: str  # the checkpoint as the recipe names it: a folder, a run folder, or hub:org/name@revision
     folder: Path

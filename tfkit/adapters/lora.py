@@ -80,7 +80,7 @@ def add_lora(model: Transformer, section: LoraSection, seed: int, new: Iterable[
 
 
 def _fill_with_updates(fill: Callable[[str, nn.Module], None], generator: torch.Generator, prefix: str, block: nn.Module) -> None:
-    """Fill a block with its weights and updates. All updates are drawn from one generator, so the blocks must be filled in their order."""
+    """Fill a block with its weights and LoRA updates. All updates come from one generator, so blocks must be filled in the model's order."""
     fill(prefix, block)
     for layer in layers_of(block).values():
         put_weights(layer, {A: torch.empty(layer.lora_a.shape), B: torch.zeros(layer.lora_b.shape)})
@@ -206,13 +206,13 @@ class FrozenReference:
 
 
 def needs_copy(model: Transformer) -> bool:
-    """Whether the reference must be a copy of the model, since only LoRA matrices can be switched off."""
+    """Whether the reference model must be a copy: if only LoRA matrices are trained, the model without them is the reference."""
     trained = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
     return not trained or not all(name.endswith(LORA_PARAMETERS) for name in trained)
 
 
 def _frozen_copy(model: Transformer) -> Transformer:
-    """Return a frozen copy. Its blocks on the meta device are filled in the same way as the model's."""
+    """Return a frozen copy of a model. Blocks that are on the meta device are filled later, in the same way as the model's."""
     fill, model.fill_block = model.fill_block, None
     try:
         copied = copy.deepcopy(model).requires_grad_(False)

@@ -31,7 +31,7 @@ _TASKS = {"classes": "SEQ_CLS", "tags": "TOKEN_CLS", "spans": "QUESTION_ANS", "n
 
 @dataclass(frozen=True)
 class PeftConfig:
-    """An adapter folder's settings of its updates, and their base model."""
+    """The settings of an adapter folder: the base model, and the numbers that give the scale of the updates."""
 
     base: str  # a folder, or a repository of the Hub
     revision: str | None = None

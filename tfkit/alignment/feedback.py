@@ -20,7 +20,7 @@ _BATCH_SIZE = 256  # responses
 
 
 class FeedbackEncoder:
-    """Encodes prompts as a PreferenceEncoder encodes rows with completions. The models compute on `device` in `precision`."""
+    """Makes examples of preferences from prompts: the policy writes responses, and a judge ranks them, on `device` in `precision`."""
 
     ids = IDS
 
@@ -48,7 +48,7 @@ class FeedbackEncoder:
         return [prompt if isinstance(prompt, BadRow) else _ranked(row, prompt, next(responses)) for row, prompt in pairs]
 
     def _judged(self, prompts: Sequence[Encoded]) -> Iterator[list[SampledResponse]]:
-        """Sample and judge the responses to each prompt."""
+        """Yield, for each prompt, its sampled responses with the judge's scores."""
         feedback, count = self.feedback, self.feedback.rollouts.section.completions
         for companion in feedback.companions:
             companion.model.to(self.device, self.precision)
@@ -66,7 +66,7 @@ class FeedbackEncoder:
         return (sampled[first : first + count] for first in range(0, len(sampled), count))
 
     def _planned(self, prompts: Sequence[Encoded]) -> Iterator[list[SampledResponse]]:
-        """Yield responses of the largest length, for the shapes of a plan: the policy is not trained yet."""
+        """Yield, for each prompt, made-up responses of the largest length: a plan needs only their shapes, and has no trained policy."""
         section = self.feedback.rollouts.section
         for prompt in prompts:
             ids = prompt.example()["input_ids"].tolist()

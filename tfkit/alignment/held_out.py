@@ -55,7 +55,7 @@ def judge_prompts(
 
 
 def response_metrics(objective: Objective, responses: Iterable[JudgedResponse]) -> dict[str, float]:
-    """Return the metrics of judged responses."""
+    """Return the objective's metrics over judged responses, from the sums of all responses."""
     sums: dict[str, Sum] = {}
     for response in responses:
         sums |= {name: sums[name] + added if name in sums else added for name, added in response.sums.items()}

@@ -29,7 +29,7 @@ class TokenStatistics(NamedTuple):
 
 
 def token_statistics(model: Transformer, batch: Batch, temperature: float) -> TokenStatistics:
-    """Compute the statistics with a model in evaluation mode, at the `temperature` of the sampling."""
+    """Return the TokenStatistics of a batch by a model in evaluation mode, at the `temperature` of the sampling."""
     targets = batch.labels != IGNORED
     head, hidden = vocabulary_head(model.head), model(**batch.inputs()).hidden[targets]
     log_probs = token_log_probs(head, hidden, batch.labels[targets], temperature=temperature)
@@ -45,7 +45,8 @@ def initial_statistics(
     device: torch.device,
     work: BatchWork,
 ) -> tuple[list[Tensor], list[Tensor], list[Tensor], list[Tensor]]:
-    """Return four lists of a tensor (n,) for each response: log-probabilities by policy and by reference, the policy's entropies, values.
+    """Return four lists with a tensor (n,) for each response: the log-probabilities by policy, those by reference, the policy's entropies,
+    and the values.
 
     `batches`: the indices of the responses in the micro-batches of the first training pass. The forward passes here use the same batches,
     so that the first ratio of the loss is exactly 1. The values are empty without a value model. Raises Stopped.

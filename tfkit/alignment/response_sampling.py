@@ -33,7 +33,7 @@ class SampledResponse:
 
     @property
     def text_ids(self) -> list[int]:
-        """The ids without the end token."""
+        """The ids of the response without its end token, if it has one."""
         return self.ids[:-1] if self.ended else self.ids
 
 
@@ -89,7 +89,7 @@ def sample(
 
 
 def row_of(example: Example) -> PromptRow:
-    """Return the prompt's row for the rules."""
+    """Return the parts of a prompt's row that the reward rules may read, from the prompt's example."""
     return PromptRow(stored_text(example, "prompt"), json.loads(stored_text(example, "answers")), stored_text(example, "place"))
 
 
@@ -119,7 +119,7 @@ def _scores(
 
 
 def _rewarded(prompt: list[int], ids: list[int], row: PromptRow, score: float, rollouts: Rollouts, rules: Rules) -> SampledResponse:
-    """Reward the text before the end token; without an end token the reward is no_eos_reward, if that is set."""
+    """Return the response with its reward: that of the text before the end token; without an end token no_eos_reward, if that is set."""
     ended, penalty = ids[-1] in rollouts.end_ids, rollouts.section.no_eos_reward
     reward = rules(row, response_text(rollouts, prompt, ids[:-1] if ended else ids))
     value = reward.value + score if ended or penalty is None else penalty

@@ -147,7 +147,7 @@ class RolloutLoader:
         return self._experience.tensors(), self._experience.state() | beta
 
     def restore(self, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
-        """Restore the loader from what `state` returned."""
+        """Restore the loader from the tensors and the values that `state` returned."""
         self._experience = Experience.restored(tensors, state) if tensors else None
         if self._coefficient is not None and "beta" in state:
             self._coefficient = replace(self._coefficient, value=float(state["beta"]))

@@ -20,7 +20,7 @@ from tfkit.durable import sync_folder
 
 
 class Ledger:
-    """The writer of one ledger."""
+    """The writer of one ledger, which appends a line of JSON for each tick (ledger.py)."""
 
     def __init__(self, folder: Path, node: int, attempt: int, previous: str | None = None):
         """Create the file; its name has a serial number if the attempt already has a ledger, as after a failed lock. Raises OSError.
@@ -63,7 +63,9 @@ def _last_hash(data: bytes) -> str | None:
 def tick_line(
     at: float, phase: str, seconds: float, totals: Totals, power_w: float, status: str, reason: str | None = None, step: int | None = None
 ) -> dict[str, Any]:
-    """Return a tick. `reason`: the problems since the previous tick; `step`: the step after which the run can continue from this tick."""
+    """Return the ledger's line for a tick. `reason`: the problems since the previous tick; `step`: the step after which the run can
+    continue from this tick.
+    """
     line = {"kind": "tick", "at": round(at, 3), "phase": phase, "seconds": round(seconds, 3), **asdict(totals), "power_w": power_w}
     return line | {"status": status} | ({"reason": reason} if reason else {}) | ({} if step is None else {"step": step})
 
@@ -154,7 +156,7 @@ class AttemptFiles:
 
     @contextlib.contextmanager
     def _guarding(self) -> Iterator[None]:
-        """Turn a full disk or a lost folder into one warning, since the readings continue."""
+        """A context in which an error in writing, as on a full disk, is only a warning, given once: the readings continue."""
         try:
             yield
         except Exception as error:

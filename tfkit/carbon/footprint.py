@@ -62,7 +62,7 @@ class Footprint:
 
 @dataclass(frozen=True, kw_only=True)
 class Measurement(Footprint):
-    """A footprint with its range and its sources."""
+    """A footprint with the ranges of its energy and emissions, and the sources of these numbers."""
 
     energy_kwh_low: float | None = None  #: the range of the uncertainty of the measurement
     energy_kwh_high: float | None = None
@@ -168,7 +168,9 @@ def _mean_intensity(parts: Sequence[RunTotals]) -> Intensity | None:
 
 
 def _mean_factor(parts: Iterable[RunTotals], name: str) -> float:
-    """Return an end of the range divided by the intensity, as the mean over the runs weighted by emissions; 1 for a run without a range."""
+    """Return the mean over the runs, weighted by emissions, of an end of a run's range (the field `name`) divided by its intensity. The
+    quotient is 1 for a run without a range.
+    """
     pairs = []
     for part in parts:
         intensity = part.intensity or Intensity()

@@ -180,7 +180,7 @@ class Attempt:
 
     @property
     def sums(self) -> dict[str, float]:
-        """The attempt's sums, measured and estimated."""
+        """The attempt's sums of energy, emissions and other measurements, the estimate included."""
         return self.measured | {name: self.measured[name] + self.estimate[name] for name in ENERGIES}
 
     @property

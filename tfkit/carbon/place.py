@@ -214,7 +214,9 @@ def _countries() -> dict[str, dict[str, Any]]:
 
 
 def range_of_country(row: Mapping[str, Any]) -> Range:
-    """Return the range of a country's mean from its row of the table; unknown if the row lacks the plants of over a tenth of the energy."""
+    """Return the range of a country's mean intensity from its row of CodeCarbon's table. The range is unknown if the row does not say
+    which plants made over a tenth of the energy.
+    """
     mix = {name: float(row.get(name) or 0.0) for name in _PLANTS}
     total, known = float(row.get("total_TWh") or 0.0), sum(mix.values())
     if not known > 0 or known < _LEAST_SHARE * total:

@@ -130,7 +130,7 @@ def totals_of(attempts: Sequence[Attempt], seconds: float) -> RunTotals:
 
 
 def ledger_totals(run_folder: Path, run_id: str, seconds: float) -> RunTotals | None:
-    """Return `totals_of` a run folder; None without a readable ledger."""
+    """Return the totals of a run from the ledgers in its folder (see `totals_of`); None if there is no ledger that can be read."""
     with contextlib.suppress(OSError):
         if attempts := attempts_of(run_folder, run_id):
             return totals_of(attempts, seconds)

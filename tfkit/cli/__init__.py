@@ -46,7 +46,7 @@ class _Command(TyperCommand):
     """A command whose help ends with examples."""
 
     def format_epilog(self, ctx: Any, formatter: Any) -> None:
-        """Write the examples."""
+        """Write the command's examples below its options."""
         self.epilog = "\n".join(["Examples:", "", "\b", *(f"  {line}" for line in examples(str(self.name)))])
         super().format_epilog(ctx, formatter)
 

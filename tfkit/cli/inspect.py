@@ -167,6 +167,8 @@ def _title(mask: "ShownMask") -> str:
 
 
 def _drawn(rows: Sequence[str], column: int, together: int) -> str:
-    """Return the character for a block of cells: that of all cells if they agree; else _PARTLY if some are seen, or the most common one."""
+    """Return the character for a block of cells: that of all cells if they agree; else _PARTLY if some of them may be attended to, or else
+    the most common one.
+    """
     cells = Counter("".join(row[column : column + together] for row in rows))
     return next(iter(cells)) if len(cells) == 1 else _PARTLY if "#" in cells else max(cells, key=lambda one: cells[one])

@@ -49,7 +49,7 @@ def start_ranks(requested: int | None, again: str | None = None) -> Ranks | None
 
 
 def _follow(ranks: Ranks, threads: int | None, request: "Callable[[], TrainingRequest] | None") -> None:
-    """Follow rank 0 to the end of the training."""
+    """Train together with rank 0, which leads, until the training ends. `request`: returns the training that this rank was asked for."""
     from tfkit.engine.request.rank_checks import rank_threads
     from tfkit.engine.training_run.coordinator import follow
 

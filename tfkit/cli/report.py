@@ -77,7 +77,9 @@ def _write_page(path: Path, runs: "RunSet", full: bool) -> None:
 
 
 def _write(form: str, runs: "RunSet", full: bool) -> None:
-    """Write the report in a format: as a JSON document, or as text."""
+    """Write the report to stdout in the format `form`, one of FORMATS: as JSON if that format's function returns a document, else the text
+    that it returns.
+    """
     module, _, name = FORMATS[form].partition(":")
     function: Callable[..., Any] = getattr(importlib.import_module(f"tfkit.reporting.{module}"), name)
     report = function(runs if form in _OF_RUNS else runs.of_one_model(), full=full)

@@ -67,7 +67,7 @@ def open_as_leader(
 
 
 def leading_session(command: str, opened: "OpenedCheckpoint", execution: Execution) -> AbstractContextManager[Session]:
-    """Return the context of `command_session` for a command that this process leads; see `open_as_leader`."""
+    """Return the context of `command_session` for a command that this process leads as rank 0, on `opened`."""
     return command_session(command, opened.settings.carbon, execution, find_ranks())
 
 
@@ -75,7 +75,7 @@ def leading_session(command: str, opened: "OpenedCheckpoint", execution: Executi
 def command_session(
     command: str, carbon: "CarbonSection", execution: Execution = Execution(), ranks: Ranks = ONE_PROCESS
 ) -> Iterator[Session]:
-    """Yield a command's session, which measures the energy of the block under the command's name; see `engine/inference/session.py`."""
+    """Yield the session of a command. It measures the energy of the with block, under the command's name (engine/inference/session.py)."""
     device, threads = execution.device, execution.threads
     set_crash_folder(execution.run)
     with (

@@ -38,10 +38,10 @@ class Listener(Protocol):
         """Report something that may be wrong; the run continues."""
 
     def progress(self, description: str, total: int | None = None, unit: str = "") -> AbstractContextManager[ProgressBar]:
-        """Show a count up to `total`; None: unknown."""
+        """Return a context that shows a count up to `total` while the block runs; None: the total is unknown."""
 
     def live(self) -> AbstractContextManager[Live]:
-        """Show the steps of a training while the block runs."""
+        """Return a context that shows the steps of a training while the block runs."""
 
 
 class Silent:
@@ -105,7 +105,7 @@ class StoppingListener:
 
     @contextmanager
     def progress(self, description: str, total: int | None = None, unit: str = "") -> Iterator[ProgressBar]:
-        """Show a count up to `total`; None: unknown."""
+        """Show a count up to `total` while the block runs; None: the total is unknown."""
         with self._inner.progress(description, total, unit) as count:
             yield _Watched(count, self)
 

@@ -18,7 +18,7 @@ from tfkit.tokenizer import Tokenizer
 
 
 def embed(model: Transformer, tokenizer: Tokenizer, texts: Sequence[str], batch_size: int) -> Tensor:
-    """Return the embeddings of texts, (N, D), as `embed_ids` does. Texts are truncated to the context.
+    """Return the embeddings of texts as a tensor, (N, D); `embed_ids` says what an embedding is. Texts are truncated to the context.
 
     Raises DataError for a text without tokens.
     """
@@ -31,7 +31,7 @@ def embed(model: Transformer, tokenizer: Tokenizer, texts: Sequence[str], batch_
 def embed_ids(
     model: Transformer, tokenizer: Tokenizer, rows: Sequence[Sequence[int]], batch_size: int, deal: RankMap = serial_map
 ) -> NDArray[np.float32]:
-    """Return the embeddings of texts as token ids, (N, D), in float32; not normalised. `deal` distributes the batches over ranks.
+    """Return the embeddings of texts given as token ids: (N, D), float32, not normalised. `deal` distributes the batches over ranks.
 
     An embedding is the mean of the states after the last norm (of the encoder, if there is one), over all tokens of the text, including the
     template's special tokens.

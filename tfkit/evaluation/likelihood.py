@@ -130,9 +130,9 @@ def _spaces_moved(question: Question) -> Question:
 
 
 def _split(alone: list[int], prefix: list[int], whole: list[int], context: int) -> Ids:
-    """Return a text's ids after `prefix`, or after `alone` if its context has no ids. At least one id is scored, if there are two.
+    """Return the ids `whole` of a context and its continuation, preceded by `prefix`, or by `alone` if no id of the context is left.
 
-    `whole`: the ids of context and continuation; `context`: the number of ids of the context.
+    `context`: how many of the ids are the context's. At least the last id is scored, unless it is the only one.
     """
     context = max(0, min(context, len(whole) - 1))
     opening = prefix if context else alone

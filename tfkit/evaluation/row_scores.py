@@ -47,9 +47,10 @@ def judged_batches(
     max_tokens: int | None,
     work: BatchWork,
 ) -> Iterator[tuple[NDArray[np.int64], Result]]:
-    """Yield the row numbers of each batch and the result of `compute`, in inference mode; arguments as in `score_rows`.
+    """Yield the row numbers of each batch and the result of `compute`, in inference mode.
 
-    The choice of rows depends only on their order in the data, not on a seed or the batch size. Raises Stopped.
+    `max_tokens`: only the first rows with at most this many tokens in total. The choice of rows depends only on their order in the data,
+    not on a seed or the batch size. Raises Stopped.
     """
     device = next(model.parameters()).device
 
@@ -105,7 +106,7 @@ _PROBABILITIES = "label probabilities"
 
 @dataclass(frozen=True)
 class RowPrediction:
-    """The result of one row."""
+    """The result of one row: its number, its sums, and its line in a file of predictions."""
 
     number: int  # among the rows of its set
     sums: dict[str, Sum]  # the objective's sums over this row

@@ -32,7 +32,7 @@ BATCH_TOKENS = 16_384  # tokens per forward pass, but at least one piece: longer
 
 @dataclass(frozen=True)
 class TextScore:
-    """Sums of each text, in the order of the stream."""
+    """The losses of several texts: each array has one number for each text, in the order in which the texts were scored."""
 
     losses: Numbers  # float64, nats: the sum over a text's targets
     targets: Numbers  # int64: the number of predicted ids
@@ -141,7 +141,9 @@ def score_streams(
     max_tokens: int | None = None,
     work: BatchWork = UNWATCHED,
 ) -> list[TextScore]:
-    """Return the result of `score_texts` for each stream. `max_tokens` is for all together, so the last may be left out. Raises Stopped."""
+    """Return the result of `score_texts` for each stream. `max_tokens` limits all streams together, so the last ones may be left
+    out. Raises Stopped.
+    """
     scores: list[TextScore] = []
     budget = TokenBudget(max_tokens)
     for stream in budget.until_spent(streams):

@@ -23,7 +23,7 @@ class Fields:
     names: Mapping[str, tuple[Any, ...]]
 
     def read(self, hf: Mapping[str, Any], **sections: Mapping[str, Any]) -> dict[str, Any]:
-        """Return values of a ModelConfig; `sections`: further values of its sections."""
+        """Return the values of a ModelConfig that a config.json gives in these fields, added to `sections`: further values by section."""
         values: dict[str, Any] = {name: dict(section) for name, section in sections.items()}
         for ours, (theirs, *default) in self.names.items():
             section, _, name = ours.rpartition(".")
@@ -31,7 +31,7 @@ class Fields:
         return values
 
     def write(self, config: ModelConfig) -> dict[str, Any]:
-        """Return fields of a config.json."""
+        """Return these fields of a config.json, with the values that a ModelConfig has for them."""
         return {theirs: attrgetter(ours)(config) for ours, (theirs, *_) in self.names.items()}
 
 

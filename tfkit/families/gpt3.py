@@ -5,8 +5,8 @@ every second layer has local attention ("alternating dense and locally banded sp
 neither the width of the band nor which layers have it: windows of 256 tokens on the odd layers, counted from 0, are tfkit's choice.
 
 Sizes: table 2.1, with two corrections. Its XL has 24 heads of 128 at a width of 2048, here 16 heads; its 13B has 40 heads of 128 at a width
-of 5140, here 5120. No Hugging Face class combines windows with GPT-2's layers, so these models are saved under tfkit's own type; a model
-with `attention.windows: [null]` is a GPT-2, and saved as one.
+of 5140, here 5120. No Hugging Face class combines windows with GPT-2's layers, so these models are saved with the model_type "tfkit"; one
+with `attention.windows: [null]` is a GPT-2, and saved as such.
 
 InstructGPT (Ouyang et al. 2022, arXiv 2203.02155) is this model trained further. Its reward model has the head
 `{kind: classes, count: 1, pool: last}`: a number in place of the logits, read at the last token.

@@ -25,7 +25,10 @@ ARCHITECTURES = decoder_classes("Mixtral", "classes", "tags", "spans")
 
 
 def expert_rules(theirs: str, names: dict[str, str]) -> tuple[Rule, ...]:
-    """Return the rules of a router and its experts, in the module `theirs` of a layer; `names`: our three matrices -> theirs."""
+    """Return the rules that map the weights of a router and its experts, which are in Hugging Face's module `theirs` of a layer, to ours.
+
+    `names`: our names of an expert's three matrices -> Hugging Face's names.
+    """
     module, ours = f"model.layers.{{i}}.{theirs}", "decoder.blocks.{i}.mlp.op"
     experts = (Rule(f"{module}.experts.{{e}}.{one}.weight", (f"{ours}.experts.{{e}}.{name}.weight",)) for name, one in names.items())
     return Rule(f"{module}.gate.weight", (f"{ours}.router.weight",)), *experts

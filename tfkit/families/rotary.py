@@ -97,7 +97,7 @@ def _longrope(rope: Mapping[str, Any], original: Any, context: Any) -> dict[str,
 
 
 def position_to_hf(position: Position) -> dict[str, Any]:
-    """Return rope_theta and rope_scaling of a config.json."""
+    """Return the fields rope_theta and rope_scaling of a config.json for these rotary positions."""
     if not isinstance(position, Rotary):
         return {"rope_theta": None, "rope_scaling": None}
     return {"rope_theta": position.theta, "rope_scaling": None if position.scaling is None else _scaling(position.scaling.model_dump())}

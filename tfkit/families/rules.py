@@ -27,7 +27,7 @@ class Rule:
 def module_rules(
     modules: Mapping[str, str | tuple[str, ...]], when: Callable[[ModelConfig], bool] | None = None, *, transposed: bool = False
 ) -> tuple[Rule, ...]:
-    """Return the rules of modules that have a weight and, in some models, a bias; `modules`: their names -> ours."""
+    """Return the rules of modules that have a weight and, in some models, a bias; `modules`: Hugging Face's names -> ours."""
     return tuple(
         Rule(
             f"{theirs}.{part}",
@@ -45,7 +45,7 @@ Architectures = Mapping[str, Mapping[str, Any]]  # Hugging Face's class -> the f
 
 @dataclass(frozen=True)
 class Family:
-    """All that distinguishes a family.
+    """All that distinguishes one model family from the others.
 
     `from_hf` reads a config.json into the values of a ModelConfig (KeyError: a field is missing; UnsupportedError); `to_hf` returns
     its fields.

@@ -6,7 +6,7 @@ sum; source, target and output share one matrix, times sqrt(dim) at the input.
 
 Hugging Face's nearest class is Marian's, and the presets have its form: sine columns first, then cosine columns (interleaved in the paper,
 which is the same model with its columns in another order), and biases on attention and output, which the paper does not have and which
-start at 0. A config without them is valid, too; no Hugging Face class computes it, so it is saved under tfkit's own type.
+start at 0. A config without them is valid, too; no Hugging Face class computes it, so it is saved with the model_type "tfkit".
 """
 
 from typing import Any
@@ -40,7 +40,7 @@ ARCHITECTURES: Architectures = {"MarianMTModel": {"kind": "lm"}, "MarianModel": 
 
 
 def _layer(stack: str, sublayers: dict[str, tuple[str, str]]) -> tuple[Rule, ...]:
-    """Return the rules of a stack's layers. `sublayers`: our sublayer -> their names of its attention and its norm."""
+    """Return the rules of a stack's layers. `sublayers`: our sublayer -> Hugging Face's names of its attention and its norm."""
     theirs, ours = f"model.{stack}.layers.{{i}}", f"{stack}.blocks.{{i}}"
     pairs = {"fc1": "mlp.op.up_proj", "fc2": "mlp.op.down_proj", "final_layer_norm": "mlp.norm"}
     for sublayer, (attention, norm) in sublayers.items():

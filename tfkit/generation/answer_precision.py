@@ -34,7 +34,7 @@ _SAMPLE = (
 
 
 class OpenedModel(NamedTuple):
-    """A loaded model, its arithmetic, and how many of its answers to a sample of texts bf16 changed; 0 of 0: they were not compared."""
+    """A loaded model and its arithmetic. Of the model's `answers` to a sample of texts, bf16 changed `changed`; both 0: no comparison."""
 
     loaded: Loaded
     precision: Literal["float32", "bf16", "int8"]
@@ -88,7 +88,7 @@ def is_large(model: Transformer) -> bool:
 
 
 def _gains_by_bf16(loaded: Loaded) -> bool:
-    """Whether bf16 saves time, and the answers are choices: a number would lose digits."""
+    """Whether bf16 saves time, and the model's answers are choices among tokens or labels: an answer that is a number would lose digits."""
     head = loaded.config.head
     gives_numbers = head.kind == "none" or (isinstance(head, ClassesHeadConfig) and head.count == 1)
     return loaded.codec is not None and is_large(loaded.model) and not gives_numbers

@@ -153,7 +153,7 @@ def check_length(length: int, number: int, model: Transformer) -> None:
 
 
 class _Waiting:
-    """The rows that have not begun; with `at_once` the longest prompts first."""
+    """The rows whose generation has not begun. `at_once`: how many may run together, the longest prompts first; None: all, in order."""
 
     def __init__(self, rows: list[_Row], at_once: int | None):
         self.at_once = at_once
@@ -162,7 +162,7 @@ class _Waiting:
     def take(self, running: Sequence[_Row] = (), beams: int = 1) -> list[list[_Row]]:
         """Return the rows that can begin beside those that run, in groups whose prompts are read together.
 
-        None begin before a quarter of the places is free, since all keys and values are copied when rows begin.
+        No row begins before a quarter of the `at_once` places is free, since all keys and values are copied when rows begin.
         """
         if self.at_once is None:
             groups = [[*self.rows]] if self.rows else []

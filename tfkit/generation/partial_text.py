@@ -102,7 +102,7 @@ def text_after(decode: Decode, context: Sequence[int], ids: Sequence[int]) -> st
 
 
 def complete_text_after(decode: Decode, context: Sequence[int], ids: Sequence[int]) -> str:
-    """Return the text of a continuation, as `text_after`, up to its last complete character."""
+    """Return the text of a continuation as `text_after` returns it, but only up to its last complete character."""
     return text_after(decode, context, ids).rstrip(_REPLACEMENT)
 
 

@@ -37,7 +37,7 @@ LIMIT = 4 * MIB  # maximum size of config.json: a thousand times the usual
 
 
 def read_config(hf: Mapping[str, Any], folder: Path) -> tuple[Family | None, ModelConfig]:
-    """Return the family (None: tfkit's own type) and our config of the model that a config.json, with tfkit.json, describes.
+    """Return the family (None: the model_type is "tfkit") and our config of the model that a config.json, with tfkit.json, describes.
 
     Raise ModelError for a model that tfkit does not implement, and for missing or invalid fields.
     """

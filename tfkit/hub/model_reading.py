@@ -43,7 +43,7 @@ from tfkit.tokenizer.conversations import end_ids
 
 @dataclass(frozen=True, kw_only=True)
 class ModelFolder:
-    """A model folder. `codec`: our wrapper of its tokenizer, None if it has none; `family`: a family's name, or tfkit's own type."""
+    """A model folder. `codec`: our wrapper of its tokenizer, None if it has none; `family`: the model's family, "tfkit" if it has none."""
 
     folder: Path
     config: ModelConfig

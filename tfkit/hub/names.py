@@ -76,7 +76,7 @@ def _experts_apart(weights: Mapping[str, Weight], family: Family, config: ModelC
 
 
 def other_parts(weights: Iterable[str], family: Family | None) -> tuple[str, ...]:
-    """Return the parts beside the model to which some of these tensors belong, such as one that reads images."""
+    """Return the parts of a model folder, besides the model itself, that some of these tensors belong to, such as one that reads images."""
     matches = (re.fullmatch(family.other_parts, name) for name in weights) if family and family.other_parts else ()
     return tuple(dict.fromkeys(match[1] for match in matches if match))
 
@@ -96,7 +96,7 @@ def expected_shapes(family: Family | None, config: ModelConfig) -> Mapping[str, 
 
 
 def rules_of(family: str, config: ModelConfig) -> tuple[Rule, ...]:
-    """Return the rules between our parameters and the model's Hugging Face class; for tfkit's own type, between equal names."""
+    """Return the rules between our parameters and those of a family's Hugging Face class; for "tfkit" (no family), between equal names."""
     shapes, known = parameter_shapes(config), FAMILIES.get(family)
     if known is None:
         return tuple(Rule(name, (name,)) for name in shapes)
@@ -140,7 +140,7 @@ def label_tensors(family: Family | None, config: ModelConfig) -> frozenset[str]:
 
 
 def without_other_heads(weights: Mapping[str, Weight], config: ModelConfig) -> dict[str, Weight]:
-    """Return the weights of a file of tfkit's own type, except those of a head that this model does not have."""
+    """Return the weights of a file under our names, except those of a head that this model does not have."""
     shapes = parameter_shapes(config)
     return {name: weight for name, weight in weights.items() if name in shapes or not name.startswith("head.")}
 

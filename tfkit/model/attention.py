@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from torch.nn.attention.flex_attention import BlockMask
 
 # On a CPU torch's bf16 kernel calls a library for each small block of its backward pass. With few keys, float32 takes less time and is more
-# exact. Compared with query_blocks.py, it takes 0.9 times as long with 32 keys, and 1.3 times with 64 and 128 (two cores of a Zen 4).
+# exact. It takes 0.9 times as long as query_blocks.py with 32 keys, and 1.3 times with 64 and 128 (two cores of a Zen 4).
 _MAX_FLOAT32_KEYS = 64
 
 

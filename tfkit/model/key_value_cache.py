@@ -116,11 +116,11 @@ class KeyValueCache:
             self._cross[layer] = torch.cat([keys for keys, _ in padded]), torch.cat([values for _, values in padded])
 
     def prompts_of(self, rows: Tensor, other: "KeyValueCache") -> Tensor:
-        """Return, for each prompt of this cache, its number in another cache, whose `rows` are the rows of this one."""
+        """Return the number of each prompt in the cache `other`, from whose rows, with the numbers `rows`, this cache is filled."""
         return rows[:: self.copies] // other.copies
 
     def _filled(self, limit: int | None) -> int:
-        """Return how many positions a row has in a layer with this limit, without those of a shared prompt."""
+        """Return how many positions of a row a layer holds that keeps at most `limit` (None: all), without those of a shared prompt."""
         return self.length - self.shared if limit is None else min(self.length, limit)
 
     def reorder_rows(self, rows: Tensor) -> None:

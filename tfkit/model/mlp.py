@@ -23,8 +23,9 @@ def gelu_tanh(x: Tensor) -> Tensor:
 
 
 class _GeluTanhOnCpu(torch.autograd.Function):
-    """x sigmoid(u), with u = 2 sqrt(2 / pi) (x + 0.044715 x^3), which equals the form with a tanh. torch takes 1.5 times as long, since it
-    computes that tanh twice. Pieces of x that fit the caches are computed in turn, and the slope is kept for the backward pass, not x.
+    """x sigmoid(u), with u = 2 sqrt(2 / pi) (x + 0.044715 x^3), which equals the form with a tanh. torch takes 1.5 times as long as this,
+    since it computes the tanh twice. Pieces of x that fit the caches are computed in turn, and the slope is kept for the backward pass,
+    not x.
     """
 
     @staticmethod

@@ -21,7 +21,7 @@ from tfkit.tokenizer.conversations import end_ids
 
 @dataclass(frozen=True)
 class Feedback:
-    """How examples of preferences are made from prompts."""
+    """The models and settings by which examples of preferences are made from prompts."""
 
     policy: Companion
     judge: GoldModel

@@ -46,7 +46,7 @@ def best_spans(logits: Tensor, spans: Tensor, longest: int) -> list[list[Span]]:
 def merge(windows: Sequence[Sequence[Span]], no_answer: float | None) -> list[Span]:
     """Return the best spans over all windows of a question, best first; equal spans get the highest of their scores.
 
-    `no_answer`: the score of no answer, which ranks after a span with an equal score; None: the question has an answer.
+    `no_answer`: the score of giving no answer, which ranks after a span with an equal score; None: every question has an answer.
     """
     best: dict[tuple[int, int], float] = {}
     for score, start, end in (span for window in windows for span in window):
@@ -58,5 +58,5 @@ def merge(windows: Sequence[Sequence[Span]], no_answer: float | None) -> list[Sp
 
 
 def probabilities(spans: Sequence[Span]) -> list[float]:
-    """Return the softmax of the scores."""
+    """Return the probability of each span among these spans: the softmax of their scores."""
     return torch.tensor([span.score for span in spans], dtype=torch.float64).softmax(0).tolist()

@@ -66,7 +66,7 @@ class CausalLM(Objective):
         return {"loss": loss, "perplexity": perplexity(loss)}
 
     def warnings(self, stored: Sequence[Stored], tokenizer: Tokenizer, length: int, *, is_finished: bool) -> list[str]:
-        """Warn if the model does not learn to end a text: no token marks the end, or no text ends within a row."""
+        """Return a warning if the model does not learn to end a text: no token marks the end, or no text ends within a row."""
         streams = [source for source in stored if isinstance(source, TokenStream)]
         if tokenizer.eos_id is None and not tokenizer.suffix:
             if not is_finished:  # tokenizers of its kind, such as GPT's, have no such token

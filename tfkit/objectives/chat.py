@@ -114,12 +114,12 @@ class Chat(TokenTargets, WritingObjective):
         return [answers[count - 1]]
 
     def wrong(self, row: Row) -> RowResult:
-        """Return an empty text as the wrong answer."""
+        """Return the result of a row that cannot be encoded: an empty text, which counts as a wrong answer."""
         answers = answer_texts(row)
         return RowResult({}, {"text": "", "references": not_blank(row.values.get("output", answers[-1:]))})
 
     def notes(self, stored: Sequence[Stored]) -> list[str]:
-        """Report the fraction of the tokens that are targets."""
+        """Return a remark for the user: the fraction of the tokens that are targets."""
         labels = [np.asarray(examples.arrays["labels"][0]) for examples in stored if isinstance(examples, ExampleSet)]
         fraction = sum(int((part != IGNORED).sum()) for part in labels) / sum(map(len, labels))
         every, last = "what the assistant says, and the ends of its turns", "what the assistant says last, and the end of that turn"
@@ -184,7 +184,7 @@ def conversation(row: Row) -> list[dict[str, Any]]:
 
 
 def prompt_messages(row: Row) -> list[dict[str, Any]]:
-    """Return the messages without a final answer, and a placeholder for the answer. Raises UnfitError if no message is a user's."""
+    """Return the messages without a final answer, followed by a placeholder for the answer. Raises UnfitError if no message is a user's."""
     messages = _messages(row)
     if messages[-1]["role"] == "assistant":
         messages = messages[:-1]

@@ -83,7 +83,7 @@ class Classification(TextLabelling):
             self._weights = torch.from_numpy(counts.sum() / ((counts > 0).sum() * np.where(counts > 0, counts, 1.0))).float()
 
     def notes(self, stored: Sequence[Stored]) -> list[str]:
-        """Report the sizes of the largest and the smallest class if these differ by more than a factor of three."""
+        """Return a remark on the sizes of the largest and the smallest class if they differ by more than a factor of three; else none."""
         counts = self._class_counts(stored)
         most, least = int(counts.argmax()), int(counts.argmin())
         if counts[most] <= _IMBALANCE * counts[least]:
@@ -109,12 +109,12 @@ class Classification(TextLabelling):
             yield RowResult({"classes": Sum(loss, 1), "accuracy": Sum(float(predicted == right), 1)}, answer)
 
     def answers(self, model: Transformer, batch: Batch, rows: Sequence[Row], *, all_labels: bool = False) -> Iterator[Answer]:
-        """Yield the likeliest class of each row."""
+        """Yield the likeliest class of each row with its probability; `all_labels`: with the probabilities of all classes."""
         logits = model(**batch.inputs()).logits.float()  # (B, classes)
         yield from (class_answer(row, self.labels, all_labels=all_labels) for row in logits.softmax(-1).tolist())
 
     def answer_metrics(self, predictions: Sequence[Mapping[str, Any]]) -> list[Scores]:
-        """Return the function that computes the metrics of classes."""
+        """Return a list with one function, from the weights of the rows to the metrics of classes."""
         return [classification_metrics(*self._class_numbers(predictions))]
 
     def label_metrics(self, predictions: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -126,7 +126,7 @@ class Classification(TextLabelling):
         return batch.labels.cpu().numpy()
 
     def wrong(self, row: Row) -> RowResult:
-        """Return NO_LABEL as a wrong prediction."""
+        """Return the result of a row that cannot be encoded: NO_LABEL, which counts as a wrong prediction."""
         return RowResult({"accuracy": Sum(0.0, 1)}, {"label": str(row.values["label"]), "predicted": NO_LABEL})
 
     def _all_labels(self, predictions: Sequence[Mapping[str, Any]]) -> list[str]:

@@ -44,7 +44,7 @@ def refuse_misfit(companion: Companion, what: str, reasons: Sequence[str]) -> No
 def open_companion(section: ObjectiveSection, name: str, *, defer_blocks: bool = False) -> Companion:
     """Load the model that a field of the section names. Raises ModelError, for example if its SHA-256 is not the one that the recipe pins.
 
-    `defer_blocks`: as in `tfkit.hub.load`, for ranks that shard the model.
+    `defer_blocks`: leave the model's blocks on the meta device, for ranks that shard them one by one.
     """
     path, trained = section.companion_paths[name], section.companions[name]
     loaded = load(path, defer_blocks=defer_blocks)

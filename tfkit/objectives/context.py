@@ -68,7 +68,7 @@ class ModelContext:
 
 @dataclass(frozen=True)
 class RowOrder:
-    """How rows are cut and ordered."""
+    """The settings by which an objective cuts and orders its rows."""
 
     length: int  # the largest number of tokens in a row
     seed: int

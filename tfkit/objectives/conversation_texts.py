@@ -148,7 +148,7 @@ class ConversationTexts:
         self.tokenizer, self.folder, self.chat = tokenizer, folder, chat
 
     def fingerprint(self) -> str:
-        """Return everything that the ids depend on."""
+        """Return a text that differs if the ids may differ: the tokenizer's fingerprint, `chat`, the template, and a date in it."""
         template = self.tokenizer.chat_template
         date = TRAINING_DATE if template is not None and "strftime_now" in template else ""
         return "\0".join([self.tokenizer.fingerprint(), str(self.chat), str(template), date])

@@ -71,7 +71,7 @@ class Distillation(Objective):
         return self.base.warnings(stored, tokenizer, length, is_finished=is_finished)
 
     def legend(self) -> list[str]:
-        """Explain that the teacher's loss may cover tokens that are not masked."""
+        """Return a sentence for `tfkit inspect` if the teacher's loss also covers tokens that are not masked; else none."""
         asks_all = self.section.of.kind == "masked_lm" and not self.section.masked_only
         return ["the teacher is asked at every token but padding, marked or not"] if asks_all else []
 
@@ -166,5 +166,5 @@ def _divergences(
 
 
 def _soften(logits: Tensor, temperature: float) -> Tensor:
-    """Return the softened log-probabilities, in float32 at least."""
+    """Return log softmax(logits / temperature), in float32 at least."""
     return logits.to(torch.promote_types(logits.dtype, torch.float32)).div(temperature).log_softmax(-1)

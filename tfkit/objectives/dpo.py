@@ -76,7 +76,7 @@ class DPO(EncoderObjective):
             yield RowResult(result.sums | sides, {"rewards": row_rewards.tolist(), **result.prediction})
 
     def wrong(self, row: Row) -> RowResult:
-        """Return one wrongly decided pair."""
+        """Return the result of a pair that cannot be encoded: it counts as wrongly decided."""
         return RowResult({"accuracy": Sum(0.0, 1)}, {"rewards": [], "margins": []})
 
     def initialize(self, model: Transformer, new: Sequence[str] | None) -> None:
@@ -88,7 +88,7 @@ class DPO(EncoderObjective):
             )
 
     def legend(self) -> list[str]:
-        """Explain the order of the sequences of a row."""
+        """Return a sentence for `tfkit inspect` on the order of the completions of a row."""
         return ["choice 0 is the best completion of its prompt"]
 
 

@@ -74,7 +74,7 @@ class LabelledObjective(Objective, Encoder, Protocol):
         return sum_results(self.predict(model, batch))
 
     def metrics(self, sums: Mapping[str, Sum]) -> dict[str, float]:
-        """Return `loss`, the weighted sum of the terms' mean losses, and the `means`."""
+        """Return `loss`, the weighted sum of the terms' mean losses, and the mean of each sum that `means` names, such as accuracy."""
         return {"loss": weighted_loss(self.terms, sums), **{name: sums[name].mean for name in self.means}}
 
     def reference_values(self, model: Transformer, batch: Batch) -> Tensor:
@@ -82,7 +82,7 @@ class LabelledObjective(Objective, Encoder, Protocol):
         raise AssertionError("the objective has no reference model")
 
     def answer_metrics(self, predictions: Sequence[Mapping[str, Any]]) -> list[Scores]:
-        """Return functions that compute metrics which are not sums over rows, such as F1; none by default."""
+        """Return functions from the weights of the rows to metrics that are not sums over rows, such as F1; none by default."""
         return []
 
     def label_metrics(self, predictions: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

@@ -71,7 +71,7 @@ class MaskedLM(Objective):
         return self.losses(model, model(**batch.inputs()), batch)
 
     def losses(self, model: Transformer, output: Output, batch: Batch) -> dict[str, Tensor]:
-        """Return the losses, given the output of the model."""
+        """Return the sums, from the model's output, of the losses of masked tokens (`mlm`) and, if used, of the next-sentence task."""
         losses = {"mlm": -label_log_probs(model, output.hidden, batch.labels).sum()}
         if self.section.next_sentence:
             losses["next_sentence"] = F.cross_entropy(output.extra_logits.float(), batch.extras["next_sentence"], reduction="sum")
@@ -140,7 +140,10 @@ class Masking:
         return np.sort(candidates[np.argsort(keys, kind="stable")[:count]])
 
     def _words(self, candidates: NDArray[np.int64], continues: NDArray[np.bool_], raw: NDArray[np.uint64], count: int) -> NDArray[np.int64]:
-        """Choose words in random order, each that still fits; if all are too long, the first, so that each row has a target."""
+        """Return the sorted positions of whole words, at most `count` of them: a word in random order is taken if it still fits.
+
+        If every word is too long, the first is taken all the same, so that each row has a target.
+        """
         is_continued = continues[candidates] & (np.diff(candidates, prepend=-2) == 1)
         words = np.split(candidates, np.flatnonzero(~is_continued))[1:]
         order = [words[i] for i in np.argsort(raw[[word[0] for word in words]], kind="stable")]

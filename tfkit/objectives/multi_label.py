@@ -82,7 +82,7 @@ class MultiLabel(TextLabelling):
             yield RowResult({"labels": Sum(loss, len(self.labels)), "exact_match": Sum(float(right == predicted), 1)}, answer)
 
     def answers(self, model: Transformer, batch: Batch, rows: Sequence[Row], *, all_labels: bool = False) -> Iterator[Answer]:
-        """Yield, for each row, the labels with a probability above 0.5, and their probabilities."""
+        """Yield, for each row, the labels with a probability above 0.5, and their probabilities; `all_labels`: those of all labels, too."""
         logits = model(**batch.inputs()).logits.float()
         for applies, values in zip((logits > 0).tolist(), logits.sigmoid().tolist(), strict=True):
             probabilities = {label: short(value) for label, value in zip(self.labels, values, strict=True)}
@@ -90,7 +90,7 @@ class MultiLabel(TextLabelling):
             yield Answer(names, [probabilities[label] for label in names], probabilities if all_labels else None)
 
     def answer_metrics(self, predictions: Sequence[Mapping[str, Any]]) -> list[Scores]:
-        """Return the function that computes the metrics of sets of labels."""
+        """Return a list with one function, from the weights of the rows to the metrics of sets of labels."""
         right, predicted, all_labels = self._sets(predictions)
         return [label_set_metrics(right, predicted, len(all_labels))]
 
@@ -99,7 +99,7 @@ class MultiLabel(TextLabelling):
         return label_set_figures(*self._sets(predictions))
 
     def wrong(self, row: Row) -> RowResult:
-        """Return NO_LABEL as a wrong prediction."""
+        """Return the result of a row that cannot be encoded: NO_LABEL, which counts as a wrong prediction."""
         labels = [label for label, applies in self.section.labels_in(row.values["labels"]).items() if applies]
         return RowResult({"exact_match": Sum(0.0, 1)}, {"labels": labels, "predicted": [NO_LABEL]})
 

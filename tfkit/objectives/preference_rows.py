@@ -160,7 +160,8 @@ class PreferenceEncoder:
         return Encoded(arrays, sum(map(len, truncated)), any(len(sequence.ids) > self.row_length for sequence in kept))
 
     def collate(self, rows: ExampleBatch, pad_id: int) -> Batch:
-        """Return one sequence per completion, C in all, padded on the right, with labels (C, T) as in `_labels`.
+        """Return one sequence per completion, C in all, padded on the right, with labels (C, T): the ids of the next positions in the
+        completion, else IGNORED.
 
         `extras`: the `row` of each sequence (C,); the `better` and the `worse` sequence of each pair (P,), and the pair's weight, `share`,
         in the mean of its prompt (P,); and, if stored, `reference`, the reference model's log-probability of each completion (C,).

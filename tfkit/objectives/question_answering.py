@@ -117,7 +117,7 @@ class QuestionAnswering(LabelledObjective):
             yield RowResult(sums, {"answers": answers, "predicted": text, "probability": probability, "answer_start": start})
 
     def wrong(self, row: Row) -> RowResult:
-        """Return an empty text as a wrong answer, even to a question without an answer."""
+        """Return the result of a row that cannot be encoded: an empty text, which counts as wrong even if the question has no answer."""
         answers = [answer["text"] for answer in row.values["answers"]]
         return RowResult(_score_sums(0.0, 0.0, has=bool(answers)), {"answers": answers, "predicted": ""})
 
@@ -131,7 +131,7 @@ class QuestionAnswering(LabelledObjective):
             yield Answer(text, short(probability), {name: short(value) for name, value in by_text.items()} if all_labels else None)
 
     def legend(self) -> list[str]:
-        """Explain how a window shows its answer."""
+        """Return a sentence for `tfkit inspect` on how a window is shown with its answer, or without one."""
         return ["->answer: a token of the answer, of which the first and the last are predicted; ->no answer: it is not in this window"]
 
     def _ranked(self, logits: Tensor, batch: Batch) -> Iterator[tuple[str, list[str], list[Span]]]:

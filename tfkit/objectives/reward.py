@@ -84,11 +84,11 @@ class Reward(EncoderObjective):
         yield from (Answer(short(score)) for score in (reward_scores(model, batch).double() - self.shift).tolist())
 
     def answer_metrics(self, predictions: Sequence[Mapping[str, Any]]) -> list[Scores]:
-        """Return the function that computes the calibration of the pairs."""
+        """Return a list with one function, from the weights of the rows to the calibration of the pairs."""
         return [calibration_metrics([row["margins"] for row in predictions])]
 
     def wrong(self, row: Row) -> RowResult:
-        """Return one wrongly decided pair."""
+        """Return the result of a pair that cannot be encoded: it counts as wrongly decided."""
         return RowResult({"accuracy": Sum(0.0, 1)}, {"scores": [], "margins": []})
 
     def initialize(self, model: Transformer, new: Sequence[str] | None) -> None:
@@ -116,7 +116,7 @@ class Reward(EncoderObjective):
         return {_SHIFT: total / len(best), "demonstrations": len(best)}
 
     def legend(self) -> list[str]:
-        """Explain the meaning of a row's choice numbers and labels."""
+        """Return a sentence for `tfkit inspect` on the meaning of a row's choice numbers and labels."""
         return ["choice 0 is the best completion of its prompt; label: its rank"]
 
 

@@ -133,11 +133,11 @@ class RolloutObjective(EncoderObjective, Protocol):
         return {name: sums[name].mean for name in self.section.metrics if name in sums}
 
     def wrong(self, row: Row) -> RowResult | None:
-        """Return a wrong answer if there are rules; a prompt that was not encoded has no reward and no KL."""
+        """Return the result of a prompt that cannot be encoded: a wrong answer, without a reward and a KL; None if there are no rules."""
         return RowResult({"accuracy": Sum(0.0, 1)}, {}) if self.section.rules else None
 
     def legend(self) -> list[str]:
-        """Explain that a prompt has no loss."""
+        """Return a sentence for `tfkit inspect`, which says that a prompt has no loss."""
         return ["the rows are prompts: the responses that have a loss are sampled in training"]
 
 

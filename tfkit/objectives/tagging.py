@@ -109,7 +109,7 @@ class Tagging(LabelledObjective):
             yield Answer(tags, best, all_probabilities if all_labels else None)
 
     def answer_metrics(self, predictions: Sequence[Mapping[str, Any]]) -> list[Scores]:
-        """Return the functions that compute the metrics of tags and, if these mark names, of names."""
+        """Return functions from the weights of the rows to the metrics of tags and, if the tags mark names, to those of names."""
         tags, predicted, numbers = _columns(predictions, self.labels)
         rows = np.repeat(np.arange(len(predictions)), [len(row) for row in tags])  # (W,): the row of each word
         of_tags = tag_metrics(_flat(tags, numbers), _flat(predicted, numbers), rows)
@@ -126,11 +126,11 @@ class Tagging(LabelledObjective):
         return batch.labels[batch.labels != IGNORED].cpu().numpy()
 
     def wrong(self, row: Row) -> RowResult:
-        """Return NO_LABEL for every word."""
+        """Return the result of a row that cannot be encoded: NO_LABEL for every word, which counts as wrong."""
         return self.completed(row, RowResult({"accuracy": Sum(0.0, 0)}, {"tags": [], "predicted": []}))
 
     def completed(self, row: Row, result: RowResult) -> RowResult:
-        """Add NO_LABEL for the words beyond the context."""
+        """Return the result of a truncated row with NO_LABEL for the words beyond the context, which count as wrong."""
         tags, right, count = list(map(str, row.values["tags"])), result.sums["accuracy"], len(result.prediction["predicted"])
         sums = result.sums | {"accuracy": Sum(right.total, len(tags))}
         return RowResult(sums, {"tags": tags, "predicted": [*result.prediction["predicted"], *[NO_LABEL] * (len(tags) - count)]})

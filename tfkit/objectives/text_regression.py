@@ -83,7 +83,7 @@ class Regression(TextLabelling):
         yield from (Answer(short(value)) for value in model(**batch.inputs()).logits.float()[:, 0].tolist())
 
     def answer_metrics(self, predictions: Sequence[Mapping[str, Any]]) -> list[Scores]:
-        """Return the function that computes the error and the correlations."""
+        """Return a list with one function, from the weights of the rows to the error and the correlations."""
         return [regression_metrics(*(np.array([row[name] for row in predictions]) for name in ("value", "predicted")))]
 
 

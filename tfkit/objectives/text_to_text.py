@@ -76,7 +76,7 @@ class TextToText(TokenTargets, WritingObjective):
         return not_blank(row.values["target"])
 
     def wrong(self, row: Row) -> RowResult:
-        """Return an empty text as the wrong answer."""
+        """Return the result of a row that cannot be encoded: an empty text, which counts as a wrong answer."""
         return RowResult({}, {"text": "", "references": not_blank(row.values["target"])})
 
     def _is_empty(self, source: TextIds) -> bool:

@@ -23,7 +23,7 @@ from tfkit.parallel.ranks import Ranks
 
 
 class CommonWork:
-    """The common work of a process group; `deal` implements `RankMap`."""
+    """Divides work among the ranks of a process group, and exchanges its results; `deal` implements `RankMap`."""
 
     def __init__(self, group: ProcessGroup):
         self._group, self._ranks = group, group.ranks

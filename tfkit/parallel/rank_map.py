@@ -22,7 +22,7 @@ class RankMap(Protocol):
 
 
 def serial_map(compute: Callable[[Item], Result], items: Iterable[Item], /) -> Iterator[Result]:
-    """Implement `RankMap` for one process."""
+    """Yield the result for each item, computed by this process alone: the `RankMap` of a command without further ranks."""
     return map(compute, items)
 
 

@@ -25,9 +25,10 @@ _LATE_SECONDS = 30.0  # time for processes that start together to import their m
 
 
 def meet(ranks: Ranks, given: str, watch: Callable[[], None] | None, say: Callable[[str], None] | None) -> "Store":
-    """Return the store of all ranks, once each rank has put its `given` into it. The arguments are those of `ProcessGroup.join`.
+    """Return the store of all ranks, once each rank has put its `given`, a hash of what its command was given, into the store.
 
-    Raises RuntimeError if a rank does not connect in time, and MachineError if rank 0 cannot listen at its port.
+    `watch` is called while this rank waits for the others, and `say` once, with the ranks that are late. Raises RuntimeError if a rank does
+    not connect in time, and MachineError if rank 0 cannot listen at its port.
     """
     of_launcher = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"  # torchrun's own process serves the store
     restarts = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")  # keys of an earlier attempt may still be in the store

@@ -36,7 +36,7 @@ class OomAgreement:
     """How the ranks learn that one of them has run out of memory, so that all of them raise an error.
 
     `go_on` is called before each collective of FSDP, and may raise that error: otherwise a rank that has run out of memory would leave the
-    others waiting. `fitting` encloses forwards without gradients, and reports a rank's own lack of memory to the others.
+    others waiting. `fitting` encloses forward passes without gradients, and reports a rank's own lack of memory to the others.
     """
 
     go_on: Callable[[], None]
@@ -180,8 +180,8 @@ class Sharding:
 
     @contextmanager
     def at_inference(self) -> Iterator[None]:
-        """A context for forwards without gradients, of the model or of its modules, which all ranks run together. At its end all weights
-        are freed: otherwise the next forward would use the gathered ones, even if the shards have changed since.
+        """A context for forward passes without gradients, of the model or of its modules, which all ranks run together. At its end all
+        weights are freed: otherwise the next forward would use the gathered ones, even if the shards have changed since.
         """
         self._reshard_all()
         try:
@@ -193,7 +193,7 @@ class Sharding:
 
     @contextmanager
     def unsharded(self) -> Iterator[None]:
-        """A context in which every rank has all weights, gathered once, and can run forwards without gradients independently."""
+        """A context in which every rank has all weights, gathered once, and can run forward passes without gradients independently."""
         self._reshard_all()
         try:
             with self._fitting():

@@ -127,7 +127,7 @@ class Workers:
 
     @property
     def exit_code(self) -> int:
-        """The culprit's exit code; 9 if it was killed by a signal that was not forwarded."""
+        """The exit code of the rank whose failure ended the others, 9 if a signal that was not forwarded killed it; 0 if no rank failed."""
         if self.culprit is None:
             return 0
         code = self.ended[self.culprit]

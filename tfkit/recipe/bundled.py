@@ -19,7 +19,7 @@ class BundledRecipe:
 
     @property
     def command(self) -> str:
-        """The command line that runs it."""
+        """The command line that runs the recipe."""
         kind, _, name = self.name.rpartition("/")
         return f"tfkit {'finetune' if kind == 'finetune' else 'pretrain'} {name}"
 

@@ -130,7 +130,7 @@ def _unfit_companions(recipe: Recipe, tree: Mapping, uses: dict[tuple[str | int,
 
 
 def read_recipes(source: RecipeText, overrides: Overrides = NO_OVERRIDES, *, with_files: bool = False, ranks: int = 1) -> list[Recipe]:
-    """Check a recipe, or all stages of a chain; see `read_chain`. Return the recipes."""
+    """Check a recipe, or all stages of a chain, and return the recipes, one for each stage. Raises RecipeError with all problems."""
     if source.has_stages:
         return [stage.recipe for stage in read_chain(source, overrides, with_files=with_files, ranks=ranks).stages]
     return [source.resolve(overrides, with_files=with_files, ranks=ranks).recipe]

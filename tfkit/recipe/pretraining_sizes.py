@@ -114,7 +114,7 @@ def decide_sizes(
     """Decide the fields of a recipe that follow from the amount of text.
 
     `named`: the user's changes, which `recipe` includes; `own_steps`: the steps of the recipe without these changes, None if its length is
-    in epochs or tokens. `minutes`: the length if it is given as a time, which a forecast will turn into steps. `grows`: nobody wrote the
+    in epochs or tokens. `minutes`: the length if it is given as a time, which a forecast will turn into steps. `grows`: no person wrote the
     model, so its size follows from the length.
     """
     sizes = Sizes(named, not grows)

@@ -37,7 +37,7 @@ class Axis:
 
     @property
     def first(self) -> Any:
-        """The first value or the lower end."""
+        """The first of the values, or the lower end of the range."""
         return self.values[0] if self.ends is None else self.number(self.ends[0])
 
     def number(self, value: float) -> float:
@@ -74,12 +74,12 @@ class SearchSpace:
         return _checked(cls({name: value for name, value in fixed.items() if name not in varied}, tuple(axes)))
 
     def document(self) -> dict[str, Any]:
-        """Return what `of` reads as `varied`, for run.json."""
+        """Return the varied fields with their values or ranges, for run.json, in the form that `of` reads as `varied`."""
         return {axis.key: axis.document() for axis in self.axes}
 
     @property
     def first(self) -> dict[str, Any]:
-        """The first value of each field."""
+        """The first value of each varied field."""
         return {axis.key: axis.first for axis in self.axes}
 
     @property

@@ -59,7 +59,8 @@ def labelled(stacks: Stacks) -> str:
 
 
 def readings(held: Held, kinds: Collection[str]) -> list[str]:
-    """Return a line to copy for each reading of the columns by objectives of these kinds, and for each direction of a translation.
+    """Return a line to copy for each way in which objectives of these kinds could read the columns, and for each direction of a
+    translation.
 
     A line says which columns of texts or labels it would not read.
     """

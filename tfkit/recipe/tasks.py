@@ -122,7 +122,7 @@ def decide(seen: DataSummary, model: ModelSummary, given: Mapping[str, Any]) -> 
 
 
 def _translated(seen: DataSummary) -> str:
-    """Describe a translation whose direction is known; empty for other data."""
+    """Return the words for data that are a translation with a known direction: `a translation from en to de`; empty for other data."""
     languages = " to ".join(language_of(str(column)) for column in seen.named.get("text_to_text", {}).values())
     return f"a translation from {languages}" if languages else ""
 

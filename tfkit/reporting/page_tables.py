@@ -51,7 +51,9 @@ class Table:
         return replace(self, head=self.head[1:], rows=[row[1:] for row in self.rows])
 
     def split(self) -> tuple[list[tuple[str, str]], "Table"]:
-        """Return the names and values of the columns whose cells are all equal, without empty ones, and a table of the other columns."""
+        """Return the names and values of the columns with one value in all rows, empty columns left out, and a table of the columns whose
+        values differ.
+        """
         common = [column for column in range(1, len(self.head)) if len({row[column] for row in self.rows}) == 1]
         facts = [(self.head[column], self.rows[0][column]) for column in common if self.rows[0][column]]
         return facts, self._of([column for column in range(len(self.head)) if column not in common])

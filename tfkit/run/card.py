@@ -65,7 +65,7 @@ class CardBase:
 
 
 def model_card(model: CardModel, training: CardTraining, data: CardData, impact: CardImpact, start: CardBase | None = None) -> str:
-    """Return Markdown with YAML front matter."""
+    """Return the text of a model card: Markdown with YAML front matter."""
     config, evaluation, architecture = model.config, training.evaluation, model.architecture
     task, example = _use(config)
     base, adapter, base_card = (last_name(start.path), start.adapter, start.card) if start else (None, False, BaseCard())

@@ -62,7 +62,7 @@ def hub_name(path: str) -> str | None:
 
 
 def last_name(path: str) -> str:
-    """Return the name of a model or of data without the folders above it: for a checkpoint that of its run, for the Hub `org/name`."""
+    """Return the name of a model or of data without the folders above it: the run's for a checkpoint, `org/name` for the Hub."""
     if (name := hub_name(path)) is not None:
         return name
     parts = _parts(path)

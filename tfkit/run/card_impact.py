@@ -25,9 +25,10 @@ class CardImpact:
     totals: RunTotals = field(default_factory=RunTotals)
 
     def front(self, training_type: str) -> dict[str, Any]:
-        """Return the value of the Hub's `co2_eq_emissions`, in grams; {} if less than 1e-4 g was measured, which needs an exponent.
+        """Return the value of the Hub's `co2_eq_emissions`, in grams.
 
-        `training_type` is "pre-training" or "fine-tuning".
+        {} without a measurement, or below 1e-4 g, since the number is written without an exponent. `training_type` is "pre-training" or
+        "fine-tuning".
         """
         reading = self.reading
         if reading.status in ("off", "starting") or reading.emissions_g < _SMALLEST_GRAMS:
@@ -77,7 +78,7 @@ class CardImpact:
         return {label: value for label, value in rows.items() if value}
 
     def _inherited(self) -> str:
-        """Describe the emissions of the ancestors of this model."""
+        """Return, as text, the emissions of the ancestors of this model; empty if it has none."""
         inherited = self.inherited
         if inherited is None or (inherited.emissions_g is None and not inherited.is_lower_bound):
             return ""

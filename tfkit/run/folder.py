@@ -33,7 +33,7 @@ _SLUG = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
 def rounding_fields(machine: dict[str, Any]) -> dict[str, Any]:
-    """Return the fields on which floating-point rounding depends. `machine`: a description as of describe_machine or in run.json."""
+    """Return the fields of `machine` on which floating-point rounding depends. `machine`: from `describe_machine`, or from a run.json."""
     return {"processor": (machine.get("processor") or {}).get("name"), "torch": (machine.get("versions") or {}).get("torch")}
 
 

@@ -68,7 +68,7 @@ class Ancestor:
         return self.emissions_g is not None and self.status == "ok"
 
     def document(self) -> dict[str, Any]:
-        """Return the entry in tfkit.json."""
+        """Return the ancestor's entry in tfkit.json."""
         names = ("name", "run_id", "sha256", "energy_kwh", "emissions_g", "source", "status")
         lists = {"roles": list(self.roles), "parents": list(self.parents)} | ({"others": list(self.others)} if self.others else {})
         return {name: getattr(self, name) for name in names} | lists
@@ -83,7 +83,7 @@ class Inherited:
     is_lower_bound: bool  # whether the emissions of an ancestor are unknown, or a lower bound
 
     def fields(self) -> dict[str, Any]:
-        """Return the fields of a result (docs/cli.md)."""
+        """Return the sums under their names in the result of a command (docs/cli.md)."""
         return {"inherited_g": self.emissions_g, "inherited_kwh": self.energy_kwh, "inherited_is_lower_bound": self.is_lower_bound}
 
 
@@ -107,7 +107,7 @@ class Lineage:
     ancestors: Annotated[tuple[Ancestor, ...], _ENTRIES] | None = None
 
     def document(self) -> dict[str, Any]:
-        """Return the entry in tfkit.json."""
+        """Return the object `lineage` of tfkit.json."""
         own = {"own": asdict(self.own)} if self.own is not None else {}
         ancestors = {"ancestors": [ancestor.document() for ancestor in self.ancestors]} if self.ancestors is not None else {}
         return {"training": self.training, "parents": [asdict(parent) for parent in self.parents], **own, **ancestors}

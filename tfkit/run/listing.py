@@ -89,12 +89,12 @@ def _with_members(path: Path) -> list[Path]:
 
 
 def read_run(path: Path) -> ListedRun:
-    """Describe one folder, without changing it."""
+    """Return the description of one folder, which is a run or another folder; nothing in it is changed."""
     return read_run_and_document(path)[0]
 
 
 def read_run_and_document(path: Path) -> tuple[ListedRun, RunDocument]:
-    """Return the description of one folder, which is not changed, and its run.json, empty if that cannot be read."""
+    """Return the description of one folder, as `read_run` does, and the content of its run.json, empty if that cannot be read."""
     if path.is_symlink():
         return ListedRun(str(path), "foreign", problem="a link"), RunDocument()
     try:

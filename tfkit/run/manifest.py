@@ -115,7 +115,7 @@ def verify(folder: Path, hashes: bool = True, advance: Callable[[int], object] =
 
 
 def extra_files(folder: Path) -> list[str]:
-    """Return the files of a checkpoint that its manifest does not list, except the card. Raises ModelError as `read_manifest` does."""
+    """Return the files of a checkpoint that its manifest does not list, except the card. Raises ModelError for an invalid manifest."""
     listed = read_manifest(folder).keys() | _NOT_COVERED
     paths = (Path(parent, name) for parent, folders, files in os.walk(folder) for name in files)
     return sorted(name for path in paths if (name := path.relative_to(folder).as_posix()) not in listed)

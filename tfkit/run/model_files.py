@@ -54,7 +54,7 @@ def read_text(path: Path, limit: int) -> str:
 
 
 def read_object(path: Path, limit: int) -> dict[str, Any]:
-    """Return the object in a strict JSON file of at most `limit` bytes. Raises ModelError with the position, also for invalid Unicode."""
+    """Return the object in a strict JSON file of at most `limit` bytes. Raises ModelError, also for a lone surrogate in a string."""
     document = parse_json(read_text(path, limit), path)
     if not isinstance(document, dict):
         raise ModelError(f"{path}: expected a JSON object, found {type(document).__name__}; copy the file again")
@@ -66,7 +66,7 @@ def read_object(path: Path, limit: int) -> dict[str, Any]:
 
 
 def parse_json(text: str, path: Path) -> Any:
-    """Return the value of strict JSON. Raises ModelError with the position in `path`."""
+    """Return the value of strict JSON. Raises ModelError with `path` and, for a syntax error, the position."""
     try:
         return strict_json.loads(text)
     except json.JSONDecodeError as error:

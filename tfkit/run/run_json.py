@@ -51,7 +51,7 @@ _OBJECTS = ("totals", "result", "given", "processor", "versions")
 
 @dataclass(frozen=True)
 class AttemptEntry:
-    """An attempt of a run."""
+    """An attempt of a run, as run.json records it."""
 
     status: str = ""
     started_utc: str | None = None

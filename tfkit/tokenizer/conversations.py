@@ -168,7 +168,8 @@ def _any_of(tokens: Mapping[str, tokenizers.AddedToken | None]) -> re.Pattern[st
 
 
 def resolve_format(name: str, tokenizer: Tokenizer, system: str | None) -> ChatFormat | None:
-    """Return the chat format that a recipe names; None for the tokenizer's own template. Raise UsageError if there is neither.
+    """Return the chat format that a recipe names; None for the tokenizer's own template. Raise UsageError if there is neither
+    a format nor a template to use.
 
     `auto`: the tokenizer's template if it has one, otherwise the format whose special tokens it has.
     """

@@ -235,8 +235,8 @@ def _learn_bpe(
 def _stable_scores(learned: Sequence[tuple[str, float]]) -> list[tuple[str, float]]:
     """Return the pieces with scores that are the same in every run.
 
-    The trainer sums in the order of a hash table, which differs in every run and changes scores by 1e-11. In the same order, it gives
-    unused characters increasing scores from the lowest one up; here all of them get the lowest.
+    The trainer sums in the order of a hash table, which differs in every run and changes scores by 1e-11. It also gives the unused
+    characters scores that rise, in the order of that table, from the lowest score up; here all of them get the lowest.
     """
     lowest = min((score for _, score in learned), default=0.0)
     unused = lowest + 1e-4 * sum(len(piece) == 1 for piece, _ in learned)

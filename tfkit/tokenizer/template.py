@@ -147,7 +147,9 @@ class ChatTemplate:
 
 
 def open_template(tokenizer: Tokenizer, folder: Path, date: str | None = None) -> ChatTemplate:
-    """Open the chat template of a tokenizer loaded from `folder`; `date` as in ChatTemplate. Raise ModelError if it has none."""
+    """Open the chat template of a tokenizer loaded from `folder`. `date`: the current date in the template; None: today. Raise ModelError
+    if the tokenizer has none.
+    """
     if tokenizer.chat_template is None:
         raise ModelError(
             f"{folder}: this checkpoint has no chat template ({TEMPLATE}, or chat_template in {CONFIG}): it was not trained for "

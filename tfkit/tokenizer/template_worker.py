@@ -164,7 +164,7 @@ def _warm_up(environment: ImmutableSandboxedEnvironment) -> None:
 
 
 def main() -> None:
-    """Answer lines until stdin ends."""
+    """Answer each line of stdin with a line on stdout, until stdin ends."""
     environment = _environment()
     _warm_up(environment)
     _drop_privileges()

@@ -34,8 +34,8 @@ Made = tuple[Backend, Sequence[AddedToken]]  # a tokenizer, and tokens that its 
 
 
 class _Class(NamedTuple):
-    """A class of transformers. `files`: those that it needs, each as its possible names; `roles`: its special tokens by role; `build`: the
-    function that builds its tokenizer.
+    """A tokenizer class of transformers. `files`: the files that it needs, each by its possible names; `roles`: its special tokens by role;
+    `build`: the function that builds its tokenizer.
 
     `template`: for one text and for two; None: the one that follows from the roles (pipelines.template_parts).
     """
@@ -49,8 +49,8 @@ class _Class(NamedTuple):
 def read_vocabulary(folder: Path, settings: Settings, config: Settings, special: Settings, named: Settings) -> tuple[str, Settings] | None:
     """Return the tokenizer.json for a folder's vocabulary files, and the settings, to which the class and missing special tokens are added.
 
-    The class is that of tokenizer_config.json, else that of config.json's model_type. `special`, `named`: as in configured.py. None: the
-    folder has no such files, or they are of another class. Raise ModelError for damaged files.
+    The class is that of tokenizer_config.json, else that of config.json's model_type. `special`: special_tokens_map.json; `named`:
+    added_tokens.json. None: the folder has no such files, or they are of another class. Raise ModelError for damaged files.
     """
     name = str(settings.get("tokenizer_class") or _OF_TYPES.get(str(config.get("model_type", "bert")))).removesuffix("Fast")
     kind = _CLASSES.get(name)

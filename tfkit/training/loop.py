@@ -99,28 +99,28 @@ class Hooks(Protocol):
     """The methods of a run that the training loop calls."""
 
     def stepped(self, progress: Progress, report: StepReport, seconds: float) -> None:
-        """A step was taken."""
+        """Called after a step that was taken; `seconds`: the time that it took."""
 
     def skipped(self, error: UnhealthyStepError) -> None:
-        """A step was not taken, and the run continues."""
+        """Called after a step that was not taken, if the run continues."""
 
     def unhealthy(self, error: UnhealthyStepError) -> str:
-        """A step was not taken, and the run ends. Return a sentence for the user about the record of the step."""
+        """Called after a step that was not taken, if the run ends. Return a sentence for the user about the record of the step."""
 
     def out_of_memory(self, error: str) -> None:
         """Make the loader's micro-batches smaller. Raises MachineError if that is impossible."""
 
     def nondeterministic(self, reason: str) -> None:
-        """An operation has no deterministic algorithm on this device, so a resumed run may differ in its last bits."""
+        """Called if an operation has no deterministic algorithm on this device, so that a resumed run may differ in its last bits."""
 
     def log(self, line: Log) -> None:
-        """A line of the log is due."""
+        """Write a line of the log, which is due."""
 
     def save(self, progress: Progress) -> None:
-        """A checkpoint is due."""
+        """Save a checkpoint, which is due."""
 
     def evaluate(self, progress: Progress) -> None:
-        """An evaluation is due. May raise Stopped if the run is asked to stop."""
+        """Evaluate, which is due. May raise Stopped if the run is asked to stop."""
 
     def evaluated(self, step: int) -> bool:
         """Whether this step's evaluation is already in the log."""

@@ -72,8 +72,9 @@ def model_bytes(
     """Return the bytes of a model whose steps compute in `dtype`, on the first of the ranks over which its weights are sharded.
 
     `parameters`: by name, with the shapes of the whole model; they may be on the meta device. `section`: the optimizer's section,
-    None for a model that is not trained. `has_mean`, `whole`: as in `Weights`. `reshard`: free the weights of a block after its forward
-    pass. `sums_gradients`: whether gradients of several micro-batches or ranks are added up.
+    None for a model that is not trained. `has_mean`: a moving average of the weights is kept; `whole`: frozen weights are kept in fp32,
+    too. `reshard`: free the weights of a block after its forward pass. `sums_gradients`: whether gradients of several micro-batches or
+    ranks are added up.
     """
     parts = {name: torch.Size((-(-one.shape[0] // shards), *one.shape[1:])) if one.dim() else one.shape for name, one in parameters.items()}
     trained = {name: part for name, part in parts.items() if section is not None and parameters[name].requires_grad}
@@ -111,7 +112,7 @@ def trained_bytes(parameters: int, dtype: torch.dtype = torch.bfloat16) -> int:
 
 @dataclass(frozen=True)
 class Units:
-    """The parts of a sharded model that ranks gather at once: the numbers of their weights."""
+    """The numbers of weights in the units of a sharded model, the parts that ranks gather as a whole: its blocks, and the rest as root."""
 
     count: int  # the number of blocks
     largest: int  # the weights of the largest block
@@ -144,13 +145,13 @@ def likely_peak(held: int, to_come: int, activations: int, logits: int) -> int:
     """Return the likely peak memory of a training run, in bytes.
 
     `held`: the process's memory before the first step; `to_come`: gradients and the optimizer's state; `activations`: those of a
-    micro-batch, whose margin is removed; `logits`: all logits, of which at most two blocks are held at once.
+    micro-batch, whose margin is removed; `logits`: all its logits, of which two blocks of at most LOGITS_BYTES each are counted.
     """
     return held + to_come + int(activations * _LIKELY) + 2 * min(logits, LOGITS_BYTES)
 
 
 def logits_bytes(config: ModelConfig, positions: int, itemsize: int) -> int:
-    """Return the bytes of the logits of this many positions over the vocabulary; 0 for another head."""
+    """Return the bytes of the logits of this many positions over the vocabulary; 0 for a head that has no such logits."""
     return positions * config.vocab_size * itemsize if has_logits(config) else 0
 
 

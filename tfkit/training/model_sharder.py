@@ -107,10 +107,10 @@ class _ModelSharder:
 
 @contextmanager
 def _fitting_together() -> Iterator[None]:
-    """Enclose micro-batches on sharded weights on GPUs, or with a PyTorch before 2.13. There the ranks do not agree before each collective
-    that all have memory left, so a rank that runs out cannot repeat its micro-batch: the others would have to gather weights again.
+    """A context for micro-batches on sharded weights, on GPUs or with a PyTorch before 2.13; raises MachineError if memory runs out.
 
-    Raises MachineError if memory runs out.
+    There the ranks do not agree before each collective that all have memory left, so a rank that runs out cannot repeat its micro-batch:
+    the others would have to gather weights again.
     """
     try:
         yield
@@ -126,7 +126,7 @@ def _fitting_together() -> Iterator[None]:
 
 class FreedMemory:
     """A limit on the freed memory that the C library keeps (Linux, glibc), for ranks with sharded weights. Such a rank keeps allocating
-    and freeing whole tables and gradients beside its shards, which fragments the free memory.
+    and freeing whole weights and gradients beside its shards, which fragments the free memory.
     """
 
     def __init__(self, large: int):

@@ -76,7 +76,9 @@ class Watch:
 
 
 def describe_step(stepper: Stepper, loader: StepLoader[Batch], error: UnhealthyStepError, whole: Whole | None = None) -> dict[str, Any]:
-    """Describe a step that was not taken; the weights are still those before it. `whole`: returns a sharded weight as a whole."""
+    """Return the document of a step that was not taken, for its replay; the weights are still those before it. `whole`: returns a sharded
+    weight as a whole.
+    """
     index, size = error.step - 1, loader.micro_batch_size
     numbers = loader.numbers(index)
     micro_batches = [
@@ -109,8 +111,9 @@ def batch_sha256(batch: Batch) -> str:
 
 
 def weights_sha256(stepper: Stepper, whole: Whole | None = None) -> str:
-    """Return the SHA-256 of the names and bytes of all weights, including trained companions. `whole`: as in `describe_step`; None: sharded
-    weights are gathered, which all ranks do together.
+    """Return the SHA-256 of the names and bytes of all weights, including trained companions.
+
+    `whole`: returns a sharded weight as a whole; None: sharded weights are gathered, which all ranks do together.
     """
 
     def gathered(companion: str, name: str) -> Tensor:

@@ -1,7 +1,7 @@
 """Examples of functions and their summaries: the code without docstrings, and the first sentence of the function's own docstring.
 
 The docstrings of nested definitions are removed too, so that no row contains another row's target. Functions whose body is only a
-docstring are excluded, as are functions whose code contains that sentence literally (in a comment or a message).
+docstring are excluded, as are functions whose code contains the target literally (in a comment or a message).
 """
 
 import ast

@@ -120,7 +120,7 @@ def _walk(node: ast.AST) -> Iterator[ast.AST]:
 
 
 def _last_name(node: ast.expr) -> Position:
-    """Return the position of a name, or of the last name of an attribute."""
+    """Return the position of a name, or of the last name of an attribute, such as `c` in `a.b.c`."""
     assert isinstance(node, ast.Name | ast.Attribute)
     assert node.end_lineno is not None
     assert node.end_col_offset is not None

@@ -21,7 +21,9 @@ def find_alias(role: Role, names: tuple[str, ...]) -> str | None:
 
 
 def uses_alias(roles: Sequence[Role], named: Mapping[str, object], names: Iterable[str]) -> bool:
-    """Whether a required role is read from an alias; optional roles may then be read from aliases, too."""
+    """Whether a required role is read from an alias; optional roles may then be read from aliases, too. `named`: the roles whose columns
+    the user names; `names`: the columns of a record.
+    """
     names = {*names}
     return any(
         role.required and role.name not in named and names.isdisjoint(role.columns) and find_alias(role, tuple(sorted(names)))

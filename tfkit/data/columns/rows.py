@@ -67,7 +67,7 @@ def skip(row: BadRow, skipped: dict[str, Skipped]) -> None:
 
 
 def describe_skipped(name: str, skipped: Mapping[str, Skipped]) -> str:
-    """Describe the skipped rows of a source; empty if there are none."""
+    """Return a sentence about the skipped rows of a source; empty if there are none."""
     return f"{name}: {_count(skipped, 'skipped')}" if skipped else ""
 
 
@@ -136,7 +136,7 @@ class Source(Protocol):
         """The approximate bytes of the rows, for progress bars; None if unknown, as for compressed files and for a sample of rows."""
 
     def describe(self) -> str:
-        """Describe the data found: files, MB, part."""
+        """Return a description of the data that were found, for messages: the number of files, their megabytes, and the part."""
 
     def fingerprint(self) -> str:
         """Return a hash of all content and of the settings that select from it, equal only for equal rows. Reads all data once."""
@@ -164,7 +164,7 @@ class Part:
         return (row for row in rows if self.keeps(self.key_of(row).encode()))
 
     def key_of(self, row: Row) -> str:
-        """Return the key that decides a row's side."""
+        """Return the key of a row, whose hash decides in which part the row is."""
         return row.input_key if self.by == "input" and row.input_key is not None else row.key
 
     def fingerprint(self, rows: Iterable[Row | BadRow]) -> str:
@@ -185,7 +185,7 @@ class Part:
 
     @property
     def is_split(self) -> bool:
-        """Whether this is one of two parts."""
+        """Whether this is one of two parts of a source, not the whole source."""
         return self.fraction is not None and self.name != "all"
 
     def keeps(self, key: bytes) -> bool:
@@ -203,7 +203,7 @@ class Part:
         return self.fraction if self.name == "held_out" else 1.0 - self.fraction
 
     def describe(self) -> str:
-        """Describe the part; empty if it is the whole source."""
+        """Return a description of the part; empty if it is the whole source."""
         if self.fraction is None or self.name == "all":
             return ""
         return f"{self.name.replace('_', ' ')} part, {self.expected_fraction:.2%} of the rows"

@@ -154,7 +154,7 @@ class _Sentences:
 
 
 def _sentence(rows: Sequence[Record | BadRow], word: str) -> Record | BadRow:
-    """Return the sentence of these rows, or the first bad row."""
+    """Return one record for the sentence whose words are in these rows, or the first bad row. `word`: the column of the words."""
     words = [row for row in rows if isinstance(row, Record)]
     if len(words) < len(rows):
         return next(row for row in rows if isinstance(row, BadRow))

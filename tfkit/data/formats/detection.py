@@ -39,7 +39,7 @@ class Table(NamedTuple):
     header: tuple[str, ...] = ()
 
     def describe(self) -> str:
-        """Describe the differences from a csv file with a header; empty if there are none."""
+        """Return, as text, how the layout differs from that of a csv file with a header; empty if it does not."""
         about = [f"separated by {_NAMES[self.delimiter]}"] if self.delimiter != "," else []
         about += [f"without a header, read as {', '.join(self.header)}"] if self.header else []
         return ", ".join(about)
@@ -88,7 +88,9 @@ def detect_tabbed(content: Content) -> bool:
 
 
 def detect_table(content: Content, columns: Columns, default: str, *, numbered: bool = False) -> Table:
-    """Return the layout of a table; `default` is the delimiter of the file's suffix, `numbered` is as in `detect_header`."""
+    """Return the layout of a table. `default`: the delimiter by the file's suffix; `numbered`: columns without a header are named by
+    their numbers.
+    """
     lines = [*_first_lines(content)]
     delimiter = _detect_delimiter(lines, default)
     rows = _rows(lines, delimiter)

@@ -80,7 +80,7 @@ def _damaged(name: Path | str, packed: str, error: BaseException) -> DataError:
 
 @contextmanager
 def opened(content: Content) -> Iterator[IO[bytes]]:
-    """Open the bytes of a content. Errors in reading them become DataErrors."""
+    """Open the bytes of a file, or of a member of an archive. Errors in reading them become DataErrors."""
     with reading(content.name, content.packed), content.open() as file:
         yield file
 

@@ -49,7 +49,7 @@ class Layout:
 
     @property
     def is_given(self) -> bool:
-        """Whether the recipe describes any of the layout."""
+        """Whether the recipe describes any part of the layout."""
         return (self.format, self.header, self.beside) != (None, (), {})
 
 
@@ -138,7 +138,7 @@ def are_texts(paths: Sequence[Path], columns: Columns, layout: Layout) -> bool:
 
 
 def describe_layout(path: Path, columns: Columns, layout: Layout) -> str:
-    """Describe the layout detected from a file's content; empty if files with this suffix have it by default."""
+    """Return, as text, the layout that is detected from a file's content; empty if files with this suffix have it by default."""
     if is_archive(path) or not layout.recognises:
         return ", ".join(layout.keys)
     content = content_of(path)

@@ -31,7 +31,7 @@ def questions_of(record: Record, columns: Columns) -> Iterator[Record]:
 
 
 def _are_texts_read(columns: Columns) -> bool:
-    """Whether each text of an intent is a row: its label is read, or its text is read for a prediction, which keeps the whole record."""
+    """Whether each text of an intent is a row: the labels are read, or, for predictions, the texts are read and the labels are kept."""
     return bool(columns.select_read(["label"]) or (columns.select_kept(["label"]) and columns.select_read(["text"])))
 
 

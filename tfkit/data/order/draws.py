@@ -17,7 +17,7 @@ def permutation(bits: np.random.PCG64, count: int) -> NDArray[np.int64]:
 
 
 class Draws:
-    """A sequence of single random draws."""
+    """Single random numbers, drawn one after another from the bits of a generator."""
 
     def __init__(self, bits: np.random.PCG64):
         self._next = _raw(bits).__next__

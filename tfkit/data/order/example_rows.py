@@ -102,7 +102,7 @@ class ExampleRows:
         """Return the rows in batches of similar lengths, in a random order. The run's first batch has the longest row, so that a run that
         needs too much memory fails early.
 
-        The last step of an epoch may also read rows of the next epoch: the first `rest` of them, after which that epoch's batches begin.
+        The last step of an epoch may also read the first rows of the next epoch; the batches of the next epoch begin after these rows.
         """
         size = self.batch_size
         rest = min(-epoch * len(self) % size, len(rows))

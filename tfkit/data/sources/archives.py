@@ -34,7 +34,8 @@ class _Member(NamedTuple):
 
 
 def members(path: Path, *, recognises: bool = True, only: Collection[str] = ()) -> Iterator[Content]:
-    """Yield the data files of an archive; each must be read before the next. Raise DataError if it is damaged, unsafe or has none.
+    """Yield the data files of an archive; each must be read before the next. Raise DataError if the archive is damaged, unsafe or
+    has no data file.
 
     `recognises`: leave out a README or a licence beside other files (tfkit 0.1 read them). `only`: names of files to read; empty: all.
     """
@@ -50,7 +51,9 @@ def members(path: Path, *, recognises: bool = True, only: Collection[str] = ()) 
 
 
 def member_names(path: Path, *, recognises: bool = True) -> tuple[list[str], list[str]]:
-    """Return the names of the files of an archive that are read, and of those that are skipped. Raise DataError as `members` does."""
+    """Return the names of the files of an archive that are read, and of those that are skipped. Raise DataError if the archive is damaged,
+    unsafe or has no data file.
+    """
     with _opened(path) as files:
         read = _data_files(files, path, recognises=recognises)
         return [str(file.name) for file in read], [_printable(file.name) for file in files if file not in read]

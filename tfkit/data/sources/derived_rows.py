@@ -42,11 +42,11 @@ class DerivedRows:
         return None if self.note else self.source.size_bytes
 
     def describe(self) -> str:
-        """Describe the other source, and how its rows are used."""
+        """Return the description of the other source, and how its rows are used."""
         return f"{self.source.describe()}{self.note}"
 
     def fingerprint(self) -> str:
-        """Return the other source's fingerprint with the rule."""
+        """Return the fingerprint of the other source, extended by the rule that makes the rows."""
         return f"{self.source.fingerprint()}\0{self.rule}"
 
     def rows(self, skipped: dict[str, Skipped] | None = None) -> Iterator[Row]:
@@ -145,7 +145,7 @@ def cut_text(row: Row, part: Part) -> Row | None:
 
 
 def describe_cut(part: Part) -> str:
-    """Describe a part of the text."""
+    """Return a description of a part of a single text: `the last 10.00% of the text`, or `all but the last 10.00% of the text`."""
     assert part.fraction is not None, "only a fraction is cut off"
     return f"{'' if part.name == 'held_out' else 'all but '}the last {part.fraction:.2%} of the text"
 

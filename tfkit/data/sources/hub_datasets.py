@@ -48,7 +48,7 @@ class HubSource:
         return int((self.dataset.data.nbytes or 0) * self.part.expected_fraction)
 
     def describe(self) -> str:
-        """Describe the split: rows, MB, part."""
+        """Return a description of the split, for messages: the number of rows, their megabytes, and the part."""
         about = f"{self._where}: {len(self.dataset):,} rows, {megabytes(self.dataset.data.nbytes)}"
         return f"{about}; {self.part.describe()}" if self.part.describe() else about
 
@@ -69,7 +69,7 @@ class HubSource:
         return self.part.select(good_rows(self._all_rows(), self.on_bad_row, skipped))
 
     def check(self) -> None:
-        """Check the columns and the first rows."""
+        """Raise DataError if a role has no column, or if one of the first rows is bad and bad rows are not skipped."""
         check_rows(self._all_rows(), self.on_bad_row, self._where, FIRST_ROWS)
 
     def _all_rows(self) -> Rows:
@@ -117,7 +117,9 @@ class StreamedSource:
         return int(sum(index["files"].values()) * self.part.expected_fraction) if index else None
 
     def describe(self) -> str:
-        """Describe rows, MB and part; if the rows are not yet in the cache, how many will be read."""
+        """Return a description of the split, for messages: rows, megabytes and part; before the rows are in the cache, how many will be
+        read.
+        """
         index = read_index(self.folder, RECORDS_VERSION)
         about = f"{self._where}, streamed: "
         if index is None:
@@ -136,7 +138,7 @@ class StreamedSource:
         return self.part.select(good_rows(self._all_rows(), self.on_bad_row, skipped))
 
     def check(self) -> None:
-        """Check the first row, in the cache if it is there, else in the stream, without filling the cache."""
+        """Raise DataError for a bad first row: the one in the cache or, if there is none, that of the stream, without filling the cache."""
         if read_index(self.folder, RECORDS_VERSION) is not None:
             return check_rows(self._all_rows(), self.on_bad_row, self._where)
         stream = self._stream()

@@ -58,7 +58,9 @@ class FileSource:
         return None if is_packed else int(self._bytes_on_disk() * self.part.expected_fraction)
 
     def describe(self) -> str:
-        """Describe files, MB on disk, layout, part, and the numbers of files in archives and of skipped files."""
+        """Return a description of the source, for messages: the number of files, their megabytes on disk, layout and part, and how many
+        files are in archives or skipped.
+        """
         count = len(self.paths)
         about = [f"{self.name}: {count} file{'s' if count > 1 else ''}, {megabytes(self._bytes_on_disk())}"]
         about += [self.uses] if self.uses else []
@@ -121,7 +123,7 @@ class FileSource:
         return first is not None and all(side == first for side in sides)
 
     def check(self) -> None:
-        """Check the first rows."""
+        """Raise DataError if one of the first rows is bad, unless bad rows are skipped."""
         check_rows(self._all_rows(), self.on_bad_row, self.name, FIRST_ROWS)
 
     def _all_rows(self) -> Rows:

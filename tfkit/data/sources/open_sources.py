@@ -192,7 +192,7 @@ def pretraining_sources(data: DataSection) -> list[Source]:
 def validation_sources(data: DataSection, roles: tuple[Role, ...] = TEXT, seed: int = 0) -> list[Source]:
     """Open the validation sources: those of data.validation, or the held-out part of data.train; empty if the recipe has neither.
 
-    `seed`: as for training_sources.
+    `seed`: draws the rows if only data.rows of them are used.
     """
     if data.validation is None:
         return []

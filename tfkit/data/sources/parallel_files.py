@@ -40,7 +40,7 @@ class ParallelFiles:
         return found[0] if found and "label" in self.columns else None
 
     def describe(self) -> str:
-        """Describe the columns, and the other files."""
+        """Return a description, for messages: the columns, and the files beside them that are not read."""
         about = f"parallel files, a row on each line: {', '.join(self.columns)}"
         about += f"; class names of {MAPPING}" if self.class_names else ""
         return about + (f"; beside them {list_names(self.others)}, not read" if self.others else "")
@@ -92,7 +92,9 @@ def _set_of(group: Mapping[str, Path], *, of_languages: bool) -> dict[str, Path]
 
 
 def _holds(named: Path | None, columns: Mapping[str, Path]) -> bool:
-    """Whether a set is read: each set of a folder; if a file is named, the set with this file, unless the file only holds labels."""
+    """Whether a set of parallel files is read: if `named` is None, every set; else the set with this file, unless the file only has
+    labels.
+    """
     return named is None or (named in columns.values() and named != columns.get("label"))
 
 

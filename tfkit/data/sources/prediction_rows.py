@@ -112,12 +112,12 @@ class _AllColumns(Columns):
 
 
 def first_records(section: SourceSection, on_bad_row: OnBadRow = "error", most: int = FIRST_ROWS) -> list[Record]:
-    """Return the first `most` records, or all if there are fewer. Raises DataError as `open_source` does."""
+    """Return the first `most` records of a source, or all if there are fewer. Raises DataError if the source cannot be read."""
     return [*all_records(section, on_bad_row, most)]
 
 
 def all_records(section: SourceSection, on_bad_row: OnBadRow, most: int) -> Iterator[Record]:
-    """Yield the records of a source, at most `most`. Raises DataError as `open_source` does."""
+    """Yield the records of a source, at most `most`. Raises DataError if the source cannot be read."""
     if section.streamed:  # download no more rows than are read
         section = section.model_copy(update={"rows": min(section.rows or most, most)})
     source = open_source(section, "train", None, on_bad_row, columns=_AllColumns(named={"": "everything"}))

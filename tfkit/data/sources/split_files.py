@@ -53,7 +53,7 @@ class SplitFiles(Generic[Named]):
         return self.validation if self.trained_on is not self.validation else ()
 
     def describe(self, *, validates: bool) -> str:
-        """Describe the use of each group; `validates`: whether the run validates on the validation files."""
+        """Return a description of what each split is used for; `validates`: whether the run validates on the validation files."""
         unread = () if self.trained_on is self.others else self.others
         parts = [f"{list_names(self.trained_on)} to train on"]
         parts += [f"{list_names(self.validated_on)} {'to validate on' if validates else 'not trained on'}"] if self.validated_on else []

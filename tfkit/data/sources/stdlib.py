@@ -55,7 +55,7 @@ class StdlibSource:
         return cls(root, kept, len(paths), sum((root / path).stat().st_size for path in kept), part, on_bad_row)
 
     def describe(self) -> str:
-        """Describe files, MB and part."""
+        """Return a description of the source, for messages: the number of files, their megabytes, and the part."""
         about = f"standard library of Python {platform.python_version()}: {len(self.paths)} files, {megabytes(self.size_bytes)}"
         if self.part.name == "all":
             return about
@@ -122,7 +122,7 @@ class StdlibTask:
         return int(self.index["bytes"] * self.part.expected_fraction)
 
     def describe(self) -> str:
-        """Describe the part's rows and files, and how many files could not be parsed."""
+        """Return a description of the source, for messages: the part's rows and files, and how many files could not be parsed."""
         places = [record["path"] for record in self._kept()]
         about = f"{self.task} of the standard library of Python {platform.python_version()}: {len(places):,} rows of "
         about += f"{len(set(places)):,} files"
@@ -140,7 +140,7 @@ class StdlibTask:
         return good_rows(self._all_rows(), self.on_bad_row, skipped)
 
     def check(self) -> None:
-        """Check the first row, for missing columns."""
+        """Raise DataError if the first row lacks a column that a role needs."""
         check_rows(self._all_rows(), self.on_bad_row, self.name)
 
     def _all_rows(self) -> Rows:

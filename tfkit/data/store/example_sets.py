@@ -93,7 +93,7 @@ class ExampleSet:
         return self.moved(bytes(names[starts[i] : starts[i + 1]]).decode())
 
     def describe(self) -> str:
-        """Describe the numbers of rows, of truncated rows, and of targets that are not used."""
+        """Return a sentence with the numbers of rows, of truncated rows, and of targets that are not used."""
         about = f"{self.name}: {len(self):,} row{'s' if len(self) > 1 else ''}"
         if self.truncated:
             about += f", {self.truncated:,} of them truncated (first {self.first_truncated})"
@@ -109,7 +109,7 @@ def example_set(
     source: Source, encoder: Encoder, on_bad_row: OnBadRow, progress: Callable[[int], None] | None = None, *, keeps_lost: bool = False
 ) -> ExampleSet:
     """Return the examples of a source, which are built in the cache if they are not there yet. Raises DataError for a bad row that is not
-    skipped, or no rows.
+    skipped, and if there are no rows.
 
     `progress` is called with the bytes of text encoded since its last call, and may raise to stop. `keeps_lost`: skip lost rows even if
     `on_bad_row` is "error", for an evaluation that counts them itself.

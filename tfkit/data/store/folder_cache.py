@@ -196,7 +196,7 @@ def _sibling_name(folder: Path) -> Path:
 
 
 def _temporary_folder() -> Path:
-    """Return a folder that the user owns: others can write in the temporary folder, and could have created a link of that name."""
+    """Return a folder of the user's own in the system's temporary folder, where others could have created a link of the usual name."""
     folder = Path(tempfile.gettempdir()) / f"tfkit-{os.getuid()}"
     with contextlib.suppress(FileExistsError):
         folder.mkdir(mode=0o700)
@@ -250,7 +250,7 @@ def write_index(folder: Path, version: int, facts: Mapping[str, Any], names: Ite
 
 
 def read_index(folder: Path, version: int) -> dict[str, Any] | None:
-    """Return the index of a folder if it has this version and all files have their sizes, else None."""
+    """Return the index of a folder; None if it has another version, or if a file does not have the size in the index."""
     try:
         index: dict[str, Any] = json.loads((folder / INDEX).read_bytes())
         whole = all((folder / name).stat().st_size == size for name, size in index["files"].items())

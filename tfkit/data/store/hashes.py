@@ -101,7 +101,9 @@ class HashedArray:
 
 
 class HashedFiles:
-    """The files of a cache folder as arrays, after build_once has verified the folder. All are mapped at once, so they outlive deletion."""
+    """The files of a cache folder as arrays, after build_once has verified the folder. All files are mapped at once, so that the arrays
+    can be read even after the files were deleted.
+    """
 
     def __init__(self, folder: Path):
         self._folder, self._hashes = folder, read_hashes(folder)

@@ -82,7 +82,7 @@ def token_stream(
     source: Source, tokenizer: Tokenizer, progress: Callable[[int], None] | None = None, *, sentences: bool = False
 ) -> TokenStream:
     """Return the stream of a source, which is built in the cache if it is not there yet. Raises DataError for a bad row that is not
-    skipped, or no text.
+    skipped, and if there is no text.
 
     `progress` is called with the bytes of text tokenized since its last call, and may raise to stop. `sentences`: store the positions of
     sentences, too; such streams are cached separately.

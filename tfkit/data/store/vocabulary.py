@@ -21,7 +21,7 @@ TRAINER_VERSION = 1  # part of the fingerprint: raise it when the same text give
 
 def trained_tokenizer(sources: Sequence[Source], section: TokenizerSection, progress: Callable[[int], None] | None = None) -> Tokenizer:
     """Return the tokenizer that the section describes, from the cache or trained on the sources. Raises DataError for a bad row that is not
-    skipped, or no text.
+    skipped, and if there is no text.
 
     `progress` is called with the bytes of each text read, and may raise to stop.
     """

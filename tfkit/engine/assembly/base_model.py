@@ -47,7 +47,9 @@ class Start:
 
 
 def open_start(section: ModelSection) -> Start:
-    """Describe the checkpoint of `model: {from: CKPT}`. Raises ModelError, also if its weights are not those that the recipe pins."""
+    """Return the unloaded checkpoint of `model: {from: CKPT}`. Raises ModelError, also if its weights differ from those that the recipe
+    pins.
+    """
     assert section.start is not None
     described = describe(section.start)
     sha256 = content_hash(described.folder)

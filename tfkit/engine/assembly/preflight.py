@@ -97,7 +97,7 @@ def _over(limit: float) -> str:
 def with_lost(
     held_out: "ValidationSet", objective: LabelledObjective, listener: Listener, count: int | None = None, *, by_loss: bool = False
 ) -> "ValidationSet":
-    """Return a set with `lost`: the valid rows that the model cannot process, among the first `count` examples (None: all).
+    """Return the set with its field `lost`: the valid rows that the model cannot process, among the first `count` examples (None: all).
 
     They are reported, and no longer count as skipped. `by_loss`: for an evaluation that has only the loss.
     """

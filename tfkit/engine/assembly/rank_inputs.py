@@ -21,7 +21,7 @@ _SHOWN = 3  # files in a message
 
 @dataclass(frozen=True)
 class RankInput:
-    """An input, as this rank has it."""
+    """An input of a command, such as a data set or a model, as this rank reads it, with a fingerprint that all ranks must share."""
 
     place: str  # the field of the recipe and its value, or an argument of the command line
     fingerprint: str  # equal only if all ranks compute the same with it

@@ -60,11 +60,11 @@ class StepFlops:
         return self.forward.total + self.backward.total + further
 
     def __add__(self, other: "StepFlops") -> "StepFlops":
-        """Add two counts."""
+        """Return the FLOPs of the rows of both together."""
         return StepFlops(*(getattr(self, name) + getattr(other, name) for name in self.__dataclass_fields__))
 
     def __mul__(self, factor: float) -> "StepFlops":
-        """Return the FLOPs of this many times the rows."""
+        """Return the FLOPs of `factor` times as many rows."""
         numbers: list[Any] = [getattr(self, name) * factor for name in self.__dataclass_fields__ if name != "shapes"]
         numbers.append(tuple((shape, number * factor) for shape, number in self.shapes))
         return StepFlops(*numbers)

@@ -95,7 +95,9 @@ def loader_state(loader: StepLoader[Batch], step: int) -> tuple[dict[str, Tensor
 
 
 def restore(stepper: Stepper, loader: StepLoader[Batch], checkpoint: Path) -> Progress:
-    """Load the weights and the training state of a checkpoint into a run's parts; return its progress. Raises ModelError."""
+    """Load the weights and the training state of a checkpoint into a run's stepper and loader; return the checkpoint's progress. Raises
+    ModelError.
+    """
     tensors, state = load_training_state(checkpoint)
     stepper.optimizer.load_state(
         {name: tensor for name, tensor in tensors.items() if not name.startswith((_LATEST, _MEAN, _LOADER, COMPANIONS))}

@@ -30,7 +30,7 @@ class Comparison:
 
     @property
     def is_perfect(self) -> bool:
-        """Whether neither the model nor the baseline can be better."""
+        """Whether the model and the baseline both have the best possible score."""
         return self.score == self.value == best_value(self.metric)
 
     def fields(self) -> dict[str, Any]:

@@ -118,7 +118,7 @@ def _write_placeholder(folder: Path, recipe: Recipe, data: TrainingData) -> None
 
 
 def _sum_stages(stages: dict[str, Estimate]) -> Estimate:
-    """Return the needs of a chain: sums, except that memory is the largest of all stages; the model is that of the last one."""
+    """Return the needs of a chain: sums, except that memory is the largest of all stages; the model is the last stage's."""
     estimates = [*stages.values()]
     last = estimates[-1]
     full = [stage.full_power for stage in estimates if stage.full_power is not None]

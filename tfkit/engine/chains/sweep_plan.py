@@ -34,7 +34,7 @@ Done = Sequence[tuple[Trial, float | None]]  # the trials so far, and the score 
 
 @dataclass(frozen=True)
 class Grid:
-    """All combinations; the last field varies fastest."""
+    """A search that tries all combinations of the values of its axes, in an order in which the last axis varies fastest."""
 
     axes: tuple[Axis, ...]
 
@@ -133,7 +133,7 @@ def plan_sweep(source: RecipeText | None, space: SearchSpace, asked: int | None,
     """Plan a sweep, and check it; if it is a grid, check every trial. Raise UsageError.
 
     `source`: None: the sweep in the folder continues with its own recipe; for a new sweep, a recipe is inferred, with the first value of
-    each varied field. `asked`: the number of trials; None: all.
+    each varied field. `asked`: the number of trials; None: as many as a sweep to continue was given, else all combinations.
     """
     before = read_run_json(options.run) if is_sweep(options.run) else None
     if before and not options.resume:

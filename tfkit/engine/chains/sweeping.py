@@ -26,7 +26,7 @@ def run_sweep(
     """Run a trial for each combination of the values in `space`; return the result that docs/cli.md describes.
 
     `source`: None: the recipe is that of the folder's sweep or, for a new sweep, inferred from the data and the checkpoint in `space`.
-    `trials`: the number of combinations, which Optuna chooses; None: all.
+    `trials`: how many combinations to try, chosen by Optuna; None: all of them.
     """
     with stop.at_once():
         plan = plan_sweep(source, space, trials, options, listener)

@@ -59,7 +59,7 @@ class AttendedText:
         return head_patterns(self.maps[name], self.visible[name], *self.axes(name), cross=name == "cross")
 
     def require_head(self, layer: int, head: int) -> None:
-        """Raise UsageError if no map has this head."""
+        """Raise UsageError if no map of attention weights has this layer and head."""
         layers, heads = max(len(map_) for map_ in self.maps.values()), next(iter(self.maps.values())).shape[1]
         if not (layer < layers and head < heads):
             raise UsageError(
@@ -117,8 +117,8 @@ def attend_text(loaded: Loaded, text: str, target: str | None, next_tokens: int 
 
 @contextmanager
 def record_weights(model: Transformer) -> Iterator[dict[str, list[tuple[Tensor, Tensor]]]]:
-    """Yield a dict in which the attention of the block's forward passes is recorded; their outputs stay the same. For each of "encoder",
-    "decoder" and "cross" that the model has, it lists each layer's weights and which keys are visible, both (B, H, T, S).
+    """Yield a dict that records the attention of the forward passes within the with block; their outputs stay the same. For each of
+    "encoder", "decoder" and "cross" that the model has, it lists each layer's weights and which keys are visible, both (B, H, T, S).
     """
     layers: dict[str, list[tuple[Tensor, Tensor]]] = {}
 

@@ -205,7 +205,7 @@ def _metrics(
 ) -> tuple[dict[str, float], Scores, int]:
     """Return the metrics, a function that computes them from a weight for each unit, and the number of units.
 
-    A unit is a row or, if texts are generated, an input.
+    A unit is a row or, if texts are generated, an input: rows with the same input share one generated text.
     """
 
     def scores_of(sets: Sequence[Sequence[RowPrediction]], shared: Sequence[Sequence[SharedInput]]) -> tuple[Scores, int]:

@@ -57,7 +57,7 @@ class Embedder(RowAnswers):
         return [{"embedding": vector} for vector in vectors]
 
     def facts(self) -> dict[str, Any]:
-        """Return the length of a vector."""
+        """Return the field of the result that only this command has: the length of a vector."""
         return {"dim": self.loaded.config.dim}
 
 

@@ -26,7 +26,8 @@ class Evaluator:
     """An evaluation whose settings are read and checked; nothing is loaded before `score`.
 
     `recipe`: None: that of the run that made the checkpoint or, without one, the task that its files show. `data`: a file, folder or glob
-    in place of data.validation. `code`: which reward functions may be run. Raises UsageError if the recipe has another one.
+    in place of data.validation. `code`: which reward functions may be run. Raises UsageError if the recipe names another
+    one.
     """
 
     def __init__(self, checkpoint: str, recipe: RecipeText | None, overrides: Overrides, data: str | None, code: CodePermission):

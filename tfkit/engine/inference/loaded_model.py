@@ -85,7 +85,7 @@ class LoadedModel(Loaded):
         *,
         chat: bool = False,
     ) -> list[Completion]:
-        """Continue each prompt, in order, as `tfkit.generate` does; no energy is measured."""
+        """Return the continuation of each prompt, in order, as `tfkit.generate` does; no energy is measured."""
         from tfkit.engine.inference.session import open_session
         from tfkit.engine.inference.text_generator import TextGenerator
 

@@ -74,7 +74,7 @@ class Predictor(RowAnswers):
         return [answers[number].fields() for number in range(len(examples))]
 
     def facts(self) -> dict[str, Any]:
-        """Return the kind of the objective."""
+        """Return the field of the result that only this command has: the kind of the objective."""
         return {"objective": self.section.kind}
 
 

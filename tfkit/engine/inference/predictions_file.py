@@ -88,9 +88,9 @@ def lines_file(
 def output_file(
     path: Path, option: str, waiting: Callable[[], AbstractContextManager[None]] = nullcontext, mode: str = "", **settings: str
 ) -> Iterator[IO[Any]]:
-    """Open a file that gets its name when the block ends; a device, a pipe or a link is opened itself, within `waiting()`.
+    """Open a file that gets its name when the block ends; a device, a pipe or a link is opened itself, in the context `waiting()`.
 
-    `mode`, `settings`: those of `open`. Raises MachineError, and BrokenPipeError if a pipe has no reader any more.
+    `mode`, `settings`: arguments for Python's `open`. Raises MachineError, and BrokenPipeError if a pipe has no reader any more.
     """
     is_new = is_replaceable(path)
     temporary = temporary_sibling(path) if is_new else path

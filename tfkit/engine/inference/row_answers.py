@@ -35,7 +35,7 @@ _MOST_CHARACTERS = 1 << 24  # of the texts of a window
 
 @dataclass
 class Counts:
-    """Sums over the rows so far."""
+    """Counts of the rows that were read so far, of their tokens, and of those that were truncated or skipped."""
 
     rows: int = 0
     tokens: int = 0
@@ -121,7 +121,7 @@ class RowAnswers(ABC):
                 raise bad_row.refusal()
 
     def warnings(self) -> list[str]:
-        """Return warnings about the rows that were skipped or truncated so far, and about their fields that answers replaced."""
+        """Return warnings about the rows so far: those that were skipped or truncated, and the fields that answers replaced."""
         counts, length = self.counts, self.settings.sequence_length
         limit = f"the model's context of {self.loaded.config.context_length:,}" if length is None else f"data.sequence_length, {length:,}"
         cut = (

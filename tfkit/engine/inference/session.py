@@ -30,7 +30,7 @@ WHOLE = "there is no result, since it needs all rows"
 
 @dataclass(frozen=True)
 class Session:
-    """A running command."""
+    """The state of a running command that does not train: its meter, its stop request, its device and its ranks."""
 
     stop: StopRequest
     listener: Listener
@@ -145,7 +145,9 @@ def follow_command(ranks: Ranks, stop: StopRequest, device: str | None, threads:
 
 @contextmanager
 def _joined(alone: Session, ranks: Ranks, metered: dict[str, Any] | None = None) -> Iterator[Session]:
-    """Join the other ranks. `metered`: on rank 0, the facts with which the meters of other machines are started."""
+    """Join the other ranks, and yield the session that computes with them. `metered`: on rank 0, the facts with which the meters of other
+    machines are started.
+    """
     from tfkit.parallel.collectives import ProcessGroup  # which imports torch
     from tfkit.parallel.common_work import CommonWork
 

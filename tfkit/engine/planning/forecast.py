@@ -62,7 +62,7 @@ class Forecast:
 
 
 def estimate_run(run: Run, start: Callable[[], float]) -> Estimate:
-    """Estimate a run from its recipe, its data and the shapes of its model. `start` returns the seconds since its command started."""
+    """Estimate a run from its recipe, its data and the shapes of its model. `start` returns the seconds since the run's command started."""
     recipe, data, model, device = run.recipe, run.data, run.shapes, run.device
     objective, config, training = data.objective, data.config, recipe.training
     rows = open_rows(recipe, objective, data.train, config)

@@ -61,7 +61,7 @@ _PAST_RUN = TypeAdapter(PastRun)
 
 @dataclass(frozen=True)
 class Correction:
-    """The correction that earlier runs give for a later one: the ratio to the time of the table, and the power. None: no such runs."""
+    """The correction of a forecast by earlier runs: the ratio of their time to that of the table, and their power; None without runs."""
 
     time_ratio: Range | None
     watts: Range | None
@@ -115,7 +115,7 @@ def correction_for(machine: str, threads: int, kind: str, size: int) -> Correcti
 
 
 def median_errors(machine: str) -> dict[str, Any]:
-    """Return the median errors of the predictions on this machine, |predicted / actual - 1|, and the number of runs. None: no such run."""
+    """Return the median errors of the predictions on this machine, |predicted / actual - 1|, and the number of runs; None without runs."""
     local = [run for run in past_runs() if run.machine == machine]
     time = [abs(run.predicted_seconds / run.seconds - 1) for run in local]
     energy = [abs(run.predicted_kwh / run.kwh - 1) for run in local if run.predicted_kwh and run.kwh]

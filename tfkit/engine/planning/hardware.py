@@ -83,7 +83,7 @@ def machine_watts(busy_threads: float) -> float:
 
 
 def memory_watts() -> float:
-    """Return CodeCarbon's constant for the memory of this machine: watts per assumed module, fewer for each further module."""
+    """Return CodeCarbon's constant power of this machine's memory, in watts: a sum over assumed modules, which falls for later ones."""
     if (forced := _forced("force_ram_power")) is not None:
         return forced
     kind = "arm" if re.match("arm|aarch", platform.machine().lower()) else "x86"

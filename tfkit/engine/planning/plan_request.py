@@ -15,7 +15,7 @@ from tfkit.recipe.schema.carbon_section import CarbonSection
 
 @dataclass(frozen=True)
 class PlanOptions:
-    """Options of a plan."""
+    """The options of a plan, apart from the training that is planned."""
 
     device: str | None = None
     threads: int | None = None

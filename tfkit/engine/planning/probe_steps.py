@@ -47,7 +47,7 @@ class ProbeStep:
 
 @dataclass(frozen=True)
 class Probe:
-    """The measurements of a probe."""
+    """The measurements of a probe: a few real steps of a run, and a part of an evaluation."""
 
     steps: Sequence[ProbeStep]
     micro_batch_size: int

@@ -99,7 +99,7 @@ class RunWork:
     trial: float = 0.0  # of learning rates
 
     def seconds_by_part(self, speed: MachineSpeed, start: float) -> dict[str, float]:
-        """Return the wall time of the run by part; `start`: the known seconds until its data are prepared."""
+        """Return the wall time of the run by part; `start`: the known seconds until the run's data are prepared."""
         steps = seconds_of(self.steps, speed)
         return {
             "start": start,

@@ -67,7 +67,9 @@ def _is_substituted(objective: Objective) -> bool:
 
 
 def simulate(recipe: Recipe, config: ModelConfig, objective: Objective, batch: Batch, mesh: Mesh) -> SimulatedStep:
-    """Take steps as rank 0 of the mesh, with `batch` as each micro-batch. Raises UsageError within a process group."""
+    """Return the bytes of a step as rank 0 of the mesh takes it, with `batch` as each micro-batch. Raises UsageError within a process
+    group.
+    """
     if dist.is_initialized():
         raise UsageError("plan: this process already belongs to a torch.distributed process group; plan from another process")
     depth, period = min(_depths(config).values()), config.period
@@ -220,5 +222,7 @@ def _shallower(config: ModelConfig, by: int) -> ModelConfig:
 
 
 def _block_parts(depth: int) -> list[str]:
-    """Return the part of a step to which the backward pass of each block belongs: that of the lowest or highest block may have the peak."""
+    """Return, for each block, the part of a step that its backward pass is: the lowest and the highest block are parts of their own, since
+    the peak may be in theirs.
+    """
     return ["lowest", *["between"] * (depth - 2), *["highest"] * (depth > 1)]

@@ -116,7 +116,10 @@ def _check_named(section: SourceSection, named: Named, records: Sequence[Record]
 
 
 def _recognised_columns(name: str, held: Mapping[str, Sequence[Any]]) -> dict[str, Named]:
-    """Return, for each objective, the columns of roles that are recognised by all columns together. `name`: the name of the data."""
+    """Return, for each objective, the column of each role, where all columns together show this (such as two columns named by languages).
+
+    `name`: the name of the data; `held`: the values of each column.
+    """
     languages, votes = translation(name, [*held]), vote_columns(held)
     return {
         "multi_label": flag_columns(held),

@@ -34,7 +34,9 @@ class RowTokens:
 
 @dataclass(frozen=True)
 class Size:
-    """The decisions. None means the model's own context, rows as long as the context, the default of log_every, or no adapter."""
+    """The decided size of a fine-tuning. None means, in the order of the fields: the model's own context, rows as long as the context, the
+    default of log_every, no adapter.
+    """
 
     point: StartingPoint
     context_length: int | None  # set if it is longer than the model's own

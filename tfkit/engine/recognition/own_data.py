@@ -66,7 +66,7 @@ class UnwrittenRecipe:
 
     @property
     def data_name(self) -> str:
-        """The name of the data."""
+        """The name of the data: the last part of their path, or of their name on the Hub."""
         return _data_name(self.source)
 
     @property

@@ -21,7 +21,7 @@ _WHAT_TO_GIVE = {
 
 
 def recipe_text(recipe: AnyRecipe) -> RecipeText:
-    """Return the text of a recipe in any of its forms."""
+    """Return the text of a recipe that is given in any form: a name, a path, a dict or a Recipe."""
     if isinstance(recipe, str | Path):
         return open_recipe(str(recipe))
     if not isinstance(recipe, Recipe | Mapping):
@@ -41,7 +41,7 @@ def path_text(name: str, path: object) -> str | None:
 
 
 def required_path(name: str, path: object) -> str:
-    """Return the path of an argument that must be given, as text."""
+    """Return, as text, the path that is given for the required argument `name`. Raises UsageError if it is missing."""
     found = path_text(name, path)
     if not found:
         raise UsageError(f"{argument(name)} is missing; {_WHAT_TO_GIVE[name]}")

@@ -55,7 +55,7 @@ class OpenedCheckpoint(Protocol):
 
 
 def settings_inputs(settings: EvaluationSettings, *models: str | Path) -> Inputs:
-    """Return the inputs of a command with these settings, and these models."""
+    """Return what a command reads: the files and the sources of rows that `settings` name, their further models, and `models`."""
     files = [*([settings.path] if settings.path is not None else []), *files_of(settings.objective, settings.carbon)]
     sections = sections_of(settings.data) if settings.data is not None else []
     return inputs_of(files, sections, [*models, *settings.objective.companion_paths.values()])
@@ -183,7 +183,8 @@ def _read_as_trained(data: DataSection, path: str) -> DataSection:
 
 
 def saved_recipe(checkpoint: Path) -> RecipeText | None:
-    """Return the recipe.yaml of the run folder that holds a checkpoint; None if the checkpoint is in no run folder, or there is no file.
+    """Return the recipe.yaml of the run folder that holds a checkpoint; None if the checkpoint is in no run folder, or in one without this
+    file.
 
     Raises ModelError if the file is not valid.
     """

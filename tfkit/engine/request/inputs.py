@@ -64,7 +64,7 @@ class Inputs:
 
 
 def recipe_inputs(recipe: Recipe, *files: Path) -> Inputs:
-    """Return the inputs of a recipe, and these files among them."""
+    """Return the inputs of a training by a recipe: all that the recipe names, and in addition `files`."""
     models = [recipe.model.start, recipe.tokenizer.path, *recipe.objective.companion_paths.values()]
     return inputs_of([*files, *files_of(recipe.objective, recipe.carbon)], sections_of(recipe.data), models)
 
@@ -80,7 +80,9 @@ def sections_of(data: DataSection) -> list[SourceSection]:
 
 
 def inputs_of(files: Iterable[Path], sections: Iterable[SourceSection], models: Iterable[str | Path | None]) -> Inputs:
-    """Return the inputs. A run folder that is named as a model means all its checkpoints; a model on the hub is left out."""
+    """Return these files, sources and models as the inputs of a command. A run folder that is named as a model means all its checkpoints; a
+    model on the hub is left out.
+    """
     sections = list(sections)
     sources = [path for section in sections for path in (section.path, *section.beside.values()) if path is not None]
     folders = [Path(name) for name in (*models, *(section.hub for section in sections)) if name and not str(name).startswith("hub:")]

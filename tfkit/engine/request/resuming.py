@@ -38,7 +38,7 @@ _LENGTH_SCHEDULES = ("linear", "cosine", "wsd")  # schedules whose rate at a ste
 
 @dataclass(frozen=True)
 class Resumption:
-    """How a run continues."""
+    """How a run continues: its recipe now, what all commands gave, and what differs from the recipe with which it began."""
 
     recipe: Recipe
     given: RequestRecord  # to this command and those before it
@@ -119,13 +119,13 @@ def _changed_by(before: RequestRecord, now: RequestRecord) -> dict[str, Any]:
 
 
 def _last(request: RequestRecord, name: str) -> tuple[str, Any] | None:
-    """Return the last override of a field, which is the valid one; a length is the same field in every unit."""
+    """Return the last override of a field, which is the valid one; the length of a training is one field, in whatever unit it is given."""
     names = _alternatives(name)
     return next((one for one in reversed([*request.overrides.items()]) if one[0] in names), None)
 
 
 def _touches(name: str, overrides: Iterable[str]) -> bool:
-    """Whether one of the overrides sets a field, a part of it, or its section; a length is the same field in every unit."""
+    """Whether one of the overrides sets a field, a part of it, or its section; the length of a training is one field, whatever its unit."""
     names = _alternatives(name)
     return any(field == key or field.startswith(f"{key}.") or key.startswith(f"{field}.") for key in overrides for field in names)
 

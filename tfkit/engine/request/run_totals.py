@@ -102,7 +102,7 @@ class Trial:
     error: str | None = None
 
     def describe(self) -> str:
-        """Return the values as text."""
+        """Return the values of the trial's varied fields as text."""
         return ", ".join(assignment(key, value) for key, value in self.values.items())
 
 

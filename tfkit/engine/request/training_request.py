@@ -21,7 +21,7 @@ from tfkit.recipe.schema.sections import Recipe
 
 
 class RecipeFromData(Protocol):
-    """Makes a recipe, or the fields that a written one leaves open, from the data and the checkpoint (recognition)."""
+    """Makes a recipe, or the fields that a written one leaves open, from the data and the checkpoint (engine/recognition)."""
 
     @property
     def run_name(self) -> str:
@@ -70,7 +70,7 @@ class RequestRecord:
         return cls(None, overrides) if recipe is None and text is None else None
 
     def document(self) -> dict[str, Any]:
-        """Return the document for run.json."""
+        """Return the record as run.json holds it: the recipe's path and text, and the overrides."""
         path, text = (str(self.recipe.path), self.recipe.text) if self.recipe else (None, None)
         return {"recipe": path, "text": text, "overrides": dict(self.overrides)}
 
@@ -107,7 +107,7 @@ class TrainingRequest:
 
     @property
     def has_stages(self) -> bool:
-        """Whether it is a chain of trainings (chains/stages.py)."""
+        """Whether the request is for a recipe with stages, a chain of trainings (chains/stages.py)."""
         return self.source is not None and self.source.has_stages
 
     @property
@@ -163,7 +163,7 @@ class TrainingRequest:
 
 
 def require_trainable(recipe: Recipe) -> None:
-    """Raise UsageError for an objective that only judges, and for an unknown place."""
+    """Raise UsageError for a recipe whose objective only judges finished models, or whose section carbon names an unknown place."""
     if recipe.objective.scored_by == "likelihood":
         raise judges_only(recipe.objective)
     resolve_place(recipe.carbon)

@@ -100,7 +100,9 @@ def _chains(folder: Path, attempts: list[Attempt]) -> Iterator[str]:
 
 
 def _rows(folder: Path, attempts: list[Attempt], behind: bool) -> Iterator[str]:
-    """Yield the differences of emissions.csv from the ledgers; if a run lags behind, rows may be missing or be earlier ones."""
+    """Yield the differences of emissions.csv from the ledgers. `behind`: the file may lag behind the ledgers, so rows may be missing or be
+    earlier ones.
+    """
     path, ours = folder / NAME, {attempt.header["run_id"] for attempt in attempts}
     try:
         with path.open(newline="", encoding="utf-8") as file:

@@ -25,7 +25,7 @@ from tfkit.units import format_baselines, format_bytes, format_energy, format_ep
 
 @dataclass(frozen=True)
 class DryRun:
-    """The plan of a training."""
+    """The plan of a training that is not started: its recipe, first rows, estimate and baselines."""
 
     decided: ResolvedRecipe
     inspection: Inspection
@@ -34,7 +34,7 @@ class DryRun:
     baselines: Baselines
 
     def describe(self) -> list[str]:
-        """Describe the size of the run in a few lines."""
+        """Return a few lines for people on the size of the run: steps, rows, parameters, memory, disk and time."""
         plan, tokens = self.estimate, round(self.estimate.tokens / self.estimate.steps)
         epochs = plan.steps * self.batch_size / (self.inspection.totals["rows_an_epoch"] * self.inspection.readings)
         trained = "all" if plan.trained_parameters == plan.parameters else f"{plan.trained_parameters:,}"

@@ -35,7 +35,7 @@ _WINDOWS = {code: bytes([code]).decode("cp1252", "ignore") or chr(code) for code
 
 @dataclass(frozen=True)
 class Fetched:
-    """A file that is available; `fetched`: whether this call fetched it."""
+    """A file that is now in the current folder; `fetched`: whether `fetch_files` fetched it, False if it was there already."""
 
     file: DataFile
     fetched: bool

@@ -67,7 +67,7 @@ def _state_before(
 
 
 def _check_same(document: dict[str, Any], weights: str, batches: list[str]) -> None:
-    """Raise MachineError, with the known differences, unless weights and batches are those of the run."""
+    """Raise MachineError unless the hashes of the weights and of the micro-batches are those that the run recorded in `document`."""
     wrong = []
     if batches != [batch["sha256"] for batch in document["micro_batches"]]:
         wrong.append("the rows of the step")

@@ -40,7 +40,7 @@ class Verification:
 
     @property
     def error(self) -> ModelError | None:
-        """The first problem; None: there is none."""
+        """The error for the first problem; None: there is no problem."""
         bad = [verdict.problems for verdict in self.verdicts if verdict.problems]
         problems = [problem for audit in self.audits for problem in audit.problems]
         if bad:

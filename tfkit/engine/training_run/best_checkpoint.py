@@ -109,7 +109,7 @@ class BestCheckpoint:
             yield unsaved
 
     def _describe_deterioration(self) -> str:
-        """Describe a fine-tuning that made the model worse."""
+        """Return a warning that the run made the model worse, with the scores and what to try."""
         before, best = self.log.before or {}, self.document()
         assert best is not None
         first, loss = before.get("loss"), self.log.evaluations.get(best["step"], {}).get("loss")

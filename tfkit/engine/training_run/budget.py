@@ -33,7 +33,7 @@ def format_amount(name: str, value: float) -> str:
 
 
 def with_latest_end(carbon: CarbonSection, minutes: float) -> CarbonSection:
-    """Return the section with the time after which an attempt of this many minutes is stopped, unless the recipe limits its time."""
+    """Return the section with a limit on the time, somewhat above `minutes`, at which the run is stopped; a limit in the recipe is kept."""
     latest = LONGER * 60 * minutes + LATER_SECONDS
     return carbon if carbon.budget_seconds is not None else carbon.model_copy(update={"budget_seconds": latest})
 

@@ -1,7 +1,7 @@
 """Detect contention for the processor: before a run, for its forecast; and during a run, by processor time and load, to warn once.
 
 A parallel step waits for its slowest thread: one competing process can halve its speed. The number of threads is not changed
-automatically, since that changes the last bits of a run.
+automatically, since that changes the last bits of a run's numbers.
 """
 
 import contextlib

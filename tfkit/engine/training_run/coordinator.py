@@ -119,15 +119,15 @@ class RankHooks:
         self.stop.stepped(seconds)
 
     def unhealthy(self, error: UnhealthyStepError) -> str:
-        """Record the step."""
+        """Record the step on rank 0, for a replay; return the sentence that says where."""
         return self._by_first(lambda: self._hooks.unhealthy(error))
 
     def save(self, progress: Progress) -> None:
-        """Save a checkpoint."""
+        """Save a checkpoint on rank 0, while the other ranks wait and take part."""
         self._by_first(lambda: self._hooks.save(progress))
 
     def evaluate(self, progress: Progress) -> None:
-        """Evaluate. Raises Stopped."""
+        """Evaluate on rank 0, while the other ranks wait and take part. Raises Stopped."""
         self._by_first(lambda: self._hooks.evaluate(progress))
 
     def _by_first(self, work: Callable[[], Result]) -> Result:
@@ -244,7 +244,7 @@ def follow(ranks: Ranks, threads: int, listener: Listener, stop: StopRequest, gi
 
 
 def _take_part(message: dict[str, Any], group: ProcessGroup, listener: Listener, stop: StopRequest, meter: Meter) -> None:
-    """Take part in one training."""
+    """Take part, as a rank that follows rank 0, in the training that rank 0's `message` describes."""
     with stop.at_once("no step was taken"):
         write_into(Path(message["folder"]))
         micro_batches = _begin(message, group, listener, stop, meter)

@@ -103,13 +103,15 @@ class Range:
         return Range(self.low + other.low, self.likely + other.likely, self.high + other.high)
 
     def __mul__(self, factor: float) -> "Range":
-        """Scale the range."""
+        """Return the range with its three values multiplied by `factor`."""
         return Range(self.low * factor, self.likely * factor, self.high * factor)
 
 
 @dataclass(frozen=True)
 class FullPower:
-    """Emissions as ML CO2 Impact estimates them (Lacoste et al. 2019, arXiv 1910.09700), for comparison: full power for the likely time."""
+    """Emissions as ML CO2 Impact estimates them (Lacoste et al. 2019, arXiv 1910.09700), for comparison: as if the hardware used
+    its full power for the likely time.
+    """
 
     hardware: str
     watts: float
@@ -171,7 +173,7 @@ class Estimate:
         return sum(self.table_seconds.get(part, 0.0) for part in parts)
 
     def predicted(self, *, metered: bool) -> dict[str, Any]:
-        """Return the field `predicted` of run.json; energy and emissions are None if the run is not metered. `flops`: of the steps."""
+        """Return the field `predicted` of run.json; energy and emissions are None if the run is not metered. `flops` are the steps'."""
         return {
             "seconds": asdict(self.seconds),
             "energy_kwh": asdict(self.energy_kwh) if metered else None,
@@ -194,7 +196,7 @@ class Forecaster(Protocol):
     """Estimates a run before its first step, and learns from its outcome; all commands use planning/run_forecaster.py."""
 
     def estimate(self, run: "Run", start: Callable[[], float]) -> Estimate:
-        """Return the estimate of a prepared run. `start` returns the seconds since its command started."""
+        """Return the estimate of a prepared run. `start` returns the seconds since the run's command started."""
         ...
 
     def measure(self, run: "Run") -> Callable[[Estimate], Estimate]:

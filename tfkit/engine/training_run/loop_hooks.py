@@ -103,7 +103,7 @@ class LoopHooks:
         return f"`tfkit replay {path}` repeats the step and names the first module that goes wrong"
 
     def nondeterministic(self, reason: str) -> None:
-        """Warn that resuming is not exact here."""
+        """Warn that a resumed run may differ in its last bits on this device; `reason`: PyTorch's message."""
         self.run.listener.warn(
             f"{reason}; it is used nevertheless, and a resumed run may differ from an uninterrupted one in the last bits"
         )

@@ -103,7 +103,7 @@ class ModelWork:
 
     @property
     def _shardings(self) -> "dict[str, Sharding]":
-        """The shardings of trained companions, by name, and that of the run's model under the name ""; only those that there are."""
+        """The shardings of trained companions, by name, and that of the run's model under the name ""; unsharded models have none."""
         everything = self.components.stepper.all_weights
         return {name: weights.sharding for name, weights in everything.items() if weights.sharding is not None}
 
@@ -164,7 +164,7 @@ class _Gathered(LazyTensors):
 
     @property
     def layout(self) -> dict[str, tuple[torch.dtype, torch.Size]]:
-        """The types and unsharded shapes."""
+        """The type and the unsharded shape of each tensor, by name."""
         return {key: (tensor.dtype, self._whole_shape(key) or tensor.shape) for key, tensor in self._local.items()}
 
     def _whole_shape(self, key: str) -> torch.Size | None:

@@ -262,7 +262,7 @@ class _Trackio:
 
 
 def _print_nothing(*_: object, **__: object) -> None:
-    """Take the place of `print`."""
+    """Print nothing, in place of the `print` of a tracker's library, which would write to stdout."""
 
 
 class _Aim:

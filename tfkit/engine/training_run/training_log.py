@@ -53,7 +53,7 @@ class TrainingLog:
             )
 
     def state(self) -> SavedLog:
-        """Return the part that a checkpoint keeps."""
+        """Return the part of the log that a checkpoint keeps."""
         return SavedLog.of(self._lines, self.latest.get("loss"), self.evaluations, self.before)
 
     def _restore(self, saved: SavedLog) -> None:

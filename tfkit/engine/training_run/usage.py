@@ -53,7 +53,7 @@ class Usage:
         self.meter, self._started = meter, self._clock()
 
     def spent(self) -> Amounts:
-        """Return what was used until now."""
+        """Return the amounts that the run has used until now."""
         if self.meter is None:
             return self.earlier + self.siblings
         return Amounts.of(self.meter.extrapolated_reading(), self.earlier.seconds + self._clock() - self._started) + self.siblings
@@ -99,7 +99,7 @@ class Usage:
         self._longest_save = max(self._longest_save, self._clock() - began)
 
     def to_end(self, name: str) -> float:
-        """Return the seconds that the attempt takes after its last step: a save, as the longest so far, and the meter's stop.
+        """Return the seconds that the attempt will take after its last step: those of the longest save so far and of the meter's stop.
 
         The energy of that time is taken as 0: it is less than what is used between two readings, by which a budget may be exceeded.
         """

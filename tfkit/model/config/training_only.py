@@ -8,7 +8,7 @@ from tfkit.model.config.sizes import Data, Probability
 
 
 class DropoutConfig(Data):
-    """Probabilities during training. Attention dropout rules out the fused kernel: on a CPU, attention takes 1.5 to 7 times as long."""
+    """Probabilities during training. Attention dropout rules out the fused kernel: attention then takes 1.5 to 7 times as long on a CPU."""
 
     embedding: Probability = Field(0.0, description="On the sum of the embeddings.")
     attention: Probability = Field(0.0, description="On the attention weights.")

@@ -74,7 +74,7 @@ def assignment(name: str, value: Any) -> str:
 
 
 def followed_by(overrides: Overrides, later: Overrides) -> dict[str, Any]:
-    """Return the overrides with later ones, which win."""
+    """Return the overrides followed by `later` ones, which win."""
     return {name: value for name, value in overrides.items() if name not in later} | dict(later)
 
 

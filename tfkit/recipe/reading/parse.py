@@ -37,7 +37,7 @@ _WORD = re.compile(r"\S+")
 
 
 def parse(text: str, file: str, fixed_place: Place | None = None) -> tuple[Node | None, list[Problem]]:
-    """Return the tree of a text (None if empty), and the problems in spite of which it can be read.
+    """Return the tree of a text (None if empty), and the problems that do not prevent reading it.
 
     Raises RecipeError for invalid or too much YAML.
 

@@ -26,7 +26,7 @@ class Problem:
 
 
 def problem_at(tree: Node, path: Path, message: str, *, key: bool = False) -> Problem:
-    """Return a problem at the place of its field in the tree; `key` as in `place_of`."""
+    """Return a problem at the place of its field in the tree; `key`: at the key of the field, not at its value."""
     return Problem(place_of(tree, path, key=key), path, message)
 
 

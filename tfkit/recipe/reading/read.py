@@ -51,7 +51,7 @@ class RecipeText:
         return parse(self.text, str(self.path))
 
     def _tree(self) -> tuple[Node | None, list[Problem]]:
-        """Return a copy of the tree, which the caller may change, and its problems. Raises RecipeError as `parse` does."""
+        """Return a copy of the tree, which the caller may change, and its problems. Raises RecipeError for a text that cannot be parsed."""
         root, problems = self._parsed
         return None if root is None else copy_of(root), list(problems)
 

@@ -46,7 +46,7 @@ class ObjectiveSection(Data):
 
     @property
     def training_metrics(self) -> tuple[str, ...]:
-        """The metrics that an evaluation computes with these values of the fields."""
+        """The metrics that an evaluation computes, given the values of the section's fields."""
         return self.metrics
 
     def may_be_best(self, metrics: Mapping[str, float]) -> bool:
@@ -70,17 +70,17 @@ class ObjectiveSection(Data):
 
     @property
     def reads_training(self) -> bool:
-        """Whether it reads the rows of data.train: by default, unless it is for evaluation only."""
+        """Whether the objective reads the rows of data.train: by default, unless it is for evaluation only."""
         return self.scored_by != "likelihood"
 
     @property
     def reads_pretraining(self) -> bool:
-        """Whether its steps read text of data.pretraining besides their own rows."""
+        """Whether the objective's steps read text of data.pretraining besides their own rows."""
         return False
 
     @property
     def has_labels(self) -> bool:
-        """Whether its head has an output for each class or tag of the data."""
+        """Whether the objective's head has an output for each class or tag of the data."""
         return self.head in ("classes", "tags")
 
     @property
@@ -124,7 +124,7 @@ class ObjectiveSection(Data):
         return {name: getattr(self, f"{name}_sha256") for name in self.companions}
 
     def pinned(self, hashes: Mapping[str, str | None]) -> Self:
-        """Return the same section with these SHA-256 of its companions."""
+        """Return the same section with `hashes`, the SHA-256 of each of its companions by name, as the required ones."""
         return self.model_copy(update={f"{name}_sha256": sha256 for name, sha256 in hashes.items()})
 
 

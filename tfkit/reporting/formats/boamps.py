@@ -20,7 +20,7 @@ _HIGH, _MEDIUM = 0.10, 0.25  # the largest relative errors of high and medium qu
 
 
 def boamps(run: RunFacts, *, full: bool) -> dict[str, Any]:
-    """Return the document. Raises UsageError for a run that is not the training of one model, or whose energy was not measured."""
+    """Return a run's BoAmps report. Raises UsageError for a run that is not the training of one model, or whose energy was not measured."""
     model = describe_model(run, full=full)
     if run.amounts.energy_kwh is None:
         raise UsageError(f"{run.path}: its energy was not measured, and a BoAmps report requires it; train with carbon.enabled=true")

@@ -23,7 +23,7 @@ _SELF_SUPERVISED = ("causal_lm", "masked_lm", "span_corruption", "distillation")
 
 
 def cyclonedx(run: RunFacts, *, full: bool) -> dict[str, Any]:
-    """Return the document. Raises UsageError for a run that is not the training of one model."""
+    """Return the bill of materials of a run's model. Raises UsageError for a run that is not the training of one model."""
     model = describe_model(run, full=full)
     document: dict[str, Any] = {"bomFormat": "CycloneDX", "specVersion": "1.6", "version": 1}
     if re.fullmatch(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", run.run_id or ""):

@@ -26,7 +26,7 @@ _BENCHMARK_TOKENS = 100_000
 
 
 def eu_gpai(run: RunFacts, *, full: bool) -> str:
-    """Return the form. Raises UsageError for a run that is not the training of one model."""
+    """Return the part of the form that a run fills in. Raises UsageError for a run that is not the training of one model."""
     model = describe_model(run, full=full)
     lines = ["Model Documentation Form for general-purpose AI models: model, compute and energy", ""]
     for title, fields in (

@@ -15,7 +15,7 @@ _UNIT = 1_000_000  # tokens
 
 
 def sci(run: RunFacts, *, full: bool) -> dict[str, Any]:
-    """Return the document. Raises UsageError for a run that is not the training of one model."""
+    """Return the SCI of a training, with its terms, as JSON. Raises UsageError for a run that is not the training of one model."""
     model = describe_model(run, full=full)
     units = model.tokens / _UNIT if model.tokens else None
     amounts, hours, rate = run.amounts, _device_hours(model), number_of(run.recipe, "carbon.embodied_g_per_device_hour")

@@ -17,7 +17,7 @@ _UNKNOWN_TIME = "1970-01-01T00:00:00Z"
 
 
 def spdx(run: RunFacts, *, full: bool) -> dict[str, Any]:
-    """Return the document. Raises UsageError for a run that is not the training of one model."""
+    """Return the SPDX document of a run's model. Raises UsageError for a run that is not the training of one model."""
     model = describe_model(run, full=full)
     prefix = f"urn:uuid:{_identity(model)}"
     created = _time(model.ended or model.started) or _UNKNOWN_TIME
