@@ -241,14 +241,12 @@ def test_the_forms_of_a_path(tmp_path: Path) -> None:
 
 
 def test_paths_that_mean_nothing(tmp_path: Path) -> None:
-    with pytest.raises(
-        ModelError, match="there is no such folder; `start` takes a checkpoint, a run folder, or a Hugging Face model folder"
-    ):
+    with pytest.raises(ModelError, match="there is no such folder; give a checkpoint, a run folder, or a Hugging Face model folder"):
         find_checkpoint(tmp_path / "nowhere")
     with pytest.raises(ModelError, match=r"no config\.json here"):
         find_checkpoint(tmp_path)
     (tmp_path / "file").write_text("", encoding="utf-8")
-    with pytest.raises(ModelError, match="file: a file; `start` takes the folder that holds it"):
+    with pytest.raises(ModelError, match="file: a file; give the folder that holds it"):
         find_checkpoint(tmp_path / "file")
     with pytest.raises(ModelError, match="cannot be read"):
         find_checkpoint(tmp_path / ("a" * 5000))

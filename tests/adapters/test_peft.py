@@ -14,6 +14,7 @@ import pytest
 import torch
 import transformers
 from safetensors.torch import load_file, save_file
+from tiny_runs import Before
 from torch import Tensor, nn
 
 import tfkit
@@ -128,7 +129,10 @@ def test_peft_opens_an_adapter_with_the_same_logits_and_transformers_the_merged_
     torch.testing.assert_close(logits(opened, model.config), ours, atol=1e-5, rtol=0)
     assert (logits(start_again(tmp_path / "base", start, head), model.config) - ours).abs().max() > 1e-2
 
-    loaded = tfkit.load(folder)
+    bases: list[Path] = []
+    with Before(tfkit.hub, "describe", bases.append):
+        loaded = tfkit.load(folder)
+    assert bases == [(tmp_path / "base").resolve()], "once, with its warnings"
     torch.testing.assert_close(logits(loaded.model, model.config), ours, atol=1e-5, rtol=0)
     assert (loaded.config, loaded.new_parameters) == (model.config, ())
     loaded.save(tmp_path / "whole")

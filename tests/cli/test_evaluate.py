@@ -139,6 +139,7 @@ def test_where_the_texts_come_from(folder, data, tmp_path):
         assert document["metrics"] == pytest.approx(expected)
         assert document["batch_size"] == 3  # the run's own setting
         assert document["checkpoint"] == str(checkpoint)
+    assert metrics("--from", run_folder, f"data={{validation: {source}}}") == pytest.approx(expected)
 
     fraction = write_recipe(tmp_path / "fraction.yaml", data, "0.7")
     assert 0 < metrics(fraction, "--from", folder)["target_tokens"] < expected["target_tokens"]

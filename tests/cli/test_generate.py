@@ -136,6 +136,17 @@ def test_settings_of_the_run_unless_given(tmp_path):
         assert parse_rows(done.out) == expected(checkpoint, ["the cat"], **settings)
 
 
+def test_a_damaged_recipe_of_the_run_is_no_mistake_in_the_command(tmp_path):
+    save_checkpoint(tmp_path / "run" / "checkpoints", 5, lambda path: write_checkpoint(path) and None)
+    recipe, known = tmp_path / "run" / "recipe.yaml", {"schema_version": 1, "run_id": "a", "status": "stopped", "attempts": []}
+    recipe.with_name("run.json").write_text(json.dumps(known), encoding="utf-8")
+    valid = RECIPE.replace("PATH", "x.txt").replace("VALIDATION", "null")
+    for text, problem in {"model: [": f"{recipe}:1:", valid.replace("steps:", "stepz:"): "training.stepz: unknown"}.items():
+        recipe.write_text(text, encoding="utf-8")
+        for words in (["generate", "--from", tmp_path / "run", "--prompt", "the"], ["resume", tmp_path / "run"]):
+            run_here(words).refuses(4, problem, f"This is the recipe of the run {tmp_path / 'run'}, as tfkit wrote it: restore the file")
+
+
 def test_settings_of_generation_config(tmp_path):
     folder = write_checkpoint(tmp_path / "model")
     path = folder / "generation_config.json"

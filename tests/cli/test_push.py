@@ -121,6 +121,7 @@ def test_what_cannot_be_pushed_is_refused(base: Path, tmp_path: Path, monkeypatc
         file.seek(-1, 2)
         file.write(b"\x7f")
     run_here(["push", tmp_path / "model", "org/tiny"]).exits(4, "damaged")
+    run_here(["push", tmp_path / "none", "org/tiny"]).exits(4, "none: there is no such folder; give a checkpoint, a run folder, or")
     monkeypatch.setenv("TFKIT_OFFLINE", "1")
     run_here(["push", run, "org/tiny"]).exits(5)
 

@@ -164,6 +164,16 @@ def test_ended_in_its_second_stage_it_goes_on_to_the_same_bits(whole: dict[str, 
     assert receipt(run)["status"] == "finished"
 
 
+def test_moved_in_a_later_stage_it_goes_on_to_the_same_bits(whole: dict[str, Any]) -> None:
+    tfkit("pretrain", "chain.yaml", "--run", "here", before=strike(signal.SIGTERM, 2 * STEPS + 8)).exits(143, "stage tune: stopped after")
+    Path("here").rename("there")
+    tfkit("resume", "there", before=strike(signal.SIGTERM, 10)).exits(143, "stage small: stopped after")
+    Path("there").rename("here")
+    Path("here").rename("beyond")
+    good("resume", "beyond")
+    assert_same_stages("beyond")
+
+
 def test_a_copied_chain_repeats_its_result_each_time(whole: dict[str, Any]) -> None:
     """The second time, its stages seemed to start from other folders than those that their own recipes name."""
     shutil.copytree("whole", "elsewhere")

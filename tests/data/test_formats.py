@@ -23,7 +23,7 @@ from tfkit.data.formats.file_content import Content, content_of
 from tfkit.data.formats.json_files import read_json
 from tfkit.data.formats.parquet import read_parquet
 from tfkit.errors import DataError
-from tfkit.recipe.schema.roles import Role
+from tfkit.recipe.schema.roles import TEXT, Role
 
 TAGS = (Role("tokens", "texts", ("tokens",)), Role("tags", "labels", ("tags", "upos")))
 PAIR = (Role("source", "text", ("source", "en")), Role("target", "text", ("target", "de")))
@@ -255,6 +255,30 @@ def test_bad_conllu_sentences_are_named_or_skipped(tmp_path: Path, old: str, new
 
 
 # ---------------------------------------------------------------------------------------------------- lines, and files side by side
+
+
+@pytest.mark.parametrize(
+    ("name", "roles", "content"),
+    [
+        ("a.jsonl", TEXT, '{"text": "a"}\n{"text": "b"}\n'),
+        ("a.lst", TEXT, "a\nb\n"),
+        ("a.csv", TEXT, "text,label\na,1\n"),
+        ("a.tsv", TEXT, "text\tlabel\na\t1\n"),
+        ("a.conll", TAGS, "Anna B-PER\nsleeps O\n"),
+        ("a.conllu", TAGS, CONLLU),
+    ],
+)
+def test_rows_that_end_with_carriage_returns_alone_are_refused(tmp_path: Path, name: str, roles: tuple[Role, ...], content: str) -> None:
+    """A .conll file was a sentence of one word, and a .lst file a single text; other formats blamed a column or a cut line."""
+    assert rows(write(tmp_path / name, content), roles)
+    with pytest.raises(DataError) as caught:
+        rows(write(tmp_path / name, content.replace("\n", "\r")), roles)
+    assert str(caught.value).startswith(f"{tmp_path / name}:1: the lines end with a carriage return alone")
+    assert rows(write(tmp_path / name, content.replace("\n", "\r\n")), roles)
+
+
+def test_a_carriage_return_at_the_end_of_the_only_line_is_its_line_end(tmp_path: Path) -> None:
+    assert texts(write(tmp_path / "a.lst", "a\r")) == ["a"]
 
 
 def test_each_line_is_a_row_where_the_recipe_says_so(tmp_path: Path) -> None:

@@ -17,6 +17,8 @@ from tiny_runs import run_tfkit
 from transformers import AutoModel, AutoTokenizer
 
 import tfkit
+from tfkit.engine.listener import Silent
+from tfkit.engine.tools.verification import verify_path
 from tfkit.errors import DataError, ModelError, UsageError
 
 FIXTURES = Path(__file__).parents[1] / "fixtures" / "v0.1.0"
@@ -123,9 +125,17 @@ def test_a_model_is_saved_over_no_run_and_no_checkpoint(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(UsageError, match="is a file, and a model is a folder"):
         loaded.save(tmp_path / "file")
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "notes.txt").write_text("mine")
     for _ in range(2):  # it may replace what it has saved
         loaded.save(tmp_path / "model")
     assert tfkit.load(tmp_path / "model").config == loaded.config
+    [verdict] = verify_path(tmp_path / "model", Silent()).verdicts
+    assert (verdict.verdict, verdict.extra) == ("good", ["notes.txt"])
+    copied = tmp_path / "copied"
+    shutil.copytree(loaded.folder, copied)
+    with pytest.raises(UsageError, match=r"holds a manifest.json, so it is a run or a checkpoint"):
+        loaded.save(copied)
 
 
 def test_a_loaded_model_writes_as_generate_does() -> None:

@@ -134,6 +134,18 @@ def test_ctrl_c_that_comes_too_late_is_raised_all_the_same() -> None:
         interrupt()
 
 
+def test_ctrl_c_is_raised_with_what_was_saved() -> None:
+    """A notebook showed a bare KeyboardInterrupt, as if the steps were lost."""
+
+    def stop() -> None:
+        with interrupts(None) as request:
+            interrupt()
+            request.raise_if_requested("its checkpoint is saved")
+
+    with pytest.raises(KeyboardInterrupt, match="its checkpoint is saved"):
+        stop()
+
+
 def test_a_strike_of_sigterm_is_the_callers(base: Path, document: dict[str, Any]) -> None:
     """The library handles Ctrl-C alone: a program that is asked to end has its own way."""
 

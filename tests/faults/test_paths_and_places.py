@@ -6,6 +6,7 @@ import os
 import shutil
 import signal
 import tempfile
+import textwrap
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -250,6 +251,27 @@ def test_f17_a_run_of_another_user_that_is_closed_hides_no_other(base: Path, tmp
     assert "without-checkpoints: damaged, and left out (checkpoints: Permission denied)" in done.out + done.err
 
 
+def test_f17_a_finished_run_that_is_read_only_gives_its_result_again(base: Path, tmp_path: Path, open_folder: Path) -> None:
+    recipe = (base / "tiny.yaml").read_text(encoding="utf-8").replace("steps: 12", "steps: 2")
+    for name, text, longer in (
+        ("single", recipe, "training.steps=3"),
+        ("chain", "stages:\n  only:\n" + textwrap.indent(recipe, "    "), "only.training.steps=3"),
+    ):
+        (open_folder / f"{name}.yaml").write_text(text, encoding="utf-8")
+        run = open_folder / name
+        result = run_here(["pretrain", open_folder / f"{name}.yaml", "--run", run, "--json"]).exits(0).document
+        folders = [path for path in (run, *run.rglob("*")) if path.is_dir()]
+        for folder in folders:
+            folder.chmod(0o555)
+        before = listing(run)
+        done = run_tfkit(tmp_path, ["resume", str(run), "--json"], as_nobody).exits(0, "here is its result again")
+        assert (done.document, "cannot be written" in done.err) == (result, False), done.err
+        run_tfkit(tmp_path, ["resume", str(run), longer], as_nobody).refuses(5, "cannot be a run folder (Permission denied)")
+        assert listing(run) == before
+        for folder in folders:
+            folder.chmod(0o755)
+
+
 def test_f17_the_weights_of_another_user_that_are_closed(base: Path, tmp_path: Path, open_folder: Path) -> None:
     run = shutil.copytree(base / "stopped", open_folder / "run")
     (run / "checkpoints" / "step-000004" / "model.safetensors").chmod(0)
@@ -257,10 +279,21 @@ def test_f17_the_weights_of_another_user_that_are_closed(base: Path, tmp_path: P
     done.exits(4, "model.safetensors: cannot be read (Permission denied); check its permissions and its disk")
 
 
-@pytest.mark.parametrize("closed", ["corpus", "corpus/part", "corpus/.cache"])
-def test_f17_a_folder_of_data_that_is_closed_is_not_left_out(base: Path, tmp_path: Path, open_folder: Path, closed: str) -> None:
+@pytest.mark.parametrize(
+    ("closed", "pattern"),
+    [
+        *((closed, "") for closed in ("corpus", "corpus/part", "corpus/.cache")),
+        *(("corpus/part", pattern) for pattern in ("*", "*/*", "*/0.txt", "*/more/**/*", "**/*")),
+        *((closed, "*/0.txt") for closed in ("corpus/.cache", "corpus/lost+found")),
+    ],
+)
+def test_f17_a_folder_of_data_that_is_closed_is_not_left_out(
+    base: Path, tmp_path: Path, open_folder: Path, closed: str, pattern: str
+) -> None:
     recipe = shutil.copy(base / "tiny.yaml", open_folder)
     corpus = shutil.copytree(base / "corpus", open_folder / "corpus")
+    shutil.copytree(base / "corpus", corpus / "open" / "more")
+    shutil.copy(corpus / "0.txt", corpus / "open")
     (open_folder / closed).mkdir(exist_ok=True)
     (open_folder / closed).chmod(0)
     (open_folder / "run").mkdir()
@@ -270,8 +303,8 @@ def test_f17_a_folder_of_data_that_is_closed_is_not_left_out(base: Path, tmp_pat
         as_nobody()
         os.environ["TFKIT_CACHE"] = str(open_folder / "run" / "cache")
 
-    done = run_tfkit(tmp_path, ["inspect", recipe, f"data.train=[{{path: {corpus}}}]"], prepare)
-    if closed == "corpus/.cache":
+    done = run_tfkit(tmp_path, ["inspect", recipe, f"data.train=[{{path: '{corpus / pattern}'}}]"], prepare)
+    if closed in ("corpus/.cache", "corpus/lost+found") or (closed, pattern) == ("corpus/part", "*"):
         done.exits(0)
     else:
         assert_refused(done, 3, f"{open_folder / closed}: cannot be read (Permission denied); check")

@@ -162,6 +162,8 @@ def test_what_says_nothing_is_dropped_and_counted_and_is_no_error(tmp_path: Path
     assert found.skipped["equal completions"].rows == 2
     tied = stored(tmp_path, encoder(), {"completions": ["a", "b"], "ranks": [1, 1]}, {"completions": ["a", "b"], "ranks": [1, 2]})
     assert {kind: one.rows for kind, one in tied.skipped.items()} == {"ties": 1}
+    silent = stored(tmp_path, encoder(), *({"chosen": f"{HUMAN} yes", "rejected": f"{HUMAN}{text}"} for text in ("", " no")))
+    assert {kind: one.rows for kind, one in silent.skipped.items()} == {"an empty completion": 1}, "as a few rows of HH-RLHF have it"
     with pytest.raises(DataError, match=r"every row is bad; the first is .*rows.jsonl:1: it has no two different completions"):
         stored(tmp_path, encoder(), rows[0])
 

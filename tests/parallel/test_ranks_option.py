@@ -1,6 +1,7 @@
 """tfkit pretrain --ranks 2, with processes that are really started."""
 
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -8,7 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
-from tiny_files import wait_for
+from tiny_files import receipt, wait_for
 from tiny_runs import exact, hashes, kept, pretrain, write_corpus, write_recipe
 
 ROOT = Path(__file__).parent.parent.parent
@@ -58,6 +59,21 @@ def test_a_signal_to_the_launcher_ends_all_with_a_checkpoint(tmp_path: Path, num
     assert len(kept(run)) == 1
     assert not list((tmp_path / "tmp").glob("tfkit*"))
     assert '"status": "stopped"' in (run / "run.json").read_text(encoding="utf-8")
+
+
+@pytest.mark.slow
+def test_after_the_loss_of_rank_0_the_last_line_continues(tmp_path: Path) -> None:
+    """The launcher reports it, since rank 0 cannot; the same line continues each time."""
+    run, recipe = tmp_path / "run", write_recipe(tmp_path, write_corpus(tmp_path / "corpus"))
+    with start(run, recipe, "training.steps=400", "checkpoint={every: 50, keep: 1}", "evaluation={every: null}") as process:
+        wait_for((run / "checkpoints" / "step-000050").exists)
+        os.kill(receipt(run)["attempts"][-1]["pid"], signal.SIGKILL)
+        *_, lost, command = process.communicate()[1].splitlines()
+    assert process.returncode == 9
+    assert lost.endswith("rank 0 of 2 was killed by SIGKILL (by a person, or by the system for lack of memory)")
+    assert command.endswith(" --resume")
+    done = subprocess.run([sys.executable, "-m", *shlex.split(command)], cwd=ROOT, capture_output=True, text=True)
+    assert (done.returncode, kept(run)) == (0, ["step-000400"]), done.stderr
 
 
 @pytest.mark.slow

@@ -106,6 +106,9 @@ def test_an_adapter_says_how_peft_opens_it_on_its_base() -> None:
         "base_model": "openai-community/gpt2",
         "base_model_relation": "adapter",
     }
+    local = card_of(ModelConfig.model_validate(PRESETS["gpt2"][1]), "gpt2", start=CardBase("/home/someone/base", adapter=True))
+    assert 'GPT2LMHeadModel.from_pretrained(peft.PeftConfig.from_pretrained(".").base_model_name_or_path), ".")' in local
+    assert "someone" not in local
     tagger = ModelConfig.model_validate(PRESETS["gpt2"][1] | {"head": {"kind": "tags", "count": 5}})
     assert 'GPT2ForTokenClassification.from_pretrained("openai-community/gpt2", num_labels=5), ".")' in card_of(tagger, "gpt2", **base)
 

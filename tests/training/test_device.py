@@ -5,6 +5,7 @@ import os
 import pytest
 import torch
 
+from tfkit.engine.planning.hardware import GPUS
 from tfkit.errors import MachineError, UsageError, is_out_of_memory
 from tfkit.training.device import has_bf16, make_deterministic, memory_bytes, pick_device, pick_precision
 from tfkit.training.isolation import isolated
@@ -60,6 +61,10 @@ def test_the_machine_in_numbers() -> None:
 )
 def test_the_peak_of_a_gpu_is_that_of_its_own_data_sheet(name: str, peak: float | None) -> None:
     assert peak_of_gpu(name) == peak
+
+
+def test_a_plan_for_a_gpu_has_the_peak_with_which_a_run_on_it_is_compared() -> None:
+    assert all(peak_of_gpu(gpu.name) == gpu.peak_flops for gpu in GPUS.values())
 
 
 @pytest.mark.parametrize("workspace", [None, ":0:0", ":16:8"])

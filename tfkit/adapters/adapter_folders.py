@@ -47,21 +47,7 @@ def describe(path: str | Path) -> Described:
     if not is_adapter(folder):
         return hub.describe(folder)
     with verified(folder, weights=False):
-        opened = _open(folder)
-        ids = read_ids(opened.hf, folder, opened.config.vocab_size) or opened.base.special_ids
-        document = read_tfkit_json(folder)
-        return Described(
-            folder=folder,
-            config=opened.config,
-            codec=with_model_ids(read_tokenizer(folder, opened.config.vocab_size) or opened.base.codec, ids),
-            family=opened.family,
-            special_ids=ids,
-            labels=read_labels(opened.hf, opened.config.head) if opened.hf else opened.base.labels,
-            problem_type=read_problem_type(opened.hf) if opened.hf else opened.base.problem_type,
-            generation=read_generation(opened.hf, folder) or opened.base.generation,
-            objective=document.objective,
-            objective_settings=document.objective_settings,
-        )
+        return _described(folder, _open(folder))
 
 
 def load(
@@ -108,7 +94,8 @@ def _load(
     *,
     defer_blocks: bool,
 ) -> Loaded:
-    opened, described = _open(folder), describe(folder)
+    opened = _open(folder)
+    described = _described(folder, opened)
     updates = read_updates(folder, opened.peft, opened.family, opened.config)
     wanted_head = head or opened.config.head
     changes = merge(opened.config.model_dump(include=TRAINING_ONLY_FIELDS), changes)
@@ -185,6 +172,22 @@ def _open(folder: Path) -> _Opened:
     if different := [name for name in own if name != "head" and own[name] != expected[name]]:
         raise ModelError(f"{path}: describes a different model than its base {base.folder}: {', '.join(different)} differ")
     return _Opened(peft, base, hf, family.name if family else hub.OWN_TYPE, config)
+
+
+def _described(folder: Path, opened: _Opened) -> Described:
+    ids, document = read_ids(opened.hf, folder, opened.config.vocab_size) or opened.base.special_ids, read_tfkit_json(folder)
+    return Described(
+        folder=folder,
+        config=opened.config,
+        codec=with_model_ids(read_tokenizer(folder, opened.config.vocab_size) or opened.base.codec, ids),
+        family=opened.family,
+        special_ids=ids,
+        labels=read_labels(opened.hf, opened.config.head) if opened.hf else opened.base.labels,
+        problem_type=read_problem_type(opened.hf) if opened.hf else opened.base.problem_type,
+        generation=read_generation(opened.hf, folder) or opened.base.generation,
+        objective=document.objective,
+        objective_settings=document.objective_settings,
+    )
 
 
 def _with_head(folder: Path, peft: PeftConfig, base: Described) -> ModelConfig:

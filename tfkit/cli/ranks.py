@@ -1,6 +1,7 @@
 """--ranks N: the command that starts the processes of all ranks, and the same command as it runs in each of these processes."""
 
 import contextlib
+import shlex
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -27,15 +28,19 @@ def join_training(attempt: Attempt, request: "Callable[[], TrainingRequest] | No
         ranks = find_ranks()
         size = attempt.ranks or ranks.size
         return Ranks(size=size, local_size=ranks.local_size if ranks.size == size else size) if ranks.is_first else None
-    if (started := start_ranks(attempt.ranks)) is None or started.is_first:
+    resuming = [] if words_of_command[0] == "resume" or "--resume" in words_of_command else ["--resume"]
+    if (started := start_ranks(attempt.ranks, shlex.join(["tfkit", *words_of_command, *resuming]))) is None or started.is_first:
         return started
     _follow(started, attempt.threads, request)
     return None
 
 
-def start_ranks(requested: int | None) -> Ranks | None:
-    """Return this process's view of the ranks; None if it has started them and all succeeded. Raises AlreadyReportedError if one failed."""
-    found = find_or_start(requested, words_of_command, forwarded, console.error)
+def start_ranks(requested: int | None, again: str | None = None) -> Ranks | None:
+    """Return this process's view of the ranks; None if it has started them and all succeeded. Raises AlreadyReportedError if one failed.
+
+    `again`: the command that continues after the loss of a rank.
+    """
+    found = find_or_start(requested, words_of_command, forwarded, console.error, again)
     if isinstance(found, Ranks):
         return found
     if found:

@@ -7,7 +7,6 @@ import typer
 
 from tfkit.cli import options
 from tfkit.cli.results import show
-from tfkit.errors import ModelError
 
 EXAMPLES = ("tfkit replay runs/demo",)
 
@@ -27,13 +26,11 @@ def replay(
     """
     from tfkit.cli.session import command_session
     from tfkit.engine.request.evaluation_settings import CodePermission
-    from tfkit.recipe import read_recipe
+    from tfkit.recipe import read_run_recipe
     from tfkit.run.replay_file import read_replay
 
     document = read_replay(run, step)
-    if not (run / "recipe.yaml").is_file():
-        raise ModelError(f"{run / 'recipe.yaml'}: missing, so the step cannot be repeated; restore the run folder")
-    recipe = read_recipe(str(run / "recipe.yaml")).recipe
+    recipe = read_run_recipe(run).recipe
     code = CodePermission(every_file=allow_code)
     code.require(recipe.objective.code_files)
     with command_session("replay", recipe.carbon) as session:

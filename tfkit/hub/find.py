@@ -6,7 +6,7 @@ import hashlib
 import warnings
 from pathlib import Path
 
-from tfkit.errors import ModelError, argument
+from tfkit.errors import ModelError
 from tfkit.network import fetch, is_offline
 from tfkit.recipe.bundled import training_command
 from tfkit.run import strict_json
@@ -69,10 +69,7 @@ def _find_folder(folder: Path) -> Path:
             refuse_later_version(path)
         best, chosen = read_best(root), best_checkpoint(root) or newest_checkpoint(root)
         if chosen is None:
-            raise ModelError(
-                f"{folder}: this run {_describe_state(folder)}, and has no complete checkpoint yet; name another folder with "
-                f"{argument('start')}"
-            )
+            raise ModelError(f"{folder}: this run {_describe_state(folder)}, and has no complete checkpoint yet; give another folder")
         newest = step_folders(root)[-1]
         if best is not None and step_of(chosen) != best.step:
             warnings.warn(f"{folder}: its best checkpoint, of step {best.step}, is not complete here; {chosen.name} is used", stacklevel=1)
@@ -80,16 +77,12 @@ def _find_folder(folder: Path) -> Path:
             warnings.warn(f"{folder}: its newest checkpoint, {newest.name}, is not complete; {chosen.name} is used", stacklevel=1)
         return chosen
     if not folder.exists():
-        remedy = f"{argument('start')} takes a checkpoint, a run folder, or a Hugging Face model folder"
+        remedy = "give a checkpoint, a run folder, or a Hugging Face model folder"
         command = training_command(folder)
         raise ModelError(f"{folder}: there is no such folder; {f'make it with `{command}`' if command else remedy}")
     if folder.is_file():
-        raise ModelError(
-            pickle_refusal(folder) or f"{folder}: a file; {argument('start')} takes the folder that holds it, with its config.json"
-        )
-    raise ModelError(
-        f"{folder}: no config.json here, so this is neither a model folder nor a run folder; name one with {argument('start')}"
-    )
+        raise ModelError(pickle_refusal(folder) or f"{folder}: a file; give the folder that holds it, with its config.json")
+    raise ModelError(f"{folder}: no config.json here, so this is neither a model folder nor a run folder; give one of these")
 
 
 def _last_stage(folder: Path, stages: dict[str, Path]) -> Path:

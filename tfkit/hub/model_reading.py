@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tfkit.errors import ModelError, argument
+from tfkit.errors import ModelError
 from tfkit.families.rules import Family
 from tfkit.hub.config_json import LIMIT, OWN_TYPE, apply_changes, read_config, read_generation, read_labels, read_problem_type
 from tfkit.hub.find import find_checkpoint
@@ -217,9 +217,7 @@ class _Opened:
 def _open(folder: Path, head: HeadConfig | None, changes: Mapping[str, Any]) -> _Opened:
     path = find_named(folder, "config.json")
     if path is None:
-        raise ModelError(
-            f"{folder / 'config.json'}: there is no such file; copy the folder again, or name another with {argument('start')}"
-        )
+        raise ModelError(f"{folder / 'config.json'}: there is no such file; copy the folder again, or give another")
     hf = read_object(path, LIMIT)
     family, config = read_config(hf, folder)
     own_head, own_vocabulary = config.head, config.vocab_size

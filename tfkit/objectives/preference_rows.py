@@ -69,7 +69,7 @@ def read_preference(row: Row) -> Preference | BadRow:
 def _ordered(row: Row, prompt: Turns, completions: Sequence[Turns], ranks: Sequence[float]) -> Preference | BadRow:
     """Return the completions from the best to the worst, without later copies of equal ones; or the row's error."""
     if any(not completion or (isinstance(completion, str) and not completion.strip()) for completion in completions):
-        return BadRow("an empty completion", f"{row.place}: a completion is empty; correct or remove the row")
+        return BadRow("an empty completion", f"{row.place}: a completion is empty; correct or remove the row", dropped=True)
     kept = [number for number, completion in enumerate(completions) if completion not in completions[:number]]
     if len(kept) < 2:
         kind = "less than two completions" if len(completions) < 2 else "equal completions"

@@ -15,4 +15,5 @@ from tfkit.recipe.reading.read import ResolvedRecipe as ResolvedRecipe
 from tfkit.recipe.reading.read import find_recipe as find_recipe
 from tfkit.recipe.reading.read import open_recipe as open_recipe
 from tfkit.recipe.reading.read import read_recipe as read_recipe
+from tfkit.recipe.reading.read import read_run_recipe as read_run_recipe
 from tfkit.recipe.schema.sections import Recipe as Recipe

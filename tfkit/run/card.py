@@ -15,6 +15,9 @@ from tfkit.run.card_facts import BaseCard, CardData, hub_name, last_name
 from tfkit.run.card_impact import CardImpact
 
 _MOST_LABELS = 20  # in the table
+_OWN_BASE = (
+    'peft.PeftConfig.from_pretrained(".").base_model_name_or_path'  # of an adapter whose base is a folder, of which no path is shown
+)
 _TASKS = {
     "masked_lm": "fill-mask",
     "classes": "text-classification",
@@ -90,7 +93,7 @@ def model_card(model: CardModel, training: CardTraining, data: CardData, impact:
         "training loss": f"{training.loss:.4f}" if training.loss is not None else "",
         **{f"validation {metric.replace('_', ' ')}": _number(value) for metric, value in evaluation.items() if metric != "target_tokens"},
     }
-    opening = [_opening(architecture, config, base if adapter else None)] if architecture else []
+    opening = [_opening(architecture, config, (f'"{on_hub}"' if on_hub else _OWN_BASE) if adapter else None)] if architecture else []
     names = f"`{library}` and with `tfkit`" if architecture else "`tfkit`; `transformers` has no class for it"
     return f"""---
 {chr(10).join(front)}
@@ -168,11 +171,11 @@ def _list(key: str, values: Sequence[str]) -> list[str]:
 
 
 def _opening(architecture: str, config: ModelConfig, base: str | None) -> str:
-    """Return the line of Python that opens the model."""
+    """Return the line of Python that opens the model; `base`: the expression for the name of the model that an adapter updates."""
     if base is None:
         return f'transformers.{architecture}.from_pretrained(".")'
     labels = f", num_labels={config.head.count}" if isinstance(config.head, ClassesHeadConfig | TagsHeadConfig) else ""
-    return f'peft.PeftModel.from_pretrained(transformers.{architecture}.from_pretrained("{base}"{labels}), ".")'
+    return f'peft.PeftModel.from_pretrained(transformers.{architecture}.from_pretrained({base}{labels}), ".")'
 
 
 def mean_card(card: str, checkpoints: Sequence[str]) -> str:

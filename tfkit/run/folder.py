@@ -3,6 +3,7 @@
 runs/<name>/  recipe.yaml  run.json  metrics.jsonl  emissions.csv  carbon/  tensorboard/  checkpoints/step-000500/  lock
 """
 
+import os
 import re
 import shutil
 from collections.abc import Callable, Mapping
@@ -26,7 +27,7 @@ from tfkit.run.refused_folders import (
     refuse_other_kind,
     refuse_path,
 )
-from tfkit.run.run_json import End, Receipt, RunDocument
+from tfkit.run.run_json import End, Receipt, RunDocument, known_of
 
 _SLUG = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
@@ -69,7 +70,7 @@ class RunFolder:
         warn: Callable[[str], None] = lambda _: None,
         group: str | None = None,
     ) -> "RunFolder":
-        """Make the folder if it does not exist, and lock it.
+        """Make the folder if it does not exist, and lock it. A finished run that may not be written is not locked, and stays as it is.
 
         `resume`: whether the folder's checkpoints are to be continued; None for a command that is no training. `command`: None keeps the
         recorded one. `group`: the kind of a folder for several runs (run_json.py).
@@ -78,6 +79,10 @@ class RunFolder:
         without `resume`, several runs without `group`, files that tfkit did not write, or a link where a run writes; and for a folder
         whose name no run can have, or a path with `..` after a folder.
         """
+        if resume and not os.access(path, os.W_OK) and known_of(path).status == "finished":
+            receipt = Receipt.open(path / "run.json", warn)
+            refuse_other_kind(path, receipt.document.get("kind"), group)
+            return cls(path.resolve(), FolderLock(path / "lock"), receipt, warn)
         path, lock, is_new = _locked_folder(path)
         try:
             _clear_leftovers(path)
@@ -94,6 +99,11 @@ class RunFolder:
         folder = cls(path, lock, receipt, warn)
         folder._is_new = is_new
         return folder
+
+    @property
+    def is_held(self) -> bool:
+        """Whether this process has the folder, and may write in it."""
+        return self._lock.is_held
 
     @property
     def run_id(self) -> str:
@@ -122,7 +132,7 @@ class RunFolder:
 
     def require_held(self) -> None:
         """Raise MachineError if the folder was deleted or moved: at its path may be another run, in which nothing may be written."""
-        if not self._lock.is_held:
+        if not self.is_held:
             raise MachineError(
                 f"{self.path}: this run folder was deleted or moved while the run went on, so nothing more is saved there; start the run "
                 "again, or resume it where the folder is now"
@@ -196,7 +206,7 @@ class RunFolder:
 
     def _write(self, change: Callable[[], None]) -> None:
         try:
-            if self._lock.is_held:
+            if self.is_held:
                 change()
         except OSError as error:
             if not self._warned:

@@ -56,6 +56,8 @@ class FolderLock:
     @property
     def is_held(self) -> bool:
         """Whether the folder is still this process's: not if it was deleted or moved, or if another run has taken its place."""
+        if self._descriptor is None:
+            return False
         try:
             return self.path.read_bytes() == self._owner
         except FileNotFoundError:  # somebody may have deleted the file alone

@@ -212,12 +212,14 @@ class Interrupts(StopSignals):
 
 @contextmanager
 def interrupts(should_stop: Callable[[], bool] | None) -> Iterator[Interrupts]:
-    """Defer Ctrl-C in the block, and raise KeyboardInterrupt after it, in place of the Stopped that Ctrl-C causes."""
+    """Defer Ctrl-C in the block, and raise KeyboardInterrupt after it, in place of the Stopped that Ctrl-C causes, with its message."""
+    messages = []
     with Interrupts(should_stop or (lambda: False)) as stop:
         try:
             yield stop
-        except Stopped:
+        except Stopped as stopped:
             if stop.requested is None:
                 raise
+            messages.append(str(stopped))
     if stop.requested is not None:  # also if it came too late to stop anything
-        raise KeyboardInterrupt
+        raise KeyboardInterrupt(*messages)

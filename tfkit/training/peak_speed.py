@@ -6,8 +6,8 @@ from functools import cache
 
 import torch
 
-# Dense bf16 peak in FLOP/s according to NVIDIA's data sheets, by words of the device's name; the first match counts.
-_GPU_PEAKS = {
+# Dense bf16 peak in FLOP/s according to the vendors' data sheets, by words of the device's name; the first match counts.
+GPU_PEAKS = {
     "H100 PCIe": 756e12,
     "H100 NVL": 835e12,
     "H100": 989e12,
@@ -25,6 +25,7 @@ _GPU_PEAKS = {
     "L4": 121e12,
     "RTX 3090": 71e12,
     "RTX 4090": 165e12,
+    "MI300X": 1307.4e12,
 }
 
 
@@ -50,5 +51,5 @@ def matrix_speed(device: torch.device, dtype: torch.dtype) -> float:
 
 def peak_of_gpu(name: str) -> float | None:
     """Return the data sheet's dense bf16 peak, in FLOP/s, by the driver's name of a GPU ("NVIDIA H100 80GB HBM3"); None if unknown."""
-    matching = (peak for words, peak in _GPU_PEAKS.items() if re.search(rf"\b{words}\b", name))
+    matching = (peak for words, peak in GPU_PEAKS.items() if re.search(rf"\b{words}\b", name))
     return None if "Laptop" in name else next(matching, None)  # laptops have other chips under the same name

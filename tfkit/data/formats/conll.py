@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from tfkit.data.columns.record_columns import Columns, Record, Records
 from tfkit.data.columns.rows import BadRow
-from tfkit.data.formats.file_content import Content, decode, raw_lines
+from tfkit.data.formats.file_content import Content, decode, row_lines
 from tfkit.recipe.schema.objective_facts import SECTIONS
 from tfkit.recipe.schema.roles import normalized
 
@@ -188,7 +188,7 @@ def _sentences(content: Content) -> Iterator[list[_Line] | BadRow]:
     """Yield the lines of each sentence, or a BadRow for a sentence with a line that is not UTF-8."""
     lines: list[_Line] = []
     bad: BadRow | None = None
-    for line in raw_lines(content):
+    for line in row_lines(content):
         text = decode(line)
         if isinstance(text, BadRow):
             bad = bad or text

@@ -25,6 +25,7 @@ from tfkit.data.formats.suffixes import compression_of, suffix_of
 from tfkit.errors import DataError
 
 BOM = b"\xef\xbb\xbf"
+OLD_LINE_ENDS = "the lines end with a carriage return alone, as on old Macintosh systems; convert the file (tr '\\r' '\\n' < OLD > NEW)"
 _CHUNK = 1 << 20
 _CONTROL = re.compile(rb"[\0-\x08]")  # valid UTF-8, but in no text
 _DAMAGE = (EOFError, zlib.error, gzip.BadGzipFile, lzma.LZMAError, tarfile.TarError, zipfile.BadZipFile)
@@ -107,6 +108,14 @@ def raw_lines(content: Content) -> Iterator[Piece]:
             is_marked = is_marked or len(bare) < len(line)
             yield Piece(bare, f"{content.name}:{number}", offset + len(line) - len(bare), is_marked)
             offset += len(line)
+
+
+def row_lines(content: Content) -> Iterator[Piece]:
+    """Yield the `raw_lines` of a file whose lines are rows. Raise DataError if carriage returns end them: it is then a single line."""
+    for number, line in enumerate(raw_lines(content)):
+        if number == 0 and not line.content.endswith(b"\n") and b"\r" in line.content.rstrip(b"\r"):
+            raise DataError(f"{line.place}: {OLD_LINE_ENDS}")
+        yield line
 
 
 def read_whole(content: Content) -> Piece:

@@ -14,7 +14,7 @@ from typing import IO, Any, NamedTuple
 from tfkit.data.columns.record_columns import Columns, Record, Records
 from tfkit.data.columns.rows import BadRow
 from tfkit.data.formats.detection import detect_header
-from tfkit.data.formats.file_content import BOM, Content, decode, opened, raw_lines
+from tfkit.data.formats.file_content import BOM, Content, decode, opened, row_lines
 from tfkit.data.formats.foreign_bytes import encoding_error
 from tfkit.data.formats.squad import questions_of
 from tfkit.errors import DataError
@@ -28,7 +28,7 @@ _LINES = "write an array of objects; if each line is an object, set format: json
 
 def read_jsonl(content: Content, columns: Columns, header: tuple[str, ...] = ()) -> Records:
     """Read one JSON object a line; blank lines are skipped."""
-    for line in raw_lines(content):
+    for line in row_lines(content):
         text = decode(line)
         if isinstance(text, BadRow):
             yield text

@@ -13,7 +13,7 @@ from tfkit.data.columns.record_columns import Columns, Record, Records
 from tfkit.data.columns.rows import BadRow, Row
 from tfkit.data.formats.conll import read_conll, read_conllu, sentences_of
 from tfkit.data.formats.detection import LABEL_MARK, Table, detect_conll, detect_fasttext, detect_json_lines, detect_tabbed, detect_table
-from tfkit.data.formats.file_content import Content, content_of, decode, raw_lines, read_whole
+from tfkit.data.formats.file_content import Content, content_of, decode, read_whole, row_lines
 from tfkit.data.formats.json_files import read_json, read_jsonl
 from tfkit.data.formats.parquet import read_parquet
 from tfkit.data.formats.suffixes import CODE_SUFFIXES, FORMAT_OF, is_archive, suffix_of
@@ -90,7 +90,7 @@ def read_text(content: Content, columns: Columns, header: tuple[str, ...] = ()) 
 
 def read_fasttext(content: Content, columns: Columns, header: tuple[str, ...] = ()) -> Records:
     """Read each line, such as `__label__sauce __label__bread How is ...`, as its labels, joined by `|`, and the text without them."""
-    for line in raw_lines(content):
+    for line in row_lines(content):
         text = decode(line)
         if isinstance(text, BadRow):
             yield text
@@ -101,7 +101,7 @@ def read_fasttext(content: Content, columns: Columns, header: tuple[str, ...] = 
 def read_lines(content: Content, columns: Columns, header: tuple[str, ...] = ()) -> Records:
     """Read each line, also an empty one, without its line end, as a record of one column: the one in the header, or else `text`."""
     name = header[0] if header else "text"
-    for line in raw_lines(content):
+    for line in row_lines(content):
         text = decode(line)
         yield text if isinstance(text, BadRow) else Record({name: text.removesuffix("\n").removesuffix("\r")}, line.place)
 

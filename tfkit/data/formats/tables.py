@@ -9,7 +9,7 @@ from typing import NamedTuple, Self
 
 from tfkit.data.columns.record_columns import Columns, Record, Records
 from tfkit.data.columns.rows import BadRow
-from tfkit.data.formats.file_content import Content, decode, raw_lines
+from tfkit.data.formats.file_content import OLD_LINE_ENDS, Content, decode, row_lines
 from tfkit.errors import DataError
 
 
@@ -154,7 +154,7 @@ def read_separated(content: Content, columns: Columns, given: tuple[str, ...] = 
 
 def _explain(error: csv.Error) -> str:
     if str(error).startswith("new-line character"):
-        return "the lines end with a carriage return alone, as on old Macintosh systems; convert the file (tr '\\r' '\\n' < OLD > NEW)"
+        return OLD_LINE_ENDS
     return f"not a valid record ({error}); close the quotes, repair the row"
 
 
@@ -168,7 +168,7 @@ def _separated_record(fields: list[str], header: list[str], place: str) -> Recor
 
 def _decoded(content: Content) -> Iterator[_Line]:
     """Yield the lines, including those that are not UTF-8, since a reader must see every quote."""
-    for line in raw_lines(content):
+    for line in row_lines(content):
         text = decode(line)
         yield _Line(line.content.decode(errors="surrogateescape"), text) if isinstance(text, BadRow) else _Line(text, None)
 

@@ -3,6 +3,7 @@ each text is cut in two.
 """
 
 import codecs
+import errno
 import glob
 import hashlib
 import os
@@ -231,11 +232,23 @@ def walk(folder: Path) -> Iterator[Path]:
 
 def _glob(pattern: Path) -> list[Path]:
     """Return the regular files that glob.glob finds, except that `**` does not follow links to folders."""
-    if "**" not in pattern.parts:
-        return [path for path in map(Path, glob.glob(str(pattern))) if path.is_file()]
-    index = pattern.parts.index("**")
-    roots = glob.glob(str(Path(*pattern.parts[:index])))
-    return [path for root in roots for path in walk(Path(root)) if _matches(path.relative_to(root).parts, pattern.parts[index:])]
+    parts = pattern.parts
+    index = parts.index("**") if "**" in parts else len(parts)
+    _require_open(parts[:index])
+    roots = map(Path, glob.glob(str(Path(*parts[:index]))))
+    if index == len(parts):
+        return [path for path in roots if path.is_file()]
+    return [path for root in roots for path in walk(root) if _matches(path.relative_to(root).parts, parts[index:])]
+
+
+def _require_open(parts: tuple[str, ...]) -> None:
+    """Raise DataError for a folder that a glob must read and cannot: glob.glob leaves out its files."""
+    for number, part in enumerate(parts):
+        needed = os.R_OK | os.X_OK if glob.has_magic(part) else os.X_OK
+        for folder in filter(os.path.isdir, glob.glob(str(Path(*parts[:number])))):
+            if not os.access(folder, needed) and Path(folder).name != "lost+found":
+                with reading(folder):
+                    raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
 
 
 def _matches(parts: tuple[str, ...], pattern: tuple[str, ...]) -> bool:

@@ -89,7 +89,9 @@ class ChainPlan:
 def is_chain(folder: Path) -> bool:
     """Whether a folder holds the run of a recipe with stages."""
     recipe = folder / "recipe.yaml"
-    return bool(stage_folders(folder)) or (recipe.is_file() and open_recipe(str(recipe)).has_stages)
+    with suppress(UsageError):  # a recipe that cannot be read, as is reported of a single run
+        return bool(stage_folders(folder)) or (recipe.is_file() and open_recipe(str(recipe)).has_stages)
+    return False
 
 
 def plan_chain(now: RequestRecord, kind: TrainingKind | None, options: RunOptions) -> ChainPlan:

@@ -42,8 +42,9 @@ def _run(plan: ChainPlan, options: RunOptions, listener: Listener, stop: StopReq
     command = [*options.command]
     with RunFolder.open(options.run, resume=options.resume, command=command, warn=listener.warn, group=CHAIN) as folder:
         check_begun(plan, listener)
-        folder.begin_attempt(options.threads, kind=CHAIN, given=plan.given.document(), folder=plan.folder, **_facts(plan))
-        folder.write_recipe(plan.chain.resolved)
+        if folder.is_held:
+            folder.begin_attempt(options.threads, kind=CHAIN, given=plan.given.document(), folder=plan.folder, **_facts(plan))
+            folder.write_recipe(plan.chain.resolved)
         results: dict[str, dict[str, Any]] = {}
         try:
             for stage in plan.todo:

@@ -47,8 +47,9 @@ def _run(plan: SweepPlan, options: RunOptions, listener: Listener, stop: StopReq
         trials = [*plan.trials]
         facts = sweep_facts(folder.path, trials)
         asked = {"given": plan.given.document(), "space": plan.space.document(), "asked": plan.asked}
-        folder.begin_attempt(options.threads, kind=SWEEP, **asked, **facts)
-        folder.write_recipe(plan.source.text)
+        if folder.is_held:
+            folder.begin_attempt(options.threads, kind=SWEEP, **asked, **facts)
+            folder.write_recipe(plan.source.text)
         try:
             if (number := _next(plan, folder, trials)) is None:
                 warn_without_effect(folder.path, plan.changes, listener)

@@ -1,8 +1,10 @@
 """The model that `tfkit.load` returns, with methods for rows, prompts and texts."""
 
+import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -17,7 +19,10 @@ from tfkit.errors import UsageError
 from tfkit.hub import Loaded
 from tfkit.recipe.reading.overrides import Overrides, scored_overrides
 from tfkit.recipe.schema.carbon_section import CarbonSection
+from tfkit.run.manifest import NAME as MANIFEST
+from tfkit.run.manifest import write_manifest
 from tfkit.run.signals import interrupts
+from tfkit.run.tfkit_json import read_tfkit_json
 from tfkit.training.isolation import isolated
 
 _TEXTS_AT_ONCE = 32  # in a batch of `embed`
@@ -34,7 +39,7 @@ class LoadedModel(Loaded):
         return f"LoadedModel({str(self.folder)!r}, head {self.config.head.kind}, {count:,} parameters)"
 
     def save(self, folder: str | Path) -> None:
-        """Write a model folder as training does: float32 weights, configuration, tokenizer, and the lineage of the loaded model.
+        """Write a model folder as training does: float32 weights, configuration, tokenizer, lineage of the loaded model, and manifest.
 
         Raises UsageError for a folder of a run or of a checkpoint, which would be lost, and ModelError for weights of 8 bits.
         """
@@ -42,9 +47,16 @@ class LoadedModel(Loaded):
         Inputs().refuse_output(target, "folder")
         if target.is_file():
             raise UsageError(f"{target}: is a file, and a model is a folder; give another one")
-        if held := next((name for name in ("run.json", "manifest.json") if (target / name).exists()), None):
+        held = next((name for name in ("run.json", "manifest.json") if (target / name).exists()), None)
+        if held == "run.json" or (held and read_tfkit_json(target).objective is not None):  # that of a saved model names no objective
             raise UsageError(f"{target}: holds a {held}, so it is a run or a checkpoint, which is never overwritten; give another folder")
-        super().save(target)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with TemporaryDirectory(dir=target.parent, prefix=f".{target.name}.") as made:
+            super().save(made)
+            write_manifest(Path(made))
+            target.mkdir(exist_ok=True)
+            for path in sorted(Path(made).iterdir(), key=lambda path: path.name == MANIFEST):  # which is written last
+                shutil.move(path, target / path.name)
 
     def predict(
         self,

@@ -1,4 +1,4 @@
-"""GPUs by name, from the vendors' data sheets, and the power of this machine before any measurement. Torch-free.
+"""GPUs by name, from the vendors' data sheets, and the power of this machine before any measurement.
 
 That power comes from CodeCarbon's constants, which the meter also uses if there is no power counter.
 """
@@ -12,6 +12,7 @@ from functools import cache
 
 from tfkit.carbon.place import codecarbon_folder, codecarbon_settings
 from tfkit.run.machine import processor
+from tfkit.training.peak_speed import GPU_PEAKS
 
 # CodeCarbon 3.3.2: core/cpu.py (an unknown processor), external/hardware.py (load model), external/ram.py (memory modules).
 _WATTS_PER_THREAD = 4.0
@@ -35,13 +36,13 @@ class Gpu:
 
 GPUS = {
     # NVIDIA H100 Tensor Core GPU data sheet, SXM5: bf16 1,979 TFLOP/s with sparsity; 3.35 TB/s; 80 GB; 700 W; NVLink 900 GB/s both ways
-    "h100": Gpu("NVIDIA H100 SXM", 989e12, 3.35e12, 80e9, 700.0, 450e9, "NVIDIA H100 data sheet (SXM5)"),
+    "h100": Gpu("NVIDIA H100 SXM", GPU_PEAKS["H100"], 3.35e12, 80e9, 700.0, 450e9, "NVIDIA H100 data sheet (SXM5)"),
     # NVIDIA A100 Tensor Core GPU data sheet, 80 GB SXM4: bf16 312 TFLOP/s dense; 2,039 GB/s; 400 W; NVLink 600 GB/s both ways
-    "a100": Gpu("NVIDIA A100 80GB SXM", 312e12, 2.039e12, 80e9, 400.0, 300e9, "NVIDIA A100 data sheet (80 GB SXM4)"),
+    "a100": Gpu("NVIDIA A100 80GB SXM", GPU_PEAKS["A100"], 2.039e12, 80e9, 400.0, 300e9, "NVIDIA A100 data sheet (80 GB SXM4)"),
     # NVIDIA L4 Tensor Core GPU data sheet: bf16 242 TFLOP/s with sparsity; 300 GB/s; 24 GB; 72 W; PCIe Gen4 x16, 64 GB/s both ways
-    "l4": Gpu("NVIDIA L4", 121e12, 300e9, 24e9, 72.0, 32e9, "NVIDIA L4 data sheet"),
+    "l4": Gpu("NVIDIA L4", GPU_PEAKS["L4"], 300e9, 24e9, 72.0, 32e9, "NVIDIA L4 data sheet"),
     # AMD Instinct MI300X data sheet: bf16 1,307.4 TFLOP/s dense; 5.3 TB/s; 192 GB; 750 W; Infinity Fabric 7 x 64 GB/s each way
-    "mi300x": Gpu("AMD Instinct MI300X", 1307.4e12, 5.3e12, 192e9, 750.0, 448e9, "AMD Instinct MI300X data sheet"),
+    "mi300x": Gpu("AMD Instinct MI300X", GPU_PEAKS["MI300X"], 5.3e12, 192e9, 750.0, 448e9, "AMD Instinct MI300X data sheet"),
 }
 
 

@@ -11,7 +11,7 @@ from tfkit.data.sources.split_files import evaluated_files
 from tfkit.engine.request.inputs import Inputs, files_of, inputs_of, sections_of
 from tfkit.errors import ModelError, UsageError
 from tfkit.model.config import ModelConfig
-from tfkit.recipe import RecipeError, RecipeText, open_recipe
+from tfkit.recipe import RecipeError, RecipeText, read_run_recipe
 from tfkit.recipe.reading.checks import fitting_problems, unread_length
 from tfkit.recipe.reading.overrides import Overrides, apply_overrides, split_overrides
 from tfkit.recipe.reading.problems import Problem
@@ -68,7 +68,8 @@ def read_settings(
 
     `scored`: a file, folder or glob in place of data.validation.
 
-    Raises UsageError, also for an override of another section than `sections`: the command would not read it.
+    Raises ModelError if the recipe of the run is damaged; UsageError, also for an override of another section than `sections`: the command
+    would not read it.
     """
     for name in overrides:
         if name.partition(".")[0] not in sections:
@@ -77,19 +78,21 @@ def read_settings(
             raise UsageError(f"{OVERRIDES}: {name}: a budget is of a training, and this command has none; leave it out")
     if scored is not None:  # applied before the others, so that data.validation.0.text=... can name the column
         overrides = {"data.validation": [{"path": scored, "files": evaluated_files(scored)}], **overrides}
-    saved = saved_recipe(checkpoint)
-    source = recipe or saved
+    source = recipe or saved_recipe(checkpoint)
     if source is None:
         return _without_recipe(checkpoint, overrides)
+    if isinstance(section := overrides.get("data"), dict) and "train" not in section:  # the section is replaced, and nothing is trained
+        overrides = {**overrides, "data": {"train": source.fields().get("data.train"), **section}}
     if recipe is None and any(name.partition(".")[0] == "objective" for name in overrides):
         overrides = {**_defaults_of_other_objectives(), **overrides}
     if recipe is None:  # a training may skip rows, up to data.max_lost of them, but a score may not
         overrides = {"data.on_bad_row": "error", "data.max_lost": None, **overrides}
     if recipe is None and scored is not None:  # the run's limits are meant for its own rows; the data that are named here are scored whole
         overrides = {"evaluation.max_tokens": None, "data.rows": None, **overrides}
-    if recipe is not None and saved is not None:
-        with suppress(UsageError):  # an error in the run's own recipe, which this command was not given
-            overrides = {**split_overrides(saved.read(), recipe.fields()), **overrides}
+    if recipe is not None:
+        with suppress(ModelError):  # the run's own recipe is damaged, and another one was given
+            if saved := saved_recipe(checkpoint):
+                overrides = {**split_overrides(saved.read(), recipe.fields()), **overrides}
     read = source.read(overrides)
     data: DataSection | None = read.data
     if scored is not None:
@@ -182,10 +185,12 @@ def _read_as_trained(data: DataSection, path: str) -> DataSection:
 def saved_recipe(checkpoint: Path) -> RecipeText | None:
     """Return the recipe.yaml of the run folder that holds a checkpoint; None if the checkpoint is in no run folder, or in one without this
     file.
+
+    Raises ModelError if the file is not valid.
     """
     folder = checkpoint.resolve().parent
-    saved = folder.parent / "recipe.yaml"
-    return open_recipe(str(saved)) if folder.name == "checkpoints" and saved.is_file() else None
+    is_saved = folder.name == "checkpoints" and (folder.parent / "recipe.yaml").is_file()
+    return read_run_recipe(folder.parent).source if is_saved else None
 
 
 def infer_objective(model: "Described") -> dict[str, Any]:

@@ -11,7 +11,7 @@ from tfkit.engine.listener import Listener
 from tfkit.engine.request.training_request import RequestRecord, require_trainable
 from tfkit.errors import DataError, MachineError, TfkitError, UsageError, argument
 from tfkit.model.config import ModelConfig
-from tfkit.recipe import model_config, read_recipe
+from tfkit.recipe import model_config, read_recipe, read_run_recipe
 from tfkit.recipe.presets import merge
 from tfkit.recipe.reading.overrides import LENGTH, followed_by, split_overrides
 from tfkit.recipe.reading.tree import flatten
@@ -22,6 +22,7 @@ from tfkit.run.listing import read_run
 from tfkit.run.lock import is_locked
 from tfkit.run.machine import describe_machine
 from tfkit.run.manifest import verify
+from tfkit.run.run_json import stage_folders
 from tfkit.run.strict_json import is_number
 
 _PATIENCE = "training.patience"  # changes the end of a run, not its steps
@@ -70,10 +71,11 @@ def nothing_to_resume(run: Path) -> TfkitError:
 def resolve_resumption(folder: RunFolder, now: RequestRecord) -> Resumption:
     """Return how a run continues: with its resolved recipe, and the changes between what was given before and what is given now.
 
-    Raises UsageError, with a list of the changes, if the run would have taken other steps with them. If the run was begun by an older
-    version, which did not record what was given, its whole recipe is compared with the one that is given now.
+    Raises UsageError, with a list of the changes, if the run would have taken other steps with them, and ModelError if the run's recipe is
+    damaged. If the run was begun by an older version, which did not record what was given, its whole recipe is compared with the one that
+    is given now.
     """
-    begun = read_recipe(str(folder.recipe)).recipe
+    begun = read_run_recipe(folder.path).recipe
     before = RequestRecord.from_document(folder.recorded.given)
     given, base, wanted = now, begun, None
     if now.recipe is None:
@@ -96,7 +98,7 @@ def resolve_resumption(folder: RunFolder, now: RequestRecord) -> Resumption:
             f"{folder.path}: this run was started with another recipe, so it cannot continue:\n  {lines}\n"
             f"Revert these changes, or start another run with {argument('run')}"
         )
-    return Resumption(_with_changes(begun, wanted, changes), given, changes)
+    return Resumption(_beside(_with_changes(begun, wanted, changes), folder.path), given, changes)
 
 
 def merged(before: RequestRecord, now: RequestRecord) -> RequestRecord:
@@ -281,6 +283,24 @@ def _with_changes(begun: Recipe, wanted: Recipe, changes: Iterable[str]) -> Reci
         field = rest.partition(".")[0]
         sections[section] = old.model_copy(update={field: getattr(new, field)}) if field else new  # a list has no fields
     return begun.model_copy(update=sections)
+
+
+def _beside(recipe: Recipe, run: Path) -> Recipe:
+    """Return the recipe of a stage of a chain that was moved since the stage began, with the earlier stages where they are now."""
+    stages = stage_folders(run.parent)
+
+    def present(path: str | None) -> str | None:
+        if path is None or path.startswith("hub:") or Path(path).exists():
+            return path
+        return str(stages.get(Path(path).name, path))
+
+    objective, model = recipe.objective, recipe.model
+    update = {
+        "model": model if model.start is None else model.model_copy(update={"from": present(model.start)}),
+        "tokenizer": recipe.tokenizer.model_copy(update={"path": present(recipe.tokenizer.path)}),
+        "objective": objective.model_copy(update={name: present(getattr(objective, name)) for name in objective.companions}),
+    }
+    return recipe.model_copy(update=update)
 
 
 def _fields(recipe: Recipe, saved: Recipe) -> dict[str, Any]:

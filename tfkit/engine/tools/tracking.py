@@ -8,7 +8,7 @@ from typing import Any
 from tfkit.engine.listener import Listener
 from tfkit.engine.training_run.tracker_adapters import TrackedRun, tracker_of
 from tfkit.errors import MachineError, Stopped, TfkitError, UsageError, argument
-from tfkit.recipe import read_recipe
+from tfkit.recipe import read_run_recipe
 from tfkit.recipe.dump import recipe_document
 from tfkit.recipe.schema.output_sections import ProjectTrackerSection, TensorBoardSection, TrackerSection
 from tfkit.run.listing import read_run
@@ -71,7 +71,7 @@ def _numbers(values: Mapping[str, Any], prefix: str) -> dict[str, float]:
 
 def _send(folder: Path, section: TrackerSection, listener: Listener) -> Tracked:
     run = known_of(folder)
-    recipe = recipe_document(read_recipe(str(folder / "recipe.yaml")).recipe, None)
+    recipe = recipe_document(read_run_recipe(folder).recipe, None)
     open_run = tracker_of(section, TrackedRun(folder.resolve(), run.run_id, recipe, lambda: run.totals))
     count = 0
     try:

@@ -85,12 +85,14 @@ _PATIENCE_SECONDS = 5.0  # for the exit of a rank whose connection is closed
 ForwardSignals = Callable[[Callable[[int], None]], AbstractContextManager[None]]  # within the block, stop signals go to this function
 
 
-def find_or_start(requested: int | None, words: Sequence[str], forwarding: ForwardSignals, report: Callable[[str], None]) -> Ranks | int:
+def find_or_start(
+    requested: int | None, words: Sequence[str], forwarding: ForwardSignals, report: Callable[[str], None], again: str | None = None
+) -> Ranks | int:
     """Return the rank of this process; or, if it is no rank and several are requested, start tfkit's processes, wait for their end, and
     return the exit code.
 
-    `words`: the command line of each process; `report` is called if one failed and has not said why. Raises UsageError if this process is a
-    rank already, and the number of ranks is not the requested one.
+    `words`: the command line of each process; `report` is called if one failed and has not said why; `again`: the command that continues
+    after the loss of one. Raises UsageError if this process is a rank already, and the number of ranks is not the requested one.
     """
     ranks = find_ranks()
     if requested is not None and not ranks.is_alone and requested != ranks.size:
@@ -107,7 +109,7 @@ def find_or_start(requested: int | None, words: Sequence[str], forwarding: Forwa
         with forwarding(workers.forward_signal):
             code = workers.wait()
         if (culprit := workers.culprit) is not None and not workers.has_reported(culprit):
-            report(workers.report(culprit))
+            report(workers.report(culprit) + (f"\n{again}" if again and code == PeerLostError.exit_code else ""))
         return code
     finally:
         workers.kill()

@@ -13,7 +13,7 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from tfkit.errors import UsageError
+from tfkit.errors import ModelError, UsageError
 from tfkit.recipe.bundled import bundled_recipes, find_bundled
 from tfkit.recipe.dump import dump_document
 from tfkit.recipe.presets import model_problems
@@ -139,6 +139,14 @@ def open_recipe(name_or_path: str) -> RecipeText:
 def read_recipe(name_or_path: str, overrides: Overrides = NO_OVERRIDES, *, with_files: bool = False) -> ResolvedRecipe:
     """Read and check a recipe; see `RecipeText.read`. `with_files`: missing files and folders are problems, too."""
     return open_recipe(name_or_path).resolve(overrides, with_files=with_files)
+
+
+def read_run_recipe(run: Path) -> ResolvedRecipe:
+    """Read and check the recipe.yaml of a run folder. Raises ModelError: the run is damaged, and the command is right."""
+    try:
+        return read_recipe(str(run / "recipe.yaml"))
+    except UsageError as error:
+        raise ModelError(f"{error}\nThis is the recipe of the run {run}, as tfkit wrote it: restore the file") from None
 
 
 def read_document(document: dict[str, Any], name: str, overrides: Overrides = NO_OVERRIDES, comment: str = "") -> ResolvedRecipe:
