@@ -70,7 +70,8 @@ class RunFolder:
         warn: Callable[[str], None] = lambda _: None,
         group: str | None = None,
     ) -> "RunFolder":
-        """Make the folder if it does not exist, and lock it. A finished run that may not be written is not locked, and stays as it is.
+        """Make the folder if it does not exist, and lock it. A finished run to be resumed, in whose folder this user may not write, is not
+        locked, and stays as it is.
 
         `resume`: whether the folder's checkpoints are to be continued; None for a command that is no training. `command`: None keeps the
         recorded one. `group`: the kind of a folder for several runs (run_json.py).
@@ -102,7 +103,7 @@ class RunFolder:
 
     @property
     def is_held(self) -> bool:
-        """Whether this process has the folder, and may write in it."""
+        """Whether this process has locked the folder; if not, it writes nothing in it."""
         return self._lock.is_held
 
     @property

@@ -242,7 +242,7 @@ def _glob(pattern: Path) -> list[Path]:
 
 
 def _require_open(parts: tuple[str, ...]) -> None:
-    """Raise DataError for a folder that a glob must read and cannot: glob.glob leaves out its files."""
+    """Raise DataError if a folder that the glob of these path parts must read may not be read: glob.glob silently leaves out its files."""
     for number, part in enumerate(parts):
         needed = os.R_OK | os.X_OK if glob.has_magic(part) else os.X_OK
         for folder in filter(os.path.isdir, glob.glob(str(Path(*parts[:number])))):

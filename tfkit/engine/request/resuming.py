@@ -286,7 +286,7 @@ def _with_changes(begun: Recipe, wanted: Recipe, changes: Iterable[str]) -> Reci
 
 
 def _beside(recipe: Recipe, run: Path) -> Recipe:
-    """Return the recipe of a stage of a chain that was moved since the stage began, with the earlier stages where they are now."""
+    """Return the recipe of a stage. If its chain was moved since it began, the paths of earlier stages are those where they are now."""
     stages = stage_folders(run.parent)
 
     def present(path: str | None) -> str | None:

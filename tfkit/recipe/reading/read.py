@@ -142,7 +142,7 @@ def read_recipe(name_or_path: str, overrides: Overrides = NO_OVERRIDES, *, with_
 
 
 def read_run_recipe(run: Path) -> ResolvedRecipe:
-    """Read and check the recipe.yaml of a run folder. Raises ModelError: the run is damaged, and the command is right."""
+    """Read and check the recipe.yaml of a run folder. Raises ModelError if it is missing or invalid: the run is wrong, not the command."""
     try:
         return read_recipe(str(run / "recipe.yaml"))
     except UsageError as error:
