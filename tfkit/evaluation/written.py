@@ -54,7 +54,10 @@ def write_texts(
 
 
 def rows_of(source: Source, stored: ExampleSet) -> Iterator[Row]:
-    """Yield the row of each example. Examples are in the order of the rows; bad rows have none. The files may have moved since."""
+    """Yield the row of each example. Examples are in the order of the rows; bad rows have none.
+
+    The source's files may lie in another folder than when the examples were stored.
+    """
     rows = source.rows({})
     for number in range(len(stored)):
         yield next(row for row in rows if is_row_of(row, stored, number))

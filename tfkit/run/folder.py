@@ -103,7 +103,7 @@ class RunFolder:
 
     @property
     def is_held(self) -> bool:
-        """Whether this process has locked the folder; if not, it writes nothing in it."""
+        """Whether this process has locked the folder, and it is still at its path; if not, nothing may be written in it."""
         return self._lock.is_held
 
     @property

@@ -140,7 +140,7 @@ def writing(device: torch.device, precision: torch.dtype) -> dict[str, float]:
 
 
 def weight_bytes(device: torch.device, precision: torch.dtype) -> float:
-    """Return the bytes of weights per second that are multiplied by a single position."""
+    """Return how many bytes of a weight matrix are read per second if it is multiplied by the vector of a single position."""
     matrix, state = (torch.ones(rows, 2048, dtype=precision, device=device) for rows in (2048, 1))
     return rate(matrix.numel() * matrix.element_size(), lambda: F.linear(state, matrix))
 
