@@ -10,6 +10,7 @@ from tiny_files import write_rows
 from tiny_runs import WORDS, Done, assert_same_bits, run_tfkit, strike
 
 import tfkit.engine.assembly.training_data
+from tfkit.hub import find_checkpoint
 
 pytestmark = pytest.mark.usefixtures("in_place")
 
@@ -77,6 +78,15 @@ def test_before_its_training_a_run_goes_on_by_the_command_that_was_given(place: 
     assert line == f"tfkit resume {run} --threads 1"
     done = run_tfkit(place, [*shlex.split(line)[1:], "--json"])
     assert (done.code, done.document["steps"]) == (0, 5), done.err
+
+
+def test_the_last_line_keeps_that_models_are_read_as_they_are(place: Path, tmp_path: Path) -> None:
+    base = shutil.copytree(find_checkpoint("bert"), tmp_path / "bert")
+    (base / "generation_config.json").write_text("{}", encoding="utf-8")
+    start = ["finetune", "--from", str(base), *STARTS["finetune without one"][3:], "--run", str(tmp_path / "run")]
+    run_tfkit(place, start).exits(4, "generation_config.json: ")
+    line = last_line(run_tfkit(place, [*start, "--no-verify"], strike(signal.SIGTERM, 2)))
+    run_tfkit(place, shlex.split(line)[1:]).exits(0)
 
 
 def test_what_no_run_can_go_on_with_is_refused(tmp_path: Path) -> None:

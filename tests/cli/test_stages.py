@@ -1,6 +1,7 @@
 """A recipe with stages: a language model, a classifier from it, and a student that it teaches, as one run and by hand."""
 
 import contextlib
+import json
 import os
 import shlex
 import shutil
@@ -229,6 +230,15 @@ def test_a_part_of_the_stages_and_what_may_change_before_the_rest(whole: dict[st
     last = good("resume", "part", "tune.training.steps=7", "small.training.steps=3", "--json").document
     assert {name: one["steps"] for name, one in last["stages"].items()} == {"base": STEPS, "tune": 7, "small": 3}
     assert (last["status"], last["steps"]) == ("finished", STEPS + 7 + 3)
+
+
+def test_a_remedy_can_be_pasted_whatever_the_name_of_the_folder() -> None:
+    run = Path("my runs", "new")
+    run.mkdir(parents=True)
+    about = {"schema_version": 1, "run_id": "a", "status": "stopped", "attempts": [], "kind": "stages", "stages": {"base": {}}}
+    (run / "run.json").write_text(json.dumps(about), encoding="utf-8")
+    with pytest.raises(ModelError, match="base, was not started yet; continue with `tfkit resume 'my runs/new'`"):
+        find_checkpoint(run)
 
 
 def test_the_first_stage_may_begin_from_another_checkpoint_with_other_rows(whole: dict[str, Any]) -> None:

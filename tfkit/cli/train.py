@@ -8,7 +8,7 @@ from typing import Any
 
 from tfkit import console
 from tfkit.cli.options import Training, option_words, stage_names
-from tfkit.cli.program import set_crash_folder
+from tfkit.cli.program import set_crash_folder, words_of_command
 from tfkit.cli.ranks import join_training
 from tfkit.cli.results import show, training_text
 from tfkit.engine.planning.run_forecaster import RunForecaster
@@ -100,7 +100,8 @@ def to_run_options(
 
 def _flags(options: RunOptions, as_json: bool, *, runs_code: bool) -> list[str]:
     code = runs_code or options.code.every_file  # also if the code files are allowed here: the command may be run on another machine
-    given = {"exact": options.exact, "force": options.force, "allow-code": code, "json": as_json}
+    unverified = "--no-verify" in words_of_command
+    given = {"exact": options.exact, "force": options.force, "allow-code": code, "no-verify": unverified, "json": as_json}
     flags = [f"--{name}" for name, is_given in given.items() if is_given]
     ranks, stages = None if options.ranks.is_alone else options.ranks.size, ",".join(options.stages) or None
     gates = [("fail-if", gate) for gate in options.fail_if]

@@ -3,6 +3,7 @@ id that identify its model.
 """
 
 import hashlib
+import shlex
 import warnings
 from pathlib import Path
 
@@ -91,7 +92,11 @@ def _last_stage(folder: Path, stages: dict[str, Path]) -> Path:
     if (last / "checkpoints").is_dir():
         return _find_folder(last)
     started = [str(path) for path in stages.values() if (path / "checkpoints").is_dir()]
-    remedy = f"name one of those that were started: {', '.join(started)}" if started else f"continue with `tfkit resume {folder}`"
+    remedy = (
+        f"name one of those that were started: {', '.join(started)}"
+        if started
+        else f"continue with `tfkit resume {shlex.quote(str(folder))}`"
+    )
     raise ModelError(f"{folder}: the last of its stages, {last.name}, was not started yet; {remedy}")
 
 

@@ -5,6 +5,7 @@ A file that the manifest does not list is ignored, since it was not saved with t
 Weights are hashed in a thread while they are loaded from the same cached pages, so the disk is read once and there is no second copy.
 """
 
+import shlex
 import threading
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -116,6 +117,6 @@ def _compare(paths: Mapping[str, Path], entries: Mapping[str, Entry], names: Ite
         if sha256 != entries[name]["sha256"]:
             raise ModelError(
                 f"{path}: damaged: its SHA-256 is not that of {NAME}. Restore the file, or name another checkpoint; "
-                f"`tfkit verify {path.parent}` checks every file, and {argument('verify', False)} reads them as they are"
+                f"`tfkit verify {shlex.quote(str(path.parent))}` checks every file, and {argument('verify', False)} reads them as they are"
             )
     return hashed

@@ -6,6 +6,7 @@ automatically, since that changes the last bits of a run's numbers.
 
 import contextlib
 import os
+import shlex
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -69,5 +70,5 @@ class Contention:
         self.warn(
             f"other processes compete for the processor: at a load of {load:.1f} on {self.machine} cores this run's {self.threads} threads "
             f"get the time of {used:.1f}, and each step waits for its slowest thread. Fewer threads may be faster: stop the run, and "
-            f"`tfkit resume {self.run} --threads {fewer}` continues it, with the same results up to rounding"
+            f"`tfkit resume {shlex.quote(str(self.run))} --threads {fewer}` continues it, with the same results up to rounding"
         )

@@ -1,5 +1,6 @@
 """The hooks of the training loop: each delegates to the part of the run that it concerns."""
 
+import shlex
 from functools import cached_property
 
 from tfkit.data import StepLoader
@@ -100,7 +101,7 @@ class LoopHooks:
             write_replay(path, describe_step(stepper, loader, error, lambda companion, name: latest[weight_key(companion, name)]))
         except OSError as trouble:
             return f"The step could not be recorded for tfkit replay ({trouble.strerror})"
-        return f"`tfkit replay {path}` repeats the step and names the first module that goes wrong"
+        return f"`tfkit replay {shlex.quote(str(path))}` repeats the step and names the first module that goes wrong"
 
     def nondeterministic(self, reason: str) -> None:
         """Warn that a resumed run may differ in its last bits on this device; `reason`: PyTorch's message."""
