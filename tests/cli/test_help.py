@@ -55,6 +55,16 @@ def test_help_ends_with_the_examples_whole(monkeypatch: pytest.MonkeyPatch) -> N
     assert [line.strip() for line in out[start + 1 :] if line.strip()] == list(examples("evaluate"))
 
 
+@pytest.mark.parametrize("command", ["evaluate", "predict", "embed"])
+def test_help_says_that_rows_are_scored_where_nothing_is_trained(command: str) -> None:
+    said = " ".join(run_here([command, "--help"]).exits(0).out.split())
+    assert "--rows N A quick try: only N of the rows, drawn by the seed." in said
+
+
+def test_the_help_of_a_plan_shows_a_condition_that_a_plan_knows() -> None:
+    assert '"emissions_g > 50". --stages' in " ".join(run_here(["plan", "--help"]).exits(0).out.split())
+
+
 def test_help_names_completion() -> None:
     said = " ".join(run_here(["--help"]).exits(0).out.split())
     assert "--install-completion Install completion for the current shell: writes a script to your home folder" in said

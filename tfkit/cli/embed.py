@@ -22,7 +22,7 @@ def embed(
     checkpoint: options.Checkpoint,
     data: Annotated[str, typer.Option(metavar="F", help="The texts: a file, folder or glob; - reads stdin.")],
     overrides: options.Overrides = None,
-    rows: options.Rows = None,
+    rows: options.AnsweredRows = None,
     out: Annotated[
         Path | None,
         typer.Option(metavar="F", help="Write the vectors to this file: to F.npy as one array, to F.parquet with the fields of the rows."),

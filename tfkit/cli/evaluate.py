@@ -37,7 +37,7 @@ def evaluate(
     overrides: options.Overrides = None,
     data: Annotated[str | None, typer.Option(metavar="F", help="A file, folder or glob to score; by default data.validation.")] = None,
     columns: options.Columns = None,
-    rows: options.Rows = None,
+    rows: options.AnsweredRows = None,
     fail_if: options.FailIf = None,
     predictions: Annotated[Path | None, typer.Option(metavar="F", help="Write one JSON line per row: place, loss, answer.")] = None,
     allow_code: options.AllowCode = False,

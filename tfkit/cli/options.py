@@ -59,6 +59,7 @@ Minutes = Annotated[
 Rows = Annotated[
     int | None, typer.Option(min=1, metavar="N", help="A quick try: N rows to train on and N held-out ones, drawn by the seed.")
 ]
+AnsweredRows = Annotated[int | None, typer.Option(min=1, metavar="N", help="A quick try: only N of the rows, drawn by the seed.")]
 RunFolder = Annotated[Path | None, typer.Option(metavar="DIR", help="The run folder.")]
 Resume = Annotated[bool, typer.Option("--resume", help="Resume from the newest good checkpoint of the run folder.")]
 Exact = Annotated[bool, typer.Option("--exact", help="When resuming: refuse to fall back to an older checkpoint.")]
@@ -76,6 +77,7 @@ RankCount = Annotated[
     int | None, typer.Option(min=1, max=1024, metavar="N", help="Use N processes on this machine; --threads applies to each.")
 ]
 FailIf = Annotated[list[str] | None, typer.Option(metavar="GATE", help='End with exit code 8 if this holds: "loss > 3".')]
+PlannedFailIf = Annotated[list[str] | None, typer.Option(metavar="GATE", help='End with exit code 8 if this holds: "emissions_g > 50".')]
 Stages = Annotated[str | None, typer.Option(metavar="NAMES", help="Use only these stages of the recipe: sft,reward.")]
 DryRun = Annotated[
     bool, typer.Option("--dry-run", help="Start nothing; print the recipe on stdout, and the first rows, steps, memory and time on stderr.")

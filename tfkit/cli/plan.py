@@ -29,7 +29,7 @@ def plan(
     overrides: options.Overrides = None,
     *,
     tuned: options.Tuned,
-    fail_if: options.FailIf = None,
+    fail_if: options.PlannedFailIf = None,
     stages: options.Stages = None,
     probe: Annotated[int, typer.Option(min=0, max=10_000, metavar="N", help="Measure N real steps.")] = 0,
     ranks: Annotated[int, typer.Option(min=1, max=100_000, metavar="N", help="Plan for N ranks.")] = 1,

@@ -26,7 +26,7 @@ def predict(
     data: Annotated[str, typer.Option(metavar="F", help="The rows: a file, folder or glob; - reads stdin.")],
     overrides: options.Overrides = None,
     columns: options.Columns = None,
-    rows: options.Rows = None,
+    rows: options.AnsweredRows = None,
     out: Annotated[
         Path | None,
         typer.Option(

@@ -63,8 +63,10 @@ def score_tables(entries: Sequence[Entry], full: bool) -> list[tuple[str, Table]
         most = max(abs(row.value) for row in rows) or 1.0
         texts = [[f"{row.name} ({row.kind})", f"{row.value:.4g}"] for row in rows]
         bars = [(abs(row.value) / most, row.colour) for row in rows]
-        recipe = scored[0][1].run.recipe
-        task = [value_text(recipe, "objective.kind"), shareable(_data_text(recipe.get("data.train")), full=full)]
+        recipes = [entry.run.recipe for _, entry in scored]
+        learned = {_data_text(recipe.get("data.train")) for recipe in recipes}
+        data = learned.pop() if len(learned) == 1 else _data_text(recipes[0].get("data.validation"))
+        task = [value_text(recipes[0], "objective.kind"), shareable(data, full=full)]
         title = f"{_plain(metric)} ({'higher' if _is_high(metric) else 'lower'} is better)"
         tables += [(": ".join([title, *([" of ".join(task)] if all(task) else [])]), Table(["model", _plain(metric)], texts, bars))]
     return [(title, table) for title, table in tables if len(table.rows) > 1]

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
+from tfkit.recipe.reading.tree import flatten
 from tfkit.recipe.schema.objective_sections import HIGHER
 from tfkit.reporting.amount_texts import FORECAST_WORDS, forecast_of, format_cost, format_field, format_forecast, run_figures
 from tfkit.reporting.equal_score import Comparison
@@ -154,11 +155,23 @@ def provenance_table(entries: Sequence[Entry]) -> Table:
 
 def differences_table(entries: Sequence[Entry], full: bool) -> Table:
     """Return the table of the recipe values that differ between the runs."""
-    recipes = [entry.run.recipe for entry in entries]
+    recipes = [_expanded(entry.run.recipe) for entry in entries]
     every = dict.fromkeys(name for recipe in recipes for name in recipe if not name.endswith("sha256"))
-    names = [name for name in every if len({value_text(recipe, name) for recipe in recipes}) > 1]
+    names = [name for name in every if len({str(recipe.get(name, "")) for recipe in recipes}) > 1]
     rows = [[name, *(shareable(value_text(recipe, name), full=full) for recipe in recipes)] for name in names[:_MOST_DIFFERENCES]]
     return Table(["key", *(entry.label for entry in entries)], rows)
+
+
+def _expanded(recipe: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the values of a recipe in which each mapping in a list, such as a source, gives the fields that it sets: data.train.0.path."""
+    values: dict[str, Any] = {}
+    for name, value in recipe.items():
+        if isinstance(value, list) and any(isinstance(item, dict) for item in value):
+            items = flatten({f"{name}.{number}": item for number, item in enumerate(value)})
+            values |= {key: item for key, item in items.items() if item is not None}
+        else:
+            values[name] = value
+    return values
 
 
 def value_text(recipe: Mapping[str, Any], name: str) -> str:
