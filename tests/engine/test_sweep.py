@@ -159,6 +159,15 @@ def test_what_is_refused_before_the_first_trial(whole: Any) -> None:
     assert not Path("none").exists()
 
 
+def test_trials_that_are_not_scored_alike_are_warned_of(tmp_path: Path) -> None:
+    recipe = tmp_path / "lengths.yaml"
+    recipe.write_text(json.dumps(RECIPE), encoding="utf-8")
+    warned = "data.sequence_length: the trials are not scored alike, so their loss may not be comparable"
+    done = run_here(["sweep", recipe, "--run", tmp_path / "lengths", "data.sequence_length=8,16"]).exits(0)
+    assert warned in done.err
+    assert "not scored alike" not in run_here(["sweep", recipe, "--run", tmp_path / "rates", "optimizer.lr=1e-3,1e-2"]).exits(0).err
+
+
 def test_a_better_evaluation_that_was_not_saved_is_said() -> None:
     """Of a single run and of the trials of a sweep alike: the scores that are compared are those of checkpoints."""
     Path("recipe.yaml").write_text(json.dumps(RECIPE), encoding="utf-8")

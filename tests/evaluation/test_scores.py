@@ -218,6 +218,13 @@ def test_every_interval_contains_its_estimate() -> None:
     assert 0 <= nearly[0] <= nearly[1] <= 1
 
 
+def test_no_interval_is_beyond_the_bounds_of_its_metric() -> None:
+    """Of three rows many resamples have a correlation of 1 or -1, far from that of all three."""
+    targets, predictions = np.array([0.1, 0.2, 0.8]), np.array([0.6, 0.1, 0.4])
+    found = intervals(regression_metrics(targets, predictions), 3, 200, seed=1)
+    assert all(-1 <= low <= high <= 1 for low, high in (found["pearson"], found["spearman"]))
+
+
 def test_resamples_without_a_value_count_for_nothing() -> None:
     targets, predictions = np.array([0.0, 1.0, 2.0]), np.array([0.0, 1.0, 1.0])  # some resamples are constant
     found = intervals(regression_metrics(targets, predictions), 3, 200, seed=1)

@@ -40,6 +40,14 @@ def test_the_json_document(capsys: pytest.CaptureFixture[str]) -> None:
     assert document["carbon_status"] == "off"
 
 
+def test_activation_checkpointing_is_planned_with_less_memory(capsys: pytest.CaptureFixture[str]) -> None:
+    def memory(*words: str) -> int:
+        assert main(["plan", "plain.yaml", OFF, "--json", "--threads", "1", "model.decoder_layers=12", "model.dim=96", *words]) == 0
+        return int(json.loads(capsys.readouterr().out)["memory_bytes"])
+
+    assert memory("training.activation_checkpointing=true") < memory()
+
+
 def test_the_table_lists_the_largest_parts_first(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["plan", "plain.yaml", "carbon.intensity_g_per_kwh=100"]) == 0
     rows = {line[:14].strip(): line[15:].strip() for line in capsys.readouterr().out.splitlines()}

@@ -39,7 +39,7 @@ def test_a_list_that_the_field_takes_as_one_value_is_one(source: RecipeText, wor
         read_space([word], {}, lambda _: source)
 
 
-@pytest.mark.parametrize("word", ["optimizer.lr=1e-3,3e-3,0.001", "optimizer.kind=[adamw, muon, adamw]"])
+@pytest.mark.parametrize("word", ["optimizer.lr=1e-3,3e-3,0.001", "optimizer.clip_norm=1,1.0", "optimizer.kind=[adamw, muon, adamw]"])
 def test_a_value_that_is_given_twice_is_refused(source: RecipeText, word: str) -> None:
     with pytest.raises(UsageError, match="twice; write each once"):
         read_space([word], {}, lambda _: source)

@@ -125,6 +125,40 @@ def test_runs_without_a_loss_are_compared_by_their_best_metric_and_lower_bounds_
     assert "the energy of a run is a lower bound" in found.notes
 
 
+def test_runs_that_were_scored_in_other_lengths_or_losses_are_marked(tmp_path: Path) -> None:
+    """A longer row leaves more context to each token, and smoothed labels are another loss; a rate of learning changes neither."""
+
+    def notes(*recipes: str) -> list[str]:
+        folder = tmp_path / str(len(list(tmp_path.iterdir())))
+        for number, recipe in enumerate(recipes):
+            path = write_run(folder / f"run-{number}", evaluations={3: float(number)})
+            (path / "recipe.yaml").write_text(recipe, encoding="utf-8")
+        return list(compare(folder).notes)
+
+    assert notes("optimizer: {lr: 1e-3}", "optimizer: {lr: 1e-2}") == []
+    short, long = (
+        "data: {sequence_length: null}\nmodel: {context_length: 64}",
+        "data: {sequence_length: null}\nmodel: {context_length: 128}",
+    )
+    assert notes(short, long) == ["the runs differ in model.context_length, so their scores may not be comparable"]
+    stated = "data: {sequence_length: 32}\nmodel: {context_length: "
+    assert notes(stated + "64}", stated + "128}") == []
+    (note,) = notes("objective: {label_smoothing: 0.1}\nevaluation: {max_tokens: 9}", "objective: {label_smoothing: 0.0}")
+    assert note == "the runs differ in evaluation.max_tokens, objective.label_smoothing, so their scores may not be comparable"
+
+
+def test_models_with_other_vocabularies_are_compared_on_the_same_text_by_its_bytes(base: Path) -> None:
+    """Real runs: a tokenizer of their own gives other ids of the same held-out text."""
+    for size in (290, 300):
+        run_here(["pretrain", base / "tiny.yaml", "--run", base / "sizes" / str(size), f"tokenizer.vocab_size={size}"]).exits(0)
+    found = compare(base / "sizes")
+    assert (found.metric, [entry.label for entry in found.entries]) == ("bits_per_byte", ["290", "300"])
+    assert found.notes[:2] == (
+        "the vocabularies differ, so bits per byte are compared, not the loss per token",
+        "evaluation.max_tokens counts tokens, which differ, so other texts may have been scored",
+    )
+
+
 def test_many_runs_are_cut_to_the_best_ones(tmp_path: Path) -> None:
     for index in range(11):
         write_run(tmp_path / f"run-{index:02d}", evaluations={3: float(index)})

@@ -173,6 +173,16 @@ def test_embodied_emissions_are_the_user_s_figure_with_its_source(tuned: RunFact
     assert sci(on_gpus, full=False)["embodied_g"] == pytest.approx(20.0)
 
 
+def test_the_hours_of_each_machine_count_in_embodied_emissions(tuned: RunFacts) -> None:
+    """Two machines that train together for an hour are two device hours."""
+    (first,) = tuned.attempts
+    second = replace(first, name="1-1", header={**first.header, "node": 1})
+    seconds = tuned.amounts.seconds
+    assert seconds is not None
+    rate = sci(replace(tuned, attempts=(first, second)), full=False)
+    assert rate["embodied_device_hours"] == pytest.approx((seconds + first.sums["seconds"]) / 3600)
+
+
 def test_the_european_form_answers_each_field_or_names_it_as_a_gap(tuned: RunFacts) -> None:
     text = eu_gpai(tuned, full=False)
     for field in (

@@ -25,6 +25,7 @@ from tfkit.training.memory import (
     companion_bytes_per_row,
     largest_divisor,
     likely_peak,
+    planned_row_bytes,
     step_bytes_per_row,
 )
 
@@ -81,6 +82,20 @@ def test_a_plan_counts_what_dropout_of_attention_keeps_on_a_cpu(dtype: torch.dty
         assert kept[0] < (tried[0] - length**2) / memory._MARGIN < 1.5 * kept[0]
     in_half = activation_bytes_per_row(dropping, 512, 2, has_fused_dropout=True)
     assert in_half == activation_bytes_per_row(plain, 512, 4, has_fused_dropout=False) / 2
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.1])
+def test_a_plan_counts_what_is_computed_again(dropout: float) -> None:
+    """Of eight blocks, all but one with its gradients and the tensors between them: as far as what is tried before a run."""
+    deep = config(GPT2, context_length=128, decoder_layers=8, dropout={"attention": dropout})
+    ids, planned, tried = torch.ones(1, 128, dtype=torch.long), [], []
+    for checkpointing in (False, True):
+        module = stepper(build(deep, seed=1)).loss_module
+        module.model.decoder.activation_checkpointing = checkpointing
+        tried.append(step_bytes_per_row(module, Batch(ids, ids)))
+        planned.append(planned_row_bytes(deep, module.objective, 128, 4, has_fused_dropout=False, checkpointing=checkpointing))
+    assert tried[1] < tried[0] / 2
+    assert planned[1] / planned[0] == pytest.approx(tried[1] / tried[0], rel=0.25)
 
 
 def test_the_model_is_as_it_was_after_the_estimate() -> None:

@@ -127,9 +127,8 @@ def _checked(space: SearchSpace) -> SearchSpace:
             "'training.adapter.targets=[[q_proj], [q_proj, v_proj]]'"
         )
     for axis in space.axes:
-        texts = [json.dumps(value) for value in axis.values]
-        if twice := next((text for text in texts if texts.count(text) > 1), None):
-            raise UsageError(f"{axis}: has the value {twice} twice; write each once")
+        if twice := [value for value in axis.values if axis.values.count(value) > 1]:
+            raise UsageError(f"{axis}: has the value {json.dumps(twice[0])} twice; write each once")
     return space
 
 

@@ -12,6 +12,7 @@ from functools import cached_property
 from typing import Any
 
 from tfkit.recipe.schema.objective_sections import HIGHER
+from tfkit.recipe.scoring_fields import scoring_differences
 from tfkit.reporting.run_facts import RunFacts, number_of
 from tfkit.reporting.run_set import Entry, RunSet
 
@@ -136,9 +137,13 @@ def _metric(group: Sequence[Entry]) -> tuple[str | None, list[str]]:
     names = [{name for _, values in entry.run.metrics.evaluations for name in values} for entry in group]
     common = set.intersection(*names) - {"target_tokens"}
     sizes = {entry.run.checkpoint.config.get("vocab_size") for entry in group if entry.run.checkpoint}
-    if len(sizes) > 1 and "bits_per_byte" in common:
-        return "bits_per_byte", ["the vocabularies differ, so bits per byte are compared, not the loss per token"]
-    notes = ["the vocabularies differ, so the losses per token are not comparable"] if len(sizes) > 1 else []
+    differ = len(sizes) > 1 or len({str(entry.run.recorded.data.get("validation")) for entry in group}) > 1  # other ids of the same texts
+    if differ and "bits_per_byte" in common:
+        notes = ["the vocabularies differ, so bits per byte are compared, not the loss per token"]
+        if any(entry.run.recipe.get("evaluation.max_tokens") is not None for entry in group):
+            notes.append("evaluation.max_tokens counts tokens, which differ, so other texts may have been scored")
+        return "bits_per_byte", notes
+    notes = ["the vocabularies differ, so the losses per token are not comparable"] if differ else []
     if "loss" in common:
         return "loss", notes
     best = {str((entry.run.listed.best or {}).get("metric")) for entry in group}
@@ -151,7 +156,7 @@ def _best(values: Sequence[float], is_higher: bool) -> float:
 
 
 def _differences(entries: Sequence[Entry]) -> list[str]:
-    """Return notes on differences in how the amounts of the runs were obtained."""
+    """Return notes on differences in how the amounts and the scores of the runs were obtained."""
     notes = []
     if len({entry.run.place for entry in entries if entry.run.amounts.energy_kwh is not None}) > 1:
         notes.append("the runs have different places or carbon intensities: compare the energy, not the grams")
@@ -159,6 +164,8 @@ def _differences(entries: Sequence[Entry]) -> list[str]:
         notes.append("the energy of the runs was measured in different ways, or for some not at all")
     if any(entry.run.is_lower_bound for entry in entries):
         notes.append("the energy of a run is a lower bound")
+    if fields := scoring_differences([entry.run.recipe for entry in entries if entry.run.recipe]):
+        notes.append(f"the runs differ in {', '.join(fields)}, so their scores may not be comparable")
     return notes
 
 

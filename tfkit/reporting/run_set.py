@@ -32,7 +32,7 @@ class Entry:
     @property
     def evaluation_key(self) -> str:
         """A key that is equal for runs that were evaluated on the same held-out rows for the same objective."""
-        validation = self.run.recorded.data.get("validation")
+        validation = self.run.recorded.held_out or self.run.recorded.data.get("validation")
         return json.dumps([validation, self.run.recipe.get("objective.kind")], sort_keys=True, default=str)
 
 

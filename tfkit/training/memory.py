@@ -160,10 +160,14 @@ def has_logits(config: ModelConfig) -> bool:
     return config.head.kind in ("lm", "masked_lm")
 
 
-def planned_row_bytes(config: ModelConfig, objective: Objective, length: int, itemsize: int, *, has_fused_dropout: bool) -> int:
+def planned_row_bytes(
+    config: ModelConfig, objective: Objective, length: int, itemsize: int, *, has_fused_dropout: bool, checkpointing: bool
+) -> int:
     """Estimate the bytes of a row's activations in all models of a run, from their configs alone, margin included."""
     trained = [config, *(companion.model.config for companion in objective.companions if companion.trained)]
-    rows = sum(activation_bytes_per_row(one, length, itemsize, has_fused_dropout=has_fused_dropout) for one in trained)
+    rows = sum(
+        activation_bytes_per_row(one, length, itemsize, has_fused_dropout=has_fused_dropout, checkpointing=checkpointing) for one in trained
+    )
     return rows + companion_bytes_per_row(objective, length, itemsize)
 
 
@@ -181,21 +185,29 @@ def companion_bytes_per_row(objective: Objective, length: int, itemsize: int) ->
     return total
 
 
-def activation_bytes_per_token(config: ModelConfig) -> int:
-    """Estimate the bytes of a token's activations in fp32 from the model's config alone, margin included."""
+def activation_bytes_per_token(config: ModelConfig, *, checkpointing: bool = False) -> int:
+    """Estimate the bytes of a token's activations in fp32 from the model's config alone, margin included.
+
+    `checkpointing`: only the tensors between blocks are kept, and one block with its gradients at a time.
+    """
     layers = config.encoder_layers + config.decoder_layers
     copies = 2 * config.mlp.experts.active if config.mlp.experts is not None else 0  # a token is copied as its experts' input and output
-    return int(4 * layers * ((10 + copies) * config.dim + 3 * config.active_hidden_dim) * _MARGIN)
+    block = (10 + copies) * config.dim + 3 * config.active_hidden_dim
+    numbers = 2 * block + layers * config.dim if checkpointing else layers * block
+    return int(4 * numbers * _MARGIN)
 
 
-def activation_bytes_per_row(config: ModelConfig, length: int, itemsize: int, *, has_fused_dropout: bool) -> int:
+def activation_bytes_per_row(
+    config: ModelConfig, length: int, itemsize: int, *, has_fused_dropout: bool, checkpointing: bool = False
+) -> int:
     """Estimate the bytes of a row's activations, in a precision of `itemsize` bytes, from the model's config alone, margin included.
 
     On a CPU no fused attention kernel supports dropout: the probabilities, dropout's mask and its result are kept, always in fp32.
     """
     squares = 0 if has_fused_dropout or not config.dropout.attention else _DROPOUT_BYTES * length**2
-    layers = config.encoder_layers + config.decoder_layers
-    return activation_bytes_per_token(config) * length * itemsize // 4 + int(layers * config.num_heads * squares * _MARGIN)
+    blocks = 2 if checkpointing else config.encoder_layers + config.decoder_layers
+    tokens = activation_bytes_per_token(config, checkpointing=checkpointing) * length * itemsize // 4
+    return tokens + int(blocks * config.num_heads * squares * _MARGIN)
 
 
 def step_bytes_per_row(loss_module: LossModule, batch: Batch) -> int:
@@ -210,14 +222,15 @@ def step_bytes_per_row(loss_module: LossModule, batch: Batch) -> int:
     encoder, decoder = (length if layers else 0 for layers in (config.encoder_layers, config.decoder_layers))
     if batch.decoder_input_ids is not None:
         decoder = batch.decoder_input_ids.shape[1]
-    layers = config.encoder_layers + config.decoder_layers
+    blocks = layers = config.encoder_layers + config.decoder_layers
     if any(stack.activation_checkpointing for stack in model.stacks):
         # The tensors between blocks, and one block with its gradients at a time.
         between = (config.encoder_layers * encoder + config.decoder_layers * decoder) * config.dim * next(model.parameters()).element_size()
-        kept = 2 * kept / layers + between
+        blocks = 2
+        kept = blocks * kept / layers + between
     squares = encoder**2 + decoder**2  # the masks, one byte per entry
     if config.dropout.attention and can_cut:  # without a fused kernel, probabilities, mask and result grow with the square of the length
-        squares *= 1 + layers * config.num_heads * _DROPOUT_BYTES
+        squares *= 1 + blocks * config.num_heads * _DROPOUT_BYTES
     return int(kept * _MARGIN) + squares
 
 

@@ -137,6 +137,11 @@ def digest(*about: object) -> str:
     return hashlib.blake2b("\0".join(map(str, about)).encode(), digest_size=16).hexdigest()
 
 
+def texts_digest(texts: NDArray[np.uint64]) -> str:
+    """Return a hash of texts, in order, from the `text_hash` of each."""
+    return hashlib.blake2b(np.asarray(texts, "<u8").tobytes(), digest_size=16).hexdigest()
+
+
 def text_hash(text: str) -> bytes:
     """Return an 8-byte hash of a text without the white space at its ends."""
     return hashlib.blake2b(text.strip().encode(), digest_size=8).digest()

@@ -14,6 +14,7 @@ from tfkit.data import ExampleSet, Source, TokenStream, example_set, token_strea
 from tfkit.data.columns.labels import find_labels
 from tfkit.data.columns.rows import describe_skipped
 from tfkit.data.sources.open_sources import pretraining_sources, training_sources, validation_sources
+from tfkit.data.store.hashes import texts_digest
 from tfkit.data.store.overlap import overlap
 from tfkit.engine.assembly.base_model import Start, kept_labels, open_start, tuned_config
 from tfkit.engine.assembly.memory_plan import require_memory_for_companions
@@ -84,6 +85,11 @@ class TrainingData:
         hashes = {"train": train, "validation": validation}
         hashes |= {"pretraining": [stream.fingerprint for stream, _ in self.pretraining]} if self.pretraining else {}
         return hashes | ({"code": self.code_hashes} if self.code_hashes else {})
+
+    def held_out(self) -> list[str]:
+        """Return a hash of each validation set, equal for equal rows; that of plain text does not depend on the tokenizer."""
+        stored = [one.stored for one in self.validation]
+        return [texts_digest(one.texts) if isinstance(one, TokenStream) else one.fingerprint for one in stored]
 
     def sizes(self) -> dict[str, dict[str, int]]:
         """Return the numbers of rows (of plain text: documents) and of tokens, for the training and for the validation data."""

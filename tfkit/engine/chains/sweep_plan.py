@@ -21,6 +21,7 @@ from tfkit.errors import MachineError, UsageError, argument, how_to_install
 from tfkit.recipe import Chain, Recipe, RecipeText, open_recipe, read_chain
 from tfkit.recipe.reading.overrides import NO_OVERRIDES, Overrides, assignment, followed_by
 from tfkit.recipe.schema.objective_sections import HIGHER
+from tfkit.recipe.scoring_fields import scoring_fields
 from tfkit.recipe.search_space import Axis, SearchSpace
 from tfkit.run.run_json import read_run_json, trial_folders
 
@@ -168,6 +169,8 @@ def plan_sweep(source: RecipeText | None, space: SearchSpace, asked: int | None,
     if not recipe.data.validation:
         raise UsageError(f"{source.path}: data.validation: trials are compared by held-out rows, of which there are none; set it")
     metric = recipe.evaluation.metric or recipe.objective.trained_for.best_by
+    if varied := scoring_fields(axis.key for axis in space.axes):
+        listener.warn(f"{', '.join(varied)}: the trials are not scored alike, so their {metric} may not be comparable")
     search = choose_search(space, asked, recipe.training.seed, higher_is_better=metric in HIGHER)
     trials = tuple(recorded_trials(options.run)) if before else ()
     plan = SweepPlan(source, given, space, search, trials, asked, before is not None, bool(recipe.objective.code_files), changes)

@@ -137,7 +137,10 @@ def with_cluster(plan: Estimate, recipe: Recipe, data: TrainingData, ranks: int,
 def _simulated_batch(recipe: Recipe, data: TrainingData, ranks: int, dtype: torch.dtype, steps: int, *, on_gpu: bool) -> tuple[Batch, int]:
     """Return a micro-batch with the most tokens, preferably one that needs a mask, and the number of rows in a rank's micro-batches."""
     rows = open_rows(recipe, data.objective, data.train, data.config)
-    row_bytes = planned_row_bytes(data.config, data.objective, rows.longest, dtype.itemsize, has_fused_dropout=on_gpu)
+    checkpointing = recipe.training.activation_checkpointing
+    row_bytes = planned_row_bytes(
+        data.config, data.objective, rows.longest, dtype.itemsize, has_fused_dropout=on_gpu, checkpointing=checkpointing
+    )
     sizes = batch_sizes(recipe, rows)
     micro = recipe.training.micro_batch_size or choose_micro_batch(sizes.unit, rows.longest, row_bytes, None, ranks)
     micro = min(micro, recipe.training.batch_size // ranks)

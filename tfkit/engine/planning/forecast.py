@@ -71,7 +71,8 @@ def estimate_run(run: Run, start: Callable[[], float]) -> Estimate:
     mix = objective.pretraining
     pretraining = mix.ratio * row_order(recipe, config).length if mix is not None else 0  # tokens of text mixed in for each row
     dtype = pick_precision(training.precision, device)
-    row_bytes = planned_row_bytes(config, objective, rows.longest, dtype.itemsize, has_fused_dropout=device.type == "cuda")
+    fused, checkpointing = device.type == "cuda", training.activation_checkpointing
+    row_bytes = planned_row_bytes(config, objective, rows.longest, dtype.itemsize, has_fused_dropout=fused, checkpointing=checkpointing)
     left = available_bytes() if device.type == "cpu" else None
     if left is not None:
         left -= run_memory(recipe, objective, model, dtype).total

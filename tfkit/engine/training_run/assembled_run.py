@@ -95,7 +95,7 @@ class AssembledRun:
         if not self.resumed_from or run.folder.recorded.planned_steps != self.components.plan.steps:
             predicted = run.planned and run.planned.predicted(metered=run.recipe.carbon.enabled)
             planned |= {"predicted": predicted, "actual": None}
-        data: dict[str, Any] = {"data": run.data.fingerprints(), "data_sizes": run.data.sizes()}
+        data: dict[str, Any] = {"data": run.data.fingerprints(), "held_out": run.data.held_out(), "data_sizes": run.data.sizes()}
         run.folder.record(**arithmetic, **planned, **data, parents=[parent.document() for parent in run.parents])
         run.folder.write_recipe(dump_recipe(self.pinned, run.data.config))  # only now that an earlier result is dropped
         run.folder.record(given=given.document())

@@ -126,7 +126,10 @@ class MicroBatches:
         """
         rows, itemsize, loss_module = self.loader.rows, self.weights.dtype.itemsize, self.components.stepper.loss_module
         if self.weights.sharding is not None:
-            return planned_row_bytes(self.model.config, loss_module.objective, rows.longest, itemsize, has_fused_dropout=False)
+            checkpointing = self.recipe.training.activation_checkpointing
+            return planned_row_bytes(
+                self.model.config, loss_module.objective, rows.longest, itemsize, has_fused_dropout=False, checkpointing=checkpointing
+            )
         first = Loader(rows, loss_module.objective.collate, 1, 1).step(0)[0]  # not the longest if rows are not grouped by length
         longer = max(1.0, rows.longest / first.tokens)
         row = int(step_bytes_per_row(loss_module, first) * longer)

@@ -55,5 +55,6 @@ def _interval(values: np.ndarray, estimate: float) -> list[float]:
     if not is_finite:
         return [float(low), float(high)]
     ends = np.array([low, high]) - (middle - estimate)
-    is_fraction = min(values.min(), estimate) >= 0 and max(values.max(), estimate) <= 1
-    return [float(end) for end in (np.clip(ends, 0, 1) if is_fraction else ends)]
+    least, most = min(values.min(), estimate), max(values.max(), estimate)
+    is_bounded = least >= -1 and most <= 1  # a fraction or a correlation, whose interval must not be shifted beyond its bounds
+    return [float(end) for end in np.clip(ends, 0 if least >= 0 else -1 if is_bounded else -np.inf, 1 if is_bounded else np.inf)]

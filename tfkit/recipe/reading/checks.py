@@ -89,6 +89,11 @@ def _lengths(recipe: Recipe) -> Iterator[tuple[Path, str]]:
     steps, tokens, schedule = recipe.training.steps, recipe.training.tokens, recipe.schedule
     if tokens is not None and schedule.warmup_tokens is not None and schedule.warmup_tokens > tokens:
         yield ("schedule", "warmup_tokens"), f"{schedule.warmup_tokens} tokens of warm-up, but training.tokens is {tokens}"
+    ratio = schedule.warmup_ratio
+    if ratio is not None and ratio > schedule.decay_end:
+        yield ("schedule", "decay_end"), f"the warm-up ends after it: warmup_ratio is {ratio:g}"
+    elif ratio is not None and schedule.kind == "wsd" and ratio + schedule.decay_ratio > 1 + 1e-9:
+        yield ("schedule", "decay_ratio"), f"warm-up and decay together are longer than the run: warmup_ratio is {ratio:g}"
     if steps is None:
         return
     if schedule.warmup_steps > steps:

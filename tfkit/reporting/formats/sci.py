@@ -6,6 +6,7 @@ carbon.embodied_g_per_device_hour in the recipe; without it they are "not includ
 
 from typing import Any
 
+from tfkit.carbon.totals import wall_seconds
 from tfkit.reporting.formats.model_facts import BOUNDARY, ModelFacts, describe_model
 from tfkit.reporting.run_facts import RunFacts, number_of, text_of
 from tfkit.run import strict_json
@@ -53,11 +54,12 @@ def sci(run: RunFacts, *, full: bool) -> dict[str, Any]:
 
 
 def _device_hours(model: ModelFacts) -> float | None:
-    """Return the hours of all GPUs together, or of the machine if it trained on its processor; None if they are not known."""
+    """Return the hours of all GPUs, or of all machines that trained on their processors, together; None if they are not known."""
     run = model.run
     if run.recorded.device == "cpu":
         seconds = run.amounts.seconds
-        return None if seconds is None else seconds / 3600
+        of_further_nodes = sum(attempt.sums["seconds"] for attempt in run.attempts) - sum(wall_seconds(run.attempts).values())
+        return None if seconds is None else (seconds + of_further_nodes) / 3600
     processors = {text_of(attempt.machine.get("record"), "cpu_model") for attempt in run.attempts}
     gpu_seconds = [seconds for name, seconds in (model.run.measurement.device_seconds or {}).items() if name not in processors]
     return sum(gpu_seconds) / 3600 if gpu_seconds else None

@@ -1,0 +1,23 @@
+"""The fields of a recipe that decide what an evaluation scores: scores of runs that differ in them may not be comparable. Torch-free."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+_LENGTH, _CONTEXT = "data.sequence_length", "model.context_length"
+_OF_OBJECTIVES = (
+    *("label_smoothing", "lm_weight", "beta", "train_on", "format", "system"),
+    *("rate", "split", "mean_span", "whole_words", "rarity", "next_sentence", "short_rows"),
+)
+_FIELDS = (_LENGTH, _CONTEXT, "evaluation.max_tokens", *(f"objective.{name}" for name in _OF_OBJECTIVES))
+
+
+def scoring_fields(names: Iterable[str]) -> list[str]:
+    """Return the dotted names, also those of a stage, of fields that decide what an evaluation scores."""
+    return [name for name in names if any(f".{name}".endswith(f".{field}") for field in _FIELDS)]
+
+
+def scoring_differences(recipes: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return the names of these fields in which resolved recipes, by dotted names, differ."""
+    differing = [name for name in _FIELDS if len({repr(recipe.get(name)) for recipe in recipes}) > 1]
+    has_lengths = all(recipe.get(_LENGTH) is not None for recipe in recipes)
+    return [name for name in differing if not (name == _CONTEXT and has_lengths)]
