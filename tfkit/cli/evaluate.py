@@ -52,7 +52,7 @@ def evaluate(
     model (docs/evaluation.md). --run keeps the result in a run folder, with the energy in emissions.csv.
     """
     from tfkit.cli.session import leading_session, open_as_leader
-    from tfkit.engine.inference.predictions_file import write_predictions
+    from tfkit.engine.inference.predictions_file import require_json_lines, write_predictions
     from tfkit.engine.request.evaluation_settings import CodePermission
     from tfkit.recipe import open_recipe
     from tfkit.recipe.reading.overrides import parse_overrides, scored_overrides
@@ -62,6 +62,8 @@ def evaluate(
     def open_evaluator() -> "Evaluator":
         from tfkit.engine.inference.evaluator import Evaluator
 
+        if predictions is not None:
+            require_json_lines(predictions)
         source = open_recipe(chosen) if chosen is not None else None
         given = scored_overrides(options.named_columns(columns), parse_overrides(changes), rows)
         return Evaluator(checkpoint, source, given, data, CodePermission(every_file=allow_code))

@@ -50,6 +50,15 @@ def require_suffix(path: Path, *, of_tags: bool) -> None:
         raise UsageError(f"{argument('out', path)}: nothing is written in the format {suffix}; name a file in {', '.join(known)}")
 
 
+def require_json_lines(path: Path) -> None:
+    """Raise UsageError for a file of an evaluation's predictions, which are JSON lines, whose suffix names another format of answers."""
+    if (suffix := path.suffix.lower()) in (*DELIMITERS, *CONLL):
+        raise UsageError(
+            f"{argument('predictions', path)}: an evaluation writes JSON lines, not the format {suffix}; name a file in .jsonl, or write the "
+            "answers alone with tfkit predict --out"
+        )
+
+
 def write_predictions(path: Path, predictions: Iterable[Mapping[str, Any]], stop: StopRequest) -> None:
     """Write a JSON line for each prediction, in order, until a pipe is closed by its reader."""
     with suppress(BrokenPipeError), lines_file(path, stop, argument("predictions")) as write:
