@@ -21,7 +21,7 @@ from torch import Tensor
 from tfkit.adapters.lora import A, B
 from tfkit.adapters.peft_config import PeftConfig
 from tfkit.errors import ModelError
-from tfkit.hub.find import pickle_refusal
+from tfkit.hub.find import unread_format
 from tfkit.hub.names import apart, by_head, rules_of
 from tfkit.hub.weights import Weight, read_weights
 from tfkit.model.config import ModelConfig
@@ -112,8 +112,8 @@ def find_tensors(folder: Path) -> dict[str, Weight]:
     """Return all tensors of the file by their names in the class, without reading them. Raise ModelError if there is no such file."""
     path = find_named(folder, NAME)
     if path is None:
-        pickles = sorted(path for path in folder.iterdir() if pickle_refusal(path))
-        raise ModelError(pickle_refusal(pickles[0]) if pickles else f"{folder / NAME}: there is no such file; copy the folder again")
+        pickles = sorted(path for path in folder.iterdir() if unread_format(path))
+        raise ModelError(unread_format(pickles[0]) if pickles else f"{folder / NAME}: there is no such file; copy the folder again")
     return {name.removeprefix(_PREFIX): Weight(path, name, stored) for name, stored in read_header(path).items()}
 
 
