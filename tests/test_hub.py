@@ -20,7 +20,7 @@ from tfkit import network
 from tfkit.errors import ModelError
 from tfkit.families import MODEL_TYPES, PRESETS
 from tfkit.hub import find_checkpoint, load, save_model
-from tfkit.hub.find import pickle_refusal
+from tfkit.hub.find import unread_format
 from tfkit.model.config import ModelConfig, TagsHeadConfig
 from tfkit.model.transformer import Transformer, build
 from tfkit.run.best_json import record_best
@@ -149,7 +149,7 @@ def test_weights_that_are_missing(tmp_path: Path) -> None:
 )
 def test_the_command_that_converts_a_pickle_names_the_class_of_the_model(tmp_path: Path, config: Any, name: str) -> None:
     (tmp_path / "config.json").write_text(json.dumps(config), encoding="utf-8")
-    assert f'transformers: {name}.from_pretrained("OLD")' in str(pickle_refusal(tmp_path / "pytorch_model.bin"))
+    assert f'transformers: {name}.from_pretrained("OLD")' in str(unread_format(tmp_path / "pytorch_model.bin"))
 
 
 @pytest.mark.parametrize("weight_map", [{"a": ".."}, {"a": 3}, ["a"], None, {}])
@@ -250,6 +250,16 @@ def test_paths_that_mean_nothing(tmp_path: Path) -> None:
         find_checkpoint(tmp_path / "file")
     with pytest.raises(ModelError, match="cannot be read"):
         find_checkpoint(tmp_path / ("a" * 5000))
+    (tmp_path / "run.gguf").write_bytes(b"GGUF")
+    for gguf in (tmp_path / "run.gguf", tmp_path):
+        with pytest.raises(ModelError, match=r'run\.gguf: a GGUF file, .* gguf_file="run\.gguf"\)\.save_pretrained\("NEW"\)'):
+            find_checkpoint(gguf)
+    (tmp_path / "run.gguf").unlink()
+    for step in (500, 1000):  # as transformers' Trainer saves them
+        (tmp_path / f"checkpoint-{step}").mkdir()
+        (tmp_path / f"checkpoint-{step}" / "config.json").touch()
+    with pytest.raises(ModelError, match=r"neither a model folder nor a run folder; name a model folder in it, such as .*checkpoint-1000$"):
+        find_checkpoint(tmp_path)
     (tmp_path / "checkpoints").mkdir()
     with pytest.raises(ModelError, match="no complete checkpoint yet"):
         find_checkpoint(tmp_path)

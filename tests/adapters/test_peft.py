@@ -48,6 +48,8 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
         },
     ),
     "bert": ("bert-tiny", {"encoder_layers": 2, "head": {"next_sentence": False}}),
+    "roberta": ("roberta-base", {"encoder_layers": 2}),
+    "electra": ("electra-small", {"encoder_layers": 2, "embedding": {"dim": 8}}),
     "t5": ("t5-small", {"encoder_layers": 2, "decoder_layers": 2, "head_dim": 4, "head": {"scale": 0.25}}),
 }
 CLASSES = {"kind": "classes", "count": 3, "pool": "first", "dense": "tanh", "bias": True}
@@ -66,6 +68,9 @@ CASES: dict[str, tuple[str, dict[str, Any], dict[str, Any] | None]] = {
     "qwen3_moe": ("qwen3_moe", {"targets": ["[qkvo]_proj"]}, None),
     "bert, classes": ("bert", {"targets": ["q_proj", "v_proj", "down_proj"]}, CLASSES),
     "bert, answers": ("bert", {}, {"kind": "spans"}),
+    "roberta, classes": ("roberta", {}, CLASSES),
+    "roberta, tags": ("roberta", {}, {"kind": "tags", "count": 5}),
+    "electra, classes": ("electra", {}, {**CLASSES, "dense": "gelu"}),
     "bert, masked": ("bert", {}, None),
     "t5": ("t5", {"targets": ["q_proj", "v_proj", "down_proj"]}, None),
 }
@@ -190,6 +195,22 @@ def test_what_peft_itself_saved_opens_here(name: str, settings: dict[str, Any], 
     loaded = tfkit.load(tmp_path / "adapter")
     torch.testing.assert_close(logits(loaded.model, loaded.config), logits(model, loaded.config), atol=1e-5, rtol=0)
     assert loaded.config.head.kind == ("classes" if extra else described(name).head.kind)
+
+
+@pytest.mark.parametrize("pooling", ["cls", "mean"])
+def test_the_head_of_an_adapter_of_peft_is_that_of_its_base_s_configuration(pooling: str, tmp_path: Path) -> None:
+    import peft
+
+    sizes = {"vocab_size": 50, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 24}
+    ids = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2, "cls_token_id": 1, "sep_token_id": 2}
+    base = transformers.ModernBertConfig(**sizes, **ids, classifier_pooling=pooling)
+    transformers.ModernBertForMaskedLM(base).save_pretrained(tmp_path / "base")
+    theirs = transformers.ModernBertForSequenceClassification.from_pretrained(tmp_path / "base", num_labels=3)
+    settings = peft.LoraConfig(r=3, target_modules=["Wqkv"], task_type="SEQ_CLS", init_lora_weights=False)
+    model = peft.get_peft_model(theirs, settings)
+    model.save_pretrained(tmp_path / "adapter")
+    loaded = tfkit.load(tmp_path / "adapter")
+    torch.testing.assert_close(logits(loaded.model, loaded.config), logits(model, loaded.config), atol=1e-5, rtol=0)
 
 
 def test_an_update_begins_as_nothing_and_is_what_the_formula_says() -> None:

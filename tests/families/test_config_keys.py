@@ -309,3 +309,10 @@ def test_a_stack_without_layers_is_refused(tmp_path: Path, model_type: str, alia
     edit_config(tmp_path, **{alias: 0} | ({"encoder_layers": 0} if model_type == "marian" else {}))
     with pytest.raises(ModelError, match=r"config\.json"):
         load(tmp_path)
+
+
+def test_quantized_weights_are_refused_with_what_to_take_in_their_place(tmp_path: Path) -> None:
+    save_reference(tmp_path, "llama")
+    edit_config(tmp_path, quantization_config={"quant_method": "bitsandbytes", "load_in_4bit": True})
+    with pytest.raises(ModelError, match="the weights are quantized, and are not read; take the model as it was before that"):
+        load(tmp_path)

@@ -192,7 +192,7 @@ def _described(folder: Path, opened: _Opened) -> Described:
 
 def _with_head(folder: Path, peft: PeftConfig, base: Described) -> ModelConfig:
     """Return the base's config with the head of the adapter's task; the tensors show the number of classes."""
-    config = with_task_head(peft, base.config, base.family, 1)
+    config = with_task_head(peft, base)
     if not isinstance(config.head, ClassesHeadConfig | TagsHeadConfig):
         return config
     output = next(rule.theirs for rule in rules_of(base.family, config) if rule.ours[0] in ("head.classes.weight", "head.tags.weight"))

@@ -9,7 +9,8 @@ from typing import Any
 
 from tfkit.errors import ModelError
 from tfkit.families import FAMILIES
-from tfkit.hub.config_json import LIMIT
+from tfkit.hub import Described
+from tfkit.hub.config_json import LIMIT, read_config
 from tfkit.hub.find import ADAPTER, content_hash, find_checkpoint
 from tfkit.model.config import ModelConfig
 from tfkit.recipe.schema.objective_facts import OWN_HEADS
@@ -173,13 +174,16 @@ def _is_folder(path: Path) -> bool:
         return False
 
 
-def with_task_head(config: PeftConfig, base: ModelConfig, family: str, count: int) -> ModelConfig:
-    """Return the base's config with the head that peft adds for the adapter's task, if it lacks one; `count`: the number of classes or
-    tags."""
+def with_task_head(config: PeftConfig, base: Described) -> ModelConfig:
+    """Return the base's config with the head that peft adds for the adapter's task, if it lacks one: that of transformers' class with the
+    base's config.json, and its number of classes or tags.
+    """
     kind = next((kind for kind in OWN_HEADS if _TASKS[kind] == config.task), None)
-    if kind in (None, base.head.kind):
-        return base
-    heads = [values for values in FAMILIES[family].classes_of(base).values() if values["kind"] == kind] if family in FAMILIES else []
-    if not heads:
-        raise ModelError(f"{config.base}: {config.task}: the family {family} has no head for this task")
-    return ModelConfig.model_validate(base.model_dump() | {"head": {**heads[0], **({} if kind == "spans" else {"count": count})}})
+    if kind in (None, base.config.head.kind):
+        return base.config
+    classes = FAMILIES[base.family].classes_of(base.config) if base.family in FAMILIES else {}
+    name = next((name for name, values in classes.items() if values["kind"] == kind), None)
+    if name is None:
+        raise ModelError(f"{config.base}: {config.task}: the family {base.family} has no head for this task")
+    _, described = read_config(read_object(base.folder / "config.json", LIMIT) | {"architectures": [name]}, base.folder)
+    return base.config.model_copy(update={"head": described.head})

@@ -21,7 +21,7 @@ from torch import Tensor
 from tfkit.adapters.lora import A, B
 from tfkit.adapters.peft_config import PeftConfig
 from tfkit.errors import ModelError
-from tfkit.hub.find import pickle_refusal
+from tfkit.hub.find import unread_format
 from tfkit.hub.names import apart, by_head, rules_of
 from tfkit.hub.weights import Weight, read_weights
 from tfkit.model.config import ModelConfig
@@ -33,6 +33,7 @@ NAME = "adapter_model.safetensors"
 _PREFIX = "base_model.model."
 _A, _B = ".lora_A.weight", ".lora_B.weight"
 _EMBEDDING = ".lora_embedding_"  # in the names of an embedding's factors, which peft applies in another way
+_WHOLE_HEADS = ("classifier", "score")  # trained in full by peft for classes and tags: a part of one may not be named beside it
 _FLOATS = ("F32", "F16", "BF16", "F64")
 _MAX_LISTED = 20  # problems in a message
 
@@ -69,7 +70,7 @@ def to_peft(tensors: Mapping[str, Tensor], family: str, config: ModelConfig) -> 
             transposed = transposed or rule.transposed
         elif len(rule.ours) == 1 and rule.ours[0] in tensors:  # a head's parameter, which is never fused
             converted[f"{_PREFIX}{rule.theirs}"] = tensors[rule.ours[0]]
-            saved[module] = None
+            saved[next((whole for whole in _WHOLE_HEADS if module.startswith(f"{whole}.")), module)] = None
     modules = list(dict.fromkeys(rule.theirs.rpartition(".")[0] for rule in rules))
     return PeftTensors(converted, ranks, list(saved), modules, transposed)
 
@@ -112,8 +113,8 @@ def find_tensors(folder: Path) -> dict[str, Weight]:
     """Return all tensors of the file by their names in the class, without reading them. Raise ModelError if there is no such file."""
     path = find_named(folder, NAME)
     if path is None:
-        pickles = sorted(path for path in folder.iterdir() if pickle_refusal(path))
-        raise ModelError(pickle_refusal(pickles[0]) if pickles else f"{folder / NAME}: there is no such file; copy the folder again")
+        pickles = sorted(path for path in folder.iterdir() if unread_format(path))
+        raise ModelError(unread_format(pickles[0]) if pickles else f"{folder / NAME}: there is no such file; copy the folder again")
     return {name.removeprefix(_PREFIX): Weight(path, name, stored) for name, stored in read_header(path).items()}
 
 

@@ -94,6 +94,10 @@ def normalize_keys(hf: Mapping[str, Any], family: Family) -> dict[str, Any]:
         if name not in fields or name in family.own_keys:
             continue
         value = fields[name]
+        if value is not None and name == "quantization_config":
+            raise UnsupportedError(
+                f"{name}: the weights are quantized, and are not read; take the model as it was before that, in bf16 or fp16"
+            )
         if value not in values and (value is not None or name == "is_causal") and not (name == "no_rope_layers" and _all_one(value)):
             wanted = f", only {' or '.join(map(repr, values))} is" if values else "; remove it if the model does without"
             raise UnsupportedError(f"{name} {str(value)[:80]} is not supported for model_type {family.model_type}{wanted}")

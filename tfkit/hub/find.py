@@ -36,8 +36,16 @@ def find_checkpoint(path: str | Path) -> Path:
         raise ModelError(f"{path}: cannot be read ({error.strerror}); check the path and its permissions") from None
 
 
-def pickle_refusal(path: Path) -> str | None:
-    """Return the message that refuses a pickle and says how to convert it; None if the file's name is not a pickle's."""
+def unread_format(path: Path) -> str | None:
+    """Return the message that refuses weights in a format that is never read, a pickle or GGUF, and says how to convert them; None for
+    the names of other files.
+    """
+    if path.suffix == ".gguf":
+        classes, source = "AutoModelForCausalLM and AutoTokenizer", f'"{path.parent}", gguf_file="{path.name}"'
+        return (
+            f"{path}: a GGUF file, which tfkit writes, but does not read: convert it to safetensors, for example with transformers: "
+            f'{classes}, each .from_pretrained({source}).save_pretrained("NEW")'
+        )
     if path.suffix not in _PICKLES:
         return None
     return (
@@ -82,8 +90,13 @@ def _find_folder(folder: Path) -> Path:
         command = training_command(folder)
         raise ModelError(f"{folder}: there is no such folder; {f'make it with `{command}`' if command else remedy}")
     if folder.is_file():
-        raise ModelError(pickle_refusal(folder) or f"{folder}: a file; give the folder that holds it, with its config.json")
-    raise ModelError(f"{folder}: no config.json here, so this is neither a model folder nor a run folder; give one of these")
+        raise ModelError(unread_format(folder) or f"{folder}: a file; give the folder that holds it, with its config.json")
+    if files := sorted(folder.glob("*.gguf")):
+        raise ModelError(str(unread_format(files[0])))
+    inside = [path.parent for path in folder.glob("*/config.json")]  # such as checkpoint-500 of transformers' Trainer
+    latest = max(inside, key=lambda path: (len(path.name), path.name), default=None)
+    remedy = f"name a model folder in it, such as {latest}" if latest else "give one of these"
+    raise ModelError(f"{folder}: no config.json here, so this is neither a model folder nor a run folder; {remedy}")
 
 
 def _last_stage(folder: Path, stages: dict[str, Path]) -> Path:

@@ -14,7 +14,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from tfkit.errors import ModelError
-from tfkit.hub.find import pickle_refusal
+from tfkit.hub.find import unread_format
 from tfkit.model.config import ModelConfig
 from tfkit.run.model_files import MIB, read_object
 from tfkit.run.safetensors_header import MAX_TENSORS, Stored, read_header
@@ -47,8 +47,8 @@ def find_weights(folder: Path) -> dict[str, Weight]:
         return {name: Weight(whole, name, stored) for name, stored in read_header(whole).items()}
     if index is not None:
         return _find_shards(folder, index)
-    pickles = sorted(path for path in folder.iterdir() if pickle_refusal(path))
-    raise ModelError(pickle_refusal(pickles[0]) if pickles else f"{folder / _WHOLE}: there is no such file; copy the folder again")
+    unread = sorted(path for path in folder.iterdir() if unread_format(path))
+    raise ModelError(unread_format(unread[0]) if unread else f"{folder / _WHOLE}: there is no such file; copy the folder again")
 
 
 def read_weights(weights: Mapping[str, Weight]) -> Tensors:
