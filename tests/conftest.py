@@ -8,6 +8,7 @@ import os
 import signal
 import tempfile
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -57,8 +58,15 @@ def collected(pytestconfig: pytest.Config) -> dict[str, str]:
     return pytestconfig.stash[_COLLECTED]
 
 
-def pytest_collection_finish() -> None:
-    gc.freeze()  # what was imported is not searched for garbage, and forks share its pages
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Iterator[object]:
+    gc.disable()  # imports make hardly any garbage, and the search for it would take much of their time
+    try:
+        return (yield)
+    finally:
+        gc.collect()
+        gc.freeze()  # what was imported is not searched for garbage, and forks share its pages
+        gc.enable()
 
 
 def pytest_unconfigure() -> None:

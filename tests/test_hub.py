@@ -199,10 +199,7 @@ def test_any_field_may_hold_anything(tmp_path: Path, preset: str, garbage: objec
 @pytest.mark.parametrize("field", ["n_embd", "vocab_size", "n_positions", "n_layer", "n_head"])
 def test_a_field_that_is_missing(tmp_path: Path, field: str) -> None:
     write(tmp_path)
-    path = tmp_path / "config.json"
-    config = json.loads(path.read_text(encoding="utf-8"))
-    del config[field]
-    path.write_text(json.dumps(config), encoding="utf-8")
+    edit_config(tmp_path, remove=(field,))
     assert refusal(tmp_path).endswith(f"config.json: the field '{field}' is missing")
 
 
@@ -241,15 +238,15 @@ def test_the_forms_of_a_path(tmp_path: Path) -> None:
 
 
 def test_paths_that_mean_nothing(tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match="there is no such folder; give a checkpoint, a run folder, or a Hugging Face model folder"):
-        find_checkpoint(tmp_path / "nowhere")
-    with pytest.raises(ModelError, match=r"no config\.json here"):
-        find_checkpoint(tmp_path)
     (tmp_path / "file").write_text("", encoding="utf-8")
-    with pytest.raises(ModelError, match="file: a file; give the folder that holds it"):
-        find_checkpoint(tmp_path / "file")
-    with pytest.raises(ModelError, match="cannot be read"):
-        find_checkpoint(tmp_path / ("a" * 5000))
+    for name, message in {
+        "nowhere": "there is no such folder; give a checkpoint, a run folder, or a Hugging Face model folder",
+        ".": r"no config\.json here",
+        "file": "file: a file; give the folder that holds it",
+        "a" * 5000: "cannot be read",
+    }.items():
+        with pytest.raises(ModelError, match=message):
+            find_checkpoint(tmp_path / name)
     (tmp_path / "run.gguf").write_bytes(b"GGUF")
     for gguf in (tmp_path / "run.gguf", tmp_path):
         with pytest.raises(ModelError, match=r'run\.gguf: a GGUF file, .* gguf_file="run\.gguf"\)\.save_pretrained\("NEW"\)'):

@@ -11,7 +11,7 @@ from fake_codecarbon import PATIENCE_SECONDS
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scripted_probe import G_PER_KWH, POWER_W
-from tiny_files import read_rows
+from tiny_files import read_rows, wait_for
 
 from tfkit.carbon import Meter
 from tfkit.carbon.intensity_series import IntensityCorrection, IntensitySeries, read_series, require_cover
@@ -156,9 +156,7 @@ def test_a_meter_charges_what_was_used_when(tmp_path):
     lines = [f"{datetime.fromtimestamp(begin - 8 + 10 * index, UTC).isoformat()},{value}" for index, value in enumerate((G_PER_KWH, 500))]
     section = CarbonSection(intensity_file=str(write(tmp_path, *lines)), every_seconds=0.5)
     meter = Meter.start(section, folder=tmp_path, run_id="run", attempt=1, project="p", probe="scripted_probe:Steady")
-    while meter.reading().status != "ok":
-        assert time.time() < begin + PATIENCE_SECONDS
-        time.sleep(0.02)
+    wait_for(lambda: meter.reading().status == "ok")
     time.sleep(max(0.0, begin + 3.0 - time.time()))
     final = meter.stop(PATIENCE_SECONDS)
     assert final.place.startswith("100 g/kWh (now, by carbon.intensity_file)")
@@ -177,12 +175,9 @@ def test_the_end_of_a_series_is_a_warning_and_a_mark_in_the_ledger(tmp_path):
     lines = [f"{datetime.fromtimestamp(begin - 1.2 + index, UTC).isoformat()},{G_PER_KWH}" for index in range(2)]
     section = CarbonSection(intensity_file=str(write(tmp_path, *lines)), every_seconds=0.5)
     meter = Meter.start(section, folder=tmp_path, run_id="run", attempt=1, project="p", probe="scripted_probe:Steady")
-    warning = None
-    while warning is None:
-        assert time.time() < begin + PATIENCE_SECONDS
-        time.sleep(0.05)
-        warning = meter.warning()
-    assert warning == "carbon.intensity_file has ended; its last value is used from now on, and the ledger records this"
+    warnings: list[str | None] = []
+    wait_for(lambda: warnings.append(meter.warning()) or warnings[-1])
+    assert warnings[-1] == "carbon.intensity_file has ended; its last value is used from now on, and the ledger records this"
     final = meter.stop(PATIENCE_SECONDS)
     assert final.emissions_g == pytest.approx(final.energy_wh * G_PER_KWH / 1000)
     assert totals_of(attempts_of(tmp_path), final.seconds).intensity.beyond_series is True

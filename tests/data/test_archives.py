@@ -176,12 +176,7 @@ def test_splits_and_classes_of_an_archive_are_those_of_its_folder(tmp_path: Path
     }
     for name, files in {"tables": tables, "texts": texts}.items():
         path, folder = tmp_path / f"{name}{suffix}", tmp_path / name
-        if suffix == ".zip":
-            with zipfile.ZipFile(path, "w") as archive:
-                for member, content in files.items():
-                    archive.writestr(member, content)
-        else:
-            path.write_bytes(gzip.compress(tar_of(files)))
+        path.write_bytes(zip_of(files) if suffix == ".zip" else gzip.compress(tar_of(files)))
         for member, content in files.items():
             (folder / member).parent.mkdir(parents=True, exist_ok=True)
             (folder / member).write_bytes(content)

@@ -1,6 +1,5 @@
 """Multiple choice in the forms of published data sets, and preferences of two responses."""
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -8,6 +7,7 @@ from typing import Any
 import pyarrow
 import pyarrow.parquet
 import pytest
+from tiny_files import write_rows
 from tiny_sources import opened, values
 
 from tfkit.data.columns.record_columns import Columns, Record
@@ -46,7 +46,7 @@ def test_a_published_form_is_read(section: type[MultipleChoiceSection], form: st
 
 def test_rows_may_have_other_numbers_of_answers(tmp_path: Path) -> None:
     rows = [{"question": {"stem": ASKED, "choices": listed("ABC"[:n], TEXTS[:n])}, "answerKey": "B"} for n in (2, 3)]
-    (tmp_path / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    write_rows(tmp_path / "a.jsonl", rows)
     pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), tmp_path / "a.parquet")
     (tmp_path / "a.csv").write_text("question,a,b,c,answer\nWhat?,yes,no,,A\nWho?,he,she,they,C\n")
     for name, columns in (("a.jsonl", {}), ("a.parquet", {}), ("a.csv", {"choices": ["a", "b", "c"]})):
@@ -80,7 +80,7 @@ def test_columns_numbered_alike_are_the_answers(tmp_path: Path, stem: str, serie
             | {name: f"{text} {n}" * (label != "text") or text for name, text in zip(names, TEXTS, strict=False)}
             for n in range(30)
         ]
-        (tmp_path / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        write_rows(tmp_path / "a.jsonl", rows)
         section = SourceSection(path=str(tmp_path / "a.jsonl"))
         named = _inspect_data(section, "error").named.get("multiple_choice")
         if stem == "" and series == "1234" and label in ("end", "name"):  # a number is one from 0, unless a name says otherwise

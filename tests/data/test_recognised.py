@@ -123,17 +123,11 @@ def test_a_word_in_each_row_of_a_table_is_joined_to_sentences(tmp_path: Path, na
 
 
 @pytest.mark.parametrize(("name", "texts"), [("tag", "patterns"), ("intent", "text")])
-def test_each_text_of_an_intent_is_a_row(tmp_path: Path, name: str, texts: str) -> None:
+def test_each_text_of_an_intent_is_a_row_also_to_predict(tmp_path: Path, name: str, texts: str) -> None:
     intents = [{name: f"tag {n}", texts: [f"say {n}", f"tell {n}"], "responses": ["Yes."]} for n in range(3)]
     (tmp_path / "intents.json").write_text(json.dumps({"intents": intents}))
     assert rows(tmp_path / "intents.json")[2:4] == [{"text": "say 1", "label": "tag 1"}, {"text": "tell 1", "label": "tag 1"}]
     assert source(tmp_path / "intents.json").rows().__next__().place.endswith("intents.json, item 1, text 1")
-
-
-@pytest.mark.parametrize(("name", "texts"), [("tag", "patterns"), ("intent", "text")])
-def test_each_text_of_an_intent_is_a_row_to_predict(tmp_path: Path, name: str, texts: str) -> None:
-    intents = [{name: f"tag {n}", texts: [f"say {n}", f"tell {n}"], "responses": ["Yes."]} for n in range(3)]
-    (tmp_path / "intents.json").write_text(json.dumps({"intents": intents}))
     columns = PredictionColumns(ClassificationSection(kind="classification").asked_roles)
     inputs = prediction_rows(open_source(SourceSection(path=str(tmp_path / "intents.json")), "all", None, columns=columns))
     assert [one.row.values["text"] for one in inputs] == ["say 0", "tell 0", "say 1", "tell 1", "say 2", "tell 2"]
@@ -165,11 +159,17 @@ def test_conll_is_recognised_whatever_its_name(tmp_path: Path, name: str, text: 
         assert rows(tmp_path / name, TEXT) == [{"text": text}]
 
 
-@pytest.mark.parametrize("text", ["A poem\nof lines\n\nand O\n", "one two\nthree four\n\nfive six\n", "a O\nb O\n"])
-def test_prose_is_no_conll(tmp_path: Path, text: str) -> None:
+@pytest.mark.parametrize(
+    ("roles", "missing", "text"),
+    [
+        *((TAGS, "tokens", text) for text in ("A poem\nof lines\n\nand O\n", "one two\nthree four\n\nfive six\n", "a O\nb O\n")),
+        *((CLASSES, "label", text) for text in ("a\tb\nc\td\n\ne\tf\n", "a\tb\nc\te\tf\ng\th\n", "a\tb\n", "def f():\n\tx\n\ty\n")),
+    ],
+)
+def test_prose_is_no_conll_and_with_tabs_no_table(tmp_path: Path, roles: Roles, missing: str, text: str) -> None:
     (tmp_path / "a.txt").write_text(text)
-    with pytest.raises(DataError, match="no column 'tokens'"):
-        rows(tmp_path / "a.txt", TAGS)
+    with pytest.raises(DataError, match=f"no column '{missing}'"):
+        rows(tmp_path / "a.txt", roles)
 
 
 def test_readmes_and_licences_of_a_folder_are_no_data(tmp_path: Path) -> None:
@@ -317,13 +317,6 @@ def test_a_text_of_a_table_is_one_where_labels_are_read(tmp_path: Path, name: st
         source(tmp_path / name, MultiLabelSection.roles, columns=NAMED, split_by="row")
 
 
-@pytest.mark.parametrize("text", ["a\tb\nc\td\n\ne\tf\n", "a\tb\nc\te\tf\ng\th\n", "a\tb\n", "def f():\n\tx\n\ty\n"])
-def test_prose_with_tabs_is_no_table(tmp_path: Path, text: str) -> None:
-    (tmp_path / "a.txt").write_text(text)
-    with pytest.raises(DataError, match="no column 'label'"):
-        rows(tmp_path / "a.txt")
-
-
 def test_scores_without_a_header_are_labels_and_numbers_of_rows_are_not(tmp_path: Path) -> None:
     """As in the multilingual STS benchmark. A whole number in each row may count the rows."""
     for name, third in {"scores": "{}.{}", "numbers": "{}{}"}.items():
@@ -378,17 +371,15 @@ def test_what_is_too_short_to_judge_or_a_table_is_refused(tmp_path: Path) -> Non
             rows(tmp_path / name, TEXT)
 
 
-@pytest.mark.parametrize(("text", "encoding"), OTHERS)
-def test_files_in_other_encodings_are_refused(tmp_path: Path, text: str, encoding: str) -> None:
-    (tmp_path / "a.txt").write_bytes(" ".join([text] * 80).encode(encoding))
-    with pytest.raises(DataError, match="is not UTF-8; convert the file"):
-        rows(tmp_path / "a.txt", TEXT)
+FOREIGN = {f"{text} in {encoding}": " ".join([text] * 80).encode(encoding) for text, encoding in OTHERS}
+FOREIGN["damaged, with a mark"] = b"\xef\xbb\xbfcaf\xe9" + b" and more" * 30
+FOREIGN["damaged"] = "déjà vu caf".encode() + b"\xe9" + b" and more" * 30
 
 
-@pytest.mark.parametrize("damaged", [b"\xef\xbb\xbfcaf\xe9" + b" and more" * 30, "déjà vu caf".encode() + b"\xe9" + b" and more" * 30])
-def test_damaged_utf8_is_no_windows_1252(tmp_path: Path, damaged: bytes) -> None:
-    (tmp_path / "a.txt").write_bytes(damaged)
-    with pytest.raises(DataError, match="is not UTF-8"):
+@pytest.mark.parametrize("name", FOREIGN)
+def test_files_in_other_encodings_and_damaged_utf8_are_refused(tmp_path: Path, name: str) -> None:
+    (tmp_path / "a.txt").write_bytes(FOREIGN[name])
+    with pytest.raises(DataError, match="is not UTF-8" if name.startswith("damaged") else "is not UTF-8; convert the file"):
         rows(tmp_path / "a.txt", TEXT)
 
 

@@ -315,7 +315,7 @@ def test_a_missing_column_is_named_with_what_is_there(tmp_path: Path, name: str,
 def test_bad_rows_are_counted_by_kind_at_once(tmp_path: Path) -> None:
     """Of the first thousand rows, and of those that are encoded together: the first of each kind has its place."""
     rows = [{"text": "a"}, {"text": 1}, {"body": "b"}, {"text": [2]}, {"text": 3}, *[{"text": "c"}] * 2000, {"text": 4}]
-    (tmp_path / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    write_rows(tmp_path / "a.jsonl", rows)
     with pytest.raises(DataError) as caught:
         opened(tmp_path / "a.jsonl")
     first, counts = str(caught.value).splitlines()

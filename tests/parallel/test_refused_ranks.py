@@ -5,13 +5,13 @@ import os
 import re
 import signal
 import socket
-import time
 from pathlib import Path
 
 import pytest
 import torch
+from tiny_files import wait_for
 from tiny_runs import Process, run_here, run_tfkit, strike, write_corpus, write_recipe
-from two_ranks import HANG_SECONDS, run_ranks, start_ranks
+from two_ranks import run_ranks, start_ranks
 
 from tfkit.engine.request.rank_checks import gpu_of_rank, rank_device, rank_threads, require_divisible
 from tfkit.engine.training_run.ranks_of_command import RankConnection
@@ -27,13 +27,6 @@ RECIPE = "model: {preset: gpt2}\ndata: {train: [{stdlib: true}]}\ntraining: {ste
 STAGES = "stages:\n  a: {model: {preset: gpt2}, data: {train: [{stdlib: true}]}, training: {steps: 3}}\n"
 
 
-@pytest.fixture
-def rank_0(monkeypatch: pytest.MonkeyPatch) -> None:
-    values = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1"}
-    for name, value in values.items():
-        monkeypatch.setenv(name, value)
-
-
 @pytest.mark.parametrize(
     ("text", "words", "message"),
     [
@@ -43,8 +36,10 @@ def rank_0(monkeypatch: pytest.MonkeyPatch) -> None:
         (STAGES, ["a.training.batch_size=3"], "stage a: training.batch_size: 3 rows cannot be divided evenly among 2 ranks"),
     ],
 )
-@pytest.mark.usefixtures("rank_0")
-def test_it_is_refused(tmp_path: Path, text: str, words: list[str], message: str) -> None:
+def test_it_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, words: list[str], message: str) -> None:
+    rank_0 = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1"}
+    for name, value in rank_0.items():
+        monkeypatch.setenv(name, value)
     recipe = tmp_path / "r.yaml"
     recipe.write_text(text, encoding="utf-8")
     run_here(["pretrain", recipe, "--run", tmp_path / "run", *words]).exits(2, message)
@@ -53,10 +48,7 @@ def test_it_is_refused(tmp_path: Path, text: str, words: list[str], message: str
 
 def wait_for_text(process: Process, text: str) -> None:
     """Wait until a process has written this to stderr."""
-    for _ in range(20 * HANG_SECONDS):  # after which the process ends itself
-        if process.files[1].exists() and text in process.files[1].read_text():
-            return
-        time.sleep(0.05)
+    wait_for(lambda: process.files[1].exists() and text in process.files[1].read_text())
 
 
 @pytest.mark.parametrize("command", ["pretrain", "evaluate"])
@@ -75,9 +67,8 @@ def test_a_rank_that_waits_for_others_says_so_and_obeys_a_signal(tmp_path: Path,
     [process] = start_ranks(tmp_path, [command, *words[command]], {0: impatient}, alone=True)
     wait_for_text(process, "waiting at")
     process.kill(signal.SIGTERM)
-    done = process.wait().exits(143)
+    done = process.wait().exits(143, "stopped by SIGTERM: no")
     assert re.search(r"waiting at 127.0.0.1:\d+ for rank 1 of 2, at most 1800 s in all", done.err)
-    assert "stopped by SIGTERM: no" in done.err
 
 
 def test_a_port_that_another_program_has_is_named(tmp_path: Path) -> None:

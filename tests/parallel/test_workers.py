@@ -4,10 +4,10 @@ import os
 import signal
 import sys
 import tempfile
-import time
 from pathlib import Path
 
 import pytest
+from tiny_files import wait_for
 
 from tfkit.parallel.ranks import find_ranks
 from tfkit.parallel.workers import Workers
@@ -74,8 +74,7 @@ def test_each_process_finds_its_place_and_writes_into_its_file() -> None:
 def test_signals_are_passed_on(tmp_path: Path) -> None:
     ready = f"open(os.path.join({str(tmp_path)!r}, f'ready-{{rank}}'), 'w').close(); time.sleep(600)"
     workers = started(f"signal.signal(signal.SIGTERM, lambda *_: sys.exit(143)); {ready}")
-    while not all((tmp_path / f"ready-{rank}").exists() for rank in (0, 1)):
-        time.sleep(0.01)
+    wait_for(lambda: all((tmp_path / f"ready-{rank}").exists() for rank in (0, 1)))
     workers.forward_signal(signal.SIGTERM)
     assert workers.wait() == 143
     workers.kill()
@@ -91,8 +90,5 @@ def test_the_pipe_ends_with_the_launcher(tmp_path: Path) -> None:
         started(script)
         os.kill(os.getpid(), signal.SIGKILL)
     os.waitpid(launcher, 0)
-    deadline = time.monotonic() + 120
-    while not all((tmp_path / f"end-{rank}").exists() for rank in (0, 1)):
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+    wait_for(lambda: all((tmp_path / f"end-{rank}").exists() for rank in (0, 1)))
     assert list(own_files.iterdir()) == []

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import pytest
+from tiny_files import wait_for
 
 from tfkit.errors import Stopped
 from tfkit.run.signals import StopSignals
@@ -173,8 +174,4 @@ def test_the_wake_up_pipe_before_comes_back() -> None:
     with StopSignals(acknowledge=print), StopSignals(acknowledge=print):
         assert threading.active_count() == threads + 2
     assert signal.set_wakeup_fd(-1) == -1
-    for _ in range(600):
-        if threading.active_count() == threads:
-            return
-        time.sleep(0.1)
-    pytest.fail("a thread is left")
+    wait_for(lambda: threading.active_count() == threads)

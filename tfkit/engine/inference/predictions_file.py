@@ -54,8 +54,8 @@ def require_json_lines(path: Path) -> None:
     """Raise UsageError for a file of an evaluation's predictions, which are JSON lines, whose suffix names another format of answers."""
     if (suffix := path.suffix.lower()) in (*DELIMITERS, *CONLL):
         raise UsageError(
-            f"{argument('predictions', path)}: an evaluation writes JSON lines, not the format {suffix}; name a file in .jsonl, or write the "
-            "answers alone with tfkit predict --out"
+            f"{argument('predictions', path)}: an evaluation writes JSON lines, not the format {suffix}; name a file in .jsonl, or write "
+            "the answers alone with tfkit predict --out"
         )
 
 
