@@ -1,6 +1,5 @@
 """Lineage in real runs: a chain, distillation, LoRA and its merge, an average, and PPO with reward and value models. Metered at 36 W."""
 
-import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -8,7 +7,7 @@ from typing import Any
 
 import pytest
 from fake_codecarbon import PATIENCE_SECONDS
-from tiny_files import write_rows
+from tiny_files import read_json, write_rows
 from tiny_runs import RECIPE, write_corpus
 
 import tfkit
@@ -118,7 +117,7 @@ def test_a_chain_has_the_totals_of_each_checkpoint_and_says_what_it_inherits(pla
     assert own.emissions_g == pytest.approx(own.energy_kwh * 100)
     assert 0 < own.energy_kwh < 1.01 * 0.036 * own.seconds / 3600
     assert own.intensity == {"g_per_kwh": 100.0, "source": "carbon.intensity_g_per_kwh", "year": None, "kind": "user"}
-    assert own.intensity == json.loads(Path("base/run.json").read_text())["totals"]["intensity"]
+    assert own.intensity == read_json(Path("base/run.json"))["totals"]["intensity"]
     assert own.provenance == "CPU model, RAM constant"
     capsys.readouterr()
     second = tuned()
@@ -128,7 +127,7 @@ def test_a_chain_has_the_totals_of_each_checkpoint_and_says_what_it_inherits(pla
     assert ancestor.run_id == run_id_of(first)
     assert ancestor.sha256 == content_hash(first)
     assert ancestor.emissions_g == own_grams(first)
-    result = json.loads(Path("tuned/run.json").read_text())["result"]
+    result = read_json(Path("tuned/run.json"))["result"]
     assert (result["inherited_g"], result["inherited_is_lower_bound"]) == (own_grams(first), False)
     assert result["inherited_kwh"] == own.energy_kwh
     (line,) = [line for line in shown.splitlines() if line.startswith("lineage")]
@@ -139,7 +138,7 @@ def test_a_chain_has_the_totals_of_each_checkpoint_and_says_what_it_inherits(pla
     assert "from the models behind this one; with this run " in card
     assert "| grid | 100 g/kWh (carbon.intensity_g_per_kwh" in card
     assert "| computation | " in card
-    scratch = json.loads(Path("base/run.json").read_text())["result"]
+    scratch = read_json(Path("base/run.json"))["result"]
     assert (scratch["inherited_g"], scratch["inherited_kwh"], scratch["inherited_is_lower_bound"]) == (None, None, False)
     grams = [own_grams(path) for path in sorted(Path("tuned/checkpoints").glob("step-*"))]
     assert grams == sorted(grams)
@@ -151,7 +150,7 @@ def test_two_ways_to_one_ancestor_count_it_once_and_a_copy_knows_them_all(place:
     student = trained("student", "pretrain", TAUGHT, "tokenizer={path: base}", UNMETERED)
     assert described(ancestors(student)) == [("tuned", ("teacher",), (1,)), ("base", ("tokenizer", "start"), ())]
     total = own_grams(tuned()) + own_grams(base())
-    assert json.loads(Path("student/run.json").read_text())["result"]["inherited_g"] == pytest.approx(total)
+    assert read_json(Path("student/run.json"))["result"]["inherited_g"] == pytest.approx(total)
     together = stage_facts({name: Path(name) for name in ("tuned", "student")})["totals"]  # as of a chain: without its own stages
     assert (together["inherited_g"], together["inherited_is_lower_bound"]) == (own_grams(base()), False)
     alone = Path("alone")
@@ -179,11 +178,11 @@ def test_an_adapter_its_saved_merge_and_a_mean_have_the_ancestors_of_their_run(p
     # A foreign adapter says nothing; the model that it updates is an ancestor all the same.
     foreign = Path("foreign")
     shutil.copytree(adapter, foreign, ignore=shutil.ignore_patterns("tfkit.json", "manifest.json", "README.md"))
-    config = json.loads((foreign / "adapter_config.json").read_text())
+    config = read_json(foreign / "adapter_config.json")
     assert Path(config["base_model_name_or_path"]).name == "step-000002"
     run = trained("from-foreign", "finetune", "--from", "foreign", UNMETERED)
     assert described(ancestors(run))[:2] == [("foreign", ("start",), (1,)), ("tuned", ("base",), (2,))]
-    result = json.loads(Path("from-foreign/run.json").read_text())["result"]
+    result = read_json(Path("from-foreign/run.json"))["result"]
     assert (result["inherited_g"], result["inherited_is_lower_bound"]) == (pytest.approx(own_grams(tuned()) + own_grams(base())), True)
 
     assert main(["average", "tuned", "--last", "2", "--out", "mean"]) == 0
@@ -210,7 +209,7 @@ def test_a_policy_has_each_model_behind_it_once(place: Path) -> None:
     expected = [("tuned", ("start",), (2,)), ("scores", ("reward", "value"), (2,)), ("base", ("start",), ())]
     assert described(ancestors(policy)) == expected
     total = sum(own_grams(path) for path in (tuned(), scores, base()))
-    result = json.loads(Path("policy/run.json").read_text())["result"]
+    result = read_json(Path("policy/run.json"))["result"]
     assert (result["inherited_g"], result["inherited_is_lower_bound"]) == (pytest.approx(total), False)
 
 
@@ -224,5 +223,5 @@ def test_a_parent_whose_files_were_edited_is_reported_and_not_used(place: Path, 
     captured = capsys.readouterr()
     assert "edited/tfkit.json: was edited" in captured.err
     assert "; the emissions of its ancestors are not known\n" in captured.out
-    result = json.loads(Path("unsure/run.json").read_text())["result"]
+    result = read_json(Path("unsure/run.json"))["result"]
     assert (result["inherited_g"], result["inherited_is_lower_bound"]) == (None, True)

@@ -269,11 +269,8 @@ def test_what_does_not_fit_is_refused(place: Path, tmp_path: Path) -> None:
 
 def test_a_gate_fails_where_a_metric_is_not_a_number(place: Path, tmp_path: Path) -> None:
     """All sizes equal: nothing correlates with them."""
-    row = {"text": "the cat", "other": "a dog", "size": 1}
-    (tmp_path / "same.jsonl").write_text((json.dumps(row) + "\n") * 3, encoding="utf-8")
-    done = evaluate(
-        tmp_path, "--from", str(place / "numbers"), "--data", str(tmp_path / "same.jsonl"), "--fail-if", "pearson < -1", "--json"
-    ).exits(8)
+    same = write_rows(tmp_path / "same.jsonl", [{"text": "the cat", "other": "a dog", "size": 1}] * 3)
+    done = evaluate(tmp_path, "--from", str(place / "numbers"), "--data", str(same), "--fail-if", "pearson < -1", "--json").exits(8)
     assert done.document["metrics"]["pearson"] is None
 
 

@@ -148,8 +148,7 @@ def test_a_bug_in_a_run_folder(base: Path, tmp_path: Path, command: str) -> None
     run = tmp_path / "run"
     checkpoint = ["--from", str(base / "run"), "carbon.enabled=false", *(["--prompt", "the"] if command == "generate" else [])]
     words = [str(base / "tiny.yaml")] if command == "pretrain" else checkpoint
-    done = run_tfkit(tmp_path, [command, *words, "--run", str(run), "--quiet", "--threads", "1"], a_bug)
-    assert (done.code, done.out) == (1, "")
+    done = run_tfkit(tmp_path, [command, *words, "--run", str(run), "--quiet", "--threads", "1"], a_bug).refuses(1)
     trace = f"(the traceback is in {run / 'crash.log'})"
     assert done.err.endswith(f"tfkit: a bug: ZeroDivisionError: integer division or modulo by zero {trace}\n")
     assert len(done.err.splitlines()) == 1

@@ -303,7 +303,7 @@ def test_a_model_with_a_chat_template_gets_the_rate_of_a_tuned_one(place: Path) 
 @pytest.mark.thorough
 def test_a_training_that_does_not_fit_the_memory_is_one_of_an_adapter(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     needed = trained_bytes(sum(part.numel() for part in load(place / "gpt").model.parameters()))
-    words = ["--from", str(place / "gpt"), "--data", str(place / "plain.jsonl"), "training.steps=2"]
+    words = ["--from", str(place / "gpt"), "--data", str(place / "plain.jsonl"), "training.steps=1", "training.batch_size=2"]
     for free, more, adapted, saved in (
         (needed, [], False, "model"),
         (needed - 1, [], True, "adapter_model"),
@@ -442,7 +442,7 @@ def test_parallel_files_are_a_task(place: Path, work: Path) -> None:
 def test_a_translation_in_an_object_is_recognised(place: Path, work: Path) -> None:
     """As on the Hub. A model of conversations learns it from an instruction; the direction is that of the file's name."""
     found = rows(id=lambda n, t: str(n), translation=lambda n, t: {"en": t, "hau": t.upper()})
-    (work / "en-hau.json").write_text("".join(json.dumps(row) + "\n" for row in found))
+    write_rows(work / "en-hau.json", found)
     columns = {
         "gpt": "columns: {instruction: 'Translate from en to hau: {translation.en}', output: translation.hau}",
         "t5": "columns: {source: translation.en, target: translation.hau}",
@@ -585,8 +585,7 @@ def test_a_stopped_run_goes_on_with_what_it_was_given(place: Path, work: Path) -
 
 def test_a_run_by_a_recipe_goes_on_without_naming_its_columns_again(place: Path, work: Path) -> None:
     rows = read_rows(place / "classes.jsonl")
-    renamed = "".join(json.dumps({f"my {name}": value for name, value in row.items()}) + "\n" for row in rows)
-    Path("rows.jsonl").write_text(renamed, encoding="utf-8")
+    write_rows(Path("rows.jsonl"), [{f"my {name}": value for name, value in row.items()} for row in rows])
     recipe = "model: {from: nowhere}\ndata: {train: [{path: x}]}\nobjective: {kind: classification}\ntraining: {steps: 4, batch_size: 4}\n"
     Path("task.yaml").write_text(f"# For a test.\n{recipe}", encoding="utf-8")
     start = ["finetune", "task.yaml", "--from", str(place / "bert"), "--data", "rows.jsonl", "--run", "run", "--threads", "1"]

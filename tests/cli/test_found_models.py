@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from tiny_files import write_rows
 from tiny_runs import run_here
 from tokenizers import Tokenizer as TrainableTokenizer
 from tokenizers import models, pre_tokenizers, trainers
@@ -75,8 +76,8 @@ def test_a_chat_file_tunes_qwen3(tmp_path: Path) -> None:
         f"What colour is the {colour} {thing}?" for colour in ("red", "blue", "green") for thing in ("car", "cup", "hat", "door", "tree")
     ]
     rows = [[{"role": "user", "content": one}, {"role": "assistant", "content": f"It is {one.split()[4]}."}] for one in asked]
-    (tmp_path / "rows.jsonl").write_text("".join(json.dumps({"messages": row}) + "\n" for row in rows * 4), encoding="utf-8")
-    (tmp_path / "new.jsonl").write_text("".join(json.dumps({"messages": row[:1]}) + "\n" for row in rows), encoding="utf-8")
+    write_rows(tmp_path / "rows.jsonl", [{"messages": row} for row in rows * 4])
+    write_rows(tmp_path / "new.jsonl", [{"messages": row[:1]} for row in rows])
     trained = TrainableTokenizer(models.BPE())
     trained.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     trained.train_from_iterator(asked, trainers.BpeTrainer(vocab_size=300, initial_alphabet=pre_tokenizers.ByteLevel.alphabet()))

@@ -172,11 +172,9 @@ def test_a_frozen_output_matrix_does_not_learn_the_tokens_of_a_format(place: Pat
     base = RECIPE.replace("{variant: smollm2, vocab_size: 320}", "{vocab_size: 300}").replace("model: {", "model: {vocab_size: 320, ")
     (place / "base.yaml").write_text(base.replace("[the cat]", "[]"), encoding="utf-8")  # with spare rows, so that an adapter fits
     text = ["objective={kind: causal_lm}", "data={train: [{path: text.jsonl}]}", "training.steps=1", "data.sequence_length=32"]
-    done = run_tfkit(place, ["pretrain", "base.yaml", "--run", "base", "--threads", "1", *text])
-    assert done.code == 0, done.err
+    run_tfkit(place, ["pretrain", "base.yaml", "--run", "base", "--threads", "1", *text]).exits(0)
     tuning = re.sub("(?m)^(tokenizer|model|objective):.*", "", base.replace("[the cat]", "[]"))
     chat = "model: {from: base}\nobjective: {kind: chat, format: chatml, system: brief}"
     (place / "tune.yaml").write_text(tuning + chat, encoding="utf-8")
-    done = run_tfkit(place, ["finetune", "tune.yaml", "--run", "tuned", "--threads", "1", "training.steps=1", *words])
-    assert done.code == 0, done.err
+    done = run_tfkit(place, ["finetune", "tune.yaml", "--run", "tuned", "--threads", "1", "training.steps=1", *words]).exits(0)
     assert ("<|im_start|>, <|im_end|>: new in the vocabulary, and their vectors are not trained" in done.err) is bool(words)

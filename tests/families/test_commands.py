@@ -51,9 +51,7 @@ def write_model(folder: Path, family: str, codec: Tokenizer) -> ModelConfig:
 
 
 def ran(*words: object, folder: Path) -> Done:
-    done = run_here([*words, "--threads", "1"], folder)
-    assert done.code == 0, done.err
-    return done
+    return run_here([*words, "--threads", "1"], folder).exits(0)
 
 
 @pytest.mark.sampled(18)
@@ -63,8 +61,7 @@ def test_a_family_goes_through_the_commands(family: str, tmp_path: Path, codec: 
     write_rows(tmp_path / "rows.jsonl", rows())
     columns = "source=text,target=label" if config.encoder_layers and config.decoder_layers else "text=text,label=label"
     task = ["--from", "base", "--data", "rows.jsonl", "--columns", columns, "training.adapter={rank: 2}", "carbon.enabled=false"]
-    recipe = run_here(["finetune", *task, "training.steps=2", "--run", "lora", "--quiet"], tmp_path)
-    assert recipe.code == 0, recipe.err
+    run_here(["finetune", *task, "training.steps=2", "--run", "lora", "--quiet"], tmp_path).exits(0)
     (folder,) = (tmp_path / "lora" / "checkpoints").glob("step-*")
     assert {"adapter_config.json", "adapter_model.safetensors"} <= {path.name for path in folder.iterdir()}
     planned = ran("plan", "lora/recipe.yaml", "--json", folder=tmp_path).document
@@ -75,6 +72,5 @@ def test_a_family_goes_through_the_commands(family: str, tmp_path: Path, codec: 
     assert found.shape == (40, config.dim)
     torch.testing.assert_close(found, tfkit.load(folder).embed([row["text"] for row in rows()]), atol=1e-4, rtol=1e-4)
     tfkit.load(folder).save(tmp_path / "whole")
-    sent = run_here(["push", "whole", "org/tiny", "--dry-run", "--json"], tmp_path)
-    assert sent.code == 0, sent.err
+    sent = run_here(["push", "whole", "org/tiny", "--dry-run", "--json"], tmp_path).exits(0)
     assert {"config.json", "model.safetensors", "tokenizer.json"} <= {one["name"] for one in sent.document["files"]}

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tiny_files import read_json, read_rows, receipt, write_rows
+from tiny_files import parse_rows, read_json, read_rows, receipt, write_rows
 from tiny_runs import Done, exact, hashes, records, run_tfkit, strike
 
 STEPS = 12
@@ -162,10 +162,9 @@ def test_a_mean_of_reward_models_has_the_mean_of_their_shifts(tfkit: Callable[..
         name: fact for name, fact in newest.items() if name not in derived
     }
     rows = read_rows(place / "pairs.jsonl")[: facts["demonstrations"]]
-    asked = "".join(json.dumps({"prompt": row["prompt"], "completion": row["chosen"]}) + "\n" for row in rows)
-    (place / "shown.jsonl").write_text(asked, encoding="utf-8")
+    write_rows(place / "shown.jsonl", [{"prompt": row["prompt"], "completion": row["chosen"]} for row in rows])
     done = tfkit("predict", "--from", "mean", "--data", "shown.jsonl", "carbon.enabled=false")
-    mean = abs(np.mean([json.loads(line)["prediction"] for line in done.out.splitlines()]))
+    mean = abs(np.mean([one["prediction"] for one in parse_rows(done.out)]))
     assert mean < 0.2 * min(abs(shifts[0] - shifts[1]), abs(facts["reward_shift"])), (mean, shifts)
 
 
@@ -186,9 +185,8 @@ def test_what_it_was_compared_with_must_be_there(tfkit: Callable[..., Done], pla
     (place / "base").rename(place / "moved")
     done = tfkit("evaluate", "--from", "dpo", "carbon.enabled=false")
     (place / "moved").rename(place / "base")
-    assert done.code == 4
-    assert "the model that dpo/checkpoints/step-0000" in done.err
-    assert "was trained from, with which its answers are compared: base: there is no such folder" in done.err
+    without_its_base = "was trained from, with which its answers are compared: base: there is no such folder"
+    done.exits(4, "the model that dpo/checkpoints/step-0000", without_its_base)
     tfkit("evaluate", "dpo.yaml", "--from", "base", "carbon.enabled=false").exits(4, "names no model that its training began with")
 
 

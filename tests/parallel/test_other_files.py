@@ -1,14 +1,13 @@
 """Ranks whose disks have other files at the paths of a recipe: all of them end before the first step, and name the rank and the file."""
 
 import contextlib
-import json
 import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from tiny_files import flip
+from tiny_files import flip, read_json
 from tiny_runs import Done, Replaced, pretrain, run_here, write_corpus, write_recipe
 from two_ranks import ended, start_ranks, write_prompts_and_pairs
 
@@ -146,7 +145,7 @@ def test_all_ranks_end_with_the_code_of_the_difference(
     done = ended(run_on_two_disks(disk, tmp_path, words, change), code)
     assert message in done[0].err
     assert message.removeprefix("rank 1: ") in done[1].err
-    assert json.loads((tmp_path / "run/run.json").read_text(encoding="utf-8"))["status"] == "failed"
+    assert read_json(tmp_path / "run/run.json")["status"] == "failed"
     assert not any((tmp_path / "run").glob("checkpoints/step-*"))
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tiny_files import read_json
 from tiny_runs import Before, Done, Process, pretrain, raising, records, run_here
 from two_ranks import assert_close_checkpoints, ended, start_ranks, write_prompts_and_pairs
 
@@ -114,7 +115,7 @@ def test_ranks_begin_with_parts_and_take_the_steps_of_one_process(place: Path, r
     """
     files = {rank: place / f"{recipe}-{name}.json" for rank, name in ((None, "one"), (0, "0"), (1, "1"))}
     run_both(recipe, names=recipe, faults={rank: measuring(file) for rank, file in files.items()})
-    one, first, second = (json.loads(file.read_text(encoding="utf-8")) for file in files.values())
+    one, first, second = (read_json(file) for file in files.values())
     assert max(first["begin"], second["begin"]) < 0.68 * one["begin"], (one, first, second)
     held = one["parameters"] / 2
     if recipe == "rounded":  # one process computes with a rounded copy of the student, ranks round what they gather of its parts
@@ -137,9 +138,7 @@ def test_a_teacher_that_does_not_fit_on_one_rank_halves_the_micro_batches_of_all
 @pytest.mark.thorough
 def test_a_step_that_is_not_finite_is_recorded_with_the_whole_weights_of_the_value_model(place: Path, in_place: None) -> None:
     run_both("ppo", "optimizer.lr=1e30", "schedule.warmup_steps=0", "checkpoint.every=1", names="ruined", code=6)
-    one, two = (
-        json.loads((place / f"ruined-{name}" / "replay" / "step-000002.json").read_text(encoding="utf-8")) for name in ("one", "two")
-    )
+    one, two = (read_json(place / f"ruined-{name}" / "replay" / "step-000002.json") for name in ("one", "two"))
     assert one["weights_sha256"] == two["weights_sha256"]
 
 

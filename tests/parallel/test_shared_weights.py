@@ -1,6 +1,5 @@
 """Trainings whose ranks share the weights (gloo, on a CPU) write the checkpoints of one process, and go on on any other mesh."""
 
-import json
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -9,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
-from tiny_files import receipt
+from tiny_files import read_json, receipt
 from tiny_runs import exact, hashes, kept, pretrain, records, run_here, strike
 from two_ranks import ended, raise_once, raise_within_backward, run_ranks
 
@@ -101,7 +100,7 @@ def test_a_step_that_is_not_finite_is_recorded_with_the_hash_of_the_whole_weight
     words = (*ONE_EACH, "optimizer.lr=1e30", "evaluation={every: null}", "schedule.warmup_steps=0", "checkpoint.every=1")
     ended(run_ranks(tmp_path / "run", base / "tiny.yaml", *words, SHARED), 6)
     assert pretrain(tmp_path / "one", base / "tiny.yaml", *words).code == 6
-    run, one = (json.loads((tmp_path / name / "replay" / "step-000002.json").read_text(encoding="utf-8")) for name in ("run", "one"))
+    run, one = (read_json(tmp_path / name / "replay" / "step-000002.json") for name in ("run", "one"))
     assert run == one
 
 
