@@ -50,7 +50,7 @@ class PeftTensors:
 
 
 def to_peft(tensors: Mapping[str, Tensor], family: str, config: ModelConfig) -> PeftTensors:
-    """Convert updates and parameters trained in full, under our names, to the names and layout of the family's class."""
+    """Convert LoRA updates, and parameters trained in full, from our names and layout to those of the family's class in Hugging Face."""
     shapes, rules = parameter_shapes(config), rules_of(family, config)
     updates = {name.removesuffix(f".{A}") for name in tensors if name.endswith(f".{A}")}
     converted: dict[str, Tensor] = {}
@@ -110,7 +110,7 @@ class Updates:
 
 
 def find_tensors(folder: Path) -> dict[str, Weight]:
-    """Return all tensors of the file by their names in the class, without reading them. Raise ModelError if there is no such file."""
+    """Return all tensors of adapter_model.safetensors by their names in the class, without reading them. Raise ModelError without it."""
     path = find_named(folder, NAME)
     if path is None:
         pickles = sorted(path for path in folder.iterdir() if unread_format(path))

@@ -39,8 +39,8 @@ def embed(
     """Embed texts: one vector for each, in order, the mean of the model's last hidden states over the text's tokens.
 
     Rows come from all files that predict reads, or from stdin, which may have JSON lines, csv or tsv with a header line, or one text per
-    line. Without --out each row is a JSON line with its fields and `embedding`. Vectors are float32 and not normalised. For any
-    family: the states are those after the last norm, of an encoder-decoder those of its encoder. --precision auto is float32 here.
+    line. Without --out each row is a JSON line with its fields and `embedding`. Vectors are float32 and not normalised. The
+    states are those after the last norm, in an encoder-decoder those of the encoder. With --precision auto the model computes in float32.
     """
     from tfkit.engine.inference.vectors_file import require_vectors_file, vectors_file
     from tfkit.recipe.reading.overrides import parse_overrides, scored_overrides

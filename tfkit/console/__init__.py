@@ -209,6 +209,6 @@ def progress(description: str, total: int | None = None, unit: str = "") -> Iter
 
 @contextlib.contextmanager
 def live() -> Iterator[LiveLine]:
-    """Yield the live line of a training, which always fits the terminal; elsewhere each update is a plain line (quiet: one a minute)."""
+    """Yield the line of a training: a live line that fits the terminal, elsewhere a plain line per update. Quiet: one a minute."""
     with line_display(_quiet, _write_line) as show:
         yield LiveLine(show)

@@ -57,7 +57,7 @@ NO_BIAS = {"attention_bias": False, "mlp_bias": False}  # Llama's fields, which 
 
 
 def windows(hf: dict[str, Any], chosen: Callable[[int], bool] | None = None) -> list[Any]:
-    """Return the windows of a config.json. `chosen`: whether a layer has one if the file does not say; None: from max_window_layers on."""
+    """Return the layers' windows of attention. `chosen`: whether a layer has one, if `hf` does not say; None: from max_window_layers on."""
     window = hf["sliding_window"] if hf["use_sliding_window"] else None
     return windows_from_hf(hf, window, lambda layer: window is not None and (chosen(layer) if chosen else layer >= hf["max_window_layers"]))
 

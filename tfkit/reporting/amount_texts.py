@@ -94,7 +94,7 @@ def format_statuses(runs: RunSet) -> str:
 
 
 def format_cost(comparison: Comparison, label: str, cost: Cost | None) -> str:
-    """Return a run's cost to reach a score as text, in the compared field, and in brackets its sum with the ancestors' cost.
+    """Return as text what a run spent to reach a score, in the compared field; in brackets, if known, the sum with its ancestors' cost.
 
     The text is `never reached` if the cost is None, and the step of the cost if the compared field is not known.
     """

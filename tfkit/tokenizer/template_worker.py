@@ -147,7 +147,7 @@ def _drop_privileges() -> None:
 
 
 def _limit_seconds() -> None:
-    """Limit processor time, so that the kernel ends this process if the next line takes too long, even if template.py is gone."""
+    """Limit processor time, so that the kernel ends this process if rendering the next line of JSON takes too long, even if tfkit died."""
     used = resource.getrusage(resource.RUSAGE_SELF)
     limit = int(used.ru_utime + used.ru_stime) + SECONDS + 1
     with contextlib.suppress(OSError, ValueError):  # a lower limit exists already

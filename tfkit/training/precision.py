@@ -2,7 +2,7 @@
 
 In bf16, an update smaller than 1/256 of a weight would be lost to rounding; the master keeps it. Gradients of the working copy are moved to
 the master during the backward pass, one parameter at a time, so that no second full set of gradients exists. The gradient of the first
-micro-batch stays in bf16; from the second micro-batch on, gradients are added up in fp32.
+micro-batch stays in bf16 (from torch 2.10 on); from the second micro-batch on, gradients are added up in fp32.
 
 With ema_decay, there is a third copy in fp32: the exponential moving average of the master over the steps, which is then the result.
 
