@@ -62,7 +62,10 @@ class ModelFolder:
     def require_tokenizer(self) -> Tokenizer:
         """Return the tokenizer. Raise ModelError if the folder has none."""
         if self.codec is None:
-            raise ModelError(f"{self.folder}: no tokenizer.json here, and no text can be read without; put the model's own beside it")
+            remedy = "put the model's own beside it"
+            if (self.folder / "source.spm").is_file():  # Marian's
+                remedy = "a pair of SentencePiece models, source.spm and target.spm, is not read"
+            raise ModelError(f"{self.folder}: no tokenizer.json here, and no text can be read without; {remedy}")
         return self.codec
 
 
