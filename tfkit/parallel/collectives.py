@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 # The time-out after the first step: the larger of these seconds and this multiple of the longest step.
 _LEAST_SECONDS, _TIMES_A_STEP = 300.0, 20.0
+_set_timeout = getattr(dist, "set_timeout", None) or dist.distributed_c10d._set_pg_timeout  # public in later versions of torch alone
 _BUCKET = 1 << 22  # elements per all-reduce
 _FIT, _DOES_NOT_FIT = 0, 1
 
@@ -95,7 +96,7 @@ class ProcessGroup(Peers):
             self._longest = milliseconds / 1000
             for group in dist.distributed_c10d._world.pg_map:  # those of the sharding, too
                 limit = min(STEP_SECONDS, max(_LEAST_SECONDS, _TIMES_A_STEP * self._longest))
-                dist.distributed_c10d._set_pg_timeout(timedelta(seconds=limit), group)
+                _set_timeout(timedelta(seconds=limit), group)
         return int(found)
 
     def is_same(self, number: int) -> bool:
