@@ -170,7 +170,7 @@ def test_nan_fails_any_gate(tmp_path, data):
         (["--data", "nowhere.jsonl"], 3, "nowhere.jsonl"),
         (["evaluation.batch_sise=3"], 2, "did you mean batch_size"),
         (["nowhere.yaml"], 2, "nowhere.yaml: no such file"),
-        (["--predictions", "p.CoNLL"], 2, "--predictions p.CoNLL: an evaluation writes JSON lines, not the format .conll"),
+        (["--predictions", "p.CoNLL"], 2, "--predictions p.CoNLL: nothing is written in the format .conll, only JSON lines"),
         (["--predictions", "p.csv"], 2, "tfkit predict --out"),
         (["--predictions", "."], 5, ".: is a folder; --predictions takes the name of a file"),
         (["--predictions", "p" * 300], 5, "cannot be written (File name too long); give another place for --predictions"),

@@ -54,7 +54,7 @@ def require_json_lines(path: Path) -> None:
     """Raise UsageError for a file of an evaluation's predictions, which are JSON lines, whose suffix names another format of answers."""
     if (suffix := path.suffix.lower()) in (*DELIMITERS, *CONLL):
         raise UsageError(
-            f"{argument('predictions', path)}: an evaluation writes JSON lines, not the format {suffix}; name a file in .jsonl, or write "
+            f"{argument('predictions', path)}: nothing is written in the format {suffix}, only JSON lines; name a file in .jsonl, or write "
             "the answers alone with tfkit predict --out"
         )
 
