@@ -51,7 +51,7 @@ class LoadedModel(Loaded):
         if held == "run.json" or (held and read_tfkit_json(target).objective is not None):  # that of a saved model names no objective
             raise UsageError(f"{target}: holds a {held}, so it is a run or a checkpoint, which is never overwritten; give another folder")
         target.parent.mkdir(parents=True, exist_ok=True)
-        with TemporaryDirectory(dir=target.parent, prefix=f".{target.name}.") as made:
+        with TemporaryDirectory(dir=target if target.is_dir() else target.parent, prefix=f".{target.name}.") as made:
             super().save(made)
             write_manifest(Path(made))
             target.mkdir(exist_ok=True)
