@@ -149,11 +149,6 @@ def _read_prompts(
     return prompt_batches(stdin_bytes("prompt", "--prompt TEXT or --input F"), "stdin", chat)
 
 
-def _write_line(prompt: Prompt, answer: dict[str, Any]) -> None:
-    """Write the JSON line that docs/cli.md describes: the fields of the input, and those of the answer."""
-    console.json(json_line(prompt.given | answer))
-
-
 def _write_answers(generator: "TextGenerator", batches: Iterator[list[Prompt]], text: str | None) -> tuple[int, int]:
     """Answer the prompts; return the numbers of prompts and new tokens. `text`: the only prompt, if its answer is to be written as text."""
     count = tokens = 0
@@ -169,7 +164,7 @@ def _write_answers(generator: "TextGenerator", batches: Iterator[list[Prompt]], 
             return 1, _write_text(generator, text if generator.continues_prompts else "", rendered)
         for prompt, line in stack.enter_context(closing(answer_prompts(generator, template, batches))):
             if generator.session.ranks.is_first:
-                _write_line(prompt, line)
+                console.json(json_line(prompt.given | line))
             count += 1
             tokens += line["tokens"]
     return count, tokens
@@ -198,7 +193,7 @@ def _converse(generator: "TextGenerator", as_json: bool) -> int:
             text = template.render(messages, add_generation_prompt=True)
             completion = _answer(generator, text, len(messages), as_json)
             if as_json:
-                _write_line(prompt_of("", message), line_of(completion))
+                console.json(json_line({"prompt": message} | line_of(completion)))
             messages.append({"role": "assistant", "content": completion.text})
             tokens += completion.tokens
     return tokens

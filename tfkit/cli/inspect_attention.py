@@ -179,7 +179,8 @@ def _head_lines(attended: "AttendedText", name: str, layer: int, head: int, widt
     for place, token in enumerate(queries):
         parts = [(console.fitted(token, label), "")]
         if shows_shades:
-            parts.append((f" {_shades(weights[place], visible[place])} ", ""))
+            shades = (_shade(weight) if seen else _UNSEEN for weight, seen in zip(weights[place], visible[place], strict=True))
+            parts.append((f" {''.join(shades)} ", ""))
         room = width - sum(console.columns_of(text) for text, _ in parts)
         yield [*parts, *_strongest(weights[place], keys, room, label)]
     if shows_shades:
@@ -222,11 +223,7 @@ def _percent(probability: float) -> str:
     return f"{probability:.0%}" if probability >= 0.1 else f"{probability:.1%}"
 
 
-def _shades(weights: "NDArray[np.float32]", visible: "NDArray[np.bool_]") -> str:
-    return "".join(_shade(weight) if seen else _UNSEEN for weight, seen in zip(weights.tolist(), visible.tolist(), strict=True))
-
-
-def _shade(weight: float) -> str:
+def _shade(weight: "float | np.float32") -> str:
     return next(shade for least, shade in _SHADES if weight >= least)
 
 

@@ -216,14 +216,9 @@ def named_columns(columns: str | None) -> dict[str, Any]:
         if not (role and is_named and column):
             raise UsageError(f'--columns: {one!r} names no column; write "text=NAME,label=NAME"')
         is_list = column.startswith("[") and column.endswith("]")
-        is_quoted = column[0] == column[-1] == "'" and has_outer_space(column[1:-1])
+        is_quoted = column[0] == column[-1] == "'" and column[1:-1] != column[1:-1].strip()
         named[role] = [part.strip() for part in column[1:-1].split(",")] if is_list else column[1:-1] if is_quoted else column
     return named
-
-
-def has_outer_space(name: str) -> bool:
-    """Whether a name begins or ends with a space, so that --columns needs quotes around it."""
-    return name != name.strip()
 
 
 def option_words(*given: tuple[str, str | float | None]) -> list[str]:

@@ -15,7 +15,6 @@ import typer
 
 from tfkit import console
 from tfkit.cli import app
-from tfkit.cli.options import has_outer_space
 from tfkit.errors import MachineError, Stopped, TfkitError, UsageError, is_out_of_memory, naming, refusal
 from tfkit.run.signals import StopSignals
 
@@ -60,7 +59,7 @@ def set_crash_folder(folder: Path | None) -> None:
 
 def _column(column: str | list[str]) -> str:
     if isinstance(column, str):
-        return f"'{column}'" if has_outer_space(column) else column
+        return f"'{column}'" if column != column.strip() else column
     return f"[{','.join(column)}]"
 
 
