@@ -109,7 +109,7 @@ def read_answers(value: Any) -> list[dict[str, Any]] | Unfit:
     if isinstance(value, str):
         try:
             value = json.loads(value) if value.strip() else None
-        except ValueError:
+        except (ValueError, RecursionError):
             return Unfit("text", _ANSWERS)
     if isinstance(value, Mapping):
         texts, starts = value.get("text"), value.get("answer_start")
