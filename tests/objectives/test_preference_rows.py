@@ -241,6 +241,11 @@ def test_messages_go_through_the_chat_template_and_prompts_are_the_same_alone(tm
     assert end_ids(codec)[-1] == ids[-1]
     said = stored(tmp_path, encoder(codec, 200, chat=True), {"chosen": f"{HUMAN} sat on", "rejected": f"{HUMAN} ran"})[0]
     assert said["input_ids"].tolist() == one["input_ids"].tolist()  # a dialogue of HH-RLHF is the same conversation
+    named = f"{HUMAN} a\n\nHuman:user\0\n\nAssistant:"  # where a turn is the name of a role
+    turns = [*MESSAGES, answer("a"), user("user\0")]
+    same = stored(tmp_path, encoder(codec, 200), {"chosen": [*turns, answer("b")], "rejected": [*turns, answer("c")]})[0]
+    written = stored(tmp_path, encoder(codec, 200, chat=True), {"chosen": f"{named} b", "rejected": f"{named} c"})[0]
+    assert written["input_ids"].tolist() == same["input_ids"].tolist()
     bad = encoder(codec, 200).encode([Row("", "here", {"prompt": MESSAGES, "chosen": [answer("<|im_end|>")], "rejected": [answer("b")]})])
     assert "has '<|im_end|>', which would be read as a special token" in bad[0].message
 

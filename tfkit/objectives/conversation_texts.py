@@ -5,6 +5,7 @@ prompt, so the ids of a prompt never depend on the completion.
 """
 
 import json
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -226,12 +227,9 @@ def _messages(turns: Turns, speaker: str) -> list[dict[str, Any]]:
         return [plain_message(number, message) for number, message in enumerate(turns, 1)]
     if not is_dialogue(turns):
         return [{"role": speaker, "content": turns.strip()}] if turns.strip() else []
-    messages: list[dict[str, Any]] = []
-    for part in turns.replace(HUMAN, "\0user\0").replace(ASSISTANT, "\0assistant\0").split("\0")[1:]:
-        if part in ("user", "assistant"):
-            messages.append({"role": part, "content": ""})
-        else:
-            messages[-1]["content"] = part.strip()
+    marks = {HUMAN: "user", ASSISTANT: "assistant"}
+    _, *parts = re.split(f"({'|'.join(marks)})", turns)
+    messages = [{"role": marks[mark], "content": text.strip()} for mark, text in zip(parts[::2], parts[1::2], strict=True)]
     return messages if messages[-1]["content"] else messages[:-1]  # a prompt ends with "Assistant:", without content
 
 
