@@ -154,8 +154,9 @@ def test_vocab_json_and_merges(variant: str, settings: dict[str, Any], model_typ
     vocab = document["model"]["vocab"] | {token["content"]: token["id"] for token in document["added_tokens"]}
     folder = write(tmp_path / "found", settings, vocab=vocab, config={"model_type": model_type})
     merges = ["#version: 0.2", *(" ".join(merge) for merge in document["model"]["merges"]), ""]
-    (folder / "merges.txt").write_text("\n".join(merges), encoding="utf-8")
-    check_ids(folder, tmp_path / "again", texts())
+    for number, line_end in enumerate(("\n", "\r\n")):
+        (folder / "merges.txt").write_text(line_end.join(merges), encoding="utf-8", newline="")
+        check_ids(folder, tmp_path / f"again {number}", texts())
 
 
 _OF_T5 = {"pad_id": 0, "eos_id": 1, "unk_id": 2, "bos_id": -1}

@@ -91,7 +91,7 @@ def _wordpiece(paths: Sequence[Path], settings: Settings, roles: Mapping[str, st
 
 def _byte_bpe(paths: Sequence[Path], settings: Settings, roles: Mapping[str, str]) -> Made:
     vocab, lines = read_object(paths[0], _LIMIT), read_text(paths[1], _LIMIT).split("\n")
-    merges = [tuple(line.split(" ")) for line in lines if line and not line.startswith("#version")]
+    merges = [tuple(line.split(" ")) for line in (line.removesuffix("\r") for line in lines) if line and not line.startswith("#version")]
     if not all(type(number) is int for number in vocab.values()) or not all(len(merge) == 2 for merge in merges):
         raise ModelError(f"{paths[0].parent}: vocab.json maps an entry to no id, or merges.txt joins no pair; copy both again")
     pairs = [(first, second) for first, second in merges]
