@@ -306,6 +306,9 @@ def test_a_tagger_reads_plain_text_and_writes_conll(answers: Path) -> None:
     assert [one.split("\t")[0] for one in sentences[1].splitlines()] == ["the", "dog"]
     again = predict("--from", answers / "tags", "--data", "tagged.conll", "--columns", "tokens=tokens")
     assert next(one["prediction"] for one in parse_rows(again.out)) == line["prediction"], "which is read again"
+    predict(*start, "--out", "cut.conll", "data.sequence_length=4").exits(0)
+    cut = [pair.split("\t") for pair in Path("cut.conll").read_text(encoding="utf-8").split("\n\n")[0].splitlines()]
+    assert ([word for word, _ in cut], {tag for _, tag in cut[4:]}) == (words, {"_"}), "words beyond the context have no tag"
 
 
 @pytest.mark.parametrize(

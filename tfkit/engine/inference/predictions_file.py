@@ -143,10 +143,10 @@ def _write_json(file: IO[str], line: Mapping[str, Any]) -> None:
 
 
 def _write_conll(file: IO[str], line: Mapping[str, Any]) -> None:
-    """Write the words of a row, one a line, with their tags ("_" if the row could not be read), and an empty line after them."""
+    """Write the words of a row, one a line, with their tags ("_" for a word without one), and an empty line after them."""
     words, tags = line.get("tokens") or [], line.get("prediction") or []
-    for word, tag in zip_longest(words, tags[: len(words)], fillvalue="_"):
-        file.write(f"{word}\t{tag}\n")
+    for word, tag in zip_longest(words, tags[: len(words)]):
+        file.write(f"{word}\t{tag or '_'}\n")
     file.write("\n")
 
 
