@@ -11,6 +11,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from tfkit.data.columns.forms import find_surrogate
 from tfkit.data.columns.preference_forms import ASSISTANT, HUMAN, is_dialogue
 from tfkit.data.columns.rows import BadRow
 from tfkit.errors import ModelError
@@ -68,6 +69,8 @@ def checked_text(
     Raises UnfitError if the text would have special tokens that come from a message or a tool instead of the format, or if the template
     renders no tools or calls although there are some. Fields of a message that are not rendered may hold special tokens.
     """
+    if position := find_surrogate(_texts([*messages, *tools])):
+        raise UnfitError("half a surrogate pair", f"a message or a tool holds half a surrogate pair at {position}")
     for number, message in enumerate(messages, 1):
         token = conversations.literal(message["content"]) or conversations.literal(message["role"])
         if token is not None and token != message["role"]:  # a format may have a special token for each role
