@@ -13,7 +13,7 @@ from pathlib import Path, PurePath
 from tfkit.data.columns.rows import BadRow
 from tfkit.data.formats.file_content import content_of, decode, opened, raw_lines, reading
 from tfkit.data.formats.suffixes import FORMAT_OF, column_in, is_archive, is_hidden, is_readme, is_searched, list_names, suffix_of
-from tfkit.data.sources.local_files import walk
+from tfkit.data.sources.local_files import files_beside, walk
 from tfkit.errors import DataError
 from tfkit.recipe.column_forms import LANGUAGES
 
@@ -57,7 +57,7 @@ def find_parallel(pattern: str, paths: Sequence[Path], *, of_languages: bool) ->
     folder = named.parent if named is not None else Path(pattern).expanduser()
     if folder.is_dir():
         with reading(folder):
-            files = folder.iterdir() if named is not None else walk(folder)
+            files = files_beside(named) if named is not None else walk(folder)
             paths = [path for path in files if path.is_file() and not is_hidden(path.relative_to(folder))]
     groups: dict[tuple[Path, str], dict[str, Path]] = {}
     for path in sorted(paths):
