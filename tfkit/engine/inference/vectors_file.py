@@ -91,7 +91,7 @@ class _ParquetRows:
             values = columns.get(name, [None] * len(lines))
             try:
                 arrays.append(pa.array(map(_text, values) if kind == pa.string() else values, kind))
-            except (pa.ArrowException, OverflowError) as error:
+            except (pa.ArrowException, ValueError, TypeError, OverflowError) as error:
                 raise DataError(
                     f"{place}: the field {name!r} is of type {kind} in the first rows, and not here ({error}); {_remedy()}"
                 ) from error
