@@ -311,6 +311,13 @@ def test_a_tagger_reads_plain_text_and_writes_conll(answers: Path) -> None:
     assert ([word for word, _ in cut], {tag for _, tag in cut[4:]}) == (words, {"_"}), "words beyond the context have no tag"
 
 
+@pytest.mark.parametrize("out", ["out.jsonl", "out.csv"])
+def test_a_field_that_is_nested_too_deeply_is_an_error(answers: Path, out: str) -> None:
+    Path("deep.jsonl").write_text('{"text": "the cat", "more": ' + "[" * 700 + "]" * 700 + "}\n", encoding="utf-8")
+    done = predict("--from", answers / "classes", "--data", "deep.jsonl", "--out", out)
+    done.exits(3, "a field of a row is nested too deeply to be written again; leave it out")
+
+
 @pytest.mark.parametrize(
     ("start", "name", "code"), [("classes", "out.xlsx", 2), ("classes", "out.conll", 2), ("tags", "out.txt", 2), ("classes", "out", 0)]
 )

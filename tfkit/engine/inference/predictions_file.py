@@ -123,8 +123,19 @@ def output_file(
 
 
 def json_line(line: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a line for JSON: null for a number that is not finite, a list for an array, and text for other types that JSON lacks."""
-    return finite({name: _plain(value) for name, value in line.items()})
+    """Return a line for JSON: null for a number that is not finite, a list for an array, and text for other types that JSON lacks. Raises
+    DataError for a value that is nested too deeply.
+    """
+    with _nesting():
+        return finite({name: _plain(value) for name, value in line.items()})
+
+
+@contextmanager
+def _nesting() -> Iterator[None]:
+    try:
+        yield
+    except RecursionError:
+        raise DataError("a field of a row is nested too deeply to be written again; leave it out") from None
 
 
 def _plain(value: Any) -> Any:
@@ -185,9 +196,10 @@ class _Table:
 
 
 def _cell(value: Any) -> Any:
-    """Return a value for a cell of a table: lists and mappings as JSON."""
-    value = _plain(value)
-    return json.dumps(value, ensure_ascii=False) if isinstance(value, list | dict) else value
+    """Return a value for a cell of a table: lists and mappings as JSON. Raises DataError for a value that is nested too deeply."""
+    with _nesting():
+        value = _plain(value)
+        return json.dumps(value, ensure_ascii=False) if isinstance(value, list | dict) else value
 
 
 def _unwritable(path: Path, error: OSError, option: str) -> MachineError:
