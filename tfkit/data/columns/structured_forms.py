@@ -55,7 +55,7 @@ def _read_choices(value: Any) -> list[str] | Unfit:
     columns for them.
     """
     if isinstance(value, Mapping) and isinstance(value.get("text"), list):
-        labels = value.get("label") or []
+        labels = label if isinstance(label := value.get("label"), list) else []
         value = [{"text": text, "label": label} for text, label in zip_longest(value["text"], labels)] if labels else value["text"]
     if isinstance(value, list):
         while len(value) > 2 and (value[-1].get("text") if isinstance(value[-1], Mapping) else value[-1]) in (None, ""):
