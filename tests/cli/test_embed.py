@@ -192,6 +192,7 @@ def test_the_fields_of_a_table_keep_their_types() -> None:
     [
         ({"id": "x"}, "rows 49 to 75: the field 'id' is of type int64 in the first rows, and not here"),
         ({"more": 1}, "rows 49 to 75: a row has the field 'more', and the first ones have none of this name"),
+        ({"": 1}, "rows 49 to 75: a row has the field '', and the first ones have none of this name"),
     ],
 )
 def test_a_later_row_that_does_not_fit_the_table(late: dict[str, Any], message: str) -> None:

@@ -147,6 +147,8 @@ def test_rows_that_cannot_be_read(answers: Path) -> None:
     assert (fourth["id"], fourth["x"], fourth["prediction"], fourth["nonfinite"]) == (4, None, None, {"x": "nan"})
     assert "3 bad rows skipped: 1 no column 'text' (first bad.jsonl:2), 1 not JSON (first bad.jsonl:3), 1 no tokens" in done.err
     predict(*start, "data.on_bad_row=skip", "--out", "out.csv").exits(3, "the field 'other', and the first has none")
+    write_rows(Path("unnamed.jsonl"), [{"text": "the cat"}, {"text": "the cat", "": 1}])
+    predict("--from", answers / "classes", "--data", "unnamed.jsonl", "--out", "out.csv").exits(3, "the field '', and the first has none")
     Path("bad.csv").write_text("id,text\n1,\n2,the cat,and more\n3,a dog\n", encoding="utf-8")
     done = predict("--from", answers / "classes", "--data", "bad.csv", "data.on_bad_row=skip", "--out", "out.csv", "--json")
     assert (done.code, done.document["bad_rows"]) == (0, 2), done.err

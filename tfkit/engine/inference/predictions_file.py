@@ -187,7 +187,7 @@ class _Table:
             self.header = [*first, *(name for name in self.further_columns if name not in first)]
             self.writer.writerow(self.header)
         for row in self.waiting:
-            if unknown := next((name for name in row if name not in self.header), None):
+            if (unknown := next((name for name in row if name not in self.header), None)) is not None:
                 raise DataError(
                     f"a row has the field {unknown!r}, and the first has none of this name; write JSON lines: {argument('out', 'F.jsonl')}"
                 )

@@ -84,7 +84,7 @@ class _ParquetRows:
             self.names = names
         place = f"rows {self.rows + 1:,} to {self.rows + len(lines):,}"
         self.rows += len(lines)
-        if unknown := next((name for name in names if name not in self.names), None):
+        if (unknown := next((name for name in names if name not in self.names), None)) is not None:
             raise DataError(f"{place}: a row has the field {unknown!r}, and the first ones have none of this name; {_remedy()}")
         arrays = []
         for name, kind in zip(self.names, self.writer.schema.types, strict=False):
