@@ -64,6 +64,16 @@ def test_messages_go_through_the_template_up_to_where_the_answer_begins(tmp_path
     assert {*made.rollouts.end_ids} == {TALKER.eos_id, TALKER.backend.token_to_id("<|im_end|>")}
 
 
+def test_an_answer_at_the_end_of_a_dialogue_is_no_part_of_the_prompt(tmp_path: Path) -> None:
+    asked = "\n\nHuman: 40 + 2?\n\nAssistant: 41\n\nHuman: no"
+    rows = [{"prompt": f"{asked}{end}", "answer": 42} for end in ("\n\nAssistant:", "\n\nAssistant: 42", "")]
+    for formatted in (False, True):
+        open_end, answered, question = encoded(tmp_path, objective(tmp_path, TALKER, chat=formatted), *rows)
+        assert ids(answered) == ids(open_end)
+        assert stored_text(answered.example(), "prompt") == f"{asked}\n\nAssistant:"
+        assert (ids(question) == ids(open_end)) == formatted, "messages are those of the template, and a text is as it is"
+
+
 def test_a_policy_without_a_template_or_an_end_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match=r"rows.jsonl:1: .* messages, but .* no chat template"):
         encoded(tmp_path, objective(tmp_path, codec()), {"prompt": [USER], "answer": 1})

@@ -1,6 +1,7 @@
 """tfkit embed: the vectors of loaded.embed for the rows of files and pipes, in their order; what is written where, and what is refused."""
 
 import datetime
+import math
 import os
 import signal
 from pathlib import Path
@@ -191,6 +192,7 @@ def test_the_fields_of_a_table_keep_their_types() -> None:
     [
         ({"id": "x"}, "rows 49 to 75: the field 'id' is of type int64 in the first rows, and not here"),
         ({"more": 1}, "rows 49 to 75: a row has the field 'more', and the first ones have none of this name"),
+        ({"": 1}, "rows 49 to 75: a row has the field '', and the first ones have none of this name"),
     ],
 )
 def test_a_later_row_that_does_not_fit_the_table(late: dict[str, Any], message: str) -> None:
@@ -203,6 +205,13 @@ def test_a_later_row_that_does_not_fit_the_table(late: dict[str, Any], message: 
     write_rows(Path("rows.jsonl"), [*ROWS[:70], {"text": "the cat"}])
     embed("--data", rows, "--out", "v.parquet").exits(0)
     assert pyarrow.parquet.read_table("v.parquet")["id"].to_pylist() == [*range(70), None]
+
+
+def test_a_later_file_with_numbers_does_not_fit_a_table_of_days() -> None:
+    Path("days").mkdir()
+    for name, day in (("a", datetime.date(2024, 5, 1)), ("b", math.nan)):
+        pyarrow.parquet.write_table(pyarrow.Table.from_pylist([{"text": "the cat", "day": day}] * 16), f"days/{name}.parquet")
+    embed("--data", "days", "--out", "v.parquet").exits(3, "the field 'day' is of type date32[day] in the first rows, and not here")
 
 
 def test_longer_texts_are_truncated_to_the_context() -> None:

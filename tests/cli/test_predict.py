@@ -147,6 +147,8 @@ def test_rows_that_cannot_be_read(answers: Path) -> None:
     assert (fourth["id"], fourth["x"], fourth["prediction"], fourth["nonfinite"]) == (4, None, None, {"x": "nan"})
     assert "3 bad rows skipped: 1 no column 'text' (first bad.jsonl:2), 1 not JSON (first bad.jsonl:3), 1 no tokens" in done.err
     predict(*start, "data.on_bad_row=skip", "--out", "out.csv").exits(3, "the field 'other', and the first has none")
+    write_rows(Path("unnamed.jsonl"), [{"text": "the cat"}, {"text": "the cat", "": 1}])
+    predict("--from", answers / "classes", "--data", "unnamed.jsonl", "--out", "out.csv").exits(3, "the field '', and the first has none")
     Path("bad.csv").write_text("id,text\n1,\n2,the cat,and more\n3,a dog\n", encoding="utf-8")
     done = predict("--from", answers / "classes", "--data", "bad.csv", "data.on_bad_row=skip", "--out", "out.csv", "--json")
     assert (done.code, done.document["bad_rows"]) == (0, 2), done.err
@@ -306,6 +308,16 @@ def test_a_tagger_reads_plain_text_and_writes_conll(answers: Path) -> None:
     assert [one.split("\t")[0] for one in sentences[1].splitlines()] == ["the", "dog"]
     again = predict("--from", answers / "tags", "--data", "tagged.conll", "--columns", "tokens=tokens")
     assert next(one["prediction"] for one in parse_rows(again.out)) == line["prediction"], "which is read again"
+    predict(*start, "--out", "cut.conll", "data.sequence_length=4").exits(0)
+    cut = [pair.split("\t") for pair in Path("cut.conll").read_text(encoding="utf-8").split("\n\n")[0].splitlines()]
+    assert ([word for word, _ in cut], {tag for _, tag in cut[4:]}) == (words, {"_"}), "words beyond the context have no tag"
+
+
+@pytest.mark.parametrize("out", ["out.jsonl", "out.csv"])
+def test_a_field_that_is_nested_too_deeply_is_an_error(answers: Path, out: str) -> None:
+    Path("deep.jsonl").write_text('{"text": "the cat", "more": ' + "[" * 700 + "]" * 700 + "}\n", encoding="utf-8")
+    done = predict("--from", answers / "classes", "--data", "deep.jsonl", "--out", out)
+    done.exits(3, "a field of a row is nested too deeply to be written again; leave it out")
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from tiny_sources import opened, rows, texts
 
 from tfkit.data.columns.record_columns import Columns, Record
+from tfkit.data.columns.rows import BadRow
 from tfkit.data.formats import parquet
 from tfkit.data.formats.file_content import Content, content_of
 from tfkit.data.formats.json_files import read_json
@@ -532,6 +533,14 @@ def test_a_long_line_of_a_small_archive_is_no_bomb(tmp_path: Path) -> None:
     assert len(texts(zipped(tmp_path / "a.zip", {"a.txt": "x" * 10_000_000}))[0]) == 10_000_000
 
 
+def test_a_time_of_an_unknown_zone_is_an_error_of_its_row(tmp_path: Path) -> None:
+    times = pyarrow.array([1], pyarrow.timestamp("us", tz="Nowhere/Else"))
+    pyarrow.parquet.write_table(pyarrow.table({"text": ["a"], "t": times}), tmp_path / "a.parquet")
+    [bad] = read_parquet(content_of(tmp_path / "a.parquet"), Columns((Role("text", "text", ("t",)),)))
+    assert isinstance(bad, BadRow)
+    assert "a.parquet:1: column 't' holds timestamp[us, tz=Nowhere/Else], not text" in bad.message
+
+
 def test_parquet_whose_dictionaries_are_counted_gives_the_same_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As of files whose dictionaries could fill the memory: nested, with nulls, in several row groups, some without a dictionary."""
     texts = [None if i % 5 == 4 else f"text {i % 7}" for i in range(300)]
@@ -541,6 +550,9 @@ def test_parquet_whose_dictionaries_are_counted_gives_the_same_rows(tmp_path: Pa
             "messages": [[{"role": "user", "content": text}] * (i % 3) if i % 11 else None for i, text in enumerate(texts)],
             "kind": pyarrow.array(texts).dictionary_encode(),
             "numbers": [[i, None] for i in range(300)],
+            "counts": pyarrow.array(
+                [[(text, i)] * (i % 3) if text else None for i, text in enumerate(texts)], pyarrow.map_(pyarrow.string(), pyarrow.int64())
+            ),
         }
     )
     pyarrow.parquet.write_table(table, tmp_path / "a.parquet", row_group_size=100, use_dictionary=["messages.list.element.content", "text"])

@@ -135,6 +135,13 @@ def test_class_names(tmp_path: Path, given: list[str] | str, labels: list[str], 
             values(tmp_path / "a.csv", LABELLED, **source)
 
 
+def test_class_names_that_are_not_utf8_are_refused(tmp_path: Path) -> None:
+    write(tmp_path, a__csv=["text,label", "one,0", "two,1"])
+    (tmp_path / "names").write_bytes(b"b\xe9ret\nhat\n")
+    with pytest.raises(DataError, match=r"names:1: byte 1 \(0xe9\) is not UTF-8; convert the file"):
+        values(tmp_path / "a.csv", LABELLED, class_names=str(tmp_path / "names"))
+
+
 def test_class_names_are_part_of_the_fingerprint(tmp_path: Path) -> None:
     write(tmp_path, a__csv=["text,label", "one,0", "two,1"])
     fingerprints = {

@@ -31,6 +31,7 @@ FORMS: dict[str, tuple[dict[str, Any], int]] = {
     "on the Hub, some rows": ({"question": ASKED, "choices": {"text": TEXTS, "label": ["1", "2", "3"]}, "answerKey": "1"}, 0),
     "OpenBookQA on the Hub": ({"question_stem": ASKED, "choices": {"text": TEXTS, "label": ["A", "B", "C"]}, "answerKey": "A"}, 0),
     "without labels": ({"question": ASKED, "choices": [{"text": text} for text in TEXTS], "answer": 2}, 2),
+    "with another label": ({"question": ASKED, "choices": {"text": TEXTS, "label": 0}, "answer": 2}, 2),
     "MMLU": ({"question": ASKED, "choices": TEXTS, "answer": 1}, 1),
 }
 

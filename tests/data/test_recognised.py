@@ -1,5 +1,6 @@
 """Layouts and columns that are recognised by content: delimiters, headers, CoNLL, keys and arrays of JSON, names of public data sets."""
 
+import csv
 import gzip
 import json
 import zipfile
@@ -73,6 +74,16 @@ def test_a_first_row_that_may_be_a_header_is_one(tmp_path: Path, first: str) -> 
     assert rows(tmp_path / "a.csv", columns={"text": names[0], "label": names[1]})[0] == {"text": "text 0", "label": "0"}
 
 
+def test_the_layout_of_a_table_with_a_long_field_is_recognised_at_once(tmp_path: Path) -> None:
+    """By default the module csv refuses fields over 128 kB; a limit is that of the whole process."""
+    (tmp_path / "a.csv").write_text(f"text;label\nfine;good\n{'long ' * 30_000};bad\nfine, too;good\n")
+    before = csv.field_size_limit(131_072)
+    try:
+        assert [row["label"] for row in rows(tmp_path / "a.csv")] == ["good", "bad", "good"]
+    finally:
+        csv.field_size_limit(before)
+
+
 @pytest.mark.parametrize("empty", [";", ";;"])
 def test_empty_cells_at_the_end_of_each_line_are_no_labels(tmp_path: Path, empty: str) -> None:
     lines = ["Nr;Kommentar des Kunden;Bewertung", *(f"{i};text {i};{'gut' if i % 2 else 'schlecht'}" for i in range(40))]
@@ -91,6 +102,14 @@ def test_a_question_its_answers_and_a_letter_need_no_header(tmp_path: Path, firs
     [row, *others] = first_records(SourceSection(path=str(tmp_path / "a.csv")))
     assert row.values == {"question": first, "A": "0", "B": "0, or", "C": "00", "D": "all", "answer": letters[0]}
     assert len(others) == 4
+
+
+def test_letters_alone_are_no_question_with_answers(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("A\nB\nA\nC\n")
+    assert {len(record.values) for record in first_records(SourceSection(path=str(tmp_path / "a.csv")))} == {1}
+    (tmp_path / "a.json").write_text('[[], ["a text", "b"]]')
+    with pytest.raises(DataError, match=r"a\.json, item 2: expected a JSON object, found list"):
+        rows(tmp_path / "a.json")
 
 
 def test_an_attribution_is_no_text(tmp_path: Path) -> None:

@@ -261,6 +261,10 @@ def test_a_saved_data_set_is_read(hub_folder: Path) -> None:
     datasets.DatasetDict({"train": datasets.Dataset.from_dict({"text": ["a", "b"]})}).save_to_disk(hub_folder / "saved")
     section = SourceSection(hub=str(hub_folder / "saved"))
     assert [row.text for row in open_source(section, "all", None).rows()] == ["a", "b"]
+    (hub_folder / "other").mkdir()
+    (hub_folder / "other" / "state.json").write_text("{}")
+    with pytest.raises(DataError, match=r"other, split train: cannot be loaded"):
+        open_source(SourceSection(hub=str(hub_folder / "other")), "all", None)
     with pytest.raises(DataError, match="no such split; the folder has train"):
         open_source(section.model_copy(update={"split": "test"}), "all", None)
 

@@ -1,5 +1,6 @@
 """Files that are called train, valid or test."""
 
+import errno
 from collections.abc import Callable
 from pathlib import Path, PurePath
 
@@ -125,6 +126,19 @@ def test_a_single_file_is_itself_and_its_siblings_are_mentioned(made: Made) -> N
     (folder / "test.csv").unlink()
     said = opened(folder / "train.csv", "train", 0.5).describe()
     assert "beside it valid.csv, which is used if" in said
+
+
+def test_a_file_is_read_from_a_folder_that_may_not_be_listed(made: Made, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = made("train.csv", "test.csv", "train_text.txt")
+
+    def refuse(_: Path) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(Path, "iterdir", refuse)
+    assert parts(folder / "train.csv") == ({"train.csv"}, {"train.csv"})
+    assert [record.place for record in first_records(SourceSection(path=str(folder / "train_text.txt")))] == [
+        str(folder / "train_text.txt")
+    ]
 
 
 def test_as_in_0_1_every_file_is_read(made: Made) -> None:

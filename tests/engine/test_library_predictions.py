@@ -94,6 +94,15 @@ def test_what_is_no_row() -> None:
         tfkit.predict(ROWS, start=FIXTURES / "finished")
 
 
+def test_fields_may_be_named_by_numbers() -> None:
+    """As are the columns of a table that pandas reads without a header."""
+    loaded, table = tfkit.load(CLASSES), pandas.DataFrame([["hat", 1], ["the cat", 2]])
+    found = loaded.predict(table.to_dict("records"), columns={"text": "0"})
+    assert [(row["0"], row["1"], row["prediction"]) for row in found] == [
+        (text, number, one["prediction"]) for number, (text, one) in enumerate(zip(table[0], loaded.predict(table[0]), strict=True), 1)
+    ]
+
+
 def test_a_table_is_refused_and_a_series_or_a_data_set_is_read_row_by_row() -> None:
     loaded, texts = tfkit.load(CLASSES), ["hat", "the cat"]
     table = pandas.DataFrame({"text": texts})

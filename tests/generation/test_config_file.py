@@ -141,6 +141,11 @@ def test_without_do_sample_the_likeliest_token_is_taken_and_with_it_50_are_drawn
     assert decide({}, "temperature", temperature=0.7).settings.top_k is None, "an option says all of it"
 
 
+def test_a_single_stop_string_needs_no_list() -> None:
+    """As in transformers."""
+    assert decide({"stop_strings": "###"}).settings.stop == decide({"stop_strings": ["###"]}).settings.stop == ["###"]
+
+
 SECTIONS = st.builds(
     GenerationSection,
     max_new_tokens=st.integers(1, 300),

@@ -268,6 +268,7 @@ def test_long_conversations_lose_their_ends_and_are_counted(tmp_path: Path) -> N
 
 
 SAID = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Yo"}]
+HALF_CALL = r'{"name": "f", "arguments": {"a": "\ud800"}}'
 SYSTEM = {"role": "system", "content": "Rhyme."}
 
 
@@ -345,6 +346,8 @@ def test_columns_that_a_recipe_names_choose_the_shape() -> None:
         ("chatml", {"question": "Hi", "answer": ["", " "]}, "an empty answer"),
         ("chatml", {"question": "Hi", "answer": "Yo", "context": 3}, "int, not text"),
         ("mistral", {"question": "the cat " * 199, "answer": "Yo"}, "no answer within the context"),
+        ("chatml_tools", {"messages": SAID, "tools": [{"name": "f", "parameters": {"\ud800": {}}}]}, "half a surrogate pair"),
+        ("chatml_tools", {"messages": [SAID[0], {"role": "function_call", "content": HALF_CALL}]}, "half a surrogate pair"),
     ],
 )
 def test_bad_rows_are_named(name: str, given: dict[str, Any], kind: str) -> None:

@@ -138,6 +138,7 @@ def test_columns_of_zeros_and_ones_are_labels_of_their_names_also_of_those_that_
     ("labels", "error"),
     [
         (["size", "colour"], r"rows.jsonl:17: the label 'colour' is none of animal, clothes, motion, size; correct the row"),
+        ({"": 1}, r"rows.jsonl:17: the label '' is none of animal"),
         ([0, 0, 1, 0], r"rows.jsonl:17: column 'labels' holds a list of zeros and ones, which names no labels, not a list of labels"),
         ({"size": 1, "animal": None}, r"rows.jsonl:17: column 'labels' holds nothing for 'animal', not 0 or 1"),
         ({"size": [1]}, r"rows.jsonl:17: column 'labels' holds list for 'size', not 0 or 1, or a label"),

@@ -12,6 +12,7 @@ from tiny_examples import tokenizer
 from tiny_files import write_rows
 
 from tfkit.data import ExampleRows, ExampleSet, Loader, example_set
+from tfkit.data.columns.record_columns import Columns, Record
 from tfkit.data.columns.rows import Row
 from tfkit.data.sources.open_sources import training_sources, validation_sources
 from tfkit.errors import DataError, ModelError
@@ -20,7 +21,7 @@ from tfkit.objectives.objective import IGNORED
 from tfkit.objectives.preference_rows import PreferenceEncoder, read_preference
 from tfkit.recipe.schema.data_sections import DataSection
 from tfkit.recipe.schema.objective_sections import ChatSection
-from tfkit.recipe.schema.preference_sections import PREFERENCE_ROLES
+from tfkit.recipe.schema.preference_sections import PREFERENCE_ROLES, RewardSection
 from tfkit.tokenizer import Tokenizer
 from tfkit.tokenizer.conversations import end_ids
 
@@ -241,6 +242,15 @@ def test_messages_go_through_the_chat_template_and_prompts_are_the_same_alone(tm
     assert end_ids(codec)[-1] == ids[-1]
     said = stored(tmp_path, encoder(codec, 200, chat=True), {"chosen": f"{HUMAN} sat on", "rejected": f"{HUMAN} ran"})[0]
     assert said["input_ids"].tolist() == one["input_ids"].tolist()  # a dialogue of HH-RLHF is the same conversation
+    named = f"{HUMAN} a\n\nHuman:user\0\n\nAssistant:"  # where a turn is the name of a role
+    turns = [*MESSAGES, answer("a"), user("user\0")]
+    same = stored(tmp_path, encoder(codec, 200), {"chosen": [*turns, answer("b")], "rejected": [*turns, answer("c")]})[0]
+    written = stored(tmp_path, encoder(codec, 200, chat=True), {"chosen": f"{named} b", "rejected": f"{named} c"})[0]
+    assert written["input_ids"].tolist() == same["input_ids"].tolist()
+    roles = RewardSection(kind="reward").asked_roles
+    whole = [{"prompt": MESSAGES, "completion": [answer("sat on")]}, {"messages": [*MESSAGES, answer("sat on")]}]
+    asked = [Columns(roles).take(Record(one, "here")) for one in whole]
+    assert [found.arrays["input_ids"] for found in made.encode_unlabelled(asked)] == [ids, ids]  # for which tfkit predict asks
     bad = encoder(codec, 200).encode([Row("", "here", {"prompt": MESSAGES, "chosen": [answer("<|im_end|>")], "rejected": [answer("b")]})])
     assert "has '<|im_end|>', which would be read as a special token" in bad[0].message
 

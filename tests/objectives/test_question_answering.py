@@ -280,6 +280,7 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     "none": ({"answers": []}, "the question has no answer; if that is meant, set objective.unanswerable: true"),
     "no start": ({"answers": {"text": ["cat"]}}, "column 'answers' holds an answer without text, not answers with text and answer_start"),
     "a word": ({"answers": "cat"}, "column 'answers' holds text, not answers with text and answer_start"),
+    "deep": ({"answers": "[" * 100_000}, "column 'answers' holds text, not answers with text and answer_start"),
     "not there": ({"answers": ["dog", "cow"]}, "the context does not contain the answer 'dog'"),
 }
 

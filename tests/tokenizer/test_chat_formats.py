@@ -1,5 +1,6 @@
 """The chat formats: what they write, that their templates write the same in transformers, and what they refuse."""
 
+import datetime
 import re
 from typing import Any
 
@@ -146,6 +147,12 @@ def test_tools_that_are_none(value: Any, kind: str) -> None:
     assert caught.value.kind.startswith(kind)
     with pytest.raises(UnfitError, match="are no JSON object"):
         read_calls([{"name": "add", "arguments": "1, 2"}])
+
+
+def test_tools_are_json_values() -> None:
+    """Parquet has further types."""
+    [tool] = read_tools([{"name": "f", "parameters": {"default": datetime.date(2024, 5, 1)}}])
+    assert tool == {"type": "function", "function": {"name": "f", "parameters": {"default": "2024-05-01"}}}
 
 
 def test_every_format_has_a_tokenizer_in_these_tests() -> None:

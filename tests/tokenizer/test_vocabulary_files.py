@@ -92,6 +92,19 @@ def test_another_models_vocabulary_is_not_taken_for_berts(tmp_path: Path) -> Non
         load_tokenizer(folder_of(tmp_path / "lines", ["a", "b"], None))
 
 
+def test_settings_of_another_kind_are_refused_or_left_out(tmp_path: Path) -> None:
+    expected = load_tokenizer(folder_of(tmp_path / "bert", ENTRIES, {"unk_token": "[UNK]"})).encode_texts(["the cat"])
+    for number, nothing in enumerate(({}, {"content": None})):
+        assert load_tokenizer(folder_of(tmp_path / f"{number}", ENTRIES, {"unk_token": nothing})).encode_texts(["the cat"]) == expected
+    with pytest.raises(ModelError, match=r"tokenizer_config\.json: strip_accents is 'x'"):
+        load_tokenizer(folder_of(tmp_path / "accents", ENTRIES, {"strip_accents": "x"}))
+    folder = write(tmp_path / "language", {"tokenizer_class": "MBartTokenizer", "src_lang": "xx_XX"}, config={"model_type": "mbart"})
+    pieces = (b"\x0a\x05<unk>\x18\x02", b"\x0a\x03<s>\x18\x03", b"\x0a\x04</s>\x18\x03", b"\x0a\x01a\x15\0\0\x80\xbf")
+    (folder / "sentencepiece.bpe.model").write_bytes(b"".join(b"\x0a" + bytes([len(piece)]) + piece for piece in pieces))
+    with pytest.raises(ModelError, match=r"sentencepiece\.bpe\.model: has no line xx_XX"):
+        load_tokenizer(folder)
+
+
 def test_the_vocabularies_of_later_encoders(tmp_path: Path) -> None:
     electra = folder_of(tmp_path / "electra", ENTRIES, {"tokenizer_class": "ElectraTokenizer"}, config={"model_type": "electra"})
     check_ids(electra, tmp_path / "electra again", texts())
@@ -154,8 +167,9 @@ def test_vocab_json_and_merges(variant: str, settings: dict[str, Any], model_typ
     vocab = document["model"]["vocab"] | {token["content"]: token["id"] for token in document["added_tokens"]}
     folder = write(tmp_path / "found", settings, vocab=vocab, config={"model_type": model_type})
     merges = ["#version: 0.2", *(" ".join(merge) for merge in document["model"]["merges"]), ""]
-    (folder / "merges.txt").write_text("\n".join(merges), encoding="utf-8")
-    check_ids(folder, tmp_path / "again", texts())
+    for number, line_end in enumerate(("\n", "\r\n")):
+        (folder / "merges.txt").write_text(line_end.join(merges), encoding="utf-8", newline="")
+        check_ids(folder, tmp_path / f"again {number}", texts())
 
 
 _OF_T5 = {"pad_id": 0, "eos_id": 1, "unk_id": 2, "bos_id": -1}

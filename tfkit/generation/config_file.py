@@ -137,6 +137,8 @@ def _taken(values: Mapping[str, Any], given: Collection[str], encodes: bool) -> 
     taken = {_RENAMED.get(name, name): values[name] for name in _SETTINGS if name in values}
     if isinstance(taken.get("early_stopping"), bool | str):
         taken["early_stopping"] = _EARLY_STOPPING.get(taken["early_stopping"], taken["early_stopping"])
+    if isinstance(taken.get("stop"), str):
+        taken["stop"] = [taken["stop"]]
     if "max_length" in values and "max_new_tokens" not in values:
         taken["max_new_tokens"] = values["max_length"]
         if encodes and type(values["max_length"]) is int:

@@ -5,11 +5,13 @@ prompt, so the ids of a prompt never depend on the completion.
 """
 
 import json
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from tfkit.data.columns.forms import find_surrogate
 from tfkit.data.columns.preference_forms import ASSISTANT, HUMAN, is_dialogue
 from tfkit.data.columns.rows import BadRow
 from tfkit.errors import ModelError
@@ -67,6 +69,8 @@ def checked_text(
     Raises UnfitError if the text would have special tokens that come from a message or a tool instead of the format, or if the template
     renders no tools or calls although there are some. Fields of a message that are not rendered may hold special tokens.
     """
+    if position := find_surrogate(_texts([*messages, *tools])):
+        raise UnfitError("half a surrogate pair", f"a message or a tool holds half a surrogate pair at {position}")
     for number, message in enumerate(messages, 1):
         token = conversations.literal(message["content"]) or conversations.literal(message["role"])
         if token is not None and token != message["role"]:  # a format may have a special token for each role
@@ -226,12 +230,9 @@ def _messages(turns: Turns, speaker: str) -> list[dict[str, Any]]:
         return [plain_message(number, message) for number, message in enumerate(turns, 1)]
     if not is_dialogue(turns):
         return [{"role": speaker, "content": turns.strip()}] if turns.strip() else []
-    messages: list[dict[str, Any]] = []
-    for part in turns.replace(HUMAN, "\0user\0").replace(ASSISTANT, "\0assistant\0").split("\0")[1:]:
-        if part in ("user", "assistant"):
-            messages.append({"role": part, "content": ""})
-        else:
-            messages[-1]["content"] = part.strip()
+    marks = {HUMAN: "user", ASSISTANT: "assistant"}
+    _, *parts = re.split(f"({'|'.join(marks)})", turns)
+    messages = [{"role": marks[mark], "content": text.strip()} for mark, text in zip(parts[::2], parts[1::2], strict=True)]
     return messages if messages[-1]["content"] else messages[:-1]  # a prompt ends with "Assistant:", without content
 
 

@@ -44,7 +44,7 @@ class MultiLabel(TextLabelling):
     def target(self, row: Row) -> NDArray[np.bool_] | BadRow:
         """Return whether each label applies to a row, or the error for an unknown one."""
         labels = self.section.labels_in(row.values["labels"])
-        if unknown := next((label for label in labels if label not in self._numbers), None):
+        if (unknown := next((label for label in labels if label not in self._numbers), None)) is not None:
             return unknown_label(row.place, unknown, self.labels)
         target = self.placeholder.copy()
         target[[self._numbers[label] for label, applies in labels.items() if applies]] = True

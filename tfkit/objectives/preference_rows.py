@@ -18,6 +18,7 @@ from torch import Tensor
 from tfkit.data import Encoded, Example, ExampleBatch, Row, digest
 from tfkit.data.columns.preference_forms import ASSISTANT, is_dialogue, is_whole, read_flag
 from tfkit.data.columns.rows import BadRow
+from tfkit.data.sources.derived_rows import split_prompt
 from tfkit.model.padding import pad, padding_mask
 from tfkit.objectives.context import LONGER_ROWS
 from tfkit.objectives.conversation_texts import ConversationTexts, PromptCompletion, PromptedIds, Turns
@@ -120,8 +121,9 @@ class PreferenceEncoder:
         return self._encoded(rows, [read_preference(row) for row in rows])
 
     def encode_unlabelled(self, rows: Sequence[Row]) -> list[Encoded | BadRow]:
-        """Return what `encode` returns, for rows that have a prompt with one completion."""
-        return self._encoded(rows, [Preference(row.values.get("prompt", ""), [row.values["completion"]], [0]) for row in rows])
+        """Return what `encode` returns, for rows with a prompt and one completion, or with a conversation, whose last message it is."""
+        found = [split_prompt(row).values for row in rows]
+        return self._encoded(rows, [Preference(values.get("prompt", ""), [values["completion"]], [0]) for values in found])
 
     def _encoded(self, rows: Sequence[Row], preferences: Sequence[Preference | BadRow]) -> list[Encoded | BadRow]:
         items = [

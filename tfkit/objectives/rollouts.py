@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from tfkit.data import Encoded, Encoder, Example, ExampleBatch, ExampleRows, PackedBatch, PackedRows, Row, Rows, TokenStream, digest
+from tfkit.data.columns.preference_forms import ASSISTANT, HUMAN, is_dialogue
 from tfkit.data.columns.rows import BadRow
 from tfkit.errors import ModelError
 from tfkit.model.padding import pad, padding_mask
@@ -190,8 +191,11 @@ class PromptEncoder(Encoder):
 
 
 def _without_answer(prompt: Turns) -> Turns:
-    """Return a prompt without a final assistant message, in whose place a response is sampled."""
-    if isinstance(prompt, str) or len(prompt) < 2:
+    """Return a prompt without the assistant's message at its end, in whose place a response is sampled."""
+    if isinstance(prompt, str):
+        end = prompt.rfind(ASSISTANT) + len(ASSISTANT)
+        return prompt[:end] if is_dialogue(prompt) and HUMAN not in prompt[end:] else prompt
+    if len(prompt) < 2:
         return prompt
     last = prompt[-1].get("role", prompt[-1].get("from"))
     return prompt[:-1] if ROLE_ALIASES.get(str(last), last) == "assistant" else prompt

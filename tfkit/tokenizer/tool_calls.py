@@ -12,11 +12,12 @@ from tfkit.tokenizer.chat_formats import UnfitError
 
 
 def read_tools(value: Any) -> list[dict[str, Any]]:
-    """Return the tools of a conversation, given as a list or as JSON text. Raise UnfitError for anything else."""
+    """Return the tools of a conversation, given as a list or as JSON text, as JSON values. Raise UnfitError for anything else."""
     tools = _parse(value)
     if not isinstance(tools, list) or not all(isinstance(tool, Mapping) for tool in tools):
         raise UnfitError("tools that are none", "tools are a list of JSON Schemas of functions, or the text of one")
-    return [_normalize(tool, "a tool") for tool in tools]
+    plain: list[dict[str, Any]] = json.loads(json.dumps([_normalize(tool, "a tool") for tool in tools], default=str))
+    return plain  # Parquet has further types, such as dates
 
 
 def read_calls(value: Any) -> list[dict[str, Any]]:

@@ -19,6 +19,7 @@ from tfkit.run.model_files import MIB, read_object, read_text
 from tfkit.run.verified import find_named
 from tfkit.tokenizer import pipelines, sentencepiece_file
 from tfkit.tokenizer.configured import named_tokens
+from tfkit.tokenizer.tokenizer import token_text
 from tfkit.tokenizer.tokenizer_guard import tokenizer_errors
 
 _LINES, _ENTRIES, _MERGES = VOCABULARY_FILES[:3]
@@ -58,17 +59,21 @@ def read_vocabulary(folder: Path, settings: Settings, config: Settings, special:
     paths = [path for path in found if path is not None]
     if kind is None or len(paths) < len(kind.files):
         return None
-    settings = {**settings, **{role: token for role, token in kind.roles.items() if settings.get(role) is None}, "tokenizer_class": name}
-    roles = {role: token if isinstance(token := settings[role], str) else token["content"] for role in kind.roles}
+    lacking = {role: token for role, token in kind.roles.items() if token_text(settings.get(role)) is None}
+    settings = {**settings, **lacking, "tokenizer_class": name}
+    roles = {role: str(token_text(settings[role])) for role in kind.roles}
     place = str(paths[0] if paths else folder)
     with tokenizer_errors(place):
         backend, added = kind.build(paths, settings, roles)
-        if lacking := [token for role, token in roles.items() if role in _USED and backend.token_to_id(token) is None]:
-            missing = ", ".join(dict.fromkeys(lacking))
-            raise ModelError(f"{place}: has no line {missing}, so it is not this model's vocabulary; copy the model's own file again")
-        if parts := kind.template(settings) if kind.template else pipelines.template_parts(dict(roles), False):
-            used = [(token, backend.token_to_id(token)) for token in dict.fromkeys(word.partition(":")[0] for word in parts[0].split())]
-            used = [(token, number) for token, number in used if token not in ("$A", "$B")]
+        parts = kind.template(settings) if kind.template else pipelines.template_parts(dict(roles), False)
+        words = [word.partition(":")[0] for word in (parts[0].split() if parts else ()) if not word.startswith("$")]
+        wanted = dict.fromkeys([*(token for role, token in roles.items() if role in _USED), *words])
+        if absent := [token for token in wanted if backend.token_to_id(token) is None]:
+            raise ModelError(
+                f"{place}: has no line {', '.join(absent)}, so it is not this model's vocabulary; copy the model's own file again"
+            )
+        if parts:
+            used = [(token, backend.token_to_id(token)) for token in dict.fromkeys(words)]
             backend.post_processor = processors.TemplateProcessing(single=parts[0], pair=parts[1], special_tokens=used)
         tokens = {token.content: token for token in added}
         stated: dict[str, AddedToken] = {}
@@ -85,13 +90,14 @@ def _wordpiece(paths: Sequence[Path], settings: Settings, roles: Mapping[str, st
     lines = read_text(paths[0], _LIMIT).removesuffix("\n").split("\n")
     vocab = {line.rstrip(_SPACE): number for number, line in enumerate(lines)}
     lowercase, chinese = bool(settings.get("do_lower_case", True)), bool(settings.get("tokenize_chinese_chars", True))
-    normalizer = pipelines.bert_normalizer(lowercase, settings.get("strip_accents"), chinese)
+    strip = None if settings.get("strip_accents") is None else bool(settings["strip_accents"])
+    normalizer = pipelines.bert_normalizer(lowercase, strip, chinese)
     return pipelines.wordpiece(vocab, normalizer, roles["unk_token"]), ()
 
 
 def _byte_bpe(paths: Sequence[Path], settings: Settings, roles: Mapping[str, str]) -> Made:
     vocab, lines = read_object(paths[0], _LIMIT), read_text(paths[1], _LIMIT).split("\n")
-    merges = [tuple(line.split(" ")) for line in lines if line and not line.startswith("#version")]
+    merges = [tuple(line.split(" ")) for line in (line.removesuffix("\r") for line in lines) if line and not line.startswith("#version")]
     if not all(type(number) is int for number in vocab.values()) or not all(len(merge) == 2 for merge in merges):
         raise ModelError(f"{paths[0].parent}: vocab.json maps an entry to no id, or merges.txt joins no pair; copy both again")
     pairs = [(first, second) for first, second in merges]

@@ -138,9 +138,9 @@ def texts_of(value: Any) -> Iterable[str]:
             yield from texts_of(part)
 
 
-def find_surrogate(value: Any) -> str:
-    """Return the position of the first unpaired surrogate in the texts of a value; empty if all can be encoded as UTF-8."""
-    for text in texts_of(value):
+def find_surrogate(texts: Iterable[str]) -> str:
+    """Return the position of the first unpaired surrogate in these texts; empty if all can be encoded as UTF-8."""
+    for text in texts:
         if not text.isascii():
             try:
                 text.encode()

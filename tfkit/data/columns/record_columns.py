@@ -62,7 +62,7 @@ class Columns:
                     problem,
                     f"{record.place}: column {column!r} holds {problem}; name another column with {self.remedy(role)}, remove the row",
                 )
-            if position := find_surrogate(value):
+            if position := find_surrogate(texts_of(value)):
                 return BadRow(
                     "half a surrogate pair", f"{record.place}: column {column!r} holds half a surrogate pair at {position}; repair the row"
                 )

@@ -55,7 +55,7 @@ def _read_choices(value: Any) -> list[str] | Unfit:
     columns for them.
     """
     if isinstance(value, Mapping) and isinstance(value.get("text"), list):
-        labels = value.get("label") or []
+        labels = label if isinstance(label := value.get("label"), list) else []
         value = [{"text": text, "label": label} for text, label in zip_longest(value["text"], labels)] if labels else value["text"]
     if isinstance(value, list):
         while len(value) > 2 and (value[-1].get("text") if isinstance(value[-1], Mapping) else value[-1]) in (None, ""):
@@ -109,7 +109,7 @@ def read_answers(value: Any) -> list[dict[str, Any]] | Unfit:
     if isinstance(value, str):
         try:
             value = json.loads(value) if value.strip() else None
-        except ValueError:
+        except (ValueError, RecursionError):
             return Unfit("text", _ANSWERS)
     if isinstance(value, Mapping):
         texts, starts = value.get("text"), value.get("answer_start")

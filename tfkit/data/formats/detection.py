@@ -15,6 +15,7 @@ from typing import NamedTuple
 from tfkit.data.columns.record_columns import Columns
 from tfkit.data.formats.conll import is_conll_header
 from tfkit.data.formats.file_content import BOM, Content, decode, opened, raw_lines
+from tfkit.data.formats.tables import allow_long_fields
 from tfkit.recipe.schema.objective_facts import SECTIONS
 from tfkit.recipe.schema.roles import normalized
 
@@ -91,6 +92,7 @@ def detect_table(content: Content, columns: Columns, default: str, *, numbered: 
     """Return the layout of a table. `default`: the delimiter by the file's suffix; `numbered`: columns without a header are named by
     their numbers.
     """
+    allow_long_fields()
     lines = [*_first_lines(content)]
     delimiter = _detect_delimiter(lines, default)
     rows = _rows(lines, delimiter)
@@ -172,7 +174,7 @@ def _is_label(cell: str, below: Sequence[str]) -> bool:
 
 def _name_choices(rows: Sequence[Sequence[str]]) -> tuple[str, ...]:
     """Return column names for rows of a question, its answers and the letter of the right one, as in MMLU's files; empty for other rows."""
-    letters = "ABCDEFGHIJ"[: len(rows[0]) - 2] if rows else ""
+    letters = "ABCDEFGHIJ"[: max(0, len(rows[0]) - 2)] if rows else ""
     are_letters = len(letters) > 1 and all(len(row) == len(rows[0]) and len(row[-1]) == 1 and row[-1] in letters for row in rows)
     return ("question", *letters, "answer") if are_letters and len({row[-1] for row in rows}) > 1 else ()
 

@@ -150,12 +150,15 @@ def _is_text(kind: Any) -> bool:
 
 
 def _inner(array: Any) -> list[Any]:
-    """Return the arrays inside an array of lists or of structures."""
+    """Return the arrays inside an array of lists, of structures or of maps."""
     from pyarrow import types
 
     if types.is_struct(array.type):
         return list(array.flatten())
-    if any(test(array.type) for test in (types.is_list, types.is_large_list, types.is_fixed_size_list, types.is_map)):
+    if types.is_map(array.type):
+        first, last = array.offsets[0].as_py(), array.offsets[-1].as_py()
+        return [part[first:last] for part in (array.keys, array.items)]
+    if any(test(array.type) for test in (types.is_list, types.is_large_list, types.is_fixed_size_list)):
         return [array.flatten()]
     return []
 
@@ -167,6 +170,6 @@ def _record(scalars: dict[str, Any], place: str) -> Record | BadRow:
             values[column] = scalar.as_py()
         except UnicodeDecodeError as error:
             return BadRow("not UTF-8", f"{place}: byte {error.start} of column {column!r} is not UTF-8; write the file again")
-        except (ValueError, OverflowError) as error:  # a date outside Python's range
+        except (ValueError, OverflowError, LookupError) as error:  # a date outside Python's range, an unknown time zone
             return BadRow("not text", f"{place}: column {column!r} holds {scalar.type}, not text ({first_line(error)}); remove the row")
     return Record(values, place)

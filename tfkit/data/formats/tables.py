@@ -111,11 +111,16 @@ class _PlainReader:
         return self._quote_within.search(line.replace('""', "")) is not None
 
 
+def allow_long_fields() -> None:
+    """Let the module csv read fields of any length, in the whole process; its default refuses those over 128 kB."""
+    csv.field_size_limit(2**31 - 1)
+
+
 def read_separated(content: Content, columns: Columns, given: tuple[str, ...] = (), *, delimiter: str) -> Records:
     """Read records with this delimiter under a header line or the given header. A quoted field may contain the delimiter and line ends.
     With commas, every quote delimits a field (RFC 4180); else see _PlainReader. Raise DataError for an unusable header.
     """
-    csv.field_size_limit(2**31 - 1)  # the default refuses fields over 128 kB
+    allow_long_fields()
     bad_lines: list[BadRow] = []  # the bad lines of the current record
     lines = _decoded(content)
     reader = (

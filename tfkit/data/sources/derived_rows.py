@@ -75,13 +75,13 @@ def _joined(rows: Iterator[Row]) -> Iterator[Row]:
         yield from rows
         return
     by_prompt: dict[str, list[Row]] = {}
-    for row in map(_split_prompt, chain([first], rows)):
+    for row in map(split_prompt, chain([first], rows)):
         by_prompt.setdefault(json.dumps(row.values.get("prompt", "")), []).append(row)
     for group in by_prompt.values():
         yield from map(_join, _divide(group))
 
 
-def _split_prompt(row: Row) -> Row:
+def split_prompt(row: Row) -> Row:
     """Split a completion that is a whole conversation: its last message becomes the completion, and the messages before it the prompt."""
     messages = row.values["completion"]
     if not isinstance(messages, list) or not is_whole(messages):

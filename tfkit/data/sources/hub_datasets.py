@@ -263,6 +263,8 @@ def load_dataset(name: str, config: str | None, split: str, revision: str | None
     try:
         if (Path(name) / "state.json").is_file() or (Path(name) / "dataset_dict.json").is_file():
             saved = datasets.load_from_disk(name)
+            if isinstance(saved, datasets.DatasetDict) and split not in saved:
+                raise DataError(f"{what}: no such split; the folder has {', '.join(map(str, saved))}")
             dataset = saved[split] if isinstance(saved, datasets.DatasetDict) else saved
             return dataset.to_iterable_dataset() if streamed else dataset
 
@@ -272,8 +274,8 @@ def load_dataset(name: str, config: str | None, split: str, revision: str | None
         if Path(name).is_dir() or streamed:  # the library itself retries the reads of a stream
             return load()
         return fetch(load, Path(constants.HF_HUB_CACHE) / repo_folder_name(repo_id=name, repo_type="dataset"), _discard)
-    except KeyError as error:
-        raise DataError(f"{what}: no such split; the folder has {', '.join(map(str, saved))}") from error
+    except DataError:
+        raise
     except Exception as error:  # the code that builds a data set may raise anything
         raise DataError(
             f"{what}: cannot be loaded ({first_line(error)}); check name, config, split and revision, and the network"

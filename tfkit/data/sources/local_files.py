@@ -230,6 +230,14 @@ def walk(folder: Path) -> Iterator[Path]:
                 yield path
 
 
+def files_beside(path: Path) -> list[Path]:
+    """Return what is in the folder of a file; only the file itself if the folder may not be listed."""
+    try:
+        return [*path.parent.iterdir()]
+    except PermissionError:
+        return [path]
+
+
 def _glob(pattern: Path) -> list[Path]:
     """Return the regular files that glob.glob finds, except that `**` does not follow links to folders."""
     parts = pattern.parts

@@ -10,9 +10,10 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path, PurePath
 
+from tfkit.data.columns.rows import BadRow
 from tfkit.data.formats.file_content import content_of, decode, opened, raw_lines, reading
 from tfkit.data.formats.suffixes import FORMAT_OF, column_in, is_archive, is_hidden, is_readme, is_searched, list_names, suffix_of
-from tfkit.data.sources.local_files import walk
+from tfkit.data.sources.local_files import files_beside, walk
 from tfkit.errors import DataError
 from tfkit.recipe.column_forms import LANGUAGES
 
@@ -56,7 +57,7 @@ def find_parallel(pattern: str, paths: Sequence[Path], *, of_languages: bool) ->
     folder = named.parent if named is not None else Path(pattern).expanduser()
     if folder.is_dir():
         with reading(folder):
-            files = folder.iterdir() if named is not None else walk(folder)
+            files = files_beside(named) if named is not None else walk(folder)
             paths = [path for path in files if path.is_file() and not is_hidden(path.relative_to(folder))]
     groups: dict[tuple[Path, str], dict[str, Path]] = {}
     for path in sorted(paths):
@@ -120,7 +121,11 @@ def read_class_names(given: Sequence[str] | str | Path | None) -> tuple[str, ...
     if given is None or isinstance(given, list | tuple):
         return tuple(given or ())
     path = Path(str(given)).expanduser()
-    lines = [piece if isinstance(piece, str) else str(piece.message) for piece in map(decode, raw_lines(content_of(path)))]
+    lines: list[str] = []
+    for line in map(decode, raw_lines(content_of(path))):
+        if isinstance(line, BadRow):
+            raise DataError(line.message)
+        lines.append(line)
     rows = [re.split(r"[\t ]+", line.strip(), maxsplit=1) for line in lines if line.strip()]
     if all(len(row) == 2 and row[0].isdecimal() for row in rows):
         names = {int(number): rest.split("\t")[0].strip() for number, rest in rows}

@@ -66,10 +66,10 @@ class PredictionColumns(Columns):
         return self if role is None or not self.takes_lines else replace(self, named={role: "text"})
 
     def asked(self, value: Mapping[str, Any] | str, place: str) -> PredictionInput:
-        """Return the PredictionInput for the fields of a record, or for a plain text."""
+        """Return the PredictionInput for the fields of a record, whose names may be numbers (those of pandas), or for a plain text."""
         if isinstance(value, str):
             return self.of_texts().input_of(Record({"text": value}, place))
-        return self.input_of(Record(value, place))
+        return self.input_of(Record({str(name): item for name, item in value.items()}, place))
 
 
 def prediction_rows(source: Source) -> Iterator[PredictionInput]:

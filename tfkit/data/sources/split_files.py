@@ -17,7 +17,7 @@ from tfkit.data.formats.file_content import content_of
 from tfkit.data.formats.json_files import Arrays, arrays_in
 from tfkit.data.formats.suffixes import CODE_SUFFIXES, column_in, is_archive, list_names, suffix_of
 from tfkit.data.sources.archives import member_names
-from tfkit.data.sources.local_files import find_files
+from tfkit.data.sources.local_files import files_beside, find_files
 from tfkit.errors import DataError
 
 Split = Literal["train", "validation", "test"]
@@ -131,10 +131,10 @@ def siblings(path: Path, *, of_column: bool) -> list[str]:
     """
     if split_of(PurePath(path.name)) != "train":
         return []
-    beside = sorted(
-        other.name for other in path.parent.iterdir() if suffix_of(other) == suffix_of(path) and _but_split(other) == _but_split(path)
+    others = sorted(
+        other.name for other in files_beside(path) if suffix_of(other) == suffix_of(path) and _but_split(other) == _but_split(path)
     )
-    names = [name for name in beside if split_of(PurePath(name)) in ("validation", "test")]
+    names = [name for name in others if split_of(PurePath(name)) in ("validation", "test")]
     return [name for name in names if not of_column or _column(PurePath(name)) == _column(path)]
 
 

@@ -64,7 +64,8 @@ class Pipe(io.BufferedIOBase):
 
     def _fill(self) -> None:
         try:
-            block = self._raw.read(_BLOCK)
+            while (block := self._raw.read(_BLOCK)) is None:  # there is nothing yet, and another program has set the stream not to wait
+                select.select([self._raw], [], [])
         except OSError as error:
             raise DataError(f"{self.name}: cannot be read: {error.strerror or error}; check that it exists and its permissions") from error
         self._ended = not block

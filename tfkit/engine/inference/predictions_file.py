@@ -123,8 +123,19 @@ def output_file(
 
 
 def json_line(line: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a line for JSON: null for a number that is not finite, a list for an array, and text for other types that JSON lacks."""
-    return finite({name: _plain(value) for name, value in line.items()})
+    """Return a line for JSON: null for a number that is not finite, a list for an array, and text for other types that JSON lacks. Raises
+    DataError for a value that is nested too deeply.
+    """
+    with _nesting():
+        return finite({name: _plain(value) for name, value in line.items()})
+
+
+@contextmanager
+def _nesting() -> Iterator[None]:
+    try:
+        yield
+    except RecursionError:
+        raise DataError("a field of a row is nested too deeply to be written again; leave it out") from None
 
 
 def _plain(value: Any) -> Any:
@@ -143,10 +154,10 @@ def _write_json(file: IO[str], line: Mapping[str, Any]) -> None:
 
 
 def _write_conll(file: IO[str], line: Mapping[str, Any]) -> None:
-    """Write the words of a row, one a line, with their tags ("_" if the row could not be read), and an empty line after them."""
+    """Write the words of a row, one a line, with their tags ("_" for a word without one), and an empty line after them."""
     words, tags = line.get("tokens") or [], line.get("prediction") or []
-    for word, tag in zip_longest(words, tags[: len(words)], fillvalue="_"):
-        file.write(f"{word}\t{tag}\n")
+    for word, tag in zip_longest(words, tags[: len(words)]):
+        file.write(f"{word}\t{tag or '_'}\n")
     file.write("\n")
 
 
@@ -176,7 +187,7 @@ class _Table:
             self.header = [*first, *(name for name in self.further_columns if name not in first)]
             self.writer.writerow(self.header)
         for row in self.waiting:
-            if unknown := next((name for name in row if name not in self.header), None):
+            if (unknown := next((name for name in row if name not in self.header), None)) is not None:
                 raise DataError(
                     f"a row has the field {unknown!r}, and the first has none of this name; write JSON lines: {argument('out', 'F.jsonl')}"
                 )
@@ -185,9 +196,10 @@ class _Table:
 
 
 def _cell(value: Any) -> Any:
-    """Return a value for a cell of a table: lists and mappings as JSON."""
-    value = _plain(value)
-    return json.dumps(value, ensure_ascii=False) if isinstance(value, list | dict) else value
+    """Return a value for a cell of a table: lists and mappings as JSON. Raises DataError for a value that is nested too deeply."""
+    with _nesting():
+        value = _plain(value)
+        return json.dumps(value, ensure_ascii=False) if isinstance(value, list | dict) else value
 
 
 def _unwritable(path: Path, error: OSError, option: str) -> MachineError:

@@ -84,14 +84,14 @@ class _ParquetRows:
             self.names = names
         place = f"rows {self.rows + 1:,} to {self.rows + len(lines):,}"
         self.rows += len(lines)
-        if unknown := next((name for name in names if name not in self.names), None):
+        if (unknown := next((name for name in names if name not in self.names), None)) is not None:
             raise DataError(f"{place}: a row has the field {unknown!r}, and the first ones have none of this name; {_remedy()}")
         arrays = []
         for name, kind in zip(self.names, self.writer.schema.types, strict=False):
             values = columns.get(name, [None] * len(lines))
             try:
                 arrays.append(pa.array(map(_text, values) if kind == pa.string() else values, kind))
-            except (pa.ArrowException, OverflowError) as error:
+            except (pa.ArrowException, ValueError, TypeError, OverflowError) as error:
                 raise DataError(
                     f"{place}: the field {name!r} is of type {kind} in the first rows, and not here ({error}); {_remedy()}"
                 ) from error
