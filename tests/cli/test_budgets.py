@@ -88,6 +88,9 @@ def test_a_budget_of_time_needs_no_meter(base: Path) -> None:
     assert 1 <= int(said[3]) <= 1.5 / STEP_SECONDS + 1
     assert f"\ntfkit resume {base / 'time'} carbon.budget_seconds=3" in done.err
     assert "checkpoint" in done.out, "the result so far"
+    refused = ["resume", str(base / "time"), "--threads", "1"]
+    run_tfkit(base, refused).exits(2, " of 1.5 s are used. Give a larger budget to continue, such as carbon.budget_seconds=")
+    run_tfkit(base, [*refused, "carbon.budget_seconds=1000"]).exits(0)
 
 
 def test_minutes_are_measured_and_a_machine_that_becomes_slower_ends_the_run_soon_after(base: Path) -> None:

@@ -1,6 +1,7 @@
 """Exceptions of a command become the exit codes of the contract, and a bug of ours 1. The command is a real one that is made to raise."""
 
 import errno
+import json
 import os
 import signal
 import subprocess
@@ -10,11 +11,12 @@ from pathlib import Path
 
 import pytest
 from tiny_runs import pretrain, run_tfkit
+from typer.testing import CliRunner
 
 import tfkit.cli.check
 from tfkit import console
 from tfkit.__main__ import main
-from tfkit.cli import COMMANDS
+from tfkit.cli import COMMANDS, app
 from tfkit.cli.program import set_crash_folder
 from tfkit.model.transformer import Transformer
 
@@ -38,6 +40,13 @@ def test_a_reader_that_has_had_enough_is_no_error_but_a_broken_pipe_inside_is(
     assert ends_with(console.ReaderGone(), monkeypatch) == 0
     assert capsys.readouterr().err == ""
     assert ends_with(BrokenPipeError("a socket"), monkeypatch) == 1
+
+
+def test_the_typer_app_ends_as_the_program_does() -> None:
+    refused = CliRunner().invoke(app, ["check", "nowhere", "--json"])
+    assert (refused.exit_code, json.loads(refused.stdout)["error"]["kind"]) == (2, "usage")
+    assert CliRunner().invoke(app, ["verify", "nowhere"]).exit_code == 4
+    assert CliRunner().invoke(app, ["--version"]).stdout == f"tfkit {tfkit.__version__}\n"
 
 
 def test_what_the_operating_system_refuses_is_no_bug(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

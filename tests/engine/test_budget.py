@@ -242,6 +242,15 @@ def test_attempts_and_the_runs_beside_count(tmp_path: Path) -> None:
     attempt(Machine(1.0), tmp_path / "sweep/two/tune", budget_seconds=30.1)
 
 
+def test_a_budget_that_ended_the_run_is_spent_although_something_is_left(tmp_path: Path) -> None:
+    """The last attempt ended before a step that would have exceeded the limit."""
+    record(tmp_path / "run", [Machine(1.0, now=29.0)], "stopped")
+    carbon = CarbonSection(enabled=False, budget_seconds=30.0)
+    Budget(carbon, tmp_path / "run", Never(), Silent(), ended_by="carbon.budget_g")
+    with pytest.raises(UsageError, match=r"29 s of 30 s are used\. Give a larger budget to continue, such as carbon\.budget_seconds=60"):
+        Budget(carbon, tmp_path / "run", Never(), Silent(), ended_by="carbon.budget_seconds")
+
+
 def test_a_budget_ends_what_is_counted_where_it_is_reached(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """While data are prepared; also where a library has made another exception of it."""
     monkeypatch.setattr(listener, "LOOK_SECONDS", 0.0)

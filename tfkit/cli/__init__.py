@@ -54,6 +54,12 @@ class _Command(TyperCommand):
 class LazyGroup(TyperGroup):
     """A group of commands that imports a command only to run it or to show its help."""
 
+    def main(self, args: Any = None, *others: Any, **named: Any) -> Any:
+        """Run a command line as the program does, and exit with its code: `app()` and Typer's CliRunner report errors in the same way."""
+        if not named.get("standalone_mode", True):
+            return super().main(args, *others, **named)
+        raise SystemExit(importlib.import_module("tfkit.__main__").main(args))
+
     def list_commands(self, ctx: Any) -> list[str]:
         """Return the names of all commands, without importing any."""
         return list(COMMANDS)

@@ -155,7 +155,7 @@ def _require_folder() -> None:
 def _invoke(arguments: list[str]) -> None:
     command = typer.main.get_command(app)
     if COMPLETION in os.environ:  # a shell asks for completions
-        command.main(list(arguments), "tfkit")
+        command.main(list(arguments), "tfkit", standalone_mode=False)
     _refuse_empty(arguments)
     _require_folder()
     try:

@@ -147,6 +147,12 @@ def check_resumption(folder: RunFolder, resumption: Resumption, listener: Listen
     report_changes(folder, resumption, listener)
 
 
+def unchanged_budget(folder: RunFolder, resumption: Resumption) -> str | None:
+    """Return the field of the budget that ended the run's last attempt, if it is as it was; else None."""
+    field = (folder.recorded.larger_budget or "").partition("=")[0]
+    return field if field and field not in resumption.changes else None
+
+
 def require_same_text(begun: Mapping[str, list[str]], data: Mapping[str, list[str]]) -> None:
     """Raise DataError if the fingerprints `data` of the text are not those with which the run was begun."""
     for part, now in data.items():

@@ -22,7 +22,7 @@ from tfkit.carbon.place import require_long_series
 from tfkit.engine.listener import Listener, StopRequest
 from tfkit.engine.request.gate import Gate, judge, training_gates, training_metrics
 from tfkit.engine.request.rank_checks import rank_device, rank_threads, require_divisible
-from tfkit.engine.request.resuming import check_resumption, nothing_to_resume, repeated_result, resolve_resumption
+from tfkit.engine.request.resuming import check_resumption, nothing_to_resume, repeated_result, resolve_resumption, unchanged_budget
 from tfkit.engine.request.run_totals import record_totals
 from tfkit.engine.request.training_request import RequestRecord, TrainingRequest, kind_of, require_trainable
 from tfkit.engine.training_run.budget import Budget, with_latest_end
@@ -97,6 +97,7 @@ def _attempt(request: TrainingRequest, options: RunOptions, listener: Listener, 
     if options.stages:
         raise UsageError(f"{argument('stages', ','.join(options.stages))}: the recipe has no stages; leave it out")
     with RunFolder.open(options.run, resume=options.resume, command=[*options.command], warn=listener.warn) as folder:
+        ended_by = None
         if folder.begun:
             resumption = resolve_resumption(folder, request.given)
             recipe, given = resumption.recipe, resumption.given
@@ -104,6 +105,7 @@ def _attempt(request: TrainingRequest, options: RunOptions, listener: Listener, 
             if (result := repeated_result(folder, resumption, listener)) is not None:
                 return _with_verdicts(result, gates)
             check_resumption(folder, resumption, listener)
+            ended_by = unchanged_budget(folder, resumption)
         else:
             recipe, given = _decide(request, folder, listener, stop)
             gates = _gates(options, recipe)
@@ -113,7 +115,7 @@ def _attempt(request: TrainingRequest, options: RunOptions, listener: Listener, 
             options.code.require(recipe.objective.code_files)
         if not options.ranks.is_alone or recipe.parallel != ParallelSection():
             require_divisible(recipe, options.ranks.size, is_resumed=folder.begun)
-        budget = _budget(recipe, options, folder, listener, stop)
+        budget = _budget(recipe, options, folder, listener, stop, ended_by)
         try:
             attempt = _Attempt(recipe, given, options, gates, folder, listener, stop if budget is None else budget.stop, budget)
             return _with_verdicts(attempt.train(), gates)
@@ -137,12 +139,14 @@ def _decide(request: TrainingRequest, folder: RunFolder, listener: Listener, sto
     return decided.recipe, given
 
 
-def _budget(recipe: Recipe, options: RunOptions, folder: RunFolder, listener: Listener, stop: StopRequest) -> Budget | None:
+def _budget(
+    recipe: Recipe, options: RunOptions, folder: RunFolder, listener: Listener, stop: StopRequest, ended_by: str | None
+) -> Budget | None:
     """Return the budget of an attempt, by its recipe or, for a new run, by its length in minutes; None if neither gives a limit."""
     carbon, minutes = recipe.carbon, None if folder.begun else options.minutes
     if minutes is None and not carbon.limits:
         return None
-    return Budget(carbon if minutes is None else with_latest_end(carbon, minutes), folder.path, stop, listener)
+    return Budget(carbon if minutes is None else with_latest_end(carbon, minutes), folder.path, stop, listener, ended_by=ended_by)
 
 
 def _gates(options: RunOptions, recipe: Recipe) -> list[Gate]:

@@ -38,12 +38,15 @@ def with_latest_end(carbon: CarbonSection, minutes: float) -> CarbonSection:
     return carbon if carbon.budget_seconds is not None else carbon.model_copy(update={"budget_seconds": latest})
 
 
-def require_unspent(carbon: CarbonSection, folder: Path, spent: Amounts) -> None:
-    """Raise UsageError if a run or a sweep has used up its budget, so that it cannot continue."""
+def require_unspent(carbon: CarbonSection, folder: Path, spent: Amounts, ended_by: str | None = None) -> None:
+    """Raise UsageError if a run or a sweep has used up its budget, so that it cannot continue.
+
+    `ended_by`: the field of an unchanged budget that ended the run, perhaps below the limit: too little was left for another step.
+    """
     for name, limit in carbon.limits.items():
-        if (used := asdict(spent)[name]) >= limit:
+        if (used := asdict(spent)[name]) >= limit or _key(name) == ended_by:
             raise UsageError(
-                f"{folder}: {_used(name, used, limit)}. Give a larger budget to continue, such as {_key(name)}={_larger(used)}"
+                f"{folder}: {_used(name, used, limit)}. Give a larger budget to continue, such as {_key(name)}={_larger(max(used, limit))}"
             )
 
 
@@ -66,10 +69,20 @@ class _MeterWatchdog:
 class Budget:
     """The budget of one attempt, created before its meter. `carbon` has a limit; a run without one has no budget.
 
-    Raises UsageError if earlier attempts of the run have used it up, BudgetReached if its sibling runs have.
+    `ended_by`: as in `require_unspent`. Raises UsageError if earlier attempts of the run have used the budget up, BudgetReached if its
+    sibling runs have.
     """
 
-    def __init__(self, carbon: CarbonSection, folder: Path, stop: StopRequest, listener: Listener, clock: Clock = time.monotonic):
+    def __init__(
+        self,
+        carbon: CarbonSection,
+        folder: Path,
+        stop: StopRequest,
+        listener: Listener,
+        clock: Clock = time.monotonic,
+        *,
+        ended_by: str | None = None,
+    ):
         self.limits, self.reached = carbon.limits, ""
         self.stop = BudgetStop(stop, self)
         self._carbon, self._listener, self._asked = carbon, listener, stop
@@ -78,7 +91,7 @@ class Budget:
         self._warned: set[str] = set()
         self._silence = _MeterWatchdog(carbon, clock)
         self._problem = self._remedy = ""
-        self._require(folder)
+        self._require(folder, ended_by)
 
     def start(self, meter: Meter) -> None:
         """Start counting the attempt, whose meter has just started."""
@@ -86,9 +99,9 @@ class Budget:
         if self._has_gap:
             self._listener.warn("an earlier attempt was not measured completely, so the budget of energy counts less than was used")
 
-    def _require(self, folder: Path) -> None:
+    def _require(self, folder: Path, ended_by: str | None) -> None:
         if self._usage.earlier != Amounts():
-            return require_unspent(self._carbon, folder, self._usage.spent())
+            return require_unspent(self._carbon, folder, self._usage.spent(), ended_by)
         for name, limit in self.limits.items():
             if (used := asdict(self._usage.siblings)[name]) >= limit:
                 self._reach(name, used, limit)
