@@ -319,6 +319,7 @@ def process_state() -> dict[str, Any]:
         "environment": dict(os.environ),
         "folder": os.getcwd(),
         "streams": repr((sys.stdout, sys.stderr)),
+        "exception hook": repr(sys.excepthook),
     }
 
 
@@ -341,7 +342,7 @@ def test_a_process_is_left_as_it_was(base: Path, document: dict[str, Any], deter
             lambda: tfkit.finetune(start=run, data="corpus", overrides={"training.steps": 1, "carbon.enabled": False}, run=f"{run}-tuned"),
             lambda: tfkit.evaluate(start=run, threads=1),
             lambda: tfkit.generate("the cat", start=run, threads=1),
-            lambda: tfkit.plan(document),
+            lambda: tfkit.plan(document, ranks=2),
         ):
             with suppress(DataError):  # of the second
                 act()
