@@ -1,6 +1,7 @@
 """The library: what a script in Python sees of a run, and what a run leaves in its process."""
 
 import functools
+import inspect
 import json
 import os
 import random
@@ -21,6 +22,7 @@ from library_calls import Recorder, call
 from tiny_runs import exact, hashes, pretrain, run_tfkit
 
 import tfkit
+from tfkit.engine.listener import Live, ProgressBar, Silent
 from tfkit.engine.request.call_arguments import plain_overrides
 from tfkit.errors import DataError, TfkitError, UsageError
 from tfkit.recipe import RecipeError, read_recipe
@@ -259,6 +261,13 @@ def test_a_listener_receives_what_the_command_prints(base: Path, document: dict[
     assert any("held-out rows are among those that are trained on" in event[1] for event in events if event[0] == "warn")
     [updated] = [event[1] for event in events if event[0] == "update"]
     assert (updated["step"], updated["steps"]) == (3, 3)
+
+
+@pytest.mark.parametrize("name", ["advance", "update"])
+def test_the_method_of_a_listener_can_be_overridden_as_its_protocol_has_it(name: str) -> None:
+    """A type checker compares a user's listener with the class that it is derived from."""
+    [protocol] = [kind for kind in (Live, ProgressBar) if hasattr(kind, name)]
+    assert inspect.signature(getattr(Silent, name)) == inspect.signature(getattr(protocol, name))
 
 
 @pytest.mark.parametrize("kind", ["no_grad", "inference_mode", "autocast", "float64", "device"])

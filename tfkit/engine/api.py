@@ -17,6 +17,7 @@ from tfkit.engine.listener import Listener, Silent, StopRequest
 from tfkit.engine.recognition.own_data import training_request, with_length
 from tfkit.engine.request.call_arguments import (
     AnyRecipe,
+    Prompts,
     path_text,
     plain_columns,
     plain_overrides,
@@ -267,7 +268,7 @@ def evaluate(
 
 
 def generate(
-    prompts: str | Sequence[str] | Sequence[Sequence[Mapping[str, Any]]] | Sequence[Mapping[str, Any]],
+    prompts: Prompts,
     overrides: Overrides | None = None,
     *,
     start: str | Path,

@@ -12,7 +12,7 @@ import torch
 from tfkit.engine.inference.attended_text import AttendedText, attend_text
 from tfkit.engine.inference.pipe import require_iterable
 from tfkit.engine.listener import Silent
-from tfkit.engine.request.call_arguments import plain_columns, plain_overrides
+from tfkit.engine.request.call_arguments import Prompts, plain_columns, plain_overrides
 from tfkit.engine.request.inputs import Inputs
 from tfkit.engine.results import Completion
 from tfkit.errors import UsageError
@@ -80,7 +80,7 @@ class LoadedModel(Loaded):
 
     def generate(
         self,
-        prompts: str | Sequence[str] | Sequence[Sequence[Mapping[str, str]]],
+        prompts: Prompts,
         overrides: Overrides | None = None,
         *,
         chat: bool = False,
