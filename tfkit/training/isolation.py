@@ -1,7 +1,6 @@
 """The state of a process that a run changes and restores: threads, seeds, determinism, warnings, environment, exception hook."""
 
 import os
-import random
 import sys
 import warnings
 from collections.abc import Iterator
@@ -12,7 +11,7 @@ _AUTOCAST_DEVICES = ("cpu", "cuda", "mps")
 
 @contextmanager
 def isolated() -> Iterator[None]:
-    """Restore, after the block, the state that a run changes: of torch, of Python's random module, of warnings, os.environ, sys.excepthook.
+    """Restore, after the block, the state that a run changes: of torch, of warnings, os.environ and sys.excepthook.
 
     Within it gradients, autocast and the defaults of new tensors are those of a fresh process, whatever the caller has set.
     """
@@ -24,7 +23,7 @@ def isolated() -> Iterator[None]:
     gpus = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
     determinism = torch.get_deterministic_debug_mode()  # 0: off, 1: warn, 2: raise
     benchmark, filled = torch.backends.cudnn.benchmark, torch.utils.deterministic.fill_uninitialized_memory  # type: ignore[attr-defined]
-    drawn, hook = random.getstate(), sys.excepthook  # torch.distributed's fake group draws; a real one names the rank in each traceback
+    hook = sys.excepthook  # torch.distributed sets its own, which writes the rank in front of each line of a traceback
     with warnings.catch_warnings(), _usual_tensors():
         try:
             yield
@@ -39,7 +38,6 @@ def isolated() -> Iterator[None]:
             for name in os.environ.keys() - environment.keys():
                 del os.environ[name]
             os.environ.update(environment)
-            random.setstate(drawn)
             sys.excepthook = hook
 
 

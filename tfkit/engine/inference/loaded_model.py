@@ -74,9 +74,10 @@ class LoadedModel(Loaded):
 
         changes = scored_overrides(plain_columns(columns), plain_overrides(overrides))
         predictor = open_predictor(self.folder, changes, all_labels=all_labels)
+        given = [*predictor.given_rows(rows)]  # in the caller's state: an iterator may draw random numbers
         with isolated():
             predictor.use(self)
-            return [row for window in predictor.windows(predictor.given_rows(rows)) for row in window]
+            return [row for window in predictor.windows(given) for row in window]
 
     def generate(
         self,
