@@ -237,6 +237,30 @@ def test_a_run_outlives_the_reader_of_its_log() -> None:
     assert process.wait() == 0
 
 
+CLOSED_TERMINAL = """
+import os
+import pty
+import sys
+ours, theirs = pty.openpty()
+os.dup2(theirs, 2)
+sys.stderr.reconfigure(line_buffering=True)
+from tfkit import console
+with console.live() as line:
+    line.update(dict({fields}, step=1))
+    os.close(ours)
+    for step in range(2, 5):
+        line.update(dict({fields}, step=step))
+console.json({{"done": True}})
+"""
+
+
+def test_a_run_outlives_its_terminal() -> None:
+    code = CLOSED_TERMINAL.format(fields=FIELDS)
+    environment = {**os.environ, "TERM": "xterm"}
+    done = subprocess.run([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, cwd=ROOT, env=environment)
+    assert (done.returncode, json.loads(done.stdout)) == (0, {"done": True})
+
+
 # -- notebooks
 
 

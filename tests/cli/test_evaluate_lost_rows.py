@@ -14,25 +14,27 @@ import tfkit
 
 pytestmark = pytest.mark.usefixtures("in_place")
 
-TAGS, CLASSES, CHAT = "tags", "classes", "chat"
+TAGS, CLASSES, SPANS, CHAT = "tags", "classes", "spans", "chat"
 TOO_LONG = [{"role": "user", "content": "the cat " * 200}, {"role": "assistant", "content": "a dog"}]
 COUNTED = {
     CLASSES: "counts as wrong: 1 label 'purple'",
     TAGS: "counts as wrong: 1 label 'B-plant'",
+    SPANS: "counts as wrong: 1 no tokens",
     CHAT: "is in no loss, and counts as wrong where texts are compared: 1 no answer within the context",
 }
 
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A trained run of three kinds, with a lost row to validate on; that of the classes skipped bad rows."""
+    """A trained run of four kinds, with a lost row to validate on; that of the classes skipped bad rows."""
     folder = tmp_path_factory.mktemp("lost")
     rows = made_rows(30)
-    spoiled = [*rows[24:], {**rows[24], "words": ["the", "\ufe0f"], "names": ["O", "B-plant"], "label": "purple", "talk": TOO_LONG}]
+    lost = {"words": ["the", "\ufe0f"], "names": ["O", "B-plant"], "label": "purple", "first": "\ufe0f", "talk": TOO_LONG}
+    spoiled = [*rows[24:], {**rows[24], **lost}]
     for name, part in (("train", [*rows[:24], {"nothing": 1}]), ("valid", rows[24:]), ("spoiled", spoiled)):
         write_rows(folder / f"{name}.jsonl", part)
     with contextlib.chdir(folder):
-        for name in (TAGS, CLASSES, CHAT):
+        for name in (TAGS, CLASSES, SPANS, CHAT):
             model, objective, columns = KINDS[name]
             train, skip = ("train", ", on_bad_row: skip") if name == CLASSES else ("valid", "")
             files = ("train", train), ("validation", "spoiled")
@@ -68,7 +70,7 @@ def test_classes(tmp_path: Path) -> None:
     assert (limited["examples"], limited["lost"], len(few)) == (1, {}, 1)
 
 
-@pytest.mark.parametrize("name", [CLASSES, TAGS])
+@pytest.mark.parametrize("name", [CLASSES, TAGS, SPANS])
 def test_a_training_scores_its_held_out_rows_as_an_evaluation_does(tmp_path: Path, place: Path, name: str) -> None:
     """Also one that skips bad rows."""
     recorded = records(place / name)[-1]["evaluation"]

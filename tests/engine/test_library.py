@@ -1,6 +1,7 @@
 """The library: what a script in Python sees of a run, and what a run leaves in its process."""
 
 import functools
+import inspect
 import json
 import os
 import random
@@ -21,6 +22,7 @@ from library_calls import Recorder, call
 from tiny_runs import exact, hashes, pretrain, run_tfkit
 
 import tfkit
+from tfkit.engine.listener import Live, ProgressBar, Silent
 from tfkit.engine.request.call_arguments import plain_overrides
 from tfkit.errors import DataError, TfkitError, UsageError
 from tfkit.recipe import RecipeError, read_recipe
@@ -261,6 +263,13 @@ def test_a_listener_receives_what_the_command_prints(base: Path, document: dict[
     assert (updated["step"], updated["steps"]) == (3, 3)
 
 
+@pytest.mark.parametrize("name", ["advance", "update"])
+def test_the_method_of_a_listener_can_be_overridden_as_its_protocol_has_it(name: str) -> None:
+    """A type checker compares a user's listener with the class that it is derived from."""
+    [protocol] = [kind for kind in (Live, ProgressBar) if hasattr(kind, name)]
+    assert inspect.signature(getattr(Silent, name)) == inspect.signature(getattr(protocol, name))
+
+
 @pytest.mark.parametrize("kind", ["no_grad", "inference_mode", "autocast", "float64", "device"])
 def test_the_callers_settings_do_not_change_a_run(base: Path, document: dict[str, Any], kind: str) -> None:
     """A notebook that begins with torch.set_grad_enabled(False) trains as any other."""
@@ -319,6 +328,7 @@ def process_state() -> dict[str, Any]:
         "environment": dict(os.environ),
         "folder": os.getcwd(),
         "streams": repr((sys.stdout, sys.stderr)),
+        "exception hook": repr(sys.excepthook),
     }
 
 
@@ -341,7 +351,7 @@ def test_a_process_is_left_as_it_was(base: Path, document: dict[str, Any], deter
             lambda: tfkit.finetune(start=run, data="corpus", overrides={"training.steps": 1, "carbon.enabled": False}, run=f"{run}-tuned"),
             lambda: tfkit.evaluate(start=run, threads=1),
             lambda: tfkit.generate("the cat", start=run, threads=1),
-            lambda: tfkit.plan(document),
+            lambda: tfkit.plan(document, ranks=2),
         ):
             with suppress(DataError):  # of the second
                 act()

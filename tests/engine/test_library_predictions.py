@@ -72,6 +72,18 @@ def test_rows_are_read_as_they_are_needed(tmp_path: Path) -> None:
     assert receipt(tmp_path / "whole")["result"]["rows"] == 40
 
 
+def test_an_iterator_of_rows_may_draw_random_numbers() -> None:
+    """Each row is drawn anew, although a call gives the random state back."""
+
+    def rows() -> Iterator[dict[str, Any]]:
+        for _ in range(100):  # of several windows
+            yield {"text": "hat", "drawn": torch.rand(()).item()}
+
+    for predict in (lambda: tfkit.predict(rows(), UNMETERED, start=CLASSES), lambda: tfkit.load(CLASSES).predict(rows())):
+        drawn = [row["drawn"] for row in predict()]
+        assert len({*drawn, torch.rand(()).item()}) == 101
+
+
 def test_a_caller_that_wants_no_more_rows_makes_no_failed_run(tmp_path: Path) -> None:
     found = tfkit.predict(ROWS, UNMETERED, start=CLASSES, run=tmp_path / "run")
     next(found)

@@ -398,6 +398,13 @@ def test_more_characters_than_entries_leave_the_rare_ones_out(name: str) -> None
         assert tokenizer.decode(rare, skip_special_tokens=True) == characters[-1]
 
 
+@pytest.mark.parametrize("name", ["gemma", "llama", "translation"])
+def test_a_space_comes_back_from_a_tokenizer_whose_corpus_has_none(name: str) -> None:
+    tokenizer = train_tokenizer(TokenizerSection(vocab_size=600, **SECTIONS[name]), ["好書不厭百回讀" * 20])
+    for text in ("好書", "好 書"):
+        assert tokenizer.decode(tokenizer.encode_texts([text])[0], skip_special_tokens=True) == text
+
+
 # ------------------------------------------------------------------------------------------------------------ what is refused
 
 

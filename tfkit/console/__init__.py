@@ -13,7 +13,7 @@ import os
 import shutil
 import sys
 from collections.abc import Iterator, Sequence
-from typing import Any, NoReturn, TextIO
+from typing import Any, NoReturn
 
 from tfkit.console.characters import OBEYED, ascii_only, escaped, is_terminal, supports_unicode
 from tfkit.console.characters import columns_of as columns_of
@@ -21,7 +21,7 @@ from tfkit.console.characters import cut as cut
 from tfkit.console.characters import escaped_line as escaped_line
 from tfkit.console.characters import fitted as fitted
 from tfkit.console.characters import wrap as wrap
-from tfkit.console.live_line import Counter, LiveLine, line_display
+from tfkit.console.live_line import Counter, LiveLine, discard_buffer, line_display
 from tfkit.errors import MachineError, Stopped, TfkitError, error_document
 
 _RED, _YELLOW, _RESET = "\x1b[31m", "\x1b[33m", "\x1b[0m"
@@ -120,7 +120,7 @@ def _write_result(text: str) -> None:
 
 def raise_write_error(error: OSError) -> NoReturn:
     """Raise the error for a failed write to stdout: ReaderGone for a broken pipe, else MachineError (a full disk)."""
-    _discard_buffer(sys.stdout)
+    discard_buffer(sys.stdout)
     if isinstance(error, BrokenPipeError):
         raise ReaderGone from error
     raise MachineError(f"the result cannot be written to stdout: {error.strerror}; free the disk, or send it elsewhere") from error
@@ -184,13 +184,7 @@ def _write_line(text: str, colour: str = "") -> None:
         stream.write(f"{line}\n")
         stream.flush()
     except (OSError, ValueError):  # no reader, or a closed stream: no reason to lose a run
-        _discard_buffer(stream)
-
-
-def _discard_buffer(stream: TextIO) -> None:
-    """Redirect a stream to the null device, since the interpreter flushes its buffer once more at exit."""
-    with contextlib.suppress(OSError, ValueError), open(os.devnull, "w") as null:
-        os.dup2(null.fileno(), stream.fileno())
+        discard_buffer(stream)
 
 
 # -- progress

@@ -3,10 +3,11 @@
 import builtins
 import contextlib
 import importlib.util
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TextIO, cast
 
 from tfkit.console.characters import escaped_line, fit, is_terminal, supports_unicode
 from tfkit.units import format_count, format_fields, format_seconds
@@ -112,6 +113,35 @@ class _RichLine:
         self.draw(line)
 
 
+def discard_buffer(stream: TextIO) -> None:
+    """Redirect a stream to the null device, since the interpreter flushes its buffer once more at exit."""
+    with contextlib.suppress(OSError, ValueError), open(os.devnull, "w") as null:
+        os.dup2(null.fileno(), stream.fileno())
+
+
+class _Unfailing:
+    """A stream for rich whose writes do not fail: what a closed terminal cannot show is discarded, which is no reason to lose a run."""
+
+    def __init__(self, stream: TextIO):
+        self._stream = stream
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def write(self, text: str) -> int:
+        try:
+            return self._stream.write(text)
+        except OSError:
+            discard_buffer(self._stream)
+            return len(text)
+
+    def flush(self) -> None:
+        try:
+            self._stream.flush()
+        except OSError:
+            discard_buffer(self._stream)
+
+
 @contextlib.contextmanager
 def line_display(quiet: bool, write: Write) -> Iterator[LineDisplay]:
     """Open a display of lines on stderr. Off a terminal, or with `quiet`, lines are plain and go to `write`; with `quiet`, one a minute."""
@@ -123,7 +153,7 @@ def line_display(quiet: bool, write: Write) -> Iterator[LineDisplay]:
         from rich.live import Live as RichLive
         from rich.text import Text
 
-        console = Console(file=stream, highlight=False)
+        console = Console(file=cast(TextIO, _Unfailing(stream)), highlight=False)
         # While the line is shown, messages on stderr appear above it. At the end it is erased: only the result stays.
         with RichLive(console=console, auto_refresh=False, transient=True, redirect_stdout=False) as line:
             yield _RichLine(console, lambda text: line.update(Text(text, no_wrap=True, overflow="crop"), refresh=True))

@@ -17,6 +17,7 @@ from tfkit.engine.listener import Listener, Silent, StopRequest
 from tfkit.engine.recognition.own_data import training_request, with_length
 from tfkit.engine.request.call_arguments import (
     AnyRecipe,
+    Prompts,
     path_text,
     plain_columns,
     plain_overrides,
@@ -267,7 +268,7 @@ def evaluate(
 
 
 def generate(
-    prompts: str | Sequence[str] | Sequence[Sequence[Mapping[str, Any]]] | Sequence[Mapping[str, Any]],
+    prompts: Prompts,
     overrides: Overrides | None = None,
     *,
     start: str | Path,
@@ -473,19 +474,18 @@ def _predictions(predictor: "RowAnswers", rows: Any, open_session: OpenSession, 
     """Yield the answered rows. The model is loaded for the first one; between two windows, the caller's process state is restored."""
     import torch
 
-    windows = predictor.windows(predictor.given_rows(rows))
     with ExitStack() as stack:
         with isolated(), interrupts(should_stop) as stop, stop.at_once():
             session = stack.enter_context(open_session(stop))
             predictor.load(session)
-        while True:
+        for window in predictor.unanswered(predictor.given_rows(rows)):  # read in the caller's state: an iterator may draw random numbers
             answered = f"{predictor.counts.rows:,} rows were answered"
             with isolated(), interrupts(should_stop) as stop, stop.at_once(answered):
                 torch.set_num_threads(session.threads or torch.get_num_threads())
-                window = next(windows, None)
-            if window is None:
-                break
-            yield from window
+                lines, refusal = predictor.answered(window)
+            yield from lines
+            if refusal is not None:
+                raise refusal
         for warning in predictor.warnings():
             session.listener.warn(warning)
         session.finish(predictor.result(session.own(session.meter.fresh_reading())))

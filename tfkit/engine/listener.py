@@ -54,10 +54,11 @@ class Silent:
 
     decided = warn = say
 
-    def advance(self, *_: object) -> None:
+    def advance(self, count: int = 1) -> None:
         """Show nothing."""
 
-    update = advance
+    def update(self, fields: Mapping[str, Any]) -> None:
+        """Show nothing."""
 
     @contextmanager
     def progress(self, description: str, total: int | None = None, unit: str = "") -> Iterator[Self]:

@@ -39,6 +39,7 @@ class QuestionAnswering(LabelledObjective):
     """Cross-entropy of the first and the last token, summed over windows."""
 
     terms: Mapping[str, float] = {"spans": 1.0}
+    evaluates_answers = True  # a row that cannot be encoded counts as wrong
 
     def __init__(self, section: QuestionAnsweringSection, tokenizer: Tokenizer, row_length: int):
         """Raises ModelError if the tokenizer puts no token before a pair or between its texts, or if a row has no room for text."""

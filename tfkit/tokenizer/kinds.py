@@ -171,8 +171,10 @@ def _bpe_byte_fallback(task: _Task) -> Backend:
     normalizer = normalizers.Replace(" ", SPACE)
     first = [*task.first, *_BYTES]
     # Llama's training text was read by line, so its new line is a byte token; Gemma has entries for new lines.
-    most, bytes_only = (task.section.vocab_size - len(first)) // 2, "" if task.variant == "gemma" else "\n"
-    alphabet = task.corpus.alphabet(most, normalizer, excluded=lambda character: character in bytes_only)
+    free, bytes_only = task.section.vocab_size - len(first), "" if task.variant == "gemma" else "\n"
+    alphabet = task.corpus.alphabet(free // 2, normalizer, excluded=lambda character: character in bytes_only)
+    if free:  # also in Chinese, say: a ▁ of three byte tokens would be decoded as ▁, not as a space
+        alphabet = sorted({*alphabet, SPACE})
     splitter = pre_tokenizers.Split(Regex(_WORDS), "isolated")
     learned = _learn_bpe(task.corpus, splitter, first, task.section.vocab_size, normalizer=normalizer, alphabet=alphabet)
     if task.variant == "gemma":

@@ -1,6 +1,7 @@
-"""The state of a process that a run changes and restores: threads, seeds, deterministic algorithms, warnings, environment."""
+"""The state of a process that a run changes and restores: threads, seeds, determinism, warnings, environment, exception hook."""
 
 import os
+import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -10,7 +11,7 @@ _AUTOCAST_DEVICES = ("cpu", "cuda", "mps")
 
 @contextmanager
 def isolated() -> Iterator[None]:
-    """Restore, after the block, torch's threads, random state and determinism, the warning filters and the environment.
+    """Restore, after the block, the state that a run changes: of torch, of warnings, os.environ and sys.excepthook.
 
     Within it gradients, autocast and the defaults of new tensors are those of a fresh process, whatever the caller has set.
     """
@@ -22,6 +23,7 @@ def isolated() -> Iterator[None]:
     gpus = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
     determinism = torch.get_deterministic_debug_mode()  # 0: off, 1: warn, 2: raise
     benchmark, filled = torch.backends.cudnn.benchmark, torch.utils.deterministic.fill_uninitialized_memory  # type: ignore[attr-defined]
+    hook = sys.excepthook  # torch.distributed sets its own, which writes the rank in front of each line of a traceback
     with warnings.catch_warnings(), _usual_tensors():
         try:
             yield
@@ -36,6 +38,7 @@ def isolated() -> Iterator[None]:
             for name in os.environ.keys() - environment.keys():
                 del os.environ[name]
             os.environ.update(environment)
+            sys.excepthook = hook
 
 
 @contextmanager

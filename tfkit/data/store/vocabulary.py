@@ -16,7 +16,7 @@ from tfkit.recipe.schema.data_sections import TokenizerSection
 from tfkit.tokenizer import LIBRARY_VERSION, Tokenizer, train_tokenizer
 from tfkit.tokenizer.tokenizer_files import CONFIG, TOKENIZER
 
-TRAINER_VERSION = 1  # part of the fingerprint: raise it when the same text gives another tokenizer
+TRAINER_VERSION = 2  # part of the fingerprint: raise it when the same text gives another tokenizer
 
 
 def trained_tokenizer(sources: Sequence[Source], section: TokenizerSection, progress: Callable[[int], None] | None = None) -> Tokenizer:

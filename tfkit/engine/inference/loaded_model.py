@@ -12,7 +12,7 @@ import torch
 from tfkit.engine.inference.attended_text import AttendedText, attend_text
 from tfkit.engine.inference.pipe import require_iterable
 from tfkit.engine.listener import Silent
-from tfkit.engine.request.call_arguments import plain_columns, plain_overrides
+from tfkit.engine.request.call_arguments import Prompts, plain_columns, plain_overrides
 from tfkit.engine.request.inputs import Inputs
 from tfkit.engine.results import Completion
 from tfkit.errors import UsageError
@@ -74,13 +74,14 @@ class LoadedModel(Loaded):
 
         changes = scored_overrides(plain_columns(columns), plain_overrides(overrides))
         predictor = open_predictor(self.folder, changes, all_labels=all_labels)
+        given = [*predictor.given_rows(rows)]  # in the caller's state: an iterator may draw random numbers
         with isolated():
             predictor.use(self)
-            return [row for window in predictor.windows(predictor.given_rows(rows)) for row in window]
+            return [row for window in predictor.windows(given) for row in window]
 
     def generate(
         self,
-        prompts: str | Sequence[str] | Sequence[Sequence[Mapping[str, str]]],
+        prompts: Prompts,
         overrides: Overrides | None = None,
         *,
         chat: bool = False,

@@ -108,17 +108,25 @@ class RowAnswers(ABC):
         Raises DataError for a row that cannot be read, after the rows before it; with data.on_bad_row: skip, such a row gets an `error` and
         no answer.
         """
-        for window in _windows(rows, self.settings.evaluation.batch_size, is_ready):
-            encoded = self._encode_window(window)
-            bad = None
-            if self.on_bad_row == "error":
-                bad = next((number for number, example in enumerate(encoded) if isinstance(example, BadRow)), None)
-            if lines := self._lines(window[:bad], encoded[:bad]):
+        for window in self.unanswered(rows, is_ready):
+            lines, refusal = self.answered(window)
+            if lines:
                 yield lines
-            if bad is not None:
-                bad_row = encoded[bad]
-                assert isinstance(bad_row, BadRow)
-                raise bad_row.refusal()
+            if refusal is not None:
+                raise refusal
+
+    def unanswered(self, rows: Iterable[PredictionInput], is_ready: Callable[[], bool] = lambda: True) -> Iterator[list[PredictionInput]]:
+        """Yield the windows of rows that `windows` answers."""
+        return _windows(rows, self.settings.evaluation.batch_size, is_ready)
+
+    def answered(self, window: list[PredictionInput]) -> tuple[list[dict[str, Any]], DataError | None]:
+        """Return the fields of each row with its answer, up to a row that cannot be read, and the error for this row."""
+        encoded = self._encode_window(window)
+        if self.on_bad_row == "error":
+            for number, example in enumerate(encoded):
+                if isinstance(example, BadRow):
+                    return self._lines(window[:number], encoded[:number]), example.refusal()
+        return self._lines(window, encoded), None
 
     def warnings(self) -> list[str]:
         """Return warnings about the rows so far: those that were skipped or truncated, and the fields that answers replaced."""

@@ -8,6 +8,7 @@ A deep model is extrapolated from two models with fewer blocks, since each block
 
 import copy
 import gc
+import random
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -194,10 +195,12 @@ def _with_simulated_companions(objective: Objective, dtype: torch.dtype) -> Obje
 def _fake_ranks(size: int) -> Iterator[ProcessGroup]:
     """Join, as rank 0, a fake process group of this many ranks, which sends nothing."""
     gc.collect()
+    drawn = random.getstate()  # the fake group numbers its messages by Python's random numbers
     dist.init_process_group("fake", rank=0, world_size=size)
     try:
         yield ProcessGroup(Ranks(0, size, 0, size), dist.HashStore())  # type: ignore[attr-defined]
     finally:
+        random.setstate(drawn)
         dist.destroy_process_group()
         _clear_sharding_cache()
 

@@ -11,6 +11,7 @@ from tfkit.recipe.dump import dump_document, recipe_document
 from tfkit.recipe.reading.overrides import plain_value
 
 AnyRecipe = str | Path | Mapping[str, Any] | Recipe
+Prompts = str | Sequence[str] | Sequence[Sequence[Mapping[str, Any]]] | Sequence[Mapping[str, Any]]  # texts or conversations
 _WHAT_TO_GIVE = {
     "start": "give its folder, as result.checkpoint is one",
     "path": "give its folder, as result.checkpoint is one",
