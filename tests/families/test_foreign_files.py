@@ -200,6 +200,21 @@ def test_the_defaults_of_a_short_config(tmp_path: Path) -> None:
         ("bart", {"architectures": ["BartForCausalLM"]}),
         ("mbart", {"activation_function": "quick_gelu"}),
         ("mt5", {"architectures": ["T5EncoderModel"]}),
+        # Numbers and sections from which the windows and rotations of the layers follow.
+        *(("gemma2", {"layer_types": None, "num_hidden_layers": count}) for count in ("3", 3.0, [3], None, 10**12)),
+        ("qwen2", {"layer_types": None, "use_sliding_window": True, "sliding_window": 4, "max_window_layers": "1"}),
+        ("gemma3", {"layer_types": None, "sliding_window_pattern": 0}),
+        ("smollm3", {"no_rope_layers": None, "no_rope_layer_interval": 0}),
+        ("smollm3", {"num_hidden_layers": 0}),
+        ("modernbert", {"local_attention": "8"}),
+        ("modernbert", {"layer_types": None, "global_attn_every_n_layers": 0}),
+        *(
+            (case, {"rope_parameters": value})
+            for case in ("gemma3", "olmo3", "modernbert")
+            for value in ("x", [1], {"full_attention": "x"})
+        ),
+        ("modernbert", {"rope_parameters": {"rope_type": "default", "rope_theta": 50.0}}),
+        ("gemma3", {"rope_scaling": -1}),
     ],
 )
 def test_what_would_compute_something_else_is_refused(tmp_path: Path, case: str, change: dict[str, Any]) -> None:
