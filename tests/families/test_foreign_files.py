@@ -9,10 +9,11 @@ import torch
 from safetensors.torch import load_file, save_file
 from tiny_files import edit_config, read_by, read_json
 from tiny_references import CASES, IDS, TOLERANCE, difference, logits_of, real, reference, run, save_reference
-from transformers import AutoModelForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from tfkit.errors import ModelError
 from tfkit.hub import describe, load, save_model, tensor_files
+from tfkit.hub.ids import SPECIAL_IDS
 
 
 @torch.no_grad()
@@ -280,3 +281,14 @@ def test_the_ids_that_gpt2s_class_writes_unasked_say_nothing(tmp_path: Path) -> 
     save_reference(tmp_path, "gpt2")
     edit_config(tmp_path, bos_token_id=50256, eos_token_id=50256)
     assert load(tmp_path).eos_ids == [0]  # of generation_config.json
+
+
+@pytest.mark.parametrize("case", ["olmo2", "olmo3", "olmoe", "phi3", "smollm3", "modernbert", "transformer of 2017"])
+def test_the_ids_of_the_released_vocabulary_in_a_file_whose_author_set_none_say_nothing(tmp_path: Path, case: str) -> None:
+    save_reference(tmp_path, case)
+    classes = type(AutoConfig.from_pretrained(tmp_path))()
+    unasked = {name: value for name in SPECIAL_IDS if (value := getattr(classes, name, None)) is not None and value >= 97}
+    assert unasked
+    edit_config(tmp_path, **unasked | {"pad_token_id": 3})  # the embedding of these classes requires one
+    (tmp_path / "generation_config.json").write_text(json.dumps(unasked | {"pad_token_id": 3}), encoding="utf-8")
+    assert load(tmp_path).special_ids.items() & unasked.items() == set()
