@@ -85,7 +85,8 @@ def inputs_of(files: Iterable[Path], sections: Iterable[SourceSection], models: 
     """
     sections = list(sections)
     sources = [path for section in sections for path in (section.path, *section.beside.values()) if path is not None]
-    folders = [Path(name) for name in (*models, *(section.hub for section in sections)) if name and not str(name).startswith("hub:")]
+    named = [name for name in (*models, *(section.hub for section in sections)) if name and not str(name).startswith("hub:")]
+    folders = [Path(os.path.expanduser(name)) for name in named]
     folders = [folder / "checkpoints" if (folder / "checkpoints").is_dir() else folder for folder in folders]
     return Inputs(tuple(files), tuple(sources), tuple(folder for folder in folders if folder.is_dir()))
 
