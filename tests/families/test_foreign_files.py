@@ -125,7 +125,7 @@ def test_rotary_positions_of_another_type_are_refused(tmp_path: Path, spelling: 
     assert ("make its type default in config.json" in str(caught.value)) == ("'dynamic'" in str(caught.value))
 
 
-@pytest.mark.parametrize("case", ["mixtral", "olmoe without a head", "qwen3_moe", "qwen3_moe for classes"])
+@pytest.mark.parametrize("case", ["mixtral", "olmoe without a head", "qwen3_moe", "qwen3_moe for classes", "qwen3_moe for spans"])
 def test_experts_of_a_layer_in_one_tensor(tmp_path: Path, case: str) -> None:
     """transformers saves a model so that was loaded from such files."""
     theirs = save_reference(tmp_path / "each", case)
