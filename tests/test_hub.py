@@ -17,6 +17,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, BertConfig, BertFo
 
 import tfkit
 from tfkit import network
+from tfkit.engine.request.inputs import inputs_of
 from tfkit.errors import ModelError
 from tfkit.families import MODEL_TYPES, PRESETS
 from tfkit.hub import find_checkpoint, load, save_model
@@ -235,6 +236,15 @@ def test_the_forms_of_a_path(tmp_path: Path) -> None:
     (run / "run.json").write_text(json.dumps(receipt), encoding="utf-8")
     with pytest.raises(ModelError, match=r"run: this run is in progress or was killed, and has no complete checkpoint yet"):
         find_checkpoint(run)
+
+
+def test_a_path_in_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    write(tmp_path / "model")
+    assert find_checkpoint("~/model") == tmp_path / "model"
+    assert inputs_of([], [], ["~/model"]).models == (tmp_path / "model",)
+    with pytest.raises(ModelError, match=r"^~no such user/model: there is no such folder"):
+        find_checkpoint("~no such user/model")
 
 
 def test_paths_that_mean_nothing(tmp_path: Path) -> None:

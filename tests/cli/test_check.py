@@ -71,11 +71,12 @@ def test_files_that_are_missing_are_errors_among_the_others(tmp_path: Path, in_t
 data:
   train:
   - {path: rows}
-  - {path: rows/*.csv}
+  - {path: rows/*.csv, class_names: names.txt}
   - {path: row/*.csv}
   - {hub: org/name}
   - {path: data/banking77/train.csv}
   validation: [{path: rows/a.csv, beside: {label: rows/b.csv}}]
+  pretraining: [{path: more.txt}]
 objective: {kind: distillation, teacher: "hub:org/teacher"}
 training: {step: 3}
 """
@@ -84,9 +85,11 @@ training: {step: 3}
     any_file = "no such file or folder, and no file matches it as a glob"
     assert [line.replace(f" (from {tmp_path})", "") for line in lines if ": no such " in line] == [
         "r.yaml:1:15: model.from: 'start': no such folder; correct the path",
+        "r.yaml:5:37: data.train.1.class_names: 'names.txt': no such file; correct the path",
         f"r.yaml:6:12: data.train.2.path: 'row/*.csv': {any_file}; correct the path",
         f"r.yaml:8:12: data.train.4.path: 'data/banking77/train.csv': {any_file}; `tfkit recipes banking77 --fetch` fetches it",
         "r.yaml:9:51: data.validation.0.beside.label: 'rows/b.csv': no such file, and no file matches it as a glob; correct the path",
+        f"r.yaml:10:24: data.pretraining.0.path: 'more.txt': {any_file}; correct the path",
     ]
     assert any("training.step: unknown, did you mean steps" in line for line in lines)
     rule = "objective={kind: grpo, rules: [{kind: python, function: 'mine.py:reward', allow_code: true}]}"

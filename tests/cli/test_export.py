@@ -164,6 +164,7 @@ REFUSED: dict[str, tuple[str, dict[str, Any], str, str]] = {
     "an encoder": ("bert-tiny", {}, "gpt2", "of the family"),
     "a window": ("mistral-7b-v0.3", {"num_kv_heads": 2, "attention": {"windows": [8]}}, "gpt2", "a window of 8 tokens"),
     "windows in another order": ("gemma2-2b", {"head_dim": 16, "attention": {"windows": [None, 8]}}, "gpt2", "do not have a window each"),
+    "Gemma 3 without windows": ("gemma3-1b", {"head_dim": 16, "attention": {"windows": [None]}}, "gpt2", "do not have a window each"),
     "a cap that Gemma 3 has no field for": ("gemma3-1b", {"head_dim": 16, "head": {"tied": True, "softcap": 3.0}}, "gpt2", "a soft cap"),
     "yarn": (
         "qwen3-0.6b",

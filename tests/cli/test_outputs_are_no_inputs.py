@@ -195,6 +195,14 @@ def test_no_output_replaces_an_input_or_lies_in_a_run_or_a_model(place: Path, in
     assert contents(place) == before
 
 
+def test_predictions_do_not_replace_the_names_of_the_classes(place: Path, in_place: None) -> None:
+    Path("names.csv").write_text("a\nb\n", encoding="utf-8")
+    words = ["--from", "classes", "--data", "rows/rows.jsonl", "data.validation.0.class_names=names.csv", "--threads", "1"]
+    done = run_tfkit(place.parent, ["predict", *words, "--out", "names.csv"])
+    assert (done.code, Path("names.csv").read_text(encoding="utf-8")) == (2, "a\nb\n"), done.err
+    assert "names.csv itself, which this command reads" in done.err
+
+
 def test_an_output_does_not_lie_in_the_run_folder_of_its_own_command(place: Path, in_place: None) -> None:
     Path("kept").mkdir()
     words, _ = OUTPUTS["evaluate", "--predictions"]

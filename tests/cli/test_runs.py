@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tiny_runs import Done, pretrain, run_tfkit, strike, write_corpus, write_recipe
+from tiny_runs import Done, pretrain, run_here, run_tfkit, strike, write_corpus, write_recipe
 
 from tfkit.run.lock import FolderLock
 
@@ -130,6 +130,9 @@ def test_only_runs_that_came_to_nothing_are_deleted(folder: Path) -> None:
     done = runs(folder, "--delete-unfinished")
     assert (done.code, done.out, {path.name for path in folder.iterdir()}) == (2, "", everything)
     assert "add --yes to do so" in done.err
+    with pytest.MonkeyPatch.context() as closed:
+        closed.setattr("sys.stdin", None)
+        run_here(["runs", folder, "--delete-unfinished"]).exits(2, "add --yes to do so")
     done = runs(folder, "--delete-unfinished", "--yes", "--json").exits(0)
     assert {path.name for path in folder.iterdir()} == everything - {"early", "failed"}
     assert os.listdir(folder / "with-notes") == ["notes.txt"]

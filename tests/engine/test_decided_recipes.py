@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from tfkit.engine.listener import Silent
 from tfkit.engine.recognition.decided_recipe import _document, _fitting_recipe
 from tfkit.engine.recognition.decided_size import RowTokens, decide_size
 from tfkit.engine.recognition.own_data import UnwrittenRecipe
@@ -88,6 +89,23 @@ def test_what_is_decided_fits_what_is_given(kind: str) -> None:
             assert recipe.objective.kind in (kind, "reward")
             if not any("validation" in word for word in words):
                 assert bool(recipe.data.validation) == (words[1] == DATA[0]), words
+
+
+@pytest.mark.parametrize(
+    ("change", "field"),
+    [
+        ("objective.kind=clasification", "objective.kind"),
+        ("objective.kind=[dpo]", "objective.kind"),
+        ("data.rows=many", "data.rows"),
+        ("training.batch_size=0", "training.batch_size"),
+        ("training={epochs: 1, batch_size: few}", "training.batch_size"),
+    ],
+)
+def test_a_value_that_no_recipe_has_is_refused_before_it_decides_anything(change: str, field: str) -> None:
+    unwritten = UnwrittenRecipe(parse_overrides(["model.from=m", DATA[0], change]))
+    with pytest.raises(RecipeError) as caught:
+        unwritten.decide(Silent())
+    assert [".".join(map(str, problem.path)) for problem in caught.value.problems] == [field]
 
 
 @pytest.mark.parametrize(

@@ -36,6 +36,7 @@ def test_rows_of_text_are_shorter_than_a_long_context() -> None:
     assert size.trial_rates == [1.7e-5, 1.5e-4]
     size = decided(TEXT, LARGE, "causal_lm", WHOLE, model={"context_length": 256}, training={"batch_size": 2})
     assert (size.sequence_length, size.context_length, size.batch_size, size.log_every) == (None, None, 2, None)
+    assert decided(TEXT, LARGE, "causal_lm", WHOLE, training={"micro_batch_size": 3}).batch_size == 6  # in place of 4
     size = decided(TEXT, LARGE, "causal_lm", WHOLE, model={"context_length": 256}, data={"sequence_length": 100})
     assert (size.sequence_length, size.context_length, "about 2,028 rows of 100 tokens; " in size.because) == (None, None, True)
     size = decided(TEXT, LARGE, "causal_lm", WHOLE, data={"sequence_length": None})

@@ -9,10 +9,11 @@ import torch
 from safetensors.torch import load_file, save_file
 from tiny_files import edit_config, read_by, read_json
 from tiny_references import CASES, IDS, TOLERANCE, difference, logits_of, real, reference, run, save_reference
-from transformers import AutoModelForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from tfkit.errors import ModelError
 from tfkit.hub import describe, load, save_model, tensor_files
+from tfkit.hub.ids import SPECIAL_IDS
 
 
 @torch.no_grad()
@@ -124,7 +125,7 @@ def test_rotary_positions_of_another_type_are_refused(tmp_path: Path, spelling: 
     assert ("make its type default in config.json" in str(caught.value)) == ("'dynamic'" in str(caught.value))
 
 
-@pytest.mark.parametrize("case", ["mixtral", "olmoe without a head", "qwen3_moe", "qwen3_moe for classes"])
+@pytest.mark.parametrize("case", ["mixtral", "olmoe without a head", "qwen3_moe", "qwen3_moe for classes", "qwen3_moe for spans"])
 def test_experts_of_a_layer_in_one_tensor(tmp_path: Path, case: str) -> None:
     """transformers saves a model so that was loaded from such files."""
     theirs = save_reference(tmp_path / "each", case)
@@ -200,6 +201,21 @@ def test_the_defaults_of_a_short_config(tmp_path: Path) -> None:
         ("bart", {"architectures": ["BartForCausalLM"]}),
         ("mbart", {"activation_function": "quick_gelu"}),
         ("mt5", {"architectures": ["T5EncoderModel"]}),
+        # Numbers and sections from which the windows and rotations of the layers follow.
+        *(("gemma2", {"layer_types": None, "num_hidden_layers": count}) for count in ("3", 3.0, [3], None, 10**12)),
+        ("qwen2", {"layer_types": None, "use_sliding_window": True, "sliding_window": 4, "max_window_layers": "1"}),
+        ("gemma3", {"layer_types": None, "sliding_window_pattern": 0}),
+        ("smollm3", {"no_rope_layers": None, "no_rope_layer_interval": 0}),
+        ("smollm3", {"num_hidden_layers": 0}),
+        ("modernbert", {"local_attention": "8"}),
+        ("modernbert", {"layer_types": None, "global_attn_every_n_layers": 0}),
+        *(
+            (case, {"rope_parameters": value})
+            for case in ("gemma3", "olmo3", "modernbert")
+            for value in ("x", [1], {"full_attention": "x"})
+        ),
+        ("modernbert", {"rope_parameters": {"rope_type": "default", "rope_theta": 50.0}}),
+        ("gemma3", {"rope_scaling": -1}),
     ],
 )
 def test_what_would_compute_something_else_is_refused(tmp_path: Path, case: str, change: dict[str, Any]) -> None:
@@ -265,3 +281,14 @@ def test_the_ids_that_gpt2s_class_writes_unasked_say_nothing(tmp_path: Path) -> 
     save_reference(tmp_path, "gpt2")
     edit_config(tmp_path, bos_token_id=50256, eos_token_id=50256)
     assert load(tmp_path).eos_ids == [0]  # of generation_config.json
+
+
+@pytest.mark.parametrize("case", ["olmo2", "olmo3", "olmoe", "phi3", "smollm3", "modernbert", "transformer of 2017"])
+def test_the_ids_of_the_released_vocabulary_in_a_file_whose_author_set_none_say_nothing(tmp_path: Path, case: str) -> None:
+    save_reference(tmp_path, case)
+    classes = type(AutoConfig.from_pretrained(tmp_path))()
+    unasked = {name: value for name in SPECIAL_IDS if (value := getattr(classes, name, None)) is not None and value >= 97}
+    assert unasked
+    edit_config(tmp_path, **unasked | {"pad_token_id": 3})  # the embedding of these classes requires one
+    (tmp_path / "generation_config.json").write_text(json.dumps(unasked | {"pad_token_id": 3}), encoding="utf-8")
+    assert load(tmp_path).special_ids.items() & unasked.items() == set()

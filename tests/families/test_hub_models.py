@@ -59,6 +59,9 @@ def test_a_recipe_takes_the_hub_s_name_and_is_resolved_with_ours(tmp_path: Path)
         ("bert-base-uncase", "'bert-base-uncase' is not a preset; did you mean bert-base-uncased?"),
         ("SmolLM2-135", "'SmolLM2-135' is not a preset; did you mean smollm2-135m?"),
         ("albert-base", "'albert-base' is not a preset; the nearest family is bert."),
+        ("microsoft/Phi-3.5-mini-instruct", "'microsoft/Phi-3.5-mini-instruct' is not a preset; the nearest family is phi3."),
+        ("phi-2", "'phi-2' is not a preset; the nearest family is gpt2."),
+        ("xlm-roberta-xl", "'xlm-roberta-xl' is not a preset; the nearest family is xlm-roberta."),
         ("xyzzy", "'xyzzy' is not a preset; give another."),
     ],
 )

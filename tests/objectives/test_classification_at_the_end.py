@@ -50,6 +50,13 @@ def batch_of(folder: Path, rows: list[dict[str, Any]], objective: Classification
     return whole_batch(examples(folder, rows, ClassificationSection.roles, objective), objective)
 
 
+@pytest.mark.parametrize(("preset", "kind"), [("olmoe-1b-7b", "byte_bpe"), ("transformer-2017-base", "unigram")])
+def test_a_decoder_of_a_family_without_a_class_for_texts_is_read_at_the_end_too(preset: str, kind: str) -> None:
+    recipe = {"model": {"preset": preset}, "tokenizer": {"kind": kind}, "data": {"train": [{"path": "x"}]}}
+    head = task_head(Recipe.model_validate(recipe | {"objective": {"kind": "classification"}, "training": {"steps": 1}}), 3)
+    assert head == {"kind": "classes", "count": 3, "pool": "last", "bias": True}
+
+
 @pytest.mark.sampled(3)
 @pytest.mark.parametrize("rows", [ROWS, PAIRS], ids=["texts", "pairs"])
 @pytest.mark.parametrize("name", CASES)

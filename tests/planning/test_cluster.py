@@ -15,6 +15,7 @@ import tfkit
 from tfkit.cli.plan import lines
 from tfkit.errors import MachineError, UsageError
 from tfkit.training import free_memory
+from tfkit.training.peak_speed import GPU_PEAKS
 
 pytestmark = pytest.mark.usefixtures("in_place")
 
@@ -116,6 +117,8 @@ def test_a_gpu_is_planned_from_its_data_sheet() -> None:
     two = tfkit.plan(recipe_of("causal_lm", steps=10**7), ONE_LAYER | {"parallel.shard": 2}, gpu="l4", ranks=2, threads=1)
     assert two.full_power.watts == 2 * 72
     assert two.seconds.likely > plan.seconds.likely / 2
+    update = 10**7 * two.trained_parameters * 32 / 300e9  # seconds, divided between the two ranks
+    assert two.table_seconds["steps"] == pytest.approx(two.flops["total"] / 2 / GPU_PEAKS["L4"] / 0.35 + update / 2)
     sent, numbers = two.cluster["sent_bytes"]["sharded"], two.parameters
     assert sent["reduce-scatter"] == near(0.5 * 4 * numbers)
     assert sent["all-gather"] == near(0.5 * (2 * 4 * numbers - root_bytes(two.cluster)))  # twice, except for the root parameters

@@ -17,6 +17,7 @@ from tfkit.data import Loader
 from tfkit.engine.assembly.components import Components, assemble, first_model
 from tfkit.engine.assembly.step_flops import StepFlops, flops_per_token
 from tfkit.engine.listener import Silent
+from tfkit.engine.planning.run_flops import run_flops
 from tfkit.engine.planning.run_forecaster import RunForecaster
 from tfkit.engine.training_run.run import Run
 from tfkit.objectives.registry import OBJECTIVES
@@ -94,3 +95,13 @@ def test_the_parts_add_up(in_place: None) -> None:
     assert plan.flops["attention"] + plan.flops["head"] < parts["forward"] + parts["backward"]
     assert 0 < checkpointed.flops["recomputed"] < checkpointed.flops["forward"]
     assert checkpointed.training_flops == plan.training_flops
+
+
+def test_a_fine_tuning_writes_no_samples_before_its_first_step(in_place: None) -> None:
+    document = recipe_of("dpo") | {"generation": {"prompts": ["the cat", "a dog"], "max_new_tokens": 8}, "evaluation": {"every": None}}
+    with isolated(), interrupts(None) as stop:
+        run, components = prepared(document, stop)
+        assert isinstance(components.loader, Loader)
+        _, work, _ = run_flops(run.recipe, run.data, run.shapes, components.loader, components.plan.steps)
+    assert run.data.start is not None
+    assert (work.decoded, work.sampled) == (8, 16)  # after the last step

@@ -64,7 +64,7 @@ def _delete(unfinished: "Sequence[ListedRun]", *, yes: bool) -> list[str]:
         return []
     listed = "\n  ".join(f"{entry.run}: {entry.status}, {entry.checkpoints} checkpoints" for entry in unfinished)
     if not yes:
-        if not sys.stdin.isatty():
+        if sys.stdin is None or not sys.stdin.isatty():
             raise UsageError(f"--delete-unfinished would delete these runs; add --yes to do so:\n  {listed}")
         if (console.ask(f"Delete these runs?\n  {listed}\n[y/N] ") or "").strip().lower() not in ("y", "yes"):
             return []

@@ -7,6 +7,7 @@ from typing import Any
 
 from tfkit.families.rules import Architectures, Family
 from tfkit.model.config import ModelConfig
+from tfkit.model.config.sizes import MAX_LAYERS
 
 
 class UnsupportedError(ValueError):
@@ -79,6 +80,13 @@ FOREIGN_KEYS: Mapping[str, tuple[Any, ...]] = {
     "n_routed_experts": (0, 1),
 }
 
+# Keys of config.json with which `from_hf` computes the windows and rotations of the layers -> their possible values.
+_COUNTS = {
+    "num_hidden_layers": range(MAX_LAYERS + 1),
+    **dict.fromkeys(("sliding_window_pattern", "no_rope_layer_interval", "global_attn_every_n_layers"), range(1, 1 << 31)),
+    **dict.fromkeys(("max_window_layers", "local_attention"), range(1 << 31)),
+}
+
 
 def normalize_keys(hf: Mapping[str, Any], family: Family) -> dict[str, Any]:
     """Return the fields of a config.json under the names that the family's `from_hf` reads.
@@ -101,6 +109,12 @@ def normalize_keys(hf: Mapping[str, Any], family: Family) -> dict[str, Any]:
         if value not in values and (value is not None or name == "is_causal") and not (name == "no_rope_layers" and _all_one(value)):
             wanted = f", only {' or '.join(map(repr, values))} is" if values else "; remove it if the model does without"
             raise UnsupportedError(f"{name} {str(value)[:80]} is not supported for model_type {family.model_type}{wanted}")
+    for name, allowed in _COUNTS.items():
+        value = fields.get(name)
+        if value is None:
+            fields.pop(name, None)
+        elif type(value) is not int or value not in allowed:
+            raise UnsupportedError(f"{name} {value!r:.80} is not a whole number from {allowed[0]} to {allowed[-1]:,}")
     return fields
 
 
@@ -134,7 +148,7 @@ def windows_from_hf(hf: Mapping[str, Any], window: Any, default: Callable[[int],
 def shortest_period(values: list[Any]) -> list[Any]:
     """Return the shortest list that gives these values if it is repeated."""
     periods = (values[:n] for n in range(1, len(values) + 1))
-    return next(part for part in periods if all(value == part[i % len(part)] for i, value in enumerate(values)))
+    return next((part for part in periods if all(value == part[i % len(part)] for i, value in enumerate(values))), values)
 
 
 def layer_types(config: ModelConfig) -> list[str]:

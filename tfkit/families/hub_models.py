@@ -63,7 +63,7 @@ RELEASES |= {
 }
 _BY_NAME = {name.lower(): preset for release, preset in RELEASES.items() for name in (release, release.rpartition("/")[2])}
 
-# Implemented model_type -> other model_types of transformers to which it is nearest, where their names do not show it.
+# Implemented model_type -> other model_types of transformers, and the beginnings of models' names, to which it is nearest.
 _NEAREST = {
     "bert": ("albert", "xlm"),
     "deberta-v2": ("deberta",),
@@ -73,6 +73,7 @@ _NEAREST = {
     "xlm-roberta": ("xlm-roberta-xl", "xmod"),
     "gpt2": ("gpt_neo", "gptj", "bloom", "codegen", "gpt_bigcode", "xglm", "ctrl", "transfo-xl", "phi"),
     "llama": ("olmo", "stablelm", "falcon", "granite", "cohere", "internlm2", "yi"),
+    "phi3": ("phi-3", "phi-3.5", "phi-4"),
     "qwen3": ("qwen3_next",),
     "qwen3_moe": ("qwen2_moe",),
     "mistral": ("ministral",),
@@ -111,5 +112,6 @@ def nearest_type(name: str) -> str | None:
 
 
 def _listed_nearest(name: str) -> str | None:
-    """Return the implemented model_type that the table lists for a model_type, or for the beginning of a model's name."""
-    return next((nearest for nearest, others in _NEAREST.items() if name in others or name.partition("-")[0] in others), None)
+    """Return the implemented model_type that the table lists for a model_type, or for the longest beginning of a model's name in it."""
+    listed = {other: nearest for nearest, others in _NEAREST.items() for other in others if f"{name}-".startswith(f"{other}-")}
+    return listed[max(listed, key=len)] if listed else None

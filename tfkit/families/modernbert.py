@@ -10,7 +10,6 @@ from typing import Any
 
 from tfkit.families.config_fields import (
     ACTIVATIONS,
-    LAYER_TYPES,
     USUAL_FIELDS,
     Fields,
     UnsupportedError,
@@ -21,6 +20,7 @@ from tfkit.families.config_fields import (
     layer_types,
     windows_from_hf,
 )
+from tfkit.families.rotary import ropes_by_layer
 from tfkit.families.rules import Architectures, Family, Rule, module_rules
 from tfkit.model.config import ModelConfig
 
@@ -118,8 +118,8 @@ def _from_hf(hf: dict[str, Any]) -> dict[str, Any]:
 def _thetas(hf: dict[str, Any]) -> tuple[Any, Any]:
     """Return the bases of global and local layers from either spelling: global_rope_theta (old), rope_parameters by type of layer (new)."""
     found = []
-    for kind, old, default in zip(reversed(LAYER_TYPES), ("global_rope_theta", "local_rope_theta"), (_THETA, _LOCAL_THETA), strict=True):
-        rope = (hf.get("rope_parameters") or {}).get(kind) or {}
+    local, full = ropes_by_layer(hf)
+    for rope, old, default in ((full, "global_rope_theta", _THETA), (local, "local_rope_theta", _LOCAL_THETA)):
         if rope.get("rope_type", "default") != "default":
             raise UnsupportedError(f"rotary positions of type {rope['rope_type']!r} are not supported; only default is")
         theta = rope.get("rope_theta", hf.get(old))

@@ -38,11 +38,8 @@ def position_from_hf(hf: Mapping[str, Any], *, partial: float | None = None) -> 
 
 def position_by_layer(hf: Mapping[str, Any], theta: float, local_theta: float) -> dict[str, Any]:
     """Return the position of a config.json whose layers with a window have other wavelengths, by default those of `local_theta`."""
-    stated = hf.get("rope_parameters") or {}
-    if stated and not stated.keys() & set(LAYER_TYPES):
-        raise UnsupportedError(f"rope_parameters has none of the types of layers {', '.join(LAYER_TYPES)}")
-    local, full = (dict(stated.get(name) or {}) for name in LAYER_TYPES)
-    if (scaling := hf.get("rope_scaling")) and "rope_type" not in scaling:
+    local, full = ropes_by_layer(hf)
+    if (scaling := hf.get("rope_scaling")) and not (isinstance(scaling, dict) and "rope_type" in scaling):
         raise UnsupportedError("rope_scaling has no rope_type")
     position, of_windows = (
         _position({"rope_type": "default", **rope}, None, hf["max_position_embeddings"], default)
@@ -51,6 +48,17 @@ def position_by_layer(hf: Mapping[str, Any], theta: float, local_theta: float) -
     if "scaling" in of_windows:
         raise UnsupportedError(f"rotary positions of type {local['rope_type']!r} are not supported in layers with a window")
     return position | {"local_theta": of_windows["theta"]}
+
+
+def ropes_by_layer(hf: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the rope_parameters of layers with a window, and those of the others; empty if a config.json has none."""
+    stated = hf.get("rope_parameters") or {}
+    if not isinstance(stated, dict) or (stated and not stated.keys() & set(LAYER_TYPES)):
+        raise UnsupportedError(f"rope_parameters has none of the types of layers {', '.join(LAYER_TYPES)}")
+    local, full = (stated.get(name) or {} for name in LAYER_TYPES)
+    if not isinstance(local, dict) or not isinstance(full, dict):
+        raise UnsupportedError(f"rope_parameters does not hold the fields of the types of layers {', '.join(LAYER_TYPES)}")
+    return local, full
 
 
 def _position(rope: Any, original: Any, context: int, default_theta: Any) -> dict[str, Any]:

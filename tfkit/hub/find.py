@@ -3,6 +3,7 @@ id that identify its model.
 """
 
 import hashlib
+import os
 import shlex
 import warnings
 from pathlib import Path
@@ -24,14 +25,15 @@ _known: dict[tuple[tuple[str, Identity], ...], str] = {}  # the hashes computed 
 
 
 def find_checkpoint(path: str | Path) -> Path:
-    """Return the model folder of a path: the path itself, a run folder's best or else newest checkpoint, or `hub:org/name@revision`.
+    """Return the model folder of a path: the path itself, a run folder's best or else newest checkpoint, or `hub:org/name@revision`. A path
+    may begin with ~, the home folder, as those of data may.
 
     Raise ModelError if there is none.
     """
     if str(path).startswith("hub:"):
         return _download(str(path)[4:])
     try:
-        return _find_folder(Path(path))
+        return _find_folder(Path(os.path.expanduser(path)))
     except OSError as error:
         raise ModelError(f"{path}: cannot be read ({error.strerror}); check the path and its permissions") from None
 

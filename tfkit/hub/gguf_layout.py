@@ -168,7 +168,8 @@ def _difference_of_layers(config: ModelConfig, architecture: str) -> str | None:
     if architecture in _WINDOWS:
         period = _WINDOWS[architecture]
         regular = [None if (layer + 1) % period == 0 else windows[0] for layer in layers]
-        if (any(used) or architecture == "gemma3") and windows != regular:
+        # Gemma 3's layers without a window also have wavelengths of their own, so that windows matter even if they hold the whole context.
+        if (any(used) or architecture == "gemma3") and (windows != regular or windows[0] is None):
             return f"its layers do not have a window each but for every {period}th, which has none"
     elif any(used):
         return f"its attention has a window of {next(filter(None, used)):,} tokens, shorter than its context of {config.context_length:,}"

@@ -23,6 +23,10 @@ _NAMES = (
 _CLASS_DEFAULTS = {
     "gpt2": {"bos_token_id": 50256, "eos_token_id": 50256},
     "modernbert": {**dict.fromkeys(("bos_token_id", "cls_token_id"), 50281), **dict.fromkeys(("eos_token_id", "sep_token_id"), 50282)},
+    **{name: {"eos_token_id": 50279} for name in ("olmo2", "olmo3", "olmoe")},
+    "phi3": {"eos_token_id": 32000},
+    "smollm3": {"bos_token_id": 128000, "eos_token_id": 128001},
+    "marian": {"decoder_start_token_id": 58100},
 }
 
 

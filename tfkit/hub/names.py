@@ -62,7 +62,7 @@ def _experts_apart(weights: Mapping[str, Weight], family: Family, config: ModelC
     rules = {rule.ours[0].rpartition(".{e}.")[2]: rule.theirs for rule in family.rules if "{e}" in rule.theirs}
     count = config.mlp.experts.count if config.mlp.experts is not None else 0
     for name, weight in weights.items():
-        stack = re.fullmatch(r"(?:model\.)?layers\.(\d+)\.mlp\.experts\.(gate_up|down)_proj", name) if count else None
+        stack = re.fullmatch(r"(?:\w+\.)?layers\.(\d+)\.mlp\.experts\.(gate_up|down)_proj", name) if count else None
         matrices, shape = stack[2].split("_") if stack else [], weight.stored.shape
         if stack is None or len(shape) != 3 or shape[0] != count or shape[1] % len(matrices):
             yield name, weight

@@ -130,7 +130,7 @@ def with_cluster(plan: Estimate, recipe: Recipe, data: TrainingData, ranks: int,
     cluster = Cluster(ranks, gpu_name, layout, fits, per_rank, memory, traffic, tensors, sent, in_turn)
     changed = replace(plan, micro_batch_size=micro, memory_bytes=memory[layout], cluster=asdict(cluster))
     if gpu is not None:
-        return _plan_gpus(changed, recipe, ranks, gpu, traffic[layout])
+        return _plan_gpus(changed, recipe, ranks, gpu, traffic[layout], shards if layout == "sharded" else 1)
     return _plan_machines(changed, ranks, traffic[layout]) if ranks > 1 else changed
 
 
@@ -163,10 +163,13 @@ def _tensor_bytes(recipe: Recipe, objective: Objective, model: Transformer, mesh
     return {**kinds, "activations": step.activations, "companions": further.held, "peak": peak}
 
 
-def _plan_gpus(plan: Estimate, recipe: Recipe, ranks: int, gpu: Gpu, traffic: int) -> Estimate:
-    """Return the plan with time and energy from the data sheet: FLOPs at a fraction of the peak, updates at the memory bandwidth."""
+def _plan_gpus(plan: Estimate, recipe: Recipe, ranks: int, gpu: Gpu, traffic: int, shards: int) -> Estimate:
+    """Return the plan with time and energy from the data sheet: FLOPs at a fraction of the peak, updates at the memory bandwidth.
+
+    `shards`: the ranks over which the updates of one copy of the weights are divided.
+    """
     sent = plan.steps * traffic / gpu.link_bytes_per_second
-    update = plan.steps * plan.trained_parameters * _UPDATE_BYTES / gpu.bytes_per_second
+    update = plan.steps * plan.trained_parameters / shards * _UPDATE_BYTES / gpu.bytes_per_second
     work = plan.flops["total"] / ranks / gpu.peak_flops
     low, likely, high = (work / utilization + update for utilization in _UTILIZATION)
     start = plan.fixed_seconds

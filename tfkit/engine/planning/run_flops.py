@@ -129,7 +129,7 @@ def run_flops(
         "rollouts": whole.rollouts,
         "recomputed": whole.recomputed,
         "evaluation": evaluations * _evaluation_flops(recipe, data, sample, held_out),
-        "samples": (evaluations - (data.start is not None)) * _sample_flops(recipe, model),
+        "samples": _sample_count(data, evaluations) * _sample_flops(recipe, model),
     }
     total = sum(parts.values())
     in_steps = parts["forward"] + parts["backward"] + parts["companions"] + parts["recomputed"]
@@ -154,7 +154,8 @@ def _other_work(
     recipe: Recipe, data: TrainingData, model: Transformer, loader: Loader[Any], steps: int, evaluations: int
 ) -> dict[str, float]:
     """Return the fields of RunWork for decoding, checkpoints and weights, by name."""
-    decoded = float(evaluations * recipe.generation.max_new_tokens) if recipe.generation.prompts else 0.0
+    written = _sample_count(data, evaluations)
+    decoded = float(written * recipe.generation.max_new_tokens) if recipe.generation.prompts else 0.0
     sampled = decoded * len(recipe.generation.prompts)
     if (rollouts := data.objective.rollouts) is not None:
         at_once = _ROLLOUT_MICRO_BATCHES * loader.micro_batch_size
@@ -180,6 +181,11 @@ def _other_work(
 def evaluation_count(recipe: Recipe, data: TrainingData, loader: StepLoader[Any], steps: int) -> int:
     """Count the evaluations of a run: at its intervals, at its end, and before the first step of a fine-tuning."""
     return _count_intervals(recipe.evaluation.every, loader, steps) + (data.start is not None)
+
+
+def _sample_count(data: TrainingData, evaluations: int) -> int:
+    """Count the evaluations with samples: not the one before the first step of a fine-tuning."""
+    return evaluations - (data.start is not None)
 
 
 def _count_intervals(every: int | Literal["epoch"] | None, loader: StepLoader[Any], steps: int) -> int:

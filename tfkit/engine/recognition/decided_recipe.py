@@ -26,8 +26,10 @@ from tfkit.recipe.column_forms import (
     translation,
     unread_texts,
 )
+from tfkit.recipe.reading import tree
 from tfkit.recipe.reading.overrides import Overrides, followed_by
-from tfkit.recipe.reading.read import read_document
+from tfkit.recipe.reading.parse import MAX_DEPTH
+from tfkit.recipe.reading.read import check_tree, read_document
 from tfkit.recipe.schema.data_sections import SourceSection
 from tfkit.recipe.schema.label_sections import ClassificationSection
 from tfkit.recipe.schema.objective_facts import SECTIONS
@@ -51,6 +53,7 @@ def decide_recipe(source: SourceSection, start: str, overrides: Overrides, given
 
     Raises UsageError if no task fits, DataError and ModelError.
     """
+    _check_given(given)
     seen = _inspect_data(source, given["data"].get("on_bad_row", "error"))
     model, codec = _inspect_model(start)
     task = decide(seen, model, given.get("objective", {}))
@@ -60,6 +63,21 @@ def decide_recipe(source: SourceSection, start: str, overrides: Overrides, given
     size = decide_size(seen.counts, model, kind, given, tokens)
     changes = followed_by(overrides, _named_columns(seen.named.get("dpo" if kind == "reward" else kind), given))
     return _fitting_recipe(_document(task, size, given), changes, _header(seen, model, task, size))
+
+
+def _check_given(given: dict[str, Any]) -> None:
+    """Raise RecipeError for a value that no recipe has, among those that a decision reads before there is a recipe.
+
+    Values are checked one by one: whether they fit each other, and the objective, is known only with the decided fields.
+    """
+    training, kind = {"steps": 1} | given.get("training", {}), given.get("objective", {}).get("kind", "causal_lm")
+    document = {"model": {"from": ""}, "data": given["data"], "objective": {"kind": kind}, "training": training}
+    root = tree.tree_of(document, MAX_DEPTH)
+    assert isinstance(root, tree.Mapping)
+    _, problems = check_tree(root, across=False)
+    single = [one for one in problems if one.path == ("objective", "kind") or (len(one.path) > 1 and one.path[0] in ("data", "training"))]
+    if single:
+        raise RecipeError(single)
 
 
 def _inspect_data(section: SourceSection, on_bad_row: Any) -> DataSummary:

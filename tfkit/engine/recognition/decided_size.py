@@ -88,7 +88,9 @@ def decide_size(counts: RowCounts, model: ModelSummary, kind: str, given: dict[s
     rows = math.ceil(rows)
     batch = training.get("batch_size")
     if not isinstance(batch, int):
-        batch = point.batch_for(rows, row_length, tokens_per_step, least=1 if reads_text else None)
+        micro_batch = training.get("micro_batch_size") or 1
+        fitting = point.batch_for(rows, row_length, tokens_per_step, least=1 if reads_text else None)
+        batch = math.ceil(fitting / micro_batch) * micro_batch
     epochs = point.epochs_for(rows, batch, len(_labels(counts, kind)) if kind == "classification" else 0)
     rate, long_steps = point.lr(model.parameters, batch), 6 * model.parameters * batch * row_length > _LONG_STEP
     shorter = length if length < model.context_length and length != fixed else None

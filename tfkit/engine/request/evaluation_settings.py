@@ -16,7 +16,7 @@ from tfkit.recipe.reading.checks import fitting_problems, unread_length
 from tfkit.recipe.reading.overrides import Overrides, apply_overrides, split_overrides
 from tfkit.recipe.reading.problems import Problem
 from tfkit.recipe.reading.read import check_tree
-from tfkit.recipe.reading.tree import OVERRIDES, Mapping, plain
+from tfkit.recipe.reading.tree import OVERRIDES, Mapping, flatten, plain
 from tfkit.recipe.schema.carbon_section import CarbonSection
 from tfkit.recipe.schema.data_sections import DataSection
 from tfkit.recipe.schema.objective_facts import OWN_HEADS, SECTIONS, ObjectiveSection
@@ -71,7 +71,7 @@ def read_settings(
     Raises ModelError if the recipe of the run is damaged; UsageError, also for an override of another section than `sections`: the command
     would not read it.
     """
-    for name in overrides:
+    for name in (*overrides, *flatten(dict(overrides))):
         if name.partition(".")[0] not in sections:
             raise UsageError(f"{OVERRIDES}: {name}: this command reads only the sections {', '.join(sections)}")
         if name.startswith("carbon.budget_"):

@@ -85,9 +85,11 @@ def inputs_of(files: Iterable[Path], sections: Iterable[SourceSection], models: 
     """
     sections = list(sections)
     sources = [path for section in sections for path in (section.path, *section.beside.values()) if path is not None]
-    folders = [Path(name) for name in (*models, *(section.hub for section in sections)) if name and not str(name).startswith("hub:")]
+    named = [name for name in (*models, *(section.hub for section in sections)) if name and not str(name).startswith("hub:")]
+    folders = [Path(os.path.expanduser(name)) for name in named]
     folders = [folder / "checkpoints" if (folder / "checkpoints").is_dir() else folder for folder in folders]
-    return Inputs(tuple(files), tuple(sources), tuple(folder for folder in folders if folder.is_dir()))
+    of_classes = (Path(os.path.expanduser(section.class_names)) for section in sections if isinstance(section.class_names, str))
+    return Inputs((*files, *of_classes), tuple(sources), tuple(folder for folder in folders if folder.is_dir()))
 
 
 def _is_run_or_model(folder: Path) -> bool:

@@ -3,6 +3,7 @@
 The totals of a run whose process was killed are completed by the next command that uses the run. Torch-free.
 """
 
+import os
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -190,7 +191,7 @@ def finalize_killed_run(path: str | Path) -> None:
 
     Anything but a killed run, and a folder that cannot be written, is left unchanged.
     """
-    folder = Path(path)
+    folder = Path(os.path.expanduser(path))
     if folder.parent.name == "checkpoints":
         folder = folder.parent.parent
     with suppress(OSError, ValueError):  # ValueError: also a TfkitError

@@ -26,7 +26,7 @@ def _paths(recipe: dict[str, Any]) -> Iterator[tuple[Path, Any, str]]:
     """Yield the field, the value and the kind of each path of a recipe, valid or not."""
     sections = {name: section for name, section in recipe.items() if isinstance(section, dict)}
     data = sections.get("data", {})
-    for part in ("train", "validation"):
+    for part in ("train", "validation", "pretraining"):
         sources = data.get(part)
         for number, source in enumerate(sources if isinstance(sources, list) else []):
             if isinstance(source, dict):
@@ -34,6 +34,7 @@ def _paths(recipe: dict[str, Any]) -> Iterator[tuple[Path, Any, str]]:
                 beside = source.get("beside")
                 for role, path in beside.items() if isinstance(beside, dict) else ():
                     yield ("data", part, number, "beside", role), path, "file, and no file matches it as a glob"
+                yield ("data", part, number, "class_names"), source.get("class_names"), "file"  # or a list of the names themselves
     yield from ((path, name, "folder") for path, name in model_paths(recipe))
     rules = sections.get("objective", {}).get("rules")
     for number, rule in enumerate(rules if isinstance(rules, list) else []):

@@ -81,6 +81,8 @@ def followed_by(overrides: Overrides, later: Overrides) -> dict[str, Any]:
 def apply_overrides(root: Mapping, overrides: Overrides) -> list[Problem]:
     """Apply each override to the tree in turn; return a problem for each that cannot be applied. The schema rejects unknown fields."""
     problems: list[Problem] = []
+    if "optimizer.lr" in overrides:  # this rate is meant, unless the overrides themselves name others to try
+        _drop(root, {"trial_rates"})
     for name, value in overrides.items():
         try:
             _apply(root, name, value)
@@ -110,8 +112,6 @@ def _apply(root: Mapping, name: str, value: Any) -> None:
     _set(root, steps, node)
     if name in LENGTH and value is not None:
         _drop(root, {*LENGTHS} - {steps[1]})
-    if name == "optimizer.lr":
-        _drop(root, {"trial_rates"})
 
 
 def _set(root: Mapping, steps: list[str], value: Node) -> None:
@@ -129,7 +129,7 @@ def _set(root: Mapping, steps: list[str], value: Node) -> None:
 
 
 def _drop(root: Mapping, names: Iterable[str]) -> None:
-    """Remove fields of `training` that an override replaces: the length in other units, or the trial rates if the rate is set."""
+    """Remove fields of `training` that an override replaces: the length in other units, or the recipe's trial rates if the rate is set."""
     training = root.values.get("training")
     if not isinstance(training, Mapping):
         return

@@ -52,7 +52,7 @@ def task_head(recipe: Recipe, labels: int) -> dict[str, Any] | None:
         return {**values.get("head", {"kind": "masked_lm", "tied": True}), "next_sentence": objective.next_sentence}
     if kind == "choices":  # beside a language model's own head
         return {**values.get("head", {"kind": "lm", "tied": True}), "choices": True}
-    return _family_head(family, kind, labels, decoder=bool(recipe.model.changes.get("decoder_layers")))
+    return _family_head(family, kind, labels, decoder=bool((values | recipe.model.changes).get("decoder_layers")))
 
 
 def _family_head(family: Family | None, kind: str, labels: int, *, decoder: bool) -> dict[str, Any]:
