@@ -17,6 +17,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, BertConfig, BertFo
 
 import tfkit
 from tfkit import network
+from tfkit.engine.assembly.training_data import tokenizer_folder
 from tfkit.engine.request.inputs import inputs_of
 from tfkit.errors import ModelError
 from tfkit.families import MODEL_TYPES, PRESETS
@@ -242,6 +243,7 @@ def test_a_path_in_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setenv("HOME", str(tmp_path))
     write(tmp_path / "model")
     assert find_checkpoint("~/model") == tmp_path / "model"
+    assert tokenizer_folder("~/model") == tmp_path / "model"
     assert inputs_of([], [], ["~/model"]).models == (tmp_path / "model",)
     with pytest.raises(ModelError, match=r"^~no such user/model: there is no such folder"):
         find_checkpoint("~no such user/model")

@@ -1,5 +1,6 @@
 """Prepare the training data from a recipe's data and tokenizer sections, the first part of every training command."""
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain
@@ -264,9 +265,8 @@ def set_names(data: DataSection, held_out: Sequence[Source]) -> list[str]:
 
 def tokenizer_folder(path: str) -> Path:
     """Return the folder of `tokenizer.path`: itself, a run's checkpoint, or a repository of the hub."""
-    if path.startswith("hub:") or (Path(path) / "checkpoints").is_dir():
-        return find_checkpoint(path)
-    return Path(path)
+    folder = Path(os.path.expanduser(path))
+    return find_checkpoint(path) if path.startswith("hub:") or (folder / "checkpoints").is_dir() else folder
 
 
 def _tokenizer(recipe: Recipe, sources: Sequence[Source], listener: Listener) -> Tokenizer:

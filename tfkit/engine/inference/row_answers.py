@@ -20,7 +20,7 @@ from tfkit.data.sources.prediction_rows import PredictionColumns, PredictionInpu
 from tfkit.engine.inference.pipe import Pipe, require_iterable
 from tfkit.engine.inference.session import Session, open_model
 from tfkit.engine.request.evaluation_settings import EvaluationSettings, settings_inputs
-from tfkit.errors import DataError, UsageError
+from tfkit.errors import DataError, UsageError, argument
 from tfkit.parallel.rank_map import RankMap, serial_map
 from tfkit.recipe.schema.data_sections import SourceSection
 
@@ -55,8 +55,8 @@ class RowAnswers(ABC):
 
     def __init__(self, checkpoint: str | Path, folder: Path, settings: EvaluationSettings, precision: "Precision"):
         self.folder, self.settings, self.precision = folder, settings, precision
-        assert settings.data is not None  # set by the rows that the command was given
-        assert isinstance(settings.data.validation, list)
+        if settings.data is None or not isinstance(settings.data.validation, list):
+            raise UsageError(f"{argument('data')}: the changes to the field data leave none of its rows; leave them out")
         self.sources, self.on_bad_row = settings.data.validation, settings.data.on_bad_row
         self.inputs = settings_inputs(settings, folder, checkpoint)
         self.counts = Counts()
