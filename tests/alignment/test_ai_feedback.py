@@ -141,7 +141,9 @@ def test_a_reward_model_learns_from_it_and_names_its_makers(place: Path, tfkit: 
     (place / "pairs.jsonl").write_text('{"prompt": "the cat", "chosen": " sat", "rejected": " ran fast"}\n', encoding="utf-8")
     scored = tfkit("evaluate", "--from", "scores", "--data", "pairs.jsonl", "--json", "carbon.enabled=false").exits(0)
     assert json.loads(scored.out)["metrics"]["accuracy"] in (0.0, 1.0)
-    tfkit("evaluate", "--from", "scores", "carbon.enabled=false").exits(2, "there are no rows to score: give them as --data F")
+    why = "there are no rows to score: the recipe has prompts, to which its training sampled completions; give rows of reward as --data F"
+    for words in (["--from", "scores"], ["scores/recipe.yaml", "--from", "scores"]):  # which has data.validation
+        tfkit("evaluate", *words, "carbon.enabled=false").exits(2, why)
 
 
 def test_dpo_learns_from_it_too(place: Path, tfkit: Callable[..., Done]) -> None:

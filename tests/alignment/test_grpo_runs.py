@@ -159,6 +159,13 @@ def test_the_best_checkpoint_is_within_the_limit(tfkit: Callable[..., Done], pla
     done = tfkit(*words, "--run", "limited", "--json", "objective.kl_limit=1e-6")
     found = json.loads(done.out)["best"]
     assert (found["value"] if found else None) == max(within, default=None)
+    assert ("no checkpoint is the best one, and commands take the newest" in done.err) == (found is None)
+
+
+def test_a_run_whose_every_checkpoint_exceeds_the_limit_says_so(tfkit: Callable[..., Done], place: Path) -> None:
+    words = ["optimizer.lr=0.1", "objective.kl_limit=1e-9", "checkpoint.every=8", "evaluation.every=8"]
+    done = tfkit("finetune", "grpo.yaml", "--threads", "1", "--run", "beyond", "--json", *words).exits(0, "exceeds objective.kl_limit")
+    assert json.loads(done.out)["best"] is None
 
 
 def test_a_run_that_runs_away_ends_with_6_and_its_last_checkpoint(tfkit: Callable[..., Done], place: Path) -> None:

@@ -103,6 +103,12 @@ DATA = {
     "talks": rows(messages=lambda n, t: [{"role": "user", "content": t}, {"role": "assistant", "content": t}]),
     "orders": rows(instruction=a_text, output=lambda n, t: t[::-1]),
     "preferences": rows(prompt=a_text, chosen=lambda n, t: f"cat {t}", rejected=lambda n, t: t[::-1]),
+    "thumbs": rows(prompt=lambda n, t: f"say {n // 4}", completion=a_text, label=lambda n, t: n % 2 == 0),
+    "turns": rows(
+        prompt=lambda n, t: [{"role": "user", "content": f"say {n // 4}"}],
+        completion=lambda n, t: [{"role": "assistant", "content": t}],
+        label=lambda n, t: n % 2 == 0,
+    ),
     "translations": rows(en=a_text, fr=lambda n, t: t.upper()),
     "tongues": rows(en=a_text, fr=lambda n, t: f"{n} {t}", cs=lambda n, t: f"{t} {n}"),
     "plain": rows(text=a_text),
@@ -353,6 +359,9 @@ REFUSED = {  # by the checkpoint, the data and further words: parts of the messa
         "instruction=Translate from en to fr: {en},output=fr\"""",
     "gpt zeros": """response_b=response_b,winner=winner" data.train.0.class_names=[a,b] for the better of two responses, ...
         if 0 is a vote for 'response_a', else [b,a]\n""",
+    "gpt thumbs": """'label' may say whether a completion is good or bad ... objective.kind=dpo to prefer the good ...
+        objective.kind=chat to learn all of them alike""",
+    "gpt turns": "'label' may say whether a completion is good or bad ... objective.kind=dpo to prefer the good",
     "gpt science": """'support' holds text ... "context=question,choices=[correct_answer,distractor1,distractor2],label=correct_answer" ...
         to read that alone ...
         "context={support} {question},choices=""",

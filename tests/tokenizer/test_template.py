@@ -79,6 +79,12 @@ def test_a_training_has_the_same_day_for_ever() -> None:
         assert template.render([]) == "26 Jul 2024"
 
 
+@pytest.mark.parametrize("name", ["reasoning_content", "thinking", "reasoning"])
+def test_reasoning_has_the_names_that_templates_read(name: str) -> None:
+    with ours("{{ messages[0].reasoning_content }}, {{ messages[0].thinking }}, {{ messages[1] | tojson }}") as template:
+        assert template.render([ANSWER | {"content": "4", name: "2 + 2"}, USER]) == '2 + 2, 2 + 2, {"role": "user"}'
+
+
 @pytest.mark.parametrize("name", PARTS)
 def test_what_a_template_finds(theirs, name):
     theirs.chat_template = PARTS[name]

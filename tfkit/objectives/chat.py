@@ -25,6 +25,7 @@ from tfkit.recipe.schema.objective_sections import ChatSection
 from tfkit.tokenizer import Tokenizer
 from tfkit.tokenizer.chat_formats import UnfitError
 from tfkit.tokenizer.conversations import ANSWER, TRAINING_DATE, ChatIds, Conversations, Render, Spans, chat_tokenizer, resolve_format
+from tfkit.tokenizer.template import reads_reasoning
 
 
 def fit_tokenizer(section: ChatSection, tokenizer: Tokenizer, *, is_finished: bool = False) -> Tokenizer:
@@ -68,7 +69,8 @@ class Chat(TokenTargets, WritingObjective):
         date = (TRAINING_DATE,) if template is not None and "strftime_now" in template else ()
         last = ("last",) if self.section.train_on == "last" else ()
         tools = ("tools",) if self.conversations.format is None and template is not None and "tools" in template else ()
-        about = ("chat", self.section.system, template, self.tokenizer.fingerprint(), self.row_length, *date, *last, *tools)
+        reasoning = ("reasoning",) if self.conversations.format is None and reads_reasoning(template) else ()
+        about = ("chat", self.section.system, template, self.tokenizer.fingerprint(), self.row_length, *date, *last, *tools, *reasoning)
         return digest(*about)
 
     def encode(self, rows: Sequence[Row]) -> list[Encoded | BadRow]:

@@ -18,6 +18,7 @@ from tfkit.errors import ModelError
 from tfkit.tokenizer import Tokenizer
 from tfkit.tokenizer.chat_formats import UnfitError
 from tfkit.tokenizer.conversations import ANSWER, TRAINING_DATE, Conversations, Json, Render, Spans, resolve_format
+from tfkit.tokenizer.template import reads_reasoning
 from tfkit.tokenizer.tool_calls import with_plain_calls
 
 Turns = str | list[dict[str, Any]]  # a text, or messages
@@ -152,10 +153,13 @@ class ConversationTexts:
         self.tokenizer, self.folder, self.chat = tokenizer, folder, chat
 
     def fingerprint(self) -> str:
-        """Return a text that differs if the ids may differ: the tokenizer's fingerprint, `chat`, the template, and a date in it."""
+        """Return a text that differs if the ids may differ: the tokenizer's fingerprint, `chat`, the template, and whether it shows a
+        date or reasoning.
+        """
         template = self.tokenizer.chat_template
         date = TRAINING_DATE if template is not None and "strftime_now" in template else ""
-        return "\0".join([self.tokenizer.fingerprint(), str(self.chat), str(template), date])
+        reasoning = ["reasoning"] if reads_reasoning(template) else []
+        return "\0".join([self.tokenizer.fingerprint(), str(self.chat), str(template), date, *reasoning])
 
     def encode(self, items: Sequence[PromptCompletion]) -> list[PromptedIds | BadRow]:
         """Return the ids of each prompt and its completion, including the token that ends the completion. Raises ModelError if a chat

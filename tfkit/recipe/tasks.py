@@ -44,6 +44,7 @@ class DataSummary:
     label_sets: LabelSets | None = None  # of multi-label classification
     named: Mapping[str, Mapping[str, str | list[str]]] = field(default_factory=dict)  # for each of `reads`: what `columns` must name
     unanswerable: bool = False  # some questions have no answer in their context
+    flag: str = ""  # the column that says whether the completion of a row is good or bad; empty: none
 
 
 @dataclass(frozen=True)
@@ -167,6 +168,10 @@ def _labelled_objective(seen: DataSummary, model: ModelSummary) -> str | None:
     if len(possible) > 1:
         lines = [reading for kind in possible for reading in readings(seen.held, [kind]) or [f"objective.kind={kind}"]]
         raise _task_error(seen, model, f"this may be {' or '.join(possible)}", *lines)
+    if seen.flag and model.stacks == "decoder" and possible in ([], ["chat"]):
+        what = f"the column {seen.flag!r} may say whether a completion is good or bad"
+        alike = ["objective.kind=chat to learn all of them alike"] if possible else []
+        raise _task_error(seen, model, what, "objective.kind=dpo to prefer the good completions of a prompt", *alike)
     if fitting and not possible:
         kind = fitting[0]
         wanted = " or ".join(_STACKS[name] for name in SECTIONS[kind].stacks)

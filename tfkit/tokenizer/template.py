@@ -34,6 +34,7 @@ _START = "import runpy, sys; worker = sys.argv.pop(1); sys.path += sys.argv[1:];
 # No secrets: only the time zone, and variables that some systems need to start Python.
 _ENVIRONMENT = ("TZ", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH")
 _MAX_ERROR = 300  # characters
+_REASONING = ("reasoning_content", "thinking", "reasoning")  # the names under which data sets store the reasoning before an answer
 
 
 class ChatTemplate:
@@ -59,11 +60,12 @@ class ChatTemplate:
     ) -> str:
         """Return the text of a conversation with its special tokens; `add_generation_prompt`: with the beginning of the next answer.
 
-        A message has "role" and "content", and any other fields that the template reads; fields that are None are left out. `tools`:
-        functions that may be called, from tool_calls.read_tools; `place` names the conversation in errors. Raise ModelError, with the
-        line in the template, if it fails, rejects the conversation, takes over 2 s or renders over 1 MiB.
+        A message has "role" and "content", and any other fields that the template reads; fields that are None are left out, and reasoning
+        has the names that templates read. `tools`: functions that may be called, from tool_calls.read_tools; `place` names the conversation
+        in errors. Raise ModelError, with the line in the template, if it fails, rejects the conversation, takes over 2 s or renders over
+        1 MiB.
         """
-        present = [{name: value for name, value in message.items() if value is not None} for message in messages]
+        present = [_with_reasoning({name: value for name, value in message.items() if value is not None}) for message in messages]
         variables = {
             **self._special_tokens,
             "messages": present,
@@ -158,6 +160,17 @@ def open_template(tokenizer: Tokenizer, folder: Path, date: str | None = None) -
     special_tokens = {role: token_text(tokenizer.settings.get(role)) for role in ROLES}
     file = find_named(folder, TEMPLATE) or folder / CONFIG
     return ChatTemplate(tokenizer.chat_template, file, {role: text for role, text in special_tokens.items() if text is not None}, date)
+
+
+def _with_reasoning(message: dict[str, Any]) -> dict[str, Any]:
+    """Return a message whose reasoning also has the two names that templates read, as in transformers."""
+    reasoning = next((message[name] for name in _REASONING if name in message), None)
+    return message if reasoning is None else {"thinking": reasoning, **message, "reasoning_content": reasoning}
+
+
+def reads_reasoning(template: str | None) -> bool:
+    """Whether a chat template reads the reasoning of a message, whose name in a data set may be another."""
+    return template is not None and any(name in template for name in _REASONING)
 
 
 def encode_rendered(tokenizer: Tokenizer, texts: Sequence[str]) -> list[list[int]]:

@@ -76,6 +76,12 @@ class Evaluation:
         """Return the sources that are scored. Raises UsageError if there are none; `what`: for the message, as in "rows to score"."""
         data = self.settings.data
         sources = validation_sources(data, roles, self.settings.seed) if data is not None else []
+        objective = self.settings.objective
+        if data is None and objective.roles != objective.trained_for.roles:
+            raise UsageError(
+                f"there are no {what}: the recipe has prompts, to which its training sampled completions; give rows of "
+                f"{objective.trained_for.kind} as {argument('data', 'F')}"
+            )
         if data is None or not sources:
             raise UsageError(f"there are no {what}: give them as {argument('data', 'F')}, or a recipe with data.validation")
         return data, sources

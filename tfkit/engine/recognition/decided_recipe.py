@@ -7,7 +7,7 @@ from typing import Any
 from tfkit.adapters import describe
 from tfkit.data.columns.column_names import MISSING, columns_of, look_up, value_of
 from tfkit.data.columns.forms import texts_of
-from tfkit.data.columns.preference_forms import vote_columns
+from tfkit.data.columns.preference_forms import read_flag, vote_columns
 from tfkit.data.columns.record_columns import Columns, Record
 from tfkit.data.columns.rows import FIRST_ROWS, Row
 from tfkit.data.sources.parallel_files import read_class_names
@@ -100,8 +100,9 @@ def _inspect_data(section: SourceSection, on_bad_row: Any) -> DataSummary:
     fitting = {kind: readable for kind, readable in rows.items() if 2 * len(readable) > len(records)}
     readers = {kind: Columns(SECTIONS[kind].roles, given[kind]) for kind in fitting}
     reads = {kind: columns.read_of(records[0].values) for kind, columns in readers.items()}
+    unpaired: Mapping[str, str] = {}
     if not {"chosen", "winner"} & reads.get("dpo", {}).keys():  # one completion with a label may be anything
-        reads.pop("dpo", None)
+        unpaired = reads.pop("dpo", {})
     preferred = {kind for kind in reads if _has_preferred_names(kind, reads[kind], given[kind])}
     if any(not SECTIONS[kind].reads_text for kind in preferred):  # alternative names count only if no kind has preferred ones
         reads = {kind: reads[kind] for kind in reads if kind in preferred}
@@ -119,7 +120,13 @@ def _inspect_data(section: SourceSection, on_bad_row: Any) -> DataSummary:
         label_sets=find_label_sets([row.values["labels"] for row in fitting["multi_label"]]) if "multi_label" in reads else None,
         named={kind: found[kind] for kind in reads if found.get(kind)},
         unanswerable="question_answering" in reads and any(not row.values["answers"] for row in fitting["question_answering"]),
+        flag=unpaired.get("label", "") if not named and _are_flags(fitting.get("dpo", ())) else "",
     )
+
+
+def _are_flags(rows: Iterable[Row]) -> bool:
+    """Whether the label of each row says that its completion is good or bad."""
+    return all(read_flag(str(row.values.get("label"))) is not None for row in rows)
 
 
 def _check_named(section: SourceSection, named: Named, records: Sequence[Record], held: Mapping[str, Sequence[Any]]) -> None:

@@ -107,6 +107,17 @@ class BestCheckpoint:
             yield self._describe_deterioration()
         if unsaved := self.describe_unsaved():
             yield unsaved
+        if self.log.evaluations and self.document() is None:
+            yield self._describe_lack()
+
+    def _describe_lack(self) -> str:
+        """Return a warning that no checkpoint is the best one, with the reason."""
+        scores = [metrics.get(self.metric) for metrics in self.log.evaluations.values()]
+        if any(score is not None and math.isfinite(score) for score in scores):
+            why = "each step that was saved exceeds objective.kl_limit. Raise that or objective.beta, or lower optimizer.lr"
+        else:
+            why = f"{self.metric} is not a number in any evaluation"
+        return f"{self.run.folder.path}: no checkpoint is the best one, and commands take the newest: {why}"
 
     def _describe_deterioration(self) -> str:
         """Return a warning that the run made the model worse, with the scores and what to try."""
