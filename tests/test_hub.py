@@ -259,6 +259,8 @@ def test_paths_that_mean_nothing(tmp_path: Path) -> None:
     }.items():
         with pytest.raises(ModelError, match=message):
             find_checkpoint(tmp_path / name)
+    with pytest.raises(ModelError, match=r"or a Hugging Face model folder; on the Hub it is hub:org/tiny$"):
+        find_checkpoint("org/tiny")
     (tmp_path / "run.gguf").write_bytes(b"GGUF")
     for gguf in (tmp_path / "run.gguf", tmp_path):
         with pytest.raises(ModelError, match=r'run\.gguf: a GGUF file, .* gguf_file="run\.gguf"\)\.save_pretrained\("NEW"\)'):
@@ -309,6 +311,8 @@ def test_a_hub_repository_that_was_downloaded_before(cached_snapshot: Path, monk
     assert load("hub:org/tiny").family == "gpt2"
     with pytest.raises(ModelError, match=r"hub:org/tiny@v2: could not be downloaded"):
         find_checkpoint("hub:org/tiny@v2")
+    with pytest.raises(ModelError, match=f"name a model folder in it, such as {cached_snapshot}$"):
+        find_checkpoint(cached_snapshot.parent.parent)
     assert not called
 
 

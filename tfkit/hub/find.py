@@ -88,14 +88,18 @@ def _find_folder(folder: Path) -> Path:
             warnings.warn(f"{folder}: its newest checkpoint, {newest.name}, is not complete; {chosen.name} is used", stacklevel=1)
         return chosen
     if not folder.exists():
-        remedy = "give a checkpoint, a run folder, or a Hugging Face model folder"
+        is_hub_name = len(folder.parts) == 2 and not folder.parent.exists()
+        remedy = "give a checkpoint, a run folder, or a Hugging Face model folder" + (
+            f"; on the Hub it is hub:{folder}" if is_hub_name else ""
+        )
         command = training_command(folder)
         raise ModelError(f"{folder}: there is no such folder; {f'make it with `{command}`' if command else remedy}")
     if folder.is_file():
         raise ModelError(unread_format(folder) or f"{folder}: a file; give the folder that holds it, with its config.json")
     if files := sorted(folder.glob("*.gguf")):
         raise ModelError(str(unread_format(files[0])))
-    inside = [path.parent for path in folder.glob("*/config.json")]  # such as checkpoint-500 of transformers' Trainer
+    # such as checkpoint-500 of transformers' Trainer, or a snapshot in the Hub's cache
+    inside = [path.parent for pattern in ("*/config.json", "snapshots/*/config.json") for path in folder.glob(pattern)]
     latest = max(inside, key=lambda path: (len(path.name), path.name), default=None)
     remedy = f"name a model folder in it, such as {latest}" if latest else "give one of these"
     raise ModelError(f"{folder}: no config.json here, so this is neither a model folder nor a run folder; {remedy}")
