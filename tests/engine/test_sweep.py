@@ -156,6 +156,17 @@ def test_what_is_refused_before_the_first_trial(whole: Any) -> None:
     assert not Path("none").exists()
 
 
+def test_a_recipe_whose_name_is_that_of_a_free_field_is_compared_as_any_other(tmp_path: Path) -> None:
+    """A continued sweep may change the section carbon, but not all that a file such as low-carbon.yaml holds."""
+    recipe, sweep = tmp_path / "low-carbon.yaml", ["--run", tmp_path / "run", "optimizer.lr=1e-3,1e-2"]
+    recipe.write_text(json.dumps(RECIPE), encoding="utf-8")
+    run_here(["sweep", recipe, *sweep]).exits(0)
+    recipe.write_text(json.dumps(RECIPE | {"carbon": {"enabled": False, "country": "FRA"}}), encoding="utf-8")
+    run_here(["sweep", recipe, *sweep, "--resume"]).exits(0, f"no effect:\n  carbon.country in {recipe}")
+    recipe.write_text(json.dumps(RECIPE | {"tokenizer": {"vocab_size": 290}}), encoding="utf-8")
+    run_here(["sweep", recipe, *sweep, "--resume"]).refuses(2, "this is a different sweep from the one that was started here: tokenizer")
+
+
 def test_trials_that_are_not_scored_alike_are_warned_of(tmp_path: Path) -> None:
     recipe = tmp_path / "lengths.yaml"
     recipe.write_text(json.dumps(RECIPE), encoding="utf-8")

@@ -27,7 +27,7 @@ from tfkit.run.run_json import read_run_json, trial_folders
 
 MOST_TRIALS = 1000  # of a grid: a sweep of more is a mistake
 _DECIDED = Path("the recipe of what was seen")  # in messages, in place of the path of a recipe file
-_MAY_CHANGE = "carbon."  # prefix of the fields that a continued sweep may change: place and budget
+_MAY_CHANGE = "carbon"  # the section, of a recipe or of a stage, that a continued sweep may change: place and budget
 _RETRIES = 50  # of a sampler that proposes a combination that was already tried
 
 Done = Sequence[tuple[Trial, float | None]]  # the trials so far, and the score of each; None: it has none
@@ -204,9 +204,10 @@ def _changes(before: RequestRecord | None, now: RequestRecord) -> tuple[str, ...
     return (*changed, *new)
 
 
-def is_free(name: str) -> bool:
-    """Whether a continued sweep may change a field, given by its name or as key=value."""
-    return _MAY_CHANGE in name.partition("=")[0]
+def is_free(change: str) -> bool:
+    """Whether a continued sweep may change a field, given by its name, as key=value, or as a name in a file."""
+    name = change.partition("=")[0].partition(" in ")[0]
+    return _MAY_CHANGE in name.split(".")[:2]
 
 
 def _check(plan: SweepPlan, options: RunOptions) -> None:
