@@ -110,7 +110,7 @@ def plan_chain(now: RequestRecord, kind: TrainingKind | None, options: RunOption
     chain = read_chain(given.recipe, given.overrides)
     _require_kind(chain, kind)
     selected = _selected(chain, options)
-    texts, gates = _split_gates(options.fail_if, chain)
+    texts, gates = _split_gates(options.fail_if, chain, selected)
     place = (recorded.folder if recorded is not None else None) or str(options.run)
     moved = Path(place).resolve() != options.run.resolve()
     stages = []
@@ -172,15 +172,18 @@ def _selected(chain: Chain, options: RunOptions) -> tuple[str, ...]:
     return selected
 
 
-def _split_gates(texts: Sequence[str], chain: Chain) -> tuple[dict[str, list[str]], list[Gate]]:
-    """Return the gates of each stage, without the stage's name, and the gates over the totals. Raises UsageError."""
+def _split_gates(texts: Sequence[str], chain: Chain, selected: Sequence[str]) -> tuple[dict[str, list[str]], list[Gate]]:
+    """Return the gates of each stage, without the stage's name, and the gates over the totals.
+
+    Raises UsageError, also for a gate of a stage that is not among the `selected` ones: nothing would judge it.
+    """
     metered = all(stage.recipe.carbon.enabled for stage in chain.stages)
     known = TOTALS if metered else TOTALS[:1]
     of_stages: dict[str, list[str]] = {name: [] for name in chain.names}
     gates: list[Gate] = []
     for text in texts:
         name, dot, rest = text.strip().partition(".")
-        if dot and name in of_stages:
+        if dot and name in selected:
             of_stages[name].append(rest)
             continue
         try:
@@ -190,8 +193,8 @@ def _split_gates(texts: Sequence[str], chain: Chain) -> tuple[dict[str, list[str
         if gate is None or gate.metric not in known:
             raise UsageError(
                 f"{argument('fail_if', repr(text))}: for a recipe with stages name STAGE.METRIC, where STAGE is one of "
-                f"{', '.join(chain.names)}, as in "
-                f"'{chain.names[0]}.loss > 3'; or of all stages together {', '.join(known)}"
+                f"{', '.join(selected)}, as in "
+                f"'{selected[0]}.loss > 3'; or of all stages together {', '.join(known)}"
             )
         gates.append(gate)
     return of_stages, gates
