@@ -124,6 +124,17 @@ def test_a_budget_bounds_all_trials_together() -> None:
     assert document["seconds"] > 0.01
 
 
+def test_a_budget_of_a_stage_is_named_as_the_sweep_takes_it() -> None:
+    """By the refusal, and by the command that continues the sweep: without the name of the stage it would be refused."""
+    tune = {"from": "base", **{name: RECIPE[name] for name in ("data", "evaluation", "training", "carbon")}}
+    limit = {"tune.carbon.budget_seconds": 0.01}
+    chain = {"stages": {"base": RECIPE, "tune": tune}}
+    assert tfkit.sweep(chain, {"tune.optimizer.lr": [1e-4, 1e-2]}, limit, run="limited", threads=1).status == "stopped"
+    assert re.match(r"tfkit resume limited tune\.carbon\.budget_seconds=\S+$", str(read_run(Path("limited")).resume))
+    refused = run_here(["resume", "limited"]).refuses(2, "stage tune: limited: carbon.budget_seconds: ").err
+    assert re.search(r"such as tune\.carbon\.budget_seconds=\S+$", refused.rstrip())
+
+
 @pytest.mark.thorough
 def test_a_sweep_of_stages_is_one_of_runs_within_runs() -> None:
     """Listed, verified and used as a model as any other; the score is that of the last stage."""

@@ -13,7 +13,7 @@ from tfkit.engine.request.rank_checks import require_divisible
 from tfkit.engine.request.resuming import is_training_result, merged, resolve_resumption
 from tfkit.engine.request.training_request import RequestRecord, TrainingKind, TrainingRequest, kind_of
 from tfkit.engine.training_run.attempt import RunOptions
-from tfkit.errors import BudgetReached, ModelError, TfkitError, UsageError, argument
+from tfkit.errors import BudgetReached, ModelError, SpentBudgetError, TfkitError, UsageError, argument
 from tfkit.recipe import Chain, RecipeError, RecipeText, Stage, open_recipe, read_chain
 from tfkit.recipe.reading.overrides import NO_OVERRIDES
 from tfkit.run.best_json import best_checkpoint
@@ -259,7 +259,7 @@ def check_begun(plan: ChainPlan, listener: Listener) -> None:
 
 def of_stage(name: str, error: Any) -> Any:
     """Return the same error with the name of its stage."""
-    error.args = (f"stage {name}: {error}", *error.args[1:])
-    if isinstance(error, BudgetReached):
+    error.args = (f"stage {name}: {error.args[0]}", *error.args[1:])
+    if isinstance(error, BudgetReached | SpentBudgetError):
         error.larger = f"{name}.{error.larger}"
     return error

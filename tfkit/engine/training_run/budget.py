@@ -14,7 +14,7 @@ from pathlib import Path
 from tfkit.carbon import Meter
 from tfkit.engine.listener import Listener, StopRequest
 from tfkit.engine.training_run.usage import Amounts, Clock, Usage, is_measured
-from tfkit.errors import BudgetReached, Stopped, UsageError
+from tfkit.errors import BudgetReached, SpentBudgetError, Stopped
 from tfkit.recipe.schema.carbon_section import CarbonSection
 from tfkit.units import format_energy, format_mass, format_seconds
 
@@ -39,12 +39,10 @@ def with_latest_end(carbon: CarbonSection, minutes: float) -> CarbonSection:
 
 
 def require_unspent(carbon: CarbonSection, folder: Path, spent: Amounts) -> None:
-    """Raise UsageError if a run or a sweep has used up its budget, so that it cannot continue."""
+    """Raise SpentBudgetError if a run or a sweep has used up its budget, so that it cannot continue."""
     for name, limit in carbon.limits.items():
         if (used := asdict(spent)[name]) >= limit:
-            raise UsageError(
-                f"{folder}: {_used(name, used, limit)}. Give a larger budget to continue, such as {_key(name)}={_larger(used)}"
-            )
+            raise SpentBudgetError(f"{folder}: {_used(name, used, limit)}", f"{_key(name)}={_larger(used)}")
 
 
 class _MeterWatchdog:
@@ -66,7 +64,7 @@ class _MeterWatchdog:
 class Budget:
     """The budget of one attempt, created before its meter. `carbon` has a limit; a run without one has no budget.
 
-    Raises UsageError if earlier attempts of the run have used it up, BudgetReached if its sibling runs have.
+    Raises SpentBudgetError if earlier attempts of the run have used it up, BudgetReached if its sibling runs have.
     """
 
     def __init__(self, carbon: CarbonSection, folder: Path, stop: StopRequest, listener: Listener, clock: Clock = time.monotonic):
