@@ -95,3 +95,15 @@ def test_what_no_run_can_go_on_with_is_refused(tmp_path: Path) -> None:
         run_tfkit(tmp_path, ["resume", str(folder)]).refuses(2, "there is no run to continue here")
     assert not (tmp_path / "gone").exists()
     run_tfkit(tmp_path, ["resume", "bert", "training.seed=2"]).refuses(2, "training.seed: 1 in the run, 2 now")
+
+
+def test_a_change_to_the_checkpoint_that_an_edit_takes_back_is_refused(place: Path, tmp_path: Path) -> None:
+    """A field that the edited recipe sets no more has the checkpoint's own value again, with which the run would take other steps."""
+    recipe = tmp_path / "edited.yaml"
+    command = ["finetune", str(recipe), "--run", str(tmp_path / "run"), "carbon.enabled=false", "--threads", "1"]
+    recipe.write_text(TASK, encoding="utf-8")
+    run_tfkit(place, command).exits(0)
+    recipe.write_text(TASK.replace("steps: 3", "steps: 5"), encoding="utf-8")
+    run_tfkit(place, [*command, "--resume"]).exits(0, "training.steps: 3 in the run, 5 now")
+    recipe.write_text(TASK.replace(", dropout: {residual: 0.2}", ""), encoding="utf-8")
+    run_tfkit(place, [*command, "--resume"]).refuses(2, "model.dropout.residual: 0.2 in the run, not set now")

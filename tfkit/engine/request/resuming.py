@@ -91,7 +91,7 @@ def resolve_resumption(folder: RunFolder, now: RequestRecord) -> Resumption:
         wanted = _as_tried(now.recipe.read(followed_by(split_overrides(begun, now.recipe.fields()), now.overrides)), begun)
     own, then, new_fields = _fields(begun, begun), _fields(base, begun), _fields(wanted, begun)
     touched = {name for name in then.keys() | new_fields.keys() if then.get(name) != new_fields.get(name)}
-    changes = _differences(own, own | {name: new_fields.get(name) for name in touched})
+    changes = _differences(own, own | {name: new_fields.get(name) for name in touched} | _removed(base, wanted))
     if refused := [line for name, line in changes.items() if not name.startswith(_FREE)]:
         lines = "\n  ".join(refused)
         raise UsageError(
@@ -283,6 +283,15 @@ def _with_changes(begun: Recipe, wanted: Recipe, changes: Iterable[str]) -> Reci
         field = rest.partition(".")[0]
         sections[section] = old.model_copy(update={field: getattr(new, field)}) if field else new  # a list has no fields
     return begun.model_copy(update=sections)
+
+
+def _removed(base: Recipe, wanted: Recipe) -> dict[str, None]:
+    """Return the changes to a checkpoint's configuration that the recipe with which the run began has, and the wanted one has no more: the
+    checkpoint's own values, which would hold, are not known here.
+    """
+    if wanted.model.start is None or base.model.sha256 is not None:  # the recipe of the run itself has the whole configuration
+        return {}
+    return {f"model.{name}": None for name in flatten(base.model.changes).keys() - flatten(wanted.model.changes).keys()}
 
 
 def _beside(recipe: Recipe, run: Path) -> Recipe:
