@@ -32,9 +32,12 @@ def format_amount(name: str, value: float) -> str:
     return format_mass(value) if name == "g" else format_energy(1000 * value)
 
 
-def with_latest_end(carbon: CarbonSection, minutes: float) -> CarbonSection:
-    """Return the section with a limit on the time, somewhat above `minutes`, at which the run is stopped; a limit in the recipe is kept."""
-    latest = LONGER * 60 * minutes + LATER_SECONDS
+def with_latest_end(carbon: CarbonSection, minutes: float, earlier: float) -> CarbonSection:
+    """Return the section with a limit on the time, somewhat above `minutes`, at which the run is stopped; a limit in the recipe is kept.
+
+    `earlier`: the seconds of attempts that left no checkpoint, for which the minutes are not meant.
+    """
+    latest = earlier + LONGER * 60 * minutes + LATER_SECONDS
     return carbon if carbon.budget_seconds is not None else carbon.model_copy(update={"budget_seconds": latest})
 
 
