@@ -23,6 +23,17 @@ class UsageError(TfkitError):
     exit_code = 2
 
 
+class SpentBudgetError(UsageError):
+    """A run, or a sweep, that cannot continue, since its budget is used up."""
+
+    def __init__(self, problem: str, larger: str):
+        super().__init__(problem)
+        self.larger = larger  # a key=value with which it can continue
+
+    def __str__(self) -> str:
+        return f"{self.args[0]}. Give a larger budget to continue, such as {self.larger}"
+
+
 class DataError(TfkitError):
     """Data that are missing, empty or unreadable; the message names the file and the row."""
 

@@ -3,6 +3,7 @@
 import itertools
 import json
 import re
+import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -10,9 +11,10 @@ from typing import Any
 
 import fake_codecarbon
 import pytest
-from tiny_runs import Before, Done, Process, assert_same_bits, kept, pretrain, run_tfkit, slow_and_metered
+from tiny_runs import Before, Done, Process, assert_same_bits, kept, pretrain, run_tfkit, slow_and_metered, strike
 
 import tfkit
+from tfkit.engine.assembly import training_data
 from tfkit.engine.training_run import budget
 from tfkit.recipe import read_recipe
 from tfkit.run.listing import read_run
@@ -109,6 +111,26 @@ def test_minutes_are_measured_and_a_machine_that_becomes_slower_ends_the_run_soo
     assert read_recipe(str(base / "minutes" / "recipe.yaml")).recipe.carbon.budget_seconds is None
     own = run_tfkit(base, [*words[:-4], "--run", str(base / "own"), "--threads", "1", "carbon.budget_seconds=1e-4"]).exits(7)
     assert "of 0.0001 s are used" in own.err, "the user's limit holds"
+
+
+def test_the_minutes_of_a_run_that_begins_again_are_those_of_the_new_attempt(base: Path) -> None:
+    """An earlier one, which left no checkpoint, took longer than all of them."""
+    words = [
+        "pretrain",
+        str(base / "tiny.yaml"),
+        "--minutes",
+        "0.05",
+        "--run",
+        str(base / "again"),
+        "--threads",
+        "1",
+        "carbon.enabled=false",
+    ]
+    run_tfkit(base, words, strike(signal.SIGTERM, 1, training_data, "training_sources")).exits(143)
+    document = json.loads((base / "again/run.json").read_text(encoding="utf-8"))
+    document["attempts"][0]["seconds"] = 1000.0
+    (base / "again/run.json").write_text(json.dumps(document), encoding="utf-8")
+    run_tfkit(base, [*words, "--resume"]).exits(0, "a slower machine is stopped after 17:14")
 
 
 def test_the_command_that_goes_on_names_each_budget_once(base: Path) -> None:

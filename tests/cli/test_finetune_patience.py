@@ -96,7 +96,9 @@ def test_it_ends_where_the_rule_says_and_is_the_beginning_of_the_whole_run(place
 
     finetune("ended", "training.patience=3", "--resume").exits(0, "this run is finished; here is its result again")
     shutil.copytree(ended, "continued")
-    finetune("continued", "training.patience=null", "--resume").exits(0)  # it continues after all
+    longer = finetune("continued", "training.patience=3", "training.steps=20", "--resume").exits(0)  # which changes nothing
+    assert f"step {end}: no better loss in 3 evaluations, so the run stops here" in longer.err
+    finetune("continued", "training.patience=null", "training.steps=16", "--resume").exits(0)  # it continues after all
     assert_same_bits(Path("continued"), Path("whole"), 16)
 
 

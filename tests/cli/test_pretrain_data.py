@@ -142,7 +142,9 @@ def test_more_minutes_are_more_steps_and_intervals_keep_their_place(place: Path)
 
 def test_tokens_are_the_length_of_the_first_stage(place: Path) -> None:
     assert decided("tiny.yaml", "--data", "text.txt", "--tokens", 640).training.tokens == 640
-    command("chain.yaml", "--data", "text.txt", "--tokens", 128, "--run", "run").exits(0)
+    other = "second.training.tokens=64"
+    command("chain.yaml", "--data", "text.txt", "--tokens", 128, other, "--run", "run").exits(0)
+    assert read_recipe("run/second/recipe.yaml").recipe.training.tokens == 64
     first = read_recipe("run/first/recipe.yaml").recipe
     assert [source.path for source in first.data.train] == ["text.txt"]
     assert first.data.validation == 0.1
@@ -156,6 +158,7 @@ def test_tokens_are_the_length_of_the_first_stage(place: Path) -> None:
         ([], "what is trained? Give a RECIPE"),
         (["tiny.yaml", "--tokens", "9", "--minutes", "1"], "--tokens and --minutes: two lengths"),
         (["tiny.yaml", "--tokens", "9", "training.steps=3"], "--tokens and training.steps: two lengths"),
+        (["chain.yaml", "--tokens", "9", "first.training.epochs=3"], "--tokens and first.training.epochs: two lengths"),
         (["chain.yaml", "--minutes", "1"], "give first.training.steps or --tokens"),
     ],
 )

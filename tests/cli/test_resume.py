@@ -95,3 +95,22 @@ def test_what_no_run_can_go_on_with_is_refused(tmp_path: Path) -> None:
         run_tfkit(tmp_path, ["resume", str(folder)]).refuses(2, "there is no run to continue here")
     assert not (tmp_path / "gone").exists()
     run_tfkit(tmp_path, ["resume", "bert", "training.seed=2"]).refuses(2, "training.seed: 1 in the run, 2 now")
+
+
+def test_a_change_to_the_model_that_an_edit_takes_back_is_refused(place: Path, tmp_path: Path) -> None:
+    """A field that the edited recipe sets no more has another value, of the checkpoint or the vocabulary, with which the run would take
+    other steps.
+    """
+    recipe, tiny = tmp_path / "edited.yaml", (place / "tiny.yaml").read_text(encoding="utf-8")
+    command = ["finetune", str(recipe), "--run", str(tmp_path / "run"), "carbon.enabled=false", "--threads", "1"]
+    recipe.write_text(TASK, encoding="utf-8")
+    run_tfkit(place, command).exits(0)
+    recipe.write_text(TASK.replace("steps: 3", "steps: 5"), encoding="utf-8")
+    run_tfkit(place, [*command, "--resume"]).exits(0, "training.steps: 3 in the run, 5 now")
+    recipe.write_text(TASK.replace(", dropout: {residual: 0.2}", ""), encoding="utf-8")
+    run_tfkit(place, [*command, "--resume"]).refuses(2, "model.dropout.residual: 0.2 in the run, not set now")
+    command = ["pretrain", str(recipe), "--run", str(tmp_path / "other"), "training.steps=2", "--threads", "1"]
+    recipe.write_text(tiny.replace("preset: gpt2", "preset: gpt2, vocab_size: 400"), encoding="utf-8")
+    run_tfkit(place, command).exits(0)
+    recipe.write_text(tiny, encoding="utf-8")
+    run_tfkit(place, [*command, "--resume"]).refuses(2, "model.vocab_size: 400 in the run, not set now")

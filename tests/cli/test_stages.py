@@ -274,6 +274,8 @@ def test_a_stage_that_fails_or_does_not_pass_ends_the_chain() -> None:
     assert "quality gate failed: tune.accuracy < 2 (it is " in done.err
     for gate in ("accuracy > 3", "tune.perplexity > 3", "energy_kwh > 1"):
         assert "--fail-if" in refused("pretrain", "chain.yaml", "--run", "never", "--fail-if", gate)
+    of_another = refused("pretrain", "chain.yaml", "--stages", "base", "--run", "never", "--fail-if", "tune.accuracy < 2")
+    assert "name STAGE.METRIC, where STAGE is one of base, as in" in of_another  # the gate would pass unjudged
     assert not Path("never").exists()
 
 

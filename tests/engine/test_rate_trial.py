@@ -98,6 +98,20 @@ def test_a_stopped_trial_begins_again(base: Path, document: dict[str, Any]) -> N
     assert call(base, record_resume) == [], "a run that goes on has its rate"
 
 
+def test_a_run_that_begins_again_with_a_given_rate_reports_no_trial(base: Path, document: dict[str, Any]) -> None:
+    """It was stopped after the trial of an earlier attempt, before a checkpoint."""
+    run = base / "rate-given-later"
+
+    def is_tried() -> bool:
+        return (run / "run.json").exists() and "rate_trial" in receipt(run)
+
+    def both() -> Any:
+        first = tfkit.pretrain(document, RATES, run=run, should_stop=is_tried)
+        return [first.steps, "rate_trial" in receipt(run), tfkit.pretrain(document, {"optimizer.lr": BAD}, run=run, resume=True).rate_trial]
+
+    assert call(base, both) == [0, True, None]
+
+
 def test_the_printed_recipe_goes_on_with_the_run_that_took_one_of_its_rates() -> None:
     begun, given = recipe_of(), recipe_of(trial_rates=[1e-2])
     assert _as_tried(given, begun.with_rate(1e-2)) == given.with_rate(1e-2)

@@ -124,6 +124,17 @@ def test_a_budget_bounds_all_trials_together() -> None:
     assert document["seconds"] > 0.01
 
 
+def test_a_budget_of_a_stage_is_named_as_the_sweep_takes_it() -> None:
+    """By the refusal, and by the command that continues the sweep: without the name of the stage it would be refused."""
+    tune = {"from": "base", **{name: RECIPE[name] for name in ("data", "evaluation", "training", "carbon")}}
+    limit = {"tune.carbon.budget_seconds": 0.01}
+    chain = {"stages": {"base": RECIPE, "tune": tune}}
+    assert tfkit.sweep(chain, {"tune.optimizer.lr": [1e-4, 1e-2]}, limit, run="limited", threads=1).status == "stopped"
+    assert re.match(r"tfkit resume limited tune\.carbon\.budget_seconds=\S+$", str(read_run(Path("limited")).resume))
+    refused = run_here(["resume", "limited"]).refuses(2, "stage tune: limited: carbon.budget_seconds: ").err
+    assert re.search(r"such as tune\.carbon\.budget_seconds=\S+$", refused.rstrip())
+
+
 @pytest.mark.thorough
 def test_a_sweep_of_stages_is_one_of_runs_within_runs() -> None:
     """Listed, verified and used as a model as any other; the score is that of the last stage."""
@@ -154,6 +165,17 @@ def test_what_is_refused_before_the_first_trial(whole: Any) -> None:
     with pytest.raises(UsageError, match="holds the runs of a sweep"):
         tfkit.pretrain(RECIPE, run="whole")
     assert not Path("none").exists()
+
+
+def test_a_recipe_whose_name_is_that_of_a_free_field_is_compared_as_any_other(tmp_path: Path) -> None:
+    """A continued sweep may change the section carbon, but not all that a file such as low-carbon.yaml holds."""
+    recipe, sweep = tmp_path / "low-carbon.yaml", ["--run", tmp_path / "run", "optimizer.lr=1e-3,1e-2"]
+    recipe.write_text(json.dumps(RECIPE), encoding="utf-8")
+    run_here(["sweep", recipe, *sweep]).exits(0)
+    recipe.write_text(json.dumps(RECIPE | {"carbon": {"enabled": False, "country": "FRA"}}), encoding="utf-8")
+    run_here(["sweep", recipe, *sweep, "--resume"]).exits(0, f"no effect:\n  carbon.country in {recipe}")
+    recipe.write_text(json.dumps(RECIPE | {"tokenizer": {"vocab_size": 290}}), encoding="utf-8")
+    run_here(["sweep", recipe, *sweep, "--resume"]).refuses(2, "this is a different sweep from the one that was started here: tokenizer")
 
 
 def test_trials_that_are_not_scored_alike_are_warned_of(tmp_path: Path) -> None:

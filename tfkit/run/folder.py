@@ -147,7 +147,7 @@ class RunFolder:
         Raises MachineError if run.json cannot be written; nothing is lost yet.
         """
         if not self.has_checkpoints:
-            self._receipt.forget_result()
+            self._receipt.forget("result", "rate_trial")
             requested = {} if threads is None else {"threads": threads}
             fields |= {**describe_machine(), **requested, "commit": checked_out_commit()}
         try:

@@ -238,7 +238,7 @@ class Receipt:
         """Record that the running attempt continues after `step`, from the checkpoint with this name, and set fields."""
         assert self.running
         self._set(fields)
-        self.forget_result()
+        self.forget("result")
         self.document["attempts"][-1].update(resumed_from=resumed_from, from_step=step)
         self.write()
 
@@ -257,9 +257,10 @@ class Receipt:
         if self._began is not None:
             self.document["attempts"][-1]["seconds"] = round(time.monotonic() - self._began, 3)
 
-    def forget_result(self) -> None:
-        """Remove the result of an earlier attempt, which this attempt replaces."""
-        self.document.pop("result", None)
+    def forget(self, *names: str) -> None:
+        """Remove fields of an earlier attempt, which this attempt replaces."""
+        for name in names:
+            self.document.pop(name, None)
 
     def confirm_finished(self) -> None:
         """Record that the run is finished, as its result says, however later attempts ended, since they took no step."""

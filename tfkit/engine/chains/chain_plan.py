@@ -13,7 +13,7 @@ from tfkit.engine.request.rank_checks import require_divisible
 from tfkit.engine.request.resuming import is_training_result, merged, resolve_resumption
 from tfkit.engine.request.training_request import RequestRecord, TrainingKind, TrainingRequest, kind_of
 from tfkit.engine.training_run.attempt import RunOptions
-from tfkit.errors import BudgetReached, ModelError, TfkitError, UsageError, argument
+from tfkit.errors import BudgetReached, ModelError, SpentBudgetError, TfkitError, UsageError, argument
 from tfkit.recipe import Chain, RecipeError, RecipeText, Stage, open_recipe, read_chain
 from tfkit.recipe.reading.overrides import NO_OVERRIDES
 from tfkit.run.best_json import best_checkpoint
@@ -110,7 +110,7 @@ def plan_chain(now: RequestRecord, kind: TrainingKind | None, options: RunOption
     chain = read_chain(given.recipe, given.overrides)
     _require_kind(chain, kind)
     selected = _selected(chain, options)
-    texts, gates = _split_gates(options.fail_if, chain)
+    texts, gates = _split_gates(options.fail_if, chain, selected)
     place = (recorded.folder if recorded is not None else None) or str(options.run)
     moved = Path(place).resolve() != options.run.resolve()
     stages = []
@@ -172,15 +172,18 @@ def _selected(chain: Chain, options: RunOptions) -> tuple[str, ...]:
     return selected
 
 
-def _split_gates(texts: Sequence[str], chain: Chain) -> tuple[dict[str, list[str]], list[Gate]]:
-    """Return the gates of each stage, without the stage's name, and the gates over the totals. Raises UsageError."""
+def _split_gates(texts: Sequence[str], chain: Chain, selected: Sequence[str]) -> tuple[dict[str, list[str]], list[Gate]]:
+    """Return the gates of each stage, without the stage's name, and the gates over the totals.
+
+    Raises UsageError, also for a gate of a stage that is not among the `selected` ones: nothing would judge it.
+    """
     metered = all(stage.recipe.carbon.enabled for stage in chain.stages)
     known = TOTALS if metered else TOTALS[:1]
     of_stages: dict[str, list[str]] = {name: [] for name in chain.names}
     gates: list[Gate] = []
     for text in texts:
         name, dot, rest = text.strip().partition(".")
-        if dot and name in of_stages:
+        if dot and name in selected:
             of_stages[name].append(rest)
             continue
         try:
@@ -190,8 +193,8 @@ def _split_gates(texts: Sequence[str], chain: Chain) -> tuple[dict[str, list[str
         if gate is None or gate.metric not in known:
             raise UsageError(
                 f"{argument('fail_if', repr(text))}: for a recipe with stages name STAGE.METRIC, where STAGE is one of "
-                f"{', '.join(chain.names)}, as in "
-                f"'{chain.names[0]}.loss > 3'; or of all stages together {', '.join(known)}"
+                f"{', '.join(selected)}, as in "
+                f"'{selected[0]}.loss > 3'; or of all stages together {', '.join(known)}"
             )
         gates.append(gate)
     return of_stages, gates
@@ -256,7 +259,7 @@ def check_begun(plan: ChainPlan, listener: Listener) -> None:
 
 def of_stage(name: str, error: Any) -> Any:
     """Return the same error with the name of its stage."""
-    error.args = (f"stage {name}: {error}", *error.args[1:])
-    if isinstance(error, BudgetReached):
+    error.args = (f"stage {name}: {error.args[0]}", *error.args[1:])
+    if isinstance(error, BudgetReached | SpentBudgetError):
         error.larger = f"{name}.{error.larger}"
     return error

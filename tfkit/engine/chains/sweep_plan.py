@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from tfkit.engine.chains.chain_plan import of_stage
 from tfkit.engine.listener import Listener
 from tfkit.engine.recognition.own_data import UnwrittenRecipe
 from tfkit.engine.request.inputs import inputs_of
@@ -17,7 +18,7 @@ from tfkit.engine.request.training_request import RequestRecord, TrainingRequest
 from tfkit.engine.training_run.attempt import RunOptions
 from tfkit.engine.training_run.budget import require_unspent
 from tfkit.engine.training_run.usage import spent_in
-from tfkit.errors import MachineError, UsageError, argument, how_to_install
+from tfkit.errors import MachineError, SpentBudgetError, UsageError, argument, how_to_install
 from tfkit.recipe import Chain, Recipe, RecipeText, open_recipe, read_chain
 from tfkit.recipe.reading.overrides import NO_OVERRIDES, Overrides, assignment, followed_by
 from tfkit.recipe.schema.objective_sections import HIGHER
@@ -27,7 +28,7 @@ from tfkit.run.run_json import read_run_json, trial_folders
 
 MOST_TRIALS = 1000  # of a grid: a sweep of more is a mistake
 _DECIDED = Path("the recipe of what was seen")  # in messages, in place of the path of a recipe file
-_MAY_CHANGE = "carbon."  # prefix of the fields that a continued sweep may change: place and budget
+_MAY_CHANGE = "carbon"  # the section, of a recipe or of a stage, that a continued sweep may change: place and budget
 _RETRIES = 50  # of a sampler that proposes a combination that was already tried
 
 Done = Sequence[tuple[Trial, float | None]]  # the trials so far, and the score of each; None: it has none
@@ -175,9 +176,21 @@ def plan_sweep(source: RecipeText | None, space: SearchSpace, asked: int | None,
     trials = tuple(recorded_trials(options.run)) if before else ()
     plan = SweepPlan(source, given, space, search, trials, asked, before is not None, bool(recipe.objective.code_files), changes)
     if before:
-        require_unspent(recipe.carbon, options.run, spent_in(options.run))
+        _require_unspent(read, options.run)
     _check(plan, options)
     return plan
+
+
+def _require_unspent(read: Recipe | Chain, folder: Path) -> None:
+    """Raise SpentBudgetError if the trials have used up the budget of the recipe, or that of a stage."""
+    spent = spent_in(folder)
+    if isinstance(read, Recipe):
+        return require_unspent(read.carbon, folder, spent)
+    for stage in read.stages:
+        try:
+            require_unspent(stage.recipe.carbon, folder, spent)
+        except SpentBudgetError as error:
+            raise of_stage(stage.name, error) from None
 
 
 def _decided(folder: Path, overrides: Overrides, listener: Listener, *, continues: bool) -> RecipeText:
@@ -204,9 +217,10 @@ def _changes(before: RequestRecord | None, now: RequestRecord) -> tuple[str, ...
     return (*changed, *new)
 
 
-def is_free(name: str) -> bool:
-    """Whether a continued sweep may change a field, given by its name or as key=value."""
-    return _MAY_CHANGE in name.partition("=")[0]
+def is_free(change: str) -> bool:
+    """Whether a continued sweep may change a field, given by its name, as key=value, or as a name in a file."""
+    name = change.partition("=")[0].partition(" in ")[0]
+    return _MAY_CHANGE in name.split(".")[:2]
 
 
 def _check(plan: SweepPlan, options: RunOptions) -> None:

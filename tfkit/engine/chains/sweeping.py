@@ -11,7 +11,7 @@ from tfkit.engine.request.resuming import warn_without_effect
 from tfkit.engine.request.run_totals import Trial, sweep_facts, sweep_result
 from tfkit.engine.training_run import attempt
 from tfkit.engine.training_run.attempt import RunOptions
-from tfkit.errors import Stopped, UnhealthyError, UsageError, is_out_of_memory, stop_reason
+from tfkit.errors import BudgetReached, Stopped, UnhealthyError, UsageError, is_out_of_memory, stop_reason
 from tfkit.recipe import RecipeText
 from tfkit.recipe.reading.overrides import Overrides
 from tfkit.recipe.search_space import SearchSpace
@@ -60,6 +60,8 @@ def _run(plan: SweepPlan, options: RunOptions, listener: Listener, stop: StopReq
                 number = _next(plan, folder, trials)
         except Stopped as stopped:
             stopped.runs_code |= plan.runs_code
+            if isinstance(stopped, BudgetReached):
+                folder.record(larger_budget=stopped.larger)
             stopped.result = _finish(folder, plan, trials, "stopped") | {"stopped_by": stop_reason(stopped)}
             raise
         finally:

@@ -160,7 +160,8 @@ def with_length(overrides: Overrides, source: RecipeText | None, tokens: int | N
         raise UsageError(f"{argument('minutes', minutes)}: give a number of minutes above 0")
     stages = [*dict.fromkeys(name.partition(".")[0] for name in source.fields())] if source is not None and source.has_stages else []
     lengths = [argument(name) for name, value in (("tokens", tokens), ("minutes", minutes)) if value is not None]
-    if (named := [name for name in overrides if name.endswith(LENGTH)]) or len(lengths) > 1:
+    own = [".".join([*stages[:1], unit]) for unit in LENGTH]
+    if (named := [name for name in overrides if name in own]) or len(lengths) > 1:
         raise UsageError(f"{' and '.join([*lengths, *named])}: two lengths of one training; keep one")
     if minutes is not None and stages:
         raise UsageError(

@@ -78,6 +78,7 @@ def resolve_resumption(folder: RunFolder, now: RequestRecord) -> Resumption:
     begun = read_run_recipe(folder.path).recipe
     before = RequestRecord.from_document(folder.recorded.given)
     given, base, wanted = now, begun, None
+    taken_back: dict[str, None] = {}
     if now.recipe is None:
         given = merged(before, now) if before else now
         new = _changed_by(before, now) if before else now.overrides
@@ -87,11 +88,12 @@ def resolve_resumption(folder: RunFolder, now: RequestRecord) -> Resumption:
         wanted = now.recipe.read(given.overrides)
         with suppress(UsageError):  # a recipe of an older version that is no longer valid: then everything is compared
             base = before.recipe.read(before.overrides)
+            taken_back = _taken_back(base, wanted)
     else:
         wanted = _as_tried(now.recipe.read(followed_by(split_overrides(begun, now.recipe.fields()), now.overrides)), begun)
     own, then, new_fields = _fields(begun, begun), _fields(base, begun), _fields(wanted, begun)
     touched = {name for name in then.keys() | new_fields.keys() if then.get(name) != new_fields.get(name)}
-    changes = _differences(own, own | {name: new_fields.get(name) for name in touched})
+    changes = _differences(own, own | {name: new_fields.get(name) for name in touched} | taken_back)
     if refused := [line for name, line in changes.items() if not name.startswith(_FREE)]:
         lines = "\n  ".join(refused)
         raise UsageError(
@@ -289,6 +291,17 @@ def _with_changes(begun: Recipe, wanted: Recipe, changes: Iterable[str]) -> Reci
         field = rest.partition(".")[0]
         sections[section] = old.model_copy(update={field: getattr(new, field)}) if field else new  # a list has no fields
     return begun.model_copy(update=sections)
+
+
+def _taken_back(given: Recipe, wanted: Recipe) -> dict[str, None]:
+    """Return the changes to the model that the recipe as it was `given` has, and the wanted one has no more.
+
+    Only those whose values `_fields` fills in from the run: the values that would hold follow from the checkpoint, or from the vocabulary
+    and the objective.
+    """
+    names = flatten(given.model.changes).keys() - flatten(wanted.model.changes).keys()
+    filled = names if wanted.model.start is not None else (name for name in names if name.partition(".")[0] in ("vocab_size", "head"))
+    return {f"model.{name}": None for name in filled}
 
 
 def _beside(recipe: Recipe, run: Path) -> Recipe:

@@ -105,6 +105,7 @@ class AssembledRun:
         run, components, listener, begun_at = self.run, self.components, self.run.listener, self.progress.step
         if self.resumed_from:
             listener.say(f"resuming from {self.resumed_from.name}")
+            self.hooks.validator.report_early_stop(begun_at)
         if not components.schedule.reaches_peak:
             listener.warn(f"the warm-up is longer than the run of {components.plan.steps} steps: the learning rate never reaches its peak")
         listener.say(self.micro_batches.describe(run.planned, self.progress))

@@ -28,6 +28,7 @@ from tfkit.engine.request.training_request import RequestRecord, TrainingRequest
 from tfkit.engine.training_run.budget import Budget, with_latest_end
 from tfkit.engine.training_run.estimate import Forecaster, fit_length
 from tfkit.engine.training_run.ranks_of_command import RankConnection
+from tfkit.engine.training_run.usage import spent_in
 from tfkit.errors import BudgetReached, Stopped, UsageError, argument, stop_reason
 from tfkit.parallel.ranks import Ranks
 from tfkit.recipe.reading.overrides import Overrides
@@ -146,7 +147,9 @@ def _budget(
     carbon, minutes = recipe.carbon, None if folder.begun else options.minutes
     if minutes is None and not carbon.limits:
         return None
-    return Budget(carbon if minutes is None else with_latest_end(carbon, minutes), folder.path, stop, listener, ended_by=ended_by)
+    if minutes is not None:
+        carbon = with_latest_end(carbon, minutes, spent_in(folder.path).seconds)
+    return Budget(carbon, folder.path, stop, listener, ended_by=ended_by)
 
 
 def _gates(options: RunOptions, recipe: Recipe) -> list[Gate]:

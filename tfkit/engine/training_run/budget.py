@@ -14,7 +14,7 @@ from pathlib import Path
 from tfkit.carbon import Meter
 from tfkit.engine.listener import Listener, StopRequest
 from tfkit.engine.training_run.usage import Amounts, Clock, Usage, is_measured
-from tfkit.errors import BudgetReached, Stopped, UsageError
+from tfkit.errors import BudgetReached, SpentBudgetError, Stopped
 from tfkit.recipe.schema.carbon_section import CarbonSection
 from tfkit.units import format_energy, format_mass, format_seconds
 
@@ -32,22 +32,23 @@ def format_amount(name: str, value: float) -> str:
     return format_mass(value) if name == "g" else format_energy(1000 * value)
 
 
-def with_latest_end(carbon: CarbonSection, minutes: float) -> CarbonSection:
-    """Return the section with a limit on the time, somewhat above `minutes`, at which the run is stopped; a limit in the recipe is kept."""
-    latest = LONGER * 60 * minutes + LATER_SECONDS
+def with_latest_end(carbon: CarbonSection, minutes: float, earlier: float) -> CarbonSection:
+    """Return the section with a limit on the time, somewhat above `minutes`, at which the run is stopped; a limit in the recipe is kept.
+
+    `earlier`: the seconds of attempts that left no checkpoint, for which the minutes are not meant.
+    """
+    latest = earlier + LONGER * 60 * minutes + LATER_SECONDS
     return carbon if carbon.budget_seconds is not None else carbon.model_copy(update={"budget_seconds": latest})
 
 
 def require_unspent(carbon: CarbonSection, folder: Path, spent: Amounts, ended_by: str | None = None) -> None:
-    """Raise UsageError if a run or a sweep has used up its budget, so that it cannot continue.
+    """Raise SpentBudgetError if a run or a sweep has used up its budget, so that it cannot continue.
 
     `ended_by`: the field of an unchanged budget that ended the run, perhaps below the limit: too little was left for another step.
     """
     for name, limit in carbon.limits.items():
         if (used := asdict(spent)[name]) >= limit or _key(name) == ended_by:
-            raise UsageError(
-                f"{folder}: {_used(name, used, limit)}. Give a larger budget to continue, such as {_key(name)}={_larger(max(used, limit))}"
-            )
+            raise SpentBudgetError(f"{folder}: {_used(name, used, limit)}", f"{_key(name)}={_larger(max(used, limit))}")
 
 
 class _MeterWatchdog:
@@ -69,7 +70,7 @@ class _MeterWatchdog:
 class Budget:
     """The budget of one attempt, created before its meter. `carbon` has a limit; a run without one has no budget.
 
-    `ended_by`: as in `require_unspent`. Raises UsageError if earlier attempts of the run have used the budget up, BudgetReached if its
+    `ended_by`: as in `require_unspent`. Raises SpentBudgetError if earlier attempts of the run have used the budget up, BudgetReached if its
     sibling runs have.
     """
 

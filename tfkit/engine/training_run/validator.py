@@ -54,6 +54,12 @@ class Validator:
         values = [self.checkpointer.best.score(metrics) for _, metrics in sorted(self.log.evaluations.items())]
         return since_best(values, metric in HIGHER) >= patience
 
+    def report_early_stop(self, step: int) -> None:
+        """Report that the run ends with this step, if it was scored and the evaluations so far end the run early."""
+        if step in self.log.evaluations and self.should_stop_early() and step < self.components.plan.steps:
+            metric, patience = self.checkpointer.best.metric, self.run.recipe.training.patience
+            self.run.listener.say(f"step {step}: no better {metric} in {patience} evaluations, so the run stops here")
+
     def _score(self, moment: str) -> SetScores:
         scores = self.checkpointer.work.scores()
         if scores is None:
@@ -68,9 +74,7 @@ class Validator:
         metric, listener = self.checkpointer.best.metric, self.run.listener
         if metric not in metrics:
             listener.warn(f"step {step}: the evaluation has no {metric}, so this cannot be the best checkpoint")
-        if self.should_stop_early() and step < self.components.plan.steps:
-            patience = self.run.recipe.training.patience
-            listener.say(f"step {step}: no better {metric} in {patience} evaluations, so the run stops here")
+        self.report_early_stop(step)
 
     def _write_samples(self, step: int) -> None:
         completions = self.checkpointer.work.completions()
