@@ -142,6 +142,11 @@ def test_what_is_refused_before_the_first_trial(whole: Any) -> None:
     for message, space, run in (
         ("holds a sweep", SPACE, {"run": "whole"}),
         (r"different sweep from the one.*optimizer\.lr=0\.5,0\.7", {"optimizer.lr": [0.5, 0.7]}, {"run": "whole", "resume": True}),
+        (
+            r"different sweep .*: optimizer\.betas=.* is not given",
+            {"optimizer.lr": SPACE["optimizer.lr"]},
+            {"run": "whole", "resume": True},
+        ),
         (r"trial with optimizer\.lr=-1", {"optimizer.lr": [1e-3, -1]}, {"run": "none"}),
         ("held-out rows", SPACE, {"overrides": {"data.validation": None}, "run": "none"}),
         ("with `trials`", {"optimizer.lr": "1e-4..1e-2"}, {"run": "none"}),
