@@ -55,7 +55,7 @@ with warnings.catch_warnings():
 _threads = torch.get_num_threads()
 torch.set_num_threads(1)  # a fork beside a pool of threads would hang in its first product
 for _type in (torch.float32, torch.bfloat16):
-    matrix_speed(torch.device("cpu"), _type)  # which a run measures once a process
+    matrix_speed(torch.device("cpu"), _type, 1)  # which a run measures once a process
     machine_speed(torch.device("cpu"), _type, 1)  # and finds in memory or the cache from then on
 describe_machine()  # whose versions are looked up once a process
 torch.set_num_threads(_threads)

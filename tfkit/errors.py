@@ -56,6 +56,10 @@ class MachineError(TfkitError):
     exit_code = 5
 
 
+class InsufficientMemoryError(MachineError):
+    """A model, or the steps of its training, that do not fit into the memory."""
+
+
 class UnhealthyError(TfkitError):
     """Training that went wrong: a loss or gradient is not finite, or a guard of the recipe ended the run."""
 

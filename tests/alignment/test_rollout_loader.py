@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from pretended_device import ELSEWHERE, PretendedDevice
+from tiny_ppo import PPOWorld
 from tiny_rollouts import END, LONGEST, World, codec
 
 from tfkit.alignment.policy_forward import token_statistics
@@ -159,6 +160,24 @@ def test_an_iteration_that_a_checkpoint_keeps_goes_on_with_the_same_bits(tmp_pat
     assert dict(report.largest)["largest_ratio"] == pytest.approx(1.0, abs=1e-5)
     with pytest.raises(ValueError, match="sizes"):
         cut.loader.restore(tensors | {"ids": tensors["ids"][:-1]}, state)
+
+
+def test_an_iteration_whose_first_step_is_stopped_goes_on_with_the_same_beta(tmp_path: Path) -> None:
+    """Its responses are sampled by then, and beta is already that of the next iteration."""
+
+    def trained() -> PPOWorld:
+        made = PPOWorld(tmp_path, ["a", "ab", "bac", "ccab"], **SIZES, beta=0.2, kl_target=0.01, kl_horizon=100)
+        for step in range(2):
+            made.stepper.take(step + 1, made.loader.step(step), 1.0)
+        return made
+
+    whole, resumed = trained(), trained()
+    whole.loader.step(2)
+    tensors, state = whole.loader.state(2)
+    resumed.loader.restore(tensors, state)
+    resumed.loader.step(2)
+    assert resumed.loader.observed() == whole.loader.observed()
+    assert resumed.loader.state(3)[1] == whole.loader.state(3)[1]
 
 
 def test_equal_rewards_are_a_step_without_a_gradient(tmp_path: Path) -> None:

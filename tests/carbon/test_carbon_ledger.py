@@ -5,9 +5,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny_files import write_rows
-from written_ledgers import HEADER, tick, write
+from written_ledgers import HEADER, PLACE, tick, write
 
-from tfkit.carbon.attempt_files import estimate_line, tick_line
+from tfkit.carbon.attempt_files import AttemptFiles, estimate_line, tick_line
 from tfkit.carbon.emissions_file import emission_rows, write_emissions
 from tfkit.carbon.ledger import LedgerReader
 from tfkit.carbon.reading import SUMS, Totals
@@ -95,6 +95,15 @@ def test_the_totals_of_a_run_folder(tmp_path):
     assert read_totals(tmp_path, "another").status == "off"
     write(tmp_path, [tick("train", 1, 0, "degraded")], attempt=3)
     assert read_totals(tmp_path).status == "degraded"
+
+
+def test_a_node_that_has_begun_the_attempt_already_is_no_earlier_attempt(tmp_path):
+    write(tmp_path, [tick("train", 10, 5)])
+    write(tmp_path, [tick("setup", 1, 2)], attempt=2, node=1)
+    facts = {"run_id": "run", "attempt": 2, "nodes": 2, "project": "p", "started": 0.0, "place": PLACE, "pue": 1.0, "every_seconds": 5.0}
+    files = AttemptFiles({"folder": str(tmp_path), **facts}, print)
+    assert (files.earlier["energy_wh"], files.earlier["seconds"], files.earlier_degraded) == (5, 10, False)
+    assert files.sums_of_other_nodes()["energy_wh"] == 2
 
 
 @pytest.mark.parametrize(

@@ -16,11 +16,13 @@ from tfkit.carbon import Meter
 from tfkit.data import BatchSizes, Loader
 from tfkit.engine.request.resuming import _as_tried
 from tfkit.engine.training_run.estimate import NoTrial, RateTrialPlan, plan_trial
-from tfkit.engine.training_run.rate_trial import RowSubset, _divided
+from tfkit.engine.training_run.rate_trial import RowSubset, _divided, _trial_recipe
 from tfkit.recipe import RecipeError, read_recipe
 from tfkit.recipe.reading.overrides import parse_overrides
 from tfkit.recipe.reading.read import read_document
+from tfkit.recipe.schema.optimizer_sections import ScheduleSection
 from tfkit.recipe.schema.sections import Recipe
+from tfkit.training.schedule import Schedule
 
 STEPS = 26
 GOOD, BAD = 3e-2, 3e-6  # of the tiny model in these steps
@@ -174,6 +176,20 @@ def test_a_trial_is_cheap() -> None:
 )
 def test_the_one_reason_why_no_rates_are_tried_is_reported_with_its_numbers(numbers: tuple[Any, ...], reason: str) -> None:
     assert planned(*numbers) == NoTrial(reason)
+
+
+@pytest.mark.parametrize("kind", ["cosine", "inverse_sqrt", "noam"])
+def test_the_peak_of_a_trial_is_that_of_the_run_times_its_factor(kind: str) -> None:
+    """Also of noam, whose peak is higher after the shorter warm-up of a trial."""
+    recipe = recipe_of(steps=1000, epochs=None)
+    recipe = recipe.model_copy(update={"schedule": ScheduleSection(kind=kind, warmup_steps=100)})
+    trial = _trial_recipe(recipe, RateTrialPlan((1e-3,), 20, 16, 3.5, 1.0), 1e-3)
+
+    def peak(of: Recipe) -> float:
+        schedule = Schedule(of.schedule, of.training.steps, dim=64)
+        return of.optimizer.lr * max(map(schedule.factor, range(1, of.training.steps + 1)))
+
+    assert peak(trial) == pytest.approx(3.5 * peak(recipe))
 
 
 def test_a_rate_that_is_given_is_not_tried() -> None:

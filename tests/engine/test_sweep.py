@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from tiny_files import read_json, write_rows
-from tiny_runs import WORDS, assert_same_bits, hashes, records, run_here, write_corpus
+from tiny_runs import WORDS, Before, assert_same_bits, hashes, records, run_here, write_corpus
 
 import tfkit
 from tfkit.engine.chains.sweep_plan import Grid, OptunaSearch
@@ -18,6 +18,7 @@ from tfkit.errors import DataError, ModelError, UsageError
 from tfkit.hub import find_checkpoint
 from tfkit.recipe.search_space import Axis
 from tfkit.run.listing import read_run
+from tfkit.training.step import Stepper
 
 pytestmark = pytest.mark.usefixtures("in_place")
 
@@ -95,6 +96,19 @@ def test_a_trial_that_fails_is_counted_and_the_others_go_on() -> None:
     assert again["trials"] == result.trials
 
 
+def test_a_trial_that_is_out_of_memory_is_counted_and_the_others_go_on() -> None:
+    """With micro-batches of a single row, too."""
+
+    def fail(stepper: Stepper, *_: object) -> None:
+        if stepper.model.config.dim == 32:
+            raise MemoryError
+
+    with Before(Stepper, "_accumulate", fail):
+        result = tfkit.sweep(RECIPE, {"model.dim": [16, 32]}, run="full", threads=1)
+    assert [one["status"] for one in result.trials] == ["finished", "failed"]
+    assert "out of memory with a single row of 16 tokens" in result.trials[1]["error"]
+
+
 def test_a_finished_trial_whose_lengthening_failed_is_still_finished(whole: Any, tmp_path: Path) -> None:
     """The sweep took it for unfinished, and for ever repeated its result."""
     shutil.copytree("whole", tmp_path / "copy")
@@ -153,6 +167,11 @@ def test_what_is_refused_before_the_first_trial(whole: Any) -> None:
     for message, space, run in (
         ("holds a sweep", SPACE, {"run": "whole"}),
         (r"different sweep from the one.*optimizer\.lr=0\.5,0\.7", {"optimizer.lr": [0.5, 0.7]}, {"run": "whole", "resume": True}),
+        (
+            r"different sweep .*: optimizer\.betas=.* is not given",
+            {"optimizer.lr": SPACE["optimizer.lr"]},
+            {"run": "whole", "resume": True},
+        ),
         (r"trial with optimizer\.lr=-1", {"optimizer.lr": [1e-3, -1]}, {"run": "none"}),
         ("held-out rows", SPACE, {"overrides": {"data.validation": None}, "run": "none"}),
         ("with `trials`", {"optimizer.lr": "1e-4..1e-2"}, {"run": "none"}),

@@ -14,6 +14,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tiny_runs import HANG_SECONDS, Before, Done, assert_same_bits, both, pretrain, raising, records, strike
 
 from tfkit.engine.training_run import trackers
+from tfkit.engine.training_run.checkpointing import Checkpointer
 
 STEPS = 12
 TRACKED = ["trackers=[{kind: tensorboard}]", "checkpoint={every: 4, keep: 3}", "training.log_every=1"]
@@ -66,6 +67,16 @@ def test_f29_the_alias_is_the_same_tracker(base: Path, untracked: Path, tmp_path
     assert_same(done, run, untracked)
     assert points(run)["loss"] == list(range(1, STEPS + 1))
     assert len(list((run / "tensorboard").iterdir())) == 1
+
+
+def test_f29_a_run_that_begins_again_has_each_point_once(base: Path, untracked: Path, tmp_path: Path) -> None:
+    """Its first attempt ended before it had a checkpoint."""
+    run, words = tmp_path / "run", [base / "tiny.yaml", *TRACKED]
+    pretrain(run, *words, before=both(Before(Checkpointer, "save", raising(KeyError("ended"))))).exits(1)
+    assert points(run)["loss"] == [1, 2, 3, 4]
+    time.sleep(1)  # TensorBoard reads files in the order of their names, which have the second
+    assert_same(pretrain(run, *words, "--resume"), run, untracked)
+    assert points(run)["loss"] == list(range(1, STEPS + 1))
 
 
 def test_f29_without_its_extra_nothing_is_trained(base: Path, tmp_path: Path) -> None:

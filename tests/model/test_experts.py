@@ -188,6 +188,25 @@ def test_the_routers_losses_reach_their_weights(checkpointing: bool) -> None:
     assert (gradient(balance=0.0, z_loss=1.0) - without).abs().max() > 1e-3
 
 
+def test_a_pass_that_ran_out_of_memory_has_no_part_in_the_routers_losses() -> None:
+    ids = torch.randint(53, (2, 12), generator=torch.Generator().manual_seed(2))
+    batch, module = Batch(ids, ids), LossModule(fresh(), CausalLM())
+    expected = module(batch)
+    module.objective = _OutOfMemory()
+    with pytest.raises(MemoryError):
+        module(batch)
+    module.objective = CausalLM()
+    assert module(batch) == expected
+
+
+class _OutOfMemory(CausalLM):
+    """An objective whose memory ends after the forward pass of the model."""
+
+    def loss(self, model: Transformer, batch: Batch) -> dict[str, Tensor]:
+        super().loss(model, batch)
+        raise MemoryError
+
+
 class _BesideAValue(CausalLM):
     """A language model's objective with a companion that is trained in the same steps, as PPO's value model is."""
 

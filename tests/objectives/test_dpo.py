@@ -100,6 +100,9 @@ def test_the_reference_reads_each_row_once_and_is_cached_by_content(tmp_path: Pa
     referenced(found, objective, policy, "other weights")
     referenced(replace(found, fingerprint="other rows"), objective, policy, "once")
     assert sum(read) == 30
+    changed = referenced(found, objective, model(DECODER | {"position": {"kind": "rotary", "theta": 100.0}}), "once")
+    assert sum(read) == 40  # the same weights compute other values
+    assert changed[3]["reference"].tolist() != first[3]["reference"].tolist()
     policy.eval()
     batch = whole_batch(found, objective)
     expected = log_probs(policy, batch).detach().reshape(5, 2)

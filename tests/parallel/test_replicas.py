@@ -17,6 +17,7 @@ from two_ranks import ONE_EACH, assert_close_checkpoints, ended, raise_in_loader
 
 from tfkit.engine.training_run import checkpointing
 from tfkit.parallel import collectives, heartbeat
+from tfkit.training.peak_speed import matrix_speed
 
 STEPS = 12
 
@@ -32,7 +33,10 @@ def test_two_ranks_with_a_micro_batch_each_are_one_with_two_to_the_bit(base: Pat
     assert hashes(tmp_path / "run", STEPS) == hashes(base / "unbroken", STEPS)
     assert exact(tmp_path / "run") == exact(base / "unbroken")
     assert second.out == "", "rank 0 alone reports the result"
-    assert receipt(tmp_path / "run")["ranks"] == 2
+    found = receipt(tmp_path / "run")
+    assert found["ranks"] == 2
+    peak = found["totals"]["hardware_flops_bound"] / found["totals"]["train_seconds"]
+    assert peak == pytest.approx(2 * matrix_speed(torch.device("cpu"), torch.float32, 1), rel=1e-3), "the processors of both ranks"
     again = run_ranks(tmp_path / "run", base / "tiny.yaml", *ONE_EACH, "--resume")
     assert [done.code for done in again] == [0, 0], "the result is repeated, and nobody waits"
     assert "this run is finished" in again[0].err

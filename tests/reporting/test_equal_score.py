@@ -12,6 +12,7 @@ from tfkit.reporting.equal_score import Comparison, Cost, CurvePoint, compare_ru
 from tfkit.reporting.run_facts import read_facts
 from tfkit.reporting.run_set import open_runs
 from tfkit.run.best_json import record_best
+from tfkit.run.manifest import write_manifest
 
 
 def cost(grams: float) -> Cost:
@@ -157,6 +158,15 @@ def test_models_with_other_vocabularies_are_compared_on_the_same_text_by_its_byt
         "the vocabularies differ, so bits per byte are compared, not the loss per token",
         "evaluation.max_tokens counts tokens, which differ, so other texts may have been scored",
     )
+
+
+def test_a_damaged_size_of_the_vocabulary_is_not_known(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        folder = write_run(tmp_path / name, evaluations={3: 1.0}) / "checkpoints" / "step-000003"
+        folder.mkdir(parents=True)
+        (folder / "config.json").write_text('{"vocab_size": []}', encoding="utf-8")
+        write_manifest(folder)
+    assert compare(tmp_path).metric == "loss"
 
 
 def test_many_runs_are_cut_to_the_best_ones(tmp_path: Path) -> None:

@@ -76,6 +76,34 @@ def test_at_once_does_not_wait_and_acknowledges_nothing_else(arguments: str) -> 
     assert (process.returncode, out, err) == (143, "stopped by SIGTERM: nothing had to be saved\n", "")
 
 
+def test_at_once_holds_after_a_block_within_the_block() -> None:
+    """A rank prepares its data in such a block of its own before it builds the model."""
+
+    def work(signals: StopSignals) -> None:
+        with signals.at_once("outside"):
+            with signals.at_once("inside"):
+                pass
+            os.kill(os.getpid(), signal.SIGTERM)
+            pytest.fail("went on")
+
+    with StopSignals() as signals, pytest.raises(Stopped, match="SIGTERM: outside"):
+        work(signals)
+
+
+def test_a_signal_as_a_block_begins_does_not_wait_for_its_end() -> None:
+    class Struck(StopSignals):
+        def raise_if_requested(self, message: str = "") -> None:
+            super().raise_if_requested(message)
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    def work(signals: StopSignals) -> None:
+        with signals.at_once():
+            pytest.fail("went on")
+
+    with Struck() as signals, pytest.raises(Stopped, match="SIGTERM"):
+        work(signals)
+
+
 def test_a_signal_in_a_destructor_is_obeyed_later_and_prints_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     """Python cannot raise there: it reports the exception, and continues."""
     reported: list[object] = []

@@ -9,7 +9,7 @@ from tfkit.engine.planning.hardware import GPUS
 from tfkit.errors import MachineError, UsageError, is_out_of_memory
 from tfkit.training.device import has_bf16, make_deterministic, memory_bytes, pick_device, pick_precision
 from tfkit.training.isolation import isolated
-from tfkit.training.peak_speed import peak_flops, peak_of_gpu
+from tfkit.training.peak_speed import matrix_speed, peak_flops, peak_of_gpu
 
 CPU = torch.device("cpu")
 
@@ -42,6 +42,14 @@ def test_precision() -> None:
 def test_the_machine_in_numbers() -> None:
     assert 1e8 < peak_flops(CPU, torch.float32) < 1e15
     assert 10e6 < memory_bytes(CPU) < 1e13
+
+
+def test_the_peak_of_a_cpu_is_measured_once_for_each_number_of_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    matrix_speed.cache_clear()
+    for threads in (1, 2, 1):
+        monkeypatch.setattr(torch, "get_num_threads", lambda threads=threads: threads)
+        peak_flops(CPU, torch.float32)
+    assert matrix_speed.cache_info().misses == 2
 
 
 @pytest.mark.parametrize(

@@ -45,7 +45,7 @@ class FeedbackEncoder:
         encoded = [prompt for prompt in prompts if isinstance(prompt, Encoded)]
         responses = iter(self._planned(encoded) if self.is_plan else self._judged(encoded))
         pairs = zip(rows, prompts, strict=True)
-        return [prompt if isinstance(prompt, BadRow) else _ranked(row, prompt, next(responses)) for row, prompt in pairs]
+        return [prompt if isinstance(prompt, BadRow) else _ranked(row, next(responses)) for row, prompt in pairs]
 
     def _judged(self, prompts: Sequence[Encoded]) -> Iterator[list[SampledResponse]]:
         """Yield, for each prompt, its sampled responses with the judge's scores."""
@@ -73,7 +73,7 @@ class FeedbackEncoder:
             yield [SampledResponse(ids, [n] * section.max_new_tokens, False, 0.0, False, float(n)) for n in range(section.completions)]
 
 
-def _ranked(row: Row, prompt: Encoded, responses: Sequence[SampledResponse]) -> Encoded | BadRow:
+def _ranked(row: Row, responses: Sequence[SampledResponse]) -> Encoded | BadRow:
     """Return the example of a prompt: equal responses appear once, and equal scores share a rank. If all are equal, return an error."""
     distinct = {tuple(response.ids): response for response in responses if response.gold is not None}
     best = sorted(distinct.values(), key=lambda response: -(response.gold or 0.0))

@@ -139,11 +139,10 @@ class RolloutLoader:
         return dict(self._experience.observed) if self._experience is not None else {}
 
     def state(self, n: int) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """Return the state for resuming at step n: an adaptive beta and, if step n is not the first of an iteration, the iteration."""
+        """Return the state for resuming at step n: an adaptive beta and, if the iteration of step n is sampled already, the iteration."""
         beta = {"beta": self._coefficient.value} if self._coefficient is not None else {}
-        if self._experience is None or not n % self.steps:
+        if self._experience is None or self._experience.iteration != n // self.steps:
             return {}, beta
-        assert self._experience.iteration == n // self.steps
         return self._experience.tensors(), self._experience.state() | beta
 
     def restore(self, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:

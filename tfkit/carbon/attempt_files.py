@@ -120,7 +120,9 @@ class AttemptFiles:
 
     def _count_earlier(self, attempts: list[Attempt]) -> None:
         self._previous = next((attempt.chain.last for attempt in reversed(attempts) if attempt.header["node"] == self._node), None)
-        earlier = [attempt for attempt in attempts if attempt.header["run_id"] == self._spec["run_id"]]
+        own = [attempt for attempt in attempts if attempt.header["run_id"] == self._spec["run_id"]]
+        # Another node may have begun this attempt already.
+        earlier = [attempt for attempt in own if attempt.header["node"] == self._node or attempt.header["attempt"] != self._spec["attempt"]]
         self.earlier = {name: sum(attempt.sums[name] for attempt in earlier) for name in self.earlier}
         self.earlier["seconds"] = sum(wall_seconds(earlier).values())
         self.earlier_degraded = has_gaps(earlier, self._spec["attempt"] - 1)

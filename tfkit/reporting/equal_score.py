@@ -136,7 +136,7 @@ def _metric(group: Sequence[Entry]) -> tuple[str | None, list[str]]:
     """
     names = [{name for _, values in entry.run.metrics.evaluations for name in values} for entry in group]
     common = set.intersection(*names) - {"target_tokens"}
-    sizes = {entry.run.checkpoint.config.get("vocab_size") for entry in group if entry.run.checkpoint}
+    sizes = {number_of(entry.run.checkpoint.config, "vocab_size") for entry in group if entry.run.checkpoint}
     differ = len(sizes) > 1 or len({str(entry.run.recorded.data.get("validation")) for entry in group}) > 1  # other ids of the same texts
     if differ and "bits_per_byte" in common:
         notes = ["the vocabularies differ, so bits per byte are compared, not the loss per token"]

@@ -22,7 +22,7 @@ def terminal_report(runs: RunSet, columns: int | None, width_of: Width = len) ->
     """Return the lines. `columns`: the terminal's width, None without a terminal; `width_of`: the width of a text, in columns."""
     lines = _table(runs.entries, columns, width_of)
     if len(runs.entries) == 1:
-        lines = [*_details(runs.entries[0], columns), *_curve(runs.entries[0].run, columns)]
+        lines = [*_details(runs.entries[0]), *_curve(runs.entries[0].run, columns)]
     compared = [line for comparison in compare_runs(runs) for line in _comparison(comparison, columns, width_of)]
     return [*map(visible, [*lines, *_sums(runs), *compared, *([""] if runs.all_problems else []), *runs.all_problems])]
 
@@ -46,7 +46,7 @@ def _aligned(rows: Sequence[Mapping[str, str]], head: Sequence[str], columns: in
     return ["  ".join(row[name] + " " * (widths[name] - width_of(row[name])) for name in head).rstrip() for row in table]
 
 
-def _details(entry: Entry, columns: int | None) -> list[str]:
+def _details(entry: Entry) -> list[str]:
     """Return the facts of one run, a line for each."""
     run, amounts, metrics = entry.run, entry.run.amounts, entry.run.listed.metrics
     figures = run_figures(entry, "")

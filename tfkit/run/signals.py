@@ -65,7 +65,7 @@ class StopSignals:
         self._exited = threading.Event()
         self._requested: int | None = None
         self._count = 0
-        self._at_once = False
+        self._at_once, self._message = False, ""
         self._previous: dict[int, Any] = {}
         self._outer_hook: Callable[[Any], object] | None = None
 
@@ -86,16 +86,17 @@ class StopSignals:
     @contextmanager
     def at_once(self, message: str = "nothing had to be saved") -> Iterator[None]:
         """Make a first signal raise Stopped immediately within the block, which has nothing to save, such as the preparation of data."""
-        self.raise_if_requested(message)
+        outer = self._at_once, self._message
         self._at_once, self._message = True, message
         try:
+            self.raise_if_requested(message)  # a later signal raises in its handler
             yield
         except Exception as error:
             if self._requested is not None and not isinstance(error, Stopped):
                 self.raise_if_requested(message)  # a library has wrapped the exception in its own
             raise
         finally:
-            self._at_once = False
+            self._at_once, self._message = outer
         self.raise_if_requested(message)  # a library may have swallowed the exception
 
     def end(self, *, for_good: bool) -> None:

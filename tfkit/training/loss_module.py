@@ -45,6 +45,7 @@ class LossModule(nn.Module):
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """Return the sum of each term's losses over the micro-batch: scalars with a gradient."""
+        self._routed = []  # without what a pass that ran out of memory has left
         losses = self.objective.loss(self.model, batch)
         routed, self._routed = self._routed, []
         return losses | {term: self._loss_of_routers(term, routed) for term in self._of_routers}

@@ -33,12 +33,15 @@ def peak_flops(device: torch.device, dtype: torch.dtype) -> float | None:
     """Return the peak FLOP/s of the device: for a GPU from its data sheet (bf16 only; None if unknown), else measured."""
     if device.type == "cuda":
         return peak_of_gpu(torch.cuda.get_device_name(device)) if dtype == torch.bfloat16 else None
-    return matrix_speed(device, dtype)
+    return matrix_speed(device, dtype, torch.get_num_threads())
 
 
 @cache
-def matrix_speed(device: torch.device, dtype: torch.dtype) -> float:
-    """Measure the FLOP/s of large matrix products of this type on the device: the best within a tenth of a second."""
+def matrix_speed(device: torch.device, dtype: torch.dtype, threads: int) -> float:
+    """Measure the FLOP/s of large matrix products of this type on the device: the best within a tenth of a second.
+
+    `threads`: those of this process; with other threads, a CPU has another speed.
+    """
     a = torch.ones(1024, 1024, dtype=dtype, device=device)
     best = float("inf")
     end = time.perf_counter() + 0.1

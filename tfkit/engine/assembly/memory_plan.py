@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from tfkit.adapters import describe, is_adapter, needs_copy
-from tfkit.errors import MachineError, ModelError
+from tfkit.errors import InsufficientMemoryError, ModelError
 from tfkit.hub import find_checkpoint
 from tfkit.hub.weights import find_weights
 from tfkit.model.transformer import Transformer, on_meta, parameter_shapes
@@ -114,7 +114,8 @@ def disk_bytes(recipe: Recipe, model: Transformer, objective: Objective) -> int:
 
 
 def require_memory(recipe: Recipe, model: Transformer, device: torch.device, copies: float = 1.0) -> None:
-    """Raise MachineError, with the numbers, if weights, gradients and optimizer state alone do not fit into the memory of this machine.
+    """Raise InsufficientMemoryError, with the numbers, if weights, gradients and optimizer state alone do not fit into the memory of this
+    machine.
 
     `copies`: how many copies of the model this machine holds; less than 1 if it holds only some shards.
     """
@@ -140,14 +141,15 @@ def _require(recipe: Recipe, parameters: Mapping[str, Tensor], device: torch.dev
     sizes = _own_bytes(recipe, parameters, pick_precision(recipe.training.precision, device), sums_gradients=False)
     needed = copies * max(4 * numbers, sizes.held + sizes.in_step)
     if needed > left:
-        raise MachineError(
+        raise InsufficientMemoryError(
             f"the model's {numbers:,} weights need {needed / 1e9:.3g} GB of memory with their gradients and the optimizer's state, and "
             f"{left / 1e9:.3g} GB are free: choose a smaller model, end other programs, or use a larger machine"
         )
 
 
 def require_memory_for_companions(recipe: Recipe, copies: float = 1.0) -> None:
-    """Raise MachineError, with the numbers, if the companions alone do not fit this machine's memory, ModelError if one is missing.
+    """Raise InsufficientMemoryError, with the numbers, if the companions alone do not fit this machine's memory, and ModelError if one is
+    missing.
 
     Only the headers of files are read. `copies`: how many copies of each companion this machine holds.
     """
@@ -159,7 +161,7 @@ def require_memory_for_companions(recipe: Recipe, copies: float = 1.0) -> None:
             raise ModelError(f"objective.{name}: {error}") from None
         needed = int(copies * (trained_bytes(parameters, torch.float32) if recipe.objective.companions[name] else 4 * parameters))
         if left is not None and needed > left:
-            raise MachineError(
+            raise InsufficientMemoryError(
                 f"the {parameters:,} weights of the {name} {path} need {needed / 1e9:.3g} GB of memory, and {left / 1e9:.3g} GB are "
                 f"free: choose a smaller {name}, end other programs, or use a larger machine"
             )

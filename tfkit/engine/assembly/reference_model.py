@@ -1,7 +1,7 @@
 """The reference: the initial model, with which an objective compares the trained one, and its log-probabilities of each row.
 
-If an objective reads these once, they are computed before the first step and cached under a hash of the weights and the data; no second
-model is needed then.
+If an objective reads these once, they are computed before the first step and cached under a hash of the weights, the configuration and the
+data; no second model is needed then.
 """
 
 from collections.abc import Callable, Sequence
@@ -20,6 +20,7 @@ from tfkit.engine.listener import Listener
 from tfkit.errors import ModelError
 from tfkit.generation.inference import inference
 from tfkit.hub import Loaded, content_hash
+from tfkit.hub.config_json import TRAINING_ONLY_FIELDS
 from tfkit.hub.growing import with_fewer_positions
 from tfkit.model.transformer import Transformer
 from tfkit.objectives.context import Stored
@@ -63,7 +64,8 @@ def with_reference(
 
     Folder of the cache: values.bin (float32, one value for each element of `sizes`); index.json, written last; hashes.json.
     """
-    folder = cache_folder() / "computed" / digest(_VERSION, "reference", f"reference 1\0{key}\0{batch_size}", stored.fingerprint)
+    config = model.config.model_dump_json(exclude=TRAINING_ONLY_FIELDS)
+    folder = cache_folder() / "computed" / digest(_VERSION, "reference", f"reference 2\0{key}\0{config}\0{batch_size}", stored.fingerprint)
     starts = stored.arrays["sizes"][1]
 
     def compute() -> NDArray[np.float32]:

@@ -151,7 +151,8 @@ def plan_sweep(source: RecipeText | None, space: SearchSpace, asked: int | None,
     changes = _changes(earlier, now)
     space = replace(space if space.axes else begun, fixed=given.overrides)
     differences = [change for change in changes if not is_free(change)] + [str(axis) for axis in space.axes if axis not in begun.axes]
-    if differences or len(space.axes) != len(begun.axes):
+    differences += [f"{axis} is not given" for axis in begun.axes if axis.key not in {one.key for one in space.axes}]
+    if differences:
         raise UsageError(
             f"{options.run}: this is a different sweep from the one that was started here: {'; '.join(differences)}. Revert that, or give "
             f"another folder with {argument('run')}"

@@ -11,7 +11,7 @@ from tfkit.engine.request.resuming import warn_without_effect
 from tfkit.engine.request.run_totals import Trial, sweep_facts, sweep_result
 from tfkit.engine.training_run import attempt
 from tfkit.engine.training_run.attempt import RunOptions
-from tfkit.errors import BudgetReached, Stopped, UnhealthyError, UsageError, is_out_of_memory, stop_reason
+from tfkit.errors import BudgetReached, InsufficientMemoryError, Stopped, UnhealthyError, UsageError, is_out_of_memory, stop_reason
 from tfkit.recipe import RecipeText
 from tfkit.recipe.reading.overrides import Overrides
 from tfkit.recipe.search_space import SearchSpace
@@ -101,6 +101,10 @@ def _run_trial(plan: SweepPlan, trial: Trial, options: RunOptions, listener: Lis
                 train = stages.run_stages if request.has_stages else attempt.start_run
                 train(request, own, listener, stop)
     except UnhealthyError as error:
+        return _failed(trial, str(error), listener)
+    except InsufficientMemoryError as error:
+        if not options.ranks.is_alone:  # the other ranks have ended, too
+            raise
         return _failed(trial, str(error), listener)
     except Exception as error:
         if not is_out_of_memory(error):

@@ -69,8 +69,9 @@ class AssembledRun:
     def totals(self) -> dict[str, float]:
         """Seconds, tokens and FLOPs of all steps, including those of earlier attempts.
 
-        `train_flops` follow from the tokens and the architecture (training/flops.py); `hardware_flops_bound` is what the device could have
-        computed in that time at its peak speed, which comes from the data sheet of a GPU, and is measured on any other device.
+        `train_flops` follow from the tokens and the architecture (training/flops.py); `hardware_flops_bound` is what the devices of
+        all ranks could have computed in that time at their peak speed, which comes from the data sheet of a GPU, and is measured on any
+        other device.
         """
         seconds, tokens, peak = round(self.progress.seconds, 3), self.progress.tokens, self.log.peak_flops
         totals = {"train_seconds": seconds, "tokens": tokens, "train_flops": tokens * self.log.flops_per_token if tokens else 0.0}

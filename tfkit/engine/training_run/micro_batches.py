@@ -10,7 +10,7 @@ from tfkit.engine.assembly.memory_plan import run_memory, sums_gradients
 from tfkit.engine.assembly.training_data import TrainingData
 from tfkit.engine.listener import Listener
 from tfkit.engine.training_run.estimate import Estimate
-from tfkit.errors import MachineError, UsageError
+from tfkit.errors import InsufficientMemoryError, UsageError
 from tfkit.model.transformer import Transformer
 from tfkit.objectives.context import tokens_of
 from tfkit.objectives.registry import open_rows
@@ -104,12 +104,14 @@ class MicroBatches:
         return self.loader.sizes.unit % (self.loader.micro_batch_size * self.ranks.size) == 0
 
     def halve(self, error: str) -> None:
-        """Halve the micro-batches after `error`. Raises MachineError if the recipe fixes their size, or a single row does not fit."""
+        """Halve the micro-batches after `error`. Raises InsufficientMemoryError if their size is fixed, or a single row does not fit."""
         rows = self.loader.micro_batch_size
         if self.recipe.training.micro_batch_size is not None and rows > 1:
-            raise MachineError(f"out of memory in micro-batches of {rows} rows ({error}): leave training.micro_batch_size out, or lower it")
+            raise InsufficientMemoryError(
+                f"out of memory in micro-batches of {rows} rows ({error}): leave training.micro_batch_size out, or lower it"
+            )
         if rows == 1:
-            raise MachineError(
+            raise InsufficientMemoryError(
                 f"out of memory with a single row of {self.loader.rows.longest} tokens ({error}): use a smaller model or "
                 "data.sequence_length, training.activation_checkpointing=true, or more memory"
             )

@@ -137,7 +137,8 @@ def _trial_recipe(recipe: Recipe, plan: RateTrialPlan, rate: float) -> Recipe:
     """Return the recipe of a short training: the run's own schedule over its few steps, without features that need many steps."""
     length = {"steps": plan.steps, "epochs": None, "tokens": None, "ema_decay": None, "batch_ramp": None}
     warmup = {"warmup_steps": min(recipe.schedule.warmup_steps, 1), "warmup_tokens": None}
-    return recipe.with_rate(rate * plan.factor).model_copy(
+    peak = recipe.schedule.warmup_steps**-0.5 if recipe.schedule.kind == "noam" else 1.0  # of noam, relative to that of a single step
+    return recipe.with_rate(rate * plan.factor * peak).model_copy(
         update={"training": recipe.training.model_copy(update=length), "schedule": recipe.schedule.model_copy(update=warmup)}
     )
 

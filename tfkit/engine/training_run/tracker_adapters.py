@@ -104,7 +104,9 @@ class _EventFiles:
         folder = run.folder / "tensorboard"
         self.place = str(folder)
         self._steps = _steps_in_event_files(folder) if run.first_step is None else {}
-        purged = run.first_step if run.first_step is not None and run.first_step > 1 else None
+        purged = None
+        if run.first_step is not None and folder.exists():
+            purged = run.first_step if run.first_step > 1 else 0  # a run that begins again scores its model before the first step again
         self._writer: Any = SummaryWriter(str(folder), purge_step=purged)
 
     def steps(self, name: str) -> Collection[int]:

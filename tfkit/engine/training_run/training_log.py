@@ -101,8 +101,9 @@ class TrainingLog:
 
     @property
     def peak_flops(self) -> float | None:
-        """The peak FLOP/s of the device; on a CPU it is measured, in a tenth of a second, when it is first needed."""
-        return peak_flops(self.run.device, self._precision)
+        """The peak FLOP/s of the devices of all ranks; that of a CPU is measured, in a tenth of a second, when it is first needed."""
+        peak = peak_flops(self.run.device, self._precision)
+        return None if peak is None else self.run.peers.ranks.size * peak
 
     def show(self, loss: float, lr: float, tokens_per_second: float, observed: Mapping[str, float]) -> None:
         """Update the live line; without a terminal, add a plain line."""
