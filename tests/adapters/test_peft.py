@@ -6,6 +6,7 @@ The tests import peft themselves: it takes seconds, for which every worker would
 import contextlib
 import copy
 import json
+import shlex
 import shutil
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from torch import Tensor, nn
 import tfkit
 from tfkit.adapters import Base, add_lora, merged, save_adapter
 from tfkit.adapters.lora import LoraLinear, layers_of
-from tfkit.adapters.peft_config import find_base, read_peft_config
+from tfkit.adapters.peft_config import find_base, how_to_merge, read_peft_config
 from tfkit.errors import ModelError, UsageError
 from tfkit.families import PRESETS
 from tfkit.hub import content_hash, load, save_model
@@ -309,6 +310,16 @@ def _edited(adapter: Path, to: Path, **fields: Any) -> Path:
 def test_what_would_be_computed_otherwise_is_refused(adapter: Path, tmp_path: Path, fields: dict[str, Any], message: str) -> None:
     with pytest.raises(ModelError, match=message):
         tfkit.load(_edited(adapter, tmp_path, **fields))
+
+
+def test_the_printed_command_merges_an_adapter_whatever_its_name(adapter: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = _edited(adapter, tmp_path / 'it\'s "mine"')
+    _, _, program, *arguments = shlex.split(how_to_merge(folder))
+    monkeypatch.setattr("sys.argv", ["-c", *arguments])
+    monkeypatch.chdir(tmp_path)
+    exec(program)
+    whole = tfkit.load(tmp_path / "WHOLE").model.state_dict()
+    assert all(torch.equal(whole[name], tensor) for name, tensor in tfkit.load(folder).model.state_dict().items())
 
 
 def test_tensors_that_fit_no_base_are_all_reported(adapter: Path, tmp_path: Path) -> None:

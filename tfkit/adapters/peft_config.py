@@ -2,6 +2,7 @@
 
 import os
 import re
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -154,7 +155,7 @@ def is_hub_name(base: object) -> bool:
 
 def how_to_merge(folder: Path) -> str:
     """Return a command that saves an adapter, merged with its base, as a whole model."""
-    return f"python -c \"import tfkit; tfkit.load('{folder}').save('WHOLE')\""
+    return f"python -c \"import sys, tfkit; tfkit.load(sys.argv[1]).save('WHOLE')\" {shlex.quote(str(folder))}"
 
 
 def base_record(folder: Path, base: Path, sha256: str) -> dict[str, str]:
