@@ -1,6 +1,7 @@
 """The arguments and options that commands share, each declared once; options that belong together form a group."""
 
 import inspect
+import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, is_dataclass
@@ -237,8 +238,8 @@ def stage_names(stages: str | None) -> tuple[str, ...]:
 
 
 def split_arguments(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Return the positional arguments of a command line, and its key=value words. A path may contain "=" after a slash."""
-    overrides = [argument for argument in arguments if "=" in argument.partition("/")[0]]
+    """Return the positional arguments of a command line, and its key=value words. A path may contain "=" after a slash, or if it exists."""
+    overrides = [argument for argument in arguments if "=" in argument.partition("/")[0] and not os.path.isfile(argument)]
     return [argument for argument in arguments if argument not in overrides], overrides
 
 

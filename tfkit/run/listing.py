@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from tfkit.errors import path_argument
 from tfkit.run import strict_json
 from tfkit.run.best_json import read_best
 from tfkit.run.checkpoints import newest_step, step_folders
@@ -157,7 +158,7 @@ def _resume_command(path: Path, run: RunDocument, saved: int) -> str | None:
     larger, command = [run.larger_budget] if run.larger_budget is not None else [], run.command or []
     if (saved or run.kind in (CHAIN, SWEEP)) and (path / "recipe.yaml").is_file():
         allowed = [word for word in command if word == "--allow-code"]
-        return shlex.join(["tfkit", "resume", str(path), *larger, *allowed])
+        return shlex.join(["tfkit", "resume", path_argument(path), *larger, *allowed])
     if command[:1] != ["tfkit"] or command[1:2] not in (["pretrain"], ["finetune"]):
         return None
     command = [word for word in command if not any(word.startswith(f"{budget.partition('=')[0]}=") for budget in larger)]
