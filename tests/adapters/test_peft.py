@@ -266,8 +266,9 @@ def test_a_target_that_is_not_there_is_refused_with_what_there_is() -> None:
         UsageError, match=r"'c_attn' matches no matrix .* the matrices are encoder\.blocks\.\*\.self_attention\.op\.q_proj, "
     ):
         add_lora(build(described("bert"), seed=1), LoraSection(targets=["c_attn"]), seed=1)
-    with pytest.raises(UsageError, match="the last 3 entries"):
-        add_lora(build(described("bert"), seed=1), LoraSection(), seed=1, new=["the last 3 entries of the vocabulary"])
+    for section in (LoraSection(), LoraSection(merge=True)):  # for both, a reason that holds
+        with pytest.raises(UsageError, match=r"the last 3 entries .* with an adapter only updates of matrices are, and a head"):
+            add_lora(build(described("bert"), seed=1), section, seed=1, new=["the last 3 entries of the vocabulary"])
 
 
 @pytest.fixture(scope="module")
