@@ -177,6 +177,13 @@ def test_a_model_type_that_is_not_supported(tmp_path: Path, kind: object) -> Non
     assert refusal(tmp_path).endswith(f"Use a model of one of these types: {', '.join(MODEL_TYPES)}")
 
 
+def test_fields_that_do_not_fit_each_other(tmp_path: Path) -> None:
+    """The problem is that of no single field, so none is named before it."""
+    write(tmp_path)
+    edit_config(tmp_path, n_head=7)
+    assert f"config.json: dim {TINY['dim']} is not divisible by num_heads 7; change one of them" in refusal(tmp_path)
+
+
 @pytest.mark.sampled(17)
 @pytest.mark.parametrize("garbage", [None, "x", -1, 0, 0.5, [], {}, [3], {"a": 1}, "5"])
 @pytest.mark.parametrize("preset", ["gpt2", "llama-7b", "own", "t5-small", "transformer-2017-base", "bart-base", "mbart-large-cc25"])

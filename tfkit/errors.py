@@ -8,6 +8,7 @@ import errno
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 
@@ -156,6 +157,11 @@ def argument(name: str, value: object = None) -> str:
     Within `naming` it has the form of another caller than the library: --run, --from CKPT, --resume.
     """
     return _form(name, value)
+
+
+def path_argument(path: Path) -> str:
+    """Return a path as an argument of a command, before it is quoted for a shell: with a dash at its beginning it would be an option."""
+    return f"./{path}" if str(path).startswith("-") else str(path)
 
 
 @contextmanager

@@ -6,6 +6,7 @@ The tests import peft themselves: it takes seconds, for which every worker would
 import contextlib
 import copy
 import json
+import shlex
 import shutil
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from torch import Tensor, nn
 import tfkit
 from tfkit.adapters import Base, add_lora, merged, save_adapter
 from tfkit.adapters.lora import LoraLinear, layers_of
-from tfkit.adapters.peft_config import find_base, read_peft_config
+from tfkit.adapters.peft_config import find_base, how_to_merge, read_peft_config
 from tfkit.errors import ModelError, UsageError
 from tfkit.families import PRESETS
 from tfkit.hub import content_hash, load, save_model
@@ -32,6 +33,7 @@ from tfkit.recipe.schema.sections import LoraSection
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning", "ignore::UserWarning")  # of peft
 
 SMALL = {"dim": 16, "num_heads": 4, "hidden_dim": 32, "context_length": 24, "vocab_size": 50}
+UNTIED = {"hidden_size": 16, "num_attention_heads": 4, "num_hidden_layers": 1, "intermediate_size": 32, "vocab_size": 50}
 NO_DROPOUT = {"dropout": dict.fromkeys(("embedding", "attention", "residual", "hidden", "final", "head"), 0.0)}
 MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     "gpt2": ("gpt2", {"decoder_layers": 2}),
@@ -265,8 +267,9 @@ def test_a_target_that_is_not_there_is_refused_with_what_there_is() -> None:
         UsageError, match=r"'c_attn' matches no matrix .* the matrices are encoder\.blocks\.\*\.self_attention\.op\.q_proj, "
     ):
         add_lora(build(described("bert"), seed=1), LoraSection(targets=["c_attn"]), seed=1)
-    with pytest.raises(UsageError, match="the last 3 entries"):
-        add_lora(build(described("bert"), seed=1), LoraSection(), seed=1, new=["the last 3 entries of the vocabulary"])
+    for section in (LoraSection(), LoraSection(merge=True)):  # for both, a reason that holds
+        with pytest.raises(UsageError, match=r"the last 3 entries .* with an adapter only updates of matrices are, and a head"):
+            add_lora(build(described("bert"), seed=1), section, seed=1, new=["the last 3 entries of the vocabulary"])
 
 
 @pytest.fixture(scope="module")
@@ -311,6 +314,16 @@ def test_what_would_be_computed_otherwise_is_refused(adapter: Path, tmp_path: Pa
         tfkit.load(_edited(adapter, tmp_path, **fields))
 
 
+def test_the_printed_command_merges_an_adapter_whatever_its_name(adapter: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = _edited(adapter, tmp_path / 'it\'s "mine"')
+    _, _, program, *arguments = shlex.split(how_to_merge(folder))
+    monkeypatch.setattr("sys.argv", ["-c", *arguments])
+    monkeypatch.chdir(tmp_path)
+    exec(program)
+    whole = tfkit.load(tmp_path / "WHOLE").model.state_dict()
+    assert all(torch.equal(whole[name], tensor) for name, tensor in tfkit.load(folder).model.state_dict().items())
+
+
 def test_tensors_that_fit_no_base_are_all_reported(adapter: Path, tmp_path: Path) -> None:
     folder = _edited(adapter, tmp_path)
     path = folder / "adapter_model.safetensors"
@@ -334,6 +347,43 @@ def test_updates_of_embeddings_are_refused_with_what_to_do(adapter: Path, tmp_pa
     save_file(load_file(path) | {"base_model.model.model.embed_tokens.lora_embedding_A": torch.zeros(4, 60)}, path)
     with pytest.raises(ModelError, match=r"adapter_model\.safetensors: updates of embeddings are not supported; merge them with peft"):
         tfkit.load(folder)
+
+
+def _saved_by_peft(place: Path, trained: list[str]) -> Any:
+    """An adapter of the folder `base` that trains some matrices in full, saved in the folder `adapter`."""
+    import peft
+
+    theirs = transformers.LlamaForCausalLM.from_pretrained(place / "base")
+    model = peft.get_peft_model(theirs, peft.LoraConfig(r=2, target_modules=["q_proj"], modules_to_save=trained))
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            parameter.data.normal_(0, 0.3)
+    model.save_pretrained(place / "adapter")
+    return model
+
+
+@pytest.mark.parametrize("trained", [["embed_tokens"], ["lm_head"], ["embed_tokens", "lm_head"]])
+def test_what_is_trained_beside_the_matrix_it_was_tied_to_is_merged_with_peft(
+    trained: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """peft leaves the other of the two matrices as it was, so that the model has two."""
+    write_base(tmp_path / "base", "llama")
+    model = _saved_by_peft(tmp_path, trained)
+    with pytest.raises(ModelError, match="no longer the matrix that the base has for inputs and outputs; merge them with peft") as caught:
+        tfkit.load(tmp_path / "adapter")
+    _, _, program, *arguments = shlex.split(str(caught.value).rpartition("load the result: ")[2])
+    monkeypatch.setattr("sys.argv", ["-c", *arguments])
+    monkeypatch.chdir(tmp_path)
+    exec(program)
+    loaded = tfkit.load(tmp_path / "WHOLE")
+    torch.testing.assert_close(logits(loaded.model, loaded.config), logits(model, loaded.config), atol=1e-5, rtol=0)
+
+
+def test_matrices_of_an_untied_base_may_be_trained_in_full(tmp_path: Path) -> None:
+    transformers.LlamaForCausalLM(transformers.LlamaConfig(**UNTIED)).save_pretrained(tmp_path / "base")
+    model = _saved_by_peft(tmp_path, ["embed_tokens", "lm_head"])
+    loaded = tfkit.load(tmp_path / "adapter")
+    torch.testing.assert_close(logits(loaded.model, loaded.config), logits(model, loaded.config), atol=1e-5, rtol=0)
 
 
 def test_a_base_is_found_from_the_adapters_folder_too(adapter: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -72,11 +72,18 @@ def test_a_run_in_tokens_with_growing_batches_ends_where_its_tokens_do(base: Pat
     assert receipt(base / "again")["attempts"][1]["from_step"] == 6
 
 
-@pytest.mark.parametrize("warmup", ["{warmup_steps: 0, warmup_tokens: 3000}", "{warmup_steps: 40}"], ids=["tokens", "steps"])
-def test_a_warm_up_that_is_longer_than_the_run_is_said(base: Path, tmp_path: Path, warmup: str) -> None:
+@pytest.mark.parametrize(
+    ("warmup", "said"),
+    [
+        ("{warmup_steps: 0, warmup_tokens: 3000}", "is longer than the run of "),
+        ("{warmup_steps: 40}", "is longer than the run of "),
+        ("{decay_end: 0.1, warmup_steps: 2}", "ends after schedule.decay_end of the "),
+    ],
+)
+def test_a_warm_up_that_does_not_fit_the_run_is_said(base: Path, tmp_path: Path, warmup: str, said: str) -> None:
     """If the length depends on the data; training.steps is checked before."""
     words = ["training={epochs: 0.5, batch_size: 4, precision: fp32}", f"schedule={warmup}"]
-    pretrain(tmp_path / "run", base / "tiny.yaml", *EACH, *words).exits(0, "warning: the warm-up is longer than the run of ")
+    pretrain(tmp_path / "run", base / "tiny.yaml", *EACH, *words).exits(0, f"warning: the warm-up {said}")
 
 
 def test_skipped_steps_do_not_count_in_the_mean(base: Path) -> None:

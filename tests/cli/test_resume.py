@@ -66,6 +66,16 @@ def test_the_last_line_of_a_stopped_run_gives_the_bits_of_one_that_was_not(place
     assert run_tfkit(place, ["resume", str(run), "--json"]).out == done.out  # a finished run repeats its result
 
 
+def test_names_that_look_like_options_or_changes_are_those_of_files(place: Path) -> None:
+    (place / "seed=1.yaml").write_text((place / "tiny.yaml").read_text(encoding="utf-8"), encoding="utf-8")
+    run_tfkit(place, ["inspect", "seed=1.yaml"]).exits(0)
+    line = last_line(run_tfkit(place, ["pretrain", "seed=1.yaml", "--run", "-runs/one", "--threads", "1"], strike(signal.SIGTERM, 2)))
+    assert line == "tfkit resume ./-runs/one --threads 1"
+    assert run_tfkit(place, ["runs", "./-runs", "--json"]).document["runs"][0]["resume"] == "tfkit resume ./-runs/one"
+    line = last_line(run_tfkit(place, shlex.split(line)[1:], strike(signal.SIGTERM, 2)))
+    assert line == "tfkit resume ./-runs/one --threads 1"
+
+
 def test_before_its_training_a_run_goes_on_by_the_command_that_was_given(place: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     start = ["pretrain", "tiny.yaml", "training.steps=4", "--run", str(run), "--threads", "1"]

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from tiny_runs import Done, pretrain, run_here, run_tfkit, strike, write_corpus, write_recipe
 
+from tfkit.run.listing import read_run
 from tfkit.run.lock import FolderLock
 
 WORDS = ["checkpoint.every=2", "training.steps=6", "evaluation.every=2", "training.log_every=1", "training.micro_batch_size=4"]
@@ -74,6 +75,13 @@ def test_every_run_is_listed_as_what_it_is(folder: Path, monkeypatch: pytest.Mon
     assert [line for line in lines if line.startswith(f"{folder / 'failed'}: DataError: ")]
     alone = json.loads(runs(folder / "finished", "--json").out)["runs"]
     assert [one["run"] for one in alone] == [str(folder / "finished")]
+
+
+def test_the_command_that_continues_a_run_allows_the_code_that_was_allowed_before(folder: Path) -> None:
+    record = folder / "stopped" / "run.json"
+    command = ["tfkit", "finetune", "mine.yaml", "--allow-code", "--run", str(folder / "stopped")]  # as the program records it
+    record.write_text(json.dumps(json.loads(record.read_bytes()) | {"command": command}), encoding="utf-8")
+    assert read_run(folder / "stopped").resume == f"tfkit resume {folder / 'stopped'} --allow-code"
 
 
 def test_a_run_without_its_run_json_is_said_to_lack_it(folder: Path, tmp_path: Path) -> None:

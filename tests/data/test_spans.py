@@ -34,6 +34,10 @@ def test_inputs_fill_the_context_and_no_row_is_longer(length: int, rate: float, 
     assert longest_row(512, 0.15, 3.0) == SpanLengths(568, 85, 28)
 
 
+def test_the_longest_row_is_not_counted_token_by_token() -> None:
+    assert longest_row(10**8, 0.15, 3.0) == SpanLengths(111_111_110, 16_666_666, 5_555_555)
+
+
 def test_no_part_is_ever_empty_even_where_almost_all_is_taken_out() -> None:
     lengths = longest_row(16, 0.9, 1.0)
     assert lengths.spans == lengths.raw - lengths.noise

@@ -204,6 +204,7 @@ def test_trials_that_are_not_scored_alike_are_warned_of(tmp_path: Path) -> None:
     done = run_here(["sweep", recipe, "--run", tmp_path / "lengths", "data.sequence_length=8,16"]).exits(0)
     assert warned in done.err
     assert "not scored alike" not in run_here(["sweep", recipe, "--run", tmp_path / "rates", "optimizer.lr=1e-3,1e-2"]).exits(0).err
+    run_here(["sweep", recipe, "--run", tmp_path / "planned", "data.sequence_length=8,16", "--dry-run"]).exits(0, warned)
 
 
 def test_a_better_evaluation_that_was_not_saved_is_said() -> None:

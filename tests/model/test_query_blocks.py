@@ -54,7 +54,7 @@ def formula(queries: Tensor, keys: Tensor, values: Tensor, bias: Tensor | None, 
 def test_values_and_gradients_are_those_of_the_formula(
     monkeypatch: pytest.MonkeyPatch, case: dict[str, Any], heads: int, groups: int, length: int
 ) -> None:
-    monkeypatch.setattr(query_blocks, "_BLOCK", 7)
+    monkeypatch.setattr(query_blocks, "QUERY_BLOCK", 7)
     *inputs, above, bias = drawn(heads, groups, length, torch.float64)
     causal, masked, softcap = case.get("causal", False), case.get("masked", False), case.get("softcap")
     inputs += [bias] * case.get("biased", False)

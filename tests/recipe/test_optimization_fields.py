@@ -61,6 +61,10 @@ def test_as_the_papers_had_it(tmp_path: Path, words: list[str]) -> None:
         (["schedule={kind: noam, warmup_steps: 4, final_ratio: 0.1}", "optimizer.lr=1.0"], "schedule.final_ratio: the noam schedule does"),
         (["schedule={kind: wsd, decay_end: 0.5}"], "schedule.decay_end: the wsd schedule does not read it; remove it"),
         (["schedule={decay_end: 0.5, warmup_steps: 60}"], "schedule.decay_end: the warm-up ends after it: 60 steps of 100"),
+        (
+            ["training={tokens: 1000, batch_size: 8}", "schedule={decay_end: 0.5, warmup_tokens: 501}"],
+            "schedule.decay_end: the warm-up ends after it: 501 tokens of 1000",
+        ),
         (["schedule={decay_end: 0.5, warmup_ratio: 0.6}"], "schedule.decay_end: the warm-up ends after it: warmup_ratio is 0.6"),
         (
             ["schedule={kind: wsd, decay_ratio: 0.5, warmup_ratio: 0.6}"],

@@ -61,7 +61,7 @@ def add_lora(model: Transformer, section: LoraSection, seed: int, new: Iterable[
     """
     if foreign := [name for name in new if not name.startswith("head.")]:
         raise UsageError(
-            f"training.adapter: {', '.join(foreign)} would be trained, but an adapter holds only updates of its base, and a head: "
+            f"training.adapter: {', '.join(foreign)} would be trained, but with an adapter only updates of matrices are, and a head: "
             "train all weights, or use entries that the vocabulary has"
         )
     model.requires_grad_(False)

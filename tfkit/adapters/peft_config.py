@@ -2,6 +2,7 @@
 
 import os
 import re
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -40,6 +41,7 @@ class PeftConfig:
     alpha_pattern: dict[str, float] = field(default_factory=dict)  # regular expression -> alpha of the modules whose names end with a match
     by_root: bool = False  # whether alpha is divided by the square root of the rank (rsLoRA, arXiv 2312.03732)
     task: str | None = None
+    keeps_ties: bool = False  # whether a matrix that is trained in full is also the one that it is tied to in the base
 
     def scale(self, module: str, rank: int) -> float:
         """Return the factor of a module's update, alpha / rank or alpha / sqrt(rank); `module`: its name in Hugging Face's class."""
@@ -67,7 +69,8 @@ def read_peft_config(folder: Path) -> PeftConfig:
     for pattern in patterns:
         _check_pattern(pattern, path)
     task = fields.get("task_type")
-    return PeftConfig(base, revision, float(alphas[0]), patterns, bool(fields.get("use_rslora")), task if isinstance(task, str) else None)
+    by_root, keeps_ties = bool(fields.get("use_rslora")), bool(fields.get("ensure_weight_tying"))
+    return PeftConfig(base, revision, float(alphas[0]), patterns, by_root, task if isinstance(task, str) else None, keeps_ties)
 
 
 def _check_pattern(pattern: str, path: Path) -> None:
@@ -154,7 +157,14 @@ def is_hub_name(base: object) -> bool:
 
 def how_to_merge(folder: Path) -> str:
     """Return a command that saves an adapter, merged with its base, as a whole model."""
-    return f"python -c \"import tfkit; tfkit.load('{folder}').save('WHOLE')\""
+    return f"python -c \"import sys, tfkit; tfkit.load(sys.argv[1]).save('WHOLE')\" {shlex.quote(str(folder))}"
+
+
+def how_to_merge_in_peft(folder: Path, config: ModelConfig) -> str:
+    """Return a command with which peft saves an adapter, merged with its base, as a whole model without ties."""
+    name = f"AutoPeftModelFor{'Seq2SeqLM' if config.stacks == 'both' else 'CausalLM'}"
+    lines = f"import sys, peft; whole = peft.{name}.from_pretrained(sys.argv[1]).merge_and_unload()"
+    return f"python -c \"{lines}; whole.config.tie_word_embeddings = False; whole.save_pretrained('WHOLE')\" {shlex.quote(str(folder))}"
 
 
 def base_record(folder: Path, base: Path, sha256: str) -> dict[str, str]:

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from tfkit.adapters.lora import A, B
-from tfkit.adapters.peft_config import PeftConfig
+from tfkit.adapters.peft_config import PeftConfig, how_to_merge_in_peft
 from tfkit.errors import ModelError
 from tfkit.hub.find import unread_format
 from tfkit.hub.names import apart, by_head, rules_of
@@ -33,6 +33,7 @@ NAME = "adapter_model.safetensors"
 _PREFIX = "base_model.model."
 _A, _B = ".lora_A.weight", ".lora_B.weight"
 _EMBEDDING = ".lora_embedding_"  # in the names of an embedding's factors, which peft applies in another way
+_TOKENS = "embedding.tokens.weight"
 _WHOLE_HEADS = ("classifier", "score")  # trained in full by peft for classes and tags: a part of one may not be named beside it
 _FLOATS = ("F32", "F16", "BF16", "F64")
 _MAX_LISTED = 20  # problems in a message
@@ -127,6 +128,13 @@ def read_updates(folder: Path, peft: PeftConfig, family: str, config: ModelConfi
     prefix = _missing_prefix(weights, rules)
     weights = {prefix + name: weight for name, weight in weights.items()}
     updated = {name.removesuffix(_A) for name in weights if name.endswith(_A)} & {n.removesuffix(_B) for n in weights if n.endswith(_B)}
+    if config.tied and not peft.keeps_ties:
+        whole = [name for name, weight in weights.items() if weight.stored.shape == shapes[_TOKENS] and not name.endswith((_A, _B))]
+        if untied := [name for name in whole if name not in rules or rules[name].ours == (_TOKENS,)]:
+            raise ModelError(
+                f"{folder / NAME}: {', '.join(untied)}: trained in full, so no longer the matrix that the base has for inputs and outputs; "
+                f"merge them with peft, and load the result: {how_to_merge_in_peft(folder, config)}"
+            )
     problems = [f"mistyped: {name} {weight.stored.dtype}" for name, weight in weights.items() if weight.stored.dtype not in _FLOATS]
     for name, weight in weights.items():
         module = name.removesuffix(_A).removesuffix(_B)

@@ -10,7 +10,7 @@ import os
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from typing import Any, cast
@@ -58,7 +58,7 @@ class CodeCarbonProbe:
         self.read()
         forced = {part: "user" for part in ("cpu", "ram") if settings.get(f"force_{part}_power")}
         components = self._components() | forced
-        tdp_w = None if components["cpu"] == "counter" else _watts(settings.get("force_cpu_power")) or _tdp()
+        tdp_w = None if components["cpu"] == "counter" else _watts(settings, "force_cpu_power") or _tdp()
         return Machine(components, dataclasses.asdict(self._record), tdp_w)
 
     def _construct(self, settings: dict[str, Any]) -> Any:
@@ -90,8 +90,8 @@ class CodeCarbonProbe:
             measure_power_secs=NEVER_SECONDS,
             api_call_interval=-1,
             tracking_mode="machine",
-            force_cpu_power=_watts(settings.get("force_cpu_power")),
-            force_ram_power=_watts(settings.get("force_ram_power")),
+            force_cpu_power=_watts(settings, "force_cpu_power"),
+            force_ram_power=_watts(settings, "force_ram_power"),
             force_mode_cpu_load=False,
             rapl_include_dram=False,
             rapl_prefer_psys=False,
@@ -174,8 +174,12 @@ def _tdp() -> float | None:
     return tdp if 0 < tdp < 1e6 else None
 
 
-def _watts(value: Any) -> float | None:
-    return None if value in (None, "") else float(value)
+def _watts(settings: Mapping[str, Any], name: str) -> float | None:
+    value = settings.get(name)
+    try:
+        return None if value in (None, "") else float(value)
+    except ValueError:
+        raise ValueError(f"its setting {name} is {value!r}, which is no number of watts such as 65.5") from None
 
 
 def refuse_network() -> None:

@@ -9,6 +9,7 @@ from tfkit.cli import inspect
 from tfkit.cli.session import command_session
 from tfkit.engine.chains.chain_plan import ChainPlan, plan_chain
 from tfkit.engine.inference.session import Session
+from tfkit.engine.listener import Silent
 from tfkit.engine.request.training_request import TrainingRequest
 from tfkit.engine.training_run.attempt import RunOptions
 from tfkit.errors import UsageError
@@ -21,6 +22,14 @@ if TYPE_CHECKING:
     from tfkit.engine.tools.dry_run import DryRun
 
 _ROWS_SHOWN, _LINES_OF_A_ROW = 2, 12
+
+
+class OnlyWarnings(Silent):
+    """A listener that shows warnings alone: the decisions are in the recipe that a dry run prints."""
+
+    def warn(self, text: str) -> None:
+        """Show a warning."""
+        console.warn(text)
 
 
 def show_dry_run(request: TrainingRequest, options: RunOptions, json: bool, sweep: "SweepPlan | None" = None) -> None:

@@ -1,6 +1,7 @@
 """The arguments and options that commands share, each declared once; options that belong together form a group."""
 
 import inspect
+import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, is_dataclass
@@ -49,11 +50,13 @@ Checkpoint = Annotated[str, typer.Option("--from", metavar="CKPT", help=ANY_MODE
 Start = Annotated[str | None, typer.Option("--from", metavar="CKPT", help="The checkpoint to start from; by default model.from.")]
 TrainingRows = Annotated[str | None, typer.Option(metavar="F", help="A file, folder or glob of rows to train on; by default data.train.")]
 Columns = Annotated[str | None, typer.Option(metavar="NAMES", help='The columns of --data: "text=question,label=topic".')]
-Tokens = Annotated[int | None, typer.Option(min=1, metavar="N", help="Train on N tokens, in place of the length of the recipe.")]
+Tokens = Annotated[int | None, typer.Option(min=1, metavar="N", help="Train on N tokens, instead of as long as the recipe says.")]
 Minutes = Annotated[
     float | None,
     typer.Option(
-        min=0.01, metavar="N", help="Train as many steps as take N minutes, as measured at the start; stop a fifth later at the latest."
+        min=0.01,
+        metavar="N",
+        help="Train for N minutes: the speed of the first steps gives their number. At 1.2 N minutes the run is stopped.",
     ),
 ]
 Rows = Annotated[
@@ -232,8 +235,8 @@ def stage_names(stages: str | None) -> tuple[str, ...]:
 
 
 def split_arguments(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Return the positional arguments of a command line, and its key=value words. A path may contain "=" after a slash."""
-    overrides = [argument for argument in arguments if "=" in argument.partition("/")[0]]
+    """Return the positional arguments of a command line, and its key=value words. A path may contain "=" after a slash, or if it exists."""
+    overrides = [argument for argument in arguments if "=" in argument.partition("/")[0] and not os.path.isfile(argument)]
     return [argument for argument in arguments if argument not in overrides], overrides
 
 

@@ -23,9 +23,10 @@ def pretrain(
 ) -> None:
     """Train the model of a recipe from random weights. Ctrl-C saves a checkpoint, and --resume continues from it.
 
-    With --data, the text is F, of which a part is held out, and what depends on its size follows: vocabulary, row length, batch and steps,
-    unless a key=value sets them. Without a recipe, a small decoder is trained. A recipe with stages is run one stage after another, each in
-    a folder of its own below the run folder; --data and --tokens belong to the first.
+    With --data F, the model learns from the text in F, a part of which is held out to measure the loss. The vocabulary, the length of rows,
+    the batch and the number of steps are then chosen by the size of the text, unless a key=value sets them. Without a recipe, a small
+    decoder is trained. The stages of a recipe that has some are trained one after another, each in a folder of its own in the run folder;
+    --data and --tokens apply to the first.
     """
     from tfkit.cli.train import start_training
     from tfkit.engine.request.training_request import TrainingRequest

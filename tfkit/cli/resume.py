@@ -28,11 +28,12 @@ def resume(
     from tfkit.cli.ranks import join_training
     from tfkit.cli.train import run_training, to_run_options
     from tfkit.engine.chains.sweeping import resume as resume_any
+    from tfkit.errors import path_argument
     from tfkit.recipe.reading.overrides import parse_overrides
 
     if (ranks := join_training(attempt)) is None:
         return
     training = options.Training(resume=True, attempt=attempt, fail_if=fail_if, stages=stages)
     changes, run_options = parse_overrides(overrides or ()), to_run_options(training, ranks, run)
-    words = ["resume", str(run), *(overrides or ())]
+    words = ["resume", path_argument(run), *(overrides or ())]
     run_training(lambda signals: resume_any(changes, run_options, console, signals), run_options, words, as_json=json)

@@ -38,12 +38,11 @@ def sweep(
     task is recognised by the columns of the data and the kind of the model, once for all trials.
     """
     from tfkit import console
-    from tfkit.cli.dry_run import show_dry_run
+    from tfkit.cli.dry_run import OnlyWarnings, show_dry_run
     from tfkit.cli.ranks import join_training
     from tfkit.cli.train import run_training, to_run_options
     from tfkit.engine.chains.sweep_plan import decide_source, plan_sweep
     from tfkit.engine.chains.sweeping import run_sweep
-    from tfkit.engine.listener import Silent
     from tfkit.engine.recognition.own_data import UnwrittenRecipe
     from tfkit.engine.request.run_totals import Trial
     from tfkit.engine.request.training_request import TrainingRequest
@@ -65,7 +64,7 @@ def sweep(
     folder = run or Path("runs") / f"{request.run_name}-sweep"
     run_options = to_run_options(options.Training(resume=resume, attempt=attempt), ranks, folder, request)
     if dry_run:
-        plan = plan_sweep(request.source, space, trials, run_options, Silent())
+        plan = plan_sweep(request.source, space, trials, run_options, OnlyWarnings())
         return show_dry_run(plan.request(Trial("", plan.space.first)), run_options, json, sweep=plan)
     given = [*([chosen] if chosen is not None else []), *changes, *options.option_words(("trials", trials)), *tuned.words()]
     words = ["sweep", *given, "--run", str(folder), "--resume"]

@@ -23,8 +23,8 @@ def track(
 ) -> None:
     """Send the metrics, the recipe and the totals of energy and emissions of a run to a tracker, while it trains or afterwards.
 
-    A second call goes to the same run of the tracker, and sends only what that lacks. Where the tracker stores it is for its own settings,
-    such as WANDB_MODE, MLFLOW_TRACKING_URI and TRACKIO_DIR; TensorBoard's files are in the run folder.
+    If the run was sent before, only what is new is added to the tracker's copy of it. The tracker's own settings, such as WANDB_MODE,
+    MLFLOW_TRACKING_URI and TRACKIO_DIR, choose the server or folder that receives it; for TensorBoard, files are written to the run folder.
     """
     from tfkit.engine.tools.tracking import track_run
 

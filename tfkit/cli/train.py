@@ -17,7 +17,7 @@ from tfkit.engine.request.gate import failed_gates
 from tfkit.engine.request.training_request import TrainingRequest
 from tfkit.engine.training_run.attempt import RunOptions, start_run
 from tfkit.engine.training_run.ranks_of_command import RankConnection, Ranks
-from tfkit.errors import BudgetReached, Stopped
+from tfkit.errors import BudgetReached, Stopped, path_argument
 from tfkit.run.signals import StopSignals
 
 
@@ -33,7 +33,7 @@ def run_training(attempt: Callable[[StopSignals], dict[str, Any]], options: RunO
             with options.connection.open():
                 result = attempt(signals)
         except Stopped as stopped:
-            resume_words = [*words] if stopped.result is None else ["resume", str(options.run)]
+            resume_words = [*words] if stopped.result is None else ["resume", path_argument(options.run)]
             if isinstance(stopped, BudgetReached):
                 key = stopped.larger.partition("=")[0]
                 resume_words = [*(word for word in resume_words if not word.startswith(f"{key}=")), stopped.larger]

@@ -179,4 +179,6 @@ def _validated(values: Any, path: Path) -> ModelConfig:
 
 
 def _describe(error: ValidationError, prefix: str = "") -> str:
-    return "; ".join(f"{prefix}{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()[:_MAX_PROBLEMS])
+    """Return the problems of a config, each after the name of its field; that of several fields, which only the message names, has none."""
+    problems = [(".".join(map(str, e["loc"])), e["msg"].removeprefix("Value error, ")) for e in error.errors()[:_MAX_PROBLEMS]]
+    return "; ".join(f"{prefix}{field}: {text}" if field else text for field, text in problems)

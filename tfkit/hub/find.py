@@ -8,7 +8,7 @@ import shlex
 import warnings
 from pathlib import Path
 
-from tfkit.errors import ModelError
+from tfkit.errors import ModelError, path_argument
 from tfkit.network import fetch, is_offline
 from tfkit.recipe.bundled import training_command
 from tfkit.run import strict_json
@@ -114,7 +114,7 @@ def _last_stage(folder: Path, stages: dict[str, Path]) -> Path:
     remedy = (
         f"name one of those that were started: {', '.join(started)}"
         if started
-        else f"continue with `tfkit resume {shlex.quote(str(folder))}`"
+        else f"continue with `tfkit resume {shlex.quote(path_argument(folder))}`"
     )
     raise ModelError(f"{folder}: the last of its stages, {last.name}, was not started yet; {remedy}")
 

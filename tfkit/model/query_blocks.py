@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-_BLOCK = 128  # queries
+QUERY_BLOCK = 128  # queries
 
 
 @dataclass(frozen=True)
@@ -79,8 +79,8 @@ class _QueryBlocks(torch.autograd.Function):
 
 def _blocks(queries: Tensor, keys: Tensor, rule: ScoreRule) -> Iterator[tuple[int, int, int]]:
     """Yield the first query of each block, the first one after it, and the number of keys that its queries may see."""
-    for begin in range(0, queries.shape[2], _BLOCK):
-        end = min(begin + _BLOCK, queries.shape[2])
+    for begin in range(0, queries.shape[2], QUERY_BLOCK):
+        end = min(begin + QUERY_BLOCK, queries.shape[2])
         yield begin, end, end if rule.causal else keys.shape[1]
 
 

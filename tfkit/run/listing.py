@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from tfkit.errors import path_argument
 from tfkit.run import strict_json
 from tfkit.run.best_json import read_best
 from tfkit.run.checkpoints import newest_step, step_folders
@@ -154,10 +155,10 @@ def _kind(run: RunDocument) -> str | None:
 
 def _resume_command(path: Path, run: RunDocument, saved: int) -> str | None:
     """Return the command that continues a run; without a checkpoint, the one that started it. None if another program started it."""
-    larger = [run.larger_budget] if run.larger_budget is not None else []
+    larger, command = [run.larger_budget] if run.larger_budget is not None else [], run.command or []
     if (saved or run.kind in (CHAIN, SWEEP)) and (path / "recipe.yaml").is_file():
-        return shlex.join(["tfkit", "resume", str(path), *larger])
-    command = run.command or []
+        allowed = [word for word in command if word == "--allow-code"]
+        return shlex.join(["tfkit", "resume", path_argument(path), *larger, *allowed])
     if command[:1] != ["tfkit"] or command[1:2] not in (["pretrain"], ["finetune"]):
         return None
     command = [word for word in command if not any(word.startswith(f"{budget.partition('=')[0]}=") for budget in larger)]

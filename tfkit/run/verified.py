@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
 
-from tfkit.errors import ModelError, argument
+from tfkit.errors import ModelError, argument, path_argument
 from tfkit.run.manifest import NAME, Entry, Identity, cached_sha256, identity_of, read_manifest, sha256_of
 from tfkit.run.model_files import find_file
 
@@ -116,7 +116,7 @@ def _compare(paths: Mapping[str, Path], entries: Mapping[str, Entry], names: Ite
             ) from None
         if sha256 != entries[name]["sha256"]:
             raise ModelError(
-                f"{path}: damaged: its SHA-256 is not that of {NAME}. Restore the file, or name another checkpoint; "
-                f"`tfkit verify {shlex.quote(str(path.parent))}` checks every file, and {argument('verify', False)} reads them as they are"
+                f"{path}: damaged: its SHA-256 is not that of {NAME}. Restore the file, or name another checkpoint; `tfkit verify "
+                f"{shlex.quote(path_argument(path.parent))}` checks every file, and {argument('verify', False)} reads them as they are"
             )
     return hashed

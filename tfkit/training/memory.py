@@ -14,6 +14,7 @@ from torch import Tensor
 
 from tfkit.model.config import ModelConfig
 from tfkit.model.init import BLOCK
+from tfkit.model.query_blocks import QUERY_BLOCK
 from tfkit.objectives.objective import Batch, Objective
 from tfkit.objectives.vocabulary_loss import LOGITS_BYTES
 from tfkit.recipe.schema.optimizer_sections import AdafactorSection, AdamWSection, OptimizerSection
@@ -26,6 +27,7 @@ from tfkit.training.precision import HOLDS_NARROW_GRADIENTS
 AUTO_MICRO_BATCH_TOKENS = 16_384
 AUTO_MICRO_BATCH_BYTES = 4 * 2**30
 _PROBE_TOKENS = 16
+_AGAIN = 1.75  # with the gradients that pass through it, a block that is computed again holds so many times what it keeps
 _DROPOUT_BYTES = 3 * 4  # per pair of positions and head, if attention has dropout on a CPU
 _MARGIN = 1.6  # for temporary tensors within an operation: the measured peak is 1.2 to 1.5 times what autograd keeps
 _LIKELY = 1 / _MARGIN  # removes the margin from an estimate: the few tokens of a probe overestimate a long row by a seventh anyway
@@ -193,7 +195,7 @@ def activation_bytes_per_token(config: ModelConfig, *, checkpointing: bool = Fal
     layers = config.encoder_layers + config.decoder_layers
     copies = 2 * config.mlp.experts.active if config.mlp.experts is not None else 0  # a token is copied as its experts' input and output
     block = (10 + copies) * config.dim + 3 * config.active_hidden_dim
-    numbers = 2 * block + layers * config.dim if checkpointing else layers * block
+    numbers = _AGAIN * block + layers * config.dim if checkpointing else layers * block
     return int(4 * numbers * _MARGIN)
 
 
@@ -205,7 +207,7 @@ def activation_bytes_per_row(
     On a CPU no fused attention kernel supports dropout: the probabilities, dropout's mask and its result are kept, always in fp32.
     """
     squares = 0 if has_fused_dropout or not config.dropout.attention else _DROPOUT_BYTES * length**2
-    blocks = 2 if checkpointing else config.encoder_layers + config.decoder_layers
+    blocks = _AGAIN if checkpointing else config.encoder_layers + config.decoder_layers
     tokens = activation_bytes_per_token(config, checkpointing=checkpointing) * length * itemsize // 4
     return tokens + int(blocks * config.num_heads * squares * _MARGIN)
 
@@ -222,16 +224,26 @@ def step_bytes_per_row(loss_module: LossModule, batch: Batch) -> int:
     encoder, decoder = (length if layers else 0 for layers in (config.encoder_layers, config.decoder_layers))
     if batch.decoder_input_ids is not None:
         decoder = batch.decoder_input_ids.shape[1]
-    blocks = layers = config.encoder_layers + config.decoder_layers
+    blocks: float = config.encoder_layers + config.decoder_layers
+    itemsize = next(model.parameters()).element_size()
     if any(stack.activation_checkpointing for stack in model.stacks):
         # The tensors between blocks, and one block with its gradients at a time.
-        between = (config.encoder_layers * encoder + config.decoder_layers * decoder) * config.dim * next(model.parameters()).element_size()
-        blocks = 2
-        kept = blocks * kept / layers + between
-    squares = encoder**2 + decoder**2  # the masks, one byte per entry
+        between = (config.encoder_layers * encoder + config.decoder_layers * decoder) * config.dim * itemsize
+        kept = _AGAIN * kept / blocks + between
+        blocks = _AGAIN
+    squares: float = encoder**2 + decoder**2  # the masks, one byte per entry
     if config.dropout.attention and can_cut:  # without a fused kernel, probabilities, mask and result grow with the square of the length
         squares *= 1 + blocks * config.num_heads * _DROPOUT_BYTES
-    return int(kept * _MARGIN) + squares
+    return int((kept + _score_bytes(config, max(encoder, decoder), itemsize)) * _MARGIN + squares)
+
+
+def _score_bytes(config: ModelConfig, keys: int, itemsize: int) -> int:
+    """Return the bytes that attention in blocks of queries (model/query_blocks.py) holds at a time for a row: the gradients of keys and
+    values in float32, and the scores of a block three times. It is used in bf16, without dropout.
+    """
+    if itemsize == 4 or config.dropout.attention:
+        return 0
+    return keys * (2 * 4 * config.num_kv_heads * config.head_dim + 3 * itemsize * QUERY_BLOCK * config.num_heads)
 
 
 def _kept_bytes(loss_module: LossModule, batch: Batch) -> int:

@@ -45,9 +45,14 @@ class Schedule:
                 return _between(1.0 - self._progress(step, begin), section.final_ratio) if self.sizes.before(step) > begin else 1.0
 
     @property
-    def reaches_peak(self) -> bool:
-        """Whether the warm-up ends within the run."""
-        return self._warmup_rows <= self.sizes.before(self.steps)
+    def misfit(self) -> str | None:
+        """A sentence about a warm-up that ends after the run, or after the decay; None if it ends before."""
+        rows = self.sizes.before(self.steps)
+        if self._warmup_rows > rows:
+            return f"the warm-up is longer than the run of {self.steps} steps: the learning rate never reaches its peak"
+        if self._warmup_rows > self.section.decay_end * rows:
+            return f"the warm-up ends after schedule.decay_end of the {self.steps} steps: the learning rate drops from its peak at once"
+        return None
 
     @property
     def _stated_warmup(self) -> int:

@@ -7,6 +7,8 @@
 The lengths of kept parts and of spans are random: all ways to split n tokens into k parts are equally likely.
 """
 
+import math
+from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -45,10 +47,9 @@ def span_lengths(raw: int, rate: float, mean_span: float) -> SpanLengths:
 
 def longest_row(length: int, rate: float, mean_span: float) -> SpanLengths:
     """Return the lengths of the longest row whose inputs fit into `length` (at least 3); they fill it exactly, except at rates near 1."""
-    longest = span_lengths(2, rate, mean_span)
-    while (longer := span_lengths(longest.raw + 1, rate, mean_span)).inputs <= length:
-        longest = longer
-    return longest
+    rows = range(2, math.ceil(length / (1 - rate)) + 1)  # a row of length / (1 - rate) tokens keeps too many
+    fitting = bisect_right(rows, length, key=lambda raw: span_lengths(raw, rate, mean_span).inputs)
+    return span_lengths(max(2, fitting + 1), rate, mean_span)
 
 
 @dataclass(frozen=True)

@@ -107,8 +107,8 @@ class AssembledRun:
         if self.resumed_from:
             listener.say(f"resuming from {self.resumed_from.name}")
             self.hooks.validator.report_early_stop(begun_at)
-        if not components.schedule.reaches_peak:
-            listener.warn(f"the warm-up is longer than the run of {components.plan.steps} steps: the learning rate never reaches its peak")
+        if (misfit := components.schedule.misfit) is not None:
+            listener.warn(misfit)
         listener.say(self.micro_batches.describe(run.planned, self.progress))
         if self.baselines and (baselines := format_baselines(self.baselines, self.hooks.checkpointer.best.metric)):
             listener.say(f"baselines of the validation rows: {baselines}")

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import torch
 
+from tfkit.errors import path_argument
 from tfkit.run.machine import usable_cores
 
 WINDOW_SECONDS = 60.0  # of steps; the system's shortest average of the load is over a minute, too
@@ -70,5 +71,5 @@ class Contention:
         self.warn(
             f"other processes compete for the processor: at a load of {load:.1f} on {self.machine} cores this run's {self.threads} threads "
             f"get the time of {used:.1f}, and each step waits for its slowest thread. Fewer threads may be faster: stop the run, and "
-            f"`tfkit resume {shlex.quote(str(self.run))} --threads {fewer}` continues it, with the same results up to rounding"
+            f"`tfkit resume {shlex.quote(path_argument(self.run))} --threads {fewer}` continues it, with the same results up to rounding"
         )

@@ -13,6 +13,7 @@ from tfkit.engine.training_run.micro_batches import MicroBatches
 from tfkit.engine.training_run.run import Run
 from tfkit.engine.training_run.training_log import TrainingLog
 from tfkit.engine.training_run.validator import Validator
+from tfkit.errors import path_argument
 from tfkit.objectives.objective import Batch
 from tfkit.run.replay_file import write_replay
 from tfkit.training.health import StepReport, UnhealthyStepError
@@ -101,7 +102,7 @@ class LoopHooks:
             write_replay(path, describe_step(stepper, loader, error, lambda companion, name: latest[weight_key(companion, name)]))
         except OSError as trouble:
             return f"The step could not be recorded for tfkit replay ({trouble.strerror})"
-        return f"`tfkit replay {shlex.quote(str(path))}` repeats the step and names the first module that goes wrong"
+        return f"`tfkit replay {shlex.quote(path_argument(path))}` repeats the step and names the first module that goes wrong"
 
     def nondeterministic(self, reason: str) -> None:
         """Warn that a resumed run may differ in its last bits on this device; `reason`: PyTorch's message."""

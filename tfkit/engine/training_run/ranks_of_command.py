@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from tfkit.engine.request.rank_checks import require_count
 from tfkit.engine.request.training_request import RequestRecord
-from tfkit.errors import PeerLostError, UsageError, argument
+from tfkit.errors import PeerLostError, UsageError, argument, path_argument
 from tfkit.parallel.ranks import ONE_PROCESS as ONE_PROCESS
 from tfkit.parallel.ranks import Ranks as Ranks
 from tfkit.parallel.ranks import find_ranks as find_ranks
@@ -132,7 +132,7 @@ def local_ranks(size: int, run: Path, threads: int | None) -> Iterator[RankConne
         raise UsageError(
             f"{argument('ranks')}: this process is one of a process group of torch.distributed already; leave it out, or call from another"
         )
-    command = [sys.executable, "-m", "tfkit", "resume", str(run), *(["--threads", str(threads)] if threads is not None else [])]
+    command = [sys.executable, "-m", "tfkit", "resume", path_argument(run), *(["--threads", str(threads)] if threads is not None else [])]
     imports = os.pathsep.join(os.path.abspath(entry) for entry in sys.path)
     workers = Workers.start(command, size, {**os.environ, "PYTHONPATH": imports}, first=1)
 

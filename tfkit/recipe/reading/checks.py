@@ -87,8 +87,11 @@ def _judging(recipe: Recipe) -> Iterator[tuple[Path, str]]:
 
 def _lengths(recipe: Recipe) -> Iterator[tuple[Path, str]]:
     steps, tokens, schedule = recipe.training.steps, recipe.training.tokens, recipe.schedule
-    if tokens is not None and schedule.warmup_tokens is not None and schedule.warmup_tokens > tokens:
-        yield ("schedule", "warmup_tokens"), f"{schedule.warmup_tokens} tokens of warm-up, but training.tokens is {tokens}"
+    if tokens is not None and schedule.warmup_tokens is not None:
+        if schedule.warmup_tokens > tokens:
+            yield ("schedule", "warmup_tokens"), f"{schedule.warmup_tokens} tokens of warm-up, but training.tokens is {tokens}"
+        elif schedule.warmup_tokens > schedule.decay_end * tokens:
+            yield ("schedule", "decay_end"), f"the warm-up ends after it: {schedule.warmup_tokens} tokens of {tokens}"
     ratio = schedule.warmup_ratio
     if ratio is not None and ratio > schedule.decay_end:
         yield ("schedule", "decay_end"), f"the warm-up ends after it: warmup_ratio is {ratio:g}"
