@@ -70,8 +70,8 @@ class _MeterWatchdog:
 class Budget:
     """The budget of one attempt, created before its meter. `carbon` has a limit; a run without one has no budget.
 
-    `ended_by`: as in `require_unspent`. Raises SpentBudgetError if earlier attempts of the run have used the budget up, BudgetReached if its
-    sibling runs have.
+    `ended_by`: as in `require_unspent`. Raises SpentBudgetError if earlier attempts of the run have used the budget up, BudgetReached if
+    its sibling runs have.
     """
 
     def __init__(
