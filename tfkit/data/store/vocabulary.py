@@ -16,7 +16,7 @@ from tfkit.recipe.schema.data_sections import TokenizerSection
 from tfkit.tokenizer import LIBRARY_VERSION, Tokenizer, train_tokenizer
 from tfkit.tokenizer.tokenizer_files import CONFIG, TOKENIZER
 
-TRAINER_VERSION = 2  # part of the fingerprint: raise it when the same text gives another tokenizer
+_TRAINER_VERSIONS = {"bpe_byte_fallback": 2}  # part of the fingerprint, else 1: raise it when the same text gives another tokenizer
 
 
 def trained_tokenizer(sources: Sequence[Source], section: TokenizerSection, progress: Callable[[int], None] | None = None) -> Tokenizer:
@@ -26,7 +26,8 @@ def trained_tokenizer(sources: Sequence[Source], section: TokenizerSection, prog
     `progress` is called with the bytes of each text read, and may raise to stop.
     """
     texts = "".join(source.fingerprint() for source in sources)
-    folder = cache_folder() / "tokenizers" / digest(TRAINER_VERSION, LIBRARY_VERSION, f"{section.model_dump_json()}{texts}")
+    version = _TRAINER_VERSIONS.get(section.kind, 1)
+    folder = cache_folder() / "tokenizers" / digest(version, LIBRARY_VERSION, f"{section.model_dump_json()}{texts}")
 
     def build(path: Path) -> None:
         trained = train_tokenizer(section, _Sample(sources, section.sample_bytes), progress)
