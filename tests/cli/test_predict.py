@@ -315,6 +315,17 @@ def test_a_tagger_reads_plain_text_and_writes_conll(answers: Path) -> None:
     assert ([word for word, _ in cut], {tag for _, tag in cut[4:]}) == (words, {"_"}), "words beyond the context have no tag"
 
 
+def test_conll_has_the_words_that_were_read(answers: Path) -> None:
+    """From a column of another name, beside one named tokens, and from a text; none of a row that cannot be read."""
+    words = ["the", "cat", "sat"]
+    rows = [{"words": words, "tokens": [5, 6, 7]}, {"words": "the cat sat"}, {"words": 5}]
+    start = ["--from", answers / "tags", "--data", write_rows(Path("rows.jsonl"), rows), "--columns", "tokens=words"]
+    predict(*start, "data.on_bad_row=skip", "--out", "words.conll").exits(0)
+    *sentences, unread = Path("words.conll").read_text(encoding="utf-8").split("\n\n")
+    assert [[line.split("\t")[0] for line in sentence.splitlines()] for sentence in sentences] == [words, words]
+    assert (sentences[0], unread) == (sentences[1], "\n")
+
+
 @pytest.mark.parametrize("out", ["out.jsonl", "out.csv"])
 def test_a_field_that_is_nested_too_deeply_is_an_error(answers: Path, out: str) -> None:
     Path("deep.jsonl").write_text('{"text": "the cat", "more": ' + "[" * 700 + "]" * 700 + "}\n", encoding="utf-8")

@@ -58,9 +58,11 @@ def predict(
         given = scored_overrides(options.named_columns(columns), parse_overrides(changes), rows)
         predictor = open_predictor(checkpoint, given, data, all_labels=all_, precision=precision)
         if out is not None:
-            from tfkit.engine.inference.predictions_file import require_suffix
+            from tfkit.engine.inference.predictions_file import CONLL, require_suffix
 
-            require_suffix(out, of_tags=predictor.settings.objective.trained_for.head == "tags")
+            of_tags = predictor.settings.objective.trained_for.head == "tags"
+            require_suffix(out, of_tags=of_tags)
+            predictor.adds_words = of_tags and out.suffix.lower() in CONLL
         return predictor
 
     answer_rows(RowCommand("predict", "predicting", open_predictor, _lines_file), execution, data, out, as_json=json)

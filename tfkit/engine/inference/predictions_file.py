@@ -154,7 +154,7 @@ def _write_json(file: IO[str], line: Mapping[str, Any]) -> None:
 
 
 def _write_conll(file: IO[str], line: Mapping[str, Any]) -> None:
-    """Write the words of a row, one a line, with their tags ("_" for a word without one), and an empty line after them."""
+    """Write the words of a row, its field `tokens`, one a line, with their tags ("_" for a word without one), and an empty line."""
     words, tags = line.get("tokens") or [], line.get("prediction") or []
     for word, tag in zip_longest(words, tags[: len(words)]):
         file.write(f"{word}\t{tag or '_'}\n")

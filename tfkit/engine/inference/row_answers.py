@@ -52,6 +52,7 @@ class RowAnswers(ABC):
     """
 
     name: ClassVar[str]  # of the answer, and of its field, which is None for a row that cannot be read
+    adds_words = False  # whether the field `tokens` of each answered row holds the words that were read, whatever their column
 
     def __init__(self, checkpoint: str | Path, folder: Path, settings: EvaluationSettings, precision: "Precision"):
         self.folder, self.settings, self.precision = folder, settings, precision
@@ -186,16 +187,22 @@ class RowAnswers(ABC):
         lines = []
         for number, (asked, example) in enumerate(zip(window, encoded, strict=True)):
             self.counts.rows += 1
+            fields = {**asked.fields, "tokens": _words(asked)} if self.adds_words else asked.fields
             if isinstance(example, BadRow):
                 skip(example, self.counts.skipped)
-                lines.append({**asked.fields, self.name: None, "error": example.message})
+                lines.append({**fields, self.name: None, "error": example.message})
                 continue
             self.counts.tokens += example.length
             self.counts.truncated += example.truncated
             self.counts.first_truncated = self.counts.first_truncated or (asked.row.place if example.truncated else "")
             self.counts.replaced |= asked.fields.keys() & by_number[number].keys()
-            lines.append({**asked.fields, **by_number[number]})
+            lines.append({**fields, **by_number[number]})
         return lines
+
+
+def _words(asked: PredictionInput) -> list[str]:
+    """Return the words of a row; none if it could not be read."""
+    return asked.row.values["tokens"] if isinstance(asked.row, Row) else []
 
 
 def _windows(rows: Iterable[PredictionInput], batch_size: int, is_ready: Callable[[], bool]) -> Iterator[list[PredictionInput]]:
