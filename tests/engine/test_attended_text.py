@@ -131,6 +131,14 @@ def test_maps_that_would_fill_the_memory_are_refused(tmp_path: Path, monkeypatch
         both.attention(TEXT, "a dog")
 
 
+def test_half_a_character_is_an_error_of_the_text_that_has_it(tmp_path: Path) -> None:
+    both = tfkit.load(write_attended(tmp_path, "t5"))
+    with pytest.raises(DataError, match="the text holds half a surrogate pair at character 1"):
+        both.attention("a\ud800", "a dog")
+    with pytest.raises(DataError, match="the target holds half a surrogate pair at character 0"):
+        both.attention(TEXT, "\ud800")
+
+
 def test_a_classifier_has_maps_but_no_next_token(tmp_path: Path) -> None:
     loaded = tfkit.load(write_attended(tmp_path, "gpt2"), head=ClassesHeadConfig(kind="classes", count=3, pool="last"))
     assert loaded.attention(TEXT).maps["decoder"].shape[:2] == (2, 3)

@@ -126,6 +126,8 @@ def test_a_table_is_refused_and_a_series_or_a_data_set_is_read_row_by_row() -> N
     assert torch.equal(loaded.embed(table["text"]), loaded.embed(texts))
     with pytest.raises(UsageError, match="text 2: is of type int; give a text"):
         loaded.embed(["hat", 3])
+    with pytest.raises(DataError, match="text 2: holds half a surrogate pair at character 1; repair it"):
+        loaded.embed(["hat", "a\ud800"])
     language_model = tfkit.load(FIXTURES / "finished")
     with pytest.raises(UsageError, match="generate takes prompts, and this is of type DataFrame; give a list of texts"):
         language_model.generate(table)

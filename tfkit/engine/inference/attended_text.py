@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from tfkit.data.columns.forms import find_surrogate
 from tfkit.engine.inference.head_patterns import HeadPattern, head_patterns
 from tfkit.errors import DataError, ModelError, UsageError, argument
 from tfkit.generation.complete import check_vocabulary, encode_prompts
@@ -88,8 +89,9 @@ def attend_text(loaded: Loaded, text: str, target: str | None, next_tokens: int 
     """Read a text with a model, and record the weights of its attention. `target`: what the decoder of an encoder-decoder reads; None: only
     its start token and the tokens that it is forced to write first.
 
-    `next_tokens`: how many of the likeliest next tokens are kept. Raises DataError for a text without tokens or one that is too long,
-    UsageError for a target if the model is no encoder-decoder, ModelError for next tokens of a model that predicts none.
+    `next_tokens`: how many of the likeliest next tokens are kept. Raises DataError for a text without tokens, one with half a character (a
+    surrogate), or one that is too long, UsageError for a target if the model is no encoder-decoder, ModelError for next tokens of a model
+    that predicts none.
     """
     model, codec = loaded.model, loaded.require_tokenizer()
     both = model.encoder is not None and model.decoder is not None
@@ -97,6 +99,9 @@ def attend_text(loaded: Loaded, text: str, target: str | None, next_tokens: int 
         raise UsageError(f"{argument('target')}: only an encoder-decoder reads a second text; leave it out, or put it after the first one")
     if next_tokens and (model.decoder is None or not isinstance(model.head, VocabularyHead)):
         raise ModelError(f"{loaded.folder}: the model predicts no next token; only a language model with a decoder does")
+    for name, given in (("text", text), ("target", target or "")):
+        if position := find_surrogate([given]):
+            raise DataError(f"the {name} holds half a surrogate pair at {position}; write the whole character")
     ids = encode_prompts(model, codec, [text])[0]
     target_ids = _target_ids(loaded, target or "") if both else None
     _require_room(loaded, ids, target_ids or [])

@@ -9,13 +9,14 @@ from typing import Any
 
 import torch
 
+from tfkit.data.columns.forms import find_surrogate
 from tfkit.engine.inference.attended_text import AttendedText, attend_text
 from tfkit.engine.inference.pipe import require_iterable
 from tfkit.engine.listener import Silent
 from tfkit.engine.request.call_arguments import Prompts, plain_columns, plain_overrides
 from tfkit.engine.request.inputs import Inputs
 from tfkit.engine.results import Completion
-from tfkit.errors import UsageError
+from tfkit.errors import DataError, UsageError
 from tfkit.hub import Loaded
 from tfkit.recipe.reading.overrides import Overrides, scored_overrides
 from tfkit.recipe.schema.carbon_section import CarbonSection
@@ -101,7 +102,8 @@ class LoadedModel(Loaded):
 
         The states are those after the last norm, for an encoder-decoder those of its encoder. The special tokens that the tokenizer adds
         are included, and tokens beyond the context are not read. Vectors are not normalised: their cosine is
-        torch.nn.functional.cosine_similarity. Raises DataError for a text without a token, UsageError for anything but a text.
+        torch.nn.functional.cosine_similarity. Raises DataError for a text without a token, or with half a character
+        (a surrogate), UsageError for anything but a text.
         """
         from tfkit.evaluation.embeddings import embed
 
@@ -109,6 +111,8 @@ class LoadedModel(Loaded):
         for number, text in enumerate(given, 1):
             if not isinstance(text, str):
                 raise UsageError(f"text {number}: is of type {type(text).__name__}; give a text")
+            if position := find_surrogate([text]):
+                raise DataError(f"text {number}: holds half a surrogate pair at {position}; repair it, or leave it out")
         return embed(self.model, self.require_tokenizer(), given, _TEXTS_AT_ONCE)
 
     def attention(self, text: str, target: str | None = None, *, next_tokens: int = 0) -> AttendedText:
