@@ -15,6 +15,7 @@ from tfkit.data.sources.open_sources import open_source
 from tfkit.errors import ModelError
 from tfkit.objectives import chat
 from tfkit.objectives.context import ModelContext
+from tfkit.objectives.conversation_texts import bare_text
 from tfkit.objectives.grpo import GRPO
 from tfkit.objectives.rollouts import stored_text
 from tfkit.recipe.schema.data_sections import SourceSection
@@ -58,6 +59,10 @@ def test_messages_go_through_the_template_up_to_where_the_answer_begins(tmp_path
         ["42"],
     ]
     assert stored_text(rows[0].example(), "prompt") == "the cat"
+    parts, called = [{"type": "text", "text": "the "}, {"type": "text", "text": "cat"}], [{"function": {"name": "f", "arguments": {}}}]
+    in_parts = encoded(tmp_path, made, {"prompt": [{**USER, "content": parts}], "answer": 42})[0]
+    assert (ids(in_parts), stored_text(in_parts.example(), "prompt")) == (ids(rows[0]), "the cat")
+    assert bare_text([{"role": "assistant", "content": None, "tool_calls": called}]) == ""
     turn = objective(tmp_path, TALKER, chat=True)
     assert ids(encoded(tmp_path, turn, {"prompt": "the cat", "answer": 1})[0]) == ids(rows[0])
     assert turn.fingerprint() != made.fingerprint()

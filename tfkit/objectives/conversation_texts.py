@@ -40,9 +40,7 @@ def plain_message(number: int, message: Mapping[str, Any]) -> dict[str, Any]:
     """Return a data set's message as templates read it, with `role` and `content`, and its other fields as JSON values. Raises UnfitError
     if one of the two is missing.
     """
-    role, content = (message.get(name, message.get(other)) for name, other in (("role", "from"), ("content", "value")))
-    if isinstance(content, list) and all(map(_is_text, content)):
-        content = "".join(part["text"] for part in content)  # the form of chat APIs
+    role, content = message.get("role", message.get("from")), _content(message)
     if role == "function_call":  # in ShareGPT, the content of this role is the calls
         message, content = {**message, "tool_calls": content}, None
     if content is None and message.get("tool_calls"):
@@ -55,6 +53,14 @@ def plain_message(number: int, message: Mapping[str, Any]) -> dict[str, Any]:
     rest = {name: value for name, value in with_plain_calls(message).items() if name not in ("from", "value")}
     plain: dict[str, Any] = json.loads(json.dumps(rest, default=str))  # templates read JSON, and parquet has further types
     return {**plain, "role": ROLE_ALIASES.get(role, role), "content": content}
+
+
+def _content(message: Mapping[str, Any]) -> Any:
+    """Return the content of a data set's message, the parts of a text joined."""
+    content = message.get("content", message.get("value"))
+    if isinstance(content, list) and all(map(_is_text, content)):
+        return "".join(part["text"] for part in content)  # the form of chat APIs
+    return content
 
 
 def _is_text(part: Any) -> bool:
@@ -241,7 +247,7 @@ def _messages(turns: Turns, speaker: str) -> list[dict[str, Any]]:
 
 
 def bare_text(turns: Turns) -> str:
-    """Return the plain text of turns, without roles."""
+    """Return the plain text of turns, without roles; that of a message with calls only is empty."""
     if isinstance(turns, str):
         return turns
-    return "\n".join(str(message.get("content", message.get("value", ""))) for message in turns)
+    return "\n".join("" if content is None else str(content) for content in map(_content, turns))
