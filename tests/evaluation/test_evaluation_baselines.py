@@ -13,6 +13,7 @@ from sklearn.feature_extraction.text import CountVectorizer
 from sklearn.metrics import accuracy_score, f1_score
 from sklearn.naive_bayes import MultinomialNB
 
+from tfkit.data.columns.forms import ClassName
 from tfkit.data.columns.rows import Row
 from tfkit.evaluation import baselines as module
 from tfkit.evaluation.baselines import LabelNaiveBayes, NaiveBayes, baselines, has_baselines
@@ -187,6 +188,15 @@ def test_a_number_has_the_mean_of_the_training_rows() -> None:
     train, scored = rows({"text": "a", "label": "1"}, {"text": "b", "label": "3"}), rows({"text": "c", "label": "4"})
     assert baselines(section, train, scored) == {"mean": {"rmse": 2.0}}
     assert baselines(section, None, scored) == {"mean_of_scored_rows": {"rmse": 0.0}}
+
+
+def test_the_mean_is_that_of_the_numbers_that_the_model_learns() -> None:
+    """Of a data set's class, the number in its name."""
+    section = SECTIONS["classification"](kind="classification", regression=True)
+    labels = [ClassName("20", 0), ClassName("40", 1), "60", ClassName("eight", 8), "1e300"]
+    rows = [Row("", "rows", {"text": "", "label": label}) for label in labels]
+    expected = np.std([20, 40, 60, 8])
+    assert baselines(section, rows, rows)["mean"]["rmse"] == pytest.approx(expected)
 
 
 def test_choices_have_chance_and_the_longest() -> None:

@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 
-from tfkit.data.columns.forms import by_number
 from tfkit.data.columns.rows import BadRow, Row
 from tfkit.data.store.token_stream import split_sentences
 from tfkit.evaluation.preference_baselines import preference_baselines
@@ -23,8 +22,7 @@ from tfkit.objectives.metrics.classes import classification_metrics, label_set_m
 from tfkit.objectives.metrics.entities import entity_metrics, mark_spans
 from tfkit.objectives.metrics.texts import answer_scores
 from tfkit.objectives.multiple_choice import right_choice
-from tfkit.objectives.text_regression import regression_metrics
-from tfkit.recipe.column_forms import read_number
+from tfkit.objectives.text_regression import label_value, regression_metrics
 from tfkit.recipe.schema.objective_facts import ObjectiveSection
 
 Baselines = dict[str, dict[str, float]]  # the metrics of each baseline, by name
@@ -295,8 +293,7 @@ def _words(values: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _numbers(rows: Iterable[Row]) -> Iterator[float]:
-    values = (by_number(row.values["label"]) for row in rows)
-    return (number for value in values if (number := read_number(str(value))) is not None)
+    return (number for row in rows if (number := label_value(row.values["label"])) is not None)
 
 
 def _tagged(rows: Iterable[Row]) -> Iterator[tuple[list[str], list[str]]]:

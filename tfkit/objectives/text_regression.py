@@ -41,12 +41,10 @@ class Regression(TextLabelling):
         return digest("classification", section, (), self.tokenizer.fingerprint(), self.row_length, "float32")
 
     def target(self, row: Row) -> NDArray[np.float32] | BadRow:
-        """Return the value of a row's label, or its error. A data set's class counts as the number in its name, else as its index."""
-        written = row.values["label"]
-        value = read_number(written)
-        if value is None and isinstance(written, ClassName):
-            value = float(written.number)
-        if value is None or not abs(value) <= _LARGEST:
+        """Return the value of a row's label, or its error."""
+        value = label_value(row.values["label"])
+        if value is None:
+            written = row.values["label"]
             return BadRow("no number", f"{row.place}: the label {written!r} is not a number up to {_LARGEST:.2g}; correct the row")
         return np.array([value], np.float32)
 
@@ -85,6 +83,16 @@ class Regression(TextLabelling):
     def answer_metrics(self, predictions: Sequence[Mapping[str, Any]]) -> list[Scores]:
         """Return a list with one function, from the weights of the rows to the error and the correlations."""
         return [regression_metrics(*(np.array([row[name] for row in predictions]) for name in ("value", "predicted")))]
+
+
+def label_value(written: str) -> float | None:
+    """Return the number that a label stands for, None if there is none in float32. A data set's class counts as the number in its name,
+    else as its index.
+    """
+    value = read_number(written)
+    if value is None and isinstance(written, ClassName):
+        value = float(written.number)
+    return value if value is not None and abs(value) <= _LARGEST else None
 
 
 def regression_metrics(targets: Numbers, predictions: Numbers) -> Scores:
