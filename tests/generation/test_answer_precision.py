@@ -8,6 +8,7 @@ import pytest
 import torch
 from tiny_files import parse_rows, read_rows
 from tiny_runs import run_here
+from tiny_writers import tiny_model
 
 import tfkit
 from tfkit import adapters
@@ -144,6 +145,12 @@ def test_the_answers_of_a_large_model_are_those_of_a_small_one(words, monkeypatc
     for row, other in zip(rows, others, strict=True):
         numbers = {"probability": pytest.approx(other["probability"], abs=1e-4)} if "probability" in other else {}
         assert row == (other | numbers if numbers else other)
+
+
+def test_a_tokenizer_of_another_model_is_an_error_of_the_checkpoint(any_size):
+    small = tiny_model("gpt2", 40, vocab_size=50)
+    with pytest.raises(ModelError, match="they do not belong together"):
+        opened(WRITER, change=lambda loaded: replace(loaded, model=small, config=small.config))
 
 
 def test_what_cannot_be_is_refused(tmp_path):

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from tfkit.errors import MachineError, UsageError, argument
+from tfkit.generation.complete import check_vocabulary
 from tfkit.generation.inference import inference
 from tfkit.hub import Loaded
 from tfkit.model.answering_linear import has_int8, to_int8
@@ -58,7 +59,7 @@ def open_in_precision(
 
     auto is bf16 where that is faster and changes at most one in ten of the model's answers to a few sentences: the likeliest token at
     each position, the class of each text, the tag of each token, or the ends of each span. Raises UsageError for an unknown arithmetic,
-    MachineError for int8 on a device without products of 8 bits.
+    MachineError for int8 on a device without products of 8 bits, ModelError for a tokenizer that does not belong to the model.
     """
     if wanted not in PRECISIONS:
         raise UsageError(f"{argument('precision', wanted)}: give one of {', '.join(PRECISIONS)}")
@@ -100,6 +101,7 @@ def _answers(loaded: Loaded) -> Tensor:
     assert codec is not None
     encoded = [text.ids for text in encode_texts(codec, [(text, None) for text in _SAMPLE], loaded.config.context_length)]
     rows = [ids for ids in encoded if ids]
+    check_vocabulary(rows, loaded.config.vocab_size)
     device = next(model.parameters()).device
     ids, real = pad(rows, codec.pad_id or 0).to(device), real_tokens(rows).to(device)  # (B, T)
     both = model.encoder is not None and model.decoder is not None
