@@ -235,6 +235,8 @@ def test_gates_are_of_the_metrics_of_the_objective(place: Path, tmp_path: Path) 
     evaluate(tmp_path, *start, "--fail-if", "rmse > 1").refuses(2, "unknown metric 'rmse'; the metrics are loss, accuracy, f1_macro")
     texts = ["--from", str(place / "texts"), "evaluation.text_metrics=[exact_match]"]
     evaluate(tmp_path, *texts, "--fail-if", "bleu < 20").exits(2, "unknown metric 'bleu'")
+    assert evaluate(tmp_path, *texts, "--fail-if", "beats_baseline > 1", "--json").exits(0).document["beats_baseline"] in (0, 1)
+    evaluate(tmp_path, *texts[:2], "evaluation.text_metrics=[]", "--fail-if", "beats_baseline < 1").exits(2, "unknown metric 'beats_bas")
 
 
 def test_the_table_has_every_metric(place: Path, tmp_path: Path) -> None:

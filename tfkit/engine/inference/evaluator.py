@@ -40,10 +40,12 @@ class Evaluator:
 
     def gates(self, texts: Sequence[str]) -> list[Gate]:
         """Parse gates over the metrics that the evaluation may have. Raise UsageError for others; groups of rows are checked later."""
+        from tfkit.evaluation.baselines import has_baselines
+
         section = self.settings.objective.trained_for
         of_texts, written = metrics_of_texts(section), self.settings.evaluation.text_metrics
         names = [name for name in section.training_metrics if of_texts.get(name) in (None, *written)]
-        names += ["beats_baseline"] if section.has_baselines else []
+        names += ["beats_baseline"] if has_baselines(section, written) else []
         if section.scored_by == "likelihood" or self.settings.data is None:
             return [parse_gate(text, names) for text in texts]
         return parse_gates(texts, metrics_of_sets(names, self.settings.data))
