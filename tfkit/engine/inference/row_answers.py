@@ -58,7 +58,7 @@ class RowAnswers(ABC):
         self.folder, self.settings, self.precision = folder, settings, precision
         if settings.data is None or not isinstance(settings.data.validation, list):
             raise UsageError(f"{argument('data')}: the changes to the field data leave none of its rows; leave them out")
-        self.sources, self.on_bad_row = settings.data.validation, settings.data.on_bad_row
+        self.sources, self.on_bad_row, self.drawn = settings.data.validation, settings.data.on_bad_row, settings.data.rows
         self.inputs = settings_inputs(settings, folder, checkpoint)
         self.counts = Counts()
 
@@ -83,7 +83,11 @@ class RowAnswers(ABC):
         return chain.from_iterable([self._open(section, pipe) for section in self.sources])
 
     def given_rows(self, rows: Iterable[Mapping[str, Any] | str] | Mapping[str, Any] | str) -> Iterator[PredictionInput]:
-        """Yield the rows of a call in Python, or its single row: mappings of fields, or texts. Raises UsageError for anything else."""
+        """Yield the rows of a call in Python, or its single row: mappings of fields, or texts. Raises UsageError for anything else, and
+        for data.rows.
+        """
+        if self.drawn is not None:
+            raise UsageError("data.rows: the rows of a call are all answered, and none are drawn; choose them before: rows[:10]")
         given = [rows] if isinstance(rows, Mapping | str) else rows
         each = require_iterable(given, "predict takes rows", "a list of them, as table.to_dict('records') of pandas")
         columns = self._source_columns(self.sources[0])
@@ -162,17 +166,16 @@ class RowAnswers(ABC):
     def _open(self, section: SourceSection, pipe: Pipe | None) -> Iterator[PredictionInput]:
         columns = self._source_columns(section)
         if section.path == "-" and pipe is not None:
-            if self.settings.data is not None and self.settings.data.rows is not None:
+            if self.drawn is not None:
                 raise UsageError(
                     "data.rows: rows from stdin are answered as they arrive, and none are drawn; choose them before: head -n 10"
                 )
             return _from_pipe(pipe, columns, section)
         # A bad row is reported when it is read, after the rows before it are answered.
         source = open_source(section, "all", None, "skip", columns=columns)
-        assert self.settings.data is not None
-        if (count := self.settings.data.rows) is None:
+        if self.drawn is None:
             return prediction_rows(source)
-        return select(prediction_rows(source), draw(prediction_rows(source), count, self.settings.seed))
+        return select(prediction_rows(source), draw(prediction_rows(source), self.drawn, self.settings.seed))
 
     def _encode_window(self, window: Sequence[PredictionInput]) -> list[Encoded | BadRow]:
         rows = [asked.row for asked in window if isinstance(asked.row, Row)]
