@@ -1,6 +1,7 @@
 """The weights of the heads of a loaded model, and the rules that name heads."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,8 @@ from tfkit.engine.inference import attended_text
 from tfkit.engine.inference.head_patterns import head_patterns
 from tfkit.errors import DataError, ModelError
 from tfkit.model.config import ClassesHeadConfig
+
+TRANSLATION = Path(__file__).parents[1] / "fixtures" / "v0.1.0" / "translation"
 
 
 @pytest.mark.parametrize("family", ["gpt2", "gemma2", "mistral", "t5", "transformer_2017"])
@@ -73,6 +76,21 @@ def test_without_a_target_an_encoder_decoder_reads_its_own_answer(tmp_path: Path
     assert alone.target_tokens == given.target_tokens
     assert len(alone.target_tokens or []) > 1
     assert np.array_equal(alone.maps["cross"], given.maps["cross"])
+
+
+def test_the_own_answer_is_greedy_also_where_the_run_searches_by_beams(tmp_path: Path) -> None:
+    shutil.copytree(TRANSLATION, tmp_path / "run")
+    recipe = (tmp_path / "run/recipe.yaml").read_text(encoding="utf-8")
+    (tmp_path / "run/recipe.yaml").write_text(recipe.replace("num_beams: 1", "num_beams: 4"), encoding="utf-8")
+    loaded, random = tfkit.load(tmp_path / "run"), torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in loaded.model.parameters():
+            parameter.normal_(0, 0.4, generator=random)
+    settings = {"generation.temperature": 0.0, "generation.max_new_tokens": 64}
+    [greedy] = loaded.generate("a dog sat", settings | {"generation.num_beams": 1})
+    [searched] = loaded.generate("a dog sat", settings)
+    assert greedy.completion != searched.completion
+    assert loaded.attention("a dog sat").target_tokens == loaded.attention("a dog sat", greedy.completion).target_tokens
 
 
 def test_rules_find_the_heads_that_were_made(tmp_path: Path) -> None:

@@ -27,7 +27,8 @@ from tfkit.run.tfkit_json import read_tfkit_json
 from tfkit.training.isolation import isolated
 
 _TEXTS_AT_ONCE = 32  # in a batch of `embed`
-_LONGEST_TARGET = 64  # tokens of the answer that `attention` lets an encoder-decoder write
+# How `attention` lets an encoder-decoder write its answer, whatever the settings of its run: greedily, and not for long.
+_OWN_ANSWER = {"generation.temperature": 0.0, "generation.num_beams": 1, "generation.max_new_tokens": 64}
 
 
 @dataclass(frozen=True)
@@ -128,5 +129,5 @@ class LoadedModel(Loaded):
             attended.maps["decoder"][0, 3]  # (to, from): the weights of layer 0, head 3
         """
         if target is None and self.model.encoder is not None and self.model.decoder is not None:
-            target = self.generate(text, {"generation.temperature": 0.0, "generation.max_new_tokens": _LONGEST_TARGET})[0].completion
+            target = self.generate(text, _OWN_ANSWER)[0].completion
         return attend_text(self, text, target, next_tokens)
