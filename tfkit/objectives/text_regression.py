@@ -86,7 +86,7 @@ class Regression(TextLabelling):
 
 
 def label_value(written: str) -> float | None:
-    """Return the number that a label stands for, None if there is none in float32. A data set's class counts as the number in its name,
+    """Return the number of a label, None if it has none in float32. A data set's class counts as the number in its name,
     else as its index.
     """
     value = read_number(written)
