@@ -140,6 +140,8 @@ def test_where_the_texts_come_from(folder, data, tmp_path):
         assert document["batch_size"] == 3  # the run's own setting
         assert document["checkpoint"] == str(checkpoint)
     assert metrics("--from", run_folder, f"data={{validation: {source}}}") == pytest.approx(expected)
+    for given in (["--data", data, "data={sequence_length: 8}"], [f"data={{validation: {source}, sequence_length: 8}}"]):
+        assert run("--from", run_folder, "--json", *given).exits(0).document["sequence_length"] == 8
 
     fraction = write_recipe(tmp_path / "fraction.yaml", data, "0.7")
     assert 0 < metrics(fraction, "--from", folder)["target_tokens"] < expected["target_tokens"]
@@ -268,7 +270,7 @@ def test_an_override_of_the_sets_wins_over_data(folder, data, tmp_path):
     recipe.write_text(f"# For a test.{text}", encoding="utf-8")
     words = [recipe, "--from", folder, "--data", "nowhere.jsonl"]
     held_out = metrics(*words, "data.validation=0.6")
-    assert held_out == metrics(recipe, "--from", folder, "data.validation=0.6")
+    assert held_out == metrics(recipe, "--from", folder, "data.validation=0.6") == metrics(*words, "data={validation: 0.6}")
     for nothing in ("null", "[]"):
         run(*words, f"data.validation={nothing}").exits(2, "there are no texts to score")
 
