@@ -64,9 +64,13 @@ class SearchSpace:
     @classmethod
     def of(cls, fixed: Overrides, varied: Mapping[str, str | Sequence[Any]]) -> "SearchSpace":
         """Create a space from several values for each varied field, or a range as text: 1e-5..1e-2. Raises UsageError for one value."""
+        if not isinstance(varied, Mapping):
+            raise UsageError(
+                f"space={varied!r}: give a dict with the values of each varied field, such as {{'optimizer.lr': [1e-3, 3e-3]}}"
+            )
         axes = []
         for key, values in varied.items():
-            axis = _parse_axis(key, values) if isinstance(values, str) else _axis_of(key, values)
+            axis = _parse_axis(str(key), values) if isinstance(values, str) else _axis_of(str(key), values)
             if axis is None:
                 raise UsageError(
                     f"{key}: a single value cannot be varied in a sweep; give a list, or put it into the overrides, which all trials share"
