@@ -16,6 +16,7 @@ from tiny_layouts import GPT2_LAYOUT, TINY_GPT2
 from tiny_runs import Done, Program, run_here
 
 from tfkit.carbon import Meter
+from tfkit.engine.request.evaluation_settings import read_settings
 from tfkit.hub import save_model
 from tfkit.model.config import ModelConfig
 from tfkit.model.transformer import build
@@ -261,6 +262,18 @@ def test_a_pipe_that_nobody_reads_can_be_left(folder, data, tmp_path, number):
         program.send_signal(number)
         _, err = program.communicate(timeout=300)
     assert (program.returncode, "the predictions are not all written" in err) == (128 + number, True), err
+
+
+def test_the_columns_of_a_table_without_a_header_are_those_of_the_training(tmp_path):
+    """Of a table, compressed or not, and not of JSON lines, which name their own."""
+    checkpoint = save_checkpoint(tmp_path / "run" / "checkpoints", 5, lambda path: write_checkpoint(path) and None)
+    source = "{path: train.csv.gz, header: [text]}"
+    recipe = RECIPE.replace("{path: PATH}", source).replace("VALIDATION", "null").replace("evaluation: {batch_size: 3}", "")
+    (tmp_path / "run" / "recipe.yaml").write_text(recipe, encoding="utf-8")
+    for name, header in (("a.csv.gz", ["text"]), ("a.csv", ["text"]), ("a.jsonl.gz", None)):
+        settings = read_settings(None, checkpoint, {}, ["data"], name)
+        assert settings.data is not None
+        assert [one.header for one in settings.data.validation] == [header]
 
 
 def test_an_override_of_the_sets_wins_over_data(folder, data, tmp_path):

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from tfkit.alignment.user_code import CodePermission as CodePermission
+from tfkit.data.formats.suffixes import suffix_of
 from tfkit.data.sources.split_files import evaluated_files
 from tfkit.engine.request.inputs import Inputs, files_of, inputs_of, sections_of
 from tfkit.errors import ModelError, UsageError
@@ -178,7 +179,7 @@ def _read_as_trained(data: DataSection, path: str) -> DataSection:
     if not scored.columns and scored.text is None:
         update |= {"columns": trained.columns, "text": trained.text}
         update |= {"class_names": trained.class_names} if scored.class_names is None else {}
-    alike = scored.path and trained.path and Path(scored.path).suffix == Path(trained.path).suffix
+    alike = scored.path and trained.path and suffix_of(Path(scored.path)) == suffix_of(Path(trained.path))
     if alike and scored.format is None and scored.header is None:
         update |= {"format": trained.format, "header": trained.header}
     return data.model_copy(update={"validation": [scored.model_copy(update=update), *others]})
