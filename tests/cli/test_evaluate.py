@@ -16,6 +16,7 @@ from tiny_layouts import GPT2_LAYOUT, TINY_GPT2
 from tiny_runs import Done, Program, run_here
 
 from tfkit.carbon import Meter
+from tfkit.engine.request.evaluation_settings import read_settings
 from tfkit.hub import save_model
 from tfkit.model.config import ModelConfig
 from tfkit.model.transformer import build
@@ -140,6 +141,8 @@ def test_where_the_texts_come_from(folder, data, tmp_path):
         assert document["batch_size"] == 3  # the run's own setting
         assert document["checkpoint"] == str(checkpoint)
     assert metrics("--from", run_folder, f"data={{validation: {source}}}") == pytest.approx(expected)
+    for given in (["--data", data, "data={sequence_length: 8}"], [f"data={{validation: {source}, sequence_length: 8}}"]):
+        assert run("--from", run_folder, "--json", *given).exits(0).document["sequence_length"] == 8
 
     fraction = write_recipe(tmp_path / "fraction.yaml", data, "0.7")
     assert 0 < metrics(fraction, "--from", folder)["target_tokens"] < expected["target_tokens"]
@@ -261,6 +264,18 @@ def test_a_pipe_that_nobody_reads_can_be_left(folder, data, tmp_path, number):
     assert (program.returncode, "the predictions are not all written" in err) == (128 + number, True), err
 
 
+def test_the_columns_of_a_table_without_a_header_are_those_of_the_training(tmp_path):
+    """Of a table, compressed or not, and not of JSON lines, which name their own."""
+    checkpoint = save_checkpoint(tmp_path / "run" / "checkpoints", 5, lambda path: write_checkpoint(path) and None)
+    source = "{path: train.csv.gz, header: [text]}"
+    recipe = RECIPE.replace("{path: PATH}", source).replace("VALIDATION", "null").replace("evaluation: {batch_size: 3}", "")
+    (tmp_path / "run" / "recipe.yaml").write_text(recipe, encoding="utf-8")
+    for name, header in (("a.csv.gz", ["text"]), ("a.csv", ["text"]), ("a.jsonl.gz", None)):
+        settings = read_settings(None, checkpoint, {}, ["data"], name)
+        assert settings.data is not None
+        assert [one.header for one in settings.data.validation] == [header]
+
+
 def test_an_override_of_the_sets_wins_over_data(folder, data, tmp_path):
     """The last word counts, whatever it is; and a set that is named in it is read as it says itself."""
     recipe = tmp_path / "r.yaml"
@@ -268,7 +283,7 @@ def test_an_override_of_the_sets_wins_over_data(folder, data, tmp_path):
     recipe.write_text(f"# For a test.{text}", encoding="utf-8")
     words = [recipe, "--from", folder, "--data", "nowhere.jsonl"]
     held_out = metrics(*words, "data.validation=0.6")
-    assert held_out == metrics(recipe, "--from", folder, "data.validation=0.6")
+    assert held_out == metrics(recipe, "--from", folder, "data.validation=0.6") == metrics(*words, "data={validation: 0.6}")
     for nothing in ("null", "[]"):
         run(*words, f"data.validation={nothing}").exits(2, "there are no texts to score")
 

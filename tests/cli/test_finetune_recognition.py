@@ -334,6 +334,16 @@ def test_the_sources_of_what_is_read_are_not_called_unread(place: Path, work: Pa
         assert f"# unread {unread}\n" in finetune("--from", str(place / "bert"), "--data", name, "--dry-run").exits(0).out
 
 
+def test_the_names_of_columns_may_be_of_several_lines(place: Path, work: Path) -> None:
+    """As in the tables of forms, whose columns are questions; YAML's lines end at other characters, too."""
+    rows = "".join(f"the cat {n} sat on the mat,{n % 2},x{n % 3}\n" for n in range(60))
+    (work / "form.csv").write_text(f'text,label,"Notes\n(\u2028\x85\x07)"\n{rows}', encoding="utf-8", newline="")
+    done = finetune("--from", str(place / "bert"), "--data", "form.csv", "--dry-run").exits(0)
+    assert "# unread 'Notes\\n(\\u2028\\x85\\x07)'\n" in done.out
+    (work / "task.yaml").write_text(done.out, encoding="utf-8")
+    assert read_recipe("task.yaml").recipe.objective.kind == "classification"
+
+
 def test_labels_that_are_named_are_meant(place: Path) -> None:
     done = learn(place, "gpt", "genres", "data.train.0.columns={text: text, labels: genres}", "training.steps=1")
     assert (done.code, "# multi_label: a text, and any number of labels" in done.err) == (0, True), done.err

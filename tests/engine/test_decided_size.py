@@ -41,6 +41,7 @@ def test_rows_of_text_are_shorter_than_a_long_context() -> None:
     assert (size.sequence_length, size.context_length, "about 2,028 rows of 100 tokens; " in size.because) == (None, None, True)
     size = decided(TEXT, LARGE, "causal_lm", WHOLE, data={"sequence_length": None})
     assert (size.sequence_length, "about 25 rows of 8,192 tokens; " in size.because) == (None, True)
+    assert decided(TEXT, LARGE, "causal_lm", WHOLE, model={"context_length": 0}).batch_size == 4  # the model refuses it later
     given = decided(TEXT, LARGE, "causal_lm", WHOLE, training={"steps": 9}, optimizer={"lr": 1.0})
     assert given.because.endswith("steps per epoch")  # what is given was not decided
     assert decided(TEXT, replace(LARGE, context_length=512), "causal_lm", WHOLE).sequence_length is None

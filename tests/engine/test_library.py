@@ -117,16 +117,32 @@ def test_what_names_nothing_to_do_is_refused(base: Path) -> None:
 
 
 @pytest.mark.parametrize("value", [0, -1, 1.5, "2", True])
-def test_what_is_no_number_of_threads_or_checkpoints_is_refused(base: Path, value: Any) -> None:
+def test_what_is_no_number_of_threads_checkpoints_or_trials_is_refused(base: Path, value: Any) -> None:
     calls: list[Callable[[], object]] = [
         lambda: tfkit.pretrain(base / "tiny.yaml", run=base / "threads", threads=value),
         lambda: tfkit.plan(base / "tiny.yaml", threads=value),
         lambda: tfkit.evaluate(start=base / "unbroken", threads=value),
         lambda: tfkit.average(base / "unbroken", base / "mean", last=value),
+        lambda: tfkit.sweep(base / "tiny.yaml", {"training.seed": [1, 2]}, trials=value, run=base / "trials"),
     ]
     for act in calls:
-        with pytest.raises(UsageError, match=r"(threads|last)=.*: give a whole number from 1"):
+        with pytest.raises(UsageError, match=r"(threads|last|trials)=.*: give a whole number from 1"):
             act()
+
+
+@pytest.mark.parametrize(
+    ("call", "given", "message"),
+    [
+        ("plan", {"ranks": "2"}, "ranks=2: the number of ranks must be at least 1"),
+        ("plan", {"probe": 1.5}, "probe=1.5: the number of steps must be at least 0"),
+        ("plan", {"stages": None}, "stages=None: give a list of the names of stages"),
+        ("sweep", {"space": None}, "space=None: give a dict with the values of each varied field"),
+        ("sweep", {"space": {5: [1, 2]}}, "5: unknown"),
+    ],
+)
+def test_arguments_of_another_kind_are_refused(base: Path, call: str, given: dict[str, Any], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        getattr(tfkit, call)(base / "tiny.yaml", **given)
 
 
 @pytest.mark.parametrize("minutes", [0, -1.0, float("nan"), float("inf"), "1"])

@@ -95,6 +95,11 @@ def test_more_text_is_never_a_smaller_model_or_a_shorter_training(fewer: int, mo
     assert read[0] <= 1.5 * read[1]  # fewer tokens of a larger vocabulary hold the same text
 
 
+def test_a_batch_is_made_of_the_micro_batches_that_the_user_names() -> None:
+    sizes = [decided(SOURCES[0], text_of(3_000), {"training.micro_batch_size": named})[0].training.batch_size for named in (16, 8, None)]
+    assert sizes == [16, 8, 8]
+
+
 def test_a_length_in_steps_keeps_the_shape_of_the_run() -> None:
     source = next(source for source in SOURCES if source.name == "gpt2-stdlib")  # 250 steps, of which 25 of warm-up, saved every 125
     recipe, _ = decided(source, text_of(10**8), {"training.steps": 1000})

@@ -39,6 +39,20 @@ def test_a_list_that_the_field_takes_as_one_value_is_one(source: RecipeText, wor
         read_space([word], {}, lambda _: source)
 
 
+@pytest.mark.parametrize("words", [["5e-4", "1e-3,3e-3"], ["5e-4,6e-4", "[1e-3, 3e-3]"], ["[5e-4, 6e-4]", "1e-3,3e-3"]])
+def test_the_last_word_about_a_field_counts(source: RecipeText, words: list[str]) -> None:
+    given = [f"optimizer.lr={word}" for word in words]
+    assert read_space(given, {}, lambda _: source) == SearchSpace({}, (Axis("optimizer.lr", (1e-3, 3e-3)),))
+    with pytest.raises(UsageError, match="nothing varies"):
+        read_space([*given, "optimizer.lr=1e-3"], {}, lambda _: source)
+
+
+def test_the_length_of_a_training_is_one_field(source: RecipeText) -> None:
+    with pytest.raises(UsageError, match=r"training.steps and training.tokens: two lengths of one training"):
+        read_space(["training.steps=2,3", "training.tokens=10,20"], {}, lambda _: source)
+    assert SearchSpace.of({}, {"sft.training.steps": [1, 2], "dpo.training.epochs": [1, 2]}).size == 4
+
+
 @pytest.mark.parametrize("word", ["optimizer.lr=1e-3,3e-3,0.001", "optimizer.clip_norm=1,1.0", "optimizer.kind=[adamw, muon, adamw]"])
 def test_a_value_that_is_given_twice_is_refused(source: RecipeText, word: str) -> None:
     with pytest.raises(UsageError, match="twice; write each once"):
@@ -50,11 +64,11 @@ def test_ranges(source: RecipeText) -> None:
         ["optimizer.lr=1e-5..1e-2", "model.decoder_layers=2..8", "training.seed=1,2", "optimizer.lr=1e-4..3e-4"], {}, lambda _: source
     )
     assert space.axes == (
-        Axis("optimizer.lr", ends=(1e-4, 3e-4)),  # the last one wins
         Axis("model.decoder_layers", ends=(2, 8), whole=True),
         Axis("training.seed", (1, 2)),
+        Axis("optimizer.lr", ends=(1e-4, 3e-4)),  # the last one wins
     )
-    assert (space.size, space.axes[0].is_logarithmic, Axis("x", ends=(1e-5, 1e-2)).is_logarithmic) == (None, False, True)
+    assert (space.size, space.axes[2].is_logarithmic, Axis("x", ends=(1e-5, 1e-2)).is_logarithmic) == (None, False, True)
 
 
 @pytest.mark.parametrize(("word", "message"), [("optimizer.lr=1e-2..1e-5", "smaller end"), ("training.seed=1,,2", "between two commas")])

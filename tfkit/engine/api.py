@@ -186,6 +186,7 @@ def sweep(
     """
     from tfkit.engine.chains import sweeping
 
+    require_count("trials", trials)
     request = _request(None, recipe, overrides, start, data, columns)
     folder = run_folder(run, f"{request.run_name}-sweep")
     options = _run_options("sweep", folder, allow_code, resume=resume, force=force, device=device, threads=threads)

@@ -2,7 +2,7 @@
 
 import io
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import lru_cache
 from typing import Any
 
@@ -10,6 +10,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.representer import SafeRepresenter
 
 from tfkit.model.config import ModelConfig
+from tfkit.recipe.reading.problems import on_one_line
 from tfkit.recipe.schema.sections import Recipe
 
 _PLAIN = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
@@ -44,6 +45,11 @@ def recipe_document(recipe: Recipe, config: ModelConfig | None) -> dict[str, Any
 def dump_document(document: dict[str, Any]) -> str:
     """Return a recipe's document as YAML: lists and sections of scalars on one line, all others with one line per value."""
     return "".join(f"{line}\n" for line in (_block(document) if _is_nested(document) else [_flow(document)]))
+
+
+def comment_of(lines: Iterable[str]) -> str:
+    """Return the comment that begins a recipe. Names in it may have line breaks and other characters that YAML does not allow."""
+    return "".join(f"# {on_one_line(line)}\n" for line in lines)
 
 
 def _block(value: dict[str, Any] | list[Any]) -> Iterator[str]:

@@ -160,8 +160,10 @@ def _decide_rows(sizes: Sizes, recipe: Recipe, text: TextSize) -> tuple[float, i
                 shorter //= 2
             length = sizes.decide("model.context_length", shorter, context, f"for {_ROWS} rows of the text, or almost")
         rows = math.ceil(tokens / length)
-    batch = training.batch_size
-    while batch >= 2 * _MIN_BATCH and rows < _STEPS_PER_EPOCH * batch and training.batch_ramp is None:
+    batch, micro_batch = training.batch_size, 1
+    if training.micro_batch_size is not None and is_named("training.micro_batch_size", sizes.named):
+        micro_batch = training.micro_batch_size
+    while batch >= 2 * _MIN_BATCH and rows < _STEPS_PER_EPOCH * batch and training.batch_ramp is None and batch // 2 % micro_batch == 0:
         batch //= 2
     because = f"for at least {_STEPS_PER_EPOCH} steps an epoch, or almost"
     batch = sizes.decide("training.batch_size", batch, training.batch_size, because)

@@ -8,11 +8,12 @@ import math
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import combinations
 from typing import Any
 
 from tfkit.errors import UsageError
 from tfkit.recipe.chain import read_recipes
-from tfkit.recipe.reading.overrides import Overrides, assignment, parse_overrides, parse_value, plain_value
+from tfkit.recipe.reading.overrides import LENGTH, Overrides, assignment, parse_overrides, parse_value, plain_value
 from tfkit.recipe.reading.problems import RecipeError
 from tfkit.recipe.reading.read import RecipeText
 
@@ -63,9 +64,13 @@ class SearchSpace:
     @classmethod
     def of(cls, fixed: Overrides, varied: Mapping[str, str | Sequence[Any]]) -> "SearchSpace":
         """Create a space from several values for each varied field, or a range as text: 1e-5..1e-2. Raises UsageError for one value."""
+        if not isinstance(varied, Mapping):
+            raise UsageError(
+                f"space={varied!r}: give a dict with the values of each varied field, such as {{'optimizer.lr': [1e-3, 3e-3]}}"
+            )
         axes = []
         for key, values in varied.items():
-            axis = _parse_axis(key, values) if isinstance(values, str) else _axis_of(key, values)
+            axis = _parse_axis(str(key), values) if isinstance(values, str) else _axis_of(str(key), values)
             if axis is None:
                 raise UsageError(
                     f"{key}: a single value cannot be varied in a sweep; give a list, or put it into the overrides, which all trials share"
@@ -97,9 +102,13 @@ def read_space(words: Iterable[str], fixed: Overrides, source: Callable[[Overrid
     shared: list[str] = []
     axes: dict[str, Axis] = {}
     lists: list[tuple[str, Axis]] = []
+    last: dict[str, str] = {}  # the word of each field that is valid
     for word in words:
-        key, equals, text = word.partition("=")
-        key = key.strip()
+        key = word.partition("=")[0].strip()
+        last.pop(key, None)
+        last[key] = word
+    for key, word in last.items():
+        _, equals, text = word.partition("=")
         if (axis := _parse_axis(key, text) if equals else None) is not None:
             axes[key] = axis
         elif equals and len(items := _list_items(text)) > 1:
@@ -120,7 +129,7 @@ def read_space(words: Iterable[str], fixed: Overrides, source: Callable[[Overrid
 
 
 def _checked(space: SearchSpace) -> SearchSpace:
-    """Return the space. Raises UsageError if nothing varies, or a value is given twice, even in another spelling."""
+    """Return the space. Raises UsageError if nothing varies, if two fields are one, or a value is given twice, even in another spelling."""
     if not space.axes:
         raise UsageError(
             "sweep: nothing varies; give a field several values, as in optimizer.lr=1e-3,3e-3, or a list of values where they hold commas: "
@@ -129,6 +138,9 @@ def _checked(space: SearchSpace) -> SearchSpace:
     for axis in space.axes:
         if twice := [value for value in axis.values if axis.values.count(value) > 1]:
             raise UsageError(f"{axis}: has the value {json.dumps(twice[0])} twice; write each once")
+    for one, other in combinations((axis.key for axis in space.axes if axis.key.endswith(LENGTH)), 2):
+        if one.rpartition(".")[0] == other.rpartition(".")[0]:
+            raise UsageError(f"{one} and {other}: two lengths of one training; keep one")
     return space
 
 

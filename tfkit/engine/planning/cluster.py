@@ -61,10 +61,10 @@ class Cluster:
 
 
 def require_known_gpu(gpu: str | None, probe: int, ranks: int) -> None:
-    """Raise UsageError for an unknown GPU, for a probe on a planned GPU, for a negative number of steps, and for less than 1 rank."""
-    if probe < 0:
+    """Raise UsageError for an unknown GPU, a probe on a planned GPU, and numbers of steps and ranks that are none."""
+    if not isinstance(probe, int) or probe < 0:
         raise UsageError(f"{argument('probe', probe)}: the number of steps must be at least 0")
-    if ranks < 1:
+    if not isinstance(ranks, int) or ranks < 1:
         raise UsageError(f"{argument('ranks', ranks)}: the number of ranks must be at least 1")
     if gpu is not None and gpu not in GPUS:
         raise UsageError(f"{argument('gpu', gpu)}: unknown GPU; choose one of {', '.join(GPUS)}")

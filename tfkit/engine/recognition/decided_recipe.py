@@ -26,6 +26,7 @@ from tfkit.recipe.column_forms import (
     translation,
     unread_texts,
 )
+from tfkit.recipe.dump import comment_of
 from tfkit.recipe.reading import tree
 from tfkit.recipe.reading.overrides import Overrides, followed_by
 from tfkit.recipe.reading.parse import MAX_DEPTH
@@ -324,14 +325,16 @@ def _header(seen: DataSummary, model: ModelSummary, task: Task, size: Size) -> s
     reads = ", ".join(f"{role} from {column!r}" for role, column in read.items())
     parts = _parts(read.values())
     unread = ", ".join(repr(name) for name in seen.held if name not in parts and not any(_is_source(name, part, seen) for part in parts))
-    return (
-        f"# {kind}: {task.because}.\n"
-        f"# data   {seen.name}: {', '.join(seen.held)}; {seen.rows:,} row{'s were' if seen.rows > 1 else ' was'} looked at\n"
-        + (f"# reads  {reads}\n" if reads else "")
-        + (f"# unread {unread}\n" if reads and unread else "")
-        + f"# model  {model}\n"
-        f"# as     {size.point.source}\n"
-        f"# size   {size.because}\n"
-        f"# rules  decisions: {DECISIONS}\n"
-        "# Saved as a file, this is a recipe: tfkit finetune FILE\n"
+    return comment_of(
+        [
+            f"{kind}: {task.because}.",
+            f"data   {seen.name}: {', '.join(seen.held)}; {seen.rows:,} row{'s were' if seen.rows > 1 else ' was'} looked at",
+            *([f"reads  {reads}"] if reads else []),
+            *([f"unread {unread}"] if reads and unread else []),
+            f"model  {model}",
+            f"as     {size.point.source}",
+            f"size   {size.because}",
+            f"rules  decisions: {DECISIONS}",
+            "Saved as a file, this is a recipe: tfkit finetune FILE",
+        ]
     )

@@ -82,7 +82,7 @@ def decide_size(counts: RowCounts, model: ModelSummary, kind: str, given: dict[s
     rows = min(rows, given["data"].get("rows") or rows)
     row_length, unit, tokens_per_step = tokens.mean, "rows to train on", step_tokens(model.parameters)
     fixed = _given_length(model, given)
-    length = fixed if isinstance(fixed, int) else _length(model, tokens, tokens_per_step, reads_text=reads_text, may_grow=adapter is None)
+    length = fixed or _length(model, tokens, tokens_per_step, reads_text=reads_text, may_grow=adapter is None)
     if reads_text:
         rows, row_length, unit = rows * tokens.mean / length, length, f"rows of {length:,} tokens"
     rows = math.ceil(rows)
@@ -119,10 +119,11 @@ def _labels(counts: RowCounts, kind: str) -> Mapping[str, int]:
     return counts.labels if kind == "classification" else counts.tags if kind == "tagging" else {}
 
 
-def _given_length(model: ModelSummary, given: dict[str, Any]) -> Any:
-    """Return the length of a row that the command line sets; None if it sets none."""
+def _given_length(model: ModelSummary, given: dict[str, Any]) -> int | None:
+    """Return the length of a row that the command line sets; None if it sets none, or a context that no model can have."""
     context = given.get("model", {}).get("context_length", model.context_length if "sequence_length" in given["data"] else None)
-    return given["data"].get("sequence_length") or context
+    length = given["data"].get("sequence_length") or context
+    return length if isinstance(length, int) and length > 0 else None
 
 
 def _length(model: ModelSummary, tokens: RowTokens, tokens_per_step: int, *, reads_text: bool, may_grow: bool) -> int:

@@ -20,6 +20,7 @@ from tfkit.engine.request.inputs import Inputs, inputs_of
 from tfkit.engine.request.training_request import RecipeFromData, TrainingKind, TrainingRequest, kind_of
 from tfkit.errors import UsageError, argument
 from tfkit.recipe import RecipeError, RecipeText, ResolvedRecipe
+from tfkit.recipe.dump import comment_of
 from tfkit.recipe.pretraining_sizes import SMALL_DECODER, TextSize, decide_sizes
 from tfkit.recipe.reading import tree
 from tfkit.recipe.reading.overrides import LENGTH, NO_OVERRIDES, Overrides, followed_by, given_sections, within_sections
@@ -225,7 +226,7 @@ class OwnData:
         if isinstance(held_out := decided.recipe.data.validation, float):
             lines.append(f"{held_out:.0%} of the text is held out, or the files called valid are, to choose the best checkpoint")
         timed = [f"training.steps follows from the time of a few steps, for {self.minutes:g} minutes"] if self.minutes is not None else []
-        comment = "".join(f"# {line}\n" for line in (*lines, *sizes.reasons, *timed))
+        comment = comment_of([*lines, *sizes.reasons, *timed])
         if self.source is not None:
             listener.decided(comment)
         return replace(decided, source=RecipeText(source.path, f"{comment}# Saved as a file, this is a recipe: tfkit pretrain FILE\n"))

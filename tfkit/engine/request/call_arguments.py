@@ -1,6 +1,6 @@
 """The arguments of a call in Python as the engine takes them. Each function raises UsageError for a value of another kind."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -55,7 +55,9 @@ def run_folder(run: str | Path | None, name: str) -> Path:
 
 
 def stage_names(stages: str | Sequence[str]) -> tuple[str, ...]:
-    """Return the chosen stages of a call; a single one may be given as text."""
+    """Return the chosen stages of a call; a single one may be given as text. Raises UsageError for anything but names."""
+    if not isinstance(stages, Iterable):
+        raise UsageError(f"stages={stages!r}: give a list of the names of stages")
     return (stages,) if isinstance(stages, str) else tuple(stages)
 
 

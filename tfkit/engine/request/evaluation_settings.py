@@ -7,13 +7,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from tfkit.alignment.user_code import CodePermission as CodePermission
+from tfkit.data.formats.suffixes import suffix_of
 from tfkit.data.sources.split_files import evaluated_files
 from tfkit.engine.request.inputs import Inputs, files_of, inputs_of, sections_of
 from tfkit.errors import ModelError, UsageError
 from tfkit.model.config import ModelConfig
 from tfkit.recipe import RecipeError, RecipeText, read_run_recipe
 from tfkit.recipe.reading.checks import fitting_problems, unread_length
-from tfkit.recipe.reading.overrides import Overrides, apply_overrides, split_overrides
+from tfkit.recipe.reading.overrides import Overrides, apply_overrides, split_overrides, within_sections
 from tfkit.recipe.reading.problems import Problem
 from tfkit.recipe.reading.read import check_tree
 from tfkit.recipe.reading.tree import OVERRIDES, Mapping, flatten, plain
@@ -71,13 +72,15 @@ def read_settings(
     Raises ModelError if the recipe of the run is damaged; UsageError, also for an override of another section than `sections`: the command
     would not read it.
     """
-    for name in (*overrides, *flatten(dict(overrides))):
+    given = flatten(dict(overrides))
+    for name in (*overrides, *given):
         if name.partition(".")[0] not in sections:
             raise UsageError(f"{OVERRIDES}: {name}: this command reads only the sections {', '.join(sections)}")
         if name.startswith("carbon.budget_"):
             raise UsageError(f"{OVERRIDES}: {name}: a budget is of a training, and this command has none; leave it out")
     if scored is not None:  # applied before the others, so that data.validation.0.text=... can name the column
-        overrides = {"data.validation": [{"path": scored, "files": evaluated_files(scored)}], **overrides}
+        sets = {"data.validation": [{"path": scored, "files": evaluated_files(scored)}]}
+        overrides = {**sets, **overrides} if "data.validation" in given else within_sections(sets, overrides)
     source = recipe or saved_recipe(checkpoint)
     if source is None:
         return _without_recipe(checkpoint, overrides)
@@ -99,7 +102,7 @@ def read_settings(
         data = _read_as_trained(read.data, scored)
     elif read.objective.roles != read.objective.trained_for.roles:  # the recipe's rows are prompts, to which responses were sampled
         data = None
-    own_length = recipe is None and "data.sequence_length" not in overrides  # that of the checkpoint's run
+    own_length = recipe is None and "data.sequence_length" not in given  # that of the checkpoint's run
     if data is not None and own_length and read.objective.trained_for.scored_by == "text":
         data = data.model_copy(update={"sequence_length": None})
     sections_read = (read.objective, read.evaluation, read.generation, read.carbon)
@@ -176,7 +179,7 @@ def _read_as_trained(data: DataSection, path: str) -> DataSection:
     if not scored.columns and scored.text is None:
         update |= {"columns": trained.columns, "text": trained.text}
         update |= {"class_names": trained.class_names} if scored.class_names is None else {}
-    alike = scored.path and trained.path and Path(scored.path).suffix == Path(trained.path).suffix
+    alike = scored.path and trained.path and suffix_of(Path(scored.path)) == suffix_of(Path(trained.path))
     if alike and scored.format is None and scored.header is None:
         update |= {"format": trained.format, "header": trained.header}
     return data.model_copy(update={"validation": [scored.model_copy(update=update), *others]})

@@ -62,5 +62,9 @@ def quoted(value: object, limit: int = 60) -> str:
 
 def cut(text: str, limit: int) -> str:
     """Return the text on one line, truncated at the limit: names in a hostile file may be a megabyte long, or move a terminal's cursor."""
-    text = text if len(text) <= limit else f"{text[: limit - 3]}..."
+    return on_one_line(text if len(text) <= limit else f"{text[: limit - 3]}...")
+
+
+def on_one_line(text: str) -> str:
+    """Return the text with an escape sequence in place of every character that is not printable, such as a line break."""
     return "".join(letter if letter.isprintable() else letter.encode("unicode_escape").decode() for letter in text)
