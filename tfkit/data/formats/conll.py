@@ -128,7 +128,8 @@ def sentences_of(records: Records, columns: Columns) -> Records:
     """
     first = [*islice(records, _SEARCHED_ROWS)]
     rows = chain(first, records)
-    known = {normalized(name): name for record in first[:1] if isinstance(record, Record) for name in record.values}
+    columns_found = next((record.values for record in first if isinstance(record, Record)), {})
+    known = {normalized(name): name for name in columns_found}
     word, number = (next((known[name] for name in names if name in known), None) for names in (_WORDS, _SENTENCES))
     reads_words = columns.beyond_roles or any(role.form == "texts" for role in columns.roles)
     has_blank = any(isinstance(record, Record) and not any(record.values.values()) for record in first)
