@@ -116,7 +116,7 @@ class WindowEncoder:
 
 
 def _end_of(encoding: tokenizers.Encoding, count: int) -> int:
-    """Return the character at which the first `count` tokens of a longer text end, before a character of which they have only some bytes."""
+    """Return the place at which the first `count` tokens of a longer text end, before a character of which they have only some bytes."""
     return int(min(encoding.offsets[count - 1][1], encoding.offsets[count][0]))
 
 
