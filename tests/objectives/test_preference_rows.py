@@ -347,6 +347,12 @@ def test_votes_in_columns_of_their_own_ties_and_what_is_no_vote(tmp_path: Path) 
         read(tmp_path, other)
 
 
+@pytest.mark.parametrize("winner", ["A>B", "[[B >> A]]", "A=B"])
+def test_a_comparison_of_two_responses_is_no_vote_for_the_last_one(tmp_path: Path, winner: str) -> None:
+    with pytest.raises(DataError, match="not a vote for one of two responses: a or b, 1 or 2, or tie"):
+        read(tmp_path, {"prompt": "is it", "response_a": "yes", "response_b": "no", "winner": winner})
+
+
 @pytest.mark.parametrize(
     ("names", "winner", "best"),
     [(["a", "b"], 0, "yes"), (["b", "a"], 0, "no"), (["b", "a"], [1, 1, 0], "yes"), (["tie", "a", "b"], "2", "no")],
