@@ -119,6 +119,7 @@ def test_labels_that_are_too_few_are_named(tmp_path: Path) -> None:
         ("no\nyes\n", ["1", "0"], ["yes", "no"]),
         ("1 yes indeed\n0 no\n", ["1", "0"], ["yes indeed", "no"]),
         (["no", "yes"], ["0", "2"], "column 'label' holds '2', not a class from 0 to 1"),
+        (["no", "yes"], ["9" * 5000], "column 'label' holds '9{79}, not a class from 0 to 1"),
         (["no", "yes"], ["maybe"], "column 'label' holds 'maybe', not a class from 0 to 1"),
         ("1 yes\n2 no\n", ["1"], "the numbers of the classes are not 0 to 1, each once"),
     ],

@@ -141,6 +141,21 @@ def test_a_word_in_each_row_of_a_table_is_joined_to_sentences(tmp_path: Path, na
     assert rows(tmp_path / "ner.csv", (Role("text", "text", (named["tokens"],)),))[:2] == [{"text": "Bonn0"}, {"text": "lies"}]
 
 
+def test_the_sentences_in_a_table_with_a_sentence_in_each_row_are_not_words(tmp_path: Path) -> None:
+    (tmp_path / "ner.csv").write_text("sentence_id,tokens,tags\n1,Bonn lies,B-geo O\n2,Rain,O\n3,It is,O O\n")
+    assert rows(tmp_path / "ner.csv", TAGS)[:2] == [
+        {"tokens": ["Bonn", "lies"], "tags": ["B-geo", "O"]},
+        {"tokens": ["Rain"], "tags": ["O"]},
+    ]
+
+
+def test_words_are_joined_to_sentences_also_if_the_first_row_is_bad(tmp_path: Path) -> None:
+    words = "".join(f"{n // 2 + 2},w{n},T{n}\n" for n in range(6))
+    (tmp_path / "ner.csv").write_text(f"sentence_id,word,tag\n1,one,field,too many\n{words}")
+    found = opened(tmp_path / "ner.csv", roles=TAGS, skip=True)
+    assert [row.values["tokens"] for row in found.rows()] == [["w0", "w1"], ["w2", "w3"], ["w4", "w5"]]
+
+
 @pytest.mark.parametrize(("name", "texts"), [("tag", "patterns"), ("intent", "text")])
 def test_each_text_of_an_intent_is_a_row_also_to_predict(tmp_path: Path, name: str, texts: str) -> None:
     intents = [{name: f"tag {n}", texts: [f"say {n}", f"tell {n}"], "responses": ["Yes."]} for n in range(3)]

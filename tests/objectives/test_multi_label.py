@@ -120,9 +120,11 @@ def test_the_labels_of_a_row_in_every_form(tmp_path: Path, section: dict[str, An
     assert batch.labels.tolist() == [[1, 0, 0, 1], [0, 0, 0, 0], [0, 0, 0, 0]]
 
 
-def test_columns_of_zeros_and_ones_are_labels_of_their_names_also_of_those_that_no_row_has(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("no", "yes"), [("0", "1"), ("False", "True"), ("0.0", "1.0")])
+def test_columns_of_zeros_and_ones_are_labels_of_their_names_also_of_those_that_no_row_has(tmp_path: Path, no: str, yes: str) -> None:
     path = tmp_path / "rows.csv"
-    path.write_text("text,animal,motion,size\nthe cat,1,0,0\nthe hat,0,0,0\nthe big dog,1,0,1\n", encoding="utf-8")
+    rows = ["text,animal,motion,size", f"the cat,{yes},{no},{no}", f"the hat,{no},{no},{no}", f"the big dog,{yes},{no},{yes}"]
+    path.write_text("\n".join(rows) + "\n", encoding="utf-8")
     section = MultiLabelSection(kind="multi_label")
     source = open_source(
         SourceSection(path=str(path), columns={"labels": ["animal", "motion", "size"]}), "all", None, roles=MultiLabelSection.roles
@@ -131,7 +133,7 @@ def test_columns_of_zeros_and_ones_are_labels_of_their_names_also_of_those_that_
     found = [section.labels_in(row.values["labels"]) for row in source.rows()]
     assert [[name for name, applies in one.items() if applies] for one in found] == [["animal"], [], ["animal", "size"]]
     words = SourceSection(path=str(path), columns={"labels": ["text", "motion"]})
-    assert next(iter(open_source(words, "all", None, roles=MultiLabelSection.roles).rows())).values["labels"] == ["the cat", "0"]
+    assert next(iter(open_source(words, "all", None, roles=MultiLabelSection.roles).rows())).values["labels"] == ["the cat", no]
 
 
 @pytest.mark.parametrize(

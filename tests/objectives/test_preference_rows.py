@@ -1,9 +1,12 @@
 """Rows of preferences: every form, what is dropped and counted, what is refused, and that whole prompts are held out together."""
 
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow
+import pyarrow.parquet
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -125,6 +128,24 @@ def test_good_and_bad_completions_of_a_prompt_are_joined_wherever_they_are(tmp_p
     assert read(tmp_path, *whole) == [(MESSAGES, [[answer("a")], [answer("b")]], [0, 1])]
     [wrong] = read(tmp_path, {"prompt": "p", "completion": "a", "label": "maybe"})
     assert wrong.message.endswith("rows.jsonl:1: the label 'maybe' of a completion is neither true nor false, good nor bad; correct it")
+
+
+@pytest.mark.parametrize("order", [[0, 1, 2], [2, 0, 1], [0, 2, 1]])
+def test_completions_are_joined_also_beside_rows_of_another_form(tmp_path: Path, order: list[int]) -> None:
+    rows = [
+        {"prompt": "p", "completion": "a", "label": False},
+        {"prompt": "p", "completion": "b", "label": True},
+        {"prompt": "q", "chosen": "c", "rejected": "d"},
+    ]
+    assert read(tmp_path, *(rows[number] for number in order)) == [("q", ["c", "d"], [0, 1]), ("p", ["b", "a"], [0, 1])]
+
+
+def test_completions_of_messages_with_dates_are_joined(tmp_path: Path) -> None:
+    prompt = [{**user("p"), "date": datetime(2026, 12, day)} for day in (1, 1, 2)]
+    table = {"prompt": [[message] for message in prompt], "completion": ["a", "b", "a"], "label": [False, True, True]}
+    pyarrow.parquet.write_table(pyarrow.table(table), tmp_path / "rows.parquet")
+    [source] = training_sources(DataSection.model_validate({"train": [{"path": str(tmp_path / "rows.parquet")}]}), PREFERENCE_ROLES)
+    assert [row.values["completions"] for row in source.rows()] == [["a", "b"], ["a"]]
 
 
 def test_many_completions_of_a_prompt_are_several_rows_with_good_and_bad_ones(tmp_path: Path) -> None:
@@ -324,6 +345,12 @@ def test_votes_in_columns_of_their_own_ties_and_what_is_no_vote(tmp_path: Path) 
     assert dropped.dropped
     with pytest.raises(DataError, match="column 'winner' holds 0, not a vote for one of two responses: a or b, 1 or 2, or tie"):
         read(tmp_path, other)
+
+
+@pytest.mark.parametrize("winner", ["A>B", "[[B >> A]]", "A=B"])
+def test_a_comparison_of_two_responses_is_no_vote_for_the_last_one(tmp_path: Path, winner: str) -> None:
+    with pytest.raises(DataError, match="not a vote for one of two responses: a or b, 1 or 2, or tie"):
+        read(tmp_path, {"prompt": "is it", "response_a": "yes", "response_b": "no", "winner": winner})
 
 
 @pytest.mark.parametrize(

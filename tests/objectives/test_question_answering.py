@@ -27,7 +27,8 @@ from tfkit.recipe.reading.overrides import parse_overrides
 from tfkit.recipe.reading.read import read_document
 from tfkit.recipe.schema.data_sections import SourceSection
 from tfkit.recipe.schema.question_answering_section import QuestionAnsweringSection
-from tfkit.tokenizer import save_tokenizer
+from tfkit.tokenizer import save_tokenizer, train_byte_bpe
+from tfkit.tokenizer.joined_texts import WindowEncoder
 
 TOKENIZER = tokenizer()
 CONFIG = ENCODER | {"head": {"kind": "spans"}}
@@ -352,6 +353,14 @@ def test_a_long_question_is_cut_and_a_context_without_room_is_refused(tmp_path: 
         answering(length=6)
     with pytest.raises(ModelError, match="use a model with one of WordPiece"):
         QuestionAnswering(QuestionAnsweringSection(kind="question_answering"), tokenizer("byte_bpe", vocab_size=400, add_bos=False), 24)
+
+
+def test_a_question_is_cut_before_a_character_of_which_it_would_have_only_some_bytes() -> None:
+    """With the whole character it would be longer than half of the room, which was refused as damage of the tokenizer."""
+    bytes_only = train_byte_bpe(["the cat"], 257, add_bos=True)
+    [windows] = WindowEncoder(bytes_only, 10, 4).encode([("ab🙂 or not", "the cat")])
+    assert windows.truncated
+    assert {window.question_tokens for window in windows.windows} == {2}
 
 
 def test_an_answer_that_is_in_no_window_is_counted(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tokenizers import AddedToken, pre_tokenizers, processors
+from tokenizers import AddedToken, models, pre_tokenizers, processors
 from tokenizers import Tokenizer as Backend
 from transformers import AutoTokenizer
 
@@ -166,3 +166,12 @@ def test_a_cased_vocabulary_is_refused_for_a_class_that_lowers_by_default(tmp_pa
     (tmp_path / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "BertTokenizer", **settings}))
     with pytest.raises(ModelError, match=r"tokenizer_config.json: do_lower_case is True.*, but tokenizer.json was made with False"):
         load_tokenizer(tmp_path)
+
+
+def test_the_template_of_a_vocabulary_without_an_x_is_found(tmp_path: Path) -> None:
+    names = ["[CLS]", "[SEP]"]
+    bases = Backend(models.BPE({entry: number for number, entry in enumerate([*names, *"ACGT"])}, []))
+    with_tokens(bases, names, "[CLS] $A [SEP]").save(str(tmp_path / "tokenizer.json"))
+    tokenizer = load_tokenizer(tmp_path)
+    assert tokenizer is not None
+    assert tokenizer.encode_texts(["GAT", "x", ""]) == [[0, 4, 2, 5, 1], [0, 1], [0, 1]]

@@ -102,7 +102,7 @@ class WindowEncoder:
             most = self.room // 2
             strides = [min(self.overlap, (self.room - min(len(encoding), most)) // 2) for encoding in questions]
             truncated = [
-                (question if len(encoding) <= most else question[: encoding.offsets[most - 1][1]], context)
+                (question if len(encoding) <= most else question[: _end_of(encoding, most)], context)
                 for encoding, (question, context) in zip(questions, pairs, strict=True)
             ]
             windows: dict[int, list[Window]] = {}
@@ -113,6 +113,11 @@ class WindowEncoder:
                 for i, first in zip(indices, encodings, strict=True):
                     windows[i] = [_window(encoding, pairs[i][1]) for encoding in (first, *first.overflowing)]
         return [QuestionWindows(windows[i], len(encoding) > most) for i, encoding in enumerate(questions)]
+
+
+def _end_of(encoding: tokenizers.Encoding, count: int) -> int:
+    """Return the place at which the first `count` tokens of a longer text end, before a character of which they have only some bytes."""
+    return int(min(encoding.offsets[count - 1][1], encoding.offsets[count][0]))
 
 
 def _window(encoding: tokenizers.Encoding, context: str) -> Window:

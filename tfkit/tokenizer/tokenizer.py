@@ -154,6 +154,9 @@ class Tokenizer:
     def _template(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
         with tokenizer_errors():
             probe = self.backend.encode("x")
+            if 0 not in probe.special_tokens_mask:  # a vocabulary without x, such as one of bases of DNA
+                entries = map(self.backend.encode, self.backend.get_vocab())
+                probe = next((entry for entry in entries if 0 in entry.special_tokens_mask), probe)
         first = next((i for i, special in enumerate(probe.special_tokens_mask) if not special), len(probe.ids))
         last = first + probe.special_tokens_mask.count(0)
         return tuple(probe.ids[:first]), tuple(probe.ids[last:])

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple, TypeVar
 from tfkit.recipe.schema.roles import Form
 
 Part = TypeVar("Part")
+_MAX_DIGITS = 20  # of the number of a class: int() refuses more than 4300
 
 
 class Unfit(NamedTuple):
@@ -43,8 +44,8 @@ def with_class_names(value: str | list[str] | Unfit, names: Sequence[str]) -> An
         return next((label for label in labels if isinstance(label, Unfit)), labels)
     if isinstance(value, Unfit) or value in names:
         return value
-    number = int(value) if value.isdecimal() else len(names)
-    return ClassName(names[number], number) if number < len(names) else Unfit(f"{value!r}", f"a class from 0 to {len(names) - 1}")
+    number = int(value) if value.isdecimal() and len(value) <= _MAX_DIGITS else len(names)
+    return ClassName(names[number], number) if number < len(names) else Unfit(f"{value!r}"[:80], f"a class from 0 to {len(names) - 1}")
 
 
 def kind_of(value: Any) -> str:

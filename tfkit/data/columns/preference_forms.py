@@ -66,8 +66,12 @@ def read_votes(value: Any) -> list[float] | Unfit:
 
 
 def _sides_of(vote: object) -> list[int]:
-    """Return the indices of the completions that a vote is for, by its last word: [0], [1], or for a tie [0, 1]; empty if it is no vote."""
-    name = re.split(r"[\W_]+", str(vote).strip().lower().partition("(")[0].strip())[-1]
+    """Return the indices of the completions that a vote is for, by its last word: [0], [1], or for a tie [0, 1]; empty if it is no vote.
+
+    A comparison such as A>B is no vote: its last word is the side that lost.
+    """
+    text = str(vote).strip().lower().partition("(")[0].strip()
+    name = "" if re.search("[<>=]", text) else re.split(r"[\W_]+", text)[-1]
     return [side for side, names in enumerate(_SIDES) if name in names]
 
 

@@ -86,18 +86,22 @@ def read_label_set(value: Any) -> str | list[str] | dict[str, bool] | Unfit:
 
 
 def _read_flags(value: Mapping[str, Any]) -> list[str] | dict[str, bool] | Unfit:
-    """Read a mapping from label names to 0 or 1; in a mapping with other values, each value that is not blank is a label."""
+    """Read a mapping from label names to 0 or 1; in a mapping with other values, each value that is not blank is a label.
+
+    In a table that pandas wrote, 0 and 1 may be False and True, or 0.0 and 1.0.
+    """
     literals = {str(name): "" if cell is None else read_literal(cell) for name, cell in value.items()}
     for name, literal in literals.items():
         if isinstance(literal, Unfit):
             return Unfit(f"{literal.found} for {name!r}", "0 or 1, or a label")
     cells = {name: str(literal).strip() for name, literal in literals.items()}
     labels = [cell for cell in cells.values() if cell]
-    if not labels or not {*labels} <= _FLAGS.keys():
+    flags = {name: _FLAGS[flag] for name, cell in cells.items() if (flag := cell.lower().removesuffix(".0")) in _FLAGS}
+    if not labels or len(flags) < len(labels):
         return labels
     if len(labels) < len(cells):
         return Unfit(f"nothing for {next(name for name, cell in cells.items() if not cell)!r}", "0 or 1")
-    return {name: _FLAGS[cell] for name, cell in cells.items()}
+    return flags
 
 
 def read_answers(value: Any) -> list[dict[str, Any]] | Unfit:

@@ -122,17 +122,20 @@ def read_conllu(content: Content, columns: Columns, header: tuple[str, ...] = ()
 
 
 def sentences_of(records: Records, columns: Columns) -> Records:
-    """Group the rows of a table into sentences if words are read and each row holds one word: the table has a column of words, and either a
-    column that numbers or names the sentences, or blank rows between them. Each column becomes a list; the column of the words is also
-    `tokens`, and the last column also `tags`. Other tables are returned unchanged.
+    """Group the rows of a table into sentences if words are read and each row holds one word: the table has a column of words, most of its
+    cells are single words, and either a column numbers or names the sentences, or blank rows are between them. Each column becomes a list;
+    the column of the words is also `tokens`, and the last column also `tags`. Other tables are returned unchanged.
     """
     first = [*islice(records, _SEARCHED_ROWS)]
     rows = chain(first, records)
-    known = {normalized(name): name for record in first[:1] if isinstance(record, Record) for name in record.values}
+    found = [record.values for record in first if isinstance(record, Record)]
+    known = {normalized(name): name for values in found[:1] for name in values}
     word, number = (next((known[name] for name in names if name in known), None) for names in (_WORDS, _SENTENCES))
     reads_words = columns.beyond_roles or any(role.form == "texts" for role in columns.roles)
-    has_blank = any(isinstance(record, Record) and not any(record.values.values()) for record in first)
+    has_blank = any(not any(values.values()) for values in found)
     if word is None or not reads_words or (number is None and not has_blank):
+        return rows
+    if 2 * sum(len(values[word].split()) > 1 for values in found) > len(found):
         return rows
     return (_sentence([*group], word) for sentence, group in groupby(rows, _Sentences(number)) if sentence is not None)
 

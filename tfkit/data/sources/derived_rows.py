@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cache
 from heapq import nsmallest
-from itertools import chain
 from typing import TypeVar
 
 from tfkit.data.columns.preference_forms import is_whole, read_flag
@@ -60,23 +59,21 @@ def joined_rows(source: Source) -> DerivedRows:
 
     A prompt with many completions gives several rows of about eight completions, with good and bad ones in each, since all pairs in a row
     are compared; with one good and 200 bad ones the good one is in each row. Rows are in the order in which their prompts first occur, and
-    all are read before the first is yielded, since a prompt may recur at the end of a file. A source with rows of another shape is passed
-    on as a stream.
+    all are read before the first is yielded, since a prompt may recur at the end of a file. Rows of another shape are passed on as they are
+    read.
     """
     return DerivedRows(source, _joined, f"joined {_VERSION}")
 
 
 def _joined(rows: Iterator[Row]) -> Iterator[Row]:
-    first = next(rows, None)
-    if first is None:
-        return
-    if "completion" not in first.values:
-        yield first
-        yield from rows
-        return
     by_prompt: dict[str, list[Row]] = {}
-    for row in map(split_prompt, chain([first], rows)):
-        by_prompt.setdefault(json.dumps(row.values.get("prompt", "")), []).append(row)
+    for row in rows:
+        if "completion" not in row.values:
+            yield row
+            continue
+        split = split_prompt(row)
+        prompt = json.dumps(split.values.get("prompt", ""), default=str)  # a message may have dates among its fields
+        by_prompt.setdefault(prompt, []).append(split)
     for group in by_prompt.values():
         yield from map(_join, _divide(group))
 
