@@ -88,7 +88,9 @@ def test_a_series_of_another_time_is_refused_before_there_is_a_folder(base: Path
 
 def test_a_run_that_cannot_end_within_its_series_is_refused_before_its_first_step(base: Path) -> None:
     short = grid(base, "short.csv", -0.5, 1, rows=2)
-    pretrain(base / "long", base / "tiny.yaml", f"carbon.intensity_file={short}", "training.steps=100000000").exits(3, "short.csv: ends at")
+    changes = (f"carbon.intensity_file={short}", "training.steps=100000000")
+    pretrain(base / "long", base / "tiny.yaml", *changes).exits(3, "short.csv: ends at")
+    run_tfkit(base, ["pretrain", str(base / "tiny.yaml"), "--dry-run", *changes]).exits(3, "short.csv: ends at")
     assert not [*(base / "long/checkpoints").glob("*")]
 
 
