@@ -133,6 +133,18 @@ def test_a_function_of_the_users_own(tmp_path: Path) -> None:
         rule(kind="python", function=f"{file}:reward")
 
 
+def test_the_file_of_a_users_function_may_have_dataclasses_with_annotations_that_are_texts(tmp_path: Path) -> None:
+    for folder, value in (("first", 1), ("second", 2)):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "mine.py").write_text(
+            "from __future__ import annotations\n\nimport pickle\nfrom dataclasses import dataclass\n\n\n"
+            f"@dataclass\nclass Parts:\n    value: float = {value}\n\n\n"
+            "def reward(row, text):\n    return pickle.loads(pickle.dumps(Parts())).value\n"
+        )
+    mine = [rule(kind="python", function=f"{tmp_path / folder}/mine.py:reward", allow_code=True) for folder in ("first", "second")]
+    assert Rules(mine, ALL)(ROW, "42").value == 3
+
+
 def test_the_output_of_a_users_function_is_not_that_of_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = tmp_path / "loud.py"
     file.write_text(

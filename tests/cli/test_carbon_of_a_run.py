@@ -1,5 +1,6 @@
 """The energy of a real run, as its result, its receipt and its last lines have it, of power that is made up; and intensities over time."""
 
+import re
 import shutil
 import time
 from datetime import UTC, datetime, timedelta
@@ -87,8 +88,19 @@ def test_a_series_of_another_time_is_refused_before_there_is_a_folder(base: Path
 
 def test_a_run_that_cannot_end_within_its_series_is_refused_before_its_first_step(base: Path) -> None:
     short = grid(base, "short.csv", -0.5, 1, rows=2)
-    pretrain(base / "long", base / "tiny.yaml", f"carbon.intensity_file={short}", "training.steps=100000000").exits(3, "short.csv: ends at")
+    changes = (f"carbon.intensity_file={short}", "training.steps=100000000")
+    pretrain(base / "long", base / "tiny.yaml", *changes).exits(3, "short.csv: ends at")
+    run_tfkit(base, ["pretrain", str(base / "tiny.yaml"), "--dry-run", *changes]).exits(3, "short.csv: ends at")
     assert not [*(base / "long/checkpoints").glob("*")]
+
+
+def test_the_length_of_a_run_in_minutes_is_compared_with_its_series(base: Path) -> None:
+    """Not the steps in its recipe, which the minutes replace."""
+    series = f"carbon.intensity_file={grid(base, 'minutes.csv', -5, 10)}"
+    pretrain(base / "hours", base / "tiny.yaml", "--minutes", "600", series).exits(3, "minutes.csv: ends at")
+    own = (base / "tiny.yaml").read_text(encoding="utf-8")
+    (base / "endless.yaml").write_text(re.sub(r"\b(steps|every): \d+", r"\1: 100000000", own), encoding="utf-8")
+    pretrain(base / "seconds", base / "endless.yaml", "--minutes", "0.05", series).exits(0)
 
 
 def test_what_was_a_series_of_the_run_is_none_of_a_later_command(base: Path) -> None:

@@ -311,6 +311,22 @@ def test_the_planned_start_excludes_the_time_of_what_is_cached_now(place: Path, 
     assert 400 <= ahead.table_seconds["start"] < now.table_seconds["start"] - 500
 
 
+def test_an_estimate_that_is_corrected_by_a_few_steps_has_the_evaluations_of_its_own_length(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(place)
+    monkeypatch.setattr(speed_measurements, "SECONDS", 0.001)
+    document = recipe_of("causal_lm")
+    recipe = RecipeText(Path("<recipe>"), dump_document(document | {"evaluation": {"every": 2, "max_tokens": 100}})).read()
+    with isolated(), interrupts(None) as stop:
+        run = Run(recipe, CPU, Silent(), stop, Meter(), RunForecaster())
+        run.prepare()
+        corrected = run.forecaster.measure(run)
+        for steps, evaluations in ((4, 2), (60, 30)):
+            run.recipe = recipe.with_fields({"training.steps": steps})
+            assert f"and {evaluations} evaluations of" in corrected(run.forecast()).assumptions["seconds"]
+
+
 def test_median_errors_are_those_of_one_machine(cache: Path) -> None:
     for run in (RUN, replace(RUN, predicted_seconds=30.0, kwh=None), replace(RUN, machine="there", predicted_seconds=1e9)):
         remember(run)

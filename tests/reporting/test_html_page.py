@@ -343,7 +343,9 @@ def test_long_runs_make_short_pages(tmp_path: Path) -> None:
     assert len(thin(points, 100)) <= 400
 
 
-@pytest.mark.parametrize(("low", "high"), [(0.0, 1.0), (2.2, 2.4), (-3.0, 7e9), (1e-9, 2e-9), (5.0, 5.0), (0.0, 0.0), (-1e29, 1e29)])
+@pytest.mark.parametrize(
+    ("low", "high"), [(0.0, 1.0), (2.2, 2.4), (-3.0, 7e9), (1e-9, 2e-9), (1e-13, 3e-13), (5.0, 5.0), (0.0, 0.0), (-1e29, 1e29)]
+)
 def test_ticks_are_round_and_cover_the_range(low: float, high: float) -> None:
     found = ticks(low, high)
     assert 2 <= len(found) <= 7

@@ -83,12 +83,14 @@ def code_hashes(files: Mapping[str, str]) -> list[str]:
 def open_code(place: str, path: str, permission: CodePermission) -> tuple[ModuleType, str]:
     """Run a file of code, and return its module and its SHA-256. Raises UsageError if it may not be run, or fails.
 
-    The content whose hash was checked is run: a file of compiled code beside it, which Python would prefer, is ignored.
+    The content whose hash was checked is run: a file of compiled code beside it, which Python would prefer, is ignored. The module is
+    among `sys.modules`, where its dataclasses and its pickled objects are looked up.
     """
     content = read_code(place, path)
     sha256 = permission._check(place, path, content)
-    module = ModuleType(f"tfkit_code_{Path(path).stem}")
+    module = ModuleType(f"tfkit_code_{sha256}")
     module.__file__ = os.path.abspath(path)
+    sys.modules[module.__name__] = module
     with running_code(f"{place}: {path} cannot be run"):
         exec(compile(content, module.__file__, "exec", dont_inherit=True), module.__dict__)
     return module, sha256

@@ -236,7 +236,7 @@ def ticks(low: float, high: float, most: int = _MOST_TICKS) -> list[float]:
     power = 10.0 ** math.floor(math.log10(raw))
     step = next(size * power for size in (1, 2, 5, 10, 20) if math.ceil(high / (size * power)) - math.floor(low / (size * power)) <= most)
     first = math.floor(low / step)
-    return [round(step * index, 12) for index in range(first, math.ceil(high / step) + 1)]
+    return [float(f"{step * index:.12g}") for index in range(first, math.ceil(high / step) + 1)]
 
 
 def time_ticks(low: float, high: float, most: int = _MOST_TICKS) -> list[float]:

@@ -3,7 +3,7 @@
 import math
 import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -58,7 +58,7 @@ class Probe:
     energy_kwh: float | None
     iteration_steps: int | None  # steps on each iteration of sampled responses; None without them
     evaluation: tuple[float, float] = (0.0, 0.0)  # seconds of a partial evaluation, and its fraction of a whole one
-    evaluations: int = 0  # of the whole run
+    count_evaluations: Callable[[Recipe, int], int] = lambda *_: 0  # of a run by this recipe, of this many steps
 
     @property
     def timed(self) -> Sequence[ProbeStep]:
@@ -106,6 +106,7 @@ def probe_run(run: Run, count: int) -> Probe:
         # no longer fit into the gaps, and the process allocates more. In a run this happens sooner or later.
         components.stepper.try_out(1, loader.step(0)[0])
     evaluation = _evaluate(recipe, data, components, sum(step.tokens for step in steps), stop)
+    rows, sizes = loader.rows, loader.sizes  # not the loader, which may hold the model
     return Probe(
         steps,
         loader.micro_batch_size,
@@ -116,7 +117,7 @@ def probe_run(run: Run, count: int) -> Probe:
         energy / 1000 if energy > 0 else None,
         loader.steps if isinstance(loader, RolloutLoader) else None,
         evaluation,
-        evaluation_count(recipe, data, loader, components.plan.steps),
+        lambda recipe, steps: evaluation_count(recipe, data, rows, sizes, steps),
     )
 
 
@@ -185,7 +186,8 @@ def with_probe(plan: Estimate, recipe: Recipe, probe: Probe, device: torch.devic
     """Return the plan with time, memory and energy from a probe; the time of start, decoding and checkpoints is still that of the table."""
     steps, (evaluation_seconds, fraction) = probe.seconds_of(plan.tokens, plan.steps), probe.evaluation
     each = evaluation_seconds / fraction if fraction else 0.0
-    evaluations = Range(1 / _SPREAD, 1.0, _SPREAD) * (probe.evaluations * each)
+    count = probe.count_evaluations(recipe, plan.steps)
+    evaluations = Range(1 / _SPREAD, 1.0, _SPREAD) * (count * each)
     rate_trial = steps * (plan.flops["trial"] / max(1.0, plan.training_flops + plan.flops["recomputed"]))
     rest = {name: plan.table_seconds[name] for name in ("start", "checkpoints")} | {"setup": probe.setup_seconds}
     if probe.iteration_steps is None:
@@ -196,7 +198,7 @@ def with_probe(plan: Estimate, recipe: Recipe, probe: Probe, device: torch.devic
     fixed = sum(rest.values())
     seconds = steps + evaluations + rate_trial + Range(0.7 * fixed, fixed, 2 * fixed)
     how = {
-        "seconds": f"from {len(timed)} real steps of {usual:.3g} s (after {first} slower ones), and {probe.evaluations} evaluations of "
+        "seconds": f"from {len(timed)} real steps of {usual:.3g} s (after {first} slower ones), and {count} evaluations of "
         f"{each:.3g} s, extrapolated from {fraction:.0%} of one; {fixed:.3g} s for start, first steps and checkpoints",
         "memory_bytes": f"the peak of these steps and the evaluation, plus extrapolated growth; by formula {plan.memory_bytes:,}",
     }

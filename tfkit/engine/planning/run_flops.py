@@ -6,11 +6,12 @@ Also count the run's workload, in the operations whose speeds are measured (mach
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
-from tfkit.data import Loader, StepLoader
+from tfkit.data import BatchSizes, Loader, Rows
+from tfkit.engine.assembly.components import in_steps
 from tfkit.engine.assembly.memory_plan import checkpoint_bytes, trained_numel
 from tfkit.engine.assembly.step_flops import StepFlops, pretraining_flops, reference_flops, sampled_flops
 from tfkit.engine.assembly.training_data import TrainingData
@@ -121,7 +122,7 @@ def run_flops(
     whole = sample * (rows / sample.rows) + pretraining_flops(recipe, data, model, rows)
     forward, backward = whole.forward, whole.backward
     held_out = sum(tokens_of(validation.stored) for validation in data.validation)
-    evaluations = evaluation_count(recipe, data, loader, steps)
+    evaluations = evaluation_count(recipe, data, loader.rows, loader.sizes, steps)
     parts = {
         "forward": forward.total,
         "backward": backward.total,
@@ -164,7 +165,7 @@ def _other_work(
         batches = iterations * -(-rollouts.responses // at_once) + evaluations * -(-held_out // recipe.evaluation.batch_size)
         decoded += batches * rollouts.section.max_new_tokens
         sampled += (iterations * rollouts.responses + evaluations * held_out) * rollouts.section.max_new_tokens
-    saves = _count_intervals(recipe.checkpoint.every, loader, steps)
+    saves = _count_intervals(in_steps(recipe.checkpoint.every, loader.rows, loader.sizes), steps)
     own, *further = (
         4.0 * sum(one.numel() for one in each.parameters()) for each in (model, *(one.model for one in data.objective.companions))
     )
@@ -178,9 +179,9 @@ def _other_work(
     }
 
 
-def evaluation_count(recipe: Recipe, data: TrainingData, loader: StepLoader[Any], steps: int) -> int:
+def evaluation_count(recipe: Recipe, data: TrainingData, rows: Rows, sizes: BatchSizes, steps: int) -> int:
     """Count the evaluations of a run: at its intervals, at its end, and before the first step of a fine-tuning."""
-    return _count_intervals(recipe.evaluation.every, loader, steps) + (data.start is not None)
+    return _count_intervals(in_steps(recipe.evaluation.every, rows, sizes), steps) + (data.start is not None)
 
 
 def _sample_count(data: TrainingData, evaluations: int) -> int:
@@ -188,9 +189,8 @@ def _sample_count(data: TrainingData, evaluations: int) -> int:
     return evaluations - (data.start is not None)
 
 
-def _count_intervals(every: int | Literal["epoch"] | None, loader: StepLoader[Any], steps: int) -> int:
-    """Count the intervals of a run, the last of which may be shorter; None: a single one."""
-    interval = loader.sizes.steps(len(loader.rows)) if every == "epoch" else every
+def _count_intervals(interval: int | None, steps: int) -> int:
+    """Count the intervals of a run, in steps, the last of which may be shorter; None: a single one."""
     return (steps // interval if interval else 0) + (not interval or steps % interval > 0)
 
 

@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 
+from tfkit.carbon.place import require_long_series
 from tfkit.engine.assembly.training_rows import training_baselines
 from tfkit.engine.inference.session import Session
 from tfkit.engine.planning.cluster import with_cluster
@@ -82,6 +83,7 @@ def dry_run(request: TrainingRequest, session: Session, *, rows: int, options: R
         fields = fit_length(run, options.minutes, options.named)
         decided = read_document(decided.document, str(decided.path), fields, decided.source.comment)
     estimate = run.forecast(ahead=True)
+    require_long_series(run.recipe.carbon, estimate.seconds.low)
     if ranks > 1:  # the ranks share the time and energy of this machine
         of_ranks = with_cluster(estimate, run.recipe, run.data, ranks, None)
         estimate = replace(

@@ -239,9 +239,7 @@ class _Attempt:
         run.folder = folder
         run.prepare(begun=folder.begun)
         if run.needs_forecast:
-            estimate = run.forecast()
-            if not folder.begun:
-                require_long_series(recipe.carbon, estimate.seconds.low)
+            run.forecast()
         return run
 
     def _decide_by_data(self, run: "Run") -> RequestRecord:
@@ -252,6 +250,8 @@ class _Attempt:
             run.data.objective.evaluation_objective.check_metric(gate.metric.rpartition(".")[2])
         if options.minutes is not None and not self.folder.begun:
             given = given.with_decided(fit_length(run, options.minutes, options.named, measures=True))
+        if run.planned is not None and not self.folder.begun:
+            require_long_series(run.recipe.carbon, run.planned.seconds.low)
         if self.recipe.training.trial_rates is not None:
             from tfkit.engine.training_run.rate_trial import choose_rate
 
