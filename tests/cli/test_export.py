@@ -166,6 +166,9 @@ REFUSED: dict[str, tuple[str, dict[str, Any], str, str]] = {
     "windows in another order": ("gemma2-2b", {"head_dim": 16, "attention": {"windows": [None, 8]}}, "gpt2", "do not have a window each"),
     "Gemma 3 without windows": ("gemma3-1b", {"head_dim": 16, "attention": {"windows": [None]}}, "gpt2", "do not have a window each"),
     "a cap that Gemma 3 has no field for": ("gemma3-1b", {"head_dim": 16, "head": {"tied": True, "softcap": 3.0}}, "gpt2", "a soft cap"),
+    "scores without a cap": ("gemma2-2b", {"head_dim": 16, "attention": {"softcap": None}}, "gpt2", "attention scores have no soft cap"),
+    "logits without a cap": ("gemma2-2b", {"head_dim": 16, "head": {"tied": True, "softcap": None}}, "gpt2", "logits have no soft cap"),
+    "as many layers as 27B, whose scale differs": ("gemma2-2b", {"head_dim": 32, "decoder_layers": 46}, "gpt2", "have the scale"),
     "yarn": (
         "qwen3-0.6b",
         {"num_kv_heads": 2, "position": {"kind": "rotary", "scaling": {"kind": "yarn", "factor": 2.0, "original_context_length": 32}}},

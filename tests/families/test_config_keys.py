@@ -15,8 +15,8 @@ from tiny_references import CASES, TOLERANCE, difference, logits_of, real, run, 
 from transformers import PreTrainedConfig
 
 from tfkit.errors import ModelError
-from tfkit.families import MODEL_TYPES
-from tfkit.families.config_fields import FOREIGN_KEYS
+from tfkit.families import FAMILIES, MODEL_TYPES
+from tfkit.families.config_fields import FOREIGN_KEYS, UnsupportedError, normalize_keys
 from tfkit.hub import load
 
 BASES = {"llama": "llama", "mistral": "mistral", "gemma2": "gemma2", "gpt2": "gpt2", "openai-gpt": "gpt", "t5": "t5 1.1"}
@@ -316,3 +316,9 @@ def test_quantized_weights_are_refused_with_what_to_take_in_their_place(tmp_path
     edit_config(tmp_path, quantization_config={"quant_method": "bitsandbytes", "load_in_4bit": True})
     with pytest.raises(ModelError, match="the weights are quantized, and are not read; take the model as it was before that"):
         load(tmp_path)
+
+
+def test_quantized_weights_of_a_folder_with_images_are_refused_likewise() -> None:
+    hf = {"model_type": "gemma3", "text_config": {"model_type": "gemma3_text"}, "quantization_config": {"quant_method": "bitsandbytes"}}
+    with pytest.raises(UnsupportedError, match="the weights are quantized, and are not read"):
+        normalize_keys(hf, FAMILIES["gemma3"])

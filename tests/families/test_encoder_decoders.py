@@ -23,7 +23,9 @@ from transformers import (
     PreTrainedModel,
     T5Config,
     T5ForConditionalGeneration,
+    T5ForQuestionAnswering,
     T5ForSequenceClassification,
+    T5ForTokenClassification,
     T5Model,
 )
 from transformers.models.marian.modeling_marian import MarianSinusoidalPositionalEmbedding
@@ -227,15 +229,19 @@ def test_dropout_disturbs_as_much_as_transformers(tmp_path: Path, case: str) -> 
     assert abs(float(noises[0].mean() / noises[1].mean()) - 1) < 0.015
 
 
+@pytest.mark.parametrize(
+    "kind", [T5ForConditionalGeneration, T5ForSequenceClassification, T5ForQuestionAnswering, T5ForTokenClassification]
+)
 @torch.no_grad()
-def test_t5_starts_by_the_widths_as_transformers_does(tmp_path: Path) -> None:
+def test_t5_starts_by_the_widths_as_transformers_does(tmp_path: Path, kind: type[PreTrainedModel]) -> None:
     widths = {"d_model": 96, "d_kv": 40, "num_heads": 4, "d_ff": 200, "vocab_size": 997, "relative_attention_num_buckets": 64}
-    fresh = T5ForConditionalGeneration(T5Config(**T5 | widths, feed_forward_proj="gated-gelu"))
+    fresh = kind(T5Config(**T5 | widths, feed_forward_proj="gated-gelu"))
     fresh.save_pretrained(tmp_path)
     config = load(tmp_path).config
     save_model(tmp_path, config, build(config, 0).state_dict(), None)
     ours = load_file(tmp_path / "model.safetensors")
-    for name, theirs in fresh.named_parameters():
+    for full, theirs in fresh.named_parameters():
+        name = full.removeprefix("transformer.")
         assert float(ours[name].std()) == pytest.approx(float(theirs.std()), rel=0.15 if ours[name].numel() < 1000 else 0.04), name
 
 

@@ -303,6 +303,14 @@ def test_the_buckets_of_distances_are_transformers() -> None:
         assert torch.equal(vectors.bucket(distances), make_log_bucket_position(distances, buckets, farthest).long())
 
 
+def test_a_last_distance_just_beyond_the_near_ones_is_refused() -> None:
+    """The logarithm by which far distances are divided into buckets would be 0."""
+    preset = PRESETS["deberta-v3-base"][1]
+    with pytest.raises(ValueError, match="max_distance 5 is not above 5"):
+        ModelConfig.model_validate(preset | {"position": {"kind": "disentangled", "buckets": 8, "max_distance": 5}})
+    ModelConfig.model_validate(preset | {"position": {"kind": "disentangled", "buckets": 8, "max_distance": 6}})
+
+
 def test_gradients_of_disentangled_attention_are_transformers(tmp_path: Path) -> None:
     """In float32, and in bf16 by blocks of queries, whose bias differs by row."""
     theirs = save_reference(tmp_path, "deberta")

@@ -92,6 +92,7 @@ UNEXPRESSED: dict[str, tuple[str, dict[str, Any]]] = {
     "the decoder of 2017 alone": ("transformer-2017-base", {"encoder_layers": 0}),
     "T5 as a decoder alone": ("t5-v1.1-small", {"encoder_layers": 0}),
     "Gemma 2 with heads that do not divide the width": ("gemma2-2b", {"num_heads": 5, "num_kv_heads": 5, "head_dim": 6}),
+    "wider heads in OLMoE": ("olmoe-1b-7b", {"num_kv_heads": 3, "head_dim": 12}),
     "GPT-2 without biases": ("gpt2", {"attention": {}, "mlp": {"activation": "gelu_tanh"}}),
 }
 
@@ -114,6 +115,15 @@ def test_what_no_family_expresses_goes_under_our_own_type(tmp_path: Path, preset
     assert all(path.read_bytes() == (tmp_path / "b" / path.name).read_bytes() for path in (tmp_path / "a").iterdir())
     with pytest.raises(ValueError, match=f"model type `?{OWN_TYPE}"):
         AutoModelForCausalLM.from_pretrained(tmp_path / "a")
+
+
+@torch.no_grad()
+def test_transformers_opens_a_mixtral_with_yarn_which_needs_the_width_of_heads(tmp_path: Path) -> None:
+    position = {"kind": "rotary", "scaling": {"kind": "yarn", "factor": 4.0, "original_context_length": 8}}
+    model = build(tiny_config("mixtral-8x7b", num_kv_heads=3, position=position), seed=1).eval()
+    save_model(tmp_path, model.config, model.state_dict(), None, family="mixtral")
+    theirs = AutoModelForCausalLM.from_pretrained(tmp_path).eval()
+    assert (theirs(IDS).logits - model(IDS).logits).abs().max() < 1e-5
 
 
 def test_a_number_that_a_family_cannot_state_is_not_expressed_by_it() -> None:

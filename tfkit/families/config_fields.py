@@ -87,6 +87,9 @@ _COUNTS = {
     **dict.fromkeys(("max_window_layers", "local_attention"), range(1 << 31)),
 }
 
+# Keys that a config.json has beside its text_config, and that apply to the text part, too.
+_OF_THE_FOLDER = ("architectures", "tie_word_embeddings", "quantization_config")
+
 
 def normalize_keys(hf: Mapping[str, Any], family: Family) -> dict[str, Any]:
     """Return the fields of a config.json under the names that the family's `from_hf` reads.
@@ -94,7 +97,7 @@ def normalize_keys(hf: Mapping[str, Any], family: Family) -> dict[str, Any]:
     """
     fields = dict(hf)
     if hf.get("model_type") == family.container and isinstance(text := hf.get("text_config"), dict):
-        fields = {**text, **{name: hf[name] for name in ("architectures", "tie_word_embeddings") if name in hf}}
+        fields = {**text, **{name: hf[name] for name in _OF_THE_FOLDER if name in hf}}
     for alias, name in family.aliases.items():
         if alias in fields and fields.setdefault(name, fields[alias]) != fields[alias]:
             raise UnsupportedError(f"{alias} {fields[alias]!r} and {name} {fields[name]!r} differ, but are two names of one number")

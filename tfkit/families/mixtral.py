@@ -61,7 +61,10 @@ def _from_hf(hf: dict[str, Any]) -> dict[str, Any]:
 
 
 def _to_hf(config: ModelConfig) -> dict[str, Any]:
-    fields = llama.to_hf(config, (*_NO_BIAS, *llama.usual_head_dim(config)))
+    scaling = getattr(config.position, "scaling", None)
+    # transformers computes YaRN's wavelengths of this class only with a stated head_dim.
+    left_out = () if scaling is not None and scaling.kind == "yarn" else llama.usual_head_dim(config)
+    fields = llama.to_hf(config, (*_NO_BIAS, *left_out))
     return fields | {"sliding_window": config.attention.windows[0], **expert_fields(config, "num_local_experts")}
 
 

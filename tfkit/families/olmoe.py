@@ -9,6 +9,7 @@ from dataclasses import replace
 from typing import Any
 
 from tfkit.families import llama
+from tfkit.families.config_fields import UnsupportedError
 from tfkit.families.mixtral import expert_fields, expert_rules
 from tfkit.families.qwen3 import QK_NORMS
 from tfkit.families.rules import decoder_classes
@@ -44,7 +45,9 @@ def _from_hf(hf: dict[str, Any]) -> dict[str, Any]:
 
 
 def _to_hf(config: ModelConfig) -> dict[str, Any]:
-    fields = llama.to_hf(config, ("mlp_bias", *llama.usual_head_dim(config)))
+    if config.head_dim * config.num_heads != config.dim:  # its norms of queries and keys have the width that heads usually have together
+        raise UnsupportedError(f"OLMoE's heads are hidden_size / num_attention_heads wide, not {config.head_dim}")
+    fields = llama.to_hf(config, ("mlp_bias", "head_dim"))
     normalized = config.mlp.experts is not None and config.mlp.experts.normalized
     return fields | {**expert_fields(config, "num_experts"), "norm_topk_prob": normalized}
 

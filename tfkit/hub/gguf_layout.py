@@ -151,12 +151,13 @@ def _difference(config: ModelConfig, architecture: str) -> str | None:
         return f"its experts' probabilities are {'' if experts.normalized else 'not '}divided by their sum"
     if architecture == "olmoe" and config.num_kv_heads != config.num_heads:
         return "its heads share keys and values"
-    if config.attention.scale is not None:
-        scale = (config.head_dim if config.decoder_layers != _LAYERS_27B.get(architecture) else config.dim / config.num_heads) ** -0.5
-        if abs(config.attention.scale - scale) > 1e-6:
-            return f"its attention scores have the scale {config.attention.scale:g}, whereas llama.cpp uses {scale:g}"
-    if architecture != "gemma2" and getattr(config.head, "softcap", None) is not None:
-        return "its logits have a soft cap"
+    own_scale = config.head_dim**-0.5 if config.attention.scale is None else config.attention.scale
+    scale = (config.head_dim if config.decoder_layers != _LAYERS_27B.get(architecture) else config.dim / config.num_heads) ** -0.5
+    if abs(own_scale - scale) > 1e-6:
+        return f"its attention scores have the scale {own_scale:g}, whereas llama.cpp uses {scale:g}"
+    for part, cap in (("attention scores", config.attention.softcap), ("logits", getattr(config.head, "softcap", None))):
+        if (cap is None) == (architecture == "gemma2"):  # whose scores llama.cpp divides by the cap, even if it is 0
+            return f"its {part} have {'no' if cap is None else 'a'} soft cap"
     return _difference_of_layers(config, architecture)
 
 

@@ -97,5 +97,6 @@ def _draw(name: str, matrix: Tensor, config: ModelConfig, generator: torch.Gener
                 "position_bias": config.dim,
                 "pooler": config.dim,
                 "classes": config.dim,
+                "spans": config.dim,
             }
             matrix.normal_(0.0, widths.get(name.split(".")[-2], 1) ** -0.5, generator=generator)

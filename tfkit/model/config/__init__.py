@@ -207,11 +207,11 @@ class ModelConfig(Data):
         relative = self.position if self.position.kind == "disentangled" else self.relative
         if relative is None:
             return self
-        buckets, distance = relative.buckets, relative.max_distance
+        distance, near = relative.max_distance, relative.buckets // 2 + (relative.kind == "disentangled")
         if relative.kind == "disentangled" and self.decoder_layers:
             raise ValueError("disentangled positions are for an encoder alone; remove decoder_layers")
-        if distance <= buckets // 2:
-            raise ValueError(f"position.max_distance {distance} is not above {buckets // 2}: shorter distances have a bucket each")
+        if distance <= near:
+            raise ValueError(f"position.max_distance {distance} is not above {near}: shorter distances have a bucket each")
         if self.attention.softcap is not None or self.attention.windows != [None]:
             raise ValueError("relative positions support neither attention.softcap nor attention.windows; remove them")
         return self
