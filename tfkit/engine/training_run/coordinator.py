@@ -230,7 +230,7 @@ def follow(ranks: Ranks, threads: int, listener: Listener, stop: StopRequest, gi
                 raise unhealthy or lost from None
             if message.get("finished"):
                 group.agree(0)
-                return
+                return group.close()  # else a thread of gloo that is not done yet could abort this process at its end
             if (metered := message.get("metered")) is not None:
                 meter = Meter.on_node(metered) if ranks.meters_its_node else meter
                 continue
