@@ -40,4 +40,4 @@ def find_labels(sources: Sequence[Source], labels_in: Callable[[Any], Iterable[s
 
 
 def _by_value(label: str) -> tuple[bool, int, str]:
-    return (False, int(label), label) if _NUMBER.fullmatch(label) else (True, 0, label)  # 1 and 01 have the same value
+    return (False, int(label), label) if _NUMBER.fullmatch(label) else (True, 0, label)  # 1 and 01 differ only in the last item

@@ -142,16 +142,16 @@ class Source(Protocol):
         """Return a hash of all content and of the settings that select from it, equal only for equal rows. Reads all data once."""
 
     def rows(self, skipped: dict[str, Skipped] | None = None) -> Iterator[Row]:
-        """Yield every row of this part of the data. Raises DataError with file, row and remedy. Skipped bad rows are counted in `skipped`,
-        by kind, for all of the data, since a row that cannot be read belongs to no part.
+        """Yield every row of this part of the data. Raises DataError with file, row and remedy. Bad rows that are skipped are counted by
+        kind in `skipped`, for all parts together, since a row that cannot be read belongs to no part.
         """
 
 
 @dataclass(frozen=True)
 class Part:
-    """One side of a held-out split of a source. Without a fraction, every part is the whole source.
+    """The training or the held-out part of a source. Without a fraction, each part is the whole source.
 
-    The hash of a row's key decides its side, so the split is the same on every machine, in every order, and after rows are added. Rows
+    The hash of a row's key decides its part, so the split is the same on every machine, in every order, and after rows are added. Rows
     with equal keys land in the same part. The key is the row's input, or all its text (`by="row"`, as in tfkit 0.1).
     """
 
@@ -170,9 +170,9 @@ class Part:
     def fingerprint(self, rows: Iterable[Row | BadRow]) -> str:
         """Return the part's contribution to the fingerprint of a source with these rows.
 
-        For each rule of an earlier version that would put a row on the other side, a word is added, so that caches of that version are not
-        used: `keys` for version 0.1.0, which hashed texts with leading and trailing white space; `inputs` for later versions, which hashed
-        whole texts.
+        If a rule of an earlier version would put a row into the other part, a word for that rule is added, so that caches of that version
+        are not used: `keys` for version 0.1.0, which hashed texts with leading and trailing white space; `inputs` for later versions, which
+        hashed whole texts.
         """
         if not self.is_split:
             return str(self)
