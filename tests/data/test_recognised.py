@@ -298,7 +298,7 @@ def test_as_many_classes_as_rows_are_asked_about(tmp_path: Path) -> None:
     data = DataSection(train=[SourceSection(path=str(tmp_path / "a.csv"))], validation=0.3)
     parts = [*training_sources(data, CLASSES), *validation_sources(data, CLASSES)]
     with pytest.raises(
-        DataError, match=r"^[^,]+a.csv: 30 different labels in 30 rows, so hardly any class has two; name the column of the"
+        DataError, match=r"^[^,]+a.csv: 30 different labels in 30 rows, so hardly any class has two rows; name the column of the"
     ):
         find_labels(parts)
     (tmp_path / "a.csv").write_text("text,label\n" + "".join(f"a text,id-{i % 15}\n" for i in range(30)))

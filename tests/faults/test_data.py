@@ -272,7 +272,7 @@ DAMAGED = {  # more of them, of each format alone, are in tests/data
     "text.tar": (TEXT.encode(), "damaged or no tar file"),
     "picture.tar": (packed(b"", "png.tar"), "no text, jsonl, json, csv, tsv, parquet or CoNLL file in this archive"),
     "zip in a.tar": (packed(packed(jsonl(GOOD), "jsonl.zip"), "zip.tar"), "an archive in an archive is not opened"),
-    "a.txt": (packed(jsonl(GOOD), "jsonl.zst"), "this is zstd, by its first bytes; name it with its suffix"),
+    "a.txt": (packed(jsonl(GOOD), "jsonl.zst"), "this is zstd, by its first bytes; rename it with the suffix of this format"),
     "a.7z": (b"7z\xbc\xaf\x27\x1c\0\4", "this is a 7z archive, by its first bytes; unpack it, and name its files"),
     "blank.json": (b" \n", "no rows"),
 }

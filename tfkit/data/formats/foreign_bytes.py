@@ -13,7 +13,7 @@ _NOT_WESTERN = re.compile(r"[^\x00-\x7f]{4}|[\x00-\x08\x0e-\x1fÿƒ]|[A-Za-z][^\
 _OTHER_BOMS = {b"\xff\xfe\x00\x00": "UTF-32", b"\x00\x00\xfe\xff": "UTF-32", b"\xff\xfe": "UTF-16", b"\xfe\xff": "UTF-16"}
 # The first bytes of formats that are not read, or only under their own suffix, grouped by the remedy in the message.
 _SIGNATURES = {
-    "name it with its suffix": {
+    "rename it with the suffix of this format": {
         "gzip": b"\x1f\x8b",
         "bzip2": b"BZh",
         "xz": b"\xfd7zXZ\0",

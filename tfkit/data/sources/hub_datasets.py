@@ -212,7 +212,7 @@ class StreamedSource:
         except DataError:
             raise
         except Exception as error:  # the code that reads a data set may raise anything
-            raise DataError(f"{self._where}: the stream broke off ({first_line(error)}) and nothing was kept: start it again") from error
+            raise DataError(f"{self._where}: the stream broke off ({first_line(error)}), and no row of it is kept; start again") from error
 
     def _plain(self, value: Any) -> Any:
         """Convert a date or time to text, for JSON. Raise DataError for other types."""
