@@ -20,7 +20,7 @@ from tfkit.recipe.schema.roles import LABELS, TEXT, Role
 
 
 class Record(NamedTuple):
-    """One record of a source, as read, and its place (file and line)."""
+    """The values of a record by column, before roles are read from them, and the record's place (file and line)."""
 
     values: Mapping[str, Any]
     place: str
@@ -279,14 +279,9 @@ def _input_key(roles: Sequence[Role], values: Mapping[str, Any]) -> str | None:
     if "messages" in inputs:
         inputs["messages"] = first_turn(inputs["messages"])
     elif turns := next((value for role in roles if role.form == "turns" and (value := values.get(role.name))), None):
-        return _opening_key(turns, has_prompt=any(inputs.values()))
+        if not any(inputs.values()) and isinstance(turns, str) and not is_dialogue(turns):  # a completion without a prompt
+            return None
+        return "\n".join(map(str.strip, texts_of(opening(turns))))
     elif all(role.is_input or role.form in LABELS for role in roles if role.name in values):
         return None
     return _row_text(roles, inputs, bare=True)
-
-
-def _opening_key(turns: Any, *, has_prompt: bool) -> str | None:
-    """Return the stripped text of a conversation's opening; None if the row is a completion without a prompt."""
-    if not has_prompt and isinstance(turns, str) and not is_dialogue(turns):
-        return None
-    return "\n".join(map(str.strip, texts_of(opening(turns))))

@@ -106,7 +106,8 @@ def read_conllu(content: Content, columns: Columns, header: tuple[str, ...] = ()
         if isinstance(lines, BadRow):
             yield lines
             continue
-        comments = dict(_comment(line.text) for line in lines if line.text.startswith("#") and "=" in line.text)
+        comments = (line.text.removeprefix("#").partition("=") for line in lines if line.text.startswith("#"))
+        columns_of_comments = {name.strip(): value.strip() for name, equals, value in comments if equals}
         words: list[list[str]] = []
         bad: BadRow | None = None
         for line in lines:
@@ -118,7 +119,7 @@ def read_conllu(content: Content, columns: Columns, header: tuple[str, ...] = ()
             yield bad
         elif words:
             values = [list(column) for column in zip(*words, strict=True)]
-            yield Record({**comments, **dict(zip(_CONLLU_COLUMNS, values[1:], strict=True))}, lines[0].place)
+            yield Record({**columns_of_comments, **dict(zip(_CONLLU_COLUMNS, values[1:], strict=True))}, lines[0].place)
 
 
 def sentences_of(records: Records, columns: Columns) -> Records:
@@ -163,12 +164,6 @@ def _sentence(rows: Sequence[Record | BadRow], word: str) -> Record | BadRow:
         return next(row for row in rows if isinstance(row, BadRow))
     values = {name: [row.values[name] for row in words] for name in words[0].values}
     return Record({**values, "tokens": values[word], "tags": [*values.values()][-1]}, words[0].place)
-
-
-def _comment(line: str) -> tuple[str, str]:
-    """Split a comment such as `# text = Hello.` into name and value."""
-    name, _, value = line.removeprefix("#").partition("=")
-    return name.strip(), value.strip()
 
 
 def _word_error(fields: list[str], number: int, place: str) -> BadRow | None:

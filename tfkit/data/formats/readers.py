@@ -32,9 +32,9 @@ class Layout:
 
     `format`: the format of all files; None: the suffix of each file decides. `header`: the column names of files without a header line.
     `beside`: columns in addition to those of the files, each with its parallel files: one for each file of the source, with a line for each
-    row. `keys`: the keys under which a JSON object holds the rows; empty: its only array. `recognises`: detect the layout from the first
-    lines of a file, too (tfkit 0.1 did not). `by_folder`: a text has the name of its folder as the column `folder`. `only`: the files of an
-    archive that are read; empty: all.
+    row. `keys`: the keys of a JSON object under which the rows are; empty: the object has a single array. `recognises`: detect the layout
+    from the first lines of a file, too (tfkit 0.1 did not). `by_folder`: a text has the name of its folder as the column `folder`. `only`:
+    the files of an archive that are read; empty: all.
     """
 
     format: str | None = None

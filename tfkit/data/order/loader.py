@@ -1,4 +1,4 @@
-"""The batches of a run. The batch of step n is a function of n alone, so a resumed run need not read those of earlier steps."""
+"""The batches of a run. The batch of step n is a function of n alone, so a resumed run does not replay earlier steps."""
 
 import math
 from bisect import bisect_left, bisect_right
@@ -116,7 +116,7 @@ class StepLoader(Protocol[Batch]):
 
 
 class Loader(StepLoader[Batch]):
-    """The batches of each step, from one epoch after another. If a step spans epochs, no row is lost or read twice at their boundary."""
+    """The batches of a run that reads its rows epoch after epoch. If a step spans epochs, it loses no row and reads none twice."""
 
     def __init__(
         self, rows: Rows, collate: Callable[[Any], Batch], batch_size: int | BatchSizes, micro_batch_size: int, *, ahead: bool = False

@@ -55,7 +55,7 @@ class SentencePairRows:
         static: bool = False,
         count_tokens: bool = False,
     ):
-        """`short`: the fraction of rows that are filled only up to a random length. `static`: every epoch has the pairs of the first.
+        """`short`: the fraction of rows that are filled only up to a random length. `static`: every epoch has the same pairs.
 
         Raises DataError if a row has no room for two texts, a stream has fewer than two documents with text, or a weight gives no rows or
         too many in an epoch.

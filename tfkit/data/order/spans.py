@@ -47,7 +47,7 @@ def span_lengths(raw: int, rate: float, mean_span: float) -> SpanLengths:
 
 def longest_row(length: int, rate: float, mean_span: float) -> SpanLengths:
     """Return the lengths of the longest row whose inputs fit into `length` (at least 3); they fill it exactly, except at rates near 1."""
-    rows = range(2, math.ceil(length / (1 - rate)) + 1)  # a row of length / (1 - rate) tokens keeps too many
+    rows = range(2, math.ceil(length / (1 - rate)) + 1)  # the inputs of a row of length / (1 - rate) tokens are too long
     fitting = bisect_right(rows, length, key=lambda raw: span_lengths(raw, rate, mean_span).inputs)
     return span_lengths(max(2, fitting + 1), rate, mean_span)
 

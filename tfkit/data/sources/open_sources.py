@@ -117,13 +117,13 @@ def _open_files(section: SourceSection, pattern: str, columns: Columns, part: Pa
 
 
 def _class_folders(root: Path, paths: Sequence[Path], all_paths: Sequence[Path], only: Sequence[str], columns: Columns) -> list[str]:
-    """Return the names of the folders if these are the classes of their texts: the columns read a label, and a folder has several texts on
-    average, among `paths`, which are read, or among all files of all splits. Otherwise return nothing. `only`: the files of the archive
-    `root` that are read; empty: all.
+    """Return the names of the folders if these are the classes of their texts, else nothing. They are if the columns read a label, and if a
+    folder has several texts on average, in the split that is read or in all splits together. `paths`: the files that are read; `only`: the
+    files of the archive `root` that are read; empty: all.
     """
     if "folder" not in columns.select_read(["text", "folder"]) or not (root.is_dir() or (root.is_file() and is_archive(root))):
         return []
-    groups: list[Sequence[PurePath]]  # the files that are read, and all files
+    groups: list[Sequence[PurePath]]  # the files that are read, and those of all splits
     if root.is_dir():
         groups = [[path.relative_to(root) for path in group] for group in (paths, all_paths)]
     else:

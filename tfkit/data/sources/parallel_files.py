@@ -65,7 +65,9 @@ def find_parallel(pattern: str, paths: Sequence[Path], *, of_languages: bool) ->
             groups.setdefault((path.parent, word[0]), {})[word[1]] = path
         elif named is None and (suffix_of(path) in FORMAT_OF or is_archive(path)):
             return None  # this file has columns of its own
-    sets = [columns for group in groups.values() if (columns := _set_of(group, of_languages=of_languages)) and _holds(named, columns)]
+    sets = [columns for group in groups.values() if (columns := _set_of(group, of_languages=of_languages))]
+    if named is not None:  # only the set with this file, unless the file has the labels
+        sets = [columns for columns in sets if named in columns.values() and named != columns.get("label")]
     if not sets:
         return None
     common = [column for column in sets[0] if all(column in columns for columns in sets)]
@@ -90,13 +92,6 @@ def _set_of(group: Mapping[str, Path], *, of_languages: bool) -> dict[str, Path]
     if not of_languages or len(languages) < 2 or len({_count_lines(path) for path in languages.values()}) > 1:
         return None
     return languages
-
-
-def _holds(named: Path | None, columns: Mapping[str, Path]) -> bool:
-    """Whether a set of parallel files is read. If `named` is None, every set is; else only the set with this file, unless the file has the
-    labels.
-    """
-    return named is None or (named in columns.values() and named != columns.get("label"))
 
 
 def _count_lines(path: Path) -> int:

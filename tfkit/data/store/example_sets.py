@@ -67,10 +67,10 @@ class ExampleSet:
     """All examples of a source, memory-mapped."""
 
     name: str  # the name of the source
-    arrays: Mapping[str, tuple[NDArray[Any] | HashedArray, NDArray[np.int64]]]  # values of all examples; starts, (examples + 1,)
+    arrays: Mapping[str, tuple[NDArray[Any] | HashedArray, NDArray[np.int64]]]  # values of all examples; (examples + 1,) where each begins
     lengths: NDArray[np.int32]  # (examples,) the number of tokens that the model reads
     texts: NDArray[np.uint64]  # (examples,) a hash of each row's text
-    places: tuple[NDArray[np.uint8], NDArray[np.int64]]  # places of all rows, as UTF-8; starts, (examples + 1,)
+    places: tuple[NDArray[np.uint8], NDArray[np.int64]]  # places of all rows, as UTF-8; (examples + 1,) where each begins
     max_id: int
     fingerprint: str
     cached: bool  # whether the set was already in the cache

@@ -63,7 +63,7 @@ def cache_size() -> int:
     total = 0
     for folder, _, names in os.walk(cache_folder()):
         for name in names:
-            with contextlib.suppress(OSError):  # deleted meanwhile
+            with contextlib.suppress(OSError):  # the file was deleted meanwhile
                 total += os.lstat(os.path.join(folder, name)).st_size
     return total
 
