@@ -7,6 +7,7 @@ from types import MappingProxyType
 from typing import Any, Literal, NamedTuple, Protocol
 
 from tfkit.errors import DataError
+from tfkit.units import format_number_of
 
 PartName = Literal["train", "held_out", "all"]
 SplitBy = Literal["input", "row"]
@@ -83,7 +84,7 @@ def refuse(bad_rows: Sequence[BadRow], read: int) -> DataError:
 def _count(kinds: Mapping[str, Skipped], where: str) -> str:
     total = sum(count.rows for count in kinds.values())
     counts = ", ".join(f"{count.rows:,} {kind} (first {count.first})" for kind, count in kinds.items())
-    return f"{total:,} bad row{'s' if total > 1 else ''} {where}: {counts}"
+    return f"{format_number_of(total, 'bad row')} {where}: {counts}"
 
 
 def good_rows(rows: Iterable[Row | BadRow], on_bad_row: OnBadRow, skipped: dict[str, Skipped] | None = None) -> Iterator[Row]:
@@ -212,8 +213,3 @@ class Part:
 def hash_fraction(key: bytes) -> float:
     """Return a number in [0, 1) that depends only on the key, uniformly distributed over keys."""
     return int.from_bytes(hashlib.blake2b(key, digest_size=6).digest(), "big") / 2**48
-
-
-def megabytes(count: int) -> str:
-    """Format a number of bytes as `12.3 MB`, or below 0.1 MB as `12.3 kB`."""
-    return f"{count / 1e6:.1f} MB" if count >= 100_000 else f"{count / 1e3:.1f} kB"

@@ -21,6 +21,7 @@ from tfkit.data.formats.tables import read_separated
 from tfkit.data.sources.archives import members
 from tfkit.errors import DataError
 from tfkit.recipe.schema.roles import TEXT
+from tfkit.units import format_number_of
 
 Rows = Iterator[Row | BadRow]
 _MARKED = re.compile(rf"{LABEL_MARK}(\S+)\s*")
@@ -215,5 +216,5 @@ def _add_column(record: Record | BadRow, column: str, line: Record | BadRow) -> 
 
 def _length_error(path: Path, rows: int, parallel: Path, lines: int) -> DataError:
     hint = "" if rows != 1 else "; if each line is a row, set format: lines"
-    counts = f"{path} has {rows:,} row{'s' * (rows != 1)}, but the parallel file {parallel} has {lines:,} lines"
+    counts = f"{path} has {format_number_of(rows, 'row')}, but the parallel file {parallel} has {format_number_of(lines, 'line')}"
     return DataError(f"{counts}: they must agree{hint}")

@@ -20,13 +20,14 @@ from typing import Any
 
 from tfkit.data.columns.forms import ClassName
 from tfkit.data.columns.record_columns import Columns, Record
-from tfkit.data.columns.rows import FIRST_ROWS, BadRow, OnBadRow, Part, Row, Skipped, check_rows, fingerprint_of, good_rows, megabytes
+from tfkit.data.columns.rows import FIRST_ROWS, BadRow, OnBadRow, Part, Row, Skipped, check_rows, fingerprint_of, good_rows
 from tfkit.data.formats.file_content import first_line
 from tfkit.data.formats.readers import Rows
 from tfkit.data.store.folder_cache import cache_folder, indexed_folder, read_index, reading_cache, write_index
 from tfkit.data.store.hashes import digest
 from tfkit.errors import DataError
 from tfkit.network import fetch, is_offline
+from tfkit.units import format_bytes, format_number_of
 
 _BATCH = 256  # rows decoded together
 RECORDS_VERSION = 3  # part of the folder's name: raise it when the same data set gives other records
@@ -50,7 +51,7 @@ class HubSource:
 
     def describe(self) -> str:
         """Return a description of the split, for messages: the number of rows, their megabytes, and the part."""
-        about = f"{self._where}: {len(self.dataset):,} rows, {megabytes(self.dataset.data.nbytes)}"
+        about = f"{self._where}: {format_number_of(len(self.dataset), 'row')}, {format_bytes(self.dataset.data.nbytes)}"
         return f"{about}; {self.part.describe()}" if self.part.describe() else about
 
     def fingerprint(self) -> str:
@@ -127,7 +128,7 @@ class StreamedSource:
         if index is None:
             about += f"{'all' if self.most is None else f'{self.most:,}'} rows, which are read into the cache first"
         else:
-            about += f"{index['records']:,} rows, {megabytes(sum(index['files'].values()))}, from the cache"
+            about += f"{index['records']:,} rows, {format_bytes(sum(index['files'].values()))}, from the cache"
         return f"{about}; {self.part.describe()}" if self.part.describe() else about
 
     def fingerprint(self) -> str:

@@ -15,7 +15,7 @@ from functools import cached_property
 from pathlib import Path
 
 from tfkit.data.columns.record_columns import Columns
-from tfkit.data.columns.rows import FIRST_ROWS, OnBadRow, Part, Row, Skipped, check_rows, fingerprint_of, good_rows, megabytes
+from tfkit.data.columns.rows import FIRST_ROWS, OnBadRow, Part, Row, Skipped, check_rows, fingerprint_of, good_rows
 from tfkit.data.formats.detection import detect_json_lines
 from tfkit.data.formats.file_content import BOM, content_of, decode, is_utf8, opened, read_whole, reading
 from tfkit.data.formats.foreign_bytes import foreign_file
@@ -35,6 +35,7 @@ from tfkit.data.sources.archives import member_names
 from tfkit.data.sources.derived_rows import cut_text, describe_cut
 from tfkit.errors import DataError
 from tfkit.recipe.bundled import fetch_command
+from tfkit.units import format_bytes, format_number_of
 
 _MAX_TEXTS = 100  # with more texts, a split by hash hardly ever leaves a part empty
 
@@ -62,7 +63,7 @@ class FileSource:
         numbers of files in archives and of skipped files.
         """
         count = len(self.paths)
-        about = [f"{self.name}: {count} file{'s' if count > 1 else ''}, {megabytes(self._bytes_on_disk())}"]
+        about = [f"{self.name}: {format_number_of(count, 'file')}, {format_bytes(self._bytes_on_disk())}"]
         about += [self.uses] if self.uses else []
         about += [layout] if (layout := describe_layout(self.paths[0], self.columns, self.layout)) else []
         part = describe_cut(self.part) if self.by_position else self.part.describe()
@@ -73,12 +74,12 @@ class FileSource:
         archives = [member_names(path, recognises=self.layout.recognises) for path in self.paths if is_archive(path)]
         if archives:
             inside = sum(len(read) for read, _ in archives)
-            about.append(f"{inside:,} file{'s' if inside > 1 else ''} in {'it' if count == 1 else 'archives'}")
+            about.append(f"{format_number_of(inside, 'file')} in {'it' if count == 1 else 'archives'}")
         others = [name for _, skipped in archives for name in skipped]
         if (folder := Path(self.name).expanduser()).is_dir() and not self.uses:
             others += sorted(str(path.relative_to(folder)) for path in walk(folder) if path not in self.paths)
         if others:
-            about.append(f"{len(others)} other file{'s' if len(others) > 1 else ''} skipped: {list_names(others)}")
+            about.append(f"{format_number_of(len(others), 'other file')} skipped: {list_names(others)}")
         return "; ".join(about)
 
     def fingerprint(self) -> str:

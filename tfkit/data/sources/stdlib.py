@@ -16,12 +16,13 @@ from typing import Any
 
 from tfkit.data.code import TASKS, parse
 from tfkit.data.columns.record_columns import Columns, Record
-from tfkit.data.columns.rows import OnBadRow, Part, Row, Skipped, check_rows, fingerprint_of, good_rows, megabytes
+from tfkit.data.columns.rows import OnBadRow, Part, Row, Skipped, check_rows, fingerprint_of, good_rows
 from tfkit.data.formats.file_content import reading
 from tfkit.data.formats.readers import Rows, read_rows
 from tfkit.data.store.folder_cache import cache_folder, indexed_folder, reading_cache, write_index
 from tfkit.data.store.hashes import digest
 from tfkit.errors import DataError
+from tfkit.units import format_bytes, format_number_of
 
 HELD_OUT = 0.05  # fraction of files, if the recipe gives none
 
@@ -56,7 +57,7 @@ class StdlibSource:
 
     def describe(self) -> str:
         """Return a description of the source, for messages: the number of files, their megabytes, and the part."""
-        about = f"standard library of Python {platform.python_version()}: {len(self.paths)} files, {megabytes(self.size_bytes)}"
+        about = f"standard library of Python {platform.python_version()}: {len(self.paths)} files, {format_bytes(self.size_bytes)}"
         if self.part.name == "all":
             return about
         which = "held out" if self.part.name == "held_out" else "the training part"
@@ -129,7 +130,7 @@ class StdlibTask:
         if self.part.name != "all":
             about += f" ({'held out' if self.part.name == 'held_out' else 'the training part'})"
         unread = self.index["unread"]
-        return about + (f"; {unread} file{'s' if unread > 1 else ''} skipped that this Python cannot parse" if unread else "")
+        return about + (f"; {format_number_of(unread, 'file')} skipped that this Python cannot parse" if unread else "")
 
     def fingerprint(self) -> str:
         """Return a hash of the task, the columns, the part, and all files: a row is left out if a file of the other part has its input."""

@@ -20,6 +20,7 @@ from tfkit.data.columns.rows import BadRow, OnBadRow, Part, Row, Skipped, Source
 from tfkit.data.store.folder_cache import cache_folder, indexed_folder, write_index
 from tfkit.data.store.hashes import HashedArray, HashedFiles, digest, text_hash
 from tfkit.errors import DataError
+from tfkit.units import format_number_of
 
 EXAMPLES_VERSION = 2  # part of the fingerprint: raise it when the same rows and encoder give other examples
 _BATCH = 512  # rows encoded together
@@ -94,7 +95,7 @@ class ExampleSet:
 
     def describe(self) -> str:
         """Return a description with the numbers of rows, of truncated rows, and of targets that are not used."""
-        about = f"{self.name}: {len(self):,} row{'s' if len(self) > 1 else ''}"
+        about = f"{self.name}: {format_number_of(len(self), 'row')}"
         if self.truncated:
             about += f", {self.truncated:,} of them truncated (first {self.first_truncated})"
         if self.unread:
