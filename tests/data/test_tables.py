@@ -93,6 +93,6 @@ def test_a_column_that_is_there_twice_is_refused_if_it_is_read(tmp_path: Path, k
         file.write_text(json.dumps(lines) if kind == "json" else "\n".join(map(",".join, lines[is_given:])), encoding="utf-8")
         return {"header": lines[0]} if is_given else {}
 
-    with pytest.raises(DataError, match=rf"{file.name}(:1|, item 1)?: two columns are called 'text', which is read: rename one"):
+    with pytest.raises(DataError, match=rf"{file.name}(:1|, item 1)?: two columns are called 'text', and only one would be used"):
         opened(file, **write("text", "label", "text"))
     assert texts(file, **write("text", "note", "note")) == ["the cat"]

@@ -105,7 +105,7 @@ class Columns:
         """Raise DataError if a column that is read occurs twice: only one of the two would be used."""
         read = () if self.beyond_roles else self.select_kept(available)
         if duplicate := next((name for name in read if available.count(name) > 1), None):
-            raise DataError(f"{place}: two columns are called {duplicate!r}, which is read: rename one")
+            raise DataError(f"{place}: two columns are called {duplicate!r}, and only one would be used; rename one")
 
     def check_one_text(self, names: Mapping[str, Any], place: str) -> None:
         """Raise DataError if several columns could be the text, and none is the pair, because all but one of them would be ignored.
