@@ -87,9 +87,7 @@ def _role_of_name(name: str, known: str | None, before: list[str]) -> str:
 
 
 def _roles(tree: ast.Module, lines: list[str]) -> Iterator[tuple[Position, str]]:
-    """Yield the position and the role of each name in the tree. The names of callees come last, because a later role of the same position
-    replaces an earlier one: `call` replaces `attribute`.
-    """
+    """Yield the position and the role of each name in the tree. Callees come last, so that `call` replaces the role `attribute`."""
     called = []
     for node in _walk(tree):
         match node:

@@ -111,9 +111,7 @@ def raw_lines(content: Content) -> Iterator[Piece]:
 
 
 def row_lines(content: Content) -> Iterator[Piece]:
-    """Yield the `raw_lines` of a file whose lines are rows. Raise DataError if carriage returns alone end the lines, since the whole file
-    would be one row.
-    """
+    """Yield the `raw_lines` of a file of rows. Raise DataError if carriage returns alone end its lines: the whole file would be one row."""
     for number, line in enumerate(raw_lines(content)):
         if number == 0 and not line.content.endswith(b"\n") and b"\r" in line.content.rstrip(b"\r"):
             raise DataError(f"{line.place}: {OLD_LINE_ENDS}")

@@ -48,11 +48,6 @@ class Layout:
     by_folder: bool = False
     only: tuple[str, ...] = ()
 
-    @property
-    def is_given(self) -> bool:
-        """Whether the recipe describes any part of the layout."""
-        return (self.format, self.header, self.beside) != (None, (), {})
-
 
 def read_rows(path: Path, columns: Columns, layout: Layout = Layout(), number: int = 0) -> Rows:
     """Return the rows of a file, or of the files in an archive. `number`: the file's index in the source. Raises DataError if a file is

@@ -1,6 +1,4 @@
-"""Random numbers from the raw bits of numpy's PCG64. The bits of a seed never change; the numbers of numpy's Generator may change in any
-release (NEP 19).
-"""
+"""Random numbers from the raw bits of numpy's PCG64, which never change, unlike the numbers of numpy's Generator (NEP 19)."""
 
 from collections.abc import Iterator
 from functools import lru_cache

@@ -1,6 +1,4 @@
-"""The order of examples: shuffled, in batches of similar lengths, or packed, with several examples in a row. The order is a function of
-(seed, epoch) alone.
-"""
+"""The order of examples, a function of (seed, epoch) alone: shuffled, in batches of similar lengths, or packed into rows of several."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

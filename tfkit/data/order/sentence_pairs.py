@@ -32,10 +32,6 @@ class Pairs(NamedTuple):
     lengths: NDArray[np.int32]  # (n, 2) the number of ids in each text
     unrelated: NDArray[np.int8]  # (n,) 1: the second text is from another document
 
-    def take(self, chosen: NDArray[np.int64]) -> "Pairs":
-        """Return the pairs with these indices."""
-        return Pairs(self.starts[chosen], self.lengths[chosen], self.unrelated[chosen])
-
 
 class SentencePairRows:
     """The rows of weighted streams. With a weight of 2.3, an epoch is two passes over all documents and three tenths of a third pass.
@@ -111,7 +107,8 @@ class SentencePairRows:
             passes += [documents.draw_pairs(self.length - _SPECIAL, self.short, draws) for _ in range(int(weight) - 1)]
             if weight % 1:
                 last = documents.draw_pairs(self.length - _SPECIAL, self.short, draws) if passes else first
-                passes.append(last.take(permutation(bits, len(last.starts))[: round((weight % 1) * len(last.starts))]))
+                chosen = permutation(bits, len(last.starts))[: round((weight % 1) * len(last.starts))]
+                passes.append(Pairs(last.starts[chosen], last.lengths[chosen], last.unrelated[chosen]))
             by_stream.append(Pairs(*(np.concatenate(parts) for parts in zip(*passes, strict=True))))
         return by_stream
 

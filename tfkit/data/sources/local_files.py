@@ -69,7 +69,13 @@ class FileSource:
         part = describe_cut(self.part) if self.by_position else self.part.describe()
         about += [part] if part else []
         texts = [path for path in self.paths if FORMAT_OF.get(suffix_of(path), "text") == "text" and not is_archive(path)]
-        western = [path for path in texts if self._is_western(path)]
+        western = [
+            path
+            for path in texts
+            if not is_utf8(content := content_of(path))
+            and are_texts([path], self.columns, self.layout)
+            and isinstance(decode(read_whole(content), may_be_western=True), str)
+        ]
         about += [f"{list_names(western)} not in UTF-8, read as Windows-1252"] if western else []
         archives = [member_names(path, recognises=self.layout.recognises) for path in self.paths if is_archive(path)]
         if archives:
@@ -92,7 +98,7 @@ class FileSource:
             digest.update(f"keys\0{self.layout.keys}\0".encode())
         if self.layout.only:
             digest.update(f"only\0{self.layout.only}\0".encode())
-        if self.layout.is_given:
+        if (self.layout.format, self.layout.header, self.layout.beside) != (None, (), {}):
             digest.update(f"{self.layout.format}\0{self.layout.header}\0{list(self.layout.beside)}\0".encode())
         paths = [path.absolute() for path in (*self.paths, *(path for beside in self.layout.beside.values() for path in beside))]
         base = os.path.commonpath([path.parent for path in paths])
@@ -130,15 +136,6 @@ class FileSource:
     def _all_rows(self) -> Rows:
         for number, path in enumerate(self.paths):
             yield from read_rows(path, self.columns, self.layout, number)
-
-    def _is_western(self, path: Path) -> bool:
-        """Whether a file is read as one text in Windows-1252."""
-        content = content_of(path)
-        return (
-            not is_utf8(content)
-            and are_texts([path], self.columns, self.layout)
-            and isinstance(decode(read_whole(content), may_be_western=True), str)
-        )
 
     def _bytes_on_disk(self) -> int:
         return sum(_size(path) for path in self.paths)

@@ -47,9 +47,7 @@ def find_damage(folder: Path) -> str | None:
 
 
 def read_hashes(folder: Path) -> dict[str, FileHashes]:
-    """Return the hashes of each file. If hashes.json is missing or damaged, OSError, ValueError, KeyError, TypeError or AttributeError is
-    raised.
-    """
+    """Return the hashes of each file. Raises OSError, ValueError, KeyError, TypeError or AttributeError if hashes.json is damaged."""
     document = json.loads((folder / HASHES).read_bytes())
     if document["block_bytes"] != BLOCK:
         raise ValueError("blocks of another size")

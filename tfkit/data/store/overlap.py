@@ -14,9 +14,7 @@ Hashes = NDArray[Any]  # (rows,) uint64, the `texts` of a cached source (Example
 
 
 def cached_hashes(fingerprint: str) -> Hashes | None:
-    """Return the hashes of a source's texts from the cache; None if they are not there, or are damaged. `fingerprint`: that of the source's
-    ExampleSet or TokenStream.
-    """
+    """Return the hashes of a source's texts from the cache; None if they are missing or damaged. `fingerprint`: of its set or stream."""
     for kind in ("examples", "streams"):
         folder = cache_folder() / kind / fingerprint
         with contextlib.suppress(FileNotFoundError):
