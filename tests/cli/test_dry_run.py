@@ -192,11 +192,11 @@ def test_a_few_rows_for_a_quick_try_wherever_data_are_taken(place: Path) -> None
     """Of each part, also on resuming; what a command names itself is not limited by the run's own number."""
     trained = ["--rows", "7", "training.steps=2", *WORDS, *LATER]
     done = command("finetune", *trained, "--run", "few").exits(0, "about 7 rows to train on")
-    assert done.err.count("; 7 rows of these at most, drawn by the seed 1\n") == 2
+    assert done.err.count("; at most 7 of these rows, drawn by the seed 1\n") == 2
     assert "rows: 7" in command("finetune", *trained, "--dry-run").exits(0).out
     assert command("inspect", "--rows", "7", "--show", "2", *WORDS[:4], "--json").exits(0).document["first_step"]["rows_an_epoch"] == 7
-    assert command("plan", "--rows", "7", *WORDS, *LATER).exits(0).err.count("7 rows of these") == 2
-    assert command("sweep", "optimizer.lr=1e-3,1e-2", *trained, "--run", "few-rates").exits(0).err.count("7 rows of these") == 4
+    assert command("plan", "--rows", "7", *WORDS, *LATER).exits(0).err.count("7 of these rows") == 2
+    assert command("sweep", "optimizer.lr=1e-3,1e-2", *trained, "--run", "few-rates").exits(0).err.count("7 of these rows") == 4
     for words, rows in (([], 7), (["--data", "rows.jsonl"], 40), (["--data", "rows.jsonl", "--rows", "9"], 9)):
         assert command("evaluate", "--from", "few", *words, "--json").exits(0).document["examples"] == rows
     sections = ["data={train: [{path: rows.jsonl}], validation: [{path: rows.jsonl}]}", "--rows", "5"]  # the section names no rows

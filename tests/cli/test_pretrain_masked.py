@@ -95,7 +95,7 @@ def test_what_does_not_go_together_is_refused_before_anything_is_done(tmp_path: 
 
 def test_held_out_text_without_a_row_is_refused_before_the_first_step(tmp_path: Path, recipe: Path) -> None:
     held_out = f"data.validation=[{{path: {recipe.parent / 'corpus' / '0.txt'}}}]"
-    assert "step 1/" not in pretrain(tmp_path / "run", recipe, *words(BERT), held_out).exits(3, "there is 1 here with any text").err
+    assert "step 1/" not in pretrain(tmp_path / "run", recipe, *words(BERT), held_out).exits(3, "there is 1 here").err
 
 
 def test_one_document_has_no_random_next_sentence(tmp_path: Path, recipe: Path) -> None:
@@ -106,4 +106,4 @@ def test_one_document_has_no_random_next_sentence(tmp_path: Path, recipe: Path) 
         f"data.train.0.path={recipe.parent / 'corpus' / '0.txt'}",
         "data.validation=null",
         "evaluation.every=null",
-    ).exits(3, "there is 1 here with any text")
+    ).exits(3, "there is 1 here")

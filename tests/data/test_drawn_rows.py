@@ -48,7 +48,7 @@ def test_rows_of_each_part_are_drawn_by_the_seed_and_none_changes_its_part(tmp_p
         for part, of in zip(few, whole, strict=True):
             assert len(kept := texts(part)) == 9
             assert kept == [text for text in of if text in kept], "in their order"
-            assert "; 9 rows of these at most, drawn by the seed" in part.describe()
+            assert "; at most 9 of these rows, drawn by the seed" in part.describe()
             prints.add(part.fingerprint())
         assert texts(few[0]) == texts(parts(tmp_path / "rows.jsonl", seed, rows=9)[0])
         found.add(tuple(texts(few[0])))

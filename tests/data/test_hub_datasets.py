@@ -109,6 +109,7 @@ def test_a_column_that_is_not_there_is_named_before_anything_is_kept(tmp_path: P
 def test_bad_rows_are_named_or_counted(tmp_path: Path) -> None:
     rows = [{"text": "good"}, {"text": None}, {"text": "better"}]
     folder, lenient = write(tmp_path / "set", rows), write(tmp_path / "skip", rows)
+    (folder / "broken.link").symlink_to("nowhere")
     with pytest.raises(DataError, match="set, split train, row 1: column 'text' holds null"):
         list(streamed(folder).rows())
     skipped: dict[str, Skipped] = {}
@@ -131,11 +132,23 @@ def test_damaged_records_are_read_anew(tmp_path: Path, name: str, damage: str) -
     assert list(streamed(folder).rows()) == expected
 
 
+@pytest.mark.parametrize(("old", "new"), [(b"number 7", b"number 8"), (b"{", b"x")])
+def test_records_with_another_byte_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, old: bytes, new: bytes) -> None:
+    """In a file that is too large to be hashed before it is read."""
+    monkeypatch.setattr("tfkit.data.store.hashes.WHOLE", 0)
+    source = streamed(write(tmp_path / "set"))
+    list(source.rows())
+    file = source.folder / "records.jsonl"
+    file.write_bytes(file.read_bytes().replace(old, new, 1))
+    with pytest.raises(DataError, match="damaged: its records are not those that were read; delete this folder"):
+        list(source.rows())
+
+
 def test_a_stream_that_breaks_off_leaves_nothing(tmp_path: Path) -> None:
     folder = write(tmp_path / "set")
     (folder / "rows.jsonl").write_bytes((folder / "rows.jsonl").read_bytes() + b'{"text": "cut')
     source = streamed_later(str(folder))
-    with pytest.raises(DataError, match=r"set, split train: the stream broke off \(.*start it again"):
+    with pytest.raises(DataError, match=r"set, split train: the stream broke off \(.*no row of it is kept; start again"):
         list(source.rows())
     assert not list((tmp_path / "cache").rglob("records*"))
 

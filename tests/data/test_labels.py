@@ -96,7 +96,7 @@ def test_what_says_that_nobody_labelled_a_row_is_no_class() -> None:
 
 
 @pytest.mark.parametrize(
-    ("names", "of"), [(["question", "sentence", "label"], ("question", "sentence")), (["text", "premise"], ("text", "premise"))]
+    ("names", "of"), [(["question", "sentence"], ("question", "sentence")), (["text", "premise"], ("text", "premise"))]
 )
 def test_two_columns_that_may_each_be_the_text_are_refused(names: list[str], of: tuple[str, str]) -> None:
     with pytest.raises(DataError, match=r"may each be the text: name one with columns: \{text: NAME\}, or both with columns"):

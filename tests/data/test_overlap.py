@@ -53,6 +53,10 @@ def test_evaluate_reports_which_of_its_rows_the_run_was_trained_on(tmp_path: Pat
     assert "8 of the 18 texts that were scored are among those that the run was trained on" in said
     result, _ = evaluated("evaluation.max_tokens=1")
     assert (result["trained_on"], result["examples"]) == (1, 1)
+    for file in (tmp_path / "cache").rglob("texts.bin"):
+        if file.stat().st_size == 20 * 8:  # the hashes of a training file
+            file.write_bytes(bytes(20 * 8))
+    assert evaluated()[0]["trained_on"] == 8, "hashes that are damaged are not counted"
     shutil.rmtree(tmp_path / "cache")
     assert evaluated()[0]["trained_on"] == 8, "from the run's own files"
     shutil.rmtree(tmp_path / "cache")

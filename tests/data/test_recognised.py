@@ -298,7 +298,7 @@ def test_as_many_classes_as_rows_are_asked_about(tmp_path: Path) -> None:
     data = DataSection(train=[SourceSection(path=str(tmp_path / "a.csv"))], validation=0.3)
     parts = [*training_sources(data, CLASSES), *validation_sources(data, CLASSES)]
     with pytest.raises(
-        DataError, match=r"^[^,]+a.csv: 30 different labels in 30 rows, so hardly any class has two; name the column of the"
+        DataError, match=r"^[^,]+a.csv: 30 different labels in 30 rows, so hardly any class has two rows; name the column of the"
     ):
         find_labels(parts)
     (tmp_path / "a.csv").write_text("text,label\n" + "".join(f"a text,id-{i % 15}\n" for i in range(30)))
@@ -403,6 +403,10 @@ def test_what_is_too_short_to_judge_or_a_table_is_refused(tmp_path: Path) -> Non
     for name in ("a.txt", "a.csv"):
         with pytest.raises(DataError, match="is not UTF-8; convert the file"):
             rows(tmp_path / name, TEXT)
+    (tmp_path / "b.txt").write_text("a text")
+    assert "Windows" not in source(tmp_path / "*.txt", TEXT, skip=True).describe()
+    (tmp_path / "b.txt").write_bytes(f"one\n{WESTERN[0] * 20}".encode("cp1252"))
+    assert "Windows" not in source(tmp_path / "b.txt", TEXT, skip=True, format="lines").describe()
 
 
 FOREIGN = {f"{text} in {encoding}": " ".join([text] * 80).encode(encoding) for text, encoding in OTHERS}

@@ -1,8 +1,11 @@
 """Tables of text: quotes and line ends in files separated by tabs, and header lines."""
 
+import json
 from pathlib import Path
 from typing import Any
 
+import pyarrow
+import pyarrow.parquet
 import pytest
 from tiny_sources import opened, texts
 
@@ -77,9 +80,19 @@ def test_a_blank_first_line_is_no_header(tmp_path: Path) -> None:
     assert texts(tmp_path / "rows.csv") == ["the cat"]
 
 
-def test_a_column_that_is_there_twice_is_refused_if_it_is_read(tmp_path: Path) -> None:
-    (tmp_path / "rows.csv").write_text("text,label,text\nthe cat,1,the dog\n", encoding="utf-8")
-    with pytest.raises(DataError, match=r"rows.csv:1: two columns are called 'text', which is read: rename one"):
-        opened(tmp_path / "rows.csv")
-    (tmp_path / "rows.csv").write_text("text,note,note\nthe cat,1,2\n", encoding="utf-8")
-    assert texts(tmp_path / "rows.csv") == ["the cat"]
+@pytest.mark.parametrize("kind", ["csv", "csv with a given header", "json", "parquet"])
+def test_a_column_that_is_there_twice_is_refused_if_it_is_read(tmp_path: Path, kind: str) -> None:
+    file = tmp_path / f"rows.{kind.partition(' ')[0]}"
+
+    def write(*names: str) -> dict[str, Any]:
+        lines = [list(names), ["the cat", "a mat", "a hat"]]
+        if kind == "parquet":
+            pyarrow.parquet.write_table(pyarrow.table([[cell] for cell in lines[1]], names=lines[0]), file)
+            return {}
+        is_given = "given" in kind
+        file.write_text(json.dumps(lines) if kind == "json" else "\n".join(map(",".join, lines[is_given:])), encoding="utf-8")
+        return {"header": lines[0]} if is_given else {}
+
+    with pytest.raises(DataError, match=rf"{file.name}(:1|, item 1)?: two columns are called 'text', and only one would be used"):
+        opened(file, **write("text", "label", "text"))
+    assert texts(file, **write("text", "note", "note")) == ["the cat"]

@@ -8,12 +8,12 @@ from typing import Any, NamedTuple
 from tfkit.data.code.docstrings import docstrings
 from tfkit.data.code.token_roles import token_roles
 
-_LINES = 30  # the fewest lines of a chunk in `packages`; the chunk ends at the first blank line after them
-_MIN_LAST_LINES = 8  # a shorter last chunk has too little information
+_LINES = 30  # the smallest number of lines in a chunk of `packages`; the chunk ends at the first blank line after them
+_MIN_LAST_LINES = 8  # lines that are not blank; a last chunk with fewer is left out, since it has too little information
 
 
 def packages(path: str, text: str, tree: ast.Module) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Yield the number of the first line, and the columns `text` and `label` (its package), of each chunk of code.
+    """Yield the first line number and the columns of each chunk of code: its `text`, and as its `label` the package of the module.
 
     A module outside any package gives no chunks. Import statements are removed, since most of them name the package.
     """
@@ -43,7 +43,7 @@ def packages(path: str, text: str, tree: ast.Module) -> Iterator[tuple[int, dict
 
 
 class Task(NamedTuple):
-    """A task. `find` yields (line, columns) for each example in a file, given its path, text and syntax tree."""
+    """A task. `find` takes the path, the text and the syntax tree of a file, and yields the line and the columns of each example in it."""
 
     find: Callable[[str, str, ast.Module], Iterator[tuple[int, dict[str, Any]]]]
     input_column: str
@@ -61,7 +61,7 @@ def parse(content: bytes) -> tuple[str, ast.Module] | None:
     try:
         text = content.decode("utf-8-sig").replace("\r\n", "\n").replace("\r", "\n")
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about invalid escapes in the parsed code
+            warnings.simplefilter("ignore")  # the parsed code may have invalid escapes
             return text, ast.parse(text)
     except (SyntaxError, ValueError, RecursionError):
         return None

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from typing import Any
 
 _END = re.compile(r"(?<!\be\.g)(?<!\bi\.e)(?<!\betc)(?<!\bvs)[.!?](?=\s|$)")
-_WORDS = range(3, 61)  # the number of words in an informative sentence; some docstrings begin with a longer listing
+_WORDS = range(3, 61)  # the number of words in a usable sentence; some docstrings begin with a long listing instead
 _HAVE_DOCSTRINGS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
 
 
@@ -57,7 +57,9 @@ def _functions(node: ast.AST, prefix: str) -> Iterator[tuple[str, ast.FunctionDe
 
 
 def _strip_docstrings(lines: list[str], node: ast.stmt, cuts: list[tuple[ast.stmt, bool]]) -> str:
-    """Return a function's source, dedented, without the docstrings in `cuts`; a docstring that is the whole body becomes `pass`."""
+    """Return a function's source, dedented, without the docstrings inside. `cuts`: each docstring, and whether it is the whole body of its
+    definition; then it becomes `pass`.
+    """
     first = node.lineno - 1
     code = lines[first : node.end_lineno]
     indent = code[0][: len(code[0]) - len(code[0].lstrip())]

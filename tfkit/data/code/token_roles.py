@@ -25,7 +25,7 @@ _KEPT = {tokenize.NAME: "variable", tokenize.NUMBER: "number", tokenize.STRING: 
 _PARTS_OF_STRINGS = [getattr(tokenize, name) for name in dir(tokenize) if name.startswith(("FSTRING_", "TSTRING_"))]
 _KEPT |= dict.fromkeys(_PARTS_OF_STRINGS, "string")
 
-Position = tuple[int, int]  # line, from 1, and column, in UTF-8 bytes
+Position = tuple[int, int]  # line, from 1, and column, from 0, in UTF-8 bytes
 
 
 class _Line(NamedTuple):
@@ -37,7 +37,7 @@ class _Line(NamedTuple):
 
 
 def token_roles(path: str, text: str, tree: ast.Module) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Yield the number of the first line, and the tokens and tags, of each short run of lines; a definition begins a new run."""
+    """Yield the first line number, and the columns `tokens` and `tags`, of each short run of lines; a definition begins a new run."""
     roles = dict(_roles(tree, text.split("\n")))
     run: list[_Line] = []
     for line in _lines(text, roles):
@@ -87,7 +87,7 @@ def _role_of_name(name: str, known: str | None, before: list[str]) -> str:
 
 
 def _roles(tree: ast.Module, lines: list[str]) -> Iterator[tuple[Position, str]]:
-    """Yield the position and the role of each name in the tree; the names of callees come last, so that `call` overrides `attribute`."""
+    """Yield the position and the role of each name in the tree. Callees come last, so that `call` replaces the role `attribute`."""
     called = []
     for node in _walk(tree):
         match node:
@@ -112,7 +112,7 @@ def _roles(tree: ast.Module, lines: list[str]) -> Iterator[tuple[Position, str]]
 
 
 def _walk(node: ast.AST) -> Iterator[ast.AST]:
-    """Yield a node and its descendants. Before Python 3.12, those inside an f-string are left out: their positions are not in the file."""
+    """Yield a node and its descendants. Before Python 3.12, nodes inside an f-string are left out, because their positions are wrong."""
     yield node
     if not isinstance(node, ast.JoinedStr) or _PARTS_OF_STRINGS:
         for inner in ast.iter_child_nodes(node):
@@ -120,7 +120,7 @@ def _walk(node: ast.AST) -> Iterator[ast.AST]:
 
 
 def _last_name(node: ast.expr) -> Position:
-    """Return the position of a name, or of the last name of an attribute, such as `c` in `a.b.c`."""
+    """Return the position of a name, or of the last part of a dotted name, such as `c` in `a.b.c`."""
     assert isinstance(node, ast.Name | ast.Attribute)
     assert node.end_lineno is not None
     assert node.end_col_offset is not None

@@ -8,9 +8,8 @@ from typing import Any
 from tfkit.data.columns.forms import Unfit, read_literal, read_text
 from tfkit.recipe.schema.roles import Role, normalized
 
-# Aliases of columns: names in common public data sets, recognised in upper or lower case if a row has none of a role's standard names.
-#
-# A role's standard names (`columns` in recipe/schema/roles.py) take precedence, so that rows are read as in earlier versions.
+# An alias is a column name of common public data sets (`later` in recipe/schema/roles.py). It is recognised, in upper or lower case, only
+# if a row has none of the role's standard names (`columns` there), so that rows are read as in earlier versions.
 
 
 @lru_cache(256)
@@ -64,7 +63,9 @@ def _at(values: list[Any], index: str) -> Any:
 
 
 def _fill(template: str, values: Mapping[str, Any]) -> Any:
-    """Fill in a template. If a column is missing, MISSING is returned; if a value cannot be written as text, that value is returned."""
+    """Return a template with its values filled in; MISSING if a column is missing. A value that cannot be written as text is returned
+    itself, so that the reader of the role reports it.
+    """
     parts, end = [], 0
     for match in _FIELD.finditer(template):
         parts.append(template[end : match.start()])

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, TypeVar
 from tfkit.recipe.schema.roles import Form
 
 Part = TypeVar("Part")
-_MAX_DIGITS = 20  # of the number of a class: int() refuses more than 4300
+_MAX_DIGITS = 20  # digits of a class's number; int() refuses more than 4300
 
 
 class Unfit(NamedTuple):
@@ -75,7 +75,7 @@ def read_literal(value: Any) -> str | Unfit:
 
 
 def _read_label(value: Any) -> str | Unfit:
-    """Read a label as text. Blank text is no label: tables hold it in unlabelled rows."""
+    """Read a label as text. Blank text is no label: in a table it means that the row is unlabelled."""
     label = read_literal(value)
     return Unfit("an empty text", "a label") if isinstance(label, str) and not label.strip() else label
 

@@ -32,12 +32,12 @@ def find_labels(sources: Sequence[Source], labels_in: Callable[[Any], Iterable[s
         raise DataError(f"{names}: {only} in all rows, so there is nothing to classify; check the column of the labels")
     if labelled >= _MIN_ROWS and len(labels) > _MAX_DISTINCT * labelled:
         raise DataError(
-            f"{names}: {len(labels):,} different labels in {labelled:,} rows, so hardly any class has two; name the column of the classes "
-            "with columns: {label: NAME}; for numbers set objective={kind: classification, regression: true}; if these are the classes, "
-            "name them in objective.labels"
+            f"{names}: {len(labels):,} different labels in {labelled:,} rows, so hardly any class has two rows; name the column of the "
+            "classes with columns: {label: NAME}; for numbers set objective={kind: classification, regression: true}; if these are the "
+            "classes, name them in objective.labels"
         )
     return sorted(labels, key=_by_value)
 
 
 def _by_value(label: str) -> tuple[bool, int, str]:
-    return (False, int(label), label) if _NUMBER.fullmatch(label) else (True, 0, label)  # 1 and 01 have the same value
+    return (False, int(label), label) if _NUMBER.fullmatch(label) else (True, 0, label)  # 1 and 01 differ only in the last item

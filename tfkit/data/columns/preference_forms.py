@@ -58,7 +58,7 @@ def read_votes(value: Any) -> list[float] | Unfit:
         number = _read_finite(count)
         sides = _sides_of(vote)
         if not sides or number is None:
-            zero = "; of numbers from 0, class_names: [a, b] says what they mean" if str(vote) == "0" else ""
+            zero = "; if the votes are numbers from 0, name them with class_names: [a, b]" if str(vote) == "0" else ""
             return Unfit(f"{vote if not sides else count!r}"[:80], f"a vote for one of two responses: a or b, 1 or 2, or tie{zero}")
         for side in sides:
             votes[side] += number / len(sides)
@@ -109,8 +109,8 @@ def is_whole(messages: Sequence[Mapping[str, object]]) -> bool:
 
 
 def opening(turns: str | list[dict[str, Any]]) -> Any:
-    """Return the beginning of a conversation by which rows are held out: all up to and including its first user turn. A text that is no
-    dialogue is returned whole.
+    """Return the part of a conversation whose hash decides whether its row is held out: all up to and including the first user turn. A text
+    that is no dialogue is returned whole.
     """
     if isinstance(turns, list):
         return first_turn(turns)

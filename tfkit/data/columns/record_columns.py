@@ -6,6 +6,7 @@ a list of names (`[sol1, sol2]`) gives the list of their values.
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Any, ClassVar, NamedTuple
 
 from tfkit.data.columns import forms, preference_forms, structured_forms
@@ -19,7 +20,7 @@ from tfkit.recipe.schema.roles import LABELS, TEXT, Role
 
 
 class Record(NamedTuple):
-    """One record of a source, as read, and its place (file and line)."""
+    """The values of a record by column, before roles are read from them, and the record's place (file and line)."""
 
     values: Mapping[str, Any]
     place: str
@@ -42,7 +43,7 @@ class Columns:
     named: Mapping[str, str | list[str]] = field(default_factory=dict)
     beside: tuple[str, ...] = ()
     class_names: tuple[str, ...] = ()
-    beyond_roles: ClassVar[tuple[str, ...]] = ()  # if not empty, columns of no role are kept, too; part of the key of cached records
+    beyond_roles: ClassVar[tuple[str, ...]] = ()  # not empty: columns without a role are kept, too; part of the key of cached records
 
     def take(self, record: Record) -> Row | BadRow:
         """Return the row of a record, or a BadRow if a column is missing or does not fit its role."""
@@ -62,7 +63,8 @@ class Columns:
                     problem,
                     f"{record.place}: column {column!r} holds {problem}; name another column with {self.remedy(role)}, remove the row",
                 )
-            if position := find_surrogate(texts_of(value)):
+            labels = value if isinstance(value, Mapping) else ()  # in a label_set, a mapping from labels to flags
+            if position := find_surrogate(chain(labels, texts_of(value))):
                 return BadRow(
                     "half a surrogate pair", f"{record.place}: column {column!r} holds half a surrogate pair at {position}; repair the row"
                 )
@@ -76,9 +78,11 @@ class Columns:
         return {name: column for name, (value, column) in reads.items() if value is not MISSING}
 
     def check(self, available: Iterable[str], place: str) -> None:
-        """Raise DataError if the column of a required role is not among the available ones and those of parallel files, or if several
-        columns could be the text.
+        """Raise DataError if the column of a required role is neither available nor read from a parallel file, if a column that is read
+        occurs twice, or if several columns could be the text.
         """
+        available = list(available)
+        self.check_unique(available, place)
         names = dict.fromkeys([*available, *self.beside])
 
         def has(role: Role) -> bool:
@@ -97,8 +101,14 @@ class Columns:
                 raise DataError(self.missing(role, names, place).message)
         self.check_one_text(names, place)
 
+    def check_unique(self, available: Sequence[str], place: str) -> None:
+        """Raise DataError if a column that is read occurs twice: only one of the two would be used."""
+        read = () if self.beyond_roles else self.select_kept(available)
+        if duplicate := next((name for name in read if available.count(name) > 1), None):
+            raise DataError(f"{place}: two columns are called {duplicate!r}, and only one would be used; rename one")
+
     def check_one_text(self, names: Mapping[str, Any], place: str) -> None:
-        """Raise DataError if several columns could be the text, and none is the pair: all except one would be ignored.
+        """Raise DataError if several columns could be the text, and none is the pair, because all but one of them would be ignored.
 
         Called for each record if the columns of a source are not known in advance.
         """
@@ -160,14 +170,14 @@ class Columns:
         """Return a string that differs if the same records would give other rows.
 
         Roles that earlier versions did not read, such as tools, are left out unless the recipe names their column, so that runs of these
-        versions can be resumed; an objective that uses tools has them in its own fingerprint.
+        versions can be resumed. The fingerprint of an objective that uses tools includes the tools.
         """
         roles = [role for role in self.roles if not role.is_later or role.name in self.named]
         names = [f"class_names={self.class_names}"] if self.class_names else []
         return "\0".join([*(f"{role.name}={self.named.get(role.name) or role.columns}" for role in roles), *names])
 
     def _roles_of(self, values: Mapping[str, Any]) -> tuple[Role, ...] | None:
-        """Return the roles of a record, by its shape; None if it matches no shape."""
+        """Return the roles of the first shape that a record matches; None if it matches no shape."""
         return self._matching_roles(lambda role: self._find(role, values)[0] is not MISSING)
 
     def _shapes(self) -> list[tuple[Role, ...]]:
@@ -204,7 +214,7 @@ class Columns:
             value: Any = items
             if role.form in ("label_set", "votes"):  # a column for each label or vote
                 value = dict(zip(names, items, strict=True))
-            elif role.form == "choices" and not any(map(str.isdecimal, names)):  # an answer may be named by its column
+            elif role.form == "choices" and not any(map(str.isdecimal, names)):  # a row may give the right answer by its column's name
                 value = [{"text": item, "label": name} for name, item in zip(names, items, strict=True)]
             return (MISSING if any(item is MISSING for item in items) else value), ", ".join(names)
         for name in self._given_names(role) or (*role.within, *role.columns):
@@ -254,7 +264,7 @@ def _root(name: str) -> str:
 
 
 def _row_text(roles: Sequence[Role], values: Mapping[str, Any], bare: bool = False) -> str:
-    """Return all texts of a row, one a line, the words of a sentence joined by spaces; `bare`: each text stripped of white space.
+    """Return all texts of a row, each on a line, with the words of a sentence joined by spaces. `bare`: strip white space from each text.
 
     Labels are excluded, so rows that differ only in their labels have equal texts.
     """
@@ -264,21 +274,14 @@ def _row_text(roles: Sequence[Role], values: Mapping[str, Any], bare: bool = Fal
 
 
 def _input_key(roles: Sequence[Role], values: Mapping[str, Any]) -> str | None:
-    """Return the stripped text of a row's input, which in a conversation ends with the first user turn; None if the input is all of the
-    row.
-    """
+    """Return the stripped text of a row's input, which in a conversation ends with the first user turn; None if the whole row is input."""
     inputs = {role.name: values[role.name] for role in roles if role.is_input and role.name in values}
     if "messages" in inputs:
         inputs["messages"] = first_turn(inputs["messages"])
     elif turns := next((value for role in roles if role.form == "turns" and (value := values.get(role.name))), None):
-        return _opening_key(turns, has_prompt=any(inputs.values()))
+        if not any(inputs.values()) and isinstance(turns, str) and not is_dialogue(turns):  # a completion without a prompt
+            return None
+        return "\n".join(map(str.strip, texts_of(opening(turns))))
     elif all(role.is_input or role.form in LABELS for role in roles if role.name in values):
         return None
     return _row_text(roles, inputs, bare=True)
-
-
-def _opening_key(turns: Any, *, has_prompt: bool) -> str | None:
-    """Return the stripped text of a conversation's opening; None if the row is a completion without a prompt."""
-    if not has_prompt and isinstance(turns, str) and not is_dialogue(turns):
-        return None
-    return "\n".join(map(str.strip, texts_of(opening(turns))))

@@ -7,6 +7,7 @@ from types import MappingProxyType
 from typing import Any, Literal, NamedTuple, Protocol
 
 from tfkit.errors import DataError
+from tfkit.units import format_number_of
 
 PartName = Literal["train", "held_out", "all"]
 SplitBy = Literal["input", "row"]
@@ -83,7 +84,7 @@ def refuse(bad_rows: Sequence[BadRow], read: int) -> DataError:
 def _count(kinds: Mapping[str, Skipped], where: str) -> str:
     total = sum(count.rows for count in kinds.values())
     counts = ", ".join(f"{count.rows:,} {kind} (first {count.first})" for kind, count in kinds.items())
-    return f"{total:,} bad row{'s' if total > 1 else ''} {where}: {counts}"
+    return f"{format_number_of(total, 'bad row')} {where}: {counts}"
 
 
 def good_rows(rows: Iterable[Row | BadRow], on_bad_row: OnBadRow, skipped: dict[str, Skipped] | None = None) -> Iterator[Row]:
@@ -142,16 +143,16 @@ class Source(Protocol):
         """Return a hash of all content and of the settings that select from it, equal only for equal rows. Reads all data once."""
 
     def rows(self, skipped: dict[str, Skipped] | None = None) -> Iterator[Row]:
-        """Yield every row of this part of the data. Raises DataError with file, row and remedy. Skipped bad rows are counted in `skipped`,
-        by kind, for all of the data, since a row that cannot be read belongs to no part.
+        """Yield every row of this part of the data. Raises DataError with file, row and remedy. Bad rows that are skipped are counted by
+        kind in `skipped`, for all parts together, since a row that cannot be read belongs to no part.
         """
 
 
 @dataclass(frozen=True)
 class Part:
-    """One side of a held-out split of a source. Without a fraction, every part is the whole source.
+    """The training or the held-out part of a source. Without a fraction, each part is the whole source.
 
-    The hash of a row's key decides its side, so the split is the same on every machine, in every order, and after rows are added. Rows
+    The hash of a row's key decides its part, so the split is the same on every machine, in every order, and after rows are added. Rows
     with equal keys land in the same part. The key is the row's input, or all its text (`by="row"`, as in tfkit 0.1).
     """
 
@@ -170,9 +171,9 @@ class Part:
     def fingerprint(self, rows: Iterable[Row | BadRow]) -> str:
         """Return the part's contribution to the fingerprint of a source with these rows.
 
-        For each rule of an earlier version that would put a row on the other side, a word is added, so that caches of that version are not
-        used: `keys` for version 0.1.0, which hashed texts with leading and trailing white space; `inputs` for later versions, which hashed
-        whole texts.
+        If a rule of an earlier version would put a row into the other part, a word for that rule is added, so that caches of that version
+        are not used: `keys` for version 0.1.0, which hashed texts with leading and trailing white space; `inputs` for later versions, which
+        hashed whole texts.
         """
         if not self.is_split:
             return str(self)
@@ -212,8 +213,3 @@ class Part:
 def hash_fraction(key: bytes) -> float:
     """Return a number in [0, 1) that depends only on the key, uniformly distributed over keys."""
     return int.from_bytes(hashlib.blake2b(key, digest_size=6).digest(), "big") / 2**48
-
-
-def megabytes(count: int) -> str:
-    """Format a number of bytes as `12.3 MB`, or below 0.1 MB as `12.3 kB`."""
-    return f"{count / 1e6:.1f} MB" if count >= 100_000 else f"{count / 1e3:.1f} kB"

@@ -20,7 +20,7 @@ class Choices(list[str]):
     labels: tuple[str, ...]
 
     def __init__(self, texts: Sequence[str], labels: Sequence[str] = ()):
-        """Create it from texts, and from their labels in the same order; `labels` is empty if the answers have none."""
+        """Create the answers from their texts and, in the same order, their labels; `labels` is empty if the answers have none."""
         super().__init__(texts)
         self.labels = tuple(labels)
 
@@ -33,14 +33,14 @@ def _read_messages(value: Any) -> list[dict[str, Any]] | Unfit:
 
 
 def first_turn(messages: Sequence[Mapping[str, Any]]) -> list[Any]:
-    """Return the contents of a conversation's messages up to and including the first user message, or of all if no user speaks."""
+    """Return the contents of a conversation's messages up to and including the first user message, or of all if there is none."""
     speakers = [message.get("role", message.get("from")) for message in messages]
     end = next((number for number, speaker in enumerate(speakers, 1) if speaker in ("user", "human")), len(messages))
     return [message.get("content", message.get("value")) for message in messages[:end]]
 
 
 def _read_tools(value: Any) -> list[dict[str, Any]] | Unfit:
-    """Read the tools of a conversation (tool_calls.py); null and an empty text are an empty list."""
+    """Read the tools of a conversation (tool_calls.py); null and an empty text are read as an empty list."""
     try:
         return read_tools(value) if value not in ("", None) else []
     except UnfitError:
@@ -69,8 +69,8 @@ def _read_choices(value: Any) -> list[str] | Unfit:
 
 
 def read_label_set(value: Any) -> str | list[str] | dict[str, bool] | Unfit:
-    """Read the labels of a row: a list; a text, which the objective splits; or a mapping from label names to 0 or 1, as several
-    columns give. Null and an empty text are no label.
+    """Read the labels of a row: a list; a text, which the objective splits; or a mapping from label names to 0 or 1, which `Columns` makes
+    of several columns. Null and an empty text are no label.
     """
     match value:
         case None:

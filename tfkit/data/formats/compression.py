@@ -7,16 +7,16 @@ import lzma
 from pathlib import PurePath
 from typing import IO, cast
 
-from tfkit.data.columns.rows import megabytes
 from tfkit.data.formats.suffixes import compression_of
 from tfkit.errors import DataError
+from tfkit.units import format_bytes
 
 # Text compresses by a factor of 3 to 20; deflate can reach 1000.
 _MAX_RATIO, _MIN_BUDGET = 250, 1 << 28  # decompressed bytes per compressed byte, and bytes that even a small file may have
 
 
 class Budget:
-    """A limit on the decompressed bytes of a file, against decompression bombs; text does not reach it. `size`: compressed bytes."""
+    """A limit on the decompressed bytes of a file, against decompression bombs. No text reaches the limit. `size`: compressed bytes."""
 
     def __init__(self, name: str, size: int, remedy: str = "if it is intended, unpack it and name its files"):
         self.name, self.size, self.remedy = name, size, remedy
@@ -27,7 +27,7 @@ class Budget:
         self.left -= count
         if self.left < 0:
             raise DataError(
-                f"{self.name}: unpacks to more than {_MAX_RATIO} times its {megabytes(self.size)}, as no text does; {self.remedy}"
+                f"{self.name}: unpacks to more than {_MAX_RATIO} times its {format_bytes(self.size)}, as no text does; {self.remedy}"
             )
 
 

@@ -1,5 +1,5 @@
-"""Readers of CoNLL and of CoNLL-U (Universal Dependencies): one token a line with its tags in columns, a blank line between sentences.
-Tables with a token in each row are read, too (`sentences_of`).
+"""Readers of CoNLL and of CoNLL-U (Universal Dependencies): each line has a token with its tags in columns, and a blank line ends a
+sentence. Tables with a token in each row are read, too (`sentences_of`).
 
 https://universaldependencies.org/format.html
 """
@@ -36,12 +36,12 @@ class _Token(NamedTuple):
 
 
 def read_conll(content: Content, columns: Columns, header: tuple[str, ...] = ()) -> Records:
-    """Yield each sentence as {tokens, tags}, which are its first and last columns; with a `header`, as all its columns, under the header's
-    names. If no tags are read, one column is enough.
+    """Yield each sentence as a record of its first and last columns, called tokens and tags; with a `header`, as a record of all columns,
+    under the header's names. If no role reads tags, a file may have only one column.
 
-    Columns are separated by tabs if the line has a tab, else by spaces. A first line such as `word ner` is a header, whose last column
-    holds the tags. Lines before a sentence are comments if they begin with # and have another number of columns than the words. A
-    record's place is the first line of its sentence.
+    Columns are separated by tabs if the line has a tab, else by spaces. If the first line is a header, such as `word ner`, its last column
+    holds the tags. Lines before a sentence are comments if they begin with # and do not have as many columns as the words. A record's place
+    is the first line of its sentence.
     """
     forms = {role.form for role in columns.roles}
     width, fewest = len(header), 1 if header or ("texts" in forms and "labels" not in forms) else 2
@@ -71,7 +71,7 @@ def read_conll(content: Content, columns: Columns, header: tuple[str, ...] = ())
 
 def _without_comments(rows: list[_Token], width: int) -> list[_Token]:
     """Return the lines of a sentence without the comments before its words, which begin with # and do not have `width` columns."""
-    return [*dropwhile(lambda row: _is_comment(row.fields[0]) and len(row.fields) != width, rows)]
+    return [*dropwhile(lambda row: row.fields[0].startswith("#") and len(row.fields) != width, rows)]
 
 
 def is_conll_header(fields: list[str]) -> bool:
@@ -106,11 +106,12 @@ def read_conllu(content: Content, columns: Columns, header: tuple[str, ...] = ()
         if isinstance(lines, BadRow):
             yield lines
             continue
-        comments = dict(_comment(line.text) for line in lines if _is_comment(line.text) and "=" in line.text)
+        comments = (line.text.removeprefix("#").partition("=") for line in lines if line.text.startswith("#"))
+        columns_of_comments = {name.strip(): value.strip() for name, equals, value in comments if equals}
         words: list[list[str]] = []
         bad: BadRow | None = None
         for line in lines:
-            if not _is_comment(line.text):
+            if not line.text.startswith("#"):
                 fields = line.text.split("\t")
                 bad = bad or _word_error(fields, len(words) + 1, line.place)
                 words += [fields] * bool(_WORD.fullmatch(fields[0]))
@@ -118,13 +119,13 @@ def read_conllu(content: Content, columns: Columns, header: tuple[str, ...] = ()
             yield bad
         elif words:
             values = [list(column) for column in zip(*words, strict=True)]
-            yield Record({**comments, **dict(zip(_CONLLU_COLUMNS, values[1:], strict=True))}, lines[0].place)
+            yield Record({**columns_of_comments, **dict(zip(_CONLLU_COLUMNS, values[1:], strict=True))}, lines[0].place)
 
 
 def sentences_of(records: Records, columns: Columns) -> Records:
-    """Group the rows of a table into sentences if words are read and each row holds one word: the table has a column of words, most of its
-    cells are single words, and either a column numbers or names the sentences, or blank rows are between them. Each column becomes a list;
-    the column of the words is also `tokens`, and the last column also `tags`. Other tables are returned unchanged.
+    """Group the rows of a table into sentences if a role reads words and each row holds one word: the table has a column of words, most of
+    that column's cells are single words, and either another column numbers or names the sentences, or blank rows separate them. Each
+    column becomes a list; the list of words is also called `tokens`, and the last list `tags`. Other tables are returned unchanged.
     """
     first = [*islice(records, _SEARCHED_ROWS)]
     rows = chain(first, records)
@@ -141,7 +142,7 @@ def sentences_of(records: Records, columns: Columns) -> Records:
 
 
 class _Sentences:
-    """A function that is called for each row in turn, to group rows into sentences. `number`: the column that numbers sentences, if any."""
+    """The key function of groupby, called for each row in turn. `number`: the column that numbers or names sentences, if there is one."""
 
     def __init__(self, number: str | None):
         self.number, self.current = number, ""
@@ -163,16 +164,6 @@ def _sentence(rows: Sequence[Record | BadRow], word: str) -> Record | BadRow:
         return next(row for row in rows if isinstance(row, BadRow))
     values = {name: [row.values[name] for row in words] for name in words[0].values}
     return Record({**values, "tokens": values[word], "tags": [*values.values()][-1]}, words[0].place)
-
-
-def _is_comment(line: str) -> bool:
-    return line.startswith("#")
-
-
-def _comment(line: str) -> tuple[str, str]:
-    """Split a comment such as `# text = Hello.` into name and value."""
-    name, _, value = line.removeprefix("#").partition("=")
-    return name.strip(), value.strip()
 
 
 def _word_error(fields: list[str], number: int, place: str) -> BadRow | None:

@@ -20,16 +20,16 @@ from tfkit.recipe.schema.objective_facts import SECTIONS
 from tfkit.recipe.schema.roles import normalized
 
 LABEL_MARK = "__label__"  # before each label of a line, in fastText's files
-_LINES = 200  # the number of lines that are examined
-_MAX_JSON_LINE = 1 << 20  # bytes: a longer first line is taken for a whole file
+_LINES = 200  # lines that are examined
+_MAX_JSON_LINE = 1 << 20  # bytes; a JSON file with a longer first line is taken for a single JSON value
 _DELIMITERS = ",;\t|"
 _NAMES = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "vertical bars"}
 _IOB = re.compile(r"O|[BIESLU]-\S+")
-_LICENCE = re.compile(r"CC[-0 ]|https?://|©", re.IGNORECASE)  # how a note on the origin of a row begins
+_LICENCE = re.compile(r"CC[-0 ]|https?://|©", re.IGNORECASE)  # the beginning of a note on a row's licence or origin
 _SCORE = re.compile(r"-?[0-9]*\.[0-9]+")  # a number with a fraction: whole numbers may be row numbers
-_MAX_TAGS, _MIN_TOKENS = 60, 20  # for tags other than IOB's: the largest number of distinct tags, and the smallest number of tokens
-_MIN_ROWS = 3  # fewest lines of a text that is taken for a table, or for fastText's format
-_MAX_NAME, _MAX_NAME_WORDS = 60, 5  # characters and words in the name of a column
+_MAX_TAGS, _MIN_TOKENS = 60, 20  # CoNLL with tags other than IOB's has at most so many distinct tags, and at least so many tokens
+_MIN_ROWS = 3  # smallest number of lines in a text that is taken for a table, or for fastText's format
+_MAX_NAME, _MAX_NAME_WORDS = 60, 5  # largest number of characters and of words in the name of a column
 _ROWS_PER_LABEL = 5  # smallest mean number of rows for each value in a column of labels
 
 
@@ -40,7 +40,7 @@ class Table(NamedTuple):
     header: tuple[str, ...] = ()
 
     def describe(self) -> str:
-        """Return, as text, how the layout differs from that of a csv file with a header; empty if it does not."""
+        """Return a description of how the layout differs from that of a csv file with a header; empty if it does not."""
         about = [f"separated by {_NAMES[self.delimiter]}"] if self.delimiter != "," else []
         about += [f"without a header, read as {', '.join(self.header)}"] if self.header else []
         return ", ".join(about)
@@ -110,7 +110,7 @@ def detect_header(rows: Sequence[Sequence[str]], columns: Columns, *, numbered: 
 
 
 def _first_lines(content: Content) -> Iterator[str]:
-    """Yield the first lines, at most to the first that is not UTF-8, which is reported when the file is read."""
+    """Yield the first lines, up to a line that is not UTF-8: reading the file reports that line as an error."""
     for line in islice(raw_lines(content), _LINES):
         text = decode(line)
         if not isinstance(text, str):
@@ -133,8 +133,8 @@ def _detect_delimiter(lines: Sequence[str], default: str) -> str:
 
 
 def _rows(lines: Sequence[str], delimiter: str) -> list[list[str]]:
-    """Return the records of the first lines. If more lines may follow, the last record may be cut off, and is dropped unless it is the
-    only one.
+    """Return the records in these first lines of a file. If the file may have more lines, the last record may be incomplete, and is dropped
+    unless it is the only one.
     """
     try:
         rows = [row for row in csv.reader(lines, delimiter=delimiter) if row]
@@ -144,8 +144,8 @@ def _rows(lines: Sequence[str], delimiter: str) -> list[list[str]]:
 
 
 def _has_header(rows: Sequence[Sequence[str]], columns: Columns) -> bool:
-    """Whether the first row is a header: a cell names a column that is read, or a well-known column and is no label like the cells below;
-    or no cell looks like data.
+    """Whether the first row is a header. It is one if a cell names a column that is read; if a cell names a well-known column, and is no
+    label that the cells below repeat; or if no cell looks like data.
 
     Empty cells, as after a delimiter at the end of each line, are neither names nor labels.
     """
@@ -154,7 +154,7 @@ def _has_header(rows: Sequence[Sequence[str]], columns: Columns) -> bool:
     named = [(index, cell) for index, cell in enumerate(first) if cell.strip()]
     labels = {cell for index, cell in named if _is_label(cell, [row[index] for row in rest if index < len(row)])}
     words = [cell for cell in first if not cell.strip().isdecimal()]
-    if [cell.strip() for cell in first] == [str(index) for index in range(len(first))]:  # pandas' names of unnamed columns
+    if [cell.strip() for cell in first] == [str(index) for index in range(len(first))]:  # pandas calls unnamed columns 0, 1, 2 ...
         return True
     if any(normalized(cell) in known and cell not in labels for cell in words) or (not columns.beyond_roles and columns.select_read(words)):
         return True
@@ -180,8 +180,9 @@ def _name_choices(rows: Sequence[Sequence[str]]) -> tuple[str, ...]:
 
 
 def _name_columns(rows: Sequence[Sequence[str]]) -> tuple[str, ...]:
-    """Name columns by number, except those whose roles are clear. A single column of labels, or else of scores, is `label`, and its column
-    of texts `text` (if there are two, `text` and `pair`); two columns of texts without labels are `source` and `target`.
+    """Return a name for each column: its number, unless its role is clear. A single column of labels, or else of scores, is called `label`,
+    and the column of texts beside it `text` (if there are two, `text` and `pair`); two columns of texts without labels are `source` and
+    `target`.
     """
     width = min(map(len, rows))
     values = [[row[index].strip() for row in rows] for index in range(width)]

@@ -1,6 +1,6 @@
 """The bytes of a file or of a member of an archive, decompressed as they are read, and their lines as text.
 
-A damaged file raises DataError. A line that is not UTF-8 is a BadRow; so is a file that is read as a whole, unless it looks like a Western
+A damaged file raises DataError. A line that is not UTF-8 is a BadRow. So is a whole text that is not UTF-8, unless it looks like a Western
 European language in Windows-1252.
 """
 
@@ -27,7 +27,7 @@ from tfkit.errors import DataError
 BOM = b"\xef\xbb\xbf"
 OLD_LINE_ENDS = "the lines end with a carriage return alone, as on old Macintosh systems; convert the file (tr '\\r' '\\n' < OLD > NEW)"
 _CHUNK = 1 << 20
-_CONTROL = re.compile(rb"[\0-\x08]")  # valid UTF-8, but in no text
+_CONTROL = re.compile(rb"[\0-\x08]")  # control characters that no text has, although they are valid UTF-8
 _DAMAGE = (EOFError, zlib.error, gzip.BadGzipFile, lzma.LZMAError, tarfile.TarError, zipfile.BadZipFile)
 
 
@@ -87,7 +87,7 @@ def opened(content: Content) -> Iterator[IO[bytes]]:
 
 @contextmanager
 def seekable(content: Content) -> Iterator[IO[bytes]]:
-    """Open as `opened` does, but return a seekable file; a compressed one is copied into an unnamed temporary file."""
+    """Open as `opened` does, but return a seekable file: a compressed file is decompressed into an unnamed temporary file."""
     with opened(content) as file:
         if not content.packed:
             yield file
@@ -111,7 +111,7 @@ def raw_lines(content: Content) -> Iterator[Piece]:
 
 
 def row_lines(content: Content) -> Iterator[Piece]:
-    """Yield the `raw_lines` of a file whose lines are rows. Raise DataError if only carriage returns end them: all would be one row."""
+    """Yield the `raw_lines` of a file of rows. Raise DataError if carriage returns alone end its lines: the whole file would be one row."""
     for number, line in enumerate(raw_lines(content)):
         if number == 0 and not line.content.endswith(b"\n") and b"\r" in line.content.rstrip(b"\r"):
             raise DataError(f"{line.place}: {OLD_LINE_ENDS}")

@@ -7,13 +7,13 @@ from pathlib import Path
 from tfkit.data.columns.rows import BadRow
 
 _ENOUGH_BYTES = 200  # a text must be this long for its encoding to be recognised
-_TAR, TAR_BYTES = b"ustar", 512  # the mark at offset 257 of the first header, and the size of a header in bytes
+_TAR, TAR_BYTES = b"ustar", 512  # the signature at offset 257 of a tar archive's first header, and the bytes of a header
 _UTF8_LETTER, _LETTER = re.compile(rb"[\xc2\xc3][\x80-\xbf]"), re.compile("[A-Za-z]")
 _NOT_WESTERN = re.compile(r"[^\x00-\x7f]{4}|[\x00-\x08\x0e-\x1fÿƒ]|[A-Za-z][^\x00-\x7f\w\s‘’´·–—…\xad][A-Za-z]|[A-Za-z][¹²³][A-Za-z]")
 _OTHER_BOMS = {b"\xff\xfe\x00\x00": "UTF-32", b"\x00\x00\xfe\xff": "UTF-32", b"\xff\xfe": "UTF-16", b"\xfe\xff": "UTF-16"}
 # The first bytes of formats that are not read, or only under their own suffix, grouped by the remedy in the message.
 _SIGNATURES = {
-    "name it with its suffix": {
+    "rename it with the suffix of this format": {
         "gzip": b"\x1f\x8b",
         "bzip2": b"BZh",
         "xz": b"\xfd7zXZ\0",
@@ -37,7 +37,7 @@ _SIGNATURES = {
         "an Arrow stream": b"\xff\xff\xff\xff",
         "an SQLite database": b"SQLite format 3\0",
         "HDF5": b"\x89HDF",
-        "NumPy's": b"\x93NUMPY",
+        "a NumPy array": b"\x93NUMPY",
         "Avro": b"Obj\1",
         "a pickle, which is never opened": b"\x80\4\x95",
     },
@@ -47,8 +47,8 @@ _SIGNATURES = {
 def decode_western(content: bytes) -> str | None:
     """Decode Windows-1252, which includes Latin-1, if the text looks like a Western European language and is not short; else None.
 
-    In such a text, letters beyond ASCII are few and scattered. Read as Windows-1252, texts in other alphabets have long runs of such
-    letters, and Central European texts have symbols within words; UTF-8 with a damaged byte still has whole letters of UTF-8.
+    In a Western European text, letters beyond ASCII are few and scattered. Read as Windows-1252, texts in other alphabets have long runs of
+    such letters, and Central European texts have symbols within words. UTF-8 with a damaged byte still has other letters in valid UTF-8.
     """
     if len(content) < _ENOUGH_BYTES:
         return None
@@ -60,14 +60,14 @@ def decode_western(content: bytes) -> str | None:
 
 
 def foreign_file(path: Path) -> BadRow | None:
-    """Return the `encoding_error` of a file's first bytes; None if it has none, or cannot be read."""
+    """Return the `encoding_error` of a file's first bytes; None if there is none, or if the file cannot be read."""
     with suppress(OSError), path.open("rb") as file:
         return encoding_error(file.read(TAR_BYTES), str(path))
     return None
 
 
 def encoding_error(content: bytes, place: str) -> BadRow | None:
-    """Return an error if a file begins with the byte order mark of UTF-16 or UTF-32, or the signature of a binary format, else None."""
+    """Return an error if a file begins with the byte order mark of UTF-16 or UTF-32, or has the signature of a binary format; else None."""
     for mark, name in _OTHER_BOMS.items():
         if content.startswith(mark):
             message = f"{place}: this is {name}, by its first bytes; convert the file (iconv -f {name} -t UTF-8)"

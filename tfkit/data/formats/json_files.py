@@ -1,7 +1,7 @@
-"""Readers of JSON lines, with an object a line, and of JSON, with an array of objects or of arrays that is read item by item.
+"""Readers of JSON lines, with an object on each line, and of JSON, with an array of objects or of arrays that is read item by item.
 
-The package ijson (3.6.0) is not used for this: an integer of 4301 digits crashes its process, half a surrogate pair silently becomes "?",
-and after a byte that is not UTF-8 it reads no further item of the file.
+The package ijson (3.6.0) is not used: an integer of 4301 digits crashes its process, half a surrogate pair silently becomes "?", and it
+reads no item after a byte that is not UTF-8.
 """
 
 import codecs
@@ -27,7 +27,7 @@ _LINES = "write an array of objects; if each line is an object, set format: json
 
 
 def read_jsonl(content: Content, columns: Columns, header: tuple[str, ...] = ()) -> Records:
-    """Read one JSON object a line; blank lines are skipped."""
+    """Read the JSON object on each line; blank lines are skipped."""
     for line in row_lines(content):
         text = decode(line)
         if isinstance(text, BadRow):
@@ -40,8 +40,8 @@ def read_jsonl(content: Content, columns: Columns, header: tuple[str, ...] = ())
 def _parse_line(text: str, place: str) -> Record | BadRow:
     try:
         record = json.loads(text)
-    except (ValueError, RecursionError) as error:  # a number of more than 4300 digits is a plain ValueError
-        cut = "" if text.endswith("\n") else "; the last line has no end, so writing it may have been cut short"
+    except (ValueError, RecursionError) as error:  # a number of more than 4300 digits raises a plain ValueError
+        cut = "" if text.endswith("\n") else f"; the last line has no end{_CUT}"
         return BadRow("not JSON", f"{place}: not a JSON object ({_reason(error)}){cut}; repair or remove this line")
     if not isinstance(record, dict):
         kind = type(record).__name__
@@ -100,7 +100,7 @@ def _texts(items: Iterable["_Item"]) -> list[list[str]]:
 
 
 class _Item(NamedTuple):
-    """An item of an array and its place; `bad`: the error in its encoding."""
+    """An item of an array and its place; `bad`: the error if the item is not UTF-8."""
 
     value: Any
     place: str
@@ -108,7 +108,7 @@ class _Item(NamedTuple):
 
 
 def _items(text: "_JsonStream", where: str = "") -> Iterator[_Item]:
-    """Yield the items of an array whose opening bracket was read."""
+    """Yield the items of an array whose opening bracket is already consumed. `where`: a prefix of the item's place, such as its key."""
     number, more = 0, text.peek() != "]"
     while more:
         number += 1
@@ -120,7 +120,8 @@ def _items(text: "_JsonStream", where: str = "") -> Iterator[_Item]:
 
 
 def _arrays(text: "_JsonStream", *, named: bool = False) -> Iterator[tuple[str, str, Iterator[_Item]]]:
-    """Yield the arrays in an object: key, first character of the first item, items. Items that the caller does not read are skipped.
+    """Yield the key of each array in an object, the first character of its first item, and its items. Items that the caller does not read
+    are skipped.
 
     `named`: the places of the items include the key.
     """
@@ -141,8 +142,8 @@ def _arrays(text: "_JsonStream", *, named: bool = False) -> Iterator[tuple[str, 
 
 
 def _rows(items: Iterator[_Item], columns: Columns, header: Sequence[str], *, numbered: bool) -> Records:
-    """Yield the records of items that are objects, or arrays of values in the header's order. If the header is empty, names are detected;
-    if none are, the first array is the header.
+    """Yield the records of items that are objects, or arrays of values in the order of the header. If the header is empty, column names are
+    detected; if none are detected, the first array is the header.
     """
     first = list(islice(items, _HEADER_ROWS))
     if not first or not isinstance(first[0].value, list):
@@ -150,7 +151,8 @@ def _rows(items: Iterator[_Item], columns: Columns, header: Sequence[str], *, nu
     elif not header:
         header = detect_header(_texts(first), columns, numbered=numbered)
         if not header:
-            header, first = _texts(first[:1])[0], first[1:]
+            header, place, first = _texts(first[:1])[0], first[0].place, first[1:]
+            columns.check_unique(header, place)
     for item in chain(first, items):
         if item.bad or header:
             yield item.bad or _array_row(item, header)
@@ -194,7 +196,7 @@ def _members(text: "_JsonStream", columns: Columns, header: Sequence[str], keys:
 
 
 class _JsonStream:
-    """A parser of a JSON file that is read in chunks. `text[at:]` is the text that was read and not yet parsed."""
+    """A parser of a JSON file that is read in chunks. `text[at:]` was read from the file and is not yet parsed."""
 
     def __init__(self, file: IO[bytes], name: str):
         self.file, self.name = file, name
@@ -254,7 +256,7 @@ class _JsonStream:
             except (ValueError, RecursionError) as error:
                 raise self.broken(f"not JSON ({_reason(error)})", place=place) from error
             else:
-                if ended or end + 2 < len(self.text):  # else a number may continue in the next chunk, as 1 in 1.5 or 1.5 in 1.5e-3
+                if ended or end + 2 < len(self.text):  # otherwise a number may continue in the next chunk, as 1 in 1.5 or 1.5 in 1.5e-3
                     written, self.at = self.text[self.at : end], end
                     return written, value
             ended = not self.read_more()

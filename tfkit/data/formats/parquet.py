@@ -11,13 +11,13 @@ from tfkit.data.formats.compression import Budget
 from tfkit.data.formats.file_content import Content, first_line, seekable
 from tfkit.errors import DataError
 
-_ROWS = 256  # decoded at once
-_COUNTED_ROWS = 8192  # rows whose sizes are counted together: each batch holds the whole dictionary
-_MAX_DECODED = 1 << 29  # bytes in a batch
+_ROWS = 256  # rows in a decoded batch
+_COUNTED_ROWS = 8192  # rows in a batch whose decoded size is only counted; more rows than above, since each batch has the whole dictionary
+_MAX_DECODED = 1 << 29  # decoded bytes in a batch
 
 
 def read_parquet(content: Content, columns: Columns, header: tuple[str, ...] = ()) -> Records:
-    """Read the columns that roles need from a Parquet file, a batch of records at a time. Their places number the rows from 1."""
+    """Read the columns that roles need from a Parquet file, a batch of records at a time. The places of records count rows from 1."""
     import pyarrow  # type: ignore[import-untyped]
 
     name = content.name
@@ -51,10 +51,10 @@ def _batches(file: IO[bytes], columns: Columns, name: str) -> Iterator[Any]:
 
 
 def _chunks(table: Any, size: int, wanted: Sequence[str]) -> Iterator[tuple[int, Any]]:
-    """Yield the row group number and the metadata of each column chunk that is read.
+    """Yield the index of the row group and the metadata of each column chunk that is read.
 
-    Damaged metadata of a chunk crash the process in `RowGroupMetaData.column` (pyarrow 26 does not catch a C++ exception), but raise in a
-    reader. So each chunk is first opened by a reader of its own, which either raises or reaches the first page.
+    Damaged metadata of a chunk crash the process in `RowGroupMetaData.column` (pyarrow 26 does not catch a C++ exception), but a reader of
+    the chunk raises an exception. So each chunk is first opened by a reader, which either raises or reaches the first page.
     """
     import pyarrow.parquet
 
@@ -72,7 +72,7 @@ class _PageReached(Exception):
 
 
 class _NoPages(io.RawIOBase):
-    """A file of a given size whose bytes cannot be read."""
+    """A file of a given size. Reading its bytes raises _PageReached."""
 
     def __init__(self, size: int):
         self._size, self._position = size, 0
@@ -95,8 +95,8 @@ class _NoPages(io.RawIOBase):
 
 
 def _batch_rows(file: IO[bytes], chunks: Sequence[tuple[int, Any]], budget: Budget) -> int:
-    """Return how many rows may be decoded at once. If dictionary values could fill the memory, their size is counted before they are
-    expanded. Raise DataError if it exceeds the budget.
+    """Return the number of rows in a batch. If expanded dictionary values could fill the memory, their size is counted before they are
+    expanded. Raise DataError if that size exceeds the budget.
     """
     import pyarrow
     import pyarrow.parquet
@@ -110,14 +110,14 @@ def _batch_rows(file: IO[bytes], chunks: Sequence[tuple[int, Any]], budget: Budg
         longest = max(map(_longest, next(by_dictionary.iter_batches(1, [group], [path])).columns))
         if longest * values > _MAX_DECODED:
             rows = 1 if "." in path else min(rows, max(1, _MAX_DECODED // longest))
-            with contextlib.suppress(pyarrow.ArrowNotImplementedError):  # lists whose texts are only partly in the dictionary
+            with contextlib.suppress(pyarrow.ArrowNotImplementedError):  # raised for lists whose texts are only partly in the dictionary
                 for batch in by_dictionary.iter_batches(_COUNTED_ROWS, [group], [path]):
                     budget.spend(sum(map(_decoded_bytes, batch.columns)))
     return rows
 
 
 def _max_values(chunk: Any) -> int:
-    """Return the maximum number of a column's values in a batch: a list in one row may hold all of them."""
+    """Return the maximum number of a column's values in a batch: a list in one row may hold all values of the row group."""
     return int(chunk.num_values) if "." in chunk.path_in_schema else min(_ROWS, int(chunk.num_values))
 
 

@@ -21,6 +21,7 @@ from tfkit.data.formats.tables import read_separated
 from tfkit.data.sources.archives import members
 from tfkit.errors import DataError
 from tfkit.recipe.schema.roles import TEXT
+from tfkit.units import format_number_of
 
 Rows = Iterator[Row | BadRow]
 _MARKED = re.compile(rf"{LABEL_MARK}(\S+)\s*")
@@ -30,27 +31,22 @@ _MARKED = re.compile(rf"{LABEL_MARK}(\S+)\s*")
 class Layout:
     """The recipe's description of the layout of a source's files.
 
-    `format`: the format of all files; None: by their suffixes. `header`: the column names of files without a header line.
-    `beside`: further columns, each with its parallel files: one for each file of the source, with a line for each row. `keys`: the keys
-    under which a JSON object holds the rows; empty: its only array. `recognises`: also detect the layout from the first lines of a file
-    (not in tfkit 0.1).
-    `by_folder`: a text has the name of its folder as the column `folder`. `only`: the files of an archive that are read; empty: all.
+    `format`: the format of all files; None: the suffix of each file decides. `header`: the column names of files without a header line.
+    `beside`: columns in addition to those of the files, each with its parallel files: one for each file of the source, with a line for each
+    row. `keys`: the keys of a JSON object under which the rows are; empty: the object has a single array. `recognises`: detect the layout
+    from the first lines of a file, too (tfkit 0.1 did not). `by_folder`: a text has the name of its folder as the column `folder`. `only`:
+    the files of an archive that are read; empty: all.
     """
 
     format: str | None = None
     header: tuple[str, ...] = ()
     beside: Mapping[str, tuple[Path, ...]] = field(default_factory=dict)
     keys: tuple[str, ...] = ()
-    array_columns: tuple[str, ...] = ()  # the column names of the arrays under `keys`, detected from all of them
+    array_columns: tuple[str, ...] = ()  # the column names of the arrays under `keys`, detected from all these arrays
     recognises: bool = True
     numbered: bool = False  # whether the recipe refers to columns by number; then detected headers are numbers only
     by_folder: bool = False
     only: tuple[str, ...] = ()
-
-    @property
-    def is_given(self) -> bool:
-        """Whether the recipe describes any part of the layout."""
-        return (self.format, self.header, self.beside) != (None, (), {})
 
 
 def read_rows(path: Path, columns: Columns, layout: Layout = Layout(), number: int = 0) -> Rows:
@@ -65,8 +61,9 @@ def read_rows(path: Path, columns: Columns, layout: Layout = Layout(), number: i
 
 
 def read_content(content: Content, columns: Columns, layout: Layout, delimiter: str | None = None) -> Rows:
-    """Return the rows of a stream that can be read only once, such as standard input; `delimiter`: that of a table; None for other
-    formats."""
+    """Return the rows of a stream that can be read only once, such as standard input. `delimiter`: the delimiter of a table; None for other
+    formats.
+    """
     if delimiter is not None:
         return _rows(read_separated(content, columns, layout.header, delimiter=delimiter), columns)
     return _rows(_records(content, columns, replace(layout, recognises=False)), columns)
@@ -77,7 +74,7 @@ def _rows(records: Records, columns: Columns) -> Rows:
         if isinstance(record, BadRow):
             yield record
         else:
-            columns.check_one_text(record.values, record.place)  # JSON records may have columns that were not known before
+            columns.check_one_text(record.values, record.place)  # a JSON record may have columns that earlier records do not have
             yield columns.take(record)
 
 
@@ -119,7 +116,7 @@ FORMATS: dict[str, Callable[[Content, Columns, tuple[str, ...]], Records]] = {
     "fasttext": read_fasttext,
 }
 HEADERS = ("csv", "tsv", "conll", "lines")  # formats for which a recipe may give a header
-# Part of the fingerprint of files in a format: raise or add a version when equal bytes give other rows (a tar archive was a text before).
+# Part of the fingerprint of files in a format: raise or add a version when equal bytes give other rows (tar archives once were texts).
 READER_VERSIONS = {"tsv": 2, "tar": 1}
 
 
@@ -138,7 +135,7 @@ def are_texts(paths: Sequence[Path], columns: Columns, layout: Layout) -> bool:
 
 
 def describe_layout(path: Path, columns: Columns, layout: Layout) -> str:
-    """Return, as text, the layout that is detected from a file's content; empty if files with this suffix have it by default."""
+    """Return a description of the layout that is detected from a file's content; empty if it is the default layout of the suffix."""
     if is_archive(path) or not layout.recognises:
         return ", ".join(layout.keys)
     content = content_of(path)
@@ -157,7 +154,7 @@ def _format_of(content: Content, layout: Layout) -> str:
 
 def _detect_format(content: Content, columns: Columns, layout: Layout) -> str:
     """Return the format that the recipe gives for a file; else the format detected from its lines (JSON lines; CoNLL, if a role reads
-    tokens; fastText's or a table, if more than texts is read); else the format of its suffix.
+    tokens; fastText's format or a table, if roles read more than texts); else the format of its suffix.
     """
     name = _format_of(content, layout)
     if not layout.recognises or layout.format is not None:
@@ -189,7 +186,7 @@ def _records(content: Content, columns: Columns, layout: Layout) -> Records:
 
 
 def _with_parallel_columns(records: Records, path: Path, beside: Mapping[str, Path]) -> Records:
-    """Yield the n-th record with the n-th line of each parallel file as a further column. Raise DataError if the lengths differ."""
+    """Yield each record n with line n of each parallel file as an additional column. Raise DataError if the lengths differ."""
     parallel = {column: read_lines(content_of(file), Columns()) for column, file in beside.items()}
     count = 0
     for count, record in enumerate(records, 1):
@@ -214,5 +211,5 @@ def _add_column(record: Record | BadRow, column: str, line: Record | BadRow) -> 
 
 def _length_error(path: Path, rows: int, parallel: Path, lines: int) -> DataError:
     hint = "" if rows != 1 else "; if each line is a row, set format: lines"
-    counts = f"{path} has {rows:,} row{'s' * (rows != 1)}, but the parallel file {parallel} has {lines:,} lines"
+    counts = f"{path} has {format_number_of(rows, 'row')}, but the parallel file {parallel} has {format_number_of(lines, 'line')}"
     return DataError(f"{counts}: they must agree{hint}")

@@ -13,8 +13,8 @@ from tfkit.data.columns.record_columns import Columns, Record
 def questions_of(record: Record, columns: Columns) -> Iterator[Record]:
     """Yield a record for each question of an article or a context, and for each text of an intent; yield other records unchanged.
 
-    A context outside an article is divided only if a column of its questions is read, an intent only if its label is read or a prediction
-    reads texts.
+    A context outside an article is divided only if a role reads a column of its questions. An intent is divided only if a role reads its
+    label, or if a prediction reads texts.
     """
     paragraphs: Any = record.values.get("paragraphs")
     questions: Any = record.values.get("qas")

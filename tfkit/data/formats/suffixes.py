@@ -6,7 +6,7 @@ from pathlib import PurePath
 
 from tfkit.recipe.column_forms import LANGUAGES
 
-# The formats of rows with columns, and of lines. A file with another suffix is one text.
+# The suffixes of files with several rows, and their formats. A file with another suffix is one text.
 FORMAT_OF = {
     ".jsonl": "jsonl",
     ".ndjson": "jsonl",
@@ -31,13 +31,13 @@ TEXT_SUFFIXES = frozenset(
     for suffix in line.split()
 )
 CODE_SUFFIXES = TEXT_SUFFIXES - {".txt", ".text"}
-_MAX_NAMES = 3  # in a message
+_MAX_NAMES = 3  # names that a message lists
 KINDS = "text, jsonl, json, csv, tsv, parquet or CoNLL"  # for messages
 
 _COMPRESSIONS = {".gz": "gzip", ".bz2": "bzip2", ".xz": "xz", ".lzma": "xz", ".zst": "zstd"}
 _TARS = {".tgz": ".tar.gz", ".tbz": ".tar.bz2", ".tbz2": ".tar.bz2", ".txz": ".tar.xz", ".tzst": ".tar.zst"}
 
-# Words in the names of files that each hold one column of the rows, and the name of that column.
+# A file whose name contains one of these words holds one column of the rows: the column with the name given here.
 _COLUMNS = {
     **dict.fromkeys(("text", "texts", "sentence", "sentences"), "text"),
     **dict.fromkeys(("label", "labels"), "label"),
@@ -45,10 +45,10 @@ _COLUMNS = {
     **dict.fromkeys(("tgt", "trg", "target", "targets"), "target"),
 }
 
-# Slots of ATIS and SNIPS: the words of a sentence and their tags on the same line of two files.
+# The slot filling files of ATIS and SNIPS: line n of one file has the words of sentence n, and line n of the other file their tags.
 _SEQUENCES = {"seq.in": "tokens", "seq.out": "tags"}
 
-# Not .lst: a list of labels or names often accompanies the data.
+# Suffixes that are read from a folder or an archive. Without .lst, since a list of labels or names often accompanies the data.
 _SEARCHED = TEXT_SUFFIXES | (FORMAT_OF.keys() - {".lst"})
 
 
@@ -113,6 +113,6 @@ def is_hidden(path: PurePath) -> bool:
 
 
 def list_names(items: Sequence[PurePath | str]) -> str:
-    """Return the names of the first three files or keys, and the number of the others."""
+    """Return the names of the first three files or keys, and how many more there are."""
     names = [item if isinstance(item, str) else item.name for item in items[:_MAX_NAMES]]
     return ", ".join(names) + (f" and {len(items) - _MAX_NAMES} more" if len(items) > _MAX_NAMES else "")

@@ -14,27 +14,27 @@ from tfkit.errors import DataError
 
 
 class _Line(NamedTuple):
-    """A line with its line end; `bad`: the error in its encoding."""
+    """A line with its line end; `bad`: the error if the line is not UTF-8."""
 
     text: str
     bad: BadRow | None
 
 
 class _PlainReader:
-    """A csv.reader for any delimiter but a comma. Quotes are read as in csv if that gives the header's number of fields, else as ordinary
-    characters, as in the files of GLUE.
+    """A csv.reader for any delimiter but a comma. Quotes delimit fields, as in csv, if the record then has as many fields as the header.
+    Otherwise they are ordinary characters, as in the files of GLUE.
 
     A quote that is not closed in its line may begin a field of several lines, or be an ordinary character. The lines up to the closing
     quote are one record if together they have the header's number of fields, unless they look like rows themselves: most of them have
-    that number of fields, including one between the first and the last. If no line between the first and the last has that number, the
-    lines are rows only if an earlier line, or one of the next 200, contains a quote that no writer of quoted fields would leave.
+    that number of fields, including one between the first and the last. If most lines have that number of fields, but none between the
+    first and the last, they are rows only if an earlier line, or one of the next 200, contains a quote that no csv writer would leave.
     """
 
     MAX_LINES = 10_000  # lines of one record: a quote that is never closed must not read the whole file into memory
-    MAX_LOOKAHEAD = 200  # lines that are searched for a quote that no writer of quoted fields would leave
+    MAX_LOOKAHEAD = 200  # lines that are searched for a quote that no csv writer would leave
 
     def __init__(self, lines: Iterator[_Line], delimiter: str, width: int, bad_lines: list[BadRow]):
-        """`width`: the number of fields in a record; 0: as in the first line. Errors in a record's lines are appended to `bad_lines`."""
+        """`width`: the number of fields in a record; 0: that of the first line. Errors in a record's lines are appended to `bad_lines`."""
         self.line_num = 0
         self.width = width
         self._delimiter = delimiter
@@ -86,7 +86,7 @@ class _PlainReader:
         return text
 
     def _from(self, first: str, lines: list[str]) -> Iterator[str]:
-        """Yield a line and those after it, which are also appended to `lines`."""
+        """Yield the line `first` and the lines after it. Each line after `first` is also appended to `lines`."""
         yield first
         for line in islice(self._peek(), self.MAX_LINES):
             lines.append(line)
@@ -107,7 +107,7 @@ class _PlainReader:
         return bare.split(self._delimiter) if bare else []
 
     def _is_plain_quote(self, line: str) -> bool:
-        """Whether a field has an undoubled quote inside, which no writer of quoted fields leaves: quotes are then plain characters."""
+        """Whether a field has an undoubled quote inside. A csv writer would have doubled it, so quotes are ordinary characters here."""
         return self._quote_within.search(line.replace('""', "")) is not None
 
 
@@ -118,7 +118,8 @@ def allow_long_fields() -> None:
 
 def read_separated(content: Content, columns: Columns, given: tuple[str, ...] = (), *, delimiter: str) -> Records:
     """Read records with this delimiter under a header line or the given header. A quoted field may contain the delimiter and line ends.
-    With commas, every quote delimits a field (RFC 4180); else see _PlainReader. Raise DataError for an unusable header.
+    If the delimiter is a comma, every quote delimits a field (RFC 4180); for other delimiters see _PlainReader. Raise DataError if the
+    header lacks a required column, or if two columns that are read have the same name.
     """
     allow_long_fields()
     bad_lines: list[BadRow] = []  # the bad lines of the current record
@@ -147,9 +148,6 @@ def read_separated(content: Content, columns: Columns, given: tuple[str, ...] = 
             bad_lines.clear()
         elif fields and not header:
             header = fields
-            read = () if columns.beyond_roles else columns.select_kept(header)
-            if duplicate := next((name for name in read if header.count(name) > 1), None):
-                raise DataError(f"{place}: two columns are called {duplicate!r}, which is read: rename one")
             columns.check(header, place)
         elif given and fields == list(given) and place.endswith(":1"):
             raise DataError(f"{place}: the file has this header itself; remove header")
@@ -172,7 +170,7 @@ def _separated_record(fields: list[str], header: list[str], place: str) -> Recor
 
 
 def _decoded(content: Content) -> Iterator[_Line]:
-    """Yield the lines, including those that are not UTF-8, since a reader must see every quote."""
+    """Yield the lines, including those that are not UTF-8, since the reader must see every quote to find where records end."""
     for line in row_lines(content):
         text = decode(line)
         yield _Line(line.content.decode(errors="surrogateescape"), text) if isinstance(text, BadRow) else _Line(text, None)

@@ -1,4 +1,4 @@
-"""Random numbers from the raw bits of numpy's PCG64, which never change; those of numpy's Generator may change in any release (NEP 19)."""
+"""Random numbers from the raw bits of numpy's PCG64, which never change, unlike the numbers of numpy's Generator (NEP 19)."""
 
 from collections.abc import Iterator
 from functools import lru_cache
@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 _RANGE = 1 << 64
-# Keep the draws of the last two epochs used: a step may span two epochs, and a resumed run may go back by one.
+# A cache of the draws of the two epochs used last: a step may span two epochs, and a resumed run may go back by one epoch.
 by_epoch = lru_cache(maxsize=2)
 
 

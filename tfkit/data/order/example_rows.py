@@ -1,4 +1,4 @@
-"""The order of examples: shuffled, in batches of similar lengths, or packed, several to a row. A function of (seed, epoch) alone."""
+"""The order of examples, a function of (seed, epoch) alone: shuffled, in batches of similar lengths, or packed into rows of several."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from tfkit.data.order.draws import by_epoch, permutation
 from tfkit.data.order.weighted_order import WeightedOrder
 from tfkit.data.store.example_sets import Example, ExampleSet
 
-_POOL = 50  # batches that are sorted by length together: enough for similar lengths in a batch, few enough to keep the order random
+_POOL = 50  # batches whose rows are sorted together: enough for similar lengths in a batch, few enough to keep the order random
 
 
 @dataclass(frozen=True)
@@ -18,8 +18,8 @@ class ExampleBatch:
     """The B rows of a micro-batch. A row is one example, or several if examples are packed."""
 
     rows: list[list[Example]]
-    epochs: NDArray[np.int64]  # (B,) the epoch of each row; (epoch, number) is the seed of what is drawn anew in each epoch
-    numbers: NDArray[np.int64]  # (B,) the number of each row
+    epochs: NDArray[np.int64]  # (B,) the epoch of each row; (epoch, row number) seeds each epoch's draws, such as masks
+    numbers: NDArray[np.int64]  # (B,) row numbers
 
     def single(self) -> list[Example]:
         """Return the examples of rows that are not packed."""
@@ -38,7 +38,7 @@ class ExampleRows:
         length_groups: bool = True,
         packed_length: int | None = None,
     ):
-        """`packed_length`: pack the examples once, in a random order, into rows of at most this many tokens; None: one example a row.
+        """`packed_length`: pack the examples once, in a random order, into rows of at most this many tokens; None: each row is one example.
 
         Raises DataError if a weight gives no rows or too many in an epoch.
         """
@@ -72,7 +72,7 @@ class ExampleRows:
         return self._order(epoch)
 
     def gather(self, epochs: NDArray[np.int64], numbers: NDArray[np.int64]) -> ExampleBatch:
-        """Return the rows with these numbers."""
+        """Return the rows with these row numbers."""
         packs = [[number] if self._packs is None else self._packs[number] for number in numbers.tolist()]
         return ExampleBatch([[owner[i] for owner, i in map(self._owner, pack)] for pack in packs], epochs, numbers)
 
@@ -99,14 +99,14 @@ class ExampleRows:
         return self._grouped(rows, epoch, bits) if self.length_groups else rows
 
     def _grouped(self, rows: NDArray[np.int64], epoch: int, bits: np.random.PCG64) -> NDArray[np.int64]:
-        """Return the rows in batches of similar lengths, in a random order. The run's first batch has the longest row, so that a run that
-        needs too much memory fails early.
+        """Return the rows in batches of similar lengths, in a random order. The run's first batch has the longest row, so that a lack of
+        memory shows in the first step.
 
         The last step of an epoch may also read the first rows of the next epoch; the batches of the next epoch begin after these rows.
         """
         size = self.batch_size
         rest = min(-epoch * len(self) % size, len(rows))
-        if epoch == 0:  # so that the longest row is not in the tail
+        if epoch == 0:  # keep the longest row out of the tail, so that its batch can be moved to the beginning
             longest = int(self.lengths[rows].argmax())
             rows[[0, longest]] = rows[[longest, 0]]
         head, rows = rows[:rest], rows[rest:]

@@ -21,7 +21,7 @@ from tfkit.data.store.token_stream import TokenStream
 from tfkit.errors import DataError, ModelError
 from tfkit.tokenizer import Tokenizer
 
-_BLOCK = 1 << 24  # ids counted at once
+_BLOCK = 1 << 24  # ids counted together
 
 
 class Frame(NamedTuple):
@@ -46,18 +46,18 @@ class FramedBatch:
     """The B rows of a micro-batch, padded to the longest, T."""
 
     ids: NDArray[np.int64]  # (B, T)
-    lengths: NDArray[np.int64]  # (B,) ids without padding
-    texts: NDArray[np.int64]  # (B, T) the number of each id's text, from 0 in each row; a text includes its [SEP], and a [CLS] before it
-    epochs: NDArray[np.int64]  # (B,) the epoch of each row; (epoch, number) is the seed of what is drawn anew in each epoch
-    numbers: NDArray[np.int64]  # (B,) the number of each row
+    lengths: NDArray[np.int64]  # (B,) the number of ids without padding
+    texts: NDArray[np.int64]  # (B, T) the index of each id's text in the row, from 0; a text includes its [SEP], and a [CLS] before it
+    epochs: NDArray[np.int64]  # (B,) the epoch of each row; (epoch, row number) seeds each epoch's draws, such as masks
+    numbers: NDArray[np.int64]  # (B,) row numbers
     token_counts: NDArray[np.int64] | None = None  # (largest id + 1,) occurrences of each id in the sources; None: not counted
-    unrelated: NDArray[np.int64] | None = None  # (B,) for pairs: 0, the second text follows the first; 1, it is from another document
+    unrelated: NDArray[np.int64] | None = None  # (B,) for pairs; 0: the second text follows the first; 1: it is from another document
 
 
 class FramedRows:
     """The rows of weighted streams, in a WeightedOrder. Everything is a function of (streams, length, seed, epoch).
 
-    A row that an epoch reads again, because of its weight, has another number each time, so that other masks are drawn for it.
+    A row that an epoch reads several times, because of its source's weight, has another row number each time, so that its masks differ.
     """
 
     def __init__(self, streams: Sequence[tuple[TokenStream, float]], length: int, seed: int, frame: Frame, *, count_tokens: bool = False):
@@ -71,7 +71,8 @@ class FramedRows:
             )
         self.length, self.longest, self.frame = length, length, frame
         self.streams = [stream for stream, _ in streams]
-        self.counts = [max(1, -(-(len(stream.tokens) - 1) // (length - 2))) for stream in self.streams]  # rows; the last id is a [SEP]
+        # The number of rows of each stream; its last id, a [SEP], needs no row of its own.
+        self.counts = [max(1, -(-(len(stream.tokens) - 1) // (length - 2))) for stream in self.streams]
         for stream in self.streams:
             if len(stream.tokens) == 2 * len(stream):
                 raise DataError(f"{stream.name}: no text has a token other than [CLS] and [SEP]; give texts that contain words")
@@ -93,7 +94,7 @@ class FramedRows:
         return self._order[epoch]
 
     def gather(self, epochs: NDArray[np.int64], numbers: NDArray[np.int64]) -> FramedBatch:
-        """Return the rows with these numbers as arrays."""
+        """Return the rows with these row numbers as arrays."""
         locations = zip(*(indices.tolist() for indices in self._order.locate(numbers)), strict=True)
         rows = [self._texts(stream, row) for stream, row in locations]
         framed = [[ids for text in texts for ids in ([self.frame.first], text, [self.frame.last])] for texts in rows]
@@ -101,7 +102,7 @@ class FramedRows:
         return pad_rows(framed, texts, self.frame, epochs, numbers, token_counts=self.token_counts)
 
     def _texts(self, number: int, row: int) -> list[NDArray[Any]]:
-        """Return the parts of documents that are in a row of stream `number`, without [CLS] and [SEP]; one empty text if there are none."""
+        """Return the parts of documents in a row of stream `number`, without [CLS] and [SEP]; one empty text if there are none."""
         stream, width = self.streams[number], self.length - 2
         begin, end = row * width, min((row + 1) * width, len(stream.tokens))
         documents = range(int(np.searchsorted(stream.starts, begin, side="right")) - 1, int(np.searchsorted(stream.starts, end)))
@@ -117,7 +118,7 @@ def pad_rows(
     numbers: NDArray[np.int64],
     **extras: NDArray[np.int64] | None,
 ) -> FramedBatch:
-    """Return the padded batch of rows, each a list of parts. `texts`: for each row, the number of each id's text; padding counts as the
+    """Return the padded batch of rows, each a list of parts. `texts`: for each row, the index of each id's text; padding belongs to the
     last text.
     """
     lengths = np.array([len(row_texts) for row_texts in texts], np.int64)

@@ -1,4 +1,4 @@
-"""The batches of a run. Step n is a function of n alone, so resuming needs no replay."""
+"""The batches of a run. The batch of step n is a function of n alone, so a resumed run does not replay earlier steps."""
 
 import math
 from bisect import bisect_left, bisect_right
@@ -13,21 +13,20 @@ from numpy.typing import NDArray
 class BatchSizes:
     """The number of rows in each step: constant, or ramped up (GPT-3, arXiv 2005.14165, appendix B).
 
-    A ramp is stored as a table of its levels, so that no method iterates over steps.
-
     The batch grows from `start` linearly with the rows read so far, in multiples of `start`, and is full after `ramp_rows` rows. The ramp
-    reads a multiple of `full` rows in all, so that rows grouped into full batches (by length) stay together.
+    reads a multiple of `full` rows in all, so that rows grouped into full batches (by length) stay together. It is stored as a table of its
+    levels, which are runs of steps of one size, so that no method iterates over steps.
     """
 
     def __init__(self, full: int, start: int | None = None, ramp_rows: float = 0.0):
         """`start` None: full batches from the first step. Raises ValueError if `full` is not a multiple of `start`."""
         self.full = full
-        self.unit = start or full  # every batch size is a multiple of this one
+        self.unit = start or full  # the size of each step is a multiple of this number of rows
         if full % self.unit:
             raise ValueError(f"the batch starts with {start} rows, which do not divide {full}")
         self._sizes: list[int] = []
-        self._first_step: list[int] = []  # the first step of each level, which is a run of steps of one size
-        self._first_row: list[int] = []  # rows that the steps before the level read
+        self._first_step: list[int] = []  # the first step of each level
+        self._first_row: list[int] = []  # the number of rows that the steps before each level read
         steps = rows = 0
         for size, count in (*_levels(self.unit, full, ramp_rows), (full, 0)):
             self._sizes.append(size)
@@ -60,7 +59,7 @@ def _levels(start: int, full: int, ramp_rows: float) -> list[tuple[int, int]]:
         count = max(0, math.ceil((ramp_rows * factor / (most - 1) - rows) / size))
         levels.append((size, count))
         rows += size * count
-    rest = -rows % full  # rows to the next multiple of `full`, which are read by one more step of the level with this size
+    rest = -rows % full  # rows to the next multiple of `full`: one more step at the level of this size reads them
     return [(size, count + (size == rest)) for size, count in levels]
 
 
@@ -85,11 +84,11 @@ class Rows(Protocol):
         """Return the row numbers of an epoch, in reading order: (len(self),)."""
 
     def gather(self, epochs: NDArray[np.int64], numbers: NDArray[np.int64]) -> Any:
-        """Return the rows with these numbers, as drawn in these epochs, for an objective to collate."""
+        """Return the rows with these row numbers, as drawn in these epochs, for an objective to collate. `epochs`, `numbers`: (B,)."""
 
 
 class StepLoader(Protocol[Batch]):
-    """The batches of a run: a Loader, or a loader that samples rollouts. Methods with a default result are optional."""
+    """The batches of a run: a Loader, or a loader that samples rollouts. A class need not define the methods that return a default here."""
 
     rows: Rows
     sizes: BatchSizes
@@ -101,14 +100,14 @@ class StepLoader(Protocol[Batch]):
         """Return this rank's micro-batches of step n, counted from 0."""
 
     def numbers(self, n: int) -> NDArray[np.int64]:
-        """Return the numbers of the rows of step n, (B,)."""
+        """Return the row numbers of step n: (B,)."""
 
     def observed(self) -> dict[str, float]:
-        """Return quantities of the rows of the latest step, by name, for the log."""
+        """Return observed quantities of the rows of the latest step, by name, for the log."""
         return {}
 
     def state(self, n: int) -> tuple[dict[str, Any], dict[str, Any]]:
-        """Return the state that step n needs from earlier steps, for a checkpoint: tensors, and values for JSON."""
+        """Return what step n needs from earlier steps, for a checkpoint: tensors by name, and values for state.json."""
         return {}, {}
 
     def restore(self, tensors: Mapping[str, Any], state: Mapping[str, Any]) -> None:
@@ -117,7 +116,7 @@ class StepLoader(Protocol[Batch]):
 
 
 class Loader(StepLoader[Batch]):
-    """The batches of each step, from one epoch after another. If a step spans epochs, no row is lost or read twice at their boundary."""
+    """The batches of a run that reads its rows epoch after epoch. If a step spans epochs, it loses no row and reads none twice."""
 
     def __init__(
         self, rows: Rows, collate: Callable[[Any], Batch], batch_size: int | BatchSizes, micro_batch_size: int, *, ahead: bool = False
@@ -151,15 +150,15 @@ class Loader(StepLoader[Batch]):
         return [self.collate(self.rows.gather(epochs[rows], numbers[rows])) for rows in micro_batches]
 
     def numbers(self, n: int) -> NDArray[np.int64]:
-        """Return the numbers of the rows of step n, (B,)."""
+        """Return the row numbers of step n: (B,)."""
         return self._locate(n)[1]
 
     def epochs(self, n: int) -> NDArray[np.int64]:
-        """Return the epoch of each row of step n, (B,)."""
+        """Return the epoch of each row of step n: (B,)."""
         return self._locate(n)[0]
 
     def _locate(self, n: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Return the epoch and the number of each row of step n, both (B,)."""
+        """Return the epoch and the row number of each row of step n: both (B,)."""
         position, missing = self.sizes.before(n), self.sizes.size(n)
         epochs, numbers = [], []
         while missing:

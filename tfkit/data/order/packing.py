@@ -1,11 +1,11 @@
-"""Packed rows: token streams cut into rows of one length, in an order that depends on the seed and the epoch alone.
+"""Packed rows: token streams cut into rows of the same length, in an order that depends on the seed and the epoch alone.
 
     stream   t0 t1 t2 t3 t4 t5 t6 ...        length 3
     row 0    t0 t1 t2 t3                     targets t1 t2 t3
     row 1             t3 t4 t5 t6            targets t4 t5 t6
 
-Successive rows share one id, so that every id but the first is a target exactly once. With `shared` 0 they share none, for objectives whose
-targets are not the next ids. Ids at the end of a stream that do not fill a row are dropped.
+Successive rows share one id, so that every id but the first is a target exactly once. With `shared` 0, rows share no id, for objectives
+whose targets are not the next ids. Ids at the end of a stream that do not fill a row are dropped.
 """
 
 from collections.abc import Sequence
@@ -25,20 +25,20 @@ class PackedBatch:
 
     ids: NDArray[np.int64]  # (B, length + shared)
     document_ids: NDArray[np.int64]  # (B, length + shared) from 0 in each row, incremented where a document begins
-    epochs: NDArray[np.int64] | None = None  # (B,) the epoch of each row; (epoch, number) is the seed of what is drawn anew in each epoch
-    numbers: NDArray[np.int64] | None = None  # (B,) the number of each row
+    epochs: NDArray[np.int64] | None = None  # (B,) the epoch of each row; (epoch, row number) seeds each epoch's draws, such as masks
+    numbers: NDArray[np.int64] | None = None  # (B,) row numbers
 
 
 class PackedRows:
     """The rows of weighted streams, in a WeightedOrder. Everything is a function of (streams, length, seed, epoch)."""
 
     def __init__(self, streams: Sequence[tuple[TokenStream, float]], length: int, seed: int, shared: int = 1):
-        """`shared`: the number of ids that successive rows have in common.
+        """`length`: the number of targets in a row. `shared`: the number of ids that successive rows have in common.
 
         Raises DataError if a stream fills no row, or its weight gives no rows or too many in an epoch.
         """
         self.length, self.shared = length, shared
-        self.mean_tokens, self.longest = float(length), length  # all rows have one length
+        self.mean_tokens, self.longest = float(length), length  # all rows have the same length
         self.streams = [stream for stream, _ in streams]
         self.counts = [max(0, len(stream.tokens) - shared) // length for stream in self.streams]
         for stream, count in zip(self.streams, self.counts, strict=True):
@@ -58,7 +58,7 @@ class PackedRows:
         return self._order[epoch]
 
     def gather(self, epochs: NDArray[np.int64], numbers: NDArray[np.int64]) -> PackedBatch:
-        """Return the rows with these numbers as arrays."""
+        """Return the rows with these row numbers as arrays."""
         ids = np.empty((len(numbers), self.length + self.shared), dtype=np.int64)
         document_ids = np.empty_like(ids)
         streams, rows = self._order.locate(numbers)

@@ -4,7 +4,7 @@
     is next   [CLS] s0 s1 [SEP] s2 s3 [SEP]   the next row begins with s4
     or not    [CLS] s0 s1 [SEP] r5 r6 [SEP]   r: another document, from a random sentence on; the next row begins with s2, still unused
 
-The pairs of an epoch are drawn from (seed, epoch) and the positions of sentences alone; ids are read when a row is gathered.
+The pairs of an epoch depend only on (seed, epoch) and the positions of sentences. The ids of a row are read when the row is gathered.
 """
 
 from array import array
@@ -22,34 +22,22 @@ from tfkit.data.store.token_stream import TokenStream
 from tfkit.errors import DataError
 
 _PAIRS = 1  # part of the seed of the pairs, so that it differs from the seed of the order
-_SPECIAL = 3  # [CLS] first [SEP] second [SEP]
+_SPECIAL = 3  # the number of special ids in a row: [CLS] first [SEP] second [SEP]
 
 
 class Pairs(NamedTuple):
     """n pairs of a stream, as positions in its ids."""
 
     starts: NDArray[np.int64]  # (n, 2) where the first and the second text begin
-    lengths: NDArray[np.int32]  # (n, 2) ids
+    lengths: NDArray[np.int32]  # (n, 2) the number of ids in each text
     unrelated: NDArray[np.int8]  # (n,) 1: the second text is from another document
-
-    def take(self, chosen: NDArray[np.int64]) -> "Pairs":
-        """Return the pairs with these indices."""
-        return Pairs(self.starts[chosen], self.lengths[chosen], self.unrelated[chosen])
-
-
-class _Pair(NamedTuple):
-    """Two texts, as ids."""
-
-    first: NDArray[Any]
-    second: NDArray[Any]
-    unrelated: int
 
 
 class SentencePairRows:
     """The rows of weighted streams. With a weight of 2.3, an epoch is two passes over all documents and three tenths of a third pass.
 
     The number of pairs in an epoch is random. `len()` is the number in the first epoch; a later epoch with more pairs leaves out some at
-    random, and one with fewer reads some twice. Everything is a function of (streams, length, seed, epoch).
+    random, and an epoch with fewer pairs reads some twice. Everything is a function of (streams, length, seed, epoch).
     """
 
     def __init__(
@@ -63,7 +51,7 @@ class SentencePairRows:
         static: bool = False,
         count_tokens: bool = False,
     ):
-        """`short`: the fraction of rows that are filled only up to a random length. `static`: every epoch has the pairs of the first.
+        """`short`: the fraction of rows that are filled only up to a random length. `static`: every epoch has the same pairs.
 
         Raises DataError if a row has no room for two texts, a stream has fewer than two documents with text, or a weight gives no rows or
         too many in an epoch.
@@ -89,21 +77,21 @@ class SentencePairRows:
         return self._order(epoch)
 
     def gather(self, epochs: NDArray[np.int64], numbers: NDArray[np.int64]) -> FramedBatch:
-        """Return the rows with these numbers in these epochs."""
+        """Return the rows with these row numbers in these epochs."""
         pairs = [self._find(epoch, number) for epoch, number in zip(epochs.tolist(), numbers.tolist(), strict=True)]
-        first, last = [self.frame.first], [self.frame.last]
-        rows: list[list[list[int] | NDArray[Any]]] = [[first, pair.first, last, pair.second, last] for pair in pairs]
-        texts = [np.repeat([0, 1], [len(pair.first) + 2, len(pair.second) + 1]) for pair in pairs]
-        unrelated = np.array([pair.unrelated for pair in pairs], np.int64)
+        cls, sep = [self.frame.first], [self.frame.last]
+        rows: list[list[list[int] | NDArray[Any]]] = [[cls, first, sep, second, sep] for first, second, _ in pairs]
+        texts = [np.repeat([0, 1], [len(first) + 2, len(second) + 1]) for first, second, _ in pairs]
+        unrelated = np.array([is_unrelated for _, _, is_unrelated in pairs], np.int64)
         return pad_rows(rows, texts, self.frame, epochs, numbers, token_counts=self.token_counts, unrelated=unrelated)
 
-    def _find(self, epoch: int, number: int) -> "_Pair":
-        """Return the ids of pair `number` of an epoch."""
+    def _find(self, epoch: int, number: int) -> tuple[NDArray[Any], NDArray[Any], int]:
+        """Return the ids of both texts of the pair with this row number in an epoch, and whether the texts are unrelated."""
         for documents, pairs in zip(self._documents, self._pairs(0 if self.static else epoch), strict=True):
             if number < len(pairs.starts):
                 spans = zip(pairs.starts[number].tolist(), pairs.lengths[number].tolist(), strict=True)
                 first, second = (documents.stream.tokens[start : start + size] for start, size in spans)
-                return _Pair(first, second, int(pairs.unrelated[number]))
+                return first, second, int(pairs.unrelated[number])
             number -= len(pairs.starts)
         raise IndexError(f"epoch {epoch} has no such row")
 
@@ -119,12 +107,13 @@ class SentencePairRows:
             passes += [documents.draw_pairs(self.length - _SPECIAL, self.short, draws) for _ in range(int(weight) - 1)]
             if weight % 1:
                 last = documents.draw_pairs(self.length - _SPECIAL, self.short, draws) if passes else first
-                passes.append(last.take(permutation(bits, len(last.starts))[: round((weight % 1) * len(last.starts))]))
+                chosen = permutation(bits, len(last.starts))[: round((weight % 1) * len(last.starts))]
+                passes.append(Pairs(last.starts[chosen], last.lengths[chosen], last.unrelated[chosen]))
             by_stream.append(Pairs(*(np.concatenate(parts) for parts in zip(*passes, strict=True))))
         return by_stream
 
     def _draw_order(self, epoch: int) -> NDArray[np.int64]:
-        """Return the row numbers of an epoch. The first row of the run is the longest, so that a lack of memory shows at once."""
+        """Return the row numbers of an epoch. The longest row of the first epoch comes first, so that a lack of memory shows in step 0."""
         bits = np.random.PCG64([self.seed, epoch])
         sizes = np.concatenate([pairs.lengths.sum(axis=1) for pairs in self._pairs(0 if self.static else epoch)])
         order = np.concatenate([permutation(bits, len(sizes)) for _ in range(-(-self._rows // len(sizes)))])[: self._rows]
@@ -144,7 +133,7 @@ class _Documents:
         self.kept = np.flatnonzero(np.diff(self.first))
         if len(self.kept) < 2:
             raise DataError(
-                f"{stream.name}: next sentences are drawn from another document, and there is {len(self.kept)} here with any text; "
+                f"{stream.name}: next sentence prediction needs two documents with text, and there is {len(self.kept)} here; "
                 "give more documents, hold out a larger fraction, or set objective.next_sentence: false"
             )
 
@@ -156,7 +145,7 @@ class _Documents:
         starts, lengths, unrelated = array("q"), array("i"), array("b")
         for number in range(len(self.kept)):
             borders = self._borders(number)
-            sentence, count = 0, len(borders) - 1  # a sentence is borders[sentence] to borders[sentence + 1]
+            sentence, count = 0, len(borders) - 1  # each sentence has the ids from borders[sentence] to borders[sentence + 1]
             while sentence < count:
                 target = 2 + draws.integer(most - 1) if draws.bernoulli(short) else most
                 end = min(bisect_left(borders, borders[sentence] + target, sentence + 1), count)
@@ -171,7 +160,7 @@ class _Documents:
                     sentence = end
                 sizes = fit(first[1] - first[0], second[1] - second[0], most)
                 for (begin, stop), size in zip((first, second), sizes, strict=True):
-                    starts.append(begin + draws.binomial_half(stop - begin - size))  # ids that do not fit are cut off at random ends
+                    starts.append(begin + draws.binomial_half(stop - begin - size))  # each id that does not fit is cut off at a random end
                     lengths.append(size)
                 unrelated.append(is_unrelated)
         return Pairs(np.array(starts).reshape(-1, 2), np.array(lengths).reshape(-1, 2), np.array(unrelated))
@@ -184,7 +173,7 @@ class _Documents:
 
     def _draw_elsewhere(self, number: int, target: int, draws: Draws) -> tuple[int, int]:
         """Return where a run of another document's sentences begins and ends. The run begins at a random sentence, and has at least
-        `target` ids, unless the document ends before.
+        `target` ids, unless the document ends first. `number`: the index in `kept` of the document to avoid.
         """
         other = draws.integer(len(self.kept) - 1)
         document = self.kept[other + (other >= number)]
@@ -196,6 +185,6 @@ class _Documents:
 
 
 def fit(first: int, second: int, most: int) -> tuple[int, int]:
-    """Return the two lengths after truncation: the longer text (the second, if equal) loses ids until both have at most `most` together."""
+    """Return the lengths of two texts after truncation to at most `most` ids in all: the longer text loses ids (the second, if equal)."""
     kept = min(first, max(most - second, most - most // 2))
     return kept, min(second, most - kept)

@@ -47,7 +47,7 @@ def span_lengths(raw: int, rate: float, mean_span: float) -> SpanLengths:
 
 def longest_row(length: int, rate: float, mean_span: float) -> SpanLengths:
     """Return the lengths of the longest row whose inputs fit into `length` (at least 3); they fill it exactly, except at rates near 1."""
-    rows = range(2, math.ceil(length / (1 - rate)) + 1)  # a row of length / (1 - rate) tokens keeps too many
+    rows = range(2, math.ceil(length / (1 - rate)) + 1)  # the inputs of a row of length / (1 - rate) tokens are too long
     fitting = bisect_right(rows, length, key=lambda raw: span_lengths(raw, rate, mean_span).inputs)
     return span_lengths(max(2, fitting + 1), rate, mean_span)
 
@@ -62,7 +62,7 @@ class SpanBatch:
 
 
 class SpanRows:
-    """The rows of weighted streams, of `lengths.raw` tokens each, weighted and ordered as in PackedRows.
+    """The rows of weighted streams, each of `lengths.raw` tokens, in the order of PackedRows.
 
     The spans are a function of (seed, epoch, row), or, if `static`, of (seed, row): the same in every epoch. A row that an epoch reads
     twice, because of its weight, has the same spans both times. Spans may cross the separator between documents, as in T5's own rows.
@@ -71,7 +71,7 @@ class SpanRows:
     def __init__(self, streams: Sequence[tuple[TokenStream, float]], lengths: SpanLengths, seed: int, static: bool = False):
         """Raises DataError if a stream fills no row, or its weight gives no rows or too many in an epoch."""
         self.lengths, self.seed, self.static = lengths, seed, static
-        self.longest = lengths.inputs + lengths.targets  # all rows have one length
+        self.longest = lengths.inputs + lengths.targets  # all rows have the same length
         self.mean_tokens = float(self.longest)
         self._rows = PackedRows(streams, lengths.raw, seed, shared=0)
 
@@ -83,11 +83,11 @@ class SpanRows:
         return self._rows.order(epoch)
 
     def gather(self, epochs: NDArray[np.int64], numbers: NDArray[np.int64]) -> SpanBatch:
-        """Return the rows with these numbers, with the spans drawn in these epochs."""
+        """Return the rows with these row numbers, with the spans drawn in these epochs."""
         raw, noise, spans = self.lengths
         parts = []
         for epoch, number in zip(np.zeros_like(epochs) if self.static else epochs, numbers, strict=True):
-            # + 1: with 0, these seeds would give the numbers of [seed, epoch], from which the order of the rows is drawn.
+            # + 1, because the seed [seed, epoch, 0] gives the same bits as [seed, epoch], from which the order of the rows is drawn.
             bits = np.random.PCG64([self.seed, int(epoch), int(number) + 1])
             parts.append((_draw_lengths(bits, raw - noise, spans), _draw_lengths(bits, noise, spans)))
         kept_lengths, noise_lengths = (np.stack(lengths) for lengths in zip(*parts, strict=True))

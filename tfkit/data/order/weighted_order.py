@@ -1,4 +1,4 @@
-"""The order in which an epoch reads the rows of weighted sources: a function of (seed, epoch) alone.
+"""The order in which an epoch reads the rows of weighted sources. The order is a function of (seed, epoch) alone.
 
 With a weight of 2.3, an epoch reads every row of a source twice, and a random three tenths of its rows once more.
 """
@@ -15,19 +15,19 @@ MAX_ROWS = 100_000_000  # rows of an epoch with weights above 1: drawing their o
 
 
 class WeightedOrder:
-    """Rows of several sources, numbered consecutively across sources. `len()` is the number of rows in every epoch."""
+    """The order of the rows of several sources, numbered consecutively across sources. `len()` is the number of rows in every epoch."""
 
     def __init__(self, sources: Sequence[tuple[str, float, int]], seed: int, *, distinct: bool = False):
-        """`sources`: the name, the weight and the number of rows of each. `distinct`: a row that an epoch reads again has another number
-        each time.
+        """`sources`: the name, the weight and the number of rows of each source. `distinct`: a row that an epoch reads several times has
+        another row number each time.
 
         Raises DataError if a weight gives no rows or too many in an epoch.
         """
         self._counts = np.array([rows for _, _, rows in sources], np.int64)
         self.repeats = [count_repeats(name, weight, rows) for name, weight, rows in sources]
-        self._strides = [rows * distinct for _, _, rows in sources]  # the distance between a row's numbers in two successive passes
+        self._strides = [rows * distinct for _, _, rows in sources]  # the difference between a row's numbers in two successive passes
         used = [rows + passes * stride for rows, (passes, _), stride in zip(self._counts, self.repeats, self._strides, strict=True)]
-        self._first = np.concatenate([[0], np.cumsum(used)])  # number of each source's first row
+        self._first = np.concatenate([[0], np.cumsum(used)])  # the row number of each source's first row
         self._order = by_epoch(lambda epoch: self.draw(np.random.PCG64([seed, epoch])))
 
     def __len__(self) -> int:
@@ -43,7 +43,7 @@ class WeightedOrder:
         return self._order(epoch)
 
     def draw(self, bits: np.random.PCG64) -> NDArray[np.int64]:
-        """Return the row numbers of an epoch, each as often as the weight of its source says, in a random order: (len(self),)."""
+        """Draw the row numbers of an epoch, in reading order, each as often as the weight of its source requires: (len(self),)."""
         numbers = []
         for first, count, stride, (passes, extra) in zip(self._first, self._counts, self._strides, self.repeats, strict=False):
             numbers += [first + i * stride + np.arange(count) for i in range(passes)]
@@ -58,8 +58,8 @@ class WeightedOrder:
 
 
 def count_repeats(name: str, weight: float, rows: int) -> tuple[int, int]:
-    """Return how many whole passes over a source an epoch makes, and how many rows it then reads once more. Raises DataError if these are
-    no rows or too many.
+    """Return how many whole passes over a source an epoch makes, and how many rows it reads in addition. Raises DataError if an epoch would
+    read no rows or too many.
     """
     passes, extra = int(weight), round((weight % 1) * rows)
     if not passes * rows + extra:

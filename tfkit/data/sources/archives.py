@@ -1,8 +1,8 @@
 """Zip and tar archives, read like folders: their data files in sorted order, each decompressed as it is read. Only a compressed tar archive
 is first decompressed as a whole, into an unnamed temporary file.
 
-Archives are untrusted: a member's name is only shown in messages, never used as a path, and no more than its claimed size is read. Links
-in them are not read.
+Archives are untrusted: a member's name is only shown in messages, never used as a path, and no more bytes of the member are read than the
+archive claims. Links in archives are not read.
 """
 
 import struct
@@ -20,7 +20,7 @@ from tfkit.data.formats.suffixes import KINDS, is_archive, is_hidden, is_readme,
 from tfkit.errors import DataError
 
 _ENCRYPTED = 1  # a bit of ZipInfo.flag_bits
-_METHODS = {zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED}  # bzip2 and LZMA may expand a kilobyte to a gigabyte at once
+_METHODS = {zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED}  # bzip2 and LZMA may expand a kilobyte to a gigabyte in a single read
 _DAMAGE = (struct.error, ValueError, OverflowError, NotImplementedError, RuntimeError, tarfile.TarError)
 
 
@@ -61,7 +61,7 @@ def member_names(path: Path, *, recognises: bool = True) -> tuple[list[str], lis
 
 @contextmanager
 def _opened(path: Path) -> Iterator[list[_Member]]:
-    """Open an archive, and list its regular files, which can be read until it is closed."""
+    """Open an archive, and list its regular files, which can be read until the context ends."""
     with seekable(content_of(path)) as file, reading(path, _kind(path)), _damage(path):
         if _kind(path) == "zip":
             with zipfile.ZipFile(file) as zip_file:
@@ -87,8 +87,8 @@ def _files_of_zip(archive: zipfile.ZipFile) -> list[_Member]:
 
 
 def _files_of_tar(archive: tarfile.TarFile, file: IO[bytes]) -> list[_Member]:
-    """List the regular files; of files with equal names, only the last. Raise ValueError for a damaged header, which tarfile takes for the
-    archive's end.
+    """List the regular files; of files with equal names, only the last. Raise ValueError for a damaged header, at which tarfile would
+    silently end the archive.
     """
     infos: dict[str, tarfile.TarInfo] = {}
     offset = -1
@@ -109,7 +109,7 @@ def _files_of_tar(archive: tarfile.TarFile, file: IO[bytes]) -> list[_Member]:
 
 
 def _extract(archive: tarfile.TarFile, info: tarfile.TarInfo) -> IO[bytes]:
-    return cast(IO[bytes], archive.extractfile(info))  # None: the entry is no file
+    return cast(IO[bytes], archive.extractfile(info))  # extractfile returns None only for an entry that is no file
 
 
 def _open(file: _Member, path: Path, budget: Budget) -> IO[bytes]:

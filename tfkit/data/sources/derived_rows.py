@@ -1,4 +1,4 @@
-"""Rows made from others: unpaired preferences joined by their prompt, a few rows drawn by a seed, and the parts of a single text."""
+"""Rows made from other rows: unpaired preferences joined by their prompt, a few rows drawn by a seed, and the parts of a single text."""
 
 import json
 import re
@@ -12,11 +12,11 @@ from tfkit.data.columns.preference_forms import is_whole, read_flag
 from tfkit.data.columns.rows import Part, Row, Skipped, Source, hash_fraction
 
 UNPAIRED = "unpaired"  # the `shape` of roles for rows with one labelled completion
-COMPLETIONS = 8  # in a joined row, approximately
-_VERSION = 2
+COMPLETIONS = 8  # the approximate number of completions in a joined row
+_VERSION = 2  # part of the fingerprint of joined rows
 # Where a text may be cut, in order of preference: before a paragraph, a line, a sentence, a word.
 _BREAKS = (re.compile(r"\n[ \t\r]*\n\s*"), re.compile(r"\n+"), re.compile(r"[.!?]\s+"), re.compile(r"\s+"))
-_TOLERANCE = 0.25  # the distance that the cut may have from the exact fraction, relative to the held-out part
+_TOLERANCE = 0.25  # the largest distance of the cut from the exact fraction, relative to the length of the held-out part
 
 One = TypeVar("One")
 
@@ -57,10 +57,10 @@ def joined_rows(source: Source) -> DerivedRows:
     """Return a source whose rows with a `completion` and a `label` are joined by their prompt into rows with `completions` and
     `labels`, as for KTO's unpaired preferences (arXiv 2402.01306).
 
-    A prompt with many completions gives several rows of about eight completions, with good and bad ones in each, since all pairs in a row
-    are compared; with one good and 200 bad ones the good one is in each row. Rows are in the order in which their prompts first occur, and
-    all are read before the first is yielded, since a prompt may recur at the end of a file. Rows of another shape are passed on as they are
-    read.
+    A prompt with many completions gives several rows of about eight completions, with good and bad ones in each row, since all pairs in a
+    row are compared. With one good and 200 bad completions, the good one is in each row. Rows are in the order in which their prompts first
+    occur, and all are read before the first is yielded, since a prompt may recur at the end of a file. Rows without a `completion` are
+    yielded unchanged, as soon as they are read.
     """
     return DerivedRows(source, _joined, f"joined {_VERSION}")
 
@@ -89,7 +89,7 @@ def split_prompt(row: Row) -> Row:
 def _divide(rows: list[Row]) -> list[list[Row]]:
     """Divide the rows of a prompt into groups of about COMPLETIONS rows, each with at least one good and one bad row.
 
-    If one kind has fewer rows than there are groups, each of its rows is in several groups, one row in each group.
+    If there are fewer rows of one kind than groups, these rows are used in turn, one in each group.
     """
     flags = [read_flag(str(row.values["label"])) for row in rows]
     kinds = [[row for row, flag in zip(rows, flags, strict=True) if flag is is_good] for is_good in (True, False)]
@@ -110,12 +110,12 @@ def _join(rows: list[Row]) -> Row:
 
 
 def drawn_rows(source: Source, count: int, seed: int) -> DerivedRows:
-    """Return at most `count` rows of a source, in their order, for a quick try.
+    """Return a source with `count` random rows of another one, or all if it has fewer, in their order, for a quick try.
 
     All rows are read, since any may be drawn, with one in memory at a time.
     """
     drawn = cache(lambda: draw(source.rows({}), count, seed))
-    note = f"; {count:,} rows of these at most, drawn by the seed {seed}"
+    note = f"; at most {count:,} of these rows, drawn by the seed {seed}"
     return DerivedRows(source, lambda rows: select(rows, drawn()), f"drawn {count} {seed}", note)
 
 
@@ -148,7 +148,7 @@ def describe_cut(part: Part) -> str:
 
 
 def _find_cut(text: str, fraction: float) -> int:
-    """Return the position at which the held-out part begins, near `fraction` of the characters before the end."""
+    """Return the position at which the held-out part begins. After it, about `fraction` of the characters follow."""
     exact, tolerance = round(len(text) * (1 - fraction)), max(1, round(len(text) * fraction * _TOLERANCE))
     for pattern in _BREAKS:
         ends = [match.end() for match in pattern.finditer(text, max(0, exact - tolerance), min(len(text), exact + tolerance))]

@@ -1,9 +1,9 @@
 """A data set of the Hugging Face Hub, or a local data set folder, through the library `datasets` (imported only here, when used).
 
-A streamed data set is read once: its records are written to tfkit's cache, and read from there afterwards. Folder of the cache:
-records.jsonl, one record a line with the columns that are read (an earlier version wrote several such files), and index.json, written last,
-with the names of the classes that records hold as numbers. Later runs read the folder without the network, even if the data set has
-changed: name a revision for fixed content, or delete the folder to stream again.
+A streamed data set is read once: its records are written to tfkit's cache, and read from there afterwards. A folder of the cache has
+records.jsonl, with a record on each line that holds the columns that are read (an earlier version wrote several such files), and
+index.json, written last, with the names of the classes whose numbers the records hold. Later runs read the folder without the network, even
+if the data set has changed: name a revision for fixed content, or delete the folder to stream again.
 """
 
 import datetime
@@ -11,6 +11,7 @@ import hashlib
 import json
 import shutil
 from collections.abc import Generator, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import count, islice
@@ -19,21 +20,22 @@ from typing import Any
 
 from tfkit.data.columns.forms import ClassName
 from tfkit.data.columns.record_columns import Columns, Record
-from tfkit.data.columns.rows import FIRST_ROWS, BadRow, OnBadRow, Part, Row, Skipped, check_rows, fingerprint_of, good_rows, megabytes
+from tfkit.data.columns.rows import FIRST_ROWS, BadRow, OnBadRow, Part, Row, Skipped, check_rows, fingerprint_of, good_rows
 from tfkit.data.formats.file_content import first_line
 from tfkit.data.formats.readers import Rows
 from tfkit.data.store.folder_cache import cache_folder, indexed_folder, read_index, reading_cache, write_index
 from tfkit.data.store.hashes import digest
 from tfkit.errors import DataError
 from tfkit.network import fetch, is_offline
+from tfkit.units import format_bytes, format_number_of
 
-_BATCH = 256  # rows decoded at once
+_BATCH = 256  # rows decoded together
 RECORDS_VERSION = 3  # part of the folder's name: raise it when the same data set gives other records
 
 
 @dataclass(frozen=True)
 class HubSource:
-    """The rows of one split. Its Arrow files are memory-mapped, so rows are read only when needed."""
+    """The rows of one split of a data set. Its Arrow files are memory-mapped, so rows are read only when they are needed."""
 
     name: str
     split: str
@@ -49,11 +51,11 @@ class HubSource:
 
     def describe(self) -> str:
         """Return a description of the split, for messages: the number of rows, their megabytes, and the part."""
-        about = f"{self._where}: {len(self.dataset):,} rows, {megabytes(self.dataset.data.nbytes)}"
+        about = f"{self._where}: {format_number_of(len(self.dataset), 'row')}, {format_bytes(self.dataset.data.nbytes)}"
         return f"{about}; {self.part.describe()}" if self.part.describe() else about
 
     def fingerprint(self) -> str:
-        """Return a hash of the rows' values, the part and the handling of bad rows; it does not depend on where the data set is."""
+        """Return a hash of the rows' values, the part and the handling of bad rows. The place of the data set has no influence."""
         hashed = hashlib.blake2b(
             f"hub\0{self.columns.fingerprint()}\0{self.part.fingerprint(self._all_rows())}{fingerprint_of(self.on_bad_row)}".encode(),
             digest_size=16,
@@ -105,7 +107,8 @@ class StreamedSource:
     def folder(self) -> Path:
         """The folder of the cache, named by a hash of all that selects the records, and of the sizes and times of local files."""
         path = Path(self.name).expanduser()
-        files = sorted((str(file.relative_to(path)), file.stat().st_size, file.stat().st_mtime_ns) for file in path.rglob("*"))
+        found = [(file, file.stat()) for file in path.rglob("*") if file.exists()]  # a broken link does not exist
+        files = sorted((str(file.relative_to(path)), status.st_size, status.st_mtime_ns) for file, status in found)
         read = [(role.name, self.columns.named.get(role.name, role.columns)) for role in self.columns.roles]
         selection = (self.config, self.split, self.revision, self.most, read, *self.columns.beyond_roles)
         return cache_folder() / "streamed" / digest((RECORDS_VERSION, str(path), files, *selection))
@@ -117,15 +120,15 @@ class StreamedSource:
         return int(sum(index["files"].values()) * self.part.expected_fraction) if index else None
 
     def describe(self) -> str:
-        """Return a description of the split, for messages: rows, megabytes and part; before the rows are in the cache, how many will be
-        read.
+        """Return a description of the split, for messages: its rows, their megabytes and the part; before the rows are in the cache, how
+        many of them will be read.
         """
         index = read_index(self.folder, RECORDS_VERSION)
         about = f"{self._where}, streamed: "
         if index is None:
             about += f"{'all' if self.most is None else f'{self.most:,}'} rows, which are read into the cache first"
         else:
-            about += f"{index['records']:,} rows, {megabytes(sum(index['files'].values()))}, from the cache"
+            about += f"{index['records']:,} rows, {format_bytes(sum(index['files'].values()))}, from the cache"
         return f"{about}; {self.part.describe()}" if self.part.describe() else about
 
     def fingerprint(self) -> str:
@@ -138,17 +141,14 @@ class StreamedSource:
         return self.part.select(good_rows(self._all_rows(), self.on_bad_row, skipped))
 
     def check(self) -> None:
-        """Raise DataError for a bad first row: the one in the cache or, if there is none, that of the stream, without filling the cache."""
+        """Raise DataError if the first row is bad. If the cache does not have the row, it is read from the stream and not kept."""
         if read_index(self.folder, RECORDS_VERSION) is not None:
-            return check_rows(self._all_rows(), self.on_bad_row, self._where)
+            check_rows(self._all_rows(), self.on_bad_row, self._where)
+            return
         stream = self._stream()
         classes = class_names(stream.features)
-        lines = self._read_lines(stream)
-        try:
+        with closing(self._read_lines(stream)) as lines:
             check_rows((self._row(number, line, classes) for number, line in enumerate(lines)), self.on_bad_row, self._where)
-        finally:
-            lines.close()
-        return None
 
     def _all_rows(self) -> Iterator[Row | BadRow]:
         numbers = count()
@@ -160,17 +160,24 @@ class StreamedSource:
                     content.update(line)
                     yield self._row(next(numbers), line, records["classes"])
         if content.hexdigest() != records["content"]:
-            raise DataError(
-                f"{self.folder}: damaged: its records are not those that were read; delete this folder, and start again to read them again"
-            )
+            raise self._damaged()
+
+    def _damaged(self) -> DataError:
+        return DataError(
+            f"{self.folder}: damaged: its records are not those that were read; delete this folder, and start again to read them again"
+        )
 
     def _row(self, number: int, line: bytes, classes: Mapping[str, Sequence[str]]) -> Row | BadRow:
-        record = Record(with_class_names(json.loads(line), classes), f"{self._where}, row {number}")
-        self.columns.check_one_text(record.values, record.place)  # a stream without a schema may have columns that were not known before
+        try:
+            values = json.loads(line)
+        except ValueError as error:
+            raise self._damaged() from error
+        record = Record(with_class_names(values, classes), f"{self._where}, row {number}")
+        self.columns.check_one_text(record.values, record.place)  # without a schema, a record may have columns that earlier ones lack
         return self.columns.take(record)
 
     def _records(self) -> dict[str, Any]:
-        """Return the index of the cache folder, which is filled first if it is not complete. Raises DataError if the stream fails."""
+        """Return the index of the cache folder. An incomplete folder is filled first. Raises DataError if the stream fails."""
         return indexed_folder(self.folder, RECORDS_VERSION, self._fill)[0]
 
     def _fill(self, folder: Path) -> None:
@@ -201,12 +208,12 @@ class StreamedSource:
         """Yield each record as a line of JSON, with the columns that are read. Any error becomes a DataError."""
         try:
             for values in islice(stream, self.most):
-                names = self.columns.select_kept(values) or values  # if no column is read, all are kept for the error that lists them
+                names = self.columns.select_kept(values) or values  # if no role reads a column, keep all for the error that lists them
                 yield json.dumps({name: values[name] for name in names}, default=self._plain).encode() + b"\n"
         except DataError:
             raise
         except Exception as error:  # the code that reads a data set may raise anything
-            raise DataError(f"{self._where}: the stream broke off ({first_line(error)}) and nothing was kept: start it again") from error
+            raise DataError(f"{self._where}: the stream broke off ({first_line(error)}), and no row of it is kept; start again") from error
 
     def _plain(self, value: Any) -> Any:
         """Convert a date or time to text, for JSON. Raise DataError for other types."""
@@ -220,12 +227,12 @@ class StreamedSource:
 
 
 def _content_hash(classes: Mapping[str, Sequence[str]]) -> "hashlib.blake2b":
-    """Return a hash of the class names, to which the records are then added."""
+    """Return a hash object that has the class names; the caller adds the records."""
     return hashlib.blake2b(json.dumps(classes).encode() if classes else b"", digest_size=16)
 
 
 def class_names(features: Mapping[str, Any] | None) -> dict[str, list[str]]:
-    """Return, for each column of `ClassLabel`s or of lists of them, the names of the classes whose numbers the column holds, in order."""
+    """Return, for each column of `ClassLabel`s or of lists of them, the names of the classes in the order of their numbers."""
     names = {}
     for column, feature in (features or {}).items():
         inner = getattr(feature, "feature", feature)  # the feature of a list's elements
@@ -235,7 +242,7 @@ def class_names(features: Mapping[str, Any] | None) -> dict[str, list[str]]:
 
 
 def with_class_names(values: Mapping[str, Any], classes: Mapping[str, Sequence[str]]) -> dict[str, Any]:
-    """Return the values of a record with each class number as a ClassName, or None if it is no class, as -1 in unlabelled rows."""
+    """Return the values of a record with each class number as a ClassName, or as None if no class has the number (-1: unlabelled)."""
 
     def named(value: Any, names: Sequence[str]) -> Any:
         if isinstance(value, list):
@@ -271,7 +278,7 @@ def load_dataset(name: str, config: str | None, split: str, revision: str | None
         def load() -> Any:
             return datasets.load_dataset(name, config, split=split, revision=revision, streaming=streamed)
 
-        if Path(name).is_dir() or streamed:  # the library itself retries the reads of a stream
+        if Path(name).is_dir() or streamed:  # without `fetch`, since `datasets` itself retries the reads of a stream
             return load()
         return fetch(load, Path(constants.HF_HUB_CACHE) / repo_folder_name(repo_id=name, repo_type="dataset"), _discard)
     except DataError:

@@ -1,5 +1,5 @@
-"""Local files as a source: a file, or the files of a folder or glob in sorted order. If rows are whole texts, too few to be split by hash,
-each text is cut in two.
+"""Local files as a source: a file, or the files of a folder or glob in sorted order. If the rows are whole texts, and too few for a split
+by hash, each text is cut into a training and a held-out part.
 """
 
 import codecs
@@ -15,9 +15,9 @@ from functools import cached_property
 from pathlib import Path
 
 from tfkit.data.columns.record_columns import Columns
-from tfkit.data.columns.rows import FIRST_ROWS, OnBadRow, Part, Row, Skipped, check_rows, fingerprint_of, good_rows, megabytes
+from tfkit.data.columns.rows import FIRST_ROWS, OnBadRow, Part, Row, Skipped, check_rows, fingerprint_of, good_rows
 from tfkit.data.formats.detection import detect_json_lines
-from tfkit.data.formats.file_content import BOM, content_of, is_utf8, opened, reading
+from tfkit.data.formats.file_content import BOM, content_of, decode, is_utf8, opened, read_whole, reading
 from tfkit.data.formats.foreign_bytes import foreign_file
 from tfkit.data.formats.readers import Layout, Rows, are_texts, describe_layout, read_rows, reader_versions
 from tfkit.data.formats.suffixes import (
@@ -35,6 +35,7 @@ from tfkit.data.sources.archives import member_names
 from tfkit.data.sources.derived_rows import cut_text, describe_cut
 from tfkit.errors import DataError
 from tfkit.recipe.bundled import fetch_command
+from tfkit.units import format_bytes, format_number_of
 
 _MAX_TEXTS = 100  # with more texts, a split by hash hardly ever leaves a part empty
 
@@ -49,7 +50,7 @@ class FileSource:
     part: Part
     on_bad_row: OnBadRow = "error"
     layout: Layout = field(default_factory=Layout)
-    uses: str = ""  # describes how the other files of the folder are used, or the files beside a single file
+    uses: str = ""  # a description of the use of the folder's other files, or of the files beside a single file
 
     @property
     def size_bytes(self) -> int | None:
@@ -58,27 +59,33 @@ class FileSource:
         return None if is_packed else int(self._bytes_on_disk() * self.part.expected_fraction)
 
     def describe(self) -> str:
-        """Return a description of the source, for messages: the number of files, their megabytes on disk, layout and part, and how many
-        files are in archives or skipped.
+        """Return a description of the source, for messages: the number of files, their megabytes on disk, their layout, the part, and the
+        numbers of files in archives and of skipped files.
         """
         count = len(self.paths)
-        about = [f"{self.name}: {count} file{'s' if count > 1 else ''}, {megabytes(self._bytes_on_disk())}"]
+        about = [f"{self.name}: {format_number_of(count, 'file')}, {format_bytes(self._bytes_on_disk())}"]
         about += [self.uses] if self.uses else []
         about += [layout] if (layout := describe_layout(self.paths[0], self.columns, self.layout)) else []
         part = describe_cut(self.part) if self.by_position else self.part.describe()
         about += [part] if part else []
         texts = [path for path in self.paths if FORMAT_OF.get(suffix_of(path), "text") == "text" and not is_archive(path)]
-        other = [path for path in texts if not is_utf8(content_of(path))]
-        about += [f"{list_names(other)} not in UTF-8, read as Windows-1252"] if other else []
+        western = [
+            path
+            for path in texts
+            if not is_utf8(content := content_of(path))
+            and are_texts([path], self.columns, self.layout)
+            and isinstance(decode(read_whole(content), may_be_western=True), str)
+        ]
+        about += [f"{list_names(western)} not in UTF-8, read as Windows-1252"] if western else []
         archives = [member_names(path, recognises=self.layout.recognises) for path in self.paths if is_archive(path)]
         if archives:
             inside = sum(len(read) for read, _ in archives)
-            about.append(f"{inside:,} file{'s' if inside > 1 else ''} in {'it' if count == 1 else 'archives'}")
+            about.append(f"{format_number_of(inside, 'file')} in {'it' if count == 1 else 'archives'}")
         others = [name for _, skipped in archives for name in skipped]
         if (folder := Path(self.name).expanduser()).is_dir() and not self.uses:
             others += sorted(str(path.relative_to(folder)) for path in walk(folder) if path not in self.paths)
         if others:
-            about.append(f"{len(others)} other file{'s' if len(others) > 1 else ''} skipped: {list_names(others)}")
+            about.append(f"{format_number_of(len(others), 'other file')} skipped: {list_names(others)}")
         return "; ".join(about)
 
     def fingerprint(self) -> str:
@@ -91,7 +98,7 @@ class FileSource:
             digest.update(f"keys\0{self.layout.keys}\0".encode())
         if self.layout.only:
             digest.update(f"only\0{self.layout.only}\0".encode())
-        if self.layout.is_given:
+        if (self.layout.format, self.layout.header, self.layout.beside) != (None, (), {}):
             digest.update(f"{self.layout.format}\0{self.layout.header}\0{list(self.layout.beside)}\0".encode())
         paths = [path.absolute() for path in (*self.paths, *(path for beside in self.layout.beside.values() for path in beside))]
         base = os.path.commonpath([path.parent for path in paths])
@@ -110,7 +117,7 @@ class FileSource:
 
     @cached_property
     def by_position(self) -> bool:
-        """Whether each text is cut in two: the rows are whole texts, and so few that a split by hash leaves one part empty."""
+        """Whether each text is cut into two parts: the rows are whole texts, and so few that a split by hash leaves one part empty."""
         if (
             self.part.by != "input"
             or not self.part.is_split
@@ -135,7 +142,7 @@ class FileSource:
 
 
 def find_beside(pattern: str, paths: Sequence[Path]) -> tuple[Path, ...]:
-    """Return the files of a pattern that are parallel to `paths`, in order. Raise DataError if there are not as many as `paths`."""
+    """Return the files of a pattern that are parallel to `paths`, in order. Raise DataError if their number is not that of `paths`."""
     parallel = find_files(pattern)
     if len(parallel) != len(paths):
         raise DataError(
@@ -151,8 +158,8 @@ def find_files(pattern: str, *, recognises: bool = True) -> list[Path]:
 
     Of the .json files in a folder, only those that hold an array or JSON lines are data. Hidden files are skipped, and links to folders
     are not followed, since they may be circular. `recognises`: a README or a licence beside other files in a folder is not data, and if no
-    file has the suffix of data, text files of any name are read. If it is False, files are found as in tfkit 0.1, which read no compression
-    but gzip, and no tar archives. Raises DataError if nothing matches.
+    file has the suffix of data, text files of any name are read. If `recognises` is False, files are found as in tfkit 0.1, which read no
+    compression but gzip, and no tar archives. Raises DataError if nothing matches.
     """
     if "\0" in pattern:
         raise DataError(f"{pattern!r}: a path cannot hold a NUL character; correct the path")
@@ -160,13 +167,13 @@ def find_files(pattern: str, *, recognises: bool = True) -> list[Path]:
         path = Path(pattern).expanduser()
     except RuntimeError as error:
         raise DataError(f"{pattern}: there is no such user's home folder; correct the path") from error
-    with reading(path):  # a name that is too long, a folder that may not be entered
+    with reading(path):  # OSError: the name is too long, or a folder may not be entered
         files = _find(path, pattern, recognises=recognises)
         return sorted((_check_readable(file) for file in files), key=lambda file: file.as_posix())
 
 
 def is_read_by(path: Path, pattern: str) -> bool:
-    """Whether a source with this pattern (file, folder or glob) reads a path, which need not exist. Links are followed in both."""
+    """Whether a source with this pattern (file, folder or glob) reads a path, which need not exist. Links in both are followed."""
     try:
         source, path = Path(pattern).expanduser(), path.resolve()
         if source.is_dir():
@@ -177,7 +184,7 @@ def is_read_by(path: Path, pattern: str) -> bool:
         parts = source.absolute().parts
         first = next((number for number, part in enumerate(parts) if glob.has_magic(part)), len(parts))
         return _matches(path.parts, (*Path(*parts[:first]).resolve().parts, *parts[first:]))
-    except (OSError, RuntimeError, ValueError):  # no such user, a loop of links, or a name that no file can have
+    except (OSError, RuntimeError, ValueError):  # an unknown user's home, a loop of links, or a name that no file can have
         return False
 
 
@@ -216,11 +223,11 @@ def _find_in_folder(folder: Path, *, recognises: bool) -> list[Path]:
 
 
 def walk(folder: Path) -> Iterator[Path]:
-    """Yield the regular files below a folder. Raises DataError for a folder that cannot be read, unless its files would be left out."""
+    """Yield the regular files below a folder. Raises DataError for a subfolder that cannot be read, unless it is hidden or `lost+found`."""
 
     def refuse(error: OSError) -> None:
         below = Path(error.filename).relative_to(folder)
-        if not is_hidden(below) and below.name != "lost+found":  # a folder at the root of a disk that only the system may read
+        if not is_hidden(below) and below.name != "lost+found":  # only the system may read lost+found, at the root of a disk
             with reading(error.filename):
                 raise error
 
@@ -231,7 +238,7 @@ def walk(folder: Path) -> Iterator[Path]:
 
 
 def files_beside(path: Path) -> list[Path]:
-    """Return what is in the folder of a file; only the file itself if the folder may not be listed."""
+    """Return the files and folders beside a file, including the file; only the file itself if its folder may not be listed."""
     try:
         return [*path.parent.iterdir()]
     except PermissionError:
@@ -250,7 +257,7 @@ def _glob(pattern: Path) -> list[Path]:
 
 
 def _require_open(parts: tuple[str, ...]) -> None:
-    """Raise DataError if a folder that the glob of these path parts must read may not be read: glob.glob silently leaves out its files."""
+    """Raise DataError if a folder that the glob of these path parts reads cannot be read, because glob.glob would silently skip it."""
     for number, part in enumerate(parts):
         needed = os.R_OK | os.X_OK if glob.has_magic(part) else os.X_OK
         for folder in filter(os.path.isdir, glob.glob(str(Path(*parts[:number])))):
@@ -280,7 +287,7 @@ def _may_be_data(name: Path) -> bool:
 
 
 def _holds_rows(path: Path, *, recognises: bool) -> bool:
-    """Whether a file holds rows: a JSON file if it is an array, or JSON lines; most JSON files in folders of code are settings."""
+    """Whether a file holds rows. A JSON file does if it is an array or JSON lines; most JSON files in folders of code are settings."""
     if suffix_of(path) != ".json":
         return True
     with opened(content := content_of(path)) as file:

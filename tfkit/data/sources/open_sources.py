@@ -1,6 +1,5 @@
-"""Opening of the sources that a recipe describes. Errors in the first rows are raised here, before anything is built."""
+"""Opening of the sources that a recipe describes. Errors in the first rows are raised here, before anything is built from them."""
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path, PurePath
@@ -47,10 +46,11 @@ def open_source(
 ) -> Source:
     """Return the source that a section describes, after a check of its first rows. Raises DataError if nothing is found, or a row is bad.
 
-    A `fraction` of the rows is held out, by the hash of their input. Of the standard library, whole files are held out, by the hash of
-    their path; if the fraction is None, about 5 %. Other sources are not split if it is None: every part is the whole source. If files of a
-    folder are called train, valid or test, the part `train` has the training files, and `held_out` the validation files, if there are
-    any. `roles`: the roles to read from each row; `columns`: replaces `roles` and the section's columns. `split_by`: see Part.
+    A `fraction` of the rows is held out, by the hash of their input. The standard library holds out whole files, by the hash of their path,
+    and about 5 % of them if the fraction is None. Any other source is not split if the fraction is None: each part is the whole source. If
+    files of a folder are called train, valid or test, the part `train` has the training files, and `held_out` the validation files, if
+    there are any. `roles`: the roles to read from each row. `columns`: used in place of `roles` and the section's columns. `split_by`: see
+    Part.
     """
     columns = columns or Columns(roles, section.columns | ({} if section.text is None else {"text": section.text}))
     if section.class_names is not None:
@@ -68,7 +68,7 @@ def open_source(
     elif section.path is not None:
         source = _open_files(section, section.path, columns, Part(part, fraction, split_by), on_bad_row)
     else:
-        assert section.hub is not None  # the section has exactly one of the three
+        assert section.hub is not None, "a section has exactly one of stdlib, path and hub"
         dataset = (section.hub, section.config, section.split, section.revision)
         if section.streamed:
             source = StreamedSource(*dataset, section.rows, columns, Part(part, fraction, split_by), on_bad_row)
@@ -109,31 +109,38 @@ def _open_files(section: SourceSection, pattern: str, columns: Columns, part: Pa
         uses = f"beside it {', '.join(others)}, which {'are' if len(others) > 1 else 'is'} used if the folder is named in its place"
     uses = "; ".join(filter(None, [parallel.describe() if parallel else "", uses]))
     kept = {column: tuple(file for path, file in zip(all_paths, files, strict=True) if path in paths) for column, files in beside.items()}
-    folders = _class_folders(Path(pattern).expanduser(), paths, only, columns) if recognises and section.format is None else []
+    folders = _class_folders(Path(pattern).expanduser(), paths, all_paths, only, columns) if recognises and section.format is None else []
     if folders:
         uses = "; ".join(filter(None, [uses, f"the classes {list_names(folders)}, by folder"]))
     layout = Layout(section.format, tuple(section.header or ()), kept, keys, array_columns, recognises, numbered, bool(folders), only)
     return FileSource(pattern, paths, replace(columns, beside=tuple(beside)), part, on_bad_row, layout, uses)
 
 
-def _class_folders(root: Path, paths: Sequence[Path], only: Sequence[str], columns: Columns) -> list[str]:
-    """Return the folders if their names are classes of their texts: the columns read a label, and on average a folder has several texts.
-    Empty if they are not. `only`: the files of the archive `root` that are read; empty: all.
+def _class_folders(root: Path, paths: Sequence[Path], all_paths: Sequence[Path], only: Sequence[str], columns: Columns) -> list[str]:
+    """Return the names of the folders if these are the classes of their texts, else nothing. They are if the columns read a label, and if a
+    folder has several texts on average, in the split that is read or in all splits together. `paths`: the files that are read; `only`: the
+    files of the archive `root` that are read; empty: all.
     """
     if "folder" not in columns.select_read(["text", "folder"]) or not (root.is_dir() or (root.is_file() and is_archive(root))):
         return []
-    names = [path.relative_to(root) for path in paths] if root.is_dir() else [*map(PurePath, only or member_names(root)[0])]
-    files = Counter(name.parent for name in names)
-    folders = {folder.name for folder in files}
+    groups: list[Sequence[PurePath]]  # the files that are read, and those of all splits
+    if root.is_dir():
+        groups = [[path.relative_to(root) for path in group] for group in (paths, all_paths)]
+    else:
+        members = member_names(root)[0]
+        groups = [[*map(PurePath, group)] for group in (only or members, members)]
+    names = groups[0]
+    folders = {name.parent.name for name in names}
     are_texts = not any(suffix_of(name) in (*FORMAT_OF, *CODE_SUFFIXES) or is_archive(name) for name in names)
     are_classes = len(folders) > 1 and not any(folder == "" or split_of(PurePath(folder)) for folder in folders)
-    return sorted(folders) if are_texts and are_classes and len(names) >= _FILES_PER_CLASS * len(files) else []
+    have_several = any(len(group) >= _FILES_PER_CLASS * len({name.parent for name in group}) for group in groups)
+    return sorted(folders) if are_texts and are_classes and have_several else []
 
 
 def _find_parallel(section: SourceSection, pattern: str, paths: tuple[Path, ...], columns: Columns) -> "ParallelFiles | None":
     """Return the parallel files of a source; None if there are none, or if the recipe describes the layout.
 
-    Where a row is only a text, a single named file is read alone, and files in several languages are separate texts.
+    If a row is only a text, a single named file is read without the files beside it, and files in several languages are separate texts.
     """
     described = (section.format, section.header, section.field) != (None, None, None) or section.beside
     of_text = columns.roles == TEXT and not columns.beyond_roles
@@ -147,8 +154,8 @@ def _find_parallel(section: SourceSection, pattern: str, paths: tuple[Path, ...]
 def _select_split(
     section: SourceSection, pattern: str, items: tuple[Named, ...], groups: Mapping[Split | None, Sequence[Named]], part: Part
 ) -> tuple[tuple[Named, ...], Part, str]:
-    """Return the files (or keys of a JSON object) of a part, the part of their rows to read, and a description. Raises DataError if no file
-    has the split's name.
+    """Return the files (or keys of a JSON object) that a part reads, the part of their rows that it reads, and a description of their use.
+    Raises DataError if no file has the name of the split.
     """
     if section.files == "all" or (section.files is None and (part.by == "row" or part.name == "all" or len(groups) < 2)):
         return items, part, ""
@@ -169,13 +176,13 @@ def _select_split(
 
 
 def training_sources(data: DataSection, roles: tuple[Role, ...] = TEXT, seed: int = 0) -> list[Source]:
-    """Open the training sources, without the held-out part. `seed`: draws the rows if only data.rows of them are used."""
+    """Open the training sources, without the held-out part. `seed`: the seed that draws the rows if data.rows limits their number."""
     return _open_part(data, data.train, "train", roles, seed)
 
 
 def _open_part(data: DataSection, sections: Sequence[SourceSection], part: PartName, roles: tuple[Role, ...], seed: int) -> list[Source]:
-    """Open a part of each source. If the roles allow unpaired rows, these are joined; if data.rows is set, only that many rows of each
-    source are drawn.
+    """Open a part of each source. If the roles allow unpaired rows, rows with the same prompt are joined. If data.rows is set, only that
+    many rows of each source are drawn.
     """
     fraction = data.validation if isinstance(data.validation, float) else None
     sources = [open_source(section, part, fraction, data.on_bad_row, roles, split_by=data.split_by) for section in sections]
@@ -192,7 +199,7 @@ def pretraining_sources(data: DataSection) -> list[Source]:
 def validation_sources(data: DataSection, roles: tuple[Role, ...] = TEXT, seed: int = 0) -> list[Source]:
     """Open the validation sources: those of data.validation, or the held-out part of data.train; empty if the recipe has neither.
 
-    `seed`: draws the rows if only data.rows of them are used.
+    `seed`: the seed that draws the rows if data.rows limits their number.
     """
     if data.validation is None:
         return []

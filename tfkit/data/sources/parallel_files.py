@@ -23,14 +23,14 @@ MAPPING = "mapping.txt"  # TweetEval's file of class names
 
 @dataclass(frozen=True)
 class ParallelFiles:
-    """The files of each column, in the same order: the i-th files of all columns have the same rows, one on each line."""
+    """The files of each column, in the same order: line n of the i-th file of each column belongs to the same row."""
 
     columns: Mapping[str, tuple[Path, ...]]
     others: tuple[Path, ...] = ()  # the other files of the folder or glob
 
     @property
     def first(self) -> str:
-        """The first column: the text, the source, or the language of the file that is named."""
+        """The first column: the text, the source, or the language of the file that the user names."""
         return next(iter(self.columns))
 
     @property
@@ -48,10 +48,10 @@ class ParallelFiles:
 
 
 def find_parallel(pattern: str, paths: Sequence[Path], *, of_languages: bool) -> ParallelFiles | None:
-    """Return the parallel files of a folder or a glob, or those beside a single file; None if the files are not parallel.
+    """Return the parallel files of a folder or a glob, or a single file with those parallel to it; None if the files are not parallel.
 
-    `paths`: the files that the pattern names; those of a folder are listed anew. `of_languages`: files in several languages are parallel,
-    too, if they have equally many lines.
+    `paths`: the files that the pattern matches; the files of a folder are listed again, with any suffix. `of_languages`: files in several
+    languages are parallel, too, if they have the same number of lines.
     """
     named = paths[0] if len(paths) == 1 and Path(pattern).expanduser().is_file() else None
     folder = named.parent if named is not None else Path(pattern).expanduser()
@@ -64,15 +64,17 @@ def find_parallel(pattern: str, paths: Sequence[Path], *, of_languages: bool) ->
         if (word := column_in(path)) is not None:
             groups.setdefault((path.parent, word[0]), {})[word[1]] = path
         elif named is None and (suffix_of(path) in FORMAT_OF or is_archive(path)):
-            return None  # the other files have columns of their own
-    sets = [columns for group in groups.values() if (columns := _set_of(group, of_languages=of_languages)) and _holds(named, columns)]
+            return None  # this file has columns of its own
+    sets = [columns for group in groups.values() if (columns := _set_of(group, of_languages=of_languages))]
+    if named is not None:  # only the set with this file, unless the file has the labels
+        sets = [columns for columns in sets if named in columns.values() and named != columns.get("label")]
     if not sets:
         return None
     common = [column for column in sets[0] if all(column in columns for columns in sets)]
     others = [path for path in paths if all(path not in columns.values() for columns in sets)]
     others = [path for path in others if is_searched(PurePath(path.name)) or column_in(path)]
     others = [path for path in others if not is_readme(path) and path.name != MAPPING]
-    if len(common) < 2 or (named is None and others and common[0] in LANGUAGES):  # other texts beside those in several languages
+    if len(common) < 2 or (named is None and others and common[0] in LANGUAGES):  # the folder also has texts of no language
         return None
     first = next((column for column in common if named is not None and sets[0][column] == named and column in LANGUAGES), common[0])
     in_order = sorted(common, key=lambda column: column != first)
@@ -92,13 +94,6 @@ def _set_of(group: Mapping[str, Path], *, of_languages: bool) -> dict[str, Path]
     return languages
 
 
-def _holds(named: Path | None, columns: Mapping[str, Path]) -> bool:
-    """Whether a set of parallel files is read: if `named` is None, every set; else the set with this file, unless the file only has
-    labels.
-    """
-    return named is None or (named in columns.values() and named != columns.get("label"))
-
-
 def _count_lines(path: Path) -> int:
     with reading(path):
         status = os.stat(path)
@@ -107,13 +102,13 @@ def _count_lines(path: Path) -> int:
 
 @lru_cache(1024)
 def _counted(path: Path, _size: int, _changed: int) -> int:
-    """Return the number of lines in a file; its size and time are parameters so that the cache's key changes with them."""
+    """Return the number of lines in a file. The size and the time of the last change are parts of the cache's key."""
     with opened(content_of(path)) as file:
         return sum(1 for _ in file)
 
 
 def read_class_names(given: Sequence[str] | str | Path | None) -> tuple[str, ...]:
-    """Return the names of the classes 0, 1 and so on: those given, or those in a file, one on each line, alone or after its number.
+    """Return the names of the classes 0, 1 and so on: the `given` list, or the names in a file, each on a line, alone or after its number.
 
     If a line has further columns after the number and the name (`0`, tab, `joy`, tab ...), they are ignored. Raises DataError if the file
     cannot be read, or its numbers are not 0, 1 and so on.

@@ -1,4 +1,4 @@
-"""Rows that keep all fields of their records: for predictions, beside the row that the objective reads, or by themselves."""
+"""Rows that keep all fields of their records: for predictions, together with the row that the objective reads; for recognition, alone."""
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
@@ -17,11 +17,11 @@ from tfkit.recipe.schema.data_sections import SourceSection
 from tfkit.recipe.schema.roles import Role
 
 _WORD = re.compile(r"\w+(?:[-'’.,]\w+)*|[^\w\s]")  # a word may have hyphens and apostrophes inside, a number points and commas
-_CARRIED = "prediction input"  # the only value of a row that `take` returns
+_CARRIED = "prediction input"  # the name of the only value in a row that `take` returns
 
 
 class PredictionInput(NamedTuple):
-    """A record's fields, empty if it could not be read, and its row or the error in it."""
+    """The fields of a record, empty if it could not be read, and its row, or the error in the record."""
 
     fields: Mapping[str, Any]
     row: Row | BadRow
@@ -39,7 +39,7 @@ class PredictionColumns(Columns):
     takes_lines: bool = True
 
     def take(self, record: Record) -> Row:
-        """Return a row that only carries the record's PredictionInput through a source, which would not yield a BadRow."""
+        """Return a row whose only value is the record's PredictionInput, also for a bad record, since a source does not yield a BadRow."""
         return Row("", record.place, {_CARRIED: self.input_of(record)})
 
     def input_of(self, record: Record) -> PredictionInput:
@@ -61,7 +61,7 @@ class PredictionColumns(Columns):
         return f"{self.option} NAME" if self.option else argument("columns", {role.name: "NAME"})
 
     def of_texts(self) -> "PredictionColumns":
-        """Return columns for rows that are plain texts, in the column `text`, which is read for the first role that is a text."""
+        """Return columns for rows that are plain texts, in the column `text`, from which the first role that is a text is read."""
         role = next((role.name for role in self.roles if role.form == "text"), None)
         return self if role is None or not self.takes_lines else replace(self, named={role: "text"})
 
@@ -82,7 +82,7 @@ def prediction_rows(source: Source) -> Iterator[PredictionInput]:
 
 
 def prediction_stream(content: Content, columns: PredictionColumns, layout: Layout, delimiter: str | None) -> Iterator[PredictionInput]:
-    """Yield the rows of a stream that can be read only once, such as standard input; in the format `lines`, skip blank lines."""
+    """Yield the rows of a stream that can be read only once, such as standard input. In the format `lines`, blank lines are skipped."""
     rows = map(_carried, read_content(content, columns.of_texts() if layout.format == "lines" else columns, layout, delimiter))
     return (row for row in rows if layout.format != "lines" or str(row.fields.get("text", "?")).strip())
 
@@ -95,7 +95,7 @@ def _carried(row: Row | BadRow) -> PredictionInput:
 
 @dataclass(frozen=True)
 class _AllColumns(Columns):
-    """All columns, whatever their names and values."""
+    """Columns that keep all columns of a record, whatever their names and values."""
 
     beyond_roles = ("everything",)
 
@@ -120,5 +120,5 @@ def all_records(section: SourceSection, on_bad_row: OnBadRow, most: int) -> Iter
     """Yield the records of a source, at most `most`. Raises DataError if the source cannot be read."""
     if section.streamed:  # download no more rows than are read
         section = section.model_copy(update={"rows": min(section.rows or most, most)})
-    source = open_source(section, "train", None, on_bad_row, columns=_AllColumns(named={"": "everything"}))
+    source = open_source(section, "train", None, on_bad_row, columns=_AllColumns())
     return (Record(row.values or {"text": row.text}, row.place) for row in islice(source.rows(), most))

@@ -1,7 +1,7 @@
 """Splits by name: the files of a folder, glob or archive, or the keys of a JSON object, called train, valid (validation, val, dev) or test.
 
-As in data sets of the hub, the word may be anywhere in the name, or be a folder's: `train-00000-of-00004.parquet`, `SNLI_dev.csv`,
-`data/test/a.jsonl`. Source code is excluded: a file called test.py is no test split.
+As in data sets of the hub, the word may be anywhere in the file's name, or in the name of its folder: `train-00000-of-00004.parquet`,
+`SNLI_dev.csv`, `data/test/a.jsonl`. Source code is excluded: a file called test.py is no test split.
 """
 
 import glob
@@ -30,7 +30,7 @@ Named = TypeVar("Named", Path, str)
 
 @dataclass(frozen=True)
 class SplitFiles(Generic[Named]):
-    """The files of a folder, or the keys of a JSON object, by split; the names of `others` contain no split's word."""
+    """The files of a folder, or the keys of a JSON object, by split. `others`: those whose names contain no word for a split."""
 
     train: tuple[Named, ...]
     validation: tuple[Named, ...]
@@ -39,7 +39,7 @@ class SplitFiles(Generic[Named]):
 
     @classmethod
     def of(cls, groups: "Mapping[Split | None, Sequence[Named]]") -> "SplitFiles[Named]":
-        """Create it from the files or keys of each split."""
+        """Create the object from the files or keys of each split; None: the others."""
         return cls(*(tuple(groups.get(split, ())) for split in (*_SPLITS, None)))
 
     @property
@@ -49,7 +49,7 @@ class SplitFiles(Generic[Named]):
 
     @property
     def validated_on(self) -> tuple[Named, ...]:
-        """The validation files, unless they are trained on."""
+        """The validation files; empty if they are trained on."""
         return self.validation if self.trained_on is not self.validation else ()
 
     def describe(self, *, validates: bool) -> str:
@@ -63,7 +63,7 @@ class SplitFiles(Generic[Named]):
 
 
 def split_of(name: PurePath, *, may_be_code: bool = True) -> Split | None:
-    """Return the split that is named by a word in the file's name, else in the name of the nearest folder with such a word. None if there
+    """Return the split that a word in the file's name names, or else a word in the name of the nearest folder that has one. None if there
     is no such word, if that name has words for several splits, or if `may_be_code` and the suffix is that of source code.
     """
     if may_be_code and suffix_of(name) in CODE_SUFFIXES:
@@ -78,7 +78,7 @@ def split_of(name: PurePath, *, may_be_code: bool = True) -> Split | None:
 
 def evaluated_files(pattern: str) -> str:
     """Return the value of `files` for a source to evaluate on: test, else validation, else all."""
-    with suppress(DataError):  # it is raised again when the source is opened
+    with suppress(DataError):  # opening the source raises the same error again
         paths = find_files(pattern)
         groups: Mapping[Split | None, Sequence[object]] = (
             keys_by_split(json_arrays(paths)) or members_by_split(paths) or files_by_split(pattern, paths)
@@ -90,8 +90,8 @@ def evaluated_files(pattern: str) -> str:
 
 
 def files_by_split(pattern: str, paths: Sequence[Path], *, may_be_code: bool = True) -> dict[Split | None, list[Path]]:
-    """Return the files of a folder or glob by split; a single file is of no split. `may_be_code`: whether train.pl is a program, or else a
-    Polish text.
+    """Return the files of a folder or glob by split; a single file has no split. `may_be_code`: whether a suffix such as .pl is that of
+    source code, which has no split (train.pl is a program); otherwise it is a language (train.pl is a Polish text).
     """
     if Path(pattern).expanduser().is_file():
         return {None: [*paths]}
@@ -100,14 +100,14 @@ def files_by_split(pattern: str, paths: Sequence[Path], *, may_be_code: bool = T
 
 
 def members_by_split(paths: Sequence[Path]) -> dict[Split | None, list[str]]:
-    """Return the names of the files in a single archive by split; empty for other paths, and if all these files are of one split."""
+    """Return the names of the files in a single archive by split; empty for other paths, and if all these files have the same split."""
     names = member_names(paths[0])[0] if len(paths) == 1 and is_archive(paths[0]) else []
     groups = _grouped(names, lambda name: split_of(PurePath(name)))
     return groups if len(groups) > 1 else {}
 
 
 def keys_by_split(arrays: Arrays) -> dict[Split | None, list[str]]:
-    """Return the keys of a JSON object's arrays by split; empty if all are of one split, unless there is only one, an array of arrays."""
+    """Return the keys of a JSON object's arrays by split; empty if all have the same split, except for a single array of arrays."""
     groups = _grouped(arrays.keys, lambda key: split_of(PurePath(f"{key}.json")))
     return groups if len(groups) > 1 or (len(arrays.keys) == 1 and arrays.first_rows) else {}
 
@@ -126,8 +126,8 @@ def json_arrays(paths: Sequence[Path]) -> Arrays:
 
 
 def siblings(path: Path, *, of_column: bool) -> list[str]:
-    """Return the names of the validation and test files beside a file that is called train. `of_column`: only files of the same column, as
-    among parallel files.
+    """Return the names of the validation and test files beside a file that is called train. `of_column`: the file is one of several
+    parallel files, so only files with the same column are returned.
     """
     if split_of(PurePath(path.name)) != "train":
         return []
@@ -139,7 +139,7 @@ def siblings(path: Path, *, of_column: bool) -> list[str]:
 
 
 def _but_split(path: Path) -> str:
-    """Return the name of a file without numbers and the word of its split, which differ within a data set."""
+    """Return the name of a file without numbers and without the word of its split: the part that the files of a data set share."""
     return re.sub(r"[a-z]+", lambda match: "" if _WORD.fullmatch(match[0]) else match[0], re.sub(r"[0-9]+", "", path.name.lower()))
 
 

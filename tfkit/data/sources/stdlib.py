@@ -1,5 +1,5 @@
-"""The standard library of the running Python as a corpus: real code under a free licence, on every machine, without a network. Its files
-are rows, or give labelled rows: docstrings, token roles, packages.
+"""The standard library of the running Python as a corpus: real code under a free licence, on every machine, without a network. Each file
+is a row, or gives labelled rows for a task: docstrings, token roles or packages.
 """
 
 import hashlib
@@ -16,20 +16,21 @@ from typing import Any
 
 from tfkit.data.code import TASKS, parse
 from tfkit.data.columns.record_columns import Columns, Record
-from tfkit.data.columns.rows import OnBadRow, Part, Row, Skipped, check_rows, fingerprint_of, good_rows, megabytes
+from tfkit.data.columns.rows import OnBadRow, Part, Row, Skipped, check_rows, fingerprint_of, good_rows
 from tfkit.data.formats.file_content import reading
 from tfkit.data.formats.readers import Rows, read_rows
 from tfkit.data.store.folder_cache import cache_folder, indexed_folder, reading_cache, write_index
 from tfkit.data.store.hashes import digest
 from tfkit.errors import DataError
+from tfkit.units import format_bytes, format_number_of
 
 HELD_OUT = 0.05  # fraction of files, if the recipe gives none
 
-# Tests and codec tables are repetitive; pydoc_data is generated; site-packages is not the standard library.
+# Folders that are left out: tests and codec tables are repetitive, pydoc_data is generated, site-packages is not the standard library.
 EXCLUDED = frozenset({"test", "tests", "idle_test", "encodings", "pydoc_data", "site-packages", "dist-packages", "__pycache__"})
 TASKS_VERSION = 1  # part of the fingerprint: raise it when the same files give other records
 _RECORDS = "records.jsonl"
-_MIN_FILES = 8  # in a package: fewer are too few to split
+_MIN_FILES = 8  # a package with fewer files gives no rows, since its training or held-out part might be empty
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,7 @@ class StdlibSource:
 
     def describe(self) -> str:
         """Return a description of the source, for messages: the number of files, their megabytes, and the part."""
-        about = f"standard library of Python {platform.python_version()}: {len(self.paths)} files, {megabytes(self.size_bytes)}"
+        about = f"standard library of Python {platform.python_version()}: {len(self.paths)} files, {format_bytes(self.size_bytes)}"
         if self.part.name == "all":
             return about
         which = "held out" if self.part.name == "held_out" else "the training part"
@@ -92,8 +93,8 @@ def _is_source(path: Path, root: Path) -> bool:
 class StdlibTask:
     """The rows of one task, split by file. Files that this Python version cannot parse are skipped and counted.
 
-    An input that occurs in several files gives one row only, and a held-out input is never trained on. Folder of the cache: records.jsonl,
-    one record a line, and index.json, written last.
+    An input that occurs in several files gives only one row, and a held-out input is never trained on. A folder of the cache has
+    records.jsonl, with a record on each line, and index.json, written last.
     """
 
     task: str
@@ -129,10 +130,10 @@ class StdlibTask:
         if self.part.name != "all":
             about += f" ({'held out' if self.part.name == 'held_out' else 'the training part'})"
         unread = self.index["unread"]
-        return about + (f"; {unread} file{'s' if unread > 1 else ''} skipped that this Python cannot parse" if unread else "")
+        return about + (f"; {format_number_of(unread, 'file')} skipped that this Python cannot parse" if unread else "")
 
     def fingerprint(self) -> str:
-        """Return a hash of the task, the columns, the part, and all files: a row may be dropped since another file has the same input."""
+        """Return a hash of the task, the columns, the part, and all files: a row is left out if a file of the other part has its input."""
         return digest(self.folder.name, self.columns.fingerprint(), f"{self.part}{fingerprint_of(self.on_bad_row)}")
 
     def rows(self, skipped: dict[str, Skipped] | None = None) -> Iterator[Row]:
@@ -148,7 +149,7 @@ class StdlibTask:
             yield self.columns.take(Record(record["values"], f"{record['path']}:{record['line']}"))
 
     def _kept(self) -> Iterator[dict[str, Any]]:
-        """Yield the records of the part, each input only once, and in the training part no input of the held-out part."""
+        """Yield the records of the part, but only one record for each input, and in the training part none whose input is held out."""
         held_out = Part("held_out", self.part.fraction)
         seen = set()
         if self.part.name == "train":
@@ -187,7 +188,7 @@ def _find_records(task: str, files: StdlibSource) -> tuple[list[dict[str, Any]],
             parsed, examples = None, []
         unread += parsed is None
         for line, values in examples:
-            words = " ".join(_texts(values[TASKS[task].input_column])).split()  # copies may differ in white space
+            words = " ".join(_texts(values[TASKS[task].input_column])).split()  # copies of a code may differ in white space
             key = hashlib.blake2b(" ".join(words).encode(errors="surrogatepass"), digest_size=8).hexdigest()
             records.append({"path": name, "line": line, "given": key, "values": values})
     if task == "packages":

@@ -1,1 +1,1 @@
-"""The cache: token streams, example sets and trained tokenizers, built once and stored with their hashes."""
+"""The cache: token streams, example sets and trained tokenizers, each built once and stored with hashes that detect damage."""

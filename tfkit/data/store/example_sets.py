@@ -1,8 +1,8 @@
 """The examples of a source: each row is one example, encoded once by an objective, and cached.
 
-An example is a few arrays (ids, labels, segments ...), with the same names for every row. Folder of the cache: for each array `<name>.bin`
-(int32, or the encoder's type) and `<name>.starts.bin` (int64, examples + 1); lengths.bin, texts.bin (a hash of each row's text),
-places.bin and places.starts.bin; index.json, written last; hashes.json. All little-endian.
+An example is a few arrays (ids, labels, segments ...), with the same names for every row. A folder of the cache has for each array
+`<name>.bin` (int32, or the encoder's type) and `<name>.starts.bin` (int64, examples + 1); lengths.bin, texts.bin (a hash of each row's
+text), places.bin and places.starts.bin; index.json, written last; and hashes.json. All arrays are little-endian.
 """
 
 import os
@@ -20,9 +20,10 @@ from tfkit.data.columns.rows import BadRow, OnBadRow, Part, Row, Skipped, Source
 from tfkit.data.store.folder_cache import cache_folder, indexed_folder, write_index
 from tfkit.data.store.hashes import HashedArray, HashedFiles, digest, text_hash
 from tfkit.errors import DataError
+from tfkit.units import format_number_of
 
 EXAMPLES_VERSION = 2  # part of the fingerprint: raise it when the same rows and encoder give other examples
-_BATCH = 512  # rows encoded at once
+_BATCH = 512  # rows encoded together
 _RESERVED = frozenset({"lengths", "texts", "places"})  # names of files that are not arrays of the examples
 
 
@@ -30,7 +31,7 @@ class Encoded(NamedTuple):
     """An encoded row. A plain sequence holds integers and is stored as int32; an array of booleans or numbers keeps its type, which must be
     the same for every row. `length`: the number of tokens that the model reads; `truncated`: whether tokens were cut off.
 
-    `unread`: the number of further, equally good targets of the row, which are not used.
+    `unread`: the number of the row's targets that are not used: they are as good as the one that is.
     """
 
     arrays: Mapping[str, Sequence[int] | NDArray[Any]]
@@ -67,17 +68,17 @@ class ExampleSet:
     """All examples of a source, memory-mapped."""
 
     name: str  # the name of the source
-    arrays: Mapping[str, tuple[NDArray[Any] | HashedArray, NDArray[np.int64]]]  # values of all examples; starts, (examples + 1,)
-    lengths: NDArray[np.int32]  # (examples,) tokens
+    arrays: Mapping[str, tuple[NDArray[Any] | HashedArray, NDArray[np.int64]]]  # values of all examples; (examples + 1,) where each begins
+    lengths: NDArray[np.int32]  # (examples,) the number of tokens that the model reads
     texts: NDArray[np.uint64]  # (examples,) a hash of each row's text
-    places: tuple[NDArray[np.uint8], NDArray[np.int64]]  # places of all rows, as UTF-8; starts, (examples + 1,)
+    places: tuple[NDArray[np.uint8], NDArray[np.int64]]  # places of all rows, as UTF-8; (examples + 1,) where each begins
     max_id: int
     fingerprint: str
-    cached: bool  # whether it was in the cache already
+    cached: bool  # whether the set was already in the cache
     truncated: int = 0
     first_truncated: str = ""  # place of the first truncated row
-    unread: int = 0  # targets that are not used: an example has one target
-    moved: Callable[[str], str] = str  # returns a place as it is now, if the files were moved since their rows were cached
+    unread: int = 0  # targets that are not used, since an example has only one
+    moved: Callable[[str], str] = str  # returns the present form of a place, if the files were moved after their rows were cached
     skipped: Mapping[str, Skipped] = field(default_factory=dict)  # skipped rows, by kind
 
     def __len__(self) -> int:
@@ -93,8 +94,8 @@ class ExampleSet:
         return self.moved(bytes(names[starts[i] : starts[i + 1]]).decode())
 
     def describe(self) -> str:
-        """Return a sentence with the numbers of rows, of truncated rows, and of targets that are not used."""
-        about = f"{self.name}: {len(self):,} row{'s' if len(self) > 1 else ''}"
+        """Return a description with the numbers of rows, of truncated rows, and of targets that are not used."""
+        about = f"{self.name}: {format_number_of(len(self), 'row')}"
         if self.truncated:
             about += f", {self.truncated:,} of them truncated (first {self.first_truncated})"
         if self.unread:
@@ -102,7 +103,7 @@ class ExampleSet:
         return about
 
     def check_targets(self) -> None:
-        """Do nothing: an encoder rejects rows without a target."""
+        """Do nothing: every example has a target, since an encoder rejects rows without one."""
 
 
 def example_set(
@@ -111,8 +112,8 @@ def example_set(
     """Return the examples of a source, which are built in the cache if they are not there yet. Raises DataError for a bad row that is not
     skipped, and if there are no rows.
 
-    `progress` is called with the bytes of text encoded since its last call, and may raise to stop. `keeps_lost`: skip lost rows even if
-    `on_bad_row` is "error", for an evaluation that counts them itself.
+    `progress` is called with the bytes of text encoded since its last call, and may raise to stop. `keeps_lost`: skip lost rows (`BadRow`)
+    even if `on_bad_row` is "error", for an evaluation that counts them as wrong.
     """
     skips = f"{on_bad_row}{'+lost' * keeps_lost}"
     fingerprint = digest(EXAMPLES_VERSION, source.fingerprint(), encoder.fingerprint(), skips)
@@ -126,7 +127,7 @@ def example_set(
 def _write(
     folder: Path, source: Source, encoder: Encoder, on_bad_row: OnBadRow, progress: Callable[[int], None] | None, *, keeps_lost: bool
 ) -> None:
-    """Fill an empty folder; the index is written last."""
+    """Write the examples into an empty folder; the index is written last."""
     skipped: dict[str, Skipped] = {}
     truncated = unread = max_id = 0
     first_bad = first_truncated = ""
@@ -148,7 +149,7 @@ def _write(
                 first_truncated = first_truncated or (row.place if encoded.truncated else "")
                 unread += encoded.unread
                 max_id = max([max_id, *(max(encoded.arrays[name], default=0) for name in encoder.ids)])
-            folder.stat()  # FileNotFoundError now, not after the last row, if the cache was deleted
+            folder.stat()  # if the cache was deleted, raises FileNotFoundError now rather than after the last row
             if progress is not None:
                 progress(sum(len(row.text.encode()) for row in rows))
         if not writers.examples:
@@ -172,7 +173,7 @@ def _write(
 
 
 def no_rows(source: Source) -> DataError:
-    """Return the error for a part of a source without rows: rows with equal inputs land in one part, and there may be few inputs."""
+    """Return the error for a part of a source without rows. The reason may be that rows with the same input are all in the other part."""
     problem = f"{source.describe()}: no rows here"
     source = getattr(source, "source", source)  # DerivedRows have an inner source
     part = getattr(source, "part", None)
@@ -214,7 +215,7 @@ class _Writers:
         self.examples += 1
 
     def finish(self) -> list[str]:
-        """Write the offset at which the last example of each array ends, and return the names of the arrays."""
+        """Write the offset in each array at which the last example ends, and return the names of the arrays."""
         for name, end in self.ends.items():
             self._file(f"{name}.starts").write(np.array([end], "<i8").tobytes())
         return self._names()
@@ -235,7 +236,7 @@ class _Writers:
 
 
 def _to_stored_type(numbers: Sequence[int] | NDArray[Any]) -> NDArray[Any]:
-    """Return an array of an example in the type that is stored, little-endian: its own type, or int32 for a plain sequence."""
+    """Return an array of an example in the type that is stored: its own type, or int32 for a plain sequence; little-endian."""
     if isinstance(numbers, np.ndarray):
         assert (numbers.ndim, numbers.dtype.kind in "biufc") == (1, True), "an array is a vector of booleans or numbers"
         return numbers.astype(numbers.dtype.newbyteorder("<"))
@@ -244,7 +245,7 @@ def _to_stored_type(numbers: Sequence[int] | NDArray[Any]) -> NDArray[Any]:
 
 
 def _folder_of(source: Source) -> str | None:
-    """Return the folder of a source's files, with which the places of its rows begin; None if its rows are not from files."""
+    """Return the folder of a source's files, a prefix of the places of its rows; None if its rows are not from files."""
     while (inner := getattr(source, "source", None)) is not None:  # DerivedRows have an inner source
         source = inner
     paths: Sequence[Path] = getattr(source, "paths", ())
@@ -252,7 +253,7 @@ def _folder_of(source: Source) -> str | None:
 
 
 def _load(name: str, folder: str | None, index: dict[str, Any], files: HashedFiles, fingerprint: str, cached: bool) -> ExampleSet:
-    before: str | None = index.get("folder")  # tfkit 0.1 wrote none
+    before: str | None = index.get("folder")  # None: tfkit 0.1 did not write it
 
     def moved(place: str) -> str:
         if folder is None or before is None or folder == before or not PurePath(place).is_relative_to(before):

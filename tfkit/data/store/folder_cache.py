@@ -1,7 +1,7 @@
-"""Folders of the cache: each is built once, is either complete or absent, and may be deleted at any time: then it is built again.
+"""Folders of the cache. Each is either complete or absent, and is built once; a folder that is deleted, at any time, is built again.
 
-A process builds a folder under a hidden name beside its final path, and locks it there (flock on the folder itself). Later processes can so
-distinguish the leftovers of a dead process, which they remove, from work in progress. The lock ends with its process, however that ends.
+A process builds a folder under a hidden name beside its final path, and locks it there (flock on the folder itself). The lock ends with the
+process, however that ends. So later processes can distinguish the leftovers of a dead process, which they remove, from work in progress.
 """
 
 import contextlib
@@ -23,7 +23,7 @@ from tfkit.data.store.hashes import HASHES, HashedFiles, find_damage, write_hash
 from tfkit.durable import DISK_FULL, rename, sync_tree, user_folder
 from tfkit.errors import MachineError
 
-ATTEMPTS = 5  # to make a folder that is deleted again and again
+ATTEMPTS = 5  # attempts to build a folder that other processes delete
 _Opened = TypeVar("_Opened")
 
 
@@ -53,7 +53,7 @@ def cache_folder() -> Path:
 
 
 class BuildingTime:
-    """The seconds that this process has spent building cache folders, which later commands reuse."""
+    """The total time that this process has spent on building cache folders, which later commands reuse."""
 
     seconds = 0.0
 
@@ -63,7 +63,7 @@ def cache_size() -> int:
     total = 0
     for folder, _, names in os.walk(cache_folder()):
         for name in names:
-            with contextlib.suppress(OSError):  # deleted meanwhile
+            with contextlib.suppress(OSError):  # the file was deleted meanwhile
                 total += os.lstat(os.path.join(folder, name)).st_size
     return total
 
@@ -107,14 +107,14 @@ def build_once(folder: Path, is_whole: Callable[[Path], bool], build: Callable[[
     """Ensure that `folder` exists, complete and undamaged (hashes.py); return whether this call built it.
 
     `build` fills an empty temporary folder, which is then synced and renamed. Its errors propagate, and nothing remains. If two processes
-    build at once, both use the folder of the faster one. An incomplete folder is replaced, and a damaged one with a RuntimeWarning;
-    processes that have its files mapped keep them. Raises MachineError on a full or read-only disk.
+    build at the same time, both use the folder of the faster one. An incomplete folder is replaced silently, a damaged one with a
+    RuntimeWarning; a process that has mapped the old files keeps them. Raises MachineError on a full or read-only disk.
     """
     if is_whole(folder):
         damaged = find_damage(folder)
         if damaged is None:
             return False
-        if damaged != HASHES:  # caches of version 0.1.0 have no hashes
+        if damaged != HASHES:  # no warning for caches of version 0.1.0, which have no hashes
             warnings.warn(f"{folder / damaged}: damaged, so this part of the cache is built again", RuntimeWarning, stacklevel=2)
     began = time.perf_counter()
     try:
@@ -144,8 +144,8 @@ def _put_in_place(temporary: Path, folder: Path, is_whole: Callable[[Path], bool
                 raise
             if is_whole(folder) and find_damage(folder) is None:
                 return False  # another process was faster
-            with contextlib.suppress(FileNotFoundError):  # another process replaces it, too
-                os.rename(folder, _sibling_name(folder))  # not locked, so it is removed as a leftover
+            with contextlib.suppress(FileNotFoundError):  # another process replaces the folder, too
+                os.rename(folder, _sibling_name(folder))  # no process locks the folder, so it is removed as a leftover
             continue
         _remove_leftovers(folder.parent)
         return True
@@ -153,19 +153,19 @@ def _put_in_place(temporary: Path, folder: Path, is_whole: Callable[[Path], bool
 
 @contextlib.contextmanager
 def _temporary_sibling(folder: Path) -> Iterator[Path]:
-    """Create an empty, locked, hidden folder beside `folder`; at the end it is removed, unless it was renamed."""
+    """Create an empty, locked, hidden folder beside `folder`. The end of the context removes the folder, unless it was renamed."""
     while True:
         temporary = _sibling_name(folder)
         temporary.mkdir()
         try:
             descriptor = os.open(temporary, os.O_RDONLY)
-        except FileNotFoundError:  # another process removed it before it was locked
+        except FileNotFoundError:  # another process took the folder for a leftover, since it was not locked yet
             continue
         with contextlib.suppress(OSError):  # some network file systems have no locks; then leftovers stay
             fcntl.flock(descriptor, fcntl.LOCK_EX)
         if temporary.is_dir():
             break
-        os.close(descriptor)  # removed before it was locked, too
+        os.close(descriptor)  # this folder, too, was removed before it was locked
     try:
         yield temporary
     finally:
@@ -186,7 +186,7 @@ def _remove_leftovers(parent: Path) -> None:
             else:
                 leftover.unlink()
         except OSError:
-            pass  # the process that builds it is alive
+            pass  # the process that builds the folder is alive
         finally:
             os.close(descriptor)
 
@@ -196,7 +196,7 @@ def _sibling_name(folder: Path) -> Path:
 
 
 def _temporary_folder() -> Path:
-    """Return a folder of the user's own in the system's temporary folder, where others could have created a link of the usual name."""
+    """Return a folder in the system's temporary folder that the user owns: another user may have created a folder or link of that name."""
     folder = Path(tempfile.gettempdir()) / f"tfkit-{os.getuid()}"
     with contextlib.suppress(FileExistsError):
         folder.mkdir(mode=0o700)
@@ -216,7 +216,7 @@ def _writable(folder: Path) -> bool:
         if os.access(folder, os.W_OK | os.X_OK):
             return True
         if folder.exists():
-            break  # otherwise the folder was deleted just now
+            break  # the folder is read-only; if it does not exist, it was just deleted, and is made again
     return False
 
 
@@ -227,7 +227,7 @@ INDEX = "index.json"
 
 
 def indexed_folder(folder: Path, version: int, build: Callable[[Path], None]) -> tuple[dict[str, Any], HashedFiles, bool]:
-    """Return index and files of a cache folder, and whether this call built it by calling `build`, which must end with `write_index`."""
+    """Return the index and the files of a cache folder, and whether this call built the folder. `build` must end with `write_index`."""
 
     def open_folder(path: Path) -> tuple[dict[str, Any], HashedFiles] | None:
         index = read_index(path, version)

@@ -1,7 +1,7 @@
 """hashes.json in each cache folder: hashes of the blocks of its files, which detect damage that leaves a file's size unchanged.
 
-A file of up to 64 MiB is verified when its folder is opened, and the folder is built again if it is damaged. A larger file is verified
-block by block, when a block is first read: a run that reads a damaged block ends, and never trains on it.
+A file of up to 64 MiB is verified when its folder is opened, and if the file is damaged, the folder is built again. Each block of a larger
+file is verified when it is first read; a damaged block ends the run with an error, so that no run trains on it.
 """
 
 import contextlib
@@ -34,8 +34,8 @@ def write_hashes(folder: Path) -> None:
 
 
 def find_damage(folder: Path) -> str | None:
-    """Return the name of a damaged file, or hashes.json if that is damaged or any file is missing; else None. Of files over `WHOLE` bytes,
-    only the size is checked.
+    """Return the name of a damaged file; hashes.json if that file is damaged or any file is missing; None if there is no damage. Of a file
+    over `WHOLE` bytes, only the size is checked.
     """
     try:
         for name, expected in read_hashes(folder).items():
@@ -47,7 +47,7 @@ def find_damage(folder: Path) -> str | None:
 
 
 def read_hashes(folder: Path) -> dict[str, FileHashes]:
-    """Return the hashes of each file. Raises OSError, ValueError, KeyError, TypeError or AttributeError if they are missing or damaged."""
+    """Return the hashes of each file. Raises OSError, ValueError, KeyError, TypeError or AttributeError if hashes.json is damaged."""
     document = json.loads((folder / HASHES).read_bytes())
     if document["block_bytes"] != BLOCK:
         raise ValueError("blocks of another size")
@@ -70,7 +70,7 @@ class HashedArray:
         return len(self._numbers)
 
     def __getitem__(self, key: Any) -> Any:
-        """Return items as numpy does. `key`: an index, a slice without a step, or an array of indices; not negative."""
+        """Return items as numpy does. `key`: an index, an array of indices, or a slice without a step; no index is negative."""
         if isinstance(key, slice):
             begin, end, _ = key.indices(len(self))
             first, last = self._block(begin), self._block(max(begin, end - 1))
@@ -101,8 +101,8 @@ class HashedArray:
 
 
 class HashedFiles:
-    """The files of a cache folder as arrays, after build_once has verified the folder. All files are mapped at once, so that the arrays
-    can be read even after the files were deleted.
+    """The files of a cache folder that build_once has verified, as arrays. All files are mapped when the object is created, so that the
+    arrays can be read even after the files were deleted.
     """
 
     def __init__(self, folder: Path):
@@ -112,7 +112,7 @@ class HashedFiles:
         }
 
     def array(self, name: str, dtype: DTypeLike) -> NDArray[Any] | HashedArray:
-        """Return a file as a memory-mapped array; a file over `WHOLE` bytes is verified as it is read."""
+        """Return a file as a memory-mapped array; each block of a file over `WHOLE` bytes is verified when it is first read."""
         size, blocks = self._hashes[name]
         numbers = self._mapped[name].view(dtype)
         return HashedArray(self._folder / name, numbers, blocks) if size > WHOLE else numbers

@@ -1,4 +1,4 @@
-"""Overlap of held-out and training rows, which inflates scores."""
+"""Held-out rows that are also training rows: such an overlap inflates scores."""
 
 import contextlib
 from collections.abc import Sequence
@@ -8,20 +8,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tfkit.data.store.folder_cache import cache_folder
-from tfkit.data.store.hashes import HashedFiles
+from tfkit.data.store.hashes import HashedFiles, find_damage
 
 Hashes = NDArray[Any]  # (rows,) uint64, the `texts` of a cached source (ExampleSet, TokenStream)
 
 
 def cached_hashes(fingerprint: str) -> Hashes | None:
-    """Return the hashes of a source's texts from the cache, by the fingerprint of its set or stream; None if it is not in the cache."""
+    """Return the hashes of a source's texts from the cache; None if they are missing or damaged. `fingerprint`: of its set or stream."""
     for kind in ("examples", "streams"):
         folder = cache_folder() / kind / fingerprint
         with contextlib.suppress(FileNotFoundError):
-            return HashedFiles(folder).verified_array("texts.bin", "<u8")
+            if find_damage(folder) is None:
+                return HashedFiles(folder).verified_array("texts.bin", "<u8")
     return None
 
 
 def overlap(kept: Sequence[Hashes], held_out: Sequence[Hashes]) -> int:
-    """Return how many rows of `held_out` are also in the training data `kept`, ignoring white space at their ends."""
+    """Return how many rows of `held_out` are also rows of the training data `kept`; white space at the ends of a row is ignored."""
     return int(np.isin(np.concatenate(held_out), np.concatenate(kept)).sum())

@@ -2,10 +2,10 @@
 
     document 0          document 1          last document
     bos a b c           bos d e        ...  bos z eos       bos = eos: one id ends a document and begins the next
-    a b c eos           d e eos        ...  z eos           no bos, or another id: eos is appended to each document
+    a b c eos           d e eos        ...  z eos           no bos, or bos is not eos: eos is appended to each document
 
-Folder of the cache: tokens.bin (uint16 or uint32), starts.bin, text_bytes.bin (int64), texts.bin (a hash of each text, uint64),
-optionally sentences.bin (int64), and index.json; all little-endian. hashes.json has the hashes of their blocks.
+A folder of the cache has tokens.bin (uint16 or uint32), starts.bin and text_bytes.bin (int64), texts.bin (a hash of each text, uint64),
+optionally sentences.bin (int64), all little-endian; index.json; and hashes.json, with hashes of the blocks of these files.
 """
 
 import re
@@ -28,7 +28,7 @@ from tfkit.tokenizer.entries import opening_bytes
 from tfkit.tokenizer.pieces import BATCH, batches
 
 STREAM_VERSION = 2  # part of the fingerprint: raise it when the same text and tokenizer give another stream
-SENTENCES_VERSION = 1  # the same for changes in the splitting into sentences
+SENTENCES_VERSION = 1  # part of the fingerprint of streams with sentences: raise it when the same text is split into other sentences
 _FILES = ("tokens.bin", "starts.bin", "text_bytes.bin")
 _SENTENCES = "sentences.bin"
 TEXTS = "texts.bin"  # a hash of each document's text
@@ -37,18 +37,18 @@ _SENTENCE_END = re.compile(r"""\S(?=[^\S\n]*\n)|(?<![.!?…])[.!?…]+["'”’�
 
 @dataclass(frozen=True)
 class TokenStream:
-    """The ids of all documents of a source, concatenated. A row without text is no document."""
+    """The ids of all documents of a source, concatenated. Each row with text is a document."""
 
     name: str  # the name of the source
     tokens: NDArray[Any] | HashedArray  # (tokens,) uint16 or uint32, memory-mapped
-    starts: NDArray[np.int64]  # (documents + 1,) where each document begins, and where a further one would begin
+    starts: NDArray[np.int64]  # (documents + 1,) where each document begins, and where the next one after the last would begin
     text_bytes: NDArray[np.int64]  # (documents,) UTF-8 bytes covered by the ids that are targets if the document is scored alone
     separator: int  # number of ids appended to each document: 1 (eos), or 0 if the next document's first id ends it
     max_id: int
     fingerprint: str
-    cached: bool  # whether it was in the cache already
+    cached: bool  # whether the stream was already in the cache
     skipped: Mapping[str, Skipped] = field(default_factory=dict)  # skipped rows, by kind
-    sentences: NDArray[np.int64] | None = None  # (sentences,) where each sentence with ids begins; None: not stored
+    sentences: NDArray[np.int64] | None = None  # (sentences,) where each sentence begins that has ids; None: not stored
     texts: NDArray[np.uint64] = field(default_factory=lambda: np.empty(0, np.uint64))  # (documents,) a hash of each document's text
 
     def __len__(self) -> int:
@@ -70,7 +70,7 @@ class TokenStream:
 
 
 def check_ids(name: str, max_id: int, vocab_size: int) -> None:
-    """Raise ModelError if a source has an id outside the model's vocabulary, with which a GPU would stop with a device assert."""
+    """Raise ModelError if a source has an id outside the model's vocabulary. A GPU would only report a device-side assertion."""
     if max_id >= vocab_size:
         raise ModelError(
             f"{name}: the tokenizer gives ids up to {max_id}, the model's vocabulary ends at {vocab_size - 1}; "
@@ -109,11 +109,10 @@ def token_stream(
 def write_stream(
     folder: Path, source: Source, tokenizer: Tokenizer, progress: Callable[[int], None] | None = None, sentences: bool = False
 ) -> None:
-    """Fill an empty folder; the index is written last. Raises DataError if no row has text. Holds one batch, or one longer row, in memory.
+    """Write the stream into an empty folder; the index is written last. Raises DataError if no row has text. Only one batch of texts is in
+    memory, or one text that is longer than a batch.
 
-    Batches of text are tokenized on all threads, and their ids are appended to the file.
-
-    `sentences`: also write sentences.bin, and tokenize each sentence separately, as BERT's script does.
+    Each batch is tokenized on all threads. `sentences`: tokenize each sentence separately, as BERT's script does, and write sentences.bin.
     """
     names = (*_FILES, _SENTENCES) if sentences else _FILES
     with ExitStack() as files:
@@ -123,7 +122,7 @@ def write_stream(
         for texts in batches((row.text for row in source.rows(skipped) if row.text), len, BATCH):
             writer.append(texts)
             hashes.write(b"".join(map(text_hash, texts)))
-            folder.stat()  # FileNotFoundError now, not after the last text, if the cache was deleted
+            folder.stat()  # if the cache was deleted, raises FileNotFoundError now rather than after the last text
             if progress is not None:
                 progress(writer.last_bytes)
         if not writer.documents:
@@ -156,7 +155,7 @@ class _Writer:
         self.files = tokens, starts, text_bytes
         self.sentences = sentences
         self.dtype = "<u2" if tokenizer.size <= 1 << 16 else "<u4"
-        # If bos = eos, one id ends a document and begins the next; a template that ends with eos needs no other, either.
+        # If the template ends with eos, no eos is appended. Neither is one if bos = eos, since the next document's bos ends a document.
         eos = [] if tokenizer.eos_id is None else [tokenizer.eos_id]
         self.closing = [] if tokenizer.suffix[-1:] == tuple(eos) else eos
         self.separator = [] if tokenizer.prefix[:1] == tuple(eos) else self.closing
@@ -168,7 +167,7 @@ class _Writer:
         documents, sentences = self._encode_sentences(texts) if self.sentences is not None else (self.tokenizer.encode_arrays(texts), [])
         sizes = np.fromiter((len(text.encode()) for text in texts), dtype="<i8", count=len(texts))
         scored = sizes
-        if not self.tokenizer.prefix:  # without a prefix, a text's first id is no target
+        if not self.tokenizer.prefix:  # then no id comes before a text's first id, which is therefore no target
             scored = sizes - [opening_bytes(self.tokenizer, text, ids) for text, ids in zip(texts, documents, strict=True)]
         separator = np.array(self.separator, self.dtype)
         ids = np.concatenate([part for document in documents for part in (document, separator)]).astype(self.dtype)
@@ -188,7 +187,7 @@ class _Writer:
         self.max_id = max(self.max_id, int(ids.max(initial=0)))
 
     def _encode_sentences(self, texts: list[str]) -> tuple[list[NDArray[np.uint32]], list[NDArray[np.int64]]]:
-        """Return the ids of each text, and the positions of these at which sentences begin; sentences without ids are left out."""
+        """Return the ids of each text, and the positions in them at which its sentences begin; sentences without ids are left out."""
         split = [split_sentences(text) for text in texts]
         encoded = iter(self.tokenizer.encode_bare([sentence for sentences in split for sentence in sentences]))
         prefix, suffix = (np.array(ids, np.uint32) for ids in (self.tokenizer.prefix, self.tokenizer.suffix))
@@ -201,7 +200,7 @@ class _Writer:
         return documents, offsets
 
     def finish(self) -> None:
-        """Write the start that a further document would have, and the id that ends the last document, if it is not yet written."""
+        """Write the position at which the next document would begin, and, if it is not yet written, the id that ends the last document."""
         tokens, starts, _ = self.files
         starts.write(np.array([self.position], dtype="<i8").tobytes())
         if not self.separator:
@@ -211,7 +210,7 @@ class _Writer:
 
 
 def split_sentences(text: str) -> list[str]:
-    """Return the sentences of a text for next sentence prediction, each with the white space before it; together they are the whole text.
+    """Return the sentences of a text for next sentence prediction, each with the white space before it. Concatenated they are the text.
 
     A sentence ends at the end of its line, after Chinese or Japanese final punctuation, or after other final punctuation if white space and
     no lower-case letter follow (`e.g. this` is not split). Lines of code are sentences, too. Texts are cut before white space, where BERT's

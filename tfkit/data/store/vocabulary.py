@@ -1,6 +1,6 @@
 """The tokenizer of a run, trained on the run's training text and stored in the cache.
 
-A folder of the cache has tokenizer.json, and tokenizer_config.json with the settings; earlier versions wrote further files beside them.
+A folder of the cache has tokenizer.json, and tokenizer_config.json with the settings; folders of earlier versions have more files.
 """
 
 import json
@@ -16,7 +16,7 @@ from tfkit.recipe.schema.data_sections import TokenizerSection
 from tfkit.tokenizer import LIBRARY_VERSION, Tokenizer, train_tokenizer
 from tfkit.tokenizer.tokenizer_files import CONFIG, TOKENIZER
 
-_TRAINER_VERSIONS = {"bpe_byte_fallback": 2}  # part of the fingerprint, else 1: raise it when the same text gives another tokenizer
+_TRAINER_VERSIONS = {"bpe_byte_fallback": 2}  # in the fingerprint, 1 for other kinds: raise it when the same text gives another tokenizer
 
 
 def trained_tokenizer(sources: Sequence[Source], section: TokenizerSection, progress: Callable[[int], None] | None = None) -> Tokenizer:
@@ -49,9 +49,9 @@ class _Sample:
 
 
 def sample_texts(sources: Sequence[Source], sample_bytes: int) -> Iterator[str]:
-    """Yield the sources' text, or a sample of `sample_bytes` spread evenly over it.
+    """Yield the texts of the sources, or, if they are longer, a sample of `sample_bytes` bytes that is spread evenly over them.
 
-    Reads all rows twice, since the amount of text in a compressed file is not known in advance. Raises DataError if there is no text.
+    All rows are read twice, since the bytes of text in a compressed file are not known in advance. Raises DataError if there is no text.
     """
     total = sum(len(row.text.encode()) for row in _all_rows(sources))
     if not total:
@@ -65,7 +65,7 @@ def sample_texts(sources: Sequence[Source], sample_bytes: int) -> Iterator[str]:
     length = min(_PIECE, max(1, sample_bytes // 100))
     for piece in (row.text[start : start + length] for row in _all_rows(sources) for start in range(0, len(row.text), length)):
         content = piece.encode()
-        if taken * total <= sample_bytes * seen:  # the sample has no more than its fraction of the text so far
+        if taken * total <= sample_bytes * seen:  # the sample has no more than its fraction of the text that was read
             content_taken = content[: sample_bytes - taken]
             taken += len(content_taken)
             yield content_taken.decode(errors="ignore")
