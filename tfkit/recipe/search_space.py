@@ -153,8 +153,8 @@ def _parse_axis(key: str, text: str) -> Axis | None:
     """Return the axis that a text such as 1e-3,3e-3 or 1e-5..1e-2 describes; None for a single value. Raises UsageError."""
     if (match := _RANGE.fullmatch(text)) is not None:
         low, high = float(match[1]), float(match[2])
-        if not low < high:
-            raise UsageError(f"{key}={text.strip()}: a range goes from its smaller end to its larger one, as in 1e-5..1e-2")
+        if not -math.inf < low < high < math.inf:
+            raise UsageError(f"{key}={text.strip()}: a range goes from its smaller end to its larger end, both finite, as in 1e-5..1e-2")
         return Axis(key, ends=(low, high), whole=all(re.fullmatch(r"[-+]?\d+", end) for end in match.groups()))
     parts = _split_at_commas(text)
     if len(parts) < 2:

@@ -56,7 +56,7 @@ class UnwrittenRecipe:
         sources = self.given.get("data", {}).get("train")
         if not (isinstance(sources, list) and sources):
             raise UsageError(f"what should be learned? Give a RECIPE, or {argument('data', 'F')}")
-        return _source(sources[0])
+        return _source(sources[0], ("data", "train", 0))
 
     @cached_property
     def start(self) -> str:
@@ -80,7 +80,8 @@ class UnwrittenRecipe:
     def sources(self) -> list[SourceSection]:
         """The first source of training data, and the sources of validation data."""
         first, held_out = self.source, self.given["data"].get("validation")
-        return [first, *map(_source, held_out if isinstance(held_out, list) else [])]
+        named = enumerate(held_out if isinstance(held_out, list) else [])
+        return [first, *(_source(values, ("data", "validation", number)) for number, values in named)]
 
     @property
     def inputs(self) -> Inputs:
@@ -94,11 +95,11 @@ class UnwrittenRecipe:
         return decide_recipe(self.source, self.start, self.overrides, self.given)
 
 
-def _source(values: Any) -> SourceSection:
+def _source(values: Any, path: tree.Path) -> SourceSection:
     try:
         return SourceSection.model_validate_json(json.dumps(values), strict=True)
     except ValidationError as error:
-        raise RecipeError(problems_in(error, SourceSection, values, tree.Mapping(tree.OVERRIDES), ("data", "train", 0))) from None
+        raise RecipeError(problems_in(error, SourceSection, values, tree.Mapping(tree.OVERRIDES), path)) from None
 
 
 def _model_name(start: str) -> str:

@@ -128,9 +128,13 @@ def sweep_facts(folder: Path, trials: list[Trial]) -> dict[str, Any]:
 def sweep_result(folder: Path, status: str, planned: int, facts: Mapping[str, Any]) -> dict[str, Any]:
     """Return the result of a sweep (docs/cli.md). `planned`: the number of planned trials; `facts`: what `sweep_facts` returns."""
     trials, totals = facts["trials"], facts["totals"]
-    listed = [_trial_document(folder, name, trial) for name, trial in trials.items()]
+    listed = [
+        {"trial": name, "run": str(folder / name), "values": trial["values"], **{key: trial.get(key) for key in _OF_A_TRIAL}}
+        for name, trial in trials.items()
+    ]
     best = trials.get(facts["best_trial"])
     chosen = next((document for document in listed if document["trial"] == facts["best_trial"]), None)
+    total, grams = totals["emissions_g"], None if best is None else best.get("emissions_g")
     return {
         "schema_version": 1,
         "run": str(folder),
@@ -141,7 +145,7 @@ def sweep_result(folder: Path, status: str, planned: int, facts: Mapping[str, An
         "best": None if chosen is None or best is None else {**chosen, "checkpoint": best["checkpoint"]},
         **{name: totals[name] for name in _SUMS},
         "stopped_by": None,
-        "selection_factor": _selection_factor(totals["emissions_g"], best),
+        "selection_factor": total / grams if total and grams else None,
         "gates": [],
     }
 
@@ -161,16 +165,6 @@ def _trial_facts(folder: Path, trial: Trial) -> dict[str, Any]:
         "checkpoint": str(last / "checkpoints" / f"step-{best['step']:06d}") if best else None,
         **({"error": trial.error} if trial.error else {}),
     }
-
-
-def _trial_document(folder: Path, name: str, facts: Mapping[str, Any]) -> dict[str, Any]:
-    return {"trial": name, "run": str(folder / name), "values": facts["values"], **{key: facts.get(key) for key in _OF_A_TRIAL}}
-
-
-def _selection_factor(total: float | None, best: Mapping[str, Any] | None) -> float | None:
-    """Return the emissions of all trials, `total`, divided by those of the best trial; None if either is 0 or not known."""
-    grams = None if best is None else best.get("emissions_g")
-    return total / grams if total and grams else None
 
 
 def record_totals(folder: RunFolder, reading: Reading, counts: dict[str, Any]) -> None:

@@ -28,16 +28,13 @@ class RecipeFromData(Protocol):
     @property
     def run_name(self) -> str:
         """The name of the run for which the recipe is made."""
-        ...
 
     @property
     def inputs(self) -> Inputs:
         """The data and the checkpoint from which the recipe is made. Raises UsageError if the command does not name them."""
-        ...
 
     def decide(self, listener: Listener, /) -> ResolvedRecipe:
         """Read the data and the checkpoint, and make the recipe."""
-        ...
 
 
 TrainingKind = Literal["pre-training", "fine-tuning"]

@@ -180,8 +180,5 @@ def add_later_fields(recipe: Mapping) -> None:
 
 
 def split_overrides(begun: Recipe, written: Collection[str]) -> dict[str, Any]:
-    """Return the override with which a recipe splits its rows as the run with the recipe `begun` does.
-
-    `written`: the dotted names of the recipe's fields; empty if data.split_by is among them.
-    """
+    """Return the override by which a recipe with the fields `written` splits rows as the run `begun` does; empty if it has the field."""
     return {} if "data.split_by" in written else {"data.split_by": begun.data.split_by}

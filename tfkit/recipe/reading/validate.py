@@ -37,9 +37,7 @@ def problems_in(error: ValidationError, schema: type[BaseModel], data: Any, tree
 
 
 def unknown(name: str, known: Iterable[str], elsewhere: list[str]) -> str:
-    """Return the message for an unknown field: with the field that was probably meant, the sections that have the field, or the known
-    fields.
-    """
+    """Return the message for an unknown field: it names the field that was meant, the sections that have the field, or the known fields."""
     known = sorted(known)
     if meant := did_you_mean(name, known):
         return f"unknown, did you mean {meant}"
@@ -81,9 +79,7 @@ def _without_other_branches(details: list[ErrorDetails], data: Any) -> list[tupl
 
 
 def _locate(detail: ErrorDetails, data: Any) -> tuple[Path, Path | None, str]:
-    """Return the path of an error without the members of unions that pydantic adds; the path of the union, None if there is none; and the
-    name of its member.
-    """
+    """Return the path of an error in the data, the path of the innermost union that contains it (None: none), and the union's member."""
     path: Path = ()
     union, branch = None, ""
     for step in detail["loc"]:

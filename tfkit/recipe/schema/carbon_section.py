@@ -30,11 +30,9 @@ class CarbonSection(Data):
     )
     embodied_source: Name | None = Field(None, description="The source of embodied_g_per_device_hour, which reports cite.")
     budget_g: Limit | None = Field(None, description="Grams of CO2e of all attempts and stages, after which the run stops (exit code 7).")
-    budget_kwh: Limit | None = Field(
-        None, description="Kilowatt-hours of all attempts and stages, after which the run stops (exit code 7)."
-    )
+    budget_kwh: Limit | None = Field(None, description="kWh of all attempts and stages, after which the run stops (exit code 7).")
     budget_seconds: Limit | None = Field(
-        None, description="Seconds of wall time of all attempts and stages, after which the run stops (exit code 7)."
+        None, description="Wall seconds of all attempts and stages, after which the run stops (exit code 7)."
     )
     on_meter_failure: Literal["warn", "stop"] = Field(
         "warn", description="If the meter fails, a run with a budget of grams or energy continues with a warning, or stops (exit code 7)."

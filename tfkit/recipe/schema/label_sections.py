@@ -22,6 +22,10 @@ def _all_different(labels: list[str]) -> list[str]:
 
 
 Labels = Annotated[list[str], AfterValidator(_all_different)]
+NamedLabels = Annotated[
+    Labels | None,
+    Field(min_length=2, description="The labels (classes or tags), in the order of their ids; null: those of the training rows, sorted."),
+]
 
 
 # Column names of common public data sets, in order of preference. They count only if a row has none of a role's main names, `columns`.
@@ -51,9 +55,7 @@ class ClassificationSection(ObjectiveSection):
     """
 
     kind: Literal["classification"]
-    labels: Labels | None = Field(
-        None, min_length=2, description="The classes, in the order of their ids; null: those of the training rows, sorted."
-    )
+    labels: NamedLabels = None
     regression: bool = Field(False, description="The label is a number, and the loss the squared error (STS-B).")
     class_weights: Literal["balanced"] | None = Field(
         None,
@@ -105,9 +107,7 @@ class TaggingSection(ObjectiveSection):
     """
 
     kind: Literal["tagging"]
-    labels: Labels | None = Field(
-        None, min_length=2, description="The tags, in the order of their ids; null: those of the training rows, sorted."
-    )
+    labels: NamedLabels = None
 
     roles: ClassVar[tuple[Role, ...]] = (
         Role("tokens", "texts", ("tokens", "words", "forms", "form", "word"), later=("token", "sentence_tokens", "text_tokens")),
@@ -242,9 +242,7 @@ class MultiLabelSection(ObjectiveSection):
     """
 
     kind: Literal["multi_label"]
-    labels: Labels | None = Field(
-        None, min_length=2, description="The labels, in the order of their ids; null: those of the training rows, sorted."
-    )
+    labels: NamedLabels = None
     delimiter: str = Field("|", min_length=1, description="The separator of the labels in a row whose labels are one text.")
 
     roles: ClassVar[tuple[Role, ...]] = (

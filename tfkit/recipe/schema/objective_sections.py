@@ -93,10 +93,7 @@ class MaskedLMSection(ObjectiveSection):
     )
     whole_words: bool = Field(False, description="Mask all tokens of a word together, as in BERT's later models; needs WordPiece.")
     rarity: float = Field(
-        0.0,
-        ge=0,
-        le=1,
-        description="Mask rare tokens more often, in proportion to count ^ -rarity (DistilBERT: 0.7); 0: all equally often.",
+        0.0, ge=0, le=1, description="Mask rare tokens more often, in proportion to count ^ -rarity (DistilBERT 0.7); 0: all equally."
     )
     next_sentence: bool = Field(False, description="Rows are two texts; predict whether the second follows the first (BERT).")
     short_rows: float = Field(0.1, ge=0, le=1, description="With next_sentence: fraction of the rows that have a random shorter length.")
@@ -150,9 +147,7 @@ class SpanCorruptionSection(ObjectiveSection):
     kind: Literal["span_corruption"]
     rate: float = Field(0.15, gt=0, le=0.9, description="Fraction of the tokens that are removed.")
     mean_span: float = Field(3.0, ge=1, le=1_000_000, description="Mean length of a removed span, in tokens.")
-    masking: Literal["dynamic", "static"] = Field(
-        "dynamic", description="dynamic: the removed spans are drawn anew in each epoch. static: they are the same in all epochs."
-    )
+    masking: Literal["dynamic", "static"] = Field("dynamic", description="dynamic: different spans in each epoch. static: the same in all.")
 
     stacks: ClassVar[tuple[Stacks, ...]] = ("both",)
     metrics: ClassVar[tuple[str, ...]] = ("loss", "perplexity", "token_accuracy")

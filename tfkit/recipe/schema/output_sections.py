@@ -61,9 +61,7 @@ class GenerationSection(Data):
     min_p: float = Field(0.0, ge=0, le=1, description="Draw from tokens with at least this fraction of the likeliest token's probability.")
     repetition_penalty: float = Field(1.0, ge=0.01, le=100, description="Above 1: tokens that the text already has become less likely.")
     no_repeat_ngram: Count | None = Field(None, description="No sequence of this many tokens occurs twice.")
-    num_beams: Beams = Field(
-        1, description="Number of texts that beam search keeps; 1: no beam search. Beam search ignores sampling settings."
-    )
+    num_beams: Beams = Field(1, description="Texts that beam search keeps; 1: no beam search. Beam search ignores sampling settings.")
     length_penalty: float = Field(1.0, ge=-20, le=20, description="Beam search: above 0 favours long texts, below 0 short ones.")
     length_law: Literal["power", "gnmt"] = Field(
         "power",

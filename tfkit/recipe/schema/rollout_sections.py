@@ -13,6 +13,10 @@ from tfkit.recipe.schema.roles import Role
 if TYPE_CHECKING:
     from tfkit.recipe.schema.sections import Recipe
 
+ClipRange = Annotated[
+    Positive,
+    Field(le=1, description="The ratio of a token's new and old probability is clipped to the interval from 1 - this to 1 + this."),
+]
 _PROMPTS = ("prompt", "messages", "conversations", "conversation", "question", "problem", "query", "instruction", "input", "text")
 _ANSWERS = ("answer", "answers", "solution", "ground_truth", "target", "label", "output")
 
@@ -118,9 +122,7 @@ class GRPOSection(RolloutSection):
 
     kind: Literal["grpo"]
     completions: Annotated[int, Field(ge=2, le=1 << 17)] = Field(8, description="Number of responses to each prompt, which are compared.")
-    clip_range: Positive = Field(
-        0.2, le=1, description="The ratio of a token's new and old probability is clipped to 1 - this and 1 + this."
-    )
+    clip_range: ClipRange = 0.2
     scale_rewards: Literal["group", "none"] = Field(
         "group",
         description="group: the difference of a reward from the mean of its prompt's rewards is divided by their standard deviation. none: "
@@ -162,9 +164,7 @@ class PPOSection(RolloutSection):
     gae_lambda: Annotated[float, Field(ge=0, le=1)] = Field(
         0.95, description="Decay of the errors of later tokens in an advantage (GAE); 1: the advantage is the return minus the value."
     )
-    clip_range: Positive = Field(
-        0.2, le=1, description="The ratio of a token's new and old probability is clipped to 1 - this and 1 + this."
-    )
+    clip_range: ClipRange = 0.2
     value_clip_range: Positive = Field(0.2, description="A new value is clipped to the old value - this and + this.")
     ptx_weight: Weight = Field(
         0.0, description="Weight of the language-model loss on data.pretraining in each step, 27.8 in the paper; 0: no such text is read."

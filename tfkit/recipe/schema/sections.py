@@ -139,9 +139,7 @@ class TrainingSection(Data):
     )
     seed: int = Field(1, ge=0, lt=2**32, description="Seed of weights, order and dropout.")
     compile: bool = Field(False, description="torch.compile the model: 20 to 50 s of compilation, then faster steps.")
-    activation_checkpointing: bool = Field(
-        False, description="Recompute the activations of each block in the backward pass instead of keeping them in memory."
-    )
+    activation_checkpointing: bool = Field(False, description="Recompute a block's activations in the backward pass, to save memory.")
     max_skipped_steps: CountOrZero = Field(
         0,
         description="Largest total number of steps that are skipped because their loss or gradient is not finite, or their loss jumps; one "
