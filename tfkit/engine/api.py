@@ -482,7 +482,9 @@ def _predictions(predictor: "RowAnswers", rows: Any, open_session: OpenSession, 
         with isolated(), interrupts(should_stop) as stop, stop.at_once():
             session = stack.enter_context(open_session(stop))
             predictor.load(session)
-        for window in predictor.unanswered(predictor.given_rows(rows)):  # in the caller's state, since its iterator may draw random numbers
+        for window in predictor.unanswered(
+            predictor.given_rows(rows)
+        ):  # in the caller's state: the caller's iterator may draw random numbers
             answered = f"{predictor.counts.rows:,} rows were answered"
             with isolated(), interrupts(should_stop) as stop, stop.at_once(answered):
                 torch.set_num_threads(session.threads or torch.get_num_threads())

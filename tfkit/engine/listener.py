@@ -78,7 +78,7 @@ class StopRequest(Protocol):
         """Whether the computation should stop as soon as nothing is lost."""
 
     def at_once(self, message: str = ...) -> AbstractContextManager[None]:
-        """Return a context in whose block a request raises Stopped immediately, wherever the block is, because it has nothing to save."""
+        """Return a context in which a request raises Stopped immediately, because the work in its block has nothing to save."""
 
     def raise_if_requested(self, message: str = ...) -> None:
         """Raise Stopped if the computation should stop; `message` says what was saved and how to continue."""

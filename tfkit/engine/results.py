@@ -48,7 +48,7 @@ class TrainingResult(_Result, Measurement):
     loss: float | None  #: nats per target: the mean over the steps of the last line in the log
     evaluation: dict[str, float | None]
     before: dict[str, float | None] | None  #: the same metrics before the first step of a fine-tuning
-    improvement: float | None  #: of the best checkpoint over `before`, in the metric that chose it; positive is better
+    improvement: float | None  #: how much the best checkpoint is better than `before`, in the metric that chose it; positive is better
     baselines: dict[str, dict[str, float]]  #: scores that simple methods reach on the validation rows, by the method's name
     beats_baseline: int | None  #: 1: the best checkpoint is better than each baseline; 0: it is not; None: there is no baseline
     best_baseline: dict[str, Any] | None  #: name, metric and value of the best baseline, and the model's score

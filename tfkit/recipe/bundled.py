@@ -28,9 +28,9 @@ class BundledRecipe:
 class DataFile:
     """A public file that a recipe reads."""
 
-    path: str  # as in the recipe, relative to the current folder
+    path: str  # the path in recipes, relative to the current folder
     url: str
-    hash: str  # of the content: SHA-256 if it has 64 digits; if it has 40, the SHA-1 of the file's blob in git
+    hash: str  # hash of the content: SHA-256 if it has 64 digits; if it has 40, the SHA-1 of the file's blob in git
     bytes: int | None  # None: unknown
 
 

@@ -15,7 +15,7 @@ from tfkit.recipe.schema.roles import normalized
 
 FEW = 5  # least mean number of rows per distinct value: a column with fewer holds names or numbers, not classes
 _LONG, _SPACES = 60, 6  # least median numbers of characters and of spaces in a column of longer texts
-_CONTAINED = 20  # least number of characters of a text that another text contains not merely by coincidence
+_CONTAINED = 20  # a text with fewer characters may be a part of another text by coincidence
 _DELIMITERS, _MAX_LABEL = ("|", ";", ","), 40  # separators of the labels of a set, and the largest number of characters of a label
 
 Held = Mapping[str, Sequence[Any]]  # the values of each column, row by row; None where a row lacks the column
@@ -23,7 +23,7 @@ Named = dict[str, str | list[str]]  # the column or the columns of each role
 _TEXT, _LABELS = (next(role for role in MultiLabelSection.roles if role.name == name) for name in ("text", "labels"))
 _CONTEXT, _CHOICES, _ANSWER = MultipleChoiceSection.roles
 _ALIKE = re.compile(r"(.*?)([0-9]|[A-Ja-j])")
-_SERIES = ("0123456789", "123456789", "ABCDEFGHIJ", "abcdefghij")  # characters at the end of names with which columns are numbered
+_SERIES = ("0123456789", "123456789", "ABCDEFGHIJ", "abcdefghij")  # the series by which columns are numbered, at the ends of their names
 _WRONG = re.compile("distract|incorrect|wrong|false")
 _NUMBER = re.compile(r"\s*[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)(e[+-]?[0-9]+)?\s*", re.IGNORECASE)
 # The codes of languages (ISO 639-1), after which the columns and files of translations are named.

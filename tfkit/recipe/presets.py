@@ -93,7 +93,7 @@ def _values(preset: str | None, changes: dict[str, Any], vocab_size: int) -> dic
 
 
 def _follow_dim(values: dict[str, Any], base: MappingType[str, Any], changes: MappingType[str, Any]) -> None:
-    """Recompute a preset's output scale if it is dim^-0.5 (as in T5 1.0), unless the changes state a scale: dim may have changed."""
+    """Compute the output scale for the changed dim if that of the preset is dim^-0.5 (as in T5 1.0), unless the changes state a scale."""
     head, stated, dim = base.get("head", {}), changes.get("head", {}), values.get("dim")
     follows = head.get("scale") is not None and head["scale"] == base["dim"] ** -0.5
     if not follows or not isinstance(stated, dict) or "scale" in stated or stated.get("kind", head["kind"]) != head["kind"]:

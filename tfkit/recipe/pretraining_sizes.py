@@ -32,7 +32,7 @@ training: {steps: 1000, batch_size: 16}
 checkpoint: {keep: 1}
 generation: {prompts: [The], max_new_tokens: 96, temperature: 0.7}
 """
-# A larger model is better only if it reads more tokens than it has parameters. Each row has the smallest number of tokens to read and of
+# A larger model is better only if it reads more tokens than it has parameters. Each entry has the smallest numbers of tokens to read and of
 # characters of text for which its model is chosen, and the fields of the model.
 _LARGER = (
     (60_000_000, 20_000_000, {"model.dim": 384, "model.num_heads": 6, "model.num_kv_heads": 2, "model.decoder_layers": 6}),
@@ -178,8 +178,7 @@ def _decide_rows(sizes: Sizes, recipe: Recipe, text: TextSize) -> tuple[float, i
 def _decide_length(sizes: Sizes, recipe: Recipe, batch: int, length: float, epoch: float, minutes: float | None) -> int:
     """Decide the length of the training, and return it in steps.
 
-    It is the length that the user gives. Otherwise as many rows are read as by the recipe, but not in more epochs than the held-out loss
-    falls.
+    If the user gives no length, as many rows are read as by the recipe, but only in as many epochs as the held-out loss falls.
     """
     training = recipe.training
     if minutes is not None:

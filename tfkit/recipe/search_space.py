@@ -134,7 +134,7 @@ def read_space(words: Iterable[str], fixed: Overrides, source: Callable[[Overrid
 
 
 def _checked(space: SearchSpace) -> SearchSpace:
-    """Return the space. Raises UsageError if nothing varies, if a value is given twice (such as 1e-3 and 0.001), or for two lengths."""
+    """Return the space. Raises UsageError if nothing varies, if a value is given twice, as in 1e-3,0.001, or if two fields are lengths."""
     if not space.axes:
         raise UsageError(
             "sweep: nothing varies; give a field several values, as in optimizer.lr=1e-3,3e-3, or, if a value contains commas, a list of "

@@ -14,7 +14,11 @@ DECISIONS = 10  # the version of these rules and those of tfkit/engine/recogniti
 HELD_OUT, _MAX_HELD_OUT, _MIN_HELD_OUT_ROWS = 0.1, 0.3, 20  # usual and largest fraction; fewer rows cannot choose a checkpoint reliably
 _LATER_ADAM = {"kind": "adamw", "betas": [0.9, 0.999], "weight_decay": 0.01, "clip_norm": 1.0}
 _BILLION, _UNLIMITED = 10**9, 10**18
-LORA = {"rank": 16, "alpha": 32, "targets": ["q_proj", "k_proj", "v_proj", "o_proj"]}  # if the memory is too small to train all weights
+LORA = {
+    "rank": 16,
+    "alpha": 32,
+    "targets": ["q_proj", "k_proj", "v_proj", "o_proj"],
+}  # the adapter if the memory is too small to train all weights
 
 # A batch below _MIN_BATCH has a noisy gradient, and is slow. A class is hardly learned from fewer examples, counted once per epoch.
 _STEPS_PER_EPOCH, _MIN_BATCH, _EXAMPLES_PER_CLASS = 25, 8, 30

@@ -16,7 +16,7 @@ PRETRAINING = {"encoder": "masked_lm", "decoder": "causal_lm", "both": "span_cor
 class _Reading(NamedTuple):
     """A way in which an objective may read columns that are not recognised by their names."""
 
-    kind: str  # of the objective
+    kind: str  # kind of the objective
     roles: Mapping[str, str]  # the form that the column of each role must have
     purpose: str  # shown after the options
     joins: bool = True  # whether texts beyond the roles are joined with the first text; if not, there must be none

@@ -15,7 +15,7 @@ from tfkit.recipe.schema.objective_facts import OWN_HEADS, SECTIONS, Stacks
 from tfkit.recipe.schema.roles import normalized
 from tfkit.recipe.task_readings import MAX_LISTED, PRETRAINING, columns_option, labelled, readings, remedies
 
-UNEQUAL = 0.6  # if the most frequent class has more than this fraction of the rows, its accuracy is high even if only it is predicted
+UNEQUAL = 0.6  # if the most frequent class has more than this fraction of the rows, a model that always predicts it has a high accuracy
 
 
 @dataclass
@@ -33,7 +33,7 @@ class RowCounts:
 class DataSummary:
     """Observations of the first rows of the data."""
 
-    name: str  # of the source, as the user wrote it
+    name: str  # the source, as the user wrote it
     held: Held  # the values in these rows, by column or by a path into a column
     rows: int  # number of these rows
     counts: RowCounts

@@ -177,7 +177,7 @@ def _are_in_context(row: Row) -> bool:
 
 def _column_names(records: Sequence[Record]) -> list[str]:
     """Return the names of the columns; for a column of objects that hold only texts, the paths to these texts instead."""
-    columns = {name: value for record in reversed(records) for name, value in record.values.items()}  # the first value of each
+    columns = {name: value for record in reversed(records) for name, value in record.values.items()}  # each column's first value
     names = dict.fromkeys(name for record in records for name in record.values)
     return [path for name in names for path in ([f"{name}.{key}" for key in columns[name]] if _is_of_texts(columns[name]) else [name])]
 
@@ -211,7 +211,7 @@ def _count(section: SourceSection, on_bad_row: Any, first: Sequence[Record], rea
         if counts.characters >= ENOUGH_CHARACTERS:
             break
     counts.are_all = counts.characters < ENOUGH_CHARACTERS and counts.rows < ENOUGH_ROWS
-    if section.streamed and not is_whole:  # no further rows are downloaded
+    if section.streamed and not is_whole:  # counting more rows would download them
         counts.rows, counts.characters, counts.are_all = section.rows or MANY_ROWS, ENOUGH_CHARACTERS, False
     return counts
 

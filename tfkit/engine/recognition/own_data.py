@@ -1,8 +1,7 @@
 """Training on data that the command names: the fields that the user does not set are decided from the data.
 
 For a training from random weights, these are the fields that depend on the amount of text (recipe/pretraining_sizes.py), in the user's
-recipe or in that of a small decoder. For a training from a checkpoint without a recipe, all fields are decided. Torch is not imported
-before that.
+recipe or in that of a small decoder. For a training from a checkpoint without a recipe, they are all fields of the recipe.
 """
 
 import json

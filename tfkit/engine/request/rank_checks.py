@@ -19,7 +19,7 @@ def require_count(name: str, value: object) -> None:
 
 
 def require_divisible(recipe: Recipe, ranks: int, *, is_resumed: bool = False) -> None:
-    """Raise UsageError if the steps of a recipe cannot be divided among the ranks, and MachineError if PyTorch is too old for shards."""
+    """Raise UsageError if a recipe's steps cannot be divided among the ranks, MachineError if PyTorch is too old for sharded weights."""
     if ranks == 1:
         require_mesh(recipe, 1)
         return

@@ -26,7 +26,11 @@ from tfkit.run.run_json import stage_folders
 from tfkit.run.strict_json import is_number
 
 _PATIENCE = "training.patience"  # changes the end of a run, not its steps
-_GUARDS = ("training.max_skipped_steps", "training.loss_jump_sigmas", "data.max_lost")  # raised by users to continue a run that one ended
+_GUARDS = (
+    "training.max_skipped_steps",
+    "training.loss_jump_sigmas",
+    "data.max_lost",
+)  # may end a run; users then raise them to continue it
 _ROUNDING = ("training.compile", "training.activation_checkpointing")  # change only the rounding, as another machine does
 # Fields that may change between attempts, because they have no effect on the steps so far.
 _FREE = (
@@ -88,7 +92,7 @@ def resolve_resumption(folder: RunFolder, now: RequestRecord) -> Resumption:
     elif before is not None and before.recipe is not None:
         given = merged(before, now)
         wanted = now.recipe.read(given.overrides)
-        with suppress(UsageError):  # a recipe of an older version that is no longer valid: then everything is compared
+        with suppress(UsageError):  # if the earlier recipe is not valid in this version, all fields are compared
             base = before.recipe.read(before.overrides)
             taken_back = _taken_back(base, wanted)
     else:

@@ -101,8 +101,8 @@ class Trial:
     """A trial of a sweep."""
 
     name: str
-    values: Overrides  # of the varied fields
-    error: str | None = None  # with which the trial failed
+    values: Overrides  # values of the varied fields
+    error: str | None = None  # the error that ended the trial; None: it did not fail
 
     def describe(self) -> str:
         """Return the values of the trial's varied fields as text."""

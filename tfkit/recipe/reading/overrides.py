@@ -165,8 +165,7 @@ def _error(path: Path, message: str) -> RecipeError:
     return RecipeError([Problem(OVERRIDES, path, message)])
 
 
-# tfkit 0.1 wrote the recipe of each run with all fields of that version. When such a recipe is read, fields of later versions are added to
-# it, with the values that describe what tfkit 0.1 did.
+# tfkit 0.1 wrote the recipe of each run with all fields of that version. When such a recipe is read, a field of later versions is added.
 
 
 _DATA_0_1 = {"train", "validation", "on_bad_row", "max_lost", "length_groups"}  # all fields of the section in version 0.1

@@ -8,8 +8,8 @@ from tfkit.errors import UsageError
 from tfkit.recipe.reading.tree import Node, Path, Place, dotted, place_of
 
 MAX_LINES = 100
-MAX_PATH = 200  # characters of a path in a message
-MAX_MESSAGE = 1000  # characters
+MAX_PATH = 200  # largest number of characters of a path in a message
+MAX_MESSAGE = 1000  # largest number of characters of a message
 
 
 @dataclass(frozen=True)
@@ -17,7 +17,7 @@ class Problem:
     """A problem of a recipe."""
 
     place: Place
-    path: Path  # of the field; empty: the problem is of the file as a whole
+    path: Path  # the field; empty: the problem is of the file as a whole
     message: str  # what is wrong, and the remedy
 
     def __str__(self) -> str:

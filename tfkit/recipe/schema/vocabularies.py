@@ -7,7 +7,7 @@ the highest ids; here they have the lowest. Models work with either, because a m
 from typing import NamedTuple
 
 MODEL_FILES = ("spiece.model", "sentencepiece.bpe.model", "spm.model")  # SentencePiece's file in folders of T5, XLM-R and DeBERTa
-VOCABULARY_FILES = ("vocab.txt", "vocab.json", "merges.txt", *MODEL_FILES)  # in folders without a tokenizer.json
+VOCABULARY_FILES = ("vocab.txt", "vocab.json", "merges.txt", *MODEL_FILES)  # the tokenizer's files in folders without a tokenizer.json
 SENTINELS = tuple(f"<extra_id_{number}>" for number in reversed(range(100)))  # <extra_id_0> has the highest id (Raffel et al. 2020)
 _BERT = {"unk_token": "[UNK]", "sep_token": "[SEP]", "pad_token": "[PAD]", "cls_token": "[CLS]", "mask_token": "[MASK]"}
 _ROBERTA = {
