@@ -10,12 +10,11 @@ from tfkit.alignment.user_code import code_hashes
 from tfkit.engine.listener import Listener
 from tfkit.engine.request.training_request import RequestRecord, require_trainable
 from tfkit.errors import DataError, MachineError, TfkitError, UsageError, argument
-from tfkit.model.config import ModelConfig
 from tfkit.recipe import model_config, read_recipe, read_run_recipe
 from tfkit.recipe.presets import merge
 from tfkit.recipe.reading.overrides import LENGTH, followed_by, split_overrides
 from tfkit.recipe.reading.tree import flatten
-from tfkit.recipe.schema.sections import Recipe
+from tfkit.recipe.schema.sections import ModelSection, Recipe
 from tfkit.run.checkpoints import newest_step
 from tfkit.run.folder import RunFolder, rounding_fields
 from tfkit.run.listing import read_run
@@ -336,8 +335,8 @@ def _fields(recipe: Recipe, saved: Recipe) -> dict[str, Any]:
     document = recipe.model_dump(mode="json")
     known = saved.model.changes
     if recipe.model.start is not None:  # the saved recipe has the checkpoint's whole config
-        description = ModelConfig.model_validate(merge(known, recipe.model.changes)).model_dump(mode="json")
-        document["model"] = {"from": recipe.model.start, **description}
+        description = ModelSection.model_validate(merge(known, recipe.model.changes))
+        document["model"] = {"from": recipe.model.start, **model_config(description, 1).model_dump(mode="json")}
     else:
         head = known.get("head") if "head" not in recipe.model.changes else None  # the objective may have chosen the head
         document["model"] = model_config(recipe.model, known.get("vocab_size", 1), head).model_dump(mode="json")
