@@ -181,8 +181,8 @@ def test_nan_fails_any_gate(tmp_path, data):
         (["data.validation=[{path: a, name: dev}, {path: b, name: dev}]"], 2, "two sets have the name 'dev'"),
         (['data.validation=[{path: a, name: "2"}, {path: b}]'], 2, "two sets have the name '2'"),
         (["carbon.country=XXX"], 2, "XXX"),
-        (["carbon.budget_g=1"], 2, "carbon.budget_g: a budget is of a training"),
-        (["carbon={budget_seconds: 1}"], 2, "carbon.budget_seconds: a budget is of a training"),
+        (["carbon.budget_g=1"], 2, "carbon.budget_g: only a training has a budget"),
+        (["carbon={budget_seconds: 1}"], 2, "carbon.budget_seconds: only a training has a budget"),
         (["--device", "abacus"], 2, "--device abacus: not a device"),
     ],
 )

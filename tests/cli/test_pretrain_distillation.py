@@ -227,8 +227,8 @@ def test_a_student_is_tuned_with_a_teacher_and_has_two_parents(tmp_path: Path, u
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        ("tokenizer={kind: wordpiece}", "tokenizer: a student reads its teacher's tokens: set tokenizer.path"),
-        ("objective.copy_layers=[0, 1, 2]", "objective.copy_layers: names 3 layers for a student of 2: one for each of its own"),
+        ("tokenizer={kind: wordpiece}", "tokenizer: a student needs its teacher's tokenizer: set tokenizer.path"),
+        ("objective.copy_layers=[0, 1, 2]", "objective.copy_layers: names 3 layers for a student of 2: name one for each of them"),
         ("objective.teacher_weight=0 | objective.cosine_weight=0", "objective: nothing is learned from the teacher"),
         ("objective.teacher_weight=0", "objective.temperature: only the divergence from the teacher reads it"),
         ("objective.of={kind: causal_lm}", "model: the objective causal_lm trains decoders; this model has an encoder"),

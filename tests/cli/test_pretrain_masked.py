@@ -79,7 +79,7 @@ def test_bert_without_next_sentences_has_no_head_for_them(tmp_path: Path, recipe
 REFUSED = {
     "tokenizer={kind: byte_bpe, vocab_size: 300}": "byte_bpe has no [CLS], [SEP] and [MASK]",
     "model.preset=gpt2": "the objective masked_lm trains encoders; this model has an encoder and a decoder",
-    "model.head={kind: masked_lm, tied: true, next_sentence: false}": "objective.next_sentence is true, but that of the head is not",
+    "model.head={kind: masked_lm, tied: true, next_sentence: false}": "objective.next_sentence is true, but next_sentence of the head is",
     "model.preset=distilbert-base": "set model.embedding.segments to 2",
     "objective.next_sentence=false": "short_rows is read only with next_sentence: true: remove it",
     "generation.prompts=[the cat]": "a model that is trained for masked_lm does not continue text; remove it",

@@ -119,6 +119,8 @@ def test_a_change_to_the_model_that_an_edit_takes_back_is_refused(place: Path, t
     run_tfkit(place, [*command, "--resume"]).exits(0, "training.steps: 3 in the run, 5 now")
     recipe.write_text(TASK.replace(", dropout: {residual: 0.2}", ""), encoding="utf-8")
     run_tfkit(place, [*command, "--resume"]).refuses(2, "model.dropout.residual: 0.2 in the run, not set now")
+    recipe.write_text(TASK.replace("{residual: 0.2}", "0.2"), encoding="utf-8")
+    run_tfkit(place, [*command, "--resume"]).refuses(2, "model.dropout: must be a section of fields, not 0.2")
     command = ["pretrain", str(recipe), "--run", str(tmp_path / "other"), "training.steps=2", "--threads", "1"]
     recipe.write_text(tiny.replace("preset: gpt2", "preset: gpt2, vocab_size: 400"), encoding="utf-8")
     run_tfkit(place, command).exits(0)

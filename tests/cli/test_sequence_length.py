@@ -127,7 +127,7 @@ def test_no_row_is_longer_than_the_context(place: Path) -> None:
     run_tfkit(
         Path.cwd(),
         ["evaluate", "--from", str(place / "llama"), "--data", str(place / "corpus"), "objective={kind: minimal_pairs}", f"{LENGTH}=6"],
-    ).exits(2, "data.sequence_length: minimal_pairs judges in the model's whole context")
+    ).exits(2, "data.sequence_length: minimal_pairs uses the model's whole context")
 
 
 ROTARY = "position: {kind: rotary}, dim: 16, num_heads: 2, hidden_dim: 24, init: {std: 0.2}"

@@ -97,6 +97,7 @@ def test_what_is_decided_fits_what_is_given(kind: str) -> None:
         ("objective.kind=clasification", "objective.kind"),
         ("objective.kind=[dpo]", "objective.kind"),
         ("data.rows=many", "data.rows"),
+        ("data.validation=[{path: v}, {pth: v}]", "data.validation.1.pth"),
         ("training.batch_size=0", "training.batch_size"),
         ("training={epochs: 1, batch_size: few}", "training.batch_size"),
     ],
@@ -104,7 +105,7 @@ def test_what_is_decided_fits_what_is_given(kind: str) -> None:
 def test_a_value_that_no_recipe_has_is_refused_before_it_decides_anything(change: str, field: str) -> None:
     unwritten = UnwrittenRecipe(parse_overrides(["model.from=m", DATA[0], change]))
     with pytest.raises(RecipeError) as caught:
-        unwritten.decide(Silent())
+        print(unwritten.inputs, unwritten.decide(Silent()))
     assert [".".join(map(str, problem.path)) for problem in caught.value.problems] == [field]
 
 

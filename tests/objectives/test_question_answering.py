@@ -374,8 +374,9 @@ def test_an_answer_that_is_in_no_window_is_counted(tmp_path: Path) -> None:
     ("words", "error"),
     [
         (["model.preset=gpt2"], "the objective question_answering trains encoders; this model has a decoder alone"),
-        (["tokenizer.kind=unigram"], "tokenizer.kind: unigram as it is here puts no token before a text, .*: use wordpiece"),
-        (["tokenizer={kind: byte_bpe, add_bos: false}"], "byte_bpe as it is here puts no token before a text"),
+        (["tokenizer.kind=unigram"], "tokenizer.kind: unigram with these settings puts no token before a text, .*: use wordpiece"),
+        (["tokenizer={kind: byte_bpe, add_bos: false}"], "byte_bpe with these settings puts no token before a text"),
+        (["tokenizer={kind: bpe_byte_fallback, add_bos: false}"], "bpe_byte_fallback with these settings puts no token before a text"),
         (["data.train.0.columns={answers: [a, b]}"], "answers is read from one column: name one"),
         (["generation.prompts=[the]"], "a model that is trained for question_answering does not continue text; remove it"),
         (["model.head={kind: tags, count: 2}"], "needs a head of kind spans, not tags"),

@@ -149,7 +149,7 @@ def test_the_errors_of_all_stages_come_at_once_each_with_its_place() -> None:
         .replace("{epochs: 2}", "{epochs: -2}")
         .replace("teacher: base", "teacher: small")
     )
-    named = "which has no model yet: name an earlier one; write a folder of that name as ./small"
+    named = "which has no model yet: name an earlier stage or, for a folder, ./small"
     assert problems(text) == [
         "chain.yaml:6:16: base.training.step: unknown, did you mean steps",
         f"chain.yaml:8:11: tune.model.from: small is a later stage, {named}",
@@ -184,7 +184,7 @@ def test_check_looks_for_files_but_not_for_the_stages(in_tmp_path: None, capsys:
     assert main(["check", "chain.yaml", "tune.from=gone"]) == 2
     assert capsys.readouterr().err.startswith("command line: tune.model.from: 'gone': no such folder")
     assert main(["inspect", "chain.yaml"]) == 2
-    assert "chain.yaml:2:1: stages: here a recipe without stages is needed" in capsys.readouterr().err
+    assert "chain.yaml:2:1: stages: a recipe without stages is needed here" in capsys.readouterr().err
 
 
 CHAINS: Strategy = st.fixed_dictionaries({"stages": st.dictionaries(st.sampled_from(["a", "b", "data", "", "A", "é"]), NEARLY, max_size=3)})

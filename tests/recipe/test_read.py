@@ -236,7 +236,7 @@ def test_overrides_apply_in_turn_and_the_last_wins(tmp_path: Path) -> None:
 @pytest.mark.parametrize("content", [b"A text: of a book: with colons\n", b"A text.\n", b"a,b\n1,2\n", b"caf\xe9\n", b"a\n" * 500_001])
 def test_data_in_the_place_of_a_recipe_is_named_with_its_option(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "book.txt").write_bytes(content)
-    with pytest.raises(UsageError, match=r"; if book.txt is data, name it with --data$"):
+    with pytest.raises(UsageError, match=r"; if book.txt is data, name it with `data`$"):
         read_recipe(str(tmp_path / "book.txt"))
     (tmp_path / "book.txt").write_text("model: {preset: gpt2}\n")
     assert open_recipe(str(tmp_path / "book.txt")).fields() == {"model.preset": "gpt2"}

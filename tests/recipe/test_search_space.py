@@ -71,7 +71,10 @@ def test_ranges(source: RecipeText) -> None:
     assert (space.size, space.axes[2].is_logarithmic, Axis("x", ends=(1e-5, 1e-2)).is_logarithmic) == (None, False, True)
 
 
-@pytest.mark.parametrize(("word", "message"), [("optimizer.lr=1e-2..1e-5", "smaller end"), ("training.seed=1,,2", "between two commas")])
+@pytest.mark.parametrize(
+    ("word", "message"),
+    [("optimizer.lr=1e-2..1e-5", "smaller end"), ("optimizer.lr=1..1e999", "both finite"), ("training.seed=1,,2", "between two commas")],
+)
 def test_what_no_space_is(source: RecipeText, word: str, message: str) -> None:
     with pytest.raises(UsageError, match=message):
         read_space([word], {}, lambda _: source)

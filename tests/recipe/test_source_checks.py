@@ -135,8 +135,8 @@ def test_fields_that_nothing_would_read(tmp_path: Path, objective: str, source: 
 @pytest.mark.parametrize(
     ("objective", "more", "said"),
     [
-        ("causal_lm", "max_lost: 0.1", "no row is lost: bad ones are errors, and causal_lm cuts none; remove it"),
-        ("masked_lm", "max_lost: 0.1", "no row is lost: bad ones are errors, and masked_lm cuts none; remove it"),
+        ("causal_lm", "max_lost: 0.1", "no row is lost, since a bad row is an error, and causal_lm truncates none: remove it"),
+        ("masked_lm", "max_lost: 0.1", "no row is lost, since a bad row is an error, and masked_lm truncates none: remove it"),
         ("classification", "max_lost: 1", "must be less than 1, not 1"),
         ("classification", "max_lost: -0.1", "must be at least 0, not -0.1"),
     ],

@@ -1,8 +1,8 @@
 """The functions of the library, such as `tfkit.pretrain`, which docs/library.md describes.
 
-Nothing is printed unless a listener prints it, errors are the classes of tfkit.errors, and a call leaves its process as it found it.
-`recipe` is a bundled name, a path, a dict or a Recipe; `overrides` is a dict of dotted names, or of sections. Ctrl-C is deferred until
-nothing is lost.
+Nothing is printed unless a listener prints it, errors are the classes of tfkit.errors, and a call restores the state of its process, such
+as seeds and threads. `recipe` is the name of a bundled recipe, a path, a dict or a Recipe; `overrides` is a dict from dotted names of
+fields, or from sections, to values. A KeyboardInterrupt is deferred until it loses no work.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -83,14 +83,14 @@ def pretrain(
     """Train the model of a recipe from random weights, in the folder `run` (default: runs/<recipe>).
 
     `data`: a file, folder or glob to train on, of which a part is held out; the fields of the recipe that depend on the amount of text
-    are computed from it unless the overrides set them. Without a recipe a small decoder is trained. `tokens`, `minutes`: how long to train.
-    A recipe with stages runs its stages in order, or only those in `stages`; its overrides begin with a stage's name.
-    `should_stop` is called between micro-batches; the result of a run that it stops has the status "stopped", and the unfinished step is
-    dropped. KeyboardInterrupt is raised once the last complete step is saved. Raises the classes of tfkit.errors.
+    are computed from it unless the overrides set them. Without a recipe, a small decoder is trained. `tokens`, `minutes`: the length of the
+    training. A recipe with stages runs its stages in order, or only those in `stages`; its overrides begin with a stage's name.
+    `should_stop` is called between micro-batches; if it returns True, the unfinished step is dropped, and the result has the status
+    "stopped". KeyboardInterrupt is raised once the last complete step is saved. Raises the classes of tfkit.errors.
 
-    `ranks`: how many processes on this machine train together: this one, and others that are started for the call and end with it.
-    `allow_code`: run the code that the recipe of a resumed run names even if it was not allowed before. For a new run, the recipe's own
-    allow_code: true is enough.
+    `ranks`: the number of processes on this machine that train together: this one, and others that are started for the call and end with
+    it. `allow_code`: run the code that the recipe of a resumed run names, even if it was not allowed before. For a new run, the recipe's
+    own allow_code: true is enough.
     """
     if recipe is None and data is None:
         raise UsageError("pretrain: what is trained? Give a recipe, or data=F, a text")
@@ -120,9 +120,10 @@ def finetune(
     listener: Listener | None = None,
     should_stop: ShouldStop = None,
 ) -> TrainingResult:
-    """Fine-tune the checkpoint `start` on `data` (defaults: the recipe's). Without a recipe, the data and the model show what the task is.
+    """Fine-tune the checkpoint `start` on `data` (defaults: the recipe's). Without a recipe, the task is inferred from the data and the
+    model.
 
-    `columns`: the column of `data` for each role, {"text": "question", "label": "topic"}; columns for other roles are recognised. In a
+    `columns`: the column of `data` for each role, {"text": "question", "label": "topic"}; columns of other roles are recognised. In a
     recipe with stages, `start`, `data` and `columns` belong to the first stage. For the other arguments see `pretrain`.
     """
     request = _request("fine-tuning", recipe, overrides, start, data, columns)
@@ -147,7 +148,7 @@ def resume(
 ) -> TrainingResult | SweepResult:
     """Continue the run in the folder `run` as it was started. For the other arguments see `pretrain`.
 
-    Returns a SweepResult for the folder of a sweep, else a TrainingResult; for a finished run, its result is returned again.
+    Returns a SweepResult for the folder of a sweep, else a TrainingResult. If the run is finished, its result is returned again.
     """
     from tfkit.engine.chains import sweep_plan, sweeping
 
@@ -180,8 +181,8 @@ def sweep(
     """Train a recipe once for each combination of the values in `space`, and compare the trials by their scores on held-out rows.
 
     If `recipe` is None, it is inferred once from `start` and `data`, as by `finetune`, with the first value of each field in `space`.
-    `space`: {"optimizer.lr": [1e-3, 3e-3]}. `trials`: how many trials to run, with values that Optuna chooses, also from ranges in `space`:
-    {"optimizer.lr": "1e-5..1e-2"}; None: all combinations. Each trial is a run in its own folder inside `run` (default:
+    `space`: {"optimizer.lr": [1e-3, 3e-3]}. `trials`: the number of trials, whose values Optuna chooses; `space` may then have ranges, such
+    as {"optimizer.lr": "1e-5..1e-2"}; None: all combinations. Each trial is a run in its own folder inside `run` (default:
     runs/<recipe>-sweep). For the other arguments see `pretrain` and `finetune`.
     """
     from tfkit.engine.chains import sweeping
@@ -212,10 +213,10 @@ def plan(
 ) -> "Estimate":
     """Estimate a run without starting it: text is tokenized, as for the run itself, and no weights are allocated.
 
-    For a recipe with stages, the estimate is the sum over all stages, or over those in `stages`, and `.stages` has one for each; a
-    stage that starts from an earlier one is planned with the model that the earlier one's recipe describes. `probe`: measure this many real
-    steps, and discard their weights. `ranks` and `gpu` (h100, a100, l4, mi300x): plan for other machines, from data sheets. `start`,
-    `data` and `columns` are those of `finetune`.
+    For a recipe with stages, the estimate is the sum over all stages, or over those in `stages`, and `.stages` has the estimate of each; a
+    stage that starts from an earlier one is planned with the model that the earlier one's recipe describes. `probe`: the number of real
+    steps to measure; their weights are discarded. `ranks` and `gpu` (h100, a100, l4, mi300x): plan for other machines, from data sheets.
+    `start`, `data` and `columns` are those of `finetune`.
     """
     from tfkit.engine.inference.session import open_session
     from tfkit.engine.planning.plan_request import PlanOptions, check_plan_request
@@ -249,11 +250,12 @@ def evaluate(
     listener: Listener | None = None,
     should_stop: ShouldStop = None,
 ) -> EvaluationResult:
-    """Score the checkpoint `start` on `data`; by default on data.validation of the recipe or, without one, of the checkpoint's own run.
+    """Score the checkpoint `start` on `data`; by default on data.validation of the recipe or, without a recipe, of the checkpoint's own
+    run.
 
     `columns`: the column of `data` for each role, {"text": "question"}; other roles use the columns of the training, or recognised ones.
-    `allow_code`: run the code that the recipe names even if it was not allowed before. Raises Stopped if `should_stop` returns True; the
-    scores of the rows so far are discarded.
+    `predictions`: return what the model gives for each row, too. `allow_code`: run the code that the recipe names, even if it was not
+    allowed before. Raises Stopped if `should_stop` returns True; the scores of the rows so far are then discarded.
     """
     from tfkit.engine.inference.evaluator import Evaluator
 
@@ -283,8 +285,8 @@ def generate(
 ) -> list[Completion]:
     """Continue each prompt with the checkpoint `start`, in order. `overrides`: {"generation.max_new_tokens": 20}.
 
-    `chat`: a prompt is a user's message, or a list of messages {"role", "content"}, or {"messages": that list, "tools": ...}. A masked
-    language model fills the masks. `precision`: auto, float32, bf16 or int8. Raises Stopped.
+    `chat`: a prompt is a user's message, a list of messages {"role", "content"}, or {"messages": such a list, "tools": ...}. A masked
+    language model fills the masks in the prompt. `precision`: auto, float32, bf16 or int8. Raises Stopped if `should_stop` returns True.
     """
     from tfkit.engine.inference.text_generator import TextGenerator
 
@@ -313,9 +315,10 @@ def predict(
 ) -> Iterator[dict[str, Any]]:
     """Yield each row, a dict or a string, with the `prediction` and `probability` that the checkpoint `start` gives it, in order.
 
-    Rows need no label, and are read a few batches ahead. `all_labels`: also the `probabilities` of all labels. `precision`: auto, float32,
-    bf16 or int8. `columns`: {"text": "body"}. Raises DataError for a row that cannot be read; with the override
-    {"data.on_bad_row": "skip"} it is yielded with an `error` in place of a prediction. Raises Stopped.
+    Rows need no label, and are read a few batches ahead. `all_labels`: also yield the `probabilities` of all labels. `precision`: auto,
+    float32, bf16 or int8. `columns`: the column of each role, {"text": "body"}. Raises DataError for a row that cannot be read; with the
+    override {"data.on_bad_row": "skip"}, such a row is yielded with an `error` in place of a prediction. Raises Stopped if `should_stop`
+    returns True.
     """
     from tfkit.engine.inference.predicting import open_predictor
 
@@ -335,9 +338,9 @@ def load(
 ) -> "LoadedModel":
     """Load a checkpoint, a run folder (its best checkpoint, else its newest), a Hugging Face model folder, or hub:org/name@revision.
 
-    An adapter, tfkit's or peft's, is loaded as its base with the updates added. `precision`: float32, bf16, int8 (such a model can answer,
-    but can be neither trained nor saved), or auto; it is ignored if `dtype` is given. `verify`: compare the files with the manifests of
-    their folders, if there are any. `options`: those of tfkit.hub.load. Raises ModelError.
+    An adapter of tfkit or peft is loaded as its base model with the updates added. `precision`: float32, bf16, int8 (such a model can
+    answer, but can be neither trained nor saved), or auto; it is ignored if `dtype` is given. `verify`: compare the files with the
+    manifests of their folders, if there are any. `options`: those of tfkit.hub.load. Raises ModelError.
 
     Example::
 
@@ -373,7 +376,7 @@ def load(
 def average(
     run: str | Path, out: str | Path, *, last: int = 5, listener: Listener | None = None, should_stop: ShouldStop = None
 ) -> "Averaged":
-    """Write the mean of the weights of a run's `last` newest checkpoints to the model folder `out`, which must not exist yet.
+    """Write the mean of the weights of a run's newest checkpoints, `last` in number, to the model folder `out`, which must not exist yet.
 
     Returns the names of the averaged checkpoints and the step of the newest. Raises UsageError, ModelError and MachineError.
     """
@@ -385,17 +388,17 @@ def average(
 
 
 def track(run: str | Path, *, to: str, project: str = "tfkit", listener: Listener | None = None) -> "list[Tracked]":
-    """Send the metrics of a run, or of each stage or trial of one, to a tracker: wandb, mlflow, trackio, aim or tensorboard.
+    """Send the metrics of a run, or of each stage or trial of a run, to a tracker: wandb, mlflow, trackio, aim or tensorboard.
 
-    `project`: the project in the tracker; for mlflow and aim the experiment. Points that the tracker already has are not sent again. Raises
-    UsageError for a folder without metrics, and MachineError if the tracker is not installed, or with the tracker's message if it refuses.
+    `project`: the project in the tracker; for mlflow and aim, the experiment. Points that the tracker already has are not sent again.
+    Raises UsageError for a folder without metrics, and MachineError if the tracker is not installed or fails.
     """
     from tfkit.engine.tools.tracking import track_run
 
     return track_run(Path(required_path("run", run)), to, project, listener or Silent())
 
 
-# ----------------------------------------------------------------------------------------------------------------------- their arguments
+# ------------------------------------------------------------------------------------------------------ the arguments of these functions
 
 
 def _request(
@@ -432,7 +435,7 @@ def _run_options(call: str, run: Path, allow_code: bool, **given: Any) -> "RunOp
 def _until_stopped(
     train: Train, options: "RunOptions", ranks: int, should_stop: ShouldStop, listener: Listener | None
 ) -> dict[str, Any] | Stopped:
-    """Return the result of a training, also of one that was stopped; if it was stopped before it had a result, return the Stopped."""
+    """Return the result of a training, also if it was stopped. If it was stopped before it had a result, return the error Stopped."""
     from tfkit.engine.training_run.ranks_of_command import local_ranks
 
     try:
@@ -460,7 +463,7 @@ def _sweep(train: Train, options: "RunOptions", ranks: int, should_stop: ShouldS
 def _session_of(
     command: str, opened: "OpenedCheckpoint", run: str | Path | None, device: str | None, threads: int | None, listener: Listener | None
 ) -> OpenSession:
-    """Return a function that takes a stop request and opens the call's session. Raises UsageError for a run folder among the inputs."""
+    """Return a function that opens the call's session, given a stop request. Raises UsageError if the run folder is among the inputs."""
     from tfkit.engine.inference.session import open_session
 
     require_count("threads", threads)
@@ -472,14 +475,16 @@ def _session_of(
 
 
 def _predictions(predictor: "RowAnswers", rows: Any, open_session: OpenSession, should_stop: ShouldStop) -> Iterator[dict[str, Any]]:
-    """Yield the answered rows. The model is loaded for the first one; between two windows, the caller's process state is restored."""
+    """Yield the answered rows. The model is loaded before the first row; between windows of rows, the process has the caller's state."""
     import torch
 
     with ExitStack() as stack:
         with isolated(), interrupts(should_stop) as stop, stop.at_once():
             session = stack.enter_context(open_session(stop))
             predictor.load(session)
-        for window in predictor.unanswered(predictor.given_rows(rows)):  # read in the caller's state: an iterator may draw random numbers
+        for window in predictor.unanswered(
+            predictor.given_rows(rows)
+        ):  # in the caller's state: the caller's iterator may draw random numbers
             answered = f"{predictor.counts.rows:,} rows were answered"
             with isolated(), interrupts(should_stop) as stop, stop.at_once(answered):
                 torch.set_num_threads(session.threads or torch.get_num_threads())

@@ -1,4 +1,4 @@
-"""Two interfaces that a caller of the engine, such as the console, implements: Listener gets its reports, StopRequest asks it to stop."""
+"""Two interfaces that a caller of the engine implements: a Listener receives the engine's reports, a StopRequest asks it to stop."""
 
 import time
 from collections.abc import Iterator, Mapping
@@ -6,18 +6,18 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol, Self
 
-LOOK_SECONDS = 0.25
+LOOK_SECONDS = 0.25  # least time between two checks of a stop request
 
 
 class ProgressBar(Protocol):
-    """The count of a progress bar."""
+    """A progress bar that shows a count."""
 
     def advance(self, count: int = 1) -> None:
         """Add `count` to the progress."""
 
 
 class Live(Protocol):
-    """The live line of a training. `terminal`: an update replaces the line, so that every step can be shown; else it adds a line."""
+    """The display of a training's steps. `terminal`: an update replaces the line, so that every step can be shown; else it adds one."""
 
     terminal: bool
 
@@ -29,7 +29,7 @@ class Listener(Protocol):
     """A receiver of reports. `tfkit.console` writes them to stderr; `Silent` shows none."""
 
     def say(self, text: str) -> None:
-        """Report something worth knowing."""
+        """Report information that needs no action."""
 
     def decided(self, text: str) -> None:
         """Report a decision made for the user, such as the task, rate or length of a run; shown even with --quiet."""
@@ -38,10 +38,10 @@ class Listener(Protocol):
         """Report something that may be wrong; the run continues."""
 
     def progress(self, description: str, total: int | None = None, unit: str = "") -> AbstractContextManager[ProgressBar]:
-        """Return a context that shows a count up to `total` while the block runs; None: the total is unknown."""
+        """Return a context that shows a count up to `total` (None: unknown) while its block runs."""
 
     def live(self) -> AbstractContextManager[Live]:
-        """Return a context that shows the steps of a training while the block runs."""
+        """Return a context that shows the steps of a training while its block runs."""
 
 
 class Silent:
@@ -78,7 +78,7 @@ class StopRequest(Protocol):
         """Whether the computation should stop as soon as nothing is lost."""
 
     def at_once(self, message: str = ...) -> AbstractContextManager[None]:
-        """Let a request end the block anywhere, with Stopped: there is nothing to save."""
+        """Return a context in which a request raises Stopped immediately, because the work in its block has nothing to save."""
 
     def raise_if_requested(self, message: str = ...) -> None:
         """Raise Stopped if the computation should stop; `message` says what was saved and how to continue."""
@@ -86,7 +86,7 @@ class StopRequest(Protocol):
 
 @dataclass(frozen=True)
 class _Watched:
-    """A progress count that also checks whether to stop."""
+    """A progress bar that also checks whether the work should stop."""
 
     inner: ProgressBar
     listener: "StoppingListener"
@@ -98,7 +98,7 @@ class _Watched:
 
 
 class StoppingListener:
-    """A listener whose progress bars raise Stopped if the work should stop: after a signal such as SIGINT, or when a budget is reached."""
+    """A listener whose progress bars raise Stopped if the work should stop: after a signal such as SIGINT, or at the limit of a budget."""
 
     def __init__(self, inner: Listener, stop: StopRequest, message: str):
         self.say, self.warn, self.decided, self.live = inner.say, inner.warn, inner.decided, inner.live
@@ -106,12 +106,12 @@ class StoppingListener:
 
     @contextmanager
     def progress(self, description: str, total: int | None = None, unit: str = "") -> Iterator[ProgressBar]:
-        """Show a count up to `total` while the block runs; None: the total is unknown."""
+        """Show a count up to `total` (None: unknown) while the block runs."""
         with self._inner.progress(description, total, unit) as count:
             yield _Watched(count, self)
 
     def check(self) -> None:
-        """Raise Stopped if the work should stop. The request is checked at most once in LOOK_SECONDS; other calls return at once."""
+        """Raise Stopped if the work should stop. Calls within LOOK_SECONDS of the last check do nothing."""
         now = time.monotonic()
         if now - self._checked >= LOOK_SECONDS:
             self._checked = now

@@ -1,4 +1,4 @@
-"""The results of the library: the documents of --json (docs/cli.md) as typed objects."""
+"""The results of the library's functions: the documents of --json (docs/cli.md) as typed objects."""
 
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -17,7 +17,7 @@ class _Result:
 
     @classmethod
     def of(cls, document: dict[str, Any], **others: Any) -> Self:
-        """Read the declared fields from the document; a field that it lacks is None."""
+        """Read the declared fields from the document; a field that the document lacks is None."""
         names = {one.name for one in fields(cls)} - {"document", *others}
         return cls(document, **{name: document.get(name) for name in names}, **others)
 
@@ -26,7 +26,7 @@ class _Result:
         return dict(self.document)
 
     def __repr__(self) -> str:
-        """Show the fields that have a value, a line each, with those of the energy last; a notebook prints this for a cell's result."""
+        """Show the fields that have a value, a line each, with those of energy last. A notebook shows this for the result of a cell."""
         names = sorted((one.name for one in fields(self) if one.repr), key=lambda name: name in MEASURED)
         shown = [f"    {name}={value!r},\n" for name in names if (value := getattr(self, name)) not in (None, [], {})]
         return f"{type(self).__name__}(\n{''.join(shown)})"
@@ -41,27 +41,27 @@ class TrainingResult(_Result, Measurement):
     """
 
     run: str
-    checkpoint: str | None  #: None: stopped before the first checkpoint
+    checkpoint: str | None  #: None: the run was stopped before the first checkpoint
     status: str
     steps: int
     tokens: int
-    loss: float | None  #: nats per target, as the mean over the steps of the last line in the log
+    loss: float | None  #: nats per target: the mean over the steps of the last line in the log
     evaluation: dict[str, float | None]
     before: dict[str, float | None] | None  #: the same metrics before the first step of a fine-tuning
-    improvement: float | None  #: how much the best checkpoint is better than `before`, by the metric that chose it; positive is better
-    baselines: dict[str, dict[str, float]]  #: scores of the validation rows by simple methods, by the method's name
-    beats_baseline: int | None  #: 1: the best checkpoint is better than each baseline; 0: it is not; None: there is none
-    best_baseline: dict[str, Any] | None  #: name, metric, value, and the model's score
-    new_head: bool | None  #: the head was random before the first step, and so `before` says nothing about the checkpoint
+    improvement: float | None  #: how much the best checkpoint is better than `before`, in the metric that chose it; positive is better
+    baselines: dict[str, dict[str, float]]  #: scores that simple methods reach on the validation rows, by the method's name
+    beats_baseline: int | None  #: 1: the best checkpoint is better than each baseline; 0: it is not; None: there is no baseline
+    best_baseline: dict[str, Any] | None  #: name, metric and value of the best baseline, and the model's score
+    new_head: bool | None  #: whether the head was random before the first step; `before` then says nothing about the checkpoint
     sequence_length: int | None  #: tokens of a row, and of the pieces in which validation texts are scored
     rate_trial: dict[str, Any] | None  #: the learning rates that were tried before the first step, and the chosen one (`lr`)
     best: dict[str, Any] | None
     stopped_early: bool
-    stopped_by: str | None  #: the key of the budget that ended the run, or "request": a signal, Ctrl-C or should_stop; None: it is finished
+    stopped_by: str | None  #: the budget's field that ended the run, or "request": a signal, Ctrl-C or should_stop; None: it is finished
     seconds: float
     train_seconds: float
     tokens_per_second: float | None
-    inherited_g: float | None  #: emissions of all ancestors of the model; None: not known for any of them
+    inherited_g: float | None  #: emissions of all ancestors of the model; None: they are not known for any ancestor
     inherited_kwh: float | None
     inherited_is_lower_bound: bool | None
     gates: list[dict[str, Any]]  #: the verdicts of --fail-if
@@ -69,35 +69,37 @@ class TrainingResult(_Result, Measurement):
 
     @classmethod
     def of_training(cls, document: dict[str, Any]) -> Self:
-        """Read a document, with the results of its stages, if there are any."""
+        """Read a document, with the results of its stages if there are any."""
         stages = {name: cls.of_training(one) for name, one in document.get("stages", {}).items()}
         return cls.of(document, stages=stages)
 
     @property
     def history(self) -> list[dict[str, Any]]:
-        """The records of metrics.jsonl, one for each line: steps, evaluations, samples. Ready for pandas.DataFrame.
+        """The records of metrics.jsonl, one for each line: steps, evaluations, samples. They are in the form that pandas.DataFrame takes.
 
-        For a recipe with stages, those of the last stage that was run. Raises DataError if the run folder was moved or deleted.
+        For a recipe with stages, these are the records of the last stage that was run. Raises DataError if the run folder was moved or
+        deleted.
         """
         if self.stages:
             return [*self.stages.values()][-1].history
         path = Path(self.run) / "metrics.jsonl"
         if self.steps and not path.exists():
             raise DataError(
-                f"{path}: there is no such file; was the run moved or deleted? tfkit.resume(run) has the history of a moved one"
+                f"{path}: there is no such file; was the run moved or deleted? If it was moved, the result of tfkit.resume(run) has its "
+                "history"
             )
         return [*read_metrics(path)]
 
 
 @dataclass(frozen=True, repr=False)
 class SweepResult(_Result):
-    """The result of sweep. Time, energy and emissions are sums of all trials, over all attempts; `status` is finished or stopped."""
+    """The result of sweep. Time, energy and emissions are sums over all attempts of all trials; `status` is finished or stopped."""
 
     run: str
     status: str
     metric: str | None  #: the metric by which trials are compared; None: no trial has a score yet
     planned_trials: int
-    trials: list[dict[str, Any]]  #: ready for pandas.DataFrame: trial, run, values, status, score, steps, seconds, energy_kwh, emissions_g
+    trials: list[dict[str, Any]]  #: for pandas.DataFrame: trial, run, values, status, score, steps, seconds, energy_kwh, emissions_g
     best: dict[str, Any] | None  #: the finished trial with the best score, and its checkpoint
     seconds: float | None
     train_seconds: float | None
@@ -106,24 +108,24 @@ class SweepResult(_Result):
     energy_kwh_parts: dict[str, float] | None
     emissions_g: float | None
     carbon_status: str | None
-    stopped_by: str | None  #: the key of the budget that ended the sweep, or "request"; None: it is finished
-    selection_factor: float | None  #: grams of all trials for each gram of the best one
+    stopped_by: str | None  #: the budget's field that ended the sweep, or "request"; None: it is finished
+    selection_factor: float | None  #: emissions of all trials divided by those of the best trial
     gates: list[dict[str, Any]]
 
 
 @dataclass(frozen=True, repr=False)
 class EvaluationResult(_Result, Footprint):
-    """The result of evaluate. `predictions` has a document for each text or labelled row, if they were requested."""
+    """The result of evaluate. `predictions` has a document for each text or labelled row if predictions were requested."""
 
     metrics: dict[str, float]
-    baselines: dict[str, dict[str, float]]  #: scores of the same rows by simple methods, by the method's name
-    beats_baseline: int | None  #: 1: the model is better than each baseline; 0: it is not; None: there is none
+    baselines: dict[str, dict[str, float]]  #: scores that simple methods reach on the same rows, by the method's name
+    beats_baseline: int | None  #: 1: the model is better than each baseline; 0: it is not; None: there is no baseline
     best_baseline: dict[str, Any] | None
-    intervals: dict[str, tuple[float, float]]
-    bootstrap: int | None
+    intervals: dict[str, tuple[float, float]]  #: 95 % confidence interval of each metric
+    bootstrap: int | None  #: the number of bootstrap samples
     examples: int
     tokens: int
-    trained_on: int | None  #: how many of the scored texts the run was trained on; None: not known
+    trained_on: int | None  #: the number of scored texts on which the run was trained; None: it is not known
     checkpoint: str
     data: list[dict[str, str]]
     batch_size: int
@@ -131,20 +133,20 @@ class EvaluationResult(_Result, Footprint):
     context_length: int
     sequence_length: int
     classes: dict[str, dict[str, float]] | None  #: precision, recall, f1 and support of each class or tag
-    entities: dict[str, dict[str, float]] | None  #: the same metrics for each kind of entity that tags mark
+    entities: dict[str, dict[str, float]] | None  #: precision, recall, f1 and support of each kind of entity that tags mark
     confusion: dict[str, dict[str, int]] | None  #: for each true class, how often each class was predicted; zeros are left out
     lost: dict[str, int] | None  #: the number of labelled rows that the model could not process, by reason; they count as wrong answers
-    decoding: dict[str, Any] | None  #: the settings of generated texts
+    decoding: dict[str, Any] | None  #: the settings with which texts were generated
     bleu_tokenize: str | None
     inputs: int | None  #: the number of generated texts
-    references: int | None  #: the number of references with which they were compared
+    references: int | None  #: the number of references with which the generated texts were compared
     gates: list[dict[str, Any]]  #: the verdicts of --fail-if
     predictions: list[dict[str, Any]] = field(repr=False)
 
 
 @dataclass(frozen=True)
 class Completion:
-    """The continuation of one prompt, which generate returns. `finish`: stop (an end token or a stop text), or length (the most tokens)."""
+    """The continuation of a prompt, as generate returns it. `finish`: stop (at an end token or a stop text) or length (max_new_tokens)."""
 
     prompt: str
     completion: str

@@ -1,4 +1,4 @@
-"""Recipes: reading, checking and writing them. The only package that reads YAML; free of torch."""
+"""Reading, checking and writing of recipes. This is the only package that reads YAML; its modules do not import torch."""
 
 from tfkit.recipe.bundled import BundledRecipe as BundledRecipe
 from tfkit.recipe.bundled import bundled_recipes as bundled_recipes

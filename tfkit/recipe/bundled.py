@@ -1,4 +1,4 @@
-"""The recipes that come with tfkit, and the sources of their data. A wheel has them in the package's folder, a checkout at its root."""
+"""The recipes that come with tfkit, and the sources of their data. An installed package has them in its folder, a checkout at its root."""
 
 import json
 from collections.abc import Mapping
@@ -11,7 +11,7 @@ import tfkit
 
 @dataclass(frozen=True)
 class BundledRecipe:
-    """A bundled recipe, such as `pretrain/gpt2-stdlib`; the last part of its name is enough if it is unique."""
+    """A bundled recipe. A user names it by its `name`, such as `pretrain/gpt2-stdlib`, or by the last part of this name if it is unique."""
 
     name: str
     path: Path
@@ -26,24 +26,24 @@ class BundledRecipe:
 
 @dataclass(frozen=True)
 class DataFile:
-    """A public file that a recipe reads: the path in the recipe, the URL, and the hash of its content."""
+    """A public file that a recipe reads."""
 
-    path: str  # relative to the current folder
+    path: str  # the path in recipes, relative to the current folder
     url: str
-    hash: str  # SHA-256 if it has 64 digits; if it has 40, the SHA-1 of the file's blob in git
+    hash: str  # hash of the content: SHA-256 if it has 64 digits; if it has 40, the SHA-1 of the file's blob in git
     bytes: int | None  # None: unknown
 
 
 @dataclass(frozen=True)
 class DataSet:
-    """A public data set: its files, page and licence, and the archive or the other data set from which the files are made, if any."""
+    """A public data set."""
 
     name: str
-    source: str
+    source: str  # the URL of its page
     licence: str
     files: tuple[DataFile, ...]
-    archive: DataFile | None
-    made_of: str | None  # the name of the data set from which the files are made
+    archive: DataFile | None  # the archive that holds the files; None: each file is downloaded from its own URL, or made
+    made_of: str | None  # the name of the data set from which the files are made; None: the files are downloaded
 
 
 def bundled_folder() -> Path:
@@ -61,7 +61,7 @@ def bundled_recipes() -> list[BundledRecipe]:
 
 
 def find_bundled(name: str) -> BundledRecipe | None:
-    """Find a recipe by its full name, or by its last part if that is unique; None if there is none."""
+    """Find a recipe by its full name, or by the last part of the name if that is unique; None if there is no such recipe."""
     recipes = bundled_recipes()
     name = name.removesuffix(".yaml")
     exact = [recipe for recipe in recipes if recipe.name == name]
@@ -91,9 +91,9 @@ def fetch_command(path: str) -> str | None:
     if path not in {file.path for data_set in data_sets().values() for file in data_set.files}:
         return None
     texts = {recipe.name: recipe.path.read_text(encoding="utf-8") for recipe in bundled_recipes()}
-    data_set = Path(path).parent.name  # which is downloaded as a whole
+    data_set = Path(path).parent.name  # the command downloads all files of the data set
     names = [name for name, text in texts.items() if f"data/{data_set}/" in text]
-    # The recipe named after the data set comes first, then those without stages: a chain may read derived data, too.
+    # The recipe that is named after the data set comes first, then recipes without stages, because a chain may also read derived data.
     names.sort(key=lambda name: (data_set.replace("_", "-") not in name, "\nstages:" in texts[name]))
     return f"tfkit recipes {names[0].rpartition('/')[2]} --fetch" if names else None
 

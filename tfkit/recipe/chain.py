@@ -1,4 +1,4 @@
-"""A chain: a recipe with stages, each a recipe of its own that may start from an earlier stage or learn from it. Torch-free."""
+"""A chain: a recipe with stages. Each stage is a recipe of its own, which may start from an earlier stage's model or learn from it."""
 
 from collections.abc import Sequence
 from copy import deepcopy
@@ -18,7 +18,7 @@ from tfkit.recipe.reading.stage_trees import drop_pin, stage_overrides, stage_tr
 from tfkit.recipe.reading.tree import Mapping, plain
 from tfkit.recipe.schema.sections import Recipe
 
-_MISSING_HEAD = {  # what a model without this kind of head cannot do, and which objectives train such a head
+_MISSING_HEAD = {  # by the required kind of head: what a model without it cannot do, and which objectives train such a head
     "classes": "gives a text no score: name a stage of reward or classification",
     "lm": "does not continue a text: name a stage of causal_lm or chat",
 }
@@ -26,15 +26,18 @@ _MISSING_HEAD = {  # what a model without this kind of head cannot do, and which
 
 @dataclass(frozen=True)
 class Stage:
-    """A recipe of a chain. Where it uses an earlier stage's model, `recipe` and `document` have that stage's name in place of a path."""
+    """A stage of a chain. Where it uses an earlier stage's model, `recipe` and `document` have that stage's name in place of a path."""
 
     name: str
     recipe: Recipe
     document: dict[str, Any]  # the stage as it was written, with the overrides
-    uses: tuple[str, ...]  # the earlier stages that it names
+    uses: tuple[str, ...]  # the names of the earlier stages whose models it uses
 
     def placed(self, file: Path, folder: Path) -> RecipeText:
-        """Return this stage as a recipe of its own that names earlier stages by their run folders in `folder`. `file`: the chain's file."""
+        """Return this stage as a recipe of its own, in which the run folders in `folder` replace the names of earlier stages.
+
+        `file`: the file of the chain.
+        """
         document = deepcopy(self.document)
         for (section, field), value in model_paths(document):
             if value in self.uses:
@@ -42,9 +45,9 @@ class Stage:
         return RecipeText(file.with_name(f"{file.name}:{self.name}"), dump_document(document))
 
     def folder_named_in(self, fields: Overrides) -> Path | None:
-        """Return the `folder` that `placed` was given, found in the `fields` (by dotted name) of the recipe that `placed` returned.
+        """Return the argument `folder` of a call of `placed`, from the `fields` (by dotted name) of the recipe that the call returned.
 
-        None if this stage uses no earlier one.
+        Return None if this stage uses no earlier one.
         """
         paths = (fields.get(f"{section}.{field}") for (section, field), value in model_paths(self.document) if value in self.uses)
         return next((Path(path).parent for path in paths if isinstance(path, str)), None)
@@ -69,12 +72,12 @@ class Chain:
 
     @property
     def resolved(self) -> str:
-        """The chain as YAML, with every field of each stage: running it again does not depend on today's defaults."""
+        """The chain as YAML, with every field of each stage, so that a later version with other defaults runs it in the same way."""
         return dump_document({"stages": {stage.name: recipe_document(stage.recipe, None) for stage in self.stages}})
 
 
 def read_chain(source: RecipeText, overrides: Overrides = NO_OVERRIDES, *, with_files: bool = False, ranks: int = 1) -> Chain:
-    """Check a recipe with stages, and return its chain; overrides begin with the name of a stage: `sft.training.epochs=1`.
+    """Check a recipe with stages, and return its chain. The name of an override begins with that of a stage: `sft.training.epochs`.
 
     Raises RecipeError with the problems of all stages, one per line. `with_files`: missing files and folders are problems, too; `ranks`:
     the number of processes among which each step is to be divided.
@@ -85,7 +88,7 @@ def read_chain(source: RecipeText, overrides: Overrides = NO_OVERRIDES, *, with_
     of_stages, unassigned = stage_overrides(overrides, [*trees])
     problems += [*malformed, *(unassigned if trees else [])]
     stages: list[Stage] = []
-    models: dict[str, dict[str, Any]] = {}  # the config of each stage's model, as far as it is known
+    models: dict[str, dict[str, Any]] = {}  # the config values of each stage's model, as far as they are known
     for name, stage in trees.items():
         add_later_fields(stage)
         drop_pin(stage, of_stages[name])
@@ -106,9 +109,9 @@ def read_chain(source: RecipeText, overrides: Overrides = NO_OVERRIDES, *, with_
 
 
 def _long_rows(recipe: Recipe, stage: Mapping, name: str, models: dict[str, dict[str, Any]]) -> list[Problem]:
-    """Return the problems if the rows of the stage `name` do not fit the model of the earlier stage that it starts from.
+    """Return a problem if the rows of the stage `name` are too long for the model of the earlier stage from which it starts.
 
-    Add the config values of the stage's own model to `models`.
+    `models` has the config values of earlier stages' models; those of this stage's model are added.
     """
     start = models.get(recipe.model.start or "")
     if recipe.model.start is None or start is not None:
@@ -137,7 +140,7 @@ def read_recipes(source: RecipeText, overrides: Overrides = NO_OVERRIDES, *, wit
 
 
 def _uses(stage: Mapping, name: str, names: list[str]) -> tuple[dict[tuple[str | int, ...], str], list[Problem]]:
-    """Return the fields that name a stage, by path, and a problem for each that names this stage itself or a later one."""
+    """Return the stage that each field names, by the field's path, and a problem for each field that names this stage or a later one."""
     uses: dict[tuple[str | int, ...], str] = {}
     problems = []
     for path, value in model_paths(plain(stage)):
@@ -146,6 +149,6 @@ def _uses(stage: Mapping, name: str, names: list[str]) -> tuple[dict[tuple[str |
         uses[path] = value
         if names.index(value) >= names.index(name):
             which = "this stage itself" if value == name else "a later stage"
-            message = f"{value} is {which}, which has no model yet: name an earlier one; write a folder of that name as ./{value}"
+            message = f"{value} is {which}, which has no model yet: name an earlier stage or, for a folder, ./{value}"
             problems.append(problem_at(stage, path, message))
     return uses, problems

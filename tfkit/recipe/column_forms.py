@@ -1,5 +1,5 @@
-"""Classification of columns by their values: the form of each, texts that a task would not read, and columns that belong together (texts in
-several languages, labels of 0 and 1, answers to choose from). Torch-free.
+"""Recognition of columns by their values and names: the form of each column, columns that belong together (texts in several
+languages, labels of 0 and 1, answers to choose from), and texts that a task would leave unread.
 """
 
 import re
@@ -13,20 +13,20 @@ from tfkit.recipe.schema.label_sections import MultiLabelSection, MultipleChoice
 from tfkit.recipe.schema.objective_facts import SECTIONS
 from tfkit.recipe.schema.roles import normalized
 
-FEW = 5  # minimum mean number of rows per class: a column with fewer holds names or numbers, not classes
-_LONG, _SPACES = 60, 6  # minimum median numbers of characters and spaces in a column of longer texts
-_CONTAINED = 20  # minimum characters of a text whose repetition in another is no coincidence
-_DELIMITERS, _MAX_LABEL = ("|", ";", ","), 40  # between the labels of a set, and the most characters of a label
+FEW = 5  # least mean number of rows per distinct value: a column with fewer holds names or numbers, not classes
+_LONG, _SPACES = 60, 6  # least median numbers of characters and of spaces in a column of longer texts
+_CONTAINED = 20  # a text with fewer characters may be a part of another text by coincidence
+_DELIMITERS, _MAX_LABEL = ("|", ";", ","), 40  # separators of the labels of a set, and the largest number of characters of a label
 
-Held = Mapping[str, Sequence[Any]]  # the values of each column, row by row; None where a row has none
+Held = Mapping[str, Sequence[Any]]  # the values of each column, row by row; None where a row lacks the column
 Named = dict[str, str | list[str]]  # the column or the columns of each role
 _TEXT, _LABELS = (next(role for role in MultiLabelSection.roles if role.name == name) for name in ("text", "labels"))
 _CONTEXT, _CHOICES, _ANSWER = MultipleChoiceSection.roles
 _ALIKE = re.compile(r"(.*?)([0-9]|[A-Ja-j])")
-_SERIES = ("0123456789", "123456789", "ABCDEFGHIJ", "abcdefghij")  # the ends of names by which columns are numbered
+_SERIES = ("0123456789", "123456789", "ABCDEFGHIJ", "abcdefghij")  # the series by which columns are numbered, at the ends of their names
 _WRONG = re.compile("distract|incorrect|wrong|false")
 _NUMBER = re.compile(r"\s*[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)(e[+-]?[0-9]+)?\s*", re.IGNORECASE)
-# The codes of languages (ISO 639-1), by which columns and files of translations are named.
+# The codes of languages (ISO 639-1), after which the columns and files of translations are named.
 _CODES = (
     "aa ab ae af ak am an ar as av ay az ba be bg bi bm bn bo br bs ca ce ch co cr cs cu cv cy da de dv dz ee el en eo es "
     "et eu fa ff fi fj fo fr fy ga gd gl gn gu gv ha he hi ho hr ht hu hy hz ia id ie ig ii ik io is it iu ja jv ka kg ki "
@@ -38,7 +38,7 @@ LANGUAGES = frozenset(_CODES.split())
 
 
 def form_of(values: Sequence[object]) -> str:
-    """Return what a column may hold: text, label, texts (a list of words or texts), messages; or other."""
+    """Return the form of a column's values: text, label, texts (lists of words or texts), messages or other."""
     if values and all(isinstance(value, list) and value for value in values):
         parts = [part for value in values if isinstance(value, list) for part in value]
         if all(isinstance(part, Mapping) and {"role", "from"} & part.keys() for part in parts):
@@ -51,9 +51,9 @@ def form_of(values: Sequence[object]) -> str:
 
 
 def read_number(text: str) -> float | None:
-    """Parse a number in decimal digits, with or without an exponent; None for any other text, or if no float can hold it.
+    """Parse a number in decimal digits, with or without an exponent; None for any other text, or if the number is too large for a float.
 
-    Python's float() also reads 1_5, infinity, nan and the digits of other scripts.
+    Unlike Python's float(), this does not accept 1_5, infinity, nan and the digits of other scripts.
     """
     if not _NUMBER.fullmatch(text):
         return None
@@ -62,13 +62,13 @@ def read_number(text: str) -> float | None:
 
 
 def few_values(values: Sequence[object]) -> bool:
-    """Return whether a column may hold labels: short values, at least two distinct ones, that repeat often."""
+    """Return whether a column may hold labels: its values are short, at least two of them are distinct, and they repeat often."""
     short = all(isinstance(value, bool | int) or (isinstance(value, str) and len(value) <= _MAX_LABEL) for value in values)
     return short and 2 <= len({*map(str, values)}) <= len(values) / FEW
 
 
 def long_texts(values: Sequence[object]) -> bool:
-    """Return whether a column holds longer texts that hardly repeat, rather than names, addresses or explanations of a class."""
+    """Return whether a column holds longer texts that rarely repeat, and not names, addresses or explanations of classes."""
     texts = [value for value in values if isinstance(value, str) and value.strip()]
     if 2 * len(texts) <= len(values) or 2 * len({*texts}) <= len(texts):
         return False
@@ -76,10 +76,10 @@ def long_texts(values: Sequence[object]) -> bool:
 
 
 def unread_texts(held: Held, read: Held, beside: Sequence[object]) -> tuple[str, ...]:
-    """Return the columns of longer texts that a task would not read. Columns that repeat what is read are left out: in at least a third of
-    their rows, a text that is read contains the column's text, or the column's text contains that of the column `beside`.
+    """Return the columns of longer texts that a task would leave unread, except columns that repeat what the task reads.
 
-    `held`: the columns that are not read; `read`: those that are.
+    `held`: the columns that are not read; `read`: the columns that are. A column repeats these if, in at least a third of its rows, its
+    text is contained in a text that is read, or contains the text `beside` of the same row.
     """
     return tuple(name for name, values in held.items() if long_texts(values) and not _repeats(values, beside, [*read.values()]))
 
@@ -96,16 +96,16 @@ def _repeats(values: Sequence[object], texts_beside: Sequence[object], read: Seq
 
 @dataclass(frozen=True)
 class LabelSets:
-    """The form of the label sets in rows: `count` distinct labels, with a `delimiter` if the labels of a row are one text."""
+    """The form of label sets in rows: the number of distinct labels, and the delimiter if the labels of a row are one text."""
 
     count: int
     delimiter: str | None = None
 
 
 def find_label_sets(values: Sequence[Any]) -> LabelSets | None:
-    """Return the form of the label sets, given the rows' values of the role `labels`; None if rows have one label each, or no labels.
+    """Return the form of the label sets in `values`, the rows' parts `labels`; None if rows have one label each, or no labels.
 
-    Values are labels only if they occur `FEW` times each, on average, or more often.
+    Values are labels only if each occurs at least `FEW` times on average.
     """
     if values and all(isinstance(value, Mapping) for value in values):
         return LabelSets(len({name for value in values for name in value}))
@@ -130,7 +130,7 @@ def _are_labels(lists: Sequence[Sequence[str]]) -> bool:
 
 
 def flag_columns(held: Held) -> Named:
-    """Return the columns by role if several columns of 0 and 1 are the labels of one text; else empty."""
+    """Return the columns of a text and of its labels if several columns of 0 and 1 are labels of one text; else empty."""
     flags = [name for name, values in held.items() if values and all(str(value) in ("0", "1") for value in values)]
     if {*_LABELS.columns} & held.keys() or sum(any(str(value) == "1" for value in held[name]) for name in flags) < 2:
         return {}
@@ -141,16 +141,16 @@ def flag_columns(held: Held) -> Named:
 
 
 def languages_in(held: Held) -> list[str]:
-    """Return the columns of texts whose names are languages; data for translation have several."""
+    """Return the columns of texts that are named after languages; data for translation have several of them."""
     return [name for name in held if name.removeprefix("translation.") in LANGUAGES and form_of(held[name]) == "text"]
 
 
 def translation(name: str, columns: Sequence[str]) -> Named:
-    """Return the source and the target of a translation whose columns are named by their languages; empty for others. The
-    columns may be inside an object called `translation`, as on the Hub.
+    """Return the columns `source` and `target` of a translation whose columns are named after their languages; empty for other data, and if
+    the direction is not known. The columns may be inside an object called `translation`, as on the Hub.
 
-    The direction is the one in the name of the data (`en-de`), or, for two languages, from that of the named file (`train.en`) to the
-    other. If neither gives it, the result is empty, too.
+    The direction is the one in the name of the data (`en-de`) or, for two languages, from the language of the named file (`train.en`) to
+    the other.
     """
     within = {language_of(column): column for column in columns if column.startswith("translation.")}
     by_language = within or {column: column for column in columns if column in LANGUAGES}
@@ -164,7 +164,7 @@ def translation(name: str, columns: Sequence[str]) -> Named:
 
 
 def instructed(languages: Mapping[str, str | list[str]]) -> Named:
-    """Return the instruction and the output by which a chat model learns this translation; empty if there is none."""
+    """Return the roles `instruction` and `output` by which a chat model learns a translation. `languages`: the result of `translation`."""
     if not languages:
         return {}
     source, target = map(str, languages.values())
@@ -172,13 +172,14 @@ def instructed(languages: Mapping[str, str | list[str]]) -> Named:
 
 
 def language_of(column: str) -> str:
-    """Return the language in the name of a column, or of a path into one."""
+    """Return the language after which a column is named; the column may be a path, such as translation.en."""
     return column.rpartition(".")[2]
 
 
 def choice_columns(held: Held) -> Named:
-    """Return the context, the choices and the label if the values of an answer column, such as `answer`, say which of several numbered
-    columns is right. If the choices are a list, and the context is several columns, return only the context. Else empty.
+    """Return the columns of the context, the choices and the label if a column such as `answer` says which of several numbered columns is
+    right. If the choices are a list in one column, and several columns form the context, return only the context. Else return an empty
+    dict.
     """
     answers = [name for name in held if _ANSWER.knows(name)]
     contexts = [name for name in held if _CONTEXT.knows(name) and form_of(held[name]) in ("text", "label")]
@@ -187,9 +188,9 @@ def choice_columns(held: Held) -> Named:
 
 
 def choices_by(held: Held, answer: str) -> Iterator[Named]:
-    """Yield the context, the choices and the label for each group of numbered columns that the column `answer` belongs to.
+    """Yield the columns of the context, the choices and the label for each group of numbered columns to which the column `answer` belongs.
 
-    The values of `answer` say which column of the group is right; if the group has only wrong answers, `answer` holds the right one.
+    The values of `answer` say which column of the group is right; if the group has only wrong answers, `answer` holds the right answer.
     """
     for stem, group in _numbered_alike(held):
         label, options = _label(held, stem, group, answer), [*group.values()]
@@ -210,7 +211,7 @@ def _joined(columns: Sequence[str]) -> str:
 def _numbered_alike(held: Held) -> Iterator[tuple[str, dict[str, str]]]:
     """Yield groups of columns whose names differ only in the number or letter at the end: the common beginning, and a column for each end.
 
-    Two columns whose names another task knows, such as `sentence1` and `sentence2`, are left to that task.
+    A group of two columns whose names another task recognises, such as `sentence1` and `sentence2`, is left to that task.
     """
     groups: dict[str, dict[str, str]] = {}
     for name in held:
@@ -223,10 +224,11 @@ def _numbered_alike(held: Held) -> Iterator[tuple[str, dict[str, str]]]:
 
 
 def _label(held: Held, stem: str, group: Mapping[str, str], answer: str) -> str | None:
-    """Return the recipe's `label` for a group of columns of answers, of which the column `answer` says which one is right.
+    """Return the column or template of the role `label` for a `group` of columns with answers, one of which `answer` says is right.
 
-    The label is that column if it holds numbers from 0, capital letters, the names of the group's columns, or texts of answers. If it
-    holds only the ends of those names, the label is a template that completes them. None for other values, or if an answer is never right.
+    The label is the column `answer` itself if it holds numbers from 0, capital letters, the names of the group's columns, or texts of
+    answers. If it holds only the ends of these names, the label is a template that adds the common beginning `stem`. Return None for other
+    values, or if one of the answers is never right.
     """
     values = [str(value).strip().removesuffix(".0") for value in held[answer] if value is not None]
     named, count = {*values} - {"", "-1"}, len(group)
@@ -240,6 +242,6 @@ def _label(held: Held, stem: str, group: Mapping[str, str], answer: str) -> str 
 
 @cache
 def _known_texts() -> frozenset[str]:
-    """Return the names of columns that other tasks read as texts."""
+    """Return the column names that objectives recognise as texts, except contexts."""
     others = [role for section in SECTIONS.values() for role in section.roles if role.form in ("text", "turns") and role.name != "context"]
     return frozenset(normalized(name) for role in others for name in (*role.columns, *role.later))

@@ -1,4 +1,4 @@
-"""The resolved recipe as YAML: every field with its value, so that running it again does not depend on today's defaults."""
+"""Writing of recipes as YAML. A resolved recipe has every field with its value, so that later versions with other defaults run it alike."""
 
 import io
 import re
@@ -14,14 +14,14 @@ from tfkit.recipe.reading.problems import on_one_line
 from tfkit.recipe.schema.sections import Recipe
 
 _PLAIN = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
-_WORDS = {"null", "true", "false", "yes", "no", "on", "off", "y", "n"}  # also those of YAML 1.1, for other readers
+_WORDS = {"null", "true", "false", "yes", "no", "on", "off", "y", "n"}  # texts to quote; those from yes on are booleans in YAML 1.1
 
 
 class _Representer(SafeRepresenter):
-    """Quotes texts with unprintable characters: the emitter itself would fold Unicode line breaks into spaces."""
+    """A representer that quotes texts with unprintable characters, because ruamel.yaml would fold Unicode line breaks into spaces."""
 
     def represent_str(self, data: str) -> Any:
-        """Represent a text: in double quotes, with escapes, if it has unprintable characters or would be read as a key."""
+        """Represent a text, in double quotes and with escapes if it has unprintable characters or begins with the sign of a key (?)."""
         return self.represent_scalar("tag:yaml.org,2002:str", data, style='"' if data.startswith("?") or not data.isprintable() else None)
 
 
@@ -29,7 +29,7 @@ _Representer.add_representer(str, _Representer.represent_str)
 
 
 def dump_recipe(recipe: Recipe, config: ModelConfig | None) -> str:
-    """Return YAML from which read_recipe reads an equal recipe; with a config, the model section has all fields of the config."""
+    """Return YAML from which read_recipe reads an equal recipe. If `config` is given, the model section has all fields of the config."""
     return dump_document(recipe_document(recipe, config))
 
 
@@ -38,17 +38,17 @@ def recipe_document(recipe: Recipe, config: ModelConfig | None) -> dict[str, Any
     document = recipe.model_dump(mode="json")
     document["model"] = _model(recipe, config)
     if recipe.tokenizer.path is not None:
-        document["tokenizer"] = {"path": recipe.tokenizer.path}  # it is not trained, so the fields of its training are left out
+        document["tokenizer"] = {"path": recipe.tokenizer.path}  # a finished tokenizer reads no other field
     return document
 
 
 def dump_document(document: dict[str, Any]) -> str:
-    """Return a recipe's document as YAML: lists and sections of scalars on one line, all others with one line per value."""
+    """Return a recipe's document as YAML: a list or section that holds only scalars is on one line, any other has a line for each value."""
     return "".join(f"{line}\n" for line in (_block(document) if _is_nested(document) else [_flow(document)]))
 
 
 def comment_of(lines: Iterable[str]) -> str:
-    """Return the comment that begins a recipe. Names in it may have line breaks and other characters that YAML does not allow."""
+    """Return the comment at the beginning of a recipe. Unprintable characters in `lines`, such as line breaks, are escaped."""
     return "".join(f"# {on_one_line(line)}\n" for line in lines)
 
 
@@ -68,7 +68,7 @@ def _block(value: dict[str, Any] | list[Any]) -> Iterator[str]:
 
 
 def _is_nested(value: Any) -> bool:
-    """Whether a list or a section holds other lists or sections, which one line would not show well."""
+    """Whether a list or a section holds other lists or sections, and so is written with a line for each value."""
     items = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
     return any(isinstance(item, dict | list) for item in items)
 
@@ -80,7 +80,7 @@ def _flow(value: Any) -> str:
 
 
 def _scalar(value: Any) -> str:
-    """Return a scalar as it is written in a one-line list. Only values that could be misread go through ruamel.yaml's slow emitter."""
+    """Return a scalar as YAML. Only values that may need quotes, and floats, go through ruamel.yaml's emitter, which is slow."""
     if type(value) is int or (type(value) is str and _PLAIN.fullmatch(value) and value.lower() not in _WORDS):
         return str(value)
     if value is None or isinstance(value, bool):

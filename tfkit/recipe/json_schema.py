@@ -1,7 +1,4 @@
-"""The JSON Schema of a recipe, or of a chain of recipes, for editors.
-
-It has every field; constraints between sections are checked by `tfkit check` only.
-"""
+"""The JSON Schema of a recipe, or of a chain of recipes, for editors. Only `tfkit check` checks the constraints between fields."""
 
 from typing import Any
 
@@ -14,8 +11,8 @@ from tfkit.recipe.schema.sections import START_FIELDS, Recipe
 
 _NULLABLE = ("vocab_size", "hidden_dim", "num_kv_heads", "head_dim")
 _START = {
-    "from": "The checkpoint that a fine-tuning starts from; in a recipe with stages also the name of an earlier one.",
-    "sha256": "The hash of that checkpoint, as a resolved recipe has it.",
+    "from": "The checkpoint from which a fine-tuning starts; in a recipe with stages, this may be the name of an earlier stage.",
+    "sha256": "Required SHA-256 of the checkpoint in `from`, which tfkit writes into the recipe of a run.",
 }
 _CHAIN = {
     "title": "Chain",
@@ -23,7 +20,7 @@ _CHAIN = {
     "properties": {
         STAGES: {
             "type": "object",
-            "description": "Recipes by name, which are run one after another; each may start from an earlier one, or learn from it.",
+            "description": "Recipes by name, which are run in order; each may start from the model of an earlier one, or learn from it.",
             "propertyNames": {"pattern": f"^{STAGE_NAME}$"},
             "additionalProperties": {"$ref": "#/$defs/Stage"},
             "minProperties": 1,
@@ -37,7 +34,7 @@ _CHAIN = {
 def json_schema() -> dict[str, Any]:
     """Return the schema (draft 2020-12) of a recipe or a chain.
 
-    The model's fields are all optional, nested ones too, since a preset or a checkpoint may set them.
+    No field of the model is required, not even a nested one, since a preset or a checkpoint may set it.
     """
     schema = Recipe.model_json_schema()
     model = ModelConfig.model_json_schema()
@@ -58,7 +55,7 @@ def json_schema() -> dict[str, Any]:
 
 def _stage(recipe: dict[str, Any]) -> dict[str, Any]:
     """Return the schema of a stage: a recipe that may have `from` beside its sections."""
-    start = {"type": "string", "description": "The earlier stage, or the checkpoint, from which it starts: short for model.from."}
+    start = {"type": "string", "description": "The earlier stage, or the checkpoint, from which this stage starts; short for model.from."}
     required = [name for name in recipe["required"] if name != "model"]
     return {**recipe, "title": "Stage", "properties": {START: start, **recipe["properties"]}, "required": required}
 
@@ -68,7 +65,7 @@ def _optional(record: dict[str, Any]) -> dict[str, Any]:
 
 
 def _renamed(value: Any) -> Any:
-    """Rename references to the model's sections, and turn unions into anyOf: a section without `kind` may match several members."""
+    """Rename references to the model's sections, and turn oneOf into anyOf, because a section without `kind` may match several members."""
     if isinstance(value, list):
         return [_renamed(item) for item in value]
     if not isinstance(value, dict):

@@ -1,4 +1,4 @@
-"""The ModelConfig of a model section, which is a preset with changes or a full description."""
+"""The ModelConfig that a recipe's model section describes, by a preset with changes or in full."""
 
 from collections.abc import Mapping as MappingType
 from typing import Any
@@ -14,12 +14,12 @@ from tfkit.recipe.reading.tree import Mapping, Node, Place
 from tfkit.recipe.reading.validate import problems_in, sections_with, unknown
 from tfkit.recipe.schema.sections import START_FIELDS, ModelSection
 
-# If null, they follow from dim and num_heads.
+# Fields that are computed from dim and num_heads if they are null.
 _DERIVED = ("hidden_dim", "num_kv_heads", "head_dim")
 
 
 def model_config(section: ModelSection, vocab_size: int, head: dict[str, Any] | None = None) -> ModelConfig:
-    """Return the config of a section. `vocab_size`: the tokenizer's, used if the section has none; `head`: replaces the preset's.
+    """Return the config of a section. `vocab_size`: the tokenizer's, used if the section has none; `head`: replaces the section's head.
 
     Raises UsageError if the section is invalid, or if its vocab_size is below the tokenizer's.
     """
@@ -36,7 +36,7 @@ def model_config(section: ModelSection, vocab_size: int, head: dict[str, Any] | 
 
 
 def model_problems(written: dict[str, Any], vocab_size: int, tree: Node) -> list[Problem]:
-    """Return the problems of a model section as written; `tree` is the whole recipe, which has the positions."""
+    """Return the problems of a model section as it is written; `tree` is that of the whole recipe, with the positions of the fields."""
     if "from" in written or "sha256" in written:
         return _start_problems(written, tree)
     preset = written.get("preset")
@@ -50,20 +50,20 @@ def model_problems(written: dict[str, Any], vocab_size: int, tree: Node) -> list
         return [problem_at(tree, ("model",), "needs a preset, such as gpt2, or a full description", key=True)]
     values = _values(preset, changes, vocab_size)
     problems, stopped = _validate(values, tree)
-    if stopped:  # dim and num_heads do not fit each other; find further problems
+    if stopped:  # dim and num_heads do not fit each other, which ended the validation: state head_dim, to find the other problems
         problems += _validate(values | {"head_dim": 64}, tree)[0]
     return problems
 
 
 def _start_problems(written: dict[str, Any], tree: Node) -> list[Problem]:
-    """Return the problems of a model that starts from a checkpoint: only names can be checked, since the checkpoint has the config."""
+    """Return the problems of a model section with a checkpoint: only names are checked, because the config is in the checkpoint."""
     problems = []
     for name in START_FIELDS:
         if name in written and not (isinstance(written[name], str) and written[name]):
-            wanted = "the path of a checkpoint" if name == "from" else "the hash that a resolved recipe has"
+            wanted = "the path of a checkpoint" if name == "from" else "the SHA-256 of the checkpoint in model.from"
             problems.append(problem_at(tree, ("model", name), f"must be {wanted}"))
     if "from" not in written:
-        problems.append(problem_at(tree, ("model", "sha256"), "belongs to from: the checkpoint is missing", key=True))
+        problems.append(problem_at(tree, ("model", "sha256"), "is the hash of a checkpoint, but model.from is missing", key=True))
     if written.get("preset") is not None:
         message = "from and preset exclude each other: a checkpoint has its own sizes; remove one of them"
         problems.append(problem_at(tree, ("model", "preset"), message, key=True))
@@ -72,7 +72,7 @@ def _start_problems(written: dict[str, Any], tree: Node) -> list[Problem]:
 
 
 def merge(base: MappingType[str, Any], changes: MappingType[str, Any]) -> dict[str, Any]:
-    """Return `base` with `changes` merged in, section by section; a section of another kind replaces the old one."""
+    """Return `base` with `changes` merged in, section by section; a section of a different kind replaces the one in `base`."""
     merged = dict(base)
     for name, value in changes.items():
         current = merged.get(name)
@@ -93,17 +93,17 @@ def _values(preset: str | None, changes: dict[str, Any], vocab_size: int) -> dic
 
 
 def _follow_dim(values: dict[str, Any], base: MappingType[str, Any], changes: MappingType[str, Any]) -> None:
-    """Recompute a preset's output scale if it is dim^-0.5 (T5 1.0) and the recipe changes dim but not the scale."""
+    """Compute the output scale for the changed dim if that of the preset is dim^-0.5 (as in T5 1.0), unless the changes state a scale."""
     head, stated, dim = base.get("head", {}), changes.get("head", {}), values.get("dim")
     follows = head.get("scale") is not None and head["scale"] == base["dim"] ** -0.5
     if not follows or not isinstance(stated, dict) or "scale" in stated or stated.get("kind", head["kind"]) != head["kind"]:
         return
-    if type(dim) is int and dim > 0:  # an invalid dim is reported later
+    if type(dim) is int and dim > 0:  # an invalid dim is reported by the validation
         values["head"] = values["head"] | {"scale": dim**-0.5}
 
 
 def _validate(values: dict[str, Any], tree: Node) -> tuple[list[Problem], bool]:
-    """Return the problems, and whether nothing else was checked because the widths could not be derived."""
+    """Return the problems, and whether the validation ended early, because the widths of heads could not be computed."""
     try:
         ModelConfig.model_validate(values, strict=True)
     except ValidationError as error:
@@ -115,6 +115,6 @@ def _validate(values: dict[str, Any], tree: Node) -> tuple[list[Problem], bool]:
 
 
 def _unknown_fields(changes: dict[str, Any], tree: Node) -> list[Problem]:
-    """Return a problem for each unknown name: without a preset's values, nothing else can be checked."""
+    """Return a problem for each unknown name. Nothing else can be checked if the values of a preset or checkpoint are not known."""
     known = {"preset", "from", *ModelConfig.model_fields}
     return [problem_at(tree, ("model", name), unknown(name, known, sections_with(name)), key=True) for name in changes if name not in known]

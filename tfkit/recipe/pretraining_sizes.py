@@ -1,6 +1,6 @@
-"""The size of a pretraining on one's own data: vocabulary, row length, batch and steps from the amount of text. Torch-free.
+"""The size of a pretraining on a user's own data: vocabulary, length of rows, batch and steps, computed from the amount of text.
 
-A field that the command line sets keeps that value. docs/log.md has the measurements.
+Fields that the user sets are kept. The measurements behind the rules are in docs/log.md.
 """
 
 import math
@@ -12,7 +12,7 @@ from tfkit.recipe.presets import model_config
 from tfkit.recipe.schema.sections import LENGTHS, Recipe
 from tfkit.recipe.starting_points import HELD_OUT, held_out_for
 
-# The recipe of a pretraining for which none is given. Fields that count steps are scaled with the decided number of steps.
+# The recipe of a pretraining if the user gives none. Fields that count steps are scaled to the decided number of steps.
 SMALL_DECODER = """\
 model:
   preset: gemma-2b
@@ -32,49 +32,49 @@ training: {steps: 1000, batch_size: 16}
 checkpoint: {keep: 1}
 generation: {prompts: [The], max_new_tokens: 96, temperature: 0.7}
 """
-# A larger model is better only if it reads more tokens than it has parameters. In each row: the least tokens read, the least characters of
-# text, and the fields of the model.
+# A larger model is better only if it reads more tokens than it has parameters. Each entry has the smallest numbers of tokens to read and of
+# characters of text for which its model is chosen, and the fields of the model.
 _LARGER = (
     (60_000_000, 20_000_000, {"model.dim": 384, "model.num_heads": 6, "model.num_kv_heads": 2, "model.decoder_layers": 6}),
     (12_000_000, 5_000_000, {"model.dim": 256, "model.num_heads": 4, "model.num_kv_heads": 2}),
 )
-# The vocabulary size (second) for up to this many characters of text (first): rare entries are not learned, and cost most of a small
-# model's time.
+# The largest number of characters of text for each vocabulary size. A larger vocabulary would have entries that are too rare to be learned,
+# and its output matrix takes most of a small model's time.
 _VOCABULARIES = ((300_000, 1024), (3_000_000, 2048), (20_000_000, 4096))
 _ROWS, _SHORTEST_ROW = 100, 64  # a text is cut into at least 100 rows, unless they would have fewer than 64 tokens
 _STEPS_PER_EPOCH, _MIN_BATCH = 25, 8
-_TOKENS_PER_MINUTE = 300_000  # speed of the second model in _LARGER on two cores, roughly
-# After this many epochs the loss on held-out text hardly falls; with Muon, the small decoder's optimizer, overfitting begins sooner.
+_TOKENS_PER_MINUTE = 300_000  # approximate speed of the second model in _LARGER on two cores
+# After this many epochs the loss on held-out text hardly falls. With Muon, the optimizer of the small decoder, overfitting begins sooner.
 _EPOCHS, _EPOCHS_OF_MUON = 10, 6
-_MIN_STEPS = 10  # even for a text of a few words, so that there are steps for warm-up and decay
-# Held-out tokens of an evaluation: this number, or this fraction of the tokens to read if that is more. Ten evaluations of that fraction
-# take a tenth of the time; a run in which the fraction is less than the number has fewer evaluations.
+_MIN_STEPS = 10  # for a text of a few words, too, so that there are steps for warm-up and decay
+# Held-out tokens of an evaluation: 20,000, or 3 % of the tokens to read if that is more. Ten evaluations of 3 % take a tenth of the run's
+# time. In a short run, in which 20,000 tokens are more than 3 %, there are fewer evaluations.
 _SCORED, _SCORED_SHARE = 20_000, 0.03
-_ONCE, _EVALUATIONS = 2, 10  # beyond this many epochs the best checkpoint may be an earlier one, so the run is evaluated and saved often
+_ONCE, _EVALUATIONS = 2, 10  # with more epochs than _ONCE, the best checkpoint may be an earlier one: the run is evaluated and saved often
 _IN_STEPS = ("checkpoint.every", "evaluation.every", "schedule.warmup_steps")
 
 
 @dataclass(frozen=True)
 class TextSize:
-    """The amount of the training data, without the held-out part."""
+    """The number of rows and characters of the training data, without the held-out part."""
 
     rows: int
     characters: int
-    is_counted: bool = True  # whether all text was counted; if not, there is more
-    beginning: str = ""  # the first few words
+    is_counted: bool = True  # false: there is more text than was counted
+    beginning: str = ""  # the first few words of the text
 
 
 @dataclass
 class Sizes:
-    """The decided fields of a recipe, by dotted name, and a reason for each; the fields `named` by the user are kept."""
+    """The decided fields of a recipe, by dotted name, and reasons for them. Fields that the user sets are kept."""
 
-    named: Collection[str]
-    is_written: bool  # somebody wrote the recipe, so that a decision replaces their value
+    named: Collection[str]  # the user's changes to the recipe: dotted names of fields or sections
+    is_written: bool  # whether a person wrote the recipe: a reason then states the value that a decision replaces
     fields: dict[str, Any] = field(default_factory=dict)
     reasons: list[str] = field(default_factory=list)
 
     def decide(self, name: str, value: Any, before: Any, because: str) -> Any:
-        """Decide `value` for a field, in place of the recipe's `before`, unless the user sets the field; return the value that holds."""
+        """Decide `value` for a field, in place of the recipe's value `before`, unless the user sets the field; return the field's value."""
         if value == before or is_named(name, self.named):
             return before
         self.fields[name] = value
@@ -83,7 +83,7 @@ class Sizes:
         return value
 
     def set(self, name: str, value: Any) -> None:
-        """Set a field that needs no reason, unless the user sets it."""
+        """Decide `value` for a field without stating a reason, unless the user sets the field."""
         if not is_named(name, self.named):
             self.fields[name] = value
 
@@ -94,7 +94,10 @@ def is_named(path: str, named: Collection[str]) -> bool:
 
 
 def scaled_to(recipe: Recipe, own: int | None, steps: int, named: Collection[str]) -> dict[str, Any]:
-    """Return the fields that count steps in a recipe of `own` steps, scaled to a run of `steps` steps."""
+    """Return the fields that count steps in a recipe whose length is `own` steps, scaled to a run of `steps` steps.
+
+    The result is empty if `own` is None. Fields that the user sets, in `named`, are left out.
+    """
     found: dict[str, Any] = {}
     if own is None:
         return found
@@ -104,7 +107,7 @@ def scaled_to(recipe: Recipe, own: int | None, steps: int, named: Collection[str
         if type(value) is int and value and not is_named(path, named):
             found[path] = max(1, round(value * steps / own))
             if path == "schedule.warmup_steps" and recipe.schedule.kind == "noam" and not is_named("optimizer.lr", named):
-                found["optimizer.lr"] = recipe.optimizer.lr * math.sqrt(found[path] / value)  # the peak stays the same
+                found["optimizer.lr"] = recipe.optimizer.lr * math.sqrt(found[path] / value)  # keeps the peak of the noam schedule
     return found
 
 
@@ -113,9 +116,9 @@ def decide_sizes(
 ) -> Sizes:
     """Decide the fields of a recipe that follow from the amount of text.
 
-    `named`: the user's changes, which `recipe` includes; `own_steps`: the steps of the recipe without these changes, None if its length is
-    in epochs or tokens. `minutes`: the length if it is given as a time, which a forecast will turn into steps. `grows`: no person wrote the
-    model, so its size follows from the length.
+    `named`: the user's changes, which `recipe` includes; `own_steps`: training.steps of the recipe without these changes, None if its
+    length is in epochs or tokens. `minutes`: the length if it is given as a time, which a forecast turns into steps later. `grows`: the
+    recipe is that of the small decoder, so the size of the model is chosen, too.
     """
     sizes = Sizes(named, not grows)
     length, batch, epoch = _decide_rows(sizes, recipe, text)
@@ -142,13 +145,13 @@ def decide_sizes(
 
 
 def _decide_rows(sizes: Sizes, recipe: Recipe, text: TextSize) -> tuple[float, int, float]:
-    """Decide vocabulary, row length and batch; return the tokens of a row, the rows of a step, and the steps of an epoch."""
+    """Decide the vocabulary, the length of rows and the batch; return the tokens of a row, the rows of a step, the steps of an epoch."""
     training, vocabulary = recipe.training, recipe.tokenizer.vocab_size
     if recipe.tokenizer.path is None:
         fitting = next((size for most, size in _VOCABULARIES if text.characters <= most), vocabulary)
         amount = f"{'' if text.is_counted else 'at least '}{text.characters:,} characters"
         vocabulary = sizes.decide("tokenizer.vocab_size", min(fitting, vocabulary), vocabulary, f"for {amount} to train on")
-    # The divisor is the characters per token, as measured on English text: 2.5 with 1,024 entries, 3.7 with 8,192.
+    # The divisor is the number of characters per token, as measured on English text: 2.5 with 1,024 entries, 3.7 with 8,192.
     tokens = text.characters / max(1.0, 0.4 * math.log2(vocabulary) - 1.5)
     rows, length = text.rows, tokens / max(1, text.rows)
     if recipe.objective.reads_text:
@@ -175,7 +178,7 @@ def _decide_rows(sizes: Sizes, recipe: Recipe, text: TextSize) -> tuple[float, i
 def _decide_length(sizes: Sizes, recipe: Recipe, batch: int, length: float, epoch: float, minutes: float | None) -> int:
     """Decide the length of the training, and return it in steps.
 
-    It is the given length, or else the recipe's own number of rows, but no more than the epochs in which the held-out loss still falls.
+    If the user gives no length, as many rows are read as by the recipe, but only in as many epochs as the held-out loss falls.
     """
     training = recipe.training
     if minutes is not None:
@@ -188,7 +191,7 @@ def _decide_length(sizes: Sizes, recipe: Recipe, batch: int, length: float, epoc
     epochs = _EPOCHS_OF_MUON if recipe.optimizer.kind == "muon" else _EPOCHS
     whole, longest = math.ceil(own * training.batch_size / batch), math.ceil(epochs * epoch)
     another = "; --tokens N or --minutes N sets another length"
-    if not sizes.is_written and _MIN_STEPS <= longest <= whole:  # epochs are exact, whereas steps rest on an estimate of the tokens
+    if not sizes.is_written and _MIN_STEPS <= longest <= whole:  # in epochs, because a number of steps would rest on estimated tokens
         sizes.decide("training.epochs", epochs, None, f"of which the best is kept{another}")
         sizes.fields["training.steps"] = None
         return longest

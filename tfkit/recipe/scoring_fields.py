@@ -1,4 +1,4 @@
-"""The fields of a recipe that decide what an evaluation scores: scores of runs that differ in them may not be comparable. Torch-free."""
+"""The fields of a recipe that decide what an evaluation scores. Scores of runs that differ in such a field may not be comparable."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -12,12 +12,12 @@ _FIELDS = (_LENGTH, _CONTEXT, "evaluation.max_tokens", *(f"objective.{name}" for
 
 
 def scoring_fields(names: Iterable[str]) -> list[str]:
-    """Return the dotted names, also those of a stage, of fields that decide what an evaluation scores."""
+    """Return those of the dotted names of fields, with or without a stage's name, that decide what an evaluation scores."""
     return [name for name in names if any(f".{name}".endswith(f".{field}") for field in _FIELDS)]
 
 
 def scoring_differences(recipes: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Return the names of these fields in which resolved recipes, by dotted names, differ."""
+    """Return the fields that decide what an evaluation scores and in which the recipes differ. `recipes`: resolved, by dotted names."""
     differing = [name for name in _FIELDS if len({repr(recipe.get(name)) for recipe in recipes}) > 1]
     has_lengths = all(recipe.get(_LENGTH) is not None for recipe in recipes)
     return [name for name in differing if not (name == _CONTEXT and has_lengths)]

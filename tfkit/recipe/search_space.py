@@ -1,6 +1,6 @@
-"""The fields that a sweep varies. Torch-free.
+"""The fields that a sweep varies, with their values or ranges.
 
-optimizer.lr=1e-3,3e-3   training.adapter.targets=[[q_proj], [q_proj, v_proj]]   optimizer.lr=1e-5..1e-2
+On the command line: optimizer.lr=1e-3,3e-3   training.adapter.targets=[[q_proj], [q_proj, v_proj]]   optimizer.lr=1e-5..1e-2
 """
 
 import json
@@ -19,17 +19,17 @@ from tfkit.recipe.reading.read import RecipeText
 
 _NUMBER = r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?"
 _RANGE = re.compile(rf"\s*({_NUMBER})\.\.({_NUMBER})\s*")
-LOG_RATIO = 10.0  # a range is sampled on a logarithmic scale if its ends differ by this factor or more
+LOG_RATIO = 10.0  # a range of positive numbers is sampled on a logarithmic scale if its ends differ by this factor or more
 
 
 @dataclass(frozen=True)
 class Axis:
-    """A field that varies: over `values`, or over the range between two `ends`."""
+    """A field that varies, and its values: a list, or the range between two ends."""
 
     key: str
     values: tuple[Any, ...] = ()
     ends: tuple[float, float] | None = None
-    whole: bool = False  # of a range: integers only
+    whole: bool = False  # whether a range has only integers
 
     @property
     def is_logarithmic(self) -> bool:
@@ -42,11 +42,11 @@ class Axis:
         return self.values[0] if self.ends is None else self.number(self.ends[0])
 
     def number(self, value: float) -> float:
-        """Return a number of the range, rounded if the range is one of integers."""
+        """Return a number in the range, rounded if the range has only integers."""
         return round(value) if self.whole else float(value)
 
     def document(self) -> Any:
-        """Return the values, or a range as text, for run.json."""
+        """Return the values as a list, or the range as text, in the form in which run.json holds them."""
         return [*self.values] if self.ends is None else "..".join(repr(self.number(end)) for end in self.ends)
 
     def __str__(self) -> str:
@@ -56,14 +56,17 @@ class Axis:
 
 @dataclass(frozen=True)
 class SearchSpace:
-    """The overrides that all trials of a sweep share, and the fields that differ."""
+    """The overrides that all trials of a sweep share, and the fields that vary between trials."""
 
     fixed: Overrides
     axes: tuple[Axis, ...]
 
     @classmethod
     def of(cls, fixed: Overrides, varied: Mapping[str, str | Sequence[Any]]) -> "SearchSpace":
-        """Create a space from several values for each varied field, or a range as text: 1e-5..1e-2. Raises UsageError for one value."""
+        """Create a space. `varied`: for each varied field several values, or a range as text: 1e-5..1e-2.
+
+        Raises UsageError for a single value.
+        """
         if not isinstance(varied, Mapping):
             raise UsageError(
                 f"space={varied!r}: give a dict with the values of each varied field, such as {{'optimizer.lr': [1e-3, 3e-3]}}"
@@ -79,12 +82,12 @@ class SearchSpace:
         return _checked(cls({name: value for name, value in fixed.items() if name not in varied}, tuple(axes)))
 
     def document(self) -> dict[str, Any]:
-        """Return the varied fields with their values or ranges, for run.json, in the form that `of` reads as `varied`."""
+        """Return the varied fields with their values or ranges, in the form in which run.json holds them, and `of` reads them."""
         return {axis.key: axis.document() for axis in self.axes}
 
     @property
     def first(self) -> dict[str, Any]:
-        """The first value of each varied field."""
+        """The first value of each varied field, or the lower end of its range."""
         return {axis.key: axis.first for axis in self.axes}
 
     @property
@@ -94,15 +97,17 @@ class SearchSpace:
 
 
 def read_space(words: Iterable[str], fixed: Overrides, source: Callable[[Overrides], RecipeText]) -> SearchSpace:
-    """Divide key=value into overrides, added to `fixed`, and varied fields. Raises UsageError if nothing varies, or for malformed values.
+    """Divide arguments key=value into overrides, which follow `fixed`, and varied fields.
 
-    Several values are separated by commas, or are the items of a YAML list that the field does not accept as one value. Whether it does is
-    checked in the recipe that `source` returns for the overrides and the first of each field's comma-separated values.
+    Several values are separated by commas, or are the items of a YAML list, unless the field accepts the whole list as its value. `source`
+    returns the recipe in which this is checked, for the overrides and the first of each field's comma-separated values.
+
+    Raises UsageError if nothing varies, or for malformed values.
     """
     shared: list[str] = []
     axes: dict[str, Axis] = {}
     lists: list[tuple[str, Axis]] = []
-    last: dict[str, str] = {}  # the word of each field that is valid
+    last: dict[str, str] = {}  # the last argument for each field, which replaces earlier ones
     for word in words:
         key = word.partition("=")[0].strip()
         last.pop(key, None)
@@ -129,11 +134,11 @@ def read_space(words: Iterable[str], fixed: Overrides, source: Callable[[Overrid
 
 
 def _checked(space: SearchSpace) -> SearchSpace:
-    """Return the space. Raises UsageError if nothing varies, if two fields are one, or a value is given twice, even in another spelling."""
+    """Return the space. Raises UsageError if nothing varies, if a value is given twice, as in 1e-3,0.001, or if two fields are lengths."""
     if not space.axes:
         raise UsageError(
-            "sweep: nothing varies; give a field several values, as in optimizer.lr=1e-3,3e-3, or a list of values where they hold commas: "
-            "'training.adapter.targets=[[q_proj], [q_proj, v_proj]]'"
+            "sweep: nothing varies; give a field several values, as in optimizer.lr=1e-3,3e-3, or, if a value contains commas, a list of "
+            "values: 'training.adapter.targets=[[q_proj], [q_proj, v_proj]]'"
         )
     for axis in space.axes:
         if twice := [value for value in axis.values if axis.values.count(value) > 1]:
@@ -148,14 +153,14 @@ def _parse_axis(key: str, text: str) -> Axis | None:
     """Return the axis that a text such as 1e-3,3e-3 or 1e-5..1e-2 describes; None for a single value. Raises UsageError."""
     if (match := _RANGE.fullmatch(text)) is not None:
         low, high = float(match[1]), float(match[2])
-        if not low < high:
-            raise UsageError(f"{key}={text.strip()}: a range goes from its smaller end to its larger one, as in 1e-5..1e-2")
+        if not -math.inf < low < high < math.inf:
+            raise UsageError(f"{key}={text.strip()}: a range goes from its smaller end to its larger end, both finite, as in 1e-5..1e-2")
         return Axis(key, ends=(low, high), whole=all(re.fullmatch(r"[-+]?\d+", end) for end in match.groups()))
     parts = _split_at_commas(text)
     if len(parts) < 2:
         return None
     if not all(parts):
-        raise UsageError(f"{key}={text}: there is nothing between two commas, or at an end; write each value, null for none")
+        raise UsageError(f"{key}={text}: a value is missing between two commas, or at an end; write each value, null for none")
     return Axis(key, tuple(parse_overrides([f"{key}={part}"])[key] for part in parts))
 
 

@@ -1,9 +1,9 @@
-"""The default hyperparameters of fine-tuning: for each kind of task those of a paper, or measured ones. Torch-free.
+"""The default hyperparameters of fine-tuning: for each kind of task those of a paper, or measured ones.
 
-The smallest models have the largest learning rates: each kind of task has rates by model size, and each rate says what it was measured
-on, or that it is extrapolated. The rest is tfkit's choice: a tenth of the rows held out, an evaluation and a checkpoint after
-each epoch, the best of which is kept; for T5 the batch and the epochs (the paper trains 2^18 steps of 128 sequences); and smaller batches
-and more epochs for few rows. docs/decisions.md compares them with a grid (benchmarks/decisions.py).
+Smaller models need larger learning rates: each kind of task has rates by model size, and each rate states on what it was measured, or that
+it is extrapolated. Other defaults are tfkit's own choice: a tenth of the rows is held out; a checkpoint is evaluated after each epoch, and
+the best one is kept; few rows give smaller batches and more epochs. So are the batch and the epochs of T5, whose paper trains 2^18 steps of
+128 sequences. docs/decisions.md compares the defaults with a grid search (benchmarks/decisions.py).
 """
 
 import math
@@ -11,28 +11,33 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 DECISIONS = 10  # the version of these rules and those of tfkit/engine/recognition/decided_recipe.py: raise it with any change
-HELD_OUT, _MAX_HELD_OUT, _MIN_HELD_OUT_ROWS = 0.1, 0.3, 20  # usual and largest fraction; the fewest rows that can select a checkpoint
+HELD_OUT, _MAX_HELD_OUT, _MIN_HELD_OUT_ROWS = 0.1, 0.3, 20  # usual and largest fraction; fewer rows cannot choose a checkpoint reliably
 _LATER_ADAM = {"kind": "adamw", "betas": [0.9, 0.999], "weight_decay": 0.01, "clip_norm": 1.0}
 _BILLION, _UNLIMITED = 10**9, 10**18
-LORA = {"rank": 16, "alpha": 32, "targets": ["q_proj", "k_proj", "v_proj", "o_proj"]}  # if the memory is too small to train all weights
+LORA = {
+    "rank": 16,
+    "alpha": 32,
+    "targets": ["q_proj", "k_proj", "v_proj", "o_proj"],
+}  # the adapter if the memory is too small to train all weights
 
-# A smaller batch has a noisy gradient, and is slow; a class is hardly learned from fewer examples, repeated ones included.
+# A batch below _MIN_BATCH has a noisy gradient, and is slow. A class is hardly learned from fewer examples, counted once per epoch.
 _STEPS_PER_EPOCH, _MIN_BATCH, _EXAMPLES_PER_CLASS = 25, 8, 30
-_STEP_FLOPS, _MIN_TOKENS, _MAX_TOKENS = 2e12, 1024, 8192  # of a step, which takes a CPU some ten seconds
-ENOUGH_ROWS, ENOUGH_CHARACTERS = 100_000, 20_000_000  # counting stops here, since more would change no decision
-RARE = 0.1  # of the labels: if the classes other than the most frequent have less together, a model first predicts only that one
-MANY_ROWS = 4000  # assumed for a data set whose rows are not counted, since that would download it
+_STEP_FLOPS, _MIN_TOKENS, _MAX_TOKENS = 2e12, 1024, 8192  # the size of a step that takes a CPU about ten seconds
+ENOUGH_ROWS, ENOUGH_CHARACTERS = 100_000, 20_000_000  # counting ends here, because a larger count would change no decision
+RARE = 0.1  # if all classes but the most frequent have a smaller fraction of the labels, a model at first predicts only the most frequent
+MANY_ROWS = 4000  # assumed for a streamed data set, because counting its rows would download it
 
 
 def step_tokens(parameters: int) -> int:
-    """Return the number of tokens of a step that takes a CPU some ten seconds: 8,192 for small models, at least 1,024."""
+    """Return the number of tokens of a step that takes a CPU about ten seconds: 8,192 for small models, and at least 1,024."""
     return int(min(_MAX_TOKENS, max(_MIN_TOKENS, _STEP_FLOPS / (6 * parameters))))
 
 
 def held_out_for(rows: int) -> float:
-    """Return the fraction of labelled rows to hold out: a tenth; for fewer than 200 rows as much as gives 20 rows, but at most 0.3.
+    """Return the fraction of labelled rows to hold out: a tenth; for fewer than 200 rows the fraction that gives 20 rows, but at most 0.3.
 
-    If some classes are rare, `rows` counts only their rows: with three of these held out, the best checkpoint would be chosen by chance.
+    If some classes are rare, `rows` counts only the rows of these classes: if only three of them were held out, chance would choose the
+    best checkpoint.
     """
     return round(max(HELD_OUT, min(_MAX_HELD_OUT, _MIN_HELD_OUT_ROWS / max(1, rows))), 2)
 
@@ -44,21 +49,21 @@ def rates_beside(rate: float) -> list[float]:
 
 @dataclass(frozen=True)
 class StartingPoint:
-    """Default hyperparameters: optimizer, schedule, length, and learning rates, each with its largest parameter count and source."""
+    """Default hyperparameters of fine-tuning for a kind of task."""
 
-    source: str
+    source: str  # the paper or measurement that they are from
     optimizer: dict[str, Any]
-    rates: tuple[tuple[int, float, str], ...]
+    rates: tuple[tuple[int, float, str], ...]  # the largest number of parameters for each learning rate, the rate, and its source
     schedule: dict[str, Any]
     epochs: int
     batch_size: int  # used if there are enough rows
-    steps: int = 50  # the fewest: fewer hardly change a model
-    most_epochs: int = 10  # the most that are read to reach `steps`
+    steps: int = 50  # least number of steps: fewer hardly change a model
+    most_epochs: int = 10  # largest number of epochs in which `steps` are to be reached
     scaled: bool = False  # whether the rate is lowered for a smaller batch, by the square root of the ratio (arXiv 2205.10287)
 
     def for_rare_classes(self) -> "StartingPoint":
-        """Return the defaults for data with RARE labels, measured with MiniLM (docs/log.md): a fifth of the rate, half the batch, twice the
-        epochs, and four times the minimum of steps.
+        """Return the defaults for data with rare classes (see RARE), measured with MiniLM (docs/log.md): a fifth of the learning rate, half
+        the batch, twice the epochs, and four times the least number of steps.
         """
         rates = tuple((most, float(f"{rate / 5:.2g}"), basis) for most, rate, basis in self.rates)
         return replace(self, rates=rates, epochs=2 * self.epochs, batch_size=self.batch_size // 2, steps=4 * self.steps)
@@ -71,14 +76,12 @@ class StartingPoint:
         return float(f"{rate * math.sqrt(batch_size / self.batch_size):.2g}")
 
     def basis(self, parameters: int) -> str:
-        """Return the source of the rate for a model with this many parameters; it is shown among the reasons."""
+        """Return the source of the learning rate for a model with this many parameters, which is shown to the user."""
         return next(basis for most, _, basis in self.rates if parameters <= most)
 
     def batch_for(self, rows: int, row_tokens: float, most_tokens: int, least: int | None = None) -> int:
-        """Return the rows per step: as many as fit in `most_tokens` (a power of two), but at most `batch_size`; while they are more than 8,
-        they are halved until an epoch of `rows` has 25 steps.
-
-        `least`: the fewest rows if `most_tokens` is the limit; None: 8.
+        """Return the rows per step: the largest power of two that fits in `most_tokens`, but at least `least` (None: 8) and at most
+        `batch_size`; then halved until an epoch of `rows` has 25 steps or 8 rows per step are left.
         """
         smallest = least or _MIN_BATCH
         size = min(self.batch_size, max(smallest, 1 << (int(most_tokens / max(1, row_tokens)) or 1).bit_length() - 1))
@@ -87,7 +90,7 @@ class StartingPoint:
         return size
 
     def epochs_for(self, rows: int, batch_size: int, classes: int = 0) -> int:
-        """Return the number of epochs: `epochs`, or more if `steps` steps and 30 examples of each class need more, up to `most_epochs`."""
+        """Return the number of epochs: `epochs`, or as many as `steps` steps and 30 examples of each class need, up to `most_epochs`."""
         examples = max(self.steps * batch_size, _EXAMPLES_PER_CLASS * classes)
         return max(self.epochs, min(self.most_epochs, math.ceil(examples / max(1, rows))))
 
@@ -164,7 +167,7 @@ TUNED = StartingPoint(
     most_epochs=4,
 )
 
-# For an alpha of twice the rank, whatever the rank and the batch size.
+# Learning rates for an alpha of twice the rank; they do not depend on the rank and the batch size.
 _LORA_RATES = (
     (10_000_000, 1e-3, "extrapolated from 5e-4, measured with SmolLM2-135M-Instruct"),
     (_BILLION, 5e-4, "measured with SmolLM2-135M-Instruct; extrapolated to other sizes"),

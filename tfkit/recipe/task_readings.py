@@ -1,4 +1,4 @@
-"""Lines that an error offers to copy if the task of the data is not clear: one for each task that the columns could serve. Torch-free."""
+"""The remedies in an error about data whose task is not clear: a line with options to copy for each task that the columns may serve."""
 
 import re
 from collections.abc import Collection, Mapping, Sequence
@@ -14,12 +14,12 @@ PRETRAINING = {"encoder": "masked_lm", "decoder": "causal_lm", "both": "span_cor
 
 
 class _Reading(NamedTuple):
-    """A way to read columns that are not recognised: the form of the column for each role of an objective."""
+    """A way in which an objective may read columns that are not recognised by their names."""
 
-    kind: str
-    roles: Mapping[str, str]
-    purpose: str
-    joins: bool = True  # further texts are joined with the first one
+    kind: str  # kind of the objective
+    roles: Mapping[str, str]  # the form that the column of each role must have
+    purpose: str  # shown after the options
+    joins: bool = True  # whether texts beyond the roles are joined with the first text; if not, there must be none
 
 
 _CHOICES = _Reading("multiple_choice", {"context": "text", "choices": "texts", "label": "label"}, "to choose the right answer")
@@ -36,7 +36,7 @@ _READINGS = (
     _Reading("dpo", _VOTES, "for the better of two responses", joins=False),
     *(_Reading(kind, {"text": "text"}, f"for {kind}, on text alone") for kind in PRETRAINING.values()),
 )
-# The columns to name if none of these readings fits, and the purpose.
+# The options and the purpose to show for each kind of model if no reading fits the columns.
 _LABELLED: Mapping[str, tuple[Mapping[str, str], str]] = {
     "encoder": ({"text": "NAME", "label": "NAME"}, "for the classes of texts, or numbers for them"),
     "decoder": ({"instruction": "NAME", "output": "NAME"}, "for answers in a conversation"),
@@ -45,7 +45,7 @@ _LABELLED: Mapping[str, tuple[Mapping[str, str], str]] = {
 
 
 def remedies(held: Held, stacks: Stacks) -> list[str]:
-    """Return a line for each task that a model with these stacks can learn and that the columns could serve."""
+    """Return a line with options for each task that a model with these stacks can learn and that the columns may serve."""
     kind = PRETRAINING[stacks]
     kinds = [name for name, section in SECTIONS.items() if stacks in section.stacks and name not in PRETRAINING.values()]
     on_text = readings(held, [kind]) or [f"{columns_option({'text': 'NAME'})} for {kind}, on text alone"]
@@ -53,23 +53,21 @@ def remedies(held: Held, stacks: Stacks) -> list[str]:
 
 
 def labelled(stacks: Stacks) -> str:
-    """Return the line for a labelled task of a model, with NAME in place of each column, since none is recognised."""
+    """Return a line with options for a labelled task, with NAME in place of each column, because no column is recognised."""
     columns, purpose = _LABELLED[stacks]
     return f"{columns_option(columns)} {purpose}"
 
 
 def readings(held: Held, kinds: Collection[str]) -> list[str]:
-    """Return a line to copy for each way in which objectives of these kinds could read the columns, and for each direction of a
-    translation.
-
-    A line says which columns of texts or labels it would not read.
+    """Return a line with options for each way in which objectives of these kinds could read the columns, and for each direction of a
+    translation. A line names the columns of texts or labels that would not be read.
     """
     forms = {name: form_of(values) for name, values in held.items()}
     return [_line(one, columns, held, forms) for one in _READINGS if one.kind in kinds for columns in _fillings(one, held, forms)]
 
 
 def _fillings(reading: _Reading, held: Held, forms: Mapping[str, str]) -> list[dict[str, Any]]:
-    """Return each possible choice of columns for the roles of a reading; empty if the columns do not fit."""
+    """Return each possible choice of columns for the roles of a reading; an empty list if the columns do not fit."""
     languages = languages_in(held)
     if len(languages) > 1 and {"output", "target"} & reading.roles.keys():
         pairs = [dict(zip(("source", "target"), pair, strict=True)) for pair in islice(permutations(languages, 2), MAX_LISTED)]
@@ -84,7 +82,7 @@ def _fillings(reading: _Reading, held: Held, forms: Mapping[str, str]) -> list[d
 
 
 def _fill(reading: _Reading, forms: Mapping[str, str]) -> dict[str, str]:
-    """Return a column for each role of a reading; empty if there are too few columns, or if columns of text would be left out."""
+    """Return a column or template for each role of a reading; empty if columns are missing, or if texts would be left out."""
     columns: dict[str, str] = {}
     for form in dict.fromkeys(reading.roles.values()):
         roles = [role for role, wanted in reading.roles.items() if wanted == form]
@@ -99,13 +97,13 @@ def _fill(reading: _Reading, forms: Mapping[str, str]) -> dict[str, str]:
 
 
 def _are_parallel(tokens: Sequence[object], tags: Sequence[object]) -> bool:
-    """Whether each list of words has a list of as many tags."""
+    """Whether each list of words has as many words as the list of tags in its row has tags."""
     pairs = zip(tokens, tags, strict=False)
     return all(len(words) == len(names) for words, names in pairs if isinstance(words, list) and isinstance(names, list))
 
 
 def _votes_in(values: Sequence[object]) -> set[str]:
-    """Return the distinct votes of a column, whose rows hold one each, or a list of the annotators' votes."""
+    """Return the distinct votes in a column, each value of which is a vote or a list of the annotators' votes."""
     return {str(vote) for value in values for vote in (value if isinstance(value, list) else [value])}
 
 
@@ -121,5 +119,5 @@ def _line(reading: _Reading, columns: Mapping[str, str | list[str]], held: Held,
 
 
 def columns_option(columns: Mapping[str, str | list[str]]) -> str:
-    """Return the argument that names the column of each role."""
+    """Return the option (or, for the library, the argument) that names the column of each role, as text to copy."""
     return argument("columns", dict(columns))

@@ -1,6 +1,6 @@
-"""The task of a fine-tuning without a recipe, derived from the columns of the data and the kind of the model. Torch-free.
+"""The task of a fine-tuning without a recipe, derived from the columns of the data and the kind of the model.
 
-An unambiguous task is chosen; otherwise an error reports the observations, and a line to copy for each task that may be meant.
+If several tasks are possible, or none, an error lists the columns, and options to copy for each task that may be meant.
 """
 
 from collections import Counter
@@ -15,36 +15,36 @@ from tfkit.recipe.schema.objective_facts import OWN_HEADS, SECTIONS, Stacks
 from tfkit.recipe.schema.roles import normalized
 from tfkit.recipe.task_readings import MAX_LISTED, PRETRAINING, columns_option, labelled, readings, remedies
 
-UNEQUAL = 0.6  # if the most frequent class has more than this fraction of the rows, accuracy says little
+UNEQUAL = 0.6  # if the most frequent class has more than this fraction of the rows, a model that always predicts it has a high accuracy
 
 
 @dataclass
 class RowCounts:
-    """Counts of all rows of the data, as far as a decision may depend on them."""
+    """Counts of the rows of the data, which end where a larger count would change no decision."""
 
     rows: int = 0
     characters: int = 0
-    are_all: bool = True  # there are no more rows than these
-    labels: Counter[str] = field(default_factory=Counter)  # of classification: how many of the rows have each
-    tags: Counter[str] = field(default_factory=Counter)  # of tagging: how many words have each
+    are_all: bool = True  # whether all rows were counted
+    labels: Counter[str] = field(default_factory=Counter)  # the number of rows with each label of a classification
+    tags: Counter[str] = field(default_factory=Counter)  # the number of words with each tag
 
 
 @dataclass(frozen=True)
 class DataSummary:
     """Observations of the first rows of the data."""
 
-    name: str  # of the source, as the user wrote it
-    held: Held  # the values of the columns, or at paths into them, in these rows
-    rows: int  # number of rows that were read
+    name: str  # the source, as the user wrote it
+    held: Held  # the values in these rows, by column or by a path into a column
+    rows: int  # number of these rows
     counts: RowCounts
-    reads: Mapping[str, Mapping[str, str]]  # the column of each role, for the objectives whose roles match the columns
+    reads: Mapping[str, Mapping[str, str]]  # for each objective that can read the rows: the column of each role
     conversations: bool = False  # rows of chat are messages, not an instruction and its answer
-    like_texts: tuple[str, ...] = ()  # columns that may each be the one text of classification, if there is no pair
-    unread: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # `unread_texts` for each of `reads`
-    label_sets: LabelSets | None = None  # of multi-label classification
-    named: Mapping[str, Mapping[str, str | list[str]]] = field(default_factory=dict)  # for each of `reads`: what `columns` must name
+    like_texts: tuple[str, ...] = ()  # columns that may each be the text of a classification, if none is the second text of a pair
+    unread: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # for each objective in `reads`: the texts that it leaves unread
+    label_sets: LabelSets | None = None  # the form of several labels of a row
+    named: Mapping[str, Mapping[str, str | list[str]]] = field(default_factory=dict)  # the `columns` that objectives in `reads` need
     unanswerable: bool = False  # some questions have no answer in their context
-    flag: str = ""  # the column that says whether the completion of a row is good or bad; empty: none
+    flag: str = ""  # the column that says whether the completion of a row is good or bad; empty: there is none
 
 
 @dataclass(frozen=True)
@@ -54,14 +54,14 @@ class ModelSummary:
     name: str  # as the user wrote it
     family: str
     stacks: Stacks
-    head: str
-    parameters: int
-    has_chat_tokens: bool  # has a chat template, or the special tokens of a chat format
-    has_spans: bool  # has T5's tokens for missing spans
-    tuned: bool = False  # has a chat template
+    head: str  # kind of the head
+    parameters: int  # number of parameters
+    has_chat_tokens: bool  # the tokenizer has a chat template, or the special tokens of a chat format
+    has_spans: bool  # the tokenizer has T5's tokens for missing spans
+    tuned: bool = False  # the tokenizer has a chat template
     context_length: int = 0
-    token_bytes: int = 0  # approximate activation memory per token
-    reads_further: bool = False  # it reads beyond its context length, by relative positions (T5)
+    token_bytes: int = 0  # approximate bytes of activations per token
+    reads_further: bool = False  # the model can read rows beyond its context length, because its positions are relative (T5)
 
     def __str__(self) -> str:
         head = _HEADS.get(self.head, self.head)
@@ -89,7 +89,7 @@ class Task:
 
 
 def decide(seen: DataSummary, model: ModelSummary, given: Mapping[str, Any]) -> Task:
-    """Choose the task; `given` is the user's part of the objective. Raises UsageError if no task or several are possible."""
+    """Choose the task. `given`: the fields of the objective that the user sets. Raises UsageError if no task or several are possible."""
     if len(languages := languages_in(seen.held)) > 2 and not seen.reads:
         what = f"the texts are in {len(languages)} languages, and nothing says which is to be translated to which"
         raise _task_error(seen, model, what, *remedies(seen.held, model.stacks))
@@ -112,7 +112,7 @@ def decide(seen: DataSummary, model: ModelSummary, given: Mapping[str, Any]) -> 
     if kind == "text_to_text":
         return Task({"kind": kind}, None, _translated(seen) or "a text, and the text that answers it")
     if kind == "dpo":
-        of = "reward" if model.head == "classes" else kind  # DPO would replace the head of a model that scores texts
+        of = "reward" if model.head == "classes" else kind  # DPO would discard the head of a model that scores texts
         return Task({"kind": of}, "accuracy", "a prompt, and two completions of which one is better")
     if kind == "chat":
         form = {} if model.has_chat_tokens else {"format": "chatml"}
@@ -123,12 +123,12 @@ def decide(seen: DataSummary, model: ModelSummary, given: Mapping[str, Any]) -> 
 
 
 def _translated(seen: DataSummary) -> str:
-    """Return the words for data that are a translation with a known direction: `a translation from en to de`; empty for other data."""
+    """Return a description of data that are a translation with a known direction (a translation from en to de); empty for other data."""
     languages = " to ".join(language_of(str(column)) for column in seen.named.get("text_to_text", {}).values())
     return f"a translation from {languages}" if languages else ""
 
 
-# For each objective: the role for a further column of text (empty: none), and the role beside it.
+# For objectives that may leave a column of text unread: the role that could read it (empty: none), and the role of the text that is read.
 FURTHER_TEXT = {
     "classification": ("pair", "text"),
     "multi_label": ("pair", "text"),
@@ -149,19 +149,19 @@ def _check_all_is_read(seen: DataSummary, model: ModelSummary, kind: str) -> Non
 
 
 def _labelled_objective(seen: DataSummary, model: ModelSummary) -> str | None:
-    """Return the objective on labelled rows that fits the columns; None if the rows are text alone."""
+    """Return the objective on labelled rows that fits the columns; None if the rows are text alone. Raises UsageError if several fit."""
     certain: list[str] = [kind for kind in ("dpo", "tagging", "question_answering", "multiple_choice") if kind in seen.reads]
     certain += ["chat"] if seen.conversations else []
     sets = seen.label_sets
     label, flags = seen.reads.get("classification", {}).get("label"), seen.named.get("multi_label", {}).get("labels", ())
     of_classes = "multi_label" if sets and ("multi_label" not in seen.named or label in flags) else "classification"
-    by_folder = model.stacks == "decoder" and label == "folder"  # such folders may just sort texts
+    by_folder = model.stacks == "decoder" and label == "folder"  # for a language model, folders may just sort texts
     fitting = certain[:1] or [kind for kind in ("chat", "text_to_text", of_classes) if kind in seen.reads and not by_folder]
-    if not fitting and sets and model.stacks == "encoder":  # a language model may be meant to read the text beside columns of 0 and 1
+    if not fitting and sets and model.stacks == "encoder":  # a decoder may be meant to learn the text alone, without columns of 0 and 1
         fitting = ["multi_label"]
     labels = seen.reads.get("multi_label", {}).get("labels")
-    is_recognised = "causal_lm" in seen.reads and labels not in ("labels", "label")  # a column of another name may just describe the text
-    if fitting == ["multi_label"] and model.stacks == "decoder" and is_recognised:
+    is_text = "causal_lm" in seen.reads and labels not in ("labels", "label")  # a column with another name may just describe the text
+    if fitting == ["multi_label"] and model.stacks == "decoder" and is_text:
         what = f"the column {labels!r} may be the labels of the text"
         raise _task_error(seen, model, what, "objective.kind=multi_label", "objective.kind=causal_lm, if it is not")
     possible = [kind for kind in fitting if model.stacks in SECTIONS[kind].stacks]
@@ -170,7 +170,7 @@ def _labelled_objective(seen: DataSummary, model: ModelSummary) -> str | None:
         raise _task_error(seen, model, f"this may be {' or '.join(possible)}", *lines)
     if seen.flag and model.stacks == "decoder" and possible in ([], ["chat"]):
         what = f"the column {seen.flag!r} may say whether a completion is good or bad"
-        alike = ["objective.kind=chat to learn all of them alike"] if possible else []
+        alike = ["objective.kind=chat to learn all completions alike"] if possible else []
         raise _task_error(seen, model, what, "objective.kind=dpo to prefer the good completions of a prompt", *alike)
     if fitting and not possible:
         kind = fitting[0]
@@ -181,11 +181,11 @@ def _labelled_objective(seen: DataSummary, model: ModelSummary) -> str | None:
     return possible[0] if possible else None
 
 
-_ANNOTATIONS = frozenset(("label", "labels", "entities", "spans", "annotations", "ner_tags", "tags"))  # names of columns for labels
+_ANNOTATIONS = frozenset(("label", "labels", "entities", "spans", "annotations", "ner_tags", "tags"))  # usual names of columns with labels
 
 
 def _pretraining_objective(seen: DataSummary, model: ModelSummary) -> str:
-    """Return the objective for text alone: the model's own kind of pretraining."""
+    """Return the objective for text alone: that of the model's pretraining. Raises UsageError if labels may be meant to be learned."""
     kind = PRETRAINING[model.stacks]
     if "causal_lm" not in seen.reads:
         words, tags = (any(map(role.knows, seen.held)) for role in TaggingSection.roles)
@@ -195,7 +195,7 @@ def _pretraining_objective(seen: DataSummary, model: ModelSummary) -> str:
         raise _task_error(seen, model, what, *several, *remedies(seen.held, model.stacks))
     if model.head in OWN_HEADS:
         what = f"the data has text alone, but the model's head predicts {model.head}"
-        raise _task_error(seen, model, what, columns_option({"label": "NAME"}), f"objective.kind={kind}, for another head")
+        raise _task_error(seen, model, what, columns_option({"label": "NAME"}), f"objective.kind={kind}, which replaces the head")
     label = next((name for name, values in seen.held.items() if form_of(values) == "label"), None)
     if label is not None and model.stacks == "encoder":
         what = f"the column {label!r} may be the label of the text"
@@ -211,7 +211,7 @@ def _pretraining_objective(seen: DataSummary, model: ModelSummary) -> str:
 
 
 def _classification(seen: DataSummary, model: ModelSummary, given: Mapping[str, Any]) -> Task:
-    """Choose classes or regression: numbers with fractions mean regression, integers that repeat often are classes."""
+    """Choose classes or regression: labels with decimal fractions mean regression, integers that repeat often are classes."""
     if len(seen.like_texts) > 1:
         first, second = seen.like_texts[:2]
         what = f"{first!r} and {second!r} may each be the text of a classification, or both together"
@@ -239,17 +239,17 @@ def _classification(seen: DataSummary, model: ModelSummary, given: Mapping[str, 
 
 
 def rare_share(counts: Mapping[str, int]) -> float:
-    """Return the share of all labels but the most frequent one; 1 without labels."""
+    """Return the fraction of the labels that are not the most frequent one; 1 if there are no labels."""
     return 1 - max(counts.values()) / sum(counts.values()) if counts else 1.0
 
 
 def is_unequal(counts: Mapping[str, int]) -> bool:
-    """Return whether one class has so many of the rows that always predicting it gives a good accuracy."""
+    """Return whether one class has so many of the rows that always predicting this class gives a high accuracy."""
     return 0 < rare_share(counts) < 1 - UNEQUAL
 
 
 def _multi_label(seen: DataSummary) -> Task:
-    """Choose multi-label classification, with the delimiter of the labels."""
+    """Return the task of multi-label classification, with the delimiter of the labels, if they have one."""
     if (sets := seen.label_sets) is None:
         return Task({"kind": "multi_label"}, "f1_micro", "a text, and any number of labels")
     section = {"kind": "multi_label"} | ({"delimiter": sets.delimiter} if sets.delimiter else {})

@@ -1,4 +1,4 @@
-"""Fine-tuning without a recipe: a recipe is made from what the data and the checkpoint show, printed, and run like any other."""
+"""The recipe of a fine-tuning for which the user gives none: it is made from the data and the checkpoint, and run like any other."""
 
 import difflib
 from collections.abc import Iterable, Mapping, Sequence
@@ -43,14 +43,14 @@ from tfkit.training.memory import activation_bytes_per_token
 
 _TEXT = next(role for role in ClassificationSection.roles if role.name == "text")
 _DECIDED = "the recipe of what was seen"  # in messages, in place of the path of a recipe file
-_SAMPLE = 200  # rows whose tokens are counted
-_ANSWERS = ("label", "labels", "tags")  # roles whose values are not in the model's input
-# The objectives on labelled rows, and causal_lm for rows that have a text.
+_SAMPLE = 200  # number of rows whose tokens are counted
+_ANSWERS = ("label", "labels", "tags")  # roles whose values are not part of the model's input
+# The objectives for which rows are tested: those on labelled rows, and causal_lm for rows with a text.
 _KINDS = ("classification", "multi_label", "tagging", "question_answering", "multiple_choice", "text_to_text", "chat", "dpo", "causal_lm")
 
 
 def decide_recipe(source: SourceSection, start: str, overrides: Overrides, given: dict[str, Any]) -> ResolvedRecipe:
-    """Make the recipe for this data and model. `given`: the overrides as an incomplete recipe.
+    """Return the recipe for this data and model. `given`: the overrides as an incomplete recipe.
 
     Raises UsageError if no task fits, DataError and ModelError.
     """
@@ -67,9 +67,9 @@ def decide_recipe(source: SourceSection, start: str, overrides: Overrides, given
 
 
 def _check_given(given: dict[str, Any]) -> None:
-    """Raise RecipeError for a value that no recipe has, among those that a decision reads before there is a recipe.
+    """Raise RecipeError for an invalid value in the sections that are read before the recipe is made.
 
-    Values are checked one by one: whether they fit each other, and the objective, is known only with the decided fields.
+    Each value is checked on its own. Whether values fit each other, and the objective, is checked when the decided fields are known.
     """
     training, kind = {"steps": 1} | given.get("training", {}), given.get("objective", {}).get("kind", "causal_lm")
     document = {"model": {"from": ""}, "data": given["data"], "objective": {"kind": kind}, "training": training}
@@ -91,21 +91,21 @@ def _inspect_data(section: SourceSection, on_bad_row: Any) -> DataSummary:
     given = dict.fromkeys(_KINDS, named) | found
     class_names = read_class_names(section.class_names)
     rows = {kind: _rows(kind, given[kind], records, class_names) for kind in _KINDS}
-    if not (named or found["text_to_text"]) and len(languages_in(held)) > 2:  # it is unclear which of them to translate
+    if not (named or found["text_to_text"]) and len(languages_in(held)) > 2:  # it is not clear which language is translated to which
         rows["text_to_text"] = []
     rows["tagging"] = [row for row in rows["tagging"] if len(row.values["tokens"]) == len(row.values["tags"])]
-    if all(len(row.values["tokens"]) == 1 for row in rows["tagging"]):  # a word in each row is no sentence
+    if all(len(row.values["tokens"]) == 1 for row in rows["tagging"]):  # rows are single words, not sentences
         rows["tagging"] = []
-    answered = any(row.values["answers"] for row in rows["question_answering"])  # else the texts may be choices
+    answered = any(row.values["answers"] for row in rows["question_answering"])  # if no row is, the texts may be choices
     rows["question_answering"] = [row for row in rows["question_answering"] if answered and _are_in_context(row)]
     fitting = {kind: readable for kind, readable in rows.items() if 2 * len(readable) > len(records)}
     readers = {kind: Columns(SECTIONS[kind].roles, given[kind]) for kind in fitting}
     reads = {kind: columns.read_of(records[0].values) for kind, columns in readers.items()}
     unpaired: Mapping[str, str] = {}
-    if not {"chosen", "winner"} & reads.get("dpo", {}).keys():  # one completion with a label may be anything
+    if not {"chosen", "winner"} & reads.get("dpo", {}).keys():  # a text and a label do not show that the text is a completion
         unpaired = reads.pop("dpo", {})
     preferred = {kind for kind in reads if _has_preferred_names(kind, reads[kind], given[kind])}
-    if any(not SECTIONS[kind].reads_text for kind in preferred):  # alternative names count only if no kind has preferred ones
+    if any(not SECTIONS[kind].reads_text for kind in preferred):  # names in `later` count only if no labelled task has its main names
         reads = {kind: reads[kind] for kind in reads if kind in preferred}
     of_classes = reads.get("classification", {})
     unclear = "text" not in named and "pair" not in of_classes
@@ -126,12 +126,12 @@ def _inspect_data(section: SourceSection, on_bad_row: Any) -> DataSummary:
 
 
 def _are_flags(rows: Iterable[Row]) -> bool:
-    """Whether the label of each row says that its completion is good or bad."""
+    """Whether the label of each row says that the row's completion is good or bad."""
     return all(read_flag(str(row.values.get("label"))) is not None for row in rows)
 
 
 def _check_named(section: SourceSection, named: Named, records: Sequence[Record], held: Mapping[str, Sequence[Any]]) -> None:
-    """Raise DataError if no row has a column that the user names for a role."""
+    """Raise DataError if the user names a column that no row has."""
     for role, column in named.items():
         for name in [column] if isinstance(column, str) else column:
             for part in columns_of(name):
@@ -142,7 +142,7 @@ def _check_named(section: SourceSection, named: Named, records: Sequence[Record]
 
 
 def _recognised_columns(name: str, held: Mapping[str, Sequence[Any]]) -> dict[str, Named]:
-    """Return, for each objective, the column of each role, where all columns together show this (such as two columns named by languages).
+    """Return the columns by role, for each objective that is recognised from several columns together, such as two languages.
 
     `name`: the name of the data; `held`: the values of each column.
     """
@@ -157,7 +157,7 @@ def _recognised_columns(name: str, held: Mapping[str, Sequence[Any]]) -> dict[st
 
 
 def _unread_texts(kind: str, reads: Mapping[str, str], records: Sequence[Record], held: Mapping[str, Sequence[Any]]) -> tuple[str, ...]:
-    """Return the columns of longer texts that an objective would leave unread, if its rows may have a further text."""
+    """Return the columns of longer texts that an objective of FURTHER_TEXT would leave unread; empty for other objectives."""
     part, beside = FURTHER_TEXT.get(kind, ("", ""))
     if beside not in reads or part in reads:
         return ()
@@ -166,18 +166,18 @@ def _unread_texts(kind: str, reads: Mapping[str, str], records: Sequence[Record]
 
 
 def _parts(names: Iterable[str]) -> set[str]:
-    """Return the columns whose values are read under these names; a name may be a list, a template or a path of columns."""
+    """Return the columns that these names read. A name may be a column, a path into one, a list of columns or a template with columns."""
     return {part for name in names for one in (name, *columns_of(name), *name.split(", ")) for part in (one, one.partition(".")[0])}
 
 
 def _are_in_context(row: Row) -> bool:
-    """Whether the context contains each answer without a position. An answer that is not in it may be a choice, or written freely."""
+    """Whether each answer has a position or occurs in the context. Any other answer may be a choice, or a text of its own."""
     return all(answer["answer_start"] is not None or answer["text"] in row.values["context"] for answer in row.values["answers"])
 
 
 def _column_names(records: Sequence[Record]) -> list[str]:
-    """Return the names of the columns; for a column of objects whose values are all texts, the paths to these values."""
-    columns = {name: value for record in reversed(records) for name, value in record.values.items()}  # the first value of each
+    """Return the names of the columns; for a column of objects that hold only texts, the paths to these texts instead."""
+    columns = {name: value for record in reversed(records) for name, value in record.values.items()}  # each column's first value
     names = dict.fromkeys(name for record in records for name in record.values)
     return [path for name in names for path in ([f"{name}.{key}" for key in columns[name]] if _is_of_texts(columns[name]) else [name])]
 
@@ -187,13 +187,13 @@ def _is_of_texts(value: Any) -> bool:
 
 
 def _values(names: Iterable[str], records: Sequence[Record]) -> dict[str, list[Any]]:
-    """Return the values of columns, or at paths into columns, by their names; None where a record has none."""
+    """Return the values in the records of each of these columns, or paths into columns; None where a record lacks it."""
     found = {name: [value_of(name, record.values) for record in records] for name in names}
     return {name: [None if value is MISSING else value for value in values] for name, values in found.items()}
 
 
 def _has_preferred_names(kind: str, reads: dict[str, str], named: dict[str, str | list[str]]) -> bool:
-    """Whether every column that a kind reads has a name that the kind prefers, or that the user gives."""
+    """Whether each column that an objective reads has one of the main names of its role, or is named by the user."""
     roles = {role.name: role for role in SECTIONS[kind].roles}
     return all(name in named or column in roles[name].columns for name, column in reads.items())
 
@@ -211,13 +211,13 @@ def _count(section: SourceSection, on_bad_row: Any, first: Sequence[Record], rea
         if counts.characters >= ENOUGH_CHARACTERS:
             break
     counts.are_all = counts.characters < ENOUGH_CHARACTERS and counts.rows < ENOUGH_ROWS
-    if section.streamed and not is_whole:  # no further rows are downloaded
+    if section.streamed and not is_whole:  # counting more rows would download them
         counts.rows, counts.characters, counts.are_all = section.rows or MANY_ROWS, ENOUGH_CHARACTERS, False
     return counts
 
 
 def _rows(kind: str, named: dict[str, Any], records: Sequence[Record], class_names: tuple[str, ...]) -> list[Row]:
-    """Return the records that can be read as rows of an objective; none if the user named columns for roles that it does not have."""
+    """Return the records that can be read as rows of an objective; none if the user names columns for roles that the objective lacks."""
     roles = SECTIONS[kind].roles
     if {*named} - {role.name for role in roles}:
         return []
@@ -226,7 +226,7 @@ def _rows(kind: str, named: dict[str, Any], records: Sequence[Record], class_nam
 
 
 def _row_tokens(section: SourceSection, columns: Iterable[str], codec: Tokenizer | None) -> RowTokens | None:
-    """Count the tokens of these columns in the first rows; None if the rows would be downloaded again."""
+    """Count the tokens of these columns in the first rows; None for a streamed source, whose rows would be downloaded again."""
     if section.streamed:
         return None
     records = first_records(section, "skip", _SAMPLE)
@@ -260,7 +260,7 @@ def _inspect_model(start: str) -> tuple[ModelSummary, Tokenizer | None]:
 
 
 def _document(task: Task, size: Size, given: dict[str, Any]) -> dict[str, Any]:
-    """Return the decided recipe, without fields that the command line sets, or that contradict those that it sets."""
+    """Return the decided recipe, without fields that the overrides in `given` set or contradict."""
     point = size.point
     own = {name: given.get(name, {}) for name in ("data", "optimizer", "schedule", "training", "evaluation")}
     held_out = size.held_out
@@ -275,7 +275,7 @@ def _document(task: Task, size: Size, given: dict[str, Any]) -> dict[str, Any]:
     judged = {"metric": task.metric} if task.metric else {}
     is_given = "lr" in own["optimizer"] or own["schedule"].get("kind") == "noam"
     tried = {} if is_given or not size.trial_rates else {"trial_rates": size.trial_rates}
-    every = own["evaluation"].get("every", "epoch") if "patience" in own["training"] else "epoch"  # any evaluation may be the best
+    every = own["evaluation"].get("every", "epoch") if "patience" in own["training"] else "epoch"  # patience needs a checkpoint of each
     return {
         "model": {"context_length": size.context_length} if size.context_length else {},
         "data": {"train": [], "validation": held_out} | ({"sequence_length": size.sequence_length} if size.sequence_length else {}),
@@ -289,7 +289,7 @@ def _document(task: Task, size: Size, given: dict[str, Any]) -> dict[str, Any]:
 
 
 def _fitting_recipe(decided: dict[str, Any], overrides: Overrides, comment: str) -> ResolvedRecipe:
-    """Return the decided recipe with the overrides, without decided fields that these make invalid."""
+    """Return the decided recipe with the overrides, without decided fields that contradict the overrides."""
     while True:
         try:
             return read_document(decided, _DECIDED, overrides, comment)
@@ -306,20 +306,20 @@ def _remove(document: dict[str, Any], path: Sequence[str | int]) -> bool:
 
 
 def _named_columns(columns: Mapping[str, Any] | None, given: dict[str, Any]) -> dict[str, Any]:
-    """Return the overrides that name the columns in every source that is given."""
+    """Return the overrides that name `columns` in each training and validation source of the user's overrides."""
     sources = {part: given["data"].get(part) for part in ("train", "validation")} if columns else {}
     names = [f"data.{part}.{number}" for part, found in sources.items() if isinstance(found, list) for number in range(len(found))]
     return {f"{name}.columns": columns for name in names}
 
 
 def _is_source(name: str, read: str, seen: DataSummary) -> bool:
-    """Whether the values of the column `read` are those of the column `name`, or items of its lists."""
+    """Whether the values of `read`, a column or a path, are those of the column `name`, or items of the lists in that column."""
     pairs = [*zip(seen.held[name], seen.held.get(read, ()), strict=False)]
     return bool(pairs) and all(value == whole or (isinstance(whole, list) and value in whole) for whole, value in pairs)
 
 
 def _header(seen: DataSummary, model: ModelSummary, task: Task, size: Size) -> str:
-    """Return the comment that a recipe begins with: the data, the model, the decisions."""
+    """Return the comment at the beginning of the decided recipe: the data, the model, and the reasons for the decisions."""
     kind = task.objective["kind"]
     read = seen.reads.get(kind) or seen.reads.get("causal_lm", {})
     reads = ", ".join(f"{role} from {column!r}" for role, column in read.items())

@@ -1,6 +1,7 @@
 """The size of a fine-tuning without a recipe: tokens of a row, rows of a step, epochs, learning rate, all weights or an adapter.
 
-The size is decided from the number of rows, the tokens of the first rows, the model and the free memory, with reasons.
+The size is decided from the number of rows, the tokens of the first rows, the model and the free memory, and the reasons are shown to the
+user.
 """
 
 import math
@@ -19,40 +20,38 @@ from tfkit.units import format_epochs
 
 _SHORTEST_TEXT = 128
 _LONGEST_TEXT = 1024  # tokens of a row of text: a step of longer rows would take minutes on a CPU
-_CHARACTERS_A_TOKEN = 4  # roughly, in English
+_CHARACTERS_A_TOKEN = 4  # approximate mean in English
 _SAMPLED_CHARACTERS = 300_000  # tokenized in a tenth of a second
-_LONG_STEP = 5e11  # FLOPs of a step that takes some seconds on a CPU: beyond, each step is logged
+_LONG_STEP = 5e11  # FLOPs of a step that takes a few seconds on a CPU; if steps have more, each step is logged
 
 
 @dataclass(frozen=True)
 class RowTokens:
-    """The tokens of the first rows: their mean, and the length that 95 % of them do not exceed."""
+    """The numbers of tokens of the first rows."""
 
     mean: float
-    most: int
+    most: int  # 95 % of the rows do not have more tokens
 
 
 @dataclass(frozen=True)
 class Size:
-    """The decided size of a fine-tuning. None means, in the order of the fields: the model's own context, rows as long as the context, the
-    default of log_every, no adapter.
-    """
+    """The decided size of a fine-tuning."""
 
     point: StartingPoint
-    context_length: int | None  # set if it is longer than the model's own
-    sequence_length: int | None  # set if rows are shorter than the context
+    context_length: int | None  # None: that of the model; else it is longer
+    sequence_length: int | None  # None: rows are as long as the context; else they are shorter
     batch_size: int
     epochs: int
     lr: float
-    trial_rates: list[float]  # further rates to try
-    log_every: int | None
-    adapter: dict[str, Any] | None
+    trial_rates: list[float]  # rates to try besides `lr`
+    log_every: int | None  # None: the default
+    adapter: dict[str, Any] | None  # None: all weights are trained
     held_out: Any  # data.validation
-    because: str
+    because: str  # the reasons for these values
 
 
 def row_tokens(texts: Sequence[str], codec: Tokenizer | None) -> RowTokens | None:
-    """Count the tokens of each text, extrapolated from its beginning if it is long; None without a tokenizer or a text."""
+    """Count the tokens of the texts; None without a tokenizer or a text. Counts of long texts are extrapolated from their beginnings."""
     if codec is None or not any(texts):
         return None
     limit = max(1000, _SAMPLED_CHARACTERS // len(texts))
@@ -65,12 +64,12 @@ def row_tokens(texts: Sequence[str], codec: Tokenizer | None) -> RowTokens | Non
 
 
 def decide_size(counts: RowCounts, model: ModelSummary, kind: str, given: dict[str, Any], tokens: RowTokens | None) -> Size:
-    """Decide the size. `given`: the fields of the command line, which are kept. `tokens`: None: estimated from the characters."""
+    """Decide the size. `given`: the fields that the user sets, which are kept; `tokens`: None if they are estimated from the characters."""
     training, reads_text = given.get("training", {}), SECTIONS[kind].reads_text
     adapter, adapter_reason = _adapter(model, kind, training)
     low_rank = training.get("adapter", adapter) is not None
     point, rare = starting_point(kind, model.stacks, model.parameters, model.tuned, low_rank), rare_share(_labels(counts, kind))
-    judges = counts.rows  # rows on which a good model differs from one that always gives the same answer
+    judges = counts.rows  # the number of rows on which a good model differs from one that always gives the most frequent answer
     if 0 < rare < RARE:
         point = point.for_rare_classes()
         judges = math.ceil(judges * rare) if kind == "classification" else judges
@@ -106,7 +105,7 @@ def decide_size(counts: RowCounts, model: ModelSummary, kind: str, given: dict[s
         because += f"; {rare:.2g} of the labels are not the most frequent one, so twice the epochs, half of the rows per step and "
         because += "a fifth of the rate"
     because += adapter_reason
-    others = [] if SECTIONS[kind].scored_by == "rollout" else rates_beside(rate)  # compared by a loss, which sampled responses do not have
+    others = [] if SECTIONS[kind].scored_by == "rollout" else rates_beside(rate)  # a trial compares losses, which sampled responses lack
     if "lr" not in given.get("optimizer", {}):
         trial = f", unless a trial of {' and '.join(f'{other:g}' for other in others)} shows a better one" if others else ""
         trained = f"{'LoRA of ' if low_rank else ''}{model.parameters / 1e6:,.3g} million parameters"
@@ -120,17 +119,17 @@ def _labels(counts: RowCounts, kind: str) -> Mapping[str, int]:
 
 
 def _given_length(model: ModelSummary, given: dict[str, Any]) -> int | None:
-    """Return the length of a row that the command line sets; None if it sets none, or a context that no model can have."""
+    """Return the length of a row that the user sets; None if the user sets none, or an invalid context length."""
     context = given.get("model", {}).get("context_length", model.context_length if "sequence_length" in given["data"] else None)
     length = given["data"].get("sequence_length") or context
     return length if isinstance(length, int) and length > 0 else None
 
 
 def _length(model: ModelSummary, tokens: RowTokens, tokens_per_step: int, *, reads_text: bool, may_grow: bool) -> int:
-    """Return the number of tokens in a row of text. For labelled rows, it is the model's context, or more if rows are longer and the
-    model's positions allow it.
+    """Return the number of tokens of a row. For labelled rows, it is the model's context length, or more if rows are longer and the model's
+    positions are relative.
 
-    `may_grow`: whether the model's context may change; an adapter keeps its base model's context.
+    `may_grow`: whether the model's context length may change; an adapter keeps that of its base model.
     """
     if reads_text:
         return _text_length(model, model.context_length, tokens.most, tokens_per_step)
@@ -140,9 +139,10 @@ def _length(model: ModelSummary, tokens: RowTokens, tokens_per_step: int, *, rea
 
 
 def _text_length(model: ModelSummary, context_length: int, texts: int, step: int) -> int:
-    """Choose the tokens of a row of text: the length of the `texts`, rounded up to a multiple of 64.
+    """Return the number of tokens of a row of text: the length of the `texts` in tokens, rounded up to a multiple of 64.
 
-    At least 128 and at most 1,024, the context, and a quarter of the tokens of a `step`; halved until a row fits into free memory.
+    It is at least 128, and at most 1,024, the context length, and a quarter of the tokens of a `step`; then it is halved until the
+    activations of a row fit into the free memory.
     """
     length = min(context_length, _LONGEST_TEXT, max(_SHORTEST_TEXT, min(step // 4, texts + 63) // 64 * 64))
     left = available_bytes()
@@ -152,9 +152,12 @@ def _text_length(model: ModelSummary, context_length: int, texts: int, step: int
 
 
 def _adapter(model: ModelSummary, kind: str, training: dict[str, Any]) -> tuple[dict[str, Any] | None, str]:
-    """Return an adapter, with the reason, for a decoder whose full training would not fit the free memory; None if tokens must be added."""
+    """Return an adapter and the reason for it if a training of all weights of a decoder would not fit into the free memory; else None.
+
+    There is no adapter for a chat if special tokens must be added to the tokenizer, because their embeddings must be trained.
+    """
     left, needed = available_bytes(), trained_bytes(model.parameters)
-    speaks = kind == "causal_lm" or (kind == "chat" and model.has_chat_tokens)
-    if left is None or needed <= left or not speaks or {"adapter", "frozen", "unfreeze_every"} & training.keys():
+    is_possible = kind == "causal_lm" or (kind == "chat" and model.has_chat_tokens)
+    if left is None or needed <= left or not is_possible or {"adapter", "frozen", "unfreeze_every"} & training.keys():
         return None, ""
     return LORA, f"; a training of all weights needs {needed / 1e9:.3g} GB, and {left / 1e9:.3g} are free, so LoRA's"

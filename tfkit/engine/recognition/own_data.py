@@ -1,7 +1,7 @@
-"""Training on data that the command names: fields that neither a recipe nor the user sets follow from the data.
+"""Training on data that the command names: the fields that the user does not set are decided from the data.
 
-For a training from random weights, these are the fields that depend on the amount of text (recipe/pretraining_sizes.py), or the whole
-recipe of a small decoder; from a checkpoint, the whole recipe. Torch-free until the recipe is decided.
+For a training from random weights, these are the fields that depend on the amount of text (recipe/pretraining_sizes.py), in the user's
+recipe or in that of a small decoder. For a training from a checkpoint without a recipe, they are all fields of the recipe.
 """
 
 import json
@@ -34,9 +34,9 @@ from tfkit.run.checkpoints import step_folders
 
 @dataclass(frozen=True)
 class UnwrittenRecipe:
-    """The recipe, not written yet, of a fine-tuning whose overrides name only data and a checkpoint.
+    """The recipe of a fine-tuning for which the user names only data and a checkpoint, in overrides; `decide` makes it.
 
-    The names are checked when they are first used, and the data are read by `decide`. Raises UsageError if a name is missing.
+    The properties raise UsageError if the data or the checkpoint is not named.
     """
 
     overrides: Overrides
@@ -46,7 +46,7 @@ class UnwrittenRecipe:
         """The overrides as an incomplete recipe."""
         given = given_sections(self.overrides)
         if "data" in self.overrides:
-            given.get("data", {}).setdefault("validation", None)  # a whole section replaces the decided one, with its held-out rows
+            given.get("data", {}).setdefault("validation", None)  # the override of the whole section replaces the decided held-out rows
         return given
 
     @cached_property
@@ -55,7 +55,7 @@ class UnwrittenRecipe:
         sources = self.given.get("data", {}).get("train")
         if not (isinstance(sources, list) and sources):
             raise UsageError(f"what should be learned? Give a RECIPE, or {argument('data', 'F')}")
-        return _source(sources[0])
+        return _source(sources[0], ("data", "train", 0))
 
     @cached_property
     def start(self) -> str:
@@ -77,9 +77,10 @@ class UnwrittenRecipe:
 
     @property
     def sources(self) -> list[SourceSection]:
-        """The source of training data, and those of validation data."""
+        """The first source of training data, and the sources of validation data."""
         first, held_out = self.source, self.given["data"].get("validation")
-        return [first, *map(_source, held_out if isinstance(held_out, list) else [])]
+        named = enumerate(held_out if isinstance(held_out, list) else [])
+        return [first, *(_source(values, ("data", "validation", number)) for number, values in named)]
 
     @property
     def inputs(self) -> Inputs:
@@ -88,20 +89,20 @@ class UnwrittenRecipe:
 
     def decide(self, _listener: Listener) -> ResolvedRecipe:
         """Make the recipe for this data and model. Raises UsageError if no task fits, DataError and ModelError."""
-        from tfkit.engine.recognition.decided_recipe import decide_recipe  # which imports torch
+        from tfkit.engine.recognition.decided_recipe import decide_recipe  # this imports torch
 
         return decide_recipe(self.source, self.start, self.overrides, self.given)
 
 
-def _source(values: Any) -> SourceSection:
+def _source(values: Any, path: tree.Path) -> SourceSection:
     try:
         return SourceSection.model_validate_json(json.dumps(values), strict=True)
     except ValidationError as error:
-        raise RecipeError(problems_in(error, SourceSection, values, tree.Mapping(tree.OVERRIDES), ("data", "train", 0))) from None
+        raise RecipeError(problems_in(error, SourceSection, values, tree.Mapping(tree.OVERRIDES), path)) from None
 
 
 def _model_name(start: str) -> str:
-    """Return the last part of a checkpoint's name, without a revision; for a checkpoint of a run, the run's name."""
+    """Return the last part of a checkpoint's name, without the revision; for a checkpoint in a run folder, the name of that folder."""
     path = Path(start.removeprefix("hub:").partition("@")[0])
     if path.parent.name == "checkpoints" and path in step_folders(path.parent):
         path = path.resolve().parent.parent
@@ -109,8 +110,8 @@ def _model_name(start: str) -> str:
 
 
 def _data_name(section: SourceSection) -> str:
-    """Return the last part of a source's name, for a file without its suffixes."""
-    from tfkit.data.formats.suffixes import stem_of  # which imports all of data
+    """Return the last part of a source's name; for a file, without its suffixes."""
+    from tfkit.data.formats.suffixes import stem_of  # this imports all modules of tfkit.data, which takes time
 
     if section.path is None:
         return Path(section.hub).name if section.hub is not None else str(section.stdlib)
@@ -118,7 +119,7 @@ def _data_name(section: SourceSection) -> str:
     return path.resolve().name if path.is_dir() else stem_of(path)
 
 
-_WORDS, _CHARACTERS = 3, 30  # of the beginning of the text, at most
+_WORDS, _CHARACTERS = 3, 30  # largest numbers of words and characters of TextSize.beginning
 
 
 def tuning_overrides(
@@ -129,15 +130,15 @@ def tuning_overrides(
     columns: Mapping[str, Any] = NO_OVERRIDES,
     rows: int | None = None,
 ) -> dict[str, Any]:
-    """Return the overrides, and further ones for the checkpoint, the data, their columns and the number of rows to draw; in a recipe with
-    stages, the further ones are for the first stage.
+    """Return the overrides together with those for the checkpoint `start`, the `data`, their `columns` and the number of `rows` to draw. In
+    a recipe with stages, the latter apply to the first stage.
 
     A part of `data` is held out. It replaces the recipe's validation sources or, for a training from random weights, the part that the
     recipe holds out.
     """
     fields = source.fields() if source is not None and (start or data or columns or rows) else {}
     stage = f"{next(iter(fields), '').partition('.')[0]}." if source is not None and source.has_stages else ""
-    # The data come first, so that data.train.0.columns can name columns.
+    # The override of data.train comes first, because that of data.train.0.columns applies to a source in it.
     named: dict[str, Any] = {} if data is None else {f"{stage}data.train": [{"path": data}]}
     is_new = source is not None and start is None and not {f"{stage}model.from", f"{stage}model"} & {*fields, *overrides}
     replaces = is_new or isinstance(fields.get(f"{stage}data.validation"), list)
@@ -150,10 +151,10 @@ def tuning_overrides(
 
 
 def with_length(overrides: Overrides, source: RecipeText | None, tokens: int | None, minutes: float | None) -> Overrides:
-    """Return the overrides with the length in `tokens`; in a recipe with stages, it is that of the first stage.
+    """Return the overrides with the length in `tokens`; in a recipe with stages, it is the length of the first stage.
 
-    `minutes` become steps by a forecast, once the data are prepared (fit_length). Raises UsageError for more than one length, for
-    `minutes` that are not a positive number, and for `minutes` of a recipe with stages.
+    A length in `minutes` is only checked here: a forecast turns it into steps once the data are prepared (fit_length). Raises UsageError
+    for more than one length, for `minutes` that are not a positive number, and for `minutes` of a recipe with stages.
     """
     if tokens is None and minutes is None:
         return overrides
@@ -181,7 +182,7 @@ def training_request(
     minutes: float | None = None,
     rows: int | None = None,
 ) -> TrainingRequest:
-    """Return the request for a training. `start`, `data`, `columns`, `rows`: as the command names them; `minutes`: how long to train.
+    """Return the request for a training. `start`, `data`, `columns` and `rows` are those of the command; `minutes`: the length as a time.
 
     Raises UsageError.
     """
@@ -199,24 +200,24 @@ def training_request(
 
 @dataclass(frozen=True)
 class OwnData:
-    """A pretraining on data that the command names, with a given recipe or that of a small decoder."""
+    """A pretraining on data that the command names; `decide` completes the user's recipe, or that of a small decoder."""
 
-    source: RecipeText | None
-    named: UnwrittenRecipe  # the data, as the command names them
-    minutes: float | None = None
+    source: RecipeText | None  # the user's recipe; None: that of a small decoder
+    named: UnwrittenRecipe  # the overrides that name the data
+    minutes: float | None = None  # the length, if it is given as a time
 
     @property
     def run_name(self) -> str:
-        """The name of the run, that of the data."""
+        """The name of the run, which is that of the data."""
         return slug(self.named.data_name)
 
     @property
     def inputs(self) -> Inputs:
-        """The files of the data. Raises UsageError if there are none."""
+        """The named data. Raises UsageError if no data are named."""
         return inputs_of([], self.named.sources, [])
 
     def decide(self, listener: Listener) -> ResolvedRecipe:
-        """Read the data, and decide what follows from their amount. Raises UsageError and DataError."""
+        """Read the data, and return the recipe with the fields that follow from their amount. Raises UsageError and DataError."""
         source, overrides = self.source or RecipeText(Path("the recipe of a small decoder"), SMALL_DECODER), self.named.overrides
         text = _size_of(recipe := source.read(overrides))
         sizes = decide_sizes(recipe, source.fields().get("training.steps"), text, overrides, self.minutes, grows=self.source is None)
@@ -233,7 +234,7 @@ class OwnData:
 
 
 def _size_of(recipe: Recipe) -> TextSize:
-    """Count the training data, as far as a decision may depend on them. Raises DataError."""
+    """Count the rows and characters of the training data, up to the number that changes no decision. Raises DataError."""
     from tfkit.data.sources.open_sources import training_sources
     from tfkit.data.store.example_sets import no_rows
 

@@ -1,4 +1,4 @@
-"""The arguments of a call in Python as the engine takes them. Each function raises UsageError for a value of another kind."""
+"""Conversion of the arguments of the library's functions for the engine. Each function raises UsageError for a value of a wrong type."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from os import PathLike
@@ -35,14 +35,14 @@ def recipe_text(recipe: AnyRecipe) -> RecipeText:
 
 
 def path_text(name: str, path: object) -> str | None:
-    """Return the path of an argument as text; None if it is not given. A table of pandas, for instance, is refused."""
+    """Return the path that is given for the argument `name` as text; None if there is none. Raises UsageError, as for a pandas table."""
     if not isinstance(path, str | PathLike | None):
         raise UsageError(f"{argument(name)} is a path, and this is a {type(path).__name__}; {_WHAT_TO_GIVE[name]}")
     return None if path is None else str(path)
 
 
 def required_path(name: str, path: object) -> str:
-    """Return, as text, the path that is given for the required argument `name`. Raises UsageError if it is missing."""
+    """Return the path that is given for the required argument `name` as text. Raises UsageError if it is missing."""
     found = path_text(name, path)
     if not found:
         raise UsageError(f"{argument(name)} is missing; {_WHAT_TO_GIVE[name]}")
@@ -50,19 +50,19 @@ def required_path(name: str, path: object) -> str:
 
 
 def run_folder(run: str | Path | None, name: str) -> Path:
-    """Return the run folder of a call, by default runs/`name`."""
+    """Return the run folder of a call: `run`, or runs/`name` if `run` is None."""
     return Path(path_text("run", run) or Path("runs") / name)
 
 
 def stage_names(stages: str | Sequence[str]) -> tuple[str, ...]:
-    """Return the chosen stages of a call; a single one may be given as text. Raises UsageError for anything but names."""
+    """Return the chosen stages of a call; a single stage may be given as text. Raises UsageError for anything but names."""
     if not isinstance(stages, Iterable):
         raise UsageError(f"stages={stages!r}: give a list of the names of stages")
     return (stages,) if isinstance(stages, str) else tuple(stages)
 
 
 def plain_overrides(overrides: object) -> dict[str, Any]:
-    """Return the overrides of a call as a recipe would hold them. Raises UsageError for anything but a dict of such values."""
+    """Return the overrides of a call with values as a recipe holds them. Raises UsageError for anything but a dict of such values."""
     if not isinstance(overrides, Mapping | None):
         raise UsageError(f"overrides={overrides!r}: give a dict of dotted names, such as {{'training.steps': 200}}")
     found = {}
@@ -75,7 +75,7 @@ def plain_overrides(overrides: object) -> dict[str, Any]:
 
 
 def plain_columns(columns: object) -> dict[str, Any]:
-    """Return the columns of a call, by role, as a recipe would hold them. Raises UsageError for anything but a dict of names."""
+    """Return the columns of a call by role, as a recipe holds them. Raises UsageError for anything but a dict."""
     if not isinstance(columns, Mapping | None):
         raise UsageError(f"columns={columns!r}: give a dict with the column of each role, such as {{'text': 'question'}}")
     return plain_overrides(columns)

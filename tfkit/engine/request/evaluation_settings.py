@@ -1,4 +1,4 @@
-"""The settings for evaluating and predicting with a checkpoint: from a recipe, or the checkpoint's run or files, changed by overrides."""
+"""The settings for evaluating and predicting with a checkpoint: those of a recipe or of the checkpoint's run, or defaults."""
 
 from collections.abc import Collection
 from contextlib import suppress
@@ -26,37 +26,37 @@ from tfkit.recipe.schema.output_sections import EvaluationSection, GenerationSec
 if TYPE_CHECKING:
     from tfkit.hub import Described
 
-TASK_SECTIONS = ("data", "objective", "evaluation", "generation", "carbon")  # that evaluate and predict read
+TASK_SECTIONS = ("data", "objective", "evaluation", "generation", "carbon")  # the sections that evaluate and predict read
 
 
 @dataclass(frozen=True)
 class EvaluationSettings:
-    """The sections of a recipe that evaluation and generation use, and the fields by which a training would order its rows."""
+    """The sections of a recipe that evaluation and generation use, and two fields of `training`."""
 
-    data: DataSection | None  # None: neither a recipe nor texts were given
+    data: DataSection | None  # None: neither a recipe nor the command names rows to score
     objective: ObjectiveSection
     evaluation: EvaluationSection
     generation: GenerationSection
     carbon: CarbonSection
-    seed: int
-    batch_size: int
-    path: Path | None = None  # the file that the recipe was read from; None: there is none
+    seed: int  # training.seed
+    batch_size: int  # training.batch_size
+    path: Path | None = None  # the file of the recipe; None: there is no recipe
 
     @property
     def sequence_length(self) -> int | None:
-        """The tokens of a row or of a piece of text; None: the model's context."""
+        """The largest number of tokens of a row or of a piece of text; None: the model's context length."""
         return None if self.data is None else self.data.sequence_length
 
 
 class OpenedCheckpoint(Protocol):
-    """A checkpoint whose settings a command has read, without loading it."""
+    """A checkpoint whose settings a command has read, and whose weights are not loaded yet."""
 
     settings: EvaluationSettings
     inputs: Inputs
 
 
 def settings_inputs(settings: EvaluationSettings, *models: str | Path) -> Inputs:
-    """Return what a command reads: the files and the sources of rows that `settings` name, their further models, and `models`."""
+    """Return what a command reads: the files, sources of rows and models that `settings` name, and in addition `models`."""
     files = [*([settings.path] if settings.path is not None else []), *files_of(settings.objective, settings.carbon)]
     sections = sections_of(settings.data) if settings.data is not None else []
     return inputs_of(files, sections, [*models, *settings.objective.companion_paths.values()])
@@ -65,44 +65,46 @@ def settings_inputs(settings: EvaluationSettings, *models: str | Path) -> Inputs
 def read_settings(
     recipe: RecipeText | None, checkpoint: Path, overrides: Overrides, sections: Collection[str], scored: str | None = None
 ) -> EvaluationSettings:
-    """Return the settings of the recipe, else of the run that the checkpoint belongs to, else the defaults; overrides win.
+    """Return the settings in the recipe or, without one, in that of the checkpoint's run, or else the defaults; each changed by overrides.
 
-    `scored`: a file, folder or glob in place of data.validation.
+    `scored`: a file, folder or glob that replaces data.validation. `sections`: the sections that the command reads.
 
-    Raises ModelError if the recipe of the run is damaged; UsageError, also for an override of another section than `sections`: the command
-    would not read it.
+    Raises ModelError if the recipe of the run is damaged, and UsageError if the settings are invalid, or for an override of a section that
+    the command does not read.
     """
     given = flatten(dict(overrides))
     for name in (*overrides, *given):
         if name.partition(".")[0] not in sections:
             raise UsageError(f"{OVERRIDES}: {name}: this command reads only the sections {', '.join(sections)}")
         if name.startswith("carbon.budget_"):
-            raise UsageError(f"{OVERRIDES}: {name}: a budget is of a training, and this command has none; leave it out")
-    if scored is not None:  # applied before the others, so that data.validation.0.text=... can name the column
+            raise UsageError(f"{OVERRIDES}: {name}: only a training has a budget; leave it out")
+    if scored is not None:  # set before other overrides are applied, so that data.validation.0.text=... can name the column
         sets = {"data.validation": [{"path": scored, "files": evaluated_files(scored)}]}
         overrides = {**sets, **overrides} if "data.validation" in given else within_sections(sets, overrides)
     source = recipe or saved_recipe(checkpoint)
     if source is None:
         return _without_recipe(checkpoint, overrides)
-    if isinstance(section := overrides.get("data"), dict) and "train" not in section:  # the section is replaced, and nothing is trained
+    if isinstance(section := overrides.get("data"), dict) and "train" not in section:  # a recipe is not valid without data.train
         overrides = {**overrides, "data": {"train": source.fields().get("data.train"), **section}}
     if recipe is None and any(name.partition(".")[0] == "objective" for name in overrides):
         overrides = {**_defaults_of_other_objectives(), **overrides}
-    if recipe is None:  # a training may skip rows, up to data.max_lost of them, but a score may not
+    if recipe is None:  # the training may have skipped rows, but all rows are scored
         overrides = {"data.on_bad_row": "error", "data.max_lost": None, **overrides}
-    if recipe is None and scored is not None:  # the run's limits are meant for its own rows; the data that are named here are scored whole
+    if (
+        recipe is None and scored is not None
+    ):  # the run's limits are for its own rows; all rows of the data that this command names are scored
         overrides = {"evaluation.max_tokens": None, "data.rows": None, **overrides}
     if recipe is not None:
-        with suppress(ModelError):  # the run's own recipe is damaged, and another one was given
+        with suppress(ModelError):  # the run's own recipe may be damaged, but is replaced by the given one
             if saved := saved_recipe(checkpoint):
                 overrides = {**split_overrides(saved.read(), recipe.fields()), **overrides}
     read = source.read(overrides)
     data: DataSection | None = read.data
     if scored is not None:
         data = _read_as_trained(read.data, scored)
-    elif read.objective.roles != read.objective.trained_for.roles:  # the recipe's rows are prompts, to which responses were sampled
+    elif read.objective.roles != read.objective.trained_for.roles:  # the recipe's rows are prompts without the responses to score
         data = None
-    own_length = recipe is None and "data.sequence_length" not in given  # that of the checkpoint's run
+    own_length = recipe is None and "data.sequence_length" not in given  # whether the length is that of the checkpoint's run
     if data is not None and own_length and read.objective.trained_for.scored_by == "text":
         data = data.model_copy(update={"sequence_length": None})
     sections_read = (read.objective, read.evaluation, read.generation, read.carbon)
@@ -112,11 +114,10 @@ def read_settings(
 def read_task_settings(
     recipe: RecipeText | None, folder: Path, overrides: Overrides, data: str | None, *, scores_texts: bool = False
 ) -> EvaluationSettings:
-    """Return the settings as `read_settings` does; without a recipe, with the objective that the model was trained for.
+    """Return the settings as `read_settings` does; without a recipe, with the objective for which the model was trained.
 
-    `scores_texts`: a decoder with a language model's head is scored on texts, even if it has a chat template.
-
-    Raises UsageError, or ModelError if the files of the model do not show its task.
+    `scores_texts`: score a decoder with a language-model head on texts, even if it has a chat template. Raises UsageError, and ModelError
+    if the files of the model do not show its task.
     """
     settings = read_settings(recipe, folder, overrides, TASK_SECTIONS, data)
     if settings.path is not None or any(name.partition(".")[0] == "objective" for name in overrides):
@@ -131,7 +132,7 @@ def read_task_settings(
 
 
 def _defaults_of_other_objectives() -> dict[str, Any]:
-    """Return overrides that reset what the run's recipe sets for its own objective only: the checkpoint is scored by another objective."""
+    """Return overrides that reset the fields that the run's recipe may set for its own objective, because another objective scores."""
     evaluation, data = EvaluationSection.model_fields, DataSection.model_fields
     fields = {f"evaluation.{name}": evaluation[name] for name in ("metric", "text_metrics")}
     fields |= {f"data.{name}": data[name] for name in ("sequence_length", "max_lost", "length_groups", "pretraining")}
@@ -147,7 +148,7 @@ def _without_recipe(checkpoint: Path, overrides: Overrides) -> EvaluationSetting
     has_examples = isinstance(given, dict) and "train" in given
     if not has_examples:
         problems += apply_overrides(tree, {"data.train": [{"path": "-"}]})
-    read, more = check_tree(tree, across=False)  # what a row is, and how it is scored, may be known from the checkpoint alone
+    read, more = check_tree(tree, across=False)  # the checkpoint is not read here, and the objective may depend on it
     if problems or more or read is None:
         raise RecipeError([*problems, *more])
     section = read.objective
@@ -167,13 +168,13 @@ def _without_recipe(checkpoint: Path, overrides: Overrides) -> EvaluationSetting
 
 
 def _read_as_trained(data: DataSection, path: str) -> DataSection:
-    """Give the scored source the columns of data.train's first source, unless it names its own; return the data.
+    """Return `data`, in which the scored source at `path` has the columns of the first source of data.train, unless it names its own.
 
-    The settings for files without a header apply in the same way, if the types of the files are the same.
+    If both have files of the same type, the scored source also gets the format, and the names of columns for files without a header.
     """
     trained, sets = data.train[0], data.validation
     if not isinstance(sets, list) or not sets or sets[0].path != path:
-        return data  # an override has replaced the source
+        return data  # an override replaced the scored source
     [scored, *others] = sets
     update: dict[str, object] = {}
     if not scored.columns and scored.text is None:
@@ -186,8 +187,7 @@ def _read_as_trained(data: DataSection, path: str) -> DataSection:
 
 
 def saved_recipe(checkpoint: Path) -> RecipeText | None:
-    """Return the recipe.yaml of the run folder that holds a checkpoint; None if the checkpoint is in no run folder, or in one without this
-    file.
+    """Return the recipe.yaml of the run folder that holds a checkpoint; None if there is no such folder or file.
 
     Raises ModelError if the file is not valid.
     """
@@ -197,9 +197,9 @@ def saved_recipe(checkpoint: Path) -> RecipeText | None:
 
 
 def infer_objective(model: "Described") -> dict[str, Any]:
-    """Return the recipe section of the objective on labelled rows that fits a model, by its files alone. Raise ModelError if none fits.
+    """Return the section of the objective on labelled rows that fits a model, inferred from its files. Raises ModelError if none fits.
 
-    It is the objective in the model's tfkit.json or, without one, the objective with the model's head and problem type.
+    It is the objective in the model's tfkit.json or, without one, an objective for the model's head and problem type.
     """
     kinds = [kind for kind, section in SECTIONS.items() if _reads_rows(section) and _fits(section, model)]
     if not kinds:
@@ -222,12 +222,12 @@ def infer_objective(model: "Described") -> dict[str, Any]:
 
 
 def _reads_rows(section: type[ObjectiveSection]) -> bool:
-    """Whether an objective gives an answer to each row; one that compares the model with its initial state gives none."""
+    """Whether the objective's model answers each row; it does not if the objective only compares it with its initial state (DPO)."""
     return not section.reads_text and section.scored_by == "row" and not section.needs_start
 
 
 def _fits(section: type[ObjectiveSection], model: "Described") -> bool:
-    """Whether the model has the stacks, the head and, for a chat, the template of an objective."""
+    """Whether the model has the stacks and the head of an objective and, for chat, a chat template."""
     config = model.config
     answers = section.head != "lm" or config.stacks == "both" or (model.codec is not None and model.codec.chat_template is not None)
     return config.stacks in section.stacks and section.head == _head(config) and answers

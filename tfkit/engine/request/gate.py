@@ -1,4 +1,4 @@
-"""Quality gates: `--fail-if "perplexity > 20"` turns a metric into an exit code."""
+"""Quality gates: with `--fail-if "perplexity > 20"`, a command fails (exit code 8) if the comparison is true of its result."""
 
 import math
 import operator
@@ -15,8 +15,7 @@ from tfkit.recipe.schema.sections import Recipe
 _COMPARISONS = {"<=": operator.le, ">=": operator.ge, "==": operator.eq, "!=": operator.ne, "<": operator.lt, ">": operator.gt}
 _FORM = re.compile(
     rf"\s*((?=[^<>=!]*[A-Za-z])[^<>=!\s](?:[^<>=!]*[^<>=!\s])?)\s*({'|'.join(_COMPARISONS)})\s*(\S+)\s*"
-)  # names of sets and groups are arbitrary: dev-2.loss
-
+)  # a metric may contain the arbitrary name of a validation set or of a group of rows: dev-2.loss
 
 _PLANNED_NUMBERS = ("parameters", "active_parameters", "trained_parameters", "tokens", "steps", "flops", "memory_bytes", "disk_bytes")
 _PLANNED_RANGES = ("seconds", "energy_kwh", "emissions_g")
@@ -25,7 +24,7 @@ _PARTS = ("low", "likely", "high")
 
 @dataclass(frozen=True)
 class Gate:
-    """A comparison that must not be true."""
+    """A comparison of a metric with a number, which must not be true of a result."""
 
     metric: str
     comparison: str
@@ -35,12 +34,12 @@ class Gate:
         return f"{self.metric} {self.comparison} {self.threshold:g}"
 
     def fails(self, value: float) -> bool:
-        """Whether the comparison is true of the value. NaN always fails: it shows nothing about the model."""
+        """Whether the comparison is true of the value. NaN always fails, because it says nothing about the model."""
         return math.isnan(value) or bool(_COMPARISONS[self.comparison](value, self.threshold))
 
 
 def parse_gate(text: str, metrics: Collection[str]) -> Gate:
-    """Parse a gate over one of `metrics`. Raise UsageError for a malformed gate or an unknown metric."""
+    """Parse a gate on one of `metrics`, of all rows or of a set or group of rows. Raises UsageError for any other gate."""
     match = _FORM.fullmatch(text)
     if match is None:
         raise UsageError(
@@ -48,7 +47,9 @@ def parse_gate(text: str, metrics: Collection[str]) -> Gate:
             "as in 'perplexity > 20'"
         )
     metric, comparison, number = match.groups()
-    if not {*metric.split(".")} & {*metrics}:  # also a metric of one of several sets, or of a group of rows: dev.loss, accuracy.agreement
+    if not {*metric.split(".")} & {
+        *metrics
+    }:  # a metric of one of several sets or of a group of rows is valid: dev.loss, accuracy.agreement
         named = ", ".join(dict.fromkeys(metrics))
         raise UsageError(f"{argument('fail_if', repr(text))}: unknown metric {metric!r}; the metrics are {named}")
     try:
@@ -61,7 +62,7 @@ def parse_gate(text: str, metrics: Collection[str]) -> Gate:
 
 
 def training_gates(texts: Sequence[str], recipe: Recipe) -> list[Gate]:
-    """Parse the gates of a training before it starts. Raise UsageError for a metric that its result will not have."""
+    """Parse the gates of a training before it starts. Raises UsageError for a metric that the result will not have."""
     section = recipe.objective.trained_for
     scored = [name for name in section.training_metrics if name not in metrics_of_texts(section)] if recipe.data.validation else []
     known = [*metrics_of_sets(scored, recipe.data), "loss", "seconds"]
@@ -72,18 +73,18 @@ def training_gates(texts: Sequence[str], recipe: Recipe) -> list[Gate]:
 
 
 def metrics_of_sets(scored: Sequence[str], data: DataSection) -> list[str]:
-    """Return the names of the metrics of all validation sets together and, if there are several, of each set."""
+    """Return the names of the metrics of all validation sets together and, if there are several sets, of each set."""
     held_out = data.validation
     names = set_names(held_out) if isinstance(held_out, list) else [str(number) for number in range(1, len(data.train) + 1)]
     return [*scored, *(f"{of}.{name}" for of in names for name in scored if len(names) > 1)]
 
 
 def parse_gates(texts: Sequence[str], known: Collection[str], stages: Sequence[str] = ()) -> list[Gate]:
-    """Parse gates over exactly the `known` metrics, or STAGE.METRIC with one of `stages`. Raise UsageError for any other metric."""
+    """Parse gates on the `known` metrics, or on STAGE.METRIC for one of `stages`. Raises UsageError for any other metric."""
     gates = [parse_gate(text, known) for text in texts]
     of_stages = {f"{stage}.{name}" for stage in stages for name in known}
     if other := next((gate for gate in gates if gate.metric not in known and gate.metric not in of_stages), None):
-        named = f"; and the same of a stage, as in {stages[0]}.seconds ({', '.join(stages)})" if stages else ""
+        named = f", and those of one stage, as in {stages[0]}.seconds (stages: {', '.join(stages)})" if stages else ""
         raise UsageError(
             f"{argument('fail_if')} '{other}': unknown metric {other.metric!r}; the metrics are {', '.join(dict.fromkeys(known))}{named}"
         )
@@ -91,9 +92,9 @@ def parse_gates(texts: Sequence[str], known: Collection[str], stages: Sequence[s
 
 
 def training_metrics(result: Mapping[str, Any]) -> dict[str, float | None]:
-    """Return the metrics of a training's result for its gates: the scores of its last evaluation, and the facts of the whole run.
+    """Return the metrics in a training's result that gates may compare: the scores of its last evaluation, and numbers of the whole run.
 
-    `loss` is that of the evaluation, if there is one. None: not measured, or not a number.
+    `loss` is the loss of the evaluation if there is one, else that of the training. None: the metric was not measured.
     """
     nonfinite = result.get("nonfinite", {})
     scores = {
@@ -103,13 +104,13 @@ def training_metrics(result: Mapping[str, Any]) -> dict[str, float | None]:
 
 
 def gate_metrics(result: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the metrics of an evaluation's result for its gates."""
+    """Return the metrics in an evaluation's result that gates may compare."""
     verdict = result["beats_baseline"]
     return {**result["metrics"], **({} if verdict is None else {"beats_baseline": verdict})}
 
 
 def gate_error(gates: Collection[Gate], metrics: Mapping[str, float]) -> TfkitError | None:
-    """Return the error that names every failed gate, or a metric that this evaluation does not have; None: all gates passed."""
+    """Return the error that names every failed gate, or a metric that this evaluation lacks; None if all gates passed."""
     for gate in gates:
         if gate.metric not in metrics:
             return UsageError(f"{argument('fail_if')} '{gate}': no metric {gate.metric!r} here; the metrics are {', '.join(metrics)}")
@@ -123,24 +124,24 @@ def judge(gates: Collection[Gate], metrics: Mapping[str, float | None]) -> list[
 
 
 def failed_gates(verdicts: Collection[Mapping[str, Any]]) -> QualityGateError | None:
-    """Return the error that names every gate that failed; None: all passed."""
+    """Return the error that names every gate that failed; None if all passed."""
     failed = [(verdict["gate"], verdict["value"]) for verdict in verdicts if verdict["failed"]]
     shown = [f"{gate} (it is {'nan' if value is None else format(value, 'g')})" for gate, value in failed]
     return QualityGateError(f"quality gate failed: {', '.join(shown)}") if shown else None
 
 
 def plan_gates(texts: Sequence[str], stages: Sequence[str] = ()) -> list[Gate]:
-    """Parse the gates of a plan before it is made. Raise UsageError for a number that no plan has.
+    """Parse the gates of a plan before it is made. Raises UsageError for a number that no plan has.
 
-    `seconds`, `energy_kwh` and `emissions_g` are the likely values; `emissions_g.high` is an upper bound, `STAGE.seconds` the value of a
-    stage.
+    `seconds`, `energy_kwh` and `emissions_g` are the likely values, `emissions_g.high` is an upper bound, and `STAGE.seconds` is the value
+    for a stage.
     """
     known = [*_PLANNED_NUMBERS, *_PLANNED_RANGES, *(f"{name}.{part}" for name in _PLANNED_RANGES for part in _PARTS)]
     return parse_gates(texts, known, stages)
 
 
 def plan_metrics(plan: Mapping[str, Any]) -> dict[str, float | None]:
-    """Return the numbers of a plan's JSON document for its gates, including those of each stage with its name as prefix."""
+    """Return the numbers in a plan's JSON document that gates may compare; names of numbers of a stage begin with the stage's name."""
     stages = {f"{stage}.{name}": value for stage, part in plan.get("stages", {}).items() for name, value in plan_metrics(part).items()}
     ranges = {f"{name}.{part}": plan[name][part] for name in _PLANNED_RANGES for part in _PARTS}
     return {name: plan[name] for name in _PLANNED_NUMBERS if name != "flops"} | {

@@ -1,4 +1,4 @@
-"""The inputs of a command, which its outputs must not replace, and the folders in which no output belongs. Torch-free."""
+"""The inputs of a command. Its outputs must not replace them, and must not be written into run folders or model folders."""
 
 import os
 from collections.abc import Iterable
@@ -12,7 +12,7 @@ from tfkit.recipe.schema.data_sections import DataSection, SourceSection
 from tfkit.recipe.schema.objective_facts import ObjectiveSection
 from tfkit.recipe.schema.sections import Recipe
 
-# The files of a run that a folder, or a glob, of data could match.
+# Files of a run, with which it is tested whether a source of rows (a folder or a glob) would read files of a run folder.
 _RUN_FILES = (
     *("recipe.yaml", "run.json", "metrics.jsonl", "emissions.csv", "carbon/1.jsonl", "crash.log"),
     *("checkpoints/step-000001/README.md", "checkpoints/step-000001/config.json"),
@@ -21,22 +21,22 @@ _RUN_FILES = (
 
 @dataclass(frozen=True)
 class Inputs:
-    """The files, the sources of rows and the models that a command reads."""
+    """The files, the sources of rows and the model folders that a command reads."""
 
     files: tuple[Path, ...] = ()
     sources: tuple[str, ...] = ()  # files, folders and globs
     models: tuple[Path, ...] = ()  # folders
 
     def found_files(self) -> dict[str, Path]:
-        """Return the files of the sources and, in the folders of models, all files, by path."""
+        """Return the files of the sources, and all files in the model folders, by path."""
         walked = (Path(place, name) for folder in self.models for place, _, names in os.walk(folder) for name in names)
         return {str(file): file for file in (*(file for source in self.sources for file in _find(source)), *walked)}
 
     def refuse_output(self, path: Path, option: str, run: Path | None = None) -> None:
-        """Raise UsageError for an output that is an input, would be read as one, or lies in a run folder or a model folder.
+        """Raise UsageError if an output is an input, would be read as an input, or lies in a run folder or a model folder.
 
-        This is the one rule for every option that names an output. It holds for the path itself and for the file that it leads to, also by
-        a hard link. `run`: the run folder of the command.
+        This rule holds for every option that names an output, and for the path itself as well as for the file to which it leads by a
+        symbolic or hard link. `option`: the name of the option, for the message; `run`: the run folder of the command.
         """
         for source in self.sources:
             if _is_read_by(path, source):
@@ -51,7 +51,7 @@ class Inputs:
                     raise _refusal(path, option, f"lies in {folder}, a run folder or a model folder, where nothing else belongs")
 
     def refuse_folder(self, path: Path, option: str) -> None:
-        """Raise UsageError if a folder to be written is an input, or inside one, or if its files would be read as data."""
+        """Raise UsageError if a folder to be written is an input, lies inside an input, or if its files would be read as data."""
         for file in self.files:
             if _are_same(path, file):
                 raise _refusal(path, option, f"is {file} itself, which this command reads")
@@ -64,24 +64,24 @@ class Inputs:
 
 
 def recipe_inputs(recipe: Recipe, *files: Path) -> Inputs:
-    """Return the inputs of a training by a recipe: all that the recipe names, and in addition `files`."""
+    """Return the inputs of a training: the files, sources and models that its recipe names, and in addition `files`."""
     models = [recipe.model.start, recipe.tokenizer.path, *recipe.objective.companion_paths.values()]
     return inputs_of([*files, *files_of(recipe.objective, recipe.carbon)], sections_of(recipe.data), models)
 
 
 def files_of(objective: ObjectiveSection, carbon: CarbonSection) -> list[Path]:
-    """Return the files that these sections name: a user's functions, and the carbon intensity."""
+    """Return the files that these sections name: files with a user's functions, and the file of carbon intensities."""
     return [Path(name).expanduser() for name in (*objective.code_files.values(), carbon.intensity_file) if name is not None]
 
 
 def sections_of(data: DataSection) -> list[SourceSection]:
-    """Return all sources: those of training, of validation, and of pretraining text that is mixed in."""
+    """Return all sources of rows: for training, for validation, and for the pretraining text that is mixed into the steps."""
     return [*data.train, *(data.validation if isinstance(data.validation, list) else []), *(data.pretraining or [])]
 
 
 def inputs_of(files: Iterable[Path], sections: Iterable[SourceSection], models: Iterable[str | Path | None]) -> Inputs:
-    """Return these files, sources and models as the inputs of a command. A run folder that is named as a model means all its checkpoints; a
-    model on the hub is left out.
+    """Return these files, sources and models as the inputs of a command. If a model is a run folder, its folder of checkpoints is the
+    input; models on the Hub are left out.
     """
     sections = list(sections)
     sources = [path for section in sections for path in (section.path, *section.beside.values()) if path is not None]
@@ -93,17 +93,17 @@ def inputs_of(files: Iterable[Path], sections: Iterable[SourceSection], models: 
 
 
 def _is_run_or_model(folder: Path) -> bool:
-    """Whether a folder is that of a run, or a model folder of tfkit, Hugging Face or the peft library."""
+    """Whether a folder is a run folder, or a model folder of tfkit, transformers or peft."""
     if any(os.path.isfile(folder / name) for name in ("run.json", "tfkit.json", "adapter_config.json")):
         return True
-    with suppress(OSError), open(folder / "config.json", "rb") as file:  # a common name: Hugging Face's has this field
+    with suppress(OSError), open(folder / "config.json", "rb") as file:  # other programs use this name, too, but without the field
         return b'"model_type"' in file.read(1 << 20)
     return False
 
 
 def _are_same(path: Path, other: Path) -> bool:
-    """Whether both paths lead to the same file, also as hard links."""
-    with suppress(OSError, RuntimeError):  # RuntimeError: links that lead in a circle
+    """Whether both paths lead to the same file, possibly by symbolic or hard links."""
+    with suppress(OSError, RuntimeError):  # RuntimeError: symbolic links that form a loop
         return path.resolve() == other.resolve() or path.samefile(other)
     return False
 
@@ -116,7 +116,7 @@ def _lies_in(path: Path, folder: Path) -> bool:
 
 
 def _is_read_by(path: Path, source: str) -> bool:
-    from tfkit.data.sources.local_files import is_read_by  # which a light command does not need
+    from tfkit.data.sources.local_files import is_read_by  # imported here, because commands without sources do not need it
 
     return is_read_by(path, source)
 
@@ -124,7 +124,7 @@ def _is_read_by(path: Path, source: str) -> bool:
 def _find(source: str) -> list[Path]:
     from tfkit.data.sources.local_files import find_files
 
-    with suppress(DataError):  # raised again when the source is read
+    with suppress(DataError):  # the error is raised when the source is read
         return find_files(source)
     return []
 

@@ -1,4 +1,4 @@
-"""Checks of a recipe and a command for training on several ranks, which refuse what is not supported. Torch-free."""
+"""Checks that a recipe and a command can be run on several ranks, and the device and threads of each rank."""
 
 import re
 from importlib.metadata import version
@@ -13,13 +13,13 @@ _TORCH_OF_SHARDS = (2, 13)
 
 
 def require_count(name: str, value: object) -> None:
-    """Raise UsageError unless an argument is None or a whole number from 1."""
+    """Raise UsageError unless the value of the argument `name` is None or a whole number from 1."""
     if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
         raise UsageError(f"{name}={value!r}: give a whole number from 1")
 
 
 def require_divisible(recipe: Recipe, ranks: int, *, is_resumed: bool = False) -> None:
-    """Raise UsageError for a recipe whose steps cannot be divided among the ranks, MachineError for a PyTorch that is too old."""
+    """Raise UsageError if a recipe's steps cannot be divided among the ranks, MachineError if PyTorch is too old for sharded weights."""
     if ranks == 1:
         require_mesh(recipe, 1)
         return
@@ -33,7 +33,7 @@ def require_divisible(recipe: Recipe, ranks: int, *, is_resumed: bool = False) -
 
 
 def rank_device(asked: str | None, ranks: Ranks) -> str | None:
-    """Return the device of this rank: `asked`, else the GPU with the number of its local rank. Raises UsageError, MachineError."""
+    """Return the device of this rank: the requested one, or the GPU whose index is the local rank. Raises UsageError and MachineError."""
     if ranks.is_alone or asked == "cpu":
         return asked
     if asked is not None and asked.startswith("cuda:") and ranks.local_size > 1:
@@ -48,8 +48,9 @@ def rank_device(asked: str | None, ranks: Ranks) -> str | None:
 
 
 def gpu_of_rank(ranks: Ranks, visible: int) -> int:
-    """Return the number of a rank's GPU among the `visible` ones of its machine: its local rank, or 0 if each process sees only its own
-    GPU, as with Slurm's --gpus-per-task. Raises MachineError if there are too few GPUs.
+    """Return the index of a rank's GPU: its local rank, or 0 if each process sees only its own GPU, as with Slurm's --gpus-per-task.
+
+    `visible`: the number of GPUs that this process sees. Raises MachineError if there are too few.
     """
     if visible >= ranks.local_size:
         return ranks.local_rank
@@ -62,5 +63,5 @@ def gpu_of_rank(ranks: Ranks, visible: int) -> int:
 
 
 def rank_threads(asked: int | None, ranks: Ranks) -> int | None:
-    """Return the number of threads of this rank: `asked`, or its share of the cores; for a single process, None: PyTorch's default."""
+    """Return the number of threads of this rank: `asked` or, of several ranks, an equal part of the cores; None: PyTorch's default."""
     return asked if asked is not None or ranks.is_alone else max(1, usable_cores() // ranks.local_size)

@@ -1,4 +1,4 @@
-"""The recipe with which a run continues, and the result of a finished one. Torch-free: a refusal is quick."""
+"""The recipe with which a run continues, and the result of a finished run. This module does not import torch, so refusals are quick."""
 
 from collections.abc import Collection, Iterable, Mapping
 from contextlib import suppress
@@ -10,12 +10,11 @@ from tfkit.alignment.user_code import code_hashes
 from tfkit.engine.listener import Listener
 from tfkit.engine.request.training_request import RequestRecord, require_trainable
 from tfkit.errors import DataError, MachineError, TfkitError, UsageError, argument
-from tfkit.model.config import ModelConfig
 from tfkit.recipe import model_config, read_recipe, read_run_recipe
 from tfkit.recipe.presets import merge
 from tfkit.recipe.reading.overrides import LENGTH, followed_by, split_overrides
 from tfkit.recipe.reading.tree import flatten
-from tfkit.recipe.schema.sections import Recipe
+from tfkit.recipe.schema.sections import ModelSection, Recipe
 from tfkit.run.checkpoints import newest_step
 from tfkit.run.folder import RunFolder, rounding_fields
 from tfkit.run.listing import read_run
@@ -26,9 +25,13 @@ from tfkit.run.run_json import stage_folders
 from tfkit.run.strict_json import is_number
 
 _PATIENCE = "training.patience"  # changes the end of a run, not its steps
-_GUARDS = ("training.max_skipped_steps", "training.loss_jump_sigmas", "data.max_lost")  # a user raises one that ended the run
-_ROUNDING = ("training.compile", "training.activation_checkpointing")  # change the rounding only, as another machine does
-# What may change between attempts: it has no effect on the steps so far.
+_GUARDS = (
+    "training.max_skipped_steps",
+    "training.loss_jump_sigmas",
+    "data.max_lost",
+)  # may end a run; users then raise them to continue it
+_ROUNDING = ("training.compile", "training.activation_checkpointing")  # change only the rounding, as another machine does
+# Fields that may change between attempts, because they have no effect on the steps so far.
 _FREE = (
     *(*LENGTH, _PATIENCE, *_GUARDS, *_ROUNDING, "training.log_every", "training.tensorboard", "data.language"),
     *("checkpoint.", "evaluation.", "generation.", "trackers", "carbon.", "parallel."),
@@ -38,20 +41,20 @@ _LENGTH_SCHEDULES = ("linear", "cosine", "wsd")  # schedules whose rate at a ste
 
 @dataclass(frozen=True)
 class Resumption:
-    """How a run continues: its recipe now, what all commands gave, and what differs from the recipe with which it began."""
+    """How a run continues."""
 
-    recipe: Recipe
-    given: RequestRecord  # to this command and those before it
-    changes: dict[str, str]  # the fields that differ from the run's, each with a line that describes the difference
+    recipe: Recipe  # the run's resolved recipe with the changes
+    given: RequestRecord  # the recipe and overrides that the user gave to this command and to earlier ones
+    changes: dict[str, str]  # the fields that differ from those of the run's resolved recipe, each with a line for messages
 
     @property
     def same_end(self) -> bool:
-        """Whether the run ends where it would have ended before."""
+        """Whether the run ends at the step at which it would have ended without the changes."""
         return not self.changes.keys() & {*LENGTH, _PATIENCE}
 
 
 def nothing_to_resume(run: Path) -> TfkitError:
-    """Return the error for a folder without a checkpoint to continue from; its message says what the folder is."""
+    """Return the error for a folder without a checkpoint from which a run could continue; the message says what the folder is."""
     listed = read_run(run)
     if is_locked(run / "lock"):
         return MachineError(
@@ -69,11 +72,13 @@ def nothing_to_resume(run: Path) -> TfkitError:
 
 
 def resolve_resumption(folder: RunFolder, now: RequestRecord) -> Resumption:
-    """Return how a run continues: with its resolved recipe, and the changes between what was given before and what is given now.
+    """Return how a run continues: with its resolved recipe, in which fields are changed that the user has changed since earlier commands.
 
-    Raises UsageError, with a list of the changes, if the run would have taken other steps with them, and ModelError if the run's recipe is
-    damaged. If the run was begun by an older version, which did not record what was given, its whole recipe is compared with the one that
-    is given now.
+    `now`: the recipe and overrides of this command. The earlier ones are in run.json; if an older version did not record them, the run's
+    whole recipe is compared with the recipe of this command.
+
+    Raises UsageError, with a list of the changes, if earlier steps would have been different with them, and ModelError if the run's recipe
+    is damaged.
     """
     begun = read_run_recipe(folder.path).recipe
     before = RequestRecord.from_document(folder.recorded.given)
@@ -86,7 +91,7 @@ def resolve_resumption(folder: RunFolder, now: RequestRecord) -> Resumption:
     elif before is not None and before.recipe is not None:
         given = merged(before, now)
         wanted = now.recipe.read(given.overrides)
-        with suppress(UsageError):  # a recipe of an older version that is no longer valid: then everything is compared
+        with suppress(UsageError):  # if the earlier recipe is not valid in this version, all fields are compared
             base = before.recipe.read(before.overrides)
             taken_back = _taken_back(base, wanted)
     else:
@@ -104,12 +109,12 @@ def resolve_resumption(folder: RunFolder, now: RequestRecord) -> Resumption:
 
 
 def merged(before: RequestRecord, now: RequestRecord) -> RequestRecord:
-    """Return the earlier recipe and overrides, changed by the edited file and by `now`."""
+    """Return the earlier recipe and overrides with the changes of this command: an edited recipe, and new overrides."""
     return RequestRecord(now.recipe or before.recipe, followed_by(before.overrides, _changed_by(before, now)))
 
 
 def _changed_by(before: RequestRecord, now: RequestRecord) -> dict[str, Any]:
-    """Return what the request `now` changes: edits of the file that the overrides of `before` would hide, and new overrides."""
+    """Return the overrides that `now` adds: new ones, and edited fields of its recipe that overrides of `before` would replace."""
     given = now.overrides.items()
     new = {name: value for name, value in given if _last(now, name) == (name, value) != _last(before, name)}
     if not before.recipe or not now.recipe:
@@ -121,19 +126,19 @@ def _changed_by(before: RequestRecord, now: RequestRecord) -> dict[str, Any]:
 
 
 def _last(request: RequestRecord, name: str) -> tuple[str, Any] | None:
-    """Return the last override of a field, which is the valid one; the length of a training is one field, in whatever unit it is given."""
+    """Return the last override of a field, which replaces earlier ones; the lengths in steps, epochs and tokens count as one field."""
     names = _alternatives(name)
     return next((one for one in reversed([*request.overrides.items()]) if one[0] in names), None)
 
 
 def _touches(name: str, overrides: Iterable[str]) -> bool:
-    """Whether one of the overrides sets a field, a part of it, or its section; the length of a training is one field, whatever its unit."""
+    """Whether an override sets a field, a part of it, or its section; the lengths in steps, epochs and tokens count as one field."""
     names = _alternatives(name)
     return any(field == key or field.startswith(f"{key}.") or key.startswith(f"{field}.") for key in overrides for field in names)
 
 
 def _alternatives(name: str) -> tuple[str, ...]:
-    """Return all names of a field: for the length of a training or a stage, its name in each unit; for any other field, its one name."""
+    """Return the names of fields that replace each other: for the length of a training or a stage, those of all units; else only `name`."""
     for unit in LENGTH:
         if name == unit or name.endswith(f".{unit}"):
             return tuple(name.removesuffix(unit) + other for other in LENGTH)
@@ -141,7 +146,7 @@ def _alternatives(name: str) -> tuple[str, ...]:
 
 
 def check_resumption(folder: RunFolder, resumption: Resumption, listener: Listener) -> None:
-    """Raise UsageError or DataError for a run that cannot continue in this way, before torch is imported; report what changes."""
+    """Raise UsageError or DataError if a run cannot continue in this way, before torch is imported; report the changes."""
     recipe = resumption.recipe
     require_trainable(recipe)
     require_length(folder.path, recipe.training.steps, newest_step(folder.checkpoints))
@@ -150,13 +155,13 @@ def check_resumption(folder: RunFolder, resumption: Resumption, listener: Listen
 
 
 def unchanged_budget(folder: RunFolder, resumption: Resumption) -> str | None:
-    """Return the field of the budget that ended the run's last attempt, if it is as it was; else None."""
+    """Return the field of the budget that ended the run's last attempt if it is unchanged; else None."""
     field = (folder.recorded.larger_budget or "").partition("=")[0]
     return field if field and field not in resumption.changes else None
 
 
 def require_same_text(begun: Mapping[str, list[str]], data: Mapping[str, list[str]]) -> None:
-    """Raise DataError if the fingerprints `data` of the text are not those with which the run was begun."""
+    """Raise DataError if the data are not those with which the run began. Both arguments have the fingerprints of each part of the data."""
     for part, now in data.items():
         if (before := begun.get(part, [])) != now:
             raise DataError(
@@ -166,7 +171,7 @@ def require_same_text(begun: Mapping[str, list[str]], data: Mapping[str, list[st
 
 
 def require_same_code(folder: RunFolder, recipe: Recipe) -> None:
-    """Raise DataError if the code files are not those with which the run was started. No code is run here."""
+    """Raise DataError if the code files are not those with which the run was started. The code is not run."""
     before, now = folder.recorded.data.get("code"), code_hashes(recipe.objective.code_files)
     if isinstance(before, list) and before != now:
         raise DataError(
@@ -176,7 +181,7 @@ def require_same_code(folder: RunFolder, recipe: Recipe) -> None:
 
 
 def report_changes(folder: RunFolder, resumption: Resumption, listener: Listener) -> None:
-    """Report the changes, and warn of effects that no uninterrupted run has: a bent curve of the learning rate, incomparable scores."""
+    """Report the changes, and warn of learning rates and scores that cannot be compared with those of an uninterrupted run."""
     changes, recipe = resumption.changes, resumption.recipe
     if changes:
         lines = "\n  ".join(changes.values())
@@ -188,20 +193,20 @@ def report_changes(folder: RunFolder, resumption: Resumption, listener: Listener
             "rate has another curve than before"
         )
     if judged := changes.get("evaluation.metric"):
-        listener.warn(f"{judged}. From now on the best checkpoint is chosen by the new one")
+        listener.warn(f"{judged}. From now on the new metric chooses the best checkpoint")
     if scored := changes.get("evaluation.max_tokens"):
-        listener.warn(f"{scored}. Scores from now on cannot be compared with earlier ones, nor with that of the best checkpoint so far")
+        listener.warn(f"{scored}. Scores from now on cannot be compared with earlier scores, such as that of the best checkpoint so far")
 
 
 def warn_without_effect(folder: Path, changes: Collection[str], listener: Listener) -> None:
-    """Warn that changes have no effect: the run or sweep is finished, and only repeats its result."""
+    """Warn that changes have no effect, because the run or sweep is finished, and only its result is repeated."""
     if changes:
         lines = "\n  ".join(changes)
         listener.warn(f"{folder}: finished, so these changes have no effect:\n  {lines}")
 
 
 def require_length(folder: Path, steps: int | None, done: int) -> None:
-    """Raise UsageError if a run would end before the step that it has reached. `steps`: None: not known before the data are read."""
+    """Raise UsageError if a run of `steps` steps would end before its present step, `done`. `steps`: None if it depends on the data."""
     if steps is not None and steps < done:
         raise UsageError(
             f"{folder}: this run has taken {done:,} steps, and its length would now be {steps:,}. Give a length of at least {done:,} "
@@ -210,7 +215,7 @@ def require_length(folder: Path, steps: int | None, done: int) -> None:
 
 
 def warn_of_other_rounding(folder: RunFolder, arithmetic: dict[str, Any], listener: Listener) -> None:
-    """Warn if a run continues with other threads, device, precision or machine; called before `folder` records the new ones."""
+    """Warn if a run continues with other threads, device, precision or machine than `folder` records of its last attempt."""
     before, now = folder.arithmetic, arithmetic | rounding_fields(describe_machine())
     known = {name: value for name, value in before.items() if value is not None}
     if changed := _differences(known, {name: now.get(name) for name in known}):
@@ -218,7 +223,7 @@ def warn_of_other_rounding(folder: RunFolder, arithmetic: dict[str, Any], listen
 
 
 def repeated_result(folder: RunFolder, resumption: Resumption, listener: Listener) -> dict[str, Any] | None:
-    """Return the result of a finished run again; None if its length or patience has changed, or something is left to do."""
+    """Return the result of a finished run again; None if its length or patience has changed, or if it is not finished."""
     if not resumption.same_end or (result := finished_result(folder)) is None:
         return None
     warn_without_effect(folder.path, resumption.changes.values(), listener)
@@ -228,9 +233,9 @@ def repeated_result(folder: RunFolder, resumption: Resumption, listener: Listene
 
 
 def finished_result(folder: RunFolder) -> dict[str, Any] | None:
-    """Return the result of a finished training whose checkpoint is intact; None if there is something left to do.
+    """Return the result of a finished training; None if the training is not finished, or its checkpoint is damaged or missing.
 
-    The paths in the result are those in the folder's current place: the folder may have been moved since.
+    The paths in the result are those in the folder's present place, to which it may have been moved.
     """
     result = folder.recorded.result
     if not is_training_result(result):
@@ -244,7 +249,7 @@ def finished_result(folder: RunFolder) -> dict[str, Any] | None:
 
 
 def is_training_result(result: Any) -> TypeGuard[dict[str, Any]]:
-    """Whether a document from run.json is the result of a training, of this version or an older one, and not that of an evaluation."""
+    """Whether a document from run.json is a complete result of a training by this version or an older one, and not of an evaluation."""
     if not isinstance(result, dict) or not isinstance(result.get("checkpoint"), str) or not isinstance(result.get("evaluation"), dict):
         return False
     best = result.get("best") or {"step": 0, "metric": "", "value": None}
@@ -269,7 +274,7 @@ def _shown(value: Any) -> str:
 
 
 def _as_tried(wanted: Recipe, begun: Recipe) -> Recipe:
-    """Return the given recipe with the learning rate that the run chose, if that is one of those that the recipe would try."""
+    """Return the `wanted` recipe with the learning rate that the run chose by a trial, if the recipe would try this rate, too."""
     others = wanted.training.trial_rates
     if others is None or begun.training.trial_rates is not None or begun.optimizer.lr not in (wanted.optimizer.lr, *others):
         return wanted
@@ -277,9 +282,10 @@ def _as_tried(wanted: Recipe, begun: Recipe) -> Recipe:
 
 
 def _with_changes(begun: Recipe, wanted: Recipe, changes: Iterable[str]) -> Recipe:
-    """Return the run's recipe with the changed fields of the wanted one.
+    """Return the run's recipe, with the fields in `changes` as in the wanted recipe.
 
-    A hash is pinned only if the wanted recipe has it: whether a checkpoint or companion is the same is checked when it is opened.
+    The hashes of checkpoints and companions are required only if the wanted recipe states them: whether these models are the same as before
+    is checked when they are opened.
     """
     sections: dict[str, Any] = {"model": begun.model.model_copy(update={"sha256": wanted.model.sha256})}
     if begun.objective.companions:
@@ -289,15 +295,15 @@ def _with_changes(begun: Recipe, wanted: Recipe, changes: Iterable[str]) -> Reci
         section, _, rest = name.partition(".")
         old, new = sections.get(section, getattr(begun, section)), getattr(wanted, section)
         field = rest.partition(".")[0]
-        sections[section] = old.model_copy(update={field: getattr(new, field)}) if field else new  # a list has no fields
+        sections[section] = old.model_copy(update={field: getattr(new, field)}) if field else new  # a list, as trackers, has no fields
     return begun.model_copy(update=sections)
 
 
 def _taken_back(given: Recipe, wanted: Recipe) -> dict[str, None]:
-    """Return the changes to the model that the recipe as it was `given` has, and the wanted one has no more.
+    """Return the fields of the model section that the recipe as it was `given` states, and the wanted recipe no longer does, as None.
 
-    Only those whose values `_fields` fills in from the run: the values that would hold follow from the checkpoint, or from the vocabulary
-    and the objective.
+    Only fields are returned that `_fields` would fill in from the run, which would hide the change. Without the field, the value would
+    follow from the checkpoint, or from the vocabulary and the objective.
     """
     names = flatten(given.model.changes).keys() - flatten(wanted.model.changes).keys()
     filled = names if wanted.model.start is not None else (name for name in names if name.partition(".")[0] in ("vocab_size", "head"))
@@ -305,7 +311,7 @@ def _taken_back(given: Recipe, wanted: Recipe) -> dict[str, None]:
 
 
 def _beside(recipe: Recipe, run: Path) -> Recipe:
-    """Return the recipe of a stage. If its chain was moved since it began, the paths of earlier stages are those where they are now."""
+    """Return the recipe of the stage in the folder `run`, with the present paths of earlier stages if the chain's folder was moved."""
     stages = stage_folders(run.parent)
 
     def present(path: str | None) -> str | None:
@@ -323,16 +329,18 @@ def _beside(recipe: Recipe, run: Path) -> Recipe:
 
 
 def _fields(recipe: Recipe, saved: Recipe) -> dict[str, Any]:
-    """Return every field by its dotted name; the model with its full configuration, including the run's vocabulary and head."""
+    """Return all fields of a recipe by dotted name, with the full config of its model. What the recipe leaves open is filled in from the
+    `saved` recipe of the run: vocabulary size, head, the checkpoint's config, and hashes of companions.
+    """
     document = recipe.model_dump(mode="json")
     known = saved.model.changes
-    if recipe.model.start is not None:  # the saved recipe has the checkpoint's whole configuration
-        description = ModelConfig.model_validate(merge(known, recipe.model.changes)).model_dump(mode="json")
-        document["model"] = {"from": recipe.model.start, **description}
+    if recipe.model.start is not None:  # the saved recipe has the checkpoint's whole config
+        description = ModelSection.model_validate(merge(known, recipe.model.changes))
+        document["model"] = {"from": recipe.model.start, **model_config(description, 1).model_dump(mode="json")}
     else:
         head = known.get("head") if "head" not in recipe.model.changes else None  # the objective may have chosen the head
         document["model"] = model_config(recipe.model, known.get("vocab_size", 1), head).model_dump(mode="json")
     for name, pin in recipe.objective.pins.items():
-        if pin is None:  # the run records it; whether it is the same model is checked later
+        if pin is None:  # the run's recipe has the hash; whether the companion has the same hash is checked when it is opened
             document["objective"][f"{name}_sha256"] = saved.objective.pins.get(name)
     return flatten(document)

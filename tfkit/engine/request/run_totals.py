@@ -1,6 +1,7 @@
-"""The totals in run.json, of all attempts of a run, all stages of a recipe or all trials of a sweep; and the results of stages and sweeps.
+"""The totals in run.json: sums over all attempts of a run, all stages of a chain or all trials of a sweep; and the results of chains and
+sweeps.
 
-The totals of a run whose process was killed are completed by the next command that uses the run. Torch-free.
+The next command that uses a run whose process was killed completes its totals.
 """
 
 import os
@@ -33,16 +34,17 @@ _OF_A_TRIAL = ("status", "score", "steps", "seconds", "energy_kwh", "emissions_g
 
 
 def stage_facts(folders: Mapping[str, Path]) -> dict[str, Any]:
-    """Return `stages` (the status, steps and totals of each run folder) and `totals` (the sums of all, over all attempts)."""
+    """Return the fields `stages` (the status, steps and totals of each run folder) and `totals` (their sums) of a chain's run.json."""
     stages = {name: run_facts(folder) for name, folder in folders.items()}
     return {"stages": stages, "totals": summed_totals(stages.values()) | _inherited(folders.values())}
 
 
 def chain_result(folder: Path, status: str, results: Mapping[str, dict[str, Any]], facts: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the result of a recipe with stages (docs/cli.md); `results`: those of the stages that this command ran, in order.
+    """Return the result of a recipe with stages (docs/cli.md). `results`: those of the stages that this command ran, in order; `facts`:
+    what `stage_facts` returns.
 
-    Fields of a single model are those of the last of these stages; steps, tokens, time, energy and emissions are sums of all stages in the
-    folder.
+    Fields that describe a single model are those of the last of these stages; steps, tokens, time, energy and emissions are sums over all
+    stages in the folder.
     """
     last = [*results.values()][-1] if results else {}
     totals, stages = facts["totals"], facts["stages"]
@@ -71,17 +73,17 @@ def chain_result(folder: Path, status: str, results: Mapping[str, dict[str, Any]
 def run_facts(folder: Path) -> dict[str, Any]:
     """Return the status, the steps and the totals of a run folder, which may not exist yet."""
     run = read_run(folder)
-    totals: dict[str, Any] = known_of(folder).fields.get("totals") or {}  # empty if it was not started or cannot be read
+    totals: dict[str, Any] = known_of(folder).fields.get("totals") or {}  # empty if the run was not started or run.json cannot be read
     status = "new" if run.status == "foreign" else run.status
     return {"status": status, "steps": run.steps, **totals}
 
 
 def _inherited(folders: Iterable[Path]) -> dict[str, Any]:
-    """Return the energy and emissions that all stages together inherit from ancestors that are no stages, each counted once."""
+    """Return the energy and emissions of all ancestors of the stages' models, except of the stages themselves; each counts once."""
     ancestors: list[Ancestor] = []
     runs = set()
     for folder in folders:
-        with suppress(OSError, ValueError):  # not started, or damaged: see its status
+        with suppress(OSError, ValueError):  # the stage was not started, or is damaged, which its status says
             runs.add(read_run_json(folder).run_id)
             newest = newest_checkpoint(folder / "checkpoints")
             lineage = read_lineage(newest) if newest is not None else None
@@ -90,17 +92,17 @@ def _inherited(folders: Iterable[Path]) -> dict[str, Any]:
 
 
 def summed_totals(runs: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
-    """Return the totals of several runs together, from the facts of each."""
+    """Return the sums of the totals of several runs. `runs`: what `run_facts` returns for each."""
     return sum_totals([totals_in(run) for run in runs]).document(_TOTALS)
 
 
 @dataclass(frozen=True)
 class Trial:
-    """One combination of values, and the error of a failed trial."""
+    """A trial of a sweep."""
 
     name: str
-    values: Overrides
-    error: str | None = None
+    values: Overrides  # values of the varied fields
+    error: str | None = None  # the error that ended the trial; None: it did not fail
 
     def describe(self) -> str:
         """Return the values of the trial's varied fields as text."""
@@ -108,13 +110,13 @@ class Trial:
 
 
 def recorded_trials(folder: Path) -> list[Trial]:
-    """Return the trials in the run.json of a sweep, in order. Raise OSError or ValueError if the file cannot be read."""
+    """Return the trials in the run.json of a sweep, in order. Raises OSError or ValueError if the file cannot be read."""
     trials = read_run_json(folder).trials or {}
     return [Trial(name, one["values"], one.get("error")) for name, one in trials.items()]
 
 
 def sweep_facts(folder: Path, trials: list[Trial]) -> dict[str, Any]:
-    """Return `trials` (the values, status, score and totals of each), `best_trial` and `totals` (the sums of all, over all attempts)."""
+    """Return the fields `trials` (values, status, score and totals of each), `best_trial` and `totals` (sums) of a sweep's run.json."""
     by_name = {trial.name: _trial_facts(folder / trial.name, trial) for trial in trials}
     metrics = {facts["metric"] for facts in by_name.values() if facts["metric"]}
     scores = {name: facts["score"] for name, facts in by_name.items() if facts["status"] == "finished" and facts["score"] is not None}
@@ -124,11 +126,15 @@ def sweep_facts(folder: Path, trials: list[Trial]) -> dict[str, Any]:
 
 
 def sweep_result(folder: Path, status: str, planned: int, facts: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the result of a sweep (docs/cli.md)."""
+    """Return the result of a sweep (docs/cli.md). `planned`: the number of planned trials; `facts`: what `sweep_facts` returns."""
     trials, totals = facts["trials"], facts["totals"]
-    listed = [_trial_document(folder, name, trial) for name, trial in trials.items()]
+    listed = [
+        {"trial": name, "run": str(folder / name), "values": trial["values"], **{key: trial.get(key) for key in _OF_A_TRIAL}}
+        for name, trial in trials.items()
+    ]
     best = trials.get(facts["best_trial"])
     chosen = next((document for document in listed if document["trial"] == facts["best_trial"]), None)
+    total, grams = totals["emissions_g"], None if best is None else best.get("emissions_g")
     return {
         "schema_version": 1,
         "run": str(folder),
@@ -139,13 +145,13 @@ def sweep_result(folder: Path, status: str, planned: int, facts: Mapping[str, An
         "best": None if chosen is None or best is None else {**chosen, "checkpoint": best["checkpoint"]},
         **{name: totals[name] for name in _SUMS},
         "stopped_by": None,
-        "selection_factor": _selection_factor(totals["emissions_g"], best),
+        "selection_factor": total / grams if total and grams else None,
         "gates": [],
     }
 
 
 def _trial_facts(folder: Path, trial: Trial) -> dict[str, Any]:
-    """Return the facts of one trial. Its score is that of its best checkpoint; for a recipe with stages, the best one of the last stage."""
+    """Return the values, status, score and totals of a trial. The score is that of its best checkpoint, in a chain of the last stage's."""
     facts = run_facts(folder)
     last = [folder, *stage_folders(folder).values()][-1]
     best = read_run(last).best or {}
@@ -161,18 +167,8 @@ def _trial_facts(folder: Path, trial: Trial) -> dict[str, Any]:
     }
 
 
-def _trial_document(folder: Path, name: str, facts: Mapping[str, Any]) -> dict[str, Any]:
-    return {"trial": name, "run": str(folder / name), "values": facts["values"], **{key: facts.get(key) for key in _OF_A_TRIAL}}
-
-
-def _selection_factor(total: float | None, best: Mapping[str, Any] | None) -> float | None:
-    """Return the grams that all trials emitted for each gram of the best one: the cost of the selection."""
-    grams = None if best is None else best.get("emissions_g")
-    return total / grams if total and grams else None
-
-
 def record_totals(folder: RunFolder, reading: Reading, counts: dict[str, Any]) -> None:
-    """Record the totals of all attempts of a run, however the last one ended: time, energy, rework, and the caller's counts.
+    """Record the totals of all attempts of a run in run.json, however the last attempt ended: time, energy, rework, and `counts`.
 
     Time and energy are those of the ledgers; if these are incomplete on the disk, the energy is that of `reading`, the meter's last one.
     """
@@ -187,14 +183,14 @@ def record_totals(folder: RunFolder, reading: Reading, counts: dict[str, Any]) -
 
 
 def finalize_killed_run(path: str | Path) -> None:
-    """Mark a killed attempt in run.json, and record its totals. `path`: a run folder, or a checkpoint in one.
+    """Record in run.json that the last attempt of a run was killed, and its totals. `path`: a run folder, or a checkpoint in a run folder.
 
-    Anything but a killed run, and a folder that cannot be written, is left unchanged.
+    Any other path is left unchanged, and so is a folder that cannot be written.
     """
     folder = Path(os.path.expanduser(path))
     if folder.parent.name == "checkpoints":
         folder = folder.parent.parent
-    with suppress(OSError, ValueError):  # ValueError: also a TfkitError
+    with suppress(OSError, ValueError):  # a TfkitError is a ValueError
         if read_run_json(folder).status == "running" and read_run(folder).status == "killed":
             stages, trials = stage_folders(folder), trial_folders(folder)
             for member in (*stages.values(), *trials.values()):
@@ -208,7 +204,7 @@ def finalize_killed_run(path: str | Path) -> None:
 
 
 def _step_totals(root: Path) -> dict[str, Any]:
-    """Return seconds and tokens of the saved steps, as a training records them."""
+    """Return the seconds and tokens of the steps up to the newest checkpoint; empty without a checkpoint that can be read."""
     newest = newest_checkpoint(root)
     with suppress(OSError, ValueError, KeyError, TypeError):
         if newest is not None:

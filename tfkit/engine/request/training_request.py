@@ -1,4 +1,4 @@
-"""The request for a run: a recipe as written with its changes, or as decided from the data and the model. Torch-free."""
+"""The request for a training: a recipe with overrides, or data and a checkpoint from which a recipe is made."""
 
 import hashlib
 import json
@@ -21,37 +21,36 @@ from tfkit.recipe.schema.sections import Recipe
 
 
 class RecipeFromData(Protocol):
-    """Makes a recipe, or the fields that a written one leaves open, from the data and the checkpoint (engine/recognition)."""
+    """An object that makes a recipe, or the fields that a written recipe leaves open, from the data and the checkpoint
+    (engine/recognition).
+    """
 
     @property
     def run_name(self) -> str:
-        """The name of the run that the recipe is for."""
-        ...
+        """The name of the run for which the recipe is made."""
 
     @property
     def inputs(self) -> Inputs:
-        """The files and the checkpoint that the recipe is made from. Raises UsageError if the command does not name them."""
-        ...
+        """The data and the checkpoint from which the recipe is made. Raises UsageError if the command does not name them."""
 
     def decide(self, listener: Listener, /) -> ResolvedRecipe:
         """Read the data and the checkpoint, and make the recipe."""
-        ...
 
 
 TrainingKind = Literal["pre-training", "fine-tuning"]
 
 
 def kind_of(recipe: Recipe) -> TrainingKind:
-    """Return whether a recipe is pre-training or fine-tuning."""
+    """Return the kind of a recipe: fine-tuning if its model starts from a checkpoint, else pre-training."""
     return "pre-training" if recipe.model.start is None else "fine-tuning"
 
 
 @dataclass(frozen=True)
 class RequestRecord:
-    """The recipe of a run as it was given, and its overrides; without a recipe, the overrides alone.
+    """The recipe (None: there is none) and the overrides of a run, as the user gave them.
 
-    run.json keeps this record, since only it shows what a resumed command changes: an edit of the file or a different override is a
-    change, an override that is left out the second time is not.
+    run.json has this record, because only a comparison with it shows what a later command changes: an edit of the file or a different
+    override is a change, but an override that is merely not repeated is none.
     """
 
     recipe: RecipeText | None
@@ -59,7 +58,7 @@ class RequestRecord:
 
     @classmethod
     def from_document(cls, document: Any) -> Self | None:
-        """Read the result of `document`; None for anything else, as in run.json of an older version."""
+        """Read what `document` returns; None for anything else, such as what an older version wrote into run.json."""
         if not isinstance(document, dict) or document.keys() != {"recipe", "text", "overrides"}:
             return None
         recipe, text, overrides = document["recipe"], document["text"], document["overrides"]
@@ -70,49 +69,43 @@ class RequestRecord:
         return cls(None, overrides) if recipe is None and text is None else None
 
     def document(self) -> dict[str, Any]:
-        """Return the record as run.json holds it: the recipe's path and text, and the overrides."""
+        """Return the record in the form that run.json has: the recipe's path and text, and the overrides."""
         path, text = (str(self.recipe.path), self.recipe.text) if self.recipe else (None, None)
         return {"recipe": path, "text": text, "overrides": dict(self.overrides)}
 
     def sha256(self) -> str:
-        """Return a hash that is the same for all ranks with the same recipe and overrides."""
+        """Return a hash of the recipe's text and the overrides, by which ranks are compared."""
         text = json.dumps([self.recipe.text if self.recipe else None, dict(self.overrides)])
         return hashlib.sha256(text.encode()).hexdigest()
 
     def with_decided(self, decided: Overrides) -> "RequestRecord":
-        """Return the record with what was decided when the run began, which a later request does not decide again."""
+        """Return the record with the fields that were decided when the run began, so that a later command does not decide them again."""
         return RequestRecord(self.recipe, followed_by(self.overrides, decided))
 
 
 @dataclass(frozen=True)
 class TrainingRequest:
-    """A training that a command or a call requests: from random weights by a recipe, or from a checkpoint by a recipe or its data.
+    """The training that a command or a call requests."""
 
-    `kind`: None if the recipe decides it. `overrides` include those of `model.from` and `data.train`; in a recipe with stages each begins
-    with a stage's name. `is_named`: the user named this recipe in this command, so that its code may be run; the recipe was not read from
-    a run folder. `unwritten`: makes from the data the whole recipe, if there is no `source`, or the fields that depend on the amount of
-    data.
-    """
-
-    kind: TrainingKind | None
-    source: RecipeText | None
-    overrides: Overrides = field(default_factory=dict)
-    is_named: bool = False
-    unwritten: RecipeFromData | None = None
+    kind: TrainingKind | None  # None: either, as the recipe has it
+    source: RecipeText | None  # the recipe; None: `unwritten` makes one
+    overrides: Overrides = field(default_factory=dict)  # also of model.from and data.train; in a chain, names begin with a stage's name
+    is_named: bool = False  # the user named the recipe in this command, so its code may be run; it was not read from a run folder
+    unwritten: RecipeFromData | None = None  # makes the recipe, or those fields of `source` that depend on the amount of data
 
     @property
     def given(self) -> RequestRecord:
-        """The part of the request that run.json keeps."""
+        """The part of the request that is recorded in run.json."""
         return RequestRecord(self.source, self.overrides)
 
     @property
     def has_stages(self) -> bool:
-        """Whether the request is for a recipe with stages, a chain of trainings (chains/stages.py)."""
+        """Whether the recipe has stages, which chains/stages.py runs."""
         return self.source is not None and self.source.has_stages
 
     @property
     def run_name(self) -> str:
-        """The name of the run, and of its folder if the command gives none. Raises UsageError without a recipe and data."""
+        """The default name of the run and its folder. Raises UsageError if neither a recipe nor data are named."""
         if self.source is not None:
             return self.source.name
         assert self.unwritten is not None
@@ -120,7 +113,7 @@ class TrainingRequest:
 
     @cached_property
     def written(self) -> ResolvedRecipe | None:
-        """The recipe as it is written, with the overrides; None: there is none. Raises UsageError."""
+        """The checked recipe of `source` with the overrides; None: there is no source. Raises UsageError."""
         return self.source.resolve(self.overrides) if self.source is not None else None
 
     @property
@@ -132,9 +125,9 @@ class TrainingRequest:
         return self.unwritten.inputs
 
     def check(self) -> Recipe | None:
-        """Check the request, and return its recipe; None: it is yet to be made from the data, which are not read here. Raises UsageError.
+        """Check the request, and return its recipe; None if the recipe will be made from the data, which are not read here.
 
-        The run.json of a killed run from which the training starts is completed.
+        If the training starts from a run that was killed, the run.json of that run is completed. Raises UsageError.
         """
         if self.written is None:
             for model in self.inputs.models:
@@ -152,7 +145,10 @@ class TrainingRequest:
         return recipe
 
     def decide(self, listener: Listener) -> ResolvedRecipe:
-        """Return the recipe; what is unwritten is made from the data. The run folder is locked by now. Raises UsageError and DataError."""
+        """Return the recipe, which `unwritten` makes or completes from the data; called once the run folder is locked.
+
+        Raises UsageError and DataError.
+        """
         if self.unwritten is not None:
             return self.unwritten.decide(listener)
         assert self.source is not None
@@ -163,14 +159,14 @@ class TrainingRequest:
 
 
 def require_trainable(recipe: Recipe) -> None:
-    """Raise UsageError for a recipe whose objective only judges finished models, or whose section carbon names an unknown place."""
+    """Raise UsageError if a recipe's objective only evaluates finished models, or if its section carbon names an unknown place."""
     if recipe.objective.scored_by == "likelihood":
         raise judges_only(recipe.objective)
     resolve_place(recipe.carbon)
 
 
 def _with_checkpoint(source: RecipeText, decided: ResolvedRecipe, overrides: Overrides, listener: Listener) -> ResolvedRecipe:
-    """Return a run's resolved recipe with another checkpoint: of the recipe's own changes to the model, only dropout is kept."""
+    """Return the recipe of a run for another checkpoint. Its model section describes the run's checkpoint, so only dropout is kept."""
     from tfkit.hub import content_hash, find_checkpoint
 
     checkpoint = overrides["model.from"]

@@ -1,4 +1,4 @@
-"""Checks across fields: sections that contradict each other, and options that nothing would read."""
+"""Checks across fields: sections that contradict each other, and fields that would have no effect."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -20,7 +20,7 @@ from tfkit.recipe.schema.vocabularies import SENTINELS, VOCABULARIES, variant_of
 
 
 def cross_problems(recipe: Recipe, tree: Node) -> list[Problem]:
-    """Return the contradictions in a recipe whose fields are each valid on their own."""
+    """Return the contradictions between the fields of a recipe, each of which is valid on its own."""
     checks = (_lengths, _warmup, _vocabulary, _unread, source_problems, _row_length, _start, _budgets, _embodied, _trial)
     problems = [problem for check in checks for problem in check(recipe)]
     problems += [*recipe.objective.problems(recipe, model_values(recipe.model)), *_adapter(recipe), *_judging(recipe)]
@@ -30,13 +30,13 @@ def cross_problems(recipe: Recipe, tree: Node) -> list[Problem]:
 
 
 def fitting_problems(objective: ObjectiveSection, config: ModelConfig) -> list[str]:
-    """Return why a finished model, with this config and its own tokenizer, does not fit an objective; empty if it fits."""
+    """Return why a finished model with this config and a tokenizer of its own does not fit an objective; empty if it fits."""
     model = ModelSection.model_validate(config.model_dump())
     return [message for _, message in _objective(objective.trained_for, model, TokenizerSection(path="its own"))]
 
 
 def _start(recipe: Recipe) -> Iterator[tuple[Path, str]]:
-    """Check that a checkpoint is given if the objective needs one, and no tokenizer beside a checkpoint, which has its own."""
+    """Check that there is a checkpoint if the objective needs one, and that a recipe with a checkpoint has no tokenizer section."""
     if recipe.objective.needs_start and recipe.model.start is None:
         kind = recipe.objective.kind
         yield (
@@ -44,15 +44,15 @@ def _start(recipe: Recipe) -> Iterator[tuple[Path, str]]:
             f"{kind} trains a finished model, never random weights: set model.from, or give {argument('start', 'CKPT')}",
         )
     if recipe.model.start is not None and recipe.tokenizer != TokenizerSection():
-        yield ("tokenizer",), "the checkpoint of model.from has its own tokenizer, which is used: remove this section"
+        yield ("tokenizer",), "the tokenizer of the checkpoint in model.from is used: remove this section"
 
 
 def _adapter(recipe: Recipe) -> Iterator[tuple[Path, str]]:
-    """Check that an adapter has a checkpoint, and that no other field freezes weights, since the adapter freezes all."""
+    """Check that there is a checkpoint if there is an adapter, and that no other field freezes weights: the adapter freezes all of them."""
     if recipe.training.adapter is None:
         return
     if recipe.model.start is None:
-        yield ("training", "adapter"), "an adapter updates the weights of a checkpoint: give model.from, or remove it"
+        yield ("training", "adapter"), "an adapter updates the weights of a checkpoint: give model.from, or remove the adapter"
     if recipe.training.frozen:
         yield ("training", "frozen"), "with an adapter all weights but its own and those of a new head are frozen already: remove it"
     if recipe.training.unfreeze_every is not None:
@@ -108,7 +108,7 @@ def _lengths(recipe: Recipe) -> Iterator[tuple[Path, str]]:
 
 
 def _row_length(recipe: Recipe) -> Iterator[tuple[Path, str]]:
-    """Check that the objective reads a length of rows that is given, and that such rows fit the model if the recipe describes one."""
+    """Check that the length of rows has an effect, and that rows fit the model if the recipe describes it."""
     if recipe.model.start is None:
         yield from long_rows(recipe, model_values(recipe.model))
     if recipe.data.sequence_length is not None and recipe.objective.scored_by == "likelihood":
@@ -116,7 +116,7 @@ def _row_length(recipe: Recipe) -> Iterator[tuple[Path, str]]:
 
 
 def long_rows(recipe: Recipe, values: dict[str, Any]) -> Iterator[tuple[Path, str]]:
-    """Check that a row fits a model with these config values, and that a sampled response leaves room for a prompt in it."""
+    """Check that rows fit a model with these config values, and that a sampled response leaves room for a prompt in its row."""
     length, limit, position = recipe.data.sequence_length, values.get("context_length"), values.get("position")
     is_relative = isinstance(position, dict) and position.get("kind") == "relative"
     if length is not None and isinstance(limit, int) and length > limit and not is_relative:
@@ -131,14 +131,14 @@ def long_rows(recipe: Recipe, values: dict[str, Any]) -> Iterator[tuple[Path, st
 
 
 def unread_length(objective: ObjectiveSection) -> str:
-    """Return the message for a row length given with an objective that scores in the model's whole context."""
-    return f"{objective.kind} judges in the model's whole context: remove it"
+    """Return the message for data.sequence_length with an objective that does not read it."""
+    return f"{objective.kind} uses the model's whole context: remove it"
 
 
 def _vocabulary(recipe: Recipe) -> Iterator[tuple[Path, str]]:
     stated = recipe.model.changes.get("vocab_size")
-    # A full description may be that of a run whose text gave fewer entries than requested: it is checked once the tokenizer is trained. A
-    # full description by an earlier version lacks newer fields, all of which have defaults.
+    # A full description may be from the recipe of a run whose tokenizer got fewer entries than requested: it is compared with the tokenizer
+    # once that is trained. A full description by an earlier version lacks only newer fields, all of which have defaults.
     needed = {name for name, field in ModelConfig.model_fields.items() if field.is_required()}
     trained = recipe.model.start is None and recipe.tokenizer.path is None and not recipe.model.changes.keys() >= needed
     if isinstance(stated, int) and trained and recipe.tokenizer.vocab_size > stated:
@@ -147,7 +147,7 @@ def _vocabulary(recipe: Recipe) -> Iterator[tuple[Path, str]]:
 
 
 def model_values(model: ModelSection, start: dict[str, Any] | None = None) -> dict[str, Any]:
-    """Return the config values of a model, as far as they are given; `start`: those of the model that it starts from."""
+    """Return the config values of a model, as far as they are stated. `start`: the config values of the model from which it starts."""
     return merge(start or PRESETS.get(model.preset or "", (None, {}))[1], model.changes)
 
 
@@ -155,7 +155,7 @@ _STACKS = {"encoder": "encoders", "decoder": "decoders", "both": "models with an
 
 
 def _objective(objective: ObjectiveSection, model: ModelSection, tokenizer: TokenizerSection) -> Iterator[tuple[Path, str]]:
-    """Check that the objective fits the model's stacks and head."""
+    """Check that the model's stacks and head, and its tokenizer, fit the objective."""
     values = model_values(model)
     encoder, decoder = bool(values.get("encoder_layers")), bool(values.get("decoder_layers"))
     stacks = "both" if encoder and decoder else "encoder" if encoder else "decoder"
@@ -212,7 +212,7 @@ def _warmup(recipe: Recipe) -> Iterator[tuple[Path, str]]:
 
 
 def _budgets(recipe: Recipe) -> Iterator[tuple[Path, str]]:
-    """Check that energy is measured if there is a budget in kWh or grams, and that on_meter_failure and intensity_file are read."""
+    """Check that energy is measured if there is a budget in kWh or grams, and that on_meter_failure and the intensity have an effect."""
     carbon = recipe.carbon
     metered = [name for name in ("budget_g", "budget_kwh") if getattr(carbon, name) is not None]
     if not carbon.enabled:
@@ -225,7 +225,7 @@ def _budgets(recipe: Recipe) -> Iterator[tuple[Path, str]]:
 
 
 def _embodied(recipe: Recipe) -> Iterator[tuple[Path, str]]:
-    """Check that embodied emissions are given with their source, without which nobody can judge them."""
+    """Check that embodied emissions and their source are given together."""
     grams, source = recipe.carbon.embodied_g_per_device_hour, recipe.carbon.embodied_source
     if grams is not None and source is None:
         yield ("carbon", "embodied_g_per_device_hour"), "needs embodied_source: where the figure is from"
@@ -246,7 +246,7 @@ def _unread(recipe: Recipe) -> Iterator[tuple[Path, str]]:
     if recipe.evaluation.every is not None and not recipe.data.validation and not recipe.generation.prompts:
         yield ("evaluation", "every"), "there is nothing to evaluate: give data.validation, or remove it"
     if recipe.data.max_lost is not None and recipe.objective.reads_text and recipe.data.on_bad_row == "error":
-        yield ("data", "max_lost"), f"no row is lost: bad ones are errors, and {recipe.objective.kind} cuts none; remove it"
+        yield ("data", "max_lost"), f"no row is lost, since a bad row is an error, and {recipe.objective.kind} truncates none: remove it"
     if not recipe.data.length_groups and recipe.objective.reads_text:
         yield ("data", "length_groups"), f"only labelled rows are grouped, and {recipe.objective.kind} reads text: remove it"
     if recipe.generation.prompts and recipe.objective.trained_for.head in (*OWN_HEADS, "masked_lm"):

@@ -1,4 +1,4 @@
-"""The files and folders that a recipe names: a recipe is valid without them, but cannot run."""
+"""The files and folders that a recipe names. A recipe whose files are missing is valid, but cannot run."""
 
 import glob
 from collections.abc import Iterator
@@ -12,7 +12,7 @@ from tfkit.recipe.schema.objective_facts import SECTIONS
 
 
 def missing_files(tree: Node) -> list[Problem]:
-    """Return a problem for each path of a recipe, valid or not, that does not exist. Paths on the Hub are not checked."""
+    """Return a problem for each path in a recipe that does not exist. The recipe may be invalid; names on the Hub are not checked."""
     problems = []
     for path, name, what in _paths(plain(tree)):
         if isinstance(name, str) and not name.startswith("hub:") and not _exists(name):
@@ -23,7 +23,7 @@ def missing_files(tree: Node) -> list[Problem]:
 
 
 def _paths(recipe: dict[str, Any]) -> Iterator[tuple[Path, Any, str]]:
-    """Yield the field, the value and the kind of each path of a recipe, valid or not."""
+    """Yield each field that names a file or folder, its value, and the words for a missing one in a message. The recipe may be invalid."""
     sections = {name: section for name, section in recipe.items() if isinstance(section, dict)}
     data = sections.get("data", {})
     for part in ("train", "validation", "pretraining"):
@@ -34,7 +34,7 @@ def _paths(recipe: dict[str, Any]) -> Iterator[tuple[Path, Any, str]]:
                 beside = source.get("beside")
                 for role, path in beside.items() if isinstance(beside, dict) else ():
                     yield ("data", part, number, "beside", role), path, "file, and no file matches it as a glob"
-                yield ("data", part, number, "class_names"), source.get("class_names"), "file"  # or a list of the names themselves
+                yield ("data", part, number, "class_names"), source.get("class_names"), "file"  # a list of names is no path, and ignored
     yield from ((path, name, "folder") for path, name in model_paths(recipe))
     rules = sections.get("objective", {}).get("rules")
     for number, rule in enumerate(rules if isinstance(rules, list) else []):
@@ -44,7 +44,7 @@ def _paths(recipe: dict[str, Any]) -> Iterator[tuple[Path, Any, str]]:
 
 
 def model_paths(recipe: dict[str, Any]) -> Iterator[tuple[tuple[str, str], Any]]:
-    """Yield each field of a recipe, valid or not, that names a model folder, with its value; None if it is not written."""
+    """Yield each field that may name a model folder, with its value; None if the field is missing. The recipe may be invalid."""
     model, tokenizer, objective = (
         part if isinstance(part := recipe.get(name), dict) else {} for name in ("model", "tokenizer", "objective")
     )
@@ -60,5 +60,5 @@ def _exists(name: str) -> bool:
     try:
         path = FilePath(name).expanduser()
         return path.exists() or bool(next(glob.iglob(str(path), recursive=True), None))
-    except (OSError, RuntimeError, ValueError):  # a name that no file can have, no such user
+    except (OSError, RuntimeError, ValueError):  # no file can have this name, or there is no such user for ~user
         return False

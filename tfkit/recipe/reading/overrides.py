@@ -1,4 +1,4 @@
-"""Overrides: changes to a recipe, as a mapping from dotted names to values. They are applied in order, so the last one wins."""
+"""Overrides: changes to a recipe, as a mapping from dotted names to values. They are applied in order, so a later one replaces others."""
 
 import json
 from collections import abc
@@ -17,7 +17,7 @@ LENGTH = tuple(f"training.{name}" for name in LENGTHS)
 
 
 def parse_overrides(words: Iterable[str]) -> dict[str, Any]:
-    """Return the overrides that a command line gives as key=value, with a YAML value. Raises RecipeError with all problems of the words."""
+    """Return the overrides in arguments key=value, whose values are YAML. Raises RecipeError with the problems of all arguments."""
     found: dict[str, Any] = {}
     problems: list[Problem] = []
     for word in words:
@@ -40,25 +40,27 @@ def parse_overrides(words: Iterable[str]) -> dict[str, Any]:
 
 
 def parse_value(text: str) -> tuple[Any, list[Problem]]:
-    """Return the value of a field that is given as YAML, and its problems. Raises RecipeError if it is no YAML."""
+    """Return the value of a YAML text, and its problems. Raises RecipeError if the text is not YAML."""
     node, problems = parse(text, str(OVERRIDES), OVERRIDES)
     return (None if node is None else plain(node)), problems
 
 
 def plain_value(value: Any) -> Any:
-    """Return a value as a recipe would hold it: lists for tuples, text for paths. Raises ValueError for what no recipe can hold."""
+    """Return a value as a recipe holds it: tuples become lists, and paths texts. Raises ValueError for a value that no recipe can hold."""
     return plain(tree_of(value, MAX_DEPTH))
 
 
 def scored_overrides(columns: Overrides, overrides: Overrides, rows: int | None = None) -> dict[str, Any]:
-    """Return the overrides, extended by the `columns` of the rows to score or answer, and by the number of `rows` that are drawn."""
+    """Return the overrides with the column of each role in the rows to score or answer, and with the number of rows to draw."""
     named = ({"data.validation.0.columns": dict(columns)} if columns else {}) | ({} if rows is None else {"data.rows": rows})
     return within_sections(named, overrides)
 
 
 def within_sections(named: Overrides, overrides: Overrides) -> dict[str, Any]:
-    """Return the overrides, extended by those of a command's options, `named`. These come first, or behind the last override of a section
-    that contains one of them: a later `data={...}` would replace `data.rows`.
+    """Return the overrides together with those that a command's options imply, `named`.
+
+    The named ones come first; but if an override replaces a section that contains a named field, as `data={...}` contains `data.rows`, they
+    come after it, because it would remove them.
     """
     given = [*overrides.items()]
     sections = [
@@ -69,19 +71,19 @@ def within_sections(named: Overrides, overrides: Overrides) -> dict[str, Any]:
 
 
 def assignment(name: str, value: Any) -> str:
-    """Return an override as text, for a message."""
+    """Return an override as text, name=value, for a message."""
     return f"{name}={value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)}"
 
 
 def followed_by(overrides: Overrides, later: Overrides) -> dict[str, Any]:
-    """Return the overrides followed by `later` ones, which win."""
+    """Return the overrides followed by the `later` ones, which replace overrides of the same names."""
     return {name: value for name, value in overrides.items() if name not in later} | dict(later)
 
 
 def apply_overrides(root: Mapping, overrides: Overrides) -> list[Problem]:
     """Apply each override to the tree in turn; return a problem for each that cannot be applied. The schema rejects unknown fields."""
     problems: list[Problem] = []
-    if "optimizer.lr" in overrides:  # this rate is meant, unless the overrides themselves name others to try
+    if "optimizer.lr" in overrides:  # this rate is to be used, so the recipe's trial rates are dropped, unless the overrides set others
         _drop(root, {"trial_rates"})
     for name, value in overrides.items():
         try:
@@ -92,7 +94,7 @@ def apply_overrides(root: Mapping, overrides: Overrides) -> list[Problem]:
 
 
 def given_sections(overrides: Overrides) -> dict[str, dict[str, Any]]:
-    """Return the overrides as an incomplete recipe, by section. Raises RecipeError."""
+    """Return the sections of the incomplete recipe that consists of the overrides alone. Raises RecipeError."""
     tree = Mapping(OVERRIDES)
     if problems := apply_overrides(tree, overrides):
         raise RecipeError(problems)
@@ -129,7 +131,7 @@ def _set(root: Mapping, steps: list[str], value: Node) -> None:
 
 
 def _drop(root: Mapping, names: Iterable[str]) -> None:
-    """Remove fields of `training` that an override replaces: the length in other units, or the recipe's trial rates if the rate is set."""
+    """Remove fields of `training` from the tree, because an override replaces them: the length in other units, or the trial rates."""
     training = root.values.get("training")
     if not isinstance(training, Mapping):
         return
@@ -139,7 +141,7 @@ def _drop(root: Mapping, names: Iterable[str]) -> None:
 
 
 def _step(node: Node, name: str, path: Path) -> str | int:
-    """Return the step into `node` that `name` means: a key of a section, or an existing index of a list. Raises RecipeError for others."""
+    """Return the key of the section or the index of the list `node` that `name` denotes. Raises RecipeError if there is none."""
     if isinstance(node, Scalar):
         shown = cut(json.dumps(node.value, ensure_ascii=False), 60)
         raise _error(path, f"is {shown}, which has no part {quoted(name)}; give the whole: {dotted(path)}={{...}}")
@@ -163,19 +165,19 @@ def _error(path: Path, message: str) -> RecipeError:
     return RecipeError([Problem(OVERRIDES, path, message)])
 
 
-# tfkit 0.1 wrote the recipe of each run with all of its fields. To these, later fields are added with the values that version 0.1 implied.
+# tfkit 0.1 wrote the recipe of each run with all fields of that version. When such a recipe is read, a field of later versions is added.
 
 
 _DATA_0_1 = {"train", "validation", "on_bad_row", "max_lost", "length_groups"}  # all fields of the section in version 0.1
 
 
 def add_later_fields(recipe: Mapping) -> None:
-    """Add the fields of later versions to a recipe that has every field of its own version."""
+    """Add the field data.split_by to a recipe of a run of tfkit 0.1; leave any other recipe unchanged."""
     data = recipe.values.get("data")
     if isinstance(data, Mapping) and data.values.keys() == _DATA_0_1:
         data.set("split_by", Scalar(data.place, "row"), data.place)
 
 
 def split_overrides(begun: Recipe, written: Collection[str]) -> dict[str, Any]:
-    """Return the override that makes a recipe split its rows as the run `begun` does; empty if data.split_by is in its `written` fields."""
+    """Return the override by which a recipe with the fields `written` splits rows as the run `begun` does; empty if it has the field."""
     return {} if "data.split_by" in written else {"data.split_by": begun.data.split_by}

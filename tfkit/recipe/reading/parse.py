@@ -1,6 +1,8 @@
-"""Parsing of YAML 1.2 into a tree with positions. Strict: no duplicate keys, no tags, no second document, limited size, depth and aliases.
+"""Parsing of YAML 1.2 into a tree with positions. Duplicate keys, tags and a second document are errors; size, depth and aliases are
+limited.
 
-ruamel.yaml yields the events; they are interpreted here, so that `no` is a word, 1e-4 is a number, and nothing is ever constructed.
+ruamel.yaml yields the events of the parser; they are interpreted here, so that `no` is a text, 1e-4 is a number, and no object of another
+type is ever constructed.
 """
 
 import re
@@ -25,8 +27,8 @@ from tfkit.recipe.reading.tree import MAX_INTEGER, Mapping, Node, Path, Place, S
 
 MAX_BYTES = 1_000_000
 MAX_DEPTH = 32
-MAX_VALUES = 20_000  # every use of an alias is counted
-MAX_WORD = 100_000  # characters without a space: ruamel.yaml's time to read a tag grows with the square of its length
+MAX_VALUES = 20_000  # the values of an alias count each time that it is used
+MAX_WORD = 100_000  # characters without a space: ruamel.yaml's time to read a tag grows with the square of the tag's length
 
 # The core schema, https://yaml.org/spec/1.2.2/#103-core-schema
 _NULL = {"", "~", "null", "Null", "NULL"}
@@ -37,17 +39,15 @@ _WORD = re.compile(r"\S+")
 
 
 def parse(text: str, file: str, fixed_place: Place | None = None) -> tuple[Node | None, list[Problem]]:
-    """Return the tree of a text (None if empty), and the problems that do not prevent reading it.
+    """Return the tree of a YAML text (None if it is empty), and the problems after which the rest could still be read.
 
-    Raises RecipeError for invalid or too much YAML.
-
-    `fixed_place` replaces every position, for a text that is not in a file.
+    `fixed_place`: the place of all nodes, for a text that is not in a file. Raises RecipeError for text that is not YAML or too large.
     """
     return _Composer(text, file, fixed_place).compose()
 
 
 def read_scalar(text: str) -> str | int | float | bool | None:
-    """Read an unquoted scalar by the core schema of YAML 1.2. Raises ValueError for an integer that no field could hold."""
+    """Return the value of an unquoted scalar by the core schema of YAML 1.2. Raises ValueError for an integer that is too large."""
     if text in _NULL:
         return None
     if text in _BOOL:
@@ -63,7 +63,7 @@ def read_scalar(text: str) -> str | int | float | bool | None:
 
 
 class _Composer:
-    """Builds the tree from the events of the parser, which is lazy: reading stops where a limit is exceeded."""
+    """A builder of the tree from the parser's events. The parser reads only as far as events are taken, so a limit ends the reading."""
 
     def __init__(self, text: str, file: str, fixed_place: Place | None):
         self.text, self.file, self.fixed_place = text, file, fixed_place
@@ -103,7 +103,7 @@ class _Composer:
         if isinstance(event, AliasEvent):
             return self._alias(event, place)
         if (tag := _tag(event)) is not None:
-            self._problem(place, f"the tag {tag}: a recipe has no tags; write the plain value")
+            self._problem(place, f"the tag {tag}: a recipe has no tags; write the value without it")
         before = self.count
         if event.anchor:
             self.open_anchors.add(event.anchor)
@@ -200,13 +200,13 @@ class _Composer:
 
 
 def _tag(event: Any) -> str | None:
-    """Return the tag as written, since ruamel.yaml decodes long ones slowly; None for a value without a tag, or with a bare `!`."""
+    """Return the tag as it is written, because ruamel.yaml decodes long tags slowly; None for no tag, or for a bare `!`."""
     tag = event.ctag
     return None if tag is None or tag.suffix in (None, "!") else f"{tag.handle or ''}{tag.suffix}"
 
 
 def copy_of(node: Node) -> Node:
-    """Copy a tree, or an alias's value: an override of the copy must not change the original."""
+    """Copy a tree, or the value of an alias, so that an override of the copy does not change the original."""
     match node:
         case Mapping():
             return Mapping(node.place, {key: copy_of(value) for key, value in node.values.items()}, dict(node.keys))

@@ -8,17 +8,17 @@ from tfkit.errors import UsageError
 from tfkit.recipe.reading.tree import Node, Path, Place, dotted, place_of
 
 MAX_LINES = 100
-MAX_PATH = 200  # characters of a path in a message
-MAX_MESSAGE = 1000  # characters
+MAX_PATH = 200  # largest number of characters of a path in a message
+MAX_MESSAGE = 1000  # largest number of characters of a message
 
 
 @dataclass(frozen=True)
 class Problem:
-    """One problem: its place, its field (empty: the file itself), what is wrong and the remedy."""
+    """A problem of a recipe."""
 
     place: Place
-    path: Path
-    message: str
+    path: Path  # the field; empty: the problem is of the file as a whole
+    message: str  # what is wrong, and the remedy
 
     def __str__(self) -> str:
         where = f"{self.place}: {cut(dotted(self.path), MAX_PATH)}" if self.path else str(self.place)
@@ -26,12 +26,12 @@ class Problem:
 
 
 def problem_at(tree: Node, path: Path, message: str, *, key: bool = False) -> Problem:
-    """Return a problem at the place of its field in the tree; `key`: at the key of the field, not at its value."""
+    """Return a problem at the place of its field in the tree. `key`: at the field's key, not at its value."""
     return Problem(place_of(tree, path, key=key), path, message)
 
 
 class RecipeError(UsageError):
-    """All problems of a recipe, one per line: those of the file in its order, then those of the overrides."""
+    """All problems of a recipe, one per line: first the problems of the file, by their places, then the problems of the overrides."""
 
     def __init__(self, problems: Iterable[Problem]):
         distinct = dict.fromkeys(problems)
@@ -61,10 +61,10 @@ def quoted(value: object, limit: int = 60) -> str:
 
 
 def cut(text: str, limit: int) -> str:
-    """Return the text on one line, truncated at the limit: names in a hostile file may be a megabyte long, or move a terminal's cursor."""
+    """Return the text on one line, truncated at `limit` characters, because names in a hostile file may be a megabyte long."""
     return on_one_line(text if len(text) <= limit else f"{text[: limit - 3]}...")
 
 
 def on_one_line(text: str) -> str:
-    """Return the text with an escape sequence in place of every character that is not printable, such as a line break."""
+    """Return the text with an escape sequence in place of each unprintable character: a line break, or a command to the terminal."""
     return "".join(letter if letter.isprintable() else letter.encode("unicode_escape").decode() for letter in text)

@@ -1,4 +1,4 @@
-"""Checks that a recipe's steps can be divided among ranks: all ranks get the same number of micro-batches."""
+"""Checks that a recipe's steps can be divided among ranks, so that all ranks get the same number of micro-batches."""
 
 from collections.abc import Iterator
 
@@ -10,14 +10,14 @@ from tfkit.recipe.schema.sections import Recipe
 
 
 def dealing_problems(recipe: Recipe, tree: Node, ranks: int) -> list[Problem]:
-    """Return a problem for each field that cannot be divided among this many ranks, with the nearest sizes that can."""
+    """Return a problem for each field whose value cannot be divided among this many ranks, with the nearest values that can."""
     return [problem_at(tree, path, message) for path, message in _uneven_fields(recipe, ranks)]
 
 
 def require_even(recipe: Recipe, ranks: int, *, is_resumed: bool = False) -> None:
     """Raise UsageError if the steps of a checked recipe cannot be divided evenly among this many ranks.
 
-    `is_resumed`: the remedy is another number of ranks, since a run that is resumed keeps the sizes of its steps.
+    `is_resumed`: the remedy in the message is another number of ranks, because a resumed run keeps the sizes of its steps.
     """
     if is_resumed:
         require_mesh(recipe, ranks)
@@ -84,6 +84,6 @@ def _mesh_problems(recipe: Recipe, ranks: int) -> Iterator[tuple[Path, str]]:
 
 
 def _nearest(size: int, unit: int) -> str:
-    """Return the nearest multiples of `unit`, below and above, as advice."""
+    """Return advice that names the nearest multiples of `unit` below and above `size`."""
     below, above = size // unit * unit, -(-size // unit) * unit
     return f"the nearest possible sizes are {below:,} and {above:,}" if below else f"the smallest possible size is {above:,}"

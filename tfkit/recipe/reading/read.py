@@ -1,4 +1,4 @@
-"""Reading a recipe: file or bundled name, then overrides, then the schema, then checks between sections. Torch-free."""
+"""Reading of a recipe: finding its file, parsing, applying overrides, validating each field, and checking fields against each other."""
 
 import difflib
 import json
@@ -13,7 +13,7 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from tfkit.errors import ModelError, UsageError
+from tfkit.errors import ModelError, UsageError, argument
 from tfkit.recipe.bundled import bundled_recipes, find_bundled
 from tfkit.recipe.dump import dump_document
 from tfkit.recipe.presets import model_problems
@@ -29,21 +29,21 @@ from tfkit.recipe.reading.validate import problems_in
 from tfkit.recipe.schema.bounds import MAX_VOCAB_SIZE
 from tfkit.recipe.schema.sections import Recipe
 
-PIPE_SECONDS = 10.0  # of silence, after which a pipe is abandoned
+PIPE_SECONDS = 10.0  # a pipe that sends nothing for this long is an error
 
-_RECIPES = ("", ".yaml", ".yml")  # suffixes of recipes
+_RECIPES = ("", ".yaml", ".yml")  # suffixes of recipe files
 
 
 @dataclass(frozen=True)
 class RecipeText:
-    """The text of a recipe, not checked yet. It is kept, since a pipe can be read only once."""
+    """The text of a recipe that is not checked yet, with the path from which it was read."""
 
     path: Path
     text: str
 
     @property
     def name(self) -> str:
-        """The run's default name: a slug of the file's name."""
+        """The default name of the run: the file's name without its suffix, in the characters that are allowed for folders."""
         return slug(self.path.stem)
 
     @cached_property
@@ -51,16 +51,16 @@ class RecipeText:
         return parse(self.text, str(self.path))
 
     def _tree(self) -> tuple[Node | None, list[Problem]]:
-        """Return a copy of the tree, which the caller may change, and its problems. Raises RecipeError for a text that cannot be parsed."""
+        """Return a copy of the tree, which the caller may change, and its problems. Raises RecipeError if the text cannot be parsed."""
         root, problems = self._parsed
         return None if root is None else copy_of(root), list(problems)
 
     def read(self, overrides: Overrides = NO_OVERRIDES) -> Recipe:
-        """Check the recipe with overrides. Raises RecipeError with all problems, one per line, as `place: field: problem and remedy`."""
+        """Return the checked recipe with overrides. Raises RecipeError with all problems, a line `place: field: problem; remedy` each."""
         return self.resolve(overrides).recipe
 
     def resolve(self, overrides: Overrides = NO_OVERRIDES, *, with_files: bool = False, ranks: int = 1) -> "ResolvedRecipe":
-        """Return the checked recipe with overrides. Raises RecipeError as `read` does.
+        """Return the checked recipe with overrides, and the document that is saved. Raises RecipeError as `read` does.
 
         `with_files`: missing files and folders are problems, too; `ranks`: the number of processes among which each step is to be divided.
         """
@@ -74,14 +74,14 @@ class RecipeText:
 
     @property
     def has_stages(self) -> bool:
-        """Whether this is a chain of recipes, which `read_chain` reads. False for a text that is not YAML, which `read` reports."""
+        """Whether this is a chain of recipes, which `read_chain` reads. False for a text that is not YAML: `read` reports that error."""
         try:
             return has_stages(self._parsed[0])
         except RecipeError:
             return False
 
     def fields(self) -> dict[str, Any]:
-        """Return the written values under dotted names, lists as a whole; in a chain, names begin with the name of the stage.
+        """Return the values in the text by dotted name; lists are whole values. In a chain, a name begins with the name of its stage.
 
         Raises RecipeError if the text is not YAML.
         """
@@ -95,24 +95,21 @@ class RecipeText:
 
 @dataclass(frozen=True)
 class ResolvedRecipe:
-    """A recipe that passed every check, its source, and its document as it was written, with the overrides.
-
-    `decided`: those of its fields that tfkit chose for the amount of data; empty if it chose none.
-    """
+    """A recipe that passed every check."""
 
     recipe: Recipe
     source: RecipeText
-    document: dict[str, Any]
-    decided: Overrides = field(default_factory=dict)
+    document: dict[str, Any]  # the fields that the source and the overrides state
+    decided: Overrides = field(default_factory=dict)  # the fields that tfkit chose by the amount of data
 
     @property
     def text(self) -> str:
-        """The document as YAML, below the comment of the source."""
+        """The document as YAML, after the comment of the source."""
         return self.source.comment + dump_document(self.document)
 
     @property
     def name(self) -> str:
-        """The run's default name."""
+        """The default name of the run."""
         return self.source.name
 
     @property
@@ -122,7 +119,7 @@ class ResolvedRecipe:
 
 
 def open_recipe(name_or_path: str) -> RecipeText:
-    """Read a recipe's text without checking it. Raises UsageError if the file cannot be found or read, or is data, not a recipe."""
+    """Read a recipe's text without checking it. Raises UsageError if the file is missing, cannot be read, or holds data, not a recipe."""
     path = find_recipe(name_or_path)
     try:
         recipe = RecipeText(path, _text(path))
@@ -133,16 +130,16 @@ def open_recipe(name_or_path: str) -> RecipeText:
         if path.suffix.lower() in _RECIPES:
             raise
         problem = error.problems[0]
-    raise RecipeError([replace(problem, message=f"{problem.message}; if {path.name} is data, name it with --data")])
+    raise RecipeError([replace(problem, message=f"{problem.message}; if {path.name} is data, name it with {argument('data')}")])
 
 
-def read_recipe(name_or_path: str, overrides: Overrides = NO_OVERRIDES, *, with_files: bool = False) -> ResolvedRecipe:
-    """Read and check a recipe; see `RecipeText.read`. `with_files`: missing files and folders are problems, too."""
-    return open_recipe(name_or_path).resolve(overrides, with_files=with_files)
+def read_recipe(name_or_path: str, overrides: Overrides = NO_OVERRIDES) -> ResolvedRecipe:
+    """Read and check a recipe with overrides; see `RecipeText.read`."""
+    return open_recipe(name_or_path).resolve(overrides)
 
 
 def read_run_recipe(run: Path) -> ResolvedRecipe:
-    """Read and check the recipe.yaml of a run folder. Raises ModelError if it is missing or invalid: the run is wrong, not the command."""
+    """Read and check the recipe.yaml of a run folder. Raises ModelError if it is missing or invalid, because the run is then damaged."""
     try:
         return read_recipe(str(run / "recipe.yaml"))
     except UsageError as error:
@@ -150,7 +147,7 @@ def read_run_recipe(run: Path) -> ResolvedRecipe:
 
 
 def read_document(document: dict[str, Any], name: str, overrides: Overrides = NO_OVERRIDES, comment: str = "") -> ResolvedRecipe:
-    """Check a recipe that is given as a document, with overrides, and return it. `comment`: the lines that begin its text."""
+    """Check a recipe that is given as a document, with overrides, and return it. `comment`: the comment at the beginning of its text."""
     tree, problems = parse(dump_document(document), name)
     recipe, changed = _read(tree, problems, name, overrides)
     return ResolvedRecipe(recipe, RecipeText(Path(name), comment), plain(changed))
@@ -163,7 +160,7 @@ def _read(
         what = "is empty" if tree is None else "is not made of sections"
         raise RecipeError([*problems, Problem(Place(name, 1, 1), (), f"the recipe {what}; `tfkit recipes` lists examples")])
     if has_stages(tree):
-        message = "here a recipe without stages is needed: of a chain that was run each stage has its own, runs/NAME/STAGE/recipe.yaml"
+        message = "a recipe without stages is needed here; each stage of a chain that was run has its own, runs/NAME/STAGE/recipe.yaml"
         raise RecipeError([*problems, Problem(tree.keys[STAGES], (STAGES,), message)])
     add_later_fields(tree)
     problems += apply_overrides(tree, overrides)
@@ -185,7 +182,7 @@ def find_recipe(name_or_path: str) -> Path:
         if path.is_file() or path.is_fifo() or path.is_char_device():
             return path
         is_folder, exists = path.is_dir(), path.exists()
-    except (OSError, ValueError):  # a name that no file can have
+    except (OSError, ValueError):  # no file can have this name
         is_folder = exists = False
     if bundled := find_bundled(name_or_path):
         return bundled.path
@@ -225,8 +222,8 @@ def _read_file(path: Path) -> bytes:
 
 
 def _read_pipe(path: Path) -> bytes:
-    """Read from a pipe, as in `tfkit check <(make-recipe)`. Raises UsageError if it is silent for PIPE_SECONDS."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # otherwise opening waits for a writer
+    """Read from a pipe, as in `tfkit check <(make-recipe)`. Raises UsageError if it sends nothing for PIPE_SECONDS."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # without O_NONBLOCK, opening waits for a writer
     content = b""
     try:
         while len(content) <= MAX_BYTES:
@@ -241,7 +238,7 @@ def _read_pipe(path: Path) -> bytes:
 
 
 def check_tree(tree: Mapping, *, across: bool = True) -> tuple[Recipe | None, list[Problem]]:
-    """Return the recipe of a tree (None if a field is invalid), and all problems; if `across`, also those between fields."""
+    """Return the recipe of a tree (None if a field is invalid), and all problems; if `across`, also contradictions between fields."""
     data = plain(tree)
     _fill_kinds(Recipe, data)
     recipe, problems = _validate(data, tree)
@@ -254,14 +251,14 @@ def check_tree(tree: Mapping, *, across: bool = True) -> tuple[Recipe | None, li
 
 def _validate(data: dict[str, Any], tree: Node) -> tuple[Recipe | None, list[Problem]]:
     try:
-        # From JSON, since strict validation then accepts a list for a tuple.
+        # The data are given as JSON, because strict validation of JSON accepts a list for a tuple.
         return Recipe.model_validate_json(json.dumps(data), strict=True), []
     except ValidationError as error:
         return None, problems_in(error, Recipe, data, tree)
 
 
 def _fill_kinds(record: type[BaseModel], data: dict[str, Any]) -> None:
-    """Add the default `kind` to each section that needs one and names none: `optimizer: {lr: 1e-3}` is AdamW."""
+    """Add the default `kind` to each section that may have several kinds and names none: `optimizer: {lr: 1e-3}` is AdamW."""
     for name, info in record.model_fields.items():
         section = data.get(name)
         if info.discriminator and isinstance(section, dict) and isinstance(info.default, BaseModel):
@@ -269,12 +266,12 @@ def _fill_kinds(record: type[BaseModel], data: dict[str, Any]) -> None:
 
 
 def _planned_vocab_size(data: dict[str, Any]) -> int:
-    """Return the vocabulary size in the recipe's tokenizer section; 1 if it has none, as for a finished tokenizer, which is read later."""
+    """Return tokenizer.vocab_size; 1 if it is missing or invalid, since the size is then not known, or is a problem of its own."""
     tokenizer = data.get("tokenizer")
     size = tokenizer.get("vocab_size") if isinstance(tokenizer, dict) else None
-    return size if isinstance(size, int) and 0 < size <= MAX_VOCAB_SIZE else 1  # an invalid size is a problem of its own
+    return size if isinstance(size, int) and 0 < size <= MAX_VOCAB_SIZE else 1
 
 
 def slug(name: str) -> str:
-    """Return a name in a form that is allowed for folders."""
+    """Return a name in lower case and in characters that are allowed for folders: letters, digits, dot, underscore and hyphen."""
     return re.sub(r"[^a-z0-9._-]+", "-", name.lower()).strip("-.") or "recipe"

@@ -1,4 +1,4 @@
-"""Checks of data sources: columns that are missing or that the objective does not read, and options that nothing would read."""
+"""Checks of data sources: columns that are missing or that the objective does not read, and fields that would have no effect."""
 
 from collections.abc import Iterator, Sequence
 
@@ -7,7 +7,7 @@ from tfkit.recipe.schema.data_sections import SourceSection
 from tfkit.recipe.schema.roles import TEXT, Role
 from tfkit.recipe.schema.sections import Recipe
 
-# The columns of rows from the standard library, by task.
+# The columns of rows from the standard library, by the value of `stdlib`.
 _STDLIB_COLUMNS: dict[bool | str, tuple[str, ...]] = {
     True: ("text",),
     "docstrings": ("source", "target", "name"),
@@ -59,7 +59,7 @@ def _unread_options(source: SourceSection) -> Iterator[tuple[str, str]]:
 
 
 def _columns(recipe: Recipe, source: SourceSection, read: Sequence[Role]) -> Iterator[tuple[str, str]]:
-    """Check that columns are mapped to roles that the objective reads, and each role only once."""
+    """Check that the objective reads the roles for which columns are named, and that no role has more columns than it can read."""
     roles = {role.name: role.form for role in read}
     for name, column in source.columns.items():
         if isinstance(column, list) and roles.get(name) in ("label", "messages", "answers", "tools"):
@@ -75,11 +75,11 @@ def _columns(recipe: Recipe, source: SourceSection, read: Sequence[Role]) -> Ite
 
 
 def _stdlib(recipe: Recipe, source: SourceSection, roles: Sequence[Role]) -> Iterator[tuple[str, str]]:
-    """Check that rows from the standard library have the columns that the objective reads, unless the recipe names others."""
+    """Check that rows from the standard library have the columns that the objective reads, unless the recipe names other columns."""
     given = _STDLIB_COLUMNS.get(source.stdlib, ())
     named = {*source.columns, *(["text"] if source.text is not None else [])}
     present = {role for role in roles if role.name in named or set(role.columns) & set(given)}
-    shapes = {role.shape for role in roles if role.shape} or {""}  # alternatives, one of which is enough
+    shapes = {role.shape for role in roles if role.shape} or {""}  # a row needs the roles of only one of them
     needed = [{role for role in roles if role.required and role.shape in (None, shape)} for shape in shapes]
     if given and not any(present >= required for required in needed):
         has = "has no column but" if len(given) == 1 else "has the columns"

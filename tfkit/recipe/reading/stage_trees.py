@@ -1,4 +1,4 @@
-"""The trees of a recipe with stages (a chain), one per stage; `from: STAGE` names an earlier stage."""
+"""The tree of each stage of a recipe with stages (a chain), and the overrides of each stage."""
 
 import re
 from collections.abc import Iterable
@@ -9,14 +9,14 @@ from tfkit.recipe.reading.problems import Problem
 from tfkit.recipe.reading.tree import OVERRIDES, STAGES, Mapping, Scalar
 from tfkit.recipe.schema.sections import Recipe
 
-START = "from"  # of a stage: short for model: {from: ...}
-STAGE_NAME = r"[A-Za-z][A-Za-z0-9_-]{0,63}"  # also the name of a folder, and the beginning of dotted names
-# Names that no stage may have: those of sections, and of the entries of a run folder.
+START = "from"  # a key of a stage, short for model: {from: ...}
+STAGE_NAME = r"[A-Za-z][A-Za-z0-9_-]{0,63}"  # a stage's name is also the name of a folder, and the beginning of dotted names
+# Names that no stage may have: those of sections, and those of the files and folders in a run folder.
 _RESERVED = {*Recipe.model_fields, STAGES, START, "checkpoints", "tensorboard", "replay", "lock"}
 
 
 def stage_trees(tree: Mapping) -> tuple[dict[str, Mapping], list[Problem]]:
-    """Return the tree of each stage, in order, and the problems of their names and shapes."""
+    """Return the tree of each stage, in order, and a problem for each stage with an invalid name or without sections."""
     problems = [
         Problem(place, (name,), f"a recipe with stages has no other sections: move {name} into the stages that need it")
         for name, place in tree.keys.items()
@@ -24,7 +24,7 @@ def stage_trees(tree: Mapping) -> tuple[dict[str, Mapping], list[Problem]]:
     ]
     place, stages = tree.keys[STAGES], tree.values[STAGES]
     if not isinstance(stages, Mapping) or not stages.values:
-        message = "needs the name of each stage, and below it a recipe"
+        message = "needs the name of each stage, and below the name a recipe"
         return {}, [*problems, Problem(place, (STAGES,), message)]
     found: dict[str, Mapping] = {}
     for name, stage in stages.values.items():
@@ -40,7 +40,7 @@ def stage_trees(tree: Mapping) -> tuple[dict[str, Mapping], list[Problem]]:
 
 
 def stage_overrides(overrides: Overrides, names: Iterable[str]) -> tuple[dict[str, dict[str, Any]], list[Problem]]:
-    """Return the overrides of each stage, without its name, and a problem for each override that belongs to no stage."""
+    """Return the overrides of each stage, without the stage's name, and a problem for each override that belongs to no stage."""
     found: dict[str, dict[str, Any]] = {name: {} for name in names}
     problems = []
     for key, value in overrides.items():
@@ -72,7 +72,7 @@ def _name_problem(name: str, before: dict[str, Mapping]) -> str | None:
 
 
 def _move_start(name: str, stage: Mapping) -> list[Problem]:
-    """Move `from` of a stage into its section model, where a recipe has it."""
+    """Move `from` of a stage into the stage's section model; return a problem if that has a `from` already."""
     if START not in stage.values:
         return []
     start, place = stage.values.pop(START), stage.keys.pop(START)

@@ -1,4 +1,4 @@
-"""The tree of a recipe: its values with their positions, so that every error has a position."""
+"""The tree of a recipe: its values with their positions in the file, which errors name."""
 
 from collections import abc
 from dataclasses import dataclass, field
@@ -9,12 +9,12 @@ from typing import Any
 from tfkit.errors import argument
 
 Path = tuple[str | int, ...]
-MAX_INTEGER = 2**63  # no field holds an integer of this size
+MAX_INTEGER = 2**63  # no field accepts an integer this large
 
 
 @dataclass(frozen=True, order=True)
 class Place:
-    """A position in a file, counted from 1, or the overrides, which are in no file and have no lines (0)."""
+    """A position in a file, with lines and columns from 1; for overrides, which are in no file, `file` is empty, and the position 0."""
 
     file: str
     line: int = 0
@@ -25,12 +25,12 @@ class Place:
 
     @property
     def name(self) -> str:
-        """The file; for overrides, the command line, or the argument of the library that gives them."""
+        """The file; for overrides, `command line`, or the name of the library's argument."""
         return self.file or argument("overrides").strip("`")
 
 
 OVERRIDES = Place("")
-STAGES = "stages"  # the one section of a chain
+STAGES = "stages"  # the only section of a chain
 
 
 @dataclass
@@ -78,15 +78,15 @@ def plain(node: Node) -> Any:
 
 
 def has_stages(tree: Node | None) -> bool:
-    """Whether a tree is that of a chain, a recipe with stages."""
+    """Whether a tree is that of a recipe with stages (a chain)."""
     return isinstance(tree, Mapping) and STAGES in tree.values
 
 
 def tree_of(value: Any, levels: int) -> Node:
-    """Return the tree of a value that is in no file. Raises ValueError for more than `levels` levels, or for what no recipe can hold."""
+    """Return the tree of a value that is in no file. Raises ValueError for over `levels` levels, or a value that no recipe can hold."""
     if not levels:
         raise ValueError("is nested too deep")
-    if hasattr(value, "tolist"):  # numbers and arrays of NumPy, pandas and PyTorch
+    if hasattr(value, "tolist"):  # a number or an array of NumPy, pandas or PyTorch
         value = value.tolist()
     if isinstance(value, abc.Mapping):
         items = {str(key): tree_of(inner, levels - 1) for key, inner in value.items()}
@@ -102,7 +102,7 @@ def tree_of(value: Any, levels: int) -> Node:
 
 
 def _scalar(value: Any) -> str | int | float | None:
-    """Return a value as a scalar of YAML: a path is a text. Raises ValueError for any other value."""
+    """Return a value as a scalar of YAML; a path becomes a text. Raises ValueError for a value of any other type."""
     if value is None or isinstance(value, bool):
         return value
     if isinstance(value, str | PathLike):
@@ -113,7 +113,7 @@ def _scalar(value: Any) -> str | int | float | None:
 
 
 def flatten(document: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Return the values of nested sections under dotted names; lists stay whole."""
+    """Return the values in nested sections by dotted name; lists are whole values."""
     flat: dict[str, Any] = {}
     for name, value in document.items():
         flat |= flatten(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}": value}
@@ -121,7 +121,7 @@ def flatten(document: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def child(node: Node, step: str | int) -> Node | None:
-    """Return the value under a key or an index; None if there is none."""
+    """Return the value under a key or an index; None if there is no such value."""
     if isinstance(node, Mapping) and isinstance(step, str):
         return node.values.get(step)
     if isinstance(node, Sequence) and isinstance(step, int) and 0 <= step < len(node.items):
@@ -130,9 +130,9 @@ def child(node: Node, step: str | int) -> Node | None:
 
 
 def place_of(root: Node, path: Path, *, key: bool) -> Place:
-    """Return the place of an error at `path`: the key of a section or of an unknown field (`key` true), else the value.
+    """Return the place of an error at `path`: that of the value if it is a scalar and `key` is false, else that of its key.
 
-    A value that is not written (a missing field, a value of a preset) has the place of the nearest section that is written.
+    A value that the file does not have (a missing field, a value of a preset) has the place of the innermost section that it does have.
     """
     place, node = root.place, root
     for depth, step in enumerate(path, 1):
@@ -146,5 +146,5 @@ def place_of(root: Node, path: Path, *, key: bool) -> Place:
 
 
 def dotted(path: Path) -> str:
-    """Return a path in dotted form, as in overrides: data.train.0.path."""
+    """Return a path as a dotted name, as in overrides: data.train.0.path."""
     return ".".join(str(step) for step in path)

@@ -1,4 +1,4 @@
-"""Validation of a tree: pydantic finds the errors, which are explained here in terms of the recipe, with their positions."""
+"""Messages for the errors that pydantic finds in a recipe, in the terms of the recipe and with the positions of fields."""
 
 import difflib
 import typing
@@ -14,7 +14,7 @@ from tfkit.recipe.reading.problems import Problem, problem_at, quoted
 from tfkit.recipe.reading.tree import Node, Path
 from tfkit.recipe.schema.sections import Recipe
 
-# The types that pydantic's *_type errors expect.
+# The expected types, by the names of pydantic's errors.
 _EXPECTED = {
     "int_type": "a whole number",
     "float_type": "a number",
@@ -28,7 +28,7 @@ _EXPECTED = {
 
 
 def problems_in(error: ValidationError, schema: type[BaseModel], data: Any, tree: Node, base: Path = ()) -> list[Problem]:
-    """Return a problem for each error in the validation of `data`, which is at `base` in the tree."""
+    """Return a problem for each error in the validation of `data` as `schema`. `base`: the path of `data` in the tree."""
     problems = []
     for path, detail in _without_other_branches(error.errors(include_url=False), data):
         path, message, at_key = _explain(detail, path, schema, data)
@@ -37,7 +37,7 @@ def problems_in(error: ValidationError, schema: type[BaseModel], data: Any, tree
 
 
 def unknown(name: str, known: Iterable[str], elsewhere: list[str]) -> str:
-    """Return the message for an unknown field, with the field that was probably meant, or its section, or the known fields."""
+    """Return the message for an unknown field: it names the field that was meant, the sections that have the field, or the known fields."""
     known = sorted(known)
     if meant := did_you_mean(name, known):
         return f"unknown, did you mean {meant}"
@@ -48,14 +48,17 @@ def unknown(name: str, known: Iterable[str], elsewhere: list[str]) -> str:
 
 
 def one_of(value: Any, allowed: Iterable[str]) -> str:
-    """Return the message for a value that is not among the allowed words."""
+    """Return the message for a value that is not among the allowed texts."""
     allowed = list(allowed)
     meant = did_you_mean(value, allowed) if isinstance(value, str) else None
     return f"{quoted(value)} is none of {', '.join(allowed)}" + (f"; did you mean {meant}" if meant else "")
 
 
 def _without_other_branches(details: list[ErrorDetails], data: Any) -> list[tuple[Path, ErrorDetails]]:
-    """Return errors with their paths in the data; for a union, those of branches that fit the value's type, or one if none fits."""
+    """Return errors with their paths in the data.
+
+    Of a union, only the errors of members that accept the value's type are returned; if there is none, one error that lists the members.
+    """
     kept: list[tuple[Path, ErrorDetails]] = []
     unions: dict[Path, dict[str, list[tuple[Path, ErrorDetails]]]] = defaultdict(lambda: defaultdict(list))
     for detail in details:
@@ -76,7 +79,7 @@ def _without_other_branches(details: list[ErrorDetails], data: Any) -> list[tupl
 
 
 def _locate(detail: ErrorDetails, data: Any) -> tuple[Path, Path | None, str]:
-    """Return pydantic's location without the branches of unions, and the path and the name of the removed branch (None and "" if none)."""
+    """Return the path of an error in the data, the path of the innermost union that contains it (None: none), and the union's member."""
     path: Path = ()
     union, branch = None, ""
     for step in detail["loc"]:
@@ -99,7 +102,7 @@ def _wanted(detail: ErrorDetails) -> str:
 
 
 def _explain(detail: ErrorDetails, path: Path, schema: type[BaseModel], data: Any) -> tuple[Path, str, bool]:
-    """Return the path to name, the message, and whether to point at the key rather than at the value."""
+    """Return the path of the problem, its message, and whether its place is that of the field's key, not of its value."""
     value, context = detail["input"], detail.get("ctx", {})
     match detail["type"]:
         case "extra_forbidden":
@@ -198,7 +201,7 @@ def _remedy(kind: str, value: Any) -> str:
 
 # Lookup of the fields by path, for suggestions and for the kinds of unions.
 
-# Names that other tools have for fields, by the name in tfkit.
+# The names of fields in other tools, by their names in tfkit.
 _FOREIGN = {
     "dim": ("n_embd", "d_model", "hidden_size"),
     "hidden_dim": ("intermediate_size",),
@@ -222,7 +225,7 @@ FOREIGN_NAMES = {theirs: name for name, foreign in _FOREIGN.items() for theirs i
 
 
 def section_types(annotation: Any) -> Iterator[type[BaseModel]]:
-    """Yield the section types that a field may hold, through lists, unions and annotations."""
+    """Yield the section types that a field may hold, also as items of lists and members of unions."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         yield annotation
     for argument in typing.get_args(annotation):
@@ -236,7 +239,7 @@ def tags(section: type[BaseModel]) -> tuple[str, ...]:
 
 
 def section_types_at(root: type[BaseModel], path: Path, data: Any) -> list[type[BaseModel]]:
-    """Return the section types that are allowed at a path; if the data there name a `kind`, only its type."""
+    """Return the section types that are allowed at a path; if the section in `data` names a `kind`, only the type of this kind."""
     types = [root]
     for step in path:
         data = _value(data, step)
@@ -250,7 +253,7 @@ def section_types_at(root: type[BaseModel], path: Path, data: Any) -> list[type[
 
 
 def field_at(root: type[BaseModel], path: Path, data: Any) -> FieldInfo | None:
-    """Return the declaration of the field at a path; None if there is none."""
+    """Return the declaration of the field at a path; None if there is no such field."""
     if not path or isinstance(path[-1], int):
         return None
     types = section_types_at(root, path[:-1], data)
@@ -258,7 +261,7 @@ def field_at(root: type[BaseModel], path: Path, data: Any) -> FieldInfo | None:
 
 
 def kinds_at(root: type[BaseModel], path: Path, data: Any, name: str | None = None) -> list[str]:
-    """Return every kind that is allowed at a path; with `name`, those that have a field of this name."""
+    """Return the kinds of sections that are allowed at a path; if `name` is given, only those with a field of this name."""
     while path and isinstance(path[-1], int):  # an entry of a list, whose field declares the kinds
         path = path[:-1]
     field = field_at(root, path, data)
@@ -267,7 +270,7 @@ def kinds_at(root: type[BaseModel], path: Path, data: Any, name: str | None = No
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str | None:
-    """Return the known name that was probably meant; None if none is close."""
+    """Return the known name that was probably meant; None if no known name is similar."""
     known = list(known)
     if FOREIGN_NAMES.get(name) in known:
         return FOREIGN_NAMES[name]
@@ -276,7 +279,7 @@ def did_you_mean(name: str, known: Iterable[str]) -> str | None:
 
 
 def sections_with(name: str) -> list[str]:
-    """Return the sections of the recipe that have a field of this name; it may be another tool's name for the field."""
+    """Return the sections of the recipe that have a field of this name. The name may be the one that another tool has for the field."""
     wanted = {name, FOREIGN_NAMES.get(name)}
     return [
         section

@@ -1,1 +1,1 @@
-"""The fields of a recipe and their bounds: strict, frozen, torch-free."""
+"""The fields of a recipe and their bounds, as pydantic models that reject unknown fields."""

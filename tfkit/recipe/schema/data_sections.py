@@ -1,4 +1,4 @@
-"""The sections of a recipe for its data: the sources of text, the held-out part, and the tokenizer. Torch-free."""
+"""The sections of a recipe for its data: the sources of text, the held-out part, and the tokenizer."""
 
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal
@@ -25,16 +25,16 @@ class TokenizerSection(Data):
         None,
         description="The system whose pre-tokenization and special tokens are used. byte_bpe: gpt2, llama3, smollm2, roberta; "
         "unigram: t5, xlm_roberta; bpe_byte_fallback: llama, gemma, translation (the joint BPE of the 2017 "
-        "Transformer); null: the first of these.",
+        "Transformer); null: the first of the kind.",
     )
     vocab_size: VocabSize = Field(8192, description="Total number of entries, including special tokens and bytes.")
     special_tokens: list[Annotated[str, Field(min_length=1)]] = Field(
-        [], description="Further special tokens; their ids follow those of the kind's own."
+        [], description="Special tokens in addition to those of the kind; their ids follow those of the kind's first special tokens."
     )
     sample_bytes: SampleBytes = Field(200_000_000, description="Train on at most this much text, sampled evenly over the corpus.")
     add_bos: bool = Field(True, description="Put the beginning-of-text token before every text, so that its first token is predicted, too.")
     lowercase: bool = Field(True, description="wordpiece: lower-case texts, as BERT uncased.")
-    strip_accents: bool | None = Field(None, description="wordpiece: remove accents; null: as lowercase.")
+    strip_accents: bool | None = Field(None, description="wordpiece: remove accents; null: if lowercase is true.")
     path: str | None = Field(None, description="Use the tokenizer of this checkpoint or folder instead of training one.")
 
     @model_validator(mode="after")
@@ -63,14 +63,14 @@ class TokenizerSection(Data):
 
 
 def _no_number(value: Any) -> Any:
-    """Reject numbers: pydantic's Literal takes 1 for True."""
+    """Reject numbers, because pydantic's Literal accepts 1 as True."""
     if isinstance(value, int | float) and not isinstance(value, bool):
         raise PydanticKnownError("literal_error", {"expected": "False, True, 'docstrings', 'token_roles' or 'packages'"})
     return value
 
 
 class SourceSection(Data):
-    """The source of rows of text: exactly one of stdlib, path, hub."""
+    """A source of rows: exactly one of stdlib, path and hub."""
 
     stdlib: Annotated[Literal[False, True, "docstrings", "token_roles", "packages"], BeforeValidator(_no_number)] = Field(
         False,
@@ -86,21 +86,21 @@ class SourceSection(Data):
     files: Literal["train", "validation", "test", "all"] | None = Field(
         None,
         description="Read only the files of a folder or glob with this word in their names (valid, val and dev mean validation). null: if "
-        "the names differ in this, data.train reads those of training and data.validation those of validation; else all.",
+        "the names of the files have such words, data.train reads the files of training and data.validation those of validation; else all.",
     )
     format: Literal["text", "lines", "jsonl", "json", "csv", "tsv", "parquet", "conll", "conllu"] | None = Field(
         None, description="The format of the files of path; null: by their suffixes. text: each file is a row; lines: each line is a row."
     )
     header: list[str] | None = Field(
-        None, min_length=1, description="The names of the columns of csv, tsv or conll files without a header line, and of lines."
+        None, min_length=1, description="The names of the columns of csv, tsv or conll files without a header line, or of the format lines."
     )
     field: str | None = Field(
         None, description="The key of a JSON object that holds the rows; null: the only such key, or those with the name of a split."
     )
     beside: dict[str, str] = Field(
         {},
-        description="Further columns, each from a file that is parallel to path, line by line: {de: train.de.gz} beside train.en.gz. "
-        "Without it and format, such files are recognised by their names.",
+        description="Columns in addition to those of path, each from a file that is parallel to path, line by line: {de: train.de.gz} for "
+        "train.en.gz. If neither this nor format is set, parallel files are recognised by their names.",
     )
     hub: str | None = Field(None, description="A data set of the Hugging Face Hub: org/name, or a local data set folder.")
     config: str | None = Field(None, description="The configuration of a hub data set.")
@@ -113,16 +113,19 @@ class SourceSection(Data):
     text: str | None = Field(None, description="The column with the text, in files and data sets with columns; null: recognised by name.")
     columns: dict[str, str | Annotated[list[str], Field(min_length=1)]] = Field(
         {},
-        description="The column of each role of the objective: {label: intent}. A column, a path into one (instances.0.input), "
-        "a template: {source: 'translate English to French: {en}'}; or several of these: {choices: [sol1, sol2]}. "
-        "Other roles are recognised by their columns' names.",
+        description="The column of each role of the objective: {label: intent}. A value is a column, a path into one (instances.0.input), "
+        "a template ({source: 'translate English to French: {en}'}), or a list of these ({choices: [sol1, sol2]}). "
+        "The columns of other roles are recognised by their names.",
     )
     class_names: Annotated[list[str], Field(min_length=2)] | str | None = Field(
         None,
-        description="The names of classes or tags that the data have as numbers, in the order of these from 0; or a file with a name on "
-        "each line, alone or after its number.",
+        description="The names of classes or tags that the data hold as numbers 0, 1, ..., in the order of the numbers; or a file with a "
+        "name on each line, alone or after its number.",
     )
-    name: str | None = Field(None, description="The name of a validation set in its metrics; null: a number, if there are several.")
+    name: str | None = Field(
+        None,
+        description="The name of a validation set, with which its metrics begin if there are several sets; null: its position, from 1.",
+    )
     weight: SourceWeight = Field(1.0, description="How often an epoch reads each row: 2 is twice, 0.5 a random half.")
 
     @model_validator(mode="after")
@@ -134,7 +137,7 @@ class SourceSection(Data):
 
 
 def set_names(sources: Sequence[SourceSection]) -> list[str]:
-    """Return the names of validation sets in their metrics: their own, or else their numbers, from 1."""
+    """Return the name of each validation set in its metrics: its own name or, if it has none, its position, from 1."""
     return [source.name or str(number) for number, source in enumerate(sources, 1)]
 
 
@@ -154,8 +157,8 @@ class DataSection(Data):
     train: list[SourceSection] = Field(min_length=1, description="The sources of the training text.")
     validation: ValidationSets | Annotated[float, Field(gt=0, lt=1)] | None = Field(
         None,
-        description="Sources (stdlib has its own held-out files), or the fraction of train that is held out; in a folder with files named "
-        "valid or dev these, in place of a fraction.",
+        description="Sources (stdlib has its own held-out files), or the fraction of train that is held out; if a folder of train has "
+        "files named valid or dev, these are held out instead of the fraction.",
     )
     pretraining: Annotated[list[SourceSection], Field(min_length=1)] | None = Field(
         None,
@@ -167,8 +170,9 @@ class DataSection(Data):
     )
     split_by: Literal["input", "row"] = Field(
         "input",
-        description="input: rows that share their input are held out together, files called train, valid or test are used as such, one "
-        "text is split by position. row: as in tfkit 0.1, by all texts of a row, whatever a file is called.",
+        description="How rows are held out. input: rows with the same input are held out together, files named train, valid or test are "
+        "used as such, and a single text is split by position. row: as in tfkit 0.1, by all texts of a row, without regard to the names "
+        "of files.",
     )
     on_bad_row: Literal["error", "skip"] = Field(
         "error", description="error: a row that cannot be read ends the run with its file and number. skip: it is skipped and counted."
@@ -181,7 +185,8 @@ class DataSection(Data):
     )
     sequence_length: Context | None = Field(
         None,
-        description="Tokens of a row, at most: texts are cut into pieces of as many, rows are truncated to them; of pairs for an "
-        "encoder-decoder each text. Evaluations of the run do the same. null: the model's context_length, which is the most.",
+        description="Largest number of tokens of a row: texts are cut into pieces of this length, and labelled rows are truncated to it "
+        "(for an encoder-decoder each text of a pair). Evaluations of the run do the same. null: the model's context_length, the largest "
+        "value.",
     )
     length_groups: bool = Field(True, description="Labelled rows: batches of similar lengths, the longest first, to reduce padding.")

@@ -1,4 +1,4 @@
-"""The head for an objective if the recipe describes none: the one that the model's family has for such tasks. Torch-free."""
+"""The head for an objective if the recipe describes none: the head that the model's family has for such tasks."""
 
 from typing import Any
 
@@ -13,9 +13,9 @@ from tfkit.recipe.schema.sections import Recipe
 def new_head(
     objective: ObjectiveSection, family: Family | None, config: ModelConfig, labels: int, *, same_labels: bool
 ) -> dict[str, Any] | None:
-    """Return the config of the head that a finished model needs for an objective; None if the model has it already.
+    """Return the config of the new head that a finished model needs for an objective; None if its present head fits.
 
-    `labels`: the number of classes or tags; `same_labels`: whether the model's head was trained for these labels.
+    `labels`: the number of classes or tags; `same_labels`: whether the present head was trained for the same labels.
     """
     objective, head = objective.trained_for, config.head
     kind = objective.head
@@ -39,7 +39,7 @@ def new_head(
 
 
 def task_head(recipe: Recipe, labels: int) -> dict[str, Any] | None:
-    """Return the config of the head for a recipe's objective; None if the model's own head fits, or the recipe describes one.
+    """Return the config of the head for a recipe's objective; None if the preset's head fits, or if the recipe describes a head.
 
     `labels`: the number of classes or tags; 1 for regression.
     """
@@ -48,16 +48,16 @@ def task_head(recipe: Recipe, labels: int) -> dict[str, Any] | None:
     if "head" in recipe.model.changes or kind not in (*OWN_HEADS, "choices", "masked_lm"):
         return None
     family, values = PRESETS.get(preset or "", (None, {}))
-    if isinstance(objective, MaskedLMSection):  # with an NSP head if the objective needs it
+    if isinstance(objective, MaskedLMSection):  # the preset's head, with a next-sentence classifier if the objective needs it
         return {**values.get("head", {"kind": "masked_lm", "tied": True}), "next_sentence": objective.next_sentence}
-    if kind == "choices":  # beside a language model's own head
+    if kind == "choices":  # the language model's head, and a score of the whole sequence beside it
         return {**values.get("head", {"kind": "lm", "tied": True}), "choices": True}
     return _family_head(family, kind, labels, decoder=bool((values | recipe.model.changes).get("decoder_layers")))
 
 
 def _family_head(family: Family | None, kind: str, labels: int, *, decoder: bool) -> dict[str, Any]:
-    """Return the config of a new head of this kind, as the family has it. If the family has none, a head of classes reads a decoder's last
-    token, or an encoder's first.
+    """Return the config of a new head of this kind, as the family defines it. If the family defines none, a head of classes reads the last
+    token of a decoder, or the first token of an encoder.
     """
     known = [values for values in (family.architectures.values() if family else ()) if values["kind"] == kind]
     values: dict[str, Any] = {**known[0]} if known else {"kind": kind}

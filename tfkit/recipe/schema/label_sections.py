@@ -1,4 +1,4 @@
-"""The objectives of rows with a right answer: classes, tags, choices, sets of labels; some only evaluate a finished model. Torch-free."""
+"""The objectives on rows with a right answer: classes, tags, choices, sets of labels. Some of them only evaluate a finished model."""
 
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
@@ -22,9 +22,13 @@ def _all_different(labels: list[str]) -> list[str]:
 
 
 Labels = Annotated[list[str], AfterValidator(_all_different)]
+NamedLabels = Annotated[
+    Labels | None,
+    Field(min_length=2, description="The labels (classes or tags), in the order of their ids; null: those of the training rows, sorted."),
+]
 
 
-# Further column names, from common public data sets, in order of preference.
+# Column names of common public data sets, in order of preference. They count only if a row has none of a role's main names, `columns`.
 _TEXT_NAMES = (
     *("sentence_a", "sentence_1", "text_a", "text_1", "text1", "sent1", "string1", "review", "review_text", "reviewtext", "review_body"),
     *("tweet", "tweet_text", "comment", "comment_text", "message", "sms", "utterance", "query", "phrase", "headline", "post", "content"),
@@ -45,20 +49,18 @@ _CLASS_METRICS = ("accuracy", "f1_macro", "f1_micro", "matthews", "majority")
 
 @declared
 class ClassificationSection(ObjectiveSection):
-    """The class of a text, or of a pair of texts; or a number for it (regression).
+    """Predict the class of a text or of a pair of texts, or a number for it (regression).
 
-    A pair is joined by the tokenizer's template; by the token that ends a text if it has no template for pairs.
+    The texts of a pair are joined by the tokenizer's template for pairs or, if it has none, by the token that ends a text.
     """
 
     kind: Literal["classification"]
-    labels: Labels | None = Field(
-        None, min_length=2, description="The classes, in the order of their numbers; null: those of the training rows, sorted."
-    )
+    labels: NamedLabels = None
     regression: bool = Field(False, description="The label is a number, and the loss the squared error (STS-B).")
     class_weights: Literal["balanced"] | None = Field(
         None,
-        description="balanced: in training each row counts in inverse proportion to its class's frequency, with a mean of 1 over the rows "
-        "as they are read, by the weights of their sources; evaluations are not weighted. null: each row counts 1.",
+        description="balanced: in training each row has a weight in inverse proportion to the frequency of its class; the mean weight of "
+        "the rows that an epoch reads is 1. Evaluations are not weighted. null: each row has the weight 1.",
     )
 
     roles: ClassVar[tuple[Role, ...]] = (
@@ -74,12 +76,12 @@ class ClassificationSection(ObjectiveSection):
 
     @property
     def has_labels(self) -> bool:
-        """Whether the labels are classes: not in regression."""
+        """Whether the head has an output for each class: true, except in regression."""
         return not self.regression
 
     @property
     def problem_type(self) -> str | None:
-        """`regression` if the label is a number, else None: a head with one output could also be that of a single class."""
+        """`regression` if the label is a number, because a head with one output alone does not show this; else None."""
         return "regression" if self.regression else None
 
     @model_validator(mode="after")
@@ -87,26 +89,25 @@ class ClassificationSection(ObjectiveSection):
         if self.regression and self.labels is not None:
             raise ValueError("labels are classes, but regression has none: remove one of the two")
         if self.regression and self.class_weights is not None:
-            raise ValueError("class_weights is of classes, but regression has none: remove one of the two")
+            raise ValueError("class_weights are weights of classes, but regression has none: remove one of the two")
         return self
 
     @property
     def training_metrics(self) -> tuple[str, ...]:
-        """The metrics of classification; with `regression`, those of regression."""
+        """The metrics of classification or, if `regression` is true, those of regression."""
         return tuple(name for name in self.metrics if name == "loss" or (name in ("rmse", "pearson", "spearman")) == self.regression)
 
 
 @declared
 class TaggingSection(ObjectiveSection):
-    """A tag for each word of a sentence: its part of speech, or its part of a name (B-person, I-person, O).
+    """Predict a tag for each word of a sentence: its part of speech, or its part of a name (B-person, I-person, O).
 
-    The tag is predicted at a word's first piece. Words have a space before them if the tokenizer's own pieces have one (GPT-2).
+    The tag is predicted at a word's first token. A word is tokenized with a space before it if the tokenizer marks the beginnings of words
+    by spaces (GPT-2).
     """
 
     kind: Literal["tagging"]
-    labels: Labels | None = Field(
-        None, min_length=2, description="The tags, in the order of their numbers; null: those of the training rows, sorted."
-    )
+    labels: NamedLabels = None
 
     roles: ClassVar[tuple[Role, ...]] = (
         Role("tokens", "texts", ("tokens", "words", "forms", "form", "word"), later=("token", "sentence_tokens", "text_tokens")),
@@ -121,13 +122,13 @@ class TaggingSection(ObjectiveSection):
 
 @declared
 class MultipleChoiceSection(ObjectiveSection):
-    """The right one of several answers, as GPT was fine-tuned: a score for `start context delimiter answer classify` of each answer,
-    and the language model's loss beside it. `start`, `delimiter` and `classify` are special tokens (tokenizer.special_tokens); a
-    finished tokenizer without them gets them after its own entries, and the model gets embeddings for them.
+    """Choose the right one of several answers, as GPT was fine-tuned: the head scores each answer's sequence `start context delimiter
+    answer classify`, and a language-model loss on these sequences is added. `start`, `delimiter` and `classify` are special tokens
+    (tokenizer.special_tokens). If a finished tokenizer lacks one, it is added after the entries, and the model gets an embedding for it.
     """
 
     kind: Literal["multiple_choice"]
-    lm_weight: Weight = Field(0.5, description="Weight of the language model's loss on contexts and answers; 0: none.")
+    lm_weight: Weight = Field(0.5, description="Weight of the language-model loss on contexts and answers; 0: no such loss.")
     start: str | None = Field("_start_", description="The special token before the context; null: none.")
     delimiter: str = Field("_delimiter_", description="The special token between the context and an answer.")
     classify: str = Field("_classify_", description="The special token after an answer, at which its score is read.")
@@ -150,14 +151,14 @@ class MultipleChoiceSection(ObjectiveSection):
 
     @property
     def training_metrics(self) -> tuple[str, ...]:
-        """The metrics, without the language model's loss if lm_weight is 0."""
+        """The metrics, without the language-model loss if lm_weight is 0."""
         return self.metrics if self.lm_weight else tuple(name for name in self.metrics if name != "lm")
 
     def misfits(self, model: "ModelSection", values: dict[str, Any], tokenizer: "TokenizerSection") -> Iterator[Contradiction]:
-        """Check that the head scores a choice, and that a tokenizer to be trained has the special tokens; a finished one gets them."""
+        """Check that the head scores choices, and that a tokenizer that is to be trained has the special tokens."""
         head = values.get("head")
         if "head" in model.changes and isinstance(head, dict) and not head.get("choices"):
-            yield ("model", "head"), "the objective multiple_choice needs the score of a choice: add choices: true"
+            yield ("model", "head"), "the objective multiple_choice needs a head that scores choices: add choices: true"
         if tokenizer.path is not None or model.start is not None:
             return
         vocabulary = VOCABULARIES[tokenizer.kind][variant_of(tokenizer.kind, tokenizer.variant)]
@@ -169,7 +170,7 @@ class MultipleChoiceSection(ObjectiveSection):
 
 @declared
 class MinimalPairsSection(ObjectiveSection):
-    """Of two similar sentences, the model should find the good one more probable (BLiMP, arXiv 1912.00582). For evaluation only."""
+    """Test whether the model finds the good one of two similar sentences more probable (BLiMP, arXiv 1912.00582). For evaluation only."""
 
     kind: Literal["minimal_pairs"]
 
@@ -187,23 +188,24 @@ class MinimalPairsSection(ObjectiveSection):
 class FewShotSection(ObjectiveSection):
     """Choose the most probable of several answers, after examples of the task in the prompt (GPT-3, arXiv 2005.14165, 2.4).
 
-    For evaluation only: no weight is changed. The examples are rows of data.train.
+    This objective is for evaluation only: nothing is trained. The examples are rows of data.train.
     """
 
     kind: Literal["few_shot"]
-    shots: Shots = Field(0, description="Examples before each question, drawn for each question, never the row itself; 0: none.")
+    shots: Shots = Field(0, description="Number of examples before each question, drawn anew for each one, without its own row; 0: none.")
     seed: int = Field(1, ge=0, lt=2**32, description="Seed of the draws.")
     template: str = Field(
-        "{context} {answer}", description="The text of a row, {context} once and {answer} at the end: 'Q: {context} A: {answer}'."
+        "{context} {answer}", description="The text of a row, with {context} once, and {answer} at the end: 'Q: {context} A: {answer}'."
     )
     separator: str = Field("\n\n", description="The text between two rows of a prompt.")
     choices: Labels | None = Field(
-        None, min_length=2, description="The answers, for rows without their own: for a classification the names of its labels."
+        None, min_length=2, description="The answers for rows that have none of their own: for a classification, the names of its labels."
     )
     normalize: Literal["none", "tokens", "bytes", "unconditional"] = Field(
         "none",
-        description="The answer's log-probability, the same per token, or per byte; unconditional: minus its log-probability without "
-        "the question, after the template's text between {context} and {answer} (as GPT-3 for some tasks).",
+        description="The score of an answer. none: its log-probability. tokens, bytes: divided by the answer's number of tokens or bytes. "
+        "unconditional: minus the answer's log-probability without the question, after the template's text between {context} and {answer} "
+        "alone (as GPT-3 for some tasks).",
     )
 
     roles: ClassVar[tuple[Role, ...]] = (
@@ -221,7 +223,7 @@ class FewShotSection(ObjectiveSection):
 
     @property
     def reads_training(self) -> bool:
-        """Whether it reads data.train, from which the examples in its prompts are drawn: only if `shots` is above 0."""
+        """Whether the objective reads data.train, from which the examples are drawn: only if `shots` is above 0."""
         return self.shots > 0
 
     @model_validator(mode="after")
@@ -233,16 +235,14 @@ class FewShotSection(ObjectiveSection):
 
 @declared
 class MultiLabelSection(ObjectiveSection):
-    """Any number of labels for a text, or for a pair of texts: each applies or not, and the probability of each is independent.
+    """Predict any number of labels of a text or of a pair of texts: whether each label applies, with a probability of its own.
 
     The labels of a row are a list, a text with a delimiter between them ('red|blue'), or columns of 0 and 1, one for each label:
     `columns: {labels: [toxic, insult]}`.
     """
 
     kind: Literal["multi_label"]
-    labels: Labels | None = Field(
-        None, min_length=2, description="The labels, in the order of their numbers; null: those of the training rows, sorted."
-    )
+    labels: NamedLabels = None
     delimiter: str = Field("|", min_length=1, description="The separator of the labels in a row whose labels are one text.")
 
     roles: ClassVar[tuple[Role, ...]] = (
@@ -257,11 +257,11 @@ class MultiLabelSection(ObjectiveSection):
 
     @property
     def problem_type(self) -> str | None:
-        """Hugging Face's name for labels that do not exclude each other."""
+        """The name in Hugging Face's config.json for labels that do not exclude each other."""
         return "multi_label_classification"
 
     def labels_in(self, value: Any) -> Mapping[str, bool]:
-        """Return the labels that are named in a row's value of the role `labels`, and whether each applies."""
+        """Return the labels in `value`, a row's part `labels`, and whether each applies to the row."""
         if isinstance(value, Mapping):
             return value
         names = map(str.strip, value.split(self.delimiter)) if isinstance(value, str) else map(str, value)

@@ -1,4 +1,4 @@
-"""The properties of an objective that need no model, and the registry of objective sections. Torch-free."""
+"""The base class of objective sections, with the properties of an objective that need no model, and the registry of these sections."""
 
 from collections.abc import Iterable, Mapping
 from functools import reduce
@@ -15,38 +15,39 @@ if TYPE_CHECKING:
 
 Stacks = Literal["encoder", "decoder", "both"]
 ScoredBy = Literal["text", "row", "rollout", "likelihood"]
-OWN_HEADS = ("classes", "tags", "spans")  # heads of tasks, which replace the head of pretraining
-Contradiction = tuple[tuple[str | int, ...], str]  # the path of a field, and what is wrong with it
+OWN_HEADS = ("classes", "tags", "spans")  # kinds of heads that replace the head of pretraining
+Contradiction = tuple[tuple[str | int, ...], str]  # the path of a field, and the message that says what is wrong with its value
 
 
 class ObjectiveSection(Data):
-    """The base of all objective sections: the facts of a kind; each kind adds its fields."""
+    """The base of all objective sections. A section has the properties of its kind, and adds the fields that a recipe may set."""
 
     kind: str
 
     roles: ClassVar[tuple[Role, ...]] = TEXT  # the roles of a row's parts
-    stacks: ClassVar[tuple[Stacks, ...]] = ("decoder",)  # the stacks of the models that it trains or evaluates
-    head: ClassVar[str] = "lm"  # the kind of head that it trains
+    stacks: ClassVar[tuple[Stacks, ...]] = ("decoder",)  # the kinds of models that the objective trains or evaluates
+    head: ClassVar[str] = "lm"  # the kind of head that the objective trains
     reads_text: ClassVar[bool] = True  # whether rows are cut from a stream of text; if not, each row of data is an example
     has_baselines: ClassVar[bool] = False  # whether scores are compared with baselines that need no model (evaluation/baselines.py)
-    needs_start: ClassVar[bool] = False  # whether it trains only a finished model, never random weights
+    needs_start: ClassVar[bool] = False  # whether only a finished model can be trained, never random weights
     answers_in_text: ClassVar[bool] = False  # whether generated texts are compared with references in the rows
-    scored_by: ClassVar[ScoredBy] = "row"  # rollout: by sampled responses. likelihood: by log-probabilities, for evaluation only
-    best_by: ClassVar[str] = "loss"  # the metric of the best checkpoint if the recipe names none
+    scored_by: ClassVar[ScoredBy] = "row"  # text: by pieces of whole texts. rollout: by sampled responses. likelihood: for evaluation only
+    best_by: ClassVar[str] = "loss"  # the metric that chooses the best checkpoint if the recipe names none
     metrics: ClassVar[tuple[str, ...]] = ("loss", "perplexity", "bits_per_byte", "target_tokens")  # metrics that an evaluation may report
-    # The fields that name further models, and whether each is trained, too. The field `<name>_sha256` fixes the hash of its weights.
+    # The fields that name models in addition to the trained one, and whether each of them is trained, too. The field `<name>_sha256` has
+    # the required hash of the companion `name`.
     companions: ClassVar[Mapping[str, bool]] = {}
-    companion_heads: ClassVar[Mapping[str, str]] = {}  # the kind of head that a companion needs; any kind if missing
-    needed_alone: ClassVar[frozenset[str]] = frozenset()  # fields, besides `kind`, that a checkpoint keeps for predictions
+    companion_heads: ClassVar[Mapping[str, str]] = {}  # the kind of head that a companion needs; a companion without an entry may have any
+    needed_alone: ClassVar[frozenset[str]] = frozenset()  # fields that tfkit.json keeps, because predictions without a recipe need them
 
     @property
     def asked_roles(self) -> tuple[Role, ...]:
-        """The roles of a row whose answer is not known: all but labels and references."""
+        """The roles of a row without an answer, as `tfkit predict` reads it: all but labels and references."""
         return tuple(role for role in self.roles if role.form not in (*LABELS, *REFERENCES))
 
     @property
     def training_metrics(self) -> tuple[str, ...]:
-        """The metrics that an evaluation computes, given the values of the section's fields."""
+        """The metrics that an evaluation computes with the values of this section's fields."""
         return self.metrics
 
     def may_be_best(self, metrics: Mapping[str, float]) -> bool:
@@ -55,7 +56,7 @@ class ObjectiveSection(Data):
 
     @property
     def trained_for(self) -> "ObjectiveSection":
-        """The objective by which the trained model is evaluated: in distillation, that of the student."""
+        """The objective by which the trained model is evaluated: this one or, in distillation, that of the student."""
         return self
 
     @property
@@ -65,12 +66,12 @@ class ObjectiveSection(Data):
 
     @property
     def judged_alone(self) -> Self:
-        """The same objective with one example per row."""
+        """The same objective without packing, so that evaluations have one example per row."""
         return self
 
     @property
     def reads_training(self) -> bool:
-        """Whether the objective reads the rows of data.train: by default, unless it is for evaluation only."""
+        """Whether the objective reads the rows of data.train. By default, all objectives do that train a model."""
         return self.scored_by != "likelihood"
 
     @property
@@ -85,11 +86,11 @@ class ObjectiveSection(Data):
 
     @property
     def named_labels(self) -> list[str] | None:
-        """The recipe's `labels`, classes or tags; None if they are taken from the data."""
+        """The classes or tags in the recipe's `labels`; None if they are taken from the data."""
         return getattr(self, "labels", None)
 
     def labels_in(self, value: Any) -> Mapping[str, bool]:
-        """Return the labels that are named in a row's value of the role `labels`, and whether each applies; empty without such a role."""
+        """Return the labels in `value`, a row's part `labels`, and whether each applies; empty for objectives without this part."""
         return {}
 
     @property
@@ -103,13 +104,13 @@ class ObjectiveSection(Data):
         return {}
 
     def problems(self, recipe: "Recipe", model: dict[str, Any]) -> Iterable[Contradiction]:
-        """Return the contradictions between this section and others; `model`: the config values of the recipe's model that are given."""
+        """Return the contradictions between this section and others. `model`: the config values of the model that the recipe states."""
         return ()
 
     def misfits(self, model: "ModelSection", values: dict[str, Any], tokenizer: "TokenizerSection") -> Iterable[Contradiction]:
-        """Return why a model and its tokenizer do not fit the objective, apart from stacks and head, which are checked elsewhere.
+        """Return why a model and its tokenizer do not fit the objective. Stacks and the kind of head are checked elsewhere.
 
-        The model may be one that a recipe describes, or a finished one. `values`: those of its config values that are given.
+        `model` is described by a recipe, or finished; `values` are its config values, as far as they are stated.
         """
         return ()
 
@@ -124,7 +125,7 @@ class ObjectiveSection(Data):
         return {name: getattr(self, f"{name}_sha256") for name in self.companions}
 
     def pinned(self, hashes: Mapping[str, str | None]) -> Self:
-        """Return the same section with `hashes`, the SHA-256 of each of its companions by name, as the required ones."""
+        """Return the same section with `hashes` as the required SHA-256 of its companions, by name."""
         return self.model_copy(update={f"{name}_sha256": sha256 for name, sha256 in hashes.items()})
 
 
@@ -133,7 +134,7 @@ SECTIONS: dict[str, type[ObjectiveSection]] = {}  # by kind, in the order in whi
 
 
 def declared(section: type[Section]) -> type[Section]:
-    """Register an objective section for recipes. After Recipe has been built, call `rebuild_recipe`, too."""
+    """Register an objective section for recipes. If the class Recipe exists already, call `rebuild_recipe` afterwards."""
     (kind,) = get_args(section.model_fields["kind"].annotation)
     SECTIONS[kind] = section
     return section

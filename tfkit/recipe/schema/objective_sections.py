@@ -1,4 +1,4 @@
-"""The objectives of a recipe, one section each: its fields, and the properties of its kind that need no model. Torch-free."""
+"""The sections of the objectives on text, pairs of texts and conversations, and the metrics whose lower or higher values are better."""
 
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 Fraction = Annotated[float, Field(ge=0, le=1)]
 
 
-# Further column names, from common public data sets, in order of preference.
+# Column names of common public data sets, in order of preference. They count only if a row has none of a role's main names, `columns`.
 _SOURCE_NAMES = (
     *("mr", "meaning_representation", "source_text", "src_text", "input_text", "documents", "original", "complex", "normal", "informal"),
     *("question", "nl", "english", "reviewtext", "maintext"),
@@ -29,7 +29,7 @@ _TARGET_NAMES = (
 )
 _ANSWER_NAMES = ("assistant", "bot", "solution", "reply")
 
-TEXT_METRICS = {  # the metrics of generated texts, and the entry of evaluation.text_metrics that selects each
+TEXT_METRICS = {  # the metrics of generated texts, each with the entry of evaluation.text_metrics that selects it
     "exact_match": "exact_match",
     "bleu": "bleu",
     "chrf": "chrf",
@@ -38,7 +38,7 @@ TEXT_METRICS = {  # the metrics of generated texts, and the entry of evaluation.
     "rougeL": "rouge",
 }
 
-# Metrics of which lower values are better, and those of which higher values are.
+# Metrics whose lower values are better, and metrics whose higher values are better.
 LOWER = frozenset({"loss", "perplexity", "bits_per_byte", "rmse", "nll", "mlm_loss", "next_sentence_loss", "choices", "lm", "calibration"})
 HIGHER = frozenset(
     {
@@ -50,7 +50,7 @@ HIGHER = frozenset(
 
 
 def best_value(metric: str) -> float:
-    """Return the best possible value of a metric that compares a model's answers with those of the rows."""
+    """Return the value that a model with perfect answers reaches in a metric that compares its answers with those of the rows."""
     return 100 if metric in ("bleu", "chrf") else 1 if metric in HIGHER else 0
 
 
@@ -60,7 +60,7 @@ def metrics_of_texts(section: ObjectiveSection) -> Mapping[str, str]:
 
 
 def metrics_of(objective: ObjectiveSection) -> list[str]:
-    """Return the metrics that can select an objective's best checkpoint; not those of generated texts: only `tfkit evaluate` has them."""
+    """Return the metrics that can choose an objective's best checkpoint. Only `tfkit evaluate` generates texts, so their metrics cannot."""
     section = objective.trained_for
     return [name for name in section.training_metrics if name in LOWER | HIGHER and name not in metrics_of_texts(section)]
 
@@ -71,7 +71,7 @@ class CausalLMSection(ObjectiveSection):
 
     kind: Literal["causal_lm"] = "causal_lm"
     documents: Literal["apart", "joined"] = Field(
-        "apart", description="apart: no token sees another document of its row. joined: plain packing, as GPT-2 and GPT-3 did."
+        "apart", description="apart: no token attends to another document in its row. joined: plain packing, as GPT-2 and GPT-3 did."
     )
 
     scored_by: ClassVar[ScoredBy] = "text"
@@ -84,18 +84,19 @@ class MaskedLMSection(ObjectiveSection):
     kind: Literal["masked_lm"]
     rate: float = Field(0.15, gt=0, lt=1, description="Fraction of a row's tokens to predict, rounded; at least one.")
     split: tuple[Fraction, Fraction, Fraction] = Field(
-        (0.8, 0.1, 0.1), description="Fractions of these that become [MASK], become a random token, and stay unchanged."
+        (0.8, 0.1, 0.1), description="Fractions of the tokens to predict that become [MASK], become a random token, and stay unchanged."
     )
     masking: Literal["dynamic", "static"] = Field(
         "dynamic",
-        description="dynamic: drawn in each epoch. static: the same in all epochs; a source of weight 10 then gives BERT's ten copies.",
+        description="dynamic: the masked tokens are drawn anew in each epoch. static: they are the same in all epochs; a source of weight "
+        "10 then gives BERT's ten copies of a text with different masks.",
     )
     whole_words: bool = Field(False, description="Mask all tokens of a word together, as in BERT's later models; needs WordPiece.")
     rarity: float = Field(
-        0.0, ge=0, le=1, description="Rare tokens are masked more often, in proportion to count ^ -rarity (DistilBERT 0.7); 0: all alike."
+        0.0, ge=0, le=1, description="Mask rare tokens more often, in proportion to count ^ -rarity (DistilBERT 0.7); 0: all equally."
     )
     next_sentence: bool = Field(False, description="Rows are two texts; predict whether the second follows the first (BERT).")
-    short_rows: float = Field(0.1, ge=0, le=1, description="With next_sentence: fraction of rows that have a random shorter length.")
+    short_rows: float = Field(0.1, ge=0, le=1, description="With next_sentence: fraction of the rows that have a random shorter length.")
 
     stacks: ClassVar[tuple[Stacks, ...]] = ("encoder",)
     head: ClassVar[str] = "masked_lm"
@@ -106,20 +107,20 @@ class MaskedLMSection(ObjectiveSection):
         if abs(sum(self.split) - 1) > 1e-9:
             raise ValueError(f"split: the fractions sum to {sum(self.split):.3g}; change one, so that they sum to 1")
         if self.whole_words and self.rarity:
-            raise ValueError("whole_words and rarity exclude each other: a word has no count; set one of them only")
+            raise ValueError("whole_words and rarity exclude each other, since rarity is of tokens, not of words: set only one of them")
         if not self.next_sentence and self.short_rows != MaskedLMSection.model_fields["short_rows"].default:
             raise ValueError("short_rows is read only with next_sentence: true: remove it")
         return self
 
     @property
     def training_metrics(self) -> tuple[str, ...]:
-        """The metrics, without those of next-sentence prediction if next_sentence is false."""
+        """The metrics, without the separate ones of masked tokens and next sentences if next_sentence is false."""
         of_pairs = ("mlm_loss", "next_sentence_loss", "next_sentence_accuracy")
         return self.metrics if self.next_sentence else tuple(name for name in self.metrics if name not in of_pairs)
 
     def misfits(self, model: "ModelSection", values: dict[str, Any], tokenizer: "TokenizerSection") -> Iterator[Contradiction]:
         """Check that the tokenizer has [CLS], [SEP] and [MASK], that the head predicts the next sentence if and only if the objective does,
-        and that the model then has segments.
+        and that a model that predicts the next sentence has segment embeddings.
         """
         head = values.get("head")
         roles = VOCABULARIES[tokenizer.kind][variant_of(tokenizer.kind, tokenizer.variant)].roles
@@ -132,16 +133,16 @@ class MaskedLMSection(ObjectiveSection):
             wanted = str(self.next_sentence).lower()
             yield (
                 ("model", "head"),
-                f"objective.next_sentence is {wanted}, but that of the head is not: make them equal, or leave the head out",
+                f"objective.next_sentence is {wanted}, but next_sentence of the head is not: make them equal, or leave the head out",
             )
         embedding = values.get("embedding")
         if self.next_sentence and ((embedding.get("segments") if isinstance(embedding, dict) else None) or 0) < 2:
-            yield ("model",), "next_sentence distinguishes its two texts by segments: set model.embedding.segments to 2"
+            yield ("model",), "next_sentence needs segment embeddings, to distinguish its two texts: set model.embedding.segments to 2"
 
 
 @declared
 class SpanCorruptionSection(ObjectiveSection):
-    """Generate the spans that are missing from a text (T5, arXiv 1910.10683, 3.1.4). The documents of a source are read as one text."""
+    """Generate the spans that were removed from a text (T5, arXiv 1910.10683, 3.1.4). All documents of a source are read as one text."""
 
     kind: Literal["span_corruption"]
     rate: float = Field(0.15, gt=0, le=0.9, description="Fraction of the tokens that are removed.")
@@ -154,15 +155,15 @@ class SpanCorruptionSection(ObjectiveSection):
 
 @declared
 class TextToTextSection(ObjectiveSection):
-    """Generate the text that answers another: translation, summaries, any task in words (2017 Transformer; T5)."""
+    """Generate a target text from a source text: a translation, a summary, the answer of any task in words (2017 Transformer; T5)."""
 
     kind: Literal["text_to_text"]
     label_smoothing: float = Field(
-        0.0, ge=0, lt=1, description="Fraction of each target spread over the whole vocabulary, as in PyTorch; 0.1 in the 2017 paper."
+        0.0, ge=0, lt=1, description="Fraction of a target's probability that is spread over the whole vocabulary; 0.1 in the 2017 paper."
     )
 
     roles: ClassVar[tuple[Role, ...]] = (
-        # Not `input` or `question`: rows with such a column often have an `instruction` or a `context`, too.
+        # `input` is left out: rows with this column often have an `instruction`, too, which the model would not see.
         Role("source", "text", ("source", "src", "inputs", "document", "article", "dialogue", "text", "en"), later=_SOURCE_NAMES),
         Role("target", "references", ("target", "tgt", "targets", "summary", "highlights", "fr", "de"), later=_TARGET_NAMES),
     )
@@ -173,17 +174,17 @@ class TextToTextSection(ObjectiveSection):
 
     @property
     def training_metrics(self) -> tuple[str, ...]:
-        """The metrics; `nll`, the loss without smoothing, only if labels are smoothed."""
+        """The metrics, without `nll` (the loss without label smoothing) if labels are not smoothed."""
         return self.metrics if self.label_smoothing else tuple(name for name in self.metrics if name != "nll")
 
 
 @declared
 class ChatSection(ObjectiveSection):
-    """Answer in a conversation: the loss is only on the assistant's text, and on the token that ends each of its turns.
+    """Answer in a conversation: the loss is only on the assistant's text, and on the token that ends each of the assistant's turns.
 
-    A row is a conversation (role and content, or from and value; with tools, tool_calls and messages by tool), or an exchange
-    (instruction, input, output). The text of each format is in tfkit/tokenizer/chat_formats.py; the checkpoint gets it as its chat
-    template. A finished tokenizer without the special tokens of the format gets them after its own entries, and the model gets
+    A row is a conversation (messages with role and content, or with from and value; with tools, also tool_calls and messages of the role
+    tool), or an exchange (instruction, input, output). The formats are in tfkit/tokenizer/chat_formats.py; the checkpoint gets the used one
+    as its chat template. If a finished tokenizer lacks special tokens of the format, they are added after its entries, and the model gets
     embeddings for them.
     """
 
@@ -191,14 +192,14 @@ class ChatSection(ObjectiveSection):
     format: Literal["auto", "template", "chatml", "llama2", "llama3", "gemma", "mistral", "chatml_tools"] = Field(
         "auto",
         description="The format of a conversation. template: the tokenizer's own chat template. chatml: SmolLM2. chatml_tools: chatml with "
-        "tools and calls of them. auto: the tokenizer's own template, else the format whose special tokens it has.",
+        "tools and tool calls. auto: the tokenizer's own template, else the format whose special tokens the tokenizer has.",
     )
     system: str | None = Field(
-        None, min_length=1, description="The system message of conversations that have none; null: the format's own, if it has one."
+        None, min_length=1, description="The system message of conversations that have none; null: that of the format, if it has one."
     )
-    pack: bool = Field(False, description="Put several conversations into a row; none of them sees another.")
+    pack: bool = Field(False, description="Put several conversations into a row; no token attends to another conversation.")
     train_on: Literal["all", "last"] = Field(
-        "all", description="all: every answer of a conversation has a loss. last: only the last one; the others are read."
+        "all", description="all: the loss is on every answer of a conversation. last: only on its last answer."
     )
 
     roles: ClassVar[tuple[Role, ...]] = (
@@ -219,9 +220,9 @@ class ChatSection(ObjectiveSection):
         return self.model_copy(update={"pack": False})
 
     def problems(self, recipe: "Recipe", model: dict[str, Any]) -> Iterator[Contradiction]:
-        """Yield a contradiction for each setting that nothing reads."""
+        """Yield a contradiction for each setting that would have no effect."""
         if self.pack and not recipe.data.length_groups:
-            yield ("data", "length_groups"), "packed rows have about equal lengths: remove it, or objective.pack"
+            yield ("data", "length_groups"), "has no effect on packed rows, which have about equal lengths: remove it, or objective.pack"
         if self.system is not None and self.format == "template":
             yield ("objective", "system"), "the tokenizer's own chat template would ignore it: remove it, or name a format"
         elif self.system is not None and self.format in ("gemma", "mistral"):
@@ -239,20 +240,21 @@ class DistillationSection(ObjectiveSection):
     teacher_sha256: str | None = Field(
         None,
         pattern="^[0-9a-f]{64}$",
-        description="SHA-256 of its weights, as written into the recipe of a run, to accept no other; null: any.",
+        description="Required SHA-256 of its config and weights, which tfkit writes into the recipe of a run; null: any.",
     )
     of: Annotated[CausalLMSection | MaskedLMSection, Field(discriminator="kind")] = Field(
         description="The student's own objective, with its fields: {kind: causal_lm}, {kind: masked_lm, rate: 0.15}."
     )
-    temperature: Positive = Field(1.0, description="Divides the logits of both, so that unlikely tokens count for more.")
+    temperature: Positive = Field(1.0, description="Divides the logits of teacher and student, so that unlikely tokens count for more.")
     teacher_weight: Weight = Field(1.0, description="Weight of the divergence from the teacher's distribution; 0: none.")
     text_weight: Weight = Field(0.0, description="Weight of the loss on the text itself, that of the objective `of`; 0: none.")
-    cosine_weight: Weight = Field(0.0, description="Weight of 1 - cosine between the last hidden states of both; 0: none.")
+    cosine_weight: Weight = Field(0.0, description="Weight of 1 - cosine between the last hidden states of teacher and student; 0: none.")
     masked_only: bool = Field(False, description="For masked_lm: the divergence at masked tokens only, not at all tokens.")
     copy_layers: list[Annotated[int, Field(ge=0, lt=MAX_LAYERS)]] | None = Field(
         None,
         min_length=1,
-        description="The teacher's layer copied into each of the student's, from 0; the rest is copied, too. null: random weights.",
+        description="For each layer of the student, the index (from 0) of the teacher's layer whose weights it starts with; all other "
+        "weights are copied, too. null: random weights.",
     )
 
     companions: ClassVar[Mapping[str, bool]] = {"teacher": False}
@@ -263,10 +265,10 @@ class DistillationSection(ObjectiveSection):
         return self.of
 
     def problems(self, recipe: "Recipe", model: dict[str, Any]) -> Iterator[Contradiction]:
-        """Check that something is learned from the teacher, that the student has its tokens, and that each setting is read."""
+        """Check that something is learned from the teacher, that the student has its tokenizer, and that each setting has an effect."""
         default = DistillationSection.model_fields
         if recipe.tokenizer.path is None and recipe.model.start is None:
-            yield ("tokenizer",), "a student reads its teacher's tokens: set tokenizer.path to the value of objective.teacher"
+            yield ("tokenizer",), "a student needs its teacher's tokenizer: set tokenizer.path to the value of objective.teacher"
         if not self.teacher_weight and not self.cosine_weight:
             yield ("objective",), "nothing is learned from the teacher: raise teacher_weight or cosine_weight, or train without it"
         if not self.teacher_weight and self.temperature != default["temperature"].default:
@@ -277,4 +279,4 @@ class DistillationSection(ObjectiveSection):
             yield ("objective", "copy_layers"), "the student begins with the weights of model.from already; remove one of the two"
         layers = (model.get("encoder_layers") or 0) + (model.get("decoder_layers") or 0)
         if self.copy_layers is not None and layers and len(self.copy_layers) != layers:
-            yield ("objective", "copy_layers"), f"names {len(self.copy_layers)} layers for a student of {layers}: one for each of its own"
+            yield ("objective", "copy_layers"), f"names {len(self.copy_layers)} layers for a student of {layers}: name one for each of them"

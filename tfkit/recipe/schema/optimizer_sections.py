@@ -1,4 +1,4 @@
-"""The sections for the training step: the optimizers, one for each kind, the schedule of the learning rate, and the ranks."""
+"""The sections of a recipe for the training step: the optimizers, the schedule of the learning rate, and the mesh of ranks."""
 
 from typing import Annotated, Literal
 
@@ -10,7 +10,7 @@ from tfkit.recipe.schema.bounds import Count, CountOrZero, Epsilon, LearningRate
 Decay = Annotated[float, Field(ge=0, lt=1)]
 ClipNorm = Annotated[Positive | None, Field(description="Clip the gradient to this norm (2-norm over all parameters); null: no clipping.")]
 LayerDecay = Annotated[
-    float, Field(gt=0, le=1, description="Each block's learning rate is this times that of the block, or the head, above it.")
+    float, Field(gt=0, le=1, description="The learning rate of a block is that of the block (or the head) above it, times this factor.")
 ]
 
 
@@ -28,7 +28,7 @@ class AdamWSection(Data):
 
 
 class AdamSection(Data):
-    """Adam (Kingma & Ba 2014, arXiv 1412.6980) as the 2017 Transformer was trained: no decay, and no clipping by default."""
+    """Adam (Kingma & Ba 2014, arXiv 1412.6980) with the settings of the 2017 Transformer: no weight decay, and no clipping by default."""
 
     kind: Literal["adam"]
     lr: LearningRate = Field(1e-3, description="Peak learning rate; with the schedule noam the factor of its formula.")
@@ -40,7 +40,7 @@ class AdamSection(Data):
 
 
 class AdafactorSection(Data):
-    """Adafactor (Shazeer & Stern 2018, arXiv 1804.04235) with T5's settings: a factored second moment, no first one."""
+    """Adafactor (Shazeer & Stern 2018, arXiv 1804.04235) with T5's settings: a factored second moment, and no first moment."""
 
     kind: Literal["adafactor"]
     lr: LearningRate = Field(1e-2, description="Peak learning rate, relative to each tensor's own size if scale_parameter is true.")
@@ -55,7 +55,7 @@ class AdafactorSection(Data):
 
 
 class MuonSection(Data):
-    """Muon for the matrices inside the blocks, AdamW for embeddings, head, norms and biases (Jordan 2024, arXiv 2502.16982)."""
+    """Muon for the matrices of the blocks, and AdamW for embeddings, head, norms and biases (Jordan 2024, arXiv 2502.16982)."""
 
     kind: Literal["muon"]
     lr: LearningRate = Field(1e-3, description="Peak learning rate of the matrices; Muon's updates are scaled to AdamW's size.")
@@ -71,7 +71,7 @@ OptimizerSection = AdamWSection | AdamSection | AdafactorSection | MuonSection
 
 
 class ScheduleSection(Data):
-    """The learning rate over the run, as a fraction of the peak."""
+    """The curve of the learning rate over the run, as a fraction of its peak, optimizer.lr."""
 
     kind: Literal["constant", "linear", "cosine", "inverse_sqrt", "noam", "wsd"] = Field(
         "cosine",
@@ -86,30 +86,32 @@ class ScheduleSection(Data):
         None, gt=0, lt=1, description="Fraction of all steps over which the rate rises linearly, rounded up, instead of warmup_steps."
     )
     flat_steps: CountOrZero = Field(
-        0, description="inverse_sqrt stays at its peak up to this step: T5's 1 / sqrt(max(step, 10000)) is lr 0.01 and 10000 here."
+        0, description="inverse_sqrt stays at its peak up to this step. T5's 1 / sqrt(max(step, 10000)) is lr 0.01 with flat_steps 10000."
     )
-    final_ratio: float = Field(0.0, ge=0, le=1, description="Learning rate at the end over its peak (linear, cosine, wsd).")
+    final_ratio: float = Field(0.0, ge=0, le=1, description="Ratio of the learning rate at the end to its peak (linear, cosine, wsd).")
     decay_end: float = Field(
         1.0,
         gt=0,
         le=1,
         description="Fraction of the run after which linear and cosine stay at final_ratio: GPT-3's 260 of 300 billion tokens are 0.867.",
     )
-    decay_ratio: float = Field(0.2, gt=0, le=1, description="Fraction of all steps in which wsd decays.")
+    decay_ratio: float = Field(0.2, gt=0, le=1, description="Fraction of all steps, at the end of the run, over which wsd decays.")
 
 
 class ParallelSection(Data):
-    """The ranks as a mesh of replicas and shards. It does not change the steps, and may be changed whenever a run is resumed."""
+    """The arrangement of the ranks in replicas and shards. It does not change the steps, and may be changed whenever a run is resumed."""
 
     shard: Count = Field(
-        1, description="Ranks with sharded weights, gradients and optimizer state of one copy of the model; 1: every rank holds them all."
+        1,
+        description="Number of ranks over which the weights, gradients and optimizer state of one copy of the model are sharded; 1: every "
+        "rank holds all of them.",
     )
     replicas: Count | Literal["auto"] = Field(
-        "auto", description="Copies of the model; replicas times shard is the number of ranks. auto: ranks / shard."
+        "auto", description="Number of copies of the model; replicas times shard is the number of ranks. auto: ranks / shard."
     )
     reshard: bool | Literal["auto"] = Field(
         "auto",
-        description="With sharded weights, free those of a block after its forward pass, and sum gradients after every micro-batch: least "
-        "memory. "
-        "false: keep both until the end of the backward pass, or of the step: least traffic. auto: true.",
+        description="true: free the gathered weights of a block after its forward pass, and reduce gradients after every micro-batch "
+        "(least memory). false: keep the weights until the end of the backward pass, and the gradients until the end of the step (least "
+        "traffic). auto: true. Only sharded weights are affected.",
     )

@@ -1,4 +1,4 @@
-"""The sections of the objectives that learn from preferences among the completions of a prompt. Torch-free."""
+"""The sections of the objectives that learn from preferences among the completions of a prompt."""
 
 from collections.abc import Mapping
 from typing import Annotated, ClassVar, Literal
@@ -9,7 +9,7 @@ from tfkit.recipe.schema.bounds import NewTokens, Positive
 from tfkit.recipe.schema.objective_facts import ObjectiveSection, declared
 from tfkit.recipe.schema.roles import Role
 
-# The names of the columns of each role, in order of preference.
+# The recognised column names of each role, in order of preference.
 _TURNS = ("messages", "conversations", "conversation")
 _OF_PROMPT = ("prompt", *_TURNS, "question", "instruction", "query", "input")
 _OF_COMPLETION = ("completion", "response", "answer", "output", *_TURNS)
@@ -48,8 +48,9 @@ _CHAT = (
 class RewardSection(ObjectiveSection):
     """Give each completion of a prompt a reward, a number that is higher for better completions (InstructGPT, arXiv 2203.02155).
 
-    A row is a prompt with a chosen and a rejected completion; with several, ranked (1 is the best) or scored (more is better); or with one
-    that is good or bad, in which case rows with the same prompt are joined. Prompt and completions are texts or messages.
+    A row is a prompt with a chosen and a rejected completion; a prompt with several completions that are ranked (1 is the best) or scored
+    (more is better); or a prompt with one completion that is labelled good or bad. Completions of such rows with the same prompt are
+    compared. Prompts and completions are texts or messages.
     """
 
     kind: Literal["reward"]
@@ -68,7 +69,7 @@ class RewardSection(ObjectiveSection):
 
     @property
     def has_labels(self) -> bool:
-        """False: a reward is a number, not a class."""
+        """False, because a reward is a number, not a class."""
         return False
 
     @property
@@ -81,11 +82,12 @@ class RewardSection(ObjectiveSection):
 class DPOSection(ObjectiveSection):
     """Make better completions of a prompt more probable than worse ones, relative to the initial model (arXiv 2305.18290).
 
-    Rows are those of a reward model. The loss is `sigmoid` of the paper, over the sums of the log-probabilities of a completion's tokens.
+    Rows have the forms of those for a reward model. The loss is the paper's: the log-sigmoid of a difference between log-probabilities of
+    completions, which are sums over their tokens.
     """
 
     kind: Literal["dpo"]
-    beta: Positive = Field(0.1, description="Weight of the KL from the initial model: small values let the model move far.")
+    beta: Positive = Field(0.1, description="Weight of the KL from the initial model: the smaller it is, the further the model may move.")
     label_smoothing: float = Field(
         0.0, ge=0, lt=0.5, description="Fraction of the preferences that are assumed to be wrong (conservative DPO)."
     )
@@ -100,29 +102,30 @@ class DPOSection(ObjectiveSection):
 
 @declared
 class AIFeedbackSection(ObjectiveSection):
-    """Learn from the preferences of a model: a policy samples several responses to each prompt, and the scores of a judge decide which
-    are better. InstructGPT's reward model learned from people's rankings of the policy's own responses; here a classifier ranks them
-    (Gao et al. 2022, arXiv 2210.10760; RLAIF, arXiv 2309.00267).
+    """Learn from preferences that a model gives: a policy samples several responses to each prompt, and the scores of a judge decide which
+    of them are better. InstructGPT's reward model learned from people's rankings of the policy's own responses; here a classifier ranks
+    them (Gao et al. 2022, arXiv 2210.10760; RLAIF, arXiv 2309.00267).
 
-    A row is a prompt. The responses are sampled and judged once, before the first step, and stay in the cache.
+    A row is a prompt. The responses are sampled and judged once, before the first step, and are kept in tfkit's cache.
     """
 
     kind: Literal["ai_feedback"]
     policy: str = Field(
-        min_length=1, description="The language model whose responses are ranked; it has the tokenizer of the trained model."
+        min_length=1, description="The language model that samples the responses; its tokenizer is that of the trained model."
     )
     policy_sha256: str | None = Field(None, description="Required SHA-256 of its config and weights; null: any.")
     judge: str = Field(
         min_length=1,
-        description="A text classifier with any tokenizer: the score of a prompt with a response is the probability of its last class.",
+        description="A text classifier with any tokenizer; the score of a response is the probability of the classifier's last class for "
+        "prompt and response.",
     )
     judge_sha256: str | None = Field(None, description="Required SHA-256 of its config and weights; null: any.")
     of: Annotated[RewardSection | DPOSection, Field(discriminator="kind")] = Field(
-        description="What is learned from the preferences, with its fields: {kind: reward, every_token: true}, {kind: dpo}."
+        description="The objective that learns from the preferences, with its fields: {kind: reward, every_token: true}, {kind: dpo}."
     )
-    completions: Annotated[int, Field(ge=2, le=64)] = Field(4, description="Responses to each prompt, of which all pairs are compared.")
+    completions: Annotated[int, Field(ge=2, le=64)] = Field(4, description="Responses to each prompt; all pairs of them are compared.")
     temperature: Positive = Field(1.0, description="Divides the logits when responses are sampled.")
-    max_new_tokens: NewTokens = Field(64, description="The longest response, with the token that ends it.")
+    max_new_tokens: NewTokens = Field(64, description="Largest number of tokens of a response, including the token that ends it.")
 
     roles: ClassVar[tuple[Role, ...]] = (PROMPT._replace(required=True, columns=(*PROMPT.columns, "text")),)
     reads_text: ClassVar[bool] = False

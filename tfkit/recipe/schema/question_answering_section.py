@@ -1,4 +1,4 @@
-"""The section of extractive question answering: the answer to a question is a part of its context. Torch-free."""
+"""The section of extractive question answering: the answer to a question is a part of its context."""
 
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
@@ -17,9 +17,9 @@ if TYPE_CHECKING:
 
 @declared
 class QuestionAnsweringSection(ObjectiveSection):
-    """Mark the part of a context that answers a question (SQuAD, arXiv 1606.05250; unanswerable questions: SQuAD 2, 1806.03822).
+    """Mark the part of a context that answers a question (SQuAD, arXiv 1606.05250; unanswerable questions: SQuAD 2, arXiv 1806.03822).
 
-    A context that is longer than the model reads is read in overlapping windows, each behind the question.
+    A context that does not fit into the model's context length is read in overlapping windows, each after the question.
     """
 
     kind: Literal["question_answering"]
@@ -29,10 +29,11 @@ class QuestionAnsweringSection(ObjectiveSection):
     doc_stride: CountOrZero = Field(
         128, description="Tokens that two windows of a context share, as in transformers; at most half of a window."
     )
-    max_answer_tokens: Count = Field(30, description="Tokens of the longest answer that is predicted.")
+    max_answer_tokens: Count = Field(30, description="Largest number of tokens of a predicted answer.")
 
     roles: ClassVar[tuple[Role, ...]] = (
-        Role("question", "text", ("question", "query"), in_input=False, later=("query_text", "question_text")),  # rows share their context
+        # Several questions may have the same context, so the context alone decides which rows are held out together.
+        Role("question", "text", ("question", "query"), in_input=False, later=("query_text", "question_text")),
         Role("context", "text", ("context", "passage", "paragraph"), later=("context_text", "passage_text", "paragraph_text")),
         Role("answers", "answers", ("answers", "answer")),
     )
@@ -48,15 +49,15 @@ class QuestionAnsweringSection(ObjectiveSection):
 
     @property
     def training_metrics(self) -> tuple[str, ...]:
-        """The metrics, without those of questions with and of questions without an answer if `unanswerable` is false."""
+        """The metrics, without the separate ones of questions with and without an answer if `unanswerable` is false."""
         return self.metrics if self.unanswerable else self.metrics[:3]
 
     def misfits(self, model: "ModelSection", values: dict[str, Any], tokenizer: "TokenizerSection") -> Iterator[Contradiction]:
         """Check that the tokenizer puts a token before a pair: at this token the model predicts that a window has no answer."""
         vocabulary = VOCABULARIES[tokenizer.kind][variant_of(tokenizer.kind, tokenizer.variant)]
-        begins = vocabulary.roles.keys() & {"cls_token", "bos_token"} and (tokenizer.add_bos or tokenizer.kind != "byte_bpe")
+        begins = vocabulary.roles.keys() & {"cls_token", "bos_token"} and tokenizer.add_bos
         if tokenizer.path is None and not begins:
             yield (
                 ("tokenizer", "kind"),
-                f"{tokenizer.kind} as it is here puts no token before a text, which question_answering needs: use wordpiece",
+                f"{tokenizer.kind} with these settings puts no token before a text, but question_answering needs one: use wordpiece",
             )

@@ -1,4 +1,4 @@
-"""The rules that reward a sampled response, one section each. Torch-free. tfkit/alignment/rewards.py applies them."""
+"""The sections of the rules that reward a sampled response. tfkit/alignment/rewards.py applies the rules."""
 
 import re
 from typing import Annotated, Literal
@@ -10,19 +10,19 @@ from tfkit.recipe.schema.bounds import RewardValue
 
 
 class _Rule(Data):
-    """A rule gives a response a number: except for `python`, 1 if the rule holds, and else 0."""
+    """The base of all rules. A rule gives a response 1 if it holds and else 0; only a rule of the kind `python` may give other numbers."""
 
     weight: RewardValue = Field(1.0, description="Weight of this rule in the reward.")
 
 
 class ExactAnswerRule(_Rule):
-    """The response is the row's answer, apart from white space at both ends; of several answers any that is not blank."""
+    """The response is the row's answer, or one of its answers that is not blank; white space at both ends is ignored."""
 
     kind: Literal["exact_answer"]
 
 
 class NumberRule(_Rule):
-    """The last number in the response equals the last number in the row's answer: 42, -0.5, 1,000, 3e-2. 4.0 equals 4."""
+    """The last number in the response (such as 42, -0.5, 1,000 or 3e-2) equals the last number in the row's answer; 4.0 equals 4."""
 
     kind: Literal["number"]
 
@@ -36,7 +36,7 @@ def _is_pattern(pattern: str) -> str:
 
 
 class RegexRule(_Rule):
-    """A regular expression is found in the response."""
+    """A regular expression matches a part of the response."""
 
     kind: Literal["regex"]
     pattern: Annotated[str, AfterValidator(_is_pattern)] = Field(
@@ -45,38 +45,38 @@ class RegexRule(_Rule):
 
 
 class ContainsRule(_Rule):
-    """The response contains a text, in the same letters."""
+    """The response contains a text; upper and lower case are distinguished."""
 
     kind: Literal["contains"]
     text: str | None = Field(
         None,
         min_length=1,
-        description="The text; null: the row's answer, without white space at its ends, or any of several that is not blank.",
+        description="The text; null: the row's answer without white space at its ends, or one of its answers that is not blank.",
     )
 
 
 class ValidJsonRule(_Rule):
-    """The response is one JSON value, apart from white space at both ends; NaN and infinities are none."""
+    """The response is one JSON value, apart from white space at both ends. NaN and infinities are not valid."""
 
     kind: Literal["valid_json"]
 
 
 class ValidPythonRule(_Rule):
-    """The response is Python that this Python parses, and is not blank. Nothing is run."""
+    """The response is not blank, and the running Python can parse it as Python code. The code is not run."""
 
     kind: Literal["valid_python"]
 
 
 class PythonRule(_Rule):
-    """A function of your own gives the number: `def reward(row, text): ...`, with `prompt`, a text, and `answers`, a list, in `row`.
+    """A function of your own returns the number: `def reward(row, text): ...`, where `row` has `prompt`, a text, and `answers`, a list.
 
-    It runs with all rights of your account: name only files that you trust. A command that opens a run, such as `resume`, runs this code
-    only if you have trained with the same file before, or if you give --allow-code.
+    The function runs with all rights of your account: name only files that you trust. A command that opens a run, such as `resume`, runs
+    this code only if you have trained with the same file before, or if you give --allow-code.
     """
 
     kind: Literal["python"]
     function: str = Field(pattern=r"^.+\.py:[A-Za-z_]\w*$", description="file.py:function; the path is relative to the current folder.")
-    allow_code: bool = Field(False, description="true: this file may be run.")
+    allow_code: bool = Field(False, description="true: the code in this file may be run.")
 
     @property
     def path(self) -> str:

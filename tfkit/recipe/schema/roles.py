@@ -1,4 +1,4 @@
-"""The roles of the parts of a row, and the column names that are recognised for each. Torch-free."""
+"""The roles of the parts of a row, and the column names that are recognised for each role."""
 
 import re
 from typing import Literal, NamedTuple
@@ -20,46 +20,48 @@ Form = Literal[
     "votes",
     "tools",
 ]
-LABELS: tuple[Form, ...] = ("label", "labels", "label_set", "answers", "numbers", "votes")  # not part of the input
-REFERENCES: tuple[Form, ...] = ("references", "literals")  # texts to generate, or to compare with
+LABELS: tuple[Form, ...] = ("label", "labels", "label_set", "answers", "numbers", "votes")  # never part of the model's input
+REFERENCES: tuple[Form, ...] = ("references", "literals")  # texts that the model learns to generate, or with which its texts are compared
 
 
 def normalized(name: str) -> str:
-    """Return a column's name in the form in which names are compared: in lower case, with _ for spaces, hyphens and dots."""
+    """Return a column's name in the form in which names are compared: in lower case, with _ in place of spaces, hyphens and dots."""
     return re.sub(r"[\s.\-]+", "_", name.strip().lower())
 
 
 class Role(NamedTuple):
-    """A part of a row.
+    """A part of a row that an objective reads, such as its text or its label.
 
-    The forms are: a text; a label (a word or number); texts and labels (lists); choices (a list of texts, each perhaps with a label of its
-    own); the messages of a conversation; references (one text, or several equally good ones); literals (the same, of texts or numbers); a
-    label_set; the answers to a question, as parts of its context; turns (a text or messages); completions (a list of turns); numbers (a
-    list); votes for one of two completions; the tools of a conversation.
+    `form` is the type of the part: text; label (a word or number); texts, labels and numbers (lists); choices (a list of texts, each
+    perhaps with its label, such as A); messages (a conversation); references (one text, or several equally good ones); literals (references
+    that may be numbers); label_set (any number of labels); answers (parts of the context of a question); turns (a text or messages);
+    completions (a list of turns); votes (for one of two completions); tools (of a conversation).
 
-    `columns` are the recognised column names; the first that a row has is used, unless a recipe names another. Roles with a `shape` are
-    alternatives: a row needs the roles of the first shape that it has, or that a recipe names. `by_number`: a class that a data set stores
-    as a number is read as the number, not as its name. Rows that share their input are held out together.
+    `columns` are the recognised column names; the first that a row has is used, unless a recipe names another. The `shape` groups roles:
+    a row needs the roles without a shape, and those of one shape, which is the first that the row matches or the one whose columns a recipe
+    names. `by_number`: a class that a data set stores as a number is read as the number, not as its name.
     """
 
     name: str
     form: Form
     columns: tuple[str, ...]
     required: bool = True
-    shape: str | None = None  # None if it is in every shape
+    shape: str | None = None  # None: the role belongs to every shape
     by_number: bool = False
-    in_input: bool = True  # False: rows that differ only in this part share their input
-    later: tuple[str, ...] = ()  # further names, in any letter case, for rows that have none of `columns`
-    is_later: bool = False  # not in tfkit 0.1: in a fingerprint only if the recipe names it, so that earlier runs can be resumed
-    within: tuple[str, ...] = ()  # paths into nested columns, which go before `columns`: the `stem` of ARC's `question`
+    in_input: bool = True  # False: rows that differ only in this part have the same input, and are held out together
+    later: tuple[str, ...] = ()  # column names, in any letter case, that are recognised in rows that have none of `columns`
+    is_later: bool = (
+        False  # tfkit 0.1 lacks the role; to resume its runs, data fingerprints have the role only if the recipe names its column
+    )
+    within: tuple[str, ...] = ()  # paths into nested columns, which are tried before `columns`: the `stem` of ARC's `question`
 
     @property
     def is_input(self) -> bool:
-        """Whether the part is given to the model: neither a label nor a text to generate."""
+        """Whether the part belongs to the input by which rows are split: it is neither a label nor a reference, and `in_input` is true."""
         return self.in_input and self.form not in (*LABELS, *REFERENCES)
 
     def knows(self, name: str) -> bool:
-        """Return whether a column's name is one of the role's names, in any letter case."""
+        """Return whether a column's name is recognised for the role; letter case is ignored."""
         return normalized(name) in map(normalized, (*self.columns, *self.later))
 
 

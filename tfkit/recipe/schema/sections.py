@@ -1,4 +1,4 @@
-"""The recipe: every field that a user can set, in the order of the data. Strict, frozen, and free of torch."""
+"""The recipe: every field that a user can set. The sections are in the order in which the data pass through a run."""
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -7,7 +7,7 @@ from pydantic import AfterValidator, ConfigDict, Field, model_validator
 
 from tfkit.families.hub_models import preset_of
 from tfkit.model.config import Data
-from tfkit.recipe.schema import (  # noqa: F401  # they register objectives
+from tfkit.recipe.schema import (  # noqa: F401  # importing these modules registers their objectives
     label_sections,
     preference_sections,
     question_answering_section,
@@ -30,7 +30,7 @@ from tfkit.recipe.schema.objective_sections import CausalLMSection
 from tfkit.recipe.schema.optimizer_sections import AdamWSection, OptimizerSection, ParallelSection, ScheduleSection
 from tfkit.recipe.schema.output_sections import CheckpointSection, EvaluationSection, GenerationSection, TrackerSection
 
-START_FIELDS = ("from", "sha256")  # of the model section, in addition to the fields of a config
+START_FIELDS = ("from", "sha256")  # fields of the model section that are not fields of a model's config
 
 
 class ModelSection(Data):
@@ -44,13 +44,13 @@ class ModelSection(Data):
 
     @property
     def start(self) -> str | None:
-        """The checkpoint that fine-tuning starts from; None: none. In a recipe it is `from`, which cannot be a field's name in Python."""
+        """The checkpoint that fine-tuning starts from; None: none. Its key in a recipe is `from`, which is a reserved word in Python."""
         start = (self.model_extra or {}).get("from")
         return start if isinstance(start, str) else None
 
     @property
     def sha256(self) -> str | None:
-        """The hash of the checkpoint `start`, as a resolved recipe has it."""
+        """The required SHA-256 of the checkpoint `start`, which tfkit writes into the recipe of a run; None: any."""
         sha256 = (self.model_extra or {}).get("sha256")
         return sha256 if isinstance(sha256, str) else None
 
@@ -60,22 +60,22 @@ class ModelSection(Data):
         return {name: value for name, value in (self.model_extra or {}).items() if name not in START_FIELDS}
 
     def pinned(self, sha256: str) -> "ModelSection":
-        """Return the same section with this hash of its checkpoint."""
+        """Return the same section with this required hash of its checkpoint."""
         return ModelSection.model_validate({**self.model_dump(exclude_none=True), "sha256": sha256})
 
 
 class BatchRampSection(Data):
     """A batch that grows linearly, by the tokens read so far, from a small one to the full one (GPT-3, arXiv 2005.14165, appendix B)."""
 
-    start: BatchSize = Field(description="Sequences of the first step; every batch is a multiple of it, up to training.batch_size.")
-    tokens: Tokens = Field(description="Training tokens until the batch is full; rows of unequal lengths count as mean ones.")
+    start: BatchSize = Field(description="Sequences of the first step; every batch is a multiple of this, up to training.batch_size.")
+    tokens: Tokens = Field(description="Training tokens until the batch is full; each row counts with the mean length of all rows.")
 
 
 class LoraSection(Data):
     """Low-rank updates of frozen matrices (Hu et al. 2021, arXiv 2106.09685): W x + alpha / rank B A x, where only A and B are trained."""
 
     kind: Literal["lora"] = "lora"
-    rank: Rank = Field(8, description="Rows of A, columns of B.")
+    rank: Rank = Field(8, description="Number of rows of A and of columns of B.")
     alpha: Positive = Field(16.0, description="The update is multiplied by alpha / rank.")
     dropout: float = Field(0.0, ge=0, lt=1, description="Dropout on the update's input, in training.")
     targets: list[Annotated[str, Field(min_length=1)]] = Field(
@@ -89,7 +89,7 @@ class LoraSection(Data):
     )
 
 
-LENGTHS = ("steps", "epochs", "tokens")  # a training has exactly one of these
+LENGTHS = ("steps", "epochs", "tokens")  # the fields for the length of a training, exactly one of which is set
 
 
 class TrainingSection(Data):
@@ -108,7 +108,7 @@ class TrainingSection(Data):
         "memory.",
     )
     precision: Literal["auto", "bf16", "fp32"] = Field(
-        "auto", description="bf16: bf16 weights beside an fp32 master. auto: bf16 if the hardware supports it, else fp32."
+        "auto", description="bf16: bf16 working weights and fp32 master weights. auto: bf16 if the hardware supports it, else fp32."
     )
     ema_decay: float | None = Field(
         None,
@@ -120,8 +120,8 @@ class TrainingSection(Data):
     trial_rates: list[LearningRate] | None = Field(
         None,
         min_length=1,
-        description="Further learning rates to try before the first step, each in a short training on a part of the training rows: one "
-        "whose loss on the rest is lower by at least 1/20 replaces optimizer.lr. null: no trial.",
+        description="Learning rates to try before the first step, besides optimizer.lr: each in a short training on a part of the training "
+        "rows. A rate whose loss on the other rows is lower by at least 5 % replaces optimizer.lr. null: no trial.",
     )
     adapter: LoraSection | None = Field(
         None, description="Train small updates of the checkpoint's weights, and the head of the task, instead of all. null: all weights."
@@ -135,16 +135,18 @@ class TrainingSection(Data):
         "arXiv 1801.06146). null: all from the first step.",
     )
     patience: Count | None = Field(
-        None, description="End the run after n evaluations without an improvement of evaluation.metric; null: only at its length."
+        None, description="End the run after n evaluations without an improvement of evaluation.metric; null: train the whole length."
     )
     seed: int = Field(1, ge=0, lt=2**32, description="Seed of weights, order and dropout.")
     compile: bool = Field(False, description="torch.compile the model: 20 to 50 s of compilation, then faster steps.")
-    activation_checkpointing: bool = Field(False, description="Compute each block again in the backward pass, to save memory.")
+    activation_checkpointing: bool = Field(False, description="Recompute a block's activations in the backward pass, to save memory.")
     max_skipped_steps: CountOrZero = Field(
-        0, description="Steps to skip, in total, whose loss or gradient is not finite, or whose loss jumps; one more ends the run (exit 6)."
+        0,
+        description="Largest total number of steps that are skipped because their loss or gradient is not finite, or their loss jumps; one "
+        "more such step ends the run (exit code 6).",
     )
     loss_jump_sigmas: Positive | None = Field(
-        None, description="A loss this many standard deviations above the mean of the latest steps is a jump; null: no limit."
+        None, description="A loss that is this many standard deviations above the mean of the latest steps is a jump; null: none is."
     )
     log_every: Count = Field(10, description="Steps between lines of metrics.jsonl and of the plain log.")
     tensorboard: bool = Field(False, description="The same as trackers: [{kind: tensorboard}].")
@@ -184,7 +186,7 @@ else:
 
 
 class Recipe(Data):
-    """A run, from the model to its carbon. The sections are in the order of the data."""
+    """A run: its model, its data, its training, its outputs, and the measurement of its energy and emissions."""
 
     model: ModelSection
     tokenizer: TokenizerSection = TokenizerSection()
@@ -197,11 +199,11 @@ class Recipe(Data):
     checkpoint: CheckpointSection = CheckpointSection()
     evaluation: EvaluationSection = EvaluationSection()
     generation: GenerationSection = GenerationSection()
-    trackers: list[TrackerSection] = Field([], description="Further outputs of the metrics of metrics.jsonl.")
+    trackers: list[TrackerSection] = Field([], description="Programs that also get the metrics that are written to metrics.jsonl.")
     carbon: CarbonSection = CarbonSection()
 
     def with_fields(self, fields: Mapping[str, Any]) -> "Recipe":
-        """Return the recipe with these fields of its sections, by dotted name; a length in steps, epochs or tokens replaces the others."""
+        """Return the recipe with these values of fields, by dotted name; a length in steps, epochs or tokens replaces any other length."""
         sections: dict[str, Any] = {}
         for field, value in fields.items():
             section, name = field.split(".")
@@ -210,11 +212,11 @@ class Recipe(Data):
         return self.model_copy(update=sections)
 
     def with_rate(self, lr: float) -> "Recipe":
-        """Return the recipe with this learning rate, and without a trial of others."""
+        """Return the recipe with this learning rate, and without a trial of other rates."""
         return self.with_fields({"optimizer.lr": lr, "training.trial_rates": None})
 
 
 def rebuild_recipe() -> None:
-    """Rebuild Recipe and its JSON Schema with all objective sections registered so far, those of other packages included."""
+    """Rebuild Recipe and its JSON Schema with all objective sections that are registered by now, also by packages outside tfkit."""
     Recipe.model_fields["objective"].annotation = any_declared()
     Recipe.model_rebuild(force=True)

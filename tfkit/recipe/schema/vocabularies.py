@@ -1,14 +1,14 @@
 """The entries that each kind of tokenizer has before training: its special tokens, in the order of their ids, and its bytes.
 
-Sources: the tokenizer files of the systems in `transformers`. Where a released vocabulary has its special tokens at the end
-(GPT-2, Llama 3), ours begins with them: a model has their ids in its own configuration.
+Sources: the tokenizer files of the systems in `transformers`. In the released vocabularies of GPT-2 and Llama 3, the special tokens have
+the highest ids; here they have the lowest. Models work with either, because a model's config states the ids of its special tokens.
 """
 
 from typing import NamedTuple
 
-MODEL_FILES = ("spiece.model", "sentencepiece.bpe.model", "spm.model")  # T5's, XLM-R's and DeBERTa's name of SentencePiece's file
-VOCABULARY_FILES = ("vocab.txt", "vocab.json", "merges.txt", *MODEL_FILES)  # in folders without a tokenizer.json
-SENTINELS = tuple(f"<extra_id_{number}>" for number in reversed(range(100)))  # the first has the highest id (Raffel et al. 2020)
+MODEL_FILES = ("spiece.model", "sentencepiece.bpe.model", "spm.model")  # SentencePiece's file in folders of T5, XLM-R and DeBERTa
+VOCABULARY_FILES = ("vocab.txt", "vocab.json", "merges.txt", *MODEL_FILES)  # the tokenizer's files in folders without a tokenizer.json
+SENTINELS = tuple(f"<extra_id_{number}>" for number in reversed(range(100)))  # <extra_id_0> has the highest id (Raffel et al. 2020)
 _BERT = {"unk_token": "[UNK]", "sep_token": "[SEP]", "pad_token": "[PAD]", "cls_token": "[CLS]", "mask_token": "[MASK]"}
 _ROBERTA = {
     "bos_token": "<s>",
@@ -23,9 +23,11 @@ _END_OF_TEXT = {"bos_token": "<|endoftext|>", "eos_token": "<|endoftext|>"}
 
 
 class Vocabulary(NamedTuple):
-    """The fixed entries: `first` have the ids from 0 on, `last` those after all learned entries; `symbols` is the least number of entries
-    between them: the 256 bytes, or a few pieces of text. `roles` maps roles to special tokens. `in_prompts`: whether a text may
-    contain special tokens, such as [MASK] and sentinels; otherwise they are not parsed, so that no text can end a document.
+    """The entries that do not depend on the training text.
+
+    `first` have the ids from 0 on, `last` the ids after all learned entries; between them are at least `symbols` entries: the 256 bytes, or
+    a few pieces of text. `roles` maps names such as eos_token to special tokens. `in_prompts`: whether the spelling of a special token in a
+    text, such as [MASK], is read as that token; otherwise it is read as ordinary text, so that no text can end a document.
     """
 
     first: tuple[str, ...]
@@ -35,7 +37,7 @@ class Vocabulary(NamedTuple):
     in_prompts: bool = False
 
 
-# kind -> variant -> its vocabulary. The first variant is the default.
+# The vocabulary of each kind and variant of tokenizer. The first variant of a kind is the default.
 VOCABULARIES: dict[str, dict[str | None, Vocabulary]] = {
     "byte_bpe": {
         "gpt2": Vocabulary(("<|endoftext|>",), _END_OF_TEXT),
@@ -73,7 +75,7 @@ VOCABULARIES: dict[str, dict[str | None, Vocabulary]] = {
     },
 }
 
-# The kinds or variants that read an option; all of them read the other options.
+# The kinds or variants of tokenizer that read an option. Options that are not listed here are read by all kinds.
 READ_BY: dict[str, tuple[str, ...]] = {
     "add_bos": ("gpt2", "llama3", "smollm2", "llama", "gemma"),
     "lowercase": ("wordpiece",),
@@ -82,7 +84,10 @@ READ_BY: dict[str, tuple[str, ...]] = {
 
 
 def variant_of(kind: str, variant: str | None) -> str | None:
-    """Return the variant of a kind, by default (None) its first; None if it has no variants. Raises ValueError for an unknown variant."""
+    """Return the variant of a kind: the requested one, or the kind's first if `variant` is None; None for a kind without variants.
+
+    Raises ValueError if the kind has no such variant.
+    """
     known = VOCABULARIES[kind]
     if variant is None:
         return next(iter(known))
