@@ -1,5 +1,5 @@
-"""Advantages of sampled responses: from the mean of a group (GRPO), or from a value function (GAE), with the credit of each token in PPO;
-and estimators of the KL divergence of the policy from its reference, from the log-probabilities that both give to sampled tokens.
+"""Advantages of sampled responses, from the mean of a group (GRPO), or from a value function for each token (GAE in PPO); and estimators of
+the KL divergence of the policy from its reference, given the log-probabilities of the sampled tokens under both models.
 
 Tensors of tokens are (B, T): the response tokens of a row come first, and `real` is True at each of them, including the end token.
 """
@@ -15,7 +15,7 @@ from torch.nn.utils.rnn import pad_sequence
 Scale = Literal["group", "none"]
 
 _STD_EPS = 1e-4  # added to a group's standard deviation, as in TRL
-_VARIANCE_EPS = 1e-8  # for batches with equal values, such as a single token
+_VARIANCE_EPS = 1e-8  # keeps the quotient finite if all values are equal, as for a single token
 _LARGEST_ERROR = 0.2  # the clip range of the adaptive coefficient's relative error
 
 
@@ -76,7 +76,7 @@ class Credit(NamedTuple):
     """The advantages and returns of the tokens of each response, (n,) each, and the explained variance of the values."""
 
     advantages: list[Tensor]  # whitened over the tokens of all responses
-    returns: list[Tensor]  # the sums of rewards and later values, without whitening
+    returns: list[Tensor]  # advantages before whitening plus values
     explained_variance: float | None  # 1 - Var(returns - values) / Var(returns); None if all returns are equal
 
 
@@ -107,7 +107,7 @@ def k3(log_ratios: Tensor) -> Tensor:
     """Return k3 from log-ratios, which are k1: e^-k1 - 1 + k1, never negative, with less variance than k1.
 
     k1 and k3 are estimators of the KL divergence (Schulman 2020, joschu.net/blog/kl-approx.html). k1 is part of the reward, without a
-    gradient; k3 is only logged. As a loss, either would have another gradient than the divergence itself (arXiv 2512.21852).
+    gradient; k3 is only logged. As a loss, neither would have the gradient of the divergence itself (arXiv 2512.21852).
     """
     return (-log_ratios).expm1() + log_ratios
 

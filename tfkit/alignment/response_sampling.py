@@ -50,8 +50,8 @@ def sample(
 ) -> list[SampledResponse]:
     """Sample `completions` responses to each prompt, in the order of the prompts, and reward them.
 
-    Response c to prompt j is drawn with the seed (seed, j * completions + c), so it does not depend on the batch size beyond rounding.
-    Raises Stopped if the work is stopped, UsageError if a user's rule fails, ModelError for a score that is huge or not finite.
+    Response c to prompt j is drawn with the seed (seed, j * completions + c), so the batch size changes it by rounding errors only.
+    Raises Stopped if `work` is stopped, UsageError if a user's rule fails, ModelError for a score that is huge or not finite.
     """
     section = rollouts.section
     settings = GenerationSection(temperature=section.temperature, max_new_tokens=section.max_new_tokens, seed=seed)
@@ -119,7 +119,9 @@ def _scores(
 
 
 def _rewarded(prompt: list[int], ids: list[int], row: PromptRow, score: float, rollouts: Rollouts, rules: Rules) -> SampledResponse:
-    """Return the response with its reward: that of the text before the end token; without an end token no_eos_reward, if that is set."""
+    """Return the response with its reward: the rules' value for the text before the end token, plus `score`; or, for a response without an
+    end token, `no_eos_reward`, if that is set.
+    """
     ended, penalty = ids[-1] in rollouts.end_ids, rollouts.section.no_eos_reward
     reward = rules(row, response_text(rollouts, prompt, ids[:-1] if ended else ids))
     value = reward.value + score if ended or penalty is None else penalty

@@ -31,7 +31,8 @@ from tfkit.tokenizer.template import reads_reasoning
 def fit_tokenizer(section: ChatSection, tokenizer: Tokenizer, *, is_finished: bool = False) -> Tokenizer:
     """Return the tokenizer for checkpoints: it parses special tokens in texts, and has the chat template of the format.
 
-    A finished tokenizer gets the format's special tokens that it lacks. Raises UsageError if there is no usable format.
+    A tokenizer that was not trained for this run gets the format's special tokens that it lacks. Raises UsageError if there is no usable
+    format.
     """
     form = resolve_format(section.format, tokenizer, section.system)
     if form is not None and is_finished:
@@ -85,7 +86,7 @@ class Chat(TokenTargets, WritingObjective):
     def encode_unlabelled(self, rows: Sequence[Row]) -> list[Encoded | BadRow]:
         """Return the ids of each conversation up to the beginning of the requested answer, with a single label, at the last id.
 
-        If the messages end with an answer, that answer is left out and requested.
+        If the messages end with an answer, the model is asked for this answer, and its text is left out.
         """
         with self.conversations.renderer() as render:
             texts = [self._text(row, render, is_prompt=True) for row in rows]

@@ -1,4 +1,4 @@
-"""The further models that an objective needs, such as a teacher, a reward model or a value model."""
+"""The models that an objective needs in addition to the trained one, such as a teacher, a reward model or a value model."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -12,12 +12,12 @@ from tfkit.model.transformer import Transformer
 from tfkit.recipe.schema.objective_facts import ObjectiveSection
 from tfkit.tokenizer import Tokenizer
 
-PLACEHOLDER = "placeholder"  # marks, in tfkit.json, a model in the place of one that is not trained yet
+PLACEHOLDER = "placeholder"  # marks, in tfkit.json, a model with random weights that replaces one which is not trained yet
 
 
 @dataclass(frozen=True)
 class Companion:
-    """A further model of a run, and the facts that the run records about it."""
+    """A model of a run other than the one that its recipe trains, and the facts that the run records about it."""
 
     name: str  # the field of the objective's section that names it; also its role among the parents
     model: Transformer

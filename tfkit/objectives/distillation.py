@@ -72,8 +72,8 @@ class Distillation(Objective):
 
     def legend(self) -> list[str]:
         """Return a sentence for `tfkit inspect` if the teacher's loss also covers tokens that are not masked; else none."""
-        asks_all = self.section.of.kind == "masked_lm" and not self.section.masked_only
-        return ["the teacher is asked at every token but padding, marked or not"] if asks_all else []
+        covers_all = self.section.of.kind == "masked_lm" and not self.section.masked_only
+        return ["the teacher's loss covers every token but padding, marked or not"] if covers_all else []
 
     def collate(self, rows: Any) -> Batch:
         """Return the batch of the base objective."""

@@ -38,7 +38,7 @@ class DPO(EncoderObjective):
         self.section, self.encoder, self.tokenizer = section, encoder, tokenizer
 
     def collate(self, rows: ExampleBatch) -> Batch:
-        """Return one sequence per completion, with its tokens as labels."""
+        """Return one sequence per completion, C in all, with the completion's tokens as labels."""
         return self.encoder.collate(rows, self.tokenizer.pad_id or 0)
 
     def counts(self, batch: Batch) -> dict[str, int]:

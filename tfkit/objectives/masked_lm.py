@@ -22,7 +22,7 @@ from tfkit.objectives.objective import IGNORED, Batch, Objective, Sum, perplexit
 from tfkit.recipe.schema.objective_sections import MaskedLMSection
 from tfkit.tokenizer import Tokenizer
 
-_MASKS = 2  # distinguishes these draws from other draws by seed, epoch and row number
+_MASKS = 2  # distinguishes the random numbers of masks from others that are drawn by seed, epoch and row index
 
 
 class MaskedLM(Objective):
@@ -40,7 +40,7 @@ class MaskedLM(Objective):
         streams, length, seed, counted = streams_of(stored), order.length, order.seed, self.section.rarity > 0
         if not self.section.next_sentence:
             return FramedRows(streams, length, seed, self.frame, count_tokens=counted)
-        static = self.section.masking == "static"  # then a row has the same texts in every epoch, too
+        static = self.section.masking == "static"  # then not only the masks but also the texts of a row are the same in every epoch
         return SentencePairRows(streams, length, seed, self.frame, short=self.section.short_rows, static=static, count_tokens=counted)
 
     def collate(self, rows: FramedBatch) -> Batch:
@@ -161,7 +161,7 @@ def _unit(raw: NDArray[np.uint64]) -> NDArray[np.float64]:
 
 
 def _continues(tokenizer: Tokenizer) -> NDArray[np.bool_]:
-    """Return whether each vocabulary entry continues a word, as WordPiece's ##ing: (V,)."""
+    """Return whether each vocabulary entry continues a word, as ##ing does: (V,)."""
     model = json.loads(tokenizer.tokenizer_json)["model"]
     if model.get("type") != "WordPiece":
         raise ModelError("objective.whole_words: only WordPiece tokenizers show which pieces form a word; set it to false")

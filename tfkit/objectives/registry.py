@@ -40,7 +40,7 @@ FitTokenizer = Callable[..., Tokenizer]  # (section, tokenizer, is_finished=...)
 class Registered(NamedTuple):
     """How an objective of one kind is opened."""
 
-    open: Callable[[Any, ModelContext], Objective]  # from its section, for a model; raises ModelError if they do not fit
+    open: Callable[[Any, ModelContext], Objective]  # from the objective's section, for a model; raises ModelError if the two do not fit
     fit_tokenizer: FitTokenizer = lambda section, tokenizer, is_finished: tokenizer  # adds the special tokens of the objective
 
 
@@ -55,7 +55,7 @@ def _open_text_labelling(section: Any, context: ModelContext) -> Objective:
 
 
 def _open_distillation(section: DistillationSection, context: ModelContext) -> Distillation:
-    base: Any = _registered(section.of).open(section.of, context)  # a Distillable: the schema admits no other
+    base: Any = _registered(section.of).open(section.of, context)  # a Distillable: the schema admits no other kind in `of`
     return Distillation(section, base, open_teacher(section, context))
 
 
@@ -88,7 +88,7 @@ def register(section: type[ObjectiveSection], registered: Registered) -> None:
 
 
 def open_objective(section: ObjectiveSection, context: ModelContext) -> Objective:
-    """Open the objective of a section for a model. Raises ModelError if they do not fit."""
+    """Open the objective of a section for a model. Raises ModelError if the two do not fit."""
     return _registered(section).open(section, context)
 
 
@@ -107,7 +107,7 @@ def _registered(section: ObjectiveSection) -> Registered:
 
 
 def open_rows(recipe: Recipe, objective: Objective, stored: Sequence[tuple[Stored, float]], config: ModelConfig) -> Rows:
-    """Return the objective's rows of weighted sources; if it samples responses, the rows have room for them. Raises DataError if a source
+    """Return the objective's rows of weighted sources; rows for which responses are sampled have room for one. Raises DataError if a source
     has too little text for one row.
     """
     rows = objective.open_rows(stored, row_order(recipe, config))

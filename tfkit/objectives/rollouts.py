@@ -97,11 +97,11 @@ class PromptRows:
         return len(self.prompts) * self.readings
 
     def order(self, epoch: int) -> NDArray[np.int64]:
-        """Return the prompt numbers of an epoch, each repeated."""
+        """Return the prompt indices of an epoch, each `readings` times in succession."""
         return np.repeat(self.prompts.order(epoch), self.readings)
 
     def gather(self, epochs: NDArray[np.int64], numbers: NDArray[np.int64]) -> Any:
-        """Return the prompts with these numbers."""
+        """Return the prompts with these indices."""
         return self.prompts.gather(epochs, numbers)
 
 
@@ -109,7 +109,7 @@ class RolloutObjective(EncoderObjective, Protocol):
     """An objective whose rows are prompts. It defines its `rollouts`, its terms, and their `loss` over batches of `response_batch`."""
 
     draws_dropout: bool = False  # ratios of probabilities before and after a step must not include the noise of dropout
-    reference_use: ReferenceUse = "throughout"  # every iteration reads the reference
+    reference_use: ReferenceUse = "throughout"  # every iteration computes log-probabilities with the reference model
     section: RolloutSection
     tokenizer: Tokenizer
     reward: ScoreModel | None
@@ -121,7 +121,7 @@ class RolloutObjective(EncoderObjective, Protocol):
         return tuple(model.companion for model in (self.reward, self.gold) if model is not None)
 
     def open_rows(self, stored: Sequence[tuple[Stored, float]], order: RowOrder) -> ExampleRows:
-        """Return rows of one prompt each; an iteration has prompts of similar lengths."""
+        """Return rows of one prompt each; with `length_groups`, the prompts of an iteration have similar lengths."""
         return example_rows(stored, RowOrder(order.length, order.seed, self.section.prompts, order.length_groups))
 
     def collate(self, rows: ExampleBatch) -> Batch:
@@ -146,7 +146,7 @@ class PromptEncoder(Encoder):
     """Encodes prompts: texts as they are, messages by the tokenizer's chat template."""
 
     def __init__(self, section: RolloutSection, context: ModelContext):
-        """Raises ModelError if a row has no room for a prompt beside its response, or if no token ends a response."""
+        """Raises ModelError if a row has no room for a prompt and its response, or if no token ends a response."""
         self.section, self.texts = section, ConversationTexts(context.tokenizer, context.folder, chat=section.chat)
         self.longest = context.row_length - section.max_new_tokens  # tokens of a prompt
         if self.longest < 1:
@@ -223,17 +223,17 @@ def response_batch(responses: Sequence[Response], pad_id: int) -> Batch:
 
 @dataclass(frozen=True)
 class PretrainingMix:
-    """The pretraining text that a step reads after its own rows, in separate micro-batches, cut as for causal language modelling.
+    """The pretraining text that a step reads after its responses, in micro-batches of its own, cut as for causal language modelling.
 
     It prevents forgetting: InstructGPT (arXiv 2203.02155, section 3.5 and appendix C.4) adds the language modelling gradient, times 27.8,
     to that of each PPO step.
     """
 
-    ratio: int  # rows of text per row of the step
+    ratio: int  # rows of text per response
     text: CausalLM
 
     def open_rows(self, streams: Sequence[tuple[TokenStream, float]], order: RowOrder) -> PackedRows:
-        """Return rows of one length. Raises DataError if a source has too little text for one."""
+        """Return rows of equal length. Raises DataError if a source has too little text for one row."""
         return self.text.open_rows(streams, order)
 
     def collate(self, rows: PackedBatch) -> Batch:

@@ -4,7 +4,7 @@
     inputs   Thank you <extra_id_0> me to your party <extra_id_1> </s>
     targets  <extra_id_0> for inviting <extra_id_1> last week </s>
 
-A row ends with a span, so no sentinel ends the targets, as in T5's code but not in the paper's figure.
+Each row ends with a removed span, so that no further sentinel ends the targets. T5's code does the same; the paper's figure does not.
 """
 
 from collections.abc import Sequence

@@ -63,7 +63,7 @@ def _chrf(texts: list[str], references: Sequence[Sequence[str]]) -> Scores:
 def _sacrebleu(name: str, metric: Any, texts: list[str], references: Sequence[Sequence[str]]) -> Scores:
     """Compute corpus_score in two steps, as sacreBLEU's significance tests do: first the counts of each row, then the score of their sums.
 
-    Neither step has a public name.
+    sacreBLEU has no public function for either step.
     """
     longest = max(map(len, references))
     streams = [[row[k] if k < len(row) else None for row in references] for k in range(longest)]
