@@ -268,7 +268,7 @@ def test_a_target_that_is_not_there_is_refused_with_what_there_is() -> None:
     ):
         add_lora(build(described("bert"), seed=1), LoraSection(targets=["c_attn"]), seed=1)
     for section in (LoraSection(), LoraSection(merge=True)):  # for both, a reason that holds
-        with pytest.raises(UsageError, match=r"the last 3 entries .* with an adapter only updates of matrices are, and a head"):
+        with pytest.raises(UsageError, match=r"the last 3 entries .* with an adapter only updates of matrices and a head are"):
             add_lora(build(described("bert"), seed=1), section, seed=1, new=["the last 3 entries of the vocabulary"])
 
 
@@ -369,7 +369,9 @@ def test_what_is_trained_beside_the_matrix_it_was_tied_to_is_merged_with_peft(
     """peft leaves the other of the two matrices as it was, so that the model has two."""
     write_base(tmp_path / "base", "llama")
     model = _saved_by_peft(tmp_path, trained)
-    with pytest.raises(ModelError, match="no longer the matrix that the base has for inputs and outputs; merge them with peft") as caught:
+    with pytest.raises(
+        ModelError, match="input and output no longer share a matrix, as in the base; merge the adapter with peft"
+    ) as caught:
         tfkit.load(tmp_path / "adapter")
     _, _, program, *arguments = shlex.split(str(caught.value).rpartition("load the result: ")[2])
     monkeypatch.setattr("sys.argv", ["-c", *arguments])

@@ -56,10 +56,10 @@ def test_whitened_values_are_centred_over_real_tokens_alone() -> None:
 
 def test_advantages_of_groups() -> None:
     rewards = torch.tensor([[1.0, 0.0, 0.0, 0.0], [0.1, 0.1, 0.1, 0.1]])
-    centred = group_advantages(rewards, "none")
+    centred = group_advantages(rewards, is_scaled=False)
     assert centred.tolist() == [[0.75, -0.25, -0.25, -0.25], [0, 0, 0, 0]]  # exactly 0, although the mean of four 0.1 is rounded
-    assert group_advantages(rewards, "group")[0].tolist() == pytest.approx((centred[0] / (rewards[0].std() + 1e-4)).tolist())
-    assert not group_advantages(torch.full((1, 3), 0.1), "group").any()
+    assert group_advantages(rewards, is_scaled=True)[0].tolist() == pytest.approx((centred[0] / (rewards[0].std() + 1e-4)).tolist())
+    assert not group_advantages(torch.full((1, 3), 0.1), is_scaled=True).any()
 
 
 def test_both_estimates_have_the_divergence_as_their_mean() -> None:

@@ -94,7 +94,7 @@ def test_a_reward_model_scores_the_prompt_with_its_response(tmp_path: Path) -> N
         assert one.reward == pytest.approx(0.7 + ("b" in text) + score if one.ended else -3.0, abs=1e-5)
     with torch.no_grad():
         next(rollouts.reward.companion.model.parameters()).fill_(torch.nan)
-    with pytest.raises(ModelError, match=r"prompts.jsonl:\d+: the reward model made gives a response to it nan"):
+    with pytest.raises(ModelError, match=r"prompts.jsonl:\d+: the reward model made scores a response to this prompt nan"):
         drawn()
 
 

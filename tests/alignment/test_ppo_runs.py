@@ -139,6 +139,11 @@ def test_the_gold_score_is_what_predict_says_of_the_last_class(whole: Path, plac
 
 def test_what_does_not_fit_is_refused(tfkit: Callable[..., Done]) -> None:
     tfkit("finetune", "ppo.yaml", "--run", "refused", "objective.gold=base").exits(4, "objective.gold: base is not a text classifier")
+    shutil.copytree("judge/checkpoints/step-000004", "labels", ignore=shutil.ignore_patterns("manifest.json", "config.json"))
+    config = json.loads(Path("judge/checkpoints/step-000004/config.json").read_text(encoding="utf-8"))
+    Path("labels/config.json").write_text(json.dumps(config | {"problem_type": "multi_label_classification"}), encoding="utf-8")
+    refused = "objective.gold: labels is not a text classifier, but gives a text any number of labels"
+    tfkit("finetune", "ppo.yaml", "--run", "refused", "objective.gold=labels").exits(4, refused)
     done = tfkit("finetune", "ppo.yaml", "--run", "refused", "objective.value=base")
     assert (done.code, "objective.value: base cannot judge" in done.err) == (4, True), done.err
     assert "it does not give a text one number" in done.err

@@ -204,8 +204,3 @@ def test_a_pattern_that_takes_for_ever_is_an_error_that_names_rule_and_row(monke
         UsageError, match=r"sums.jsonl:3: objective.rules.1: '\(a\|aa\)\+\$' needs more than 0.2 s for a response of 61 characters"
     ):
         rules(ROW, "a" * 60 + "b")
-
-
-def test_a_pattern_that_is_none_is_an_error_of_the_recipe() -> None:
-    with pytest.raises(ValidationError, match="is no regular expression"):
-        rule(kind="regex", pattern="(")

@@ -96,7 +96,7 @@ def test_a_model_that_reads_whole_texts_has_no_score_of_a_beginning() -> None:
     encoder = SCORER | {"encoder_layers": 2, "decoder_layers": 0, "head": {"kind": "classes", "count": 1, "pool": "first"}}
     config = ModelConfig.model_validate(encoder)
     with pytest.raises(
-        ModelError, match=r"^base: objective.every_token is for a model with a decoder alone, and this one reads a text whole"
+        ModelError, match=r"^base: objective.every_token is for a model with a decoder alone, and this one scores only whole texts"
     ):
         open_reward(RewardSection(kind="reward", every_token=True), ModelContext(config, reward_objective().tokenizer, (), 1, Path("base")))
 

@@ -183,9 +183,9 @@ def test_columns_templates_and_references(tmp_path: Path) -> None:
     [
         ({"source": "", "target": "a"}, "rows.jsonl:1: the source has no text; correct or remove the row"),
         ({"source": "a", "target": " "}, "rows.jsonl:1: the target has no text; correct or remove the row"),
-        ({"source": "a", "target": []}, "rows.jsonl:1: the target has no text"),
+        ({"source": "", "target": []}, "rows.jsonl:1: the target has no text"),
         ({"source": "a", "target": ["cat", 3]}, "rows.jsonl:1: column 'target' holds a list with int, not a list of texts"),
-        ({"source": "a", "target": "the </s> cat"}, "rows.jsonl:1: the target has '</s>', which ends it, in its text"),
+        ({"source": "a", "target": "the </s> cat"}, "rows.jsonl:1: the text of the target contains '</s>', which ends a target"),
         ({"instruction": "say", "input": "a", "output": "b"}, "no column 'source' or .*; columns found: instruction, input, output"),
     ],
 )

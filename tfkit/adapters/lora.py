@@ -47,7 +47,7 @@ class LoraLinear(nn.Linear):
         nn.init.kaiming_uniform_(self.lora_a, a=math.sqrt(5), generator=generator)
 
     def forward(self, input: Tensor) -> Tensor:
-        """Return the output with the update, if it is on: (..., in) -> (..., out)."""
+        """Return the output, with the update if `has_update`: (..., in) -> (..., out)."""
         if not self.has_update:
             return super().forward(input)
         dropped = F.dropout(input, self.dropout, self.training)
@@ -62,8 +62,8 @@ def add_lora(model: Transformer, section: LoraSection, seed: int, new: Iterable[
     """
     if foreign := [name for name in new if not name.startswith("head.")]:
         raise UsageError(
-            f"training.adapter: {', '.join(foreign)} would be trained, but with an adapter only updates of matrices are, and a head: "
-            "train all weights, or use entries that the vocabulary has"
+            f"training.adapter: {', '.join(foreign)} would be trained, but with an adapter only updates of matrices and a head are: train "
+            "all weights, or use entries that the vocabulary has"
         )
     model.requires_grad_(False)
     has_task_head = model.config.head.kind in OWN_HEADS
@@ -154,9 +154,7 @@ def find_targets(model: Transformer, patterns: Sequence[str]) -> dict[str, nn.Li
     for pattern in patterns:
         matching = {name for name in linear if fnmatchcase(name, pattern) or fnmatchcase(name, f"*.{pattern}")}
         if not matching:
-            kind = "no matrix of the model's stacks" + (
-                " outside its MLPs, which get no updates beside a mixture of experts" if sparse else ""
-            )
+            kind = "no matrix of the model's stacks" + (" outside its MLPs, which get no updates in a mixture of experts" if sparse else "")
             raise UsageError(f"training.adapter.targets: {pattern!r} matches {kind}; the matrices are {_listed(linear)}")
         targets |= matching
     return {name: module for name, module in linear.items() if name in targets}

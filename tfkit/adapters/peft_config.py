@@ -27,7 +27,7 @@ _UNSUPPORTED = (
 )
 # Initializations of A and B that leave the base unchanged; the others (pissa, olora, corda, loftq ...) change it.
 _INITIALIZATIONS = (None, True, False, "gaussian", "orthogonal", "eva")
-_HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+|(gpt2|openai-gpt|bert|distilbert|t5)(-[\w.-]+)?")  # the names of the oldest have no owner
+_HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+|(gpt2|openai-gpt|bert|distilbert|t5)(-[\w.-]+)?")  # the oldest models have no owner
 _TASKS = {"classes": "SEQ_CLS", "tags": "TOKEN_CLS", "spans": "QUESTION_ANS", "none": "FEATURE_EXTRACTION"}
 
 

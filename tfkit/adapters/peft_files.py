@@ -135,8 +135,8 @@ def read_updates(folder: Path, peft: PeftConfig, family: str, config: ModelConfi
         whole = [name for name, weight in weights.items() if weight.stored.shape == shapes[_TOKENS] and not name.endswith((_A, _B))]
         if untied := [name for name in whole if name not in rules or rules[name].ours == (_TOKENS,)]:
             raise ModelError(
-                f"{folder / NAME}: {', '.join(untied)}: trained in full, so no longer the matrix that the base has for inputs and outputs; "
-                f"merge them with peft, and load the result: {how_to_merge_in_peft(folder, config)}"
+                f"{folder / NAME}: {', '.join(untied)}: trained in full, so that input and output no longer share a matrix, as in the base;"
+                f" merge the adapter with peft, and load the result: {how_to_merge_in_peft(folder, config)}"
             )
     problems = [f"mistyped: {name} {weight.stored.dtype}" for name, weight in weights.items() if weight.stored.dtype not in _FLOATS]
     for name, weight in weights.items():

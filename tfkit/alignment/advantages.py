@@ -6,32 +6,28 @@ Tensors of tokens are (B, T): the response tokens of a row come first, and `real
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Literal, NamedTuple, Self
+from typing import NamedTuple, Self
 
 import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
-
-Scale = Literal["group", "none"]
 
 _STD_EPS = 1e-4  # added to a group's standard deviation, as in TRL
 _VARIANCE_EPS = 1e-8  # keeps the quotient finite if all values are equal, as for a single token
 _LARGEST_ERROR = 0.2  # the clip range of the adaptive coefficient's relative error
 
 
-def group_advantages(rewards: Tensor, scale: Scale) -> Tensor:
+def group_advantages(rewards: Tensor, *, is_scaled: bool) -> Tensor:
     """Return the advantage of each response over its group: rewards (P, C) of C responses to each of P prompts -> (P, C) in float64.
 
-    GRPO (Shao et al. 2024, arXiv 2402.03300, 4.1): the reward minus the mean of the group. `scale` group: divided by the group's sample
-    standard deviation, as in GRPO; none: not scaled, as in Dr. GRPO (Liu et al. 2025, arXiv 2503.20783), so that very easy and very hard
-    prompts are not overweighted. The advantages of a group of equal rewards are exactly 0.
+    The advantage is the reward minus the mean of the group. With `is_scaled` it is divided by the group's sample standard deviation, as in
+    GRPO (Shao et al. 2024, arXiv 2402.03300, 4.1); without, very easy and very hard prompts are not overweighted, as in Dr. GRPO (Liu et
+    al. 2025, arXiv 2503.20783). The advantages of a group of equal rewards are exactly 0.
     """
     rewards = rewards.double()
     equal = (rewards == rewards[:, :1]).all(dim=1, keepdim=True)  # the mean of equal rewards may differ from them by rounding
     centred = (rewards - rewards.mean(dim=1, keepdim=True)).masked_fill(equal, 0.0)
-    if scale == "none":
-        return centred
-    return centred / (rewards.std(dim=1, keepdim=True) + _STD_EPS)
+    return centred / (rewards.std(dim=1, keepdim=True) + _STD_EPS) if is_scaled else centred
 
 
 def generalized_advantages(

@@ -114,7 +114,7 @@ def _scores(
     for row, score in zip(rows, scores, strict=True):
         if not abs(score) <= LARGEST_REWARD:
             path = reward.companion.path
-            raise ModelError(f"{row.place}: the reward model {path} gives a response to it {score}: take another reward model")
+            raise ModelError(f"{row.place}: the reward model {path} scores a response to this prompt {score}: take another reward model")
     return scores
 
 

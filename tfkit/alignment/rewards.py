@@ -164,10 +164,11 @@ def _user_function(target: str, module: ModuleType, place: str) -> Scorer:
         raise UsageError(f"{place}: {path} has no function {name}: name one that it has")
 
     def score(row: PromptRow, text: str) -> float:
-        with running_code(f"{row.place}: {target} failed for a response to it"):
+        with running_code(f"{row.place}: {target} failed for a response to this prompt"):
             value = float(function({"prompt": row.prompt, "answers": list(row.answers)}, text))
         if not abs(value) <= LARGEST_REWARD:
-            raise UsageError(f"{row.place}: {target} gave {value} for a response to it: return a number of at most {LARGEST_REWARD:,}")
+            limit = f"return a number of at most {LARGEST_REWARD:,}"
+            raise UsageError(f"{row.place}: {target} gave {value} for a response to this prompt: {limit}")
         return value
 
     return score

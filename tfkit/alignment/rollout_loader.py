@@ -226,7 +226,7 @@ class RolloutLoader:
         if beta := self.rollouts.section.beta:
             rewards = rewards - beta * torch.stack([ratios.sum() for ratios in log_ratios])
         groups = rewards.reshape(-1, self.rollouts.section.completions)
-        return group_advantages(groups, "group" if baseline.is_scaled else "none").flatten()
+        return group_advantages(groups, is_scaled=baseline.is_scaled).flatten()
 
 
 def _iteration_metrics(

@@ -37,7 +37,7 @@ class CodePermission:
         for sha256, path in hashes.items():
             if not self._has(sha256) and (problem := _note(sha256, path)) is not None:
                 warn(
-                    f"{path} is run, but not noted as allowed code ({problem}): what opens this run later needs "
+                    f"{path} is run, but not noted as allowed code ({problem}): a command that opens this run later needs "
                     f"{argument('allow_code', True)}"
                 )
                 break

@@ -26,7 +26,7 @@ class Feedback:
     policy: Companion
     judge: GoldModel
     prompts: PromptEncoder
-    rollouts: Rollouts  # the judge is their gold model
+    rollouts: Rollouts  # how the policy's responses are sampled, and scored by the judge as the gold model
     seed: int
 
     @property

@@ -85,7 +85,9 @@ class CausalLM(Objective):
 
 
 def _first_end(stream: TokenStream, tokenizer: Tokenizer) -> int:
-    """Return the position of the first id that ends a text: the first text's last id or, if one id both ends and begins texts, the next."""
+    """Return the position of the first id that ends a text: the first text's last id or, if one id both ends and begins texts, the second
+    text's first id.
+    """
     last = int(stream.starts[1]) - 1
     ends = {tokenizer.eos_id, *tokenizer.suffix[-1:]}
     return last if int(stream.tokens[last]) in ends else last + 1

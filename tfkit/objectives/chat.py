@@ -78,7 +78,7 @@ class Chat(TokenTargets, WritingObjective):
         """Return the input_ids and labels of each row, or its error."""
         with self.conversations.renderer() as render:
             texts = [self._text(row, render) for row in rows]
-        first = -1 if self.section.train_on == "last" else 0  # the first answer with a loss
+        first = -1 if self.section.train_on == "last" else 0  # the index of the first answer with a loss
         rendered = [(text[0], text[1][first:]) for text in texts if not isinstance(text, BadRow)]
         encoded = iter(self.conversations.encode(rendered))
         return [text if isinstance(text, BadRow) else self._example(row, next(encoded)) for row, text in zip(rows, texts, strict=True)]
@@ -142,7 +142,7 @@ class Chat(TokenTargets, WritingObjective):
         if len(ids) >= self.row_length:
             return BadRow(
                 "no room for an answer",
-                f"{row.place}: {len(ids):,} tokens, which leave no room for an answer in a row of {self.row_length:,}; "
+                f"{row.place}: the messages have {len(ids):,} tokens, which leave no room for an answer in a row of {self.row_length:,}; "
                 "shorten or remove the row",
             )
         labels = [*[IGNORED] * (len(ids) - 1), self.conversations.end_id]
@@ -157,7 +157,7 @@ class Chat(TokenTargets, WritingObjective):
         if not targets[1:].any():
             return BadRow(
                 "no answer within the context",
-                f"{row.place}: {len(encoded.ids):,} tokens, and none of an answer is among the first {length:,}; "
+                f"{row.place}: the conversation has {len(encoded.ids):,} tokens, and no answer begins within the first {length:,}; "
                 f"{LONGER_ROWS}, or remove the row",
                 lost=True,
             )

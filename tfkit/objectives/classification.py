@@ -130,7 +130,7 @@ class Classification(TextLabelling):
         return RowResult({"accuracy": Sum(0.0, 1)}, {"label": str(row.values["label"]), "predicted": NO_LABEL})
 
     def _all_labels(self, predictions: Sequence[Mapping[str, Any]]) -> list[str]:
-        """Return the classes, and the labels of rows that could not be encoded which are no classes."""
+        """Return the classes, and after them all other labels, which only rows that could not be encoded have."""
         return list(dict.fromkeys([*self.labels, *(row[name] for row in predictions for name in ("label", "predicted"))]))
 
     def _class_numbers(self, predictions: Sequence[Mapping[str, Any]]) -> tuple[NDArray[Any], NDArray[Any]]:

@@ -25,6 +25,7 @@ class Companion:
     sha256: str  # the hash of its configuration and weights before the first step
     run_id: str | None = None  # the id of the run that trained it
     tokenizer: Tokenizer | None = None
+    problem_type: str | None = None  # Hugging Face's name for the type of its labels, if its config.json has one
     facts: Mapping[str, Any] = field(default_factory=dict, repr=False)  # the content of its tfkit.json
     trained: bool = False  # whether its weights are trained in this run; it never uses dropout
     lr: float | None = None  # its peak learning rate if it is trained; None: that of the run
@@ -54,5 +55,5 @@ def open_companion(section: ObjectiveSection, name: str, *, defer_blocks: bool =
             f"objective.{name}: {path} has changed since this recipe was run: the SHA-256 of its weights was {pin} and is now {sha256}. "
             f"Restore it, or remove objective.{name}_sha256 to use it as it is now"
         )
-    model, facts = loaded.model.requires_grad_(trained), loaded.facts
-    return Companion(name, model, path, sha256, run_id_of(loaded.folder), loaded.codec, facts, trained, folder=loaded.folder)
+    model, run_id = loaded.model.requires_grad_(trained), run_id_of(loaded.folder)
+    return Companion(name, model, path, sha256, run_id, loaded.codec, loaded.problem_type, loaded.facts, trained, folder=loaded.folder)

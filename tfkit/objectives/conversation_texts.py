@@ -156,7 +156,7 @@ class PromptedIds(NamedTuple):
 
 
 class ConversationTexts:
-    """Encodes prompts and completions by a tokenizer that was loaded from `folder`. `chat`: use the chat template for texts, too."""
+    """Encodes prompts and completions with a tokenizer that was loaded from `folder`. `chat`: use the chat template for texts, too."""
 
     def __init__(self, tokenizer: Tokenizer, folder: Path, *, chat: bool):
         self.tokenizer, self.folder, self.chat = tokenizer, folder, chat

@@ -24,7 +24,7 @@ from tfkit.objectives.vocabulary_loss import make_logits, overwrite, pieces, voc
 from tfkit.recipe.schema.objective_sections import DistillationSection
 from tfkit.tokenizer import Tokenizer
 
-_PIECE = 2**19  # logits of student and of teacher in one softmax on a CPU: 2 MiB each in float32
+_PIECE = 2**19  # the most logits of each model in one softmax on a CPU: 2 MiB in float32
 
 
 class Distillable(Objective, Protocol):

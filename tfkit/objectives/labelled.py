@@ -152,7 +152,7 @@ class WritingObjective(LabelledObjective, Protocol):
 
 
 def sums_by_row(values: Tensor, rows: Tensor, count: int) -> list[Sum]:
-    """Return the sum of the values (N,) of each of `count` rows; `rows` (N,): their row indices. An Apple GPU has no float64."""
+    """Return the sum of each of `count` rows: values (N,), their row indices (N,). The CPU adds, since an Apple GPU has no float64."""
     values, rows = values.cpu(), rows.cpu()
     totals = torch.zeros(count, dtype=torch.float64).index_add_(0, rows, values.double())
     return [Sum(total, targets) for total, targets in zip(totals.tolist(), rows.bincount(minlength=count).tolist(), strict=True)]

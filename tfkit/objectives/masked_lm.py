@@ -67,11 +67,11 @@ class MaskedLM(Objective):
         return {term: counts[term] for term in self.terms}
 
     def loss(self, model: Transformer, batch: Batch) -> dict[str, Tensor]:
-        """Return the sums of -log p over masked tokens and over rows, in nats."""
+        """Return the sums of -log p over masked tokens (`mlm`) and, with next-sentence prediction, over rows, in nats."""
         return self.losses(model, model(**batch.inputs()), batch)
 
     def losses(self, model: Transformer, output: Output, batch: Batch) -> dict[str, Tensor]:
-        """Return the sums, from the model's output, of the losses of masked tokens (`mlm`) and, if used, of the next-sentence task."""
+        """Return what `loss` returns, given the output of the model."""
         losses = {"mlm": -label_log_probs(model, output.hidden, batch.labels).sum()}
         if self.section.next_sentence:
             losses["next_sentence"] = F.cross_entropy(output.extra_logits.float(), batch.extras["next_sentence"], reduction="sum")
@@ -134,7 +134,7 @@ class Masking:
             return self._words(candidates, self._continues[ids], raw, count)
         keys = raw[candidates]
         if self.section.rarity:
-            # The smallest -log(u) / weight: weighted sampling without replacement (Efraimidis & Spirakis 2006).
+            # Tokens with the smallest -log(u) / weight are chosen: weighted sampling without replacement (Efraimidis & Spirakis 2006).
             assert token_counts is not None
             keys = -np.log(_unit(keys) + 2.0**-54) * token_counts[ids[candidates]] ** self.section.rarity
         return np.sort(candidates[np.argsort(keys, kind="stable")[:count]])

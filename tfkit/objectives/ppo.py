@@ -90,9 +90,7 @@ class PPO(RolloutObjective):
             **zeros,
             **clipped_loss(log_probs, before, advantages, self.section.clip_range),
             **clipped_value_loss(values, old_values, returns, self.section.value_clip_range),
-            "approximate_kl": (
-                difference.expm1() - difference
-            ).sum(),  # the estimator k3 of KL(old || new); the old policy sampled the tokens
+            "approximate_kl": (difference.expm1() - difference).sum(),  # the estimator k3 of KL(old || new), by tokens of the old policy
         }
 
 

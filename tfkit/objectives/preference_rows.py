@@ -139,11 +139,9 @@ class PreferenceEncoder:
         ]
 
     def _example(self, row: Row, preference: Preference, sequences: Sequence[PromptedIds | BadRow]) -> Encoded | BadRow:
-        kept: list[PromptedIds] = []
-        for sequence in sequences:
-            if isinstance(sequence, BadRow):
-                return sequence
-            kept.append(sequence)
+        if bad := next((sequence for sequence in sequences if isinstance(sequence, BadRow)), None):
+            return bad
+        kept = [sequence for sequence in sequences if isinstance(sequence, PromptedIds)]
         longest = max(sequence.prompt for sequence in kept)
         if longest >= self.row_length:
             return BadRow(

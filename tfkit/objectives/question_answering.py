@@ -45,8 +45,8 @@ class QuestionAnswering(LabelledObjective):
         """Raises ModelError if the tokenizer puts no token before a pair or between its texts, or if a row has no room for text."""
         if not (tokenizer.prefix and joins_pairs(tokenizer)):
             raise ModelError(
-                "question_answering reads at the first token that there is no answer, and the tokenizer puts none before a text, or none "
-                "between two; use a model with one of WordPiece, such as BERT's"
+                "question_answering needs a special token before the question, at which the model predicts that there is no answer, and "
+                "one after the question, and the tokenizer lacks one of them; use a model with a WordPiece tokenizer, such as BERT's"
             )
         self.section, self.tokenizer, self.row_length = section, tokenizer, row_length
         self.means = section.training_metrics[1:]  # all but the loss, which is in nats per window and end

@@ -32,7 +32,7 @@ from tfkit.tokenizer import Tokenizer
 from tfkit.tokenizer.tokenizer import token_text
 
 PAD = "<|pad|>"
-MAX_DEMONSTRATIONS = 4096  # the most training rows of which the best completions get the mean score 0
+MAX_DEMONSTRATIONS = 4096  # training rows, at most: the mean score of their best completions becomes 0
 _SHIFT = "reward_shift"  # a key of tfkit.json
 _HEAD = "head.classes.weight"
 
@@ -130,7 +130,7 @@ def open_reward(section: RewardSection, context: ModelContext) -> Reward:
     config = context.config
     if section.every_token and (config.encoder_layers or (isinstance(config.head, ClassesHeadConfig) and config.head.pool != "last")):
         raise ModelError(
-            f"{context.folder}: objective.every_token is for a model with a decoder alone, and this one reads a text whole: remove it"
+            f"{context.folder}: objective.every_token is for a model with a decoder alone, and this one scores only whole texts: remove it"
         )
     texts = ConversationTexts(context.tokenizer, context.folder, chat=section.chat)
     encoder = PreferenceEncoder(texts, context.row_length)

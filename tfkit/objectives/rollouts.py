@@ -175,13 +175,13 @@ class PromptEncoder(Encoder):
     def _example(self, row: Row, text: str, ids: Sequence[int]) -> Encoded | BadRow:
         answers = row.values.get("answer", [])
         if self.section.needs_answer and not any(answer.strip() for answer in answers):
-            return BadRow("no answer", f"{row.place}: no answer, with which a rule of objective.rules compares; add one, or remove the row")
+            return BadRow("no answer", f"{row.place}: there is no answer for a rule of objective.rules; add one, or remove the row")
         if not ids:
             return BadRow("an empty prompt", f"{row.place}: the prompt has no tokens; remove the row")
         if len(ids) > self.longest:
             return BadRow(
                 "no room for a response",
-                f"{row.place}: {len(ids):,} tokens, but with objective.max_new_tokens there is room for a prompt of only {self.longest:,}; "
+                f"{row.place}: the prompt has {len(ids):,} tokens, but objective.max_new_tokens leaves room for only {self.longest:,}; "
                 "shorten or remove the row, or lower objective.max_new_tokens",
                 lost=True,
             )

@@ -96,12 +96,13 @@ class GoldModel:
     """
 
     def __init__(self, companion: Companion):
-        """Raises ModelError if the companion is not a text classifier."""
-        config, codec = companion.model.config, companion.tokenizer
-        if not isinstance(config.head, ClassesHeadConfig) or config.stacks == "both" or codec is None:
+        """Raises ModelError if the companion is not a text classifier, or gives a text any number of labels."""
+        config, codec, is_multi_label = companion.model.config, companion.tokenizer, companion.problem_type == "multi_label_classification"
+        if not isinstance(config.head, ClassesHeadConfig) or config.stacks == "both" or codec is None or is_multi_label:
             raise ModelError(
-                f"objective.{companion.name}: {companion.path} is not a text classifier: name a model that objective.kind classification "
-                "has trained"
+                f"objective.{companion.name}: {companion.path} is not a text classifier"
+                + (", but gives a text any number of labels" if is_multi_label else "")
+                + ": name a model that objective.kind classification has trained"
             )
         self.companion = companion
         self._texts = Classification(ClassificationSection(kind="classification"), codec, (), config.context_length, None)

@@ -32,7 +32,7 @@ class SpanCorruption(TokenTargets, Objective):
         self._sentinels = np.array(sentinels, np.int64)
 
     def open_rows(self, stored: Sequence[tuple[Stored, float]], order: RowOrder) -> SpanRows:
-        """Return rows of one length, each with its spans."""
+        """Return rows of equal length, each with the spans to remove."""
         return SpanRows(streams_of(stored), self.lengths, order.seed, self.static)
 
     def collate(self, rows: SpanBatch) -> Batch:
@@ -48,7 +48,7 @@ class SpanCorruption(TokenTargets, Objective):
         return Batch(input_ids, labels, decoder_input_ids=shifted_right(labels, self.start_id))
 
     def _with_eos(self, ids: np.ndarray[tuple[int], np.dtype[np.int64]], count: int) -> Tensor:
-        """Split ids into rows of one length, and append eos to each."""
+        """Split ids into rows of equal length, and append eos to each row."""
         rows = torch.from_numpy(ids.reshape(count, -1))
         return torch.cat([rows, torch.full((count, 1), self.eos_id)], dim=1)
 

@@ -86,7 +86,7 @@ class Tagging(LabelledObjective):
         """Raise UsageError for a metric of names if the tags do not mark names."""
         if name in ("precision", "recall", "f1") and not mark_spans(self.labels):
             shown = ", ".join(self.labels[:5]) + (", ..." if len(self.labels) > 5 else "")
-            raise UsageError(f"evaluation.metric: {name} is of names, and the tags {shown} mark none; choose accuracy, f1_macro or loss")
+            raise UsageError(f"evaluation.metric: {name} is for names, and the tags {shown} mark none; choose accuracy, f1_macro or loss")
 
     def predict(self, model: Transformer, batch: Batch) -> Iterator[RowResult]:
         """Yield the predicted tags of the words that the model read."""
