@@ -1,4 +1,4 @@
-"""Makes the rows and runs of other folders' tests importable here, whichever tests are run."""
+"""Make the rows and runs of other folders' tests importable here, whichever tests are selected."""
 
 import sys
 from pathlib import Path

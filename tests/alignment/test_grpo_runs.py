@@ -1,4 +1,4 @@
-"""GRPO through the real commands: trained, killed in an iteration, resumed, stopped, evaluated, replayed; and what is refused."""
+"""GRPO in the real commands: trained, killed within an iteration, resumed, stopped, evaluated, replayed; and what is refused."""
 
 import contextlib
 import json
@@ -32,7 +32,7 @@ carbon: {enabled: false}
 
 @pytest.fixture(scope="module")
 def place(base: Path) -> Path:
-    """A folder with prompts, the recipe, and a run to start from, whose model has dropout."""
+    """Return a folder with prompts, the recipe, and a run to start from, whose model has dropout."""
     for name, count in (("prompts", 12), ("others", 5)):
         rows = [{"prompt": f"the cat {'sat ' * (number % 3)}", "answer": number} for number in range(count)]
         write_rows(base / f"{name}.jsonl", rows)
@@ -44,14 +44,14 @@ def place(base: Path) -> Path:
 
 @pytest.fixture
 def tfkit(place: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Done]:
-    """A command in that folder."""
+    """Return a function that runs a command in that folder."""
     monkeypatch.chdir(place)
     return lambda *words, before=None: run_tfkit(place, [*words], before)
 
 
 @pytest.fixture(scope="module")
 def whole(place: Path) -> Path:
-    """The run that was never stopped."""
+    """Return the run that was never stopped."""
     with contextlib.chdir(place):
         run_tfkit(place, ["finetune", "grpo.yaml", "--run", "whole", "--threads", "1"]).exits(0)
     return place / "whole"
@@ -118,7 +118,7 @@ def test_evaluate_gives_the_scores_of_the_training(whole: Path, tfkit: Callable[
 
 
 def test_a_prompt_without_room_counts_as_wrong(whole: Path, tfkit: Callable[..., Done], place: Path) -> None:
-    """It has no response, so it changes neither reward nor kl, and is counted; without rules nothing is right or wrong."""
+    """Such a prompt has no response, so it changes neither reward nor kl, but is counted; without rules no response is right or wrong."""
     (place / "long.jsonl").write_text(
         '{"prompt": "the cat ", "answer": 0}\n{"prompt": "'
         + "the cat sat " * 9
@@ -148,7 +148,7 @@ def test_a_lora_policy_has_its_base_as_reference(tfkit: Callable[..., Done], pla
 
 
 def test_the_best_checkpoint_is_within_the_limit(tfkit: Callable[..., Done], place: Path) -> None:
-    """Without a limit that of the highest reward is the best; below every distance that there is none is."""
+    """Without a limit, the checkpoint with the highest reward is the best; with a limit below the KL of every checkpoint, none is."""
     words = ["finetune", "grpo.yaml", "--threads", "1", "checkpoint.every=4"]
     done = tfkit(*words, "--run", "free", "--json")
     best = json.loads(done.out)["best"]

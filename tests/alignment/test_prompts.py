@@ -1,4 +1,4 @@
-"""Prompts as ids: texts as they are, messages by the chat template; what ends a response; what a row must have."""
+"""The ids of prompts: texts are encoded as they are, messages by the chat template; which tokens end a response; rows that are refused."""
 
 import json
 from pathlib import Path
