@@ -1,6 +1,7 @@
 """Write adapter folders in the format of `peft`, and load an adapter and its base as one model. `tfkit.hub` loads other model folders."""
 
 import json
+import os
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
@@ -13,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 import tfkit.hub as hub
-from tfkit.adapters.peft_config import PeftConfig, base_record, find_base, peft_settings, read_peft_config, with_task_head
+from tfkit.adapters.peft_config import PeftConfig, find_base, peft_settings, read_peft_config, with_task_head
 from tfkit.adapters.peft_files import NAME, Updates, find_tensors, read_updates, to_peft
 from tfkit.errors import ModelError
 from tfkit.hub import OWN_TYPE, Described, Loaded, find_checkpoint, save_model
@@ -229,7 +230,8 @@ def save_adapter(
 
     `trained`: the updates and the parameters that are trained in full, under tfkit's names; `details`: passed on to `save_model`.
     """
-    facts = {**facts, "adapter": {"base": base_record(folder, base.folder, base.sha256)}}
+    relative = os.path.relpath(base.folder.resolve(), folder.resolve())  # so that both folders can be moved together
+    facts = {**facts, "adapter": {"base": {"path": relative, "sha256": base.sha256}}}
     expressing = save_model(folder, config, None, tokenizer, family=family, facts=facts, **details)
     peft = to_peft(trained, expressing.name if expressing else OWN_TYPE, config)
     repository, _, revision = base.path.removeprefix("hub:").partition("@")

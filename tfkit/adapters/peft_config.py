@@ -129,9 +129,10 @@ def find_base(folder: Path, config: PeftConfig) -> Path:
 
     Raise ModelError if the base does not exist, is an adapter itself, or is not the model that tfkit.json names.
     """
-    record = _read_base_record(folder)
+    stated = read_tfkit_json(folder).adapter.get("base")
+    record: dict[str, Any] = stated if isinstance(stated, dict) else {}
     candidates = [Path(config.base), folder / config.base, *([folder / record["path"]] if isinstance(record.get("path"), str) else [])]
-    existing = next((path for path in candidates if _is_folder(path)), None)
+    existing = next((path for path in candidates if os.path.isdir(path)), None)  # Path.is_dir raises for a name that is too long
     if existing is not None:
         base = find_checkpoint(existing)
     elif is_hub_name(config.base):
@@ -165,23 +166,6 @@ def how_to_merge_in_peft(folder: Path, config: ModelConfig) -> str:
     name = f"AutoPeftModelFor{'Seq2SeqLM' if config.stacks == 'both' else 'CausalLM'}"
     lines = f"import sys, peft; whole = peft.{name}.from_pretrained(sys.argv[1]).merge_and_unload()"
     return f"python -c \"{lines}; whole.config.tie_word_embeddings = False; whole.save_pretrained('WHOLE')\" {shlex.quote(str(folder))}"
-
-
-def base_record(folder: Path, base: Path, sha256: str) -> dict[str, str]:
-    """Return tfkit.json's record of the base: its path relative to the adapter's folder, so that both can move together, and its hash."""
-    return {"path": os.path.relpath(base.resolve(), folder.resolve()), "sha256": sha256}
-
-
-def _read_base_record(folder: Path) -> dict[str, Any]:
-    record = read_tfkit_json(folder).adapter.get("base", {})
-    return record if isinstance(record, dict) else {}
-
-
-def _is_folder(path: Path) -> bool:
-    try:
-        return path.is_dir()
-    except (OSError, ValueError):  # a name that no path can have
-        return False
 
 
 def with_task_head(config: PeftConfig, base: Described) -> ModelConfig:

@@ -75,7 +75,11 @@ def sample(
         for responses in work.deal(respond, range(0, len(ids), batch_size)):
             response_ids += responses
             work.progress(len(responses))
-    rows = [row_of(example) for example in prompts for _ in range(completions)]
+    rows = [
+        PromptRow(stored_text(example, "prompt"), json.loads(stored_text(example, "answers")), stored_text(example, "place"))
+        for example in prompts
+        for _ in range(completions)
+    ]
     scores = _scores(rollouts, ids, response_ids, rows, batch_size, work.deal)
     rewarded = [_rewarded(*given, rollouts, rules) for given in zip(ids, response_ids, rows, scores, strict=True)]
     if rollouts.gold is None:
@@ -86,11 +90,6 @@ def sample(
     ]
     gold = rollouts.gold.scores(texts, batch_size)
     return [replace(response, gold=score if math.isfinite(score) else None) for response, score in zip(rewarded, gold, strict=True)]
-
-
-def row_of(example: Example) -> PromptRow:
-    """Return the parts of a prompt's row that the reward rules may read, from the prompt's example."""
-    return PromptRow(stored_text(example, "prompt"), json.loads(stored_text(example, "answers")), stored_text(example, "place"))
 
 
 def _scores(

@@ -71,7 +71,8 @@ class LabelledObjective(Objective, Encoder, Protocol):
 
     def measure(self, model: Transformer, batch: Batch) -> dict[str, Sum]:
         """Return the sums of `predict` over all rows of a batch."""
-        return sum_results(self.predict(model, batch))
+        first, *others = [result.sums for result in self.predict(model, batch)]
+        return {name: sum((row[name] for row in others), start=value) for name, value in first.items()}
 
     def metrics(self, sums: Mapping[str, Sum]) -> dict[str, float]:
         """Return `loss`, the weighted sum of the terms' mean losses, and the mean of each sum that `means` names, such as accuracy."""
@@ -156,12 +157,6 @@ def sums_by_row(values: Tensor, rows: Tensor, count: int) -> list[Sum]:
     values, rows = values.cpu(), rows.cpu()
     totals = torch.zeros(count, dtype=torch.float64).index_add_(0, rows, values.double())
     return [Sum(total, targets) for total, targets in zip(totals.tolist(), rows.bincount(minlength=count).tolist(), strict=True)]
-
-
-def sum_results(results: Iterator[RowResult]) -> dict[str, Sum]:
-    """Return each sum added up over all rows, which have sums of the same names."""
-    first, *others = [result.sums for result in results]
-    return {name: sum((row[name] for row in others), start=value) for name, value in first.items()}
 
 
 class LabelProbabilities(NamedTuple):
