@@ -116,7 +116,7 @@ class AdaptiveCoefficient:
 
     value: float
     target: float  # nats per response
-    horizon: float  # responses
+    horizon: float  # the number of responses over which the value adapts
 
     def after(self, divergence: float, responses: int) -> Self:
         """Return the coefficient after an iteration with this mean divergence and number of responses."""

@@ -16,7 +16,7 @@ from tfkit.objectives.companion import PLACEHOLDER
 from tfkit.objectives.preference_rows import IDS
 
 _VERSION = "ai feedback 1"  # part of the fingerprint: raise it when equal prompts and models give other examples
-_BATCH_SIZE = 256  # responses
+_BATCH_SIZE = 256  # responses that are sampled together
 
 
 class FeedbackEncoder:

@@ -24,9 +24,9 @@ from tfkit.recipe.schema.output_sections import GenerationSection
 class SampledResponse:
     """A sampled response to a prompt, and its reward."""
 
-    prompt: list[int]  # ids
-    ids: list[int]  # including the end token
-    ended: bool  # whether it has an end token
+    prompt: list[int]  # the ids of the prompt
+    ids: list[int]  # the ids of the response, including the end token
+    ended: bool  # whether the response has an end token
     reward: float
     is_full: bool  # whether every rule returned its full value
     gold: float | None = None  # the gold model's score of prompt and response; None without a gold model

@@ -48,7 +48,7 @@ class PromptRow:
 
     prompt: str
     answers: Sequence[str]  # the accepted answers; may be empty
-    place: str = ""  # for errors
+    place: str = ""  # the file and line of the row, for errors
 
     @property
     def stripped_answers(self) -> list[str]:

@@ -1,7 +1,8 @@
-"""The user's code that a recipe names: which files a command may run, and the one function that runs them. It is independent of torch.
+"""The user's code that a recipe names: which files a command may run, and the one function that runs them.
 
 A file is identified by the SHA-256 of its content, so that a permission ends when the file changes. The allowed files are noted in
-$XDG_STATE_HOME/tfkit/allowed_code, by default in ~/.local/state: one note for each SHA-256, which may be deleted at any time.
+$XDG_STATE_HOME/tfkit/allowed_code, by default in ~/.local/state: one note for each SHA-256, which may be deleted at any time. This module
+does not import torch.
 """
 
 import hashlib

@@ -17,7 +17,7 @@ PLACEHOLDER = "placeholder"  # marks, in tfkit.json, a model with random weights
 
 @dataclass(frozen=True)
 class Companion:
-    """A model of a run other than the one that its recipe trains, and the facts that the run records about it."""
+    """A model that a run uses in addition to the one of its section `model`, and the facts that the run records about it."""
 
     name: str  # the field of the objective's section that names it; also its role among the parents
     model: Transformer

@@ -26,7 +26,7 @@ _MASKS = 2  # distinguishes the random numbers of masks from others that are dra
 
 
 class MaskedLM(Objective):
-    """Cross-entropy of masked tokens and, with `section.next_sentence`, of the next sentence."""
+    """Cross-entropy of masked tokens and, with `section.next_sentence`, of whether the second text of a row follows the first."""
 
     def __init__(self, section: MaskedLMSection, tokenizer: Tokenizer, seed: int):
         """Raises ModelError if the tokenizer lacks BERT's special tokens."""
@@ -102,9 +102,10 @@ class MaskedLM(Objective):
 class Masking:
     """The masks of BERT: which tokens of a row are predicted, and their replacements, as a function of (seed, epoch, row) alone.
 
-    As in create_pretraining_data.py, round(rate * n) of a row's n tokens are chosen, [CLS] and [SEP] being counted but never chosen. By
-    default 80 % of those become [MASK], 10 % a random entry of the vocabulary, and 10 % stay. With `whole_words`, words in a random order
-    are chosen if they still fit into that number. Raises ModelError if the tokenizer has no [MASK] or, for whole words, is not WordPiece.
+    As in create_pretraining_data.py, round(rate * n) of a row's n tokens are chosen, where n includes [CLS] and [SEP], which are never
+    chosen. By default 80 % of the chosen tokens become [MASK], 10 % a random entry of the vocabulary, and 10 % stay unchanged. With
+    `whole_words`, words are chosen in random order, each if it still fits into that number. Raises ModelError if the tokenizer has no
+    [MASK] or, for whole words, is not WordPiece.
     """
 
     def __init__(self, section: MaskedLMSection, tokenizer: Tokenizer, seed: int):
@@ -140,9 +141,9 @@ class Masking:
         return np.sort(candidates[np.argsort(keys, kind="stable")[:count]])
 
     def _words(self, candidates: NDArray[np.int64], continues: NDArray[np.bool_], raw: NDArray[np.uint64], count: int) -> NDArray[np.int64]:
-        """Return the sorted positions of whole words, at most `count` of them: a word in random order is taken if it still fits.
+        """Return the sorted positions of whole words, at most `count` positions: words are taken in random order, each if it still fits.
 
-        If every word is too long, the first is taken all the same, so that each row has a target.
+        If every word is too long, the first one is taken nevertheless, so that each row has a target.
         """
         is_continued = continues[candidates] & (np.diff(candidates, prepend=-2) == 1)
         words = np.split(candidates, np.flatnonzero(~is_continued))[1:]

@@ -1,4 +1,4 @@
-"""The protocol of an objective: batches, target counts, loss sums, and the properties that the engine reads. No loss here is a mean.
+"""The protocol of an objective: batches, target counts, losses (sums, never means), and the properties that the engine reads.
 
 For each term of its loss, an objective returns the sum over a micro-batch and the number of targets. A step adds up the sums and the counts
 over its micro-batches and ranks and divides once, so that 1 micro-batch of 8 rows, 8 of 1 row and 4 of 2 rows give the same step.

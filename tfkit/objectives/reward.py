@@ -184,7 +184,7 @@ def losses_at_every_token(model: Transformer, batch: Batch) -> Tensor:
 
 
 def _by_row(values: Tensor, batch: Batch) -> list[list[float]]:
-    """Return the values of the sequences of each row: (C,) -> lists."""
+    """Return the values of the sequences of each row: (C,) -> a list for each row."""
     return [part.tolist() for part in values.split(batch.extras["row"].bincount().tolist())]
 
 

@@ -81,9 +81,9 @@ class Rollouts:
 class Response:
     """A sampled response, and the values of its tokens that the loss reads."""
 
-    prompt: NDArray[np.int64]  # ids
-    ids: NDArray[np.int64]  # (n,), the end token included
-    token_values: Mapping[str, NDArray[np.float32]]  # (n,) each
+    prompt: NDArray[np.int64]  # the ids of the prompt
+    ids: NDArray[np.int64]  # (n,): the ids of the response, including the end token
+    token_values: Mapping[str, NDArray[np.float32]]  # (n,) each, by name: such as `advantages`
 
 
 class PromptRows:
@@ -91,7 +91,7 @@ class PromptRows:
 
     def __init__(self, prompts: Rows, rollouts: Rollouts):
         self.prompts, self.readings, new_tokens = prompts, rollouts.readings, rollouts.section.max_new_tokens
-        self.mean_tokens, self.longest = prompts.mean_tokens + new_tokens, prompts.longest + new_tokens  # with the longest response
+        self.mean_tokens, self.longest = prompts.mean_tokens + new_tokens, prompts.longest + new_tokens  # for the longest responses
 
     def __len__(self) -> int:
         return len(self.prompts) * self.readings

@@ -129,7 +129,7 @@ def entry_blocks(weight: Tensor) -> list[tuple[int, int]]:
 
 
 def split_rows(rows: int, *tensors: Tensor) -> list[tuple[Tensor, ...]]:
-    """Split tensors (N, ...) into blocks of at most this many rows."""
+    """Split tensors (N, ...) into blocks of at most `rows` rows."""
     return list(zip(*(tensor.split(rows) for tensor in tensors), strict=True))
 
 
