@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from tiny_runs import Done, hashes, run_tfkit
+from tiny_runs import Done, hashes
 from tiny_worlds import write_world
 
 from tfkit.adapters import load
@@ -40,13 +40,6 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_world(folder, "judge", "other-judge")
     (folder / "feedback.yaml").write_text(RECIPE, encoding="utf-8")
     return folder
-
-
-@pytest.fixture
-def tfkit(place: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Done]:
-    """Return a function that runs a command in that folder."""
-    monkeypatch.chdir(place)
-    return lambda *words: run_tfkit(place, [*words, "--threads", "1"] if words[0] not in ("check", "inspect") else [*words])
 
 
 def feedback(place: Path, seed: int = 1, rows: int | None = None, **fields: Any) -> Feedback:

@@ -63,13 +63,6 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture
-def tfkit(place: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Done]:
-    """Return a function that runs a command in that folder."""
-    monkeypatch.chdir(place)
-    return lambda *words, before=None: run_tfkit(place, [*words, "--threads", "1"] if words[0] != "check" else [*words], before)
-
-
 @pytest.fixture(scope="module")
 def whole(place: Path) -> Path:
     """Return the run that was never stopped."""

@@ -74,8 +74,10 @@ def test_balanced_classes_are_those_of_scikit_learn_and_pytorch(tmp_path: Path) 
         expected = torch.nn.functional.cross_entropy(logits, batch.labels, torch.tensor(weights, dtype=torch.float32))
         assert weighted.loss(ours, batch)["classes"] / 16 == pytest.approx(float(expected), rel=1e-5)  # the weights of all rows sum to 16
         assert weighted.measure(ours, batch) == plain.measure(ours, batch)
-    assert plain.notes([stored]) == ["the classes are unequal: 'no' has 12 rows, 'yes' 1; objective.class_weights=balanced weights them"]
-    assert weighted.notes([stored]) == ["the classes are unequal: 'no' has 12 rows, 'yes' 1; each counts in inverse proportion"]
+    unequal = "the classes are unequal: 'no' has 12 rows, 'yes' 1"
+    hint = "objective.class_weights=balanced gives their rows such weights that all classes count the same"
+    assert plain.notes([stored]) == [f"{unequal}; {hint}"]
+    assert weighted.notes([stored]) == [f"{unequal}; the loss weights rows so that all classes count the same"]
     assert not plain.notes([examples(tmp_path, ROWS, ClassificationSection.roles, plain)])
 
 

@@ -89,7 +89,8 @@ class Classification(TextLabelling):
         if counts[most] <= _IMBALANCE * counts[least]:
             return []
         sizes = f"{self.labels[most]!r} has {counts[most]:,} rows, {self.labels[least]!r} {counts[least]:,}"
-        weighted = "each counts in inverse proportion" if self._weights is not None else "objective.class_weights=balanced weights them"
+        hint = "objective.class_weights=balanced gives their rows such weights that all classes count the same"
+        weighted = "the loss weights rows so that all classes count the same" if self._weights is not None else hint
         return [f"the classes are unequal: {sizes}; {weighted}"]
 
     def _class_counts(self, stored: Sequence[Stored]) -> NDArray[np.int64]:
