@@ -18,9 +18,10 @@ from tfkit.data import PackedRows
 from tfkit.engine.assembly.training_state import companion_tensors, load_companion_tensors
 from tfkit.errors import ModelError
 from tfkit.objectives.causal_lm import CausalLM
+from tfkit.objectives.context import ModelContext
 from tfkit.objectives.objective import Batch
 from tfkit.objectives.ppo import clipped_value_loss
-from tfkit.objectives.score_model import gives_same_ids
+from tfkit.objectives.score_model import gives_same_ids, score_model
 from tfkit.tokenizer import Tokenizer
 
 
@@ -105,7 +106,12 @@ def test_a_tokenizer_with_a_token_for_padding_gives_the_same_ids() -> None:
     assert not gives_same_ids(ours, padded)
     document = json.loads(ours.tokenizer_json)
     document["model"]["vocab"] |= {"a": 1, "b": 0}
-    assert not gives_same_ids(Tokenizer.from_json(json.dumps(document), ours.settings), ours)
+    other = Tokenizer.from_json(json.dumps(document), ours.settings)
+    assert not gives_same_ids(other, ours)
+    context = ModelContext(policy().config, ours, [], 1, Path("policy"))
+    for tokenizer, reason in ((None, "it has no tokenizer.json"), (other, "its tokenizer is not that of the policy")):
+        with pytest.raises(ModelError, match=reason):
+            score_model(replace(critic().companion, tokenizer=tokenizer), context)
 
 
 def test_the_value_loss_by_its_formula() -> None:

@@ -262,6 +262,8 @@ def test_messages_go_through_the_chat_template_and_prompts_are_the_same_alone(tm
     size, prompt = int(one["sizes"][0]), int(one["prompts"][0])
     ids = one["input_ids"][:size].tolist()
     assert made.texts.encode([PromptCompletion("here", MESSAGES)]) == [(ids[:prompt], prompt)]
+    [several] = made.texts.encode([PromptCompletion("here", MESSAGES, [answer("a"), user("b"), answer("c")])])
+    assert several.message == "here: a completion must be one message of the assistant; correct the row"
     assert codec.decode(ids[prompt:]) == "sat on<|im_end|>"
     assert codec.decode(ids[:prompt]).endswith("<|im_start|>user\nwhy<|im_end|>\n<|im_start|>assistant\n")
     assert end_ids(codec)[-1] == ids[-1]

@@ -194,6 +194,8 @@ def test_what_is_wrong_with_a_row_is_said_with_its_place(row: dict[str, Any], me
         examples(tmp_path, [row], ROLES, objective())
 
 
-def test_a_tokenizer_that_cannot_end_a_target_is_refused() -> None:
+def test_a_tokenizer_that_cannot_end_or_begin_a_target_is_refused() -> None:
     with pytest.raises(ModelError, match="needs an end-of-text token, or no target would ever end"):
         objective(codec=tokenizer("bpe_eow"))
+    with pytest.raises(ModelError, match="needs a start token, bos or pad"):
+        objective(codec=Tokenizer.from_json(TOKENIZERS["t5"].tokenizer_json, {"eos_token": "</s>"}))
