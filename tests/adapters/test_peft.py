@@ -307,6 +307,7 @@ def _edited(adapter: Path, to: Path, **fields: Any) -> Path:
         ({"alpha_pattern": {"q_proj\\": 3}}, "is not a regular expression"),
         ({"base_model_name_or_path": "../adapter"}, "is itself an adapter; save the base as a whole model first"),
         ({"base_model_name_or_path": "\0"}, "does not exist"),
+        ({"base_model_name_or_path": "x" * 5000}, "does not exist"),
     ],
 )
 def test_what_would_be_computed_otherwise_is_refused(adapter: Path, tmp_path: Path, fields: dict[str, Any], message: str) -> None:
@@ -331,6 +332,7 @@ def test_tensors_that_fit_no_base_are_all_reported(adapter: Path, tmp_path: Path
     name = next(iter(tensors))
     tensors[name] = torch.zeros(3, 3)
     tensors["base_model.model.model.norm.lora_A.weight"] = torch.zeros(2, 16)
+    tensors |= {f"base_model.model.model.layers.1.input_layernorm.lora_{factor}.weight": torch.zeros(2, 16) for factor in "AB"}
     tensors["base_model.model.elsewhere.weight"] = torch.zeros(1)
     save_file(tensors, path)
     with pytest.raises(ModelError) as caught:
@@ -339,6 +341,7 @@ def test_tensors_that_fit_no_base_are_all_reported(adapter: Path, tmp_path: Path
     assert "misshapen: model.layers.0.self_attn.q_proj.lora_A.weight (3, 3) instead of (3, 16)" in text
     assert "unexpected: model.norm.lora_A.weight" in text
     assert "unexpected: elsewhere.weight" in text
+    assert "no matrix: model.layers.1.input_layernorm.lora_A.weight" in text
 
 
 def test_updates_of_embeddings_are_refused_with_what_to_do(adapter: Path, tmp_path: Path) -> None:
