@@ -72,7 +72,7 @@ class Classification(TextLabelling):
         return {"classes": Sum(float(loss), len(batch.labels)), "accuracy": Sum(float(right), len(batch.labels))}
 
     def prepare(self, train: Sequence[tuple[Stored, float]]) -> None:
-        """Set class weights of (all rows) / (classes * rows of the class), as scikit-learn's `balanced`: their mean over rows is 1.
+        """Set class weights of (all rows) / (classes * rows of the class), as scikit-learn's `balanced`; their mean over rows is 1.
 
         A row counts as often as an epoch reads it, given its source's weight: on average, if an epoch reads a random part of the source.
         """

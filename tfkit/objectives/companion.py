@@ -19,17 +19,17 @@ PLACEHOLDER = "placeholder"  # marks, in tfkit.json, a model with random weights
 class Companion:
     """A model that a run uses in addition to the one of its section `model`, and the facts that the run records about it."""
 
-    name: str  # the field of the objective's section that names it; also its role among the parents
+    name: str  # the field of the objective's section that names the model; also the model's role among the parents in tfkit.json
     model: Transformer
     path: str  # the checkpoint as the recipe names it
-    sha256: str  # the hash of its configuration and weights before the first step
+    sha256: str  # the hash of the configuration and weights before the first step
     run_id: str | None = None  # the id of the run that trained it
     tokenizer: Tokenizer | None = None
     problem_type: str | None = None  # Hugging Face's name for the type of its labels, if its config.json has one
     facts: Mapping[str, Any] = field(default_factory=dict, repr=False)  # the content of its tfkit.json
-    trained: bool = False  # whether its weights are trained in this run; it never uses dropout
-    lr: float | None = None  # its peak learning rate if it is trained; None: that of the run
-    folder: Path | None = None  # the folder of its files; None: it exists in memory only
+    trained: bool = False  # whether the weights are trained in this run, without dropout
+    lr: float | None = None  # the peak learning rate of a trained companion; None: that of the run
+    folder: Path | None = None  # the folder of the model's files; None: the model exists in memory only
 
     def parent(self) -> dict[str, str | None]:
         """Return the companion's entry among the parents in tfkit.json."""

@@ -154,7 +154,7 @@ class QuestionAnswering(LabelledObjective):
         return [right if isinstance(right, BadRow) else _example(row, windows, right) for row, windows, right in triples]
 
     def _answers(self, row: Row) -> Answers | BadRow:
-        """Return the right answers of a row, or its error. The position of an answer without one is its first occurrence in the context."""
+        """Return the right answers of a row, or its error. An answer without a position has that of its first occurrence in the context."""
         context: str = row.values["context"]
         answers: Answers = row.values["answers"]
         if texts := [answer["text"] for answer in answers if answer["answer_start"] is None]:

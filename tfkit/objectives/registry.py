@@ -1,4 +1,4 @@
-"""The objectives by their kind: each line of OBJECTIVES opens one from its section of the recipe and the model that it is for."""
+"""The objectives by their kind: each line of OBJECTIVES opens an objective from its section of the recipe, for a model."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple

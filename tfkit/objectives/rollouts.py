@@ -106,7 +106,7 @@ class PromptRows:
 
 
 class RolloutObjective(EncoderObjective, Protocol):
-    """An objective whose rows are prompts. It defines its `rollouts`, its terms, and their `loss` over batches of `response_batch`."""
+    """An objective whose rows are prompts. A subclass defines `rollouts`, `terms`, and the `loss` over batches of `response_batch`."""
 
     draws_dropout: bool = False  # ratios of probabilities before and after a step must not include the noise of dropout
     reference_use: ReferenceUse = "throughout"  # every iteration computes log-probabilities with the reference model

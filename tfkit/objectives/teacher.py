@@ -34,7 +34,7 @@ def open_teacher(section: DistillationSection, context: ModelContext) -> Compani
 
 @torch.no_grad()
 def copy_layers(student: Transformer, teacher: Transformer, layers: Sequence[int]) -> None:
-    """Copy the teacher's weights: those of its layer `layers[i]` to layer i of the student, and all others by their names.
+    """Copy the teacher's weights: those of layer `layers[i]` to layer i of the student, all others to the parameter of the same name.
 
     If the teacher's blocks are loaded on demand (`fill_block`), so are the student's, each from the file of the teacher's block.
     """

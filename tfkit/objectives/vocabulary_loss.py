@@ -1,6 +1,6 @@
 """Losses of a distribution over the vocabulary, one per hidden state, with bounded memory for logits.
 
-With a vocabulary of 50,000 the logits take more memory than the activations. They are computed in blocks of rows, and each block is
+With a vocabulary of 50,000 the logits take more memory than the activations, so they are computed in blocks of rows, and each block is
 overwritten in place by the gradient of the loss with respect to its logits. If all rows fit LOGITS_BYTES, this gradient is kept for the
 backward pass; otherwise the backward pass recomputes it. The softmax runs over pieces that fit the CPU's cache, and the upstream gradient
 is folded into the two matrix products of the backward pass, so that there is no second pass over the logits.
