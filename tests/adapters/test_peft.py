@@ -1,6 +1,6 @@
-"""Adapter folders against the `peft` library itself: ours open there, with the same logits, and its own open here.
+"""Adapter folders against the `peft` library itself: peft loads tfkit's with the same logits, and tfkit loads peft's.
 
-The tests import peft themselves: it takes seconds, for which every worker would wait.
+Each test imports peft itself, because the import takes seconds, for which every worker would wait.
 """
 
 import contextlib
@@ -84,7 +84,7 @@ def described(name: str) -> ModelConfig:
 
 
 def write_base(folder: Path, name: str) -> Transformer:
-    """A model with random weights, as a folder of Hugging Face's."""
+    """Write a model with random weights as a Hugging Face folder."""
     config = described(name)
     model = build(config, seed=1)
     folder.mkdir()
@@ -93,7 +93,7 @@ def write_base(folder: Path, name: str) -> Transformer:
 
 
 def random_updates(model: Transformer) -> None:
-    """As if trained: B is zero no more, nor is the head what it was."""
+    """Change the trained parameters as if they had been trained: B is no longer zero, and a head has other weights."""
     generator = torch.Generator().manual_seed(3)
     for parameter in model.parameters():
         if parameter.requires_grad:
@@ -101,7 +101,7 @@ def random_updates(model: Transformer) -> None:
 
 
 def logits(model: nn.Module, config: ModelConfig) -> Tensor:
-    """Of ours, or of transformers'."""
+    """Return the logits of a model of tfkit or of transformers."""
     ids = torch.randint(4, config.vocab_size, (2, 9), generator=torch.Generator().manual_seed(7))
     given = {"decoder_input_ids": ids[:, :6]} if config.encoder_layers and config.decoder_layers else {}
     with torch.no_grad():
@@ -242,7 +242,7 @@ def test_dropout_is_of_what_the_update_reads_alone() -> None:
 
 
 def test_what_is_drawn_is_drawn_as_peft_draws_it() -> None:
-    """Uniform within 1 / sqrt(in), and the same for the same seed."""
+    """A is uniform within 1 / sqrt(in), and the same for the same seed."""
     drawn = [build(described("bert"), seed=1) for _ in range(3)]
     for model, seed in zip(drawn, (1, 1, 2), strict=True):
         add_lora(model, LoraSection(rank=16), seed)
@@ -268,13 +268,13 @@ def test_a_target_that_is_not_there_is_refused_with_what_there_is() -> None:
     ):
         add_lora(build(described("bert"), seed=1), LoraSection(targets=["c_attn"]), seed=1)
     for section in (LoraSection(), LoraSection(merge=True)):  # for both, a reason that holds
-        with pytest.raises(UsageError, match=r"the last 3 entries .* with an adapter only updates of matrices are, and a head"):
+        with pytest.raises(UsageError, match=r"the last 3 entries .* with an adapter only updates of matrices and a head are"):
             add_lora(build(described("bert"), seed=1), section, seed=1, new=["the last 3 entries of the vocabulary"])
 
 
 @pytest.fixture(scope="module")
 def adapter(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder that peft saved, beside its base."""
+    """Return a folder that peft saved, in the same folder as its base."""
     import peft
 
     place = tmp_path_factory.mktemp("peft")
@@ -307,6 +307,7 @@ def _edited(adapter: Path, to: Path, **fields: Any) -> Path:
         ({"alpha_pattern": {"q_proj\\": 3}}, "is not a regular expression"),
         ({"base_model_name_or_path": "../adapter"}, "is itself an adapter; save the base as a whole model first"),
         ({"base_model_name_or_path": "\0"}, "does not exist"),
+        ({"base_model_name_or_path": "x" * 5000}, "does not exist"),
     ],
 )
 def test_what_would_be_computed_otherwise_is_refused(adapter: Path, tmp_path: Path, fields: dict[str, Any], message: str) -> None:
@@ -331,6 +332,7 @@ def test_tensors_that_fit_no_base_are_all_reported(adapter: Path, tmp_path: Path
     name = next(iter(tensors))
     tensors[name] = torch.zeros(3, 3)
     tensors["base_model.model.model.norm.lora_A.weight"] = torch.zeros(2, 16)
+    tensors |= {f"base_model.model.model.layers.1.input_layernorm.lora_{factor}.weight": torch.zeros(2, 16) for factor in "AB"}
     tensors["base_model.model.elsewhere.weight"] = torch.zeros(1)
     save_file(tensors, path)
     with pytest.raises(ModelError) as caught:
@@ -339,6 +341,7 @@ def test_tensors_that_fit_no_base_are_all_reported(adapter: Path, tmp_path: Path
     assert "misshapen: model.layers.0.self_attn.q_proj.lora_A.weight (3, 3) instead of (3, 16)" in text
     assert "unexpected: model.norm.lora_A.weight" in text
     assert "unexpected: elsewhere.weight" in text
+    assert "no matrix: model.layers.1.input_layernorm.lora_A.weight" in text
 
 
 def test_updates_of_embeddings_are_refused_with_what_to_do(adapter: Path, tmp_path: Path) -> None:
@@ -350,7 +353,7 @@ def test_updates_of_embeddings_are_refused_with_what_to_do(adapter: Path, tmp_pa
 
 
 def _saved_by_peft(place: Path, trained: list[str]) -> Any:
-    """An adapter of the folder `base` that trains some matrices in full, saved in the folder `adapter`."""
+    """Save, by peft, an adapter of the folder `base` that trains some matrices in full, in the folder `adapter`."""
     import peft
 
     theirs = transformers.LlamaForCausalLM.from_pretrained(place / "base")
@@ -366,10 +369,12 @@ def _saved_by_peft(place: Path, trained: list[str]) -> Any:
 def test_what_is_trained_beside_the_matrix_it_was_tied_to_is_merged_with_peft(
     trained: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """peft leaves the other of the two matrices as it was, so that the model has two."""
+    """peft leaves the other of the two tied matrices unchanged, so that the model has two different ones."""
     write_base(tmp_path / "base", "llama")
     model = _saved_by_peft(tmp_path, trained)
-    with pytest.raises(ModelError, match="no longer the matrix that the base has for inputs and outputs; merge them with peft") as caught:
+    with pytest.raises(
+        ModelError, match="input and output no longer share a matrix, as in the base; merge the adapter with peft"
+    ) as caught:
         tfkit.load(tmp_path / "adapter")
     _, _, program, *arguments = shlex.split(str(caught.value).rpartition("load the result: ")[2])
     monkeypatch.setattr("sys.argv", ["-c", *arguments])
@@ -394,7 +399,7 @@ def test_a_base_is_found_from_the_adapters_folder_too(adapter: Path, tmp_path: P
 
 
 def test_tensors_stay_what_they_were(adapter: Path) -> None:
-    """Merging gives new tensors: the model that trains on is not touched."""
+    """Merging returns new tensors: the model in training is not changed."""
     model = build(described("llama"), seed=1)
     add_lora(model, LoraSection(), seed=1)
     random_updates(model)
@@ -434,7 +439,9 @@ def test_a_base_without_an_owner_is_one_of_the_oldest_models(adapter: Path, tmp_
 
 
 def test_an_adapter_of_the_bare_class_fits_a_base_with_a_head(tmp_path: Path) -> None:
-    """Its names lack the prefix that those of the base have; and ours of a model without a head open in the bare class."""
+    """Its names lack the prefix of the base's names; and an adapter that tfkit wrote for a model without a head loads in the class without
+    a head.
+    """
     import peft
 
     write_base(tmp_path / "base", "bert")
@@ -485,7 +492,9 @@ def test_a_model_that_no_class_computes_has_its_own_names(
 
 
 def test_an_adapter_in_another_layout_than_its_base_describes_the_same_model(tmp_path: Path) -> None:
-    """No class of Qwen 3's experts has several choices, so the base is of our own type; the adapter with tags has a class."""
+    """No Hugging Face class of Qwen 3's experts has a multiple-choice head, so the base is of tfkit's own type; the adapter, which has
+    tags, has a class.
+    """
     experts = {"count": 4, "active": 2, "hidden_dim": None}
     body = merge(PRESETS["qwen3-moe-30b-a3b"][1], merge(SMALL, {"decoder_layers": 2, "mlp": {"experts": experts}}))
     choices = ModelConfig.model_validate(body | {"head": {"kind": "lm", "tied": True, "choices": True}})

@@ -1,4 +1,4 @@
-"""Advantages, against tables that are written by hand and limits that are known (alignment rows: places, GAE, whitening)."""
+"""Advantages against tables that were computed by hand, and against known limits: positions, GAE, whitening, groups, KL estimators."""
 
 import pytest
 import torch
@@ -12,7 +12,7 @@ def real_tokens(*lengths: int, width: int = 4) -> Tensor:
 
 
 def test_rewards_and_advantages_at_every_place_of_the_end() -> None:
-    """The end in the first, a middle and the last slot, and absent: the score is at the last real token, nothing behind it counts."""
+    """The end token is first, in the middle, last, or missing: the score is at the last real token, and nothing after it counts."""
     real = real_tokens(1, 3, 4, 4)  # the last one was cut: its last token is no end, and has the score all the same
     rewards = at_ends(torch.tensor([1.0, 2.0, 3.0, -1.0]), real)
     assert rewards.tolist() == [[1, 0, 0, 0], [0, 0, 2, 0], [0, 0, 0, 3], [0, 0, 0, -1]]
@@ -25,7 +25,7 @@ def test_rewards_and_advantages_at_every_place_of_the_end() -> None:
 
 
 def test_the_limits_of_gae() -> None:
-    """At decay 1 returns are the Monte-Carlo sums, at 0 advantages are TD errors; padding of any width and content changes nothing."""
+    """At decay 1 returns are the Monte Carlo sums, at 0 advantages are TD errors; width and content of the padding change nothing."""
     torch.manual_seed(1)
     real = real_tokens(1, 2, 5, 7, width=7)
     rewards, values = torch.randn(2, 4, 7, dtype=torch.float64)
@@ -56,14 +56,14 @@ def test_whitened_values_are_centred_over_real_tokens_alone() -> None:
 
 def test_advantages_of_groups() -> None:
     rewards = torch.tensor([[1.0, 0.0, 0.0, 0.0], [0.1, 0.1, 0.1, 0.1]])
-    centred = group_advantages(rewards, "none")
+    centred = group_advantages(rewards, is_scaled=False)
     assert centred.tolist() == [[0.75, -0.25, -0.25, -0.25], [0, 0, 0, 0]]  # exactly 0, although the mean of four 0.1 is rounded
-    assert group_advantages(rewards, "group")[0].tolist() == pytest.approx((centred[0] / (rewards[0].std() + 1e-4)).tolist())
-    assert not group_advantages(torch.full((1, 3), 0.1), "group").any()
+    assert group_advantages(rewards, is_scaled=True)[0].tolist() == pytest.approx((centred[0] / (rewards[0].std() + 1e-4)).tolist())
+    assert not group_advantages(torch.full((1, 3), 0.1), is_scaled=True).any()
 
 
 def test_both_estimates_have_the_divergence_as_their_mean() -> None:
-    """Exactly, by weighing each outcome with its probability."""
+    """The mean is exact: each outcome is weighted by its probability."""
     p, q = torch.tensor([[0.5, 0.3, 0.2], [0.1, 0.2, 0.7]], dtype=torch.float64)
     k1 = (p / q).log()
     divergence = float((p * k1).sum())

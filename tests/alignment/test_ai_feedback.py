@@ -1,4 +1,4 @@
-"""Preferences that a judge gives to the responses of a policy: the examples, and what is trained on them."""
+"""Preferences by a judge's scores of a policy's responses: the examples, and the models that are trained on them."""
 
 import json
 from collections.abc import Callable
@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from tiny_runs import Done, hashes, run_tfkit
+from tiny_runs import Done, hashes
 from tiny_worlds import write_world
 
 from tfkit.adapters import load
@@ -35,18 +35,11 @@ carbon: {enabled: false}
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with prompts, a policy, and two judges."""
+    """Return a folder with prompts, a policy, and two judges."""
     folder = tmp_path_factory.mktemp("feedback")
     write_world(folder, "judge", "other-judge")
     (folder / "feedback.yaml").write_text(RECIPE, encoding="utf-8")
     return folder
-
-
-@pytest.fixture
-def tfkit(place: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Done]:
-    """A command in that folder."""
-    monkeypatch.chdir(place)
-    return lambda *words: run_tfkit(place, [*words, "--threads", "1"] if words[0] not in ("check", "inspect") else [*words])
 
 
 def feedback(place: Path, seed: int = 1, rows: int | None = None, **fields: Any) -> Feedback:
@@ -66,7 +59,7 @@ def rows_of(place: Path) -> list[Row]:
 
 
 def parts(example: Encoded) -> list[tuple[list[int], int]]:
-    """The sequences of an example with their ranks."""
+    """Return the sequences of an example with their ranks."""
     found, begin = [], 0
     for size, rank in zip(example.arrays["sizes"], example.arrays["ranks"], strict=True):
         found.append((list(example.arrays["input_ids"][begin : begin + size]), int(rank)))
@@ -76,7 +69,7 @@ def parts(example: Encoded) -> list[tuple[list[int], int]]:
 
 @pytest.fixture(scope="module")
 def many_ends(place: Path) -> Path:
-    """The policy, with a third of its vocabulary as ends in generation_config.json."""
+    """Save the policy with a third of its vocabulary as end ids in generation_config.json."""
     loaded = load(place / "base")
     loaded.special_ids["eos_token_id"] = [*loaded.eos_ids, *range(100, 200)]
     loaded.save(place / "ends")
@@ -179,7 +172,7 @@ def test_what_does_not_fit_is_refused(place: Path, tfkit: Callable[..., Done]) -
 
 
 def test_a_plan_has_responses_of_the_largest_length(place: Path) -> None:
-    """As many as would be sampled, of a policy that is not trained yet."""
+    """A plan has as many responses as would be sampled, although the policy is not trained yet."""
     planning = encoder(feedback(place, completions=3))
     planning.is_plan = True
     for one in planning.encode(rows_of(place)):

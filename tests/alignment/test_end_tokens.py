@@ -1,4 +1,4 @@
-"""The ids that end a text are the same wherever one is generated, and a sampled response has one only as its last token."""
+"""The ids that end a text are the same wherever a text is generated, and a sampled response has such an id only as its last token."""
 
 import json
 import random
@@ -39,7 +39,7 @@ LONGEST = 8
 
 
 def checkpoint(folder: Path, tokenizer: Tokenizer, stated: list[int], **changes: Any) -> Path:
-    """Write a model with random weights whose generation_config.json states these ends."""
+    """Write a model with random weights whose generation_config.json states these end ids."""
     folder.mkdir(parents=True)
     model = policy(vocab_size=tokenizer.size, context_length=160, **changes)
     save_model(folder, model.config, model.state_dict(), tokenizer)
@@ -49,14 +49,14 @@ def checkpoint(folder: Path, tokenizer: Tokenizer, stated: list[int], **changes:
 
 
 class ReadingRules(Rules):
-    """Rules that keep what they read, and give each text the same."""
+    """Rules that record the texts that they read, and give each the reward 1."""
 
     def __init__(self) -> None:
         super().__init__([], NO_CODE)
         self.texts: list[str] = []
 
     def __call__(self, row: PromptRow, text: str) -> Reward:
-        """Keep the text."""
+        """Record the text."""
         self.texts.append(text)
         return Reward(1.0, True)
 
@@ -156,7 +156,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]:
 
 @pytest.mark.thorough
 def test_every_command_writes_the_same_texts(tmp_path: Path, run: Callable[..., str]) -> None:
-    """Greedily, a checkpoint with a sixth of its vocabulary as ends answers a prompt alike wherever it is asked."""
+    """A checkpoint with a sixth of its vocabulary as end ids answers a prompt greedily in the same way in every command."""
     stated = random.Random(1).sample(range(TALKER.size), TALKER.size // 6)
     base = checkpoint(tmp_path / "base", TALKER, stated, init={"std": 0.8}, norm={"kind": "rms"})
     (tmp_path / "asked.txt").write_text("\n".join(PROMPTS), encoding="utf-8")

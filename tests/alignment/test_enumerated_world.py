@@ -1,4 +1,4 @@
-"""In a world whose optimum is known in closed form, GRPO with beta in the reward and DPO reach it: pi_ref exp(r / beta) / Z."""
+"""For rewards whose optimum is known in closed form, pi_ref exp(r / beta) / Z, GRPO with beta in the reward and DPO reach it."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -56,7 +56,9 @@ def test_grpo_reaches_the_optimum(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_dpo_reaches_the_same_optimum_from_preferences_alone(tmp_path: Path) -> None:
-    """All pairs of responses, each as often one way round as Bradley and Terry have it for the rewards: the loss has one minimum."""
+    """The rows are all pairs of responses, each preferred as often as the Bradley-Terry model of the rewards says, so that the loss has
+    one minimum.
+    """
     policy = tiny_policy()
     reference = probabilities(policy, PROMPT)
     optimum = reference * (rewards() / BETA).exp()

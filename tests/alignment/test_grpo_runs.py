@@ -1,4 +1,4 @@
-"""GRPO through the real commands: trained, killed in an iteration, resumed, stopped, evaluated, replayed; and what is refused."""
+"""GRPO in the real commands: trained, killed within an iteration, resumed, stopped, evaluated, replayed; and what is refused."""
 
 import contextlib
 import json
@@ -32,7 +32,7 @@ carbon: {enabled: false}
 
 @pytest.fixture(scope="module")
 def place(base: Path) -> Path:
-    """A folder with prompts, the recipe, and a run to start from, whose model has dropout."""
+    """Return a folder with prompts, the recipe, and a run to start from, whose model has dropout."""
     for name, count in (("prompts", 12), ("others", 5)):
         rows = [{"prompt": f"the cat {'sat ' * (number % 3)}", "answer": number} for number in range(count)]
         write_rows(base / f"{name}.jsonl", rows)
@@ -42,18 +42,11 @@ def place(base: Path) -> Path:
     return base
 
 
-@pytest.fixture
-def tfkit(place: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Done]:
-    """A command in that folder."""
-    monkeypatch.chdir(place)
-    return lambda *words, before=None: run_tfkit(place, [*words], before)
-
-
 @pytest.fixture(scope="module")
 def whole(place: Path) -> Path:
-    """The run that was never stopped."""
+    """Return the run that was never stopped."""
     with contextlib.chdir(place):
-        run_tfkit(place, ["finetune", "grpo.yaml", "--run", "whole", "--threads", "1"]).exits(0)
+        run_tfkit(place, ["finetune", "grpo.yaml", "--run", "whole"]).exits(0)
     return place / "whole"
 
 
@@ -87,15 +80,15 @@ def test_f02_f03_a_run_that_was_ended_anywhere_goes_on_with_the_same_bits(
     fault: Callable[[], None], whole: Path, tfkit: Callable[..., Done], tmp_path: Path
 ) -> None:
     run = tmp_path / "run"
-    assert tfkit("finetune", "grpo.yaml", "--run", str(run), "--threads", "1", before=fault).code in (-9, 143)
-    tfkit("resume", str(run), "--threads", "1").exits(0)
+    assert tfkit("finetune", "grpo.yaml", "--run", str(run), before=fault).code in (-9, 143)
+    tfkit("resume", str(run)).exits(0)
     assert hashes(run, STEPS) == hashes(whole, STEPS)
     assert exact(run) == exact(whole)
 
 
 def test_a_plan_counts_the_prompts_of_an_epoch_once(tfkit: Callable[..., Done]) -> None:
     """Twelve prompts, with four responses each and two passes over them, are 24 steps of four."""
-    done = tfkit("finetune", "grpo.yaml", "--run", "planned", "--dry-run", "--threads", "1", "training.steps=12").exits(0)
+    done = tfkit("finetune", "grpo.yaml", "--run", "planned", "--dry-run", "training.steps=12").exits(0)
     assert "12 steps of 4 rows" in done.err
     assert "0.5 epochs" in done.err
     done = tfkit("inspect", "grpo.yaml", "--json", "--show", "9")
@@ -105,7 +98,7 @@ def test_a_plan_counts_the_prompts_of_an_epoch_once(tfkit: Callable[..., Done]) 
 
 
 def test_evaluate_gives_the_scores_of_the_training(whole: Path, tfkit: Callable[..., Done], place: Path) -> None:
-    done = tfkit("evaluate", "--from", "whole/checkpoints/step-000008", "--predictions", "said.jsonl", "--json", "--threads", "1").exits(0)
+    done = tfkit("evaluate", "--from", "whole/checkpoints/step-000008", "--predictions", "said.jsonl", "--json").exits(0)
     result = json.loads(done.out)
     last = [record["evaluation"] for record in records(whole) if "evaluation" in record][-1]
     assert result["metrics"] == pytest.approx(last, abs=1e-6)
@@ -118,14 +111,14 @@ def test_evaluate_gives_the_scores_of_the_training(whole: Path, tfkit: Callable[
 
 
 def test_a_prompt_without_room_counts_as_wrong(whole: Path, tfkit: Callable[..., Done], place: Path) -> None:
-    """It has no response, so it changes neither reward nor kl, and is counted; without rules nothing is right or wrong."""
+    """Such a prompt has no response, so it changes neither reward nor kl, but is counted; without rules no response is right or wrong."""
     (place / "long.jsonl").write_text(
         '{"prompt": "the cat ", "answer": 0}\n{"prompt": "'
         + "the cat sat " * 9
         + '", "answer": 1}\n{"prompt": "the cat sat ", "answer": 1}\n',
         encoding="utf-8",
     )
-    words = ["evaluate", "--from", "whole/checkpoints/step-000008", "--data", "long.jsonl", "--json", "--threads", "1"]
+    words = ["evaluate", "--from", "whole/checkpoints/step-000008", "--data", "long.jsonl", "--json"]
     done = tfkit(*words, "--predictions", "said.jsonl").exits(0)
     result, lines = json.loads(done.out), read_rows(place / "said.jsonl")
     assert "1 row that the model cannot process counts as wrong: 1 no room for a response (first long.jsonl:2)" in done.err
@@ -133,23 +126,23 @@ def test_a_prompt_without_room_counts_as_wrong(whole: Path, tfkit: Callable[...,
     assert lines[2] == {"place": "long.jsonl:2", "lost": "no room for a response"}
     assert result["metrics"]["reward"] == pytest.approx((lines[0]["reward"] + lines[1]["reward"]) / 2)
     assert result["metrics"]["accuracy"] == pytest.approx(sum(line["reward"] == 1.5 for line in lines[:2]) / 3)
-    tfkit("finetune", "grpo.yaml", "--run", "long", "--threads", "1", "data.validation=[{path: long.jsonl}]").exits(3, "long.jsonl:2: ")
+    tfkit("finetune", "grpo.yaml", "--run", "long", "data.validation=[{path: long.jsonl}]").exits(3, "long.jsonl:2: ")
 
 
 def test_a_lora_policy_has_its_base_as_reference(tfkit: Callable[..., Done], place: Path) -> None:
     words = ["training.adapter={rank: 4}", "training.steps=5", "optimizer.lr=0.1"]
-    tfkit("finetune", "grpo.yaml", "--run", "lora", "--threads", "1", *words).exits(0)
+    tfkit("finetune", "grpo.yaml", "--run", "lora", *words).exits(0)
     steps = [record for record in records(place / "lora") if "loss" in record]
     assert (steps[0]["kl"], steps[0]["largest_ratio"], steps[4]["largest_ratio"]) == (0.0, 1.0, 1.0)
     assert abs(steps[4]["kl"]) > 1e-4
     last = [record["evaluation"] for record in records(place / "lora") if "evaluation" in record][-1]
-    done = tfkit("evaluate", "--from", "lora", "--json", "--threads", "1")
+    done = tfkit("evaluate", "--from", "lora", "--json")
     assert json.loads(done.out)["metrics"] == pytest.approx(last, abs=1e-5)
 
 
 def test_the_best_checkpoint_is_within_the_limit(tfkit: Callable[..., Done], place: Path) -> None:
-    """Without a limit that of the highest reward is the best; below every distance that there is none is."""
-    words = ["finetune", "grpo.yaml", "--threads", "1", "checkpoint.every=4"]
+    """Without a limit, the checkpoint with the highest reward is the best; with a limit below the KL of every checkpoint, none is."""
+    words = ["finetune", "grpo.yaml", "checkpoint.every=4"]
     done = tfkit(*words, "--run", "free", "--json")
     best = json.loads(done.out)["best"]
     evaluations = {record["step"]: record["evaluation"] for record in records(place / "free") if "evaluation" in record}
@@ -164,19 +157,19 @@ def test_the_best_checkpoint_is_within_the_limit(tfkit: Callable[..., Done], pla
 
 def test_a_run_whose_every_checkpoint_exceeds_the_limit_says_so(tfkit: Callable[..., Done], place: Path) -> None:
     words = ["optimizer.lr=0.1", "objective.kl_limit=1e-9", "checkpoint.every=8", "evaluation.every=8"]
-    done = tfkit("finetune", "grpo.yaml", "--threads", "1", "--run", "beyond", "--json", *words).exits(0, "exceeds objective.kl_limit")
+    done = tfkit("finetune", "grpo.yaml", "--run", "beyond", "--json", *words).exits(0, "exceeds objective.kl_limit")
     assert json.loads(done.out)["best"] is None
 
 
 def test_a_run_that_runs_away_ends_with_6_and_its_last_checkpoint(tfkit: Callable[..., Done], place: Path) -> None:
-    done = tfkit("finetune", "grpo.yaml", "--run", "away", "--threads", "1", "optimizer.lr=1", "objective.kl_stop=0.01").exits(6)
+    done = tfkit("finetune", "grpo.yaml", "--run", "away", "optimizer.lr=1", "objective.kl_stop=0.01").exits(6)
     assert "step 5: the KL of the policy" in done.err
     assert "objective.kl_stop" in done.err
     assert sorted(path.name for path in (place / "away" / "checkpoints").glob("step-*")) == ["step-000003"]
 
 
 def test_an_unhealthy_step_within_an_iteration_is_replayed(tfkit: Callable[..., Done], place: Path) -> None:
-    words = ["--threads", "1", "optimizer={kind: adamw, lr: 1e30, clip_norm: null}", "schedule={kind: constant}"]
+    words = ["optimizer={kind: adamw, lr: 1e30, clip_norm: null}", "schedule={kind: constant}"]
     tfkit("finetune", "grpo.yaml", "--run", "broken", *words).exits(6)
     done = tfkit("replay", "broken").exits(0)
     assert "step 2" in done.out + done.err
@@ -192,8 +185,8 @@ def test_an_unhealthy_step_within_an_iteration_is_replayed(tfkit: Callable[..., 
         (["objective.rules=[{kind: python, function: 'mine.py:f', allow_code: true}]"], 2, "mine.py does not exist"),
         (["objective.max_new_tokens=24"], 4, "leave no room for a prompt"),
         (["data.sequence_length=6", "objective.max_new_tokens=6"], 4, "leave no room for a prompt in a row of 6"),
-        (["objective.max_new_tokens=21"], 3, "prompts.jsonl:1: .* there is room for a prompt of only 3"),
-        (["data.train=[{path: answerless.jsonl}]"], 3, "answerless.jsonl:1: no answer"),
+        (["objective.max_new_tokens=21"], 3, "prompts.jsonl:1: the prompt has .* leaves room for only 3"),
+        (["data.train=[{path: answerless.jsonl}]"], 3, "answerless.jsonl:1: there is no answer for a rule"),
         (["data.train=[{path: messages.jsonl}]"], 4, "messages.jsonl:1: .* messages, but .* has no chat template"),
         (["objective.chat=true"], 4, "prompts.jsonl:1: objective.chat is set, but .* has no chat template"),
     ],

@@ -1,4 +1,4 @@
-"""PPO: credit, values, scores and gradients against formulas, text beside the responses, and restored trainings."""
+"""PPO: credit, values, scores and gradients against formulas, the mix of pretraining text, and restored trainings."""
 
 import json
 import math
@@ -18,14 +18,15 @@ from tfkit.data import PackedRows
 from tfkit.engine.assembly.training_state import companion_tensors, load_companion_tensors
 from tfkit.errors import ModelError
 from tfkit.objectives.causal_lm import CausalLM
+from tfkit.objectives.context import ModelContext
 from tfkit.objectives.objective import Batch
 from tfkit.objectives.ppo import clipped_value_loss
-from tfkit.objectives.score_model import gives_same_ids
+from tfkit.objectives.score_model import gives_same_ids, score_model
 from tfkit.tokenizer import Tokenizer
 
 
 def test_without_a_learning_rate_nothing_changes(tmp_path: Path) -> None:
-    """Whole iterations leave the bits of both models, and a second pass over the same responses has the same losses."""
+    """Whole iterations leave both models bit for bit, and a second pass over the same responses has the same losses."""
     sizes = SIZES | {"batch_size": 16, "inner_epochs": 2}
     world = PPOWorld(tmp_path, PROMPTS, lr=1e-9, **sizes)
     before = [one.clone() for weights in world.stepper.all_weights.values() for one in weights.master.values()]
@@ -38,7 +39,7 @@ def test_without_a_learning_rate_nothing_changes(tmp_path: Path) -> None:
 
 
 def test_a_table_of_ends_by_hand() -> None:
-    """Responses of 1, 2 and 3 tokens; values, ratios and scores such that every return and advantage is a short sum."""
+    """The responses have 1, 2 and 3 tokens, and values, ratios and scores that make every return and advantage a short sum."""
     ratios = [torch.tensor([0.2]), torch.tensor([0.4, -0.2]), torch.tensor([0.0, 0.2, 0.4])]
     values = [torch.tensor([0.5]), torch.tensor([1.0, 0.5]), torch.tensor([0.0, 0.5, 1.0])]
     scores = torch.tensor([1.0, 2.0, -1.0])
@@ -67,7 +68,7 @@ def test_a_value_model_holds_the_rows_of_the_policy() -> None:
 
 
 def test_the_value_of_the_last_token_is_the_score() -> None:
-    """Before the first step; the shift of the reward model is in both."""
+    """This holds before the first step; both include the shift of the reward model."""
     value = critic(shift=0.25)
     ids = torch.tensor([[1, 0, 2, 3, 0], [2, 2, 1, 0, 3]])
     mask = torch.tensor([[True] * 4 + [False], [True] * 5])
@@ -79,7 +80,7 @@ def test_the_value_of_the_last_token_is_the_score() -> None:
 
 
 def test_a_reward_model_scores_the_prompt_with_its_response(tmp_path: Path) -> None:
-    """Its score, of all tokens with the end, is added to what the rules give; one that is no number is an error with the row."""
+    """Its score, of all tokens with the end token, is added to the rules' reward; a score of NaN is an error that names the row."""
     world = PPOWorld(tmp_path, PROMPTS, rules=RULES, no_eos_reward=-3.0, **SIZES)
     rollouts = replace(world.objective.rollouts, reward=critic())
     prompts = world.rollouts.rows.gather(*(np.arange(4) * 0, np.arange(4))).single()
@@ -94,7 +95,7 @@ def test_a_reward_model_scores_the_prompt_with_its_response(tmp_path: Path) -> N
         assert one.reward == pytest.approx(0.7 + ("b" in text) + score if one.ended else -3.0, abs=1e-5)
     with torch.no_grad():
         next(rollouts.reward.companion.model.parameters()).fill_(torch.nan)
-    with pytest.raises(ModelError, match=r"prompts.jsonl:\d+: the reward model made gives a response to it nan"):
+    with pytest.raises(ModelError, match=r"prompts.jsonl:\d+: the reward model made scores a response to this prompt nan"):
         drawn()
 
 
@@ -105,7 +106,12 @@ def test_a_tokenizer_with_a_token_for_padding_gives_the_same_ids() -> None:
     assert not gives_same_ids(ours, padded)
     document = json.loads(ours.tokenizer_json)
     document["model"]["vocab"] |= {"a": 1, "b": 0}
-    assert not gives_same_ids(Tokenizer.from_json(json.dumps(document), ours.settings), ours)
+    other = Tokenizer.from_json(json.dumps(document), ours.settings)
+    assert not gives_same_ids(other, ours)
+    context = ModelContext(policy().config, ours, [], 1, Path("policy"))
+    for tokenizer, reason in ((None, "it has no tokenizer.json"), (other, "its tokenizer is not that of the policy")):
+        with pytest.raises(ModelError, match=reason):
+            score_model(replace(critic().companion, tokenizer=tokenizer), context)
 
 
 def test_the_value_loss_by_its_formula() -> None:
@@ -120,7 +126,7 @@ def test_the_value_loss_by_its_formula() -> None:
 
 
 def gradients(world: PPOWorld, step: int = 0) -> tuple[dict[str, torch.Tensor], object]:
-    """The gradient of the policy in a real step, before it is clipped."""
+    """Return the gradient of the policy in a real step, before clipping, and the step's report."""
     kept: dict[str, torch.Tensor] = {}
 
     def keep(name: str) -> object:
@@ -132,7 +138,7 @@ def gradients(world: PPOWorld, step: int = 0) -> tuple[dict[str, torch.Tensor], 
 
 
 def test_text_adds_its_gradient_by_its_weight(tmp_path: Path) -> None:
-    """The gradient with text is that of PPO, and 27.8 times that of a language model on the same rows, each taken alone."""
+    """The gradient with text is that of PPO alone, plus 27.8 times that of a language model on the same rows of text."""
     weight, ratio = 27.8, 3
     mixed, _ = gradients(PPOWorld(tmp_path, PROMPTS, ptx_weight=weight, ptx_ratio=ratio, **SIZES))
     alone, _ = gradients(PPOWorld(tmp_path, PROMPTS, **SIZES))
@@ -153,7 +159,9 @@ def test_the_value_model_has_a_rate_and_a_clip_of_its_own(tmp_path: Path) -> Non
 
 
 def test_beta_follows_its_target(tmp_path: Path) -> None:
-    """It grows by a fifth of responses / horizon where the policy is far beyond the target, and falls where it is at the reference."""
+    """It grows by a fifth of responses / horizon if the KL is far above the target, and falls by as much if the policy equals the
+    reference.
+    """
     world = PPOWorld(tmp_path, PROMPTS, beta=0.1, kl_target=0.01, kl_horizon=100.0, lr=3e-2, **SIZES)
     betas = []
     for step in range(6):
@@ -165,7 +173,9 @@ def test_beta_follows_its_target(tmp_path: Path) -> None:
 
 @pytest.mark.thorough
 def test_a_restored_training_goes_on_in_the_same_bits(tmp_path: Path) -> None:
-    """Between the minibatches of an iteration, and between iterations: weights and moments of both models, beta, and the responses."""
+    """The training is stopped within an iteration and between two; what is restored: weights and moments of both models, beta, and the
+    responses.
+    """
     fields = {"inner_epochs": 2, "ptx_weight": 1.0, "kl_target": 0.1, "kl_horizon": 50.0, **SIZES}
     whole = PPOWorld(tmp_path, PROMPTS, **fields)
     reports = [whole.stepper.take(step + 1, whole.loader.step(step), 1.0) for step in range(6)]
@@ -186,7 +196,7 @@ def test_a_restored_training_goes_on_in_the_same_bits(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_it_reaches_the_optimum_of_an_enumerated_world(tmp_path: Path) -> None:
-    """pi_ref exp(r / beta) / Z, within a total variation of 0.02; the value model learns what is left to come at each token."""
+    """The optimum is pi_ref exp(r / beta) / Z, reached within a total variation of 0.02; the value model learns each token's return."""
     (tmp_path / "table.py").write_text(REWARD)
     rules = [{"kind": "python", "function": f"{tmp_path}/table.py:reward", "allow_code": True}]
     steps, sizes = 240, {"prompts": 1, "completions": 128, "batch_size": 128, "micro": 128}

@@ -1,4 +1,4 @@
-"""Runs of PPO by the command: trained, killed within its steps, resumed, evaluated, refused."""
+"""PPO in the real commands: trained, killed within its steps, resumed, evaluated, refused."""
 
 import contextlib
 import json
@@ -50,7 +50,7 @@ carbon: {enabled: false}
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with prompts, a policy to start from, and a model that gives texts a number."""
+    """Return a folder with prompts, a policy to start from, a judge, and a reward model."""
     folder = tmp_path_factory.mktemp("ppo")
     words = write_world(folder, "judge")
     pairs = [{"prompt": " ".join(words[i : i + 4]), "chosen": " cat sat", "rejected": f" {words[i]} ran"} for i in range(40)]
@@ -63,16 +63,9 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture
-def tfkit(place: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Done]:
-    """A command in that folder."""
-    monkeypatch.chdir(place)
-    return lambda *words, before=None: run_tfkit(place, [*words, "--threads", "1"] if words[0] != "check" else [*words], before)
-
-
 @pytest.fixture(scope="module")
 def whole(place: Path) -> Path:
-    """The run that was never stopped."""
+    """Return the run that was never stopped."""
     with contextlib.chdir(place):
         run_tfkit(place, ["finetune", "ppo.yaml", "--run", "whole", "--threads", "1"]).exits(0)
     return place / "whole"
@@ -126,7 +119,7 @@ def test_it_is_evaluated_without_its_value_model(whole: Path, place: Path, tfkit
 
 
 def test_the_gold_score_is_what_predict_says_of_the_last_class(whole: Path, place: Path) -> None:
-    """Of texts of any length, in any batch; whole is there so that the folder is."""
+    """Texts of any length in any batch are scored so. The fixture `whole` makes the folder."""
     assert whole.is_dir()
     texts = ["the cat", "a dog sat on the mat and ran", "Straße", "fast " * 40]
     loaded = load(str(place / "judge"))
@@ -139,6 +132,11 @@ def test_the_gold_score_is_what_predict_says_of_the_last_class(whole: Path, plac
 
 def test_what_does_not_fit_is_refused(tfkit: Callable[..., Done]) -> None:
     tfkit("finetune", "ppo.yaml", "--run", "refused", "objective.gold=base").exits(4, "objective.gold: base is not a text classifier")
+    shutil.copytree("judge/checkpoints/step-000004", "labels", ignore=shutil.ignore_patterns("manifest.json", "config.json"))
+    config = json.loads(Path("judge/checkpoints/step-000004/config.json").read_text(encoding="utf-8"))
+    Path("labels/config.json").write_text(json.dumps(config | {"problem_type": "multi_label_classification"}), encoding="utf-8")
+    refused = "objective.gold: labels is not a text classifier, but gives a text any number of labels"
+    tfkit("finetune", "ppo.yaml", "--run", "refused", "objective.gold=labels").exits(4, refused)
     done = tfkit("finetune", "ppo.yaml", "--run", "refused", "objective.value=base")
     assert (done.code, "objective.value: base cannot judge" in done.err) == (4, True), done.err
     assert "it does not give a text one number" in done.err

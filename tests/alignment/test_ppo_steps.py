@@ -1,4 +1,4 @@
-"""Steps of PPO on the real loader, objective and stepper: the classic bugs of ratios, credit, padding and places."""
+"""Steps of PPO with the real loader, objective and stepper: the classic bugs of ratios, credit, padding and positions."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -18,7 +18,7 @@ TEMPERATURE = 0.7
 
 
 def test_first_ratios_are_one(tmp_path: Path) -> None:
-    """In the first step of each iteration every ratio is exactly 1, and nothing is clipped; in the second it is not."""
+    """In the first step of each iteration every ratio is exactly 1, and nothing is clipped; in the second step this is not so."""
     world = PPOWorld(tmp_path, PROMPTS, temperature=TEMPERATURE, **SIZES)
     for step in range(4):
         report = world.stepper.take(step + 1, world.loader.step(step), 1.0)
@@ -29,9 +29,11 @@ def test_first_ratios_are_one(tmp_path: Path) -> None:
 
 
 def test_credit_is_in_its_place(tmp_path: Path) -> None:
-    """With lambda 1, the return of a token is what the response gets from there on: its score at the end, less beta times k1 of each token.
+    """With lambda 1, the return of a token is the sum of the rewards from this token on: the score at the end, less beta times k1 of each
+    token.
 
-    A response without an end gets no_eos_reward in place of its score; the end is a token like any other, and nothing is behind it.
+    A response without an end token gets no_eos_reward instead of its score; the end token is a token like any other, and nothing follows
+    it.
     """
     beta = 0.3
     world = PPOWorld(tmp_path, PROMPTS, gae_lambda=1.0, beta=beta, no_eos_reward=-2.0, rules=RULES, **SIZES)
@@ -60,7 +62,7 @@ def test_credit_is_in_its_place(tmp_path: Path) -> None:
 
 
 def test_advantages_are_white(tmp_path: Path) -> None:
-    """Over the real tokens of all responses of an iteration, mean 0 and variance 1; returns are not whitened."""
+    """Over the real tokens of all responses of an iteration, advantages have mean 0 and variance 1; returns are not whitened."""
     world = PPOWorld(tmp_path, PROMPTS, **SIZES)
     responses = world.rollouts._of_step(0).responses
     advantages, returns = (np.concatenate([one.token_values[name] for one in responses]) for name in ("advantages", "returns"))
@@ -69,7 +71,7 @@ def test_advantages_are_white(tmp_path: Path) -> None:
 
 
 def test_padding_changes_nothing() -> None:
-    """Log-probabilities, values and scores of a row alone are those in any batch, padded on the left by any amount."""
+    """Log-probabilities, values and scores of a row alone equal those in any batch, with any padding on the left."""
     value, model = critic(), policy()
     rows = [Response(np.array(prompt), np.array(ids), {}) for prompt, ids in (([1], [0, END]), ([2, 0, 1, 1], [1, 2, 0]), ([0, 0], [END]))]
     alone = [response_batch([one], 0) for one in rows]
@@ -88,7 +90,7 @@ def test_padding_changes_nothing() -> None:
 
 
 def test_values_are_those_before_a_token() -> None:
-    """The last token of a response changes no value, and the one before it changes the last value alone."""
+    """The last token of a response changes no value, and the token before it changes only the last value."""
     value = critic()
     values = [
         value.values(response_batch([Response(np.array([1, 2]), np.array(ids), {})], 0)) for ids in ([0, 1, 2], [0, 1, END], [0, 0, 2])
@@ -99,7 +101,7 @@ def test_values_are_those_before_a_token() -> None:
 
 
 def test_any_cut_is_the_same_step(tmp_path: Path) -> None:
-    """Losses, observations and weights of a whole iteration do not depend on the micro-batches, text included."""
+    """Losses, observations and weights of a whole iteration, with pretraining text, do not depend on the micro-batches."""
     mixed = {"ptx_weight": 2.0, "ptx_ratio": 2, "prompts": 4, "completions": 4, "batch_size": 8, "lr": 1e-3}
     found = []
     for micro in (8, 4, 1):

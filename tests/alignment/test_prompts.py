@@ -1,4 +1,4 @@
-"""Prompts as ids: texts as they are, messages by the chat template; what ends a response; what a row must have."""
+"""The ids of prompts: texts are encoded as they are, messages by the chat template; which tokens end a response; rows that are refused."""
 
 import json
 from pathlib import Path
@@ -89,8 +89,9 @@ def test_a_policy_without_a_template_or_an_end_is_refused(tmp_path: Path) -> Non
 
 def test_rows_that_cannot_be_used_are_bad_ones(tmp_path: Path) -> None:
     made = objective(tmp_path, codec(), max_new_tokens=60)
-    found = encoded(tmp_path, made, *({"prompt": text, "answer": answer} for text, answer in (("abc", 1), ("abcab", 1), ("ab", " "))))
+    rows = (("abc", 1), ("abcab", 1), ("ab", " "), ("", 1))
+    found = encoded(tmp_path, made, *({"prompt": text, "answer": answer} for text, answer in rows))
     assert isinstance(found[0], Encoded)
-    assert [one.kind for one in found[1:]] == ["no room for a response", "no answer"]
+    assert [one.kind for one in found[1:]] == ["no room for a response", "no answer", "an empty prompt"]
     free = objective(tmp_path, codec(), rules=[{"kind": "valid_json"}])
     assert isinstance(encoded(tmp_path, free, {"prompt": "ab"})[0], Encoded)

@@ -1,4 +1,4 @@
-"""Rollouts on the real loader, decoding, objective and stepper: each classic bug of sampled responses has its test."""
+"""Rollouts with the real loader, decoding, objective and stepper: each classic bug of sampled responses has its test."""
 
 from pathlib import Path
 from typing import Any
@@ -30,7 +30,7 @@ def bits(world: World) -> list[bytes]:
 
 
 def test_the_first_ratio_of_each_iteration_is_exactly_one(tmp_path: Path) -> None:
-    """Of a model with dropout, at another temperature than 1, on padded micro-batches; and the first policy is its reference."""
+    """The model has dropout, the temperature is not 1, micro-batches have padding; the KL of the first policy from its reference is 0."""
     made = world(tmp_path, temperature=0.7, inner_epochs=2, lr=3e-2)
     reports = [made.stepper.take(step + 1, made.loader.step(step), 1.0) for step in range(8)]
     first, others = [reports[0], reports[4]], [reports[place] for place in (1, 2, 3, 5, 6, 7)]
@@ -53,7 +53,7 @@ def test_a_learning_rate_of_zero_leaves_the_bits(tmp_path: Path) -> None:
 
 
 def test_any_cut_of_a_minibatch_is_the_same_step(tmp_path: Path) -> None:
-    """The responses, and the loss and gradient of the same rows: 1 x 8, 2 x 4, 8 x 1."""
+    """The responses, and the loss and gradient of the same rows, are equal for 1 micro-batch of 8 rows, 2 of 4, and 8 of 1."""
     seen = []
     for micro in (8, 4, 1):
         made = world(tmp_path, micro=micro, lr=3e-2)
@@ -130,7 +130,7 @@ def test_responses_are_drawn_by_seed_iteration_prompt_and_completion_alone(tmp_p
 
 
 def test_an_iteration_that_a_checkpoint_keeps_goes_on_with_the_same_bits(tmp_path: Path) -> None:
-    """Between two minibatches and two passes; at its end there is nothing to keep."""
+    """The checkpoint is between two steps and two passes; at the end of an iteration the state is empty."""
     sizes: dict[str, Any] = {"inner_epochs": 2, "lr": 3e-2}
     whole, cut = world(tmp_path, **sizes), world(tmp_path, **sizes)
     for step in range(3):
@@ -146,7 +146,7 @@ def test_an_iteration_that_a_checkpoint_keeps_goes_on_with_the_same_bits(tmp_pat
     assert cut.loader.numbers(3).tolist() == whole.loader.numbers(3).tolist()
 
     def rows(loader: Any) -> list[list[tuple[int, float]]]:
-        """The labels and advantages of each response of a step."""
+        """Return the labels and advantages of each response of a step."""
         return [
             [*zip(labels[labels != IGNORED].tolist(), values[labels != IGNORED].tolist(), strict=True)]
             for batch in loader.step(3)
@@ -163,7 +163,7 @@ def test_an_iteration_that_a_checkpoint_keeps_goes_on_with_the_same_bits(tmp_pat
 
 
 def test_an_iteration_whose_first_step_is_stopped_goes_on_with_the_same_beta(tmp_path: Path) -> None:
-    """Its responses are sampled by then, and beta is already that of the next iteration."""
+    """At the stop, the responses are sampled already, and beta is that of the next iteration."""
 
     def trained() -> PPOWorld:
         made = PPOWorld(tmp_path, ["a", "ab", "bac", "ccab"], **SIZES, beta=0.2, kl_target=0.01, kl_horizon=100)
@@ -201,7 +201,7 @@ def test_a_response_without_an_end_has_the_reward_of_the_recipe(tmp_path: Path) 
 
 
 def test_the_distance_in_the_reward_is_counted_once(tmp_path: Path) -> None:
-    """Advantages with beta are those of reward - beta * log(policy / reference), of the sum over the tokens."""
+    """With beta, advantages are those of reward - beta * log(policy / reference), summed over the tokens."""
     made = world(tmp_path, beta=0.3, scale_rewards="none", lr=5e-2)
     for step in range(2):
         made.stepper.take(step + 1, made.loader.step(step), 1.0)
@@ -265,7 +265,7 @@ def test_the_reference_stays_what_the_policy_was(tmp_path: Path) -> None:
 
 
 def test_an_iteration_on_another_device_is_that_of_the_cpu(tmp_path: Path) -> None:
-    """Nothing is made in the wrong place."""
+    """No tensor is created on the wrong device."""
     here, there = (World(tmp_path, PROMPTS[:4], **SIZES, temperature=0.8, beta=0.1) for _ in range(2))
     expected = here.loader.step(0)
     losses = [here.objective.loss(here.policy.eval(), batch) for batch in expected]

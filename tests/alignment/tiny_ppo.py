@@ -1,4 +1,4 @@
-"""PPO in the world of tiny_rollouts: a policy, a value model and text beside them, with the real loader, objective and step."""
+"""PPO with the tiny policy of tiny_rollouts, a value model and pretraining text, and with the real loader, objective and step."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -40,14 +40,14 @@ CRITIC = {"head": {"kind": "classes", "count": 1, "pool": "last"}}
 
 
 def critic(shift: float = 0.25, seed: int = 7, texts: int = CONTEXT, **changes: Any) -> ScoreModel:
-    """A value model with weights of its own, for texts of this many tokens."""
+    """Return a value model with its own weights, for texts of this many tokens."""
     model = policy(seed, **CRITIC, **changes).eval()
     companion = Companion("value", model, "made", "a" * 64, tokenizer=codec(), facts={"reward_shift": shift}, trained=True)
     return score_model(companion, ModelContext(policy().config, codec(), [], 1, Path("policy"), sequence_length=texts))
 
 
 def text() -> TokenStream:
-    """Text over the letters, in documents."""
+    """Return random text over the letters, in documents."""
     random = np.random.default_rng(5)
     lengths = random.integers(3, 30, 40)
     starts = np.concatenate([[0], lengths.cumsum()])
@@ -56,7 +56,7 @@ def text() -> TokenStream:
 
 
 class PPOWorld:
-    """The components of a training, made again with the same weights at every call."""
+    """The components of a training, with the same weights whenever they are made."""
 
     def __init__(
         self, folder: Path, texts: list[str], *, batch_size: int, micro: int, lr: float = 1e-2, value_lr: float | None = None, **fields: Any

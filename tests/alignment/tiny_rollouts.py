@@ -1,4 +1,4 @@
-"""A world that can be enumerated: responses of at most three of four tokens, one of which ends them, and rewards by a table."""
+"""Rollouts that can be enumerated: responses have at most three of four tokens, one of which ends them, and rewards come from a table."""
 
 import itertools
 from pathlib import Path
@@ -39,7 +39,7 @@ RULE = [{"kind": "contains", "text": "a"}]
 
 
 def codec() -> Tokenizer:
-    """A tokenizer of three letters and an end."""
+    """Return a tokenizer of three letters and an end token."""
     vocabulary = {letter: number for number, letter in enumerate(LETTERS)} | {"<end>": END}
     backend = tokenizers.Tokenizer(tokenizers.models.WordLevel(vocabulary, unk_token="a"))
     backend.pre_tokenizer = tokenizers.pre_tokenizers.Split("", "isolated")
@@ -49,7 +49,7 @@ def codec() -> Tokenizer:
 
 
 def policy(seed: int = 3, **changes: Any) -> Transformer:
-    """A tiny model over the four tokens, whose probabilities are far from equal; with dropout, which nothing here may draw."""
+    """Return a tiny model over the four tokens, with very unequal probabilities, and with dropout, which no test here may draw."""
     values: dict[str, Any] = GPT2_LAYOUT | {
         "vocab_size": 4,
         "context_length": 16,
@@ -64,14 +64,14 @@ def policy(seed: int = 3, **changes: Any) -> Transformer:
 
 
 def prompts(folder: Path, objective: GRPO, texts: list[str]) -> ExampleSet:
-    """Prompts as the real path stores them, each with the answer 'ab'."""
+    """Return the examples of prompts, encoded as in a run, each with the answer 'ab'."""
     path = folder / "prompts.jsonl"
     write_rows(path, [{"prompt": text, "answer": "ab"} for text in texts])
     return example_set(open_source(SourceSection(path=str(path)), "all", None, roles=objective.section.roles), objective, "error")
 
 
 class World:
-    """A policy, its reference, and a loader and a stepper of the real kind."""
+    """A policy, its reference, and a real loader and stepper."""
 
     def __init__(self, folder: Path, texts: list[str], *, batch_size: int, micro: int, lr: float = 1e-2, seed: int = 1, **fields: Any):
         self.policy = policy()
@@ -101,13 +101,13 @@ class World:
 
 
 def outcomes() -> list[tuple[int, ...]]:
-    """Every response: letters and an end, or three letters."""
+    """Return every possible response: up to two letters and an end token, or three letters."""
     whole = [(*letters, END) for n in range(LONGEST) for letters in itertools.product(range(END), repeat=n)]
     return whole + list(itertools.product(range(END), repeat=LONGEST))
 
 
 def probabilities(model: Transformer, prompt: int) -> torch.Tensor:
-    """The probability of every outcome after a prompt of one token, in float64."""
+    """Return the probability of every response to a prompt of one token, in float64."""
     responses = [Response(np.array([prompt]), np.array(one), {}) for one in outcomes()]
     batch = response_batch(responses, 0)
     with inference(model):

@@ -1,4 +1,4 @@
-"""A folder for runs on prompts: two files of them, a policy, and judges that classify texts."""
+"""A folder for runs on prompts: two files of prompts, a policy, and judges that classify texts."""
 
 from pathlib import Path
 
@@ -7,7 +7,7 @@ from tiny_runs import pretrain, write_corpus, write_recipe
 
 
 def write_world(folder: Path, *judges: str) -> list[str]:
-    """Train the policy `base` and the judges, each by a seed of its own; return the words of the corpus."""
+    """Train the policy `base` and the judges, each with its own seed; return the words of the corpus."""
     corpus = write_corpus(folder / "corpus")
     words = corpus.joinpath("0.txt").read_text(encoding="utf-8").split()
     for name, start in (("prompts", 0), ("others", 100)):

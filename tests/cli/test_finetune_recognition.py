@@ -397,7 +397,7 @@ REFUSED = {  # by the checkpoint, the data and further words: parts of the messa
     "gpt lectures": """'lecture' holds text ... "instruction=instruction,input=lecture" to read both""",
     "bert ages": "60 different ones in 60 rows ... regression: true",
     "bert classes evaluation.metric=bleu": "evaluation.metric: evaluations of classification during training do not compute",
-    "bert parts evaluation.metric=f1": "evaluation.metric: f1 is of names, and the tags DET, NOUN mark none",
+    "bert parts evaluation.metric=f1": "evaluation.metric: f1 is for names, and the tags DET, NOUN mark none",
     "bert classes training.stepss=3": "training.stepss: unknown, did you mean steps",
     "bert odd --columns text=cs,label=kinds": "no column 'kinds' ... kind; did you mean --columns \"label=kind\"",
     "bert nowhere": "nowhere.jsonl: no such file or folder",

@@ -269,7 +269,7 @@ def test_models_that_only_answer_choose_the_same_experts(layout: Callable[[Trans
 
 def test_no_update_of_a_matrix_beside_attention() -> None:
     """transformers' class has no module for that of an expert, to which peft could apply it."""
-    said = r"'up_proj' matches no matrix of the model's stacks outside its MLPs, which get no updates beside a mixture of experts"
+    said = r"'up_proj' matches no matrix of the model's stacks outside its MLPs, which get no updates in a mixture of experts"
     with pytest.raises(UsageError, match=said):
         find_targets(fresh(), ["q_proj", "up_proj"])
     assert {name.rpartition(".")[2] for name in find_targets(fresh(), ["decoder.*"])} == {"q_proj", "k_proj", "v_proj", "o_proj"}

@@ -1,4 +1,4 @@
-"""Next-token prediction: which positions have a target, what they see, and that a loss is a sum."""
+"""Next-token prediction: which positions have a target, which tokens they attend to, and that the loss is a sum."""
 
 from collections.abc import Callable
 
@@ -40,7 +40,7 @@ def test_the_first_token_of_a_document_is_no_target_of_the_last() -> None:
 
 
 def test_a_separator_that_begins_the_next_document_ends_this_one() -> None:
-    """GPT-2: END 3 4 | END 5 6 | END, where 4 is to be followed by END, and END by 5."""
+    """GPT-2's END both ends and begins documents: in END 3 4 | END 5 6 | END, END is the target after 4, and 5 after END."""
     ids, documents = [[END, 3, 4, END, 5, 6, END]], [[0, 0, 0, 1, 1, 1, 2]]
     batch = CausalLM(separator_id=END).collate(rows(ids, documents))
     assert batch.labels.tolist() == [[3, 4, END, 5, 6, END]]
@@ -56,7 +56,7 @@ def test_joined_documents_see_and_predict_each_other() -> None:
 
 @pytest.mark.parametrize("documents", [[[0] * 7], [[0] * 6 + [1]]])
 def test_rows_of_one_document_need_no_mask(documents: list[list[int]]) -> None:
-    """A document that begins with the last target is seen by nobody."""
+    """If another document begins only with the last target, no input token belongs to it."""
     batch = CausalLM().collate(rows(IDS[:1], documents))
     assert batch.document_ids is None
     assert (batch.labels[0, -1] == IGNORED) == (documents[0][-1] == 1)

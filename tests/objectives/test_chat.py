@@ -1,4 +1,4 @@
-"""Supervised chat: what is a target, transformers' loss for the same batch, packing, micro-batches, and the rows that are refused."""
+"""Supervised chat: which tokens are targets, transformers' loss for the same batch, packing, micro-batches, and rows that are refused."""
 
 import json
 from dataclasses import replace
@@ -303,7 +303,7 @@ def test_rows_of_either_shape_are_conversations(given: dict[str, Any], wanted: l
 
 
 def test_a_column_that_the_recipe_names_is_read_or_the_row_refused() -> None:
-    """A column that was only recognised may have another meaning."""
+    """A column that was only recognised may have another meaning, so it is ignored instead."""
     two = {"messages": [SYSTEM, *SAID], "system": "Sing."}
     row, same = taken(two, {"system": "system"}), taken(two | {"system": "Rhyme."}, {"system": "system"})
     with pytest.raises(UnfitError, match=r"another one in the column that columns\.system names"):
@@ -386,7 +386,7 @@ def test_special_tokens_that_json_writes_otherwise_are_refused(token: str) -> No
     ("text", "refused"), [("a <STOP> b", True), ("a <ＳＴＯＰ> b", True), ("a STOP b", False), ("<Word>s", False), ("a <word>", True)]
 )
 def test_special_tokens_are_looked_for_as_the_tokenizer_matches_them(text: str, refused: bool) -> None:
-    """`<stop>` after normalization, `<word>` as a word of its own."""
+    """The tokenizer matches `<stop>` after normalization, and `<word>` only as a whole word."""
     more = AddedToken("<stop>", normalized=True), AddedToken("<word>", normalized=True, single_word=True)
     normalizer = normalizers.Sequence([normalizers.NFKC(), normalizers.Lowercase()])
     objective = own_template(PLAIN, *more, normalizer=normalizer)

@@ -14,7 +14,7 @@ FIGURES = ("precision", "recall", "f1", "support")
 
 
 def report(found: dict[str, Any]) -> dict[str, list[float]]:
-    """The rows of a report of scikit-learn or seqeval."""
+    """Return the rows of a report of scikit-learn or seqeval."""
     return {name: [one[key] for key in ("precision", "recall", "f1-score", "support")] for name, one in found.items()}
 
 
@@ -36,7 +36,7 @@ def test_classes_are_those_of_scikit_learn() -> None:
 
 
 def test_only_classes_that_are_there() -> None:
-    """A class that is neither a label nor a prediction has no figures; one that is only predicted has no row of the matrix."""
+    """A class that is neither a label nor a prediction has no metrics; one that is only predicted has no row in the confusion matrix."""
     found = classification().label_metrics([{"label": "yes", "predicted": "no"}, {"label": "yes", "predicted": "yes"}])
     assert figures(found["classes"]) == {"no": [0.0, 0.0, 0.0, 0], "yes": [1.0, 0.5, pytest.approx(2 / 3), 2]}
     assert found["confusion"] == {"yes": {"no": 1, "yes": 1}}
@@ -44,7 +44,7 @@ def test_only_classes_that_are_there() -> None:
 
 
 def test_entities_are_those_of_seqeval() -> None:
-    """Whole names of a type, in IOB; tags are classes beside."""
+    """Entities are whole names of a type, in IOB; `classes` has the metrics of single tags."""
     objective = tagging()
     objective.labels = ("B-animal", "B-place", "I-animal", "I-place", "O")
     objective._numbers = {label: number for number, label in enumerate(objective.labels)}

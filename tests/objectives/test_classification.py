@@ -59,7 +59,9 @@ def test_ids_segments_mask_and_loss_are_those_of_transformers(tmp_path: Path) ->
 
 
 def test_balanced_classes_are_those_of_scikit_learn_and_pytorch(tmp_path: Path) -> None:
-    """1 yes and 12 no of 16 rows: reported, and weighted in training alone. Examples are the same, so the cache is."""
+    """Of 16 rows, 1 is yes and 12 are no: this is reported, and only the training loss is weighted. The examples, and so the cache, do not
+    depend on class_weights.
+    """
     rows = [row | {"label": LABELS[(i > 11) + (i > 12)]} for i, row in enumerate(ROWS)]
     plain, weighted, ours = classification(), classification(class_weights="balanced"), model(CONFIG).eval()
     assert plain.fingerprint() == weighted.fingerprint()
@@ -72,8 +74,10 @@ def test_balanced_classes_are_those_of_scikit_learn_and_pytorch(tmp_path: Path) 
         expected = torch.nn.functional.cross_entropy(logits, batch.labels, torch.tensor(weights, dtype=torch.float32))
         assert weighted.loss(ours, batch)["classes"] / 16 == pytest.approx(float(expected), rel=1e-5)  # the weights of all rows sum to 16
         assert weighted.measure(ours, batch) == plain.measure(ours, batch)
-    assert plain.notes([stored]) == ["the classes are unequal: 'no' has 12 rows, 'yes' 1; objective.class_weights=balanced weights them"]
-    assert weighted.notes([stored]) == ["the classes are unequal: 'no' has 12 rows, 'yes' 1; each counts in inverse proportion"]
+    unequal = "the classes are unequal: 'no' has 12 rows, 'yes' 1"
+    hint = "objective.class_weights=balanced gives their rows such weights that all classes count the same"
+    assert plain.notes([stored]) == [f"{unequal}; {hint}"]
+    assert weighted.notes([stored]) == [f"{unequal}; the loss weights rows so that all classes count the same"]
     assert not plain.notes([examples(tmp_path, ROWS, ClassificationSection.roles, plain)])
 
 
@@ -89,7 +93,7 @@ SOURCES = st.lists(
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(SOURCES, st.integers(0, 3))
 def test_balanced_classes_are_balanced_as_they_are_read(tmp_path: Path, sources: list[tuple[list[int], float]], epoch: int) -> None:
-    """The weights of the labels that an epoch really reads have the mean 1, and each class that is read has the same part of their sum."""
+    """The weights of the labels that an epoch really reads have the mean 1, and each class that is read has an equal part of their sum."""
     objective = classification(class_weights="balanced")
     sets = []
     for number, (labels, weight) in enumerate(sources):
@@ -184,7 +188,9 @@ def test_long_texts_are_cut_before_what_the_template_puts_behind_them(tmp_path: 
 
 @pytest.mark.parametrize(("length", "rows"), [(2, ROWS), (4, ROWS[1:2])])
 def test_a_context_without_room_for_text_is_refused(tmp_path: Path, length: int, rows: list[dict[str, Any]]) -> None:
-    """Four tokens hold two of a text, but not one of each text of a pair: [CLS] first [SEP] second [SEP]."""
+    """Rows of four tokens have room for two tokens of a text, but not for one token of each text of a pair: [CLS] first [SEP] second
+    [SEP].
+    """
     with pytest.raises(ModelError, match=rf"rows of {length} tokens have no room for text"):
         examples(tmp_path, rows, ClassificationSection.roles, classification(length=length))
 

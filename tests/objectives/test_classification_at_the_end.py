@@ -1,4 +1,6 @@
-"""Classes read off the last token: decoders and T5 against transformers' own classes on the padded batch, and pairs without a template."""
+"""Classes predicted at the last token: decoders and T5 against transformers' own classifiers on the padded batch, and pairs without a
+template.
+"""
 
 from pathlib import Path
 from typing import Any
@@ -34,7 +36,7 @@ PAIRS = [row | {"pair": other} for row, other in zip(ROWS, texts(16, seed=2), st
 
 
 def described(section: dict[str, Any], codec: Tokenizer) -> ModelConfig:
-    """The model that a recipe for classification makes of a preset."""
+    """Return the model config that a recipe for classification makes of a preset."""
     recipe = Recipe.model_validate(
         {"model": section, "data": {"train": [{"path": "x"}]}, "objective": {"kind": "classification"}, "training": {"steps": 1}}
     )
@@ -113,7 +115,7 @@ def test_a_pair_that_nothing_can_join_is_refused_with_the_remedy(tmp_path: Path)
 
 
 def test_a_text_that_gives_no_token_is_skipped_and_counted(tmp_path: Path) -> None:
-    """Without a template there is nothing to read a class off; with one only the tokens around every text."""
+    """Without a template such a row has no token at all; with a template, it has only the tokens that every text has."""
     framed = Classification(ClassificationSection(kind="classification"), tokenizer("wordpiece"), LABELS, 24, None)
     for row in ({"text": " ", "label": "1"}, {"text": "", "pair": " \n", "label": "1"}):
         with pytest.raises(DataError, match=r"every row is bad; the first is .*rows.jsonl:1: the text gives no token; remove the row"):
@@ -125,7 +127,9 @@ def test_a_text_that_gives_no_token_is_skipped_and_counted(tmp_path: Path) -> No
 
 
 def test_padding_of_a_classifier_is_written_where_its_tokenizer_can_say_it(tmp_path: Path) -> None:
-    """transformers finds the last token by it. GPT's tokenizer has nothing that no text ends with: there theirs refuses batches."""
+    """transformers finds the last token by the padding id. GPT's tokenizer has no token that never ends a text: without a padding id,
+    transformers refuses batches.
+    """
     for kind, wanted in (("byte_bpe", 0), ("bpe_eow", None)):
         codec = tokenizer(kind)
         config = described(CASES["gpt2"][0], codec)

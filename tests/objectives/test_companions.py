@@ -1,4 +1,4 @@
-"""Several companions of one objective: their memory together, their pins, what one costs that is trained."""
+"""Several companions of one objective: the memory of all, their pinned hashes, and the cost of a trained one."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -19,7 +19,7 @@ from tfkit.training.memory import companion_bytes_per_row, trained_bytes
 
 
 class TwoSection(ObjectiveSection):
-    """It is not declared: no recipe has it."""
+    """A section that is not declared, so that no recipe can have it."""
 
     kind: Literal["two"] = "two"
     reference: str = "frozen"

@@ -1,4 +1,6 @@
-"""Distillation beside DistilBERT's own losses, made of transformers' models, and beside Gemma 2's; what a student begins with."""
+"""Distillation against DistilBERT's own losses, computed with transformers' models, and against Gemma 2's; the initialization of a
+student.
+"""
 
 from dataclasses import replace
 from pathlib import Path
@@ -66,14 +68,14 @@ def distillation(teacher: Transformer, of: str = "masked_lm", base: dict[str, An
 
 
 def stream() -> TokenStream:
-    """Made sentences, each with its [CLS] and [SEP]."""
+    """Return random sentences, each with its [CLS] and [SEP]."""
     documents = [np.array(ids) for ids in TOKENIZER.encode_texts(texts(60))]
     starts = np.cumsum([0, *map(len, documents)])
     return TokenStream("made", np.concatenate(documents), starts, np.diff(starts), 0, 299, "made", True)
 
 
 def batches(objective: Distillation, micro_batch_size: int, step: int = 0) -> list[Batch]:
-    """The micro-batches of a step: rows of documents apart, with unequal numbers of targets."""
+    """Return the micro-batches of a step: rows whose documents are apart, with unequal numbers of targets."""
     pairs = [(stream(), 1.0)]
     masked = isinstance(objective.base, MaskedLM)
     rows = FramedRows(pairs, 24, 1, objective.base.frame) if masked else PackedRows(pairs, 24, 1)
@@ -81,7 +83,7 @@ def batches(objective: Distillation, micro_batch_size: int, step: int = 0) -> li
 
 
 def ragged_batch() -> Batch:
-    """Masked rows of unequal lengths, one without a target."""
+    """Return masked rows of unequal lengths, one of them without a target."""
     generator = torch.Generator().manual_seed(4)
     ids = torch.randint(5, 300, (5, 20), generator=generator)
     real = torch.arange(20) < torch.tensor([20, 7, 13, 1, 18])[:, None]
@@ -94,7 +96,7 @@ def ragged_batch() -> Batch:
 
 
 def theirs(student: Any, teacher: Any, batch: Batch, *, masked_only: bool) -> Tensor:
-    """The loss of DistilBERT's script, distiller.py, at temperature 2 and 5, 2 and 1, with its models and its classes of losses."""
+    """Return the loss of DistilBERT's script distiller.py with its models and loss classes: temperature 2, and weights of 5, 2 and 1."""
     inputs = {"input_ids": batch.input_ids, "attention_mask": batch.padding_mask}
     with torch.no_grad():
         taught = teacher(**inputs, output_hidden_states=True)
@@ -134,7 +136,7 @@ def test_the_loss_and_its_gradient_are_those_of_distilberts_script(tmp_path: Pat
 
 
 def test_a_weight_of_0_switches_a_term_off() -> None:
-    """Its forward, its count and its sum: a step without any masked token can still be taken."""
+    """Its forward pass, its count and its sum are left out, so that a step without any masked token is still possible."""
     batch = ragged_batch()
     for terms in ({"teacher": 5.0}, {"cosine": 1.0}, {"teacher": 5.0, "mlm": 2.0}):
         weights = {f"{name}_weight": terms.get(term, 0.0) for name, term in (("teacher", "teacher"), ("text", "mlm"), ("cosine", "cosine"))}
@@ -156,7 +158,9 @@ def test_the_student_is_judged_without_its_teacher() -> None:
 
 
 def test_the_gradient_is_that_of_cross_entropy_with_the_teachers_probabilities() -> None:
-    """Gemma 2 (section 3.2) states it so; the value is more by the teacher's entropy. Capped logits, documents apart, at next tokens."""
+    """Gemma 2 (section 3.2) defines the loss by this cross-entropy, which exceeds the divergence by the teacher's entropy. The case:
+    capped logits, documents apart, next-token targets.
+    """
     teacher, student = model(DECODER | {"dim": 36, "decoder_layers": 3}), model(DECODER)
     objective = distillation(teacher, "causal_lm")
     (batch,) = batches(objective, 8)
@@ -187,7 +191,9 @@ def test_losses_and_weights_do_not_depend_on_the_micro_batch(of: str) -> None:
 
 
 def test_a_distilbert_begins_with_every_other_layer_of_its_bert() -> None:
-    """By the names in their files, as DistilBERT's extract_distilbert.py has them; every tensor of the student is among them."""
+    """The tensors are compared by their names in the files, as DistilBERT's extract_distilbert.py maps them; the comparison covers every
+    tensor of the student.
+    """
     student, teacher = model(STUDENT), model(ENCODER | {"encoder_layers": 4, "head": ENCODER["head"] | {"next_sentence": True}})
     copy_layers(student, teacher, [0, 3])
     theirs, bert = (

@@ -1,4 +1,4 @@
-"""token_divergences against the plain formula in float64: values and gradients, whether logits are kept or made again in blocks."""
+"""token_divergences against the plain formula in float64: values and gradients, whether the logits are kept or recomputed."""
 
 from dataclasses import dataclass
 
@@ -15,7 +15,7 @@ ROWS, DIM, TEACHER_DIM, VOCABULARY = 37, 16, 24, 101
 
 @dataclass
 class Problem:
-    """Hidden states and heads of a student and its teacher, and the gradient (N,) that comes from above."""
+    """The hidden states and heads of a student and its teacher, and the upstream gradient (N,)."""
 
     hidden: Tensor
     head: Matrix
@@ -29,7 +29,7 @@ class Problem:
         return [self.hidden, self.head.weight, *bias]
 
     def to(self, dtype: torch.dtype) -> "Problem":
-        """The same numbers in another type, as leaves of their own."""
+        """Return the same numbers in another dtype, as new leaf tensors."""
         hidden, teacher_hidden = (leaf(tensor, dtype) for tensor in (self.hidden, self.teacher_hidden))
         return Problem(hidden, self.head.to(dtype), teacher_hidden, self.teacher.to(dtype), self.above)
 
@@ -46,13 +46,13 @@ def problem(dtype: torch.dtype, rows: int = ROWS, *, plain: bool = False, vocabu
 
 
 def solve(given: Problem, temperature: float) -> tuple[Tensor, ...]:
-    """Ours: values, and the gradients of hidden states, matrix and bias."""
+    """Return the results of token_divergences: the values, and the gradients of hidden states, matrix and bias."""
     found = token_divergences(given.head, given.hidden, given.teacher, given.teacher_hidden, temperature)
     return (found.detach(), *torch.autograd.grad((found * given.above).sum(), given.inputs))
 
 
 def exact(given: Problem, temperature: float) -> tuple[Tensor, ...]:
-    """The same by the formula in float64, from the numbers as they were rounded."""
+    """Return the same results by the formula in float64, from the numbers as rounded to their dtype."""
     given = given.to(torch.float64)
     target = (given.teacher.logits(given.teacher_hidden).detach() / temperature).softmax(-1)
     log_probs = (given.head.logits(given.hidden) / temperature).log_softmax(-1)
@@ -62,7 +62,7 @@ def exact(given: Problem, temperature: float) -> tuple[Tensor, ...]:
 
 @pytest.fixture(params=["kept", "blocks of 5", "blocks of 1", "a piece a row"])
 def bounds(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """How much is held at once. The bound is in bytes, so blocks are half as long in float64."""
+    """Set the bound on the logits in memory. It is in bytes, so blocks of float64 have half as many rows."""
     match request.param:
         case "blocks of 5":
             monkeypatch.setattr(vocabulary_loss, "LOGITS_BYTES", 5 * 2 * VOCABULARY * 4)
@@ -91,7 +91,7 @@ def test_values_and_gradients(bounds: str, dtype: torch.dtype, tolerance: float,
 
 @pytest.mark.parametrize("bound", [vocabulary_loss.LOGITS_BYTES, 2 * 2 * 11 * 8], ids=["kept", "blocks of 2"])
 def test_gradcheck(monkeypatch: pytest.MonkeyPatch, bound: int) -> None:
-    """The gradient is the derivative of the values, entry by entry."""
+    """The gradient equals the numerical derivative of the values, entry by entry."""
     monkeypatch.setattr(vocabulary_loss, "LOGITS_BYTES", bound)
     given = problem(torch.float64, rows=5, vocabulary=11)
 
@@ -132,7 +132,7 @@ def test_the_logits_of_both_never_exceed_the_bound(monkeypatch: pytest.MonkeyPat
 
 
 def test_many_small_blocks_in_bfloat16_add_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    """1,024 blocks of one row, all alike: summed in bfloat16 the gradient would stop growing at some 256 of them."""
+    """There are 1,024 equal blocks of one row: if they were summed in bfloat16, the gradient would stop growing after about 256 of them."""
     monkeypatch.setattr(vocabulary_loss, "LOGITS_BYTES", 1)
     weight = torch.zeros(2, 1, dtype=torch.bfloat16, requires_grad=True)
     teacher = Matrix(torch.tensor([[30.0], [-30.0]], dtype=torch.bfloat16))
@@ -142,7 +142,7 @@ def test_many_small_blocks_in_bfloat16_add_up(monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_no_rows_at_all() -> None:
-    """A micro-batch may hold no target."""
+    """A micro-batch may have no target."""
     given = problem(torch.float32, rows=0)
     values, *gradients = solve(given, 1.0)
     assert values.shape == (0,)

@@ -1,4 +1,4 @@
-"""DPO against its formula: ln 2 at first, the gradient of float64, the sign, any micro-batches; several completions of a prompt."""
+"""DPO against its formula: a first loss of ln 2, the gradient in float64, the sign, any micro-batches; several completions of a prompt."""
 
 import math
 from dataclasses import replace
@@ -27,7 +27,7 @@ def referenced(found: ExampleSet, objective: Any, reference: Transformer, key: s
 
 
 def log_probs(policy: Transformer, batch: Batch) -> Tensor:
-    """The log-probability of each completion, by the definition."""
+    """Return the log-probability of each completion, by the definition."""
     values = policy(**batch.inputs()).logits.log_softmax(-1)
     kept = batch.labels != IGNORED
     return (values.gather(-1, batch.labels.clamp(min=0)[..., None])[..., 0] * kept).sum(-1)

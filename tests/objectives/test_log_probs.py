@@ -15,7 +15,7 @@ ROWS, DIM, VOCABULARY = 37, 16, 101
 
 
 def problem(dtype: torch.dtype, size: float = 1.0, **head: Any) -> tuple[Tensor, Matrix, Tensor, Tensor]:
-    """Hidden states (N, D) of this size, a head, labels (N,) and the gradient (N,) that comes from above; some labels occur twice."""
+    """Return hidden states (N, D) of this size, a head, labels (N,) and the upstream gradient (N,); some labels occur twice."""
     generator = torch.Generator().manual_seed(2)
     hidden = torch.randn(ROWS, DIM, generator=generator, dtype=torch.float64) * size
     weight = torch.randn(VOCABULARY, DIM, generator=generator, dtype=torch.float64)
@@ -26,7 +26,7 @@ def problem(dtype: torch.dtype, size: float = 1.0, **head: Any) -> tuple[Tensor,
 
 
 def gradients(values: Tensor, above: Tensor, hidden: Tensor, head: Matrix) -> tuple[Tensor, ...]:
-    """Values (N,), and the gradients of the hidden states, of the matrix, and of the bias if there is one."""
+    """Return the values (N,), and the gradients of the hidden states, of the matrix, and of the bias if there is one."""
     inputs = [hidden, head.weight, *([] if head.bias is None else [head.bias])]
     return (values.detach(), *torch.autograd.grad((values * above).sum(), inputs))
 
@@ -38,7 +38,7 @@ def solve(dtype: torch.dtype) -> tuple[Tensor, ...]:
 
 @pytest.fixture(params=["kept", "kept, gradient in blocks", "blocks of 5", "blocks of 1", "a piece a row", "entries"])
 def bounds(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """How much is held at once. The bound is in bytes, so blocks are half as long in float64."""
+    """Set the bound on the logits in memory. It is in bytes, so blocks of float64 have half as many rows."""
     match request.param:
         case "kept, gradient in blocks":
             monkeypatch.setattr(vocabulary_loss, "_BLOCK", 8)
@@ -76,7 +76,7 @@ CASES: dict[str, tuple[torch.dtype, dict[str, Any], dict[str, float], float]] = 
 
 @pytest.mark.parametrize("case", CASES)
 def test_values_and_gradients_are_those_of_pytorch_in_float64(bounds: str, case: str) -> None:
-    """From the numbers as rounded to the type; without a gradient the values are the same."""
+    """PyTorch gets the numbers as rounded to the dtype; without a gradient the values are the same."""
     dtype, given, settings, tolerance = CASES[case]
     hidden, head, labels, above = problem(dtype, **given)
     values = token_log_probs(head, hidden, labels, **settings)
@@ -110,7 +110,7 @@ def test_blocks_never_hold_more_logits_than_the_bound(monkeypatch: pytest.Monkey
 
 
 def test_the_gradient_of_a_confident_token_keeps_its_digits() -> None:
-    """1 - p is 1e-5 here: bfloat16 would round p to 1 and the gradient to 0, were the one-hot taken off after rounding."""
+    """1 - p is 1e-5 here: if the one-hot target were subtracted after rounding to bfloat16, p would be 1, and the gradient 0."""
     weight = torch.tensor([[1.0], [0.0]], dtype=torch.bfloat16, requires_grad=True)
     hidden = torch.tensor([[11.5]], dtype=torch.bfloat16, requires_grad=True)
     token_log_probs(Matrix(weight), hidden, torch.tensor([0])).sum().backward()
@@ -118,7 +118,7 @@ def test_the_gradient_of_a_confident_token_keeps_its_digits() -> None:
 
 
 def test_many_small_blocks_in_bfloat16_add_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    """1,024 blocks of one row, all alike: summed in bfloat16 the gradient would stop growing at some 256 of them."""
+    """There are 1,024 equal blocks of one row: if they were summed in bfloat16, the gradient would stop growing after about 256 of them."""
     monkeypatch.setattr(vocabulary_loss, "LOGITS_BYTES", 1)
     weight = torch.zeros(2, 1, dtype=torch.bfloat16, requires_grad=True)
     hidden = torch.ones(1024, 1, dtype=torch.bfloat16)
@@ -134,7 +134,7 @@ def test_the_head_alone_is_trained_where_hidden_states_are_frozen(bounds: str) -
 
 
 def test_no_labels_at_all(bounds: str) -> None:
-    """A micro-batch may hold no target."""
+    """A micro-batch may have no target."""
     hidden = torch.zeros(0, DIM, requires_grad=True)
     head = Matrix(torch.ones(VOCABULARY, DIM, requires_grad=True))
     found = token_log_probs(head, hidden, torch.zeros(0, dtype=torch.long))
@@ -158,7 +158,7 @@ def test_scores_are_those_of_whole_logits(bounds: str) -> None:
 
 
 def test_a_frozen_matrix_gets_no_gradient_and_the_rest_gets_its_own(bounds: str) -> None:
-    """Of an adapter: neither is it computed; a bias beside it may yet be trained."""
+    """As with an adapter: the gradient of the matrix is not computed, but its bias may be trained."""
     hidden, head, labels, above = problem(torch.float32)
     expected = torch.autograd.grad((token_log_probs(head, hidden, labels) * above).sum(), hidden)[0]
     frozen = Matrix(head.weight.detach(), torch.zeros(VOCABULARY, requires_grad=True))
@@ -170,7 +170,7 @@ def test_a_frozen_matrix_gets_no_gradient_and_the_rest_gets_its_own(bounds: str)
 
 
 def test_entries_in_blocks_hold_the_logits_of_one_block(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where all of them are too many to be kept."""
+    """Blocks of entries are used if the logits are too many to be kept."""
     shapes: list[torch.Size] = []
     inner = vocabulary_loss.make_logits
 

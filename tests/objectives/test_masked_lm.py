@@ -35,7 +35,7 @@ def objective(**section: Any) -> MaskedLM:
 
 @pytest.fixture(scope="module")
 def stream(tmp_path_factory: pytest.TempPathFactory) -> TokenStream:
-    """Twelve documents of a few sentences."""
+    """Return twelve documents of a few sentences."""
     folder = tmp_path_factory.mktemp("text")
     rows = [{"text": "\n".join(texts(2 + i % 5, seed=i))} for i in range(12)]
     write_rows(folder / "rows.jsonl", rows)
@@ -88,7 +88,7 @@ def test_next_sentences_and_masks_cost_what_transformers_says(tmp_path: Path, st
 
 
 def test_masks_alone_cost_what_transformers_says_of_each_text(tmp_path: Path, stream: TokenStream) -> None:
-    """Documents of a row are apart: the loss is that of each given to transformers by itself."""
+    """The documents of a row do not attend to each other, so the loss is the sum of transformers' losses of the single documents."""
     ours, taught = model(ENCODER).eval(), objective(rate=0.3)
     (batch,) = batches(stream, taught, 8)
     theirs = opened(tmp_path / "model", AutoModelForMaskedLM, ours, TOKENIZER)
@@ -160,7 +160,9 @@ def test_losses_and_weights_do_not_depend_on_the_micro_batch(stream: TokenStream
 
 @pytest.mark.thorough
 def test_a_tiny_bert_learns_what_a_document_is_about(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each document has five of 15 words: a token costs log 15 by how often it comes, log 5 beside its text, and a strange text shows."""
+    """Each document uses five of 15 words: a token alone costs log 15, in its document only log 5, and an unrelated second text can be
+    recognised.
+    """
     monkeypatch.setenv("TFKIT_CACHE", str(tmp_path / "cache"))
     random = np.random.default_rng(1)
     documents = ["\n".join(" ".join(random.choice(WORDS[5 * (i % 3) :][:5], 7)) for _ in range(30)) for i in range(6)]

@@ -22,7 +22,7 @@ def masking(codec: Tokenizer = TOKENIZER, seed: int = 1, **section: Any) -> Mask
 
 
 def row(length: int, seed: int = 1) -> NDArray[np.int64]:
-    """[CLS] ids [SEP] of this many ids in all."""
+    """Return [CLS] ids [SEP], `length` ids in all."""
     ids = np.random.default_rng(seed).integers(5, TOKENIZER.size, length)
     ids[[0, -1]] = CLS, SEP
     return ids
@@ -51,7 +51,7 @@ def test_a_row_of_special_tokens_alone_has_no_mask() -> None:
 
 
 def drawn(rule: Masking, ids: NDArray[np.int64], count: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """All places and replacements of this many rows with these ids."""
+    """Return the positions and replacements of many rows with these ids."""
     found = [rule.draw(ids, 0, number) for number in range(count)]
     return np.concatenate([places for places, _ in found]), np.concatenate([shown for _, shown in found])
 
@@ -92,7 +92,9 @@ def test_a_mask_is_a_function_of_seed_epoch_and_row() -> None:
 
 
 def test_rare_tokens_are_chosen_in_proportion_to_a_power_of_their_count() -> None:
-    """One draw of five tokens: probabilities are count^-0.7, as DistilBERT's script has them; several are drawn without putting back."""
+    """If one of five tokens is drawn, its probability is proportional to count^-0.7, as in DistilBERT's script; several are drawn without
+    replacement.
+    """
     ids = np.array([CLS, 10, 11, 12, 13, 14, SEP])
     counts = np.zeros(TOKENIZER.size, np.int64)
     counts[10:15] = [1, 3, 10, 100, 1000]
@@ -113,7 +115,7 @@ LONG = WHOLE.encode_texts(["catdog sat redhatcat on mat bigsmall the and fastslo
 
 
 def words(ids: list[int]) -> list[list[int]]:
-    """The places of each word."""
+    """Return the positions of each word."""
     found: list[list[int]] = []
     for place, token in enumerate(ids):
         if token in (CLS, SEP):
@@ -147,7 +149,7 @@ def test_a_row_of_words_that_are_all_too_long_has_one_of_them() -> None:
 
 
 def test_a_piece_that_begins_a_row_is_a_word_of_its_own() -> None:
-    """The rest of its word is in the row before."""
+    """The beginning of its word is in the previous row."""
     piece = LONG[words(LONG)[0][1]]
     ids = np.array([CLS, piece, piece, WHOLE.encode_texts(["cat"])[0][1], SEP])
     assert {tuple(masking(whole_words=True, rate=0.4).draw(ids, 0, i)[0].tolist()) for i in range(30)} == {(1, 2), (3,)}

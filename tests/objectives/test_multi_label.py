@@ -1,4 +1,4 @@
-"""Multi-label classification against transformers' own loss and scikit-learn's metrics; what rows give labels; micro-batches."""
+"""Multi-label classification against transformers' own loss and scikit-learn's metrics; the forms of labels in rows; micro-batches."""
 
 from pathlib import Path
 from typing import Any

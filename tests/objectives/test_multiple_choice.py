@@ -29,7 +29,7 @@ GPT = GPT2 | {"norm": {"kind": "layer", "placement": "post"}}
 
 
 def rows(answers: int | None) -> list[dict[str, Any]]:
-    """Sixteen rows with this many answers each; None: two to four."""
+    """Return sixteen rows with this many answers each; None: two to four."""
     found = []
     for i, context in enumerate(texts(16, longest=8)):
         count = 2 + i % 3 if answers is None else answers

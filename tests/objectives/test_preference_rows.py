@@ -46,7 +46,7 @@ def data(folder: Path, rows: list[Section], **fields: Any) -> DataSection:
 
 
 def read(folder: Path, *rows: Section) -> list[Any]:
-    """The preferences of rows that are read from a file."""
+    """Return the preferences of rows that are read from a file."""
     [source] = training_sources(data(folder, [*rows]), PREFERENCE_ROLES)
     return [read_preference(row) for row in source.rows()]
 
@@ -159,7 +159,9 @@ def test_many_completions_of_a_prompt_are_several_rows_with_good_and_bad_ones(tm
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.integers(1, 60), st.integers(1, 60) | st.just(200), st.booleans())
 def test_a_row_of_single_completions_has_about_eight_and_misses_none(tmp_path: Path, rarer: int, other: int, is_good: bool) -> None:
-    """At most one more for each kind than eight, each row with both kinds; none is repeated unless it must be, and all are compared."""
+    """A row has at most one more completion of each kind than eight, and both kinds; a completion is repeated only if it must be, and each
+    is compared.
+    """
     flags = [is_good] * rarer + [not is_good] * other
     rows = [{"prompt": "p", "completion": f"{number}", "label": flag} for number, flag in enumerate(flags)]
     found = read(tmp_path, *rows)
@@ -214,7 +216,9 @@ def test_bad_rows_are_refused_with_place_and_remedy(tmp_path: Path, row: Section
 
 
 def test_whole_prompts_are_held_out_together(tmp_path: Path) -> None:
-    """By the opening of a conversation, so that no completion of a held-out prompt is in a longer prompt that is trained on."""
+    """Rows are held out by the opening of their conversation, so that no completion of a held-out prompt is part of a longer prompt in
+    training.
+    """
     rows = []
     for number in range(40):
         opening = f"\n\nHuman: {number}\n\nAssistant:"
@@ -258,6 +262,8 @@ def test_messages_go_through_the_chat_template_and_prompts_are_the_same_alone(tm
     size, prompt = int(one["sizes"][0]), int(one["prompts"][0])
     ids = one["input_ids"][:size].tolist()
     assert made.texts.encode([PromptCompletion("here", MESSAGES)]) == [(ids[:prompt], prompt)]
+    [several] = made.texts.encode([PromptCompletion("here", MESSAGES, [answer("a"), user("b"), answer("c")])])
+    assert several.message == "here: a completion must be one message of the assistant; correct the row"
     assert codec.decode(ids[prompt:]) == "sat on<|im_end|>"
     assert codec.decode(ids[:prompt]).endswith("<|im_start|>user\nwhy<|im_end|>\n<|im_start|>assistant\n")
     assert end_ids(codec)[-1] == ids[-1]

@@ -1,4 +1,4 @@
-"""Reward models and DPO in the real commands: trained, killed and resumed, evaluated, asked about rows, and shown."""
+"""Reward models and DPO in the real commands: trained, killed and resumed, evaluated, used for predictions, and inspected."""
 
 import json
 import signal
@@ -34,7 +34,7 @@ carbon: {enabled: false}
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Rows whose better completion says cat, and a language model to start from."""
+    """Write rows whose better completion says cat, and train a language model to start from."""
     folder = tmp_path_factory.mktemp("preferences")
     random = np.random.default_rng(1)
     words = ["the", "dog", "sat", "mat", "ran"]
@@ -55,7 +55,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def tfkit(place: Path) -> Callable[..., Done]:
-    """A command in that folder."""
+    """Return a function that runs a command in that folder."""
     patch = pytest.MonkeyPatch()
     patch.chdir(place)
 
@@ -70,7 +70,7 @@ def tfkit(place: Path) -> Callable[..., Done]:
 
 @pytest.fixture(scope="module", params=["reward", "dpo"])
 def run(request: pytest.FixtureRequest, place: Path, tfkit: Callable[..., Done]) -> tuple[str, Path, Done]:
-    """A run of the kind that was never stopped."""
+    """Return a run of this kind that was never stopped."""
     done = tfkit("finetune", f"{request.param}.yaml", "--run", request.param).exits(0)
     return request.param, place / request.param, done
 
@@ -106,7 +106,7 @@ def test_a_killed_run_goes_on_to_the_same_bits(run: tuple[str, Path, Done], tfki
 
 @pytest.mark.sampled(2)
 def test_it_is_evaluated_as_in_its_training(run: tuple[str, Path, Done], tfkit: Callable[..., Done], place: Path) -> None:
-    """By the same reference, which tfkit.json names."""
+    """The evaluation uses the same reference, which tfkit.json names."""
     kind, folder, _ = run
     done = tfkit("evaluate", "--from", kind, "--predictions", f"{kind}.jsonl", "--json", "carbon.enabled=false").exits(0)
     metrics = done.document["metrics"]
@@ -149,7 +149,9 @@ def test_the_reward_of_a_completion_is_predicted_with_demonstrations_at_0(
 
 
 def test_a_mean_of_reward_models_has_the_mean_of_their_shifts(tfkit: Callable[..., Done], place: Path, run: tuple[str, Path, Done]) -> None:
-    """Its demonstrations average 0 to first order: far closer to it than without a shift, or than the checkpoints' are to each other."""
+    """With this shift, the mean score of the demonstrations is nearly 0: far nearer than without a shift, or than the checkpoints' means
+    are to each other.
+    """
     if run[0] != "reward":
         return
     done = run_tfkit(place, ["average", "reward", "--last", "2", "--out", "mean", "--json"]).exits(0)
@@ -196,7 +198,7 @@ def test_it_starts_from_a_model(tfkit: Callable[..., Done]) -> None:
 
 
 def test_an_adapter_cannot_add_the_token_that_a_reward_model_needs(tfkit: Callable[..., Done]) -> None:
-    """Merged or not: the remedy is another start, or no adapter."""
+    """This holds for merged adapters, too: the remedy is another initial model, or no adapter."""
     tfkit("finetune", "reward.yaml", "--run", "none", "training.adapter={targets: [q_proj], merge: true}").exits(2, "train all weights")
     done = tfkit("finetune", "reward.yaml", "--run", "none", "training.adapter={targets: [q_proj]}").exits(2)
     assert "has no entry in its vocabulary for 1 tokens that this objective needs" in done.err

@@ -1,4 +1,4 @@
-"""Question answering against transformers' windows, loss and logits; the official script's scores; windows, bad rows, micro-batches."""
+"""Question answering against transformers' windows, loss and logits, and against the official script's scores; bad rows, micro-batches."""
 
 import collections
 import json
@@ -37,7 +37,7 @@ Rows = list[dict[str, Any]]
 
 
 def made(count: int = 16, seed: int = 4, longest: int = 45) -> Rows:
-    """Questions about random words; some contexts are of several windows, and every fourth question has no answer."""
+    """Return questions about random words; some contexts have several windows, and every fourth question has no answer."""
     random = np.random.default_rng(seed)
     rows: Rows = []
     for i, question in enumerate(texts(count, seed, longest=5)):
@@ -61,7 +61,7 @@ def whole(folder: Path, rows: Rows, objective: QuestionAnswering) -> Batch:
 
 
 def test_windows_and_ends_are_those_of_transformers(tmp_path: Path) -> None:
-    """As its run_qa.py makes them of `stride` and `truncation="only_second"`."""
+    """transformers' run_qa.py makes the windows with `stride` and `truncation="only_second"`."""
     batch = whole(tmp_path, ROWS, answering())
     save_tokenizer(TOKENIZER, tmp_path)
     theirs = AutoTokenizer.from_pretrained(tmp_path)
@@ -97,7 +97,7 @@ def test_windows_and_ends_are_those_of_transformers(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("config", [CONFIG, DISTILBERT], ids=["bert", "distilbert"])
 def test_logits_and_loss_are_those_of_transformers(tmp_path: Path, config: dict[str, Any]) -> None:
-    """Each window alone: transformers divides by the padding of a batch, too."""
+    """Each window is compared alone, because transformers' softmax includes the padding of a batch."""
     objective, ours = answering(), model(config).eval()
     theirs = opened(tmp_path / "model", AutoModelForQuestionAnswering, ours, TOKENIZER)
     total = windows = 0.0
@@ -194,7 +194,7 @@ def test_predictions_are_parts_of_the_context_and_do_not_depend_on_the_batch(tmp
 
 
 def official(prediction: str, answers: list[str]) -> tuple[float, float]:
-    """The functions of SQuAD 2.0's evaluate script, version 2.0, written down here as a reference."""
+    """Return the functions of SQuAD 2.0's evaluation script, version 2.0, copied here as a reference."""
 
     def normalize(text: str) -> str:
         text = "".join(ch for ch in text.lower() if ch not in set(string.punctuation))
@@ -315,7 +315,7 @@ def test_a_row_without_a_question_or_a_context_is_skipped_and_counted(tmp_path: 
 
 
 def test_an_answer_without_a_position_is_the_first_one_in_its_context(tmp_path: Path) -> None:
-    """Texts that the context does not contain are left out."""
+    """Answers that the context does not contain are left out."""
     good = {"question": "who sat", "context": CONTEXT, "answers": ["cow", "cat"]}
     placed = good | {"answers": [{"text": "cat", "answer_start": CONTEXT.index("cat")}]}
     found = [examples(tmp_path, [row], QuestionAnsweringSection.roles, answering())[0] for row in (good, placed)]
@@ -351,12 +351,12 @@ def test_a_long_question_is_cut_and_a_context_without_room_is_refused(tmp_path: 
     assert len({*stored[0]["sizes"].tolist()} - {24}) <= 1
     with pytest.raises(ModelError, match="rows of 6 tokens have no room for text"):
         answering(length=6)
-    with pytest.raises(ModelError, match="use a model with one of WordPiece"):
+    with pytest.raises(ModelError, match=r"needs a special token before the question, .* use a model with a WordPiece tokenizer"):
         QuestionAnswering(QuestionAnsweringSection(kind="question_answering"), tokenizer("byte_bpe", vocab_size=400, add_bos=False), 24)
 
 
 def test_a_question_is_cut_before_a_character_of_which_it_would_have_only_some_bytes() -> None:
-    """With the whole character it would be longer than half of the room, which was refused as damage of the tokenizer."""
+    """With the whole character, the question would be longer than half of the room, which was once refused as a damaged tokenizer."""
     bytes_only = train_byte_bpe(["the cat"], 257, add_bos=True)
     [windows] = WindowEncoder(bytes_only, 10, 4).encode([("ab🙂 or not", "the cat")])
     assert windows.truncated

@@ -1,4 +1,4 @@
-"""The reward model's loss against its formula; each completion is read once, whatever the order; the scores are those of transformers."""
+"""The reward model's loss against its formula; each completion is read once, in any order; the scores equal those of transformers."""
 
 import math
 from pathlib import Path
@@ -24,7 +24,7 @@ from tfkit.recipe.schema.preference_sections import RewardSection
 
 
 def by_formula(found: Any, scores: list[float]) -> tuple[float, list[float]]:
-    """The sum over prompts of the mean over pairs, and all margins, in float64."""
+    """Return the sum over prompts of the mean over pairs, and all margins, in float64."""
     total, margins, begin = 0.0, [], 0
     for number in range(len(found)):
         ranks = found[number]["ranks"].tolist()
@@ -54,7 +54,9 @@ def test_the_loss_is_the_mean_over_the_pairs_of_each_prompt(tmp_path: Path) -> N
 
 
 def at_ends_of_beginnings(found: Any, scorer: Transformer, objective: Reward) -> tuple[float, int]:
-    """The sum over prompts of the mean over pairs of the mean over tokens, by a forward for each beginning; and how many there were."""
+    """Return the sum over prompts of the mean over pairs of the mean over tokens, from one forward pass for each beginning of a
+    completion; and the number of these passes.
+    """
 
     def score(ids: Any) -> float:
         with torch.no_grad():
@@ -96,7 +98,7 @@ def test_a_model_that_reads_whole_texts_has_no_score_of_a_beginning() -> None:
     encoder = SCORER | {"encoder_layers": 2, "decoder_layers": 0, "head": {"kind": "classes", "count": 1, "pool": "first"}}
     config = ModelConfig.model_validate(encoder)
     with pytest.raises(
-        ModelError, match=r"^base: objective.every_token is for a model with a decoder alone, and this one reads a text whole"
+        ModelError, match=r"^base: objective.every_token is for a model with a decoder alone, and this one scores only whole texts"
     ):
         open_reward(RewardSection(kind="reward", every_token=True), ModelContext(config, reward_objective().tokenizer, (), 1, Path("base")))
 

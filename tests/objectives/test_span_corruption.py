@@ -1,4 +1,4 @@
-"""Span corruption: what the model sees, token by token, and transformers' own loss for the same batch."""
+"""Span corruption: the inputs and targets, token by token, and transformers' own loss for the same batch."""
 
 from pathlib import Path
 from typing import Any
@@ -31,7 +31,7 @@ def opened(kind: str = "t5", codec: Tokenizer = TOKENIZER, length: int = 24, **s
 
 
 def rows(objective: SpanCorruption) -> SpanRows:
-    """Of made sentences, each with its end."""
+    """Return rows of random sentences, each with its end token."""
     documents = [np.array([*TOKENIZER.encode_texts([text])[0]]) for text in texts(300)]
     starts = np.cumsum([0, *map(len, documents)])
     stream = TokenStream("made", np.concatenate(documents), starts, np.diff(starts), 0, 299, "made", True)
@@ -43,7 +43,7 @@ def batches(objective: SpanCorruption, micro_batch_size: int, step: int = 0) -> 
 
 
 def test_a_row_token_by_token() -> None:
-    """The example of the paper's figure 2, but for the last sentinel, which the released code never makes."""
+    """The row is the example of the paper's figure 2 without the last sentinel, which the released code never makes."""
     ids = np.arange(10, 20)  # Thank you for inviting me to your party last week
     objective = SpanCorruption(SpanLengths(10, 4, 2), [99, 98, 97], eos_id=1, start_id=0)
     batch = objective.collate(SpanBatch(ids[None], np.array([[2, 4]]), np.array([[2, 2]])))
@@ -54,7 +54,7 @@ def test_a_row_token_by_token() -> None:
 
 
 def test_inputs_and_targets_put_together_are_the_text() -> None:
-    """Whatever is drawn: the decoder's text fills the gaps of the encoder's, in order, and the lengths are those that were promised."""
+    """For any draw, the targets fill the gaps of the inputs, in order, and the lengths are the computed ones."""
     objective = opened(rate=0.3, mean_span=2.0)
     made = rows(objective)
     gathered = made.gather(np.full(40, 3), np.arange(40))
@@ -100,7 +100,7 @@ def test_losses_and_weights_do_not_depend_on_the_micro_batch() -> None:
 
 
 def test_the_computed_lengths_are_those_of_the_batch() -> None:
-    """total_steps goes by the one, the log by the other."""
+    """The number of steps is planned by the computed lengths, whereas the log counts the batch."""
     objective = opened(masking="static")
     (batch,) = batches(objective, 8)
     assert batch.tokens == 8 * rows(objective).mean_tokens

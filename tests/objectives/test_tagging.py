@@ -24,7 +24,7 @@ SECTION = TaggingSection(kind="tagging")
 
 
 def sentences(count: int) -> list[dict[str, Any]]:
-    """Sentences of one word to ten, some of which are several pieces."""
+    """Return sentences of one to ten words, some of which are several pieces."""
     random = np.random.default_rng(3)
     rows = []
     for _ in range(count):
@@ -41,7 +41,7 @@ def tagging(codec: Tokenizer = TOKENIZER, length: int = 24) -> Tagging:
 
 
 def labels_of(ids: list[int | None], tags: list[str]) -> list[int]:
-    """The tag of a word at its first piece, as transformers' documentation aligns them."""
+    """Return each word's tag at the word's first piece, aligned as in transformers' documentation."""
     firsts = [word is not None and word != before for before, word in zip([None, *ids[:-1]], ids, strict=True)]
     return [LABELS.index(tags[word]) if first and word is not None else IGNORED for first, word in zip(firsts, ids, strict=True)]
 
@@ -102,7 +102,7 @@ def test_spans_are_those_of_seqeval(tags: str, found: str) -> None:
     ],
 )
 def test_words_give_the_ids_that_transformers_gives(tmp_path: Path, kind: str, variant: str | None, spaced: bool) -> None:
-    """Of the kinds whose words carry the space before them, each word is handed over with its space; of the others as it is."""
+    """Where pieces include the space before a word, each word is tokenized with a space before it; elsewhere as it is."""
     codec = tokenizer(kind, vocab_size=400, variant=variant)
     save_tokenizer(codec, tmp_path)
     theirs = AutoTokenizer.from_pretrained(tmp_path)
@@ -128,7 +128,7 @@ def test_words_of_gpt2_are_those_of_its_class_with_add_prefix_space(tmp_path: Pa
 
 
 def test_a_word_that_gives_no_token_is_read_as_the_unknown_one() -> None:
-    """Also at both ends of a sentence, and where it is truncated; a tokenizer of bytes needs none."""
+    """This also holds at both ends of a sentence, and at a truncation; a tokenizer of bytes has no such word."""
     for words in (["the", "\u200b", "cat"], ["\u200b", "the", ""], ["\u200b"]):
         [(ids, places, truncated)] = encode_words(TOKENIZER, [words], 24)
         assert [place for place in places if place is not None] == [*range(len(words))]

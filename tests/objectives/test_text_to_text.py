@@ -1,4 +1,4 @@
-"""Text to text against transformers' own loss and ids, its smoothed labels by the formula, and what is wrong with a row."""
+"""Text to text against transformers' own loss and ids, its smoothed labels against the formula, and the errors of rows."""
 
 from pathlib import Path
 from typing import Any
@@ -62,7 +62,7 @@ def test_ids_mask_and_loss_are_those_of_transformers(kind: str, tmp_path: Path) 
 
 
 def test_a_text_that_is_forced_to_begin_with_a_token_has_it_in_training_too(tmp_path: Path) -> None:
-    """BART's decoder reads </s> <s> text, in its pretraining, in transformers' fine-tuning, and when it writes."""
+    """BART's decoder reads </s> <s> text: in its pretraining, in transformers' fine-tuning, and in generation."""
     codec = TOKENIZERS["2017"]
     config = BartConfig(**BART, decoder_start_token_id=codec.eos_id, eos_token_id=codec.eos_id, pad_token_id=codec.pad_id)
     theirs = BartForConditionalGeneration(config).eval()
@@ -87,7 +87,7 @@ def test_a_text_that_is_forced_to_begin_with_a_token_has_it_in_training_too(tmp_
 
 
 def test_smoothed_labels_are_those_of_the_formula(tmp_path: Path) -> None:
-    """1 - e for the target and e / V for each entry, in float64; `nll` and the perplexity are without."""
+    """The target has 1 - e plus e / V, each other entry e / V, in float64; `nll` and the perplexity are not smoothed."""
     task, ours = objective("2017", **SMOOTHED), model(ENCODER_DECODERS["2017"]).eval()
     stored = examples(tmp_path, ROWS, ROLES, task)
     (batch,) = batches(stored, task, 8)
@@ -114,7 +114,7 @@ def test_losses_and_weights_do_not_depend_on_the_micro_batch(kind: str, section:
 
 
 def test_padding_is_recognised_by_length_even_where_its_id_is_a_token_of_the_text(tmp_path: Path) -> None:
-    """A tokenizer without a pad token: id 0 fills up, and is in the texts as well."""
+    """A tokenizer without a pad token pads with id 0, which the texts contain as well."""
     codec = tokenizer("byte_bpe")
     assert codec.pad_id is None
     task = objective(codec=codec)
@@ -169,7 +169,7 @@ def test_long_texts_are_cut_and_keep_their_end(tmp_path: Path) -> None:
 
 
 def test_columns_templates_and_references(tmp_path: Path) -> None:
-    """A list of references gives its first; a list of sentences is one source."""
+    """Of a list of references the first is the target; a list of sentences is one source."""
     task = objective()
     rows = [{"source": ["the cat", "sat"], "target": ["the mat", "a hat"]}, {"source": "the cat sat", "target": "the mat"}]
     stored = examples(tmp_path, rows, ROLES, task)
@@ -183,9 +183,9 @@ def test_columns_templates_and_references(tmp_path: Path) -> None:
     [
         ({"source": "", "target": "a"}, "rows.jsonl:1: the source has no text; correct or remove the row"),
         ({"source": "a", "target": " "}, "rows.jsonl:1: the target has no text; correct or remove the row"),
-        ({"source": "a", "target": []}, "rows.jsonl:1: the target has no text"),
+        ({"source": "", "target": []}, "rows.jsonl:1: the target has no text"),
         ({"source": "a", "target": ["cat", 3]}, "rows.jsonl:1: column 'target' holds a list with int, not a list of texts"),
-        ({"source": "a", "target": "the </s> cat"}, "rows.jsonl:1: the target has '</s>', which ends it, in its text"),
+        ({"source": "a", "target": "the </s> cat"}, "rows.jsonl:1: the text of the target contains '</s>', which ends a target"),
         ({"instruction": "say", "input": "a", "output": "b"}, "no column 'source' or .*; columns found: instruction, input, output"),
     ],
 )
@@ -194,6 +194,8 @@ def test_what_is_wrong_with_a_row_is_said_with_its_place(row: dict[str, Any], me
         examples(tmp_path, [row], ROLES, objective())
 
 
-def test_a_tokenizer_that_cannot_end_a_target_is_refused() -> None:
+def test_a_tokenizer_that_cannot_end_or_begin_a_target_is_refused() -> None:
     with pytest.raises(ModelError, match="needs an end-of-text token, or no target would ever end"):
         objective(codec=tokenizer("bpe_eow"))
+    with pytest.raises(ModelError, match="needs a start token, bos or pad"):
+        objective(codec=Tokenizer.from_json(TOKENIZERS["t5"].tokenizer_json, {"eos_token": "</s>"}))

@@ -33,7 +33,7 @@ carbon: {enabled: false}
 
 @pytest.fixture(scope="module")
 def place(base: Path) -> Path:
-    """A folder with rows of which the preferred answer says cat, the recipe, and a run to start from."""
+    """Write rows whose preferred answer says cat, and the recipe; train a run to start from."""
     random = np.random.default_rng(1)
     for name, count in (("pairs", 24), ("others", 8)):
         words = random.choice(["the", "dog", "sat", "mat", "ran"], (count, 6)).tolist()
@@ -46,7 +46,7 @@ def place(base: Path) -> Path:
 
 @pytest.fixture
 def tfkit(place: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Done]:
-    """A command of a process in which the objective is registered, in that folder."""
+    """Return a function that runs a command in that folder, in a process in which the objective is registered."""
     monkeypatch.chdir(place)
 
     def run(*words: str, before: Callable[[], object] = lambda: None) -> Done:
@@ -57,7 +57,7 @@ def tfkit(place: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Done]:
 
 @pytest.fixture(scope="module")
 def whole(place: Path) -> Path:
-    """The run that was never stopped."""
+    """Return the run that was never stopped."""
     with contextlib.chdir(place):
         run_tfkit(place, ["finetune", "toy.yaml", "--run", "whole", "--threads", "1"], register_toy).exits(0)
     return place / "whole"

@@ -1,4 +1,4 @@
-"""DPO's and the reward model's losses and gradients beside those of TRL for the same batch, where TRL is installed."""
+"""DPO's and the reward model's losses and gradients against those of TRL for the same batch, if TRL is installed."""
 
 from pathlib import Path
 from typing import Any

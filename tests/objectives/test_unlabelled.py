@@ -1,4 +1,4 @@
-"""Answers to rows without a label: those of the same rows with one, from inputs that hold nothing of it."""
+"""Answers to rows without a label: they equal those of the same rows with one, whose inputs must not depend on the label."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -37,14 +37,14 @@ NUMBER = ENCODER | {"head": {"kind": "classes", "count": 1, "pool": "first", "de
 
 
 def asked(kind: str, made: Sequence[Mapping[str, Any]]) -> list[Row | BadRow]:
-    """The rows without their answers."""
+    """Return the rows without their answers."""
     columns = Columns(SECTIONS[kind](kind=kind).asked_roles)
     answers = ("label", "labels", "answers", "tags", "output", "fr")
     return [columns.take(Record({k: v for k, v in row.items() if k not in answers}, f"rows:{i}")) for i, row in enumerate(made, 1)]
 
 
 def answered(objective: Any, ours: Any, rows: list[Any], **options: Any) -> list[Answer]:
-    """All rows in one batch, in evaluation mode."""
+    """Return the answers to all rows in one batch, in evaluation mode."""
     encoded = objective.encode_unlabelled(rows)
     assert all(isinstance(one, Encoded) for one in encoded)
     numbers = np.arange(len(rows))
@@ -54,7 +54,7 @@ def answered(objective: Any, ours: Any, rows: list[Any], **options: Any) -> list
 
 
 def predicted(folder: Path, objective: Any, ours: Any, made: list[dict[str, Any]], kind: str) -> list[dict[str, Any]]:
-    """The predictions of an evaluation of the labelled rows."""
+    """Return the predictions of an evaluation of the labelled rows."""
     batch = whole_batch(examples(folder, made, SECTIONS[kind].roles, objective), objective)
     with torch.no_grad():
         return [found.prediction for found in objective.predict(ours.eval(), batch)]
@@ -123,7 +123,7 @@ def test_each_word_has_a_tag_and_those_beyond_the_context_none(tmp_path: Path) -
 
 
 def test_a_word_without_a_token_is_read_as_an_unknown_one() -> None:
-    """So it has a tag as every word; a row without words has nothing to answer."""
+    """Such a word has a tag, like every word; a row without words has no answer."""
     objective, ours = tagging(), model(TAGS)
     odd, unknown = ({"tokens": ["the", word, "cat", "sat"]} for word in ("\u200b", "☃"))
     one, other = answered(objective, ours, asked("tagging", [odd, unknown]))
@@ -148,7 +148,7 @@ def test_the_chosen_answer_is_a_text(tmp_path: Path) -> None:
 
 
 def test_a_written_answer_has_the_prompt_of_the_labelled_row(tmp_path: Path) -> None:
-    """Of a conversation that is whole, the last answer is asked for; of one that ends with a question, the next."""
+    """If a conversation ends with an answer, that answer is asked for; if it ends with a question, the next one."""
     objective = text_to_text()
     labelled = examples(tmp_path, PAIRS, SECTIONS["text_to_text"].roles, objective)
     for number, one in enumerate(objective.encode_unlabelled(asked("text_to_text", PAIRS))):

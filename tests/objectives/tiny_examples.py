@@ -1,4 +1,4 @@
-"""Labelled rows through the real path, for the tests of the objectives: a source of made rows, its examples, batches, a tiny model."""
+"""Labelled rows for the tests of objectives, read, encoded and batched as in a run: a source of random rows, and a tiny model."""
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -63,7 +63,7 @@ def whole_batch(stored: ExampleSet, objective: Any) -> Batch:
 
 
 def opened(folder: Path, kind: Any, ours: Transformer, codec: Tokenizer, **written: Any) -> Any:
-    """Save a model in a new folder, and return it as a class of transformers opens it."""
+    """Save a model in a new folder, and load it as a class of transformers."""
     folder.mkdir()
     save_model(folder, ours.config, ours.state_dict(), codec, **written)
     return kind.from_pretrained(folder, dtype=torch.float32).eval()
@@ -94,14 +94,16 @@ def take_steps(
 def losses_and_weights(
     config: Mapping[str, Any], stored: ExampleSet, objective: Any, micro_batch_size: int, steps: int = 3, **settings: Any
 ) -> tuple[list[float], dict[str, torch.Tensor]]:
-    """Return the results of a few real steps, for 1 x 8 = 8 x 1 = 4 x 2; `settings` are of the rows."""
+    """Return the results of a few real steps, for 1, 8 and 4 micro-batches of a step's 8 rows; `settings` are of the rows."""
     return take_steps(config, objective, lambda step: batches(stored, objective, micro_batch_size, step=step, **settings), steps)
 
 
 def assert_same_steps(
     config: Mapping[str, Any], stored: ExampleSet, objective: Any, *, rel: float = SUM_ROUNDING, **settings: Any
 ) -> list[float]:
-    """Assert it of steps of 8 rows each, and return the losses; `rel`: of these, `settings`: of the rows."""
+    """Assert that steps of 8 rows do not depend on the micro-batches, and return the losses; `rel`: their tolerance, `settings`: of the
+    rows.
+    """
 
     def micro_batches(size: int, step: int) -> list[Batch]:
         return batches(stored, objective, size, step=step, **settings)

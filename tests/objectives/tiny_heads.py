@@ -8,7 +8,7 @@ from torch import Tensor
 
 @dataclass
 class Matrix:
-    """A matrix (V, D), and all that a head may have beside it: a bias, a cap on the logits, a scale of what comes in."""
+    """A matrix (V, D), and everything that a head may add: a bias, a cap on the logits, a scale of the hidden states."""
 
     weight: Tensor
     bias: Tensor | None = None
@@ -19,12 +19,12 @@ class Matrix:
         return hidden * self.scale
 
     def logits(self, hidden: Tensor) -> Tensor:
-        """By the formula: (N, V)."""
+        """Return the logits by the formula: (N, V)."""
         found = torch.nn.functional.linear(self.prepare(hidden), self.weight, self.bias)
         return found if self.softcap is None else self.softcap * torch.tanh(found / self.softcap)
 
     def to(self, dtype: torch.dtype) -> "Matrix":
-        """The same numbers in another type, as leaves of their own."""
+        """Return the same numbers in another dtype, as new leaf tensors."""
         return Matrix(leaf(self.weight, dtype), None if self.bias is None else leaf(self.bias, dtype), self.softcap, self.scale)
 
 

@@ -42,7 +42,7 @@ def dpo_objective(**fields: Any) -> DPO:
 
 
 def ranked_rows(count: int, most: int = 5) -> list[dict[str, Any]]:
-    """Prompts of ragged lengths, with two to `most` different completions each, some of which are tied."""
+    """Return prompts of unequal lengths, with two to `most` different completions each, some of which are tied."""
     random = np.random.default_rng(3)
     rows = []
     for number, prompt in enumerate(texts(count, seed=1, longest=5)):
@@ -62,7 +62,7 @@ def stored(folder: Path, objective: Any, rows: list[dict[str, Any]]) -> ExampleS
 
 
 def count_rows_read(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Return a list to which each forward of a model from now on adds the number of its rows."""
+    """Return a list to which each following forward pass of a model adds its number of rows."""
     read: list[int] = []
     forward = Transformer.forward
 

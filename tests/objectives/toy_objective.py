@@ -50,7 +50,7 @@ class ToySection(ObjectiveSection):
 
     @property
     def trained_for(self) -> "ToySection":
-        """An evaluation needs no critic."""
+        """The section for evaluations, which need no critic."""
         return self.model_copy(update={"critic": None})
 
 
@@ -70,14 +70,14 @@ class Toy(LabelledObjective):
 
     @property
     def evaluation_objective(self) -> "Toy":
-        """The same without the critic."""
+        """The same objective without the critic."""
         return Toy(self.section, self.tokenizer, self.length, self.reference)
 
     def fingerprint(self) -> str:
         return hashlib.blake2b(f"toy\0{self.tokenizer.fingerprint()}\0{self.length}".encode(), digest_size=16).hexdigest()
 
     def encode(self, rows: Sequence[Row]) -> list[Encoded | BadRow]:
-        """The ids of both texts, one after the other, which of them are answers, and the two lengths."""
+        """Return the ids of both texts, one after the other, which of them belong to answers, and the two lengths."""
         found: list[Encoded | BadRow] = []
         for row in rows:
             prompt, *answers = (ids.tolist() for ids in self.tokenizer.encode_bare([row.values[role.name] for role in ToySection.roles]))
@@ -91,7 +91,7 @@ class Toy(LabelledObjective):
         return found
 
     def collate(self, rows: ExampleBatch) -> Batch:
-        """The chosen and the rejected text of each pair in turns, (2 B, T)."""
+        """Return the chosen and the rejected text of each pair alternately, (2 B, T)."""
         texts, labels = [], []
         for one in rows.single():
             cut = [int(one["sizes"][0])]
@@ -108,7 +108,7 @@ class Toy(LabelledObjective):
         return {term: counts[term] for term in self.terms}
 
     def margins(self, model: Transformer, batch: Batch) -> Tensor:
-        """(B,)"""
+        """Return the margin of each pair, (B,)."""
         with torch.no_grad():
             reference = _answer_log_probs(self.reference.model, batch)
         ratios, is_chosen = _answer_log_probs(model, batch) - reference, batch.extras["chosen"]  # (2 B,)
@@ -137,7 +137,7 @@ class Toy(LabelledObjective):
 
 
 def _answer_log_probs(model: Transformer, batch: Batch) -> Tensor:
-    """(2 B,): the sum over the tokens of each answer."""
+    """Return the sum over the tokens of each answer, (2 B,)."""
     log_probs = label_log_probs(model, model(**batch.inputs()).hidden, batch.labels)
     rows = (batch.labels != IGNORED).nonzero()[:, 0]
     return torch.zeros(len(batch.labels), device=log_probs.device).index_add(0, rows, log_probs.float())

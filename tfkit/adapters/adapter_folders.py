@@ -1,6 +1,7 @@
-"""Adapter folders in the format of `peft`: written, and read with their base as one model. `tfkit.hub` reads other model folders."""
+"""Write adapter folders in the format of `peft`, and load an adapter and its base as one model. `tfkit.hub` loads other model folders."""
 
 import json
+import os
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
@@ -13,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 import tfkit.hub as hub
-from tfkit.adapters.peft_config import PeftConfig, base_record, find_base, peft_settings, read_peft_config, with_task_head
+from tfkit.adapters.peft_config import PeftConfig, find_base, peft_settings, read_peft_config, with_task_head
 from tfkit.adapters.peft_files import NAME, Updates, find_tensors, read_updates, to_peft
 from tfkit.errors import ModelError
 from tfkit.hub import OWN_TYPE, Described, Loaded, find_checkpoint, save_model
@@ -37,12 +38,14 @@ def is_adapter(folder: Path) -> bool:
 
 
 def base_folder(folder: Path) -> Path:
-    """Return the folder of the model that an adapter updates. Raise ModelError."""
+    """Return the folder of the model that an adapter updates. Raise ModelError if that model is missing or has changed."""
     return find_base(folder, read_peft_config(folder))
 
 
 def describe(path: str | Path) -> Described:
-    """Describe a model folder without reading its weights; for an adapter, the model that it forms with its base. Raise ModelError."""
+    """Describe a model folder without reading its weights; for an adapter, describe the model that it forms with its base. Raise ModelError
+    for an invalid folder.
+    """
     folder = find_checkpoint(path)
     if not is_adapter(folder):
         return hub.describe(folder)
@@ -62,9 +65,9 @@ def load(
     verify: bool = True,
     defer_blocks: bool = False,
 ) -> Loaded:
-    """Load a model as `tfkit.hub.load` does; an adapter, ours or peft's, as its base with the updates added. Raise ModelError.
+    """Load a model as `tfkit.hub.load` does. An adapter, whether tfkit or peft wrote it, is loaded as its base with the updates added.
 
-    `verify`: compare the files with the manifests of their folders, if there are any.
+    `verify`: compare the files with the manifests of their folders, if there are any. Raise ModelError for an invalid folder.
     """
     folder = find_checkpoint(path)
     with nullcontext() if verify else unverified():
@@ -99,12 +102,12 @@ def _load(
     updates = read_updates(folder, opened.peft, opened.family, opened.config)
     wanted_head = head or opened.config.head
     changes = merge(opened.config.model_dump(include=TRAINING_ONLY_FIELDS), changes)
-    redraw = other_labels or _has_other_count(wanted_head, opened.base.config.head)  # the rows for labels are read from the adapter
+    redraw = other_labels or _has_other_count(wanted_head, opened.base.config.head)  # the adapter has the rows for its own labels
     base = hub.load(opened.base.folder, head=wanted_head, other_labels=redraw, changes=changes, seed=seed, defer_blocks=defer_blocks)
     has_own_head = wanted_head == opened.config.head and not other_labels
-    redrawn = label_tensors(None, base.config) if other_labels else frozenset()  # under our names, as the updates are
+    redrawn = label_tensors(None, base.config) if other_labels else frozenset()  # under tfkit's names, as in `updates`
     parameters = dict(base.model.named_parameters())
-    replaced = {  # those left out belong to another head
+    replaced = {  # the tensors that are left out belong to another head
         name: tensor
         for name, tensor in updates.replaced.items()
         if name in parameters and name not in redrawn and parameters[name].shape == tensor.shape
@@ -149,12 +152,12 @@ class _Opened:
     peft: PeftConfig
     base: Described
     hf: dict[str, Any]  # the adapter's config.json; empty if it has none
-    family: str  # the family of the tensors' names
-    config: ModelConfig  # the base's configuration, with the updates and the adapter's head
+    family: str  # the family whose Hugging Face names the adapter's tensors have
+    config: ModelConfig  # the base's configuration with the adapter's head
 
 
 def _has_other_count(head: HeadConfig, base: HeadConfig) -> bool:
-    """Whether the heads are of one kind, classes or tags, but have different numbers of labels."""
+    """Whether both heads are of the same kind, classes or tags, but have different numbers of labels."""
     if not isinstance(base, ClassesHeadConfig | TagsHeadConfig) or not isinstance(head, ClassesHeadConfig | TagsHeadConfig):
         return False
     return head.kind == base.kind and head.count != base.count
@@ -164,7 +167,7 @@ def _open(folder: Path) -> _Opened:
     peft = read_peft_config(folder)
     base = hub.describe(find_base(folder, peft))
     path = find_named(folder, "config.json")
-    if path is None:  # peft writes none
+    if path is None:  # peft writes no config.json
         return _Opened(peft, base, {}, base.family, _with_head(folder, peft, base))
     hf = read_object(path, LIMIT)
     family, config = read_config(hf, folder)
@@ -191,7 +194,7 @@ def _described(folder: Path, opened: _Opened) -> Described:
 
 
 def _with_head(folder: Path, peft: PeftConfig, base: Described) -> ModelConfig:
-    """Return the base's config with the head of the adapter's task; the tensors show the number of classes."""
+    """Return the base's config with the head of the adapter's task; its number of classes or tags comes from the adapter's tensors."""
     config = with_task_head(peft, base)
     if not isinstance(config.head, ClassesHeadConfig | TagsHeadConfig):
         return config
@@ -225,9 +228,10 @@ def save_adapter(
 ) -> None:
     """Write adapter_config.json and adapter_model.safetensors, and the files of a model folder other than its weights.
 
-    `trained`: the updates and the parameters that are trained in full, under our names; `details`: further arguments of `save_model`.
+    `trained`: the updates and the parameters that are trained in full, under tfkit's names; `details`: passed on to `save_model`.
     """
-    facts = {**facts, "adapter": {"base": base_record(folder, base.folder, base.sha256)}}
+    relative = os.path.relpath(base.folder.resolve(), folder.resolve())  # so that both folders can be moved together
+    facts = {**facts, "adapter": {"base": {"path": relative, "sha256": base.sha256}}}
     expressing = save_model(folder, config, None, tokenizer, family=family, facts=facts, **details)
     peft = to_peft(trained, expressing.name if expressing else OWN_TYPE, config)
     repository, _, revision = base.path.removeprefix("hub:").partition("@")

@@ -2,8 +2,9 @@
 
     y = W x + b + alpha / rank * B A dropout(x)        A (rank, in), B (out, rank)
 
-B starts at zero, so that the model starts unchanged. Merged into W, the update adds no computation. With its updates off, the model is the
-frozen reference of its own training. This module also finds the matrices to update and the parameters to freeze, by a recipe's patterns.
+B starts at zero, so that the model starts unchanged. Merged into W, the update adds no computation. With its updates off, the model
+computes as before its training, and so serves as the frozen reference. This module also finds the matrices to update and the parameters to
+freeze, by a recipe's patterns.
 """
 
 import contextlib
@@ -25,12 +26,12 @@ from tfkit.model.transformer import Transformer
 from tfkit.recipe.schema.objective_facts import OWN_HEADS
 from tfkit.recipe.schema.sections import LoraSection
 
-A, B = LORA_PARAMETERS = ("lora_a", "lora_b")  # in addition to weight and bias
+A, B = LORA_PARAMETERS = ("lora_a", "lora_b")  # the parameters that LoraLinear has in addition to weight and bias
 _STACKS = ("encoder.", "decoder.")
 
 
 class LoraLinear(nn.Linear):
-    """A linear layer with an update; it keeps the parameters of the layer that it replaces, and their names."""
+    """A linear layer with an update; it keeps the parameters of the layer that it replaces, and the names of these parameters."""
 
     def __init__(self, linear: nn.Linear, section: LoraSection):
         nn.Module.__init__(self)
@@ -46,7 +47,7 @@ class LoraLinear(nn.Linear):
         nn.init.kaiming_uniform_(self.lora_a, a=math.sqrt(5), generator=generator)
 
     def forward(self, input: Tensor) -> Tensor:
-        """(..., in) -> (..., out)."""
+        """Return the output, with the update if `has_update`: (..., in) -> (..., out)."""
         if not self.has_update:
             return super().forward(input)
         dropped = F.dropout(input, self.dropout, self.training)
@@ -61,8 +62,8 @@ def add_lora(model: Transformer, section: LoraSection, seed: int, new: Iterable[
     """
     if foreign := [name for name in new if not name.startswith("head.")]:
         raise UsageError(
-            f"training.adapter: {', '.join(foreign)} would be trained, but with an adapter only updates of matrices are, and a head: "
-            "train all weights, or use entries that the vocabulary has"
+            f"training.adapter: {', '.join(foreign)} would be trained, but with an adapter only updates of matrices and a head are: train "
+            "all weights, or use entries that the vocabulary has"
         )
     model.requires_grad_(False)
     has_task_head = model.config.head.kind in OWN_HEADS
@@ -80,7 +81,7 @@ def add_lora(model: Transformer, section: LoraSection, seed: int, new: Iterable[
 
 
 def _fill_with_updates(fill: Callable[[str, nn.Module], None], generator: torch.Generator, prefix: str, block: nn.Module) -> None:
-    """Fill a block with its weights and LoRA updates. All updates come from one generator, so fill blocks in the order of the model."""
+    """Fill a block with its weights and LoRA updates. One generator draws the updates of all blocks, so fill them in the model's order."""
     fill(prefix, block)
     for layer in layers_of(block).values():
         put_weights(layer, {A: torch.empty(layer.lora_a.shape), B: torch.zeros(layer.lora_b.shape)})
@@ -107,7 +108,7 @@ def without_updates(model: nn.Module) -> Iterator[None]:
 
 
 def merged(model: nn.Module, tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-    """Return the parameters in `tensors` with the model's updates merged, W + alpha / rank * B A; each is computed when it is read."""
+    """Return the parameters in `tensors` with the model's updates merged, W + alpha / rank * B A; each is computed when it is looked up."""
     return _Merged(model, tensors)
 
 
@@ -138,8 +139,8 @@ class _Merged(Mapping[str, Tensor]):
 def find_targets(model: Transformer, patterns: Sequence[str]) -> dict[str, nn.Linear]:
     """Return the matrices of the stacks that match one of the patterns, each of which is the end of a module's name or a glob.
 
-    In a mixture of experts, only matrices of attention match: transformers holds a layer's experts in one tensor, and peft takes the matrix
-    of any MLP for a part of such a tensor.
+    In a mixture of experts, only matrices of attention match: transformers holds a layer's experts in one tensor, and peft would treat the
+    matrix of any MLP as a part of such a tensor.
 
     Raise UsageError if a pattern matches no matrix.
     """
@@ -153,9 +154,7 @@ def find_targets(model: Transformer, patterns: Sequence[str]) -> dict[str, nn.Li
     for pattern in patterns:
         matching = {name for name in linear if fnmatchcase(name, pattern) or fnmatchcase(name, f"*.{pattern}")}
         if not matching:
-            kind = "no matrix of the model's stacks" + (
-                " outside its MLPs, which get no updates beside a mixture of experts" if sparse else ""
-            )
+            kind = "no matrix of the model's stacks" + (" outside its MLPs, which get no updates in a mixture of experts" if sparse else "")
             raise UsageError(f"training.adapter.targets: {pattern!r} matches {kind}; the matrices are {_listed(linear)}")
         targets |= matching
     return {name: module for name, module in linear.items() if name in targets}
@@ -175,16 +174,15 @@ def freeze(model: nn.Module, patterns: Sequence[str]) -> None:
 
 
 def _listed(names: Iterable[str]) -> str:
-    """Join the names for a message, with * in place of a layer's number."""
+    """Join the names for a message, with * in place of a layer's index."""
     return ", ".join(dict.fromkeys(re.sub(r"\.\d+\.", ".*.", name) for name in names))
 
 
 class FrozenReference:
-    """The model before the first step, in its own precision: later training does not change it, so preferences and rollouts measure the
-    policy's distance from it.
+    """The model as it is before the first step, which training does not change: DPO and rollouts measure the policy's distance from it.
 
-    If all trained parameters are LoRA matrices, the reference is the model itself with its updates off, since they start at zero; this
-    needs no memory. Otherwise the reference is a copy.
+    If all trained parameters are LoRA matrices, the reference is the model itself with its updates off, since these start at zero; this
+    needs no memory. Otherwise the reference is a copy in the model's precision.
     """
 
     def __init__(self, model: Transformer):
@@ -194,7 +192,7 @@ class FrozenReference:
     @contextlib.contextmanager
     def in_use(self) -> Iterator[Transformer]:
         """A context in which the returned model computes as the reference: without updates, dropout and gradients. Ranks that share its
-        weights enter the context together; within it, each computes independently.
+        weights must enter the context together; within it, each rank computes independently.
         """
         model, training = self.model, self.model.training
         model.eval()

@@ -1,4 +1,4 @@
-"""adapter_config.json of the `peft` library, and the base model that it names. No tensors here."""
+"""The file adapter_config.json of the `peft` library, and the base model that it names."""
 
 import os
 import re
@@ -41,10 +41,10 @@ class PeftConfig:
     alpha_pattern: dict[str, float] = field(default_factory=dict)  # regular expression -> alpha of the modules whose names end with a match
     by_root: bool = False  # whether alpha is divided by the square root of the rank (rsLoRA, arXiv 2312.03732)
     task: str | None = None
-    keeps_ties: bool = False  # whether a matrix that is trained in full is also the one that it is tied to in the base
+    keeps_ties: bool = False  # whether a matrix that is trained in full stays tied as in the base (ensure_weight_tying)
 
     def scale(self, module: str, rank: int) -> float:
-        """Return the factor of a module's update, alpha / rank or alpha / sqrt(rank); `module`: its name in Hugging Face's class."""
+        """Return the factor of a module's update, alpha / rank or alpha / sqrt(rank); `module`: the name in Hugging Face's class."""
         matching = (alpha for pattern, alpha in self.alpha_pattern.items() if re.fullmatch(rf"(.*\.)?({pattern})", module))
         return next(matching, self.alpha) / (rank**0.5 if self.by_root else rank)
 
@@ -86,10 +86,10 @@ def _check_pattern(pattern: str, path: Path) -> None:
 def peft_settings(
     section: LoraSection, config: ModelConfig, ranks: Mapping[str, int], modules: Sequence[str], saved: Sequence[str], *, transposed: bool
 ) -> dict[str, Any]:
-    """Return the fields of adapter_config.json. `ranks`: the rank of each updated module; `modules`: all modules of the class; `saved`:
-    those trained in full.
+    """Return the fields of adapter_config.json. `ranks`: the rank of each updated module; `modules`: all modules of Hugging Face's class;
+    `saved`: the modules that are trained in full.
 
-    alpha grows with the rank, so that alpha / rank is the recipe's in every module.
+    A module's alpha grows with its rank, so that alpha / rank is the recipe's in every module.
     """
     most_common = max({*ranks.values()}, key=list(ranks.values()).count)
     other_ranks = {name: rank for name, rank in ranks.items() if rank != most_common}
@@ -118,7 +118,7 @@ def _plain(number: float) -> float:
 
 
 def _short_names(targets: Sequence[str], modules: Sequence[str]) -> list[str]:
-    """Return the ends of the targets' names (q, c_attn), which peft finds in every layer; full names if the ends also match others."""
+    """Return the ends of the targets' names (q, c_attn), which peft finds in every layer; full names if the ends match other modules."""
     ends = sorted({name.rpartition(".")[2] for name in targets})
     matching = {name for name in modules if name.rpartition(".")[2] in ends}
     return ends if matching == {*targets} else list(targets)
@@ -127,11 +127,12 @@ def _short_names(targets: Sequence[str], modules: Sequence[str]) -> list[str]:
 def find_base(folder: Path, config: PeftConfig) -> Path:
     """Return the folder of the base model: found by its path, also relative to the adapter's folder, or by its name on the Hub.
 
-    Raise ModelError if it does not exist, is an adapter itself, or is not the model that tfkit.json names.
+    Raise ModelError if the base does not exist, is an adapter itself, or is not the model that tfkit.json names.
     """
-    record = _read_base_record(folder)
+    stated = read_tfkit_json(folder).adapter.get("base")
+    record: dict[str, Any] = stated if isinstance(stated, dict) else {}
     candidates = [Path(config.base), folder / config.base, *([folder / record["path"]] if isinstance(record.get("path"), str) else [])]
-    existing = next((path for path in candidates if _is_folder(path)), None)
+    existing = next((path for path in candidates if os.path.isdir(path)), None)  # Path.is_dir raises for a name that is too long
     if existing is not None:
         base = find_checkpoint(existing)
     elif is_hub_name(config.base):
@@ -167,26 +168,9 @@ def how_to_merge_in_peft(folder: Path, config: ModelConfig) -> str:
     return f"python -c \"{lines}; whole.config.tie_word_embeddings = False; whole.save_pretrained('WHOLE')\" {shlex.quote(str(folder))}"
 
 
-def base_record(folder: Path, base: Path, sha256: str) -> dict[str, str]:
-    """Return tfkit.json's record of the base: its path relative to the adapter's folder, so that both may move, and its hash."""
-    return {"path": os.path.relpath(base.resolve(), folder.resolve()), "sha256": sha256}
-
-
-def _read_base_record(folder: Path) -> dict[str, Any]:
-    record = read_tfkit_json(folder).adapter.get("base", {})
-    return record if isinstance(record, dict) else {}
-
-
-def _is_folder(path: Path) -> bool:
-    try:
-        return path.is_dir()
-    except (OSError, ValueError):  # a name that no path can have
-        return False
-
-
 def with_task_head(config: PeftConfig, base: Described) -> ModelConfig:
-    """Return the base's config with the head that peft adds for the adapter's task, if it lacks one: that of transformers' class with the
-    base's config.json, and its number of classes or tags.
+    """Return the base's config with the head that peft adds for the adapter's task, if the base lacks it: the head of transformers' class
+    for the task, with the number of classes or tags in the base's config.json.
     """
     kind = next((kind for kind in OWN_HEADS if _TASKS[kind] == config.task), None)
     if kind in (None, base.config.head.kind):

@@ -1,7 +1,7 @@
-r"""adapter_model.safetensors of the `peft` library: updates under the names of Hugging Face's class, and modules trained in full.
+r"""The file adapter_model.safetensors of the `peft` library: updates under the names of Hugging Face's class, and modules trained in full.
 
-Where that class fuses several of our matrices, such as GPT-2's c_attn = q | k | v, they get one update together. With updates B_q A_q and
-B_v A_v of rank r, on q and v only,
+Where that class fuses several of tfkit's matrices, such as GPT-2's c_attn = q | k | v, the fused matrix gets one update. With updates
+B_q A_q and B_v A_v of rank r, on q and v only,
 
     | B_q  0  |   | A_q |     | B_q A_q |
     |  0   0  | * | A_v |  =  |    0    |       of rank 2 r: the A's are stacked, each B has rows and columns of its own
@@ -34,9 +34,9 @@ _PREFIX = "base_model.model."
 _A, _B = ".lora_A.weight", ".lora_B.weight"
 _EMBEDDING = ".lora_embedding_"  # in the names of an embedding's factors, which peft applies in another way
 _TOKENS = "embedding.tokens.weight"
-_WHOLE_HEADS = ("classifier", "score")  # trained in full by peft for classes and tags: a part of one may not be named beside it
+_WHOLE_HEADS = ("classifier", "score")  # peft trains these in full for classes and tags, so modules_to_save may not name a part of one
 _FLOATS = ("F32", "F16", "BF16", "F64")
-_MAX_LISTED = 20  # problems in a message
+_MAX_LISTED = 20  # problems in an error message
 
 
 @dataclass(frozen=True)
@@ -46,12 +46,12 @@ class PeftTensors:
     tensors: dict[str, Tensor]
     ranks: dict[str, int]  # the rank of the update of each module that has one
     saved: list[str]  # the modules that are trained in full
-    modules: list[str]  # all modules of the class
+    modules: list[str]  # all modules of Hugging Face's class
     transposed: bool  # whether the matrices with an update are stored as (in, out)
 
 
 def to_peft(tensors: Mapping[str, Tensor], family: str, config: ModelConfig) -> PeftTensors:
-    """Convert LoRA updates, and parameters trained in full, from our names and layout to those of the family's class in Hugging Face."""
+    """Convert LoRA updates, and parameters trained in full, from tfkit's names and layout to those of the family's Hugging Face class."""
     shapes, rules = parameter_shapes(config), rules_of(family, config)
     updates = {name.removesuffix(f".{A}") for name in tensors if name.endswith(f".{A}")}
     converted: dict[str, Tensor] = {}
@@ -77,7 +77,10 @@ def to_peft(tensors: Mapping[str, Tensor], family: str, config: ModelConfig) -> 
 
 
 def _stack_factors(factors: Mapping[str, Tensor], rows: Mapping[str, int]) -> Tensor:
-    """Return B (sum of rows, sum of ranks) of a fused matrix: each factor is in the `rows` of its matrix, and no two share columns."""
+    """Return B (sum of rows, sum of ranks) of a fused matrix: each factor is in the rows of its own matrix, and no two share columns.
+
+    `rows`: the number of rows of each of the fused matrices, in order.
+    """
     width = sum(factor.shape[1] for factor in factors.values())
     stacked = next(iter(factors.values())).new_zeros(sum(rows.values()), width)
     row = column = 0
@@ -92,7 +95,7 @@ def _stack_factors(factors: Mapping[str, Tensor], rows: Mapping[str, int]) -> Te
 
 @dataclass(frozen=True)
 class Updates:
-    """The content of an adapter's file, under our names."""
+    """The content of an adapter's file, under tfkit's names."""
 
     factors: dict[str, tuple[float, Tensor, Tensor]]  # scale, B and A: their product is added to the base's weight
     replaced: dict[str, Tensor]  # parameters trained in full, which replace the base's
@@ -111,7 +114,7 @@ class Updates:
 
 
 def find_tensors(folder: Path) -> dict[str, Weight]:
-    """Return all tensors of adapter_model.safetensors by their names in the class, without reading them. Raise ModelError without it."""
+    """Return the tensors of adapter_model.safetensors by their names in the class, without reading them. Raise ModelError without it."""
     path = find_named(folder, NAME)
     if path is None:
         pickles = sorted(path for path in folder.iterdir() if unread_format(path))
@@ -120,7 +123,7 @@ def find_tensors(folder: Path) -> dict[str, Weight]:
 
 
 def read_updates(folder: Path, peft: PeftConfig, family: str, config: ModelConfig) -> Updates:
-    """Read a folder's updates for a model of this config. Raise ModelError, naming the tensors that do not fit it, at most 20 of them."""
+    """Read a folder's updates for a model of this config. Raise ModelError, naming up to 20 tensors, if any do not fit the model."""
     weights, shapes = find_tensors(folder), parameter_shapes(config)
     rules = {rule.theirs: rule for rule in rules_of(family, config)}
     if any(_EMBEDDING in name for name in weights):
@@ -132,8 +135,8 @@ def read_updates(folder: Path, peft: PeftConfig, family: str, config: ModelConfi
         whole = [name for name, weight in weights.items() if weight.stored.shape == shapes[_TOKENS] and not name.endswith((_A, _B))]
         if untied := [name for name in whole if name not in rules or rules[name].ours == (_TOKENS,)]:
             raise ModelError(
-                f"{folder / NAME}: {', '.join(untied)}: trained in full, so no longer the matrix that the base has for inputs and outputs; "
-                f"merge them with peft, and load the result: {how_to_merge_in_peft(folder, config)}"
+                f"{folder / NAME}: {', '.join(untied)}: trained in full, so that input and output no longer share a matrix, as in the base;"
+                f" merge the adapter with peft, and load the result: {how_to_merge_in_peft(folder, config)}"
             )
     problems = [f"mistyped: {name} {weight.stored.dtype}" for name, weight in weights.items() if weight.stored.dtype not in _FLOATS]
     for name, weight in weights.items():
@@ -175,7 +178,9 @@ def read_updates(folder: Path, peft: PeftConfig, family: str, config: ModelConfi
 
 
 def _missing_prefix(weights: Mapping[str, Weight], rules: Mapping[str, object]) -> str:
-    """Return the prefix that the names lack if the adapter was trained on the class without a head and the base has one; else ""."""
+    """Return the prefix that the tensors' names lack, such as "bert.", if the adapter was trained on the class without a head, but the base
+    has one; else "".
+    """
     first = next((name.removesuffix(_A) for name in weights if name.endswith(_A)), None)
     if first is None or f"{first}.weight" in rules:
         return ""

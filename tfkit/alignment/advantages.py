@@ -1,37 +1,33 @@
-"""Advantages of sampled responses: from the mean of a group (GRPO), or from a value function (GAE), with the credit of each token in PPO;
-and estimators of the KL divergence of the policy from its reference, from the log-probabilities that both give to sampled tokens.
+"""Advantages of sampled responses, from the mean of a group (GRPO), or from a value function for each token (GAE in PPO); and estimators of
+the KL divergence of the policy from its reference, given the log-probabilities of the sampled tokens under both models.
 
 Tensors of tokens are (B, T): the response tokens of a row come first, and `real` is True at each of them, including the end token.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Literal, NamedTuple, Self
+from typing import NamedTuple, Self
 
 import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-Scale = Literal["group", "none"]
-
 _STD_EPS = 1e-4  # added to a group's standard deviation, as in TRL
-_VARIANCE_EPS = 1e-8  # for batches with equal values, such as a single token
+_VARIANCE_EPS = 1e-8  # keeps the quotient finite if all values are equal, as for a single token
 _LARGEST_ERROR = 0.2  # the clip range of the adaptive coefficient's relative error
 
 
-def group_advantages(rewards: Tensor, scale: Scale) -> Tensor:
+def group_advantages(rewards: Tensor, *, is_scaled: bool) -> Tensor:
     """Return the advantage of each response over its group: rewards (P, C) of C responses to each of P prompts -> (P, C) in float64.
 
-    GRPO (Shao et al. 2024, arXiv 2402.03300, 4.1): the reward minus the mean of the group. `scale` group: divided by the group's sample
-    standard deviation, as in GRPO; none: not scaled, as in Dr. GRPO (Liu et al. 2025, arXiv 2503.20783), so that very easy and very hard
-    prompts are not overweighted. The advantages of a group of equal rewards are exactly 0.
+    The advantage is the reward minus the mean of the group. With `is_scaled` it is divided by the group's sample standard deviation, as in
+    GRPO (Shao et al. 2024, arXiv 2402.03300, 4.1); without, very easy and very hard prompts are not overweighted, as in Dr. GRPO (Liu et
+    al. 2025, arXiv 2503.20783). The advantages of a group of equal rewards are exactly 0.
     """
     rewards = rewards.double()
     equal = (rewards == rewards[:, :1]).all(dim=1, keepdim=True)  # the mean of equal rewards may differ from them by rounding
     centred = (rewards - rewards.mean(dim=1, keepdim=True)).masked_fill(equal, 0.0)
-    if scale == "none":
-        return centred
-    return centred / (rewards.std(dim=1, keepdim=True) + _STD_EPS)
+    return centred / (rewards.std(dim=1, keepdim=True) + _STD_EPS) if is_scaled else centred
 
 
 def generalized_advantages(
@@ -76,7 +72,7 @@ class Credit(NamedTuple):
     """The advantages and returns of the tokens of each response, (n,) each, and the explained variance of the values."""
 
     advantages: list[Tensor]  # whitened over the tokens of all responses
-    returns: list[Tensor]  # the sums of rewards and later values, without whitening
+    returns: list[Tensor]  # advantages before whitening plus values
     explained_variance: float | None  # 1 - Var(returns - values) / Var(returns); None if all returns are equal
 
 
@@ -107,7 +103,7 @@ def k3(log_ratios: Tensor) -> Tensor:
     """Return k3 from log-ratios, which are k1: e^-k1 - 1 + k1, never negative, with less variance than k1.
 
     k1 and k3 are estimators of the KL divergence (Schulman 2020, joschu.net/blog/kl-approx.html). k1 is part of the reward, without a
-    gradient; k3 is only logged. As a loss, either would have another gradient than the divergence itself (arXiv 2512.21852).
+    gradient; k3 is only logged. As a loss, neither would have the gradient of the divergence itself (arXiv 2512.21852).
     """
     return (-log_ratios).expm1() + log_ratios
 
@@ -120,7 +116,7 @@ class AdaptiveCoefficient:
 
     value: float
     target: float  # nats per response
-    horizon: float  # responses
+    horizon: float  # the number of responses over which the value adapts
 
     def after(self, divergence: float, responses: int) -> Self:
         """Return the coefficient after an iteration with this mean divergence and number of responses."""

@@ -16,7 +16,7 @@ from tfkit.objectives.companion import PLACEHOLDER
 from tfkit.objectives.preference_rows import IDS
 
 _VERSION = "ai feedback 1"  # part of the fingerprint: raise it when equal prompts and models give other examples
-_BATCH_SIZE = 256  # responses
+_BATCH_SIZE = 256  # responses that are sampled together
 
 
 class FeedbackEncoder:
@@ -26,7 +26,7 @@ class FeedbackEncoder:
 
     def __init__(self, feedback: Feedback, device: torch.device, precision: torch.dtype):
         self.feedback, self.device, self.precision = feedback, device, precision
-        self.is_plan = PLACEHOLDER in feedback.policy.facts
+        self.is_plan = PLACEHOLDER in feedback.policy.facts  # whether the policy is not trained yet, so that it writes no real responses
 
     def fingerprint(self) -> str:
         """Return a hash of the encoding of prompts, the companion models, their precision and device, and the sampling."""
@@ -74,7 +74,10 @@ class FeedbackEncoder:
 
 
 def _ranked(row: Row, responses: Sequence[SampledResponse]) -> Encoded | BadRow:
-    """Return the example of a prompt: equal responses appear once, and equal scores share a rank. If all are equal, return an error."""
+    """Return the example of a prompt: equal responses appear once, and equal scores share a rank. If all scores are equal, return an error.
+
+    Responses without a finite score are left out.
+    """
     distinct = {tuple(response.ids): response for response in responses if response.gold is not None}
     best = sorted(distinct.values(), key=lambda response: -(response.gold or 0.0))
     scores = [response.gold for response in best]

@@ -1,4 +1,4 @@
-"""Evaluation of a policy on held-out prompts: one response to each, with the same seed every time, its reward, and its KL."""
+"""Evaluation of a policy on held-out prompts: a response to each, sampled with the same seed in every evaluation, its reward and its KL."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -40,7 +40,7 @@ def judge_prompts(
 ) -> list[list[JudgedResponse]]:
     """Sample a response to each of the first prompts of each set and evaluate it; without a reference there is no `kl`.
 
-    `counts`: how many prompts of each set are used; sets beyond the last count are left out. Raises Stopped.
+    `counts`: how many prompts of each set are used; sets beyond the last count are left out. Raises Stopped if `work` is stopped.
     """
 
     def judge(examples: ExampleSet, count: int) -> list[JudgedResponse]:
@@ -74,7 +74,7 @@ def _judged(response: SampledResponse, kl: float | None, rollouts: Rollouts) -> 
 def _divergences(
     model: Transformer, reference: FrozenReference, sampled: Sequence[SampledResponse], rollouts: Rollouts, batch_size: int, work: BatchWork
 ) -> list[float]:
-    """Return the sum over each response's tokens of log policy - log reference, the estimate k1 of the KL divergence. Raises Stopped."""
+    """Return the sum over each response's tokens of log policy - log reference: the estimate k1 of the KL divergence, in nats."""
     device, temperature = next(model.parameters()).device, rollouts.section.temperature
     batches = np.split(np.arange(len(sampled)), range(batch_size, len(sampled), batch_size))
     read = partial(by_response, sampled, batches, rollouts, device, work, "during the evaluation")

@@ -49,8 +49,8 @@ def initial_statistics(
     and the values.
 
     `batches`: the indices of the responses in the micro-batches of the first training pass. The forward passes here use the same batches,
-    so that the first ratio of the loss is exactly 1 in float32; in bf16, kernels without gradients round otherwise. The values are empty
-    without a value model. Raises Stopped.
+    so that the first ratio of the loss is exactly 1 in float32; in bf16, kernels without gradients round differently. The values are empty
+    without a value model. Raises Stopped if `work` is stopped.
     """
     temperature, values = rollouts.section.temperature, [torch.empty(0)] * len(sampled)
     read = partial(by_response, sampled, batches, rollouts, device, work, "between sampling and training")

@@ -24,9 +24,9 @@ from tfkit.recipe.schema.output_sections import GenerationSection
 class SampledResponse:
     """A sampled response to a prompt, and its reward."""
 
-    prompt: list[int]  # ids
-    ids: list[int]  # including the end token
-    ended: bool  # whether it has an end token
+    prompt: list[int]  # the ids of the prompt
+    ids: list[int]  # the ids of the response, including the end token
+    ended: bool  # whether the response has an end token
     reward: float
     is_full: bool  # whether every rule returned its full value
     gold: float | None = None  # the gold model's score of prompt and response; None without a gold model
@@ -50,8 +50,8 @@ def sample(
 ) -> list[SampledResponse]:
     """Sample `completions` responses to each prompt, in the order of the prompts, and reward them.
 
-    Response c to prompt j is drawn with the seed (seed, j * completions + c), so it does not depend on the batch size beyond rounding.
-    Raises Stopped if the work is stopped, UsageError if a user's rule fails, ModelError for a score that is huge or not finite.
+    Response c to prompt j is drawn with the seed (seed, j * completions + c), so the batch size changes it by rounding errors only.
+    Raises Stopped if `work` is stopped, UsageError if a user's rule fails, ModelError for a score that is huge or not finite.
     """
     section = rollouts.section
     settings = GenerationSection(temperature=section.temperature, max_new_tokens=section.max_new_tokens, seed=seed)
@@ -75,7 +75,11 @@ def sample(
         for responses in work.deal(respond, range(0, len(ids), batch_size)):
             response_ids += responses
             work.progress(len(responses))
-    rows = [row_of(example) for example in prompts for _ in range(completions)]
+    rows = [
+        PromptRow(stored_text(example, "prompt"), json.loads(stored_text(example, "answers")), stored_text(example, "place"))
+        for example in prompts
+        for _ in range(completions)
+    ]
     scores = _scores(rollouts, ids, response_ids, rows, batch_size, work.deal)
     rewarded = [_rewarded(*given, rollouts, rules) for given in zip(ids, response_ids, rows, scores, strict=True)]
     if rollouts.gold is None:
@@ -86,11 +90,6 @@ def sample(
     ]
     gold = rollouts.gold.scores(texts, batch_size)
     return [replace(response, gold=score if math.isfinite(score) else None) for response, score in zip(rewarded, gold, strict=True)]
-
-
-def row_of(example: Example) -> PromptRow:
-    """Return the parts of a prompt's row that the reward rules may read, from the prompt's example."""
-    return PromptRow(stored_text(example, "prompt"), json.loads(stored_text(example, "answers")), stored_text(example, "place"))
 
 
 def _scores(
@@ -114,12 +113,14 @@ def _scores(
     for row, score in zip(rows, scores, strict=True):
         if not abs(score) <= LARGEST_REWARD:
             path = reward.companion.path
-            raise ModelError(f"{row.place}: the reward model {path} gives a response to it {score}: take another reward model")
+            raise ModelError(f"{row.place}: the reward model {path} scores a response to this prompt {score}: take another reward model")
     return scores
 
 
 def _rewarded(prompt: list[int], ids: list[int], row: PromptRow, score: float, rollouts: Rollouts, rules: Rules) -> SampledResponse:
-    """Return the response with its reward: that of the text before the end token; without an end token no_eos_reward, if that is set."""
+    """Return the response with its reward: the rules' value for the text before the end token, plus `score`; or, for a response without an
+    end token, `no_eos_reward`, if that is set.
+    """
     ended, penalty = ids[-1] in rollouts.end_ids, rollouts.section.no_eos_reward
     reward = rules(row, response_text(rollouts, prompt, ids[:-1] if ended else ids))
     value = reward.value + score if ended or penalty is None else penalty

@@ -38,6 +38,7 @@ _OUTSIDE_SETS = _COMPLEMENTS | {
     "b": f"(?:(?<=[{_WORD}])(?![{_WORD}])|(?<![{_WORD}])(?=[{_WORD}]))",
     "B": rf"(?!\A\Z)(?:(?<=[{_WORD}])(?=[{_WORD}])|(?<![{_WORD}])(?![{_WORD}]))",
 }
+# The parts of a pattern that `_translated` may rewrite.
 _PARTS = r"(?s)(?P<comment>\(\?#[^)]*\)%s)|\[(?P<negated>\^?)(?P<set>\]?(?:\\.|[^\]\\])*)\]|\\(?P<escaped>.)|\{(?!\d*,?\d*\})|\{\}"
 
 
@@ -47,7 +48,7 @@ class PromptRow:
 
     prompt: str
     answers: Sequence[str]  # the accepted answers; may be empty
-    place: str = ""  # for errors
+    place: str = ""  # the file and line of the row, for errors
 
     @property
     def stripped_answers(self) -> list[str]:
@@ -148,7 +149,7 @@ def _is_python(text: str) -> bool:
         return False
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about an escape in a string, or a comparison of literals
+            warnings.simplefilter("ignore")  # Python warns of invalid escapes in strings, and of comparisons of literals
             ast.parse(text)
     except (SyntaxError, ValueError, RecursionError, MemoryError):  # MemoryError: brackets nested too deeply
         return False
@@ -163,10 +164,11 @@ def _user_function(target: str, module: ModuleType, place: str) -> Scorer:
         raise UsageError(f"{place}: {path} has no function {name}: name one that it has")
 
     def score(row: PromptRow, text: str) -> float:
-        with running_code(f"{row.place}: {target} failed for a response to it"):
+        with running_code(f"{row.place}: {target} failed for a response to this prompt"):
             value = float(function({"prompt": row.prompt, "answers": list(row.answers)}, text))
         if not abs(value) <= LARGEST_REWARD:
-            raise UsageError(f"{row.place}: {target} gave {value} for a response to it: return a number of at most {LARGEST_REWARD:,}")
+            limit = f"return a number of at most {LARGEST_REWARD:,}"
+            raise UsageError(f"{row.place}: {target} gave {value} for a response to this prompt: {limit}")
         return value
 
     return score
@@ -183,7 +185,7 @@ def compile_limited(pattern: str) -> "regex.Pattern[str]":
 
 
 def _translated(part: re.Match[str], is_ascii: bool) -> str:
-    """Return a part of a pattern in the syntax of `regex`, where `{e}` and `[[:alpha:]]` have a meaning of their own."""
+    """Return a part of a pattern in the syntax of `regex`, in which `{e}` and `[[:alpha:]]` have meanings that `re` does not know."""
     if part["comment"] is not None:
         return part[0]
     if part["escaped"] is not None:

@@ -31,8 +31,8 @@ from tfkit.objectives.objective import Batch, Objective
 from tfkit.objectives.rollouts import GroupBaseline, Response, Rollouts, ValueBaseline, response_batch
 from tfkit.parallel.rank_map import UNWATCHED, BatchWork
 
-_SAMPLED_MICRO_BATCHES = 8  # sampled at once: without a backward pass this needs less memory than training
-_TOKEN_VALUES = "of_tokens/"
+_SAMPLED_MICRO_BATCHES = 8  # micro-batches per batch of sampling, which needs less memory than training, as it has no backward pass
+_TOKEN_VALUES = "of_tokens/"  # precedes the names of token values in the training state
 
 
 @dataclass(frozen=True)
@@ -40,9 +40,9 @@ class Experience:
     """The responses of an iteration, in the order of sampling, and its metrics."""
 
     iteration: int
-    numbers: NDArray[np.int64]  # (N,): the row numbers of the prompts
+    numbers: NDArray[np.int64]  # (N,): the row index of each response's prompt
     responses: Sequence[Response]  # N of them
-    observed: Mapping[str, float]
+    observed: Mapping[str, float]  # the metrics, by name
 
     def tensors(self) -> dict[str, Tensor]:
         """Return the prompts, responses and their token values as tensors, for the training state of a checkpoint."""
@@ -81,9 +81,10 @@ def _split(values: Tensor, sizes: Sequence[int]) -> list[NDArray[Any]]:
 
 
 class RolloutLoader:
-    """Samples an iteration at its first step, and returns its batches. `micro_batch_size` may change at any time.
+    """Samples an iteration's responses at its first step, and returns the batches of each step. `micro_batch_size` may change at any time.
 
-    `policy`: the model in training; `uncompiled`: a context in which it runs without torch.compile; `work`: shares sampling among ranks.
+    `policy`: the model in training; `uncompiled`: a context in which the policy runs without torch.compile; `work`: shares sampling among
+    ranks.
     """
 
     def __init__(
@@ -131,7 +132,7 @@ class RolloutLoader:
         return [response_batch(responses[start : start + self.micro_batch_size], self.pad_id) for start in starts]
 
     def numbers(self, n: int) -> NDArray[np.int64]:
-        """Return the row numbers of the prompts of step n, (B,)."""
+        """Return the row indices of the prompts of step n, (B,)."""
         return self._of_step(n).numbers[self._indices(n)]
 
     def observed(self) -> dict[str, float]:
@@ -225,13 +226,13 @@ class RolloutLoader:
         if beta := self.rollouts.section.beta:
             rewards = rewards - beta * torch.stack([ratios.sum() for ratios in log_ratios])
         groups = rewards.reshape(-1, self.rollouts.section.completions)
-        return group_advantages(groups, "group" if baseline.is_scaled else "none").flatten()
+        return group_advantages(groups, is_scaled=baseline.is_scaled).flatten()
 
 
 def _iteration_metrics(
     rollouts: Rollouts, step: int, sampled: Sequence[SampledResponse], log_ratios: Sequence[Tensor], entropies: Sequence[Tensor]
 ) -> dict[str, float]:
-    """Return the metrics for the log. `step`: the iteration's first, from 1; `log_ratios`: k1 of the tokens of each response (n,).
+    """Return the metrics for the log. `step`: the iteration's first step, from 1; `log_ratios`: k1 of the tokens of each response (n,).
 
     Raises UnhealthyError if the mean KL exceeds objective.kl_stop.
     """

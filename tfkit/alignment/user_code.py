@@ -1,7 +1,8 @@
-"""Code of the user that a recipe names: which files a command may run, and the one function that runs them. Torch-free.
+"""The user's code that a recipe names: which files a command may run, and the one function that runs them.
 
-A file is known by the SHA-256 of its content, so that a permission does not outlive a change. What the user has allowed is noted in
-$XDG_STATE_HOME/tfkit/allowed_code, by default in ~/.local/state: one file for each SHA-256, which may be deleted at any time.
+A file is identified by the SHA-256 of its content, so that a permission ends when the file changes. The allowed files are noted in
+$XDG_STATE_HOME/tfkit/allowed_code, by default in ~/.local/state: one note for each SHA-256, which may be deleted at any time. This module
+does not import torch.
 """
 
 import hashlib
@@ -22,13 +23,13 @@ class CodePermission:
     """The files of code that a command may run: those with a SHA-256 in `hashes`, those that this user has allowed before, or all."""
 
     hashes: frozenset[str] = frozenset()
-    every_file: bool = False  # --allow-code
-    noted: bool = True  # the files that this user has allowed before, too
+    every_file: bool = False  # whether all files may be run (--allow-code)
+    noted: bool = True  # whether files that this user has allowed before may be run
 
     def with_named(self, paths: Iterable[str], warn: Callable[[str], None]) -> "CodePermission":
-        """Return the permission extended by files that the user's own recipe names, and note them as allowed; missing ones are left out.
+        """Return the permission extended by files that the user's own recipe names, and note them as allowed. Missing files are left out.
 
-        `warn` is called if they cannot be noted.
+        `warn` is called if a file cannot be noted.
         """
         hashes: dict[str, str] = {}
         for path in paths:
@@ -37,14 +38,14 @@ class CodePermission:
         for sha256, path in hashes.items():
             if not self._has(sha256) and (problem := _note(sha256, path)) is not None:
                 warn(
-                    f"{path} is run, but not noted as allowed code ({problem}): what opens this run later needs "
+                    f"{path} is run, but not noted as allowed code ({problem}): a command that opens this run later needs "
                     f"{argument('allow_code', True)}"
                 )
                 break
         return replace(self, hashes=self.hashes | hashes.keys())
 
     def require(self, files: Mapping[str, str]) -> None:
-        """Raise UsageError for a file that is missing or may not be run. `files`: the path of each, by the field that names it."""
+        """Raise UsageError for a file that is missing or may not be run. `files`: the path of each file, by the field that names it."""
         for place, path in files.items():
             self._check(place, path, read_code(place, path))
 
@@ -66,7 +67,7 @@ NO_CODE = CodePermission(noted=False)
 
 
 def read_code(place: str, path: str) -> bytes:
-    """Return the content of a file of code, without running it. Raises UsageError, with the field `place` that names it."""
+    """Return the content of the file of code that the field `place` names, without running it. Raises UsageError if it cannot be read."""
     try:
         return Path(path).read_bytes()
     except FileNotFoundError:
@@ -76,15 +77,15 @@ def read_code(place: str, path: str) -> bytes:
 
 
 def code_hashes(files: Mapping[str, str]) -> list[str]:
-    """Return the SHA-256 of each file, without running it. Raises UsageError."""
+    """Return the SHA-256 of each file, without running it. Raises UsageError if a file cannot be read."""
     return [_sha256(read_code(place, path)) for place, path in files.items()]
 
 
 def open_code(place: str, path: str, permission: CodePermission) -> tuple[ModuleType, str]:
     """Run a file of code, and return its module and its SHA-256. Raises UsageError if it may not be run, or fails.
 
-    The content whose hash was checked is run: a file of compiled code beside it, which Python would prefer, is ignored. The module is
-    among `sys.modules`, where its dataclasses and its pickled objects are looked up.
+    The content whose hash was checked is run; a compiled file in its folder, which an import would prefer, is ignored. The module is added
+    to `sys.modules`, where its dataclasses and its pickled objects are looked up.
     """
     content = read_code(place, path)
     sha256 = permission._check(place, path, content)
@@ -98,7 +99,7 @@ def open_code(place: str, path: str, permission: CodePermission) -> tuple[Module
 
 @contextmanager
 def running_code(failure: str) -> Iterator[None]:
-    """A context for a user's code: its prints go to stderr, and whatever it raises is a UsageError that begins with `failure`."""
+    """A context for a user's code: its prints go to stderr, and whatever it raises becomes a UsageError that begins with `failure`."""
     try:
         with redirect_stdout(sys.stderr):  # stdout carries the result of the command
             yield
@@ -118,7 +119,7 @@ def _notes() -> Path | None:
 
 
 def _note(sha256: str, path: str) -> str | None:
-    """Note that the user has allowed a file. Return the reason if this is not possible, or else None."""
+    """Note that the user has allowed a file. Return None or, if this is not possible, the reason."""
     folder = _notes()
     if folder is None:
         return "there is no home folder"

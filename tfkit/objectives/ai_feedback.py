@@ -1,6 +1,6 @@
 """AI feedback: a policy's responses to each prompt, ranked by a judge, are the preferences that a reward model or DPO learns from.
 
-The section's field `of` is the section of the objective that learns from them; this module defines how examples are made from prompts.
+The section's field `of` is the section of the objective that learns from the preferences; this module opens the models that make them.
 """
 
 from collections.abc import Sequence
@@ -26,7 +26,7 @@ class Feedback:
     policy: Companion
     judge: GoldModel
     prompts: PromptEncoder
-    rollouts: Rollouts  # with the judge as the gold model
+    rollouts: Rollouts  # how the policy's responses are sampled, and scored by the judge as the gold model
     seed: int
 
     @property
@@ -45,8 +45,8 @@ def open_ai_feedback(section: AIFeedbackSection, context: ModelContext) -> Rewar
     sampled = {name: getattr(section, name) for name in ("completions", "temperature", "max_new_tokens")}
     rollout = GRPOSection(kind="grpo", chat=section.of.chat, **sampled)
     prompts, judge = PromptEncoder(rollout, context), GoldModel(open_companion(section, "judge"))
-    assert policy.tokenizer is not None, "it was checked"
-    writer = replace(context.tokenizer, stated_end_ids=end_ids(policy.tokenizer))  # the policy's end ids end a text, too
+    assert policy.tokenizer is not None, "_check_policy raises otherwise"
+    writer = replace(context.tokenizer, stated_end_ids=end_ids(policy.tokenizer))  # responses also end at the policy's end ids
     rollouts = Rollouts(rollout, writer, GroupBaseline(is_scaled=False), gold=judge)
     objective.feedback = Feedback(policy, judge, prompts, rollouts, context.seed)
     return objective

@@ -11,7 +11,7 @@ _BEST = 20  # the number of candidates, over which probabilities are normalised,
 
 
 class Span(NamedTuple):
-    """A span of characters in a context, empty for no answer, and its score: the sum of the logits of both ends."""
+    """A span of characters in a context, empty for no answer, and its score: the sum of the logits of its first and its last token."""
 
     score: float
     start: int
@@ -22,10 +22,10 @@ NO_ANSWER = (0, 0)
 
 
 def best_spans(logits: Tensor, spans: Tensor, longest: int) -> list[list[Span]]:
-    """Return the best spans of each of C windows, of at most `longest` tokens, best first.
+    """Return the best spans of at most `longest` tokens in each of C windows, best first.
 
-    `logits` (C, T, 2): those for the first and for the last token of an answer; `spans` (C, T, 2): where the characters of each token begin
-    and end, -1 outside of the context.
+    `logits` (C, T, 2): the logits of each token as the first and as the last token of the answer; `spans` (C, T, 2): where the characters
+    of each token begin and end in the context, -1 for tokens outside of it.
     """
     inside = spans[..., 0] >= 0
     starts, ends = (logits[..., side].masked_fill(~inside, -torch.inf) for side in (0, 1))  # (C, T)

@@ -18,8 +18,8 @@ from tfkit.tokenizer import Tokenizer
 class CausalLM(Objective):
     """Next-token prediction over packed rows.
 
-    `documents` "apart": no token attends to another document of its row, and the first token of a document is no target, unless it is the
-    `separator_id`, one token that both ends and begins documents, as in GPT-2: then it is the target that ends the document before.
+    `documents` "apart": no token attends to another document of its row, and the first token of a document is no target. The exception is a
+    first token `separator_id`, which both ends and begins documents, as in GPT-2: it is the target that ends the previous document.
     "joined": plain packing, as in the training of GPT-2 and GPT-3.
     """
 
@@ -30,11 +30,11 @@ class CausalLM(Objective):
         self.separator_id = separator_id
 
     def open_rows(self, stored: Sequence[tuple[Stored, float]], order: RowOrder) -> PackedRows:
-        """Return rows of one length, cut from the text of all documents."""
+        """Return rows of equal length, cut from the concatenated documents."""
         return PackedRows(streams_of(stored), order.length, order.seed)
 
     def collate(self, rows: PackedBatch) -> Batch:
-        """Return inputs (B, T) with the ids of the next positions as labels."""
+        """Return inputs (B, T) and, as labels, the ids of the next positions."""
         input_ids, labels = rows.ids[:, :-1].astype(np.int64), rows.ids[:, 1:].astype(np.int64)
         if self.documents == "joined":
             return Batch(torch.from_numpy(input_ids), torch.from_numpy(labels))
@@ -69,7 +69,7 @@ class CausalLM(Objective):
         """Return a warning if the model does not learn to end a text: no token marks the end, or no text ends within a row."""
         streams = [source for source in stored if isinstance(source, TokenStream)]
         if tokenizer.eos_id is None and not tokenizer.suffix:
-            if not is_finished:  # tokenizers of its kind, such as GPT's, have no such token
+            if not is_finished:  # a tokenizer that this run trains lacks the token only if its kind, such as GPT's, has none
                 return []
             return [
                 "the tokenizer has no token that ends a text, so the model does not learn to end one; name the eos_token in its "
@@ -85,7 +85,9 @@ class CausalLM(Objective):
 
 
 def _first_end(stream: TokenStream, tokenizer: Tokenizer) -> int:
-    """Return the position of the first id that ends a text: the first text's last id or, if one id both ends and begins texts, the next."""
+    """Return the position of the first id that ends a text: the first text's last id or, if one id both ends and begins texts, the second
+    text's first id.
+    """
     last = int(stream.starts[1]) - 1
     ends = {tokenizer.eos_id, *tokenizer.suffix[-1:]}
     return last if int(stream.tokens[last]) in ends else last + 1

@@ -31,7 +31,8 @@ from tfkit.tokenizer.template import reads_reasoning
 def fit_tokenizer(section: ChatSection, tokenizer: Tokenizer, *, is_finished: bool = False) -> Tokenizer:
     """Return the tokenizer for checkpoints: it parses special tokens in texts, and has the chat template of the format.
 
-    A finished tokenizer gets the format's special tokens that it lacks. Raises UsageError if there is no usable format.
+    A tokenizer that was not trained for this run gets the format's special tokens that it lacks. Raises UsageError if there is no usable
+    format.
     """
     form = resolve_format(section.format, tokenizer, section.system)
     if form is not None and is_finished:
@@ -77,7 +78,7 @@ class Chat(TokenTargets, WritingObjective):
         """Return the input_ids and labels of each row, or its error."""
         with self.conversations.renderer() as render:
             texts = [self._text(row, render) for row in rows]
-        first = -1 if self.section.train_on == "last" else 0  # the first answer with a loss
+        first = -1 if self.section.train_on == "last" else 0  # the index of the first answer with a loss
         rendered = [(text[0], text[1][first:]) for text in texts if not isinstance(text, BadRow)]
         encoded = iter(self.conversations.encode(rendered))
         return [text if isinstance(text, BadRow) else self._example(row, next(encoded)) for row, text in zip(rows, texts, strict=True)]
@@ -85,7 +86,7 @@ class Chat(TokenTargets, WritingObjective):
     def encode_unlabelled(self, rows: Sequence[Row]) -> list[Encoded | BadRow]:
         """Return the ids of each conversation up to the beginning of the requested answer, with a single label, at the last id.
 
-        If the messages end with an answer, that answer is left out and requested.
+        If the messages end with an answer, the model is asked for this answer, and its text is left out.
         """
         with self.conversations.renderer() as render:
             texts = [self._text(row, render, is_prompt=True) for row in rows]
@@ -141,7 +142,7 @@ class Chat(TokenTargets, WritingObjective):
         if len(ids) >= self.row_length:
             return BadRow(
                 "no room for an answer",
-                f"{row.place}: {len(ids):,} tokens, which leave no room for an answer in a row of {self.row_length:,}; "
+                f"{row.place}: the messages have {len(ids):,} tokens, which leave no room for an answer in a row of {self.row_length:,}; "
                 "shorten or remove the row",
             )
         labels = [*[IGNORED] * (len(ids) - 1), self.conversations.end_id]
@@ -156,7 +157,7 @@ class Chat(TokenTargets, WritingObjective):
         if not targets[1:].any():
             return BadRow(
                 "no answer within the context",
-                f"{row.place}: {len(encoded.ids):,} tokens, and none of an answer is among the first {length:,}; "
+                f"{row.place}: the conversation has {len(encoded.ids):,} tokens, and no answer begins within the first {length:,}; "
                 f"{LONGER_ROWS}, or remove the row",
                 lost=True,
             )

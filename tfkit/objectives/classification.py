@@ -22,7 +22,7 @@ from tfkit.objectives.text_pairs import TextLabelling
 from tfkit.recipe.schema.label_sections import ClassificationSection
 from tfkit.tokenizer import Tokenizer
 
-_IMBALANCE = 3  # the ratio of the largest to the smallest class above which both are reported
+_IMBALANCE = 3  # the ratio of the largest to the smallest class above which a remark reports their sizes
 
 
 class Classification(TextLabelling):
@@ -33,11 +33,11 @@ class Classification(TextLabelling):
     placeholder = np.zeros(1, np.int32)
 
     def __init__(self, section: ClassificationSection, tokenizer: Tokenizer, labels: Sequence[str], row_length: int, start_id: int | None):
-        """`labels`: the classes, in the order of their numbers. `start_id`: the decoder's first id; None without an encoder-decoder."""
+        """`labels`: the classes, in the order of the logits. `start_id`: the decoder's first id; None without an encoder-decoder."""
         self.section, self.tokenizer, self.labels = section, tokenizer, tuple(labels)
         self.row_length, self.start_id = row_length, start_id
         self._numbers = {label: number for number, label in enumerate(labels)}
-        self._weights: Tensor | None = None  # (classes,) of the training loss; None: equal
+        self._weights: Tensor | None = None  # (classes,): the weights of the classes in the training loss; None: equal weights
 
     def fingerprint(self) -> str:
         """Return a hash of everything that `encode` depends on."""
@@ -45,14 +45,14 @@ class Classification(TextLabelling):
         return digest("classification", section, self.labels, self.tokenizer.fingerprint(), self.row_length)
 
     def target(self, row: Row) -> NDArray[np.int32] | BadRow:
-        """Return the number of a row's class, or the error for an unknown one."""
+        """Return the index of a row's class, or the error for an unknown one."""
         written = row.values["label"]
         if written not in self._numbers:
             return unknown_label(row.place, written, self.labels)
         return np.array([self._numbers[written]], np.int32)
 
     def stacked(self, labels: NDArray[np.int32]) -> NDArray[np.int64]:
-        """Return the class numbers, (B,)."""
+        """Return the class indices, (B,)."""
         return labels[:, 0].astype(np.int64)
 
     def counts(self, batch: Batch) -> dict[str, int]:
@@ -60,7 +60,7 @@ class Classification(TextLabelling):
         return {"classes": len(batch.labels)}
 
     def loss(self, model: Transformer, batch: Batch) -> dict[str, Tensor]:
-        """Return the sum of the texts' cross-entropies, each weighted by its class."""
+        """Return the sum of the texts' cross-entropies, each times the weight of the text's class."""
         logits = model(**batch.inputs()).logits
         weights = None if self._weights is None else self._weights.to(logits.device)
         return {"classes": F.cross_entropy(logits.float(), batch.labels, weights, reduction="sum")}
@@ -72,9 +72,9 @@ class Classification(TextLabelling):
         return {"classes": Sum(float(loss), len(batch.labels)), "accuracy": Sum(float(right), len(batch.labels))}
 
     def prepare(self, train: Sequence[tuple[Stored, float]]) -> None:
-        """Set class weights of (all rows) / (classes * rows of the class), as scikit-learn's `balanced`: their mean over rows is 1.
+        """Set class weights of (all rows) / (classes * rows of the class), as scikit-learn's `balanced`; their mean over rows is 1.
 
-        A row counts as often as an epoch reads it, by its source's weight, or reads it on average, if only a random part is read.
+        A row counts as often as an epoch reads it, given its source's weight: on average, if an epoch reads a random part of the source.
         """
         if self.section.class_weights is not None:
             repeats = [(stored, *count_repeats(stored.name, weight, len(stored))) for stored, weight in train]
@@ -89,7 +89,8 @@ class Classification(TextLabelling):
         if counts[most] <= _IMBALANCE * counts[least]:
             return []
         sizes = f"{self.labels[most]!r} has {counts[most]:,} rows, {self.labels[least]!r} {counts[least]:,}"
-        weighted = "each counts in inverse proportion" if self._weights is not None else "objective.class_weights=balanced weights them"
+        hint = "objective.class_weights=balanced gives their rows such weights that all classes count the same"
+        weighted = "the loss weights rows so that all classes count the same" if self._weights is not None else hint
         return [f"the classes are unequal: {sizes}; {weighted}"]
 
     def _class_counts(self, stored: Sequence[Stored]) -> NDArray[np.int64]:
@@ -114,7 +115,7 @@ class Classification(TextLabelling):
         yield from (class_answer(row, self.labels, all_labels=all_labels) for row in logits.softmax(-1).tolist())
 
     def answer_metrics(self, predictions: Sequence[Mapping[str, Any]]) -> list[Scores]:
-        """Return a list with one function, from the weights of the rows to the metrics of classes."""
+        """Return a list with one function, which computes the metrics of classes from the weights of the rows."""
         return [classification_metrics(*self._class_numbers(predictions))]
 
     def label_metrics(self, predictions: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -122,7 +123,7 @@ class Classification(TextLabelling):
         return class_metrics(*self._class_numbers(predictions), self._all_labels(predictions))
 
     def class_numbers(self, batch: Batch) -> NDArray[np.int64]:
-        """Return the class of each row."""
+        """Return the index of the class of each row."""
         return batch.labels.cpu().numpy()
 
     def wrong(self, row: Row) -> RowResult:
@@ -130,11 +131,11 @@ class Classification(TextLabelling):
         return RowResult({"accuracy": Sum(0.0, 1)}, {"label": str(row.values["label"]), "predicted": NO_LABEL})
 
     def _all_labels(self, predictions: Sequence[Mapping[str, Any]]) -> list[str]:
-        """Return the classes, and the further labels of rows that could not be encoded."""
+        """Return the classes, and after them all other labels, which only rows that could not be encoded have."""
         return list(dict.fromkeys([*self.labels, *(row[name] for row in predictions for name in ("label", "predicted"))]))
 
     def _class_numbers(self, predictions: Sequence[Mapping[str, Any]]) -> tuple[NDArray[Any], NDArray[Any]]:
-        """Return the numbers of the right and of the predicted classes: (N,) each."""
+        """Return the indices of the right and of the predicted classes: (N,) each."""
         numbers = {label: number for number, label in enumerate(self._all_labels(predictions))}
         right, predicted = (np.array([numbers[row[name]] for row in predictions], np.int64) for name in ("label", "predicted"))
         return right, predicted

@@ -1,4 +1,4 @@
-"""The further models that an objective needs, such as a teacher, a reward model or a value model."""
+"""The models that an objective needs in addition to the trained one, such as a teacher, a reward model or a value model."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -12,23 +12,24 @@ from tfkit.model.transformer import Transformer
 from tfkit.recipe.schema.objective_facts import ObjectiveSection
 from tfkit.tokenizer import Tokenizer
 
-PLACEHOLDER = "placeholder"  # marks, in tfkit.json, a model in the place of one that is not trained yet
+PLACEHOLDER = "placeholder"  # marks, in tfkit.json, a model with random weights that replaces one which is not trained yet
 
 
 @dataclass(frozen=True)
 class Companion:
-    """A further model of a run, and the facts that the run records about it."""
+    """A model that a run uses in addition to the one of its section `model`, and the facts that the run records about it."""
 
-    name: str  # the field of the objective's section that names it; also its role among the parents
+    name: str  # the field of the objective's section that names the model; also the model's role among the parents in tfkit.json
     model: Transformer
     path: str  # the checkpoint as the recipe names it
-    sha256: str  # the hash of its configuration and weights before the first step
+    sha256: str  # the hash of the configuration and weights before the first step
     run_id: str | None = None  # the id of the run that trained it
     tokenizer: Tokenizer | None = None
+    problem_type: str | None = None  # Hugging Face's name for the type of its labels, if its config.json has one
     facts: Mapping[str, Any] = field(default_factory=dict, repr=False)  # the content of its tfkit.json
-    trained: bool = False  # whether its weights are trained in this run; it never uses dropout
-    lr: float | None = None  # its peak learning rate if it is trained; None: that of the run
-    folder: Path | None = None  # the folder of its files; None: it exists in memory only
+    trained: bool = False  # whether the weights are trained in this run, without dropout
+    lr: float | None = None  # the peak learning rate of a trained companion; None: that of the run
+    folder: Path | None = None  # the folder of the model's files; None: the model exists in memory only
 
     def parent(self) -> dict[str, str | None]:
         """Return the companion's entry among the parents in tfkit.json."""
@@ -54,5 +55,5 @@ def open_companion(section: ObjectiveSection, name: str, *, defer_blocks: bool =
             f"objective.{name}: {path} has changed since this recipe was run: the SHA-256 of its weights was {pin} and is now {sha256}. "
             f"Restore it, or remove objective.{name}_sha256 to use it as it is now"
         )
-    model, facts = loaded.model.requires_grad_(trained), loaded.facts
-    return Companion(name, model, path, sha256, run_id_of(loaded.folder), loaded.codec, facts, trained, folder=loaded.folder)
+    model, run_id = loaded.model.requires_grad_(trained), run_id_of(loaded.folder)
+    return Companion(name, model, path, sha256, run_id, loaded.codec, loaded.problem_type, loaded.facts, trained, folder=loaded.folder)

@@ -10,7 +10,7 @@ from tfkit.errors import UsageError
 from tfkit.model.config import ModelConfig
 from tfkit.tokenizer import Tokenizer
 
-MOST_PIECE = 1024  # the most tokens of a piece in which a text is scored, unless more are requested
+MOST_PIECE = 1024  # tokens: the longest piece in which a text is scored, unless the user requests longer ones
 LONGER_ROWS = "allow longer rows (data.sequence_length, model.context_length)"  # the remedy for rows that are too short
 
 Stored = TokenStream | ExampleSet  # the cached form of a source
@@ -22,8 +22,8 @@ def tokens_of(stored: Stored) -> int:
 
 
 def row_length(sequence_length: int | None, config: ModelConfig) -> int:
-    """Return the number of tokens of a row: `sequence_length`, or if it is None the model's context. Raises UsageError if `sequence_length`
-    exceeds the context, unless positions are relative.
+    """Return the number of tokens of a row: `sequence_length` or, if it is None, the model's context length. Raises UsageError if
+    `sequence_length` exceeds the context length, unless positions are relative.
     """
     length = sequence_length or config.context_length
     if length > config.context_length and config.position.kind != "relative":
@@ -35,9 +35,9 @@ def row_length(sequence_length: int | None, config: ModelConfig) -> int:
 
 
 def piece_length(sequence_length: int | None, config: ModelConfig) -> int:
-    """Return the number of tokens of the pieces in which a text is scored: `sequence_length`, else the model's context, at most 1,024.
+    """Return the number of tokens of the pieces in which a text is scored: `sequence_length`, else the context length, at most 1,024.
 
-    How a checkpoint was trained has no influence, so that the scores of a tuned model and of its base can be compared.
+    The length does not depend on a checkpoint's training, so that the scores of a fine-tuned model and of its base can be compared.
     """
     return row_length(sequence_length or min(MOST_PIECE, config.context_length), config)
 
@@ -50,7 +50,7 @@ class ModelContext:
     tokenizer: Tokenizer  # the tokenizer that the objective's `fit_tokenizer` returned
     labels: Sequence[str]  # the classes or tags; empty if the objective has none
     seed: int  # the seed of the run
-    folder: Path  # the folder from which the tokenizer was loaded, which errors name
+    folder: Path  # the folder from which the tokenizer was loaded, for error messages
     facts: Mapping[str, Any] = field(default_factory=dict)  # the content of a finished model's tfkit.json
     sequence_length: int | None = None  # data.sequence_length
     defer_blocks: bool = False  # whether companions load the weights of their blocks only when ranks shard them, before the first step
@@ -77,12 +77,12 @@ class RowOrder:
 
 
 def streams_of(stored: Sequence[tuple[Stored, float]]) -> list[tuple[TokenStream, float]]:
-    """Return the streams of text among weighted sources."""
+    """Return the sources that are streams of text, with their weights."""
     return [(source, weight) for source, weight in stored if isinstance(source, TokenStream)]
 
 
 def example_rows(stored: Sequence[tuple[Stored, float]], order: RowOrder, *, packed: bool = False) -> ExampleRows:
-    """Return the rows of weighted sets of examples: one example per row or, if `packed`, several."""
+    """Return the rows of the sources that are sets of examples: one example per row or, if `packed`, several."""
     sets = [(source, weight) for source, weight in stored if isinstance(source, ExampleSet)]
     length = order.length if packed else None
     return ExampleRows(sets, order.seed, batch_size=order.batch_size, length_groups=order.length_groups, packed_length=length)

@@ -22,7 +22,7 @@ from tfkit.tokenizer.template import reads_reasoning
 from tfkit.tokenizer.tool_calls import with_plain_calls
 
 Turns = str | list[dict[str, Any]]  # a text, or messages
-CONTROL = "special tokens in a text"
+CONTROL = "special tokens in a text"  # the kind of an UnfitError
 # The names that data sets use for the roles of chat templates.
 ROLE_ALIASES = {
     "human": "user",
@@ -38,10 +38,10 @@ _REMEDY = "name objective.format: chatml_tools, or take a checkpoint whose templ
 
 def plain_message(number: int, message: Mapping[str, Any]) -> dict[str, Any]:
     """Return a data set's message as templates read it, with `role` and `content`, and its other fields as JSON values. Raises UnfitError
-    if one of the two is missing.
+    if the role or the content is missing.
     """
     role, content = message.get("role", message.get("from")), _content(message)
-    if role == "function_call":  # in ShareGPT, the content of this role is the calls
+    if role == "function_call":  # in ShareGPT, a message with this role has its calls as its content
         message, content = {**message, "tool_calls": content}, None
     if content is None and message.get("tool_calls"):
         content = ""
@@ -49,14 +49,17 @@ def plain_message(number: int, message: Mapping[str, Any]) -> dict[str, Any]:
         content = json.dumps(content, ensure_ascii=False, default=str)
     if not isinstance(role, str) or not isinstance(content, str):
         lacking = "content" if isinstance(role, str) else "role"
-        raise UnfitError(f"a message without {lacking}", f"message {number} has no text under {lacking!r}, or under what ShareGPT calls it")
+        alias = "value" if lacking == "content" else "from"
+        raise UnfitError(
+            f"a message without {lacking}", f"message {number} has no text under {lacking!r}, or under {alias!r} as in ShareGPT"
+        )
     rest = {name: value for name, value in with_plain_calls(message).items() if name not in ("from", "value")}
-    plain: dict[str, Any] = json.loads(json.dumps(rest, default=str))  # templates read JSON, and parquet has further types
+    plain: dict[str, Any] = json.loads(json.dumps(rest, default=str))  # templates read JSON values; parquet has others, such as dates
     return {**plain, "role": ROLE_ALIASES.get(role, role), "content": content}
 
 
 def _content(message: Mapping[str, Any]) -> Any:
-    """Return the content of a data set's message, the parts of a text joined."""
+    """Return the content of a data set's message; a list of texts is joined to one text."""
     content = message.get("content", message.get("value"))
     if isinstance(content, list) and all(map(_is_text, content)):
         return "".join(part["text"] for part in content)  # the form of chat APIs
@@ -138,7 +141,7 @@ def _without_special_tokens(value: Any, literal: Callable[[str], str | None]) ->
 
 
 class PromptCompletion(NamedTuple):
-    """A prompt, and its completion unless that is None. `place`: the file and line of the row, for errors."""
+    """A prompt and its completion, None if there is only a prompt. `place`: the file and line of the row, for errors."""
 
     place: str
     prompt: Turns
@@ -146,14 +149,14 @@ class PromptCompletion(NamedTuple):
 
 
 class PromptedIds(NamedTuple):
-    """The ids of a prompt and its completion; the first `prompt` of them are the prompt's."""
+    """The ids of a prompt and its completion; `prompt`: how many of them belong to the prompt."""
 
     ids: list[int]
     prompt: int
 
 
 class ConversationTexts:
-    """Encodes prompts and completions by a tokenizer that was loaded from `folder`. `chat`: use the chat template for texts, too."""
+    """Encodes prompts and completions with a tokenizer that was loaded from `folder`. `chat`: use the chat template for texts, too."""
 
     def __init__(self, tokenizer: Tokenizer, folder: Path, *, chat: bool):
         self.tokenizer, self.folder, self.chat = tokenizer, folder, chat
@@ -181,7 +184,7 @@ class ConversationTexts:
         return [encoded[number] for number in range(len(items))]
 
     def _texts(self, items: Sequence[PromptCompletion]) -> list[PromptedIds | BadRow]:
-        """Encode texts; prompt and completion separately, as the model generates a completion after the ids of the prompt."""
+        """Encode texts. A prompt and its completion are encoded separately, since the model generates the completion after the prompt."""
         prompts = self.tokenizer.encode_bare([str(item.prompt) for item in items])
         completions = self.tokenizer.encode_bare([str(item.completion or "") for item in items])
         end = [] if self.tokenizer.eos_id is None else [self.tokenizer.eos_id]
@@ -247,7 +250,7 @@ def _messages(turns: Turns, speaker: str) -> list[dict[str, Any]]:
 
 
 def bare_text(turns: Turns) -> str:
-    """Return the plain text of turns, without roles; that of a message with calls only is empty."""
+    """Return the plain text of turns, without roles; a message that has only calls gives an empty text."""
     if isinstance(turns, str):
         return turns
     return "\n".join("" if content is None else str(content) for content in map(_content, turns))

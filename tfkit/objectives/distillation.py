@@ -24,7 +24,7 @@ from tfkit.objectives.vocabulary_loss import make_logits, overwrite, pieces, voc
 from tfkit.recipe.schema.objective_sections import DistillationSection
 from tfkit.tokenizer import Tokenizer
 
-_PIECE = 2**19  # logits of student and of teacher in one softmax on a CPU: 2 MiB each in float32
+_PIECE = 2**19  # the most logits of each model in one softmax on a CPU: 2 MiB in float32
 
 
 class Distillable(Objective, Protocol):
@@ -72,8 +72,8 @@ class Distillation(Objective):
 
     def legend(self) -> list[str]:
         """Return a sentence for `tfkit inspect` if the teacher's loss also covers tokens that are not masked; else none."""
-        asks_all = self.section.of.kind == "masked_lm" and not self.section.masked_only
-        return ["the teacher is asked at every token but padding, marked or not"] if asks_all else []
+        covers_all = self.section.of.kind == "masked_lm" and not self.section.masked_only
+        return ["the teacher's loss covers every token but padding, marked or not"] if covers_all else []
 
     def collate(self, rows: Any) -> Batch:
         """Return the batch of the base objective."""

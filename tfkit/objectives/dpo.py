@@ -16,18 +16,17 @@ from tfkit.objectives.context import ModelContext
 from tfkit.objectives.conversation_texts import ConversationTexts
 from tfkit.objectives.labelled import EncoderObjective, RowResult
 from tfkit.objectives.log_probs import response_log_probs, sequence_sums
-from tfkit.objectives.objective import Batch, ReferenceUse, Sum, weighted_loss
+from tfkit.objectives.objective import Batch, ReferenceUse, Sum
 from tfkit.objectives.preference_rows import PreferenceEncoder, pair_losses, pair_results, pair_rows, prompts_in
 from tfkit.recipe.schema.preference_sections import DPOSection
 from tfkit.tokenizer import Tokenizer
-
-_MEANS = ("accuracy", "margin", "reward_chosen", "reward_rejected")
 
 
 class DPO(EncoderObjective):
     """The pair loss of implicit rewards, summed over prompts."""
 
     terms: Mapping[str, float] = {"dpo": 1.0}
+    means = ("accuracy", "margin", "reward_chosen", "reward_rejected")  # means over pairs; the loss, in nats, is a mean over prompts
     reference_use: ReferenceUse = "once"
     draws_dropout = False
     evaluates_answers = True
@@ -38,7 +37,7 @@ class DPO(EncoderObjective):
         self.section, self.encoder, self.tokenizer = section, encoder, tokenizer
 
     def collate(self, rows: ExampleBatch) -> Batch:
-        """Return one sequence per completion, with its tokens as labels."""
+        """Return one sequence per completion, C in all, with the completion's tokens as labels."""
         return self.encoder.collate(rows, self.tokenizer.pad_id or 0)
 
     def counts(self, batch: Batch) -> dict[str, int]:
@@ -57,10 +56,6 @@ class DPO(EncoderObjective):
     def reference_values(self, model: Transformer, batch: Batch) -> Tensor:
         """Return the log-probability of each completion, summed over its tokens: (C,), in nats."""
         return sequence_sums(response_log_probs(model, batch), batch.labels)
-
-    def metrics(self, sums: Mapping[str, Sum]) -> dict[str, float]:
-        """Return `loss` (nats, the mean over prompts), `accuracy`, `margin`, `reward_chosen` and `reward_rejected` (means over pairs)."""
-        return {"loss": weighted_loss(self.terms, sums), **{name: sums[name].mean for name in _MEANS}}
 
     def predict(self, model: Transformer, batch: Batch) -> Iterator[RowResult]:
         """Yield the rewards of each prompt's completions, from the best to the worst, and the margins of its pairs."""
@@ -83,8 +78,8 @@ class DPO(EncoderObjective):
         """Raise ModelError if the initial checkpoint is not a language model, so that the reference would be random."""
         if new:
             raise ModelError(
-                f"dpo compares the model with the one that it starts from, and that lacks {', '.join(new)}: start from a language model, "
-                "such as one that was trained with objective: {kind: causal_lm} or {kind: chat}"
+                f"dpo compares the model with its initial checkpoint, which lacks {', '.join(new)}: start from a language model, such as "
+                "one that was trained with objective: {kind: causal_lm} or {kind: chat}"
             )
 
     def legend(self) -> list[str]:

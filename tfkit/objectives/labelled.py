@@ -26,7 +26,7 @@ NO_LABEL = "(no answer)"  # the prediction for a row or a word that the model di
 
 
 class RowResult(NamedTuple):
-    """The objective's sums for one row, and its line in a file of predictions: the prediction and the right answer."""
+    """The objective's sums for one row, and the row's line in a file of predictions: the prediction and the right answer."""
 
     sums: dict[str, Sum]
     prediction: dict[str, Any]
@@ -51,8 +51,8 @@ class Answer(NamedTuple):
 class LabelledObjective(Objective, Encoder, Protocol):
     """An objective that encodes each row as one example, and compares the model's answer with the row's."""
 
-    means: Sequence[str] = ()  # the sums of `measure` whose means are metrics
-    cuts_answers: bool = False  # whether a truncated row has a truncated answer, which `completed` corrects
+    means: Sequence[str] = ()  # the names of the sums of `measure` whose means are metrics
+    cuts_answers: bool = False  # whether truncating a row may truncate its right answer; `completed` counts the missing part as wrong
     evaluates_answers: bool = False  # whether evaluations during training report `answer_metrics`, too
 
     def encode_unlabelled(self, rows: Sequence[Row]) -> list[Encoded | BadRow]:
@@ -63,7 +63,7 @@ class LabelledObjective(Objective, Encoder, Protocol):
         raise UsageError("this objective predicts no label of a row, and no text; continue texts with tfkit generate")
 
     def answers(self, model: Transformer, batch: Batch, rows: Sequence[Row], *, all_labels: bool = False) -> Iterator[Answer]:
-        """Yield the answer to each of `rows`, from the batch of their unlabelled examples; `all_labels`: with all labels' probabilities."""
+        """Yield the answer to each of `rows`, given the batch of their unlabelled examples; `all_labels`: fill `probabilities`."""
         raise AssertionError("the objective's answers are texts, or it has none")
 
     def predict(self, model: Transformer, batch: Batch) -> Iterator[RowResult]:
@@ -71,18 +71,22 @@ class LabelledObjective(Objective, Encoder, Protocol):
 
     def measure(self, model: Transformer, batch: Batch) -> dict[str, Sum]:
         """Return the sums of `predict` over all rows of a batch."""
-        return sum_results(self.predict(model, batch))
+        first, *others = [result.sums for result in self.predict(model, batch)]
+        return {name: sum((row[name] for row in others), start=value) for name, value in first.items()}
 
     def metrics(self, sums: Mapping[str, Sum]) -> dict[str, float]:
         """Return `loss`, the weighted sum of the terms' mean losses, and the mean of each sum that `means` names, such as accuracy."""
         return {"loss": weighted_loss(self.terms, sums), **{name: sums[name].mean for name in self.means}}
 
     def reference_values(self, model: Transformer, batch: Batch) -> Tensor:
-        """Return the reference model's value of each sequence, (C,), which is stored once in the array `reference` of the examples."""
+        """Return the reference model's value of each sequence of the batch, (sequences,), such as its log-probability.
+
+        The values are computed once, and stored in the array `reference` of the examples.
+        """
         raise AssertionError("the objective has no reference model")
 
     def answer_metrics(self, predictions: Sequence[Mapping[str, Any]]) -> list[Scores]:
-        """Return functions from the weights of the rows to metrics that are not sums over rows, such as F1; none by default."""
+        """Return functions that compute metrics that are not sums over rows, such as F1, given the rows' weights; none by default."""
         return []
 
     def label_metrics(self, predictions: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -90,11 +94,11 @@ class LabelledObjective(Objective, Encoder, Protocol):
         return {}
 
     def class_numbers(self, batch: Batch) -> NDArray[np.int64] | None:
-        """Return the number of the right class of each row or word of a batch, (N,); None for answers that are not classes."""
+        """Return the index of the right class of each row or word of a batch, (N,); None for answers that are not classes."""
         return None
 
     def wrong(self, row: Row) -> RowResult | None:
-        """Return the result of a row that cannot be encoded: a wrong answer; None (the default) if no answer is right or wrong."""
+        """Return the result of a row that cannot be encoded: a wrong answer. None (the default): such a row is not scored."""
         return None
 
     def completed(self, row: Row, result: RowResult) -> RowResult:
@@ -149,16 +153,10 @@ class WritingObjective(LabelledObjective, Protocol):
 
 
 def sums_by_row(values: Tensor, rows: Tensor, count: int) -> list[Sum]:
-    """Sum values (N,) by their rows (N,), on the CPU: an Apple GPU has no float64."""
+    """Return the sum of each of `count` rows: values (N,), their row indices (N,). The CPU adds, since an Apple GPU has no float64."""
     values, rows = values.cpu(), rows.cpu()
     totals = torch.zeros(count, dtype=torch.float64).index_add_(0, rows, values.double())
     return [Sum(total, targets) for total, targets in zip(totals.tolist(), rows.bincount(minlength=count).tolist(), strict=True)]
-
-
-def sum_results(results: Iterator[RowResult]) -> dict[str, Sum]:
-    """Add up the sums of rows, which all have the same names."""
-    first, *others = [result.sums for result in results]
-    return {name: sum((row[name] for row in others), start=value) for name, value in first.items()}
 
 
 class LabelProbabilities(NamedTuple):

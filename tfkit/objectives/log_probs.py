@@ -1,4 +1,4 @@
-"""Log-probabilities of tokens from hidden states, in float32, in blocks of rows as in vocabulary_loss.py."""
+"""Log-probabilities of tokens from hidden states, in float32, computed in blocks of rows (vocabulary_loss.py has the reasons)."""
 
 from functools import partial
 from typing import NamedTuple

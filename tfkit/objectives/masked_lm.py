@@ -22,11 +22,11 @@ from tfkit.objectives.objective import IGNORED, Batch, Objective, Sum, perplexit
 from tfkit.recipe.schema.objective_sections import MaskedLMSection
 from tfkit.tokenizer import Tokenizer
 
-_MASKS = 2  # distinguishes these draws from other draws by seed, epoch and row number
+_MASKS = 2  # distinguishes the random numbers of masks from others that are drawn by seed, epoch and row index
 
 
 class MaskedLM(Objective):
-    """Cross-entropy of masked tokens and, with `section.next_sentence`, of the next sentence."""
+    """Cross-entropy of masked tokens and, with `section.next_sentence`, of whether the second text of a row follows the first."""
 
     def __init__(self, section: MaskedLMSection, tokenizer: Tokenizer, seed: int):
         """Raises ModelError if the tokenizer lacks BERT's special tokens."""
@@ -40,7 +40,7 @@ class MaskedLM(Objective):
         streams, length, seed, counted = streams_of(stored), order.length, order.seed, self.section.rarity > 0
         if not self.section.next_sentence:
             return FramedRows(streams, length, seed, self.frame, count_tokens=counted)
-        static = self.section.masking == "static"  # then a row has the same texts in every epoch, too
+        static = self.section.masking == "static"  # then not only the masks but also the texts of a row are the same in every epoch
         return SentencePairRows(streams, length, seed, self.frame, short=self.section.short_rows, static=static, count_tokens=counted)
 
     def collate(self, rows: FramedBatch) -> Batch:
@@ -67,11 +67,11 @@ class MaskedLM(Objective):
         return {term: counts[term] for term in self.terms}
 
     def loss(self, model: Transformer, batch: Batch) -> dict[str, Tensor]:
-        """Return the sums of -log p over masked tokens and over rows, in nats."""
+        """Return the sums of -log p over masked tokens (`mlm`) and, with next-sentence prediction, over rows, in nats."""
         return self.losses(model, model(**batch.inputs()), batch)
 
     def losses(self, model: Transformer, output: Output, batch: Batch) -> dict[str, Tensor]:
-        """Return the sums, from the model's output, of the losses of masked tokens (`mlm`) and, if used, of the next-sentence task."""
+        """Return what `loss` returns, given the output of the model."""
         losses = {"mlm": -label_log_probs(model, output.hidden, batch.labels).sum()}
         if self.section.next_sentence:
             losses["next_sentence"] = F.cross_entropy(output.extra_logits.float(), batch.extras["next_sentence"], reduction="sum")
@@ -102,9 +102,10 @@ class MaskedLM(Objective):
 class Masking:
     """The masks of BERT: which tokens of a row are predicted, and their replacements, as a function of (seed, epoch, row) alone.
 
-    As in create_pretraining_data.py, round(rate * n) of a row's n tokens are chosen, [CLS] and [SEP] being counted but never chosen. By
-    default 80 % of those become [MASK], 10 % a random entry of the vocabulary, and 10 % stay. With `whole_words`, words in a random order
-    are chosen if they still fit into that number. Raises ModelError if the tokenizer has no [MASK] or, for whole words, is not WordPiece.
+    As in create_pretraining_data.py, round(rate * n) of a row's n tokens are chosen, where n includes [CLS] and [SEP], which are never
+    chosen. By default 80 % of the chosen tokens become [MASK], 10 % a random entry of the vocabulary, and 10 % stay unchanged. With
+    `whole_words`, words are chosen in random order, each if it still fits into that number. Raises ModelError if the tokenizer has no
+    [MASK] or, for whole words, is not WordPiece.
     """
 
     def __init__(self, section: MaskedLMSection, tokenizer: Tokenizer, seed: int):
@@ -134,15 +135,15 @@ class Masking:
             return self._words(candidates, self._continues[ids], raw, count)
         keys = raw[candidates]
         if self.section.rarity:
-            # The smallest -log(u) / weight: weighted sampling without replacement (Efraimidis & Spirakis 2006).
+            # Tokens with the smallest -log(u) / weight are chosen: weighted sampling without replacement (Efraimidis & Spirakis 2006).
             assert token_counts is not None
             keys = -np.log(_unit(keys) + 2.0**-54) * token_counts[ids[candidates]] ** self.section.rarity
         return np.sort(candidates[np.argsort(keys, kind="stable")[:count]])
 
     def _words(self, candidates: NDArray[np.int64], continues: NDArray[np.bool_], raw: NDArray[np.uint64], count: int) -> NDArray[np.int64]:
-        """Return the sorted positions of whole words, at most `count` of them: a word in random order is taken if it still fits.
+        """Return the sorted positions of whole words, at most `count` positions: words are taken in random order, each if it still fits.
 
-        If every word is too long, the first is taken all the same, so that each row has a target.
+        If every word is too long, the first one is taken nevertheless, so that each row has a target.
         """
         is_continued = continues[candidates] & (np.diff(candidates, prepend=-2) == 1)
         words = np.split(candidates, np.flatnonzero(~is_continued))[1:]
@@ -161,7 +162,7 @@ def _unit(raw: NDArray[np.uint64]) -> NDArray[np.float64]:
 
 
 def _continues(tokenizer: Tokenizer) -> NDArray[np.bool_]:
-    """Return whether each vocabulary entry continues a word, as WordPiece's ##ing: (V,)."""
+    """Return whether each vocabulary entry continues a word, as ##ing does: (V,)."""
     model = json.loads(tokenizer.tokenizer_json)["model"]
     if model.get("type") != "WordPiece":
         raise ModelError("objective.whole_words: only WordPiece tokenizers show which pieces form a word; set it to false")

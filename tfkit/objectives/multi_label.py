@@ -31,7 +31,7 @@ class MultiLabel(TextLabelling):
     means = ("exact_match",)  # the fraction of texts whose predicted labels are exactly the right ones
 
     def __init__(self, section: MultiLabelSection, tokenizer: Tokenizer, labels: Sequence[str], row_length: int, start_id: int | None):
-        """`labels`: in the order of their numbers. `start_id`: the decoder's first id; None without an encoder-decoder."""
+        """`labels`: in the order of the logits. `start_id`: the decoder's first id; None without an encoder-decoder."""
         self.section, self.tokenizer, self.labels = section, tokenizer, tuple(labels)
         self.row_length, self.start_id, self.placeholder = row_length, start_id, np.zeros(len(labels), np.bool_)
         self._numbers = {label: number for number, label in enumerate(labels)}
@@ -82,7 +82,7 @@ class MultiLabel(TextLabelling):
             yield RowResult({"labels": Sum(loss, len(self.labels)), "exact_match": Sum(float(right == predicted), 1)}, answer)
 
     def answers(self, model: Transformer, batch: Batch, rows: Sequence[Row], *, all_labels: bool = False) -> Iterator[Answer]:
-        """Yield, for each row, the labels with a probability above 0.5, and their probabilities; `all_labels`: those of all labels, too."""
+        """Yield, for each row, the labels with a probability above 0.5 and their probabilities; `all_labels`: also fill `probabilities`."""
         logits = model(**batch.inputs()).logits.float()
         for applies, values in zip((logits > 0).tolist(), logits.sigmoid().tolist(), strict=True):
             probabilities = {label: short(value) for label, value in zip(self.labels, values, strict=True)}
@@ -90,7 +90,7 @@ class MultiLabel(TextLabelling):
             yield Answer(names, [probabilities[label] for label in names], probabilities if all_labels else None)
 
     def answer_metrics(self, predictions: Sequence[Mapping[str, Any]]) -> list[Scores]:
-        """Return a list with one function, from the weights of the rows to the metrics of sets of labels."""
+        """Return a list with one function, which computes the metrics of sets of labels from the weights of the rows."""
         right, predicted, all_labels = self._sets(predictions)
         return [label_set_metrics(right, predicted, len(all_labels))]
 
@@ -104,7 +104,7 @@ class MultiLabel(TextLabelling):
         return RowResult({"exact_match": Sum(0.0, 1)}, {"labels": labels, "predicted": [NO_LABEL]})
 
     def _sets(self, predictions: Sequence[Mapping[str, Any]]) -> tuple[list[list[int]], list[list[int]], list[str]]:
-        """Return the numbers of the right and of the predicted labels of each row, and all labels, including those of rows not encoded."""
+        """Return the indices of the right and of the predicted labels of each row, and all labels, including those of rows not encoded."""
         columns = [[prediction[name] for prediction in predictions] for name in ("labels", "predicted")]
         all_labels = list(dict.fromkeys([*self.labels, *(label for rows in columns for row in rows for label in row)]))
         numbers = {label: number for number, label in enumerate(all_labels)}

@@ -3,7 +3,7 @@
 Each answer makes a sequence, `start context delimiter answer classify`, whose score is read at `classify`; the probabilities of a row's
 answers are the softmax of their scores. An auxiliary language modelling loss covers all tokens of each sequence but its first. GPT's code
 takes its mean over the tokens of a sequence and then over sequences; here, as in transformers, every token has the same weight. GPT's
-code uses the same dropout for all answers of a row; here each answer has its own.
+code uses the same dropout mask for all answers of a row; here each answer has its own.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -52,8 +52,8 @@ class MultipleChoice(LabelledObjective):
         return digest(*map(repr, about))
 
     def encode(self, rows: Sequence[Row]) -> list[Encoded | BadRow]:
-        """Return the concatenated input_ids of each row's sequences, the sizes of these, and the number of the right answer; or the row's
-        error.
+        """Return the concatenated input_ids of each row's sequences, the sizes of the sequences, and the index of the right answer; or the
+        row's error.
         """
         return self._encoded(rows, [right_choice(row.place, row.values["choices"], row.values["label"]) for row in rows])
 
@@ -122,7 +122,7 @@ class MultipleChoice(LabelledObjective):
         return sums | {"accuracy": Sum(float(right[table.argmax(dim=1)].sum()), counts["choices"])}
 
     def predict(self, model: Transformer, batch: Batch) -> Iterator[RowResult]:
-        """Yield the number, from 0, of each row's answer with the highest score; the `lm` sums are over all answers of the row."""
+        """Yield the index of each row's answer with the highest score; the `lm` sums are over all answers of the row."""
         output = model(**batch.inputs())
         rows = batch.extras["row"]
         scores = output.extra_logits[:, 0].float()  # (C,)
@@ -185,8 +185,8 @@ def bad_choices(place: str, choices: Sequence[str]) -> BadRow | None:
 
 
 def right_choice(place: str, choices: Sequence[str], written: str) -> int | BadRow:
-    """Return the number of the right answer, which may be written as its label, if answers have labels, or as a number from 0, a letter,
-    or its text; or the row's error.
+    """Return the index of the right answer, or the row's error. A row names the right answer by its label, if answers have labels, by its
+    index from 0, by its letter, or by its text.
     """
     if (bad := bad_choices(place, choices)) is not None:
         return bad

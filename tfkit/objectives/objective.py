@@ -1,7 +1,7 @@
-"""The protocol of an objective: batches, target counts, loss sums, and the properties that the engine reads. No loss here is a mean.
+"""The protocol of an objective: batches, target counts, losses (sums, never means), and the properties that the engine reads.
 
-For each of its terms an objective returns the sum of the losses of a micro-batch and the number of targets. A step adds both up over its
-micro-batches and ranks and divides once, so that 1 x 8, 8 x 1 and 4 x 2 micro-batches are the same step.
+For each term of its loss, an objective returns the sum over a micro-batch and the number of targets. A step adds up the sums and the counts
+over its micro-batches and ranks and divides once, so that 1 micro-batch of 8 rows, 8 of 1 row and 4 of 2 rows give the same step.
 """
 
 import math
@@ -31,19 +31,19 @@ class Batch:
     """A micro-batch of B rows. A tensor that is None is not passed to the model."""
 
     input_ids: Tensor  # (B, T)
-    labels: Tensor  # (B, T); (B, T') for an encoder-decoder; (B,) for whole texts. IGNORED where there is no loss
-    document_ids: Tensor | None = None  # (B, T): tokens attend to those with an equal number; None: every row is one document
+    labels: Tensor  # (B, T); (B, T') for an encoder-decoder; (B,) for one label per row. IGNORED where there is no loss
+    document_ids: Tensor | None = None  # (B, T): a token attends only to tokens with the same id; None: every row is one document
     padding_mask: Tensor | None = None  # (B, T), True = real token; None: no padding
-    segment_ids: Tensor | None = None  # (B, T): 0 or 1, the text of a pair that a token belongs to
+    segment_ids: Tensor | None = None  # (B, T): 0 in the first text of a pair, 1 in the second
     decoder_input_ids: Tensor | None = None  # (B, T')
     decoder_padding_mask: Tensor | None = None  # (B, T')
-    # Further inputs of the loss: (B, ...), or of another length, such as one value for each pair. A batch with extras is never cropped.
+    # Inputs of the loss alone: (B, ...), or of another length, such as one value for each pair. A batch with extras is never cropped.
     extras: Mapping[str, Tensor] = field(default_factory=dict)
-    is_pretraining: bool = False  # whether the rows are from data.pretraining; a step reads them after its own rows
+    is_pretraining: bool = False  # whether the rows are from data.pretraining; a step reads them after its rows of data.train
 
     def to(self, device: torch.device) -> "Batch":
         """Return this batch on a device."""
-        ahead = device.type == "cuda"  # elsewhere a copy that has not finished may be read too early
+        ahead = device.type == "cuda"  # on other devices, an asynchronous copy may be read before it has finished
         moved: dict[str, Any] = {name: tensor.to(device, non_blocking=ahead) for name, tensor in self._present()}
         return replace(self, **moved, extras={name: tensor.to(device, non_blocking=ahead) for name, tensor in self.extras.items()})
 
@@ -95,7 +95,7 @@ class Observation:
     """A number that a step reports and does not train on, such as the entropy of a policy.
 
     With a `term`, `loss` returns the sum of the observation over the micro-batch, and a step divides it by the count of that term; without
-    a term, `loss` returns the maximum. A micro-batch may lack the observation.
+    a term, `loss` returns the maximum over the micro-batch. `loss` may leave the observation out.
     """
 
     term: str | None = None
@@ -119,22 +119,22 @@ class Sum(NamedTuple):
 
 
 class Objective(Protocol):
-    """A training objective. Its section of the recipe declares which rows it reads, and which models it is for.
+    """A training objective. The section `objective` of the recipe declares which rows it reads, and which models it can train.
 
     Methods with a default result are optional.
     """
 
     terms: Mapping[str, float]  # the weight of each term of the loss, by name
-    observed: Mapping[str, Observation] = {}  # the other numbers that `loss` returns, by name
-    feedback: "Feedback | None" = None  # how a policy and a judge make its examples from prompts; None: it learns from the rows themselves
-    reference_use: ReferenceUse = "none"  # whether outputs of the initial model are read: once for each row, or throughout the training
-    draws_dropout: bool = True  # whether training steps use dropout; not if the loss compares log-probabilities of two passes
-    has_facts: bool = False  # whether it computes `facts` for each checkpoint
+    observed: Mapping[str, Observation] = {}  # the numbers that `loss` returns in addition to the terms, by name
+    feedback: "Feedback | None" = None  # how a policy and a judge make the examples from prompts; None: the rows are the examples
+    reference_use: ReferenceUse = "none"  # when outputs of the initial model are read: never, once for each row, or in all of training
+    draws_dropout: bool = True  # whether training steps use dropout; False if the loss compares log-probabilities of two forward passes
+    has_facts: bool = False  # whether `facts` has entries for each checkpoint's tfkit.json
     reads_second_output: bool = False  # whether `loss` reads the second output of the model's head
-    reads_sentences: bool = False  # whether its streams of text need the beginnings of sentences
-    # The text that a step reads after its own rows, in batches with `is_pretraining`; None: none. A term that a batch lacks is 0.
+    reads_sentences: bool = False  # whether a stored text must record where its sentences begin
+    # The text that a step reads after its rows of data.train, in batches with `is_pretraining`; None: none. A batch's missing terms are 0.
     pretraining: "PretrainingMix | None" = None
-    # Whether it handles special tokens that a text spells out; otherwise no text may begin with the beginning-of-text token.
+    # Whether `encode` handles special tokens that a text spells out; otherwise no text may begin with the beginning-of-text token.
     reads_special_tokens: bool = False
 
     def open_rows(self, stored: Sequence[tuple[Stored, float]], order: RowOrder) -> Rows:
@@ -150,7 +150,7 @@ class Objective(Protocol):
         """Return, by name, the sum of each term's losses (a scalar with a gradient) and the observations."""
 
     def measure(self, model: Any, batch: Batch) -> dict[str, Sum]:
-        """Return the sums of an evaluation: the loss of each term under its name, and others, such as the number of right answers."""
+        """Return the sums of an evaluation: the loss of each term by its name, and other sums, such as the number of right answers."""
 
     def metrics(self, sums: Mapping[str, Sum]) -> dict[str, float]:
         """Return the metrics from the sums over all batches; `loss` is among them."""
@@ -160,12 +160,12 @@ class Objective(Protocol):
         return int((batch.labels != IGNORED).sum())
 
     def companion_states(self, batch: Batch) -> int:
-        """Return the number of hidden states that the head of a companion reads, whatever its kind."""
+        """Return the number of hidden states that the head of a companion reads, whatever the kind of head."""
         return int((batch.labels != IGNORED).sum())
 
     @property
     def evaluation_objective(self) -> "Objective":
-        """The objective that evaluations use: for a distillation, the student's own."""
+        """The objective that evaluations use: a distillation's is the student's objective, without the teacher."""
         return self
 
     @property
@@ -180,12 +180,12 @@ class Objective(Protocol):
 
     @property
     def companions(self) -> "Sequence[Companion]":
-        """The further models that the objective needs, such as a teacher."""
+        """The models that the loss needs in addition to the trained one, such as a teacher."""
         return ()
 
     @property
     def recorded_companions(self) -> "Sequence[Companion]":
-        """The companions that a run records: those that its steps use, and those that made its examples."""
+        """The companions that a run records: those that its steps use, and those that make its examples (`feedback`)."""
         return [*self.companions, *(self.feedback.companions if self.feedback is not None else ())]
 
     def prompts(self, texts: Sequence[str]) -> tuple[list[str], bool]:
@@ -193,11 +193,11 @@ class Objective(Protocol):
         return list(texts), False
 
     def prepare(self, train: "Sequence[tuple[Stored, float]]") -> None:
-        """Compute what the loss needs to know of the training rows, with the weights of their sources, such as class frequencies."""
+        """Compute statistics of the training rows that the loss needs, such as class frequencies; `train`: sources with their weights."""
         return
 
     def initialize(self, model: Any, new: Sequence[str] | None) -> None:
-        """Change the weights before the first step; `new`: the parameters that the initial checkpoint lacks, None: all are random."""
+        """Change the weights before the first step. `new`: the parameters that the initial checkpoint lacks; None: all are random."""
         return
 
     def facts(self, model: Any, stored: Sequence[Stored], batch_size: int) -> dict[str, Any]:
@@ -230,5 +230,5 @@ def weighted_loss(terms: Mapping[str, float], sums: Mapping[str, Sum]) -> float:
 
 
 def perplexity(loss: float) -> float:
-    """Return the perplexity of a loss in nats; infinity beyond float64."""
+    """Return the perplexity of a loss in nats; infinity if it exceeds float64."""
     return math.exp(loss) if not loss > 700 else math.inf

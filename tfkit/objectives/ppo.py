@@ -22,7 +22,7 @@ from tfkit.recipe.schema.rollout_sections import PPOSection
 
 class PPO(RolloutObjective):
     """The clipped losses of policy and value, each summed over response tokens, end tokens included; and the language modelling loss on
-    pretraining text, if it has a weight. One step adds their gradients, each divided by its own count.
+    pretraining text, if `ptx_weight` is not 0. One step adds the gradients of these terms, each divided by its own count.
     """
 
     observed: Mapping[str, Observation] = {
@@ -90,7 +90,7 @@ class PPO(RolloutObjective):
             **zeros,
             **clipped_loss(log_probs, before, advantages, self.section.clip_range),
             **clipped_value_loss(values, old_values, returns, self.section.value_clip_range),
-            "approximate_kl": (difference.expm1() - difference).sum(),  # k3 of KL(old || new), from tokens of the old policy
+            "approximate_kl": (difference.expm1() - difference).sum(),  # the estimator k3 of KL(old || new), by tokens of the old policy
         }
 
 

@@ -1,7 +1,7 @@
 """Rows of preferences, in any of their forms: a prompt and its completions, from the best to the worst; and the loss of their pairs.
 
 An example holds the concatenated sequences of all completions, each after its prompt, and their ranks: 0 is the best, equal ranks are a
-tie. A pair is two completions of a prompt of which one is better. Their scores are those of a reward model, or the implicit rewards of DPO.
+tie. A pair is two completions of a prompt of which one is better. Completions are scored by a reward model, or by DPO's implicit reward.
 """
 
 import math
@@ -68,7 +68,7 @@ def read_preference(row: Row) -> Preference | BadRow:
 
 
 def _ordered(row: Row, prompt: Turns, completions: Sequence[Turns], ranks: Sequence[float]) -> Preference | BadRow:
-    """Return the completions from the best to the worst, without later copies of equal ones; or the row's error."""
+    """Return the completions from the best (lowest rank) to the worst, without repetitions; or the row's error."""
     if any(not completion or (isinstance(completion, str) and not completion.strip()) for completion in completions):
         return BadRow("an empty completion", f"{row.place}: a completion is empty; correct or remove the row", dropped=True)
     kept = [number for number, completion in enumerate(completions) if completion not in completions[:number]]
@@ -121,7 +121,7 @@ class PreferenceEncoder:
         return self._encoded(rows, [read_preference(row) for row in rows])
 
     def encode_unlabelled(self, rows: Sequence[Row]) -> list[Encoded | BadRow]:
-        """Return what `encode` returns, for rows with a prompt and one completion, or with a conversation, whose last message it is."""
+        """Return what `encode` returns, for rows with a prompt and one completion, or with a conversation that ends with the completion."""
         found = [split_prompt(row).values for row in rows]
         return self._encoded(rows, [Preference(values.get("prompt", ""), [values["completion"]], [0]) for values in found])
 
@@ -139,11 +139,9 @@ class PreferenceEncoder:
         ]
 
     def _example(self, row: Row, preference: Preference, sequences: Sequence[PromptedIds | BadRow]) -> Encoded | BadRow:
-        kept: list[PromptedIds] = []
-        for sequence in sequences:
-            if isinstance(sequence, BadRow):
-                return sequence
-            kept.append(sequence)
+        if bad := next((sequence for sequence in sequences if isinstance(sequence, BadRow)), None):
+            return bad
+        kept = [sequence for sequence in sequences if isinstance(sequence, PromptedIds)]
         longest = max(sequence.prompt for sequence in kept)
         if longest >= self.row_length:
             return BadRow(
@@ -165,8 +163,9 @@ class PreferenceEncoder:
         """Return one sequence per completion, C in all, padded on the right, with labels (C, T): the ids of the next positions in the
         completion, else IGNORED.
 
-        `extras`: the `row` of each sequence (C,); the `better` and the `worse` sequence of each pair (P,), and the pair's weight, `share`,
-        in the mean of its prompt (P,); and, if stored, `reference`, the reference model's log-probability of each completion (C,).
+        `extras`: the `row` of each sequence (C,); the index of the `better` and of the `worse` sequence of each pair (P,), and `share`, the
+        pair's weight in the mean of its prompt (P,); and, if stored, `reference`: the reference model's log-probability of each completion
+        (C,).
         """
         examples = rows.single()
         sequences = [ids for example in examples for ids in np.split(example["input_ids"], np.cumsum(example["sizes"])[:-1])]

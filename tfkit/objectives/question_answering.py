@@ -31,7 +31,7 @@ from tfkit.recipe.schema.question_answering_section import QuestionAnsweringSect
 from tfkit.tokenizer import Tokenizer
 from tfkit.tokenizer.joined_texts import QuestionWindows, Window, WindowEncoder, joins_pairs
 
-_FORWARD_WINDOWS = 64  # the most in a forward pass without gradients; a question may have more
+_FORWARD_WINDOWS = 64  # the most windows in a forward pass without gradients; the windows of a question may take several passes
 Answers = Sequence[Mapping[str, Any]]  # the right answers of a row, each with text and answer_start
 
 
@@ -39,14 +39,14 @@ class QuestionAnswering(LabelledObjective):
     """Cross-entropy of the first and the last token, summed over windows."""
 
     terms: Mapping[str, float] = {"spans": 1.0}
-    evaluates_answers = True  # a row that cannot be encoded counts as wrong
+    evaluates_answers = True  # so that a row that cannot be encoded counts as wrong
 
     def __init__(self, section: QuestionAnsweringSection, tokenizer: Tokenizer, row_length: int):
         """Raises ModelError if the tokenizer puts no token before a pair or between its texts, or if a row has no room for text."""
         if not (tokenizer.prefix and joins_pairs(tokenizer)):
             raise ModelError(
-                "question_answering reads at the first token that there is no answer, and the tokenizer puts none before a text, or none "
-                "between two; use a model with one of WordPiece, such as BERT's"
+                "question_answering needs a special token before the question, at which the model predicts that there is no answer, and "
+                "one after the question, and the tokenizer lacks one of them; use a model with a WordPiece tokenizer, such as BERT's"
             )
         self.section, self.tokenizer, self.row_length = section, tokenizer, row_length
         self.means = section.training_metrics[1:]  # all but the loss, which is in nats per window and end
@@ -62,9 +62,11 @@ class QuestionAnswering(LabelledObjective):
         return digest(*map(repr, about))
 
     def encode(self, rows: Sequence[Row]) -> list[Encoded | BadRow]:
-        """Return the example of each question, or its error. Its arrays concatenate those of its windows: input_ids, segment_ids and the
-        characters of each token (`spans`); the size of each window, the first and the last token of the answer in it (`ends`); and context
-        and answers, as JSON in UTF-8 (`text`).
+        """Return the example of each question, or its error.
+
+        Its arrays concatenate those of its windows: input_ids, segment_ids, and the characters of each token (`spans`). `sizes` are the
+        sizes of the windows, `ends` the first and the last token of the answer in each window, and `text` is the context and the answers,
+        as JSON in UTF-8.
         """
         return self._encoded(rows, [self._answers(row) for row in rows])
 
@@ -152,8 +154,7 @@ class QuestionAnswering(LabelledObjective):
         return [right if isinstance(right, BadRow) else _example(row, windows, right) for row, windows, right in triples]
 
     def _answers(self, row: Row) -> Answers | BadRow:
-        """Return the right answers of a row, or its error. An answer without a position is looked for in the context; its first place
-        there counts."""
+        """Return the right answers of a row, or its error. An answer without a position has that of its first occurrence in the context."""
         context: str = row.values["context"]
         answers: Answers = row.values["answers"]
         if texts := [answer["text"] for answer in answers if answer["answer_start"] is None]:
@@ -230,7 +231,7 @@ def _example(row: Row, encoded: QuestionWindows, answers: Answers) -> Encoded | 
         marked = _ends(windows, start, start + len(text))
         if marked is None:
             return BadRow("no tokens", f"{row.place}: the answer {text!r} gives no token; remove the answer, or the row")
-        ends, truncated = marked, truncated or not any(map(any, marked))  # an answer longer than the overlap may be in no window
+        ends, truncated = marked, truncated or not any(map(any, marked))  # no window may hold all of an answer longer than the overlap
     text = json.dumps([row.values["context"], [answer["text"] for answer in answers]], ensure_ascii=False)
     arrays: dict[str, Sequence[int] | NDArray[Any]] = {
         "input_ids": [token for window in windows for token in window.ids],
@@ -244,7 +245,9 @@ def _example(row: Row, encoded: QuestionWindows, answers: Answers) -> Encoded | 
 
 
 def _ends(windows: Sequence[Window], start: int, end: int) -> list[tuple[int, int]] | None:
-    """Return the first and the last token of an answer in each window, (0, 0) if a window lacks a part of it; None if it has no tokens."""
+    """Return the first and the last token of an answer in each window, (0, 0) if a window lacks a part of the answer; None if no token is
+    part of the answer.
+    """
     tokens = [[place for place, (first, last) in enumerate(window.spans) if first < end and last > start] for window in windows]
     covered = [(window.spans[places[0]][0], window.spans[places[-1]][1]) for window, places in zip(windows, tokens, strict=True) if places]
     if not covered:

@@ -1,4 +1,4 @@
-"""The objectives by their kind: each line of OBJECTIVES opens one from its section of the recipe and the model that it is for."""
+"""The objectives by their kind: each line of OBJECTIVES opens an objective from its section of the recipe, for a model."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -34,14 +34,12 @@ from tfkit.recipe.schema.objective_sections import DistillationSection
 from tfkit.recipe.schema.sections import Recipe, rebuild_recipe
 from tfkit.tokenizer import Tokenizer
 
-FitTokenizer = Callable[..., Tokenizer]  # (section, tokenizer, is_finished=...)
-
 
 class Registered(NamedTuple):
     """How an objective of one kind is opened."""
 
-    open: Callable[[Any, ModelContext], Objective]  # from its section, for a model; raises ModelError if they do not fit
-    fit_tokenizer: FitTokenizer = lambda section, tokenizer, is_finished: tokenizer  # adds the special tokens of the objective
+    open: Callable[[Any, ModelContext], Objective]  # from the objective's section, for a model; raises ModelError if the two do not fit
+    fit_tokenizer: Callable[..., Tokenizer] = lambda section, tokenizer, is_finished: tokenizer  # adds the objective's special tokens
 
 
 def _open_text_labelling(section: Any, context: ModelContext) -> Objective:
@@ -55,7 +53,7 @@ def _open_text_labelling(section: Any, context: ModelContext) -> Objective:
 
 
 def _open_distillation(section: DistillationSection, context: ModelContext) -> Distillation:
-    base: Any = _registered(section.of).open(section.of, context)  # a Distillable: the schema admits no other
+    base: Any = _registered(section.of).open(section.of, context)  # a Distillable: the schema admits no other kind in `of`
     return Distillation(section, base, open_teacher(section, context))
 
 
@@ -67,7 +65,7 @@ OBJECTIVES: dict[str, Registered] = {
     "tagging": Registered(lambda section, to: Tagging(section, to.tokenizer, to.labels, to.row_length)),
     "multiple_choice": Registered(lambda section, to: MultipleChoice(section, to.tokenizer, to.row_length), multiple_choice.fit_tokenizer),
     "question_answering": Registered(lambda section, to: QuestionAnswering(section, to.tokenizer, to.row_length)),
-    "span_corruption": Registered(lambda section, to: open_span_corruption(section, to)),
+    "span_corruption": Registered(open_span_corruption),
     "text_to_text": Registered(lambda section, to: TextToText(section, to.tokenizer, to.row_length)),
     "chat": Registered(lambda section, to: Chat(section, to.tokenizer, to.row_length, to.folder), chat.fit_tokenizer),
     "dpo": Registered(open_dpo),
@@ -88,7 +86,7 @@ def register(section: type[ObjectiveSection], registered: Registered) -> None:
 
 
 def open_objective(section: ObjectiveSection, context: ModelContext) -> Objective:
-    """Open the objective of a section for a model. Raises ModelError if they do not fit."""
+    """Open the objective of a section for a model. Raises ModelError if the two do not fit."""
     return _registered(section).open(section, context)
 
 
@@ -107,8 +105,8 @@ def _registered(section: ObjectiveSection) -> Registered:
 
 
 def open_rows(recipe: Recipe, objective: Objective, stored: Sequence[tuple[Stored, float]], config: ModelConfig) -> Rows:
-    """Return the objective's rows of weighted sources; if it samples responses, the rows have room for them. Raises DataError if a source
-    has too little text for one row.
+    """Return the objective's rows of weighted sources; a row for which responses are sampled has room for a response. Raises DataError if a
+    source has too little text for one row.
     """
     rows = objective.open_rows(stored, row_order(recipe, config))
     return rows if objective.rollouts is None else PromptRows(rows, objective.rollouts)

@@ -32,8 +32,8 @@ from tfkit.tokenizer import Tokenizer
 from tfkit.tokenizer.tokenizer import token_text
 
 PAD = "<|pad|>"
-MAX_DEMONSTRATIONS = 4096  # rows whose mean score becomes 0
-_SHIFT = "reward_shift"  # in tfkit.json
+MAX_DEMONSTRATIONS = 4096  # training rows, at most: the mean score of their best completions becomes 0
+_SHIFT = "reward_shift"  # a key of tfkit.json
 _HEAD = "head.classes.weight"
 
 
@@ -56,7 +56,9 @@ class Reward(EncoderObjective):
         return self.encoder.encode_unlabelled(rows)
 
     def collate(self, rows: ExampleBatch) -> Batch:
-        """Return one sequence per completion, with ranks as labels (C,), 1 for the best; `extras` also has `prompts`, their sizes (C,)."""
+        """Return one sequence per completion, with ranks as labels (C,), 1 for the best; `extras` also has `prompts`, the size of each
+        sequence's prompt (C,).
+        """
         assert self.tokenizer.pad_id is not None  # ensured by `fit_tokenizer`
         batch = self.encoder.collate(rows, self.tokenizer.pad_id)
         ranks = np.concatenate([example["ranks"] for example in rows.single()])
@@ -84,7 +86,7 @@ class Reward(EncoderObjective):
         yield from (Answer(short(score)) for score in (reward_scores(model, batch).double() - self.shift).tolist())
 
     def answer_metrics(self, predictions: Sequence[Mapping[str, Any]]) -> list[Scores]:
-        """Return a list with one function, from the weights of the rows to the calibration of the pairs."""
+        """Return a list with one function, which computes the calibration of the pairs from the weights of the rows."""
         return [calibration_metrics([row["margins"] for row in predictions])]
 
     def wrong(self, row: Row) -> RowResult:
@@ -102,7 +104,8 @@ class Reward(EncoderObjective):
     def facts(self, model: Transformer, stored: Sequence[Stored], batch_size: int) -> dict[str, Any]:
         """Return the mean score of the demonstrations, the best completions of the first 4,096 training rows.
 
-        The mean is exact, except for an adapter trained in bf16, whose base model is rounded here but not when the adapter is loaded.
+        The mean is exact, except for an adapter trained in bf16: its base model's weights are rounded here, but not when the adapter is
+        loaded.
         """
         best = [example for part in stored if isinstance(part, ExampleSet) for example in _best(part)][:MAX_DEMONSTRATIONS]
         best.sort(key=lambda example: -int(example["sizes"][0]))  # to reduce padding
@@ -127,7 +130,7 @@ def open_reward(section: RewardSection, context: ModelContext) -> Reward:
     config = context.config
     if section.every_token and (config.encoder_layers or (isinstance(config.head, ClassesHeadConfig) and config.head.pool != "last")):
         raise ModelError(
-            f"{context.folder}: objective.every_token is for a model with a decoder alone, and this one reads a text whole: remove it"
+            f"{context.folder}: objective.every_token is for a model with a decoder alone, and this one scores only whole texts: remove it"
         )
     texts = ConversationTexts(context.tokenizer, context.folder, chat=section.chat)
     encoder = PreferenceEncoder(texts, context.row_length)
@@ -181,12 +184,12 @@ def losses_at_every_token(model: Transformer, batch: Batch) -> Tensor:
 
 
 def _by_row(values: Tensor, batch: Batch) -> list[list[float]]:
-    """Return the values of the sequences of each row: (C,) -> lists."""
+    """Return the values of the sequences of each row: (C,) -> a list for each row."""
     return [part.tolist() for part in values.split(batch.extras["row"].bincount().tolist())]
 
 
 def _best(stored: ExampleSet) -> Iterator[Example]:
-    """Yield the best completion of each of the first examples, as an example of its own."""
+    """Yield the best completion of each of the first MAX_DEMONSTRATIONS examples, as an example of its own."""
     for number in range(min(len(stored), MAX_DEMONSTRATIONS)):
         example = stored[number]
         first = {name: example[name][:1] for name in ("sizes", "prompts", "ranks")}

@@ -81,9 +81,9 @@ class Rollouts:
 class Response:
     """A sampled response, and the values of its tokens that the loss reads."""
 
-    prompt: NDArray[np.int64]  # ids
-    ids: NDArray[np.int64]  # (n,), the end token included
-    token_values: Mapping[str, NDArray[np.float32]]  # (n,) each
+    prompt: NDArray[np.int64]  # the ids of the prompt
+    ids: NDArray[np.int64]  # (n,): the ids of the response, including the end token
+    token_values: Mapping[str, NDArray[np.float32]]  # (n,) each, by name: such as `advantages`
 
 
 class PromptRows:
@@ -91,25 +91,25 @@ class PromptRows:
 
     def __init__(self, prompts: Rows, rollouts: Rollouts):
         self.prompts, self.readings, new_tokens = prompts, rollouts.readings, rollouts.section.max_new_tokens
-        self.mean_tokens, self.longest = prompts.mean_tokens + new_tokens, prompts.longest + new_tokens  # with the longest response
+        self.mean_tokens, self.longest = prompts.mean_tokens + new_tokens, prompts.longest + new_tokens  # for the longest responses
 
     def __len__(self) -> int:
         return len(self.prompts) * self.readings
 
     def order(self, epoch: int) -> NDArray[np.int64]:
-        """Return the prompt numbers of an epoch, each repeated."""
+        """Return the prompt indices of an epoch, each `readings` times in succession."""
         return np.repeat(self.prompts.order(epoch), self.readings)
 
     def gather(self, epochs: NDArray[np.int64], numbers: NDArray[np.int64]) -> Any:
-        """Return the prompts with these numbers."""
+        """Return the prompts with these indices."""
         return self.prompts.gather(epochs, numbers)
 
 
 class RolloutObjective(EncoderObjective, Protocol):
-    """An objective whose rows are prompts. It defines its `rollouts`, its terms, and their `loss` over batches of `response_batch`."""
+    """An objective whose rows are prompts. A subclass defines `rollouts`, `terms`, and the `loss` over batches of `response_batch`."""
 
     draws_dropout: bool = False  # ratios of probabilities before and after a step must not include the noise of dropout
-    reference_use: ReferenceUse = "throughout"  # every iteration reads the reference
+    reference_use: ReferenceUse = "throughout"  # every iteration computes log-probabilities with the reference model
     section: RolloutSection
     tokenizer: Tokenizer
     reward: ScoreModel | None
@@ -121,7 +121,7 @@ class RolloutObjective(EncoderObjective, Protocol):
         return tuple(model.companion for model in (self.reward, self.gold) if model is not None)
 
     def open_rows(self, stored: Sequence[tuple[Stored, float]], order: RowOrder) -> ExampleRows:
-        """Return rows of one prompt each; an iteration has prompts of similar lengths."""
+        """Return rows of one prompt each; with `length_groups`, the prompts of an iteration have similar lengths."""
         return example_rows(stored, RowOrder(order.length, order.seed, self.section.prompts, order.length_groups))
 
     def collate(self, rows: ExampleBatch) -> Batch:
@@ -146,7 +146,7 @@ class PromptEncoder(Encoder):
     """Encodes prompts: texts as they are, messages by the tokenizer's chat template."""
 
     def __init__(self, section: RolloutSection, context: ModelContext):
-        """Raises ModelError if a row has no room for a prompt beside its response, or if no token ends a response."""
+        """Raises ModelError if a row has no room for a prompt and its response, or if no token ends a response."""
         self.section, self.texts = section, ConversationTexts(context.tokenizer, context.folder, chat=section.chat)
         self.longest = context.row_length - section.max_new_tokens  # tokens of a prompt
         if self.longest < 1:
@@ -175,13 +175,13 @@ class PromptEncoder(Encoder):
     def _example(self, row: Row, text: str, ids: Sequence[int]) -> Encoded | BadRow:
         answers = row.values.get("answer", [])
         if self.section.needs_answer and not any(answer.strip() for answer in answers):
-            return BadRow("no answer", f"{row.place}: no answer, with which a rule of objective.rules compares; add one, or remove the row")
+            return BadRow("no answer", f"{row.place}: there is no answer for a rule of objective.rules; add one, or remove the row")
         if not ids:
             return BadRow("an empty prompt", f"{row.place}: the prompt has no tokens; remove the row")
         if len(ids) > self.longest:
             return BadRow(
                 "no room for a response",
-                f"{row.place}: {len(ids):,} tokens, but with objective.max_new_tokens there is room for a prompt of only {self.longest:,}; "
+                f"{row.place}: the prompt has {len(ids):,} tokens, but objective.max_new_tokens leaves room for only {self.longest:,}; "
                 "shorten or remove the row, or lower objective.max_new_tokens",
                 lost=True,
             )
@@ -223,17 +223,17 @@ def response_batch(responses: Sequence[Response], pad_id: int) -> Batch:
 
 @dataclass(frozen=True)
 class PretrainingMix:
-    """The pretraining text that a step reads after its own rows, in separate micro-batches, cut as for causal language modelling.
+    """The pretraining text that a step reads after its responses, in micro-batches of its own, cut as for causal language modelling.
 
     It prevents forgetting: InstructGPT (arXiv 2203.02155, section 3.5 and appendix C.4) adds the language modelling gradient, times 27.8,
     to that of each PPO step.
     """
 
-    ratio: int  # rows of text per row of the step
+    ratio: int  # rows of text per response
     text: CausalLM
 
     def open_rows(self, streams: Sequence[tuple[TokenStream, float]], order: RowOrder) -> PackedRows:
-        """Return rows of one length. Raises DataError if a source has too little text for one."""
+        """Return rows of equal length. Raises DataError if a source has too little text for one row."""
         return self.text.open_rows(streams, order)
 
     def collate(self, rows: PackedBatch) -> Batch:

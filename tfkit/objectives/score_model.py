@@ -1,4 +1,4 @@
-"""Models that score texts: a reward model, a value model that starts as one (InstructGPT, arXiv 2203.02155), and a gold model."""
+"""Models that score texts: a reward model, a value model, which starts as a reward model (InstructGPT, arXiv 2203.02155), a gold model."""
 
 import json
 from collections.abc import Sequence
@@ -43,7 +43,7 @@ class ScoreModel:
     def values(self, batch: Batch) -> Tensor:
         """Return the value at each position with a label, which precedes the labelled token: (targets,) in float32.
 
-        It is the score of the text up to that position.
+        The value is the score of the text up to that position.
         """
         head = self.companion.model.head
         assert isinstance(head, ClassesHead)
@@ -53,7 +53,7 @@ class ScoreModel:
 
 def open_score_model(section: ObjectiveSection, name: str, context: ModelContext) -> ScoreModel | None:
     """Load the score model that a field of the section names, for the texts of a policy; None if the field is not set. Raises ModelError if
-    it cannot score them.
+    the model cannot score these texts.
     """
     if name not in section.companion_paths:
         return None
@@ -61,7 +61,7 @@ def open_score_model(section: ObjectiveSection, name: str, context: ModelContext
 
 
 def score_model(companion: Companion, context: ModelContext) -> ScoreModel:
-    """Return a companion as a score model for the texts of a policy. Raises ModelError, with all reasons, if it cannot score them."""
+    """Return a companion as a score model for a policy's texts. Raises ModelError, with all reasons, if it cannot score these texts."""
     config, codec, head = companion.model.config, companion.tokenizer, companion.model.config.head
     reasons = []
     if not isinstance(head, ClassesHeadConfig) or head.count != 1:
@@ -82,7 +82,7 @@ def score_model(companion: Companion, context: ModelContext) -> ScoreModel:
 
 
 def gives_same_ids(theirs: Tokenizer, ours: Tokenizer) -> bool:
-    """Whether both tokenizers encode every text to the same ids; `theirs` may have further tokens, such as one for padding."""
+    """Whether both tokenizers encode every text to the same ids; `theirs` may have additional tokens, such as one for padding."""
     documents = their_document, our_document = json.loads(theirs.tokenizer_json), json.loads(ours.tokenizer_json)
     their_tokens, our_tokens = ({(token["id"], token["content"]) for token in each.get("added_tokens") or ()} for each in documents)
     return our_tokens <= their_tokens and all(their_document.get(part) == our_document.get(part) for part in _ENCODING)
@@ -96,12 +96,13 @@ class GoldModel:
     """
 
     def __init__(self, companion: Companion):
-        """Raises ModelError if the companion is not a text classifier."""
-        config, codec = companion.model.config, companion.tokenizer
-        if not isinstance(config.head, ClassesHeadConfig) or config.stacks == "both" or codec is None:
+        """Raises ModelError if the companion is not a text classifier, or gives a text any number of labels."""
+        config, codec, is_multi_label = companion.model.config, companion.tokenizer, companion.problem_type == "multi_label_classification"
+        if not isinstance(config.head, ClassesHeadConfig) or config.stacks == "both" or codec is None or is_multi_label:
             raise ModelError(
-                f"objective.{companion.name}: {companion.path} is not a text classifier: name a model that objective.kind classification "
-                "has trained"
+                f"objective.{companion.name}: {companion.path} is not a text classifier"
+                + (", but gives a text any number of labels" if is_multi_label else "")
+                + ": name a model that objective.kind classification has trained"
             )
         self.companion = companion
         self._texts = Classification(ClassificationSection(kind="classification"), codec, (), config.context_length, None)
@@ -127,7 +128,7 @@ class GoldModel:
 
 
 def open_gold_model(section: ObjectiveSection, context: ModelContext) -> GoldModel | None:
-    """Load the gold model that the section names; None if it names none. Raises ModelError if it is not a text classifier."""
+    """Load the gold model that the section names; None if it names none. Raises ModelError if the model is not a text classifier."""
     if "gold" not in section.companion_paths:
         return None
     return GoldModel(open_companion(section, "gold", defer_blocks=context.defer_blocks))

@@ -4,7 +4,7 @@
     inputs   Thank you <extra_id_0> me to your party <extra_id_1> </s>
     targets  <extra_id_0> for inviting <extra_id_1> last week </s>
 
-A row ends with a span, so no sentinel ends the targets, as in T5's code but not in the paper's figure.
+Each row ends with a removed span, so that no further sentinel ends the targets. T5's code does the same; the paper's figure does not.
 """
 
 from collections.abc import Sequence
@@ -32,7 +32,7 @@ class SpanCorruption(TokenTargets, Objective):
         self._sentinels = np.array(sentinels, np.int64)
 
     def open_rows(self, stored: Sequence[tuple[Stored, float]], order: RowOrder) -> SpanRows:
-        """Return rows of one length, each with its spans."""
+        """Return rows of equal length, each with the spans to remove."""
         return SpanRows(streams_of(stored), self.lengths, order.seed, self.static)
 
     def collate(self, rows: SpanBatch) -> Batch:
@@ -48,7 +48,7 @@ class SpanCorruption(TokenTargets, Objective):
         return Batch(input_ids, labels, decoder_input_ids=shifted_right(labels, self.start_id))
 
     def _with_eos(self, ids: np.ndarray[tuple[int], np.dtype[np.int64]], count: int) -> Tensor:
-        """Split ids into rows of one length, and append eos to each."""
+        """Split ids into rows of equal length, and append eos to each row."""
         rows = torch.from_numpy(ids.reshape(count, -1))
         return torch.cat([rows, torch.full((count, 1), self.eos_id)], dim=1)
 

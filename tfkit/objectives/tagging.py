@@ -1,7 +1,7 @@
 """Token classification: a tag for each word of a sentence, such as its part of speech or its place in a name.
 
-A word may be several tokens. Its tag is predicted at the first one, as in BERT (Devlin et al. 2018, arXiv 1810.04805, section 5.3); the
-others and special tokens have no loss.
+A word may be several tokens. Its tag is predicted at the first one, as in BERT (Devlin et al. 2018, arXiv 1810.04805, section 5.3); its
+other tokens and special tokens have no loss.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -38,7 +38,7 @@ class Tagging(LabelledObjective):
     cuts_answers = True  # words beyond the context have no prediction
 
     def __init__(self, section: TaggingSection, tokenizer: Tokenizer, labels: Sequence[str], row_length: int):
-        """`labels`: the tags, in the order of their numbers. Raises ModelError if the special tokens leave no room for text."""
+        """`labels`: the tags, in the order of the logits. Raises ModelError if the special tokens leave no room for text."""
         check_room(tokenizer, row_length)
         self.section, self.tokenizer, self.labels, self.row_length = section, tokenizer, tuple(labels), row_length
         self._numbers = {label: number for number, label in enumerate(labels)}
@@ -48,14 +48,16 @@ class Tagging(LabelledObjective):
         return digest("tagging", self.labels, self.tokenizer.fingerprint(), self.row_length)
 
     def encode(self, rows: Sequence[Row]) -> list[Encoded | BadRow]:
-        """Return the truncated input_ids and the labels of each row: tag numbers at first tokens of words, else IGNORED; or its error."""
+        """Return the truncated input_ids and the labels of each row, or its error. A label is a tag's index at the first token of a word,
+        else IGNORED.
+        """
         problems = [self._problem(row) for row in rows]
         good = [row for row, problem in zip(rows, problems, strict=True) if problem is None]
         encoded = iter(zip(good, encode_words(self.tokenizer, [row.values["tokens"] for row in good], self.row_length), strict=True))
         return [self._example(*next(encoded)) if problem is None else problem for problem in problems]
 
     def encode_unlabelled(self, rows: Sequence[Row]) -> list[Encoded | BadRow]:
-        """Return what `encode` returns, with the number of each word in place of its tag; words without tokens are skipped."""
+        """Return what `encode` returns, with the index of each word in place of its tag; words without tokens are skipped."""
         encoded = encode_words(self.tokenizer, [row.values["tokens"] for row in rows], self.row_length)
         return [self._unlabelled_example(row, *words) for row, words in zip(rows, encoded, strict=True)]
 
@@ -77,14 +79,14 @@ class Tagging(LabelledObjective):
     def measure(self, model: Transformer, batch: Batch) -> dict[str, Sum]:
         """Return the loss, and the number of right tags."""
         logits, words = model(**batch.inputs()).logits, self.counts(batch)["tags"]
-        right = int((logits.argmax(-1) == batch.labels).sum())  # no tag has the number IGNORED
+        right = int((logits.argmax(-1) == batch.labels).sum())  # no tag has the index IGNORED
         return {"tags": Sum(float(_losses(logits, batch.labels)), words), "accuracy": Sum(float(right), words)}
 
     def check_metric(self, name: str | None) -> None:
         """Raise UsageError for a metric of names if the tags do not mark names."""
         if name in ("precision", "recall", "f1") and not mark_spans(self.labels):
             shown = ", ".join(self.labels[:5]) + (", ..." if len(self.labels) > 5 else "")
-            raise UsageError(f"evaluation.metric: {name} is of names, and the tags {shown} mark none; choose accuracy, f1_macro or loss")
+            raise UsageError(f"evaluation.metric: {name} is for names, and the tags {shown} mark none; choose accuracy, f1_macro or loss")
 
     def predict(self, model: Transformer, batch: Batch) -> Iterator[RowResult]:
         """Yield the predicted tags of the words that the model read."""
@@ -109,7 +111,7 @@ class Tagging(LabelledObjective):
             yield Answer(tags, best, all_probabilities if all_labels else None)
 
     def answer_metrics(self, predictions: Sequence[Mapping[str, Any]]) -> list[Scores]:
-        """Return functions from the weights of the rows to the metrics of tags and, if the tags mark names, to those of names."""
+        """Return functions that compute, from the weights of the rows, the metrics of tags and, if the tags mark names, those of names."""
         tags, predicted, numbers = _columns(predictions, self.labels)
         rows = np.repeat(np.arange(len(predictions)), [len(row) for row in tags])  # (W,): the row of each word
         of_tags = tag_metrics(_flat(tags, numbers), _flat(predicted, numbers), rows)
@@ -122,7 +124,7 @@ class Tagging(LabelledObjective):
         return figures | ({"entities": entity_figures(tags, _names(predicted))} if mark_spans(self.labels) else {})
 
     def class_numbers(self, batch: Batch) -> NDArray[np.int64]:
-        """Return the tag of each word."""
+        """Return the index of the tag of each word."""
         return batch.labels[batch.labels != IGNORED].cpu().numpy()
 
     def wrong(self, row: Row) -> RowResult:
@@ -154,7 +156,7 @@ class Tagging(LabelledObjective):
     def _example(self, row: Row, encoded: tuple[list[int], list[int | None], bool]) -> Encoded | BadRow:
         """Return the example of a row, or its error if the tokenizer gives no token for a word."""
         ids, words, truncated = encoded
-        labels, seen = [], -1  # `seen`: the last word with a token
+        labels, seen = [], -1  # `seen`: the index of the last word with a token
         for word in words:
             if word is not None and word > seen + 1:
                 return _no_token(row, seen + 1)
@@ -169,14 +171,14 @@ class Tagging(LabelledObjective):
 
 
 def _columns(predictions: Sequence[Mapping[str, Any]], labels: Sequence[str]) -> tuple[list[list[str]], list[list[str]], Mapping[str, int]]:
-    """Return the right and the predicted tags of each row, and the number of each tag, including those of rows not encoded."""
+    """Return the right and the predicted tags of each row, and the index of each tag, including the tags of rows not encoded."""
     tags, predicted = ([prediction[name] for prediction in predictions] for name in ("tags", "predicted"))
     all_tags = dict.fromkeys([*labels, *(tag for rows in (tags, predicted) for row in rows for tag in row)])
     return tags, predicted, {tag: number for number, tag in enumerate(all_tags)}
 
 
 def _flat(rows: Sequence[Sequence[str]], numbers: Mapping[str, int]) -> NDArray[np.int64]:
-    """Return the tag numbers of all words: (W,)."""
+    """Return the tag indices of all words: (W,)."""
     return np.array([numbers[tag] for row in rows for tag in row], np.int64)
 
 

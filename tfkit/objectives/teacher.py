@@ -14,13 +14,13 @@ from tfkit.objectives.companion import Companion, open_companion, refuse_misfit
 from tfkit.objectives.context import ModelContext
 from tfkit.recipe.schema.objective_sections import DistillationSection
 
-# The settings on which the meaning of copied tensors depends, in addition to their shapes.
+# The settings that student and teacher must share for copied tensors to have the same meaning, in addition to the tensors' shapes.
 _ARCHITECTURE: dict[str, Any] = {
     **dict.fromkeys(("num_heads", "num_kv_heads", "head_dim", "position", "norm", "mlp"), True),
     "embedding": {"scale"},
     "attention": {"scale"},
 }
-_MAX_PROBLEMS = 12
+_MAX_PROBLEMS = 12  # in an error message
 
 
 def open_teacher(section: DistillationSection, context: ModelContext) -> Companion:
@@ -28,15 +28,15 @@ def open_teacher(section: DistillationSection, context: ModelContext) -> Compani
     teacher = open_companion(section, "teacher", defer_blocks=context.defer_blocks)
     refuse_misfit(teacher, "teach this model", _misfits(teacher, section, context))
     if section.copy_layers is not None:
-        copied_tensors(on_meta(context.config), teacher.model, section.copy_layers)  # raises before the data is tokenized
+        copied_tensors(on_meta(context.config), teacher.model, section.copy_layers)  # so that a misfit is an error before tokenizing
     return teacher
 
 
 @torch.no_grad()
 def copy_layers(student: Transformer, teacher: Transformer, layers: Sequence[int]) -> None:
-    """Copy the teacher's weights: layer i of the student is the teacher's layer `layers[i]`, and other parameters have equal names.
+    """Copy the teacher's weights: those of layer `layers[i]` to layer i of the student, all others to the parameter of the same name.
 
-    If the teacher's blocks are loaded on demand (`fill_block`), so are the student's, each from the source of its teacher's block.
+    If the teacher's blocks are loaded on demand (`fill_block`), so are the student's, each from the file of the teacher's block.
     """
     parameters = dict(student.named_parameters())
     for name, tensor in copied_tensors(student, teacher, layers).items():

@@ -1,4 +1,4 @@
-"""Encoding of texts, or pairs of texts, that fit a context, with special tokens from the tokenizer's template; and their batches.
+"""Texts and pairs of texts: their encoding with the special tokens of the tokenizer's template, truncated to a length, and their batches.
 
 If the template puts nothing between two texts (GPT's, GPT-2's), eos separates them, or sep if there is no eos. Without either, pairs are an
 error, whose remedy is one text made from both columns by a template.
@@ -25,7 +25,7 @@ from tfkit.tokenizer.joined_texts import encode_pairs, joins_pairs
 
 
 class TextIds(NamedTuple):
-    """The ids of a text or pair with its special tokens, the segment of each (0 or 1), and whether it was truncated."""
+    """The ids of a text or pair with its special tokens, the segment of each id (0 or 1), and whether the text was truncated."""
 
     ids: list[int]
     segments: list[int]
@@ -93,8 +93,8 @@ def _single(tokenizer: Tokenizer, ids: list[int], length: int) -> TextIds:
 class TextLabelling(LabelledObjective, Protocol):
     """An objective that predicts the label of each row's `text`, or of `text` and `pair` together, read as a whole.
 
-    An encoder-decoder such as T5 reads the text in the encoder and again, shifted right, in the decoder, whose last state is classified (as
-    in transformers' T5ForSequenceClassification).
+    An encoder-decoder such as T5 reads the text in the encoder and again, shifted right, in the decoder, whose last hidden state is
+    classified (as in transformers' T5ForSequenceClassification).
     """
 
     tokenizer: Tokenizer
@@ -104,7 +104,7 @@ class TextLabelling(LabelledObjective, Protocol):
     evaluates_answers: bool = True  # F1 and correlations are not sums over rows
 
     def target(self, row: Row) -> NDArray[Any] | BadRow:
-        """Return a row's label as its example stores it, or the error in it."""
+        """Return a row's label as its example stores it, or the row's error."""
 
     def stacked(self, labels: NDArray[Any]) -> NDArray[Any]:
         """Return the labels of a batch, given those of its examples: (B, n) -> (B,) or (B, n)."""
@@ -125,7 +125,7 @@ class TextLabelling(LabelledObjective, Protocol):
             if isinstance(label, BadRow):
                 encoded.append(label)
                 continue
-            if special.issuperset(text.ids):  # a model could still predict a class, without meaning
+            if special.issuperset(text.ids):  # the model would predict a class, but without any text
                 encoded.append(BadRow("no tokens", f"{row.place}: the text gives no token; remove the row", lost=True, dropped=True))
                 continue
             encoded.append(Encoded({"input_ids": text.ids, "segment_ids": text.segments, "label": label}, len(text.ids), text.truncated))

@@ -73,21 +73,20 @@ class Regression(TextLabelling):
         """Yield the predicted number of each row."""
         values = model(**batch.inputs()).logits.float()[:, 0].tolist()
         for value, right in zip(values, batch.labels.tolist(), strict=True):
-            number = {"value": float(str(np.float32(right))), "predicted": value}
-            yield RowResult({"values": Sum((value - right) ** 2, 1)}, number)
+            yield RowResult({"values": Sum((value - right) ** 2, 1)}, {"value": short(right), "predicted": value})
 
     def answers(self, model: Transformer, batch: Batch, rows: Sequence[Row], *, all_labels: bool = False) -> Iterator[Answer]:
         """Yield the predicted number of each row, without a probability."""
         yield from (Answer(short(value)) for value in model(**batch.inputs()).logits.float()[:, 0].tolist())
 
     def answer_metrics(self, predictions: Sequence[Mapping[str, Any]]) -> list[Scores]:
-        """Return a list with one function, from the weights of the rows to the error and the correlations."""
+        """Return a list with one function, which computes the error and the correlations from the weights of the rows."""
         return [regression_metrics(*(np.array([row[name] for row in predictions]) for name in ("value", "predicted")))]
 
 
 def label_value(written: str) -> float | None:
-    """Return the number of a label, None if it has none in float32. A data set's class counts as the number in its name,
-    else as its index.
+    """Return the number that a label states; None if it is no number, or too large for float32. A class of a data set counts as the number
+    in its name or, if there is none, as its index.
     """
     value = read_number(written)
     if value is None and isinstance(written, ClassName):
@@ -99,7 +98,7 @@ def regression_metrics(targets: Numbers, predictions: Numbers) -> Scores:
     """Return a function from row weights to the metrics of numbers, (N,) each: `rmse`, `pearson`, and `spearman`, Pearson's correlation of
     ranks (ties: mean rank).
 
-    The correlations equal scipy's: one with a constant is NaN.
+    The correlations equal scipy's: the correlation with a constant is NaN.
     """
     targets, predictions = targets.astype(np.float64), predictions.astype(np.float64)
     (_, target_ranks), (_, predicted_ranks) = (np.unique(values, return_inverse=True) for values in (targets, predictions))
@@ -123,7 +122,7 @@ def _pearson(first: Numbers, second: Numbers, weights: Numbers) -> float:
     if first.min() == first.max() or second.min() == second.max():
         return math.nan
     first, second = (values - weights @ values / weights.sum() for values in (first, second))
-    first, second = (values / np.abs(values).max() for values in (first, second))  # unscaled, the squares of tiny values would vanish
+    first, second = (values / np.abs(values).max() for values in (first, second))  # otherwise the squares of tiny values underflow
     lengths = float(weights @ first**2), float(weights @ second**2)
     return min(1.0, max(-1.0, float(weights @ (first * second)) / (math.sqrt(lengths[0]) * math.sqrt(lengths[1]))))
 

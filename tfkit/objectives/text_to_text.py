@@ -83,12 +83,12 @@ class TextToText(TokenTargets, WritingObjective):
         return len(source.ids) == len(self.tokenizer.prefix) + len(self.tokenizer.suffix)
 
     def _example(self, row: Row, source: TextIds, target: list[int]) -> Encoded | BadRow:
-        if self._is_empty(source) or not target:
-            return _empty(row, "source" if self._is_empty(source) else "target")
+        if not target or self._is_empty(source):
+            return _empty(row, "source" if target else "target")  # a row without a target is not lost, as it has no reference
         if self.eos_id in target:
             end = self.tokenizer.backend.id_to_token(self.eos_id)
             return BadRow(
-                "an end within a target", f"{row.place}: the target has {end!r}, which ends it, in its text; remove it there", lost=True
+                "an end within a target", f"{row.place}: the text of the target contains {end!r}, which ends a target; remove it", lost=True
             )
         ids = [*[*self.tokenizer.forced_ids, *target][: self.row_length - 1], self.eos_id]
         truncated = source.truncated or len(self.tokenizer.forced_ids) + len(target) >= self.row_length

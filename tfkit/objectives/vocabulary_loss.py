@@ -1,13 +1,13 @@
 """Losses of a distribution over the vocabulary, one per hidden state, with bounded memory for logits.
 
-With a vocabulary of 50,000 the logits take more memory than the activations. They are computed in blocks of rows and overwritten in place
-by the gradient of the loss with respect to them, which is kept for the backward pass if it fits the bound and recomputed there if not. The
-softmax runs over pieces that fit the CPU's cache, and the upstream gradient is folded into the two matrix products of the backward pass,
-so that there is no second pass over the logits.
+With a vocabulary of 50,000 the logits take more memory than the activations, so they are computed in blocks of rows, and each block is
+overwritten in place by the gradient of the loss with respect to its logits. If all rows fit LOGITS_BYTES, this gradient is kept for the
+backward pass; otherwise the backward pass recomputes it. The softmax runs over pieces that fit the CPU's cache, and the upstream gradient
+is folded into the two matrix products of the backward pass, so that there is no second pass over the logits.
 
-On a CPU, if the logits of a cross-entropy are too many to be kept, they are computed in blocks of entries instead. A block is computed
-twice, too, but gives a finished part of the output matrix's gradient, so no float32 sum of the whole matrix is read and written for each
-block. The denominators of the softmax are summed up when the blocks are computed for the first time.
+On a CPU, a cross-entropy whose logits exceed LOGITS_BYTES is computed in blocks of vocabulary entries instead. Each of these blocks is also
+computed twice, but it gives a finished part of the output matrix's gradient, whereas each block of rows would read and write a float32 sum
+of the whole matrix. The forward pass sums up the denominators of the softmax.
 """
 
 from collections.abc import Sequence
@@ -19,8 +19,8 @@ from torch.autograd.function import once_differentiable
 
 from tfkit.model.head import VocabularyHead
 
-LOGITS_BYTES = 128 * 2**20  # the most bytes of logits that are held at a time
-_BLOCK = 2048  # entries in a block of the vocabulary
+LOGITS_BYTES = 128 * 2**20  # the largest size of the logits in memory at any time
+_BLOCK = 2048  # vocabulary entries in a block
 _PIECE = 2**20  # logits in one softmax on a CPU: 4 MiB in float32
 
 
@@ -35,7 +35,7 @@ class BlockLoss(Protocol):
 
 def vocabulary_loss(head: VocabularyHead, hidden: Tensor, loss: BlockLoss, *targets: Tensor, target_bytes: int = 0) -> Tensor:
     """Return the loss of each row: hidden (N, D), targets (N, ...) without gradients -> (N,). `target_bytes`: bytes per row that `loss`
-    needs beside the logits.
+    needs in addition to the logits.
     """
     hidden, weight = head.prepare(hidden), head.weight
     rows = block_rows(weight, hidden, target_bytes)
@@ -96,7 +96,7 @@ def _losses(
 
 
 def block_rows(weight: Tensor, hidden: Tensor, target_bytes: int = 0) -> int:
-    """Return the largest number of rows whose logits and `target_bytes` fit the bound; at least 1."""
+    """Return the largest number of rows whose logits and `target_bytes` fit LOGITS_BYTES; at least 1."""
     return max(1, LOGITS_BYTES // (len(weight) * hidden.element_size() + target_bytes))
 
 
@@ -114,7 +114,7 @@ def make_logits(hidden: Tensor, weight: Tensor, bias: Tensor | None, cap: float 
 
 
 def _weight_gradient(errors: Tensor, hidden: Tensor) -> Tensor:
-    """Return the gradient of the output matrix: (n, V), (n, D) -> (V, D). For bf16 on a CPU, blocks take less time than the whole."""
+    """Return the gradient of the output matrix: (n, V), (n, D) -> (V, D). For bf16 on a CPU, blocks take less time than one product."""
     if errors.device.type != "cpu" or errors.dtype != torch.bfloat16:
         return errors.t() @ hidden
     gradient = hidden.new_empty(errors.shape[1], hidden.shape[1])
@@ -124,18 +124,18 @@ def _weight_gradient(errors: Tensor, hidden: Tensor) -> Tensor:
 
 
 def entry_blocks(weight: Tensor) -> list[tuple[int, int]]:
-    """Return the first entry of each block of the vocabulary, and the first one after it."""
+    """Return the bounds of each block of the vocabulary: its first entry, and the first entry after it."""
     return [(begin, min(begin + _BLOCK, len(weight))) for begin in range(0, len(weight), _BLOCK)]
 
 
 def split_rows(rows: int, *tensors: Tensor) -> list[tuple[Tensor, ...]]:
-    """Split tensors (N, ...) into blocks of at most this many rows."""
+    """Split tensors (N, ...) into blocks of at most `rows` rows."""
     return list(zip(*(tensor.split(rows) for tensor in tensors), strict=True))
 
 
 def pieces(logits: Tensor, *others: Tensor, most: int | None = None) -> list[tuple[Tensor, ...]]:
-    """Split logits (n, V) and other tensors (n, ...) into pieces for one softmax each: on a CPU of at most `most` logits, which fit its
-    caches; on a GPU, where each kernel launch costs, a single piece.
+    """Split logits (n, V) and other tensors (n, ...) into pieces for one softmax each. On a CPU, a piece has at most `most` logits, which
+    fit its caches; on a GPU there is one piece, since each kernel launch takes time.
     """
     most = most or _PIECE
     return split_rows(max(1, most // logits.shape[1] if logits.device.type == "cpu" else len(logits)), logits, *others)
@@ -149,7 +149,7 @@ def overwrite(logits: Tensor, errors: Tensor, cap: float | None) -> None:
 
 
 def block_cross_entropy(head: VocabularyHead, hidden: Tensor, labels: Tensor, smoothing: float, temperature: float) -> Tensor:
-    """Return the loss of each row in float32, as in log_probs.py: prepared hidden (N, D), labels (N,) -> (N,)."""
+    """Return the cross-entropy of each row in float32, the negative of `token_log_probs`: prepared hidden (N, D), labels (N,) -> (N,)."""
     given = head.weight, head.bias, labels, head.softcap, smoothing, temperature
     losses: Tensor = _BlockCrossEntropy.apply(hidden, *given)  # type: ignore[no-untyped-call]
     return losses
@@ -208,5 +208,5 @@ class _BlockCrossEntropy(torch.autograd.Function):
 
 
 def _places(labels: Tensor, begin: int, end: int) -> tuple[Tensor, Tensor]:
-    """Return the place of each label in a block, and whether the label is in the block: (N, 1) each. Outside, the place has no meaning."""
+    """Return the place of each label in a block, and whether the label is in the block, (N, 1) each; if not, its place has no meaning."""
     return (labels - begin).clamp(0, end - begin - 1)[:, None], ((labels >= begin) & (labels < end))[:, None]

@@ -1,5 +1,5 @@
-"""Metrics of whole sets, as functions of row weights. With `unit_weights` they return the metric itself, with the counts of the rows in a
-resample one bootstrap value of it; from many such values, `intervals` computes a confidence interval.
+"""Metrics of whole sets, as functions of row weights. Given `unit_weights`, such a function returns the metrics; given the number of times
+that a resample holds each row, it returns a bootstrap value of each metric, from many of which `intervals` computes a confidence interval.
 """
 
 from collections.abc import Callable
@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Numbers = NDArray[Any]
-Scores = Callable[[Numbers], dict[str, float]]  # weights (N,), the number of times each row counts -> metrics by name
+Scores = Callable[[Numbers], dict[str, float]]  # weights (N,): how many times each row counts -> metrics by name
 _COVERAGE = (2.5, 97.5)  # percentiles: 95 % between them
 
 
@@ -32,9 +32,9 @@ def intervals(scores: Scores, rows: int, resamples: int, seed: int) -> dict[str,
 
     The draws are a function of (seed, rows). Resamples in which a metric is NaN (a correlation with a constant) are excluded.
 
-    A resample lacks about a third of the rows, and so some classes, which biases a mean over classes: resampled values vary about another
-    value than the metric of the set. The percentiles (Efron and Tibshirani 1993, 13.3) are those of the values minus that bias (10.2, by
-    medians), so that every interval contains its estimate.
+    A resample lacks about a third of the rows, and so some classes, which biases a mean over classes: the resampled values are not centred
+    on the metric of the set. The percentiles (Efron and Tibshirani 1993, 13.3) are those of the values minus that bias (10.2, by medians),
+    so that every interval contains its estimate.
     """
     bits = np.random.PCG64([seed, rows])
     samples: dict[str, list[float]] = {}

@@ -1,4 +1,4 @@
-"""Metrics of classes, and of sets of labels. They equal scikit-learn's (for sets, those of indicator matrices), also for 0 / 0."""
+"""Metrics of classes, and of sets of labels. The values equal scikit-learn's (for sets, those of indicator matrices), also for 0 / 0."""
 
 import math
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ from tfkit.objectives.metrics import Numbers, Scores
 
 
 def classification_metrics(targets: Numbers, predictions: Numbers) -> Scores:
-    """Return a function from row weights to the metrics of class numbers, (N,) each.
+    """Return a function from row weights to the metrics of classes, given the class indices, (N,) each.
 
     `accuracy`; `f1_macro`, the unweighted mean over classes that are a target or a prediction; `f1_micro`, which equals the accuracy, as
     each row has one class; `matthews` (Gorodkin 2004, for any number of classes; 0 if all targets or all predictions are one class); and
@@ -39,14 +39,14 @@ def classification_metrics(targets: Numbers, predictions: Numbers) -> Scores:
 
 def tag_metrics(targets: Numbers, predictions: Numbers, rows: Numbers) -> Scores:
     """Return a function from row weights to `classification_metrics` over words, (W,) each. `rows` (W,): the row of each word, whose weight
-    the word has.
+    applies to the word.
     """
     words = classification_metrics(targets, predictions)
     return lambda weights: words(weights[rows])
 
 
 def class_metrics(targets: Numbers, predictions: Numbers, labels: Sequence[str]) -> dict[str, Any]:
-    """Return the metrics of each class that is a target or a prediction, from class numbers, (N,) each.
+    """Return the metrics of each class that is a target or a prediction, from class indices, (N,) each.
 
     `classes`: the `ratios` of each class; `confusion`: the counts of predictions for each target class, without zeros.
     """
@@ -79,7 +79,7 @@ def _matthews(hits: float, targets: Numbers, predictions: Numbers, total: float)
 
 
 def label_set_metrics(targets: Sequence[Sequence[int]], predictions: Sequence[Sequence[int]], count: int) -> Scores:
-    """Return a function from row weights to the metrics of sets of label numbers, one set per row. `count`: the number of labels.
+    """Return a function from row weights to the metrics of sets of label indices, one set per row. `count`: the number of labels.
 
     `f1_micro`, `precision` and `recall` are over all pairs of a row and a label; `f1_macro` is the mean over labels, with 0 for a label
     that is neither a target nor predicted.

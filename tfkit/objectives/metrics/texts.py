@@ -41,13 +41,10 @@ def require_libraries(metrics: Sequence[str]) -> None:
             _library(name)
 
 
-def exact(text: str, references: Sequence[str]) -> bool:
-    """Whether a text equals one of the references, ignoring white space at the ends."""
-    return text.strip() in {reference.strip() for reference in references}
-
-
 def _exact_match(texts: list[str], references: Sequence[Sequence[str]]) -> Scores:
-    right = np.array([exact(text, accepted) for text, accepted in zip(texts, references, strict=True)], np.float64)
+    """White space at the ends of texts is ignored."""
+    pairs = zip(texts, references, strict=True)
+    right = np.array([text.strip() in {reference.strip() for reference in accepted} for text, accepted in pairs], np.float64)
     return lambda weights: {"exact_match": float(weights @ right / weights.sum())}
 
 
@@ -63,7 +60,7 @@ def _chrf(texts: list[str], references: Sequence[Sequence[str]]) -> Scores:
 def _sacrebleu(name: str, metric: Any, texts: list[str], references: Sequence[Sequence[str]]) -> Scores:
     """Compute corpus_score in two steps, as sacreBLEU's significance tests do: first the counts of each row, then the score of their sums.
 
-    Neither step has a public name.
+    sacreBLEU has no public function for either step.
     """
     longest = max(map(len, references))
     streams = [[row[k] if k < len(row) else None for row in references] for k in range(longest)]
