@@ -17,7 +17,7 @@ class _Norm(Data):
         "reordered: x + norm(f(x)), and a last norm (OLMo 2). parallel: all sublayers of a block read the same x, "
         "x + f(norm x) + g(norm x), and a last norm (GPT-NeoX).",
     )
-    first: bool = Field(True, description="pre: whether the first attention of a stack has a norm, too (ModernBERT: no).")
+    first: bool = Field(True, description="Placement pre: whether the first attention of a stack has a norm, too (ModernBERT: no).")
 
     @model_validator(mode="after")
     def _check_first(self) -> "_Norm":
@@ -65,10 +65,10 @@ class AttentionConfig(Data):
 
 
 class ExpertsConfig(Data):
-    """Many MLPs, the experts, of which a router chooses a few for each token (Shazeer et al. 2017, arXiv 1701.06538)."""
+    """Several MLPs, called experts, of which a router chooses a few for each token (Shazeer et al. 2017, arXiv 1701.06538)."""
 
-    count: int = Field(ge=2, le=1 << 12, description="Experts of a layer.")
-    active: int = Field(ge=1, le=1 << 12, description="Experts that compute each token: those with the largest probabilities.")
+    count: int = Field(ge=2, le=1 << 12, description="Number of experts in a layer.")
+    active: int = Field(ge=1, le=1 << 12, description="Number of experts that compute each token: those with the largest probabilities.")
     hidden_dim: HiddenWidth | None = Field(None, description="Width inside an expert; null: the model's hidden_dim.")
     normalized: bool = Field(
         True, description="Divide the probabilities of the chosen experts, which weight their outputs, by their sum (OLMoE: no)."
@@ -88,7 +88,7 @@ class ExpertsConfig(Data):
 
 
 class MlpConfig(Data):
-    """The feed-forward sublayer, applied at each position on its own."""
+    """The feed-forward sublayer, applied to each position independently."""
 
     activation: Literal["relu", "gelu", "gelu_tanh", "silu"] = Field(description="gelu is the exact (erf) form.")
     gated: bool = Field(False, description="down(activation(gate x) * up x) instead of down(activation(up x)).")
