@@ -61,8 +61,8 @@ def _from_hf(hf: dict[str, Any]) -> dict[str, Any]:
 
 def _to_hf(config: ModelConfig) -> dict[str, Any]:
     scaling = getattr(config.position, "scaling", None)
-    # transformers computes YaRN's wavelengths of this class only with a stated head_dim.
-    left_out = () if scaling is not None and scaling.kind == "yarn" else llama.usual_head_dim(config)
+    # transformers computes the wavelengths of YaRN and longrope of this class only with a stated head_dim.
+    left_out = () if scaling is not None and scaling.kind in ("yarn", "longrope") else llama.usual_head_dim(config)
     fields = llama.to_hf(config, (*llama.NO_BIAS, *left_out))
     return fields | {"sliding_window": config.attention.windows[0], **expert_fields(config, "num_local_experts")}
 

@@ -49,6 +49,8 @@ def _to_hf(config: ModelConfig) -> dict[str, Any]:
     fields = llama.to_hf(config, (*llama.NO_BIAS, *llama.usual_head_dim(config)))
     part = config.position.fraction if isinstance(config.position, Rotary) else 1.0
     original = (fields["rope_scaling"] or {}).get("original_max_position_embeddings")
+    if original and not llama.usual_head_dim(config):
+        raise UnsupportedError(f"Phi-3 with longrope has heads of hidden_size / num_attention_heads, not of {config.head_dim}")
     return fields | {
         **({"partial_rotary_factor": part} if part != 1 else {}),
         **({"original_max_position_embeddings": original} if original else {}),  # takes precedence over that in rope_scaling
