@@ -35,12 +35,11 @@ class AttentionContext:
         self,
         masks: Iterable[Mask],
         rotations: Mapping[str, Rotation],
-        bias: Tensor | tuple[Tensor, Tensor] | None = None,
-        cache: KeyValueCache | None = None,
-        encoder_output: Tensor | None = None,
-        encoder_padding: Tensor | None = None,
-        *,
-        use_blocks: Callable[[Mask], bool] = lambda mask: False,
+        bias: Tensor | tuple[Tensor, Tensor] | None,
+        cache: KeyValueCache | None,
+        encoder_output: Tensor | None,
+        encoder_padding: Tensor | None,
+        use_blocks: Callable[[Mask], bool],
     ):
         """`masks`: one for each distinct window. `rotations`: by the names that `ModelConfig.rotation` returns. `bias`: a tensor
         (1, H, T, S), or the output of DistanceVectors, from which each layer computes a bias of its own. `encoder_output`

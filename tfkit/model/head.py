@@ -28,10 +28,6 @@ class Head(nn.Module):
         """(..., D) -> (..., D): the hidden states after the dense layer, activation and norm, if the head has them."""
         return hidden if self.transform is None else self.norm(self.activation(self.transform(hidden)))
 
-    def forward(self, hidden: Tensor, padding_mask: Tensor | None = None) -> Tensor:
-        """Return the logits."""
-        raise NotImplementedError
-
     def extra(self, hidden: Tensor, padding_mask: Tensor | None = None) -> Tensor:
         """Return the head's second output. Raise ValueError if it has none."""
         raise ValueError("this head has no output other than its logits")

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from types import MappingProxyType
 from typing import Any
@@ -38,8 +38,8 @@ class Output:
 
     hidden: Tensor  # (B, T, D), after the last norm
     head: Head
-    padding_mask: Tensor | None = None  # (B, T), the mask of `hidden`: True = real token; None: all are real
-    routed: list[Tensor] = field(default_factory=list)  # the logits (B, T, N) of each router of a mixture of experts
+    padding_mask: Tensor | None  # (B, T), the mask of `hidden`: True = real token; None: all are real
+    routed: list[Tensor]  # the logits (B, T, N) of each router of a mixture of experts
 
     @cached_property
     def logits(self) -> Tensor:
@@ -181,8 +181,8 @@ def _build_head(config: ModelConfig, tokens: nn.Embedding) -> Head:
             return NoHead(config, head)
 
 
-def build(config: ModelConfig, seed: int, device: torch.device | str = "cpu", *, defer_blocks: bool = False) -> Transformer:
-    """Build a Transformer with random float32 weights, the same on every device for the same seed.
+def build(config: ModelConfig, seed: int, *, defer_blocks: bool = False) -> Transformer:
+    """Build a Transformer with random float32 weights, on the CPU.
 
     `defer_blocks`: the blocks stay on the meta device, and the model's `fill_block` draws the same weights for one block at a time.
     """
@@ -194,7 +194,7 @@ def build(config: ModelConfig, seed: int, device: torch.device | str = "cpu", *,
         return model
     allocate(model)
     initialize(model, config, generator)
-    return model.to(device)
+    return model
 
 
 def on_meta(config: ModelConfig) -> Transformer:

@@ -99,11 +99,6 @@ def set_determinism(mode: int) -> None:
         torch.set_deterministic_debug_mode(mode)
 
 
-def is_nondeterministic(error: RuntimeError) -> bool:
-    """Whether PyTorch refused an operation that has no deterministic algorithm on this device."""
-    return "does not have a deterministic implementation" in str(error)
-
-
 def keep_freed_memory() -> None:
     """Make the C library keep freed memory (Linux, glibc); otherwise the kernel maps and zeroes the large tensors of every step anew.
 

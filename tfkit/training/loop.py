@@ -9,7 +9,7 @@ from typing import Any, Protocol, Self, TypeVar
 from tfkit.data import StepLoader
 from tfkit.errors import Stopped, UnhealthyError, argument, is_out_of_memory
 from tfkit.objectives.objective import Batch
-from tfkit.training.device import is_nondeterministic, set_determinism
+from tfkit.training.device import set_determinism
 from tfkit.training.health import LossHistory, StepReport, UnhealthyStepError
 from tfkit.training.schedule import Schedule
 from tfkit.training.step import Stepper
@@ -233,7 +233,7 @@ def deterministic_if_possible(
     try:
         return until_it_fits(attempt, stepper, out_of_memory)
     except RuntimeError as error:
-        if not is_nondeterministic(error):
+        if "does not have a deterministic implementation" not in str(error):
             raise
         reason = str(error).splitlines()[0]
     stepper.drop_gradients()

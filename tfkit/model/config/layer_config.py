@@ -52,15 +52,15 @@ class AttentionConfig(Data):
     softcap: Factor | None = Field(None, description="Scores become cap * tanh(score / cap) (Gemma 2); null: no cap.")
     qk_norm: Literal["head", "projection"] | None = Field(
         None,
-        description="A norm on queries and keys before their rotation: over each head, whose heads share its weights (Qwen 3), or over "
-        "the whole projection (OLMo 2); null: none.",
+        description="A norm on queries and keys before their rotation. head: over each head, with weights that all heads share (Qwen 3). "
+        "projection: over all heads together (OLMo 2). null: none.",
     )
     windows: list[Distance | None] = Field(
         [None],
         min_length=1,
         max_length=MAX_LAYERS,
-        description="Tokens to which a token attends backwards, itself included, and in an encoder also forwards; null: all. "
-        "One value per layer, repeated: [4096, null].",
+        description="Number of tokens to which a token attends backwards, itself included, and in an encoder also forwards; null: all. "
+        "One value per layer; a shorter list is repeated: [4096, null].",
     )
 
 
@@ -77,7 +77,7 @@ class ExpertsConfig(Data):
         [True],
         min_length=1,
         max_length=MAX_LAYERS,
-        description="Whether a layer has experts; the others have one MLP of the model's hidden_dim. One value per layer, repeated.",
+        description="Whether each layer has experts; the others have one MLP of the model's hidden_dim. A shorter list is repeated.",
     )
 
     @model_validator(mode="after")

@@ -48,8 +48,8 @@ class YarnScaling(Data):
 
     kind: Literal["yarn"]
     factor: Factor = Field(description="How many times longer the context is than original_context_length.")
-    beta_fast: Factor = Field(32.0, description="Pairs that turn more often than this in the original context are kept.")
-    beta_slow: Factor = Field(1.0, description="Pairs that turn less often than this in the original context are multiplied by factor.")
+    beta_fast: Factor = Field(32.0, description="Wavelengths of pairs that turn more often than this in the original context are kept.")
+    beta_slow: Factor = Field(1.0, description="Wavelengths of pairs that turn less often than this are multiplied by factor.")
     attention_factor: Factor | None = Field(None, description="Multiplies rotated queries and keys; null: 0.1 ln(factor) + 1.")
     original_context_length: Context = Field(description="The context of pretraining, in tokens.")
 
@@ -104,7 +104,7 @@ class Rotary(Data):
         [True],
         min_length=1,
         max_length=MAX_LAYERS,
-        description="Whether a layer rotates at all. One value per layer, repeated: [true, true, true, false] (SmolLM3).",
+        description="Whether each layer rotates; a shorter list is repeated: [true, true, true, false] (SmolLM3).",
     )
     fraction: float = Field(1.0, gt=0, le=1, description="Fraction of each head that is rotated; the other elements have no position.")
 
@@ -121,7 +121,7 @@ class Rotary(Data):
 
 
 class Disentangled(Data):
-    """Scores of token with distance and of distance with token, by learned vectors, added to those of two tokens (DeBERTa v3)."""
+    """Learned vectors of distances, whose scores with queries and keys are added to the scores of two tokens (DeBERTa v3)."""
 
     kind: Literal["disentangled"]
     buckets: int = Field(256, ge=4, le=1 << 16, description="Number of vectors for each direction; half of them have one distance each.")
