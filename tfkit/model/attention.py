@@ -216,7 +216,7 @@ def attend(
     if bias is not None:
         visible = _visible(mask, causal, queries, keys)
         mask = bias.to(queries.dtype) if visible is None else torch.where(visible, bias.to(queries.dtype), float("-inf"))  # (., H, T, S)
-    if mask is not None and queries.device.type != "cpu":  # CUDA's kernels take no mask with grouped heads; the fallback holds all scores
+    if mask is not None and queries.device.type != "cpu":  # with grouped heads, CUDA's kernels take no mask: all scores would be held
         keys, values = _repeat_kv(queries, keys, values)
     return F.scaled_dot_product_attention(
         queries,

@@ -24,8 +24,8 @@ def gelu_tanh(x: Tensor) -> Tensor:
 
 class _GeluTanhOnCpu(torch.autograd.Function):
     """x sigmoid(u), with u = 2 sqrt(2 / pi) (x + 0.044715 x^3), which equals the form with a tanh. torch's kernel takes 1.5 times as long,
-    since it computes the tanh in both passes. x is processed in pieces that fit the processor's caches. Saved for the backward pass is the
-    slope, not x.
+    since it computes the tanh in both passes. x is processed in pieces that fit the processor's caches. The slope is saved for the backward
+    pass, not x.
     """
 
     @staticmethod

@@ -55,7 +55,7 @@ class Output:
 class Transformer(nn.Module):
     """An encoder, a decoder, or both. Its parameters are uninitialized: use `build`, or load them."""
 
-    # Loads or draws the weights of a block that is on the meta device, given the prefix of its parameters' names; None: no block is.
+    # Loads or draws the weights of a block on the meta device, given the prefix of its parameter names; None: no block is on that device.
     fill_block: Callable[[str, nn.Module], None] | None = None
     # A context in which each rank holds all weights and may run forward passes alone; ranks with sharded weights enter it together.
     unsharded: Callable[[], AbstractContextManager[None]] = nullcontext
