@@ -92,7 +92,6 @@ def generation_step(shape: dict[str, int]) -> Iterator[int]:
 
 def build_model(shape: dict[str, int]):  # type: ignore[no-untyped-def]
     """Build a Llama of this shape with random weights."""
-    import torch
 
     from tfkit.families import PRESETS
     from tfkit.model.config import ModelConfig
@@ -101,7 +100,7 @@ def build_model(shape: dict[str, int]):  # type: ignore[no-untyped-def]
 
     sizes = {name: value for name, value in shape.items() if name not in ("rows", "length")}
     changes = sizes | {"vocab_size": VOCABULARY, "context_length": 256, "hidden_dim": None, "num_kv_heads": None, "head_dim": None}
-    return build(ModelConfig.model_validate(merge(PRESETS["smollm2-135m"][1], changes)), 1, torch.device("cpu"))
+    return build(ModelConfig.model_validate(merge(PRESETS["smollm2-135m"][1], changes)), 1)
 
 
 class Worker:

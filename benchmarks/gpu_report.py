@@ -128,7 +128,7 @@ def make_step(shape: dict[str, int], runner: str, device: Any, dtype: Any, rows:
     stream = TokenStream("made", tokens, starts, lengths, separator=0, max_id=shape["vocab"] - 1, fingerprint="made", cached=False)
     objective = CausalLM("apart" if apart else "joined")
     loader = Loader(PackedRows([(stream, 1.0)], shape["length"], 1), objective.collate, rows, rows)
-    model = build(tfkit_config(shape), seed=1, device=device)
+    model = build(tfkit_config(shape), seed=1).to(device)
     weights = Weights(model, dtype)
     stepper = Stepper(LossModule(model, objective), weights, Optimizer(weights.trained, AdamWSection(lr=3e-4)), device=device, seed=1)
     if compiled:

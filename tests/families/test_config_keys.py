@@ -140,9 +140,14 @@ COMPUTED["olmoe"] = _DECODER | {"num_experts_per_tok": [1, 4], "norm_topk_prob":
 COMPUTED["qwen3_moe"] = _DECODER | {"num_experts_per_tok": [1, 3], "norm_topk_prob": [False], "sliding_window": []}
 # With these transformers computes something else, or its class of another architecture does.
 REFUSED: dict[str, dict[str, list[Any]]] = {
-    "llama": {"is_causal": [False, None], "hidden_act": ["quick_gelu"], "original_max_position_embeddings": []},
+    "llama": {
+        "is_causal": [False, None],
+        "hidden_act": ["quick_gelu"],
+        "original_max_position_embeddings": [],
+        "rope_scaling": ["default"],
+    },
     "mistral": {"is_causal": [False]},
-    "gemma2": {"is_causal": [False], "use_bidirectional_attention": [True]},
+    "gemma2": {"is_causal": [False], "use_bidirectional_attention": [True], "query_pre_attn_scalar": [0, "1", 10**400]},
     "qwen2": {"is_causal": [False], "use_sliding_window": [False], "layer_types": [["full_attention"]]},
     "qwen3": {"is_causal": [False], "use_sliding_window": [False]},
     "mixtral": {"is_causal": [False], "router_jitter_noise": [0.1]},
@@ -303,10 +308,19 @@ def test_the_mlp_of_t5_with_both_halves_of_its_name(tmp_path: Path, mlp: str, ha
     assert difference(ours, theirs) < TOLERANCE
 
 
-@pytest.mark.parametrize(("model_type", "alias"), [("marian", "num_hidden_layers"), ("t5", "num_layers"), ("llama", "num_hidden_layers")])
-def test_a_stack_without_layers_is_refused(tmp_path: Path, model_type: str, alias: str) -> None:
+@pytest.mark.parametrize(
+    ("model_type", "changes"),
+    [
+        ("marian", {"num_hidden_layers": 0, "encoder_layers": 0}),
+        ("t5", {"num_layers": 0}),
+        ("llama", {"num_hidden_layers": 0}),
+        ("t5", {"d_model": 10**400}),
+    ],
+    ids=lambda value: value if isinstance(value, str) else next(iter(value)),
+)
+def test_a_size_that_no_model_has_is_refused(tmp_path: Path, model_type: str, changes: dict[str, int]) -> None:
     save_reference(tmp_path, BASES[model_type])
-    edit_config(tmp_path, **{alias: 0} | ({"encoder_layers": 0} if model_type == "marian" else {}))
+    edit_config(tmp_path, **changes)
     with pytest.raises(ModelError, match=r"config\.json"):
         load(tmp_path)
 
@@ -314,11 +328,11 @@ def test_a_stack_without_layers_is_refused(tmp_path: Path, model_type: str, alia
 def test_quantized_weights_are_refused_with_what_to_take_in_their_place(tmp_path: Path) -> None:
     save_reference(tmp_path, "llama")
     edit_config(tmp_path, quantization_config={"quant_method": "bitsandbytes", "load_in_4bit": True})
-    with pytest.raises(ModelError, match="the weights are quantized, and are not read; take the model as it was before that"):
+    with pytest.raises(ModelError, match="tfkit does not read quantized weights; use the model from before the quantization"):
         load(tmp_path)
 
 
 def test_quantized_weights_of_a_folder_with_images_are_refused_likewise() -> None:
     hf = {"model_type": "gemma3", "text_config": {"model_type": "gemma3_text"}, "quantization_config": {"quant_method": "bitsandbytes"}}
-    with pytest.raises(UnsupportedError, match="the weights are quantized, and are not read"):
+    with pytest.raises(UnsupportedError, match="tfkit does not read quantized weights"):
         normalize_keys(hf, FAMILIES["gemma3"])

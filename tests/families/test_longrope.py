@@ -94,13 +94,15 @@ def test_the_factor_of_the_attention(tmp_path: Path, rope: dict[str, Any]) -> No
     [
         ({"short_factor": [1.0]}, "short_factors has 1 values, but a head has 4 pairs"),
         ({"long_factor": [1.0] * 5}, "long_factors has 5 values, but a head has 4 pairs"),
-        ({"attention_factor": None, "factor": "two"}, "no attention_factor of longrope follows"),
-        ({"attention_factor": None, "factor": -1.0}, "no attention_factor of longrope follows"),
+        ({"attention_factor": None, "factor": "two"}, "no valid attention_factor of longrope"),
+        ({"attention_factor": None, "factor": -1.0}, "no valid attention_factor of longrope"),
+        ({"attention_factor": None, "original_max_position_embeddings": 0.5}, "no valid attention_factor of longrope"),
         ({"long_factor": ["a"] * 4}, "long_factors"),
     ],
 )
 def test_factors_that_do_not_fit_are_refused(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
     theirs = save_reference(tmp_path, CASE)
-    edit_config(tmp_path, rope_parameters=theirs.config.rope_parameters | changes)
+    original = changes.get("original_max_position_embeddings", BORDER)
+    edit_config(tmp_path, rope_parameters=theirs.config.rope_parameters | changes, original_max_position_embeddings=original)
     with pytest.raises(ModelError, match=message):
         load(tmp_path)

@@ -117,12 +117,30 @@ def test_what_no_family_expresses_goes_under_our_own_type(tmp_path: Path, preset
         AutoModelForCausalLM.from_pretrained(tmp_path / "a")
 
 
+def longrope(head_dim: int) -> dict[str, Any]:
+    pairs = head_dim // 2
+    return {"kind": "longrope", "short_factors": [1.0] * pairs, "long_factors": [2.0] * pairs, "original_context_length": 8}
+
+
+@pytest.mark.parametrize(
+    ("preset", "head_dim", "scaling", "family"),
+    [
+        ("mixtral-8x7b", 8, {"kind": "yarn", "factor": 4.0, "original_context_length": 8}, "mixtral"),
+        ("mixtral-8x7b", 8, longrope(8), "mixtral"),
+        ("phi3-mini-4k", 8, longrope(8), "phi3"),
+        ("phi3-mini-4k", 12, longrope(12), "llama"),
+    ],
+    ids=str,
+)
 @torch.no_grad()
-def test_transformers_opens_a_mixtral_with_yarn_which_needs_the_width_of_heads(tmp_path: Path) -> None:
-    position = {"kind": "rotary", "scaling": {"kind": "yarn", "factor": 4.0, "original_context_length": 8}}
-    model = build(tiny_config("mixtral-8x7b", num_kv_heads=3, position=position), seed=1).eval()
-    save_model(tmp_path, model.config, model.state_dict(), None, family="mixtral")
+def test_transformers_opens_scaled_positions_for_which_it_needs_the_width_of_heads(
+    tmp_path: Path, preset: str, head_dim: int, scaling: dict[str, Any], family: str
+) -> None:
+    changes = {"num_kv_heads": 3, "head_dim": head_dim, "attention": {}, "position": {"kind": "rotary", "scaling": scaling}}
+    model = build(tiny_config(preset, **changes), seed=1).eval()
+    save_model(tmp_path, model.config, model.state_dict(), None, family=PRESETS[preset][0].name)
     theirs = AutoModelForCausalLM.from_pretrained(tmp_path).eval()
+    assert theirs.config.model_type == family
     assert (theirs(IDS).logits - model(IDS).logits).abs().max() < 1e-5
 
 

@@ -242,7 +242,7 @@ def test_f03_f06_f08_129_130_143_signals(base: Path, tmp_path: Path, line: str, 
     if line == PRETRAIN:  # which measures the memory of a row first; and the command that continues
         assert_ends(done, code, f"stopped by {name}: no step was taken", lines=3)
     elif line == RESUME:  # which first makes up for the evaluation that the first signal prevented
-        assert_ends(done, code, "stopped during the evaluation", lines=3)
+        assert_ends(done, code, "its checkpoint is saved", lines=3)
     else:
         assert_ends(done, code, f"stopped by {name}", lines=1 + at_a_place_of_its_own)
     assert done.err.startswith(f"{name}: stopping as soon as nothing is lost") == at_a_place_of_its_own

@@ -48,6 +48,7 @@ def test_the_gated_width_is_llamas_rule(dim: int, hidden_dim: int) -> None:
         ("llama", {"position": {"kind": "rotary", "fraction": 0.01}}, "position.fraction of head_dim"),
         ("gpt2", {"position": {"kind": "disentangled"}}, "disentangled positions are for an encoder alone; remove decoder_layers"),
         ("gpt2", {"num_heads": 0}, "greater than 0"),
+        ("llama", {"dim": 6 * 10**400, "hidden_dim": None}, "less than or equal to"),
         ("gpt2", {"n_embd": 24}, "Extra inputs"),
         ("gpt2", {"position": {"kind": "learned", "theta": 1e4}}, "Extra inputs"),
         ("gpt2", {"position": {"kind": "spiral"}}, "does not match any of the expected tags"),

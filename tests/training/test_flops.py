@@ -113,6 +113,13 @@ def test_what_is_frozen_has_no_gradient_and_below_the_lowest_that_is_trained_the
     assert planned(model, text(model.config)) == pytest.approx(counted(model, text(model.config)), rel=1e-12)
 
 
+def test_segments_alone_need_the_gradient_of_the_vectors_that_a_matrix_widens(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(flops, "visible_pairs", lambda queries, keys, *, causal, window: queries * keys)
+    model = fresh(tiny("electra").model_dump())
+    freeze(model, [f"embedding.{part}.*" for part in ("tokens", "positions", "norm")])
+    assert planned(model, text(model.config)) == pytest.approx(counted(model, text(model.config)), rel=2e-3)
+
+
 @pytest.mark.parametrize("targets", [["q_proj", "up_proj"], ["v_proj"], ["o_proj"], ["k_proj", "down_proj"]], ids=str)
 def test_the_matrices_of_updates_are_counted(targets: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(flops, "visible_pairs", lambda queries, keys, *, causal, window: queries * keys)

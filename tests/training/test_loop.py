@@ -162,6 +162,9 @@ def test_a_stop_in_an_evaluation_saves_too() -> None:
         go(hooks, Plan(steps=9, log_every=5, evaluate_every=2, save_every=None))
     assert "its checkpoint is saved" in str(caught.value)
     assert hooks.events == ["save 2"]
+    with pytest.raises(Stopped, match="after step 2 of 9; its checkpoint is saved"):
+        go(hooks, Plan(steps=9, log_every=5, evaluate_every=2, save_every=None), Progress(step=2, tokens=192))
+    assert hooks.events == ["save 2"]
 
 
 def test_a_resumed_run_makes_up_for_the_evaluation_first() -> None:

@@ -1,6 +1,7 @@
 """The model families, one file of data each: presets, and a two-way mapping to the Hugging Face layout.
 
-No torch here: a family maps the names of tensors, `tfkit.hub` converts the tensors. Each file is imported when its family is looked up.
+A family maps the names of tensors, and `tfkit.hub` converts the tensors: no file here imports torch. Each file is imported when its family
+is looked up.
 """
 
 import importlib
@@ -18,23 +19,25 @@ _NAMES = (
     *("roberta", "xlm_roberta", "camembert", "modernbert", "electra", "mpnet", "bart", "mbart", "mt5", "flan_t5", "byt5"),
     "deberta_v3",
 )
+# Family -> Hugging Face's model_types, if these are not just the name of the family.
 _TYPES: dict[str, tuple[str, ...]] = {
     "transformer_2017": ("marian",),
     "gpt": ("openai-gpt",),
     "phi": ("phi3",),
     "pythia": ("gpt_neox",),
-    "gemma3": ("gemma3", "gemma3_text"),  # with a part for images, and the text part alone
+    "gemma3": ("gemma3", "gemma3_text"),  # a model that also reads images, and its text part alone
     "xlm_roberta": ("xlm-roberta",),
     "deberta_v3": ("deberta-v2",),
-    **dict.fromkeys(("gpt3", "smollm2", "flan_t5", "byt5"), ()),  # they have the type of another family
-}  # Hugging Face's model_types of a family, if it is not the family's name alone
+    **dict.fromkeys(("gpt3", "smollm2", "flan_t5", "byt5"), ()),  # they share the type of another family
+}
 _MODEL_TYPES = {kind: name for name, kinds in _TYPES.items() for kind in kinds if kind != name}
 _MODEL_TYPES |= {name: name for name in _NAMES if name in _TYPES.get(name, (name,))}
+# Family -> the architecture of llama.cpp that computes its models.
 GGUF_ARCHITECTURES = {
     **dict.fromkeys(("llama", "mistral", "smollm2", "mixtral"), "llama"),
     "qwen3_moe": "qwen3moe",
     **{name: name for name in ("gpt2", "gemma", "gemma2", "gemma3", "qwen2", "qwen3", "smollm3", "olmo2", "olmoe")},
-}  # the architecture of llama.cpp that computes a family's models
+}
 
 
 class _Lookup(Mapping[str, Value]):
@@ -71,5 +74,5 @@ def _preset(name: str) -> tuple[Family, dict[str, Any]]:
 FAMILIES = _Lookup(lambda: _NAMES, _family)
 # The presets of all families, each with its family. A preset's name begins with that of its family.
 PRESETS = _Lookup(lambda: (name for family in FAMILIES.values() for name in family.presets), _preset)
-# The families by Hugging Face's model_type; of families that share one, the first.
+# The families by Hugging Face's model_type; of families that share a type, the one that has its name.
 MODEL_TYPES = _Lookup(lambda: _MODEL_TYPES, lambda kind: _family(_MODEL_TYPES[kind]))

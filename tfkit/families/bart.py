@@ -1,8 +1,8 @@
 """BART (Lewis et al. 2019, arXiv 1910.13461).
 
-New compared with the Transformer of 2017: pretrained to restore corrupted texts, and tuned for summaries, translation and classes. Learned
-positions, whose table begins with two unused rows, instead of sinusoids; a norm over the embeddings of each stack; GELU. mBART (mbart.py)
-has the same layout with norms before the sublayers.
+New compared with the Transformer of 2017: pretraining restores corrupted texts, before tuning for summaries, translation and classes;
+learned positions, whose table begins with two unused rows, instead of sinusoids; a norm over the embeddings of each stack; GELU. mBART
+(mbart.py) has the same layout with norms before the sublayers.
 """
 
 from typing import Any
@@ -11,7 +11,7 @@ from tfkit.families import transformer_2017
 from tfkit.families.rules import Architectures, Family, Rule, module_rules
 from tfkit.model.config import ModelConfig
 
-_OFFSET = 2  # the rows that fairseq reserves up to its padding id, 1, whatever the id of padding here
+_OFFSET = 2  # fairseq reserves the rows up to its padding id, 1; this model's padding id does not matter
 BASE: dict[str, Any] = transformer_2017.PRESETS["transformer-2017-base"] | {
     "vocab_size": 50265,
     "context_length": 1024,

@@ -1,6 +1,6 @@
 """BERT (Devlin et al. 2018, arXiv 1810.04805).
 
-New compared with GPT: an encoder, in which every token sees both sides. The model learns to predict masked tokens from their left and
+New compared with GPT: an encoder, in which every token attends to both sides. The model learns to predict masked tokens from their left and
 right (masked language modeling), and whether the second of two texts follows the first (next-sentence prediction). Segment vectors
 distinguish the two texts, a norm follows the sum of the embeddings, and the first token, [CLS], represents the whole text.
 Sizes: table 1 (base, large) and the released vocabularies; the small ones are Turc et al. 2019 (arXiv 1908.08962), table 1.
@@ -42,7 +42,7 @@ PRESETS = {
 
 def encoder_classes(name: str, dense: str, pretraining: Architectures = MappingProxyType({}), **body: Any) -> Architectures:
     """Return the classes of an encoder under transformers' usual names. `dense`: the activation of the dense layer in the head for classes;
-    `pretraining`: further classes with a head for masked tokens; `body`: fields of the model without a head.
+    `pretraining`: further classes with a head for masked tokens; `body`: fields of the head config of the last class, without a head.
     """
     return {
         f"{name}ForMaskedLM": {"kind": "masked_lm", "next_sentence": False},
@@ -63,7 +63,7 @@ def is_tagger(config: ModelConfig) -> bool:
     return config.head.kind == "tags"
 
 
-CLASSIFIERS = (  # two heads share one name
+CLASSIFIERS = (  # Hugging Face has one name for the heads of classes and tags
     *module_rules({"classifier": "head.classes"}, when=lambda config: not is_tagger(config)),
     *module_rules({"classifier": "head.tags"}, when=is_tagger),
     *module_rules({"qa_outputs": "head.spans"}),
@@ -132,7 +132,7 @@ def from_hf(hf: dict[str, Any], architectures: Architectures = ARCHITECTURES) ->
 def to_hf(config: ModelConfig) -> dict[str, Any]:
     """Return the fields of a config.json; later families with BERT's blocks use this, too."""
     if config.embedding.segments is None:
-        raise UnsupportedError("BERT has segment vectors")
+        raise UnsupportedError("Hugging Face's class has segment vectors, but embedding.segments is null")
     dropout = config.dropout
     return {
         **_FIELDS.write(config),
@@ -143,9 +143,9 @@ def to_hf(config: ModelConfig) -> dict[str, Any]:
 
 
 def to_hf_with_pooler(config: ModelConfig) -> dict[str, Any]:
-    """Return the fields of a config.json for a class that always has a pooler, of random weights if the file holds none.
+    """Return the fields of a config.json for a class that always has a pooler, and draws random weights for one that the file lacks.
 
-    Hugging Face's config has no field that says that the pooler is missing, so tfkit adds one.
+    Hugging Face's config has no field for a missing pooler, so tfkit adds one.
     """
     return to_hf(config) | ({"add_pooling_layer": False} if config.head.kind == "none" and not config.head.pooler else {})
 
@@ -161,6 +161,6 @@ FAMILY = Family(
     ignored=(r".*\.position_ids", r".*\.token_type_ids"),  # buffers in old files
     from_hf=from_hf,
     to_hf=to_hf_with_pooler,
-    renamed=(*OLD_NORMS, (r"^cls\.predictions\.decoder\.bias$", "cls.predictions.bias")),  # one tensor under two names
+    renamed=(*OLD_NORMS, (r"^cls\.predictions\.decoder\.bias$", "cls.predictions.bias")),  # a second name of the same tensor
     fixed={"position_embedding_type": ("absolute",), "is_decoder": (False,), "add_cross_attention": (False,), "is_causal": (True, False)},
 )

@@ -1,4 +1,4 @@
-"""The fields of a config.json that several families read and write alike, and those that would require another computation."""
+"""The fields of config.json that families share. Fields that require a computation that tfkit does not have are refused."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -24,7 +24,7 @@ class Fields:
     names: Mapping[str, tuple[Any, ...]]
 
     def read(self, hf: Mapping[str, Any], **sections: Mapping[str, Any]) -> dict[str, Any]:
-        """Return the values of a ModelConfig that a config.json gives in these fields, added to `sections`: further values by section."""
+        """Return the values of a ModelConfig from these fields of a config.json. `sections`: values to add, by section."""
         values: dict[str, Any] = {name: dict(section) for name, section in sections.items()}
         for ours, (theirs, *default) in self.names.items():
             section, _, name = ours.rpartition(".")
@@ -87,7 +87,7 @@ _COUNTS = {
     **dict.fromkeys(("max_window_layers", "local_attention"), range(1 << 31)),
 }
 
-# Keys that a config.json has beside its text_config, and that apply to the text part, too.
+# Keys of a config.json outside its text_config that apply to the text part, too.
 _OF_THE_FOLDER = ("architectures", "tie_word_embeddings", "quantization_config")
 
 
@@ -107,10 +107,10 @@ def normalize_keys(hf: Mapping[str, Any], family: Family) -> dict[str, Any]:
         value = fields[name]
         if value is not None and name == "quantization_config":
             raise UnsupportedError(
-                f"{name}: the weights are quantized, and are not read; take the model as it was before that, in bf16 or fp16"
+                f"{name}: tfkit does not read quantized weights; use the model from before the quantization, in bf16 or fp16"
             )
         if value not in values and (value is not None or name == "is_causal") and not (name == "no_rope_layers" and _all_one(value)):
-            wanted = f", only {' or '.join(map(repr, values))} is" if values else "; remove it if the model does without"
+            wanted = f", only {' or '.join(map(repr, values))} is" if values else "; remove it if the model does not have it"
             raise UnsupportedError(f"{name} {str(value)[:80]} is not supported for model_type {family.model_type}{wanted}")
     for name, allowed in _COUNTS.items():
         value = fields.get(name)
@@ -127,7 +127,7 @@ def _all_one(value: Any) -> bool:
 
 
 def check_heads(config: ModelConfig) -> None:
-    """Raise UnsupportedError unless num_heads divides dim: some classes require it, even Llama's and Gemma 2's, which read head_dim."""
+    """Raise UnsupportedError unless num_heads divides dim: some of transformers' classes require it, even those that read head_dim."""
     if config.dim % config.num_heads:
         raise UnsupportedError(f"hidden_size {config.dim} is not a multiple of num_attention_heads {config.num_heads}")
 

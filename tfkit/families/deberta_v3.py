@@ -1,8 +1,8 @@
 """DeBERTa v3 (He et al. 2021, arXiv 2111.09543; the attention: arXiv 2006.03654).
 
-New compared with BERT: a score of attention is the sum of three: query token with key token, query token with their distance, and distance
-with key token; distances have normed vectors, which each layer projects as it does tokens. No positions at the input, and no segments.
-Pretrained as ELECTRA, with token vectors that the generator and the discriminator share; the released files hold the discriminator.
+New compared with BERT: an attention score is the sum of three: query token with key token, query token with distance, and distance with key
+token; distances have normed vectors, which each layer projects as it does tokens. There are no positions at the input and no segments. The
+model is pretrained like ELECTRA, but generator and discriminator share their token vectors; the released files hold the discriminator.
 Hugging Face's class has dropout on the vectors of distances, too. DeBERTa 1, and version 2 with its convolution, are not supported.
 """
 
@@ -75,7 +75,7 @@ _V3 = {"relative_attention": True, "position_biased_input": False, "norm_rel_ebd
 
 def _to_hf(config: ModelConfig) -> dict[str, Any]:
     if config.position.kind != "disentangled":
-        raise UnsupportedError("DeBERTa's positions are disentangled")
+        raise UnsupportedError("DeBERTa's positions are disentangled, but position.kind is another")
     segments = config.embedding.segments
     fields = bert.to_hf(config.model_copy(update={"embedding": EmbeddingConfig(norm=True, segments=segments or 1)}))
     dropout = fields.pop("classifier_dropout")

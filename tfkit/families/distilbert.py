@@ -1,8 +1,8 @@
 """DistilBERT (Sanh et al. 2019, arXiv 1910.01108).
 
-New compared with BERT: half the layers, trained by distillation from BERT, with 97% of its quality at 60% of its size. No segment vectors,
+New compared with BERT: half the layers, trained by distillation from BERT, with 97% of its quality at 60% of its size; no segment vectors,
 no next-sentence prediction and no pooler. Sizes as released (distilbert-base-uncased has 66,362,880 parameters without its head).
-Hugging Face's class has no dropout on the attention's output; here every sublayer's output has it, as in BERT.
+Hugging Face's class has no dropout on the attention's output; here every sublayer's output has dropout, as in BERT.
 """
 
 from typing import Any

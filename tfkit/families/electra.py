@@ -1,9 +1,9 @@
 """ELECTRA (Clark et al. 2020, arXiv 2003.10555).
 
-New compared with BERT: a small generator fills in masked tokens, and the model, a discriminator, learns which tokens were replaced, from
-every token instead of a seventh of them. Generators and small discriminators have token vectors narrower than their blocks, and a matrix
-that widens them. A discriminator is read here as an encoder for heads of other tasks, without its output for pretraining. A generator is a
-masked language model, whose output layer goes back to the width of its token vectors.
+New compared with BERT: a small generator fills in masked tokens, and the model, a discriminator, learns which tokens were replaced; every
+token contributes to its loss, instead of a seventh. Generators and small discriminators have token vectors narrower than their blocks, and
+a matrix that widens them. A discriminator is read here as an encoder for heads of other tasks, without its output for pretraining. A
+generator is a masked language model, whose output layer goes back to the width of its token vectors.
 """
 
 from typing import Any
@@ -72,5 +72,5 @@ FAMILY = Family(
     from_hf=_from_hf,
     to_hf=_to_hf,
     renamed=bert.OLD_NORMS,
-    fixed={**bert.FAMILY.fixed, "hidden_act": ("gelu",)},  # two of the heads have this activation, whatever the field says
+    fixed={**bert.FAMILY.fixed, "hidden_act": ("gelu",)},  # two of Hugging Face's heads have this activation, whatever the field says
 )

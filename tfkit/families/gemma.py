@@ -12,7 +12,7 @@ from tfkit.families import llama
 from tfkit.families.rules import decoder_classes
 from tfkit.model.config import ModelConfig
 
-BASE: dict[str, Any] = {  # also of Gemma 2 and 3
+BASE: dict[str, Any] = {  # Gemma 2 and 3 use it, too
     "vocab_size": 256000,
     "context_length": 8192,
     "head_dim": 256,

@@ -69,8 +69,8 @@ def _from_hf(hf: dict[str, Any]) -> dict[str, Any]:
 def scale_from_hf(hf: dict[str, Any]) -> float | None:
     """Return query_pre_attn_scalar^-0.5, the scale of the scores; None if that is the default scale."""
     scalar = hf["query_pre_attn_scalar"]
-    if isinstance(scalar, bool) or not isinstance(scalar, int | float) or not scalar > 0:
-        raise UnsupportedError(f"query_pre_attn_scalar {scalar!r} is not a positive number")
+    if isinstance(scalar, bool) or not isinstance(scalar, int | float) or not 0 < scalar < 1e300:
+        raise UnsupportedError(f"query_pre_attn_scalar {scalar!r:.80} is not a positive number below 1e300")
     return None if scalar == hf["head_dim"] else scalar**-0.5
 
 

@@ -44,7 +44,7 @@ PRESETS = {
 ARCHITECTURES: Architectures = {
     "Gemma3ForCausalLM": {"kind": "lm"},
     **{name: head for name, head in decoder_classes("Gemma3Text", "classes").items() if head["kind"] != "lm"},
-    "Gemma3ForConditionalGeneration": {"kind": "lm"},  # with images
+    "Gemma3ForConditionalGeneration": {"kind": "lm"},  # a model that also reads images
 }
 
 # Hugging Face's class defaults for fields that a file leaves out; the released files with images leave out most.
@@ -91,7 +91,7 @@ FAMILY = replace(
     rules=gemma2.RULES + QK_NORMS,
     from_hf=_from_hf,
     to_hf=_to_hf,
-    # In folders with images; older and newer files have the names in another order.
+    # In folders of models with images, whose older and newer files order the parts of names differently.
     renamed=((r"^language_model\.lm_head\.", "lm_head."), (r"^(?:model\.)?language_model\.(?:model\.)?", "model.")),
     container="gemma3",
     other_parts=r"(?:model\.)?(vision_tower|multi_modal_projector)\..*",

@@ -2,7 +2,7 @@
 
 New compared with the Transformer of 2017: the decoder alone, trained as a language model on unlabelled text and then fine-tuned, with a
 score for whole sequences next to the language model's head; learned positions, GELU, the output matrix tied to the embedding. A norm
-follows each sublayer; the last block is not followed by a further one.
+follows each sublayer, without a further norm after the last block.
 OpenAI's code keeps positions and special tokens in the word embedding, and applies dropout to that matrix; like Hugging Face, tfkit has
 separate tables, and applies dropout to their sum. One size was released, with 116,534,784 parameters.
 """
@@ -42,7 +42,7 @@ _QKV = (f"{_OURS}.self_attention.op.q_proj", f"{_OURS}.self_attention.op.k_proj"
 # The tensors of a block; GPT-2's have the same names, though its norms are placed differently.
 BLOCK_RULES = (
     *module_rules({f"{_THEIRS}.ln_1": f"{_OURS}.self_attention.norm", f"{_THEIRS}.ln_2": f"{_OURS}.mlp.norm"}),
-    # Their Conv1D stores (in, out), and the columns of c_attn are q | k | v.
+    # Hugging Face's Conv1D stores (in, out), and the columns of c_attn are q | k | v.
     *module_rules(
         {
             f"{_THEIRS}.attn.c_attn": _QKV,

@@ -1,8 +1,8 @@
 """GPT-2 (Radford et al. 2019, "Language Models are Unsupervised Multitask Learners").
 
 New compared with GPT: the norm comes before each sublayer and once more after the last block, so that nothing interrupts the residual
-stream and deep stacks train; byte-level BPE, so that no text is unknown; matrices that write to the residual stream start smaller by
-sqrt(2 * layers). Layers, widths and counts as released (124,439,808 to 1,557,611,200 parameters).
+stream and deep stacks train; byte-level BPE, so that no text is unknown; matrices that write to the residual stream start smaller, by
+a factor of sqrt(2 * layers). Layers, widths and counts as released (124,439,808 to 1,557,611,200 parameters).
 """
 
 from typing import Any
@@ -46,7 +46,7 @@ RULES = (
     *module_rules({"transformer.ln_f": "decoder.norm", "classifier": "head.tags"}),
 )
 
-_HEAD_DROPOUT = {"lm": "summary_first_dropout", "tags": "classifier_dropout"}  # Hugging Face's class for sequences has none
+_HEAD_DROPOUT = {"lm": "summary_first_dropout", "tags": "classifier_dropout"}  # by kind of head; the class for sequences has no dropout
 
 
 def _from_hf(hf: dict[str, Any]) -> dict[str, Any]:

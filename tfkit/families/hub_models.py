@@ -63,7 +63,7 @@ RELEASES |= {
 }
 _BY_NAME = {name.lower(): preset for release, preset in RELEASES.items() for name in (release, release.rpartition("/")[2])}
 
-# Implemented model_type -> other model_types of transformers, and the beginnings of models' names, to which it is nearest.
+# Implemented model_type -> model_types, and beginnings of models' names, that tfkit does not have and to which it is nearest.
 _NEAREST = {
     "bert": ("albert", "xlm"),
     "deberta-v2": ("deberta",),
@@ -112,6 +112,6 @@ def nearest_type(name: str) -> str | None:
 
 
 def _listed_nearest(name: str) -> str | None:
-    """Return the implemented model_type that the table lists for a model_type, or for the longest beginning of a model's name in it."""
+    """Return the implemented model_type that _NEAREST lists for a model_type, or for the longest listed beginning of a model's name."""
     listed = {other: nearest for nearest, others in _NEAREST.items() for other in others if f"{name}-".startswith(f"{other}-")}
     return listed[max(listed, key=len)] if listed else None

@@ -13,12 +13,12 @@ from tfkit.families.rotary import position_from_hf, position_to_hf
 from tfkit.families.rules import Architectures, Family, Rule, decoder_classes, module_rules
 from tfkit.model.config import ModelConfig
 
-BASE: dict[str, Any] = {  # also of families derived from Llama
+BASE: dict[str, Any] = {  # families derived from Llama use it, too
     "position": {"kind": "rotary", "theta": 1e4},
     "norm": {"kind": "rms", "eps": 1e-5},
     "mlp": {"activation": "silu", "gated": True, "bias": False},
     "head": {"kind": "lm", "tied": False},
-    "init": {"std": 0.02},  # mostly not published; this is Hugging Face's
+    "init": {"std": 0.02},  # mostly not published; this is Hugging Face's default
 }
 
 
@@ -35,7 +35,7 @@ _LLAMA3 = _LLAMA2 | {"vocab_size": 128256, "context_length": 8192, "position": {
 
 
 def _stretched(factor: float) -> dict[str, Any]:
-    """Return the fields of Llama 3.1 and later: pretrained with 8,192 tokens, then continued with longer wavelengths."""
+    """Return the context and positions of Llama 3.1 and later: pretraining with 8,192 tokens went on with longer wavelengths."""
     scaling = {"kind": "llama3", "factor": factor, "low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_context_length": 8192}
     return {"context_length": 131072, "position": {"kind": "rotary", "theta": 5e5, "scaling": scaling}}
 
@@ -89,6 +89,7 @@ _FIELDS = Fields(
     }
 )
 LLAMA_ACTIVATIONS = ACTIVATIONS | {"gelu_tanh": "gelu_pytorch_tanh"}  # the newer of two names
+NO_BIAS = {"attention_bias": False, "mlp_bias": False}  # Llama's fields that Mistral, Mixtral, Phi-3 and Qwen 2 do not have
 
 
 def from_hf(
@@ -126,9 +127,9 @@ def to_hf(config: ModelConfig, left_out: Container[str] = ()) -> dict[str, Any]:
 
 
 def usual_head_dim(config: ModelConfig) -> tuple[str, ...]:
-    """Return ("head_dim",), a field to leave out of config.json, if it is dim / num_heads, and else ().
+    """Return ("head_dim",), to leave this field out of config.json, if heads are dim / num_heads wide, and else ().
 
-    Some of transformers' classes read the field without declaring it.
+    Some of transformers' classes read the field, but do not declare it.
     """
     return ("head_dim",) if config.head_dim * config.num_heads == config.dim else ()
 

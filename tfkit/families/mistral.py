@@ -23,18 +23,17 @@ ARCHITECTURES = decoder_classes("Mistral", "classes", "tags", "spans")
 
 # Hugging Face's class defaults for fields that a file leaves out. The released files have other values.
 _CLASS_DEFAULTS: dict[str, Any] = {"max_position_embeddings": 131072, "num_key_value_heads": 8, "sliding_window": 4096}
-_NO_BIAS = {"attention_bias": False, "mlp_bias": False}  # Llama's fields, which Mistral does not have
 
 
 def _from_hf(hf: dict[str, Any]) -> dict[str, Any]:
-    hf = _CLASS_DEFAULTS | hf | _NO_BIAS
+    hf = _CLASS_DEFAULTS | hf | llama.NO_BIAS
     values = llama.from_hf(hf, ARCHITECTURES)
     values["attention"] |= {"windows": [hf["sliding_window"]]}  # null: no window
     return values
 
 
 def _to_hf(config: ModelConfig) -> dict[str, Any]:
-    return llama.to_hf(config, _NO_BIAS) | {"sliding_window": config.attention.windows[0]}
+    return llama.to_hf(config, llama.NO_BIAS) | {"sliding_window": config.attention.windows[0]}
 
 
 FAMILY = replace(

@@ -39,7 +39,7 @@ RULES = (
     *expert_rules("block_sparse_moe", {"gate_proj": "w1", "up_proj": "w3", "down_proj": "w2"}),
 )
 
-# Hugging Face's class defaults for fields that a file leaves out, and Llama's fields, which Mixtral does not have.
+# Hugging Face's class defaults for fields that a file leaves out.
 _CLASS_DEFAULTS: dict[str, Any] = {
     "max_position_embeddings": 131072,
     "num_key_value_heads": 8,
@@ -49,11 +49,10 @@ _CLASS_DEFAULTS: dict[str, Any] = {
     "num_experts_per_tok": 2,
     "router_aux_loss_coef": 0.001,
 }
-_NO_BIAS = {"attention_bias": False, "mlp_bias": False}
 
 
 def _from_hf(hf: dict[str, Any]) -> dict[str, Any]:
-    hf = _CLASS_DEFAULTS | hf | _NO_BIAS
+    hf = _CLASS_DEFAULTS | hf | llama.NO_BIAS
     values = llama.from_hf(hf, ARCHITECTURES)
     values["attention"] |= {"windows": [hf.get("sliding_window")]}
     values["mlp"] |= {"experts": {"count": hf["num_local_experts"], "active": hf["num_experts_per_tok"]}}
@@ -62,9 +61,9 @@ def _from_hf(hf: dict[str, Any]) -> dict[str, Any]:
 
 def _to_hf(config: ModelConfig) -> dict[str, Any]:
     scaling = getattr(config.position, "scaling", None)
-    # transformers computes YaRN's wavelengths of this class only with a stated head_dim.
-    left_out = () if scaling is not None and scaling.kind == "yarn" else llama.usual_head_dim(config)
-    fields = llama.to_hf(config, (*_NO_BIAS, *left_out))
+    # transformers computes the wavelengths of YaRN and longrope of this class only with a stated head_dim.
+    left_out = () if scaling is not None and scaling.kind in ("yarn", "longrope") else llama.usual_head_dim(config)
+    fields = llama.to_hf(config, (*llama.NO_BIAS, *left_out))
     return fields | {"sliding_window": config.attention.windows[0], **expert_fields(config, "num_local_experts")}
 
 

@@ -46,7 +46,7 @@ PRESETS = {
 
 ARCHITECTURES: Architectures = {
     "ModernBertForMaskedLM": {"kind": "masked_lm", "next_sentence": False, "dense_bias": False},
-    # Read at the first token unless the file says mean, as the released configurations do; a new head reads at the first.
+    # This class reads at the first token or, if the file says so, as the released ones do, the mean; a new head reads at the first.
     "ModernBertForSequenceClassification": {"kind": "classes", "dense": "normed", "bias": True},
     "ModernBertForTokenClassification": {"kind": "tags", "dense": "normed"},
     "ModernBertForQuestionAnswering": {"kind": "spans", "dense": "normed"},
@@ -73,7 +73,7 @@ RULES = (
     Rule("head.norm.weight", ("head.norm.weight",)),
     Rule("decoder.weight", ("head.output.weight",)),
     Rule("decoder.bias", ("head.bias",)),
-    # Three heads share one name.
+    # Hugging Face has one name for three heads.
     *(rule for kind in ("classes", "tags", "spans") for rule in module_rules({"classifier": f"head.{kind}"}, when=_has(kind))),
 )
 _FIELDS = Fields(
@@ -132,7 +132,7 @@ def _to_hf(config: ModelConfig) -> dict[str, Any]:
     check_heads(config)
     pool = {ours: theirs for theirs, ours in _POOLS.items()}.get(head.pool if head.kind == "classes" else "first")
     if pool is None:
-        raise UnsupportedError("ModernBERT reads classes at the first token or from the mean of all")
+        raise UnsupportedError("ModernBERT reads classes at the first token or from the mean of all, but head.pool is last")
     return {
         **_FIELDS.write(config),
         "hidden_activation": ACTIVATIONS[config.mlp.activation],

@@ -1,8 +1,8 @@
 """MPNet (Song et al. 2020, arXiv 2004.09297).
 
-New compared with BERT: masked tokens are predicted one after another in a random order, each given the positions of all tokens. Besides
-the learned positions, which are counted as in RoBERTa, one bias of relative positions, as in T5, is added to the scores of all layers. No
-segments.
+New compared with BERT: masked tokens are predicted one after another in a random order, each given the positions of all tokens. Besides the
+learned positions, which are counted as in RoBERTa, one bias of relative positions, as in T5, is added to the scores of all layers. There
+are no segments.
 """
 
 from typing import Any
@@ -40,7 +40,7 @@ def _from_hf(hf: dict[str, Any]) -> dict[str, Any]:
 
 def _to_hf(config: ModelConfig) -> dict[str, Any]:
     if config.embedding.segments is not None:
-        raise UnsupportedError("MPNet has no segment vectors")
+        raise UnsupportedError("MPNet has no segment vectors, but embedding.segments is not null")
     fields = roberta.to_hf(config.model_copy(update={"embedding": EmbeddingConfig(norm=True, segments=1)}))
     foreign = ("type_vocab_size", "classifier_dropout")  # the heads' dropout is hidden_dropout_prob
     return {name: value for name, value in fields.items() if name not in foreign} | {"relative_attention_num_buckets": 32}

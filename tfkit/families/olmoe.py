@@ -45,7 +45,7 @@ def _from_hf(hf: dict[str, Any]) -> dict[str, Any]:
 
 
 def _to_hf(config: ModelConfig) -> dict[str, Any]:
-    if config.head_dim * config.num_heads != config.dim:  # its norms of queries and keys have the width that heads usually have together
+    if config.head_dim * config.num_heads != config.dim:  # the class builds its norms of queries and keys for this width
         raise UnsupportedError(f"OLMoE's heads are hidden_size / num_attention_heads wide, not {config.head_dim}")
     fields = llama.to_hf(config, ("mlp_bias", "head_dim"))
     normalized = config.mlp.experts is not None and config.mlp.experts.normalized

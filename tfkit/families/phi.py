@@ -1,6 +1,6 @@
 """Phi-3 and Phi-4 (Abdin et al. 2024, arXiv 2404.14219 and 2412.08905).
 
-Llama's architecture; new is the data: filtered pages, and texts written by larger models, chosen for small models. Queries, keys and
+The architecture is Llama's; new is the data: filtered pages, and texts written by larger models, chosen for small models. Queries, keys and
 values are one matrix in the files, and so are gate and up. Phi-3's 4 k models have a window of 2,047 tokens. Its 128 k models and
 Phi-4-mini have longrope, whose factors are in their files alone, so they have no presets. Sizes as released.
 """
@@ -30,13 +30,12 @@ RULES = (
     Rule(f"{_THEIRS}.mlp.gate_up_proj.weight", tuple(f"{_OURS}.mlp.op.{name}_proj.weight" for name in ("gate", "up"))),
 )
 
-# Hugging Face's class defaults for fields that a file leaves out, and Llama's fields, which Phi-3 does not have.
+# Hugging Face's class defaults for fields that a file leaves out.
 _CLASS_DEFAULTS: dict[str, Any] = {"max_position_embeddings": 4096, "original_max_position_embeddings": 4096, "rms_norm_eps": 1e-5}
-_NO_BIAS = {"attention_bias": False, "mlp_bias": False}
 
 
 def _from_hf(hf: dict[str, Any]) -> dict[str, Any]:
-    hf = _CLASS_DEFAULTS | hf | _NO_BIAS
+    hf = _CLASS_DEFAULTS | hf | llama.NO_BIAS
     position = position_from_hf(hf, partial=1.0)
     if (kind := position.get("scaling", {}).get("kind", "longrope")) != "longrope":  # transformers reads yarn as longrope here
         raise UnsupportedError(f"rope_scaling of type {kind!r} is not supported for model_type phi3, only default and longrope are")
@@ -47,12 +46,14 @@ def _from_hf(hf: dict[str, Any]) -> dict[str, Any]:
 
 
 def _to_hf(config: ModelConfig) -> dict[str, Any]:
-    fields = llama.to_hf(config, (*_NO_BIAS, *llama.usual_head_dim(config)))
+    fields = llama.to_hf(config, (*llama.NO_BIAS, *llama.usual_head_dim(config)))
     part = config.position.fraction if isinstance(config.position, Rotary) else 1.0
     original = (fields["rope_scaling"] or {}).get("original_max_position_embeddings")
+    if original and not llama.usual_head_dim(config):
+        raise UnsupportedError(f"Phi-3 with longrope has heads of hidden_size / num_attention_heads, not of {config.head_dim}")
     return fields | {
         **({"partial_rotary_factor": part} if part != 1 else {}),
-        **({"original_max_position_embeddings": original} if original else {}),  # precedes the one in rope_scaling
+        **({"original_max_position_embeddings": original} if original else {}),  # takes precedence over that in rope_scaling
         "sliding_window": first_window(config),
         "resid_pdrop": config.dropout.residual,
         "embd_pdrop": config.dropout.embedding,

@@ -1,8 +1,8 @@
 """Pythia (Biderman et al. 2023, arXiv 2304.01373) and GPT-NeoX-20B (Black et al. 2022, arXiv 2204.06745).
 
-New compared with GPT-3: attention and MLP of a block read the same input, each through a norm of its own, and are added at once, so that
-they can be computed together; a quarter of each head is rotated by its position, and the rest has none; input and output matrix differ.
-Pythia is made for research: all sizes saw the same data in the same order. Sizes: table 1, and the released vocabularies.
+New compared with GPT-3: attention and MLP of a block read the same input, each through a norm of its own, and are added in one step, so
+that they can be computed together; a quarter of each head is rotated by its position, and the rest has none; input and output matrix
+differ. Pythia is made for research: all sizes saw the same data in the same order. Sizes: table 1, and the released vocabularies.
 """
 
 from typing import Any
@@ -26,7 +26,7 @@ def _size(dim: int, layers: int, heads: int, vocab_size: int = 50304) -> dict[st
         "attention": {"qkv_bias": True, "out_bias": True},
         "mlp": {"activation": "gelu", "bias": True},
         "head": {"kind": "lm", "tied": False},
-        "init": {"std": 0.02},  # not the paper's, which depends on the matrix; this is Hugging Face's
+        "init": {"std": 0.02},  # Hugging Face's default; the paper's std depends on the matrix
     }
 
 

@@ -53,7 +53,6 @@ CLASS_DEFAULTS: dict[str, Any] = {
     "sliding_window": 4096,
     "max_window_layers": 28,
 }
-NO_BIAS = {"attention_bias": False, "mlp_bias": False}  # Llama's fields, which Qwen 2 does not have
 
 
 def windows(hf: dict[str, Any], chosen: Callable[[int], bool] | None = None) -> list[Any]:
@@ -70,13 +69,13 @@ def window_fields(config: ModelConfig) -> dict[str, Any]:
 
 
 def _from_hf(hf: dict[str, Any]) -> dict[str, Any]:
-    hf = CLASS_DEFAULTS | hf | NO_BIAS
+    hf = CLASS_DEFAULTS | hf | llama.NO_BIAS
     values = llama.from_hf(hf, ARCHITECTURES)
     return values | {"attention": {"qkv_bias": True, "windows": windows(hf)}}
 
 
 def _to_hf(config: ModelConfig) -> dict[str, Any]:
-    return llama.to_hf(config, (*NO_BIAS, *llama.usual_head_dim(config))) | window_fields(config)
+    return llama.to_hf(config, (*llama.NO_BIAS, *llama.usual_head_dim(config))) | window_fields(config)
 
 
 FAMILY = replace(

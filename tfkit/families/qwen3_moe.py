@@ -22,7 +22,7 @@ def _size(dim: int, layers: int, heads: int, expert_dim: int, context: int) -> d
         "context_length": context,
         "decoder_layers": layers,
         "dim": dim,
-        "hidden_dim": 3 * dim,  # the width of layers without experts; released models have none
+        "hidden_dim": 3 * dim,  # the width of layers without experts; released models have no such layers
         "num_heads": heads,
         "num_kv_heads": 4,
         "mlp": {"activation": "silu", "gated": True, "bias": False, "experts": experts},

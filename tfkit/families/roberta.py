@@ -1,6 +1,6 @@
 """RoBERTa (Liu et al. 2019, arXiv 1907.11692).
 
-New compared with BERT: no next-sentence prediction and one segment, text masked anew at every reading, byte-level BPE, larger batches and
+New compared with BERT: no next-sentence prediction and one segment, text masked anew at each reading, byte-level BPE, larger batches and
 ten times as much text. Positions are counted from the id of padding + 1, as in fairseq, so that the first two rows of the table belong to
 no position. XLM-R and CamemBERT (xlm_roberta.py, camembert.py) have the same layout with a SentencePiece vocabulary.
 """
@@ -57,19 +57,22 @@ def from_hf(hf: dict[str, Any], classes: Architectures) -> dict[str, Any]:
     values = bert.from_hf({"hidden_act": "gelu"} | hf, classes)
     padding, rows = hf.get("pad_token_id", 1), values["context_length"]
     if type(padding) is not int or type(rows) is not int or not 0 <= padding < rows - 1:
-        raise UnsupportedError(f"pad_token_id {padding!r} is not an id before the rows of max_position_embeddings {rows!r}")
+        raise UnsupportedError(f"pad_token_id {padding!r} is not a whole number from 0 to max_position_embeddings {rows!r} - 2")
     return values | {"context_length": rows - padding - 1, "position": {"kind": "learned", "offset": padding + 1}}
 
 
 def to_hf(config: ModelConfig) -> dict[str, Any]:
     """Return the fields of a config.json of RoBERTa's layout."""
     if config.position.kind != "learned" or not config.position.offset:
-        raise UnsupportedError("RoBERTa's positions begin after the row of padding")
+        raise UnsupportedError("RoBERTa's positions are learned, and begin after the row of padding: position.offset is at least 1")
     return bert.to_hf_with_pooler(config) | {"max_position_embeddings": config.position_rows, "pad_token_id": config.position.offset - 1}
 
 
 RENAMED = (*bert.OLD_NORMS, (r"^lm_head\.decoder\.bias$", "lm_head.bias"))
-FIXED = {**bert.FAMILY.fixed, "hidden_act": ("gelu",)}  # the output layer has this activation, whatever the field says
+FIXED = {
+    **bert.FAMILY.fixed,
+    "hidden_act": ("gelu",),
+}  # the output layer of Hugging Face's class has this activation, whatever the field says
 
 
 def family(name: str, model_type: str, prefix: str, presets: dict[str, dict[str, Any]]) -> Family:

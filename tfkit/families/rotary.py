@@ -1,4 +1,4 @@
-"""Rotary positions in a config.json, in both directions; families that rotate share them.
+"""Reading and writing the rotary positions of a config.json, for all families that have them.
 
 Old files have `rope_theta` and `rope_scaling` (older still: `type` for `rope_type`), newer ones `rope_parameters` with both. tfkit writes
 the old names, which every version of transformers reads.
@@ -12,7 +12,7 @@ from tfkit.families.config_fields import LAYER_TYPES, UnsupportedError
 from tfkit.model.config import Position, Rotary
 
 _KINDS = ("default", "linear", "yarn", "llama3", "longrope")
-_REFUSED = {  # with reasons
+_REFUSED = {  # a type -> the reason in the error message
     "dynamic": " (beyond max_position_embeddings its wavelengths change with each token of a text; "
     "for shorter texts it changes nothing: make its type default in config.json)"
 }
@@ -20,14 +20,16 @@ _BETAS = {"beta_fast": 32.0, "beta_slow": 1.0}  # YaRN's defaults
 
 
 def position_from_hf(hf: Mapping[str, Any], *, partial: float | None = None) -> dict[str, Any]:
-    """Return the position of a config.json. `partial`: the class's default of partial_rotary_factor; None: it has no such field.
+    """Return the position of a config.json. `partial`: the class's default of partial_rotary_factor; None: the class has no such field.
 
     Raise UnsupportedError for a scaling that tfkit does not compute.
     """
     rope = hf.get("rope_scaling") or hf.get("rope_parameters") or {"rope_type": "default"}  # in transformers' order
-    if isinstance(rope, dict) and rope.keys() & set(LAYER_TYPES):
+    if not isinstance(rope, dict):
+        raise UnsupportedError(f"rope_scaling or rope_parameters is {rope!r:.80}, not an object")
+    if rope.keys() & set(LAYER_TYPES):
         raise UnsupportedError("rotary positions that differ between types of layers are not supported for this model_type")
-    # In transformers, this field of the file itself takes precedence over the one in rope_scaling.
+    # In transformers, this field outside rope_scaling takes precedence over the one inside.
     original = hf.get("original_max_position_embeddings")
     position = _position(rope, original, hf["max_position_embeddings"], hf.get("rope_theta"))
     part = rope.get("partial_rotary_factor", hf.get("partial_rotary_factor"))
@@ -37,7 +39,7 @@ def position_from_hf(hf: Mapping[str, Any], *, partial: float | None = None) -> 
 
 
 def position_by_layer(hf: Mapping[str, Any], theta: float, local_theta: float) -> dict[str, Any]:
-    """Return the position of a config.json whose layers with a window have other wavelengths, by default those of `local_theta`."""
+    """Return the position of a config.json in which layers with a window have a base of their own. `theta`, `local_theta`: defaults."""
     local, full = ropes_by_layer(hf)
     if (scaling := hf.get("rope_scaling")) and not (isinstance(scaling, dict) and "rope_type" in scaling):
         raise UnsupportedError("rope_scaling has no rope_type")
@@ -51,7 +53,7 @@ def position_by_layer(hf: Mapping[str, Any], theta: float, local_theta: float) -
 
 
 def ropes_by_layer(hf: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return the rope_parameters of layers with a window, and those of the others; empty if a config.json has none."""
+    """Return the rope_parameters of layers with a window and those of the other layers, empty if the config.json has none."""
     stated = hf.get("rope_parameters") or {}
     if not isinstance(stated, dict) or (stated and not stated.keys() & set(LAYER_TYPES)):
         raise UnsupportedError(f"rope_parameters has none of the types of layers {', '.join(LAYER_TYPES)}")
@@ -61,8 +63,8 @@ def ropes_by_layer(hf: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any
     return local, full
 
 
-def _position(rope: Any, original: Any, context: int, default_theta: Any) -> dict[str, Any]:
-    kind = rope.get("rope_type", rope.get("type")) if isinstance(rope, dict) else rope
+def _position(rope: Mapping[str, Any], original: Any, context: int, default_theta: Any) -> dict[str, Any]:
+    kind = rope.get("rope_type", rope.get("type"))
     if kind not in _KINDS:
         reason = _REFUSED.get(kind, "") if isinstance(kind, str) else ""
         raise UnsupportedError(f"rotary positions of type {kind!r} are not supported{reason}; only {', '.join(_KINDS)} are")
@@ -92,8 +94,8 @@ def _longrope(rope: Mapping[str, Any], original: Any, context: Any) -> dict[str,
     attention = rope.get("attention_factor")
     if attention is None:
         longer, shorter = (context, original) if rope.get("factor") is None else (rope["factor"], 1)
-        if not all(isinstance(value, int | float) and value > 0 for value in (longer, shorter, original)) or original == 1:
-            raise UnsupportedError("from factor and original_max_position_embeddings no attention_factor of longrope follows")
+        if not all(isinstance(value, int | float) and value > 0 for value in (longer, shorter, original)) or original <= 1:
+            raise UnsupportedError("factor and original_max_position_embeddings give no valid attention_factor of longrope")
         attention = math.sqrt(1 + max(0.0, math.log(longer) - math.log(shorter)) / math.log(original))
     return {
         "kind": "longrope",

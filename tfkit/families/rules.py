@@ -9,11 +9,11 @@ from tfkit.model.config import ModelConfig
 
 @dataclass(frozen=True)
 class Rule:
-    """A foreign tensor and the parameters of ours that it holds; `{i}` is the layer, and `{e}` the expert.
+    """A tensor of Hugging Face's class and the parameters of tfkit that it holds; `{i}` is the index of the layer, `{e}` of the expert.
 
     Several parameters are concatenated along the output dimension (GPT-2's fused q | k | v). `by_head`: they alternate from head to head
-    (GPT-NeoX's q1 | k1 | v1 | q2 ...). `transposed`: the foreign matrix is stored as (in, out), ours are (out, in). `row`: a vector of ours
-    is stored as (1, n). `when`: the models to which the rule applies, if the parameter has another name in others (T5's MLP); None: all.
+    (GPT-NeoX's q1 | k1 | v1 | q2 ...). `transposed`: the tensor is a matrix (in, out), the parameter is (out, in). `row`: the tensor is
+    (1, n), the parameter (n,). `when`: the models to which the rule applies, if names differ between models (T5's MLP); None: all models.
     """
 
     theirs: str
@@ -40,15 +40,16 @@ def module_rules(
     )
 
 
-Architectures = Mapping[str, Mapping[str, Any]]  # Hugging Face's class -> the fields of our head that define it; the first is the default
+Architectures = Mapping[str, Mapping[str, Any]]  # Hugging Face's class -> the fields of its head's config; the first is the default
 
 
 @dataclass(frozen=True)
 class Family:
     """All that distinguishes one model family from the others.
 
-    `from_hf` reads a config.json into the values of a ModelConfig (KeyError: a field is missing; UnsupportedError); `to_hf` returns
-    its fields.
+    `from_hf` returns the values of a ModelConfig from the fields of a config.json. It raises KeyError if a field is missing, and
+    UnsupportedError if tfkit does not have the computation. `to_hf` returns the fields of a config.json.
+
     Several families may share a `model_type`: their presets differ, their layout does not. `model_type` is None if no class of Hugging Face
     computes the models.
     """
@@ -58,18 +59,18 @@ class Family:
     architectures: Architectures
     presets: dict[str, dict[str, Any]]  # published sizes, as values of a ModelConfig
     rules: tuple[Rule, ...]
-    prefix: str  # the prefix of Hugging Face's names; files saved from the bare model lack it
+    prefix: str  # the prefix of tensor names, which files of a model without a head lack
     from_hf: Callable[[dict[str, Any]], dict[str, Any]]
     to_hf: Callable[[ModelConfig], dict[str, Any]]
-    ignored: tuple[str, ...] = ()  # foreign tensors without information: regular expressions
-    renamed: tuple[tuple[str, str], ...] = ()  # old spellings in foreign names: a regular expression and its replacement
+    ignored: tuple[str, ...] = ()  # regular expressions of tensors that are not loaded, such as buffers
+    renamed: tuple[tuple[str, str], ...] = ()  # other spellings in tensor names: a regular expression and its replacement
     aliases: Mapping[str, str] = field(default_factory=dict)  # other names of config.json's keys -> the names that `from_hf` reads
     fixed: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)  # a key of config.json -> the values that tfkit supports
     own_keys: frozenset[str] = frozenset()  # keys of FOREIGN_KEYS that `from_hf` reads
-    container: str | None = None  # the model_type of folders that hold the model among other parts, described by text_config
-    other_parts: str | None = None  # a regular expression that matches the tensors of other parts; its first group is the part
-    prefixes: Mapping[str, str] = field(default_factory=dict)  # kinds of heads whose classes have another prefix -> that prefix
-    encoder_architectures: Architectures = field(default_factory=dict)  # of encoder-decoders: the classes that are the encoder alone
+    container: str | None = None  # the model_type of folders with other parts, in which text_config describes the model
+    other_parts: str | None = None  # a regular expression of the tensors of other parts; its first group is the part
+    prefixes: Mapping[str, str] = field(default_factory=dict)  # kind of head -> the prefix of its class, if that differs from `prefix`
+    encoder_architectures: Architectures = field(default_factory=dict)  # of encoder-decoders: the classes of the encoder alone
 
     @property
     def stacks(self) -> tuple[bool, bool]:

@@ -1,7 +1,7 @@
 """SmolLM3 (Bakouch et al. 2025, https://huggingface.co/blog/smollm3).
 
-New compared with SmolLM2: every fourth layer rotates nothing (RNoPE, arXiv 2501.18795), which generalizes better to long texts; four
-query heads share a key and value head; Llama 3's vocabulary. Sizes as in the released base model.
+New compared with SmolLM2: every fourth layer has no rotary positions (RNoPE, arXiv 2501.18795), which generalizes better to long texts;
+four query heads share a key and value head; Llama 3's vocabulary. Sizes as in the released base model.
 """
 
 from dataclasses import replace
@@ -40,13 +40,13 @@ def _from_hf(hf: dict[str, Any]) -> dict[str, Any]:
     values = llama.from_hf(hf, ARCHITECTURES)
     layers = _rotated(hf)
     values["position"] |= {"layers": shortest_period(layers)}
-    # Layers that do not rotate have the window, if there is one.
+    # Layers without rotary positions have the window, if there is one.
     values["attention"] |= {"windows": qwen2.windows(hf, lambda layer: not layers[layer])}
     return values
 
 
 def _rotated(hf: dict[str, Any]) -> list[bool]:
-    """Return whether each layer rotates; no_rope_layers, despite its name, has a 1 for those that do."""
+    """Return whether each layer has rotary positions; despite its name, no_rope_layers has a 1 for those that have."""
     stated, count = hf.get("no_rope_layers"), hf["num_hidden_layers"]
     if stated is None:
         return [(layer + 1) % hf["no_rope_layer_interval"] != 0 for layer in range(count)]

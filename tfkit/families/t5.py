@@ -1,9 +1,10 @@
 """T5 (Raffel et al. 2019, arXiv 1910.10683), versions 1.0 and 1.1.
 
-New compared with the Transformer of 2017: every task is text to text, so one encoder-decoder learns them all. RMSNorm before each sublayer
+New compared with the Transformer of 2017: every task is text to text, so one encoder-decoder learns them all; RMSNorm before each sublayer
 and after each stack; a learned bias for each head and range of distances instead of sinusoids, in self-attention only; no biases
-elsewhere; scores are not scaled, since the queries start smaller instead. 1.1 replaces the ReLU by a gated GELU (arXiv 2002.05202), and
-the output matrix, in 1.0 the embedding times 1 / sqrt(dim), by one of its own. Widths of 1.0: the paper; of 1.1: as released.
+elsewhere; attention scores are not scaled, since the query projections start smaller instead. In 1.0, the output matrix is the embedding
+times 1 / sqrt(dim); 1.1 has a matrix of its own, and a gated GELU (arXiv 2002.05202) instead of the ReLU. Widths of 1.0: the paper; of 1.1:
+as released.
 """
 
 from typing import Any
@@ -13,12 +14,12 @@ from tfkit.families.rules import Architectures, Family, Rule, module_rules
 from tfkit.model.config import ModelConfig
 
 _CONTEXT = 512  # tokens in pretraining; relative positions extend beyond it
-DROPOUTS = ("embedding", "attention", "residual", "hidden", "final")  # one rate for all
+DROPOUTS = ("embedding", "attention", "residual", "hidden", "final")  # all have the same rate
 
 
 def _output_scale(dim: Any) -> float | None:
     """Return the factor of 1.0's hidden states before the output matrix; None for an invalid width, which is rejected later."""
-    return dim**-0.5 if type(dim) is int and dim > 0 else None
+    return dim**-0.5 if type(dim) is int and 0 < dim < 1 << 63 else None
 
 
 def _preset(layers: int, dim: int, head_dim: int, heads: int, hidden_dim: int, *, version: str) -> dict[str, Any]:
@@ -58,7 +59,7 @@ PRESETS = {
 
 ARCHITECTURES: Architectures = {
     "T5ForConditionalGeneration": {"kind": "lm"},
-    "T5WithLMHeadModel": {"kind": "lm"},  # its name in the first released files
+    "T5WithLMHeadModel": {"kind": "lm"},  # the name of this class in the first released files
     # This class reads the decoder at </s>, a text's last token; the decoder's input is the text itself, shifted right by one.
     "T5ForSequenceClassification": {"kind": "classes", "pool": "last", "dense": "tanh", "bias": True},
     "T5ForQuestionAnswering": {"kind": "spans"},  # spans of the decoder's input, which is the text itself here, too
@@ -174,7 +175,7 @@ def to_hf(config: ModelConfig) -> dict[str, Any]:
     head, position = config.head, config.position
     return {
         **_FIELDS.write(config),
-        "num_decoder_layers": config.decoder_layers or config.encoder_layers,  # for an encoder alone, transformers builds no decoder
+        "num_decoder_layers": config.decoder_layers or config.encoder_layers,  # unused for an encoder alone
         "relative_attention_num_buckets": getattr(position, "buckets", None),
         "relative_attention_max_distance": getattr(position, "max_distance", None),
         "feed_forward_proj": names[mlp],

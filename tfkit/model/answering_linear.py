@@ -1,4 +1,4 @@
-"""Linear layers for inference alone, on a CPU, where decoding a token takes as long as reading all weights once."""
+"""Linear layers for inference on a CPU, where decoding a token takes as long as reading all weights once. They cannot be trained."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -14,16 +14,16 @@ from tfkit.model.mlp import Mlp
 from tfkit.model.transformer import Transformer
 
 Make = Callable[[Tensor, Tensor | None], nn.Module]  # builds a layer from a weight and a bias
-_LARGEST = 127  # the largest integer, on both sides of 0
+_LARGEST = 127  # the largest absolute value of an 8-bit weight
 _ZERO = 128  # the unsigned integer that represents 0 in oneDNN
-_LARGEST_16 = 127 * 257  # the largest 256 h + l with h and l up to 127
-_TINY = 1e-20
-_FEW_ROWS, _STRIDE = 4, 16  # torch's kernel is made for few rows; it reads this many columns at once, even beyond the end
-_SMALL = 2**22  # weights; with fewer, preparing the inputs takes longer than oneDNN's quicker product saves
+_LARGEST_16 = 127 * 257  # the largest 256 h + l with 8-bit integers h and l
+_TINY = 1e-20  # the smallest scale, so that rows of zeros can be divided by theirs
+_FEW_ROWS, _STRIDE = 4, 16  # torch's 8-bit kernel is fast for few rows; it reads columns in groups of this size, even beyond the end
+_SMALL = 2**22  # number of weights; with fewer, preparing the inputs takes longer than oneDNN's faster product saves
 
 
 class PackedLinear(nn.Module):
-    """x W^T + b, with the weights converted once, not at every call, to the layout of oneDNN's kernels; they cannot be read back."""
+    """x W^T + b, with weights that are converted to the layout of oneDNN's kernels once, not at every call, and cannot be read back."""
 
     def __init__(self, weight: Tensor, bias: Tensor | None):
         super().__init__()
@@ -39,9 +39,9 @@ class PackedLinear(nn.Module):
 class Int8Linear(nn.Module):
     """x W^T + b, where row i of W is integers of 8 bits times `scales[i]`.
 
-    Each row of x becomes s (256 h + l) with a scale s and integers h and l from -128 to 127, the bytes of a 16-bit integer; oneDNN
-    multiplies both by the weights at once: weights are read once, sums are exact, and x keeps 16 bits. Small weights are also kept in a
-    second layout, for a kernel that converts each integer to bf16 and multiplies up to four rows of x.
+    Each row of x becomes s (256 h + l) with a scale s and integers h and l from -128 to 127, the bytes of a 16-bit integer. oneDNN
+    multiplies h and l by the weights in one product: the weights are read once, sums are exact, and x keeps 16 bits. A small matrix is also
+    kept in a second layout, for a kernel that converts each integer to bf16 and multiplies up to four rows of x.
     """
 
     def __init__(self, weight: Tensor, bias: Tensor | None):
@@ -51,7 +51,7 @@ class Int8Linear(nn.Module):
         integers = (weight / scales[:, None]).round().clamp(-_LARGEST, _LARGEST).to(torch.int8)
         self.packed = torch.ops.onednn.qlinear_prepack(integers, [2, weight.shape[1]])
         is_small = weight.numel() < _SMALL and not weight.shape[1] % _STRIDE
-        # Plain attributes are found sooner than buffers, and a model for inference alone is neither moved nor saved.
+        # Not buffers, which take longer to look up: a model for inference alone is neither moved nor saved.
         self.integers = integers if is_small else None  # (out, in)
         self.scales, self.scales_16 = scales, scales.bfloat16()  # (out,): the same numbers
         self.zeros = torch.zeros(len(scales), dtype=torch.int32)  # the integers that represent 0
@@ -83,23 +83,23 @@ def can_pack(device: torch.device) -> bool:
 
 
 def has_int8(device: torch.device) -> bool:
-    """Whether the processor multiplies and sums integers of 8 bits exactly; in older ones intermediate sums may overflow."""
+    """Whether the processor multiplies and sums integers of 8 bits exactly; on older processors, intermediate sums may overflow."""
     capabilities = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
     return can_pack(device) and any(capabilities.get(name, False) for name in ("avx512_vnni", "avx_vnni", "amx_int8"))
 
 
 def pack(model: Transformer) -> None:
-    """Lay out the weights of every linear layer, and the output matrix of a language model, as oneDNN reads them.
+    """Convert the weights of every linear layer, and the output matrix of a language model, to oneDNN's layout, for inference alone.
 
-    The model can then be used for inference alone. A tied embedding keeps its own table, of which only the rows of a text are read.
+    A tied embedding keeps its table as it is, because only the rows of a text's tokens are read.
     """
     _replace(model, PackedLinear)
 
 
 def to_int8(model: Transformer) -> None:
-    """Give every linear layer, and the output matrix of a language model, weights of 8 bits, for inference alone.
+    """Convert the weights of every linear layer, and the output matrix of a language model, to 8 bits, for inference alone.
 
-    The routers of a mixture of experts stay as they are: they are small, and decide what is computed.
+    The routers of a mixture of experts stay as they are: they are small, and rounding could change which experts they choose.
     """
     _replace(model, Int8Linear)
 
@@ -119,7 +119,7 @@ def _replace(model: Transformer, make: Make) -> None:
 
 
 def _joined(owner: nn.Module, names: Sequence[str], make: Make) -> nn.Module:
-    """Return one layer in place of several that read the same input, which are deleted. Its output is the concatenation of theirs."""
+    """Return one layer whose output is the concatenation of the outputs of several with the same input, and delete these from `owner`."""
     layers: list[nn.Linear] = [getattr(owner, name) for name in names]
     joined = make(
         torch.cat([layer.weight for layer in layers]), None if layers[0].bias is None else torch.cat([layer.bias for layer in layers])

@@ -1,4 +1,4 @@
-"""Multi-head attention (arXiv 1706.03762), self or cross, with grouped key and value heads (arXiv 2305.13245)."""
+"""Multi-head self- and cross-attention (arXiv 1706.03762), with grouped key and value heads (arXiv 2305.13245)."""
 
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, NamedTuple
@@ -19,33 +19,32 @@ from tfkit.model.rotary_position import Rotation, rotate
 if TYPE_CHECKING:
     from torch.nn.attention.flex_attention import BlockMask
 
-# On a CPU torch's bf16 kernel calls a library for each small block of its backward pass. With few keys, float32 takes less time and is more
-# exact. It takes 0.9 times as long as query_blocks.py with 32 keys, and 1.3 times with 64 and 128 (two cores of a Zen 4).
+# On a CPU, torch's bf16 kernel calls a library for each small block of its backward pass. With few keys, float32 takes less time and is
+# more exact: compared with query_blocks.py, 0.9 times as long with 32 keys, and 1.3 times with 64 and 128 (two cores of a Zen 4).
 _MAX_FLOAT32_KEYS = 64
 
 
 class AttentionContext:
     """The inputs that all blocks of a stack share in one forward pass, apart from the hidden states.
 
-    It is a plain class on purpose: FSDP unpacks dataclasses and containers among a block's inputs and wraps their tensors, which would
-    change the order in which the gradients of a bias or an encoder's output, shared by all blocks, are accumulated.
+    It must not be a dataclass: FSDP unpacks dataclasses and containers among a block's inputs and wraps their tensors, which would change
+    the order in which the gradients of a bias or an encoder's output, shared by all blocks, are accumulated.
     """
 
     def __init__(
         self,
         masks: Iterable[Mask],
         rotations: Mapping[str, Rotation],
-        bias: Tensor | tuple[Tensor, Tensor] | None = None,
-        cache: KeyValueCache | None = None,
-        encoder_output: Tensor | None = None,
-        encoder_padding: Tensor | None = None,
-        *,
-        use_blocks: Callable[[Mask], bool] = lambda mask: False,
+        bias: Tensor | tuple[Tensor, Tensor] | None,
+        cache: KeyValueCache | None,
+        encoder_output: Tensor | None,
+        encoder_padding: Tensor | None,
+        use_blocks: Callable[[Mask], bool],
     ):
-        """`masks`: one for each distinct window. `rotations`: by the names of `ModelConfig.rotation`. `bias`: a tensor (1, H, T, S) that is
-        added to the scores, or vectors of distances and their numbers (relative_position.py), from which each layer computes a bias of its
-        own. `encoder_output` (B, S, D); `encoder_padding` (B, S): True = real token; None: all are real. `use_blocks`: whether
-        block_attention.py computes the attention under a mask.
+        """`masks`: one for each distinct window. `rotations`: by the names that `ModelConfig.rotation` returns. `bias`: a tensor
+        (1, H, T, S), or the output of DistanceVectors, from which each layer computes a bias of its own. `encoder_output`
+        (B, S, D); `encoder_padding` (B, S): True = real token; None: all are real. `use_blocks`: whether block_attention.py computes the
+        attention under a mask.
         """
         self.masks = {mask.window: (block_mask(mask), False) if use_blocks(mask) else kernel_mask(mask) for mask in masks}
         self.rotations, self.bias, self.cache = rotations, bias, cache
@@ -53,15 +52,15 @@ class AttentionContext:
 
 
 def kernel_mask(mask: Mask) -> tuple[Tensor | None, bool]:
-    """Return the arguments `mask` and `causal` of `attend` for a mask; computed once per forward pass."""
+    """Return the arguments `mask` and `causal` of `attend` for a mask."""
     return (mask.dense(), mask.causal and not mask.positions.offset) if mask.pattern == "other" else (None, mask.pattern == "causal")
 
 
 def supports_blocks(mask: Mask, device: str, dtype: torch.dtype, dropout: float, *, plain_scores: bool) -> bool:
     """Whether block_attention.py computes the attention under a mask. `plain_scores`: the scores have no bias and no soft cap.
 
-    It computes no rows whose length is not a multiple of the block size, no padded rows and no rows that continue a cache: they are
-    short, or their lengths vary, and every new length would compile another kernel.
+    Rows that are padded, that continue a cache, or whose length is not a multiple of the block size are left to other kernels: they are
+    short, or their lengths vary, and each new length would compile another kernel.
     """
     positions = mask.positions
     is_whole = positions.length % BLOCK == 0 and not positions.offset and positions.padding_mask is None
@@ -69,7 +68,7 @@ def supports_blocks(mask: Mask, device: str, dtype: torch.dtype, dropout: float,
 
 
 class Operands(NamedTuple):
-    """Queries, keys and values of one attention, and the description of its scores. `prompt`: keys and values that several rows share."""
+    """Queries, keys and values of one attention, its mask and bias. `prompt`: in addition, the keys and values that several rows share."""
 
     queries: Tensor  # (B, H, T, E)
     keys: Tensor  # (B, K, S, E)
@@ -83,21 +82,21 @@ class Operands(NamedTuple):
 class Attention(nn.Module):
     """softmax(scale q k^T + bias) v, where each query head uses the key and value head of its group.
 
-    `cross`: keys and values come from the encoder's output, without positions or a causal mask; with a cache they are computed once.
+    `cross`: keys and values are computed from the encoder's output, without positions or a causal mask; with a cache, only once.
     """
 
     def __init__(self, config: ModelConfig, layer: int, cross: bool = False):
         super().__init__()
-        self.layer, self.cross = layer, cross  # `layer`: its index in the cache
+        self.layer, self.cross = layer, cross  # `layer`: the index of the block in its stack
         self.head_dim, self.window = config.head_dim, None if cross else config.window(layer)
         self.rotation = None if cross else config.rotation(layer)
         self.scale, self.softcap = config.attention.scale, config.attention.softcap
         if self.scale is None and config.position.kind == "disentangled":
-            self.scale = (3 * config.head_dim) ** -0.5  # a score is a sum of three
+            self.scale = (3 * config.head_dim) ** -0.5  # a score is a sum of three products
         self.dropout = config.dropout.attention
         query_dim, kv_dim = config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim
         self.widths = [query_dim, kv_dim, kv_dim]
-        self.qkv: nn.Module | None = None  # the three projections of x as one product, which answering_linear.py sets in their place
+        self.qkv: nn.Module | None = None  # replaces the three projections below if answering_linear.py has joined them
         self.q_proj = nn.Linear(config.dim, query_dim, bias=config.attention.qkv_bias)
         self.k_proj = nn.Linear(config.dim, kv_dim, bias=config.attention.qkv_bias)
         self.v_proj = nn.Linear(config.dim, kv_dim, bias=config.attention.qkv_bias)
@@ -120,9 +119,9 @@ class Attention(nn.Module):
         return self._project_output(heads.to(x.dtype))  # (B, H, T, E) -> (B, T, D)
 
     def weights(self, x: Tensor, context: AttentionContext) -> tuple[Tensor, Tensor]:
-        """Return the weight of each key for each query, and whether the query sees the key: both (B, H, T, S). Without a cache.
+        """Return the weight of each key for each query, and whether the query sees the key: both (B, H, T, S). `context` has no cache.
 
-        `attend` computes them: they are its result if the value of key s is the unit vector s.
+        The weights are the result of `attend` if the value of key s is the unit vector s.
         """
         queries, keys, _, mask, causal, bias, prompt = self._operands(x, context)
         assert prompt is None
@@ -137,7 +136,7 @@ class Attention(nn.Module):
         if self.cross:
             queries = self._split_heads(self.q_proj(x), self.q_norm)  # (B, H, T, E)
             keys, values = self._cross_keys_values(context)  # (B, K, S, E)
-            prompt = (keys, values) if len(keys) < len(queries) else None  # one encoder's output for several rows
+            prompt = (keys, values) if len(keys) < len(queries) else None  # several rows share the encoder's output
             if prompt is not None:
                 keys = values = keys.new_empty(len(queries), keys.shape[1], 0, self.head_dim)
             return Operands(queries, keys, values, context.encoder_mask, False, None, prompt)
@@ -157,7 +156,8 @@ class Attention(nn.Module):
     def _scores_of_distances(self, queries: Tensor, keys: Tensor, vectors: Tensor, numbers: Tensor) -> Tensor:
         """Return the sum of the scores of queries with distances and of distances with keys (DeBERTa, arXiv 2006.03654, equation 4).
 
-        Queries and keys (B, H, T, E), numbers (T, T) -> (B, H, T, T). `vectors` (2 R, D) of distances are projected like those of tokens.
+        Queries and keys (B, H, T, E) -> (B, H, T, T). `vectors` (2 R, D): of distances, projected like those of tokens; `numbers` (T, T):
+        the index of the vector of each pair.
         """
         table = vectors[None]
         both = (self.q_proj(table), self.k_proj(table)) if self.qkv is None else self.qkv(table).split(self.widths, dim=-1)[:2]
@@ -199,8 +199,8 @@ def attend(
 ) -> Tensor:
     """Queries (B, H, T, E), keys and values (B, K, S, E) -> (B, H, T, E), in blocks of queries or by torch's kernel.
 
-    `mask`: True where a query sees a key; None: every query sees every key or, if `causal`, query t the keys 0 to t. If both are
-    given, the mask hides later keys itself. `dropout`: a probability. `scale` None: 1 / sqrt(E).
+    `mask`: True where a query sees a key; None: every query sees every key or, if `causal`, query t sees the keys 0 to t. With a mask,
+    `causal` only states that the mask itself hides later keys. `dropout`: a probability. `scale` None: 1 / sqrt(E).
     """
     trains_on_cpu = queries.dtype == torch.bfloat16 and queries.device.type == "cpu" and torch.is_grad_enabled() and not dropout
     has_few_keys = keys.shape[2] <= _MAX_FLOAT32_KEYS
@@ -216,7 +216,7 @@ def attend(
     if bias is not None:
         visible = _visible(mask, causal, queries, keys)
         mask = bias.to(queries.dtype) if visible is None else torch.where(visible, bias.to(queries.dtype), float("-inf"))  # (., H, T, S)
-    if mask is not None and queries.device.type != "cpu":  # CUDA's kernels take no mask with grouped heads; the fallback holds all scores
+    if mask is not None and queries.device.type != "cpu":  # with grouped heads, CUDA's kernels take no mask: all scores would be held
         keys, values = _repeat_kv(queries, keys, values)
     return F.scaled_dot_product_attention(
         queries,

@@ -1,6 +1,6 @@
 """Attention over packed documents and windows on a GPU, by PyTorch's flex_attention (arXiv 2412.05496): its mask is a function of two
-positions, and it skips every block of 128 x 128 pairs in which no query sees a key. The other fast kernels support no such mask, and a
-dense mask rules all of them out.
+positions, and it skips every block of 128 x 128 pairs in which no query sees a key. FlashAttention supports neither such masks nor dense
+ones.
 
 The kernel is compiled at its first use. It supports no dropout and, as used here, neither a bias nor a soft cap of the scores.
 """
@@ -33,7 +33,7 @@ def block_mask(mask: Mask) -> "BlockMask":
             visible = visible & (key > query - window) & (key < query + window)
         return visible if documents is None else visible & (documents[row, query] == documents[row, key])
 
-    create: Any = _compiled(create_block_mask) if device.type == "cuda" else create_block_mask  # uncompiled, it holds a dense mask
+    create: Any = _compiled(create_block_mask) if device.type == "cuda" else create_block_mask  # uncompiled, it allocates a dense mask
     blocks: BlockMask = create(sees, None if documents is None else len(documents), None, length, length, device=device)
     return blocks
 

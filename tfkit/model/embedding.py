@@ -13,19 +13,19 @@ from tfkit.model.norm import build_dropout, build_norm
 class Embedding(nn.Module):
     """tokens[id], optionally scaled, plus optional position and segment vectors, then an optional norm and projection.
 
-    The stacks of an encoder-decoder share this module, or only its token vectors if it has further parameters (BART): `decoder` is then the
+    Encoder and decoder share this module, or only its token vectors if it also has positions or a norm (BART): `decoder` is then the
     embedding of the decoder.
     """
 
     def __init__(self, config: ModelConfig, tokens: nn.Embedding | None = None):
-        """`tokens`: the token vectors of the encoder, for the decoder's own embedding."""
+        """`tokens`: for the decoder's own embedding, the token vectors of the encoder; None: build them."""
         super().__init__()
         width = config.embedding_dim
         self.width, self.position, self.scale = width, config.position, math.sqrt(config.dim) if config.embedding.scale else None
         self.tokens: nn.Embedding
         if tokens is None:
             self.tokens = _table(config.vocab_size, width)
-        else:  # not registered as a submodule: they are saved and counted only in the encoder's
+        else:  # not registered as a submodule: the vectors are saved and counted only with the encoder's embedding
             object.__setattr__(self, "tokens", tokens)
         self.positions = _table(config.position_rows, width) if config.position_rows else None
         self.segments = _table(config.embedding.segments, width) if config.embedding.segments else None
@@ -44,7 +44,7 @@ class Embedding(nn.Module):
         if self.position.kind == "learned" and self.positions is not None:
             x = x + self.positions(position_ids + self.position.offset if self.position.offset else position_ids)
         if self.segments is not None:
-            if segment_ids is None or self.segments.num_embeddings == 1:  # with one segment, both texts of a pair are in it
+            if segment_ids is None or self.segments.num_embeddings == 1:  # with one segment vector, both texts of a pair get it
                 segment_ids = torch.zeros_like(input_ids)
             x = x + self.segments(segment_ids)
         if self.norm is not None:
@@ -54,7 +54,7 @@ class Embedding(nn.Module):
 
 
 def _table(rows: int, dim: int) -> nn.Embedding:
-    """Build an uninitialized table (rows, D): on the meta device torch's initialization would import its compiler, which takes a second."""
+    """Build an uninitialized table (rows, D): torch's initialization on the meta device would import its compiler, which takes a second."""
     return nn.Embedding(rows, dim, _weight=torch.empty(rows, dim))
 
 

@@ -11,7 +11,7 @@ from tfkit.model.mlp import Mlp
 
 
 class Experts(nn.Module):
-    """Sum of p_e MLP_e(x) over the experts e with the largest p = softmax(router x); if `normalized`, these p are divided by their sum."""
+    """The sum of p_e MLP_e(x) over the `active` experts e with the largest p = softmax(router x), divided by their sum if `normalized`."""
 
     def __init__(self, config: ModelConfig):
         super().__init__()
@@ -21,35 +21,35 @@ class Experts(nn.Module):
         self.experts = nn.ModuleList(Mlp(config, config.expert_dim) for _ in range(config.mlp.experts.count))
 
     def forward(self, x: Tensor, routed: list[Tensor]) -> Tensor:
-        """(B, T, D) -> (B, T, D). The router's logits (B, T, N), in the order of N experts, are appended to `routed`.
+        """(B, T, D) -> (B, T, D). The router's logits (B, T, N), for N experts, are appended to `routed`.
 
         Tokens are sorted by expert, and each expert computes its tokens in one product. A token's outputs are added in float32, in the
         order of the experts.
         """
         logits = self.router(x)  # (B, T, N)
         routed.append(logits)
-        weights, chosen = logits.float().softmax(-1).topk(self.active, dim=-1)  # (B, T, K)
+        weights, chosen = logits.float().softmax(-1).topk(self.active, dim=-1)  # (B, T, K), K = active
         if self.normalized:
             weights = weights / weights.sum(-1, keepdim=True)
         order = chosen.flatten().argsort(stable=True)  # (B T K,)
         tokens = order // self.active
         rows = x.flatten(0, 1)  # (B T, D)
         parts = rows.index_select(0, tokens).split(_tokens_by_expert(chosen, len(self.experts)))
-        # In training, an expert without tokens has a gradient of zeros: all ranks then sum the same tensors.
+        # In training, an expert without tokens is called, too, and has a gradient of zeros: all ranks then sum the same tensors.
         computed = [expert(part) for expert, part in zip(self.experts, parts, strict=True) if len(part) or torch.is_grad_enabled()]
         weighted = torch.cat(computed) * weights.flatten().index_select(0, order)[:, None]  # (B T K, D), float32
         return weighted.new_zeros(rows.shape).index_add(0, tokens, weighted).to(x.dtype).view_as(x)
 
 
 def active_numel(model: nn.Module) -> int:
-    """Return the number of parameters with which a model computes a token: without those of the experts that are not chosen."""
+    """Return the number of parameters with which a model computes a token: all but those of the experts that are not chosen."""
     parts = [(part, len(part.experts) - part.active) for part in model.modules() if isinstance(part, Experts)]
     idle = sum(unused * sum(one.numel() for one in part.experts[0].parameters()) for part, unused in parts)
     return sum(parameter.numel() for parameter in model.parameters()) - idle
 
 
 def _tokens_by_expert(chosen: Tensor, count: int) -> list[int]:
-    """Return how many tokens each expert computes; in plans, where PyTorch's fake tensors have no values, about equally many each."""
+    """Return how many tokens each expert computes: about equally many in plans, where PyTorch's fake tensors have no values."""
     if hasattr(chosen, "fake_mode"):
         few, more = divmod(chosen.numel(), count)
         return [few + (expert < more) for expert in range(count)]
@@ -58,15 +58,15 @@ def _tokens_by_expert(chosen: Tensor, count: int) -> list[int]:
 
 
 def balance_loss(routed: Sequence[Tensor], active: int, real: Tensor | None) -> Tensor:
-    """Return the sum over real tokens of the balancing loss of their row: a scalar that is `active` per token if experts are used equally.
+    """Return the sum over rows of the row's balancing loss times its number of real tokens: `active` per token if experts are used equally.
 
     A row's loss is the mean over layers of N sum_e f_e P_e over the N experts e (arXiv 2101.03961, equations 4 to 6): f_e is how often e
     was chosen, and P_e its probability, both per real token. `routed`: the logits (B, T, N) of each layer; `real` (B, T): True = a real
-    token; None: all are.
+    token; None: all are real.
 
-    transformers' load_balancing_loss_func multiplies f and P of the whole micro-batch and of all layers together, so that its value
-    depends on how a step is cut into micro-batches; for one row and one layer with experts it is the row's loss. With f and P of a row, the
-    loss asks for balance in it (DeepSeek-V3, arXiv 2412.19437, section 2.1.2), whichever rows are computed together.
+    transformers' load_balancing_loss_func computes f and P over the whole micro-batch and all layers, so that its value depends on how a
+    step is cut into micro-batches. For one row and one layer with experts, it equals the row's loss. Computed by row, the loss balances the
+    experts within each row (DeepSeek-V3, arXiv 2412.19437, section 2.1.2), whichever rows are in a micro-batch.
     """
     total = routed[0].new_zeros((), dtype=torch.float32)
     mask = torch.ones(routed[0].shape[:2], device=total.device) if real is None else real.float()
@@ -80,8 +80,8 @@ def balance_loss(routed: Sequence[Tensor], active: int, real: Tensor | None) -> 
 
 
 def router_z_loss(routed: Sequence[Tensor], real: Tensor | None) -> Tensor:
-    """Return the sum over real tokens of the squared log of the sum of exponentials of a router's logits, as a mean over layers: it keeps
-    the logits small (ST-MoE, arXiv 2202.08906, equation 5). The arguments are those of `balance_loss`.
+    """Return the sum over real tokens of the squared log of the sum of exponentials of a router's logits, as a mean over layers. This
+    loss keeps the logits small (ST-MoE, arXiv 2202.08906, equation 5). The arguments are those of `balance_loss`.
     """
     squares = torch.stack([logits.float().logsumexp(-1).square() for logits in routed]).mean(0)  # (B, T)
     return squares.sum() if real is None else (squares * real).sum()

@@ -1,4 +1,4 @@
-"""Output heads over the vocabulary: the next token, or a masked one. task_heads.py has those of tasks."""
+"""Output heads over the vocabulary, for the next token or a masked one. task_heads.py has the heads for tasks."""
 
 import torch
 import torch.nn as nn
@@ -19,7 +19,7 @@ class Head(nn.Module):
         self.transform: nn.Module | None = None
 
     def build_transform(self, config: ModelConfig, bias: bool, width: int) -> None:
-        """Build a dense layer to this width, the MLP's activation and a norm, which the head applies to hidden states first."""
+        """Build a dense layer with this output width, the MLP's activation and a norm, which `transformed` applies."""
         self.transform = nn.Linear(config.dim, width, bias=bias)
         self.activation = ACTIVATIONS[config.mlp.activation]
         self.norm = build_norm(width, config.norm)
@@ -28,32 +28,28 @@ class Head(nn.Module):
         """(..., D) -> (..., D): the hidden states after the dense layer, activation and norm, if the head has them."""
         return hidden if self.transform is None else self.norm(self.activation(self.transform(hidden)))
 
-    def forward(self, hidden: Tensor, padding_mask: Tensor | None = None) -> Tensor:
-        """Return the logits."""
-        raise NotImplementedError
-
     def extra(self, hidden: Tensor, padding_mask: Tensor | None = None) -> Tensor:
         """Return the head's second output. Raise ValueError if it has none."""
         raise ValueError("this head has no output other than its logits")
 
 
 class VocabularyHead(Head):
-    """Logits over the vocabulary: softcap(prepare(hidden) weight^T + bias), with a matrix of its own or the token embedding (tied)."""
+    """Logits over the vocabulary: softcap(prepare(hidden) weight^T + bias). `tied`: the weight is that of the token embedding."""
 
     softcap: float | None = None
 
     def __init__(self, config: ModelConfig, tokens: nn.Embedding, *, tied: bool, bias: bool):
         super().__init__()
-        self.product: nn.Module | None = None  # the product that answering_linear.py sets in place of weight and bias
+        self.product: nn.Module | None = None  # replaces weight and bias if answering_linear.py has converted them
         self.output = None if tied else nn.Linear(config.embedding_dim, config.vocab_size, bias=False)
         self.bias = nn.Parameter(torch.empty(config.vocab_size)) if bias else None
-        # Not registered as a submodule: the parameter belongs to the embedding, and is saved and counted only there.
+        # Not registered as a submodule: the matrix is saved and counted only with the embedding.
         self._tokens: nn.Embedding
         object.__setattr__(self, "_tokens", tokens)
 
     @property
     def weight(self) -> Tensor:
-        """The output matrix (V, D). A model that was prepared for inference alone (answering_linear.py) no longer has it."""
+        """The output matrix (V, D). There is none after answering_linear.py has converted the model for inference alone."""
         assert self.product is None
         owner = self._tokens if self.output is None else self.output
         return owner.weight

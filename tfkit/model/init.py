@@ -10,31 +10,31 @@ from torch import Tensor
 
 from tfkit.model.config import ModelConfig
 
-BLOCK = re.compile(r"(encoder|decoder)\.blocks\.(\d+)\.")  # the prefix of the names of a block's parameters: its stack, and its number
+BLOCK = re.compile(r"(encoder|decoder)\.blocks\.(\d+)\.")  # the prefix of a block's parameter names; groups: its stack, and its index
 _WRITES_TO_RESIDUAL = ("o_proj.weight", "down_proj.weight")
 
 
 def allocate(module: nn.Module) -> None:
-    """Replace the tensors on the meta device by uninitialized ones on the CPU. `Module.to_empty` would import the compiler for it."""
+    """Replace a module's tensors by uninitialized ones on the CPU, as `Module.to_empty` does, which would import the compiler."""
     module._apply(lambda tensor: torch.empty(tensor.shape, dtype=tensor.dtype, device="cpu"))
 
 
 @torch.no_grad()
 def initialize(model: nn.Module, config: ModelConfig, generator: torch.Generator) -> None:
-    """Initialize every parameter in place, in the module's order: matrices by the config's scheme, norms to the identity, biases to 0."""
+    """Initialize every parameter in place, in the order of the module: matrices by init.scheme, norms to the identity, biases to 0."""
     for name, parameter in model.named_parameters():
         _initialize_parameter(name, parameter, config, generator)
 
 
 class RandomBlocks:
-    """The random weights of a model's blocks, drawn one block at a time on demand, and equal, bit for bit, to those of `initialize`."""
+    """Draws the random weights of a model's blocks, one block per call; they have the same bits as those of `initialize`."""
 
     @torch.no_grad()
     def __init__(self, model: nn.Module, config: ModelConfig, generator: torch.Generator):
-        """Initialize the parameters outside the blocks of a model on the meta device; the blocks' own numbers are drawn and discarded."""
+        """Initialize the parameters outside the blocks of a model on the meta device. The blocks' numbers are drawn, too, and discarded."""
         self._config = config
-        self._states: dict[str, Tensor] = {}  # by block: the generator's state before its first number
-        self._shapes: dict[str, dict[str, torch.Size]] = {}  # by block: its parameters' shapes
+        self._states: dict[str, Tensor] = {}  # by block: the generator's state before the block's first number
+        self._shapes: dict[str, dict[str, torch.Size]] = {}  # by block: the shapes of its parameters
         for name, parameter in list(model.named_parameters()):
             if block := BLOCK.match(name):
                 self._states.setdefault(block[0], generator.get_state())
@@ -56,7 +56,7 @@ class RandomBlocks:
 
 
 def put_weights(module: nn.Module, tensors: Mapping[str, Tensor]) -> None:
-    """Replace the parameters of these names, such as those on the meta device, by new ones of the same type with these values."""
+    """Replace the parameters of these names, which may be on the meta device, by new ones of the same type with these values."""
     for name, tensor in tensors.items():
         old = module.get_parameter(name)
         parent, _, attribute = name.rpartition(".")
@@ -77,14 +77,14 @@ def _draw(name: str, matrix: Tensor, config: ModelConfig, generator: torch.Gener
             std = config.init.std
             if config.init.residual_scaling and name.endswith(_WRITES_TO_RESIDUAL):
                 layers = config.encoder_layers if name.startswith("encoder.") else config.decoder_layers
-                std /= math.sqrt(2 * layers)  # each layer has two sublayers that add to the residual stream (GPT-2, section 2.3)
+                std /= math.sqrt(2 * layers)  # two sublayers of each layer add to the residual stream (GPT-2, section 2.3)
             matrix.normal_(0.0, std, generator=generator)
         case "fan_in" if name.startswith("embedding."):
             matrix.normal_(0.0, config.dim**-0.5, generator=generator)
         case "fan_in":  # tensor2tensor's uniform unit scaling
             limit = math.sqrt(3 / matrix.shape[1])
             matrix.uniform_(-limit, limit, generator=generator)
-        case "by_width":  # Mesh TensorFlow's, for T5: its scores are not scaled, so the queries start smaller
+        case "by_width":  # Mesh TensorFlow's, for T5: since its scores are not scaled, the query projections start smaller
             widths = {
                 "q_proj": config.dim * config.head_dim,
                 "k_proj": config.dim,

@@ -1,5 +1,5 @@
-"""A cache of the keys and values of earlier positions, so that generating a token computes one position instead of all; and attention to
-the prompts that several rows share in it.
+"""A cache of the keys and values of earlier positions, so that generating a token computes one position instead of all; and the attention
+to prompts that several rows of the cache share.
 """
 
 from collections.abc import Sequence
@@ -19,8 +19,8 @@ class KeyValueCache:
     A layer with a window keeps only the positions that its next token can still see, however long the text grows. Keys and values of an
     encoder's output are computed in the first forward pass and kept.
 
-    If `copies` > 1, each group of `copies` successive rows continues the same prompt. The encoder's output for this prompt and, in layers
-    without a window, the first positions of the prompt are kept once for the whole group.
+    If `copies` > 1, each group of `copies` successive rows continues the same prompt. Keys and values of the encoder's output for this
+    prompt and, in layers without a window, of the first `shared` positions of the prompt are kept once for the whole group.
     """
 
     def __init__(
@@ -34,8 +34,8 @@ class KeyValueCache:
         shared: int = 0,
     ):
         self.length, self.dtype = 0, dtype  # positions filled so far
-        self.copies, self.shared = copies, shared  # rows of a prompt, and positions that are kept once for them
-        # By layer: the most positions that it keeps; None: all.
+        self.copies, self.shared = copies, shared
+        # By layer: the maximum number of positions that it keeps; None: no maximum.
         self._limits = [None if (window := config.window(layer)) is None else window - 1 for layer in range(config.decoder_layers)]
         sizes = [length - shared if limit is None else min(limit, length) for limit in self._limits]
         shapes = [(batch_size, config.num_kv_heads, size, config.head_dim) for size in sizes]
@@ -49,7 +49,7 @@ class KeyValueCache:
         return sum(tensor.numel() for pair in (*self._pairs, *self._prompts.values(), *self._cross.values()) for tensor in pair)
 
     def append(self, layer: int, keys: Tensor, values: Tensor) -> Pair:
-        """Store one layer's new keys and values (B, K, T, E); return all that the new tokens may see, except those of `prompt`."""
+        """Store one layer's new keys and values (B, K, T, E). Return all that the new tokens may see, except those of `prompt`."""
         stored, limit = self._pairs[layer], self._limits[layer]
         keys, values = keys.to(self.dtype), values.to(self.dtype)
         filled = self._filled(limit)
@@ -65,7 +65,7 @@ class KeyValueCache:
         return visible
 
     def prompt(self, layer: int) -> Pair | None:
-        """Return the keys and values (B / copies, K, S, E) of one layer's first positions if rows share them, and else None."""
+        """Return one layer's keys and values (B / copies, K, S, E) of the prompts' first positions if rows share them; else None."""
         return self._prompts.get(layer)
 
     def keep_cross(self, layer: int, keys: Tensor, values: Tensor) -> Pair:
@@ -89,8 +89,9 @@ class KeyValueCache:
     def take(self, parts: Sequence[tuple["KeyValueCache", Tensor]], columns: int) -> None:
         """Fill this empty cache with rows of other caches, which are emptied; a row may occur twice.
 
-        All rows end at position `columns`: a shorter row has padding before its own positions, and of a longer one the earliest are left
-        out. If `copies` > 1, `parts` names a single cache, and its `rows` are in groups of the same prompt, too.
+        `parts`: the other caches, each with the indices of the rows to take. All rows end at position `columns`: a shorter row has padding
+        before its own positions, and a longer one loses its earliest positions. If `copies` > 1, `parts` has a single cache, and each group
+        of `copies` successive indices is of rows with the same prompt.
         """
         self.length = columns
         for layer, (pair, limit) in enumerate(zip(self._pairs, self._limits, strict=True)):
@@ -116,11 +117,11 @@ class KeyValueCache:
             self._cross[layer] = torch.cat([keys for keys, _ in padded]), torch.cat([values for _, values in padded])
 
     def prompts_of(self, rows: Tensor, other: "KeyValueCache") -> Tensor:
-        """Return the number of each prompt in the cache `other`, from whose rows, with the numbers `rows`, this cache is filled."""
+        """Return the index in the cache `other` of the prompt of each group of rows, if this cache takes the rows `rows` of `other`."""
         return rows[:: self.copies] // other.copies
 
     def _filled(self, limit: int | None) -> int:
-        """Return how many positions of a row a layer holds that keeps at most `limit` (None: all), without those of a shared prompt."""
+        """Return the number of filled positions in a layer that keeps at most `limit` (None: all), without those of shared prompts."""
         return self.length - self.shared if limit is None else min(self.length, limit)
 
     def reorder_rows(self, rows: Tensor) -> None:
@@ -134,9 +135,10 @@ class KeyValueCache:
 def attend_after_prompts(
     queries: Tensor, prompt: Pair, own: Pair, mask: Tensor | None, bias: Tensor | None, scale: float | None, softcap: float | None
 ) -> Tensor:
-    """Attend from one query of each row (B, H, 1, E) to the keys of its prompt and then to its own, each (rows, K, S, E).
+    """Attend from one query of each row (B, H, 1, E) to the keys of the row's prompt, and then to the row's own keys: (B, H, 1, E).
 
-    Successive rows have the same prompt: their queries are multiplied with its keys at once.
+    `prompt`: keys and values (prompts, K, S, E), each for a group of B / prompts successive rows, whose queries are multiplied in one
+    product; `own`: keys and values (B, K, S, E).
     """
     copies, heads = len(queries) // len(prompt[0]), prompt[0].shape[1]
 

@@ -1,5 +1,5 @@
-r"""The positions of a forward pass, and attention masks as descriptions of the keys that a query sees; attention.py converts masks to the
-form that its kernel needs.
+r"""The positions of a forward pass, and attention masks, as descriptions of the keys that each query sees. attention.py converts a mask to
+the form that the kernel needs.
 
 causal        window of 3   documents "ab|cde" packed       left padding "..abc"
 1 . . . .     1 . . . .     1 . . . .                       1 . . . .     (a padding position sees only itself,
@@ -18,23 +18,23 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Positions:
-    """The positions of one forward pass: how many are new, how many the cache holds before them, which are padding or share a document."""
+    """The positions of one forward pass: the new ones, those in the cache before them, which are padding, and which share a document."""
 
-    length: int  # T new tokens
-    offset: int  # S - T tokens before them, in the cache
+    length: int  # T, the number of new tokens
+    offset: int  # S - T, the number of tokens before them, in the cache
     device: torch.device
     padding_mask: Tensor | None  # (B, S), True = real token
-    document_ids: Tensor | None  # (B, T)
+    document_ids: Tensor | None  # (B, T); None: each row is one document
 
     def first_key(self, window: int | None) -> int:
-        """Return the position of the first key that a layer holds: with a window, its cache keeps only the last window - 1 positions."""
+        """Return the position of a layer's first key: with a window, the cache keeps only the last window - 1 positions."""
         return 0 if window is None else max(0, self.offset - (window - 1))
 
 
 def count_positions(positions: Positions) -> Tensor:
-    """Return the position number of each new token: (T,) when all rows agree, else (B, T).
+    """Return the position id of each new token: (T,) if all rows have the same ids, else (B, T).
 
-    Each document of a packed row counts from 0. Padding is not counted, so that a left-padded prompt has the numbers that it has alone.
+    Each document of a packed row counts from 0. Padding is not counted, so that left padding does not change the ids of a prompt.
     """
     documents, padding = positions.document_ids, positions.padding_mask
     if documents is not None:
@@ -59,7 +59,7 @@ class Mask:
 
     @property
     def pattern(self) -> Literal["full", "causal", "other"]:
-        """`full`: every query sees every key. `causal`: query t sees the keys 0 to t, and there are as many keys as queries."""
+        """`full`: every query sees every key. `causal`: query t sees the keys 0 to t of T keys."""
         positions = self.positions
         if positions.padding_mask is not None or positions.document_ids is not None:
             return "other"
@@ -68,7 +68,7 @@ class Mask:
         return "causal" if self.causal and positions.length > 1 else "full"
 
     def dense(self) -> Tensor:
-        """Return the Boolean mask (1 or B, 1, T, S), True where query t sees key s; S counts the keys that a layer of this window holds."""
+        """Return the Boolean mask (1 or B, 1, T, S), True where query t sees key s. S: the number of keys in a layer with this window."""
         positions = self.positions
         begin, end = positions.first_key(self.window), positions.offset + positions.length
         queries = torch.arange(positions.offset, end, device=positions.device)[:, None]  # (T, 1)
@@ -86,7 +86,7 @@ class Mask:
 
     @property
     def _exceeds_window(self) -> bool:
-        """Whether the layer holds more keys than the window covers."""
+        """Whether a layer with this window has more keys than the window covers."""
         positions = self.positions
         return self.window is not None and positions.offset + positions.length - positions.first_key(self.window) > self.window
 

@@ -23,9 +23,9 @@ def gelu_tanh(x: Tensor) -> Tensor:
 
 
 class _GeluTanhOnCpu(torch.autograd.Function):
-    """x sigmoid(u), with u = 2 sqrt(2 / pi) (x + 0.044715 x^3), which equals the form with a tanh. torch takes 1.5 times as long as this,
-    since it computes the tanh twice. Pieces of x that fit the caches are computed in turn, and the slope is kept for the backward pass,
-    not x.
+    """x sigmoid(u), with u = 2 sqrt(2 / pi) (x + 0.044715 x^3), which equals the form with a tanh. torch's kernel takes 1.5 times as long,
+    since it computes the tanh in both passes. x is processed in pieces that fit the processor's caches. The slope is saved for the backward
+    pass, not x.
     """
 
     @staticmethod
@@ -61,13 +61,13 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 
 
 class Mlp(nn.Module):
-    """down(activation(up x)), or gated: down(activation(gate x) * up x)."""
+    """down(activation(up x)) or, if gated, down(activation(gate x) * up x)."""
 
     def __init__(self, config: ModelConfig, hidden_dim: int):
         super().__init__()
         self.activation = ACTIVATIONS[config.mlp.activation]
         self.gate_proj = nn.Linear(config.dim, hidden_dim, bias=config.mlp.bias) if config.mlp.gated else None
-        self.gate_up: nn.Module | None = None  # both projections of x as one product, which answering_linear.py sets in their place
+        self.gate_up: nn.Module | None = None  # replaces both projections of x if answering_linear.py has joined them
         self.up_proj = nn.Linear(config.dim, hidden_dim, bias=config.mlp.bias)
         self.dropout = build_dropout(config.dropout.hidden)
         self.down_proj = nn.Linear(hidden_dim, config.dim, bias=config.mlp.bias)

@@ -1,4 +1,4 @@
-"""The layers around each sublayer: LayerNorm (arXiv 1607.06450) or RMSNorm (arXiv 1910.07467), and dropout (arXiv 1207.0580)."""
+"""LayerNorm (arXiv 1607.06450), RMSNorm (arXiv 1910.07467) and dropout (arXiv 1207.0580), which are applied around each sublayer."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -11,7 +11,7 @@ from torch.autograd.function import once_differentiable
 
 from tfkit.model.config import NormConfig
 
-PIECE = 2**18  # numbers that a chain of elementwise kernels computes at once on a CPU: 1 MiB in float32
+PIECE = 2**18  # elements of a piece to which a chain of elementwise kernels is applied on a CPU: 1 MiB in float32
 
 
 def build_norm(dim: int, config: NormConfig) -> nn.Module:
@@ -24,7 +24,7 @@ def build_norm(dim: int, config: NormConfig) -> nn.Module:
 
 
 def build_dropout(probability: float) -> nn.Module:
-    """Build dropout, or the identity for probability 0, where nn.Dropout would still copy its input."""
+    """Build dropout, or the identity for probability 0, for which nn.Dropout would still copy its input."""
     return nn.Dropout(probability) if probability else nn.Identity()
 
 
@@ -45,7 +45,7 @@ class RMSNorm(nn.Module):
 
 
 class OffsetRMSNorm(nn.Module):
-    """Gemma's RMSNorm: the stored weight is the factor minus one, and everything is computed in float32 and rounded at the end."""
+    """Gemma's RMSNorm: the stored weight is the factor minus one; the result is computed in float32, weight included, and then rounded."""
 
     def __init__(self, dim: int, eps: float):
         super().__init__()
@@ -59,8 +59,8 @@ class OffsetRMSNorm(nn.Module):
 
 class _RMSNormOnCpu(torch.autograd.Function):
     """RMSNorm with a backward pass in closed form. On a CPU, torch runs a chain of small kernels instead, which takes up to twice as long.
-    In bf16 both passes run over groups of rows that fit the caches; in float32 over all rows at once, so that sums over rows have a fixed
-    order.
+    In bf16, both passes process groups of rows that fit the processor's caches; in float32, all rows together, so that sums over rows have
+    a fixed order.
     """
 
     @staticmethod
@@ -85,7 +85,7 @@ class _RMSNormOnCpu(torch.autograd.Function):
             values, grads = rows.float(), grad_rows.float()
             grad_weight += (grads * values).sum(0)
             grads = grads * wide
-            along = torch.linalg.vecdot(grads, values)[:, None] / normed.shape[-1]  # (n, 1): this part would only change |x|
+            along = torch.linalg.vecdot(grads, values)[:, None] / normed.shape[-1]  # (n, 1): along x, the normed value does not change
             of_grad.copy_((grads - values * along).mul_(scale))
         return grad_x, grad_weight.to(weight.dtype), None
 

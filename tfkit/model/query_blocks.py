@@ -1,7 +1,7 @@
 """Attention in training on a CPU, in blocks of queries: each is a batched matrix product with all keys that its queries may see.
 
-torch's fused kernel calls a library for every small tile of the scores, and reaches an eighth of the rate of a whole product. As in that
-kernel, the weights are not kept: the backward pass computes those of each block again (arXiv 2205.14135).
+torch's fused kernel calls a library for every small tile of the scores, and reaches an eighth of the speed of a whole product. As in that
+kernel, attention weights are not saved: the backward pass recomputes those of each block (arXiv 2205.14135).
 """
 
 from collections.abc import Iterator
@@ -12,14 +12,14 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-QUERY_BLOCK = 128  # queries
+QUERY_BLOCK = 128  # queries in a block
 
 
 @dataclass(frozen=True)
 class ScoreRule:
-    """The rule of the scores: softcap(scale q k) + bias for each pair of query and key that the mask allows, and else -inf."""
+    """The settings of the scores: softcap(scale q k) + bias for each pair of query and key that the mask allows, else -inf."""
 
-    mask: Tensor | None  # (1 or B, 1, T, S), True where a query sees a key; None: it sees all
+    mask: Tensor | None  # (1 or B, 1, T, S), True where a query sees a key; None: all keys, or see `causal`
     causal: bool  # query t sees no key after t; a mask hides these keys, too
     scale: float
     softcap: float | None
@@ -32,8 +32,8 @@ def attend_query_blocks(queries: Tensor, keys: Tensor, values: Tensor, bias: Ten
 
 
 class _QueryBlocks(torch.autograd.Function):
-    """Attention and its gradients. Within, N = B K, and G = H / K query heads share a key head: queries (N, G, T, E), keys and values
-    (N, S, E).
+    """Attention and its gradients. Shapes within, for N = B K and the G = H / K query heads of a key head: queries (N, G, T, E), keys and
+    values (N, S, E).
     """
 
     @staticmethod
@@ -44,7 +44,7 @@ class _QueryBlocks(torch.autograd.Function):
             keys.flatten(0, 1),
             values.flatten(0, 1),
         )
-        out = torch.empty_like(queries)  # laid out in memory as the queries, with the heads of a position side by side
+        out = torch.empty_like(queries)  # with the memory layout of the queries, in which the heads of a position are adjacent
         for begin, end, seen in _blocks(scaled, keys, rule):
             scores, _ = _scores(_rows(scaled, begin, end), keys[:, :seen], bias, rule, out.shape[:2], begin, end)
             out[:, :, begin:end] = torch.bmm(scores.softmax(-1), values[:, :seen]).view(out[:, :, begin:end].shape)
@@ -78,14 +78,14 @@ class _QueryBlocks(torch.autograd.Function):
 
 
 def _blocks(queries: Tensor, keys: Tensor, rule: ScoreRule) -> Iterator[tuple[int, int, int]]:
-    """Yield the first query of each block, the first one after it, and the number of keys that its queries may see."""
+    """Yield, for each block, its first query, the first query after the block, and the number of keys that its queries may see."""
     for begin in range(0, queries.shape[2], QUERY_BLOCK):
         end = min(begin + QUERY_BLOCK, queries.shape[2])
         yield begin, end, end if rule.causal else keys.shape[1]
 
 
 def _rows(part: Tensor, begin: int, end: int) -> Tensor:
-    """Return a block of queries, or what belongs to them: (N, G, T, ...) -> (N, G n, ...)."""
+    """Return the part of a tensor by query that belongs to a block of n queries: (N, G, T, ...) -> (N, G n, ...)."""
     return part[:, :, begin:end].flatten(1, 2)
 
 
@@ -103,7 +103,7 @@ def _scores(
     if bias is not None:
         by_head += bias[..., begin:end, :seen]
     if rule.mask is not None:
-        by_head += rule.mask[..., begin:end, :seen].to(scores.dtype).log_()  # 0 or -inf; masked_fill_ takes ten times as long
+        by_head += rule.mask[..., begin:end, :seen].to(scores.dtype).log_()  # adds 0 or -inf; masked_fill_ takes ten times as long
     elif rule.causal:
         by_head[..., begin:] += torch.full((end - begin, end - begin), float("-inf"), dtype=scores.dtype).triu_(1)
     return scores, slopes

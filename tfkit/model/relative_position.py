@@ -25,10 +25,10 @@ class RelativeBias(nn.Module):
         queries = torch.arange(positions.offset, positions.offset + positions.length, device=positions.device)
         keys = torch.arange(positions.offset + positions.length, device=positions.device)
         bias = self.weight[self.bucket(keys[None, :] - queries[:, None])]  # (T, S, H)
-        return bias.permute(2, 0, 1)[None].contiguous()  # (1, H, T, S), laid out as the scores, to which every layer adds it
+        return bias.permute(2, 0, 1)[None].contiguous()  # (1, H, T, S), in the memory layout of the scores
 
     def bucket(self, distance: Tensor) -> Tensor:
-        """Return the bucket of key position - query position: near distances have one each, far ones share increasingly wide buckets."""
+        """Return the bucket of key position - query position: one for each short distance, increasingly wide ones for long distances."""
         buckets = self.buckets // 2 if self.bidirectional else self.buckets
         side = (distance > 0).long() * buckets if self.bidirectional else torch.zeros_like(distance)
         steps = distance.abs() if self.bidirectional else (-distance).clamp(min=0)
@@ -48,13 +48,13 @@ class DistanceVectors(nn.Module):
         self.norm = build_norm(config.dim, config.norm)
 
     def forward(self, positions: Positions) -> tuple[Tensor, Tensor]:
-        """Return the vectors (2 R, D), and for each query and key (T, T) the number of its vector."""
+        """Return the vectors (2 R, D) for R buckets of each sign, and the index (T, T) of the vector of each query and key."""
         index = torch.arange(positions.length, device=positions.device)
         distance = self.bucket(index[:, None] - index[None, :]) + self.buckets
         return self.norm(self.weight), distance.clamp(0, 2 * self.buckets - 1)
 
     def bucket(self, distance: Tensor) -> Tensor:
-        """Return the bucket of query position - key position: near distances have one each, far ones share increasingly wide buckets."""
+        """Return the bucket of query position - key position: one for each short distance, increasingly wide ones for long distances."""
         near = self.buckets // 2
         steps = distance.abs()
         ratio = torch.log(steps.clamp(min=near) / near) / torch.log(torch.tensor((self.max_distance - 1) / near))

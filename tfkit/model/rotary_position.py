@@ -7,11 +7,11 @@ from torch import Tensor
 
 from tfkit.model.config.position_config import LongRopeScaling, Rotary, WavelengthScaling, YarnScaling
 
-Rotation = tuple[Tensor, Tensor]  # cos and sin, each (T, R / 2) or (B, 1, T, R / 2), where R <= E numbers of a head are rotated
+Rotation = tuple[Tensor, Tensor]  # cos and sin, each (T, R / 2) or (B, 1, T, R / 2), where the first R <= E elements of a head rotate
 
 
 def rotations_at(position_ids: Tensor, head_dim: int, rotary: Rotary, dtype: torch.dtype) -> dict[str, Rotation]:
-    """Return the rotations of all layers by the names of `ModelConfig.rotation`: global and, if there is a local_theta, local."""
+    """Return the rotations by the names that `ModelConfig.rotation` returns: global and, if there is a local_theta, local."""
     kinds = {"global": rotary}
     if rotary.local_theta is not None:
         kinds["local"] = rotary.model_copy(update={"theta": rotary.local_theta, "scaling": None})
@@ -37,14 +37,14 @@ def rotation_at(position_ids: Tensor, head_dim: int, rotary: Rotary, dtype: torc
 
 
 def text_lengths(position_ids: Tensor) -> Tensor:
-    """Return for each new token the length of its text up to the last new token: (..., T) -> (..., T). Each text begins at position 0."""
-    text = (position_ids == 0).long().cumsum(dim=-1)  # its number in the row
+    """Return, for each new token, the length of its text up to the last new token: (..., T) -> (..., T). A text begins at position 0."""
+    text = (position_ids == 0).long().cumsum(dim=-1)  # the index, from 1, of each token's text in its row
     last = position_ids.new_zeros(*text.shape[:-1], text.shape[-1] + 1).scatter_reduce(-1, text, position_ids, "amax")
     return last.gather(-1, text) + 1
 
 
 def rotary_frequencies(head_dim: int, rotary: Rotary, device: torch.device | None = None) -> Tensor:
-    """Return the angle per position of each pair j, theta^(-2j / R), with the scaling, unless it varies by text: (R / 2,), float32."""
+    """Return the angle per position of each pair j, theta^(-2j / R), scaled unless the scaling depends on the text: (R / 2,), float32."""
     rotated, scaling = rotary.rotated(head_dim), rotary.scaling
     pairs = torch.arange(0, rotated, 2, dtype=torch.float32, device=device)  # (R / 2,)
     frequencies = rotary.theta ** (-pairs / rotated)
@@ -60,15 +60,15 @@ def rotary_frequencies(head_dim: int, rotary: Rotary, device: torch.device | Non
 
 
 def attention_factor(scaling: YarnScaling | LongRopeScaling) -> float:
-    """Return the scaling's factor of rotated queries and keys; if it is null, YaRN's default (arXiv 2309.00071, equation 22)."""
+    """Return the factor of rotated queries and keys; if the config has none, YaRN's default (arXiv 2309.00071, equation 22)."""
     if isinstance(scaling, LongRopeScaling):
         return scaling.attention_factor
     return scaling.attention_factor or 0.1 * math.log(max(scaling.factor, 1.0)) + 1.0
 
 
 def _scale_by_turns(frequencies: Tensor, scaling: YarnScaling, rotated: int, theta: float) -> Tensor:
-    """Keep pairs that turn often in the original context, divide the frequencies of those that seldom do, and interpolate between
-    (YaRN, arXiv 2309.00071, section 3.2); the two limits are whole pairs, as in its published code.
+    """Keep the frequencies of pairs that turn often in the original context, divide those of pairs that turn seldom, and interpolate
+    between the two (YaRN, arXiv 2309.00071, section 3.2). The limits are rounded to whole pairs, as in YaRN's published code.
     """
 
     def pair(turns: float) -> float:
@@ -81,7 +81,7 @@ def _scale_by_turns(frequencies: Tensor, scaling: YarnScaling, rotated: int, the
 
 
 def _scale_wavelengths(frequencies: Tensor, scaling: WavelengthScaling) -> Tensor:
-    """Keep short wavelengths, multiply long ones by the factor, and interpolate between (Llama 3.1, arXiv 2407.21783)."""
+    """Keep short wavelengths, multiply long ones by the factor, and interpolate between the two (Llama 3.1, arXiv 2407.21783)."""
     wavelengths = 2 * math.pi / frequencies
     low, high, original = scaling.low_freq_factor, scaling.high_freq_factor, scaling.original_context_length
     kept = ((original / wavelengths - low) / (high - low)).clamp(0, 1)  # 1: kept, 0: multiplied
@@ -89,7 +89,7 @@ def _scale_wavelengths(frequencies: Tensor, scaling: WavelengthScaling) -> Tenso
 
 
 def rotate(x: Tensor, rotation: Rotation) -> Tensor:
-    """Rotate the pairs (j, j + R / 2) of x (B, H, T, E): the half-split form, in which Hugging Face stores Llama's projections."""
+    """Rotate the pairs (j, j + R / 2) of x (B, H, T, E): the order of elements in which Hugging Face stores Llama's projections."""
     cos, sin = rotation
     half, width = cos.shape[-1], x.shape[-1]
     first, second, *rest = x.split([half, half, *([width - 2 * half] if width > 2 * half else [])], dim=-1)  # (B, H, T, R / 2) twice

@@ -29,7 +29,7 @@ from tfkit.model.relative_position import DistanceVectors, RelativeBias
 
 
 class Sublayer(nn.Module):
-    """An operation on the residual stream, with its norms where the placement has them."""
+    """An operation on the residual stream, with dropout and the norms that norm.placement requires."""
 
     def __init__(self, op: nn.Module, config: ModelConfig, *, is_first: bool = False):
         super().__init__()
@@ -41,7 +41,7 @@ class Sublayer(nn.Module):
 
     @property
     def norms_input(self) -> bool:
-        """Whether the operation reads the normed stream rather than the stream itself."""
+        """Whether the operation reads the normed residual stream rather than the stream itself."""
         return self.placement in ("pre", "sandwich", "parallel")
 
     def forward(self, x: Tensor, *context: Any) -> Tensor:
@@ -51,7 +51,7 @@ class Sublayer(nn.Module):
         return x + self.addend(x, *context)
 
     def addend(self, x: Tensor, *context: Any) -> Tensor:
-        """(B, T, D) -> (B, T, D): what is added to the residual stream, in placements other than post."""
+        """(B, T, D) -> (B, T, D): the term that is added to the residual stream, in placements other than post."""
         out = self.dropout(self.op(self.norm(x) if self.norms_input else x, *context))
         last = self.norm if self.placement == "reordered" else self.post_norm
         return out if last is None else last(out)
@@ -69,7 +69,7 @@ class Block(nn.Module):
         self.parallel = config.norm.placement == "parallel"
 
     def forward(self, x: Tensor, context: AttentionContext) -> tuple[Tensor, list[Tensor]]:
-        """(B, T, D) -> (B, T, D), and a list with the router's logits (B, T, N), if any: FSDP must see every output that has a gradient."""
+        """(B, T, D) -> (B, T, D), and a list of the router's logits (B, T, N), if any, since FSDP must see each output with a gradient."""
         routed: list[Tensor] = []
         of_mlp = (routed,) if self.has_experts else ()
         if self.parallel:
@@ -97,7 +97,7 @@ class Stack(nn.Module):
         self.blocks = nn.ModuleList(Block(config, layer, cross) for layer in range(layers))
         self.norm = build_norm(config.dim, config.norm) if config.final_norm else None
         self.dropout = build_dropout(config.dropout.final)
-        self.activation_checkpointing = False  # set by training: recompute each block in the backward pass (arXiv 1604.06174)
+        self.activation_checkpointing = False  # True: recompute each block in the backward pass (arXiv 1604.06174)
 
     def forward(self, x: Tensor, context: AttentionContext) -> tuple[Tensor, list[Tensor]]:
         """(B, T, D) -> (B, T, D), and the logits (B, T, N) of each router."""
@@ -111,5 +111,5 @@ class Stack(nn.Module):
         return self.dropout(x if self.norm is None else self.norm(x)), routed
 
     def bias_at(self, positions: Positions) -> Tensor | tuple[Tensor, Tensor] | None:
-        """Return the bias of relative positions (1, H, T, S), or the vectors from which each layer computes its bias, or None."""
+        """Return the bias of relative positions (1, H, T, S), or the output of DistanceVectors, from which each layer computes its bias."""
         return None if self.position_bias is None else self.position_bias(positions)

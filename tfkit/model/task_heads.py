@@ -1,4 +1,4 @@
-"""Output heads of tasks: classes of a text, tags of its tokens, the span of an answer; and a head without logits."""
+"""Output heads of tasks: classes of a text, tags of its tokens, and the span of an answer; and a head without logits."""
 
 from collections.abc import Callable
 
@@ -32,7 +32,7 @@ class ClassesHead(Head):
         return self.of_states(pools[self.pool](hidden, padding_mask))
 
     def of_states(self, states: Tensor) -> Tensor:
-        """Return the logits of texts that are read at these hidden states: (..., D) -> (..., classes)."""
+        """Return the logits from pooled hidden states, one for each text: (..., D) -> (..., classes)."""
         states = self.transformed(states)
         if self.pooler is not None and self.squash is not None:
             states = self.squash(self.pooler(states))
@@ -55,7 +55,7 @@ class TagsHead(Head):
 
 
 class SpansHead(Head):
-    """A logit for the beginning of an answer and one for its end, at every token; no dropout before it, as in BERT."""
+    """Two logits at every token, for the beginning and for the end of an answer; as in BERT, without dropout before the layer."""
 
     def __init__(self, config: ModelConfig, head: SpansHeadConfig):
         super().__init__()

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from types import MappingProxyType
 from typing import Any
@@ -34,30 +34,30 @@ from tfkit.model.task_heads import ClassesHead, NoHead, SpansHead, TagsHead
 
 @dataclass
 class Output:
-    """The result of a forward pass. Losses work on `hidden`; the logits, which can be huge, are computed when first read."""
+    """The result of a forward pass. Losses work on `hidden`; the logits, which can be huge, are computed when they are first read."""
 
     hidden: Tensor  # (B, T, D), after the last norm
     head: Head
-    padding_mask: Tensor | None = None  # (B, T) of `hidden`, True = real token
-    routed: list[Tensor] = field(default_factory=list)  # the logits (B, T, N) of each router of a mixture of experts
+    padding_mask: Tensor | None  # (B, T), the mask of `hidden`: True = real token; None: all are real
+    routed: list[Tensor]  # the logits (B, T, N) of each router of a mixture of experts
 
     @cached_property
     def logits(self) -> Tensor:
-        """(B, T, V) of a language model, (B, T, tags), (B, T, 2) of a span's ends, or (B, classes)."""
+        """Of a language model (B, T, V), of tags (B, T, tags), of a span's ends (B, T, 2), or of classes (B, classes)."""
         return self.head(self.hidden, self.padding_mask)
 
     @cached_property
     def extra_logits(self) -> Tensor:
-        """The head's second output: (B, 2) for the next sentence (class 0: it follows), (B, 1) for a choice, (B, D) of a pooler."""
+        """The head's second output: (B, 2) of next-sentence prediction, (B, 1) of a choice, or (B, D) of a pooler."""
         return self.head.extra(self.hidden, self.padding_mask)
 
 
 class Transformer(nn.Module):
     """An encoder, a decoder, or both. Its parameters are uninitialized: use `build`, or load them."""
 
-    # Loads or draws the weights of a block on the meta device, given the prefix of its parameters' names; None: all blocks have weights.
+    # Loads or draws the weights of a block on the meta device, given the prefix of its parameter names; None: no block is on that device.
     fill_block: Callable[[str, nn.Module], None] | None = None
-    # A context in which this rank holds all weights, for forward passes of its own; ranks with sharded weights enter it together.
+    # A context in which each rank holds all weights and may run forward passes alone; ranks with sharded weights enter it together.
     unsharded: Callable[[], AbstractContextManager[None]] = nullcontext
 
     def __init__(self, config: ModelConfig):
@@ -71,7 +71,7 @@ class Transformer(nn.Module):
 
     @property
     def only_answers(self) -> bool:
-        """Whether the weights of a language model are laid out for inference alone (answering_linear.py)."""
+        """Whether answering_linear.py has converted the weights of this language model, so that it supports inference alone."""
         return isinstance(self.head, VocabularyHead) and self.head.product is not None
 
     @property
@@ -93,10 +93,11 @@ class Transformer(nn.Module):
     ) -> Output:
         """Map ids (B, T) to hidden states (B, T, D).
 
-        `padding_mask`: True = real token, (B, T), or (B, cache.length + T) with a cache. `document_ids` (B, T): tokens with equal numbers
-        see each other. `segment_ids` (B, T): the text of a pair that a token is in. An encoder-decoder encodes `input_ids` (B, S), unless
-        `encoder_output` (from `encode`) or the cache of an earlier forward pass is given; in each case `padding_mask` is the source's.
-        It returns the hidden states of `decoder_input_ids` (B, T), whose mask is `decoder_padding_mask`.
+        `padding_mask`: True = real token, (B, T), or (B, cache.length + T) with a cache. `document_ids` (B, T): tokens see only
+        tokens with the same id. `segment_ids` (B, T): in which text of a pair a token is, 0 or 1.
+        An encoder-decoder encodes `input_ids` (B, S), unless `encoder_output` (from `encode`) or the cache of an earlier forward pass is
+        given; `padding_mask` is always that of the source. It returns the hidden states of `decoder_input_ids` (B, T), whose mask is
+        `decoder_padding_mask`.
         Raises ValueError if a sequence is longer than the context.
         """
         if self.encoder is None or self.decoder is None:
@@ -113,7 +114,7 @@ class Transformer(nn.Module):
         return self._output(ran, decoder_padding_mask)
 
     def _output(self, ran: tuple[Tensor, list[Tensor]], padding_mask: Tensor | None) -> Output:
-        """Return the output with the mask of the new positions alone: `padding_mask` may also cover cached positions before them."""
+        """Return the output with the mask of the new positions: `padding_mask` may also cover cached positions before them."""
         hidden, routed = ran
         return Output(hidden, self.head, None if padding_mask is None else padding_mask[:, -hidden.shape[1] :], routed)
 
@@ -180,10 +181,10 @@ def _build_head(config: ModelConfig, tokens: nn.Embedding) -> Head:
             return NoHead(config, head)
 
 
-def build(config: ModelConfig, seed: int, device: torch.device | str = "cpu", *, defer_blocks: bool = False) -> Transformer:
-    """Build a Transformer with random float32 weights, the same on every device for the same seed.
+def build(config: ModelConfig, seed: int, *, defer_blocks: bool = False) -> Transformer:
+    """Build a Transformer with random float32 weights, on the CPU.
 
-    `defer_blocks`: the blocks stay on the meta device, and `fill_block` draws the weights of each on demand, with the same bits.
+    `defer_blocks`: the blocks stay on the meta device, and the model's `fill_block` draws the same weights for one block at a time.
     """
     with torch.device("meta"):  # no parameter is allocated or initialized twice
         model = Transformer(config)
@@ -193,7 +194,7 @@ def build(config: ModelConfig, seed: int, device: torch.device | str = "cpu", *,
         return model
     allocate(model)
     initialize(model, config, generator)
-    return model.to(device)
+    return model
 
 
 def on_meta(config: ModelConfig) -> Transformer:
@@ -203,8 +204,8 @@ def on_meta(config: ModelConfig) -> Transformer:
 
 
 def parameter_shapes(config: ModelConfig) -> Mapping[str, tuple[int, ...]]:
-    """Return the shapes of all parameters. Apart from its first block, a stack has at most two kinds of blocks, with experts and without:
-    at most three blocks of a stack are built, however many the config claims.
+    """Return the shapes of all parameters. At most three blocks of a stack are built, however many layers the config claims: the first, and
+    one of each later kind, with experts and without.
     """
     return _parameter_shapes(config.model_dump_json())
 
@@ -213,7 +214,7 @@ def parameter_shapes(config: ModelConfig) -> Mapping[str, tuple[int, ...]]:
 def _parameter_shapes(document: str) -> Mapping[str, tuple[int, ...]]:
     config = ModelConfig.model_validate_json(document)
     few: dict[str, Any] = {}
-    layers: dict[str, list[int]] = {}  # by the prefix of a built block's parameters: the layers that are like this block
+    layers: dict[str, list[int]] = {}  # by the prefix of a built block's parameters: the layers whose parameters have the same shapes
     alike: dict[str, dict[tuple[bool, bool], list[int]]] = {"encoder": {}, "decoder": {}}  # (first, with experts) -> layers
     for stack, blocks in alike.items():
         for layer in range(getattr(config, f"{stack}_layers")):

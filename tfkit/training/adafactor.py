@@ -1,6 +1,6 @@
-"""Adafactor (Shazeer & Stern 2018, arXiv 1804.04235): no first moment, and a factored second one: R + C numbers for an R x C matrix.
+"""Adafactor (Shazeer & Stern 2018, arXiv 1804.04235): no first moment, and R + C numbers for the second moment of an R x C matrix.
 
-The settings are T5's. The updates equal those of `transformers.optimization.Adafactor` without relative_step, whose learning rate,
+The defaults are T5's settings. The updates equal those of `transformers.optimization.Adafactor` without relative_step, whose learning rate,
 1 / sqrt(max(step, 10000)), is a schedule here. torch.optim.Adafactor departs from the paper: it bounds the learning rate by 1 / sqrt(step),
 and adds epsilon elsewhere. T5's own code does not factor the second moment of matrices with a side below 128; here all are factored.
 """
@@ -16,8 +16,8 @@ from tfkit.recipe.schema.optimizer_sections import AdafactorSection
 
 
 class Adafactor:
-    """The optimizer. The state of a matrix is `step`, `row` (..., R) and `column` (..., C): running means of its squared gradient over the
-    columns and over the rows. That of a vector is `step` and `second`, of the vector's shape. Scalars stay tensors, so that no step
+    """The optimizer. The state of a matrix is `step`, `row` (..., R) and `column` (..., C): moving averages of the squared gradient's means
+    over columns and over rows. The state of a vector is `step` and `second`, of the vector's shape. Scalars stay tensors, so that no step
     waits for the device.
     """
 

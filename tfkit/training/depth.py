@@ -32,7 +32,7 @@ def _depth(name: str, layers: Mapping[str, int]) -> int:
 
 
 class Unfreezing:
-    """Gradual unfreezing: only parameters of the least depth are trained at first; every `every` steps the next depth joins them.
+    """Gradual unfreezing: at first, only parameters of the smallest depth are trained; every `every` steps, those of the next depth join.
 
     Which depths are frozen depends on the step alone, so that a resumed run continues exactly. A matrix that is both embedding and head
     (tied) counts as an embedding and joins last. A depth without trained parameters is skipped.

@@ -16,13 +16,13 @@ from tfkit.model.stack import Stack
 from tfkit.model.transformer import Transformer
 
 _M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # constants of glibc's malloc.h
-KEPT_BYTES = 1 << 30
+KEPT_BYTES = 1 << 30  # freed memory up to this size is kept for the next tensors, not returned to the kernel
 
 
 def pick_device(name: str | None) -> torch.device:
     """Return the named device, or the best available one: cuda, then mps, then cpu.
 
-    Raises UsageError if the name is not a device's, and MachineError if the device is not available.
+    Raises UsageError if there is no device of this name in PyTorch, and MachineError if this machine does not have the device.
     """
     if name in (None, "auto"):
         kind = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
@@ -58,7 +58,7 @@ def has_bf16(device: torch.device) -> bool:
 
 
 def pick_precision(wanted: str, device: torch.device) -> torch.dtype:
-    """Return the working type for a recipe's precision; auto: bf16 if the hardware supports it, else fp32."""
+    """Return the type in which the model computes, from training.precision; auto: bf16 if the hardware supports it, else fp32."""
     if wanted == "auto":
         return torch.bfloat16 if has_bf16(device) else torch.float32
     return torch.bfloat16 if wanted == "bf16" else torch.float32
@@ -73,7 +73,7 @@ def move(model: nn.Module, device: torch.device, dtype: torch.dtype | None = Non
     def is_moved(tensor: Tensor) -> bool:
         return (tensor.is_meta or tensor.device == device) and (dtype in (None, tensor.dtype) or not tensor.is_floating_point())
 
-    if not all(map(is_moved, (*model.parameters(), *model.buffers()))):  # PyTorch could not convert a simulated rank's tensors
+    if not all(map(is_moved, (*model.parameters(), *model.buffers()))):  # `_apply` fails on a simulated rank's tensors
         model._apply(moved)
 
 
@@ -97,16 +97,6 @@ def set_determinism(mode: int) -> None:
         torch.use_deterministic_algorithms(mode > 0, warn_only=mode == 1)
     else:  # use_deterministic_algorithms would import the compiler, which takes a second
         torch.set_deterministic_debug_mode(mode)
-
-
-def is_nondeterministic(error: RuntimeError) -> bool:
-    """Whether PyTorch refused an operation that has no deterministic algorithm on this device."""
-    return "does not have a deterministic implementation" in str(error)
-
-
-def allow_nondeterministic() -> None:
-    """Allow operations without a deterministic algorithm, with a warning from PyTorch."""
-    set_determinism(1)
 
 
 def keep_freed_memory() -> None:
@@ -137,7 +127,7 @@ def compile_model(model: Transformer, *, by_block: bool) -> None:
 
 @contextlib.contextmanager
 def eager(model: Transformer) -> Iterator[None]:
-    """A context in which a compiled model runs uncompiled: shapes that change with every batch would be compiled again and again."""
+    """A context in which a compiled model runs uncompiled, for batches of many shapes: each new shape would be compiled."""
     modules = _stacks_and_blocks(model)
     compiled = [module._compiled_call_impl for module in modules]
     for module in modules:

@@ -65,7 +65,7 @@ class ForwardShape:
     length: int  # positions of a row; in an encoder-decoder, of the encoder
     decoder_length: int  # in an encoder-decoder, else 0
     states: int  # hidden states that the head's matrix multiplies
-    pooled: int = 0  # rows whose second output is read: the next sentence's, a choice's
+    pooled: int = 0  # rows for which the head's second output is read (next sentence, choice)
 
     @classmethod
     def of(cls, batch: Batch, config: ModelConfig, states: int, *, reads_second_output: bool = False) -> "ForwardShape":
@@ -95,24 +95,25 @@ def backward_flops(model: Transformer, shape: ForwardShape) -> Flops:
 
 
 def products(model: Transformer, shape: ForwardShape) -> list[Product]:
-    """Return the matrix products of a forward pass of this shape, in their order."""
-    walk = _Walk()
-    stream = walk.is_trained(model.embedding)
+    """Return the matrix products of a forward pass of this shape, in the order of the computation."""
+    collector = _Collector()
+    stream = collector.is_trained(model.embedding)
     if model.embedding.projection is not None:
-        below = any(walk.is_trained(part) for part in (model.embedding.tokens, model.embedding.positions, model.embedding.norm))
-        walk.linear(model.embedding.projection, shape.rows * shape.length, below)
+        parts = model.embedding.tokens, model.embedding.positions, model.embedding.segments, model.embedding.norm
+        below = any(map(collector.is_trained, parts))
+        collector.linear(model.embedding.projection, shape.rows * shape.length, below)
     if model.encoder is not None and model.decoder is not None:
-        encoded = walk.stack(model.encoder, shape.rows, shape.length, stream)
-        stream = walk.stack(model.decoder, shape.rows, shape.decoder_length, stream, source=shape.length, encoded=encoded)
+        encoded = collector.stack(model.encoder, shape.rows, shape.length, stream)
+        stream = collector.stack(model.decoder, shape.rows, shape.decoder_length, stream, source=shape.length, encoded=encoded)
     else:
         for stack in model.stacks:
-            stream = walk.stack(stack, shape.rows, shape.length, stream)
-    walk.head(model.head, shape, stream)
-    return walk.products
+            stream = collector.stack(stack, shape.rows, shape.length, stream)
+    collector.head(model.head, shape, stream)
+    return collector.products
 
 
-class _Walk:
-    """The products of a forward pass. A layer's method returns whether its output needs a gradient; `stream`: whether its input does."""
+class _Collector:
+    """Collects the products of a forward pass. Methods for a layer return whether its output needs a gradient; `stream`: its input does."""
 
     def __init__(self) -> None:
         self.products: list[Product] = []
@@ -134,7 +135,7 @@ class _Walk:
         return stream or self.is_trained(module)
 
     def stack(self, stack: Stack, rows: int, length: int, stream: bool, *, source: int = 0, encoded: bool = False) -> bool:
-        """Collect the products of a stack. `source`: the positions of the encoder's output; `encoded`: whether it needs a gradient."""
+        """Collect the products of a stack. `source`: the encoder's positions; `encoded`: whether the encoder's output needs a gradient."""
         bias = self.is_trained(stack.position_bias)
         vectors = stack.position_bias if isinstance(stack.position_bias, DistanceVectors) else None
         for block in stack.blocks:
@@ -163,7 +164,7 @@ class _Walk:
         bias: bool,
         vectors: DistanceVectors | None = None,
     ) -> bool:
-        """Collect the products of an attention. `source`, `bias`: whether the keys' source, and the position bias, need a gradient."""
+        """Collect the products of an attention. `source`, `bias`: whether the encoder's output and the position bias need a gradient."""
         op = sublayer.op
         assert isinstance(op, Attention)
         normed = stream or (sublayer.norms_input and self.is_trained(sublayer.norm))
@@ -222,7 +223,7 @@ class _Walk:
             stream = self.linear(transform, shape.states, stream, "head") or self.is_trained(getattr(head, "norm", None))
         entries, dim = head.weight.shape
         learns = stream or head.weight.requires_grad or (head.bias is not None and head.bias.requires_grad)
-        gradients = head.weight.requires_grad + learns  # vocabulary_loss.py computes its input's gradient even if nothing below is trained
+        gradients = head.weight.requires_grad + learns  # vocabulary_loss.py always computes the gradient of its input
         self.products.append(Product("head", 2.0 * shape.states * entries * dim, gradients, min(entries, dim)))
 
 

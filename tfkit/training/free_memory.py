@@ -10,10 +10,8 @@ _PAGE = resource.getpagesize()
 
 
 def available_bytes(swap: bool = False) -> int | None:
-    """Return how many bytes this process may still allocate: the least of what the machine (with `swap`, including its free swap), the
-    control groups and the process's own limit leave.
-
-    None if all three are unknown.
+    """Return how many bytes this process may still allocate: the smallest of the memory that is free on the machine (plus its free swap if
+    `swap`), in the control groups, and below the process's own limit. None if all three are unknown.
     """
     known = [limit for limit in (_machine(swap), _control_group(), _address_space()) if limit is not None]
     return max(0, min(known)) if known else None
@@ -36,7 +34,7 @@ def _machine(swap: bool) -> int | None:
 
 
 def _control_group() -> int | None:
-    """Return the memory left in the control groups of this process (version 2, else 1), such as a container's or a batch system's."""
+    """Return the memory left in the control groups of this process (version 2, else 1), such as a container's; None without a limit."""
     least: int | None = None
     for limit, usage, stat in _control_group_files():
         with contextlib.suppress(OSError, ValueError):

@@ -47,7 +47,7 @@ class LossHistory:
     variance: float = 0.0
 
     def add(self, loss: float) -> None:
-        """Add the loss of a healthy step."""
+        """Add the loss of a step that was taken."""
         self.steps += 1
         weight = max(1 / self.steps, 1 / _WINDOW)
         difference = loss - self.mean
@@ -55,14 +55,14 @@ class LossHistory:
         self.variance = (1 - weight) * (self.variance + weight * difference**2)
 
     def highest(self, sigmas: float | None) -> float:
-        """Return the highest loss that is not a jump. It is infinity after too few steps, or if `sigmas` is None."""
+        """Return the highest loss that does not count as a jump: infinity after too few steps, or if `sigmas` is None."""
         if sigmas is None or self.steps < _MIN_STEPS:
             return math.inf
         return self.mean + sigmas * math.sqrt(self.variance)
 
 
 class UnhealthyStepError(UnhealthyError):
-    """Error for a step that was not taken: nothing was updated. `report`: the report that the step would have had."""
+    """Error for an unhealthy step, which did not update the weights. `report`: the values computed before the update."""
 
     def __init__(self, step: int, report: StepReport, highest_loss: float):
         self.step, self.report = step, report
@@ -74,6 +74,6 @@ class UnhealthyStepError(UnhealthyError):
         self.summary = f"step {step}: {problem}"
         super().__init__(
             f"{self.summary}; no weight was changed by this step. "
-            "A lower optimizer.lr, a longer schedule.warmup_steps, or precision: fp32 are the usual remedies; "
+            "A lower optimizer.lr, a longer schedule.warmup_steps, or training.precision: fp32 are the usual remedies; "
             "training.max_skipped_steps lets a run skip a few such steps"
         )

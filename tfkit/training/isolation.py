@@ -13,7 +13,7 @@ _AUTOCAST_DEVICES = ("cpu", "cuda", "mps")
 def isolated() -> Iterator[None]:
     """Restore, after the block, the state that a run changes: of torch, of warnings, os.environ and sys.excepthook.
 
-    Within it gradients, autocast and the defaults of new tensors are those of a fresh process, whatever the caller has set.
+    Within the block, whatever the caller has set, gradients are enabled, autocast is off, and new tensors are float32 on the CPU.
     """
     import torch
 
@@ -47,7 +47,7 @@ def _usual_tensors() -> Iterator[None]:
     import torch
 
     with ExitStack() as stack:
-        stack.enter_context(torch.inference_mode(False))  # which enables gradients, too
+        stack.enter_context(torch.inference_mode(False))  # this enables gradients, too
         for device in filter(torch.is_autocast_enabled, _AUTOCAST_DEVICES):
             stack.enter_context(torch.autocast(device, enabled=False))
         if torch.get_default_device().type != "cpu":

@@ -1,4 +1,4 @@
-"""The training loop. It decides when to log, save and evaluate; hooks carry these out."""
+"""The training loop: it decides when to log, save and evaluate, and calls hooks that do so."""
 
 import math
 import time
@@ -9,7 +9,7 @@ from typing import Any, Protocol, Self, TypeVar
 from tfkit.data import StepLoader
 from tfkit.errors import Stopped, UnhealthyError, argument, is_out_of_memory
 from tfkit.objectives.objective import Batch
-from tfkit.training.device import allow_nondeterministic, is_nondeterministic
+from tfkit.training.device import set_determinism
 from tfkit.training.health import LossHistory, StepReport, UnhealthyStepError
 from tfkit.training.schedule import Schedule
 from tfkit.training.step import Stepper
@@ -23,12 +23,12 @@ class Progress:
 
     step: int = 0  # steps taken or skipped
     tokens: int = 0  # positions trained on
-    loss_sum: float = 0.0  # over the steps since the last line of the log, like the next four fields
+    loss_sum: float = 0.0  # of the steps since the last line of the log, as are the next four fields
     loss_steps: int = 0
-    term_sums: dict[str, float] = field(default_factory=dict)  # each term's own loss
-    observed: dict[str, list[float]] = field(default_factory=dict)  # each observation's sum, and the number of steps that had it
-    largest: dict[str, float] = field(default_factory=dict)  # the maxima among the observations
-    skipped: int = 0  # unhealthy steps, which were not taken
+    term_sums: dict[str, float] = field(default_factory=dict)  # by term of the objective: the sum of its losses
+    observed: dict[str, list[float]] = field(default_factory=dict)  # by observation: its sum, and the number of steps with a value
+    largest: dict[str, float] = field(default_factory=dict)  # by observation that is logged as a maximum: its largest value
+    skipped: int = 0  # unhealthy steps since the run began, which were not taken
     history: LossHistory = field(default_factory=LossHistory)
     seconds: float = 0.0  # spent in steps, over all attempts
 
@@ -42,7 +42,7 @@ class Progress:
         return cls(**{**state, "history": LossHistory(**state["history"])})
 
     def add(self, report: StepReport) -> None:
-        """Add a step that was taken to the next line of the log, without observations that are not finite, which JSON cannot hold."""
+        """Add a step that was taken to the next line of the log. Observations that are not finite are left out: JSON cannot hold them."""
         self.loss_sum, self.loss_steps = self.loss_sum + report.loss, self.loss_steps + 1
         for term, loss in report.losses.items():
             self.term_sums[term] = self.term_sums.get(term, 0.0) + loss
@@ -66,23 +66,23 @@ class Progress:
 
 @dataclass(frozen=True)
 class Plan:
-    """The length of a run, and how often it is logged, evaluated and saved. None: only at the end."""
+    """The length of a run, and its intervals in steps. An interval of None: only after the last step."""
 
     steps: int
     log_every: int
     evaluate_every: int | None
     save_every: int | None
-    max_skipped_steps: int = 0
-    loss_jump_sigmas: float | None = None
+    max_skipped_steps: int = 0  # unhealthy steps that may be skipped before one ends the run
+    loss_jump_sigmas: float | None = None  # more standard deviations above the mean, a loss is unhealthy; None: no limit
 
     def due(self, every: int | None, step: int) -> bool:
-        """Whether an action that is due every `every` steps (None: never), and at the end, is due after `step`."""
+        """Whether an action with the interval `every` is due after `step`."""
         return step == self.steps or bool(every and step and step % every == 0)
 
 
 @dataclass(frozen=True)
 class Log:
-    """A line of the log. Everything but the speed is exact: the same bits in a run that was interrupted and resumed."""
+    """A line of the log. All values but tokens_per_second have the same bits in a run that was interrupted and resumed."""
 
     step: int
     tokens: int
@@ -91,36 +91,36 @@ class Log:
     grad_norm: float
     skipped: int  # the number of steps that were skipped since the run began
     tokens_per_second: float
-    terms: dict[str, float] = field(default_factory=dict)  # each term's own loss, over the steps of `loss`
-    observed: dict[str, float] = field(default_factory=dict)  # the observations of these steps: means, or maxima
+    terms: dict[str, float] = field(default_factory=dict)  # by term of the objective: its mean loss over the steps of `loss`
+    observed: dict[str, float] = field(default_factory=dict)  # by observation: its mean or maximum over the steps of `loss`
 
 
 class Hooks(Protocol):
-    """The methods of a run that the training loop calls."""
+    """The callbacks of the training loop, which a run implements."""
 
     def stepped(self, progress: Progress, report: StepReport, seconds: float) -> None:
-        """Called after a step that was taken; `seconds`: the time that it took."""
+        """Called after each step, taken or skipped; `seconds`: the duration of the step."""
 
     def skipped(self, error: UnhealthyStepError) -> None:
-        """Called after a step that was not taken, if the run continues."""
+        """Called before `stepped` if a step is unhealthy, and is skipped."""
 
     def unhealthy(self, error: UnhealthyStepError) -> str:
-        """Called after a step that was not taken, if the run ends. Return a sentence for the user about the record of the step."""
+        """Record the unhealthy step with which the run ends. Return a sentence for the user about this record."""
 
     def out_of_memory(self, error: str) -> None:
         """Make the loader's micro-batches smaller. Raises MachineError if that is impossible."""
 
     def nondeterministic(self, reason: str) -> None:
-        """Called if an operation has no deterministic algorithm on this device, so that a resumed run may differ in its last bits."""
+        """Called if an operation has no deterministic algorithm on this device: a resumed run may differ in its last bits."""
 
     def log(self, line: Log) -> None:
-        """Write a line of the log, which is due."""
+        """Write a line to the log."""
 
     def save(self, progress: Progress) -> None:
-        """Save a checkpoint, which is due."""
+        """Save a checkpoint."""
 
     def evaluate(self, progress: Progress) -> None:
-        """Evaluate, which is due. May raise Stopped if the run is asked to stop."""
+        """Evaluate the model. May raise Stopped if the run is asked to stop."""
 
     def evaluated(self, step: int) -> bool:
         """Whether this step's evaluation is already in the log."""
@@ -134,22 +134,26 @@ class Hooks(Protocol):
 
 def train(stepper: Stepper, loader: StepLoader[Batch], schedule: Schedule, plan: Plan, hooks: Hooks, progress: Progress) -> None:
     """Take the remaining steps, or fewer if the evaluations end the run early. Raises Stopped after saving a checkpoint of the last whole
-    step, UnhealthyError before a bad update, and MachineError if a micro-batch of one row does not fit into memory.
+    step, UnhealthyError if a step is unhealthy and no more steps may be skipped, and MachineError if a micro-batch of one row does not fit
+    into memory.
 
-    A checkpoint is saved before the evaluation of its step, so that a failed evaluation cannot lose it; a run that is resumed from such a
-    checkpoint evaluates first.
+    A checkpoint is saved before the evaluation that is due after the same step, so that a failed evaluation does not lose it. A run that is
+    resumed from a checkpoint whose evaluation is missing evaluates first.
     """
     saved_step = progress.step
     seconds, tokens = 0.0, 0  # since the last line of the log
     if progress.step and plan.due(plan.evaluate_every, progress.step) and not hooks.evaluated(progress.step):
-        hooks.evaluate(progress)
+        try:
+            hooks.evaluate(progress)
+        except Stopped:
+            raise _stopped(progress.step, plan) from None
     ends_early = bool(progress.step) and hooks.should_stop_early()
     while progress.step < plan.steps and not ends_early:
         start = time.perf_counter()
         step = progress.step + 1
         try:
             report = _take(stepper, loader, schedule.factor(step), plan, hooks, progress)
-        except Stopped:  # between micro-batches: the step is dropped
+        except Stopped:  # raised between micro-batches: the unfinished step is dropped
             if saved_step != progress.step:
                 hooks.save(progress)
             raise _stopped(progress.step, plan) from None
@@ -188,7 +192,7 @@ def _stopped(step: int, plan: Plan) -> Stopped:
 def try_out(stepper: Stepper, loader: StepLoader[Batch], hooks: Hooks, progress: Progress) -> None:
     """Run the next micro-batch forward and backward without a step, making it smaller until it fits into memory.
 
-    If the device has no deterministic algorithm for an operation, the hooks are informed.
+    If the device has no deterministic algorithm for an operation, `hooks.nondeterministic` is called.
     """
 
     def attempt() -> None:
@@ -229,18 +233,18 @@ def deterministic_if_possible(
     try:
         return until_it_fits(attempt, stepper, out_of_memory)
     except RuntimeError as error:
-        if not is_nondeterministic(error):
+        if "does not have a deterministic implementation" not in str(error):
             raise
         reason = str(error).splitlines()[0]
     stepper.drop_gradients()
-    allow_nondeterministic()
+    set_determinism(1)
     nondeterministic(reason)
     return until_it_fits(attempt, stepper, out_of_memory)
 
 
 def until_it_fits(attempt: Callable[[], Result], stepper: Stepper, out_of_memory: Callable[[str], None]) -> Result:
     """Return the attempt's result. While it runs out of memory, `out_of_memory` makes the micro-batches smaller, and the attempt is
-    repeated: since losses are sums, divided by counts, the step stays the same.
+    repeated. The size of micro-batches does not change the step, which divides the sums of losses by the counts of all micro-batches.
     """
     while True:
         try:
@@ -249,5 +253,5 @@ def until_it_fits(attempt: Callable[[], Result], stepper: Stepper, out_of_memory
             if not is_out_of_memory(error):
                 raise
             reason = (str(error) or type(error).__name__).splitlines()[0]
-        stepper.drop_gradients()  # here the error is gone, and with its traceback the activations to which it referred
+        stepper.drop_gradients()  # outside `except`: the error's traceback, which kept the activations alive, is gone
         out_of_memory(reason)

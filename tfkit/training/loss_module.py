@@ -1,7 +1,7 @@
 """The one module that a training step calls: it maps a micro-batch to the sums of the losses of the objective, and of the model's routers.
 
 All computation with weights happens within its forward pass, including the output matrix in the loss. A wrapper, such as a sharding that
-gathers a module's weights for its forward pass, thus covers every use of them, and the step need not know the head.
+gathers a module's weights for its forward pass, thus covers every use of these weights, and the step need not know the head.
 """
 
 from collections.abc import Mapping, Sequence
@@ -18,9 +18,9 @@ from tfkit.objectives.objective import Batch, Objective
 class LossModule(nn.Module):
     """A model with its objective. The Transformer is the only submodule; names in checkpoints are those of the Transformer's parameters.
 
-    A mixture of experts adds two terms: the balance of each row, and one that keeps the routers' logits small (model/experts.py).
-    Routers of companions have no such terms. Those of a teacher, reference or reward model do not learn; those of a value model were
-    balanced in its pretraining, and learn for a few steps only.
+    The loss of a mixture of experts has two more terms: one balances the experts within each row, and one keeps the routers' logits small
+    (model/experts.py). Companions do not have these terms: the routers of a teacher, reference or reward model do not learn, and those of a
+    value model were balanced in its pretraining, and learn for a few steps only.
     """
 
     def __init__(self, model: Transformer, objective: Objective):
@@ -29,7 +29,7 @@ class LossModule(nn.Module):
         routing = model.config.routing
         weights = {"balance": routing.balance, "router_z": routing.z_loss} if routing else {}
         self._of_routers = {term: weight for term, weight in weights.items() if weight}
-        # From each forward pass of a loss that has a gradient: the routers' logits, and which tokens are real.
+        # For each forward pass with gradients in the current loss: the routers' logits, and the mask of real tokens.
         self._routed: list[tuple[list[Tensor], Tensor | None]] = []
         if self._of_routers:
             model.register_forward_hook(self._keep)
@@ -40,12 +40,12 @@ class LossModule(nn.Module):
         return {**self.objective.terms, **self._of_routers}
 
     def counts(self, batch: Batch) -> dict[str, int]:
-        """Return the number of targets of each term; for a router each token is one."""
+        """Return the number of targets of each term; of a router's term, each token is a target."""
         return {**self.objective.counts(batch), **dict.fromkeys(self._of_routers, batch.tokens)}
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """Return the sum of each term's losses over the micro-batch: scalars with a gradient."""
-        self._routed = []  # without what a pass that ran out of memory has left
+        self._routed = []  # without the entries of a pass that ran out of memory
         losses = self.objective.loss(self.model, batch)
         routed, self._routed = self._routed, []
         return losses | {term: self._loss_of_routers(term, routed) for term in self._of_routers}

@@ -1,7 +1,7 @@
-"""The memory of a step: one estimate for plans and for the choice of a CPU's micro-batch. On a GPU, micro-batch sizes are tried out.
+"""An estimate of the memory of a step, for plans and to choose the micro-batch on a CPU. On a GPU, sizes of micro-batches are tried out.
 
-For each model, a rank holds weights, a working copy, gradients, optimizer state and a mean (`ModelBytes`). A micro-batch adds activations
-and logits; their bytes for a row are estimated from the config alone, or measured with a short row.
+For each model, a rank holds master weights, working weights, gradients, optimizer state and a moving average (`ModelBytes`). A micro-batch
+adds activations and logits; their bytes for a row are estimated from the config alone, or measured with a short row.
 """
 
 import sys
@@ -22,28 +22,28 @@ from tfkit.training.loss_module import LossModule
 from tfkit.training.optimizer import reads_narrow_gradients, state_numel
 from tfkit.training.precision import HOLDS_NARROW_GRADIENTS
 
-# The limits of a micro-batch that is chosen here: a larger one, in tokens or in bytes of activations with their margin, is no faster.
+# The limits of an automatic micro-batch, in tokens and in bytes of activations, margin included: a larger one is no faster.
 # SmolLM2-135M takes 1.2 MB per token on a CPU, so its limit is 3,600 tokens.
 AUTO_MICRO_BATCH_TOKENS = 16_384
 AUTO_MICRO_BATCH_BYTES = 4 * 2**30
-_PROBE_TOKENS = 16
-_AGAIN = 1.75  # with the gradients that pass through it, a block that is computed again holds so many times what it keeps
+_PROBE_TOKENS = 16  # length of the row whose activations are measured
+_AGAIN = 1.75  # a recomputed block takes this many times the memory of its activations, for its gradients, too
 _DROPOUT_BYTES = 3 * 4  # per pair of positions and head, if attention has dropout on a CPU
-_MARGIN = 1.6  # for temporary tensors within an operation: the measured peak is 1.2 to 1.5 times what autograd keeps
-_LIKELY = 1 / _MARGIN  # removes the margin from an estimate: the few tokens of a probe overestimate a long row by a seventh anyway
+_MARGIN = 1.6  # for temporary tensors of an operation: the measured peak is 1.2 to 1.5 times the tensors kept by autograd
+_LIKELY = 1 / _MARGIN  # removes the margin: the few tokens of a probe already overestimate a long row by a seventh
 
 
 @dataclass(frozen=True)
 class ModelBytes:
-    """The bytes of a model on a rank, by kind of tensor; those of several models may be added."""
+    """The bytes of a model on a rank, by kind of tensor. The bytes of several models can be added."""
 
-    weights: int = 0  # weights in fp32; frozen ones that checkpoints do not need, in the precision of the run
-    working: int = 0  # the copy of unsharded fp32 weights in the precision of the run
-    gradients: int = 0  # the most that a step holds
+    weights: int = 0  # fp32 master weights; frozen weights that checkpoints do not hold, in the run's precision
+    working: int = 0  # working weights in the run's precision; none if weights are sharded
+    gradients: int = 0  # the peak within a step
     optimizer: int = 0  # the optimizer's state
     mean: int = 0  # the moving average of the weights
-    gathered: int = 0  # whole weights that are gathered in a micro-batch: the root parameters, and a block or all blocks
-    root_gradients: int = 0  # gradients of the gathered root parameters, until the ranks have summed them
+    gathered: int = 0  # whole weights that are gathered in a micro-batch: of the root, and of one block or all blocks
+    root_gradients: int = 0  # gradients of the root's gathered weights, until the ranks have summed them
 
     @property
     def held(self) -> int:
@@ -52,7 +52,7 @@ class ModelBytes:
 
     @property
     def in_step(self) -> int:
-        """The further bytes in a step, apart from activations."""
+        """The bytes that a step takes in addition to `held`, without activations."""
         return self.gradients + self.gathered + self.root_gradients
 
     def __add__(self, other: "ModelBytes") -> "ModelBytes":
@@ -71,12 +71,12 @@ def model_bytes(
     reshard: bool = True,
     sums_gradients: bool = True,
 ) -> ModelBytes:
-    """Return the bytes of a model whose steps compute in `dtype`, on the first of the ranks over which its weights are sharded.
+    """Return the bytes of a model on rank 0, whose shards are the largest.
 
-    `parameters`: by name, with the shapes of the whole model; they may be on the meta device. `section`: the optimizer's section,
-    None for a model that is not trained. `has_mean`: a moving average of the weights is kept; `whole`: frozen weights are kept in fp32,
-    too. `reshard`: free the weights of a block after its forward pass. `sums_gradients`: whether gradients of several micro-batches or
-    ranks are added up.
+    `parameters`: by name, with the shapes of the whole model; they may be on the meta device. `dtype`: the type in which the model
+    computes. `section`: the optimizer's section; None for a model that is not trained. `has_mean`: a moving average of the weights is kept.
+    `whole`: frozen weights are kept in fp32, too. `shards`: the number of ranks over which weights are sharded. `reshard`: the weights of a
+    block are freed after its forward pass. `sums_gradients`: the gradients of several micro-batches or ranks are added up.
     """
     parts = {name: torch.Size((-(-one.shape[0] // shards), *one.shape[1:])) if one.dim() else one.shape for name, one in parameters.items()}
     trained = {name: part for name, part in parts.items() if section is not None and parameters[name].requires_grad}
@@ -107,19 +107,19 @@ def model_bytes(
 
 
 def trained_bytes(parameters: int, dtype: torch.dtype = torch.bfloat16) -> int:
-    """Return the bytes that training needs for this many weights with AdamW: weights, working copy, gradients and two moments."""
+    """Return the bytes that training needs for this many parameters with AdamW: master and working weights, gradients and two moments."""
     sizes = model_bytes({"": torch.empty(parameters, device="meta", requires_grad=True)}, dtype, AdamWSection())
     return sizes.held + sizes.in_step
 
 
 @dataclass(frozen=True)
 class Units:
-    """The numbers of weights in the units of a sharded model, the parts that ranks gather as a whole: its blocks, and the rest as root."""
+    """The sizes of the parts of a sharded model that ranks gather as a whole: each block, and the root: all parameters outside blocks."""
 
     count: int  # the number of blocks
-    largest: int  # the weights of the largest block
-    blocks: int  # the weights of all blocks
-    root: int  # the weights outside the blocks: they stay gathered from the forward to the end of the backward pass
+    largest: int  # the number of weights in the largest block
+    blocks: int  # the number of weights in all blocks
+    root: int  # the number of weights in the root, which stays gathered from the forward to the end of the backward pass
 
     @classmethod
     def of(cls, parameters: Mapping[str, Tensor]) -> "Units":
@@ -132,11 +132,11 @@ class Units:
 
 
 def choose_micro_batch(unit: int, longest: int, row_bytes: int, left: int | None, ranks: int = 1) -> int:
-    """Choose the rows of a micro-batch: the largest divisor of a rank's part of `unit` rows that fits into memory and within the limits
+    """Choose the number of rows in a micro-batch: the largest divisor of unit / ranks that fits into memory and within the limits
     AUTO_MICRO_BATCH_TOKENS and AUTO_MICRO_BATCH_BYTES; at least 1.
 
-    `longest`: tokens of the longest row; `row_bytes`: bytes of its activations; `left`: bytes for activations and two blocks of logits,
-    None if unknown.
+    `unit`: the number of rows of which every batch size is a multiple; `longest`: tokens of the longest row; `row_bytes`: bytes of its
+    activations; `left`: free bytes for activations and two blocks of logits, None if unknown.
     """
     useful = min(AUTO_MICRO_BATCH_TOKENS // longest, AUTO_MICRO_BATCH_BYTES // max(1, row_bytes))
     fitting = sys.maxsize if left is None else (left - 2 * LOGITS_BYTES) // max(1, row_bytes)
@@ -146,8 +146,8 @@ def choose_micro_batch(unit: int, longest: int, row_bytes: int, left: int | None
 def likely_peak(held: int, to_come: int, activations: int, logits: int) -> int:
     """Return the likely peak memory of a training run, in bytes.
 
-    `held`: the process's memory before the first step; `to_come`: gradients and the optimizer's state; `activations`: those of a
-    micro-batch, whose margin is removed; `logits`: all its logits, of which two blocks of at most LOGITS_BYTES each are counted.
+    `held`: the process's memory before the first step; `to_come`: gradients and the optimizer's state; `activations`: of a micro-batch,
+    with the margin, which is not counted; `logits`: of a micro-batch, of which two blocks of at most LOGITS_BYTES each are counted.
     """
     return held + to_come + int(activations * _LIKELY) + 2 * min(logits, LOGITS_BYTES)
 
@@ -177,7 +177,7 @@ def companion_bytes_per_row(objective: Objective, length: int, itemsize: int) ->
     """Return the peak bytes of the companions' forward passes for a row, without gradients: for each companion the residual stream and, of
     one block, the MLP or the scores of capped attention, whichever are more.
 
-    What autograd keeps for a trained companion is counted elsewhere, with that of the model.
+    The activations that autograd keeps for a trained companion are not included: they are counted with those of the model.
     """
     total = 0
     for config in (companion.model.config for companion in objective.companions):
@@ -213,7 +213,7 @@ def activation_bytes_per_row(
 
 
 def step_bytes_per_row(loss_module: LossModule, batch: Batch) -> int:
-    """Estimate the peak bytes of a row's activations, from what autograd keeps for a real row or for its first tokens."""
+    """Estimate the peak bytes of a row's activations, from the tensors that autograd keeps for a real row or for its first tokens."""
     model = loss_module.model
     length, config = batch.input_ids.shape[1], model.config
     # If each position has its label, the first tokens of a row are enough; other rows are measured whole.
@@ -239,7 +239,7 @@ def step_bytes_per_row(loss_module: LossModule, batch: Batch) -> int:
 
 def _score_bytes(config: ModelConfig, keys: int, itemsize: int) -> int:
     """Return the bytes that attention in blocks of queries (model/query_blocks.py) holds at a time for a row: the gradients of keys and
-    values in float32, and the scores of a block three times. It is used in bf16, without dropout.
+    values in float32, and the scores of a block three times. 0 in fp32 and with dropout, where attention is computed otherwise.
     """
     if itemsize == 4 or config.dropout.attention:
         return 0
@@ -264,7 +264,7 @@ def _kept_bytes(loss_module: LossModule, batch: Batch) -> int:
     for stack in model.stacks:
         stack.activation_checkpointing = False
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        losses = loss_module(batch)  # while it is held, every storage is alive, so that no address is reused
+        losses = loss_module(batch)  # `losses` keeps every storage alive, so that no address is reused
     for stack, setting in zip(model.stacks, checkpointing, strict=True):
         stack.activation_checkpointing = setting
     del losses

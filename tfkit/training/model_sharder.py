@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 
 OnBlock = Callable[[str, nn.Module], None]  # called with the prefix of a block's parameter names, and the block
 
-_FREE_BYTES, _NEAR_PEAK = 1 << 26, 0.9
-_LARGE_BYTES = 1 << 25  # mapping the memory of a tensor of this size takes less time than computing with it
+_FREE_BYTES, _NEAR_PEAK = 1 << 26, 0.9  # FreedMemory.trim acts above these: free bytes, and memory in use / its peak
+_LARGE_BYTES = 1 << 25  # the kernel maps a tensor of this size in less time than computing with the tensor takes
 
 
 def shard_models(
@@ -38,10 +38,10 @@ def shard_models(
     """Shard the stepper's model, its trained companions and the `frozen` models over groups of this many ranks. All ranks call it together.
 
     Blocks on the meta device are initialized one after the other, so that no rank ever holds all of them; `on_block` is called with
-    each of them. `reshard` applies to the model; the gradients of companions are reduced after every micro-batch, since a step may end
-    with a micro-batch that does not involve them.
+    each of them. `reshard`: as in Sharding, for the stepper's model. For companions it is true, so that their gradients are reduced after
+    every micro-batch: the last micro-batch of a step may not involve them.
     """
-    from tfkit.parallel.sharding import CAN_REPEAT, OomAgreement, open_mesh  # importing it imports PyTorch's distributed tensors
+    from tfkit.parallel.sharding import CAN_REPEAT, OomAgreement, open_mesh  # here: this imports PyTorch's distributed tensors
 
     for weights in stepper.all_weights.values():
         weights.unround()
@@ -75,7 +75,7 @@ def shard_models(
 
 @dataclass(frozen=True)
 class _ModelSharder:
-    """Shards the models of a run. `agreement` is that of Sharding; `on_block` is called with each block that was initialized."""
+    """Shards the models of a run. `agreement`: as in Sharding; `on_block`: called with each block after its initialization."""
 
     mesh: "DeviceMesh"
     device: torch.device
@@ -86,7 +86,7 @@ class _ModelSharder:
         """Shard a model whose blocks may still be on the meta device. `dtype` is that of the gathered weights; `root` and `reshard` as in
         Sharding.
         """
-        from tfkit.parallel.sharding import Sharding  # importing it imports PyTorch's distributed tensors
+        from tfkit.parallel.sharding import Sharding  # here: this imports PyTorch's distributed tensors
 
         blocks = {f"{name}.": module for name, module in model.named_modules() if isinstance(module, Block)}
         fill = self._filling(model.fill_block) if model.fill_block is not None else None
@@ -109,8 +109,8 @@ class _ModelSharder:
 def _fitting_together() -> Iterator[None]:
     """A context for micro-batches on sharded weights, on GPUs or with a PyTorch before 2.13; raises MachineError if memory runs out.
 
-    There the ranks do not agree before each collective that all have memory left, so a rank that runs out cannot repeat its micro-batch:
-    the others would have to gather weights again.
+    There, the ranks do not check before each collective whether one has run out of memory, so a rank cannot repeat its micro-batch: the
+    others would have to gather weights again.
     """
     try:
         yield
@@ -141,7 +141,7 @@ class FreedMemory:
             libc.mallinfo2.restype = _MallocInfo
             libc.malloc_trim(0)
             self._libc = libc
-            self._other_bytes = self._resident() - self._used()  # memory of other libraries
+            self._other_bytes = self._resident() - self._used()  # not allocated from the C library
 
     def trim(self) -> None:
         """Return free memory to the system if there is much of it while the memory in use is near its peak, to lower the peak of their sum.

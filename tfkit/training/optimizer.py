@@ -18,13 +18,13 @@ from tfkit.training.unsharded_step import is_shard_of, step_unsharded
 if TYPE_CHECKING:
     from tfkit.parallel.sharding import Sharding
 
-_PORTION, _GPU_PORTION = 2**20, 2**24  # numbers that one call updates: on a CPU as many as its caches hold
-_ROWS = 64  # portions end where the kernel's vectors end, so that the bits are those of a single call
+_PORTION, _GPU_PORTION = 2**20, 2**24  # weights that one call of the kernel updates: on a CPU as many as the caches hold
+_ROWS = 64  # a portion has a multiple of this many rows, and so ends with a SIMD vector of the kernel: the bits are those of a single call
 
 
 class AdamW:
-    """torch.optim.AdamW with the fused kernel, whose one pass over the memory takes 66 ms instead of 311 for 124M parameters on two cores.
-    That class imports PyTorch's compiler, which takes a second; here, only the kernel is called. bf16 gradients are widened in portions.
+    """The update of torch.optim.AdamW by its fused kernel, which takes 66 ms instead of 311 for 124M parameters on two cores. The class in
+    torch.optim would import PyTorch's compiler, which takes a second. bf16 gradients are converted to fp32 in portions.
     """
 
     def __init__(self, groups: list[dict[str, Any]], section: AdamWSection | AdamSection | MuonSection):
@@ -57,9 +57,9 @@ class AdamW:
 
 
 def _portions(whole: Sequence[tuple[Tensor, ...]]) -> Iterator[list[tuple[Tensor, ...]]]:
-    """Cut large parameters into parts, and yield lists of parts to be updated by one call.
+    """Cut large parameters into parts, and yield lists of parts that one call of the kernel updates.
 
-    An item of `whole`: a parameter and its gradient and moments, all of one shape, and then its number of steps.
+    `whole`: for each parameter, the parameter, its gradient and its moments, all of one shape, and then its step counter.
     """
     portion: list[tuple[Tensor, ...]] = []
     held = 0
@@ -89,7 +89,7 @@ class Muon(torch.optim.Muon):
             momentum=section.momentum,
             nesterov=True,
             weight_decay=section.weight_decay,
-            adjust_lr_fn="match_rms_adamw",  # an update's root mean square becomes AdamW's 0.2, so that one learning rate suits both
+            adjust_lr_fn="match_rms_adamw",  # updates get AdamW's root mean square, about 0.2, so that one learning rate suits both
         )
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
@@ -101,7 +101,7 @@ Algorithm = AdamW | Adafactor | Muon
 
 
 class Optimizer:
-    """One or two algorithms that step together, with their state under the names of the parameters.
+    """One algorithm, or Muon and AdamW together. Their state is saved under the names of the parameters.
 
     A parameter without a gradient, such as a head that the objective does not use, is not changed, not even by weight decay.
     """
@@ -125,12 +125,12 @@ class Optimizer:
         self._set_parameters(parameters)
 
     def step(self, lr_factor: float, gradient_factor: float = 1.0) -> None:
-        """Update the parameters by their gradients times a factor, at this fraction of the peak learning rates, and drop the gradients."""
+        """Update by `gradient_factor` times the gradients, at `lr_factor` times the peak learning rates, and drop the gradients."""
         for optimizer in self.optimizers:
             for group in optimizer.param_groups:
                 group["lr"] = group["peak_lr"] * lr_factor
             if isinstance(optimizer, AdamW):
-                optimizer.step(gradient_factor)  # shards, too: it updates each number on its own
+                optimizer.step(gradient_factor)  # also on shards: AdamW updates each weight on its own
             else:
                 for parameter in _parameters(optimizer):
                     if parameter.grad is not None:
@@ -143,7 +143,7 @@ class Optimizer:
                 parameter.grad = None
 
     def state(self) -> dict[str, Tensor]:
-        """Return every state tensor as `<parameter>/<name of the state>`: the tensors themselves, not copies."""
+        """Return the tensors of the state, not copies, by `<parameter>/<name of the tensor in the parameter's state>`."""
         names = {id(parameter): name for name, parameter in self.parameters.items()}
         return {
             f"{names[id(parameter)]}/{state_name}": value
@@ -160,12 +160,12 @@ class Optimizer:
             parameter = self.parameters[name]
             if self.sharding is not None and is_shard_of(value, parameter):
                 value = self.sharding.shard_of(name, value)
-            # AdamW's step counter, too: the fused kernel needs it on the parameter's device
+            # AdamW's step counter is moved, too: the fused kernel needs it on the parameter's device
             owners[parameter].state[parameter][state_name] = value.to(parameter.device)
 
 
 def with_peak_lr(section: OptimizerSection, lr: float) -> OptimizerSection:
-    """Return the section with another peak learning rate; Muon's second rate changes by the same factor."""
+    """Return the section with another peak learning rate; adamw_lr of Muon changes by the same factor."""
     update = {"lr": lr}
     if isinstance(section, MuonSection) and section.adamw_lr is not None:
         update["adamw_lr"] = section.adamw_lr * lr / section.lr
@@ -173,7 +173,7 @@ def with_peak_lr(section: OptimizerSection, lr: float) -> OptimizerSection:
 
 
 def state_numel(shapes: Mapping[str, torch.Size], section: OptimizerSection) -> int:
-    """Return the number of elements in the state of parameters of these shapes."""
+    """Return the number of elements in the optimizer state of parameters with these names and shapes."""
     return sum(_state_numbers(name, shape, section) for name, shape in shapes.items())
 
 
@@ -181,12 +181,12 @@ def _state_numbers(name: str, shape: torch.Size, section: OptimizerSection) -> i
     if isinstance(section, MuonSection) and _uses_muon(name, shape):
         return shape.numel()
     if not isinstance(section, AdafactorSection):
-        return 2 * shape.numel() + 1  # one number counts the steps
+        return 2 * shape.numel() + 1  # two moments, and the step counter
     return 1 + (shape.numel() if len(shape) < 2 else shape[:-1].numel() + (shape[:-2] + shape[-1:]).numel())
 
 
 def reads_narrow_gradients(name: str, shape: torch.Size, section: OptimizerSection) -> bool:
-    """Whether the update of a parameter widens its gradient a portion at a time; other algorithms widen all gradients first."""
+    """Whether a bf16 gradient of this parameter is converted to fp32 in portions, as by AdamW; other algorithms convert it as a whole."""
     return not isinstance(section, AdafactorSection) and not (isinstance(section, MuonSection) and _uses_muon(name, shape))
 
 
@@ -216,7 +216,7 @@ def _build(parameters: Mapping[str, nn.Parameter], section: OptimizerSection, na
 def _groups(parameters: Mapping[str, nn.Parameter], section: OptimizerSection, lr: float, names: Sequence[str]) -> list[dict[str, Any]]:
     """Return a group of the matrices, which have weight decay, and one of the other parameters, which have none.
 
-    With layer_decay there are such groups for each depth, with the learning rate lr * layer_decay ^ depth.
+    With layer_decay there are two such groups for each depth, with the learning rate lr * layer_decay ^ depth.
     """
     weight_decay = 0.0 if isinstance(section, AdamSection) else section.weight_decay
     layer_decay = 1.0 if isinstance(section, MuonSection) else section.layer_decay

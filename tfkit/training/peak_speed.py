@@ -1,4 +1,4 @@
-"""The peak speed of a device, with which the speed of a training is compared."""
+"""The peak speed of a device in FLOP/s, of which the model FLOPs utilization (MFU) of a training is a fraction."""
 
 import re
 import time
@@ -40,7 +40,7 @@ def peak_flops(device: torch.device, dtype: torch.dtype) -> float | None:
 def matrix_speed(device: torch.device, dtype: torch.dtype, threads: int) -> float:
     """Measure the FLOP/s of large matrix products of this type on the device: the best within a tenth of a second.
 
-    `threads`: those of this process; with other threads, a CPU has another speed.
+    `threads`: the number of threads of this process, on which a CPU's speed depends; here it is only a key of the cache.
     """
     a = torch.ones(1024, 1024, dtype=dtype, device=device)
     best = float("inf")

@@ -1,14 +1,14 @@
-"""Mixed precision: an fp32 master copy of the weights, which the optimizer updates, and a working copy, which the model computes with.
+"""Mixed precision: fp32 master weights, which the optimizer updates, and working weights in the run's precision, used by the model.
 
-In bf16, an update smaller than 1/256 of a weight would be lost to rounding; the master keeps it. Gradients of the working copy are moved to
-the master during the backward pass, one parameter at a time, so that no second full set of gradients exists. The gradient of the first
-micro-batch stays in bf16 (from torch 2.10 on); from the second micro-batch on, gradients are added up in fp32.
+In bf16, an update smaller than 1/256 of a weight would be lost to rounding; the master weights keep it. During the backward pass, the
+gradient of each working weight is moved to its master weight, one parameter at a time, so that there is never a second full set of
+gradients. The gradient of the first micro-batch stays in bf16 (from torch 2.10 on); from the second on, gradients are summed in fp32.
 
-With ema_decay, there is a third copy in fp32: the exponential moving average of the master over the steps, which is then the result.
+With ema_decay, there is also a moving average in fp32 of the master weights over the steps, which is then the result of the run.
 
-A frozen parameter has a master only if checkpoints hold the whole model; its mean is the parameter itself.
+A frozen parameter has an fp32 master weight only if checkpoints hold the whole model. Its moving average is the parameter itself.
 
-If weights are sharded, the master and the mean are this rank's shards, and the working copy is rounded when it is gathered.
+If weights are sharded, the master weights and the moving average are this rank's shards; working weights are rounded when gathered.
 """
 
 import contextlib
@@ -23,22 +23,22 @@ if TYPE_CHECKING:
     from tfkit.parallel.sharding import Sharding
 
 HOLDS_NARROW_GRADIENTS = hasattr(torch.Tensor, "grad_dtype")  # a gradient may have another type than its parameter: torch 2.10 and later
-_PART = 2**19  # numbers that are widened at once
+_PART = 2**19  # elements that are converted to fp32 at a time
 
 
 class Weights:
-    """The master and the working copy of a model's parameters; in fp32 they are the same tensors.
+    """The master and the working weights of a model; in fp32 they are the same tensors.
 
-    With `ema_decay`, also their mean: after step t, the sum of decay^(t - i) master_i over the steps i = 1 ... t, divided by the sum of the
-    decay^(t - i), so that the initial weights have no share in it. Skipped steps do not count.
+    With `ema_decay`, also `mean`, the moving average of the master weights: after step t, the sum of decay^(t - i) master_i over the steps
+    i = 1 ... t, divided by the sum of the decay^(t - i). The initial weights thus do not contribute. Skipped steps do not count.
     """
 
     def __init__(self, model: nn.Module, dtype: torch.dtype, ema_decay: float | None = None, *, whole: bool = True):
-        """`whole`: keep frozen parameters in fp32, too. Without this, memory is saved: checkpoints of adapters do not hold them."""
+        """`whole`: keep frozen parameters in fp32, too. False saves memory if checkpoints do not hold them, as with an adapter."""
         self.dtype, self.ema_decay = dtype, ema_decay
-        self.mean: dict[str, Tensor] = {}  # empty before the first step
+        self.mean: dict[str, Tensor] = {}  # by parameter; empty before the first step, or without `ema_decay`
         self.mean_steps = 0  # the number of steps in the mean
-        self.gradient_factor = 1.0  # the next update multiplies gradients by it, so that clipping needs no pass over the memory
+        self.gradient_factor = 1.0  # the next update multiplies gradients by this, so that clipping needs no pass of its own over them
         self.working = dict(model.named_parameters())
         self._trained = [name for name, parameter in self.working.items() if parameter.requires_grad]
         self.sharding: Sharding | None = None
@@ -55,38 +55,38 @@ class Weights:
             parameter.data = parameter.data.to(dtype)
             if parameter.requires_grad:
                 if HOLDS_NARROW_GRADIENTS:
-                    self.master[name].grad_dtype = None  # any
+                    self.master[name].grad_dtype = None  # accept any type
                 parameter.register_post_accumulate_grad_hook(_move_gradient_to_master(self.master[name]))
 
     @property
     def trained(self) -> dict[str, nn.Parameter]:
-        """The master parameters that were not frozen when this object was created."""
+        """The master weights of the parameters that were not frozen when this object was created."""
         return {name: self.master[name] for name in self._trained}
 
     @property
     def result(self) -> dict[str, Tensor]:
-        """The weights for evaluations and checkpoints: the mean if there is one, else the master."""
+        """The weights for evaluations and checkpoints: the moving average if there is one, else the master weights."""
         return self.mean or dict(self.master)
 
     def unround(self) -> None:
-        """Replace the working copy by the master; required before the weights are sharded."""
+        """Make the model compute with the master weights themselves, as is required before they are sharded."""
         for name, parameter in self.working.items():
             parameter.data = self.master[name].data
 
     def shard(self, sharding: "Sharding") -> None:
-        """Keep only this rank's shards of the master, in the memory of the model's parameters. Called after `unround`, before the first
-        step.
+        """Keep only this rank's shards of the master weights, in the memory of the model's parameters. Called after `unround`, before the
+        first step.
         """
         self.sharding, self.working = sharding, sharding.parameters
         self.master = {name: nn.Parameter(sharding.local(name), one.requires_grad) for name, one in self.working.items()}
 
     def take_gradients(self) -> None:
-        """Move this rank's shards of the gradients from the model's parameters to the master; without sharding they are there already."""
+        """Move this rank's shards of the gradients from the model's parameters to the master weights; without sharding, they are there."""
         for name, gradient in (self.sharding.take_gradients() if self.sharding is not None else {}).items():
             self.master[name].grad = gradient
 
     def clip_gradients(self, limit: float | None) -> float:
-        """Return the 2-norm of the whole gradient, and let the update scale the gradient down to `limit` if its norm is larger."""
+        """Return the 2-norm of the whole gradient. If it exceeds `limit`, the next update scales the gradient down to this norm."""
         grads = [parameter.grad for parameter in self.master.values() if parameter.grad is not None]
         norm = _norm(grads) if self.sharding is None else self.sharding.norm(grads)
         self.gradient_factor = limit / norm if limit is not None and math.isfinite(norm) and norm > limit else 1.0
@@ -98,13 +98,13 @@ class Weights:
             parameter.grad = None
 
     def after_step(self) -> None:
-        """Update the working copy and the mean, after the optimizer has updated the master."""
+        """Update the working weights and the moving average, after the optimizer has updated the master weights."""
         self.sync_working_weights()
         if self.ema_decay is not None:
             self._average(self.ema_decay)
 
     def use_latest(self) -> contextlib.AbstractContextManager[None]:
-        """A context in which the model computes with the latest weights; if they are sharded, all ranks run the same forward passes."""
+        """A context in which the model computes with the latest weights. If these are sharded, all ranks run the same forward passes."""
         return contextlib.nullcontext() if self.sharding is None else self.sharding.at_inference()
 
     @contextlib.contextmanager
@@ -122,7 +122,7 @@ class Weights:
     def use_unrounded_result(self) -> Iterator[None]:
         """A context in which the model computes in fp32 with `result`, as if loaded from a checkpoint.
 
-        If frozen parameters have no fp32 master, as with an adapter, this is `use_result`: copies in fp32 would need much memory.
+        If frozen parameters have no fp32 master, as with an adapter, this is the same as `use_result`: fp32 copies would need much memory.
         """
         assert self.sharding is None or self.dtype == torch.float32, "sharded weights are rounded when they are gathered"
         result = self.result
@@ -141,13 +141,13 @@ class Weights:
 
     @torch.no_grad()
     def load(self, tensors: Mapping[str, Tensor]) -> None:
-        """Load saved fp32 weights of the trained parameters, or this rank's shards of them; frozen parameters are loaded already."""
+        """Load saved fp32 weights of the trained parameters, or this rank's shards. Frozen parameters were loaded with the model."""
         for name, parameter in self.trained.items():
             parameter.copy_(self._own(name, tensors[name]))
         self.sync_working_weights()
 
     def load_mean(self, tensors: Mapping[str, Tensor], steps: int) -> None:
-        """Load a saved mean over `steps` steps, in the same way as `load`."""
+        """Load a saved moving average over `steps` steps, in the same way as `load`."""
         self.mean = {name: parameter.detach() for name, parameter in self.master.items()}
         for name, parameter in self.trained.items():
             self.mean[name] = self._own(name, tensors[name]).to(parameter.device, torch.float32, copy=True)
@@ -158,14 +158,14 @@ class Weights:
 
     @torch.no_grad()
     def sync_working_weights(self) -> None:
-        """Round the master to the working copy."""
+        """Set the working weights to the rounded master weights."""
         if self.master is not self.working and self.sharding is None:
             trained = self.trained
             torch._foreach_copy_([self.working[name] for name in trained], list(trained.values()))
 
     @contextlib.contextmanager
     def _shared_result(self, sharding: "Sharding") -> Iterator[None]:
-        """Implement `use_result` for sharded weights: the model gathers them from the master, which holds the result in the block."""
+        """Implement `use_result` for sharded weights: in the block, the master weights, from which the model gathers, hold the result."""
         latest = {name: self.master[name].detach().clone() for name in self.trained} if self.mean else {}
         for name in latest:
             self.master[name].data.copy_(self.mean[name])
@@ -183,7 +183,7 @@ class Weights:
             self.mean = {name: parameter.detach() for name, parameter in self.master.items()}
             self.mean |= {name: parameter.detach().clone() for name, parameter in self.trained.items()}
             return
-        weight = (1 - decay) / (1 - decay**self.mean_steps)  # the latest master's; all weights since the first step sum to 1
+        weight = (1 - decay) / (1 - decay**self.mean_steps)  # the coefficient of the latest weights; those of all steps sum to 1
         trained = self.trained
         torch._foreach_lerp_([self.mean[name] for name in trained], [parameter.data for parameter in trained.values()], weight)
 
@@ -202,7 +202,7 @@ def _in_place(parameters: Mapping[str, nn.Parameter], tensors: Mapping[str, Tens
 
 
 def _norm(grads: Sequence[Tensor]) -> float:
-    """Return the 2-norm of all gradients together, in fp32. On a CPU, torch would widen a whole bf16 gradient at once, more slowly."""
+    """Return the 2-norm of all gradients together, in fp32. On a CPU, bf16 gradients are converted in parts, faster than by torch."""
     narrow = [grad for grad in grads if grad.dtype != torch.float32 and grad.device.type == "cpu"]
     others = [grad for grad in grads if grad.dtype == torch.float32 or grad.device.type != "cpu"]
     norms = [*torch._foreach_norm(others, 2, torch.float32)] if others else []

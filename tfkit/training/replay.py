@@ -24,13 +24,13 @@ class Finding:
     """The place of the first number that is not finite: a module's `forward` or `backward`, the `loss`, or the `weights`."""
 
     where: str
-    module: str
-    micro_batch: int
+    module: str  # its name; of a companion, with the prefix `<companion>/`
+    micro_batch: int  # its index in the step
 
 
 @dataclass
 class Watch:
-    """A context that checks the outputs of the modules of a model and of its `companions` (by name), and the gradients of these outputs."""
+    """A context that finds the first bad output, or gradient of an output, of the modules of a model and of its `companions` (by name)."""
 
     model: nn.Module
     companions: Mapping[str, nn.Module] = field(default_factory=dict)
@@ -75,10 +75,8 @@ class Watch:
             self.finding = Finding(where, name, self.micro_batch)
 
 
-def describe_step(stepper: Stepper, loader: StepLoader[Batch], error: UnhealthyStepError, whole: Whole | None = None) -> dict[str, Any]:
-    """Return the document of a step that was not taken, for its replay; the weights are still those before it. `whole`: returns a sharded
-    weight as a whole.
-    """
+def describe_step(stepper: Stepper, loader: StepLoader[Batch], error: UnhealthyStepError, whole: Whole) -> dict[str, Any]:
+    """Return the document from which `tfkit replay` repeats a step that was not taken. The weights are still those before the step."""
     index, size = error.step - 1, loader.micro_batch_size
     numbers = loader.numbers(index)
     micro_batches = [
@@ -113,7 +111,7 @@ def batch_sha256(batch: Batch) -> str:
 def weights_sha256(stepper: Stepper, whole: Whole | None = None) -> str:
     """Return the SHA-256 of the names and bytes of all weights, including trained companions.
 
-    `whole`: returns a sharded weight as a whole; None: sharded weights are gathered, which all ranks do together.
+    `whole`: returns a weight, a sharded one as a whole; None: sharded weights are gathered, which all ranks do together.
     """
 
     def gathered(companion: str, name: str) -> Tensor:

@@ -1,6 +1,6 @@
-"""Learning-rate schedules: factors of optimizer.lr, a pure function of the step.
+"""Learning-rate schedules: the factor of optimizer.lr, a pure function of the step.
 
-The decay is a function of the rows read so far, as GPT-3's is one of the tokens; with a constant batch size, rows are a multiple of steps.
+The decay depends on the number of rows read so far (in GPT-3: of tokens), which is proportional to the step if the batch size is constant.
 """
 
 import math
@@ -46,17 +46,17 @@ class Schedule:
 
     @property
     def misfit(self) -> str | None:
-        """A sentence about a warm-up that ends after the run, or after the decay; None if it ends before."""
+        """A warning if the warm-up ends after the run, or after the end of the decay; else None."""
         rows = self.sizes.before(self.steps)
         if self._warmup_rows > rows:
             return f"the warm-up is longer than the run of {self.steps} steps: the learning rate never reaches its peak"
         if self._warmup_rows > self.section.decay_end * rows:
-            return f"the warm-up ends after schedule.decay_end of the {self.steps} steps: the learning rate drops from its peak at once"
+            return f"the warm-up ends after schedule.decay_end of the {self.steps} steps: the learning rate drops from its peak in one step"
         return None
 
     @property
     def _stated_warmup(self) -> int:
-        """The number of warm-up steps, if the recipe gives this number or a fraction of the run."""
+        """The number of warm-up steps according to warmup_steps or warmup_ratio."""
         ratio = self.section.warmup_ratio
         return self.section.warmup_steps if ratio is None else math.ceil(ratio * self.steps)
 
@@ -69,7 +69,7 @@ class Schedule:
 
     @property
     def _warmup_rows(self) -> float:
-        """The rows that the warm-up reads; a whole number if it is given in steps."""
+        """The number of rows that the warm-up reads; fractional if the recipe states the warm-up in tokens."""
         if self.section.warmup_tokens is None:
             return self.sizes.before(self._stated_warmup)
         return self.section.warmup_tokens / self.mean_tokens

@@ -27,13 +27,13 @@ from tfkit.training.precision import Weights
 if TYPE_CHECKING:
     from tfkit.parallel.sharding import Sharding
 
-_TOKENS = ""  # the key of the tokens among the counts; no term has this name
+_TOKENS = ""  # the key of the number of tokens in a dictionary of counts by term; no term has this name
 
 
 @dataclass(frozen=True)
 class TrainedModel:
     """A second model that a step trains, such as the value model of PPO, with weights and an optimizer of its own. It follows the run's
-    learning-rate schedule, and no mean of its weights is kept.
+    learning-rate schedule. No moving average of its weights is kept.
     """
 
     model: Transformer
@@ -42,7 +42,7 @@ class TrainedModel:
 
 
 def trained_model(model: Transformer, section: OptimizerSection, dtype: torch.dtype, lr: float | None = None) -> TrainedModel:
-    """Prepare a model, on its device, for training by the run's optimizer; `lr`: its own peak learning rate, None: the run's."""
+    """Prepare a model, already on its device, for training by the run's optimizer. `lr`: its peak learning rate; None: the run's."""
     weights = Weights(model, dtype)
     return TrainedModel(model, weights, Optimizer(weights.trained, section if lr is None else with_peak_lr(section, lr)))
 
@@ -66,8 +66,8 @@ class Stepper:
         self.loss_module, self.weights, self.optimizer = loss_module, weights, optimizer
         self.model, self.objective = loss_module.model, loss_module.objective
         self.device, self.seed, self.unfreezing, self.companions, self.peers = device, seed, unfreezing, companions, peers
-        self.shardings: list[Sharding] = []  # of all models, including frozen ones (model_sharder.py)
-        self.fitting = peers.fitting  # encloses micro-batches: if one does not fit into the memory of one rank, all ranks repeat it
+        self.shardings: list[Sharding] = []  # one for each model, including frozen ones; set by model_sharder.py
+        self.fitting = peers.fitting  # encloses the micro-batches of a step: if one rank runs out of memory, all ranks raise an error
 
     @property
     def all_weights(self) -> dict[str, Weights]:
@@ -76,8 +76,8 @@ class Stepper:
 
     def preparing(self) -> contextlib.AbstractContextManager[None]:
         """Enclose the preparation of a step's micro-batches. If one rank runs out of memory, all ranks raise a MemoryError, so that all
-        make their micro-batches smaller. With sampled responses this does nothing: the exchange of their results raises the error on all
-        ranks.
+        make their micro-batches smaller. For an objective that samples responses this does nothing: the ranks already raise the error
+        together when they exchange the responses.
         """
         return self.peers.fitting() if self.objective.rollouts is None else contextlib.nullcontext()
 
@@ -89,10 +89,10 @@ class Stepper:
         highest_loss: float = math.inf,
         should_stop: Callable[[], bool] | None = None,
     ) -> StepReport:
-        """Take step number `step` (from 1). `batches`: this rank's micro-batches of the step.
+        """Take step `step`, counted from 1. `batches`: this rank's micro-batches of the step.
 
         Raises UnhealthyStepError, before any update, if the loss or the gradient is not finite, or if the loss exceeds `highest_loss`.
-        Raises Stopped, undoing the step, if `should_stop` returns True; it is called before each micro-batch but the first.
+        Raises Stopped, dropping the step's gradients, if `should_stop` returns True. It is called before each micro-batch but the first.
         """
         counts, tokens = _total_counts(self.loss_module, batches, self.peers)
         if not all(counts.values()):
@@ -129,8 +129,8 @@ class Stepper:
         return report
 
     def try_out(self, step: int, batch: Batch, index: int = 0) -> float:
-        """Run forward and backward of a micro-batch without updating weights, to compile it or to see whether it fits. Return the weighted
-        loss.
+        """Run forward and backward of a micro-batch without updating weights, to compile the model or to see whether the
+        micro-batch fits into memory. Return the weighted loss. `index`: that of the micro-batch in its step.
         """
         self.loss_module.train(self.objective.draws_dropout)
         counts = {term: max(1, count) for term, count in self.loss_module.counts(batch).items()}
@@ -146,7 +146,7 @@ class Stepper:
             weights.drop_gradients()
 
     def micro_batch_seed(self, step: int, index: int) -> int:
-        """Return the seed of dropout: a function of (seed, step, micro-batch), so that a resumed run draws the same numbers."""
+        """Return the seed of dropout for a micro-batch of a step; `index`: its index among the micro-batches of all ranks."""
         return int(np.random.SeedSequence([self.seed, step, index]).generate_state(1, np.uint64)[0] >> 1)
 
     def _accumulate(self, step: int, index: int, batch: Batch, counts: dict[str, int]) -> dict[str, Tensor]:
@@ -155,7 +155,7 @@ class Stepper:
         losses = self.loss_module(batch.to(self.device))
         loss = torch.stack([losses[term] * (weight / counts[term]) for term, weight in self.loss_module.terms.items()]).sum()
         if not loss.requires_grad:
-            raise UsageError("training.frozen: no trained parameter contributes to the loss; remove patterns, so that more is trained")
+            raise UsageError("training.frozen: no trained parameter contributes to the loss; remove patterns to train more")
         loss.backward()
         return {term: value.detach() for term, value in losses.items()}
 

@@ -1,8 +1,8 @@
-"""Steps on sharded weights, for optimizers that need whole parameters: Muon orthogonalizes matrices, Adafactor reads means over
-rows and columns.
+"""Steps on sharded weights, for optimizers that need whole parameters: Muon, which orthogonalizes matrices, and Adafactor, which averages
+squared gradients over rows and columns.
 
-One parameter at a time, all ranks gather its weights, gradient and state, compute the same update, and keep their own shard of it. The
-update thus has the same bits as in a single process.
+For one parameter after another, all ranks gather the weights, the gradient and the optimizer state, compute the same update, and keep their
+own shards. The update thus has the same bits as in a single process.
 """
 
 from collections.abc import Mapping
@@ -17,14 +17,14 @@ if TYPE_CHECKING:
 
 
 def is_shard_of(state: Tensor, parameter: Tensor) -> bool:
-    """Whether a tensor of a parameter's state has as many dimensions as the parameter: it then has the same shape, and is sharded alike."""
+    """Whether a tensor of a parameter's optimizer state is sharded like the parameter, as it is if it has as many dimensions."""
     return state.dim() == parameter.dim()
 
 
 @torch.no_grad()
 def step_unsharded(optimizer: "Algorithm", parameters: Mapping[str, nn.Parameter], sharding: "Sharding") -> None:
     """Take a step of an optimizer whose `parameters` are this rank's shards. State of another shape than its parameter's, such as means
-    over rows, is whole on every rank.
+    over rows, is not sharded.
     """
     updated = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
     gradients = {name: shard.grad for name, shard in parameters.items() if id(shard) in updated and shard.grad is not None}

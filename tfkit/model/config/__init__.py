@@ -1,9 +1,9 @@
-"""The description of a model: one frozen, torch-free tree. The other modules of tfkit/model build a Transformer from it.
+"""The config of a model: one tree of frozen records. The other modules of tfkit/model build a Transformer from it.
 
 A field exists only if one of the model families uses it, and a field that applies to one kind only is in that kind's member of a union.
 
-layer_config.py has the parts of a layer, position_config.py the kinds of positions, head_config.py those of output layers,
-training_only.py what acts in training alone, sizes.py the bounds of all sizes.
+layer_config.py defines the parts of a layer, position_config.py the kinds of positions, head_config.py the kinds of output layers,
+training_only.py the fields that act only in training, and sizes.py the bounds of all sizes. No file here imports torch.
 """
 
 import math
@@ -48,15 +48,15 @@ class EmbeddingConfig(Data):
     scale: bool = Field(False, description="Multiply the embeddings by the root of dim (arXiv 1706.03762, Gemma).")
     norm: bool = Field(False, description="A norm over the sum of all embeddings (BERT).")
     dim: Width | None = Field(
-        None, description="Width of all these vectors, which a matrix then widens to that of the residual stream (ELECTRA); null: dim."
+        None, description="Width of the token, position and segment vectors, which a matrix then widens to dim (ELECTRA); null: dim."
     )
-    segments: Width | None = Field(None, description="Segment vectors, which distinguish the texts of a pair (BERT has 2); null: none.")
+    segments: Width | None = Field(None, description="Segment vectors, one for each text of a pair (BERT: 2); null: none.")
 
 
 class ModelConfig(Data):
     """The whole description of a model: all that is needed to build it, and nothing else."""
 
-    vocab_size: Rows = Field(description="Rows of the embedding; left out, the tokenizer's size.")
+    vocab_size: Rows = Field(description="Rows of the embedding; if left out, the tokenizer's size.")
     context_length: Context = Field(description="The longest sequence, in tokens.")
     encoder_layers: Layers = Field(0, description="Blocks in the encoder stack, whose tokens see each other; 0: no encoder.")
     decoder_layers: Layers = Field(0, description="Blocks in the decoder stack, whose tokens see only the earlier ones; 0: no decoder.")
@@ -73,7 +73,7 @@ class ModelConfig(Data):
     head: HeadConfig = Field(description="The output layer on top of the hidden states.")
     dropout: DropoutConfig = DropoutConfig()
     init: InitConfig = InitConfig()
-    routing: RoutingConfig | None = Field(None, description="The losses of a mixture of experts; null: its defaults.")
+    routing: RoutingConfig | None = Field(None, description="The losses of a mixture of experts; null: their defaults.")
 
     @model_validator(mode="before")
     @classmethod
@@ -93,7 +93,7 @@ class ModelConfig(Data):
             values["head_dim"] = dim // heads
         if isinstance(dim, int) and values.get("hidden_dim") is None:
             gated = isinstance(mlp, dict | MlpConfig) and dict(mlp).get("gated", False)
-            values["hidden_dim"] = -(-int(8 * dim / 3) // 256) * 256 if gated else 4 * dim
+            values["hidden_dim"] = -(-(8 * dim // 3) // 256) * 256 if gated else 4 * dim
         if values.get("routing") is None and isinstance(mlp, dict | MlpConfig) and dict(mlp).get("experts") is not None:
             values["routing"] = {}
         return values
@@ -120,7 +120,7 @@ class ModelConfig(Data):
 
     @property
     def adds_to_scores(self) -> bool:
-        """Whether positions add to the scores of the attention, which the fast kernels (FlashAttention) do not support."""
+        """Whether positions add a term to the attention scores, which the fast kernels (FlashAttention) do not support."""
         return self.relative is not None or self.position.kind == "disentangled"
 
     @property
@@ -135,7 +135,7 @@ class ModelConfig(Data):
 
     @property
     def relative(self) -> Relative | None:
-        """The bias of relative positions, alone or beside learned vectors; None: there is none."""
+        """The bias of relative positions, alone or in addition to learned vectors; None: there is none."""
         return self.position.relative if self.position.kind == "learned" else self.position if self.position.kind == "relative" else None
 
     def window(self, layer: int) -> int | None:
@@ -199,7 +199,7 @@ class ModelConfig(Data):
     @model_validator(mode="after")
     def _check_embedding(self) -> "ModelConfig":
         if self.embedding.dim is not None and self.head.kind == "lm":
-            raise ValueError("embedding.dim is for encoders: the head of a language model has no layer from dim to it; remove it")
+            raise ValueError("embedding.dim is for encoders, since the head of a language model has no layer to this width; remove it")
         return self
 
     @model_validator(mode="after")

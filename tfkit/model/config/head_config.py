@@ -33,9 +33,9 @@ class ClassesHeadConfig(Data):
     """A logit for each class of a whole text, or the text's value if there is one class."""
 
     kind: Literal["classes"]
-    count: Rows = Field(description="Classes; 1: a number (regression, a reward).")
+    count: Rows = Field(description="Number of classes; 1: a number is predicted (regression, a reward).")
     pool: Literal["first", "last", "mean"] = Field(
-        description="Read at the first token, at the last one that is not padding, or as the mean of all that are not."
+        description="The hidden state that is read: of the first token, of the last token that is not padding, or the mean without padding."
     )
     dense: Literal["tanh", "relu", "gelu", "normed"] | None = Field(
         None,
@@ -49,7 +49,7 @@ class TagsHeadConfig(Data):
     """A logit for each tag, at every token."""
 
     kind: Literal["tags"]
-    count: Rows = Field(description="Tags.")
+    count: Rows = Field(description="Number of tags.")
     dense: Literal["normed"] | None = Field(None, description="A dense layer before the output layer, as in a head for classes.")
 
 

@@ -17,7 +17,7 @@ class _Norm(Data):
         "reordered: x + norm(f(x)), and a last norm (OLMo 2). parallel: all sublayers of a block read the same x, "
         "x + f(norm x) + g(norm x), and a last norm (GPT-NeoX).",
     )
-    first: bool = Field(True, description="pre: whether the first attention of a stack has a norm, too (ModernBERT: no).")
+    first: bool = Field(True, description="Placement pre: whether the first attention of a stack has a norm, too (ModernBERT: no).")
 
     @model_validator(mode="after")
     def _check_first(self) -> "_Norm":
@@ -52,23 +52,23 @@ class AttentionConfig(Data):
     softcap: Factor | None = Field(None, description="Scores become cap * tanh(score / cap) (Gemma 2); null: no cap.")
     qk_norm: Literal["head", "projection"] | None = Field(
         None,
-        description="A norm on queries and keys before their rotation: over each head, whose heads share its weights (Qwen 3), or over "
-        "the whole projection (OLMo 2); null: none.",
+        description="A norm on queries and keys before their rotation. head: over each head, with weights that all heads share (Qwen 3). "
+        "projection: over all heads together (OLMo 2). null: none.",
     )
     windows: list[Distance | None] = Field(
         [None],
         min_length=1,
         max_length=MAX_LAYERS,
-        description="Tokens to which a token attends backwards, itself included, and in an encoder also forwards; null: all. "
-        "One value per layer, repeated: [4096, null].",
+        description="Number of tokens to which a token attends backwards, itself included, and in an encoder also forwards; null: all. "
+        "One value per layer; a shorter list is repeated: [4096, null].",
     )
 
 
 class ExpertsConfig(Data):
-    """Many MLPs, the experts, of which a router chooses a few for each token (Shazeer et al. 2017, arXiv 1701.06538)."""
+    """Several MLPs, called experts, of which a router chooses a few for each token (Shazeer et al. 2017, arXiv 1701.06538)."""
 
-    count: int = Field(ge=2, le=1 << 12, description="Experts of a layer.")
-    active: int = Field(ge=1, le=1 << 12, description="Experts that compute each token: those with the largest probabilities.")
+    count: int = Field(ge=2, le=1 << 12, description="Number of experts in a layer.")
+    active: int = Field(ge=1, le=1 << 12, description="Number of experts that compute each token: those with the largest probabilities.")
     hidden_dim: HiddenWidth | None = Field(None, description="Width inside an expert; null: the model's hidden_dim.")
     normalized: bool = Field(
         True, description="Divide the probabilities of the chosen experts, which weight their outputs, by their sum (OLMoE: no)."
@@ -77,7 +77,7 @@ class ExpertsConfig(Data):
         [True],
         min_length=1,
         max_length=MAX_LAYERS,
-        description="Whether a layer has experts; the others have one MLP of the model's hidden_dim. One value per layer, repeated.",
+        description="Whether each layer has experts; the others have one MLP of the model's hidden_dim. A shorter list is repeated.",
     )
 
     @model_validator(mode="after")
@@ -88,7 +88,7 @@ class ExpertsConfig(Data):
 
 
 class MlpConfig(Data):
-    """The feed-forward sublayer, applied at each position on its own."""
+    """The feed-forward sublayer, applied to each position independently."""
 
     activation: Literal["relu", "gelu", "gelu_tanh", "silu"] = Field(description="gelu is the exact (erf) form.")
     gated: bool = Field(False, description="down(activation(gate x) * up x) instead of down(activation(up x)).")

@@ -22,9 +22,9 @@ class Learned(Data):
 
     kind: Literal["learned"]
     offset: int = Field(
-        0, ge=0, le=1 << 20, description="Rows of the table before that of the first position (RoBERTa 2: its padding has the row 1)."
+        0, ge=0, le=1 << 20, description="Rows of the table before the row of the first position (RoBERTa 2: padding has row 1)."
     )
-    relative: Relative | None = Field(None, description="A bias of relative positions besides (MPNet); null: none.")
+    relative: Relative | None = Field(None, description="A bias of relative positions in addition (MPNet); null: none.")
 
 
 class Sinusoidal(Data):
@@ -48,8 +48,8 @@ class YarnScaling(Data):
 
     kind: Literal["yarn"]
     factor: Factor = Field(description="How many times longer the context is than original_context_length.")
-    beta_fast: Factor = Field(32.0, description="Pairs that turn more often than this in the original context are kept.")
-    beta_slow: Factor = Field(1.0, description="Pairs that turn less often than this in the original context are multiplied by factor.")
+    beta_fast: Factor = Field(32.0, description="Wavelengths of pairs that turn more often than this in the original context are kept.")
+    beta_slow: Factor = Field(1.0, description="Wavelengths of pairs that turn less often than this are multiplied by factor.")
     attention_factor: Factor | None = Field(None, description="Multiplies rotated queries and keys; null: 0.1 ln(factor) + 1.")
     original_context_length: Context = Field(description="The context of pretraining, in tokens.")
 
@@ -79,11 +79,11 @@ class LongRopeScaling(Data):
     """Each pair's wavelength is multiplied by a factor of its own, from a set for short texts or one for long texts (arXiv 2402.13753)."""
 
     kind: Literal["longrope"]
-    short_factors: PairFactors = Field(description="Of each pair that is rotated, in texts of at most original_context_length tokens.")
-    long_factors: PairFactors = Field(description="Of each pair that is rotated, in longer texts: at all of their tokens.")
+    short_factors: PairFactors = Field(description="The factor of each rotated pair in texts of at most original_context_length tokens.")
+    long_factors: PairFactors = Field(description="The factor of each rotated pair in longer texts, for all of their tokens.")
     attention_factor: Factor = Field(1.0, description="Multiplies rotated queries and keys, in texts of any length.")
     original_context_length: Context = Field(
-        description="The context of pretraining, in tokens; no text that is generated grows beyond it."
+        description="The context of pretraining, in tokens; a prompt within it is continued up to its end at most."
     )
 
 
@@ -104,9 +104,9 @@ class Rotary(Data):
         [True],
         min_length=1,
         max_length=MAX_LAYERS,
-        description="Whether a layer rotates at all. One value per layer, repeated: [true, true, true, false] (SmolLM3).",
+        description="Whether each layer rotates; a shorter list is repeated: [true, true, true, false] (SmolLM3).",
     )
-    fraction: float = Field(1.0, gt=0, le=1, description="Part of each head that is rotated; the rest has no position (GPT-NeoX).")
+    fraction: float = Field(1.0, gt=0, le=1, description="Fraction of each head that is rotated; the other elements have no position.")
 
     @model_validator(mode="before")
     @classmethod
@@ -121,10 +121,10 @@ class Rotary(Data):
 
 
 class Disentangled(Data):
-    """Scores of token with distance and of distance with token, by learned vectors, added to those of two tokens (DeBERTa v3)."""
+    """Learned vectors of distances, whose scores with queries and keys are added to the scores of two tokens (DeBERTa v3)."""
 
     kind: Literal["disentangled"]
-    buckets: int = Field(256, ge=4, le=1 << 16, description="Vectors of each direction: the first half for one distance each.")
+    buckets: int = Field(256, ge=4, le=1 << 16, description="Number of vectors for each direction; half of them have one distance each.")
     max_distance: Distance = Field(512, gt=1, description="The distance at which the last vector is reached.")
 
 

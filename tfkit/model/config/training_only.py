@@ -8,7 +8,7 @@ from tfkit.model.config.sizes import Data, Probability
 
 
 class DropoutConfig(Data):
-    """Probabilities during training. Attention dropout rules out the fused kernel: attention then takes 1.5 to 7 times as long on a CPU."""
+    """Dropout probabilities. Attention dropout rules out the fused kernel: attention then takes 1.5 to 7 times as long on a CPU."""
 
     embedding: Probability = Field(0.0, description="On the sum of the embeddings.")
     attention: Probability = Field(0.0, description="On the attention weights.")
@@ -23,7 +23,7 @@ class InitConfig(Data):
 
     scheme: Literal["normal", "fan_in", "by_width"] = Field(
         "normal",
-        description="normal: all matrices with std. fan_in: uniform, variance 1 / input width (2017). by_width: normal, by widths (T5).",
+        description="normal: with std. fan_in: uniform, variance 1 / input width (2017). by_width: normal, variance 1 / width (T5).",
     )
     std: float = Field(0.02, gt=0, le=1e30, description="Standard deviation of the normal from which matrices are drawn.")
     residual_scaling: bool = Field(
@@ -32,14 +32,14 @@ class InitConfig(Data):
 
 
 class RoutingConfig(Data):
-    """The losses that train the routers of a mixture of experts besides the objective's own. Models without experts have none."""
+    """The losses that train the routers of a mixture of experts in addition to the objective's terms. Models without experts have none."""
 
     balance: float = Field(
-        0.01, ge=0, le=1e6, description="Weight of the loss that is smallest if all experts get equally many tokens; 0: without it."
+        0.01, ge=0, le=1e6, description="Weight of the loss that is smallest if all experts get equally many tokens; 0: no such loss."
     )
     z_loss: float = Field(
         0.0,
         ge=0,
         le=1e6,
-        description="Weight of the mean square of the log of the sum of the routers' exponentials (OLMoE); 0: without it.",
+        description="Weight of the mean square of the log of the sum of the routers' exponentials (OLMoE); 0: no such loss.",
     )
