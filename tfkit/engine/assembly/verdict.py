@@ -60,7 +60,7 @@ def predicts_one_class(metrics: Metrics) -> bool:
     the accuracy a. Among a few rows, several predicted classes may give such metrics by chance.
     """
     accuracy, f1_macro = metrics.get("accuracy"), metrics.get("f1_macro")
-    if not accuracy or not f1_macro or metrics.get("matthews") != 0 or metrics.get("majority") == 1:  # 1: the targets are one class
+    if not accuracy or not f1_macro or metrics.get("matthews") != 0 or metrics.get("majority") == 1:  # 1: all targets are one class
         return False
     classes = 2 * accuracy / (1 + accuracy) / f1_macro
     if round(classes) <= 1 or not math.isclose(classes, round(classes), rel_tol=1e-9):

@@ -31,7 +31,7 @@ _DECIDED = Path("the inferred recipe")  # in messages, in place of the path of a
 _MAY_CHANGE = "carbon"  # the section of a recipe or stage that may differ when a sweep continues: place and budget
 _RETRIES = 50  # draws of the sampler until it proposes a combination that was not tried
 
-Done = Sequence[tuple[Trial, float | None]]  # the trials so far, each with its score; None: it has no score
+Done = Sequence[tuple[Trial, float | None]]  # the trials so far, each with its score; None: it failed, or has no score
 
 
 @dataclass(frozen=True)
@@ -102,7 +102,7 @@ class SweepPlan:
     space: SearchSpace
     search: Search
     trials: tuple[Trial, ...]
-    asked: int | None  # --trials
+    asked: int | None  # the number of trials that the user requested; None: all combinations
     continues: bool  # an earlier command has started the sweep
     runs_code: bool  # the recipe has reward functions
     changes: tuple[str, ...]  # of the request since the sweep was started, for messages

@@ -78,7 +78,7 @@ def _next(plan: SweepPlan, folder: RunFolder, trials: list[Trial]) -> int | None
     for number, trial in enumerate(trials):
         if trial.error is None and facts[trial.name]["status"] != "finished":
             return number
-    values = plan.search.propose([(trial, facts[trial.name]["score"]) for trial in trials])
+    values = plan.search.propose([(trial, facts[trial.name]["score"] if trial.error is None else None) for trial in trials])
     if values is None:
         return None
     trials.append(Trial(f"trial-{len(trials) + 1:03d}", values))

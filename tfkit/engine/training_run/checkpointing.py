@@ -154,7 +154,7 @@ class Checkpointer:
         progress, start = self.log.progress, self.data.start
         written = json.loads((checkpoint / "config.json").read_text(encoding="utf-8"))
         architecture = None if written["model_type"] == OWN_TYPE else written["architectures"][0]
-        averaged = f"exponential mean over the steps, decay {self.weights.ema_decay}" if self.weights.mean else ""
+        averaged = f"exponential moving average over the steps, decay {self.weights.ema_decay}" if self.weights.mean else ""
         return model_card(
             CardModel(self.run.folder.path.name, self.model.config, architecture, self.parameters, self.data.labels),
             CardTraining(self.kind, step, progress.tokens, self.log.latest.get("loss"), self.log.evaluations.get(step, {}), averaged),

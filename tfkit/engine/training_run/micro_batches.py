@@ -132,7 +132,7 @@ class MicroBatches:
             return planned_row_bytes(
                 self.model.config, loss_module.objective, rows.longest, itemsize, has_fused_dropout=False, checkpointing=checkpointing
             )
-        first = Loader(rows, loss_module.objective.collate, 1, 1).step(0)[0]  # not the longest if rows are not grouped by length
+        first = Loader(rows, loss_module.objective.collate, 1, 1).step(0)[0]  # the longest only if rows are grouped by length
         longer = max(1.0, rows.longest / first.tokens)
         row = int(step_bytes_per_row(loss_module, first) * longer)
         return row + companion_bytes_per_row(loss_module.objective, rows.longest, itemsize)

@@ -120,7 +120,7 @@ class _EventFiles:
         self._writer.flush()
 
     def close(self, totals: Mapping[str, float]) -> None:
-        self._writer.close()  # its curves of energy and emissions end with the totals
+        self._writer.close()  # the last points of energy and emissions are the totals
 
 
 def _steps_in_event_files(folder: Path) -> dict[str, set[int]]:
@@ -180,7 +180,7 @@ def offline_records(path: Path) -> Iterator[Any]:
         if (left := block - at % block) < 7:
             at += left  # too few bytes for the header of a part
             continue
-        length, part = struct.unpack_from("<HB", data, at + 4)  # after a checksum
+        length, part = struct.unpack_from("<HB", data, at + 4)  # they follow a checksum
         record += data[at + 7 : at + 7 + length]
         at += 7 + length
         if part in (1, 4) and at <= len(data):  # a whole record, or the last part of one

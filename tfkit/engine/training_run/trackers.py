@@ -44,7 +44,7 @@ class TrackerQueue:
     def __init__(self, name: str, place: Path, open_tracker: Callable[[], Tracker], warn: Callable[[str], None]):
         self._name, self._place, self._open, self._warn = name, place, open_tracker, warn
         self._lines: queue.Queue[tuple[int, dict[str, float]] | None] = queue.Queue(WAITING)
-        self._given = self._taken = 0  # points
+        self._given = self._taken = 0  # numbers of points
         self._trouble = "the queue was full"
         self._end_is_reported = False
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)

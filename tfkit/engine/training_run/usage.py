@@ -45,7 +45,7 @@ class Usage:
         self.earlier, self.siblings = spent_in(folder), spent_by_siblings(folder)
         self.meter: Meter | None = None
         self.began: Amounts | None = None  # what was used before the first step of this attempt
-        self.steps = 0  # of this attempt
+        self.steps = 0  # number of steps of this attempt
         self._started, self._refreshed, self._after_step, self._longest_save = 0.0, -math.inf, Amounts(), 0.0
 
     def start(self, meter: Meter) -> None:
