@@ -95,8 +95,9 @@ class TrackerQueue:
 
 def open_trackers(
     recipe: Recipe, config: ModelConfig, folder: RunFolder, first_step: int, totals: Callable[[], Footprint], warn: Callable[[str], None]
-) -> list[TrackerQueue]:
-    """Start the trackers of a recipe, each section once; points that an earlier attempt sent from `first_step` on are not doubled.
+) -> Callable[[], list[TrackerQueue]]:
+    """Return a function that starts the trackers of a recipe, each section once. Points that an earlier attempt sent from `first_step` on
+    are not doubled.
 
     `totals` returns the run's energy and emissions; each tracker calls it on its own thread while it is being closed. `warn` is called if a
     tracker ends early, or lacks points at its end. Raises MachineError if a tracker's extra is not installed.
@@ -105,9 +106,9 @@ def open_trackers(
 
     alias = [TensorBoardSection(kind="tensorboard")] if recipe.training.tensorboard else []
     run = TrackedRun(folder.path, folder.run_id, recipe_document(recipe, config), totals, first_step, CLOSE_SECONDS)
-    queues = []
+    trackers = []
     for section in dict.fromkeys([*recipe.trackers, *alias]):
         is_own = isinstance(section, TensorBoardSection)
         name, place = ("TensorBoard", folder.tensorboard) if is_own else (section.kind, folder.path)
-        queues.append(TrackerQueue(name, place, tracker_of(section, run), warn))
-    return queues
+        trackers.append((name, place, tracker_of(section, run)))
+    return lambda: [TrackerQueue(*tracker, warn) for tracker in trackers]

@@ -1,6 +1,6 @@
 """The log of a run, which has three outputs: metrics.jsonl, the authoritative record of all attempts, the live line, and the trackers."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import cached_property
 from types import TracebackType
 from typing import Any, Self
@@ -47,9 +47,9 @@ class TrainingLog:
                 self.sampled.add(record["step"])
         if saved is not None:
             self._restore(saved)
-        self._trackers: list[TrackerQueue] = []
+        self._start_trackers: Callable[[], list[TrackerQueue]] = list
         if run.recipe.trackers or run.recipe.training.tensorboard:
-            self._trackers = open_trackers(
+            self._start_trackers = open_trackers(
                 run.recipe, run.data.config, run.folder, self.progress.step + 1, self._footprint, run.listener.warn
             )
 
@@ -79,6 +79,7 @@ class TrainingLog:
     def __enter__(self) -> Self:
         self._line = self.run.listener.live()
         self._live = self._line.__enter__()
+        self._trackers = self._start_trackers()  # not before: only `__exit__` closes them
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
