@@ -240,5 +240,5 @@ def fit_length(run: "Run", minutes: float, named: Collection[str], *, measures: 
     run.planned = corrected(run.forecast())
     latest = run.budget.limits.get("seconds") if run.budget is not None else None
     stops = "" if latest is None else f"; a slower machine is stopped after {format_seconds(latest)}"
-    run.listener.decided(f"in {minutes:g} minutes, {how}: {run.planned.steps:,} steps{stops}\n")
+    run.listener.decided(f"in {minutes:g} minutes, {how}: {format_number_of(run.planned.steps, 'step')}{stops}\n")
     return fields
