@@ -241,7 +241,7 @@ def write_into(run: Path) -> None:
     if not (descriptor := os.environ.get(_OUTPUT)):
         return
     first, path = int(descriptor), run / "ranks" / f"rank-{os.environ['RANK']}.log"
-    with contextlib.suppress(OSError):  # then the output stays in the temporary file
+    with contextlib.suppress(OSError):  # after an error, the output stays in the temporary file
         path.parent.mkdir(exist_ok=True)
         with path.open("ab") as file:
             for stream in (sys.stdout, sys.stderr):

@@ -72,7 +72,8 @@ def run_memory(
     for companion in objective.companions:
         further += _companion_bytes(recipe, objective, companion, dtype, shards, sums_gradients=sums_gradients)
     if objective.reference_use == "throughout" and needs_copy(model):
-        further += replace(model_bytes(parameters, dtype, None, whole=False, shards=shards), gathered=0)  # it is not read within a step
+        # The reference is read between steps only, so its weights are not gathered within a step.
+        further += replace(model_bytes(parameters, dtype, None, whole=False, shards=shards), gathered=0)
     return RunMemory(own, further, 0 if shards > 1 else 4 * sum(one.numel() for one in parameters.values()))
 
 
@@ -88,7 +89,7 @@ def _companion_bytes(
     if companion.trained:
         return model_bytes(parameters, dtype, recipe.optimizer, shards=shards, sums_gradients=sums_gradients)
     frozen = model_bytes(parameters, dtype, None, whole=False, shards=shards)
-    return frozen if objective.rollouts is None else replace(frozen, gathered=0)  # a reward model scores responses between steps
+    return frozen if objective.rollouts is None else replace(frozen, gathered=0)  # a reward model reads responses between steps
 
 
 def sums_gradients(objective: Objective, rows: int, micro_batch_size: int, ranks: int = 1) -> bool:

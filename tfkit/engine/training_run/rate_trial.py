@@ -197,7 +197,7 @@ class RowSubset:
     def __init__(self, rows: Rows, numbers: NDArray[np.int64]):
         """`numbers`: the indices of the rows in the subset, ascending; the first epoch of `rows` reads each of them."""
         self._rows, self._numbers = rows, numbers
-        self.mean_tokens, self.longest = rows.mean_tokens, rows.longest  # of the full set, approximately those of the subset
+        self.mean_tokens, self.longest = rows.mean_tokens, rows.longest  # about the same in the subset
         self._first = self._kept(0)
 
     def __len__(self) -> int:

@@ -180,7 +180,7 @@ def offline_records(path: Path) -> Iterator[Any]:
         if (left := block - at % block) < 7:
             at += left  # too few bytes for the header of a part
             continue
-        length, part = struct.unpack_from("<HB", data, at + 4)  # they follow a checksum
+        length, part = struct.unpack_from("<HB", data, at + 4)  # length and kind of a part, after its checksum
         record += data[at + 7 : at + 7 + length]
         at += 7 + length
         if part in (1, 4) and at <= len(data):  # a whole record, or the last part of one

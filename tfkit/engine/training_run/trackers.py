@@ -57,7 +57,7 @@ class TrackerQueue:
         if not self._thread.is_alive() and not self._end_is_reported:
             self._end_is_reported = True
             self._warn(f"{self._place}: {self._name} takes no points ({self._trouble}); tfkit track sends them later")
-        with contextlib.suppress(queue.Full):  # then the points count as given but not taken
+        with contextlib.suppress(queue.Full):  # dropped points count as given but not taken
             self._lines.put_nowait((step, points))
 
     def close(self) -> None:

@@ -73,7 +73,7 @@ class TrainingLog:
         self._lines, self.before = saved.lines, saved.scores_before
         for step, values in saved.evaluations:
             logged = self.evaluations.get(step, {})
-            if {name: finite_or_none(value) for name, value in logged.items()} != values:  # else keep `logged`, which has infinities
+            if {name: finite_or_none(value) for name, value in logged.items()} != values:  # equal ones stay, with infinities
                 self.evaluations[step] = dict(values)
 
     def __enter__(self) -> Self:
