@@ -105,15 +105,12 @@ def _run_trial(plan: SweepPlan, trial: Trial, options: RunOptions, listener: Lis
                 train(request, own, listener, stop)
     except UnhealthyError as error:
         return _failed(trial, str(error), listener)
-    except InsufficientMemoryError as error:
-        if not options.ranks.is_alone:  # the other ranks have ended, too
-            raise
-        return _failed(trial, str(error), listener)
     except Exception as error:
-        if not is_out_of_memory(error):
+        no_memory = isinstance(error, InsufficientMemoryError)
+        if not (no_memory or is_out_of_memory(error)) or not options.ranks.is_alone:  # a lack of memory ends the other ranks, too
             error.add_note(f"in {trial.name}")
             raise
-        return _failed(trial, "out of memory", listener)
+        return _failed(trial, str(error) if no_memory else "out of memory", listener)
     finally:
         gc.collect()  # frees the memory by which the next trial chooses its micro-batches
     return trial
