@@ -203,6 +203,12 @@ def _split_gates(texts: Sequence[str], chain: Chain, selected: Sequence[str]) ->
 def _check(plan: ChainPlan, options: RunOptions) -> None:
     """Check each stage to run as its own command would, so that a mistake in the last stage is found before the first one starts."""
     inputs_of([plan.chain.source.path], [], []).refuse_folder(options.run, argument("run"))
+    for name, run in stage_folders(options.run).items():
+        if name not in plan.chain.names and is_begun(run):
+            raise UsageError(
+                f"{options.run}: the stage {name} was started here, and the recipe no longer has it. Add it again, or give another "
+                f"{argument('run')}"
+            )
     for planned in plan.todo:
         if is_begun(planned.options.run):
             if not options.resume:
