@@ -103,7 +103,7 @@ def test_checkpoints_hold_the_mean_that_was_scored(run: Path) -> None:
     assert latest.keys() == mean.keys()
     assert not any(torch.equal(latest[name], mean[name]) for name in mean)
     card = (checkpoint(run, 6) / "README.md").read_text(encoding="utf-8")
-    assert "| weights | exponential mean over the steps, decay 0.9 |" in card
+    assert "| weights | exponential moving average over the steps, decay 0.9 |" in card
 
 
 def test_the_mean_is_metered_as_its_run_was(run: Path, tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,7 @@ import tfkit.engine.training_run.loop_hooks
 from tfkit.carbon.footprint import MEASURED
 from tfkit.objectives.causal_lm import CausalLM
 from tfkit.run.manifest import verify
+from tfkit.training.step import Stepper
 
 LINE = {"step", "tokens", "loss", "lr", "grad_norm", "tokens_per_second", "mfu", "memory", "energy_wh", "emissions_g"}
 
@@ -159,7 +161,8 @@ def test_the_resolved_recipe_gives_the_same_run(base: Path, run: Path) -> None:
 
 
 def test_a_run_of_one_step_is_described_in_the_singular(base: Path, recipe: Path) -> None:
-    done = pretrain(base / "short", recipe, "training.steps=1", "schedule.warmup_steps=0").exits(0)
+    slow = both(Before(Stepper, "take", lambda *_, **__: time.sleep(0.5)))
+    done = pretrain(base / "short", recipe, "--minutes", "0.01", before=slow).exits(0, "minutes, by the time of a few steps: 1 step; ")
     assert any(line.startswith("1 step of 4 rows") for line in done.err.splitlines()), done.err
 
 

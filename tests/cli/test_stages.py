@@ -226,6 +226,8 @@ def test_a_part_of_the_stages_and_what_may_change_before_the_rest(whole: dict[st
         "training.steps=8": "command line: training.steps: this recipe has stages: start with one of base, tune, small",
     }.items():
         assert wanted in refused("resume", "part", word)
+    Path("less.yaml").write_text(f"stages:\n  base:{STAGES['base']}{COMMON}", encoding="utf-8")
+    assert "the stage tune was started here, and the recipe no longer has it" in refused("pretrain", "less.yaml", *run[2:], "--resume")
     assert receipt("part")["given"]["overrides"] == {"base.training.log_every": 3}, "of what was refused nothing is kept"
     last = good("resume", "part", "tune.training.steps=7", "small.training.steps=3", "--json").document
     assert {name: one["steps"] for name, one in last["stages"].items()} == {"base": STEPS, "tune": 7, "small": 3}

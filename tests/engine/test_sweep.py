@@ -14,7 +14,7 @@ from tiny_runs import WORDS, Before, assert_same_bits, hashes, records, run_here
 import tfkit
 from tfkit.engine.chains.sweep_plan import Grid, OptunaSearch
 from tfkit.engine.request.run_totals import Trial
-from tfkit.errors import DataError, ModelError, UsageError
+from tfkit.errors import DataError, ModelError, UnhealthyError, UsageError
 from tfkit.hub import find_checkpoint
 from tfkit.recipe.search_space import Axis
 from tfkit.run.listing import read_run
@@ -94,6 +94,20 @@ def test_a_trial_that_fails_is_counted_and_the_others_go_on() -> None:
     assert [(one["kind"], one["status"]) for one in listed[:3]] == [("sweep", "finished"), ("pretrain", "finished"), ("pretrain", "failed")]
     again = run_here(["resume", "failing", "--threads", "1", "--json"]).exits(0).document  # the result again: nothing is tried anew
     assert again["trials"] == result.trials
+
+
+def test_a_trial_that_fails_has_no_score_for_the_sampler() -> None:
+    """Even if it was evaluated before."""
+    seen: list[list[float | None]] = []
+
+    def fail(_: Stepper, step: int, *__: object) -> None:
+        if step == 2 and len(seen) == 1:
+            raise UnhealthyError("the loss is nan")
+
+    recipe = {**RECIPE, "evaluation": {"every": 1, "max_tokens": 100}, "checkpoint": {"every": 1}}
+    with Before(Stepper, "take", fail), Before(OptunaSearch, "propose", lambda _, done: seen.append([score for _, score in done])):
+        result = tfkit.sweep(recipe, {"optimizer.lr": "1e-4..1e-2"}, trials=2, run="odd", threads=1)
+    assert (result.trials[0]["status"], seen[1]) == ("failed", [None])
 
 
 def test_a_trial_that_is_out_of_memory_is_counted_and_the_others_go_on() -> None:

@@ -13,7 +13,9 @@ import torch.utils.tensorboard
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tiny_runs import HANG_SECONDS, Before, Done, assert_same_bits, both, pretrain, raising, records, strike
 
+import tfkit
 from tfkit.engine.training_run import trackers
+from tfkit.engine.training_run.assembled_run import AssembledRun
 from tfkit.engine.training_run.checkpointing import Checkpointer
 
 STEPS = 12
@@ -86,6 +88,13 @@ def test_f29_without_its_extra_nothing_is_trained(base: Path, tmp_path: Path) ->
     done = pretrain(tmp_path / "run", base / "tiny.yaml", *TRACKED, before=before).exits(5)
     assert "TensorBoard needs the extra tensorboard: in the folder of tfkit, pip install -e '.[tensorboard]'" in done.err
     assert not (tmp_path / "run" / "metrics.jsonl").exists()
+
+
+def test_f29_a_run_that_fails_before_its_first_step_opens_no_tracker(base: Path, tmp_path: Path) -> None:
+    """Nobody would close it: in a notebook, its thread and its run in the other program would stay open."""
+    with Before(AssembledRun, "_try_out", raising(KeyError("ended"))), pytest.raises(KeyError):
+        tfkit.pretrain(base / "tiny.yaml", {"training.tensorboard": True, "carbon.enabled": False}, run=tmp_path / "run")
+    assert "TensorBoard" not in [thread.name for thread in threading.enumerate()]
 
 
 def test_f29_another_tracker_goes_on_beside_one_that_hangs(tmp_path: Path) -> None:

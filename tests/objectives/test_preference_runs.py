@@ -189,7 +189,9 @@ def test_what_it_was_compared_with_must_be_there(tfkit: Callable[..., Done], pla
     (place / "moved").rename(place / "base")
     without_its_base = "was trained from, with which its answers are compared: base: there is no such folder"
     done.exits(4, "the model that dpo/checkpoints/step-0000", without_its_base)
-    tfkit("evaluate", "dpo.yaml", "--from", "base", "carbon.enabled=false").exits(4, "names no model that its training began with")
+    tfkit("evaluate", "dpo.yaml", "--from", "base", "carbon.enabled=false").exits(
+        4, "does not name the model that the training started from"
+    )
 
 
 def test_it_starts_from_a_model(tfkit: Callable[..., Done]) -> None:

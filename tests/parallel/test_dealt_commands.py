@@ -110,7 +110,7 @@ def test_what_ends_one_rank_ends_both_with_its_code_and_its_words(base: Path, tm
     def in_batch(act: Callable[..., object]) -> Callable[[], None]:
         return Before(text_scores, "_score", act, 2)
 
-    own = ModelError("the model is odd; take another")
+    own = type("OddModelError", (ModelError,), {})("the model is odd; take another")  # a class that the other rank finds by its code only
     [first, _] = ended(together(tmp_path, *words, faults={1: in_batch(raising(own))}), 4)
     assert "rank 1: the model is odd; take another" in json.loads(first.out)["error"]["message"]
     ended(together(tmp_path, *words, faults={1: in_batch(raising(MemoryError("no more")))}), 5)

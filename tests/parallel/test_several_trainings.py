@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 from tiny_files import receipt, write_rows
-from tiny_runs import After, Done, exact, hashes, run_here, strike, write_corpus
+from tiny_runs import After, Before, Done, exact, hashes, raising, run_here, strike, write_corpus
 from two_ranks import ended, start_ranks
 
+from tfkit.engine.training_run.validator import Validator
 from tfkit.objectives.causal_lm import CausalLM
 
 pytestmark = pytest.mark.usefixtures("in_place")
@@ -76,3 +77,12 @@ def test_a_sweep_goes_on_after_a_trial_that_fails_on_all_ranks() -> None:
     assert [trial["status"] for trial in result["trials"]] == ["failed", "finished"], result["trials"]
     run_here(["pretrain", "one.yaml", "training.seed=2", "--run", "seed-2", "--threads", "1"]).exits(0)
     assert hashes(Path("sweep", "trial-002"), 3) == hashes(Path("seed-2"), 3)
+
+
+def test_a_sweep_ends_if_rank_0_has_no_memory_for_an_evaluation() -> None:
+    """The other rank has ended by then, so the trial is not counted as failed, and is continued."""
+    words = ["sweep", "one.yaml", "training.seed=1,2", "--run", "short"]
+    done = ranks(*words, faults={0: Before(Validator, "_score", raising(MemoryError("no more")), 1)})
+    assert [one.code for one in done] == [5, 9], done[0].err + done[1].err
+    ended(ranks("resume", "short"), 0)
+    assert [trial["status"] for trial in receipt(Path("short"))["trials"].values()] == ["finished"] * 2

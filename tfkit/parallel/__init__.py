@@ -1,1 +1,1 @@
-"""Training with several processes (ranks). With a single process, everything here is an identity."""
+"""Training with several processes (ranks): their start, their connection, their collectives, and the sharding of weights."""

@@ -1,9 +1,9 @@
-"""The ranks of a training as a torch process group: agreements go over gloo, tensors on GPUs over NCCL. Only tensors and JSON are sent,
-never pickles.
+"""The process group of the ranks of a training: tensors on CPUs are sent by gloo, those on GPUs by NCCL, and messages as JSON in the store.
+Nothing is pickled.
 
-A process that ends closes its connections, which every other rank notices within milliseconds, whatever it is waiting for. A process that
-hangs is noticed after a time-out: a long one before the first step, then a multiple of the longest step. The others determine which rank it
-is by a roll call in the store.
+A process that ends closes its connections. All other ranks notice that within milliseconds, whatever they are waiting for. A process that
+hangs is noticed after a time-out, which is long before the first step, and then a multiple of the longest step. To name that rank, each
+rank that still answers reports itself in the store.
 """
 
 import json
@@ -25,19 +25,19 @@ from tfkit.parallel.rendezvous import STEP_SECONDS, first_sentence, meet
 if TYPE_CHECKING:
     from torch._C._distributed_c10d import Store
 
-# The time-out after the first step: the larger of these seconds and this multiple of the longest step.
+# The time-out after the first step is the larger of _LEAST_SECONDS and _TIMES_A_STEP times the longest step.
 _LEAST_SECONDS, _TIMES_A_STEP = 300.0, 20.0
-_set_timeout = getattr(dist, "set_timeout", None) or dist.distributed_c10d._set_pg_timeout  # public in later versions of torch alone
+_set_timeout = getattr(dist, "set_timeout", None) or dist.distributed_c10d._set_pg_timeout  # public only in later versions of torch
 _BUCKET = 1 << 22  # elements per all-reduce
-_FIT, _DOES_NOT_FIT = 0, 1
+_FIT, _DOES_NOT_FIT = 0, 1  # codes for `agree`: this rank has enough memory, or has run out of it
 
 
 class ProcessGroup(Peers):
-    """The peers of several processes; rank 0 can also announce messages to the others."""
+    """The ranks of a training with several processes. In addition to what `Peers` offers, rank 0 can announce messages to the others."""
 
     def __init__(self, ranks: Ranks, store: "Store"):
         self.ranks, self._store, self._announced = ranks, store, 0
-        self.given_by_first = ""  # the `given` of rank 0 in `join`
+        self.given_by_first = ""  # rank 0's argument `given` of `join`
         self._longest = 0.0  # the longest step of any rank, in seconds
         self._heartbeat: Heartbeat | None = None
 
@@ -52,9 +52,8 @@ class ProcessGroup(Peers):
     ) -> Self:
         """Connect to the other ranks. `watch` is called while this rank waits for them, and `say` once, with the ranks that are late.
 
-        `given`: a hash of what this rank's command was given; rank 0's is `given_by_first` on all ranks.
-
-        Raises PeerLostError if one of them does not connect in time, and MachineError if rank 0 cannot listen at its port.
+        `given`: a hash of the request of this rank's command; that of rank 0 becomes `given_by_first` on all ranks. Raises PeerLostError if
+        a rank does not connect in time, and MachineError if rank 0 cannot listen at its port.
         """
         with lost(ranks, f"did not meet all {ranks.size} ranks at {ranks.address}:{ranks.port}"):
             store = meet(ranks, given, watch, say)
@@ -79,7 +78,7 @@ class ProcessGroup(Peers):
         self._announced += 1
 
     def receive(self) -> dict[str, Any]:
-        """Return the next message of rank 0, however long its own work takes: tokenizing, an evaluation, a checkpoint."""
+        """Return the next message of rank 0. There is no time-out while rank 0 is alive, since its own work may take long."""
         with lost(self.ranks, "heard nothing more of rank 0"):
             message: dict[str, Any] = json.loads(await_key(self._store, f"announcement/{self._announced}"))
         self._announced += 1
@@ -90,31 +89,31 @@ class ProcessGroup(Peers):
         return int(self._reduced(torch.tensor([code], dtype=torch.int64), dist.ReduceOp.MAX)[0])
 
     def agree_after_step(self, code: int, seconds: float) -> int:
-        """Return the maximum of `code` over all ranks, and set the time-out by the longest step so far; this one took `seconds`."""
+        """Return the maximum of `code` over all ranks, and set the time-out by the longest step so far; this step took `seconds`."""
         found, milliseconds = self._reduced(torch.tensor([code, math.ceil(1000 * seconds)], dtype=torch.int64), dist.ReduceOp.MAX).tolist()
         if milliseconds / 1000 > self._longest:
             self._longest = milliseconds / 1000
-            for group in dist.distributed_c10d._world.pg_map:  # those of the sharding, too
+            for group in dist.distributed_c10d._world.pg_map:  # also the groups of the sharding
                 limit = min(STEP_SECONDS, max(_LEAST_SECONDS, _TIMES_A_STEP * self._longest))
                 _set_timeout(timedelta(seconds=limit), group)
         return int(found)
 
     def is_same(self, number: int) -> bool:
-        """Whether all ranks pass the same number, of at most 62 bits."""
+        """Whether all ranks call this with the same number, of at most 62 bits."""
         highest, lowest = self._reduced(torch.tensor([number, -number], dtype=torch.int64), dist.ReduceOp.MAX).tolist()
         return bool(highest == -lowest)
 
     def total(self, counts: Mapping[str, int]) -> dict[str, int]:
-        """Return the sum of each count over all ranks. All ranks pass the same names."""
+        """Return the sum of each count over all ranks. The names are the same on all ranks."""
         names = sorted(counts)
         sums = self._reduced(torch.tensor([counts[name] for name in names], dtype=torch.int64), dist.ReduceOp.SUM).tolist()
         return dict(zip(names, sums, strict=True))
 
     def in_order(self, parts: Sequence[Mapping[str, Tensor]]) -> list[dict[str, Tensor]]:
-        """Return the values of all ranks' micro-batches, ordered by their index in the step: micro-batch i belongs to rank i mod N.
+        """Return the values of all ranks' micro-batches, ordered by their index in the step: micro-batch i is computed by rank i mod N.
 
-        The k-th micro-batches of all ranks have the same names. Values are sent in float64, which rounds none of them, and returned in
-        their own type, on the CPU.
+        `parts`: one mapping for each micro-batch of this rank. The k-th micro-batches of all ranks have the same names. Values are sent in
+        float64, which represents each of them exactly, and returned in their own dtype, on the CPU.
         """
         layouts = [[(name, value.dtype) for name, value in sorted(part.items())] for part in parts]  # the same on all ranks
         own = torch.stack([value.detach().double().cpu() for part in parts for _, value in sorted(part.items())])
@@ -133,7 +132,7 @@ class ProcessGroup(Peers):
         found = list(parameters)
         present = torch.tensor([parameter.grad is not None for parameter in found], dtype=torch.int8)
         for parameter, is_there in zip(found, self._reduced(present, dist.ReduceOp.MAX).tolist(), strict=True):
-            if is_there:  # after one micro-batch it may be in bf16
+            if is_there:  # the gradient of a single micro-batch may be in bf16
                 parameter.grad = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad.float()
         for bucket in _buckets([parameter.grad for parameter in found if parameter.grad is not None]):
             flat = self._reduced(torch.cat([gradient.flatten() for gradient in bucket]), dist.ReduceOp.SUM)
@@ -142,7 +141,7 @@ class ProcessGroup(Peers):
 
     @contextmanager
     def fitting(self) -> Iterator[None]:
-        """Enclose work that calls `go_on` before each of its collectives. If one rank runs out of memory in it, all ranks raise
+        """Enclose work that calls `go_on` before each of its collectives. If one rank runs out of memory in that work, all ranks raise
         RankOutOfMemoryError. Such contexts may be nested.
         """
         try:
@@ -157,17 +156,18 @@ class ProcessGroup(Peers):
         self.go_on()
 
     def go_on(self) -> None:
-        """Raise RankOutOfMemoryError if another rank has run out of memory within `fitting`."""
+        """Raise RankOutOfMemoryError if another rank has run out of memory in the block of `fitting`."""
         if self.agree(_FIT) != _FIT:
             raise RankOutOfMemoryError("another rank ran out of memory")
 
     @contextmanager
     def to_the_end(self, ordinary: tuple[type[Exception], ...], last: Callable[[], object] = lambda: None) -> Iterator[None]:
-        """Enclose steps. At their end or after an `ordinary` exception, all ranks call `last`, and wait for each other before and after."""
+        """Enclose the steps. At their end, or after an `ordinary` exception, which all ranks raise, the ranks wait for each other, call
+        `last`, and wait again.
+        """
         try:
-            with lost(
-                self.ranks, "lost another rank within a step", only_of_backends=True
-            ):  # raised by a collective of sharded weights, deep in a forward
+            # FSDP's own collectives, within a forward or backward pass, raise errors of the backends.
+            with lost(self.ranks, "lost another rank within a step", only_of_backends=True):
                 yield
         except ordinary:
             self._end(last)
@@ -196,7 +196,7 @@ class ProcessGroup(Peers):
 
 
 def backends_of(has_nccl: bool) -> str:
-    """Return the backends in PyTorch's notation: CPU tensors always use gloo, so that an agreement never stalls a GPU.
+    """Return the backends in PyTorch's notation. CPU tensors always use gloo, so that an agreement of the ranks never stalls a GPU.
 
     NCCL connects the ranks only when the first GPU tensor is sent.
     """
@@ -219,7 +219,10 @@ def _buckets(gradients: Sequence[Tensor]) -> Iterator[list[Tensor]]:
 
 @contextmanager
 def lost(ranks: Ranks, what: str, *, only_of_backends: bool = False) -> Iterator[None]:
-    """Convert connection errors to PeerLostError, which says what to do. `only_of_backends`: convert only errors of gloo and NCCL."""
+    """Convert connection errors in the block to PeerLostError. `what`: what this rank could not do, after "rank n" in the message.
+
+    `only_of_backends`: convert only errors of gloo and NCCL.
+    """
     try:
         yield
     except RuntimeError as error:  # gloo and the store have no exception class of their own

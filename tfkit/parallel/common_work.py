@@ -1,7 +1,7 @@
 """Work without gradients that is divided among the ranks: evaluations, predictions, generated texts.
 
-All ranks run the same program on the same list of items. Rank i modulo N computes item i; after each round the ranks exchange their results
-as JSON, so that all continue with the same results, in order. An error of one rank ends all of them, with the same exit code.
+All N ranks run the same program on the same list of items, and rank i mod N computes item i. After every N items, the ranks exchange their
+results as JSON, so that all ranks continue with all results, in order. An error of one rank ends all ranks with the same exit code.
 """
 
 import contextlib
@@ -15,15 +15,29 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from tfkit import errors
-from tfkit.errors import PeerLostError, Stopped, TfkitError, is_out_of_memory
+from tfkit.errors import (
+    DataError,
+    MachineError,
+    ModelError,
+    PeerLostError,
+    QualityGateError,
+    Stopped,
+    TfkitError,
+    UnhealthyError,
+    UsageError,
+    is_out_of_memory,
+)
 from tfkit.parallel.collectives import ProcessGroup, lost
 from tfkit.parallel.rank_map import Item, PeerDoneError, Result
 from tfkit.parallel.ranks import Ranks
 
+_KINDS = {
+    kind.exit_code: kind for kind in (UsageError, DataError, ModelError, MachineError, UnhealthyError, QualityGateError, PeerLostError)
+}
+
 
 class CommonWork:
-    """Divides work among the ranks of a process group, and exchanges its results; `deal` implements `RankMap`."""
+    """Divides work among the ranks of a process group, and exchanges the results. The method `deal` implements `RankMap`."""
 
     def __init__(self, group: ProcessGroup):
         self._group, self._ranks = group, group.ranks
@@ -38,7 +52,7 @@ class CommonWork:
             part: list[Item] = []
             try:
                 part.extend(item for item in islice(iterator, self._ranks.size))
-            except TfkitError as error:  # raised by the iterator of items, hence on all ranks: earlier items are computed
+            except TfkitError as error:  # all ranks iterate over the same items: first compute those before the error
                 refused = error
             if part:
                 with self.sharing_errors():
@@ -50,7 +64,7 @@ class CommonWork:
 
     @contextmanager
     def sharing_errors(self) -> Iterator[None]:
-        """Enclose work after which all ranks call `exchange`, which then raises an error of this rank's work on the others, too."""
+        """Enclose work that all ranks do before they call `exchange`. An error of one rank's work is then raised on all ranks."""
         try:
             yield
         except Exception as error:
@@ -60,7 +74,7 @@ class CommonWork:
 
     @contextmanager
     def first_alone(self) -> Iterator[None]:
-        """Enclose work that fills a cache: the other ranks enter the block after rank 0 has left it, however long that takes."""
+        """Enclose work that fills a cache. The other ranks enter the block when rank 0 has left it, without a time-out."""
         if not self._ranks.is_first:
             self._group.receive()
         try:
@@ -71,7 +85,7 @@ class CommonWork:
 
     @contextmanager
     def to_the_end(self) -> Iterator[None]:
-        """Enclose all of the work. The ranks leave it together, since rank 0 serves the store; an error of one rank is raised on all."""
+        """Enclose all of the work. The ranks leave the block together, since rank 0 serves the store. An error of one is raised on all."""
         try:
             yield
             self.exchange(None)
@@ -85,7 +99,7 @@ class CommonWork:
             self._group.close()
 
     def exchange(self, result: Any) -> list[Any]:
-        """Return the results of all ranks, which must be JSON values. Raises the error of a rank that failed."""
+        """Send this rank's `result`, a JSON value, and return the results of all ranks. Raises the error of a rank that failed."""
         documents = self._gathered({"result": result})
         for rank, one in enumerate(documents):
             if "error" in one:
@@ -94,7 +108,7 @@ class CommonWork:
         return [one["result"] for one in documents]
 
     def _gathered(self, document: dict[str, Any]) -> list[dict[str, Any]]:
-        """Return the documents of all ranks. A thread gathers them, so that a signal ends the wait but never interrupts the exchange."""
+        """Return the documents of all ranks. A thread exchanges them, so that a signal is handled only after the exchange."""
         gathering = self._thread.submit(_gather, json.dumps(document).encode(), self._ranks)
         try:
             found = gathering.result()
@@ -123,14 +137,13 @@ def _described(error: BaseException) -> dict[str, Any]:
 
 
 def _raised(rank: int, error: str, message: str, code: int | None) -> Exception:
-    """Return the exception for an error of another rank, to be raised on this rank."""
-    kind = getattr(errors, error, None)
+    """Return the exception for an error of another rank, to be raised on this rank with the same exit code."""
     if error == "Stopped" and code is not None:
         return Stopped(message, code - 128)
     if code == PeerDoneError.exit_code:
         return PeerDoneError(message)
     if error == "MemoryError":
         return MemoryError(f"rank {rank}: {message}")
-    if isinstance(kind, type) and issubclass(kind, TfkitError):
-        return kind(f"rank {rank}: {message}")
+    if code in _KINDS:
+        return _KINDS[code](f"rank {rank}: {message}")
     return PeerLostError(f"rank {rank} ended the work: {error}: {message}")

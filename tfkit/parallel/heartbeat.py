@@ -1,7 +1,7 @@
-"""The heartbeat of rank 0, which shows the other ranks that rank 0 is busy with long work of its own, such as an evaluation, and not lost.
+"""The heartbeat of rank 0, by which the others know that rank 0 is not lost while it does long work of its own, such as an evaluation.
 
-A process that ends closes its connections, which every other rank notices at once. A process that is suspended, or whose machine loses
-power or its network, closes none.
+A process that ends closes its connections, which every other rank notices immediately. A process that is suspended, or whose machine loses
+power or network, closes no connection: only its missing heartbeat shows that it is lost.
 """
 
 import threading
@@ -13,13 +13,13 @@ from tfkit.parallel.ranks import Ranks
 if TYPE_CHECKING:
     from torch._C._distributed_c10d import Store
 
-BEAT_SECONDS = 10.0
-SILENT_SECONDS = 600.0  # long enough for a slow disk or network, and for a computation that lets no other thread run
+BEAT_SECONDS = 10.0  # between two beats
+SILENT_SECONDS = 600.0  # without a beat, after which rank 0 is lost: a slow disk, or a call that blocks all threads, may delay beats
 _LOOK_SECONDS = 1.0  # between two readings of the heartbeat
-_FIRST_PAUSE, _LONGEST_PAUSE = 0.0005, 0.2  # between two queries of a key: PyTorch's own wait warns at each time-out
-_ANSWER_SECONDS = 0.2
-_ROLL_CALL_SECONDS, _CALL_AGAIN_SECONDS = 10.0, 0.1
-_KEY = "heartbeat"
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.0005, 0.2  # between two queries of a key; PyTorch's own wait would warn at each time-out
+_ANSWER_SECONDS = 0.2  # between two checks of the thread that queries the store
+_ROLL_CALL_SECONDS, _CALL_AGAIN_SECONDS = 10.0, 0.1  # for all ranks to report that they wait; between two looks at the reports
+_KEY = "heartbeat"  # of the counter in the store
 
 
 class Heartbeat:
@@ -38,12 +38,12 @@ class Heartbeat:
             while not self._ended.is_set():
                 self._store.add(_KEY, 1)
                 self._ended.wait(BEAT_SECONDS)
-        except RuntimeError:  # the store is gone, and so is the command
+        except RuntimeError:  # the store is gone, since the command has ended
             return
 
 
 def await_key(store: "Store", key: str) -> bytes:
-    """Return the value of a key once it is in the store. Raises RuntimeError, as the store does, if the heartbeat of rank 0 stops."""
+    """Wait until a key is in the store, and return its value. Raises RuntimeError if the store is gone, or if rank 0's heartbeat stops."""
     query = _KeyQuery(store, key)
     while not query.ended.wait(_ANSWER_SECONDS):
         if time.monotonic() - query.heard > SILENT_SECONDS:
@@ -55,11 +55,11 @@ def await_key(store: "Store", key: str) -> bytes:
 
 
 class _KeyQuery:
-    """A thread that queries the store, which is in the process of rank 0 or of its launcher, and may not answer."""
+    """A query of the store on a thread of its own: if the process that serves the store hangs, a query never returns."""
 
     def __init__(self, store: "Store", key: str):
         self._store, self._key = store, key
-        self.heard = time.monotonic()
+        self.heard = time.monotonic()  # the time of the last new heartbeat
         self.value: bytes | None = None
         self.error: RuntimeError | None = None
         self.ended = threading.Event()
@@ -82,9 +82,10 @@ class _KeyQuery:
 
 
 def silent_ranks(store: "Store", ranks: Ranks) -> str:
-    """Name the ranks that do not report, as this rank does, that they wait; the network, if all do; rank 0, if its store does not answer.
+    """Return the names of the ranks that do not report in the store that they are waiting, as this rank does.
 
-    A thread queries the store, since the query may never return.
+    If all ranks report it, return "the network"; if the store does not answer, "rank 0", which serves the store. A thread queries the
+    store, since a query may never return.
     """
     silent = [0]
 

@@ -1,4 +1,4 @@
-"""Compute a list of batches in turn, or deal them to the ranks of a command (common_work.py). Torch-free."""
+"""Compute a list of batches in turn, or divide them among the ranks of a command (common_work.py). This module does not import torch."""
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -15,22 +15,22 @@ class PeerDoneError(Exception):
 
 
 class RankMap(Protocol):
-    """A `map` whose calls are dealt to all ranks. Each rank gets all results, in order; they must be JSON values."""
+    """A `map` whose calls are divided among all ranks. Each rank gets all results, in order. Results must be JSON values."""
 
     def __call__(self, compute: Callable[[Item], Result], items: Iterable[Item], /) -> Iterator[Result]:
-        """Yield the result for each item. All ranks have the same items."""
+        """Yield the result of `compute` for each item. All ranks pass the same items."""
 
 
 def serial_map(compute: Callable[[Item], Result], items: Iterable[Item], /) -> Iterator[Result]:
-    """Yield the result for each item, computed by this process alone: the `RankMap` of a command without further ranks."""
+    """Yield the result of `compute` for each item, computed by this process: the `RankMap` of a command with a single rank."""
     return map(compute, items)
 
 
 @dataclass(frozen=True)
 class BatchWork:
-    """How batches without gradients are computed: distributed by `deal`; no further batch starts once `should_stop` is true.
+    """The way in which batches are computed without gradients: `deal` divides them, and none is started once `should_stop` returns True.
 
-    `progress(n)` reports n more rows, texts, tokens or whatever is counted.
+    `progress(n)` is called when n more rows, texts or tokens are done, in the unit that the caller counts.
     """
 
     progress: Callable[[int], object] = lambda _: None
@@ -38,8 +38,8 @@ class BatchWork:
     deal: RankMap = serial_map
 
     def is_stopped(self) -> bool:
-        """Whether no further batch is to be started."""
+        """Whether no more batches should be started."""
         return self.should_stop is not None and self.should_stop()
 
 
-UNWATCHED = BatchWork()
+UNWATCHED = BatchWork()  # on one rank, without progress and stop requests

@@ -1,5 +1,5 @@
-"""The ranks of a training: the place of this process among them, from the environment that torchrun or Slurm sets, and what they decide
-together. Torch-free.
+"""The ranks of a training: which of them this process is, from the environment variables of torchrun or Slurm, and the operations that all
+ranks do together. This module does not import torch.
 """
 
 import os
@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 
 _TORCHRUN = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 _SLURM = ("SLURM_PROCID", "SLURM_LOCALID", "SLURM_NODEID", "SLURM_STEP_NUM_TASKS", "SLURM_STEP_NODELIST", "SLURM_JOB_ID")
-# Below the range from which Linux takes ports for outgoing connections: any of those may be in use.
-_FIRST_PORT, _PORTS = 20_000, 12_000
+# The ports of Slurm's ranks are below the range from which Linux takes ports for outgoing connections, any of which may be in use.
+_FIRST_PORT, _PORTS = 20_000, 12_000  # the lowest port, and the number of ports
 _MOST_RANKS = 1 << 20
 
 
@@ -29,10 +29,10 @@ class Ranks:
     size: int = 1
     local_rank: int = 0  # among the ranks of this machine
     local_size: int = 1
-    node: int = 0
+    node: int = 0  # the index of this machine
     address: str = "127.0.0.1"  # of rank 0, to which the other ranks connect
     port: int = 0
-    nodes: int = 1
+    nodes: int = 1  # the number of machines
 
     @property
     def is_alone(self) -> bool:
@@ -41,11 +41,11 @@ class Ranks:
 
     @property
     def is_first(self) -> bool:
-        """Whether this process writes the run folder and reports."""
+        """Whether this is rank 0, which writes the run folder and reports."""
         return self.rank == 0
 
     def share(self, shard: int) -> bool:
-        """Whether each rank holds only a part of the weights; `shard`: the number of ranks among which a recipe divides them."""
+        """Whether each rank holds only a part of the weights. `shard`: the recipe's parallel.shard, the number of parts."""
         return shard > 1 and not self.is_alone
 
     def copies_on_machine(self, shard: int) -> float:
@@ -62,10 +62,10 @@ ONE_PROCESS = Ranks()
 
 
 def find_ranks(environment: Mapping[str, str] = os.environ) -> Ranks:
-    """Return this process's rank from torchrun's variables, else from those of a Slurm step (srun), else a single process.
+    """Return this process's rank from torchrun's variables or, without them, from those of a Slurm step (srun); else a single process.
 
-    Raises UsageError if the variables are incomplete or contradict each other: after a wrong guess, processes would wait for others that
-    never come.
+    Raises UsageError if the variables are incomplete or contradict each other, since with a wrong rank the processes would wait for others
+    that do not exist.
     """
     if any(name in environment for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE")):  # MASTER_ADDR alone is set by many clusters
         return _of_torchrun(environment)
@@ -155,11 +155,13 @@ def _contradiction(names: Sequence[str], environment: Mapping[str, str]) -> Usag
 
 
 class RankOutOfMemoryError(MemoryError):
-    """A rank ran out of memory, and all ranks know it: each raises this error, and may repeat the work with smaller micro-batches."""
+    """A rank ran out of memory. All ranks raise this error together, so that they can repeat the work with smaller micro-batches."""
 
 
 class Peers:
-    """The ranks of a training, which call the methods in the same order: here a single process, for which each method is an identity."""
+    """The ranks of a training. All of them call these methods in the same order. This class is a single process, which waits for nobody;
+    `ProcessGroup` is several.
+    """
 
     ranks = ONE_PROCESS
 
@@ -168,7 +170,7 @@ class Peers:
         return code
 
     def total(self, counts: Mapping[str, int]) -> dict[str, int]:
-        """Return the sum of each count over all ranks. All ranks pass the same names."""
+        """Return the sum of each count over all ranks. The names are the same on all ranks."""
         return dict(counts)
 
     def in_order(self, parts: "Sequence[Mapping[str, Tensor]]") -> "list[dict[str, Tensor]]":
@@ -176,10 +178,10 @@ class Peers:
         return [dict(part) for part in parts]
 
     def sum_gradients(self, parameters: "Iterable[nn.Parameter]") -> None:
-        """Sum the gradients of all ranks; a gradient that a rank lacks counts as zero."""
+        """Replace each gradient by its sum over all ranks; a gradient that a rank lacks counts as zero."""
 
     def fitting(self) -> AbstractContextManager[None]:
-        """Enclose work in which a rank may run out of memory: all ranks then raise RankOutOfMemoryError, and repeat the work together."""
+        """Enclose work in which a rank may run out of memory. All ranks then raise RankOutOfMemoryError, and can repeat it together."""
         return nullcontext()
 
     def go_on(self) -> None:

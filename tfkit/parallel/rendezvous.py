@@ -1,4 +1,4 @@
-"""The meeting of the ranks of a training: each connects to the store that rank 0, or torchrun, serves, and waits until all are there."""
+"""Connect the ranks of a training: each connects to the store that rank 0 or torchrun serves, and waits until all are connected."""
 
 import os
 import re
@@ -19,13 +19,13 @@ if TYPE_CHECKING:
     from torch._C._distributed_c10d import Store
 
 STEP_SECONDS = 1800.0  # the longest wait for a slower rank within a step, before a step has been timed
-_CONNECT_SECONDS, _AGAIN_SECONDS = 10.0, 0.1
+_CONNECT_SECONDS, _AGAIN_SECONDS = 10.0, 0.1  # the longest try to connect; the pause before the next one
 _THIS_MACHINE = "127.0.0.1"
-_LATE_SECONDS = 30.0  # time for processes that start together to import their modules
+_LATE_SECONDS = 30.0  # after which missing ranks are reported: processes that start together import their modules first
 
 
 def meet(ranks: Ranks, given: str, watch: Callable[[], None] | None, say: Callable[[str], None] | None) -> "Store":
-    """Return the store of all ranks, once each rank has put its `given`, a hash of what its command was given, into the store.
+    """Put `given`, a hash of the request of this rank's command, into the store; return the store when all ranks have done so.
 
     `watch` is called while this rank waits for the others, and `say` once, with the ranks that are late. Raises RuntimeError if a rank does
     not connect in time, and MachineError if rank 0 cannot listen at its port.
@@ -42,9 +42,9 @@ def meet(ranks: Ranks, given: str, watch: Callable[[], None] | None, say: Callab
 
 
 def _connect(ranks: Ranks, serves: bool) -> "Store":
-    """Return the store of the ranks, connected on a thread of its own: PyTorch does not return for a signal while it waits for an answer.
+    """Return the store of the ranks. A thread connects to it, since no signal interrupts PyTorch while it waits for an answer.
 
-    Rank 0 connects to itself by an IP address, since a machine may not know its own name. Raises MachineError if it cannot listen.
+    Rank 0 connects to itself by an IP address, since a machine may not resolve its own name. Raises MachineError if rank 0 cannot listen.
     """
     address, timeout = _THIS_MACHINE if serves else ranks.address, timedelta(seconds=STEP_SECONDS)
     store: Future[Store] = Future()
@@ -52,7 +52,7 @@ def _connect(ranks: Ranks, serves: bool) -> "Store":
     def connect() -> None:
         try:
             store.set_result(dist.TCPStore(address, ranks.port, ranks.size, serves, timeout, wait_for_workers=False))  # type: ignore[attr-defined]
-        except BaseException as error:  # else this rank would wait for ever
+        except BaseException as error:  # otherwise this rank would wait for ever
             store.set_exception(error)
 
     threading.Thread(target=connect, name="store", daemon=True).start()
@@ -68,7 +68,7 @@ def _connect(ranks: Ranks, serves: bool) -> "Store":
 
 
 def _await_server(ranks: Ranks) -> None:
-    """Wait until rank 0 listens. Unlike PyTorch's own wait, this one obeys signals and does not back off.
+    """Wait until the server of the store listens. Unlike PyTorch's own wait, a signal ends this one, and its tries stay frequent.
 
     Raises RuntimeError after the time-out, as PyTorch does.
     """
@@ -85,7 +85,7 @@ def _await_server(ranks: Ranks) -> None:
 
 
 def _await_all(store: "Store", ranks: Ranks, watch: Callable[[], None] | None, say: Callable[[str], None] | None) -> None:
-    """Wait until all ranks have connected, obeying signals and naming the missing ones. Raises RuntimeError after the time-out."""
+    """Wait until all ranks have connected, and report those that are late. Raises RuntimeError after the time-out."""
     names = [f"here/{rank}" for rank in range(ranks.size)]
     began = time.monotonic()
     while not store.check(names):
@@ -98,7 +98,7 @@ def _await_all(store: "Store", ranks: Ranks, watch: Callable[[], None] | None, s
                 raise RuntimeError(f"no message came from rank {missing} within {STEP_SECONDS:g} s")
             assert say is not None
             say(f"waiting at {ranks.address}:{ranks.port} for rank {missing} of {ranks.size}, at most {STEP_SECONDS:g} s in all")
-            say = None  # once
+            say = None  # report once
         time.sleep(_AGAIN_SECONDS)
 
 

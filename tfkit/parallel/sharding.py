@@ -1,8 +1,8 @@
 """Sharded weights (ZeRO-3, arXiv 1910.02054), by PyTorch's fully_shard.
 
-Each rank holds some rows of every parameter, of its gradient and of its optimizer state. The weights of a block are gathered for its
-forward and backward pass; embeddings, final norm and head stay gathered from the forward to the end of the backward pass. Gradients are
-summed in fp32 and never averaged: the loss is divided by the counts of all ranks.
+Each rank holds some rows of every parameter, and of the parameter's gradient and optimizer state. The weights of a block are gathered for
+the block's forward and backward pass; embeddings, final norm and head stay gathered from the forward to the end of the backward pass.
+Gradients are summed in fp32 and not averaged, since the loss is already divided by the counts of all ranks.
 
 With a two-dimensional mesh, there are several replicas of the shards (HSDP), whose gradients are summed, too.
 """
@@ -20,12 +20,12 @@ from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 REPLICAS, SHARDS = "replicas", "shards"  # names of the mesh dimensions
-CAN_REPEAT = hasattr(FSDPModule, "reset_iter_state")  # whether a pass that failed can be repeated: PyTorch 2.13 and later
-_PIECE = 1 << 20  # elements that are converted to float64 at once
+CAN_REPEAT = hasattr(FSDPModule, "reset_iter_state")  # a forward or backward pass that failed can be repeated: PyTorch 2.13 and later
+_PIECE = 1 << 20  # elements of which a float64 copy exists at the same time
 
 
 def open_mesh(device: torch.device, ranks: int, shards: int) -> DeviceMesh:
-    """Return the mesh (replicas, shards): the ranks of a row hold one copy of the weights, those of a column hold the same shard."""
+    """Return the mesh (replicas, shards): the ranks of a row together hold one copy of the weights, those of a column the same shard."""
     if ranks == shards:
         return init_device_mesh(device.type, (shards,), mesh_dim_names=(SHARDS,))
     return init_device_mesh(device.type, (ranks // shards, shards), mesh_dim_names=(REPLICAS, SHARDS))
@@ -33,10 +33,10 @@ def open_mesh(device: torch.device, ranks: int, shards: int) -> DeviceMesh:
 
 @dataclass(frozen=True)
 class OomAgreement:
-    """How the ranks learn that one of them has run out of memory, so that all of them raise an error.
+    """The functions by which all ranks raise an error if one of them runs out of memory, so that the others do not wait for it.
 
-    `go_on` is called before each collective of FSDP, and may raise that error: otherwise a rank that has run out of memory would leave the
-    others waiting. `fitting` encloses forward passes without gradients, and reports a rank's own lack of memory to the others.
+    `go_on` is called before each collective of FSDP, and raises the error of another rank. `fitting` encloses forward passes without
+    gradients, and reports an error of this rank to the others.
     """
 
     go_on: Callable[[], None]
@@ -44,7 +44,7 @@ class OomAgreement:
 
 
 class AgreedCollective:
-    """A collective as FSDP's protocols `AllGather` and `ReduceScatter` require it, before which the ranks agree to go on."""
+    """A collective that first calls `go_on`. It implements FSDP's protocols `AllGather` and `ReduceScatter`."""
 
     def __init__(self, collective: Callable[..., Any], go_on: Callable[[], None]):
         self._collective, self._go_on = collective, go_on
@@ -77,10 +77,10 @@ class Sharding:
         """Shard the model, block by block.
 
         `blocks`: each by the prefix of its parameters' names. `fill` initializes a block just before it is sharded; None: all blocks have
-        their weights. `dtype`: that of the gathered weights. `root`: the module whose forward and backward pass read the parameters outside
-        the blocks; the model itself, or a module around it that also computes the loss. `reshard`: free the weights of a block after its
-        forward, and reduce gradients after every micro-batch; otherwise weights are kept for the backward pass, and gradients are reduced
-        once per step. `agreement`: None on GPUs, which it would stall.
+        their weights already. `dtype`: that of the gathered weights. `root`: the module whose forward reads the parameters outside the
+        blocks: the model itself, or a module around it that also computes the loss. `reshard`: free the weights of a block after its
+        forward, and reduce gradients after every micro-batch; otherwise, keep the weights for the backward pass, and reduce gradients once
+        per step. `agreement`: None on GPUs, which would have to wait for it before each collective.
         """
         policy = MixedPrecisionPolicy(
             param_dtype=None if dtype == torch.float32 else dtype,
@@ -106,15 +106,15 @@ class Sharding:
         register_fsdp_forward_method(root, "empty_pass")
         self._empty_pass: Callable[[], Tensor] = root.empty_pass  # type: ignore[assignment]
         with self._fitting():
-            self._empty_pass()  # FSDP takes the first module that is called as the root: generation would call a block first
+            self._empty_pass()  # FSDP's root is the first module that is called: without this, a block
         self._reshard_all()
 
     def begin_micro_batch(self, *, is_last: bool) -> None:
-        """Prepare a micro-batch. Its backward pass reduces gradients if it is the last one of the step or, with `reshard`, always."""
+        """Prepare a micro-batch. Its backward pass reduces gradients if the micro-batch is the last of a step; with `reshard`, all do."""
         self._root.set_requires_gradient_sync(is_last or self._reshard)
 
     def end_micro_batch(self) -> None:
-        """Free the gathered parameters outside the blocks of a frozen model, which has no backward pass to free them."""
+        """Free the gathered parameters outside the blocks of a frozen model, since no backward pass frees them."""
         if self.is_frozen:
             self._reshard_all()
 
@@ -126,8 +126,9 @@ class Sharding:
         return {name: _local(gradient) for name, gradient in gradients.items()}
 
     def drop_micro_batch(self) -> None:
-        """Clear the state that an exception in a forward or backward pass leaves, apart from the parameters' gradients. All ranks call it
-        together: FSDP keeps whole gradients until it reduces them, which only another backward pass does.
+        """Clear the state that an exception in a forward or backward pass leaves behind, except the parameters' gradients.
+
+        All ranks call this together, since it runs a backward pass: only that makes FSDP reduce the unsharded gradients that it holds.
         """
         if CAN_REPEAT:
             self._root.reset_iter_state()
@@ -142,7 +143,7 @@ class Sharding:
         """Return the 2-norm of all ranks' shards together, the same number on all ranks."""
         squares = torch.zeros((), dtype=torch.float64, device=self._mesh.device_type)
         for shard in shards:
-            for piece in shard.reshape(-1).split(_PIECE):  # PyTorch copies the piece to float64
+            for piece in shard.reshape(-1).split(_PIECE):  # of which PyTorch makes a float64 copy
                 squares += torch.linalg.vector_norm(piece, dtype=torch.float64).square()
         dist.all_reduce(squares, group=self._mesh.get_group(SHARDS))
         return float(squares.sqrt())
@@ -154,7 +155,7 @@ class Sharding:
         return bool(result)
 
     def local(self, name: str) -> Tensor:
-        """Return this rank's shard of a parameter: a view of the memory from which the model gathers."""
+        """Return this rank's shard of a parameter: a view of the memory from which FSDP gathers the weights."""
         return _local(self.parameters[name].detach())
 
     def shard_of(self, name: str, whole: Tensor) -> Tensor:
@@ -167,7 +168,7 @@ class Sharding:
         return shard.clone(memory_format=torch.contiguous_format)
 
     def as_dtensor(self, name: str, shard: Tensor) -> DTensor:
-        """Return the DTensor, of the shape of a parameter, of which `shard` is this rank's part. Involves no other rank."""
+        """Return the DTensor, in the shape of a parameter, of which `shard` is this rank's part. Nothing is communicated."""
         like = self.parameters[name]
         assert isinstance(like, DTensor)
         return DTensor.from_local(
@@ -175,13 +176,14 @@ class Sharding:
         )
 
     def gather(self, name: str, shard: Tensor) -> Tensor:
-        """Return the whole tensor, of the shape of a parameter, of which `shard` is this rank's part. All ranks of the replica call it."""
+        """Return the whole tensor, in the shape of a parameter, of which `shard` is this rank's part. All ranks of the replica call it."""
         return self.as_dtensor(name, shard).full_tensor()
 
     @contextmanager
     def at_inference(self) -> Iterator[None]:
-        """A context for forward passes without gradients, of the model or of its modules, which all ranks run together. At its end all
-        weights are freed: otherwise the next forward would use the gathered ones, even if the shards have changed since.
+        """A context for forward passes without gradients, of the model or of its modules, which all ranks run together.
+
+        At its end the gathered weights are freed; otherwise the next forward would use them even if the shards have changed.
         """
         self._reshard_all()
         try:
@@ -215,7 +217,7 @@ class Sharding:
 
 
 def _no_loss() -> Tensor:
-    """Return a loss that depends on no parameter. Its backward pass ends FSDP's step all the same."""
+    """Return a loss that depends on no parameter, but whose backward pass makes FSDP reduce gradients and end its step."""
     return torch.zeros((), requires_grad=True)
 
 

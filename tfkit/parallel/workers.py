@@ -1,7 +1,8 @@
-"""Start the ranks of a training as processes on this machine, with torchrun's variables, watch them and end them together. Torch-free.
+"""Start the ranks of a training as processes on this machine, with torchrun's variables, watch them and end them together.
 
-A launcher and its ranks share a pipe, and an output file for every rank but the first, until the run folder is known: then the output goes
-there. Those files have no names, so that a launcher that is killed leaves nothing behind.
+The process that starts them is the launcher, whose end the ranks notice by a pipe. Every rank but rank 0 writes its output to a temporary
+file until the run folder is known, and then to a file in that folder. Temporary files have no names, so a killed launcher leaves none.
+This module does not import torch.
 """
 
 import contextlib
@@ -18,38 +19,40 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
 
-_POLL_SECONDS = 0.05
+_POLL_SECONDS = 0.05  # between two checks of the processes
 _SHOWN_LINES = 60  # of the output of a rank that failed
-# After the first failure the other ranks end by themselves, since a connection is closed. Those that do not are asked to stop (SIGTERM),
-# then killed: rank 0 may have something to write.
+# After the first failure the other ranks end by themselves, since a connection is closed. Those that do not are asked to stop (SIGTERM), so
+# that rank 0 can still write its files, and then killed. A killed rank closes its connections immediately, so the waits are shorter then.
 _ASK_SECONDS, _END_SECONDS = 5.0, 15.0
 _ASK_AFTER_KILL_SECONDS, _END_AFTER_KILL_SECONDS = 0.0, 4.0
 _OTHERS_SECONDS = 4.0  # time that the other ranks have after the end of rank 0
-_OTHERS_OF_REFUSED_SECONDS = 0.3  # if rank 0 ended with an error of its own, such as a refused recipe: ranks may not be connected
-_LOST = 9
-_PIPE = "TFKIT_LAUNCHER_PIPE"  # closed when the launcher ends
-_OUTPUT = "TFKIT_RANK_OUTPUT"  # the descriptor of a rank's output file until its run folder is known
-_MOVED = b"\0"  # begins that file once the output goes to another one, whose path follows
+_OTHERS_OF_REFUSED_SECONDS = 0.3  # the same if rank 0 has an error of its own, such as a wrong recipe: the others may not be connected yet
+_LOST = 9  # the exit code of PeerLostError
+_PIPE = "TFKIT_LAUNCHER_PIPE"  # the descriptor of a pipe that is closed when the launcher ends
+_OUTPUT = "TFKIT_RANK_OUTPUT"  # the descriptor of a rank's temporary output file
+_MOVED = b"\0"  # the first byte of that file if the output goes to the run folder; the path of the output follows
 
 
 @dataclass
 class Workers:
-    """The processes of all ranks, by rank; without rank 0 if this process is rank 0, else rank 0 writes to this process's output."""
+    """The processes of the ranks. If this process is rank 0 itself, rank 0 is not among them; otherwise rank 0 writes to this process's
+    output.
+    """
 
     size: int
     port: int
-    pipe: int
+    pipe: int  # the descriptor of the writing end
     processes: dict[int, "subprocess.Popen[bytes]"] = field(default_factory=dict)
-    outputs: dict[int, IO[bytes]] = field(default_factory=dict)  # of all ranks but rank 0
-    ended: dict[int, int] = field(default_factory=dict)  # exit code by rank, in order of exit; -N: killed by signal N
+    outputs: dict[int, IO[bytes]] = field(default_factory=dict)  # by rank, without rank 0
+    ended: dict[int, int] = field(default_factory=dict)  # the exit code by rank, in order of exit; -N: killed by signal N
     signals: list[int] = field(default_factory=list)  # the signals that were forwarded
     _since: dict[str, float] = field(default_factory=dict)  # times of the first failure and of the end of rank 0
-    _asked: bool = False
+    _asked: bool = False  # to stop, by SIGTERM
     _killed: set[int] = field(default_factory=set)  # ranks that this process killed
 
     @classmethod
     def start(cls, command: Sequence[str], size: int, environment: Mapping[str, str] = os.environ, *, first: int = 0) -> "Workers":
-        """Start the ranks `first` to `size` - 1 with the same command. The output of all but rank 0 goes into files without a name."""
+        """Start the ranks `first` to `size` - 1 with the same command."""
         reading, writing = os.pipe()
         found = cls(size, _free_port(), writing)
         try:
@@ -81,7 +84,7 @@ class Workers:
         return self.exit_code
 
     def lost(self, seconds: float = 0.0) -> str | None:
-        """Return a report on a failed rank, if one fails within this many seconds; else None."""
+        """Wait until a rank fails, for this many seconds at most. Return the report on that rank; None if no rank has failed."""
         end = time.monotonic() + seconds
         while True:
             self._look()
@@ -115,8 +118,8 @@ class Workers:
 
     @property
     def culprit(self) -> int | None:
-        """The rank that failed first, rather than as a consequence of another; rank 0 if several failed for the same reason, since it has
-        reported it. None if no rank failed.
+        """The rank whose failure was the cause of the others'; rank 0 if several failed for the same reason, since it has shown the error.
+        None if no rank failed.
         """
         failed = [rank for rank, code in self.ended.items() if code and rank not in self._killed]
         own = [rank for rank in failed if 0 < self.ended[rank] < 128 and self.ended[rank] != _LOST]
@@ -127,7 +130,7 @@ class Workers:
 
     @property
     def exit_code(self) -> int:
-        """The exit code of the rank whose failure ended the others, 9 if a signal that was not forwarded killed it; 0 if no rank failed."""
+        """The exit code of the training: that of `culprit`, or 9 if a signal that was not forwarded killed it; 0 if no rank failed."""
         if self.culprit is None:
             return 0
         code = self.ended[self.culprit]
@@ -156,7 +159,7 @@ class Workers:
             if self._seconds_since("rank 0") >= (_OTHERS_OF_REFUSED_SECONDS if refused else _OTHERS_SECONDS):
                 self._kill_all()
             return
-        failures = [code for code in self.ended.values() if code and code < 128]  # 128 and above: stopped as requested
+        failures = [code for code in self.ended.values() if code and code < 128]  # more than 128: stopped by a signal, as requested
         if not failures:
             return
         was_killed = any(code < 0 for code in failures)
@@ -184,7 +187,7 @@ class Workers:
 
 
 def _started(command: Sequence[str], environment: Mapping[str, str], pipe: int, output: int | None) -> "subprocess.Popen[bytes]":
-    """Start the process of a rank, which inherits the reading end of a pipe and its output. `output` None: this process's output."""
+    """Start the process of a rank, which inherits two descriptors: the reading end of `pipe`, and `output`; None: this process's output."""
     return subprocess.Popen(
         command,
         env=environment,
@@ -192,7 +195,7 @@ def _started(command: Sequence[str], environment: Mapping[str, str], pipe: int, 
         stdout=output,
         stderr=output,
         pass_fds=[pipe] if output is None else [pipe, output],
-        start_new_session=True,  # Ctrl-C then reaches it once, forwarded by this process
+        start_new_session=True,  # so that Ctrl-C reaches it only once: forwarded by this process
     )
 
 
@@ -205,23 +208,21 @@ def _free_port() -> int:
 
 
 def on_loopback(environment: MutableMapping[str, str]) -> MutableMapping[str, str]:
-    """Let gloo connect over the loopback interface: the host name may resolve to another address, or to none."""
+    """Make gloo connect over the loopback interface, since the host name may resolve to another address, or to none."""
     if Path("/sys/class/net/lo").exists():
         environment.setdefault("GLOO_SOCKET_IFNAME", "lo")
     return environment
 
 
 def rank_environment(rank: int, size: int, port: int, pipe: int, output: int | None) -> dict[str, str]:
-    """Return the variables of a rank, with the descriptors that it inherits. `pipe`: reading end of the launcher's pipe. `output` None:
-    write to the launcher's output.
-    """
+    """Return the environment variables of a rank. `pipe`, `output`: the inherited descriptors; `output` None: the launcher's output."""
     places = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": size, "LOCAL_WORLD_SIZE": size, "GROUP_RANK": 0, "MASTER_PORT": port}
     named = {"MASTER_ADDR": "127.0.0.1", _PIPE: str(pipe), _OUTPUT: "" if output is None else str(output)}
     return {name: str(value) for name, value in places.items()} | named
 
 
 def read_output(first: int) -> str:
-    """Return the output of a rank from the file with the descriptor `first`, or from the file to which the output was moved."""
+    """Return a rank's output. `first`: the descriptor of its temporary file, which names another file if the output was moved."""
     with contextlib.suppress(OSError):
         content = _content(first)
         if content.startswith(_MOVED):
@@ -231,16 +232,16 @@ def read_output(first: int) -> str:
 
 
 def _content(descriptor: int) -> bytes:
-    """Return the content of a file without moving its position, which several processes share."""
+    """Return the content of a file without changing its position, which the launcher and the rank share."""
     return os.pread(descriptor, os.fstat(descriptor).st_size, 0)
 
 
 def write_into(run: Path) -> None:
-    """Redirect the output of this rank from the launcher's file into the run folder."""
+    """Redirect the output of this rank from its temporary file to a file in the run folder `run`."""
     if not (descriptor := os.environ.get(_OUTPUT)):
         return
     first, path = int(descriptor), run / "ranks" / f"rank-{os.environ['RANK']}.log"
-    with contextlib.suppress(OSError):  # then the output stays in the launcher's file
+    with contextlib.suppress(OSError):  # after an error, the output stays in the temporary file
         path.parent.mkdir(exist_ok=True)
         with path.open("ab") as file:
             for stream in (sys.stdout, sys.stderr):
@@ -255,7 +256,7 @@ def write_into(run: Path) -> None:
 
 
 def watch_launcher() -> None:
-    """Send SIGTERM to this rank when the launcher ends: nothing else would stop the ranks then."""
+    """Send SIGTERM to this rank when the launcher ends, since nothing else would stop the rank then."""
     if not (pipe := os.environ.get(_PIPE)):
         return
 

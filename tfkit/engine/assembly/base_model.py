@@ -1,4 +1,4 @@
-"""Open a checkpoint for an objective: as the base of a fine-tuning, with the objective's head, or as a finished model."""
+"""Open a checkpoint for an objective: as the base model of a fine-tuning, with the objective's head, or as a finished model to evaluate."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -29,12 +29,12 @@ from tfkit.tokenizer import Tokenizer
 
 @dataclass(frozen=True)
 class Start:
-    """A base checkpoint, and the facts that a run records about it."""
+    """A base checkpoint whose weights are not loaded yet, and the facts that a run records about it."""
 
-    path: str  # as in the recipe
+    path: str  # as in the recipe's model.from
     described: Described
-    sha256: str
-    run_id: str | None  # of the run that made it
+    sha256: str  # of weights and configuration
+    run_id: str | None  # of the run that made the checkpoint; None: tfkit did not make it
 
     @property
     def tokenizer(self) -> Tokenizer:
@@ -47,9 +47,7 @@ class Start:
 
 
 def open_start(section: ModelSection) -> Start:
-    """Return the unloaded checkpoint of `model: {from: CKPT}`. Raises ModelError, also if its weights differ from those that the recipe
-    pins.
-    """
+    """Return the checkpoint of `model: {from: CKPT}`. Raises ModelError, also if its hash is not the recipe's model.sha256."""
     assert section.start is not None
     described = describe(section.start)
     sha256 = content_hash(described.folder)
@@ -62,9 +60,10 @@ def open_start(section: ModelSection) -> Start:
 
 
 def kept_labels(start: Start, recipe: Recipe, labels: list[str]) -> list[str]:
-    """Return the checkpoint's classes if they include all `labels`, its head is of the objective's kind, and the recipe names no classes.
+    """Return the checkpoint's classes if its head can be used for `labels`, the classes of the rows; otherwise return `labels`.
 
-    Otherwise return `labels`. Raises UsageError if the recipe names the checkpoint's classes in another order.
+    For that, the head must be of the objective's kind, the checkpoint's classes must include all `labels`, and the recipe must name no
+    classes. Raises UsageError if the recipe names the checkpoint's classes in another order.
     """
     own, head = list(start.described.labels), start.described.config.head.kind
     named = recipe.objective.named_labels
@@ -75,7 +74,7 @@ def kept_labels(start: Start, recipe: Recipe, labels: list[str]) -> list[str]:
 
 
 def check_order(checkpoint: str, own: Sequence[str], named: Sequence[str]) -> None:
-    """Raise UsageError if a recipe names the classes of a checkpoint in another order: the checkpoint's head would confuse them."""
+    """Raise UsageError if a recipe names a checkpoint's classes in another order: the head's outputs would get the wrong names."""
     if [*named] != [*own] and {*named} == {*own}:
         raise UsageError(
             f"objective.labels: {checkpoint} has these classes in another order, and its head would take one for another; "
@@ -84,9 +83,9 @@ def check_order(checkpoint: str, own: Sequence[str], named: Sequence[str]) -> No
 
 
 def has_other_labels(start: Start, head: HeadConfig, labels: Sequence[str]) -> bool:
-    """Whether `head`, of the same kind as the checkpoint's, is for other classes than the checkpoint's, so that it must be trained anew.
+    """Whether `head` is of the checkpoint's kind but for other classes, so that it must be trained anew.
 
-    A checkpoint whose classes are only named LABEL_0 and so on accepts any names for the same number of classes.
+    If the checkpoint's classes have only the default names (LABEL_0 and so on), any names for the same number of classes are accepted.
     """
     own, known = start.described.config.head, start.described.labels
     if head.kind != own.kind or not isinstance(own, ClassesHeadConfig | TagsHeadConfig):
@@ -98,10 +97,10 @@ def has_other_labels(start: Start, head: HeadConfig, labels: Sequence[str]) -> b
 
 
 def has_new_head(start: Start, config: ModelConfig, labels: Sequence[str]) -> bool:
-    """Whether a model of `config` has a head that the checkpoint lacks, and that therefore begins with random weights.
+    """Whether a model of `config` has a head that the checkpoint lacks, so that the head begins with random weights.
 
-    A language model's head is not new because of another soft cap or scale, which have no weights, nor because its output matrix was tied:
-    the matrix then begins as the embedding.
+    A language model's head is not new if only its soft cap or scale differs, since these have no weights, nor if its output matrix was
+    tied, since the matrix then begins as the embedding.
     """
     own, head = start.described.config.head, config.head
     if isinstance(own, LanguageModelHeadConfig) and isinstance(head, LanguageModelHeadConfig):
@@ -142,9 +141,9 @@ def tuned_config(start: Start, recipe: Recipe, labels: Sequence[str], tokenizer:
 
 
 def _unlike_weights(own: ModelConfig, wanted: ModelConfig) -> list[str]:
-    """Return a list of problems: the sizes in the recipe that the checkpoint's weights do not have."""
+    """Return a message for each size of `wanted`, the run's configuration, that differs from that of the checkpoint's weights."""
     sizes = {name: (getattr(own, name), getattr(wanted, name)) for name in ("encoder_layers", "decoder_layers", "dim", "hidden_dim")}
-    for name in ("num_heads", "num_kv_heads"):  # another number of heads, of another width, may have the same matrices
+    for name in ("num_heads", "num_kv_heads"):  # if the width of a head differs, too, the matrices may have the same shapes
         if getattr(own, name) * own.head_dim != getattr(wanted, name) * wanted.head_dim:
             sizes[name] = getattr(own, name), getattr(wanted, name)
     return [
@@ -153,7 +152,7 @@ def _unlike_weights(own: ModelConfig, wanted: ModelConfig) -> list[str]:
 
 
 def _adapter_problems(recipe: Recipe, described: Described, config: ModelConfig) -> list[str]:
-    """Return the reasons why the run cannot train an adapter, which holds only a head, and updates of an otherwise unchanged model."""
+    """Return the reasons why the run cannot train an adapter: an adapter holds only a head, and updates of an otherwise unchanged model."""
     if recipe.training.adapter is None or recipe.training.adapter.merge:
         return []
     if is_adapter(described.folder):
@@ -180,7 +179,7 @@ def _adapter_problems(recipe: Recipe, described: Described, config: ModelConfig)
 def start_model(
     recipe: Recipe, start: Start, config: ModelConfig, labels: Sequence[str], *, defer_blocks: bool = False
 ) -> tuple[Transformer, tuple[str, ...]]:
-    """Return the model of `config` with the checkpoint's weights, and the names of the parameters that are drawn with the recipe's seed.
+    """Return the model of `config` with the checkpoint's weights, and the names of the parameters drawn with the recipe's seed instead.
 
     `defer_blocks`: leave the blocks on the meta device, to be filled one by one (`fill_block`).
     """
@@ -188,7 +187,7 @@ def start_model(
     head = config.head if config.head != own.head or recipe.model.changes.get("head") else None
     has_others = has_other_labels(start, config.head, labels)
     cut = own.position.kind == config.position.kind == "learned" and config.context_length < own.context_length
-    later = ("head", "vocab_size", *(["context_length"] if cut else []))  # the tables of the last two are resized below
+    later = ("head", "vocab_size", *(["context_length"] if cut else []))  # the tables of the last two are resized after loading
     changes = {name: value for name, value in recipe.model.changes.items() if name not in later}
     loaded = load(
         start.described.folder,
@@ -206,7 +205,7 @@ def start_model(
 
 
 def open_finished(section: ObjectiveSection, loaded: Loaded, settings: EvaluationSettings) -> tuple[Objective, Tokenizer]:
-    """Return the objective for a finished model, and its tokenizer. Raises ModelError if the model does not fit the objective."""
+    """Return the objective of `section` for a finished model, and the tokenizer. Raises ModelError if the model does not fit."""
     if problems := fitting_problems(section, loaded.config):
         raise ModelError(f"{loaded.folder}: {'; '.join(problems)}; give a recipe with the objective that it was trained for")
     assert loaded.codec is not None
@@ -217,7 +216,10 @@ def open_finished(section: ObjectiveSection, loaded: Loaded, settings: Evaluatio
 
 
 def _finished_labels(section: ObjectiveSection, loaded: Loaded) -> list[str]:
-    """Return the classes of the checkpoint, in the checkpoint's order, with the names that the section gives them, if any."""
+    """Return the names of the checkpoint's classes, in its order: those of objective.labels or, without them, those of the checkpoint.
+
+    Raises UsageError and ModelError.
+    """
     if not section.has_labels:
         return []
     if named := section.named_labels:
@@ -234,7 +236,7 @@ def _finished_labels(section: ObjectiveSection, loaded: Loaded) -> list[str]:
 
 
 def pin_models(recipe: Recipe, start: Start | None, objective: Objective, folder: RunFolder) -> Recipe:
-    """Return the recipe with the hashes of its checkpoint and companions. Raises ModelError if the folder's run began with other hashes."""
+    """Return the recipe with the hashes of its base model and companions. Raises ModelError if the run in `folder` began with others."""
     named, update = [(f"objective.{one.name}", one.path, one.sha256) for one in objective.recorded_companions], dict[str, Any]()
     if named:
         update["objective"] = recipe.objective.pinned({one.name: one.sha256 for one in objective.recorded_companions})
@@ -244,7 +246,7 @@ def pin_models(recipe: Recipe, start: Start | None, objective: Objective, folder
     if folder.has_checkpoints and folder.recipe.exists():
         begun = read_recipe(str(folder.recipe)).recipe
         before = {f"objective.{name}": sha256 for name, sha256 in begun.objective.pins.items()}
-        # Without a pinned hash, which was then removed by hand, any checkpoint is accepted.
+        # If the user has removed model.sha256 from the folder's recipe, any checkpoint is accepted.
         before["model.from"] = begun.model.sha256 or (start.sha256 if start is not None else None)
         for field, path, now in named:
             if before.get(field) != now:
@@ -256,7 +258,7 @@ def pin_models(recipe: Recipe, start: Start | None, objective: Objective, folder
 
 
 def parent_of(entry: Mapping[str, str | None], folder: Path | None) -> Parent:
-    """Return a parent from its entry in tfkit.json and its folder; for an adapter, with the model that it updates."""
+    """Return a parent from its entry in tfkit.json and its folder; if the parent is an adapter, also with its base model."""
     role, path = (str(entry[name]) for name in ("role", "path"))
     base = None
     if folder is not None and is_adapter(folder):

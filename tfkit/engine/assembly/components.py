@@ -1,4 +1,4 @@
-"""Assemble the training components from a recipe, data and a model, for training and for the replay of a step."""
+"""Assemble the training components from a recipe, data and a model, for a training and for the replay of a step."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -44,19 +44,20 @@ class Components:
     plan: Plan
     schedule: Schedule
     stepper: Stepper
-    reference: FrozenReference | None  # the initial model, for an objective that reads it throughout the training
-    data: TrainingData  # with the initial model's log-probabilities, for an objective that reads them once
+    reference: FrozenReference | None  # None unless the objective reads the initial model throughout the training
+    data: TrainingData  # with the reference's log-probabilities, if the objective reads the initial model once
     progress: Progress = field(default_factory=Progress)
 
     def continued_from(self, checkpoint: Path) -> "Components":
-        """Return the components of the next step after a checkpoint. Raises ModelError for one that does not fit."""
+        """Return the components with the state of a checkpoint, for the step after it. Raises ModelError if the checkpoint does not fit."""
         return replace(self, progress=restore(self.stepper, self.loader, checkpoint))
 
 
 def first_model(recipe: Recipe, data: TrainingData, listener: Listener, peers: Peers = ALONE) -> Transformer:
-    """Return the initial model: random weights or a checkpoint's, and what the objective itself initializes. Raises ModelError.
+    """Return the initial model, with random weights or a checkpoint's, and with the parameters that the objective itself initializes.
 
-    If the weights will be sharded over `peers`, the model's blocks are filled later, one by one.
+    If the weights will be sharded over `peers`, the blocks stay on the meta device: each is filled just before it is sharded. Raises
+    ModelError.
     """
     new: tuple[str, ...] | None = None
     later = peers.ranks.share(recipe.parallel.shard)
@@ -97,10 +98,10 @@ def assemble(
     should_stop: Callable[[], bool] | None = None,
     peers: Peers = ALONE,
 ) -> Components:
-    """Return the components of the first step. The model moves to the device; its parameters become working weights.
+    """Return the components of the first step. The model moves to the device, and its parameters become working weights.
 
-    `should_stop` ends the sampling of responses; `peers`: the ranks that take each step together, over which the weights are sharded if
-    the recipe says so. Raises ModelError for ids beyond the vocabulary, and for ranks whose weights differ.
+    `should_stop` ends the sampling of responses. `peers`: the ranks that take each step together; the weights are sharded over them if the
+    recipe says so. Raises ModelError for ids beyond the vocabulary, and if the ranks' weights differ.
     """
     _check(recipe, data, model)
     training, objective = recipe.training, data.objective
@@ -134,7 +135,7 @@ def assemble(
 
 
 def _check(recipe: Recipe, data: TrainingData, model: Transformer) -> None:
-    """Check that the model can read the data, and that the evaluations can be made. Raises ModelError, DataError and UsageError."""
+    """Check that the vocabulary has all ids of the data, and that evaluations are possible. Raises ModelError, DataError and UsageError."""
     for stored in (
         *(stored for stored, _ in data.train),
         *(held_out.stored for held_out in data.validation),
@@ -150,7 +151,7 @@ def _check(recipe: Recipe, data: TrainingData, model: Transformer) -> None:
 def assemble_stepper(
     recipe: Recipe, objective: Objective, model: Transformer, device: torch.device, precision: torch.dtype, peers: Peers = ALONE
 ) -> tuple[Stepper, FrozenReference | None]:
-    """Return the stepper, with unsharded weights, and the reference, if the objective reads the initial model throughout the training."""
+    """Return the stepper, with unsharded weights, and the reference; None if the objective does not read it throughout the training."""
     training = recipe.training
     companions = place_companions(recipe, objective, device, precision) if objective.companions else {}
     move(model, device)
@@ -174,7 +175,7 @@ def assemble_stepper(
 
 
 def place_companions(recipe: Recipe, objective: Objective, device: torch.device, precision: torch.dtype) -> dict[str, TrainedModel]:
-    """Move the companions to the device, frozen ones in `precision`; return the trained ones by name."""
+    """Move all companions to the device, and convert frozen ones to `precision`; return those that are trained, by name."""
     trained = {}
     for companion in objective.companions:
         model = companion.model
@@ -187,7 +188,7 @@ def place_companions(recipe: Recipe, objective: Objective, device: torch.device,
 
 
 def batch_sizes(recipe: Recipe, rows: Rows) -> BatchSizes:
-    """Return the rows of each step; a ramp in tokens is converted by the mean tokens of a row."""
+    """Return the number of rows of each step; a batch ramp in tokens is converted by the mean length of a row."""
     ramp = recipe.training.batch_ramp
     if ramp is None:
         return BatchSizes(recipe.training.batch_size)
@@ -195,7 +196,7 @@ def batch_sizes(recipe: Recipe, rows: Rows) -> BatchSizes:
 
 
 def total_steps(recipe: Recipe, rows: Rows, sizes: BatchSizes) -> int:
-    """Return the length of the training in optimizer steps, rounded up."""
+    """Return the length of the training in steps; a length in tokens or epochs is rounded up."""
     training = recipe.training
     if training.steps is not None:
         return training.steps
@@ -211,7 +212,10 @@ def in_steps(every: int | Literal["epoch"] | None, rows: Rows, sizes: BatchSizes
 
 
 def choose_trained(recipe: Recipe, model: Transformer, new: Sequence[str] = ()) -> None:
-    """Add the recipe's adapter and freeze training.frozen; `new`: parameters to train beside the adapter. Raises UsageError."""
+    """Add the recipe's adapter, and freeze training.frozen. `new`: the newly initialized parameters, which are trained with the adapter.
+
+    Raises UsageError.
+    """
     training = recipe.training
     if training.adapter is not None:
         add_lora(model, training.adapter, training.seed, new)
@@ -220,7 +224,7 @@ def choose_trained(recipe: Recipe, model: Transformer, new: Sequence[str] = ()) 
 
 
 def meta_model(recipe: Recipe, config: ModelConfig) -> Transformer:
-    """Return the model of a run on the meta device, with its trained parameters chosen. Raises UsageError."""
+    """Return the model of a run on the meta device, with the adapter, and with its frozen parameters marked. Raises UsageError."""
     model = on_meta(config)
     choose_trained(recipe, model)
     return model

@@ -1,4 +1,4 @@
-"""Loaders other than that of stored rows: for sampled responses, for steps with text mixed in, and for the micro-batches of all ranks."""
+"""Loaders for sampled responses, for steps into which text is mixed, and for the micro-batches of all ranks."""
 
 from collections.abc import Callable
 from copy import copy
@@ -20,21 +20,22 @@ ShouldStop = Callable[[], bool] | None
 
 
 class MixedLoader:
-    """In each step, the micro-batches of the loader `main`, then micro-batches of text: `ratio` rows of text for each row of a full step.
+    """A loader whose steps have the micro-batches of the loader `main`, then micro-batches of text: `ratio` rows of text for each row of a
+    full step.
 
-    The text is read in its own order. Its micro-batches have about as many tokens as the largest ones of `main`, so they need about as much
-    memory.
+    The text is read in an order of its own. Its micro-batches have about as many tokens as the largest ones of `main`, so that they need
+    about as much memory.
     """
 
     def __init__(self, main: StepLoader[Batch], text: Rows, collate: Callable[[Any], Batch], ratio: int):
         self.main, self.text, self.collate, self.ratio = main, text, collate, ratio
         self.rows, self.sizes, self.rank, self.ranks = main.rows, main.sizes, main.rank, main.ranks
-        # All state is that of `main`: the text of step n depends on n alone.
+        # Only `main` has a state: the text of step n depends on n alone.
         self.numbers, self.observed, self.state, self.restore = main.numbers, main.observed, main.state, main.restore
 
     @property
     def micro_batch_size(self) -> int:
-        """The rows of a micro-batch of `main`."""
+        """The number of rows of a micro-batch of `main`."""
         return self.main.micro_batch_size
 
     @micro_batch_size.setter
@@ -53,7 +54,9 @@ class MixedLoader:
 def sampling_loader(
     data: TrainingData, rows: Rows, sizes: BatchSizes, size: int, stepper: Stepper, reference: FrozenReference | None, stop: ShouldStop
 ) -> StepLoader[Batch]:
-    """Return the loader of an objective that samples responses, in micro-batches of `size`. With one rank, `stop` ends the sampling."""
+    """Return the loader of an objective that samples responses, in micro-batches of `size` rows. `stop` ends the sampling of a single rank;
+    several ranks stop only after a step.
+    """
     from tfkit.alignment.rollout_loader import RolloutLoader
 
     assert data.rules is not None, "without rules a training is only planned"

@@ -24,23 +24,23 @@ from tfkit.training.memory import ModelBytes, model_bytes, trained_bytes
 
 
 def holds_whole_model(recipe: Recipe) -> bool:
-    """Whether checkpoints also hold the frozen weights, in fp32; those of an adapter that is not merged do not."""
+    """Whether checkpoints hold all weights, also frozen ones, so that each is needed in fp32. An adapter's checkpoints do not."""
     adapter = recipe.training.adapter
     return adapter is None or adapter.merge
 
 
 def trained_numel(model: Transformer) -> int:
-    """Return the number of elements of the parameters that are not frozen."""
+    """Return the number of trained weights: the elements of all parameters that are not frozen."""
     return sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
 
 
 @dataclass(frozen=True)
 class RunMemory:
-    """The bytes that the models of a run take on one rank."""
+    """The bytes that the models of a run need on one rank."""
 
-    own: ModelBytes  # of the trained model
-    further: ModelBytes  # of all companions, and of the reference that the policy is compared with
-    loading: int  # of the trained model's weights in fp32, as they are read
+    own: ModelBytes  # of the run's model
+    further: ModelBytes  # of all companions, and of the reference if it is a second model
+    loading: int  # of the run's model while its weights are read, in fp32
 
     @property
     def total(self) -> int:
@@ -54,16 +54,16 @@ class RunMemory:
 
     @property
     def to_create(self) -> int:
-        """The bytes of the optimizer state and of the mean of the weights, which the first step creates."""
+        """The bytes of the optimizer state and of the moving average of the weights, which the first step creates."""
         return self.own.optimizer + self.own.mean + self.further.optimizer
 
 
 def run_memory(
     recipe: Recipe, objective: Objective, model: Transformer, dtype: torch.dtype, *, shards: int = 1, sums_gradients: bool = True
 ) -> RunMemory:
-    """Return the memory of a run on the first of the ranks over which its models are sharded.
+    """Return the memory of a run on one of the `shards` ranks over which its models are sharded: the first, whose shards are the largest.
 
-    `model`: may be on the meta device; its trained parameters are chosen already. `sums_gradients`: a step adds up several gradients.
+    `model`: may be on the meta device; its frozen parameters are marked. `sums_gradients`: a step adds up several gradients.
     """
     parameters = dict(model.named_parameters())
     layout = {"shards": shards, "reshard": recipe.parallel.reshard is not False, "sums_gradients": sums_gradients}
@@ -72,7 +72,8 @@ def run_memory(
     for companion in objective.companions:
         further += _companion_bytes(recipe, objective, companion, dtype, shards, sums_gradients=sums_gradients)
     if objective.reference_use == "throughout" and needs_copy(model):
-        further += replace(model_bytes(parameters, dtype, None, whole=False, shards=shards), gathered=0)  # it is read between steps only
+        # The reference is read between steps only, so its weights are not gathered within a step.
+        further += replace(model_bytes(parameters, dtype, None, whole=False, shards=shards), gathered=0)
     return RunMemory(own, further, 0 if shards > 1 else 4 * sum(one.numel() for one in parameters.values()))
 
 
@@ -88,20 +89,20 @@ def _companion_bytes(
     if companion.trained:
         return model_bytes(parameters, dtype, recipe.optimizer, shards=shards, sums_gradients=sums_gradients)
     frozen = model_bytes(parameters, dtype, None, whole=False, shards=shards)
-    return frozen if objective.rollouts is None else replace(frozen, gathered=0)  # a reward model scores responses between steps
+    return frozen if objective.rollouts is None else replace(frozen, gathered=0)  # a reward model reads responses between steps
 
 
 def sums_gradients(objective: Objective, rows: int, micro_batch_size: int, ranks: int = 1) -> bool:
-    """Whether a step of this many rows adds up several gradients: of micro-batches, of ranks, or of text that the objective mixes in."""
+    """Whether a step of `rows` rows adds up several gradients: of micro-batches, of ranks, or of text that the objective mixes in."""
     return ranks > 1 or micro_batch_size < rows or objective.pretraining is not None
 
 
 def checkpoint_bytes(recipe: Recipe, model: Transformer, objective: Objective) -> int:
-    """Return the bytes on disk of a checkpoint: weights, their mean and optimizer state in fp32; trained companions are included."""
+    """Return the bytes of a checkpoint on disk: weights, their moving average and optimizer state, also of trained companions, in fp32."""
     adapter, trained = recipe.training.adapter, trained_numel(model)
     weights = sum(parameter.numel() for parameter in model.parameters())
     if adapter is not None:
-        # The training state has the LoRA matrices as trained; in the adapter's file, fused ones are up to twice as large.
+        # The training state holds the LoRA matrices as trained; in the adapter's file, those of fused projections are up to twice as large.
         weights = trained + (weights if adapter.merge else 2 * trained)
     companions = [_companion_bytes(recipe, objective, one, torch.float32).held for one in objective.companions if one.trained]
     own = _own_bytes(recipe, dict(model.named_parameters()), torch.float32)
@@ -109,23 +110,22 @@ def checkpoint_bytes(recipe: Recipe, model: Transformer, objective: Objective) -
 
 
 def disk_bytes(recipe: Recipe, model: Transformer, objective: Objective) -> int:
-    """Return the bytes on disk of all checkpoints of a run: those that are kept, the one being written, and the best."""
+    """Return the bytes of a run's checkpoints on disk: checkpoint.keep of them, the best one, and the one that is being written."""
     return checkpoint_bytes(recipe, model, objective) * (recipe.checkpoint.keep + 2)
 
 
 def require_memory(recipe: Recipe, model: Transformer, device: torch.device, copies: float = 1.0) -> None:
-    """Raise InsufficientMemoryError, with the numbers, if weights, gradients and optimizer state alone do not fit into the memory of this
-    machine.
+    """Raise InsufficientMemoryError if weights, gradients and optimizer state alone do not fit into the free memory of this machine.
 
-    `copies`: how many copies of the model this machine holds; less than 1 if it holds only some shards.
+    Only a training on the CPU is checked. `copies`: how many copies of the model this machine holds; less than 1 if it holds only shards.
     """
     _require(recipe, dict(model.named_parameters()), device, copies)
 
 
 def require_memory_for_blocks(recipe: Recipe, device: torch.device, copies: float = 1.0) -> None:
-    """Do the check of `require_memory` before the data are read, for a model with random weights, whose vocabulary is not known yet.
+    """Do the check of `require_memory` before the data are read. The size of the vocabulary is not known then, and counts as 1.
 
-    A model that starts from a checkpoint is not checked. At most three blocks of a stack are built, on the meta device.
+    A model that starts from a checkpoint is not checked. At most three blocks of each stack are built, on the meta device.
     """
     if recipe.model.start is None:
         trained = not recipe.training.frozen and recipe.training.adapter is None
@@ -148,10 +148,9 @@ def _require(recipe: Recipe, parameters: Mapping[str, Tensor], device: torch.dev
 
 
 def require_memory_for_companions(recipe: Recipe, copies: float = 1.0) -> None:
-    """Raise InsufficientMemoryError, with the numbers, if the companions alone do not fit this machine's memory, and ModelError if one is
-    missing.
+    """Raise InsufficientMemoryError if the companions alone do not fit into this machine's memory, and ModelError if one is missing.
 
-    Only the headers of files are read. `copies`: how many copies of each companion this machine holds.
+    Only the headers of their files are read. `copies`: how many copies of each companion this machine holds.
     """
     left = available_bytes(swap=True)
     for name, path in recipe.objective.companion_paths.items():

@@ -1,4 +1,4 @@
-"""Checks of the data before the first step, for faults that would silently train a model wrongly."""
+"""Checks of the data before the first step, for faults that would train a worse model without an error."""
 
 import re
 import unicodedata
@@ -20,17 +20,19 @@ from tfkit.tokenizer import Tokenizer
 if TYPE_CHECKING:
     from tfkit.engine.assembly.training_data import ValidationSet
 
-_ROWS = 1_000  # the first rows of each source, which are checked
-_HEAD = 256  # characters: more than any special token has
+_ROWS = 1_000  # rows at the beginning of each source that are checked
+_HEAD = 256  # characters at the beginning of a text: more than any special token has
 _WORD = re.compile(r"[^\W\d_]{4,}")
-_FEWEST_WORDS, _MOST_WORDS = 200, 2_000  # different words of each source
+_FEWEST_WORDS, _MOST_WORDS = 200, 2_000  # number of different words of a source by which the tokenizer is judged
+# Checkpoints for many languages, to suggest in place of an encoder or a decoder that does not fit.
 _MULTILINGUAL = {"encoder": "hub:distilbert/distilbert-base-multilingual-cased", "decoder": "hub:google/gemma-2-2b"}
 
 
 def check_openings(sources: Sequence[Source], roles: Sequence[Role], tokenizer: Tokenizer) -> None:
     """Raise DataError if a text begins with the special token that the tokenizer puts before every text.
 
-    A tokenizer that `reads_openings_twice` then encodes the token twice, which the model never sees when it generates.
+    Called for tokenizers with `reads_openings_twice`, which would encode the token twice: a model would be trained on two such tokens, and
+    get one when it generates.
     """
     opening = tokenizer.prefix[-1]
     for source in sources:
@@ -51,10 +53,10 @@ def check_openings(sources: Sequence[Source], roles: Sequence[Role], tokenizer: 
 
 
 def misfit(source: Source, tokenizer: Tokenizer, stack: str) -> str | None:
-    """Return a warning if most words of the first rows are tokenized in pieces of one or two letters, or as unknown tokens; else None.
+    """Return a warning if most words of the first rows are tokenized in pieces of one or two letters, or as unknown tokens.
 
-    Also None if these rows have too few words. A wide letter, such as a Chinese one, counts as three. `stack`: encoder, decoder or both,
-    for the remedy.
+    Return None otherwise, or if these rows have too few words. A wide letter, such as a Chinese one, counts as three letters. `stack`:
+    encoder, decoder or both, for the checkpoint that the warning suggests.
     """
     found: dict[str, None] = {}
     for row in islice(source.rows({}), _ROWS):
@@ -80,7 +82,7 @@ def misfit(source: Source, tokenizer: Tokenizer, stack: str) -> str | None:
 
 
 def check_lost(stored: Sequence[Stored], limit: float) -> None:
-    """Raise DataError if more than the fraction `limit` of the rows of a source was skipped, or truncated."""
+    """Raise DataError if more than the fraction `limit` of a source's rows was skipped, or more than that fraction was truncated."""
     for one in stored:
         skipped = sum(kind.rows for kind in one.skipped.values())
         if skipped > limit * (len(one) + skipped):
@@ -99,7 +101,7 @@ def with_lost(
 ) -> "ValidationSet":
     """Return the set with its field `lost`: the valid rows that the model cannot process, among the first `count` examples (None: all).
 
-    They are reported, and no longer count as skipped. `by_loss`: for an evaluation that has only the loss.
+    These rows are reported as lost, and no longer as skipped. `by_loss`: the evaluation reports only the loss, which lost rows do not have.
     """
     stored = held_out.examples
     lost = lost_rows(held_out.source, stored, objective, len(stored) if count is None else count)

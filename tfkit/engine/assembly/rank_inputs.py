@@ -1,4 +1,4 @@
-"""The inputs of a command on several ranks, which must be the same on all of them: rows, tokenizer, models, reward functions."""
+"""Check that all ranks of a command read the same inputs: rows, tokenizer, models, reward functions."""
 
 from collections.abc import Callable, Collection, Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,23 +16,24 @@ from tfkit.run.manifest import manifest_text, read_manifest, sha256_of
 from tfkit.tokenizer.tokenizer_files import TOKENIZER_FILES
 
 _REMEDY = "Give all ranks the same: copy that of rank 0, or use a disk that they share"
-_SHOWN = 3  # files in a message
+_SHOWN = 3  # number of files that a message names
 
 
 @dataclass(frozen=True)
 class RankInput:
-    """An input of a command, such as a data set or a model, as this rank reads it, with a fingerprint that all ranks must share."""
+    """An input of a command, such as a data set or a model, as this rank reads it. Its fingerprint must be the same on all ranks."""
 
-    place: str  # the field of the recipe and its value, or an argument of the command line
-    fingerprint: str  # equal only if all ranks compute the same with it
-    error: type[TfkitError]  # raised if the ranks have different files
-    files: Callable[[], dict[str, Path]]  # the files by names that are the same on all ranks
+    place: str  # for messages: a field of the recipe with its value, or an argument of the command
+    fingerprint: str  # a hash of all that the results depend on
+    error: type[TfkitError]  # raised if the fingerprints differ
+    files: Callable[[], dict[str, Path]]  # returns the files, each by a name that is the same on all ranks
 
 
 def inputs_on_rank(recipe: Recipe, data: TrainingData, checkpoint: Path | None) -> Iterator[RankInput]:
-    """Yield the inputs of a training. An input from which another one is computed comes first: it is the cause if both differ.
+    """Yield the inputs of a training. An input from which another one is computed comes before that one, since it is the cause if both
+    differ.
 
-    `checkpoint`: the one that the run continues from. Raises ModelError if it is incomplete.
+    `checkpoint`: that from which the run continues, if any. Raises ModelError if it is incomplete.
     """
     if checkpoint is not None:
         yield RankInput(f"{checkpoint}", manifest_text(read_manifest(checkpoint)), ModelError, partial(_files_in, checkpoint))
@@ -55,7 +56,7 @@ def inputs_on_rank(recipe: Recipe, data: TrainingData, checkpoint: Path | None) 
 
 
 def files_on_rank(folder: Path, inputs: Inputs) -> Iterator[RankInput]:
-    """Yield the inputs of a command that does not train: the model in `folder`, and the rows and files in `inputs`."""
+    """Yield the inputs of a command that does not train: the model in `folder`, and the sources and files in `inputs`."""
     yield RankInput(
         f"{folder}", _fingerprint(_files_in(folder, (manifest.NAME,)) or _files_in(folder)), ModelError, partial(_files_in, folder)
     )
@@ -72,7 +73,7 @@ def _fingerprint(files: Mapping[str, Path]) -> str:
 
 
 def require_code_of_first(recipe: Recipe, first: Collection[str], rank: int) -> None:
-    """Raise DataError if the SHA-256 of a code file of the recipe is not in `first`, those of rank 0's code files. No code is run."""
+    """Raise DataError if a code file of the recipe is not among rank 0's, whose SHA-256 are `first`. No code is run."""
     files = recipe.objective.code_files
     for (place, path), sha256 in zip(files.items(), code_hashes(files), strict=True):
         if sha256 not in first:
@@ -80,9 +81,9 @@ def require_code_of_first(recipe: Recipe, first: Collection[str], rank: int) -> 
 
 
 def require_same_inputs(inputs: Sequence[RankInput], exchange: Callable[[Any], list[Any]]) -> None:
-    """Raise an error on all ranks for the first input that is not the same on all; the message names the ranks and the files.
+    """Raise an error on all ranks for the first input that differs between them. The message names the ranks and the files.
 
-    `exchange` takes this rank's value, and returns those of all ranks. Files are hashed only if fingerprints differ.
+    `exchange` takes a value of this rank, and returns those of all ranks. Files are hashed only if the fingerprints differ.
     """
     by_rank = exchange([one.fingerprint for one in inputs])
     for one, found in zip(inputs, zip(*by_rank, strict=True), strict=True):
@@ -95,7 +96,7 @@ def require_same_inputs(inputs: Sequence[RankInput], exchange: Callable[[Any], l
 
 
 def _describe_difference(first: dict[str, str], other: dict[str, str]) -> str:
-    """Describe the difference between the files of rank 0 and another rank, by their hashes."""
+    """Describe how the files of another rank differ from those of rank 0, both given as hashes by name."""
     names = sorted(name for name in first.keys() | other.keys() if first.get(name) != other.get(name))
     if not names:
         return "the files are those of rank 0, and tfkit, Python or a library has another version"
@@ -104,6 +105,6 @@ def _describe_difference(first: dict[str, str], other: dict[str, str]) -> str:
 
 
 def _files_in(folder: Path | None, names: Container[str] | None = None) -> dict[str, Path]:
-    """Return the files of a model's folder by name, only those in `names` if given; none for a model that exists in memory only."""
+    """Return the files of a model's folder by name, only those in `names` if given; empty without a folder, for a model in memory."""
     files = [path for path in folder.iterdir() if path.is_file()] if folder is not None else []
     return {path.name: path for path in files if names is None or path.name in names}

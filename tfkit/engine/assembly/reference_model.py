@@ -1,7 +1,7 @@
-"""The reference: the initial model, with which an objective compares the trained one, and its log-probabilities of each row.
+"""Compute the log-probabilities of each row by the reference: the initial model, with which DPO, for example, compares the trained one.
 
-If an objective reads these once, they are computed before the first step and cached under a hash of the weights, the configuration and the
-data; no second model is needed then.
+They are computed before the first step, and cached by a hash of the weights, the configuration and the data, so that the training needs no
+second model.
 """
 
 from collections.abc import Callable, Sequence
@@ -33,9 +33,9 @@ _VERSION = 1  # of the folder in the cache
 
 
 def data_with_reference(data: TrainingData, stepper: Stepper, batch_size: int, listener: Listener) -> TrainingData:
-    """Return the data with the reference's log-probabilities of each row, computed by a stepper's model before its first step."""
+    """Return the data with the reference's log-probabilities of each row. `stepper`: has taken no step, so its model is the reference."""
     weights, objective = stepper.weights, data.objective.labelled
-    assert objective is not None, "it reads rows"
+    assert objective is not None, "an objective with a reference reads labelled rows"
     key = f"{weights_sha256(stepper)}\0{weights.dtype}\0{stepper.device.type}"
     lacks_any = None if weights.sharding is None else lambda lacks: bool(stepper.peers.agree(int(lacks)))
 
@@ -57,12 +57,13 @@ def with_reference(
     listener: Listener,
     lacks_any: Callable[[bool], bool] | None = None,
 ) -> ExampleSet:
-    """Return a set with the reference's log-probability of each sequence, from the cache or computed by `model`, the initial one.
+    """Return a set with the reference's log-probability of each sequence, from the cache or computed by `model`, the reference.
 
-    `key`: a hash of the model's weights and precision. `lacks_any`: for ranks that compute together; takes whether this rank's cache lacks
-    the values, and returns whether any rank's cache does.
+    `key`: a hash of the model's weights and precision. `lacks_any`: given for ranks that can only compute together; it takes whether this
+    rank's cache lacks the values, and returns whether any rank's cache does.
 
-    Folder of the cache: values.bin (float32, one value for each element of `sizes`); index.json, written last; hashes.json.
+    The cache's folder has values.bin (float32, one value for each element of the set's array `sizes`), hashes.json and index.json, which is
+    written last.
     """
     config = model.config.model_dump_json(exclude=TRAINING_ONLY_FIELDS)
     folder = cache_folder() / "computed" / digest(_VERSION, "reference", f"reference 2\0{key}\0{config}\0{batch_size}", stored.fingerprint)
@@ -87,7 +88,7 @@ def with_reference(
 def _log_probs(
     stored: ExampleSet, objective: LabelledObjective, model: Transformer, batch_size: int, advance: Callable[[int], None]
 ) -> NDArray[np.float32]:
-    """Return the model's log-probability of each sequence of all examples, concatenated; long examples are read first."""
+    """Return the model's log-probability of each sequence: (sequences of all examples,). The longest examples are read first."""
     device, log_probs = next(model.parameters()).device, [np.empty(0, np.float32)] * len(stored)
     order = np.argsort(-np.asarray(stored.lengths), kind="stable")
     for first in range(0, len(order), batch_size):
@@ -104,10 +105,10 @@ def _log_probs(
 def with_finished_reference(
     sets: Sequence[ExampleSet], objective: LabelledObjective, finished: Loaded, batch_size: int, listener: Listener
 ) -> list[ExampleSet]:
-    """Return the sets with the log-probabilities of a finished model's reference, which is the model that its training started from.
+    """Return the sets with the log-probabilities of the reference of a finished model: the model from which its training started.
 
-    The sets are unchanged if the objective reads no such log-probabilities. Raises ModelError if the reference is not named in the finished
-    model's folder, is missing, or was changed.
+    The sets are unchanged if the objective reads no such log-probabilities. Raises ModelError if the finished model's folder does not name
+    the reference, or if the reference is missing or was changed.
     """
     if objective.reference_use != "once" or not sets:
         return list(sets)
@@ -115,7 +116,7 @@ def with_finished_reference(
     start = next((parent for parent in read_tfkit_json(folder).parents if parent.role == "start"), None)
     if start is None or start.path is None:
         raise ModelError(
-            f"{folder}: tfkit.json names no model that its training began with, and with that the answers are compared; evaluate a "
+            f"{folder}: tfkit.json does not name the model that the training started from, with which the answers are compared; evaluate a "
             "checkpoint of a run of this objective"
         )
     try:
@@ -132,9 +133,9 @@ def with_finished_reference(
 
 
 def _load_first(path: str, finished: Loaded) -> Loaded:
-    """Load the model that a training started from, as it was in the first step, with the configuration of the finished model."""
+    """Load the model that a training started from, with the configuration of the finished model, as it was before the first step."""
     config, weight = finished.config, next(finished.model.parameters())
-    cut = config.position.kind == "learned"  # then the table of positions itself is cut
+    cut = config.position.kind == "learned"  # the table of positions is cut after loading
     changes = config.model_dump(exclude={"head", "vocab_size", *(["context_length"] if cut else [])})
     loaded = load(path, head=config.head, changes=changes, device=weight.device, dtype=weight.dtype)
     fewer = cut and config.context_length < loaded.config.context_length

@@ -1,4 +1,4 @@
-"""Count the FLOPs of training steps, from the shapes of their real batches: padding counts, and the head reads labelled positions only."""
+"""Count the FLOPs of training steps from the shapes of real batches: padding counts, and the head computes only the labelled positions."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
@@ -21,27 +21,27 @@ from tfkit.recipe.schema.sections import Recipe
 from tfkit.training.flops import Flops, ForwardShape, backward_flops, forward_flops, trained_shape
 from tfkit.training.memory import has_logits
 
-_SAMPLED_TOKENS = 65_536  # after this number no further steps are read
-_SAMPLED_STEPS = 8  # across the first epoch
+_SAMPLED_TOKENS = 65_536  # after this number of tokens no more steps are read
+_SAMPLED_STEPS = 8  # at most, at equal distances in the first epoch
 
 
 @dataclass(frozen=True)
 class StepFlops:
-    """The FLOPs that a number of training rows take: of the trained model, and of further models."""
+    """The FLOPs of a number of training rows in steps: those of the run's model, and of its companions and reference."""
 
-    rows: float = 0
+    rows: float = 0  # number of rows; 0 for mixed-in text
     tokens: float = 0
     forward: Flops = field(default_factory=Flops)
     backward: Flops = field(default_factory=Flops)
     companions_in_steps: float = 0.0
-    companions_in_rollouts: float = 0.0  # scoring sampled responses before the first step of an iteration
-    rollouts: float = 0.0  # sampling, and the policy's own forward pass on the responses
-    recomputed: float = 0.0
-    shapes: tuple[tuple[ForwardShape, float], ...] = ()  # of the trained model's passes, each with how often it occurs
+    companions_in_rollouts: float = 0.0  # of companions and reference, reading sampled responses before the steps
+    rollouts: float = 0.0  # of the policy: sampling the responses, and a forward pass on them
+    recomputed: float = 0.0  # by activation checkpointing, and logits that are too large to keep
+    shapes: tuple[tuple[ForwardShape, float], ...] = ()  # of the forward passes of the run's model, each with its number of occurrences
 
     @classmethod
     def of(cls, objective: Objective, model: Transformer, batch: Batch, rows: int, *, checkpointing: bool = False) -> "StepFlops":
-        """Return the FLOPs of a micro-batch in a step; `rows`: the number of training rows, each of which may be several sequences."""
+        """Return the FLOPs of a micro-batch in a step. `rows`: its number of training rows; a row may be several sequences of the batch."""
         if batch.is_pretraining and (mix := objective.pretraining) is not None:
             return _text_flops(model, batch, mix.count(batch), checkpointing=checkpointing)
         shape = trained_shape(objective, batch, model.config)
@@ -60,7 +60,7 @@ class StepFlops:
         return self.forward.total + self.backward.total + further
 
     def __add__(self, other: "StepFlops") -> "StepFlops":
-        """Return the FLOPs of the rows of both together."""
+        """Return the FLOPs of the rows of `self` and of `other` together."""
         return StepFlops(*(getattr(self, name) + getattr(other, name) for name in self.__dataclass_fields__))
 
     def __mul__(self, factor: float) -> "StepFlops":
@@ -71,13 +71,13 @@ class StepFlops:
 
 
 def sampled_flops(recipe: Recipe, data: TrainingData, model: Transformer, loader: Loader[Any], steps: int) -> StepFlops:
-    """Return the FLOPs of some steps across the first epoch, enough to represent all steps."""
+    """Return the FLOPs of a sample of steps in the first epoch."""
     checkpointing, batches = recipe.training.activation_checkpointing, sampled_batches(data, loader, steps)
     return reduce(add, (StepFlops.of(data.objective, model, batch, count, checkpointing=checkpointing) for batch, count in batches))
 
 
 def reference_flops(data: TrainingData, sample: StepFlops) -> float:
-    """Return the FLOPs of a reference model that reads all rows once, or 0 without one. `sample`: the FLOPs of some steps."""
+    """Return the FLOPs with which the reference reads all rows once; 0 without a reference. `sample`: the FLOPs of some steps."""
     if data.objective.reference_use != "once":
         return 0.0
     read = [stored for stored, _ in data.train] + [held_out.stored for held_out in data.validation]
@@ -85,7 +85,7 @@ def reference_flops(data: TrainingData, sample: StepFlops) -> float:
 
 
 def flops_per_token(recipe: Recipe, data: TrainingData, model: Transformer, loader: Loader[Any], steps: int) -> float:
-    """Return the training FLOPs for each token of the steps, including companions and rollouts, but not recomputation."""
+    """Return the training FLOPs per token of the steps, including companions, reference and rollouts, but not recomputation."""
     sample, rows = sampled_flops(recipe, data, model, loader, steps), loader.sizes.before(steps)
     text, scale = pretraining_flops(recipe, data, model, rows), rows / sample.rows
     flops = sample.training * scale + text.training + reference_flops(data, sample)
@@ -93,7 +93,9 @@ def flops_per_token(recipe: Recipe, data: TrainingData, model: Transformer, load
 
 
 def sampled_batches(data: TrainingData, loader: Loader[Any], steps: int) -> Iterator[tuple[Batch, int]]:
-    """Yield micro-batches of steps across the first epoch, and the rows of each; prompts get responses of the maximum length."""
+    """Yield the micro-batches of a sample of steps in the first epoch, each with its number of rows. Prompts get responses of the maximum
+    length.
+    """
     last = max(1, min(steps, loader.sizes.steps(len(loader.rows))))
     tokens = 0
     for step in dict.fromkeys(index * last // _SAMPLED_STEPS for index in range(_SAMPLED_STEPS)):
@@ -108,7 +110,7 @@ def sampled_batches(data: TrainingData, loader: Loader[Any], steps: int) -> Iter
 
 
 def _with_responses(objective: Objective, batch: Batch) -> Batch:
-    """Return a batch of prompts with responses of the maximum length, as the loss reads them; any other batch unchanged."""
+    """Return a batch of prompts with responses of the maximum length, as the loss reads them; return any other batch unchanged."""
     if objective.rollouts is None:
         return batch
 
@@ -118,22 +120,25 @@ def _with_responses(objective: Objective, batch: Batch) -> Batch:
 
 
 def _companion_flops(objective: Objective, companion: Companion, batch: Batch) -> float:
-    """Return the FLOPs of a companion in a step: a backward pass only if it is trained; none for a reward model, which scores rollouts."""
+    """Return the FLOPs of a companion in a step: a forward pass and, if the companion is trained, a backward pass. A reward model has none:
+    it reads responses before the step.
+    """
     if objective.rollouts is not None and not companion.trained:
         return 0.0
     config, states = companion.model.config, objective.companion_states(batch)
     shape = ForwardShape.of(batch, config, states)
-    if objective.rollouts is not None and config.head.kind == "classes":  # a value model's head reads the state of each response token
+    if objective.rollouts is not None and config.head.kind == "classes":  # a value model, whose head reads each response token
         shape = replace(shape, states=states)
     forward = forward_flops(companion.model, shape).total
     return forward + (backward_flops(companion.model, shape).total if companion.trained else 0.0)
 
 
 def _rollout_flops(objective: Objective, model: Transformer, shape: ForwardShape) -> tuple[float, float]:
-    """Return the FLOPs of sampling and reading responses, for each row of the later steps: those of the policy, and of the other models.
+    """Return the FLOPs of sampling and reading a micro-batch of responses before the steps that train on it: those of the policy, and those
+    of the reference and companions. Both are divided by the number of times that the steps read each response.
 
-    Sampling a response with a cache takes the FLOPs of one forward pass on its tokens; then the policy, the reference and each companion
-    read the response.
+    Sampling a response with a key-value cache takes the FLOPs of one forward pass on its tokens. Then the policy, the reference and each
+    companion read the response.
     """
     rollouts = objective.rollouts
     assert rollouts is not None
@@ -143,12 +148,12 @@ def _rollout_flops(objective: Objective, model: Transformer, shape: ForwardShape
         forward_flops(one.model, ForwardShape(shape.rows, shape.length, 0, shape.states if one.trained else shape.rows)).total
         for one in objective.companions
     )
-    epochs = rollouts.section.inner_epochs  # how often the steps read each response
+    epochs = rollouts.section.inner_epochs
     return (sampling + reading) / epochs, further / epochs
 
 
 def pretraining_flops(recipe: Recipe, data: TrainingData, model: Transformer, rows: int) -> StepFlops:
-    """Return the FLOPs of the pretraining text that is mixed into the steps; `rows`: the number of rows in all steps."""
+    """Return the FLOPs of the pretraining text that is mixed into steps with `rows` rows in all; zeros without such text."""
     mix = data.objective.pretraining
     if mix is None:
         return StepFlops()

@@ -1,4 +1,4 @@
-"""Prepare the training data from a recipe's data and tokenizer sections, the first part of every training command."""
+"""Prepare the training data of a recipe: open the sources, the base checkpoint, the tokenizer and the objective, and encode the rows."""
 
 import os
 from collections.abc import Sequence
@@ -47,33 +47,33 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ValidationSet:
-    """Held-out data; `name` is the prefix of their metrics."""
+    """Held-out rows of one source. `name`: the prefix of their metrics if there are several sets."""
 
     name: str
     stored: Stored
-    source: Source  # of its rows
-    lost: Sequence[LostRow] = ()  # labelled rows that are in no example, and count as wrong
+    source: Source
+    lost: Sequence[LostRow] = ()  # rows that the model cannot process, for which the evaluation accounts
 
     @property
     def examples(self) -> ExampleSet:
-        """The rows, each of which is an example of its own."""
+        """The rows of an objective that reads labelled rows."""
         assert isinstance(self.stored, ExampleSet)
         return self.stored
 
 
 @dataclass(frozen=True)
 class TrainingData:
-    """The data as the model will see them, with their tokenizer, the model's configuration and the objective."""
+    """The encoded rows of a training, with the tokenizer, the model's configuration and the objective."""
 
     tokenizer: Tokenizer
-    labels: list[str]  # of an objective that has classes or tags
+    labels: list[str]  # the names of classes or tags; empty for other objectives
     config: ModelConfig
     objective: Objective
     train: list[tuple[Stored, float]]  # with the weight of each source
     validation: list[ValidationSet]
-    start: Start | None = None  # what a fine-tuning starts from
+    start: Start | None = None  # the base checkpoint; None: random weights
     pretraining: Sequence[tuple[TokenStream, float]] = ()  # text that is mixed into the steps, with the weight of each source
-    rules: "Rules | None" = None  # rules that reward sampled responses; None: no responses are sampled, or the training is only planned
+    rules: "Rules | None" = None  # for the rewards of sampled responses; None: none are sampled, or the training is only planned
 
     @property
     def code_hashes(self) -> list[str]:
@@ -81,19 +81,19 @@ class TrainingData:
         return self.rules.code_hashes if self.rules is not None else []
 
     def fingerprints(self) -> dict[str, list[str]]:
-        """Return the fingerprints of the training and validation text, and of reward functions; a resumed run must have the same."""
+        """Return the fingerprints of the training and validation data and of reward functions, which must not change when a run resumes."""
         train, validation = [stored.fingerprint for stored, _ in self.train], [held_out.stored.fingerprint for held_out in self.validation]
         hashes = {"train": train, "validation": validation}
         hashes |= {"pretraining": [stream.fingerprint for stream, _ in self.pretraining]} if self.pretraining else {}
         return hashes | ({"code": self.code_hashes} if self.code_hashes else {})
 
     def held_out(self) -> list[str]:
-        """Return a hash of each validation set, equal for equal rows; that of plain text does not depend on the tokenizer."""
+        """Return a hash of each validation set, equal for equal rows. For plain text it does not depend on the tokenizer."""
         stored = [one.stored for one in self.validation]
         return [texts_digest(one.texts) if isinstance(one, TokenStream) else one.fingerprint for one in stored]
 
     def sizes(self) -> dict[str, dict[str, int]]:
-        """Return the numbers of rows (of plain text: documents) and of tokens, for the training and for the validation data."""
+        """Return the number of rows (of plain text: documents) and of tokens in the training and in the validation data."""
         parts = {"train": [stored for stored, _ in self.train], "validation": [held_out.stored for held_out in self.validation]}
         sizes: dict[str, dict[str, int]] = {}
         for part, stored in parts.items():
@@ -104,9 +104,9 @@ class TrainingData:
 
 @dataclass(frozen=True)
 class RowStore:
-    """The rows of sources as an objective reads them, from the cache, where they are built if they are missing.
+    """Reads the rows of sources, encoded for an objective, from the cache, which encodes them first if it does not have them.
 
-    `feedback`: the encoder of prompts whose responses are ranked.
+    `feedback`: makes the examples of an objective that samples and ranks responses to prompts; None for any other objective.
     """
 
     data: DataSection
@@ -116,12 +116,14 @@ class RowStore:
     feedback: "FeedbackEncoder | None" = None
 
     def text(self, source: Source, *, sentences: bool = False) -> TokenStream:
-        """Return a source as a stream of text."""
+        """Return the tokenized text of a source."""
         with self.listener.progress(f"tokenizing {source.name}", source.size_bytes, "bytes") as bar:
             return token_stream(source, self.tokenizer, bar.advance, sentences=sentences)
 
     def rows(self, source: Source, *, counts_lost: bool = False) -> Stored:
-        """Return the rows of a source; `counts_lost`: lost rows are left out and are no errors, since the evaluation counts them."""
+        """Return the rows of a source. `counts_lost`: rows that the model cannot process are left out, since the evaluation counts them;
+        otherwise they are an error, or skipped, as data.on_bad_row says.
+        """
         if self.feedback is not None:
             with self.listener.progress(f"sampling and judging responses to {source.name}", source.size_bytes, "bytes") as bar:
                 return example_set(source, self.feedback, self.data.on_bad_row, bar.advance)
@@ -132,7 +134,7 @@ class RowStore:
             return (scored_examples if counts_lost else example_set)(source, encoder, self.data.on_bad_row, bar.advance)
 
     def validation_sets(self, held_out: Sequence[Source]) -> list[ValidationSet]:
-        """Return the held-out sets, with their lost rows where the evaluation counts these."""
+        """Return the held-out sets, with their lost rows if the evaluation counts these."""
         judged = self.objective.labelled if self.feedback is None else None
         counts_lost = judged is not None and (judged.evaluates_answers or judged.writer is not None)
         stored = [self.rows(source, counts_lost=counts_lost) for source in held_out]
@@ -154,20 +156,22 @@ def prepare_data(
     peers: Peers = ALONE,
     copies: float | None = None,
 ) -> TrainingData:
-    """Find the text, train or load the tokenizer, and tokenize; if a judge ranks responses, sample these on the device. Every result may
-    come from the cache. `code`: which reward functions may be run; None: the training is only planned, and none is run. `peers`: the ranks
-    over which weights, also those of companions, are sharded if the recipe says so. `copies`: how many copies of each companion must fit
-    into this machine's memory; None: as many as the ranks hold. Raises Stopped.
+    """Open the sources, train or load the tokenizer, and encode the rows; if a judge ranks responses, sample these on the device. Tokenizer
+    and rows come from the cache, if it has them. Raises Stopped.
+
+    `code`: which reward functions may be run; None: the training is only planned, and runs none. `peers`: the ranks over which the weights,
+    also those of companions, are sharded if the recipe says so. `copies`: how many copies of each companion must fit into this machine's
+    memory; None: as many as its ranks hold.
     """
     meter.phase("tokenize")
     listener = StoppingListener(listener, stop, "no step was taken")
     with stop.at_once("no step was taken"):
         require_memory_for_companions(recipe, peers.ranks.copies_on_machine(recipe.parallel.shard) if copies is None else copies)
-        start = open_start(recipe.model) if recipe.model.start is not None else None  # first: reading the data may take longer
+        start = open_start(recipe.model) if recipe.model.start is not None else None  # before the data, which may take longer to read
         sources, held_out, texts = _open_sources(recipe, listener)
         context, objective = _open_objective(recipe, start, sources, held_out, listener, peers)
         for place, path in recipe.objective.code_files.items():
-            read_code(place, path)  # a missing one is reported before anything is tokenized
+            read_code(place, path)  # reports a missing file before the rows are tokenized
         rules = _rules(objective, code)
         tokenizer, config = context.tokenizer, context.config
         is_finished = start is not None or recipe.tokenizer.path is not None
@@ -196,7 +200,7 @@ def prepare_data(
 
 
 def _open_sources(recipe: Recipe, listener: Listener) -> tuple[list[Source], list[Source], list[Source]]:
-    """Open and report the sources to train on, to validate on, and of text that is mixed into the steps."""
+    """Open and report the sources of the training rows, of the validation rows, and of the text that is mixed into the steps."""
     roles, seed = recipe.objective.roles, recipe.training.seed
     opened = (
         training_sources(recipe.data, roles, seed),
@@ -211,11 +215,11 @@ def _open_sources(recipe: Recipe, listener: Listener) -> tuple[list[Source], lis
 def _open_objective(
     recipe: Recipe, start: Start | None, sources: Sequence[Source], held_out: Sequence[Source], listener: Listener, peers: Peers
 ) -> tuple[ModelContext, Objective]:
-    """Train or load the tokenizer, find the labels, describe the model, and open the objective for it."""
+    """Train or load the tokenizer, find the labels and the model's configuration, and open the objective with them."""
     base = start.tokenizer if start else _tokenizer(recipe, sources, listener)
     is_finished = start is not None or recipe.tokenizer.path is not None
     tokenizer = objective_tokenizer(recipe.objective, base, is_finished=is_finished)
-    # A part that is held out by chance may have a class that the rest lacks; separate validation data may not.
+    # Rows that are held out at random may have a class that the training rows lack. In separate validation data this is an error.
     labelled = [*sources, *held_out] if isinstance(recipe.data.validation, float) else sources
     labels = (recipe.objective.named_labels or find_labels(labelled, recipe.objective.labels_in)) if recipe.objective.has_labels else []
     if start is not None:
@@ -237,7 +241,7 @@ def _open_objective(
 
 
 def _report(stored: Sequence[Stored], validation: Sequence[Stored], tokenizer: Tokenizer, listener: Listener) -> None:
-    """Report what was kept, truncated and skipped, and how many held-out rows are also trained on."""
+    """Report how many rows were kept, truncated and skipped, and how many held-out rows are also training rows."""
     report_rows([*stored, *validation], listener)
     for held_out in validation:
         if shared := overlap([rows.texts for rows in stored], [held_out.texts]):
@@ -249,7 +253,7 @@ def _report(stored: Sequence[Stored], validation: Sequence[Stored], tokenizer: T
 
 
 def report_rows(stored: Sequence[Stored], listener: Listener) -> None:
-    """Report what was kept and truncated, and warn of what was skipped, once for a source and its held-out part."""
+    """Report how many rows were kept and truncated, and warn of skipped rows, once for a source and its held-out part."""
     for note in dict.fromkeys(describe_skipped(rows.name, rows.skipped) for rows in stored):
         if note:
             listener.warn(note)
@@ -258,13 +262,13 @@ def report_rows(stored: Sequence[Stored], listener: Listener) -> None:
 
 
 def set_names(data: DataSection, held_out: Sequence[Source]) -> list[str]:
-    """Return the names of the validation sets: the recipe's, or numbers for those that are held out of the training sources."""
+    """Return the names of the validation sets: those in the recipe, or 1, 2, ... for sets that are held out of the training sources."""
     sections = data.validation if isinstance(data.validation, list) else []
     return data_sections.set_names(sections) or [str(number) for number in range(1, len(held_out) + 1)]
 
 
 def tokenizer_folder(path: str) -> Path:
-    """Return the folder of `tokenizer.path`: itself, a run's checkpoint, or a repository of the hub."""
+    """Return the folder of the tokenizer for `tokenizer.path`, which may name the folder itself, a run, or a repository of the Hub."""
     folder = Path(os.path.expanduser(path))
     return find_checkpoint(path) if path.startswith("hub:") or (folder / "checkpoints").is_dir() else folder
 
@@ -288,7 +292,7 @@ def _tokenizer(recipe: Recipe, sources: Sequence[Source], listener: Listener) ->
 
 
 def _rules(objective: Objective, code: CodePermission | None) -> "Rules | None":
-    """Return the reward rules of an objective that samples responses; None for any other objective, and for a plan, without `code`."""
+    """Return the reward rules of an objective that samples responses; None for any other objective, or without `code`, for a plan."""
     if objective.rollouts is None or code is None:
         return None
     from tfkit.alignment.rewards import Rules
@@ -297,7 +301,7 @@ def _rules(objective: Objective, code: CodePermission | None) -> "Rules | None":
 
 
 def _feedback_encoder(recipe: Recipe, objective: Objective, device: torch.device) -> "FeedbackEncoder | None":
-    """Return the encoder of an objective whose examples are made of prompts; None for any other objective."""
+    """Return the encoder of an objective whose examples are responses to prompts, sampled and ranked; None for any other objective."""
     if objective.feedback is None:
         return None
     from tfkit.alignment.feedback import FeedbackEncoder

@@ -1,4 +1,4 @@
-"""Compare scored rows with the training rows of a run: baselines, which need no model, and the number of rows that occur in both."""
+"""Read a run's training rows again: for baselines, which are metrics without a model, and to count scored rows that were trained on."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
@@ -20,7 +20,7 @@ from tfkit.recipe.schema.objective_facts import ObjectiveSection
 from tfkit.recipe.schema.sections import Recipe
 from tfkit.run.tfkit_json import read_tfkit_json
 
-_MOST_BYTES = 1 << 30  # of training rows that are read again
+_MOST_BYTES = 1 << 30  # of training rows that are read again to be counted
 
 
 def training_baselines(recipe: Recipe) -> Baselines:
@@ -41,7 +41,7 @@ def evaluation_baselines(section: ObjectiveSection, text_metrics: Sequence[str],
     if not has_baselines(section, text_metrics):
         return {}
     rows = list(scored)
-    with suppress(TfkitError):  # moved or changed files are no reason to fail an evaluation
+    with suppress(TfkitError):  # an evaluation must not fail because training files were moved or changed
         run = _local_run(checkpoint)
         if run is not None and run.objective.trained_for.kind == section.kind and _learns_from_rows(run):
             return baselines(section, _rows(_sources(run)), rows, text_metrics)
@@ -49,18 +49,23 @@ def evaluation_baselines(section: ObjectiveSection, text_metrics: Sequence[str],
 
 
 def scored_rows(sources: Sequence[Source], stored: Sequence[ExampleSet], judged: Sequence[Sequence[RowPrediction]]) -> Iterator[Row]:
-    """Yield the rows that were judged: the first ones of a source or, if all examples were judged, all rows, unreadable ones included."""
+    """Yield the rows of the sources that were judged. If all examples of a source were judged, these are all of its rows, also those that
+    make no example; otherwise as many of its first rows.
+    """
     for source, examples, results in zip(sources, stored, judged, strict=False):
         yield from islice(source.rows({}), None if len(results) == len(examples) else len(results))
 
 
 def _learns_from_rows(recipe: Recipe) -> bool:
-    """Whether the model learns from the rows themselves, rather than from sampled responses to the rows."""
+    """Whether the model learns from the rows themselves rather than from sampled responses to them."""
     return recipe.objective.roles == recipe.objective.trained_for.roles
 
 
 def _local_run(checkpoint: Path) -> Recipe | None:
-    """Return the recipe of the run that made a checkpoint; None without a recipe, or if it trains on rows of the Hub. Raises TfkitError."""
+    """Return the recipe of the run that made a checkpoint; None without a recipe, or for rows of the Hub, which are not downloaded again.
+
+    Raises TfkitError.
+    """
     saved = saved_recipe(checkpoint)
     run = saved.read() if saved is not None else None
     return None if run is None or any(source.hub for source in run.data.train) else run
@@ -75,25 +80,25 @@ def _rows(sources: Iterable[Source]) -> Iterator[Row]:
 
 
 def count_trained_rows(checkpoint: Path, scored: Sequence[Hashes]) -> int | None:
-    """Return how many scored texts are among the training texts of the run that made a checkpoint; None if these are not known.
+    """Return how many scored texts are training texts of the run that made a checkpoint; None if the training texts are not known.
 
-    A text is not counted if the run was trained only on a part of it.
+    A text of which the run has read only a part is not counted.
     """
     known = _hashes(checkpoint) if scored else None
     return None if known is None else overlap(known, scored)
 
 
 def _hashes(checkpoint: Path) -> list[Hashes] | None:
-    """Return the hashes of the training texts: from the cache, else from the rows themselves, if these are not too many."""
+    """Return the hashes of the training texts, from the cache or else from the rows themselves; None if they are missing or too large."""
     try:
         fingerprints = read_tfkit_json(checkpoint).data["train"]
         cached = [cached_hashes(fingerprint) for fingerprint in fingerprints]
-    except (OSError, ValueError, KeyError):  # another program's checkpoint
+    except (OSError, ValueError, KeyError):  # the checkpoint of another program
         return None
     known = [hashes for hashes in cached if hashes is not None]
     if cached and len(known) == len(cached):
         return known
-    with suppress(TfkitError):  # moved or changed
+    with suppress(TfkitError):  # the files were moved or changed
         run = _local_run(checkpoint)
         sources = _sources(run) if run is not None else []
         if sources and sum(source.size_bytes or 0 for source in sources) <= _MOST_BYTES:

@@ -1,6 +1,6 @@
-"""The training state of a checkpoint, which only resuming reads: tensors by name, taken from the parts of a run and put back into them.
+"""Write and restore the training state of a checkpoint, which only resuming reads: optimizer, latest weights, companions and loader.
 
-training_state/ holds the tensors as safetensors and the rest as strict JSON (run/state_json.py), so that reading runs no code.
+The folder training_state/ has tensors as safetensors and all else as strict JSON (run/state_json.py), so that reading it runs no code.
 """
 
 from collections.abc import Callable, Mapping
@@ -26,22 +26,22 @@ from tfkit.training.optimizer import Optimizer
 from tfkit.training.precision import Weights
 from tfkit.training.step import Stepper, TrainedModel
 
-# Prefixes for the names of the latest weights, of the mean of the weights, of companions' tensors and of the loader's. No name of a
-# parameter begins with one of them. The optimizer's state has no prefix.
+# Prefixes for the names of the latest weights, of their moving average, of companions' tensors and of the loader's tensors. No parameter's
+# name begins with one of them. The names of the optimizer's state have no prefix.
 _LATEST, _MEAN, COMPANIONS, _LOADER = "latest/", "mean/", "companions/", "loader/"
 
 _TENSORS = f"{FOLDER}/optimizer.safetensors"
-Reading = Callable[[Mapping[str, Tensor]], Mapping[str, Tensor]]  # wraps the weights, to hash each when it is read
+Reading = Callable[[Mapping[str, Tensor]], Mapping[str, Tensor]]  # wraps weights by name, to hash each one when it is read
 
 
 def state_tensors(
     weights: Weights, optimizer: Optimizer, companions: Mapping[str, TrainedModel] = MappingProxyType({}), *, factors: bool = False
 ) -> dict[str, Tensor]:
-    """Return the tensors of a checkpoint's training state: the optimizer's state, the trained companions, and the latest weights if they
-    are not in the model's files.
+    """Return the tensors of a checkpoint's training state: the optimizer's state, the trained companions, and the latest weights unless the
+    model's files have them.
 
-    The model's files hold the mean of the weights, if there is one. `factors`: the trained weights are LoRA matrices, which those files
-    have in another layout, or merged; then the matrices and their mean are returned, too.
+    If there is a moving average of the weights, the model's files have it in place of the latest weights. `factors`: the trained weights
+    are LoRA matrices, which the model's files have in another layout, or merged; then their moving average is returned, too.
     """
     trained = weights.trained
     latest = {f"{_LATEST}{name}": parameter for name, parameter in trained.items()} if weights.mean or factors else {}
@@ -50,9 +50,9 @@ def state_tensors(
 
 
 def owner_of(key: str) -> tuple[str, str]:
-    """Return the names of the companion and the parameter to which a tensor of the training state belongs; "" for the trained model itself.
+    """Return the names of the companion ("": the run's model) and of the parameter to which a tensor of the training state belongs.
 
-    `key`: its name in `state_tensors`, or the plain name of a weight.
+    `key`: the tensor's name in `state_tensors`, or the name of a weight.
     """
     if key.startswith(COMPANIONS):
         companion, kind, name = key.removeprefix(COMPANIONS).split("/", 2)
@@ -61,7 +61,7 @@ def owner_of(key: str) -> tuple[str, str]:
 
 
 def weight_key(companion: str, parameter: str) -> str:
-    """Return the name of a companion's weight in the training state; the parameter's own name if `companion` is empty."""
+    """Return the name of a companion's weight in the training state; for the run's model (""), the name of the parameter."""
     return f"{COMPANIONS}{companion}/weights/{parameter}" if companion else parameter
 
 
@@ -75,34 +75,32 @@ def companion_tensors(trained: Mapping[str, TrainedModel]) -> dict[str, Tensor]:
 
 
 def _below(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return the tensors whose names have this prefix, without it."""
+    """Return the tensors whose names have this prefix, by their names without it."""
     return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
 
 
 def load_companion_tensors(
     trained: Mapping[str, TrainedModel], tensors: Mapping[str, Tensor], reading: Reading = lambda weights: weights
 ) -> None:
-    """Load the result of `companion_tensors` into the companions, the weights through `reading`; other tensors are ignored."""
+    """Load the result of `companion_tensors` into the companions; other tensors are ignored. `reading` wraps the weights."""
     for name, companion in trained.items():
         companion.optimizer.load_state(_below(f"{COMPANIONS}{name}/optimizer/", tensors))
         companion.weights.load(reading(_below(f"{COMPANIONS}{name}/weights/", tensors)))
 
 
 def loader_state(loader: StepLoader[Batch], step: int) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Return the loader's tensors and document for the training state of a checkpoint of this step; usually both are empty."""
+    """Return the loader's tensors and JSON document for a checkpoint of this step. Both are empty unless the loader samples responses."""
     tensors, state = loader.state(step)
     return {f"{_LOADER}{name}": tensor for name, tensor in tensors.items()}, dict(state)
 
 
 def restore(stepper: Stepper, loader: StepLoader[Batch], checkpoint: Path) -> Progress:
-    """Load the weights and the training state of a checkpoint into a run's stepper and loader; return the checkpoint's progress. Raises
-    ModelError.
-    """
+    """Load the weights and the training state of a checkpoint into a run's stepper and loader; return the progress. Raises ModelError."""
     tensors, state = load_training_state(checkpoint)
     stepper.optimizer.load_state(
         {name: tensor for name, tensor in tensors.items() if not name.startswith((_LATEST, _MEAN, _LOADER, COMPANIONS))}
     )
-    digest = WeightsHash()  # the ranks read all weights, and compare them before the first step
+    digest = WeightsHash()  # with sharding, all ranks read all weights, and compare the hash of what they have read
     shards = stepper.weights.sharding is not None
     reading: Reading = digest.reading if shards else lambda weights: weights
     load_companion_tensors(stepper.companions, tensors, reading)
@@ -110,7 +108,7 @@ def restore(stepper: Stepper, loader: StepLoader[Batch], checkpoint: Path) -> Pr
     mean: Mapping[str, Tensor] = _below(_MEAN, tensors)
     _restore_loader(loader, checkpoint, tensors, state.loader)
     with ExitStack() as stack:
-        if not latest or (state.mean_steps and not mean):  # the model's own files hold what is missing
+        if not latest or (state.mean_steps and not mean):  # the model's files have what is missing
             saved = stack.enter_context(open_tensors(checkpoint))
             latest, mean = latest or saved, saved
         if state.mean_steps:
@@ -122,7 +120,7 @@ def restore(stepper: Stepper, loader: StepLoader[Batch], checkpoint: Path) -> Pr
 
 
 def _restore_loader(loader: StepLoader[Batch], checkpoint: Path, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
-    """Restore the loader from what `loader_state` returned. Raises ModelError for anything else."""
+    """Restore the loader from the tensors and the document of `loader_state`. Raises ModelError if they are incomplete."""
     try:
         loader.restore(_below(_LOADER, tensors), state)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
@@ -132,17 +130,14 @@ def _restore_loader(loader: StepLoader[Batch], checkpoint: Path, tensors: Mappin
 
 
 def save_training_state(folder: Path, tensors: Mapping[str, Tensor], state: TrainingState) -> None:
-    """Write `folder`/training_state. The states of random generators are among the tensors (uint8).
-
-    Raises TypeError or ValueError for a `state` that JSON cannot represent exactly, and OSError, for example if the disk is full.
-    """
+    """Write `folder`/training_state. Raises TypeError or ValueError for a `state` that JSON cannot represent exactly, and OSError."""
     (folder / FOLDER).mkdir()
     write_state_json(folder, state)
     write_tensors(folder / _TENSORS, tensors)
 
 
 def load_training_state(folder: Path) -> tuple[dict[str, Tensor], TrainingState]:
-    """Load the tensors (on the CPU) and the state that `save_training_state` wrote. Raises ModelError naming the bad file."""
+    """Load the tensors (on the CPU) and the state that `save_training_state` wrote. Raises ModelError that names the damaged file."""
     path = find_training_file(folder, _TENSORS)
     state = read_state_json(folder)
     try:

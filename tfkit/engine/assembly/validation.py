@@ -1,4 +1,4 @@
-"""The scores of the validation sets during a training: of all together and, if there are several, of each by its name."""
+"""Score the validation sets during a training: all sets together and, if there are several, each one."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -22,12 +22,14 @@ from tfkit.parallel.rank_map import BatchWork
 from tfkit.recipe.schema.output_sections import EvaluationSection
 from tfkit.recipe.schema.sections import Recipe
 
-_MOST_COUNTS = 400  # of a confusion matrix, which is in the log once for each evaluation
+_MOST_COUNTS = 400  # elements of a confusion matrix; a larger one would make the log too long
 
 
 @dataclass(frozen=True)
 class SetScores:
-    """The metrics of the validation sets, and the confusion matrix, by class and prediction; None without classes, or with too many."""
+    """The metrics of the validation sets, and the confusion matrix: counts by target class and predicted class; None without classes, or if
+    it is too large for the log.
+    """
 
     metrics: dict[str, float]
     confusion: dict[str, dict[str, int]] | None = None
@@ -35,14 +37,14 @@ class SetScores:
 
 @dataclass(frozen=True)
 class SetScorer:
-    """Scores the rows of validation sets, up to `evaluation.max_tokens` in all sets together, so that the last sets may be left out."""
+    """Scores the rows of validation sets, up to `evaluation.max_tokens` of all sets together, so the last sets may not be scored at all."""
 
     settings: EvaluationSection
     order: RowOrder
     objective: Objective
 
     def opened(self, sets: Iterable[ValidationSet]) -> Iterator[tuple[Rows, int | None, int]]:
-        """Yield, for each set that is scored, its rows, the tokens left for them, and how many of the rows are scored."""
+        """Yield, for each set that is scored, its rows, the number of tokens left for them (None: no limit), and how many are scored."""
         budget = TokenBudget(self.settings.max_tokens)
         for held_out in budget.until_spent(sets):
             rows = self.objective.open_rows([(held_out.stored, 1.0)], self.order)
@@ -55,7 +57,7 @@ class SetScorer:
         return [count for _, _, count in self.opened(sets)]
 
     def judge(self, sets: Iterable[ValidationSet], model: Transformer, work: BatchWork) -> list[list[RowPrediction]]:
-        """Return the results of each set, row by row, for an objective of labelled rows. Raises Stopped."""
+        """Return the predictions for each set's rows, for an objective on labelled rows. Raises Stopped."""
         assert self.objective.labelled is not None
         return [
             judge_rows(model, self.objective.labelled, rows, self.settings.batch_size, max_tokens=left, work=work)
@@ -74,7 +76,7 @@ class SetScorer:
                 ]
                 for part, one in zip(judged, sets, strict=False)
             ]
-            everything = [one for part in judged for one in part]  # F1 and correlations over all sets are not means over the sets
+            everything = [one for part in judged for one in part]  # an F1 over all sets is not the mean of the sets' F1
             whole, *parts = (answer_metrics(labelled, part)(unit_weights(len(part))) for part in (everything, *judged))
             confusion: dict[str, dict[str, int]] | None = labelled.label_metrics([one.prediction for one in everything]).get("confusion")
             is_small = confusion is not None and sum(map(len, confusion.values())) <= _MOST_COUNTS
@@ -91,11 +93,10 @@ class SetScorer:
 def score_validation(
     recipe: Recipe, data: TrainingData, model: Transformer, should_stop: Callable[[], bool], reference: FrozenReference | None = None
 ) -> SetScores | None:
-    """Return `loss` and the objective's other metrics; with several sets also each set's, as `<name>.loss`. None if it was stopped.
+    """Return `loss` and the objective's other metrics; with several sets also each set's, as `<name>.loss`. None after a stop request.
 
-    A causal language model is scored text by text, as by `tfkit evaluate`; any other model on the rows of its objective; a distilled
-    student by the objective of its rows, without the teacher. `evaluation.max_tokens` limits all sets together, so the last ones may be
-    left out.
+    A causal language model is scored text by text, as by `tfkit evaluate`; any other model on the rows of its objective, and a distilled
+    student without the teacher. `evaluation.max_tokens` limits all sets together, so the last sets may not be scored.
     """
     work = BatchWork(should_stop=should_stop)
     with suppress(Stopped):
@@ -109,9 +110,9 @@ def score_validation(
 
 
 def check_validation(recipe: Recipe, data: TrainingData) -> None:
-    """Raise DataError if a set cannot be divided into rows (too little text, no second document), which would end the run half-way.
+    """Raise DataError if a set cannot be divided into rows (too little text, no second document): its evaluation would end the run.
 
-    Raises UsageError if the metric that chooses the best checkpoint does not exist for these rows.
+    Raises UsageError if the rows do not have the metric that chooses the best checkpoint.
     """
     objective = data.objective.evaluation_objective
     objective.check_metric(recipe.evaluation.metric)
@@ -146,14 +147,14 @@ def _responses(
 
 
 def join_metrics(together: Mapping[str, float], each: Sequence[Mapping[str, float]], names: Sequence[str]) -> dict[str, float]:
-    """Return the metrics of all sets together and, if there are several, of each as `<name>.loss`. `each` may lack the last sets."""
+    """Return the metrics of all sets together and, if there are several, of each set as `<name>.loss`. `each` may lack the last sets."""
     if len(names) < 2:
         return dict(together)
     return dict(together) | {f"{of}.{name}": value for of, metrics in zip(names, each, strict=False) for name, value in metrics.items()}
 
 
 def check_prompts(recipe: Recipe, data: TrainingData, model: Transformer) -> None:
-    """Raise UsageError before the first step if the evaluations could not continue a prompt of the recipe."""
+    """Raise UsageError if the model cannot continue a prompt of the recipe, which its evaluations would do."""
     texts, rendered = data.objective.prompts(recipe.generation.prompts)
     for number, ids in enumerate(encode_prompts(model, data.tokenizer, texts, rendered=rendered)):
         try:

@@ -1,4 +1,4 @@
-"""The verdict on a training: whether its best checkpoint beats the baselines, and if not, what to try."""
+"""Judge a training: whether its best checkpoint beats the baselines, and if not, what the user can try."""
 
 import math
 from collections.abc import Mapping
@@ -10,17 +10,17 @@ from tfkit.recipe.schema.objective_sections import HIGHER, best_value
 from tfkit.units import baseline_metric
 
 Metrics = Mapping[str, float | None]
-_HARDLY = 0.02  # fraction of the first loss; a smaller change of the loss counts as none
+_HARDLY = 0.02  # of the first loss: a change of the loss by a smaller fraction counts as none
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """A model's score beside the best baseline, by one metric."""
+    """A model's score and that of the best baseline, by one metric."""
 
     metric: str
     score: float
     baseline: str  # its name
-    value: float  # of the baseline
+    value: float  # the score of the baseline
     is_constant: bool = False  # the model predicts one class for all rows
 
     @property
@@ -32,11 +32,6 @@ class Comparison:
     def is_perfect(self) -> bool:
         """Whether the model and the baseline both have the best possible score."""
         return self.score == self.value == best_value(self.metric)
-
-    def fields(self) -> dict[str, Any]:
-        """Return the fields that a result has for a comparison."""
-        best = {"name": self.baseline, "metric": self.metric, "value": self.value, "score": self.score}
-        return {"beats_baseline": int(self.beats), "best_baseline": best}
 
 
 def compare(baselines: Baselines, metrics: Metrics, preferred: str | None = None) -> Comparison | None:
@@ -52,7 +47,10 @@ def compare(baselines: Baselines, metrics: Metrics, preferred: str | None = None
 
 def comparison_fields(comparison: Comparison | None) -> dict[str, Any]:
     """Return the fields that a result has for a comparison; their values are None if there was no comparison."""
-    return {"beats_baseline": None, "best_baseline": None} if comparison is None else comparison.fields()
+    if comparison is None:
+        return {"beats_baseline": None, "best_baseline": None}
+    best = {"name": comparison.baseline, "metric": comparison.metric, "value": comparison.value, "score": comparison.score}
+    return {"beats_baseline": int(comparison.beats), "best_baseline": best}
 
 
 def predicts_one_class(metrics: Metrics) -> bool:
@@ -62,7 +60,7 @@ def predicts_one_class(metrics: Metrics) -> bool:
     the accuracy a. Among a few rows, several predicted classes may give such metrics by chance.
     """
     accuracy, f1_macro = metrics.get("accuracy"), metrics.get("f1_macro")
-    if not accuracy or not f1_macro or metrics.get("matthews") != 0 or metrics.get("majority") == 1:  # 1: the targets are one class
+    if not accuracy or not f1_macro or metrics.get("matthews") != 0 or metrics.get("majority") == 1:  # 1: all targets are one class
         return False
     classes = 2 * accuracy / (1 + accuracy) / f1_macro
     if round(classes) <= 1 or not math.isclose(classes, round(classes), rel_tol=1e-9):
@@ -73,9 +71,9 @@ def predicts_one_class(metrics: Metrics) -> bool:
 
 
 def advice(before: Metrics, after: Metrics, losses: Mapping[int, float | None], lr: float, epochs: float | None) -> str:
-    """Return what to try after a run that does not beat its baselines. `losses`: the validation loss of each evaluated step.
+    """Return what to try after a run that does not beat its baselines, as a sentence for the user.
 
-    `before`, `after`: the metrics before the first step, and of the best checkpoint.
+    `before`, `after`: the metrics of the initial model and of the best checkpoint. `losses`: the validation loss by evaluated step.
     """
     known = {step: loss for step, loss in sorted(losses.items()) if loss is not None and math.isfinite(loss)}
     longer = f"training.epochs={2 * epochs:g}" if epochs else "twice the steps"

@@ -16,9 +16,9 @@ from tfkit.training.step import Stepper
 
 
 def shard_weights(recipe: Recipe, stepper: Stepper, reference: FrozenReference | None = None) -> None:
-    """Shard the weights of all models as the recipe says. All ranks call it together.
+    """Shard the weights of the run's model, its companions and the reference as the recipe says. All ranks call it together.
 
-    Raises UsageError for an objective that needs fp32, and ModelError if the ranks do not start with the same bits.
+    Raises UsageError for an objective that needs fp32, and ModelError if the ranks' weights differ in a bit.
     """
     if stepper.objective.has_facts and stepper.weights.dtype != torch.float32:
         raise UsageError(
@@ -41,7 +41,7 @@ def shard_weights(recipe: Recipe, stepper: Stepper, reference: FrozenReference |
 
 
 class WeightsHash:
-    """A hash of the unsharded weights, in the order in which they are initialized, which must be the same on all ranks."""
+    """A hash of all weights in the order in which they are initialized or read, before they are sharded. All ranks must have the same."""
 
     def __init__(self) -> None:
         self._digest = hashlib.sha256()
@@ -52,7 +52,7 @@ class WeightsHash:
         self._digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
 
     def reading(self, tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-        """Return the tensors; each is hashed when it is read."""
+        """Return a view of the tensors that hashes each one when it is read."""
         return _HashedTensors(tensors, self)
 
     def require_same(self, peers: Peers) -> None:

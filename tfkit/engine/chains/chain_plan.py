@@ -1,4 +1,4 @@
-"""Plan a recipe with stages: check all stages, and choose those of this command, before the first one starts. Torch-free."""
+"""Plan a recipe with stages: check all stages, and choose those of this command, before the first one starts. Does not import torch."""
 
 from collections.abc import Sequence
 from contextlib import suppress
@@ -28,7 +28,7 @@ TOTALS = ("seconds", "energy_kwh", "emissions_g")  # metrics of a chain for its 
 
 @dataclass(frozen=True)
 class PlannedStage:
-    """A stage of a chain as a run of its own: its recipe, in which earlier stages are folders, and its options."""
+    """A stage of a chain as a run of its own, with its options. In `source`, names of earlier stages are replaced by their folders."""
 
     stage: Stage
     source: RecipeText
@@ -41,16 +41,16 @@ class PlannedStage:
 
     @property
     def request(self) -> TrainingRequest:
-        """The request for the stage's training."""
+        """The request with which the stage is trained."""
         return TrainingRequest(kind_of(self.stage.recipe), self.source)
 
     def missing_stage(self) -> str | None:
-        """Return an earlier stage that this one uses and that has no model yet; None: all have one."""
+        """Return the name of an earlier stage that this one uses and that has no checkpoint yet; None: all have one."""
         return next((name for name in self.stage.uses if not is_begun(self.options.run.parent / name)), None)
 
     def require_intact_stages(self) -> None:
-        """Raise ModelError if this stage uses an earlier one whose result names a checkpoint that is missing or damaged: another checkpoint
-        never takes its place. If this stage is finished, it does not use the earlier ones again, and nothing is checked.
+        """Raise ModelError if this stage uses an earlier one whose result names a checkpoint that is missing or damaged, since otherwise
+        the stage would start from another checkpoint. A finished stage does not use earlier ones again, so nothing is checked.
         """
         if read_run(self.options.run).status == "finished":
             return
@@ -70,15 +70,15 @@ class PlannedStage:
 
 @dataclass(frozen=True)
 class ChainPlan:
-    """A chain to run: all of its stages, those that this command runs, and the facts that are recorded."""
+    """A chain to run, with the stages that this command runs."""
 
     chain: Chain
-    given: RequestRecord
-    folder: str  # as the recipes of the stages name it
+    given: RequestRecord  # the request, as recorded in run.json
+    folder: str  # the path of the chain's folder in the recipes of its stages
     stages: tuple[PlannedStage, ...]
-    selected: tuple[str, ...]
-    gates: tuple[Gate, ...]  # over the totals
-    continues: bool  # a chain that an earlier command has started; its arguments are in the folder's run.json
+    selected: tuple[str, ...]  # the names of the stages that this command runs
+    gates: tuple[Gate, ...]  # on the totals of all stages
+    continues: bool  # an earlier command has started the chain, and recorded its request in the folder's run.json
 
     @property
     def todo(self) -> list[PlannedStage]:
@@ -89,22 +89,22 @@ class ChainPlan:
 def is_chain(folder: Path) -> bool:
     """Whether a folder holds the run of a recipe with stages."""
     recipe = folder / "recipe.yaml"
-    with suppress(UsageError):  # a recipe that cannot be read, as is reported of a single run
+    with suppress(UsageError):  # a recipe that cannot be read is reported later, as that of a single run
         return bool(stage_folders(folder)) or (recipe.is_file() and open_recipe(str(recipe)).has_stages)
     return False
 
 
 def plan_chain(now: RequestRecord, kind: TrainingKind | None, options: RunOptions) -> ChainPlan:
-    """Check a chain, all of its stages and the gates. Raises UsageError.
+    """Check a chain, all of its stages and the gates, and return its plan. Raises UsageError.
 
-    `now`: what this command was given; without a recipe, the chain in the folder continues. `kind`: the kind of training that the command
-    is for; None: any.
+    `now`: the request of this command; without a recipe, the chain in the folder continues. `kind`: the kind of training that the command
+    starts; None: any.
     """
-    recorded = known_of(options.run) if stage_folders(options.run) else None  # None also if run.json is damaged: opening sets it aside
+    recorded = known_of(options.run) if stage_folders(options.run) else None  # a damaged run.json counts as none
     begun = recorded is not None and any(map(is_begun, stage_folders(options.run).values()))
     before = RequestRecord.from_document(recorded.given) if recorded is not None and (begun or now.recipe is None) else None
-    given = merged(before, now) if before is not None else now  # overrides hold until the user changes them or the file
-    if given.recipe is None:  # run.json was damaged, and set aside
+    given = merged(before, now) if before is not None else now  # recorded overrides apply until the user changes them or the recipe file
+    if given.recipe is None:  # run.json was damaged, so the request is lost
         given = replace(given, recipe=open_recipe(str(options.run / "recipe.yaml")))
     assert given.recipe is not None
     chain = read_chain(given.recipe, given.overrides)
@@ -125,9 +125,9 @@ def plan_chain(now: RequestRecord, kind: TrainingKind | None, options: RunOption
 
 
 def _folder_of_begun(stage: Stage, run: Path) -> Path | None:
-    """Return the chain's folder by the name that the run of a stage recorded when it began; None if it recorded none.
+    """Return the path of the chain's folder that the run of a stage recorded when it began; None if it recorded none.
 
-    The name stays the same if the chain is moved.
+    A stage that was begun keeps this path in its recipe even if the chain's folder is moved, so that the recipe does not seem changed.
     """
     with suppress(OSError, ValueError):
         given = RequestRecord.from_document(read_run_json(run).given)
@@ -173,9 +173,9 @@ def _selected(chain: Chain, options: RunOptions) -> tuple[str, ...]:
 
 
 def _split_gates(texts: Sequence[str], chain: Chain, selected: Sequence[str]) -> tuple[dict[str, list[str]], list[Gate]]:
-    """Return the gates of each stage, without the stage's name, and the gates over the totals.
+    """Return the gates of each stage, without the stage's name, and the gates on the totals.
 
-    Raises UsageError, also for a gate of a stage that is not among the `selected` ones: nothing would judge it.
+    Raises UsageError, also for a gate of a stage that is not `selected`, since it would never be checked.
     """
     metered = all(stage.recipe.carbon.enabled for stage in chain.stages)
     known = TOTALS if metered else TOTALS[:1]
@@ -201,8 +201,14 @@ def _split_gates(texts: Sequence[str], chain: Chain, selected: Sequence[str]) ->
 
 
 def _check(plan: ChainPlan, options: RunOptions) -> None:
-    """Check each stage to run as its own command would: a mistake in the last one is found before the first one starts."""
+    """Check each stage to run as its own command would, so that a mistake in the last stage is found before the first one starts."""
     inputs_of([plan.chain.source.path], [], []).refuse_folder(options.run, argument("run"))
+    for name, run in stage_folders(options.run).items():
+        if name not in plan.chain.names and is_begun(run):
+            raise UsageError(
+                f"{options.run}: the stage {name} was started here, and the recipe no longer has it. Add it again, or give another "
+                f"{argument('run')}"
+            )
     for planned in plan.todo:
         if is_begun(planned.options.run):
             if not options.resume:
@@ -224,9 +230,9 @@ def _check(plan: ChainPlan, options: RunOptions) -> None:
 
 
 def _require_files(plan: ChainPlan) -> None:
-    """Raise RecipeError for missing files that a later stage reads: that stage would report them only after hours of earlier stages.
+    """Raise RecipeError for missing files that a later stage reads, since that stage would report them only after hours of earlier stages.
 
-    The first stage reports its own at once.
+    Missing files of the first stage are reported when it starts.
     """
     waiting = {planned.name for planned in plan.todo[1:] if not is_begun(planned.options.run)}
     try:
@@ -237,8 +243,8 @@ def _require_files(plan: ChainPlan) -> None:
 
 
 def check_begun(plan: ChainPlan, listener: Listener) -> None:
-    """Check that started stages can continue with their recipes, and that no stage changes its length once a later stage has started from
-    its result.
+    """Check that stages that were begun can continue with their recipes. Raise UsageError for a new length of a stage from whose result a
+    later stage has started.
     """
     for planned in plan.stages:
         if not is_begun(planned.options.run):
@@ -258,7 +264,7 @@ def check_begun(plan: ChainPlan, listener: Listener) -> None:
 
 
 def of_stage(name: str, error: Any) -> Any:
-    """Return the same error with the name of its stage."""
+    """Return the error, changed to name its stage, also in the override that it suggests."""
     error.args = (f"stage {name}: {error.args[0]}", *error.args[1:])
     if isinstance(error, BudgetReached | SpentBudgetError):
         error.larger = f"{name}.{error.larger}"

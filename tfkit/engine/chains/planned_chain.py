@@ -1,4 +1,4 @@
-"""Plan a run, or each stage of a chain and their sum. Data are prepared as for the run; no run folder is made."""
+"""Estimate a run for `tfkit plan`, or each stage of a chain and their sum. The data are prepared as for the run; no run folder is made."""
 
 import tempfile
 import time
@@ -31,11 +31,11 @@ from tfkit.recipe.schema.sections import Recipe
 from tfkit.tokenizer.conversations import end_ids
 from tfkit.training.device import pick_device
 
-_SUMMED = ("tokens", "steps", "disk_bytes", "seconds", "energy_kwh", "emissions_g")  # of an estimate, over the stages
+_SUMMED = ("tokens", "steps", "disk_bytes", "seconds", "energy_kwh", "emissions_g")  # fields of an estimate that are added over the stages
 
 
 def make_plan(request: PlanRequest, session: Session, options: PlanOptions) -> Estimate:
-    """Estimate the run, or every stage and their sum. Raises the errors that a training would raise before its first step."""
+    """Estimate the requested run, or every stage and their sum. Raises the errors that a training would raise before its first step."""
     require_known_gpu(options.gpu, options.probe, options.ranks)
     if options.threads is not None:
         torch.set_num_threads(options.threads)
@@ -55,7 +55,7 @@ def _plan_prepared(run: Run, options: PlanOptions) -> Estimate:
 
 
 def _prepare(request: TrainingRequest, session: Session, options: PlanOptions, began: float) -> Run:
-    """Return a run with its data prepared; `began`: the monotonic time at which its own command would have started."""
+    """Return a run with its data prepared. `began`: the monotonic time from which the run's seconds are counted."""
     with session.stop.at_once():
         decided = request.decide(session.listener)
     require_trainable(decided.recipe)
@@ -70,10 +70,10 @@ def _prepare(request: TrainingRequest, session: Session, options: PlanOptions, b
 
 
 def _plan_chain(chain: Chain, session: Session, options: PlanOptions) -> Estimate:
-    """Plan the stages in order. Each stage that a later one uses leaves a placeholder of the model that its recipe describes."""
+    """Plan the stages in order. For each stage that a later one uses, a placeholder of its checkpoint is written to a temporary folder."""
     wanted = [*(options.stages or chain.names)]
     used = {name for stage in chain.stages for name in stage.uses if stage.name in wanted}
-    for stage in reversed(chain.stages):  # stages that used stages depend on
+    for stage in reversed(chain.stages):  # add the stages on which used stages depend
         used |= {*stage.uses} if stage.name in used else set()
     estimates: dict[str, Estimate] = {}
     with tempfile.TemporaryDirectory(prefix="tfkit-plan-") as folder:
@@ -98,7 +98,7 @@ def _plan_chain(chain: Chain, session: Session, options: PlanOptions) -> Estimat
 
 
 def _write_placeholder(folder: Path, recipe: Recipe, data: TrainingData) -> None:
-    """Write a model folder that a later stage reads as the checkpoint of this one, which was not run: its weights are a sparse file."""
+    """Write a model folder that later stages read as the checkpoint of a stage that is only planned. Its weights are a sparse file."""
     folder.mkdir(parents=True)
     family = save_model(
         folder,
@@ -118,14 +118,10 @@ def _write_placeholder(folder: Path, recipe: Recipe, data: TrainingData) -> None
 
 
 def _sum_stages(stages: dict[str, Estimate]) -> Estimate:
-    """Return the needs of a chain: sums, except that memory is the largest of all stages; the model is the last stage's."""
+    """Return the estimate of a chain: sums over the stages, but the largest memory of a stage, and the parameters of the last one."""
     estimates = [*stages.values()]
     last = estimates[-1]
     full = [stage.full_power for stage in estimates if stage.full_power is not None]
-    total_full = None
-    if len(full) == len(estimates):
-        hours, emissions = sum(stage.hours for stage in full), sum(stage.emissions_g for stage in full)
-        total_full = replace(full[0], hours=hours, emissions_g=emissions)
     sums: dict[str, Any] = {name: reduce(add, (getattr(stage, name) for stage in estimates)) for name in _SUMMED}
     return replace(
         last,
@@ -134,7 +130,7 @@ def _sum_stages(stages: dict[str, Estimate]) -> Estimate:
         memory_bytes=max(stage.memory_bytes for stage in estimates),
         basis=", ".join(dict.fromkeys(stage.basis for stage in estimates)),
         assumptions={name: _join_assumptions(stages, name) for name in last.assumptions},
-        full_power=total_full,
+        full_power=replace(full[0], hours=sum(one.hours for one in full), emissions_g=sum(one.emissions_g for one in full)),
         table_seconds={name: sum(stage.table_seconds.get(name, 0.0) for stage in estimates) for name in last.table_seconds},
         probe=None,
         rate_trial=None,
@@ -145,6 +141,6 @@ def _sum_stages(stages: dict[str, Estimate]) -> Estimate:
 
 
 def _join_assumptions(stages: dict[str, Estimate], name: str) -> str:
-    """Return how a number was obtained: once if all stages agree, otherwise for each stage."""
+    """Return the text on how a number was obtained: one text if it is the same for all stages, otherwise that of each stage."""
     texts = {stage: estimate.assumptions.get(name, "") for stage, estimate in stages.items()}
     return texts.popitem()[1] if len({*texts.values()}) == 1 else "; ".join(f"{stage}: {text}" for stage, text in texts.items())

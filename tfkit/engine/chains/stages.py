@@ -1,6 +1,6 @@
-"""Training by a recipe with stages: a chain of runs in folders of their own, in a folder with their totals.
+"""Run a recipe with stages: a chain of runs, whose folders are in a folder with their totals.
 
-Each stage is an ordinary attempt, which is pinned, recorded, resumed and refused like any run.
+Each stage is an ordinary run, which is recorded, resumed and refused like any other.
 """
 
 import gc
@@ -22,23 +22,23 @@ from tfkit.training.isolation import isolated
 
 
 def run_stages(request: TrainingRequest, options: RunOptions, listener: Listener, stop: StopRequest) -> dict[str, Any]:
-    """Train by a recipe with stages, and return the result that docs/cli.md describes. The first stage must be of the requested kind."""
+    """Run the stages of a recipe, and return the result (docs/cli.md). The first stage must be of the requested kind of training."""
     plan = plan_chain(request.given, request.kind, options)
-    if request.is_named and not plan.continues:  # the code of all stages is noted as allowed: a later command may start the last ones
+    if request.is_named and not plan.continues:  # allow the code of all stages, also of those that only a later command starts
         paths = [path for stage in plan.chain.stages for path in stage.recipe.objective.code_files.values()]
         options = replace(options, code=options.code.with_named(paths, listener.warn))
     return _run(plan, options, listener, stop)
 
 
 def resume_folder(overrides: Overrides, options: RunOptions, listener: Listener, stop: StopRequest) -> dict[str, Any]:
-    """Continue the run or the chain in a folder: finished stages return their results again, later ones start."""
+    """Continue the run or the chain in a folder. In a chain, finished stages return their results again, and later ones start."""
     if is_chain(options.run):
         return _run(plan_chain(RequestRecord(None, overrides), None, options), options, listener, stop)
     return attempt.resume_run(overrides, options, listener, stop)
 
 
 def _run(plan: ChainPlan, options: RunOptions, listener: Listener, stop: StopRequest) -> dict[str, Any]:
-    """Run the stages in their folders. Raises Stopped with `result`, and the errors of a stage with its name."""
+    """Run the stages in their folders. Raises Stopped, whose `result` is set, and errors of a stage with the name of the stage."""
     command = [*options.command]
     with RunFolder.open(options.run, resume=options.resume, command=command, warn=listener.warn, group=CHAIN) as folder:
         check_begun(plan, listener)
@@ -51,7 +51,7 @@ def _run(plan: ChainPlan, options: RunOptions, listener: Listener, stop: StopReq
                 results[stage.name] = _run_stage(stage, len(results), plan, options, listener, stop)
                 folder.record(**_facts(plan))
                 if any(gate["failed"] for gate in results[stage.name]["gates"]):
-                    break  # later stages would start from its model
+                    break  # later stages would start from a model that failed its gate
         except Stopped as stopped:
             stopped.runs_code = any(stage.recipe.objective.code_files for stage in plan.chain.stages)
             if stopped.result is not None:
@@ -83,18 +83,18 @@ def _run_stage(
         error.add_note(f"in the stage {planned.name}")
         raise
     finally:
-        gc.collect()  # the next stage plans with the free memory
+        gc.collect()  # frees the memory by which the next stage chooses its micro-batches
 
 
 def _facts(plan: ChainPlan) -> dict[str, Any]:
-    """Return the facts about the stages in run.json: the status and the totals of each, and the totals of all."""
+    """Return the fields of run.json about the stages: the status and the totals of each, and the totals of all."""
     return stage_facts({stage.name: stage.options.run for stage in plan.stages})
 
 
 def _finish(
     folder: RunFolder, plan: ChainPlan, results: dict[str, dict[str, Any]], status: Literal["finished", "stopped"]
 ) -> dict[str, Any]:
-    """Record the progress of the chain, and return its result."""
+    """Record how the chain ended, and return its result."""
     facts = _facts(plan)
     result = chain_result(folder.path, status, results, facts)
     if status == "finished":

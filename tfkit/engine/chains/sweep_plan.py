@@ -1,4 +1,4 @@
-"""The plan of a sweep: its varied fields, the order of its trials and the metric that compares them, checked before the first trial."""
+"""Plan a sweep: before its first trial, determine its varied fields, the order of its trials and the metric that compares them."""
 
 import itertools
 from collections.abc import Iterator, Sequence
@@ -26,17 +26,17 @@ from tfkit.recipe.scoring_fields import scoring_fields
 from tfkit.recipe.search_space import Axis, SearchSpace
 from tfkit.run.run_json import read_run_json, trial_folders
 
-MOST_TRIALS = 1000  # of a grid: a sweep of more is a mistake
-_DECIDED = Path("the recipe of what was seen")  # in messages, in place of the path of a recipe file
-_MAY_CHANGE = "carbon"  # the section, of a recipe or of a stage, that a continued sweep may change: place and budget
-_RETRIES = 50  # of a sampler that proposes a combination that was already tried
+MOST_TRIALS = 1000  # of a grid; more are taken for a mistake
+_DECIDED = Path("the inferred recipe")  # in messages, in place of the path of a recipe file
+_MAY_CHANGE = "carbon"  # the section of a recipe or stage that may differ when a sweep continues: place and budget
+_RETRIES = 50  # draws of the sampler until it proposes a combination that was not tried
 
-Done = Sequence[tuple[Trial, float | None]]  # the trials so far, and the score of each; None: it has none
+Done = Sequence[tuple[Trial, float | None]]  # the trials so far, each with its score; None: it failed, or has no score
 
 
 @dataclass(frozen=True)
 class Grid:
-    """A search that tries all combinations of the values of its axes, in an order in which the last axis varies fastest."""
+    """A search that tries all combinations of the values of its axes. The last axis varies fastest."""
 
     axes: tuple[Axis, ...]
 
@@ -66,7 +66,7 @@ class OptunaSearch:
     higher_is_better: bool
 
     def propose(self, done: Done) -> dict[str, Any] | None:
-        """Return the values that the sampler draws; those that were already tried are redrawn, 50 times at most. None after all trials."""
+        """Return the values of the next trial; None after the last one. Combinations that were tried are redrawn, 50 times at most."""
         if len(done) >= self.count:
             return None
         tried = [trial.values for trial, _ in done]
@@ -95,17 +95,17 @@ Search = Grid | OptunaSearch
 
 @dataclass(frozen=True)
 class SweepPlan:
-    """A sweep to run, and the trials that were started before."""
+    """A sweep to run, with the trials that earlier commands have started."""
 
     source: RecipeText  # the recipe that all trials change
-    given: RequestRecord  # without a recipe if `source` was decided
+    given: RequestRecord  # the request; it has no recipe if `source` was inferred
     space: SearchSpace
     search: Search
     trials: tuple[Trial, ...]
-    asked: int | None  # --trials
-    continues: bool  # a sweep that an earlier command has started, as the folder's run.json says
-    runs_code: bool
-    changes: tuple[str, ...]  # to the recipe since the sweep was started, as messages name them
+    asked: int | None  # the number of trials that the user requested; None: all combinations
+    continues: bool  # an earlier command has started the sweep
+    runs_code: bool  # the recipe has reward functions
+    changes: tuple[str, ...]  # of the request since the sweep was started, for messages
 
     def overrides(self, trial: Trial) -> dict[str, Any]:
         """Return the changes to the recipe that make a trial."""
@@ -125,7 +125,7 @@ def is_sweep(folder: Path) -> bool:
 
 
 def decide_source(overrides: Overrides, listener: Listener) -> RecipeText:
-    """Make the recipe of a fine-tuning from the data and the checkpoint that the overrides name. Raise TfkitError."""
+    """Infer the recipe of a fine-tuning from the data and the checkpoint that the overrides name. Raise TfkitError."""
     request = TrainingRequest("fine-tuning", None, overrides, unwritten=UnwrittenRecipe(overrides))
     request.check()
     return RecipeText(_DECIDED, request.decide(listener).text)
@@ -134,8 +134,8 @@ def decide_source(overrides: Overrides, listener: Listener) -> RecipeText:
 def plan_sweep(source: RecipeText | None, space: SearchSpace, asked: int | None, options: RunOptions, listener: Listener) -> SweepPlan:
     """Plan a sweep, and check it; if it is a grid, check every trial. Raise UsageError.
 
-    `source`: None: the sweep in the folder continues with its own recipe; for a new sweep, a recipe is inferred, with the first value of
-    each varied field. `asked`: the number of trials; None: as many as a sweep to continue was given, else all combinations.
+    `source`: the recipe; None: the sweep in the folder continues with its own recipe, or a new sweep gets one that is inferred with the
+    first value of each varied field. `asked`: the number of trials; None: the number with which the sweep was started, or all combinations.
     """
     before = read_run_json(options.run) if is_sweep(options.run) else None
     if before and not options.resume:
@@ -183,7 +183,7 @@ def plan_sweep(source: RecipeText | None, space: SearchSpace, asked: int | None,
 
 
 def _require_unspent(read: Recipe | Chain, folder: Path) -> None:
-    """Raise SpentBudgetError if the trials have used up the budget of the recipe, or that of a stage."""
+    """Raise SpentBudgetError if the trials in `folder` have used up the budget of the recipe or of a stage."""
     spent = spent_in(folder)
     if isinstance(read, Recipe):
         return require_unspent(read.carbon, folder, spent)
@@ -195,7 +195,7 @@ def _require_unspent(read: Recipe | Chain, folder: Path) -> None:
 
 
 def _decided(folder: Path, overrides: Overrides, listener: Listener, *, continues: bool) -> RecipeText:
-    """Return the recipe of a sweep that was given none: the one in its folder if the sweep continues, else a new one, which is reported."""
+    """Return the recipe of a sweep that was given none: that in its folder if the sweep continues, else an inferred one."""
     if continues and (folder / "recipe.yaml").exists():
         return RecipeText(_DECIDED, open_recipe(str(folder / "recipe.yaml")).text)
     source = decide_source(overrides, listener)
@@ -209,7 +209,7 @@ def read_trial(source: RecipeText, overrides: Overrides) -> Recipe | Chain:
 
 
 def _changes(before: RequestRecord | None, now: RequestRecord) -> tuple[str, ...]:
-    """Return the fields of the recipe's file that have changed, and the new overrides."""
+    """Return the fields of the recipe file that differ between two requests, and the overrides that are new in `now`."""
     if before is None:
         return ()
     fields, earlier = (one.recipe.fields() if one.recipe else {} for one in (now, before))
@@ -219,7 +219,7 @@ def _changes(before: RequestRecord | None, now: RequestRecord) -> tuple[str, ...
 
 
 def is_free(change: str) -> bool:
-    """Whether a continued sweep may change a field, given by its name, as key=value, or as a name in a file."""
+    """Whether a change is allowed when a sweep continues. `change`: a field's name, "key=value", or "key in FILE"."""
     name = change.partition("=")[0].partition(" in ")[0]
     return _MAY_CHANGE in name.split(".")[:2]
 
@@ -234,7 +234,7 @@ def _check(plan: SweepPlan, options: RunOptions) -> None:
 
 @contextmanager
 def _of_trial(trial: Trial) -> Iterator[None]:
-    """Add the trial to the message of a UsageError in the block."""
+    """Add the values of the trial to the message of a UsageError in the block."""
     try:
         yield
     except UsageError as error:
@@ -272,12 +272,12 @@ def _distribution(optuna: Any, axis: Axis) -> Any:
 
 
 def _drawn(axis: Axis, value: Any) -> Any:
-    """Return a trial's value as Optuna draws it: the index in a list of values, or the number of a range."""
+    """Return a trial's value as Optuna draws it: the index in the axis's list of values, or a number in its range."""
     return axis.values.index(value) if axis.ends is None else value
 
 
 def _rounded(axis: Axis, value: Any) -> Any:
-    """Return the value that Optuna drew; a number that is not whole is rounded to three significant digits."""
+    """Return the value for what Optuna drew. A number of a range that is not whole is rounded to three significant digits."""
     if axis.ends is None:
         return axis.values[value]
     return axis.number(value if axis.whole else min(max(float(f"{value:.3g}"), axis.ends[0]), axis.ends[1]))

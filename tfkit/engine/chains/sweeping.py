@@ -1,4 +1,4 @@
-"""A sweep: trials of one recipe with different values, each an ordinary run in a folder of its own, in a folder with their totals."""
+"""Run a sweep: trials of one recipe with different values. Each is an ordinary run, whose folder is in a folder with the totals of all."""
 
 import gc
 from dataclasses import replace
@@ -23,10 +23,10 @@ from tfkit.training.isolation import isolated
 def run_sweep(
     source: RecipeText | None, space: SearchSpace, trials: int | None, options: RunOptions, listener: Listener, stop: StopRequest
 ) -> dict[str, Any]:
-    """Run a trial for each combination of the values in `space`; return the result that docs/cli.md describes.
+    """Run a trial for each combination of the values in `space`; return the result (docs/cli.md).
 
-    `source`: None: the recipe is that of the folder's sweep or, for a new sweep, inferred from the data and the checkpoint in `space`.
-    `trials`: how many combinations to try, chosen by Optuna; None: all of them.
+    `source`: the recipe; None: that of the sweep in the folder or, for a new sweep, one that is inferred from the data and the checkpoint
+    in `space`. `trials`: how many combinations to try, chosen by Optuna; None: all of them.
     """
     with stop.at_once():
         plan = plan_sweep(source, space, trials, options, listener)
@@ -41,7 +41,10 @@ def resume(overrides: Overrides, options: RunOptions, listener: Listener, stop: 
 
 
 def _run(plan: SweepPlan, options: RunOptions, listener: Listener, stop: StopRequest) -> dict[str, Any]:
-    """Run the remaining trials. Raise Stopped with `result`; a trial whose training fails is recorded, and the others continue."""
+    """Run the remaining trials. A trial whose values make the training fail is recorded, and the sweep continues with the next one.
+
+    Raise Stopped, whose `result` is set.
+    """
     command = [*options.command]
     with RunFolder.open(options.run, resume=options.resume, command=command, warn=listener.warn, group=SWEEP) as folder:
         trials = [*plan.trials]
@@ -70,12 +73,12 @@ def _run(plan: SweepPlan, options: RunOptions, listener: Listener, stop: StopReq
 
 
 def _next(plan: SweepPlan, folder: RunFolder, trials: list[Trial]) -> int | None:
-    """Return the index of the next trial to run; a new trial is added to the list and recorded. None: all are done."""
+    """Return the index of the next trial to run; None: all are done. A new trial is added to `trials`, and recorded."""
     facts = sweep_facts(folder.path, trials)["trials"]
     for number, trial in enumerate(trials):
         if trial.error is None and facts[trial.name]["status"] != "finished":
             return number
-    values = plan.search.propose([(trial, facts[trial.name]["score"]) for trial in trials])
+    values = plan.search.propose([(trial, facts[trial.name]["score"] if trial.error is None else None) for trial in trials])
     if values is None:
         return None
     trials.append(Trial(f"trial-{len(trials) + 1:03d}", values))
@@ -84,7 +87,7 @@ def _next(plan: SweepPlan, folder: RunFolder, trials: list[Trial]) -> int | None
 
 
 def _run_trial(plan: SweepPlan, trial: Trial, options: RunOptions, listener: Listener, stop: StopRequest) -> Trial:
-    """Start or continue the run of a trial; return the trial, with an error if its values made the training fail."""
+    """Start or continue the run of a trial. Return the trial, with `error` set if its values made the training fail."""
     folder = options.run / trial.name
     own = replace(options, run=folder, resume=True, fail_if=(), stages=())
     stop.raise_if_requested(f"{trial.name} was not started")
@@ -102,22 +105,19 @@ def _run_trial(plan: SweepPlan, trial: Trial, options: RunOptions, listener: Lis
                 train(request, own, listener, stop)
     except UnhealthyError as error:
         return _failed(trial, str(error), listener)
-    except InsufficientMemoryError as error:
-        if not options.ranks.is_alone:  # the other ranks have ended, too
-            raise
-        return _failed(trial, str(error), listener)
     except Exception as error:
-        if not is_out_of_memory(error):
+        no_memory = isinstance(error, InsufficientMemoryError)
+        if not (no_memory or is_out_of_memory(error)) or not options.ranks.is_alone:  # a lack of memory ends the other ranks, too
             error.add_note(f"in {trial.name}")
             raise
-        return _failed(trial, "out of memory", listener)
+        return _failed(trial, str(error) if no_memory else "out of memory", listener)
     finally:
-        gc.collect()  # the next trial plans with the free memory
+        gc.collect()  # frees the memory by which the next trial chooses its micro-batches
     return trial
 
 
 def _problem(plan: SweepPlan, trial: Trial, options: RunOptions) -> str | None:
-    """Return why the values of a trial make no valid recipe; None if the recipe is valid. A grid was checked before its first trial."""
+    """Return why the recipe of a trial is not valid; None if it is. The trials of a grid were checked before the first one already."""
     try:
         check_trial(plan, trial, options)
     except UsageError as error:

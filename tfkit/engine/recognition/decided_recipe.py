@@ -42,7 +42,7 @@ from tfkit.tokenizer.conversations import resolve_format
 from tfkit.training.memory import activation_bytes_per_token
 
 _TEXT = next(role for role in ClassificationSection.roles if role.name == "text")
-_DECIDED = "the recipe of what was seen"  # in messages, in place of the path of a recipe file
+_DECIDED = "the inferred recipe"  # in messages, in place of the path of a recipe file
 _SAMPLE = 200  # number of rows whose tokens are counted
 _ANSWERS = ("label", "labels", "tags")  # roles whose values are not part of the model's input
 # The objectives for which rows are tested: those on labelled rows, and causal_lm for rows with a text.

@@ -1,6 +1,6 @@
-"""An assembled run: its weights, optimizer, loader and hooks, new or restored from its newest good checkpoint.
+"""An assembled run: its weights, optimizer, loader and hooks, new or restored from its newest undamaged checkpoint.
 
-The run is ready for its next step: its methods record it in run.json, train, and finish it.
+Its methods record it in run.json, take its steps, and finish it.
 """
 
 import warnings
@@ -49,7 +49,7 @@ def no_step_yet(resumed_from: Path | None) -> str:
 
 @dataclass(frozen=True)
 class AssembledRun:
-    """A run assembled from its recipe, data and model. `pinned`: its recipe, with the hashes of the models that it starts from and uses."""
+    """A run that is ready for its next step. `pinned`: its recipe, with the hashes of its base model and companions."""
 
     run: Run
     pinned: Recipe
@@ -78,7 +78,9 @@ class AssembledRun:
         return totals | ({"hardware_flops_bound": seconds * peak} if peak else {})
 
     def record(self, given: RequestRecord) -> None:
-        """Record how this attempt computes, what it continues from, and what was given; the result of an earlier attempt is dropped."""
+        """Record this attempt in run.json: device, ranks and precision, the checkpoint that it continues from, the planned steps, the data
+        and `given`, the user's request. Write recipe.yaml. If the attempt continues from a checkpoint, run.json loses its earlier result.
+        """
         run, training = self.run, self.run.recipe.training
         arithmetic = {
             "threads": torch.get_num_threads(),
@@ -98,11 +100,11 @@ class AssembledRun:
             planned |= {"predicted": predicted, "actual": None}
         data: dict[str, Any] = {"data": run.data.fingerprints(), "held_out": run.data.held_out(), "data_sizes": run.data.sizes()}
         run.folder.record(**arithmetic, **planned, **data, parents=[parent.document() for parent in run.parents])
-        run.folder.write_recipe(dump_recipe(self.pinned, run.data.config))  # only now that an earlier result is dropped
+        run.folder.write_recipe(dump_recipe(self.pinned, run.data.config))  # once run.json has no result of an earlier recipe
         run.folder.record(given=given.document())
 
     def train(self) -> None:
-        """Train to the end. Raises Stopped after saving, UnhealthyError before a bad update."""
+        """Train to the end. Raises Stopped after saving a checkpoint, and UnhealthyError instead of taking an unhealthy step."""
         run, components, listener, begun_at = self.run, self.components, self.run.listener, self.progress.step
         if self.resumed_from:
             listener.say(f"resuming from {self.resumed_from.name}")
@@ -134,7 +136,7 @@ class AssembledRun:
                 run.meter.phase(FINISH)
 
     def result(self, status: Literal["finished", "stopped"]) -> dict[str, Any]:
-        """Return the result (docs/cli.md); the totals must have been recorded."""
+        """Return the result (docs/cli.md). Its seconds and energy are the totals in run.json, which must be recorded before."""
         folder, progress, data, best = self.run.folder, self.progress, self.run.data, self.hooks.checkpointer.best
         recorded = folder.recorded
         result: dict[str, Any] = {
@@ -163,7 +165,7 @@ class AssembledRun:
             **self.hooks.checkpointer.inherited.fields(),
             "gates": [],  # the command that asks for the result adds its own
         }
-        document: dict[str, Any] = strict_json.loads(strict_json.dumps(result))  # as --resume will read it: a perplexity may be infinite
+        document: dict[str, Any] = strict_json.loads(strict_json.dumps(result))  # as --resume reads it: an infinite perplexity is null
         return document
 
     def finish(self) -> dict[str, Any]:
@@ -175,7 +177,7 @@ class AssembledRun:
         self.hooks.checkpointer.write_card(Path(result["checkpoint"]), self.progress.step, totals)
         if self.run.planned is not None and folder.attempt == 1 and not result["stopped_early"]:
             self.run.forecaster.remember(self.run, self.run.planned, totals)
-        actual = totals.document(("seconds", "energy_kwh", "emissions_g"))  # of all attempts; the FLOPs are counted as in the plan
+        actual = totals.document(("seconds", "energy_kwh", "emissions_g"))  # of all attempts
         actual |= {"memory_bytes": memory_bytes(self.run.device), "flops": totals.train_flops}
         folder.end_attempt("finished", step=self.progress.step, result=result, actual=actual)
         return result
@@ -191,27 +193,26 @@ class AssembledRun:
         return steps_of_ranks(self.hooks, self.hooks.checkpointer.work, self.progress.step, self.run.stop)
 
     def _begin_budget(self) -> None:
-        """Start counting steps against the budget, and compare it with what the remaining steps are expected to use. Raises Stopped."""
+        """Start counting the steps against the budget, and warn if the remaining steps are expected to exceed it. Raises Stopped."""
         steps, planned, budget = self.components.plan.steps, self.run.planned, self.run.budget
         if budget is None:
             return
         left = steps - self.progress.step
         if planned is not None:
             likely = {"g": planned.emissions_g.likely, "kwh": planned.energy_kwh.likely, "seconds": planned.seconds.likely}
-            fraction = planned.fraction_after_start * left / max(1, steps)  # the start is over, and already counted as used
+            fraction = planned.fraction_after_start * left / max(1, steps)  # the meter has counted the start already
             budget.begin_steps(left, {name: value * fraction for name, value in likely.items()})
         budget.raise_if_reached(no_step_yet(self.resumed_from))
 
     def _try_out(self) -> None:
-        """Compile the model if the recipe says so and, on a GPU, try the largest micro-batch. A stop request ends this at once.
-
-        With sharded weights, the ranks compile in their first step, and try nothing.
+        """Try the largest micro-batch on a GPU, and on any device with training.compile, where this compiles the model. A stop request ends
+        the trial immediately. With sharded weights nothing is tried: the ranks compile in their first step.
         """
         run, compiles = self.run, self.run.recipe.training.compile
         if run.recipe.parallel.shard > 1 or (not compiles and run.device.type == "cpu"):
             return
         with run.stop.at_once(no_step_yet(self.resumed_from)), warnings.catch_warnings():
-            # The compiler traces under anomaly detection, which warns with a traceback if a signal ends it.
+            # The compiler traces under anomaly detection, which warns with a traceback if a signal ends the tracing.
             warnings.filterwarnings("ignore", r"Error detected in \w+Backward")
             if compiles:
                 run.listener.say("compiling the model")
@@ -219,10 +220,10 @@ class AssembledRun:
 
 
 def assemble_run(run: Run, *, exact: bool, force: bool) -> AssembledRun:
-    """Build the model, and assemble its training, from the newest good checkpoint on if there is one.
+    """Build the model, and assemble its training; restore both from the newest undamaged checkpoint, if there is one.
 
-    `exact`: do not fall back to an older checkpoint; `force`: start even if the planned checkpoints do not fit the disk. Raises Stopped,
-    ModelError, DataError, UsageError and MachineError.
+    `exact`: raise ModelError if the newest checkpoint is damaged. `force`: start even if the planned checkpoints do not fit the disk.
+    Raises Stopped, ModelError, DataError, UsageError and MachineError.
     """
     recipe, data, folder, listener, peers = run.recipe, run.data, run.folder, run.listener, run.peers
     pinned = pin_models(recipe, data.start, data.objective, folder) if data.start or data.objective.recorded_companions else recipe
@@ -268,7 +269,7 @@ def _announce_size(model: Transformer, listener: Listener) -> None:
 
 
 def _micro_batches(run: Run, components: Components, resumed_from: Path | None, size: int) -> MicroBatches:
-    """Return the micro-batches of a run; their size is chosen if neither the recipe nor a checkpoint gives it."""
+    """Return the micro-batches of a run. Their size is chosen unless the recipe or a checkpoint gives one that the ranks can share."""
     micro_batches = MicroBatches(run.recipe, run.device, run.listener, components, restored=resumed_from is not None)
     if run.recipe.training.micro_batch_size is None and not (resumed_from and micro_batches.is_even):
         micro_batches.choose()

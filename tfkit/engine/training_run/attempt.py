@@ -1,12 +1,12 @@
-"""One attempt of a run, from the folder to the result: pre-training, fine-tuning and resuming differ in where the recipe comes from.
+"""One attempt of a run, from its folder to its result. Pre-training, fine-tuning and resuming differ only in the source of the recipe.
 
 start_run | resume_run
-  _attempt              the run folder is locked, and the recipe is known; torch is imported after that, so that a refusal is quick
-    _Attempt.train      the meter runs; whatever happens, its totals are recorded
-      _prepare          device, ranks, then Run.prepare: the data; Run.forecast, if something needs it
-      _decide_by_data   the length and the rate, where the user leaves them to tfkit
-      assemble_run      the model, or its newest checkpoint, and the parts of the training
-      AssembledRun      .train: the steps; then .finish, or .result of a run that was stopped
+  _attempt              lock the run folder, and read the recipe; torch is imported later, so that a refusal is quick
+    _Attempt.train      run the meter; its totals are recorded even if the attempt fails
+      _prepare          choose the device, and connect the ranks; then Run.prepare reads the data, and Run.forecast estimates the run
+      _decide_by_data   choose the number of steps and the learning rate, if the user leaves them open
+      assemble_run      build the model or load the newest checkpoint, and assemble the components of the training
+      AssembledRun      .train takes the steps; .finish, or .result after a stop, returns the result
 """
 
 import time
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from tfkit.engine.training_run.assembled_run import AssembledRun
     from tfkit.engine.training_run.run import Run
 
-_LOOK_SECONDS = 0.05  # between checks of a stop while the idle machine is measured
+_LOOK_SECONDS = 0.05  # between two checks for a stop request while the idle machine is measured
 
 
 @dataclass(frozen=True)
@@ -59,14 +59,14 @@ class RunOptions:
     command: Sequence[str] = ()  # for run.json
     fail_if: Sequence[str] = ()  # comparisons of the result's metrics that must not be true
     stages: Sequence[str] = ()  # the stages of the recipe to run; empty: all
-    connection: RankConnection = field(default_factory=RankConnection)  # of the processes that train together
-    code: CodePermission = NO_CODE  # which files of code may be run, besides those that the user's own recipe names
-    minutes: float | None = None  # the length of a new run; None: its recipe's
-    named: Collection[str] = ()  # the fields that the user gives, which `minutes` do not change
+    connection: RankConnection = field(default_factory=RankConnection)  # to the ranks that train together
+    code: CodePermission = NO_CODE  # which files of code may be run, in addition to those that the user's own recipe names
+    minutes: float | None = None  # the length of a new run; None: the recipe gives it
+    named: Collection[str] = ()  # the recipe fields that the user sets, which a length in `minutes` does not change
 
     @property
     def ranks(self) -> Ranks:
-        """The ranks that train together, with the place of this process among them."""
+        """The rank of this process, and the number of ranks that train together."""
         return self.connection.ranks
 
 
@@ -75,7 +75,7 @@ def start_run(request: TrainingRequest, options: RunOptions, listener: Listener,
 
     Problems of a new run's recipe are reported before its folder is created.
     """
-    if not (options.resume and is_begun(options.run)):  # else the run has a recipe of its own
+    if not (options.resume and is_begun(options.run)):  # a run that was begun continues with the recipe in its folder
         recipe = request.check()
         if recipe is not None:
             _gates(options, recipe)
@@ -84,16 +84,16 @@ def start_run(request: TrainingRequest, options: RunOptions, listener: Listener,
 
 
 def resume_run(overrides: Overrides, options: RunOptions, listener: Listener, stop: StopRequest) -> dict[str, Any]:
-    """Continue a run as it was started, from its folder alone. Return the result (docs/cli.md)."""
+    """Continue the run in a folder with its recorded recipe and `overrides`. Return the result (docs/cli.md)."""
     if not is_begun(options.run):
         raise nothing_to_resume(options.run)
     return _attempt(TrainingRequest(None, None, overrides), options, listener, stop)
 
 
 def _attempt(request: TrainingRequest, options: RunOptions, listener: Listener, stop: StopRequest) -> dict[str, Any]:
-    """Lock the run folder, and train. A resumed run has a recipe of its own, which the request may change.
+    """Lock the run folder, and train. A resumed run has the recipe in its folder, with the changes that the request makes.
 
-    Raises Stopped, with `result` if steps were taken.
+    Raises Stopped, whose `result` is set if steps were taken.
     """
     if options.stages:
         raise UsageError(f"{argument('stages', ','.join(options.stages))}: the recipe has no stages; leave it out")
@@ -126,7 +126,7 @@ def _attempt(request: TrainingRequest, options: RunOptions, listener: Listener, 
 
 
 def _decide(request: TrainingRequest, folder: RunFolder, listener: Listener, stop: StopRequest) -> tuple[Recipe, RequestRecord]:
-    """Return the recipe of a new run, and the record of what was given, with what was decided from the data."""
+    """Return the recipe of a new run, and the record of the request with the fields that tfkit chose by the data."""
     if request.source is None and request.unwritten is None:
         raise UsageError(f"{folder.path}: the checkpoints of this run are gone; start it again with its recipe")
     with stop.at_once():
@@ -143,7 +143,7 @@ def _decide(request: TrainingRequest, folder: RunFolder, listener: Listener, sto
 def _budget(
     recipe: Recipe, options: RunOptions, folder: RunFolder, listener: Listener, stop: StopRequest, ended_by: str | None
 ) -> Budget | None:
-    """Return the budget of an attempt, by its recipe or, for a new run, by its length in minutes; None if neither gives a limit."""
+    """Return the budget of an attempt: the limits of its recipe and, for a new run, its length in minutes; None if there is no limit."""
     carbon, minutes = recipe.carbon, None if folder.begun else options.minutes
     if minutes is None and not carbon.limits:
         return None
@@ -157,13 +157,13 @@ def _gates(options: RunOptions, recipe: Recipe) -> list[Gate]:
 
 
 def _with_verdicts(result: dict[str, Any], gates: Collection[Gate]) -> dict[str, Any]:
-    """Return the result with the verdict on each gate. run.json has no verdicts: the next command may have other gates."""
+    """Return the result with the verdict on each gate. run.json has no verdicts, since the next command may have other gates."""
     return {**result, "gates": strict_json.loads(strict_json.dumps({"gates": judge(gates, training_metrics(result))}))["gates"]}
 
 
 @dataclass(frozen=True)
 class _Attempt:
-    """An attempt whose folder is locked and whose recipe is known. `stop`: the budget's stop request, if there is a budget."""
+    """An attempt whose folder is locked and whose recipe is known. `stop`: that of the budget, if there is one; else the command's."""
 
     recipe: Recipe
     given: RequestRecord
@@ -175,7 +175,7 @@ class _Attempt:
     budget: Budget | None
 
     def train(self) -> dict[str, Any]:
-        """Train with a meter, which is stopped however the attempt ends; its reading goes into the totals. Raises Stopped."""
+        """Train while a meter measures; however the attempt ends, stop the meter and record the totals. Raises Stopped."""
         recipe, folder, budget = self.recipe, self.folder, self.budget
         folder.begin_attempt(self.options.threads, kind=kind_of(recipe))
         assembled: AssembledRun | None = None
@@ -187,7 +187,7 @@ class _Attempt:
             _measure_idle(meter, recipe.carbon.baseline_seconds, self.listener, self.stop)
             run = self._prepare(meter)
             given = self._decide_by_data(run)
-            from tfkit.engine.training_run.assembled_run import assemble_run  # it imports torch, as `_prepare` does
+            from tfkit.engine.training_run.assembled_run import assemble_run  # imported here, since it imports torch
 
             assembled = assemble_run(run, exact=self.options.exact, force=self.options.force)
             assembled.record(given)
@@ -231,7 +231,7 @@ class _Attempt:
         if threads is not None:
             torch.set_num_threads(threads)
         device = pick_device(device_name)
-        with stop.at_once("no step was taken"):  # the other ranks may be late
+        with stop.at_once("no step was taken"):  # waiting for the other ranks may take long
             peers = options.connection.peers(device, self.listener.say)
             carbon = {"carbon": recipe.carbon.model_dump(mode="json"), "folder": str(folder.path.resolve())}
             options.connection.meter_nodes(device, carbon | self._meter_facts)
@@ -243,7 +243,9 @@ class _Attempt:
         return run
 
     def _decide_by_data(self, run: "Run") -> RequestRecord:
-        """Check the gates, and choose the length and the rate that are left to tfkit; return what was given, with what was decided."""
+        """Check the gates, and choose the number of steps and the learning rate if they are left open. Return the record of the request,
+        with the number of steps that was chosen.
+        """
         options, given = self.options, self.given
         run.budget = self.budget
         for gate in self.gates:
@@ -260,9 +262,9 @@ class _Attempt:
 
 
 def _measure_idle(meter: Meter, seconds: float, listener: Listener, stop: StopRequest) -> None:
-    """Wait idly for `seconds`, once the meter has started, in a phase of its own; without a meter, do nothing. Raises Stopped.
+    """Measure the power of the idle machine for `seconds`, in a phase of its own, as in the report on BLOOM (arXiv 2211.02001).
 
-    The idle power of the machine is measured before the training, as arXiv 2211.02001 reports it for BLOOM.
+    The measurement begins when the meter has started; without a meter, this returns immediately. Raises Stopped.
     """
     if not seconds or meter.reading().status == "off":
         return

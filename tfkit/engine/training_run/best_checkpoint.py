@@ -1,4 +1,4 @@
-"""The best checkpoint of a run, by the metric of its recipe: recorded next to the checkpoints, so that it is not deleted as an old one."""
+"""The best checkpoint of a run, by the metric of its recipe. A record next to the checkpoints keeps it from being deleted as an old one."""
 
 import math
 from collections.abc import Iterator, Mapping
@@ -21,7 +21,9 @@ class BestCheckpoint:
         self.metric = run.recipe.evaluation.metric or run.recipe.objective.trained_for.best_by
 
     def score(self, metrics: Mapping[str, float | None]) -> float:
-        """Return the value by which checkpoints are compared; NaN, which is never best, if it is missing or the objective excludes it."""
+        """Return the value by which checkpoints are compared: NaN, which is never best, if `metrics` lack it, or if the objective excludes
+        the checkpoint (objective.kl_limit).
+        """
         value = metrics.get(self.metric)
         known = {name: number for name, number in metrics.items() if number is not None}
         return value if value is not None and self.run.recipe.objective.may_be_best(known) else math.nan
@@ -36,7 +38,7 @@ class BestCheckpoint:
             )
 
     def restore(self) -> None:
-        """Record the best checkpoint again if the record or that checkpoint is lost: it must not be deleted as an old one."""
+        """If the record or the recorded checkpoint is lost, record the best of the complete checkpoints, so that it is not deleted."""
         if best_checkpoint(self.root) is not None:
             return
         complete = {step_of(path) for path in checkpoints(self.root)}
@@ -57,12 +59,12 @@ class BestCheckpoint:
         record_best(self.root, step, self.metric, self.score(metrics), self.metric in HIGHER, wins_ties=lower)
 
     def document(self) -> dict[str, Any] | None:
-        """Return the best checkpoint and its score, as in the result of a training (docs/cli.md)."""
+        """Return the field `best` of a training's result (docs/cli.md); None if there is no best checkpoint."""
         path, best = best_checkpoint(self.root), read_best(self.root)
         return {"checkpoint": str(path), "step": best.step, "metric": best.metric, "value": best.value} if path and best else None
 
     def describe_unsaved(self) -> str | None:
-        """Describe an evaluation that was better than that of the best checkpoint, in a step that was not saved; None if there is none."""
+        """Describe the best evaluation if its step was not saved, so that the best checkpoint has a worse score; else return None."""
         best, sign = self.document(), -1 if self.metric in HIGHER else 1
         if best is None or best["metric"] != self.metric:
             return None
@@ -78,7 +80,7 @@ class BestCheckpoint:
         )
 
     def improvement(self) -> float | None:
-        """Return how much the best checkpoint improves on the model before the first step, by the metric that chose it; None: unknown."""
+        """Return by how much the best checkpoint's score is better than the score before the first step; None if one of them is unknown."""
         before, best = (self.log.before or {}).get(self.metric), self.document()
         if before is None or best is None or best["metric"] != self.metric:
             return None
@@ -124,7 +126,7 @@ class BestCheckpoint:
         before, best = self.log.before or {}, self.document()
         assert best is not None
         first, loss = before.get("loss"), self.log.evaluations.get(best["step"], {}).get("loss")
-        learns = first is not None and loss is not None and loss < first  # though the metric does not show it yet
+        learns = first is not None and loss is not None and loss < first  # even if the metric is not better yet
         return (
             f"this run made the model worse: {self.metric} {best['value']:.4g} at its best, in step {best['step']:,}, and "
             f"{before[self.metric]:.4g} before the first step. "

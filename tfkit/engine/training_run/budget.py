@@ -1,8 +1,8 @@
-"""The budget of a run in grams, energy or time, over all its attempts and its sibling runs, and the stop of a run that has used it up.
+"""The budget of a run in grams of CO2e, energy or time, which counts all its attempts and its sibling runs, and ends a run that reaches it.
 
 The budget is checked after each step, and wherever a run checks whether to stop. The last step is the one that reaches the limit, or the
-one before a step that would exceed it. A limit of time includes the end of the attempt; one of energy may be exceeded by as much as is used
-between two readings of the meter.
+one before a step that would exceed it. A limit of time includes the end of the attempt. A limit of energy or grams may be exceeded by as
+much as is used between two readings of the meter.
 """
 
 import time
@@ -18,24 +18,24 @@ from tfkit.errors import BudgetReached, SpentBudgetError, Stopped
 from tfkit.recipe.schema.carbon_section import CarbonSection
 from tfkit.units import format_energy, format_mass, format_seconds
 
-NEAR = 0.8  # fraction of the limit that is worth a warning
-SURE_STEPS = 5  # after so many steps, the remaining ones are forecast
+NEAR = 0.8  # fraction of the limit at which the user is warned
+SURE_STEPS = 5  # number of steps after which the use of the remaining ones is forecast
+LONGER, LATER_SECONDS = 1.2, 30.0  # a run of n minutes is stopped after this factor times n minutes, plus these seconds
+SILENT_TICKS = 2  # intervals of the meter, of at most LONGEST_TICK_SECONDS, without a good reading after which the meter has failed
 LONGEST_TICK_SECONDS = 5.0
-LONGER, LATER_SECONDS = 1.2, 30.0  # a slow run is stopped after this factor times its minutes, plus these seconds
-SILENT_TICKS = 2  # ticks without a good reading after which the meter has failed
 
 
 def format_amount(name: str, value: float) -> str:
-    """Format the value of a field of `Amounts`."""
+    """Format the value of a field of `Amounts` with its unit."""
     if name == "seconds":
         return format_seconds(value) if value >= 60 else f"{value:.3g} s"
     return format_mass(value) if name == "g" else format_energy(1000 * value)
 
 
 def with_latest_end(carbon: CarbonSection, minutes: float, earlier: float) -> CarbonSection:
-    """Return the section with a limit on the time, somewhat above `minutes`, at which the run is stopped; a limit in the recipe is kept.
+    """Return the section with a limit on the time, somewhat above `minutes`; a limit in the recipe is kept.
 
-    `earlier`: the seconds of attempts that left no checkpoint, for which the minutes are not meant.
+    `earlier`: the seconds of attempts that left no checkpoint; they count against the limit, so it is raised by them.
     """
     latest = earlier + LONGER * 60 * minutes + LATER_SECONDS
     return carbon if carbon.budget_seconds is not None else carbon.model_copy(update={"budget_seconds": latest})
@@ -44,7 +44,8 @@ def with_latest_end(carbon: CarbonSection, minutes: float, earlier: float) -> Ca
 def require_unspent(carbon: CarbonSection, folder: Path, spent: Amounts, ended_by: str | None = None) -> None:
     """Raise SpentBudgetError if a run or a sweep has used up its budget, so that it cannot continue.
 
-    `ended_by`: the field of an unchanged budget that ended the run, perhaps below the limit: too little was left for another step.
+    `ended_by`: the recipe field of the budget that ended the run and was not changed. A run may have ended below that limit because too
+    little was left for another step.
     """
     for name, limit in carbon.limits.items():
         if (used := asdict(spent)[name]) >= limit or _key(name) == ended_by:
@@ -52,14 +53,14 @@ def require_unspent(carbon: CarbonSection, folder: Path, spent: Amounts, ended_b
 
 
 class _MeterWatchdog:
-    """Measures for how long the meter of an energy budget has given no good reading."""
+    """Measures for how long the meter has given no good reading, without which a budget of energy or grams cannot be kept."""
 
     def __init__(self, carbon: CarbonSection, clock: Clock):
         self._longest, self._clock = SILENT_TICKS * min(carbon.every_seconds, LONGEST_TICK_SECONDS), clock
         self._since: float | None = None
 
     def is_long(self, meter: Meter) -> bool:
-        """Return whether the meter has failed: it has given no good reading for several ticks."""
+        """Return whether the meter has given no good reading for SILENT_TICKS intervals."""
         if not meter.reading().failing:
             self._since = None
             return False
@@ -68,10 +69,10 @@ class _MeterWatchdog:
 
 
 class Budget:
-    """The budget of one attempt, created before its meter. `carbon` has a limit; a run without one has no budget.
+    """The budget of one attempt, created before the attempt's meter. `carbon` has at least one limit.
 
-    `ended_by`: as in `require_unspent`. Raises SpentBudgetError if earlier attempts of the run have used the budget up, BudgetReached if
-    its sibling runs have.
+    `ended_by`: as in `require_unspent`. Raises SpentBudgetError if earlier attempts of the run have used up the budget, BudgetReached if
+    sibling runs have.
     """
 
     def __init__(
@@ -113,11 +114,11 @@ class Budget:
         return bool(self.limits.keys() & {"g", "kwh"})
 
     def should_end(self) -> bool:
-        """Whether the run should stop after this step or, on request, during it; the budget is not checked again."""
+        """Whether a stop was requested, or the latest check has found a limit reached. The budget itself is not checked."""
         return self._asked.should_stop() or bool(self.reached)
 
     def check(self, next_step: bool = False) -> bool:
-        """Return whether a limit is reached or, with `next_step`, whether one more step and the end of the attempt would exceed it."""
+        """Return whether a limit is reached or, with `next_step`, whether one more step and the end of the attempt would exceed a limit."""
         if self.reached or self._usage.meter is None:
             return bool(self.reached)
         spent = self._usage.spent_near(self.limits)
@@ -233,7 +234,7 @@ class BudgetStop:
 
     @contextmanager
     def at_once(self, message: str = "nothing had to be saved") -> Iterator[None]:
-        """Let a signal end the block anywhere; the budget is checked before and after it."""
+        """Let a signal end the block anywhere; the budget is checked before and after the block."""
         self.budget.raise_if_reached(message)
         try:
             with self.asked.at_once(message):
@@ -254,5 +255,5 @@ def _used(name: str, used: float, limit: float) -> str:
 
 
 def _larger(used: float) -> str:
-    """Return a larger budget to suggest: twice what is used, with two digits."""
+    """Return a larger budget to suggest: twice what is used, rounded to two digits."""
     return f"{float(f'{2 * used:.1e}'):.12g}"

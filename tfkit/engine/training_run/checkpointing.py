@@ -1,4 +1,4 @@
-"""The checkpoints of a run: written, kept and deleted. Each is a model folder: a whole model, or an adapter of the base model."""
+"""Write, keep and delete the checkpoints of a run. Each is a model folder with a whole model, or with an adapter of the base model."""
 
 import json
 from collections.abc import Mapping
@@ -72,7 +72,7 @@ class Checkpointer:
         run.meter.phase("train", progress.step)
 
     def record_scores(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Record the scores of a step's checkpoint, if the step has one, so that the best checkpoint is kept."""
+        """If the step has a checkpoint, record its scores, by which the best checkpoint is kept, and write them into its card."""
         checkpoint = self.root / f"step-{step:06d}"
         if not checkpoint.is_dir():
             return
@@ -86,14 +86,16 @@ class Checkpointer:
         return sum_inherited(self.run.ancestry.ancestors)
 
     def lineage(self) -> Lineage:
-        """Return the run's energy (by the meter's latest reading, for which a save does not wait), its parents and its ancestors."""
+        """Return the run's energy, its parents and its ancestors. A save does not wait for the meter, so the energy is that of the latest
+        reading.
+        """
         own = OwnTotals.of(self.run.meter.reading(), intensity_of(self.run.recipe.carbon))
         return Lineage(self.kind, tuple(ParentEntry(**parent.document()) for parent in self.run.parents), own, self.run.ancestry.ancestors)
 
     def write_card(self, checkpoint: Path, step: int, totals: RunTotals = RunTotals()) -> None:
-        """Write the card again, with the scores and the energy that are known by now. The manifest stays valid: it does not list the card.
+        """Write the card again, with the scores and the energy that are known now. The manifest stays valid: it does not list the card.
 
-        `totals`: those of run.json, once the attempt has ended and they are complete.
+        `totals`: those of run.json, if the attempt has ended, so that they are complete.
         """
         try:
             write_atomically(checkpoint / "README.md", self._card(checkpoint, step, totals))
@@ -123,7 +125,7 @@ class Checkpointer:
         save_training_state(folder, self.work.tensors("state", loader_tensors), state)
 
     def _write_model(self, folder: Path, facts: dict[str, Any]) -> None:
-        """Write the current weights (with ema_decay, their mean), with tokenizer, labels and `facts`."""
+        """Write the current weights (with ema_decay, their moving average), the tokenizer, the labels, and `facts` for tfkit.json."""
         recipe, data, config, result = self.run.recipe, self.data, self.model.config, self.work.tensors("result")
         options: dict[str, Any] = {
             "family": self.family,
@@ -141,7 +143,7 @@ class Checkpointer:
 
     @property
     def _adapter(self) -> LoraSection | None:
-        """The adapter, if checkpoints are written as one; None: they are whole models."""
+        """The adapter that checkpoints consist of; None: they are whole models."""
         adapter = self.run.recipe.training.adapter
         return None if self.data.start is None or adapter is None or adapter.merge else adapter
 
@@ -152,7 +154,7 @@ class Checkpointer:
         progress, start = self.log.progress, self.data.start
         written = json.loads((checkpoint / "config.json").read_text(encoding="utf-8"))
         architecture = None if written["model_type"] == OWN_TYPE else written["architectures"][0]
-        averaged = f"exponential mean over the steps, decay {self.weights.ema_decay}" if self.weights.mean else ""
+        averaged = f"exponential moving average over the steps, decay {self.weights.ema_decay}" if self.weights.mean else ""
         return model_card(
             CardModel(self.run.folder.path.name, self.model.config, architecture, self.parameters, self.data.labels),
             CardTraining(self.kind, step, progress.tokens, self.log.latest.get("loss"), self.log.evaluations.get(step, {}), averaged),
@@ -169,13 +171,13 @@ class Checkpointer:
 
 
 def family_name(recipe: Recipe, data: TrainingData) -> str | None:
-    """Return the family in whose format the model's configuration is written: the base model's or the preset's."""
+    """Return the family in whose format the model is saved: the base model's or the preset's; None for a model described in full."""
     preset = recipe.model.preset
     return data.start.described.family if data.start else PRESETS[preset][0].name if preset else None
 
 
 def intensity_of(section: CarbonSection) -> Intensity | None:
-    """Return the carbon intensity of a run and its source, as in the totals of run.json; None if its place is no longer known."""
+    """Return the carbon intensity of a run and its source, as in the totals of run.json; None if the run's place is no longer known."""
     try:
         place = resolve_place(section)
     except UsageError:  # the settings of CodeCarbon were changed since the run began

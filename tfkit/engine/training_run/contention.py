@@ -1,6 +1,6 @@
-"""Detect contention for the processor: before a run, for its forecast; and during a run, by processor time and load, to warn once.
+"""Detect contention for the processor: before a run by the load, for the forecast; during a run by processor time and load, for a warning.
 
-A parallel step waits for its slowest thread: one competing process can halve its speed. The number of threads is not changed
+A parallel step waits for its slowest thread, so one competing process can halve the speed of the run. The number of threads is not changed
 automatically, since that changes the last bits of a run's numbers.
 """
 
@@ -16,26 +16,26 @@ import torch
 from tfkit.errors import path_argument
 from tfkit.run.machine import usable_cores
 
-WINDOW_SECONDS = 60.0  # of steps; the system's shortest average of the load is over a minute, too
-_MARGIN = 0.5  # mean number of processes that may wait for a core without a report
-_LOOKS = 20  # samples of the threads that are ready, since one may wait for its data at that moment
-_LOST = 0.25  # cores' worth of time that the run may lose without a report
+WINDOW_SECONDS = 60.0  # of steps that are judged together: the system's shortest average of the load is over a minute, too
+_MARGIN = 0.5  # the mean number of processes that may wait for a core without a warning
+_LOOKS = 20  # samples of the number of ready threads: in a single one, a busy thread may just wait for its data
+_LOST = 0.25  # the processor time, in cores, that the run may lose without a warning
 
 
 def busy_neighbours() -> int:
-    """Return how many threads of other processes are busy: the average over a minute, or fewer if fewer are ready to run now.
+    """Return the number of busy threads of other processes: the average over a minute or, if it is smaller, the number that are ready now.
 
-    Processes that have just ended still count in the average.
+    The average still counts processes that have just ended.
     """
     try:
         average = os.getloadavg()[0]
     except (OSError, AttributeError):  # a system without load averages
         return 0
     ready = average
-    with contextlib.suppress(OSError, ValueError, IndexError):  # only Linux reports it
+    with contextlib.suppress(OSError, ValueError, IndexError):  # only Linux has this file
         ready = (
             max(int(Path("/proc/loadavg").read_text(encoding="ascii").split()[3].partition("/")[0]) for _ in range(_LOOKS)) - 1
-        )  # without this process
+        )  # this process is ready, too
     return max(0, round(min(average, ready)))
 
 
@@ -62,7 +62,9 @@ class Contention:
             self._step_seconds, self._used = 0.0, 0.0
 
     def _judge(self, used: float) -> None:
-        """Report contention if more processes than cores are ready to run, and the run's threads use less than a core each."""
+        """Warn if more processes than cores are ready to run, and the run's threads get less than one core each. `used`: the processor time
+        of the steps, in cores.
+        """
         load = os.getloadavg()[0]
         if load <= self.machine + _MARGIN or used >= min(self.threads, self.cores) - _LOST:
             return

@@ -1,9 +1,8 @@
-"""The steps of several ranks: rank 0 alone reads the command, writes the run folder, evaluates and reports; the others prepare the same
-rows and model, take every step, and otherwise wait for rank 0 or take part in its work. This module has both ends of the messages that
-they exchange, except for the work on sharded weights (model_work.py).
+"""The training on several ranks. Rank 0 alone reads the command, writes the run folder, evaluates and reports. The other ranks prepare the
+same rows and model, take every step, and between the steps wait for rank 0 or take part in its work.
 
-Rank 0 sends them its recipe, the checkpoint that it continues from, the size of its micro-batches and which code may be run, whatever
-their own command lines say.
+Rank 0 announces its recipe, the checkpoint to continue from, the micro-batch size and the code that may be run; the other ranks use these
+instead of what their own commands say. This module has both sides of the exchange, except for the work on sharded weights (model_work.py).
 """
 
 import gc
@@ -43,13 +42,13 @@ Result = TypeVar("Result")
 
 
 class AgreedStop:
-    """The stop that all ranks agree on, after the step in which one of them is asked to stop, or has used up its budget."""
+    """The stop that all ranks agree on, after the step in which one of them was asked to stop or has used up its budget."""
 
     def __init__(self, group: ProcessGroup, stop: StopRequest):
         self._group, self._stop, self.code = group, stop, 0
 
     def stepped(self, seconds: float) -> None:
-        """Agree with the other ranks, after a step of `seconds`, whether to stop, and by which signal (SIGINT if the request has none)."""
+        """Agree with the other ranks, after a step of `seconds`, on a stop and its signal (SIGINT for a stop without a signal)."""
         self.code = self._group.agree_after_step(getattr(self._stop, "requested", None) or 2 * self._stop.should_stop(), seconds)
 
     def should_stop(self) -> bool:
@@ -68,7 +67,7 @@ class AgreedStop:
 
 
 class FollowingHooks:
-    """The hooks of a rank that follows rank 0: it writes nothing, and shows only warnings."""
+    """The hooks of a rank other than rank 0, which writes no files and shows only warnings."""
 
     def __init__(self, listener: Listener, micro_batches: MicroBatches, meter: Meter):
         self._listener, self._meter = listener, meter
@@ -83,20 +82,22 @@ class FollowingHooks:
         return "Rank 0 has recorded the step"
 
     def save(self, progress: Progress) -> None:
-        """Begin a new phase in the energy measurement of this machine: the steps after this one."""
+        """Begin a new phase in the energy measurement of this machine, for the steps that follow."""
         self._meter.phase("train", progress.step)
 
     evaluate = save
 
     def stepped(self, *_: object) -> None:
-        """Do nothing: rank 0 shows, writes and evaluates."""
+        """Do nothing: rank 0 shows and records the step."""
 
     log = stepped
 
 
 class RankHooks:
-    """The hooks of one of several ranks. They call `hooks`, those of rank 0 or of a rank that follows. While rank 0 saves, evaluates or
-    records a step, the others wait for the outcome, and take part in the work that rank 0 announces meanwhile.
+    """The hooks of one of several ranks, which call `hooks`, the hooks of rank 0 or of another rank. While rank 0 saves, evaluates or
+    records a step, the other ranks wait for the outcome, and take part in the work that rank 0 announces meanwhile.
+
+    `start`: the message with which rank 0 announces the steps.
     """
 
     def __init__(self, hooks: LoopHooks | FollowingHooks, work: ModelWork, stop: StopRequest, start: dict[str, Any]):
@@ -114,12 +115,12 @@ class RankHooks:
         return self._ends_early
 
     def stepped(self, progress: Progress, report: StepReport, seconds: float) -> None:
-        """Show the step, and agree with the other ranks whether it is the last."""
+        """Show the step on rank 0, and agree with the other ranks whether to stop after it."""
         self._hooks.stepped(progress, report, seconds)
         self.stop.stepped(seconds)
 
     def unhealthy(self, error: UnhealthyStepError) -> str:
-        """Record the step on rank 0, for a replay; return the sentence that says where."""
+        """Record the step on rank 0, for a replay; return a sentence that says where it is recorded."""
         return self._by_first(lambda: self._hooks.unhealthy(error))
 
     def save(self, progress: Progress) -> None:
@@ -131,7 +132,10 @@ class RankHooks:
         self._by_first(lambda: self._hooks.evaluate(progress))
 
     def _by_first(self, work: Callable[[], Result]) -> Result:
-        """On rank 0, do the work and announce its outcome; on another rank, do the work once rank 0 has announced its outcome."""
+        """Do the work on rank 0, which announces the outcome; any other rank does the work when that announcement arrives.
+
+        A Stopped or UnhealthyError of rank 0 is raised on all ranks; any other error of rank 0 becomes a PeerLostError on them.
+        """
         if isinstance(self._hooks, FollowingHooks):
             outcome = self._work.serve()
             if (stopped := outcome.get("stopped")) is not None:
@@ -147,7 +151,7 @@ class RankHooks:
         except Stopped as stopped:
             self._group.announce({"stopped": str(stopped)})
             raise
-        except UnhealthyError as unhealthy:  # a weight that is not finite, which is found when it is saved
+        except UnhealthyError as unhealthy:  # a save has found a weight that is not finite
             self._group.announce({"unhealthy": str(unhealthy)})
             raise
         except BaseException as error:
@@ -159,13 +163,13 @@ class RankHooks:
 
 
 def announce_meter(group: ProcessGroup, facts: dict[str, Any]) -> None:
-    """Let a rank of each other machine measure that machine's energy, with the `facts` of rank 0's meter."""
+    """Let a rank of each other machine measure that machine's energy. `facts`: the arguments of `Meter.on_node`."""
     group.announce({"metered": facts})
 
 
 def announce_run(run: Run, checkpoint: Path | None, micro_batch_size: int) -> None:
-    """Announce the run to the other ranks: its resolved recipe, the checkpoint that it continues from, the device, and the code that is
-    run. Then wait until they have prepared the same data (`follow`). Raises DataError or ModelError on all ranks if an input differs.
+    """Announce the run to the other ranks: its folder, recipe, checkpoint to continue from, micro-batch size, device and code files. Then
+    wait until they have prepared the same data (`follow`). Raises DataError or ModelError on all ranks if an input differs.
     """
     assert isinstance(run.peers, ProcessGroup)
     where = {"folder": str(run.folder.path), "checkpoint": str(checkpoint) if checkpoint else None}
@@ -175,7 +179,7 @@ def announce_run(run: Run, checkpoint: Path | None, micro_batch_size: int) -> No
 
 
 def announce_end(group: ProcessGroup) -> None:
-    """Release the other ranks at the end of the command. A rank that has already ended, for example by a signal, changes nothing."""
+    """Release the other ranks at the end of the command. A rank that has already ended, for example by a signal, is no error."""
     group.announce({"finished": True})
     with suppress(PeerLostError):
         group.agree(0)
@@ -185,10 +189,10 @@ def announce_end(group: ProcessGroup) -> None:
 def steps_of_ranks(
     hooks: LoopHooks | FollowingHooks, work: ModelWork, step: int, stop: StopRequest, last: Callable[[], object] = lambda: None
 ) -> Iterator[RankHooks]:
-    """Begin the steps after `step` on all ranks, and yield the hooks with which this rank takes them in the block. At the end of the block
-    all ranks have received the last announcement, and call `last`; a stop has the exit code of its signal.
+    """Begin the steps after `step` on all ranks, and yield the hooks with which this rank takes them in the block.
 
-    Raises ModelError on all ranks if their initial weights differ in a bit.
+    At the end of the block, the ranks wait for each other, call `last`, and wait again. A Stopped of the block gets the exit code of the
+    signal that the ranks have agreed on. Raises ModelError on all ranks if their initial weights differ in a bit.
     """
     group, components = work.group, work.components
     if isinstance(hooks, LoopHooks):
@@ -197,7 +201,7 @@ def steps_of_ranks(
         group.announce(start)
     else:
         with stop.at_once("no step was taken"):
-            start = work.serve()  # requests such as the scores before the first step
+            start = work.serve()  # takes part in work before the first step, such as its evaluation
         components.loader.micro_batch_size = start["micro_batch_size"]
     if components.stepper.weights.sharding is None:  # sharded weights were compared when they were sharded
         require_same(group, weights_sha256(components.stepper))
@@ -207,11 +211,10 @@ def steps_of_ranks(
 
 
 def follow(ranks: Ranks, threads: int, listener: Listener, stop: StopRequest, given: RequestRecord | None = None) -> None:
-    """Take part in the trainings that rank 0 leads, to their end. Once the run folder is known, this process's output goes there.
+    """Take part in all trainings of rank 0's command. This process writes its output into the run folder as soon as rank 0 names it.
 
-    `given`: the recipe of this rank's command, if it has one; it is only compared with rank 0's.
-
-    Raises Stopped as rank 0 does, PeerLostError if rank 0 fails or is lost, UnhealthyError if rank 0 ends after an unhealthy step.
+    `given`: the request of this rank's command, if it has one; it is only compared with rank 0's. Raises Stopped as rank 0 does,
+    PeerLostError if rank 0 fails or is lost, and UnhealthyError if rank 0 ends after an unhealthy step.
     """
     torch.set_num_threads(threads)
     with stop.at_once("no step was taken"):
@@ -230,13 +233,13 @@ def follow(ranks: Ranks, threads: int, listener: Listener, stop: StopRequest, gi
                 raise unhealthy or lost from None
             if message.get("finished"):
                 group.agree(0)
-                return group.close()  # else a thread of gloo that is not done yet could abort this process at its end
+                return group.close()  # otherwise a running thread of gloo could abort this process when it ends
             if (metered := message.get("metered")) is not None:
                 meter = Meter.on_node(metered) if ranks.meters_its_node else meter
                 continue
             try:
                 _take_part(message, group, listener, stop, meter)
-            except UnhealthyError as error:  # ends this training; rank 0 may start another one
+            except UnhealthyError as error:  # this training has ended, but a sweep continues with the next one
                 unhealthy = error
             gc.collect()
     finally:
@@ -244,7 +247,7 @@ def follow(ranks: Ranks, threads: int, listener: Listener, stop: StopRequest, gi
 
 
 def _take_part(message: dict[str, Any], group: ProcessGroup, listener: Listener, stop: StopRequest, meter: Meter) -> None:
-    """Take part, as a rank that follows rank 0, in the training that rank 0's `message` describes."""
+    """Take part in the training that a `message` of rank 0 describes."""
     with stop.at_once("no step was taken"):
         write_into(Path(message["folder"]))
         micro_batches = _begin(message, group, listener, stop, meter)
@@ -261,7 +264,7 @@ def _take_part(message: dict[str, Any], group: ProcessGroup, listener: Listener,
 def _begin(message: dict[str, Any], group: ProcessGroup, listener: Listener, stop: StopRequest, meter: Meter) -> MicroBatches:
     """Prepare the data, and assemble the same components as rank 0. Return the micro-batches, which hold the components.
 
-    If this rank shares the cache of rank 0, the data are there already.
+    If this rank and rank 0 share a cache, the cache has the data already.
     """
     recipe = read_document(message["recipe"], "the recipe of rank 0").recipe
     device = pick_device(rank_device(message["device"], group.ranks))

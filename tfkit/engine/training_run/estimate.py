@@ -1,8 +1,10 @@
-"""The estimate of a run before its first step, with the size of its learning rate trial, and the protocol of forecasters. Torch-free.
+"""The estimate of a run before its first step, with the plan of its learning rate trial, and the protocol of forecasters.
 
-A trial consists of short trainings before the first step, which choose the best of several rates (rate_trial.py). The optimal rate of a
-shorter training is higher: it falls with the number of tokens to the power of 0.32 (Bjorck et al. 2024, arXiv 2409.19913, for lengths
-within a factor of ten). So each rate is raised in the trial, according to how much shorter the trial is than the run.
+A trial takes a few steps with each of several learning rates, and chooses the best one for the run (rate_trial.py). The optimal rate falls
+with the length of the training, as the number of tokens to the power of -0.32 (Bjorck et al. 2024, arXiv 2409.19913, for lengths within a
+factor of ten). So the trial multiplies each rate by a factor that depends on how much shorter than the run it is.
+
+This module does not import torch.
 """
 
 import math
@@ -20,23 +22,23 @@ if TYPE_CHECKING:
     from tfkit.engine.training_run.run import Run
 
 _MAX_FRACTION = 0.15  # of the run's FLOPs that a trial may take
-_CHEAP_FLOPS = 2e13  # a minute or two on a processor: allowed up to half of the FLOPs of the run
-_MIN_STEPS, _MAX_STEPS, _SHORTENING = 4, 100, 6  # steps per rate; at most a sixth of the run's
-_MIN_HELD_OUT, _MAX_HELD_OUT, _HELD_OUT_STEPS = 4, 64, 4  # rows; and at most the rows of this many steps
-_MANY_HELD_OUT = 256  # rows, if an F1 decides: among 64 there would be only a few of rare classes
-_EXPONENT = 0.32
-RARE_METRICS = ("f1", "f1_macro")  # the metrics by which a run with unequal classes is judged
+_CHEAP_FLOPS = 2e13  # a minute or two on a processor: a trial may always take this much, up to half of the run's FLOPs
+_MIN_STEPS, _MAX_STEPS, _SHORTENING = 4, 100, 6  # steps per rate: from 4 to 100, and at most a sixth of the run's
+_MIN_HELD_OUT, _MAX_HELD_OUT, _HELD_OUT_STEPS = 4, 64, 4  # rows to score on: from 4 to 64, and at most the rows of 4 steps
+_MANY_HELD_OUT = 256  # rows to score on if an F1 decides: 64 rows would have too few of the rare classes
+_EXPONENT = 0.32  # of Bjorck et al., see above
+RARE_METRICS = ("f1", "f1_macro")  # metrics for classes of unequal frequency, which decide a trial in place of the loss
 
 
 @dataclass(frozen=True)
 class RateTrialPlan:
-    """A trial of `rates`, the recipe's own first, for `steps` steps each, scored on `rows` held out of the training rows."""
+    """A trial of learning rates: `steps` steps with each, then scores on `rows` rows that are held out of the training rows."""
 
-    rates: tuple[float, ...]
+    rates: tuple[float, ...]  #: the recipe's own first
     steps: int
     rows: int
-    factor: float  #: each rate is multiplied by it in the trial
-    flops: float
+    factor: float  #: by which each rate is multiplied in the trial
+    flops: float  #: of the whole trial
 
     def describe(self, total_flops: float) -> str:
         """Describe the trial; `total_flops`: the FLOPs of the run, including the trial."""
@@ -48,7 +50,7 @@ class RateTrialPlan:
 
 @dataclass(frozen=True)
 class NoTrial:
-    """The reason why a recipe's rates are not tried."""
+    """The decision not to try a recipe's rates, with the reason for the user."""
 
     reason: str
 
@@ -56,10 +58,10 @@ class NoTrial:
 def plan_trial(
     recipe: Recipe, rows: int, steps: int, run_flops: float, step_flops: float, row_flops: float
 ) -> RateTrialPlan | NoTrial | None:
-    """Return the trial of a recipe's rates, or why there is none; None without `training.trial_rates`.
+    """Return the trial of a recipe's rates, or why there is none; None if the recipe has no `training.trial_rates`.
 
-    `run_flops`, `step_flops`, `row_flops`: the FLOPs of the run, of each of its `steps`, and of scoring each of the `rows` that it trains
-    on.
+    `rows`: the number of training rows. `run_flops`, `step_flops`: the FLOPs of the run and of each of its `steps`. `row_flops`: the FLOPs
+    of scoring one row.
     """
     others = recipe.training.trial_rates
     if others is None:
@@ -88,7 +90,7 @@ def plan_trial(
 
 @dataclass(frozen=True)
 class Range:
-    """An uncertain number: its likely value, between a low and a high one."""
+    """An uncertain number: its likely value, with a lower and an upper bound."""
 
     low: float
     likely: float
@@ -99,18 +101,18 @@ class Range:
         return iter((self.low, self.likely, self.high))
 
     def __add__(self, other: "Range") -> "Range":
-        """Add two ranges whose errors are fully correlated: the sum is high where both are."""
+        """Add two ranges whose errors are fully correlated, so that the bounds add up, too."""
         return Range(self.low + other.low, self.likely + other.likely, self.high + other.high)
 
     def __mul__(self, factor: float) -> "Range":
-        """Return the range with its three values multiplied by `factor`."""
+        """Return the range with all three values multiplied by `factor`."""
         return Range(self.low * factor, self.likely * factor, self.high * factor)
 
 
 @dataclass(frozen=True)
 class FullPower:
-    """Emissions as ML CO2 Impact estimates them (Lacoste et al. 2019, arXiv 1910.09700), for comparison: as if the hardware used
-    its full power for the likely time.
+    """The emissions by the formula of ML CO2 Impact (Lacoste et al. 2019, arXiv 1910.09700), for comparison: the hardware uses its full
+    power for the likely time.
     """
 
     hardware: str
@@ -139,18 +141,18 @@ class Estimate:
     flops: dict[str, float]
     memory_bytes: int  #: at the peak, on the training device
     disk_bytes: int  #: of the checkpoints that are kept
-    seconds: Range
+    seconds: Range  #: wall time, from the start of the command to its end
     energy_kwh: Range
-    emissions_g: Range
+    emissions_g: Range  #: CO2e
     basis: str  #: "table": from the machine's speeds alone; "learned": corrected by earlier runs on it; "probe": from real steps
-    place: str = ""
+    place: str = ""  #: whose carbon intensity is used
     assumptions: dict[str, str] = field(default_factory=dict)  #: how each number was obtained
     full_power: FullPower | None = None
-    table_seconds: dict[str, float] = field(default_factory=dict)  #: seconds of each part by the machine's speeds, without the correction
+    table_seconds: dict[str, float] = field(default_factory=dict)  #: seconds of each part of the run, from the machine's speeds alone
     probe: dict[str, Any] | None = None  #: the measured steps and their cost
     rate_trial: RateTrialPlan | None = None  #: of learning rates, before the first step
     no_rate_trial: str | None = None  #: why the recipe's rates are not tried
-    cluster: dict[str, Any] | None = None  #: ranks, their memory and traffic (cluster.py)
+    cluster: dict[str, Any] | None = None  #: ranks, their memory and traffic (planning/cluster.py); None: one rank on this machine
     stages: dict[str, "Estimate"] = field(default_factory=dict)  #: of a chain, by name
 
     @property
@@ -160,20 +162,20 @@ class Estimate:
 
     @property
     def fraction_after_start(self) -> float:
-        """The fraction of the run's time that comes after the start and the rate trial: steps, evaluations, samples and checkpoints."""
+        """The fraction of the run's time that is left after the start and the rate trial: steps, evaluations, samples, checkpoints."""
         whole = sum(self.table_seconds.values())
         return 1.0 - self._seconds("start", "weights", "trial") / whole if whole else 1.0
 
     @property
     def fixed_seconds(self) -> float:
-        """The time, from the table, that does not depend on the speed of the steps: start, weights and checkpoints."""
+        """The seconds, by `table_seconds`, that do not depend on the speed of the steps: start, weights and checkpoints."""
         return self._seconds("start", "weights", "checkpoints")
 
     def _seconds(self, *parts: str) -> float:
         return sum(self.table_seconds.get(part, 0.0) for part in parts)
 
     def predicted(self, *, metered: bool) -> dict[str, Any]:
-        """Return the field `predicted` of run.json; energy and emissions are None if the run is not metered. `flops` are the steps'."""
+        """Return the field `predicted` of run.json. Energy and emissions are None if the run is not metered."""
         return {
             "seconds": asdict(self.seconds),
             "energy_kwh": asdict(self.energy_kwh) if metered else None,
@@ -184,7 +186,7 @@ class Estimate:
         }
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the fields as JSON has them; `stages` only for a chain."""
+        """Return the estimate as a JSON document, with `stages` only for a chain."""
         document = {"schema_version": 1, **asdict(self)}
         document["stages"] = {name: stage.to_dict() for name, stage in self.stages.items()}
         if not self.stages:
@@ -196,22 +198,22 @@ class Forecaster(Protocol):
     """Estimates a run before its first step, and learns from its outcome; all commands use planning/run_forecaster.py."""
 
     def estimate(self, run: "Run", start: Callable[[], float]) -> Estimate:
-        """Return the estimate of a prepared run. `start` returns the seconds since the run's command started."""
+        """Return the estimate of a prepared run. `start()`: the seconds since the run's command began, which the estimate includes."""
         ...
 
     def measure(self, run: "Run") -> Callable[[Estimate], Estimate]:
-        """Take a few steps of a run, and discard them; return a function that corrects an estimate, for any length, by their time."""
+        """Time a few steps of a run, and discard them. Return a function that corrects estimates of the run by that time."""
         ...
 
     def remember(self, run: "Run", planned: Estimate, totals: "RunTotals") -> None:
-        """Add a run that was finished in one attempt, with its prediction, to the history."""
+        """Add a run that was finished in one attempt to the history, from which later estimates are corrected."""
         ...
 
 
 def fit_length(run: "Run", minutes: float, named: Collection[str], *, measures: bool = False) -> dict[str, Any]:
     """Give the prepared run the number of steps that takes about this many minutes, and return the changed fields of its recipe.
 
-    Fields that the recipe gives in steps are scaled with the length, unless they are `named` by the user. `measures`: correct the
+    Other fields in steps, such as intervals, are scaled with the length, unless the user sets them (`named`). `measures`: correct the
     forecast by the time of a few real steps, if a single process trains.
     """
     recipe, own, how = run.recipe, run.recipe.training.steps, "by a forecast"
@@ -230,7 +232,7 @@ def fit_length(run: "Run", minutes: float, named: Collection[str], *, measures: 
 
     with_steps(2 * steps)
     longer = corrected(run.forecast())
-    per_step = (longer.seconds.likely - shorter.seconds.likely) / steps  # the rest, such as the start, takes equally long in both
+    per_step = (longer.seconds.likely - shorter.seconds.likely) / steps  # all else, such as the start, takes equally long in both
     fitting = steps + (60 * minutes - shorter.seconds.likely) / max(per_step, 1e-6)
     fields = with_steps(max(1, round(fitting)))
     if fitting < 1:
@@ -238,5 +240,5 @@ def fit_length(run: "Run", minutes: float, named: Collection[str], *, measures: 
     run.planned = corrected(run.forecast())
     latest = run.budget.limits.get("seconds") if run.budget is not None else None
     stops = "" if latest is None else f"; a slower machine is stopped after {format_seconds(latest)}"
-    run.listener.decided(f"in {minutes:g} minutes, {how}: {run.planned.steps:,} steps{stops}\n")
+    run.listener.decided(f"in {minutes:g} minutes, {how}: {format_number_of(run.planned.steps, 'step')}{stops}\n")
     return fields

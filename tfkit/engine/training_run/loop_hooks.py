@@ -1,9 +1,8 @@
-"""The hooks of the training loop: each delegates to the part of the run that it concerns."""
+"""The hooks of the training loop: each calls the part of the run that does the work, such as its log, checkpoints or budget."""
 
 import shlex
 from functools import cached_property
 
-from tfkit.data import StepLoader
 from tfkit.engine.assembly.components import Components
 from tfkit.engine.assembly.loaders import whole_loader
 from tfkit.engine.assembly.training_state import weight_key
@@ -14,15 +13,14 @@ from tfkit.engine.training_run.run import Run
 from tfkit.engine.training_run.training_log import TrainingLog
 from tfkit.engine.training_run.validator import Validator
 from tfkit.errors import path_argument
-from tfkit.objectives.objective import Batch
 from tfkit.run.replay_file import write_replay
 from tfkit.training.health import StepReport, UnhealthyStepError
 from tfkit.training.loop import Log, Progress
 from tfkit.training.replay import describe_step
 from tfkit.units import format_energy, format_seconds
 
-MEASURED_STEPS = 3  # the time of a run is estimated from these steps
-WORTH_REPORTING_SECONDS = 60.0
+MEASURED_STEPS = 3  # of an attempt; without the first one, which is slower, the remaining time is estimated from them
+WORTH_REPORTING_SECONDS = 60.0  # of the remaining steps; a shorter time is not reported
 
 
 class LoopHooks:
@@ -30,35 +28,12 @@ class LoopHooks:
 
     def __init__(self, run: Run, components: Components, log: TrainingLog, micro_batches: MicroBatches):
         self.run, self.components, self.training_log = run, components, log
-        self.loader: StepLoader[Batch] = components.loader
+        self.checkpointer = Checkpointer(run, components, log)
+        self.validator = Validator(run, components, log, self.checkpointer)
+        self.save, self.evaluate, self.evaluated = self.checkpointer.save, self.validator.evaluate, self.validator.evaluated
+        self.should_stop_early = self.validator.should_stop_early
         self.should_stop, self.out_of_memory = run.should_end, micro_batches.halve
         self._measured: list[float] = []  # the seconds of the first steps of this attempt
-
-    @cached_property
-    def checkpointer(self) -> Checkpointer:
-        """The checkpoints of the run."""
-        return Checkpointer(self.run, self.components, self.training_log)
-
-    @cached_property
-    def validator(self) -> Validator:
-        """The evaluations of the run."""
-        return Validator(self.run, self.components, self.training_log, self.checkpointer)
-
-    def save(self, progress: Progress) -> None:
-        """Write a checkpoint."""
-        self.checkpointer.save(progress)
-
-    def evaluate(self, progress: Progress) -> None:
-        """Evaluate the current weights (with ema_decay, their mean). Raises Stopped."""
-        self.validator.evaluate(progress)
-
-    def evaluated(self, step: int) -> bool:
-        """Whether metrics.jsonl has the whole evaluation of this step."""
-        return self.validator.evaluated(step)
-
-    def should_stop_early(self) -> bool:
-        """Whether the evaluations so far end the run."""
-        return self.validator.should_stop_early()
 
     def stepped(self, progress: Progress, report: StepReport, seconds: float) -> None:
         """Show the step on a terminal's live line, and check the budget and contention for the processor."""
@@ -78,7 +53,7 @@ class LoopHooks:
         return Contention(self.run.folder.path, self.run.listener.warn)
 
     def _report_time(self, step: int) -> None:
-        """Report the time and energy of the remaining steps, estimated from the attempt's second and third step; not for a short run."""
+        """Report the time and energy of the remaining steps, estimated from the attempt's second and third step."""
         seconds_per_step, left = sum(self._measured[1:]) / (MEASURED_STEPS - 1), self.components.plan.steps - step
         if (remaining := left * seconds_per_step) < WORTH_REPORTING_SECONDS:
             return
@@ -94,11 +69,11 @@ class LoopHooks:
         self.run.listener.warn(f"{error.summary}; it is skipped, {done} of at most {most}")
 
     def unhealthy(self, error: UnhealthyStepError) -> str:
-        """Write a small file with which the step can be replayed from the last checkpoint; return a sentence about the file."""
+        """Write the file from which tfkit replay repeats the step, and return a sentence that says so, or why it cannot be written."""
         path = self.run.folder.path
         try:
             latest = self.checkpointer.work.tensors("latest")
-            stepper, loader = self.components.stepper, whole_loader(self.loader)
+            stepper, loader = self.components.stepper, whole_loader(self.components.loader)
             write_replay(path, describe_step(stepper, loader, error, lambda companion, name: latest[weight_key(companion, name)]))
         except OSError as trouble:
             return f"The step could not be recorded for tfkit replay ({trouble.strerror})"
@@ -111,7 +86,7 @@ class LoopHooks:
         )
 
     def log(self, line: Log) -> None:
-        """Write a line of the log."""
+        """Write a line to the log and the time to run.json, and warn if the meter has a new problem."""
         self.training_log.line(line)
         self.run.folder.update_time()
         if warning := self.run.meter.warning():

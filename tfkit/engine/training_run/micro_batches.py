@@ -1,4 +1,4 @@
-"""The batches of a run, limited to the available rows, and their micro-batches, chosen by the free memory and halved when it runs out."""
+"""Limit the batches of a run to the available rows; choose the micro-batch size by the free memory, and halve it when memory runs out."""
 
 from functools import cached_property
 
@@ -28,17 +28,17 @@ from tfkit.training.memory import (
 )
 from tfkit.units import format_energy, format_epochs, format_number_of, format_seconds
 
-_SHORT_SECONDS = 60.0
-_SLOW_THREAD, _SLOW_GPU = 5e9, 1e12  # FLOPs a second that any processor thread and any GPU of today computes
-_SLOW_STEP_SECONDS = 0.05  # of a step or an evaluation, whatever its size
+_SHORT_SECONDS = 60.0  # a shorter run is not forecast
+_SLOW_THREAD, _SLOW_GPU = 5e9, 1e12  # FLOPs per second that every processor thread and every GPU of today reaches
+_SLOW_STEP_SECONDS = 0.05  # of a step or an evaluation, in addition to its FLOPs
 
 
 def limit_batch_size(recipe: Recipe, data: TrainingData, listener: Listener, ranks: int) -> Recipe:
-    """Return the recipe with a batch of at most the available rows. A larger batch, which would repeat rows in a step, is reduced with a
-    warning.
+    """Return the recipe with a batch of at most the available rows. A larger batch would repeat rows in a step, so it is reduced, with a
+    warning, to the same size for any number of ranks.
 
-    The batch is the same for any number of ranks. Sampled responses are not limited: those to the same prompt are different rows. Raises
-    UsageError if the limited batch cannot be divided evenly among the ranks.
+    Batches of sampled responses are not limited, since several responses to one prompt are different rows. Raises UsageError if the reduced
+    batch cannot be divided evenly among the ranks.
     """
     training = recipe.training
     if (
@@ -59,7 +59,7 @@ def limit_batch_size(recipe: Recipe, data: TrainingData, listener: Listener, ran
 
 
 def is_short(recipe: Recipe, data: TrainingData, model: Transformer, device: torch.device) -> bool:
-    """Whether a run surely takes at most a minute or so, on any machine that is in use today: then nobody waits for its end."""
+    """Whether a run takes at most about a minute, even on the slowest machine in use today: its forecast would not help the user."""
     objective = data.objective
     if objective.rollouts is not None or objective.companions or objective.reference_use != "none" or recipe.generation.prompts:
         return False
@@ -77,7 +77,7 @@ def is_short(recipe: Recipe, data: TrainingData, model: Transformer, device: tor
 
 
 class MicroBatches:
-    """Chooses and halves the micro-batches of a run's loader. `restored`: the optimizer's state is in memory already."""
+    """Sets the micro-batch size of a run's loader. `restored`: the optimizer's state is in memory already."""
 
     def __init__(self, recipe: Recipe, device: torch.device, listener: Listener, components: Components, *, restored: bool):
         self.recipe, self.device, self.listener = recipe, device, listener
@@ -86,7 +86,7 @@ class MicroBatches:
         self.restored = restored
 
     def choose(self) -> None:
-        """Set the size that `choose_micro_batch` returns for the free memory; on a GPU for unlimited memory, and `halve` corrects it."""
+        """Set the size that `choose_micro_batch` returns for the free memory. A GPU's memory counts as unlimited; `halve` corrects that."""
         on_cpu = self.device.type == "cpu"
         left = available_bytes() if on_cpu else None
         left = None if left is None else left // self.ranks.local_size - self.bytes_to_come(sums=True)
@@ -122,9 +122,9 @@ class MicroBatches:
 
     @cached_property
     def row_bytes(self) -> int:
-        """Bytes of the activations of the longest row, on a CPU, measured with a short one.
+        """The bytes of the activations of the longest row on a CPU, scaled from those of the first row, which are measured.
 
-        With sharded weights, rank 0 cannot measure alone: then the bytes are estimated from the model's configuration.
+        With sharded weights, one rank cannot run the model alone: the bytes are then estimated from the model's configuration.
         """
         rows, itemsize, loss_module = self.loader.rows, self.weights.dtype.itemsize, self.components.stepper.loss_module
         if self.weights.sharding is not None:
@@ -132,26 +132,23 @@ class MicroBatches:
             return planned_row_bytes(
                 self.model.config, loss_module.objective, rows.longest, itemsize, has_fused_dropout=False, checkpointing=checkpointing
             )
-        first = Loader(rows, loss_module.objective.collate, 1, 1).step(0)[0]  # not the longest if rows are not grouped by length
+        first = Loader(rows, loss_module.objective.collate, 1, 1).step(0)[0]  # the longest only if rows are grouped by length
         longer = max(1.0, rows.longest / first.tokens)
         row = int(step_bytes_per_row(loss_module, first) * longer)
         return row + companion_bytes_per_row(loss_module.objective, rows.longest, itemsize)
 
     def bytes_to_come(self, *, sums: bool) -> int:
-        """Return the bytes of gradients and optimizer state that are not in memory yet; a resumed run has already read its state.
-
-        `sums`: whether a step adds up several gradients.
-        """
+        """Return the bytes of gradients and optimizer state that are not in memory yet. `sums`: a step adds up several gradients."""
         components, shards = self.components, 1 if self.weights.sharding is None else self.recipe.parallel.shard
         objective, dtype = components.stepper.objective, self.weights.dtype
         memory = run_memory(self.recipe, objective, self.model, dtype, shards=shards, sums_gradients=sums)
         return memory.in_step + (0 if self.restored else memory.to_create)
 
     def describe(self, planned: Estimate | None, progress: Progress) -> str:
-        """Describe the remaining steps with their memory, time and energy, so that too much of one is noticed before the first step.
+        """Describe the steps with their memory, time and energy, so that the user can stop a run that would need too much.
 
-        The time is extrapolated from the steps so far or, before the first one, roughly the planned time. `planned`: None for a run that is
-        too short to be forecast.
+        The time is extrapolated from the steps so far; before the first step, it is the planned time. `planned`: None for a run that is too
+        short to be forecast.
         """
         rows, sizes, micro_batch = self.loader.rows, self.loader.sizes, self.loader.micro_batch_size
         steps, epochs = self.components.plan.steps, sizes.before(self.components.plan.steps) / len(rows)
@@ -172,7 +169,7 @@ class MicroBatches:
         return size
 
     def _memory(self) -> str:
-        """Describe the memory of a step on a CPU; empty if it is not known."""
+        """Describe the memory of this process in a step; empty on a GPU, or if the system does not report the memory in use."""
         rows, micro_batch = self.loader.rows, self.loader.micro_batch_size
         resident = resident_bytes() if self.device.type == "cpu" else None
         if resident is None:

@@ -1,7 +1,7 @@
-"""The work on a run's model for its evaluations and checkpoints.
+"""The computations on a run's model for its evaluations and checkpoints.
 
-Rank 0 alone has the run folder and decides what is due. If weights are sharded, it holds only its shard of them, so the other ranks take
-part when rank 0 asks: in evaluations, and in gathering the tensors of checkpoints one by one. Without sharding, rank 0 works alone.
+Rank 0 alone writes the run folder, and decides when to evaluate and save. With sharded weights it needs the other ranks for that: they
+take part in evaluations, and in gathering the tensors of a checkpoint one by one. Without sharding, rank 0 works alone.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -25,25 +25,25 @@ if TYPE_CHECKING:
     from tfkit.generation.complete import TextCompletion
     from tfkit.parallel.sharding import Sharding
 
-_ANNOUNCED = ("scores", "completions", "facts", "are_finite", "gather")  # the methods that all ranks call when rank 0 does
-_CALLS = 64  # between two agreements: calls of `should_stop`, which is called before every module of a forward pass
+_ANNOUNCED = ("scores", "completions", "facts", "are_finite", "gather")  # methods of ModelWork that rank 0 announces when it calls them
+_CALLS = 64  # of `should_stop` between two agreements of the ranks: it is called before every module of a forward pass
 
 
 class ModelWork:
-    """Computes a model's scores, completions and stored facts, and gathers its tensors. Rank 0 calls the methods; the others `serve` it."""
+    """Computes a model's scores, completions and stored facts, and gathers its tensors. Rank 0 calls these methods; the others `serve`."""
 
     def __init__(self, recipe: Recipe, components: Components, should_stop: Callable[[], bool]):
         self.recipe, self.components, self.should_stop = recipe, components, should_stop
         self.model, self.weights, self.data = components.stepper.model, components.stepper.weights, components.data
 
     def scores(self) -> SetScores | None:
-        """Return the validation sets' scores of the current weights (with ema_decay, of their mean); None if the run is to stop."""
+        """Return the scores of the current weights (with ema_decay, of their moving average) on the validation sets; None after a stop."""
         self._announce("scores")
         with eager(self.model), self.weights.use_result():
             return score_validation(self.recipe, self.data, self.model, self._agreed_stop(), self.components.reference)
 
     def completions(self) -> "list[TextCompletion] | None":
-        """Return the model's completions of the recipe's prompts; None if the run is to stop."""
+        """Return the model's completions of the recipe's prompts; None after a stop."""
         from tfkit.generation.complete import complete, encode_prompts
         from tfkit.generation.constraints import Constraints
 
@@ -61,10 +61,10 @@ class ModelWork:
                 constraints=Constraints(forced_first=tokenizer.forced_first_id),
                 should_stop=should_stop,
             )
-        return None if should_stop() else completions  # on a stop, some may be incomplete; a resumed run writes them again
+        return None if should_stop() else completions  # after a stop some are incomplete; a resumed run generates them again
 
     def facts(self) -> dict[str, Any]:
-        """Return the facts that the objective stores in the checkpoint of this step."""
+        """Return the facts that the objective stores in a checkpoint's tfkit.json."""
         if not self.data.objective.has_facts:
             return {}
         self._announce("facts")
@@ -78,10 +78,10 @@ class ModelWork:
         return all(weights.finite() for weights in self.components.stepper.all_weights.values())
 
     def tensors(self, kind: str, beside: Mapping[str, Tensor] | None = None) -> Mapping[str, Tensor]:
-        """Return the tensors of a `kind`, and those in `beside`. Sharded tensors are gathered one by one, when they are read.
+        """Return the unsharded tensors of a `kind`, with those in `beside` added. A sharded tensor is gathered when it is read.
 
-        `kind`: "result", the current weights or, with ema_decay, their mean; "latest", the current fp32 weights, with those of trained
-        companions; "state", the training state.
+        `kind`: "result", the current weights or, with ema_decay, their moving average; "latest", the current fp32 weights, also those of
+        trained companions; "state", the training state.
         """
         tensors = {**self._local_tensors(kind), **(beside or {})}
         if self.weights.sharding is None:
@@ -89,13 +89,13 @@ class ModelWork:
         return _Gathered(tensors, self._shardings, lambda key: self.gather(kind, key))
 
     def gather(self, kind: str, key: str) -> Tensor:
-        """Return one of the tensors that `tensors` returns, unsharded."""
+        """Return one sharded tensor of `tensors(kind)`, gathered from all ranks."""
         self._announce("gather", kind, key)
         companion, name = owner_of(key)
         return self._shardings[companion].gather(name, self._local_tensors(kind)[key])
 
     def serve(self) -> dict[str, Any]:
-        """Take part in the work that rank 0 announces, until it announces something else; return that announcement."""
+        """Take part in the methods that rank 0 announces, until rank 0 announces something else; return that announcement."""
         while (work := (message := self.group.receive()).get("work")) is not None:
             assert work in _ANNOUNCED, work
             getattr(self, work)(*message["of"])
@@ -103,7 +103,7 @@ class ModelWork:
 
     @property
     def _shardings(self) -> "dict[str, Sharding]":
-        """The shardings of trained companions, by name, and that of the run's model under the name ""; unsharded models have none."""
+        """The shardings of the trained companions, by name, and of the run's model, under the name ""; unsharded models are left out."""
         everything = self.components.stepper.all_weights
         return {name: weights.sharding for name, weights in everything.items() if weights.sharding is not None}
 
@@ -119,7 +119,7 @@ class ModelWork:
             self.group.announce({"work": work, "of": of})
 
     def _agreed_stop(self) -> Callable[[], bool]:
-        """Return a `should_stop` that all ranks agree on, so that they stop at the same place."""
+        """Return a function that returns the same on all ranks, so that they stop at the same place: whether one of them is to stop."""
         if self.weights.sharding is None:
             return self.should_stop
         calls, stops = 0, False
@@ -144,10 +144,10 @@ class ModelWork:
 
 
 class _Gathered(LazyTensors):
-    """Tensors of which this rank may hold only a shard; they are gathered when they are read."""
+    """Tensors by name. One of which this rank holds only a shard is gathered when it is read."""
 
     def __init__(self, local: Mapping[str, Tensor], shardings: "Mapping[str, Sharding]", gather: Callable[[str], Tensor]):
-        """`shardings`: by the name of the companion; "" for the trained model."""
+        """`shardings`: by the name of the companion; "" for the run's model."""
         self._local, self._shardings, self._gather = local, shardings, gather
 
     def __getitem__(self, key: str) -> Tensor:
@@ -164,7 +164,7 @@ class _Gathered(LazyTensors):
 
     @property
     def layout(self) -> dict[str, tuple[torch.dtype, torch.Size]]:
-        """The type and the unsharded shape of each tensor, by name."""
+        """The dtype and the unsharded shape of each tensor, by name."""
         return {key: (tensor.dtype, self._whole_shape(key) or tensor.shape) for key, tensor in self._local.items()}
 
     def _whole_shape(self, key: str) -> torch.Size | None:

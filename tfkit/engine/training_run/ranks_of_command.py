@@ -1,4 +1,4 @@
-"""Find or start the ranks of a command, connect and watch them, and end them. Torch-free."""
+"""Find or start the ranks of a command, connect and watch them, and end them. This module does not import torch."""
 
 import os
 import sys
@@ -23,9 +23,9 @@ if TYPE_CHECKING:
 
 
 class RankConnection:
-    """Rank 0's connection to the ranks. `watch` is called while rank 0 waits for the others, and may raise an error if they will not come.
+    """Rank 0's connection to the other ranks. `watch` is called while rank 0 waits for them; it raises an error if one has failed.
 
-    `given`: the request of rank 0's command, which is trained whatever the commands of the others request.
+    `given`: the request of rank 0's command, by which all ranks train even if their commands differ.
     """
 
     def __init__(self, ranks: Ranks = ONE_PROCESS, watch: Callable[[], None] | None = None, given: RequestRecord | None = None):
@@ -33,7 +33,7 @@ class RankConnection:
         self._group: ProcessGroup | None = None
 
     def peers(self, device: "torch.device", say: Callable[[str], None] | None = None) -> "Peers":
-        """Return the ranks that train together; `say` reports which are late.
+        """Return the ranks that train together; `say` reports which ranks are late.
 
         Raises UsageError for a device that several ranks cannot use, and PeerLostError if a rank does not come.
         """
@@ -51,7 +51,7 @@ class RankConnection:
         return self._join(say)
 
     def meter_nodes(self, device: "torch.device", facts: dict[str, Any]) -> None:
-        """Let a rank of each other machine measure that machine's energy, with the `facts` of rank 0's meter."""
+        """Let a rank of each other machine measure that machine's energy. `facts`: the arguments of `Meter.on_node`."""
         if self.ranks.nodes > 1:
             from tfkit.engine.training_run.coordinator import announce_meter
 
@@ -60,7 +60,7 @@ class RankConnection:
 
     @contextmanager
     def open(self) -> Iterator[None]:
-        """Enclose the command: when it ends, the other ranks are released; after an error they notice that rank 0 is gone."""
+        """Enclose the command. At its end the other ranks are released; after an error, they notice the closed connection."""
         try:
             yield
             if not self.ranks.is_alone:
@@ -72,7 +72,7 @@ class RankConnection:
                 self._group.close()
 
     def _join(self, say: Callable[[str], None] | None = None) -> "ProcessGroup":
-        from tfkit.parallel.collectives import ProcessGroup  # which imports torch
+        from tfkit.parallel.collectives import ProcessGroup  # imported here, since it imports torch
 
         self._group = self._group or ProcessGroup.join(
             self.ranks, watch=self._watch, say=say, given=self._given.sha256() if self._given else ""
@@ -80,19 +80,21 @@ class RankConnection:
         return self._group
 
 
-_PATIENCE_SECONDS = 5.0  # for the exit of a rank whose connection is closed
+_PATIENCE_SECONDS = 5.0  # the wait for the exit code of a rank whose connection is closed
 
-ForwardSignals = Callable[[Callable[[int], None]], AbstractContextManager[None]]  # within the block, stop signals go to this function
+# A function that takes a handler, and returns a context in which stop signals call the handler with their number.
+ForwardSignals = Callable[[Callable[[int], None]], AbstractContextManager[None]]
 
 
 def find_or_start(
     requested: int | None, words: Sequence[str], forwarding: ForwardSignals, report: Callable[[str], None], again: str | None = None
 ) -> Ranks | int:
-    """Return the rank of this process; or, if it is no rank and several are requested, start tfkit's processes, wait for their end, and
-    return the exit code.
+    """Return the rank of this process; or, if it is no rank and several are requested, start the processes of all ranks, wait for their
+    end, and return the exit code.
 
-    `words`: the command line of each process; `report` is called if one failed and has not said why; `again`: the command that continues
-    after the loss of one. Raises UsageError if this process is a rank already, and the number of ranks is not the requested one.
+    `words`: the arguments of tfkit in each process. `report` is called with the output of a rank that failed, unless that rank has shown
+    its error. `again`: the command that continues the run if a rank is lost. Raises UsageError if this process is a rank already, and the
+    number of ranks is not the requested one.
     """
     ranks = find_ranks()
     if requested is not None and not ranks.is_alone and requested != ranks.size:
@@ -117,10 +119,10 @@ def find_or_start(
 
 @contextmanager
 def local_ranks(size: int, run: Path, threads: int | None) -> Iterator[RankConnection]:
-    """Start `size` - 1 processes that follow this one, and yield their connection.
+    """Start `size` - 1 processes that follow this one as rank 0, and yield the connection to them. `threads`: those of each rank.
 
-    Raises UsageError for an invalid `size`, or if this process already has a process group; PeerLostError, with the end of its output, if
-    one of them fails.
+    Raises UsageError for an invalid `size`, or if this process already has a process group; PeerLostError, with the last lines of its
+    output, if one of the processes fails.
     """
     require_count("ranks", size)
     if size == 1:

@@ -1,7 +1,7 @@
 """A trial of a few learning rates before the first step: each in a short training, scored on rows that are held out of the training rows.
 
-The validation rows are not used. As in the run itself, everything is a function of the recipe, its data and the threads. The trial's energy
-is a phase of its own in the ledger. A run that continues from a checkpoint has the rate in its recipe, and tries none.
+The validation rows are not used. Like the run, the trial is deterministic for a recipe, its data and a number of threads. Its energy is a
+phase of its own in the ledger. The chosen rate is written into the run's recipe, so a resumed run has no trial.
 """
 
 import gc
@@ -35,18 +35,18 @@ from tfkit.training.loop import deterministic_if_possible
 if TYPE_CHECKING:
     from tfkit.engine.training_run.run import Run
 
-_CLEAR = 0.05  # fraction of the loss, or F1, by which another rate has to be better: less is the noise of so short a training
-_MIN_RARE = 16  # rows or words of the rarer classes on which an F1 can be compared
-_DRAW = 0x7261746573  # with the seed, draws the rows that are held out
+_CLEAR = 0.05  # by how much another rate must be better, as a fraction of the loss or in F1: smaller differences are noise
+_MIN_RARE = 16  # the fewest rows or words of the rarer classes by which F1s can be compared
+_DRAW = 0x7261746573  # a key that, with the seed, draws the held-out rows
 _STOPPED = "stopped while learning rates were tried; no step was taken yet"
 
 
 @dataclass(frozen=True)
 class _Outcome:
-    """The scores of a short training on the held-out rows. A loss that is not finite is infinite."""
+    """The scores of a short training on the held-out rows. A NaN loss counts as infinite."""
 
     loss: float
-    f1: float | None = None  # if an F1 chooses the run's best checkpoint
+    f1: float | None = None  # None: the loss decides
 
     def is_clearly_better(self, other: "_Outcome") -> bool:
         if self.f1 is not None and other.f1 is not None and math.isfinite(other.loss):
@@ -59,7 +59,7 @@ class _Outcome:
 
 
 def choose_rate(run: "Run") -> None:
-    """Give the run the learning rate that a trial chooses, or its recipe's own if the forecast has no trial. Raises Stopped."""
+    """Give the run the learning rate that a trial chooses, or the recipe's own if the forecast plans no trial. Raises Stopped."""
     assert run.planned is not None  # a trial is planned by the forecast
     plan = run.planned.rate_trial
     if plan is None:
@@ -76,10 +76,11 @@ def choose_rate(run: "Run") -> None:
 
 
 def try_rates(run: "Run", plan: RateTrialPlan) -> tuple[Recipe, dict[str, Any] | None]:
-    """Return the recipe with the best rate, and the trial's entry in run.json, or None if its rows cannot decide. Raises Stopped.
+    """Return the recipe with the chosen rate, and the field `rate_trial` of run.json, None if no rate was tried. Raises Stopped.
 
-    The recipe's own rate is kept unless the loss of another is lower by a twentieth. If the run is judged by an F1, the F1 decides instead,
-    since always answering the most frequent class may give a low loss; too few held-out rows of the other classes cannot decide.
+    The recipe's own rate is kept unless the loss of another is lower by a twentieth. If the run's metric is an F1, the F1 decides instead,
+    since a model that always answers the most frequent class may have a low loss. No rate is tried if the held-out rows have too few labels
+    of other classes.
     """
     make_deterministic(run.device)
     keep_freed_memory()
@@ -96,7 +97,7 @@ def try_rates(run: "Run", plan: RateTrialPlan) -> tuple[Recipe, dict[str, Any] |
     with listener.progress("trying learning rates", plan.steps * len(plan.rates), "steps") as bar:
         for rate in plan.rates:
             tried[rate] = _try_rate(run, _trial_recipe(recipe, plan, rate), plan, bar.advance, judged_by)
-            gc.collect()  # the model and its optimizer, before the next trial
+            gc.collect()  # frees the model and its optimizer before the next trial
     best = min(tried, key=lambda rate: tried[rate].rank)
     chosen = best if tried[best].is_clearly_better(tried[own]) else own
     scores = {rate: outcome.loss if outcome.f1 is None else outcome.f1 for rate, outcome in sorted(tried.items())}
@@ -113,7 +114,7 @@ def try_rates(run: "Run", plan: RateTrialPlan) -> tuple[Recipe, dict[str, Any] |
 
 
 def _rare_labels(recipe: Recipe, data: TrainingData, plan: RateTrialPlan) -> int | None:
-    """Count the rows or words of a trial's held-out rows that do not have the most frequent class; None if no F1 decides the trial."""
+    """Return how many labels of a trial's held-out rows are not the most frequent class; None if no F1 decides the trial."""
     objective = data.objective.labelled
     if recipe.evaluation.metric not in RARE_METRICS or objective is None:
         return None
@@ -127,24 +128,24 @@ def _rare_labels(recipe: Recipe, data: TrainingData, plan: RateTrialPlan) -> int
 
 
 def _divided(recipe: Recipe, rows: Rows, plan: RateTrialPlan) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Divide the rows that the first epoch reads; return the numbers of those to score on, and of those to train on."""
+    """Divide the rows that the first epoch reads; return the indices of those to score on, and of those to train on."""
     numbers = np.unique(rows.order(0))
     drawn = numbers[permutation(np.random.PCG64([recipe.training.seed, _DRAW]), len(numbers))]
     return np.sort(drawn[: plan.rows]), np.sort(drawn[plan.rows :])
 
 
 def _trial_recipe(recipe: Recipe, plan: RateTrialPlan, rate: float) -> Recipe:
-    """Return the recipe of a short training: the run's own schedule over its few steps, without features that need many steps."""
+    """Return the recipe of a short training: the run's schedule compressed into a few steps, without ema_decay and batch_ramp."""
     length = {"steps": plan.steps, "epochs": None, "tokens": None, "ema_decay": None, "batch_ramp": None}
     warmup = {"warmup_steps": min(recipe.schedule.warmup_steps, 1), "warmup_tokens": None}
-    peak = recipe.schedule.warmup_steps**-0.5 if recipe.schedule.kind == "noam" else 1.0  # of noam, relative to that of a single step
+    peak = recipe.schedule.warmup_steps**-0.5 if recipe.schedule.kind == "noam" else 1.0  # relative to noam's after one step
     return recipe.with_rate(rate * plan.factor * peak).model_copy(
         update={"training": recipe.training.model_copy(update=length), "schedule": recipe.schedule.model_copy(update=warmup)}
     )
 
 
 def _try_rate(run: "Run", recipe: Recipe, plan: RateTrialPlan, advance: Callable[[int], None], judged_by: str | None) -> _Outcome:
-    """Return the scores on the held-out rows after a short training by `recipe`. `judged_by`: a metric besides the loss."""
+    """Return the scores on the held-out rows after a short training by `recipe`. `judged_by`: the F1 that decides; None: the loss does."""
     data, device, should_stop = run.data, run.device, run.stop.should_stop
     model = first_model(recipe, data, Silent())
     components = assemble(recipe, data, model, device, recipe.training.micro_batch_size or 1, Silent(), should_stop)
@@ -164,7 +165,7 @@ def _try_rate(run: "Run", recipe: Recipe, plan: RateTrialPlan, advance: Callable
             components.stepper.take(step, loader.step(step - 1), components.schedule.factor(step), should_stop=should_stop)
 
         try:
-            deterministic_if_possible(take, components.stepper, micro_batches.halve, lambda _: None)  # the run will report it
+            deterministic_if_possible(take, components.stepper, micro_batches.halve, lambda _: None)  # the run itself will report it
         except UnhealthyStepError:
             return _Outcome(math.inf, None if judged_by is None else 0.0)
         except Stopped:
@@ -183,7 +184,7 @@ def _try_rate(run: "Run", recipe: Recipe, plan: RateTrialPlan, advance: Callable
 
 
 def _score(model: Transformer, judge: Objective, rows: Rows, batch_size: int, work: BatchWork, judged_by: str | None) -> dict[str, float]:
-    """Return the metrics of the rows: of the answers if `judged_by` is given, else of the loss. Raises Stopped."""
+    """Return the metrics of the model's answers to the rows if `judged_by` is an F1, else those of the loss. Raises Stopped."""
     if judged_by is None or judge.labelled is None:
         return judge.metrics(score_rows(model, judge, rows, batch_size, work=work))
     judged = judge_rows(model, judge.labelled, rows, batch_size, work=work)
@@ -194,16 +195,16 @@ class RowSubset:
     """A subset of rows, renumbered from 0, in the order in which the full set is read."""
 
     def __init__(self, rows: Rows, numbers: NDArray[np.int64]):
-        """`numbers`: the numbers of the rows to keep, ascending; the first epoch reads each of them."""
+        """`numbers`: the indices of the rows in the subset, ascending; the first epoch of `rows` reads each of them."""
         self._rows, self._numbers = rows, numbers
-        self.mean_tokens, self.longest = rows.mean_tokens, rows.longest  # of the full set, approximately those of the subset
+        self.mean_tokens, self.longest = rows.mean_tokens, rows.longest  # about the same in the subset
         self._first = self._kept(0)
 
     def __len__(self) -> int:
         return len(self._first)
 
     def order(self, epoch: int) -> NDArray[np.int64]:
-        """Return the row numbers of an epoch, in reading order: (len(self),).
+        """Return the indices of an epoch's rows, in reading order: (len(self),).
 
         With weighted sources, a later epoch of the full set may read more or fewer of these rows; then the first epoch's order is used.
         """
@@ -215,5 +216,5 @@ class RowSubset:
         return np.searchsorted(self._numbers, order[np.isin(order, self._numbers)])
 
     def gather(self, epochs: NDArray[np.int64], numbers: NDArray[np.int64]) -> Any:
-        """Return the rows with these numbers."""
+        """Return the rows with these indices."""
         return self._rows.gather(epochs, self._numbers[numbers])

@@ -1,4 +1,4 @@
-"""A run before it has weights: its prepared data, its length, its learning rate and its forecast, for a training or a plan."""
+"""A run before its weights exist: its recipe, prepared data and forecast. A training continues from here; a plan ends here."""
 
 import time
 from collections.abc import Callable
@@ -28,11 +28,11 @@ from tfkit.run.folder import RunFolder
 class Run:
     """A training that is started or planned: its recipe, its device and, once it is prepared, its data and its forecast.
 
-    All parts of a training share its Run, which has the run folder and, if there is one, the budget; the Run of a plan has neither.
+    All parts of a training share one Run. The Run of a plan has no folder and no budget.
     """
 
     data: TrainingData
-    shapes: Transformer  # the model on the meta device
+    shapes: Transformer  # the model on the meta device, without weights
     folder: RunFolder
     budget: Budget | None = None
 
@@ -56,9 +56,9 @@ class Run:
     def prepare(self, *, begun: bool = False, ranks: int | None = None, copies: float | None = None) -> None:
         """Read and tokenize the data, train or load the tokenizer, and describe the model.
 
-        `begun`: the run has taken steps, so its recipe is kept as it is. `ranks`: how many ranks will train it; None: the run's peers.
-        `copies`: how many copies of each model must fit into this machine's memory; None: as many as the ranks hold. Raises MachineError,
-        UsageError.
+        `begun`: the run has taken steps, so its batch size is not limited anew. `ranks`: the number of ranks that will train the run; None:
+        its peers. `copies`: how many copies of each model must fit into this machine's memory; None: as many as its ranks hold. Raises
+        MachineError, UsageError.
         """
         copies = self.peers.ranks.copies_on_machine(self.recipe.parallel.shard) if copies is None else copies
         require_memory_for_blocks(self.recipe, self.device, copies)
@@ -70,7 +70,9 @@ class Run:
                 self.recipe = limit_batch_size(self.recipe, self.data, self.listener, ranks or self.peers.ranks.size)
 
     def forecast(self, *, ahead: bool = False) -> Estimate:
-        """Estimate the prepared run. `ahead`: the run will start later; it then finds in the cache what is built now."""
+        """Estimate the prepared run. `ahead`: the run will start later and find in the cache what this command built, so the time that
+        building took is not part of the estimate.
+        """
 
         def seconds() -> float:
             return time.monotonic() - self.began - (BuildingTime.seconds - self._built if ahead else 0.0)
@@ -81,14 +83,16 @@ class Run:
 
     @property
     def needs_forecast(self) -> bool:
-        """Whether something reads the forecast of this run: a budget, a trial of rates, a series of intensities, or a person who waits."""
+        """Whether something reads the forecast of this run: a budget, a learning rate trial, a file of carbon intensities, or, if the run
+        takes more than about a minute, the user.
+        """
         training, carbon = self.recipe.training, self.recipe.carbon
         is_read = training.trial_rates is not None or carbon.intensity_file is not None or bool(carbon.limits)
         return is_read or not is_short(self.recipe, self.data, self.shapes, self.device)
 
     @cached_property
     def parents(self) -> list[Parent]:
-        """The checkpoint that the run starts from, the companions, and the checkpoint of a run whose tokenizer it takes."""
+        """The base model and the companions; without a base model, the companions and the run from which the tokenizer is taken."""
         start, tokenizer = self.data.start, self.recipe.tokenizer.path
         parents = [parent_of(companion.parent(), companion.folder) for companion in self.data.objective.recorded_companions]
         if start is not None:
@@ -100,10 +104,10 @@ class Run:
 
     @cached_property
     def ancestry(self) -> FoundAncestors:
-        """The ancestors of the run: its parents, and theirs in turn."""
+        """The ancestors of the run: its parents, their parents, and so on."""
         return find_ancestors(self.parents, self.folder.run_id) if self.parents else FoundAncestors()
 
     @property
     def should_end(self) -> Callable[[], bool]:
-        """The function that says whether the steps should end; it does not check a budget, which is checked after each step."""
+        """The function that returns whether the steps should end. It does not check a budget: that is done after each step."""
         return self.stop.should_stop if self.budget is None else self.budget.should_end

@@ -1,7 +1,8 @@
-"""The programs that trackers send metrics to: TensorBoard, wandb, mlflow, trackio and aim. Imported only if one of them is requested.
+"""The programs that trackers send metrics to: TensorBoard, wandb, mlflow, trackio and aim. This module is imported only if one is used.
 
-Each keeps a run of its own for a run of tfkit, found by the uuid in run.json, so that it has each point once, even if a run is resumed or
-sent again. A library is imported when its run is opened; its own settings and environment variables decide where it stores that run.
+Each program has its own run for a run of tfkit, found again by the uuid in run.json, so that the program gets each point once, even if the
+run is resumed or sent again. A program's library is imported when its run is opened; the library's own settings and environment variables
+decide where that run is stored.
 """
 
 import contextvars
@@ -23,10 +24,11 @@ from tfkit.recipe.schema.output_sections import TensorBoardSection, TrackerSecti
 
 @dataclass(frozen=True)
 class TrackedRun:
-    """The facts of a run that its trackers get.
+    """The facts about a run that its trackers need.
 
-    `recipe`: resolved, as nested dicts. `first_step`: TensorBoard's points of an earlier attempt from this step on are replaced; None:
-    they are kept. `close_seconds`: the longest time that wandb may take to upload the remaining points; 0: unlimited.
+    `recipe`: resolved, as nested dicts. `totals`: returns the run's energy and emissions. `first_step`: TensorBoard's points of an earlier
+    attempt from this step on are replaced; None: they are kept. `close_seconds`: the longest time that wandb may take to upload the
+    remaining points; 0: unlimited.
     """
 
     folder: Path
@@ -44,12 +46,12 @@ class TrackedRun:
 
 
 class Program(Protocol):
-    """The run in another program; `place` is where a person finds it."""
+    """The run in another program. `place`: where the user finds it, for messages."""
 
     place: str
 
     def steps(self, name: str) -> Collection[int]:
-        """Return the steps for which the program has a point with this name; if sent again, the point would be kept twice, or refused."""
+        """Return the steps whose value of this name the program has, and would keep twice or refuse if it were sent again."""
 
     def add(self, step: int, values: Mapping[str, float]) -> None:
         """Store the values of one step."""
@@ -67,7 +69,7 @@ class NewPoints:
         self._known: dict[str, Collection[int]] = {}
 
     def add(self, step: int, values: Mapping[str, float]) -> None:
-        """Send the values that are new."""
+        """Send the values that the program does not have."""
         for name in values.keys() - self._known:
             self._known[name] = self._program.steps(name)
         if new := {name: value for name, value in values.items() if step not in self._known[name]}:
@@ -82,7 +84,7 @@ class NewPoints:
 
 
 def tracker_of(section: TrackerSection, run: TrackedRun) -> Callable[[], NewPoints]:
-    """Return a function that opens `run` in a tracker, which may have it already. Raises MachineError if the tracker is not installed."""
+    """Return a function that opens `run` in a tracker: a new run, or the existing one. Raises MachineError if the tracker is missing."""
     if isinstance(section, TensorBoardSection):
         try:
             import torch.utils.tensorboard  # noqa: F401
@@ -96,7 +98,7 @@ def tracker_of(section: TrackerSection, run: TrackedRun) -> Callable[[], NewPoin
 
 
 class _EventFiles:
-    """TensorBoard's files in the run folder: a curve for each name, flushed after each line, so that a killed run has its points."""
+    """TensorBoard's files in the run folder: a curve for each name. They are flushed after each line, so that a kill loses no points."""
 
     def __init__(self, run: TrackedRun):
         from torch.utils.tensorboard import SummaryWriter
@@ -106,7 +108,7 @@ class _EventFiles:
         self._steps = _steps_in_event_files(folder) if run.first_step is None else {}
         purged = None
         if run.first_step is not None and folder.exists():
-            purged = run.first_step if run.first_step > 1 else 0  # a run that begins again scores its model before the first step again
+            purged = run.first_step if run.first_step > 1 else 0  # 0: a run from its start scores its initial model again
         self._writer: Any = SummaryWriter(str(folder), purge_step=purged)
 
     def steps(self, name: str) -> Collection[int]:
@@ -118,7 +120,7 @@ class _EventFiles:
         self._writer.flush()
 
     def close(self, totals: Mapping[str, float]) -> None:
-        self._writer.close()  # its curves of energy and emissions end with the totals
+        self._writer.close()  # the last points of energy and emissions are the totals
 
 
 def _steps_in_event_files(folder: Path) -> dict[str, set[int]]:
@@ -131,7 +133,7 @@ def _steps_in_event_files(folder: Path) -> dict[str, set[int]]:
 
 
 class _Wandb:
-    """A run of Weights & Biases with the id of tfkit's run. Points must come in the order of steps, so all up to the last count as sent."""
+    """A run of Weights & Biases with the id of tfkit's run. It takes steps in ascending order only, so all up to its last count as sent."""
 
     def __init__(self, run: TrackedRun, project: str):
         import wandb
@@ -165,7 +167,7 @@ class _Wandb:
 
 
 def _steps_in_offline_file(path: Path) -> int:
-    """Return the step after the last one in a file of wandb's offline mode."""
+    """Return the step after the last one in a file of wandb's offline mode; 0 if the file has none."""
     return max((record.history.step.num + 1 for record in offline_records(path) if record.HasField("history")), default=0)
 
 
@@ -176,9 +178,9 @@ def offline_records(path: Path) -> Iterator[Any]:
     data, at, block, record = path.read_bytes(), 7, 1 << 15, b""
     while at + 7 <= len(data):
         if (left := block - at % block) < 7:
-            at += left  # too short for the head of a part
+            at += left  # too few bytes for the header of a part
             continue
-        length, part = struct.unpack_from("<HB", data, at + 4)  # after a checksum
+        length, part = struct.unpack_from("<HB", data, at + 4)  # length and kind of a part, after its checksum
         record += data[at + 7 : at + 7 + length]
         at += 7 + length
         if part in (1, 4) and at <= len(data):  # a whole record, or the last part of one
@@ -187,7 +189,7 @@ def offline_records(path: Path) -> Iterator[Any]:
 
 
 class _Mlflow:
-    """A run of MLflow, found again by its tag. MLflow would keep a point that is sent twice, so it is asked which points it has."""
+    """A run of MLflow, found again by its tag. MLflow would keep a point twice, so it is queried for the points that it has."""
 
     def __init__(self, run: TrackedRun, project: str):
         os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")  # stdout is for the result
@@ -202,7 +204,7 @@ class _Mlflow:
         new = None if runs else self._client.create_run(experiment, run_name=run.name, tags={"tfkit.run_id": run.run_id})
         self._id = (new or runs[0]).info.run_id
         self.place = f"{self._client.tracking_uri}, experiment {project}, run {self._id}"
-        if self._is_new:  # parameters never change
+        if self._is_new:  # MLflow does not allow a parameter to change
             fields = {
                 f"{part}.{name}": value
                 for part, section in run.recipe.items()
@@ -210,7 +212,7 @@ class _Mlflow:
                 for name, value in section.items()
             }
             params = [Param(name, value if isinstance(value, str) else json.dumps(value)) for name, value in fields.items()]
-            for first in range(0, len(params), 100):  # the most in a request
+            for first in range(0, len(params), 100):  # the limit of a request
                 self._client.log_batch(self._id, params=params[first : first + 100])
         else:
             self._client.update_run(self._id, "RUNNING")
@@ -229,15 +231,15 @@ class _Mlflow:
 
 
 class _Trackio:
-    """A run of Trackio, found again by its name. Trackio would keep a point twice, so all points up to its last step count as sent."""
+    """A run of Trackio, found again by its name. Trackio would keep a point twice, so all up to its last step count as sent."""
 
     def __init__(self, run: TrackedRun, project: str):
         import trackio
 
         for module in (trackio, trackio.run, trackio.utils):
-            module.print = _print_nothing  # stdout is for the result, and trackio has no switch
+            module.print = _print_nothing  # stdout is for the result, and trackio has no option to be silent
         name = f"{run.name}-{run.run_id[:8]}"
-        self._run: Any = contextvars.Context().run(  # a run of the caller's stays open
+        self._run: Any = contextvars.Context().run(  # so that a run of trackio that the caller has opened stays open
             trackio.init,
             project=project,
             name=name,
@@ -258,7 +260,7 @@ class _Trackio:
         self._last = step
 
     def close(self, totals: Mapping[str, float]) -> None:
-        if totals and self._last:  # there is no summary; if no point was new, Trackio has the totals
+        if totals and self._last:  # Trackio has no summary; if no point was new, it has the totals already
             self._run.log(dict(totals), step=self._last)
         self._run.finish()
 
@@ -268,7 +270,7 @@ def _print_nothing(*_: object, **__: object) -> None:
 
 
 class _Aim:
-    """A run of Aim, found again by its description. A second point at a step replaces the first."""
+    """A run of Aim, found again by its description. Aim replaces a point that is sent again, so no step counts as sent."""
 
     def __init__(self, run: TrackedRun, project: str):
         import aim
@@ -286,7 +288,7 @@ class _Aim:
 
     def add(self, step: int, values: Mapping[str, float]) -> None:
         for name, value in values.items():
-            self._run.track(float(value), name=name, step=step)  # the values of a name have one type
+            self._run.track(float(value), name=name, step=step)  # Aim requires one type for all values of a name
 
     def close(self, totals: Mapping[str, float]) -> None:
         self._run["totals"] = {name.removeprefix("totals/"): value for name, value in totals.items()}

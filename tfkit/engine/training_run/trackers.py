@@ -1,6 +1,7 @@
-"""Trackers, which send a run's metrics elsewhere; metrics.jsonl is the authoritative record.
+"""Trackers, which send a run's metrics to other programs; metrics.jsonl stays the authoritative record.
 
-No tracker can stop or slow a run: each gets its points from a queue, on a daemon thread of its own, where it may raise, hang or exit.
+No tracker can stop or slow down a run: each takes its points from a queue, on a daemon thread of its own, where it may raise, hang or exit.
+A point is one value of one step.
 """
 
 import contextlib
@@ -18,22 +19,24 @@ from tfkit.recipe.schema.output_sections import TensorBoardSection
 from tfkit.recipe.schema.sections import Recipe
 from tfkit.run.folder import RunFolder
 
-WAITING = 1000  # lines of the log that may wait; further ones are dropped
-CLOSE_SECONDS = 3.0
+WAITING = 1000  # lines of the log that may wait in a queue; when it is full, new lines are dropped
+CLOSE_SECONDS = 3.0  # for the waiting lines, at the end of the run
 
 
 class Tracker(Protocol):
     """Sends metrics to another program. It runs on the thread of its queue, and may raise, hang or exit there."""
 
     def add(self, step: int, values: Mapping[str, float]) -> None:
-        """Store the values of one step so that a killed run has them. If this raises, they count as lost; the next step is still tried."""
+        """Store the values of one step so that they survive if the run is killed. If this raises, the values are lost, and `add` is still
+        called for the next step.
+        """
 
     def close(self) -> None:
-        """Send what was added and is not sent yet, and finish."""
+        """Send the added values that are not sent yet, and finish."""
 
 
 class TrackerQueue:
-    """Feeds one tracker. Points that the tracker does not accept are counted and reported by `close`; if it ends early, `add` reports that.
+    """Feeds one tracker. `close` reports the number of points that the tracker did not take; `add` reports a tracker that ended early.
 
     `name` and `place` are for messages; `open_tracker` is called on the thread of the queue.
     """
@@ -41,20 +44,20 @@ class TrackerQueue:
     def __init__(self, name: str, place: Path, open_tracker: Callable[[], Tracker], warn: Callable[[str], None]):
         self._name, self._place, self._open, self._warn = name, place, open_tracker, warn
         self._lines: queue.Queue[tuple[int, dict[str, float]] | None] = queue.Queue(WAITING)
-        self._given = self._taken = 0  # points
+        self._given = self._taken = 0  # numbers of points
         self._trouble = "the queue was full"
         self._end_is_reported = False
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         self._thread.start()
 
     def add(self, step: int, values: Mapping[str, float | None]) -> None:
-        """Queue the values of one step, at once; None is left out."""
+        """Queue the values of one step without waiting; None is left out."""
         points = {name: value for name, value in values.items() if value is not None}
         self._given += len(points)
         if not self._thread.is_alive() and not self._end_is_reported:
             self._end_is_reported = True
             self._warn(f"{self._place}: {self._name} takes no points ({self._trouble}); tfkit track sends them later")
-        with contextlib.suppress(queue.Full):  # then these points are counted as given, and never as taken
+        with contextlib.suppress(queue.Full):  # dropped points count as given but not taken
             self._lines.put_nowait((step, points))
 
     def close(self) -> None:
@@ -92,19 +95,20 @@ class TrackerQueue:
 
 def open_trackers(
     recipe: Recipe, config: ModelConfig, folder: RunFolder, first_step: int, totals: Callable[[], Footprint], warn: Callable[[str], None]
-) -> list[TrackerQueue]:
-    """Start the trackers of a recipe, each section once; points that an earlier attempt left from `first_step` on are not doubled.
+) -> Callable[[], list[TrackerQueue]]:
+    """Return a function that starts the trackers of a recipe, each section once. Points that an earlier attempt sent from `first_step` on
+    are not doubled.
 
-    `totals` gives the run's energy and emissions, on the thread of a tracker that is closed. `warn` is called if a tracker ends early, or
-    lacks points when it is closed. Raises MachineError if a tracker's extra is not installed.
+    `totals` returns the run's energy and emissions; each tracker calls it on its own thread while it is being closed. `warn` is called if a
+    tracker ends early, or lacks points at its end. Raises MachineError if a tracker's extra is not installed.
     """
     from tfkit.engine.training_run.tracker_adapters import TrackedRun, tracker_of
 
     alias = [TensorBoardSection(kind="tensorboard")] if recipe.training.tensorboard else []
     run = TrackedRun(folder.path, folder.run_id, recipe_document(recipe, config), totals, first_step, CLOSE_SECONDS)
-    queues = []
+    trackers = []
     for section in dict.fromkeys([*recipe.trackers, *alias]):
         is_own = isinstance(section, TensorBoardSection)
         name, place = ("TensorBoard", folder.tensorboard) if is_own else (section.kind, folder.path)
-        queues.append(TrackerQueue(name, place, tracker_of(section, run), warn))
-    return queues
+        trackers.append((name, place, tracker_of(section, run)))
+    return lambda: [TrackerQueue(*tracker, warn) for tracker in trackers]

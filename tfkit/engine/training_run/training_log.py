@@ -1,6 +1,6 @@
-"""The log of a run: metrics.jsonl, which is the authoritative record of all attempts, the live line, and the trackers."""
+"""The log of a run, which has three outputs: metrics.jsonl, the authoritative record of all attempts, the live line, and the trackers."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import cached_property
 from types import TracebackType
 from typing import Any, Self
@@ -20,9 +20,10 @@ from tfkit.units import format_metrics
 
 
 class TrainingLog:
-    """The log of one attempt, without lines after the step from which the attempt resumes. As a context manager it shows the live line.
+    """The log of one attempt. Lines of earlier attempts after the step from which it resumes are deleted. As a context manager, it shows
+    the live line.
 
-    `saved`: the part that the checkpoint keeps; None without a checkpoint, or with one of an older version: metrics.jsonl is then read.
+    `saved`: the part of the log in the checkpoint; None without a checkpoint, or if an older version wrote it: then metrics.jsonl is used.
     """
 
     def __init__(self, run: Run, components: Components, saved: SavedLog | None):
@@ -46,18 +47,18 @@ class TrainingLog:
                 self.sampled.add(record["step"])
         if saved is not None:
             self._restore(saved)
-        self._trackers: list[TrackerQueue] = []
+        self._start_trackers: Callable[[], list[TrackerQueue]] = list
         if run.recipe.trackers or run.recipe.training.tensorboard:
-            self._trackers = open_trackers(
+            self._start_trackers = open_trackers(
                 run.recipe, run.data.config, run.folder, self.progress.step + 1, self._footprint, run.listener.warn
             )
 
     def state(self) -> SavedLog:
-        """Return the part of the log that a checkpoint keeps."""
+        """Return the part of the log that is stored in a checkpoint."""
         return SavedLog.of(self._lines, self.latest.get("loss"), self.evaluations, self.before)
 
     def _restore(self, saved: SavedLog) -> None:
-        """Continue from what the checkpoint keeps, and report what metrics.jsonl lacks of it."""
+        """Continue with the records in the checkpoint, and warn if metrics.jsonl lacks some of them."""
         lost = saved.lines - self._lines
         if lost > 0:
             self.latest = {"loss": saved.loss}
@@ -72,12 +73,13 @@ class TrainingLog:
         self._lines, self.before = saved.lines, saved.scores_before
         for step, values in saved.evaluations:
             logged = self.evaluations.get(step, {})
-            if {name: finite_or_none(value) for name, value in logged.items()} != values:  # else `logged` stays, with infinities
+            if {name: finite_or_none(value) for name, value in logged.items()} != values:  # equal ones stay, with infinities
                 self.evaluations[step] = dict(values)
 
     def __enter__(self) -> Self:
         self._line = self.run.listener.live()
         self._live = self._line.__enter__()
+        self._trackers = self._start_trackers()  # not before: only `__exit__` closes them
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
@@ -88,12 +90,12 @@ class TrainingLog:
 
     @property
     def terminal(self) -> bool:
-        """Whether there is a live line, which shows every step."""
+        """Whether the output is a terminal with a live line, which shows every step."""
         return self._live.terminal
 
     @cached_property
     def flops_per_token(self) -> float:
-        """The training FLOPs for each token, by the architecture; they are computed when they are first needed."""
+        """The training FLOPs for each token, by the forecast or, without one, by the architecture and some batches."""
         run, planned = self.run, self.run.planned
         if planned is not None:
             return planned.training_flops / planned.tokens
@@ -101,12 +103,12 @@ class TrainingLog:
 
     @property
     def peak_flops(self) -> float | None:
-        """The peak FLOP/s of the devices of all ranks; that of a CPU is measured, in a tenth of a second, when it is first needed."""
+        """The peak FLOP/s of the devices of all ranks; None if unknown. That of a CPU is measured once, which takes a tenth of a second."""
         peak = peak_flops(self.run.device, self._precision)
         return None if peak is None else self.run.peers.ranks.size * peak
 
     def show(self, loss: float, lr: float, tokens_per_second: float, observed: Mapping[str, float]) -> None:
-        """Update the live line; without a terminal, add a plain line."""
+        """Update the live line; without a terminal, write a plain line. `observed`: further numbers to show, by name."""
         reading, progress = self.run.meter.reading(), self.progress
         known = reading.status != "off" and not (reading.status == "starting" and not reading.energy_wh)
         self._live.update(
@@ -127,7 +129,10 @@ class TrainingLog:
         return Footprint.from_reading(self.run.meter.reading())
 
     def line(self, line: Log) -> None:
-        """Append the line, and show it if there is no live line. Raises MachineError if the run folder was deleted or moved."""
+        """Append a line to metrics.jsonl and the trackers, and show it if there is no live line.
+
+        Raises MachineError if the run folder was deleted or moved.
+        """
         self.run.folder.require_held()
         reading = self.run.meter.reading()
         used, rate = Footprint.from_reading(reading), line.tokens_per_second
@@ -153,12 +158,12 @@ class TrainingLog:
             self.show(line.loss, line.lr, rate, line.observed)
 
     def scores(self, step: int, metrics: dict[str, float], confusion: Mapping[str, Mapping[str, int]] | None) -> None:
-        """Append and show the scores of an evaluation; the confusion matrix, if there is one, is only appended."""
+        """Append the scores of an evaluation, with its confusion matrix if there is one, to metrics.jsonl, and show the scores."""
         self._metrics.append({"step": step, "evaluation": metrics} | ({"confusion": confusion} if confusion else {}))
         self._show_scores(step, f"step {step}", metrics)
 
     def scores_before(self, metrics: dict[str, float]) -> None:
-        """Record the scores before the first step in run.json and in each checkpoint, and show them; metrics.jsonl has no step 0."""
+        """Record the scores before the first step in run.json, and show them. Checkpoints store them, too; metrics.jsonl has no step 0."""
         self.before = metrics
         self.run.folder.record(before=metrics)
         self._show_scores(0, "before the first step", metrics)
@@ -168,7 +173,7 @@ class TrainingLog:
         self.run.listener.say(f"{when}: validation {format_metrics(metrics)}")
 
     def samples(self, step: int, pairs: list[dict[str, str]], continues: bool = True) -> None:
-        """Append the generated texts, and show them: after the prompt if they continue it, else as separate texts."""
+        """Append the generated texts to metrics.jsonl, and show them. `continues`: each text continues its prompt, on the same line."""
         self.sampled.add(step)
         self._metrics.append({"step": step, "samples": pairs})
         between = "" if continues else "\n"
@@ -181,5 +186,5 @@ class TrainingLog:
             tracker.add(step, values)
 
     def sync(self) -> None:
-        """Sync all lines to the disk: a power cut must not lose those that a checkpoint counts on."""
+        """Sync metrics.jsonl to the disk, so that a power cut loses no line up to the step of a checkpoint."""
         self._metrics.sync()

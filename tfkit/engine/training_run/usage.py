@@ -1,6 +1,6 @@
-"""The amounts that a run has used so far, as its budget counts them: in its attempts and its sibling runs, and in a step on average.
+"""The energy, emissions and time that a run has used, for its budget: those of all its attempts and sibling runs, and the mean of a step.
 
-Siblings are the stages of one recipe or the trials of one sweep: one budget limits them all.
+Siblings are the stages of one recipe or the trials of one sweep. One budget limits their sum.
 """
 
 import math
@@ -12,7 +12,7 @@ from pathlib import Path
 from tfkit.carbon import Meter, Reading, read_seconds, read_totals
 from tfkit.run.run_json import member_folders, read_run_json
 
-Clock = Callable[[], float]
+Clock = Callable[[], float]  # returns seconds, as time.monotonic
 REFRESH_SECONDS = 0.25  # between two fresh readings near a limit
 REFRESH_TIMEOUT_SECONDS = 1.0
 
@@ -30,12 +30,12 @@ class Amounts:
 
     @classmethod
     def of(cls, reading: Reading, seconds: float) -> "Amounts":
-        """Combine the energy of a meter's reading with the seconds of a run."""
+        """Return the energy and emissions of a meter's reading with the seconds of a run."""
         return cls(reading.emissions_g, reading.energy_wh / 1000, seconds)
 
 
 class Usage:
-    """The amounts that the run in `folder` has used until now: those of the meter's latest reading, and since then by its power.
+    """The amounts that the run in `folder` has used until now. After the meter's latest reading they are extrapolated by its power.
 
     `every_seconds`: the time between two readings of the meter.
     """
@@ -45,7 +45,7 @@ class Usage:
         self.earlier, self.siblings = spent_in(folder), spent_by_siblings(folder)
         self.meter: Meter | None = None
         self.began: Amounts | None = None  # what was used before the first step of this attempt
-        self.steps = 0  # of this attempt
+        self.steps = 0  # number of steps of this attempt
         self._started, self._refreshed, self._after_step, self._longest_save = 0.0, -math.inf, Amounts(), 0.0
 
     def start(self, meter: Meter) -> None:
@@ -59,7 +59,7 @@ class Usage:
         return Amounts.of(self.meter.extrapolated_reading(), self.earlier.seconds + self._clock() - self._started) + self.siblings
 
     def spent_near(self, limits: Mapping[str, float]) -> Amounts:
-        """Return what was used, with a fresh reading if a limit is about a step away, at most one every `REFRESH_SECONDS`."""
+        """Return what was used; if a limit is about a step away, with a fresh reading of the meter, at most every `REFRESH_SECONDS`."""
         assert self.meter is not None
         spent = self.spent()
         near = any(asdict(spent)[name] + self.per_step(name) >= 0.98 * limit for name, limit in limits.items() if name != "seconds")
@@ -93,7 +93,7 @@ class Usage:
 
     @contextmanager
     def saving(self) -> Iterator[None]:
-        """Time a save. The longest so far is the estimate for the save at the end of the attempt."""
+        """Time a save. The longest save so far is the estimate for the one at the end of the attempt."""
         began = self._clock()
         yield
         self._longest_save = max(self._longest_save, self._clock() - began)
@@ -101,13 +101,13 @@ class Usage:
     def to_end(self, name: str) -> float:
         """Return the seconds that the attempt will take after its last step: those of the longest save so far and of the meter's stop.
 
-        The energy of that time is taken as 0: it is less than what is used between two readings, by which a budget may be exceeded.
+        For energy and grams, return 0: that time uses less than the interval between two readings, by which a budget may be exceeded.
         """
         assert self.meter is not None
         return self._longest_save + self.meter.seconds_to_stop if name == "seconds" else 0.0
 
     def per_reading(self, name: str) -> float:
-        """Return what is used between two readings: a budget may be exceeded by as much. 0 for the time, which needs no reading."""
+        """Return what is used between two readings, by which a budget may be exceeded; 0 for the time, which needs no reading."""
         if name == "seconds":
             return 0.0
         assert self.meter is not None

@@ -1,4 +1,4 @@
-"""The evaluations of a run: scores of the validation sets, samples of generated text, and early stopping."""
+"""The evaluations during a run: scores of the validation sets, samples of generated text, and early stopping."""
 
 import math
 from collections.abc import Iterable
@@ -14,7 +14,7 @@ from tfkit.training.loop import Progress
 
 
 class Validator:
-    """Evaluates the current weights (with ema_decay, their mean), except for what metrics.jsonl already has."""
+    """Evaluates the current weights (with ema_decay, their moving average). What metrics.jsonl already has is not computed again."""
 
     def __init__(self, run: Run, components: Components, log: TrainingLog, checkpointer: Checkpointer):
         self.run, self.data, self.components, self.log, self.checkpointer = run, run.data, components, log, checkpointer
@@ -28,10 +28,10 @@ class Validator:
             self._record_scores(progress.step, self._score("during the evaluation"))
         if self.prompts and progress.step not in self.log.sampled:
             self._write_samples(progress.step)
-        self.run.meter.phase("train", progress.step)  # a run that continues from this step's checkpoint does not evaluate again
+        self.run.meter.phase("train", progress.step)  # work until here is not lost by a kill: the scores are recorded
 
     def score_before(self) -> None:
-        """Score the model before the first step on the validation sets, to see later whether the run improved it. Raises Stopped."""
+        """Score the initial model on the validation sets, so that the result can say whether the run improved it. Raises Stopped."""
         if self.data.validation and self.log.before is None:
             self.run.meter.phase("evaluate")
             self.log.scores_before(
@@ -67,7 +67,7 @@ class Validator:
         return scores
 
     def _record_scores(self, step: int, scores: SetScores) -> None:
-        """Record the scores, last in metrics.jsonl: a run that is killed before that line is written evaluates and records them again."""
+        """Record the scores, in metrics.jsonl last, so that a run that is killed before evaluates again and records them everywhere."""
         metrics = self.log.evaluations[step] = scores.metrics
         self.checkpointer.record_scores(step, metrics)
         self.log.scores(step, metrics, scores.confusion)
@@ -86,7 +86,7 @@ class Validator:
 
 
 def since_best(values: Iterable[float | None], higher_is_better: bool) -> int:
-    """Count the evaluations since the best one. Equal values are not better; None and values that are not finite never are."""
+    """Return the number of evaluations since the best one. Equal values are not better, nor are None, NaN and infinite values."""
     best, since = -math.inf, 0
     for value in values:
         score = math.nan if value is None else value if higher_is_better else -value
