@@ -1,10 +1,10 @@
-"""The replay file of an unhealthy step, with which `tfkit replay` repeats the step.
+"""The replay file of a step that ended a run with exit code 6. `tfkit replay` repeats the step with it.
 
     replay/step-000123.json: {"schema_version": 1, "step": 123, "loss": null, "grad_norm": null, "nonfinite": {"loss": "nan", ...},
         "micro_batches": [{"rows": [17, 4], "seed": 8123, "sha256": ids and labels}], "weights_sha256": ..., "threads": 2, "precision": ...}
 
-The data and dropout of the step follow from the recipe, and its weights from the checkpoint before it; the hashes verify that they are
-the same.
+The data and dropout of the step follow from the recipe, and its weights from the checkpoint before the step. The hashes show whether the
+repeated step has the same data and weights.
 """
 
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""training_state/state.json of a checkpoint: what a resume needs beside tensors. Torch-free."""
+"""training_state/state.json of a checkpoint: the data that resuming needs in addition to tensors. This module does not import torch."""
 
 import math
 from dataclasses import asdict, dataclass, field
@@ -19,12 +19,14 @@ _LIMIT = 64 * MIB
 
 @dataclass(frozen=True)
 class SavedLog:
-    """The part of the log that a checkpoint keeps: all that determines how the run continues, so that metrics.jsonl may be lost."""
+    """The part of the training log that a checkpoint contains: all of it on which the rest of the run depends, so that a run can be
+    resumed exactly even if its metrics.jsonl was lost.
+    """
 
-    lines: int  # records of steps
+    lines: int  # the number of records of steps
     loss: float | None  # of the last of these records; None: not finite, or no record yet
     evaluations: list[tuple[int, dict[str, float | None]]]  # step and scores; None: not finite
-    before: dict[str, float | str] | None = None  # the scores before the first step, as text if not finite; an older version has none
+    before: dict[str, float | str] | None = None  # the scores before the first step, as text if not finite; None also in older versions
 
     @classmethod
     def of(cls, lines: int, loss: float | None, evaluations: dict[int, dict[str, Any]], before: dict[str, float] | None) -> Self:
@@ -35,7 +37,7 @@ class SavedLog:
 
     @property
     def scores_before(self) -> dict[str, float] | None:
-        """The scores before the first step."""
+        """The scores before the first step as numbers; None if they were not recorded."""
         return None if self.before is None else {name: float(value) for name, value in self.before.items()}
 
 
@@ -43,12 +45,12 @@ class SavedLog:
 class TrainingState:
     """The content of a state.json."""
 
-    progress: dict[str, Any] = field(default_factory=dict)  # training/loop.py
+    progress: dict[str, Any] = field(default_factory=dict)  # the fields of Progress (training/loop.py)
     micro_batch_size: int = 0
-    data: dict[str, list[str]] = field(default_factory=dict)  # fingerprints by part
-    mean_steps: int = 0  # the number of steps in the mean of the weights
-    log: SavedLog | None = None  # None: an older version
-    loader: dict[str, Any] = field(default_factory=dict)
+    data: dict[str, list[str]] = field(default_factory=dict)  # fingerprints of the data, by part (train, validation, ...)
+    mean_steps: int = 0  # the number of steps in the moving average of the weights (training.ema_decay)
+    log: SavedLog | None = None  # None: written by an older version
+    loader: dict[str, Any] = field(default_factory=dict)  # the state of the data loader that is not tensors
 
 
 _STATE = TypeAdapter(TrainingState)
