@@ -41,9 +41,7 @@ class Ledger:
         self._previous, self._torn = previous, False
 
     def append(self, line: dict[str, Any]) -> None:
-        """Write and sync one line, with the hash of the last intact line. Raises OSError; this line may then be torn, so the next one
-        begins with a line break.
-        """
+        """Write and sync a line, with the hash of the last intact line. Raises OSError; the next line then begins with a line break."""
         if self._torn:  # the previous line may have been written completely, although it failed
             self._previous = _last_hash(self.path.read_bytes()) or self._previous
         text = json.dumps(line | {PREVIOUS: self._previous}, ensure_ascii=False, allow_nan=False).encode()
@@ -57,18 +55,13 @@ class Ledger:
 
 def _last_hash(data: bytes) -> str | None:
     """Return the hash of the last intact line, with or without a line break at the end; None if there is none."""
-    for text in reversed(data.split(b"\n")):
-        if parse_line(text) is not None:
-            return line_hash(text)
-    return None
+    return next((line_hash(text) for text in reversed(data.split(b"\n")) if parse_line(text) is not None), None)
 
 
 def tick_line(
     at: float, phase: str, seconds: float, totals: Totals, power_w: float, status: str, reason: str | None = None, step: int | None = None
 ) -> dict[str, Any]:
-    """Return the ledger's line for a tick. `reason`: the problems since the previous tick; `step`: the step after which the run can
-    continue from this tick.
-    """
+    """Return the ledger's line for a tick. `reason`: the problems since the previous tick; `step`: the run can continue after this step."""
     line = {"kind": "tick", "at": round(at, 3), "phase": phase, "seconds": round(seconds, 3), **asdict(totals), "power_w": power_w}
     return line | {"status": status} | ({"reason": reason} if reason else {}) | ({} if step is None else {"step": step})
 
@@ -149,8 +142,8 @@ class AttemptFiles:
             self._unwritten.append({"kind": "machine", "components": machine.components, "tdp_w": machine.tdp_w, "record": record})
             self._machine_written = True
         last = self._unwritten[-1] if self._unwritten else {"kind": ""}
-        if last["kind"] == "tick" and last["phase"] == tick["phase"] and "step" not in last:
-            self._unwritten.pop()  # the next tick contains all of its information
+        if last["kind"] == "tick" and last["phase"] == tick["phase"] and not last.keys() & {"step", "reason", "g_per_kwh"}:
+            self._unwritten.pop()  # its sums are part of those of the next tick; the other fields concern one tick only
         self._unwritten += [tick, *([estimate] if estimate else [])]
         if self._ledger is None:
             self._ledger = Ledger(self._ledgers.folder, self._node, int(self._spec["attempt"]), self._previous)

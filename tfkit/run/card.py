@@ -1,6 +1,4 @@
-"""The model card: README.md of a checkpoint, with the metadata that the Hub reads: base model, data, scores, carbon. The card contains no
-paths of this machine.
-
+"""The model card: README.md of a checkpoint, with the metadata that the Hub reads: base model, data, scores, carbon. It contains no paths.
 The format of the metadata is described at https://huggingface.co/docs/hub/model-cards. Scores are in `model-index`.
 """
 
@@ -15,7 +13,7 @@ from tfkit.model.config import ClassesHeadConfig, ModelConfig, TagsHeadConfig
 from tfkit.run.card_facts import BaseCard, CardData, hub_name, last_name
 from tfkit.run.card_impact import CardImpact
 
-_MOST_LABELS = 20  # in the table
+_MOST_LABELS = 20  # the table lists at most this many
 # The expression for the base of an adapter if that is a folder, since the card contains no paths.
 _OWN_BASE = 'peft.PeftConfig.from_pretrained(".").base_model_name_or_path'
 _TASKS = {
@@ -113,6 +111,7 @@ def model_card(model: CardModel, training: CardTraining, data: CardData, impact:
 
 def with_impact(card: str, impact: CardImpact, training_type: str) -> str:
     """Return the card with another impact, such as that at the end of the run. All other parts, also those that a user edited, are kept."""
+    card = card.replace("\r\n", "\n")  # an editor may have changed the line ends
     match = re.match(r"---\n(.*?\n)---\n(.*)", card, re.DOTALL)
     front, body = (match[1], match[2]) if match else ("", card)
     block = "".join(f"{line}\n" for line in _impact_front(impact, training_type))
@@ -171,9 +170,7 @@ def _list(key: str, values: Sequence[str]) -> list[str]:
 
 
 def _opening(architecture: str, config: ModelConfig, base: str | None) -> str:
-    """Return the line of Python that opens the model. `base`: for an adapter, the Python expression for the name of its base model; None
-    for a whole model.
-    """
+    """Return the line of Python that opens the model. `base`: for an adapter, the expression for the name of its base model; else None."""
     if base is None:
         return f'transformers.{architecture}.from_pretrained(".")'
     labels = f", num_labels={config.head.count}" if isinstance(config.head, ClassesHeadConfig | TagsHeadConfig) else ""
@@ -181,9 +178,7 @@ def _opening(architecture: str, config: ModelConfig, base: str | None) -> str:
 
 
 def mean_card(card: str, checkpoints: Sequence[str]) -> str:
-    """Return the card of the mean of `checkpoints`, from the `card` of the newest one: without its loss and scores, which are not those of
-    the mean.
-    """
+    """Return the card of the mean of `checkpoints`: the `card` of the newest one without its loss and scores, which do not apply."""
     kept: list[str] = []
     card = re.sub(r"^model-index:\n(?:[ -][^\n]*\n)*?(?=\w|---$)", "", card, count=1, flags=re.MULTILINE)
     for line in card.splitlines():
@@ -195,7 +190,7 @@ def mean_card(card: str, checkpoints: Sequence[str]) -> str:
 
 
 def _use(config: ModelConfig) -> tuple[str, str]:
-    """Return the Hub's name for the task of the model's head, and an example of its use."""
+    """Return the Hub's name for the task of the model's head, and a command or expression that uses the model."""
     kind = config.head.kind
     if kind == "lm":
         return ("text2text-generation" if config.encoder_layers else "text-generation"), 'tfkit generate --from . --prompt "..."'

@@ -16,7 +16,7 @@ from tfkit.durable import write_atomically
 from tfkit.errors import MachineError, Stopped, TfkitError, UsageError, argument
 from tfkit.run.checkpoints import clear_leftovers, newest_step
 from tfkit.run.lock import FolderLock
-from tfkit.run.machine import checked_out_commit, describe_machine
+from tfkit.run.machine import describe_machine
 from tfkit.run.refused_folders import (
     FILES,
     FOLDERS,
@@ -37,11 +37,6 @@ def rounding_fields(machine: dict[str, Any]) -> dict[str, Any]:
     return {"processor": (machine.get("processor") or {}).get("name"), "torch": (machine.get("versions") or {}).get("torch")}
 
 
-def _arithmetic_of(document: dict[str, Any]) -> dict[str, Any]:
-    names = ("threads", "ranks", "device", "precision", "compile", "activation_checkpointing")
-    return {name: document.get(name) for name in names} | rounding_fields(document)
-
-
 class RunFolder:
     """An open run folder, locked until `close`. As a context manager, it also records a running attempt as stopped or failed on exit.
 
@@ -57,7 +52,8 @@ class RunFolder:
         self._warn = warn
         self._warned = False
         self._is_new = False
-        self.arithmetic = _arithmetic_of(receipt.document)
+        settings = ("threads", "ranks", "device", "precision", "compile", "activation_checkpointing")
+        self.arithmetic = {name: receipt.document.get(name) for name in settings} | rounding_fields(receipt.document)
         """The recorded settings, processor and version of torch on which the floating-point rounding of the previous attempt depended."""
 
     @classmethod
@@ -147,8 +143,7 @@ class RunFolder:
         """
         if not self.has_checkpoints:
             self._receipt.forget("result", "rate_trial")
-            requested = {} if threads is None else {"threads": threads}
-            fields |= {**describe_machine(), **requested, "commit": checked_out_commit()}
+            fields |= describe_machine() | ({} if threads is None else {"threads": threads})
         try:
             self._receipt.begin_attempt(fields)
         except OSError as error:
@@ -156,7 +151,7 @@ class RunFolder:
 
     def record_resume(self, resumed_from: Path, step: int) -> None:
         """Record the checkpoint from which the attempt resumes, and this machine."""
-        self._write(lambda: self._receipt.record_resume(resumed_from.name, step, {**describe_machine(), "commit": checked_out_commit()}))
+        self._write(lambda: self._receipt.record_resume(resumed_from.name, step, describe_machine()))
 
     def record(self, **fields: Any) -> None:
         """Set fields of run.json, such as threads, data, totals, result; each value replaces the old one."""
@@ -184,9 +179,7 @@ class RunFolder:
         self._write(self._receipt.confirm_finished)
 
     def end_attempt(self, status: End, *, step: int | None = None, error: str | None = None, **fields: Any) -> None:
-        """Record how the attempt ended, its last step and the message of its error, and set `fields` of run.json. A second call changes
-        nothing.
-        """
+        """Record how the attempt ended, its last step and error message, and set `fields` of run.json. A second call changes nothing."""
         self._write(lambda: self._receipt.end_attempt(status, step, error, fields))
 
     def close(self) -> None:

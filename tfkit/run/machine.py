@@ -19,8 +19,9 @@ _TIMEOUT_SECONDS = 2  # for a program, such as git
 
 
 def describe_machine() -> dict[str, Any]:
-    """Return the fields `versions`, `platform`, `processor`, `threads` of run.json; None for what is unknown."""
-    return {"versions": versions(), "platform": platform.platform(), "processor": processor(), "threads": threads()}
+    """Return the fields `versions`, `platform`, `processor`, `threads` and `commit` of run.json; None for an unknown value."""
+    machine = {"versions": versions(), "platform": platform.platform(), "processor": processor(), "threads": threads()}
+    return machine | {"commit": checked_out_commit()}
 
 
 def versions() -> dict[str, str]:
@@ -63,9 +64,9 @@ def usable_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def checked_out_commit(folder: Path | None = None) -> str | None:
-    """Return the commit that is checked out in `folder` (None: the working directory); None outside a git repository."""
-    return _output(["git", "rev-parse", "--verify", "HEAD"], folder)
+def checked_out_commit() -> str | None:
+    """Return the commit that is checked out in the working directory; None outside a git repository."""
+    return _output(["git", "rev-parse", "--verify", "HEAD"])
 
 
 def _cpuinfo() -> dict[str, str]:
@@ -84,10 +85,10 @@ def _mac() -> dict[str, str]:
     return {"model name": _output(["sysctl", "-n", "machdep.cpu.brand_string"]) or "", "flags": bf16}
 
 
-def _output(command: list[str], folder: Path | None = None) -> str | None:
+def _output(command: list[str]) -> str | None:
     """Run a program and return its output; None if it fails, hangs or prints nothing."""
     try:
-        done = subprocess.run(command, cwd=folder, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=_TIMEOUT_SECONDS)
+        done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=_TIMEOUT_SECONDS)
     except (OSError, subprocess.SubprocessError):
         return None
     return done.stdout.strip() or None if done.returncode == 0 else None

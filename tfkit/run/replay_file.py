@@ -29,7 +29,8 @@ def write_replay(run_folder: Path, document: dict[str, Any]) -> None:
 
 def read_replay(run_folder: Path, step: int | None = None) -> dict[str, Any]:
     """Return the document of a step; None: of the latest one. Raises ModelError if it is missing, damaged, or of another version."""
-    paths = sorted((run_folder / FOLDER).glob("step-*.json" if step is None else f"step-{step:06d}.json"))
+    names = "step-*.json" if step is None else f"step-{step:06d}.json"
+    paths = sorted((run_folder / FOLDER).glob(names), key=lambda path: (len(path.name), path.name))  # a later step may have more digits
     if not paths:
         which = f"of step {step} " if step is not None else ""
         raise ModelError(f"{run_folder}: holds no replay file {which}(in {FOLDER}/); a run that ends with exit code 6 leaves one")

@@ -60,8 +60,12 @@ def verified(folder: Path, *, weights: bool) -> Iterator[None]:
         finally:
             stop.set()
     for path, identity in hashed.items():
-        if identity_of(path) != identity:
-            raise ModelError(f"{path}: was changed while it was read; load it again when nothing writes to it")
+        try:
+            is_same = identity_of(path) == identity
+        except OSError:  # such as a checkpoint that its run has deleted meanwhile
+            is_same = False
+        if not is_same:
+            raise ModelError(f"{path}: was changed or deleted while it was read; load it again when nothing writes to it")
 
 
 def find_named(folder: Path, name: str) -> Path | None:
@@ -73,9 +77,7 @@ def find_named(folder: Path, name: str) -> Path | None:
 
 
 def check_files(folder: Path, names: Iterable[str]) -> None:
-    """Raise ModelError if a file with one of these names exists and differs from manifest.json. It hashes the files before it returns,
-    so they should be small.
-    """
+    """Raise ModelError if a file with one of these names, which should be small, exists and differs from manifest.json."""
     entries = _entries(folder)
     paths = {name: path for name in names if name in entries and (path := find_file(folder, name)) is not None}
     _compare(paths, entries, paths, threading.Event())
