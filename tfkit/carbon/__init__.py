@@ -22,4 +22,3 @@ from tfkit.carbon.totals import missing_nodes as missing_nodes
 from tfkit.carbon.totals import read_seconds as read_seconds
 from tfkit.carbon.totals import read_totals as read_totals
 from tfkit.carbon.totals import reading_of as reading_of
-from tfkit.carbon.totals import totals_of as totals_of

@@ -1,6 +1,4 @@
-"""Footprint: the energy and emissions of a run or a command, and how they were obtained. The fields have the names that are used in
-run.json, results and reports.
-
+"""Footprint: the energy and emissions of a run or a command, and their sources, with the field names of run.json, results and reports.
 A value that is None is not known. This module does not import pydantic, so that the sidecar need not import it.
 """
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from time import monotonic
-from typing import Any, NamedTuple
+from typing import Any
 
 from tfkit.carbon.reading import Totals
 from tfkit.errors import DataError
@@ -24,13 +24,6 @@ COLUMNS = ["timestamp_utc", "g_per_kwh"]
 MOST_G_PER_KWH = 100_000.0  # the same limit as that of carbon.intensity_g_per_kwh
 _MOST_BYTES = 16 << 20  # about five years of a value every five minutes
 _EXAMPLE = "2026-11-26T17:00:00Z"
-
-
-class Mean(NamedTuple):
-    """The mean intensity over an interval."""
-
-    g_per_kwh: float
-    beyond: bool  # whether a part of the interval is after the end of the series, where the last value is used
 
 
 @dataclass(frozen=True)
@@ -45,15 +38,15 @@ class IntensitySeries:
         """Return the value at a moment; a moment before the series has the first value, and one after the series has the last."""
         return self.g_per_kwh[max(0, bisect_right(self.times, moment) - 1)]
 
-    def mean(self, begin: float, end: float) -> Mean:
-        """Return the time-weighted mean over an interval. The mean of equal values is exactly that value."""
+    def mean(self, begin: float, end: float) -> float:
+        """Return the time-weighted mean over an interval, which after `self.end` has the last value. For equal values it is exact."""
         first, last = max(0, bisect_right(self.times, begin) - 1), max(0, bisect_right(self.times, end) - 1)
         values = self.g_per_kwh[first : last + 1]
         if end <= begin or len({*values}) == 1:
-            return Mean(values[-1], end > self.end)
+            return values[-1]
         bounds = [begin, *self.times[first + 1 : last + 1], end]
         parts = [value * (after - before) for value, before, after in zip(values, bounds, bounds[1:], strict=False)]
-        return Mean(math.fsum(parts) / (end - begin), end > self.end)
+        return math.fsum(parts) / (end - begin)
 
 
 def read_series(path: Path) -> IntensitySeries:
@@ -144,10 +137,11 @@ class IntensityCorrection:
             now = self._clock()
             begin = self._corrected_until if self._corrected_until is not None else now - totals.measured_seconds
             mean = self._series.mean(begin + self._offset, now + self._offset)
-            self._correction_g += (totals.energy_wh - self._energy_wh) / 1000 * (mean.g_per_kwh - self._g_per_kwh)
-            self._intensity_seconds += mean.g_per_kwh * (now - begin)
+            self._correction_g += (totals.energy_wh - self._energy_wh) / 1000 * (mean - self._g_per_kwh)
+            self._intensity_seconds += mean * (now - begin)
             self._seconds += now - begin
-            self._energy_wh, self._corrected_until, self.is_past_end = totals.energy_wh, now, mean.beyond
+            self._energy_wh, self._corrected_until = totals.energy_wh, now
+            self.is_past_end = now + self._offset > self._series.end
         return replace(totals, emissions_g=max(0.0, totals.emissions_g + self._correction_g)) if self._correction_g else totals
 
     def take_fields(self) -> dict[str, Any]:

@@ -1,5 +1,4 @@
-"""The ledger, carbon/<node>-<attempt>.jsonl: the measurements of an attempt on a node, one fsynced JSON line per tick. Lines are only
-appended, never changed.
+"""The ledger, carbon/<node>-<attempt>.jsonl: the measurements of an attempt on a node, to which each tick appends a fsynced JSON line.
 
     {"kind": "header", "run_id": ..., "attempt": 1, "node": 0, "host": ..., "place": {...}, "pue": 1.0, ..., "previous": null}
     {"kind": "machine", "components": {"cpu": "model", "ram": "constant"}, "tdp_w": 65.0, "record": {...}}     once CodeCarbon has started
@@ -8,8 +7,7 @@ appended, never changed.
 
 Each process writes its own file, so no locks are needed. The time between two ticks belongs to the phase of the later tick. A tick with a
 `step` marks a point from which the run can continue: the checkpoint of that step was saved, or the attempt resumed from it. The sums in
-ticks do not include the estimate. Readers add the estimate to the attempt's sums, and divide it among the phases in which CodeCarbon had
-not started yet.
+ticks do not include the estimate. Readers add it to the attempt's sums, and divide it among the phases before CodeCarbon's start.
 
 Each line has the SHA-256 of the previous line, so that changed, removed and inserted lines are detected. The hash covers the bytes between
 two line breaks. A torn line, which is not a JSON object, is not part of the chain. The first line of a ledger has the hash of the line that

@@ -1,6 +1,4 @@
-"""The meter in the trainer: it keeps the latest reading, and never raises, blocks or prints. CodeCarbon runs in a separate process, the
-sidecar.
-
+"""The meter in the trainer: it keeps the latest reading, and never raises, blocks or prints. CodeCarbon runs in another process (sidecar).
 Two daemon threads read and write the pipes to the sidecar, so the caller never waits for the pipes. No signal handler is installed.
 """
 
@@ -34,7 +32,7 @@ SILENCE_SECONDS = 90.0  # without a message for this time plus three intervals b
 
 
 class Meter:
-    """The meter of a run, created by `Meter.start`. Every method returns immediately, `fresh_reading` and `stop` within their time-outs."""
+    """The meter of a run, created by `Meter.start`. Every method returns immediately, or, if it has a time-out, within that time."""
 
     def __init__(self) -> None:
         self._pid = os.getpid()
@@ -83,9 +81,7 @@ class Meter:
 
     @classmethod
     def on_node(cls, facts: dict[str, Any]) -> Self:
-        """Start the meter of a node other than that of rank 0, with the facts that rank 0 sent. Its ledger is in the same folder as that of
-        rank 0.
-        """
+        """Start the meter of a node other than that of rank 0, with the facts that rank 0 sent. Both have ledgers in the same folder."""
         from tfkit.recipe.schema.carbon_section import CarbonSection
 
         folder = None if facts["folder"] is None else Path(facts["folder"])
@@ -279,9 +275,7 @@ class SidecarProcess:
 
 
 def _spawn() -> "subprocess.Popen[bytes]":
-    """Start the sidecar with this process's import path and without thread pools. It has its own session, so that Ctrl-C does not reach
-    it.
-    """
+    """Start the sidecar with this process's import path and without thread pools, in a session of its own, which Ctrl-C does not reach."""
     quiet = {"PYTHONWARNINGS": "ignore", "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
     imports = os.pathsep.join(os.path.abspath(entry) for entry in sys.path)
     # The sidecar inherits this mask, so that no signal ends it before it ignores them. This process receives blocked signals afterwards.

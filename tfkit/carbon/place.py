@@ -1,6 +1,4 @@
-"""The place of a run, and the carbon intensity of its grid (grams of CO2e per kWh) with its range. The place is not guessed, and nothing is
-looked up on the network.
-"""
+"""The place of a run, and the carbon intensity of its grid (g CO2e per kWh), with its range. Nothing is guessed, or looked up online."""
 
 import configparser
 import difflib
@@ -184,9 +182,8 @@ def _country(code: str, source: str) -> Place:
         return _unknown()
     if code in table:
         row = table[code]
-        year = f"{row['year']} mean, " if row.get("year") else ""
-        number = row.get("year")
-        about = (year + source, "annual mean", number, f"CodeCarbon's {TABLE}")
+        year = row.get("year")
+        about = (f"{year} mean, {source}" if year else source, "annual mean", year, f"CodeCarbon's {TABLE}")
         return Place(code, str(row["country_name"]), float(row["carbon_intensity"]), *about, *range_of_country(row))
     if not table and re.fullmatch("[A-Z]{3}", code):
         return Place(code, code, WORLD_AVERAGE_G_PER_KWH, f"world average, since CodeCarbon's table is missing, {source}")

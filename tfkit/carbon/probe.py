@@ -152,9 +152,7 @@ class LastError(logging.Handler):
 
 
 def _do_without_temporary_files() -> None:
-    """Set any path as the temporary folder if Python finds none, as on a full disk. CodeCarbon only needs the path, for a lock that is not
-    used.
-    """
+    """Set any path as temporary folder if Python finds none, as on a full disk: CodeCarbon needs the path, for a lock that is not used."""
     try:
         tempfile.gettempdir()
     except FileNotFoundError:
@@ -168,7 +166,7 @@ def _tdp() -> float | None:
 
         table, machine = cast(Any, cpu), cast(Any, util)
         tdp = float(table.TDP().tdp * machine.count_physical_cpus())
-    except Exception:  # another version may not have them, and the TDP is optional
+    except Exception:  # another version of CodeCarbon may lack these functions, and the TDP is optional
         return None
     return tdp if 0 < tdp < 1e6 else None
 
@@ -193,9 +191,7 @@ def refuse_network() -> None:
 
 
 class Gauge:
-    """Reads the probe in a thread. If the probe raises, hangs, exits or returns invalid values, `read` returns the last valid totals in
-    time. All times are in seconds.
-    """
+    """Reads the probe in a thread. If the probe raises, hangs, exits or returns invalid values, `read` returns the last valid totals."""
 
     def __init__(self, make: Callable[[], CodeCarbonProbe]):
         self.status: Status = "starting"  # of the last reading

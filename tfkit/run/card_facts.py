@@ -1,6 +1,4 @@
-"""The facts in a model card that are not about the model itself: the names of its data and of its base model, and the facts in the base
-model's card.
-
+"""The facts in a model card that are not about the model itself: the names of its data and base model, and facts from that model's card.
 Data and models are named without the folders above them, since paths of this machine mean nothing to a reader of the card.
 """
 
@@ -53,9 +51,7 @@ def is_repository(name: str) -> bool:
 
 
 def hub_name(path: str) -> str | None:
-    """Return the `org/name` of a model on the Hub or in the Hub's cache; None for any other folder, since a model of the Hub that has the
-    same name may be another model.
-    """
+    """Return the `org/name` of a model on the Hub or in its cache; None for a local folder: the Hub may have another model of its name."""
     if path.startswith("hub:"):
         return path[4:].partition("@")[0]
     parts = _parts(path)

@@ -63,7 +63,7 @@ class CardImpact:
             "hardware type": self.hardware,
             "hours used": f"{seconds / 3600:.3g} ({format_seconds(seconds)})",
             "cloud provider": _UNKNOWN,
-            "compute region": _region(reading.place),
+            "compute region": reading.place.partition(", ")[0] if ", " in reading.place else "place unknown",
             "carbon emitted": f"{least}{format_mass(grams)} CO2e",
             "computation": f"{totals.train_flops:.3g} FLOP by the architecture" if totals.train_flops else "",
             "per million tokens": f"{format_mass(1e6 * grams / totals.tokens)} CO2e" if totals.tokens else "",
@@ -91,12 +91,6 @@ class CardImpact:
 def _plain(grams: float) -> float:
     """Round to four significant digits or four decimals, whichever is finer. Python writes floats from 1e-4 to 1e16 without an exponent."""
     return round(grams, 4) if grams >= 1 else float(f"{grams:.4g}")
-
-
-def _region(place: str) -> str:
-    """Return the country in the text of a place (Reading.place), without the carbon intensity."""
-    country, comma, _ = place.partition(", ")
-    return country if comma else "place unknown"
 
 
 def _grid(intensity: Intensity) -> str:

@@ -1,6 +1,4 @@
-"""Saving of a checkpoint: it is written to a folder with a temporary name, which is synced and then renamed, so that a kill loses nothing
-(checkpoints.py).
-"""
+"""Saving of a checkpoint to a folder with a temporary name, which is synced and then renamed: a kill loses nothing (checkpoints.py)."""
 
 import contextlib
 import os
@@ -24,7 +22,8 @@ def save_checkpoint(root: Path, step: int, write: Callable[[Path], None], make_r
     """
     try:
         clear_leftovers(root)
-        if make_room and _has_little_space(root):
+        last = newest_checkpoint(root)
+        if make_room and last is not None and shutil.disk_usage(root).free < recorded_bytes(last):
             make_room()
         try:
             return with_retries(lambda: _save(root, step, write))
@@ -67,12 +66,6 @@ def _rename_over(temporary: Path, final: Path) -> None:
         raise
     if old:
         shutil.rmtree(old, ignore_errors=True)
-
-
-def _has_little_space(root: Path) -> bool:
-    """Return whether the disk has less free space than the last checkpoint takes."""
-    last = newest_checkpoint(root)
-    return last is not None and shutil.disk_usage(root).free < recorded_bytes(last)
 
 
 def _cannot_save(root: Path, step: int, error: Exception) -> MachineError:

@@ -1,6 +1,4 @@
-"""Tolerant reading of a JSON object as a dataclass: a value of another type than its field, as in a damaged file, is replaced by the
-field's default.
-"""
+"""Tolerant reading of a JSON object as a dataclass: a field whose value has another type, as in a damaged file, gets its default."""
 
 from collections.abc import Callable
 from contextlib import suppress

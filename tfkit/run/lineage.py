@@ -6,8 +6,7 @@
                 "ancestors": [{"name": "base", "roles": ["start"], "run_id": ..., "sha256": ..., "energy_kwh": ..., "emissions_g": ...,
                                "source": "ledger", "status": "ok", "parents": [1]}, ...]}
 
-Each ancestor is listed once, however many lines of descent contain it. The list includes the ancestors of ancestors, so their folders are
-not needed to read it.
+Each ancestor is listed once, however many lines of descent contain it. The ancestors of ancestors are included, without their folders.
 """
 
 from collections.abc import Collection, Mapping, Sequence
@@ -77,9 +76,7 @@ class Ancestor:
 
 @dataclass(frozen=True)
 class Inherited:
-    """The sums over distinct ancestors; None if the value of no ancestor is known. Ancestors whose card states only emissions are not in
-    the sum of the energy.
-    """
+    """The sums over distinct ancestors; None if no value is known. The energy lacks ancestors whose card states only emissions."""
 
     energy_kwh: float | None
     emissions_g: float | None
@@ -161,10 +158,8 @@ def shifted(ancestors: Sequence[Ancestor], by: int) -> list[Ancestor]:
 
 def position(ancestors: Sequence[Ancestor], run_id: Any, sha256: Any) -> int | None:
     """Return the position of the ancestor with this run id or SHA-256; None if it is not in the list."""
-    for index, ancestor in enumerate(ancestors):
-        if (run_id is not None and ancestor.run_id == run_id) or (sha256 is not None and sha256 in _hashes(ancestor)):
-            return index
-    return None
+    same = ((run_id is not None and one.run_id == run_id) or (sha256 is not None and sha256 in _hashes(one)) for one in ancestors)
+    return next((index for index, is_same in enumerate(same) if is_same), None)
 
 
 def parse_lineage(document: Any) -> Lineage:

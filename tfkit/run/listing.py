@@ -24,23 +24,21 @@ UNFINISHED = ("new", "stopped", "failed", "killed")
 
 @dataclass(frozen=True)
 class ListedRun:
-    """A run, or another folder. A run that cannot be read has the status `damaged`, a folder that is no run has the status `foreign`; the
-    reason is in `problem`. None: not known.
-    """
+    """A run (status `damaged` if it cannot be read), or a folder that is no run (status `foreign`). None: not known."""
 
     run: str
     status: str
     kind: str | None = None
     steps: int | None = None
     planned_steps: int | None = None
-    metrics: dict[str, float | None] = field(default_factory=dict)  # of its latest evaluation
+    metrics: dict[str, float | None] = field(default_factory=dict)  # the scores of the run's latest evaluation
     best: dict[str, Any] | None = None
     seconds: float | None = None
     energy_kwh: float | None = None
     emissions_g: float | None = None
     checkpoints: int = 0
     resume: str | None = None  # the command that continues the run
-    problem: str | None = None  # also the error of a failed run
+    problem: str | None = None  # the reason for `damaged` and `foreign`, or the error of a failed run
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as JSON values."""
@@ -50,8 +48,7 @@ class ListedRun:
 def list_runs(folder: Path) -> list[ListedRun]:
     """Return the runs and the other folders in a folder, sorted by name; if `folder` is a run itself, only that run with its members.
 
-    `folder` may be a link, but links inside it are not followed, since they could lead to runs that are listed already. Raises OSError if
-    the folder cannot be read.
+    `folder` may be a link, but links inside it are not followed: they could lead to listed runs. Raises OSError for an unreadable folder.
     """
     if (folder / "run.json").exists() or lost_receipt(folder):
         return [*map(read_run, _with_members(folder.resolve() if folder.is_symlink() else folder))]
@@ -61,8 +58,7 @@ def list_runs(folder: Path) -> list[ListedRun]:
 def unfinished_runs(runs: Sequence[ListedRun], with_checkpoints: bool) -> list[ListedRun]:
     """Return the unfinished runs, in an order in which they can be deleted: stages and trials before the folder that holds them.
 
-    A run with checkpoints is included only if `with_checkpoints` is true; a folder of several runs, only if all of its stages or trials are
-    included.
+    A run with checkpoints is included only if `with_checkpoints` is true; a folder of several runs, only if all its stages or trials are.
     """
     chosen = [run for run in runs if run.status in UNFINISHED and (with_checkpoints or not run.checkpoints)]
     names = {run.run for run in chosen}
@@ -157,9 +153,7 @@ def _kind(run: RunDocument) -> str | None:
 
 
 def _resume_command(path: Path, run: RunDocument, saved: int) -> str | None:
-    """Return the command that continues a run. A run without a checkpoint continues with the command that started it; None if that was not
-    a command of tfkit.
-    """
+    """Return the command that continues a run; without a checkpoint, the one that started it, or None if that is no command of tfkit."""
     larger, command = [run.larger_budget] if run.larger_budget is not None else [], run.command or []
     if (saved or run.kind in (CHAIN, SWEEP)) and (path / "recipe.yaml").is_file():
         allowed = [word for word in command if word == "--allow-code"]

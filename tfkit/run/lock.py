@@ -18,9 +18,7 @@ _NO_LOCKS = frozenset({errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EINVAL})
 
 
 class FolderLock:
-    """The file `lock` of a run folder: it has a kernel lock, and its content is the owner as JSON (pid, host, started_utc). When the lock
-    is free, the file is empty.
-
+    """The file `lock` of a run folder, with a kernel lock. Its content is the owner as JSON (pid, host, started_utc); "" if it is free.
     The kernel releases the lock of a killed process, so no stale lock remains. On a file system without locks (some NFS) the JSON decides:
     a lock whose process ran on this machine and no longer exists is taken over, but not the lock of a process on another machine.
     """

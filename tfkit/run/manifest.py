@@ -2,8 +2,7 @@
 
     {"schema_version": 1, "files": {"model.safetensors": {"size": 497772344, "sha256": "9b1c..."}, "training_state/state.json": {...}}}
 
-Readers check every field, so that they detect any flipped bit. README.md is not listed, since it may be edited, and neither are files that
-are added later.
+Readers check every field, so that they detect any flipped bit. Files that are added later, and README.md, which may change, are not listed.
 """
 
 import hashlib
@@ -69,7 +68,7 @@ def read_manifest(folder: Path) -> dict[str, Entry]:
     if isinstance(document, dict):
         check_version(document, path, SCHEMA_VERSION)
     if not isinstance(document, dict) or document.keys() != {"schema_version", "files"} or not isinstance(document["files"], dict):
-        raise ModelError(f"{path}: not a manifest: expected exactly schema_version and files")
+        raise ModelError(f"{path}: not a manifest: it must have schema_version and files, and no other field")
     for name, entry in document["files"].items():
         if not _stays_inside(name):
             raise ModelError(f"{path}: the entry {name!r} leaves the checkpoint's folder; refused as unsafe")

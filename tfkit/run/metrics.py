@@ -1,6 +1,4 @@
-"""metrics.jsonl: one line of strict JSON per record. A resume removes the records after its checkpoint. A failed write never stops
-training.
-"""
+"""metrics.jsonl: one line of strict JSON per record. A resume removes the records after its checkpoint. A failed write never ends a run."""
 
 import os
 from collections.abc import Callable, Iterator, Mapping
@@ -61,9 +59,7 @@ class MetricsLog:
                     foreign += 1
                     first_foreign = first_foreign or number
             if foreign:
-                self._warn(
-                    f"{self.path}:{first_foreign}: not a record of a training; {format_number_of(foreign, 'line')} of this kind left out"
-                )
+                self._warn(f"{self.path}:{first_foreign}: not a record of a training; {format_number_of(foreign, 'such line')} left out")
             if dropped:
                 write_atomically(
                     self.path, lambda: (line.decode() for line, record in read_lines(self.path) if record and record["step"] <= step)
@@ -95,7 +91,9 @@ class MetricsLog:
     def _complain(self, error: OSError) -> None:
         if not self._warned:
             self._warned = True
-            self._warn(f"{self.path}: cannot write metrics ({error.strerror}); training continues, and later lines are tried again")
+            self._warn(
+                f"{self.path}: cannot write metrics ({error.strerror}); training continues, and the lines are written later if possible"
+            )
 
 
 def parse_record(line: bytes) -> dict[str, Any] | None:
@@ -163,8 +161,7 @@ def read_metrics(path: Path) -> Iterator[dict[str, Any]]:
 def read_lines(path: Path) -> Iterator[tuple[bytes, dict[str, Any] | None]]:
     """Yield each line with its record, None if it is not a record. Lines are read one by one, since a long training writes millions.
 
-    A line longer than LONGEST_LINE is yielded in pieces, which are not records. Raises OSError, also for a pipe or a device, which could
-    block.
+    A line longer than LONGEST_LINE is yielded in pieces, which are not records. Raises OSError, also for a pipe or a device.
     """
     with open_regular(path) as file:
         while line := file.readline(LONGEST_LINE):
@@ -172,7 +169,5 @@ def read_lines(path: Path) -> Iterator[tuple[bytes, dict[str, Any] | None]]:
 
 
 def is_foreign(line: bytes, record: dict[str, Any] | None) -> bool:
-    """Return whether a line is complete and not a record. A last line without a line break is incomplete: a kill left it, or it is being
-    written.
-    """
+    """Return whether a line is complete and not a record. A last line without a line break is incomplete: a kill may have torn it."""
     return record is None and line.endswith(b"\n")

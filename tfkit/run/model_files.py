@@ -82,7 +82,7 @@ def check_version(document: Mapping[str, Any], path: Path, version: int) -> None
     """
     written = document.get("schema_version", version)
     if type(written) is not int or written < 1:
-        raise ModelError(f"{path}: schema_version {written!r:.80} is not the number of a version; copy the file again")
+        raise ModelError(f"{path}: schema_version {written!r:.80} is not a version number; copy the file again")
     if written > version:
         raise OtherVersionError(
             f"{path}: schema_version {written}, written by a later version of tfkit; this one reads up to {version}. Use that version"

@@ -35,9 +35,7 @@ def refuse_links(path: Path) -> None:
 
 
 def refuse_content(path: Path) -> None:
-    """Raise UsageError for links and for files that tfkit did not write: it writes run.json first, so a recipe.yaml without a run.json
-    belongs to the user.
-
+    """Raise UsageError for links and for the user's files, such as a recipe.yaml without run.json, which tfkit writes first.
     Raise OSError for a file where a run needs a folder, for a folder where it needs a file, and for a folder without permission to write,
     which would otherwise fail only at the first checkpoint.
     """

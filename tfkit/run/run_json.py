@@ -101,9 +101,7 @@ class RunDocument:
         return self.attempts[-1] if self.attempts else AttemptEntry()
 
     def seconds(self, metered: Mapping[int, float]) -> float:
-        """Return the wall seconds of all attempts. `metered`: the seconds of attempts with a ledger, by attempt (from 1), which replace
-        the recorded ones.
-        """
+        """Return the wall seconds of all attempts: those in `metered`, by attempt (from 1), replace the recorded ones."""
         return sum(metered.get(number, attempt.seconds or 0.0) for number, attempt in enumerate(self.attempts, 1))
 
 
@@ -155,7 +153,7 @@ def _load(path: Path) -> dict[str, Any]:
     if isinstance(document, dict):
         check_version(document, path, SCHEMA_VERSION)
     if not _identifies_a_run(document):
-        raise ValueError("not a run's receipt")
+        raise ValueError("not a run.json of tfkit")
     return dict(document)
 
 
@@ -182,9 +180,7 @@ def _parse(document: Mapping[str, Any]) -> RunDocument:
 
 
 class Receipt:
-    """The document of run.json and the rules for its attempts. Every method that changes it, except `forget`, writes the file, and raises
-    OSError if that fails.
-    """
+    """The document of run.json and the rules for its attempts. Methods that change it, except `forget`, write the file. Raises OSError."""
 
     def __init__(self, path: Path, document: dict[str, Any]):
         self.path = path

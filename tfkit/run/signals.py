@@ -143,12 +143,10 @@ class StopSignals:
             self._pipe = None
         while self._previous:
             number, previous = self._previous.popitem()
-            signal.signal(number, signal.SIG_DFL if previous is None else previous)  # None: set by C code, and cannot be restored
+            signal.signal(number, signal.SIG_DFL if previous is None else previous)  # None: a handler of C code, which cannot be restored
 
     def _report_unraisable(self, unraisable: Any) -> None:
-        """Report an exception that Python cannot raise. A Stopped in a destructor or callback is not reported, since `requested` is set and
-        the loop stops anyway.
-        """
+        """Report an exception that Python cannot raise, unless it is a Stopped: `requested` is set, so the loop stops anyway."""
         if not isinstance(unraisable.exc_value, Stopped) and self._outer_hook is not None:
             self._outer_hook(unraisable)
 

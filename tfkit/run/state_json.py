@@ -19,9 +19,7 @@ _LIMIT = 64 * MIB
 
 @dataclass(frozen=True)
 class SavedLog:
-    """The part of the training log that a checkpoint contains: all of it on which the rest of the run depends, so that a run can be
-    resumed exactly even if its metrics.jsonl was lost.
-    """
+    """The part of the training log that a checkpoint contains, so that a run resumes exactly even if its metrics.jsonl was lost."""
 
     lines: int  # the number of records of steps
     loss: float | None  # of the last of these records; None: not finite, or no record yet
@@ -70,7 +68,7 @@ def write_state_json(folder: Path, state: TrainingState) -> None:
     text = strict_json.dumps(document, indent=1)
     if strict_json.loads(text) != document:
         raise ValueError(
-            "the training state does not survive JSON: it holds a number that is not finite, a tuple, or keys that are not strings"
+            "JSON cannot represent the training state: it holds a number that is not finite, a tuple, or keys that are not strings"
         )
     (folder / NAME).write_text(text + "\n", encoding="utf-8")
 
@@ -92,8 +90,8 @@ def unread_state(checkpoint: Path, error: Exception) -> ModelError:
     """Return the error for a training state that this version cannot read."""
     first = str(error.errors()[0]["loc"]) if isinstance(error, ValidationError) else repr(error)
     return ModelError(
-        f"{checkpoint}: its training state is not one that this version reads ({first}); {argument('start')} starts a new run "
-        "from its weights"
+        f"{checkpoint}: this version of tfkit cannot read its training state ({first}); {argument('start')} starts a new run from its "
+        "weights"
     )
 
 

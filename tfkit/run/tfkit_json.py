@@ -17,7 +17,7 @@ from tfkit.run.verified import find_named
 
 NAME = "tfkit.json"
 SCHEMA_VERSION = 1
-_LIMIT = 4 * MIB  # a thousand times the usual
+_LIMIT = 4 * MIB  # a thousand times the usual size
 
 
 @dataclass(frozen=True)
