@@ -23,7 +23,7 @@ from tiny_files import receipt
 from tfkit.cli.results import training_text
 from tfkit.engine.request.resuming import is_training_result
 from tfkit.engine.request.training_request import RequestRecord
-from tfkit.errors import MachineError, OtherVersionError, Stopped, UsageError
+from tfkit.errors import MachineError, ModelError, OtherVersionError, Stopped, UsageError
 from tfkit.run import machine, run_json
 from tfkit.run.checkpoint_saving import save_checkpoint
 from tfkit.run.folder import RunFolder
@@ -371,6 +371,20 @@ def test_the_latest_replay_file_is_that_of_the_last_step(tmp_path: Path) -> None
     for step in (999_999, 1_000_000):
         write_replay(tmp_path, {"step": step, "weights_sha256": "", "micro_batches": []})
     assert read_replay(tmp_path)["step"] == 1_000_000
+
+
+@pytest.mark.parametrize("text", ["", "[]", '{"schema_version": 2}', '{"schema_version": 1, "step": 1e999}'])
+def test_a_damaged_replay_file_is_refused(tmp_path: Path, text: str) -> None:
+    (tmp_path / "replay").mkdir()
+    (tmp_path / "replay" / "step-000001.json").write_text(text, encoding="utf-8")
+    with pytest.raises(ModelError, match="not a replay file"):
+        read_replay(tmp_path)
+
+
+@pytest.mark.parametrize(("setting", "threads"), [("3", 3), ("4,2", 4), ("0", None), ("many", None)])
+def test_the_threads_of_the_environment(monkeypatch: pytest.MonkeyPatch, setting: str, threads: int | None) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", setting)
+    assert machine.threads() == (machine.usable_cores() if threads is None else threads)
 
 
 @pytest.mark.parametrize(

@@ -40,6 +40,6 @@ def read_replay(run_folder: Path, step: int | None = None) -> dict[str, Any]:
         if document["schema_version"] != SCHEMA_VERSION:
             raise ValueError(f"schema_version {document['schema_version']!r}")
         int(document["step"]), str(document["weights_sha256"]), [str(batch["sha256"]) for batch in document["micro_batches"]]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, OverflowError) as error:
         raise ModelError(f"{path}: not a replay file of this tfkit ({error!r})") from error
     return dict(document)
