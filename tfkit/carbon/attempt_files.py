@@ -95,7 +95,7 @@ class AttemptFiles:
             self._unwritten.append(self._header())
 
     def write(self, tick: dict[str, Any], estimate: dict[str, Any] | None, machine: Machine | None, *, derive: bool) -> None:
-        """Append to the ledger, after any lines that could not be written before. `derive`: also write emissions.csv."""
+        """Append to the ledger: lines that failed before, then these. `machine` is written once. `derive`: also write emissions.csv."""
         if not self._spec["folder"]:
             return
         with self._guarding():

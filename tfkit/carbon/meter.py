@@ -278,7 +278,7 @@ def _spawn() -> "subprocess.Popen[bytes]":
     """Start the sidecar with this process's import path and without thread pools, in a session of its own, which Ctrl-C does not reach."""
     quiet = {"PYTHONWARNINGS": "ignore", "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
     imports = os.pathsep.join(os.path.abspath(entry) for entry in sys.path)
-    # The sidecar inherits this mask, so that no signal ends it before it ignores them. This process receives blocked signals afterwards.
+    # The sidecar inherits this mask, so no signal ends it before it ignores signals. This process receives blocked signals afterwards.
     previous = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM, signal.SIGHUP})
     try:
         return subprocess.Popen(

@@ -27,12 +27,7 @@ WORLD = "WLD"  # not an ISO code; CodeCarbon's carbonboard accepts it, but not a
 TABLE = "global_energy_mix.json"  # in CodeCarbon: yearly means by country
 WORLD_AVERAGE_G_PER_KWH = 475.0  # IEA, Global Energy & CO2 Status Report 2019; CodeCarbon's own fallback
 
-# The mean intensity of a country depends on the life-cycle emissions per kWh of each kind of plant. The range is computed for the same mix
-# of plants, with the lower and upper quartiles of the literature: IPCC, Special Report on Renewable Energy Sources, 2011, annex II, table
-# A.II.4. For biomass, whose quartiles in this table include avoided emissions, it is computed with the minimum and maximum of IPCC, Fifth
-# Assessment Report, 2014, working group III, annex III, table A.III.2. The range does not cover variation over time, which only
-# carbon.intensity_file describes.
-_PLANTS = {  # grams of CO2e per kWh, low and high, by the column of CodeCarbon's table
+_PLANTS = {  # grams of CO2e per kWh, low and high, by the column of CodeCarbon's table (see `range_of_country`)
     "coal_TWh": (877.0, 1130.0),
     "oil_TWh": (722.0, 907.0),
     "gas_TWh": (422.0, 548.0),
@@ -215,7 +210,12 @@ def _countries() -> dict[str, dict[str, Any]]:
 
 def range_of_country(row: Mapping[str, Any]) -> Range:
     """Return the range of a country's mean intensity from its row of CodeCarbon's table. The range is unknown if the row does not state the
-    kinds of plants for over a tenth of the energy.
+    kinds of plants for over a tenth of the energy. It does not cover variation over time, which only carbon.intensity_file describes.
+
+    The mean depends on the life-cycle emissions per kWh of each kind of plant. The range is computed for the same mix of plants with the
+    lower and upper quartiles of the literature (IPCC, Special Report on Renewable Energy Sources, 2011, annex II, table A.II.4). For
+    biomass, whose quartiles in this table include avoided emissions, it is computed with the minimum and maximum (IPCC, Fifth Assessment
+    Report, 2014, working group III, annex III, table A.III.2).
     """
     mix = {name: float(row.get(name) or 0.0) for name in _PLANTS}
     total, known = float(row.get("total_TWh") or 0.0), sum(mix.values())

@@ -19,7 +19,7 @@ from tfkit.carbon.ledger import Attempt, LedgerReader, Phase
 from tfkit.carbon.reading import SUMS, Reading
 
 _MODELLED = ("model", "constant")
-_MOST_NODES = 100_000  # a damaged ledger may contain any number
+_MOST_NODES = 100_000  # larger numbers of nodes, as in a damaged ledger, count as this one
 _PARTS = ("cpu", "gpu", "ram")
 _COUNTER_MARGIN = 0.05  # NVML: 5 % (documentation of nvmlDeviceGetPowerUsage); RAPL: similar (Khan et al. 2018, TOMPECS 3(2))
 _MODULE_LOW, _MODULE_HIGH = 2 / 5, 8 / 5  # factors of CodeCarbon's 5 W; the range includes the 3 W for 8 GB that CodeCarbon 2 assumed
@@ -27,7 +27,7 @@ _IDLE_FRACTION = 0.1  # the fraction of the TDP that a processor uses without lo
 
 
 def attempts_of(run_folder: Path, run_id: str | None = None, *, keeps_ticks: bool = False) -> list[Attempt]:
-    """Return the sums of each ledger in a run folder, in order. `run_id` None: of all run ids. Raises OSError."""
+    """Return the sums of each ledger in a run folder, in order. `run_id` None: ledgers with any run id. Raises OSError."""
     reader = LedgerReader(run_folder / "carbon", keeps_ticks=keeps_ticks)
     return [attempt for attempt in reader.attempts() if run_id in (None, attempt.header["run_id"])]
 
@@ -44,7 +44,7 @@ def reading_of(attempts: Sequence[Attempt]) -> Reading:
 
 
 def read_totals(run_folder: Path, run_id: str | None = None) -> Reading:
-    """Return the present totals of a run from its ledgers. `run_id` None: of all run ids. Without ledgers, the status is "off"."""
+    """Return the present totals of a run from its ledgers. `run_id` None: with any run id. Without ledgers, the status is "off"."""
     return reading_of(attempts_of(run_folder, run_id))
 
 

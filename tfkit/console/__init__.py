@@ -73,7 +73,7 @@ def result_parts(parts: Sequence[tuple[str, str]]) -> None:
 
 
 def result_text(text: str) -> str:
-    """Return a text as `result_parts` writes it: escaped, and in ASCII unless stdout supports Unicode. It may be wider than `text`."""
+    """Return a text as `result_parts` writes it: escaped, and in ASCII unless stdout supports Unicode. That may make it wider."""
     line = escaped_line(text)
     return line if supports_unicode(sys.stdout) else ascii_only(line)
 

@@ -2,7 +2,7 @@
 
 The `gguf` package maps Hugging Face's names to GGUF's. Three things differ from our layout. GGUF stores the norm weights of Gemma plus 1.
 It interleaves the rows of q_proj and k_proj for Llama and SmolLM3, since llama.cpp rotates neighbouring rows together, whereas Hugging
-Face rotates rows that are half a head apart. It stacks the matrices of experts: the up_proj of all experts of a layer are one tensor.
+Face rotates rows that are half a head apart. It stacks the matrices of experts: those of all experts of a layer are one tensor.
 """
 
 import re
@@ -103,7 +103,7 @@ class GgufLayout:
         return from_foreign(foreign, self.family, self.config)
 
     def _name(self, theirs: str) -> str:
-        """Return the GGUF name of a tensor. The same matrix of all experts of a layer has one name."""
+        """Return the GGUF name of a tensor. The corresponding matrices of all experts of a layer share a name."""
         base, _, part = _EXPERT.sub(".experts.", theirs).rpartition(".")
         return f"{self._names.get_name(base)}.{part}"
 

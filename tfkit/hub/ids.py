@@ -33,7 +33,7 @@ _CLASS_DEFAULTS = {
 def read_ids(hf: Mapping[str, Any], folder: Path, vocab_size: int) -> dict[str, Any]:
     """Return the ids with the names SPECIAL_IDS from config.json, completed from generation_config.json; several eos ids are a list.
 
-    `hf`: config.json. Raise ModelError if any token id in these files is not in the vocabulary, or one of these values there is no id.
+    `hf`: the content of config.json. Raise ModelError for an id outside the vocabulary, and for another value than an id in config.json.
     """
     generation = read_generation(hf, folder)
     defaults = {key: value for key, value in _CLASS_DEFAULTS.get(str(hf.get("model_type")), {}).items() if value >= vocab_size}

@@ -26,7 +26,7 @@ class Parent:
 
     role: str
     path: str  # as written in the recipe
-    folder: Path | None  # None: created in memory
+    folder: Path | None  # None: the model was created in memory
     run_id: str | None
     sha256: str | None
     base: "Parent | None" = None  # the base model of an adapter

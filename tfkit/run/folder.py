@@ -109,7 +109,7 @@ class RunFolder:
 
     @property
     def attempt(self) -> int:
-        """The number, from 1, of the running attempt, or else of the next one."""
+        """The index, from 1, of the running attempt, or of the next attempt if none is running."""
         return len(self._receipt.document["attempts"]) + (not self._receipt.running)
 
     @property

@@ -55,7 +55,7 @@ def machine_name() -> str:
 
 def threads() -> int:
     """Return the number of threads that torch will use by default: OMP_NUM_THREADS, or else the number of usable cores."""
-    setting = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()  # further numbers are for nested parallel regions
+    setting = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()  # "4,2": for nested regions
     return int(setting) if setting.isdecimal() and int(setting) > 0 else usable_cores()
 
 

@@ -11,7 +11,7 @@ from tfkit.run.run_json import CHAIN, SWEEP
 FILES = ("recipe.yaml", "run.json", "metrics.jsonl", "emissions.csv")
 FOLDERS = ("carbon", "checkpoints", "tensorboard")
 WRITTEN = (*FILES, *FOLDERS, "replay", "ranks", "crash.log", "lock")
-_GROUPS = {CHAIN: "a recipe with stages", SWEEP: "a sweep"}  # by the kind of a folder of several runs
+_GROUPS = {CHAIN: "a recipe with stages", SWEEP: "a sweep"}  # the names of the kinds of folders with several runs
 
 
 def refuse_path(path: Path) -> None:

@@ -1,4 +1,4 @@
-"""run.json: a run's command, data and machine, and its attempts with their ends. Written atomically at each change.
+"""run.json: a run's command, data and machine, and its attempts with their ends. The file is written atomically at each change.
 
     schema_version  run_id  name  command  status
     attempts: [{number, status, started_utc, ended_utc, seconds, host, pid, resumed_from, from_step, to_step, error}]

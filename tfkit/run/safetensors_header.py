@@ -45,8 +45,7 @@ def read_header(path: Path) -> dict[str, Stored]:
                 pickle = f"it is {kinds[0]}, which can run code and is never opened" if kinds else ""
                 raise ValueError(pickle or f"its header of {length:,} bytes is longer than the limit of {MAX_HEADER:,}")
             text = file.read(length)
-        # Each tensor has three opening brackets and a few commas. They are counted before parsing, since the parsed objects take far more
-        # memory than the text.
+        # Each tensor has three opening brackets and a few commas. The text is counted first, since parsed objects take far more memory.
         if text.count(b"[") + text.count(b"{") > 4 * MAX_TENSORS or text.count(b",") > 6 * MAX_TENSORS:
             raise ValueError(f"its header holds more than {MAX_TENSORS:,} tensors")
         with safe_open(path, framework="numpy"):

@@ -1,7 +1,7 @@
 """Strict JSON: NaN and Infinity are refused, as the standard requires, and so are duplicate keys, which it only discourages.
 
-A number that is not finite is written as null and listed in the top-level object `nonfinite`, so that it differs from a missing value:
-`{"step": 7, "loss": null, "nonfinite": {"loss": "nan"}}`. Its keys are dotted paths (`evaluation.loss`); its values: nan, inf and -inf.
+A number that is not finite is written as null and, to differ from a missing value, listed in the top-level object `nonfinite` by its dotted
+path, as nan, inf or -inf: `{"step": 7, "loss": null, "evaluation": {"f1": null}, "nonfinite": {"loss": "nan", "evaluation.f1": "inf"}}`.
 """
 
 import json

@@ -35,8 +35,7 @@ def unverified() -> Iterator[None]:
 
 @contextmanager
 def verified(folder: Path, *, weights: bool) -> Iterator[None]:
-    """A context that compares the files that are read in it, except training state, with manifest.json. Raises ModelError if they differ.
-
+    """A context that compares the files that are read in it, except training state, with manifest.json. Raises ModelError for differences.
     Before the block, all sizes and the hashes of all files but the weights are compared. With `weights`, the hashes of the weights are
     compared while the block runs. If the block raises ModelError and the weights are damaged, an error about the damage replaces it, since
     the damage is the likely cause. A file that changes while it is read is an error, too.
