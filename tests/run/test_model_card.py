@@ -185,6 +185,8 @@ def test_the_impact_has_the_five_lines_of_ml_co2_impact_and_what_they_leave_out(
     rows = early.rows()
     assert (rows["carbon emitted"], rows["modelled"]) == ("at least 2 g CO2e", "25% of the energy (GPU counter, CPU model)")
     assert rows["hours used"] == "0.5 (30:00)"
+    mixed = replace(early, reading=replace(reading, provenance="CPU counter, model, RAM constant"), totals=RunTotals(modelled_share=0.6))
+    assert mixed.rows()["modelled"] == "60% of the energy (CPU counter, model, RAM constant)"
     assert not {"computation", "per million tokens", "inherited", "grid", "PUE", "time measured", "lost and done again"} & {*rows}
 
 

@@ -1,5 +1,6 @@
 """The environmental impact in a model card: the five rows that ML CO2 Impact proposes (https://mlco2.github.io/impact), and others."""
 
+import re
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -71,7 +72,7 @@ class CardImpact:
             "inherited": self._inherited(),
             "grid": _grid(totals.intensity) if totals.intensity else "",
             "PUE": f"{totals.pue:g}, included" if totals.pue is not None else "",
-            "modelled": _modelled(reading),
+            "modelled": _modelled(reading, totals.modelled_share),
             "time measured": f"{totals.coverage:.1%}" if totals.coverage is not None else "",
         }
         return {label: value for label, value in rows.items() if value}
@@ -98,11 +99,15 @@ def _grid(intensity: Intensity) -> str:
     return "" if grams is None else f"{grams:.4g} g/kWh" + (f" ({origin})" if origin else "")
 
 
-def _modelled(reading: Reading) -> str:
-    """Return the fraction of the energy that was modelled, not measured by a counter, as text; "" if it is unknown."""
+def _modelled(reading: Reading, share: float | None) -> str:
+    """Return the fraction of the energy that was modelled, not measured by a counter, as text; "" if it is unknown.
+
+    `share`: the fraction over all attempts, which counts if their sources of a component differ, as in `CPU counter, model`.
+    """
     parts = {"CPU": reading.cpu_wh, "GPU": reading.gpu_wh, "RAM": reading.ram_wh}
-    sources = dict(part.partition(" ")[::2] for part in reading.provenance.split(", ") if part)
+    sources = re.findall(r"(CPU|GPU|RAM) (.+?)(?=, (?:CPU|GPU|RAM) |$)", reading.provenance)
     if not reading.energy_wh or not sources:
         return ""
-    share = sum(parts.get(part, 0.0) for part, source in sources.items() if source != "counter") / reading.energy_wh
+    if share is None or not any(", " in source for _, source in sources):
+        share = sum(parts[part] for part, source in sources if source != "counter") / reading.energy_wh
     return f"{min(share, 1.0):.0%} of the energy ({reading.provenance})"
