@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tfkit.carbon.attempt_files import Ledger, estimate_line, tick_line
-from tfkit.carbon.footprint import MEASURED, RunTotals
+from tfkit.carbon.footprint import MEASURED, RunTotals, sum_totals
 from tfkit.carbon.reading import Reading, Totals, add_readings
 from tfkit.carbon.totals import attempts_of, totals_of
 
@@ -120,6 +120,11 @@ def test_the_idle_power_before_the_work_gives_the_idle_share_of_all_attempts(tmp
         ledger.append(line)
     write(tmp_path, {"cpu": "model"}, totals(200, 5, 0, 0), attempt=2)
     assert fields(tmp_path)["idle_kwh"] * 3.6e6 == pytest.approx(20 * 304)
+
+
+def test_the_sources_of_a_sum_are_named_once():
+    parts = [RunTotals(energy_kwh=1.0, provenance={"cpu": source}) for source in ("counter, model", "model")]
+    assert sum_totals(parts).provenance == {"cpu": "counter, model"}
 
 
 def test_the_readings_of_nodes_add_up_and_are_as_good_as_the_worst():

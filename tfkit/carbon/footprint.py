@@ -120,8 +120,8 @@ def describe_sources(components: Mapping[str, str | None]) -> str:
 
 
 def joined(values: Iterable[Any]) -> str | None:
-    """Return the distinct values as text, such as `counter, model`; None if there are none."""
-    return ", ".join(str(value) for value in dict.fromkeys(values) if value) or None
+    """Return the distinct values as text, such as `counter, model`; None if there are none. A value may be such a text itself."""
+    return ", ".join(dict.fromkeys(part for value in values if value for part in str(value).split(", "))) or None
 
 
 def sum_totals(parts: Sequence[RunTotals]) -> RunTotals:
