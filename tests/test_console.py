@@ -49,6 +49,12 @@ def test_a_line_always_fits(parts: list[str], width: int, share: float | None, u
     assert unicode or line.isascii()
 
 
+@given(st.text(), st.integers(-2, 12))
+def test_a_cut_text_is_its_longest_beginning_that_fits(text: str, columns: int) -> None:
+    beginnings = [text[:end] for end in range(len(text) + 1) if console.columns_of(text[:end]) <= columns]
+    assert console.cut(text, columns) == (beginnings[-1] if beginnings else "")
+
+
 def test_fields_drop_from_the_right_and_a_bar_fills_the_room() -> None:
     parts = ["step 1/4", "loss 2.5", "195 mg"]
     assert fit(parts, 20) == "step 1/4  loss 2.5"

@@ -1,6 +1,7 @@
 """Text in the form that a stream or a terminal can show: its width in columns, a line that fits, and ASCII where only that is supported."""
 
 import os
+from bisect import bisect_right
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, TextIO
 
@@ -63,10 +64,9 @@ def columns_of(text: str) -> int:
 
 
 def cut(text: str, columns: int) -> str:
-    """Return the longest beginning of a text that fits into this many columns."""
-    while columns_of(text) > columns:
-        text = text[:-1]
-    return text
+    """Return the longest beginning of a text that fits into this many columns; "" if there is no room."""
+    fitting = bisect_right(range(len(text) + 1), columns, key=lambda end: columns_of(text[:end])) - 1
+    return text[: max(0, fitting)]
 
 
 def fitted(text: str, columns: int) -> str:
