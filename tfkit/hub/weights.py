@@ -47,7 +47,8 @@ def find_weights(folder: Path) -> dict[str, Weight]:
         return {name: Weight(whole, name, stored) for name, stored in read_header(whole).items()}
     if index is not None:
         return _find_shards(folder, index)
-    unread = sorted(path for path in folder.iterdir() if unread_format(path))
+    unread = [path for path in folder.iterdir() if unread_format(path)]
+    unread.sort(key=lambda path: ("model" not in path.name, path))  # optimizer.pt of a checkpoint of transformers has no weights
     raise ModelError(unread_format(unread[0]) if unread else f"{folder / _WHOLE}: there is no such file; copy the folder again")
 
 
