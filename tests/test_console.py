@@ -49,6 +49,12 @@ def test_a_line_always_fits(parts: list[str], width: int, share: float | None, u
     assert unicode or line.isascii()
 
 
+@given(st.text(), st.integers(-2, 12))
+def test_a_cut_text_is_its_longest_beginning_that_fits(text: str, columns: int) -> None:
+    beginnings = [text[:end] for end in range(len(text) + 1) if console.columns_of(text[:end]) <= columns]
+    assert console.cut(text, columns) == (beginnings[-1] if beginnings else "")
+
+
 def test_fields_drop_from_the_right_and_a_bar_fills_the_room() -> None:
     parts = ["step 1/4", "loss 2.5", "195 mg"]
     assert fit(parts, 20) == "step 1/4  loss 2.5"
@@ -69,7 +75,7 @@ def test_the_result_alone_goes_to_stdout(capsys: pytest.CaptureFixture[str]) -> 
 
 
 def test_json_is_one_line_for_every_reader(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Python's splitlines and JavaScript break lines at U+2028; a walk's prompt was one."""
+    """Python's splitlines and JavaScript break lines at U+2028, which a prompt in tests/walks contained."""
     monkeypatch.setenv("LC_ALL", "C.UTF-8")
     document = {"prompt": "\u2028é\x85\u2029"}
     console.json(document)
@@ -189,7 +195,7 @@ def on_a_terminal(code: str, **environment: str) -> str:
     while True:
         try:
             chunk = os.read(terminal, 4096)
-        except OSError:  # Linux says so when the other end is closed
+        except OSError:  # on Linux, when the other end is closed
             break
         if not chunk:
             break
@@ -199,7 +205,7 @@ def on_a_terminal(code: str, **environment: str) -> str:
     return written.decode()
 
 
-# pty.fork in a process with threads is what Python warns of; the child only starts another program.
+# Python warns of pty.fork in a process with threads; here the child only starts another program.
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 @pytest.mark.parametrize("columns", [20, 60, 120])
 def test_on_a_terminal_one_line_is_updated_and_fits(columns: int) -> None:
@@ -269,7 +275,7 @@ class ZMQInteractiveShell:
 
 
 class Output:
-    """A substitute for ipywidgets.Output that keeps what is displayed inside it."""
+    """A substitute for ipywidgets.Output that stores the texts displayed in it."""
 
     made: ClassVar[list["Output"]] = []
     entered: ClassVar["Output | None"] = None
@@ -295,7 +301,7 @@ class Output:
 
 @pytest.fixture
 def displayed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Pretend to be in a notebook; the texts that are displayed beside widgets."""
+    """Simulate a notebook, and return the list of texts that are displayed outside widgets."""
     beside: list[str] = []
 
     def display(shown: Any) -> None:
@@ -315,7 +321,7 @@ def displayed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 def test_a_notebook_has_a_live_line(displayed: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    """One widget, whose line is replaced at most ten times a second, and which is gone in the end; what is said stays."""
+    """The line is in one widget, is replaced at most ten times a second, and is removed at the end; messages stay."""
     clock = iter([0.0, 0.05, 0.11])
     monkeypatch.setattr(time, "monotonic", lambda: next(clock))
     with console.live() as line:
@@ -347,12 +353,12 @@ def test_without_a_notebook_and_ipywidgets_lines_are_plain(
 
 ESC = st.sampled_from("\x1b\x07\x08\r\x00\x7f\x85\x9b\x9d\u202e\u202a\u2066\u2069")
 HOSTILE = st.lists(ESC | st.characters(exclude_categories=["Cs"]), max_size=12).map("".join)
-OBEYED = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")  # by a terminal; line breaks and tabs are tfkit's own
+OBEYED = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")  # without "\n" and "\t", which tfkit prints
 
 
 @given(HOSTILE)
 def test_nothing_that_is_printed_is_obeyed_by_a_terminal(text: str) -> None:
-    """Names, labels and messages of a folder of somebody else's, by each way out, are shown with escape sequences."""
+    """Names, labels and messages from other people's folders are shown with escape sequences by every function that prints."""
     out, err = io.StringIO(), io.StringIO()
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         console.result(text)
@@ -379,7 +385,7 @@ def test_escape_sequences_replace_only_what_a_terminal_obeys(text: str) -> None:
 
 
 def shown_on_a_terminal(script: str, stream: str, **environment: str) -> str:
-    """Return what a program writes to the stream, which is a terminal."""
+    """Return the output of a program to this stream, which is a terminal."""
     leader, follower = pty.openpty()
     streams: Any = {stream: follower}
     subprocess.run([sys.executable, "-c", script], cwd=ROOT, env={**os.environ, "LC_ALL": "C.UTF-8", **environment}, check=True, **streams)

@@ -1,4 +1,4 @@
-"""Model folders: found, read strictly, refused with a reason, and saved."""
+"""Model folders are found, read strictly, refused with a reason, and saved."""
 
 import hashlib
 import json
@@ -31,7 +31,7 @@ from tfkit.tokenizer import train_byte_bpe
 
 TINY: dict[str, Any] = {"vocab_size": 300, "context_length": 24, "decoder_layers": 2, "dim": 24, "num_heads": 3, "hidden_dim": 40}
 IDS = torch.tensor([[7 * t % 299 for t in range(20)]])
-OURS_ALONE: dict[str, Any] = {"position": {"kind": "rotary"}, "embedding": {"norm": True}}  # in GPT-2: no Hugging Face class says so
+OURS_ALONE: dict[str, Any] = {"position": {"kind": "rotary"}, "embedding": {"norm": True}}  # a GPT-2 with these has no Hugging Face class
 
 
 def tiny_config(preset: str, **changes: Any) -> ModelConfig:
@@ -39,7 +39,7 @@ def tiny_config(preset: str, **changes: Any) -> ModelConfig:
 
 
 def write(folder: Path, preset: str = "gpt2", **changes: Any) -> Transformer:
-    """A model folder of random weights, saved by tfkit."""
+    """Save a model with random weights by tfkit, and return it."""
     model = build(tiny_config(preset, init={"std": 0.35}, **changes), seed=1)
     folder.mkdir(parents=True, exist_ok=True)
     save_model(folder, model.config, model.state_dict(), None)
@@ -60,7 +60,7 @@ def refusal(folder: Path) -> str:
 
 
 def refusal_of(error: ModelError, folder: Path) -> str:
-    """Return the message, which names the folder."""
+    """Return the message of the error, after checking that it names the folder."""
     assert error.exit_code == 4
     assert str(error).startswith(str(folder))
     return str(error)
@@ -178,7 +178,7 @@ def test_a_model_type_that_is_not_supported(tmp_path: Path, kind: object) -> Non
 
 
 def test_fields_that_do_not_fit_each_other(tmp_path: Path) -> None:
-    """The problem is that of no single field, so none is named before it."""
+    """The problem concerns several fields, so no field is named before its message."""
     write(tmp_path)
     edit_config(tmp_path, n_head=7)
     assert f"config.json: dim {TINY['dim']} is not divisible by num_heads 7; change one of them" in refusal(tmp_path)
@@ -188,8 +188,8 @@ def test_fields_that_do_not_fit_each_other(tmp_path: Path) -> None:
 @pytest.mark.parametrize("garbage", [None, "x", -1, 0, 0.5, [], {}, [3], {"a": 1}, "5"])
 @pytest.mark.parametrize("preset", ["gpt2", "llama-7b", "own", "t5-small", "transformer-2017-base", "bart-base", "mbart-large-cc25"])
 def test_any_field_may_hold_anything(tmp_path: Path, preset: str, garbage: object) -> None:
-    """A model that fits, or a ModelError that names the folder; never a crash."""
-    t5 = {"head": PRESETS["t5-small"][1]["head"] | {"scale": TINY["dim"] ** -0.5}}  # that of T5's class follows from the width
+    """The result is a model that fits, or a ModelError that names the folder, but never a crash."""
+    t5 = {"head": PRESETS["t5-small"][1]["head"] | {"scale": TINY["dim"] ** -0.5}}  # the scale of T5's class follows from its width
     write(tmp_path, "gpt2" if preset == "own" else preset, **{"own": OURS_ALONE, "t5-small": t5}.get(preset, {}))
     path = tmp_path / "config.json"
     whole = json.loads(path.read_text(encoding="utf-8"))
@@ -234,7 +234,7 @@ def test_the_forms_of_a_path(tmp_path: Path) -> None:
     assert find_checkpoint(run) == second
     record_best(run / "checkpoints", 5, "loss", 2.0)
     assert find_checkpoint(run) == first
-    (first / "model.safetensors").unlink()  # the best is no more
+    (first / "model.safetensors").unlink()  # the best checkpoint is no longer complete
     with pytest.warns(UserWarning, match="its best checkpoint, of step 5, is not complete here; step-000010 is used"):
         assert find_checkpoint(run) == second
     (second / "manifest.json").unlink()
@@ -291,7 +291,7 @@ def test_a_hub_name_that_cannot_be_downloaded(name: str) -> None:
 
 @pytest.fixture
 def cached_snapshot(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A repository org/tiny in the hub's own cache, as a download leaves it."""
+    """Put a repository org/tiny into the Hub's cache, as a download does."""
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     repository = tmp_path / "models--org--tiny"
     snapshot = repository / "snapshots" / ("0123456789" * 4)
@@ -338,7 +338,7 @@ def test_the_tokenizer_is_the_librarys_and_goes_along(tmp_path: Path) -> None:
     loaded.save(tmp_path / "again")
     for path in filter(Path.is_file, tmp_path.iterdir()):
         again = tmp_path / "again" / path.name
-        if path.name == "tokenizer_config.json":  # its keys may be in another order
+        if path.name == "tokenizer_config.json":  # the keys of this file may be in another order
             assert json.loads(path.read_bytes()) == json.loads(again.read_bytes())
         else:
             assert path.read_bytes() == again.read_bytes(), path.name
@@ -368,7 +368,7 @@ def test_a_loaded_model_is_ready_to_train_or_to_use(tmp_path: Path) -> None:
     assert not model.training
     assert all(parameter.requires_grad and parameter.is_contiguous() for parameter in model.parameters())
     storages = [parameter.untyped_storage().data_ptr() for parameter in model.parameters()]
-    assert len(set(storages)) == len(storages)  # q, k and v no longer share what they were read from
+    assert len(set(storages)) == len(storages)  # q, k and v do not share the memory of the tensor from which they were read
     assert {parameter.dtype for parameter in load(tmp_path, dtype=torch.bfloat16).model.parameters()} == {torch.bfloat16}
 
 
@@ -383,7 +383,7 @@ def test_weights_of_half_precision_are_saved_in_float32(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("problem", [None, "multi_label_classification"])
 def test_names_of_labels_and_what_they_are_survive(tmp_path: Path, problem: str | None) -> None:
-    """Labels of a foreign folder, named in no file of ours; where a name is missing they are LABEL_0 and so on, as in transformers."""
+    """Only config.json of a folder without tfkit.json names the labels. If a name is missing, they are LABEL_0, ... as in transformers."""
     names = {0: "sad", 1: "glad", 2: "2"}
     sizes = {"hidden_size": 12, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16, "vocab_size": 20}
     config = BertConfig(**sizes, max_position_embeddings=8, id2label=names, problem_type=problem)
@@ -422,7 +422,7 @@ HEADS: list[dict[str, Any]] = [
 @pytest.mark.sampled(4)
 @pytest.mark.parametrize("preset", ["bert-tiny", "gpt3-125m", "llama-7b", "t5-small"])
 def test_any_head_is_put_on_a_model_with_any_other(tmp_path: Path, preset: str) -> None:
-    """Also one for which the family has no name; a tensor of the old head is never taken for one of the new."""
+    """Also a head for which the family has no name. A tensor of the old head is never used as a tensor of the new one."""
     values = PRESETS[preset][1]
     stacks = {name: 1 for name in ("encoder_layers", "decoder_layers") if values.get(name)}
     sizes = stacks | {"vocab_size": 61, "context_length": 24, "dim": 24, "num_heads": 3, "head_dim": 8, "hidden_dim": 96}
@@ -433,7 +433,7 @@ def test_any_head_is_put_on_a_model_with_any_other(tmp_path: Path, preset: str) 
         save_model(folder, config, model.state_dict(), None, family=PRESETS[preset][0].name)
         for other in HEADS:
             asked = ModelConfig.model_validate(config.model_dump() | {"head": other}).head
-            if own == other or (own["kind"] == other["kind"] == "classes"):  # other classes are asked for by other_labels, too
+            if own == other or (own["kind"] == other["kind"] == "classes"):  # for other classes, other_labels is needed, too
                 continue
             loaded = load(folder, head=asked, seed=2)
             assert loaded.config.head.model_dump(exclude={"tied"}) == asked.model_dump(exclude={"tied"})  # the file says what is tied
@@ -442,7 +442,7 @@ def test_any_head_is_put_on_a_model_with_any_other(tmp_path: Path, preset: str) 
 
 
 def test_a_file_with_other_content_than_its_hash_is_loaded_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The blob, named by its SHA-256, leaves the cache with its link, and a third of such downloads is an error."""
+    """The blob, whose name is its SHA-256, and its link are deleted from the cache. After the third such download there is an error."""
     monkeypatch.setattr("tfkit.network._PAUSES", (0.0, 0.0))
     blob = tmp_path / "blobs" / hashlib.sha256(b"right").hexdigest()
     link = tmp_path / "snapshots" / "main" / "model.safetensors"

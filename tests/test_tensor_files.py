@@ -1,4 +1,4 @@
-"""Files of tensors that are written one at a time are those of the field's own libraries, byte for byte."""
+"""Files of tensors that are written one at a time are equal to those of safetensors and huggingface_hub, byte for byte."""
 
 import weakref
 from collections.abc import Iterator
@@ -15,7 +15,7 @@ from tfkit.hub.tensor_files import TensorFile, write_model_tensors, write_tensor
 
 
 def drawn() -> dict[str, Tensor]:
-    """Tensors of several types and shapes, some of them transposed or empty."""
+    """Draw tensors of several types and shapes, some of them transposed or empty."""
     made: dict[str, Tensor] = {f"weight.{i}": torch.randn(i + 1, 3).t() for i in range(9)}
     made |= {"random": torch.arange(5, dtype=torch.uint8), "step": torch.tensor(3.0), "nothing": torch.empty(0, 4)}
     return made | {

@@ -1,4 +1,4 @@
-"""Tests of the meter, on machines that are busy with other things."""
+"""Time-outs with which the tests of the meter pass on a busy machine."""
 
 import pytest
 from fake_codecarbon import PATIENCE_SECONDS
@@ -8,6 +8,6 @@ from tfkit.carbon import Meter
 
 @pytest.fixture(autouse=True)
 def _patient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Give the sidecar as long as a busy machine may need, in tests without a time-out of their own."""
+    """Let the meter wait for the sidecar as long as a busy machine may need, in tests without their own time-out."""
     for method in (Meter.stop, Meter.fresh_reading):
         monkeypatch.setattr(method, "__defaults__", (PATIENCE_SECONDS,))

@@ -1,4 +1,4 @@
-"""Probes with a constant power of 36 W (0.01 Wh a second) at 100 g/kWh, well-behaved and not. The sidecar imports them by name."""
+"""Probes with a constant power of 36 W (0.01 Wh per second) at 100 g/kWh, some of which fail. The sidecar imports them by name."""
 
 import sys
 import time
@@ -7,7 +7,7 @@ from tfkit.carbon.probe import Machine
 from tfkit.carbon.reading import Totals
 
 HANG_SECONDS = 600.0  # far beyond any time that a busy machine may need
-EXIT_SECONDS = 30.0  # the part of Meter.stop's time-out for the sidecar's last work: half a second if nothing else runs
+EXIT_SECONDS = 30.0  # the part of Meter.stop's time-out for the sidecar's last work, which takes 0.5 s on a machine that is not busy
 POWER_W = 36.0
 G_PER_KWH = 100.0
 
@@ -48,12 +48,12 @@ class ExitingStart(Steady):
 
 class HangingStart(Steady):
     def start(self):
-        sys.modules["__main__"].EXIT_SECONDS = EXIT_SECONDS  # the sidecar's
+        sys.modules["__main__"].EXIT_SECONDS = EXIT_SECONDS  # in the sidecar, which is the main module
         time.sleep(HANG_SECONDS)
 
 
 class SlowStart(Steady):
-    """Starts when the end has been asked for."""
+    """A probe that starts only after Meter.stop was called."""
 
     def start(self):
         time.sleep(2.0)
@@ -68,7 +68,7 @@ class HangingRead(Steady):
 
 
 class Spoiled(Steady):
-    """A probe whose readings after the second are bad."""
+    """A probe whose readings are invalid after the second one."""
 
     bad = None
 

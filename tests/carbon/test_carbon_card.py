@@ -17,7 +17,7 @@ def reading(grams, status="ok"):
 @settings(deadline=None)
 @given(st.floats(1e-4, 1e12))
 def test_grams_are_written_so_that_the_hub_reads_them(tmp_path_factory, grams):
-    """The Hub takes the first number in the text, and knows no exponent."""
+    """The Hub reads the first number in the text, without an exponent."""
     block = CardImpact(reading(grams), "2 cores").front("pre-training")
     path = tmp_path_factory.mktemp("card") / "card.yaml"
     yaml = YAML()

@@ -1,4 +1,4 @@
-"""CodeCarbon fails in every way that we know of: training never notices more than a status and a warning."""
+"""CodeCarbon fails in every way that we know. The only effects on a training are the status of the readings and a warning."""
 
 import csv
 import json
@@ -28,7 +28,7 @@ def ticks(folder):
 
 
 def written(folder):
-    """Whether the ledger has begun."""
+    """Return whether the ledger has a tick."""
     return any("tick" in path.read_text() for path in (folder / "carbon").glob("*.jsonl"))
 
 
@@ -147,13 +147,13 @@ def test_a_stopped_sidecar_is_killed_after_the_time_out(tmp_path):
     began = time.monotonic()
     assert meter.fresh_reading(timeout=0.3).status == "ok"
     assert meter.stop(timeout=0.7).status == "degraded"
-    assert time.monotonic() - began < HANG_SECONDS / 2  # it is stopped for ever
+    assert time.monotonic() - began < HANG_SECONDS / 2  # the sidecar never continues
     assert meter._process.poll() is not None
     assert "did not stop within 0.7 s" in meter.warning()
 
 
 def test_broken_pipes_do_not_end_a_program_that_lets_them(tmp_path):
-    """As `tfkit generate | head -1` wants it, a program may have SIGPIPE's default back."""
+    """A program may restore the default action of SIGPIPE, as `tfkit generate | head -1` needs it."""
     before = signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     try:
         meter = start(tmp_path, "Steady")
@@ -171,7 +171,7 @@ def test_a_lost_folder_costs_one_warning_and_no_reading(tmp_path):
     folder = tmp_path / "run"
     folder.mkdir()
     meter = start(folder, "Steady")
-    wait_for(lambda: meter.reading().status == "ok" and (folder / "emissions.csv").exists())  # a ledger makes a missing folder
+    wait_for(lambda: meter.reading().status == "ok" and (folder / "emissions.csv").exists())  # the ledger creates a missing folder
     shutil.rmtree(folder)
     before = meter.fresh_reading().energy_wh
     time.sleep(1.2)

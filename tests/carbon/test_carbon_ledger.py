@@ -63,7 +63,7 @@ def test_a_line_that_was_torn_in_the_middle_spoils_no_other(tmp_path):
     ledger = write(tmp_path, [tick("train", 1, 1)])
     with ledger.path.open("ab") as file:
         file.write(b'{"kind": "tick", "at": 12')
-    ledger._torn = True  # as after a disk that was full
+    ledger._torn = True  # as after a write to a full disk
     ledger.append(tick("train", 3, 3))
     (attempt,) = LedgerReader(tmp_path / "carbon").attempts()
     assert (attempt.sums["energy_wh"], attempt.lines_dropped) == (3, 1)
@@ -106,6 +106,19 @@ def test_a_node_that_has_begun_the_attempt_already_is_no_earlier_attempt(tmp_pat
     assert files.sums_of_other_nodes()["energy_wh"] == 2
 
 
+def test_ticks_that_wait_for_the_disk_keep_their_intensities(tmp_path):
+    facts = {"run_id": "run", "attempt": 1, "project": "p", "started": 0.0, "place": PLACE, "pue": 1.0, "every_seconds": 5.0}
+    files = AttemptFiles({"folder": str(tmp_path), **facts}, print)
+    (tmp_path / "carbon").touch()  # the ledger cannot be written
+    for second in (1, 2, 3):
+        line = tick("train", second, second) | {"g_per_kwh": 10.0 * second, "g_per_kwh_seconds": 1.0}
+        if second == 3:
+            (tmp_path / "carbon").unlink()
+        files.write(line, None, None, derive=False)
+    (attempt,) = LedgerReader(tmp_path / "carbon").attempts()
+    assert (attempt.series_integral, attempt.series_seconds, attempt.sums["energy_wh"]) == (60, 3, 3)
+
+
 @pytest.mark.parametrize(
     "line", [b"[]", b"null", b"3", b'{"kind": "tick"}', b'{"kind": "machine", "components": 3, "record": 4}', b"\xff\xfe", b'"']
 )
@@ -127,7 +140,7 @@ JSON = st.recursive(
 @settings(max_examples=200, deadline=None)
 @given(st.data())
 def test_a_line_of_another_kind_is_never_a_bug(tmp_path_factory, data):
-    """Valid JSON, but not what the sidecar writes: left out, and every reader of the file gives finite numbers."""
+    """Valid JSON that the sidecar never writes is left out, and every reader of the file returns finite numbers."""
     folder = tmp_path_factory.mktemp("run")
     machine = {"kind": "machine", "components": {"cpu": "model"}, "record": {"cpu_model": "x"}}
     lines = [HEADER, machine, tick("setup", 2, 1), tick("train", 9, 11), estimated(2, 3)]
@@ -163,7 +176,7 @@ def at(phase, seconds, measured_seconds, energy_wh, step=None):
 
 
 def test_the_time_before_codecarbons_start_falls_to_the_phases_that_it_covers(tmp_path):
-    """1 Wh a second; CodeCarbon starts in the third second, in the phase train."""
+    """The run uses 1 Wh per second. CodeCarbon starts in the third second, in the phase train."""
     ticks = [at("setup", 1, 0, 0), at("tokenize", 2, 0, 0), at("train", 4, 1, 1), estimated(3, 3.0), at("train", 9, 6, 6)]
     write(tmp_path, ticks)
     (attempt,) = LedgerReader(tmp_path / "carbon").attempts()
@@ -183,7 +196,7 @@ def test_an_estimate_that_was_written_twice_counts_once(tmp_path):
 
 
 def test_rework_is_what_came_after_the_checkpoint_that_a_later_attempt_went_on_from(tmp_path):
-    """1 Wh a second. Killed after the checkpoint of step 10, then before any, then gone on from the damaged one's forerunner."""
+    """The run uses 1 Wh per second. Attempts 2 and 4 resume from step 10, and attempt 5 from step 5."""
     write(tmp_path, [at("setup", 2, 2, 2, 0), at("train", 5, 5, 5, 5), at("train", 9, 9, 9, 10), at("train", 12, 12, 12)], attempt=1)
     assert rework(attempts_of(tmp_path, "run"))["energy_wh"] == 0
     write(tmp_path, [at("setup", 1, 1, 1, 10), at("train", 4, 4, 4)], attempt=2)
@@ -199,7 +212,7 @@ def test_rework_is_what_came_after_the_checkpoint_that_a_later_attempt_went_on_f
 
 
 def test_the_end_of_an_attempt_that_had_saved_its_work_is_no_rework(tmp_path):
-    """1 Wh a second. Attempt 1 ends after its last checkpoint, attempt 2 within an evaluation; each then ends its command."""
+    """The run uses 1 Wh per second. Attempt 1 ends after its last checkpoint, attempt 2 in an evaluation, both with the phase finish."""
     saved = [at("setup", 2, 2, 2, 0), at("train", 9, 9, 9, 10), at("train", 10, 10, 10)]
     write(tmp_path, [*saved[:2], at("finish", 14, 14, 14)], attempt=1)
     write(tmp_path, [at("setup", 1, 1, 1, 10), *saved[1:], at("evaluate", 12, 12, 12), at("finish", 15, 15, 15)], attempt=2)
@@ -209,7 +222,7 @@ def test_the_end_of_an_attempt_that_had_saved_its_work_is_no_rework(tmp_path):
 
 
 def test_the_end_of_an_attempt_has_its_share_of_the_estimate(tmp_path):
-    """1 Wh a second, of which the first 5 s are estimated; the work ends after 3 s, and the rest is the end of the command."""
+    """The run uses 1 Wh per second, estimated for the first 5 s. The work ends after 3 s; then follows the phase finish."""
     ticks = [at("setup", 1, 0, 0, 0), at("train", 3, 0, 0), at("finish", 9, 4, 4), estimated(5, 5.0)]
     write(tmp_path, ticks)
     write(tmp_path, [at("setup", 1, 1, 1, 0)], attempt=2)
@@ -218,7 +231,7 @@ def test_the_end_of_an_attempt_has_its_share_of_the_estimate(tmp_path):
 
 @pytest.mark.parametrize("late", [0, 3, 5])
 def test_rework_has_its_share_of_the_estimate(tmp_path, late):
-    """1 Wh a second, of which the first 5 s are estimated; steps begin after `late` seconds, and 10 s later the run is killed."""
+    """The run uses 1 Wh per second, estimated for the first 5 s. Steps begin after `late` seconds, and 10 s later the run is killed."""
     first = at("setup", late, 0, 0, 0)
     write(tmp_path, [first, at("train", 5, 0, 0), at("train", late + 10, late + 5, late + 5), estimated(5, 5.0)])
     write(tmp_path, [at("setup", 1, 1, 1, 0)], attempt=2)

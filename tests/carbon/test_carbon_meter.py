@@ -17,7 +17,7 @@ from tfkit.recipe.schema.carbon_section import CarbonSection
 
 TICK = 0.5
 WH_PER_SECOND = POWER_W / 3600
-LATE_SECONDS = 0.5  # of slack for what the sidecar does next, on a crowded machine
+LATE_SECONDS = 0.5  # by which the sidecar may be late on a busy machine
 SECTION = CarbonSection(intensity_g_per_kwh=G_PER_KWH, every_seconds=TICK)
 
 
@@ -57,7 +57,7 @@ def test_energy_is_power_times_time(tmp_path):
 
 
 def test_a_change_of_phase_that_is_heard_late_takes_nothing_from_the_start(tmp_path):
-    """On a busy machine the first reading of a power may belong to a command that was sent seconds before it."""
+    """On a busy machine, the first reading with a power may answer a command that was sent seconds earlier."""
     meter = start(tmp_path, "SlowStart", every_seconds=60)
     wait_for(lambda: meter.reading().status == "ok")
     os.kill(meter._process.pid, signal.SIGSTOP)
@@ -153,7 +153,7 @@ trainers = []
 def run(tmp_path):
     (tmp_path / "run").mkdir()
     yield tmp_path / "run"
-    while trainers:  # of which one sleeps for minutes where the test fails
+    while trainers:  # one of them sleeps for minutes if the test fails
         process = trainers.pop()
         process.kill()
         process.wait()
@@ -161,7 +161,7 @@ def run(tmp_path):
 
 
 def sums_at_ticks(run):
-    """Return the energy of the one ledger before each of its ticks, and at its end."""
+    """Return the energy of the only ledger before each of its ticks, and at its end."""
     (ledger,) = (run / "carbon").glob("*.jsonl")
     attempt, found = Attempt(ledger.stem), []
     for line in ledger.read_bytes().splitlines(keepends=True):
@@ -174,9 +174,9 @@ def sums_at_ticks(run):
 def test_meter_and_trainer_killed_at_once_lose_one_tick(run):
     process, sidecar, energy_wh = trainer(run, 1, 600)
     wait_for((run / "emissions.csv").exists)
-    wait_for(lambda: sums(run)[1] > energy_wh + 0.8 * WH_PER_SECOND)  # the file knows the phase
+    wait_for(lambda: sums(run)[1] > energy_wh + 0.8 * WH_PER_SECOND)  # emissions.csv has the phase
     (seen,) = energies(run)
-    wait_for(lambda: sum(energies(run)) > seen)  # a tick is in the ledger, and perhaps not in the file yet
+    wait_for(lambda: sum(energies(run)) > seen)  # a tick is in the ledger, and perhaps not yet in emissions.csv
     os.kill(sidecar, signal.SIGKILL)
     process.kill()
     process.communicate()
@@ -202,7 +202,7 @@ def test_a_forked_worker_neither_uses_nor_keeps_the_meter(run):
 def test_the_sidecar_ignores_what_ends_a_trainer(tmp_path):
     meter = start(tmp_path)
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        os.kill(meter._process.pid, number)  # at once, while Python is still starting
+        os.kill(meter._process.pid, number)  # immediately, while Python is still starting
     wait_for(lambda: meter.reading().status == "ok")
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         os.kill(meter._process.pid, number)
@@ -220,7 +220,7 @@ def test_the_trainers_signal_handlers_stay(tmp_path):
 
 
 def test_neither_starting_nor_reading_waits_for_the_sidecar(tmp_path):
-    """Of a sidecar that is stopped no answer comes; a thousand readings that waited for one would take hours."""
+    """A sidecar that is stopped does not answer; if a thousand readings waited for an answer, they would take hours."""
     meter = start(tmp_path)
     os.kill(meter._process.pid, signal.SIGSTOP)
     assert meter.reading().status == "starting"

@@ -10,7 +10,7 @@ from tfkit.recipe.schema.carbon_section import CarbonSection
 
 @pytest.fixture(autouse=True)
 def nowhere(monkeypatch, tmp_path):
-    """No variable and no file of this machine states its place."""
+    """Remove all variables and files of this machine that state its place."""
     for name in ("TFKIT_CARBON_COUNTRY", "TFKIT_CARBON_INTENSITY", "CODECARBON_COUNTRY_ISO_CODE"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("HOME", str(tmp_path / "home"))

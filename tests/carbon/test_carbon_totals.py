@@ -1,11 +1,11 @@
-"""The totals of a run: how each number was obtained, and between which bounds it is."""
+"""The totals of a run: the source and the range of each number."""
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tfkit.carbon.attempt_files import Ledger, estimate_line, tick_line
-from tfkit.carbon.footprint import MEASURED, RunTotals
+from tfkit.carbon.footprint import MEASURED, RunTotals, sum_totals
 from tfkit.carbon.reading import Reading, Totals, add_readings
 from tfkit.carbon.totals import attempts_of, totals_of
 
@@ -32,7 +32,7 @@ def fields(folder, seconds=HOUR):
     return totals_of(attempts_of(folder), seconds).document(MEASURED)
 
 
-# A CPU of 10 W by its model at a TDP of 40 W, 100 W of a board, 20 W of memory, each for an hour, with a PUE of 1.5 in all of them.
+# For an hour: 10 W of a CPU with a TDP of 40 W, by the model; 100 W of a GPU; 20 W of memory. All numbers include the PUE of 1.5.
 @pytest.mark.parametrize(
     ("components", "tdp_w", "low", "high"),
     [
@@ -109,7 +109,7 @@ def test_nothing_measured_is_nothing_known(tmp_path):
 
 
 def test_the_idle_power_before_the_work_gives_the_idle_share_of_all_attempts(tmp_path):
-    """20 W idle for 10 s and 50 W at work for 90 s; then an attempt of 200 s without a baseline. The time before the meter is setup."""
+    """The first attempt is idle at 20 W for 10 s, and works at 50 W for 90 s. The second takes 200 s, and does not measure idle power."""
     ledger = Ledger(tmp_path / "carbon", 0, 1)
     joules = [("setup", 4, 2, 40), ("idle", 14, 12, 240), ("train", 104, 102, 4740)]
     for line in (
@@ -120,6 +120,11 @@ def test_the_idle_power_before_the_work_gives_the_idle_share_of_all_attempts(tmp
         ledger.append(line)
     write(tmp_path, {"cpu": "model"}, totals(200, 5, 0, 0), attempt=2)
     assert fields(tmp_path)["idle_kwh"] * 3.6e6 == pytest.approx(20 * 304)
+
+
+def test_the_sources_of_a_sum_are_named_once():
+    parts = [RunTotals(energy_kwh=1.0, provenance={"cpu": source}) for source in ("counter, model", "model")]
+    assert sum_totals(parts).provenance == {"cpu": "counter, model"}
 
 
 def test_the_readings_of_nodes_add_up_and_are_as_good_as_the_worst():

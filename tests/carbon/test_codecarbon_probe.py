@@ -1,4 +1,4 @@
-"""The real CodeCarbon, in the real sidecar."""
+"""The real CodeCarbon in the real sidecar."""
 
 import json
 import socket
@@ -17,7 +17,7 @@ COUNTRY = CarbonSection(country="FRA", every_seconds=0.5, pue=1.5)
 
 @pytest.fixture
 def hostile(monkeypatch, tmp_path):
-    """An environment that asks CodeCarbon to upload, and a server that would notice. Its settings files are broken."""
+    """Set an environment that makes CodeCarbon upload, with a server that would notice it, and with invalid settings files."""
     server = socket.create_server(("127.0.0.1", 0))
     server.setblocking(False)
     endpoint = f"http://127.0.0.1:{server.getsockname()[1]}"
@@ -67,7 +67,7 @@ def test_a_real_run_in_a_hostile_environment(hostile, capfd):
     train = emissions_rows(hostile)[-1]
     assert (train["country_iso_code"], train["country_name"], train["pue"]) == ("FRA", "France", "1.5")
     last = read_rows(hostile / "carbon/0-1.jsonl")[-1]
-    assert last["ram_wh"] * 3600 / last["measured_seconds"] == pytest.approx(7 * 1.5, rel=0.05)  # both by CodeCarbon's clock
+    assert last["ram_wh"] * 3600 / last["measured_seconds"] == pytest.approx(7 * 1.5, rel=0.05)  # both are measured by CodeCarbon
     assert float(train["ram_power"]) == pytest.approx(float(train["ram_energy"]) * 3.6e6 / float(train["duration"]))
     assert 1.5 <= float(train["duration"]) <= lasted
     assert float(train["cpu_count"]) >= 1

@@ -142,7 +142,7 @@ def test_other_orders_of_the_same_columns_are_merged(run):
 
 
 def test_a_ledger_that_grows_meanwhile_is_read_again(run, monkeypatch):
-    """Its writer may have ended, after replacing the file a moment before we did."""
+    """The ledger's writer may have exited, after replacing emissions.csv just before this process did."""
     other, replace = write(run, attempt=2), os.replace
 
     def replace_late(source, target):

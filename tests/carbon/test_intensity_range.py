@@ -1,4 +1,4 @@
-"""The range of an intensity, and of the emissions that were charged at it."""
+"""The range of a carbon intensity, and of the emissions that are computed with it."""
 
 import json
 import re
@@ -61,7 +61,7 @@ def test_a_plan_has_the_lowest_energy_at_the_lowest_intensity() -> None:
 
 
 def _measured(folder: Path, places: list[Place]) -> RunTotals:
-    """Return the totals of attempts of 1 kWh of a counter each."""
+    """Return the totals of attempts that each use 1 kWh, measured by a counter."""
     for number, place in enumerate(places, 1):
         ledger = Ledger(folder / "carbon", 0, number)
         header = {"kind": "header", "schema_version": 1, "run_id": "run", "node": 0, "attempt": number, "place": asdict(place), "pue": 1.0}

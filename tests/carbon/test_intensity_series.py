@@ -1,4 +1,4 @@
-"""Intensities over time: strict files, exact integrals, and a run whose grid changes under it."""
+"""Intensities over time: strict files, exact integrals, and a run during which the intensity changes."""
 
 import os
 import random
@@ -83,7 +83,7 @@ def test_what_has_no_end_or_is_too_long_is_refused_unread(tmp_path):
 
 @pytest.mark.parametrize("month", [3, 10])
 def test_local_times_are_found_out_where_the_clocks_change(tmp_path, month):
-    """Berlin's wall clock, without a zone, from the evening before the last Sunday of the month: an hour is missing, or there twice."""
+    """Berlin's wall clock, without a zone, on the last Sunday of the month: an hour is missing, or occurs twice."""
     sunday = datetime(2026, month, 29 if month == 3 else 25, tzinfo=UTC)
     before, after = (timezone(timedelta(hours=hours)) for hours in ((1, 2) if month == 3 else (2, 1)))
     hours = [sunday + timedelta(hours=hour) for hour in range(-3, 5)]
@@ -151,7 +151,7 @@ def test_a_constant_series_gives_the_bits_of_the_plain_formula(value, ticks):
 
 
 def test_a_meter_charges_what_was_used_when(tmp_path):
-    """Two seconds at the probe's own 100 g/kWh, then 500; the series ends a second later, and the last value holds."""
+    """The series has the probe's 100 g/kWh for two seconds, then 500 g/kWh; it ends a second later, and the last value applies."""
     begin = time.time()
     lines = [f"{datetime.fromtimestamp(begin - 8 + 10 * index, UTC).isoformat()},{value}" for index, value in enumerate((G_PER_KWH, 500))]
     section = CarbonSection(intensity_file=str(write(tmp_path, *lines)), every_seconds=0.5)

@@ -1,4 +1,4 @@
-"""The hash chain of a ledger: what a disk can do leaves it whole, and what a person can do to it shows."""
+"""The hash chain of a ledger: no fault of a disk breaks it, and every change by a person is detected."""
 
 import json
 import os
@@ -70,7 +70,7 @@ def test_a_change_shows(tmp_path, change, state):
     st.lists(st.tuples(st.sampled_from(["good", "full", "part", "all but the break", "sync"]), st.floats(0, 1)), min_size=1, max_size=20)
 )
 def test_no_fault_of_a_disk_breaks_it(tmp_path_factory, faults):
-    """Each write may fail wholly or in part, or be on the disk although it was reported as failed; as the sidecar does, try again."""
+    """Each write may fail completely, in part, or only by its report, although it is on the disk. The sidecar then tries again."""
     folder = tmp_path_factory.mktemp("run")
     ledger, write_all, sync = Ledger(folder / "carbon", 0, 1), os.write, os.fsync
     reader, waiting = LedgerReader(folder / "carbon"), [HEADER]

@@ -28,7 +28,7 @@ METERED = [
     "--threads",
     "1",
 ]
-UNMETERED = "carbon.enabled=false"  # of a run whose own energy no test reads
+UNMETERED = "carbon.enabled=false"  # for runs whose own energy no test reads
 LORA = "training.adapter={rank: 2, targets: [q_proj]}"
 TAUGHT = "objective={kind: distillation, teacher: tuned, of: {kind: causal_lm}}"
 PPO = (
@@ -39,7 +39,7 @@ PPO = (
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """A folder with all runs. Each begins once its meter has read."""
+    """Return the folder for all runs. Each run starts its work after the first reading of its meter."""
     folder = tmp_path_factory.mktemp("lineage")
     corpus = write_corpus(folder / "corpus", files=2)
     words = corpus.joinpath("0.txt").read_text(encoding="utf-8").split()
@@ -67,7 +67,7 @@ def ready(start: Callable[..., Meter]) -> Any:
 
 
 def trained(name: str, command: str, *words: str) -> Path:
-    """Return the checkpoint of a run, which is made when it is first asked for."""
+    """Return the checkpoint of a run; the first call makes the run."""
     if not Path(name).exists():
         recipe = "tiny.yaml" if command == "pretrain" else "tune.yaml"
         assert main([command, recipe, "--run", name, *METERED, *words]) == 0
@@ -98,7 +98,7 @@ def own_grams(folder: Path) -> float:
 
 
 def behind(folder: Path) -> FoundAncestors:
-    """The ancestors of a run that would begin with the model of a folder."""
+    """Return the ancestors of a run that would start from the model of a folder."""
     return find_ancestors([parent(folder)], "new")
 
 
@@ -151,7 +151,7 @@ def test_two_ways_to_one_ancestor_count_it_once_and_a_copy_knows_them_all(place:
     assert described(ancestors(student)) == [("tuned", ("teacher",), (1,)), ("base", ("tokenizer", "start"), ())]
     total = own_grams(tuned()) + own_grams(base())
     assert read_json(Path("student/run.json"))["result"]["inherited_g"] == pytest.approx(total)
-    together = stage_facts({name: Path(name) for name in ("tuned", "student")})["totals"]  # as of a chain: without its own stages
+    together = stage_facts({name: Path(name) for name in ("tuned", "student")})["totals"]  # stages of a chain are not its ancestors
     assert (together["inherited_g"], together["inherited_is_lower_bound"]) == (own_grams(base()), False)
     alone = Path("alone")
     shutil.copytree(student, alone / "renamed", dirs_exist_ok=True)
@@ -175,7 +175,7 @@ def test_an_adapter_its_saved_merge_and_a_mean_have_the_ancestors_of_their_run(p
     tfkit.load(adapter).save("whole")
     assert (run_id_of(Path("whole")), lineage(Path("whole"))) == (run_id_of(adapter), lineage(adapter))
     assert [one.emissions_g for one in behind(Path("whole")).ancestors] == [one.emissions_g for one in found]
-    # A foreign adapter says nothing; the model that it updates is an ancestor all the same.
+    # An adapter without tfkit.json has no lineage, but the model that it updates is an ancestor nevertheless.
     foreign = Path("foreign")
     shutil.copytree(adapter, foreign, ignore=shutil.ignore_patterns("tfkit.json", "manifest.json", "README.md"))
     config = read_json(foreign / "adapter_config.json")

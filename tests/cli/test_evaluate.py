@@ -194,7 +194,7 @@ def test_errors(folder, arguments, code, message):
 def test_errors_of_the_checkpoint(tmp_path, data):
     run("--from", tmp_path / "nowhere", "--data", data).exits(4)
     bare = write_checkpoint(tmp_path / "bare", tokenizer=False)
-    run("--from", bare, "--data", data).exits(4, "no tokenizer.json here", "put the model's own beside it")
+    run("--from", bare, "--data", data).exits(4, "no tokenizer.json here", "put that of the model there")
     (bare / "source.spm").touch()
     run("--from", bare, "--data", data).exits(4, "a pair of SentencePiece models, source.spm and target.spm, is not read")
 

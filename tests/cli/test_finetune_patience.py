@@ -154,7 +154,7 @@ def test_a_training_state_that_no_version_wrote_is_refused(place: Path, tmp_path
     path = checkpoint / "training_state" / "state.json"
     path.write_text(json.dumps(json.loads(path.read_text(encoding="utf-8")) | state if state else {}), encoding="utf-8")
     write_manifest(checkpoint)
-    finetune(str(run), "--resume").exits(4, "its training state is not one that this version reads")
+    finetune(str(run), "--resume").exits(4, "this version of tfkit cannot read its training state")
 
 
 @pytest.mark.thorough

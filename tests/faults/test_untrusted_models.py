@@ -181,7 +181,8 @@ def test_f13_pickles_are_refused_and_their_code_does_not_run(models: Path, tmp_p
     if name.endswith(".safetensors"):
         assert_refused(folder, str(folder / name), "is not a readable safetensors file")
     else:
-        said = f"{name}: is a pickle, which can run code when it is opened, so tfkit never does: convert it"
+        (folder / "optimizer.pt").touch()
+        said = f"{name}: is a pickle, which can run code when it is opened, so tfkit never opens it: if you trust it, convert it"
         assert_refused(folder, said, "save_pretrained")
         assert_refused(folder / name, said)
     assert not (tmp_path / "canary").exists()

@@ -40,8 +40,9 @@ def test_a_card_has_the_cost_of_the_whole_run_and_is_else_as_it_was(run: Path) -
     assert sum(line.startswith("Training took") for line in lines) == 1
     kept = [line for line in readme.read_text(encoding="utf-8").splitlines() if not line.startswith(("Training took", "  emissions:"))]
     assert [line for line in kept if line not in lines] == []
-    readme.write_text(card, encoding="utf-8")
-    assert finished_card(read_facts(run), full=False) == card
+    for line_end in ("\n", "\r\n"):
+        readme.write_text(card, encoding="utf-8", newline=line_end)
+        assert finished_card(read_facts(run), full=False) == card
 
 
 def test_a_run_without_a_checkpoint_has_no_card(tmp_path: Path, run: Path) -> None:

@@ -1,4 +1,4 @@
-"""Checkpoints against kills at every point of a save, full disks, damage and links. Real processes, real limits."""
+"""Checkpoints survive kills at every point of a save, full disks, damage and links. The processes and limits are real."""
 
 import errno
 import math
@@ -40,9 +40,9 @@ def content(checkpoint: Path) -> str:
 
 
 def in_child(work: Callable[[], object]) -> int:
-    """Run `work` in a fork of this process; its exit status, or minus the signal that killed it. 99: it raised."""
+    """Run `work` in a fork of this process, and return the exit status of the fork, or minus the signal that killed it. 99: it raised."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # forking beside the threads of torch: the child starts none
+        warnings.simplefilter("ignore", DeprecationWarning)  # Python warns of a fork in a process with threads; the child starts none
         pid = os.fork()
     if pid == 0:
         status = 99
@@ -80,7 +80,7 @@ def kill_at(point: int) -> None:
 
 
 def test_all_of_it_is_on_the_disk_before_it_has_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Else a power cut could leave the name and lose the bytes. The name itself is on the disk before the save returns."""
+    """Otherwise a power cut could leave the name and lose the content. The name itself is on the disk before the save returns."""
     before, after = set(), set()
 
     def noted(descriptor: int) -> None:
@@ -192,7 +192,7 @@ def test_a_failed_rename_keeps_the_checkpoint_that_was_to_be_replaced(tmp_path: 
 
 
 def test_a_damaged_one_is_out_of_the_way_until_the_run_is_past_it(tmp_path: Path) -> None:
-    """Else it would count as the newest, and what was saved after the fall back would be pruned."""
+    """Otherwise the damaged checkpoint would count as the newest, and checkpoints saved after the fall back would be pruned."""
     for step in (3, 6):
         save_checkpoint(tmp_path, step, writer("abc"))
     flip(tmp_path / "step-000006" / "model.safetensors")
@@ -295,11 +295,11 @@ def test_a_damaged_record_of_the_best_is_none(tmp_path: Path, text: str) -> None
 
 
 def no_sync(descriptor: int) -> None:
-    """Instead of os.fsync: only a power cut would show the difference."""
+    """Replace os.fsync, without which only a power cut would make a difference."""
 
 
 class Story:
-    """A run's folder through a random sequence of what happens to it, and what must be there after each."""
+    """A folder of checkpoints, a random sequence of actions on it, and the checks after each action."""
 
     def __init__(self, root: Path):
         self.root, self.step = root, 0
@@ -319,7 +319,7 @@ class Story:
         assert newest_checkpoint(self.root) == (self.root / f"step-{self.step:06d}" if self.step else None)
 
     def damage_and_resume(self, cut: bool) -> None:
-        """As long as another is left."""
+        """Damage the newest checkpoint, unless it is the only one, and find the checkpoint from which a run would resume."""
         found = checkpoints(self.root)
         if len(found) < 2:
             return
@@ -375,7 +375,7 @@ def test_other_files_are_left_alone(tmp_path: Path) -> None:
 
 
 def test_a_card_that_was_half_written_in_a_checkpoint_is_removed(tmp_path: Path) -> None:
-    """The card is written once more after the save, when the scores are known."""
+    """The card is written again after the save, when the scores are known; a kill can interrupt that."""
     checkpoint = save_checkpoint(tmp_path, 1, writer("x"))
     before = set(os.listdir(checkpoint))
     (checkpoint / ".README.md.tmp-4711-9f3c00aa").write_text("half")

@@ -1,4 +1,4 @@
-"""Ancestors that are counted once, whatever leads to them; totals of cards; and folders of others, which may say anything."""
+"""Ancestors are counted once, however they are reached; totals come from cards, too; folders of other people may hold anything."""
 
 import json
 import tracemalloc
@@ -64,7 +64,7 @@ def test_the_shoulders_of_a_diamond_share_their_base(tmp_path: Path) -> None:
 @settings(max_examples=60, deadline=None)
 @given(st.data())
 def test_the_sum_is_that_of_the_distinct_runs_of_any_graph(data: st.DataObject) -> None:
-    """Each model has a lineage of its own, made from those of its parents; in the end each run behind the last counts once."""
+    """Each model has a lineage that is made from those of its parents. In the lineage of the last model, each ancestor counts once."""
     made: list[tuple[Ancestor, tuple[Ancestor, ...], set[int]]] = []
     for number in range(data.draw(st.integers(1, 8))):
         above = data.draw(st.lists(st.integers(0, number - 1), unique=True, max_size=3)) if number else []

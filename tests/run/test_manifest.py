@@ -1,4 +1,4 @@
-"""A manifest finds every change of its files, of itself, and refuses what leads out of the folder."""
+"""A manifest shows every change of the listed files and of itself, and paths out of the folder are refused."""
 
 import json
 import os
@@ -108,7 +108,7 @@ def test_any_other_form_is_refused(checkpoint: Path, text: str) -> None:
 
 @pytest.mark.parametrize("kind", ["pipe", "folder", "huge"])
 def test_what_is_no_small_file_is_not_read(checkpoint: Path, kind: str) -> None:
-    """A pipe would hang for ever, a huge file take all memory."""
+    """Reading a pipe would never end, and reading a huge file would take all memory."""
     (checkpoint / NAME).unlink()
     match kind:
         case "pipe":

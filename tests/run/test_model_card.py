@@ -1,4 +1,4 @@
-"""The card of every kind of model: the Hub's name for what it is for, and a class of transformers that opens it, by its head."""
+"""The card of every kind of model names, according to its head, the Hub's task and the class of transformers that opens it."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import transformers
-import yaml  # of YAML 1.1; the Hub's library reads with it
+import yaml  # reads YAML 1.1; the Hub's library uses it
 from hypothesis import given
 from hypothesis import strategies as st
 from ruamel.yaml import YAML
@@ -32,13 +32,13 @@ TASKS = {
     "question-answering": auto.MODEL_FOR_QUESTION_ANSWERING_MAPPING_NAMES,
     "feature-extraction": auto.MODEL_MAPPING_NAMES,
 }
-# Of classes with two heads, the one that is in a mapping.
+# For each class with two heads, the class with one of them that is in a mapping of transformers.
 BESIDE = {
     "BertForPreTraining": "BertForMaskedLM",
     "GPT2DoubleHeadsModel": "GPT2LMHeadModel",
     "OpenAIGPTDoubleHeadsModel": "OpenAIGPTLMHeadModel",
 }
-# Old files' name of T5ForConditionalGeneration, a class with images, of which only the text part is read, and one whose output is left out.
+# The name of T5ForConditionalGeneration in old files, a class that also reads images, and one whose head is not loaded.
 NEVER_WRITTEN = ("T5WithLMHeadModel", "Gemma3ForConditionalGeneration", "ElectraForPreTraining")
 KINDS = [
     (one.name, name) for one in FAMILIES.values() if one.model_type is not None for name in one.architectures if name not in NEVER_WRITTEN
@@ -114,7 +114,7 @@ def test_an_adapter_says_how_peft_opens_it_on_its_base() -> None:
 
 
 def test_the_hub_s_library_reads_the_metadata() -> None:
-    """Scores as the results of `model-index`, each of its own set; base model, data sets, languages, licence."""
+    """Scores are results of `model-index`, each with its validation set; also base model, data sets, languages and licence."""
     repocard = pytest.importorskip("huggingface_hub.repocard")
     section = DataSection.model_validate(
         {
@@ -185,6 +185,8 @@ def test_the_impact_has_the_five_lines_of_ml_co2_impact_and_what_they_leave_out(
     rows = early.rows()
     assert (rows["carbon emitted"], rows["modelled"]) == ("at least 2 g CO2e", "25% of the energy (GPU counter, CPU model)")
     assert rows["hours used"] == "0.5 (30:00)"
+    mixed = replace(early, reading=replace(reading, provenance="CPU counter, model, RAM constant"), totals=RunTotals(modelled_share=0.6))
+    assert mixed.rows()["modelled"] == "60% of the energy (CPU counter, model, RAM constant)"
     assert not {"computation", "per million tokens", "inherited", "grid", "PUE", "time measured", "lost and done again"} & {*rows}
 
 
@@ -225,9 +227,9 @@ WORDS = st.sampled_from(
 TEXTS = WORDS | st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=12)
 
 
-@given(TEXTS, TEXTS.filter(lambda name: "@" not in name), TEXTS, TEXTS)  # which begins a revision
+@given(TEXTS, TEXTS.filter(lambda name: "@" not in name), TEXTS, TEXTS)  # "@" begins a revision
 def test_every_text_of_the_metadata_is_read_back_as_that_text(licence: str, base: str, name: str, metric: str) -> None:
-    """By readers of YAML 1.1, as the Hub's library is, and of 1.2."""
+    """The readers are of YAML 1.1, which the Hub's library uses, and of 1.2."""
     data = CardData(["rows"], [f"org/{name}"], {"": name}, languages=[licence])
     start = CardBase(f"hub:{base}@main", BaseCard(licence, (licence,)))
     card = card_of(GPT2, "gpt2", start=start, data=data, evaluation={f"x{metric}": 0.5})

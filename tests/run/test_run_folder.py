@@ -1,4 +1,4 @@
-"""The run folder: one owner, places that cannot be written, links, attempts, and a receipt that is right after a kill."""
+"""The run folder: one owner, places that cannot be written, links, attempts, and a run.json that is correct after a kill."""
 
 import errno
 import json
@@ -23,11 +23,12 @@ from tiny_files import receipt
 from tfkit.cli.results import training_text
 from tfkit.engine.request.resuming import is_training_result
 from tfkit.engine.request.training_request import RequestRecord
-from tfkit.errors import MachineError, OtherVersionError, Stopped, UsageError
+from tfkit.errors import MachineError, ModelError, OtherVersionError, Stopped, UsageError
 from tfkit.run import machine, run_json
 from tfkit.run.checkpoint_saving import save_checkpoint
 from tfkit.run.folder import RunFolder
 from tfkit.run.lock import FolderLock
+from tfkit.run.replay_file import read_replay, write_replay
 
 COMMAND = ["tfkit", "pretrain", "demo"]
 OWNER = """
@@ -93,18 +94,18 @@ def test_the_lock_is_held_as_long_as_the_folder_is_the_same(tmp_path: Path) -> N
     lock = FolderLock(run / "lock")
     lock.acquire()
     (run / "lock").unlink()
-    assert lock.is_held  # the file alone is gone
+    assert lock.is_held  # only the lock file was deleted
     run.rename(tmp_path / "moved")
     assert not lock.is_held
     run.mkdir()
     assert not lock.is_held
-    (run / "lock").write_text("{}", encoding="utf-8")  # another owner's
+    (run / "lock").write_text("{}", encoding="utf-8")  # the content of another owner
     assert not lock.is_held
     lock.release()
 
 
 def test_without_kernel_locks_the_owner_is_looked_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As on an NFS mount without a lock daemon: flock raises ENOLCK."""
+    """On an NFS mount without a lock daemon, flock raises ENOLCK."""
 
     def no_locks(descriptor: int, operation: int) -> None:
         raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
@@ -236,7 +237,7 @@ def test_the_time_of_a_killed_attempt_is_known_up_to_the_latest_writing(tmp_path
     assert receipt(tmp_path) == begun
     monkeypatch.setattr(run_json, "SECONDS_BETWEEN_WRITES", 0.1)
     run.update_time()
-    run.close()  # as the kernel does it for a killed process
+    run.close()  # the kernel also releases the lock of a killed process
     with open_run(tmp_path, resume=True) as run:
         (killed,) = receipt(tmp_path)["attempts"]
         assert (killed["status"], killed["ended_utc"], 0.12 <= killed["seconds"] < 600) == ("killed", None, True)
@@ -274,7 +275,7 @@ def test_a_receipt_with_a_value_of_another_kind_is_never_a_bug(tmp_path_factory:
     here[key] = data.draw(JSON)
     (folder / "run.json").write_text(json.dumps(document))
     if type(document["schema_version"]) is not int or document["schema_version"] != 1:
-        document["schema_version"] = 1  # another version is refused, which has a test of its own
+        document["schema_version"] = 1  # another test covers other versions, which are refused
         (folder / "run.json").write_text(json.dumps(document))
     with open_run(folder, resume=True) as run:
         assert isinstance(run.arithmetic, dict)
@@ -353,16 +354,37 @@ def test_a_full_disk_during_the_run_only_warns_and_at_the_start_stops(tmp_path: 
     assert sorted(os.listdir(tmp_path)) == ["lock", "run.json"]
 
 
-def test_the_commit_of_the_working_directory(tmp_path: Path) -> None:
-    assert machine.checked_out_commit(tmp_path) is None
-    git = ["git", "-c", "user.name=x", "-c", "user.email=x@example.org", "-C", str(tmp_path)]
+def test_the_commit_of_the_working_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert machine.checked_out_commit() is None
+    git = ["git", "-c", "user.name=x", "-c", "user.email=x@example.org"]
     subprocess.run([*git, "init", "-q"], check=True)
-    assert machine.checked_out_commit(tmp_path) is None
+    assert machine.checked_out_commit() is None
     subprocess.run([*git, "commit", "-q", "--allow-empty", "-m", "x"], check=True)
     head = subprocess.run([*git, "rev-parse", "HEAD"], check=True, capture_output=True, text=True).stdout.strip()
     (tmp_path / "below").mkdir()
-    assert machine.checked_out_commit(tmp_path / "below") == head
-    assert machine.checked_out_commit(tmp_path / "missing") is None
+    monkeypatch.chdir("below")
+    assert machine.checked_out_commit() == head
+
+
+def test_the_latest_replay_file_is_that_of_the_last_step(tmp_path: Path) -> None:
+    for step in (999_999, 1_000_000):
+        write_replay(tmp_path, {"step": step, "weights_sha256": "", "micro_batches": []})
+    assert read_replay(tmp_path)["step"] == 1_000_000
+
+
+@pytest.mark.parametrize("text", ["", "[]", '{"schema_version": 2}', '{"schema_version": 1, "step": 1e999}'])
+def test_a_damaged_replay_file_is_refused(tmp_path: Path, text: str) -> None:
+    (tmp_path / "replay").mkdir()
+    (tmp_path / "replay" / "step-000001.json").write_text(text, encoding="utf-8")
+    with pytest.raises(ModelError, match="not a replay file"):
+        read_replay(tmp_path)
+
+
+@pytest.mark.parametrize(("setting", "threads"), [("3", 3), ("4,2", 4), ("0", None), ("many", None)])
+def test_the_threads_of_the_environment(monkeypatch: pytest.MonkeyPatch, setting: str, threads: int | None) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", setting)
+    assert machine.threads() == (machine.usable_cores() if threads is None else threads)
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""metrics.jsonl: whole lines only, cut back exactly, and a disk that refuses costs one warning and no line."""
+"""metrics.jsonl has only whole lines, is cut back exactly, and a disk that cannot be written costs one warning and no line."""
 
 import json
 import resource
@@ -146,7 +146,7 @@ def test_a_line_that_is_no_record_is_reported_and_left_out(tmp_path: Path, line:
     said: list[str] = []
     MetricsLog(path, said.append).cut_back(5)
     assert path.read_text() == "".join(good)
-    assert said == [f"{path}:2: not a record of a training; 1 line of this kind left out"]
+    assert said == [f"{path}:2: not a record of a training; 1 such line left out"]
 
 
 def test_numbers_that_are_not_finite_are_read_back(tmp_path: Path) -> None:

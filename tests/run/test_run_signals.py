@@ -1,4 +1,6 @@
-"""Signals sent to a real child: the first is a flag, the second is swallowed, the third kills (in a save: tests/faults/test_saving.py)."""
+"""Signals sent to a real child: the first sets a flag, the second is ignored, the third kills. tests/faults/test_saving.py sends them in
+saves.
+"""
 
 import contextlib
 import os
@@ -77,7 +79,7 @@ def test_at_once_does_not_wait_and_acknowledges_nothing_else(arguments: str) -> 
 
 
 def test_at_once_holds_after_a_block_within_the_block() -> None:
-    """A rank prepares its data in such a block of its own before it builds the model."""
+    """A rank prepares its data in such a nested block before it builds the model."""
 
     def work(signals: StopSignals) -> None:
         with signals.at_once("outside"):
@@ -105,7 +107,7 @@ def test_a_signal_as_a_block_begins_does_not_wait_for_its_end() -> None:
 
 
 def test_a_signal_in_a_destructor_is_obeyed_later_and_prints_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Python cannot raise there: it reports the exception, and continues."""
+    """Python cannot raise an exception in a destructor: it would report the exception, and continue."""
     reported: list[object] = []
     monkeypatch.setattr(sys, "unraisablehook", lambda found: reported.append(found.exc_value))
 

@@ -1,4 +1,4 @@
-"""Files of a model folder are compared with its manifest while they are read: damage is refused, what is no damage is not."""
+"""The files of a model folder are compared with its manifest while they are read. Damage is refused, and other differences are not."""
 
 import json
 import os
@@ -37,7 +37,7 @@ def write(folder: Path, seed: int = 1) -> Transformer:
 
 
 def shard(folder: Path) -> None:
-    """Put the weights into two files with an index, as the manifest then has it."""
+    """Put the weights into two files with an index, and write the manifest again."""
     from huggingface_hub import save_torch_state_dict
 
     tensors = load_file(folder / WEIGHTS)
@@ -62,7 +62,7 @@ def test_one_flipped_bit_is_refused_with_the_file_and_the_remedy(folder: Path, n
         with pytest.raises(ModelError, match="damaged"):
             describe(folder)
     else:
-        describe(folder)  # which reads no weights
+        describe(folder)  # reads no weights
 
 
 def test_damage_is_the_reason_also_where_it_shows_as_something_else(folder: Path) -> None:
@@ -106,7 +106,7 @@ def test_every_shard_and_the_index_are_compared(folder: Path, damaged: str) -> N
 
 
 def test_files_that_the_manifest_does_not_name_are_ignored(folder: Path, tmp_path: Path) -> None:
-    """Also those that would be read before, or beside, the ones that it names."""
+    """They are ignored even if they would be read instead of, or in addition to, files that it names."""
     shard(folder)
     named, content, model = describe(folder), content_hash(folder), tfkit.load(folder).model
     (folder / "generation_config.json").unlink()
@@ -125,7 +125,7 @@ def test_files_that_the_manifest_does_not_name_are_ignored(folder: Path, tmp_pat
     assert describe(folder).config == named.config
     (folder / "adapter_config.json").unlink()
     (folder / "tokenizer.json").unlink()
-    whole = tfkit.load(folder, verify=False).model.state_dict()  # the folder as it lies, whose whole file comes before shards
+    whole = tfkit.load(folder, verify=False).model.state_dict()  # without the manifest, the single file is read instead of the shards
     assert not torch.equal(whole["embedding.tokens.weight"], model.state_dict()["embedding.tokens.weight"])
 
 
@@ -158,20 +158,24 @@ def test_an_adapter_and_its_base_are_compared(tmp_path: Path, damaged: str) -> N
         tfkit.load(folder)
 
 
-def test_what_was_hashed_is_what_is_used(folder: Path) -> None:
-    """A file that is replaced or written while it is read is no longer the one that was hashed."""
+@pytest.mark.parametrize("is_deleted", [False, True])
+def test_what_was_hashed_is_what_is_used(folder: Path, is_deleted: bool) -> None:
+    """A file that is replaced or deleted while it is read is no longer the one that was hashed."""
 
-    def replace_while_reading() -> None:
+    def change_while_reading() -> None:
         with verified(folder, weights=True):
+            if is_deleted:
+                (folder / "config.json").unlink()
+                return
             shutil.copyfile(folder / WEIGHTS, folder / "copy")
             os.replace(folder / "copy", folder / "config.json")
 
-    with pytest.raises(ModelError, match=r"config\.json: was changed while it was read"):
-        replace_while_reading()
+    with pytest.raises(ModelError, match=r"config\.json: was changed or deleted while it was read"):
+        change_while_reading()
 
 
 def test_one_start_hashes_each_file_once(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(manifest, "_SETTLED_NS", -(10**12))  # as if the files had been there for long
+    monkeypatch.setattr(manifest, "_SETTLED_NS", -(10**12))  # so that the files count as old
     read, settled = [], manifest.is_settled
     monkeypatch.setattr(manifest, "is_settled", lambda identity: read.append(identity) or settled(identity))
     described = describe(folder)
@@ -185,14 +189,14 @@ def test_one_start_hashes_each_file_once(folder: Path, monkeypatch: pytest.Monke
 
 
 def test_a_file_that_only_just_came_is_hashed_again(folder: Path) -> None:
-    """Two changes within one tick of the file system's clock leave the same times."""
+    """After two changes within one tick of the file system's clock, the times are the same."""
     tfkit.load(folder)
     assert manifest.cached_sha256(folder / WEIGHTS) is None
 
 
 def test_an_error_of_the_block_ends_the_hashing(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(manifest, "_SETTLED_NS", -(10**12))
-    large = 1 << 34  # of zeros, which take no place: many seconds of hashing
+    large = 1 << 34  # bytes of a sparse file, which take many seconds to hash
     os.truncate(folder / WEIGHTS, large)
     document = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
     document["files"][WEIGHTS]["size"] = large

@@ -46,7 +46,7 @@ def test_there_and_back_bit_for_bit(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("value", [float("nan"), (1, 2), {1: 2}])
 def test_a_state_that_json_would_change_is_refused(tmp_path: Path, value: object) -> None:
-    with pytest.raises(ValueError, match="does not survive JSON"):
+    with pytest.raises(ValueError, match="JSON cannot represent the training state"):
         save_training_state(tmp_path, {}, TrainingState({"value": value}))
 
 

@@ -1,11 +1,11 @@
-"""Energy and CO2 of a run, measured by CodeCarbon in a separate process. Free of torch, fast to import.
+"""Energy and CO2 of a run, measured by CodeCarbon in a separate process. The package does not import torch, and is fast to import.
 
-Meter (meter.py)            in the trainer: starts the process, sends it the phases, keeps its latest Reading
+Meter (meter.py)            in the trainer: starts the sidecar, sends it the phases of the run, and keeps its latest Reading
   | JSON lines over pipes
-sidecar.py                  the process: a tick every few seconds, a last one when the trainer has exited
+sidecar.py                  the separate process: takes a reading (a tick) every few seconds, and a last one when the trainer has exited
   probe.py                  CodeCarbon, in a thread that may fail or hang
-  ledger.py                 carbon/<node>-<attempt>.jsonl, the source of all totals: a fsynced line per tick, with a hash chain over its
-                            lines; attempt_files.py writes it
+  ledger.py                 carbon/<node>-<attempt>.jsonl, the source of all totals: a fsynced line per tick, and a hash chain over the
+                            lines; attempt_files.py writes the file
   totals.py                 the sums over attempts, with their ranges and repeated work
   emissions_file.py         emissions.csv, derived from the ledgers, in CodeCarbon's own columns
 """
@@ -22,4 +22,3 @@ from tfkit.carbon.totals import missing_nodes as missing_nodes
 from tfkit.carbon.totals import read_seconds as read_seconds
 from tfkit.carbon.totals import read_totals as read_totals
 from tfkit.carbon.totals import reading_of as reading_of
-from tfkit.carbon.totals import totals_of as totals_of

@@ -1,4 +1,4 @@
-"""Writer of the files of a metered attempt: its ledger, and emissions.csv, whose rows come from the ledgers of all attempts and nodes."""
+"""Writer of the files of a metered attempt: its ledger, and emissions.csv, which is derived from the ledgers of all attempts and nodes."""
 
 import contextlib
 import hashlib
@@ -23,7 +23,8 @@ class Ledger:
     """The writer of one ledger, which appends a line of JSON for each tick (ledger.py)."""
 
     def __init__(self, folder: Path, node: int, attempt: int, previous: str | None = None):
-        """Create the file; its name has a serial number if the attempt already has a ledger, as after a failed lock. Raises OSError.
+        """Create the file. Its name has a serial number if there is a ledger with this node and attempt already, as after the loss of
+        run.json, which lets attempts count from 1 again. Raises OSError.
 
         `previous`: the hash of the last line of the previous ledger on this node; None if there is none.
         """
@@ -35,13 +36,13 @@ class Ledger:
                 break
         else:
             raise FileExistsError(f"{folder} holds a thousand ledgers of node {node}, attempt {attempt}")
-        with contextlib.suppress(OSError):  # some systems cannot open a folder
+        with contextlib.suppress(OSError):  # not every file system can sync a folder
             sync_folder(folder)
         self._previous, self._torn = previous, False
 
     def append(self, line: dict[str, Any]) -> None:
-        """Write and sync one line, with the hash of the last intact line; after a torn line, a line break comes first. Raises OSError."""
-        if self._torn:  # the failed line may have been written nevertheless
+        """Write and sync a line, with the hash of the last intact line. Raises OSError; the next line then begins with a line break."""
+        if self._torn:  # the previous line may have been written completely, although it failed
             self._previous = _last_hash(self.path.read_bytes()) or self._previous
         text = json.dumps(line | {PREVIOUS: self._previous}, ensure_ascii=False, allow_nan=False).encode()
         data = b"\n" * self._torn + text + b"\n"
@@ -54,18 +55,13 @@ class Ledger:
 
 def _last_hash(data: bytes) -> str | None:
     """Return the hash of the last intact line, with or without a line break at the end; None if there is none."""
-    for text in reversed(data.split(b"\n")):
-        if parse_line(text) is not None:
-            return line_hash(text)
-    return None
+    return next((line_hash(text) for text in reversed(data.split(b"\n")) if parse_line(text) is not None), None)
 
 
 def tick_line(
     at: float, phase: str, seconds: float, totals: Totals, power_w: float, status: str, reason: str | None = None, step: int | None = None
 ) -> dict[str, Any]:
-    """Return the ledger's line for a tick. `reason`: the problems since the previous tick; `step`: the step after which the run can
-    continue from this tick.
-    """
+    """Return the ledger's line for a tick. `reason`: the problems since the previous tick; `step`: the run can continue after this step."""
     line = {"kind": "tick", "at": round(at, 3), "phase": phase, "seconds": round(seconds, 3), **asdict(totals), "power_w": power_w}
     return line | {"status": status} | ({"reason": reason} if reason else {}) | ({} if step is None else {"step": step})
 
@@ -77,9 +73,8 @@ def estimate_line(seconds: float, totals: Totals) -> dict[str, Any]:
 
 
 class AttemptFiles:
-    """The writer of one attempt's files. `spec`: the meter's first message; if its folder is None, nothing is written.
-
-    `warn` is called at the first failure only.
+    """The writer of one attempt's files. `spec`: the meter's first message; if its `folder` is None, nothing is written. `warn` is called
+    only at the first failure.
     """
 
     def __init__(self, spec: dict[str, Any], warn: Callable[[str], object]):
@@ -91,7 +86,7 @@ class AttemptFiles:
         self.earlier_degraded = False
         self._ledger: Ledger | None = None
         self._previous: str | None = None  # the hash of the last line of the previous ledger
-        self._unwritten: list[dict[str, Any]] = []  # lines that are not on the disk yet
+        self._unwritten: list[dict[str, Any]] = []  # lines of the ledger that are not on the disk yet
         self._machine_written = False
         if spec["folder"]:
             self._ledgers = LedgerReader(Path(spec["folder"]) / "carbon")
@@ -100,7 +95,7 @@ class AttemptFiles:
             self._unwritten.append(self._header())
 
     def write(self, tick: dict[str, Any], estimate: dict[str, Any] | None, machine: Machine | None, *, derive: bool) -> None:
-        """Append to the ledger, after any lines that a full disk has delayed. `derive`: also write emissions.csv."""
+        """Append to the ledger: lines that failed before, then these. `machine` is written once. `derive`: also write emissions.csv."""
         if not self._spec["folder"]:
             return
         with self._guarding():
@@ -109,7 +104,7 @@ class AttemptFiles:
                 write_emissions(Path(self._spec["folder"]), self._ledgers)
 
     def sums_of_other_nodes(self) -> dict[str, float]:
-        """Return the energies and emissions of this attempt on the other nodes, from their ledgers; {} on a single node."""
+        """Return the energies and emissions of this attempt on the other nodes, from their ledgers; {} if the run has a single node."""
         if self._nodes == 1:
             return {}
         with self._guarding():
@@ -121,7 +116,7 @@ class AttemptFiles:
     def _count_earlier(self, attempts: list[Attempt]) -> None:
         self._previous = next((attempt.chain.last for attempt in reversed(attempts) if attempt.header["node"] == self._node), None)
         own = [attempt for attempt in attempts if attempt.header["run_id"] == self._spec["run_id"]]
-        # Another node may have begun this attempt already.
+        # Another node may have begun this attempt already, and its ledger does not count as earlier.
         earlier = [attempt for attempt in own if attempt.header["node"] == self._node or attempt.header["attempt"] != self._spec["attempt"]]
         self.earlier = {name: sum(attempt.sums[name] for attempt in earlier) for name in self.earlier}
         self.earlier["seconds"] = sum(wall_seconds(earlier).values())
@@ -147,8 +142,8 @@ class AttemptFiles:
             self._unwritten.append({"kind": "machine", "components": machine.components, "tdp_w": machine.tdp_w, "record": record})
             self._machine_written = True
         last = self._unwritten[-1] if self._unwritten else {"kind": ""}
-        if last["kind"] == "tick" and last["phase"] == tick["phase"] and "step" not in last:
-            self._unwritten.pop()  # the next tick contains all of its information
+        if last["kind"] == "tick" and last["phase"] == tick["phase"] and not last.keys() & {"step", "reason", "g_per_kwh"}:
+            self._unwritten.pop()  # its sums are part of those of the next tick; the other fields concern one tick only
         self._unwritten += [tick, *([estimate] if estimate else [])]
         if self._ledger is None:
             self._ledger = Ledger(self._ledgers.folder, self._node, int(self._spec["attempt"]), self._previous)
@@ -158,7 +153,7 @@ class AttemptFiles:
 
     @contextlib.contextmanager
     def _guarding(self) -> Iterator[None]:
-        """A context in which an error in writing, as on a full disk, is only a warning, given once: the readings continue."""
+        """A context in which a failure to write, as on a full disk, is only a warning, given once, so that the readings continue."""
         try:
             yield
         except Exception as error:

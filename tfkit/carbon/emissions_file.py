@@ -1,9 +1,9 @@
 """emissions.csv: one row per phase, attempt and node, in CodeCarbon's columns and units (kg, kWh), derived from the ledgers.
 
-The columns are the fields of the installed CodeCarbon's record, in its order: CodeCarbon moves a file with any other columns aside.
-The file is replaced atomically. Rows of other trackers are kept; a file that cannot be merged is first copied to emissions.csv.bak.
-Writers of the same run folder, one on each node, need no lock: after replacing the file, each derives the rows again if a ledger has grown
-meanwhile, so the last writer has read all ledgers.
+The columns are the fields of the record of the installed CodeCarbon, in the same order, since CodeCarbon renames a file with any other
+columns. The file is replaced atomically. Rows of other trackers are kept. If the present file has other columns or incomplete rows, it is
+first copied to emissions.csv.bak. The writers of a run folder, one on each node, need no lock: if a ledger has grown while a writer
+replaced the file, the writer derives the rows again, so the last writer has read all ledgers.
 """
 
 import ast
@@ -46,7 +46,7 @@ def installed_columns() -> tuple[str, ...]:
 
 
 def write_emissions(run_folder: Path, ledgers: LedgerReader | None = None) -> None:
-    """Write emissions.csv from the ledgers in `run_folder`/carbon; without ledgers, it has no rows of ours. Raises OSError."""
+    """Write emissions.csv from the ledgers in `run_folder`/carbon. Without ledgers it has only rows of other trackers. Raises OSError."""
     ledgers = ledgers or LedgerReader(run_folder / "carbon")
     path, columns = run_folder / NAME, installed_columns()
     while True:
@@ -64,7 +64,7 @@ def write_emissions(run_folder: Path, ledgers: LedgerReader | None = None) -> No
 
 
 def emission_rows(attempts: list[Attempt]) -> list[dict[str, Any]]:
-    """Return the rows of the ledgers. No time or energy is in two rows, so the sums over the rows are those of the run."""
+    """Return the rows of the ledgers. No row contains time or energy of another row, so the sums over all rows are those of the run."""
     return [_row(attempt, index, phase) for attempt in attempts for index, phase in enumerate(attempt.phases.values())]
 
 
@@ -78,7 +78,7 @@ def _row(attempt: Attempt, index: int, phase: Phase) -> dict[str, Any]:
         "os": header.get("os"),
         "python_version": header.get("python_version"),
         **attempt.machine.get("record", {}),
-        "tracking_mode": "machine" if attempt.outcome == "ok" else attempt.outcome,  # no other column could have the outcome
+        "tracking_mode": "machine" if attempt.outcome == "ok" else attempt.outcome,  # no other column is suited for the outcome
         "timestamp": datetime.fromtimestamp(phase.ended_at).strftime("%Y-%m-%dT%H:%M:%S"),
         "project_name": header.get("project"),
         "run_id": str(uuid.uuid5(uuid.NAMESPACE_OID, f"{header['run_id']}/{attempt.name}/{index}")),
@@ -101,7 +101,7 @@ def _row(attempt: Attempt, index: int, phase: Phase) -> dict[str, Any]:
 
 
 def _read(path: Path, columns: tuple[str, ...]) -> list[dict[str, str]]:
-    """Return the complete rows of the present file; none if it has other columns. If this leaves rows out, the file is first backed up."""
+    """Return the complete rows of the present file; none if it has other columns. If any row is left out, the file is first backed up."""
     try:
         data = path.read_bytes()
         header, *lines = csv.reader(io.StringIO(data.decode("utf-8-sig"), newline=""))

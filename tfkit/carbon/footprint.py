@@ -1,6 +1,5 @@
-"""Footprint: the energy and emissions of a run or a command, and how they were obtained, by their names in run.json, results and reports.
-
-A value that is None is not known. Free of pydantic, so that the meter's process need not import it.
+"""Footprint: the energy and emissions of a run or a command, and their sources, with the field names of run.json, results and reports.
+A value that is None is not known. This module does not import pydantic, so that the sidecar need not import it.
 """
 
 import math
@@ -14,17 +13,17 @@ from tfkit.carbon.reading import Reading
 
 @dataclass(frozen=True, kw_only=True)
 class Intensity:
-    """A carbon intensity over all attempts: its range, if one is known, and its mean over time, if it comes from a series."""
+    """The carbon intensity of a run over all attempts: with its range, if that is known, and with its mean over time, if it is a series."""
 
     g_per_kwh: float | None = None
     low_g_per_kwh: float | None = None
     high_g_per_kwh: float | None = None
     mean_g_per_kwh: float | None = None
-    emissions_g_at_mean: float | None = None
-    beyond_series: bool | None = None
+    emissions_g_at_mean: float | None = None  # the energy times the mean over time
+    beyond_series: bool | None = None  # whether the run lasted longer than the series
     source: str | None = None
     year: int | None = None
-    kind: str | None = None
+    kind: str | None = None  # as in Place (place.py)
 
     def document(self) -> dict[str, Any]:
         """Return the JSON object, without the range and the mean if they are not known."""
@@ -41,7 +40,7 @@ class Intensity:
 class Footprint:
     """The energy and emissions of a run or a command; `energy_kwh_parts`: the energy of cpu, gpu and ram.
 
-    `carbon_status`: ok; degraded: a lower bound; failed: metered without success; off: not metered.
+    `carbon_status`: ok; degraded: the energy is a lower bound; failed: the run was metered, but has no energy; off: it was not metered.
     """
 
     energy_kwh: float | None = None
@@ -52,7 +51,7 @@ class Footprint:
 
     @classmethod
     def from_reading(cls, reading: Reading) -> Self:
-        """Return the footprint of a meter's reading; its energy is None, not 0, if none was measured."""
+        """Return the footprint of a meter's reading. Its energy is None, not 0, if none was measured."""
         unknown = cls(carbon_status=reading.outcome, place=reading.place or None)
         if reading.outcome not in ("ok", "degraded"):
             return unknown
@@ -64,17 +63,17 @@ class Footprint:
 class Measurement(Footprint):
     """A footprint with the ranges of its energy and emissions, and the sources of these numbers."""
 
-    energy_kwh_low: float | None = None  #: the range of the uncertainty of the measurement
+    energy_kwh_low: float | None = None  #: this and the next three fields: the range of the measurement's uncertainty
     energy_kwh_high: float | None = None
     emissions_g_low: float | None = None
     emissions_g_high: float | None = None
-    coverage: float | None = None  #: the fraction of the seconds that was measured
+    coverage: float | None = None  #: the fraction of the time in which the energy was measured
     modelled_share: float | None = None  #: the fraction of the energy that was modelled or taken as a constant
     provenance: dict[str, str | None] | None = None  #: the source for cpu, gpu and ram: counter, model, constant or user
     pue: float | None = None
     intensity: Intensity | None = None
-    device_seconds: dict[str, float] | None = None
-    idle_kwh: float | None = None  #: the energy that the idle machine would have used; None: not measured
+    device_seconds: dict[str, float] | None = None  #: by the name of the device: wall time times the number of such devices
+    idle_kwh: float | None = None  #: the energy that the idle machine would have used in the same time; None: not measured
 
 
 MEASURED = tuple(Measurement.__dataclass_fields__)
@@ -94,12 +93,12 @@ class RunTotals(Measurement):
     rework_seconds: float | None = None
 
     def document(self, names: Iterable[str]) -> dict[str, Any]:
-        """Return the fields with these names, as JSON values."""
+        """Return the fields with these names as JSON values."""
         values = vars(self) | {"intensity": self.intensity.document() if self.intensity else None}
         return {name: values[name] for name in names}
 
     def filled_from(self, other: "RunTotals") -> "RunTotals":
-        """Return these totals, in which values of `other` replace those that are not known."""
+        """Return these totals, with the values of `other` in place of unknown values."""
         return replace(other, **{name: value for name, value in vars(self).items() if value is not None})
 
     @property
@@ -112,21 +111,21 @@ _SUMS = ("seconds", "train_seconds", "tokens", "energy_kwh", "emissions_g", "rew
 REWORK = ("rework_kwh", "rework_g", "rework_seconds")
 RANGES = ("energy_kwh_low", "energy_kwh_high", "emissions_g_low", "emissions_g_high")
 AMOUNTS = ("seconds", "energy_kwh", *RANGES[:2], "emissions_g", *RANGES[2:], *REWORK[:2])
-"""The fields of a row of a report."""
+"""The fields of RunTotals that a row of a report has."""
 
 
 def describe_sources(components: Mapping[str, str | None]) -> str:
-    """Return the sources of the energy as text: `GPU counter, CPU model, RAM constant`."""
+    """Return the source of the energy of each component as text, such as `GPU counter, CPU model, RAM constant`."""
     return ", ".join(f"{part.upper()} {components[part]}" for part in ("gpu", "cpu", "ram") if components.get(part))
 
 
 def joined(values: Iterable[Any]) -> str | None:
-    """Return the distinct values as text, such as `counter, model`; None if there are none."""
-    return ", ".join(str(value) for value in dict.fromkeys(values) if value) or None
+    """Return the distinct values as text, such as `counter, model`; None if there are none. A value may be such a text itself."""
+    return ", ".join(dict.fromkeys(part for value in values if value for part in str(value).split(", "))) or None
 
 
 def sum_totals(parts: Sequence[RunTotals]) -> RunTotals:
-    """Sum the totals of runs; a field is None if no run has it, and a range also if a run with energy lacks it.
+    """Sum the totals of runs. A field of the sum is None if no run has a value for it; a range is None also if a run with energy has none.
 
     If the runs have different values of `carbon_status`, the sum is degraded.
     """
@@ -149,7 +148,7 @@ def sum_totals(parts: Sequence[RunTotals]) -> RunTotals:
 
 
 def _mean_intensity(parts: Sequence[RunTotals]) -> Intensity | None:
-    """Return the carbon intensity of all runs; if it differs between them, the mean weighted by their energy."""
+    """Return the carbon intensity of all runs; if they have different intensities, their mean, weighted by energy."""
     intensities = [part.intensity or Intensity() for part in parts]
     if not any(part.intensity for part in parts):
         return None
@@ -168,8 +167,8 @@ def _mean_intensity(parts: Sequence[RunTotals]) -> Intensity | None:
 
 
 def _mean_factor(parts: Iterable[RunTotals], name: str) -> float:
-    """Return the mean over the runs, weighted by emissions, of an end of a run's range (the field `name`) divided by its intensity. The
-    quotient is 1 for a run without a range.
+    """Return the mean over the runs, weighted by emissions, of the quotient of an end of a run's range (the field `name`) and the run's
+    intensity. The quotient is 1 for a run without a range.
     """
     pairs = []
     for part in parts:
@@ -198,7 +197,9 @@ def _sum_by_name(parts: Iterable[Mapping[str, Any] | None]) -> dict[str, Any] | 
 
 
 def _sum(values: Iterable[Any]) -> Any:
-    """Return the sum: of integers exactly, of other numbers with 15 digits, so that 5.1 and 2.9 are 8.0; None without numbers."""
+    """Return the sum of the values that are not None; None if there are none. Integers are summed exactly, and other numbers are rounded
+    to 15 digits, so that 5.1 + 2.9 is 8.0.
+    """
     numbers = [value for value in values if value is not None]
     if len(numbers) < 2 or all(isinstance(value, int) for value in numbers):
         return sum(numbers) if numbers else None

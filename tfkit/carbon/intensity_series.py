@@ -1,8 +1,8 @@
 """A carbon intensity that changes with time: a csv of `timestamp_utc,g_per_kwh`.
 
-The energy between two readings is multiplied by the mean intensity between them. The value of a row holds from the row's time to the time
-of the next row; the last value holds for an interval of the same length. Times are UTC and equally spaced: in local time an hour would
-occur twice, or be missing, when the clocks change.
+The energy between two readings is multiplied by the mean intensity between them. The value of a row applies from the row's time to the time
+of the next row; the last value applies for an interval of the same length. Times are in UTC and equally spaced: in local time, an hour
+would occur twice or be missing when the clocks change.
 """
 
 import csv
@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from time import monotonic
-from typing import Any, NamedTuple
+from typing import Any
 
 from tfkit.carbon.reading import Totals
 from tfkit.errors import DataError
@@ -26,34 +26,27 @@ _MOST_BYTES = 16 << 20  # about five years of a value every five minutes
 _EXAMPLE = "2026-11-26T17:00:00Z"
 
 
-class Mean(NamedTuple):
-    """The mean intensity over an interval; `beyond`: part of the interval is after the end of the series, where the last value is used."""
-
-    g_per_kwh: float
-    beyond: bool
-
-
 @dataclass(frozen=True)
 class IntensitySeries:
-    """Intensities, each of which holds from its time until the next, the last until `end`; times are in seconds since 1970."""
+    """A series of intensities. Each applies from its time to the next time, the last one to `end`; times are in seconds since 1970."""
 
     times: tuple[float, ...]
     g_per_kwh: tuple[float, ...]
     end: float
 
     def at(self, moment: float) -> float:
-        """Return the value at a moment: before the series the first value, after it the last."""
+        """Return the value at a moment; a moment before the series has the first value, and one after the series has the last."""
         return self.g_per_kwh[max(0, bisect_right(self.times, moment) - 1)]
 
-    def mean(self, begin: float, end: float) -> Mean:
-        """Return the time-weighted mean over an interval. The mean of equal values is exactly that value."""
+    def mean(self, begin: float, end: float) -> float:
+        """Return the time-weighted mean over an interval, which after `self.end` has the last value. For equal values it is exact."""
         first, last = max(0, bisect_right(self.times, begin) - 1), max(0, bisect_right(self.times, end) - 1)
         values = self.g_per_kwh[first : last + 1]
         if end <= begin or len({*values}) == 1:
-            return Mean(values[-1], end > self.end)
+            return values[-1]
         bounds = [begin, *self.times[first + 1 : last + 1], end]
         parts = [value * (after - before) for value, before, after in zip(values, bounds, bounds[1:], strict=False)]
-        return Mean(math.fsum(parts) / (end - begin), end > self.end)
+        return math.fsum(parts) / (end - begin)
 
 
 def read_series(path: Path) -> IntensitySeries:
@@ -125,8 +118,9 @@ def _text(moment: float) -> str:
 class IntensityCorrection:
     """Corrects the probe's emissions, which assume a constant intensity, by a series of intensities.
 
-    A series whose values equal the constant changes nothing, to the last bit. `series`: the fields of an IntensitySeries, or None;
-    `g_per_kwh`: the constant; `offset`: the wall clock minus the monotonic clock at the start, so that setting the clock has no effect.
+    A series whose values equal the constant does not change a bit of the emissions. `series`: the fields of an IntensitySeries, or None;
+    `g_per_kwh`: the constant; `offset`: the wall clock minus the monotonic clock at the start. All later times are computed from this
+    offset, so that setting the wall clock during the run has no effect.
     """
 
     def __init__(self, series: dict[str, Any] | None, g_per_kwh: float, offset: float, clock: Callable[[], float] = monotonic):
@@ -138,15 +132,16 @@ class IntensityCorrection:
         self.is_past_end = False  # whether a reading was after the end of the series
 
     def correct(self, totals: Totals) -> Totals:
-        """Return the totals of a reading that was just taken, with the emissions according to the series."""
+        """Return the totals of a reading that was just taken, with the emissions that follow from the series."""
         if self._series is not None and totals.energy_wh > self._energy_wh:
             now = self._clock()
             begin = self._corrected_until if self._corrected_until is not None else now - totals.measured_seconds
             mean = self._series.mean(begin + self._offset, now + self._offset)
-            self._correction_g += (totals.energy_wh - self._energy_wh) / 1000 * (mean.g_per_kwh - self._g_per_kwh)
-            self._intensity_seconds += mean.g_per_kwh * (now - begin)
+            self._correction_g += (totals.energy_wh - self._energy_wh) / 1000 * (mean - self._g_per_kwh)
+            self._intensity_seconds += mean * (now - begin)
             self._seconds += now - begin
-            self._energy_wh, self._corrected_until, self.is_past_end = totals.energy_wh, now, mean.beyond
+            self._energy_wh, self._corrected_until = totals.energy_wh, now
+            self.is_past_end = now + self._offset > self._series.end
         return replace(totals, emissions_g=max(0.0, totals.emissions_g + self._correction_g)) if self._correction_g else totals
 
     def take_fields(self) -> dict[str, Any]:

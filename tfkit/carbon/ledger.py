@@ -1,4 +1,4 @@
-"""The ledger, carbon/<node>-<attempt>.jsonl: the measurements, one fsynced JSON line per tick. It is only ever appended to.
+"""The ledger, carbon/<node>-<attempt>.jsonl: the measurements of an attempt on a node, to which each tick appends a fsynced JSON line.
 
     {"kind": "header", "run_id": ..., "attempt": 1, "node": 0, "host": ..., "place": {...}, "pue": 1.0, ..., "previous": null}
     {"kind": "machine", "components": {"cpu": "model", "ram": "constant"}, "tdp_w": 65.0, "record": {...}}     once CodeCarbon has started
@@ -6,13 +6,13 @@
     {"kind": "estimate", "seconds": 2.1, "energy_wh": ..., ...}     for the time before CodeCarbon's start, at the first measured power
 
 Each process writes its own file, so no locks are needed. The time between two ticks belongs to the phase of the later tick. A tick with a
-`step` marks a point from which the run can continue: the checkpoint of that step was saved, or the attempt resumed from it. Ticks hold
-measurements only. The estimate is made once, added to the attempt's sums, and divided among the phases that it covers.
+`step` marks a point from which the run can continue: the checkpoint of that step was saved, or the attempt resumed from it. The sums in
+ticks do not include the estimate. Readers add it to the attempt's sums, and divide it among the phases before CodeCarbon's start.
 
 Each line has the SHA-256 of the previous line, so that changed, removed and inserted lines are detected. The hash covers the bytes between
-two line breaks. A torn line, which is not a JSON object, is not part of the chain. The first line of a ledger has the hash of the last
-line, at that time, of the previous ledger on the same node (null if there was none), so that a missing ledger is detected, too. A truncated
-end contradicts the files derived from the ledger: emissions.csv, the totals and the next ledger.
+two line breaks. A torn line, which is not a JSON object, is not part of the chain. The first line of a ledger has the hash of the line that
+was then the last one in the previous ledger on the same node (null if there was none), so that a missing ledger is detected, too. If lines
+at the end of a ledger are removed, the ledger contradicts the files derived from it: emissions.csv, the totals and the next ledger.
 """
 
 import hashlib
@@ -51,14 +51,14 @@ def parse_line(text: bytes) -> dict[str, Any] | None:
 class Chain:
     """The verification of the hash chain of one ledger, line by line."""
 
-    lines: int = 0  # in the file, torn and empty ones included
-    first: Any = None  # the hash in the first line, of a line of the previous ledger
+    lines: int = 0  # the number of lines, including torn and empty ones
+    first: Any = None  # the hash in the first line, which is that of a line of the previous ledger
     last: str | None = None  # the hash of the last intact line
-    is_chained: bool | None = None  # None: no intact line yet
-    broken_at: int | None = None  # the number, from 1, of the first line whose hash does not match the previous line
+    is_chained: bool | None = None  # whether the lines have hashes; None: no intact line yet
+    broken_at: int | None = None  # the line number, from 1, of the first line whose hash does not match the previous line
 
     def add(self, text: bytes, line: dict[str, Any] | None) -> None:
-        """Add the next line of the file; `line`: the object in it, None if it is torn or damaged."""
+        """Add the next line of the file; `line`: the object in that line, None if the line is torn or damaged."""
         self.lines += 1
         if line is None:
             return
@@ -88,7 +88,7 @@ class Phase:
 
 @dataclass(frozen=True)
 class ResumePoint:
-    """A point from which a run can continue after `step`, with the sums measured until then."""
+    """A point from which a run can continue after `step`, with the sums and the unmeasured time of the attempt until then."""
 
     step: int
     measured: dict[str, float]
@@ -97,7 +97,7 @@ class ResumePoint:
 
 @dataclass
 class Attempt:
-    """The sums of one ledger: of one attempt on one node."""
+    """The sums of one ledger, which is that of one attempt on one node."""
 
     name: str  # the file's name without its suffix
     header: dict[str, Any] = field(default_factory=dict)
@@ -108,17 +108,17 @@ class Attempt:
     estimate: dict[str, float] = field(default_factory=lambda: dict.fromkeys(SUMS, 0.0))
     phases: dict[str, Phase] = field(default_factory=dict)
     resume_points: list[ResumePoint] = field(default_factory=list)
-    work_end: ResumePoint | None = None  # the beginning of the phase `finish`
+    work_end: ResumePoint | None = None  # the beginning of the phase `finish`; None if the attempt did not end with that phase
     series_integral: float = 0.0  # the integral of a series of intensities over time, in g/kWh x s
     series_seconds: float = 0.0
     is_beyond_series: bool = False
-    ticks: list[tuple[float, float, float, float]] | None = None  # seconds, Wh, g, and watts since the tick before; None: not kept
+    ticks: list[tuple[float, float, float, float]] | None = None  # seconds, Wh, g, and watts since the previous tick; None: not stored
     status: str = "starting"
     lines_dropped: int = 0
     chain: Chain = field(default_factory=Chain)
 
     def add(self, text: bytes) -> None:
-        """Add one line. A torn or invalid line is dropped and counted, an empty one ignored."""
+        """Add one line. A torn or invalid line is dropped and counted; an empty line is ignored."""
         line = parse_line(text)
         self.chain.add(text, line)
         if not text.strip():
@@ -169,7 +169,7 @@ class Attempt:
 
     def _add_estimate(self, line: dict[str, Any]) -> None:
         estimate = {name: _finite(line[name]) for name in SUMS}
-        if any(self.estimate.values()):  # written again after the disk had written it but reported a failure
+        if any(self.estimate.values()):  # the line occurs twice if the disk reported a failure although it had written the line
             return
         uncovered = {name: max(0.0, phase.unmeasured_seconds) for name, phase in self.phases.items()}
         total = sum(uncovered.values())
@@ -180,19 +180,20 @@ class Attempt:
 
     @property
     def sums(self) -> dict[str, float]:
-        """The attempt's sums of energy, emissions and other measurements, the estimate included."""
+        """The attempt's sums of time, energies and emissions, including the estimate."""
         return self.measured | {name: self.measured[name] + self.estimate[name] for name in ENERGIES}
 
     @property
     def outcome(self) -> str:
-        """`ok`; `degraded`: the energy is a lower bound; `failed`: the attempt was metered, but has no energy."""
+        """The attempt's `carbon_status`: `ok`, `degraded` (the energy is a lower bound), or `failed` (the ledger has no energy)."""
         if not self.sums["energy_wh"]:
             return "failed"
         return "degraded" if self.status == "degraded" else "ok"
 
     def work_since(self, start: ResumePoint) -> dict[str, float]:
-        """Return the sums from a point to the end of the work, without the phase `finish`: those that were measured, and their part of the
-        estimate."""
+        """Return the sums from the point `start` to the end of the work, which is the beginning of the phase `finish`, if there is one. The
+        sums include the fraction of the estimate that belongs to this interval.
+        """
         gap, end = self.estimate["seconds"], self.work_end or ResumePoint(0, self.measured, self.estimate["seconds"])
         before, until = (min(max(point.unmeasured_seconds, 0.0), gap) for point in (start, end))
         fraction = max(0.0, until - before) / gap if gap else 0.0
@@ -206,7 +207,7 @@ class Attempt:
 
     @property
     def place(self) -> dict[str, Any]:
-        """The place where the energy was used."""
+        """The place where the energy was used: the fields of Place (place.py) and its description, `text`."""
         return dict(self.header.get("place", {}))
 
 
@@ -219,12 +220,12 @@ def _finite(value: Any) -> float:
 
 
 class LedgerReader:
-    """The reader of all ledgers of a run folder; each read continues where the previous one ended."""
+    """The reader of all ledgers of a run folder. Each read continues where the previous read ended."""
 
     def __init__(self, folder: Path, *, keeps_ticks: bool = False):
         self.folder = folder
         self._keeps_ticks = keeps_ticks
-        self._read: dict[Path, tuple[int, Attempt]] = {}  # bytes read so far, and their sums
+        self._read: dict[Path, tuple[int, Attempt]] = {}  # for each ledger, the number of bytes read so far, and their sums
 
     def attempts(self) -> list[Attempt]:
         """Return the sums of each ledger that has a header, sorted by attempt and node."""
@@ -234,7 +235,7 @@ class LedgerReader:
         return sorted(with_header, key=lambda attempt: (attempt.header["attempt"], attempt.header["node"], attempt.name))
 
     def sizes(self) -> dict[Path, int]:
-        """Return the size of each ledger; equal sizes later mean that nothing was written meanwhile."""
+        """Return the size of each ledger in bytes; if all sizes are the same later, nothing was written meanwhile."""
         return {path: path.stat().st_size for path in self._paths()}
 
     def _paths(self) -> Iterator[Path]:

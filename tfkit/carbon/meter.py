@@ -1,6 +1,5 @@
-"""The meter in the trainer: it keeps the latest reading, and never raises, blocks or prints. CodeCarbon runs in the sidecar.
-
-Two daemon threads own the pipes to that process, so the caller never waits for them. No signal handler is installed.
+"""The meter in the trainer: it keeps the latest reading, and never raises, blocks or prints. CodeCarbon runs in another process (sidecar).
+Two daemon threads read and write the pipes to the sidecar, so the caller never waits for the pipes. No signal handler is installed.
 """
 
 import contextlib
@@ -27,17 +26,17 @@ if TYPE_CHECKING:
     from tfkit.recipe.schema.carbon_section import CarbonSection
 
 CODECARBON = "tfkit.carbon.probe:CodeCarbonProbe"
-STOP_SECONDS = 3.0  # the longest time that a stop waits for CodeCarbon's start, so that a power is measured
-LAST_READING_SECONDS = 0.5  # the time that the last reading takes at a stop
-SILENCE_SECONDS = 90.0  # after this time and three ticks without a message, the reading is out of date
+STOP_SECONDS = 3.0  # the longest time that `stop` waits for CodeCarbon's start, so that a power can be measured
+LAST_READING_SECONDS = 0.5  # the time that the last reading takes in `stop`
+SILENCE_SECONDS = 90.0  # without a message for this time plus three intervals between ticks, the reading is out of date
 
 
 class Meter:
-    """The meter of a run, created by `Meter.start`. Every method returns immediately, `fresh_reading` and `stop` within their time-outs."""
+    """The meter of a run, created by `Meter.start`. Every method returns immediately, or, if it has a time-out, within that time."""
 
     def __init__(self) -> None:
         self._pid = os.getpid()
-        self.began = time.monotonic()  # on the monotonic clock, which the processes of a machine share
+        self.began = time.monotonic()  # all processes of a machine share this clock
         self._changed = threading.Condition()
         self._reading = Reading()
         self._warning: str | None = None
@@ -59,11 +58,11 @@ class Meter:
         probe: str = CODECARBON,
         nodes: int = 1,
     ) -> Self:
-        """Start the sidecar, and return within milliseconds, while CodeCarbon starts in the sidecar.
+        """Start the sidecar, and return within milliseconds, before CodeCarbon has started in the sidecar.
 
         `folder`: the run folder; None writes no files. `attempt` counts the starts of the run from 1. `probe`: the class that reads the
-        power, as module:class; tests pass a scripted one. `nodes`: the number of nodes of the run, each with its own meter. With a disabled
-        section the meter is off; if the run was metered before, its totals are the earlier sums, now a lower bound.
+        power, as module:class; tests pass a scripted one. `nodes`: the number of nodes of the run, each with its own meter. If `section`
+        disables the meter, the meter is off; but if earlier attempts were metered, it returns their sums, which are a lower bound.
         """
         meter = cls()
         try:
@@ -82,7 +81,7 @@ class Meter:
 
     @classmethod
     def on_node(cls, facts: dict[str, Any]) -> Self:
-        """Start the meter of a machine other than rank 0's, with the facts that rank 0 sent; its ledger is next to that of rank 0."""
+        """Start the meter of a node other than that of rank 0, with the facts that rank 0 sent. Both have ledgers in the same folder."""
         from tfkit.recipe.schema.carbon_section import CarbonSection
 
         folder = None if facts["folder"] is None else Path(facts["folder"])
@@ -90,15 +89,15 @@ class Meter:
         return cls.start(CarbonSection.model_validate(facts["carbon"]), folder=folder, **given)
 
     def phase(self, name: str, step: int | None = None) -> None:
-        """Attribute the energy to this phase from now on (setup, tokenize, train, evaluate, checkpoint, finish, ...).
+        """Attribute the energy to the phase `name` from now on (setup, tokenize, train, evaluate, checkpoint, finish, ...).
 
-        `step`: the run can continue after that step, whose checkpoint was just saved or loaded, or whose evaluation was recorded. Later
-        work counts as rework if it is lost.
+        `step`: the run can continue after this step, whose checkpoint was just saved or loaded, or whose evaluation was recorded. If the
+        work after this moment is lost, it counts as rework.
         """
         self._command({"do": "phase", "name": name, "step": step, "at": time.monotonic()})
 
     def reading(self) -> Reading:
-        """Return the latest totals of the run, earlier attempts included, at most a tick old."""
+        """Return the latest totals of the run, including earlier attempts. They are at most one interval between ticks old."""
         if self._forked:
             return self._reading
         with self._changed:
@@ -106,7 +105,7 @@ class Meter:
             return replace(self._reading, status="degraded", failing=True) if silent and self._reading.status == "ok" else self._reading
 
     def extrapolated_reading(self) -> Reading:
-        """Return the latest totals, extrapolated to now at the latest power; unchanged if the readings are out of date."""
+        """Return the latest totals, extrapolated to now at the latest power. Totals that are out of date are returned unchanged."""
         reading = self.reading()
         if self._process is None or self._ended or reading.failing or not reading.energy_wh:
             return reading
@@ -129,13 +128,15 @@ class Meter:
 
     @property
     def seconds_to_stop(self) -> float:
-        """The time that `stop` may take from now on."""
+        """The longest time that `stop` would take if it was called now."""
         if self._process is None or self._ended:
             return 0.0
         return STOP_SECONDS if self.reading().status == "starting" else LAST_READING_SECONDS
 
     def stop(self, timeout: float = STOP_SECONDS) -> Reading:
-        """End the last phase and the sidecar, which writes its files or is killed after `timeout`; return the totals. Idempotent."""
+        """End the last phase and the sidecar, and return the totals. The sidecar writes its files; it is killed if that takes longer than
+        `timeout` seconds. A second call changes nothing.
+        """
         process = self._process
         if process is None or self._forked:
             return self._reading
@@ -152,7 +153,7 @@ class Meter:
         return self._reading
 
     def warning(self) -> str | None:
-        """Return the problems since the last call, and clear them; None if there were none."""
+        """Return the problems since the last call as text, and clear them; None if there were none."""
         if self._forked:
             return None
         with self._changed:
@@ -161,13 +162,13 @@ class Meter:
 
     @property
     def _forked(self) -> bool:
-        """Whether this meter is a copy in a forked worker, which must not use the pipes."""
+        """Whether this meter is the copy of a forked process, which must not use the pipes."""
         return os.getpid() != self._pid
 
     def _launch(self, section: "CarbonSection", folder: Path | None, spec: dict[str, Any]) -> None:
         try:
             place, series = resolve_place(section), series_of(section)
-        except Exception as error:  # commands that must reject an invalid place resolve it before
+        except Exception as error:  # only a warning here: commands that must refuse an invalid place resolve the place before
             place, series = Place(), None
             self._degrade(str(error), "starting")
         for problem in broken_codecarbon_files():
@@ -209,7 +210,7 @@ class Meter:
 
 
 def _settings(section: "CarbonSection", folder: Path | None, place: Place, series: IntensitySeries | None, began: float) -> dict[str, Any]:
-    """Return the sidecar's settings from the recipe, the place and this process."""
+    """Return the part of the sidecar's spec that follows from the recipe, the place and this process."""
     return {
         "folder": str(folder.resolve()) if folder else None,
         "place": asdict(place) | {"text": place.describe()},
@@ -227,7 +228,7 @@ Receive = Callable[[dict[str, Any]], None]
 
 
 class SidecarProcess:
-    """The sidecar's process. `receive` is called with each of its messages, and `ended` after the last one, both in a thread."""
+    """The sidecar as a child process. A thread calls `receive` with each message from it, and `ended` after the last message."""
 
     def __init__(self, process: "subprocess.Popen[bytes]", receive: Receive, ended: Callable[[], None]):
         self._process, self._receive, self._ended = process, receive, ended
@@ -255,9 +256,9 @@ class SidecarProcess:
         self._commands.put(None)
 
     def _write(self) -> None:
-        """Write the queued commands. This thread may wait for the pipe, and ends if the pipe breaks."""
+        """Write the queued commands, in a thread, which may wait for the pipe and ends if the pipe breaks."""
         assert self._process.stdin is not None
-        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGPIPE})  # which would end the training if its default action was restored
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGPIPE})  # SIGPIPE would end the training if its default action was restored
         with contextlib.suppress(OSError, ValueError), self._process.stdin as pipe:
             while (command := self._commands.get()) is not None:
                 pipe.write(json.dumps(command).encode() + b"\n")
@@ -274,10 +275,10 @@ class SidecarProcess:
 
 
 def _spawn() -> "subprocess.Popen[bytes]":
-    """Start the sidecar in a new session, so that it does not receive Ctrl-C, with this process's import path and without thread pools."""
+    """Start the sidecar with this process's import path and without thread pools, in a session of its own, which Ctrl-C does not reach."""
     quiet = {"PYTHONWARNINGS": "ignore", "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
     imports = os.pathsep.join(os.path.abspath(entry) for entry in sys.path)
-    # The signals that the sidecar ignores are blocked while it starts, since it inherits the mask. This process receives them afterwards.
+    # The sidecar inherits this mask, so no signal ends it before it ignores signals. This process receives blocked signals afterwards.
     previous = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM, signal.SIGHUP})
     try:
         return subprocess.Popen(

@@ -1,4 +1,4 @@
-"""The place of a run, and the grams of CO2e per kWh of its grid with their range; neither is guessed or looked up on the network."""
+"""The place of a run, and the carbon intensity of its grid (g CO2e per kWh), with its range. Nothing is guessed, or looked up online."""
 
 import configparser
 import difflib
@@ -23,15 +23,11 @@ from tfkit.errors import UsageError
 if TYPE_CHECKING:
     from tfkit.recipe.schema.carbon_section import CarbonSection
 
-WORLD = "WLD"  # not an ISO code; carbonboard accepts it, but no blank one
+WORLD = "WLD"  # not an ISO code; CodeCarbon's carbonboard accepts it, but not an empty code
 TABLE = "global_energy_mix.json"  # in CodeCarbon: yearly means by country
 WORLD_AVERAGE_G_PER_KWH = 475.0  # IEA, Global Energy & CO2 Status Report 2019; CodeCarbon's own fallback
 
-# The mean of a country depends on the life-cycle emissions per kWh of each kind of plant. Its range is that of the same mix of plants with
-# the lower and upper quartile of the literature: IPCC, Special Report on Renewable Energy Sources, 2011, annex II, table A.II.4; for
-# biomass, whose quartiles this table does not separate from avoided emissions, with the minimum and maximum of IPCC, Fifth Assessment
-# Report, 2014, working group III, annex III, table A.III.2. The range does not cover variation over time: that needs carbon.intensity_file.
-_PLANTS = {  # grams of CO2e per kWh, low and high, by column of the table
+_PLANTS = {  # grams of CO2e per kWh, low and high, by the column of CodeCarbon's table (see `range_of_country`)
     "coal_TWh": (877.0, 1130.0),
     "oil_TWh": (722.0, 907.0),
     "gas_TWh": (422.0, 548.0),
@@ -42,10 +38,10 @@ _PLANTS = {  # grams of CO2e per kWh, low and high, by column of the table
     "wind_TWh": (8.0, 20.0),
     "hydroelectricity_TWh": (3.0, 7.0),
 }
-_LEAST_SHARE = 0.9  # the least fraction of a country's electricity from known kinds of plants
+_LEAST_SHARE = 0.9  # a country has a range if at least this fraction of its electricity comes from known kinds of plants
 Range = tuple[float | None, float | None, str | None]  # low and high, in grams of CO2e per kWh, and their basis in words; None: not known
 _UNKNOWN: Range = (None, None, None)
-_WORLD_CUT = 20  # the lowest and the highest twentieth of the countries are excluded
+_WORLD_CUT = 20  # the range of the world excludes the lowest and the highest twentieth of the countries
 
 
 @dataclass(frozen=True)
@@ -79,11 +75,11 @@ class Place:
 
 
 def resolve_place(section: "CarbonSection") -> Place:
-    """Resolve the place from the recipe, then TFKIT_CARBON_*, then CodeCarbon's own settings, then the world average.
+    """Take the place from the recipe, or else from TFKIT_CARBON_*, or else from CodeCarbon's settings; without any, use the world average.
 
-    At each level the intensity takes precedence over the country, which then is only a name; a series in the recipe takes precedence over
-    everything. Raises UsageError for an unknown country or an invalid intensity, DataError for a series that is invalid or does not cover
-    the present.
+    A series in the recipe takes precedence over everything. Within each of these sources an intensity takes precedence over a country,
+    which then is only a name. Raises UsageError for an unknown country or an invalid intensity, and DataError for a series that is invalid
+    or does not cover the present.
     """
     if section.intensity_file is not None:
         return _place_of_series(section)
@@ -127,8 +123,8 @@ def _place_of_series(section: "CarbonSection") -> Place:
 def codecarbon_settings() -> dict[str, str]:
     """Return the settings that CodeCarbon would read: ~/.codecarbon.config, ./.codecarbon.config, CODECARBON_* variables; the last wins.
 
-    CodeCarbon's own reader would import the whole package. An invalid file is ignored, since it must not stop a run; see
-    `broken_codecarbon_files`.
+    CodeCarbon's own function is not used, since it imports the whole package. An invalid file is ignored, since it must not stop a run;
+    `broken_codecarbon_files` reports it.
     """
     settings: dict[str, str] = {}
     for path in _codecarbon_files():
@@ -139,7 +135,7 @@ def codecarbon_settings() -> dict[str, str]:
 
 
 def broken_codecarbon_files() -> list[str]:
-    """Return a sentence about each of CodeCarbon's files that exists and cannot be read."""
+    """Return a sentence about each of CodeCarbon's configuration files that exists and cannot be read."""
     problems = []
     for path in dict.fromkeys(file.resolve() for file in _codecarbon_files()):
         try:
@@ -181,9 +177,8 @@ def _country(code: str, source: str) -> Place:
         return _unknown()
     if code in table:
         row = table[code]
-        year = f"{row['year']} mean, " if row.get("year") else ""
-        number = row.get("year")
-        about = (year + source, "annual mean", number, f"CodeCarbon's {TABLE}")
+        year = row.get("year")
+        about = (f"{year} mean, {source}" if year else source, "annual mean", year, f"CodeCarbon's {TABLE}")
         return Place(code, str(row["country_name"]), float(row["carbon_intensity"]), *about, *range_of_country(row))
     if not table and re.fullmatch("[A-Z]{3}", code):
         return Place(code, code, WORLD_AVERAGE_G_PER_KWH, f"world average, since CodeCarbon's table is missing, {source}")
@@ -204,7 +199,7 @@ def _unknown() -> Place:
 
 @functools.cache
 def _countries() -> dict[str, dict[str, Any]]:
-    """Return CodeCarbon's yearly means by alpha-3 code; empty if it is not installed."""
+    """Return the rows of CodeCarbon's table of countries with their yearly means, by alpha-3 code; {} if CodeCarbon is not installed."""
     try:
         path = codecarbon_folder() / "data" / "private_infra" / TABLE
         table: dict[str, dict[str, Any]] = json.loads(path.read_text(encoding="utf-8"))
@@ -214,8 +209,13 @@ def _countries() -> dict[str, dict[str, Any]]:
 
 
 def range_of_country(row: Mapping[str, Any]) -> Range:
-    """Return the range of a country's mean intensity from its row of CodeCarbon's table. The range is unknown if the row does not say
-    which plants made over a tenth of the energy.
+    """Return the range of a country's mean intensity from its row of CodeCarbon's table. The range is unknown if the row does not state the
+    kinds of plants for over a tenth of the energy. It does not cover variation over time, which only carbon.intensity_file describes.
+
+    The mean depends on the life-cycle emissions per kWh of each kind of plant. The range is computed for the same mix of plants with the
+    lower and upper quartiles of the literature (IPCC, Special Report on Renewable Energy Sources, 2011, annex II, table A.II.4). For
+    biomass, whose quartiles in this table include avoided emissions, it is computed with the minimum and maximum (IPCC, Fifth Assessment
+    Report, 2014, working group III, annex III, table A.III.2).
     """
     mix = {name: float(row.get(name) or 0.0) for name in _PLANTS}
     total, known = float(row.get("total_TWh") or 0.0), sum(mix.values())
@@ -227,7 +227,7 @@ def range_of_country(row: Mapping[str, Any]) -> Range:
 
 
 def range_of_world(means: Iterable[float], mean: float) -> Range:
-    """Return the range of an unknown place from the means of all countries; unknown without them."""
+    """Return the range of an unknown place from the means of all countries; unknown without such means. `mean`: the mean of the world."""
     known = sorted(means)
     if len(known) < 2:
         return _UNKNOWN

@@ -1,7 +1,7 @@
-"""CodeCarbon as a probe, and the gauge that reads it. Only this module imports CodeCarbon, and only inside the sidecar.
+"""The probe, which wraps CodeCarbon, and the gauge, which reads the probe. Only this module imports CodeCarbon, and only in the sidecar.
 
-Only one thread reads: the period of CodeCarbon's own timer is longer than any run, and every tick is a `flush()`. Otherwise a flush during
-a timer tick would count the interval between two readings twice.
+Only one thread reads CodeCarbon: its own timer is set to a longer period than any run, and each tick of the sidecar calls `flush()`.
+If the timer ran, a flush during its tick would count the interval between two readings twice.
 """
 
 import dataclasses
@@ -18,20 +18,17 @@ from typing import Any, cast
 from tfkit.carbon.reading import Status, Totals
 
 NEVER_SECONDS = 10 * 365 * 86400.0
-START_PATIENCE_SECONDS = 60.0  # importing pandas and reading the processor's name take 2 s, on a busy machine 20
+START_PATIENCE_SECONDS = 60.0  # importing pandas and reading the processor's name take 2 s, and 20 s on a busy machine
 READ_PATIENCE_SECONDS = 2.0
 
 
 @dataclass(frozen=True)
 class Machine:
-    """The measured machine: the source of the energy of each component (cpu, gpu, ram), and CodeCarbon's first record for emissions.csv.
+    """The measured machine."""
 
-    `tdp_w`: the power of its processors at full load in CodeCarbon's model; None: not known, or measured by a counter.
-    """
-
-    components: dict[str, str]
-    record: dict[str, Any]
-    tdp_w: float | None = None
+    components: dict[str, str]  # the source of the energy of cpu, gpu and ram: counter, model, constant or user
+    record: dict[str, Any]  # CodeCarbon's first record, with columns for emissions.csv
+    tdp_w: float | None = None  # the full-load power of the processors in CodeCarbon's model; None: not known, or a counter measures them
 
 
 class CodeCarbonProbe:
@@ -46,12 +43,12 @@ class CodeCarbonProbe:
         self._log = LastError()
 
     def start(self) -> Machine:
-        """Import, construct and start CodeCarbon, and read once. Raises RuntimeError if CodeCarbon hides an error and gives no reading."""
+        """Import, construct and start CodeCarbon, and read once. Raises RuntimeError if CodeCarbon gives no reading without raising."""
         refuse_network()
         settings = self._spec.get("settings", {})
         for name in [name for name in os.environ if name.lower().startswith("codecarbon_")]:
-            del os.environ[name]  # they may contain uploads, tokens and endpoints; permitted settings are passed below
-        os.environ["HOME"] = os.sep  # with an invalid ~/.codecarbon.config, the tracker would never read
+            del os.environ[name]  # these variables may enable uploads; permitted settings are passed as arguments
+        os.environ["HOME"] = os.sep  # so that an invalid ~/.codecarbon.config does not keep the tracker from reading
         _do_without_temporary_files()
         self._tracker = self._construct(settings)
         self._tracker.start()
@@ -120,7 +117,7 @@ class CodeCarbonProbe:
         return {"gpu": "counter", **components} if self._record.gpu_count else components
 
     def read(self) -> Totals:
-        """Return the present sums. Raises RuntimeError if CodeCarbon gives none, with the error that it logged instead of raising it."""
+        """Return the present sums. Raises RuntimeError if CodeCarbon gives no reading, with the error that CodeCarbon logged, if any."""
         self._record = None
         if self._tracker.flush() is None or self._record is None:
             raise RuntimeError("CodeCarbon gave no reading" + (f" ({self._log.last})" if self._log.last else ""))
@@ -144,18 +141,18 @@ class CodeCarbonProbe:
 
 
 class LastError(logging.Handler):
-    """A log handler that keeps the last exception that CodeCarbon logged."""
+    """A log handler that stores the last exception that CodeCarbon logged."""
 
     last = ""
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Keep the exception; records without one are advice that CodeCarbon gives at every start."""
+        """Store the exception of a record. Records without an exception are advice, which CodeCarbon logs at every start."""
         if record.exc_info and record.exc_info[1] is not None:
             self.last = f"{type(record.exc_info[1]).__name__}: {record.exc_info[1]}"
 
 
 def _do_without_temporary_files() -> None:
-    """Set any name as the temporary folder if Python finds none, as on a full disk: CodeCarbon needs one for a lock that is not used."""
+    """Set any path as temporary folder if Python finds none, as on a full disk: CodeCarbon needs the path, for a lock that is not used."""
     try:
         tempfile.gettempdir()
     except FileNotFoundError:
@@ -169,7 +166,7 @@ def _tdp() -> float | None:
 
         table, machine = cast(Any, cpu), cast(Any, util)
         tdp = float(table.TDP().tdp * machine.count_physical_cpus())
-    except Exception:  # another version may not have them, and the TDP is optional
+    except Exception:  # another version of CodeCarbon may lack these functions, and the TDP is optional
         return None
     return tdp if 0 < tdp < 1e6 else None
 
@@ -194,10 +191,7 @@ def refuse_network() -> None:
 
 
 class Gauge:
-    """Reads the probe in a thread: if it raises, hangs, exits or returns invalid values, `read` returns the last good totals in time.
-
-    All times are in seconds.
-    """
+    """Reads the probe in a thread. If the probe raises, hangs, exits or returns invalid values, `read` returns the last valid totals."""
 
     def __init__(self, make: Callable[[], CodeCarbonProbe]):
         self.status: Status = "starting"  # of the last reading
@@ -206,7 +200,7 @@ class Gauge:
         self._began = time.monotonic()
         self._thread = ThreadPoolExecutor(1, "carbon-gauge")
         self._start = self._thread.submit(_start, make)
-        self._reading: Future[Totals] | None = None  # the requested reading, until it is taken
+        self._reading: Future[Totals] | None = None  # the requested reading, until `_take` has processed it
 
     @property
     def machine(self) -> Machine | None:
@@ -219,7 +213,7 @@ class Gauge:
         return complaints
 
     def read(self, patience: float = READ_PATIENCE_SECONDS, *, wait_for_start: bool = False) -> Totals:
-        """Return the present totals, or the last good ones after `patience` seconds. A probe that is already late is not waited for."""
+        """Return the present totals, or the last valid ones if the probe takes over `patience` seconds, or if it is late already."""
         deadline = time.monotonic() + patience
         if wait_for_start:
             wait([self._start], patience)
@@ -241,7 +235,7 @@ class Gauge:
         return self._totals
 
     def close(self, patience: float) -> None:
-        """Stop the probe, and wait for it for up to `patience` seconds."""
+        """Stop the probe, and wait up to `patience` seconds until it has stopped."""
         if self.machine is not None:
             wait([self._thread.submit(self._start.result()[0].stop)], patience)
 

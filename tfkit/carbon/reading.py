@@ -1,4 +1,4 @@
-"""The meter's output (`Reading`) and the sums behind it (`Totals`). Units are in the names."""
+"""The meter's output (`Reading`), and the sums of one attempt from which it is computed (`Totals`). Units are in the names."""
 
 import math
 from collections.abc import Iterable
@@ -8,25 +8,25 @@ from typing import Literal
 from tfkit.units import format_footprint
 
 Status = Literal["ok", "starting", "degraded", "off"]
-"""ok: the last reading succeeded. starting: no reading yet. off: not metered. degraded: CodeCarbon failed, or an attempt was not metered,
-so the energy is a lower bound."""
+"""ok: the last reading succeeded. starting: there is no reading yet. off: the run is not metered. degraded: CodeCarbon failed, or an
+attempt was not metered, so the energy is a lower bound."""
 
 
 ENERGIES = ("energy_wh", "cpu_wh", "gpu_wh", "ram_wh", "emissions_g")
 SUMS = ("seconds", *ENERGIES)
 """The fields of a Reading, and of a line of a ledger, that add up over attempts."""
 
-SILENT_SECONDS = 10.0  # by then even an idle machine has used a milliwatt-hour
+SILENT_SECONDS = 10.0  # in this time even an idle machine uses a milliwatt-hour, so a reading of no energy is an error
 
 
 @dataclass(frozen=True)
 class Reading:
-    """The run's totals, earlier attempts included."""
+    """The totals of a run, including earlier attempts."""
 
     energy_wh: float = 0.0
     emissions_g: float = 0.0
     power_w: float = 0.0  # mean since the previous reading
-    seconds: float = 0.0  # wall time, measured or not
+    seconds: float = 0.0  # wall time, whether the energy was measured or not
     status: Status = "off"
     place: str = ""  # "FRA, 56 g/kWh (...)"
     provenance: str = ""  # "CPU model, RAM constant"
@@ -37,7 +37,7 @@ class Reading:
 
     @property
     def outcome(self) -> str:
-        """The status in receipts: `ok`; `degraded`: the energy is a lower bound; `failed`: there is no energy; `off`: not metered."""
+        """The `carbon_status` of a Footprint: `ok`, `degraded` (the energy is a lower bound), `failed` (there is no energy) or `off`."""
         if self.status == "off":
             return "off"
         if not self.energy_wh:
@@ -46,14 +46,14 @@ class Reading:
 
     @property
     def text(self) -> str:
-        """The energy, the emissions and their place as text."""
+        """The energy, the emissions and the place as text."""
         return format_footprint(self.energy_wh, self.emissions_g, self.place)
 
 
 def add_readings(own: Reading, others: Iterable[Reading]) -> Reading:
-    """Add the readings of other nodes of the run to `own`: the sums, and the longest time.
+    """Add the readings of other nodes of the run to `own`: energies, emissions and powers are summed, and the longest time counts.
 
-    The status is that of `own`, or degraded if another reading has neither this status nor ok.
+    The status is that of `own`, or degraded if the status of another node is neither ok nor that of `own`.
     """
     for other in others:
         sums = {name: getattr(own, name) + getattr(other, name) for name in SUMS} | {"seconds": max(own.seconds, other.seconds)}
@@ -64,21 +64,21 @@ def add_readings(own: Reading, others: Iterable[Reading]) -> Reading:
 
 @dataclass(frozen=True)
 class Totals:
-    """The sums of one attempt since its start, from the probe. The energies include the PUE."""
+    """The probe's sums of one attempt, since CodeCarbon's start. The energies include the PUE."""
 
-    measured_seconds: float = 0.0  # since CodeCarbon's start, some two seconds after the meter's
+    measured_seconds: float = 0.0  # since CodeCarbon's start, which is about two seconds after the meter's start
     energy_wh: float = 0.0
     cpu_wh: float = 0.0
     gpu_wh: float = 0.0
     ram_wh: float = 0.0
     emissions_g: float = 0.0
-    cpu_percent: float = 0.0  # utilizations: means since the start
+    cpu_percent: float = 0.0  # this and the next three fields: means since CodeCarbon's start
     gpu_percent: float = 0.0
     ram_percent: float = 0.0
     ram_used_gb: float = 0.0
 
     def complaint(self, before: "Totals") -> str | None:
-        """Return the error in these totals, given the previous ones; None if they are valid."""
+        """Return a description of the error in these totals; None if they are valid. `before`: the previous totals."""
         for field in fields(self):
             value = getattr(self, field.name)
             if not isinstance(value, int | float) or not math.isfinite(value) or value < 0:

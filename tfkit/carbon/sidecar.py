@@ -1,8 +1,9 @@
-"""The sidecar, the meter's process: it reads CodeCarbon, owns the run's carbon/ folder, and outlives a killed trainer.
+"""The sidecar, the process of the meter: it reads CodeCarbon, writes the files in the run's carbon/ folder, and outlives a killed trainer.
 
 stdin has one JSON object per line: first the spec, then {"do": "phase", "name": ..., "step": ..., "at": ...}, {"do": "read", "token": n,
-"timeout": s}, {"do": "stop", "timeout": s}. stdout has a reading for each tick and each command. When stdin ends, or the trainer is no
-longer the parent (a forked worker may keep the pipe open), the sidecar takes a last reading, writes its files, and exits.
+"timeout": s}, {"do": "stop", "timeout": s}. stdout has a reading for each tick and each command. When stdin ends, or when the trainer is no
+longer the parent process, the sidecar takes a last reading, writes its files, and exits. The end of stdin is not enough, since a forked
+worker of the trainer may keep the pipe open.
 """
 
 import contextlib
@@ -23,13 +24,13 @@ from tfkit.carbon.probe import READ_PATIENCE_SECONDS, Gauge
 from tfkit.carbon.reading import ENERGIES, Totals
 
 POLL_SECONDS = 0.5  # between checks whether CodeCarbon has started and the trainer is still alive
-EXIT_SECONDS = 0.5  # the part of the time-out of a stop that is reserved for writing and exiting
-FIRST_SECONDS = 0.5  # the shortest measurement from which the energy before CodeCarbon's start is estimated
+EXIT_SECONDS = 0.5  # the part of a command's time-out that is reserved for writing and exiting
+FIRST_SECONDS = 0.5  # the energy before CodeCarbon's start is estimated from a measurement of at least this duration
 Send = Callable[[dict[str, Any]], None]
 
 
 class Sidecar:
-    """The measurement of one attempt. `spec`: the meter's first message; `send` sends the readings, and never blocks."""
+    """The measurement of one attempt. `spec`: the meter's first message; `send` sends a reading to the meter, and never blocks."""
 
     def __init__(self, spec: dict[str, Any], send: Send):
         self._spec, self._send = spec, send
@@ -46,7 +47,7 @@ class Sidecar:
         self._files = AttemptFiles(spec, lambda text: self._warnings.append(text))
 
     def run(self, commands: "queue.SimpleQueue[dict[str, Any]]") -> None:
-        """Tick and execute commands until a stop, or until the trainer has exited."""
+        """Take readings and execute commands until the command `stop`, or until the trainer has exited."""
         self._tick()
         every = float(self._spec["every_seconds"])
         next_tick = time.monotonic() + every
@@ -73,9 +74,9 @@ class Sidecar:
         self._totals = self._correction.correct(self._gauge.read(deadline - time.monotonic(), wait_for_start=True))
         missing = FIRST_SECONDS - self._totals.measured_seconds
         if self._gauge.status == "ok" and 0 < missing < deadline - time.monotonic():
-            time.sleep(missing)  # so that a run that ends as CodeCarbon starts has a measured power, too
+            time.sleep(missing)  # so that a power is measured even in a run that ends just after CodeCarbon's start
             self._totals = self._correction.correct(self._gauge.read(deadline - time.monotonic()))
-        self._tick(patience=0.0, final=True)
+        self._tick(final=True)
         self._gauge.close(min(0.3, max(0.0, deadline - time.monotonic())))
 
     def _tick(
@@ -87,8 +88,14 @@ class Sidecar:
         token: int = 0,
         final: bool = False,
     ) -> None:
-        """Take a reading, send it to the meter, and write it. `at`: the moment of a change of phase, on the monotonic clock; None: now."""
-        self._totals = self._totals if final else self._correction.correct(self._gauge.read(patience))
+        """Take a reading, send it to the meter, and write it to the ledger.
+
+        `at`: the moment of a change of phase, on the monotonic clock; None: now. `step`: as in `Meter.phase`. `patience`: the longest wait
+        for CodeCarbon, in seconds. `token`: the id of the command `read` that this reading answers. `final`: the last reading, for which
+        `_stop` has already read CodeCarbon.
+        """
+        if not final:
+            self._totals = self._correction.correct(self._gauge.read(patience))
         now = time.monotonic()
         moment = now if at is None else min(max(at, now - 10.0), now)
         self._seconds = seconds = max(self._seconds, moment - self._began)
@@ -107,15 +114,15 @@ class Sidecar:
         estimate = self._make_estimate(now - self._began, final)
         if not final:
             self._send(self._reading(line, token))
-        # emissions.csv is not derived at a change of phase, since there may be many per second.
+        # emissions.csv is not written at a change of phase, since phases may change many times per second.
         self._files.write(line, estimate, self._gauge.machine, derive=at is None)
         if final:
             self._send(self._reading(line, token))
 
     def _make_estimate(self, seconds: float, final: bool) -> dict[str, Any] | None:
-        """Return the estimate for the time before CodeCarbon's start, once, when the power is known; None before and after.
+        """Return the estimate for the time before CodeCarbon's start as soon as the power is known; None before, and in all later calls.
 
-        `seconds`: the time from the attempt's start to the latest reading.
+        `seconds`: the time from the attempt's start to the latest reading. `final`: whether this is the last chance for an estimate.
         """
         has_power = self._totals.energy_wh > 0 and self._totals.measured_seconds >= (FIRST_SECONDS / 4 if final else FIRST_SECONDS)
         if self._estimate is not None or not has_power:
@@ -126,7 +133,7 @@ class Sidecar:
     def _update_power(self) -> None:
         previous_seconds, previous_energy = self._measured
         seconds, energy = self._totals.measured_seconds - previous_seconds, self._totals.energy_wh - previous_energy
-        if seconds >= 0.5:  # the power over a shorter interval is imprecise
+        if seconds >= 0.5:  # over a shorter interval, the mean power would be imprecise
             self._power_w = energy * 3600 / seconds
             self._measured = self._totals.measured_seconds, self._totals.energy_wh
 
@@ -144,7 +151,7 @@ class Sidecar:
 
 
 def _listen(stdin: int, commands: "queue.SimpleQueue[dict[str, Any]]") -> None:
-    """Put each message of the meter into the queue, and a stop at the end of its pipe."""
+    """Put each command of the meter into the queue, and, when the pipe from the meter ends, the command `stop`."""
     with contextlib.suppress(OSError), os.fdopen(stdin, "rb") as lines:
         for line in lines:
             with contextlib.suppress(ValueError):
@@ -156,7 +163,7 @@ def _sender(stdout: int) -> Send:
     os.set_blocking(stdout, False)
 
     def send(message: dict[str, Any]) -> None:
-        # A line is shorter than PIPE_BUF (4 KiB), so it is written completely or, if the trainer does not read, not at all.
+        # A line is shorter than PIPE_BUF (4 KiB), so it is written completely, or not at all if the pipe is full.
         with contextlib.suppress(OSError):
             os.write(stdout, json.dumps(message).encode() + b"\n")
 
@@ -164,7 +171,7 @@ def _sender(stdout: int) -> Send:
 
 
 def _leave_terminal() -> tuple[int, int]:
-    """Return copies of the pipes to the meter, and redirect stdin, stdout and stderr to os.devnull, since CodeCarbon may write there."""
+    """Return copies of the pipes from and to the meter, and redirect stdin, stdout and stderr to os.devnull: CodeCarbon may use them."""
     stdin, stdout = os.dup(0), os.dup(1)
     nothing = os.open(os.devnull, os.O_RDWR)
     for descriptor in (0, 1, 2):
@@ -173,7 +180,7 @@ def _leave_terminal() -> tuple[int, int]:
 
 
 def _ignore_signals() -> None:
-    """Ignore stop signals, since the trainer ends this process, and unblock them: the trainer blocked them when it started the process."""
+    """Ignore stop signals, since the trainer ends this process, and unblock the signals, which were blocked when the trainer started it."""
     numbers = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}
     for number in numbers:
         signal.signal(number, signal.SIG_IGN)
@@ -181,10 +188,10 @@ def _ignore_signals() -> None:
 
 
 def main() -> NoReturn:
-    """Run until the trainer is done, and exit even if a thread hangs."""
+    """Run until the trainer stops the sidecar or exits; then exit, even if a thread hangs."""
     _ignore_signals()
     stdin, stdout = _leave_terminal()
-    os.chdir(os.sep)  # no folder of the user is kept busy, and no .codecarbon.config is found
+    os.chdir(os.sep)  # so that the user's folder can be unmounted, and CodeCarbon finds no .codecarbon.config
     send, commands = _sender(stdout), queue.SimpleQueue[dict[str, Any]]()
     threading.Thread(target=_listen, args=(stdin, commands), daemon=True).start()
     try:

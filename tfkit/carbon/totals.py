@@ -1,11 +1,11 @@
 """The totals of a run from its ledgers: sums over all attempts, and the sources and ranges of the numbers.
 
-The range of an attempt's energy depends on how that of each component was obtained. A counter (RAPL, NVML) is accurate to about 5 %.
-CodeCarbon's model of a processor is TDP x (0.1 + 0.9 u^3) at utilization u, so its range is 10 % to 100 % of the TDP. For memory CodeCarbon
-assumes 5 W for each of an estimated number of modules; the real power of a module is between 2 W (idle) and 8 W (busy). A memory power that
-the user gives is exact; a processor power that the user gives is used as the TDP of the model. The components are assumed to err in the
-same direction, so the range of the total is the sum of their ranges. The range of the emissions is that of the energy times that of the
-intensity, if the intensity has one (place.py).
+The range of an attempt's energy depends on how the energy of each component was obtained. A counter (RAPL, NVML) is accurate to about 5 %.
+CodeCarbon's model of a processor is TDP x (0.1 + 0.9 u^3) at utilization u, so its range is 10 % to 100 % of the TDP. For memory,
+CodeCarbon assumes 5 W for each of an estimated number of modules; the real power of a module is between 2 W (idle) and 8 W (busy). A memory
+power from the user counts as exact; a processor power from the user is used as the TDP of the model. The errors of the components are
+assumed to have the same sign, so the range of the total is the sum of the ranges of the components. The range of the emissions is the range
+of the energy times the range of the intensity, if that is known (place.py).
 """
 
 import contextlib
@@ -19,15 +19,15 @@ from tfkit.carbon.ledger import Attempt, LedgerReader, Phase
 from tfkit.carbon.reading import SUMS, Reading
 
 _MODELLED = ("model", "constant")
-_MOST_NODES = 100_000  # a damaged ledger may contain any number
+_MOST_NODES = 100_000  # larger numbers of nodes, as in a damaged ledger, count as this one
 _PARTS = ("cpu", "gpu", "ram")
-_COUNTER_MARGIN = 0.05  # NVML: 5 % of the board (documentation of nvmlDeviceGetPowerUsage); RAPL: similar (Khan et al. 2018, TOMPECS 3(2))
-_MODULE_LOW, _MODULE_HIGH = 2 / 5, 8 / 5  # factors of CodeCarbon's 5 W; they include its rule before version 3, 3 W for 8 GB
+_COUNTER_MARGIN = 0.05  # NVML: 5 % (documentation of nvmlDeviceGetPowerUsage); RAPL: similar (Khan et al. 2018, TOMPECS 3(2))
+_MODULE_LOW, _MODULE_HIGH = 2 / 5, 8 / 5  # factors of CodeCarbon's 5 W; the range includes the 3 W for 8 GB that CodeCarbon 2 assumed
 _IDLE_FRACTION = 0.1  # the fraction of the TDP that a processor uses without load
 
 
 def attempts_of(run_folder: Path, run_id: str | None = None, *, keeps_ticks: bool = False) -> list[Attempt]:
-    """Return the ledgers of a run in order, for one run id or (None) all. Raises OSError."""
+    """Return the sums of each ledger in a run folder, in order. `run_id` None: ledgers with any run id. Raises OSError."""
     reader = LedgerReader(run_folder / "carbon", keeps_ticks=keeps_ticks)
     return [attempt for attempt in reader.attempts() if run_id in (None, attempt.header["run_id"])]
 
@@ -44,19 +44,19 @@ def reading_of(attempts: Sequence[Attempt]) -> Reading:
 
 
 def read_totals(run_folder: Path, run_id: str | None = None) -> Reading:
-    """Return the present totals of a run from its ledgers, for one run id or (None) all; without ledgers, the status is "off"."""
+    """Return the present totals of a run from its ledgers. `run_id` None: with any run id. Without ledgers, the status is "off"."""
     return reading_of(attempts_of(run_folder, run_id))
 
 
 def read_seconds(run_folder: Path, run_id: str) -> dict[int, float]:
-    """Return the wall seconds of the attempts that have a ledger, by number, as in emissions.csv; {} if they cannot be read."""
+    """Return the wall seconds of the attempts that have a ledger, by attempt (from 1); {} if the ledgers cannot be read."""
     with contextlib.suppress(OSError):
         return wall_seconds(attempts_of(run_folder, run_id))
     return {}
 
 
 def wall_seconds(attempts: Iterable[Attempt]) -> dict[int, float]:
-    """Return the wall seconds of each attempt, by its number; its nodes work at the same time, so the longest time of a node counts."""
+    """Return the wall seconds by attempt (from 1). The nodes of an attempt work at the same time, so the longest time of a node counts."""
     nodes: dict[tuple[int, int], float] = {}
     for attempt in attempts:
         key = attempt.header["attempt"], attempt.header["node"]
@@ -68,7 +68,7 @@ def wall_seconds(attempts: Iterable[Attempt]) -> dict[int, float]:
 
 
 def missing_nodes(attempts: Iterable[Attempt]) -> list[str]:
-    """Return a sentence for each node that has no ledger of an attempt; the ledgers of the other nodes state the number of nodes."""
+    """Return a sentence for each node and attempt without a ledger. The ledgers of the other nodes state the number of nodes."""
     present: dict[int, set[int]] = {}
     expected: dict[int, int] = {}
     for attempt in attempts:
@@ -91,9 +91,9 @@ def has_gaps(attempts: Sequence[Attempt], last: int) -> bool:
 
 
 def totals_of(attempts: Sequence[Attempt], seconds: float) -> RunTotals:
-    """Return the totals of a run that follow from its ledgers. The ranges add up over attempts.
+    """Return the totals of a run that follow from its ledgers. A range is the sum of the ranges of the attempts.
 
-    `seconds`: the time of all attempts, metered or not.
+    `seconds`: the wall time of all attempts, whether they were metered or not.
     """
     reading = reading_of(attempts)
     if not attempts:
@@ -159,7 +159,7 @@ def _intensity(attempts: Sequence[Attempt], reading: Reading) -> Intensity:
 
 
 def _intensity_range(attempts: Sequence[Attempt], intensity: float | None) -> dict[str, Any]:
-    """Return the range of the intensity, averaged over the attempts by emissions; {} if no place has a range."""
+    """Return the range of the intensity, as a mean over the attempts, weighted by emissions; {} if no place has a range."""
     factors = [_intensity_factors(attempt.place) for attempt in attempts]
     if intensity is None or all(factor == (1.0, 1.0) for factor in factors):
         return {}
@@ -170,7 +170,7 @@ def _intensity_range(attempts: Sequence[Attempt], intensity: float | None) -> di
 
 
 def _device_seconds(attempts: Iterable[Attempt]) -> dict[str, float]:
-    """Return the device seconds by the device's name: for GPUs, the wall time times their number; for the processor, the wall time."""
+    """Return the device seconds by the name of the device: for GPUs the wall time times their number, for the processor the wall time."""
     seconds: dict[str, float] = {}
     for attempt in attempts:
         record = attempt.machine.get("record", {})
@@ -182,9 +182,10 @@ def _device_seconds(attempts: Iterable[Attempt]) -> dict[str, float]:
 
 
 def _idle_kwh(attempts: Sequence[Attempt]) -> float | None:
-    """Return the energy of the idle machine over the same time, at the power of the phase `idle`; None: not measured.
+    """Return the energy that the idle machine would have used in the time of all attempts, at the power of the phase `idle`.
 
-    An attempt without this phase uses the power of the previous attempt that has it, or else of the first.
+    For an attempt without this phase, the power is that of the latest earlier attempt with the phase, or else of the first attempt with it.
+    None if no attempt has the phase.
     """
     phases = [attempt.phases.get("idle", Phase()).sums for attempt in attempts]
     powers = [idle["energy_wh"] * 3600 / idle["seconds"] if idle["seconds"] > 0 else None for idle in phases]
@@ -203,7 +204,7 @@ def _number(value: Any) -> float | None:
 
 
 def _energy_range(attempt: Attempt) -> tuple[float, float]:
-    """Return the lowest and highest energy of an attempt, in Wh; its recorded sum is always in between."""
+    """Return the lowest and highest energy of an attempt, in Wh; the recorded sum is always in this range."""
     ranges = [_part_range(attempt, part) for part in _PARTS]
     total, parts = attempt.sums["energy_wh"], sum(attempt.sums[f"{part}_wh"] for part in _PARTS)
     rest = max(0.0, total - parts)  # 0, except in a ledger of another probe
@@ -220,7 +221,7 @@ def _emissions_range(attempt: Attempt) -> tuple[float, float]:
 
 
 def _intensity_factors(place: Mapping[str, Any]) -> tuple[float, float]:
-    """Return the lowest and the highest intensity of a place, each divided by the intensity that is used; 1 and 1 if it has no range."""
+    """Return the lowest and the highest intensity of a place, each divided by its intensity; 1 and 1 if the place has no range."""
     values = [place.get(name) for name in ("intensity_g_per_kwh", "low_g_per_kwh", "high_g_per_kwh")]
     mean, low, high = (value if isinstance(value, int | float) and 0 <= value < 1e300 else None for value in values)
     if not mean or low is None or high is None:
@@ -229,6 +230,7 @@ def _intensity_factors(place: Mapping[str, Any]) -> tuple[float, float]:
 
 
 def _part_range(attempt: Attempt, part: str) -> tuple[float, float]:
+    """Return the lowest and highest energy of a component (cpu, gpu or ram) in an attempt, in Wh."""
     energy, source = attempt.sums[f"{part}_wh"], attempt.components.get(part)
     if source == "counter":
         return energy * (1 - _COUNTER_MARGIN), energy * (1 + _COUNTER_MARGIN)
@@ -241,7 +243,9 @@ def _part_range(attempt: Attempt, part: str) -> tuple[float, float]:
 
 
 def _full_load_energy(attempt: Attempt) -> float:
-    """Return the energy of the processor at its TDP for the whole attempt, in Wh; an unknown TDP is inferred from its recorded energy."""
+    """Return the energy of the processor at its TDP for the whole attempt, in Wh. If the TDP is unknown, the result is derived from the
+    recorded energy and the utilization.
+    """
     tdp, pue = attempt.machine.get("tdp_w"), attempt.header.get("pue")
     if tdp:
         hours = (attempt.measured_seconds + attempt.estimate["seconds"]) / 3600
@@ -251,10 +255,10 @@ def _full_load_energy(attempt: Attempt) -> float:
 
 
 def rework(attempts: Sequence[Attempt]) -> dict[str, float]:
-    """Return the sums that a run used for work that was lost and repeated: the cost of kills, included in the totals.
+    """Return the sums of the work that was lost and repeated, which is the cost of kills. The totals of the run include these sums.
 
-    The steps and evaluations of an attempt after the checkpoint from which a later attempt resumed are lost. Start-up, and the end of an
-    attempt that had saved its last step, do not count.
+    The lost work of an attempt is what it did after the checkpoint from which a later attempt resumed: steps and evaluations. The start of
+    an attempt does not count, nor does the end of an attempt that had saved its last step.
     """
     sums = dict.fromkeys(SUMS, 0.0)
     for attempt in attempts:

@@ -1,10 +1,10 @@
-"""The only place that prints. The result goes to stdout, and nothing else does; messages, warnings and progress go to stderr.
+"""The only package that prints. stdout has nothing but the result; messages, warnings and progress go to stderr.
 
 Names and labels may come from other people's folders, so control characters are replaced by escape sequences in all text for people.
 
-On a terminal and in a notebook, progress is a live line, drawn by rich, which is imported for the first one; elsewhere it is plain lines.
-In the C locale, or if the encoding of the stream is not a UTF, messages and `result_parts` are ASCII, and JSON has escapes; in any other
-result only the characters that the stream cannot encode are escaped.
+On a terminal and in a notebook, progress is a live line, drawn by rich, which is imported when the first live line is drawn. Elsewhere,
+progress is plain lines. In the C locale, or if the encoding of the stream is not a UTF, messages and `result_parts` are written in ASCII,
+and JSON with escapes; in any other result, only the characters that the stream cannot encode are escaped.
 """
 
 import contextlib
@@ -26,7 +26,7 @@ from tfkit.errors import MachineError, Stopped, TfkitError, error_document
 
 _RED, _YELLOW, _RESET = "\x1b[31m", "\x1b[33m", "\x1b[0m"
 _STYLES = {"red": _RED, "yellow": _YELLOW, "green": "\x1b[32m", "dim": "\x1b[2m", "bold": "\x1b[1m"}
-# JSON allows these characters in a string, but some readers split lines at U+2028 and U+2029, and terminals obey the others.
+# JSON allows these characters in a string, but some readers split lines at U+2028 and U+2029, and the others control a terminal.
 _JSON_ESCAPES = {code: f"\\u{code:04x}" for code in (*OBEYED, 0x2028, 0x2029)}
 _quiet = False
 _json_wanted = False  # whether an error is also written to stdout, as a JSON document
@@ -34,7 +34,7 @@ _json_written = False
 
 
 class ReaderGone(Exception):
-    """The reader of stdout is gone, as in `tfkit generate ... | head -1`: the program ends quietly, with exit code 0."""
+    """The process that reads stdout has exited, as in `tfkit generate ... | head -1`: the program ends quietly, with exit code 0."""
 
     exit_code = 0
 
@@ -56,41 +56,41 @@ def set_quiet(quiet: bool) -> None:
 
 
 def result(text: str) -> None:
-    """Write a line of the result, for people. Raises ReaderGone for a broken pipe, MachineError if it cannot be written (a full disk)."""
+    """Write a line of the result, for people. Raises ReaderGone for a broken pipe, and MachineError for a failed write (a full disk)."""
     _write_result(escaped(text) + "\n")
 
 
 def piece(text: str) -> None:
-    """Write data, such as a generated text, as a part of the result: unchanged and without a line break; on a terminal it is escaped."""
+    """Write data, such as a generated text, as a part of the result, without a line break. On a terminal, the data are escaped."""
     _write_result(escaped(text) if sys.stdout is not None and sys.stdout.isatty() else text)
 
 
 def result_parts(parts: Sequence[tuple[str, str]]) -> None:
-    """Write a line of the result from (text, style) pairs. The styles red, yellow, green, dim, bold and "" show on a terminal only."""
+    """Write a line of the result from (text, style) pairs. Only a terminal shows the styles: red, yellow, green, dim, bold, "" for none."""
     styled = is_terminal(sys.stdout) and not os.environ.get("NO_COLOR")
     texts = ((result_text(text), style) for text, style in parts)
     _write_result("".join(f"{_STYLES[style]}{text}{_RESET}" if styled and style else text for text, style in texts) + "\n")
 
 
 def result_text(text: str) -> str:
-    """Return a text as `result_parts` writes it: escaped, and in ASCII if stdout needs that. The result may be wider than `text`."""
+    """Return a text as `result_parts` writes it: escaped, and in ASCII unless stdout supports Unicode. That may make it wider."""
     line = escaped_line(text)
     return line if supports_unicode(sys.stdout) else ascii_only(line)
 
 
 def result_token(token: str) -> str:
-    """Return `result_text` of a vocabulary entry. If that would differ from the entry, first replace the marks of a space (Ġ, ▁) by "_"."""
+    """Return `result_text` of a vocabulary entry. If stdout cannot show the entry as it is, the marks for a space (Ġ, ▁) become "_"."""
     shown = result_text(token)
     return shown if shown == token else result_text(token.replace("Ġ", "_").replace("▁", "_"))
 
 
 def result_columns() -> int | None:
-    """Return the width of the terminal that shows the result; None if stdout is no terminal, so that no line is wrapped."""
+    """Return the width of the terminal that shows the result, in columns; None if stdout is no terminal: lines need not be wrapped then."""
     return shutil.get_terminal_size().columns if is_terminal(sys.stdout) else None
 
 
 def json(document: Any, error: TfkitError | Stopped | None = None) -> None:
-    """Write a JSON document on one line, with the `error` that ends the command. Raises ValueError for NaN and infinities."""
+    """Write a JSON document on one line, including the `error` that ends the command. Raises ValueError for NaN and infinities."""
     global _json_written
     if error is not None:
         document = {**error_document(error.exit_code, str(error)), **document}
@@ -100,7 +100,7 @@ def json(document: Any, error: TfkitError | Stopped | None = None) -> None:
 
 
 def error_result(text: str, code: int) -> None:
-    """With --json, write an error as a JSON document, unless the command has written its result, which may describe the error better."""
+    """With --json, write an error as a JSON document, unless the command has written its result, which may already contain the error."""
     if _json_wanted and not _json_written:
         with contextlib.suppress(ReaderGone, MachineError):  # stdout is closed or full: the error is still reported on stderr
             json(error_document(code, text))
@@ -123,44 +123,44 @@ def raise_write_error(error: OSError) -> NoReturn:
     discard_buffer(sys.stdout)
     if isinstance(error, BrokenPipeError):
         raise ReaderGone from error
-    raise MachineError(f"the result cannot be written to stdout: {error.strerror}; free the disk, or send it elsewhere") from error
+    raise MachineError(f"the result cannot be written to stdout: {error.strerror}; free some space, or redirect it elsewhere") from error
 
 
 # -- stderr: everything else
 
 
 def say(text: str) -> None:
-    """Report something worth knowing; silent with --quiet."""
+    """Write information for the user; nothing with --quiet."""
     if not _quiet:
         _write_line(text)
 
 
 def decided(text: str) -> None:
-    """Report a decision that was made for the user, also with --quiet."""
+    """Write a decision that tfkit made for the user, also with --quiet."""
     _write_line(text)
 
 
 def warn(text: str) -> None:
-    """Report something that may be wrong; the run continues."""
+    """Write a warning about something that does not end the run."""
     _write_line(f"warning: {text}", _YELLOW)
 
 
 def error(text: str) -> None:
-    """Report an error. Nothing precedes the text, so that `file:line:column:` begins the line."""
+    """Write an error message, without a prefix, so that the line begins with its `file:line:column:`, if it has one."""
     _write_line(text, _RED)
 
 
 def fail(text: str, code: int) -> int:
-    """Report the error that ends a command, and return its exit code."""
+    """Write the error that ends a command, with --json also as a document on stdout, and return its exit code."""
     error(text)
     error_result(text, code)
     return code
 
 
 def acknowledge(text: str) -> None:
-    """Report a signal, from any thread and at any moment: it bypasses the stream, to which another thread may be writing."""
+    """Write the acknowledgement of a signal, in any thread, at any time: it bypasses the stream, to which another thread may be writing."""
     with contextlib.suppress(OSError, ValueError, AttributeError):
-        before = "\r\x1b[K" if is_terminal(sys.stderr) else ""  # over the live line
+        before = "\r\x1b[K" if is_terminal(sys.stderr) else ""  # erases the live line
         os.write(sys.stderr.fileno(), f"{before}{ascii_only(text)}\n".encode())
 
 
@@ -183,7 +183,7 @@ def _write_line(text: str, colour: str = "") -> None:
     try:
         stream.write(f"{line}\n")
         stream.flush()
-    except (OSError, ValueError):  # no reader, or a closed stream: no reason to lose a run
+    except (OSError, ValueError):  # a run must not end because nobody reads stderr, or because it is closed
         discard_buffer(stream)
 
 
@@ -192,9 +192,10 @@ def _write_line(text: str, colour: str = "") -> None:
 
 @contextlib.contextmanager
 def progress(description: str, total: int | None = None, unit: str = "") -> Iterator[Counter]:
-    """Yield a counter that shows its progress: as a live line on a terminal; elsewhere as a line every ten seconds (quiet: every minute).
+    """A context with a counter that shows its progress: on a terminal as a live line; elsewhere as a plain line every ten seconds (with
+    --quiet, every minute), and a last one at the end if there was any before.
 
-    Off a terminal, a last line follows if there was an earlier one. `total`: the count at the end; None: unknown. `unit`: what is counted.
+    `total`: the count at the end; None: unknown. `unit`: the name of the counted things, in the plural.
     """
     with line_display(_quiet, _write_line) as show:
         yield (counter := Counter(description, total, unit, show))
@@ -203,6 +204,8 @@ def progress(description: str, total: int | None = None, unit: str = "") -> Iter
 
 @contextlib.contextmanager
 def live() -> Iterator[LiveLine]:
-    """Yield the line of a training: a live line that fits the terminal, elsewhere a plain line per update. Quiet: one a minute."""
+    """A context with the progress line of a training: on a terminal a live line, cut to its width; elsewhere a plain line for each update.
+    With --quiet there is one plain line a minute.
+    """
     with line_display(_quiet, _write_line) as show:
         yield LiveLine(show)

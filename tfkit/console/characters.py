@@ -1,6 +1,7 @@
-"""Text as a stream or a terminal can show it: its width, a line that fits, and ASCII where nothing else is supported."""
+"""Text in the form that a stream or a terminal can show: its width in columns, a line that fits, and ASCII where only that is supported."""
 
 import os
+from bisect import bisect_right
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, TextIO
 
@@ -18,31 +19,29 @@ _ASCII = str.maketrans(
     | {"₂": "2", "\xa0": " ", "°": " deg"}
 )
 
-# The characters that a terminal obeys: C0, DEL, C1, and those that override the writing direction of the text around them.
+# The characters that control a terminal: C0, DEL, C1, and those that override the writing direction of the text around them.
 OBEYED = (*range(0x20), *range(0x7F, 0xA0), *range(0x202A, 0x202F), *range(0x2066, 0x206A))
 _ESCAPES = {code: f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}" for code in OBEYED}
 _ESCAPES_IN_TEXT = {code: escape for code, escape in _ESCAPES.items() if chr(code) not in "\n\t"}
 
 
 def escaped(text: str) -> str:
-    """Return the text with an escape sequence in place of every character that a terminal would obey, except line breaks and tabs."""
+    """Return the text with escape sequences in place of the characters that control a terminal, except line breaks and tabs."""
     return text.translate(_ESCAPES_IN_TEXT)
 
 
 def escaped_line(text: str) -> str:
-    """Return the text, such as a name, on one line: like `escaped`, but with line breaks and tabs escaped, too."""
+    """Return a text, such as a name, as one line: like `escaped`, but with line breaks and tabs escaped, too."""
     return text.translate(_ESCAPES)
 
 
 def ascii_only(text: str) -> str:
-    """Return the text in ASCII: dashes, quotes and arrows as on a keyboard, any other character as an escape sequence."""
+    """Return the text in ASCII: dashes, quotes, arrows and bars in their closest form, and other characters as escape sequences."""
     return text.translate(_ASCII).encode("ascii", "backslashreplace").decode("ascii")
 
 
 def supports_unicode(stream: "IO[str] | TextIO | None") -> bool:
-    """Return whether the stream and the locale support every character. The encoding alone does not show it: Python's is UTF-8 even in the
-    C locale.
-    """
+    """Return whether the stream and the locale support every character. The C locale does not, although Python's encoding is UTF-8."""
     if os.name == "posix":
         locale = next((value for name in ("LC_ALL", "LC_CTYPE", "LANG") if (value := os.environ.get(name))), "C")
         if locale in ("C", "POSIX"):
@@ -65,14 +64,13 @@ def columns_of(text: str) -> int:
 
 
 def cut(text: str, columns: int) -> str:
-    """Return a text, cut after this many columns."""
-    while columns_of(text) > columns:
-        text = text[:-1]
-    return text
+    """Return the longest beginning of a text that fits into this many columns; "" if there is no room."""
+    fitting = bisect_right(range(len(text) + 1), columns, key=lambda end: columns_of(text[:end])) - 1
+    return text[: max(0, fitting)]
 
 
 def fitted(text: str, columns: int) -> str:
-    """Return a text cut or padded to exactly this many columns."""
+    """Return a text, cut or padded with spaces to exactly this many columns."""
     text = cut(text, columns)
     return text + " " * (columns - columns_of(text))
 
@@ -90,9 +88,9 @@ def wrap(words: Iterable[str], width: int) -> Iterator[str]:
 
 
 def fit(parts: list[str], width: int, fraction: float | None = None, *, unicode: bool = True) -> str:
-    """Join as many parts, from the first on, as fit into a line of `width` characters. If none fits, the first is cut.
+    """Return a line of at most `width` characters: as many of the parts, from the first on, as fit. If none fits, the first one is cut.
 
-    If all fit and at least ten columns are free, the line ends with a bar for `fraction`.
+    If all parts fit and at least ten columns are free, the line ends with a progress bar for `fraction`. `unicode` False: only ASCII.
     """
     parts = parts if unicode else [ascii_only(part) for part in parts]
     line = ""

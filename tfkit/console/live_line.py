@@ -1,4 +1,4 @@
-"""A progress line that replaces the previous one, drawn by rich (imported for the first line); off a terminal, plain lines at intervals."""
+"""Lines of progress. On a terminal, rich, which is imported then, redraws one line; elsewhere, plain lines are written at intervals."""
 
 import builtins
 import contextlib
@@ -15,27 +15,24 @@ from tfkit.units import format_count, format_fields, format_seconds
 if TYPE_CHECKING:
     from rich.console import Console
 
-_PLAIN_SECONDS = 10.0  # between plain lines of progress
-_QUIET_SECONDS = 60.0  # between lines with --quiet
-_NOTEBOOK_SECONDS = 0.1  # between live lines, each a message to the browser
+_PLAIN_SECONDS = 10.0  # between plain lines of a counter
+_QUIET_SECONDS = 60.0  # between any plain lines with --quiet
+_NOTEBOOK_SECONDS = 0.1  # between live lines in a notebook, since each is a message to the browser
 Write = Callable[[str], None]
 
 
 class LineDisplay(Protocol):
-    """Shows a line: on a `terminal` in place of the previous one, elsewhere as a plain line.
+    """Shows a line of progress: in place of the previous line, or as a plain line."""
 
-    `seconds`: the least time between two lines that are drawn on a terminal, or between two plain lines of a counter.
-    """
-
-    terminal: bool
-    seconds: float
+    terminal: bool  # whether a line replaces the previous one
+    seconds: float  # the least time between two lines; for plain lines without --quiet, only a counter observes it
 
     def __call__(self, parts: list[str], fraction: float | None) -> None:
-        """Show the parts, and a bar for the completed fraction (None: no bar)."""
+        """Show the parts in one line, on a terminal with a bar for the completed fraction (None: no bar)."""
 
 
 class Counter:
-    """A running count and its line: how much is done, of how much, and when it will be finished."""
+    """A running count, shown in a line with the description, the count, the total and the remaining time."""
 
     def __init__(self, description: str, total: int | None, unit: str, show: LineDisplay):
         self.description, self.total, self.unit, self.show = description, total, unit, show
@@ -45,14 +42,14 @@ class Counter:
         self.due = self.started + (0.2 if show.terminal else show.seconds)
 
     def advance(self, count: int = 1) -> None:
-        """Add to the count, and draw the line if it is due."""
+        """Add to the count, and show the line if the last one is old enough."""
         self.done += count
         if (now := time.monotonic()) >= self.due:
             self.due = now + (0.1 if self.show.terminal else self.show.seconds)
             self._draw(now)
 
     def finish(self) -> None:
-        """Write a last plain line, if there was an earlier one."""
+        """Show a last plain line, if there was an earlier one."""
         if self.shown and not self.show.terminal:
             self._draw(time.monotonic())
 
@@ -69,13 +66,13 @@ class Counter:
 
 
 class LiveLine:
-    """The live line of a training's steps."""
+    """The line that shows the latest step of a training."""
 
     def __init__(self, show: LineDisplay):
         self.show, self.terminal = show, show.terminal
 
     def update(self, fields: Mapping[str, Any]) -> None:
-        """Show the fields of a step in place of the previous step's."""
+        """Show the fields of a step, on a terminal in place of those of the previous step."""
         step, steps = fields.get("step"), fields.get("steps")
         fraction = step / steps if isinstance(step, int | float) and isinstance(steps, int | float) and steps else None
         self.show(format_fields(fields), fraction)
@@ -114,13 +111,13 @@ class _RichLine:
 
 
 def discard_buffer(stream: TextIO) -> None:
-    """Redirect a stream to the null device, since the interpreter flushes its buffer once more at exit."""
+    """Redirect a stream to the null device, since the interpreter flushes the stream's buffer at exit, which would fail again."""
     with contextlib.suppress(OSError, ValueError), open(os.devnull, "w") as null:
         os.dup2(null.fileno(), stream.fileno())
 
 
 class _Unfailing:
-    """A stream for rich whose writes do not fail: what a closed terminal cannot show is discarded, which is no reason to lose a run."""
+    """A stream for rich whose writes do not fail: if the terminal is closed, the text is discarded, so that the run does not end."""
 
     def __init__(self, stream: TextIO):
         self._stream = stream
@@ -144,7 +141,7 @@ class _Unfailing:
 
 @contextlib.contextmanager
 def line_display(quiet: bool, write: Write) -> Iterator[LineDisplay]:
-    """Open a display of lines on stderr. Off a terminal, or with `quiet`, lines are plain and go to `write`; with `quiet`, one a minute."""
+    """A context with a display of lines on stderr. Outside a terminal or notebook, and with `quiet`, plain lines are passed to `write`."""
     stream = sys.stderr
     if quiet or not (is_terminal(stream) or _is_notebook()):
         yield _PlainLines(write, quiet=quiet)
@@ -154,13 +151,13 @@ def line_display(quiet: bool, write: Write) -> Iterator[LineDisplay]:
         from rich.text import Text
 
         console = Console(file=cast(TextIO, _Unfailing(stream)), highlight=False)
-        # While the line is shown, messages on stderr appear above it. At the end it is erased: only the result stays.
+        # While the line is shown, rich prints messages on stderr above the line. At the end, rich erases the line.
         with RichLive(console=console, auto_refresh=False, transient=True, redirect_stdout=False) as line:
             yield _RichLine(console, lambda text: line.update(Text(text, no_wrap=True, overflow="crop"), refresh=True))
 
 
 def _is_notebook() -> bool:
-    """Return whether output goes to a Jupyter notebook in which rich, with ipywidgets, can redraw a line."""
+    """Return whether the output goes to a Jupyter notebook with ipywidgets, in which rich can redraw a line."""
     if not hasattr(builtins, "get_ipython") or importlib.util.find_spec("ipywidgets") is None:
         return False  # decided without importing rich
     from rich.console import Console

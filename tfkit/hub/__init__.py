@@ -1,7 +1,7 @@
-"""Hugging Face model folders <-> Transformer. The only place where a family's rules are applied to tensors.
+"""Hugging Face model folders <-> Transformer. Only this package applies the rules of a family to tensors.
 
-Loading is strict both ways: every foreign tensor is mapped or known to carry no information, every parameter of ours is filled.
-safetensors and JSON only: a pickle can run code, so it is refused.
+Loading is strict in both directions: each tensor of a file is either mapped or known to carry no information, and each parameter of the
+model is filled. Only safetensors and JSON are read: a pickle can run code, so it is refused.
 """
 
 from tfkit.hub.config_json import OWN_TYPE as OWN_TYPE

@@ -1,4 +1,4 @@
-"""config.json and tfkit.json <-> ModelConfig."""
+"""Conversion between ModelConfig and the files that describe a model, config.json and tfkit.json."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -24,22 +24,22 @@ from tfkit.run.model_files import MIB, read_object
 from tfkit.run.tfkit_json import NAME, read_tfkit_json
 from tfkit.run.verified import find_named
 
-OWN_TYPE = "tfkit"  # model_type of a model that no Hugging Face class can express: it fails to load elsewhere rather than load wrong
+OWN_TYPE = "tfkit"  # model_type of a model that no Hugging Face class can express, so that other programs refuse to load it
 _GENERATION_KEYS = (  # transformers reads these from config.json if there is no generation_config.json
     *("max_length", "min_length", "do_sample", "early_stopping", "num_beams", "num_beam_groups", "diversity_penalty", "temperature"),
     *("top_k", "top_p", "typical_p", "repetition_penalty", "length_penalty", "no_repeat_ngram_size", "encoder_no_repeat_ngram_size"),
     *("bad_words_ids", "num_return_sequences", "forced_bos_token_id", "exponential_decay_length_penalty", "suppress_tokens"),
     *("begin_suppress_tokens", "forced_eos_token_id"),
 )
-TRAINING_ONLY_FIELDS = {"init", "dropout", "routing"}  # how a model is trained, not what it computes; kept in tfkit.json
+TRAINING_ONLY_FIELDS = {"init", "dropout", "routing"}  # they affect only the training, not a trained model, and are saved in tfkit.json
 _MAX_PROBLEMS = 20  # in a message
-LIMIT = 4 * MIB  # maximum size of config.json: a thousand times the usual
+LIMIT = 4 * MIB  # the maximum size of config.json: a thousand times the usual size
 
 
 def read_config(hf: Mapping[str, Any], folder: Path) -> tuple[Family | None, ModelConfig]:
-    """Return the family (None: the model_type is "tfkit") and our config of the model that a config.json, with tfkit.json, describes.
+    """Return the family (None: the model_type is "tfkit") and our config of the model that config.json and tfkit.json describe.
 
-    Raise ModelError for a model that tfkit does not implement, and for missing or invalid fields.
+    `hf`: the content of config.json. Raise ModelError for a model that tfkit does not implement, and for missing or invalid fields.
     """
     path = folder / "config.json"
     kind = hf.get("model_type")
@@ -58,7 +58,7 @@ def read_config(hf: Mapping[str, Any], folder: Path) -> tuple[Family | None, Mod
         raise ModelError(f"{path}: {error}") from None
     if family and not family.classes_of(config):
         raise ModelError(
-            f"{path}: {config.encoder_layers} encoder and {config.decoder_layers} decoder layers do not make a {kind}: one stack is missing"
+            f"{path}: {config.encoder_layers} encoder and {config.decoder_layers} decoder layers do not make a {kind}: a stack is missing"
         )
     document = read_tfkit_json(folder)
     if family:
@@ -70,9 +70,8 @@ def read_config(hf: Mapping[str, Any], folder: Path) -> tuple[Family | None, Mod
 
 
 def read_generation(hf: Mapping[str, Any], folder: Path) -> dict[str, Any]:
-    """Return the content of generation_config.json; without that file, the generation settings that an older config.json has.
-
-    The file is optional: one that cannot be read counts as empty.
+    """Return the content of generation_config.json; without that file, the generation settings of config.json (`hf`), where older versions
+    of transformers saved them. The file is optional, so a file that cannot be read counts as empty.
     """
     try:
         path = find_named(folder, "generation_config.json")
@@ -82,7 +81,7 @@ def read_generation(hf: Mapping[str, Any], folder: Path) -> dict[str, Any]:
 
 
 def family_of(config: ModelConfig, prefer: str | None = None) -> Family | None:
-    """Return a family whose Hugging Face configuration expresses this config completely, `prefer` if possible; None if there is none."""
+    """Return a family whose Hugging Face configuration expresses this config completely, if possible the one named `prefer`; else None."""
     families = sorted(FAMILIES.values(), key=lambda family: family.name != prefer)
     return next((family for family in families if _expresses(family, config)), None)
 
@@ -92,15 +91,15 @@ def _expresses(family: Family, config: ModelConfig) -> bool:
         return False
     try:
         restored = ModelConfig.model_validate(family.from_hf(normalize_keys(to_config_json(family, config), family)))
-    except ValueError:  # for example, a width that the family's layout cannot express
+    except ValueError:  # a value is invalid in the family, such as a width
         return False
     return computation(restored) == computation(config)
 
 
 def computation(config: ModelConfig) -> dict[str, Any]:
-    """Return all fields that determine a model's output, so that equal models have equal fields.
+    """Return all fields that determine a model's output. Models that compute the same have equal fields.
 
-    Windows, rotations and experts have a value for each layer, since in a config different lists can give the same values.
+    Windows, rotations and experts are listed for each layer, since a config can describe the same layers by different lists.
     """
     layers = range(max(config.encoder_layers, config.decoder_layers))
     windows, rotations, has_experts = ([of(layer) for layer in layers] for of in (config.window, config.rotation, config.has_experts))
@@ -115,15 +114,15 @@ def computation(config: ModelConfig) -> dict[str, Any]:
 
 
 def to_config_json(family: Family, config: ModelConfig, labels: Sequence[str] = ()) -> dict[str, Any]:
-    """Return the config.json that Hugging Face's class of the family reads. Raise UnsupportedError if it cannot express the model."""
+    """Return the config.json for the family's Hugging Face class. Raise UnsupportedError if it cannot express the model."""
     body = {"architectures": [family.architecture(config)], "model_type": family.model_type, **family.to_hf(config)}
     if not isinstance(config.head, LanguageModelHeadConfig | MaskedLanguageModelHeadConfig):
-        body.pop("tie_word_embeddings", None)  # there is nothing to tie: the class's default applies to a head added later
+        body.pop("tie_word_embeddings", None)  # there is no output matrix to tie; the class's default applies if a head is added later
     return body | label_fields(config.head, labels)
 
 
 def label_fields(head: HeadConfig, labels: Sequence[str]) -> dict[str, Any]:
-    """Return config.json's fields for the classes or tags, from which Hugging Face takes their number."""
+    """Return the fields of config.json that name the classes or tags, from which Hugging Face takes the number of labels."""
     names = labels or _default_names(_count(head))
     if not names:
         return {}
@@ -132,7 +131,7 @@ def label_fields(head: HeadConfig, labels: Sequence[str]) -> dict[str, Any]:
 
 
 def read_labels(hf: Mapping[str, Any], head: HeadConfig) -> tuple[str, ...]:
-    """Return the names of the head's classes or tags; Hugging Face's LABEL_0, LABEL_1 ... if config.json does not name all."""
+    """Return the names of the head's classes or tags: LABEL_0, LABEL_1 ..., as in Hugging Face, unless config.json names all of them."""
     count = head.count if isinstance(head, ClassesHeadConfig | TagsHeadConfig) else 0
     known = hf.get("id2label")
     names = [known.get(str(number)) for number in range(count)] if isinstance(known, dict) and len(known) == count else []
@@ -142,12 +141,12 @@ def read_labels(hf: Mapping[str, Any], head: HeadConfig) -> tuple[str, ...]:
 
 
 def are_unnamed(labels: Sequence[str]) -> bool:
-    """Whether the labels have Hugging Face's default names."""
+    """Return whether the labels have Hugging Face's default names."""
     return tuple(labels) == _default_names(len(labels))
 
 
 def read_problem_type(hf: Mapping[str, Any]) -> str | None:
-    """Return Hugging Face's word for the type of the labels (a number, one class, or any number of classes); None if there is none."""
+    """Return `problem_type` of config.json: whether a label is a number, one class, or any number of classes. None if it is not stated."""
     stated = hf.get("problem_type")
     return stated if stated in ("regression", "single_label_classification", "multi_label_classification") else None
 
@@ -164,7 +163,7 @@ def _count(head: HeadConfig) -> int:
 
 
 def apply_changes(config: ModelConfig, changes: Mapping[str, Any]) -> ModelConfig:
-    """Return the config with a recipe's changes. Raise UsageError for values that do not fit it."""
+    """Return the config with the changes of a recipe. Raise UsageError for values that the config does not accept."""
     try:
         return ModelConfig.model_validate(merge(config.model_dump(), changes), strict=True)
     except ValidationError as error:
@@ -179,6 +178,6 @@ def _validated(values: Any, path: Path) -> ModelConfig:
 
 
 def _describe(error: ValidationError, prefix: str = "") -> str:
-    """Return the problems of a config, each after the name of its field; that of several fields, which only the message names, has none."""
+    """Return the problems of a config as text, each after the name of its field. A problem of several fields has only its message."""
     problems = [(".".join(map(str, e["loc"])), e["msg"].removeprefix("Value error, ")) for e in error.errors()[:_MAX_PROBLEMS]]
     return "; ".join(f"{prefix}{field}: {text}" if field else text for field, text in problems)

@@ -1,5 +1,5 @@
-"""The model folder of a path: a checkpoint, a run folder, a Hugging Face model folder, or a repository of the Hub; and the hash and the run
-id that identify its model.
+"""Finding the model folder of a path, which may be a checkpoint, a run folder, a Hugging Face model folder or a repository of the Hub; also
+the hash and the run id that identify a model.
 """
 
 import hashlib
@@ -21,14 +21,14 @@ from tfkit.run.verified import find_named, verified
 
 ADAPTER = "adapter_config.json"  # in the folder of an adapter in the format of the peft library
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
-_known: dict[tuple[tuple[str, Identity], ...], str] = {}  # the hashes computed in this process, by the names and identities of the files
+_known: dict[tuple[tuple[str, Identity], ...], str] = {}  # the results of `content_hash`, by the names and identities of the files
 
 
 def find_checkpoint(path: str | Path) -> Path:
-    """Return the model folder of a path: the path itself, a run folder's best or else newest checkpoint, or `hub:org/name@revision`. A path
-    may begin with ~, the home folder, as those of data may.
+    """Return the model folder of a path: the path itself, a run folder's best or else newest checkpoint, or the downloaded repository for
+    `hub:org/name@revision`. The path may begin with ~, the home folder, as the paths of data may.
 
-    Raise ModelError if there is none.
+    Raise ModelError if there is no model folder.
     """
     if str(path).startswith("hub:"):
         return _download(str(path)[4:])
@@ -39,9 +39,7 @@ def find_checkpoint(path: str | Path) -> Path:
 
 
 def unread_format(path: Path) -> str | None:
-    """Return the message that refuses weights in a format that is never read, a pickle or GGUF, and says how to convert them; None for
-    the names of other files.
-    """
+    """Return the error message for a file of a format that is never read (pickle, GGUF), with the remedy; None for any other file."""
     if path.suffix == ".gguf":
         classes, source = "AutoModelForCausalLM and AutoTokenizer", f'"{path.parent}", gguf_file="{path.name}"'
         return (
@@ -51,7 +49,7 @@ def unread_format(path: Path) -> str | None:
     if path.suffix not in _PICKLES:
         return None
     return (
-        f"{path}: is a pickle, which can run code when it is opened, so tfkit never does: convert it to safetensors where you trust it, "
+        f"{path}: is a pickle, which can run code when it is opened, so tfkit never opens it: if you trust it, convert it to safetensors, "
         f'for example with transformers: {_class_of(path.parent)}.from_pretrained("OLD").save_pretrained("NEW", safe_serialization=True)'
     )
 
@@ -98,7 +96,7 @@ def _find_folder(folder: Path) -> Path:
         raise ModelError(unread_format(folder) or f"{folder}: a file; give the folder that holds it, with its config.json")
     if files := sorted(folder.glob("*.gguf")):
         raise ModelError(str(unread_format(files[0])))
-    # such as checkpoint-500 of transformers' Trainer, or a snapshot in the Hub's cache
+    # The path may contain model folders, such as checkpoint-500 of transformers' Trainer, or a snapshot in the Hub's cache.
     inside = [path.parent for pattern in ("*/config.json", "snapshots/*/config.json") for path in folder.glob(pattern)]
     latest = max(inside, key=lambda path: (len(path.name), path.name), default=None)
     remedy = f"name a model folder in it, such as {latest}" if latest else "give one of these"
@@ -106,7 +104,7 @@ def _find_folder(folder: Path) -> Path:
 
 
 def _last_stage(folder: Path, stages: dict[str, Path]) -> Path:
-    """Return the checkpoint of the last stage of a chain. Raise ModelError if it has none yet."""
+    """Return the checkpoint of the last stage of a chain. Raise ModelError if that stage has no checkpoint yet."""
     *_, last = stages.values()
     if (last / "checkpoints").is_dir():
         return _find_folder(last)
@@ -120,7 +118,7 @@ def _last_stage(folder: Path, stages: dict[str, Path]) -> Path:
 
 
 def _describe_state(folder: Path) -> str:
-    """Describe the state of a run from its run.json, as the predicate of a sentence."""
+    """Return the state of a run from its run.json, as the predicate of a sentence."""
     try:
         run = read_run_json(folder)
     except (OSError, ValueError):
@@ -152,8 +150,8 @@ def _download(name: str) -> Path:
 
 
 def content_hash(folder: Path) -> str:
-    """Return the SHA-256 of config.json, an adapter's adapter_config.json, and the safetensors files in the order of their names: for
-    lineage, and to check whether the model is still the same.
+    """Return one SHA-256 over config.json, adapter_config.json (of an adapter) and the safetensors files, sorted by name. It identifies the
+    model in lineages, and shows whether the model has changed.
 
     Raise ModelError for files that differ from the folder's manifest.
     """
@@ -175,5 +173,5 @@ def content_hash(folder: Path) -> str:
 
 
 def run_id_of(folder: Path) -> str | None:
-    """Return the id of the run that trained the model; None if tfkit.json does not have it."""
+    """Return the id of the run that trained the model; None if tfkit.json does not state it."""
     return read_tfkit_json(folder).run_id

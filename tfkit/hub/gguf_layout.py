@@ -1,8 +1,8 @@
-"""A model in the layout of GGUF, the files of llama.cpp: the fields that describe it, and its tensors under GGUF's names.
+"""A model in the layout of GGUF, the file format of llama.cpp: the fields that describe the model, and its tensors under GGUF's names.
 
-The `gguf` package maps Hugging Face's names to GGUF's. Three things differ from our layout: Gemma's norm weights are stored plus 1; the
-rows of Llama's and SmolLM3's q_proj and k_proj are interleaved, since llama.cpp rotates neighbouring rows together, whereas Hugging Face
-rotates rows that are half a head apart; and the experts' matrices are stacked, such as the up_proj of all experts of a layer in one tensor.
+The `gguf` package maps Hugging Face's names to GGUF's. Three things differ from our layout. GGUF stores the norm weights of Gemma plus 1.
+It interleaves the rows of q_proj and k_proj for Llama and SmolLM3, since llama.cpp rotates neighbouring rows together, whereas Hugging
+Face rotates rows that are half a head apart. It stacks the matrices of experts: those of all experts of a layer are one tensor.
 """
 
 import re
@@ -29,20 +29,20 @@ if TYPE_CHECKING:
 
 _ROTATES_NEIGHBOURS = ("llama", "smollm3")
 _TANH = ("gpt2", "gemma", "gemma2", "gemma3")  # architectures with a GELU in its tanh form; the others have a SiLU
-_OPTIONAL_BIASES = ("llama", "gpt2", "qwen2")  # llama.cpp reads biases of these, if there are any, and none of the others
-_NOT_NORMALIZED = ("olmoe",)  # families whose chosen experts keep their probabilities; others divide these by their sum
+_OPTIONAL_BIASES = ("llama", "gpt2", "qwen2")  # llama.cpp reads the biases of these architectures, if there are any, and of no others
+_NOT_NORMALIZED = ("olmoe",)  # architectures in which llama.cpp does not divide the probabilities of the chosen experts by their sum
 _WINDOWS = {"gemma2": 2, "gemma3": 6}  # n: every n-th layer has no window
 _EXPERT = re.compile(r"\.experts\.(\d+)\.")
-_THETA_GEMMA3 = 1e4  # in layers with a window
+_THETA_GEMMA3 = 1e4  # the rotary theta that llama.cpp uses in layers with a window
 _FACTORS = "rope_freqs.weight"  # llama.cpp divides the rotary frequencies by these factors
-_LAYERS_27B = {"gemma2": 46, "gemma3": 62}  # llama.cpp recognizes the 27B models, whose scores have another scale, by their layers
+_LAYERS_27B = {"gemma2": 46, "gemma3": 62}  # by this number of layers, llama.cpp recognizes the 27B models, and scales scores differently
 
 
 @dataclass(frozen=True)
 class GgufLayout:
     """The GGUF layout of a model of one of our families."""
 
-    family: Family  # its rules transpose nothing
+    family: Family  # with rules that transpose no matrix
     config: ModelConfig
     architecture: str
 
@@ -81,7 +81,7 @@ class GgufLayout:
             writer.add_sliding_window(config.window(0) or config.context_length)
 
     def tensors(self, ours: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
-        """Yield the tensors of a model under GGUF's names, each read only when it is yielded."""
+        """Yield the tensors of a model under GGUF's names. Each is read only when it is yielded."""
         for name, parts in groupby(to_foreign(ours, self.family, self.config), lambda pair: self._name(pair[0])):
             tensors = [self._permute_rows(theirs, tensor.float(), 2) + self._offset(theirs) for theirs, tensor in parts]
             yield name, torch.stack(tensors) if name.endswith("_exps.weight") else tensors[0]
@@ -91,7 +91,7 @@ class GgufLayout:
             yield _FACTORS, rotary_frequencies(head_dim, plain) / rotary_frequencies(head_dim, position)
 
     def ours(self, read: Callable[[str], Tensor]) -> Tensors:
-        """Convert a file's tensors to ours; `read` returns a tensor by GGUF's name."""
+        """Convert the tensors of a GGUF file to ours; `read` returns a tensor by its GGUF name."""
         names = [*expected_shapes(self.family, self.config)]
         half, read = self.config.head_dim // 2, lru_cache(maxsize=1)(read)
 
@@ -103,7 +103,7 @@ class GgufLayout:
         return from_foreign(foreign, self.family, self.config)
 
     def _name(self, theirs: str) -> str:
-        """Return GGUF's name of a tensor; the experts of a layer share one name."""
+        """Return the GGUF name of a tensor. The corresponding matrices of all experts of a layer share a name."""
         base, _, part = _EXPERT.sub(".experts.", theirs).rpartition(".")
         return f"{self._names.get_name(base)}.{part}"
 
@@ -115,7 +115,7 @@ class GgufLayout:
         return gguf.get_tensor_name_map(kind, self.config.decoder_layers)
 
     def _permute_rows(self, theirs: str, tensor: Tensor, parts: int) -> Tensor:
-        """Interleave the rows of each head in q_proj and k_proj, cut into `parts`: 2 interleaves the halves, E / 2 separates them again."""
+        """Interleave `parts` parts of each head's rows in q_proj and k_proj: 2 interleaves its halves, E / 2 separates them again."""
         if self.architecture not in _ROTATES_NEIGHBOURS or not theirs.rpartition(".")[0].endswith(("q_proj", "k_proj")):
             return tensor
         return tensor.reshape(-1, parts, self.config.head_dim // parts, *tensor.shape[1:]).transpose(1, 2).reshape(tensor.shape)
@@ -131,15 +131,15 @@ def gguf_layout(config: ModelConfig, family: str) -> GgufLayout:
         own = " (which no class of transformers computes)" if family == OWN_TYPE else ""
         raise ModelError(f"models of the family {family}{own} are not exported as GGUF; those of {', '.join(GGUF_ARCHITECTURES)} are")
     if config.head.kind != "lm":
-        raise ModelError(f"the model has a head of kind {config.head.kind}, and llama.cpp needs that of a language model")
+        raise ModelError(f"the model has a head of kind {config.head.kind}, but llama.cpp needs the head of a language model")
     if problem := _difference(config, architecture):
         raise ModelError(f"llama.cpp computes this model differently: {problem}")
-    rules = tuple(replace(rule, transposed=False) for rule in FAMILIES[family].rules)  # GGUF's matrices are (out, in), as ours
+    rules = tuple(replace(rule, transposed=False) for rule in FAMILIES[family].rules)  # matrices of GGUF are (out, in), like ours
     return GgufLayout(replace(FAMILIES[family], rules=rules), config, architecture)
 
 
 def _difference(config: ModelConfig, architecture: str) -> str | None:
-    """Return the first difference from llama.cpp's computation; None if there is none."""
+    """Return the first difference of the model from llama.cpp's computation, as a clause; None if there is none."""
     if config.mlp.activation != ("gelu_tanh" if architecture in _TANH else "silu"):
         return f"its activation is {config.mlp.activation}"
     biases = config.attention.qkv_bias or config.attention.out_bias or config.mlp.bias
@@ -156,22 +156,22 @@ def _difference(config: ModelConfig, architecture: str) -> str | None:
     if abs(own_scale - scale) > 1e-6:
         return f"its attention scores have the scale {own_scale:g}, whereas llama.cpp uses {scale:g}"
     for part, cap in (("attention scores", config.attention.softcap), ("logits", getattr(config.head, "softcap", None))):
-        if (cap is None) == (architecture == "gemma2"):  # whose scores llama.cpp divides by the cap, even if it is 0
+        if (cap is None) == (architecture == "gemma2"):  # llama.cpp divides the scores of Gemma 2 by the cap, even if that is 0
             return f"its {part} have {'no' if cap is None else 'a'} soft cap"
     return _difference_of_layers(config, architecture)
 
 
 def _difference_of_layers(config: ModelConfig, architecture: str) -> str | None:
-    """Return the first difference in the windows and rotary positions of the layers."""
+    """Return the first difference of the layers' windows and rotary positions from llama.cpp's; None if there is none."""
     layers = range(config.decoder_layers)
     windows = [config.window(layer) for layer in layers]
     used = [window if window is not None and window < config.context_length else None for window in windows]
     if architecture in _WINDOWS:
         period = _WINDOWS[architecture]
         regular = [None if (layer + 1) % period == 0 else windows[0] for layer in layers]
-        # Gemma 3's layers without a window also have wavelengths of their own, so that windows matter even if they hold the whole context.
+        # Gemma 3's layers without a window also have another theta, so windows matter even if they are as long as the context.
         if (any(used) or architecture == "gemma3") and (windows != regular or windows[0] is None):
-            return f"its layers do not have a window each but for every {period}th, which has none"
+            return f"its windows differ: llama.cpp gives all layers the same window, except every {period}th layer, which has none"
     elif any(used):
         return f"its attention has a window of {next(filter(None, used)):,} tokens, shorter than its context of {config.context_length:,}"
     position = config.position

@@ -1,20 +1,19 @@
-"""Longer or shorter embedding tables for a trained model: more entries in the vocabulary, or fewer positions."""
+"""A trained model with more entries in its vocabulary, or with fewer learned positions."""
 
 import torch
 
 from tfkit.model.transformer import Transformer, build, on_meta
 
-_ROWS = ("embedding.tokens.weight", "head.output.weight", "head.bias")  # tensors with one row for each entry
+_ROWS = ("embedding.tokens.weight", "head.output.weight", "head.bias")  # tensors with one row for each entry of the vocabulary
 _POSITIONS = {"embedding.positions.weight", "embedding.decoder.positions.weight"}
 
 
 def with_more_entries(model: Transformer, vocab_size: int, seed: int) -> Transformer:
-    """Return the same model with new entries after its own, up to `vocab_size`; their vectors are drawn with `seed` as in pretraining.
-
-    GPT's fine-tuning adds three entries (Radford et al. 2018, section 3.2).
+    """Return the same model with a vocabulary of `vocab_size` entries. The vectors of the new entries, which come last, are drawn with
+    `seed`, as in pretraining. GPT's fine-tuning adds three entries (Radford et al. 2018, section 3.2).
     """
     config, tensors = model.config, model.state_dict()
-    few = {name: min(1, getattr(config, name)) for name in ("encoder_layers", "decoder_layers")}  # only the new rows are needed
+    few = {name: min(1, getattr(config, name)) for name in ("encoder_layers", "decoder_layers")}  # only rows of _ROWS are used
     new = build(config.model_copy(update={"vocab_size": vocab_size - config.vocab_size, **few}), seed).state_dict()
     tensors |= {name: torch.cat([tensors[name], new[name].to(tensors[name])]) for name in _ROWS if name in tensors}
     larger = on_meta(config.model_copy(update={"vocab_size": vocab_size}))
@@ -24,7 +23,7 @@ def with_more_entries(model: Transformer, vocab_size: int, seed: int) -> Transfo
 
 
 def with_fewer_positions(model: Transformer, context_length: int) -> Transformer:
-    """Return the same model without its last learned positions: it computes the same for texts of at most `context_length` tokens."""
+    """Return the same model with positions for `context_length` tokens only, which computes the same for texts of at most this length."""
     shorter = on_meta(model.config.model_copy(update={"context_length": context_length}))
     tensors = model.state_dict()
     for name in tensors.keys() & _POSITIONS:

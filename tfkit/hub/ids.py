@@ -1,4 +1,4 @@
-"""The token ids that the files of a model folder state. Each must be in the vocabulary: an id outside it has no embedding."""
+"""The token ids in the configuration files of a model folder. Each must be in the vocabulary, since any other id has no embedding."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
@@ -19,7 +19,7 @@ _NAMES = (
     *("decoder_start_token_id", "forced_bos_token_id", "forced_eos_token_id"),
     *("bad_words_ids", "force_words_ids", "suppress_tokens", "begin_suppress_tokens"),
 )
-# These classes write the ids of the released vocabulary into every file whose author set none.
+# By model_type: the ids of the released vocabulary, which transformers' class writes into config.json if the author set none.
 _CLASS_DEFAULTS = {
     "gpt2": {"bos_token_id": 50256, "eos_token_id": 50256},
     "modernbert": {**dict.fromkeys(("bos_token_id", "cls_token_id"), 50281), **dict.fromkeys(("eos_token_id", "sep_token_id"), 50282)},
@@ -31,9 +31,9 @@ _CLASS_DEFAULTS = {
 
 
 def read_ids(hf: Mapping[str, Any], folder: Path, vocab_size: int) -> dict[str, Any]:
-    """Return the bos, eos, pad, start and forced ids of config.json, completed from generation_config.json; several eos ids are a list.
+    """Return the ids with the names SPECIAL_IDS from config.json, completed from generation_config.json; several eos ids are a list.
 
-    Raise ModelError if any token id in these files is not in the vocabulary, or a value in config.json is no id.
+    `hf`: the content of config.json. Raise ModelError for an id outside the vocabulary, and for another value than an id in config.json.
     """
     generation = read_generation(hf, folder)
     defaults = {key: value for key, value in _CLASS_DEFAULTS.get(str(hf.get("model_type")), {}).items() if value >= vocab_size}
@@ -52,21 +52,21 @@ def read_ids(hf: Mapping[str, Any], folder: Path, vocab_size: int) -> dict[str, 
 
 
 def merge_special_ids(ids: Mapping[str, Any], generation: Mapping[str, Any]) -> dict[str, Any]:
-    """Return `ids`, completed from generation_config.json; the eos ids of both are merged."""
-    further = {name: generation[name] for name in SPECIAL_IDS if _are_ids(name, generation.get(name))}
-    ends = [end for source in (ids, further) for end in stated_ends(source)]
+    """Return `ids`, completed by the ids of `generation` (generation_config.json) that `ids` lacks; the eos ids of both are combined."""
+    generation_ids = {name: generation[name] for name in SPECIAL_IDS if _are_ids(name, generation.get(name))}
+    ends = [end for source in (ids, generation_ids) for end in stated_ends(source)]
     merged = {_EOS: ends[0] if len({*ends}) == 1 else list(dict.fromkeys(ends))} if ends else {}
-    return further | dict(ids) | merged
+    return generation_ids | dict(ids) | merged
 
 
 def stated_ends(special_ids: Mapping[str, Any]) -> tuple[int, ...]:
-    """Return the eos ids in the result of `read_ids`."""
+    """Return the eos ids in the result of `read_ids`, which may be one id or a list."""
     ends = special_ids.get(_EOS, [])
     return tuple(ends) if isinstance(ends, list) else (ends,)
 
 
 def read_tokenizer(folder: Path, vocab_size: int) -> Tokenizer | None:
-    """Return a model folder's tokenizer, if it has one. Raise ModelError if it has more entries than the model has embeddings."""
+    """Return a model folder's tokenizer; None if there is none. Raise ModelError if it has more entries than the model has embeddings."""
     tokenizer = load_tokenizer(folder)
     if tokenizer is not None and tokenizer.size > vocab_size:
         raise ModelError(
@@ -77,7 +77,7 @@ def read_tokenizer(folder: Path, vocab_size: int) -> Tokenizer | None:
 
 
 def with_model_ids(tokenizer: Tokenizer | None, special_ids: Mapping[str, Any]) -> Tokenizer | None:
-    """Return the tokenizer with three ids of `read_ids`: the decoder's start, the forced first id of its texts, and the ends of a text."""
+    """Return the tokenizer with those ids of `read_ids` with which the decoder starts, that it must write first, and that end a text."""
     if tokenizer is None:
         return None
     start = special_ids.get("decoder_start_token_id", tokenizer.decoder_start_id)
@@ -86,7 +86,7 @@ def with_model_ids(tokenizer: Tokenizer | None, special_ids: Mapping[str, Any]) 
 
 
 def _ids(stated: Mapping[str, Any]) -> Iterator[tuple[str, int]]:
-    """Yield the key and the number of each id in a file's fields, also from lists of lists."""
+    """Yield the key and the value of each token id in the fields of a file, also from nested lists."""
     for name in _NAMES:
         pending = [stated.get(name)]
         while pending:
@@ -98,5 +98,5 @@ def _ids(stated: Mapping[str, Any]) -> Iterator[tuple[str, int]]:
 
 
 def _are_ids(name: str, value: Any) -> bool:
-    """Whether a value is an id or, for eos, a list of ids."""
+    """Return whether a value is an id or, for eos, a list of ids."""
     return all(type(one) is int for one in (value if name == _EOS and isinstance(value, list) else [value]))

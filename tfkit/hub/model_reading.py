@@ -1,4 +1,4 @@
-"""A Hugging Face model folder -> Transformer."""
+"""Loading of a Hugging Face model folder as a Transformer."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -43,29 +43,29 @@ from tfkit.tokenizer.conversations import end_ids
 
 @dataclass(frozen=True, kw_only=True)
 class ModelFolder:
-    """A model folder. `codec`: our wrapper of its tokenizer, None if it has none; `family`: the model's family, "tfkit" if it has none."""
+    """The content of a model folder, without its weights."""
 
     folder: Path
     config: ModelConfig
-    codec: Tokenizer | None
-    family: str
-    special_ids: dict[str, Any] = field(default_factory=dict)  # bos, eos, pad and start ids of the folder's files
-    labels: tuple[str, ...] = ()  # the names of classes or tags, by number
-    problem_type: str | None = None  # Hugging Face's word for their type, if the folder has it
-    left_out: tuple[str, ...] = ()  # other parts of the folder, such as one that reads images
+    codec: Tokenizer | None  # tfkit's wrapper of the tokenizer; None if the folder has no tokenizer
+    family: str  # "tfkit" for a model of no family
+    special_ids: dict[str, Any] = field(default_factory=dict)  # the bos, eos, pad, start and forced ids in the folder's files
+    labels: tuple[str, ...] = ()  # the names of classes or tags, by index
+    problem_type: str | None = None  # config.json's `problem_type`: the type of the labels; None if it states none
+    left_out: tuple[str, ...] = ()  # the parts of the folder's model that are not read, such as one for images
     generation: dict[str, Any] = field(default_factory=dict)  # generation_config.json, or the same settings of an older config.json
 
     def notes(self) -> list[str]:
-        """Return sentences about the parts of the folder that were not read."""
+        """Return a sentence about the parts of the folder's model that are not read; [] if there are none."""
         return [f"{self.folder}: only the text part is read; left out: {', '.join(self.left_out)}"] if self.left_out else []
 
     def require_tokenizer(self) -> Tokenizer:
         """Return the tokenizer. Raise ModelError if the folder has none."""
         if self.codec is None:
-            remedy = "put the model's own beside it"
+            remedy = "put that of the model there"
             if (self.folder / "source.spm").is_file():  # Marian's
                 remedy = "a pair of SentencePiece models, source.spm and target.spm, is not read"
-            raise ModelError(f"{self.folder}: no tokenizer.json here, and no text can be read without; {remedy}")
+            raise ModelError(f"{self.folder}: no tokenizer.json here, and no text can be read without it; {remedy}")
         return self.codec
 
 
@@ -74,7 +74,7 @@ class Loaded(ModelFolder):
     """A model folder in memory."""
 
     model: Transformer
-    new_parameters: tuple[str, ...] = ()  # parameters of the requested head that the files lack, drawn at random
+    new_parameters: tuple[str, ...] = ()  # the parameters of the requested head that the files lack; they are random
 
     @property
     def tokenizer(self) -> Backend | None:
@@ -83,29 +83,30 @@ class Loaded(ModelFolder):
 
     @property
     def eos_ids(self) -> list[int]:
-        """The ids that end a text (`tokenizer.conversations.end_ids`); without a tokenizer, the ends that the folder's files state."""
+        """The ids that end a text (`tokenizer.conversations.end_ids`); without a tokenizer, the eos ids in the folder's files."""
         return [*(stated_ends(self.special_ids) if self.codec is None else end_ids(self.codec))]
 
     @property
     def start_id(self) -> int | None:
-        """The id with which the decoder of an encoder-decoder begins; None if it is unknown."""
+        """The id with which the decoder of an encoder-decoder starts; None if it is unknown."""
         stated = (self.special_ids.get(name) for name in ("decoder_start_token_id", "pad_token_id"))
         codec_pad = self.codec.pad_id if self.codec else None
         return next((token_id for token_id in stated if token_id is not None), codec_pad)
 
     @property
     def facts(self) -> Mapping[str, Any]:
-        """The content of the folder's tfkit.json; empty without one."""
+        """The content of the folder's tfkit.json; {} if there is no such file."""
         return read_tfkit_json(self.folder).fields
 
     def save(self, folder: str | Path) -> None:
         """Write a model folder as training does: float32 weights, configuration, tokenizer, and the lineage of the loaded model.
 
-        Raises ModelError for a model whose weights have 8 bits.
+        Raises ModelError for a model whose weights were quantized to 8 bits.
         """
         if any(isinstance(module, Int8Linear) for module in self.model.modules()):
             raise ModelError(
-                f"{folder}: this model's weights have 8 bits, and its own are gone; load it without precision='int8' to save it"
+                f"{folder}: this model's weights have 8 bits, and the original ones are no longer in memory; load it without "
+                "precision='int8' to save it"
             )
         Path(folder).mkdir(parents=True, exist_ok=True)
         save_model(
@@ -118,7 +119,7 @@ class Loaded(ModelFolder):
             labels=self.labels,
             problem_type=self.problem_type,
             generation=self.generation,
-            facts={name: self.facts[name] for name in ("run_id", "lineage") if name in self.facts},
+            facts={name: value for name, value in self.facts.items() if name in ("run_id", "lineage")},
         )
 
 
@@ -127,7 +128,7 @@ class Described(ModelFolder):
     """A model folder without its weights."""
 
     objective: str | None = None  # the kind of objective that the model was trained for, from tfkit.json
-    objective_settings: dict[str, Any] = field(default_factory=dict)  # the settings of its section that predictions depend on
+    objective_settings: dict[str, Any] = field(default_factory=dict)  # the settings of the objective on which predictions depend
 
 
 def describe(path: str | Path) -> Described:
@@ -151,11 +152,11 @@ def load(
 ) -> Loaded:
     """Load a checkpoint, a run folder (its best checkpoint, else its newest) or any Hugging Face model folder with safetensors.
 
-    The model has the head `head`, or else the one that config.json names. Parameters of `head` that the files lack are drawn with `seed`,
-    and `new_parameters` has their names; with `other_labels`, for other classes than the file's, all parameters with a row for each class
-    are drawn. `changes`: fields of the config, such as dropout, that replace the file's. `defer_blocks`: the model is in float32 on the
-    CPU, its blocks stay on the meta device, and its `fill_block` reads one block. Raise ModelError if the folder is missing, damaged,
-    unsupported or does not fit its own configuration. Files are compared with the folder's manifest, if there is one, while they are read.
+    The model has the head `head`, or else the head that config.json describes. Parameters of `head` that the files lack are drawn with
+    `seed`, and `new_parameters` has their names. `other_labels`: the classes differ from those of the file, so all parameters with a row
+    for each class are drawn. `changes`: fields of the config, such as dropout, that replace those of the file. `defer_blocks`: the model is
+    in float32 on the CPU, its blocks stay on the meta device, and its `fill_block` reads one block. Raise ModelError if the folder is
+    missing, damaged, unsupported or does not fit its own configuration, or if a file differs from the folder's manifest.
     """
     folder = find_checkpoint(path)
     with verified(folder, weights=True):
@@ -168,7 +169,8 @@ def load(
         lacking = missing_of_head(weights, family, config) if new_head else frozenset()
         expected = {name: shape for name, shape in expected_shapes(family, config).items() if name not in lacking}
         check_fit(weights, expected, folder)
-        about = opened.about(hf if config.head == opened.own_head and not other_labels else {})  # the file names its own head's labels only
+        has_names = config.head == opened.own_head and not other_labels  # config.json names only the labels of its own head
+        about = opened.about(hf if has_names else {})
         blocks = LazyBlocks(weights, family, config) if defer_blocks else None
         tensors = read_ours(weights if blocks is None else blocks.others, family, config)
         new = _draw_head(config, seed, tensors) if new_head and is_head_incomplete(tensors, config) else {}
@@ -180,7 +182,7 @@ def load(
 
 @contextmanager
 def open_tensors(path: str | Path) -> Iterator[Mapping[str, Tensor]]:
-    """A context with a model folder's weights under our names, each read on demand. Raise ModelError as `load` does."""
+    """A context with the weights of a model folder under tfkit's names. Each is read on demand. Raise ModelError as `load` does."""
     folder = find_checkpoint(path)
     with verified(folder, weights=True):
         opened = _open(folder, None, {})
@@ -193,16 +195,16 @@ class _Opened:
     """A folder whose files were checked, and whose weights have the names that its config requires."""
 
     folder: Path
-    hf: dict[str, Any]
+    hf: dict[str, Any]  # the content of config.json
     family: Family | None
     config: ModelConfig
-    own_head: HeadConfig  # the head that config.json names
+    own_head: HeadConfig  # the head that config.json describes
     special_ids: dict[str, Any]
     weights: Mapping[str, Weight]
     left_out: tuple[str, ...]
 
     def about(self, of_labels: Mapping[str, Any]) -> dict[str, Any]:
-        """Return the fields of a ModelFolder; `of_labels`: config.json, empty if it does not name the labels of the head."""
+        """Return the fields of a ModelFolder. `of_labels`: the content of config.json, or {} if it does not name the head's labels."""
         folder, config = self.folder, self.config
         return {
             "folder": folder,
@@ -218,6 +220,7 @@ class _Opened:
 
 
 def _open(folder: Path, head: HeadConfig | None, changes: Mapping[str, Any]) -> _Opened:
+    """Read everything of a model folder but the values of its weights, and check it. `head`, `changes`: as in `load`."""
     path = find_named(folder, "config.json")
     if path is None:
         raise ModelError(f"{folder / 'config.json'}: there is no such file; copy the folder again, or give another")
@@ -250,7 +253,7 @@ def _draw_head(config: ModelConfig, seed: int, known: Tensors) -> Tensors:
 
 
 def _fill(config: ModelConfig, tensors: Tensors, *, around_blocks: bool = False) -> Transformer:
-    """Build the model with these weights; `around_blocks`: the weights lack those of the blocks, which stay on the meta device."""
+    """Build the model with copies of `tensors`. `around_blocks`: without those of the blocks, which stay on the meta device."""
     model = on_meta(config)
     copies = {name: tensor.clone(memory_format=torch.contiguous_format) for name, tensor in tensors.items()}
     model.load_state_dict(copies, assign=True, strict=not around_blocks)

@@ -1,4 +1,4 @@
-"""Transformer -> a Hugging Face model folder."""
+"""Saving of a Transformer as a Hugging Face model folder."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -16,10 +16,8 @@ from tfkit.model.config import ClassesHeadConfig, ModelConfig
 from tfkit.run.tfkit_json import write_tfkit_json
 from tfkit.tokenizer import Tokenizer, save_tokenizer
 
-_START = "decoder_start_token_id"
 _PAD = "pad_token_id"
-_FORCED = "forced_eos_token_id"
-_STATED = ("bos_token_id", "eos_token_id", _PAD)  # written as null if there is none
+_STATED = ("bos_token_id", "eos_token_id", _PAD)  # config.json has null for a missing one of these, not the default of the class
 
 
 def save_model(
@@ -40,29 +38,28 @@ def save_model(
 
     Return the family in whose names and layout the weights are written; None if they are written in ours.
 
-    `tensors`: the parameters under our names, each read when it is written (None: the caller writes the weights); `family`: preferred if
-    several can express the model; `end_ids`: the ids that end a text, if they differ from the tokenizer's eos; `labels`: the names of
-    classes or tags; `problem_type`: Hugging Face's word for their type (`regression`: a number instead); `facts`: further fields of
-    tfkit.json; `generation`: the generation_config.json of the model that this one was made from, whose keys are all kept.
+    `tensors`: the parameters under our names, each read when it is written (None: the caller writes the weights); `family`: the name of the
+    family to use if several can express the model; `special_ids`: the result of `read_ids`, None to take the ids of the tokenizer;
+    `end_ids`: the ids that end a text, if they differ from the tokenizer's eos; `labels`: the names of classes or tags; `problem_type`: as
+    in config.json; `facts`: the fields of tfkit.json in addition to `model` and `labels`; `generation`: the generation_config.json of the
+    model from which this one was trained, of which all keys are written.
     """
     expressing = family_of(config, prefer=family)
     ids = dict(special_ids or {}) or _special_ids(tokenizer)
     if end_ids:
         ids["eos_token_id"] = end_ids[0] if len(end_ids) == 1 else list(end_ids)
     if config.stacks == "both":
+        # The pad id, as in T5 and Marian, or the id with which the decoder started in training.
         start = ids.get("pad_token_id") if special_ids or tokenizer is None else tokenizer.start_id
         if start is not None:
-            ids.setdefault(_START, start)  # pad, as for T5 and Marian; or the id with which the decoder started in training
+            ids.setdefault("decoder_start_token_id", start)
     if isinstance(config.head, ClassesHeadConfig) and config.head.pool == "last" and (padding := padding_id(tokenizer)) is not None:
-        ids.setdefault(_PAD, padding)  # Hugging Face's classes use it to find the last token of a padded text
-    ids = merge_special_ids(ids, generation or {})  # the ids that a reader of the folder will get
+        ids.setdefault(_PAD, padding)  # Hugging Face's classifiers need the pad id to find the last token of a padded text
+    ids = merge_special_ids(ids, generation or {})  # as a reader of the folder will merge them
     own_type = {"architectures": ["Transformer"], "model_type": OWN_TYPE, "config": config.model_dump(mode="json")}
     body = to_config_json(expressing, config, labels) if expressing else {}
-    if (ids or tokenizer) and body.get(_PAD) not in (
-        None,
-        ids.get(_PAD),
-    ):  # RoBERTa's class does not count tokens with this id as positions
-        expressing = None
+    if (ids or tokenizer) and body.get(_PAD) not in (None, ids.get(_PAD)):
+        expressing = None  # RoBERTa's class skips tokens with the pad id of `body` when it counts positions, so the model must have that id
     if expressing is None:
         body = own_type | label_fields(config.head, labels)
     _write_json(
@@ -80,11 +77,11 @@ def save_model(
 
 
 def _generation(stated: Mapping[str, Any], ids: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the content of generation_config.json: all keys of `stated`, the file that the model had before, with these ids."""
+    """Return the content of generation_config.json: `ids`, and all other keys of `stated`, which the file had before."""
     if not stated:
         return {"_from_model_config": True, **ids}
-    # A forced eos id of config.json alone is not added: transformers reads generation_config.json alone.
-    return {**stated, **{name: value for name, value in ids.items() if name != _FORCED or name in stated}}
+    # A forced eos id that is not in `stated` is not added: if there is a generation_config.json, transformers ignores that of config.json.
+    return {**stated, **{name: value for name, value in ids.items() if name != "forced_eos_token_id" or name in stated}}
 
 
 def _special_ids(tokenizer: Tokenizer | None) -> dict[str, Any]:
@@ -93,7 +90,7 @@ def _special_ids(tokenizer: Tokenizer | None) -> dict[str, Any]:
 
 
 def padding_id(tokenizer: Tokenizer | None) -> int | None:
-    """Return the id that pads rows of texts: pad, or else eos, unless texts end with it; None if there is neither."""
+    """Return the id with which rows of texts are padded: the pad id, or else the eos id, unless texts end with that; otherwise None."""
     if tokenizer is None or tokenizer.pad_id is not None:
         return tokenizer.pad_id if tokenizer else None
     return tokenizer.eos_id if tokenizer.eos_id not in tokenizer.suffix else None

@@ -1,5 +1,5 @@
-"""The names and shapes of tensors, ours <-> a family's, by the rules of the family; and weights under our names, read one block or one
-tensor at a time, so that no process holds all of them.
+"""The mapping between the names and shapes of tfkit's tensors ("ours") and those of a family's Hugging Face class ("theirs", "foreign"), by
+the rules of the family. Also weights under our names that are read one block or one tensor at a time, so that no process holds all of them.
 """
 
 import re
@@ -21,8 +21,8 @@ _OUTPUT = "head.output.weight"
 
 
 def resolve_names(weights: Mapping[str, Weight], family: Family, config: ModelConfig) -> tuple[dict[str, Weight], ModelConfig]:
-    """Return the tensors that carry information, under the family's full names, and the config, untied if the file's output matrix differs
-    from its embedding. Raise ModelError if a file has two different tensors for one tensor of the model.
+    """Return the tensors that carry information, under the full names of the family, and the config that they fit: it is untied if the
+    file's output matrix differs from its embedding. Raise ModelError if there are two different tensors for one tensor of the model.
     """
     rules = {rule.theirs: rule for rule in _expand(family, config)}
     shapes = parameter_shapes(config)
@@ -47,7 +47,7 @@ def resolve_names(weights: Mapping[str, Weight], family: Family, config: ModelCo
         if embedding not in resolved or _are_equal(resolved[embedding], resolved[head]):
             resolved.setdefault(embedding, resolved[head])
             del resolved[head]
-        else:  # config.json ties them, but the file has two different matrices, as they were trained
+        else:  # config.json says that they are tied, but the file has two different matrices, which were trained separately
             untied = config.head.model_copy(update={"tied": False})
             return resolve_names(weights, family, config.model_copy(update={"head": untied}))
     if clashes:
@@ -56,8 +56,8 @@ def resolve_names(weights: Mapping[str, Weight], family: Family, config: ModelCo
 
 
 def _experts_apart(weights: Mapping[str, Weight], family: Family, config: ModelConfig) -> Iterator[tuple[str, Weight]]:
-    """Yield the weights by name, one for each matrix of an expert. transformers can save the matrices of all experts of a layer as one
-    tensor, with the rows of gate before those of up: then each of these weights is a part of that tensor.
+    """Yield the weights with their names, one for each matrix of each expert. transformers can save the matrices of all experts of a layer
+    as one tensor, with the rows of gate before those of up; then each of the weights for them is a part of that tensor.
     """
     rules = {rule.ours[0].rpartition(".{e}.")[2]: rule.theirs for rule in family.rules if "{e}" in rule.theirs}
     count = config.mlp.experts.count if config.mlp.experts is not None else 0
@@ -69,20 +69,20 @@ def _experts_apart(weights: Mapping[str, Weight], family: Family, config: ModelC
             continue
         rows = shape[1] // len(matrices)
         for expert in range(count):
-            for number, matrix in enumerate(matrices):
-                part = (expert, slice(number * rows, (number + 1) * rows))
+            for index, matrix in enumerate(matrices):
+                part = (expert, slice(index * rows, (index + 1) * rows))
                 stored = weight.stored._replace(shape=(rows, shape[2]))
                 yield rules[f"{matrix}_proj.weight"].format(i=stack[1], e=expert), replace(weight, stored=stored, part=part)
 
 
 def other_parts(weights: Iterable[str], family: Family | None) -> tuple[str, ...]:
-    """Return the parts of a model folder, besides the model itself, that some of these tensors belong to, such as one that reads images."""
+    """Return the parts of a model folder other than the text model to which any of these tensors belong, such as an image encoder."""
     matches = (re.fullmatch(family.other_parts, name) for name in weights) if family and family.other_parts else ()
     return tuple(dict.fromkeys(match[1] for match in matches if match))
 
 
 def expected_shapes(family: Family | None, config: ModelConfig) -> Mapping[str, tuple[int, ...]]:
-    """Return the shapes of all tensors in a file of this model, by name. `family` None: under our names."""
+    """Return the shapes of all tensors in a file of this model, by name. `family` None: the file has our names."""
     shapes = parameter_shapes(config)
     if family is None:
         return shapes
@@ -96,33 +96,33 @@ def expected_shapes(family: Family | None, config: ModelConfig) -> Mapping[str, 
 
 
 def rules_of(family: str, config: ModelConfig) -> tuple[Rule, ...]:
-    """Return the rules between our parameters and those of a family's Hugging Face class; for "tfkit" (no family), between equal names."""
+    """Return the rules between our parameters and those of a family's Hugging Face class; for "tfkit", from each name to itself."""
     shapes, known = parameter_shapes(config), FAMILIES.get(family)
     if known is None:
         return tuple(Rule(name, (name,)) for name in shapes)
     rules = (rule for rule in _expand(known, config) if all(name in shapes for name in rule.ours))
-    if config.head.kind == "none":  # only classes with a head have the prefix
+    if config.head.kind == "none":  # a class without a head has no prefix
         rules = (replace(rule, theirs=rule.theirs.removeprefix(known.prefix)) for rule in rules)
     return tuple(rules)
 
 
 def missing_of_head(weights: Mapping[str, Weight], family: Family | None, config: ModelConfig) -> frozenset[str]:
-    """Return the names, in files, of the tensors of the model's head that the resolved weights lack."""
+    """Return the tensors of the model's head that the resolved weights lack, by their names in files."""
     names = {rule.theirs: rule.ours for rule in _expand(family, config)} if family else {}
     lacking = expected_shapes(family, config).keys() - weights.keys()
     return frozenset(name for name in lacking if all(ours.startswith("head.") for ours in names.get(name, (name,))))
 
 
 def is_head_incomplete(tensors: Tensors, config: ModelConfig) -> bool:
-    """Whether `tensors`, under our names, lack a parameter of the model's head, for which the family may have no name."""
+    """Return whether `tensors`, which have our names, lack a parameter of the model's head. The family may have no name for it."""
     return any(name.startswith("head.") and name not in tensors for name in parameter_shapes(config))
 
 
 def without_own_head(weights: Mapping[str, Weight], family: Family, config: ModelConfig, own: ModelConfig) -> dict[str, Weight]:
-    """Return the weights without those of the file's own head whose names the requested head lacks, or uses for other parameters.
+    """Return the weights without those of the file's head whose names the requested head does not have, or has for other parameters.
 
-    BERT's `classifier` may be of classes or of tags; RoBERTa's `classifier.dense` is of classes alone. `own`: the config with the file's
-    head.
+    For example, BERT's `classifier` may be a head for classes or for tags, and only a head for classes has RoBERTa's `classifier.dense`.
+    `config`: with the requested head; `own`: with the file's head.
     """
     wanted, stored = ({rule.theirs: rule.ours for rule in _expand(family, model)} for model in (config, own))
     others = {name for name, ours in stored.items() if ours[0].startswith("head.") and wanted.get(name) != ours}
@@ -130,7 +130,7 @@ def without_own_head(weights: Mapping[str, Weight], family: Family, config: Mode
 
 
 def label_tensors(family: Family | None, config: ModelConfig) -> frozenset[str]:
-    """Return the names, in files, of the head's tensors that have a row for each class or tag."""
+    """Return the tensors of the head that have a row for each class or tag, by their names in files."""
     head = config.head
     if not isinstance(head, ClassesHeadConfig | TagsHeadConfig):
         return frozenset()
@@ -140,13 +140,13 @@ def label_tensors(family: Family | None, config: ModelConfig) -> frozenset[str]:
 
 
 def without_other_heads(weights: Mapping[str, Weight], config: ModelConfig) -> dict[str, Weight]:
-    """Return the weights of a file under our names, except those of a head that this model does not have."""
+    """Return the weights of a file that has our names, except those of a head that this model does not have."""
     shapes = parameter_shapes(config)
     return {name: weight for name, weight in weights.items() if name in shapes or not name.startswith("head.")}
 
 
 def from_foreign(foreign: Tensors, family: Family, config: ModelConfig) -> Tensors:
-    """Convert tensors of a file that fits the model to our names and layout."""
+    """Convert tensors of a file that fits the model from the family's names and layout to ours."""
     shapes = parameter_shapes(config)
     tensors: Tensors = {}
     for rule in _expand(family, config):
@@ -159,14 +159,14 @@ def from_foreign(foreign: Tensors, family: Family, config: ModelConfig) -> Tenso
 
 
 def their_names(family: Family | None, config: ModelConfig) -> dict[str, str]:
-    """Return, for each of our parameters, the full name of the file's tensor that holds it."""
+    """Return, by our name of each parameter, the full name of the tensor in a file that contains it."""
     if family is None:
         return {name: name for name in parameter_shapes(config)}
     return {ours: rule.theirs for rule in _expand(family, config) for ours in rule.ours}
 
 
 def to_foreign(tensors: Mapping[str, Tensor], family: Family | None, config: ModelConfig) -> Iterator[tuple[str, Tensor]]:
-    """Yield our tensors in the family's names and layout (None: ours); each is read only when it is needed."""
+    """Yield our tensors in the names and layout of the family (None: in ours). Each tensor is read only when it is needed."""
     if family is None:
         yield from tensors.items()
         return
@@ -176,12 +176,12 @@ def to_foreign(tensors: Mapping[str, Tensor], family: Family | None, config: Mod
 
 
 def by_head(tensor: Tensor, rule: Rule, config: ModelConfig) -> Tensor:
-    """Reorder the rows of our concatenated matrices (q | k | v) into the rule's order, which may be by head (q1 | k1 | v1 | q2 ...)."""
+    """Reorder the rows of our concatenated matrices (q | k | v) into the file's order, which may be by head (q1 | k1 | v1 | q2 ...)."""
     return tensor.unflatten(0, (len(rule.ours), config.num_heads, -1)).transpose(0, 1).flatten(0, 2) if rule.by_head else tensor
 
 
 def apart(tensor: Tensor, rule: Rule, config: ModelConfig) -> Tensor:
-    """Reorder rows from the rule's order into that of our concatenated matrices: the inverse of `by_head`."""
+    """Reorder rows from the order of the file into that of our concatenated matrices. This is the inverse of `by_head`."""
     return tensor.unflatten(0, (config.num_heads, len(rule.ours), -1)).transpose(0, 1).flatten(0, 2) if rule.by_head else tensor
 
 
@@ -192,14 +192,14 @@ def _in_layout(parts: Sequence[Tensor], rule: Rule, config: ModelConfig) -> Tens
 
 
 def _without_missing_pooler(resolved: Mapping[str, Weight], rules: Mapping[str, Rule], config: ModelConfig) -> ModelConfig:
-    """Return the config without a pooler if the file has none: config.json does not state whether a headless model was saved with one."""
+    """Return the config without a pooler if the file has none: config.json does not state whether a model without a head has a pooler."""
     if config.head.kind != "none" or any(ours.startswith("head.") for name in resolved.keys() & rules for ours in rules[name].ours):
         return config
     return config.model_copy(update={"head": NoHeadConfig(kind="none")})
 
 
 def _are_equal(first: Weight, second: Weight) -> bool:
-    if first.stored[:2] != second.stored[:2]:  # type and shape
+    if first.stored[:2] != second.stored[:2]:  # dtype and shape
         return False
     tensors = read_weights({"first": first, "second": second})
     return torch.equal(tensors["first"], tensors["second"])
@@ -210,9 +210,7 @@ def _prefixes(family: Family) -> tuple[str, ...]:
 
 
 def _expand(family: Family, config: ModelConfig) -> Iterator[Rule]:
-    """Yield the rules that apply to this model, one for each layer and expert where a rule has {i} and {e}, with the prefix of the class
-    for the model's head.
-    """
+    """Yield the rules of this model, with the prefix of the class for its head: one for each layer {i} and expert {e} of a rule."""
     prefix = family.prefixes.get(config.head.kind, family.prefix)
     for rule in family.rules:
         if rule.when is not None and not rule.when(config):
@@ -230,13 +228,13 @@ def _expand(family: Family, config: ModelConfig) -> Iterator[Rule]:
 
 
 def read_ours(weights: Mapping[str, Weight], family: Family | None, config: ModelConfig) -> Tensors:
-    """Read tensors from files that fit the model, under our names. `family` None: the files have our names."""
+    """Read tensors from files that fit the model, and return them under our names. `family` None: the files have our names, too."""
     foreign = read_weights(weights)
     return from_foreign(foreign, family, config) if family else foreign
 
 
 class LazyBlocks:
-    """The weights of a model's blocks, read from its files one block at a time on demand. `others`: the weights outside the blocks."""
+    """The weights of a model's blocks, of which each call reads one block from the files. `others`: the weights outside the blocks."""
 
     def __init__(self, weights: Mapping[str, Weight], family: Family | None, config: ModelConfig):
         self._family, self._config = family, config
@@ -248,13 +246,13 @@ class LazyBlocks:
         self.others = {name: weight for name, weight in weights.items() if name not in in_blocks}
 
     def __call__(self, prefix: str, block: nn.Module) -> None:
-        """Load a block's weights; the names of its parameters in the model begin with `prefix`."""
+        """Load the weights of a block, whose parameters have names that begin with `prefix` in the model."""
         tensors = read_ours(self._blocks[prefix], self._family, self._config)
         put_weights(block, {name.removeprefix(prefix): tensor.contiguous() for name, tensor in tensors.items()})
 
 
 class NamedTensors(Mapping[str, Tensor]):
-    """The weights in files that fit the model, under our names, each read on demand."""
+    """The weights in files that fit the model, under our names. Each access reads one tensor."""
 
     def __init__(self, weights: Mapping[str, Weight], family: Family | None, config: ModelConfig):
         self._weights, self._family, self._config = weights, family, config

@@ -1,7 +1,7 @@
 """Writing of safetensors files one tensor at a time: the header first, from types and shapes, then each tensor at its offset.
 
-A save thus needs no second copy of the weights, whether its tensors are merged, fused, or copied from a GPU. Files equal those of
-`safetensors.torch.save_file`, and shards those of `huggingface_hub.save_torch_state_dict`, byte for byte.
+A save thus needs no second copy of the weights, even if the tensors are merged, fused, or copied from a GPU. Files are equal, byte for
+byte, to those of `safetensors.torch.save_file`, and shards to those of `huggingface_hub.save_torch_state_dict`.
 """
 
 import json
@@ -18,7 +18,7 @@ from torch import Tensor
 
 SHARD_BYTES = 5 * 10**9  # the largest size of one file's tensors
 _MODEL_FILE = re.compile(r"model(-\d{5}-of-\d{5})?\.safetensors(\.index\.json)?")
-_TYPES = {  # in safetensors' order; a file begins with the tensors of the last type
+_TYPES = {  # by safetensors' order of types; a file begins with the tensors of the last type
     torch.bool: "BOOL",
     torch.uint8: "U8",
     torch.float16: "F16",
@@ -33,16 +33,16 @@ Layout = Mapping[str, tuple[torch.dtype, Sequence[int]]]  # type and shape of ea
 
 
 class LazyTensors(Mapping[str, Tensor], ABC):
-    """Tensors that are computed when they are read."""
+    """Tensors by name, each of which is computed when it is accessed."""
 
     @property
     @abstractmethod
     def layout(self) -> Layout:
-        """Types and shapes, known before any tensor is computed."""
+        """The types and shapes of the tensors, which are known before any tensor is computed."""
 
 
 class TensorFile:
-    """A safetensors file being written: a context within which each tensor of the layout is passed to `write` once, in any order."""
+    """A context for writing a safetensors file, in which `write` must be called once for each tensor of the layout, in any order."""
 
     def __init__(self, path: Path, layout: Layout, metadata: Mapping[str, str] | None = None):
         self.path, self.layout = path, layout
@@ -54,17 +54,18 @@ class TensorFile:
             header[name] = {"dtype": _TYPES[dtype], "shape": list(shape), "data_offsets": [self._offsets[name], end]}
         self.end = end
         text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
-        self._header = text.ljust(-(-len(text) // 8) * 8)  # padded with spaces, so that the tensors are aligned
+        text = text.ljust(-(-len(text) // 8) * 8)  # padded with spaces, so that the tensors are aligned
+        self._header = len(text).to_bytes(8, "little") + text
 
     def write_zeros(self) -> None:
         """Write a file whose tensors are all zeros: a sparse file, which takes no disk space."""
         with self.path.open("wb") as file:
-            file.write(len(self._header).to_bytes(8, "little") + self._header)
-            file.truncate(8 + len(self._header) + self.end)
+            file.write(self._header)
+            file.truncate(len(self._header) + self.end)
 
     def __enter__(self) -> Self:
         self._file = self.path.open("wb")
-        self._file.write(len(self._header).to_bytes(8, "little") + self._header)
+        self._file.write(self._header)
         self._missing = set(self.layout)
         return self
 
@@ -73,18 +74,18 @@ class TensorFile:
         assert kind is not None or not self._missing, self._missing
 
     def write(self, name: str, tensor: Tensor) -> None:
-        """Write a tensor, converted to the type of the layout."""
+        """Write a tensor, converted to its type in the layout."""
         dtype, shape = self.layout[name]
         assert tuple(tensor.shape) == tuple(shape), (name, tensor.shape, shape)
         self._missing.remove(name)
-        self._file.seek(8 + len(self._header) + self._offsets[name])
+        self._file.seek(len(self._header) + self._offsets[name])
         self._file.write(tensor.detach().to("cpu", dtype).contiguous().reshape(-1).view(torch.uint8).numpy().data)
 
 
 def write_tensors(
     path: Path, tensors: Mapping[str, Tensor], dtype: torch.dtype | None = None, metadata: Mapping[str, str] | None = None
 ) -> None:
-    """Write tensors to one file; `dtype` None: each in its own type."""
+    """Write tensors to one file, all in `dtype` (None: each in its own type)."""
     layout = tensors.layout if isinstance(tensors, LazyTensors) else {name: (t.dtype, t.shape) for name, t in tensors.items()}
     with TensorFile(path, {name: (dtype or own_dtype, shape) for name, (own_dtype, shape) in layout.items()}, metadata) as file:
         for name, tensor in tensors.items():
@@ -92,9 +93,9 @@ def write_tensors(
 
 
 def write_model_tensors(folder: Path, shapes: Mapping[str, Sequence[int]], tensors: Iterable[tuple[str, Tensor]]) -> None:
-    """Write model.safetensors in float32, or shards and their index, in place of any that the folder has.
+    """Write model.safetensors in float32, or shards and their index, in place of any such files in the folder.
 
-    `shapes`: those of all tensors; `tensors` yields them in any order, and at most two of them are held at once.
+    `shapes`: the shapes of all tensors, by name. `tensors` yields the tensors in any order; at most two of them are in memory together.
     """
     shards = _split(shapes)
     count = len(shards)
@@ -116,7 +117,7 @@ def write_model_tensors(folder: Path, shapes: Mapping[str, Sequence[int]], tenso
 
 
 def _split(shapes: Mapping[str, Sequence[int]]) -> list[list[str]]:
-    """Return the names of each shard's tensors, in order; a tensor larger than a shard has a shard of its own."""
+    """Return the names of the tensors in each shard, in order. A tensor larger than SHARD_BYTES has a shard of its own."""
     shards: list[list[str]] = []
     current: list[str] = []
     size = 0  # bytes in the current shard

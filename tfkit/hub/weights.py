@@ -1,6 +1,6 @@
-"""Reading of a folder's safetensors files: the headers first, and the tensors once the headers are known to fit config.json.
+"""Reading of a folder's safetensors files: the headers first, and the tensors only after the headers were found to fit config.json.
 
-Also the mean of several checkpoints of one model, as the 2017 Transformer was evaluated (arXiv 1706.03762, section 6.1).
+Also the mean of several checkpoints of one model, by which the Transformer of 2017 was evaluated (arXiv 1706.03762, section 6.1).
 """
 
 import math
@@ -24,7 +24,7 @@ Tensors = dict[str, Tensor]
 _WHOLE, _INDEX = "model.safetensors", "model.safetensors.index.json"
 _INDEX_LIMIT = 32 * MIB
 _FLOATS = ("F32", "F16", "BF16", "F64")
-_MAX_LINES = 20  # lines of a message for one kind of difference
+_MAX_LINES = 20  # the maximum number of lines in a message for one kind of difference
 
 
 @dataclass(frozen=True)
@@ -33,8 +33,8 @@ class Weight:
 
     path: Path
     name: str  # in the file
-    stored: Stored  # its type, shape and place
-    part: tuple[int, slice] | None = None  # of a tensor that is a stack of matrices: the number of the matrix, and its rows
+    stored: Stored  # the dtype, the shape, and the byte range of the whole tensor
+    part: tuple[int, slice] | None = None  # of a tensor that is a stack of matrices: the index of the matrix, and its rows
 
 
 def find_weights(folder: Path) -> dict[str, Weight]:
@@ -47,12 +47,13 @@ def find_weights(folder: Path) -> dict[str, Weight]:
         return {name: Weight(whole, name, stored) for name, stored in read_header(whole).items()}
     if index is not None:
         return _find_shards(folder, index)
-    unread = sorted(path for path in folder.iterdir() if unread_format(path))
+    unread = [path for path in folder.iterdir() if unread_format(path)]
+    unread.sort(key=lambda path: ("model" not in path.name, path))  # optimizer.pt of a checkpoint of transformers has no weights
     raise ModelError(unread_format(unread[0]) if unread else f"{folder / _WHOLE}: there is no such file; copy the folder again")
 
 
 def read_weights(weights: Mapping[str, Weight]) -> Tensors:
-    """Read these tensors, under the mapping's names. Raise ModelError for a file that cannot be read."""
+    """Read these tensors, and return them under the names in `weights`. Raise ModelError for a file that cannot be read."""
     tensors: Tensors = {}
     for path in sorted({weight.path for weight in weights.values()}):
         try:
@@ -86,7 +87,7 @@ def _find_shards(folder: Path, index: Path) -> dict[str, Weight]:
 
 
 def _read_weight_map(index: Path) -> dict[str, str]:
-    """Return the name of the shard of each tensor."""
+    """Return the name of each tensor's shard from an index."""
     shards = read_object(index, _INDEX_LIMIT).get("weight_map")
     if not isinstance(shards, dict) or not 0 < len(shards) <= MAX_TENSORS or not all(map(_is_shard, shards.values())):
         raise ModelError(f"{index}: weight_map does not map each tensor to a file of this folder, *.safetensors; copy it again")
@@ -98,7 +99,7 @@ def _is_shard(name: Any) -> bool:
 
 
 def check_claims(config: ModelConfig, weights: Mapping[str, Weight], folder: Path) -> None:
-    """Raise ModelError if config.json describes a larger model than the files can hold, before anything of its size is allocated."""
+    """Raise ModelError if config.json describes a larger model than the files can hold. Call this before allocating the model."""
     rows = {"num_heads x head_dim": config.num_heads * config.head_dim}
     if config.has_mlp:
         rows["hidden_dim"] = config.hidden_dim
@@ -120,7 +121,7 @@ def check_claims(config: ModelConfig, weights: Mapping[str, Weight], folder: Pat
 
 
 def check_fit(weights: Mapping[str, Weight], expected: Mapping[str, tuple[int, ...]], folder: Path) -> None:
-    """Raise ModelError unless the tensors are those expected, listing at most 20 missing, unexpected, misshapen and mistyped ones each."""
+    """Raise ModelError, which lists the differences, unless the tensors have the expected names and shapes, and floating-point types."""
     shapes = {name: weight.stored.shape for name, weight in weights.items()}
     types = {name: weight.stored.dtype for name, weight in weights.items()}
     kinds = [
@@ -143,10 +144,10 @@ def weights_bytes(folders: Sequence[Path]) -> int:
 
 
 def mean_weights(folders: Sequence[Path], advance: Callable[[int], object]) -> Tensors:
-    """Return the mean of each tensor over these model folders, summed in float64, as float32, under its name in the files.
+    """Return the mean of each tensor over these model folders, by name in the files: summed in float64, one by one, and then float32.
 
-    Only one tensor at a time is held in float64. `advance` is called with the number of bytes after each read. Raise ModelError if the
-    tensors of a folder differ from the first one's in name, shape or type, or cannot be read.
+    `advance` is called after each read, with the number of bytes read. Raise ModelError if the tensors of a folder cannot be read, or
+    differ from those of the first folder in name, shape or type.
     """
     stored = [find_weights(folder) for folder in folders]
     for folder, weights in zip(folders[1:], stored[1:], strict=True):
@@ -164,6 +165,6 @@ def _mean(stored: Sequence[Weight], advance: Callable[[int], object]) -> torch.T
 
 
 def _first_difference(first: dict[str, Weight], second: dict[str, Weight]) -> str | None:
-    """Return the first name whose tensor is missing from one model, or differs in type or shape; None if all are alike."""
+    """Return the first name whose tensor only one model has, or whose types or shapes differ; None if the models do not differ."""
     layouts = [{name: weight.stored[:2] for name, weight in weights.items()} for weights in (first, second)]
     return next((name for name in sorted(first.keys() | second.keys()) if layouts[0].get(name) != layouts[1].get(name)), None)

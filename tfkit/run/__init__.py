@@ -1,1 +1,1 @@
-"""The run folder: its lock, run.json, metrics, and checkpoints with their files; also the handling of stop signals. Free of torch."""
+"""The run folder: its lock, run.json, metrics and checkpoints; also the handling of stop signals. This package does not import torch."""

@@ -22,11 +22,11 @@ _AVERAGED = "averaged"  # the role of averaged checkpoints, which belong to the 
 
 @dataclass(frozen=True)
 class Parent:
-    """A model that a run begins with, and the folder from which it was read."""
+    """A model from which a run starts or learns, and the folder from which the model was read."""
 
     role: str
     path: str  # as written in the recipe
-    folder: Path | None  # None: created in memory
+    folder: Path | None  # None: the model was created in memory
     run_id: str | None
     sha256: str | None
     base: "Parent | None" = None  # the base model of an adapter
@@ -63,7 +63,7 @@ def _changes(child: Parent, parents: Sequence[Parent]) -> Iterator[str]:
     """
     try:
         lineage = read_lineage(child.folder) if child.folder is not None else None
-    except (ModelError, OSError):  # _add reports it
+    except (ModelError, OSError):  # reported by _add, which reads the same lineage
         return
     recorded = {entry.path: entry for entry in lineage.parents} if lineage is not None else {}
     for parent in parents:
@@ -77,7 +77,7 @@ def _changes(child: Parent, parents: Sequence[Parent]) -> Iterator[str]:
 
 
 def read_lineage(folder: Path) -> Lineage | None:
-    """Return the lineage in the tfkit.json of a checkpoint; None if it has none. Raises ModelError if it is damaged or was edited."""
+    """Return the lineage in the tfkit.json of a checkpoint; None if it has none. Raises ModelError if the file is damaged or was edited."""
     _require_unedited(folder)
     fields = read_tfkit_json(folder).fields
     if "lineage" not in fields:
@@ -97,12 +97,12 @@ def _require_unedited(folder: Path) -> None:
 
 
 def _add(parent: Parent, ancestors: list[Ancestor], problems: list[str]) -> int:
-    """Append a parent and its ancestors, not merged yet, and return the index of the parent."""
+    """Append a parent and its ancestors to `ancestors`, which may then hold one ancestor twice, and return the index of the parent."""
     lineage, card = None, BaseCard()
     try:
         if parent.folder is not None:
             lineage, card = read_lineage(parent.folder), BaseCard.read(parent.folder)
-    except (ModelError, OSError) as error:  # the card may then belong to another model, too
+    except (ModelError, OSError) as error:  # the card is not used either, since it may belong to another model, too
         problems.append(f"the energy and emissions of this model are unknown: {error}")
     index = len(ancestors)
     ancestors.append(_with_totals(Ancestor(last_name(parent.path), (parent.role,), parent.run_id, parent.sha256), lineage, card))
@@ -127,12 +127,12 @@ def _with_totals(ancestor: Ancestor, lineage: Lineage | None, card: BaseCard) ->
 
 
 def _add_recorded(parent: Parent, lineage: Lineage | None, ancestors: list[Ancestor]) -> list[int]:
-    """Append the ancestors that the lineage of a parent records, and return the indices of the parent's own parents."""
+    """Append the ancestors in the lineage of a parent to `ancestors`, and return the indices of the parent's own parents."""
     if lineage is None:
         return []
     direct = [entry for entry in lineage.parents if entry.role != _AVERAGED or entry.run_id != parent.run_id]
     first = len(ancestors)
-    if lineage.ancestors is None:  # written by a version that recorded only the parents
+    if lineage.ancestors is None:  # an older version wrote the lineage, and recorded only the parents
         ancestors += [Ancestor(last_name(entry.path or "?"), (entry.role or "?",), entry.run_id, entry.sha256) for entry in direct]
         return [*range(first, len(ancestors))]
     ancestors += shifted(lineage.ancestors, first)

@@ -24,8 +24,8 @@ class Best:
 def record_best(root: Path, step: int, metric: str, value: float, higher_is_better: bool = False, *, wins_ties: bool = False) -> bool:
     """Record the checkpoint of `step` as the best if its `value` is better than the recorded one. Return whether it was recorded.
 
-    `wins_ties`: record it also if the values are equal. A value that is not finite is never recorded. A finite value replaces in any case
-    a record with another metric, one of the same step (the run resumed before it), and one whose checkpoint is missing or damaged.
+    `wins_ties`: record it also if the values are equal. A value that is not finite is never recorded. A finite value always replaces a
+    record of another metric, of the same step (the run then resumed from before that step), or of a checkpoint that is missing or damaged.
     Raises OSError if the record cannot be written.
     """
     if not math.isfinite(value):

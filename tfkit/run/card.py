@@ -1,6 +1,5 @@
-"""The model card: README.md of a checkpoint, with the metadata that the Hub reads: base model, data, scores, carbon. Without paths.
-
-The metadata: https://huggingface.co/docs/hub/model-cards; scores as `model-index`.
+"""The model card: README.md of a checkpoint, with the metadata that the Hub reads: base model, data, scores, carbon. It contains no paths.
+The format of the metadata is described at https://huggingface.co/docs/hub/model-cards. Scores are in `model-index`.
 """
 
 import json
@@ -14,17 +13,16 @@ from tfkit.model.config import ClassesHeadConfig, ModelConfig, TagsHeadConfig
 from tfkit.run.card_facts import BaseCard, CardData, hub_name, last_name
 from tfkit.run.card_impact import CardImpact
 
-_MOST_LABELS = 20  # in the table
-_OWN_BASE = (
-    'peft.PeftConfig.from_pretrained(".").base_model_name_or_path'  # of an adapter whose base is a folder, of which no path is shown
-)
+_MOST_LABELS = 20  # the table lists at most this many
+# The expression for the base of an adapter if that is a folder, since the card contains no paths.
+_OWN_BASE = 'peft.PeftConfig.from_pretrained(".").base_model_name_or_path'
 _TASKS = {
     "masked_lm": "fill-mask",
     "classes": "text-classification",
     "tags": "token-classification",
     "spans": "question-answering",
     "none": "feature-extraction",
-}  # the Hub's names of tasks by the kind of the head; that of an `lm` depends on the stacks
+}  # the Hub's names of tasks, by the kind of the head; the task of an `lm` head depends on the stacks
 _STACKS = {
     (False, True): "A decoder-only Transformer",
     (True, False): "An encoder-only Transformer",
@@ -38,30 +36,30 @@ class CardModel:
 
     name: str
     config: ModelConfig
-    architecture: str | None  # transformers' class for it, if there is one
+    architecture: str | None  # the name of transformers' class for the model; None if there is no such class
     parameters: int
     labels: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
 class CardTraining:
-    """The training of the model until now, and its latest scores."""
+    """The training of the model until now, and the latest scores."""
 
     kind: str  # pre-training or fine-tuning
     steps: int
     tokens: int
     loss: float | None
     evaluation: Mapping[str, float | None] = field(default_factory=dict)
-    averaged: str = ""  # the weights that were averaged, in words
+    averaged: str = ""  # a description of the average, if the weights are averaged
 
 
 @dataclass(frozen=True)
 class CardBase:
-    """The model that the training started from: its path, the facts of its card, and whether the new weights are an adapter for it."""
+    """The model from which the training started."""
 
     path: str
     card: BaseCard = field(default_factory=BaseCard)
-    adapter: bool = False
+    adapter: bool = False  # whether the new weights are an adapter for this model
 
 
 def model_card(model: CardModel, training: CardTraining, data: CardData, impact: CardImpact, start: CardBase | None = None) -> str:
@@ -112,7 +110,8 @@ def model_card(model: CardModel, training: CardTraining, data: CardData, impact:
 
 
 def with_impact(card: str, impact: CardImpact, training_type: str) -> str:
-    """Return the card with another impact, such as that at the end of the run; other parts, edited ones included, are kept."""
+    """Return the card with another impact, such as that at the end of the run. All other parts, also those that a user edited, are kept."""
+    card = card.replace("\r\n", "\n")  # an editor may have changed the line ends
     match = re.match(r"---\n(.*?\n)---\n(.*)", card, re.DOTALL)
     front, body = (match[1], match[2]) if match else ("", card)
     block = "".join(f"{line}\n" for line in _impact_front(impact, training_type))
@@ -124,13 +123,13 @@ def with_impact(card: str, impact: CardImpact, training_type: str) -> str:
 
 
 def _impact_front(impact: CardImpact, training_type: str) -> list[str]:
-    """Return the Hub's emissions block as lines of YAML; none if there is nothing to state."""
+    """Return `co2_eq_emissions`, the Hub's field for emissions, as lines of YAML; none if there is nothing to state."""
     block = impact.front(training_type)
     return ["co2_eq_emissions:", *(f"  {key}: {_yaml(value)}" for key, value in block.items())] if block else []
 
 
 def _table(rows: Mapping[str, str]) -> str:
-    cells = {label: " ".join(value.split()).replace("|", "\\|") for label, value in rows.items() if value}  # one line each
+    cells = {label: " ".join(value.split()).replace("|", "\\|") for label, value in rows.items() if value}  # a cell has no line breaks
     return "\n".join(["| | |", "| --- | --- |", *(f"| {label} | {cell} |" for label, cell in cells.items())])
 
 
@@ -141,7 +140,7 @@ def _section(impact: CardImpact) -> str:
 
 
 def _number(value: float | None) -> str:
-    """Format a number; None is one that is not finite, as in tfkit's JSON."""
+    """Format a number; None is a number that is not finite, as in tfkit's JSON."""
     return "not finite" if value is None else f"{value:,.4g}"
 
 
@@ -171,7 +170,7 @@ def _list(key: str, values: Sequence[str]) -> list[str]:
 
 
 def _opening(architecture: str, config: ModelConfig, base: str | None) -> str:
-    """Return the line of Python that opens the model; `base`: the expression for the name of the model that an adapter updates."""
+    """Return the line of Python that opens the model. `base`: for an adapter, the expression for the name of its base model; else None."""
     if base is None:
         return f'transformers.{architecture}.from_pretrained(".")'
     labels = f", num_labels={config.head.count}" if isinstance(config.head, ClassesHeadConfig | TagsHeadConfig) else ""
@@ -179,7 +178,7 @@ def _opening(architecture: str, config: ModelConfig, base: str | None) -> str:
 
 
 def mean_card(card: str, checkpoints: Sequence[str]) -> str:
-    """Return the card of the mean of checkpoints: that of the newest one without its loss and scores, which are not those of the mean."""
+    """Return the card of the mean of `checkpoints`: the `card` of the newest one without its loss and scores, which do not apply."""
     kept: list[str] = []
     card = re.sub(r"^model-index:\n(?:[ -][^\n]*\n)*?(?=\w|---$)", "", card, count=1, flags=re.MULTILINE)
     for line in card.splitlines():
@@ -191,7 +190,7 @@ def mean_card(card: str, checkpoints: Sequence[str]) -> str:
 
 
 def _use(config: ModelConfig) -> tuple[str, str]:
-    """Return the Hub's name for the task of the model's head, and an example of its use."""
+    """Return the Hub's name for the task of the model's head, and a command or expression that uses the model."""
     kind = config.head.kind
     if kind == "lm":
         return ("text2text-generation" if config.encoder_layers else "text-generation"), 'tfkit generate --from . --prompt "..."'
@@ -199,8 +198,8 @@ def _use(config: ModelConfig) -> tuple[str, str]:
 
 
 def _yaml(value: Any) -> str:
-    """Return a scalar as YAML: a number as a plain decimal, since the Hub reads no exponents; any text in quotes, so that a licence `no` is
-    no truth value, with its unprintable characters as escape sequences.
+    """Return a scalar as YAML. A number becomes a plain decimal, since the Hub reads no exponents. A text is quoted, so that the licence
+    `no` is not read as false, and its unprintable characters become escape sequences.
     """
     if isinstance(value, float):
         return f"{value:.10f}".rstrip("0").rstrip(".")

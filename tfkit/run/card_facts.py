@@ -1,6 +1,5 @@
-"""The facts in a model card besides the model: the names of its data and its base model, and the facts in the base model's own card.
-
-Names only, without the folders above them: paths of this machine mean nothing to a reader of the card.
+"""The facts in a model card that are not about the model itself: the names of its data and base model, and facts from that model's card.
+Data and models are named without the folders above them, since paths of this machine mean nothing to a reader of the card.
 """
 
 import re
@@ -16,11 +15,11 @@ _LANGUAGE = r"[A-Za-z]{2,3}(?:-[A-Za-z0-9]{2,8})*"
 
 @dataclass(frozen=True)
 class CardData:
-    """The names of the training data, the data sets of the Hub among them, and each validation set by its name in metrics."""
+    """The names of the training data and of the validation sets."""
 
     names: list[str]
-    hub: list[str] = field(default_factory=list)
-    validation: dict[str, str] = field(default_factory=dict)  # "": all sets together
+    hub: list[str] = field(default_factory=list)  # those of the training data that are data sets of the Hub
+    validation: dict[str, str] = field(default_factory=dict)  # by the name of the set in metrics; "": all sets together
     languages: list[str] = field(default_factory=list)
     sequence_length: int | None = None  # tokens per row; None: the model's context length
 
@@ -38,7 +37,7 @@ class CardData:
 
 
 def source_name(source: SourceSection) -> str:
-    """Return the name of a source of data without the folders above it."""
+    """Return the name of a source of data, without the folders above it."""
     if source.stdlib:
         return "Python's standard library" + ("" if source.stdlib is True else f", {source.stdlib.replace('_', ' ')}")
     if source.hub:
@@ -52,7 +51,7 @@ def is_repository(name: str) -> bool:
 
 
 def hub_name(path: str) -> str | None:
-    """Return `org/name` of a model on the Hub or in its cache; None for any other folder: on the Hub another model may have its name."""
+    """Return the `org/name` of a model on the Hub or in its cache; None for a local folder: the Hub may have another model of its name."""
     if path.startswith("hub:"):
         return path[4:].partition("@")[0]
     parts = _parts(path)
@@ -62,7 +61,7 @@ def hub_name(path: str) -> str | None:
 
 
 def last_name(path: str) -> str:
-    """Return the name of a model or of data without the folders above it: the run's for a checkpoint, `org/name` for the Hub."""
+    """Return the name of a model or of data, without the folders above it: for a checkpoint the name of its run, for the Hub `org/name`."""
     if (name := hub_name(path)) is not None:
         return name
     parts = _parts(path)
@@ -81,7 +80,7 @@ class BaseCard:
 
     license: str = ""
     languages: tuple[str, ...] = ()
-    emissions_g: float | None = None  # `co2_eq_emissions` as the Hub reads it: in grams, whatever unit the author meant
+    emissions_g: float | None = None  # `co2_eq_emissions`, read as grams, as the Hub does, whatever unit the author meant
     base: str = ""  # the model from which this one was fine-tuned; "?" if the card does not name it
 
     @classmethod
@@ -105,13 +104,13 @@ class BaseCard:
 
 
 def _block(front: str, key: str) -> str:
-    """Return the value of a key of the front matter: the rest of its line, and the indented lines below it."""
+    """Return the value of a key of the front matter: the text after the key on its line, and the indented lines below it."""
     match = re.search(rf"^{key}:([^\n]*\n(?:(?:[ \t]+|-[ \t])[^\n]*\n)*)", front, re.MULTILINE)
     return match[1] if match else ""
 
 
 def _base(front: str) -> str:
-    """Return the first model that is named in `base_model`; empty if there is none."""
+    """Return the first model that `base_model` names; "" if it names none."""
     match = re.search(r"[\w.~/-]+", _block(front, "base_model").replace("- ", " "))
     return match[0] if match else ""
 
@@ -119,7 +118,7 @@ def _base(front: str) -> str:
 def _grams(block: str) -> float | None:
     """Return the grams that the Hub reads in the value of `co2_eq_emissions`: its first number, or, in a mapping, that of `emissions`.
 
-    Unlike the Hub, this function reads exponents, too. None if there is no number, or if it is no possible amount of emissions.
+    Unlike the Hub, this function reads exponents, too. None if there is no number, or if the number cannot be grams of emissions.
     """
     if re.match(r"[ \t]*(?:#[^\n]*)?\n|[ \t]*\{", block):  # a mapping
         inner = re.search(r"(?:^|[{,\s])[\"']?emissions[\"']?:([^\n,}]*)", block)

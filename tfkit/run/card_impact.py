@@ -1,5 +1,6 @@
-"""The environmental impact in a model card: the five lines of ML CO2 Impact (https://mlco2.github.io/impact), and further facts."""
+"""The environmental impact in a model card: the five rows that ML CO2 Impact proposes (https://mlco2.github.io/impact), and others."""
 
+import re
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -9,14 +10,14 @@ from tfkit.run.lineage import Inherited
 from tfkit.units import format_energy, format_mass, format_seconds
 
 _UNKNOWN = "not stated"
-_SMALLEST_GRAMS = 1e-4  # smaller numbers need an exponent, and the Hub reads 1.2e-05 as 1.2
+_SMALLEST_GRAMS = 1e-4  # Python writes smaller numbers with an exponent, and the Hub would read 1.2e-05 as 1.2
 
 
 @dataclass(frozen=True)
 class CardImpact:
     """The energy and emissions of a training, as far as they are known when the card is written.
 
-    `totals`: those of run.json, which are complete only after the run; rows of the table whose values are unknown are left out.
+    `totals`: those of run.json, which are complete only after the run. The table has no rows for unknown values.
     """
 
     reading: Reading
@@ -27,8 +28,7 @@ class CardImpact:
     def front(self, training_type: str) -> dict[str, Any]:
         """Return the value of the Hub's `co2_eq_emissions`, in grams.
 
-        {} without a measurement, or below 1e-4 g, since the number is written without an exponent. `training_type` is "pre-training" or
-        "fine-tuning".
+        {} if nothing was measured, or if the emissions are below 1e-4 g. `training_type` is "pre-training" or "fine-tuning".
         """
         reading = self.reading
         if reading.status in ("off", "starting") or reading.emissions_g < _SMALLEST_GRAMS:
@@ -42,7 +42,7 @@ class CardImpact:
         }
 
     def sentence(self) -> str:
-        """Return one sentence: the energy and emissions in suitable units, or that they were not or could not be measured."""
+        """Return a sentence with the energy and emissions in suitable units, or with the reason why they are unknown."""
         reading = self.reading
         if reading.status == "off":
             return "Energy and emissions were not measured."
@@ -54,7 +54,7 @@ class CardImpact:
         return f"Training took {least}{amounts}" + (f" ({basis})." if basis else ".")
 
     def rows(self) -> dict[str, str]:
-        """Return the known values of the table by label; none if nothing was measured."""
+        """Return the known values of the table by label; {} if nothing was measured."""
         reading, totals = self.reading, self.totals
         if reading.outcome not in ("ok", "degraded"):
             return {}
@@ -64,7 +64,7 @@ class CardImpact:
             "hardware type": self.hardware,
             "hours used": f"{seconds / 3600:.3g} ({format_seconds(seconds)})",
             "cloud provider": _UNKNOWN,
-            "compute region": _region(reading.place),
+            "compute region": reading.place.partition(", ")[0] if ", " in reading.place else "place unknown",
             "carbon emitted": f"{least}{format_mass(grams)} CO2e",
             "computation": f"{totals.train_flops:.3g} FLOP by the architecture" if totals.train_flops else "",
             "per million tokens": f"{format_mass(1e6 * grams / totals.tokens)} CO2e" if totals.tokens else "",
@@ -72,13 +72,13 @@ class CardImpact:
             "inherited": self._inherited(),
             "grid": _grid(totals.intensity) if totals.intensity else "",
             "PUE": f"{totals.pue:g}, included" if totals.pue is not None else "",
-            "modelled": _modelled(reading),
+            "modelled": _modelled(reading, totals.modelled_share),
             "time measured": f"{totals.coverage:.1%}" if totals.coverage is not None else "",
         }
         return {label: value for label, value in rows.items() if value}
 
     def _inherited(self) -> str:
-        """Return, as text, the emissions of the ancestors of this model; empty if it has none."""
+        """Return the emissions of the ancestors of this model as text; "" if it has no ancestors."""
         inherited = self.inherited
         if inherited is None or (inherited.emissions_g is None and not inherited.is_lower_bound):
             return ""
@@ -90,14 +90,8 @@ class CardImpact:
 
 
 def _plain(grams: float) -> float:
-    """Round to four significant digits or four decimals, whichever is finer: a float from 1e-4 to 1e16 is written without an exponent."""
+    """Round to four significant digits or four decimals, whichever is finer. Python writes floats from 1e-4 to 1e16 without an exponent."""
     return round(grams, 4) if grams >= 1 else float(f"{grams:.4g}")
-
-
-def _region(place: str) -> str:
-    """Return the country in the text of a place, without the carbon intensity."""
-    country, comma, _ = place.partition(", ")
-    return country if comma else "place unknown"
 
 
 def _grid(intensity: Intensity) -> str:
@@ -105,11 +99,15 @@ def _grid(intensity: Intensity) -> str:
     return "" if grams is None else f"{grams:.4g} g/kWh" + (f" ({origin})" if origin else "")
 
 
-def _modelled(reading: Reading) -> str:
-    """Return, as text, the fraction of the energy that was modelled, since no counter measured it; empty if it is unknown."""
+def _modelled(reading: Reading, share: float | None) -> str:
+    """Return the fraction of the energy that was modelled, not measured by a counter, as text; "" if it is unknown.
+
+    `share`: the fraction over all attempts, which counts if their sources of a component differ, as in `CPU counter, model`.
+    """
     parts = {"CPU": reading.cpu_wh, "GPU": reading.gpu_wh, "RAM": reading.ram_wh}
-    sources = dict(part.partition(" ")[::2] for part in reading.provenance.split(", ") if part)
+    sources = re.findall(r"(CPU|GPU|RAM) (.+?)(?=, (?:CPU|GPU|RAM) |$)", reading.provenance)
     if not reading.energy_wh or not sources:
         return ""
-    share = sum(parts.get(part, 0.0) for part, source in sources.items() if source != "counter") / reading.energy_wh
+    if share is None or not any(", " in source for _, source in sources):
+        share = sum(parts[part] for part, source in sources if source != "counter") / reading.energy_wh
     return f"{min(share, 1.0):.0%} of the energy ({reading.provenance})"

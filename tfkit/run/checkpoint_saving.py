@@ -1,4 +1,4 @@
-"""Saving a checkpoint: in a folder of another name, which is synced and then renamed (checkpoints.py), so that a kill loses nothing."""
+"""Saving of a checkpoint to a folder with a temporary name, which is synced and then renamed: a kill loses nothing (checkpoints.py)."""
 
 import contextlib
 import os
@@ -15,13 +15,15 @@ from tfkit.run.manifest import recorded_bytes, write_manifest
 def save_checkpoint(root: Path, step: int, write: Callable[[Path], None], make_room: Callable[[], object] | None = None) -> Path:
     """Save a checkpoint as `root`/step-..., replacing one of the same step, and return its path. `write` fills an empty folder.
 
-    Only the owner of the run's lock may call it. Transient disk errors are retried. `make_room` (None: nothing can be deleted) is called
-    if the disk has less free space than the last checkpoint took, and again if the disk is full, before the save is tried once more.
-    Raises MachineError for a disk error, and whatever `write` raises; the unfinished checkpoint is then removed, older ones are untouched.
+    Only the owner of the run's lock may call this function. After a transient disk error, the save is tried again. `make_room` deletes what
+    is not needed (None: nothing can be deleted). It is called if the disk has less free space than the last checkpoint takes, and if the
+    disk is full during the save, which is then tried once more. Raises MachineError for a disk error, and whatever `write` raises; in
+    both cases the unfinished checkpoint is removed, and the older ones are unchanged.
     """
     try:
         clear_leftovers(root)
-        if make_room and _has_little_space(root):
+        last = newest_checkpoint(root)
+        if make_room and last is not None and shutil.disk_usage(root).free < recorded_bytes(last):
             make_room()
         try:
             return with_retries(lambda: _save(root, step, write))
@@ -64,12 +66,6 @@ def _rename_over(temporary: Path, final: Path) -> None:
         raise
     if old:
         shutil.rmtree(old, ignore_errors=True)
-
-
-def _has_little_space(root: Path) -> bool:
-    """Return whether the disk has less free space than the last checkpoint took."""
-    last = newest_checkpoint(root)
-    return last is not None and shutil.disk_usage(root).free < recorded_bytes(last)
 
 
 def _cannot_save(root: Path, step: int, error: Exception) -> MachineError:

@@ -29,7 +29,7 @@ def step_folders(root: Path) -> list[Path]:
 
 
 def checkpoints(root: Path) -> list[Path]:
-    """Return the checkpoints in which every file of the manifest exists with its size, by increasing step. Only manifests are read."""
+    """Return the checkpoints whose files all exist with the sizes in the manifest, by increasing step. Only the manifests are read."""
     return [path for path in step_folders(root) if is_complete(path)]
 
 
@@ -45,11 +45,11 @@ def newest_step(root: Path) -> int:
 
 
 def newest_good(root: Path, warn: Callable[[str], None], exact: bool = False) -> Path | None:
-    """Return the newest checkpoint whose hashes are correct; None if there are no checkpoints. Only for the owner of the run's lock.
+    """Return the newest checkpoint whose hashes are correct; None if there are no checkpoints.
 
-    Each newer, damaged checkpoint is renamed, so that it no longer counts as the newest, and `warn` is called with the reason.
-    Raises ModelError, with nothing renamed, if all are damaged, if one is of a later version of tfkit, or, with `exact`, if the newest
-    is damaged. Raises MachineError for a disk error.
+    Only the owner of the run's lock may call this function. Each newer, damaged checkpoint is renamed, so that it no longer counts as the
+    newest, and `warn` is called with the reason. Raises ModelError, and renames nothing, if all are damaged, if a later version of tfkit
+    wrote one, or, with `exact`, if the newest is damaged. Raises MachineError for a disk error.
     """
     clear_leftovers(root)
     damaged: dict[Path, str] = {}
@@ -128,9 +128,9 @@ def checkpoint_folder(root: Path, step: int) -> Path:
 
 
 def require_free_space(root: Path, needed_bytes: int) -> None:
-    """Raise MachineError, with the numbers, if the disk of `root` (which need not exist yet) has less than `needed_bytes` free.
+    """Raise MachineError if the disk of `root` (a folder that need not exist yet) has less than `needed_bytes` free.
 
-    The space of an earlier attempt's checkpoints counts as free, since the new ones replace them.
+    The space of an earlier attempt's checkpoints counts as free, since the new checkpoints replace them.
     """
     place = next(folder for folder in (root, *root.absolute().parents) if folder.exists())
     free = shutil.disk_usage(place).free
@@ -144,7 +144,7 @@ def require_free_space(root: Path, needed_bytes: int) -> None:
 
 def _delete(path: Path) -> None:
     doomed = temporary_sibling(path.with_name(path.name.removesuffix(".damaged")), "del")
-    _rename(path, doomed, "cannot delete this old checkpoint")  # so that no partly deleted folder has a checkpoint's name
+    _rename(path, doomed, "cannot delete this old checkpoint")  # first, so that no partly deleted folder has the name of a checkpoint
     shutil.rmtree(doomed, ignore_errors=True)
 
 

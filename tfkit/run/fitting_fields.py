@@ -1,4 +1,4 @@
-"""Tolerant reading of a JSON object as a dataclass: a field whose value is not of its type, as in a damaged file, gets its default."""
+"""Tolerant reading of a JSON object as a dataclass: a field whose value has another type, as in a damaged file, gets its default."""
 
 from collections.abc import Callable
 from contextlib import suppress
@@ -14,9 +14,9 @@ _T = TypeVar("_T")
 
 
 def fitting(kind: Callable[..., _T], document: Any, **others: Any) -> _T:
-    """Return an instance of the dataclass `kind`, with `others` and the values of a JSON object for its other fields.
+    """Return an instance of the dataclass `kind`, with the fields in `others`, and all other fields from the JSON object `document`.
 
-    A field whose value is missing, not of its type, not finite or as large as LARGEST gets its default.
+    A field gets its default if its value is missing, of another type, not finite, or at least LARGEST.
     """
     values: dict[str, Any] = {}
     for name, hint in _hints(kind).items() if isinstance(document, dict) else ():
@@ -34,4 +34,5 @@ def _hints(kind: Any) -> dict[str, Any]:
 
 @cache
 def _adapter(hint: Any) -> TypeAdapter[Any]:
-    return TypeAdapter(hint, config=ConfigDict(strict=Intensity not in get_args(hint), allow_inf_nan=False))
+    is_strict = Intensity not in get_args(hint)  # strict validation does not accept a JSON object for a dataclass
+    return TypeAdapter(hint, config=ConfigDict(strict=is_strict, allow_inf_nan=False))

@@ -1,4 +1,4 @@
-"""The run folder, which holds everything about one run and has one owner at a time.
+"""The run folder, which holds everything about one run, and in which one process at a time writes.
 
 runs/<name>/  recipe.yaml  run.json  metrics.jsonl  emissions.csv  carbon/  tensorboard/  checkpoints/step-000500/  lock
 """
@@ -16,7 +16,7 @@ from tfkit.durable import write_atomically
 from tfkit.errors import MachineError, Stopped, TfkitError, UsageError, argument
 from tfkit.run.checkpoints import clear_leftovers, newest_step
 from tfkit.run.lock import FolderLock
-from tfkit.run.machine import checked_out_commit, describe_machine
+from tfkit.run.machine import describe_machine
 from tfkit.run.refused_folders import (
     FILES,
     FOLDERS,
@@ -37,15 +37,10 @@ def rounding_fields(machine: dict[str, Any]) -> dict[str, Any]:
     return {"processor": (machine.get("processor") or {}).get("name"), "torch": (machine.get("versions") or {}).get("torch")}
 
 
-def _arithmetic_of(document: dict[str, Any]) -> dict[str, Any]:
-    names = ("threads", "ranks", "device", "precision", "compile", "activation_checkpointing")
-    return {name: document.get(name) for name in names} | rounding_fields(document)
-
-
 class RunFolder:
-    """An open run folder, locked until `close`. As a context manager, it also ends a running attempt as stopped or failed.
+    """An open run folder, locked until `close`. As a context manager, it also records a running attempt as stopped or failed on exit.
 
-    A failure to write run.json is an error in `open` and `begin_attempt`; later it is only a warning, given once.
+    If run.json cannot be written, `open` and `begin_attempt` raise an error; the other methods only warn, and only once.
     """
 
     def __init__(self, path: Path, lock: FolderLock, receipt: Receipt, warn: Callable[[str], None]):
@@ -57,8 +52,9 @@ class RunFolder:
         self._warn = warn
         self._warned = False
         self._is_new = False
-        self.arithmetic = _arithmetic_of(receipt.document)
-        """The recorded facts on which the rounding of the previous attempt depended."""
+        settings = ("threads", "ranks", "device", "precision", "compile", "activation_checkpointing")
+        self.arithmetic = {name: receipt.document.get(name) for name in settings} | rounding_fields(receipt.document)
+        """The recorded settings, processor and version of torch on which the floating-point rounding of the previous attempt depended."""
 
     @classmethod
     def open(
@@ -70,15 +66,15 @@ class RunFolder:
         warn: Callable[[str], None] = lambda _: None,
         group: str | None = None,
     ) -> "RunFolder":
-        """Make the folder if it does not exist, and lock it. A finished run to be resumed, in whose folder this user may not write, is not
-        locked, and stays as it is.
+        """Make the folder if it does not exist, and lock it. If the user resumes a finished run without permission to write in its folder,
+        the folder is opened without a lock, and nothing in it is changed.
 
-        `resume`: whether the folder's checkpoints are to be continued; None for a command that is no training. `command`: None keeps the
-        recorded one. `group`: the kind of a folder for several runs (run_json.py).
+        `resume`: whether to continue from the folder's checkpoints; None for a command that does not train. `command`: the command line
+        to record in run.json; None keeps the recorded one. `group`: CHAIN or SWEEP (run_json.py) for a folder that holds several runs.
 
-        Raises MachineError if the folder cannot be written or another process has locked it. Raises UsageError if it holds checkpoints
-        without `resume`, several runs without `group`, files that tfkit did not write, or a link where a run writes; and for a folder
-        whose name no run can have, or a path with `..` after a folder.
+        Raises MachineError if the folder cannot be written or another process has locked it. Raises UsageError if the folder holds
+        checkpoints although `resume` is not true, several runs of another `group`, files that tfkit did not write, or a link where a run
+        writes a file. It is also raised if a run cannot have the folder's name, or if the path has a `..` after a folder.
         """
         if resume and not os.access(path, os.W_OK) and known_of(path).status == "finished":
             receipt = Receipt.open(path / "run.json", warn)
@@ -103,7 +99,7 @@ class RunFolder:
 
     @property
     def is_held(self) -> bool:
-        """Whether this process has locked the folder, and it is still at its path; if not, nothing may be written in it."""
+        """Whether this process has locked the folder and the folder is still at its path; otherwise nothing may be written there."""
         return self._lock.is_held
 
     @property
@@ -113,12 +109,12 @@ class RunFolder:
 
     @property
     def attempt(self) -> int:
-        """The number, from 1, of the running attempt, or else of the next one."""
+        """The index, from 1, of the running attempt, or of the next attempt if none is running."""
         return len(self._receipt.document["attempts"]) + (not self._receipt.running)
 
     @property
     def has_checkpoints(self) -> bool:
-        """Whether there is a checkpoint; without one, a run starts from scratch, with any recipe."""
+        """Whether the folder has a checkpoint; without one, a run starts at step 0, and its recipe may differ from the recorded one."""
         return any(self.checkpoints.glob("step-*"))
 
     @property
@@ -132,7 +128,7 @@ class RunFolder:
         return self._receipt.recorded
 
     def require_held(self) -> None:
-        """Raise MachineError if the folder was deleted or moved: at its path may be another run, in which nothing may be written."""
+        """Raise MachineError if the folder was deleted or moved: another run, which must not be changed, may now be at its path."""
         if not self.is_held:
             raise MachineError(
                 f"{self.path}: this run folder was deleted or moved while the run went on, so nothing more is saved there; start the run "
@@ -140,31 +136,29 @@ class RunFolder:
             )
 
     def begin_attempt(self, threads: int | None = None, **fields: Any) -> None:
-        """Write the attempt, its machine and fields to run.json; `threads`: the number that the user requested, None for the default.
+        """Write the attempt, this machine and `fields` to run.json; `threads`: the number that the user requested, None for the default.
 
-        If there are checkpoints, run.json keeps the machine that made them until `record_resume`, since this attempt may fail before it
-        takes a step.
-        Raises MachineError if run.json cannot be written; nothing is lost yet.
+        If there are checkpoints, run.json describes the machine that made them until `record_resume` is called, since this attempt may fail
+        before it takes a step. Raises MachineError if run.json cannot be written; no training is lost by then.
         """
         if not self.has_checkpoints:
             self._receipt.forget("result", "rate_trial")
-            requested = {} if threads is None else {"threads": threads}
-            fields |= {**describe_machine(), **requested, "commit": checked_out_commit()}
+            fields |= describe_machine() | ({} if threads is None else {"threads": threads})
         try:
             self._receipt.begin_attempt(fields)
         except OSError as error:
             raise _cannot_write(self.path, error) from error
 
     def record_resume(self, resumed_from: Path, step: int) -> None:
-        """Record the checkpoint from which the attempt resumes, and its machine."""
-        self._write(lambda: self._receipt.record_resume(resumed_from.name, step, {**describe_machine(), "commit": checked_out_commit()}))
+        """Record the checkpoint from which the attempt resumes, and this machine."""
+        self._write(lambda: self._receipt.record_resume(resumed_from.name, step, describe_machine()))
 
     def record(self, **fields: Any) -> None:
         """Set fields of run.json, such as threads, data, totals, result; each value replaces the old one."""
         self._write(lambda: self._receipt.record(fields))
 
     def record_totals(self, fields: Mapping[str, Any]) -> None:
-        """Set fields of `totals`; others are kept."""
+        """Set fields of `totals` in run.json; its other fields are kept."""
         self.record(totals={**(self._receipt.document.get("totals") or {}), **fields})
 
     def write_recipe(self, text: str) -> None:
@@ -177,15 +171,15 @@ class RunFolder:
             ) from error
 
     def update_time(self) -> None:
-        """Record the time of the running attempt if it was last recorded a few seconds ago: a kill then loses only these seconds."""
+        """Record the duration of the running attempt if the last record is some seconds old, so that a kill loses only these seconds."""
         self._write(self._receipt.update_time)
 
     def confirm_finished(self) -> None:
-        """Record that a run whose result is shown again is finished, though a later attempt to lengthen it may have failed."""
+        """Set the status to finished when the result of a finished run is shown again: a later attempt to lengthen it may have failed."""
         self._write(self._receipt.confirm_finished)
 
     def end_attempt(self, status: End, *, step: int | None = None, error: str | None = None, **fields: Any) -> None:
-        """Record how the attempt ended, its last step, the message of its error, and further fields. A second call changes nothing."""
+        """Record how the attempt ended, its last step and error message, and set `fields` of run.json. A second call changes nothing."""
         self._write(lambda: self._receipt.end_attempt(status, step, error, fields))
 
     def close(self) -> None:
@@ -199,7 +193,7 @@ class RunFolder:
         if self._is_new and isinstance(error, TfkitError | Stopped) and not self._receipt.document["attempts"]:
             with suppress(OSError):
                 _delete(self.path)  # no attempt was begun
-        # A caller or the reader of a pipe that wants no more answers is no failure: a command then ends with exit code 0.
+        # It is no failure if the caller closes a generator, or if the reader of stdout exits: the command then ends with exit code 0.
         stopped = isinstance(error, Stopped | KeyboardInterrupt | GeneratorExit) or getattr(error, "exit_code", None) == 0
         message = f"{type(error).__name__}: {error}" if error else "ended without a status"
         self.end_attempt("stopped" if stopped else "failed", error=message)
@@ -244,7 +238,7 @@ def is_begun(path: Path) -> bool:
 
 
 def delete_run(path: Path) -> bool:
-    """Delete a run, and return whether its folder is gone; it is kept if it holds other files.
+    """Delete the files of a run, and return whether its folder is gone; a folder that holds other files is kept.
 
     Raises MachineError if the run is in use or cannot be deleted.
     """

@@ -6,7 +6,7 @@
                 "ancestors": [{"name": "base", "roles": ["start"], "run_id": ..., "sha256": ..., "energy_kwh": ..., "emissions_g": ...,
                                "source": "ledger", "status": "ok", "parents": [1]}, ...]}
 
-Each ancestor is listed once, however many paths lead to it, so the list is complete without the ancestors' folders.
+Each ancestor is listed once, however many lines of descent contain it. The ancestors of ancestors are included, without their folders.
 """
 
 from collections.abc import Collection, Mapping, Sequence
@@ -55,7 +55,7 @@ class Ancestor:
     roles: Texts
     run_id: Text | None = None
     sha256: Text | None = None  # of the weights and the configuration
-    others: Texts = ()  # SHA-256 of further checkpoints of the same run
+    others: Texts = ()  # the SHA-256 of other checkpoints of the same run
     energy_kwh: Amount | None = None
     emissions_g: Amount | None = None
     source: Source = "unknown"
@@ -64,7 +64,7 @@ class Ancestor:
 
     @property
     def is_whole(self) -> bool:
-        """Whether its emissions are known completely, not as a lower bound."""
+        """Whether the emissions are known, and not only as a lower bound."""
         return self.emissions_g is not None and self.status == "ok"
 
     def document(self) -> dict[str, Any]:
@@ -76,11 +76,11 @@ class Ancestor:
 
 @dataclass(frozen=True)
 class Inherited:
-    """The sums over distinct ancestors; None if none is known. `energy_kwh` lacks ancestors whose card states only emissions."""
+    """The sums over distinct ancestors; None if no value is known. The energy lacks ancestors whose card states only emissions."""
 
     energy_kwh: float | None
     emissions_g: float | None
-    is_lower_bound: bool  # whether the emissions of an ancestor are unknown, or a lower bound
+    is_lower_bound: bool  # whether the emissions of any ancestor are unknown or a lower bound
 
     def fields(self) -> dict[str, Any]:
         """Return the sums under their names in the result of a command (docs/cli.md)."""
@@ -89,7 +89,7 @@ class Inherited:
 
 @dataclass(frozen=True)
 class ParentEntry:
-    """A model that the run began with."""
+    """A model from which a run started or learned, as run.json and tfkit.json record it."""
 
     role: Text | None = None
     path: Text | None = None
@@ -117,7 +117,7 @@ _LINEAGE = TypeAdapter(Lineage)
 
 
 def parent_entries(parents: Any) -> tuple[ParentEntry, ...] | None:
-    """Return the entries of parents in run.json or tfkit.json, as far as they are readable; None if there is no such list."""
+    """Return the entries of the list `parents` of run.json or tfkit.json, without those that cannot be read; None if it is not a list."""
     return tuple(fitting(ParentEntry, one) for one in parents if isinstance(one, dict)) if isinstance(parents, list) else None
 
 
@@ -132,9 +132,9 @@ def sum_inherited(ancestors: Sequence[Ancestor]) -> Inherited:
 def merge_ancestors(entries: Sequence[Ancestor], without: Collection[str] = ()) -> tuple[Ancestor, ...]:
     """Return each ancestor once, in the order of `entries`, without the runs whose ids are in `without`.
 
-    Entries of one run are one ancestor, with the largest total among them. An entry without a run id, such as a copy that lost its
-    tfkit.json, is identified by its SHA-256, and without that by its name. The `parents` of an entry are positions in `entries`, those
-    of a returned ancestor are positions in the result.
+    Entries of the same run are merged into one ancestor, with the largest total among them. An entry without a run id, such as a copy that
+    lost its tfkit.json, is identified by its SHA-256, and without that by its name. The `parents` of an entry are positions in `entries`;
+    the `parents` of a returned ancestor are positions in the result.
     """
     runs = {sha256: entry.run_id for entry in entries if entry.run_id is not None for sha256 in _hashes(entry)}
     groups: dict[tuple[str, str], list[Ancestor]] = {}
@@ -152,16 +152,14 @@ def merge_ancestors(entries: Sequence[Ancestor], without: Collection[str] = ()) 
 
 
 def shifted(ancestors: Sequence[Ancestor], by: int) -> list[Ancestor]:
-    """Return the ancestors with `by` added to the positions of their parents, to be appended to a list of `by` others."""
+    """Return the ancestors with `by` added to the positions of their parents, as needed to append them to a list of length `by`."""
     return [replace(ancestor, parents=tuple(parent + by for parent in ancestor.parents)) for ancestor in ancestors]
 
 
 def position(ancestors: Sequence[Ancestor], run_id: Any, sha256: Any) -> int | None:
     """Return the position of the ancestor with this run id or SHA-256; None if it is not in the list."""
-    for index, ancestor in enumerate(ancestors):
-        if (run_id is not None and ancestor.run_id == run_id) or (sha256 is not None and sha256 in _hashes(ancestor)):
-            return index
-    return None
+    same = ((run_id is not None and one.run_id == run_id) or (sha256 is not None and sha256 in _hashes(one)) for one in ancestors)
+    return next((index for index, is_same in enumerate(same) if is_same), None)
 
 
 def parse_lineage(document: Any) -> Lineage:
@@ -180,7 +178,7 @@ def parse_lineage(document: Any) -> Lineage:
 
 
 def _hashes(ancestor: Ancestor) -> list[str]:
-    """Return the known SHA-256 of the ancestor's checkpoints."""
+    """Return the known SHA-256 hashes of the ancestor's checkpoints."""
     return [sha256 for sha256 in (ancestor.sha256, *ancestor.others) if sha256 is not None]
 
 
@@ -194,7 +192,7 @@ def _identity(ancestor: Ancestor, runs: Mapping[str, str]) -> tuple[str, str]:
 
 
 def _merge(group: Sequence[Ancestor]) -> Ancestor:
-    """Merge the entries of one ancestor: keep the largest total, and the roles of all."""
+    """Merge the entries of one ancestor: the largest total, and the roles and hashes of all entries."""
     largest = max(group, key=lambda entry: (-1.0 if entry.emissions_g is None else entry.emissions_g, entry.source == "ledger"))
     run_id = next((entry.run_id for entry in group if entry.run_id is not None), None)
     sha256, *others = dict.fromkeys(sha256 for entry in (largest, *group) for sha256 in _hashes(entry)) or (None,)

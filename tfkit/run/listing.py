@@ -1,4 +1,4 @@
-"""The runs in a folder, described from their run.json and checkpoints. Free of torch, and fast with hundreds of runs."""
+"""The runs in a folder, described from their run.json and checkpoints. This does not import torch, and is fast with hundreds of runs."""
 
 import os
 import shlex
@@ -17,28 +17,28 @@ from tfkit.run.metrics import parse_record
 from tfkit.run.refused_folders import lost_receipt
 from tfkit.run.run_json import CHAIN, SWEEP, RunDocument, member_folders, read_run_json, runs_within
 
-_TAIL_BYTES = 1 << 16  # of metrics.jsonl: only its end is read
+_TAIL_BYTES = 1 << 16  # the size of the end of metrics.jsonl that is read
 _KINDS = {"pre-training": "pretrain", "fine-tuning": "finetune"}
 UNFINISHED = ("new", "stopped", "failed", "killed")
 
 
 @dataclass(frozen=True)
 class ListedRun:
-    """A run; or a folder that is not a readable run, with the status damaged or foreign and the reason in `problem`. None: not known."""
+    """A run (status `damaged` if it cannot be read), or a folder that is no run (status `foreign`). None: not known."""
 
     run: str
     status: str
     kind: str | None = None
     steps: int | None = None
     planned_steps: int | None = None
-    metrics: dict[str, float | None] = field(default_factory=dict)  # of its latest evaluation
+    metrics: dict[str, float | None] = field(default_factory=dict)  # the scores of the run's latest evaluation
     best: dict[str, Any] | None = None
     seconds: float | None = None
     energy_kwh: float | None = None
     emissions_g: float | None = None
     checkpoints: int = 0
-    resume: str | None = None  # the command that continues it
-    problem: str | None = None
+    resume: str | None = None  # the command that continues the run
+    problem: str | None = None  # the reason for `damaged` and `foreign`, or the error of a failed run
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as JSON values."""
@@ -46,10 +46,9 @@ class ListedRun:
 
 
 def list_runs(folder: Path) -> list[ListedRun]:
-    """Return the runs and the other folders in a folder, sorted by name, or the single run if `folder` is one.
+    """Return the runs and the other folders in a folder, sorted by name; if `folder` is a run itself, only that run with its members.
 
-    A link is followed only if it is `folder` itself: a link inside could lead to a run that is listed already. Raises OSError if the
-    folder cannot be read.
+    `folder` may be a link, but links inside it are not followed: they could lead to listed runs. Raises OSError for an unreadable folder.
     """
     if (folder / "run.json").exists() or lost_receipt(folder):
         return [*map(read_run, _with_members(folder.resolve() if folder.is_symlink() else folder))]
@@ -59,7 +58,7 @@ def list_runs(folder: Path) -> list[ListedRun]:
 def unfinished_runs(runs: Sequence[ListedRun], with_checkpoints: bool) -> list[ListedRun]:
     """Return the unfinished runs, in an order in which they can be deleted: stages and trials before the folder that holds them.
 
-    Runs with checkpoints are included only if `with_checkpoints`; a folder of several runs, only if all its stages or trials are.
+    A run with checkpoints is included only if `with_checkpoints` is true; a folder of several runs, only if all its stages or trials are.
     """
     chosen = [run for run in runs if run.status in UNFINISHED and (with_checkpoints or not run.checkpoints)]
     names = {run.run for run in chosen}
@@ -69,7 +68,7 @@ def unfinished_runs(runs: Sequence[ListedRun], with_checkpoints: bool) -> list[L
 
 
 def _runs_at(path: Path) -> list[ListedRun]:
-    """Return the run at `path` and its stages or trials, or, if this is no run, the runs in the folder.
+    """Return the run at `path` with its stages or trials, or, if `path` is not a run, the runs in this folder.
 
     A folder that cannot be read is listed as damaged.
     """
@@ -85,17 +84,17 @@ def _unreadable(path: Path, error: OSError) -> ListedRun:
 
 
 def _with_members(path: Path) -> list[Path]:
-    """Return a run, followed by its existing stages or trials, each followed by its own."""
+    """Return the folder of a run, followed by those of its existing stages or trials, each followed by its own stages or trials."""
     return [path, *(inner for member in member_folders(path).values() if member.exists() for inner in _with_members(member))]
 
 
 def read_run(path: Path) -> ListedRun:
-    """Return the description of one folder, which is a run or another folder; nothing in it is changed."""
+    """Return the description of a folder, whether it is a run or not. Nothing in the folder is changed."""
     return read_run_and_document(path)[0]
 
 
 def read_run_and_document(path: Path) -> tuple[ListedRun, RunDocument]:
-    """Return the description of one folder, as `read_run` does, and the content of its run.json, empty if that cannot be read."""
+    """Return the description of a folder, as `read_run` does, and the content of its run.json; an empty RunDocument if it is unreadable."""
     if path.is_symlink():
         return ListedRun(str(path), "foreign", problem="a link"), RunDocument()
     try:
@@ -146,7 +145,7 @@ def _describe(path: Path, run: RunDocument) -> ListedRun:
 
 
 def _kind(run: RunDocument) -> str | None:
-    """Return the name of the command that started the run; None for a resumed run of an older version, which did not record it."""
+    """Return the name of the command that started the run; None if it was not recorded (a run that an older version resumed)."""
     if run.kind is not None:
         return _KINDS.get(run.kind, run.kind)
     name = (run.command or [])[1:2]
@@ -154,7 +153,7 @@ def _kind(run: RunDocument) -> str | None:
 
 
 def _resume_command(path: Path, run: RunDocument, saved: int) -> str | None:
-    """Return the command that continues a run; without a checkpoint, the one that started it. None if another program started it."""
+    """Return the command that continues a run; without a checkpoint, the one that started it, or None if that is no command of tfkit."""
     larger, command = [run.larger_budget] if run.larger_budget is not None else [], run.command or []
     if (saved or run.kind in (CHAIN, SWEEP)) and (path / "recipe.yaml").is_file():
         allowed = [word for word in command if word == "--allow-code"]
@@ -166,7 +165,7 @@ def _resume_command(path: Path, run: RunDocument, saved: int) -> str | None:
 
 
 def _read_latest(path: Path) -> tuple[int | None, dict[str, Any]]:
-    """Return the step of the last record of a metrics.jsonl, and the last evaluation, from the end of the file."""
+    """Return the step of the last record of a metrics.jsonl, and the latest evaluation in the last _TAIL_BYTES of the file."""
     lines: list[bytes] = []
     if not path.is_file():  # a pipe would block
         return None, {}

@@ -1,4 +1,4 @@
-"""The exclusive lock of a run folder, which names its owner and is released when the owner exits.
+"""The exclusive lock of a run folder. It names the process that owns it, and is released when that process exits.
 
 The package filelock is not used for this: it does not name the owner, fails on file systems without locks (ENOLCK), and opens a lock for
 writing even to test it, which fails in another user's folder.
@@ -18,16 +18,15 @@ _NO_LOCKS = frozenset({errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EINVAL})
 
 
 class FolderLock:
-    """The file `lock` of a run folder: a kernel lock, and the owner as JSON (pid, host, started_utc) for people; empty when free.
-
+    """The file `lock` of a run folder, with a kernel lock. Its content is the owner as JSON (pid, host, started_utc); "" if it is free.
     The kernel releases the lock of a killed process, so no stale lock remains. On a file system without locks (some NFS) the JSON decides:
-    the lock of a process of this machine that no longer exists is taken over, that of another machine is not.
+    a lock whose process ran on this machine and no longer exists is taken over, but not the lock of a process on another machine.
     """
 
     def __init__(self, path: Path):
         self.path = path
         self._descriptor: int | None = None
-        self._owner = b""  # what is written to the file
+        self._owner = b""  # the content that this process wrote to the file
         self._folder: tuple[int, int] | None = None
 
     def acquire(self) -> None:
@@ -55,12 +54,12 @@ class FolderLock:
 
     @property
     def is_held(self) -> bool:
-        """Whether the folder is still this process's: not if it was deleted or moved, or if another run has taken its place."""
+        """Whether this process still owns the folder; false if it was deleted or moved, even if another run has taken its place."""
         if self._descriptor is None:
             return False
         try:
             return self.path.read_bytes() == self._owner
-        except FileNotFoundError:  # somebody may have deleted the file alone
+        except FileNotFoundError:  # perhaps only the lock file was deleted, and the folder is the same
             return self._folder == _identity(self.path.parent)
         except OSError:
             return True  # a failing disk says nothing about the owner
@@ -99,7 +98,7 @@ def is_locked(path: Path) -> bool:
 
 
 def _identity(folder: Path) -> tuple[int, int] | None:
-    """Return the device and inode of a folder, which differ from those of a later folder at the same path; None if there is no folder."""
+    """Return the device and inode of a folder, by which it differs from a later folder at the same path; None if there is no folder."""
     try:
         found = folder.stat()
     except OSError:
@@ -108,7 +107,7 @@ def _identity(folder: Path) -> tuple[int, int] | None:
 
 
 def _read_owner(descriptor: int) -> dict[str, object]:
-    """Return the owner in the file; empty if there is none yet."""
+    """Return the owner that the file names; {} if it names none."""
     os.lseek(descriptor, 0, os.SEEK_SET)
     try:
         owner = strict_json.loads(os.read(descriptor, 4096))
@@ -118,6 +117,7 @@ def _read_owner(descriptor: int) -> dict[str, object]:
 
 
 def _may_be_alive(owner: dict[str, object]) -> bool:
+    """Return whether the owner's process may still exist; True for a process on another machine, which cannot be checked."""
     if not owner:
         return False
     pid = owner["pid"]

@@ -1,4 +1,4 @@
-"""The machine as the operating system describes it: versions, processor, threads, commit. Free of torch."""
+"""The machine as the operating system describes it: versions, processor, threads, commit. This module does not import torch."""
 
 import os
 import platform
@@ -15,12 +15,13 @@ PACKAGES = ("torch", "tokenizers", "safetensors", "numpy", "datasets", "huggingf
 CPUINFO = Path("/proc/cpuinfo")  # Linux
 _BF16_FLAGS = ("amx_bf16", "avx512_bf16", "bf16")  # x86 with tiles, x86, Arm
 _MAC_BF16 = "hw.optional.arm.FEAT_BF16"
-_TIMEOUT_SECONDS = 2  # of a program
+_TIMEOUT_SECONDS = 2  # for a program, such as git
 
 
 def describe_machine() -> dict[str, Any]:
-    """Return the fields `versions`, `platform`, `processor`, `threads` of run.json; None for what is unknown."""
-    return {"versions": versions(), "platform": platform.platform(), "processor": processor(), "threads": threads()}
+    """Return the fields `versions`, `platform`, `processor`, `threads` and `commit` of run.json; None for an unknown value."""
+    machine = {"versions": versions(), "platform": platform.platform(), "processor": processor(), "threads": threads()}
+    return machine | {"commit": checked_out_commit()}
 
 
 def versions() -> dict[str, str]:
@@ -39,7 +40,7 @@ def version(package: str) -> str | None:
 
 
 def processor() -> dict[str, Any]:
-    """Return the name, the number of logical cores, and bf16: the instruction set for bfloat16, "" for none, None for unknown."""
+    """Return `name`, `cores` (the number of logical cores) and `bf16`: the instruction set for bfloat16, "" for none, None for unknown."""
     fields = _mac() if sys.platform == "darwin" else _cpuinfo()
     flags = (fields.get("flags") or fields.get("Features") or "").split()
     bf16 = next((flag for flag in _BF16_FLAGS if flag in flags), "") if flags else None
@@ -47,14 +48,14 @@ def processor() -> dict[str, Any]:
 
 
 def machine_name() -> str:
-    """Return the processor, its cores, and the version of torch: a key for measured speeds."""
+    """Return the processor, the number of its cores and the version of torch as text, which is the key of measured speeds."""
     cpu = processor()
     return f"{cpu['name']}, {cpu['cores']} cores, torch {version('torch')}"
 
 
 def threads() -> int:
-    """Return the number of threads that torch will start with: OMP_NUM_THREADS, else the cores that this process may use."""
-    setting = os.environ.get("OMP_NUM_THREADS", "")
+    """Return the number of threads that torch will use by default: OMP_NUM_THREADS, or else the number of usable cores."""
+    setting = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()  # "4,2": for nested regions
     return int(setting) if setting.isdecimal() and int(setting) > 0 else usable_cores()
 
 
@@ -63,9 +64,9 @@ def usable_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def checked_out_commit(folder: Path | None = None) -> str | None:
-    """Return the commit that is checked out in `folder` (None: the working directory); None outside a git repository."""
-    return _output(["git", "rev-parse", "--verify", "HEAD"], folder)
+def checked_out_commit() -> str | None:
+    """Return the commit that is checked out in the working directory; None outside a git repository."""
+    return _output(["git", "rev-parse", "--verify", "HEAD"])
 
 
 def _cpuinfo() -> dict[str, str]:
@@ -79,15 +80,15 @@ def _cpuinfo() -> dict[str, str]:
 
 
 def _mac() -> dict[str, str]:
-    """Return a Mac's processor in fields of /proc/cpuinfo: `model name` and, for bf16, `flags`."""
+    """Return the name of a Mac's processor and whether it has bf16, in the fields `model name` and `flags` of /proc/cpuinfo."""
     bf16 = {"1": "bf16", "0": "none"}.get(_output(["sysctl", "-n", _MAC_BF16]) or "", "")
     return {"model name": _output(["sysctl", "-n", "machdep.cpu.brand_string"]) or "", "flags": bf16}
 
 
-def _output(command: list[str], folder: Path | None = None) -> str | None:
+def _output(command: list[str]) -> str | None:
     """Run a program and return its output; None if it fails, hangs or prints nothing."""
     try:
-        done = subprocess.run(command, cwd=folder, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=_TIMEOUT_SECONDS)
+        done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=_TIMEOUT_SECONDS)
     except (OSError, subprocess.SubprocessError):
         return None
     return done.stdout.strip() or None if done.returncode == 0 else None

@@ -2,8 +2,7 @@
 
     {"schema_version": 1, "files": {"model.safetensors": {"size": 497772344, "sha256": "9b1c..."}, "training_state/state.json": {...}}}
 
-The format has no field that is not checked, so that any flipped bit is detected. README.md is not listed, since it may be edited, and
-neither are files that are added later.
+Readers check every field, so that they detect any flipped bit. Files that are added later, and README.md, which may change, are not listed.
 """
 
 import hashlib
@@ -28,9 +27,9 @@ _BLOCK = 1 << 20
 _SETTLED_NS = 2_000_000_000  # more than the resolution of any file system's timestamps
 
 Identity = tuple[int, ...]
-"""An identity of a file and its content that needs no reading: device, inode, size, mtime, ctime."""
+"""The device, inode, size, mtime and ctime of a file, by which a change of its content is noticed without reading it."""
 
-_cache: dict[Identity, str] = {}  # the hashes of files that this process has read
+_cache: dict[Identity, str] = {}  # the SHA-256 of the files that this process has hashed
 
 
 class Entry(TypedDict):
@@ -41,7 +40,7 @@ class Entry(TypedDict):
 
 
 def write_manifest(folder: Path) -> None:
-    """Write the manifest of `folder`, without syncing it. Raises OSError, and ModelError if the folder holds a link, device or pipe."""
+    """Write manifest.json for the files of `folder`; the caller syncs it. Raises OSError, and ModelError for a link, device or pipe."""
     entries: dict[str, Entry] = {}
     for path in regular_files(folder):
         name = path.relative_to(folder).as_posix()
@@ -51,7 +50,7 @@ def write_manifest(folder: Path) -> None:
 
 
 def manifest_text(entries: dict[str, Entry]) -> str:
-    """Return the text of manifest.json; `entries`: by file name."""
+    """Return the text of manifest.json for these entries, which are given by file name."""
     return strict_json.dumps({"schema_version": SCHEMA_VERSION, "files": entries}, indent=1) + "\n"
 
 
@@ -69,7 +68,7 @@ def read_manifest(folder: Path) -> dict[str, Entry]:
     if isinstance(document, dict):
         check_version(document, path, SCHEMA_VERSION)
     if not isinstance(document, dict) or document.keys() != {"schema_version", "files"} or not isinstance(document["files"], dict):
-        raise ModelError(f"{path}: not a manifest: expected exactly schema_version and files")
+        raise ModelError(f"{path}: not a manifest: it must have schema_version and files, and no other field")
     for name, entry in document["files"].items():
         if not _stays_inside(name):
             raise ModelError(f"{path}: the entry {name!r} leaves the checkpoint's folder; refused as unsafe")
@@ -122,7 +121,7 @@ def extra_files(folder: Path) -> list[str]:
 
 
 def is_complete(folder: Path) -> bool:
-    """Return whether every file in the manifest exists with its size."""
+    """Return whether every file in the manifest exists and has the size that is given there."""
     return not verify(folder, hashes=False)
 
 
@@ -150,18 +149,18 @@ def _identity(status: os.stat_result) -> Identity:
 
 
 def is_settled(identity: Identity) -> bool:
-    """Return whether the last change is so long ago that any later one gives the file another identity."""
+    """Return whether the file's last change is so long ago that any later change will give the file another identity."""
     return time.time_ns() - identity[-1] > _SETTLED_NS
 
 
 def cached_sha256(path: Path) -> tuple[str, Identity] | None:
-    """Return the hash and the identity of a file if this process has hashed it and it has not changed since; else None. Raises OSError."""
+    """Return the SHA-256 and the identity of a file; None unless this process has hashed it in its present state. Raises OSError."""
     identity = identity_of(path)
     return (_cache[identity], identity) if identity in _cache else None
 
 
 def sha256_of(path: Path, advance: Callable[[int], object] = _ignore) -> tuple[str, Identity]:
-    """Return the hash of a file, and its identity before it was read. Raises OSError."""
+    """Return the SHA-256 of a file, and the identity that the file had before it was read. Raises OSError."""
     digest, block = hashlib.sha256(), bytearray(_BLOCK)
     view = memoryview(block)
     with open(path, "rb", buffering=0) as file:
@@ -177,6 +176,7 @@ def sha256_of(path: Path, advance: Callable[[int], object] = _ignore) -> tuple[s
 
 
 def _problem(folder: Path, path: Path, entry: Entry, hashes: bool, advance: Callable[[int], object]) -> str | None:
+    """Return how a file differs from its entry, as a sentence; None if it does not."""
     if any(part.is_symlink() for part in (path, *path.parents[: len(path.relative_to(folder).parts) - 1])):
         return f"{path}: a link, where the checkpoint had a file"
     try:

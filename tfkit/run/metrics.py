@@ -1,4 +1,4 @@
-"""metrics.jsonl: one line of strict JSON per record, cut back to the checkpoint on resume. A failed write never stops training."""
+"""metrics.jsonl: one line of strict JSON per record. A resume removes the records after its checkpoint. A failed write never ends a run."""
 
 import os
 from collections.abc import Callable, Iterator, Mapping
@@ -13,15 +13,15 @@ from tfkit.run import strict_json
 from tfkit.units import format_number_of
 
 LONGEST_LINE = 32 << 20  # bytes
-_BLOCK = 1 << 16  # bytes that are read at once from the end
-_LATEST_STEP = 1 << 53  # the largest integers that floats represent exactly
+_BLOCK = 1 << 16  # bytes per read, when the last line break is searched from the end
+_LATEST_STEP = 1 << 53  # floats represent all integers up to this one exactly
 
 
 class MetricsLog:
-    """The writer of metrics.jsonl. Each record has an integer `step`; for numbers that are not finite, see strict_json.
+    """The writer of metrics.jsonl. Each record has an integer `step`; strict_json.py describes how numbers that are not finite are written.
 
-    A complete line is passed to the kernel before `append` returns, so a killed process loses none. If writing fails (the disk is full or
-    gone), `warn` is called once, no partial line is left, and the lines are kept in memory until the next append.
+    Each line is passed to the kernel before `append` returns, so a killed process loses none. If writing fails (the disk is full or gone),
+    `warn` is called once, no partial line is left, and the lines are kept in memory until the next append.
     """
 
     def __init__(self, path: Path, warn: Callable[[str], None]):
@@ -33,20 +33,20 @@ class MetricsLog:
 
     def append(self, record: Mapping[str, Any]) -> None:
         """Write one record. Never raises OSError."""
-        assert isinstance(record.get("step"), int), "cut_back needs the step of every record"
+        assert isinstance(record.get("step"), int), "cut_back reads the step of every record"
         self._waiting.append((strict_json.dumps(record) + "\n").encode())
         try:
             if self._descriptor is None:
                 self._descriptor = _open_after_last_line(self.path)
             _write_all(self._descriptor, b"".join(self._waiting))
         except OSError as error:
-            self.close()  # opening it again removes a partial line
+            self.close()  # the next append opens the file again, which removes a partial line
             self._complain(error)
         else:
             self._waiting.clear()
 
     def cut_back(self, step: int) -> None:
-        """Remove the records after `step`. Raises MachineError if the file cannot be changed: nothing has been trained yet.
+        """Remove the records after `step`. Raises MachineError if the file cannot be changed; no training is lost by then.
 
         Lines that are not records are removed with a warning; a partial last line, which a kill leaves, is removed without one.
         """
@@ -59,9 +59,7 @@ class MetricsLog:
                     foreign += 1
                     first_foreign = first_foreign or number
             if foreign:
-                self._warn(
-                    f"{self.path}:{first_foreign}: not a record of a training; {format_number_of(foreign, 'line')} of this kind left out"
-                )
+                self._warn(f"{self.path}:{first_foreign}: not a record of a training; {format_number_of(foreign, 'such line')} left out")
             if dropped:
                 write_atomically(
                     self.path, lambda: (line.decode() for line, record in read_lines(self.path) if record and record["step"] <= step)
@@ -93,7 +91,9 @@ class MetricsLog:
     def _complain(self, error: OSError) -> None:
         if not self._warned:
             self._warned = True
-            self._warn(f"{self.path}: cannot write metrics ({error.strerror}); training continues, and later lines are tried again")
+            self._warn(
+                f"{self.path}: cannot write metrics ({error.strerror}); training continues, and the lines are written later if possible"
+            )
 
 
 def parse_record(line: bytes) -> dict[str, Any] | None:
@@ -123,7 +123,7 @@ def parse_record(line: bytes) -> dict[str, Any] | None:
 
 
 def _open_after_last_line(path: Path) -> int:
-    """Open for appending, and remove a partial last line, which a killed writer leaves."""
+    """Open the file for appending, and remove the partial last line that a killed writer may have left."""
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW, 0o644)
     try:
         size = end = os.fstat(descriptor).st_size
@@ -159,9 +159,9 @@ def read_metrics(path: Path) -> Iterator[dict[str, Any]]:
 
 
 def read_lines(path: Path) -> Iterator[tuple[bytes, dict[str, Any] | None]]:
-    """Yield each line with its record: a long training has millions of them, which would not fit the memory together.
+    """Yield each line with its record, None if it is not a record. Lines are read one by one, since a long training writes millions.
 
-    A line longer than LONGEST_LINE is no record, and comes in pieces. Raises OSError, also for a pipe or a device, which could block.
+    A line longer than LONGEST_LINE is yielded in pieces, which are not records. Raises OSError, also for a pipe or a device.
     """
     with open_regular(path) as file:
         while line := file.readline(LONGEST_LINE):
@@ -169,5 +169,5 @@ def read_lines(path: Path) -> Iterator[tuple[bytes, dict[str, Any] | None]]:
 
 
 def is_foreign(line: bytes, record: dict[str, Any] | None) -> bool:
-    """Whether a complete line is not a record. A last line without its end is incomplete: a kill left it, or it is being written."""
+    """Return whether a line is complete and not a record. A last line without a line break is incomplete: a kill may have torn it."""
     return record is None and line.endswith(b"\n")

@@ -37,7 +37,7 @@ def find_file(folder: Path, name: str) -> Path | None:
 
 
 def read_text(path: Path, limit: int) -> str:
-    """Return the text of a UTF-8 file of at most `limit` bytes. Raises ModelError."""
+    """Return the text of a UTF-8 file. Raises ModelError, also if the file has more than `limit` bytes."""
     try:
         with path.open("rb") as file:
             content = file.read(limit + 1)
@@ -54,7 +54,7 @@ def read_text(path: Path, limit: int) -> str:
 
 
 def read_object(path: Path, limit: int) -> dict[str, Any]:
-    """Return the object in a strict JSON file of at most `limit` bytes. Raises ModelError, also for a lone surrogate in a string."""
+    """Return the object in a strict JSON file. Raises ModelError, also for over `limit` bytes, and for a lone surrogate in a string."""
     document = parse_json(read_text(path, limit), path)
     if not isinstance(document, dict):
         raise ModelError(f"{path}: expected a JSON object, found {type(document).__name__}; copy the file again")
@@ -76,13 +76,13 @@ def parse_json(text: str, path: Path) -> Any:
 
 
 def check_version(document: Mapping[str, Any], path: Path, version: int) -> None:
-    """Raise OtherVersionError if a later version of tfkit wrote the document of `path`, ModelError if its schema_version is no number.
+    """Raise OtherVersionError if a later version of tfkit wrote the document at `path`, ModelError if its schema_version is invalid.
 
     Call it before any other field is read, since a later version may have another format. A document without the field passes.
     """
     written = document.get("schema_version", version)
     if type(written) is not int or written < 1:
-        raise ModelError(f"{path}: schema_version {written!r:.80} is not the number of a version; copy the file again")
+        raise ModelError(f"{path}: schema_version {written!r:.80} is not a version number; copy the file again")
     if written > version:
         raise OtherVersionError(
             f"{path}: schema_version {written}, written by a later version of tfkit; this one reads up to {version}. Use that version"

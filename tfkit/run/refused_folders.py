@@ -1,4 +1,4 @@
-"""Checks of a folder before it becomes a run folder: other files, links, unusable permissions and other runs are refused."""
+"""Checks of a folder before it becomes a run folder. A folder with other files, links, another run or missing permissions is refused."""
 
 import errno
 import os
@@ -11,19 +11,19 @@ from tfkit.run.run_json import CHAIN, SWEEP
 FILES = ("recipe.yaml", "run.json", "metrics.jsonl", "emissions.csv")
 FOLDERS = ("carbon", "checkpoints", "tensorboard")
 WRITTEN = (*FILES, *FOLDERS, "replay", "ranks", "crash.log", "lock")
-_GROUPS = {CHAIN: "a recipe with stages", SWEEP: "a sweep"}  # by the kind of a folder of several runs
+_GROUPS = {CHAIN: "a recipe with stages", SWEEP: "a sweep"}  # the names of the kinds of folders with several runs
 
 
 def refuse_path(path: Path) -> None:
-    """Raise UsageError for a `..` after a folder, as in `runs/../../x` (a path that begins with `..` is allowed).
+    """Raise UsageError for a `..` after a folder, as in `runs/../../x`; a path that begins with `..` is allowed.
 
-    Raise FileNotFoundError for a dangling link: a folder made below an unmounted mount point would fill the wrong disk.
+    Raise FileNotFoundError for a dangling link: its disk may not be mounted, and a folder made in place of it would fill another disk.
     """
     if any(part == ".." and before != ".." for before, part in pairwise(path.parts)):
         raise UsageError(f"{path}: leaves the folder that it begins with. Give the path without `..` as {argument('run')}")
     for part in (path, *path.parents):
         if part.is_symlink() and not part.exists():
-            raise FileNotFoundError(errno.ENOENT, f"{part} leads to {os.readlink(part)}, which is not there; is its disk mounted")
+            raise FileNotFoundError(errno.ENOENT, f"{part} is a link to {os.readlink(part)}, which does not exist: is its disk mounted?")
 
 
 def refuse_links(path: Path) -> None:
@@ -35,10 +35,9 @@ def refuse_links(path: Path) -> None:
 
 
 def refuse_content(path: Path) -> None:
-    """Raise UsageError for links and the user's own files; tfkit writes run.json first, so without it a recipe.yaml is the user's.
-
-    Raise OSError for a file where a run needs a folder, for the reverse, and for a folder that cannot be written: now, rather than at the
-    first checkpoint.
+    """Raise UsageError for links and for the user's files, such as a recipe.yaml without run.json, which tfkit writes first.
+    Raise OSError for a file where a run needs a folder, for a folder where it needs a file, and for a folder without permission to write,
+    which would otherwise fail only at the first checkpoint.
     """
     refuse_links(path)
     for name in WRITTEN:
@@ -56,7 +55,7 @@ def refuse_content(path: Path) -> None:
 
 
 def lost_receipt(path: Path) -> str | None:
-    """Return the problem of a run without its run.json, recognized by its checkpoints or ledgers; None for any other folder."""
+    """Return the problem of a run whose run.json was lost, which is recognized by its checkpoints or ledgers; None for other folders."""
     if any((path / name).exists() for name in ("run.json", "run.json.damaged")):
         return None
     if not any((*(path / "checkpoints").glob("step-*"), *(path / "carbon").glob("*.jsonl"))):
@@ -68,16 +67,16 @@ def lost_receipt(path: Path) -> str | None:
 
 
 def refuse_checkpoints(path: Path, resume: bool | None) -> None:
-    """Raise UsageError for a folder with checkpoints unless the run is to be resumed. `resume`: None if the command is no training."""
+    """Raise UsageError for a folder with checkpoints unless the run is to be resumed. `resume`: None for a command that does not train."""
     if not resume and any((path / "checkpoints").glob("step-*")):
         remedy = "Give" if resume is None else f"Resume it with {argument('resume', True)}, or give"
         raise UsageError(f"{path}: holds checkpoints of an earlier run. {remedy} another folder with {argument('run')}")
 
 
 def refuse_other_kind(path: Path, kind: object, group: str | None) -> None:
-    """Raise UsageError if the folder holds a chain or a sweep other than the `group` that is to run (None: a single run).
+    """Raise UsageError if the folder holds a chain or a sweep, as `kind` says, and `group` is another kind (None: a single run).
 
-    Raise it also if a group is to run in a folder that holds the checkpoints of a single run.
+    Raise it also if `group` is a chain or a sweep and the folder holds the checkpoints of a single run.
     """
     if group is not None and any((path / "checkpoints").glob("step-*")):
         raise UsageError(

@@ -1,10 +1,10 @@
-"""The replay file of an unhealthy step, with which `tfkit replay` repeats the step.
+"""The replay file of a step that ended a run with exit code 6. `tfkit replay` repeats the step with it.
 
     replay/step-000123.json: {"schema_version": 1, "step": 123, "loss": null, "grad_norm": null, "nonfinite": {"loss": "nan", ...},
         "micro_batches": [{"rows": [17, 4], "seed": 8123, "sha256": ids and labels}], "weights_sha256": ..., "threads": 2, "precision": ...}
 
-The data and dropout of the step follow from the recipe, and its weights from the checkpoint before it; the hashes verify that they are
-the same.
+The data and dropout of the step follow from the recipe, and its weights from the checkpoint before the step. The hashes show whether the
+repeated step has the same data and weights.
 """
 
 from pathlib import Path
@@ -29,7 +29,8 @@ def write_replay(run_folder: Path, document: dict[str, Any]) -> None:
 
 def read_replay(run_folder: Path, step: int | None = None) -> dict[str, Any]:
     """Return the document of a step; None: of the latest one. Raises ModelError if it is missing, damaged, or of another version."""
-    paths = sorted((run_folder / FOLDER).glob("step-*.json" if step is None else f"step-{step:06d}.json"))
+    names = "step-*.json" if step is None else f"step-{step:06d}.json"
+    paths = sorted((run_folder / FOLDER).glob(names), key=lambda path: (len(path.name), path.name))  # a later step may have more digits
     if not paths:
         which = f"of step {step} " if step is not None else ""
         raise ModelError(f"{run_folder}: holds no replay file {which}(in {FOLDER}/); a run that ends with exit code 6 leaves one")
@@ -39,6 +40,6 @@ def read_replay(run_folder: Path, step: int | None = None) -> dict[str, Any]:
         if document["schema_version"] != SCHEMA_VERSION:
             raise ValueError(f"schema_version {document['schema_version']!r}")
         int(document["step"]), str(document["weights_sha256"]), [str(batch["sha256"]) for batch in document["micro_batches"]]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, OverflowError) as error:
         raise ModelError(f"{path}: not a replay file of this tfkit ({error!r})") from error
     return dict(document)

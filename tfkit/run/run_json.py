@@ -1,20 +1,20 @@
-"""run.json: a run's command, data and machine, and its attempts with their ends. Written atomically at each change.
+"""run.json: a run's command, data and machine, and its attempts with their ends. The file is written atomically at each change.
 
     schema_version  run_id  name  command  status
     attempts: [{number, status, started_utc, ended_utc, seconds, host, pid, resumed_from, from_step, to_step, error}]
-    versions  platform  processor  threads  commit          of the latest attempt that took steps; before any, of the latest attempt
-    kind  planned_steps  before {...}  data  given {recipe, text, overrides}  result {...}  and further recorded fields
+    versions  platform  processor  threads  commit          of the latest attempt that took steps, or else of the latest attempt
+    kind  planned_steps  before {...}  data  given {recipe, text, overrides}  result {...}  and the other fields of RunDocument
     totals {seconds, train_seconds, tokens, energy_kwh, energy_kwh_parts {cpu, gpu, ram}, emissions_g, carbon_status, place, rework_...}
 
-`status`, of the run and of an attempt: running, stopped (by a signal or budget, can be resumed), finished, failed, killed (still
-"running" at the next start; its ended_utc is unknown, thus null). A run that has not begun is "new". Times are UTC; `seconds` is
-monotonic time until the file was last written, also for a killed attempt.
+`status`, of the run and of an attempt, is one of: running, stopped (by a signal or budget; can be resumed), finished, failed, killed (it
+was still "running" at the next start, so its ended_utc is null). A run without attempts is "new". Times are UTC. The `seconds` of an
+attempt are monotonic time, from its start to the last write of the file.
 
 The stages of a recipe and the trials of a sweep are runs, each with its run.json, in runs/<name>/<stage or trial>/. The folder runs/<name>/
 that holds them has a run.json, too.
 
-`Receipt` writes the file, `read_run_json` reads it. In a damaged file or one of an older version, only the fields that identify the run
-must be valid; the others then get their defaults.
+`Receipt` writes the file, `read_run_json` reads it. A damaged file, or one of an older version, is read if the fields that identify the
+run are valid; any other field that is invalid or missing gets its default.
 """
 
 import math
@@ -43,7 +43,7 @@ SCHEMA_VERSION = 1
 CHAIN = "stages"  # the `kind` of a recipe with stages
 SWEEP = "sweep"
 _LIMIT = 64 * MIB
-SECONDS_BETWEEN_WRITES = 5.0  # of a running attempt, at least
+SECONDS_BETWEEN_WRITES = 5.0  # at least, while an attempt is running
 End = Literal["stopped", "finished", "failed"]
 _OWN_FIELDS = frozenset({"schema_version", "run_id", "status", "attempts"})
 _OBJECTS = ("totals", "result", "given", "processor", "versions")
@@ -66,7 +66,7 @@ class AttemptEntry:
 class RunDocument:
     """The content of a run.json. None, or empty: not recorded, or of another type than tfkit writes."""
 
-    fields: Mapping[str, Any] = field(default_factory=dict, repr=False)  # all of them, as they are in the file
+    fields: Mapping[str, Any] = field(default_factory=dict, repr=False)  # the whole document, as it is in the file
     run_id: str = ""
     status: str = "new"
     attempts: tuple[AttemptEntry, ...] = ()
@@ -79,29 +79,29 @@ class RunDocument:
     data: dict[str, Any] = field(default_factory=dict)  # fingerprints of the data, and the SHA-256 of the code that the run executes
     held_out: list[str] = field(default_factory=list)  # a hash of each validation set, by which runs are compared
     data_sizes: dict[str, Any] = field(default_factory=dict)  # `rows` or `documents`, and `tokens`, of `train` and `validation`
-    result: dict[str, Any] | None = None  # of a finished run; None if no attempt reached the end, or a later one continued
-    rate_trial: dict[str, Any] | None = None
+    result: dict[str, Any] | None = None  # None if no attempt reached the last step, or if a later attempt continued the run
+    rate_trial: dict[str, Any] | None = None  # the learning rates that were tried, and the chosen one (`lr`)
     before: dict[str, Any] = field(default_factory=dict)  # the scores before the first step
-    predicted: dict[str, Any] = field(default_factory=dict)  # seconds, energy_kwh and emissions_g, with low, likely and high
-    actual: dict[str, Any] = field(default_factory=dict)
+    predicted: dict[str, Any] = field(default_factory=dict)  # seconds, energy_kwh and emissions_g, each with low, likely and high
+    actual: dict[str, Any] = field(default_factory=dict)  # the measured values of the quantities in `predicted`
     versions: dict[str, Any] = field(default_factory=dict)
     processor: dict[str, Any] = field(default_factory=dict)
     device: str | None = None
-    larger_budget: str | None = None  # the key=value that continues a run which a budget ended
+    larger_budget: str | None = None  # the override, key=value, with which a run that a budget stopped can continue
     folder: str | None = None  # of a recipe with stages: the folder of the chain, as the recipes of its stages name it
-    stages: dict[str, Any] | None = None
-    trials: dict[str, dict[str, Any]] | None = None  # of a sweep
+    stages: dict[str, Any] | None = None  # of a recipe with stages, by name
+    trials: dict[str, dict[str, Any]] | None = None  # of a sweep, by name
     best_trial: str | None = None
     space: dict[str, Any] | None = None  # of a sweep: the varied fields
-    asked: int | None = None  # the number of trials that was asked for
+    asked: int | None = None  # of a sweep: the number of trials that the user requested
 
     @property
     def last(self) -> AttemptEntry:
-        """The latest attempt; empty before the first."""
+        """The latest attempt; an AttemptEntry with default values if there is none."""
         return self.attempts[-1] if self.attempts else AttemptEntry()
 
     def seconds(self, metered: Mapping[int, float]) -> float:
-        """Return the wall seconds of all attempts: of each the time in `metered`, by the attempt's number, or else the recorded time."""
+        """Return the wall seconds of all attempts: those in `metered`, by attempt (from 1), replace the recorded ones."""
         return sum(metered.get(number, attempt.seconds or 0.0) for number, attempt in enumerate(self.attempts, 1))
 
 
@@ -114,31 +114,31 @@ def read_run_json(folder: Path) -> RunDocument:
 
 
 def known_of(folder: Path) -> RunDocument:
-    """Return the content of the run.json of a run folder, empty if it is missing or cannot be read."""
+    """Return the content of the run.json of a run folder; an empty RunDocument if it is missing or cannot be read."""
     with suppress(OSError, ValueError):
         return read_run_json(folder)
     return RunDocument()
 
 
 def totals_in(document: Any) -> RunTotals:
-    """Return the `totals` of a run.json of any version."""
+    """Return the object `totals` of a run.json, which may be of an older version or damaged."""
     return fitting(RunTotals, document)
 
 
 def stage_folders(path: Path) -> dict[str, Path]:
-    """Return the run folder of each stage, whether it exists yet or not, in order; none for a folder of another kind."""
+    """Return the run folders of a chain's stages by name, in order, whether they exist yet or not; {} for any other folder."""
     run = known_of(path)
     return {name: path / name for name in (run.kind == CHAIN and run.stages) or ()}
 
 
 def trial_folders(path: Path) -> dict[str, Path]:
-    """Return the run folder of each started trial of a sweep, in order; none for a folder of another kind."""
+    """Return the run folders of a sweep's started trials by name, in order; {} for any other folder."""
     run = known_of(path)
     return {name: path / name for name in (run.kind == SWEEP and run.trials) or ()}
 
 
 def member_folders(path: Path) -> dict[str, Path]:
-    """Return the run folders of the stages or trials by name; none for the folder of a single run."""
+    """Return the run folders of a chain's stages or of a sweep's trials by name; {} for any other folder."""
     return stage_folders(path) or trial_folders(path)
 
 
@@ -153,7 +153,7 @@ def _load(path: Path) -> dict[str, Any]:
     if isinstance(document, dict):
         check_version(document, path, SCHEMA_VERSION)
     if not _identifies_a_run(document):
-        raise ValueError("not a run's receipt")
+        raise ValueError("not a run.json of tfkit")
     return dict(document)
 
 
@@ -180,7 +180,7 @@ def _parse(document: Mapping[str, Any]) -> RunDocument:
 
 
 class Receipt:
-    """The document of run.json and the rules for its attempts. Methods that change it write the file, and raise OSError if that fails."""
+    """The document of run.json and the rules for its attempts. Methods that change it, except `forget`, write the file. Raises OSError."""
 
     def __init__(self, path: Path, document: dict[str, Any]):
         self.path = path
@@ -222,7 +222,7 @@ class Receipt:
         return self._began is not None
 
     def begin_attempt(self, fields: Mapping[str, Any]) -> None:
-        """Add an attempt, which starts from step 0 unless `record_resume` is called, and set fields, as `record` does."""
+        """Add an attempt, which starts from step 0 unless `record_resume` is called, and set `fields` of the document."""
         assert not self.running
         self._set(fields)
         self._began = time.monotonic()
@@ -235,7 +235,7 @@ class Receipt:
         self.write()
 
     def record_resume(self, resumed_from: str, step: int, fields: Mapping[str, Any]) -> None:
-        """Record that the running attempt continues after `step`, from the checkpoint with this name, and set fields."""
+        """Record that the running attempt continues after `step`, from the checkpoint with this name, and set `fields` of the document."""
         assert self.running
         self._set(fields)
         self.forget("result")
@@ -244,12 +244,12 @@ class Receipt:
 
     @property
     def recorded(self) -> RunDocument:
-        """The present content of the file."""
+        """The present content of the document, with the duration of the running attempt until now."""
         self._update_time()
         return _parse(self.document)
 
     def update_time(self) -> None:
-        """Write the file, with the time of the attempt so far, if it was last written SECONDS_BETWEEN_WRITES or longer ago."""
+        """Write the file, with the duration of the attempt until now, if the last write was SECONDS_BETWEEN_WRITES or longer ago."""
         if time.monotonic() - self._written >= SECONDS_BETWEEN_WRITES:
             self.write()
 
@@ -258,18 +258,18 @@ class Receipt:
             self.document["attempts"][-1]["seconds"] = round(time.monotonic() - self._began, 3)
 
     def forget(self, *names: str) -> None:
-        """Remove fields of an earlier attempt, which this attempt replaces."""
+        """Remove fields of an earlier attempt that the present attempt makes invalid."""
         for name in names:
             self.document.pop(name, None)
 
     def confirm_finished(self) -> None:
-        """Record that the run is finished, as its result says, however later attempts ended, since they took no step."""
+        """Set the status to finished, however later attempts ended: they took no step, so the recorded result is still that of the run."""
         if self.document["status"] != "finished":
             self.document["status"] = "finished"
             self.write()
 
     def end_attempt(self, status: End, step: int | None, error: str | None, fields: Mapping[str, Any]) -> None:
-        """Set fields, and end the attempt of this process; a second call changes nothing."""
+        """Set `fields` of the document, and end the attempt of this process; a second call changes nothing."""
         if self._began is None:
             return
         self._set(fields)
@@ -285,7 +285,7 @@ class Receipt:
         self.write()
 
     def _set(self, fields: Mapping[str, Any]) -> None:
-        assert not fields.keys() & _OWN_FIELDS, "these follow from the attempts"
+        assert not fields.keys() & _OWN_FIELDS, "only the methods of Receipt set these fields"
         self.document.update(fields)
 
     def write(self) -> None:

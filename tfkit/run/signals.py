@@ -20,8 +20,8 @@ from typing import Any, Self
 from tfkit.errors import Stopped
 
 _NAMES = ("SIGTERM", "SIGINT", "SIGHUP")
-_GRACE_SECONDS = 1.0  # after a third signal, for Python's own handler to end the process
-_HANDLER_SECONDS = 0.3  # for Python's own handler to run, unless a long call delays it
+_GRACE_SECONDS = 1.0  # the time that Python's handler has to end the process after a third signal
+_HANDLER_SECONDS = 0.3  # the time that Python's handler has to run before a signal is acknowledged; a long call may delay it further
 _ACKNOWLEDGEMENTS = (
     "stopping as soon as nothing is lost; a third signal ends at once, without saving",
     "stopping already; one more signal ends at once, without saving",
@@ -31,7 +31,7 @@ _ACKNOWLEDGEMENTS = (
 
 @contextmanager
 def forwarded(forward: Callable[[int], None], numbers: Sequence[int] = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)) -> Iterator[None]:
-    """Call `forward` with the number of each of these signals in the block. Signals that are ignored on entry stay ignored."""
+    """A context in which `forward` is called with the number of each of these signals. Signals that are ignored on entry stay ignored."""
     handled = [number for number in numbers if signal.getsignal(number) is not signal.SIG_IGN]
     previous = [(number, signal.signal(number, lambda received, frame: forward(received))) for number in handled]
     try:
@@ -42,16 +42,17 @@ def forwarded(forward: Callable[[int], None], numbers: Sequence[int] = (signal.S
 
 
 def ignore_signals() -> None:
-    """Ignore stop signals until the process has ended: its exit code is decided, and Python no longer calls handlers."""
+    """Ignore stop signals until the process has ended, since its exit code is decided and Python no longer calls handlers."""
     for name in _NAMES:
         signal.signal(signal.Signals[name], signal.SIG_IGN)
 
 
 class StopSignals:
-    """A context in which a first stop signal sets `requested`, a second changes nothing, so that no save is torn, and a third kills.
+    """A context in which a first stop signal sets `requested`, a second is ignored, so that no save is torn, and a third kills the process.
 
     A signal that is ignored on entry stays ignored (nohup, a shell's background job). Outside the main thread, where Python allows no
-    handlers, it does nothing. Within another StopSignals, it replaces the other's handlers, and raises Stopped if the other got a signal.
+    handlers, the context does nothing. Within another StopSignals, the context replaces the outer one's handlers, and raises Stopped on
+    entry if the outer one has received a signal.
 
     `acknowledge` is called immediately, in a separate thread, with a sentence for each signal.
     """
@@ -79,17 +80,17 @@ class StopSignals:
         return self._requested is not None
 
     def raise_if_requested(self, message: str = "nothing was lost") -> None:
-        """Raise Stopped if a signal was received; `message`: what was saved, and how to resume. To be called after saving."""
+        """Raise Stopped if a signal was received; `message`: what was saved, and how to resume. Call this after saving."""
         if self._requested is not None:
             raise Stopped(f"stopped by {signal.Signals(self._requested).name}: {message}", self._requested)
 
     @contextmanager
     def at_once(self, message: str = "nothing had to be saved") -> Iterator[None]:
-        """Make a first signal raise Stopped immediately within the block, which has nothing to save, such as the preparation of data."""
+        """A context in which a first signal raises Stopped immediately, for code without anything to save, such as data preparation."""
         outer = self._at_once, self._message
         self._at_once, self._message = True, message
         try:
-            self.raise_if_requested(message)  # a later signal raises in its handler
+            self.raise_if_requested(message)  # for a signal before the block; the handler raises for one within the block
             yield
         except Exception as error:
             if self._requested is not None and not isinstance(error, Stopped):
@@ -100,7 +101,9 @@ class StopSignals:
         self.raise_if_requested(message)  # a library may have swallowed the exception
 
     def end(self, *, for_good: bool) -> None:
-        """While the command ends, ignore the next signal; the one after it kills the process. `for_good`: also after the block."""
+        """Ignore the next signal while the command ends; the signal after that kills the process. `for_good`: keep these handlers after
+        the context is left, until the process has ended.
+        """
         if threading.current_thread() is not threading.main_thread():
             return
         self._at_once, self._count = False, max(self._count, 1)
@@ -116,7 +119,7 @@ class StopSignals:
             for number in (signal.Signals[name] for name in self._names):
                 previous = signal.getsignal(number)
                 if isinstance(outer := getattr(previous, "__self__", None), StopSignals):
-                    outer.raise_if_requested()  # a library has swallowed the outer one's exception
+                    outer.raise_if_requested()  # a library may have swallowed the exception that the outer handler raised
                 if previous is signal.SIG_IGN:
                     continue
                 self._previous[number] = previous
@@ -140,10 +143,10 @@ class StopSignals:
             self._pipe = None
         while self._previous:
             number, previous = self._previous.popitem()
-            signal.signal(number, signal.SIG_DFL if previous is None else previous)  # None: set by C code, and cannot be restored
+            signal.signal(number, signal.SIG_DFL if previous is None else previous)  # None: a handler of C code, which cannot be restored
 
     def _report_unraisable(self, unraisable: Any) -> None:
-        """Report an exception that Python cannot raise, except a Stopped in a destructor or callback: its request is still set."""
+        """Report an exception that Python cannot raise, unless it is a Stopped: `requested` is set, so the loop stops anyway."""
         if not isinstance(unraisable.exc_value, Stopped) and self._outer_hook is not None:
             self._outer_hook(unraisable)
 
@@ -189,31 +192,31 @@ class StopSignals:
 
 
 class Interrupts(StopSignals):
-    """A stop request by Ctrl-C, which is deferred until nothing is lost, or by the caller's callable. A third Ctrl-C is not deferred."""
+    """A stop request by Ctrl-C or by the callable `asked`. Ctrl-C is deferred until nothing is lost; a third Ctrl-C is not deferred."""
 
     def __init__(self, asked: Callable[[], bool]):
         super().__init__(("SIGINT",))
         self._asked = asked
 
     def should_stop(self) -> bool:
-        """Whether Ctrl-C was pressed, or the callable says so."""
+        """Return whether Ctrl-C was pressed or the callable `asked` returns True."""
         return super().should_stop() or self._asked()
 
     def raise_if_requested(self, message: str = "nothing was lost") -> None:
-        """Raise Stopped if the computation should stop."""
+        """Raise Stopped if `should_stop` returns True; `message`: as in StopSignals."""
         super().raise_if_requested(message)
         if self._asked():
             raise Stopped(f"stopped: {message}")
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
-        if self._count == 2:  # a third signal kills a command, and would kill a notebook's kernel
+        if self._count == 2:  # a third signal kills the process of a command; here it would kill the kernel of a notebook
             raise KeyboardInterrupt
         super()._handle(number, frame)
 
 
 @contextmanager
 def interrupts(should_stop: Callable[[], bool] | None) -> Iterator[Interrupts]:
-    """Defer Ctrl-C in the block, and raise KeyboardInterrupt after it, in place of the Stopped that Ctrl-C causes, with its message."""
+    """A context that defers Ctrl-C. In place of the Stopped that Ctrl-C causes, the context raises KeyboardInterrupt with its message."""
     messages = []
     with Interrupts(should_stop or (lambda: False)) as stop:
         try:
@@ -222,5 +225,5 @@ def interrupts(should_stop: Callable[[], bool] | None) -> Iterator[Interrupts]:
             if stop.requested is None:
                 raise
             messages.append(str(stopped))
-    if stop.requested is not None:  # also if it came too late to stop anything
+    if stop.requested is not None:  # also if Ctrl-C came too late to stop anything
         raise KeyboardInterrupt(*messages)

@@ -1,4 +1,4 @@
-"""training_state/state.json of a checkpoint: what a resume needs beside tensors. Torch-free."""
+"""training_state/state.json of a checkpoint: the data that resuming needs in addition to tensors. This module does not import torch."""
 
 import math
 from dataclasses import asdict, dataclass, field
@@ -19,12 +19,12 @@ _LIMIT = 64 * MIB
 
 @dataclass(frozen=True)
 class SavedLog:
-    """The part of the log that a checkpoint keeps: all that determines how the run continues, so that metrics.jsonl may be lost."""
+    """The part of the training log that a checkpoint contains, so that a run resumes exactly even if its metrics.jsonl was lost."""
 
-    lines: int  # records of steps
+    lines: int  # the number of records of steps
     loss: float | None  # of the last of these records; None: not finite, or no record yet
     evaluations: list[tuple[int, dict[str, float | None]]]  # step and scores; None: not finite
-    before: dict[str, float | str] | None = None  # the scores before the first step, as text if not finite; an older version has none
+    before: dict[str, float | str] | None = None  # the scores before the first step, as text if not finite; None also in older versions
 
     @classmethod
     def of(cls, lines: int, loss: float | None, evaluations: dict[int, dict[str, Any]], before: dict[str, float] | None) -> Self:
@@ -35,7 +35,7 @@ class SavedLog:
 
     @property
     def scores_before(self) -> dict[str, float] | None:
-        """The scores before the first step."""
+        """The scores before the first step as numbers; None if they were not recorded."""
         return None if self.before is None else {name: float(value) for name, value in self.before.items()}
 
 
@@ -43,12 +43,12 @@ class SavedLog:
 class TrainingState:
     """The content of a state.json."""
 
-    progress: dict[str, Any] = field(default_factory=dict)  # training/loop.py
+    progress: dict[str, Any] = field(default_factory=dict)  # the fields of Progress (training/loop.py)
     micro_batch_size: int = 0
-    data: dict[str, list[str]] = field(default_factory=dict)  # fingerprints by part
-    mean_steps: int = 0  # the number of steps in the mean of the weights
-    log: SavedLog | None = None  # None: an older version
-    loader: dict[str, Any] = field(default_factory=dict)
+    data: dict[str, list[str]] = field(default_factory=dict)  # fingerprints of the data, by part (train, validation, ...)
+    mean_steps: int = 0  # the number of steps in the moving average of the weights (training.ema_decay)
+    log: SavedLog | None = None  # None: written by an older version
+    loader: dict[str, Any] = field(default_factory=dict)  # the state of the data loader that is not tensors
 
 
 _STATE = TypeAdapter(TrainingState)
@@ -68,7 +68,7 @@ def write_state_json(folder: Path, state: TrainingState) -> None:
     text = strict_json.dumps(document, indent=1)
     if strict_json.loads(text) != document:
         raise ValueError(
-            "the training state does not survive JSON: it holds a number that is not finite, a tuple, or keys that are not strings"
+            "JSON cannot represent the training state: it holds a number that is not finite, a tuple, or keys that are not strings"
         )
     (folder / NAME).write_text(text + "\n", encoding="utf-8")
 
@@ -90,8 +90,8 @@ def unread_state(checkpoint: Path, error: Exception) -> ModelError:
     """Return the error for a training state that this version cannot read."""
     first = str(error.errors()[0]["loc"]) if isinstance(error, ValidationError) else repr(error)
     return ModelError(
-        f"{checkpoint}: its training state is not one that this version reads ({first}); {argument('start')} starts a new run "
-        "from its weights"
+        f"{checkpoint}: this version of tfkit cannot read its training state ({first}); {argument('start')} starts a new run from its "
+        "weights"
     )
 
 

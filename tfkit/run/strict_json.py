@@ -1,7 +1,7 @@
-"""JSON as the standard defines it (no NaN, no Infinity), and without duplicate keys, against which the standard only advises.
+"""Strict JSON: NaN and Infinity are refused, as the standard requires, and so are duplicate keys, which it only discourages.
 
-A number that is not finite is written as null and listed in the top-level object `nonfinite`, so that it differs from a missing value:
-`{"step": 7, "loss": null, "nonfinite": {"loss": "nan"}}`. Nested names are dotted (`evaluation.loss`); the values are nan, inf, -inf.
+A number that is not finite is written as null and, to differ from a missing value, listed in the top-level object `nonfinite` by its dotted
+path, as nan, inf or -inf: `{"step": 7, "loss": null, "evaluation": {"f1": null}, "nonfinite": {"loss": "nan", "evaluation.f1": "inf"}}`.
 """
 
 import json
@@ -12,12 +12,12 @@ from typing import Any
 
 def dumps(document: Mapping[str, Any], indent: int | None = None) -> str:
     """Return the text of `document`, on one line unless `indent` is given. Raises TypeError for a value that JSON cannot represent."""
-    # ASCII, without U+2028, at which some readers split lines, and without lone surrogates
+    # json.dumps escapes all but ASCII: also U+2028, at which some readers split lines, and lone surrogates, which UTF-8 cannot encode.
     return json.dumps(finite(document), indent=indent, allow_nan=False)
 
 
 def finite(document: Mapping[str, Any]) -> dict[str, Any]:
-    """Return `document` with null for each number that is not finite, and the object `nonfinite` that lists them."""
+    """Return `document` with None in place of each number that is not finite, and with the object `nonfinite` that lists these numbers."""
     nonfinite: dict[str, str] = {}
     plain = {name: _finite(value, name, nonfinite) for name, value in document.items()}
     return plain | ({"nonfinite": nonfinite} if nonfinite else {})
@@ -26,7 +26,7 @@ def finite(document: Mapping[str, Any]) -> dict[str, Any]:
 def loads(text: str | bytes) -> Any:
     """Return the value of `text`. Raises ValueError for anything but strict JSON, including bad UTF-8 and duplicate keys."""
     if isinstance(text, bytes):
-        text = text.decode()  # json.loads would guess UTF-16, and skip a byte order mark
+        text = text.decode()  # given bytes, json.loads would also accept UTF-16 and a byte order mark
     try:
         return json.loads(text, parse_constant=_refuse_constant, object_pairs_hook=_unique_keys)
     except RecursionError:
@@ -34,7 +34,7 @@ def loads(text: str | bytes) -> Any:
 
 
 def is_number(value: object) -> bool:
-    """Return whether a value read from JSON is a number, or null for a number that is missing or not finite."""
+    """Return whether a value read from JSON is a number, or None, which is read for a number that is missing or not finite."""
     return value is None or type(value) in (int, float)
 
 

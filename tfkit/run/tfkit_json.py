@@ -1,4 +1,4 @@
-"""tfkit.json of a checkpoint: the facts for which config.json has no fields. Objectives add fields of their own (`reward_shift`).
+"""tfkit.json of a checkpoint: the facts for which config.json has no fields. Objectives add fields of their own, such as `reward_shift`.
 
 {"schema_version": 1, "model": {"dropout": ...}, "labels": [...], "objective": "causal_lm", "objective_settings": {...},
  "run_id": ..., "step": 500, "tokens": ..., "data": {"train": [fingerprints]}, "lineage": {...} (lineage.py), "averaged": {...}}
@@ -17,25 +17,25 @@ from tfkit.run.verified import find_named
 
 NAME = "tfkit.json"
 SCHEMA_VERSION = 1
-_LIMIT = 4 * MIB  # a thousand times the usual
+_LIMIT = 4 * MIB  # a thousand times the usual size
 
 
 @dataclass(frozen=True)
 class ModelDocument:
     """The content of a tfkit.json. None, or empty: not recorded, or of another type than tfkit writes."""
 
-    fields: Mapping[str, Any] = field(default_factory=dict, repr=False)  # all of them, as they are in the file
+    fields: Mapping[str, Any] = field(default_factory=dict, repr=False)  # the whole document, as it is in the file
     parents: tuple[ParentEntry, ...] = ()  # the models from which the training started or learned
     training: str = ""  # pre-training or fine-tuning
     run_id: str | None = None
     objective: str | None = None
     objective_settings: dict[str, Any] = field(default_factory=dict)  # settings on which predictions depend
-    data: dict[str, list[str]] = field(default_factory=dict)  # fingerprints by part
-    adapter: dict[str, Any] = field(default_factory=dict)
+    data: dict[str, list[str]] = field(default_factory=dict)  # fingerprints of the data, by part (train, validation, ...)
+    adapter: dict[str, Any] = field(default_factory=dict)  # of an adapter: `base`, the path and SHA-256 of its base model
 
 
 def read_tfkit_json(folder: Path) -> ModelDocument:
-    """Return the content of the tfkit.json of a checkpoint, empty without one. Raises ModelError."""
+    """Return the content of the tfkit.json of a checkpoint; an empty ModelDocument if there is no such file. Raises ModelError."""
     path = find_named(folder, NAME)
     if path is None:
         return ModelDocument()

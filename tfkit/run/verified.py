@@ -2,7 +2,8 @@
 
 A file that the manifest does not list is ignored, since it was not saved with the checkpoint.
 
-Weights are hashed in a thread while they are loaded from the same cached pages, so the disk is read once and there is no second copy.
+Weights are hashed in a thread while they are loaded. The thread and the loader use the same pages of the page cache, so the disk is read
+only once, and there is no second copy in memory.
 """
 
 import shlex
@@ -17,14 +18,14 @@ from tfkit.errors import ModelError, argument, path_argument
 from tfkit.run.manifest import NAME, Entry, Identity, cached_sha256, identity_of, read_manifest, sha256_of
 from tfkit.run.model_files import find_file
 
-_TRAINING_STATE = "training_state/"  # read only by resuming, which verifies it; may be missing in a published folder
+_TRAINING_STATE = "training_state/"  # not compared here: only a resume reads it, after comparing all hashes; a published folder may lack it
 _WEIGHTS = ".safetensors"
 _verifying: ContextVar[bool] = ContextVar("verifying", default=True)
 
 
 @contextmanager
 def unverified() -> Iterator[None]:
-    """Disable verification within the block, for --no-verify."""
+    """A context in which nothing is verified, for --no-verify."""
     token = _verifying.set(False)
     try:
         yield
@@ -34,11 +35,10 @@ def unverified() -> Iterator[None]:
 
 @contextmanager
 def verified(folder: Path, *, weights: bool) -> Iterator[None]:
-    """Verify the files that the block reads, except training state, against manifest.json. Raises ModelError for a difference.
-
-    Before the block, all sizes and the hashes of all files but weights are compared; with `weights`, the hashes of the weights are compared
-    while the block runs. If the block raises ModelError and the weights are damaged, the damage, its likely cause, is reported instead. A
-    file that changes while it is read is an error, too.
+    """A context that compares the files that are read in it, except training state, with manifest.json. Raises ModelError for differences.
+    Before the block, all sizes and the hashes of all files but the weights are compared. With `weights`, the hashes of the weights are
+    compared while the block runs. If the block raises ModelError and the weights are damaged, an error about the damage replaces it, since
+    the damage is the likely cause. A file that changes while it is read is an error, too.
     """
     entries = _entries(folder)
     paths = {name: _check_size(folder, name, entry) for name, entry in entries.items()}
@@ -59,8 +59,12 @@ def verified(folder: Path, *, weights: bool) -> Iterator[None]:
         finally:
             stop.set()
     for path, identity in hashed.items():
-        if identity_of(path) != identity:
-            raise ModelError(f"{path}: was changed while it was read; load it again when nothing writes to it")
+        try:
+            is_same = identity_of(path) == identity
+        except OSError:  # such as a checkpoint that its run has deleted meanwhile
+            is_same = False
+        if not is_same:
+            raise ModelError(f"{path}: was changed or deleted while it was read; load it again when nothing writes to it")
 
 
 def find_named(folder: Path, name: str) -> Path | None:
@@ -72,14 +76,14 @@ def find_named(folder: Path, name: str) -> Path | None:
 
 
 def check_files(folder: Path, names: Iterable[str]) -> None:
-    """Raise ModelError if a file of these names exists and differs from manifest.json. For small files, which are hashed at once."""
+    """Raise ModelError if a file with one of these names, which should be small, exists and differs from manifest.json."""
     entries = _entries(folder)
     paths = {name: path for name in names if name in entries and (path := find_file(folder, name)) is not None}
     _compare(paths, entries, paths, threading.Event())
 
 
 def _entries(folder: Path) -> dict[str, Entry]:
-    """Return the manifest's entries without training state; none if verification is disabled or there is no manifest."""
+    """Return the manifest's entries except those of training state; {} if verification is disabled or there is no manifest."""
     if not _verifying.get() or find_file(folder, NAME) is None:
         return {}
     return {name: entry for name, entry in read_manifest(folder).items() if not name.startswith(_TRAINING_STATE)}
@@ -97,7 +101,7 @@ def _check_size(folder: Path, name: str, entry: Entry) -> Path:
 
 
 def _compare(paths: Mapping[str, Path], entries: Mapping[str, Entry], names: Iterable[str], stop: threading.Event) -> dict[Path, Identity]:
-    """Return the identity of each file when it was hashed. Raises ModelError if a hash differs; ends early once `stop` is set."""
+    """Return the identity that each file had when it was hashed. Raises ModelError if a hash differs; returns early once `stop` is set."""
 
     def advance(_count: int) -> None:
         if stop.is_set():
