@@ -235,7 +235,7 @@ def stage_names(stages: str | None) -> tuple[str, ...]:
 
 
 def split_arguments(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Separate key=value arguments, which are returned second, from others, such as an existing file, or a path with a slash before "="."""
+    """Return the positional arguments, and the key=value arguments. A file, or a path with a slash before "=", is positional."""
     overrides = [argument for argument in arguments if "=" in argument.partition("/")[0] and not os.path.isfile(argument)]
     return [argument for argument in arguments if argument not in overrides], overrides
 
