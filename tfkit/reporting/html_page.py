@@ -23,8 +23,8 @@ from tfkit.reporting.visible_text import shareable, visible
 from tfkit.units import format_energy, format_mass
 
 GENERATOR = "tfkit report"
-_LONGEST_RECIPE = 40_000  # most characters of a recipe that are shown
-_MOST_CONFUSIONS = 4  # most confusion matrices
+_LONGEST_RECIPE = 40_000  # maximum number of characters of a recipe that are shown
+_MOST_CONFUSIONS = 4  # maximum number of confusion matrices
 
 
 def html_page(runs: RunSet, *, full: bool, today: date) -> str:

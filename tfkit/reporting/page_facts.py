@@ -11,7 +11,7 @@ from tfkit.reporting.visible_text import shareable
 from tfkit.run.card_facts import last_name
 from tfkit.units import format_count, format_epochs, format_number_of, shown_metrics
 
-_MOST_BARS = 20  # most runs in a table of scores
+_MOST_BARS = 20  # maximum number of runs in a table of scores
 _BEST, _OTHER, _BASELINE, _BEFORE = 0, 6, 1, 7  # indices of colours
 _TRAINED = [  # columns of the table of trainings
     *("model", "layers", "started from", "trained on", "held out", "objective"),
@@ -38,7 +38,7 @@ def answer(runs: RunSet) -> tuple[str, list[str]]:
     words = [entry.label if several else "", (run.listed.problem or "") if run.status != "finished" else ""]
     if best is None:
         return run.status, words
-    metric, value, sign = *best, 1.0 if _is_high(best[0]) else -1.0
+    metric, value, sign = *best, 1.0 if best[0] in HIGHER else -1.0
     references = _references(run, metric)
     if known := [one for one in references if one.kind == "baseline"]:
         other = max(known, key=lambda one: sign * one.value)
@@ -59,7 +59,7 @@ def score_tables(entries: Sequence[Entry], full: bool) -> list[tuple[str, Table]
         first, *others = (_Score(value, entry.label, "run", _OTHER) for value, entry in scored)
         rows = [first._replace(kind="best run" if others else "this run", colour=_BEST), *others]
         rows += dict.fromkeys(one for _, entry in scored for one in _references(entry.run, metric))
-        rows = sorted(rows, key=lambda row: row.value, reverse=_is_high(metric))[: 2 * _MOST_BARS]
+        rows = sorted(rows, key=lambda row: row.value, reverse=metric in HIGHER)[: 2 * _MOST_BARS]
         most = max(abs(row.value) for row in rows) or 1.0
         texts = [[f"{row.name} ({row.kind})", f"{row.value:.4g}"] for row in rows]
         bars = [(abs(row.value) / most, row.colour) for row in rows]
@@ -67,7 +67,7 @@ def score_tables(entries: Sequence[Entry], full: bool) -> list[tuple[str, Table]
         learned = {_data_text(recipe.get("data.train")) for recipe in recipes}
         data = learned.pop() if len(learned) == 1 else _data_text(recipes[0].get("data.validation"))
         task = [value_text(recipes[0], "objective.kind"), shareable(data, full=full)]
-        title = f"{_plain(metric)} ({'higher' if _is_high(metric) else 'lower'} is better)"
+        title = f"{_plain(metric)} ({'higher' if metric in HIGHER else 'lower'} is better)"
         tables += [(": ".join([title, *([" of ".join(task)] if all(task) else [])]), Table(["model", _plain(metric)], texts, bars))]
     return [(title, table) for title, table in tables if len(table.rows) > 1]
 
@@ -92,7 +92,7 @@ def _groups(entries: Sequence[Entry]) -> list[tuple[str, list[tuple[float, Entry
     for entry in entries:
         if (best := entry.run.score) is not None and not entry.run.is_group:
             groups.setdefault((best[0], entry.evaluation_key), []).append((best[1], entry))
-    ranked = {key: sorted(scored, key=lambda one: one[0], reverse=_is_high(key[0])) for key, scored in groups.items()}
+    ranked = {key: sorted(scored, key=lambda one: one[0], reverse=key[0] in HIGHER) for key, scored in groups.items()}
     return [(metric, scored[:_MOST_BARS]) for (metric, _), scored in ranked.items()]
 
 
@@ -102,11 +102,6 @@ def _references(run: RunFacts, metric: str) -> list[_Score]:
     before, has_new_head = number_of(run.recorded.before, metric), (run.recorded.result or {}).get("new_head") is True
     name = f"before training{', new head' if has_new_head else ''}"
     return known if before is None else [*known, _Score(before, name, "untouched", _BEFORE)]
-
-
-def _is_high(metric: str) -> bool:
-    """Whether a higher value of a metric is better. The metric's name may have the name of a validation set before a dot."""
-    return metric.rpartition(".")[2] in HIGHER
 
 
 def _plain(name: str) -> str:

@@ -77,7 +77,7 @@ class RunSet:
         metrics = {str((entry.run.listed.best or {})["metric"]) for entry in scored}
         if len(metrics) != 1 or len(scored) < 2 or len({entry.evaluation_key for entry in scored}) != 1:
             return None
-        sign = -1.0 if metrics.pop().rpartition(".")[2] in HIGHER else 1.0
+        sign = -1.0 if metrics.pop() in HIGHER else 1.0
         return min(scored, key=lambda entry: sign * (entry.run.listed.best or {})["value"])
 
     @property
