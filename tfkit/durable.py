@@ -1,4 +1,4 @@
-"""Write files and folders so that a killed process, a full disk or a power cut never leaves an incomplete one under its name.
+"""Write files and folders so that a killed process, a full disk or a power cut never leaves incomplete content under a name.
 
 The content is written to a temporary sibling, which is flushed to disk (fsync) and renamed; then the folder is flushed. Pillai et al. 2014,
 "All File Systems Are Not Created Equal" (OSDI), explain why each step is needed.

@@ -114,7 +114,7 @@ def shown_metrics(metrics: Mapping[str, Value]) -> dict[str, Value]:
 
 
 def format_metrics(metrics: Mapping[str, float | None]) -> str:
-    """Format the metrics of a model as a line: `loss 0.4817  accuracy 0.8109`. None is shown as a number that is not finite."""
+    """Format the metrics of a model as a line: `loss 0.4817  accuracy 0.8109`. None is shown as `not finite`."""
     shown = shown_metrics(metrics).items()
     return "  ".join(f"{name} {'not finite' if value is None else format(value, '.4g')}" for name, value in shown)
 
