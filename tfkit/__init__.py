@@ -15,8 +15,8 @@ __all__ = ["__version__", "average", "evaluate", "finetune", "generate", "load",
 
 
 def __getattr__(name: str) -> Any:
-    """Import a public name on first access, so that `import tfkit` stays light."""
-    if name in ("console", "errors"):  # the command line's listener; what the functions raise
+    """Import a public name when it is first used, so that `import tfkit` is fast."""
+    if name in ("console", "errors"):  # `console` is the listener of the command line; the functions raise the classes in `errors`
         return importlib.import_module(f"tfkit.{name}")
     if name in __all__:
         from tfkit.engine import api
@@ -26,5 +26,5 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    """Return the public names, for completion in a notebook."""
+    """Return the public names, for the completion of names in a notebook."""
     return sorted([*__all__, "console", "errors"])

@@ -1,4 +1,4 @@
-"""The program's entry point. It handles stop signals from the start: the command line and its libraries are imported after that."""
+"""The entry point of the program. It handles stop signals before it imports the command line and its libraries."""
 
 import atexit
 import gc
@@ -8,19 +8,20 @@ from collections.abc import Sequence
 from tfkit.errors import Stopped
 from tfkit.run.signals import StopSignals, ignore_signals
 
-# By default the garbage collector visits the objects that torch has created, several times while a command starts, which takes a fifth of
-# a second, and once more at exit, which takes as long as importing torch. Training steps leave no tensors that only it could free.
+# With its default settings, the garbage collector would visit the objects that torch creates several times while a command starts, which
+# takes a fifth of a second, and once more at exit, which takes as long as importing torch. Training does not need frequent collections,
+# because a step leaves no tensors in reference cycles.
 gc.set_threshold(10_000)
 atexit.register(gc.freeze)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command line and return its exit code. `arguments`: None: those of the process, which ends after the command."""
+    """Run a command line and return its exit code. `arguments`: None: take those of the process, which ends after the command."""
     is_process = arguments is None
     if is_process:
-        atexit.register(ignore_signals)  # registered first, so called last
+        atexit.register(ignore_signals)  # called after all later handlers, since it is registered before them
     try:
-        with StopSignals(("SIGTERM", "SIGHUP")) as signals, signals.at_once():  # Ctrl-C raises KeyboardInterrupt, as everywhere
+        with StopSignals(("SIGTERM", "SIGHUP")) as signals, signals.at_once():  # Ctrl-C raises KeyboardInterrupt, Python's default
             try:
                 from tfkit.cli.program import run
 

@@ -1,6 +1,7 @@
-"""Write files and folders that a kill, a full disk or a power cut cannot tear: temporary sibling, fsync, rename, fsync of the folder.
+"""Write files and folders so that a killed process, a full disk or a power cut never leaves incomplete content under a name.
 
-The reason for each step: Pillai et al. 2014, "All File Systems Are Not Created Equal" (OSDI).
+The content is written to a temporary sibling, which is flushed to disk (fsync) and renamed; then the folder is flushed. Pillai et al. 2014,
+"All File Systems Are Not Created Equal" (OSDI), explain why each step is needed.
 """
 
 import contextlib
@@ -18,11 +19,11 @@ DISK_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 TRANSIENT = frozenset({errno.EIO, errno.ESTALE, errno.EINTR, errno.EAGAIN, errno.ETIMEDOUT, errno.EBUSY})  # errors of network disks
 PAUSES = (0.1, 0.4, 1.5)  # seconds between attempts
 _T = TypeVar("_T")
-_NO_FOLDER_SYNC = frozenset({errno.EINVAL, errno.ENOTSUP, errno.EBADF})
+_NO_FOLDER_SYNC = frozenset({errno.EINVAL, errno.ENOTSUP, errno.EBADF})  # errors of file systems that cannot flush a folder
 
 
 def user_folder(variable: str, in_home: str) -> Path | None:
-    """Return the user's folder: the value of an XDG variable, or else `in_home` in the home folder; None without a home folder."""
+    """Return a folder of the user: the value of the XDG variable, or else `in_home` in the home folder; None without a home folder."""
     xdg = os.environ.get(variable)
     if xdg and os.path.isabs(xdg):  # the XDG specification says to ignore relative paths
         return Path(xdg)
@@ -34,19 +35,18 @@ def user_folder(variable: str, in_home: str) -> Path | None:
 
 
 def temporary_sibling(path: Path, kind: str = "tmp") -> Path:
-    """Return a hidden name beside `path` that no other process uses: .NAME.KIND-PID-RANDOM."""
+    """Return a hidden path in the folder of `path` that no other process uses: .NAME.KIND-PID-RANDOM."""
     return path.with_name(f".{path.name}.{kind}-{os.getpid()}-{secrets.token_hex(4)}")
 
 
 def with_retries(
     work: Callable[[], _T], should_retry: Callable[[BaseException], bool] | None = None, pauses: Sequence[float] = PAUSES
 ) -> _T:
-    """Return the result of `work`, retried after each pause while `should_retry` accepts its error.
+    """Return the result of `work`, which is called again after each pause as long as `should_retry` returns True for its error.
 
-    If `should_retry` is None, `work` is retried after a transient error of the disk.
-
-    `work` must write everything again: after a failed fsync the kernel may have dropped unwritten data, and a second fsync of the same
-    file succeeds (Rebello et al. 2020, "Can Applications Recover from fsync Failures?", USENIX ATC).
+    If `should_retry` is None, `work` is retried after a transient error of the disk. In each call it must write everything again, because
+    after a failed fsync the kernel may have dropped unwritten data, while a second fsync of the same file succeeds (Rebello et al. 2020,
+    "Can Applications Recover from fsync Failures?", USENIX ATC).
     """
     for pause in pauses:
         try:
@@ -59,15 +59,15 @@ def with_retries(
 
 
 def write_atomically(path: Path, text: str | Callable[[], Iterable[str]]) -> None:
-    """Write `text` (UTF-8) to `path`, whole or not at all; a link is replaced, not followed. Raises OSError after the last attempt.
+    """Write `text` as UTF-8 to `path`, completely or not at all. A link is replaced, not followed. Raises OSError after the last attempt.
 
-    For a text that is too long for the memory, `text` is a function that returns its parts; it is called in each attempt.
+    If the text is too long for the memory, `text` is a function that returns its parts, and is called in each attempt.
     """
     with_retries(lambda: write_once(path, text))
 
 
 def write_once(path: Path, text: str | Callable[[], Iterable[str]]) -> None:
-    """Write a text as `write_atomically` does, but without trying again after an error. Raises OSError."""
+    """Write a text as `write_atomically` does, but in a single attempt. Raises OSError."""
     temporary = temporary_sibling(path)
     try:
         with open(temporary, "x", encoding="utf-8", newline="\n") as file:
@@ -83,16 +83,15 @@ def write_once(path: Path, text: str | Callable[[], Iterable[str]]) -> None:
 
 
 def is_replaceable(path: Path) -> bool:
-    """Return whether a new file may replace the path: not a device, a pipe or a link, which are written directly."""
+    """Whether a new file may replace `path`. A device, a pipe or a link must not be replaced, but written directly."""
     return not path.is_symlink() and (path.is_file() or not path.exists())
 
 
 def write_folder(final: Path, fill: Callable[[Path], object], take_name: Callable[[Path, Path], object] | None = None) -> None:
-    """Create the folder `final` with the content that `fill` writes into an empty temporary folder, whole or not at all.
+    """Create the folder `final`, completely or not at all, with the content that `fill` writes into an empty temporary folder.
 
-    Once the content is on disk, `take_name(temporary, final)` renames the folder; if it is None, `rename` does, with an OSError for a name
-    that is taken.
-    Errors of `fill` and `take_name` are passed on after the temporary folder is removed.
+    Once the content is on disk, `take_name(temporary, final)` renames the folder; None: `rename` does, which raises OSError if `final`
+    exists and is not empty. After an error of `fill` or `take_name`, the temporary folder is removed, and the error is raised again.
     """
     temporary = temporary_sibling(final)
     try:
@@ -112,7 +111,7 @@ def rename(path: Path, name: Path) -> None:
 
 
 def sync_tree(folder: Path) -> None:
-    """Flush a folder and everything in it to disk. Raises OSError."""
+    """Flush a folder and all files and folders in it to disk. Raises OSError."""
     for place, _, names in os.walk(folder, topdown=False):
         for name in names:
             sync_file(Path(place, name))
@@ -120,7 +119,7 @@ def sync_tree(folder: Path) -> None:
 
 
 def sync_file(path: Path) -> None:
-    """Flush a file to disk. Raises OSError, also for an error of an earlier write."""
+    """Flush a file to disk. Raises OSError, also if an earlier write has failed."""
     descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
     try:
         os.fsync(descriptor)
@@ -129,34 +128,34 @@ def sync_file(path: Path) -> None:
 
 
 def sync_folder(path: Path) -> None:
-    """Flush a folder's entries to disk: otherwise a power cut may undo a rename. Raises OSError."""
+    """Flush the entries of a folder to disk, because otherwise a power cut may undo a rename. Raises OSError."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     except OSError as error:
-        if error.errno not in _NO_FOLDER_SYNC:  # some network file systems sync folders on their own
+        if error.errno not in _NO_FOLDER_SYNC:  # such as network file systems that flush folders on their own
             raise
     finally:
         os.close(descriptor)
 
 
 def disk_is_full(error: BaseException) -> bool:
-    """Return whether `error` means that the disk, the quota or the file size limit is exhausted."""
+    """Whether `error` means that the disk is full, or that a quota or the limit of a file's size is reached."""
     return _error_number(error) in DISK_FULL
 
 
 def is_transient(error: BaseException) -> bool:
-    """Return whether `error` is a disk error that may not recur."""
+    """Whether `error` is a disk error that may not occur in another attempt."""
     return _error_number(error) in TRANSIENT
 
 
 def is_os_error(error: BaseException) -> bool:
-    """Return whether `error` is an error of the operating system: an OSError, or one that a library's message quotes."""
+    """Whether `error` is an OSError, or a library's error whose message has an error number of the operating system."""
     return isinstance(error, OSError) or _error_number(error) is not None
 
 
 def _error_number(error: BaseException) -> int | None:
     if isinstance(error, OSError) and error.errno is not None:
         return error.errno
-    match = re.search(r"\bos error (\d+)\b", str(error))  # how the Rust libraries (safetensors, tokenizers) report it
+    match = re.search(r"\bos error (\d+)\b", str(error))  # in the messages of the Rust libraries safetensors and tokenizers
     return int(match[1]) if match else None

@@ -1,6 +1,6 @@
-"""Errors that a user can correct, each with the exit code of docs/cli.md. Any other exception is a bug (code 1).
+"""Errors that a user can correct, each with its exit code (docs/cli.md). Any other exception is a bug (exit code 1).
 
-Messages are written for people, as "PLACE: what is wrong; what to do". Under --json a command writes its error as a document:
+A message has the form "PLACE: what is wrong; what to do". With --json, a command writes its error as a document:
 {"error": {"code", "kind", "message", "place", "remedy"}}.
 """
 
@@ -25,11 +25,11 @@ class UsageError(TfkitError):
 
 
 class SpentBudgetError(UsageError):
-    """A run, or a sweep, that cannot continue, since its budget is used up."""
+    """A run or a sweep that cannot continue, because its budget is used up."""
 
     def __init__(self, problem: str, larger: str):
         super().__init__(problem)
-        self.larger = larger  # a key=value with which it can continue
+        self.larger = larger  # the key=value of a budget with which it can continue
 
     def __str__(self) -> str:
         return f"{self.args[0]}. Give a larger budget to continue, such as {self.larger}"
@@ -48,11 +48,11 @@ class ModelError(TfkitError):
 
 
 class OtherVersionError(ModelError):
-    """A file in the format of a later version of tfkit: it may be complete, but this version cannot check it."""
+    """A file in the format of a later version of tfkit, which may be complete, but which this version cannot check."""
 
 
 class MachineError(TfkitError):
-    """The environment: device, memory, disk, permission, a missing extra, a folder in use."""
+    """A problem of the environment: the device, memory, disk or a permission, a missing extra, a folder in use."""
 
     exit_code = 5
 
@@ -62,28 +62,28 @@ class InsufficientMemoryError(MachineError):
 
 
 class UnhealthyError(TfkitError):
-    """Training that went wrong: a loss or gradient is not finite, or a guard of the recipe ended the run."""
+    """A training whose loss or gradient is not finite, or that a guard of the recipe ended."""
 
     exit_code = 6
 
 
 class QualityGateError(TfkitError):
-    """A comparison given with --fail-if is true, or the predictions of an exported file differ from its model's."""
+    """A comparison in --fail-if that is true, or an exported file whose predictions differ from those of its model."""
 
     exit_code = 8
 
 
 class PeerLostError(TfkitError):
-    """Another process of the same training was lost, or did not answer in time."""
+    """Another rank of the same command that was lost, or did not answer in time."""
 
     exit_code = 9
 
 
 class Stopped(Exception):
-    """A signal stopped a run; raised after everything was saved. The exit code is 128 + the signal's number."""
+    """Raised if a signal stopped a run, after everything was saved. The exit code is 128 + the number of the signal."""
 
-    result: dict[str, object] | None = None  # of a training, up to the stop
-    runs_code = False  # whether the training runs code of the user, so that the command that continues it needs --allow-code
+    result: dict[str, object] | None = None  # the result of a training up to the stop; None: it had not begun
+    runs_code = False  # whether the training runs the user's code, so that the command that resumes it needs --allow-code
 
     def __init__(self, message: str, signal_number: int = 2):
         super().__init__(message)
@@ -91,26 +91,26 @@ class Stopped(Exception):
 
 
 class BudgetReached(Stopped):
-    """A budget stopped a training; a checkpoint was saved before if a step was taken."""
+    """Raised if a budget stopped a training, after a checkpoint was saved, unless no step was taken."""
 
     def __init__(self, message: str, key: str, larger: str):
         super().__init__(message)
         self.exit_code = 7
-        self.key = key  # of the budget, in the recipe
-        self.larger = larger  # a key=value with which the run can continue
+        self.key = key  # the recipe's field for the budget
+        self.larger = larger  # the key=value of a budget with which the run can continue
 
 
 def stop_reason(stopped: Stopped) -> str:
-    """Return the reason for a stop, as the result of a training names it: the key of the budget, or "request"."""
+    """Return the reason for a stop as it is in the result of a training: the key of the budget, or "request"."""
     return stopped.key if isinstance(stopped, BudgetReached) else "request"
 
 
 def how_to_install(extra: str) -> str:
-    """Return the remedy if libraries of an extra are missing."""
+    """Return the remedy for missing libraries of an extra."""
     return f"needs the extra {extra}: in the folder of tfkit, pip install -e '.[{extra}]'"
 
 
-# Errors of the operating system that concern a path or the machine, never a mistake in a program.
+# Error numbers of the operating system that are caused by a path or the machine, and not by a mistake in the program.
 _REFUSALS = {
     getattr(errno, name)
     for name in ("EACCES", "EPERM", "EROFS", "ENAMETOOLONG", "ELOOP", "ENOSPC", "EDQUOT", "EFBIG", "EIO", "ESTALE", "EMFILE", "ENFILE")
@@ -138,7 +138,7 @@ _OUT_OF_MEMORY = (
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Return whether `error` means that memory of the machine or the GPU ran out. Judged by name and message, without importing torch."""
+    """Whether `error` means that the memory of the machine or the GPU is exhausted. It is recognized by names, without importing torch."""
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         return True
     return isinstance(error, RuntimeError | OSError) and any(words in str(error) for words in _OUT_OF_MEMORY)
@@ -152,21 +152,21 @@ _form: Callable[[str, object], str] = _in_python
 
 
 def argument(name: str, value: object = None) -> str:
-    """Return the name of an argument, with a value if one is given, for a message: `run`, start=CKPT or `resume=True`.
+    """Return the name of an argument, with its value unless that is None, for a message: `run`, start=CKPT or `resume=True`.
 
-    Within `naming` it has the form of another caller than the library: --run, --from CKPT, --resume.
+    In the context `naming` it has another form, such as that of the command line: --run, --from CKPT, --resume.
     """
     return _form(name, value)
 
 
 def path_argument(path: Path) -> str:
-    """Return a path as an argument of a command, before it is quoted for a shell: with a dash at its beginning it would be an option."""
+    """Return a path as a command-line argument, not quoted yet: a path that begins with a dash would be read as an option."""
     return f"./{path}" if str(path).startswith("-") else str(path)
 
 
 @contextmanager
 def naming(form: Callable[[str, object], str]) -> Iterator[None]:
-    """A context in which messages name an argument as `form`, given its name and value, writes it: as an option, or as Python."""
+    """A context in which `argument` returns `form(name, value)`, such as the option of a command."""
     global _form
     before, _form = _form, form
     try:
@@ -175,7 +175,7 @@ def naming(form: Callable[[str, object], str]) -> Iterator[None]:
         _form = before
 
 
-KINDS = {
+KINDS = {  # by exit code; any other code means "stopped"
     1: "bug",
     2: "usage",
     3: "data",
@@ -185,9 +185,9 @@ KINDS = {
     7: "budget",
     8: "gate",
     9: "peer",
-}  # by exit code; 128 and more: stopped
-_STAGE = re.compile(r"stage [A-Za-z][\w-]*: ")  # of a recipe with stages; at the beginning
-_LONGEST_PLACE = 300  # characters
+}
+_STAGE = re.compile(r"stage [A-Za-z][\w-]*: ")  # begins the messages of a recipe with stages, and is not part of the place
+_LONGEST_PLACE = 300  # characters; the beginning of a message that is longer is not a place
 _SPACED_PLACE = re.compile(r"(?:--|/|\./|\.\./|~|command line$|hub data set |(?:step|prompt) \d+$)|[^;,]*\.\w{1,8}(?::\d+){0,2}$")
 _IMPERATIVES = (
     "add|average|check|choose|copy|continue|correct|delete|end|fetch|free|give|in the folder of tfkit, pip|leave|load|lower|make|"
@@ -199,7 +199,7 @@ _MEANT = re.compile(r"did you mean .+")
 
 
 def error_document(code: int, message: str) -> dict[str, Any]:
-    """Return the document for an error message and its exit code; its place and remedy are parsed, and null if the message has none."""
+    """Return the document for an error. The place and the remedy are parsed from the message; each is None if the message lacks it."""
     place, _, rest = _STAGE.sub("", message, count=1).partition(": ")
     if not rest or code == 1 or len(place) > _LONGEST_PLACE or "\n" in place or (" " in place and not _SPACED_PLACE.match(place)):
         place, rest = "", message

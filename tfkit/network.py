@@ -1,4 +1,4 @@
-"""Requests to the Hugging Face Hub: retried after transient errors, forbidden by TFKIT_OFFLINE; downloads are checked against hashes."""
+"""Requests to the Hugging Face Hub: retried after transient errors, forbidden by TFKIT_OFFLINE. Downloads are checked against hashes."""
 
 import hashlib
 import os
@@ -11,31 +11,31 @@ from tfkit import durable
 
 Result = TypeVar("Result")
 
-_PAUSES = (1.0, 4.0)  # seconds between attempts, within which the Hub's client retries on its own
+_PAUSES = (1.0, 4.0)  # seconds between attempts; in each attempt the Hub's client also retries on its own
 _TRANSIENT_STATUSES = (408, 425, 429, 500, 502, 503, 504)
-_CLIENTS = ("httpx", "httpx2", "httpcore", "httpcore2", "requests", "urllib3")
+_CLIENTS = ("httpx", "httpx2", "httpcore", "httpcore2", "requests", "urllib3")  # packages whose errors are errors of a connection
 
 
 class WrongContentError(ValueError):
-    """Downloaded content that differs from the hub's hash."""
+    """Downloaded content whose hash differs from the hash on the Hub."""
 
 
 def is_offline() -> bool:
-    """Return whether TFKIT_OFFLINE forbids every connection."""
+    """Whether TFKIT_OFFLINE forbids all connections."""
     return os.environ.get("TFKIT_OFFLINE", "0") not in ("", "0")
 
 
 def with_retries(request: Callable[[], Result]) -> Result:
-    """Return the result of a request, retried up to twice after a transient error; then that error is raised."""
+    """Return the result of a request, which is retried up to twice after a transient error; then the error is raised."""
     return durable.with_retries(request, _is_transient, _PAUSES)
 
 
 def fetch(download: Callable[[], Result], repository: Path, discard: Callable[[Result], None] | None = None) -> Result:
     """Return the result of `download`, which writes its files into `repository`, a folder of the Hub's cache.
 
-    After a transient error (a server that is down, a time-out, half a file, wrong content) there are two more attempts; then the last
-    error of `download` is raised, or WrongContentError. Files with wrong content are removed from the cache; `discard` removes the result
-    that was made from them.
+    After a transient error (a server that is down, a time-out, an incomplete file, wrong content) there are two more attempts; then the
+    last error of `download` is raised, or WrongContentError. Files with wrong content are removed from the cache, and `discard` must remove
+    a result that was made from such files.
     """
     for pause in (*_PAUSES, None):
         began = time.time()
@@ -57,7 +57,7 @@ def fetch(download: Callable[[], Result], repository: Path, discard: Callable[[R
 
 
 def _is_transient(error: BaseException) -> bool:
-    """Return whether a retry may help: judged by the status of the response, or by the kind of error if there was none."""
+    """Whether a retry may help, judged by the HTTP status of the response or, without a response, by the type of the error."""
     from huggingface_hub import constants
 
     if is_offline() or constants.HF_HUB_OFFLINE:
@@ -70,7 +70,7 @@ def _is_transient(error: BaseException) -> bool:
 
 
 def status_of(error: BaseException) -> int | None:
-    """Return the HTTP status of the response that caused an error, of several responses the earliest one; None: there was none."""
+    """Return the HTTP status of the response that caused an error, or of the first of several responses; None: there was no response."""
     responses = [cause.response for cause in _causes(error) if getattr(cause, "response", None) is not None]  # type: ignore[attr-defined]
     return int(responses[-1].status_code) if responses else None
 
@@ -82,13 +82,14 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
 
 
 def _remove_wrong_files(repository: Path, since: float) -> list[str]:
-    """Remove new blobs whose content does not match their names, and return the names of the files that linked to them.
+    """Remove blobs whose content does not match their names, and return the names of the files that are links to them.
 
-    A blob is named by its SHA-256 if it is large, by git's SHA-1 if it is small.
+    The name of a blob is its SHA-256 if it is large, and git's SHA-1 if it is small. Only blobs that are newer than `since`, a time in
+    seconds, are read.
     """
     wrong = []
     for blob in (repository / "blobs").glob("*"):
-        if blob.suffix or blob.stat().st_mtime < since - 2 or has_hash(blob, blob.name):  # an .incomplete one is continued later
+        if blob.suffix or blob.stat().st_mtime < since - 2 or has_hash(blob, blob.name):  # an .incomplete download is continued later
             continue
         blob.unlink()
         for link in (repository / "snapshots").rglob("*"):
@@ -99,7 +100,7 @@ def _remove_wrong_files(repository: Path, since: float) -> list[str]:
 
 
 def has_hash(blob: Path, expected: str) -> bool:
-    """Return whether a file has this SHA-256 (64 digits) or git blob name (40 digits); True for any other name."""
+    """Whether the hash of a file is `expected`: a SHA-256 of 64 digits, or git's SHA-1 of 40 digits. True if it is neither."""
     if len(expected) not in (40, 64):
         return True
     digest = hashlib.sha256() if len(expected) == 64 else hashlib.sha1(b"blob %d\0" % blob.stat().st_size, usedforsecurity=False)

@@ -1,8 +1,8 @@
-"""A limit on the spinning of idle OpenMP threads, with which PyTorch computes: spinning occupies a core that another process may need.
+"""Limit how long the idle OpenMP threads of PyTorch spin (wait actively), since a spinning thread occupies a core that others may need.
 
-GNU's OpenMP spins for milliseconds by default, which makes a training ten times slower beside one busy process on two cores. Without
-spinning, an otherwise idle machine loses a third of its speed in training and most of it in generation, whose parallel regions are far
-apart; with a short spin it loses little (benchmarks/contention.py; docs/log.md).
+By default, GNU's OpenMP spins for milliseconds: on two cores, a training is then ten times slower while another process is busy. Without
+any spinning, a training on an otherwise idle machine loses a third of its speed, and generation, whose parallel regions are far apart, most
+of it. With a short spin, both lose little (benchmarks/contention.py; docs/log.md).
 """
 
 import os
@@ -13,6 +13,6 @@ _SETTINGS = ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY", "KMP_BLOCKTIME")
 
 
 def limit_spinning() -> None:
-    """Limit spinning, unless the user's environment sets it. No effect once torch is loaded: OpenMP reads the setting when it loads."""
+    """Limit spinning, unless the user's environment has a setting for it, or torch is imported, which reads it."""
     if "torch" not in sys.modules and not any(name in os.environ for name in _SETTINGS):
         os.environ["GOMP_SPINCOUNT"] = SPIN_COUNT

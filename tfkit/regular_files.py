@@ -1,4 +1,4 @@
-"""Reading files that a user or an untrusted folder names: only regular files, since a pipe would block and a device never ends."""
+"""Read a file that a user or an untrusted folder names, if it is a regular file: reading a pipe may block, and a device may never end."""
 
 import os
 import stat
@@ -7,7 +7,7 @@ from typing import BinaryIO
 
 
 def open_regular(path: Path) -> BinaryIO:
-    """Open a regular file for reading. Raises OSError for anything else."""
+    """Open a regular file for reading. Raises OSError if it is a folder, a pipe or a device."""
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
@@ -16,7 +16,7 @@ def open_regular(path: Path) -> BinaryIO:
 
 
 def read_limited(path: Path, limit: int) -> bytes:
-    """Return the content of a regular file of at most `limit` bytes. Raises OSError, also for a larger file."""
+    """Return the content of a regular file. Raises OSError if it cannot be read, or is larger than `limit` bytes."""
     with open_regular(path) as file:
         content = file.read(limit + 1)
     if len(content) > limit:

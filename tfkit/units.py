@@ -1,4 +1,4 @@
-"""Numbers formatted for people: a short run emits a milligram of CO2, a long one a tonne."""
+"""Format numbers for people, with units that fit: a short run emits milligrams of CO2, a long run tonnes."""
 
 from collections.abc import Mapping
 from typing import Any, TypeVar
@@ -7,10 +7,10 @@ Value = TypeVar("Value")
 
 
 def format_fields(fields: Mapping[str, Any]) -> list[str]:
-    """Format the fields of a step for people: {"step": 120, "steps": 1000, "lr": 1e-3} gives `step 120/1000`, `lr 1.0e-3`.
+    """Format the fields of a training step: {"step": 120, "steps": 1000, "lr": 1e-3} gives `step 120/1000`, `lr 1.0e-3`.
 
-    The names step, steps, lr, tokens_per_second, eta_seconds, energy_wh, energy_kwh and emissions_g have formats of their own; any other
-    float is written with four significant digits after its name. A value of None is skipped.
+    The names step, steps, lr, tokens_per_second, eta_seconds, energy_wh, energy_kwh and emissions_g have formats of their own. Any other
+    field is formatted as its name and its value, a float with four significant digits. Values that are None are omitted.
     """
     shown = {name: value for name, value in fields.items() if value is not None and not (name == "steps" and "step" in fields)}
     return [_format_field(name, value, fields) for name, value in shown.items()]
@@ -41,12 +41,12 @@ def format_count(count: float) -> str:
 
 
 def format_number_of(count: int, noun: str) -> str:
-    """Format a number of things as 1 row, 1,200 rows."""
+    """Format a count with a noun, as 1 row or 1,200 rows."""
     return f"{count:,} {noun}{'' if count == 1 else 's'}"
 
 
 def format_epochs(epochs: float) -> str:
-    """Format a number of epochs as 1 epoch, 0.25 epochs, 3 epochs."""
+    """Format a number of epochs, which may be a fraction, as 1 epoch, 0.25 epochs, 3 epochs."""
     text = f"{epochs:.3g}"
     return f"{text} epoch{'' if text == '1' else 's'}"
 
@@ -89,7 +89,7 @@ def format_range(low: float, high: float) -> str:
 
 
 def _scaled(value: float, units: Mapping[str, float]) -> str:
-    """Format a value in the largest unit in which it rounds to 1 or more, else in the smallest; below 100 with a decimal unless it is 0."""
+    """Format a value in the largest unit in which it rounds to 1 or more, else in the smallest; below 100 with one decimal, if not 0."""
     if not abs(value) < float("inf"):
         return "?"
     unit, size = next((item for item in units.items() if abs(value) >= 0.9995 * item[1]), list(units.items())[-1])
@@ -98,13 +98,13 @@ def _scaled(value: float, units: Mapping[str, float]) -> str:
     return text.removesuffix(".0") + unit
 
 
-# The metric by which baselines are shown: the first of these that a baseline has.
+# Baselines are compared by the first of these metrics that one of them has.
 _BASELINE_METRICS = ("f1", "accuracy", "f1_micro", "rmse", "chrf", "rougeL", "exact_match", "bleu")
-_COUNTS = ("target_tokens", "majority")  # metrics for programs: people read the number of texts, and the baselines
+_COUNTS = ("target_tokens", "majority")  # metrics that are not shown, since the number of texts and the baselines are shown instead
 
 
 def shown_metrics(metrics: Mapping[str, Value]) -> dict[str, Value]:
-    """Return the metrics that are shown to people, without an f1_micro that is the accuracy, as it is where each row has one class."""
+    """Return the metrics that are shown to people. An f1_micro that equals the accuracy is omitted; it does if each row has one class."""
 
     def same(name: str) -> bool:
         of_set, _, metric = name.rpartition(".")
@@ -114,19 +114,19 @@ def shown_metrics(metrics: Mapping[str, Value]) -> dict[str, Value]:
 
 
 def format_metrics(metrics: Mapping[str, float | None]) -> str:
-    """Format the metrics of a model in a line: `loss 0.4817  accuracy 0.8109`. None is a number that is not finite."""
+    """Format the metrics of a model as a line: `loss 0.4817  accuracy 0.8109`. None is shown as `not finite`."""
     shown = shown_metrics(metrics).items()
     return "  ".join(f"{name} {'not finite' if value is None else format(value, '.4g')}" for name, value in shown)
 
 
 def baseline_metric(baselines: Mapping[str, Mapping[str, float]], preferred: str | None = None) -> str | None:
-    """Return the metric by which baselines are compared: `preferred` if one of them has it; None without baselines."""
+    """Return the metric by which baselines are compared: `preferred` if a baseline has it, else one that a baseline has; else None."""
     names = (preferred, *_BASELINE_METRICS)
     return next((name for name in names if name and any(name in scores for scores in baselines.values())), None)
 
 
 def format_baselines(baselines: Mapping[str, Mapping[str, float]], preferred: str | None = None) -> str:
-    """Format the baselines of a result by one metric: `accuracy 0.5204 most frequent class, 0.7812 naive bayes`; empty without any."""
+    """Format the scores of baselines by one metric: `accuracy 0.5204 most frequent class, 0.7812 naive bayes`; empty without baselines."""
     metric = baseline_metric(baselines, preferred)
     if metric is None:
         return ""

@@ -86,6 +86,12 @@ def test_a_recipe_with_changes_is_shown_with_them(place: Path) -> None:
     assert not (place / "runs").exists()
 
 
+def test_a_growing_batch_reads_as_many_epochs_as_in_the_run(place: Path) -> None:
+    words = ["pretrain", "tiny.yaml", *LATER, "training={steps: 6, micro_batch_size: 1, batch_ramp: {start: 1, tokens: 150}}"]
+    planned, done = (command(*words, *more).exits(0).err for more in (["--dry-run"], ["--run", "growing"]))
+    assert re.findall(r"6 steps of .* ([\d.]+) epochs", planned) == re.findall(r"6 steps of .* ([\d.]+) epochs", done) != []
+
+
 def test_the_document() -> None:
     planned = command("finetune", *WORDS, *LATER, "training.batch_size=5000", "--dry-run", "--json")
     document = planned.document

@@ -2,10 +2,13 @@ from importlib import metadata
 from pathlib import Path
 
 import pytest
+import torch
 from tiny_runs import run_here
 
 from tfkit import __version__
 from tfkit.cli.env import text
+from tfkit.engine.planning.forecast_history import PastRun, remember
+from tfkit.engine.planning.machine_speed import device_name
 from tfkit.engine.tools.environment import LIBRARIES
 from tfkit.run.machine import version
 
@@ -28,6 +31,16 @@ def test_a_cache_that_cannot_be_used_is_part_of_the_report(tmp_path: Path, monke
     cache = run_here(["env", "--json"]).exits(0).document["cache"]
     assert (cache["folder"], cache["bytes"]) == (None, None)
     assert str(tmp_path / "file") in cache["error"]
+
+
+def test_the_runs_of_a_gpu_count_among_the_forecasts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TFKIT_CACHE", str(tmp_path))
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: "NVIDIA H100")
+    remember(PastRun(device_name(torch.device("cuda")), 1, "causal_lm", 12, 1.0, 3.0, 2.0))
+    found = run_here(["env", "--json"]).exits(0).document
+    assert found["devices"] == ["cpu", "cuda:0 NVIDIA H100"]
+    assert (found["forecasts"]["runs"], found["forecasts"]["median_error_seconds"]) == (1, 0.5)
 
 
 def test_env_for_people_is_one_thing_a_line() -> None:

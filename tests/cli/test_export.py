@@ -222,6 +222,8 @@ def test_wrong_words_and_unknown_splitters(tmp_path: Path, monkeypatch: pytest.M
     weights = load_file(folder / "model.safetensors")
     save_file({name: 1e6 * tensor for name, tensor in weights.items()}, folder / "model.safetensors", {"format": "pt"})
     run_here(["export", folder, "--gguf", tmp_path / "m.gguf"]).exits(4, "has numbers beyond 65,504, the largest of f16")
+    save_file({name: torch.nan * tensor for name, tensor in weights.items()}, folder / "model.safetensors", {"format": "pt"})
+    run_here(["export", folder, "--gguf", tmp_path / "m.gguf"]).exits(8, "a mean KL divergence of nan nats")
     save_file(weights, folder / "model.safetensors", {"format": "pt"})
     (folder / "tokenizer.json").rename(tmp_path / "tokenizer.json")
     run_here(["export", folder, "--gguf", tmp_path / "m.gguf"]).exits(4, "has no tokenizer, without which llama.cpp opens no model")

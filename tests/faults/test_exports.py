@@ -84,7 +84,7 @@ def test_f52_predictions_that_differ_by_too_much(model: Path, tmp_path: Path, mo
     monkeypatch.setitem(gguf_export.TYPES, "f16", -1.0)
     done, left = export(model, tmp_path)
     assert (done.code, left) == (8, []), done.err
-    assert "as f16 its predictions differ by a mean KL divergence of" in done.err
+    assert "as f16, its predictions differ by a mean KL divergence of" in done.err
 
 
 def test_f52_tied_weights_are_written_once(model: Path, tmp_path: Path) -> None:

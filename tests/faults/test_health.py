@@ -79,7 +79,7 @@ def test_f20_a_replay_on_other_ground_says_so(base: Path, tmp_path: Path) -> Non
     path.write_text(json.dumps(document | {"weights_sha256": "0" * 64}), encoding="utf-8")
     code, found, err = replay(run)
     assert (code, found["error"]["kind"]) == (5, "environment")
-    assert "cannot be reproduced: the weights before it are not those of the run" in err
+    assert "cannot be reproduced: the weights before the step are not those of the run" in err
     path.write_text(json.dumps(document)[:-40], encoding="utf-8")
     assert replay(run)[0] == 4
     path.unlink()

@@ -164,7 +164,7 @@ def test_a_dry_run_plans_ranks_and_starts_none(tmp_path: Path) -> None:
     assert (one["cluster"], two["cluster"]["ranks"], two["cluster"]["rows_per_rank"]) == (None, 2, 2)
     assert (one["steps"], one["flops"]) == (two["steps"], two["flops"])
     assert two["memory_bytes"] == two["cluster"]["memory_bytes"]["replicated"]
-    run_here([*words[:-1], "--ranks", "2"]).exits(0, "that memory is of each of 2 ranks, which take 2 rows of a step")
+    run_here([*words[:-1], "--ranks", "2"]).exits(0, "each of 2 ranks needs this memory, and takes 2 rows of a step")
     run_here([*words, "--ranks", "3"]).exits(2, "4 rows cannot be divided evenly among 3 ranks")
     assert not (tmp_path / "run").exists()
 

@@ -48,6 +48,8 @@ def test_machines_like_this_one_divide_the_batch_and_reduce_gradients() -> None:
     assert one.seconds.likely / 4 < four.seconds.likely - sent < one.seconds.likely
     assert four.energy_kwh.likely > one.energy_kwh.likely  # because of the traffic
     assert "never compared" in four.assumptions["seconds"]
+    uneven = recipe_of("causal_lm", batch_size=12, micro_batch_size=4)  # 6 rows per rank, which are no whole number of micro-batches
+    assert tfkit.plan(uneven, ONE_LAYER, ranks=2, threads=1).micro_batch_size == 3
 
 
 @pytest.mark.thorough

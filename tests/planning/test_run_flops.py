@@ -11,6 +11,7 @@ from tiny_plans import RECIPES, recipe_of
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+import tfkit
 from tfkit.alignment.user_code import NO_CODE
 from tfkit.carbon import Meter
 from tfkit.data import Loader
@@ -82,6 +83,13 @@ def test_the_flops_of_sampled_responses_are_those_that_torch_counts(name: str, i
     value = planned["companions"] * 0.6 if name == "ppo" else 0.0  # an upper bound of its training
     assert 0.5 * (planned["rollouts"] + planned["companions"] - value) < counter.get_total_flops()
     assert counter.get_total_flops() < 1.4 * (planned["rollouts"] + planned["companions"])
+
+
+def test_a_limit_of_tokens_in_an_evaluation_counts_those_of_prompts(in_place: None) -> None:
+    whole = tfkit.plan(recipe_of("grpo"), threads=1)
+    part = tfkit.plan(recipe_of("grpo"), {"evaluation.max_tokens": 1}, threads=1)  # a single prompt
+    assert 0 < part.flops["evaluation"] < whole.flops["evaluation"]
+    assert part.table_seconds["writing"] < whole.table_seconds["writing"]
 
 
 def test_the_parts_add_up(in_place: None) -> None:

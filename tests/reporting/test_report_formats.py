@@ -145,6 +145,16 @@ def test_every_form_has_the_energy_of_the_run(tuned: RunFacts) -> None:
     assert f"Amount of energy used for training: {_power(energy / 1000)} MWh, between " in eu_gpai(tuned, full=False)
 
 
+@pytest.mark.parametrize(
+    ("objective", "approach", "training"),
+    [("causal_lm", "self-supervised", "selfSupervisedLearning"), ("classification", "supervised", "supervisedLearning")],
+)
+def test_the_kind_of_learning_follows_the_objective(tuned: RunFacts, objective: str, approach: str, training: str) -> None:
+    run = replace(tuned, listed=replace(tuned.listed, kind="pretrain"), recipe={**tuned.recipe, "objective.kind": objective})
+    assert cyclonedx(run, full=False)["components"][0]["modelCard"]["modelParameters"]["approach"] == {"type": approach}
+    assert boamps(run, full=False)["task"]["algorithms"][0]["trainingType"] == training
+
+
 def test_the_rate_has_the_fields_of_the_standard(tuned: RunFacts) -> None:
     rate = sci(tuned, full=False)
     wanted = ("energy_kwh", "pue", "intensity_g_per_kwh", "intensity_source", "intensity_year", "intensity_kind", "embodied_g")

@@ -9,7 +9,7 @@ from typer.core import TyperCommand, TyperGroup
 
 from tfkit.cli.options import flatten_options
 
-# In the order in which a project needs them. The command <name> is the function <name> in tfkit/cli/<name>.py, where its EXAMPLES are, too.
+# The commands, in the order in which a project needs them. The function and the EXAMPLES of the command NAME are in tfkit/cli/NAME.py.
 COMMANDS = {
     "pretrain": "Train a model from random weights.",
     "finetune": "Train a checkpoint further, for a task of yours.",
@@ -37,7 +37,7 @@ COMMANDS = {
 
 
 def examples(name: str) -> tuple[str, ...]:
-    """Return the short, complete command lines that are shown at the end of a command's --help."""
+    """Return the complete command lines that are shown as examples at the end of a command's --help."""
     lines: tuple[str, ...] = importlib.import_module(f"tfkit.cli.{name}").EXAMPLES
     return lines
 
@@ -55,17 +55,17 @@ class LazyGroup(TyperGroup):
     """A group of commands that imports a command only to run it or to show its help."""
 
     def main(self, args: Any = None, *others: Any, **named: Any) -> Any:
-        """Run a command line as the program does, and exit with its code: `app()` and Typer's CliRunner report errors in the same way."""
+        """Run a command line as the program does, and exit with its code, so that `app()` and Typer's CliRunner report the same errors."""
         if not named.get("standalone_mode", True):
             return super().main(args, *others, **named)
         raise SystemExit(importlib.import_module("tfkit.__main__").main(args))
 
     def list_commands(self, ctx: Any) -> list[str]:
-        """Return the names of all commands, without importing any."""
+        """Return the names of all commands, without importing the commands."""
         return list(COMMANDS)
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
-        """Import and return a command; None if there is none of this name."""
+        """Import and return the command of this name; None if there is no such command."""
         if cmd_name not in COMMANDS:
             return None
         function = getattr(importlib.import_module(f"tfkit.cli.{cmd_name}"), cmd_name)
@@ -75,7 +75,7 @@ class LazyGroup(TyperGroup):
         return typer.main.get_command(single)
 
     def get_params(self, ctx: Any) -> list[Any]:
-        """Return the options; the help of --install-completion names the files that it changes."""
+        """Return the options, with a help text for --install-completion that names the files that this option changes."""
         params: list[Any] = super().get_params(ctx)
         for param in params:
             if param.name == "install_completion":
@@ -85,14 +85,14 @@ class LazyGroup(TyperGroup):
         return params
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
-        """Refuse an unknown command, and suggest the name that was probably meant."""
+        """Refuse an unknown command, and suggest the command with the most similar name."""
         if args and not ctx.resilient_parsing and args[0] not in COMMANDS and not args[0].startswith("-"):
             close = difflib.get_close_matches(args[0], COMMANDS, n=1)
             ctx.fail(f"No such command {args[0]!r}. " + (f"Did you mean {close[0]!r}?" if close else f"Commands: {', '.join(COMMANDS)}."))
         return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:
-        """Write the table of --help, without importing any command."""
+        """Write the table of commands in --help, without importing the commands."""
         with formatter.section("Commands"):
             formatter.write_dl(list(COMMANDS.items()))
 

@@ -1,4 +1,4 @@
-"""The part that predict and embed share: rows are read, answered and written in windows, and a summary is shown."""
+"""Code of the commands predict and embed: read, answer and write rows in windows, and show a summary."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack
@@ -21,17 +21,17 @@ WriteRows = Callable[[Sequence[Mapping[str, Any]]], object]
 
 @dataclass(frozen=True)
 class RowCommand:
-    """A command that answers rows. `open_file(path, answers, session)` opens the file of --out and yields a function that writes rows."""
+    """A command that answers rows. `open_file` returns a context that opens the file of --out and yields a function that writes rows."""
 
     name: str
-    doing: str  # for the progress bar
+    doing: str  # the description of the progress bar
     open_answers: "Callable[[], RowAnswers]"
     open_file: "Callable[[Path, RowAnswers, Session], AbstractContextManager[WriteRows]]"
 
 
 def answer_rows(command: RowCommand, execution: Execution, data: str, out: Path | None, *, as_json: bool) -> None:
-    """Answer the rows of `data`, "-" for stdin, on all ranks of the command. Without `out` the answers are JSON lines on stdout."""
-    from tfkit.cli.session import leading_session, open_as_leader, stdin_bytes
+    """Answer the rows of `data` ("-": stdin) on all ranks of the command. If `out` is None, the answers are JSON lines on stdout."""
+    from tfkit.cli.session import command_session, open_as_leader, stdin_bytes
     from tfkit.engine.inference.pipe import Pipe
 
     def follow(answers: "RowAnswers", session: "Session") -> None:
@@ -43,7 +43,7 @@ def answer_rows(command: RowCommand, execution: Execution, data: str, out: Path 
     refuse_ranks = "rows from stdin are answered by one process, as they arrive; give them as a file, --data F" if data == "-" else ""
     if (answers := open_as_leader(command.open_answers, follow, execution, refuse_ranks=refuse_ranks, out=out)) is None:
         return
-    with leading_session(command.name, answers, execution) as session:
+    with command_session(command.name, answers.settings.carbon, execution) as session:
         with session.stop.at_once():
             pipe = Pipe(stdin_bytes("row", "--data F"), "stdin") if data == "-" else None
             rows = answers.open_rows(pipe)
@@ -55,7 +55,7 @@ def answer_rows(command: RowCommand, execution: Execution, data: str, out: Path 
                 for lines in _interruptible(answers, answers.windows(rows, pipe.is_ready if pipe else lambda: True), session):
                     write(lines)
                     bar.advance(len(lines))
-        except BrokenPipeError as error:  # --out is a pipe whose reader is gone
+        except BrokenPipeError as error:  # --out is a pipe that its reader has closed
             raise console.ReaderGone from error
         for warning in answers.warnings():
             console.warn(warning)
@@ -66,7 +66,7 @@ def answer_rows(command: RowCommand, execution: Execution, data: str, out: Path 
 
 
 def _interruptible(answers: "RowAnswers", windows: Iterator[list[dict[str, Any]]], session: "Session") -> Iterator[list[dict[str, Any]]]:
-    """Yield the lines of each window as soon as it is answered; a signal ends the wait for the next one."""
+    """Yield the lines of each window as soon as the window is answered; a signal ends the wait for the next window."""
     while True:
         with session.stop.at_once(f"{answers.counts.rows:,} rows were answered"):  # `next` may wait for a row
             lines = next(windows, None)
@@ -76,7 +76,7 @@ def _interruptible(answers: "RowAnswers", windows: Iterator[list[dict[str, Any]]
 
 
 def _print_rows(lines: Sequence[Mapping[str, Any]]) -> None:
-    """Print JSON lines. Raises ReaderGone."""
+    """Print rows as JSON lines. Raises ReaderGone if the reader of stdout has closed it."""
     from tfkit.engine.inference.predictions_file import json_line
 
     for line in lines:
@@ -84,7 +84,7 @@ def _print_rows(lines: Sequence[Mapping[str, Any]]) -> None:
 
 
 def _show(result: dict[str, Any], reading: "Reading", answers: str, *, as_json: bool) -> None:
-    """Show a summary: on stderr if the rows themselves are the result. `answers`: the name of the results, such as predictions."""
+    """Show a summary, on stderr if stdout has the rows. `answers`: what the rows are called, such as predictions."""
     if "out" not in result:
         if reading.status == "ok":
             console.say(f"{format_number_of(result['rows'], 'row')}, {reading.text}")

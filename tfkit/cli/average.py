@@ -1,4 +1,4 @@
-"""tfkit average: the mean of a run's last checkpoints, as a model folder."""
+"""The command tfkit average, which writes the mean of a run's last checkpoints as a model folder."""
 
 import time
 from pathlib import Path
@@ -41,6 +41,5 @@ def _text(document: dict[str, Any]) -> str:
     if (shift := document.get("reward_shift")) is None:
         return text
     return (
-        f"{text}\nreward_shift is {shift:.4g}, the mean of theirs: the scores of the best completions of the first training rows average "
-        "about 0"
+        f"{text}\nreward_shift is {shift:.4g}, the mean of the checkpoints' shifts, so that the scores of good completions average about 0"
     )

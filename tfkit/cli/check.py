@@ -1,4 +1,4 @@
-"""tfkit check: all errors of a recipe at once, without importing torch."""
+"""The command tfkit check, which reports all errors of a recipe together, without importing torch."""
 
 from typing import Annotated
 

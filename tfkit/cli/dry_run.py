@@ -1,4 +1,4 @@
-"""--dry-run of pretrain, finetune and sweep: the recipe on stdout; on stderr the first rows and the size of the run or of each stage."""
+"""The option --dry-run of pretrain, finetune and sweep: show the recipe on stdout, the first rows and the size of the run on stderr."""
 
 import shutil
 from dataclasses import replace
@@ -25,7 +25,7 @@ _ROWS_SHOWN, _LINES_OF_A_ROW = 2, 12
 
 
 class OnlyWarnings(Silent):
-    """A listener that shows warnings alone: the decisions are in the recipe that a dry run prints."""
+    """A listener that shows only warnings, not decisions, because the recipe that a dry run prints contains the decisions."""
 
     def warn(self, text: str) -> None:
         """Show a warning."""
@@ -33,9 +33,9 @@ class OnlyWarnings(Silent):
 
 
 def show_dry_run(request: TrainingRequest, options: RunOptions, json: bool, sweep: "SweepPlan | None" = None) -> None:
-    """Show the plan of a training: the recipe on stdout, all else on stderr; with --json all in one document.
+    """Show the plan of a training: the recipe on stdout, everything else on stderr; with --json, everything in one document on stdout.
 
-    `sweep`: the sweep of which this training is the first trial.
+    `sweep`: the sweep of which this training is the first trial; None: the training is not part of a sweep.
     """
     if options.resume:
         raise UsageError("--dry-run plans a new run; leave --resume out")
@@ -55,7 +55,7 @@ def show_dry_run(request: TrainingRequest, options: RunOptions, json: bool, swee
 
 
 def _show_chain(chain: ChainPlan, options: RunOptions, json: bool, sweep: "SweepPlan | None") -> None:
-    """Show the plan of each stage of a chain, except those that need the model of an earlier stage that was not run yet."""
+    """Show the plan of each stage of a chain, except stages that need the model of an earlier stage that has not been trained yet."""
     documents: dict[str, Any] = {}
     with command_session("plan", CarbonSection(enabled=False)) as session:
         for stage in chain.todo:

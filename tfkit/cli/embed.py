@@ -1,4 +1,4 @@
-"""tfkit embed: a vector for each text."""
+"""The command tfkit embed, which computes a vector for each text."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated

@@ -1,4 +1,4 @@
-"""tfkit evaluate: a model's scores on texts, labelled rows or choices, overall and for each class, and whether they pass the gates."""
+"""The command tfkit evaluate, which scores a model on texts, labelled rows or choices, and checks the scores against quality gates."""
 
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -24,11 +24,11 @@ EXAMPLES = (
     'tfkit evaluate --from runs/demo --fail-if "perplexity > 20" --json',
 )
 
-_MAX_CLASSES = 20  # classes in a table; if there are more, only the _WORST with the lowest F1
+_MAX_CLASSES = 20  # maximum number of classes in a table; if there are more, it only has the _WORST classes with the lowest F1
 _WORST = 10
-_MAX_PAIRS = 10
-_MAX_NAME = 32  # columns
-_WIDTH = 100  # columns, off a terminal
+_MAX_PAIRS = 10  # maximum number of rows in the table of confused classes
+_MAX_NAME = 32  # maximum number of characters of a class's name
+_WIDTH = 100  # maximum number of characters of a line if stdout is not a terminal
 
 
 def evaluate(
@@ -51,7 +51,7 @@ def evaluate(
     elsewhere needs no recipe: "objective={kind: classification}" names its task; minimal_pairs and few_shot evaluate any language
     model (docs/evaluation.md). --run keeps the result in a run folder, with the energy in emissions.csv.
     """
-    from tfkit.cli.session import leading_session, open_as_leader
+    from tfkit.cli.session import command_session, open_as_leader
     from tfkit.engine.inference.predictions_file import require_json_lines, write_predictions
     from tfkit.engine.request.evaluation_settings import CodePermission
     from tfkit.recipe import open_recipe
@@ -76,7 +76,7 @@ def evaluate(
     gates, objective = evaluator.gates(fail_if or ()), evaluator.settings.objective.trained_for
     if predictions is not None and objective.reads_text and objective.scored_by == "row":
         raise UsageError(f"--predictions applies to texts and labelled rows, and {objective.kind} has neither; leave it out")
-    with leading_session("evaluate", evaluator, execution) as session:
+    with command_session("evaluate", evaluator.settings.carbon, execution) as session:
         result, scored, reading = evaluator.score(session, each=predictions is not None)
         judged = gate_metrics(result)
         result["gates"] = judge(gates, judged)
@@ -89,7 +89,7 @@ def evaluate(
 
 
 def _table(result: dict[str, Any], reading: "Reading") -> str:
-    """Return the result as text for people."""
+    """Return the result as text."""
     metrics, units = dict(result["metrics"]), {}
     scored = format_number_of(result["examples"], "row")
     if result["examples"] > result.get("inputs", result["examples"]):
@@ -117,7 +117,7 @@ def _table(result: dict[str, Any], reading: "Reading") -> str:
 
 
 def class_tables(result: Mapping[str, Any]) -> str:
-    """Return the tables of a result, each after a blank line; empty if it has no classes."""
+    """Return the tables about the classes of a result, each after a blank line; empty for a result without classes."""
     classes, entities, confusion = (result.get(name) for name in ("classes", "entities", "confusion"))
     tables = [_metrics(rows, noun) for rows, noun in ((entities, "entity"), (None if entities else classes, "class")) if rows]
     tables += [_confusion_matrix(confusion, list(classes)) or _most_confused(confusion)] if classes and confusion else []
@@ -136,7 +136,7 @@ def _metrics(classes: Mapping[str, Mapping[str, float]], noun: str) -> str:
 
 
 def _confusion_matrix(confusion: Mapping[str, Mapping[str, int]], labels: Sequence[str]) -> str:
-    """Return how often each class was predicted for each label; empty if there are many classes, or if the terminal is too narrow."""
+    """Return the table of how often each class was predicted for each label; empty if it is too large or too wide for the terminal."""
     if len(labels) > _MAX_CLASSES:
         return ""
     rows = [[_cut(label), *(f"{confusion[label].get(other, 0):,}" for other in labels)] for label in labels if label in confusion]
@@ -145,7 +145,7 @@ def _confusion_matrix(confusion: Mapping[str, Mapping[str, int]], labels: Sequen
 
 
 def _most_confused(confusion: Mapping[str, Mapping[str, int]]) -> str:
-    """Return the classes that are most often mistaken for another."""
+    """Return the table of the pairs of classes that are confused most often; empty if there are none."""
     errors = [(count, label, other) for label, row in confusion.items() for other, count in row.items() if other != label]
     most = sorted(errors, key=lambda error: -error[0])[:_MAX_PAIRS]
     rows = [[_cut(label), _cut(other), f"{count:,}"] for count, label, other in most]
@@ -153,6 +153,6 @@ def _most_confused(confusion: Mapping[str, Mapping[str, int]]) -> str:
 
 
 def _cut(name: str) -> str:
-    """Return a name on one line, truncated if it is long."""
+    """Return the name of a class on one line, truncated if it is long."""
     name = " ".join(name.split())
     return name if console.columns_of(name) <= _MAX_NAME else f"{console.cut(name, _MAX_NAME - 3)}..."

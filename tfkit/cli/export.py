@@ -1,4 +1,4 @@
-"""tfkit export: a language model as one GGUF file, for llama.cpp and programs that build on it."""
+"""The command tfkit export, which writes a language model as a GGUF file, for llama.cpp and programs that use it."""
 
 import time
 from pathlib import Path

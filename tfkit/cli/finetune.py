@@ -1,4 +1,4 @@
-"""tfkit finetune: a model trained from the weights of a checkpoint, by a recipe or for the task that the data show."""
+"""The command tfkit finetune, which trains a checkpoint further, with a recipe or for the task that the data imply."""
 
 from functools import partial
 

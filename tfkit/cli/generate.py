@@ -1,5 +1,7 @@
-"""tfkit generate: continue prompts. One prompt gives text, on a terminal as tokens arrive; prompts from a file or stdin give JSON lines, in
-order; --chat alone on a terminal is a conversation.
+"""The command tfkit generate, which continues prompts.
+
+The output for a single prompt is text, written on a terminal as tokens arrive. Prompts from a file or stdin are answered by JSON lines, in
+their order. --chat without prompts is a conversation on the terminal.
 """
 
 import io
@@ -34,7 +36,7 @@ EXAMPLES = (
 
 @dataclass(frozen=True, kw_only=True)
 class Sampling:
-    """The options that set fields of a recipe's section generation."""
+    """The options that set fields of a recipe's section `generation`."""
 
     max_new_tokens: Annotated[int | None, typer.Option(metavar="N", help="Generate at most N tokens.")] = None
     temperature: Annotated[float | None, typer.Option(metavar="T", help="The sampling temperature; 0 is greedy.")] = None
@@ -47,7 +49,7 @@ class Sampling:
     seed: Annotated[int | None, typer.Option(metavar="S", help="The seed for sampling.")] = None
 
     def overrides(self) -> dict[str, Any]:
-        """Return the options that were given, as overrides."""
+        """Return those of the options that are set, as overrides of the recipe."""
         return {f"generation.{name}": value for name, value in asdict(self).items() if value not in (None, [])}
 
 
@@ -81,7 +83,7 @@ def generate(
     With --chat each prompt is answered, using the checkpoint's own chat template; a JSON line may have {"messages": [{"role": "user",
     "content": "Hello"}]}. On a terminal, --chat alone starts a conversation: Ctrl-C ends an answer, Ctrl-D the conversation.
     """
-    from tfkit.cli.session import leading_session, open_as_leader
+    from tfkit.cli.session import command_session, open_as_leader
     from tfkit.recipe.reading.overrides import followed_by, parse_overrides
 
     words, changes = options.split_arguments(arguments or ())
@@ -103,7 +105,7 @@ def generate(
         batches = _read_prompts(prompt, input_, words, chat, stack)
         if (generator := open_as_leader(open_generator, follow, execution, refuse_ranks="" if is_file else one)) is None:
             return
-        session = stack.enter_context(leading_session("generate", generator, execution))
+        session = stack.enter_context(command_session("generate", generator.settings.carbon, execution))
         with session.stop.at_once():
             generator.load(session)
         if batches is None:
@@ -119,10 +121,10 @@ def generate(
 def _read_prompts(
     prompt: str | None, path: str | None, words: Sequence[str], chat: bool, stack: ExitStack
 ) -> Iterator[list[Prompt]] | None:
-    """Return the prompts in batches, read lazily; a file is opened now, and closed by `stack`.
+    """Return the prompts in batches, which are read lazily; None if --chat is given alone on a terminal, which begins a conversation.
 
-    A batch from a pipe holds the lines that have arrived: no line waits for the next. None if --chat is given alone on a terminal: a
-    conversation begins. Raises UsageError, DataError; an error in a line is raised after the batch of the lines before it.
+    A file is opened now, and closed by `stack`. A batch from a pipe has the lines that have arrived, so that no line waits for the next.
+    Raises UsageError or DataError; an error in a line is raised after the batch of the lines before it.
     """
     unknown = [word for word in words if word != "-"]
     if unknown:
@@ -150,7 +152,7 @@ def _read_prompts(
 
 
 def _write_answers(generator: "TextGenerator", batches: Iterator[list[Prompt]], text: str | None) -> tuple[int, int]:
-    """Answer the prompts; return the numbers of prompts and new tokens. `text`: the only prompt, if its answer is to be written as text."""
+    """Answer the prompts, and return the number of prompts and of new tokens. `text`: a single prompt, if it is answered as text."""
     count = tokens = 0
     with ExitStack() as stack:
         with generator.session.stop.at_once():
@@ -171,7 +173,7 @@ def _write_answers(generator: "TextGenerator", batches: Iterator[list[Prompt]], 
 
 
 def _write_text(generator: "TextGenerator", shown: str, text: str) -> int:
-    """Write `shown` and the continuation of `text`, on a terminal as tokens arrive. Return the number of new tokens."""
+    """Write `shown` and then the continuation of `text`, on a terminal as tokens arrive. Return the number of new tokens."""
     live = sys.stdout is not None and sys.stdout.isatty()
     if live:
         console.piece(shown)
@@ -183,15 +185,18 @@ def _write_text(generator: "TextGenerator", shown: str, text: str) -> int:
 
 
 def _converse(generator: "TextGenerator", as_json: bool) -> int:
-    """Answer the user's messages until Ctrl-D, or Ctrl-C at the prompt; Ctrl-C ends an answer. Return the number of new tokens."""
+    """Answer messages until Ctrl-D, or Ctrl-C at the prompt; Ctrl-C in an answer ends only the answer. Return the number of new tokens."""
     messages: list[dict[str, Any]] = []
     tokens = 0
-    session = generator.session
+    session, pressed = generator.session, threading.Event()
     with generator.template() as template:
         while (message := _read_message(session)) is not None:
             messages.append({"role": "user", "content": message})
-            text = template.render(messages, add_generation_prompt=True)
-            completion = _answer(generator, text, len(messages), as_json)
+            text, row = template.render(messages, add_generation_prompt=True), len(messages) - 1
+            pressed.clear()
+            with forwarded(lambda _: pressed.set(), (signal.SIGINT,)):
+                completion = _complete(generator, text, row, lambda: pressed.is_set() or session.should_stop(), live=not as_json)
+            session.stop.raise_if_requested("the answer is not complete")
             if as_json:
                 console.json(json_line({"prompt": message} | line_of(completion)))
             messages.append({"role": "assistant", "content": completion.text})
@@ -200,7 +205,7 @@ def _converse(generator: "TextGenerator", as_json: bool) -> int:
 
 
 def _read_message(session: "Session") -> str | None:
-    """Return the next line that is not empty; None at the end of the input."""
+    """Return the user's next line that is not empty; None at the end of the input."""
     with session.stop.at_once("the conversation is over"):
         while (line := console.ask("> ")) is not None:
             if line.strip():
@@ -208,22 +213,10 @@ def _read_message(session: "Session") -> str | None:
     return None
 
 
-def _answer(generator: "TextGenerator", text: str, turn: int, as_json: bool) -> "TextCompletion":
-    """Generate the model's answer to the rendered conversation `text`, and write it as tokens arrive, unless `as_json`.
-
-    Ctrl-C ends the answer.
-    """
-    session, pressed = generator.session, threading.Event()
-    with forwarded(lambda _: pressed.set(), (signal.SIGINT,)):
-        completion = _complete(generator, text, turn - 1, lambda: pressed.is_set() or session.should_stop(), live=not as_json)
-    session.stop.raise_if_requested("the answer is not complete")
-    return completion
-
-
 def _complete(
     generator: "TextGenerator", text: str, row: int = 0, should_stop: Callable[[], bool] | None = None, *, live: bool
 ) -> "TextCompletion":
-    """Continue a text, which is row `row` of the command; if `live`, write the continuation as tokens arrive, and end the line."""
+    """Continue a text; if `live`, write the continuation as tokens arrive. `row`: the index of the text in this command, for sampling."""
     [completion] = generator.complete([text], row, lambda _, piece: console.piece(piece) if live else None, should_stop)
     if live:
         console.result("")

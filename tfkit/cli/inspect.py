@@ -1,4 +1,4 @@
-"""tfkit inspect: the first rows of a training as the model will see them, token by token, or their masks, drawn as text."""
+"""The command tfkit inspect, which shows the first rows of a training token by token, as the model will see them, or their masks."""
 
 import shutil
 from collections import Counter
@@ -26,10 +26,10 @@ EXAMPLES = (
 
 _GUTTER = {"loss": "loss  ", "no loss": "      ", "padding": "pad   "}
 _STYLE = {"loss": "green", "no loss": "", "padding": "dim"}
-# The values of a row's facts in words. The fact `row` is part of the row's place already.
+# The texts for values of a row's facts. The fact `row` is hidden, because the row's place already contains it.
 _VALUES: dict[str, dict[int, str]] = {"next_sentence": {0: "follows", 1: "does not follow"}, "right": {True: "yes", False: "no"}}
 _HIDDEN = ("row",)
-_DRAWN = {"#": "█"}  # the cells of a mask; other characters are drawn as they are
+_DRAWN = {"#": "█"}  # how the characters of a mask are drawn; characters that are not here stay the same
 _PARTLY = "▒"
 
 
@@ -65,7 +65,8 @@ def inspect(
 
     request = tuned.request_of("inspect", recipe, overrides)
     shown = request.written.recipe if request.written is not None else None
-    if is_trained := shown is None or tuned.checkpoint is not None or tuned.data is not None:  # else it may be for evaluation only
+    is_trained = shown is None or tuned.checkpoint is not None or tuned.data is not None  # otherwise the recipe may only evaluate
+    if is_trained:
         request.check()
     with command_session("inspect", CarbonSection(enabled=False)) as session:
         from tfkit.engine.tools.inspection import inspect_first_step
@@ -83,7 +84,7 @@ def inspect(
 
 
 def lines(inspection: "Inspection", width: int, most: int | None = None) -> Iterator[list[Part]]:
-    """Yield the output line by line; `most`: how many lines of a row to show, from its beginning and its end; None: all."""
+    """Yield the output line by line; `most`: the number of lines of a row that are shown, from its beginning and end; None: all."""
     for place, row in inspection.rows:
         real = sum(token.kind != "padding" for token in (*row.tokens, *(row.target or ())))
         words = {name: _in_words(name, value) for name, value in row.facts.items() if name not in _HIDDEN}
@@ -106,14 +107,14 @@ def lines(inspection: "Inspection", width: int, most: int | None = None) -> Iter
 
 
 def _in_words(name: str, value: Any) -> Any:
-    """Return the value of a fact in words."""
+    """Return the text for the value of a fact, or the value itself."""
     return ", ".join(value) or "none" if isinstance(value, list) else _VALUES.get(name, {}).get(value, value)
 
 
 def _token_lines(tokens: "list[ShownToken]", width: int) -> Iterator[list[Part]]:
-    """Yield the lines of a row: at the left the kind of the tokens, then the tokens, wrapped; a separator line between documents."""
-    for number, (_, document) in enumerate(groupby(tokens, key=lambda token: token.document)):
-        if number:
+    """Yield the lines of a row, with a separator line between documents. Each line begins with the kind of its tokens."""
+    for index, (_, document) in enumerate(groupby(tokens, key=lambda token: token.document)):
+        if index:
             yield [("  ---", "bold")]
         for kind, run in groupby(document, key=lambda token: token.kind):
             words = [token.token if token.label is None else f"{token.token}->{token.label}" for token in run]
@@ -124,7 +125,7 @@ def _token_lines(tokens: "list[ShownToken]", width: int) -> Iterator[list[Part]]
 
 
 def _shorten(lines: list[list[Part]], most: int | None) -> Iterator[list[Part]]:
-    """Yield the lines of a row; if there are more than `most`, only the first and the last ones."""
+    """Yield the lines of a row; if there are more than `most`, only the first and the last lines."""
     if most is None or len(lines) <= most:
         yield from lines
         return
@@ -135,7 +136,7 @@ def _shorten(lines: list[list[Part]], most: int | None) -> Iterator[list[Part]]:
 
 
 def _mask_lines(masks: "Sequence[ShownMask]", width: int) -> Iterator[list[Part]]:
-    """Yield the masks line by line: a row for each query token, a column for each key token; in a long text, each for several tokens."""
+    """Yield the masks line by line: a line for each query token, with a character for each key token; in long texts, for several tokens."""
     from tfkit.engine.tools.inspection import MEANINGS
 
     seen: set[str] = set()
@@ -167,8 +168,6 @@ def _title(mask: "ShownMask") -> str:
 
 
 def _drawn(rows: Sequence[str], column: int, together: int) -> str:
-    """Return the character for a block of cells: that of all cells if they agree; else _PARTLY if some of them may be attended to, or else
-    the most common one.
-    """
+    """Return the character of a block of cells: if they differ, _PARTLY if some are seen, else the most frequent character."""
     cells = Counter("".join(row[column : column + together] for row in rows))
     return next(iter(cells)) if len(cells) == 1 else _PARTLY if "#" in cells else max(cells, key=lambda one: cells[one])

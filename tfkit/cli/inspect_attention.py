@@ -1,4 +1,4 @@
-"""tfkit inspect --attention: what the heads of a checkpoint attend to in a text, and which tokens the model expects next, as text."""
+"""The option --attention of tfkit inspect: show what the heads of a checkpoint attend to in a text, and which next tokens are likely."""
 
 import datetime
 from collections.abc import Iterator, Sequence
@@ -21,9 +21,9 @@ if TYPE_CHECKING:
     from tfkit.engine.inference.head_patterns import HeadPattern
 
 Part = tuple[str, str]  # a text and its style
-_SHADES = ((0.75, "█"), (0.5, "▓"), (0.25, "▒"), (0.05, "░"), (0.0, "."))  # each from this weight on
+_SHADES = ((0.75, "█"), (0.5, "▓"), (0.25, "▒"), (0.05, "░"), (0.0, "."))  # each preceded by the smallest weight for which it is drawn
 _UNSEEN = " "
-_LETTERS = {
+_LETTERS = {  # of the kinds of heads
     "previous token": "P",
     "next token": "N",
     "itself": "I",
@@ -34,15 +34,15 @@ _LETTERS = {
     "spread": "~",
     "mixed": ".",
 }
-_CLEAREST = 3  # heads of each kind that are named
-_STRONGEST = 4  # links of each token that are named, if there is room
-_LIKELIEST = 5  # next tokens at each position
-LABEL = 14  # columns of a token's name, at most
+_CLEAREST = 3  # number of heads of each kind that are named
+_STRONGEST = 4  # maximum number of keys that are named for each query
+_LIKELIEST = 5  # number of next tokens that are shown at each position
+LABEL = 14  # maximum number of characters of a token in the first column
 
 
 @dataclass(frozen=True, kw_only=True)
 class Looked:
-    """The options of --attention: the text, the part of its attention that is shown, and the form of the output."""
+    """The option --attention and those that belong to it: texts, the layer and head to show, and the form of the output."""
 
     attention: Annotated[str | None, typer.Option(metavar="TEXT", help="Show what each head of --from attends to in TEXT.")] = None
     target: Annotated[
@@ -56,7 +56,7 @@ class Looked:
     ] = False
 
     def check(self, tuned: Tuned, words: Sequence[str]) -> None:
-        """Raise UsageError for options that do not belong together; `words`: a recipe and changes to it."""
+        """Raise UsageError for options that exclude or need each other; `words`: other arguments, such as a recipe."""
         if self.attention is None:
             given = {"--target": self.target, "--layer": self.layer, "--head": self.head, "--html": self.html}
             given |= {"--next": self.next_tokens or None}
@@ -73,7 +73,7 @@ class Looked:
 
 
 def show_attention(checkpoint: str, looked: Looked, *, as_json: bool, width: int) -> None:
-    """Compute the attention of a checkpoint to the text, and write it to stdout, or as a page."""
+    """Compute the attention of a checkpoint in the text, and write it to stdout, or to an HTML page."""
     from tfkit.cli.session import command_session
     from tfkit.recipe.schema.carbon_section import CarbonSection
 
@@ -117,9 +117,8 @@ def lines(attended: "AttendedText", looked: Looked, width: int) -> Iterator[list
             yield from plain_lines(f"{name}: {layers} layers of {heads} heads, {lengths}", width, "bold")
             yield from _summary_lines(attended.patterns(name), heads, width)
     if looked.layer is None and attended.next_tokens is None:
-        yield from plain_lines(
-            "L0 H0: layer 0, head 0, with the mean weight of the kind, of spread its evenness. One head: --layer 0 --head 0", width
-        )
+        legend = "L0 H0: layer 0, head 0, with its mean weight on such tokens (spread: how even it is). One head: --layer 0 --head 0"
+        yield from plain_lines(legend, width)
 
 
 def _page(attended: "AttendedText", checkpoint: str, looked: Looked) -> str:
@@ -147,7 +146,7 @@ def _page(attended: "AttendedText", checkpoint: str, looked: Looked) -> str:
 
 
 def _summary_lines(patterns: "Sequence[HeadPattern]", heads: int, width: int) -> Iterator[list[Part]]:
-    """Yield how many heads are of each kind, with the clearest ones, and a letter for each head."""
+    """Yield a line for each kind of heads, with their number and the clearest heads, then a line for each layer, with a letter per head."""
     from tfkit.engine.inference.head_patterns import summarize
 
     for one in summarize(patterns, _CLEAREST):
@@ -155,8 +154,8 @@ def _summary_lines(patterns: "Sequence[HeadPattern]", heads: int, width: int) ->
         if one.clearest:
             named = [f"L{head.layer} H{head.head} {head.scores[one.kind]:.0%}," for head in one.clearest]
             words += ["clearest:", *named[:-1], named[-1].rstrip(",")]
-        for number, line in enumerate(console.wrap(words, width - 4)):
-            yield [(f"    {line}".rstrip() if number else line.rstrip(), "")]
+        for index, line in enumerate(console.wrap(words, width - 4)):
+            yield [(f"    {line}".rstrip() if index else line.rstrip(), "")]
     label = 3 + len(str(len(patterns) // heads - 1))
     room = max(1, width - label - 1)
     for first in range(0, len(patterns), heads):
@@ -168,7 +167,7 @@ def _summary_lines(patterns: "Sequence[HeadPattern]", heads: int, width: int) ->
 
 
 def _head_lines(attended: "AttendedText", name: str, layer: int, head: int, width: int) -> Iterator[list[Part]]:
-    """Yield a line for each query token: the head's weights on all keys as shades, if there is room, and the keys of largest weight."""
+    """Yield a line for each query token: the head's weights on all keys as shades, if there is room for them, and the strongest keys."""
     pattern = next(one for one in attended.patterns(name) if (one.layer, one.head) == (layer, head))
     weights, visible = attended.maps[name][layer, head], attended.visible[name][layer]
     queries, keys = ([console.result_token(token) for token in tokens] for tokens in attended.axes(name))
@@ -189,18 +188,18 @@ def _head_lines(attended: "AttendedText", name: str, layer: int, head: int, widt
 
 
 def _strongest(weights: "NDArray[np.float32]", keys: Sequence[str], room: int, label: int) -> Iterator[Part]:
-    """Yield the tokens with the largest weights, shaded, as many as there is room for, but one at least."""
-    for number, place in enumerate(weights.argsort()[::-1][:_STRONGEST].tolist()):
+    """Yield the keys with the largest weights, as many as fit into `room` characters, but at least one."""
+    for index, place in enumerate(weights.argsort()[::-1][:_STRONGEST].tolist()):
         weight = float(weights[place])
         text = f" {_shade(weight)} {console.cut(keys[place], label)} {weight:.0%}"
         room -= console.columns_of(text)
-        if number and (room < 0 or weight < _SHADES[-2][0]):
+        if index and (room < 0 or weight < _SHADES[-2][0]):
             return
         yield text, "bold" if weight >= 0.5 else "" if weight >= 0.25 else "dim"
 
 
 def _next_lines(attended: "AttendedText", width: int) -> Iterator[list[Part]]:
-    """Yield what the model expects after each token: the token that follows with its probability, and the likeliest ones."""
+    """Yield, for each token, the next token of the text with its probability, and the most likely next tokens."""
     assert attended.next_tokens is not None
     _, read = attended.axes("decoder")
     room = max(1, (width - len(" ->  100%")) // 2)
@@ -228,5 +227,5 @@ def _shade(weight: "float | np.float32") -> str:
 
 
 def plain_lines(text: str, width: int, style: str = "") -> Iterator[list[Part]]:
-    """Yield a text in lines of at most `width` columns."""
+    """Yield a text in lines of at most `width` characters."""
     yield from ([(line, style)] for line in console.wrap(text.split(" "), width))

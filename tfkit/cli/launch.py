@@ -1,4 +1,4 @@
-"""tfkit launch: prints the file that starts a training on a cluster, without contacting one."""
+"""The command tfkit launch, which prints a file that starts a training on a cluster, without contacting the cluster."""
 
 from typing import Annotated
 

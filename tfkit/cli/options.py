@@ -1,4 +1,4 @@
-"""The arguments and options that commands share, each declared once; options that belong together form a group."""
+"""The arguments and options that several commands have, each declared once. Options that belong together are fields of a dataclass."""
 
 import inspect
 import os
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 def _skip_verification(context: typer.Context, no_verify: bool) -> bool:
     if no_verify:
-        context.with_resource(unverified())  # until the command ends
+        context.with_resource(unverified())  # a context that is closed when the command ends
     return no_verify
 
 
@@ -33,7 +33,7 @@ def _set_quiet(quiet: bool) -> bool:
 
 
 def recipe_names(incomplete: str) -> list[str]:
-    """Return the names of bundled recipes that begin with `incomplete`, for completion in a shell."""
+    """Return the names of bundled recipes that begin with `incomplete`, for the completion of arguments in a shell."""
     from tfkit.recipe import bundled_recipes
 
     return [name for recipe in bundled_recipes() if (name := recipe.name.rpartition("/")[2]).startswith(incomplete)]
@@ -74,7 +74,7 @@ AllowCode = Annotated[
     bool, typer.Option("--allow-code", help="Run the code that the recipe of a run names, also if you have not trained with it before.")
 ]
 Device = Annotated[str | None, typer.Option(metavar="NAME", help="cpu, cuda, cuda:1 or mps; by default the best one available.")]
-_MAX_THREADS = 1024  # all are started at once; the largest machines have as many cores
+_MAX_THREADS = 1024  # the number of cores of the largest machines; PyTorch starts all threads immediately
 Threads = Annotated[int | None, typer.Option(min=1, max=_MAX_THREADS, metavar="N", help="CPU threads; by default one per core.")]
 RankCount = Annotated[
     int | None, typer.Option(min=1, max=1024, metavar="N", help="Use N processes on this machine; --threads applies to each.")
@@ -110,7 +110,7 @@ Quiet = Annotated[
 
 @dataclass(frozen=True, kw_only=True)
 class Execution:
-    """The device, threads and ranks of a command, and the run folder in which it keeps the result."""
+    """The device, threads and ranks of a command, and the run folder to which it writes the result."""
 
     run: RunFolder = None
     no_verify: NoVerify = False
@@ -121,7 +121,7 @@ class Execution:
 
 @dataclass(frozen=True, kw_only=True)
 class Tuned:
-    """The checkpoint that a training starts from, and the rows that it learns from."""
+    """The checkpoint from which a training starts, and the rows on which it trains."""
 
     checkpoint: Start = None
     data: TrainingRows = None
@@ -129,7 +129,7 @@ class Tuned:
     rows: Rows = None
 
     def request(self, kind: "TrainingKind | None", recipe: str | None, changes: Sequence[str]) -> "TrainingRequest":
-        """Return the request for a training with these options and `changes`, by the recipe if one is given."""
+        """Return the request for a training with these options; `changes`: key=value arguments; `recipe`: None if there is none."""
         from tfkit.engine.recognition.own_data import training_request
         from tfkit.recipe import open_recipe
         from tfkit.recipe.reading.overrides import parse_overrides
@@ -139,26 +139,26 @@ class Tuned:
         return training_request(kind, source, parse_overrides(changes), *named, rows=self.rows)
 
     def request_of(self, command: str, recipe: str | None, overrides: Sequence[str] | None) -> "TrainingRequest":
-        """Return the request for a training that is only shown or planned. Raise UsageError without a recipe, data and checkpoint."""
+        """Return the request for a training that is only shown or planned. Raises UsageError if it has no recipe, data or checkpoint."""
         chosen, changes = split_recipe(command, recipe, overrides)
         if chosen is None and self.checkpoint is None and self.data is None:
             raise UsageError(f"{command}: which training? Give a RECIPE, or --data F, and --from CKPT to train a checkpoint")
         return self.request(None, chosen, changes)
 
     def changed(self, overrides: Mapping[str, Any], source: "RecipeText | None") -> dict[str, Any]:
-        """Return the overrides with these options added (with stages: for the first stage). Raise UsageError for invalid --columns."""
+        """Return `overrides` with these options added (to the first stage, if any). Raises UsageError for invalid --columns."""
         from tfkit.engine.recognition.own_data import tuning_overrides
 
         return tuning_overrides(overrides, source, self.checkpoint, self.data, named_columns(self.columns), self.rows)
 
     def words(self) -> list[str]:
-        """Return the words of a command line for the options that were given."""
+        """Return the command-line arguments for those of these options that are set."""
         return option_words(("from", self.checkpoint), ("data", self.data), ("columns", self.columns), ("rows", self.rows))
 
 
 @dataclass(frozen=True, kw_only=True)
 class Attempt:
-    """The options of an attempt at a training: what is allowed, and the device, threads and ranks."""
+    """The options of an attempt at a training: its permissions, device, threads and ranks."""
 
     exact: Exact = False
     force: Force = False
@@ -171,7 +171,7 @@ class Attempt:
 
 @dataclass(frozen=True, kw_only=True)
 class Training:
-    """The options of a training: its run folder, attempt, gates and stages, and the form of the output."""
+    """The options of a training: its run folder, attempt, quality gates and stages, and the form of its output."""
 
     run: RunFolder = None
     resume: Resume = False
@@ -183,11 +183,11 @@ class Training:
 
 
 def flatten_options(command: Callable[..., object]) -> Callable[..., object]:
-    """Return a command with the signature that Typer needs: each group of options is replaced by its fields, and --quiet is added."""
+    """Return a command with the signature that Typer needs: each dataclass of options is replaced by its fields, and --quiet is added."""
 
     @wraps(command)
     def flat(**given: Any) -> None:
-        _call(command, given)  # --quiet is left out: its callback has applied it
+        _call(command, given)  # the command does not get --quiet, which its callback has already applied
 
     quiet = inspect.Parameter("quiet", inspect.Parameter.KEYWORD_ONLY, default=False, annotation=Quiet)
     flat.__signature__ = inspect.signature(command).replace(parameters=[*_flat(command), quiet])  # type: ignore[attr-defined]
@@ -195,23 +195,23 @@ def flatten_options(command: Callable[..., object]) -> Callable[..., object]:
 
 
 def _flat(function: Any) -> Iterator[inspect.Parameter]:
-    """Yield the parameters of a command or a group; each one that is a group is replaced by its own parameters."""
+    """Yield the parameters of a command; each parameter that is a dataclass of options is replaced by the dataclass's own fields."""
     for one in inspect.signature(function).parameters.values():
         yield from _flat(one.annotation) if is_dataclass(one.annotation) else [one.replace(kind=inspect.Parameter.KEYWORD_ONLY)]
 
 
 def _call(function: Any, given: Mapping[str, Any]) -> Any:
-    """Call a command, or construct a group, with those of the given options that are its parameters."""
+    """Call a command, or construct a dataclass of options, with those of the `given` options that are its parameters."""
     parameters = inspect.signature(function).parameters
     values = {name: _call(one.annotation, given) if is_dataclass(one.annotation) else given[name] for name, one in parameters.items()}
     return function(**values)
 
 
 def named_columns(columns: str | None) -> dict[str, Any]:
-    """Return the column for each role in --columns; empty without the option. Raise UsageError for a part that is not ROLE=COLUMN.
+    """Return the column for each role in --columns; empty if the option is not set. Raises UsageError for a part that is not ROLE=COLUMN.
 
-    A comma separates two columns if a role follows it; `choices=[a, b]` names a column for each item. Quotes keep the spaces at the ends
-    of a name: `label='topic '`.
+    A comma begins a new part only if `role=` follows it. `choices=[a, b]` names several columns, one for each item of the list. Quotes
+    preserve spaces at the beginning or end of a name: `label='topic '`.
     """
     named: dict[str, Any] = {}
     for one in re.split(r",\s*(?=\w+=)", columns) if columns is not None else ():
@@ -225,25 +225,25 @@ def named_columns(columns: str | None) -> dict[str, Any]:
 
 
 def option_words(*given: tuple[str, str | float | None]) -> list[str]:
-    """Return the words of a command line for those of the (name, value) pairs whose value is not None."""
+    """Return the command-line arguments for the options given as (name, value), except those whose value is None."""
     return [word for name, value in given if value is not None for word in (f"--{name}", str(value))]
 
 
 def stage_names(stages: str | None) -> tuple[str, ...]:
-    """Return the names given with --stages; empty: all stages."""
+    """Return the names of stages in the value of --stages; empty: all stages."""
     return tuple(name.strip() for name in stages.split(",")) if stages is not None else ()
 
 
 def split_arguments(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Return the positional arguments of a command line, and its key=value words. A path may contain "=" after a slash, or if it exists."""
+    """Return the positional arguments, and the key=value arguments. A file, or a path with a slash before "=", is positional."""
     overrides = [argument for argument in arguments if "=" in argument.partition("/")[0] and not os.path.isfile(argument)]
     return [argument for argument in arguments if argument not in overrides], overrides
 
 
 def split_recipe(command: str, recipe: str | None, overrides: Sequence[str] | None) -> tuple[str | None, list[str]]:
-    """Return the recipe, None if it was left out, and the changes. If it was left out, the argument `recipe` is the first key=value.
+    """Return the recipe, or None if there is none, and the key=value arguments. Raises UsageError for several recipes.
 
-    Raises UsageError for several recipes.
+    If the user gives no recipe, Typer passes the first key=value argument as `recipe`.
     """
     words, changes = split_arguments([*([recipe] if recipe else []), *(overrides or ())])
     if len(words) > 1:

@@ -1,4 +1,4 @@
-"""tfkit plan: an estimate of the resources of a run, before its first step."""
+"""The command tfkit plan, which estimates the resources of a run before its first step."""
 
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Annotated, Any
@@ -20,8 +20,8 @@ EXAMPLES = (
     "tfkit plan --from hub:sentence-transformers/all-MiniLM-L6-v2 --data reviews.csv",
 )
 
-_MIN_TRAFFIC = 0.001  # a kind of traffic that is a smaller fraction of the total is not shown, such as a few numbers that ranks exchange
-_PARTS_OF_STEPS = ("attention", "head")  # included in forward and backward
+_MIN_TRAFFIC = 0.001  # smallest fraction of the traffic that is shown; some collectives exchange only a few numbers
+_PARTS_OF_STEPS = ("attention", "head")  # parts of the FLOPs that `forward` and `backward` include
 
 
 def plan(
@@ -58,9 +58,8 @@ def plan(
     with command_session("plan", planned.carbon) as session:
         from tfkit.engine.chains.planned_chain import make_plan
 
-        estimate = make_plan(
-            planned, session, PlanOptions(device, threads, selected, probe, ranks, gpu, CodePermission(every_file=allow_code))
-        )
+        code = CodePermission(every_file=allow_code)
+        estimate = make_plan(planned, session, PlanOptions(device, threads, selected, probe, ranks, gpu, code))
     used = Footprint.from_reading(session.own(session.meter.stop()))
     document = estimate.to_dict() | {"plan_energy_kwh": used.energy_kwh, "plan_emissions_g": used.emissions_g}
     document |= {"carbon_status": used.carbon_status, "gates": judge(gates, plan_metrics(document))}
@@ -71,7 +70,7 @@ def plan(
 
 
 def lines(plan: "Estimate") -> list[str]:
-    """Return a plan as text for people: a table; for a chain, one for each stage and one for all."""
+    """Return a plan as lines of text: a table; for a chain, a table for each stage and one for their sum."""
     tables: list[str] = []
     for name, stage in plan.stages.items():
         tables += [f"stage {name}", _table(stage), ""]
@@ -107,12 +106,12 @@ def _table(plan: "Estimate") -> str:
 
 
 def _rank_rows(cluster: dict[str, Any]) -> dict[str, str]:
-    """Return the table's rows about ranks: memory and traffic in each layout, and what they consist of in the planned layout."""
+    """Return the rows of the table on ranks: memory and traffic in each layout, and the parts of these numbers in the planned layout."""
     layout, units = cluster["layout"], cluster["gathered_units"]
     fits = "" if cluster["fits"] else ": DOES NOT FIT the memory"
     memory, traffic = cluster["memory_bytes"], cluster["traffic_bytes_per_step"]
     rows = {"ranks": f"{cluster['ranks']:,} of {cluster['rows_per_rank']:,} rows each, {layout}{fits}"}
-    rows |= {f"  {name}": f"{format_bytes(memory[name])} and {format_bytes(traffic[name])} sent in a step, of each rank" for name in memory}
+    rows |= {f"  {name}": f"{format_bytes(memory[name])} per rank, which sends {format_bytes(traffic[name])} per step" for name in memory}
     tensors = {name: size for name, size in cluster["tensor_bytes"][layout].items() if size and name != "peak"}
     rows["  memory"] = ", ".join(f"{name} {format_bytes(size)}" for name, size in tensors.items())
     kinds = {kind: size for kind, size in cluster["sent_bytes"][layout].items() if size >= _MIN_TRAFFIC * traffic[layout]}
@@ -126,7 +125,7 @@ def _rank_rows(cluster: dict[str, Any]) -> dict[str, str]:
 
 
 def _shares(flops: dict[str, float]) -> str:
-    """Return the parts of the FLOPs as fractions, largest first, then the fractions of the steps' FLOPs in attention and in the head."""
+    """Return a text about the parts of the FLOPs, as fractions, largest first, and the fractions of attention and head in the steps."""
     total = flops["total"] or 1.0
     parts = sorted(((value, name) for name, value in flops.items() if name not in ("total", *_PARTS_OF_STEPS) and value), reverse=True)
     shown = ", ".join(f"{name} {value / total:.0%}" for value, name in parts)

@@ -1,4 +1,4 @@
-"""tfkit predict: a model's labels, tags, numbers or answers for rows without a label."""
+"""The command tfkit predict, which predicts labels, tags, numbers or answers for rows without a label."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -70,7 +70,7 @@ def predict(
 
 @contextmanager
 def _lines_file(out: Path, answers: "RowAnswers", session: "Session") -> Iterator[WriteRows]:
-    """Open a file of lines: a table, or JSON lines."""
+    """Open the file of --out: a table, or JSON lines."""
     from tfkit.engine.inference.predictions_file import DELIMITERS, lines_file
 
     extra_fields = ("error",) if answers.on_bad_row == "skip" else ()

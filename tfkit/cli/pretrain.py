@@ -1,4 +1,4 @@
-"""tfkit pretrain: a model trained from random weights."""
+"""The command tfkit pretrain, which trains a model from random weights."""
 
 from tfkit.cli import options
 

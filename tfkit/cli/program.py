@@ -1,4 +1,4 @@
-"""Run a command, and turn the exceptions that it raises into the exit codes of docs/cli.md."""
+"""Run a command, and convert the exceptions that it raises into the exit codes of docs/cli.md."""
 
 import contextlib
 import io
@@ -18,18 +18,18 @@ from tfkit.cli import app
 from tfkit.errors import MachineError, Stopped, TfkitError, UsageError, is_out_of_memory, naming, refusal
 from tfkit.run.signals import StopSignals
 
-# The class of errors in a command line, from the copy of click within Typer, or from the click that Typer depends on.
+# The exception for an invalid command line: newer versions of Typer contain a copy of click, older versions depend on the package click.
 _ClickException: type[Exception] = next(kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "ClickException")
 
 COMPLETION = "_TFKIT_COMPLETE"  # set by the script that --install-completion installs
 _TEXTS = ("--prompt", "--stop", "--attention", "--target")  # options whose value may be empty
 
-words_of_command: list[str] = []
+words_of_command: list[str] = []  # the command-line arguments
 _crash_folder: Path | None = None
 
 
 class AlreadyReportedError(Exception):
-    """Another process of this command failed, and has reported its error."""
+    """Raised if another process of this command has failed and has already reported its error."""
 
     def __init__(self, exit_code: int):
         super().__init__(f"exit code {exit_code}")
@@ -37,7 +37,7 @@ class AlreadyReportedError(Exception):
 
 
 def run(words: list[str], signals: StopSignals) -> int:
-    """Run a command line and return the exit code. A signal raises Stopped or KeyboardInterrupt, which a library may wrap."""
+    """Run a command line and return the exit code. After a signal, raises Stopped or KeyboardInterrupt, which a library may wrap."""
     console.begin("--json" in words)
     set_crash_folder(None)
     words_of_command[:] = words
@@ -52,7 +52,7 @@ def run(words: list[str], signals: StopSignals) -> int:
 
 
 def set_crash_folder(folder: Path | None) -> None:
-    """Set the folder in whose crash.log the traceback of a bug is written; None: it goes to stderr."""
+    """Set the folder in which the traceback of a bug is written to crash.log; None: it is written to stderr."""
     global _crash_folder
     _crash_folder = folder
 
@@ -64,7 +64,7 @@ def _column(column: str | list[str]) -> str:
 
 
 def _option(name: str, value: object) -> str:
-    """Return an argument of the engine as the option of a command: --from CKPT, --resume, --no-verify."""
+    """Return an argument of the engine in the form of a command-line option, such as --from CKPT, --resume or --no-verify."""
     if name == "overrides":
         return "command line"
     if isinstance(value, Mapping):
@@ -74,7 +74,7 @@ def _option(name: str, value: object) -> str:
 
 
 def _report(error: Exception) -> int:
-    """Report what went wrong, if anything did, and return the exit code."""
+    """Report an exception, unless it is a normal end or was reported already, and return the exit code."""
     if isinstance(error, TfkitError):
         return console.fail(str(error), error.exit_code)
     if isinstance(error, console.ReaderGone):
@@ -105,7 +105,7 @@ def _report(error: Exception) -> int:
 
 
 def _report_bug(error: BaseException) -> int:
-    """Report a bug in one line, and write its traceback into the crash folder, or else to stderr. Return the exit code."""
+    """Report a bug in one line, write its traceback to crash.log or, without a crash folder, to stderr, and return the exit code."""
     trace = "".join(traceback.format_exception(error))
     first = str(error).strip().partition("\n")[0]
     line = f"tfkit: a bug: {type(error).__name__}" + (f": {first}" if first else "")
@@ -121,7 +121,7 @@ def _report_bug(error: BaseException) -> int:
 
 @contextmanager
 def _warnings_on_one_line() -> Iterator[None]:
-    """Show each Python warning, ours or a library's, once and on one line."""
+    """Show each Python warning of tfkit or of a library once, on one line."""
     shown: set[str] = set()
 
     def show(message: Warning | str, *_: object, **__: object) -> None:
@@ -131,12 +131,12 @@ def _warnings_on_one_line() -> Iterator[None]:
             console.warn(text)
 
     with warnings.catch_warnings():
-        warnings.showwarning = show  # omits the place in the code, which is of no use to a user
+        warnings.showwarning = show  # the place in the code is not shown, since it is of no use to a user
         yield
 
 
 def _refuse_empty(words: list[str]) -> None:
-    """Raise UsageError for an empty argument, such as that of an unset variable: as a path it would be the current folder."""
+    """Raise UsageError for an empty argument, such as an unset shell variable, which as a path would mean the current folder."""
     for before, word in pairwise(["tfkit", *words]):
         place = word.removesuffix("=") or before
         if re.fullmatch("(--[^=]*=)?", word) and place not in _TEXTS:
@@ -144,22 +144,17 @@ def _refuse_empty(words: list[str]) -> None:
             raise UsageError(f"command line: the argument after {shown} is empty; give it a value, or leave it out")
 
 
-def _require_folder() -> None:
-    """Raise MachineError if the current folder was deleted: torch's libraries would end the process in their own words."""
-    try:
-        Path.cwd()
-    except FileNotFoundError:
-        raise MachineError("the current folder was deleted; change to another one, and start the command again") from None
-
-
 def _invoke(arguments: list[str]) -> None:
     command = typer.main.get_command(app)
     if COMPLETION in os.environ:  # a shell asks for completions
         command.main(list(arguments), "tfkit", standalone_mode=False)
     _refuse_empty(arguments)
-    _require_folder()
     try:
-        # Not command.main(): it turns errors, broken pipes included, into messages and exit codes of its own.
+        Path.cwd()
+    except FileNotFoundError:  # in a deleted folder, the libraries of torch would end the process without a clear message
+        raise MachineError("the current folder was deleted; change to another one, and start the command again") from None
+    try:
+        # command.main() cannot be used, because it converts errors, including broken pipes, into its own messages and exit codes.
         with command.make_context("tfkit", list(arguments)) as context:
             command.invoke(context)
     except OSError as error:

@@ -1,4 +1,4 @@
-"""tfkit push: a checkpoint on the Hugging Face Hub, with its card and the emissions of its run."""
+"""The command tfkit push, which uploads a checkpoint to the Hugging Face Hub, with its card and the emissions of its run."""
 
 from typing import Annotated
 

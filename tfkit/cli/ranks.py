@@ -1,4 +1,4 @@
-"""--ranks N: the command that starts the processes of all ranks, and the same command as it runs in each of these processes."""
+"""The option --ranks N: a command that starts N processes of itself, and the roles of these processes, which are the ranks."""
 
 import contextlib
 import shlex
@@ -17,12 +17,12 @@ if TYPE_CHECKING:
 
 
 def join_training(attempt: Attempt, request: "Callable[[], TrainingRequest] | None" = None, *, planned: bool = False) -> Ranks | None:
-    """Return the ranks of a training if this process is the first one, which leads it; None if this process has nothing left to do.
+    """Return the ranks of a training if this process is rank 0, which leads the training; None if this process has nothing left to do.
 
-    With --ranks N, a process that is no rank starts N processes of the same command and waits for them. The other ranks follow the first
-    to the end, and warn if the recipe of their own command, which `request` opens, differs from that of rank 0. Raises AlreadyReportedError
-    with the exit code of started processes that failed. `planned`: the training is only planned, so that no process is started; the first
-    rank gets the ranks that the training would have.
+    With --ranks N, a process that is not a rank starts N processes of the same command and waits for them; it raises AlreadyReportedError
+    with their exit code if one of them fails. Ranks other than rank 0 train to the end before they return None; they warn if the recipe of
+    their own command, which `request` opens, differs from that of rank 0. `planned`: the training is only planned, so no process is
+    started, and rank 0 gets the ranks that the training would have.
     """
     if planned:
         ranks = find_ranks()
@@ -36,9 +36,9 @@ def join_training(attempt: Attempt, request: "Callable[[], TrainingRequest] | No
 
 
 def start_ranks(requested: int | None, again: str | None = None) -> Ranks | None:
-    """Return this process's view of the ranks; None if it has started them and all succeeded. Raises AlreadyReportedError if one failed.
+    """Return the ranks as this process sees them; None if this process has started them, and all of them succeeded.
 
-    `again`: the command that continues after the loss of a rank.
+    Raises AlreadyReportedError if one of them failed. `again`: the command that continues the training after the loss of a rank.
     """
     found = find_or_start(requested, words_of_command, forwarded, console.error, again)
     if isinstance(found, Ranks):
@@ -49,14 +49,14 @@ def start_ranks(requested: int | None, again: str | None = None) -> Ranks | None
 
 
 def _follow(ranks: Ranks, threads: int | None, request: "Callable[[], TrainingRequest] | None") -> None:
-    """Train together with rank 0, which leads, until the training ends. `request`: returns the training that this rank was asked for."""
+    """Train as a rank that follows rank 0, until the training ends. `request` returns the request of this rank's own command."""
     from tfkit.engine.request.rank_checks import rank_threads
     from tfkit.engine.training_run.coordinator import follow
 
     set_crash_folder(None)
     own = None
     if request is not None:
-        with contextlib.suppress(UsageError):  # only rank 0 needs a recipe
+        with contextlib.suppress(UsageError):  # the commands of these ranks need not name a recipe
             own = request().given
     with StopSignals(acknowledge=console.acknowledge) as signals:
         try:

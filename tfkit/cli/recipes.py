@@ -1,4 +1,4 @@
-"""tfkit recipes: lists the bundled recipes, prints one, or downloads its public data."""
+"""The command tfkit recipes, which lists the bundled recipes, prints one of them, or downloads its public data."""
 
 import sys
 import textwrap
@@ -33,17 +33,18 @@ def recipes(
     With --fetch, the data of a recipe are downloaded below the current folder, as data/..., and each file is checked against its hash. An
     interrupted download continues where it ended.
     """
-    from tfkit.recipe import bundled_recipes
+    from tfkit.recipe.bundled import bundled_recipes, find_bundled
 
+    bundled = bundled_recipes()
     if name is not None:
-        recipe = _find(name)
+        if (recipe := find_bundled(name)) is None:
+            raise UsageError(f"{name}: no bundled recipe has this name; the names are {', '.join(one.name for one in bundled)}")
         if fetch:
             return _fetch(recipe, json)
         text = recipe.path.read_text(encoding="utf-8")
         return show({**_about(recipe), "text": text}, lambda _: text.rstrip("\n"), as_json=json)
     if fetch:
         raise UsageError("--fetch: the data of which recipe? Give its NAME; `tfkit recipes` lists them")
-    bundled = bundled_recipes()
     indent = max(len(recipe.name) for recipe in bundled) + 2
     wrap = textwrap.TextWrapper(max(console.result_columns() or sys.maxsize, indent + 20), break_on_hyphens=False)
     wrap.subsequent_indent = " " * indent
@@ -58,16 +59,6 @@ def _about(recipe: "BundledRecipe") -> dict[str, Any]:
     return {"name": recipe.name, "path": str(recipe.path), "summary": recipe.summary}
 
 
-def _find(name: str) -> "BundledRecipe":
-    from tfkit.recipe.bundled import bundled_recipes, find_bundled
-
-    recipe = find_bundled(name)
-    if recipe is None:
-        names = ", ".join(recipe.name for recipe in bundled_recipes())
-        raise UsageError(f"{name}: no bundled recipe has this name; the names are {names}")
-    return recipe
-
-
 def _fetch(recipe: "BundledRecipe", json: bool) -> None:
     from tfkit.engine.tools.fetching import fetch_files, sets_of
 
@@ -75,9 +66,9 @@ def _fetch(recipe: "BundledRecipe", json: bool) -> None:
     for data_set in sets:
         console.say(f"{data_set.source}, licence: {data_set.licence}")
     fetched = fetch_files(sets, console)
-    files = [{"path": each.file.path, "url": each.file.url, "hash": each.file.hash, "fetched": each.fetched} for each in fetched]
-    sizes = [format_bytes(Path(each.file.path).stat().st_size) + ("" if each.fetched else ", already there") for each in fetched]
-    lines = [f"{each.file.path}  {size}" for each, size in zip(fetched, sizes, strict=True)] or [f"{recipe.name} needs no data files"]
+    files = [{"path": file.path, "url": file.url, "hash": file.hash, "fetched": is_new} for file, is_new in fetched]
+    sizes = [format_bytes(Path(file.path).stat().st_size) + ("" if is_new else ", already there") for file, is_new in fetched]
+    lines = [f"{file['path']}  {size}" for file, size in zip(files, sizes, strict=True)] or [f"{recipe.name} needs no data files"]
     show({"name": recipe.name, "files": files}, lambda _: "\n".join(lines), as_json=json)
     if not json:
         console.say(f"now: {recipe.command}")

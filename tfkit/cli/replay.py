@@ -1,4 +1,4 @@
-"""tfkit replay: repeats the step that ended a run, and names the first module that goes wrong."""
+"""The command tfkit replay, which repeats the step that ended a run, and names the first module whose numbers are not finite."""
 
 from pathlib import Path
 from typing import Annotated, Any

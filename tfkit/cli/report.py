@@ -1,4 +1,4 @@
-"""tfkit report: the costs and scores of runs, as a table and a curve, an HTML page, or a format that other programs read."""
+"""The command tfkit report, which shows the costs and scores of runs as text, as an HTML page, or in a format for other programs."""
 
 import datetime
 import importlib
@@ -23,7 +23,7 @@ EXAMPLES = (
 )
 
 
-# Each format is a function in a module of tfkit.reporting, called with the runs, or the facts of one run, and with `full`.
+# The function of each format, as MODULE:FUNCTION in tfkit.reporting. Its arguments are the runs, or the facts of one run, and `full`.
 _OF_RUNS = {"json": "report_document:report_document", "csv": "report_document:report_csv"}
 _OF_ONE_RUN = {"card": "finished_card:finished_card", "eu-gpai": "formats.eu_gpai:eu_gpai"}
 _OF_ONE_RUN |= {name: f"formats.{name}:{name}" for name in ("cyclonedx", "spdx", "sci", "boamps")}
@@ -56,13 +56,11 @@ def report(
         _write_page(html, run_set, full)
     if json or form is not None:
         _write(form or "json", run_set, full)
-        return
-    if html is not None:
-        return
-    from tfkit.reporting.terminal_report import terminal_report
+    elif html is None:
+        from tfkit.reporting.terminal_report import terminal_report
 
-    for line in terminal_report(run_set, console.result_columns(), console.columns_of):
-        console.result(line)
+        for line in terminal_report(run_set, console.result_columns(), console.columns_of):
+            console.result(line)
 
 
 def _write_page(path: Path, runs: "RunSet", full: bool) -> None:
@@ -77,9 +75,7 @@ def _write_page(path: Path, runs: "RunSet", full: bool) -> None:
 
 
 def _write(form: str, runs: "RunSet", full: bool) -> None:
-    """Write the report to stdout in the format `form`, one of FORMATS: as JSON if that format's function returns a document, else the text
-    that it returns.
-    """
+    """Write the report to stdout in the format `form`, one of FORMATS, whose function returns a text or a document for JSON."""
     module, _, name = FORMATS[form].partition(":")
     function: Callable[..., Any] = getattr(importlib.import_module(f"tfkit.reporting.{module}"), name)
     report = function(runs if form in _OF_RUNS else runs.of_one_model(), full=full)

@@ -1,4 +1,4 @@
-"""The display of results: facts and tables in columns, results of trainings and sweeps, and JSON."""
+"""Show results: facts and tables in columns, the results of trainings and sweeps, and JSON."""
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -20,8 +20,8 @@ from tfkit.units import (
     format_seconds,
 )
 
-_HARDLY = 0.001  # a smaller relative change of a score is called hardly any
-_IN_WORDS = {
+_HARDLY = 0.001  # a smaller relative change of a score is shown as "hardly any change"
+_IN_WORDS = {  # descriptions of baselines, by name
     "mean": "always answering the mean of the training rows",
     "most_frequent_tag_of_word": "each word's most frequent tag",
     "no_answer": "never answering",
@@ -31,7 +31,7 @@ _IN_WORDS = {
 
 
 def align_columns(rows: Sequence[Sequence[str]], left: int | None = 1) -> str:
-    """Return rows as columns two spaces apart: the first `left` are left-aligned, the others right-aligned; None: all left-aligned."""
+    """Return a table, with columns two spaces apart; the first `left` columns are left-aligned (None: all), the others right-aligned."""
     rows = [[console.escaped_line(cell) for cell in row] for row in rows]
     widths = [max(map(console.columns_of, column)) for column in zip(*rows, strict=True)]
     left = len(widths) if left is None else left
@@ -39,13 +39,13 @@ def align_columns(rows: Sequence[Sequence[str]], left: int | None = 1) -> str:
 
 
 def align_facts(facts: Mapping[str, str]) -> str:
-    """Return a line for each fact that is not empty: its name and its value, in columns."""
+    """Return a line with the name and the value of each fact whose value is not empty, in two columns."""
     width = max(len(name) for name, value in facts.items() if value)
     return "\n".join(f"{name:<{width}}  {console.escaped_line(value)}" for name, value in facts.items() if value)
 
 
 def format_amounts(seconds: float | None, energy_kwh: float | None, emissions_g: float | None) -> tuple[str, str, str]:
-    """Return the cells for a time, an energy and emissions; empty if the value is None."""
+    """Return the texts of a time, an energy and emissions for the cells of a table; the text of None is empty."""
     return (
         "" if seconds is None else format_seconds(seconds),
         "" if energy_kwh is None else format_energy(1000 * energy_kwh),
@@ -61,7 +61,7 @@ def _pad(cell: str, width: int, left: bool) -> str:
 def show(
     document: dict[str, Any], text: Callable[[dict[str, Any]], str], error: TfkitError | Stopped | None = None, *, as_json: bool
 ) -> None:
-    """Show a result as JSON, with the error that ends the command, or as text. A closed pipe at stdout does not change the exit code."""
+    """Show a result as text, or as JSON with the `error` that ends the command. A closed stdout does not change the exit code."""
     with suppress(console.ReaderGone):
         if as_json:
             console.json(strict_json.finite({"schema_version": 1, **document}), error)
@@ -70,7 +70,7 @@ def show(
 
 
 def training_text(result: dict[str, Any]) -> str:
-    """Return the result of a training as text for people; for a chain, the results of its stages and their totals."""
+    """Return the result of a training as text; for a chain, the results of its stages and their totals."""
     if "trials" in result:
         return _sweep(result)
     if "stages" in result:
@@ -85,18 +85,14 @@ def _totals(result: dict[str, Any], name: str = "all stages") -> str:
 
 
 def _footprint(result: dict[str, Any]) -> str:
-    """Return the energy and the emissions; empty if nothing was measured."""
+    """Return the text of the energy and the emissions; empty if they were not measured."""
     energy, mass = result["energy_kwh"], result["emissions_g"]
-    return f"{_at_least(result)}{format_energy(1000 * energy)}, {format_mass(mass)} CO2e" if energy and mass is not None else ""
-
-
-def _at_least(result: dict[str, Any]) -> str:
-    """Return the words before an energy that is a lower bound, because a part was not measured; otherwise an empty text."""
-    return "at least " if result.get("carbon_status") == "degraded" else ""
+    at_least = "at least " if result.get("carbon_status") == "degraded" else ""  # a part of the run was not measured
+    return f"{at_least}{format_energy(1000 * energy)}, {format_mass(mass)} CO2e" if energy and mass is not None else ""
 
 
 def _sweep(result: dict[str, Any]) -> str:
-    """Return the table of a sweep's trials, the best one, and the totals."""
+    """Return the table of a sweep's trials, the best trial, and the totals."""
     keys = list(result["trials"][0]["values"]) if result["trials"] else []
     rows = [("trial", *keys, "status", result["metric"] or "score", "time", "energy", "CO2e")]
     for trial in result["trials"]:
@@ -114,7 +110,7 @@ def _sweep(result: dict[str, Any]) -> str:
 
 
 def _lineage(result: dict[str, Any]) -> str:
-    """Return the emissions of the run, alone and with those of its ancestors; empty if the run has no ancestors."""
+    """Return the emissions of the run alone and together with those of its ancestors, as text; empty if the run has no ancestors."""
     own, inherited = result.get("emissions_g"), result.get("inherited_g")
     if inherited is None:
         is_unknown = result.get("inherited_is_lower_bound")
@@ -126,11 +122,11 @@ def _lineage(result: dict[str, Any]) -> str:
 
 def _lines(result: dict[str, Any]) -> str:
     loss, evaluation, used = result["loss"], result["evaluation"], _footprint(result)
-    best = result.get("best")  # None: nothing was scored, or a run of an older version
+    best = result.get("best")  # None: nothing was scored, or an older version trained the run
     steps, tokens = format_number_of(result["steps"], "step"), format_count(result["tokens"])
-    # In a result of version 0.1.0, `seconds` is the time of the training loop alone.
+    # A result of version 0.1.0 has no `train_seconds`; there, `seconds` is the time of the training loop alone.
     seconds = format_seconds(result.get("train_seconds") or result["seconds"])
-    place = f" ({result['place']})" if result.get("place") else ""  # a run of an older version has none
+    place = f" ({result['place']})" if result.get("place") else ""  # the result of an older version has no place
     earlier = best["step"] if best and best["step"] != result["steps"] else None
     before = format_metrics(result.get("before") or {})
     rows = {
@@ -144,7 +140,7 @@ def _lines(result: dict[str, Any]) -> str:
         "measured": _measured(result),
         "lineage": _lineage(result),
     }
-    # The most important lines are the last ones.
+    # The most important lines come last.
     if trial := result.get("rate_trial"):
         rows["rate"] = f"{trial['lr']:g}, of {', '.join(sorted(trial['losses'], key=float))}, which were tried"
     rows["baselines"] = format_baselines(result.get("baselines") or {}, best["metric"] if best else None)
@@ -153,13 +149,13 @@ def _lines(result: dict[str, Any]) -> str:
 
 
 def _pieces(result: dict[str, Any]) -> str:
-    """Return the length of the pieces in which a language model's validation texts were scored: the scores depend on this length."""
+    """Return a text about the length of pieces in which a language model scored the validation texts; the scores depend on this length."""
     length = result.get("sequence_length")
     return f"  in pieces of at most {length:,} tokens" if length and "target_tokens" in result["evaluation"] else ""
 
 
 def beside_baseline(result: dict[str, Any]) -> str:
-    """Compare the best checkpoint with the best baseline; empty without baselines."""
+    """Return a sentence that compares the best checkpoint with the best baseline; empty without baselines."""
     best = result.get("best_baseline")
     if not best:
         return ""
@@ -176,7 +172,7 @@ def beside_baseline(result: dict[str, Any]) -> str:
 
 
 def _since_before(result: dict[str, Any]) -> str:
-    """Compare the best checkpoint with the model before the first step, unless that model's head was random, or its score is unknown."""
+    """Return a comparison of the best checkpoint with the model before the first step; none if that had a random head or no score."""
     gain, best, shown = result.get("improvement"), result.get("best"), result.get("best_baseline")
     if gain is None or not best:
         return ""
@@ -189,7 +185,7 @@ def _since_before(result: dict[str, Any]) -> str:
 
 
 def _measured(result: dict[str, Any]) -> str:
-    """Return how the energy was measured, and its bounds; empty if they are unknown."""
+    """Return a text about how the energy was measured, and about its bounds; empty if they are unknown."""
     energy, seconds = result["energy_kwh"], result["seconds"]
     low, high = result.get("energy_kwh_low"), result.get("energy_kwh_high")
     if not energy or not seconds or low is None or high is None:
@@ -197,10 +193,10 @@ def _measured(result: dict[str, Any]) -> str:
     sources = describe_sources(result.get("provenance") or {})
     idle = result.get("idle_kwh")
     apart = f"; the idle machine would have taken {format_energy(1000 * idle)}" if idle else ""
-    power = "in part" if _at_least(result) else f"{energy * 3.6e6 / seconds:.3g} W"
+    power = "in part" if result.get("carbon_status") == "degraded" else f"{energy * 3.6e6 / seconds:.3g} W"
     return f"{power} ({sources}), {format_range(low * 1000, high * 1000)}{apart}"
 
 
 def _number(value: float | None) -> str:
-    """Format a value of a result. None: the value was not finite, so that JSON cannot hold it."""
+    """Format a value of a result; None means that the value was not finite, and therefore not representable in JSON."""
     return "not finite" if value is None else f"{value:.4g}"

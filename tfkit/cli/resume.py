@@ -1,4 +1,4 @@
-"""tfkit resume: a run that was stopped or killed, continued as it was started."""
+"""The command tfkit resume, which continues a run that was stopped or killed."""
 
 from pathlib import Path
 from typing import Annotated

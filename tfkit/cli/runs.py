@@ -1,4 +1,4 @@
-"""tfkit runs: lists the runs of a folder, and deletes unfinished ones."""
+"""The command tfkit runs, which lists the runs of a folder, and can delete unfinished runs."""
 
 import shutil
 import sys
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 EXAMPLES = ("tfkit runs", "tfkit runs runs --json")
 
-_LEFT_OUT = ("energy", "kind", "steps", "time", "CO2e")  # columns, in the order in which they are left out of a table that is too wide
+_LEFT_OUT = ("energy", "kind", "steps", "time", "CO2e")  # columns in the order in which they are omitted if the table is too wide
 _HEAD = ("run", "kind", "status", "steps", "best score", "time", "energy", "CO2e")
 
 
@@ -56,7 +56,7 @@ def runs(
 
 
 def _delete(unfinished: "Sequence[ListedRun]", *, yes: bool) -> list[str]:
-    """Delete runs, after asking unless `yes`; return the folders of the deleted ones. Raises UsageError if nobody can be asked."""
+    """Delete runs, and return their folders. Unless `yes` is set, ask the user; raises UsageError if stdin is not a terminal."""
     from tfkit.run.folder import delete_run
 
     if not unfinished:
@@ -77,7 +77,7 @@ def _delete(unfinished: "Sequence[ListedRun]", *, yes: bool) -> list[str]:
 
 
 def _table(listed: "Sequence[ListedRun]") -> str:
-    """Return the runs as a table that fits the terminal (else 80 columns): columns for which there is no room are named below the table."""
+    """Return the runs as a table that fits the terminal (80 characters without one). A note below it names the columns that are omitted."""
     names, rows, width = [*_HEAD], [_HEAD, *map(_row, listed)], shutil.get_terminal_size().columns
     table, left_out = align_columns(rows, None), list[str]()
     for name in _LEFT_OUT:

@@ -1,8 +1,8 @@
-"""The session of a command that does not train: its leading and following ranks, its energy meter, and its stop signals."""
+"""The session of a command that does not train: its energy meter, its stop signals, and the roles of its ranks."""
 
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -12,7 +12,7 @@ from tfkit.cli.program import set_crash_folder
 from tfkit.cli.ranks import start_ranks
 from tfkit.engine.inference.predictions_file import require_writable
 from tfkit.engine.inference.session import Session, follow_command, open_session
-from tfkit.engine.training_run.ranks_of_command import ONE_PROCESS, Ranks, find_ranks
+from tfkit.engine.training_run.ranks_of_command import ONE_PROCESS, find_ranks
 from tfkit.errors import DataError, UsageError
 from tfkit.run.signals import StopSignals
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 def stdin_bytes(content: str, remedy: str) -> Any:
-    """Return stdin as an unbuffered byte stream. Raises DataError if it is closed, with the `content` and the `remedy` in the message."""
+    """Return stdin as an unbuffered byte stream. If it is closed, raises DataError, whose message has the `content` and the `remedy`."""
     if sys.stdin is None:
         raise DataError(f"stdin: closed, so no {content} can be read from it; give {remedy}")
     return getattr(sys.stdin.buffer, "raw", sys.stdin.buffer)
@@ -40,11 +40,11 @@ def open_as_leader(
     out: Path | None = None,
     option: str = "--out",
 ) -> T | None:
-    """Open a checkpoint and return it if this process leads the command; None if this process has nothing left to do.
+    """Open a checkpoint and return it, if this process leads the command; None if this process has nothing left to do.
 
-    Ranks other than the first call `follow` before they return None. `refuse_ranks`: the reason why several ranks are refused, if they are.
-    Raises UsageError and MachineError, before anything is loaded, for a run folder or a file `out` that cannot be written or belongs to the
-    inputs.
+    Ranks other than rank 0 call `follow` before they return None. `refuse_ranks`: the reason why the command cannot have several ranks;
+    empty: it can. Before anything is loaded, raises UsageError or MachineError for a run folder or a file `out` that cannot be written or
+    is among the inputs; `option`: the option that names `out`.
     """
     size, place = execution.ranks or find_ranks().size, (execution.device, execution.threads)
     if refuse_ranks and size > 1:
@@ -66,22 +66,19 @@ def open_as_leader(
     return opened
 
 
-def leading_session(command: str, opened: "OpenedCheckpoint", execution: Execution) -> AbstractContextManager[Session]:
-    """Return the context of `command_session` for a command that this process leads as rank 0, on `opened`."""
-    return command_session(command, opened.settings.carbon, execution, find_ranks())
-
-
 @contextmanager
-def command_session(
-    command: str, carbon: "CarbonSection", execution: Execution = Execution(), ranks: Ranks = ONE_PROCESS
-) -> Iterator[Session]:
-    """Yield the session of a command. It measures the energy of the with block, under the command's name (engine/inference/session.py)."""
-    device, threads = execution.device, execution.threads
-    set_crash_folder(execution.run)
+def command_session(command: str, carbon: "CarbonSection", execution: Execution | None = None) -> Iterator[Session]:
+    """Yield the session of a command (engine/inference/session.py), which measures the energy of the `with` block.
+
+    `execution`: the options of a command that this process leads as rank 0; None: the command runs in one process, without a run folder.
+    """
+    ranks, options = (ONE_PROCESS, Execution()) if execution is None else (find_ranks(), execution)
+    set_crash_folder(options.run)
+    device, threads = options.device, options.threads
     with (
         StopSignals(acknowledge=console.acknowledge) as signals,
         open_session(
-            command, carbon, execution.run, console, signals, device=device, threads=threads, words=sys.argv, ranks=ranks
+            command, carbon, options.run, console, signals, device=device, threads=threads, words=sys.argv, ranks=ranks
         ) as session,
     ):
         yield session

@@ -1,4 +1,4 @@
-"""tfkit sweep: one recipe with several values of some fields, compared by their scores on held-out rows."""
+"""The command tfkit sweep, which trains a recipe with several values of some fields, and compares the scores on held-out rows."""
 
 from dataclasses import replace
 from pathlib import Path

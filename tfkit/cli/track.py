@@ -1,4 +1,4 @@
-"""tfkit track: the metrics of a run, sent to a tracker afterwards."""
+"""The command tfkit track, which sends the metrics of a run to a tracker."""
 
 from dataclasses import asdict
 from pathlib import Path

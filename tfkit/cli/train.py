@@ -1,4 +1,4 @@
-"""The code that all training commands share: recipe, stop signals, result, and the command that continues a stopped run."""
+"""Code of all training commands: start the training, handle stop signals, show the result, or the command that resumes a stopped run."""
 
 import shlex
 import sys
@@ -22,10 +22,10 @@ from tfkit.run.signals import StopSignals
 
 
 def run_training(attempt: Callable[[StopSignals], dict[str, Any]], options: RunOptions, words: Sequence[str], *, as_json: bool) -> None:
-    """Run an attempt and show its result. If a signal or a budget stops it, the last line of the output is the command that continues it.
+    """Run an attempt and show its result. If a signal or a budget stops it, the last line of the output is the command that resumes it.
 
-    `words`: the command and its arguments. They are that command if the attempt ends before its training begins: until then the run folder
-    lacks the recipe and the changes of the attempt, so that `tfkit resume` would not do the same.
+    That command is `tfkit resume`. If the attempt was stopped before its training began, it is `words`, the original command, because the
+    run folder does not have the recipe and the changes of the attempt yet.
     """
     set_crash_folder(options.run)
     with StopSignals(acknowledge=console.acknowledge) as signals:
@@ -38,7 +38,7 @@ def run_training(attempt: Callable[[StopSignals], dict[str, Any]], options: RunO
                 key = stopped.larger.partition("=")[0]
                 resume_words = [*(word for word in resume_words if not word.startswith(f"{key}=")), stopped.larger]
             command = shlex.join(["tfkit", *resume_words, *_flags(options, as_json, runs_code=stopped.runs_code)])
-            error = Stopped(f"{stopped}\n{command}", signals.requested or stopped.exit_code - 128)  # or the signal of another rank
+            error = Stopped(f"{stopped}\n{command}", signals.requested or stopped.exit_code - 128)  # or the signal to another rank
             if isinstance(stopped, BudgetReached):
                 error = BudgetReached(f"{stopped}\n{command}", stopped.key, stopped.larger)
             if stopped.result is not None and (as_json or isinstance(error, BudgetReached)):
@@ -53,11 +53,11 @@ def run_training(attempt: Callable[[StopSignals], dict[str, Any]], options: RunO
 def start_training(
     open_request: Callable[[], TrainingRequest], words: Sequence[str], training: Training, minutes: float | None = None
 ) -> None:
-    """Run the training of a command, or only show its plan. `words`: the command and its arguments, without --run and --resume."""
+    """Run the training of a command or, with --dry-run, show its plan. `words`: the command line without --run and --resume."""
     if (ranks := join_training(training.attempt, open_request, planned=training.dry_run)) is None:
         return
     request = open_request()
-    is_named = request.source is not None or not training.dry_run  # otherwise the data give the name, and are not checked yet
+    is_named = request.source is not None or not training.dry_run  # otherwise the run is named after the data, which are not checked yet
     folder = training.run or Path("runs") / (request.run_name if is_named else "")
     options = to_run_options(training, ranks, folder, request, minutes)
     if training.dry_run:
@@ -78,7 +78,7 @@ def start_training(
 def to_run_options(
     training: Training, ranks: Ranks, folder: Path, request: TrainingRequest | None = None, minutes: float | None = None
 ) -> RunOptions:
-    """Convert the options of a command for the engine."""
+    """Convert the options of a training command to those of the engine."""
     attempt = training.attempt
     return RunOptions(
         folder,
@@ -99,7 +99,7 @@ def to_run_options(
 
 
 def _flags(options: RunOptions, as_json: bool, *, runs_code: bool) -> list[str]:
-    code = runs_code or options.code.every_file  # also if the code files are allowed here: the command may be run on another machine
+    code = runs_code or options.code.every_file  # also if this user has allowed the code: the command may be run on another machine
     unverified = "--no-verify" in words_of_command
     given = {"exact": options.exact, "force": options.force, "allow-code": code, "no-verify": unverified, "json": as_json}
     flags = [f"--{name}" for name, is_given in given.items() if is_given]

@@ -1,4 +1,4 @@
-"""tfkit verify: compares every file of a checkpoint, or of all checkpoints of runs, with its checksum, and the energy with the ledgers."""
+"""The command tfkit verify, which compares the files of checkpoints with their checksums, and the energy of runs with their ledgers."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -44,8 +44,8 @@ def _carbon_lines(audit: "Audit") -> list[str]:
 
 
 def _verdict_lines(verdict: "Verdict") -> list[str]:
-    """Return a verdict as lines for people: a summary, and a line for each file that is wrong or extra."""
+    """Return a verdict as lines of text: a summary, and a line for each problem and for each file that is not in the manifest."""
     size = f" ({verdict.files} files, {verdict.bytes:,} bytes)" if verdict.files else ""
-    extra = (f"{verdict.path}/{name}: not in the manifest; it may be there, and is ignored" for name in verdict.extra)
+    extra = (f"{verdict.path}/{name}: is not in the manifest, and is ignored" for name in verdict.extra)
     wrong = [*verdict.problems, *extra]
     return [f"{verdict.path}: {verdict.verdict}{size}", *(f"  {line}" for line in wrong)]

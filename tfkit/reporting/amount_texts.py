@@ -1,4 +1,4 @@
-"""Text for the amounts of a run: values with their ranges, and forecasts with the measured values."""
+"""Format the amounts of a run as text: values with their ranges, and forecasts with the measured values."""
 
 from tfkit.carbon.footprint import RunTotals
 from tfkit.reporting.equal_score import Comparison, Cost
@@ -19,7 +19,7 @@ def format_field(name: str, value: float) -> str:
 
 
 def format_amount(amounts: RunTotals, name: str, is_lower_bound: bool) -> str:
-    """Return `12 g (9.1 g to 15 g)`, the range only if it is known; `>= 12 g` for a lower bound; empty if the value is not known."""
+    """Return a text such as `12 g (9.1 g to 15 g)`, or `12 g` without a known range, or `>= 12 g` for a lower bound; empty if unknown."""
     value, low, high = (getattr(amounts, f"{name}{end}") for end in ("", "_low", "_high"))
     if value is None:
         return ""
@@ -29,9 +29,9 @@ def format_amount(amounts: RunTotals, name: str, is_lower_bound: bool) -> str:
 
 
 def run_figures(entry: Entry, least: str) -> dict[str, str]:
-    """Return the figures of a run as texts by name; `inherited`, `rework` and `forecast` are emissions.
+    """Return texts about the steps, score, cost and forecast of a run, by name; `inherited`, `rework` and `forecast` are emissions.
 
-    `least`: the text before inherited emissions that are a lower bound.
+    `least`: what is written before inherited emissions that are a lower bound.
     """
     run, amounts, inherited = entry.run, entry.run.amounts, entry.inherited.sums
     bound = least if inherited.is_lower_bound else ""
@@ -49,13 +49,13 @@ def run_figures(entry: Entry, least: str) -> dict[str, str]:
 
 
 def forecast_of(run: RunFacts, name: str) -> tuple[float | None, float | None, float | None]:
-    """Return the likely, low and high forecast of a field; None for those that are not recorded."""
+    """Return the likely, the low and the high forecast of a field; each is None if it is not recorded."""
     predicted = mapping_of(run.recorded.predicted, name)
     return number_of(predicted, "likely"), number_of(predicted, "low"), number_of(predicted, "high")
 
 
 def format_forecast(run: RunFacts, name: str, *, measured: bool = False) -> str:
-    """Return the forecast of a field with its range, with `measured` also the measured value; empty without a forecast."""
+    """Return a text about the forecast of a field with its range and, if `measured`, also the measured value; empty without a forecast."""
     likely, low, high = forecast_of(run, name)
     if likely is None:
         return ""
@@ -69,7 +69,7 @@ def format_forecast(run: RunFacts, name: str, *, measured: bool = False) -> str:
 
 
 def steps(run: ListedRun) -> str:
-    """Return the steps done, with the planned steps if these differ: `120/500`."""
+    """Return the number of steps done as text, followed by the planned number if that differs: `120/500`."""
     done, planned = run.steps, run.planned_steps
     if done is None:
         return ""
@@ -77,7 +77,7 @@ def steps(run: ListedRun) -> str:
 
 
 def score(run: ListedRun) -> str:
-    """Return the best score as text, or else the first metric of the latest evaluation; empty if there is neither."""
+    """Return a text about the best score or, without one, the first metric of the latest evaluation; empty if nothing was evaluated."""
     if run.best is not None:
         return f"{visible(run.best['metric'])} {run.best['value']:.4g}"
     name = next(iter(run.metrics), "")
@@ -94,9 +94,9 @@ def format_statuses(runs: RunSet) -> str:
 
 
 def format_cost(comparison: Comparison, label: str, cost: Cost | None) -> str:
-    """Return as text what a run spent to reach a score, in the compared field; in brackets, if known, the sum with its ancestors' cost.
+    """Return a text about what a run had cost when it reached a score, with the sum of that and its ancestors' cost in brackets, if known.
 
-    The text is `never reached` if the cost is None, and the step of the cost if the compared field is not known.
+    The text is `never reached` if `cost` is None, and names the step if the compared field is not known.
     """
     if cost is None:
         return "never reached"

@@ -1,7 +1,7 @@
-"""The attention of a model to a text as one static HTML page: all heads as small pictures, and one enlarged, with lines between tokens.
+"""The attention of a model in a text as one static HTML page: small pictures of all heads, and one enlarged, with lines between tokens.
 
-The template attention.html.jinja contains the page's text, and the script attention.js draws the pictures from the weights (a byte each).
-The page loads nothing, and runs no other script: its content security policy contains the hash of attention.js.
+The template attention.html.jinja has the text of the page. The script attention.js draws the pictures from the weights, which are stored in
+a byte each. The page loads nothing, and can run no other script, because its content security policy has the hash of attention.js.
 """
 
 import base64
@@ -19,7 +19,7 @@ from tfkit.reporting.visible_text import visible
 from tfkit.run.card_facts import last_name
 
 GENERATOR = "tfkit inspect"
-_FULL, _UNSEEN = 250, 255  # the bytes of a weight of 1, and of a token that may not be seen; as in attention.js
+_FULL, _UNSEEN = 250, 255  # the bytes for a weight of 1 and for a token that is not visible, as in attention.js
 _TITLES = {
     "encoder": ("Encoder", "Each token may look at all tokens of the text, those before it and those after it{window}."),
     "decoder": ("Decoder", "Each token may look at itself and at the tokens before it{window}, but at none after it."),
@@ -29,33 +29,33 @@ _TITLES = {
 
 @dataclass(frozen=True)
 class KindRow:
-    """A kind of heads: the number of its heads, the clearest ones (layer, head, score), and the meaning of the score."""
+    """A kind of heads."""
 
     letter: str
     name: str
-    count: int
-    clearest: Sequence[tuple[int, int, float]]
-    meaning: str
+    count: int  # number of heads of this kind
+    clearest: Sequence[tuple[int, int, float]]  # layer, head and score of the heads with the highest scores
+    meaning: str  # of the score
 
 
 @dataclass(frozen=True)
 class ShownMap:
-    """The weights of one kind of attention (L, H, T, S), which tokens are visible (L, T, S), and each head's kind and letter (L * H)."""
+    """The attention of all layers of an encoder, of a decoder, or from decoder to encoder. L: layers, H: heads, T: queries, S: keys."""
 
-    name: str
-    to: Sequence[str]
-    from_: Sequence[str]
-    weights: NDArray[np.float32]
-    visible: NDArray[np.bool_]
+    name: str  # encoder, decoder or cross
+    to: Sequence[str]  # the query tokens
+    from_: Sequence[str]  # the key tokens
+    weights: NDArray[np.float32]  # (L, H, T, S)
+    visible: NDArray[np.bool_]  # whether a query may attend to a key, (L, T, S)
     kinds: Sequence[KindRow]
-    letters: Sequence[tuple[str, str]]
-    chosen: tuple[int, int] | None = None  # the layer and head to enlarge at first, if the map has the layer; None: the clearest head
+    letters: Sequence[tuple[str, str]]  # the kind of each head and its letter, (L * H)
+    chosen: tuple[int, int] | None = None  # the layer and head that is enlarged first; None: the clearest head
 
     @property
     def enlarged(self) -> tuple[int, int]:
-        """The layer and head enlarged at first: `chosen`, or else the clearest head of a kind other than `spread` and `first token`.
+        """The layer and head that is enlarged first: `chosen`, if the map has this layer, or else the clearest head.
 
-        In a decoder, `first token` is the kind of most heads.
+        Heads of the kinds `spread` and `first token`, to which most heads of a decoder belong, are not considered.
         """
         if self.chosen is not None and self.chosen[0] < len(self.weights):
             return self.chosen
@@ -65,12 +65,12 @@ class ShownMap:
 
 @dataclass(frozen=True)
 class NextRow:
-    """A token of the text, the one that follows it (None at the end) with its probability, and the likeliest next tokens with theirs."""
+    """The predictions of the model after a token of the text."""
 
-    after: str
-    follows: str | None
-    probability: float | None
-    likeliest: Sequence[tuple[str, float]]
+    after: str  # the token
+    follows: str | None  # the next token of the text; None at its end
+    probability: float | None  # of `follows`
+    likeliest: Sequence[tuple[str, float]]  # the most likely next tokens, with their probabilities
 
 
 def attention_page(
@@ -83,7 +83,7 @@ def attention_page(
 ) -> str:
     """Return the page as HTML."""
     made = environment()
-    script = made.get_template("attention.js").render()  # included in the page
+    script = made.get_template("attention.js").render()  # as the page contains it
     page = made.get_template("attention.html.jinja").render(
         {"model": last_name(model), "generator": GENERATOR, "version": __version__, "today": today.isoformat()},
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
@@ -99,7 +99,7 @@ def attention_page(
 
 
 def _section(map_: ShownMap) -> Mapping[str, object]:
-    """Return the template's values for a map's section of the page."""
+    """Return the values of the template for the section of the page on a map."""
     title, explanation = _TITLES[map_.name]
     layers, heads = map_.weights.shape[:2]
     return {
@@ -124,6 +124,6 @@ def _quantized(map_: ShownMap) -> NDArray[np.uint8]:
 
 
 def _has_window(map_: ShownMap) -> bool:
-    """Whether some token sees fewer tokens than without a window: than all, or in a decoder than itself and those before it."""
+    """Whether a window hides tokens: without one, each token sees all tokens or, in a decoder, itself and all tokens before it."""
     everything = np.ones(map_.visible.shape[1:], np.bool_)
     return bool((map_.visible != (np.tril(everything) if map_.name == "decoder" else everything)).any())

@@ -1,4 +1,4 @@
-"""The facts of a run's best or newest checkpoint, read from its files; `problems` describes what cannot be read."""
+"""The facts about the best or newest checkpoint of a run, read from its files; `problems` lists files that cannot be read."""
 
 import math
 from collections.abc import Mapping
@@ -19,7 +19,7 @@ from tfkit.run.tfkit_json import ModelDocument, read_tfkit_json
 
 @dataclass(frozen=True)
 class CheckpointFacts:
-    """The best complete checkpoint of a run, or else its newest."""
+    """The facts about the best checkpoint of a run or, if that is unknown or incomplete, about the newest complete one."""
 
     path: Path
     config: Mapping[str, Any] = field(default_factory=dict)  # config.json
@@ -29,17 +29,17 @@ class CheckpointFacts:
 
     @property
     def is_adapter(self) -> bool:
-        """Whether the checkpoint holds only an adapter, without the weights of the adapter's base model."""
+        """Whether the checkpoint contains only an adapter, without the weights of its base model."""
         return "adapter_config.json" in self.files
 
     @property
     def weights(self) -> dict[str, Entry]:
-        """The files of the checkpoint's weights, without those of the training state."""
+        """The files of the model's weights, by name."""
         return {name: file for name, file in self.files.items() if name.endswith(".safetensors") and not name.startswith("training_state/")}
 
     @cached_property
     def parameters(self) -> int | None:
-        """The number of parameters in these files (for an adapter, without its base model); None if one is missing or damaged."""
+        """The number of parameters in the files `weights` (without the base model of an adapter); None if a file is missing or damaged."""
         try:
             return sum(math.prod(one.shape) for name in self.weights for one in read_header(self.path / name).values()) or None
         except ModelError:
@@ -47,7 +47,7 @@ class CheckpointFacts:
 
 
 def read_checkpoint(root: Path) -> CheckpointFacts | None:
-    """Return the facts of the best or else newest checkpoint in `root`, a run's folder of checkpoints; None without a complete one."""
+    """Return the facts about the best or else the newest checkpoint in `root`, a run's folder `checkpoints`; None if none is complete."""
     path = None
     with suppress(OSError):
         path = best_checkpoint(root) or newest_checkpoint(root)

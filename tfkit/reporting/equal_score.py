@@ -1,7 +1,7 @@
-"""Comparison of runs at equal validation loss: the cost of each run until it reached the best score of another run.
+"""Compare runs at an equal validation score: what each run had cost when it reached the best score of another run.
 
-Runs are compared if they were evaluated alike: on the same held-out rows, for the same objective, and, if their vocabularies differ, by a
-metric that does not depend on the vocabulary. A run's curve has the score of each evaluation and the cost up to it.
+Runs are compared if they were evaluated on the same held-out rows for the same objective. If their vocabularies differ, the metric must not
+depend on the vocabulary. The curve of a run has the score of each evaluation and the cost of the run up to that evaluation.
 """
 
 import math
@@ -16,12 +16,12 @@ from tfkit.recipe.scoring_fields import scoring_differences
 from tfkit.reporting.run_facts import RunFacts, number_of
 from tfkit.reporting.run_set import Entry, RunSet
 
-MOST_RUNS = 8  # the largest number of runs in a comparison: those with the best scores
+MOST_RUNS = 8  # the largest number of runs in a comparison; if there are more, those with the best scores are compared
 
 
 @dataclass(frozen=True)
 class Cost:
-    """The cost of a run up to a step, over all its attempts; None: not known. `seconds` is the time of the steps alone."""
+    """The cost of a run up to a step, summed over all attempts; None: not known. `seconds` is the time of the steps alone."""
 
     step: float
     seconds: float | None
@@ -29,7 +29,7 @@ class Cost:
     emissions_g: float | None
 
     def interpolate(self, other: "Cost", fraction: float) -> "Cost":
-        """Return the cost at a fraction of the way to `other`; a field is None if it is None in one of the two costs."""
+        """Return the cost between this one (`fraction` 0) and `other` (1); a field that is None in either cost is None."""
         ends = zip(astuple(self)[1:], astuple(other)[1:], strict=True)
         between = (None if start is None or end is None else start + fraction * (end - start) for start, end in ends)
         return Cost(self.step + fraction * (other.step - self.step), *between)
@@ -37,7 +37,7 @@ class Cost:
 
 @dataclass(frozen=True)
 class CurvePoint:
-    """An evaluation: the value of one metric, and the cost up to it."""
+    """The value of a metric in an evaluation, and the cost of the run up to this evaluation."""
 
     value: float
     cost: Cost
@@ -45,16 +45,16 @@ class CurvePoint:
 
 @dataclass(frozen=True)
 class Level:
-    """The best score of one run, and the cost of each run until it reached this score; None: it never did."""
+    """The best score of one run, and what each run had cost when it reached this score."""
 
     value: float
-    best_of: str
-    reached: Mapping[str, Cost | None]
+    best_of: str  # the label of the run whose best score this is
+    reached: Mapping[str, Cost | None]  # by label; None: the run never reached the score
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """Runs that were evaluated alike, and levels from the worst to the best."""
+    """A comparison of runs that were evaluated in the same way, at levels from the worst to the best."""
 
     metric: str
     entries: tuple[Entry, ...]
@@ -64,23 +64,23 @@ class Comparison:
 
     @cached_property
     def field(self) -> str:
-        """The field of Cost to show: emissions_g if all runs have the same place, else energy_kwh; seconds if these are not known."""
+        """The compared field of `Cost`: emissions_g if all runs have the same place, else energy_kwh; seconds if that is not known."""
         costs = [cost for level in self.levels for cost in level.reached.values() if cost is not None]
         fields = ("emissions_g", "energy_kwh") if len({entry.run.place for entry in self.entries}) == 1 else ("energy_kwh",)
         return next((name for name in fields if all(getattr(cost, name) is not None for cost in costs)), "seconds")
 
     @property
     def words(self) -> str:
-        """The field to show, in words."""
+        """The name of the compared field, for people."""
         return {"emissions_g": "CO2e", "energy_kwh": "energy", "seconds": "time of the steps"}[self.field]
 
     @property
     def has_inherited(self) -> bool:
-        """Whether the costs of ancestors are shown, too: a run has ancestors, and the field to show is not the time."""
+        """Whether the costs of ancestors are shown, too: if a run has ancestors, and the compared field is not the time."""
         return self.field != "seconds" and any(entry.inherited.ancestors for entry in self.entries)
 
     def with_inherited(self, label: str, cost: Cost, name: str) -> float | None:
-        """Return the field `energy_kwh` or `emissions_g` of a cost plus that of all ancestors of the run; None if either is unknown."""
+        """Return the field `name`, energy_kwh or emissions_g, of a run's cost plus that of all its ancestors; None if either is unknown."""
         inherited = next(getattr(entry.inherited.sums, name, None) for entry in self.entries if entry.label == label)
         own = getattr(cost, name)
         return None if inherited is None or own is None else inherited + own
@@ -96,7 +96,7 @@ class Comparison:
 
 
 def compare_runs(runs: RunSet) -> list[Comparison]:
-    """Return a comparison for each group of runs that were evaluated alike."""
+    """Return a comparison for each group of runs that were evaluated in the same way."""
     groups: dict[str, list[Entry]] = {}
     for entry in runs.trained:
         if entry.run.metrics.evaluations:
@@ -130,14 +130,15 @@ def _compare(group: Sequence[Entry]) -> Comparison | None:
 
 
 def _metric(group: Sequence[Entry]) -> tuple[str | None, list[str]]:
-    """Return the metric to compare, and notes; None if the runs have no suitable metric in common.
+    """Return the metric by which runs are compared, or None if they have no suitable metric in common, and notes on the choice.
 
-    The metric is bits per byte if the vocabularies differ, or else the loss, or else the one by which all runs chose a best checkpoint.
+    The metric is bits per byte if the vocabularies differ; otherwise it is the loss or, if a run has no loss, the metric by which all runs
+    chose their best checkpoint.
     """
     names = [{name for _, values in entry.run.metrics.evaluations for name in values} for entry in group]
     common = set.intersection(*names) - {"target_tokens"}
     sizes = {number_of(entry.run.checkpoint.config, "vocab_size") for entry in group if entry.run.checkpoint}
-    differ = len(sizes) > 1 or len({str(entry.run.recorded.data.get("validation")) for entry in group}) > 1  # other ids of the same texts
+    differ = len(sizes) > 1 or len({str(entry.run.recorded.data.get("validation")) for entry in group}) > 1  # equal texts, other ids
     if differ and "bits_per_byte" in common:
         notes = ["the vocabularies differ, so bits per byte are compared, not the loss per token"]
         if any(entry.run.recipe.get("evaluation.max_tokens") is not None for entry in group):
@@ -156,7 +157,7 @@ def _best(values: Sequence[float], is_higher: bool) -> float:
 
 
 def _differences(entries: Sequence[Entry]) -> list[str]:
-    """Return notes on differences in how the amounts and the scores of the runs were obtained."""
+    """Return notes on differences in how the costs and the scores of the runs were measured."""
     notes = []
     if len({entry.run.place for entry in entries if entry.run.amounts.energy_kwh is not None}) > 1:
         notes.append("the runs have different places or carbon intensities: compare the energy, not the grams")
@@ -170,7 +171,7 @@ def _differences(entries: Sequence[Entry]) -> list[str]:
 
 
 def score_curve(run: RunFacts, metric: str) -> list[CurvePoint]:
-    """Return the evaluations of a run with this metric, in order; for fine-tuning, also the one before the first step, with a cost of 0."""
+    """Return the evaluations of a run that have this metric, in order, including one before the first step, at a cost of 0."""
     costs = _costs(run)
     curve = [CurvePoint(values[metric], _cost_at(costs, step)) for step, values in run.metrics.evaluations if metric in values]
     before = number_of(run.recorded.before, metric)
@@ -180,9 +181,9 @@ def score_curve(run: RunFacts, metric: str) -> list[CurvePoint]:
 
 
 def cost_until(curve: Sequence[CurvePoint], level: float, *, higher_is_better: bool) -> Cost | None:
-    """Return the cost when the score first reached `level`, interpolated between two evaluations; None if it never did.
+    """Return the cost at which the score first reached `level`, interpolated between two evaluations; None if it never reached it.
 
-    A score that is not finite does not reach any level, and no cost is interpolated from it.
+    A score that is not finite does not reach a level, and is not used for interpolation.
     """
     sign = -1.0 if higher_is_better else 1.0
     last: CurvePoint | None = None
@@ -196,7 +197,7 @@ def cost_until(curve: Sequence[CurvePoint], level: float, *, higher_is_better: b
 
 
 def _costs(run: RunFacts) -> list[Cost]:
-    """Return the cost at each record of steps, in order."""
+    """Return the cost of a run at each of its records of training steps, in order."""
     costs: list[Cost] = []
     seconds: float | None = 0.0
     tokens = 0.0
@@ -210,7 +211,7 @@ def _costs(run: RunFacts) -> list[Cost]:
 
 
 def _cost_at(costs: Sequence[Cost], step: int) -> Cost:
-    """Return the cost at a step, interpolated between two records, or else that of the nearest record."""
+    """Return the cost at a step, interpolated between the records before and after it, or else the cost of the nearest record."""
     if not costs:
         return Cost(step, None, None, None)
     index = bisect_left(costs, float(step), key=lambda cost: cost.step)

@@ -1,7 +1,7 @@
 """The report as one static HTML page, with inline SVG and without scripts or external resources, for screens of any width and for paper.
 
-The template page.html.jinja contains the page's text, and this module gives it the data. All pages of tfkit share head.html.jinja,
-style.css.jinja, `environment` and `write_page`, which replaces an earlier page atomically, and also writes to a device, a pipe or a link.
+The template page.html.jinja has the text of the page, and this module provides its data. All HTML pages of tfkit use head.html.jinja,
+style.css.jinja, `environment` and `write_page`.
 """
 
 from collections.abc import Sequence
@@ -23,12 +23,12 @@ from tfkit.reporting.visible_text import shareable, visible
 from tfkit.units import format_energy, format_mass
 
 GENERATOR = "tfkit report"
-_LONGEST_RECIPE = 40_000
-_MOST_CONFUSIONS = 4
+_LONGEST_RECIPE = 40_000  # maximum number of characters of a recipe that are shown
+_MOST_CONFUSIONS = 4  # maximum number of confusion matrices
 
 
 def html_page(runs: RunSet, *, full: bool, today: date) -> str:
-    """Return the page. `full`: with paths, host names and command lines, which a page to be shared should not contain."""
+    """Return the page as HTML. `full`: include paths, host names and command lines, which should not be in a page that is published."""
     comparisons = compare_runs(runs)
     drawn = _entries_to_draw(runs, comparisons)
     texts = [(entry.label, entry.run.recipe_text) for entry in drawn if entry.run.recipe_text]
@@ -68,7 +68,7 @@ def html_page(runs: RunSet, *, full: bool, today: date) -> str:
 
 
 def environment() -> Environment:
-    """Return the environment of the templates, which escapes every value and shows control characters as codes."""
+    """Return the environment of the templates, in which every value is escaped, and control characters are shown as codes."""
     loader = PackageLoader("tfkit", "reporting")
     made = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, finalize=_shown, trim_blocks=True, lstrip_blocks=True)
     made.filters["corners"] = lambda places: " ".join(f"{x:.1f},{y:.1f}" for x, y in places)
@@ -79,20 +79,20 @@ def environment() -> Environment:
 
 
 def _shown(value: Any) -> Any:
-    """Return a value as text before it is escaped: a float with one decimal, a macro's output unchanged, the rest as `visible` text."""
+    """Return the text of a value before escaping: a float with one decimal, the output of a macro unchanged, others made `visible`."""
     if hasattr(value, "__html__"):
         return value
     return f"{round(value, 1):g}" if isinstance(value, float) else visible(str(value), lines=True)
 
 
 def _entries_to_draw(runs: RunSet, comparisons: Sequence[Comparison]) -> list[Entry]:
-    """Return the runs for the charts, at most one per colour: first those that are compared, then those that trained, then the others."""
+    """Return the runs for the charts, at most one for each colour: first compared runs, then other trainings, then all other runs."""
     compared = [entry for comparison in comparisons for entry in comparison.entries]
     return list({entry.label: entry for entry in (*compared, *runs.trained, *runs.single)}.values())[: page_charts.COLOURS]
 
 
 def _name(runs: RunSet) -> str:
-    """Return the name of the only run, or of the sweep or recipe with stages that all others belong to, else the number of runs."""
+    """Return the name of the only run, or of the chain or sweep to which all other runs belong, or else the number of runs."""
     first, count = runs.entries[0], len(runs.single)
     if len(runs.entries) == 1:
         return first.label
@@ -100,7 +100,7 @@ def _name(runs: RunSet) -> str:
 
 
 def _sums(runs: RunSet) -> str:
-    """Return the sums over all runs, also by status, and as a multiple of the best run's; empty for one run, or if they are not known."""
+    """Return a sentence on the sums over all runs, by status and relative to the best run; empty for a single run, or if unknown."""
     total = runs.amounts
     if len(runs.entries) < 2 or total.energy_kwh is None or total.emissions_g is None:
         return ""
@@ -111,7 +111,7 @@ def _sums(runs: RunSet) -> str:
 
 
 def check_page_path(path: Path, generator: str) -> None:
-    """Raise UsageError for a folder, a path in a folder that does not exist, or a file that is not a page of the command `generator`."""
+    """Raise UsageError if `path` is a folder, is in a missing folder, or is a file that is not a page of the command `generator`."""
     if path.is_dir():
         raise UsageError(f"{argument('html', path)}: is a folder; give the name of a file")
     if not path.parent.is_dir():
@@ -121,7 +121,7 @@ def check_page_path(path: Path, generator: str) -> None:
 
 
 def write_page(path: Path, text: str) -> None:
-    """Write the page. Raises MachineError if the file cannot be written."""
+    """Write a page: atomically, unless `path` is a device, a pipe or a link. Raises MachineError if it cannot be written."""
     try:
         if is_replaceable(path):
             write_atomically(path, text)

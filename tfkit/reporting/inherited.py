@@ -1,4 +1,4 @@
-"""The ancestors of a run with their energy and emissions, from the lineage of its checkpoint, or else from the other runs of the report."""
+"""The ancestors of a run with their energy and emissions, from the lineage in its checkpoint or else from the other runs of the report."""
 
 from collections.abc import Collection, Iterable, Mapping
 from contextlib import suppress
@@ -11,17 +11,17 @@ from tfkit.run.lineage import Ancestor, Inherited, Source, merge_ancestors, pars
 
 @dataclass(frozen=True)
 class Ancestry:
-    """The distinct ancestors of a run over all generations, the positions of its parents in this list, and the sums over all ancestors."""
+    """The models from which a run's model was made, directly or indirectly."""
 
-    ancestors: tuple[Ancestor, ...]
-    parents: tuple[int, ...]
-    sums: Inherited
+    ancestors: tuple[Ancestor, ...]  # of all generations, each once
+    parents: tuple[int, ...]  # indices of the direct ancestors
+    sums: Inherited  # over all ancestors
 
 
 def ancestry_of(run: RunFacts, others: Iterable[RunFacts] = ()) -> Ancestry:
-    """Return the ancestors of a run; for a recipe with stages or a sweep, those of all its runs, except these runs themselves.
+    """Return the ancestors of a run; of a chain or a sweep, the ancestors of all its stages or trials, except these stages or trials.
 
-    If an older version recorded only the parents, these are looked up by run id among `others`.
+    If an older version of tfkit recorded only the parents of a run, they are searched by run id among `others`.
     """
     by_id = {other.run_id: other for other in others if other.run_id is not None}
     own_ids = [run_id for run_id in (run.run_id, *(member.run_id for member in run.members)) if run_id is not None]
@@ -37,9 +37,9 @@ def ancestry_of(run: RunFacts, others: Iterable[RunFacts] = ()) -> Ancestry:
 
 
 def _collect(run: RunFacts, by_id: Mapping[str, RunFacts], ancestors: list[Ancestor], descendants: Collection[str]) -> list[int]:
-    """Append the ancestors of a run, not merged yet, and return the positions of its parents. `descendants`: run ids, to stop at cycles."""
+    """Append a run's ancestors to `ancestors`, some twice, and return its parents' indices. `descendants`: run ids that end a cycle."""
     recorded = None
-    with suppress(ValueError):  # a lineage that cannot be read
+    with suppress(ValueError):  # which an invalid lineage raises
         recorded = parse_lineage(run.checkpoint.document.fields.get("lineage", {})).ancestors if run.checkpoint else None
     if recorded is not None:
         first = len(ancestors)

@@ -1,4 +1,4 @@
-"""The records of metrics.jsonl that a report shows: a long series is thinned out, and a long text truncated."""
+"""Read the records of metrics.jsonl that a report shows. Long series are thinned out, and long texts are truncated."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -8,16 +8,16 @@ from typing import Any, Generic, TypeVar
 from tfkit.run.metrics import is_foreign, read_lines
 
 _T = TypeVar("_T")
-MOST_RECORDS = 10_000  # the records of each kind that are kept
-MOST_SAMPLES = 4  # of a step
-MOST_SAMPLED = 6  # steps with samples to keep, evenly spaced, and the last one
-MOST_CHARACTERS = 2_000  # of a sample's text
-_LARGEST = 1 << 53  # of the integers that floats represent exactly
-Confusion = Mapping[str, Mapping[str, int]]  # how often each class was predicted, by the right class; counts of 0 may be missing
+MOST_RECORDS = 10_000  # maximum number of records of each kind that are kept
+MOST_SAMPLES = 4  # maximum number of samples that are kept of a step
+MOST_SAMPLED = 6  # maximum number of steps whose samples are kept, evenly spaced, apart from the last step
+MOST_CHARACTERS = 2_000  # maximum number of characters that are kept of a sample's text
+_LARGEST = 1 << 53  # up to this number, floats represent all integers exactly
+Confusion = Mapping[str, Mapping[str, int]]  # a confusion matrix: counts by right class and predicted class; counts of 0 may be missing
 
 
 class ThinnedSeries(Generic[_T]):
-    """A series that keeps about `limit` of the items added to it, evenly spaced, and always the last one."""
+    """A series that keeps at most about `limit` of the items added to it, evenly spaced, and always the last item."""
 
     def __init__(self, limit: int) -> None:
         assert limit >= 4
@@ -28,7 +28,7 @@ class ThinnedSeries(Generic[_T]):
         self.added = 0
 
     def add(self, item: _T) -> None:
-        """Add an item. Every n-th item is kept, and n is doubled whenever there are too many."""
+        """Add an item. Every n-th item is kept, where n (`every`) is doubled whenever more than `limit` items are kept."""
         if self.added % self.every == 0:
             self._kept.append(item)
             if len(self._kept) > self._limit:
@@ -44,17 +44,17 @@ class ThinnedSeries(Generic[_T]):
 
 @dataclass(frozen=True)
 class Sample:
-    """A text that a model generated, and its prompt, each truncated to MOST_CHARACTERS, with their real lengths in characters."""
+    """A text that a model generated at a step of its training, and the prompt."""
 
     step: int
-    prompt: str
+    prompt: str  # truncated to MOST_CHARACTERS, as the completion is
     completion: str
-    prompt_characters: int
+    prompt_characters: int  # before truncation
     completion_characters: int
 
     @property
     def caption(self) -> str:
-        """The step, and the real length of what is truncated."""
+        """A caption with the step and, if prompt or completion are truncated, their full lengths."""
         lengths = (("prompt", self.prompt_characters), ("text", self.completion_characters))
         truncated = [
             f"{name} of {length:,} characters, of which {MOST_CHARACTERS:,} are shown"
@@ -66,20 +66,20 @@ class Sample:
 
 @dataclass(frozen=True)
 class MetricLines:
-    """The records of a run in order: the numbers of steps (`loss`, `lr`, ...) and of evaluations, and samples of a few steps."""
+    """The records of a run, in order: numbers of training steps (`loss`, `lr`, ...), numbers of evaluations, and samples of a few steps."""
 
     steps: tuple[dict[str, float], ...] = ()  # each has "step"; values may be NaN or infinite
-    evaluations: tuple[tuple[int, dict[str, float]], ...] = ()
+    evaluations: tuple[tuple[int, dict[str, float]], ...] = ()  # each a step and its metrics
     samples: tuple[Sample, ...] = ()
-    confusion: Confusion = field(default_factory=dict)  # of the best evaluation, or else of the latest; empty if none has one
+    confusion: Confusion = field(default_factory=dict)  # of the best checkpoint, else of the latest evaluation; empty if not recorded
     problems: tuple[str, ...] = ()
 
 
 def read_metric_lines(path: Path, best_step: int | None = None) -> MetricLines:
-    """Read a metrics.jsonl. A missing file has no records; what could not be read is listed in `problems`."""
+    """Read a metrics.jsonl; a missing file is read as one without records. `best_step`: the step of the best checkpoint."""
     steps, evaluations = ThinnedSeries[dict[str, float]](MOST_RECORDS), ThinnedSeries[tuple[int, dict[str, float]]](MOST_RECORDS)
     samples = ThinnedSeries[list[Sample]](MOST_SAMPLED)
-    confusions: dict[bool, Confusion] = {}  # the latest counts of the best step (True), and of the others (False)
+    confusions: dict[bool, Confusion] = {}  # the latest confusion matrix of the best step (True), and of all other steps (False)
     foreign, problems = 0, []
     try:
         for line, record in read_lines(path):
@@ -107,7 +107,7 @@ def read_metric_lines(path: Path, best_step: int | None = None) -> MetricLines:
 
 
 def confusion_of(record: Mapping[str, Any]) -> Confusion:
-    """Return the `confusion` of a record or result, the counts of predictions for each class; empty if it is missing or malformed."""
+    """Return the confusion matrix of a record or a result; empty if it is missing or malformed."""
     rows = record.get("confusion")
     if not isinstance(rows, dict) or not all(isinstance(row, dict) for row in rows.values()):
         return {}

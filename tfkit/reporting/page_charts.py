@@ -1,6 +1,6 @@
-"""The charts of the page as data: positions in the coordinates of an SVG. A chart's `kind` selects the macro of page.html.jinja for it.
+"""The charts of the page as data: positions in the coordinates of an SVG, which a macro of page.html.jinja, named by `kind`, draws.
 
-The scales have ticks at round numbers, and long series are thinned so that their extremes are kept.
+The axes have ticks at round numbers. Long series are thinned out, but keep their minima and maxima.
 """
 
 import math
@@ -15,27 +15,29 @@ from tfkit.reporting.run_set import Entry
 from tfkit.units import format_count, format_energy, format_mass, format_seconds, shown_metrics
 
 COLOURS = 8  # the number of colours of lines in the template
-MOST_ANCESTORS = 40
-_WIDTH, _HEIGHT, _RIGHT, _TOP, _BOTTOM = 380, 230, 366, 12, 190  # of a chart, and of the area of its lines
-_CHARACTER = 8  # the width of a character of an axis
-_BUCKETS = 150
-_BOX_WIDTH, _BOX_HEIGHT, _GAP, _DOWN = 164, 62, 16, 44  # of a lineage
-_MOST_SCORES = 5  # charts of validation scores
-_MOST_DOTS = 60  # of a line
-_MOST_TICKS = 5
+MOST_ANCESTORS = 40  # of a run whose lineage is drawn
+_WIDTH, _HEIGHT, _RIGHT, _TOP, _BOTTOM = 380, 230, 366, 12, 190  # size of a chart, and edges of the area of its lines
+_CHARACTER = 8  # width of a character in a label of an axis
+_BUCKETS = 150  # intervals of x into which a long series is divided
+_BOX_WIDTH, _BOX_HEIGHT, _GAP, _DOWN = 164, 62, 16, 44  # sizes of the boxes of a lineage, and distances between them
+_MOST_SCORES = 5  # maximum number of charts of other validation metrics
+_MOST_DOTS = 60  # a line with more points is drawn without dots
+_MOST_TICKS = 5  # maximum number of intervals between ticks
+# Distances between ticks of an axis of time, in seconds.
 _CLOCK = (1, 2, 5, 10, 15, 30, *(60 * n for n in (1, 2, 5, 10, 15, 30)), *(3600 * n for n in (1, 2, 3, 6, 12, 24, 48, 120, 240)))
 
 Chart = Mapping[str, Any]
 Points = Sequence[tuple[float, float]]
-Coloured = Sequence[tuple[int, Entry]]  # runs with the number of their colour
-Series = Sequence[tuple[int, str, Points]]  # the number of the colour, the label, and the points
+Coloured = Sequence[tuple[int, Entry]]  # runs, each with the index of its colour
+Series = Sequence[tuple[int, str, Points]]  # the index of the colour, the label, and the points
 Format = Callable[[float], str]
 
 
 def learning_charts(entries: Sequence[Entry]) -> tuple[list[Chart], list[Chart]]:
-    """Return two lists of charts over the steps: the metrics that choose the best checkpoints, losses and learning rates; and all others.
+    """Return two lists of charts over the steps. The first has metrics that choose checkpoints, losses and learning rates, the second all
+    other metrics.
 
-    Metrics and losses have a chart for each objective, with its runs; the other charts have all runs.
+    There is a chart of each metric and loss for each objective, with the runs of this objective; all other charts have all runs.
     """
     groups: dict[str, list[tuple[int, Entry]]] = {}
     for colour, entry in enumerate(entries):
@@ -56,7 +58,7 @@ def learning_charts(entries: Sequence[Entry]) -> tuple[list[Chart], list[Chart]]
 
 
 def _learning(runs: Coloured, suffix: str) -> tuple[list[Chart | None], list[Chart | None]]:
-    """Return two lists of charts for runs with the same objective: losses and the metrics that choose checkpoints; and other metrics."""
+    """Return the charts of runs with the same objective, in two lists: metrics that choose checkpoints and losses; all other metrics."""
     names = dict.fromkeys(name for _, entry in runs for _, values in entry.run.metrics.evaluations[:1] for name in shown_metrics(values))
     chosen = dict.fromkeys(entry.run.score[0] for _, entry in runs if entry.run.score is not None)
     losses = [_of_scores(runs, "loss", suffix), _of_steps(runs, "loss", f"training loss{suffix}")]
@@ -94,7 +96,7 @@ def _steps(entry: Entry, name: str) -> Points:
 
 
 def spending_charts(entries: Sequence[Entry]) -> list[Chart]:
-    """Return charts of power, energy and emissions over the wall time of all attempts."""
+    """Return the charts of power, energy and emissions over the wall time of all attempts."""
     curves = [(colour, entry.label, _spent(entry.run.attempts)) for colour, entry in enumerate(entries)]
     formats: dict[str, Format] = {"power": lambda watts: f"{watts:g} W", "energy": format_energy, "CO2e": format_mass}
     charts = []
@@ -105,11 +107,11 @@ def spending_charts(entries: Sequence[Entry]) -> list[Chart]:
 
 
 def _spent(ledgers: Sequence[Attempt]) -> list[tuple[float, float, float, float]]:
-    """Return (seconds, watts, Wh, g) over the attempts of a run, one after the other, summed over its nodes."""
+    """Return points (seconds, watts, Wh, g), summed over the nodes of a run, for its attempts one after the other."""
     curve: list[tuple[float, float, float, float]] = []
     start = energy = grams = 0.0
-    for number in dict.fromkeys(ledger.header["attempt"] for ledger in ledgers):
-        nodes = [ledger for ledger in ledgers if ledger.header["attempt"] == number]
+    for attempt in dict.fromkeys(ledger.header["attempt"] for ledger in ledgers):
+        nodes = [ledger for ledger in ledgers if ledger.header["attempt"] == attempt]
         latest: dict[int, tuple[float, float, float, float]] = {}
         for seconds, node, tick in sorted((tick[0], node, tick) for node, ledger in enumerate(nodes) for tick in ledger.ticks or ()):
             latest[node] = tick
@@ -120,7 +122,7 @@ def _spent(ledgers: Sequence[Attempt]) -> list[tuple[float, float, float, float]
 
 
 def comparison_charts(comparison: Comparison, drawn: Sequence[Entry]) -> list[Chart]:
-    """Return a chart of the score of each run over its cost, with the colour that the run has in `drawn`; [] if it cannot be drawn."""
+    """Return a chart of the score of each run over its cost, or [] if it cannot be drawn. `drawn`: the runs in the order of colours."""
     name, labels = comparison.field, [entry.label for entry in drawn]
     series = []
     for index, (label, curve) in enumerate(comparison.curves.items()):
@@ -133,7 +135,7 @@ def comparison_charts(comparison: Comparison, drawn: Sequence[Entry]) -> list[Ch
 
 
 def _number(value: float) -> str:
-    """Format a number for an axis."""
+    """Format a number as the label of a tick."""
     return f"{value:,.0f}" if abs(value) >= 1000 and value == round(value) else f"{value:.6g}"
 
 
@@ -148,9 +150,10 @@ def _lines(
     legend: bool = False,
     marks: Mapping[str, float | None] | None = None,
 ) -> Chart | None:
-    """Return a chart with a line for each series; None if there are no two points with different x.
+    """Return a chart with a line for each series; None if all points have the same x.
 
-    `dotted`: with a dot at each point; `marks`: by label, the x at which a point is marked; `legend`: with a legend of its own.
+    `dotted`: draw a dot at each point; `marks`: the x of the point to mark, by the label of its series; `legend`: draw a legend in the
+    chart.
     """
     drawn = [(colour % COLOURS, label, drawable(points)) for colour, label, points in series]
     drawn = [(colour, label, points) for colour, label, points in drawn if len(points) > 1 or (points and dotted)]
@@ -182,13 +185,13 @@ def _lines(
 
 
 def lineage_charts(entries: Sequence[Entry]) -> list[Chart]:
-    """Return the lineage of each run that has ancestors, unless they are too many: a box for each model, below its parents."""
+    """Return the lineage of each run that has ancestors, but at most MOST_ANCESTORS: a box for each model, below those of its parents."""
     return [_lineage(entry) for entry in entries if 0 < len(entry.inherited.ancestors) <= MOST_ANCESTORS]
 
 
 def _lineage(entry: Entry) -> Chart:
     ancestors = entry.inherited.ancestors
-    parents = [*(ancestor.parents for ancestor in ancestors), entry.inherited.parents]  # last those of the run itself
+    parents = [*(ancestor.parents for ancestor in ancestors), entry.inherited.parents]  # the last ones are the run's own
     rows = _generations(parents)
     width = max(len(row) for row in rows) * (_BOX_WIDTH + _GAP)
     corners: dict[int, tuple[float, float]] = {}
@@ -212,7 +215,7 @@ def _lineage(entry: Entry) -> Chart:
 
 
 def _generations(parents: Sequence[Sequence[int]]) -> list[list[int]]:
-    """Return the models by generation, from the furthest ancestors to the run. A cycle, possible only in an edited lineage, is cut."""
+    """Return the indices of models by generation, from the earliest ancestors to the run; a cycle, possible in an edited file, is cut."""
     own = len(parents) - 1
     depth = {own: 0}
     pending = [own]
@@ -227,7 +230,7 @@ def _generations(parents: Sequence[Sequence[int]]) -> list[list[int]]:
 
 
 def ticks(low: float, high: float, most: int = _MOST_TICKS) -> list[float]:
-    """Return at most `most` + 1 equally spaced round numbers that cover low to high; their spacing is 1, 2 or 5 times a power of ten."""
+    """Return at most `most` + 1 round numbers that cover the range from low to high, at distances of 1, 2 or 5 times a power of ten."""
     largest = max(abs(low), abs(high))
     if not high - low > 1e-9 * max(largest, 1e-280):
         margin = largest / 2 if largest > 1e-280 else 1.0
@@ -240,7 +243,7 @@ def ticks(low: float, high: float, most: int = _MOST_TICKS) -> list[float]:
 
 
 def time_ticks(low: float, high: float, most: int = _MOST_TICKS) -> list[float]:
-    """Return `ticks` for a time in seconds, spaced by round numbers of seconds, minutes, hours or days."""
+    """Return ticks as `ticks` does, for a time in seconds, at distances of round numbers of seconds, minutes, hours or days."""
     step = next((size for size in _CLOCK if (high - low) / size <= most), None)
     if step is None or not high > low:
         return ticks(low, high, most)
@@ -248,7 +251,7 @@ def time_ticks(low: float, high: float, most: int = _MOST_TICKS) -> list[float]:
 
 
 def thin(points: Points, buckets: int) -> list[tuple[float, float]]:
-    """Return the first, lowest, highest and last point of each of `buckets` equal intervals, so that no peak is lost."""
+    """Return the first, lowest, highest and last point in each of `buckets` equal intervals of x, so that no peak is lost."""
     if len(points) <= 4 * buckets:
         return list(points)
     left, right = min(x for x, _ in points), max(x for x, _ in points)
@@ -264,5 +267,5 @@ def thin(points: Points, buckets: int) -> list[tuple[float, float]]:
 
 
 def drawable(points: Points) -> list[tuple[float, float]]:
-    """Return the points whose coordinates are finite, and below 1e30 so that scales can be computed."""
+    """Return the points whose coordinates are finite and below 1e30, for which an axis can be computed."""
     return [point for point in points if all(abs(coordinate) < 1e30 for coordinate in point)]

@@ -1,4 +1,4 @@
-"""The facts about runs that a reader wants first: what was trained on what, how good it is, and what to compare it with."""
+"""The parts of the page that a reader needs first: which model was trained on which data, its scores, and what to compare them with."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -11,25 +11,25 @@ from tfkit.reporting.visible_text import shareable
 from tfkit.run.card_facts import last_name
 from tfkit.units import format_count, format_epochs, format_number_of, shown_metrics
 
-_MOST_BARS = 20  # runs in the picture of their scores
-_BEST, _OTHER, _BASELINE, _BEFORE = 0, 6, 1, 7  # colours
-_TRAINED = [
+_MOST_BARS = 20  # maximum number of runs in a table of scores
+_BEST, _OTHER, _BASELINE, _BEFORE = 0, 6, 1, 7  # indices of colours
+_TRAINED = [  # columns of the table of trainings
     *("model", "layers", "started from", "trained on", "held out", "objective"),
     *("optimizer", "learning rate", "schedule", "batch", "length", "computed on"),
 ]
 
 
 class _Score(NamedTuple):
-    """A row in a table of scores: the score, the name and kind of its owner (a run, a baseline), and the number of its colour."""
+    """A row in a table of scores."""
 
-    value: float
-    name: str
-    kind: str
-    colour: int
+    value: float  # the score
+    name: str  # of the run or baseline that has this score
+    kind: str  # such as "best run" or "baseline"
+    colour: int  # the index of a colour
 
 
 def answer(runs: RunSet) -> tuple[str, list[str]]:
-    """Return the best score (without one, the status), and remarks, such as scores to compare it with; empty if runs cannot be compared."""
+    """Return the best score (or a status, if nothing was evaluated) and remarks on it; both are empty if the runs are not comparable."""
     several = len(runs.entries) > 1
     entry = runs.best if several and len(runs.trained) != 1 else [*runs.trained, *runs.entries][0]
     if entry is None:
@@ -38,7 +38,7 @@ def answer(runs: RunSet) -> tuple[str, list[str]]:
     words = [entry.label if several else "", (run.listed.problem or "") if run.status != "finished" else ""]
     if best is None:
         return run.status, words
-    metric, value, sign = *best, 1.0 if _is_high(best[0]) else -1.0
+    metric, value, sign = *best, 1.0 if best[0] in HIGHER else -1.0
     references = _references(run, metric)
     if known := [one for one in references if one.kind == "baseline"]:
         other = max(known, key=lambda one: sign * one.value)
@@ -50,16 +50,16 @@ def answer(runs: RunSet) -> tuple[str, list[str]]:
 
 
 def score_tables(entries: Sequence[Entry], full: bool) -> list[tuple[str, Table]]:
-    """Return a title and a table for each group of runs that were evaluated alike.
+    """Return a title and a table for each group of runs that were evaluated in the same way.
 
-    A table has the scores of the runs, of their baselines and of their models before training, the best score first.
+    A table has the scores of the runs, of their baselines and of their models before training, in order from the best to the worst.
     """
     tables = []
     for metric, scored in _groups(entries):
         first, *others = (_Score(value, entry.label, "run", _OTHER) for value, entry in scored)
         rows = [first._replace(kind="best run" if others else "this run", colour=_BEST), *others]
         rows += dict.fromkeys(one for _, entry in scored for one in _references(entry.run, metric))
-        rows = sorted(rows, key=lambda row: row.value, reverse=_is_high(metric))[: 2 * _MOST_BARS]
+        rows = sorted(rows, key=lambda row: row.value, reverse=metric in HIGHER)[: 2 * _MOST_BARS]
         most = max(abs(row.value) for row in rows) or 1.0
         texts = [[f"{row.name} ({row.kind})", f"{row.value:.4g}"] for row in rows]
         bars = [(abs(row.value) / most, row.colour) for row in rows]
@@ -67,13 +67,13 @@ def score_tables(entries: Sequence[Entry], full: bool) -> list[tuple[str, Table]
         learned = {_data_text(recipe.get("data.train")) for recipe in recipes}
         data = learned.pop() if len(learned) == 1 else _data_text(recipes[0].get("data.validation"))
         task = [value_text(recipes[0], "objective.kind"), shareable(data, full=full)]
-        title = f"{_plain(metric)} ({'higher' if _is_high(metric) else 'lower'} is better)"
+        title = f"{_plain(metric)} ({'higher' if metric in HIGHER else 'lower'} is better)"
         tables += [(": ".join([title, *([" of ".join(task)] if all(task) else [])]), Table(["model", _plain(metric)], texts, bars))]
     return [(title, table) for title, table in tables if len(table.rows) > 1]
 
 
 def metrics_table(run: RunFacts) -> Table:
-    """Return all validation metrics of the best checkpoint of a run, beside those of the model before training and of the baselines."""
+    """Return the table of all validation metrics of a run's best checkpoint, of the model before training, and of the baselines."""
     best = run.best_metrics
     columns = {"best checkpoint": best, "before training": run.recorded.before} | {_plain(name): one for name, one in run.baselines.items()}
     known = {name: [number_of(values, name) for values in columns.values()] for name in shown_metrics(best)}
@@ -82,31 +82,26 @@ def metrics_table(run: RunFacts) -> Table:
 
 
 def best_entries(entries: Sequence[Entry]) -> list[Entry]:
-    """Return the best run of each group of runs that were evaluated alike."""
+    """Return the best run of each group of runs that were evaluated in the same way."""
     return [scored[0][1] for _, scored in _groups(entries)]
 
 
 def _groups(entries: Sequence[Entry]) -> list[tuple[str, list[tuple[float, Entry]]]]:
-    """Return the metric of each group of runs that were evaluated alike, and its best runs with their scores, the best one first."""
+    """Return, for each group of runs that were evaluated in the same way, the metric and the best runs with their scores, best first."""
     groups: dict[tuple[str, str], list[tuple[float, Entry]]] = {}
     for entry in entries:
         if (best := entry.run.score) is not None and not entry.run.is_group:
             groups.setdefault((best[0], entry.evaluation_key), []).append((best[1], entry))
-    ranked = {key: sorted(scored, key=lambda one: one[0], reverse=_is_high(key[0])) for key, scored in groups.items()}
+    ranked = {key: sorted(scored, key=lambda one: one[0], reverse=key[0] in HIGHER) for key, scored in groups.items()}
     return [(metric, scored[:_MOST_BARS]) for (metric, _), scored in ranked.items()]
 
 
 def _references(run: RunFacts, metric: str) -> list[_Score]:
-    """Return the scores of the baselines of a run, and of its model before the first step."""
+    """Return the scores of a run's baselines, and of its model before the first step."""
     known = [_Score(one[metric], _plain(name), "baseline", _BASELINE) for name, one in run.baselines.items() if metric in one]
     before, has_new_head = number_of(run.recorded.before, metric), (run.recorded.result or {}).get("new_head") is True
     name = f"before training{', new head' if has_new_head else ''}"
     return known if before is None else [*known, _Score(before, name, "untouched", _BEFORE)]
-
-
-def _is_high(metric: str) -> bool:
-    """Whether a higher value of the metric is better; its name may begin with that of a validation set."""
-    return metric.rpartition(".")[2] in HIGHER
 
 
 def _plain(name: str) -> str:
@@ -142,7 +137,7 @@ def _trained(run: RunFacts, full: bool) -> list[str]:
 
 
 def _model(run: RunFacts) -> tuple[str, str]:
-    """Return the type and size of the model, and its layers: `bert, 22.7M parameters` and `6 encoder, of width 384`."""
+    """Return two texts about the model, such as `bert, 22.7M parameters` and `6 encoder, of width 384` (its layers)."""
     recipe, checkpoint = run.recipe, run.checkpoint
     kind, count = (text_of(checkpoint.config, "model_type"), checkpoint.parameters) if checkpoint else (None, None)
     size = count and f"{format_count(count)} parameters{' in the adapter' if checkpoint and checkpoint.is_adapter else ''}"
@@ -153,7 +148,7 @@ def _model(run: RunFacts) -> tuple[str, str]:
 
 
 def _with_size(name: str, size: Mapping[str, Any]) -> str:
-    """Return a name with the numbers of rows or documents and of tokens in its data: `train.csv: 720 rows, 18k tokens`."""
+    """Return the name of data with their number of rows or documents and of tokens: `train.csv: 720 rows, 18k tokens`."""
     counts = [format_number_of(int(count), noun[:-1]) for noun in ("rows", "documents") if (count := number_of(size, noun)) is not None]
     tokens = number_of(size, "tokens")
     return ": ".join(filter(None, (name, _joined(*counts, tokens and f"{format_count(tokens)} tokens"))))
@@ -164,7 +159,7 @@ def _joined(*parts: str | float | None) -> str:
 
 
 def _schedule(recipe: Mapping[str, Any]) -> str:
-    """Return the kind of the schedule with its warm-up and its end: `linear, 10% warm-up`."""
+    """Return a text about the learning rate schedule: its kind, warm-up and final rate, such as `linear, 10% warm-up`."""
     ratio, steps, final = (number_of(recipe, f"schedule.{name}") for name in ("warmup_ratio", "warmup_steps", "final_ratio"))
     warmup = f"{steps:,.0f} steps of warm-up" if steps else ratio and f"{_percent(ratio)} warm-up"
     return _joined(value_text(recipe, "schedule.kind"), warmup, final and f"to {_percent(final)}")
@@ -175,12 +170,12 @@ def _percent(fraction: float) -> str:
 
 
 def _data_text(sources: object) -> str:
-    """Return the files and data sets of a list of sources as text, truncated, with paths that `shareable` can shorten."""
+    """Return the names of files and data sets in a recipe's list of sources; paths are written in a form that `shareable` recognizes."""
     named = [one for one in sources if isinstance(one, Mapping)] if isinstance(sources, list) else []
     names = (f"./{one['path']}" if one.get("path") else str(one.get("hub") or _library(one.get("stdlib"))) for one in named)
     return truncated(", ".join(names))
 
 
 def _library(task: object) -> str:
-    """Return the name of Python's standard library as data, with the task unless it is plain text."""
+    """Return a text about the source `stdlib`: Python's standard library, with the task made from it unless it is plain text."""
     return f"Python's standard library{'' if task is True else f' ({task})'}"

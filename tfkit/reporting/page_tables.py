@@ -1,4 +1,4 @@
-"""The tables of the page as rows of texts: runs, confusion, phases, forecasts, sources of energy, and differences of recipes."""
+"""The tables of the page, as rows of texts: runs, confusion matrices, phases, forecasts, how energy was measured, and recipes."""
 
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -17,10 +17,10 @@ from tfkit.reporting.visible_text import shareable
 from tfkit.run.fitting_fields import LARGEST
 from tfkit.units import format_bytes, format_energy, format_mass, format_seconds
 
-_MOST_DIFFERENCES = 200
-_LONGEST_VALUE = 300
-_MOST_CLASSES = 16  # of a confusion matrix that is shown
-_MOST_CONFUSED = 12  # pairs of classes
+_MOST_DIFFERENCES = 200  # maximum number of fields in the table of differences
+_LONGEST_VALUE = 300  # maximum number of characters of a value
+_MOST_CLASSES = 16  # maximum number of classes of a confusion matrix that is shown
+_MOST_CONFUSED = 12  # maximum number of pairs of classes that are shown instead
 _NUMERIC = re.compile(
     r"[>=~ ]*[\d.,:+-]+(e-?\d+)?( ?%| [munk]?[gW]h?| [kMG]Wh| [kMGT]?B| [kM]?[gt]| ?[kMBT])?( \(.*\))?|never reached|unknown|at least .*"
 )
@@ -28,15 +28,17 @@ _NUMERIC = re.compile(
 
 @dataclass(frozen=True)
 class Table:
-    """A table; the first cell of a row is its heading."""
+    """A table of texts, in which the first cell of a row is the heading of the row."""
 
     head: Sequence[str]
     rows: Sequence[Sequence[str]]
-    bars: Sequence[tuple[float, int]] = ()  # in the last cell of each row: the fraction of its width, and the number of its colour
+    bars: Sequence[
+        tuple[float, int]
+    ] = ()  # for each row, a bar in its last cell: its length as a fraction of the cell, and the index of its colour
 
     @property
     def columns(self) -> list[tuple[str, dict[str, str]]]:
-        """The name of each column, and the HTML attributes of its cells: a class if all of them are numbers."""
+        """The name of each column, and the HTML attributes of its cells: a class for numbers if all cells are numbers."""
         cells = [[row[column] for row in self.rows if row[column]] for column in range(len(self.head))]
         has_numbers = [column > 0 and all(map(_NUMERIC.fullmatch, texts)) for column, texts in enumerate(cells)]
         return [(name, {"class": "number"} if numeric else {}) for name, numeric in zip(self.head, has_numbers, strict=True)]
@@ -46,14 +48,15 @@ class Table:
         return self._of([column for column in range(len(self.head)) if any(row[column] for row in self.rows)])
 
     def of_one_run(self) -> "Table":
-        """Return the table without its first column if that has the same run in each row."""
+        """Return the table without its first column, if all rows are about the same run."""
         if len({row[0] for row in self.rows}) != 1:
             return self
         return replace(self, head=self.head[1:], rows=[row[1:] for row in self.rows])
 
     def split(self) -> tuple[list[tuple[str, str]], "Table"]:
-        """Return the names and values of the columns with one value in all rows, empty columns left out, and a table of the columns whose
-        values differ.
+        """Return the columns that have the same value in all rows, as pairs of name and value, and a table of all other columns.
+
+        Columns whose cells are all empty are omitted.
         """
         common = [column for column in range(1, len(self.head)) if len({row[column] for row in self.rows}) == 1]
         facts = [(self.head[column], self.rows[0][column]) for column in common if self.rows[0][column]]
@@ -64,7 +67,7 @@ class Table:
 
 
 def runs_table(entries: Sequence[Entry]) -> Table:
-    """Return the table of all runs with their scores and costs."""
+    """Return the table of all runs, with their scores and costs."""
     head = ["run", "command", "status", "steps", "score", "time", "energy", "CO2e", "inherited CO2e", "repeated work", "forecast CO2e"]
     states = [(entry, entry.run.status + (f", for {entry.served}" if entry.served else "")) for entry in entries]
     rows = [[entry.label, entry.run.kind or "", state, *run_figures(entry, "at least ").values()] for entry, state in states]
@@ -80,14 +83,14 @@ def _most_confused(confusion: Confusion) -> Table:
 
 @dataclass(frozen=True)
 class Matrix:
-    """A confusion matrix: for each class its label, recall, and for each prediction the count, its fraction, and whether it is right."""
+    """A confusion matrix. A row has the right class, its recall, and a cell for each predicted class."""
 
-    labels: Sequence[str]
-    rows: Sequence[tuple[str, str, Sequence[tuple[str, float, bool]]]]
+    labels: Sequence[str]  # the predicted classes
+    rows: Sequence[tuple[str, str, Sequence[tuple[str, float, bool]]]]  # a cell: count, fraction of the row, and whether it is right
 
 
 def confusion_table(confusion: Confusion) -> Matrix | Table:
-    """Return the confusion matrix, or, if there are many classes, the pairs that are confused most often."""
+    """Return the confusion matrix or, if there are many classes, a table of the pairs that are confused most often."""
     labels = list(dict.fromkeys([*confusion, *(other for row in confusion.values() for other in row)]))
     if len(labels) > _MOST_CLASSES:
         return _most_confused(confusion)
@@ -100,7 +103,7 @@ def confusion_table(confusion: Confusion) -> Matrix | Table:
 
 
 def comparison_table(comparison: Comparison) -> Table:
-    """Return the table of the cost of each run until each level."""
+    """Return the table of what each run had cost when it reached each level."""
     labels = [entry.label for entry in comparison.entries]
     rows = [
         [f"{level.value:.4g} (best of {level.best_of})", *(format_cost(comparison, label, level.reached[label]) for label in labels)]
@@ -110,7 +113,7 @@ def comparison_table(comparison: Comparison) -> Table:
 
 
 def phases_table(entries: Sequence[Entry]) -> Table:
-    """Return the table of time, energy and emissions of each phase."""
+    """Return the table of the time, energy and emissions of each phase of the runs."""
     phases = [(entry.label, name, sums) for entry in entries for name, sums in entry.run.phases.items()]
     most = max((sums["emissions_g"] for *_, sums in phases), default=0.0)
     rows = [
@@ -122,7 +125,7 @@ def phases_table(entries: Sequence[Entry]) -> Table:
 
 
 def forecast_table(entries: Sequence[Entry]) -> Table:
-    """Return the table of forecasts with their ranges, the measured values, and the ratios."""
+    """Return the table of the forecasts with their ranges, the measured values, and the ratios of measured value and forecast."""
     rows = []
     for entry in entries:
         for words, text, likely, measured, write in _forecasts(entry.run):
@@ -132,7 +135,7 @@ def forecast_table(entries: Sequence[Entry]) -> Table:
 
 
 def _forecasts(run: RunFacts) -> Iterator[tuple[str, str, float | None, float | None, Callable[[float], str]]]:
-    """Yield the name, text, likely value, measured value and format of each forecast, last those without a range; the text may be empty."""
+    """Yield the name, text, likely value, measured value and format of each forecast; without a forecast, the text is empty."""
     for name, words in FORECAST_WORDS.items():
         yield words, format_forecast(run, name), forecast_of(run, name)[0], getattr(run.amounts, name), partial(format_field, name)
     for name, words, write in (("memory_bytes", "memory", format_bytes), ("flops", "FLOPs of the steps", "{:.3g}".format)):
@@ -141,7 +144,7 @@ def _forecasts(run: RunFacts) -> Iterator[tuple[str, str, float | None, float | 
 
 
 def provenance_table(entries: Sequence[Entry]) -> Table:
-    """Return the table of the sources of each run's energy, the measured fraction of its time, and its carbon intensity."""
+    """Return the table of how each run's energy was measured, for which fraction of its time, and its carbon intensity."""
     rows = []
     for entry in entries:
         run, facts = entry.run, entry.run.measurement
@@ -154,7 +157,7 @@ def provenance_table(entries: Sequence[Entry]) -> Table:
 
 
 def differences_table(entries: Sequence[Entry], full: bool) -> Table:
-    """Return the table of the recipe values that differ between the runs."""
+    """Return the table of the fields of the recipes whose values differ between the runs."""
     recipes = [_expanded(entry.run.recipe) for entry in entries]
     every = dict.fromkeys(name for recipe in recipes for name in recipe if not name.endswith("sha256"))
     names = [name for name in every if len({str(recipe.get(name, "")) for recipe in recipes}) > 1]
@@ -163,11 +166,11 @@ def differences_table(entries: Sequence[Entry], full: bool) -> Table:
 
 
 def _expanded(recipe: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the values of a recipe in which each mapping in a list, such as a source, gives the fields that it sets: data.train.0.path."""
+    """Return the values of a recipe, in which lists of mappings, such as sources, are replaced by their set fields: data.train.0.path."""
     values: dict[str, Any] = {}
     for name, value in recipe.items():
         if isinstance(value, list) and any(isinstance(item, dict) for item in value):
-            items = flatten({f"{name}.{number}": item for number, item in enumerate(value)})
+            items = flatten({f"{name}.{index}": item for index, item in enumerate(value)})
             values |= {key: item for key, item in items.items() if item is not None}
         else:
             values[name] = value
@@ -175,12 +178,12 @@ def _expanded(recipe: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def value_text(recipe: Mapping[str, Any], name: str) -> str:
-    """Return a value of a recipe as text, truncated if it is long; empty if the recipe lacks it."""
+    """Return the value of a field of a recipe as text, truncated if it is long; empty if the recipe does not have the field."""
     if name not in recipe:
         return ""
     return truncated("null" if recipe[name] is None else str(recipe[name]))
 
 
 def truncated(text: str) -> str:
-    """Return a text, or the beginning and the length of a long one."""
+    """Return a text, or the beginning of a long text with the number of its characters."""
     return text if len(text) <= _LONGEST_VALUE else f"{text[:_LONGEST_VALUE]}... ({len(text):,} characters)"

@@ -1,4 +1,4 @@
-"""The report as data: one JSON document (docs/cli.md), and the table of the runs as CSV."""
+"""The report as data: a JSON document (docs/cli.md), or a table of the runs as CSV."""
 
 import csv
 import io
@@ -17,11 +17,12 @@ _COLUMNS = (
     *("run", "kind", "status", "steps", "planned_steps", "metric", "score"),
     *(*AMOUNTS, "is_lower_bound", "inherited_g", "inherited_is_lower_bound", "served", "place", "provenance"),
 )
-_FORMULA = re.compile(r"[=+@\t\r\n＝＋－＠]|-(?!\d+(\.\d+)?\Z)")  # the beginning of what a spreadsheet may take for a formula; not -1.5
+# The beginning of a cell that a spreadsheet may evaluate as a formula; a negative number such as -1.5 does not match.
+_FORMULA = re.compile(r"[=+@\t\r\n＝＋－＠]|-(?!\d+(\.\d+)?\Z)")
 
 
 def report_document(runs: RunSet, *, full: bool) -> dict[str, Any]:
-    """Return the report as a JSON document. `full`: with paths, host names and command lines; else runs have the names of their folders."""
+    """Return the report as a JSON document. `full`: include paths, host names and command lines; otherwise a run is named by its label."""
     best = runs.best
     document = {
         "schema_version": SCHEMA_VERSION,
@@ -41,16 +42,16 @@ def report_document(runs: RunSet, *, full: bool) -> dict[str, Any]:
 
 
 def report_csv(runs: RunSet, *, full: bool) -> str:
-    """Return the runs as CSV with a header; cells of unknown values are empty."""
+    """Return the runs as CSV with a header; the cell of an unknown value is empty."""
     table = io.StringIO(newline="")
-    writer = csv.DictWriter(table, _COLUMNS, extrasaction="ignore")  # the line end is \r\n, so cells with one of the two are quoted
+    writer = csv.DictWriter(table, _COLUMNS, extrasaction="ignore")  # its line end is \r\n, so that cells with \r or with \n are quoted
     writer.writeheader()
     for entry in runs.entries:
         row = _run(entry, full)
         best = row["best"] or dict(zip(("metric", "value"), next(iter(row["metrics"].items()), (None, None)), strict=True))
         cells = row | {"metric": best["metric"], "score": best["value"]}
         formulas = {name: f"'{text}" for name, text in cells.items() if isinstance(text, str) and _FORMULA.match(text)}
-        writer.writerow(cells | formulas)  # as text, after an apostrophe (OWASP, "CSV Injection")
+        writer.writerow(cells | formulas)  # an apostrophe makes a formula a text (OWASP, "CSV Injection")
     return table.getvalue().replace("\r\n", "\n")
 
 

@@ -1,7 +1,7 @@
-"""RunFacts: all facts about one run that a report may need, read once from the run's folder. Every report is a function of these facts.
+"""RunFacts: all facts about a run that a report may need. They are read once from the run's folder, and every report is a function of them.
 
-Whatever the folder contains, no error is raised: it is read as far as possible, and its problems are listed with paths relative to it. The
-amounts of a run that is in progress or was killed come from its ledgers.
+Reading never raises an error: a damaged folder is read as far as possible, and its problems are listed, with paths relative to the folder.
+The amounts of a run that is in progress or was killed come from its ledgers.
 """
 
 from collections.abc import Mapping, Sequence
@@ -25,22 +25,22 @@ from tfkit.run.listing import ListedRun, read_run_and_document
 from tfkit.run.run_json import CHAIN, SWEEP, RunDocument, member_folders
 from tfkit.units import baseline_metric
 
-_MOST_BYTES = 256 << 20  # of all ledgers of a run together
+_MOST_BYTES = 256 << 20  # largest size of all ledgers of a run together
 
 
 @dataclass(frozen=True)
 class RunFacts:
-    """The facts of one run folder. `recorded`: run.json, empty if it cannot be read; `recipe`: the resolved recipe by dotted names."""
+    """The facts about one run folder."""
 
     path: Path
     listed: ListedRun
-    recorded: RunDocument = field(default_factory=RunDocument)
-    recipe_text: str = ""
-    recipe: Mapping[str, Any] = field(default_factory=dict)
+    recorded: RunDocument = field(default_factory=RunDocument)  # run.json; empty if it cannot be read
+    recipe_text: str = ""  # recipe.yaml, the resolved recipe
+    recipe: Mapping[str, Any] = field(default_factory=dict)  # the values of recipe.yaml by dotted name
     metrics: MetricLines = field(default_factory=MetricLines)
-    attempts: tuple[Attempt, ...] = ()  # the ledgers, one per attempt and node, with their phases
+    attempts: tuple[Attempt, ...] = ()  # the ledgers: one for each attempt and node
     checkpoint: CheckpointFacts | None = None
-    members: tuple["RunFacts", ...] = ()  # the existing stages of a recipe or trials of a sweep
+    members: tuple["RunFacts", ...] = ()  # the stages of a chain or trials of a sweep that have been started
     problems: tuple[str, ...] = ()
 
     @property
@@ -50,7 +50,7 @@ class RunFacts:
 
     @property
     def status(self) -> str:
-        """Finished, stopped, failed, killed, running or new; damaged or foreign if the folder is not a readable run."""
+        """The status: finished, stopped, failed, killed, running or new; damaged or foreign if the folder is not a readable run."""
         return self.listed.status
 
     @property
@@ -60,12 +60,12 @@ class RunFacts:
 
     @property
     def is_group(self) -> bool:
-        """Whether the run is a recipe with stages or a sweep, whose amounts are those of its members."""
+        """Whether the run is a chain or a sweep, whose amounts are the sums over its members."""
         return self.kind in (CHAIN, SWEEP)
 
     @property
     def run_id(self) -> str | None:
-        """The run's uuid."""
+        """The run's UUID; None: not recorded."""
         return self.recorded.run_id or None
 
     @property
@@ -75,12 +75,15 @@ class RunFacts:
 
     @property
     def command_line(self) -> str:
-        """The words of the command that started the run; empty if it was not recorded."""
+        """The command line that started the run; empty if it was not recorded."""
         return " ".join(self.recorded.command or ())
 
     @cached_property
     def amounts(self) -> RunTotals:
-        """The amounts until now: the sum over stages or trials, or as recorded at the end of an attempt, or else from the ledgers."""
+        """The time, energy and emissions until now: the sums over stages or trials, else as run.json has them, else from the ledgers.
+
+        run.json is not used while an attempt is in progress, or if an attempt was killed, since it is written at the end of an attempt.
+        """
         if self.is_group and self.members:
             return sum_totals([member.amounts for member in self.members])
         recorded = self.recorded.totals
@@ -90,12 +93,12 @@ class RunFacts:
             return recorded if known else replace(recorded, seconds=self.recorded.seconds({}))
         measured = replace(self._of_ledgers, seconds=reading_of(self.attempts).seconds)
         if measured.energy_kwh is not None and (recorded.energy_kwh or 0.0) > measured.energy_kwh:
-            return recorded  # ledgers were lost
+            return recorded  # a ledger was lost
         return measured
 
     @cached_property
     def measurement(self) -> RunTotals:
-        """The facts on how the energy was obtained (coverage, provenance, pue, ...), from the recorded totals, or else from the ledgers."""
+        """How the energy was measured (coverage, provenance, pue, ...), from the totals in run.json or else from the ledgers."""
         return self._of_ledgers if self.status in ("running", "killed") else self.recorded.totals.filled_from(self._of_ledgers)
 
     @cached_property
@@ -105,21 +108,21 @@ class RunFacts:
 
     @property
     def baselines(self) -> dict[str, dict[str, float]]:
-        """The scores of baselines on the validation rows, by baseline and metric; empty if none are recorded."""
+        """The scores of baselines on the validation rows, by baseline and then by metric; empty if none are recorded."""
         scores = {str(name): one for name, one in mapping_of(self.recorded.result, "baselines").items() if isinstance(one, Mapping)}
         return {name: {metric: value for metric in one if (value := number_of(one, metric)) is not None} for name, one in scores.items()}
 
     @property
     def best_metrics(self) -> dict[str, float]:
-        """All metrics of the best checkpoint; empty without one."""
+        """All metrics of the best checkpoint; empty if there is no best checkpoint."""
         step = (self.listed.best or {}).get("step")
         return next((values for at, values in reversed(self.metrics.evaluations) if at == step), {})
 
     @property
     def score(self) -> tuple[str, float] | None:
-        """The metric and the score of the best checkpoint, or else of the latest evaluation; None if there is none.
+        """The metric and the score of the best checkpoint or else of the latest evaluation; None if nothing was evaluated.
 
-        The metric is that of the baselines if the checkpoint has it, or else the one by which the best checkpoint is chosen.
+        The metric is the one by which the baselines are compared or, if it was not computed, the one that chooses the best checkpoint.
         """
         best = self.listed.best or {}
         chosen = str(best.get("metric") or next(iter(self.listed.metrics), ""))
@@ -130,22 +133,22 @@ class RunFacts:
 
     @property
     def confusion(self) -> Confusion:
-        """The counts of predictions for each class: of the result of an evaluation, or of a training's best checkpoint."""
+        """The confusion matrix of an evaluation's result, or of a training's best checkpoint."""
         return confusion_of(self.recorded.result or {}) or self.metrics.confusion
 
     @property
     def place(self) -> str | None:
-        """The place and its carbon intensity as text: `place unknown, world average 475 g/kWh`."""
+        """The place and its carbon intensity as text, such as `place unknown, world average 475 g/kWh`; None: not recorded."""
         return self.recorded.totals.place or (str(self.attempts[-1].place.get("text") or "") or None if self.attempts else None)
 
     @property
     def provenance(self) -> str:
-        """The source of the energy of each component: `GPU counter, CPU model, RAM constant`; empty if nothing was measured."""
+        """How the energy of each component was obtained, such as `GPU counter, CPU model, RAM constant`; empty if it was not measured."""
         return describe_sources(self.measurement.provenance or (self.attempts[-1].components if self.attempts else {}))
 
     @property
     def is_lower_bound(self) -> bool:
-        """Whether energy is missing in the amounts, because an attempt was not measured, or not completely."""
+        """Whether the amounts lack energy because an attempt was not measured, or not completely."""
         if self.is_group:
             return any(member.is_lower_bound for member in self.members)
         if not self.attempts:
@@ -154,7 +157,7 @@ class RunFacts:
 
     @cached_property
     def phases(self) -> dict[str, dict[str, float]]:
-        """The sums (seconds, energy_wh, emissions_g) of each phase over all attempts and nodes, in the order of their first occurrence."""
+        """The sums of `seconds`, `energy_wh` and `emissions_g` over all attempts and nodes, by phase, in the order of their first use."""
         phases: dict[str, dict[str, float]] = {}
         for attempt in self.attempts:
             for name, phase in attempt.phases.items():
@@ -168,14 +171,14 @@ class RunFacts:
 
     @property
     def parents(self) -> Sequence[ParentEntry]:
-        """The models from which the run started or learned."""
+        """The models from which the run started, or from which it learned, such as a teacher."""
         if self.recorded.parents is not None or self.checkpoint is None:
             return self.recorded.parents or ()
         return self.checkpoint.document.parents
 
 
 def read_facts(path: Path) -> RunFacts:
-    """Read the facts of a run, and of its existing stages or trials. Nothing in the folder is changed."""
+    """Read the facts about a run and about those of its stages or trials that have been started. No file is changed."""
     listed, recorded = read_run_and_document(path)
     if listed.status == "foreign":
         return RunFacts(path, listed, problems=(listed.problem or "",))
@@ -191,13 +194,13 @@ def read_facts(path: Path) -> RunFacts:
 
 
 def _members(path: Path) -> list[Path]:
-    """Return the existing folders of the stages or trials, except links, and names that lead out of the folder."""
+    """Return the existing folders of the stages or trials. Links, and names that lead out of the run folder, are ignored."""
     inside = [member for name, member in member_folders(path).items() if Path(name).name == name]
     return [member for member in inside if member.is_dir() and not member.is_symlink()]
 
 
 def _read_ledgers(folder: Path, run_id: str | None) -> tuple[tuple[Attempt, ...], list[str]]:
-    """Return the ledgers of the run `run_id` (None, if run.json cannot be read: of any run), and the problems with them."""
+    """Return the ledgers of the run, and their problems. `run_id`: None if run.json cannot be read, so that any ledger is accepted."""
     try:
         paths = sorted(folder.glob("*.jsonl"))
         if sum(path.stat().st_size for path in paths) > _MOST_BYTES or not all(path.is_file() for path in paths):
@@ -213,7 +216,7 @@ def _read_ledgers(folder: Path, run_id: str | None) -> tuple[tuple[Attempt, ...]
 
 
 def _read_recipe(path: Path) -> tuple[str, dict[str, Any], list[str]]:
-    """Return the text of recipe.yaml, its values by dotted names, and the problems with it."""
+    """Return the text of recipe.yaml, its values by dotted name, and its problems."""
     try:
         text = read_limited(path, 4 << 20).decode()
     except FileNotFoundError:

@@ -1,4 +1,4 @@
-"""The runs of a report and their total cost, which includes failed and killed runs, trials of sweeps, evaluations and probes."""
+"""The runs of a report, and their total cost, which includes failed and killed runs, trials of sweeps, evaluations and probes."""
 
 import json
 import os
@@ -16,46 +16,46 @@ from tfkit.reporting.run_facts import RunFacts, read_facts, text_of
 from tfkit.run.refused_folders import lost_receipt
 from tfkit.run.run_json import CHAIN
 
-_INSIDE_A_RUN = {"checkpoints", "carbon", "tensorboard"}
+_INSIDE_A_RUN = {"checkpoints", "carbon", "tensorboard"}  # folders of a run in which no other runs are searched
 _TRAINING = ("pretrain", "finetune")
 
 
 @dataclass(frozen=True)
 class Entry:
-    """A run of a report, with a unique label: the name of its folder, preceded by folders above it where necessary."""
+    """A run of a report. Its label is the name of its folder, preceded by the names of parent folders as far as needed to be unique."""
 
     label: str
     run: RunFacts
     inherited: Ancestry
-    served: str | None = None  # for an evaluation, a generation or a probe: the label of the run that it belongs to
+    served: str | None = None  # of an evaluation, a generation or a probe: the label of the run whose checkpoint it used
 
     @property
     def evaluation_key(self) -> str:
-        """A key that is equal for runs that were evaluated on the same held-out rows for the same objective."""
+        """A key that is the same for all runs that were evaluated on the same held-out rows and trained for the same objective."""
         validation = self.run.recorded.held_out or self.run.recorded.data.get("validation")
         return json.dumps([validation, self.run.recipe.get("objective.kind")], sort_keys=True, default=str)
 
 
 @dataclass(frozen=True)
 class RunSet:
-    """The runs of a report, in the order of their paths; `problems`: folders that were left out or not read, and copies."""
+    """The runs of a report, in the order of their paths; `problems`: notes on folders that could not be read, and on copies of runs."""
 
     entries: tuple[Entry, ...]
     problems: tuple[str, ...] = ()
 
     @property
     def trained(self) -> list[Entry]:
-        """The runs that trained, with stages and trials as separate runs instead of the folder that holds them."""
+        """The runs that trained a model; a chain or a sweep is replaced by its stages or trials."""
         return [one for one in self.entries if one.run.kind in _TRAINING or (one.run.kind is None and one.run.metrics.steps)]
 
     @property
     def single(self) -> list[Entry]:
-        """All runs, with stages and trials as separate runs instead of the folder that holds them."""
+        """All runs; a chain or a sweep is replaced by its stages or trials."""
         return [entry for entry in self.entries if not (entry.run.is_group and entry.run.members)]
 
     @cached_property
     def amounts(self) -> RunTotals:
-        """The sums over all runs; stages and trials count instead of the folder that holds them."""
+        """The sums of the amounts of all runs; stages and trials are counted instead of the chain or sweep to which they belong."""
         return sum_totals([entry.run.amounts for entry in self.single])
 
     def by_status(self) -> dict[str, tuple[int, RunTotals]]:
@@ -72,36 +72,36 @@ class RunSet:
 
     @cached_property
     def best(self) -> Entry | None:
-        """The run with the best score; None unless at least two runs have a score, and all of them were evaluated alike."""
+        """The run with the best score; None if fewer than two runs have a score, or if they were evaluated in different ways."""
         scored = [entry for entry in self.trained if entry.run.listed.best is not None]
         metrics = {str((entry.run.listed.best or {})["metric"]) for entry in scored}
         if len(metrics) != 1 or len(scored) < 2 or len({entry.evaluation_key for entry in scored}) != 1:
             return None
-        sign = -1.0 if metrics.pop().rpartition(".")[2] in HIGHER else 1.0
+        sign = -1.0 if metrics.pop() in HIGHER else 1.0
         return min(scored, key=lambda entry: sign * (entry.run.listed.best or {})["value"])
 
     @property
     def best_g(self) -> float | None:
-        """The emissions of the best run, and of the evaluations, generations and probes that belong to it; None: not known."""
+        """The emissions of the best run and of the evaluations, generations and probes of its checkpoints, in g; None: not known."""
         best = self.best
         own = [entry.run.amounts for entry in self.entries if best is not None and (entry is best or entry.served == best.label)]
         return sum_totals(own).emissions_g
 
     @property
     def selection_factor(self) -> float | None:
-        """The emissions of all runs divided by those of the best run; None: not known."""
+        """The emissions of all runs divided by `best_g`; None: not known."""
         return self.amounts.emissions_g / self.best_g if self.best_g and self.amounts.emissions_g is not None else None
 
     @cached_property
     def all_problems(self) -> list[str]:
-        """The errors of failed runs, and the problems of all runs and of the folders."""
+        """Notes on the errors of failed runs, on the problems of all runs, and on the problems of the report's folders."""
         errors = [(entry, one) for entry in self.entries if (one := entry.run.listed.problem)]
         others = [(entry, one) for entry in self.entries for one in entry.run.problems if one != entry.run.listed.problem]
         lines = [f"{entry.label}: {entry.run.status}: {one}" for entry, one in errors]
         return [*lines, *(f"{entry.label}: {one}" for entry, one in others), *self.problems]
 
     def of_one_model(self) -> RunFacts:
-        """Return the run of the single model of this report: for a recipe with stages its last stage, for a sweep its best trial.
+        """Return the run that trained the only model of this report: of a chain the last stage, of a sweep the best trial.
 
         Raises UsageError if the report has several models.
         """
@@ -115,12 +115,12 @@ class RunSet:
 
 
 def _all_members(run: RunFacts) -> list[RunFacts]:
-    """Return the stages or trials of a run, and those of each of them."""
+    """Return the stages or trials of a run, and recursively their own stages or trials."""
     return [inner for member in run.members for inner in (member, *_all_members(member))]
 
 
 def _model_run(run: RunFacts) -> RunFacts | None:
-    """Return the run of a folder's model: itself, the last stage or the best trial; None for a sweep without a finished trial."""
+    """Return the run that trained a folder's model: itself, the last stage or the best trial; None for a sweep without a finished trial."""
     if not run.is_group:
         return run
     members = run.members if run.kind == CHAIN else [member for member in run.members if member.name == run.recorded.best_trial]
@@ -128,8 +128,8 @@ def _model_run(run: RunFacts) -> RunFacts | None:
 
 
 def open_runs(paths: Sequence[Path]) -> RunSet:
-    """Read the given runs, and all runs below the other given folders. Raises UsageError for a folder that is missing or has no run."""
-    found: dict[Path, Path] = {}  # given paths by resolved path, so that a run that is given twice counts once
+    """Read the runs at `paths`, each a run folder or a folder that contains runs. Raises UsageError if one is missing or has no run."""
+    found: dict[Path, Path] = {}  # paths of runs by their resolved paths, so that a run that is found twice counts once
     problems: list[str] = []
     for path in paths:
         if not path.is_dir():
@@ -157,7 +157,7 @@ def open_runs(paths: Sequence[Path]) -> RunSet:
 
 
 def _runs_below(folder: Path) -> tuple[list[Path], list[str]]:
-    """Return the run folders in `folder` (or `folder` itself) by path, and the folders that cannot be read. Links are not followed."""
+    """Return the run folders in `folder`, or `folder` itself, sorted by path, and notes on folders that cannot be read. Ignores links."""
     runs: list[Path] = []
     closed: list[str] = []
 
@@ -173,7 +173,7 @@ def _runs_below(folder: Path) -> tuple[list[Path], list[str]]:
 
 
 def _copies(runs: Mapping[str, RunFacts]) -> list[str]:
-    """Return a note on each run folder that is a copy: an earlier one has the same run id, so the energy was used only once."""
+    """Return a note on each run folder that has the same run id as an earlier one: it is a copy, whose energy was used only once."""
     first: dict[str, str] = {}
     notes = []
     for label, run in runs.items():
@@ -184,7 +184,7 @@ def _copies(runs: Mapping[str, RunFacts]) -> list[str]:
 
 
 def _labels(runs: Sequence[RunFacts]) -> list[str]:
-    """Return the shortest unique ends of the paths: `small`, or `sweep/small` and `other/small`; for a stage at least two parts."""
+    """Return the shortest unique end of each run's path, such as `small` or `sweep/small`; of a stage or trial, at least two parts."""
     paths = [run.path for run in runs]
     members = {member.path.resolve() for run in runs for member in run.members}
     parts = [path.resolve().parts for path in paths]
@@ -198,9 +198,9 @@ def _labels(runs: Sequence[RunFacts]) -> list[str]:
 
 
 def _owners(runs: Mapping[str, RunFacts]) -> dict[str, str]:
-    """Return by label, for each run that evaluated or used a checkpoint, the label of the run that owns this checkpoint.
+    """Return, for the label of each run that evaluated or used a checkpoint, the label of the run that trained this checkpoint.
 
-    The owner is found by path, or, if the path is of another machine, by the name of the folder, if only one run has it.
+    The trained run is found by its path or, if the path is from another machine, by the name of its folder if that name is unique.
     """
     folders = {label: run.path.resolve() for label, run in runs.items()}
     owners: dict[str, str] = {}

@@ -1,4 +1,4 @@
-"""The report for a terminal: a table of the runs or one run in detail with its curve, sums, comparisons and problems."""
+"""The report for a terminal: a table of runs, or a single run in detail with its loss curve; then sums, comparisons and problems."""
 
 from collections.abc import Callable, Mapping, Sequence
 
@@ -11,15 +11,15 @@ from tfkit.reporting.run_set import Entry, RunSet
 from tfkit.reporting.visible_text import visible
 from tfkit.units import format_energy, format_mass, format_seconds
 
-_OPTIONAL = {"inherited", "rework", "forecast"}  # columns that are omitted if they are empty
-_CURVE_HEIGHT = 10  # lines, without its axis
-_LEAST_WIDTH, _MOST_WIDTH = 8, 72
+_OPTIONAL = {"inherited", "rework", "forecast"}  # columns that are omitted if all their cells are empty
+_CURVE_HEIGHT = 10  # lines of a plot, without its axis
+_LEAST_WIDTH, _MOST_WIDTH = 8, 72  # of a plot, in characters
 
 Width = Callable[[str], int]
 
 
 def terminal_report(runs: RunSet, columns: int | None, width_of: Width = len) -> list[str]:
-    """Return the lines. `columns`: the terminal's width, None without a terminal; `width_of`: the width of a text, in columns."""
+    """Return the lines of the report. `columns`: the terminal's width, None without a terminal; `width_of`: returns the width of a text."""
     lines = _table(runs.entries, columns, width_of)
     if len(runs.entries) == 1:
         lines = [*_details(runs.entries[0]), *_curve(runs.entries[0].run, columns)]
@@ -28,7 +28,7 @@ def terminal_report(runs: RunSet, columns: int | None, width_of: Width = len) ->
 
 
 def _table(entries: Sequence[Entry], columns: int | None, width_of: Width) -> list[str]:
-    """Return a line for each run, or a block of lines if these are too wide for the terminal."""
+    """Return a table with a line for each run, or a block of lines for each run if the table is too wide for the terminal."""
     rows = []
     for entry in entries:
         status = entry.run.status + (f" (for {entry.served})" if entry.served else "")
@@ -37,7 +37,7 @@ def _table(entries: Sequence[Entry], columns: int | None, width_of: Width) -> li
 
 
 def _aligned(rows: Sequence[Mapping[str, str]], head: Sequence[str], columns: int | None, width_of: Width) -> list[str]:
-    """Return rows of cells by name as a table with a head, or as blocks of lines if the table is too wide."""
+    """Return rows, given as cells by column, as a table with a header, or as blocks of lines if the table is too wide."""
     rows = [{name: visible(row[name]) for name in head} for row in rows]
     table = [{name: visible(name) for name in head}, *rows]
     widths = {name: max(width_of(row[name]) for row in table) for name in head}
@@ -47,7 +47,7 @@ def _aligned(rows: Sequence[Mapping[str, str]], head: Sequence[str], columns: in
 
 
 def _details(entry: Entry) -> list[str]:
-    """Return the facts of one run, a line for each."""
+    """Return the facts about a single run, one in each line."""
     run, amounts, metrics = entry.run, entry.run.amounts, entry.run.listed.metrics
     figures = run_figures(entry, "")
     scores = (f"{name} {value:.4g}" for name in metrics if (value := number_of(metrics, name)) is not None)
@@ -70,7 +70,7 @@ def _details(entry: Entry) -> list[str]:
 
 
 def _inherited(entry: Entry) -> str:
-    """Return the emissions of the ancestors, and the sum with those of the run."""
+    """Return a text about the emissions of the ancestors, and the sum of these and the run's own."""
     inherited, own = entry.inherited.sums, entry.run.amounts.emissions_g
     names = ", ".join(ancestor.name for ancestor in entry.inherited.ancestors)
     if inherited.emissions_g is None:
@@ -90,9 +90,10 @@ def _curve(run: RunFacts, columns: int | None) -> list[str]:
 
 
 def text_curve(series: Mapping[str, Points], columns: int | None) -> list[str]:
-    """Return the lines of a plot with a character for each series, the later series over the earlier; none without two values of x.
+    """Return the lines of a plot in which each series has its own character; no lines if all points have the same x.
 
-    `columns`: the width of the terminal; None: no limit. Points that are not finite are omitted.
+    Later series are drawn over earlier ones, and points that are not finite are omitted. `columns`: the width of the terminal; None: no
+    limit.
     """
     drawn = {mark: drawable(points) for mark, points in series.items()}
     every = [point for points in drawn.values() for point in points]
@@ -116,7 +117,7 @@ def text_curve(series: Mapping[str, Points], columns: int | None) -> list[str]:
 
 
 def _sums(runs: RunSet) -> list[str]:
-    """Return the sums over all runs, also by status, and those of the best run."""
+    """Return lines on the sums over all runs, in total and by status, and on the emissions of the best run."""
     if len(runs.entries) < 2:
         return []
     total = runs.amounts
@@ -132,7 +133,7 @@ def _sums(runs: RunSet) -> list[str]:
 
 
 def _comparison(comparison: Comparison, columns: int | None, width_of: Width) -> list[str]:
-    """Return the cost of each run until it reached the best score of another run."""
+    """Return a table of what each run had cost when it reached the best score of another run."""
     first = f"{comparison.metric} {'>=' if comparison.metric in HIGHER else '<='}"
     costs = [{label: format_cost(comparison, label, cost) for label, cost in level.reached.items()} for level in comparison.levels]
     rows = [{first: f"{level.value:.4g}", **reached} for level, reached in zip(comparison.levels, costs, strict=True)]

@@ -1,12 +1,12 @@
-"""Untrusted text made safe to display: without control characters, characters that change the text direction, or paths."""
+"""Make untrusted text safe to show: escape control characters and changes of the text direction, and remove the folders of paths."""
 
 import re
 import unicodedata
 
 from tfkit.run.card_facts import last_name
 
-# A path begins a word or follows a quote, an equals sign or a bracket; URLs and fractions such as 3/4 are not paths. A relative path must
-# end with a suffix that begins with a letter, since `org/name` may be a repository of the Hub.
+# A path begins a word, or follows a quote, an equals sign or a bracket. URLs, and fractions such as 3/4, do not match. A relative path must
+# end with a file extension that begins with a letter, since `org/name` may be a repository of the Hub.
 _PATH = re.compile(
     r"(?<![\w/:.~\\-])(?:~[\w-]*[/\\]|\.{1,2}[/\\]|[A-Za-z]:[/\\]|/(?=[^\s/]))[^\s\"'`,;:)\]}<>|]*|(?<![\w/:.~\\-])(?:[\w.-]+/)+[\w-]+\.[A-Za-z]\w{0,7}\b"
 )
@@ -15,7 +15,7 @@ _PATH = re.compile(
 def visible(text: str, *, lines: bool = False) -> str:
     """Replace control and formatting characters (escapes, RTL overrides, lone surrogates) by codes such as \\u202e.
 
-    With `lines`, line breaks and tabs are kept; otherwise they become spaces.
+    Line breaks and tabs are kept if `lines` is set; otherwise each becomes a space.
     """
     if text.isascii() and text.isprintable():
         return text
@@ -25,11 +25,11 @@ def visible(text: str, *, lines: bool = False) -> str:
 def _visible(character: str, lines: bool) -> str:
     if character in "\n\t":
         return character if lines else " "
-    if unicodedata.category(character) in ("Cc", "Cf", "Cs", "Co", "Zl", "Zp") and character != "\u200d":  # the joiner in emoji
+    if unicodedata.category(character) in ("Cc", "Cf", "Cs", "Co", "Zl", "Zp") and character != "\u200d":  # U+200D joins emoji, and is kept
         return f"\\u{ord(character):04x}" if ord(character) > 0xFF else f"\\x{ord(character):02x}"
     return character
 
 
 def shareable(text: str, *, full: bool) -> str:
-    """Return a text; unless `full`, its paths are shortened to their last names: `x: no such folder` for `/home/ada/x: no such folder`."""
+    """Return a text; unless `full`, each path is replaced by its last part, so that `/home/ada/x: missing` becomes `x: missing`."""
     return text if full else _PATH.sub(lambda match: last_name(match[0]), text)

@@ -1,9 +1,9 @@
-"""A plan for several ranks, or for a GPU that this machine does not have: memory and traffic from simulated steps (simulated_step.py), time
-and energy from data sheets. No number is measured.
+"""Plans for several ranks, or for a GPU that this machine does not have. Nothing is measured: memory and traffic are from simulated steps
+(simulated_step.py), time and energy from data sheets.
 
-The layouts are those of ZeRO (Rajbhandari et al. 2019, arXiv 1910.02054): replicated, each rank holds all weights and gradients are
-all-reduced; sharded (stage 3), each rank holds a shard of weights, gradients and optimizer state, and gathers the weights of one block at a
-time.
+The weights have one of two layouts. Replicated: each rank has all weights, and gradients are all-reduced. Sharded, as in stage 3 of ZeRO
+(Rajbhandari et al. 2019, arXiv 1910.02054): each rank has a shard of the weights, the gradients and the optimizer's state, and gathers the
+weights of one block at a time.
 """
 
 from dataclasses import asdict, dataclass, replace
@@ -28,7 +28,7 @@ from tfkit.objectives.registry import open_rows
 from tfkit.recipe.reading.rank_divisibility import require_mesh
 from tfkit.recipe.schema.sections import Recipe
 from tfkit.training.device import pick_precision
-from tfkit.training.memory import Units, choose_micro_batch, planned_row_bytes
+from tfkit.training.memory import Units, choose_micro_batch, largest_divisor, planned_row_bytes
 from tfkit.units import format_bytes
 
 if TYPE_CHECKING:
@@ -37,31 +37,31 @@ if TYPE_CHECKING:
 _PEAK = "the peak of a rank's tensors in a simulated step"
 Layout = Literal["replicated", "sharded"]
 # Model FLOPs utilization: 0.21 for GPT-3 to 0.46 for PaLM (Chowdhery et al. 2022, arXiv 2204.02311, table 3).
-_UTILIZATION = Range(0.5, 0.35, 0.15)  # for a low, a likely and a high time
-_BOARD_LOAD = Range(0.6, 0.85, 1.0)  # fraction of the board power
-_USABLE = 0.9  # fraction of a GPU's memory for tensors: the rest goes to the driver, the collectives and fragmentation
+_UTILIZATION = Range(0.5, 0.35, 0.15)  # the fractions for the low, the likely and the high time
+_BOARD_LOAD = Range(0.6, 0.85, 1.0)  # power during the steps, as a fraction of the maximum power of the board
+_USABLE = 0.9  # fraction of a GPU's memory that tensors may use; the driver, the collectives and fragmentation take the rest
 _NETWORK_BYTES_PER_SECOND = 1.25e9  # between machines without a GPU: 10 Gbit/s Ethernet
-_UPDATE_BYTES = 32  # per weight of an optimizer step: weight, gradient, two moments read; weight, moments, working weight written
+_UPDATE_BYTES = 32  # per weight and optimizer step: weight, gradient and two moments are read; weight, moments and working weight written
 
 
 @dataclass(frozen=True)
 class Cluster:
-    """The memory of each rank, and the bytes that it sends in a step, in both layouts."""
+    """The field `cluster` of a plan: the memory of each rank and the bytes that it sends in a step; the dicts are by layout."""
 
     ranks: int
-    gpu: str | None  # of each rank; None: a machine like this one
-    layout: Layout  # of the planned time and energy: replicated, if that fits
-    fits: bool  # into the GPU's memory
-    rows_per_rank: int  # in a step
-    memory_bytes: dict[str, int]
+    gpu: str | None  # the GPU of each rank; None: each rank has a machine like this one
+    layout: Layout  # the layout assumed for time and energy: replicated if the recipe does not shard and the memory suffices
+    fits: bool  # whether the tensors fit into the GPU's memory
+    rows_per_rank: int  # per step
+    memory_bytes: dict[str, int]  # at the peak
     traffic_bytes_per_step: dict[str, int]
-    tensor_bytes: dict[str, dict[str, int]]  # `memory_bytes` without the libraries, by kind of tensor; `peak`: the most at once
-    sent_bytes: dict[str, dict[str, int]]  # `traffic_bytes_per_step` by kind of collective
-    gathered_units: dict[str, int]  # of sharded weights: the blocks, and the root parameters
+    tensor_bytes: dict[str, dict[str, int]]  # by layout and kind of tensor, without libraries; `peak`: of all tensors together
+    sent_bytes: dict[str, dict[str, int]]  # per step, by layout and kind of collective
+    gathered_units: dict[str, int]  # sharded weights: the number of blocks, the bytes of the largest block and of all other weights
 
 
 def require_known_gpu(gpu: str | None, probe: int, ranks: int) -> None:
-    """Raise UsageError for an unknown GPU, a probe on a planned GPU, and numbers of steps and ranks that are none."""
+    """Raise UsageError for an unknown GPU, a probe together with a planned GPU, and an impossible number of steps or ranks."""
     if not isinstance(probe, int) or probe < 0:
         raise UsageError(f"{argument('probe', probe)}: the number of steps must be at least 0")
     if not isinstance(ranks, int) or ranks < 1:
@@ -76,7 +76,7 @@ def require_known_gpu(gpu: str | None, probe: int, ranks: int) -> None:
 
 
 def require_ranks(recipe: Recipe, ranks: int) -> None:
-    """Raise UsageError, with the nearest possible numbers of ranks, if a batch cannot be divided evenly among the ranks."""
+    """Raise UsageError if a batch cannot be divided evenly among the ranks; the message has the nearest possible numbers of ranks."""
     size, ramp = recipe.training.batch_size, recipe.training.batch_ramp
     size = size if ramp is None else BatchSizes(size, ramp.start, 1.0).unit  # the unit divides the batch of every step
     if size % ranks:
@@ -90,16 +90,16 @@ def require_ranks(recipe: Recipe, ranks: int) -> None:
 
 
 def copies_elsewhere(recipe: Recipe, gpu: str | None) -> float:
-    """Return how many copies of the model must fit into this machine: 0 in a plan for GPUs, else as many as each planned machine holds."""
+    """Return how many copies of the model must fit into this machine's memory: 0 in a plan for GPUs, else the fraction on each rank."""
     return 0.0 if gpu is not None else 1 / recipe.parallel.shard
 
 
 def with_cluster(plan: Estimate, recipe: Recipe, data: TrainingData, ranks: int, gpu_name: str | None) -> Estimate:
-    """Return the plan for this many ranks, each with the named GPU; None: each on a machine like this one.
+    """Return the plan for this many ranks, each with the named GPU; None: each with a machine like this one.
 
-    Raises UsageError if the ranks do not form the mesh of the recipe.
+    Raises UsageError if this many ranks cannot form the mesh of the recipe's section `parallel`.
     """
-    # Imports PyTorch's compiler, which takes a second, and which other plans do not need.
+    # Imported here, since it imports PyTorch's compiler, which takes a second and which other plans do not need.
     from tfkit.engine.planning.simulated_step import Mesh, simulate
 
     require_mesh(recipe, ranks)
@@ -111,7 +111,7 @@ def with_cluster(plan: Estimate, recipe: Recipe, data: TrainingData, ranks: int,
     shards = recipe.parallel.shard if recipe.parallel.shard > 1 else ranks
     model = meta_model(recipe, data.config)
 
-    @cache  # with one rank, the layouts are the same
+    @cache  # with one rank, both layouts are the same, and are simulated once
     def simulated(shards: int) -> tuple[dict[str, int], dict[str, int]]:
         mesh = Mesh(ranks, shards, recipe.parallel.reshard is not False, per_rank // micro, dtype)
         step = simulate(recipe, data.config, data.objective, batch, mesh)
@@ -135,7 +135,7 @@ def with_cluster(plan: Estimate, recipe: Recipe, data: TrainingData, ranks: int,
 
 
 def _simulated_batch(recipe: Recipe, data: TrainingData, ranks: int, dtype: torch.dtype, steps: int, *, on_gpu: bool) -> tuple[Batch, int]:
-    """Return a micro-batch with the most tokens, preferably one that needs a mask, and the number of rows in a rank's micro-batches."""
+    """Return the micro-batch with the most tokens, preferably one that needs a document mask, and the rows of a rank's micro-batches."""
     rows = open_rows(recipe, data.objective, data.train, data.config)
     checkpointing = recipe.training.activation_checkpointing
     row_bytes = planned_row_bytes(
@@ -143,14 +143,15 @@ def _simulated_batch(recipe: Recipe, data: TrainingData, ranks: int, dtype: torc
     )
     sizes = batch_sizes(recipe, rows)
     micro = recipe.training.micro_batch_size or choose_micro_batch(sizes.unit, rows.longest, row_bytes, None, ranks)
-    micro = min(micro, recipe.training.batch_size // ranks)
+    micro = largest_divisor(recipe.training.batch_size // ranks, micro)  # a rank's micro-batches all have the same number of rows
     batches = (batch for batch, _ in sampled_batches(data, Loader(rows, data.objective.collate, sizes, micro), steps))
     return max(batches, key=lambda batch: (batch.input_ids.numel(), batch.document_ids is not None)), micro
 
 
 def _tensor_bytes(recipe: Recipe, objective: Objective, model: Transformer, mesh: "Mesh", step: "SimulatedStep") -> dict[str, int]:
-    """Return the bytes of a rank's tensors by kind, and their peak: that of a step or, if it is higher, that of sampling responses. For the
-    latter, a rank with sharded weights gathers one whole model at a time, the policy or a companion.
+    """Return the bytes of a rank's tensors by kind, and their peak: in a step or, if that is higher, while responses are sampled.
+
+    To sample and score responses, a rank with sharded weights gathers one whole model at a time: the policy or a companion.
     """
     sums = sums_gradients(objective, mesh.micro_batches, 1, mesh.ranks)
     models = run_memory(recipe, objective, model, mesh.dtype, shards=mesh.shards, sums_gradients=sums)
@@ -164,16 +165,16 @@ def _tensor_bytes(recipe: Recipe, objective: Objective, model: Transformer, mesh
 
 
 def _plan_gpus(plan: Estimate, recipe: Recipe, ranks: int, gpu: Gpu, traffic: int, shards: int) -> Estimate:
-    """Return the plan with time and energy from the data sheet: FLOPs at a fraction of the peak, updates at the memory bandwidth.
+    """Return the plan with time and energy from the data sheet: FLOPs at a fraction of the peak speed, updates at the memory bandwidth.
 
-    `shards`: the ranks over which the updates of one copy of the weights are divided.
+    `traffic`: the bytes that a rank sends in a step; `shards`: the number of ranks that divide the updates of one copy of the weights.
     """
     sent = plan.steps * traffic / gpu.link_bytes_per_second
     update = plan.steps * plan.trained_parameters / shards * _UPDATE_BYTES / gpu.bytes_per_second
     work = plan.flops["total"] / ranks / gpu.peak_flops
     low, likely, high = (work / utilization + update for utilization in _UTILIZATION)
     start = plan.fixed_seconds
-    # Communication overlaps with computation entirely, by half, or not at all.
+    # The low, likely and high time assume that communication overlaps with computation entirely, by half, or not at all.
     seconds = Range(max(low, sent), likely + sent / 2, high + sent) + Range(start, start, 2 * start)
     pue, place = recipe.carbon.pue, resolve_place(recipe.carbon)
     watts = _BOARD_LOAD * (ranks * gpu.watts)
@@ -201,7 +202,7 @@ def _plan_gpus(plan: Estimate, recipe: Recipe, ranks: int, gpu: Gpu, traffic: in
 
 
 def _plan_machines(plan: Estimate, ranks: int, traffic: int) -> Estimate:
-    """Return the plan with time and energy of this many machines like this one, connected by Ethernet."""
+    """Return the plan with the time and energy of `ranks` machines like this one, each with one rank, connected by Ethernet."""
     sent = plan.steps * traffic / _NETWORK_BYTES_PER_SECOND
 
     def divide(seconds: float, traffic_share: float) -> float:

@@ -1,7 +1,7 @@
-"""Estimate a run before its first step, without weights: its size and memory, and its time, energy and emissions on this machine, from the
-machine's table of speeds, corrected by earlier runs.
+"""Estimate the size, memory, time, energy and emissions of a run before its first step, without its weights.
 
-The prediction and the outcome of a run are recorded in run.json, and as a pair in the history from which later plans learn.
+The time is computed from the table of this machine's speeds, and corrected by earlier runs. The prediction and the outcome of a run are
+recorded in run.json, and also in the history, which corrects later forecasts.
 """
 
 import math
@@ -35,14 +35,14 @@ _ASSUMPTIONS = {
     "flops": "matrix products of the real batches, padding included; attention between visible positions",
     "memory_bytes": "by formula, from the model's configuration",
 }
-_TABLE_SPREAD = 2.0  # factor to either side of a time from the table alone
-_START_SPREAD = Range(0.8, 1.0, 1.5)  # fraction of the time for preparing the data, which was measured
-_UNKNOWN_BOARD_WATTS = 300.0
+_TABLE_SPREAD = 2.0  # the bounds of an uncorrected time are its likely value divided and multiplied by this factor
+_START_SPREAD = Range(0.8, 1.0, 1.5)  # range of the time for preparing the data, relative to the time that was measured
+_UNKNOWN_BOARD_WATTS = 300.0  # assumed power of a GPU that is not in the table of hardware.py
 
 
 @dataclass(frozen=True)
 class Power:
-    """The power of a machine, and how it was obtained."""
+    """The power of a machine in watts, and how this number was obtained."""
 
     watts: Range
     source: str
@@ -50,7 +50,7 @@ class Power:
 
 @dataclass(frozen=True)
 class Forecast:
-    """Time, energy and emissions of a run, and how they were obtained."""
+    """Time, energy and emissions of a run, and how they were obtained: the fields of `Estimate` with the same names."""
 
     seconds: Range
     energy_kwh: Range
@@ -58,18 +58,18 @@ class Forecast:
     basis: str
     assumptions: dict[str, str]
     full_power: FullPower | None
-    table_seconds: dict[str, float]  # by part, without the correction
+    table_seconds: dict[str, float]  # of each part of the run, without the correction
 
 
 def estimate_run(run: Run, start: Callable[[], float]) -> Estimate:
-    """Estimate a run from its recipe, its data and the shapes of its model. `start` returns the seconds since the run's command started."""
+    """Estimate a run from its recipe, its data and the shapes of its model. `start` returns the seconds since the run's command began."""
     recipe, data, model, device = run.recipe, run.data, run.shapes, run.device
     objective, config, training = data.objective, data.config, recipe.training
     rows = open_rows(recipe, objective, data.train, config)
     sizes = batch_sizes(recipe, rows)
     steps = total_steps(recipe, rows, sizes)
     mix = objective.pretraining
-    pretraining = mix.ratio * row_order(recipe, config).length if mix is not None else 0  # tokens of text mixed in for each row
+    pretraining = mix.ratio * row_order(recipe, config).length if mix is not None else 0  # pretraining tokens mixed in for each row
     dtype = pick_precision(training.precision, device)
     fused, checkpointing = device.type == "cuda", training.activation_checkpointing
     row_bytes = planned_row_bytes(config, objective, rows.longest, dtype.itemsize, has_fused_dropout=fused, checkpointing=checkpointing)
@@ -100,9 +100,9 @@ def estimate_run(run: Run, start: Callable[[], float]) -> Estimate:
 
 
 def forecast(recipe: Recipe, work: RunWork, flops: float, device: torch.device, precision: torch.dtype, start: float) -> Forecast:
-    """Forecast a run from the table of this machine's speeds, corrected by how much longer or shorter earlier runs took, if there are any.
+    """Forecast a run from the table of this machine's speeds, corrected by the measured times of earlier runs, if there are any.
 
-    `start`: the measured seconds until the run's data were prepared.
+    `flops`: the FLOPs of the whole run; `start`: the measured seconds until the run's data were prepared.
     """
     threads = torch.get_num_threads()
     parts = work.seconds_by_part(machine_speed(device, precision, threads), start)
@@ -117,7 +117,7 @@ def forecast(recipe: Recipe, work: RunWork, flops: float, device: torch.device, 
             f"from this machine's speeds, times {correction.time_ratio.likely:.3g}, the median ratio of {correction.runs} earlier runs here"
         )
     neighbours = busy_neighbours() if device.type == "cpu" else 0
-    on_a_core = math.ceil((threads + neighbours) / (os.cpu_count() or 1))  # threads that share a core; a step waits for its slowest thread
+    on_a_core = math.ceil((threads + neighbours) / (os.cpu_count() or 1))  # threads per core; a step waits for its slowest thread
     if neighbours and on_a_core > 1:
         rest = replace(rest, high=rest.high * on_a_core)
         how += f"; up to {on_a_core} times as long while other processes keep {neighbours} threads busy, as they do now"
@@ -129,7 +129,7 @@ def forecast(recipe: Recipe, work: RunWork, flops: float, device: torch.device, 
 def build_forecast(
     recipe: Recipe, seconds: Range, power: Power, basis: str, assumptions: dict[str, str], device: torch.device, table: dict[str, float]
 ) -> Forecast:
-    """Return the forecast that follows from a time and a power."""
+    """Return the forecast for a time and a power; `table`: the seconds of each part of the run from the table of speeds."""
     place, pue, watts = resolve_place(recipe.carbon), recipe.carbon.pue, power.watts
     energy = Range(*(s * w / 3.6e6 * pue for s, w in zip(seconds, watts, strict=True)))
     how = f"{watts.likely:.3g} W ({watts.low:.3g} to {watts.high:.3g}): {power.source}" + (f"; times a PUE of {pue:g}" if pue != 1 else "")
@@ -139,7 +139,7 @@ def build_forecast(
 
 
 def emissions_of(energy: Range, place: Place) -> tuple[Range, dict[str, str]]:
-    """Return the emissions of an energy, with a text on the intensity. The errors of energy and intensity count as fully correlated."""
+    """Return the emissions of an energy in kWh, assuming fully correlated errors, and a text about the intensity, for `assumptions`."""
     low, high = place.range_g_per_kwh
     text = place.describe()
     if place.range_source is not None:
@@ -148,7 +148,7 @@ def emissions_of(energy: Range, place: Place) -> tuple[Range, dict[str, str]]:
 
 
 def modelled_power(device: torch.device, threads: float) -> Power:
-    """Return the power of an unmeasured machine with this many busy threads, from CodeCarbon's model; a GPU's from its data sheet."""
+    """Return the power of this machine with this many busy threads by CodeCarbon's model, including that of a GPU from its data sheet."""
     processor, ram, likely = processor_power(), memory_watts(), machine_watts(threads)
     text = f"{processor.watts:.3g} W for the processor at full load ({processor.source}), {ram:.3g} W for memory (CodeCarbon's constant)"
     most = max(processor.watts + ram, likely)
@@ -167,7 +167,7 @@ def size_class(flops: float) -> int:
 
 
 def _full_power(hours: float, intensity: float, device: torch.device) -> FullPower:
-    """Return the estimate of ML CO2 Impact, from the board power of a GPU, or else from that of the processor."""
+    """Return the emissions by the method of ML CO2 Impact, from the power of the GPU or, without a GPU, of the processor."""
     if device.type == "cuda":
         name = torch.cuda.get_device_name(device)
         gpu = gpu_of(name)
@@ -178,7 +178,7 @@ def _full_power(hours: float, intensity: float, device: torch.device) -> FullPow
 
 
 def remember_outcome(run: Run, plan: Estimate, totals: RunTotals) -> None:
-    """Add a run that was finished in one attempt, with its prediction, to the history."""
+    """Add the prediction and the measured totals of a run that was finished in one attempt to the history."""
     if not totals.seconds:
         return
     remember(

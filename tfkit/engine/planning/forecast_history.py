@@ -1,14 +1,14 @@
 """The history of runs on this machine: predicted and measured time and energy, one line of JSON for each run, in the cache folder.
 
-Several runs may append at once, since each line is a single write. Invalid lines are skipped, and a file that cannot be read or written is
-ignored: it never stops a run. Torch-free.
+Several processes may append at the same time, since each line is a single write. Invalid lines are skipped. A file that cannot be read or
+written is ignored, so that it never stops a run. This module does not import torch.
 """
 
 import contextlib
 import json
 import os
 import statistics
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass
 from typing import Annotated, Any
 
@@ -20,34 +20,34 @@ from tfkit.engine.training_run.estimate import Range
 from tfkit.errors import TfkitError
 
 NAME = "forecasts.jsonl"
-TABLE_VERSION = 2  # of the table of speeds (machine_speed.py): a run's ratio to another version's table is not used
-_LATEST = 9  # runs of which a ratio is the median
-_MAX_BYTES = 2**20  # of the file, beyond which the older half is dropped
-_MAX_DISTANCE = 2  # in powers of ten of FLOPs: runs farther apart are not comparable
-_SPREAD = 1.3  # factor to either side of a single run
+TABLE_VERSION = 2  # of the table of speeds (machine_speed.py): only runs that were forecast with this version correct its forecasts
+_LATEST = 9  # number of latest runs whose median is used
+_MAX_BYTES = 2**20  # size of the file beyond which its older half is dropped
+_MAX_DISTANCE = 2  # largest difference of `size` at which two runs are comparable
+_SPREAD = 1.3  # the bounds of a range from one or two runs are its median divided and multiplied by this factor
 Amount = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
 @dataclass(frozen=True)
 class PastRun:
-    """A finished run: its time by the table of speeds, its predicted and its measured time and energy."""
+    """A finished run: its time as computed from the table of speeds, and its time and energy as predicted and as measured."""
 
     machine: str
     threads: int
     kind: str  # of the objective
-    size: int  # the power of ten of its FLOPs
+    size: int  # the power of ten nearest to the FLOPs of the run
     table_seconds: Amount
     predicted_seconds: Amount
     seconds: Amount
     predicted_kwh: Amount | None = None
     kwh: Amount | None = None  # None: not metered
     pue: Amount = 1.0
-    start_seconds: Annotated[float, Field(ge=0)] = 0.0  # until the data were prepared, part of the three times above; older lines lack it
-    table: int = 1  # the version of the table, which version 1 did not record
+    start_seconds: Annotated[float, Field(ge=0)] = 0.0  # until the data were prepared, part of the three times above; absent in older lines
+    table: int = 1  # TABLE_VERSION at that time; lines of version 1 lack it
 
     @property
     def ratio(self) -> float:
-        """The measured time after the start, divided by the table's time after the start."""
+        """The measured time divided by the time from the table, both counted from when the data were prepared."""
         return max(0.0, self.seconds - self.start_seconds) / max(1e-9, self.table_seconds - self.start_seconds)
 
     @property
@@ -61,15 +61,15 @@ _PAST_RUN = TypeAdapter(PastRun)
 
 @dataclass(frozen=True)
 class Correction:
-    """The correction of a forecast by earlier runs: the ratio of their time to that of the table, and their power; None without runs."""
+    """The correction of a forecast by earlier runs; a range is None if there are no such runs."""
 
-    time_ratio: Range | None
-    watts: Range | None
-    runs: int  # behind the ratio
+    time_ratio: Range | None  # measured time divided by the time from the table of speeds
+    watts: Range | None  # mean power of the machine, without PUE
+    runs: int  # number of runs from which `time_ratio` is computed
 
 
 def remember(run: PastRun) -> None:
-    """Append a run, if the cache folder is writable."""
+    """Append a run to the history, if the cache folder is writable."""
     with contextlib.suppress(TfkitError, OSError, ValueError):
         path = cache_folder() / NAME
         line = json.dumps(asdict(run), allow_nan=False).encode() + b"\n"
@@ -85,7 +85,7 @@ def remember(run: PastRun) -> None:
 
 
 def past_runs() -> list[PastRun]:
-    """Return the runs, oldest first."""
+    """Return the runs of the history, oldest first."""
     with contextlib.suppress(TfkitError, OSError):
         lines = (cache_folder() / NAME).read_bytes().splitlines()
         return [run for line in lines if (run := _parse(line)) is not None]
@@ -100,9 +100,10 @@ def _parse(line: bytes) -> PastRun | None:
 
 
 def correction_for(machine: str, threads: int, kind: str, size: int) -> Correction:
-    """Return the correction by the latest runs here of the same kind of objective and the nearest size, else by those of the same size.
+    """Return the correction from the latest runs on this machine with this many threads.
 
-    The power is that of all runs with this many threads: it depends on the machine alone.
+    The ratio is that of runs with the same kind of objective and the nearest size; without such runs, that of runs of the same size. The
+    power is that of all runs, since it depends on the machine alone.
     """
     local = [run for run in past_runs() if (run.machine, run.threads) == (machine, threads)]
     comparable = [run for run in local if run.table == TABLE_VERSION]
@@ -114,9 +115,9 @@ def correction_for(machine: str, threads: int, kind: str, size: int) -> Correcti
     return Correction(_spread(ratios), _spread(watts), len(ratios))
 
 
-def median_errors(machine: str) -> dict[str, Any]:
-    """Return the median errors of the predictions on this machine, |predicted / actual - 1|, and the number of runs; None without runs."""
-    local = [run for run in past_runs() if run.machine == machine]
+def median_errors(machines: Collection[str]) -> dict[str, Any]:
+    """Return the number of runs on these machines, and the median errors of their forecasts, |predicted / actual - 1|, or None."""
+    local = [run for run in past_runs() if run.machine in machines]
     time = [abs(run.predicted_seconds / run.seconds - 1) for run in local]
     energy = [abs(run.predicted_kwh / run.kwh - 1) for run in local if run.predicted_kwh and run.kwh]
     return {
@@ -127,9 +128,9 @@ def median_errors(machine: str) -> dict[str, Any]:
 
 
 def _spread(values: Sequence[float]) -> Range | None:
-    """Return the median of the values, with the lowest and the highest as bounds; of five or more values, the second lowest and highest.
+    """Return the median of the values, with the lowest and the highest value as bounds; None without values.
 
-    Each bound is at least a margin away from the median. None without values.
+    Of five or more values, the second lowest and the second highest are the bounds. Each bound is at least a margin away from the median.
     """
     if not values:
         return None

@@ -1,6 +1,6 @@
-"""GPUs by name, from the vendors' data sheets, and the power of this machine before any measurement.
+"""GPUs by name, with numbers from the vendors' data sheets, and the assumed power of this machine.
 
-That power comes from CodeCarbon's constants, which the meter also uses if there is no power counter.
+The power of this machine is computed with CodeCarbon's constants, as the energy meter does on a machine without power counters.
 """
 
 import csv
@@ -14,7 +14,7 @@ from tfkit.carbon.place import codecarbon_folder, codecarbon_settings
 from tfkit.run.machine import processor
 from tfkit.training.peak_speed import GPU_PEAKS
 
-# CodeCarbon 3.3.2: core/cpu.py (an unknown processor), external/hardware.py (load model), external/ram.py (memory modules).
+# From CodeCarbon 3.3.2: core/cpu.py (watts per thread), external/hardware.py (load model), external/ram.py (memory modules).
 _WATTS_PER_THREAD = 4.0
 _IDLE, _LOAD_EXPONENT = 0.1, 3
 _WATTS_PER_MODULE = {"x86": 5.0, "arm": 1.5}
@@ -23,14 +23,14 @@ _MIN_RAM_WATTS = {"x86": 10.0, "arm": 3.0}
 
 @dataclass(frozen=True)
 class Gpu:
-    """A GPU, and the source of its numbers."""
+    """The speed, memory and power of a GPU, and the data sheet they are from."""
 
     name: str
-    peak_flops: float  # per second, dense, bf16
-    bytes_per_second: float  # of its memory
+    peak_flops: float  # FLOP/s of dense matrix products in bf16
+    bytes_per_second: float  # memory bandwidth
     memory_bytes: float
-    watts: float  # of the board
-    link_bytes_per_second: float  # to the other GPUs of its node, in one direction
+    watts: float  # maximum power of the board
+    link_bytes_per_second: float  # bandwidth to the other GPUs of the same node, in one direction
     source: str
 
 
@@ -47,16 +47,16 @@ GPUS = {
 
 
 def gpu_of(device_name: str) -> Gpu | None:
-    """Return the GPU that a driver reports under this name; None if it is not in the table."""
+    """Return the GPU of the table GPUS that a driver reports under this name; None if the table does not have it."""
     words = re.sub(r"[^a-z0-9]+", " ", device_name.lower()).split()
-    if "pcie" in words or "nvl" in words:  # boards with less power
+    if "pcie" in words or "nvl" in words:  # these boards have less power than the SXM boards of the table
         return None
     return next((gpu for name, gpu in GPUS.items() if name in words), None)
 
 
 @dataclass(frozen=True)
 class ProcessorPower:
-    """The power of a processor at full load."""
+    """The name of a processor, its power at full load, and where that number is from."""
 
     name: str
     watts: float
@@ -64,7 +64,7 @@ class ProcessorPower:
 
 
 def processor_power() -> ProcessorPower:
-    """Return the thermal design power of this processor from CodeCarbon's table, or by its rule for unknown processors."""
+    """Return the thermal design power of this processor: from CodeCarbon's table, else from its number of threads."""
     facts = processor()
     name, cores = str(facts["name"]), int(facts["cores"] or 1)
     if (forced := _forced("force_cpu_power")) is not None:
@@ -77,13 +77,13 @@ def processor_power() -> ProcessorPower:
 
 
 def machine_watts(busy_threads: float) -> float:
-    """Return the watts of processor and memory at this many busy threads, by CodeCarbon's load model."""
+    """Return the power of processor and memory with this many busy threads, in watts, by CodeCarbon's load model."""
     load = min(1.0, busy_threads / int(processor()["cores"] or 1))
     return processor_power().watts * (_IDLE + (1 - _IDLE) * load**_LOAD_EXPONENT) + memory_watts()
 
 
 def memory_watts() -> float:
-    """Return CodeCarbon's constant power of this machine's memory, in watts: a sum over assumed modules, which falls for later ones."""
+    """Return the constant power that CodeCarbon assumes for this machine's memory, in watts; from the fifth module on, modules add less."""
     if (forced := _forced("force_ram_power")) is not None:
         return forced
     kind = "arm" if re.match("arm|aarch", platform.machine().lower()) else "x86"
@@ -93,7 +93,7 @@ def memory_watts() -> float:
 
 
 def _count_modules(gigabytes: float) -> int:
-    """Return CodeCarbon's guess of the number of modules in this memory."""
+    """Return the number of modules that CodeCarbon assumes for a memory of this size."""
     for limit, modules in ((2, 1), (16, 2), (64, 4), (128, 8)):
         if gigabytes <= limit:
             return modules
@@ -102,7 +102,7 @@ def _count_modules(gigabytes: float) -> int:
 
 
 def _forced(name: str) -> float | None:
-    """Return the watts in the user's CodeCarbon settings; None if they are not set."""
+    """Return the watts that the user has set in CodeCarbon's settings under `name`; None if there are none."""
     try:
         return float(codecarbon_settings()[name])
     except (KeyError, ValueError):
@@ -128,6 +128,6 @@ def _table() -> list[tuple[str, float]]:
 
 
 def _words(name: str) -> frozenset[str]:
-    """Return the identifying words of a processor's name: `Intel(R) Core(TM) i7-1065G7 CPU @ 1.30GHz` is `intel core i7-1065g7`."""
+    """Return the words that identify a processor: for `Intel(R) Core(TM) i7-1065G7 CPU @ 1.30GHz`, they are intel, core, i7-1065g7."""
     plain = re.sub(r"\((r|tm|c)\)|@.*|\b(cpu|processor|with .*)\b|\d+-core", " ", name.lower())
     return frozenset(plain.split())

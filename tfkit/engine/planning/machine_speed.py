@@ -1,7 +1,7 @@
-"""The speed of this machine at the operations of a training, measured once in a second or two (speed_measurements.py) and cached.
+"""The speed of this machine at each kind of operation of a training, which is measured once, in a second or two, and cached.
 
-A single matrix product with a fixed efficiency would be wrong by a factor of ten: narrow products, attention in short rows, the softmax
-over a vocabulary, optimizer steps and call overhead each have their own speed.
+The speed of one large matrix product would not suffice, and forecasts from it would be wrong by a factor of ten: narrow products,
+attention in short rows, the softmax over a vocabulary, optimizer steps and call overhead each have their own speed.
 """
 
 import contextlib
@@ -29,11 +29,11 @@ from tfkit.run.machine import machine_name, usable_cores, version
 from tfkit.training.device import keep_freed_memory
 
 FOLDER = "machine-speed"  # in the cache folder
-WIDTHS = (32, 128, 512, 1024)
-LENGTHS = (32, 128, 512)  # of rows, for attention
-HEAD_DIM = 64  # for attention
-# Matrix products, with their smallest size; fused attention, with the length of a row, head_dim, and whether it is causal; or another field
-# of MachineSpeed, by name. Products are counted in FLOPs, attention in FLOPs of visible pairs.
+WIDTHS = (32, 128, 512, 1024)  # smallest sizes of the measured matrix products
+LENGTHS = (32, 128, 512)  # tokens per row in the measurements of attention
+HEAD_DIM = 64  # in the measurements of attention
+# An operation is a matrix product with its smallest size; fused attention with the tokens per row, head_dim, and whether it is causal; or
+# the name of another field of MachineSpeed. The unit of products is FLOPs, that of attention is FLOPs of visible pairs of positions.
 Operation = tuple[Literal["products"], int] | tuple[Literal["attention"], int, int, bool] | str
 Speed = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 SpeedOfWidths = Annotated[tuple[Speed, ...], Field(min_length=len(WIDTHS), max_length=len(WIDTHS))]
@@ -42,30 +42,30 @@ SpeedOfLengths = Annotated[tuple[Speed, ...], Field(min_length=len(LENGTHS), max
 
 @dataclass(frozen=True)
 class MachineSpeed:
-    """Speeds per second on one device, in one precision, with one number of threads; forward and backward, unless said otherwise."""
+    """Speeds, per second, of a device in one precision and with one number of threads, of forward and backward pass unless noted."""
 
     products: SpeedOfWidths  # FLOP/s of a matrix product and its two gradients, by its smallest size (WIDTHS)
     attention: SpeedOfLengths  # FLOP/s of attention without a mask, by the length of a row (LENGTHS)
     causal_attention: SpeedOfLengths  # FLOP/s of visible pairs in causal attention, by the length of a row
-    narrow_attention: Speed  # as `attention` at the middle length, with heads of half the width
-    scores: Speed  # attention scores, where they are kept
+    narrow_attention: Speed  # FLOP/s as in `attention`, at the middle length, with half the head_dim
+    scores: Speed  # attention scores, in attention that keeps them
     dropped_scores: Speed  # attention scores with dropout
     forward: Speed  # the speed of a forward pass alone, divided by that of forward and backward
-    elements: Speed  # elements through a LayerNorm, an activation and a sum
+    elements: Speed  # elements through a LayerNorm, an activation function and a sum
     rms_elements: Speed  # the same with an RMSNorm
     logits: Speed  # elements through a softmax in float32
     updates: Speed  # elements through an optimizer step with two moments
-    blocks: Speed  # calls of tiny blocks: the overhead
-    written_blocks: Speed  # the same in generation, forward alone
-    sampled: Speed  # tokens drawn for one row of a batch
-    bytes: Speed  # bytes of weights, each multiplied by a single position; forward alone
+    blocks: Speed  # calls of tiny blocks, whose time is call overhead
+    written_blocks: Speed  # the same in generation, which has no backward pass
+    sampled: Speed  # tokens drawn, for each row that is added to a batch
+    bytes: Speed  # bytes of weights that are multiplied by a single position, without a backward pass
 
     def of(self, operation: Operation) -> float:
-        """Return the speed of an operation; for products and attention, it is interpolated."""
+        """Return the speed of an operation; those of products and attention are interpolated between the measured sizes."""
         match operation:
             case "products", width:
                 return _interpolate(WIDTHS, self.products, width)
-            case "attention", length, head_dim, causal:  # the time of a pair hardly grows with head_dim
+            case "attention", length, head_dim, causal:  # the time of a pair of positions hardly grows with head_dim
                 power = math.log2(max(1.0, self.attention[len(LENGTHS) // 2] / self.narrow_attention))
                 speeds = self.causal_attention if causal else self.attention
                 return _interpolate(LENGTHS, speeds, length) * math.pow(head_dim / HEAD_DIM, min(1.0, power))
@@ -74,7 +74,7 @@ class MachineSpeed:
 
 
 def _interpolate(sizes: Sequence[int], speeds: Sequence[float], size: int) -> float:
-    """Return the speed at a size: log-log between two sizes, proportional below the smallest, constant above the largest."""
+    """Return the speed at a size: interpolated on log-log axes, proportional to sizes below the smallest, constant above the largest."""
     if size <= sizes[0]:
         return speeds[0] * size / sizes[0]
     for (low, slow), (high, fast) in pairwise(zip(sizes, speeds, strict=True)):
@@ -86,7 +86,7 @@ def _interpolate(sizes: Sequence[int], speeds: Sequence[float], size: int) -> fl
 
 @cache
 def machine_speed(device: torch.device, precision: torch.dtype, threads: int) -> MachineSpeed:
-    """Return the speeds, from the cache or measured now. A damaged file is measured again, and an unwritable cache is ignored."""
+    """Return the speeds from the cache; if there are no valid ones, measure them and write them there. An unwritable cache is ignored."""
     path = _path(device, precision, threads)
     if path is not None and (cached := _read(path)) is not None:
         return cached
@@ -99,8 +99,8 @@ def machine_speed(device: torch.device, precision: torch.dtype, threads: int) ->
 
 
 def measure(device: torch.device, precision: torch.dtype) -> MachineSpeed:
-    """Measure the speeds, each as the best of several times, since other programs may be running."""
-    keep_freed_memory()  # as in a training
+    """Measure the speeds, each as the fastest of several repetitions, since other programs may slow down some of them."""
+    keep_freed_memory()  # because a training does, too
     with torch.enable_grad():
         full, causal = (
             tuple(measured.attention(device, precision, length, HEAD_DIM, causal=causal) for length in LENGTHS) for causal in (False, True)
@@ -124,7 +124,7 @@ def measure(device: torch.device, precision: torch.dtype) -> MachineSpeed:
 
 
 def device_name(device: torch.device) -> str:
-    """Return the name of the machine, or of the GPU, under which its speeds and runs are kept."""
+    """Return the name under which the speeds and past runs of this machine or GPU are stored."""
     if device.type == "cuda":
         return f"{torch.cuda.get_device_name(device)}, torch {version('torch')}"
     return machine_name() + ("" if device.type == "cpu" else f", {device.type}")
@@ -138,7 +138,7 @@ def _path(device: torch.device, precision: torch.dtype, threads: int) -> Path | 
 
 
 def _read(path: Path) -> MachineSpeed | None:
-    """Return the speeds in a file; None if it is missing, damaged, of another version, or from a time when the machine was busier."""
+    """Return the speeds in a file; None if it is missing, damaged or of another version, or was measured while the machine was busy."""
     with contextlib.suppress(OSError, ValueError, TypeError, KeyError):
         document = json.loads(path.read_bytes())
         if document["schema_version"] != TABLE_VERSION or float(document["load"]) > 1 > 2 * _load():

@@ -1,4 +1,7 @@
-"""The request for a plan: the training, and the options. Torch-free, so that the meter starts before torch is imported."""
+"""The request for a plan: the training to plan, and the options of the plan.
+
+This module does not import torch, so that the energy meter starts before torch is imported.
+"""
 
 from collections.abc import Sequence
 from contextlib import suppress
@@ -19,16 +22,16 @@ class PlanOptions:
 
     device: str | None = None
     threads: int | None = None
-    stages: tuple[str, ...] = ()  # of a chain; empty: all
+    stages: tuple[str, ...] = ()  # the stages of a chain to plan, by name; empty: all
     probe: int = 0  # number of real steps to take
     ranks: int = 1
-    gpu: str | None = None  # of each rank; None: this machine
-    code: CodePermission = NO_CODE  # for a probe, besides the files that the recipe names
+    gpu: str | None = None  # the GPU of each rank, a key of GPUS; None: each rank has a machine like this one
+    code: CodePermission = NO_CODE  # code that a probe may run in addition to the files that the recipe names
 
 
 @dataclass(frozen=True)
 class PlanRequest:
-    """The checked training that is to be planned: a run or, if there is a chain, its stages."""
+    """The checked training to plan: a single run or, if `chain` is not None, the stages of a chain."""
 
     training: TrainingRequest
     chain: Chain | None
@@ -36,7 +39,7 @@ class PlanRequest:
 
 
 def check_plan_request(request: TrainingRequest, stages: Sequence[str] = ()) -> PlanRequest:
-    """Check the pre-training or fine-tuning that is to be planned. Raises UsageError."""
+    """Check the pretraining or fine-tuning to plan, and the names of the `stages` to plan. Raises UsageError."""
     if request.source is not None and request.has_stages:
         chain = read_chain(request.source, request.overrides)
         if unknown := [name for name in stages if name not in chain.names]:
@@ -49,7 +52,7 @@ def check_plan_request(request: TrainingRequest, stages: Sequence[str] = ()) -> 
 
 
 def _given_carbon(overrides: Overrides) -> CarbonSection:
-    """Return the section carbon of a recipe that is yet to be made; its errors are reported when it is made."""
+    """Return the section `carbon` of a recipe that tfkit will write later; errors in the section are reported then."""
     with suppress(ValueError, RecipeError):
         return CarbonSection.model_validate(given_sections(overrides).get("carbon", {}))
     return CarbonSection()

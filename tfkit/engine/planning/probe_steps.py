@@ -30,10 +30,10 @@ from tfkit.training.device import compile_model, eager, keep_freed_memory, make_
 from tfkit.training.free_memory import resident_bytes
 from tfkit.training.health import UnhealthyStepError
 
-_START_PATIENCE_SECONDS = 30.0  # the longest wait for the meter's first measurement of power
-_KERNELS_BYTES = 400_000_000  # of the 1,024 kernels that oneDNN caches; it compiles some for each new shape, of 0.1 to 0.6 MB each
-_MIN_SECONDS = 2.0  # of steps, for a measurement of power
-_SPREAD = 1.2  # factor to either side of the time, at least
+_START_PATIENCE_SECONDS = 30.0  # the longest wait for the first measurement of power by the energy meter
+_KERNELS_BYTES = 400_000_000  # of the 1,024 kernels that oneDNN caches: for each new shape it compiles some, each of 0.1 to 0.6 MB
+_MIN_SECONDS = 2.0  # shortest duration of the steps for which their power is computed
+_SPREAD = 1.2  # the bounds of a time are at least this factor away from its likely value
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class ProbeStep:
 
     tokens: int
     seconds: float
-    loading_seconds: float  # of reading the rows or, in the first step of an iteration, of sampling its responses
+    loading_seconds: float  # for reading the rows or, in the first step of an iteration of PPO or GRPO, for sampling its responses
 
 
 @dataclass(frozen=True)
@@ -51,22 +51,22 @@ class Probe:
 
     steps: Sequence[ProbeStep]
     micro_batch_size: int
-    setup_seconds: float  # for weights and optimizer
-    memory_bytes: int
-    watts: float | None  # of the machine during the steps, without PUE; None if unknown
-    busy_threads: float  # during the steps, on average
-    energy_kwh: float | None
-    iteration_steps: int | None  # steps on each iteration of sampled responses; None without them
-    evaluation: tuple[float, float] = (0.0, 0.0)  # seconds of a partial evaluation, and its fraction of a whole one
-    count_evaluations: Callable[[Recipe, int], int] = lambda *_: 0  # of a run by this recipe, of this many steps
+    setup_seconds: float  # for initializing or reading the weights and creating the optimizer
+    memory_bytes: int  # the peak, with the extrapolated growth of a whole run
+    watts: float | None  # mean power of the machine during the steps, without PUE; None if unknown
+    busy_threads: float  # average number of threads of this process that computed during the steps
+    energy_kwh: float | None  # of the steps; None if unknown
+    iteration_steps: int | None  # number of steps for which the same sampled responses are used; None without sampled responses
+    evaluation: tuple[float, float] = (0.0, 0.0)  # seconds of a partial evaluation, and its fraction of a whole evaluation
+    count_evaluations: Callable[[Recipe, int], int] = lambda *_: 0  # returns the number of evaluations for a recipe and a number of steps
 
     @property
     def timed(self) -> Sequence[ProbeStep]:
-        """The steps without the first ones, in which memory is allocated and kernels are chosen."""
+        """The steps after the first two, which are slower because memory is allocated and kernels are chosen."""
         return self.steps[min(2, len(self.steps) - 1) :]
 
     def seconds_of(self, tokens: int, steps: int) -> Range:
-        """Return the time of a run of this many steps, with this many tokens in all of them."""
+        """Return the time of this many steps, in seconds; `tokens`: the number of tokens in all these steps together."""
         timed = self.timed
         mean = sum(step.seconds for step in timed) / max(1, sum(step.tokens for step in timed))  # seconds per token
         means = [step.seconds / max(1, step.tokens) for step in timed]
@@ -74,12 +74,13 @@ class Probe:
         loading = steps * statistics.median(step.loading_seconds for step in timed)
         if self.iteration_steps is not None:
             sampling = [step.loading_seconds for step in self.steps[:: self.iteration_steps]]
-            loading = -(-steps // self.iteration_steps) * statistics.median(sampling[1:] or sampling)  # the first one chooses kernels, too
+            later = sampling[1:] or sampling  # the first iteration is slower, since kernels are chosen
+            loading = -(-steps // self.iteration_steps) * statistics.median(later)
         return Range(low * tokens + loading / _SPREAD, mean * tokens + loading, high * tokens + loading * _SPREAD)
 
 
 def probe_run(run: Run, count: int) -> Probe:
-    """Take the first `count` steps of a run, in its micro-batches. Raises the errors that the run would raise until then, and Stopped."""
+    """Take the first `count` steps of a run, with its micro-batch size. Raises the errors that the run would raise in them, and Stopped."""
     recipe, data, device, listener, stop, meter = run.recipe, run.data, run.device, run.listener, run.stop, run.meter
     start = time.perf_counter()
     make_deterministic(device)
@@ -93,8 +94,8 @@ def probe_run(run: Run, count: int) -> Probe:
     setup = time.perf_counter() - start
     before, began, processor_began = _first_reading(meter, stop), time.perf_counter(), time.process_time()
     steps, held = [], []
-    for number in range(min(count, components.plan.steps)):
-        steps.append(_take_step(components, number, stop))
+    for index in range(min(count, components.plan.steps)):
+        steps.append(_take_step(components, index, stop))
         held.append((resident_bytes() or 0) if device.type == "cpu" else 0)
     processor_seconds, seconds = time.process_time() - processor_began, time.perf_counter() - began
     after = meter.fresh_reading()
@@ -102,11 +103,11 @@ def probe_run(run: Run, count: int) -> Probe:
     watts = energy * 3600 / seconds / recipe.carbon.pue if energy > 0 and seconds >= _MIN_SECONDS else None
     loader = components.loader
     if isinstance(loader, Loader):
-        # Repeat the longest rows, those of step 0: if rows differ in length, memory is fragmented by now, the tensors of the longest rows
-        # no longer fit into the gaps, and the process allocates more. In a run this happens sooner or later.
+        # Train on the longest rows, those of step 0, once more. If rows differ in length, memory is fragmented by now: the tensors of the
+        # longest rows no longer fit into the gaps, and the process allocates more memory, as will happen sooner or later in the run.
         components.stepper.try_out(1, loader.step(0)[0])
     evaluation = _evaluate(recipe, data, components, sum(step.tokens for step in steps), stop)
-    rows, sizes = loader.rows, loader.sizes  # not the loader, which may hold the model
+    rows, sizes = loader.rows, loader.sizes  # the loader itself must not be kept, because a RolloutLoader would keep the model in memory
     return Probe(
         steps,
         loader.micro_batch_size,
@@ -122,7 +123,9 @@ def probe_run(run: Run, count: int) -> Probe:
 
 
 def _first_reading(meter: Meter, stop: StopRequest) -> Reading:
-    """Return the meter's reading once it has a power: it then includes the estimate for the time before the meter started."""
+    """Return the first reading of the meter that has a power. Its energy, and that of all later readings, includes an estimate for the time
+    before the meter was ready, so that the difference between two readings does not.
+    """
     deadline = time.perf_counter() + _START_PATIENCE_SECONDS
     while True:
         reading = meter.fresh_reading()
@@ -133,9 +136,10 @@ def _first_reading(meter: Meter, stop: StopRequest) -> Reading:
 
 
 def extrapolate_growth(held: Sequence[int], steps: int) -> int:
-    """Return the bytes by which a run of this many steps grows further, as new shapes appear; `held`: its memory after each step so far.
+    """Return by how many bytes the memory of a run will grow until it has taken `steps` steps, because of tensor shapes that are new.
 
-    Like the vocabulary of a text (Heaps 1978), the number of distinct shapes grows about with the square root of the steps.
+    `held`: the memory of the process after each step so far. Like the vocabulary of a text (Heaps 1978), the number of distinct shapes
+    grows roughly with the square root of the number of steps.
     """
     before, now = min(2, len(held)), len(held)
     if now <= before:
@@ -145,7 +149,7 @@ def extrapolate_growth(held: Sequence[int], steps: int) -> int:
 
 
 def _evaluate(recipe: Recipe, data: TrainingData, components: Components, tokens: int, stop: StopRequest) -> tuple[float, float]:
-    """Score at most this many held-out tokens; return the seconds, and the fraction of a whole evaluation."""
+    """Score at most `tokens` held-out tokens. Return the time in seconds, and the fraction that this is of a whole evaluation."""
     held_out = sum(tokens_of(validation.stored) for validation in data.validation)
     limit = recipe.evaluation.max_tokens
     whole = min(held_out, limit or held_out)
@@ -160,14 +164,14 @@ def _evaluate(recipe: Recipe, data: TrainingData, components: Components, tokens
     return time.perf_counter() - start, tokens / whole
 
 
-def _take_step(components: Components, number: int, stop: StopRequest) -> ProbeStep:
+def _take_step(components: Components, index: int, stop: StopRequest) -> ProbeStep:
     if stop.should_stop():
         raise Stopped("stopped in the steps of the plan; nothing was lost")
     start = time.perf_counter()
-    batches = components.loader.step(number)
+    batches = components.loader.step(index)
     loaded = time.perf_counter()
     try:
-        components.stepper.take(number + 1, batches, components.schedule.factor(number + 1), should_stop=stop.should_stop)
+        components.stepper.take(index + 1, batches, components.schedule.factor(index + 1), should_stop=stop.should_stop)
     except UnhealthyStepError:
         components.stepper.drop_gradients()
     tokens = sum(batch.tokens for batch in batches)
@@ -175,7 +179,7 @@ def _take_step(components: Components, number: int, stop: StopRequest) -> ProbeS
 
 
 def _power(probe: Probe, recipe: Recipe, device: torch.device) -> Power:
-    """Return the power during the steps: the measured one, else that of earlier runs here, else the meter's model at the measured load."""
+    """Return the power during the steps: as measured, else as in earlier runs on this machine, else as modelled from the measured load."""
     if (watts := probe.watts) is not None:
         return Power(Range(watts / 1.15, watts, watts * 1.15), "measured in these steps")
     past = correction_for(device_name(device), torch.get_num_threads(), recipe.objective.kind, 0).watts
@@ -183,7 +187,7 @@ def _power(probe: Probe, recipe: Recipe, device: torch.device) -> Power:
 
 
 def with_probe(plan: Estimate, recipe: Recipe, probe: Probe, device: torch.device) -> Estimate:
-    """Return the plan with time, memory and energy from a probe; the time of start, decoding and checkpoints is still that of the table."""
+    """Return the plan with time, memory and energy from a probe. The times of start, decoding and checkpoints stay those of the table."""
     steps, (evaluation_seconds, fraction) = probe.seconds_of(plan.tokens, plan.steps), probe.evaluation
     each = evaluation_seconds / fraction if fraction else 0.0
     count = probe.count_evaluations(recipe, plan.steps)

@@ -1,6 +1,6 @@
-"""Count the FLOPs of a whole run by part: its steps, evaluations, samples and its trial of learning rates.
+"""Count the FLOPs of a whole run by part, such as its steps, evaluations, samples and learning rate trial.
 
-Also count the run's workload, in the operations whose speeds are measured (machine_speed.py), and compute the time of a workload.
+This module also counts the workload of a run, in the operations whose speeds machine_speed.py measures, and computes its time.
 """
 
 from collections import defaultdict
@@ -15,36 +15,38 @@ from tfkit.engine.assembly.components import in_steps
 from tfkit.engine.assembly.memory_plan import checkpoint_bytes, trained_numel
 from tfkit.engine.assembly.step_flops import StepFlops, pretraining_flops, reference_flops, sampled_flops
 from tfkit.engine.assembly.training_data import TrainingData
+from tfkit.engine.assembly.validation import SetScorer
 from tfkit.engine.planning.machine_speed import MachineSpeed, Operation
 from tfkit.engine.training_run.estimate import NoTrial, RateTrialPlan, plan_trial
 from tfkit.model.config import ModelConfig
 from tfkit.model.transformer import Transformer
 from tfkit.objectives.context import tokens_of
+from tfkit.objectives.registry import row_order
 from tfkit.recipe.schema.sections import Recipe
 from tfkit.training.flops import ForwardShape, forward_flops, products
 from tfkit.training.memory import has_logits
 
-_ASSEMBLY_SECONDS = 0.1  # of work before the first step, apart from the weights; measured on two cores
-_BYTES_PER_SECOND = 2e8  # of checkpoints written, hashed and synced, and of weights initialized, or read, hashed and rounded
-Workload = Mapping[Operation, float]  # the amount of each operation in forward and backward passes
-_ROLLOUT_MICRO_BATCHES = 8  # of responses that are sampled at once, as in rollout_loader.py
+_ASSEMBLY_SECONDS = 0.1  # of work before the first step in addition to reading or initializing weights; measured on two cores
+_BYTES_PER_SECOND = 2e8  # at which checkpoints are written, hashed and synced, and weights are initialized or are read, hashed and rounded
+Workload = Mapping[Operation, float]  # how much of each operation forward and backward passes take, in the unit of its speed
+_ROLLOUT_MICRO_BATCHES = 8  # number of micro-batches whose responses are sampled in one batch, as in rollout_loader.py
 
 
 def step_workload(model: Transformer, shapes: Iterable[tuple[ForwardShape, float]]) -> Workload:
-    """Return the workload of the forward and backward passes of micro-batches, given as pairs of a shape and a count."""
+    """Return the workload of the forward and backward passes of micro-batches; `shapes`: each shape, with how often it occurs."""
     work: defaultdict[Operation, float] = defaultdict(float)
     config = model.config
-    for shape, number in shapes:
+    for shape, count in shapes:
         for product in products(model, shape):
-            flops = number * product.flops * (1 + product.gradients)
+            flops = count * product.flops * (1 + product.gradients)
             if product.part != "attention":
                 work["products", product.width] += flops
             elif not _keeps_scores(config):
                 work["attention", product.length, product.width, product.causal] += flops
-        work["dropped_scores" if config.dropout.attention else "scores"] += number * _scores(config, shape)
-        work["rms_elements" if config.norm.kind == "rms" else "elements"] += number * _elements(config, shape)
-        work["logits"] += number * (shape.states * config.vocab_size if has_logits(config) else 0)
-        work["blocks"] += number * (count_blocks(config) if shape.rows else 0.0)
+        work["dropped_scores" if config.dropout.attention else "scores"] += count * _scores(config, shape)
+        work["rms_elements" if config.norm.kind == "rms" else "elements"] += count * _elements(config, shape)
+        work["logits"] += count * (shape.states * config.vocab_size if has_logits(config) else 0)
+        work["blocks"] += count * (count_blocks(config) if shape.rows else 0.0)
     return work
 
 
@@ -54,18 +56,18 @@ def seconds_of(work: Workload, speed: MachineSpeed) -> float:
 
 
 def count_blocks(config: ModelConfig) -> float:
-    """Count the blocks of a forward pass; embedding and head count as one, and cross-attention as half of one."""
+    """Count the blocks of a forward pass: embedding and head together count as one block, and each cross-attention as half a block."""
     has_cross_attention = config.encoder_layers > 0 and config.decoder_layers > 0
     return config.encoder_layers + config.decoder_layers * (1.5 if has_cross_attention else 1.0) + 1.0
 
 
 def _keeps_scores(config: ModelConfig) -> bool:
-    """Whether attention has no fused kernel, so that its scores are kept: they are capped, biased or dropped."""
+    """Whether attention keeps its scores: no fused kernel supports a soft-cap, a learned bias or dropout of the scores."""
     return config.attention.softcap is not None or config.adds_to_scores or config.dropout.attention > 0
 
 
 def _scores(config: ModelConfig, shape: ForwardShape) -> float:
-    """Return the number of attention scores of all heads; 0 if they are not kept."""
+    """Return the number of attention scores in all layers and heads; 0 if attention does not keep them."""
     if not _keeps_scores(config):
         return 0.0
     decoder = shape.decoder_length or shape.length
@@ -76,7 +78,7 @@ def _scores(config: ModelConfig, shape: ForwardShape) -> float:
 
 
 def _elements(config: ModelConfig, shape: ForwardShape) -> float:
-    """Return the number of elements through norms, activations and sums."""
+    """Return the number of elements that pass through norms, activation functions and residual sums."""
     width = 3 * config.dim + config.active_hidden_dim * (2 if config.mlp.gated else 1)
     encoder = config.encoder_layers * shape.rows * shape.length
     decoder = config.decoder_layers * shape.rows * (shape.decoder_length or shape.length)
@@ -85,22 +87,22 @@ def _elements(config: ModelConfig, shape: ForwardShape) -> float:
 
 @dataclass(frozen=True)
 class RunWork:
-    """The workload of a whole run. `extra`, `evaluation` and `trial` are FLOPs divided by those of `steps`."""
+    """The workload of a whole run. `extra`, `evaluation` and `trial` are FLOPs, divided by the FLOPs of `steps`."""
 
     steps: Workload  # forward and backward passes of all training steps
     extra: float  # of companions, recomputation, and the forward passes on sampled responses
-    evaluation: float  # without samples
+    evaluation: float  # of scoring the held-out rows, without samples
     updates: float  # parameters updated by the optimizer, summed over steps
     decoded: float  # decoding steps, each of a whole batch
-    decoded_bytes: float  # of weights read in each
-    decoded_blocks: float  # called in each
-    sampled: float  # tokens drawn, of all rows
+    decoded_bytes: float  # of weights, which are read in each decoding step
+    decoded_blocks: float  # number of blocks called in each decoding step
+    sampled: float  # tokens drawn, summed over all rows of the batches
     checkpoint_bytes: float  # written in total
-    weight_bytes: float  # of all models, initialized or read before the first step
-    trial: float = 0.0  # of learning rates
+    weight_bytes: float  # of all models, whose weights are initialized or read before the first step
+    trial: float = 0.0  # of the learning rate trial
 
     def seconds_by_part(self, speed: MachineSpeed, start: float) -> dict[str, float]:
-        """Return the wall time of the run by part; `start`: the known seconds until the run's data are prepared."""
+        """Return the wall time of each part of the run, in seconds; `start`: the measured time until the data are prepared."""
         steps = seconds_of(self.steps, speed)
         return {
             "start": start,
@@ -117,7 +119,7 @@ class RunWork:
 def run_flops(
     recipe: Recipe, data: TrainingData, model: Transformer, loader: Loader[Any], steps: int
 ) -> tuple[dict[str, float], RunWork, RateTrialPlan | NoTrial | None]:
-    """Return the FLOPs of the whole run by part, as in `Estimate`, the workload of the run, and its learning rate trial."""
+    """Return the FLOPs of the run by part (see `Estimate.flops`), its workload, and its learning rate trial, as `plan_trial` returns it."""
     sample, rows = sampled_flops(recipe, data, model, loader, steps), loader.sizes.before(steps)
     whole = sample * (rows / sample.rows) + pretraining_flops(recipe, data, model, rows)
     forward, backward = whole.forward, whole.backward
@@ -133,16 +135,16 @@ def run_flops(
         "samples": _sample_count(data, evaluations) * _sample_flops(recipe, model),
     }
     total = sum(parts.values())
-    in_steps = parts["forward"] + parts["backward"] + parts["companions"] + parts["recomputed"]
+    step_flops = (parts["forward"] + parts["backward"] + parts["companions"] + parts["recomputed"]) / max(1, steps)
     distinct = 0 if recipe.training.trial_rates is None else len(np.unique(loader.rows.order(0)))  # weighted sources repeat rows
-    trial = plan_trial(recipe, distinct, steps, total, in_steps / max(1, steps), forward.total / rows)
+    trial = plan_trial(recipe, distinct, steps, total, step_flops, forward.total / rows)
     parts["trial"] = trial.flops if isinstance(trial, RateTrialPlan) else 0.0
     total += parts["trial"]
     included = {"attention": forward.attention + backward.attention, "head": forward.head + backward.head}
     trained = forward.total + backward.total
     work = RunWork(
         steps=step_workload(model, whole.shapes),
-        extra=(parts["companions"] + parts["recomputed"] + parts["rollouts"] / 2) / trained,  # the other half is decoding
+        extra=(parts["companions"] + parts["recomputed"] + parts["rollouts"] / 2) / trained,  # the other half of the rollouts is decoding
         evaluation=parts["evaluation"] / trained,
         trial=parts["trial"] / trained,
         updates=float(steps * trained_numel(model)),
@@ -154,14 +156,14 @@ def run_flops(
 def _other_work(
     recipe: Recipe, data: TrainingData, model: Transformer, loader: Loader[Any], steps: int, evaluations: int
 ) -> dict[str, float]:
-    """Return the fields of RunWork for decoding, checkpoints and weights, by name."""
+    """Return the fields of `RunWork` that concern decoding, checkpoints and weights, by name."""
     written = _sample_count(data, evaluations)
     decoded = float(written * recipe.generation.max_new_tokens) if recipe.generation.prompts else 0.0
     sampled = decoded * len(recipe.generation.prompts)
     if (rollouts := data.objective.rollouts) is not None:
         at_once = _ROLLOUT_MICRO_BATCHES * loader.micro_batch_size
         iterations = steps * loader.sizes.full / (rollouts.responses * rollouts.section.inner_epochs)
-        held_out = sum(len(validation.stored) for validation in data.validation)
+        held_out = _scored_prompts(recipe, data)
         batches = iterations * -(-rollouts.responses // at_once) + evaluations * -(-held_out // recipe.evaluation.batch_size)
         decoded += batches * rollouts.section.max_new_tokens
         sampled += (iterations * rollouts.responses + evaluations * held_out) * rollouts.section.max_new_tokens
@@ -185,28 +187,32 @@ def evaluation_count(recipe: Recipe, data: TrainingData, rows: Rows, sizes: Batc
 
 
 def _sample_count(data: TrainingData, evaluations: int) -> int:
-    """Count the evaluations with samples: not the one before the first step of a fine-tuning."""
+    """Count the evaluations that generate samples: all but the one before the first step of a fine-tuning."""
     return evaluations - (data.start is not None)
 
 
 def _count_intervals(interval: int | None, steps: int) -> int:
-    """Count the intervals of a run, in steps, the last of which may be shorter; None: a single one."""
+    """Count the intervals of this many steps in a run; the last may be shorter. None: the whole run is one interval."""
     return (steps // interval if interval else 0) + (not interval or steps % interval > 0)
 
 
 def _evaluation_flops(recipe: Recipe, data: TrainingData, sample: StepFlops, held_out: int) -> float:
-    """Return the FLOPs of an evaluation: a forward pass on its tokens; for held-out prompts, responses are also sampled and scored."""
-    objective, most = data.objective, recipe.evaluation.max_tokens
-    if objective.rollouts is None:
-        return min(held_out, most or held_out) * sample.forward.total / max(1, sample.tokens)
-    prompts = sum(len(validation.stored) for validation in data.validation)
-    whole = held_out + prompts * objective.rollouts.section.max_new_tokens
-    rollouts = (sample.rollouts + sample.companions_in_rollouts) * objective.rollouts.section.inner_epochs
-    return min(whole, most or whole) * rollouts / max(1, sample.tokens)
+    """Return the FLOPs of an evaluation: a forward pass on the held-out tokens or, for prompts, sampling and scoring their responses."""
+    scored, rollouts = min(held_out, recipe.evaluation.max_tokens or held_out), data.objective.rollouts
+    if rollouts is None:
+        return scored * sample.forward.total / max(1, sample.tokens)
+    scored += _scored_prompts(recipe, data) * rollouts.section.max_new_tokens
+    flops = (sample.rollouts + sample.companions_in_rollouts) * rollouts.section.inner_epochs
+    return scored * flops / max(1, sample.tokens)
+
+
+def _scored_prompts(recipe: Recipe, data: TrainingData) -> int:
+    """Return the number of held-out prompts that an evaluation answers."""
+    return sum(SetScorer(recipe.evaluation, row_order(recipe, data.config), data.objective).counts(data.validation))
 
 
 def _sample_flops(recipe: Recipe, model: Transformer) -> float:
-    """Return the FLOPs of the samples of an evaluation, generated with a cache: a forward pass on each new token."""
+    """Return the FLOPs of the samples of an evaluation: with a key-value cache, one forward pass on each new token."""
     generation = recipe.generation
     length = min(generation.max_new_tokens, model.config.context_length)
     is_encoder_decoder = model.config.encoder_layers > 0 and model.config.decoder_layers > 0

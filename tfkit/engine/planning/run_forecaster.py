@@ -1,6 +1,6 @@
-"""The forecaster of all trainings: it estimates a run from the speeds of this machine, corrected by earlier runs here.
+"""The forecaster of all trainings, which estimates a run from the speeds of this machine, corrected by earlier runs on it.
 
-Torch is imported by the forecaster's first call: by then the training is checked, and its folder locked.
+This module does not import torch: each method does when it is called, after the training has been checked and its run folder locked.
 """
 
 from collections.abc import Callable
@@ -11,20 +11,20 @@ if TYPE_CHECKING:
     from tfkit.engine.training_run.estimate import Estimate
     from tfkit.engine.training_run.run import Run
 
-_MEASURED_STEPS = 5  # the first two of them are slower
+_MEASURED_STEPS = 5  # of which the first two are slower, and are not counted
 
 
 class RunForecaster:
     """The `Forecaster` of trainings that are run or planned."""
 
     def estimate(self, run: "Run", start: Callable[[], float]) -> "Estimate":
-        """Return the estimate of a run; see `estimate_run`."""
+        """Return the estimate of a prepared run; see `estimate_run`."""
         from tfkit.engine.planning.forecast import estimate_run
 
         return estimate_run(run, start)
 
     def measure(self, run: "Run") -> "Callable[[Estimate], Estimate]":
-        """Take a few steps of a run, and return a function that corrects an estimate by their time; see `probe_run`."""
+        """Take a few steps of a run, and return a function that corrects an estimate by the time of these steps; see `probe_run`."""
         from tfkit.engine.planning.probe_steps import probe_run, with_probe
 
         probe = probe_run(run, _MEASURED_STEPS)

@@ -1,9 +1,9 @@
-"""Simulate steps of rank 0 with the training code, on fake tensors and with collectives that send nothing.
+"""Simulate training steps of rank 0: the training code runs on fake tensors, with collectives that send nothing.
 
-PyTorch's `fake` process group has the planned number of ranks; this process is rank 0, which has the largest shards. Only the bytes and the
-traffic of tensors are counted, without the allocator's overhead and the libraries.
+PyTorch's `fake` process group has the planned number of ranks; this process is rank 0, which has the largest shards. Only the bytes that
+tensors take and that collectives would send are counted, not the allocator's overhead and the memory of libraries.
 
-A deep model is extrapolated from two models with fewer blocks, since each block adds the same number of bytes.
+The bytes of a deep model are extrapolated from two models with fewer blocks, since each block adds the same number of bytes.
 """
 
 import copy
@@ -37,44 +37,45 @@ from tfkit.training.model_sharder import shard_models
 from tfkit.training.step import Stepper
 
 _CPU = torch.device("cpu")
-MIN_BLOCKS = 3  # of a stack in the smaller of two models
+MIN_BLOCKS = 3  # smallest depth of a stack from which a deeper model is extrapolated
 
 
 @dataclass(frozen=True)
 class Mesh:
-    """A number of ranks, with each copy of the weights sharded over `shards` of them, and the steps of a rank."""
+    """The planned ranks, how the weights are sharded over them, and the micro-batches and data type of a rank."""
 
     ranks: int
-    shards: int
-    reshard: bool  # free the gathered weights of a block after its forward pass
+    shards: int  # number of ranks over which each copy of the weights is sharded
+    reshard: bool  # whether the gathered weights of a block are freed after its forward pass
     micro_batches: int  # per rank and step
     dtype: torch.dtype  # of the working weights
 
 
 @dataclass(frozen=True)
 class SimulatedStep:
-    """The bytes that a step of a rank takes."""
+    """The bytes that the tensors of a rank take, and that the rank sends, in a step."""
 
-    activations: int  # kept for a backward pass
-    peak: int  # of all tensors at once
-    sent: dict[str, int]  # by kind of collective
-    has_companions: bool  # whether peak and traffic include those of the objective's companions, such as a teacher
+    activations: int  # activations kept for the backward pass of a micro-batch
+    peak: int  # the most bytes that all tensors take at the same time
+    sent: dict[str, int]  # bytes sent, by kind of collective
+    has_companions: bool  # whether `peak` and `sent` include the objective's companions, such as a teacher
 
 
 def _is_substituted(objective: Objective) -> bool:
-    """Whether a substitute loss is simulated: for an objective with trained companions, sampled responses or a reference."""
+    """Whether `_SubstituteLoss` is simulated instead: for an objective with trained companions, sampled responses or a reference model."""
     has_trained = any(companion.trained for companion in objective.companions)
     return has_trained or objective.rollouts is not None or objective.reference_use != "none"
 
 
 def simulate(recipe: Recipe, config: ModelConfig, objective: Objective, batch: Batch, mesh: Mesh) -> SimulatedStep:
-    """Return the bytes of a step as rank 0 of the mesh takes it, with `batch` as each micro-batch. Raises UsageError within a process
-    group.
+    """Return the bytes of a step on rank 0 of the mesh, with `batch` as each of its micro-batches.
+
+    Raises UsageError if this process is already a member of a process group.
     """
     if dist.is_initialized():
         raise UsageError("plan: this process already belongs to a torch.distributed process group; plan from another process")
     depth, period = min(_depths(config).values()), config.period
-    fewer = max(0, depth - MIN_BLOCKS) // period * period  # so that windows alternate as in the full model
+    fewer = max(0, depth - MIN_BLOCKS) // period * period  # whole periods, so that windows alternate as in the full model
     training = recipe.training
     if fewer < 2 * period or training.frozen or training.unfreeze_every is not None:
         return _to_result(_measure(recipe, config, objective, batch, mesh), objective)
@@ -83,7 +84,10 @@ def simulate(recipe: Recipe, config: ModelConfig, objective: Objective, batch: B
 
 
 def _measure(recipe: Recipe, config: ModelConfig, objective: Objective, batch: Batch, mesh: Mesh) -> dict[str, int]:
-    """Return numbers of bytes that are linear in the number of blocks: instead of the peak of a step, the peaks of its parts."""
+    """Return the activations, the traffic and the peak of each part of a step, in bytes, by name.
+
+    Each of these numbers grows linearly with the number of blocks. The peak of the whole step, their maximum, does not.
+    """
     with _fake_ranks(mesh.ranks) as group, TensorMeter(fake=True) as meter:
         stepper = _stepper(recipe, config, objective, mesh, group)
         stepper.take(1, [batch], 1.0)  # creates the optimizer's state
@@ -97,7 +101,7 @@ def _measure(recipe: Recipe, config: ModelConfig, objective: Objective, batch: B
             sizes |= {
                 f"sent/{kind}": size + further * (size - sizes[f"sent/{kind}"]) if count == 2 else size for kind, size in sent.items()
             }
-        gathered = 0  # bytes that stay gathered until the backward pass
+        gathered = 0  # bytes of weights that stay gathered until the backward pass; they do not count as activations
         if mesh.shards > 1:
             units = Units.of(dict(stepper.model.named_parameters()))
             further_roots = [Units.of(dict(one.model.named_parameters())).root for one in stepper.objective.companions]
@@ -112,7 +116,10 @@ def _to_result(sizes: Mapping[str, int], objective: Objective) -> SimulatedStep:
 
 
 class _PeakRecorder:
-    """Records the peak of each part of a step: forward pass with the head's backward pass, backward passes of blocks, optimizer step."""
+    """Records the peak memory of each part of a step.
+
+    The parts are the forward pass with the head's backward pass, the backward passes of blocks (`_block_parts`), and the optimizer step.
+    """
 
     def __init__(self, stepper: Stepper, meter: TensorMeter):
         self.peaks: dict[str, int] = {}
@@ -132,7 +139,7 @@ class _PeakRecorder:
         stepper.optimizer.step = recorded  # type: ignore[method-assign]
 
     def enter(self, part: str) -> None:
-        """Record the peak of the current part, and begin another."""
+        """Record the peak of the current part, and begin `part`."""
         self.peaks[self._part] = max(self.peaks.get(self._part, 0), self._meter.mark())
         self._part = part
 
@@ -149,16 +156,16 @@ class _PeakRecorder:
 
 
 class _SubstituteLoss(CausalLM):
-    """Substitutes, for an objective that needs further models or responses, a loss with tensors of the same size."""
+    """A loss with tensors of the same size, simulated instead of an objective that needs other models or sampled responses."""
 
     terms: Mapping[str, float] = MappingProxyType({"loss": 1.0})
 
     def counts(self, batch: Batch) -> dict[str, int]:
-        """Count all positions."""
+        """Count all positions as labelled."""
         return {"loss": batch.input_ids.numel()}
 
     def loss(self, model: Transformer, batch: Batch) -> dict[str, Tensor]:
-        """Compute a loss whose tensors have the size that the kind of head implies."""
+        """Compute a loss whose tensors have the same sizes as in a loss on this kind of head."""
         output, ids = model(**batch.inputs()), batch.input_ids if batch.decoder_input_ids is None else batch.decoder_input_ids
         if model.config.head.kind not in ("lm", "masked_lm"):
             return {"loss": output.logits.float().sum()}
@@ -166,7 +173,7 @@ class _SubstituteLoss(CausalLM):
 
 
 def _stepper(recipe: Recipe, config: ModelConfig, objective: Objective, mesh: Mesh, group: ProcessGroup) -> Stepper:
-    """Assemble a stepper as for a training, with new models of the same shapes, on the simulated rank."""
+    """Assemble the stepper of the simulated rank as in a training, with new models of the same shapes."""
     objective = _SubstituteLoss() if _is_substituted(objective) else _with_simulated_companions(objective, mesh.dtype)
     model = Transformer(config)
     choose_trained(recipe, model)
@@ -178,7 +185,7 @@ def _stepper(recipe: Recipe, config: ModelConfig, objective: Objective, mesh: Me
 
 
 def _with_simulated_companions(objective: Objective, dtype: torch.dtype) -> Objective:
-    """Return a copy of an objective whose frozen companions have the same shapes, but no memory."""
+    """Return a copy of an objective in which fake models of the same shapes replace the frozen companions."""
     copied = copy.copy(objective)
     for name, companion in vars(objective).items():
         if isinstance(companion, Companion):
@@ -195,7 +202,7 @@ def _with_simulated_companions(objective: Objective, dtype: torch.dtype) -> Obje
 def _fake_ranks(size: int) -> Iterator[ProcessGroup]:
     """Join, as rank 0, a fake process group of this many ranks, which sends nothing."""
     gc.collect()
-    drawn = random.getstate()  # the fake group numbers its messages by Python's random numbers
+    drawn = random.getstate()  # creating the fake group draws from Python's random number generator
     dist.init_process_group("fake", rank=0, world_size=size)
     try:
         yield ProcessGroup(Ranks(0, size, 0, size), dist.HashStore())  # type: ignore[attr-defined]
@@ -206,12 +213,13 @@ def _fake_ranks(size: int) -> Iterator[ProcessGroup]:
 
 
 def _clear_sharding_cache() -> None:
-    """Clear PyTorch's cache of shardings: on a later mesh of the same shape, this process or a fork of it may have another rank, and would
-    get the shards of rank 0.
+    """Clear PyTorch's cache of shardings.
+
+    Otherwise this process, or a fork of it, would get the shards of rank 0 if it has another rank on a later mesh of the same shape.
     """
     from torch.distributed.tensor import debug
 
-    if clear := getattr(debug, "_clear_sharding_prop_cache", None):  # of PyTorch 2.13
+    if clear := getattr(debug, "_clear_sharding_prop_cache", None):  # exists in PyTorch 2.13
         clear()
 
 
@@ -225,7 +233,8 @@ def _shallower(config: ModelConfig, by: int) -> ModelConfig:
 
 
 def _block_parts(depth: int) -> list[str]:
-    """Return, for each block, the part of a step that its backward pass is: the lowest and the highest block are parts of their own, since
-    the peak may be in theirs.
+    """Return the name of the part of a step to which the backward pass of each block of a stack belongs.
+
+    The lowest and the highest block are parts of their own, since the peak of the step may occur in either.
     """
     return ["lowest", *["between"] * (depth - 2), *["highest"] * (depth > 1)]

@@ -1,4 +1,4 @@
-"""The measurements of machine_speed.py: each takes some hundredths of a second, and runs the project's own modules where it can."""
+"""The measurements for machine_speed.py. Each takes some hundredths of a second, and calls tfkit's own modules where possible."""
 
 import math
 import time
@@ -17,15 +17,15 @@ from tfkit.model.transformer import Transformer, build
 from tfkit.recipe.schema.output_sections import GenerationSection
 from tfkit.training.flops import visible_pairs
 
-SECONDS = 0.04  # for each measurement, after an untimed repetition
+SECONDS = 0.04  # how long each operation is repeated, after an untimed repetition
 _ROWS = 1024  # positions in a matrix product
-_LAYERS = 4
+_LAYERS = 4  # of the tiny model
 _TOKENS = 4  # generated in each row
-_BATCH = 64  # rows generated at once
+_BATCH = 64  # rows of a batch in generation
 
 
 def rate(amount: float, work: Callable[[], Tensor | None]) -> float:
-    """Return how much is processed per second: one call of `work` processes `amount`, and its result is waited for."""
+    """Return how much is processed per second; one call of `work` processes `amount`, and its time includes waiting for its result."""
     _wait(work())
     best, end = math.inf, time.perf_counter() + SECONDS
     while time.perf_counter() < end or math.isinf(best):
@@ -37,7 +37,7 @@ def rate(amount: float, work: Callable[[], Tensor | None]) -> float:
 
 def _wait(result: Tensor | None) -> None:
     if result is not None:
-        result.reshape(-1)[0].item()  # waits for a GPU
+        result.reshape(-1)[0].item()  # returns when a GPU has computed the result
 
 
 def product(device: torch.device, precision: torch.dtype, width: int) -> float:
@@ -61,7 +61,7 @@ def _factors(device: torch.device, precision: torch.dtype, width: int) -> tuple[
 
 
 def attention(device: torch.device, precision: torch.dtype, length: int, head_dim: int, *, causal: bool) -> float:
-    """Return the FLOP/s of attention, counted for visible pairs, forward and backward, in the kernel that is used in training."""
+    """Return the FLOP/s of attention, forward and backward, in the kernel of trainings; only visible pairs of positions are counted."""
     rows, heads = max(1, _ROWS // length), 4
     inputs = _queries_keys_values(device, precision, rows, heads, length, head_dim)
     flops = 3 * 2 * 2.0 * rows * heads * head_dim * visible_pairs(length, length, causal=causal, window=None)
@@ -69,7 +69,7 @@ def attention(device: torch.device, precision: torch.dtype, length: int, head_di
 
 
 def scores(device: torch.device, precision: torch.dtype, *, dropout: float) -> float:
-    """Return the scores per second of attention with dropout or a learned bias: on a CPU no fused kernel has either."""
+    """Return the scores per second of attention with dropout or else a learned bias, which no fused kernel on a CPU supports."""
     rows, heads, length = 2, 4, 256
     inputs = _queries_keys_values(device, precision, rows, heads, length, 32)
     bias = None if dropout else torch.zeros(1, heads, length, length, dtype=precision, device=device, requires_grad=True)
@@ -86,7 +86,7 @@ def _queries_keys_values(device: torch.device, precision: torch.dtype, *shape: i
 
 
 def elements(device: torch.device, precision: torch.dtype, kind: Literal["layer", "rms"]) -> float:
-    """Return the elements per second through a norm, an activation and a sum, forward and backward, in tensors of the size in a step."""
+    """Return the elements per second, forward and backward, through a norm, an activation function and a sum, in tensors as in a step."""
     states = torch.ones(4 * _ROWS, 512, dtype=precision, device=device, requires_grad=True)
     norm = (RMSNorm(512, 1e-6) if kind == "rms" else torch.nn.LayerNorm(512)).to(device=device, dtype=precision)
 
@@ -115,7 +115,7 @@ def updates(device: torch.device) -> float:
 
 
 def blocks(device: torch.device, precision: torch.dtype) -> float:
-    """Return the blocks per second of a tiny model, forward and backward: the call overhead. Embedding and head count as one."""
+    """Return the blocks per second of a tiny model, forward and backward: the call overhead. Embedding and head count as one block."""
     model = _tiny(device, precision)
     ids = torch.zeros(1, 8, dtype=torch.long, device=device)
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
@@ -127,7 +127,7 @@ def blocks(device: torch.device, precision: torch.dtype) -> float:
 
 
 def writing(device: torch.device, precision: torch.dtype) -> dict[str, float]:
-    """Return the blocks per second of a tiny model in generation, and the tokens per second drawn for each further row of a batch."""
+    """Return the blocks per second of a tiny model in generation, and the tokens per second drawn for each row beyond the first."""
     model = _tiny(device, precision)
     settings = GenerationSection(max_new_tokens=_TOKENS)
 
@@ -140,7 +140,7 @@ def writing(device: torch.device, precision: torch.dtype) -> dict[str, float]:
 
 
 def weight_bytes(device: torch.device, precision: torch.dtype) -> float:
-    """Return how many bytes of a weight matrix are read per second if it is multiplied by the vector of a single position."""
+    """Return how many bytes of a weight matrix are processed per second when it is multiplied by the vector of a single position."""
     matrix, state = (torch.ones(rows, 2048, dtype=precision, device=device) for rows in (2048, 1))
     return rate(matrix.numel() * matrix.element_size(), lambda: F.linear(state, matrix))
 

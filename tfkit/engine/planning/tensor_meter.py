@@ -1,7 +1,7 @@
-"""Count the bytes of all tensors of a process while it computes, and the bytes that its collectives send; also for fake tensors.
+"""Count the bytes of all live tensors of a process, and the bytes that its collectives send.
 
-With `fake`, floating-point tensors are PyTorch's fake tensors, which have shapes and no memory, so that a step of any model can be
-simulated on any machine. Integers and booleans, which determine shapes, are computed for real.
+If `fake` is set, new floating-point tensors become PyTorch's fake tensors, which have a shape but no memory, so that a step of any model
+can be simulated on any machine. Tensors of integers and booleans are still computed, because the shapes of other tensors depend on them.
 """
 
 from collections import Counter
@@ -22,17 +22,17 @@ _ITEM = torch.ops.aten._local_scalar_dense.default
 
 
 class TensorMeter(TorchDispatchMode):
-    """Within the context, `live` is the bytes of all counted storages that are not freed, and `peak` its maximum since `mark`."""
+    """Context that counts the bytes of tensor storages: `live`: those not yet freed; `peak`: the maximum of `live` since `mark()`."""
 
     def __init__(self, *, fake: bool = False):
         super().__init__()  # type: ignore[no-untyped-call]
         self._fake = FakeTensorMode(allow_non_fake_inputs=True) if fake else None
         self._storages: dict[int, _Storage] = {}
         self.live = self.peak = 0
-        self.sent: Counter[str] = Counter()  # by kind of collective, with ring algorithms
+        self.sent: Counter[str] = Counter()  # bytes sent, by kind of collective, assuming ring algorithms
 
     def __enter__(self) -> Self:
-        """Begin to count, and follow the resizing of storages, by which FSDP frees gathered weights."""
+        """Start counting. The resizing of storages is counted too, since FSDP frees gathered weights by resizing their storage to 0."""
         super().__enter__()  # type: ignore[no-untyped-call]
         self._resize = torch.UntypedStorage.resize_
         torch.UntypedStorage.resize_ = self._resized  # type: ignore[assignment, method-assign]
@@ -56,17 +56,17 @@ class TensorMeter(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Run an operation, and count the tensors that it creates and the bytes that it sends."""
-        if func is _DEVICE:  # half of all operations on fake tensors
+        if func is _DEVICE:  # a shortcut: half of all operations on fake tensors only ask for the device
             return getattr(args[0], "fake_device", None) or args[0].device
         if any(issubclass(kind, Tensor) and hasattr(kind, "__tensor_flatten__") for kind in types):
-            return NotImplemented  # such as DTensor, whose local tensors are dispatched in turn
+            return NotImplemented  # PyTorch unwraps a DTensor, and dispatches the operation on its local tensor
         kwargs = kwargs or {}
         tensors = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
         has_fake = any(isinstance(tensor, FakeTensor) for tensor in tensors)
-        if func is _ITEM and has_fake:  # the value is unknown: a loss or a norm
+        if func is _ITEM and has_fake:  # a fake loss or norm has no value: return 1
             return torch.ones((), dtype=tensors[0].dtype).item()
         if self._fake is not None and (has_fake or (not tensors and _makes_floats(func, kwargs))):
-            if func in _INDEXING:  # the size of the result depends on the mask, which is real
+            if func in _INDEXING:  # the size of the result depends on the values of a mask, which are real
                 args = (args[0], _without_masks(args[1]), *args[2:])
             with self._fake:
                 result = func(*args, **kwargs)
@@ -80,7 +80,7 @@ class TensorMeter(TorchDispatchMode):
         return result
 
     def _is_counted(self, tensor: Tensor) -> bool:
-        """Whether a tensor counts: without `fake`, meta and fake tensors do not."""
+        """Whether to count a tensor: if `fake` is not set, meta and fake tensors have no memory to count."""
         return self._fake is not None or not (tensor.is_meta or isinstance(tensor, FakeTensor))
 
     def _count(self, storage: torch.UntypedStorage) -> None:
@@ -106,7 +106,7 @@ class TensorMeter(TorchDispatchMode):
 
     def _count_traffic(self, func: Any, result: Any, args: Any) -> None:
         ranks = CollectiveOp.get_process_group(func, args).size()
-        size = max(_bytes_of(tensors) for tensors in (*args[:2], result))  # of the unsharded tensor: an input, an output, or both
+        size = max(_bytes_of(tensors) for tensors in (*args[:2], result))  # of the unsharded tensor, which is the input or the output
         name = func.name().partition("::")[2].strip("_")
         if "scatter" in name:
             kind = "reduce-scatter"
@@ -116,7 +116,7 @@ class TensorMeter(TorchDispatchMode):
 
 
 class _Storage:
-    """The counted size of a live storage; `on_free` is called with its address when it is freed."""
+    """The counted size of a live storage; when the storage is freed, `on_free` is called with its address."""
 
     def __init__(self, storage: torch.UntypedStorage, on_free: Callable[[int], None]):
         self.size, address = 0, storage._cdata

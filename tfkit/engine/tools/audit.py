@@ -1,7 +1,8 @@
-"""The audit of a run's energy, which is recomputed from the ledgers and compared with everything that is derived from them. Torch-free.
+"""The audit of a run's energy: recompute it from the ledgers, and compare it with the files that are derived from them.
 
-emissions.csv, the totals in run.json and the card of a finished run's last checkpoint must agree with the ledgers; the card of an earlier
-checkpoint must not have more than the ledgers. If a run is in progress or was killed, all of these may have less, never more.
+emissions.csv, the totals in run.json and the card of a finished run's last checkpoint must agree with the ledgers. The card of an earlier
+checkpoint must not state more than the ledgers. If a run is in progress or was killed, each of these files may state less, but never more.
+This module does not import torch.
 """
 
 import csv
@@ -19,29 +20,29 @@ from tfkit.run.checkpoints import step_folders
 from tfkit.run.run_json import RunDocument, member_folders, read_run_json
 from tfkit.run.strict_json import is_number
 
-_SAME = 1e-9  # relative tolerance, for sums in another order
-_NOT_COMPARED = ("timestamp",)  # of the csv: a local time in the zone of its writer
+_SAME = 1e-9  # relative tolerance, because sums may have been computed in another order
+_NOT_COMPARED = ("timestamp",)  # columns of emissions.csv: the local time in the time zone of the machine that wrote it
 _SUMMED = ("seconds", "energy_kwh", "emissions_g")
 
 
 @dataclass(frozen=True)
 class Audit:
-    """The findings of one run: `ledgers` by name with the state of their hash chains; `problems` are differences."""
+    """The findings on one run."""
 
     run: str
-    ledgers: dict[str, str] = field(default_factory=dict)
-    lines: int = 0
-    problems: list[str] = field(default_factory=list)
+    ledgers: dict[str, str] = field(default_factory=dict)  # the state of the hash chain of each ledger, by the ledger's name
+    lines: int = 0  # of all ledgers
+    problems: list[str] = field(default_factory=list)  # differences from the ledgers, and damage to the ledgers
     notes: list[str] = field(default_factory=list)
 
     @property
     def good(self) -> bool:
-        """Whether everything that is derived agrees with the ledgers."""
+        """Whether there are no problems."""
         return not self.problems
 
 
 def audit_runs(folder: Path) -> list[Audit]:
-    """Audit a run, or each of its stages or trials and their totals. A folder without run.json has no audits."""
+    """Audit a run; for a chain or a sweep, audit each stage or trial, and the totals. Return nothing for a folder without run.json."""
     members = {name: member for name, member in member_folders(folder).items() if member.exists()}
     if not members:
         return [_audit(folder)] if (folder / "run.json").is_file() else []
@@ -85,7 +86,7 @@ def _document(folder: Path, notes: list[str]) -> RunDocument | None:
 
 
 def _chains(folder: Path, attempts: list[Attempt]) -> Iterator[str]:
-    """Yield the ledgers whose hash chain is broken, or whose first line refers to a line that no other ledger has."""
+    """Yield a problem for each ledger without a header or with a broken hash chain, or whose first line refers to a missing line."""
     texts = {attempt.name: (folder / "carbon" / f"{attempt.name}.jsonl").read_bytes().split(b"\n") for attempt in attempts}
     hashes = {name: {line_hash(text) for text in lines} for name, lines in texts.items()}
     for attempt in attempts:
@@ -96,12 +97,12 @@ def _chains(folder: Path, attempts: list[Attempt]) -> Iterator[str]:
             yield f"{path}:1: refers to a line that no other ledger has: an earlier ledger was changed or removed"
     for path in sorted((folder / "carbon").glob("*.jsonl")):
         if path.stem not in texts and path.stat().st_size:
-            yield f"{path}:1: has no header, so that its energy is not counted"
+            yield f"{path}:1: has no header, so its energy is not counted"
 
 
 def _rows(folder: Path, attempts: list[Attempt], behind: bool) -> Iterator[str]:
-    """Yield the differences of emissions.csv from the ledgers. `behind`: the file may lag behind the ledgers, so rows may be missing or be
-    earlier ones.
+    """Yield the differences of emissions.csv from the ledgers. `behind`: the file may be older than the ledgers, so that its rows may be
+    missing or have smaller numbers.
     """
     path, ours = folder / NAME, {attempt.header["run_id"] for attempt in attempts}
     try:
@@ -128,7 +129,7 @@ def _rows(folder: Path, attempts: list[Attempt], behind: bool) -> Iterator[str]:
 
 
 def _totals(folder: Path, document: RunDocument, attempts: list[Attempt], behind: bool) -> Iterator[str]:
-    """Yield the differences of the totals in run.json from the ledgers. What an older version did not record is not compared."""
+    """Yield the differences of the totals in run.json from the ledgers. Fields that an older version did not write are not compared."""
     run_id, recorded, totals = document.run_id, document.totals, document.fields.get("totals") or {}
     path, metered = folder / "run.json", read_seconds(folder, run_id)
     known = len(metered) == len(document.attempts)
@@ -140,7 +141,7 @@ def _totals(folder: Path, document: RunDocument, attempts: list[Attempt], behind
     if expected is None or not totals:
         return
     if recorded.carbon_status == "degraded" and expected.carbon_status == "ok":
-        expected = replace(expected, carbon_status="degraded")  # the meter ended early, which the ledger does not record
+        expected = replace(expected, carbon_status="degraded")  # the meter ended early, a fact that the ledger does not have
     if behind:
         for name, value in expected.document(_SUMMED[1:]).items():
             if (getattr(recorded, name) or 0.0) > (value or 0.0) * (1 + _SAME):
@@ -152,17 +153,17 @@ def _totals(folder: Path, document: RunDocument, attempts: list[Attempt], behind
 
 
 def _recorded(document: RunDocument, name: str) -> Any:
-    """Return a field of the totals; as text if the recorded value is not of the field's type."""
+    """Return a field of the totals in run.json; a value that is not of the field's type is returned as text."""
     value, written = document.totals.document([name])[name], (document.fields.get("totals") or {}).get(name)
     return str(written) if value is None and written is not None else value
 
 
 def _cards(folder: Path, document: RunDocument, attempts: list[Attempt], behind: bool) -> Iterator[str]:
-    """Yield the cards of checkpoints whose grams differ from those of the run at its end, or exceed them."""
+    """Yield a problem for each card that states more emissions than the whole run has, or, on the last checkpoint, other emissions."""
     of_run = [attempt for attempt in attempts if attempt.header["run_id"] == document.run_id]
     grams, result = reading_of(of_run).emissions_g, document.result or {}
     last = Path(str(result.get("checkpoint", ""))).name if document.status == "finished" else ""
-    rounding = 5.1e-5 if grams >= 1 else grams * 5.1e-4  # of four decimals, or four digits (card_impact.py)
+    rounding = 5.1e-5 if grams >= 1 else grams * 5.1e-4  # of a card's numbers, which have four decimals or four digits (card_impact.py)
     exact = not behind and document.totals.carbon_status == "ok"
     for checkpoint in step_folders(folder / "checkpoints") if of_run else []:
         stated = BaseCard.read(checkpoint).emissions_g
@@ -176,7 +177,7 @@ def _cards(folder: Path, document: RunDocument, attempts: list[Attempt], behind:
 
 
 def _differences(path: Path, name: str, expected: Any, recorded: Any) -> Iterator[str]:
-    """Yield the difference of a field, or those of all fields of an object."""
+    """Yield a problem if a field differs from its expected value; of two objects, a problem for each field that differs."""
     if isinstance(expected, dict) and isinstance(recorded, dict):
         for key in {**expected, **recorded}:
             yield from _differences(path, f"{name}.{key}", expected.get(key), recorded.get(key))

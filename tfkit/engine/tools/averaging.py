@@ -1,6 +1,6 @@
-"""Choose checkpoints of a run, and write a model folder with their mean, which `mean_weights` of hub/weights.py computes.
+"""Choose checkpoints of a run, and write a model folder with the mean of their weights (`mean_weights` of hub/weights.py).
 
-torch is imported once the checkpoints are found.
+This module does not import torch before the checkpoints have been found.
 """
 
 import shutil
@@ -25,23 +25,23 @@ from tfkit.run.tfkit_json import NAME, read_tfkit_json, write_tfkit_json
 if TYPE_CHECKING:
     from tfkit.hub.weights import Tensors
 
-_SAME = ("config.json", "tokenizer.json", "tokenizer_config.json")  # equal in all checkpoints of a run
-_SHIFT = "reward_shift"
+_SAME = ("config.json", "tokenizer.json", "tokenizer_config.json")  # files that are equal in all checkpoints of a run
+_SHIFT = "reward_shift"  # a field of tfkit.json
 
 
 @dataclass(frozen=True)
 class Averaged:
-    """The checkpoints whose mean was written, by rising step, the step of the newest, and the mean shift of a reward model's scores."""
+    """The checkpoints whose mean was written."""
 
-    checkpoints: list[str]
-    step: int
-    reward_shift: float | None
+    checkpoints: list[str]  # names, by rising step
+    step: int  # of the newest checkpoint
+    reward_shift: float | None  # the mean shift of a reward model's scores; None for other models
 
 
 def choose_checkpoints(run: Path, out: Path, last: int) -> list[Path]:
     """Return the newest `last` checkpoints of a run, by rising step.
 
-    Raises UsageError if `out` exists or lies in the run, or if `last` is less than 1; ModelError for missing checkpoints.
+    Raises UsageError if `out` exists or is in a run or model folder, or if `last` is less than 1; ModelError for missing checkpoints.
     """
     require_count("last", last)
     if out.exists() or out.is_symlink():
@@ -58,15 +58,14 @@ def choose_checkpoints(run: Path, out: Path, last: int) -> list[Path]:
             f"complete checkpoints here are {', '.join(path.name for path in saved)}" if saved else "there is no complete checkpoint here"
         )
         raise ModelError(
-            f"{run}: {argument('last', last)} of its checkpoints, but {kept}. A run keeps checkpoint.keep of them, one every "
-            "checkpoint.every steps: "
-            f"raise it (also for a run that is continued with {argument('resume', True)}), or average fewer"
+            f"{run}: {argument('last', last)} of its checkpoints, but {kept}. Average fewer, or raise checkpoint.keep, the number of "
+            f"checkpoints that a run keeps: that is also possible for a run that is continued with {argument('resume', True)}"
         )
     return saved[-last:]
 
 
 def carbon_of(run: Path) -> CarbonSection:
-    """Return the run's carbon section, by which the averaging is metered, too; the defaults if the run's recipe cannot be read."""
+    """Return the section `carbon` of the run's recipe, for metering the averaging; the defaults if the recipe cannot be read."""
     try:
         return read_recipe(str(run / "recipe.yaml")).recipe.carbon
     except TfkitError:
@@ -76,7 +75,7 @@ def carbon_of(run: Path) -> CarbonSection:
 def average_checkpoints(chosen: Sequence[Path], out: Path, listener: Listener) -> Averaged:
     """Write the mean of the weights of these checkpoints to the model folder `out`.
 
-    Raises ModelError for checkpoints that are damaged or not of one run, and MachineError if the folder cannot be written.
+    Raises ModelError for checkpoints that are damaged or of different runs, and MachineError if the folder cannot be written.
     """
     facts = _facts_of_one_run(chosen, listener)
 
@@ -97,10 +96,10 @@ def average_checkpoints(chosen: Sequence[Path], out: Path, listener: Listener) -
 
 
 def _facts_of_one_run(chosen: Sequence[Path], listener: Listener) -> dict[str, Any]:
-    """Return tfkit.json of the newest checkpoint, after checking all files. Raises ModelError for damaged ones, or for several runs.
+    """Return the fields of tfkit.json of the newest checkpoint, after verifying the files of all checkpoints.
 
-    The shift of a reward model's scores is the mean of the checkpoints' shifts: to first order, mean weights give mean scores. A new
-    computation of the shift would need the training data.
+    The shift of a reward model's scores becomes the mean of the checkpoints' shifts, because to first order mean weights give mean scores;
+    to recompute it would need the training data. Raises ModelError for damaged checkpoints, and for checkpoints of different runs.
     """
     from tfkit.adapters import is_adapter
     from tfkit.objectives.reward import read_shift
@@ -130,7 +129,7 @@ def _facts_of_one_run(chosen: Sequence[Path], listener: Listener) -> dict[str, A
 
 
 def _write(folder: Path, chosen: Sequence[Path], tensors: "Tensors", facts: dict[str, Any]) -> None:
-    """Write the mean weights, the lineage of the mean, and the newest checkpoint's other files, except its training state."""
+    """Write the mean weights and their lineage, and copy the other files of the newest checkpoint, except its training state."""
     from tfkit.hub import content_hash
     from tfkit.hub.tensor_files import write_model_tensors
 

@@ -1,4 +1,4 @@
-"""A training that is planned and not started: its recipe, its first rows and its size. Text is tokenized; no run folder is created."""
+"""Plan a training without starting it: its recipe, its first rows and its size. Text is tokenized, but no run folder is created."""
 
 from dataclasses import dataclass, replace
 from typing import Any
@@ -6,6 +6,7 @@ from typing import Any
 import torch
 
 from tfkit.carbon.place import require_long_series
+from tfkit.engine.assembly.components import batch_sizes
 from tfkit.engine.assembly.training_rows import training_baselines
 from tfkit.engine.inference.session import Session
 from tfkit.engine.planning.cluster import with_cluster
@@ -17,6 +18,7 @@ from tfkit.engine.training_run.attempt import RunOptions
 from tfkit.engine.training_run.estimate import Estimate, fit_length
 from tfkit.engine.training_run.run import Run
 from tfkit.evaluation.baselines import Baselines
+from tfkit.objectives.registry import open_rows
 from tfkit.recipe import ResolvedRecipe
 from tfkit.recipe.reading.read import read_document
 from tfkit.training.device import pick_device
@@ -32,12 +34,13 @@ class DryRun:
     inspection: Inspection
     estimate: Estimate
     batch_size: int
+    rows_read: int  # number of rows in all steps together
     baselines: Baselines
 
     def describe(self) -> list[str]:
-        """Return a few lines for people on the size of the run: steps, rows, parameters, memory, disk and time."""
-        plan, tokens = self.estimate, round(self.estimate.tokens / self.estimate.steps)
-        epochs = plan.steps * self.batch_size / (self.inspection.totals["rows_an_epoch"] * self.inspection.readings)
+        """Return lines of text on the size of the run: its steps, rows, parameters, memory, disk space and time."""
+        plan, tokens = self.estimate, round(self.estimate.tokens * self.batch_size / self.rows_read)
+        epochs = self.rows_read / (self.inspection.totals["rows_an_epoch"] * self.inspection.readings)
         trained = "all" if plan.trained_parameters == plan.parameters else f"{plan.trained_parameters:,}"
         free, of_ranks = available_bytes(), plan.cluster
         of = "" if free is None else f", of {format_bytes(free)} that are free"
@@ -47,7 +50,7 @@ class DryRun:
             f"{plan.parameters:,} parameters, of which {trained} are trained; about {format_bytes(plan.memory_bytes)} of "
             f"memory{of}; {format_bytes(plan.disk_bytes)} of checkpoints",
             *(
-                [f"that memory is of each of {of_ranks['ranks']:,} ranks, which take {of_ranks['rows_per_rank']:,} rows of a step"]
+                [f"each of {of_ranks['ranks']:,} ranks needs this memory, and takes {of_ranks['rows_per_rank']:,} rows of a step"]
                 if of_ranks
                 else []
             ),
@@ -59,7 +62,7 @@ class DryRun:
         ]
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the document of --json, without the rows."""
+        """Return the document of --json, which does not include the rows."""
         return {
             "recipe": self.decided.document,
             "batch_size": self.batch_size,
@@ -84,11 +87,12 @@ def dry_run(request: TrainingRequest, session: Session, *, rows: int, options: R
         decided = read_document(decided.document, str(decided.path), fields, decided.source.comment)
     estimate = run.forecast(ahead=True)
     require_long_series(run.recipe.carbon, estimate.seconds.low)
-    if ranks > 1:  # the ranks share the time and energy of this machine
+    if ranks > 1:  # the ranks run on this machine, so that its time and energy stay the same
         of_ranks = with_cluster(estimate, run.recipe, run.data, ranks, None)
         estimate = replace(
             estimate, micro_batch_size=of_ranks.micro_batch_size, memory_bytes=of_ranks.memory_bytes, cluster=of_ranks.cluster
         )
     with session.stop.at_once():
         inspection = first_rows(run.recipe, run.data, rows)
-        return DryRun(decided, inspection, estimate, run.recipe.training.batch_size, training_baselines(run.recipe))
+        sizes = batch_sizes(run.recipe, open_rows(run.recipe, run.data.objective, run.data.train, run.data.config))
+        return DryRun(decided, inspection, estimate, sizes.full, sizes.before(estimate.steps), training_baselines(run.recipe))

@@ -1,4 +1,4 @@
-"""The environment of the commands: versions, processor, threads, devices and the cache. torch need not be installed."""
+"""Describe the environment: versions, processor, threads, devices and the cache. This also works if torch is not installed."""
 
 import platform
 from pathlib import Path
@@ -15,11 +15,11 @@ LIBRARIES = (
 
 
 def describe_environment() -> dict[str, Any]:
-    """Return the document of `tfkit env --json`, with the file of forecasts and their median errors of time and energy so far."""
+    """Return the document of `tfkit env --json`, which includes the median errors of this machine's forecasts of time and energy."""
     from tfkit.engine.planning.forecast_history import NAME, median_errors
 
-    cpu, cache, machine = processor(), _cache(), machine_name()
-    file = None if cache["folder"] is None else str(Path(cache["folder"], NAME))  # the field `cache` has the error
+    cpu, cache, machine, devices = processor(), _cache(), machine_name(), _devices()
+    file = None if cache["folder"] is None else str(Path(cache["folder"], NAME))  # the reason is in the field `cache`
     return {
         "schema_version": 1,
         "tfkit": __version__,
@@ -28,21 +28,25 @@ def describe_environment() -> dict[str, Any]:
         "versions": {name: version(name) for name in LIBRARIES},
         "processor": {"name": cpu["name"], "bf16": None if cpu["bf16"] is None else bool(cpu["bf16"])},
         "threads": usable_cores(),
-        "devices": _devices(),
+        "devices": [*devices],
         "cache": cache,
-        "forecasts": {"file": file, "machine": machine, **median_errors(machine)},
+        "forecasts": {"file": file, "machine": machine, **median_errors({machine, *devices.values()})},
     }
 
 
-def _devices() -> list[str]:
+def _devices() -> dict[str, str]:
+    """Return the devices, each with the name under which the history of forecasts has its runs; empty if torch is not installed."""
     try:
         import torch
     except ImportError:
-        return []
-    devices = ["cpu"]
-    devices += [f"cuda:{index} {torch.cuda.get_device_name(index)}" for index in range(torch.cuda.device_count())]
+        return {}
+    from tfkit.engine.planning.machine_speed import device_name
+
+    devices = {"cpu": device_name(torch.device("cpu"))}
+    for index in range(torch.cuda.device_count()):
+        devices[f"cuda:{index} {torch.cuda.get_device_name(index)}"] = device_name(torch.device("cuda", index))
     if torch.backends.mps.is_available():
-        devices.append("mps")
+        devices["mps"] = device_name(torch.device("mps"))
     return devices
 
 

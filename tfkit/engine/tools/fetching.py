@@ -1,7 +1,7 @@
-"""The public data of bundled recipes, fetched to the paths from which the recipes read them.
+"""Fetch the public data of bundled recipes to the paths from which the recipes read them.
 
-A file gets its name only when it is complete, on the disk, and has the content that the recipe was run with. The hidden partial file that a
-broken connection leaves is continued by the next try or the next command.
+A file gets its name only when it is complete, is synced to the disk, and has the content with which the recipe was tested. A broken
+connection leaves a hidden partial file; the next try, or the next command, continues the download from its end.
 """
 
 import csv
@@ -13,7 +13,6 @@ import urllib.error
 import urllib.request
 import zipfile
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 from tfkit.durable import rename, sync_file, with_retries, write_atomically
@@ -25,30 +24,22 @@ from tfkit.recipe import open_recipe, read_recipes
 from tfkit.recipe.bundled import BundledRecipe, DataFile, DataSet, data_sets
 
 _PAUSES = (1.0, 4.0)  # seconds between tries
-_TIME_OUT = 30.0  # seconds without a byte
-_TRANSIENT = (408, 425, 429, 500, 502, 503, 504)
-_ERRORS = (urllib.error.URLError, http.client.HTTPException, ConnectionError, TimeoutError)  # of a connection
-_CHUNK = 1 << 16
-# Maps control characters of Latin-1 to the punctuation of Windows-1252 that was decoded wrongly as these.
+_TIME_OUT = 30.0  # seconds without receiving a byte
+_TRANSIENT = (408, 425, 429, 500, 502, 503, 504)  # HTTP status codes after which a request is repeated
+_ERRORS = (urllib.error.URLError, http.client.HTTPException, ConnectionError, TimeoutError)  # which a connection may raise
+_CHUNK = 1 << 16  # bytes
+# Repairs text in Windows-1252 that was decoded as Latin-1: maps each resulting control character to the intended punctuation mark.
 _WINDOWS = {code: bytes([code]).decode("cp1252", "ignore") or chr(code) for code in range(0x80, 0xA0)}
 
 
-@dataclass(frozen=True)
-class Fetched:
-    """A file that is now in the current folder; `fetched`: whether `fetch_files` fetched it, False if it was there already."""
-
-    file: DataFile
-    fetched: bool
-
-
 def sets_of(recipe: BundledRecipe) -> list[DataSet]:
-    """Return the data sets that a recipe reads, in the recipe's order. Raise DataError if one of them cannot be fetched."""
+    """Return the data sets that a recipe reads, in the recipe's order. Raises DataError if it reads a file that cannot be fetched."""
     sections = [section for one in read_recipes(open_recipe(str(recipe.path))) for section in sections_of(one.data)]
     paths = [path for section in sections if section.path is not None for path in (section.path, *section.beside.values())]
     known, used = data_sets(), dict[str, DataSet]()
     for path in paths:
         name = Path(path).parent.name
-        if path not in {file.path for file in known[name].files} if name in known else True:
+        if name not in known or path not in {file.path for file in known[name].files}:
             raise DataError(f"{path}: cannot be fetched: it is derived from its source; the first lines of the recipe say how")
         if (origin := known[name].made_of) is not None:
             used[origin] = known[origin]
@@ -56,8 +47,11 @@ def sets_of(recipe: BundledRecipe) -> list[DataSet]:
     return list(used.values())
 
 
-def fetch_files(sets: list[DataSet], listener: Listener) -> list[Fetched]:
-    """Fetch the missing files into the current folder. Raises DataError for other content, or without a network."""
+def fetch_files(sets: list[DataSet], listener: Listener) -> list[tuple[DataFile, bool]]:
+    """Fetch the missing files of the sets into the current folder. Return each file, and whether it was missing.
+
+    Raises DataError if there is no network, or if the content of a file is not that of the recipe's data.
+    """
     fetched = []
     for data_set in sets:
         missing = [file for file in data_set.files if not _exists(file)]
@@ -70,12 +64,12 @@ def fetch_files(sets: list[DataSet], listener: Listener) -> list[Fetched]:
         else:
             for file in missing:
                 _fetch(file, listener)
-        fetched += [Fetched(file, file in missing) for file in data_set.files]
+        fetched += [(file, file in missing) for file in data_set.files]
     return fetched
 
 
 def _exists(file: DataFile) -> bool:
-    """Return whether a file exists. Raises DataError if it has other content."""
+    """Whether a file exists. Raises DataError if its content is not that of the recipe's data."""
     path = Path(file.path)
     if not os.path.lexists(path):
         return False
@@ -85,7 +79,7 @@ def _exists(file: DataFile) -> bool:
 
 
 def _derive(data_set: DataSet, origin: Path, files: list[DataFile]) -> None:
-    """Derive files of a set from its archive, or from the folder of another set."""
+    """Write files of a set, derived from `origin`: the set's archive, or the folder of another set."""
     texts = _DERIVED[data_set.name](origin)
     for file in files:
         path = Path(file.path)
@@ -123,11 +117,11 @@ def _fetch(file: DataFile, listener: Listener) -> None:
 
 
 def _unwritable(path: Path, error: OSError) -> MachineError:
-    return MachineError(f"{path}: cannot be written ({error.strerror}); make room there, or run it in another folder")
+    return MachineError(f"{path}: cannot be written ({error.strerror}); make room there, or run the command in another folder")
 
 
 class _Position:
-    """Advances a progress count to a position, even if a download starts again."""
+    """Advances a progress bar to a position in bytes, which moves back if a download starts from the beginning again."""
 
     def __init__(self, bar: ProgressBar):
         self.bar, self.shown = bar, 0
@@ -151,13 +145,16 @@ def _with_retries(url: str, download: Callable[[], None]) -> None:
 
 
 def _download(url: str, part: Path, show: Callable[[int], object]) -> None:
-    """Append the missing bytes to `part`, or write it again if the server sends only whole files. Raises urllib's errors and OSError."""
+    """Append the missing bytes to the file `part`, or overwrite the file if the server sends only whole files.
+
+    `show` is called with the position in bytes. Raises urllib's errors and OSError.
+    """
     done = part.stat().st_size if part.exists() else 0
     request = urllib.request.Request(url, headers={"User-Agent": "tfkit", **({"Range": f"bytes={done}-"} if done else {})})
     try:
         response = urllib.request.urlopen(request, timeout=_TIME_OUT)
     except urllib.error.HTTPError as error:
-        if error.code == 416:  # nothing is missing, or the file was never of this length: its hash decides
+        if error.code == 416:  # the partial file is complete, or too long: its hash will be checked
             return
         raise
     with response, part.open("ab" if response.status == 206 else "wb") as out:
@@ -171,8 +168,9 @@ def _download(url: str, part: Path, show: Callable[[int], object]) -> None:
 
 
 def _sentence_polarity(archive: Path) -> dict[str, str]:
-    """Return the csv files of Sentence Polarity v1.0 (Pang and Lee 2005) from nltk's archive. The lines of the two classes alternate; of
-    every ten pairs of lines the first goes to test.csv, the second to valid.csv.
+    """Return the csv files of Sentence Polarity v1.0 (Pang and Lee 2005), by name, from nltk's archive.
+
+    The lines of the two classes alternate. Of every ten pairs of lines, the first pair goes to test.csv, the second to valid.csv.
     """
     with zipfile.ZipFile(archive) as source:
         texts = [source.read(f"sentence_polarity/rt-polarity.{side}").decode().translate(_WINDOWS) for side in ("neg", "pos")]
@@ -180,15 +178,17 @@ def _sentence_polarity(archive: Path) -> dict[str, str]:
     writers = {name: csv.writer(file, lineterminator="\n") for name, file in files.items()}
     for writer in writers.values():
         writer.writerow(("text", "label"))
-    for number, pair in enumerate(zip(*(text.removesuffix("\n").split("\n") for text in texts), strict=True)):
-        writer = writers[("test.csv", "valid.csv")[number % 10] if number % 10 < 2 else "train.csv"]
+    for index, pair in enumerate(zip(*(text.removesuffix("\n").split("\n") for text in texts), strict=True)):
+        writer = writers[("test.csv", "valid.csv")[index % 10] if index % 10 < 2 else "train.csv"]
         writer.writerows((line.strip(), label) for line, label in zip(pair, ("negative", "positive"), strict=True))
     return {name: file.getvalue() for name, file in files.items()}
 
 
 def _reviews(sentences: Path) -> dict[str, str]:
-    """Return the prompts of instructgpt-reviews, `{"prompt": "the film is"}`, from the files of Sentence Polarity: the first three words
-    of the sentences of train.csv, each once, and the first 128 of valid.csv that are not among them.
+    """Return the JSON lines of instructgpt-reviews, such as `{"prompt": "the film is"}`, by file name, from the files of Sentence Polarity.
+
+    The prompts are the distinct first three words of the sentences of train.csv; the held-out prompts are the first 128 from valid.csv
+    that train.csv does not have.
     """
     trained, others = _beginnings(sentences / "train.csv"), _beginnings(sentences / "valid.csv")
     prompts = {"prompts.jsonl": [*trained], "held_out.jsonl": [text for text in others if text not in trained][:128]}
@@ -200,5 +200,5 @@ def _beginnings(path: Path) -> dict[str, None]:
         return dict.fromkeys(" ".join(row["text"].split()[:3]) for row in csv.DictReader(file))
 
 
-# By the set's name in recipes/data.json; each function gets the set's archive, or the folder of the set that it is derived from.
+# Functions by the name of a data set in recipes/data.json. Each takes the set's archive, or the folder of the set from which it is derived.
 _DERIVED: dict[str, Callable[[Path], dict[str, str]]] = {"sentence_polarity": _sentence_polarity, "reviews": _reviews}

@@ -1,4 +1,7 @@
-"""A language model as a GGUF file, for llama.cpp and related programs. It is read again and compared with the model before it is kept."""
+"""Export a language model to a GGUF file, for llama.cpp and related programs.
+
+Before the file gets its name, it is read again, and its predictions are compared with those of the model.
+"""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,8 +22,9 @@ if TYPE_CHECKING:
     from tfkit.tokenizer.gguf_vocabulary import GgufVocabulary
 
 FAMILIES = tuple(GGUF_ARCHITECTURES)
-TYPES = {"f16": 1e-3, "q8_0": 3e-2}  # with the largest accepted mean KL divergence, in nats, of the file's predictions from the model's
-_BLOCK = 32  # numbers of a row that share a scale in q8_0
+# Each type of tensors, with the largest accepted mean KL divergence, in nats, of the file's predictions from the model's.
+TYPES = {"f16": 1e-3, "q8_0": 3e-2}
+_BLOCK = 32  # number of values in a row that share a scale in q8_0
 _TEXTS = (
     "The cat sat on the mat, and looked at 3 dogs: 1,024 of them!",
     "def read_lines(path):\n    with open(path) as file:\n        return [line.strip() for line in file]\n",
@@ -31,20 +35,20 @@ _TEXTS = (
 
 @dataclass(frozen=True)
 class Exported:
-    """A file: its architecture in llama.cpp, tensors, bytes, and the mean KL divergence of its predictions from the model's, in nats."""
+    """The facts of a GGUF file."""
 
-    architecture: str
-    tensors: int
+    architecture: str  # its name in llama.cpp
+    tensors: int  # their number
     bytes: int
-    kl: float
+    kl: float  # mean KL divergence of the file's predictions from the model's, in nats
 
 
 def export_gguf(checkpoint: str, out: Path, kind: str, listener: Listener) -> Exported:
     """Write a checkpoint to the file `out`, with matrices of the type `kind`: f16, or q8_0 (8 bits, in blocks of 32 with a scale).
 
     Raises UsageError for an existing file or an unknown type; ModelError for a model or tokenizer that llama.cpp does not support or
-    computes differently, or numbers beyond the type's range; QualityGateError if the file's predictions differ from the model's by more
-    than its type allows; MachineError if the package gguf is not installed, or without room on the disk.
+    computes differently, or for weights beyond the range of the type; QualityGateError if the file's predictions differ from the model's by
+    more than TYPES allows; MachineError if the package gguf is not installed, or if the file cannot be written.
     """
     if kind not in TYPES:
         raise UsageError(f"{argument('type', kind)}: there is no such type; {' and '.join(TYPES)} are known")
@@ -77,7 +81,7 @@ def export_gguf(checkpoint: str, out: Path, kind: str, listener: Listener) -> Ex
         kl = _compare(temporary, loaded, layout, listener)
         if not kl <= TYPES[kind]:
             raise QualityGateError(
-                f"{folder}: as {kind} its predictions differ by a mean KL divergence of {kl:.3g} nats (at most {TYPES[kind]:g})"
+                f"{folder}: as {kind}, its predictions differ by a mean KL divergence of {kl:.3g} nats; at most {TYPES[kind]:g} is allowed"
             )
         sync_file(temporary)
         rename(temporary, out)
@@ -118,7 +122,7 @@ def _write(path: Path, loaded: "Loaded", layout: "GgufLayout", vocabulary: "Gguf
 
 
 def _type_of(name: str, tensor: "Tensor", kind: str) -> "GGMLQuantizationType":
-    """Return the type of a tensor, as llama.cpp's own converter chooses it: vectors, positions and routers stay in float32."""
+    """Return the type that llama.cpp's own converter chooses for a tensor: vectors, position embeddings and routers stay in float32."""
     import gguf
 
     types = gguf.GGMLQuantizationType
@@ -132,7 +136,7 @@ def _type_of(name: str, tensor: "Tensor", kind: str) -> "GGMLQuantizationType":
 
 
 def _compare(path: Path, loaded: "Loaded", layout: "GgufLayout", listener: Listener) -> float:
-    """Return the mean KL divergence of the file's predictions from the model's on short texts. The model then has the file's weights."""
+    """Return the mean KL divergence of the file's predictions from the model's on short texts. `loaded` then has the file's weights."""
     import gguf
     import torch
 
@@ -141,7 +145,7 @@ def _compare(path: Path, loaded: "Loaded", layout: "GgufLayout", listener: Liste
     rows = [torch.tensor([ids[:length]]) for ids in loaded.codec.encode_texts(_TEXTS)]
     try:
         stored = {tensor.name: tensor for tensor in gguf.GGUFReader(path).tensors}
-    except (ValueError, IndexError):  # numpy does not report that the last bytes of a tensor did not fit
+    except (ValueError, IndexError):  # which numpy raises if the disk was full, since GGUFWriter did not notice
         raise OSError("the file ends before its last tensor") from None
 
     def read(name: str) -> torch.Tensor:
@@ -162,4 +166,4 @@ def _compare(path: Path, loaded: "Loaded", layout: "GgufLayout", listener: Liste
             total += float((log_probs.exp() * (log_probs - stored_log_probs)).sum())
             count += row.numel()
             bar.advance(1)
-    return max(0.0, total / count)  # rounding aside
+    return max(total / count, 0.0)  # rounding may make it negative; NaN stays NaN, since max(0.0, nan) would be 0.0

@@ -1,5 +1,6 @@
-"""Show the first rows of the first step of a training, as the model will see them, and their attention masks: which tokens each token sees,
-and why it does not see the others.
+"""Show the first rows of the first step of a training as the model will see them, and their attention masks.
+
+A mask shows to which tokens each token attends, and for every other token the reason why it is hidden.
 """
 
 from collections import Counter, defaultdict
@@ -31,18 +32,18 @@ Kind = Literal["loss", "no loss", "padding"]
 
 @dataclass(frozen=True)
 class ShownToken:
-    """The token at a position. `label`: the target at this position, unless it is the next token; `document`: its document's number."""
+    """The token at a position. `label`: the target at this position; None if the target is the next token, or if there is no loss here."""
 
     id: int
     token: str  # the entry of the vocabulary
     kind: Kind
     label: str | None = None
-    document: int = 0
+    document: int = 0  # index of the token's document in a packed row
 
 
 @dataclass
 class ShownRow:
-    """A sequence of a batch. `target`: what an encoder-decoder has to write; `facts`: values of the whole row, such as `label`."""
+    """A sequence of a batch. `target`: the target tokens of an encoder-decoder; `facts`: values of the whole row, such as `label`."""
 
     tokens: list[ShownToken]
     target: list[ShownToken] | None = None
@@ -55,21 +56,21 @@ class ShownRow:
 
 
 class Reader:
-    """Converts batches into shown rows, given the tokenizer, the kind of the head and the names of classes or tags."""
+    """Converts batches into shown rows, with a tokenizer, the kind of the model's head, and the names of the classes or tags."""
 
     def __init__(self, tokenizer: Tokenizer, head: str, labels: Sequence[str]):
         self.tokenizer, self.head, self.labels = tokenizer, head, labels
 
     def rows(self, batch: Batch) -> list[ShownRow]:
-        """Return every sequence of the batch; in multiple choice, each answer is a row of its own."""
-        return [self._row(batch, number) for number in range(len(batch.input_ids))]
+        """Return a row for each sequence of the batch; in multiple choice, each answer is a separate sequence."""
+        return [self._row(batch, index) for index in range(len(batch.input_ids))]
 
-    def _row(self, batch: Batch, number: int) -> ShownRow:
-        ids = batch.input_ids[number].tolist()
-        real = [True] * len(ids) if batch.padding_mask is None else batch.padding_mask[number].tolist()
-        documents = [0] * len(ids) if batch.document_ids is None else batch.document_ids[number].tolist()
-        has_labels = batch.labels.dim() == 2 and not self._is_multi_label(batch) and len(batch.labels) > number
-        labels = batch.labels[number].tolist() if has_labels else None
+    def _row(self, batch: Batch, index: int) -> ShownRow:
+        ids = batch.input_ids[index].tolist()
+        real = [True] * len(ids) if batch.padding_mask is None else batch.padding_mask[index].tolist()
+        documents = [0] * len(ids) if batch.document_ids is None else batch.document_ids[index].tolist()
+        has_labels = batch.labels.dim() == 2 and not self._is_multi_label(batch) and len(batch.labels) > index
+        labels = batch.labels[index].tolist() if has_labels else None
         places = zip(ids, real, documents, strict=True)
         row = ShownRow([self._token(token, "no loss" if is_real else "padding", document) for token, is_real, document in places])
         if batch.decoder_input_ids is not None and labels is not None:
@@ -80,11 +81,14 @@ class Reader:
             row.tokens = self._marked(row.tokens, *labels)
         elif labels is not None:
             row.tokens = [self._labelled(token, label) for token, label in zip(row.tokens, labels, strict=True)]
-        row.facts = self._facts(batch, number)
+        row.facts = self._facts(batch, index)
         return row
 
     def _shifted(self, tokens: list[ShownToken], labels: list[int]) -> list[ShownToken]:
-        """Return the tokens, with a loss if they are the label of the position before; the last label may lie beyond the row's end."""
+        """Return the tokens of a language model's row, where a token has a loss if it is the label of the position before it.
+
+        If the last position has a label, which the row itself does not contain, it is appended.
+        """
         shown = tokens[:1]
         for token, label in zip(tokens[1:], labels, strict=False):
             has_loss = label == token.id and token.kind != "padding"
@@ -94,35 +98,35 @@ class Reader:
         return shown
 
     def _labelled(self, token: ShownToken, label: int) -> ShownToken:
-        """Return a token with the label of its own position, an entry of the vocabulary or a tag."""
+        """Return a token with the label at its own position, which is an entry of the vocabulary or a tag."""
         if label == IGNORED:
             return token
         name = self._entry(label) if self.head == "masked_lm" else self._label(label)
         return ShownToken(token.id, token.token, "loss", name, token.document)
 
     def _marked(self, tokens: list[ShownToken], first: int, last: int) -> list[ShownToken]:
-        """Return the tokens, with the answer marked; a row without an answer has the first token marked."""
+        """Return the tokens with the labelled span marked as the answer; in a row without an answer, the first token is marked."""
         label = "answer" if last else "no answer"
         return [replace(token, kind="loss", label=label) if first <= place <= last else token for place, token in enumerate(tokens)]
 
-    def _facts(self, batch: Batch, number: int) -> dict[str, Any]:
+    def _facts(self, batch: Batch, index: int) -> dict[str, Any]:
         facts: dict[str, Any] = {}
         if batch.labels.dim() == 1 and len(batch.labels) == len(batch.input_ids):
-            value = batch.labels[number]
+            value = batch.labels[index]
             facts["label"] = float(str(np.float32(value.item()))) if value.is_floating_point() else self._label(int(value))
         if self._is_multi_label(batch):
-            facts["labels"] = [self._label(place) for place, applies in enumerate(batch.labels[number].tolist()) if applies]
+            facts["labels"] = [self._label(place) for place, applies in enumerate(batch.labels[index].tolist()) if applies]
         for name, tensor in sorted(batch.extras.items()):
             if isinstance(tensor, Tensor) and tensor.dim() == 1 and len(tensor) == len(batch.input_ids):
-                facts[name] = tensor[number].item()
+                facts[name] = tensor[index].item()
         return facts
 
     def _is_multi_label(self, batch: Batch) -> bool:
-        """Whether a row of the labels says which of several labels apply to the whole text."""
+        """Whether each row of `batch.labels` has a 0 or 1 for every class, of which several may apply to a text."""
         return batch.labels.dim() == 2 and batch.labels.is_floating_point()
 
-    def _label(self, number: int) -> str:
-        return self.labels[number] if number < len(self.labels) else str(number)
+    def _label(self, index: int) -> str:
+        return self.labels[index] if index < len(self.labels) else str(index)
 
     def _token(self, token_id: int, kind: Kind, document: int = 0) -> ShownToken:
         return ShownToken(token_id, self._entry(token_id), kind, None, document)
@@ -133,37 +137,37 @@ class Reader:
 
 @dataclass(frozen=True)
 class ShownMask:
-    """The mask of some layers for one row. `cells`: for each query a string with a character of MEANINGS for each key."""
+    """The attention mask of a row, in the `layers` that share it."""
 
-    place: str
+    place: str  # the row's, as in `Inspection.rows`
     attention: Literal["encoder", "decoder", "cross"]
     layers: list[int]
-    window: int | None
+    window: int | None  # in tokens; None: no window
     queries: list[str]
     keys: list[str]
-    cells: list[str]
+    cells: list[str]  # for each query, a string that has, for each key, a character of MEANINGS
 
 
-def _masks_of_row(batch: Batch, config: ModelConfig, number: int, place: str, row: ShownRow) -> Iterator[ShownMask]:
-    """Yield the masks with which a model reads a row of the batch: one for each stack and distinct window."""
-    source_length, padding = batch.input_ids.shape[1], _row(batch.padding_mask, number)
-    own = Positions(source_length, 0, batch.input_ids.device, padding, _row(batch.document_ids, number))
-    names = [token.token for token in row.tokens][:source_length]  # a row of a language model may show one label more than it reads
+def _masks_of_row(batch: Batch, config: ModelConfig, index: int, place: str, row: ShownRow) -> Iterator[ShownMask]:
+    """Yield the masks for a row of the batch: one for each stack and distinct window, and one for cross-attention."""
+    source_length, padding = batch.input_ids.shape[1], _row(batch.padding_mask, index)
+    own = Positions(source_length, 0, batch.input_ids.device, padding, _row(batch.document_ids, index))
+    names = [token.token for token in row.tokens][:source_length]  # the last label of a language model is shown, but not read
     yield from _self_attention(config, "encoder", own, place, names)
     if batch.decoder_input_ids is None:
-        yield from _self_attention(config, "decoder", own, place, names)  # none without a decoder
+        yield from _self_attention(config, "decoder", own, place, names)  # yields nothing for a model without a decoder
         return
     length = batch.decoder_input_ids.shape[1]
-    target = ["start", *(token.token for token in row.target or row.tokens)][:length]  # a classifier's decoder reads the text itself
-    positions = Positions(length, 0, batch.input_ids.device, _row(batch.decoder_padding_mask, number), None)
+    target = ["start", *(token.token for token in row.target or row.tokens)][:length]  # a classifier's decoder reads the text again
+    positions = Positions(length, 0, batch.input_ids.device, _row(batch.decoder_padding_mask, index), None)
     yield from _self_attention(config, "decoder", positions, place, target)
     visible = encoder_output_mask(padding)
     keys = SEEN * source_length if visible is None else "".join(SEEN if one else PADDING for one in visible.flatten().tolist())
     yield ShownMask(place, "cross", [*range(config.decoder_layers)], None, target, names, [keys] * length)
 
 
-def _row(tensor: Tensor | None, number: int) -> Tensor | None:
-    return None if tensor is None else tensor[number : number + 1]
+def _row(tensor: Tensor | None, index: int) -> Tensor | None:
+    return None if tensor is None else tensor[index : index + 1]
 
 
 def _self_attention(
@@ -178,7 +182,7 @@ def _self_attention(
 
 
 def _cells(mask: Mask) -> list[str]:
-    """Return the mask as the model computes it, with the reason why a key is hidden. Of several reasons, the one written last counts."""
+    """Return the mask that the model computes, with the reason for each hidden key; of several reasons, the last one in this function."""
     length, padding, documents = mask.positions.length, mask.positions.padding_mask, mask.positions.document_ids
     cells = np.full((length, length), BEYOND)
     if mask.causal:
@@ -193,19 +197,18 @@ def _cells(mask: Mask) -> list[str]:
 
 @dataclass(frozen=True)
 class Inspection:
-    """Rows with their places, and `totals` of the whole first step: rows, tokens, targets by term, rows_an_epoch.
+    """The first rows of the first step, and the totals of that step.
 
-    For an objective that samples responses, the rows are the prompts of the first iteration. `readings`: how often an epoch trains on each
-    row, or on a response to it.
+    For an objective that samples responses, the rows are the prompts of the first iteration.
     """
 
     objective: str
     labels: list[str]
     legend: list[str]  # notes on how to read the rows
-    rows: list[tuple[str, ShownRow]]
-    totals: dict[str, Any]
-    readings: int = 1
-    masks: list[ShownMask] | None = None  # of the rows, if they were asked for
+    rows: list[tuple[str, ShownRow]]  # each with its place, such as the file and line that it is from
+    totals: dict[str, Any]  # of the whole step: rows, tokens, targets (positions with a loss, by term) and rows_an_epoch
+    readings: int = 1  # how often an epoch trains on each row or, if responses are sampled, on responses to it
+    masks: list[ShownMask] | None = None  # the masks of the rows; None if they were not requested
 
     def to_dict(self) -> dict[str, Any]:
         """Return the document of --json."""
@@ -228,10 +231,10 @@ class Inspection:
 
 
 def inspect_first_step(recipe: Recipe, count: int, session: Session, *, masks: bool = False) -> Inspection:
-    """Show up to `count` rows of the first step, padded together; with `masks` also which tokens see which.
+    """Show up to `count` rows of the first step, padded to the same length; if `masks` is set, also their attention masks.
 
-    Text is tokenized as in training, and stays in the cache for it. If there are too few rows to hold a part out, which a training would
-    refuse, all rows are shown.
+    Text is tokenized as for the training, which will find it in the cache. If there are too few rows to hold a part of them out, a training
+    raises an error; here all rows are shown, with a warning.
     """
     try:
         data = _prepared(recipe, session)
@@ -250,17 +253,17 @@ def _prepared(recipe: Recipe, session: Session) -> TrainingData:
 
 
 def first_rows(recipe: Recipe, data: TrainingData, count: int, *, masks: bool = False) -> Inspection:
-    """Show up to `count` rows of the first step of prepared data."""
+    """Show up to `count` rows of the first step on prepared data; see `inspect_first_step`."""
     objective, rollouts = data.objective, data.objective.rollouts
     rows = objective.open_rows(data.train, row_order(recipe, data.config))
-    size = batch_sizes(recipe, rows).size(0) if rollouts is None else rollouts.section.prompts  # of an iteration
+    size = batch_sizes(recipe, rows).size(0) if rollouts is None else rollouts.section.prompts  # the prompts of an iteration
     loader = Loader(rows, data.objective.collate, size, 1)
     count = min(count, size)
-    places = [rows.place(number) if isinstance(rows, ExampleRows) else f"row {number}" for number in loader.numbers(0).tolist()[:count]]
+    places = [rows.place(index) if isinstance(rows, ExampleRows) else f"row {index}" for index in loader.numbers(0).tolist()[:count]]
     batch = data.objective.collate(rows.gather(loader.epochs(0)[:count], loader.numbers(0)[:count]))
     shown = Reader(data.tokenizer, data.config.head.kind, data.labels).rows(batch)
     owners = batch.extras["row"].tolist() if "row" in batch.extras else [place * count // len(shown) for place in range(len(shown))]
-    sequence_name = "window" if data.config.head.kind == "spans" else "choice"  # the name of a sequence of a row with several
+    sequence_name = "window" if data.config.head.kind == "spans" else "choice"  # how a sequence is called if a row has several
     named = []
     for i, (owner, row) in enumerate(zip(owners, shown, strict=True)):
         name = f", {sequence_name} {i - owners.index(owner)}" if owners.count(owner) > 1 else ""

@@ -1,6 +1,7 @@
-"""Files that start a training on a cluster: shell scripts for torchrun and Slurm, YAML for SkyPilot and Kubeflow Trainer. Torch-free.
+"""Files that start a training on a cluster: shell scripts for torchrun and Slurm, YAML for SkyPilot and Kubeflow Trainer.
 
-All contain the same command, which starts a run or continues it, so that an interrupted job can be submitted again unchanged.
+All of them contain the same command, which starts a run or resumes it, so that an interrupted job can be submitted again unchanged. This
+module does not import torch.
 """
 
 import json
@@ -15,40 +16,39 @@ from tfkit.errors import UsageError
 from tfkit.recipe import open_recipe, read_recipes
 from tfkit.recipe.reading.overrides import Overrides
 
-_PORT = 29500  # torchrun's own
-_STOP_SECONDS = 300  # before the time limit of a job: time to finish the step and save
+_PORT = 29500  # the default port of torchrun
+_STOP_SECONDS = 300  # between the signal to stop and the end of a Slurm job, for finishing the step and saving a checkpoint
 
 
 @dataclass(frozen=True)
 class LaunchedTraining:
-    """A training on `nodes` machines with `ranks_per_node` processes each; `words` is tfkit's command line without `tfkit`.
+    """A training on `nodes` machines, each with `ranks_per_node` processes."""
 
-    `has_gpus`: each process has its own GPU, so that a machine has as many GPUs as processes.
-    """
-
-    words: tuple[str, ...]
+    words: tuple[str, ...]  # the arguments of the command `tfkit`
     name: str
     nodes: int
     ranks_per_node: int
-    has_gpus: bool = False
+    has_gpus: bool = False  # whether each process has a GPU of its own; if not, the training runs on processors
 
     def __post_init__(self) -> None:
         if bad := [word for word in self.words if not word.isprintable()]:
-            raise UsageError(f"{bad[0]!r}: has characters that cannot be printed, which no file of a cluster holds safely; rename it")
+            raise UsageError(
+                f"{bad[0]!r}: has characters that cannot be printed, and cannot be written safely to a cluster's file; rename it"
+            )
 
     @property
     def command(self) -> str:
-        """The module and its arguments, quoted for a shell. Without --, torchrun reads --run as an abbreviation of its own --run-path."""
+        """The arguments of torchrun from -m on, quoted for a shell. Without --, torchrun would read --run as its own option --run-path."""
         return shlex.join(["-m", "--", "tfkit", *self.words])
 
     @property
     def slug(self) -> str:
-        """The name in the form that Kubernetes and Slurm allow."""
+        """The name, changed so that Kubernetes and Slurm accept it."""
         return re.sub(r"[^a-z0-9]+", "-", self.name.lower()).strip("-")[:50].strip("-") or "tfkit"
 
     @property
     def remarks(self) -> str:
-        """The comment at the beginning of each file, which says what the file requires."""
+        """The comment at the beginning of each file, which says what the machines must have."""
         gpus, network = (", each with a GPU", ", and NCCL_SOCKET_IFNAME") if self.has_gpus else ("", "")
         return (
             f"# tfkit on {self.nodes} x {self.ranks_per_node} processes{gpus}. Submitted again, it continues from the newest checkpoint.\n"
@@ -58,7 +58,7 @@ class LaunchedTraining:
 
 
 def torchrun_file(training: LaunchedTraining) -> str:
-    """Return a script to be started on every node."""
+    """Return a shell script that must be started on every node."""
     one = training.nodes == 1
     needs = "" if one else ': "${NODE_RANK:?the number of this node, from 0}" "${MASTER_ADDR:?the name of node 0}"\n'
     how = "" if one else "# On each node:  NODE_RANK=<0, 1, ...> MASTER_ADDR=<name of node 0> bash THIS_FILE\n"
@@ -71,7 +71,7 @@ def torchrun_file(training: LaunchedTraining) -> str:
 
 
 def slurm_file(training: LaunchedTraining) -> str:
-    """Return a script for sbatch; srun starts the processes, which find their ranks in Slurm's variables."""
+    """Return a script for sbatch, in which srun starts the processes; they find their ranks in Slurm's environment variables."""
     command = ["-m", "tfkit", *training.words]
     gpus = f"#SBATCH --gpus-per-node={training.ranks_per_node}\n" if training.has_gpus else ""
     return (
@@ -91,7 +91,7 @@ def slurm_file(training: LaunchedTraining) -> str:
 
 
 def skypilot_file(training: LaunchedTraining) -> str:
-    """Return a task for `sky launch` or `sky jobs launch`; the latter restarts it after a preemption."""
+    """Return a task for `sky launch` or for `sky jobs launch`, which restarts the task after a preemption."""
     resources = f"accelerators: H100:{training.ranks_per_node}  # fill in: the kind" if training.has_gpus else "cpus: 8+  # fill in"
     return (
         f"{training.remarks}"
@@ -107,7 +107,7 @@ def skypilot_file(training: LaunchedTraining) -> str:
 
 
 def kubeflow_file(training: LaunchedTraining) -> str:
-    """Return a TrainJob for Kubeflow Trainer, whose runtime sets torchrun's PET_ variables: nodes, processes and address."""
+    """Return a TrainJob for Kubeflow Trainer, whose runtime gives torchrun the nodes, processes and address in variables PET_*."""
     command = ", ".join(json.dumps(word, ensure_ascii=False) for word in ("torchrun", "-m", "--", "tfkit", *training.words))
     gpus = f"    resourcesPerNode:\n      limits:\n        nvidia.com/gpu: {training.ranks_per_node}\n" if training.has_gpus else ""
     return (
@@ -141,9 +141,12 @@ def launch_file(
     ranks_per_node: int | None,
     gpus_per_node: int | None,
 ) -> str:
-    """Return the content of a file that starts the training. `words`: the overrides as words of the command line. Raises UsageError."""
+    """Return the content of a file of this kind that starts the training. `words`: the overrides as command-line arguments.
+
+    Raises UsageError for an unknown kind, and for a recipe that is invalid or cannot be divided among the processes.
+    """
     if kind not in FILES:
-        raise UsageError(f"{kind}: no kind of file; give one of {', '.join(FILES)}")
+        raise UsageError(f"{kind}: there is no such kind of file; give one of {', '.join(FILES)}")
     processes = gpus_per_node or ranks_per_node or 1  # on each machine
     if gpus_per_node is not None and ranks_per_node not in (None, gpus_per_node):
         raise UsageError(

@@ -1,4 +1,4 @@
-"""Publish a model folder on the Hugging Face Hub: choose its files, and upload them in one commit. Publishing can be repeated."""
+"""Publish a model folder on the Hugging Face Hub: choose its files, and upload them in one commit. A model can be pushed again."""
 
 import hashlib
 from collections.abc import Callable
@@ -22,26 +22,26 @@ if TYPE_CHECKING:
 
 Result = TypeVar("Result")
 
-_FOREIGN = ("*.json", "*.safetensors", "*.jinja", "vocab.txt", "merges.txt", "*.model")  # of a folder that another program wrote
-_PATHS = ("_name_or_path", "name_or_path", "tokenizer_file", "vocab_file")  # fields of Hugging Face's files that may hold a local path
+_FOREIGN = ("*.json", "*.safetensors", "*.jinja", "vocab.txt", "merges.txt", "*.model")  # published from another program's model folder
+_PATHS = ("_name_or_path", "name_or_path", "tokenizer_file", "vocab_file")  # fields of Hugging Face's files that may contain local paths
 
 
 @dataclass(frozen=True)
 class Publication:
-    """The files of a model folder that are published, by name in the repository: the path of each, or the bytes that are sent instead."""
+    """A model folder and the files that will be published."""
 
     folder: Path
-    repository: str
-    files: dict[str, Path | bytes]
+    repository: str  # OWNER/NAME
+    files: dict[str, Path | bytes]  # by name in the repository; bytes: the content to publish instead of the file's own
 
     def sizes(self) -> dict[str, int]:
-        """Return the bytes of each file."""
+        """Return the size of each file in bytes."""
         return {name: len(content) if isinstance(content, bytes) else content.stat().st_size for name, content in self.files.items()}
 
 
 @dataclass(frozen=True)
 class Published:
-    """The address of the repository, and the hash of the commit; `changed`: whether the repository has changed."""
+    """The address of the repository, and the hash of its latest commit; `changed`: whether this push changed the repository."""
 
     url: str
     commit: str
@@ -49,9 +49,10 @@ class Published:
 
 
 def prepare(checkpoint: str, repository: str, listener: Listener) -> Publication:
-    """Choose the files of a checkpoint to publish: the model, its card and the emissions of its run; no training state, no local path.
+    """Choose the files of a checkpoint to publish: the model, its card and the emissions of its run.
 
-    Raises UsageError for an invalid name of the repository, and ModelError for a checkpoint that is missing or damaged.
+    The training state is not published, and local paths are removed from the files. Raises UsageError for an invalid repository name, and
+    ModelError for a checkpoint that is missing or damaged.
     """
     _check_name(repository)
     folder = find_checkpoint(checkpoint).resolve()
@@ -82,7 +83,7 @@ def _check_name(repository: str) -> None:
 
 
 def _own_files(folder: Path) -> dict[str, Path | bytes]:
-    """Return the files of a model folder that tfkit wrote, with a manifest of those that are published."""
+    """Return the files to publish from a model folder that tfkit wrote, including a manifest of these files."""
     entries = {name: entry for name, entry in read_manifest(folder).items() if not name.startswith("training_state/")}
     files = {name: _published(folder / name) for name in entries}
     for name, content in files.items():
@@ -92,17 +93,17 @@ def _own_files(folder: Path) -> dict[str, Path | bytes]:
 
 
 def _published(path: Path) -> Path | bytes:
-    """Return the path of a file or, if the file has local paths in it, its content without them."""
+    """Return the path of a file or, if the file contains local paths, its content without them."""
     try:
         document = strict_json.loads(path.read_bytes()) if path.suffix == ".json" else None
-    except ValueError:  # of a folder that another program wrote
+    except ValueError:  # invalid JSON, which another program wrote
         return path
     published = _without_local_paths(document)
     return path if published == document else strict_json.dumps(published, indent=2).encode() + b"\n"
 
 
 def _without_local_paths(value: Any, key: str = "") -> Any:
-    """Return a document in which only the last part of each local path is kept."""
+    """Return a JSON value in which each local path is replaced by its last part; `key`: the field that has the value."""
     if isinstance(value, dict):
         return {name: _without_local_paths(held, name) for name, held in value.items()}
     if isinstance(value, list):
@@ -112,7 +113,7 @@ def _without_local_paths(value: Any, key: str = "") -> Any:
 
 
 def _refuse_local_base(folder: Path) -> None:
-    """Raise ModelError for an adapter whose base model is a folder of this machine, which nobody else has."""
+    """Raise ModelError for an adapter whose base model is a local folder, because nobody else could use the adapter."""
     from tfkit.adapters.peft_config import how_to_merge, is_hub_name
 
     base = read_object(folder / ADAPTER, LIMIT).get("base_model_name_or_path")
@@ -124,10 +125,11 @@ def _refuse_local_base(folder: Path) -> None:
 
 
 def publish(publication: Publication, public: bool, listener: Listener) -> Published:
-    """Upload the files in one commit, into a repository that is created if there is none: private unless `public`.
+    """Upload the files in one commit. A missing repository is created: private, unless `public` is set.
 
-    Obsolete weights of an earlier push are removed. What was uploaded before a broken connection is not sent again. Raises UsageError if
-    the repository exists and contradicts `public`, and MachineError without a network, or without a token that may write.
+    Obsolete weights of an earlier push are removed. Files that were uploaded before a connection broke are not uploaded again. Raises
+    UsageError if an existing repository is public and `public` is not set, or the reverse; MachineError without a network, or without a
+    token that may write.
     """
     from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
     from huggingface_hub.utils import disable_progress_bars  # type: ignore[attr-defined]
@@ -137,7 +139,7 @@ def publish(publication: Publication, public: bool, listener: Listener) -> Publi
             f"TFKIT_OFFLINE is set, which forbids every connection; unset it, or look at what would be sent with "
             f"{argument('dry_run', True)}"
         )
-    disable_progress_bars()  # the listener shows one
+    disable_progress_bars()  # because the listener shows its own
     api, name, sizes = HfApi(library_name="tfkit"), publication.repository, publication.sizes()
     before = _ask(name, lambda: _repository(api, name, public))
     existing = [file.rfilename for file in before.siblings or ()]
@@ -154,7 +156,7 @@ def publish(publication: Publication, public: bool, listener: Listener) -> Publi
 
 
 def _repository(api: "HfApi", name: str, public: bool) -> "ModelInfo":
-    """Return the repository, created if there is none. Raises UsageError if it is private and `public` is true, or the reverse."""
+    """Return the repository, which is created if it is missing. Raises UsageError if it is private and `public` is set, or the reverse."""
     from huggingface_hub.errors import RepositoryNotFoundError
 
     try:
@@ -170,14 +172,14 @@ def _repository(api: "HfApi", name: str, public: bool) -> "ModelInfo":
 
 
 def _ask(name: str, request: Callable[[], Result]) -> Result:
-    """Return the Hub's response, retrying after a transient error. Raises MachineError for any other error."""
+    """Return the Hub's response; repeat the request after a transient error. Raises MachineError for any other error."""
     from huggingface_hub.errors import HfHubHTTPError
 
     try:
         return with_retries(request)
     except TfkitError:
         raise
-    except Exception as error:  # the hub's client raises anything
+    except Exception as error:  # the Hub's client may raise exceptions of any type
         cause = error if isinstance(error, HfHubHTTPError) else error.__cause__ or error
         if status_of(error) in (401, 403):
             remedy = "set HF_TOKEN to a token that may write there, or log in with `hf auth login`"

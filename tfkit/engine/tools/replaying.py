@@ -1,4 +1,4 @@
-"""The replay of the step that ended a run, from the checkpoint before it, to find the first module that goes wrong."""
+"""Repeat the step that ended a run, from the checkpoint before it, to find the first module whose numbers are not finite."""
 
 from pathlib import Path
 from typing import Any
@@ -27,16 +27,17 @@ def replay_step(
     device: str | None = None,
     threads: int | None = None,
 ) -> dict[str, Any]:
-    """Repeat the step of a replay document; return the document of --json, which names the first module that goes wrong, if any.
+    """Repeat the step that a replay file (`document`) describes, and return the document of --json.
 
-    The run folder is only read. `code`: which reward functions may be run. Raises MachineError if this machine does not compute the same
-    as the run did.
+    `first_bad` is the first module whose numbers are not finite; None: there is none. No file of the run is changed. `code`: which reward
+    functions may be run. Raises MachineError if this machine does not compute the same numbers as the run.
     """
     torch.set_num_threads(threads or document["threads"])
-    data = prepare_data(recipe, pick_device(device or document["device"]), session.listener, session.stop, session.meter, code)
+    place = pick_device(device or document["device"])
+    data = prepare_data(recipe, place, session.listener, session.stop, session.meter, code)
     session.meter.phase("replay")
     with session.stop.at_once():
-        components = _state_before(run, recipe, data, document, device, session.listener)
+        components = _state_before(run, recipe, data, document, place, session.listener)
         batches = components.loader.step(components.progress.step)
         _check_same(document, weights_sha256(components.stepper), [batch_sha256(batch) for batch in batches])
         bad = find_first_bad(components.stepper, batches, document["step"])
@@ -49,16 +50,15 @@ def replay_step(
 
 
 def _state_before(
-    run: Path, recipe: Recipe, data: TrainingData, document: dict[str, Any], device: str | None, listener: Listener
+    run: Path, recipe: Recipe, data: TrainingData, document: dict[str, Any], device: torch.device, listener: Listener
 ) -> Components:
-    """Return the components as they were before the step: restored from the newest good checkpoint, and trained for the steps since."""
-    place = pick_device(device or document["device"])
-    make_deterministic(place)
+    """Return the components before the step: restored from the newest undamaged checkpoint, and trained for the steps in between."""
+    make_deterministic(device)
     keep_freed_memory()
     model = first_model(recipe, data, listener)
     usable = [path for path in checkpoints(run / "checkpoints") if step_of(path) < document["step"] and not verify(path)]
     newest, size = usable[-1] if usable else None, len(document["micro_batches"][0]["rows"])
-    components = assemble(recipe, data, model, place, size, listener)
+    components = assemble(recipe, data, model, device, size, listener)
     if newest is not None:
         components = components.continued_from(newest)
     listener.say(f"from {newest.name if newest is not None else 'the random weights of the start'} to step {document['step']}")
@@ -67,12 +67,12 @@ def _state_before(
 
 
 def _check_same(document: dict[str, Any], weights: str, batches: list[str]) -> None:
-    """Raise MachineError unless the hashes of the weights and of the micro-batches are those that the run recorded in `document`."""
+    """Raise MachineError if the hash of the weights or of a micro-batch differs from the one that the run recorded in `document`."""
     wrong = []
     if batches != [batch["sha256"] for batch in document["micro_batches"]]:
         wrong.append("the rows of the step")
     if weights != document["weights_sha256"]:
-        wrong.append("the weights before it")
+        wrong.append("the weights before the step")
     if wrong:
         origin = f"torch {document['torch']}, {document['threads']} threads, {document['device']}, {document['precision']}"
         raise MachineError(

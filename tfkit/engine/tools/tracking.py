@@ -1,4 +1,4 @@
-"""Send the metrics of a run to a tracker after the training, under the names that a tracker gets during a training."""
+"""Send the metrics of a run to a tracker after the training, under the same names as during a training."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -21,19 +21,19 @@ TRACKERS = ("wandb", "mlflow", "trackio", "aim", "tensorboard")
 
 @dataclass(frozen=True)
 class Tracked:
-    """A run in a tracker: the number of points that were sent now and that were known before, and the place of the run there."""
+    """A run that was sent to a tracker."""
 
-    run: str
-    to: str
-    points: int
-    known: int
-    place: str
+    run: str  # the run folder
+    to: str  # the kind of the tracker
+    points: int  # number of values that were sent now
+    known: int  # number of values that the tracker already had
+    place: str  # where the tracker shows the run
 
 
 def track_run(run: Path, to: str, project: str, listener: Listener) -> list[Tracked]:
-    """Send the points of a run, or of each of its stages or trials, to a tracker. A run that the tracker already has is continued.
+    """Send the metrics of a run, or of each of its stages or trials, to a tracker. A tracker that has the run gets only later values.
 
-    Raises UsageError for an unknown tracker, or a folder without metrics, and MachineError if the tracker is not installed or refuses.
+    Raises UsageError for an unknown tracker and for a folder without metrics; MachineError if the tracker is not installed or fails.
     """
     section = _section(to, project)
     run = run.resolve() if run.is_symlink() else run
@@ -54,7 +54,7 @@ def _section(to: str, project: str) -> TrackerSection:
 
 
 def _points(folder: Path) -> Iterator[tuple[int, Mapping[str, float]]]:
-    """Yield the step and the values of each record, with the names that training_log.py gives them for trackers."""
+    """Yield the step and the values of each record of a run, under the names that training_log.py gives to trackers."""
     before: Mapping[str, Any] = known_of(folder).before
     if before:
         yield 0, _numbers(before, "evaluation/")
@@ -84,7 +84,7 @@ def _send(folder: Path, section: TrackerSection, listener: Listener) -> Tracked:
         tracker.close()
     except (Stopped, TfkitError):
         raise
-    except Exception as error:  # the trackers' libraries raise anything
+    except Exception as error:  # the libraries of trackers may raise exceptions of any type
         first = (str(error).strip() or type(error).__name__).partition("\n")[0].rstrip(".")
         raise MachineError(f"{folder}: {section.kind} refused it: {first}. Correct this, then track the run again") from error
     return Tracked(str(folder), section.kind, tracker.sent, count - tracker.sent, tracker.place)

@@ -1,4 +1,4 @@
-"""Compare the files of checkpoints with their checksums, and the energy of runs with their ledgers. Nothing is changed."""
+"""Compare the files of checkpoints with their checksums, and the recorded energy of runs with their ledgers. No file is changed."""
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
@@ -19,14 +19,14 @@ from tfkit.run.safetensors_header import read_header
 
 @dataclass(frozen=True)
 class Verdict:
-    """`verdict`: good; damaged (a file is not as in the manifest); incomplete (without a valid manifest, so not a complete checkpoint)."""
+    """The finding on a checkpoint."""
 
     path: str
-    verdict: str
-    files: int = 0
-    bytes: int = 0
+    verdict: str  # "good", "damaged" (a file differs from the manifest) or "incomplete" (there is no valid manifest)
+    files: int = 0  # number of files in the manifest
+    bytes: int = 0  # of these files
     problems: list[str] = field(default_factory=list)
-    extra: list[str] = field(default_factory=list)  # files that the manifest does not name: ignored by all readers
+    extra: list[str] = field(default_factory=list)  # names of files that are not in the manifest, and that tfkit ignores
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Verification:
 
     @property
     def error(self) -> ModelError | None:
-        """The error for the first problem; None: there is no problem."""
+        """The error for the first problem; None if there is no problem."""
         bad = [verdict.problems for verdict in self.verdicts if verdict.problems]
         problems = [problem for audit in self.audits for problem in audit.problems]
         if bad:
@@ -50,7 +50,7 @@ class Verification:
         if all(audit.good for audit in self.audits):
             return None
         more = " (and more)" if len(problems) > 1 else ""
-        return ModelError(f"{problems[0]}{more}. Restore the file; the ledgers are the truth where their hashes hold")
+        return ModelError(f"{problems[0]}{more}. Restore the file; ledgers whose hash chain is intact have the right numbers")
 
     def to_dict(self) -> dict[str, Any]:
         """Return the document of --json."""
@@ -65,22 +65,17 @@ class Verification:
 
 
 def verify_path(path: Path, listener: Listener) -> Verification:
-    """Verify the checkpoint, run or runs of a path. Raises ModelError if there are none."""
+    """Verify the checkpoint, run or runs at a path, and audit the runs that wrote them. Raises ModelError if there are none."""
     folders, notes = _find(path)
     with listener.progress("verifying", sum(map(recorded_bytes, folders)), "bytes") as bar:
         verdicts = [_judge(folder, bar.advance) for folder in folders]
-    return Verification(path, verdicts, notes, _audits(path))
-
-
-def _audits(path: Path) -> list[Audit]:
-    """Return the audits of the runs at a path; for the path of a checkpoint, the audits of its run."""
-    path = path.resolve()
-    runs = [path.parent.parent] if path.parent.name == "checkpoints" else _runs(path) or [path]
-    return [audit for run in runs for audit in audit_runs(run)]
+    place = path.resolve()
+    runs = [place.parent.parent] if place.parent.name == "checkpoints" else _runs(place) or [place]
+    return Verification(path, verdicts, notes, [audit for run in runs for audit in audit_runs(run)])
 
 
 def _runs(path: Path) -> list[Path]:
-    """Return the runs in a folder that holds several; none for a run, a chain, a sweep or a model folder."""
+    """Return the runs in a folder of runs; an empty list if the folder itself is a run, a chain, a sweep or a model."""
     if any((path / name).exists() for name in ("run.json", "manifest.json", "config.json", "checkpoints")):
         return []
     runs = [Path(entry.run) for entry in list_runs(path) if entry.status != "foreign"]
@@ -89,14 +84,14 @@ def _runs(path: Path) -> list[Path]:
 
 
 def _find(path: Path) -> tuple[list[Path], list[str]]:
-    """Return the checkpoint folders at a path, of all runs in it, and notes on them. Raises ModelError if there are none."""
+    """Return the checkpoint folders of all runs at a path, and notes on other files there. Raises ModelError if there are none."""
     if str(path).startswith("hub:"):
         raise ModelError(f"{path}: not on this machine; verify takes a checkpoint or a run folder")
     if not path.is_dir():
         raise ModelError(f"{path}: there is no such folder; verify takes a checkpoint or a run folder")
     runs = [run for one in _runs(path) or [path] for run in runs_within(one)]
     roots = [run / "checkpoints" for run in runs if (run / "checkpoints").is_dir()]
-    if runs == [path] and not roots:  # the run folder of an evaluation, or a model folder
+    if runs == [path] and not roots:  # `path` is a model folder, or the run folder of an evaluation, which has no checkpoints
         return ([], []) if (path / "carbon").is_dir() and (path / "run.json").is_file() else ([path], [])
     folders = [folder for root in roots for folder in step_folders(root)]
     notes = [note for root in roots for note in _notes(root)]
@@ -106,7 +101,7 @@ def _find(path: Path) -> tuple[list[Path], list[str]]:
 
 
 def _notes(root: Path) -> list[str]:
-    notes = [f"{folder}: was damaged and is set aside; it goes when the run is past it" for folder in set_aside(root)]
+    notes = [f"{folder}: was damaged, and was set aside; it is removed when the run has passed its step" for folder in set_aside(root)]
     notes += [f"{left}: left by a save that was killed or is in progress; the next start removes it" for left in leftovers(root)]
     if (root / "best.json").exists() and not best_checkpoint(root):
         best = read_best(root)
@@ -127,7 +122,7 @@ def _judge(folder: Path, advance: Callable[[int], object]) -> Verdict:
 
 
 def _unreadable(folder: Path) -> list[str]:
-    """Return the problems that can be found without checksums: invalid JSON, and weights whose header does not fit the file."""
+    """Return the problems that can be found without checksums: invalid JSON, and safetensors files whose header is wrong."""
     problems = []
     for path in sorted((*folder.glob("*.json"), *folder.glob("*.safetensors"))):
         if path.name == "manifest.json":

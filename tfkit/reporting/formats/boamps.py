@@ -1,4 +1,4 @@
-"""A BoAmps report (https://github.com/Boavizta/BoAmps) on a training: its task, energy, hardware and place, as Boavizta collects them."""
+"""A BoAmps report (https://github.com/Boavizta/BoAmps) on a training: its task, energy, hardware and place, for Boavizta's collection."""
 
 from typing import Any
 
@@ -7,7 +7,7 @@ from tfkit.reporting.formats.model_facts import ModelFacts, describe_model
 from tfkit.reporting.run_facts import RunFacts, text_of
 from tfkit.run import strict_json
 
-_FAMILIES = {
+_FAMILIES = {  # task families by objective
     "classification": "textClassification",
     "multi_label": "textClassification",
     "tagging": "tokenClassification",
@@ -16,7 +16,12 @@ _FAMILIES = {
     "reward": "rewardModelling",
     "text_to_text": "textToText",
 }
-_HIGH, _MEDIUM = 0.10, 0.25  # the largest relative errors of high and medium quality in BoAmps
+_TRAINING_TYPES = {
+    "supervised": "supervisedLearning",
+    "self-supervised": "selfSupervisedLearning",
+    "reinforcement-learning": "reinforcementLearning",
+}
+_HIGH, _MEDIUM = 0.10, 0.25  # the largest relative errors of a measurement that BoAmps calls high and medium quality
 
 
 def boamps(run: RunFacts, *, full: bool) -> dict[str, Any]:
@@ -52,7 +57,7 @@ def boamps(run: RunFacts, *, full: bool) -> dict[str, Any]:
 def _algorithm(model: ModelFacts) -> dict[str, Any]:
     base = next((parent.name for parent in model.parents if "start" in parent.roles), None)
     fields = {
-        "trainingType": "transferLearning" if model.training == "fine-tuning" else "selfSupervisedLearning",
+        "trainingType": "transferLearning" if model.training == "fine-tuning" else _TRAINING_TYPES[model.approach],
         "algorithmType": "llm" if _FAMILIES.get(model.objective) is None else "neural network",
         "algorithmName": model.architecture or "transformers",
         "foundationModelName": base,
@@ -84,7 +89,7 @@ def _measure(model: ModelFacts) -> dict[str, Any]:
 
 
 def _components(model: ModelFacts) -> list[dict[str, Any]]:
-    """Return the processor, GPUs and memory; a processor is required, so an unknown one has no name."""
+    """Return the processor, GPUs and memory. The schema requires a processor, so an unknown processor is included without a name."""
     record = model.machine
     cpu = _known({"componentName": text_of(record, "cpu_model"), "componentType": "cpu", "nbComponent": 1})
     gpus, memory = record.get("gpu_count"), record.get("ram_total_size")
@@ -94,7 +99,7 @@ def _components(model: ModelFacts) -> list[dict[str, Any]]:
 
 
 def _quality(model: ModelFacts) -> str | None:
-    """Return the quality of the energy's measurement, by the largest error that its range allows; None without a range."""
+    """Return the quality of the measurement of the energy, from the largest error in its range; None without a range."""
     energy, low, high = (getattr(model.run.amounts, name) for name in ("energy_kwh", "energy_kwh_low", "energy_kwh_high"))
     if not energy or low is None or high is None:
         return None
@@ -112,7 +117,7 @@ def _fraction(percent: float | None) -> float | None:
 
 
 def _time(text: str | None) -> str | None:
-    """Return a time in the format of BoAmps, in UTC."""
+    """Convert an ISO 8601 time in UTC to the format of BoAmps."""
     return text[:19].replace("T", " ") if text else None
 
 

@@ -1,6 +1,7 @@
-"""A CycloneDX 1.6 bill of materials with the model as a component, its energy in modelCard.considerations.environmentalConsiderations.
+"""A CycloneDX 1.6 bill of materials, with the model as a component (https://cyclonedx.org/docs/1.6/json/).
 
-https://cyclonedx.org/docs/1.6/json/. Energy in kWh and CO2e in tonnes, for each activity; the energy provider is explicitly "unknown".
+The energy in kWh and CO2e in tonnes of each activity are in modelCard.considerations.environmentalConsiderations. The energy provider,
+which is required, is "unknown".
 """
 
 import re
@@ -11,15 +12,13 @@ from tfkit.reporting.run_facts import RunFacts
 from tfkit.run import strict_json
 from tfkit.run.lineage import Ancestor
 
-_ACTIVITIES = {
+_ACTIVITIES = {  # activities of CycloneDX by phase; any other phase belongs to the training
     "tokenize": "data-preparation",
     "evaluate": "validation",
     "predict": "validation",
     "embed": "inference",
     "generate": "inference",
 }
-_REINFORCED = ("grpo", "ppo")
-_SELF_SUPERVISED = ("causal_lm", "masked_lm", "span_corruption", "distillation")
 
 
 def cyclonedx(run: RunFacts, *, full: bool) -> dict[str, Any]:
@@ -69,11 +68,8 @@ def _ancestor(ancestor: Ancestor) -> dict[str, Any]:
 
 
 def _parameters(model: ModelFacts) -> dict[str, Any]:
-    approach = "reinforcement-learning" if model.objective in _REINFORCED else "supervised"
-    if model.objective in _SELF_SUPERVISED:
-        approach = "self-supervised"
     return {
-        "approach": {"type": approach},
+        "approach": {"type": model.approach},
         "task": model.objective or "unknown",
         "architectureFamily": "Transformer",
         "modelArchitecture": model.architecture or "unknown",
@@ -82,7 +78,7 @@ def _parameters(model: ModelFacts) -> dict[str, Any]:
 
 
 def _energy(model: ModelFacts) -> list[dict[str, Any]]:
-    """Return the energy of each activity; none if nothing was measured."""
+    """Return the energy of each activity; an empty list if the energy was not measured."""
     training = "training" if model.training == "pre-training" else "fine-tuning"
     if model.run.amounts.energy_kwh is None:
         return []
@@ -108,7 +104,7 @@ def _consumption(activity: str, energy_kwh: float, grams: float, model: ModelFac
 
 
 def _footprint(model: ModelFacts) -> dict[str, Any]:
-    """Return the facts for which the standard has no field."""
+    """Return the facts for which CycloneDX has no field, by the names of properties."""
     amounts = model.run.amounts
     devices = {f"device seconds: {name}": f"{seconds:.0f}" for name, seconds in (model.run.measurement.device_seconds or {}).items()}
     return {

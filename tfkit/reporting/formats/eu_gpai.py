@@ -1,10 +1,12 @@
 """The energy and compute part of the EU's Model Documentation Form for general-purpose AI models, as text, with a list of its gaps.
 
-Annex XI of Regulation (EU) 2024/1689, section 1, point 2 (d) and (e); Code of Practice for general-purpose AI, Transparency chapter
-(10 July 2025); methods: Commission Guidelines C(2025) 5045, Annex A.2 (an estimate within 30 %). No delegated act on the measurement has
-been adopted.
-The names of the fields are from copies of the form, in which three fields are just called "Measurement methodology": compare them with the
-official form before submission. Fields with a recipient in brackets occur twice; the AI Office requires more digits.
+Sources: Annex XI of Regulation (EU) 2024/1689, section 1, point 2 (d) and (e); Code of Practice for general-purpose AI, chapter
+Transparency (10 July 2025); for the methods, Commission Guidelines C(2025) 5045, Annex A.2 (an estimate within 30 %). No delegated act on
+the measurement has been adopted.
+
+The names of the fields are from copies of the form, in which three fields are just called "Measurement methodology"; users have to compare
+them with the official form before submission. A field with a recipient in brackets occurs once for each recipient, since the AI Office
+requires more precise values.
 """
 
 import math
@@ -22,11 +24,11 @@ _MONTHS = ((30.4, "less than 1 month"), (91.3, "1-3 months"), (182.6, "3-6 month
 _DAY = 86400.0
 _MISSING = "NOT KNOWN"
 _PROVIDER = "TO BE STATED BY THE PROVIDER"
-_BENCHMARK_TOKENS = 100_000
+_BENCHMARK_TOKENS = 100_000  # of the inference for which the computation is stated
 
 
 def eu_gpai(run: RunFacts, *, full: bool) -> str:
-    """Return the part of the form that a run fills in. Raises UsageError for a run that is not the training of one model."""
+    """Return the part of the form that the facts about a run answer. Raises UsageError for a run that is not the training of one model."""
     model = describe_model(run, full=full)
     lines = ["Model Documentation Form for general-purpose AI models: model, compute and energy", ""]
     for title, fields in (
@@ -118,7 +120,7 @@ def _energy_method(model: ModelFacts) -> str:
         return ""
     parts = [
         f"measured with CodeCarbon {model.versions.get('codecarbon', '')}".strip(),
-        f"{model.measured}",
+        model.measured,
         f"{model.run.measurement.coverage:.1%} of the time measured, the rest at the same power"
         if model.run.measurement.coverage is not None
         else "",
@@ -143,7 +145,7 @@ def _emissions(model: ModelFacts) -> str:
 
 
 def _open_fields(model: ModelFacts) -> Iterator[str]:
-    """Yield the fields of the form that a run cannot fill in."""
+    """Yield the fields of the form that the facts about a run do not answer."""
     for field in (
         "legal name of the provider",
         "date of the placing on the market, in the Union and elsewhere",
@@ -159,7 +161,7 @@ def _open_fields(model: ModelFacts) -> Iterator[str]:
 
 
 def _power(number: float, digits: int = 2) -> str:
-    """Format a number as the form does, 7.3*10^10, with `digits` significant digits; 0 as 0."""
+    """Format a number as in the form, such as 7.3*10^10, with `digits` significant digits; 0 is formatted as 0."""
     if not number:
         return "0"
     mantissa, exponent = f"{number:.{digits - 1}e}".split("e")

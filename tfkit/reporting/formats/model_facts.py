@@ -1,4 +1,4 @@
-"""The facts of a trained model that all formats need, from the facts of its run, and the gaps: required facts that are not known."""
+"""The facts about a trained model that the formats need, from the facts about its run, and the gaps: required facts that are unknown."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -13,6 +13,7 @@ from tfkit.run.card_facts import is_repository, source_name
 from tfkit.run.lineage import Ancestor
 
 _TRAININGS = {"pretrain": "pre-training", "finetune": "fine-tuning"}
+_SELF_SUPERVISED = ("causal_lm", "masked_lm", "span_corruption", "distillation")
 BOUNDARY = (
     "CPU, GPU and RAM of the machine, in tokenizing, training, evaluation and checkpoints; without network and storage, and with cooling "
     "only as far as PUE has it"
@@ -21,16 +22,16 @@ BOUNDARY = (
 
 @dataclass(frozen=True)
 class DataSource:
-    """A source of the training data: its name without folders, and whether it is a data set of the Hub."""
+    """A source of the training data."""
 
-    name: str
-    is_public: bool
-    path: str = ""  # only with `full`
+    name: str  # without folders
+    is_public: bool  # whether it is a data set of the Hub or Python's standard library
+    path: str = ""  # empty unless `full`
 
 
 @dataclass(frozen=True)
 class ModelFacts:
-    """A trained model and its footprint. None, or empty: not known."""
+    """A trained model and its footprint. A field that is None or empty is not known."""
 
     run: RunFacts
     training: str  # pre-training or fine-tuning
@@ -39,51 +40,58 @@ class ModelFacts:
     ended: str | None
     ancestry: Ancestry
     parameters: int | None = None
-    adapter_parameters: int | None = None  # of an adapter, without its base model
+    adapter_parameters: int | None = None  # of an adapter, for which `parameters` is None: the number without the base model
     architecture: str = ""
     layers: int | None = None
     objective: str = ""
-    tokens: int | None = None  # trained on
-    flops: float | None = None
-    flops_basis: str = ""
+    tokens: int | None = None  # on which the model was trained, repetitions included
+    flops: float | None = None  # of the training
+    flops_basis: str = ""  # the method by which they were counted
     country: str | None = None  # ISO 3166 alpha-3
     data: tuple[DataSource, ...] = ()
     weights: Mapping[str, str] = field(default_factory=dict)  # SHA-256 by file
     metrics: Mapping[str, float] = field(default_factory=dict)
-    settings: Mapping[str, str] = field(default_factory=dict)  # of the optimizer and the training
+    settings: Mapping[str, str] = field(default_factory=dict)  # fields of the recipe's sections optimizer, schedule and training
     versions: Mapping[str, str] = field(default_factory=dict)
-    machine: Mapping[str, Any] = field(default_factory=dict)  # CodeCarbon's record of it
-    places: Mapping[str, str] = field(default_factory=dict)  # only with `full`: hosts, command, folder
+    machine: Mapping[str, Any] = field(default_factory=dict)  # CodeCarbon's description of it
+    places: Mapping[str, str] = field(default_factory=dict)  # hosts, command and folder of the run; empty unless `full`
 
     @property
     def parents(self) -> list[Ancestor]:
-        """The models that this one was made from."""
+        """The models from which this one was directly made."""
         return [self.ancestry.ancestors[index] for index in self.ancestry.parents]
 
     @property
+    def approach(self) -> str:
+        """The kind of learning, as CycloneDX names it."""
+        if self.objective in _SELF_SUPERVISED:
+            return "self-supervised"
+        return "reinforcement-learning" if self.objective in ("grpo", "ppo") else "supervised"
+
+    @property
     def phases(self) -> dict[str, tuple[float, float]]:
-        """The kWh and grams of each phase, or of the training as a whole if the phases do not add up to it, because ledgers were lost."""
+        """The kWh and grams of each phase; if the phases do not add up to the total, as after a loss of ledgers, those of the training."""
         total, grams = self.run.amounts.energy_kwh or 0.0, self.run.amounts.emissions_g or 0.0
         phases = {name: (sums["energy_wh"] / 1000, sums["emissions_g"]) for name, sums in self.run.phases.items()}
         return phases if abs(sum(energy for energy, _ in phases.values()) - total) <= 0.001 * total else {"train": (total, grams)}
 
     @property
     def measured(self) -> str:
-        """The source of the energy of each component, as text."""
+        """How the energy of each component was obtained, as text."""
         return ", ".join(f"{part.upper()} by {source}" for part, source in self.provenance.items())
 
     @property
     def provenance(self) -> dict[str, str]:
-        """The source of the energy of cpu, gpu and ram, as far as it is known: counter, model, constant or user."""
+        """How the energy of cpu, gpu and ram was obtained, as far as this is known: counter, model, constant or user."""
         return {part: source for part, source in (self.run.measurement.provenance or {}).items() if source}
 
     @property
     def intensity(self) -> Intensity:
-        """The carbon intensity."""
+        """The carbon intensity of the energy, and its source."""
         return self.run.measurement.intensity or Intensity()
 
     def gaps(self) -> list[str]:
-        """Return sentences on the facts that are unknown or incomplete."""
+        """Return notes on the facts that are unknown or incomplete."""
         return [*self._gaps_of_the_run(), *self._gaps_of_the_energy(), "embodied emissions: not included"]
 
     def _gaps_of_the_run(self) -> Iterator[str]:
@@ -115,7 +123,7 @@ class ModelFacts:
 
 
 def describe_model(run: RunFacts, *, full: bool) -> ModelFacts:
-    """Return the facts of the model that a run trained. Raises UsageError for a run that is not the training of one model."""
+    """Return the facts about the model that a run trained. Raises UsageError for a run that is not the training of one model."""
     training = _TRAININGS.get(run.kind or "")
     if training is None:
         kind = f"of kind {run.kind}" if run.kind else "not readable"
@@ -156,7 +164,7 @@ def describe_model(run: RunFacts, *, full: bool) -> ModelFacts:
 
 
 def _flops(run: RunFacts, parameters: int | None) -> tuple[float | None, str]:
-    """Return the operations of the training and the method of counting: those in run.json, or else the Commission's 6 P D."""
+    """Return the FLOPs of the training and how they were counted: by the run, or else by the Commission's formula C ~ 6 P D."""
     if run.recorded.totals.train_flops:
         return run.recorded.totals.train_flops, "the matrix products of each step, forward and backward, by the architecture"
     if parameters is None or run.recorded.totals.tokens is None:

@@ -1,7 +1,7 @@
 """Software Carbon Intensity (ISO/IEC 21031:2024) of a training: ((E x I) + M) / R, here in grams per million trained tokens.
 
-A location-based rate, without offsets. E x I are the measured emissions. M, the embodied emissions, are the device hours times
-carbon.embodied_g_per_device_hour in the recipe; without it they are "not included", since no value is assumed.
+It is a location-based rate, without offsets. E x I are the measured emissions. M, the embodied emissions, are the device hours times
+carbon.embodied_g_per_device_hour of the recipe. If the recipe does not set this field, M is "not included", since no value is assumed.
 """
 
 from typing import Any
@@ -16,7 +16,7 @@ _UNIT = 1_000_000  # tokens
 
 
 def sci(run: RunFacts, *, full: bool) -> dict[str, Any]:
-    """Return the SCI of a training, with its terms, as JSON. Raises UsageError for a run that is not the training of one model."""
+    """Return the SCI of a training and its terms as a JSON document. Raises UsageError for a run that is not the training of one model."""
     model = describe_model(run, full=full)
     units = model.tokens / _UNIT if model.tokens else None
     amounts, hours, rate = run.amounts, _device_hours(model), number_of(run.recipe, "carbon.embodied_g_per_device_hour")
@@ -54,12 +54,12 @@ def sci(run: RunFacts, *, full: bool) -> dict[str, Any]:
 
 
 def _device_hours(model: ModelFacts) -> float | None:
-    """Return the hours of all GPUs, or of all machines that trained on their processors, together; None if they are not known."""
+    """Return the sum of the hours of all GPUs or, for a training on processors, of all machines; None if they are not known."""
     run = model.run
     if run.recorded.device == "cpu":
         seconds = run.amounts.seconds
-        of_further_nodes = sum(attempt.sums["seconds"] for attempt in run.attempts) - sum(wall_seconds(run.attempts).values())
-        return None if seconds is None else (seconds + of_further_nodes) / 3600
+        of_other_nodes = sum(attempt.sums["seconds"] for attempt in run.attempts) - sum(wall_seconds(run.attempts).values())
+        return None if seconds is None else (seconds + of_other_nodes) / 3600
     processors = {text_of(attempt.machine.get("record"), "cpu_model") for attempt in run.attempts}
     gpu_seconds = [seconds for name, seconds in (model.run.measurement.device_seconds or {}).items() if name not in processors]
     return sum(gpu_seconds) / 3600 if gpu_seconds else None

@@ -1,7 +1,7 @@
-"""An SPDX 3.0.1 document (JSON-LD) with the model as an AIPackage, and its energy as ai_energyConsumption.
+"""An SPDX 3.0.1 document (JSON-LD), with the model as an AIPackage and its energy in ai_energyConsumption.
 
 https://spdx.github.io/spdx-spec/v3.0.1/model/AI/Classes/EnergyConsumption. The profile `ai` also requires the supplier and the download
-location, which only a publisher knows: a comment says so, and conformance to `ai` is not claimed.
+location, which only a publisher knows. Therefore the document does not claim conformance to `ai`, and a comment says what is missing.
 """
 
 import re
@@ -96,7 +96,7 @@ def _entry(name: str, value: str) -> dict[str, str]:
 
 
 def _identity(model: ModelFacts) -> str:
-    """Return the UUID of the run, or one derived from its name."""
+    """Return the run id if it is a UUID, or else a UUID derived from the run id and the name of the run."""
     try:
         return str(uuid.UUID(model.run.run_id or ""))
     except ValueError:
@@ -104,6 +104,6 @@ def _identity(model: ModelFacts) -> str:
 
 
 def _time(text: str | None) -> str | None:
-    """Return a time in UTC in the format of SPDX; None if it has another form."""
+    """Convert an ISO 8601 time in UTC to the format of SPDX; None if it is not such a time."""
     match = re.fullmatch(r"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)(?:\.\d+)?(?:\+00:00|Z)", text or "")
     return f"{match[1]}Z" if match else None
