@@ -215,7 +215,7 @@ def _answer(generator: "TextGenerator", text: str, turn: int, as_json: bool) -> 
     """
     session, pressed = generator.session, threading.Event()
     with forwarded(lambda _: pressed.set(), (signal.SIGINT,)):
-        completion = _complete(generator, text, turn - 1, lambda: pressed.is_set() or session.should_stop(), live=not as_json)
+        completion = _complete(generator, text, turn - 1, lambda: pressed.is_set() or session.stop.should_stop(), live=not as_json)
     session.stop.raise_if_requested("the answer is not complete")
     return completion
 

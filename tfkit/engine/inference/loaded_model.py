@@ -26,8 +26,8 @@ from tfkit.run.signals import interrupts
 from tfkit.run.tfkit_json import read_tfkit_json
 from tfkit.training.isolation import isolated
 
-_TEXTS_AT_ONCE = 32  # in a batch of `embed`
-# How `attention` lets an encoder-decoder write its answer, whatever the settings of its run: greedily, and not for long.
+_TEXTS_AT_ONCE = 32  # the batch size of `embed`
+# Settings with which `attention` generates the answer of an encoder-decoder, in place of those of its run.
 _OWN_ANSWER = {"generation.temperature": 0.0, "generation.num_beams": 1, "generation.max_new_tokens": 64}
 
 
@@ -50,14 +50,14 @@ class LoadedModel(Loaded):
         if target.is_file():
             raise UsageError(f"{target}: is a file, and a model is a folder; give another one")
         held = next((name for name in ("run.json", "manifest.json") if (target / name).exists()), None)
-        if held == "run.json" or (held and read_tfkit_json(target).objective is not None):  # that of a saved model names no objective
+        if held == "run.json" or (held and read_tfkit_json(target).objective is not None):  # a folder that `save` wrote names no objective
             raise UsageError(f"{target}: holds a {held}, so it is a run or a checkpoint, which is never overwritten; give another folder")
         target.parent.mkdir(parents=True, exist_ok=True)
         with TemporaryDirectory(dir=target if target.is_dir() else target.parent, prefix=f".{target.name}.") as made:
             super().save(made)
             write_manifest(Path(made))
             target.mkdir(exist_ok=True)
-            for path in sorted(Path(made).iterdir(), key=lambda path: path.name == MANIFEST):  # which is written last
+            for path in sorted(Path(made).iterdir(), key=lambda path: path.name == MANIFEST):  # the manifest last
                 shutil.move(path, target / path.name)
 
     def predict(
@@ -70,13 +70,13 @@ class LoadedModel(Loaded):
     ) -> list[dict[str, Any]]:
         """Return each row, a dict or a string, with its `prediction`. No energy is measured.
 
-        For more rows than fit into memory, `tfkit.predict` yields the same, one after another.
+        For more rows than fit into memory, use `tfkit.predict`, which yields the same rows one after another.
         """
         from tfkit.engine.inference.predicting import open_predictor
 
         changes = scored_overrides(plain_columns(columns), plain_overrides(overrides))
         predictor = open_predictor(self.folder, changes, all_labels=all_labels)
-        given = [*predictor.given_rows(rows)]  # in the caller's state: an iterator may draw random numbers
+        given = [*predictor.given_rows(rows)]  # before `isolated`, since the caller's iterator may use its random state
         with isolated():
             predictor.use(self)
             return [row for window in predictor.windows(given) for row in window]
