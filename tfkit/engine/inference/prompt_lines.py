@@ -134,7 +134,9 @@ def _read_row(row: Any, place: str, chat: bool) -> Prompt:
     if not isinstance(row.get("prompt"), str):
         hint = f"; messages are read with {argument('chat', True)}" if "messages" in row else ""
         hint = '; a message is an item of the list "messages"' if chat and "role" in row else hint
-        found = f"it is {json.dumps(row['prompt'])[:60]}" if "prompt" in row else f"its fields are {', '.join(map(str, row)) or 'none'}"
+        found = f"its fields are {', '.join(map(str, row)) or 'none'}"
+        if "prompt" in row:
+            found = f"it is {json.dumps(row['prompt'], default=str)[:60]}"  # a call in Python may give values that JSON lacks
         raise DataError(f'{place}: no text under "prompt"; {found}{hint}')
     return Prompt(place, row, _without_surrogates(row["prompt"], place))
 

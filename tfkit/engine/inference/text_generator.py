@@ -115,7 +115,7 @@ class TextGenerator:
         return text
 
     def _completions(self, prompts: Sequence[Prompt], first: int) -> list[Completion]:
-        shown = [json.dumps(one.given or one.messages, ensure_ascii=False) if one.messages else one.text for one in prompts]
+        shown = [json.dumps(one.given or one.messages, ensure_ascii=False, default=str) if one.messages else one.text for one in prompts]
         if self.fills_masks:
             filled = zip(shown, self.fill(shown, first), strict=True)
             return [Completion(prompt, one.text, len(one.candidates), "stop") for prompt, one in filled]
