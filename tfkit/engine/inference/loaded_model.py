@@ -21,7 +21,7 @@ from tfkit.hub import Loaded
 from tfkit.recipe.reading.overrides import Overrides, scored_overrides
 from tfkit.recipe.schema.carbon_section import CarbonSection
 from tfkit.run.manifest import NAME as MANIFEST
-from tfkit.run.manifest import write_manifest
+from tfkit.run.manifest import read_manifest, write_manifest
 from tfkit.run.signals import interrupts
 from tfkit.run.tfkit_json import read_tfkit_json
 from tfkit.training.isolation import isolated
@@ -57,6 +57,8 @@ class LoadedModel(Loaded):
             super().save(made)
             write_manifest(Path(made))
             target.mkdir(exist_ok=True)
+            for name in read_manifest(target) if held else ():  # files such as a chat template, which this model may not have
+                (target / name).unlink(missing_ok=True)
             for path in sorted(Path(made).iterdir(), key=lambda path: path.name == MANIFEST):  # the manifest last
                 shutil.move(path, target / path.name)
 
