@@ -205,7 +205,7 @@ def _tags(train: Iterable[Row] | None, scored: Iterable[Row]) -> Baselines:
 
 
 def _number(train: Iterable[Row] | None, scored: Iterable[Row]) -> Baselines:
-    """Score the mean, which is the constant with the smallest squared error."""
+    """Score the mean of the labels as the prediction for all rows: the constant with the smallest squared error."""
     targets = np.array([*_numbers(scored)])
     name, known = ("mean_of_scored_rows", targets) if train is None else ("mean", np.fromiter(_numbers(train), float))
     return {name: {"rmse": regression_metrics(targets, np.full(len(targets), known.mean()))(unit_weights(len(targets)))["rmse"]}}

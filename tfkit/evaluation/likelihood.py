@@ -138,7 +138,7 @@ def _split(alone: list[int], prefix: list[int], whole: list[int], context: int) 
     """
     context = max(0, min(context, len(whole) - 1))
     opening = prefix if context else alone
-    if opening and whole[:1] == opening[-1:]:  # the text itself begins with the opening
+    if opening and whole[:1] == opening[-1:]:  # the text itself begins with this token
         opening = []
     return Ids(opening + whole, max(len(opening) + context, 1), [])
 

@@ -33,7 +33,7 @@ def write_texts(
     batch_size: int,
     work: BatchWork = UNWATCHED,
 ) -> list[str]:
-    """Generate the model's answer to each example."""
+    """Return the text that the model generates as the answer to each example, in order."""
     tokenizer = objective.tokenizer
     prompts = [objective.prompt_ids(example) for example in examples]
     ends, start_id, constraints = end_ids(tokenizer), objective.start_id, Constraints(forced_first=tokenizer.forced_first_id)

@@ -111,9 +111,8 @@ def stated_settings(settings: GenerationSection, base: Mapping[str, Any] | None)
         stated = {name: value for name, value in stated.items() if name not in _SAMPLING} | {"do_sample": samples}
         stated |= {"temperature": settings.temperature, "top_k": settings.top_k or 0} if samples else {}
         stated |= {name: values[name] for name in changed & {"top_p", "min_p"} if samples}
-    names = {
-        _RENAMED.get(name, name): name for name in _SETTINGS if name != "stop_strings"
-    }  # transformers refuses stop_strings unless a tokenizer is passed
+    # stop_strings is left out, since transformers refuses to generate with it unless a tokenizer is passed.
+    names = {_RENAMED.get(name, name): name for name in _SETTINGS if name != "stop_strings"}
     stated |= {name: values[field] for field, name in names.items() if field in changed}
     if "early_stopping" in changed:
         stated["early_stopping"] = next(theirs for theirs, ours in _EARLY_STOPPING.items() if ours == settings.early_stopping)

@@ -9,7 +9,7 @@ from torch import nn
 
 
 class Interrupted(Exception):
-    """A forward pass was interrupted."""
+    """Error of a forward pass that was interrupted (see `interruptible`)."""
 
 
 @contextmanager

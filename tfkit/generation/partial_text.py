@@ -1,4 +1,4 @@
-"""Decoding of ids to text during generation: never half a character, never text after a stop string."""
+"""Incremental decoding of ids to text during generation. It returns whole characters only, and no text after a stop string."""
 
 from collections.abc import Callable, Collection, Sequence
 

@@ -94,9 +94,10 @@ def probabilities(logits: Tensor, settings: GenerationSection) -> Tensor:
 
 
 def draw(probabilities: Tensor, uniforms: Tensor) -> Tensor:
-    """Return the tokens (B,) at which the cumulative sums of probabilities (B, V) exceed uniform numbers (B,) in [0, 1), on the CPU.
+    """Draw a token for each row: the first one at which the cumulative sum of the row's probabilities (B, V) exceeds its number in
+    `uniforms` (B,), which are in [0, 1). Return the tokens (B,), on the CPU.
 
-    As each row has its own uniform number, its sample depends neither on other rows nor on the device.
+    As each row has its own uniform number, its token depends neither on other rows nor on the device.
     """
     cumulative = probabilities.cpu().double().cumsum(dim=-1)  # (B, V); not every device has float64 or a fixed order of sums
     total = cumulative[:, -1:]

@@ -25,7 +25,7 @@ from tfkit.tokenizer.tokenizer_files import CONFIG, ROLES, TEMPLATE
 SECONDS = 2.0  # the time limit of one conversation
 _START_SECONDS = 30.0  # the time limit for starting Python and jinja2, which usually takes 0.1 s, but more on a slow disk
 _MAX_LENGTH = 1 << 20  # characters of a template; real ones have at most about 20,000
-_MAX_REPLY = 8 << 20  # bytes: 1 MiB of text as JSON with every character escaped
+_MAX_REPLY = 8 << 20  # bytes of the worker's reply: 1 MiB of text as JSON with every character escaped
 _WORKER = Path(__file__).with_name("template_worker.py")
 # The worker can import only the standard library and the folders of jinja2 and markupsafe; -I and -S exclude all other folders.
 _START = "import runpy, sys; worker = sys.argv.pop(1); sys.path += sys.argv[1:]; runpy.run_path(worker, run_name='__main__')"

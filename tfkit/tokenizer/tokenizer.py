@@ -78,12 +78,12 @@ class Tokenizer:
 
     @cached_property
     def prefix(self) -> tuple[int, ...]:
-        """The ids that the template adds before every text."""
+        """The ids that the template of tokenizer.json (its post-processor, not the chat template) adds before every text."""
         return self._template[0]
 
     @cached_property
     def suffix(self) -> tuple[int, ...]:
-        """The ids that the template adds after every text."""
+        """The ids that the template of tokenizer.json adds after every text."""
         return self._template[1]
 
     @property

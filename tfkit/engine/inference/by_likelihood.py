@@ -20,7 +20,7 @@ from tfkit.recipe.schema.objective_facts import ObjectiveSection
 
 
 def evaluate_likelihood(evaluation: Evaluation) -> Scored:
-    """Judge the rows of data.validation. Raises ModelError if the model gives no likelihoods, UsageError if there are no rows."""
+    """Score the rows of data.validation by the likelihoods of texts. Raises ModelError if the model gives none, UsageError without rows."""
     settings, loaded, session = evaluation.settings, evaluation.loaded, evaluation.session
     section = settings.objective
     if problems := fitting_problems(section, loaded.config):

@@ -73,7 +73,7 @@ def open_embedder(
     finalize_killed_run(checkpoint)
     folder = find_checkpoint(checkpoint)
     settings = read_settings(None, folder, within_sections({"data.validation.0.files": "all"}, overrides), _SECTIONS, data)
-    assert settings.data is not None  # set by `data`
+    assert settings.data is not None  # the argument `data` gives it a source
     if needs_all and settings.data.on_bad_row == "skip":
         raise UsageError(
             f"data.on_bad_row=skip: a row without a vector has no place in the file of {argument('out')}; leave {argument('out')} "

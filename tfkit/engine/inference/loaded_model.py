@@ -43,7 +43,8 @@ class LoadedModel(Loaded):
     def save(self, folder: str | Path) -> None:
         """Write a model folder as training does: float32 weights, configuration, tokenizer, lineage of the loaded model, and manifest.
 
-        Raises UsageError for a folder of a run or of a checkpoint, which would be lost, and ModelError for weights of 8 bits.
+        A model that was saved in the folder before is replaced. Raises UsageError for a folder of a run or of a checkpoint, which would be
+        lost, and ModelError for weights of 8 bits.
         """
         target = Path(folder)
         Inputs().refuse_output(target, "folder")
@@ -123,7 +124,7 @@ class LoadedModel(Loaded):
 
         The text has the special tokens of the tokenizer, but no chat template. `target`: what the decoder of an encoder-decoder reads;
         None: the model's own answer, decoded greedily. `next_tokens`: keep this many of the likeliest next tokens of each position. Raises
-        DataError for a text that does not fit the model's context, UsageError for a target of a model that reads none.
+        DataError for a text that does not fit the model's context, UsageError for a target if the model is no encoder-decoder.
 
         Example:
 

@@ -9,7 +9,7 @@ from typing import Any, BinaryIO
 
 from tfkit.errors import DataError, UsageError
 
-_BLOCK = 1 << 16  # bytes of a read
+_BLOCK = 1 << 16  # bytes that are read at a time
 _LONGEST_LINE = 16 << 20  # bytes: more than any row or prompt
 
 

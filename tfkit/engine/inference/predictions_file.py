@@ -27,7 +27,7 @@ _SEPARATORS = {ord(one): f"\\u{ord(one):04x}" for one in "\x85\u2028\u2029"}  # 
 
 
 def require_writable(path: Path, option: str) -> None:
-    """Raise MachineError for a path that cannot be written."""
+    """Raise MachineError for a path that cannot be written. `option`: the name of the option that gave the path, for the message."""
     try:
         folder = path.absolute().parent
         if not folder.is_dir():

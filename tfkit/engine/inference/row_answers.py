@@ -84,7 +84,7 @@ class RowAnswers(ABC):
 
     def given_rows(self, rows: Iterable[Mapping[str, Any] | str] | Mapping[str, Any] | str) -> Iterator[PredictionInput]:
         """Yield the rows of a call in Python, or its single row: mappings of fields, or texts. Raises UsageError for anything else, and
-        for data.rows.
+        if data.rows is set.
         """
         if self.drawn is not None:
             raise UsageError("data.rows: the rows of a call are all answered, and none are drawn; choose them before: rows[:10]")

@@ -56,7 +56,7 @@ class Session:
         return BatchWork(bar.advance, deal=self.deal)
 
     def own(self, reading: Reading) -> Reading:
-        """Return the part of a meter's reading that this command used."""
+        """Return the part of a meter's reading that this command used, without earlier commands in the same run folder."""
         if not self.metered:
             return Reading()
         return replace(reading, **{name: max(0.0, getattr(reading, name) - getattr(self.before, name)) for name in SUMS})
