@@ -167,7 +167,7 @@ def test_what_is_wrong_with_the_command(answers: Path) -> None:
         (["training.steps=3"], 2, "training.steps: this command reads only the sections data, objective, evaluation, generation, carbon"),
         (["--out", "nowhere/out.jsonl"], 5, "the folder nowhere does not exist"),
         (["--out", answers / "test.jsonl"], 2, "is among the data that this command reads"),
-        (["data.validation=null"], 2, "the changes to the field data leave none of its rows"),
+        (["data.validation=null"], 2, "the override of data.validation replaces the given rows"),
     ]:
         predict(*start, *words).refuses(code, message)
     Path("empty.jsonl").touch()

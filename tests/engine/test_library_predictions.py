@@ -52,7 +52,7 @@ def test_the_library_and_the_command_say_the_same(tmp_path: Path) -> None:
 
 def test_rows_of_a_call_are_not_drawn() -> None:
     for predict in (tfkit.load(CLASSES).predict, lambda rows, changes: [*tfkit.predict(rows, changes | UNMETERED, start=CLASSES)]):
-        with pytest.raises(UsageError, match="the rows of a call are all answered, and none are drawn"):
+        with pytest.raises(UsageError, match="all rows of a call are answered, and none are drawn"):
             predict(ROWS, {"data.rows": 2})
 
 

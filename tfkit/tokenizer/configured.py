@@ -116,7 +116,7 @@ def add_configured_tokens(backend: Backend, settings: Mapping[str, Any], special
         own_id = backend.token_to_id(token.content)
         if own_id is None and key in _LISTS and str(settings.get("tokenizer_class") or "Gemma").startswith("Gemma"):
             raise TokenError(
-                f"{key} names {token.content!r}, which tokenizer.json lacks, and GemmaTokenizer adds others before it; add it there"
+                f"{key} names {token.content!r}, which tokenizer.json lacks, and GemmaTokenizer adds other tokens first; add it there"
             )
         if own_id is None:
             backend.add_tokens([token])

@@ -191,8 +191,8 @@ def resolve_format(name: str, tokenizer: Tokenizer, system: str | None) -> ChatF
         if chat_format.special and all(tokenizer.backend.token_to_id(token) is not None for token in chat_format.special):
             return chat_format
     raise UsageError(
-        f"objective.format: the tokenizer has no chat template, and the special tokens of no format; {_remedy()}. Where a run trains its "
-        "tokenizer, chatml, chatml_tools, llama3 and gemma need tokenizer.special_tokens"
+        f"objective.format: the tokenizer has neither a chat template nor the special tokens of a format; {_remedy()}. Where a run trains "
+        "its tokenizer, chatml, chatml_tools, llama3 and gemma need tokenizer.special_tokens"
     )
 
 

@@ -56,7 +56,7 @@ def _normalize(item: Mapping[str, Any], what: str) -> dict[str, Any]:
     """Return a tool or a call as {"type": "function", "function": ...}; `item` may be the inner object alone. `what`: for errors."""
     outer = dict(item) if "function" in item else {"function": dict(item)}
     if not isinstance(outer["function"], Mapping) or not isinstance(outer["function"].get("name"), str):
-        raise UnfitError(f"{what} without a name", f"{what} is {{function: {{name, ...}}}}, and one here has no name")
+        raise UnfitError(f"{what} without a name", f"{what} is {{function: {{name, ...}}}}, and one of them has no name")
     return {"type": "function", **outer}
 
 

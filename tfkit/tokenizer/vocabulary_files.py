@@ -96,7 +96,7 @@ def _byte_bpe(paths: Sequence[Path], settings: Settings, roles: Mapping[str, str
     vocab, lines = read_object(paths[0], _LIMIT), read_text(paths[1], _LIMIT).split("\n")
     merges = [tuple(line.split(" ")) for line in (line.removesuffix("\r") for line in lines) if line and not line.startswith("#version")]
     if not all(type(number) is int for number in vocab.values()) or not all(len(merge) == 2 for merge in merges):
-        raise ModelError(f"{paths[0].parent}: vocab.json maps an entry to no id, or merges.txt joins no pair; copy both again")
+        raise ModelError(f"{paths[0].parent}: vocab.json has an entry without an id, or merges.txt a line that is no pair; copy both again")
     pairs = [(first, second) for first, second in merges]
     return pipelines.byte_bpe(vocab, pairs, pre_tokenizers.ByteLevel(add_prefix_space=bool(settings.get("add_prefix_space", False)))), ()
 

@@ -66,22 +66,19 @@ class Evaluator:
 
     def compute(self, session: Session, *, each: bool = False) -> "tuple[Loaded, Scored]":
         """Return the loaded model and its scores: the part of `score` that all ranks compute."""
-        with session.stop.at_once():
-            loaded = open_model(self.folder, session, self.inputs, own_precision(self.settings), packs=False).loaded
-            loaded.require_tokenizer()
-        return loaded, self._scored(loaded, session, each=each)
-
-    def _scored(self, loaded: Loaded, session: Session, *, each: bool) -> "Scored":
         from tfkit.engine.inference.by_likelihood import evaluate_likelihood
         from tfkit.engine.inference.by_row import Evaluation, evaluate_rows
         from tfkit.engine.inference.by_text import evaluate_texts
 
+        with session.stop.at_once():
+            loaded = open_model(self.folder, session, self.inputs, own_precision(self.settings), packs=False).loaded
+            loaded.require_tokenizer()
         evaluation, scored_by = Evaluation(self.settings, loaded, session, each), self.settings.objective.trained_for.scored_by
         if scored_by == "rollout":
             from tfkit.engine.inference.by_rollout import evaluate_rollouts
 
-            return evaluate_rollouts(evaluation, self.code)
-        return {"text": evaluate_texts, "likelihood": evaluate_likelihood, "row": evaluate_rows}[scored_by](evaluation)
+            return loaded, evaluate_rollouts(evaluation, self.code)
+        return loaded, {"text": evaluate_texts, "likelihood": evaluate_likelihood, "row": evaluate_rows}[scored_by](evaluation)
 
     def _result(self, loaded: Loaded, scored: "Scored", reading: Reading) -> dict[str, Any]:
         from tfkit.engine.assembly.training_rows import count_trained_rows

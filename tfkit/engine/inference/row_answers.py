@@ -57,7 +57,7 @@ class RowAnswers(ABC):
     def __init__(self, checkpoint: str | Path, folder: Path, settings: EvaluationSettings, precision: "Precision"):
         self.folder, self.settings, self.precision = folder, settings, precision
         if settings.data is None or not isinstance(settings.data.validation, list):
-            raise UsageError(f"{argument('data')}: the changes to the field data leave none of its rows; leave them out")
+            raise UsageError(f"{argument('data')}: the override of data.validation replaces the given rows; leave this override out")
         self.sources, self.on_bad_row, self.drawn = settings.data.validation, settings.data.on_bad_row, settings.data.rows
         self.inputs = settings_inputs(settings, folder, checkpoint)
         self.counts = Counts()
@@ -87,7 +87,7 @@ class RowAnswers(ABC):
         if data.rows is set.
         """
         if self.drawn is not None:
-            raise UsageError("data.rows: the rows of a call are all answered, and none are drawn; choose them before: rows[:10]")
+            raise UsageError("data.rows: all rows of a call are answered, and none are drawn; select them before the call, as rows[:10]")
         given = [rows] if isinstance(rows, Mapping | str) else rows
         each = require_iterable(given, "predict takes rows", "a list of them, as table.to_dict('records') of pandas")
         columns = self._source_columns(self.sources[0])
@@ -169,7 +169,7 @@ class RowAnswers(ABC):
         if section.path == "-" and pipe is not None:
             if self.drawn is not None:
                 raise UsageError(
-                    "data.rows: rows from stdin are answered as they arrive, and none are drawn; choose them before: head -n 10"
+                    "data.rows: rows from stdin are answered as they arrive, and none are drawn; select them before, as with head -n 10"
                 )
             return _from_pipe(pipe, columns, section)
         # "skip": a bad row is no error yet; `answered` raises it after the rows before it are answered.

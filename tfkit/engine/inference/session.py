@@ -127,7 +127,7 @@ def _with_current_series(carbon: CarbonSection, listener: Listener) -> CarbonSec
     try:
         resolve_place(carbon)
     except DataError as error:
-        listener.warn(f"{error}. This command is charged without the series")
+        listener.warn(f"{error}. The emissions of this command are computed without the series")
         carbon = carbon.model_copy(update={"intensity_file": None})
         resolve_place(carbon)
     return carbon

@@ -68,7 +68,7 @@ class TextGenerator:
     def complete(
         self, texts: Sequence[str], first_row: int = 0, on_text: OnText | None = None, should_stop: Callable[[], bool] | None = None
     ) -> list[TextCompletion]:
-        """Continue each text; in a chat, texts are rendered conversations. `first_row`: the index of the first text, for its seed."""
+        """Continue each text; in a chat, texts are rendered conversations. `first_row`: see `generate`."""
         return complete(
             self.loaded.model,
             self.codec,
@@ -111,7 +111,7 @@ class TextGenerator:
             raise DataError(f"{place}: {error}") from None
         text = template.render(plain, tools=functions, add_generation_prompt=True, place=place)
         if functions and template.render(plain, add_generation_prompt=True, place=place) == text:
-            raise ModelError(f"{self.folder}: the chat template does not show tools; take a checkpoint that was trained with some")
+            raise ModelError(f"{self.folder}: the chat template does not show tools; take a checkpoint that was trained with tools")
         return text
 
     def _completions(self, prompts: Sequence[Prompt], first: int) -> list[Completion]:

@@ -21,9 +21,7 @@ def require_vectors_file(path: Path) -> None:
             f"{argument('out', path)}: vectors are written to F.npy or F.parquet; without {argument('out')} they are JSON lines on stdout"
         )
     if path.exists() and not (path.is_file() or path.is_dir()):
-        raise UsageError(
-            f"{argument('out', path)}: is a device or a pipe, and such a file is not written from its beginning to its end; give a name"
-        )
+        raise UsageError(f"{argument('out', path)}: is a device or a pipe, to which such a file cannot be written; name a file")
 
 
 @contextmanager
