@@ -114,7 +114,8 @@ class Conversations:
 
     def _find_end_id(self) -> int:
         """Return the id that ends an answer in a sample conversation. Raises ModelError if no model can be trained on the template: it
-        refuses the sample, does not end answers with a special token, begins with two bos, or a prompt alone gets other ids.
+        refuses the sample, does not end answers with a special token, begins with two bos, or changes the ids of a prompt
+        that is followed by an answer.
         """
         try:
             with self.renderer() as render:

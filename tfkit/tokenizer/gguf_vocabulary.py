@@ -115,7 +115,7 @@ def _without_offsets(step: Any) -> Any:
 
 
 def _check_merges(vocab: dict[str, int], merges: list[str]) -> None:
-    """Raise ModelError if two entries, joined, are an entry without this merge: llama.cpp merges every such pair."""
+    """Raise ModelError if two entries, joined, form a third one, but have no merge: llama.cpp merges every such pair."""
     known = {*merges}
     for piece in sorted({merge.replace(" ", "") for merge in merges}):
         for left, right in ((piece[:i], piece[i:]) for i in range(1, len(piece))):

@@ -135,7 +135,7 @@ def train_tokenizer(section: TokenizerSection, texts: Iterable[str], progress: C
 
 
 def train_byte_bpe(texts: Iterable[str], vocab_size: int, add_bos: bool, progress: Callable[[int], None] | None = None) -> Tokenizer:
-    """Train a tokenizer as GPT-2's. Its token `<|endoftext|>`, id 0, is bos and eos; it has no pad token."""
+    """Train a tokenizer like GPT-2's. Its token `<|endoftext|>`, id 0, is bos and eos; it has no pad token."""
     return train_tokenizer(TokenizerSection(vocab_size=vocab_size, add_bos=add_bos), texts, progress)
 
 

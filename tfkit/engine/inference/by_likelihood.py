@@ -37,9 +37,7 @@ def evaluate_likelihood(evaluation: Evaluation) -> Scored:
         judge = JUDGES[section.kind](section, _examples(section, data, settings.seed) if section.reads_training else (), data.on_bad_row)
         for name, source in budget.until_spent(zip(names, sources, strict=True)):
             skipped: dict[str, Skipped] = {}
-            total = (
-                sum(1 for _ in source.rows({})) if budget.left is None else None
-            )  # with a limit on tokens, the number of rows is unknown
+            total = sum(1 for _ in source.rows({})) if budget.left is None else None  # unknown with a limit on tokens
             with session.listener.progress(f"judging {source.name}", total, "rows") as bar:
                 judgement = judge_by_likelihood(
                     loaded.model,

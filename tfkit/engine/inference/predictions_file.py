@@ -168,9 +168,8 @@ class _Table:
 
     def __init__(self, file: IO[str], delimiter: str, further_columns: tuple[str, ...]):
         rows = SimpleNamespace(write=lambda row: file.write(row.removesuffix("\r\n") + "\n"))
-        self.writer = csv.writer(
-            rows, delimiter=delimiter
-        )  # the default line end \r\n makes it quote fields with \r or \n; `rows` replaces it by \n
+        # csv quotes a field with a character of its line end, so the line end is \r\n here; `rows` writes \n.
+        self.writer = csv.writer(rows, delimiter=delimiter)
         self.further_columns = further_columns
         self.header: list[str] | None = None
         self.waiting: list[Mapping[str, Any]] = []

@@ -29,8 +29,8 @@ if TYPE_CHECKING:
     from tfkit.hub import Loaded
 
 _NAME = re.compile(r"[A-Za-z_]\w*")  # a name of a column; a line that has only such names is a header
-_MOST_BATCHES = 32  # the most batches of a window, within which rows are sorted by length
-_MOST_CHARACTERS = 1 << 24  # the most characters of a window's texts
+_MOST_BATCHES = 32  # the largest number of batches in a window, within which rows are sorted by length
+_MOST_CHARACTERS = 1 << 24  # the largest number of characters in a window's texts
 
 
 @dataclass

@@ -44,9 +44,7 @@ class Session:
     ranks: Ranks = ONE_PROCESS
     deal: RankMap = serial_map  # computes a list of batches, together with the other ranks
     exchange: Callable[[Any], list[Any]] = lambda value: [value]  # returns the values of all ranks
-    first_alone: Callable[[], AbstractContextManager[None]] = (
-        nullcontext  # a context for filling a cache: rank 0 leaves it before others enter
-    )
+    first_alone: Callable[[], AbstractContextManager[None]] = nullcontext  # for filling a cache: others enter after rank 0 has left
     # Waits until the meters of other machines have stopped, and returns their readings; with a run folder it returns none, since rank 0
     # then reads the ledgers of these machines itself.
     end_of_other_meters: Callable[[], list[Reading]] = list
