@@ -176,7 +176,7 @@ _Answer = Callable[[Sequence[Prompt], int], Sequence[dict[str, Any] | None]]
 
 
 class _Answered(TypedDict):
-    """The answers to a batch, as a JSON value. `error`: class and message of an error that ended it; `signal`: its number, or 0."""
+    """The answers to a batch, as a JSON value. `error`: class and message, if an error ended it; `signal`: a signal's number, or 0."""
 
     lines: list[dict[str, Any] | None]
     error: tuple[str, str] | None
