@@ -4,6 +4,7 @@ import csv
 import errno
 import json
 import os
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from functools import partial
@@ -23,6 +24,7 @@ WriteLine = Callable[[Mapping[str, Any]], None]
 DELIMITERS = {".csv": ",", ".tsv": "\t"}  # of tables, by the suffix of the file
 CONLL = (".conll", ".bio", ".iob", ".iob2")  # suffixes of files with a word and its tag per line
 _JSON_LINES = ("", ".jsonl", ".ndjson")
+_BREAKS = re.compile(r"[\t\n\v\f\r\x1c-\x1e\x85\u2028\u2029]+")  # tabs and line breaks in a word, which would end its column or line
 _SEPARATORS = {ord(one): f"\\u{ord(one):04x}" for one in "\x85\u2028\u2029"}  # some readers split lines at these characters
 
 
@@ -156,10 +158,12 @@ def _write_json(file: IO[str], line: Mapping[str, Any]) -> None:
 
 
 def _write_conll(file: IO[str], line: Mapping[str, Any]) -> None:
-    """Write a line for each word of the field `tokens`, with its tag ("_" for a word without one), and an empty line after the row."""
+    """Write a line for each word of the field `tokens`, with its tag ("_" for a word without one), and an empty line after the row. Tabs
+    and line breaks in a word become a space.
+    """
     words, tags = line.get("tokens") or [], line.get("prediction") or []
     for word, tag in zip_longest(words, tags[: len(words)]):
-        file.write(f"{word}\t{tag or '_'}\n")
+        file.write(f"{_BREAKS.sub(' ', str(word))}\t{tag or '_'}\n")
     file.write("\n")
 
 
