@@ -11,9 +11,8 @@ import torch
 
 from tfkit.data.columns.forms import find_surrogate
 from tfkit.engine.inference.attended_text import AttendedText, attend_text
-from tfkit.engine.inference.pipe import require_iterable
 from tfkit.engine.listener import Silent
-from tfkit.engine.request.call_arguments import Prompts, plain_columns, plain_overrides
+from tfkit.engine.request.call_arguments import Prompts, plain_columns, plain_overrides, require_iterable
 from tfkit.engine.request.inputs import Inputs
 from tfkit.engine.results import Completion
 from tfkit.errors import DataError, UsageError

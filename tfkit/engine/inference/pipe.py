@@ -4,22 +4,12 @@ import io
 import os
 import select
 from collections import deque
-from collections.abc import Iterable
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
-from tfkit.errors import DataError, UsageError
+from tfkit.errors import DataError
 
 _BLOCK = 1 << 16  # bytes that are read at a time
 _LONGEST_LINE = 16 << 20  # bytes: more than any row or prompt
-
-
-def require_iterable(given: object, call: str, remedy: str) -> Iterable[Any]:
-    """Return `given`, an argument of a call in Python. Raises UsageError if it is not iterable, or is a table: iterating over a table
-    yields the names of its columns. `call` and `remedy`: the beginning and the end of the message.
-    """
-    if not isinstance(given, Iterable) or hasattr(given, "columns"):
-        raise UsageError(f"{call}, and this is of type {type(given).__name__}; give {remedy}")
-    return given
 
 
 class Pipe(io.BufferedIOBase):

@@ -13,7 +13,8 @@ from pathlib import PurePath
 from typing import TYPE_CHECKING, Any, BinaryIO, TypedDict
 
 from tfkit import errors
-from tfkit.engine.inference.pipe import Pipe, require_iterable
+from tfkit.engine.inference.pipe import Pipe
+from tfkit.engine.request.call_arguments import require_iterable
 from tfkit.errors import DataError, ModelError, Stopped, UsageError, argument
 
 if TYPE_CHECKING:

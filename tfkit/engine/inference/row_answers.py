@@ -17,8 +17,9 @@ from tfkit.data.formats.readers import Layout
 from tfkit.data.sources.derived_rows import draw, select
 from tfkit.data.sources.open_sources import open_source
 from tfkit.data.sources.prediction_rows import PredictionColumns, PredictionInput, prediction_rows, prediction_stream
-from tfkit.engine.inference.pipe import Pipe, require_iterable
+from tfkit.engine.inference.pipe import Pipe
 from tfkit.engine.inference.session import Session, open_model
+from tfkit.engine.request.call_arguments import require_iterable
 from tfkit.engine.request.evaluation_settings import EvaluationSettings, settings_inputs
 from tfkit.errors import DataError, UsageError, argument
 from tfkit.parallel.rank_map import RankMap, serial_map
